@@ -1,0 +1,145 @@
+//! Every setting and every limit of a store, in one place.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// When a commit counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Durability {
+    /// When it is on the disk: it survives a power cut. Waiting commits share one sync.
+    #[default]
+    Sync,
+    /// When it is in the journal's pages: it survives the death of the process at any
+    /// instruction, and a power cut up to the last sync, which follows within
+    /// [`sync_interval`](crate::Options::sync_interval).
+    Buffered,
+}
+
+/// How files are read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum IoMode {
+    /// Memory maps where they are known to be safe (ext4, xfs and tmpfs on Linux), calls elsewhere.
+    #[default]
+    Auto,
+    /// Memory maps. On a file system that copies on write, a full disk then kills the process
+    /// with SIGBUS; an unreadable sector does so on any file system.
+    Map,
+    /// Read and write calls only: slower, and no fault of the disk can raise a signal.
+    Calls,
+}
+
+/// The longest name of a queue, topic, subscription, stream or group, in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+/// The most partitions that a stream can have.
+pub const PARTITIONS_MAX: u32 = 4096;
+/// The most messages that are packed into one run of a frame. A message in the journal is found
+/// by walking its run, so a run stays short.
+pub const RUN_MESSAGES_MAX: usize = 32;
+/// The hard ceiling of one commit, whatever is configured: lengths are 32 bits on disk.
+pub const COMMIT_BYTES_CEILING: u64 = 1 << 30;
+/// The journal grows by files; this is what one must at least hold beside its header.
+pub const JOURNAL_FILE_BYTES_FLOOR: u64 = 8 * 1024;
+/// The fewest bytes of the current journal file that are kept for acks and deletes while no
+/// next file could be prepared, as a share: one over this number.
+pub const JOURNAL_RESERVE_SHARE: u64 = 4;
+/// A segment with less than one over this number of its records alive is rewritten.
+pub const REWRITE_SHARE: u64 = 4;
+
+/// The settings of one engine. None of them is stored: each `open` may choose anew.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub durability: Durability,
+    pub io: IoMode,
+    pub message_bytes_max: u64,
+    pub commit_bytes_max: u64,
+    pub journal_bytes: u64,
+    pub journal_file_bytes_min: u64,
+    pub journal_file_bytes_max: u64,
+    pub segment_bytes: u64,
+    pub block_bytes: u64,
+    pub maps_max: usize,
+    pub sync_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            durability: Durability::Sync,
+            io: IoMode::Auto,
+            message_bytes_max: 16 << 20,
+            commit_bytes_max: 64 << 20,
+            journal_bytes: 64 << 20,
+            journal_file_bytes_min: 256 << 10,
+            journal_file_bytes_max: 8 << 20,
+            segment_bytes: 64 << 20,
+            block_bytes: 64 << 10,
+            maps_max: 128,
+            sync_interval: Duration::from_millis(100),
+        }
+    }
+}
+
+impl Config {
+    pub fn check(&self) -> Result<()> {
+        let within = |field, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::invalid(field, format!("{field} is {value}; it goes from {low} to {high}")))
+        };
+        within("message_bytes_max", self.message_bytes_max, 1, COMMIT_BYTES_CEILING / 2)?;
+        within(
+            "commit_bytes_max",
+            self.commit_bytes_max,
+            self.message_bytes_max,
+            COMMIT_BYTES_CEILING,
+        )?;
+        within(
+            "journal_file_bytes_min",
+            self.journal_file_bytes_min,
+            JOURNAL_FILE_BYTES_FLOOR,
+            1 << 30,
+        )?;
+        within(
+            "journal_file_bytes_max",
+            self.journal_file_bytes_max,
+            self.journal_file_bytes_min,
+            1 << 30,
+        )?;
+        within("journal_bytes", self.journal_bytes, 4 * self.journal_file_bytes_min, 1 << 40)?;
+        within("segment_bytes", self.segment_bytes, 4096, 1 << 40)?;
+        within("block_bytes", self.block_bytes, 512, 16 << 20)?;
+        within("maps_max", self.maps_max as u64, 1, 1 << 20)?;
+        within("sync_interval", self.sync_interval.as_millis() as u64, 1, 3_600_000)
+    }
+}
+
+/// Names may hold any text, but not none and not endless.
+pub fn check_name(what: &'static str, name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        let length = name.len();
+        return Err(Error::invalid(
+            "name",
+            format!("a {what}'s name has 1 to {NAME_BYTES_MAX} bytes, this one has {length}"),
+        ));
+    }
+    Ok(())
+}
+
+/// How long a lease is unless a queue or subscription says otherwise.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+/// The longest lease: a day. Whoever works longer extends it.
+pub const LEASE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Leases have a length, and an end.
+pub fn check_lease(lease: Duration) -> Result<Duration> {
+    if lease < Duration::from_millis(1) || lease > LEASE_MAX {
+        let what = format!("a lease of {lease:?}: it goes from 1 ms to {LEASE_MAX:?}");
+        return Err(Error::invalid("lease", what));
+    }
+    Ok(lease)
+}

@@ -1,0 +1,140 @@
+//! Leases: granted, extended, ended and run out, each in constant time in the common case.
+//!
+//! Leases that are granted with the same duration run out in the order in which they were granted,
+//! so they hang in a list of that order, from which any one can be taken out. The few whose
+//! deadline is not in that order (extended ones) are kept in a sorted set beside it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use slab::Slab;
+
+use crate::ids::Offset;
+
+/// Names one lease. A key of a lease that has ended names nothing, for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseKey {
+    slot: usize,
+    token: u64,
+}
+
+#[derive(Debug)]
+struct Lease {
+    offset: Offset,
+    token: u64,
+    deadline: Duration,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the list, between two slots.
+    Listed { before: Option<usize>, behind: Option<usize> },
+    /// In the sorted set.
+    Sorted,
+}
+
+#[derive(Debug, Default)]
+pub struct Leases {
+    slots: Slab<Lease>,
+    first: Option<usize>,
+    last: Option<usize>,
+    sorted: BTreeSet<(Duration, usize)>,
+    tokens: u64,
+}
+
+impl Leases {
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn grant(&mut self, offset: Offset, deadline: Duration) -> LeaseKey {
+        self.tokens += 1;
+        let token = self.tokens;
+        let last = self.last;
+        let in_order = last.is_none_or(|last| self.slots[last].deadline <= deadline);
+        let place = match in_order {
+            true => Place::Listed { before: last, behind: None },
+            false => Place::Sorted,
+        };
+        let slot = self.slots.insert(Lease { offset, token, deadline, place });
+        if in_order {
+            match last {
+                Some(last) => self.relink(last, |_, behind| *behind = Some(slot)),
+                None => self.first = Some(slot),
+            }
+            self.last = Some(slot);
+        } else {
+            self.sorted.insert((deadline, slot));
+        }
+        LeaseKey { slot, token }
+    }
+
+    fn relink(&mut self, slot: usize, change: impl FnOnce(&mut Option<usize>, &mut Option<usize>)) {
+        match &mut self.slots[slot].place {
+            Place::Listed { before, behind } => change(before, behind),
+            Place::Sorted => unreachable!("neighbours in the list are listed"),
+        }
+    }
+
+    fn take_out(&mut self, slot: usize) {
+        let Lease { place, deadline, .. } = self.slots[slot];
+        let Place::Listed { before, behind } = place else {
+            self.sorted.remove(&(deadline, slot));
+            return;
+        };
+        match before {
+            Some(before) => self.relink(before, |_, link| *link = behind),
+            None => self.first = behind,
+        }
+        match behind {
+            Some(behind) => self.relink(behind, |link, _| *link = before),
+            None => self.last = before,
+        }
+    }
+
+    fn get(&self, key: LeaseKey) -> Option<&Lease> {
+        self.slots.get(key.slot).filter(|lease| lease.token == key.token)
+    }
+
+    pub fn held(&self, key: LeaseKey, now: Duration) -> Option<Offset> {
+        self.get(key).filter(|lease| now < lease.deadline).map(|lease| lease.offset)
+    }
+
+    /// Ends a lease, if it has not ended before.
+    pub fn end(&mut self, key: LeaseKey) -> Option<Offset> {
+        self.get(key)?;
+        self.take_out(key.slot);
+        Some(self.slots.remove(key.slot).offset)
+    }
+
+    pub fn extend(&mut self, key: LeaseKey, now: Duration, deadline: Duration) -> bool {
+        if self.held(key, now).is_none() {
+            return false;
+        }
+        self.take_out(key.slot);
+        let lease = &mut self.slots[key.slot];
+        lease.place = Place::Sorted;
+        lease.deadline = deadline;
+        self.sorted.insert((deadline, key.slot));
+        true
+    }
+
+    fn next(&self) -> Option<(Duration, usize)> {
+        let listed = self.first.map(|slot| (self.slots[slot].deadline, slot));
+        let sorted = self.sorted.first().copied();
+        listed.into_iter().chain(sorted).min()
+    }
+
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.next().map(|(deadline, _)| deadline)
+    }
+
+    pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
+        let (deadline, slot) = self.next()?;
+        if now < deadline {
+            return None;
+        }
+        self.take_out(slot);
+        Some(self.slots.remove(slot).offset)
+    }
+}

@@ -1,0 +1,207 @@
+//! The real disk.
+#![allow(clippy::disallowed_methods)] // This is the room that they are kept in.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow};
+use crate::ids::Timestamp;
+
+#[derive(Debug)]
+pub struct OsDisk {
+    started: Instant,
+}
+
+impl OsDisk {
+    pub fn new() -> OsDisk {
+        OsDisk { started: Instant::now() }
+    }
+}
+
+impl Disk for OsDisk {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            // What is not UTF-8 is none of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = private_options();
+        if how == Open::Fresh {
+            options.create(true).truncate(true);
+        }
+        Ok(Arc::new(OsFile(options.open(path)?)))
+    }
+
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        fs::metadata(path).map(|metadata| metadata.len())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::remove_dir(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        // Windows neither needs nor allows a sync of a directory.
+        if cfg!(unix) {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        let mut file = private_options().create(true).truncate(false).open(path)?;
+        match fs2::FileExt::try_lock_exclusive(&file) {
+            Ok(()) => {}
+            Err(error) if error.kind() == fs2::lock_contended_error().kind() => {
+                let mut text = String::new();
+                let holder = match file.read_to_string(&mut text) {
+                    Ok(_) => text.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok()),
+                    Err(_) => None,
+                };
+                return Ok(Lock::Taken(holder));
+            }
+            Err(error) => return Err(error),
+        }
+        let held = OsLock(file);
+        // The lock is what counts; without the note a second opener is not told who has it.
+        let _ = held.note("");
+        Ok(Lock::Held(Box::new(held)))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn maps_are_safe(&self, dir: &Path) -> bool {
+        const EXT4: u64 = 0xEF53;
+        const XFS: u64 = 0x5846_5342;
+        const TMPFS: u64 = 0x0102_1994;
+        rustix::fs::statfs(dir).is_ok_and(|stat| [EXT4, XFS, TMPFS].contains(&(stat.f_type as u64)))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn maps_are_safe(&self, _: &Path) -> bool {
+        false
+    }
+
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Timestamp(since.map_or(0, |since| since.as_millis() as u64))
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// For reading and writing, by the owner alone.
+fn private_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+struct OsLock(File);
+
+impl HeldLock for OsLock {
+    fn note(&self, text: &str) -> io::Result<()> {
+        let text = format!("pid {}\n{text}", std::process::id());
+        let mut file = &self.0;
+        file.rewind()?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
+    }
+}
+
+#[derive(Debug)]
+struct OsFile(File);
+
+impl DiskFile for OsFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.metadata().map(|metadata| metadata.len())
+    }
+
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match positioned_read(&self.0, &mut buffer[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match positioned_write(&self.0, &bytes[done..], at + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => done += written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>> {
+        Ok(Box::new(MapWindow::open(&self.0, len, purpose)?))
+    }
+}
+
+#[cfg(unix)]
+use std::os::unix::fs::FileExt;
+#[cfg(windows)]
+use std::os::windows::fs::FileExt;
+
+#[cfg(unix)]
+fn positioned_read(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    file.read_at(buffer, at)
+}
+
+#[cfg(unix)]
+fn positioned_write(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    file.write_at(bytes, at)
+}
+
+#[cfg(windows)]
+fn positioned_read(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    file.seek_read(buffer, at)
+}
+
+#[cfg(windows)]
+fn positioned_write(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    file.seek_write(bytes, at)
+}

@@ -1,0 +1,274 @@
+//! One file of a simulated disk: its live content, its durable content, and the stores between.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::Range,
+    sync::{Arc, Weak},
+};
+
+use super::{SimProcess, world::FileId};
+use crate::disk::{Bounds, DiskFile, Purpose, Slice, Window};
+
+pub(super) const PAGE: usize = 4096;
+const SECTOR: usize = 512;
+/// Write-back may see a store half done, but never half of an aligned piece of this size.
+const PIECE: usize = 8;
+
+/// A store within one page.
+#[derive(Clone, Debug)]
+struct Store {
+    at: usize,
+    bytes: Vec<u8>,
+}
+
+impl Store {
+    fn apply(&self, page: &mut [u8], upto: usize) {
+        let upto = upto.min(self.bytes.len());
+        page[self.at..self.at + upto].copy_from_slice(&self.bytes[..upto]);
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    /// Stores that are not durable, per page, in order.
+    pending: BTreeMap<usize, Vec<Store>>,
+    /// Lengths that the file had since the last sync.
+    lengths: Vec<u64>,
+    /// Pages that take up space.
+    pages: BTreeSet<usize>,
+    /// Bytes that were handed out and may still be held.
+    held: Vec<(Range<u64>, Weak<[u8]>)>,
+}
+
+impl Content {
+    pub(super) fn durable(bytes: Vec<u8>) -> Content {
+        let pages = (0..bytes.len().div_ceil(PAGE)).collect();
+        Content { live: bytes.clone(), durable: bytes, pages, ..Content::default() }
+    }
+
+    pub(super) fn fork(&self) -> Content {
+        Content {
+            live: self.live.clone(),
+            durable: self.durable.clone(),
+            pending: self.pending.clone(),
+            lengths: self.lengths.clone(),
+            pages: self.pages.clone(),
+            held: Vec::new(),
+        }
+    }
+
+    pub(super) fn live(&self) -> &[u8] {
+        &self.live
+    }
+
+    pub(super) fn pages_used(&self) -> u64 {
+        self.pages.len().max(1) as u64
+    }
+
+    pub(super) fn pages_missing(&self, at: u64, len: usize) -> u64 {
+        pages_of(at, len).filter(|page| !self.pages.contains(page)).count() as u64
+    }
+
+    pub(super) fn store(&mut self, at: u64, bytes: &[u8]) {
+        let range = at..at + bytes.len() as u64;
+        self.held.retain(|(_, held)| held.strong_count() > 0);
+        for (held, _) in &self.held {
+            let apart = held.end <= range.start || range.end <= held.start;
+            assert!(apart, "bytes {held:?} are overwritten while a reader holds them");
+        }
+        let (start, end) = (at as usize, range.end as usize);
+        if end > self.live.len() {
+            self.live.resize(end, 0);
+            self.lengths.push(end as u64);
+        }
+        self.live[start..end].copy_from_slice(bytes);
+        for page in pages_of(at, bytes.len()) {
+            self.pages.insert(page);
+            let from = start.max(page * PAGE);
+            let upto = end.min((page + 1) * PAGE);
+            let bytes = bytes[from - start..upto - start].to_vec();
+            self.pending.entry(page).or_default().push(Store { at: from - page * PAGE, bytes });
+        }
+    }
+
+    pub(super) fn set_len(&mut self, len: u64) {
+        self.live.resize(len as usize, 0);
+        self.lengths.push(len);
+        let pages = (len as usize).div_ceil(PAGE);
+        self.pages.retain(|page| *page < pages);
+        self.pending.retain(|page, _| *page < pages);
+    }
+
+    fn sync(&mut self) {
+        self.durable.clone_from(&self.live);
+        self.pending.clear();
+        self.lengths.clear();
+    }
+
+    /// A sync that failed: what was pending is taken for clean, and is not durable.
+    fn fail_sync(&mut self) {
+        self.pending.clear();
+    }
+
+    pub(super) fn forget_readers(&mut self) {
+        self.held.clear();
+    }
+
+    pub(super) fn power_cut(&mut self, choose: &mut dyn FnMut(u64) -> u64) {
+        let length = match choose(self.lengths.len() as u64 + 1) as usize {
+            0 => self.durable.len(),
+            n => self.lengths[n - 1] as usize,
+        };
+        let mut survived = self.durable.clone();
+        survived.resize(length, 0);
+        for (page, stores) in std::mem::take(&mut self.pending) {
+            let start = page * PAGE;
+            if start >= length {
+                continue;
+            }
+            let mut bytes = [0; PAGE];
+            let end = (start + PAGE).min(length);
+            bytes[..end - start].copy_from_slice(&survived[start..end]);
+            survive(&mut bytes, &stores, choose);
+            survived[start..end].copy_from_slice(&bytes[..end - start]);
+        }
+        self.lengths.clear();
+        self.live.clone_from(&survived);
+        self.durable = survived;
+    }
+}
+
+/// Decides what of a page's stores is on the disk after a power cut.
+fn survive(page: &mut [u8; PAGE], stores: &[Store], choose: &mut dyn FnMut(u64) -> u64) {
+    let before = *page;
+    let whole = choose(stores.len() as u64 + 1) as usize;
+    for store in &stores[..whole] {
+        store.apply(page, PAGE);
+    }
+    if let Some(next) = stores.get(whole) {
+        // The page may have been written back in the middle of the next store.
+        let first_piece = PIECE - next.at % PIECE;
+        let pieces = next.bytes.len().saturating_sub(first_piece).div_ceil(PIECE) as u64;
+        match choose(pieces + 1) as usize {
+            0 => {}
+            n => next.apply(page, first_piece + (n - 1) * PIECE),
+        }
+    }
+    if *page != before && choose(4) == 3 {
+        // The disk tore the page: some sectors stayed as they were.
+        for sector in (0..PAGE).step_by(SECTOR) {
+            if choose(2) == 0 {
+                page[sector..sector + SECTOR].copy_from_slice(&before[sector..sector + SECTOR]);
+            }
+        }
+    }
+}
+
+fn pages_of(at: u64, len: usize) -> Range<usize> {
+    let start = at as usize;
+    if len == 0 { 0..0 } else { start / PAGE..(start + len).div_ceil(PAGE) }
+}
+
+/// A file that a process has open.
+#[derive(Clone, Debug)]
+pub(super) struct SimFile {
+    pub(super) process: SimProcess,
+    pub(super) file: FileId,
+}
+
+impl DiskFile for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        self.process.call(|world| Ok(world.content_of(self.file).live.len() as u64))
+    }
+
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.process.call(|world| {
+            let live = &world.content_of(self.file).live;
+            let start = (at as usize).min(live.len());
+            let end = (start + buffer.len()).min(live.len());
+            buffer[..end - start].copy_from_slice(&live[start..end]);
+            Ok(end - start)
+        })
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.process.step(|world| world.write(self.file, at, bytes))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut world = self.process.disk.world();
+        if let Err(error) = world.begin_call(self.process.life) {
+            // Power that is off is not an error of the disk.
+            if error.kind() != io::ErrorKind::Other {
+                world.content_of(self.file).fail_sync();
+            }
+            return Err(error);
+        }
+        world.begin_step()?;
+        world.content_of(self.file).sync();
+        Ok(())
+    }
+
+    fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>> {
+        self.process.call(|world| {
+            if (world.content_of(self.file).live.len() as u64) < len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(())
+        })?;
+        let bounds = Bounds::new(len, purpose);
+        let writable = purpose == Purpose::Append;
+        Ok(Box::new(SimWindow { file: self.clone(), bounds, writable }))
+    }
+}
+
+/// A simulated map: the rules of the real one, each broken one found.
+#[derive(Debug)]
+struct SimWindow {
+    file: SimFile,
+    bounds: Bounds,
+    writable: bool,
+}
+
+impl Window for SimWindow {
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        assert!(self.writable, "a store through a map that is for reading");
+        let end = self.bounds.write_end(at, bytes.len())?;
+        self.file.process.step(|world| {
+            let holes = world.content_of(self.file.file).pages_missing(at, bytes.len());
+            assert_eq!(holes, 0, "a store through a map into blocks that were never written");
+            world.write(self.file.file, at, bytes)
+        })?;
+        self.bounds.written = end;
+        Ok(())
+    }
+
+    fn slice(&self, at: u64, len: usize) -> io::Result<Slice> {
+        self.bounds.check_read(at, len)?;
+        self.file.process.call(|world| {
+            let content = world.content_of(self.file.file);
+            let start = at as usize;
+            let bytes = content.live.get(start..start + len).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let bytes: Arc<[u8]> = bytes.into();
+            content.held.push((at..at + len as u64, Arc::downgrade(&bytes)));
+            if content.held.len() > 4096 {
+                content.held.retain(|(_, held)| held.strong_count() > 0);
+            }
+            Ok(Slice::heap(bytes))
+        })
+    }
+
+    fn reuse(&mut self) -> bool {
+        let mut world = self.file.process.disk.world();
+        let content = world.content_of(self.file.file);
+        content.held.retain(|(_, held)| held.strong_count() > 0);
+        if !content.held.is_empty() {
+            return false;
+        }
+        self.bounds.written = 0;
+        true
+    }
+}

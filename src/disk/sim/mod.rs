@@ -1,0 +1,292 @@
+//! The simulated disk: memory that forgets as a real disk may.
+//!
+//! # The fault model
+//!
+//! - A file has a *live* content, which running processes see, and a *durable* one, per page of
+//!   4 KiB, with the stores between the two kept in order. [`SimDisk::kill`] ends the process and
+//!   keeps what is live; [`SimDisk::power_cut`] keeps what is durable and, page by page, any
+//!   number of the stores behind it.
+//! - Pages survive in any order and combination. A store may be captured in part, between any two
+//!   of its 8-byte pieces. A page may tear between sectors of 512 B: some old, some new.
+//! - A sync makes durable what was stored before the call, and the length. A file that grew may
+//!   have its old length after a power cut; what survived no store reads as zeros.
+//! - Names (created, renamed, removed) are durable once their directory was synced. Before, a
+//!   power cut keeps a prefix of them; with [`SimDisk::set_pessimal`] any subset.
+//! - A sync that fails behaves as measured on Linux: its pages count as clean afterwards although
+//!   they are not durable, and the next sync says that all is well.
+//! - Stores into a mapped block that was never written are a bug of the engine (SIGBUS on a full
+//!   disk), and so are stores over bytes that a reader still holds: both panic.
+//! - The disk can be full, the n-th call can fail with any error, once or from then on, and the
+//!   power can go at the n-th step. The clock stands still until it is moved.
+//!
+//! All of it follows from one seed.
+
+mod file;
+mod world;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use self::{
+    file::SimFile,
+    world::{Life, World},
+};
+use super::{Disk, DiskFile, HeldLock, Lock, Open};
+use crate::ids::Timestamp;
+
+/// A disk and a clock in memory, with power cuts, faults and time travel.
+///
+/// Clones are the same disk. Give one to [`Options::sim`](crate::Options::sim), run your handlers, cut the
+/// power wherever you like, open the store again and see whether your own invariants hold:
+///
+/// ```
+/// use posthouse::{Options, sim::SimDisk};
+///
+/// let disk = SimDisk::new(7);
+/// let engine = Options::new().sim(&disk).open("orders")?;
+/// let queue = engine.queue("payments").create()?;
+/// queue.send("charge order 1")?;
+/// disk.power_cut();
+/// drop((engine, queue));
+///
+/// let engine = Options::new().sim(&disk).open("orders")?;
+/// let delivery = engine.queue("payments").open()?.try_receive()?;
+/// assert_eq!(delivery.expect("it was durable").payload(), b"charge order 1");
+/// # Ok::<(), posthouse::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    world: Arc<Mutex<World>>,
+}
+
+impl SimDisk {
+    /// An empty disk. What its power cuts keep follows from the seed.
+    #[must_use]
+    pub fn new(seed: u64) -> SimDisk {
+        SimDisk { world: Arc::new(Mutex::new(World::new(seed))) }
+    }
+
+    /// A copy of this disk as it is now, with a seed of its own. The two go separate ways.
+    #[must_use]
+    pub fn fork(&self, seed: u64) -> SimDisk {
+        SimDisk { world: Arc::new(Mutex::new(self.world().fork(seed))) }
+    }
+
+    /// Ends all processes that use the disk: what they have stored is there, their locks are
+    /// gone, and their handles fail from now on.
+    pub fn kill(&self) {
+        self.world().kill();
+    }
+
+    /// Cuts the power and brings it back: only what is durable is sure to be there.
+    pub fn power_cut(&self) {
+        let mut world = self.world();
+        let mut random = world.random;
+        world.power_cut(&mut |alternatives| random.below(alternatives));
+        world.random = random;
+    }
+
+    /// Cuts the power, with somebody else deciding what survives. `choose` is called with a
+    /// number of alternatives and picks one of them, counted from 0; 0 keeps the least.
+    pub fn power_cut_with(&self, choose: &mut dyn FnMut(u64) -> u64) {
+        self.world().power_cut(choose);
+    }
+
+    /// How many steps the disk has made: stores, syncs, and changes of names and lengths.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.world().steps
+    }
+
+    /// Lets all calls fail from the step with this number on, as if the power had gone, until
+    /// [`power_cut`](Self::power_cut) or [`kill`](Self::kill).
+    pub fn stop_at_step(&self, step: u64) {
+        self.world().stop_at = Some(step);
+    }
+
+    /// How many calls that can fail were made.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.world().calls
+    }
+
+    /// Lets the call with this number fail, and those behind it too if `for_good`.
+    pub fn fail_call(&self, call: u64, error: io::ErrorKind, for_good: bool) {
+        self.world().fault = Some(world::Fault { call, error, for_good });
+    }
+
+    /// Takes back [`fail_call`](Self::fail_call).
+    pub fn heal(&self) {
+        self.world().fault = None;
+    }
+
+    /// The disk's size in bytes. Writes that need more fail as on a full disk. `None`: no bound.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.world().capacity = bytes;
+    }
+
+    /// The bytes that files take up now, in pages of 4 KiB.
+    #[must_use]
+    pub fn bytes_used(&self) -> u64 {
+        self.world().bytes_used()
+    }
+
+    /// The bytes that were ever written to files whose path contains `part`.
+    #[must_use]
+    pub fn bytes_written(&self, part: &str) -> u64 {
+        self.world().bytes_written(part)
+    }
+
+    /// Whether a power cut may keep any subset of the unsynced names, instead of a prefix.
+    pub fn set_pessimal(&self, pessimal: bool) {
+        self.world().pessimal = pessimal;
+    }
+
+    /// Moves both clocks forward.
+    pub fn advance(&self, by: Duration) {
+        let mut world = self.world();
+        world.elapsed += by;
+        world.now = Timestamp(world.now.0.saturating_add(by.as_millis() as u64));
+    }
+
+    /// Sets the time of day, to any time; the other clock goes on as if nothing happened.
+    pub fn set_now(&self, now: Timestamp) {
+        self.world().now = now;
+    }
+
+    /// The paths of all files, sorted.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.world().files()
+    }
+
+    /// The content of a file, if there is one.
+    #[must_use]
+    pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
+        self.world().content(path)
+    }
+
+    /// Replaces the content of a file, durably: to plant damage. `None` removes the file.
+    pub fn plant(&self, path: &Path, content: Option<Vec<u8>>) {
+        self.world().plant(path, content);
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        // A panic of a test while it held the lock is that test's failure, not this one's.
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A process's view of the disk: dead once the process was killed or the power was cut.
+#[derive(Clone, Debug)]
+pub(crate) struct SimProcess {
+    disk: SimDisk,
+    life: Life,
+}
+
+impl SimDisk {
+    pub(crate) fn process(&self) -> SimProcess {
+        SimProcess { disk: self.clone(), life: self.world().life }
+    }
+}
+
+impl SimProcess {
+    /// One call that reads.
+    fn call<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.disk.world();
+        world.begin_call(self.life)?;
+        act(&mut world)
+    }
+
+    /// One call that changes something.
+    fn step<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.disk.world();
+        world.begin_call(self.life)?;
+        world.begin_step()?;
+        act(&mut world)
+    }
+}
+
+impl Disk for SimProcess {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.step(|world| world.create_dir(dir))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.call(|world| world.list(dir))
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        let file = match how {
+            Open::Existing => self.call(|world| world.find(path))?,
+            Open::Fresh => self.step(|world| world.create(path))?,
+        };
+        Ok(Arc::new(SimFile { process: self.clone(), file }))
+    }
+
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        self.call(|world| {
+            let file = world.find(path)?;
+            Ok(world.content_of(file).live().len() as u64)
+        })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step(|world| world.rename(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.step(|world| world.remove(path))
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.step(|world| world.remove_dir(dir))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.step(|world| world.sync_dir(dir))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        if !self.step(|world| world.lock(path))? {
+            return Ok(Lock::Taken(Some(std::process::id())));
+        }
+        Ok(Lock::Held(Box::new(SimLock { process: self.clone(), path: path.to_owned() })))
+    }
+
+    fn maps_are_safe(&self, _: &Path) -> bool {
+        true
+    }
+
+    fn now(&self) -> Timestamp {
+        self.disk.world().now
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.disk.world().elapsed
+    }
+}
+
+struct SimLock {
+    process: SimProcess,
+    path: PathBuf,
+}
+
+impl HeldLock for SimLock {
+    fn note(&self, text: &str) -> io::Result<()> {
+        self.process.step(|world| {
+            let file = world.find(&self.path)?;
+            world.write(file, 0, text.as_bytes())
+        })
+    }
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.process.disk.world().unlock(&self.path, self.process.life);
+    }
+}

@@ -1,0 +1,416 @@
+//! The state behind a simulated disk: names, files, faults and clocks.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::file::{Content, PAGE};
+use crate::ids::Timestamp;
+
+/// Counts kills and power cuts. Handles of a former life are dead.
+pub(super) type Life = u64;
+pub(super) type FileId = u64;
+
+/// The one source of chance: SplitMix64 (Steele, Lea and Flood, 2014).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(n.max(1))) >> 64) as u64
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fault {
+    pub(super) call: u64,
+    pub(super) error: io::ErrorKind,
+    pub(super) for_good: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Node {
+    Dir,
+    File(FileId),
+}
+
+/// A change of names that is not durable yet.
+#[derive(Clone, Debug)]
+enum NameChange {
+    Put(PathBuf, Node),
+    Remove(PathBuf),
+    Rename(PathBuf, PathBuf, Node),
+}
+
+impl NameChange {
+    fn dir(&self) -> &Path {
+        let (NameChange::Put(path, _) | NameChange::Remove(path) | NameChange::Rename(path, ..)) =
+            self;
+        parent(path)
+    }
+
+    fn apply(self, names: &mut BTreeMap<PathBuf, Node>) {
+        match self {
+            NameChange::Put(path, node) => {
+                names.insert(path, node);
+            }
+            NameChange::Remove(path) => {
+                names.remove(&path);
+            }
+            NameChange::Rename(from, to, node) => {
+                names.remove(&from);
+                names.insert(to, node);
+            }
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) random: Random,
+    pub(super) life: Life,
+    names: BTreeMap<PathBuf, Node>,
+    durable_names: BTreeMap<PathBuf, Node>,
+    pending_names: Vec<NameChange>,
+    files: BTreeMap<FileId, Content>,
+    next_file: FileId,
+    locks: BTreeMap<PathBuf, Life>,
+    written: BTreeMap<PathBuf, u64>,
+    pub(super) steps: u64,
+    pub(super) calls: u64,
+    pub(super) stop_at: Option<u64>,
+    pub(super) fault: Option<Fault>,
+    pub(super) capacity: Option<u64>,
+    pub(super) pessimal: bool,
+    pub(super) now: Timestamp,
+    pub(super) elapsed: Duration,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> World {
+        World {
+            random: Random::new(seed),
+            life: 0,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            pending_names: Vec::new(),
+            files: BTreeMap::new(),
+            next_file: 0,
+            locks: BTreeMap::new(),
+            written: BTreeMap::new(),
+            steps: 0,
+            calls: 0,
+            stop_at: None,
+            fault: None,
+            capacity: None,
+            pessimal: false,
+            now: Timestamp(1_000_000_000_000),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// A copy whose processes have all ended.
+    pub(super) fn fork(&self, seed: u64) -> World {
+        World {
+            random: Random::new(seed),
+            life: self.life + 1,
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            pending_names: self.pending_names.clone(),
+            files: self.files.iter().map(|(id, content)| (*id, content.fork())).collect(),
+            next_file: self.next_file,
+            locks: BTreeMap::new(),
+            written: self.written.clone(),
+            steps: self.steps,
+            calls: self.calls,
+            stop_at: None,
+            fault: None,
+            ..World::new(seed)
+        }
+        .with_clock(self)
+    }
+
+    fn with_clock(mut self, other: &World) -> World {
+        self.capacity = other.capacity;
+        self.pessimal = other.pessimal;
+        self.now = other.now;
+        self.elapsed = other.elapsed;
+        self
+    }
+
+    pub(super) fn begin_call(&mut self, life: Life) -> io::Result<()> {
+        if life != self.life || self.stop_at.is_some_and(|step| self.steps >= step) {
+            return Err(io::Error::other("the simulated power is off"));
+        }
+        let call = self.calls;
+        self.calls += 1;
+        match self.fault {
+            Some(fault) if call == fault.call || (fault.for_good && call > fault.call) => {
+                Err(fault.error.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn begin_step(&mut self) -> io::Result<()> {
+        self.steps += 1;
+        if self.stop_at.is_some_and(|step| self.steps >= step) {
+            return Err(io::Error::other("the simulated power is off"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.life += 1;
+        self.locks.clear();
+        self.stop_at = None;
+        for content in self.files.values_mut() {
+            content.forget_readers();
+        }
+        self.drop_nameless();
+    }
+
+    pub(super) fn power_cut(&mut self, choose: &mut dyn FnMut(u64) -> u64) {
+        self.kill();
+        let pending = std::mem::take(&mut self.pending_names);
+        if self.pessimal {
+            for change in pending {
+                if choose(2) == 1 {
+                    change.apply(&mut self.durable_names);
+                }
+            }
+        } else {
+            let kept = choose(pending.len() as u64 + 1) as usize;
+            for change in pending.into_iter().take(kept) {
+                change.apply(&mut self.durable_names);
+            }
+        }
+        self.drop_orphans();
+        self.names = self.durable_names.clone();
+        self.drop_nameless();
+        for content in self.files.values_mut() {
+            content.power_cut(choose);
+        }
+    }
+
+    /// A file in a directory whose own name did not survive is gone with it.
+    fn drop_orphans(&mut self) {
+        let dirs: Vec<PathBuf> = self
+            .durable_names
+            .iter()
+            .filter(|(_, node)| **node == Node::Dir)
+            .map(|(path, _)| path.clone())
+            .collect();
+        self.durable_names.retain(|path, _| {
+            path.ancestors().skip(1).all(|dir| {
+                dir == Path::new("") || dir == Path::new("/") || dirs.iter().any(|d| d == dir)
+            })
+        });
+    }
+
+    fn drop_nameless(&mut self) {
+        let mut named: Vec<FileId> = Vec::new();
+        for node in self.names.values().chain(self.durable_names.values()) {
+            named.extend(if let Node::File(id) = node { Some(*id) } else { None });
+        }
+        for change in &self.pending_names {
+            if let NameChange::Put(_, Node::File(id)) | NameChange::Rename(_, _, Node::File(id)) =
+                change
+            {
+                named.push(*id);
+            }
+        }
+        named.sort_unstable();
+        self.files.retain(|id, _| named.binary_search(id).is_ok());
+    }
+
+    fn change(&mut self, change: NameChange) {
+        change.clone().apply(&mut self.names);
+        self.pending_names.push(change);
+    }
+
+    fn is_dir(&self, dir: &Path) -> bool {
+        dir == Path::new("") || dir == Path::new("/") || self.names.get(dir) == Some(&Node::Dir)
+    }
+
+    pub(super) fn create_dir(&mut self, dir: &Path) -> io::Result<()> {
+        let mut missing: Vec<&Path> = dir.ancestors().filter(|dir| !self.is_dir(dir)).collect();
+        while let Some(dir) = missing.pop() {
+            if self.names.contains_key(dir) {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            self.change(NameChange::Put(dir.to_owned(), Node::Dir));
+        }
+        Ok(())
+    }
+
+    pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        if !self.is_dir(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let inside = self.names.keys().filter(|path| path.parent() == Some(dir));
+        let name = |path: &PathBuf| path.file_name()?.to_str().map(str::to_owned);
+        Ok(inside.filter_map(name).collect())
+    }
+
+    pub(super) fn find(&self, path: &Path) -> io::Result<FileId> {
+        match self.names.get(path) {
+            Some(Node::File(id)) => Ok(*id),
+            Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    pub(super) fn create(&mut self, path: &Path) -> io::Result<FileId> {
+        if let Ok(id) = self.find(path) {
+            self.set_len(id, 0)?;
+            return Ok(id);
+        }
+        if !self.is_dir(parent(path)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.reserve(PAGE as u64)?;
+        let id = self.next_file;
+        self.next_file += 1;
+        self.files.insert(id, Content::default());
+        self.change(NameChange::Put(path.to_owned(), Node::File(id)));
+        Ok(id)
+    }
+
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let node = *self.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        assert_eq!(parent(from), parent(to), "renames stay within a directory");
+        self.change(NameChange::Rename(from.to_owned(), to.to_owned(), node));
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
+        self.find(path)?;
+        self.change(NameChange::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    pub(super) fn remove_dir(&mut self, dir: &Path) -> io::Result<()> {
+        if !self.list(dir)?.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.change(NameChange::Remove(dir.to_owned()));
+        Ok(())
+    }
+
+    pub(super) fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+        if !self.is_dir(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        for change in std::mem::take(&mut self.pending_names) {
+            if change.dir() == dir {
+                change.apply(&mut self.durable_names);
+            } else {
+                self.pending_names.push(change);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn lock(&mut self, path: &Path) -> io::Result<bool> {
+        if self.locks.contains_key(path) {
+            return Ok(false);
+        }
+        self.create(path)?;
+        self.locks.insert(path.to_owned(), self.life);
+        Ok(true)
+    }
+
+    pub(super) fn unlock(&mut self, path: &Path, life: Life) {
+        if self.locks.get(path) == Some(&life) {
+            self.locks.remove(path);
+        }
+    }
+
+    pub(super) fn content_of(&mut self, id: FileId) -> &mut Content {
+        self.files.entry(id).or_default()
+    }
+
+    pub(super) fn write(&mut self, id: FileId, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let more = self.content_of(id).pages_missing(at, bytes.len());
+        self.reserve(more * PAGE as u64)?;
+        self.content_of(id).store(at, bytes);
+        let mut names = self.names.iter();
+        if let Some((path, _)) = names.find(|(_, node)| **node == Node::File(id)) {
+            *self.written.entry(path.clone()).or_default() += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_len(&mut self, id: FileId, len: u64) -> io::Result<()> {
+        self.content_of(id).set_len(len);
+        Ok(())
+    }
+
+    fn reserve(&self, more: u64) -> io::Result<()> {
+        match self.capacity {
+            Some(capacity) if more > 0 && self.bytes_used() + more > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn bytes_used(&self) -> u64 {
+        let pages = |node: &Node| match node {
+            Node::File(id) => self.files.get(id).map_or(0, Content::pages_used),
+            Node::Dir => 1,
+        };
+        self.names.values().map(pages).sum::<u64>() * PAGE as u64
+    }
+
+    pub(super) fn bytes_written(&self, part: &str) -> u64 {
+        let matching = |path: &Path| path.to_str().is_some_and(|path| path.contains(part));
+        self.written.iter().filter(|(path, _)| matching(path)).map(|(_, bytes)| bytes).sum()
+    }
+
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let is_file = |node: &Node| matches!(node, Node::File(_));
+        self.names.iter().filter(|(_, n)| is_file(n)).map(|(path, _)| path.clone()).collect()
+    }
+
+    pub(super) fn content(&self, path: &Path) -> Option<Vec<u8>> {
+        let id = self.find(path).ok()?;
+        self.files.get(&id).map(|content| content.live().to_vec())
+    }
+
+    pub(super) fn plant(&mut self, path: &Path, content: Option<Vec<u8>>) {
+        match content {
+            Some(bytes) => {
+                let id = self.next_file;
+                self.next_file += 1;
+                self.files.insert(id, Content::durable(bytes));
+                self.names.insert(path.to_owned(), Node::File(id));
+                self.durable_names.insert(path.to_owned(), Node::File(id));
+            }
+            None => {
+                self.names.remove(path);
+                self.durable_names.remove(path);
+            }
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The engine's two threads, and how they are called.
+//!
+//! The *flusher* syncs what nobody waits for on a thread of their own, and wakes consumers when
+//! leases run out. The *keeper* prepares journal files and makes checkpoints. Without threads, as
+//! on the simulated disk, their work is done by whoever needs it.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use super::shared::Shared;
+use crate::{
+    error::{Error, Result},
+    format::frame::FrameKind,
+    ids::{CursorId, Lsn},
+    store::Extent,
+};
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts both threads.
+pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
+    let spawn = |name: &str, work: fn(&Shared)| {
+        let shared = Arc::clone(shared);
+        let builder = thread::Builder::new().name(name.to_owned());
+        builder.spawn(move || work(&shared)).map_err(|error| {
+            Error::new(crate::ErrorKind::Io, "a thread cannot be started").because(error)
+        })
+    };
+    Ok(vec![spawn("posthouse-flush", flush)?, spawn("posthouse-keep", keep)?])
+}
+
+#[derive(Debug)]
+pub struct Flusher {
+    has_thread: bool,
+    interval: Duration,
+    /// Whether a sync is due within the interval; spares the mutex.
+    scheduled: AtomicBool,
+    /// Whether a sync is due at once.
+    urgent: AtomicBool,
+    agenda: Mutex<Agenda>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Agenda {
+    stop: bool,
+    urgent: bool,
+    /// When to sync.
+    flush_at: Option<Duration>,
+    /// When to write down that everything is durable, unless more comes meanwhile.
+    mark_at: Option<(Duration, Lsn)>,
+    /// When the next lease of a cursor runs out.
+    leases: BinaryHeap<Reverse<(Duration, CursorId)>>,
+}
+
+impl Agenda {
+    fn next(&self) -> Option<Duration> {
+        let lease = self.leases.peek().map(|Reverse((at, _))| *at);
+        let mark = self.mark_at.map(|(at, _)| at);
+        [self.flush_at, mark, lease].into_iter().flatten().min()
+    }
+}
+
+impl Flusher {
+    pub fn new(has_thread: bool, interval: Duration) -> Flusher {
+        Flusher {
+            has_thread,
+            interval,
+            scheduled: AtomicBool::new(false),
+            urgent: AtomicBool::new(false),
+            agenda: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub fn has_thread(&self) -> bool {
+        self.has_thread
+    }
+
+    /// Has everything synced within the interval.
+    pub fn soon(&self, shared: &Shared) {
+        // The flag is cleared before a sync begins, so whoever finds it set was in time.
+        if self.has_thread && !self.scheduled.load(Ordering::Relaxed) {
+            self.scheduled.store(true, Ordering::Relaxed);
+            let at = shared.elapsed() + self.interval;
+            locked(&self.agenda).flush_at.get_or_insert(at);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Has everything synced at once.
+    pub fn at_once(&self) {
+        if self.has_thread && !self.urgent.load(Ordering::Relaxed) {
+            self.urgent.store(true, Ordering::Relaxed);
+            locked(&self.agenda).urgent = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Has consumers of a cursor woken when a lease runs out.
+    pub fn at_lease_end(&self, at: Duration, cursor: CursorId) {
+        if self.has_thread {
+            let mut agenda = locked(&self.agenda);
+            let is_next = agenda.next().is_none_or(|next| at < next);
+            agenda.leases.push(Reverse((at, cursor)));
+            if is_next {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    pub fn stop(&self) {
+        locked(&self.agenda).stop = true;
+        self.changed.notify_one();
+    }
+}
+
+/// What the flusher is to do next.
+enum Duty {
+    Stop,
+    Sync,
+    Mark(Lsn),
+    Leases(CursorId),
+}
+
+fn flush(shared: &Shared) {
+    loop {
+        match next_duty(shared) {
+            Duty::Stop => return,
+            Duty::Sync => flush_all(shared),
+            Duty::Mark(tail) => {
+                let mut core = shared.lock();
+                let journal = &mut core.store.journal;
+                if journal.tail() == tail && journal.durable() == tail {
+                    // It is of use even if it fails to be written: then nothing was lost by it.
+                    let _ = journal.mark(FrameKind::Watermark);
+                }
+            }
+            Duty::Leases(cursor) => end_leases(shared, cursor),
+        }
+    }
+}
+
+fn next_duty(shared: &Shared) -> Duty {
+    let flusher = &shared.flusher;
+    let mut agenda = locked(&flusher.agenda);
+    loop {
+        let now = shared.elapsed();
+        if agenda.stop {
+            return Duty::Stop;
+        }
+        if agenda.urgent || agenda.flush_at.is_some_and(|at| at <= now) {
+            agenda.urgent = false;
+            agenda.flush_at = None;
+            flusher.urgent.store(false, Ordering::Relaxed);
+            flusher.scheduled.store(false, Ordering::Relaxed);
+            return Duty::Sync;
+        }
+        if let Some((_, tail)) = agenda.mark_at.take_if(|(at, _)| *at <= now) {
+            return Duty::Mark(tail);
+        }
+        if let Some(Reverse((at, cursor))) = agenda.leases.peek().copied()
+            && at <= now
+        {
+            agenda.leases.pop();
+            return Duty::Leases(cursor);
+        }
+        agenda = match agenda.next() {
+            Some(at) => {
+                let waited = flusher.changed.wait_timeout(agenda, at.saturating_sub(now));
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => flusher.changed.wait(agenda).unwrap_or_else(PoisonError::into_inner),
+        };
+    }
+}
+
+fn flush_all(shared: &Shared) {
+    let (tail, dirty) = {
+        let core = shared.lock();
+        (core.store.journal.tail(), core.store.journal.is_dirty())
+    };
+    // A failure poisons the engine; whoever uses it next is told.
+    if dirty && shared.sync_to(tail).is_ok() {
+        let at = shared.elapsed() + shared.flusher.interval;
+        locked(&shared.flusher.agenda).mark_at = Some((at, tail));
+    }
+}
+
+fn end_leases(shared: &Shared, cursor: CursorId) {
+    let (elapsed, now) = (shared.elapsed(), shared.now());
+    let mut core = shared.lock();
+    if core.closed {
+        return;
+    }
+    let expired = core.expire(cursor, elapsed, now);
+    let next = core.consumption(cursor).ok().and_then(|consumption| {
+        let next = consumption.deliveries.next_deadline();
+        consumption.armed = next.is_some();
+        next
+    });
+    let wakes = core.take_wakes();
+    drop(core);
+    wakes.wake();
+    if expired > 0 {
+        shared.flusher.soon(shared);
+    }
+    if let Some(at) = next {
+        shared.flusher.at_lease_end(at, cursor);
+    }
+}
+
+/// How long the keeper rests after a failure, as on a full disk, before it tries again.
+const REST: Duration = Duration::from_millis(200);
+
+#[derive(Debug)]
+pub struct Keeper {
+    has_thread: bool,
+    /// Whether it was called and has not begun yet; spares the mutex.
+    called: AtomicBool,
+    state: Mutex<KeeperState>,
+    changed: Condvar,
+    /// For those who wait for the keeper.
+    done: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct KeeperState {
+    stop: bool,
+    called: bool,
+    /// How often the keeper has finished a round, and how its last checkpoint went.
+    rounds: u64,
+    failure: Option<Error>,
+    /// How often a file was prepared, or failed to be.
+    files: u64,
+}
+
+impl Keeper {
+    pub fn new(has_thread: bool) -> Keeper {
+        Keeper {
+            has_thread,
+            called: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            done: Condvar::new(),
+        }
+    }
+
+    pub fn has_thread(&self) -> bool {
+        self.has_thread
+    }
+
+    /// Says that there is something to do.
+    pub fn call(&self) {
+        if self.has_thread && !self.called.load(Ordering::Relaxed) {
+            self.called.store(true, Ordering::Relaxed);
+            locked(&self.state).called = true;
+            self.changed.notify_one();
+        }
+    }
+
+    pub fn stop(&self) {
+        locked(&self.state).stop = true;
+        self.changed.notify_all();
+        self.done.notify_all();
+    }
+
+    pub fn wake_waiters(&self) {
+        drop(locked(&self.state));
+        self.done.notify_all();
+    }
+
+    pub fn file_is_ready(&self) {
+        locked(&self.state).files += 1;
+        self.done.notify_all();
+    }
+
+    /// Waits until the file that someone prepares is ready, or is not going to be.
+    pub fn await_file(&self, shared: &Shared) -> Result<()> {
+        let mut state = locked(&self.state);
+        let before = state.files;
+        loop {
+            // Asked with the state in hand: whoever finishes takes it afterwards.
+            if state.files != before || state.stop {
+                return Ok(());
+            }
+            shared.syncs.check()?;
+            // The file may have become ready just before the state was taken.
+            let waited = self.done.wait_timeout(state, Duration::from_millis(10));
+            let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() {
+                return Ok(());
+            }
+            state = woken;
+        }
+    }
+
+    /// Waits until the keeper has made a checkpoint, or has failed to.
+    pub fn await_checkpoint(&self, shared: &Shared) -> Result<()> {
+        let mut state = locked(&self.state);
+        let before = state.rounds;
+        loop {
+            shared.syncs.check()?;
+            if let Some(failure) = &state.failure {
+                // It rests and then tries again, without being asked.
+                return Err(failure.again());
+            }
+            if state.rounds != before || state.stop {
+                // Whether that was enough, the caller sees when it tries again.
+                return Ok(());
+            }
+            state.called = true;
+            self.changed.notify_one();
+            state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn keep(shared: &Shared) {
+    let keeper = &shared.keeper;
+    loop {
+        let idle = |state: &mut KeeperState| !state.stop && !state.called;
+        let waited = keeper.changed.wait_while(locked(&keeper.state), idle);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.stop {
+            return;
+        }
+        state.called = false;
+        keeper.called.store(false, Ordering::Relaxed);
+        drop(state);
+
+        let worked = keep_once(shared);
+        let mut state = locked(&keeper.state);
+        state.rounds += 1;
+        state.failure = worked.err();
+        keeper.done.notify_all();
+        if state.failure.is_some() {
+            state.called = true;
+            let resting = |state: &mut KeeperState| !state.stop;
+            drop(keeper.changed.wait_timeout_while(state, REST, resting));
+        }
+    }
+}
+
+fn keep_once(shared: &Shared) -> Result<()> {
+    let (wants_file, wants_checkpoint) = {
+        let core = shared.lock_open()?;
+        (core.store.journal.wants_file(), core.wants_checkpoint() || core.wants_clearing())
+    };
+    // The file first: commits wait for it.
+    let prepared = if wants_file { shared.prepare_file(None) } else { Ok(()) };
+    if wants_checkpoint {
+        shared.checkpoint(Extent::Older)?;
+        if shared.lock_open()?.store.journal.wants_file() {
+            return shared.prepare_file(None);
+        }
+    }
+    prepared
+}

@@ -1,0 +1,202 @@
+//! One message on lease.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    consumer::Consumer,
+    core::lease_lost,
+    shared::Committing,
+    ticket::Ticket,
+};
+use crate::{
+    config::check_lease,
+    delivery::LeaseKey,
+    error::Result,
+    format::record::Headers,
+    ids::{Lsn, Offset, Timestamp},
+    store::{Op, Stored},
+};
+
+/// A message that was delivered to this consumer, and to no other for as long as the lease holds.
+///
+/// Settle it with [`ack`](Delivery::ack) or [`nack`](Delivery::nack), or in a
+/// [`Transaction`](crate::Transaction) together with what came of it. A delivery that is dropped
+/// without, as when the handler panics, goes back to the queue at once, and one whose lease runs
+/// out goes back then; both count as a failed attempt.
+///
+/// The payload is not copied where the file is mapped: it lives as long as the delivery.
+pub struct Delivery {
+    consumer: Arc<Consumer>,
+    key: LeaseKey,
+    stored: Stored,
+    attempt: u32,
+    settled: AtomicBool,
+}
+
+impl Delivery {
+    pub(super) fn new(
+        consumer: Arc<Consumer>,
+        key: LeaseKey,
+        stored: Stored,
+        attempt: u32,
+    ) -> Delivery {
+        Delivery { consumer, key, stored, attempt, settled: AtomicBool::new(false) }
+    }
+
+    pub(super) fn consumer(&self) -> &Arc<Consumer> {
+        &self.consumer
+    }
+
+    pub(super) fn key_of_lease(&self) -> LeaseKey {
+        self.key
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.stored.payload()
+    }
+
+    /// The key, if the message has one.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.stored.key()
+    }
+
+    /// The headers, in the order in which they were added.
+    #[must_use]
+    pub fn headers(&self) -> Headers<'_> {
+        self.stored.headers()
+    }
+
+    /// The first header with a name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    /// When the message was committed, or what its sender has set.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.stored.timestamp()
+    }
+
+    /// The message's number in its queue or topic. The same at every delivery.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.stored.offset
+    }
+
+    /// How often the message was tried, with this time: 1 at the first delivery.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Says that the message is done with: it is never delivered again.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease has run out or the delivery was
+    /// settled before; or because the commit failed. The message may then be delivered again.
+    pub fn ack(&self) -> Result<()> {
+        let end = self.settle(true)?;
+        self.consumer.shared().complete(((), end), self.consumer.durability)
+    }
+
+    /// As [`ack`](Delivery::ack), but without waiting: the ticket says when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Delivery::ack), up to the commit.
+    pub fn ack_ticket(&self) -> Result<Ticket<()>> {
+        let end = self.settle(true)?;
+        Ok(Ticket::new(&self.consumer.engine, (), end))
+    }
+
+    /// Says that handling failed: the message is delivered again at once, to any consumer.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Delivery::ack).
+    pub fn nack(&self) -> Result<()> {
+        let end = self.settle(false)?;
+        self.consumer.shared().complete(((), end), self.consumer.durability)
+    }
+
+    fn settle(&self, done: bool) -> Result<Lsn> {
+        let shared = self.consumer.shared();
+        let cursor = self.consumer.cursor;
+        let ((), end) = shared.transact(|core| {
+            let offset = core.held(cursor, self.key, shared.elapsed())?;
+            let offsets = [offset];
+            let op = match done {
+                true => Op::Ack { cursor, offsets: &offsets },
+                false => Op::Nack { cursor, offset },
+            };
+            let outcome = core.commit(&[op], shared.now())?;
+            let committing = Committing::of(outcome, || ());
+            if matches!(committing, Committing::Done(..)) {
+                core.end_lease(cursor, self.key, done);
+            }
+            Ok(committing)
+        })?;
+        self.settled.store(true, Ordering::Relaxed);
+        Ok(end)
+    }
+
+    /// Makes the lease last for so long from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if it has run out or the delivery was settled
+    /// before; [`InvalidInput`](crate::ErrorKind::InvalidInput) for less than 1 ms or more than a
+    /// day.
+    pub fn extend(&self, lease: Duration) -> Result<()> {
+        let lease = check_lease(lease)?;
+        let shared = self.consumer.shared();
+        let now = shared.elapsed();
+        let mut core = shared.lock_open()?;
+        let deliveries = &mut core.consumption(self.consumer.cursor)?.deliveries;
+        let extended = deliveries.extend(self.key, now, now + lease);
+        if extended { Ok(()) } else { Err(lease_lost()) }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if self.settled.load(Ordering::Relaxed) {
+            return;
+        }
+        let shared = self.consumer.shared();
+        let now = shared.now();
+        let mut core = shared.lock();
+        if core.closed {
+            return;
+        }
+        let returned = core.give_back(self.consumer.cursor, self.key, now);
+        let wakes = core.take_wakes();
+        drop(core);
+        wakes.wake();
+        if returned {
+            shared.flusher.soon(shared);
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("offset", &self.offset())
+            .field("attempt", &self.attempt)
+            .field("payload_len", &self.payload().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,164 @@
+//! Consumer groups.
+
+use std::sync::Arc;
+
+use super::{
+    core::{Core, deleted},
+    handle::Engine,
+    reader::{Reader, Start},
+    shared::Committing,
+    stream::Shape,
+};
+use crate::{
+    error::{Error, Result},
+    format::entity::{Entity, EntityKind},
+    ids::{CursorId, Lsn, Offset},
+    store::Op,
+};
+
+/// A consumer group of a stream: an offset for each partition, kept on disk.
+///
+/// Commit the offset *behind* the last record that was handled; a [`reader`](Group::reader) then
+/// goes on there. To handle each record exactly once, commit the offset in the
+/// [`Transaction`](crate::Transaction) that holds what came of it.
+#[derive(Clone, Debug)]
+pub struct Group {
+    shape: Arc<Shape>,
+    id: u64,
+}
+
+impl Group {
+    pub(super) fn attach(engine: &Engine, entity: &Entity) -> Result<Group> {
+        let EntityKind::Group { stream, .. } = entity.kind else {
+            unreachable!("the space of groups holds groups");
+        };
+        let found = engine.shared().lock_open()?.store.entity(stream).cloned();
+        let stream = super::stream::Stream::attach(engine, &found.ok_or_else(deleted)?)?;
+        Ok(Group { shape: Arc::clone(stream.shape()), id: entity.id })
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.shape.engine
+    }
+
+    pub(super) fn cursor(&self, partition: u32) -> Result<CursorId> {
+        self.shape.check_partition(partition)?;
+        Ok(CursorId(self.id + u64::from(partition)))
+    }
+
+    /// The offset at which the group goes on in a partition.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such partition;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the group was deleted.
+    pub fn committed(&self, partition: u32) -> Result<Offset> {
+        let cursor = self.cursor(partition)?;
+        let core = self.shape.engine.shared().lock_open()?;
+        core.store.floor(cursor).ok_or_else(deleted)
+    }
+
+    /// Commits the offset at which the group is to go on in a partition. It may lie before the one
+    /// committed last, to read records again.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such partition, or if the
+    /// offset lies behind its end; [`NotFound`](crate::ErrorKind::NotFound) if the group was
+    /// deleted.
+    pub fn commit(&self, partition: u32, next: Offset) -> Result<()> {
+        self.commit_all(std::iter::once((partition, next)))
+    }
+
+    /// Commits how far a reader has come, in all its partitions at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Group::commit); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the reader
+    /// reads another stream.
+    pub fn commit_reader(&self, reader: &Reader) -> Result<()> {
+        if reader.shape().id != self.shape.id || !reader.shape().engine.is_same(self.engine()) {
+            return Err(Error::invalid("reader", "the reader reads another stream"));
+        }
+        self.commit_all(reader.positions().map(|place| (place.partition, place.offset)))
+    }
+
+    fn commit_all(&self, offsets: impl Iterator<Item = (u32, Offset)>) -> Result<()> {
+        let shared = self.shape.engine.shared();
+        let offsets: Vec<(u32, Offset)> = offsets.collect();
+        let committed = shared.transact(|core| {
+            let mut ops = Vec::with_capacity(offsets.len());
+            for (partition, next) in &offsets {
+                ops.push(self.seek(core, *partition, *next, 0)?);
+            }
+            if ops.is_empty() {
+                return Ok(Committing::Done((), Lsn(0)));
+            }
+            Ok(Committing::of(core.commit(&ops, shared.now())?, || ()))
+        })?;
+        shared.complete(committed, shared.config.durability)
+    }
+
+    /// The operation that commits an offset. `added` is how many records the same commit appends
+    /// to the partition. Nobody goes on behind the end: records that come there would be skipped.
+    pub(super) fn seek(
+        &self,
+        core: &Core,
+        partition: u32,
+        next: Offset,
+        added: u64,
+    ) -> Result<Op<'static>> {
+        let cursor = self.cursor(partition)?;
+        let (_, end) = core.store.bounds(self.shape.log(partition)).ok_or_else(deleted)?;
+        if next.0 > end.0 + added {
+            let what = format!("offset {next} lies behind the partition's end, which is {end}");
+            return Err(Error::invalid("offset", what));
+        }
+        Ok(Op::Seek { cursor, next })
+    }
+
+    /// How many records the group has not come to yet, for each partition.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the group was deleted.
+    pub fn lags(&self) -> Result<Vec<u64>> {
+        let core = self.shape.engine.shared().lock_open()?;
+        let visible = core.visible();
+        let lag = |partition| {
+            let end = core.store.end_before(self.shape.log(partition), visible)?;
+            let (start, _) = core.store.bounds(self.shape.log(partition)).ok_or_else(deleted)?;
+            let next = core.store.floor(self.cursor(partition)?).ok_or_else(deleted)?;
+            Ok(end.0.saturating_sub(next.max(start).0))
+        };
+        (0..self.shape.partitions).map(lag).collect()
+    }
+
+    /// How many records the group has not come to yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`lags`](Group::lags).
+    pub fn lag(&self) -> Result<u64> {
+        Ok(self.lags()?.into_iter().sum())
+    }
+
+    /// A reader over all partitions that begins where the group goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the group was deleted.
+    pub fn reader(&self) -> Result<Reader> {
+        let starts = (0..self.shape.partitions).map(|partition| {
+            let core = self.shape.engine.shared().lock_open()?;
+            let (first, _) = core.store.bounds(self.shape.log(partition)).ok_or_else(deleted)?;
+            let next = core.store.floor(self.cursor(partition)?).ok_or_else(deleted)?;
+            Ok((partition, Start::Offset(next.max(first))))
+        });
+        Reader::open(&self.shape, starts.collect::<Result<Vec<_>>>()?.into_iter())
+    }
+
+    pub(super) fn shape(&self) -> &Arc<Shape> {
+        &self.shape
+    }
+}

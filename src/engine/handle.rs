@@ -1,0 +1,265 @@
+//! The engine's own handle.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+};
+
+use super::{
+    background,
+    builders::{QueueBuilder, StreamBuilder, TopicBuilder},
+    options::Options,
+    shared::Shared,
+    transaction::Transaction,
+};
+use crate::{
+    config::Config,
+    disk::{Disk, HeldLock, Lock},
+    error::{Error, ErrorKind, Result},
+    format::frame::FrameKind,
+    ids::StoreId,
+    layout::Layout,
+    store::{self, Extent, Space},
+};
+
+/// An open store.
+///
+/// Clones are the same engine, and every handle got from it keeps it open. It is closed by
+/// [`close`](Engine::close), or when the last handle is dropped. One process can have a store open,
+/// once; within it any number of threads can use it.
+///
+/// ```
+/// use std::time::Duration;
+/// use posthouse::Engine;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("store");
+/// let engine = Engine::open(path)?;
+/// let payments = engine.queue("payments").create()?;
+/// payments.send("charge order 1")?;
+/// if let Some(delivery) = payments.receive(Duration::from_secs(1))? {
+///     assert_eq!(delivery.payload(), b"charge order 1");
+///     delivery.ack()?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<Box<dyn HeldLock>>>,
+}
+
+impl Engine {
+    /// Opens the store in a directory with the default settings. If there is none, it is made.
+    ///
+    /// # Errors
+    ///
+    /// See [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Engine> {
+        Options::new().open(path)
+    }
+
+    pub(super) fn open_on(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        config: Config,
+        threads: bool,
+    ) -> Result<Engine> {
+        let layout = Layout::new(root);
+        let failed = |error| Error::io(error, "the store's directory cannot be made", root);
+        disk.create_dir(root).map_err(failed)?;
+        let failed = |error| Error::io(error, "the store cannot be locked", layout.lock());
+        let lock = match disk.lock(&layout.lock()).map_err(failed)? {
+            Lock::Held(lock) => lock,
+            Lock::Taken(holder) => return Err(locked(holder, root)),
+        };
+        let store = store::open(Arc::clone(&disk), root, config.clone(), draw_id()?)?;
+        // For people; the lock itself is what keeps others out.
+        let _ = lock.note(&format!("store {}\n", store.id()));
+        let shared = Arc::new(Shared::new(store, disk, config, threads));
+        let engine = Engine(Arc::new(Inner {
+            threads: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+            shared,
+        }));
+        if threads {
+            let started = background::start(engine.shared())?;
+            *engine.0.threads.lock().unwrap_or_else(PoisonError::into_inner) = started;
+            engine.shared().keeper.call();
+        }
+        Ok(engine)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    pub(super) fn is_same(&self, other: &Engine) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A queue by its name: to be created, opened or deleted.
+    #[must_use]
+    pub fn queue(&self, name: &str) -> QueueBuilder {
+        QueueBuilder::new(self, name)
+    }
+
+    /// A topic by its name: to be created, opened or deleted.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> TopicBuilder {
+        TopicBuilder::new(self, name)
+    }
+
+    /// A stream by its name: to be created, opened or deleted.
+    #[must_use]
+    pub fn stream(&self, name: &str) -> StreamBuilder {
+        StreamBuilder::new(self, name)
+    }
+
+    /// The names of all queues, sorted.
+    ///
+    /// # Errors
+    ///
+    /// If the engine is closed or poisoned.
+    pub fn queues(&self) -> Result<Vec<String>> {
+        self.list(Space::Queues)
+    }
+
+    /// The names of all topics, sorted.
+    ///
+    /// # Errors
+    ///
+    /// If the engine is closed or poisoned.
+    pub fn topics(&self) -> Result<Vec<String>> {
+        self.list(Space::Topics)
+    }
+
+    /// The names of all streams, sorted.
+    ///
+    /// # Errors
+    ///
+    /// If the engine is closed or poisoned.
+    pub fn streams(&self) -> Result<Vec<String>> {
+        self.list(Space::Streams)
+    }
+
+    pub(super) fn list(&self, space: Space) -> Result<Vec<String>> {
+        Ok(self.shared().lock_open()?.store.list(space))
+    }
+
+    /// Begins a transaction: operations over any queues, topics and streams of this engine that
+    /// are committed as one.
+    #[must_use]
+    pub fn transaction(&self) -> Transaction {
+        Transaction::new(self)
+    }
+
+    /// Makes everything durable that was committed before the call.
+    ///
+    /// # Errors
+    ///
+    /// [`Poisoned`](ErrorKind::Poisoned) if the sync fails.
+    pub fn sync(&self) -> Result<()> {
+        let tail = self.shared().lock_open()?.store.journal.tail();
+        self.shared().sync_to(tail)
+    }
+
+    /// Moves everything that lives out of the journal, and gives back what space there is to give
+    /// back. The engine does so by itself whenever its journal has grown long; call this where a
+    /// short recovery or free space is wanted now.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskFull`](ErrorKind::DiskFull) or [`Io`](ErrorKind::Io), and then nothing was changed;
+    /// [`Poisoned`](ErrorKind::Poisoned) if a sync fails.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.shared().checkpoint(Extent::All)
+    }
+
+    /// Closes the engine: makes everything durable, and lets others open the store. All handles
+    /// fail from then on. Messages that are on lease will be delivered again.
+    ///
+    /// # Errors
+    ///
+    /// [`Poisoned`](ErrorKind::Poisoned) if the last sync fails.
+    pub fn close(&self) -> Result<()> {
+        self.0.close()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<()> {
+        let shared = &self.shared;
+        {
+            let mut core = shared.lock();
+            if core.closed {
+                return Ok(());
+            }
+            core.closed = true;
+            core.wake_all();
+            let wakes = core.take_wakes();
+            drop(core);
+            wakes.wake();
+        }
+        shared.flusher.stop();
+        shared.keeper.stop();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A thread of ours that panicked has left a message; there is nothing to add.
+            let _ = thread.join();
+        }
+        let synced = shared.syncs.check().and_then(|()| close_journal(shared));
+        // Only now may others come in.
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        synced
+    }
+}
+
+/// Makes everything durable and writes down that it is, so that damage to the last commits will be
+/// told from a torn tail.
+fn close_journal(shared: &Shared) -> Result<()> {
+    let tail = shared.lock().store.journal.tail();
+    shared.sync_to(tail)?;
+    let tail = {
+        let mut core = shared.lock();
+        core.store.journal.mark(FrameKind::Close)?;
+        core.store.journal.tail()
+    };
+    shared.sync_to(tail)
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `close`.
+        let _ = self.close();
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+fn locked(holder: Option<u32>, root: &Path) -> Error {
+    let by = match holder {
+        Some(pid) if pid == std::process::id() => "this process".to_owned(),
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
+    };
+    let what = format!("the store is open already, in {by}; close it there first");
+    Error::new(ErrorKind::Locked { holder }, what).in_file(root)
+}
+
+fn draw_id() -> Result<StoreId> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| {
+        Error::new(ErrorKind::Io, "the system has no random numbers").because(error.to_string())
+    })?;
+    Ok(StoreId(id))
+}

@@ -1,0 +1,38 @@
+//! The engine: handles, threads, waiting.
+//!
+//! Everything below this floor is a state machine. Here it is shared: one mutex, the core, holds
+//! the store and who has what on lease; commits are made under it and made durable outside it.
+//! Invariants: nothing waits for the disk while it holds the core, but for reading a segment's
+//! table; wake-ups are decided under the core, so none is lost; a failed sync ends everything.
+
+mod background;
+mod builders;
+mod consumer;
+mod core;
+mod delivery;
+mod group;
+mod handle;
+mod options;
+mod queue;
+mod reader;
+mod record;
+mod shared;
+mod stream;
+mod sync;
+mod ticket;
+mod topic;
+mod transaction;
+mod wait;
+
+pub use builders::{GroupBuilder, QueueBuilder, StreamBuilder, SubscriptionBuilder, TopicBuilder};
+pub use delivery::Delivery;
+pub use group::Group;
+pub use handle::Engine;
+pub use options::Options;
+pub use queue::Queue;
+pub use reader::{Reader, Start};
+pub use record::{OwnedRecord, Record};
+pub use stream::{Partition, Position, Stream};
+pub use ticket::Ticket;
+pub use topic::{Subscription, Topic};
+pub use transaction::Transaction;

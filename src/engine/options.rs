@@ -1,0 +1,121 @@
+//! How an engine is opened.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use super::handle::Engine;
+#[cfg(any(test, feature = "sim"))]
+use crate::disk::sim::SimDisk;
+use crate::{
+    config::{Config, Durability, IoMode},
+    disk::{Disk, os::OsDisk},
+    error::Result,
+};
+
+/// Settings of an engine, and the way to open one with them.
+///
+/// None of them is stored in the directory: each `open` may choose anew.
+///
+/// ```
+/// use posthouse::{Durability, Options};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("store");
+/// let engine = Options::new()
+///     .durability(Durability::Buffered)
+///     .message_bytes_max(1 << 20)
+///     .open(path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    config: Config,
+    #[cfg(any(test, feature = "sim"))]
+    sim: Option<SimDisk>,
+}
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {$(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: $type) -> Options {
+            self.config.$name = $name;
+            self
+        }
+    )*};
+}
+
+impl Options {
+    /// The defaults, which are stated at each setting.
+    #[must_use]
+    pub fn new() -> Options {
+        Options::default()
+    }
+
+    settings! {
+        /// When a commit counts as done; [`Durability::Sync`] by default.
+        ///
+        /// It also decides what consumers see: in a `Sync` engine only what is durable, in a
+        /// `Buffered` one everything that was committed. Single handles and transactions can be
+        /// given another durability for their own commits.
+        durability: Durability;
+        /// How files are read and written; by default as suits the file system.
+        io: IoMode;
+        /// The largest message in bytes, with its key and headers; 16 MiB by default.
+        message_bytes_max: u64;
+        /// The largest commit in bytes, be it a batch or a transaction; 64 MiB by default.
+        commit_bytes_max: u64;
+        /// How many bytes of journal begin a checkpoint; 64 MiB by default. Messages that are
+        /// acked before a checkpoint reaches them are never written a second time; a longer
+        /// journal takes longer to recover. Commits wait at twice as much.
+        journal_bytes: u64;
+        /// The first journal file's size in bytes; 256 KiB by default. Later ones grow.
+        journal_file_bytes_min: u64;
+        /// The largest size to which journal files grow, in bytes; 8 MiB by default.
+        journal_file_bytes_max: u64;
+        /// The size at which a segment is sealed, in bytes; 64 MiB by default. Space is given back
+        /// in pieces of this size.
+        segment_bytes: u64;
+        /// The size of a segment's blocks, in bytes; 64 KiB by default.
+        block_bytes: u64;
+        /// How many segments are kept open, or mapped, at a time; 128 by default.
+        maps_max: usize;
+        /// How long a `Buffered` commit waits for its sync at most; 100 ms by default.
+        sync_interval: Duration;
+    }
+
+    /// Opens the engine on a simulated disk, without threads of its own, so that a run with one
+    /// thread is the same every time. What threads would do is done by whoever needs it.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn sim(mut self, disk: &SimDisk) -> Options {
+        self.sim = Some(disk.clone());
+        self
+    }
+
+    /// Opens the store in a directory. If there is none, it is made.
+    ///
+    /// # Errors
+    ///
+    /// - [`Locked`](crate::ErrorKind::Locked) if another engine has it open.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if durable data is damaged, with file and position.
+    /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting is out of range.
+    /// - [`DiskFull`](crate::ErrorKind::DiskFull), [`Io`](crate::ErrorKind::Io),
+    ///   [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion).
+    ///
+    /// The store is as it was then.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Engine> {
+        self.config.check()?;
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(sim) = &self.sim {
+            let disk: Arc<dyn Disk> = Arc::new(sim.process());
+            return Engine::open_on(disk, path.as_ref(), self.config.clone(), false);
+        }
+        let path = path.as_ref();
+        // The process may change its directory later.
+        let path = std::path::absolute(path).map_err(|error| {
+            crate::Error::io(error, "the store's path cannot be made absolute", path)
+        })?;
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+        Engine::open_on(disk, &path, self.config.clone(), true)
+    }
+}

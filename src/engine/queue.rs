@@ -1,0 +1,176 @@
+//! Queues.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use super::{
+    consumer::Consumer,
+    delivery::Delivery,
+    handle::Engine,
+    shared::{Committing, Shared},
+    ticket::Ticket,
+};
+use crate::{
+    config::Durability,
+    error::Result,
+    format::entity::{Entity, EntityKind},
+    ids::{CursorId, LogId, Lsn, Offset},
+    message::Message,
+    store::Op,
+};
+
+/// A queue: each message goes to one consumer, and is delivered again until it is acked.
+///
+/// Any number of threads send and receive; clones are cheap and are the same queue. First
+/// deliveries are in the order of sending. A message that comes back takes turns with fresh ones.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    consumer: Arc<Consumer>,
+}
+
+/// Commits messages to a log. The value is the offset of the first.
+pub fn append(shared: &Shared, log: LogId, messages: &[Message<'_>]) -> Result<(Offset, Lsn)> {
+    shared.transact(|core| {
+        let (_, first) = core.store.bounds(log).ok_or_else(super::core::deleted)?;
+        if messages.is_empty() {
+            return Ok(Committing::Done(first, Lsn(0)));
+        }
+        let outcome = core.commit(&[Op::Append { log, messages }], shared.now())?;
+        let committing = Committing::of(outcome, || first);
+        if matches!(committing, Committing::Done(..)) {
+            core.arrived(log, messages.len());
+        }
+        Ok(committing)
+    })
+}
+
+impl Queue {
+    pub(super) fn attach(engine: &Engine, entity: &Entity) -> Result<Queue> {
+        let EntityKind::Queue { lease_ms } = entity.kind else {
+            unreachable!("the space of queues holds queues");
+        };
+        let (cursor, log) = (CursorId(entity.id), LogId(entity.id));
+        let consumer = Consumer::attach(engine, cursor, log, lease_ms, true)?;
+        Ok(Queue { consumer: Arc::new(consumer) })
+    }
+
+    pub(super) fn log(&self) -> LogId {
+        self.consumer.log
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.consumer.engine
+    }
+
+    /// The same queue, with another durability for the commits that are made through this handle:
+    /// what is sent, and what becomes of its deliveries.
+    #[must_use]
+    pub fn durability(&self, durability: Durability) -> Queue {
+        let consumer = self.consumer.with_durability(durability);
+        Queue { consumer: Arc::new(consumer) }
+    }
+
+    /// Sends a message. It is durable when the call returns, unless the durability says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted: the message was not
+    /// sent. [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
+        let committed = append(self.consumer.shared(), self.log(), &[message.into()])?;
+        self.consumer.shared().complete(committed, self.consumer.durability)
+    }
+
+    /// Sends messages as one commit: all of them, or none. Returns their offsets.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Queue::send).
+    pub fn send_batch<'m, M: Into<Message<'m>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Range<Offset>> {
+        let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
+        let committed = append(self.consumer.shared(), self.log(), &messages)?;
+        let first = self.consumer.shared().complete(committed, self.consumer.durability)?;
+        Ok(first..Offset(first.0 + messages.len() as u64))
+    }
+
+    /// Sends a message without waiting: the ticket says when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Queue::send), up to the commit.
+    pub fn send_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
+        let (offset, end) = append(self.consumer.shared(), self.log(), &[message.into()])?;
+        Ok(Ticket::new(self.engine(), offset, end))
+    }
+
+    /// Receives the next message, and waits for one if need be. `None` if the time ran out.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the message is damaged: it stays in the queue.
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted.
+    pub fn receive(&self, timeout: Duration) -> Result<Option<Delivery>> {
+        self.consumer.receive(Some(timeout))
+    }
+
+    /// Receives the next message if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Queue::receive).
+    pub fn try_receive(&self) -> Result<Option<Delivery>> {
+        self.consumer.try_receive()
+    }
+
+    /// Receives up to `most` messages: those that are there, or the first that come within the
+    /// timeout. Empty if the time ran out.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Queue::receive); [`InvalidInput`](crate::ErrorKind::InvalidInput) if `most`
+    /// is 0.
+    pub fn receive_batch(&self, most: usize, timeout: Duration) -> Result<Vec<Delivery>> {
+        self.consumer.receive_batch(most, timeout)
+    }
+
+    /// Receives the next message, asynchronously. Needs no particular runtime, and loses nothing
+    /// when it is dropped: a message is leased only when the future is ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Queue::receive).
+    pub fn receive_async(&self) -> impl Future<Output = Result<Delivery>> + Send + Unpin + use<> {
+        self.consumer.receive_async()
+    }
+
+    /// How many messages are in the queue, those in flight included.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted.
+    pub fn depth(&self) -> Result<u64> {
+        self.consumer.depth()
+    }
+
+    /// How many messages are on lease.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Queue::depth).
+    pub fn in_flight(&self) -> Result<u64> {
+        self.consumer.in_flight()
+    }
+
+    /// For how long the oldest message that is not acked has been in the queue, by its timestamp.
+    /// `None` if the queue is empty.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Queue::depth), and if the message is damaged.
+    pub fn oldest_age(&self) -> Result<Option<Duration>> {
+        self.consumer.oldest_age()
+    }
+}

@@ -1,0 +1,314 @@
+//! Reading streams: from any point, at full speed, and on as records come.
+
+use std::{sync::Arc, time::Duration, vec};
+
+use super::{
+    core::{Core, deleted},
+    record::{OwnedRecord, Record},
+    stream::Shape,
+    wait::{Attempt, Awaited, blocking},
+};
+use crate::{
+    disk::Slice,
+    error::{Error, Result},
+    format::{
+        block::BlockPlace,
+        commit::Run,
+        record::{RecordSpans, take_record},
+    },
+    ids::{LogId, Lsn, Offset, Timestamp},
+    segment::{Block, SegmentReader},
+    store::{Chunk, Stored, damaged_run},
+};
+
+/// Where reading begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the first record that is still there.
+    Earliest,
+    /// Behind the last record: only what comes is read.
+    Latest,
+    /// At an offset. In a stream of several partitions: at this offset in each of them.
+    Offset(Offset),
+    /// At the first record that bears this time or a later one. Where timestamps are not in order,
+    /// records behind it may bear earlier times.
+    Time(Timestamp),
+}
+
+impl Start {
+    pub(super) fn resolve(self, core: &mut Core, log: LogId) -> Result<Offset> {
+        let visible = core.visible();
+        let (first, _) = core.store.bounds(log).ok_or_else(deleted)?;
+        match self {
+            Start::Earliest => Ok(first),
+            Start::Latest => core.store.end_before(log, visible),
+            Start::Time(time) => core.store.seek_time(log, time, visible),
+            Start::Offset(offset) if offset < first => {
+                let what = format!("offset {offset} was given up; the earliest is {first}");
+                Err(Error::invalid("start", what))
+            }
+            Start::Offset(offset) => Ok(offset),
+        }
+    }
+}
+
+/// Reads a stream, or one partition of it, and goes on as records come.
+///
+/// A reader keeps its place in memory only; a [`Group`](crate::Group) keeps one on disk. Records
+/// are borrowed from it ([`try_read`](Reader::try_read), [`read`](Reader::read)), which is the
+/// fastest way; as an iterator it hands out records that live on their own, and ends when it has
+/// caught up.
+///
+/// ```
+/// use posthouse::{Engine, Message, Start};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// let history = engine.stream("order-history").partitions(8).create()?;
+/// history.append(Message::new("created").key("customer-17"))?;
+///
+/// let mut reader = history.reader(Start::Earliest)?;
+/// while let Some(record) = reader.try_read()? {
+///     assert_eq!(record.payload(), b"created");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Reader {
+    shape: Arc<Shape>,
+    places: Vec<Place>,
+    /// The place that is read, or that is looked at next.
+    turn: usize,
+    source: Source,
+    /// The record that was read last.
+    current: Option<(Offset, RecordSpans)>,
+}
+
+/// How far one partition was read.
+#[derive(Debug)]
+struct Place {
+    partition: u32,
+    log: LogId,
+    next: Offset,
+}
+
+/// What is being read.
+#[derive(Debug)]
+enum Source {
+    Nothing,
+    Block(Block, BlockPlace),
+    Run { run: OpenRun, behind: vec::IntoIter<(Slice, Lsn)> },
+}
+
+/// A run of the journal that is being read.
+#[derive(Debug)]
+struct OpenRun {
+    /// The records.
+    body: Slice,
+    lsn: Lsn,
+    timestamp: Timestamp,
+    at: usize,
+    next: Offset,
+    end: Offset,
+}
+
+impl OpenRun {
+    fn open(bytes: Slice, lsn: Lsn) -> Result<OpenRun> {
+        let run = Run::decode(&bytes).map_err(|what| damaged_run(what, lsn))?;
+        let (timestamp, next, end) = (run.timestamp, run.first, run.end());
+        let (start, len) = (run.body_at, run.len());
+        Ok(OpenRun { lsn, timestamp, at: 0, next, end, body: bytes.narrow(start, len) })
+    }
+
+    fn step(&mut self) -> Result<Option<(Offset, RecordSpans)>> {
+        if self.next == self.end {
+            return Ok(None);
+        }
+        let spans = take_record(&self.body, self.at, self.timestamp);
+        let spans = spans.map_err(|what| damaged_run(what, self.lsn))?;
+        let offset = self.next;
+        self.at = spans.end();
+        self.next = offset.next();
+        Ok(Some((offset, spans)))
+    }
+}
+
+impl Reader {
+    pub(super) fn open(
+        shape: &Arc<Shape>,
+        starts: impl Iterator<Item = (u32, Start)>,
+    ) -> Result<Reader> {
+        let mut core = shape.engine.shared().lock_open()?;
+        let place = |(partition, start): (u32, Start)| {
+            let log = shape.log(partition);
+            Ok(Place { partition, log, next: start.resolve(&mut core, log)? })
+        };
+        let places = starts.map(place).collect::<Result<_>>()?;
+        drop(core);
+        let shape = Arc::clone(shape);
+        Ok(Reader { shape, places, turn: 0, source: Source::Nothing, current: None })
+    }
+
+    /// Where reading will go on: the offset of the next record, for each partition that is read.
+    pub fn positions(&self) -> impl Iterator<Item = super::stream::Position> {
+        self.places.iter().map(|place| super::stream::Position {
+            partition: place.partition,
+            offset: place.next,
+        })
+    }
+
+    pub(super) fn shape(&self) -> &Arc<Shape> {
+        &self.shape
+    }
+
+    /// Reads the next record if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if what follows is damaged: it is not skipped.
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    pub fn try_read(&mut self) -> Result<Option<Record<'_>>> {
+        Ok(if self.advance()? { Some(self.record()) } else { None })
+    }
+
+    /// Reads the next record, and waits for one if need be. `None` if the time ran out.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_read`](Reader::try_read).
+    pub fn read(&mut self, timeout: Duration) -> Result<Option<Record<'_>>> {
+        let shared = Arc::clone(self.shape.engine.shared());
+        let advanced = blocking(Some(timeout), || shared.elapsed(), || self.advance_or_wait())?;
+        Ok(advanced.map(|()| self.record()))
+    }
+
+    /// Reads the next record, asynchronously. Needs no particular runtime, and skips nothing when
+    /// it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_read`](Reader::try_read).
+    pub async fn read_async(&mut self) -> Result<Record<'_>> {
+        Awaited::new(|| self.advance_or_wait()).await?;
+        Ok(self.record())
+    }
+
+    fn record(&self) -> Record<'_> {
+        let (offset, spans) = self.current.expect("it was advanced to");
+        let bytes: &[u8] = match &self.source {
+            Source::Block(block, _) => block.body(),
+            Source::Run { run, .. } => &run.body,
+            Source::Nothing => unreachable!("a record has a source"),
+        };
+        Record { bytes, spans, partition: self.places[self.turn].partition, offset }
+    }
+
+    /// Goes to the next record. `false` if there is none yet.
+    #[inline]
+    fn advance(&mut self) -> Result<bool> {
+        loop {
+            if let Some((offset, spans)) = self.step()? {
+                let place = &mut self.places[self.turn];
+                // A seek by offset may have landed before it.
+                if offset < place.next {
+                    continue;
+                }
+                place.next = offset.next();
+                self.current = Some((offset, spans));
+                return Ok(true);
+            }
+            if !self.load()? {
+                self.current = None;
+                return Ok(false);
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<(Offset, RecordSpans)>> {
+        match &mut self.source {
+            Source::Block(block, place) => block.step(place),
+            Source::Run { run, behind } => loop {
+                if let Some(record) = run.step()? {
+                    return Ok(Some(record));
+                }
+                match behind.next() {
+                    Some((bytes, lsn)) => *run = OpenRun::open(bytes, lsn)?,
+                    None => return Ok(None),
+                }
+            },
+            Source::Nothing => Ok(None),
+        }
+    }
+
+    /// Finds the next chunk of any partition, in turn.
+    fn load(&mut self) -> Result<bool> {
+        self.source = Source::Nothing;
+        let mut core = self.shape.engine.shared().lock_open()?;
+        let visible = core.visible();
+        for _ in 0..self.places.len() {
+            self.turn = (self.turn + 1) % self.places.len();
+            let place = &self.places[self.turn];
+            if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
+                drop(core);
+                self.source = open_chunk(chunk, place.next)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn advance_or_wait(&mut self) -> Result<Attempt<()>> {
+        if self.advance()? {
+            return Ok(Attempt::Got(()));
+        }
+        // Look once more with the core in hand: what comes afterwards wakes whoever waits.
+        let mut core = self.shape.engine.shared().lock_open()?;
+        let visible = core.visible();
+        for place in &self.places {
+            if core.store.scan(place.log, place.next, visible)?.is_some() {
+                drop(core);
+                return self.advance_or_wait();
+            }
+        }
+        Ok(Attempt::Wait(self.shape.watch.begin()))
+    }
+}
+
+fn open_chunk(chunk: Chunk, next: Offset) -> Result<Source> {
+    match chunk {
+        Chunk::Segment(reader, index) => open_block(&reader, index, next),
+        Chunk::Runs(runs) => {
+            let mut runs = runs.into_iter();
+            let (bytes, lsn) = runs.next().expect("a chunk has a run");
+            Ok(Source::Run { run: OpenRun::open(bytes, lsn)?, behind: runs })
+        }
+    }
+}
+
+fn open_block(reader: &SegmentReader, index: usize, next: Offset) -> Result<Source> {
+    let block = reader.block(index)?;
+    let place = block.seek(next)?;
+    Ok(Source::Block(block, place))
+}
+
+/// Hands out records that live on their own, and ends when it has caught up. It may go on when it
+/// is asked again later.
+impl Iterator for Reader {
+    type Item = Result<OwnedRecord>;
+
+    fn next(&mut self) -> Option<Result<OwnedRecord>> {
+        match self.advance() {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => return Some(Err(error)),
+        }
+        let (offset, spans) = self.current.expect("it was advanced to");
+        let bytes = match &self.source {
+            Source::Block(block, _) => block.body().clone(),
+            Source::Run { run, .. } => run.body.clone(),
+            Source::Nothing => unreachable!("a record has a source"),
+        };
+        let partition = self.places[self.turn].partition;
+        Some(Ok(OwnedRecord { stored: Stored::new(bytes, spans, offset), partition }))
+    }
+}

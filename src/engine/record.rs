@@ -1,0 +1,128 @@
+//! What a stream's reader hands out.
+
+use std::fmt;
+
+use crate::{
+    format::record::{Headers, RecordSpans},
+    ids::{Offset, Timestamp},
+    store::Stored,
+};
+
+/// A record of a stream, borrowed from its reader: nothing is copied.
+#[derive(Clone, Copy)]
+pub struct Record<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) spans: RecordSpans,
+    pub(super) partition: u32,
+    pub(super) offset: Offset,
+}
+
+impl<'a> Record<'a> {
+    /// The payload.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        self.spans.payload.of(self.bytes)
+    }
+
+    /// The key, if the record has one.
+    #[must_use]
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.spans.key.map(|key| key.of(self.bytes))
+    }
+
+    /// The headers, in the order in which they were added.
+    #[must_use]
+    pub fn headers(&self) -> Headers<'a> {
+        Headers::new(self.spans.headers.of(self.bytes))
+    }
+
+    /// When the record was committed, or what was set when it was appended.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.spans.timestamp
+    }
+
+    /// The record's partition.
+    #[must_use]
+    pub fn partition(&self) -> u32 {
+        self.partition
+    }
+
+    /// The record's number in its partition.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.offset
+    }
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show("Record", self.partition, self.offset, self.payload().len(), f)
+    }
+}
+
+/// A record of a stream that lives on its own. Its bytes are not copied either where the file is
+/// mapped: they are kept for as long as it lives.
+#[derive(Clone)]
+pub struct OwnedRecord {
+    pub(super) stored: Stored,
+    pub(super) partition: u32,
+}
+
+impl OwnedRecord {
+    /// The payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.stored.payload()
+    }
+
+    /// The key, if the record has one.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.stored.key()
+    }
+
+    /// The headers, in the order in which they were added.
+    #[must_use]
+    pub fn headers(&self) -> Headers<'_> {
+        self.stored.headers()
+    }
+
+    /// When the record was committed, or what was set when it was appended.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.stored.timestamp()
+    }
+
+    /// The record's partition.
+    #[must_use]
+    pub fn partition(&self) -> u32 {
+        self.partition
+    }
+
+    /// The record's number in its partition.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.stored.offset
+    }
+}
+
+impl fmt::Debug for OwnedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show("OwnedRecord", self.partition, self.offset(), self.payload().len(), f)
+    }
+}
+
+fn show(
+    name: &str,
+    partition: u32,
+    offset: Offset,
+    payload_len: usize,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    f.debug_struct(name)
+        .field("partition", &partition)
+        .field("offset", &offset)
+        .field("payload_len", &payload_len)
+        .finish_non_exhaustive()
+}

@@ -1,0 +1,294 @@
+//! Streams.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{
+    builders::GroupBuilder,
+    core::deleted,
+    handle::Engine,
+    reader::{Reader, Start},
+    shared::Committing,
+    ticket::Ticket,
+    wait::Watch,
+};
+use crate::{
+    config::Durability,
+    error::{Error, Result},
+    format::entity::{Entity, EntityKind},
+    ids::{LogId, Lsn, Offset},
+    message::Message,
+    store::{Op, Space},
+    stream::partition_of,
+};
+
+/// Where a record is: its partition, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The partition.
+    pub partition: u32,
+    /// The number in the partition.
+    pub offset: Offset,
+}
+
+/// A stream: an ordered log that stays, to be read from any point by any number of readers.
+///
+/// Records with one key are in one partition and keep their order; those without a key go to the
+/// partitions in turn. Clones are cheap and are the same stream.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    shape: Arc<Shape>,
+    durability: Durability,
+}
+
+/// What all handles of a stream share.
+#[derive(Debug)]
+pub struct Shape {
+    pub engine: Engine,
+    pub id: u64,
+    pub partitions: u32,
+    pub watch: Arc<Watch>,
+    /// Where the next record without a key goes.
+    turn: AtomicU64,
+}
+
+impl Shape {
+    pub fn log(&self, partition: u32) -> LogId {
+        LogId(self.id + u64::from(partition))
+    }
+
+    pub fn check_partition(&self, partition: u32) -> Result<LogId> {
+        if partition < self.partitions {
+            return Ok(self.log(partition));
+        }
+        let partitions = self.partitions;
+        let what = format!("partition {partition} of a stream that has {partitions}, from 0 on");
+        Err(Error::invalid("partition", what))
+    }
+
+    /// The partition for a message.
+    pub fn partition_for(&self, message: &Message<'_>) -> u32 {
+        match message.key_bytes() {
+            Some(key) => partition_of(key, self.partitions),
+            None if self.partitions == 1 => 0,
+            None => {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                (turn % u64::from(self.partitions)) as u32
+            }
+        }
+    }
+}
+
+impl Stream {
+    pub(super) fn attach(engine: &Engine, entity: &Entity) -> Result<Stream> {
+        let EntityKind::Stream { partitions } = entity.kind else {
+            unreachable!("the space of streams holds streams");
+        };
+        let watch = engine.shared().lock_open()?.watch(entity.logs(), false);
+        let durability = engine.shared().config.durability;
+        let (engine, id, turn) = (engine.clone(), entity.id, AtomicU64::new(0));
+        Ok(Stream { shape: Arc::new(Shape { engine, id, partitions, watch, turn }), durability })
+    }
+
+    pub(super) fn shape(&self) -> &Arc<Shape> {
+        &self.shape
+    }
+
+    /// The same stream, with another durability for what is appended through this handle.
+    #[must_use]
+    pub fn durability(&self, durability: Durability) -> Stream {
+        Stream { shape: Arc::clone(&self.shape), durability }
+    }
+
+    /// How many partitions the stream has.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        self.shape.partitions
+    }
+
+    /// One partition, by its number from 0 on.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such partition.
+    pub fn partition(&self, number: u32) -> Result<Partition> {
+        self.shape.check_partition(number)?;
+        Ok(Partition { shape: Arc::clone(&self.shape), number })
+    }
+
+    /// Appends a record. It is durable when the call returns, unless the durability says
+    /// otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted: nothing was appended.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    pub fn append<'m>(&self, message: impl Into<Message<'m>>) -> Result<Position> {
+        let committed = self.commit(&[message.into()])?;
+        let positions = self.shape.engine.shared().complete(committed, self.durability)?;
+        Ok(positions[0])
+    }
+
+    /// Appends records as one commit: all of them, or none. Returns where they are, in the order
+    /// in which they were given.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Stream::append).
+    pub fn append_batch<'m, M: Into<Message<'m>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Vec<Position>> {
+        let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
+        let committed = self.commit(&messages)?;
+        self.shape.engine.shared().complete(committed, self.durability)
+    }
+
+    /// Appends a record without waiting: the ticket says when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Stream::append), up to the commit.
+    pub fn append_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Position>> {
+        let (positions, end) = self.commit(&[message.into()])?;
+        Ok(Ticket::new(&self.shape.engine, positions[0], end))
+    }
+
+    fn commit(&self, messages: &[Message<'_>]) -> Result<(Vec<Position>, Lsn)> {
+        let shape = &self.shape;
+        let shared = shape.engine.shared();
+        let partitions: Vec<u32> = messages.iter().map(|it| shape.partition_for(it)).collect();
+        // Neighbours of one partition go into one run.
+        let mut ops = Vec::new();
+        let mut at = 0;
+        for same in partitions.chunk_by(|a, b| a == b) {
+            let log = shape.log(same[0]);
+            ops.push((log, Op::Append { log, messages: &messages[at..at + same.len()] }, same));
+            at += same.len();
+        }
+        let operations: Vec<Op<'_>> = ops.iter().map(|(_, op, _)| *op).collect();
+        shared.transact(|core| {
+            let mut next = std::collections::BTreeMap::new();
+            let mut positions = Vec::with_capacity(messages.len());
+            for (log, _, same) in &ops {
+                let (_, end) = core.store.bounds(*log).ok_or_else(deleted)?;
+                let offset: &mut Offset = next.entry(*log).or_insert(end);
+                for partition in *same {
+                    positions.push(Position { partition: *partition, offset: *offset });
+                    *offset = offset.next();
+                }
+            }
+            if messages.is_empty() {
+                return Ok(Committing::Done(positions, Lsn(0)));
+            }
+            let outcome = core.commit(&operations, shared.now())?;
+            let committing = Committing::of(outcome, || positions);
+            if matches!(committing, Committing::Done(..)) {
+                for (log, _, same) in &ops {
+                    core.arrived(*log, same.len());
+                }
+            }
+            Ok(committing)
+        })
+    }
+
+    /// A reader over all partitions. Each partition is read in order; between partitions there is
+    /// no order, as they are read in turn.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it should start at an offset that was
+    /// given up; [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    pub fn reader(&self, start: Start) -> Result<Reader> {
+        Reader::open(&self.shape, (0..self.shape.partitions).map(|number| (number, start)))
+    }
+
+    /// A consumer group by its name: to be created, opened or deleted. It keeps an offset for each
+    /// partition.
+    pub fn group(&self, name: &str) -> GroupBuilder {
+        GroupBuilder::new(&self.shape.engine, self.shape.id, self.shape.partitions, name)
+    }
+
+    /// The names of the consumer groups, sorted.
+    ///
+    /// # Errors
+    ///
+    /// If the engine is closed or poisoned.
+    pub fn groups(&self) -> Result<Vec<String>> {
+        self.shape.engine.list(Space::Groups { stream: self.shape.id })
+    }
+}
+
+/// One partition of a stream.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    shape: Arc<Shape>,
+    number: u32,
+}
+
+impl Partition {
+    /// The partition's number, from 0 on.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn log(&self) -> LogId {
+        self.shape.log(self.number)
+    }
+
+    /// The first offset that is still there.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    pub fn start(&self) -> Result<Offset> {
+        let core = self.shape.engine.shared().lock_open()?;
+        Ok(core.store.bounds(self.log()).ok_or_else(deleted)?.0)
+    }
+
+    /// The offset behind the last record that can be read.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    pub fn end(&self) -> Result<Offset> {
+        let core = self.shape.engine.shared().lock_open()?;
+        core.store.end_before(self.log(), core.visible())
+    }
+
+    /// A reader over this partition, in the order of the offsets.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stream::reader`].
+    pub fn reader(&self, start: Start) -> Result<Reader> {
+        Reader::open(&self.shape, std::iter::once((self.number, start)))
+    }
+
+    /// Gives up the records before an offset. Their space is given back with the segments that
+    /// hold nothing else, at the next checkpoint. Groups and readers that have not come so far
+    /// skip them.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the offset lies behind the end;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    pub fn trim_before(&self, offset: Offset) -> Result<()> {
+        let shared = self.shape.engine.shared();
+        let log = self.log();
+        let committed = shared.transact(|core| {
+            let (_, end) = core.store.bounds(log).ok_or_else(deleted)?;
+            if offset > end {
+                let what = format!("a trim before {offset}, but the partition ends at {end}");
+                return Err(Error::invalid("offset", what));
+            }
+            let outcome = core.commit(&[Op::Trim { log, start: offset }], shared.now())?;
+            Ok(Committing::of(outcome, || ()))
+        })?;
+        shared.complete(committed, shared.config.durability)
+    }
+}

@@ -1,0 +1,198 @@
+//! Topics and subscriptions.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use super::{
+    builders::SubscriptionBuilder, consumer::Consumer, delivery::Delivery, handle::Engine,
+    queue::append, ticket::Ticket,
+};
+use crate::{
+    config::Durability,
+    error::Result,
+    format::entity::{Entity, EntityKind},
+    ids::{CursorId, LogId, Offset},
+    message::Message,
+    store::Space,
+};
+
+/// A topic: every subscription gets its own copy of each message, stored once.
+///
+/// Clones are cheap and are the same topic. What is published while there is no subscription is
+/// for nobody.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    engine: Engine,
+    id: u64,
+    durability: Durability,
+}
+
+impl Topic {
+    pub(super) fn attach(engine: &Engine, entity: &Entity) -> Result<Topic> {
+        let durability = engine.shared().config.durability;
+        Ok(Topic { engine: engine.clone(), id: entity.id, durability })
+    }
+
+    pub(super) fn log(&self) -> LogId {
+        LogId(self.id)
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The same topic, with another durability for what is published through this handle.
+    #[must_use]
+    pub fn durability(&self, durability: Durability) -> Topic {
+        Topic { durability, ..self.clone() }
+    }
+
+    /// A subscription by its name: to be created, opened or deleted. A new one hears of what is
+    /// published after it was created.
+    pub fn subscription(&self, name: &str) -> SubscriptionBuilder {
+        SubscriptionBuilder::new(&self.engine, self.id, name)
+    }
+
+    /// The names of the subscriptions, sorted.
+    ///
+    /// # Errors
+    ///
+    /// If the engine is closed or poisoned.
+    pub fn subscriptions(&self) -> Result<Vec<String>> {
+        self.engine.list(Space::Subscriptions { topic: self.id })
+    }
+
+    /// Publishes a message. It is durable when the call returns, unless the durability says
+    /// otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted: the message was not
+    /// published. [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    pub fn publish<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
+        let committed = append(self.engine.shared(), self.log(), &[message.into()])?;
+        self.engine.shared().complete(committed, self.durability)
+    }
+
+    /// Publishes messages as one commit: all of them, or none. Returns their offsets.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Topic::publish).
+    pub fn publish_batch<'m, M: Into<Message<'m>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Range<Offset>> {
+        let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
+        let committed = append(self.engine.shared(), self.log(), &messages)?;
+        let first = self.engine.shared().complete(committed, self.durability)?;
+        Ok(first..Offset(first.0 + messages.len() as u64))
+    }
+
+    /// Publishes a message without waiting: the ticket says when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Topic::publish), up to the commit.
+    pub fn publish_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
+        let (offset, end) = append(self.engine.shared(), self.log(), &[message.into()])?;
+        Ok(Ticket::new(&self.engine, offset, end))
+    }
+}
+
+/// A durable subscription of a topic: a place of its own in what was published, with leases,
+/// attempts and acks of its own.
+///
+/// Any number of threads receive from it, and each message goes to one of them. Clones are cheap
+/// and are the same subscription.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    consumer: Arc<Consumer>,
+}
+
+impl Subscription {
+    pub(super) fn attach(engine: &Engine, entity: &Entity) -> Result<Subscription> {
+        let EntityKind::Subscription { topic, lease_ms } = entity.kind else {
+            unreachable!("the space of subscriptions holds subscriptions");
+        };
+        let (cursor, log) = (CursorId(entity.id), LogId(topic));
+        let consumer = Consumer::attach(engine, cursor, log, lease_ms, false)?;
+        Ok(Subscription { consumer: Arc::new(consumer) })
+    }
+
+    /// The same subscription, with another durability for what becomes of the deliveries that are
+    /// received through this handle.
+    #[must_use]
+    pub fn durability(&self, durability: Durability) -> Subscription {
+        let consumer = self.consumer.with_durability(durability);
+        Subscription { consumer: Arc::new(consumer) }
+    }
+
+    /// Receives the next message, and waits for one if need be. `None` if the time ran out.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the message is damaged: it is not skipped.
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the subscription was deleted.
+    pub fn receive(&self, timeout: Duration) -> Result<Option<Delivery>> {
+        self.consumer.receive(Some(timeout))
+    }
+
+    /// Receives the next message if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Subscription::receive).
+    pub fn try_receive(&self) -> Result<Option<Delivery>> {
+        self.consumer.try_receive()
+    }
+
+    /// Receives up to `most` messages: those that are there, or the first that come within the
+    /// timeout. Empty if the time ran out.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Subscription::receive); [`InvalidInput`](crate::ErrorKind::InvalidInput) if
+    /// `most` is 0.
+    pub fn receive_batch(&self, most: usize, timeout: Duration) -> Result<Vec<Delivery>> {
+        self.consumer.receive_batch(most, timeout)
+    }
+
+    /// Receives the next message, asynchronously. Needs no particular runtime, and loses nothing
+    /// when it is dropped: a message is leased only when the future is ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Subscription::receive).
+    pub fn receive_async(&self) -> impl Future<Output = Result<Delivery>> + Send + Unpin + use<> {
+        self.consumer.receive_async()
+    }
+
+    /// How many messages this subscription has not acked, those in flight included.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the subscription was deleted.
+    pub fn depth(&self) -> Result<u64> {
+        self.consumer.depth()
+    }
+
+    /// How many messages are on lease.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Subscription::depth).
+    pub fn in_flight(&self) -> Result<u64> {
+        self.consumer.in_flight()
+    }
+
+    /// For how long the oldest message that is not acked has been there, by its timestamp. `None`
+    /// if all are acked.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Subscription::depth), and if the message is damaged.
+    pub fn oldest_age(&self) -> Result<Option<Duration>> {
+        self.consumer.oldest_age()
+    }
+}

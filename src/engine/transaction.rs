@@ -1,0 +1,257 @@
+//! Transactions: one frame over everything.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    core::{Core, deleted},
+    delivery::Delivery,
+    group::Group,
+    handle::Engine,
+    queue::Queue,
+    shared::Committing,
+    stream::{Position, Stream},
+    ticket::Ticket,
+    topic::Topic,
+};
+use crate::{
+    config::Durability,
+    delivery::LeaseKey,
+    error::{Error, Result},
+    ids::{CursorId, LogId, Lsn, Offset},
+    message::Message,
+    store::Op,
+};
+
+/// Operations over any queues, topics, streams and groups of one engine that are committed as one:
+/// all of them happen, or none, whatever crashes. It is one frame of the journal, and one flush.
+///
+/// ```
+/// use posthouse::{Engine, Message};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// let payments = engine.queue("payments").create()?;
+/// let history = engine.stream("order-history").create()?;
+/// payments.send("charge order 1")?;
+///
+/// let delivery = payments.try_receive()?.expect("it was sent");
+/// let mut tx = engine.transaction();
+/// tx.ack(&delivery).append(&history, Message::new("order 1 charged").key("customer-17"));
+/// tx.commit()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing happens before it is committed"]
+pub struct Transaction {
+    engine: Engine,
+    appends: Vec<Append>,
+    settles: Vec<Settle>,
+    seeks: Vec<(Group, u32, Offset)>,
+    durability: Durability,
+    /// The first operation that cannot be.
+    failure: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Append {
+    log: LogId,
+    partition: u32,
+    message: Message<'static>,
+}
+
+#[derive(Debug)]
+struct Settle {
+    cursor: CursorId,
+    key: LeaseKey,
+    done: bool,
+}
+
+impl Transaction {
+    pub(super) fn new(engine: &Engine) -> Transaction {
+        Transaction {
+            engine: engine.clone(),
+            appends: Vec::new(),
+            settles: Vec::new(),
+            seeks: Vec::new(),
+            durability: engine.shared().config.durability,
+            failure: None,
+        }
+    }
+
+    /// Sets the durability of this commit.
+    pub fn durability(&mut self, durability: Durability) -> &mut Transaction {
+        self.durability = durability;
+        self
+    }
+
+    /// Whether a handle is of this engine; the commit fails if one is not.
+    fn admits(&mut self, engine: &Engine) -> bool {
+        let same = self.engine.is_same(engine);
+        if !same {
+            let what = "a transaction's handles must all come from the engine that began it";
+            self.failure.get_or_insert_with(|| Error::invalid("handle", what));
+        }
+        same
+    }
+
+    fn add(&mut self, engine: &Engine, log: LogId, partition: u32, message: Message<'_>) {
+        if self.admits(engine) {
+            self.appends.push(Append { log, partition, message: message.into_owned() });
+        }
+    }
+
+    /// Sends a message to a queue.
+    pub fn send<'m>(&mut self, queue: &Queue, message: impl Into<Message<'m>>) -> &mut Self {
+        self.add(queue.engine(), queue.log(), 0, message.into());
+        self
+    }
+
+    /// Publishes a message to a topic.
+    pub fn publish<'m>(&mut self, topic: &Topic, message: impl Into<Message<'m>>) -> &mut Self {
+        self.add(topic.engine(), topic.log(), 0, message.into());
+        self
+    }
+
+    /// Appends a record to a stream.
+    pub fn append<'m>(&mut self, stream: &Stream, message: impl Into<Message<'m>>) -> &mut Self {
+        let message = message.into();
+        let shape = stream.shape();
+        let partition = shape.partition_for(&message);
+        self.add(&shape.engine, shape.log(partition), partition, message);
+        self
+    }
+
+    /// Acks a delivery. If its lease is lost by the time of the commit, the commit fails.
+    pub fn ack(&mut self, delivery: &Delivery) -> &mut Self {
+        self.settle(delivery, true)
+    }
+
+    /// Gives a delivery back, to be delivered again. If its lease is lost by the time of the
+    /// commit, the commit fails.
+    pub fn nack(&mut self, delivery: &Delivery) -> &mut Self {
+        self.settle(delivery, false)
+    }
+
+    fn settle(&mut self, delivery: &Delivery, done: bool) -> &mut Self {
+        let consumer = delivery.consumer();
+        if self.admits(&consumer.engine) {
+            let (cursor, key) = (consumer.cursor, delivery.key_of_lease());
+            self.settles.push(Settle { cursor, key, done });
+        }
+        self
+    }
+
+    /// Commits the offset at which a group is to go on in a partition.
+    pub fn commit_offset(&mut self, group: &Group, partition: u32, next: Offset) -> &mut Self {
+        if self.admits(group.engine()) {
+            self.seeks.push((group.clone(), partition, next));
+        }
+        self
+    }
+
+    /// Commits. Returns where the messages are that were sent, published and appended, in the order
+    /// of these calls; the partition is 0 for queues and topics.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease of a delivery was lost,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), [`TooLarge`](crate::ErrorKind::TooLarge),
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`DiskFull`](crate::ErrorKind::DiskFull): nothing
+    /// was changed. [`Poisoned`](crate::ErrorKind::Poisoned): all of it happened, or nothing.
+    pub fn commit(self) -> Result<Vec<Position>> {
+        let (engine, durability) = (self.engine.clone(), self.durability);
+        let committed = self.make()?;
+        engine.shared().complete(committed, durability)
+    }
+
+    /// Commits without waiting: the ticket says when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Transaction::commit), up to the commit.
+    pub fn commit_ticket(self) -> Result<Ticket<Vec<Position>>> {
+        let engine = self.engine.clone();
+        let (positions, end) = self.make()?;
+        Ok(Ticket::new(&engine, positions, end))
+    }
+
+    fn make(mut self) -> Result<(Vec<Position>, Lsn)> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let shared = Arc::clone(self.engine.shared());
+        shared.transact(|core| {
+            let elapsed = shared.elapsed();
+            let mut acks: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
+            let mut ops = Vec::new();
+            for settle in &self.settles {
+                let offset = core.held(settle.cursor, settle.key, elapsed)?;
+                if settle.done {
+                    acks.entry(settle.cursor).or_default().push(offset);
+                } else {
+                    ops.push(Op::Nack { cursor: settle.cursor, offset });
+                }
+            }
+            self.check_settled_once()?;
+            for (cursor, offsets) in &mut acks {
+                offsets.sort_unstable();
+                ops.push(Op::Ack { cursor: *cursor, offsets });
+            }
+            for (group, partition, next) in &self.seeks {
+                let added = self.added_to(group, *partition);
+                ops.push(group.seek(core, *partition, *next, added)?);
+            }
+            for append in &self.appends {
+                let messages = std::slice::from_ref(&append.message);
+                ops.push(Op::Append { log: append.log, messages });
+            }
+            if ops.is_empty() {
+                return Ok(Committing::Done(Vec::new(), Lsn(0)));
+            }
+            let positions = self.positions(core)?;
+            let outcome = core.commit(&ops, shared.now())?;
+            let committing = Committing::of(outcome, || positions);
+            if matches!(committing, Committing::Done(..)) {
+                self.take_effect(core);
+            }
+            Ok(committing)
+        })
+    }
+
+    /// How many records this transaction adds to a partition.
+    fn added_to(&self, group: &Group, partition: u32) -> u64 {
+        let log = group.shape().log(partition);
+        self.appends.iter().filter(|append| append.log == log).count() as u64
+    }
+
+    fn check_settled_once(&self) -> Result<()> {
+        let mut keys: Vec<_> = self.settles.iter().map(|it| (it.cursor, it.key)).collect();
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            let what = "a transaction settles the same delivery twice";
+            return Err(Error::invalid("delivery", what));
+        }
+        Ok(())
+    }
+
+    fn positions(&self, core: &Core) -> Result<Vec<Position>> {
+        let mut next: BTreeMap<LogId, Offset> = BTreeMap::new();
+        let mut positions = Vec::with_capacity(self.appends.len());
+        for append in &self.appends {
+            let (_, end) = core.store.bounds(append.log).ok_or_else(deleted)?;
+            let offset = next.entry(append.log).or_insert(end);
+            positions.push(Position { partition: append.partition, offset: *offset });
+            *offset = offset.next();
+        }
+        Ok(positions)
+    }
+
+    fn take_effect(&self, core: &mut Core) {
+        for settle in &self.settles {
+            core.end_lease(settle.cursor, settle.key, settle.done);
+        }
+        for append in &self.appends {
+            core.arrived(append.log, 1);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The one error type: a kind to match on, a sentence to read, and the place in the store.
+
+use std::{borrow::Cow, error::Error as StdError, fmt, io, path::Path, path::PathBuf};
+
+/// What every fallible call of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed.
+///
+/// Match on [`Error::kind`]; print the error itself: it says what happened, where, and what can
+/// be done. [`Error::source`](StdError::source) is the operating system's error, if there is one.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    what: Cow<'static, str>,
+    file: Option<PathBuf>,
+    position: Option<u64>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// The kinds of [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Another engine has the store open; `holder` is its process id where it could be read.
+    Locked {
+        /// The process that holds the store.
+        holder: Option<u32>,
+    },
+    /// No queue, topic, subscription, stream or group has that name, or it was deleted.
+    NotFound,
+    /// The name is taken, by something with other settings.
+    AlreadyExists,
+    /// An argument is out of its range; `field` says which.
+    InvalidInput {
+        /// The argument's name.
+        field: &'static str,
+    },
+    /// A message or a transaction is larger than the configured limit.
+    TooLarge,
+    /// No space is left on the disk. Acks and deletes still work; sends do again once there is
+    /// space.
+    DiskFull,
+    /// Durable data is damaged. The error names the file and the position.
+    Corrupt,
+    /// The store was written by a version of this crate that this one cannot read.
+    UnsupportedVersion,
+    /// An earlier sync failed, so this engine can no longer say what is on the disk. Reopen the
+    /// store: recovery finds out.
+    Poisoned,
+    /// The lease of a delivery ran out, or the delivery was settled before. Nothing was changed.
+    LeaseLost,
+    /// The engine was closed.
+    Closed,
+    /// The operating system refused a call, for a reason that is none of the others.
+    Io,
+}
+
+impl Error {
+    /// The kind, to match on.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The file that the error is about, if it is about one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.0.file.as_deref()
+    }
+
+    /// The byte position in that file.
+    #[must_use]
+    pub fn position(&self) -> Option<u64> {
+        self.0.position
+    }
+
+    pub(crate) fn new(kind: ErrorKind, what: impl Into<Cow<'static, str>>) -> Error {
+        let what = what.into();
+        Error(Box::new(Inner { kind, what, file: None, position: None, source: None }))
+    }
+
+    pub(crate) fn invalid(field: &'static str, what: impl Into<Cow<'static, str>>) -> Error {
+        Error::new(ErrorKind::InvalidInput { field }, what)
+    }
+
+    pub(crate) fn corrupt(
+        what: impl Into<Cow<'static, str>>,
+        file: impl Into<PathBuf>,
+        position: u64,
+    ) -> Error {
+        Error::new(ErrorKind::Corrupt, what).in_file(file).at(position)
+    }
+
+    /// An input or output error, told apart by what the caller can do about it.
+    pub(crate) fn io(source: io::Error, doing: &'static str, file: impl Into<PathBuf>) -> Error {
+        let full = matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        );
+        let kind = if full { ErrorKind::DiskFull } else { ErrorKind::Io };
+        Error::new(kind, doing).in_file(file).because(source)
+    }
+
+    pub(crate) fn in_file(mut self, file: impl Into<PathBuf>) -> Error {
+        self.0.file = Some(file.into());
+        self
+    }
+
+    pub(crate) fn at(mut self, position: u64) -> Error {
+        self.0.position = Some(position);
+        self
+    }
+
+    pub(crate) fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The same error once more, for another waiter: all of it but the source's type.
+    pub(crate) fn again(&self) -> Error {
+        let inner = &self.0;
+        Error(Box::new(Inner {
+            kind: inner.kind,
+            what: inner.what.clone(),
+            file: inner.file.clone(),
+            position: inner.position,
+            source: inner.source.as_ref().map(|source| source.to_string().into()),
+        }))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.what)?;
+        if let Some(file) = &self.0.file {
+            write!(f, " ({}", file.display())?;
+            if let Some(position) = self.0.position {
+                write!(f, ", byte {position}")?;
+            }
+            f.write_str(")")?;
+        }
+        if let Some(source) = &self.0.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// So that `?` works in functions that return [`io::Result`].
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match error.kind() {
+            ErrorKind::NotFound => io::ErrorKind::NotFound,
+            ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+            ErrorKind::InvalidInput { .. } | ErrorKind::TooLarge => io::ErrorKind::InvalidInput,
+            ErrorKind::DiskFull => io::ErrorKind::StorageFull,
+            ErrorKind::Corrupt | ErrorKind::UnsupportedVersion => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}

@@ -1,0 +1,267 @@
+//! The payload of a commit frame: a sequence of changes, all of which happen, or none.
+
+use super::{
+    entity::{Creation, put_value},
+    record::{RecordParts, RecordSpans, take_record},
+    wire::{Bytes, Decoded, Malformed, put_varint},
+};
+use crate::{
+    config::RUN_MESSAGES_MAX,
+    ids::{CursorId, LogId, Offset, Timestamp},
+};
+
+const RUN: u8 = 1;
+const ACK: u8 = 2;
+const NACK: u8 = 3;
+const SEEK: u8 = 4;
+const CREATE: u8 = 5;
+const DELETE: u8 = 6;
+const TRIM: u8 = 7;
+
+/// One change of the store.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change<'a> {
+    /// Messages enter a log.
+    Run(Run<'a>),
+    /// A consumer is done with messages.
+    Ack { cursor: CursorId, offsets: OffsetRanges<'a> },
+    /// Deliveries failed: the messages wait for the next attempt. `attempts` says how often
+    /// each was tried by now, so applying the change twice changes nothing.
+    Nack { cursor: CursorId, offset: Offset, attempts: u32 },
+    /// A group's offset in one partition is set.
+    Seek { cursor: CursorId, next: Offset },
+    /// Something is created.
+    Create(Creation),
+    /// Something is deleted, with all that belongs to it.
+    Delete { entity: u64 },
+    /// What lies before an offset of a stream's partition is given up.
+    Trim { log: LogId, start: Offset },
+}
+
+/// Up to [`RUN_MESSAGES_MAX`] messages that follow each other in one log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Run<'a> {
+    pub log: LogId,
+    pub first: Offset,
+    pub count: u32,
+    pub timestamp: Timestamp,
+    /// The records.
+    pub body: &'a [u8],
+    /// Where the body begins, counted from the run's first byte.
+    pub body_at: usize,
+}
+
+impl<'a> Run<'a> {
+    /// Decodes a run from bytes that begin with it.
+    pub fn decode(bytes: &'a [u8]) -> Decoded<Run<'a>> {
+        let mut input = Bytes::new(bytes);
+        if input.u8()? != RUN {
+            return Err(Malformed("no run at this position"));
+        }
+        Run::take(&mut input, 0)
+    }
+
+    fn take(input: &mut Bytes<'a>, started: usize) -> Decoded<Run<'a>> {
+        let log = LogId(input.varint()?);
+        let first = Offset(input.varint()?);
+        let count = input.varint()?;
+        if count == 0 || count > RUN_MESSAGES_MAX as u64 || first.0.checked_add(count).is_none() {
+            return Err(Malformed("a run with an impossible number of messages"));
+        }
+        let timestamp = Timestamp(input.varint()?);
+        let length = input.u32()? as usize;
+        let body_at = input.position() - started;
+        let body = input.take(length)?;
+        Ok(Run { log, first, count: count as u32, timestamp, body, body_at })
+    }
+
+    /// The offset behind the last message.
+    pub fn end(&self) -> Offset {
+        Offset(self.first.0 + u64::from(self.count))
+    }
+
+    /// The run's length in bytes.
+    pub fn len(&self) -> usize {
+        self.body_at + self.body.len()
+    }
+
+    /// The records, in the order of their offsets.
+    pub fn records(&self) -> impl Iterator<Item = Decoded<(Offset, RecordSpans)>> + use<'a> {
+        let Run { first, count, timestamp, body, .. } = *self;
+        let mut at = 0;
+        (0..u64::from(count)).map(move |n| {
+            let spans = take_record(body, at, timestamp)?;
+            at = spans.end();
+            Ok((Offset(first.0 + n), spans))
+        })
+    }
+
+    /// The record with this offset.
+    pub fn record(&self, offset: Offset) -> Decoded<RecordSpans> {
+        let mut at = 0;
+        for n in self.first.0..self.end().0 {
+            let spans = take_record(self.body, at, self.timestamp)?;
+            if n == offset.0 {
+                return Ok(spans);
+            }
+            at = spans.end();
+        }
+        Err(Malformed("a run does not hold the offset"))
+    }
+}
+
+/// Appends a run. The number of records must be within [`RUN_MESSAGES_MAX`].
+pub fn put_run<'a>(
+    out: &mut Vec<u8>,
+    log: LogId,
+    first: Offset,
+    timestamp: Timestamp,
+    records: impl ExactSizeIterator<Item = RecordParts<'a>>,
+) {
+    debug_assert!((1..=RUN_MESSAGES_MAX).contains(&records.len()));
+    out.push(RUN);
+    put_varint(out, log.0);
+    put_varint(out, first.0);
+    put_varint(out, records.len() as u64);
+    put_varint(out, timestamp.0);
+    let length_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    for record in records {
+        record.put(out, timestamp, None);
+    }
+    let length = (out.len() - length_at - 4) as u32;
+    out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Offsets, sorted, as ranges: the distance to the range before, and the length less one.
+#[derive(Clone, Copy, Debug)]
+pub struct OffsetRanges<'a> {
+    count: u64,
+    input: Bytes<'a>,
+    at: u64,
+}
+
+impl PartialEq for OffsetRanges<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.eq_ranges(other)
+    }
+}
+
+impl OffsetRanges<'_> {
+    fn eq_ranges(&self, other: &Self) -> bool {
+        Iterator::eq(*self, *other)
+    }
+}
+
+impl Iterator for OffsetRanges<'_> {
+    type Item = std::ops::Range<u64>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.count = self.count.checked_sub(1)?;
+        // The bytes were walked once when the change was decoded.
+        let start = self.at.checked_add(self.input.varint().ok()?)?;
+        let end = start.checked_add(self.input.varint().ok()?)?.checked_add(1)?;
+        self.at = end;
+        Some(start..end)
+    }
+}
+
+/// Appends an ack of sorted, distinct offsets.
+pub fn put_ack(out: &mut Vec<u8>, cursor: CursorId, offsets: &[Offset]) {
+    debug_assert!(offsets.is_sorted_by(|a, b| a < b));
+    out.push(ACK);
+    put_varint(out, cursor.0);
+    let ranges = || offsets.chunk_by(|a, b| a.0 + 1 == b.0);
+    put_varint(out, ranges().count() as u64);
+    let mut at = 0;
+    for range in ranges() {
+        put_varint(out, range[0].0 - at);
+        put_varint(out, range.len() as u64 - 1);
+        at = range[range.len() - 1].0 + 1;
+    }
+}
+
+pub fn put_nack(out: &mut Vec<u8>, cursor: CursorId, offset: Offset, attempts: u32) {
+    out.push(NACK);
+    put_varint(out, cursor.0);
+    put_varint(out, offset.0);
+    put_varint(out, u64::from(attempts));
+}
+
+pub fn put_seek(out: &mut Vec<u8>, cursor: CursorId, next: Offset) {
+    out.push(SEEK);
+    put_varint(out, cursor.0);
+    put_varint(out, next.0);
+}
+
+pub fn put_creation(out: &mut Vec<u8>, creation: &Creation) {
+    out.push(CREATE);
+    let mut value = Vec::new();
+    put_value(&mut value, creation);
+    put_varint(out, value.len() as u64);
+    out.extend_from_slice(&value);
+}
+
+pub fn put_delete(out: &mut Vec<u8>, entity: u64) {
+    out.push(DELETE);
+    put_varint(out, entity);
+}
+
+pub fn put_trim(out: &mut Vec<u8>, log: LogId, start: Offset) {
+    out.push(TRIM);
+    put_varint(out, log.0);
+    put_varint(out, start.0);
+}
+
+/// The changes of one commit. Each item also says where in the payload the change begins.
+pub fn changes(payload: &[u8]) -> impl Iterator<Item = Decoded<(usize, Change<'_>)>> {
+    let mut input = Bytes::new(payload);
+    std::iter::from_fn(move || {
+        if input.is_empty() {
+            return None;
+        }
+        let at = input.position();
+        let change = take_change(&mut input, at);
+        if change.is_err() {
+            input = Bytes::new(&[]);
+        }
+        Some(change.map(|change| (at, change)))
+    })
+}
+
+fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
+    Ok(match input.u8()? {
+        RUN => Change::Run(Run::take(input, at)?),
+        ACK => {
+            let cursor = CursorId(input.varint()?);
+            Change::Ack { cursor, offsets: take_ranges(input)? }
+        }
+        NACK => {
+            let (cursor, offset) = (CursorId(input.varint()?), Offset(input.varint()?));
+            let attempts = u32::try_from(input.varint()?);
+            let attempts = attempts.map_err(|_| Malformed("an impossible number of attempts"))?;
+            Change::Nack { cursor, offset, attempts }
+        }
+        SEEK => Change::Seek { cursor: CursorId(input.varint()?), next: Offset(input.varint()?) },
+        CREATE => {
+            let length = input.length()?;
+            Change::Create(Creation::decode(input.take(length)?)?)
+        }
+        DELETE => Change::Delete { entity: input.varint()? },
+        TRIM => Change::Trim { log: LogId(input.varint()?), start: Offset(input.varint()?) },
+        _ => return Err(Malformed("unknown kind of change")),
+    })
+}
+
+fn take_ranges<'a>(input: &mut Bytes<'a>) -> Decoded<OffsetRanges<'a>> {
+    let count = input.varint()?;
+    let ranges = OffsetRanges { count, input: *input, at: 0 };
+    let mut at = 0u64;
+    for _ in 0..count {
+        let start = at.checked_add(input.varint()?);
+        let end = start.and_then(|start| start.checked_add(1));
+        let end = end.zip(Some(input.varint()?)).and_then(|(end, more)| end.checked_add(more));
+        at = end.ok_or(Malformed("an impossible range of offsets"))?;
+    }
+    Ok(ranges)
+}

@@ -1,0 +1,126 @@
+//! What the catalog holds: queues, topics, subscriptions, streams and groups.
+
+use serde::{Deserialize, Serialize};
+
+use super::wire::{Decoded, Malformed};
+use crate::{
+    config::{NAME_BYTES_MAX, PARTITIONS_MAX},
+    ids::{CursorId, LogId, Offset},
+};
+
+/// One named thing. Ids come from one counter and are never given twice; an entity with several
+/// logs or cursors owns as many ids in a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entity {
+    pub id: u64,
+    pub name: String,
+    pub kind: EntityKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntityKind {
+    /// One log with one ack cursor, both with the entity's id.
+    Queue { lease_ms: u64 },
+    /// One log with the entity's id.
+    Topic,
+    /// An ack cursor with the entity's id, over the topic's log.
+    Subscription { topic: u64, lease_ms: u64 },
+    /// As many logs as partitions: the entity's id and those behind it.
+    Stream { partitions: u32 },
+    /// An offset cursor for each partition of the stream: the entity's id and those behind it.
+    Group { stream: u64, partitions: u32 },
+}
+
+impl Entity {
+    /// How many ids the entity owns, from its own one on.
+    pub fn ids(&self) -> u64 {
+        match self.kind {
+            EntityKind::Stream { partitions } | EntityKind::Group { partitions, .. } => {
+                u64::from(partitions)
+            }
+            _ => 1,
+        }
+    }
+
+    /// The logs that the entity owns.
+    pub fn logs(&self) -> impl Iterator<Item = LogId> + use<> {
+        let count = match self.kind {
+            EntityKind::Queue { .. } | EntityKind::Topic | EntityKind::Stream { .. } => self.ids(),
+            EntityKind::Subscription { .. } | EntityKind::Group { .. } => 0,
+        };
+        (self.id..self.id + count).map(LogId)
+    }
+
+    /// The cursors that the entity owns, each with the log that it moves over.
+    pub fn cursors(&self) -> impl Iterator<Item = (CursorId, LogId)> + use<> {
+        let (count, first_log) = match self.kind {
+            EntityKind::Queue { .. } => (1, self.id),
+            EntityKind::Subscription { topic, .. } => (1, topic),
+            EntityKind::Group { stream, partitions } => (u64::from(partitions), stream),
+            EntityKind::Topic | EntityKind::Stream { .. } => (0, 0),
+        };
+        let first = self.id;
+        (0..count).map(move |n| (CursorId(first + n), LogId(first_log + n)))
+    }
+
+    /// The topic of a subscription, the stream of a group.
+    pub fn parent(&self) -> Option<u64> {
+        match self.kind {
+            EntityKind::Subscription { topic, .. } => Some(topic),
+            EntityKind::Group { stream, .. } => Some(stream),
+            _ => None,
+        }
+    }
+
+    fn check(&self) -> Decoded<()> {
+        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
+            return Err(Malformed("a name's length is impossible"));
+        }
+        if !(1..=u64::from(PARTITIONS_MAX)).contains(&self.ids()) {
+            return Err(Malformed("a number of partitions is impossible"));
+        }
+        let first_log = self.parent().unwrap_or(self.id).max(self.id);
+        match first_log.checked_add(self.ids()) {
+            Some(_) => Ok(()),
+            None => Err(Malformed("an id is impossible")),
+        }
+    }
+}
+
+/// The creation of an entity: with it go the offsets at which its cursors begin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Creation {
+    pub entity: Entity,
+    pub starts: Vec<Offset>,
+}
+
+/// Values that are not on the hot path are laid out by postcard, whose format is stable.
+pub fn put_value(out: &mut Vec<u8>, value: &impl Serialize) {
+    let encoded = postcard::to_extend(value, std::mem::take(out));
+    *out = encoded.expect("values of ours hold nothing that postcard cannot encode");
+}
+
+pub fn take_value<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Decoded<T> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(Malformed("bytes are left over behind a value")),
+        Err(_) => Err(Malformed("a value cannot be decoded")),
+    }
+}
+
+impl Creation {
+    pub fn decode(bytes: &[u8]) -> Decoded<Creation> {
+        let creation: Creation = take_value(bytes)?;
+        creation.entity.check()?;
+        if creation.starts.len() != creation.entity.cursors().count() {
+            return Err(Malformed("a creation has a wrong number of starts"));
+        }
+        Ok(creation)
+    }
+}
+
+/// Decodes an entity as it stands in a metalog.
+pub fn checked(entity: Entity) -> Decoded<Entity> {
+    entity.check()?;
+    Ok(entity)
+}

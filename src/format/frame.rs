@@ -1,0 +1,110 @@
+//! Frames: what a journal and a metalog consist of.
+//!
+//! A frame repeats the position at which it stands, and its checksum covers that position, so a
+//! frame left over from a file's former life, or written to the wrong place, never verifies.
+
+use super::wire::{ALIGN, Bytes, Decoded, Malformed, Seed, aligned};
+use crate::ids::Lsn;
+
+/// Bytes of a frame before its payload.
+pub const FRAME_HEADER_BYTES: usize = 24;
+
+/// What a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// One commit: its payload is a sequence of records. In a metalog: one entry.
+    Commit = 1,
+    /// The rest of this file holds nothing; the journal goes on in the next file.
+    Roll = 2,
+    /// Holds nothing but the durable watermark in its header.
+    Watermark = 3,
+    /// The engine was closed here in good order.
+    Close = 4,
+}
+
+impl FrameKind {
+    fn from_byte(byte: u8) -> Decoded<FrameKind> {
+        Ok(match byte {
+            1 => FrameKind::Commit,
+            2 => FrameKind::Roll,
+            3 => FrameKind::Watermark,
+            4 => FrameKind::Close,
+            _ => return Err(Malformed("unknown kind of frame")),
+        })
+    }
+}
+
+/// The first 24 bytes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    pub checksum: u32,
+    pub payload_len: u32,
+    pub lsn: Lsn,
+    /// Everything before this position was durable when the frame was written.
+    pub watermark: Lsn,
+    pub kind: FrameKind,
+}
+
+impl FrameHeader {
+    /// Reads the header of a frame that must stand at `at`. The checksum is not looked at yet.
+    pub fn peek(bytes: &[u8], at: Lsn) -> Decoded<FrameHeader> {
+        let mut bytes = Bytes::new(bytes);
+        let checksum = bytes.u32()?;
+        let payload_len = bytes.u32()?;
+        let lsn = Lsn(bytes.u64()?);
+        if lsn != at {
+            return Err(Malformed("no frame that belongs at this position"));
+        }
+        let distance = u64::from(bytes.u32()?) * ALIGN;
+        let watermark = lsn.0.checked_sub(distance).map(Lsn);
+        let watermark = watermark.ok_or(Malformed("a watermark before the journal's start"))?;
+        let kind = FrameKind::from_byte(bytes.u8()?)?;
+        if bytes.array::<3>()? != [0; 3] {
+            return Err(Malformed("a frame's reserved bytes are not zero"));
+        }
+        Ok(FrameHeader { checksum, payload_len, lsn, watermark, kind })
+    }
+
+    /// The frame's length on disk.
+    pub fn frame_len(&self) -> u64 {
+        frame_len(self.payload_len as usize)
+    }
+}
+
+/// Reads the frame that must stand at `at`, from bytes that begin there, and verifies it.
+pub fn decode_frame(bytes: &[u8], at: Lsn, seed: Seed) -> Decoded<(FrameHeader, &[u8])> {
+    let header = FrameHeader::peek(bytes, at)?;
+    let end = FRAME_HEADER_BYTES + header.payload_len as usize;
+    let covered = bytes.get(4..end).ok_or(Malformed("a frame reaches past the end"))?;
+    if seed.checksum(covered) != header.checksum {
+        return Err(Malformed("a frame's checksum is wrong"));
+    }
+    Ok((header, &bytes[FRAME_HEADER_BYTES..end]))
+}
+
+/// Begins a frame: clears `out` and leaves room for the header. The payload is then pushed.
+pub fn begin_frame(out: &mut Vec<u8>) {
+    out.clear();
+    out.resize(FRAME_HEADER_BYTES, 0);
+}
+
+/// Finishes the frame that `begin_frame` began: fills in the header and pads to the next unit.
+pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn, seed: Seed) {
+    let end = out.len();
+    let payload_len = u32::try_from(end - FRAME_HEADER_BYTES).expect("commits are below 4 GiB");
+    let distance = (lsn.0 - watermark.0) / ALIGN;
+    let distance = u32::try_from(distance).unwrap_or(u32::MAX);
+    out[4..8].copy_from_slice(&payload_len.to_le_bytes());
+    out[8..16].copy_from_slice(&lsn.0.to_le_bytes());
+    out[16..20].copy_from_slice(&distance.to_le_bytes());
+    out[20] = kind as u8;
+    let checksum = seed.checksum(&out[4..end]);
+    out[..4].copy_from_slice(&checksum.to_le_bytes());
+    out.resize(aligned(end as u64) as usize, 0);
+}
+
+/// The length on disk of a frame with a payload of this length.
+pub fn frame_len(payload_len: usize) -> u64 {
+    aligned((FRAME_HEADER_BYTES + payload_len) as u64)
+}

@@ -1,0 +1,64 @@
+//! What every file begins with: a magic number, the version, a checksum, the store's id and a few
+//! numbers of its own.
+
+use super::wire::{Bytes, Decoded, Malformed};
+use crate::ids::StoreId;
+
+/// The version of the whole format: journal, segments and metalog change together.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A header that verifies, but is of another version of the format.
+pub const UNSUPPORTED: Malformed = Malformed("a format version that this build cannot read");
+
+pub type Magic = [u8; 8];
+
+/// Lays out a header of `length` bytes; what the fields do not fill is zero, and checked as well.
+pub fn encode(magic: Magic, store: StoreId, fields: &[u64], length: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(length as usize);
+    out.extend_from_slice(&magic);
+    out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&store.0);
+    for field in fields {
+        out.extend_from_slice(&field.to_le_bytes());
+    }
+    debug_assert!(out.len() as u64 <= length);
+    out.resize(length as usize, 0);
+    let checksum = checksum(&out);
+    out[12..16].copy_from_slice(&checksum.to_le_bytes());
+    out
+}
+
+/// Reads and verifies a header of `length` bytes.
+pub fn decode<const FIELDS: usize>(
+    bytes: &[u8],
+    magic: Magic,
+    length: u64,
+) -> Decoded<(StoreId, [u64; FIELDS])> {
+    let bytes = bytes.get(..length as usize);
+    let bytes = bytes.ok_or(Malformed("a file is shorter than its header"))?;
+    let mut input = Bytes::new(bytes);
+    if input.array()? != magic {
+        return Err(Malformed("a file does not begin with the magic number of its kind"));
+    }
+    let version = input.u32()?;
+    if input.u32()? != checksum(bytes) {
+        return Err(Malformed("a file's header has a wrong checksum"));
+    }
+    if version != FORMAT_VERSION {
+        return Err(UNSUPPORTED);
+    }
+    let store = StoreId(input.array()?);
+    let mut fields = [0; FIELDS];
+    for field in &mut fields {
+        *field = input.u64()?;
+    }
+    Ok((store, fields))
+}
+
+fn checksum(header: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&header[..12]);
+    hasher.update(&header[16..]);
+    hasher.finalize()
+}

@@ -1,0 +1,79 @@
+//! The header of a journal file: its first page. The page is never written again.
+
+use super::{
+    header::{self, Magic},
+    wire::{Decoded, Malformed, Seed},
+};
+use crate::ids::{Lsn, StoreId};
+
+/// Bytes before a journal file's first frame.
+pub const JOURNAL_HEADER_BYTES: u64 = 4096;
+const MAGIC: Magic = *b"PHjournl";
+
+/// How a journal file hangs together with the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// The store's first file.
+    First,
+    /// The previous file ends where this one starts, with a roll frame.
+    Roll,
+    /// Written by a recovery: the file that starts at `start` is valid up to `end`, and what
+    /// follows there, or in files between, was cut away.
+    Recovery { start: Lsn, end: Lsn },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalHeader {
+    pub store: StoreId,
+    /// The position of this file's first byte, which is its name, too.
+    pub start: Lsn,
+    /// The file's length.
+    pub capacity: u64,
+    /// Counts recoveries. It is part of every frame's checksum, so that frames of a life that was
+    /// cut off never pass for frames of the next one at the same position.
+    pub epoch: u64,
+    /// Everything before this position was durable when the file was prepared.
+    pub watermark: Lsn,
+    pub link: Link,
+}
+
+impl JournalHeader {
+    pub fn end(&self) -> Lsn {
+        Lsn(self.start.0 + self.capacity)
+    }
+
+    pub fn first_frame(&self) -> Lsn {
+        Lsn(self.start.0 + JOURNAL_HEADER_BYTES)
+    }
+
+    pub fn frame_seed(&self) -> Seed {
+        Seed::new(self.store, &[self.epoch])
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, from, to) = match self.link {
+            Link::First => (0, Lsn(0), Lsn(0)),
+            Link::Roll => (1, Lsn(0), Lsn(0)),
+            Link::Recovery { start, end } => (2, start, end),
+        };
+        let fields =
+            [self.start.0, self.capacity, self.epoch, self.watermark.0, kind, from.0, to.0];
+        header::encode(MAGIC, self.store, &fields, JOURNAL_HEADER_BYTES)
+    }
+
+    pub fn decode(page: &[u8]) -> Decoded<JournalHeader> {
+        let (store, fields) = header::decode(page, MAGIC, JOURNAL_HEADER_BYTES)?;
+        let [start, capacity, epoch, watermark, kind, from, to] = fields;
+        let link = match kind {
+            0 => Link::First,
+            1 => Link::Roll,
+            2 => Link::Recovery { start: Lsn(from), end: Lsn(to) },
+            _ => return Err(Malformed("unknown link to the previous journal file")),
+        };
+        if start.checked_add(capacity).is_none() || capacity < JOURNAL_HEADER_BYTES {
+            return Err(Malformed("a journal file's capacity is impossible"));
+        }
+        let (start, watermark) = (Lsn(start), Lsn(watermark));
+        Ok(JournalHeader { store, start, capacity, epoch, watermark, link })
+    }
+}

@@ -1,0 +1,127 @@
+//! The metalog: its file header, and the entries that its frames hold.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    entity::{Entity, checked, put_value, take_value},
+    header::{self, Magic},
+    wire::{Decoded, Seed},
+};
+use crate::ids::{CursorId, LogId, Lsn, Offset, StoreId, Timestamp};
+
+pub const META_HEADER_BYTES: u64 = 64;
+const MAGIC: Magic = *b"PHmetalg";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetaHeader {
+    pub store: StoreId,
+    /// The file's name, too. The newest metalog has the largest one.
+    pub number: u64,
+}
+
+impl MetaHeader {
+    pub fn seed(&self) -> Seed {
+        Seed::new(self.store, &[u64::MAX, self.number])
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        header::encode(MAGIC, self.store, &[self.number], META_HEADER_BYTES)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Decoded<MetaHeader> {
+        let (store, [number]) = header::decode(bytes, MAGIC, META_HEADER_BYTES)?;
+        Ok(MetaHeader { store, number })
+    }
+}
+
+/// One entry: the newest value of its key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum MetaEntry {
+    /// Key: the entity's id.
+    Entity(Entity),
+    /// The entity was deleted, and its logs and cursors with it.
+    EntityGone(u64),
+    /// Key: the log.
+    Log(LogState),
+    /// Key: the cursor.
+    Cursor(CursorState),
+    /// Key: the cursor and the chunk's number.
+    Chunk(ChunkState),
+    /// Key: the log and the segment's base.
+    Segment(SegmentState),
+    /// The segment was dropped, or another took its place.
+    SegmentGone { log: LogId, base: Offset },
+    /// All entries before this one, from this file's start, are one consistent state.
+    Checkpoint(CheckpointState),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogState {
+    pub log: LogId,
+    /// The first offset that is still there.
+    pub start: Offset,
+    /// Everything below is in segments, or dead.
+    pub moved: Offset,
+    /// The offset that the next message gets.
+    pub next: Offset,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CursorState {
+    pub cursor: CursorId,
+    /// Everything below is acked; for a group, the offset at which it goes on.
+    pub floor: Offset,
+}
+
+/// The part of a cursor's ack state that lies above its floor, for 65,536 offsets in a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChunkState {
+    pub cursor: CursorId,
+    /// The chunk begins at this number times 65,536.
+    pub chunk: u64,
+    /// Acked offsets, relative to the chunk's begin: a bitmap in the portable Roaring format.
+    pub acked: Vec<u8>,
+    /// Failed attempts per offset, as the binary digits of the count: one bitmap a digit.
+    pub attempts: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentState {
+    pub log: LogId,
+    pub base: Offset,
+    pub generation: u64,
+    /// The segment stands for all offsets from its base up to here; what it does not hold is dead.
+    pub end: Offset,
+    /// Where its blocks end. What lies behind is the footer, or not committed.
+    pub bytes: u64,
+    pub records: u64,
+    pub max_time: Timestamp,
+    pub sealed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointState {
+    /// Recovery reads the journal from here.
+    pub replay_from: Lsn,
+    /// Of what the journal holds before this position, only messages are replayed: everything
+    /// else is reflected in the entries.
+    pub reflects: Lsn,
+    /// The next free id.
+    pub next_id: u64,
+    /// How many entries belong to this checkpoint: those since the one before.
+    pub entries: u64,
+}
+
+impl MetaEntry {
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_value(out, self);
+    }
+
+    pub fn decode(payload: &[u8]) -> Decoded<MetaEntry> {
+        let entry: MetaEntry = take_value(payload)?;
+        Ok(match entry {
+            MetaEntry::Entity(entity) => MetaEntry::Entity(checked(entity)?),
+            other => other,
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! The numbers that name things. Each is a type of its own, so that a byte place can never be
+//! passed where a logical number is meant.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The logical number of a message in a queue, a topic or one partition of a stream.
+///
+/// Numbers start at 0, grow by one per message and never change or come back: not after a
+/// crash, not when space is reclaimed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// The number behind this one: where a consumer that has handled this message goes on.
+    ///
+    /// ```
+    /// assert_eq!(posthouse::Offset(6).next(), posthouse::Offset(7));
+    /// ```
+    #[must_use]
+    pub fn next(self) -> Offset {
+        Offset(self.0 + 1)
+    }
+}
+
+/// A byte position in the journal, which is one endless sequence: a commit has it, and a later
+/// commit has a larger one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Lsn(pub u64);
+
+/// A point in time: milliseconds since 1970-01-01 00:00 UTC.
+///
+/// Timestamps are information for the reader. No order and no promise rests on them, because
+/// clocks go backwards.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Timestamp(pub u64);
+
+/// Names one log: a queue's, a topic's, or that of one partition of a stream.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LogId(pub u64);
+
+/// Names one cursor over a log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CursorId(pub u64);
+
+/// Names one store. Drawn at random when a store is created, and part of every checksum in it,
+/// so that a file of another store never verifies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StoreId(pub [u8; 16]);
+
+macro_rules! shown_as_number {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+    )*};
+}
+shown_as_number!(Offset, Lsn, Timestamp, LogId, CursorId);
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreId({self})")
+    }
+}
+
+/// A hash for keys that are counters: they are spread well enough by one multiplication.
+#[derive(Default, Clone, Copy, Debug)]
+pub struct IdHasher(u64);
+
+impl std::hash::Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        // The multiplier is 2^64 divided by the golden ratio (Knuth's multiplicative hash).
+        self.0 = (self.0 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
+}
+
+/// A map from ids. Its order is the same in every run, as the simulated disk needs it.
+pub type IdMap<K, V> =
+    std::collections::HashMap<K, V, std::hash::BuildHasherDefault<IdHasher>>;

@@ -1,0 +1,54 @@
+//! One journal file.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    disk::{DiskFile, Slice, Window},
+    error::{Error, ErrorKind, Result},
+    format::{journal::JournalHeader, wire::Seed},
+    ids::Lsn,
+};
+
+#[derive(Debug)]
+pub struct JournalFile {
+    pub header: JournalHeader,
+    pub path: PathBuf,
+    pub file: Arc<dyn DiskFile>,
+    pub window: Box<dyn Window>,
+    pub seed: Seed,
+    /// Whether this life has made the file. Only such a file may be filled again: one that was
+    /// read at recovery is cached by the system in large pieces, which makes its syncs dear.
+    pub of_this_life: bool,
+}
+
+impl JournalFile {
+    pub fn start(&self) -> Lsn {
+        self.header.start
+    }
+
+    pub fn end(&self) -> Lsn {
+        self.header.end()
+    }
+
+    pub fn write(&mut self, lsn: Lsn, frame: &[u8]) -> Result<()> {
+        let at = lsn.0 - self.header.start.0;
+        self.window
+            .write(at, frame)
+            .map_err(|error| Error::io(error, "a frame cannot be written", &self.path).at(at))
+    }
+
+    pub fn slice(&self, lsn: Lsn, len: usize) -> Result<Slice> {
+        let at = lsn.0 - self.header.start.0;
+        self.window
+            .slice(at, len)
+            .map_err(|error| Error::io(error, "a frame cannot be read", &self.path).at(at))
+    }
+}
+
+/// A sync that failed. The engine must not go on: the system may have dropped what it could not
+/// write, and would say that the next sync succeeded.
+pub fn sync_failed(error: std::io::Error, path: impl Into<PathBuf>) -> Error {
+    let what = "a sync failed, so what this engine wrote may be lost; \
+                reopen the store to find out what is there";
+    Error::new(ErrorKind::Poisoned, what).in_file(path).because(error)
+}

@@ -1,0 +1,18 @@
+//! The journal: one endless sequence of frames, in files that are windows onto it.
+//!
+//! Invariants: a position is never used twice. A file is durable, with its name, before a roll
+//! frame leads into it. Nothing is ever appended to a file of an earlier life. A sync covers
+//! everything before the position that it then calls durable. State machines without threads:
+//! whatever waits for the disk is a job that the caller runs, without holding the journal.
+
+mod file;
+mod frames;
+mod recover;
+mod supply;
+#[cfg(any())]
+mod tests;
+mod writer;
+
+pub use recover::{holds_commits, recover};
+pub use supply::Supply;
+pub use writer::{Journal, Room, Urgency};

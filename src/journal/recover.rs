@@ -1,0 +1,347 @@
+//! Recovery: which files belong to the journal, where it ends, and what to do when it is damaged.
+//!
+//! An invalid frame is a *torn tail* if nothing proves that it was ever durable; then it and all
+//! behind it are cut. It is *corruption* if something does: a watermark beyond it, a roll frame
+//! that leads into a file that is not there, or the metalog, which reflects what lay behind.
+//!
+//! What was cut is made unreadable before anything new is written: the journal goes on in a new
+//! file, beyond all others, whose header says where the old one ended.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+};
+
+use super::{
+    file::{JournalFile, sync_failed},
+    frames::{FoundFile, FrameReader},
+    supply::{PrepareJob, Supply, capacity_for},
+    writer::Journal,
+};
+use crate::{
+    disk::{Open, Purpose, window},
+    error::{Error, ErrorKind, Result},
+    format::{
+        Malformed,
+        frame::FrameKind,
+        header::UNSUPPORTED,
+        journal::{JOURNAL_HEADER_BYTES, JournalHeader, Link},
+    },
+    ids::Lsn,
+    layout::{Named, journal_name},
+};
+
+/// A journal that can be appended to again.
+#[derive(Debug)]
+pub struct Recovered {
+    pub journal: Journal,
+    /// Files that no longer belong to it. They may be removed.
+    pub leftovers: Vec<PathBuf>,
+}
+
+/// Reads the journal from `replay_from` on, hands the commits to `apply` in their order, makes
+/// durable what it has read, and begins a new file. `reflects` is the position up to which the
+/// journal must reach, as the metalog was written after it had become durable.
+///
+/// # Errors
+///
+/// `Corrupt` with file and position; an input or output error; or `Corrupt` for what `apply` refuses.
+/// The disk is unchanged then, but for a file that may have been begun and is no part of the journal.
+pub fn recover(
+    supply: Supply,
+    replay_from: Lsn,
+    reflects: Lsn,
+    apply: &mut dyn FnMut(Lsn, &[u8]) -> Result<(), Malformed>,
+) -> Result<Recovered> {
+    let mut found = find(&supply)?;
+    let mut walk = Walk { found: &found.files, chain: Vec::new() };
+    let tail = walk.run(&supply, replay_from, apply)?;
+    let mut chain = walk.chain;
+    if tail < reflects {
+        let last = &found.files[chain.last().expect("a walk has a file")];
+        let what = "the journal ends before what the metalog reflects: durable commits are missing";
+        return Err(Error::corrupt(what, &last.path, tail.0 - last.header.start.0));
+    }
+    found.check_nothing_durable_behind(&chain, tail)?;
+
+    for start in &chain {
+        let file = &found.files[start];
+        file.file.sync().map_err(|error| sync_failed(error, &file.path))?;
+    }
+    let header = found.next_header(&supply, &mut chain, replay_from, tail);
+    let fresh = PrepareJob::new(&supply, header, None).run()?;
+
+    let mut files = VecDeque::new();
+    for start in &chain {
+        let file = found.files.remove(start).expect("the chain consists of files");
+        files.push_back(reopen(&supply, file)?);
+    }
+    files.push_back(fresh);
+    let leftovers = found.files.into_values().map(|file| file.path).chain(found.others).collect();
+    Ok(Recovered { journal: Journal::new(supply, files), leftovers })
+}
+
+/// What the journal's directory holds.
+struct Found {
+    /// Files with a valid header, by their start.
+    files: BTreeMap<Lsn, FoundFile>,
+    /// Files of ours with no valid header. They count as not there.
+    others: Vec<PathBuf>,
+    /// No file reaches further.
+    end: Lsn,
+}
+
+fn find(supply: &Supply) -> Result<Found> {
+    let dir = supply.layout.journal_dir();
+    let names = supply.disk.list(&dir);
+    let names = names.map_err(|error| Error::io(error, "the journal cannot be listed", &dir))?;
+    let mut found = Found { files: BTreeMap::new(), others: Vec::new(), end: Lsn(0) };
+    for name in names {
+        let path = dir.join(&name);
+        match journal_name(&name) {
+            Named::Unknown => {}
+            Named::Unfinished => found.others.push(path),
+            Named::Real(start) => found.look_at(supply, start, path)?,
+        }
+    }
+    Ok(found)
+}
+
+impl Found {
+    fn look_at(&mut self, supply: &Supply, start: Lsn, path: PathBuf) -> Result<()> {
+        let failed = |error| Error::io(error, "a journal file cannot be read", &path);
+        let file = supply.disk.open(&path, Open::Existing).map_err(failed)?;
+        let len = file.len().map_err(failed)?;
+        self.end = self.end.max(Lsn(start.0.saturating_add(len)));
+        let mut page = vec![0; JOURNAL_HEADER_BYTES as usize];
+        let read = file.read_at(0, &mut page).map_err(failed)?;
+        match JournalHeader::decode(&page[..read]) {
+            Ok(header) if header.store != supply.store => {
+                let what = "a journal file that belongs to another store";
+                Err(Error::corrupt(what, path, 0))
+            }
+            Ok(header) if header.start == start => {
+                self.end = self.end.max(header.end());
+                self.files.insert(start, FoundFile { header, path, file, len });
+                Ok(())
+            }
+            Err(malformed) if malformed == UNSUPPORTED => {
+                Err(Error::new(ErrorKind::UnsupportedVersion, malformed.0).in_file(path))
+            }
+            // Either of no use, or missed later, by whoever needs it.
+            Ok(_) | Err(_) => {
+                self.others.push(path);
+                Ok(())
+            }
+        }
+    }
+
+    /// No file says that something beyond the tail was durable.
+    fn check_nothing_durable_behind(&self, chain: &[Lsn], tail: Lsn) -> Result<()> {
+        match self.files.values().find(|file| file.header.watermark > tail) {
+            None => Ok(()),
+            Some(witness) => {
+                let last = &self.files[chain.last().expect("a walk has a file")];
+                Err(lost(last, tail, &witness.path))
+            }
+        }
+    }
+
+    /// The header of the file in which the journal goes on. An empty file at the chain's end, as a
+    /// recovery has left it when nothing followed, is dropped, so that they do not pile up.
+    fn next_header(
+        &self,
+        supply: &Supply,
+        chain: &mut Vec<Lsn>,
+        replay_from: Lsn,
+        tail: Lsn,
+    ) -> JournalHeader {
+        let last = &self.files[chain.last().expect("a walk has a file")].header;
+        let link = match last.link {
+            link @ Link::Recovery { .. }
+                if tail == last.first_frame() && replay_from < last.start && chain.len() > 1 =>
+            {
+                chain.pop();
+                link
+            }
+            _ => Link::Recovery { start: last.start, end: tail },
+        };
+        let epoch = self.files.values().map(|file| file.header.epoch).max().unwrap_or(0);
+        JournalHeader {
+            store: supply.store,
+            start: Lsn(self.end.0.next_multiple_of(4096)),
+            capacity: capacity_for(supply.file_bytes_min, 0),
+            epoch: epoch + 1,
+            watermark: tail,
+            link,
+        }
+    }
+}
+
+/// The way from file to file.
+struct Walk<'a> {
+    found: &'a BTreeMap<Lsn, FoundFile>,
+    /// The starts of the files that belong to the journal, in order.
+    chain: Vec<Lsn>,
+}
+
+impl<'a> Walk<'a> {
+    /// Reads all frames from a position on. Returns where they end.
+    fn run(
+        &mut self,
+        supply: &Supply,
+        replay_from: Lsn,
+        apply: &mut dyn FnMut(Lsn, &[u8]) -> Result<(), Malformed>,
+    ) -> Result<Lsn> {
+        let first = self.found.range(..=replay_from).next_back().map(|(_, file)| file);
+        let holds = |file: &&FoundFile| {
+            (file.header.first_frame()..=file.header.end()).contains(&replay_from)
+        };
+        let Some(mut file) = first.filter(holds) else {
+            let what = format!("the journal file that holds position {replay_from} is missing");
+            return Err(Error::corrupt(what, supply.layout.journal_dir(), replay_from.0));
+        };
+        let mut at = replay_from;
+        loop {
+            if file.len < file.header.capacity {
+                let what = "a journal file is shorter than it was made";
+                return Err(Error::corrupt(what, &file.path, file.len));
+            }
+            self.chain.push(file.header.start);
+            let end = self.read(file, at, apply)?;
+            file = match end {
+                End::Cut(tail) => return Ok(tail),
+                End::Continues(next) => next,
+            };
+            at = file.header.first_frame();
+        }
+    }
+
+    fn read(
+        &self,
+        file: &'a FoundFile,
+        mut at: Lsn,
+        apply: &mut dyn FnMut(Lsn, &[u8]) -> Result<(), Malformed>,
+    ) -> Result<End<'a>> {
+        let successor = self.recovered_successor(file);
+        let limit = successor.map(|(end, _)| end);
+        let mut reader = FrameReader::new(file);
+        loop {
+            if limit == Some(at) {
+                let (_, next) = successor.expect("there is a limit");
+                return Ok(End::Continues(next));
+            }
+            let (header, payload) = match reader.frame(at)? {
+                Ok((header, _)) if limit.is_some_and(|limit| at.0 + header.frame_len() > limit.0) => {
+                    return Err(damaged(file, at));
+                }
+                Ok(frame) => frame,
+                Err(_) if limit.is_some() => return Err(damaged(file, at)),
+                Err(_) => return self.cut(file, &mut reader, at),
+            };
+            match header.kind {
+                FrameKind::Commit => apply(at, payload).map_err(|what| {
+                    Error::corrupt(what.0, &file.path, at.0 - file.header.start.0)
+                })?,
+                FrameKind::Watermark | FrameKind::Close => {}
+                FrameKind::Roll => {
+                    return self.rolled_successor(file).map(End::Continues).ok_or_else(|| {
+                        let next = file.header.end();
+                        let what = format!("the journal file that begins at {next} is missing");
+                        Error::corrupt(what, &file.path, at.0 - file.header.start.0)
+                    });
+                }
+            }
+            at = Lsn(at.0 + header.frame_len());
+        }
+    }
+
+    /// The file that a recovery began when it had read this one, and the place up to which it had
+    /// found it valid. Of several the newest counts: the others never held a commit.
+    fn recovered_successor(&self, file: &FoundFile) -> Option<(Lsn, &'a FoundFile)> {
+        let linked = self.found.values().filter_map(|next| match next.header.link {
+            Link::Recovery { start, end } if start == file.header.start => Some((end, next)),
+            _ => None,
+        });
+        linked.max_by_key(|(_, next)| next.header.epoch)
+    }
+
+    fn rolled_successor(&self, file: &FoundFile) -> Option<&'a FoundFile> {
+        let next = self.found.get(&file.header.end())?;
+        let belongs = next.header.link == Link::Roll && next.header.epoch == file.header.epoch;
+        belongs.then_some(next)
+    }
+
+    /// Decides what an invalid frame is.
+    fn cut(&self, file: &'a FoundFile, reader: &mut FrameReader<'_>, at: Lsn) -> Result<End<'a>> {
+        if reader.evidence(at, at)? {
+            return Err(damaged(file, at));
+        }
+        let mut next = self.rolled_successor(file);
+        while let Some(behind) = next {
+            let first = behind.header.first_frame();
+            if behind.header.watermark > at || FrameReader::new(behind).evidence(first, at)? {
+                return Err(lost(file, at, &behind.path));
+            }
+            next = self.rolled_successor(behind);
+        }
+        Ok(End::Cut(at))
+    }
+}
+
+enum End<'a> {
+    /// The journal ends here.
+    Cut(Lsn),
+    /// It goes on in another file.
+    Continues(&'a FoundFile),
+}
+
+fn damaged(file: &FoundFile, at: Lsn) -> Error {
+    let what = "the journal is damaged: a frame that was durable does not verify";
+    Error::corrupt(what, &file.path, at.0 - file.header.start.0)
+}
+
+fn lost(file: &FoundFile, at: Lsn, witness: &std::path::Path) -> Error {
+    let what = format!(
+        "the journal is damaged: {} proves that commits were durable which do not verify",
+        witness.display()
+    );
+    Error::corrupt(what, &file.path, at.0 - file.header.start.0)
+}
+
+fn reopen(supply: &Supply, found: FoundFile) -> Result<JournalFile> {
+    let FoundFile { header, path, file, len } = found;
+    let window = window(&file, len.min(header.capacity), supply.access, Purpose::Read);
+    let window =
+        window.map_err(|error| Error::io(error, "a journal file cannot be mapped", &path))?;
+    let seed = header.frame_seed();
+    Ok(JournalFile { header, path, file, window, seed, of_this_life: false })
+}
+
+/// Whether there is a journal in which something was ever committed, or may have been. Asked when
+/// there is no metalog: then the store is either new or damaged.
+pub fn holds_commits(supply: &Supply) -> Result<bool> {
+    let dir = supply.layout.journal_dir();
+    let names = supply.disk.list(&dir);
+    let names = names.map_err(|error| Error::io(error, "the journal cannot be listed", &dir))?;
+    let mut real = names.iter().filter_map(|name| match journal_name(name) {
+        Named::Real(start) => Some((start, dir.join(name))),
+        _ => None,
+    });
+    let Some((start, path)) = real.next() else {
+        return Ok(false);
+    };
+    if start != Lsn(0) || real.next().is_some() {
+        return Ok(true);
+    }
+    let failed = |error| Error::io(error, "a journal file cannot be read", &path);
+    let file = supply.disk.open(&path, Open::Existing).map_err(failed)?;
+    let len = file.len().map_err(failed)?;
+    let mut page = vec![0; JOURNAL_HEADER_BYTES as usize];
+    let read = file.read_at(0, &mut page).map_err(failed)?;
+    let Ok(header) = JournalHeader::decode(&page[..read]) else {
+        return Ok(true);
+    };
+    let found = FoundFile { header, path, file, len };
+    Ok(FrameReader::new(&found).frame(header.first_frame())?.is_ok())
+}

@@ -1,0 +1,337 @@
+//! Appending, rolling, syncing, reading and letting go.
+
+use std::{collections::VecDeque, mem, path::PathBuf, sync::Arc};
+
+use super::{
+    file::{JournalFile, sync_failed},
+    supply::{PrepareJob, Supply, capacity_for, first_header},
+};
+use crate::{
+    config::JOURNAL_RESERVE_SHARE,
+    disk::{DiskFile, Slice},
+    error::{Error, ErrorKind, Result},
+    format::{
+        frame::{FRAME_HEADER_BYTES, FrameKind, begin_frame, finish_frame},
+        journal::{JournalHeader, Link},
+        wire::aligned,
+    },
+    ids::Lsn,
+};
+
+/// Whether a commit takes up space or gives it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// A commit that adds something. It leaves a reserve.
+    Ordinary,
+    /// A commit that only acks, deletes or the like: on a full disk it may use the reserve, so
+    /// that the disk can become less full.
+    Freeing,
+}
+
+/// Whether there is room for a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Ready,
+    /// Not before a file was prepared that has room for so many bytes.
+    NeedsFile(u64),
+}
+
+#[derive(Debug)]
+pub struct Journal {
+    supply: Supply,
+    /// From the oldest that is still needed to the current one.
+    files: VecDeque<JournalFile>,
+    /// Durable, and not used yet.
+    next: Option<JournalFile>,
+    /// What `next` was when a larger one began to be prepared, which takes its name.
+    replaced: Option<JournalFile>,
+    preparing: bool,
+    /// Done with, to be filled again.
+    pool: Vec<JournalFile>,
+    /// The capacity of the next file.
+    target: u64,
+    bytes_behind: u64,
+    tail: Lsn,
+    /// The end of the last frame that holds something.
+    content_tail: Lsn,
+    durable: Lsn,
+}
+
+impl Journal {
+    /// Makes the journal of a new store.
+    pub fn create(supply: Supply) -> Result<Journal> {
+        let first = PrepareJob::new(&supply, first_header(&supply), None).run()?;
+        Ok(Journal::new(supply, VecDeque::from([first])))
+    }
+
+    /// A journal whose last file is empty and durable; everything before it is durable, too.
+    pub(super) fn new(supply: Supply, files: VecDeque<JournalFile>) -> Journal {
+        let tail = files.back().expect("a journal has a file").header.first_frame();
+        let bytes_behind = files.iter().rev().skip(1).map(|file| file.header.capacity).sum();
+        Journal {
+            bytes_behind,
+            target: supply.file_bytes_min,
+            supply,
+            files,
+            next: None,
+            replaced: None,
+            preparing: false,
+            pool: Vec::new(),
+            tail,
+            content_tail: tail,
+            durable: tail,
+        }
+    }
+
+    /// Where the next frame goes.
+    pub fn tail(&self) -> Lsn {
+        self.tail
+    }
+
+    /// Everything before this position survives a power cut.
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    /// Gives up files that are kept for later, so that a full disk has space for what matters
+    /// more. Returns those that are to be removed.
+    pub fn give_up_spares(&mut self) -> Vec<PathBuf> {
+        self.pool.drain(..).chain(self.next.take()).map(|file| file.path).collect()
+    }
+
+    /// Whether something waits for a sync.
+    pub fn is_dirty(&self) -> bool {
+        self.durable < self.content_tail
+    }
+
+    /// The bytes of the files before the current one.
+    pub fn bytes_behind(&self) -> u64 {
+        self.bytes_behind
+    }
+
+    /// How many files an earlier life has left.
+    pub fn old_files(&self) -> usize {
+        self.files.iter().filter(|file| !file.of_this_life).count()
+    }
+
+    /// The first frame of the oldest file that can stay if at most so many bytes may be kept
+    /// behind the current file.
+    pub fn boundary_keeping(&self, bytes: u64) -> Lsn {
+        let mut kept = 0;
+        let mut boundary = self.files.back().expect("a journal has a file");
+        for file in self.files.iter().rev().skip(1).take_while(|file| file.of_this_life) {
+            kept += file.header.capacity;
+            if kept > bytes {
+                break;
+            }
+            boundary = file;
+        }
+        boundary.header.first_frame()
+    }
+
+    fn current(&mut self) -> &mut JournalFile {
+        self.files.back_mut().expect("a journal has a file")
+    }
+
+    /// Makes room for a frame with a payload of so many bytes, by rolling if need be.
+    pub fn make_room(&mut self, payload_len: usize, urgency: Urgency) -> Result<Room> {
+        let frame = aligned((FRAME_HEADER_BYTES + payload_len) as u64);
+        if self.fits(frame, urgency) {
+            return Ok(Room::Ready);
+        }
+        let Some(next) = &self.next else {
+            return Ok(Room::NeedsFile(frame));
+        };
+        if next.header.capacity < capacity_for(0, frame) {
+            return Ok(Room::NeedsFile(frame));
+        }
+        self.roll()?;
+        // The new file has room for the frame and the reserve: `capacity_for` saw to it.
+        Ok(Room::Ready)
+    }
+
+    fn fits(&mut self, frame: u64, urgency: Urgency) -> bool {
+        let has_next = self.next.is_some();
+        let tail = self.tail.0;
+        let current = self.current();
+        let reserve = if urgency == Urgency::Ordinary && !has_next {
+            current.header.capacity / JOURNAL_RESERVE_SHARE
+        } else {
+            0
+        };
+        // Behind every frame there is room for the one that leads into the next file.
+        frame + FRAME_HEADER_BYTES as u64 + reserve <= current.end().0 - tail
+    }
+
+    /// Goes on in the next file.
+    fn roll(&mut self) -> Result<()> {
+        let mut frame = Vec::new();
+        begin_frame(&mut frame);
+        self.put(&mut frame, FrameKind::Roll)?;
+        let next = self.next.take().expect("the caller has looked");
+        self.tail = next.header.first_frame();
+        self.bytes_behind += self.current().header.capacity;
+        self.target = (self.target * 2).min(self.supply.file_bytes_max);
+        self.files.push_back(next);
+        Ok(())
+    }
+
+    /// Appends the frame that was begun in `frame`. There must be room for it. Returns its position.
+    pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<Lsn> {
+        let lsn = self.put(frame, FrameKind::Commit)?;
+        self.content_tail = self.tail;
+        Ok(lsn)
+    }
+
+    fn put(&mut self, frame: &mut Vec<u8>, kind: FrameKind) -> Result<Lsn> {
+        let (lsn, watermark) = (self.tail, self.durable);
+        let current = self.current();
+        finish_frame(frame, kind, lsn, watermark, current.seed);
+        current.write(lsn, frame)?;
+        self.tail = Lsn(lsn.0 + frame.len() as u64);
+        Ok(lsn)
+    }
+
+    /// Writes down what is durable, where all of it is and that is not written yet: so that
+    /// damage to the last commits can be told from a torn tail.
+    pub fn mark(&mut self, kind: FrameKind) -> Result<()> {
+        debug_assert!(matches!(kind, FrameKind::Watermark | FrameKind::Close));
+        if self.fits(FRAME_HEADER_BYTES as u64, Urgency::Freeing) {
+            let mut frame = Vec::new();
+            begin_frame(&mut frame);
+            self.put(&mut frame, kind)?;
+        }
+        Ok(())
+    }
+
+    /// The sync that makes everything up to the tail durable. `None` if it is.
+    pub fn begin_sync(&self) -> Option<SyncJob> {
+        if self.durable >= self.tail {
+            return None;
+        }
+        let mut files: Vec<_> = self
+            .files
+            .iter()
+            .rev()
+            .take_while(|file| file.end() > self.durable)
+            .map(|file| (Arc::clone(&file.file), file.path.clone()))
+            .collect();
+        files.reverse();
+        Some(SyncJob { files, upto: self.tail })
+    }
+
+    /// Takes note of a sync that succeeded.
+    pub fn finish_sync(&mut self, job: &SyncJob) {
+        self.durable = self.durable.max(job.upto);
+    }
+
+    /// The next file, to be made before it is needed. `room` is the frame that it must hold.
+    pub fn begin_prepare(&mut self, room: Option<u64>) -> Option<PrepareJob> {
+        let enough = |next: &JournalFile| {
+            room.is_none_or(|frame| next.header.capacity >= capacity_for(0, frame))
+        };
+        if self.preparing || self.next.as_ref().is_some_and(enough) {
+            return None;
+        }
+        // A prepared file that is too small was never led into: the new one takes its name.
+        self.replaced = self.next.take();
+        let capacity = capacity_for(self.target, room.unwrap_or(0));
+        let current = self.files.back().expect("a journal has a file");
+        let header = JournalHeader {
+            store: self.supply.store,
+            start: current.end(),
+            capacity,
+            epoch: current.header.epoch,
+            watermark: self.durable,
+            link: Link::Roll,
+        };
+        let fitting = |file: &mut JournalFile| {
+            file.header.capacity == capacity && file.window.reuse()
+        };
+        let used = self.pool.iter_mut().position(fitting).map(|n| self.pool.swap_remove(n));
+        self.preparing = true;
+        Some(PrepareJob::new(&self.supply, header, used))
+    }
+
+    pub fn finish_prepare(&mut self, prepared: Result<JournalFile>) -> Result<()> {
+        self.preparing = false;
+        let replaced = self.replaced.take();
+        match prepared {
+            Ok(file) => {
+                self.next = Some(file);
+                Ok(())
+            }
+            Err(error) => {
+                self.next = replaced;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the next file is being prepared by someone.
+    pub fn is_preparing(&self) -> bool {
+        self.preparing
+    }
+
+    /// Whether the next file should be prepared.
+    pub fn wants_file(&self) -> bool {
+        self.next.is_none() && !self.preparing
+    }
+
+    /// Lets go of the files that end at or before a position, as a checkpoint covers them.
+    /// Returns those that are to be removed.
+    pub fn release_below(&mut self, position: Lsn) -> Vec<PathBuf> {
+        let mut removed = Vec::new();
+        while self.files.len() > 1 && self.files[0].end() <= position {
+            let file = self.files.pop_front().expect("there are two");
+            self.bytes_behind -= file.header.capacity;
+            let pooled: u64 = self.pool.iter().map(|file| file.header.capacity).sum();
+            if file.of_this_life
+                && file.header.capacity == capacity_for(self.target, 0)
+                && pooled + file.header.capacity <= self.supply.pool_bytes
+            {
+                self.pool.push(file);
+            } else {
+                removed.push(file.path);
+            }
+        }
+        let capacity = capacity_for(self.target, 0);
+        for file in mem::take(&mut self.pool) {
+            if file.header.capacity == capacity {
+                self.pool.push(file);
+            } else {
+                removed.push(file.path);
+            }
+        }
+        removed
+    }
+
+    /// The bytes from a position on. They must have been appended, within one frame.
+    pub fn slice(&self, lsn: Lsn, len: usize) -> Result<Slice> {
+        let index = self.files.partition_point(|file| file.start() <= lsn);
+        match index.checked_sub(1).map(|index| &self.files[index]) {
+            Some(file) => file.slice(lsn, len),
+            None => {
+                let what = format!("journal position {lsn} was let go of before it was read");
+                Err(Error::new(ErrorKind::Corrupt, what))
+            }
+        }
+    }
+}
+
+/// Makes a part of the journal durable: run it without holding the journal.
+#[derive(Debug)]
+pub struct SyncJob {
+    files: Vec<(Arc<dyn DiskFile>, PathBuf)>,
+    upto: Lsn,
+}
+
+impl SyncJob {
+    /// Syncs the files in their order, so that what is durable is a prefix.
+    pub fn run(&self) -> Result<()> {
+        for (file, path) in &self.files {
+            file.sync().map_err(|error| sync_failed(error, path))?;
+        }
+        Ok(())
+    }
+}

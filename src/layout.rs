@@ -1,0 +1,134 @@
+//! The directory of a store: the one place that spells its paths.
+//!
+//! A path holds only numbers, never a name that a user gave. A file is written under a name that
+//! ends in `.new` and renamed when it is complete, so a file with its real name always has a valid
+//! header.
+
+use std::path::{Path, PathBuf};
+
+use crate::ids::{LogId, Lsn, Offset};
+
+const JOURNAL: &str = ".journal";
+const SEGMENT: &str = ".seg";
+const META: &str = ".meta";
+const NEW: &str = ".new";
+
+/// Where a store is.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+/// What a file name in a directory of the store stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named<T> {
+    /// A file with a real name.
+    Real(T),
+    /// A file that was not finished.
+    Unfinished,
+    /// None of ours.
+    Unknown,
+}
+
+impl Layout {
+    pub fn new(root: &Path) -> Layout {
+        Layout { root: root.to_owned() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("LOCK")
+    }
+
+    pub fn journal_dir(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    pub fn segments_dir(&self) -> PathBuf {
+        self.root.join("segments")
+    }
+
+    pub fn meta_dir(&self) -> PathBuf {
+        self.root.join("meta")
+    }
+
+    pub fn journal_file(&self, start: Lsn) -> PathBuf {
+        self.journal_dir().join(format!("{:020}{JOURNAL}", start.0))
+    }
+
+    pub fn meta_file(&self, number: u64) -> PathBuf {
+        self.meta_dir().join(format!("{number:020}{META}"))
+    }
+
+    pub fn log_dir(&self, log: LogId) -> PathBuf {
+        self.segments_dir().join(log.0.to_string())
+    }
+
+    /// A segment's name holds its generation behind its base: a rewritten segment is another
+    /// file, which takes the place of the old one when the metalog says so.
+    pub fn segment_file(&self, log: LogId, base: Offset, generation: u64) -> PathBuf {
+        self.log_dir(log).join(format!("{:020}.{generation}{SEGMENT}", base.0))
+    }
+
+    /// The name under which a file is written before it is renamed.
+    pub fn unfinished(path: &Path) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(NEW);
+        PathBuf::from(name)
+    }
+}
+
+pub fn journal_name(name: &str) -> Named<Lsn> {
+    numbered(name, JOURNAL).map(Lsn)
+}
+
+pub fn meta_name(name: &str) -> Named<u64> {
+    numbered(name, META)
+}
+
+pub fn log_dir_name(name: &str) -> Option<LogId> {
+    number(name).map(LogId)
+}
+
+pub fn segment_name(name: &str) -> Named<(Offset, u64)> {
+    let Some((stem, unfinished)) = stem(name, SEGMENT) else {
+        return Named::Unknown;
+    };
+    let parts = stem.split_once('.');
+    match parts.and_then(|(base, generation)| Some((number(base)?, number(generation)?))) {
+        Some(_) if unfinished => Named::Unfinished,
+        Some((base, generation)) => Named::Real((Offset(base), generation)),
+        None => Named::Unknown,
+    }
+}
+
+fn numbered(name: &str, suffix: &str) -> Named<u64> {
+    match stem(name, suffix).map(|(stem, unfinished)| (number(stem), unfinished)) {
+        Some((Some(_), true)) => Named::Unfinished,
+        Some((Some(number), false)) => Named::Real(number),
+        _ => Named::Unknown,
+    }
+}
+
+fn stem<'a>(name: &'a str, suffix: &str) -> Option<(&'a str, bool)> {
+    let whole = name.strip_suffix(NEW);
+    Some((whole.unwrap_or(name).strip_suffix(suffix)?, whole.is_some()))
+}
+
+fn number(digits: &str) -> Option<u64> {
+    let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| all_digits)
+}
+
+impl<T> Named<T> {
+    fn map<U>(self, f: impl FnOnce(T) -> U) -> Named<U> {
+        match self {
+            Named::Real(value) => Named::Real(f(value)),
+            Named::Unfinished => Named::Unfinished,
+            Named::Unknown => Named::Unknown,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! An embedded, persistent messaging engine: queues, topics and streams in one directory, linked
+//! into an application as SQLite is. There is no server.
+//!
+//! - A [`Queue`] gives each message to one consumer, leases it, and delivers it again until it is
+//!   acked.
+//! - A [`Topic`] gives a copy of each message to every [`Subscription`], and stores it once.
+//! - A [`Stream`] keeps an ordered log that any number of [`Reader`]s replay from any point;
+//!   [`Group`]s keep their offsets.
+//! - A [`Transaction`] does any of that as one: all of it or nothing.
+//!
+//! Everything survives the death of the process, and what was committed with
+//! [`Durability::Sync`], the default, survives a power cut. What is promised, what is assumed of
+//! the disk and what is not promised stands in `docs/DURABILITY.md`.
+//!
+//! ```
+//! use std::time::Duration;
+//! use posthouse::{Engine, Message, Start};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("orders.posthouse");
+//! let engine = Engine::open(path)?;
+//! let payments = engine.queue("payments").create()?;
+//! let created = engine.topic("order.created").create()?;
+//! let shipping = created.subscription("shipping").create()?;
+//! let history = engine.stream("order-history").partitions(8).create()?;
+//!
+//! let order = Message::new("order 1: 2 CDs").key("customer-17");
+//! let mut tx = engine.transaction(); // one frame: all or nothing
+//! tx.send(&payments, &order).publish(&created, &order).append(&history, &order);
+//! tx.commit()?; // durable when it returns
+//!
+//! if let Some(delivery) = payments.receive(Duration::from_secs(1))? {
+//!     // Charge; then:
+//!     delivery.ack()?;
+//! }
+//! assert_eq!(shipping.depth()?, 1);
+//! for record in history.reader(Start::Earliest)? {
+//!     assert_eq!(record?.payload(), b"order 1: 2 CDs");
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+// The floors, from the ground up. A floor imports only those above it in this list; the rooms on
+// one floor do not import each other. `tests/floors.rs` asserts it.
+mod config;
+mod error;
+mod ids;
+mod layout;
+mod message;
+
+mod disk;
+mod format;
+
+mod journal;
+mod metalog;
+mod segment;
+
+mod store;
+
+mod delivery;
+mod stream;
+
+mod engine;
+
+pub use config::{Durability, IoMode};
+pub use engine::{
+    Delivery, Engine, Group, GroupBuilder, Options, OwnedRecord, Partition, Position, Queue,
+    QueueBuilder, Reader, Record, Start, Stream, StreamBuilder, Subscription, SubscriptionBuilder,
+    Ticket, Topic, TopicBuilder, Transaction,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use format::record::Headers;
+pub use ids::{Offset, Timestamp};
+pub use message::{IntoBytes, Message};
+pub use stream::partition_of;
+
+/// A simulated disk with power cuts and faults, to crash-test handlers.
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use crate::disk::sim::SimDisk;
+}

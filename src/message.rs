@@ -1,0 +1,157 @@
+//! What an application hands in: a payload with an optional key, headers and timestamp.
+
+use std::borrow::Cow;
+
+use crate::ids::Timestamp;
+
+/// A message to send, publish or append.
+///
+/// Everything is borrowed where it can be, so that sending copies a payload once: into the
+/// journal. Text and bytes convert into a message, so `queue.send("hello")` works as it stands.
+///
+/// ```
+/// use posthouse::Message;
+///
+/// let order = Message::new("{\"total\": 1999}")
+///     .key("customer-17")
+///     .header("content-type", "application/json");
+/// assert_eq!(order.payload(), b"{\"total\": 1999}");
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message<'a> {
+    payload: Cow<'a, [u8]>,
+    key: Option<Cow<'a, [u8]>>,
+    headers: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
+    timestamp: Option<Timestamp>,
+}
+
+impl<'a> Message<'a> {
+    /// A message with this payload, and nothing else.
+    pub fn new(payload: impl IntoBytes<'a>) -> Message<'a> {
+        Message { payload: payload.into_bytes(), ..Message::default() }
+    }
+
+    /// Sets the key. A stream puts all messages with one key into one partition, in order.
+    #[must_use]
+    pub fn key(mut self, key: impl IntoBytes<'a>) -> Message<'a> {
+        self.key = Some(key.into_bytes());
+        self
+    }
+
+    /// Adds a header. Headers keep their order, and a name may come more than once.
+    #[must_use]
+    pub fn header(
+        mut self,
+        name: impl Into<Cow<'a, str>>,
+        value: impl IntoBytes<'a>,
+    ) -> Message<'a> {
+        self.headers.push((name.into(), value.into_bytes()));
+        self
+    }
+
+    /// Sets the timestamp, for events that happened at another time than now. Without it a
+    /// message bears the time of its commit.
+    #[must_use]
+    pub fn timestamp(mut self, timestamp: Timestamp) -> Message<'a> {
+        self.timestamp = Some(timestamp);
+        self
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The key, if one was set.
+    #[must_use]
+    pub fn key_bytes(&self) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    /// The headers, in the order in which they were added.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// The timestamp, if one was set.
+    #[must_use]
+    pub fn timestamp_set(&self) -> Option<Timestamp> {
+        self.timestamp
+    }
+
+    /// The same message, with everything it borrowed copied.
+    #[must_use]
+    pub fn into_owned(self) -> Message<'static> {
+        let own = |bytes: Cow<'a, [u8]>| Cow::Owned(bytes.into_owned());
+        Message {
+            payload: own(self.payload),
+            key: self.key.map(own),
+            headers: self
+                .headers
+                .into_iter()
+                .map(|(name, value)| (Cow::Owned(name.into_owned()), own(value)))
+                .collect(),
+            timestamp: self.timestamp,
+        }
+    }
+}
+
+/// What can be a payload, a key or a header's value: bytes and text, borrowed or owned.
+pub trait IntoBytes<'a> {
+    /// The bytes, without a copy.
+    fn into_bytes(self) -> Cow<'a, [u8]>;
+}
+
+macro_rules! bytes_from {
+    ($($from:ty, $this:ident => $bytes:expr;)*) => {$(
+        impl<'a> IntoBytes<'a> for $from {
+            fn into_bytes(self) -> Cow<'a, [u8]> {
+                let $this = self;
+                $bytes
+            }
+        }
+        impl<'a> From<$from> for Message<'a> {
+            fn from(payload: $from) -> Message<'a> {
+                Message::new(payload)
+            }
+        }
+    )*};
+}
+bytes_from! {
+    &'a [u8], this => Cow::Borrowed(this);
+    &'a str, this => Cow::Borrowed(this.as_bytes());
+    &'a Vec<u8>, this => Cow::Borrowed(this);
+    &'a String, this => Cow::Borrowed(this.as_bytes());
+    Vec<u8>, this => Cow::Owned(this);
+    String, this => Cow::Owned(this.into_bytes());
+    Cow<'a, [u8]>, this => this;
+}
+
+impl<'a, const N: usize> IntoBytes<'a> for &'a [u8; N] {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Message<'a> {
+    fn from(payload: &'a [u8; N]) -> Message<'a> {
+        Message::new(payload)
+    }
+}
+
+/// Lends a message, so that one can be sent to several places.
+impl<'a> From<&'a Message<'_>> for Message<'a> {
+    fn from(message: &'a Message<'_>) -> Message<'a> {
+        Message {
+            payload: Cow::Borrowed(&message.payload),
+            key: message.key.as_deref().map(Cow::Borrowed),
+            headers: message
+                .headers
+                .iter()
+                .map(|(name, value)| (Cow::Borrowed(&**name), Cow::Borrowed(&**value)))
+                .collect(),
+            timestamp: message.timestamp,
+        }
+    }
+}

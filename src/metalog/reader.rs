@@ -1,0 +1,153 @@
+//! Reading the metalog.
+
+use std::path::{Path, PathBuf};
+
+use super::MetaPlace;
+use crate::{
+    disk::{DiskFile, Open, read_exact_at},
+    error::{Error, ErrorKind, Result},
+    format::{
+        Malformed,
+        frame::{FRAME_HEADER_BYTES, FrameHeader, decode_frame},
+        header::UNSUPPORTED,
+        meta::{CheckpointState, META_HEADER_BYTES, MetaEntry, MetaHeader},
+        wire::ALIGN,
+    },
+    ids::{Lsn, StoreId},
+    layout::{Named, meta_name},
+};
+
+/// What the newest metalog says.
+#[derive(Debug)]
+pub struct Loaded {
+    pub store: StoreId,
+    pub number: u64,
+    pub checkpoint: CheckpointState,
+    /// Older files, and some that were not finished. They may be removed.
+    pub leftovers: Vec<PathBuf>,
+}
+
+/// Loads the newest metalog: hands the entries of its checkpoints to `apply`, in their order, and
+/// makes durable what it has read. `None` if there is no metalog.
+///
+/// # Errors
+///
+/// `Corrupt` with file and position, an input or output error, or what `apply` returns.
+pub fn load(
+    place: &MetaPlace,
+    apply: &mut dyn FnMut(MetaEntry) -> Result<(), Malformed>,
+) -> Result<Option<Loaded>> {
+    let dir = place.layout.meta_dir();
+    let names = place.disk.list(&dir);
+    let names = names.map_err(|error| Error::io(error, "the metalog cannot be listed", &dir))?;
+    let (mut newest, mut leftovers) = (None, Vec::new());
+    for name in names {
+        match meta_name(&name) {
+            Named::Unknown => {}
+            Named::Unfinished => leftovers.push(dir.join(name)),
+            Named::Real(number) => {
+                let older = newest.replace((number, dir.join(name)));
+                leftovers.extend(older.map(|(_, path)| path));
+            }
+        }
+    }
+    let Some((number, path)) = newest else {
+        return Ok(None);
+    };
+    let failed = |error| Error::io(error, "the metalog cannot be read", &path);
+    let file = place.disk.open(&path, Open::Existing).map_err(failed)?;
+    let bytes = read_all(&*file).map_err(failed)?;
+    let (store, checkpoint) = decode(&bytes, number, &path, apply)?;
+
+    let failed = |error, file: &Path| {
+        let what = "a sync of the metalog failed; open the store again";
+        Error::new(ErrorKind::Poisoned, what).in_file(file).because(error)
+    };
+    file.sync().map_err(|error| failed(error, &path))?;
+    place.disk.sync_dir(&dir).map_err(|error| failed(error, &dir))?;
+    Ok(Some(Loaded { store, number, checkpoint, leftovers }))
+}
+
+fn read_all(file: &dyn DiskFile) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; file.len()? as usize];
+    read_exact_at(file, 0, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn decode(
+    bytes: &[u8],
+    number: u64,
+    path: &Path,
+    apply: &mut dyn FnMut(MetaEntry) -> Result<(), Malformed>,
+) -> Result<(StoreId, CheckpointState)> {
+    let header = MetaHeader::decode(bytes).map_err(|what| {
+        if what == UNSUPPORTED {
+            return Error::new(ErrorKind::UnsupportedVersion, what.0).in_file(path);
+        }
+        Error::corrupt(what.0, path, 0)
+    })?;
+    if header.number != number {
+        return Err(Error::corrupt("a metalog that belongs under another name", path, 0));
+    }
+    let frames = Frames { bytes, header };
+    let end = frames.committed_end(path)?;
+    let mut at = META_HEADER_BYTES;
+    let mut last = None;
+    while at < end {
+        let (frame, payload) = frames.frame(at).expect("it was verified a moment ago");
+        let entry = MetaEntry::decode(payload);
+        let applied = entry.and_then(|entry| match entry {
+            MetaEntry::Checkpoint(checkpoint) => {
+                last = Some(checkpoint);
+                Ok(())
+            }
+            entry => apply(entry),
+        });
+        applied.map_err(|what| Error::corrupt(what.0, path, at))?;
+        at += frame.frame_len();
+    }
+    let checkpoint = last.ok_or_else(|| {
+        Error::corrupt("a metalog without a checkpoint", path, META_HEADER_BYTES)
+    })?;
+    Ok((header.store, checkpoint))
+}
+
+struct Frames<'a> {
+    bytes: &'a [u8],
+    header: MetaHeader,
+}
+
+impl<'a> Frames<'a> {
+    fn frame(&self, at: u64) -> Result<(FrameHeader, &'a [u8]), Malformed> {
+        decode_frame(&self.bytes[at as usize..], Lsn(at), self.header.seed())
+    }
+
+    /// The end of the last checkpoint. What follows it was not committed; but a frame that does
+    /// not verify although a later one proves that it was durable is damage.
+    fn committed_end(&self, path: &Path) -> Result<u64> {
+        let (mut at, mut end) = (META_HEADER_BYTES, META_HEADER_BYTES);
+        while let Ok((frame, payload)) = self.frame_within(at) {
+            at += frame.frame_len();
+            if matches!(MetaEntry::decode(payload), Ok(MetaEntry::Checkpoint(_))) {
+                end = at;
+            }
+        }
+        let mut behind = at;
+        while behind + FRAME_HEADER_BYTES as u64 <= self.bytes.len() as u64 {
+            let peeked = FrameHeader::peek(&self.bytes[behind as usize..], Lsn(behind));
+            if peeked.is_ok_and(|frame| frame.watermark > Lsn(at)) && self.frame(behind).is_ok() {
+                let what = "the metalog is damaged: an entry that was durable does not verify";
+                return Err(Error::corrupt(what, path, at));
+            }
+            behind += ALIGN;
+        }
+        Ok(end)
+    }
+
+    fn frame_within(&self, at: u64) -> Result<(FrameHeader, &'a [u8]), Malformed> {
+        if at > self.bytes.len() as u64 {
+            return Err(Malformed("the file ends"));
+        }
+        self.frame(at)
+    }
+}

@@ -1,0 +1,116 @@
+//! Writing the metalog.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::MetaPlace;
+use crate::{
+    disk::{DiskFile, Open},
+    error::{Error, ErrorKind, Result},
+    format::{
+        frame::{FrameKind, begin_frame, finish_frame},
+        meta::{CheckpointState, META_HEADER_BYTES, MetaEntry, MetaHeader},
+        wire::Seed,
+    },
+    ids::{Lsn, StoreId},
+    layout::Layout,
+};
+
+const WRITE_BYTES: usize = 256 << 10;
+
+/// One metalog file that this life has begun.
+#[derive(Debug)]
+pub struct MetaWriter {
+    place: MetaPlace,
+    number: u64,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    seed: Seed,
+    frame: Vec<u8>,
+    /// Frames that are not written yet; they belong at `end` less their length.
+    ready: Vec<u8>,
+    end: u64,
+    /// The end of the last durable checkpoint; 0 before the first one.
+    durable: u64,
+    /// The length of the first checkpoint, which held everything.
+    snapshot_bytes: u64,
+    entries: u64,
+}
+
+impl MetaWriter {
+    /// Begins a file. Its first checkpoint must hold all keys.
+    pub fn create(place: &MetaPlace, store: StoreId, number: u64) -> Result<MetaWriter> {
+        let header = MetaHeader { store, number };
+        let path = Layout::unfinished(&place.layout.meta_file(number));
+        let file = place.disk.open(&path, Open::Fresh);
+        let file = file.map_err(|error| Error::io(error, "a metalog cannot be made", &path))?;
+        Ok(MetaWriter {
+            place: place.clone(),
+            number,
+            path,
+            file,
+            seed: header.seed(),
+            frame: Vec::new(),
+            ready: header.encode(),
+            end: META_HEADER_BYTES,
+            durable: 0,
+            snapshot_bytes: 0,
+            entries: 0,
+        })
+    }
+
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether the file holds so much that is superseded that a new one should be begun.
+    pub fn wants_compaction(&self) -> bool {
+        self.end > 2 * self.snapshot_bytes + (256 << 10)
+    }
+
+    /// Adds an entry.
+    pub fn put(&mut self, entry: &MetaEntry) -> Result<()> {
+        begin_frame(&mut self.frame);
+        entry.put(&mut self.frame);
+        let watermark = Lsn(self.durable);
+        finish_frame(&mut self.frame, FrameKind::Commit, Lsn(self.end), watermark, self.seed);
+        self.end += self.frame.len() as u64;
+        self.ready.extend_from_slice(&self.frame);
+        self.entries += 1;
+        if self.ready.len() >= WRITE_BYTES { self.write_ready() } else { Ok(()) }
+    }
+
+    fn write_ready(&mut self) -> Result<()> {
+        let at = self.end - self.ready.len() as u64;
+        self.file
+            .write_at(at, &self.ready)
+            .map_err(|error| Error::io(error, "the metalog cannot be written", &self.path).at(at))?;
+        self.ready.clear();
+        Ok(())
+    }
+
+    /// Makes durable what was added, as one: this is the moment at which a checkpoint counts.
+    pub fn commit(&mut self, replay_from: Lsn, reflects: Lsn, next_id: u64) -> Result<()> {
+        let entries = self.entries;
+        let checkpoint = CheckpointState { replay_from, reflects, next_id, entries };
+        self.put(&MetaEntry::Checkpoint(checkpoint))?;
+        self.write_ready()?;
+        let failed = |error| {
+            let what = "a sync of the metalog failed; reopen the store to find out what is there";
+            Error::new(ErrorKind::Poisoned, what).because(error)
+        };
+        self.file.sync().map_err(|error| failed(error).in_file(&self.path))?;
+        if self.durable == 0 {
+            let path = self.place.layout.meta_file(self.number);
+            let disk = &self.place.disk;
+            disk.rename(&self.path, &path)
+                .map_err(|error| Error::io(error, "a metalog cannot be renamed", &self.path))?;
+            self.path = path;
+            let dir = self.place.layout.meta_dir();
+            disk.sync_dir(&dir).map_err(|error| failed(error).in_file(&dir))?;
+            self.snapshot_bytes = self.end;
+        }
+        self.durable = self.end;
+        self.entries = 0;
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! Segments: the messages of one log that outlived the journal, packed into immutable blocks.
+//!
+//! Invariants: blocks are only ever added behind the committed length, which the metalog holds;
+//! what lies behind it does not exist. The footer of a sealed segment is derived from its blocks
+//! and rebuilt from them if it is damaged. Every byte that is handed out was verified before.
+
+mod reader;
+#[cfg(any())]
+mod tests;
+mod writer;
+
+use std::{path::PathBuf, sync::Arc};
+
+pub use reader::{Block, SegmentReader};
+pub use writer::SegmentWriter;
+
+use crate::{
+    disk::{Access, Disk},
+    format::{meta::SegmentState, segment::SegmentHeader},
+    ids::StoreId,
+    layout::Layout,
+};
+
+/// What is needed to reach the segments of a store.
+#[derive(Clone, Debug)]
+pub struct Segments {
+    pub disk: Arc<dyn Disk>,
+    pub layout: Layout,
+    pub store: StoreId,
+    pub access: Access,
+    pub block_bytes: u64,
+}
+
+impl Segments {
+    fn header(&self, state: &SegmentState) -> SegmentHeader {
+        SegmentHeader {
+            store: self.store,
+            log: state.log,
+            base: state.base,
+            generation: state.generation,
+        }
+    }
+
+    pub fn path(&self, state: &SegmentState) -> PathBuf {
+        self.layout.segment_file(state.log, state.base, state.generation)
+    }
+}

@@ -1,0 +1,194 @@
+//! Reading segments: find the block, verify it, find the record.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::Segments;
+use crate::{
+    disk::{DiskFile, Open, Purpose, Slice, Window, read_exact_at, window},
+    error::{Error, ErrorKind, Result},
+    format::{
+        Malformed,
+        block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind, BlockPlace, Records},
+        header::UNSUPPORTED,
+        meta::SegmentState,
+        record::RecordSpans,
+        segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, take_table},
+        wire::Seed,
+    },
+    ids::{Offset, Timestamp},
+};
+
+/// The committed blocks of one segment.
+#[derive(Debug)]
+pub struct SegmentReader {
+    path: Arc<PathBuf>,
+    window: Box<dyn Window>,
+    seed: Seed,
+    table: Vec<TableEntry>,
+}
+
+impl SegmentReader {
+    /// Opens what the metalog says is there.
+    pub fn open(segments: &Segments, state: &SegmentState) -> Result<SegmentReader> {
+        let path = Arc::new(segments.path(state));
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::corrupt("a segment is missing", path.as_ref(), 0).because(error)
+            }
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::corrupt("a segment ends too early", path.as_ref(), 0).because(error)
+            }
+            _ => Error::io(error, "a segment cannot be read", path.as_ref()),
+        };
+        let file = segments.disk.open(&path, Open::Existing).map_err(failed)?;
+        let mut header = [0; SEGMENT_HEADER_BYTES as usize];
+        read_exact_at(&*file, 0, &mut header).map_err(failed)?;
+        let header = SegmentHeader::decode(&header).map_err(|what| damaged(what, &path, 0))?;
+        if header != segments.header(state) {
+            let what = "a segment that belongs elsewhere";
+            return Err(Error::corrupt(what, path.as_ref(), 0));
+        }
+        let window =
+            window(&file, state.bytes, segments.access, Purpose::Read).map_err(failed)?;
+        let seed = header.seed();
+        let footer = if state.sealed { read_footer(&*file, state, seed) } else { None };
+        let table = match footer {
+            Some(table) => table,
+            None => walk_blocks(&*file, state, seed, &path)?,
+        };
+        Ok(SegmentReader { path, window, seed, table })
+    }
+
+    /// The blocks, in the order of their offsets.
+    pub fn table(&self) -> &[TableEntry] {
+        &self.table
+    }
+
+    /// The first block that reaches to `offset` or beyond.
+    pub fn block_at(&self, offset: Offset) -> Option<usize> {
+        let index = self.table.partition_point(|entry| entry.last < offset);
+        (index < self.table.len()).then_some(index)
+    }
+
+    /// The first block with a record of that time or later.
+    pub fn block_at_time(&self, time: Timestamp) -> Option<usize> {
+        let index = self.table.partition_point(|entry| entry.max_time < time);
+        (index < self.table.len()).then_some(index)
+    }
+
+    /// Reads and verifies a block.
+    pub fn block(&self, index: usize) -> Result<Block> {
+        let entry = &self.table[index];
+        let bytes = self.window.slice(entry.position, entry.length as usize);
+        let bytes = bytes.map_err(|error| {
+            Error::io(error, "a block cannot be read", self.path.as_ref()).at(entry.position)
+        })?;
+        let verified = BlockHeader::decode(&bytes, entry.position, self.seed).and_then(|header| {
+            if header.kind != BlockKind::Records || header.block_len() != u64::from(entry.length) {
+                return Err(Malformed("a block is not what the segment's table says"));
+            }
+            let end = BLOCK_HEADER_BYTES + header.body_len as usize;
+            let body = bytes.narrow(BLOCK_HEADER_BYTES, end);
+            header.verify(&body, self.seed)?;
+            Records::new(&header, &body)?;
+            Ok(Block { header, body, path: Arc::clone(&self.path) })
+        });
+        verified.map_err(|what| damaged(what, &self.path, entry.position))
+    }
+}
+
+fn damaged(what: Malformed, path: &Arc<PathBuf>, position: u64) -> Error {
+    if what == UNSUPPORTED {
+        return Error::new(ErrorKind::UnsupportedVersion, what.0).in_file(path.as_ref());
+    }
+    Error::corrupt(what.0, path.as_ref(), position)
+}
+
+/// The table in the footer; `None` if it is damaged, as it can be had from the blocks.
+fn read_footer(file: &dyn DiskFile, state: &SegmentState, seed: Seed) -> Option<Vec<TableEntry>> {
+    let mut bytes = vec![0; BLOCK_HEADER_BYTES];
+    read_exact_at(file, state.bytes, &mut bytes).ok()?;
+    let header = BlockHeader::decode(&bytes, state.bytes, seed).ok()?;
+    let end = state.bytes.checked_add(header.block_len())?;
+    if end > file.len().ok()? {
+        return None;
+    }
+    let mut body = vec![0; header.body_len as usize];
+    read_exact_at(file, state.bytes + BLOCK_HEADER_BYTES as u64, &mut body).ok()?;
+    header.verify(&body, seed).ok()?;
+    take_table(&header, &body).ok()
+}
+
+/// The table, from the blocks' headers. Bodies are verified when they are read.
+fn walk_blocks(
+    file: &dyn DiskFile,
+    state: &SegmentState,
+    seed: Seed,
+    path: &Arc<PathBuf>,
+) -> Result<Vec<TableEntry>> {
+    let mut table: Vec<TableEntry> = Vec::new();
+    let mut position = SEGMENT_HEADER_BYTES;
+    while position < state.bytes {
+        let mut bytes = [0; BLOCK_HEADER_BYTES];
+        read_exact_at(file, position, &mut bytes).map_err(|error| {
+            Error::io(error, "a block cannot be read", path.as_ref()).at(position)
+        })?;
+        let header = BlockHeader::decode(&bytes, position, seed);
+        let header = header.map_err(|what| damaged(what, path, position))?;
+        let before = table.last();
+        let in_order = before.is_none_or(|before| before.last < header.first);
+        if header.kind != BlockKind::Records
+            || !in_order
+            || position + header.block_len() > state.bytes
+        {
+            let what = Malformed("a block does not fit between its neighbours");
+            return Err(damaged(what, path, position));
+        }
+        let entry = TableEntry::of(&header, before);
+        position += header.block_len();
+        table.push(entry);
+    }
+    Ok(table)
+}
+
+/// A verified block.
+#[derive(Clone, Debug)]
+pub struct Block {
+    header: BlockHeader,
+    body: Slice,
+    path: Arc<PathBuf>,
+}
+
+impl Block {
+    /// What the spans of its records refer to.
+    pub fn body(&self) -> &Slice {
+        &self.body
+    }
+
+    pub fn first(&self) -> Offset {
+        self.header.first
+    }
+
+    pub fn last(&self) -> Offset {
+        self.header.last
+    }
+
+    fn records(&self) -> Records<'_> {
+        Records::new(&self.header, &self.body).expect("it was verified when the block was read")
+    }
+
+    /// The place before the first record with this offset or a larger one.
+    pub fn seek(&self, offset: Offset) -> Result<BlockPlace> {
+        self.records().seek(offset).map_err(|what| self.damaged(what))
+    }
+
+    /// The record at a place, which moves on. `None` behind the last record.
+    #[inline]
+    pub fn step(&self, place: &mut BlockPlace) -> Result<Option<(Offset, RecordSpans)>> {
+        self.records().step(place).map_err(|what| self.damaged(what))
+    }
+
+    fn damaged(&self, what: Malformed) -> Error {
+        damaged(what, &self.path, self.header.position)
+    }
+}

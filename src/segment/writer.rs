@@ -1,0 +1,185 @@
+//! Writing segments.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{SegmentReader, Segments};
+use crate::{
+    disk::{DiskFile, Open},
+    error::{Error, ErrorKind, Result},
+    format::{
+        block::BlockBuilder,
+        meta::SegmentState,
+        record::RecordParts,
+        segment::{SEGMENT_HEADER_BYTES, put_footer},
+        wire::Seed,
+    },
+    ids::{LogId, Offset, Timestamp},
+};
+
+/// Blocks are collected to at least this size before they are written.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// Adds blocks to one segment. What it writes counts once the metalog holds its state.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    segments: Segments,
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    seed: Seed,
+    block: BlockBuilder,
+    /// Whole blocks that are not written yet; they belong at `state.bytes` less their length.
+    ready: Vec<u8>,
+    state: SegmentState,
+    /// Whether the file's name is new, so that its directory must be synced.
+    is_new: bool,
+}
+
+impl SegmentWriter {
+    /// Begins a segment. A file of that name can only be left over from an attempt that failed.
+    pub fn create(
+        segments: &Segments,
+        log: LogId,
+        base: Offset,
+        generation: u64,
+    ) -> Result<SegmentWriter> {
+        let state = SegmentState {
+            log,
+            base,
+            generation,
+            end: base,
+            bytes: SEGMENT_HEADER_BYTES,
+            records: 0,
+            max_time: Timestamp(0),
+            sealed: false,
+        };
+        let path = segments.path(&state);
+        let failed = |error| Error::io(error, "a segment cannot be made", &path);
+        let dir = segments.layout.log_dir(log);
+        segments.disk.create_dir(&dir).map_err(failed)?;
+        let file = segments.disk.open(&path, Open::Fresh).map_err(failed)?;
+        let header = segments.header(&state);
+        let ready = header.encode();
+        Ok(SegmentWriter {
+            segments: segments.clone(),
+            file,
+            seed: header.seed(),
+            path,
+            block: BlockBuilder::default(),
+            ready,
+            state,
+            is_new: true,
+        })
+    }
+
+    /// Goes on with a segment that is not sealed, behind its committed length.
+    pub fn reopen(segments: &Segments, state: &SegmentState) -> Result<SegmentWriter> {
+        debug_assert!(!state.sealed);
+        let path = segments.path(state);
+        let failed = |error| Error::io(error, "a segment cannot be opened", &path);
+        let file = segments.disk.open(&path, Open::Existing).map_err(failed)?;
+        if file.len().map_err(failed)? < state.bytes {
+            let what = "a segment is shorter than what was committed to it";
+            return Err(Error::corrupt(what, path, state.bytes));
+        }
+        Ok(SegmentWriter {
+            segments: segments.clone(),
+            file,
+            seed: segments.header(state).seed(),
+            path,
+            block: BlockBuilder::default(),
+            ready: Vec::new(),
+            state: state.clone(),
+            is_new: false,
+        })
+    }
+
+    /// What the segment is, once everything that was added is flushed and synced.
+    pub fn state(&self) -> &SegmentState {
+        &self.state
+    }
+
+    /// The bytes of the segment by now, with what is not flushed.
+    pub fn bytes(&self) -> u64 {
+        self.state.bytes + if self.block.is_empty() { 0 } else { self.block.len() as u64 }
+    }
+
+    /// Adds a record. Offsets must grow.
+    pub fn push(&mut self, offset: Offset, record: &RecordParts<'_>) -> Result<()> {
+        debug_assert!(offset >= self.state.end);
+        let size = record.weight() as usize;
+        let full = self.block.len() + size > self.segments.block_bytes as usize;
+        if !self.block.is_empty() && (full || !self.block.fits(offset)) {
+            self.finish_block()?;
+        }
+        self.block.push(offset, record);
+        self.state.end = offset.next();
+        self.state.records += 1;
+        self.state.max_time = self.state.max_time.max(record.timestamp);
+        Ok(())
+    }
+
+    /// Says that the segment stands for all offsets up to `end`: those it does not hold are dead.
+    pub fn extend_to(&mut self, end: Offset) {
+        self.state.end = self.state.end.max(end);
+    }
+
+    fn finish_block(&mut self) -> Result<()> {
+        let header = self.block.finish(&mut self.ready, self.state.bytes, self.seed);
+        self.state.bytes += header.block_len();
+        if self.ready.len() >= WRITE_BYTES { self.write_ready() } else { Ok(()) }
+    }
+
+    fn write_ready(&mut self) -> Result<()> {
+        let at = self.state.bytes - self.ready.len() as u64;
+        self.write(at, &self.ready)?;
+        self.ready.clear();
+        Ok(())
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_at(at, bytes);
+        written.map_err(|error| Error::io(error, "a segment cannot be written", &self.path).at(at))
+    }
+
+    /// Writes out everything that was added.
+    pub fn flush(&mut self) -> Result<()> {
+        if !self.block.is_empty() {
+            self.finish_block()?;
+        }
+        self.write_ready()
+    }
+
+    /// Ends the segment: writes its footer. Nothing can be added any more.
+    pub fn seal(&mut self) -> Result<()> {
+        self.flush()?;
+        let reader = SegmentReader::open(&self.segments, &self.state)?;
+        let mut footer = Vec::new();
+        put_footer(&mut footer, reader.table(), self.state.bytes, self.seed);
+        self.write(self.state.bytes, &footer)?;
+        self.state.sealed = true;
+        Ok(())
+    }
+
+    /// Makes the segment durable, with its name.
+    pub fn sync(&self) -> Result<()> {
+        let failed = |error| {
+            let what = "a sync of a segment failed; reopen the store to find out what is there";
+            Error::new(ErrorKind::Poisoned, what).in_file(&self.path).because(error)
+        };
+        self.file.sync().map_err(failed)?;
+        if self.is_new {
+            let layout = &self.segments.layout;
+            self.segments.disk.sync_dir(&layout.log_dir(self.state.log)).map_err(failed)?;
+            self.segments.disk.sync_dir(&layout.segments_dir()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Gives up a segment that was begun, as what should go into it failed.
+    pub fn abandon(self) {
+        if self.is_new {
+            // What stays is emptied by the next attempt, or swept.
+            let _ = self.segments.disk.remove(&self.path);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What a consumer is done with: a floor, and bitmaps above it.
+//!
+//! Everything below the floor is acked. Above it there is one bit per message in chunks of 65,536
+//! offsets, compressed, and only where something is acked or was tried: a backlog of any size
+//! costs nothing until it is touched. The number of failed attempts is kept as bitmaps too, one
+//! for each binary digit (a bit-sliced index; O'Neil and Quass, 1997), so that it costs a few bits
+//! per message that ever failed.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use roaring::RoaringBitmap;
+
+use crate::{
+    format::{Malformed, meta::ChunkState},
+    ids::{CursorId, Offset},
+};
+
+const CHUNK_BITS: u32 = 16;
+const CHUNK_OFFSETS: u64 = 1 << CHUNK_BITS;
+
+fn split(offset: u64) -> (u64, u32) {
+    (offset >> CHUNK_BITS, (offset % CHUNK_OFFSETS) as u32)
+}
+
+#[derive(Clone, Debug, Default)]
+struct Chunk {
+    acked: RoaringBitmap,
+    /// The digits of the attempts, the lowest first.
+    attempts: Vec<RoaringBitmap>,
+    /// Whether it changed since it was last captured.
+    dirty: bool,
+}
+
+impl Chunk {
+    fn is_empty(&self) -> bool {
+        self.acked.is_empty() && self.attempts.iter().all(RoaringBitmap::is_empty)
+    }
+
+    fn forget_attempts(&mut self, range: Range<u32>) {
+        for digit in &mut self.attempts {
+            digit.remove_range(range.clone());
+        }
+        while self.attempts.last().is_some_and(RoaringBitmap::is_empty) {
+            self.attempts.pop();
+        }
+    }
+}
+
+/// The ack state of one cursor.
+#[derive(Clone, Debug, Default)]
+pub struct AckSet {
+    floor: u64,
+    chunks: BTreeMap<u64, Chunk>,
+    /// How many offsets above the floor are acked.
+    above: u64,
+}
+
+impl AckSet {
+    pub fn new(floor: Offset) -> AckSet {
+        AckSet { floor: floor.0, ..AckSet::default() }
+    }
+
+    /// Everything below is acked.
+    pub fn floor(&self) -> Offset {
+        Offset(self.floor)
+    }
+
+    /// How many offsets below `end` are not acked.
+    pub fn unacked(&self, end: Offset) -> u64 {
+        end.0.saturating_sub(self.floor).saturating_sub(self.above)
+    }
+
+    pub fn is_acked(&self, offset: Offset) -> bool {
+        if offset.0 < self.floor {
+            return true;
+        }
+        if self.above == 0 {
+            return false;
+        }
+        let (index, low) = split(offset.0);
+        self.chunks.get(&index).is_some_and(|chunk| chunk.acked.contains(low))
+    }
+
+    /// Acks a range. What is acked already stays so.
+    pub fn ack(&mut self, range: Range<u64>) {
+        if range.end <= self.floor {
+            return;
+        }
+        if range.start > self.floor {
+            self.ack_above(range);
+            return;
+        }
+        self.floor = range.end;
+        if !self.chunks.is_empty() {
+            self.drop_below_floor();
+            self.absorb();
+        }
+    }
+
+    fn ack_above(&mut self, range: Range<u64>) {
+        for (index, lows) in chunk_ranges(range) {
+            let chunk = self.chunks.entry(index).or_default();
+            self.above += chunk.acked.insert_range(lows.clone());
+            chunk.forget_attempts(lows);
+            chunk.dirty = true;
+        }
+    }
+
+    /// Forgets what the chunks say about offsets that the floor has passed. Chunks need not be
+    /// captured for that: who restores one looks at the floor.
+    fn drop_below_floor(&mut self) {
+        let (last, low) = split(self.floor);
+        while let Some(mut entry) = self.chunks.first_entry() {
+            if *entry.key() > last {
+                break;
+            }
+            if *entry.key() < last {
+                self.above -= entry.remove().acked.len();
+                continue;
+            }
+            let chunk = entry.get_mut();
+            self.above -= chunk.acked.remove_range(0..low);
+            chunk.forget_attempts(0..low);
+            if chunk.is_empty() {
+                entry.remove();
+            }
+            break;
+        }
+    }
+
+    /// Moves the floor over what is acked directly above it.
+    fn absorb(&mut self) {
+        while self.above > 0 {
+            let (index, low) = split(self.floor);
+            let Some(chunk) = self.chunks.get_mut(&index) else {
+                return;
+            };
+            if chunk.acked.min() != Some(low) {
+                return;
+            }
+            let run = chunk.acked.iter().next_range().expect("it is not empty");
+            self.floor += u64::from(run.end() - run.start()) + 1;
+            self.drop_below_floor();
+        }
+    }
+
+    /// The first offset in a range that is not acked.
+    pub fn next_unacked(&self, range: Range<u64>) -> Option<Offset> {
+        let mut at = range.start.max(self.floor);
+        while at < range.end {
+            let (index, low) = split(at);
+            let chunk = if self.above == 0 { None } else { self.chunks.get(&index) };
+            let Some(chunk) = chunk.filter(|chunk| chunk.acked.contains(low)) else {
+                return Some(Offset(at));
+            };
+            let run = chunk.acked.range(low..).next_range().expect("it holds this bit");
+            at += u64::from(run.end() - low) + 1;
+        }
+        None
+    }
+
+    /// The acked offsets of one chunk, the floor taken into account.
+    fn acked_in_chunk(&self, index: u64) -> RoaringBitmap {
+        let below = self.floor.saturating_sub(index * CHUNK_OFFSETS).min(CHUNK_OFFSETS);
+        let mut acked = self.chunks.get(&index).map_or_else(RoaringBitmap::new, |chunk| {
+            chunk.acked.clone()
+        });
+        if below > 0 {
+            acked.insert_range(0..below as u32);
+        }
+        acked
+    }
+
+    /// How often the delivery of an offset has failed.
+    pub fn attempts(&self, offset: Offset) -> u32 {
+        if self.chunks.is_empty() {
+            return 0;
+        }
+        let (index, low) = split(offset.0);
+        let digits = self.chunks.get(&index).map_or(&[][..], |chunk| &chunk.attempts);
+        let digit = |(n, digit): (usize, &RoaringBitmap)| u32::from(digit.contains(low)) << n;
+        digits.iter().enumerate().map(digit).sum()
+    }
+
+    /// Sets how often the delivery of an offset has failed. Nothing happens if it is acked.
+    pub fn set_attempts(&mut self, offset: Offset, attempts: u32) {
+        if self.is_acked(offset) {
+            return;
+        }
+        let (index, low) = split(offset.0);
+        let chunk = self.chunks.entry(index).or_default();
+        let digits = (u32::BITS - attempts.leading_zeros()) as usize;
+        if chunk.attempts.len() < digits {
+            chunk.attempts.resize_with(digits, RoaringBitmap::new);
+        }
+        for (n, digit) in chunk.attempts.iter_mut().enumerate() {
+            if attempts >> n & 1 == 1 {
+                digit.insert(low);
+            } else {
+                digit.remove(low);
+            }
+        }
+        chunk.dirty = true;
+    }
+
+    /// The chunks that changed since the last capture, or all of them.
+    pub fn capture(&mut self, cursor: CursorId, all: bool) -> Vec<ChunkState> {
+        let mut captured = Vec::new();
+        for (index, chunk) in &mut self.chunks {
+            if std::mem::take(&mut chunk.dirty) || all {
+                captured.push(ChunkState {
+                    cursor,
+                    chunk: *index,
+                    acked: bitmap_bytes(&mut chunk.acked),
+                    attempts: chunk.attempts.iter_mut().map(bitmap_bytes).collect(),
+                });
+            }
+        }
+        captured
+    }
+
+    /// Takes a chunk from a metalog. What it says about offsets below the floor is old.
+    pub fn restore(&mut self, state: &ChunkState) -> Result<(), Malformed> {
+        if state.chunk > u64::MAX >> CHUNK_BITS || state.attempts.len() > u32::BITS as usize {
+            return Err(Malformed("an ack state's chunk is impossible"));
+        }
+        let attempts = state.attempts.iter().map(|bytes| bitmap(bytes)).collect::<Result<_, _>>()?;
+        let chunk = Chunk { acked: bitmap(&state.acked)?, attempts, dirty: false };
+        self.above += chunk.acked.len();
+        if let Some(old) = self.chunks.insert(state.chunk, chunk) {
+            self.above -= old.acked.len();
+        }
+        Ok(())
+    }
+
+    /// Sets the floor from a metalog, once all chunks are restored.
+    pub fn restore_floor(&mut self, floor: Offset) {
+        self.floor = floor.0;
+        self.drop_below_floor();
+    }
+}
+
+fn bitmap_bytes(bitmap: &mut RoaringBitmap) -> Vec<u8> {
+    bitmap.optimize();
+    let mut bytes = Vec::with_capacity(bitmap.serialized_size());
+    bitmap.serialize_into(&mut bytes).expect("memory takes any bytes");
+    bytes
+}
+
+fn bitmap(bytes: &[u8]) -> Result<RoaringBitmap, Malformed> {
+    let bitmap = RoaringBitmap::deserialize_from(bytes);
+    let bitmap = bitmap.map_err(|_| Malformed("an ack state's bitmap cannot be decoded"))?;
+    match bitmap.max() {
+        Some(max) if u64::from(max) >= CHUNK_OFFSETS => {
+            Err(Malformed("an ack state's bitmap is larger than its chunk"))
+        }
+        _ => Ok(bitmap),
+    }
+}
+
+/// A range of offsets, chunk by chunk.
+fn chunk_ranges(range: Range<u64>) -> impl Iterator<Item = (u64, Range<u32>)> {
+    let (first, last) = (range.start >> CHUNK_BITS, range.end.saturating_sub(1) >> CHUNK_BITS);
+    let chunks = if range.is_empty() { 1..=0 } else { first..=last };
+    chunks.map(move |index| {
+        let base = index * CHUNK_OFFSETS;
+        let start = range.start.saturating_sub(base) as u32;
+        let end = (range.end - base).min(CHUNK_OFFSETS) as u32;
+        (index, start..end)
+    })
+}
+
+/// How many offsets of a range all of the cursors have acked. No cursor has acked nothing: then
+/// nobody waits for any of them, and all count as acked.
+pub fn acked_by_all(cursors: &[&AckSet], range: Range<u64>) -> u64 {
+    let Some(lowest) = cursors.iter().map(|acks| acks.floor).min() else {
+        return range.end.saturating_sub(range.start);
+    };
+    let below = lowest.clamp(range.start, range.end);
+    let mut count = below - range.start;
+    for (index, lows) in chunk_ranges(below..range.end) {
+        // Where a cursor knows nothing above its floor, nothing is acked by all.
+        let touched = |acks: &&AckSet| {
+            acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index)
+        };
+        if cursors.iter().all(touched) {
+            let bitmaps = cursors.iter().map(|acks| acks.acked_in_chunk(index));
+            let acked = bitmaps.reduce(|a, b| a & b).expect("there is a cursor");
+            count += acked.range_cardinality(lows);
+        }
+    }
+    count
+}

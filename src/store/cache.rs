@@ -1,0 +1,75 @@
+//! Open segments: at most so many, the least recently used one is closed first.
+
+use std::sync::Arc;
+
+use crate::{
+    error::Result,
+    format::meta::SegmentState,
+    ids::{IdMap, LogId, Offset},
+    segment::{SegmentReader, Segments},
+};
+
+#[derive(Debug)]
+pub struct SegmentCache {
+    open: IdMap<u64, Entry>,
+    most: usize,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    reader: Arc<SegmentReader>,
+    log: LogId,
+    base: Offset,
+    generation: u64,
+    /// What of the segment was committed when it was opened.
+    bytes: u64,
+    used: u64,
+}
+
+impl SegmentCache {
+    pub fn new(most: usize) -> SegmentCache {
+        SegmentCache { open: IdMap::default(), most, clock: 0 }
+    }
+
+    fn key(log: LogId, base: Offset) -> u64 {
+        // Collisions only cost a reopening: an entry is compared before it is used.
+        log.0.rotate_left(40) ^ base.0
+    }
+
+    pub fn reader(
+        &mut self,
+        segments: &Segments,
+        state: &SegmentState,
+    ) -> Result<Arc<SegmentReader>> {
+        self.clock += 1;
+        let key = SegmentCache::key(state.log, state.base);
+        if let Some(entry) = self.open.get_mut(&key)
+            && (entry.log, entry.base, entry.generation, entry.bytes)
+                == (state.log, state.base, state.generation, state.bytes)
+        {
+            entry.used = self.clock;
+            return Ok(Arc::clone(&entry.reader));
+        }
+        let reader = Arc::new(SegmentReader::open(segments, state)?);
+        if self.open.len() >= self.most && !self.open.contains_key(&key) {
+            let oldest = self.open.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key);
+            oldest.and_then(|key| self.open.remove(&key));
+        }
+        let entry = Entry {
+            reader: Arc::clone(&reader),
+            log: state.log,
+            base: state.base,
+            generation: state.generation,
+            bytes: state.bytes,
+            used: self.clock,
+        };
+        self.open.insert(key, entry);
+        Ok(reader)
+    }
+
+    /// Closes a segment that is about to be removed.
+    pub fn forget(&mut self, state: &SegmentState) {
+        self.open.remove(&SegmentCache::key(state.log, state.base));
+    }
+}

@@ -1,0 +1,89 @@
+//! Names: which queues, topics, subscriptions, streams and groups there are.
+
+use std::collections::BTreeMap;
+
+use crate::format::entity::{Entity, EntityKind};
+
+/// The spaces in which names are unique. Subscriptions and groups have one for each parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Space {
+    Queues,
+    Topics,
+    Streams,
+    Subscriptions { topic: u64 },
+    Groups { stream: u64 },
+}
+
+impl Space {
+    pub fn of(kind: &EntityKind) -> Space {
+        match kind {
+            EntityKind::Queue { .. } => Space::Queues,
+            EntityKind::Topic => Space::Topics,
+            EntityKind::Subscription { topic, .. } => Space::Subscriptions { topic: *topic },
+            EntityKind::Stream { .. } => Space::Streams,
+            EntityKind::Group { stream, .. } => Space::Groups { stream: *stream },
+        }
+    }
+
+    /// What is named there, for messages to people.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Space::Queues => "queue",
+            Space::Topics => "topic",
+            Space::Streams => "stream",
+            Space::Subscriptions { .. } => "subscription",
+            Space::Groups { .. } => "group",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Catalog {
+    entities: BTreeMap<u64, Entity>,
+    names: BTreeMap<(Space, String), u64>,
+    /// The next free id. Ids are never given twice.
+    pub next_id: u64,
+}
+
+impl Catalog {
+    pub fn insert(&mut self, entity: Entity) {
+        self.next_id = self.next_id.max(entity.id + entity.ids());
+        self.names.insert((Space::of(&entity.kind), entity.name.clone()), entity.id);
+        self.entities.insert(entity.id, entity);
+    }
+
+    /// Removes an entity with all that belong to it. Returns them, the children first.
+    pub fn remove(&mut self, id: u64) -> Vec<Entity> {
+        let is_part = |entity: &&Entity| entity.id == id || entity.parent() == Some(id);
+        let mut ids: Vec<u64> =
+            self.entities.values().filter(is_part).map(|entity| entity.id).collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        let removed: Vec<Entity> =
+            ids.into_iter().filter_map(|id| self.entities.remove(&id)).collect();
+        for entity in &removed {
+            self.names.remove(&(Space::of(&entity.kind), entity.name.clone()));
+        }
+        removed
+    }
+
+    pub fn find(&self, space: Space, name: &str) -> Option<&Entity> {
+        let id = self.names.get(&(space, name.to_owned()))?;
+        self.entities.get(id)
+    }
+
+    pub fn get(&self, id: u64) -> Option<&Entity> {
+        self.entities.get(&id)
+    }
+
+    /// The entities of a space, by name.
+    pub fn list(&self, space: Space) -> impl Iterator<Item = &Entity> {
+        self.names
+            .range((space, String::new())..)
+            .take_while(move |((found, _), _)| *found == space)
+            .filter_map(|(_, id)| self.entities.get(id))
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Entity> {
+        self.entities.values()
+    }
+}

@@ -1,0 +1,420 @@
+//! Checkpoints: what still lives leaves the journal, and the journal's files are free again.
+//!
+//! The order is what makes it safe. Let T be the position up to which the journal is to be free.
+//!
+//! 1. Live messages before T go into segments.
+//! 2. The state is captured at one instant, S: everything that changed since the last capture.
+//! 3. The journal is made durable up to S, and the segments with their names. A message was left
+//!    out in step 1 only because of acks before S, which are durable from here on.
+//! 4. The capture goes into the metalog, which becomes durable: the checkpoint counts.
+//! 5. Journal files before T, and segments that are no longer referred to, are let go of.
+//!
+//! A crash before 4 leaves the old metalog, which knows nothing of the new segments; a crash after
+//! it leaves files that nothing refers to, which the first checkpoint of the next life sweeps.
+//! The disk is read and written without the store in hand, so commits go on meanwhile.
+
+use std::{mem, path::PathBuf, sync::Arc};
+
+use super::{Store, open::log_dirs, read::damaged_run};
+use crate::{
+    disk::Slice,
+    error::{Error, ErrorKind, Result},
+    format::{
+        commit::Run,
+        meta::{CursorState, LogState, MetaEntry, SegmentState},
+        record::RecordParts,
+    },
+    ids::{IdMap, LogId, Lsn, Offset},
+    layout::{Named, segment_name},
+    metalog::MetaWriter,
+    segment::{SegmentWriter, Segments},
+};
+
+/// A store that others use, too, and the way to make its journal durable.
+pub trait Shared {
+    /// Acts on the store, alone.
+    fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R;
+    /// Returns when the journal is durable up to a position.
+    fn sync_to(&self, position: Lsn) -> Result<()>;
+}
+
+/// How much of the journal a checkpoint frees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The older part, so that messages that die young never leave the journal.
+    Older,
+    /// All of it.
+    All,
+    /// Nothing: only what has become dead in segments is given back. It needs next to no space.
+    Nothing,
+}
+
+/// What a checkpoint does to the segments of one log.
+#[derive(Debug)]
+pub struct LogChange {
+    pub log: LogId,
+    /// Everything below is in segments now, or dead.
+    pub moved: Offset,
+    pub gone: Vec<SegmentState>,
+    pub put: Vec<SegmentState>,
+}
+
+/// A checkpoint that is being made.
+pub struct Work {
+    pub segments: Segments,
+    pub segment_bytes: u64,
+    upto: Lsn,
+    pub changes: IdMap<LogId, LogChange>,
+    /// Written, but not synced.
+    unsynced: Vec<SegmentWriter>,
+    meta: Option<MetaWriter>,
+}
+
+/// So many files are open at most before they are synced and closed.
+const UNSYNCED_MAX: usize = 64;
+/// So many runs are taken at a time while the store is in hand.
+const RUNS_AT_ONCE: usize = 512;
+
+/// Makes a checkpoint. Only one may be made at a time.
+///
+/// # Errors
+///
+/// `Poisoned` if a sync failed; otherwise nothing was changed, and it can be tried again.
+pub fn checkpoint(shared: &impl Shared, extent: Extent) -> Result<()> {
+    let Some(mut work) = shared.with(|store| store.begin_checkpoint(extent)) else {
+        return Ok(());
+    };
+    let done = make(shared, extent, &mut work);
+    if done.is_err() {
+        shared.with(Store::abandon_checkpoint);
+    }
+    done
+}
+
+fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
+    let logs = shared.with(|store| store.logs_with_tail_before(work.upto));
+    for log in logs {
+        work.move_log(shared, log)?;
+    }
+    work.retain(shared, extent != Extent::Nothing)?;
+
+    let full = work.meta.is_none();
+    let capture = shared.with(|store| store.capture(&work.changes, full));
+    shared.sync_to(capture.at)?;
+    work.sync_segments()?;
+    let mut meta = match work.meta.take() {
+        Some(meta) => meta,
+        None => shared.with(|store| store.begin_metalog())?,
+    };
+    for entry in &capture.entries {
+        meta.put(entry)?;
+    }
+    meta.commit(work.upto, capture.at, capture.next_id)?;
+
+    let changes = mem::take(&mut work.changes);
+    let garbage = shared.with(|store| store.install(changes, work.upto, meta));
+    for path in garbage {
+        // Nothing refers to it; if it stays, a later sweep finds it.
+        let _ = work.segments.disk.remove(&path);
+    }
+    if shared.with(|store| mem::take(&mut store.meta.unswept)) {
+        sweep(shared, &work.segments)?;
+    }
+    work.remove_logs(&capture.deleted_logs);
+    Ok(())
+}
+
+struct Capture {
+    entries: Vec<MetaEntry>,
+    at: Lsn,
+    next_id: u64,
+    deleted_logs: Vec<LogId>,
+}
+
+/// A run of the journal, and which of its messages live: one bit each.
+struct LiveRun {
+    bytes: Slice,
+    lsn: Lsn,
+    live: u32,
+}
+
+impl Store {
+    fn begin_checkpoint(&mut self, extent: Extent) -> Option<Work> {
+        let upto = match extent {
+            Extent::All => self.journal.tail(),
+            Extent::Older => self.journal.boundary_keeping(self.config.journal_bytes / 2),
+            Extent::Nothing => self.replay_from,
+        };
+        let upto = upto.max(self.replay_from);
+        if upto == self.replay_from && !self.state.reclaimable && !self.meta.unswept {
+            return None;
+        }
+        self.state.reclaimable = false;
+        let meta = self.meta.writer.take().filter(|meta| !meta.wants_compaction());
+        Some(Work {
+            segments: self.segments.clone(),
+            segment_bytes: self.config.segment_bytes,
+            upto,
+            changes: IdMap::default(),
+            unsynced: Vec::new(),
+            meta,
+        })
+    }
+
+    /// After a failure the metalog's file may end in the middle of an entry, and what was captured
+    /// is lost: the next checkpoint begins a new file, with everything.
+    fn abandon_checkpoint(&mut self) {
+        self.meta.writer = None;
+        self.meta.unswept = true;
+        self.state.reclaimable = true;
+    }
+
+    fn logs_with_tail_before(&self, position: Lsn) -> Vec<LogId> {
+        let logs = self.state.logs.values();
+        let moving = logs.filter(|log| log.tail.first_at_or_behind(position) > log.moved);
+        let mut ids: Vec<LogId> = moving.map(|log| log.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The next runs of a log that stand before a position, and the offset behind them. Runs
+    /// without a living message are left out.
+    fn live_runs(&self, id: LogId, from: Offset, upto: Lsn) -> Result<(Vec<LiveRun>, Offset)> {
+        let Some(log) = self.state.logs.get(&id) else {
+            return Ok((Vec::new(), from));
+        };
+        let end = log.tail.first_at_or_behind(upto);
+        let from = from.max(log.tail.start());
+        let (mut runs, mut at) = (Vec::new(), end);
+        let mut places = log.tail.runs_from(from).take_while(|run| run.first < end).peekable();
+        let mut taken = 0;
+        while let Some(place) = places.next() {
+            let run_end = places.peek().map_or(end, |next| next.first);
+            let mut live = 0;
+            for offset in place.first.0..run_end.0 {
+                let alive = !self.state.is_dead(log, Offset(offset));
+                live |= u32::from(alive) << (offset - place.first.0);
+            }
+            if live != 0 {
+                let bytes = self.journal.slice(place.lsn, place.len)?;
+                runs.push(LiveRun { bytes, lsn: place.lsn, live });
+            }
+            taken += 1;
+            if taken == RUNS_AT_ONCE {
+                at = run_end;
+                break;
+            }
+        }
+        Ok((runs, at))
+    }
+
+    /// Captures everything that changed since the last capture, or everything there is.
+    fn capture(&mut self, changes: &IdMap<LogId, LogChange>, full: bool) -> Capture {
+        let state = &mut self.state;
+        let mut entries = Vec::new();
+        let mut changed = mem::take(&mut state.changed_entities);
+        if full {
+            changed.clear();
+            entries.extend(state.catalog.all().cloned().map(MetaEntry::Entity));
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        entries.extend(changed.into_iter().map(|id| match state.catalog.get(id) {
+            Some(entity) => MetaEntry::Entity(entity.clone()),
+            None => MetaEntry::EntityGone(id),
+        }));
+        let mut logs: Vec<_> = state.logs.values_mut().collect();
+        logs.sort_unstable_by_key(|log| log.id);
+        for log in logs {
+            let change = changes.get(&log.id);
+            if mem::take(&mut log.dirty) || full || change.is_some() {
+                let moved = change.map_or(log.moved, |change| change.moved);
+                entries.push(MetaEntry::Log(LogState { moved, ..log.state() }));
+            }
+            if full {
+                let gone = |base: &Offset| change.is_some_and(|c| c.gone.iter().any(|s| s.base == *base));
+                let kept = log.segments.iter().filter(|(base, _)| !gone(base));
+                entries.extend(kept.map(|(_, segment)| MetaEntry::Segment(segment.clone())));
+            }
+            if let Some(change) = change {
+                entries.extend(change.gone.iter().filter(|_| !full).map(|segment| {
+                    MetaEntry::SegmentGone { log: segment.log, base: segment.base }
+                }));
+                entries.extend(change.put.iter().cloned().map(MetaEntry::Segment));
+            }
+        }
+        let mut cursors: Vec<_> = state.cursors.values_mut().collect();
+        cursors.sort_unstable_by_key(|cursor| cursor.id);
+        for cursor in cursors {
+            if mem::take(&mut cursor.dirty) || full {
+                let (id, floor) = (cursor.id, cursor.floor());
+                entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
+                entries.extend(cursor.capture_chunks(full).into_iter().map(MetaEntry::Chunk));
+            }
+        }
+        Capture {
+            entries,
+            at: self.journal.tail(),
+            next_id: state.catalog.next_id,
+            deleted_logs: mem::take(&mut state.deleted_logs),
+        }
+    }
+
+    fn begin_metalog(&self) -> Result<MetaWriter> {
+        MetaWriter::create(&self.meta.place, self.id, self.meta.number + 1)
+    }
+
+    /// Takes note of a checkpoint that counts. Returns the files that nothing refers to any more.
+    fn install(
+        &mut self,
+        changes: IdMap<LogId, LogChange>,
+        upto: Lsn,
+        meta: MetaWriter,
+    ) -> Vec<PathBuf> {
+        let mut garbage = Vec::new();
+        for change in changes.into_values() {
+            let Some(log) = self.state.logs.get_mut(&change.log) else {
+                continue;
+            };
+            for segment in &change.gone {
+                log.segments.remove(&segment.base);
+                self.cache.forget(segment);
+                garbage.push(self.segments.path(segment));
+            }
+            for segment in change.put {
+                self.cache.forget(&segment);
+                log.segments.insert(segment.base, segment);
+            }
+            log.moved = change.moved;
+            log.tail.drop_below(change.moved);
+        }
+        if meta.number() != self.meta.number {
+            garbage.push(self.meta.place.layout.meta_file(self.meta.number));
+            self.meta.number = meta.number();
+        }
+        self.meta.writer = Some(meta);
+        self.replay_from = upto;
+        garbage.extend(self.journal.release_below(upto));
+        garbage
+    }
+}
+
+impl Work {
+    /// Moves the live messages of one log that stand before T into segments.
+    fn move_log(&mut self, shared: &impl Shared, log: LogId) -> Result<()> {
+        let Some((mut at, end, open)) = shared.with(|store| {
+            let log = store.state.logs.get(&log)?;
+            let open = log.segments.values().next_back().filter(|segment| !segment.sealed);
+            Some((log.moved, log.tail.first_at_or_behind(self.upto), open.cloned()))
+        }) else {
+            return Ok(());
+        };
+        let mut open = open;
+        let mut writer: Option<SegmentWriter> = None;
+        let mut change = LogChange { log, moved: end, gone: Vec::new(), put: Vec::new() };
+        while at < end {
+            let (runs, next) = shared.with(|store| store.live_runs(log, at, self.upto))?;
+            if next <= at {
+                // The log was deleted meanwhile.
+                break;
+            }
+            for run in runs {
+                writer = Some(self.add_run(&run, &mut open, writer, &mut change)?);
+            }
+            at = next;
+        }
+        if let Some(writer) = writer {
+            self.finish_writer(writer, &mut change)?;
+        }
+        self.changes.insert(log, change);
+        Ok(())
+    }
+
+    fn add_run(
+        &mut self,
+        run: &LiveRun,
+        open: &mut Option<SegmentState>,
+        mut writer: Option<SegmentWriter>,
+        change: &mut LogChange,
+    ) -> Result<SegmentWriter> {
+        let damaged = |what| damaged_run(what, run.lsn);
+        let decoded = Run::decode(&run.bytes).map_err(damaged)?;
+        for record in decoded.records() {
+            let (offset, spans) = record.map_err(damaged)?;
+            if run.live >> (offset.0 - decoded.first.0) & 1 == 0 {
+                continue;
+            }
+            if writer.as_ref().is_some_and(|writer| writer.bytes() >= self.segment_bytes) {
+                let mut full = writer.take().expect("it was just looked at");
+                full.seal()?;
+                self.finish_writer(full, change)?;
+            }
+            let mut into = match (writer.take(), open.take()) {
+                (Some(writer), _) => writer,
+                (None, Some(state)) => SegmentWriter::reopen(&self.segments, &state)?,
+                (None, None) => SegmentWriter::create(&self.segments, decoded.log, offset, 0)?,
+            };
+            into.push(offset, &RecordParts::stored(decoded.body, &spans))?;
+            writer = Some(into);
+        }
+        Ok(writer.expect("a live run has a live message"))
+    }
+
+    /// Takes over a segment that is written. It is synced with others.
+    pub fn finish_writer(
+        &mut self,
+        mut writer: SegmentWriter,
+        change: &mut LogChange,
+    ) -> Result<()> {
+        writer.flush()?;
+        change.put.push(writer.state().clone());
+        self.unsynced.push(writer);
+        if self.unsynced.len() >= UNSYNCED_MAX { self.sync_segments() } else { Ok(()) }
+    }
+
+    fn sync_segments(&mut self) -> Result<()> {
+        self.unsynced.drain(..).try_for_each(|writer| writer.sync())
+    }
+
+    /// Removes the segments of logs that were deleted.
+    fn remove_logs(&self, logs: &[LogId]) {
+        let disk = &*self.segments.disk;
+        for log in logs {
+            let dir = self.segments.layout.log_dir(*log);
+            for name in disk.list(&dir).unwrap_or_default() {
+                if segment_name(&name) != Named::Unknown {
+                    let _ = disk.remove(&dir.join(name));
+                }
+            }
+            let _ = disk.remove_dir(&dir);
+        }
+    }
+}
+
+/// Removes segments that nothing refers to: an earlier life, or an attempt that failed, left them.
+fn sweep(shared: &impl Shared, segments: &Segments) -> Result<()> {
+    let disk = Arc::clone(&segments.disk);
+    for (log, dir) in log_dirs(&*disk, &segments.layout)? {
+        let known = shared.with(|store| {
+            let log = store.state.logs.get(&log)?;
+            Some(log.segments.values().map(|s| (s.base, s.generation)).collect::<Vec<_>>())
+        });
+        let failed = |error| {
+            Error::new(ErrorKind::Io, "segments cannot be listed").in_file(&dir).because(error)
+        };
+        for name in disk.list(&dir).map_err(failed)? {
+            let stays = match segment_name(&name) {
+                Named::Unknown => true,
+                Named::Unfinished => false,
+                Named::Real(segment) => known.as_ref().is_some_and(|known| known.contains(&segment)),
+            };
+            if !stays {
+                let _ = disk.remove(&dir.join(name));
+            }
+        }
+        if known.is_none() {
+            let _ = disk.remove_dir(&dir);
+        }
+    }
+    Ok(())
+}

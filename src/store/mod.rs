@@ -1,0 +1,115 @@
+//! Journal, segments and metalog as one durable store of logs and cursors.
+//!
+//! A commit is one frame of the journal and then a change of [`State`]. A checkpoint moves what
+//! still lives out of the journal. Recovery loads the metalog, replays the journal behind it, and
+//! ends with the state that some prefix of the commits has led to.
+//!
+//! Invariants: the state never holds what is not in the journal or the metalog; nothing is removed
+//! from disk before the metalog that no longer refers to it is durable; memory holds bits per
+//! message between a cursor's floor and its log's end, and 12 bytes per run in the journal.
+
+mod acks;
+mod cache;
+mod catalog;
+mod checkpoint;
+mod commit;
+mod log;
+mod open;
+mod read;
+mod retain;
+mod state;
+mod tail;
+#[cfg(any())]
+mod tests;
+
+pub use acks::AckSet;
+pub use catalog::Space;
+pub use checkpoint::{Extent, Shared, checkpoint};
+pub use commit::{Commit, Op, Outcome};
+pub use open::open;
+pub use read::{Chunk, Source, Stored, damaged_run};
+
+use self::{cache::SegmentCache, commit::Draft, state::State};
+use crate::{
+    config::Config,
+    error::{Error, ErrorKind},
+    format::entity::{Entity, EntityKind},
+    ids::{CursorId, LogId, Lsn, Offset, StoreId},
+    journal::Journal,
+    metalog::{MetaPlace, MetaWriter},
+    segment::Segments,
+};
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    config: Config,
+    id: StoreId,
+    pub journal: Journal,
+    segments: Segments,
+    cache: SegmentCache,
+    meta: Metalog,
+    state: State,
+    /// From here on recovery would read the journal.
+    replay_from: Lsn,
+    draft: Draft,
+}
+
+/// The store's side of the metalog.
+#[derive(Debug)]
+struct Metalog {
+    place: MetaPlace,
+    /// The file that is being written. `None`: the next checkpoint begins one, with everything.
+    writer: Option<MetaWriter>,
+    /// The newest file there is.
+    number: u64,
+    /// Whether the segments' directories may hold files that nothing refers to.
+    unswept: bool,
+}
+
+impl Store {
+    /// What is named, and by what.
+    pub fn find(&self, space: Space, name: &str) -> Option<&Entity> {
+        self.state.catalog.find(space, name)
+    }
+
+    pub fn entity(&self, id: u64) -> Option<&Entity> {
+        self.state.catalog.get(id)
+    }
+
+    pub fn list(&self, space: Space) -> Vec<String> {
+        self.state.catalog.list(space).map(|entity| entity.name.clone()).collect()
+    }
+
+    /// The entities of a kind of thing: what the next `create` may collide with.
+    pub fn new_entity(&self, name: &str, kind: EntityKind) -> Entity {
+        Entity { id: self.state.catalog.next_id, name: name.to_owned(), kind }
+    }
+
+    pub fn acks(&self, cursor: CursorId) -> Option<&AckSet> {
+        self.state.cursors.get(&cursor)?.acks()
+    }
+
+    /// A cursor's floor, or the offset at which a group goes on.
+    pub fn floor(&self, cursor: CursorId) -> Option<Offset> {
+        self.state.cursors.get(&cursor).map(log::Cursor::floor)
+    }
+
+    /// The first offset of a log that is still there, and the one behind its last.
+    pub fn bounds(&self, log: LogId) -> Option<(Offset, Offset)> {
+        self.state.logs.get(&log).map(|log| (log.start, log.next()))
+    }
+
+    /// Whether a segment has become dead, so that a checkpoint would give back space.
+    pub fn is_reclaimable(&self) -> bool {
+        self.state.reclaimable
+    }
+
+    pub fn id(&self) -> StoreId {
+        self.id
+    }
+}
+
+fn gone(what: &'static str) -> Error {
+    Error::new(ErrorKind::NotFound, what)
+}

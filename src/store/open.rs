@@ -1,0 +1,291 @@
+//! Opening: a new store is made, an old one is recovered.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Metalog, Store, cache::SegmentCache, commit::Draft, log::Progress, state::State};
+use crate::{
+    config::{Config, IoMode},
+    disk::{Access, Disk},
+    error::{Error, Result},
+    format::{
+        Malformed,
+        commit::changes,
+        entity::Entity,
+        frame::FRAME_HEADER_BYTES,
+        meta::{ChunkState, LogState, MetaEntry, SegmentState},
+    },
+    ids::{CursorId, LogId, Lsn, Offset, StoreId},
+    journal::{Journal, Supply, holds_commits, recover},
+    layout::{Layout, log_dir_name},
+    metalog::{Loaded, MetaPlace, MetaWriter, load},
+    segment::Segments,
+};
+
+/// Opens the store in a directory, whose lock the caller holds. If there is none, one is made
+/// with the id that the caller has drawn.
+///
+/// # Errors
+///
+/// `Corrupt` with file and position if durable data is damaged or missing; `UnsupportedVersion`;
+/// `DiskFull` or `Io`. What is on disk is as it was then.
+pub fn open(disk: Arc<dyn Disk>, root: &Path, config: Config, new_id: StoreId) -> Result<Store> {
+    let opening = Opening::new(disk, root, config)?;
+    let mut found = Found::default();
+    match load(&opening.place(), &mut |entry| found.take(entry))? {
+        Some(loaded) => opening.recover(&loaded, found),
+        None => opening.create(new_id),
+    }
+}
+
+struct Opening {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    config: Config,
+    access: Access,
+}
+
+impl Opening {
+    fn new(disk: Arc<dyn Disk>, root: &Path, config: Config) -> Result<Opening> {
+        let layout = Layout::new(root);
+        for dir in [layout.journal_dir(), layout.segments_dir(), layout.meta_dir()] {
+            disk.create_dir(&dir)
+                .map_err(|error| Error::io(error, "the store's directory cannot be made", dir))?;
+        }
+        let access = match config.io {
+            IoMode::Map => Access::Map,
+            IoMode::Calls => Access::Calls,
+            IoMode::Auto if disk.maps_are_safe(root) => Access::Map,
+            IoMode::Auto => Access::Calls,
+        };
+        Ok(Opening { disk, layout, config, access })
+    }
+
+    fn place(&self) -> MetaPlace {
+        MetaPlace { disk: Arc::clone(&self.disk), layout: self.layout.clone() }
+    }
+
+    fn supply(&self, store: StoreId) -> Supply {
+        Supply {
+            disk: Arc::clone(&self.disk),
+            layout: self.layout.clone(),
+            store,
+            access: self.access,
+            file_bytes_min: self.config.journal_file_bytes_min,
+            file_bytes_max: self.config.journal_file_bytes_max,
+            pool_bytes: self.config.journal_bytes / 2,
+        }
+    }
+
+    fn segments(&self, store: StoreId) -> Segments {
+        Segments {
+            disk: Arc::clone(&self.disk),
+            layout: self.layout.clone(),
+            store,
+            access: self.access,
+            block_bytes: self.config.block_bytes,
+        }
+    }
+
+    /// Makes a store. It exists once its metalog does.
+    fn create(self, id: StoreId) -> Result<Store> {
+        let supply = self.supply(id);
+        if holds_commits(&supply)? || !log_dirs(&*self.disk, &self.layout)?.is_empty() {
+            let what = "the metalog is missing, but there are messages";
+            return Err(Error::corrupt(what, self.layout.meta_dir(), 0));
+        }
+        let parent = self.layout.root().parent().filter(|dir| *dir != Path::new(""));
+        for dir in [Some(self.layout.root()), parent].into_iter().flatten() {
+            self.disk.sync_dir(dir).map_err(|error| {
+                Error::io(error, "the store's directory cannot be made durable", dir)
+            })?;
+        }
+        let journal = Journal::create(supply)?;
+        let mut writer = MetaWriter::create(&self.place(), id, 1)?;
+        writer.commit(journal.tail(), journal.tail(), 1)?;
+        let mut state = State::default();
+        state.catalog.next_id = 1;
+        let replay_from = journal.tail();
+        Ok(self.store(id, journal, state, replay_from, Some(writer), 1))
+    }
+
+    fn recover(self, loaded: &Loaded, found: Found) -> Result<Store> {
+        let checkpoint = &loaded.checkpoint;
+        let meta_file = self.layout.meta_file(loaded.number);
+        let contradiction = |what: Malformed| Error::corrupt(what.0, &meta_file, 0);
+        let recorded_next: Vec<(LogId, Offset)> =
+            found.logs.values().map(|log| (log.log, log.next)).collect();
+        let mut state = found.into_state().map_err(contradiction)?;
+        state.catalog.next_id = state.catalog.next_id.max(checkpoint.next_id);
+
+        let segments = self.segments(loaded.store);
+        for log in state.logs.values() {
+            for segment in log.segments.values() {
+                check_segment(&segments, segment)?;
+            }
+        }
+        let supply = self.supply(loaded.store);
+        let reflects = checkpoint.reflects;
+        let recovered = recover(supply, checkpoint.replay_from, reflects, &mut |lsn, payload| {
+            for change in changes(payload) {
+                let (at, change) = change?;
+                let at = Lsn(lsn.0 + (FRAME_HEADER_BYTES + at) as u64);
+                state.replay(change, at, reflects)?;
+            }
+            Ok(())
+        })?;
+        for (id, next) in recorded_next {
+            if state.logs.get(&id).is_some_and(|log| log.next() < next) {
+                let what = Malformed("a log's last messages are missing from the journal");
+                return Err(contradiction(what));
+            }
+        }
+        for path in recovered.leftovers.iter().chain(&loaded.leftovers) {
+            // Nothing refers to them; those that stay are tried again at the next open.
+            let _ = self.disk.remove(path);
+        }
+        let number = loaded.number;
+        Ok(self.store(
+            loaded.store,
+            recovered.journal,
+            state,
+            checkpoint.replay_from,
+            None,
+            number,
+        ))
+    }
+
+    fn store(
+        self,
+        id: StoreId,
+        journal: Journal,
+        state: State,
+        replay_from: Lsn,
+        writer: Option<MetaWriter>,
+        number: u64,
+    ) -> Store {
+        Store {
+            segments: self.segments(id),
+            cache: SegmentCache::new(self.config.maps_max),
+            meta: Metalog { place: self.place(), unswept: writer.is_none(), writer, number },
+            config: self.config,
+            id,
+            journal,
+            state,
+            replay_from,
+            draft: Draft::default(),
+        }
+    }
+}
+
+fn check_segment(segments: &Segments, segment: &SegmentState) -> Result<()> {
+    let path = segments.path(segment);
+    match segments.disk.len_of(&path) {
+        Ok(len) if len >= segment.bytes => Ok(()),
+        Ok(len) => {
+            let what = "a segment is shorter than what was committed to it";
+            Err(Error::corrupt(what, path, len))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::corrupt("a segment is missing", path, 0))
+        }
+        Err(error) => Err(Error::io(error, "a segment cannot be found", path)),
+    }
+}
+
+/// What the metalog says, before it is put together: entries come in any order.
+#[derive(Default)]
+struct Found {
+    entities: BTreeMap<u64, Entity>,
+    logs: BTreeMap<LogId, LogState>,
+    cursors: BTreeMap<CursorId, Offset>,
+    chunks: BTreeMap<(CursorId, u64), ChunkState>,
+    segments: BTreeMap<(LogId, Offset), SegmentState>,
+}
+
+impl Found {
+    fn take(&mut self, entry: MetaEntry) -> Result<(), Malformed> {
+        match entry {
+            MetaEntry::Entity(entity) => drop(self.entities.insert(entity.id, entity)),
+            MetaEntry::EntityGone(id) => self.forget(id),
+            MetaEntry::Log(state) => drop(self.logs.insert(state.log, state)),
+            MetaEntry::Cursor(state) => drop(self.cursors.insert(state.cursor, state.floor)),
+            MetaEntry::Chunk(state) => {
+                self.chunks.insert((state.cursor, state.chunk), state);
+            }
+            MetaEntry::Segment(state) => {
+                self.segments.insert((state.log, state.base), state);
+            }
+            MetaEntry::SegmentGone { log, base } => drop(self.segments.remove(&(log, base))),
+            MetaEntry::Checkpoint(_) => {}
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, id: u64) {
+        let Some(entity) = self.entities.remove(&id) else {
+            return;
+        };
+        for log in entity.logs() {
+            self.logs.remove(&log);
+            self.segments.retain(|(of, _), _| *of != log);
+        }
+        for (cursor, _) in entity.cursors() {
+            self.cursors.remove(&cursor);
+            self.chunks.retain(|(of, _), _| *of != cursor);
+        }
+    }
+
+    fn into_state(self) -> Result<State, Malformed> {
+        let mut state = State::default();
+        for entity in self.entities.into_values() {
+            state.attach(&entity);
+            state.catalog.insert(entity);
+        }
+        for log in self.logs.values() {
+            if log.start > log.next || log.moved > log.next {
+                return Err(Malformed("a log's bounds contradict each other"));
+            }
+            let known = state.logs.get_mut(&log.log).ok_or(STRAY)?;
+            known.restore(log);
+        }
+        for segment in self.segments.into_values() {
+            let log = state.logs.get_mut(&segment.log).ok_or(STRAY)?;
+            let before = log.segments.values().next_back();
+            let overlaps = before.is_some_and(|before| before.end > segment.base);
+            if overlaps || segment.base > segment.end || segment.end > log.moved {
+                return Err(Malformed("a log's segments contradict each other"));
+            }
+            log.segments.insert(segment.base, segment);
+        }
+        for chunk in self.chunks.into_values() {
+            match &mut state.cursors.get_mut(&chunk.cursor).ok_or(STRAY)?.progress {
+                Progress::Acks(acks) => acks.restore(&chunk)?,
+                Progress::At(_) => return Err(STRAY),
+            }
+        }
+        for (id, floor) in self.cursors {
+            let cursor = state.cursors.get_mut(&id).ok_or(STRAY)?;
+            cursor.dirty = false;
+            match &mut cursor.progress {
+                Progress::Acks(acks) => acks.restore_floor(floor),
+                Progress::At(next) => *next = floor,
+            }
+        }
+        Ok(state)
+    }
+}
+
+const STRAY: Malformed = Malformed("an entry belongs to nothing that exists");
+
+/// The directories of logs, as they are on disk.
+pub fn log_dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(LogId, PathBuf)>> {
+    let dir = layout.segments_dir();
+    let names = disk.list(&dir);
+    let names = names.map_err(|error| Error::io(error, "the segments cannot be listed", &dir))?;
+    let named = |name: &String| log_dir_name(name).map(|log| (log, dir.join(name)));
+    Ok(names.iter().filter_map(named).collect())
+}

@@ -1,0 +1,221 @@
+//! Finding messages: in the journal by the tail index, in segments by their tables.
+//!
+//! What needs the store is separate from what needs the disk: a [`Source`] or a [`Chunk`] is found
+//! with the store in hand, and read without it.
+
+use std::sync::Arc;
+
+use super::{Store, gone, log::Log};
+use crate::{
+    disk::Slice,
+    error::{Error, ErrorKind, Result},
+    format::{
+        Malformed,
+        commit::Run,
+        record::{Headers, RecordSpans},
+    },
+    ids::{LogId, Lsn, Offset, Timestamp},
+    segment::{Block, SegmentReader},
+};
+
+/// A message at rest, without a copy where the file is mapped.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    bytes: Slice,
+    spans: RecordSpans,
+    pub offset: Offset,
+}
+
+impl Stored {
+    pub fn new(bytes: Slice, spans: RecordSpans, offset: Offset) -> Stored {
+        Stored { bytes, spans, offset }
+    }
+
+    pub fn payload(&self) -> &[u8] {
+        self.spans.payload.of(&self.bytes)
+    }
+
+    pub fn key(&self) -> Option<&[u8]> {
+        self.spans.key.map(|key| key.of(&self.bytes))
+    }
+
+    pub fn headers(&self) -> Headers<'_> {
+        Headers::new(self.spans.headers.of(&self.bytes))
+    }
+
+    pub fn timestamp(&self) -> Timestamp {
+        self.spans.timestamp
+    }
+}
+
+/// Where one message is.
+#[derive(Debug)]
+pub enum Source {
+    /// In a run of the journal that stands at a position.
+    Run(Slice, Lsn),
+    /// In a block that was read before.
+    Block(Block),
+    /// In a block that must be read.
+    Segment(Arc<SegmentReader>, usize),
+}
+
+impl Source {
+    /// Reads the message. With it comes the block that had to be read for it, to be remembered.
+    pub fn load(self, offset: Offset) -> Result<(Stored, Option<Block>)> {
+        match self {
+            Source::Run(bytes, lsn) => {
+                let decoded = Run::decode(&bytes)
+                    .and_then(|run| Ok((run.record(offset)?, run.body_at, run.len())));
+                let (spans, body_at, end) = decoded.map_err(|what| damaged_run(what, lsn))?;
+                Ok((Stored { bytes: bytes.narrow(body_at, end), spans, offset }, None))
+            }
+            Source::Block(block) => Ok((stored_in(&block, offset)?, None)),
+            Source::Segment(reader, index) => {
+                let block = reader.block(index)?;
+                Ok((stored_in(&block, offset)?, Some(block)))
+            }
+        }
+    }
+}
+
+fn stored_in(block: &Block, offset: Offset) -> Result<Stored> {
+    let mut place = block.seek(offset)?;
+    match block.step(&mut place)? {
+        Some((found, spans)) if found == offset => {
+            Ok(Stored { bytes: block.body().clone(), spans, offset })
+        }
+        _ => Err(missing(offset)),
+    }
+}
+
+fn missing(offset: Offset) -> Error {
+    let what = format!("message {offset} is wanted, but it is not where it belongs");
+    Error::new(ErrorKind::Corrupt, what)
+}
+
+/// A run of the journal that does not decode, although its frame did verify.
+pub fn damaged_run(what: Malformed, lsn: Lsn) -> Error {
+    Error::corrupt(what.0, "journal", lsn.0)
+}
+
+/// Messages that follow each other, to be read without the store.
+#[derive(Debug)]
+pub enum Chunk {
+    Segment(Arc<SegmentReader>, usize),
+    /// Runs of the journal, each with its position.
+    Runs(Vec<(Slice, Lsn)>),
+}
+
+/// How many runs of the journal are handed out at once.
+const CHUNK_RUNS: usize = 64;
+
+impl Store {
+    fn log(&self, log: LogId) -> Result<&Log> {
+        self.state.logs.get(&log).ok_or_else(|| gone("the queue, topic or stream was deleted"))
+    }
+
+    /// Where the message with an offset is. It must not be dead.
+    pub fn locate(&mut self, log: LogId, offset: Offset) -> Result<Source> {
+        let found = self.log(log)?;
+        if offset >= found.moved {
+            let run = found.tail.find(offset).ok_or_else(|| missing(offset))?;
+            return Ok(Source::Run(self.journal.slice(run.lsn, run.len)?, run.lsn));
+        }
+        if let Some(block) = &found.recent
+            && (block.first()..=block.last()).contains(&offset)
+        {
+            return Ok(Source::Block(block.clone()));
+        }
+        let segment = found.segment_of(offset).ok_or_else(|| missing(offset))?.clone();
+        let reader = self.cache.reader(&self.segments, &segment)?;
+        let index = reader.block_at(offset).ok_or_else(|| missing(offset))?;
+        Ok(Source::Segment(reader, index))
+    }
+
+    /// Keeps the block that was read last for whoever wants the next message of it.
+    pub fn remember(&mut self, log: LogId, block: Block) {
+        if let Some(log) = self.state.logs.get_mut(&log) {
+            log.recent = Some(block);
+        }
+    }
+
+    /// Whether a message was committed before a position. Those in segments are durable.
+    pub fn is_before(&self, log: LogId, offset: Offset, limit: Lsn) -> bool {
+        self.state.logs.get(&log).is_some_and(|log| {
+            offset < log.moved || log.tail.find(offset).is_some_and(|run| run.lsn < limit)
+        })
+    }
+
+    /// The offset behind the last message that was committed before a position.
+    pub fn end_before(&self, log: LogId, limit: Lsn) -> Result<Offset> {
+        let log = self.log(log)?;
+        Ok(log.tail.first_at_or_behind(limit).max(log.moved))
+    }
+
+    /// The messages from an offset on, as far as they were committed before a position. `None` if
+    /// there are none yet.
+    pub fn scan(&mut self, log: LogId, from: Offset, limit: Lsn) -> Result<Option<Chunk>> {
+        let found = self.log(log)?;
+        let from = from.max(found.start);
+        let (mut at, moved) = (from, found.moved);
+        while at < moved {
+            let found = self.log(log)?;
+            let segment = found.segment_of(at).or_else(|| found.segments.range(at..).next()?.1.into());
+            let Some(segment) = segment.cloned() else { break };
+            let reader = self.cache.reader(&self.segments, &segment)?;
+            if let Some(index) = reader.block_at(at) {
+                return Ok(Some(Chunk::Segment(reader, index)));
+            }
+            at = segment.end;
+        }
+        let found = self.log(log)?;
+        let runs = found.tail.runs_from(from.max(found.moved));
+        let runs = runs.take_while(|run| run.lsn < limit).take(CHUNK_RUNS);
+        let slices = runs.map(|run| Ok((self.journal.slice(run.lsn, run.len)?, run.lsn)));
+        let slices = slices.collect::<Result<Vec<_>>>()?;
+        Ok(if slices.is_empty() { None } else { Some(Chunk::Runs(slices)) })
+    }
+
+    /// The first offset whose message bears this time or a later one, of those committed before a
+    /// position; the end if there is none.
+    pub fn seek_time(&mut self, log: LogId, time: Timestamp, limit: Lsn) -> Result<Offset> {
+        let found = self.log(log)?;
+        let start = found.start;
+        let candidates: Vec<_> = found
+            .segments
+            .values()
+            .filter(|segment| segment.max_time >= time && segment.end > start)
+            .cloned()
+            .collect();
+        for segment in candidates {
+            let reader = self.cache.reader(&self.segments, &segment)?;
+            let Some(first) = reader.block_at_time(time) else { continue };
+            for index in first..reader.table().len() {
+                let block = reader.block(index)?;
+                let mut place = block.seek(start)?;
+                while let Some((offset, spans)) = block.step(&mut place)? {
+                    if spans.timestamp >= time {
+                        return Ok(offset);
+                    }
+                }
+            }
+        }
+        self.seek_time_in_tail(log, time, limit)
+    }
+
+    fn seek_time_in_tail(&self, log: LogId, time: Timestamp, limit: Lsn) -> Result<Offset> {
+        let found = self.log(log)?;
+        let from = found.start.max(found.moved);
+        for place in found.tail.runs_from(from).take_while(|run| run.lsn < limit) {
+            let bytes = self.journal.slice(place.lsn, place.len)?;
+            let run = Run::decode(&bytes).map_err(|what| damaged_run(what, place.lsn))?;
+            for record in run.records() {
+                let (offset, spans) = record.map_err(|what| damaged_run(what, place.lsn))?;
+                if offset >= from && spans.timestamp >= time {
+                    return Ok(offset);
+                }
+            }
+        }
+        self.end_before(log, limit)
+    }
+}

@@ -1,0 +1,143 @@
+//! Giving back space: segments that are dead are dropped, and those that are mostly dead are
+//! rewritten together. Offsets never change.
+
+use super::{
+    checkpoint::{LogChange, Shared, Work},
+    log::Log,
+    state::State,
+};
+use crate::{
+    config::REWRITE_SHARE,
+    error::Result,
+    format::{meta::SegmentState, record::RecordParts},
+    ids::{LogId, Offset},
+    segment::{SegmentReader, SegmentWriter},
+};
+
+/// So many mostly dead segments are rewritten at most in one checkpoint, for each log.
+const REWRITTEN_MAX: usize = 8;
+
+/// What can be done about one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    Rewrite,
+    Drop,
+}
+
+fn judge(state: &State, log: &Log, segment: &SegmentState) -> Verdict {
+    let range = segment.base.0..segment.end.0;
+    let offsets = range.end - range.start;
+    // What the segment does not hold is dead, too.
+    let dead = state.dead(log, range) - (offsets - segment.records).min(offsets);
+    let live = segment.records.saturating_sub(dead);
+    if live == 0 {
+        Verdict::Drop
+    } else if segment.sealed && live < segment.records / REWRITE_SHARE {
+        Verdict::Rewrite
+    } else {
+        Verdict::Keep
+    }
+}
+
+impl Work {
+    /// Drops and, if wanted, rewrites segments as the acks of this moment allow.
+    pub(super) fn retain(&mut self, shared: &impl Shared, may_rewrite: bool) -> Result<()> {
+        let logs = shared.with(|store| {
+            let with_segments = store.state.logs.values().filter(|log| !log.segments.is_empty());
+            let mut ids: Vec<LogId> = with_segments.map(|log| log.id).collect();
+            ids.sort_unstable();
+            ids
+        });
+        for id in logs {
+            let verdicts = shared.with(|store| {
+                let log = store.state.logs.get(&id)?;
+                let judged = log.segments.values().map(|segment| {
+                    (segment.clone(), judge(&store.state, log, segment))
+                });
+                let judged: Vec<_> = judged.filter(|(_, it)| *it != Verdict::Keep).collect();
+                Some((judged, log.moved))
+            });
+            let Some((verdicts, moved)) = verdicts.filter(|(verdicts, _)| !verdicts.is_empty())
+            else {
+                continue;
+            };
+            let mut change = self.changes.remove(&id).unwrap_or(LogChange {
+                log: id,
+                moved,
+                gone: Vec::new(),
+                put: Vec::new(),
+            });
+            self.carry_out(shared, verdicts, may_rewrite, &mut change)?;
+            self.changes.insert(id, change);
+        }
+        Ok(())
+    }
+
+    fn carry_out(
+        &mut self,
+        shared: &impl Shared,
+        verdicts: Vec<(SegmentState, Verdict)>,
+        may_rewrite: bool,
+        change: &mut LogChange,
+    ) -> Result<()> {
+        let mut rewritten: Vec<SegmentState> = Vec::new();
+        for (segment, verdict) in verdicts {
+            // This checkpoint has just added to it: the next one will see.
+            if change.put.iter().any(|put| put.base == segment.base) {
+                continue;
+            }
+            match verdict {
+                Verdict::Drop => change.gone.push(segment),
+                Verdict::Rewrite if may_rewrite && rewritten.len() < REWRITTEN_MAX => {
+                    rewritten.push(segment);
+                }
+                Verdict::Rewrite | Verdict::Keep => {}
+            }
+        }
+        // Neighbours are put together; a segment in between that stays keeps them apart.
+        for group in rewritten.chunk_by(|a, b| a.end == b.base) {
+            self.rewrite(shared, group, change)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the live messages of neighbouring segments into one new segment.
+    fn rewrite(
+        &mut self,
+        shared: &impl Shared,
+        old: &[SegmentState],
+        change: &mut LogChange,
+    ) -> Result<()> {
+        let (first, last) = (&old[0], &old[old.len() - 1]);
+        let generation = old.iter().map(|segment| segment.generation).max().unwrap_or(0) + 1;
+        let mut writer = SegmentWriter::create(&self.segments, first.log, first.base, generation)?;
+        for segment in old {
+            let reader = SegmentReader::open(&self.segments, segment)?;
+            for index in 0..reader.table().len() {
+                let block = reader.block(index)?;
+                let mut records = Vec::new();
+                let mut place = block.seek(Offset(0))?;
+                while let Some(record) = block.step(&mut place)? {
+                    records.push(record);
+                }
+                shared.with(|store| {
+                    let log = store.state.logs.get(&first.log);
+                    let dead = |offset| log.is_none_or(|log| store.state.is_dead(log, offset));
+                    records.retain(|(offset, _)| !dead(*offset));
+                });
+                for (offset, spans) in &records {
+                    writer.push(*offset, &RecordParts::stored(block.body(), spans))?;
+                }
+            }
+        }
+        change.gone.extend(old.iter().cloned());
+        if writer.state().records == 0 {
+            writer.abandon();
+            return Ok(());
+        }
+        writer.extend_to(last.end);
+        writer.seal()?;
+        self.finish_writer(writer, change)
+    }
+}

@@ -1,0 +1,225 @@
+//! The state of a store in memory, and every way in which it changes.
+//!
+//! A commit changes it once its frame is in the journal, and recovery does the same with the same
+//! functions when it reads the frame again. All of them are idempotent or checked.
+
+use std::ops::Range;
+
+use super::{
+    acks::{AckSet, acked_by_all},
+    catalog::Catalog,
+    log::{Cursor, Log, Progress},
+    tail::RunPlace,
+};
+use crate::{
+    format::{
+        Malformed,
+        commit::Change,
+        entity::{Creation, Entity, EntityKind},
+    },
+    ids::{CursorId, IdMap, LogId, Lsn, Offset},
+};
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub catalog: Catalog,
+    pub logs: IdMap<LogId, Log>,
+    pub cursors: IdMap<CursorId, Cursor>,
+    /// Entities that were created or deleted since the last capture.
+    pub changed_entities: Vec<u64>,
+    /// Logs that were deleted and whose segments may still be there.
+    pub deleted_logs: Vec<LogId>,
+    /// Whether a segment has become dead, so that a checkpoint would give back space.
+    pub reclaimable: bool,
+}
+
+/// A change that contradicts the state: the journal and the metalog do not fit together.
+const UNKNOWN: Malformed = Malformed("a commit refers to something that does not exist");
+
+impl State {
+    pub fn create(&mut self, creation: &Creation) {
+        let entity = &creation.entity;
+        self.attach(entity);
+        for ((id, _), start) in entity.cursors().zip(&creation.starts) {
+            let cursor = self.cursors.get_mut(&id).expect("attach has made it");
+            match &mut cursor.progress {
+                Progress::Acks(acks) => *acks = AckSet::new(*start),
+                Progress::At(next) => *next = *start,
+            }
+        }
+        self.changed_entities.push(entity.id);
+        self.catalog.insert(entity.clone());
+    }
+
+    /// Makes the logs and cursors that belong to an entity.
+    pub fn attach(&mut self, entity: &Entity) {
+        let keeps_acked = matches!(entity.kind, EntityKind::Stream { .. });
+        for log in entity.logs() {
+            self.logs.entry(log).or_insert_with(|| Log::new(log, keeps_acked));
+        }
+        let is_group = matches!(entity.kind, EntityKind::Group { .. });
+        for (id, log) in entity.cursors() {
+            let progress = if is_group {
+                Progress::At(Offset(0))
+            } else {
+                Progress::Acks(AckSet::default())
+            };
+            self.cursors.insert(id, Cursor { id, log, progress, dirty: true });
+            if !is_group && let Some(log) = self.logs.get_mut(&log) {
+                log.cursors.push(id);
+            }
+        }
+    }
+
+    /// Deletes an entity with all that belong to it.
+    pub fn delete(&mut self, id: u64) -> Vec<Entity> {
+        let removed = self.catalog.remove(id);
+        for entity in &removed {
+            for (cursor, log) in entity.cursors() {
+                self.cursors.remove(&cursor);
+                if let Some(log) = self.logs.get_mut(&log) {
+                    log.cursors.retain(|id| *id != cursor);
+                    self.reclaimable |= !log.segments.is_empty();
+                }
+            }
+            for log in entity.logs() {
+                self.reclaimable |= self.logs.remove(&log).is_some_and(|l| !l.segments.is_empty());
+                self.deleted_logs.push(log);
+            }
+            self.changed_entities.push(entity.id);
+        }
+        removed
+    }
+
+    /// Messages have entered a log.
+    pub fn append(&mut self, log: LogId, run: RunPlace, end: Offset) -> Result<(), Malformed> {
+        let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
+        if run.first != log.next() {
+            return Err(Malformed("a commit's messages do not follow the ones before"));
+        }
+        log.tail.push(run, end);
+        log.dirty = true;
+        Ok(())
+    }
+
+    fn ack_cursor(&mut self, cursor: CursorId) -> Result<(&mut AckSet, LogId), Malformed> {
+        let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
+        cursor.dirty = true;
+        match &mut cursor.progress {
+            Progress::Acks(acks) => Ok((acks, cursor.log)),
+            Progress::At(_) => Err(UNKNOWN),
+        }
+    }
+
+    pub fn ack(&mut self, cursor: CursorId, range: Range<u64>) -> Result<(), Malformed> {
+        let (acks, log) = self.ack_cursor(cursor)?;
+        let before = acks.floor();
+        acks.ack(range);
+        let floor = acks.floor();
+        if floor != before {
+            self.floor_moved(log, before, floor);
+        }
+        Ok(())
+    }
+
+    /// Lets go of what no cursor of a log wants any more, as far as that is cheap.
+    fn floor_moved(&mut self, log: LogId, before: Offset, floor: Offset) {
+        let Some(log) = self.logs.get_mut(&log) else {
+            return;
+        };
+        let alone = log.cursors.len() == 1;
+        if alone {
+            log.tail.drop_below(floor);
+        }
+        let segment_end = log.first_segment_end();
+        if segment_end.is_some_and(|end| before < end && end <= floor) {
+            let lowest = log.cursors.iter().filter_map(|id| self.cursors.get(id)).map(Cursor::floor);
+            self.reclaimable |= alone || lowest.min() >= segment_end;
+        }
+    }
+
+    pub fn nack(&mut self, cursor: CursorId, offset: Offset, attempts: u32) -> Result<(), Malformed> {
+        let (acks, _) = self.ack_cursor(cursor)?;
+        acks.set_attempts(offset, attempts);
+        Ok(())
+    }
+
+    pub fn seek(&mut self, cursor: CursorId, to: Offset) -> Result<(), Malformed> {
+        let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
+        cursor.dirty = true;
+        match &mut cursor.progress {
+            Progress::At(next) => *next = to,
+            Progress::Acks(_) => return Err(UNKNOWN),
+        }
+        Ok(())
+    }
+
+    pub fn trim(&mut self, log: LogId, start: Offset) -> Result<(), Malformed> {
+        let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
+        log.start = log.start.max(start);
+        log.dirty = true;
+        log.tail.drop_below(start);
+        self.reclaimable |= log.first_segment_end().is_some_and(|end| end <= log.start);
+        Ok(())
+    }
+
+    /// Applies a change that recovery has read. `at` is the place of its first byte. Changes at or
+    /// behind `reflects` are not in the metalog; of those before, only messages are wanted.
+    pub fn replay(&mut self, change: Change<'_>, at: Lsn, reflects: Lsn) -> Result<(), Malformed> {
+        if let Change::Run(run) = &change {
+            return match self.logs.get(&run.log) {
+                // The log was deleted meanwhile.
+                None if at < reflects => Ok(()),
+                None => Err(UNKNOWN),
+                // The messages are in segments, or dead.
+                Some(log) if run.end() <= log.moved => Ok(()),
+                Some(_) => {
+                    let place = RunPlace { first: run.first, lsn: at, len: run.len() };
+                    self.append(run.log, place, run.end())
+                }
+            };
+        }
+        if at < reflects {
+            return Ok(());
+        }
+        match change {
+            Change::Run(_) => unreachable!("runs were dealt with"),
+            Change::Ack { cursor, offsets } => {
+                offsets.into_iter().try_for_each(|range| self.ack(cursor, range))
+            }
+            Change::Nack { cursor, offset, attempts } => self.nack(cursor, offset, attempts),
+            Change::Seek { cursor, next } => self.seek(cursor, next),
+            Change::Create(creation) => {
+                self.create(&creation);
+                Ok(())
+            }
+            Change::Delete { entity } => match self.delete(entity).is_empty() {
+                true => Err(UNKNOWN),
+                false => Ok(()),
+            },
+            Change::Trim { log, start } => self.trim(log, start),
+        }
+    }
+
+    fn ack_sets(&self, log: &Log) -> Vec<&AckSet> {
+        let cursors = log.cursors.iter().filter_map(|id| self.cursors.get(id));
+        cursors.filter_map(Cursor::acks).collect()
+    }
+
+    /// How many offsets of a range nobody wants any more.
+    pub fn dead(&self, log: &Log, range: Range<u64>) -> u64 {
+        if log.keeps_acked {
+            return log.start.0.clamp(range.start, range.end) - range.start;
+        }
+        acked_by_all(&self.ack_sets(log), range)
+    }
+
+    /// Whether nobody wants an offset any more.
+    pub fn is_dead(&self, log: &Log, offset: Offset) -> bool {
+        if log.keeps_acked {
+            return offset < log.start;
+        }
+        let mut cursors = log.cursors.iter().filter_map(|id| self.cursors.get(id)?.acks());
+        cursors.all(|acks| acks.is_acked(offset))
+    }
+}

@@ -1,0 +1,146 @@
+//! The tail index: where in the journal the newest messages of one log are.
+//!
+//! One entry of 12 bytes per run, so its size is bounded by the journal's. It is not stored:
+//! recovery builds it anew from the journal.
+
+use std::collections::VecDeque;
+
+use crate::ids::{Lsn, Offset};
+
+const CHUNK_RUNS: usize = 1024;
+
+/// Runs close to each other, relative to the first.
+#[derive(Debug)]
+struct Chunk {
+    first: u64,
+    lsn: u64,
+    runs: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    offset: u32,
+    lsn: u32,
+    len: u32,
+}
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunPlace {
+    pub first: Offset,
+    pub lsn: Lsn,
+    pub len: usize,
+}
+
+impl Chunk {
+    fn place(&self, entry: Entry) -> RunPlace {
+        RunPlace {
+            first: Offset(self.first + u64::from(entry.offset)),
+            lsn: Lsn(self.lsn + u64::from(entry.lsn)),
+            len: entry.len as usize,
+        }
+    }
+}
+
+/// The runs of one log that are in the journal only, without gaps between them.
+#[derive(Debug, Default)]
+pub struct Tail {
+    chunks: VecDeque<Chunk>,
+    /// The offset behind the last run.
+    end: Offset,
+}
+
+impl Tail {
+    /// An empty tail: the next run begins at `end`.
+    pub fn new(end: Offset) -> Tail {
+        Tail { chunks: VecDeque::new(), end }
+    }
+
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Adds the run that follows. `end` is the offset behind its last message.
+    pub fn push(&mut self, run: RunPlace, end: Offset) {
+        debug_assert_eq!(run.first, self.end);
+        self.end = end;
+        let len = run.len as u32;
+        if let Some(chunk) = self.chunks.back_mut()
+            && chunk.runs.len() < CHUNK_RUNS
+            && let Ok(offset) = u32::try_from(run.first.0 - chunk.first)
+            && let Ok(lsn) = u32::try_from(run.lsn.0 - chunk.lsn)
+        {
+            chunk.runs.push(Entry { offset, lsn, len });
+            return;
+        }
+        let runs = vec![Entry { offset: 0, lsn: 0, len }];
+        self.chunks.push_back(Chunk { first: run.first.0, lsn: run.lsn.0, runs });
+    }
+
+    /// The index of the chunk and of the run in it that hold an offset.
+    fn position(&self, offset: Offset) -> Option<(usize, usize)> {
+        if offset >= self.end {
+            return None;
+        }
+        let chunk = self.chunks.partition_point(|chunk| chunk.first <= offset.0).checked_sub(1)?;
+        let runs = &self.chunks[chunk].runs;
+        let wanted = offset.0 - self.chunks[chunk].first;
+        // Where every run holds one message, the distance is the index.
+        if let Some(run) = runs.get(wanted as usize)
+            && u64::from(run.offset) == wanted
+        {
+            return Some((chunk, wanted as usize));
+        }
+        let run = runs.partition_point(|run| u64::from(run.offset) <= wanted);
+        Some((chunk, run - 1))
+    }
+
+    /// The run that holds an offset.
+    pub fn find(&self, offset: Offset) -> Option<RunPlace> {
+        let (chunk, run) = self.position(offset)?;
+        let chunk = &self.chunks[chunk];
+        Some(chunk.place(chunk.runs[run]))
+    }
+
+    /// The runs from the one that holds an offset on.
+    pub fn runs_from(&self, offset: Offset) -> impl Iterator<Item = RunPlace> {
+        let (first_chunk, first_run) = self.position(offset).unwrap_or((self.chunks.len(), 0));
+        let chunks = self.chunks.range(first_chunk.min(self.chunks.len())..).enumerate();
+        chunks.flat_map(move |(n, chunk)| {
+            let skip = if n == 0 { first_run } else { 0 };
+            chunk.runs[skip..].iter().map(|run| chunk.place(*run))
+        })
+    }
+
+    /// The first offset whose run stands at or behind a position; the end if there is none.
+    pub fn first_at_or_behind(&self, lsn: Lsn) -> Offset {
+        let Some(chunk) = self.chunks.partition_point(|chunk| chunk.lsn < lsn.0).checked_sub(1)
+        else {
+            return self.chunks.front().map_or(self.end, |chunk| Offset(chunk.first));
+        };
+        let runs = &self.chunks[chunk].runs;
+        let from = self.chunks[chunk].lsn;
+        let run = runs.partition_point(|run| from + u64::from(run.lsn) < lsn.0);
+        match runs.get(run) {
+            Some(run) => Offset(self.chunks[chunk].first + u64::from(run.offset)),
+            None => self.chunks.get(chunk + 1).map_or(self.end, |chunk| Offset(chunk.first)),
+        }
+    }
+
+    /// Forgets runs before an offset, as far as that costs nothing: whole chunks.
+    pub fn drop_below(&mut self, offset: Offset) {
+        while let Some(chunk) = self.chunks.front() {
+            let end = self.chunks.get(1).map_or(self.end.0, |next| next.first);
+            if end > offset.0 {
+                break;
+            }
+            debug_assert!(chunk.first <= offset.0);
+            self.chunks.pop_front();
+        }
+    }
+
+    /// The first offset that is indexed; the end if there is none.
+    pub fn start(&self) -> Offset {
+        self.chunks.front().map_or(self.end, |chunk| Offset(chunk.first))
+    }
+}
