@@ -95,10 +95,8 @@ impl Error {
 
     /// An input or output error, told apart by what the caller can do about it.
     pub(crate) fn io(source: io::Error, doing: &'static str, file: impl Into<PathBuf>) -> Error {
-        let full = matches!(
-            source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        );
+        let full =
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let kind = if full { ErrorKind::DiskFull } else { ErrorKind::Io };
         Error::new(kind, doing).in_file(file).because(source)
     }

@@ -97,5 +97,4 @@ impl std::hash::Hasher for IdHasher {
 }
 
 /// A map from ids. Its order is the same in every run, as the simulated disk needs it.
-pub type IdMap<K, V> =
-    std::collections::HashMap<K, V, std::hash::BuildHasherDefault<IdHasher>>;
+pub type IdMap<K, V> = std::collections::HashMap<K, V, std::hash::BuildHasherDefault<IdHasher>>;

@@ -7,7 +7,7 @@
 //! whatever the backlog.
 
 mod leases;
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 use std::time::Duration;

@@ -304,9 +304,14 @@ impl GroupBuilder {
     fn make(&self, if_there: IfThere) -> Result<Entity> {
         let kind = EntityKind::Group { stream: self.stream, partitions: self.partitions };
         let start = self.start;
-        create(&self.engine, &self.name, &kind, if_there, |_| true, |core, entity| {
-            entity.cursors().map(|(_, log)| start.resolve(core, log)).collect()
-        })
+        create(
+            &self.engine,
+            &self.name,
+            &kind,
+            if_there,
+            |_| true,
+            |core, entity| entity.cursors().map(|(_, log)| start.resolve(core, log)).collect(),
+        )
     }
 
     builder_calls!("group", Group, Group::attach);

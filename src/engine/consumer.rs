@@ -111,9 +111,9 @@ impl Consumer {
         let acks = store.acks(self.cursor).ok_or_else(deleted)?;
         let (_, end) = store.bounds(self.log).ok_or_else(deleted)?;
         let deadline = elapsed + self.lease;
-        let leased = consumption.deliveries.lease_next(acks, end, deadline, |offset| {
-            store.is_before(self.log, offset, visible)
-        });
+        let leased = consumption
+            .deliveries
+            .lease_next(acks, end, deadline, |offset| store.is_before(self.log, offset, visible));
         let Some((offset, key)) = leased else {
             return Ok(None);
         };
@@ -191,8 +191,7 @@ impl Consumer {
         if most == 0 {
             return Err(Error::invalid("most", "a batch of at most 0 messages"));
         }
-        let got =
-            blocking(Some(timeout), || self.shared().elapsed(), || self.attempt(most))?;
+        let got = blocking(Some(timeout), || self.shared().elapsed(), || self.attempt(most))?;
         Ok(got.unwrap_or_default())
     }
 

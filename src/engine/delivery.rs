@@ -9,12 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    consumer::Consumer,
-    core::lease_lost,
-    shared::Committing,
-    ticket::Ticket,
-};
+use super::{consumer::Consumer, core::lease_lost, shared::Committing, ticket::Ticket};
 use crate::{
     config::check_lease,
     delivery::LeaseKey,

@@ -208,7 +208,8 @@ impl Inner {
         }
         shared.flusher.stop();
         shared.keeper.stop();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // A thread of ours that panicked has left a message; there is nothing to add.
             let _ = thread.join();

@@ -151,10 +151,9 @@ impl Reader {
 
     /// Where reading will go on: the offset of the next record, for each partition that is read.
     pub fn positions(&self) -> impl Iterator<Item = super::stream::Position> {
-        self.places.iter().map(|place| super::stream::Position {
-            partition: place.partition,
-            offset: place.next,
-        })
+        self.places
+            .iter()
+            .map(|place| super::stream::Position { partition: place.partition, offset: place.next })
     }
 
     pub(super) fn shape(&self) -> &Arc<Shape> {

@@ -15,7 +15,7 @@ pub mod record;
 pub mod segment;
 pub mod wire;
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 pub use wire::Malformed;

@@ -9,7 +9,7 @@ mod file;
 mod frames;
 mod recover;
 mod supply;
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 mod writer;
 

@@ -232,7 +232,9 @@ impl<'a> Walk<'a> {
                 return Ok(End::Continues(next));
             }
             let (header, payload) = match reader.frame(at)? {
-                Ok((header, _)) if limit.is_some_and(|limit| at.0 + header.frame_len() > limit.0) => {
+                Ok((header, _))
+                    if limit.is_some_and(|limit| at.0 + header.frame_len() > limit.0) =>
+                {
                     return Err(damaged(file, at));
                 }
                 Ok(frame) => frame,

@@ -245,9 +245,8 @@ impl Journal {
             watermark: self.durable,
             link: Link::Roll,
         };
-        let fitting = |file: &mut JournalFile| {
-            file.header.capacity == capacity && file.window.reuse()
-        };
+        let fitting =
+            |file: &mut JournalFile| file.header.capacity == capacity && file.window.reuse();
         let used = self.pool.iter_mut().position(fitting).map(|n| self.pool.swap_remove(n));
         self.preparing = true;
         Some(PrepareJob::new(&self.supply, header, used))

@@ -6,7 +6,7 @@
 //! earlier life, nor behind an attempt that failed: the next checkpoint begins a new file.
 
 mod reader;
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 mod writer;
 

@@ -106,9 +106,8 @@ fn decode(
         applied.map_err(|what| Error::corrupt(what.0, path, at))?;
         at += frame.frame_len();
     }
-    let checkpoint = last.ok_or_else(|| {
-        Error::corrupt("a metalog without a checkpoint", path, META_HEADER_BYTES)
-    })?;
+    let checkpoint = last
+        .ok_or_else(|| Error::corrupt("a metalog without a checkpoint", path, META_HEADER_BYTES))?;
     Ok((header.store, checkpoint))
 }
 

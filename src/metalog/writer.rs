@@ -81,9 +81,9 @@ impl MetaWriter {
 
     fn write_ready(&mut self) -> Result<()> {
         let at = self.end - self.ready.len() as u64;
-        self.file
-            .write_at(at, &self.ready)
-            .map_err(|error| Error::io(error, "the metalog cannot be written", &self.path).at(at))?;
+        self.file.write_at(at, &self.ready).map_err(|error| {
+            Error::io(error, "the metalog cannot be written", &self.path).at(at)
+        })?;
         self.ready.clear();
         Ok(())
     }

@@ -48,8 +48,7 @@ impl SegmentReader {
             let what = "a segment that belongs elsewhere";
             return Err(Error::corrupt(what, path.as_ref(), 0));
         }
-        let window =
-            window(&file, state.bytes, segments.access, Purpose::Read).map_err(failed)?;
+        let window = window(&file, state.bytes, segments.access, Purpose::Read).map_err(failed)?;
         let seed = header.seed();
         let footer = if state.sealed { read_footer(&*file, state, seed) } else { None };
         let table = match footer {

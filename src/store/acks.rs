@@ -162,9 +162,8 @@ impl AckSet {
     /// The acked offsets of one chunk, the floor taken into account.
     fn acked_in_chunk(&self, index: u64) -> RoaringBitmap {
         let below = self.floor.saturating_sub(index * CHUNK_OFFSETS).min(CHUNK_OFFSETS);
-        let mut acked = self.chunks.get(&index).map_or_else(RoaringBitmap::new, |chunk| {
-            chunk.acked.clone()
-        });
+        let mut acked =
+            self.chunks.get(&index).map_or_else(RoaringBitmap::new, |chunk| chunk.acked.clone());
         if below > 0 {
             acked.insert_range(0..below as u32);
         }
@@ -224,7 +223,8 @@ impl AckSet {
         if state.chunk > u64::MAX >> CHUNK_BITS || state.attempts.len() > u32::BITS as usize {
             return Err(Malformed("an ack state's chunk is impossible"));
         }
-        let attempts = state.attempts.iter().map(|bytes| bitmap(bytes)).collect::<Result<_, _>>()?;
+        let attempts =
+            state.attempts.iter().map(|bytes| bitmap(bytes)).collect::<Result<_, _>>()?;
         let chunk = Chunk { acked: bitmap(&state.acked)?, attempts, dirty: false };
         self.above += chunk.acked.len();
         if let Some(old) = self.chunks.insert(state.chunk, chunk) {
@@ -280,9 +280,8 @@ pub fn acked_by_all(cursors: &[&AckSet], range: Range<u64>) -> u64 {
     let mut count = below - range.start;
     for (index, lows) in chunk_ranges(below..range.end) {
         // Where a cursor knows nothing above its floor, nothing is acked by all.
-        let touched = |acks: &&AckSet| {
-            acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index)
-        };
+        let touched =
+            |acks: &&AckSet| acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index);
         if cursors.iter().all(touched) {
             let bitmaps = cursors.iter().map(|acks| acks.acked_in_chunk(index));
             let acked = bitmaps.reduce(|a, b| a & b).expect("there is a cursor");

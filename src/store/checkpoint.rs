@@ -232,7 +232,8 @@ impl Store {
                 entries.push(MetaEntry::Log(LogState { moved, ..log.state() }));
             }
             if full {
-                let gone = |base: &Offset| change.is_some_and(|c| c.gone.iter().any(|s| s.base == *base));
+                let gone =
+                    |base: &Offset| change.is_some_and(|c| c.gone.iter().any(|s| s.base == *base));
                 let kept = log.segments.iter().filter(|(base, _)| !gone(base));
                 entries.extend(kept.map(|(_, segment)| MetaEntry::Segment(segment.clone())));
             }
@@ -406,7 +407,9 @@ fn sweep(shared: &impl Shared, segments: &Segments) -> Result<()> {
             let stays = match segment_name(&name) {
                 Named::Unknown => true,
                 Named::Unfinished => false,
-                Named::Real(segment) => known.as_ref().is_some_and(|known| known.contains(&segment)),
+                Named::Real(segment) => {
+                    known.as_ref().is_some_and(|known| known.contains(&segment))
+                }
             };
             if !stays {
                 let _ = disk.remove(&dir.join(name));

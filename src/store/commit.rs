@@ -20,17 +20,36 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub enum Op<'a> {
     /// Adds messages to a log, in their order.
-    Append { log: LogId, messages: &'a [Message<'a>] },
+    Append {
+        log: LogId,
+        messages: &'a [Message<'a>],
+    },
     /// Acks messages; the offsets are sorted and distinct.
-    Ack { cursor: CursorId, offsets: &'a [Offset] },
+    Ack {
+        cursor: CursorId,
+        offsets: &'a [Offset],
+    },
     /// Counts a failed delivery.
-    Nack { cursor: CursorId, offset: Offset },
+    Nack {
+        cursor: CursorId,
+        offset: Offset,
+    },
     /// Sets where a group goes on.
-    Seek { cursor: CursorId, next: Offset },
-    Create { creation: &'a Creation },
-    Delete { entity: u64 },
+    Seek {
+        cursor: CursorId,
+        next: Offset,
+    },
+    Create {
+        creation: &'a Creation,
+    },
+    Delete {
+        entity: u64,
+    },
     /// Gives up what lies before an offset.
-    Trim { log: LogId, start: Offset },
+    Trim {
+        log: LogId,
+        start: Offset,
+    },
 }
 
 impl Op<'_> {
@@ -151,11 +170,8 @@ impl Store {
 
     fn apply(&mut self, ops: &[Op<'_>], runs: &[RunAt], lsn: Lsn) -> Result<(), Malformed> {
         for run in runs {
-            let place = RunPlace {
-                first: run.first,
-                lsn: Lsn(lsn.0 + run.at as u64),
-                len: run.len,
-            };
+            let place =
+                RunPlace { first: run.first, lsn: Lsn(lsn.0 + run.at as u64), len: run.len };
             self.state.append(run.log, place, run.end)?;
         }
         for op in ops {

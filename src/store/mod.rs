@@ -19,7 +19,7 @@ mod read;
 mod retain;
 mod state;
 mod tail;
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 pub use acks::AckSet;

@@ -148,14 +148,7 @@ impl Opening {
             let _ = self.disk.remove(path);
         }
         let number = loaded.number;
-        Ok(self.store(
-            loaded.store,
-            recovered.journal,
-            state,
-            checkpoint.replay_from,
-            None,
-            number,
-        ))
+        Ok(self.store(loaded.store, recovered.journal, state, checkpoint.replay_from, None, number))
     }
 
     fn store(

@@ -160,7 +160,8 @@ impl Store {
         let (mut at, moved) = (from, found.moved);
         while at < moved {
             let found = self.log(log)?;
-            let segment = found.segment_of(at).or_else(|| found.segments.range(at..).next()?.1.into());
+            let segment =
+                found.segment_of(at).or_else(|| found.segments.range(at..).next()?.1.into());
             let Some(segment) = segment.cloned() else { break };
             let reader = self.cache.reader(&self.segments, &segment)?;
             if let Some(index) = reader.block_at(at) {

@@ -52,9 +52,10 @@ impl Work {
         for id in logs {
             let verdicts = shared.with(|store| {
                 let log = store.state.logs.get(&id)?;
-                let judged = log.segments.values().map(|segment| {
-                    (segment.clone(), judge(&store.state, log, segment))
-                });
+                let judged = log
+                    .segments
+                    .values()
+                    .map(|segment| (segment.clone(), judge(&store.state, log, segment)));
                 let judged: Vec<_> = judged.filter(|(_, it)| *it != Verdict::Keep).collect();
                 Some((judged, log.moved))
             });

@@ -59,11 +59,8 @@ impl State {
         }
         let is_group = matches!(entity.kind, EntityKind::Group { .. });
         for (id, log) in entity.cursors() {
-            let progress = if is_group {
-                Progress::At(Offset(0))
-            } else {
-                Progress::Acks(AckSet::default())
-            };
+            let progress =
+                if is_group { Progress::At(Offset(0)) } else { Progress::Acks(AckSet::default()) };
             self.cursors.insert(id, Cursor { id, log, progress, dirty: true });
             if !is_group && let Some(log) = self.logs.get_mut(&log) {
                 log.cursors.push(id);
@@ -133,12 +130,18 @@ impl State {
         }
         let segment_end = log.first_segment_end();
         if segment_end.is_some_and(|end| before < end && end <= floor) {
-            let lowest = log.cursors.iter().filter_map(|id| self.cursors.get(id)).map(Cursor::floor);
+            let lowest =
+                log.cursors.iter().filter_map(|id| self.cursors.get(id)).map(Cursor::floor);
             self.reclaimable |= alone || lowest.min() >= segment_end;
         }
     }
 
-    pub fn nack(&mut self, cursor: CursorId, offset: Offset, attempts: u32) -> Result<(), Malformed> {
+    pub fn nack(
+        &mut self,
+        cursor: CursorId,
+        offset: Offset,
+        attempts: u32,
+    ) -> Result<(), Malformed> {
         let (acks, _) = self.ack_cursor(cursor)?;
         acks.set_attempts(offset, attempts);
         Ok(())
