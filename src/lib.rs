@@ -74,6 +74,10 @@ pub use ids::{Offset, Timestamp};
 pub use message::{IntoBytes, Message};
 pub use stream::partition_of;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use format::fuzzing;
+
 /// A simulated disk with power cuts and faults, to crash-test handlers.
 #[cfg(feature = "sim")]
 pub mod sim {

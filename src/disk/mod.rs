@@ -38,6 +38,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn lock(&self, path: &Path) -> io::Result<Lock>;
     /// Whether stores through a map are safe here: whether a block once written stays in place.
     fn maps_are_safe(&self, dir: &Path) -> bool;
+    /// Draws a number at random, for the id of a new store.
+    fn draw(&self) -> io::Result<[u8; 16]>;
     /// The time of day.
     fn now(&self) -> Timestamp;
     /// The time since some fixed point. Never goes backwards.

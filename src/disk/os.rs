@@ -107,6 +107,12 @@ impl Disk for OsDisk {
         false
     }
 
+    fn draw(&self) -> io::Result<[u8; 16]> {
+        let mut drawn = [0; 16];
+        getrandom::fill(&mut drawn).map_err(io::Error::other)?;
+        Ok(drawn)
+    }
+
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Timestamp(since.map_or(0, |since| since.as_millis() as u64))

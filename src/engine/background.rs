@@ -198,12 +198,9 @@ fn flush_all(shared: &Shared) {
 }
 
 fn end_leases(shared: &Shared, cursor: CursorId) {
-    let (elapsed, now) = (shared.elapsed(), shared.now());
     let mut core = shared.lock();
-    if core.closed {
-        return;
-    }
-    let expired = core.expire(cursor, elapsed, now);
+    core.expire(cursor, shared.elapsed());
+    let mut core = shared.count_failures(core);
     let next = core.consumption(cursor).ok().and_then(|consumption| {
         let next = consumption.deliveries.next_deadline();
         consumption.armed = next.is_some();
@@ -212,9 +209,6 @@ fn end_leases(shared: &Shared, cursor: CursorId) {
     let wakes = core.take_wakes();
     drop(core);
     wakes.wake();
-    if expired > 0 {
-        shared.flusher.soon(shared);
-    }
     if let Some(at) = next {
         shared.flusher.at_lease_end(at, cursor);
     }
@@ -262,7 +256,7 @@ impl Keeper {
 
     /// Says that there is something to do.
     pub fn call(&self) {
-        if self.has_thread && !self.called.load(Ordering::Relaxed) {
+        if !self.called.load(Ordering::Relaxed) {
             self.called.store(true, Ordering::Relaxed);
             locked(&self.state).called = true;
             self.changed.notify_one();
@@ -352,7 +346,8 @@ fn keep(shared: &Shared) {
     }
 }
 
-fn keep_once(shared: &Shared) -> Result<()> {
+/// One round of the keeper.
+pub fn keep_once(shared: &Shared) -> Result<()> {
     let (wants_file, wants_checkpoint) = {
         let core = shared.lock_open()?;
         (core.store.journal.wants_file(), core.wants_checkpoint() || core.wants_clearing())

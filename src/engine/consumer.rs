@@ -1,6 +1,9 @@
 //! Consuming by acks: what queues and subscriptions have in common.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use super::{
     core::{Core, deleted},
@@ -64,10 +67,9 @@ impl Consumer {
     /// Leases and reads up to `most` messages, or waits.
     fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
         let shared = self.shared();
-        let (elapsed, now) = (shared.elapsed(), shared.now());
         let mut picked = Vec::new();
-        let mut core = shared.lock_open()?;
-        core.expire(self.cursor, elapsed, now);
+        let mut core = self.lock_expired()?;
+        let elapsed = shared.elapsed();
         let mut failure = None;
         while picked.len() < most {
             match self.pick(&mut core, elapsed) {
@@ -90,8 +92,18 @@ impl Consumer {
         }
     }
 
+    /// Takes the core, with all leases ended whose time has come, and their failures counted.
+    fn lock_expired(&self) -> Result<MutexGuard<'_, Core>> {
+        let shared = self.shared();
+        let mut core = shared.lock_open()?;
+        core.expire(self.cursor, shared.elapsed());
+        let core = shared.count_failures(core);
+        shared.check_open(&core)?;
+        Ok(core)
+    }
+
     /// Lets go of the core after messages were leased.
-    fn finish_picking(&self, mut core: std::sync::MutexGuard<'_, Core>) {
+    fn finish_picking(&self, mut core: MutexGuard<'_, Core>) {
         let wakes = core.take_wakes();
         let timer = core.consumption(self.cursor).ok().filter(|it| !it.armed).and_then(|it| {
             it.armed = true;
@@ -210,10 +222,7 @@ impl Consumer {
     }
 
     pub fn in_flight(&self) -> Result<u64> {
-        let shared = self.shared();
-        let (elapsed, now) = (shared.elapsed(), shared.now());
-        let mut core = shared.lock_open()?;
-        core.expire(self.cursor, elapsed, now);
+        let mut core = self.lock_expired()?;
         let in_flight = core.consumption(self.cursor)?.deliveries.in_flight();
         let wakes = core.take_wakes();
         drop(core);

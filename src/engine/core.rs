@@ -21,6 +21,8 @@ pub struct Core {
     touched: Vec<LogId>,
     /// Those to be woken once the core is let go of.
     wakes: Vec<(Arc<Watch>, usize)>,
+    /// Deliveries that have ended without being settled, to be counted before the next one.
+    failures: Vec<(CursorId, Offset)>,
     /// Whether messages wait for a sync before they can be seen.
     hides_unsynced: bool,
     keeping_from: u64,
@@ -62,6 +64,7 @@ impl Core {
             watches: IdMap::default(),
             touched: Vec::new(),
             wakes: Vec::new(),
+            failures: Vec::new(),
             hides_unsynced: config.durability == Durability::Sync,
             keeping_from: config.journal_bytes,
         }
@@ -186,39 +189,48 @@ impl Core {
         }
     }
 
-    /// Ends a lease without a commit of its own, and counts the failure. `false` if the lease had
-    /// ended before.
-    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey, now: Timestamp) -> bool {
-        let consumption = self.consumers.get_mut(&cursor);
-        let Some(offset) = consumption.and_then(|it| it.deliveries.release(key)) else {
-            return false;
-        };
-        let log = self.consumers[&cursor].log;
-        self.count_failure(cursor, offset, now);
-        self.wake_one(log);
-        true
+    /// Ends a lease without a commit of its own. The failure is to be counted.
+    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(offset) = consumption.deliveries.release(key)
+        {
+            let log = consumption.log;
+            self.failures.push((cursor, offset));
+            self.wake_one(log);
+        }
     }
 
-    /// Ends leases whose time has come, and counts the failures. Returns how many there were.
-    pub fn expire(&mut self, cursor: CursorId, elapsed: Duration, now: Timestamp) -> usize {
-        let mut expired = 0;
+    /// Ends leases whose time has come. The failures are to be counted.
+    pub fn expire(&mut self, cursor: CursorId, elapsed: Duration) {
         while let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.expire_one(elapsed)
         {
             let log = consumption.log;
-            self.count_failure(cursor, offset, now);
+            self.failures.push((cursor, offset));
             self.wake_one(log);
-            expired += 1;
         }
-        expired
     }
 
-    /// A failure that nobody can be told of. Where there is no room for it, it goes uncounted:
-    /// the message itself is delivered again all the same.
-    fn count_failure(&mut self, cursor: CursorId, offset: Offset, now: Timestamp) {
-        if !self.closed {
-            let _ = self.store.commit(&[Op::Nack { cursor, offset }], now);
+    pub fn has_failures(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
+    /// Counts the failures of deliveries that nobody has settled, in one commit.
+    pub fn commit_failures(&mut self, now: Timestamp) -> Result<Outcome> {
+        let Core { failures, store, .. } = self;
+        failures.retain(|(cursor, _)| store.floor(*cursor).is_some());
+        let nack = |&(cursor, offset): &(CursorId, Offset)| Op::Nack { cursor, offset };
+        let ops: Vec<Op<'_>> = failures.iter().map(nack).collect();
+        let outcome = store.commit(&ops, now)?;
+        if matches!(outcome, Outcome::Done(_)) {
+            failures.clear();
         }
+        Ok(outcome)
+    }
+
+    /// Gives up counting: the messages are delivered again all the same.
+    pub fn forget_failures(&mut self) {
+        self.failures.clear();
     }
 
     pub fn commit(&mut self, ops: &[Op<'_>], now: Timestamp) -> Result<Outcome> {

@@ -171,18 +171,12 @@ impl Drop for Delivery {
             return;
         }
         let shared = self.consumer.shared();
-        let now = shared.now();
         let mut core = shared.lock();
-        if core.closed {
-            return;
-        }
-        let returned = core.give_back(self.consumer.cursor, self.key, now);
+        core.give_back(self.consumer.cursor, self.key);
+        let mut core = shared.count_failures(core);
         let wakes = core.take_wakes();
         drop(core);
         wakes.wake();
-        if returned {
-            shared.flusher.soon(shared);
-        }
     }
 }
 

@@ -78,7 +78,9 @@ impl Engine {
             Lock::Held(lock) => lock,
             Lock::Taken(holder) => return Err(locked(holder, root)),
         };
-        let store = store::open(Arc::clone(&disk), root, config.clone(), draw_id()?)?;
+        let failed = |error| Error::io(error, "the system has no random numbers", root);
+        let new_id = StoreId(disk.draw().map_err(failed)?);
+        let store = store::open(Arc::clone(&disk), root, config.clone(), new_id)?;
         // For people; the lock itself is what keeps others out.
         let _ = lock.note(&format!("store {}\n", store.id()));
         let shared = Arc::new(Shared::new(store, disk, config, threads));
@@ -104,19 +106,16 @@ impl Engine {
     }
 
     /// A queue by its name: to be created, opened or deleted.
-    #[must_use]
     pub fn queue(&self, name: &str) -> QueueBuilder {
         QueueBuilder::new(self, name)
     }
 
     /// A topic by its name: to be created, opened or deleted.
-    #[must_use]
     pub fn topic(&self, name: &str) -> TopicBuilder {
         TopicBuilder::new(self, name)
     }
 
     /// A stream by its name: to be created, opened or deleted.
-    #[must_use]
     pub fn stream(&self, name: &str) -> StreamBuilder {
         StreamBuilder::new(self, name)
     }
@@ -154,7 +153,6 @@ impl Engine {
 
     /// Begins a transaction: operations over any queues, topics and streams of this engine that
     /// are committed as one.
-    #[must_use]
     pub fn transaction(&self) -> Transaction {
         Transaction::new(self)
     }
@@ -255,12 +253,4 @@ fn locked(holder: Option<u32>, root: &Path) -> Error {
     };
     let what = format!("the store is open already, in {by}; close it there first");
     Error::new(ErrorKind::Locked { holder }, what).in_file(root)
-}
-
-fn draw_id() -> Result<StoreId> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| {
-        Error::new(ErrorKind::Io, "the system has no random numbers").because(error.to_string())
-    })?;
-    Ok(StoreId(id))
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    background::{Flusher, Keeper},
+    background::{self, Flusher, Keeper},
     core::Core,
     sync::Syncs,
 };
@@ -73,11 +73,16 @@ impl Shared {
     /// Takes the core, if the engine is in working order.
     pub fn lock_open(&self) -> Result<MutexGuard<'_, Core>> {
         let core = self.lock();
+        self.check_open(&core)?;
+        Ok(core)
+    }
+
+    pub fn check_open(&self, core: &Core) -> Result<()> {
         self.syncs.check()?;
         if core.closed {
             return Err(Error::new(ErrorKind::Closed, "the engine was closed"));
         }
-        Ok(core)
+        Ok(())
     }
 
     pub fn now(&self) -> Timestamp {
@@ -119,15 +124,56 @@ impl Shared {
             let wants_keeping = core.wants_keeping();
             drop(core);
             wakes.wake();
-            if wants_keeping {
+            if wants_keeping && self.keeper.has_thread() {
                 self.keeper.call();
             }
             match attempted? {
-                Committing::Done(value, end) => return Ok((value, end)),
-                Committing::NotYet(Outcome::NeedsFile(bytes)) => self.prepare_file(Some(bytes))?,
-                Committing::NotYet(_) => self.await_checkpoint()?,
+                Committing::Done(value, end) => {
+                    if wants_keeping && !self.keeper.has_thread() {
+                        // As with a thread: the commit does not depend on how it goes.
+                        let _ = background::keep_once(self);
+                    }
+                    return Ok((value, end));
+                }
+                Committing::NotYet(outcome) => self.make_room(outcome)?,
             }
         }
+    }
+
+    /// Does what a commit needs before it can be tried again.
+    fn make_room(&self, outcome: Outcome) -> Result<()> {
+        match outcome {
+            Outcome::NeedsFile(bytes) => self.prepare_file(Some(bytes)),
+            Outcome::NeedsCheckpoint if self.keeper.has_thread() => {
+                self.keeper.await_checkpoint(self)
+            }
+            Outcome::NeedsCheckpoint => self.checkpoint(Extent::Older),
+            Outcome::Done(_) => Ok(()),
+        }
+    }
+
+    /// Counts the failures of deliveries that ended without being settled. Where that fails, as on
+    /// a full disk, they go uncounted: the messages are delivered again all the same.
+    pub fn count_failures<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+        while core.has_failures() {
+            if core.closed {
+                core.forget_failures();
+                break;
+            }
+            match core.commit_failures(self.now()) {
+                Ok(Outcome::Done(_)) => self.flusher.soon(self),
+                Ok(outcome) => {
+                    drop(core);
+                    let made = self.make_room(outcome);
+                    core = self.lock();
+                    if made.is_err() {
+                        core.forget_failures();
+                    }
+                }
+                Err(_) => core.forget_failures(),
+            }
+        }
+        core
     }
 
     /// Waits for what a commit was promised.
@@ -157,14 +203,6 @@ impl Shared {
         let finished = self.lock().store.journal.finish_prepare(prepared);
         self.keeper.file_is_ready();
         finished.map_err(|error| self.heed(error))
-    }
-
-    /// Waits for the journal to become shorter.
-    fn await_checkpoint(&self) -> Result<()> {
-        if self.keeper.has_thread() {
-            return self.keeper.await_checkpoint(self);
-        }
-        self.checkpoint(Extent::Older)
     }
 
     /// Makes a checkpoint. On a full disk it makes what gives back space, at least.

@@ -31,6 +31,9 @@ use crate::{
     layout::{Named, journal_name},
 };
 
+/// Takes a commit: its position, and its payload.
+pub type Apply<'a> = dyn FnMut(Lsn, &[u8]) -> Result<(), Malformed> + 'a;
+
 /// A journal that can be appended to again.
 #[derive(Debug)]
 pub struct Recovered {
@@ -51,7 +54,7 @@ pub fn recover(
     supply: Supply,
     replay_from: Lsn,
     reflects: Lsn,
-    apply: &mut dyn FnMut(Lsn, &[u8]) -> Result<(), Malformed>,
+    apply: &mut Apply<'_>,
 ) -> Result<Recovered> {
     let mut found = find(&supply)?;
     let mut walk = Walk { found: &found.files, chain: Vec::new() };
@@ -187,12 +190,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// Reads all frames from a position on. Returns where they end.
-    fn run(
-        &mut self,
-        supply: &Supply,
-        replay_from: Lsn,
-        apply: &mut dyn FnMut(Lsn, &[u8]) -> Result<(), Malformed>,
-    ) -> Result<Lsn> {
+    fn run(&mut self, supply: &Supply, replay_from: Lsn, apply: &mut Apply<'_>) -> Result<Lsn> {
         let first = self.found.range(..=replay_from).next_back().map(|(_, file)| file);
         let holds = |file: &&FoundFile| {
             (file.header.first_frame()..=file.header.end()).contains(&replay_from)
@@ -217,12 +215,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn read(
-        &self,
-        file: &'a FoundFile,
-        mut at: Lsn,
-        apply: &mut dyn FnMut(Lsn, &[u8]) -> Result<(), Malformed>,
-    ) -> Result<End<'a>> {
+    fn read(&self, file: &'a FoundFile, mut at: Lsn, apply: &mut Apply<'_>) -> Result<End<'a>> {
         let successor = self.recovered_successor(file);
         let limit = successor.map(|(end, _)| end);
         let mut reader = FrameReader::new(file);

@@ -260,13 +260,12 @@ fn bitmap(bytes: &[u8]) -> Result<RoaringBitmap, Malformed> {
 
 /// A range of offsets, chunk by chunk.
 fn chunk_ranges(range: Range<u64>) -> impl Iterator<Item = (u64, Range<u32>)> {
-    let (first, last) = (range.start >> CHUNK_BITS, range.end.saturating_sub(1) >> CHUNK_BITS);
-    let chunks = if range.is_empty() { 1..=0 } else { first..=last };
+    let chunks = range.start >> CHUNK_BITS..range.end.div_ceil(CHUNK_OFFSETS);
     chunks.map(move |index| {
         let base = index * CHUNK_OFFSETS;
         let start = range.start.saturating_sub(base) as u32;
-        let end = (range.end - base).min(CHUNK_OFFSETS) as u32;
-        (index, start..end)
+        let end = range.end.saturating_sub(base).min(CHUNK_OFFSETS) as u32;
+        (index, start..end.max(start))
     })
 }
 

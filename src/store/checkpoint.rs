@@ -13,12 +13,12 @@
 //! it leaves files that nothing refers to, which the first checkpoint of the next life sweeps.
 //! The disk is read and written without the store in hand, so commits go on meanwhile.
 
-use std::{mem, path::PathBuf, sync::Arc};
+use std::{mem, path::PathBuf};
 
 use super::{Store, open::log_dirs, read::damaged_run};
 use crate::{
     disk::Slice,
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     format::{
         commit::Run,
         meta::{CursorState, LogState, MetaEntry, SegmentState},
@@ -261,6 +261,16 @@ impl Store {
         }
     }
 
+    /// The bases and generations of a log's segments, as the metalog has them. `None` for a log
+    /// that was deleted when the metalog did not know yet: it still refers to all of them.
+    fn known_segments(&self, log: LogId) -> Option<Vec<(Offset, u64)>> {
+        if self.state.deleted_logs.contains(&log) {
+            return None;
+        }
+        let segments = self.state.logs.get(&log).map(|log| log.segments.values());
+        Some(segments.into_iter().flatten().map(|it| (it.base, it.generation)).collect())
+    }
+
     fn begin_metalog(&self) -> Result<MetaWriter> {
         MetaWriter::create(&self.meta.place, self.id, self.meta.number + 1)
     }
@@ -394,28 +404,25 @@ impl Work {
 
 /// Removes segments that nothing refers to: an earlier life, or an attempt that failed, left them.
 fn sweep(shared: &impl Shared, segments: &Segments) -> Result<()> {
-    let disk = Arc::clone(&segments.disk);
-    for (log, dir) in log_dirs(&*disk, &segments.layout)? {
-        let known = shared.with(|store| {
-            let log = store.state.logs.get(&log)?;
-            Some(log.segments.values().map(|s| (s.base, s.generation)).collect::<Vec<_>>())
-        });
-        let failed = |error| {
-            Error::new(ErrorKind::Io, "segments cannot be listed").in_file(&dir).because(error)
+    let disk = &*segments.disk;
+    for (log, dir) in log_dirs(disk, &segments.layout)? {
+        let failed = |error| Error::io(error, "segments cannot be listed", &dir);
+        let names = disk.list(&dir).map_err(failed)?;
+        let Some(known) = shared.with(|store| store.known_segments(log)) else {
+            continue;
         };
-        for name in disk.list(&dir).map_err(failed)? {
+        for name in names {
             let stays = match segment_name(&name) {
                 Named::Unknown => true,
                 Named::Unfinished => false,
-                Named::Real(segment) => {
-                    known.as_ref().is_some_and(|known| known.contains(&segment))
-                }
+                Named::Real(segment) => known.contains(&segment),
             };
             if !stays {
                 let _ = disk.remove(&dir.join(name));
             }
         }
-        if known.is_none() {
+        if known.is_empty() {
+            // It stays where there is something in it.
             let _ = disk.remove_dir(&dir);
         }
     }

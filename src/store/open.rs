@@ -97,12 +97,7 @@ impl Opening {
             let what = "the metalog is missing, but there are messages";
             return Err(Error::corrupt(what, self.layout.meta_dir(), 0));
         }
-        let parent = self.layout.root().parent().filter(|dir| *dir != Path::new(""));
-        for dir in [Some(self.layout.root()), parent].into_iter().flatten() {
-            self.disk.sync_dir(dir).map_err(|error| {
-                Error::io(error, "the store's directory cannot be made durable", dir)
-            })?;
-        }
+        self.make_place_durable()?;
         let journal = Journal::create(supply)?;
         let mut writer = MetaWriter::create(&self.place(), id, 1)?;
         writer.commit(journal.tail(), journal.tail(), 1)?;
@@ -110,6 +105,23 @@ impl Opening {
         state.catalog.next_id = 1;
         let replay_from = journal.tail();
         Ok(self.store(id, journal, state, replay_from, Some(writer), 1))
+    }
+
+    /// Makes the names durable that lead to the store. An earlier attempt may have made some.
+    fn make_place_durable(&self) -> Result<()> {
+        let root = self.layout.root();
+        let failed = |error, dir: &Path| {
+            Error::io(error, "the store's directory cannot be made durable", dir)
+        };
+        for (height, dir) in root.ancestors().enumerate() {
+            match self.disk.sync_dir(dir) {
+                Err(error) if height < 2 => return Err(failed(error, dir)),
+                // Directories further up may be closed to us; then others have made them.
+                Err(_) => break,
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
     fn recover(self, loaded: &Loaded, found: Found) -> Result<Store> {

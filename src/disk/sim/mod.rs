@@ -262,6 +262,14 @@ impl Disk for SimProcess {
         true
     }
 
+    fn draw(&self) -> io::Result<[u8; 16]> {
+        self.call(|world| {
+            let mut half = || world.random.below(u64::MAX).to_le_bytes();
+            let (low, high) = (half(), half());
+            Ok(std::array::from_fn(|n| if n < 8 { low[n] } else { high[n - 8] }))
+        })
+    }
+
     fn now(&self) -> Timestamp {
         self.disk.world().now
     }

@@ -1,0 +1,178 @@
+//! What can be done, as values that proptest makes and shrinks.
+
+use proptest::prelude::*;
+
+/// The durability of one commit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum How {
+    Sync,
+    Buffered,
+    /// A ticket that is dropped.
+    Ticket,
+    /// A ticket that is waited for.
+    Waited,
+}
+
+/// One of the few names in use.
+pub type Name = u8;
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    CreateQueue(Name),
+    DeleteQueue(Name),
+    CreateTopic(Name),
+    DeleteTopic(Name),
+    Subscribe(Name, Name),
+    Unsubscribe(Name, Name),
+    CreateStream(Name),
+    DeleteStream(Name),
+    CreateGroup(Name, Name),
+    Send {
+        queue: Name,
+        messages: u8,
+        bytes: u16,
+        how: How,
+    },
+    Publish {
+        topic: Name,
+        messages: u8,
+        bytes: u16,
+        how: How,
+    },
+    Append {
+        stream: Name,
+        messages: u8,
+        bytes: u16,
+        how: How,
+    },
+    Receive {
+        queue: Name,
+    },
+    ReceiveFrom {
+        topic: Name,
+        subscription: Name,
+    },
+    Ack(u8),
+    Nack(u8),
+    /// Drops a delivery that is neither acked nor nacked.
+    Drop(u8),
+    Seek {
+        stream: Name,
+        group: Name,
+        to: u8,
+    },
+    Trim {
+        stream: Name,
+        to: u8,
+    },
+    Transaction(Vec<TxPart>, How),
+    /// Lets all leases run out.
+    LeasesEnd,
+    Sync,
+    Checkpoint,
+    Reopen,
+    Kill,
+    PowerCut,
+    /// The power goes at the n-th step of what follows.
+    PowerCutIn(u8),
+}
+
+#[derive(Clone, Debug)]
+pub enum TxPart {
+    Send(Name),
+    Publish(Name),
+    Append(Name),
+    Ack(u8),
+    Nack(u8),
+    Seek { stream: Name, group: Name, to: u8 },
+}
+
+fn name() -> impl Strategy<Value = Name> {
+    prop_oneof![4 => Just(0u8), 1 => Just(1u8)]
+}
+
+fn how() -> impl Strategy<Value = How> {
+    prop_oneof![
+        3 => Just(How::Sync),
+        2 => Just(How::Buffered),
+        1 => Just(How::Ticket),
+        1 => Just(How::Waited)
+    ]
+}
+
+fn bytes() -> impl Strategy<Value = u16> {
+    prop_oneof![6 => 0..200u16, 2 => 200..2000u16, 1 => 2000..20000u16]
+}
+
+fn messages() -> impl Strategy<Value = u8> {
+    prop_oneof![4 => Just(1u8), 2 => 0..6u8, 1 => 30..70u8]
+}
+
+fn part() -> impl Strategy<Value = TxPart> {
+    prop_oneof![
+        name().prop_map(TxPart::Send),
+        name().prop_map(TxPart::Publish),
+        name().prop_map(TxPart::Append),
+        any::<u8>().prop_map(TxPart::Ack),
+        any::<u8>().prop_map(TxPart::Nack),
+        (name(), name(), any::<u8>()).prop_map(|(stream, group, to)| TxPart::Seek {
+            stream,
+            group,
+            to
+        }),
+    ]
+}
+
+pub fn action() -> impl Strategy<Value = Action> {
+    use Action::*;
+    prop_oneof![
+        2 => name().prop_map(CreateQueue),
+        1 => name().prop_map(DeleteQueue),
+        2 => name().prop_map(CreateTopic),
+        1 => name().prop_map(DeleteTopic),
+        3 => (name(), name()).prop_map(|(t, s)| Subscribe(t, s)),
+        1 => (name(), name()).prop_map(|(t, s)| Unsubscribe(t, s)),
+        2 => name().prop_map(CreateStream),
+        1 => name().prop_map(DeleteStream),
+        2 => (name(), name()).prop_map(|(s, g)| CreateGroup(s, g)),
+        12 => (name(), messages(), bytes(), how())
+            .prop_map(|(queue, messages, bytes, how)| Send { queue, messages, bytes, how }),
+        8 => (name(), messages(), bytes(), how())
+            .prop_map(|(topic, messages, bytes, how)| Publish { topic, messages, bytes, how }),
+        8 => (name(), messages(), bytes(), how())
+            .prop_map(|(stream, messages, bytes, how)| Append { stream, messages, bytes, how }),
+        14 => name().prop_map(|queue| Receive { queue }),
+        10 => (name(), name())
+            .prop_map(|(topic, subscription)| ReceiveFrom { topic, subscription }),
+        16 => any::<u8>().prop_map(Ack),
+        4 => any::<u8>().prop_map(Nack),
+        3 => any::<u8>().prop_map(Drop),
+        3 => (name(), name(), any::<u8>())
+            .prop_map(|(stream, group, to)| Seek { stream, group, to }),
+        2 => (name(), any::<u8>()).prop_map(|(stream, to)| Trim { stream, to }),
+        8 => (proptest::collection::vec(part(), 1..6), how())
+            .prop_map(|(parts, how)| Transaction(parts, how)),
+        2 => Just(LeasesEnd),
+        2 => Just(Sync),
+        4 => Just(Checkpoint),
+        3 => Just(Reopen),
+        3 => Just(Kill),
+        3 => Just(PowerCut),
+        4 => (1..60u8).prop_map(PowerCutIn),
+    ]
+}
+
+pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
+    // A store with nothing in it is of little interest.
+    proptest::collection::vec(action(), 1..most).prop_map(|mut actions| {
+        let first = [
+            Action::CreateQueue(0),
+            Action::CreateTopic(0),
+            Action::Subscribe(0, 0),
+            Action::CreateStream(0),
+            Action::CreateGroup(0, 0),
+        ];
+        actions.splice(0..0, first);
+        actions
+    })
+}

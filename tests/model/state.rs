@@ -1,0 +1,160 @@
+//! The plain model of a store: what an application could tell of it, and nothing of how.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use posthouse::{Delivery, Engine, Message, OwnedRecord, Start};
+
+/// A message, as both sides write it down.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Msg {
+    pub payload: Vec<u8>,
+    pub key: Option<Vec<u8>>,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Msg {
+    /// Message number `n`, of about so many bytes; some have a key and headers.
+    pub fn number(n: u64, bytes: usize) -> Msg {
+        let mut payload = format!("message {n} ").into_bytes();
+        payload.resize(payload.len().max(bytes), b'a' + (n % 26) as u8);
+        let key = (n % 3 != 0).then(|| format!("key {}", n % 5).into_bytes());
+        let header = |name: &str| (name.to_owned(), n.to_le_bytes().to_vec());
+        let headers = if n % 4 == 0 { vec![header("n"), header("ü")] } else { Vec::new() };
+        Msg { payload, key, headers }
+    }
+
+    pub fn message(&self) -> Message<'_> {
+        let mut message = Message::new(&self.payload);
+        if let Some(key) = &self.key {
+            message = message.key(key);
+        }
+        for (name, value) in &self.headers {
+            message = message.header(name.as_str(), value);
+        }
+        message
+    }
+
+    pub fn of_delivery(delivery: &Delivery) -> Msg {
+        let header = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
+        Msg {
+            payload: delivery.payload().to_vec(),
+            key: delivery.key().map(<[u8]>::to_vec),
+            headers: delivery.headers().map(header).collect(),
+        }
+    }
+
+    fn of_record(record: &OwnedRecord) -> Msg {
+        let header = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
+        Msg {
+            payload: record.payload().to_vec(),
+            key: record.key().map(<[u8]>::to_vec),
+            headers: record.headers().map(header).collect(),
+        }
+    }
+}
+
+/// What one consumer has not acked: the message, and how often its delivery has failed.
+pub type Unacked = BTreeMap<u64, (Msg, u32)>;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueueState {
+    pub next: u64,
+    pub unacked: Unacked,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopicState {
+    pub next: u64,
+    pub subscriptions: BTreeMap<String, Unacked>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PartitionState {
+    pub start: u64,
+    pub records: BTreeMap<u64, Msg>,
+    pub next: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StreamState {
+    pub partitions: Vec<PartitionState>,
+    pub groups: BTreeMap<String, Vec<u64>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    pub queues: BTreeMap<String, QueueState>,
+    pub topics: BTreeMap<String, TopicState>,
+    pub streams: BTreeMap<String, StreamState>,
+}
+
+/// Everything that can be told of an engine. It is changed by that: ask a copy.
+pub fn dump(engine: &Engine) -> posthouse::Result<State> {
+    let mut state = State::default();
+    for name in engine.queues()? {
+        let queue = engine.queue(&name).open()?;
+        let unacked = drain(|| queue.receive_batch(7, Duration::ZERO))?;
+        assert_eq!(queue.depth()?, unacked.len() as u64, "depth of {name}");
+        let next = queue.send("probe")?.0;
+        state.queues.insert(name, QueueState { next, unacked });
+    }
+    for name in engine.topics()? {
+        let topic = engine.topic(&name).open()?;
+        let mut subscriptions = BTreeMap::new();
+        for name in topic.subscriptions()? {
+            let subscription = topic.subscription(&name).open()?;
+            let unacked = drain(|| subscription.receive_batch(7, Duration::ZERO))?;
+            assert_eq!(subscription.depth()?, unacked.len() as u64, "depth of {name}");
+            subscriptions.insert(name, unacked);
+        }
+        let next = topic.publish("probe")?.0;
+        state.topics.insert(name, TopicState { next, subscriptions });
+    }
+    for name in engine.streams()? {
+        state.streams.insert(name.clone(), dump_stream(engine, &name)?);
+    }
+    Ok(state)
+}
+
+fn dump_stream(engine: &Engine, name: &str) -> posthouse::Result<StreamState> {
+    let stream = engine.stream(name).open()?;
+    let mut state = StreamState::default();
+    for number in 0..stream.partitions() {
+        let partition = stream.partition(number)?;
+        let mut records = BTreeMap::new();
+        for record in partition.reader(Start::Earliest)? {
+            let record = record?;
+            assert_eq!(record.partition(), number);
+            records.insert(record.offset().0, Msg::of_record(&record));
+        }
+        let (start, next) = (partition.start()?.0, partition.end()?.0);
+        state.partitions.push(PartitionState { start, records, next });
+    }
+    for name in stream.groups()? {
+        let group = stream.group(&name).open()?;
+        let committed = (0..stream.partitions()).map(|number| Ok(group.committed(number)?.0));
+        state.groups.insert(name, committed.collect::<posthouse::Result<_>>()?);
+    }
+    Ok(state)
+}
+
+/// Receives all there is, and holds it: nothing is given back before all were received.
+fn drain(
+    mut receive: impl FnMut() -> posthouse::Result<Vec<Delivery>>,
+) -> posthouse::Result<Unacked> {
+    let mut held = Vec::new();
+    loop {
+        let batch = receive()?;
+        if batch.is_empty() {
+            break;
+        }
+        held.extend(batch);
+    }
+    let mut unacked = Unacked::new();
+    for delivery in &held {
+        let failed = delivery.attempt() - 1;
+        let twice = unacked.insert(delivery.offset().0, (Msg::of_delivery(delivery), failed));
+        assert!(twice.is_none(), "message {} was delivered twice", delivery.offset());
+    }
+    Ok(unacked)
+}
