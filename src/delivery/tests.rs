@@ -1,1 +1,171 @@
 //! Tests of this room.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use proptest::prelude::*;
+
+use super::{Acked, Deliveries};
+use crate::ids::Offset;
+
+/// The acks of a plain model.
+#[derive(Default)]
+struct Acks(BTreeSet<u64>);
+
+impl Acked for Acks {
+    fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset> {
+        (from.0..end.0).find(|offset| !self.0.contains(offset)).map(Offset)
+    }
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn lease(deliveries: &mut Deliveries, acks: &Acks, end: u64) -> Option<(u64, super::LeaseKey)> {
+    let leased = deliveries.lease_next(acks, Offset(end), at(10), |_| true);
+    leased.map(|(offset, key)| (offset.0, key))
+}
+
+#[test]
+fn first_deliveries_are_in_order_and_skip_what_is_acked() {
+    let mut deliveries = Deliveries::new(Offset(2));
+    let acks = Acks([3, 4].into());
+    let got: Vec<u64> =
+        std::iter::from_fn(|| lease(&mut deliveries, &acks, 7)).map(|(offset, _)| offset).collect();
+    assert_eq!(got, [2, 5, 6]);
+    assert_eq!(deliveries.in_flight(), 3);
+}
+
+#[test]
+fn what_is_not_visible_is_not_delivered_and_not_skipped() {
+    let mut deliveries = Deliveries::new(Offset(0));
+    let acks = Acks::default();
+    assert!(deliveries.lease_next(&acks, Offset(3), at(1), |_| false).is_none());
+    assert_eq!(lease(&mut deliveries, &acks, 3).map(|(offset, _)| offset), Some(0));
+}
+
+#[test]
+fn a_message_that_fails_for_ever_starves_neither_fresh_nor_failed_ones() {
+    let mut deliveries = Deliveries::new(Offset(0));
+    let acks = Acks::default();
+    let keys: Vec<_> =
+        (0..3).map(|_| lease(&mut deliveries, &acks, 100).expect("fresh").1).collect();
+    keys.into_iter().for_each(|key| drop(deliveries.release(key)));
+    let mut got = Vec::new();
+    for _ in 0..12 {
+        let (offset, key) = lease(&mut deliveries, &acks, 100).expect("there are enough");
+        got.push(offset);
+        if offset < 3 {
+            deliveries.release(key);
+        }
+    }
+    // Released and fresh ones alternate, and the released ones come in turn.
+    assert_eq!(got, [0, 3, 1, 4, 2, 5, 0, 6, 1, 7, 2, 8]);
+}
+
+#[test]
+fn a_lease_is_lost_at_its_deadline_and_its_key_stays_dead() {
+    let mut deliveries = Deliveries::new(Offset(0));
+    let acks = Acks::default();
+    let (_, key) = lease(&mut deliveries, &acks, 1).expect("fresh");
+    assert_eq!(deliveries.held(key, at(9)), Some(Offset(0)));
+    assert_eq!(deliveries.held(key, at(10)), None, "the deadline itself is too late");
+    assert_eq!(deliveries.expire_one(at(10)), Some(Offset(0)));
+    let (offset, again) = lease(&mut deliveries, &acks, 1).expect("released");
+    assert_eq!(offset, 0);
+    assert_ne!(key, again, "the slot may be the same, the token is not");
+    assert_eq!(deliveries.held(key, at(0)), None);
+    assert_eq!(deliveries.release(key), None);
+    assert_eq!(deliveries.held(again, at(0)), Some(Offset(0)));
+}
+
+#[test]
+fn an_extended_lease_outlives_others_and_does_not_delay_them() {
+    let mut deliveries = Deliveries::new(Offset(0));
+    let acks = Acks::default();
+    let (_, first) = lease(&mut deliveries, &acks, 9).expect("fresh");
+    let (_, second) = lease(&mut deliveries, &acks, 9).expect("fresh");
+    assert!(deliveries.extend(first, at(5), at(60)));
+    assert_eq!(deliveries.next_deadline(), Some(at(10)));
+    assert_eq!(deliveries.expire_one(at(10)), Some(Offset(1)));
+    assert_eq!(deliveries.expire_one(at(10)), None);
+    assert!(!deliveries.extend(second, at(11), at(99)), "it has run out");
+    assert_eq!(deliveries.expire_one(at(60)), Some(Offset(0)));
+    assert_eq!(deliveries.next_deadline(), None);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Send(u64),
+    Lease(u64),
+    Ack(usize),
+    Release(usize),
+    Extend(usize, u64),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (1..5u64).prop_map(Step::Send),
+        6 => (1..30u64).prop_map(Step::Lease),
+        4 => any::<usize>().prop_map(Step::Ack),
+        3 => any::<usize>().prop_map(Step::Release),
+        2 => (any::<usize>(), 1..50u64).prop_map(|(n, by)| Step::Extend(n, by)),
+        2 => (1..20u64).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    /// Every unacked message is leased, or can be leased; none is leased twice; and a lease holds
+    /// exactly until its deadline.
+    #[test]
+    fn agrees_with_a_plain_model(steps in proptest::collection::vec(step(), 1..200)) {
+        let mut deliveries = Deliveries::new(Offset(0));
+        let mut acks = Acks::default();
+        let (mut end, mut now) = (0u64, 0u64);
+        // Offset, key, deadline.
+        let mut leased: Vec<(u64, super::LeaseKey, u64)> = Vec::new();
+        for step in steps {
+            while let Some(offset) = deliveries.expire_one(at(now)) {
+                let index = leased.iter().position(|lease| lease.0 == offset.0);
+                let (_, key, deadline) = leased.remove(index.expect("it was leased"));
+                prop_assert!(deadline <= now);
+                prop_assert_eq!(deliveries.held(key, at(0)), None);
+            }
+            prop_assert!(leased.iter().all(|lease| lease.2 > now));
+            prop_assert_eq!(deliveries.next_deadline(), leased.iter().map(|it| at(it.2)).min());
+            prop_assert_eq!(deliveries.in_flight(), leased.len() as u64);
+            match step {
+                Step::Send(count) => end += count,
+                Step::Lease(seconds) => {
+                    let deadline = at(now + seconds);
+                    let got = deliveries.lease_next(&acks, Offset(end), deadline, |_| true);
+                    let free = end - acks.0.len() as u64 - leased.len() as u64;
+                    prop_assert_eq!(got.is_some(), free > 0);
+                    if let Some((offset, key)) = got {
+                        prop_assert!(offset.0 < end && !acks.0.contains(&offset.0));
+                        prop_assert!(leased.iter().all(|lease| lease.0 != offset.0));
+                        leased.push((offset.0, key, now + seconds));
+                    }
+                }
+                Step::Ack(n) if !leased.is_empty() => {
+                    let (offset, key, _) = leased.remove(n % leased.len());
+                    prop_assert_eq!(deliveries.held(key, at(now)), Some(Offset(offset)));
+                    acks.0.insert(offset);
+                    deliveries.settle(key);
+                }
+                Step::Release(n) if !leased.is_empty() => {
+                    let (offset, key, _) = leased.remove(n % leased.len());
+                    prop_assert_eq!(deliveries.release(key), Some(Offset(offset)));
+                }
+                Step::Extend(n, by) if !leased.is_empty() => {
+                    let index = n % leased.len();
+                    leased[index].2 = now + by;
+                    prop_assert!(deliveries.extend(leased[index].1, at(now), at(now + by)));
+                }
+                Step::Pass(seconds) => now += seconds,
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,9 +1,9 @@
 //! Blocks: what a segment consists of. About 64 KiB of records under one checksum, with a table
-//! behind them that finds any one of them.
+//! behind them that finds any one of them. `docs/FORMAT.md` has the table under "Blocks".
 
 use super::{
     record::{RecordParts, RecordSpans, take_record},
-    wire::{Bytes, Decoded, Malformed, Seed, aligned},
+    wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, Seed, aligned},
 };
 use crate::ids::{Offset, Timestamp};
 
@@ -64,11 +64,7 @@ impl BlockHeader {
         if input.u64()? != position {
             return Err(Malformed("a block that belongs at another position"));
         }
-        let span = last.0.checked_sub(first.0).ok_or(Malformed("a block that ends too early"))?;
-        if kind == BlockKind::Records && (count == 0 || u64::from(count) - 1 > span) {
-            return Err(Malformed("a block with an impossible number of records"));
-        }
-        Ok(BlockHeader {
+        let header = BlockHeader {
             body_checksum,
             body_len,
             raw_len,
@@ -79,7 +75,22 @@ impl BlockHeader {
             base_time,
             max_time,
             position,
-        })
+        };
+        header.check().map(|()| header)
+    }
+
+    fn check(&self) -> Decoded<()> {
+        if self.raw_len != self.body_len || self.block_len() > u64::from(u32::MAX) {
+            return Err(Malformed("a block's length is impossible"));
+        }
+        let span = self.last.0.checked_sub(self.first.0);
+        let span = span.filter(|_| self.last.0 < NUMBER_CEILING);
+        let span = span.ok_or(Malformed("a block's offsets contradict each other"))?;
+        let holds = |count: u32| count > 0 && u64::from(count) - 1 <= span;
+        if self.kind == BlockKind::Records && (!holds(self.count) || span > u64::from(u32::MAX)) {
+            return Err(Malformed("a block with an impossible number of records"));
+        }
+        Ok(())
     }
 
     fn encode(&self, seed: Seed) -> [u8; BLOCK_HEADER_BYTES] {
@@ -106,13 +117,13 @@ impl BlockHeader {
 
     /// The block's length on disk.
     pub fn block_len(&self) -> u64 {
-        aligned((BLOCK_HEADER_BYTES + self.body_len as usize) as u64)
+        aligned(BLOCK_HEADER_BYTES as u64 + u64::from(self.body_len))
     }
 
     /// Verifies the body that belongs to this header.
     pub fn verify(&self, body: &[u8], seed: Seed) -> Decoded<()> {
-        if body.len() != self.body_len as usize || self.raw_len != self.body_len {
-            return Err(Malformed("a block's length is impossible"));
+        if body.len() != self.body_len as usize {
+            return Err(Malformed("a block's body is not as long as its header says"));
         }
         if seed.checksum(body) != self.body_checksum {
             return Err(Malformed("a block's checksum is wrong"));
@@ -231,19 +242,21 @@ impl<'a> Records<'a> {
         BlockPlace { at: 0, next: self.header.first }
     }
 
-    fn restart(&self, n: usize) -> BlockPlace {
-        let entry = &self.restarts[n * RESTART_BYTES..][..RESTART_BYTES];
-        let (at, delta) = entry.split_at(4);
-        let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
-        let next = Offset(self.header.first.0 + u64::from(number(delta)));
-        BlockPlace { at: number(at) as usize, next }
+    fn restart(&self, n: usize) -> Decoded<BlockPlace> {
+        let mut entry = Bytes::starting_at(self.restarts, n * RESTART_BYTES);
+        let (at, delta) = (entry.u32()? as usize, entry.u32()?);
+        let next = Offset(self.header.first.0 + u64::from(delta));
+        if at >= self.body.len() || next > self.header.last {
+            return Err(Malformed("a block's table points outside of the block"));
+        }
+        Ok(BlockPlace { at, next })
     }
 
     /// The record at a place, and the place behind it. `None` behind the last record.
     #[inline]
     pub fn step(&self, place: &mut BlockPlace) -> Decoded<Option<(Offset, RecordSpans)>> {
         if place.at >= self.body.len() {
-            return Ok(None);
+            return self.check_end(*place).map(|()| None);
         }
         let spans = take_record(self.body, place.at, self.header.base_time)?;
         let offset = match spans.offset_delta {
@@ -257,19 +270,28 @@ impl<'a> Records<'a> {
         Ok(Some((offset, spans)))
     }
 
+    /// Behind the last record, and only there, the block may end.
+    fn check_end(&self, place: BlockPlace) -> Decoded<()> {
+        let is_behind_last = place.next.0.checked_sub(1) == Some(self.header.last.0);
+        if place.at == self.body.len() && is_behind_last {
+            return Ok(());
+        }
+        Err(Malformed("a block ends before its last record"))
+    }
+
     /// The place before the first record whose offset is `offset` or larger.
     pub fn seek(&self, offset: Offset) -> Decoded<BlockPlace> {
         let count = self.restarts.len() / RESTART_BYTES;
         let (mut low, mut high) = (0, count);
         while low < high {
             let middle = low.midpoint(high);
-            if self.restart(middle).next <= offset {
+            if self.restart(middle)?.next <= offset {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        let mut place = if low == 0 { self.start() } else { self.restart(low - 1) };
+        let mut place = if low == 0 { self.start() } else { self.restart(low - 1)? };
         loop {
             let mut behind = place;
             match self.step(&mut behind)? {

@@ -1,9 +1,10 @@
 //! The payload of a commit frame: a sequence of changes, all of which happen, or none.
+//! `docs/FORMAT.md` has the table under "Changes".
 
 use super::{
     entity::{Creation, put_value},
     record::{RecordParts, RecordSpans, take_record},
-    wire::{Bytes, Decoded, Malformed, put_varint},
+    wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, put_varint},
 };
 use crate::{
     config::RUN_MESSAGES_MAX,
@@ -62,10 +63,10 @@ impl<'a> Run<'a> {
     }
 
     fn take(input: &mut Bytes<'a>, started: usize) -> Decoded<Run<'a>> {
-        let log = LogId(input.varint()?);
-        let first = Offset(input.varint()?);
+        let log = LogId(input.number()?);
+        let first = Offset(input.number()?);
         let count = input.varint()?;
-        if count == 0 || count > RUN_MESSAGES_MAX as u64 || first.0.checked_add(count).is_none() {
+        if count == 0 || count > RUN_MESSAGES_MAX as u64 {
             return Err(Malformed("a run with an impossible number of messages"));
         }
         let timestamp = Timestamp(input.varint()?);
@@ -90,8 +91,11 @@ impl<'a> Run<'a> {
         let Run { first, count, timestamp, body, .. } = *self;
         let mut at = 0;
         (0..u64::from(count)).map(move |n| {
-            let spans = take_record(body, at, timestamp)?;
+            let spans = take_run_record(body, at, timestamp)?;
             at = spans.end();
+            if n + 1 == u64::from(count) && at != body.len() {
+                return Err(Malformed("a run's records do not fill it"));
+            }
             Ok((Offset(first.0 + n), spans))
         })
     }
@@ -100,13 +104,22 @@ impl<'a> Run<'a> {
     pub fn record(&self, offset: Offset) -> Decoded<RecordSpans> {
         let mut at = 0;
         for n in self.first.0..self.end().0 {
-            let spans = take_record(self.body, at, self.timestamp)?;
+            let spans = take_run_record(self.body, at, self.timestamp)?;
             if n == offset.0 {
                 return Ok(spans);
             }
             at = spans.end();
         }
         Err(Malformed("a run does not hold the offset"))
+    }
+}
+
+/// In a run offsets have no gaps, so no record bears one.
+fn take_run_record(body: &[u8], at: usize, base: Timestamp) -> Decoded<RecordSpans> {
+    let spans = take_record(body, at, base)?;
+    match spans.offset_delta {
+        None => Ok(spans),
+        Some(_) => Err(Malformed("a record of a run bears an offset")),
     }
 }
 
@@ -233,22 +246,23 @@ fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
     Ok(match input.u8()? {
         RUN => Change::Run(Run::take(input, at)?),
         ACK => {
-            let cursor = CursorId(input.varint()?);
+            let cursor = CursorId(input.number()?);
             Change::Ack { cursor, offsets: take_ranges(input)? }
         }
         NACK => {
-            let (cursor, offset) = (CursorId(input.varint()?), Offset(input.varint()?));
+            let (cursor, offset) = (CursorId(input.number()?), Offset(input.number()?));
             let attempts = u32::try_from(input.varint()?);
             let attempts = attempts.map_err(|_| Malformed("an impossible number of attempts"))?;
             Change::Nack { cursor, offset, attempts }
         }
-        SEEK => Change::Seek { cursor: CursorId(input.varint()?), next: Offset(input.varint()?) },
+        // Where a group goes on is for the application to say: it may be any number.
+        SEEK => Change::Seek { cursor: CursorId(input.number()?), next: Offset(input.varint()?) },
         CREATE => {
             let length = input.length()?;
             Change::Create(Creation::decode(input.take(length)?)?)
         }
-        DELETE => Change::Delete { entity: input.varint()? },
-        TRIM => Change::Trim { log: LogId(input.varint()?), start: Offset(input.varint()?) },
+        DELETE => Change::Delete { entity: input.number()? },
+        TRIM => Change::Trim { log: LogId(input.number()?), start: Offset(input.number()?) },
         _ => return Err(Malformed("unknown kind of change")),
     })
 }
@@ -257,11 +271,16 @@ fn take_ranges<'a>(input: &mut Bytes<'a>) -> Decoded<OffsetRanges<'a>> {
     let count = input.varint()?;
     let ranges = OffsetRanges { count, input: *input, at: 0 };
     let mut at = 0u64;
-    for _ in 0..count {
-        let start = at.checked_add(input.varint()?);
-        let end = start.and_then(|start| start.checked_add(1));
-        let end = end.zip(Some(input.varint()?)).and_then(|(end, more)| end.checked_add(more));
-        at = end.ok_or(Malformed("an impossible range of offsets"))?;
+    for n in 0..count {
+        let (gap, more) = (input.number()?, input.number()?);
+        if n > 0 && gap == 0 {
+            return Err(Malformed("ranges of offsets that are one"));
+        }
+        // Each of the three is below the ceiling, so the sum does not overflow.
+        at += gap + more + 1;
+        if at > NUMBER_CEILING {
+            return Err(Malformed("an impossible range of offsets"));
+        }
     }
     Ok(ranges)
 }

@@ -1,8 +1,9 @@
 //! What the catalog holds: queues, topics, subscriptions, streams and groups.
+//! `docs/FORMAT.md` has the table under "Entities".
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Decoded, Malformed};
+use super::wire::{Decoded, Malformed, NUMBER_CEILING};
 use crate::{
     config::{NAME_BYTES_MAX, PARTITIONS_MAX},
     ids::{CursorId, LogId, Offset},
@@ -72,18 +73,21 @@ impl Entity {
         }
     }
 
-    fn check(&self) -> Decoded<()> {
+    /// What an entity must be by itself, wherever it comes from.
+    pub(super) fn check(&self) -> Decoded<()> {
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
             return Err(Malformed("a name's length is impossible"));
         }
         if !(1..=u64::from(PARTITIONS_MAX)).contains(&self.ids()) {
             return Err(Malformed("a number of partitions is impossible"));
         }
-        let first_log = self.parent().unwrap_or(self.id).max(self.id);
-        match first_log.checked_add(self.ids()) {
-            Some(_) => Ok(()),
-            None => Err(Malformed("an id is impossible")),
+        // Ids are given in order, so what something belongs to has a lower one. And there is
+        // always one more to give.
+        let parent = self.parent().unwrap_or(0);
+        if parent >= self.id || self.id >= NUMBER_CEILING - u64::from(PARTITIONS_MAX) {
+            return Err(Malformed("an id is impossible"));
         }
+        Ok(())
     }
 }
 
@@ -117,10 +121,4 @@ impl Creation {
         }
         Ok(creation)
     }
-}
-
-/// Decodes an entity as it stands in a metalog.
-pub fn checked(entity: Entity) -> Decoded<Entity> {
-    entity.check()?;
-    Ok(entity)
 }

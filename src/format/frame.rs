@@ -2,12 +2,16 @@
 //!
 //! A frame repeats the position at which it stands, and its checksum covers that position, so a
 //! frame left over from a file's former life, or written to the wrong place, never verifies.
+//! `docs/FORMAT.md` has the table under "Frames".
 
 use super::wire::{ALIGN, Bytes, Decoded, Malformed, Seed, aligned};
 use crate::ids::Lsn;
 
 /// Bytes of a frame before its payload.
 pub const FRAME_HEADER_BYTES: usize = 24;
+
+/// The watermark lies too far back to be said.
+const FAR: u32 = u32::MAX;
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,31 +60,37 @@ impl FrameHeader {
         if lsn != at {
             return Err(Malformed("no frame that belongs at this position"));
         }
-        let distance = u64::from(bytes.u32()?) * ALIGN;
-        let watermark = lsn.0.checked_sub(distance).map(Lsn);
+        let watermark = match bytes.u32()? {
+            FAR if lsn.0 >= u64::from(FAR) * ALIGN => Some(Lsn(0)),
+            distance => lsn.0.checked_sub(u64::from(distance) * ALIGN).map(Lsn),
+        };
         let watermark = watermark.ok_or(Malformed("a watermark before the journal's start"))?;
         let kind = FrameKind::from_byte(bytes.u8()?)?;
         if bytes.array::<3>()? != [0; 3] {
             return Err(Malformed("a frame's reserved bytes are not zero"));
+        }
+        if kind != FrameKind::Commit && payload_len != 0 {
+            return Err(Malformed("a frame that has no payload by its kind has one"));
         }
         Ok(FrameHeader { checksum, payload_len, lsn, watermark, kind })
     }
 
     /// The frame's length on disk.
     pub fn frame_len(&self) -> u64 {
-        frame_len(self.payload_len as usize)
+        aligned(FRAME_HEADER_BYTES as u64 + u64::from(self.payload_len))
     }
 }
 
 /// Reads the frame that must stand at `at`, from bytes that begin there, and verifies it.
 pub fn decode_frame(bytes: &[u8], at: Lsn, seed: Seed) -> Decoded<(FrameHeader, &[u8])> {
     let header = FrameHeader::peek(bytes, at)?;
-    let end = FRAME_HEADER_BYTES + header.payload_len as usize;
-    let covered = bytes.get(4..end).ok_or(Malformed("a frame reaches past the end"))?;
+    let end = FRAME_HEADER_BYTES.checked_add(header.payload_len as usize);
+    let covered = end.and_then(|end| bytes.get(4..end));
+    let covered = covered.ok_or(Malformed("a frame reaches past the end"))?;
     if seed.checksum(covered) != header.checksum {
         return Err(Malformed("a frame's checksum is wrong"));
     }
-    Ok((header, &bytes[FRAME_HEADER_BYTES..end]))
+    Ok((header, &covered[FRAME_HEADER_BYTES - 4..]))
 }
 
 /// Begins a frame: clears `out` and leaves room for the header. The payload is then pushed.
@@ -93,8 +103,9 @@ pub fn begin_frame(out: &mut Vec<u8>) {
 pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn, seed: Seed) {
     let end = out.len();
     let payload_len = u32::try_from(end - FRAME_HEADER_BYTES).expect("commits are below 4 GiB");
-    let distance = (lsn.0 - watermark.0) / ALIGN;
-    let distance = u32::try_from(distance).unwrap_or(u32::MAX);
+    // Rounded up, and far where it does not fit: a frame may say too little, never too much.
+    let distance = (lsn.0 - watermark.0).div_ceil(ALIGN);
+    let distance = u32::try_from(distance).unwrap_or(FAR);
     out[4..8].copy_from_slice(&payload_len.to_le_bytes());
     out[8..16].copy_from_slice(&lsn.0.to_le_bytes());
     out[16..20].copy_from_slice(&distance.to_le_bytes());
@@ -102,9 +113,4 @@ pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn
     let checksum = seed.checksum(&out[4..end]);
     out[..4].copy_from_slice(&checksum.to_le_bytes());
     out.resize(aligned(end as u64) as usize, 0);
-}
-
-/// The length on disk of a frame with a payload of this length.
-pub fn frame_len(payload_len: usize) -> u64 {
-    aligned((FRAME_HEADER_BYTES + payload_len) as u64)
 }

@@ -1,5 +1,6 @@
 //! What every file begins with: a magic number, the version, a checksum, the store's id and a few
-//! numbers of its own.
+//! numbers of its own. `docs/FORMAT.md` has the table under "File headers", and says there what
+//! a change of [`FORMAT_VERSION`] takes.
 
 use super::wire::{Bytes, Decoded, Malformed};
 use crate::ids::StoreId;
@@ -53,10 +54,13 @@ pub fn decode<const FIELDS: usize>(
     for field in &mut fields {
         *field = input.u64()?;
     }
+    if bytes[input.position()..].iter().any(|byte| *byte != 0) {
+        return Err(Malformed("a file header's reserved bytes are not zero"));
+    }
     Ok((store, fields))
 }
 
-fn checksum(header: &[u8]) -> u32 {
+pub(super) fn checksum(header: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&header[..12]);
     hasher.update(&header[16..]);

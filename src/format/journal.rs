@@ -1,13 +1,16 @@
 //! The header of a journal file: its first page. The page is never written again.
+//! `docs/FORMAT.md` has the table under "Journal files".
 
 use super::{
     header::{self, Magic},
-    wire::{Decoded, Malformed, Seed},
+    wire::{Decoded, Malformed, NUMBER_CEILING, Seed},
 };
 use crate::ids::{Lsn, StoreId};
 
 /// Bytes before a journal file's first frame.
 pub const JOURNAL_HEADER_BYTES: u64 = 4096;
+/// Files begin and end at multiples of this.
+const PAGE_BYTES: u64 = 4096;
 const MAGIC: Magic = *b"PHjournl";
 
 /// How a journal file hangs together with the one before it.
@@ -64,16 +67,32 @@ impl JournalHeader {
     pub fn decode(page: &[u8]) -> Decoded<JournalHeader> {
         let (store, fields) = header::decode(page, MAGIC, JOURNAL_HEADER_BYTES)?;
         let [start, capacity, epoch, watermark, kind, from, to] = fields;
-        let link = match kind {
-            0 => Link::First,
-            1 => Link::Roll,
-            2 => Link::Recovery { start: Lsn(from), end: Lsn(to) },
-            _ => return Err(Malformed("unknown link to the previous journal file")),
-        };
-        if start.checked_add(capacity).is_none() || capacity < JOURNAL_HEADER_BYTES {
-            return Err(Malformed("a journal file's capacity is impossible"));
+        let is_page = |n: u64| n.is_multiple_of(PAGE_BYTES);
+        let end = start.checked_add(capacity).filter(|end| *end < NUMBER_CEILING);
+        if end.is_none() || capacity < JOURNAL_HEADER_BYTES || !is_page(start) || !is_page(capacity)
+        {
+            return Err(Malformed("a journal file's place or capacity is impossible"));
         }
+        if watermark > start || epoch >= NUMBER_CEILING {
+            return Err(Malformed("a journal file's header contradicts itself"));
+        }
+        let link = decode_link(start, kind, from, to)?;
         let (start, watermark) = (Lsn(start), Lsn(watermark));
         Ok(JournalHeader { store, start, capacity, epoch, watermark, link })
+    }
+}
+
+/// A link leads back, so whoever follows links comes to an end.
+fn decode_link(start: u64, kind: u64, from: u64, to: u64) -> Decoded<Link> {
+    match (kind, from, to) {
+        (0, 0, 0) if start == 0 => Ok(Link::First),
+        (1, 0, 0) if start > 0 => Ok(Link::Roll),
+        (2, ..) => {
+            let cut_within = from < to && to - from >= JOURNAL_HEADER_BYTES && to <= start;
+            let link = Link::Recovery { start: Lsn(from), end: Lsn(to) };
+            if cut_within { Ok(link) } else { Err(Malformed("a link that does not lead back")) }
+        }
+        (0 | 1, ..) => Err(Malformed("a link that contradicts itself")),
+        _ => Err(Malformed("unknown link to the previous journal file")),
     }
 }

@@ -1,11 +1,13 @@
-//! The metalog: its file header, and the entries that its frames hold.
+//! The metalog: its file header, and the entries that its frames hold. `docs/FORMAT.md` has the
+//! tables under "Metalog files".
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    entity::{Entity, checked, put_value, take_value},
+    entity::{Entity, put_value, take_value},
     header::{self, Magic},
-    wire::{Decoded, Seed},
+    segment::SEGMENT_HEADER_BYTES,
+    wire::{ALIGN, Decoded, Malformed, NUMBER_CEILING, Seed, check_numbers},
 };
 use crate::ids::{CursorId, LogId, Lsn, Offset, StoreId, Timestamp};
 
@@ -30,6 +32,7 @@ impl MetaHeader {
 
     pub fn decode(bytes: &[u8]) -> Decoded<MetaHeader> {
         let (store, [number]) = header::decode(bytes, MAGIC, META_HEADER_BYTES)?;
+        check_numbers([number])?;
         Ok(MetaHeader { store, number })
     }
 }
@@ -72,6 +75,11 @@ pub struct CursorState {
     /// Everything below is acked; for a group, the offset at which it goes on.
     pub floor: Offset,
 }
+
+/// One chunk of a cursor's ack state stands for so many offsets.
+const CHUNK_OFFSETS: u64 = 1 << 16;
+/// Attempts are counted in 32 bits.
+const DIGITS_MAX: usize = 32;
 
 /// The part of a cursor's ack state that lies above its floor, for 65,536 offsets in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,9 +127,51 @@ impl MetaEntry {
 
     pub fn decode(payload: &[u8]) -> Decoded<MetaEntry> {
         let entry: MetaEntry = take_value(payload)?;
-        Ok(match entry {
-            MetaEntry::Entity(entity) => MetaEntry::Entity(checked(entity)?),
-            other => other,
-        })
+        match &entry {
+            MetaEntry::Entity(entity) => entity.check(),
+            MetaEntry::EntityGone(id) => check_numbers([*id]),
+            MetaEntry::Log(it) => check_numbers([it.log.0, it.start.0, it.moved.0, it.next.0]),
+            // A group's floor is for the application to say: it may be any number.
+            MetaEntry::Cursor(it) => check_numbers([it.cursor.0]),
+            MetaEntry::Chunk(it) => it.check(),
+            MetaEntry::Segment(it) => it.check(),
+            MetaEntry::SegmentGone { log, base } => check_numbers([log.0, base.0]),
+            MetaEntry::Checkpoint(it) => it.check(),
+        }?;
+        Ok(entry)
+    }
+}
+
+impl ChunkState {
+    fn check(&self) -> Decoded<()> {
+        check_numbers([self.cursor.0])?;
+        if self.chunk >= NUMBER_CEILING / CHUNK_OFFSETS || self.attempts.len() > DIGITS_MAX {
+            return Err(Malformed("an ack state's chunk is impossible"));
+        }
+        Ok(())
+    }
+}
+
+impl SegmentState {
+    fn check(&self) -> Decoded<()> {
+        check_numbers([self.log.0, self.generation, self.end.0, self.bytes])?;
+        let offsets = self.end.0.checked_sub(self.base.0);
+        if offsets.is_none_or(|offsets| self.records > offsets) {
+            return Err(Malformed("a segment's bounds contradict each other"));
+        }
+        if self.bytes < SEGMENT_HEADER_BYTES || !self.bytes.is_multiple_of(ALIGN) {
+            return Err(Malformed("a segment's length is impossible"));
+        }
+        Ok(())
+    }
+}
+
+impl CheckpointState {
+    fn check(&self) -> Decoded<()> {
+        check_numbers([self.reflects.0, self.next_id])?;
+        if self.replay_from > self.reflects || self.next_id == 0 {
+            return Err(Malformed("a checkpoint contradicts itself"));
+        }
+        Ok(())
     }
 }

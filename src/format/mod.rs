@@ -8,6 +8,8 @@ pub mod block;
 pub mod commit;
 pub mod entity;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod header;
 pub mod journal;
 pub mod meta;

@@ -1,4 +1,5 @@
 //! One message in bytes. The same layout serves in the journal's runs and in segments' blocks.
+//! `docs/FORMAT.md` has the table under "Records".
 
 use super::wire::{Bytes, Decoded, Malformed, put_varint, unzigzag, varint_len, zigzag};
 use crate::{ids::Timestamp, message::Message};
@@ -177,6 +178,9 @@ fn take_full_record(mut input: Bytes<'_>, flags: u8, base: Timestamp) -> Decoded
     let key_len = if has(HAS_KEY) { input.length()? } else { 0 };
     let headers_len = if has(HAS_HEADERS) { input.length()? } else { 0 };
     let payload_len = input.length()?;
+    if (has(HAS_TIMESTAMP) && delta == 0) || (has(HAS_HEADERS) && headers_len == 0) {
+        return Err(Malformed("a record says what goes without saying"));
+    }
     let mut span = |length| {
         let start = input.position();
         input.take(length).map(|_| Span { start, end: start + length })

@@ -1,9 +1,10 @@
-//! The header of a segment file, and the table in its footer.
+//! The header of a segment file, and the table in its footer. `docs/FORMAT.md` has the tables
+//! under "Segment files" and "Footers".
 
 use super::{
-    block::{BlockHeader, BlockKind},
+    block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
     header::{self, Magic},
-    wire::{Bytes, Decoded, Malformed, Seed},
+    wire::{ALIGN, Bytes, Decoded, Malformed, Seed, check_numbers},
 };
 use crate::ids::{LogId, Offset, StoreId, Timestamp};
 
@@ -34,6 +35,7 @@ impl SegmentHeader {
     pub fn decode(bytes: &[u8]) -> Decoded<SegmentHeader> {
         let (store, fields) = header::decode(bytes, MAGIC, SEGMENT_HEADER_BYTES)?;
         let [log, base, generation] = fields;
+        check_numbers(fields)?;
         Ok(SegmentHeader { store, log: LogId(log), base: Offset(base), generation })
     }
 }
@@ -62,6 +64,16 @@ impl TableEntry {
             length: header.block_len() as u32,
             count: header.count,
         }
+    }
+
+    /// Whether this can be the entry of a block, behind the one before.
+    fn follows(&self, before: Option<&TableEntry>) -> bool {
+        let in_order = before.is_none_or(|it| it.last < self.first && it.max_time <= self.max_time);
+        let span = self.last.0.checked_sub(self.first.0);
+        let holds = |span| self.count > 0 && u64::from(self.count) - 1 <= span;
+        let is_block = self.length as usize >= BLOCK_HEADER_BYTES
+            && u64::from(self.length).is_multiple_of(ALIGN);
+        in_order && span.is_some_and(holds) && is_block
     }
 }
 
@@ -110,8 +122,7 @@ pub fn take_table(header: &BlockHeader, body: &[u8]) -> Decoded<Vec<TableEntry>>
             length: input.u32()?,
             count: input.u32()?,
         };
-        let in_order = table.last().is_none_or(|before| before.last < entry.first);
-        if entry.position != position || entry.first > entry.last || !in_order {
+        if entry.position != position || !entry.follows(table.last()) {
             return Err(Malformed("a footer's table contradicts itself"));
         }
         position += u64::from(entry.length);
@@ -119,6 +130,13 @@ pub fn take_table(header: &BlockHeader, body: &[u8]) -> Decoded<Vec<TableEntry>>
     }
     if position != header.position {
         return Err(Malformed("a footer's table does not reach the footer"));
+    }
+    let bounds = table.first().zip(table.last());
+    let bounds = bounds
+        .map_or_else(Default::default, |(first, last)| (first.first, last.last, last.max_time));
+    let said = (header.first, header.last, header.max_time);
+    if said != bounds || header.base_time != Timestamp(0) {
+        return Err(Malformed("a footer's header contradicts its table"));
     }
     Ok(table)
 }

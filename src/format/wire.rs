@@ -1,4 +1,5 @@
 //! The alphabet: little-endian integers of explicit width, varints (LEB128) and checksums.
+//! `docs/FORMAT.md` has them under "Words and numbers" and "Checksums".
 
 use crate::ids::StoreId;
 
@@ -13,6 +14,18 @@ pub const ALIGN: u64 = 8;
 
 pub fn aligned(n: u64) -> u64 {
     n.next_multiple_of(ALIGN)
+}
+
+/// Every number that the engine gives out (offsets, positions, ids, epochs) stays below this, so
+/// that whoever has one from disk can add to it without a thought of overflow.
+pub const NUMBER_CEILING: u64 = 1 << 62;
+
+/// Lets numbers pass that the engine can have given out.
+pub fn check_numbers<const N: usize>(numbers: [u64; N]) -> Decoded<()> {
+    match numbers.iter().all(|number| *number < NUMBER_CEILING) {
+        true => Ok(()),
+        false => Err(Malformed("a number is larger than any that was given out")),
+    }
 }
 
 /// A position in bytes that are being decoded.
@@ -84,11 +97,20 @@ impl<'a> Bytes<'a> {
                 break;
             }
             value |= bits << shift;
+            if byte == 0 && shift > 0 {
+                return Err(Malformed("a varint is longer than it needs to be"));
+            }
             if byte < 0x80 {
                 return Ok(value);
             }
         }
         Err(Malformed("a varint is longer than 64 bits"))
+    }
+
+    /// A varint that is an offset, a position or an id.
+    pub fn number(&mut self) -> Decoded<u64> {
+        let number = self.varint()?;
+        check_numbers([number]).map(|()| number)
     }
 
     /// A varint that is a length within these bytes.

@@ -56,11 +56,11 @@ impl Work {
                     .segments
                     .values()
                     .map(|segment| (segment.clone(), judge(&store.state, log, segment)));
-                let judged: Vec<_> = judged.filter(|(_, it)| *it != Verdict::Keep).collect();
-                Some((judged, log.moved))
+                let judged: Vec<_> = judged.collect();
+                let idle = judged.iter().all(|(_, verdict)| *verdict == Verdict::Keep);
+                (!idle).then_some((judged, log.moved))
             });
-            let Some((verdicts, moved)) = verdicts.filter(|(verdicts, _)| !verdicts.is_empty())
-            else {
+            let Some((verdicts, moved)) = verdicts else {
                 continue;
             };
             let mut change = self.changes.remove(&id).unwrap_or(LogChange {
@@ -82,22 +82,22 @@ impl Work {
         may_rewrite: bool,
         change: &mut LogChange,
     ) -> Result<()> {
-        let mut rewritten: Vec<SegmentState> = Vec::new();
+        // Neighbours are put together; one that stays in between keeps them apart.
+        let mut groups: Vec<Vec<SegmentState>> = vec![Vec::new()];
+        let mut rewritten = 0;
         for (segment, verdict) in verdicts {
-            // This checkpoint has just added to it: the next one will see.
-            if change.put.iter().any(|put| put.base == segment.base) {
-                continue;
-            }
+            // One that this checkpoint has just added to is for the next one to judge.
+            let is_fresh = change.put.iter().any(|put| put.base == segment.base);
             match verdict {
-                Verdict::Drop => change.gone.push(segment),
-                Verdict::Rewrite if may_rewrite && rewritten.len() < REWRITTEN_MAX => {
-                    rewritten.push(segment);
+                Verdict::Drop if !is_fresh => change.gone.push(segment),
+                Verdict::Rewrite if !is_fresh && may_rewrite && rewritten < REWRITTEN_MAX => {
+                    rewritten += 1;
+                    groups.last_mut().expect("there is one").push(segment);
                 }
-                Verdict::Rewrite | Verdict::Keep => {}
+                _ => groups.push(Vec::new()),
             }
         }
-        // Neighbours are put together; a segment in between that stays keeps them apart.
-        for group in rewritten.chunk_by(|a, b| a.end == b.base) {
+        for group in groups.iter().filter(|group| !group.is_empty()) {
             self.rewrite(shared, group, change)?;
         }
         Ok(())

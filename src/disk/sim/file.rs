@@ -102,9 +102,14 @@ impl Content {
         self.pending.retain(|page, _| *page < pages);
     }
 
+    /// Writes back the pages that were stored to. One that an earlier, failed sync has marked as
+    /// clean is not among them, unless it was stored to again.
     fn sync(&mut self) {
-        self.durable.clone_from(&self.live);
-        self.pending.clear();
+        self.durable.resize(self.live.len(), 0);
+        for page in std::mem::take(&mut self.pending).into_keys() {
+            let end = ((page + 1) * PAGE).min(self.live.len());
+            self.durable[page * PAGE..end].copy_from_slice(&self.live[page * PAGE..end]);
+        }
         self.lengths.clear();
     }
 
@@ -200,9 +205,10 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut world = self.process.disk.world();
+        let off = world.is_off(self.process.life);
         if let Err(error) = world.begin_call(self.process.life) {
             // Power that is off is not an error of the disk.
-            if error.kind() != io::ErrorKind::Other {
+            if !off {
                 world.content_of(self.file).fail_sync();
             }
             return Err(error);

@@ -114,8 +114,9 @@ impl SimDisk {
         self.world().calls
     }
 
-    /// Lets the call with this number fail, and those behind it too if `for_good`.
-    pub fn fail_call(&self, call: u64, error: io::ErrorKind, for_good: bool) {
+    /// Lets the call with this number fail, and those behind it too if `for_good`. `error` is the
+    /// operating system's number: 5 for an error of the device (EIO), 28 for a full disk (ENOSPC).
+    pub fn fail_call(&self, call: u64, error: i32, for_good: bool) {
         self.world().fault = Some(world::Fault { call, error, for_good });
     }
 

@@ -39,7 +39,8 @@ impl Random {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fault {
     pub(super) call: u64,
-    pub(super) error: io::ErrorKind,
+    /// The operating system's number for the error.
+    pub(super) error: i32,
     pub(super) for_good: bool,
 }
 
@@ -78,6 +79,10 @@ impl NameChange {
             }
         }
     }
+}
+
+fn power_off() -> io::Error {
+    io::Error::other("the simulated power is off")
 }
 
 fn parent(path: &Path) -> &Path {
@@ -157,15 +162,20 @@ impl World {
         self
     }
 
+    /// Whether a process of this life is dead, or the power is off.
+    pub(super) fn is_off(&self, life: Life) -> bool {
+        life != self.life || self.stop_at.is_some_and(|step| self.steps >= step)
+    }
+
     pub(super) fn begin_call(&mut self, life: Life) -> io::Result<()> {
-        if life != self.life || self.stop_at.is_some_and(|step| self.steps >= step) {
-            return Err(io::Error::other("the simulated power is off"));
+        if self.is_off(life) {
+            return Err(power_off());
         }
         let call = self.calls;
         self.calls += 1;
         match self.fault {
             Some(fault) if call == fault.call || (fault.for_good && call > fault.call) => {
-                Err(fault.error.into())
+                Err(io::Error::from_raw_os_error(fault.error))
             }
             _ => Ok(()),
         }
@@ -174,7 +184,7 @@ impl World {
     pub(super) fn begin_step(&mut self) -> io::Result<()> {
         self.steps += 1;
         if self.stop_at.is_some_and(|step| self.steps >= step) {
-            return Err(io::Error::other("the simulated power is off"));
+            return Err(power_off());
         }
         Ok(())
     }

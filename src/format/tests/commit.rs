@@ -1,0 +1,276 @@
+use proptest::prelude::*;
+
+use super::{
+    super::{commit::*, entity::*, record::RecordParts, wire::*},
+    batter,
+    meta::entities,
+    record::{Owned, any_record},
+};
+use crate::{
+    config::RUN_MESSAGES_MAX,
+    ids::{CursorId, LogId, Offset, Timestamp},
+};
+
+fn decoded(payload: &[u8]) -> Decoded<Vec<Change<'_>>> {
+    changes(payload).map(|change| change.map(|(_, change)| change)).collect()
+}
+
+fn run(first: u64, records: &[Owned]) -> Vec<u8> {
+    let messages: Vec<_> = records.iter().map(Owned::message).collect();
+    let mut out = Vec::new();
+    let parts = messages.iter().map(|message| RecordParts::of(message, Timestamp(0)));
+    put_run(&mut out, LogId(3), Offset(first), Timestamp(1000), parts);
+    out
+}
+
+fn bytes(put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    put(&mut out);
+    out
+}
+
+/// One change of each kind.
+fn one_of_each() -> Vec<u8> {
+    let mut out = run(40, &[Owned { payload: b"hello".to_vec(), ..Owned::default() }]);
+    put_ack(&mut out, CursorId(3), &[1, 2, 3, 9, 40].map(Offset));
+    put_nack(&mut out, CursorId(3), Offset(41), u32::MAX);
+    put_seek(&mut out, CursorId(8), Offset(u64::MAX));
+    put_creation(&mut out, &entities()[1]);
+    put_delete(&mut out, 5);
+    put_trim(&mut out, LogId(6), Offset(77));
+    out
+}
+
+#[test]
+fn each_change_there_and_back() {
+    let payload = one_of_each();
+    let changes = decoded(&payload).unwrap();
+    let Change::Run(run) = &changes[0] else { panic!("{:?}", changes[0]) };
+    assert_eq!((run.log, run.first, run.count, run.end()), (LogId(3), Offset(40), 1, Offset(41)));
+    let Change::Ack { cursor: CursorId(3), offsets } = &changes[1] else { panic!() };
+    assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [1..4, 9..10, 40..41]);
+    assert_eq!(
+        changes[2..],
+        [
+            Change::Nack { cursor: CursorId(3), offset: Offset(41), attempts: u32::MAX },
+            Change::Seek { cursor: CursorId(8), next: Offset(u64::MAX) },
+            Change::Create(entities()[1].clone()),
+            Change::Delete { entity: 5 },
+            Change::Trim { log: LogId(6), start: Offset(77) },
+        ]
+    );
+}
+
+#[test]
+fn no_bytes_are_no_changes() {
+    assert_eq!(decoded(&[]), Ok(Vec::new()));
+}
+
+/// The store reads a run again by its place alone.
+#[test]
+fn a_change_says_where_it_begins() {
+    let payload = one_of_each();
+    for change in changes(&payload) {
+        let (at, change) = change.unwrap();
+        if let Change::Run(run) = change {
+            let again = Run::decode(&payload[at..][..run.len()]).unwrap();
+            assert_eq!(again, run);
+            assert_eq!(payload[at + run.body_at..][..run.body.len()], *run.body);
+        } else {
+            assert!(Run::decode(&payload[at..]).is_err());
+        }
+    }
+}
+
+#[test]
+fn hostile_changes_end_in_an_error() {
+    batter(&one_of_each(), |payload| {
+        let mut failed = false;
+        for change in changes(payload) {
+            assert!(!failed, "something follows an error");
+            match change {
+                Ok((_, Change::Run(run))) => {
+                    let _ = run.records().collect::<Vec<_>>();
+                    let _ = run.record(run.first);
+                }
+                Ok((_, Change::Ack { offsets, .. })) => {
+                    let mut at = 0;
+                    for range in offsets {
+                        assert!(at <= range.start && range.start < range.end);
+                        at = range.end;
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => failed = true,
+            }
+        }
+    });
+}
+
+#[test]
+fn an_unknown_change_is_refused() {
+    for kind in (0..=255).filter(|kind| !(1..=7).contains(kind)) {
+        assert!(decoded(&[kind, 1, 1, 1, 1]).is_err(), "{kind}");
+    }
+}
+
+#[test]
+fn a_run_has_between_one_and_the_most_messages() {
+    let records = vec![Owned { timestamp: 1000, ..Owned::default() }; RUN_MESSAGES_MAX];
+    let full = run(0, &records);
+    assert_eq!(Run::decode(&full).unwrap().records().count(), RUN_MESSAGES_MAX);
+    // Kind, log and first offset are a byte each here: the count is the fourth.
+    for count in [0, RUN_MESSAGES_MAX as u8 + 1, 0x7F] {
+        let mut other = full.clone();
+        other[3] = count;
+        assert!(Run::decode(&other).is_err(), "{count}");
+    }
+}
+
+#[test]
+fn a_run_holds_its_records_and_nothing_else() {
+    let records = vec![Owned { timestamp: 1000, payload: vec![7; 3], ..Owned::default() }; 3];
+    let bytes = run(10, &records);
+    let fits = |bytes: &[u8]| Run::decode(bytes)?.records().collect::<Decoded<Vec<_>>>();
+    assert_eq!(fits(&bytes).unwrap().len(), 3);
+    for count in [1, 2, 4] {
+        let mut other = bytes.clone();
+        other[3] = count;
+        assert!(fits(&other).is_err(), "{count}");
+    }
+    let run = Run::decode(&bytes).unwrap();
+    assert!(run.record(Offset(9)).is_err() && run.record(Offset(13)).is_err());
+}
+
+#[test]
+fn a_record_of_a_run_bears_no_offset() {
+    let record = [8, 5, 1, b'x'];
+    let head = [1, 3, 0, 1, 0, record.len() as u8, 0, 0, 0];
+    let bytes = [&head[..], &record].concat();
+    let run = Run::decode(&bytes).unwrap();
+    assert!(run.records().next().unwrap().is_err());
+    assert!(run.record(Offset(0)).is_err());
+}
+
+#[test]
+fn a_run_ends_below_the_ceiling() {
+    let at = |first: u64| {
+        let mut out = vec![1, 3];
+        put_varint(&mut out, first);
+        out.extend_from_slice(&[1, 0, 2, 0, 0, 0, 0, 0]);
+        out
+    };
+    assert_eq!(Run::decode(&at(NUMBER_CEILING - 1)).unwrap().end(), Offset(NUMBER_CEILING));
+    for first in [NUMBER_CEILING, u64::MAX - 1, u64::MAX] {
+        assert!(Run::decode(&at(first)).is_err(), "{first}");
+    }
+}
+
+#[test]
+fn a_run_longer_than_what_is_there_is_refused() {
+    let mut bytes = run(0, &[Owned { timestamp: 1000, ..Owned::default() }]);
+    let length_at = bytes.len() - 2 - 4;
+    assert_eq!(bytes[length_at..length_at + 4], [2, 0, 0, 0]);
+    for length in [3, 1 << 30, u32::MAX] {
+        bytes[length_at..length_at + 4].copy_from_slice(&u32::to_le_bytes(length));
+        assert!(Run::decode(&bytes).is_err());
+    }
+}
+
+#[test]
+fn ranges_are_refused_where_they_end_nowhere() {
+    let ranges = |pairs: &[(u64, u64)]| {
+        let mut out = vec![2, 1];
+        put_varint(&mut out, pairs.len() as u64);
+        for (gap, more) in pairs {
+            put_varint(&mut out, *gap);
+            put_varint(&mut out, *more);
+        }
+        decoded(&out).map(|changes| changes.len())
+    };
+    let top = NUMBER_CEILING - 1;
+    assert_eq!(ranges(&[(0, top)]), Ok(1), "all there can be");
+    assert_eq!(ranges(&[(top, 0)]), Ok(1), "the last there can be");
+    for pairs in [&[(top, 1)][..], &[(1, top)], &[(0, u64::MAX)], &[(u64::MAX, 0)]] {
+        assert!(ranges(pairs).is_err(), "{pairs:?}");
+    }
+    assert!(ranges(&[(0, top), (1, 0)]).is_err());
+    assert!(ranges(&[(top, top), (top, top), (top, top)]).is_err());
+    assert!(ranges(&[(0, 3), (0, 3)]).is_err(), "two that are one");
+    // So many ranges are announced, and none is there.
+    let mut endless = vec![2, 1];
+    put_varint(&mut endless, u64::MAX);
+    assert!(decoded(&endless).is_err());
+}
+
+#[test]
+fn numbers_that_nobody_gave_out_are_refused() {
+    let (over, fine) = (NUMBER_CEILING, NUMBER_CEILING - 1);
+    let puts: [fn(&mut Vec<u8>, u64); 7] = [
+        |out, n| put_delete(out, n),
+        |out, n| put_trim(out, LogId(n), Offset(0)),
+        |out, n| put_trim(out, LogId(0), Offset(n)),
+        |out, n| put_seek(out, CursorId(n), Offset(0)),
+        |out, n| put_nack(out, CursorId(n), Offset(0), 1),
+        |out, n| put_nack(out, CursorId(0), Offset(n), 1),
+        |out, n| put_ack(out, CursorId(n), &[Offset(0)]),
+    ];
+    for (n, put) in puts.into_iter().enumerate() {
+        assert!(decoded(&bytes(|out| put(out, fine))).is_ok(), "{n}");
+        assert!(decoded(&bytes(|out| put(out, over))).is_err(), "{n}");
+    }
+}
+
+#[test]
+fn attempts_have_32_bits() {
+    let mut payload = vec![3, 1, 1];
+    put_varint(&mut payload, 1 << 32);
+    assert!(decoded(&payload).is_err());
+}
+
+#[test]
+fn a_creation_holds_nothing_else() {
+    let payload = bytes(|out| put_creation(out, &entities()[0]));
+    let mut longer = payload.clone();
+    longer[1] += 1;
+    longer.push(0);
+    assert!(decoded(&payload).is_ok());
+    assert!(decoded(&longer).is_err(), "a byte is left over");
+    let wrong = Creation { starts: vec![Offset(0); 2], ..entities()[0].clone() };
+    assert!(decoded(&bytes(|out| put_creation(out, &wrong))).is_err(), "two starts for one cursor");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_run_there_and_back(
+        records in prop::collection::vec(any_record(), 1..=RUN_MESSAGES_MAX),
+        first in 0..NUMBER_CEILING - 64,
+    ) {
+        let bytes = run(first, &records);
+        let run = Run::decode(&bytes).unwrap();
+        prop_assert_eq!(run.len(), bytes.len());
+        let mut found = Vec::new();
+        for record in run.records() {
+            let (offset, spans) = record.unwrap();
+            prop_assert_eq!(offset, Offset(first + found.len() as u64));
+            prop_assert_eq!(run.record(offset), Ok(spans));
+            found.push(Owned::of(run.body, &spans));
+        }
+        prop_assert_eq!(found, records);
+    }
+
+    #[test]
+    fn any_ack_there_and_back(offsets in prop::collection::btree_set(0..200u64, 0..60), high: bool) {
+        let lift = if high { NUMBER_CEILING - 200 } else { 0 };
+        let offsets: Vec<_> = offsets.into_iter().map(|n| Offset(n + lift)).collect();
+        let payload = bytes(|out| put_ack(out, CursorId(1), &offsets));
+        let changes = decoded(&payload).unwrap();
+        let Change::Ack { offsets: ranges, .. } = &changes[0] else { panic!() };
+        let ranges: Vec<_> = ranges.into_iter().collect();
+        prop_assert!(ranges.is_sorted_by(|a, b| a.end < b.start), "neighbours are one range");
+        let found: Vec<_> = ranges.into_iter().flatten().map(Offset).collect();
+        prop_assert_eq!(found, offsets);
+    }
+}

@@ -1,0 +1,151 @@
+use proptest::prelude::*;
+
+use super::{super::frame::*, super::wire::*, STORE, batter, flip_each_bit, seed};
+use crate::ids::{Lsn, StoreId};
+
+const KINDS: [FrameKind; 4] =
+    [FrameKind::Commit, FrameKind::Roll, FrameKind::Watermark, FrameKind::Close];
+
+fn frame(kind: FrameKind, payload: &[u8], lsn: u64, watermark: u64) -> Vec<u8> {
+    let mut out = vec![0xAA; 5];
+    begin_frame(&mut out);
+    out.extend_from_slice(payload);
+    finish_frame(&mut out, kind, Lsn(lsn), Lsn(watermark), seed());
+    out
+}
+
+#[test]
+fn each_kind_there_and_back() {
+    for kind in KINDS {
+        let payload: &[u8] = if kind == FrameKind::Commit { b"payload" } else { b"" };
+        let bytes = frame(kind, payload, 4096, 64);
+        assert_eq!(bytes.len() as u64 % ALIGN, 0);
+        let (header, found) = decode_frame(&bytes, Lsn(4096), seed()).unwrap();
+        assert_eq!(found, payload);
+        assert_eq!((header.kind, header.lsn, header.watermark), (kind, Lsn(4096), Lsn(64)));
+        assert_eq!(header.frame_len(), bytes.len() as u64);
+    }
+}
+
+#[test]
+fn only_a_commit_has_a_payload() {
+    for kind in KINDS {
+        let decoded = decode_frame(&frame(kind, b"x", 4096, 0), Lsn(4096), seed()).is_ok();
+        assert_eq!(decoded, kind == FrameKind::Commit, "{kind:?}");
+    }
+}
+
+#[test]
+fn no_bit_can_change() {
+    let bytes = frame(FrameKind::Commit, b"eight by", 4096, 0);
+    flip_each_bit(&bytes, |bit, flipped| {
+        assert!(decode_frame(flipped, Lsn(4096), seed()).is_err(), "bit {bit}");
+    });
+}
+
+#[test]
+fn padding_means_nothing() {
+    let bytes = frame(FrameKind::Commit, b"four", 4096, 0);
+    let end = FRAME_HEADER_BYTES + 4;
+    assert_eq!(bytes[end..], [0; 4]);
+    flip_each_bit(&bytes, |bit, flipped| {
+        assert_eq!(decode_frame(flipped, Lsn(4096), seed()).is_ok(), bit >= end * 8);
+    });
+}
+
+#[test]
+fn it_belongs_to_one_place_one_life_and_one_store() {
+    let bytes = frame(FrameKind::Commit, b"payload", 4096, 0);
+    assert!(decode_frame(&bytes, Lsn(4096), seed()).is_ok());
+    for other in [0, 4088, 4104, 1 << 40] {
+        assert!(decode_frame(&bytes, Lsn(other), seed()).is_err(), "at {other}");
+        // Nor if a hostile hand moves it.
+        let mut moved = bytes.clone();
+        moved[8..16].copy_from_slice(&other.to_le_bytes());
+        assert!(decode_frame(&moved, Lsn(other), seed()).is_err(), "moved to {other}");
+    }
+    for epoch in (0..1000).filter(|epoch| *epoch != 1) {
+        let life = Seed::new(STORE, &[epoch]);
+        assert!(decode_frame(&bytes, Lsn(4096), life).is_err(), "in epoch {epoch}");
+    }
+    let elsewhere = Seed::new(StoreId(*b"another store ok"), &[1]);
+    assert!(decode_frame(&bytes, Lsn(4096), elsewhere).is_err());
+}
+
+#[test]
+fn zeros_are_no_frame() {
+    for at in [0, 8, 64, 4096] {
+        assert!(decode_frame(&[0; 64], Lsn(at), seed()).is_err());
+    }
+}
+
+/// A watermark may say too little. If it said too much, a torn tail would pass for damage.
+#[test]
+fn a_watermark_never_says_too_much() {
+    let far = u64::from(u32::MAX) * ALIGN;
+    let cases = [
+        (4096, 4096, 4096),
+        (4096, 0, 0),
+        (far, 8, 8),
+        (far, 0, 0),
+        (far + 64, 0, 0),
+        (far + 64, 64, 0),
+        (far + 64, 72, 72),
+        (far * 3, 80, 0),
+        // Watermarks are positions of frames; but if one was not, it would be rounded down.
+        (4096, 4095, 4088),
+        (4096, 1, 0),
+    ];
+    for (lsn, watermark, expected) in cases {
+        let bytes = frame(FrameKind::Watermark, b"", lsn, watermark);
+        let (header, _) = decode_frame(&bytes, Lsn(lsn), seed()).unwrap();
+        assert_eq!(header.watermark, Lsn(expected), "{watermark} of {lsn}");
+    }
+}
+
+#[test]
+fn a_watermark_lies_within_the_journal() {
+    let mut bytes = frame(FrameKind::Watermark, b"", 4096, 0);
+    for distance in [513, u32::MAX - 1, u32::MAX] {
+        bytes[16..20].copy_from_slice(&distance.to_le_bytes());
+        assert!(FrameHeader::peek(&bytes, Lsn(4096)).is_err(), "{distance}");
+    }
+}
+
+#[test]
+fn a_length_past_the_end_is_no_frame() {
+    let mut bytes = frame(FrameKind::Commit, b"payload", 4096, 0);
+    for length in [8, 9, 1 << 20, u32::MAX - 24, u32::MAX - 23, u32::MAX] {
+        bytes[4..8].copy_from_slice(&length.to_le_bytes());
+        let header = FrameHeader::peek(&bytes, Lsn(4096)).unwrap();
+        assert!(header.frame_len() >= u64::from(length) + 24);
+        assert!(decode_frame(&bytes, Lsn(4096), seed()).is_err());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_payload_there_and_back(
+        payload in prop::collection::vec(any::<u8>(), 0..100),
+        at in 0..NUMBER_CEILING / ALIGN,
+        back in 0..NUMBER_CEILING / ALIGN,
+    ) {
+        let lsn = at * ALIGN;
+        let watermark = lsn.saturating_sub(back * ALIGN);
+        let bytes = frame(FrameKind::Commit, &payload, lsn, watermark);
+        let (header, found) = decode_frame(&bytes, Lsn(lsn), seed()).unwrap();
+        prop_assert_eq!(found, &payload[..]);
+        prop_assert!(header.watermark.0 == watermark || header.watermark.0 == 0);
+        batter(&bytes, |bytes| {
+            let _ = decode_frame(bytes, Lsn(lsn), seed());
+        });
+    }
+
+    #[test]
+    fn random_bytes_are_no_frame(bytes: [u8; 48]) {
+        let at = Lsn(u64::from_le_bytes(bytes[8..16].try_into().unwrap()));
+        prop_assert!(decode_frame(&bytes, at, seed()).is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! The layout on disk, pinned: a sample of each structure, byte for byte, in `layout.snapshot`.
+//! The examples in `docs/FORMAT.md` are the same bytes; a test compares them, too.
+
+use std::{fmt::Write, path::PathBuf};
+
+use super::{
+    super::{
+        block::*, commit::*, frame::*, header::FORMAT_VERSION, journal::*, meta::*,
+        record::RecordParts, segment::*, wire::Seed,
+    },
+    STORE,
+    meta::{entities, entries},
+};
+use crate::{
+    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    message::Message,
+};
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+struct Samples(Vec<(String, Vec<u8>)>);
+
+impl Samples {
+    fn add(&mut self, name: impl Into<String>, bytes: Vec<u8>) {
+        self.0.push((name.into(), bytes));
+    }
+
+    fn frame(
+        &mut self,
+        name: impl Into<String>,
+        kind: FrameKind,
+        (lsn, watermark): (u64, u64),
+        seed: Seed,
+        put: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let mut frame = Vec::new();
+        begin_frame(&mut frame);
+        put(&mut frame);
+        finish_frame(&mut frame, kind, Lsn(lsn), Lsn(watermark), seed);
+        self.add(name, frame);
+    }
+
+    fn change(&mut self, name: &str, put: impl FnOnce(&mut Vec<u8>)) {
+        let name = format!("frame: commit, {name}");
+        self.frame(name, FrameKind::Commit, (4176, 4096), journal_header().frame_seed(), put);
+    }
+}
+
+fn journal_header() -> JournalHeader {
+    JournalHeader {
+        store: STORE,
+        start: Lsn(0),
+        capacity: 256 << 10,
+        epoch: 1,
+        watermark: Lsn(0),
+        link: Link::First,
+    }
+}
+
+fn segment_header() -> SegmentHeader {
+    SegmentHeader { store: STORE, log: LogId(1), base: Offset(1000), generation: 0 }
+}
+
+fn put_messages(out: &mut Vec<u8>, first: u64, messages: &[Message<'_>]) {
+    let parts = messages.iter().map(|message| RecordParts::of(message, NOW));
+    put_run(out, LogId(1), Offset(first), NOW, parts);
+}
+
+fn full_message() -> Message<'static> {
+    Message::new("charge order 2")
+        .key("customer-17")
+        .header("type", "json")
+        .timestamp(Timestamp(NOW.0 - 3))
+}
+
+fn samples() -> Vec<(String, Vec<u8>)> {
+    let mut samples = Samples(Vec::new());
+    journal_files(&mut samples);
+    frames(&mut samples);
+    segment_file(&mut samples);
+    metalog_file(&mut samples);
+    samples.0
+}
+
+fn journal_files(samples: &mut Samples) {
+    let first = journal_header();
+    let start = Lsn(256 << 10);
+    let roll = JournalHeader { start, watermark: Lsn(200_000), link: Link::Roll, ..first };
+    let link = Link::Recovery { start: Lsn(0), end: Lsn(4248) };
+    let recovery = JournalHeader { start, epoch: 2, watermark: Lsn(4248), link, ..first };
+    samples.add("journal header: first file", first.encode());
+    samples.add("journal header: behind a roll", roll.encode());
+    samples.add("journal header: behind a recovery", recovery.encode());
+}
+
+fn frames(samples: &mut Samples) {
+    samples.change("a run of one message", |out| {
+        put_messages(out, 40, &[Message::new("charge order 1")]);
+    });
+    samples.change("a run with key, headers and timestamp", |out| {
+        put_messages(out, 41, &[full_message(), Message::new("")]);
+    });
+    samples.change("an ack", |out| {
+        put_ack(out, CursorId(1), &[1, 2, 3, 9, 40].map(Offset));
+    });
+    samples.change("a nack", |out| put_nack(out, CursorId(1), Offset(41), 3));
+    samples.change("a seek", |out| put_seek(out, CursorId(8), Offset(1300)));
+    let kinds = ["queue", "topic", "subscription", "stream", "group"];
+    for (kind, creation) in kinds.iter().zip(entities()) {
+        samples.change(&format!("creation of a {kind}"), |out| put_creation(out, &creation));
+    }
+    samples.change("a deletion", |out| put_delete(out, 3));
+    samples.change("a trim", |out| put_trim(out, LogId(4), Offset(1300)));
+    samples.change("several changes", |out| {
+        put_ack(out, CursorId(1), &[Offset(40)]);
+        put_messages(out, 41, &[Message::new("charged")]);
+    });
+    let seed = journal_header().frame_seed();
+    let others = [
+        ("roll", FrameKind::Roll),
+        ("watermark", FrameKind::Watermark),
+        ("close", FrameKind::Close),
+    ];
+    for (name, kind) in others {
+        samples.frame(format!("frame: {name}"), kind, (4248, 4176), seed, |_| {});
+    }
+}
+
+fn segment_file(samples: &mut Samples) {
+    let header = segment_header();
+    samples.add("segment header", header.encode());
+    let mut builder = BlockBuilder::default();
+    let full = full_message();
+    for offset in (1000..1016).chain([1020]) {
+        let plain = Message::new("m").timestamp(NOW);
+        let message = if offset == 1001 { &full } else { &plain };
+        builder.push(Offset(offset), &RecordParts::of(message, NOW));
+    }
+    let mut block = Vec::new();
+    let first = builder.finish(&mut block, SEGMENT_HEADER_BYTES, header.seed());
+    let position = SEGMENT_HEADER_BYTES + block.len() as u64;
+    samples.add("segment block", block);
+    let mut footer = Vec::new();
+    put_footer(&mut footer, &[TableEntry::of(&first, None)], position, header.seed());
+    samples.add("segment footer", footer);
+}
+
+fn metalog_file(samples: &mut Samples) {
+    let header = MetaHeader { store: STORE, number: 12 };
+    samples.add("metalog header", header.encode());
+    for (name, entry) in entries() {
+        let name = format!("metalog entry: {name}");
+        samples.frame(name, FrameKind::Commit, (64, 0), header.seed(), |out| entry.put(out));
+    }
+}
+
+/// Sixteen bytes a line; lines of zeros beyond the first are left out and marked by a star.
+fn dump(out: &mut String, bytes: &[u8]) {
+    let mut zeros = false;
+    for (n, line) in bytes.chunks(16).enumerate() {
+        let is_zero = line.iter().all(|byte| *byte == 0);
+        if is_zero && zeros {
+            if !out.ends_with("*\n") {
+                out.push_str("*\n");
+            }
+            continue;
+        }
+        zeros = is_zero;
+        let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        let shown = |byte: &u8| if (0x20..0x7F).contains(byte) { char::from(*byte) } else { '.' };
+        let text: String = line.iter().map(shown).collect();
+        writeln!(out, "{:04x}  {:<47}  |{text}|", n * 16, hex.join(" ")).unwrap();
+    }
+    writeln!(out, "{:04x}", bytes.len()).unwrap();
+}
+
+fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+#[test]
+fn the_layout_is_the_one_on_record() {
+    let path = repository("src/format/tests/layout.snapshot");
+    let mut now = format!("Format version {FORMAT_VERSION}, byte for byte. See layout.rs.\n");
+    for (name, bytes) in samples() {
+        writeln!(now, "\n{name}").unwrap();
+        dump(&mut now, &bytes);
+    }
+    if std::env::var_os("UPDATE_SNAPSHOT").is_some() {
+        std::fs::write(&path, &now).unwrap();
+        return;
+    }
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs = before.lines().zip(now.lines()).find(|(before, now)| before != now);
+    assert!(
+        before == now,
+        "the format changed: bump FORMAT_VERSION in src/format/header.rs, tell it in \
+         docs/FORMAT.md, and then run this test with UPDATE_SNAPSHOT=1.\n\
+         The first line that differs, before and now: {differs:#?}"
+    );
+}
+
+/// An example of the format page: the lines of a code block that names a sample. Each line has a
+/// position, bytes, and what they mean.
+#[test]
+fn the_examples_of_the_format_page_are_real() {
+    let page = std::fs::read_to_string(repository("docs/FORMAT.md")).unwrap();
+    let samples = samples();
+    let mut examples = 0;
+    for block in page.split("```").skip(1).step_by(2) {
+        let mut lines = block.lines().map(str::trim_end);
+        let Some(name) = lines.next().and_then(|first| first.strip_prefix("text bytes of ")) else {
+            continue;
+        };
+        let (_, bytes) = samples
+            .iter()
+            .find(|(found, _)| found == name)
+            .unwrap_or_else(|| panic!("docs/FORMAT.md shows a sample that is none: {name}"));
+        let mut at = 0;
+        for line in lines.filter(|line| !line.is_empty()) {
+            at = check_line(name, bytes, at, line);
+        }
+        assert_eq!(at, bytes.len(), "the example of a {name} ends early");
+        examples += 1;
+    }
+    assert!(examples >= 3, "docs/FORMAT.md has examples");
+    assert!(page.contains(&format!("version {FORMAT_VERSION}")), "docs/FORMAT.md says the version");
+}
+
+fn check_line(name: &str, bytes: &[u8], at: usize, line: &str) -> usize {
+    let wrong = |why: &str| -> ! { panic!("the example of a {name}: {why}: {line}") };
+    let Some((position, rest)) = line.split_once("  ") else { wrong("no position") };
+    if usize::from_str_radix(position.trim(), 16) != Ok(at) {
+        wrong("a wrong position");
+    }
+    let shown = rest.trim_start().split("  ").next().unwrap_or_default();
+    if let Some(end) = shown.strip_prefix("zeros to ") {
+        let Ok(end) = usize::from_str_radix(end, 16) else { wrong("no number") };
+        if bytes.get(at..end).is_none_or(|zeros| zeros.iter().any(|byte| *byte != 0)) {
+            wrong("not zeros");
+        }
+        return end;
+    }
+    let shown: Vec<u8> = shown
+        .split(' ')
+        .map(|hex| u8::from_str_radix(hex, 16).unwrap_or_else(|_| wrong("no bytes")))
+        .collect();
+    if !bytes[at..].starts_with(&shown) {
+        wrong("other bytes");
+    }
+    at + shown.len()
+}

@@ -1,0 +1,291 @@
+use proptest::prelude::*;
+
+use super::{
+    super::{entity::*, meta::*, wire::*},
+    batter,
+};
+use crate::{
+    config::{NAME_BYTES_MAX, PARTITIONS_MAX},
+    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+};
+
+fn creation(id: u64, name: &str, kind: EntityKind) -> Creation {
+    let entity = Entity { id, name: name.to_owned(), kind };
+    let starts = entity.cursors().map(|(cursor, _)| Offset(cursor.0 * 10)).collect();
+    Creation { entity, starts }
+}
+
+/// One creation of each kind.
+pub fn entities() -> Vec<Creation> {
+    vec![
+        creation(1, "payments", EntityKind::Queue { lease_ms: 30_000 }),
+        creation(2, "order.created", EntityKind::Topic),
+        creation(3, "shipping", EntityKind::Subscription { topic: 2, lease_ms: 1000 }),
+        creation(4, "history", EntityKind::Stream { partitions: 4 }),
+        creation(8, "billing", EntityKind::Group { stream: 4, partitions: 4 }),
+    ]
+}
+
+/// The numbers 0 and 2 in the portable Roaring format.
+pub const BITMAP: [u8; 20] = [
+    0x3A, 0x30, 0, 0, // The cookie of a bitmap without runs.
+    1, 0, 0, 0, // One container:
+    0, 0, 1, 0, // of the numbers whose upper half is 0, of which there are 1 and one more.
+    16, 0, 0, 0, // It begins here:
+    0, 0, 2, 0, // the lower halves.
+];
+
+/// One entry of each kind.
+pub fn entries() -> Vec<(&'static str, MetaEntry)> {
+    let (log, cursor, base) = (LogId(1), CursorId(1), Offset(1000));
+    vec![
+        ("entity", MetaEntry::Entity(entities()[4].entity.clone())),
+        ("entity gone", MetaEntry::EntityGone(3)),
+        (
+            "log",
+            MetaEntry::Log(LogState {
+                log,
+                start: Offset(5),
+                moved: Offset(1300),
+                next: Offset(1311),
+            }),
+        ),
+        ("cursor", MetaEntry::Cursor(CursorState { cursor, floor: Offset(1024) })),
+        (
+            "chunk",
+            MetaEntry::Chunk(ChunkState {
+                cursor,
+                chunk: 2,
+                acked: BITMAP.to_vec(),
+                attempts: vec![BITMAP.to_vec(), vec![]],
+            }),
+        ),
+        (
+            "segment",
+            MetaEntry::Segment(SegmentState {
+                log,
+                base,
+                generation: 1,
+                end: Offset(1300),
+                bytes: 4096,
+                records: 250,
+                max_time: Timestamp(1_700_000_000_000),
+                sealed: true,
+            }),
+        ),
+        ("segment gone", MetaEntry::SegmentGone { log, base }),
+        (
+            "checkpoint",
+            MetaEntry::Checkpoint(CheckpointState {
+                replay_from: Lsn(4096),
+                reflects: Lsn(70_000),
+                next_id: 12,
+                entries: 7,
+            }),
+        ),
+    ]
+}
+
+fn put(entry: &MetaEntry) -> Vec<u8> {
+    let mut out = Vec::new();
+    entry.put(&mut out);
+    out
+}
+
+#[test]
+fn each_entry_there_and_back() {
+    for (name, entry) in entries() {
+        assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry), "{name}");
+    }
+}
+
+/// What the bytes of a chunk mean is for the store; that they are a known format is pinned here.
+#[test]
+fn bitmaps_are_portable_roaring() {
+    let bitmap = roaring::RoaringBitmap::deserialize_from(&BITMAP[..]).unwrap();
+    assert_eq!(bitmap.iter().collect::<Vec<_>>(), [0, 2]);
+    let mut again = Vec::new();
+    bitmap.serialize_into(&mut again).unwrap();
+    assert_eq!(again, BITMAP);
+}
+
+#[test]
+fn each_creation_there_and_back() {
+    for creation in entities() {
+        let mut out = vec![9, 9];
+        put_value(&mut out, &creation);
+        assert_eq!(out[..2], [9, 9], "a value is appended");
+        assert_eq!(Creation::decode(&out[2..]), Ok(creation));
+    }
+}
+
+#[test]
+fn hostile_entries_are_refused_or_whole() {
+    for (_, entry) in entries() {
+        batter(&put(&entry), |bytes| {
+            if let Ok(entry) = MetaEntry::decode(bytes) {
+                assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry));
+            }
+        });
+    }
+    for creation in entities() {
+        let mut out = Vec::new();
+        put_value(&mut out, &creation);
+        batter(&out, |bytes| {
+            if let Ok(creation) = Creation::decode(bytes) {
+                assert_eq!(creation.entity.cursors().count(), creation.starts.len());
+            }
+        });
+    }
+}
+
+#[test]
+fn a_cut_or_a_longer_entry_is_refused() {
+    for (name, entry) in entries() {
+        let mut bytes = put(&entry);
+        for cut in 0..bytes.len() {
+            assert!(MetaEntry::decode(&bytes[..cut]).is_err(), "{name} cut at {cut}");
+        }
+        bytes.push(0);
+        assert!(MetaEntry::decode(&bytes).is_err(), "{name} with a byte more");
+    }
+}
+
+#[test]
+fn lengths_beyond_the_input_are_refused() {
+    // A chunk whose bitmap has as many bytes as a number can say; so its list of digits.
+    let mut endless = vec![4, 1, 2];
+    put_varint(&mut endless, u64::MAX);
+    assert!(MetaEntry::decode(&endless).is_err());
+    let mut endless = vec![4, 1, 2, 0];
+    put_varint(&mut endless, u64::MAX);
+    assert!(MetaEntry::decode(&endless).is_err());
+    // An entity whose name has.
+    let mut endless = vec![0, 1];
+    put_varint(&mut endless, u64::MAX);
+    assert!(MetaEntry::decode(&endless).is_err());
+}
+
+#[test]
+fn entities_own_ids_in_a_row() {
+    let entities = entities();
+    let logs: Vec<Vec<u64>> =
+        entities.iter().map(|it| it.entity.logs().map(|log| log.0).collect()).collect();
+    assert_eq!(logs, [vec![1], vec![2], vec![], vec![4, 5, 6, 7], vec![]]);
+    let cursors: Vec<Vec<(u64, u64)>> = entities
+        .iter()
+        .map(|it| it.entity.cursors().map(|(cursor, log)| (cursor.0, log.0)).collect())
+        .collect();
+    let of_group = vec![(8, 4), (9, 5), (10, 6), (11, 7)];
+    assert_eq!(cursors, [vec![(1, 1)], vec![], vec![(3, 2)], vec![], of_group]);
+    let ids: Vec<u64> = entities.iter().map(|it| it.entity.ids()).collect();
+    assert_eq!(ids, [1, 1, 1, 4, 4]);
+}
+
+fn refused(entity: Entity) -> bool {
+    MetaEntry::decode(&put(&MetaEntry::Entity(entity))).is_err()
+}
+
+#[test]
+fn impossible_entities_are_refused() {
+    let stream = |id, partitions| Entity {
+        id,
+        name: "s".to_owned(),
+        kind: EntityKind::Stream { partitions },
+    };
+    assert!(!refused(stream(1, 1)) && !refused(stream(1, PARTITIONS_MAX)));
+    assert!(refused(stream(1, 0)), "no partitions");
+    assert!(refused(stream(1, PARTITIONS_MAX + 1)) && refused(stream(1, u32::MAX)));
+    assert!(refused(stream(0, 1)), "ids begin at 1");
+    for id in [NUMBER_CEILING - 1, NUMBER_CEILING, u64::MAX - 1, u64::MAX] {
+        assert!(refused(stream(id, 1)), "no id is left behind {id}");
+    }
+    let named = |name: String| Entity { id: 1, name, kind: EntityKind::Topic };
+    assert!(!refused(named("n".repeat(NAME_BYTES_MAX))));
+    assert!(refused(named("n".repeat(NAME_BYTES_MAX + 1))) && refused(named(String::new())));
+}
+
+#[test]
+fn what_something_belongs_to_was_there_before() {
+    let group = |id, stream| Entity {
+        id,
+        name: "g".to_owned(),
+        kind: EntityKind::Group { stream, partitions: 2 },
+    };
+    assert!(!refused(group(9, 7)));
+    assert!(refused(group(9, 9)) && refused(group(9, 10)) && refused(group(9, u64::MAX)));
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let segment = |change: fn(&mut SegmentState)| {
+        let Some(MetaEntry::Segment(mut state)) = entries().into_iter().map(|it| it.1).nth(5)
+        else {
+            panic!("the sixth is a segment");
+        };
+        change(&mut state);
+        MetaEntry::decode(&put(&MetaEntry::Segment(state))).is_err()
+    };
+    assert!(!segment(|_| {}) && !segment(|it| it.records = 300));
+    assert!(segment(|it| it.records = 301), "more records than offsets");
+    assert!(segment(|it| it.end = Offset(999)), "ends before it begins");
+    assert!(segment(|it| it.bytes = 63) && segment(|it| it.bytes = 4095));
+    assert!(segment(|it| it.bytes = NUMBER_CEILING));
+    assert!(segment(|it| it.end = Offset(u64::MAX)) && segment(|it| it.generation = u64::MAX));
+
+    let checkpoint = |replay_from, reflects, next_id| {
+        let (replay_from, reflects) = (Lsn(replay_from), Lsn(reflects));
+        let state = CheckpointState { replay_from, reflects, next_id, entries: 0 };
+        MetaEntry::decode(&put(&MetaEntry::Checkpoint(state))).is_err()
+    };
+    assert!(!checkpoint(0, 0, 1) && !checkpoint(8, 16, 1));
+    assert!(checkpoint(16, 8, 1) && checkpoint(0, 0, 0));
+    assert!(checkpoint(0, NUMBER_CEILING, 1) && checkpoint(0, 0, NUMBER_CEILING));
+
+    let chunk = |chunk, digits| {
+        let attempts = vec![Vec::new(); digits];
+        let state = ChunkState { cursor: CursorId(1), chunk, acked: Vec::new(), attempts };
+        MetaEntry::decode(&put(&MetaEntry::Chunk(state))).is_err()
+    };
+    assert!(!chunk((NUMBER_CEILING >> 16) - 1, 32));
+    assert!(chunk(NUMBER_CEILING >> 16, 0) && chunk(u64::MAX, 0) && chunk(0, 33));
+}
+
+#[test]
+fn numbers_that_nobody_gave_out_are_refused() {
+    let over = NUMBER_CEILING;
+    let (log, offset) = (LogId(over), Offset(over));
+    let entries = [
+        MetaEntry::EntityGone(over),
+        MetaEntry::Log(LogState { log, start: Offset(0), moved: Offset(0), next: Offset(0) }),
+        MetaEntry::Log(LogState { log: LogId(1), start: offset, moved: offset, next: offset }),
+        MetaEntry::Cursor(CursorState { cursor: CursorId(over), floor: Offset(0) }),
+        MetaEntry::SegmentGone { log, base: Offset(0) },
+        MetaEntry::SegmentGone { log: LogId(1), base: offset },
+    ];
+    for entry in entries {
+        assert!(MetaEntry::decode(&put(&entry)).is_err(), "{entry:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_are_refused_or_whole(bytes: Vec<u8>) {
+        if let Ok(entry) = MetaEntry::decode(&bytes) {
+            prop_assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry));
+        }
+        let _ = Creation::decode(&bytes);
+    }
+
+    #[test]
+    fn any_chunk_there_and_back(
+        cursor in 0..NUMBER_CEILING,
+        chunk in 0..NUMBER_CEILING >> 16,
+        acked: Vec<u8>,
+        attempts in prop::collection::vec(any::<Vec<u8>>(), 0..32),
+    ) {
+        let state = ChunkState { cursor: CursorId(cursor), chunk, acked, attempts };
+        let entry = MetaEntry::Chunk(state);
+        prop_assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry));
+    }
+}

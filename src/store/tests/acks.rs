@@ -1,0 +1,167 @@
+//! Ack states against plain sets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use crate::{
+    ids::{CursorId, Offset},
+    store::acks::{AckSet, acked_by_all},
+};
+
+const CURSOR: CursorId = CursorId(1);
+/// Two chunks and a bit: the borders between chunks are where mistakes are made.
+const OFFSETS: u64 = 2 * 65_536 + 100;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ack(u64, u64),
+    Attempts(u64, u32),
+    /// Into a metalog and back.
+    Restore,
+}
+
+fn offset() -> impl Strategy<Value = u64> {
+    prop_oneof![0..40u64, 65_500..65_600u64, 131_000..131_170u64, 0..OFFSETS,]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (offset(), 1..4u64).prop_map(|(at, len)| Step::Ack(at, len)),
+        1 => (offset(), 1..70_000u64).prop_map(|(at, len)| Step::Ack(at, len)),
+        4 => (offset(), 1..9u32).prop_map(|(at, n)| Step::Attempts(at, n)),
+        1 => Just(Step::Restore),
+    ]
+}
+
+/// What the metalog would hold: the newest value of each chunk, and the floor.
+#[derive(Default)]
+struct Metalog {
+    chunks: BTreeMap<u64, crate::format::meta::ChunkState>,
+    floor: Offset,
+}
+
+impl Metalog {
+    fn capture(&mut self, acks: &mut AckSet) {
+        for chunk in acks.capture(CURSOR, false) {
+            self.chunks.insert(chunk.chunk, chunk);
+        }
+        self.floor = acks.floor();
+    }
+
+    fn restore(&self) -> AckSet {
+        let mut acks = AckSet::default();
+        for chunk in self.chunks.values() {
+            acks.restore(chunk).expect("it was captured");
+        }
+        acks.restore_floor(self.floor);
+        acks
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+
+    #[test]
+    fn agrees_with_a_plain_set(steps in proptest::collection::vec(step(), 1..40)) {
+        let (mut acks, mut metalog) = (AckSet::new(Offset(0)), Metalog::default());
+        let mut acked = BTreeSet::new();
+        let mut attempts: BTreeMap<u64, u32> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Ack(at, len) => {
+                    let end = (at + len).min(OFFSETS);
+                    acks.ack(at..end);
+                    acked.extend(at..end);
+                    attempts.retain(|offset, _| !(at..end).contains(offset));
+                }
+                Step::Attempts(at, n) => {
+                    acks.set_attempts(Offset(at), n);
+                    if !acked.contains(&at) {
+                        attempts.insert(at, n);
+                    }
+                }
+                Step::Restore => {
+                    metalog.capture(&mut acks);
+                    acks = metalog.restore();
+                }
+            }
+            let floor = (0..).find(|offset| !acked.contains(offset)).expect("endless");
+            prop_assert_eq!(acks.floor(), Offset(floor));
+            prop_assert_eq!(acks.unacked(Offset(OFFSETS)), OFFSETS - acked.len() as u64);
+            for at in [0, floor, 39, 65_535, 65_536, 131_071, 131_072, OFFSETS - 1] {
+                prop_assert_eq!(acks.is_acked(Offset(at)), acked.contains(&at));
+                let next = (at..OFFSETS).find(|offset| !acked.contains(offset)).map(Offset);
+                prop_assert_eq!(acks.next_unacked(at..OFFSETS), next);
+                let range = at..(at + 500).min(OFFSETS);
+                let count = range.clone().filter(|offset| acked.contains(offset)).count() as u64;
+                prop_assert_eq!(acked_by_all(&[&acks], range), count);
+            }
+            for (at, n) in &attempts {
+                prop_assert_eq!(acks.attempts(Offset(*at)), *n);
+            }
+        }
+    }
+
+    #[test]
+    fn what_all_have_acked_is_what_each_has(
+        sets in proptest::collection::vec(
+            proptest::collection::vec((offset(), 1..2000u64), 0..12), 0..4),
+        start in offset(), len in 1..70_000u64,
+    ) {
+        let range = start..(start + len).min(OFFSETS);
+        let mut cursors = Vec::new();
+        let mut plain: Vec<BTreeSet<u64>> = Vec::new();
+        for ranges in sets {
+            let (mut acks, mut set) = (AckSet::new(Offset(0)), BTreeSet::new());
+            for (at, len) in ranges {
+                acks.ack(at..at + len);
+                set.extend(at..at + len);
+            }
+            cursors.push(acks);
+            plain.push(set);
+        }
+        let all: Vec<&AckSet> = cursors.iter().collect();
+        let dead = |offset: &u64| plain.iter().all(|set| set.contains(offset));
+        let expected = range.clone().filter(dead).count() as u64;
+        prop_assert_eq!(acked_by_all(&all, range), expected);
+    }
+}
+
+/// Pulsar 25540: more than 10,000 holes between acks were dropped when they were stored, and the
+/// messages delivered again.
+#[test]
+fn pulsar_25540_a_million_holes_are_kept_and_cost_bits() {
+    let (mut acks, mut metalog) = (AckSet::new(Offset(0)), Metalog::default());
+    for offset in (1..2_000_000u64).step_by(2) {
+        acks.ack(offset..offset + 1);
+    }
+    metalog.capture(&mut acks);
+    let bytes: usize = metalog.chunks.values().map(|chunk| chunk.acked.len()).sum();
+    assert!(bytes < 2_000_000 / 8 + 5000, "{bytes} bytes");
+    let restored = metalog.restore();
+    assert_eq!(restored.unacked(Offset(2_000_000)), 1_000_000);
+    assert!((0..2_000_000).all(|n| restored.is_acked(Offset(n)) == (n % 2 == 1)));
+}
+
+#[test]
+fn a_backlog_that_nobody_has_touched_costs_nothing() {
+    let mut acks = AckSet::new(Offset(0));
+    acks.ack(0..1_000_000_000);
+    assert_eq!(acks.unacked(Offset(u64::MAX / 2)), u64::MAX / 2 - 1_000_000_000);
+    assert_eq!(acks.capture(CURSOR, true), []);
+}
+
+#[test]
+fn a_chunk_that_was_damaged_on_the_way_is_refused() {
+    let mut acks = AckSet::new(Offset(0));
+    acks.ack(5..9);
+    let good = acks.capture(CURSOR, true).remove(0);
+    let mut bad = good.clone();
+    bad.acked.truncate(bad.acked.len() - 1);
+    assert!(AckSet::default().restore(&bad).is_err());
+    bad.acked = vec![0xFF; 40];
+    assert!(AckSet::default().restore(&bad).is_err());
+    let beyond = crate::format::meta::ChunkState { chunk: u64::MAX, ..good };
+    assert!(AckSet::default().restore(&beyond).is_err());
+}

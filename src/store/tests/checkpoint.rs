@@ -1,0 +1,293 @@
+//! Checkpoints with commits between all of their steps, and crashes at all of their steps.
+
+use std::{cell::RefCell, collections::BTreeMap, path::Path, sync::Arc};
+
+use crate::{
+    config::Config,
+    disk::sim::SimDisk,
+    error::Result,
+    format::entity::{Creation, EntityKind},
+    ids::{CursorId, LogId, Lsn, Offset, StoreId, Timestamp},
+    message::Message,
+    store::{self, Extent, Op, Outcome, Shared, Store},
+};
+
+const QUEUE: LogId = LogId(1);
+const CURSOR: CursorId = CursorId(1);
+
+fn config() -> Config {
+    Config {
+        journal_file_bytes_min: 8 << 10,
+        journal_file_bytes_max: 8 << 10,
+        journal_bytes: 256 << 10,
+        segment_bytes: 4096,
+        block_bytes: 512,
+        maps_max: 2,
+        ..Config::default()
+    }
+}
+
+fn open(disk: &SimDisk) -> Result<Store> {
+    let disk = Arc::new(disk.process());
+    store::open(disk, Path::new("store"), config(), StoreId([1; 16]))
+}
+
+fn commit(store: &mut Store, ops: &[Op<'_>]) -> Result<()> {
+    loop {
+        match store.commit(ops, Timestamp(1))? {
+            Outcome::Done(_) => return Ok(()),
+            Outcome::NeedsFile(bytes) => {
+                let job = store.journal.begin_prepare(Some(bytes)).expect("nobody else prepares");
+                store.journal.finish_prepare(job.run())?;
+            }
+            Outcome::NeedsCheckpoint => panic!("the journal is long enough for these tests"),
+        }
+    }
+}
+
+fn text(offset: u64) -> String {
+    let length = (offset * 71 % 300) as usize;
+    format!("message {offset} {}", "x".repeat(length))
+}
+
+/// A store that somebody else keeps using while a checkpoint is made.
+struct Busy {
+    store: RefCell<Store>,
+    /// What the queue holds, and the next offset.
+    model: RefCell<(BTreeMap<u64, String>, u64)>,
+    random: RefCell<u64>,
+    /// How often the checkpoint had the store in hand.
+    steps: RefCell<usize>,
+}
+
+impl Busy {
+    fn new(store: Store, seed: u64) -> Busy {
+        let model = RefCell::new((BTreeMap::new(), 0));
+        Busy {
+            store: RefCell::new(store),
+            model,
+            random: RefCell::new(seed),
+            steps: RefCell::new(0),
+        }
+    }
+
+    fn below(&self, n: u64) -> u64 {
+        let mut random = self.random.borrow_mut();
+        *random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*random >> 33) % n
+    }
+
+    fn send(&self, count: u64) -> Result<()> {
+        let (unacked, next) = &mut *self.model.borrow_mut();
+        let texts: Vec<String> = (*next..*next + count).map(text).collect();
+        let messages: Vec<Message<'_>> = texts.iter().map(Message::from).collect();
+        let op = Op::Append { log: QUEUE, messages: &messages };
+        commit(&mut self.store.borrow_mut(), &[op])?;
+        for text in texts {
+            unacked.insert(*next, text);
+            *next += 1;
+        }
+        Ok(())
+    }
+
+    /// Acks some of the messages: mostly the oldest, some from anywhere.
+    fn ack(&self, count: u64) -> Result<()> {
+        for _ in 0..count {
+            let (unacked, _) = &mut *self.model.borrow_mut();
+            let from = if self.below(3) == 0 { self.below(unacked.len().max(1) as u64) } else { 0 };
+            let Some(offset) = unacked.keys().nth(from as usize).copied() else {
+                return Ok(());
+            };
+            let op = Op::Ack { cursor: CURSOR, offsets: &[Offset(offset)] };
+            commit(&mut self.store.borrow_mut(), &[op])?;
+            unacked.remove(&offset);
+        }
+        Ok(())
+    }
+
+    fn sync_all(&self) {
+        let tail = self.store.borrow().journal.tail();
+        self.sync_to(tail).expect("the disk is well");
+    }
+
+    fn work(&self) -> Result<()> {
+        self.send(self.below(4))?;
+        self.ack(self.below(5))
+    }
+}
+
+impl Shared for Busy {
+    fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R {
+        *self.steps.borrow_mut() += 1;
+        let outcome = act(&mut self.store.borrow_mut());
+        // Others commit whenever the checkpoint has let go of the store. Where that fails, the
+        // power is off, and the checkpoint is about to find out.
+        let _ = self.work();
+        outcome
+    }
+
+    fn sync_to(&self, position: Lsn) -> Result<()> {
+        let mut store = self.store.borrow_mut();
+        if store.journal.durable() < position
+            && let Some(job) = store.journal.begin_sync()
+        {
+            job.run()?;
+            store.journal.finish_sync(&job);
+        }
+        Ok(())
+    }
+}
+
+fn busy(disk: &SimDisk, seed: u64) -> Busy {
+    let mut store = open(disk).expect("a new store");
+    let entity = store.new_entity("queue", EntityKind::Queue { lease_ms: 1000 });
+    assert_eq!(entity.id, QUEUE.0);
+    let creation = Creation { entity, starts: vec![Offset(0)] };
+    commit(&mut store, &[Op::Create { creation: &creation }]).expect("there is room");
+    Busy::new(store, seed)
+}
+
+/// The messages that a store holds.
+fn contents(store: &mut Store) -> BTreeMap<u64, String> {
+    let (_, end) = store.bounds(QUEUE).expect("the queue is there");
+    let mut found = BTreeMap::new();
+    let mut from = Offset(0);
+    while let Some(offset) = store.acks(CURSOR).expect("it is there").next_unacked(from.0..end.0) {
+        let source = store.locate(QUEUE, offset).expect("it is somewhere");
+        let (stored, block) = source.load(offset).expect("it is whole");
+        if let Some(block) = block {
+            store.remember(QUEUE, block);
+        }
+        let payload = String::from_utf8(stored.payload().to_vec()).expect("text");
+        found.insert(offset.0, payload);
+        from = offset.next();
+    }
+    found
+}
+
+fn extent(n: u64) -> Extent {
+    [Extent::All, Extent::Older, Extent::All, Extent::Nothing][(n % 4) as usize]
+}
+
+#[test]
+fn commits_between_all_steps_are_kept() {
+    for seed in 0..25 {
+        let disk = SimDisk::new(seed);
+        let busy = busy(&disk, seed);
+        for round in 0..8 {
+            busy.send(busy.below(30)).expect("there is room");
+            busy.ack(busy.below(25)).expect("there is room");
+            store::checkpoint(&busy, extent(round)).expect("the disk is well");
+            let found = contents(&mut busy.store.borrow_mut());
+            assert_eq!(found, busy.model.borrow().0, "seed {seed}, round {round}");
+        }
+        busy.sync_all();
+        disk.power_cut();
+        let found = contents(&mut open(&disk).expect("it recovers"));
+        assert_eq!(found, busy.model.borrow().0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_loses_nothing_durable_and_brings_nothing_back() {
+    for seed in 0..4 {
+        for crash_at in 1.. {
+            let disk = SimDisk::new(seed);
+            disk.set_pessimal(seed % 2 == 1);
+            let busy = busy(&disk, seed);
+            for round in 0..3 {
+                busy.send(20).expect("there is room");
+                busy.ack(14).expect("there is room");
+                store::checkpoint(&busy, extent(round)).expect("the disk is well");
+            }
+            busy.send(10).expect("there is room");
+            busy.sync_all();
+            let (before, next) = busy.model.borrow().clone();
+
+            disk.stop_at_step(disk.steps() + crash_at);
+            let done = store::checkpoint(&busy, extent(seed)).is_ok();
+            disk.power_cut();
+            let found = contents(&mut open(&disk).expect("it recovers"));
+            let (after, _) = &*busy.model.borrow();
+            for (offset, text) in &found {
+                let known = before.get(offset).or(after.get(offset));
+                let fresh = known.is_none() && *offset >= next;
+                assert!(known == Some(text) || fresh, "seed {seed}, step {crash_at}: {offset}");
+            }
+            // What was there and is there now can be lost only by an ack.
+            for offset in after.keys().filter(|offset| before.contains_key(offset)) {
+                assert!(found.contains_key(offset), "seed {seed}, step {crash_at}: {offset}");
+            }
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn space_comes_back_when_all_is_acked_and_nothing_is_left_behind() {
+    let disk = SimDisk::new(3);
+    let busy = busy(&disk, 3);
+    busy.send(400).expect("there is room");
+    store::checkpoint(&busy, Extent::All).expect("the disk is well");
+    assert!(disk.bytes_written("segments") > 60_000);
+    while !busy.model.borrow().0.is_empty() {
+        busy.ack(1000).expect("there is room");
+    }
+    // The checkpoint's own commits come and go meanwhile: those of the last one are young.
+    for _ in 0..3 {
+        store::checkpoint(&busy, Extent::Older).expect("the disk is well");
+    }
+    let left: Vec<_> = disk.files().into_iter().filter(|path| path.ends_with(".seg")).collect();
+    assert_eq!(left, Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn stragglers_are_rewritten_together() {
+    let disk = SimDisk::new(4);
+    let store = busy(&disk, 4).store.into_inner();
+    let quiet = Quiet(RefCell::new(store));
+    let texts: Vec<String> = (0..400).map(text).collect();
+    for text in &texts {
+        let op = Op::Append { log: QUEUE, messages: &[Message::from(text)] };
+        commit(&mut quiet.0.borrow_mut(), &[op]).expect("there is room");
+    }
+    store::checkpoint(&quiet, Extent::All).expect("the disk is well");
+    let segments = || disk.files().iter().filter(|it| it.starts_with("store/segments")).count();
+    let before = segments();
+    assert!(before > 10, "{before}");
+    let acked: Vec<Offset> = (0..400).filter(|n| n % 40 != 7).map(Offset).collect();
+    let op = Op::Ack { cursor: CURSOR, offsets: &acked };
+    commit(&mut quiet.0.borrow_mut(), &[op]).expect("there is room");
+    for _ in 0..4 {
+        let op = Op::Ack { cursor: CURSOR, offsets: &[Offset(0)] };
+        commit(&mut quiet.0.borrow_mut(), &[op]).expect("there is room");
+        store::checkpoint(&quiet, Extent::All).expect("the disk is well");
+    }
+    assert!(segments() <= before / 3, "{} of {before}", segments());
+    let expected: BTreeMap<u64, String> =
+        (0..400).filter(|n| n % 40 == 7).map(|n| (n, text(n))).collect();
+    assert_eq!(contents(&mut quiet.0.borrow_mut()), expected);
+    disk.power_cut();
+    assert_eq!(contents(&mut open(&disk).expect("it recovers")), expected);
+}
+
+/// A store that nobody else uses.
+struct Quiet(RefCell<Store>);
+
+impl Shared for Quiet {
+    fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R {
+        act(&mut self.0.borrow_mut())
+    }
+
+    fn sync_to(&self, _: Lsn) -> Result<()> {
+        let mut store = self.0.borrow_mut();
+        if let Some(job) = store.journal.begin_sync() {
+            job.run()?;
+            store.journal.finish_sync(&job);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests of this room.
+
+mod acks;
+mod checkpoint;
+mod tail;
