@@ -1,0 +1,60 @@
+//! How the shop is killed, to show that it survives.
+
+use clap::ValueEnum;
+use posthouse::Transaction;
+
+use crate::{
+    Result,
+    sales::{Order, Sales},
+};
+
+/// Where the process aborts, if it does.
+#[derive(Clone, Copy, clap::Args)]
+pub struct Kill {
+    /// Abort the process in the middle of order N; run again with the same directory to go on
+    #[arg(long = "kill-at", value_name = "N", requires = "dir")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    at: Option<u32>,
+    /// The step of order N in which the process aborts
+    #[arg(long = "kill-in", value_name = "STEP", requires = "at", default_value = "charge")]
+    step: Step,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Step {
+    /// While it is created, with hundreds of others under way
+    Create,
+    /// While it is charged, and others with it
+    Charge,
+}
+
+impl Kill {
+    /// Whether there is an order to die in; a sentence if there is not.
+    pub fn check(&self, sales: &Sales) -> Result<(), String> {
+        match self.at {
+            Some(at) if at > sales.last() => {
+                Err(format!("there is no order {at}: the last one is {}", sales.last()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub fn meets(&self, step: Step, order: &Order) -> bool {
+        self.at == Some(order.number) && self.step == step
+    }
+
+    /// Says so if this run was to be killed, and was not.
+    pub fn missed(&self) {
+        if let Some(at) = self.at {
+            eprintln!("nothing was killed: an earlier run had done that step of order {at}");
+        }
+    }
+}
+
+/// Aborts at the worst moment: the transaction is committed, but nobody is told so, and it may not
+/// be on the disk. The other threads die wherever they are.
+pub fn die(tx: Transaction, order: &Order) -> Result<()> {
+    let _ticket = tx.commit_ticket()?;
+    eprintln!("killed in the middle of order {}", order.number);
+    std::process::abort();
+}

@@ -1,0 +1,156 @@
+//! An online shop on Posthouse: 69,659 real purchases go through a stream, a topic and a queue, and
+//! every branch is checked against the file they came from, to the cent.
+//!
+//! ```text
+//! cargo run --release --example orders
+//! cargo run --release --example orders -- --dir shop --kill-at 40000    # dies
+//! cargo run --release --example orders -- --dir shop                    # goes on
+//! ```
+//!
+//! What to read here: [`shop::create`] writes to three places in one transaction and keeps hundreds
+//! of them under way; [`shop::charge`] and [`shop::handle`] ack in the transaction that holds what
+//! came of the delivery, so that nothing is done twice, whenever the process dies; and
+//! [`totals::rebuild`] joins late and reads everything from the beginning.
+#![allow(clippy::disallowed_methods)] // The clock comes through `Disk` inside the engine only.
+
+mod audit;
+mod kill;
+mod report;
+mod sales;
+mod shop;
+mod stage;
+mod totals;
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    thread::{self, ScopedJoinHandle},
+    time::Instant,
+};
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use indicatif::MultiProgress;
+use posthouse::{Durability, Options};
+
+use kill::Kill;
+use report::Line;
+use sales::Sales;
+use shop::{Shop, WORKERS};
+use stage::Stage;
+
+/// A failure as a sentence: from the engine, from the data, or from the example itself.
+type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// Takes the CDNOW purchases through a shop of queues, topics and streams, and checks the sums.
+#[derive(Parser)]
+#[command(name = "orders")]
+struct Args {
+    /// Keep the store in this directory; without it a temporary one is used and removed
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    kill: Kill,
+    /// Commit without waiting for the disk: survives a kill, but not a power cut
+    #[arg(long)]
+    buffered: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all sums are right.
+fn run(args: &Args) -> Result<bool> {
+    let sales = Sales::load()?;
+    if let Err(what) = args.kill.check(&sales) {
+        Args::command().error(ErrorKind::ValueValidation, what).exit();
+    }
+    let Some(dir) = &args.dir else {
+        let temporary = tempfile::tempdir()
+            .map_err(|error| format!("no temporary directory can be made: {error}"))?;
+        return all_of_it(args, &temporary.path().join("orders.posthouse"), &sales);
+    };
+    all_of_it(args, dir, &sales)
+}
+
+fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
+    let begun = Instant::now();
+    let bars = MultiProgress::new();
+    let open = || {
+        let durability = if args.buffered { Durability::Buffered } else { Durability::Sync };
+        Options::new().durability(durability).open(dir)
+    };
+
+    let mut lines = {
+        let engine = open()?;
+        let lines = trade(&Shop::open(&engine)?, sales, args.kill, &bars)?;
+        args.kill.missed();
+        // What has been handled leaves the journal: the replay below reads segments.
+        engine.checkpoint()?;
+        engine.close()?;
+        lines
+    };
+
+    // Six months later, after a restart.
+    let reopening = Instant::now();
+    let engine = open()?;
+    let shop = Shop::open(&engine)?;
+    let reopened = reopening.elapsed();
+    lines.push(totals::rebuild(&engine, &shop.history, sales, &bars)?);
+
+    let audit = audit::check(&engine, &shop, sales)?;
+    report::print(&lines, &audit, &sales.sums(), reopened, begun.elapsed());
+    engine.close()?;
+    Ok(audit.differences.is_empty())
+}
+
+/// Creates what orders are not created yet and has them handled, all at the same time, until there
+/// is nothing left to do.
+fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result<Vec<Line>> {
+    let failed = AtomicBool::new(false);
+    let stage = |name, before| Stage::new(name, before, sales.len(), bars, &failed);
+
+    let created = stage("created", shop::records(&shop.history)?)?;
+    let charged = stage("charged", shop::records(&shop.ledger)?)?;
+    let mut branches = Vec::new();
+    for branch in &shop.branches {
+        branches.push((branch, stage(branch.verb, shop::records(&branch.log)?)?));
+    }
+
+    // Whoever fails, tells the others to stop.
+    let watched = |result: Result<()>| {
+        failed.fetch_or(result.is_err(), Ordering::Relaxed);
+        result
+    };
+    thread::scope(|scope| -> Result<()> {
+        let mut threads = vec![scope.spawn(|| watched(shop::create(shop, sales, kill, &created)))];
+        for _ in 0..WORKERS {
+            threads.push(scope.spawn(|| watched(shop::charge(shop, kill, &charged))));
+        }
+        for (branch, stage) in &branches {
+            threads.push(scope.spawn(move || watched(shop::handle(shop, branch, stage))));
+        }
+        threads.into_iter().try_for_each(finish)
+    })?;
+
+    let mut lines =
+        vec![Line::of(&created, None), Line::of(&charged, Some(shop.payments.depth()?))];
+    for (branch, stage) in &branches {
+        lines.push(Line::of(stage, Some(branch.inbox.depth()?)));
+    }
+    Ok(lines)
+}
+
+fn finish(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}

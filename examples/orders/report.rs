@@ -1,0 +1,87 @@
+//! What is printed at the end.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    audit::Audit,
+    sales::{Sums, Total},
+    stage::Stage,
+};
+
+/// How one stage went.
+pub struct Line {
+    name: &'static str,
+    before: u64,
+    now: u64,
+    took: Duration,
+    /// What is left to do in the queue, subscription or group, if it has one.
+    depth: Option<u64>,
+}
+
+impl Line {
+    pub fn of(stage: &Stage<'_>, depth: Option<u64>) -> Line {
+        let now = stage.total - stage.before;
+        Line { name: stage.name, before: stage.before, now, took: stage.took(), depth }
+    }
+}
+
+pub fn print(lines: &[Line], audit: &Audit, file: &Sums, reopened: Duration, all: Duration) {
+    println!(
+        "{:<10} {:>9} {:>9} {:>8} {:>9} {:>6}",
+        "", "before", "this run", "s", "per s", "left"
+    );
+    for Line { name, before, now, took, depth } in lines {
+        let seconds = took.as_secs_f64();
+        let rate = (*now > 0).then(|| (*now as f64 / seconds) as u64);
+        let known = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), grouped);
+        let (rate, depth) = (known(rate), known(*depth));
+        let (before, now) = (grouped(*before), grouped(*now));
+        println!("{name:<10} {before:>9} {now:>9} {seconds:>8.2} {rate:>9} {depth:>6}");
+    }
+    println!();
+    println!("{:<10} {:>9} {:>9} {:>9} {:>14}", "", "orders", "customers", "CDs", "dollars");
+    for (name, sums) in [("the file", *file)].iter().chain(&audit.sums) {
+        let Sums { customers, total: Total { orders, cds, cents } } = *sums;
+        let (orders, customers, cds) = (grouped(orders), grouped(customers as u64), grouped(cds));
+        let dollars = dollars(cents);
+        println!("{name:<10} {orders:>9} {customers:>9} {cds:>9} {dollars:>14}");
+    }
+    println!();
+    println!("{} orders were charged at a later attempt than the first", grouped(audit.retried));
+    println!("the store was reopened in {:.0} ms", reopened.as_secs_f64() * 1e3);
+    if audit.differences.is_empty() {
+        println!("all sums match, after {:.1} s", all.as_secs_f64());
+        return;
+    }
+    println!("THE SUMS DO NOT MATCH:");
+    for difference in &audit.differences {
+        println!("- {difference}");
+    }
+}
+
+/// Sums as part of a sentence.
+impl fmt::Display for Sums {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sums { customers, total: Total { orders, cds, cents } } = *self;
+        let (orders, customers, cds) = (grouped(orders), grouped(customers as u64), grouped(cds));
+        let dollars = dollars(cents);
+        write!(f, "{orders} orders of {customers} customers, {cds} CDs, {dollars} dollars")
+    }
+}
+
+fn dollars(cents: u64) -> String {
+    format!("{}.{:02}", grouped(cents / 100), cents % 100)
+}
+
+/// A number with commas between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

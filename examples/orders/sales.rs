@@ -1,0 +1,175 @@
+//! The purchases: one file, built into the program, and what it adds up to.
+
+use std::{collections::BTreeMap, fmt, io::Read, str::SplitWhitespace};
+
+use flate2::read::GzDecoder;
+
+use crate::Result;
+
+static CDNOW: &[u8] = include_bytes!("../data/cdnow.txt.gz");
+
+/// One purchase. Its number is its place in the file once that is sorted by date, from 1 on.
+///
+/// As text it is a line of the file with that number in front; so it is written into messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub number: u32,
+    pub customer: u32,
+    date: u32,
+    pub cds: u64,
+    pub cents: u64,
+}
+
+impl Order {
+    /// Reads an order from a message.
+    pub fn read(payload: &[u8]) -> Result<Order> {
+        let text = std::str::from_utf8(payload)?;
+        let order = || {
+            let mut words = text.split_whitespace();
+            let number = words.next()?.parse().ok()?;
+            purchase(number, words)
+        };
+        order().ok_or_else(|| format!("a message holds no order: {text:?}").into())
+    }
+
+    /// The customer's number as a message's key.
+    pub fn key(&self) -> String {
+        format!("{:05}", self.customer)
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Order { number, customer, date, cds, cents } = self;
+        write!(f, "{number} {customer:05} {date} {cds} {}.{:02}", cents / 100, cents % 100)
+    }
+}
+
+/// A purchase from the columns of its line.
+fn purchase(number: u32, mut columns: SplitWhitespace<'_>) -> Option<Order> {
+    let customer = columns.next()?.parse().ok()?;
+    let date = columns.next()?.parse().ok()?;
+    let cds = columns.next()?.parse().ok()?;
+    let cents = cents(columns.next()?)?;
+    let order = Order { number, customer, date, cds, cents };
+    columns.next().is_none().then_some(order)
+}
+
+/// Dollars and cents as cents. Never through a float: sums are exact.
+fn cents(money: &str) -> Option<u64> {
+    let (dollars, cents) = money.split_once('.')?;
+    if cents.len() != 2 {
+        return None;
+    }
+    let (dollars, cents): (u64, u64) = (dollars.parse().ok()?, cents.parse().ok()?);
+    dollars.checked_mul(100)?.checked_add(cents)
+}
+
+/// What a number of orders adds up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    pub orders: u64,
+    pub cds: u64,
+    pub cents: u64,
+}
+
+impl Total {
+    pub fn add(&mut self, other: Total) {
+        self.orders += other.orders;
+        self.cds += other.cds;
+        self.cents += other.cents;
+    }
+
+    /// Reads a total from a message.
+    pub fn read(payload: &[u8]) -> Result<Total> {
+        let text = std::str::from_utf8(payload)?;
+        let total = || {
+            let mut words = text.split_whitespace().map(|word| word.parse().ok());
+            let mut next = || words.next().flatten();
+            Some(Total { orders: next()?, cds: next()?, cents: next()? })
+        };
+        total().ok_or_else(|| format!("a message holds no total: {text:?}").into())
+    }
+}
+
+impl From<&Order> for Total {
+    fn from(order: &Order) -> Total {
+        Total { orders: 1, cds: order.cds, cents: order.cents }
+    }
+}
+
+impl fmt::Display for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.orders, self.cds, self.cents)
+    }
+}
+
+/// Totals by customer.
+pub type Totals = BTreeMap<u32, Total>;
+
+/// What all customers' totals add up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sums {
+    pub customers: usize,
+    pub total: Total,
+}
+
+impl Sums {
+    pub fn of(totals: &Totals) -> Sums {
+        let mut total = Total::default();
+        totals.values().for_each(|one| total.add(*one));
+        Sums { customers: totals.len(), total }
+    }
+}
+
+/// The file.
+pub struct Sales {
+    orders: Vec<Order>,
+    pub totals: Totals,
+}
+
+impl Sales {
+    pub fn load() -> Result<Sales> {
+        let mut text = String::new();
+        GzDecoder::new(CDNOW)
+            .read_to_string(&mut text)
+            .map_err(|error| format!("the built-in data cannot be unpacked: {error}"))?;
+        let mut orders = Vec::new();
+        for (at, line) in text.lines().enumerate().skip(1) {
+            let order = purchase(0, line.split_whitespace());
+            let wrong = || format!("line {} of the data holds no purchase: {line:?}", at + 1);
+            orders.push(order.ok_or_else(wrong)?);
+        }
+        // The file goes by customers; a shop's orders come in by date.
+        orders.sort_by_key(|order| order.date);
+        let mut totals = Totals::new();
+        for (number, order) in (1..).zip(&mut orders) {
+            order.number = number;
+            totals.entry(order.customer).or_default().add(Total::from(&*order));
+        }
+        Ok(Sales { orders, totals })
+    }
+
+    pub fn len(&self) -> u64 {
+        self.orders.len() as u64
+    }
+
+    /// The last order's number.
+    pub fn last(&self) -> u32 {
+        self.orders.last().map_or(0, |order| order.number)
+    }
+
+    /// The orders behind the first so many.
+    pub fn behind(&self, count: u64) -> &[Order] {
+        &self.orders[self.orders.len().min(count as usize)..]
+    }
+
+    /// The order with a number.
+    pub fn order(&self, number: u32) -> Option<&Order> {
+        self.orders.get((number as usize).checked_sub(1)?)
+    }
+
+    pub fn sums(&self) -> Sums {
+        Sums::of(&self.totals)
+    }
+}

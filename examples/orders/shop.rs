@@ -1,0 +1,178 @@
+//! The shop: what it is made of, and the threads that work in it.
+//!
+//! Every step is one transaction that acks what it was given and appends what came of it. So each
+//! stream here says how far its step has come, and nothing is counted in memory only: after a kill
+//! a step goes on behind the last record of its stream.
+
+use std::{collections::VecDeque, time::Duration};
+
+use posthouse::{Engine, Error, ErrorKind, Message, Queue, Stream, Subscription, Topic};
+
+use crate::{
+    Result,
+    kill::{self, Kill, Step},
+    sales::{Order, Sales},
+    stage::Stage,
+};
+
+/// How many threads charge customers.
+pub const WORKERS: usize = 4;
+/// Every order whose number this divides fails at the first attempt to charge it.
+pub const FAILS_EVERY: u32 = 50;
+/// How many orders are under way to the disk at a time.
+const ORDERS_UNDER_WAY: usize = 512;
+/// How many deliveries a branch takes at a time.
+const BATCH: usize = 64;
+/// How often a thread that waits looks whether the work is done.
+const POLL: Duration = Duration::from_millis(50);
+
+pub struct Shop {
+    engine: Engine,
+    /// Every order, keyed by customer.
+    pub history: Stream,
+    /// Tells the branches of new orders.
+    announced: Topic,
+    pub payments: Queue,
+    /// Every charge.
+    pub ledger: Stream,
+    pub branches: Vec<Branch>,
+}
+
+/// A department that hears of every order and does its part.
+pub struct Branch {
+    pub name: &'static str,
+    pub verb: &'static str,
+    event: &'static str,
+    pub inbox: Subscription,
+    /// What it has done.
+    pub log: Stream,
+}
+
+impl Shop {
+    /// Opens the shop, or founds it. The subscriptions are there before the first order is, so
+    /// that each branch hears of all.
+    pub fn open(engine: &Engine) -> Result<Shop> {
+        let announced = engine.topic("order.created").create()?;
+        let branch = |name, verb, event| -> Result<Branch> {
+            let inbox = announced.subscription(name).create()?;
+            let log = engine.stream(event).create()?;
+            Ok(Branch { name, verb, event, inbox, log })
+        };
+        let branches = vec![
+            branch("shipping", "shipped", "order.shipped")?,
+            branch("email", "emailed", "order.emailed")?,
+            branch("analytics", "analysed", "order.analysed")?,
+        ];
+        Ok(Shop {
+            engine: engine.clone(),
+            history: engine.stream("order-history").partitions(8).create()?,
+            payments: engine.queue("payments").create()?,
+            ledger: engine.stream("ledger").create()?,
+            announced,
+            branches,
+        })
+    }
+}
+
+/// How many records a stream has. None is ever trimmed here, so that is the sum of its ends.
+pub fn records(stream: &Stream) -> Result<u64> {
+    let mut records = 0;
+    for number in 0..stream.partitions() {
+        records += stream.partition(number)?.end()?.0;
+    }
+    Ok(records)
+}
+
+fn event(name: &'static str, order: &Order) -> Message<'static> {
+    Message::new(order.to_string()).key(order.key()).header("event", name)
+}
+
+/// Creates the orders that are not created yet: each in one transaction that writes to a stream, a
+/// topic and a queue. The transactions are committed in order, but not waited for one by one;
+/// after a crash there are the first so many of them, whole, and no others.
+pub fn create(shop: &Shop, sales: &Sales, kill: Kill, stage: &Stage<'_>) -> Result<()> {
+    let mut under_way = VecDeque::with_capacity(ORDERS_UNDER_WAY);
+    for order in sales.behind(stage.before) {
+        if !stage.goes_on() {
+            return Ok(());
+        }
+        if under_way.len() == ORDERS_UNDER_WAY
+            && let Some(oldest) = under_way.pop_front()
+        {
+            durable(oldest, stage)?;
+        }
+        let created = event("order.created", order);
+        let mut tx = shop.engine.transaction();
+        tx.append(&shop.history, &created)
+            .publish(&shop.announced, &created)
+            .send(&shop.payments, &created);
+        if kill.meets(Step::Create, order) {
+            return kill::die(tx, order);
+        }
+        under_way.push_back(tx.commit_ticket()?);
+    }
+    under_way.into_iter().try_for_each(|ticket| durable(ticket, stage))
+}
+
+fn durable<T>(ticket: posthouse::Ticket<T>, stage: &Stage<'_>) -> Result<()> {
+    ticket.wait()?;
+    stage.advance(1);
+    Ok(())
+}
+
+/// Charges orders until all are charged. The ack and the entry in the ledger are one transaction:
+/// whoever dies in between has charged nobody, and the order is delivered again.
+pub fn charge(shop: &Shop, kill: Kill, stage: &Stage<'_>) -> Result<()> {
+    while stage.is_open()? {
+        let Some(delivery) = shop.payments.receive(POLL)? else {
+            continue;
+        };
+        let order = Order::read(delivery.payload())?;
+        let attempt = delivery.attempt();
+        if attempt == 1 && order.number.is_multiple_of(FAILS_EVERY) {
+            // The bank is busy. The failure is durable too: the next attempt is the second one,
+            // even in another life.
+            held(delivery.nack())?;
+            continue;
+        }
+        let charged = event("payment.charged", &order).header("attempt", attempt.to_string());
+        let mut tx = shop.engine.transaction();
+        tx.ack(&delivery).append(&shop.ledger, charged);
+        if kill.meets(Step::Charge, &order) {
+            return kill::die(tx, &order);
+        }
+        if held(tx.commit())? {
+            stage.advance(1);
+        }
+    }
+    Ok(())
+}
+
+/// Does a branch's part for every order, a batch in one transaction.
+pub fn handle(shop: &Shop, branch: &Branch, stage: &Stage<'_>) -> Result<()> {
+    while stage.is_open()? {
+        let deliveries = branch.inbox.receive_batch(BATCH, POLL)?;
+        if deliveries.is_empty() {
+            continue;
+        }
+        let mut tx = shop.engine.transaction();
+        for delivery in &deliveries {
+            let order = Order::read(delivery.payload())?;
+            tx.ack(delivery).append(&branch.log, event(branch.event, &order));
+        }
+        if held(tx.commit())? {
+            stage.advance(deliveries.len() as u64);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a delivery was still ours when it was settled. If the machine stalled for longer than a
+/// lease, it is someone else's by now, and nothing was changed: no reason to stop.
+fn held<T>(settled: Result<T, Error>) -> Result<bool> {
+    match settled {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

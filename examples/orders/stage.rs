@@ -1,0 +1,110 @@
+//! One stage of the work: how much of it is done, shown as a progress bar.
+
+use std::{
+    fmt::Write,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+
+use crate::Result;
+
+/// When nothing has come for so long, nothing ever will. Longer than a lease, which a stalled
+/// machine may have to wait for.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+pub struct Stage<'a> {
+    pub name: &'static str,
+    /// What earlier runs have done.
+    pub before: u64,
+    pub total: u64,
+    done: AtomicU64,
+    /// When it was moved last, in milliseconds since its start.
+    moved_ms: AtomicU64,
+    started: Instant,
+    took: OnceLock<Duration>,
+    bar: ProgressBar,
+    /// Whether another thread has failed.
+    failed: &'a AtomicBool,
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(
+        name: &'static str,
+        before: u64,
+        total: u64,
+        bars: &MultiProgress,
+        failed: &'a AtomicBool,
+    ) -> Result<Stage<'a>> {
+        if before > total {
+            let what = format!("the store has {before} orders {name}, but there are only {total}");
+            return Err(what.into());
+        }
+        let style = ProgressStyle::with_template(
+            "{prefix:>9} {wide_bar} {human_pos:>7}/{human_len} {rate:>9}",
+        )?;
+        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
+            // There is nothing that could be done about a bar that cannot be drawn.
+            let _ = write!(out, "{:.0}/s", state.per_sec());
+        });
+        let bar = ProgressBar::new(total).with_style(style).with_prefix(name);
+        let bar = bars.add(bar.with_position(before));
+        // What earlier runs have done says nothing about this one's pace.
+        bar.reset_eta();
+        let stage = Stage {
+            name,
+            before,
+            total,
+            done: AtomicU64::new(before),
+            moved_ms: AtomicU64::new(0),
+            started: Instant::now(),
+            took: OnceLock::new(),
+            bar,
+            failed,
+        };
+        stage.advance(0);
+        Ok(stage)
+    }
+
+    /// Notes that so many more are done.
+    pub fn advance(&self, count: u64) {
+        let elapsed = self.started.elapsed();
+        let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
+        self.moved_ms.store(elapsed.as_millis() as u64, Ordering::Relaxed);
+        self.bar.inc(count);
+        if done >= self.total {
+            self.took.get_or_init(|| elapsed);
+            self.bar.finish();
+        }
+    }
+
+    /// Whether there is anything left to do.
+    pub fn is_open(&self) -> Result<bool> {
+        let left = self.total.saturating_sub(self.done.load(Ordering::Relaxed));
+        if left == 0 || self.failed.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let moved = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        if self.started.elapsed().saturating_sub(moved) > PATIENCE {
+            let (name, patience) = (self.name, PATIENCE.as_secs());
+            let what =
+                format!("{left} orders are still to be {name}, but none came for {patience} s");
+            return Err(what.into());
+        }
+        Ok(true)
+    }
+
+    /// Whether this run goes on; `false` if another thread has failed.
+    pub fn goes_on(&self) -> bool {
+        !self.failed.load(Ordering::Relaxed)
+    }
+
+    /// How long it took this run, from its start to the last order.
+    pub fn took(&self) -> Duration {
+        self.took.get().copied().unwrap_or_else(|| self.started.elapsed())
+    }
+}
