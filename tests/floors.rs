@@ -116,7 +116,8 @@ fn imports_go_down() {
 fn unsafe_stands_in_one_file() {
     for (path, text) in sources() {
         for (line, code) in code(&text) {
-            let says = code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
+            let says =
+                code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
             assert!(!says || path == Path::new("disk/map.rs"), "{path:?}:{line}: {code}");
         }
     }

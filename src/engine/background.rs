@@ -17,7 +17,7 @@ use std::{
 
 use super::shared::Shared;
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     format::frame::FrameKind,
     ids::{CursorId, Lsn},
     store::Extent,
@@ -32,9 +32,9 @@ pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
     let spawn = |name: &str, work: fn(&Shared)| {
         let shared = Arc::clone(shared);
         let builder = thread::Builder::new().name(name.to_owned());
-        builder.spawn(move || work(&shared)).map_err(|error| {
-            Error::new(crate::ErrorKind::Io, "a thread cannot be started").because(error)
-        })
+        builder
+            .spawn(move || work(&shared))
+            .map_err(|error| Error::new(ErrorKind::Io, "a thread cannot be started").because(error))
     };
     Ok(vec![spawn("posthouse-flush", flush)?, spawn("posthouse-keep", keep)?])
 }
@@ -232,6 +232,8 @@ pub struct Keeper {
 struct KeeperState {
     stop: bool,
     called: bool,
+    /// Whether the disk is full, so that all of the journal that can be freed is wanted.
+    wants_space: bool,
     /// How often the keeper has finished a round, and how its last checkpoint went.
     rounds: u64,
     failure: Option<Error>,
@@ -300,8 +302,9 @@ impl Keeper {
     }
 
     /// Waits until the keeper has made a checkpoint, or has failed to.
-    pub fn await_checkpoint(&self, shared: &Shared) -> Result<()> {
+    pub fn await_checkpoint(&self, shared: &Shared, extent: Extent) -> Result<()> {
         let mut state = locked(&self.state);
+        state.wants_space |= extent == Extent::All;
         let before = state.rounds;
         loop {
             shared.syncs.check()?;
@@ -330,11 +333,13 @@ fn keep(shared: &Shared) {
             return;
         }
         state.called = false;
+        let wants_space = state.wants_space;
         keeper.called.store(false, Ordering::Relaxed);
         drop(state);
 
-        let worked = keep_once(shared);
+        let worked = if wants_space { make_space(shared) } else { keep_once(shared) };
         let mut state = locked(&keeper.state);
+        state.wants_space &= worked.is_err();
         state.rounds += 1;
         state.failure = worked.err();
         keeper.done.notify_all();
@@ -346,6 +351,12 @@ fn keep(shared: &Shared) {
     }
 }
 
+/// A round of the keeper on a full disk. What the journal holds may be worth more as free space.
+fn make_space(shared: &Shared) -> Result<()> {
+    shared.checkpoint(Extent::All)?;
+    shared.prepare_file(None)
+}
+
 /// One round of the keeper.
 pub fn keep_once(shared: &Shared) -> Result<()> {
     let (wants_file, wants_checkpoint) = {
@@ -354,6 +365,9 @@ pub fn keep_once(shared: &Shared) -> Result<()> {
     };
     // The file first: commits wait for it.
     let prepared = if wants_file { shared.prepare_file(None) } else { Ok(()) };
+    if prepared.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
+        return make_space(shared);
+    }
     if wants_checkpoint {
         shared.checkpoint(Extent::Older)?;
         if shared.lock_open()?.store.journal.wants_file() {

@@ -74,7 +74,7 @@ impl Delivery {
     /// The first header with a name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers().find(|(found, _)| *found == name).map(|(_, value)| value)
+        self.headers().named(name)
     }
 
     /// When the message was committed, or what its sender has set.
@@ -124,6 +124,16 @@ impl Delivery {
     pub fn nack(&self) -> Result<()> {
         let end = self.settle(false)?;
         self.consumer.shared().complete(((), end), self.consumer.durability)
+    }
+
+    /// As [`nack`](Delivery::nack), but without waiting: the ticket says when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Delivery::ack), up to the commit.
+    pub fn nack_ticket(&self) -> Result<Ticket<()>> {
+        let end = self.settle(false)?;
+        Ok(Ticket::new(&self.consumer.engine, (), end))
     }
 
     fn settle(&self, done: bool) -> Result<Lsn> {

@@ -77,10 +77,19 @@ impl Group {
     /// As [`commit`](Group::commit); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the reader
     /// reads another stream.
     pub fn commit_reader(&self, reader: &Reader) -> Result<()> {
-        if reader.shape().id != self.shape.id || !reader.shape().engine.is_same(self.engine()) {
-            return Err(Error::invalid("reader", "the reader reads another stream"));
+        if !self.suits(reader) {
+            return Err(Group::unsuited());
         }
         self.commit_all(reader.positions().map(|place| (place.partition, place.offset)))
+    }
+
+    /// Whether a reader reads the group's stream.
+    pub(super) fn suits(&self, reader: &Reader) -> bool {
+        reader.shape().id == self.shape.id && reader.shape().engine.is_same(self.engine())
+    }
+
+    pub(super) fn unsuited() -> Error {
+        Error::invalid("reader", "the reader reads another stream than the group")
     }
 
     fn commit_all(&self, offsets: impl Iterator<Item = (u32, Offset)>) -> Result<()> {

@@ -36,6 +36,12 @@ impl<'a> Record<'a> {
         Headers::new(self.spans.headers.of(self.bytes))
     }
 
+    /// The first header with a name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers().named(name)
+    }
+
     /// When the record was committed, or what was set when it was appended.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
@@ -86,6 +92,12 @@ impl OwnedRecord {
     #[must_use]
     pub fn headers(&self) -> Headers<'_> {
         self.stored.headers()
+    }
+
+    /// The first header with a name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers().named(name)
     }
 
     /// When the record was committed, or what was set when it was appended.

@@ -143,12 +143,24 @@ impl Shared {
     /// Does what a commit needs before it can be tried again.
     fn make_room(&self, outcome: Outcome) -> Result<()> {
         match outcome {
-            Outcome::NeedsFile(bytes) => self.prepare_file(Some(bytes)),
-            Outcome::NeedsCheckpoint if self.keeper.has_thread() => {
-                self.keeper.await_checkpoint(self)
-            }
-            Outcome::NeedsCheckpoint => self.checkpoint(Extent::Older),
+            Outcome::NeedsFile(bytes) => match self.prepare_file(Some(bytes)) {
+                Err(error) if error.kind() == ErrorKind::DiskFull => {
+                    self.shorten_journal(Extent::All)?;
+                    self.prepare_file(Some(bytes))
+                }
+                prepared => prepared,
+            },
+            Outcome::NeedsCheckpoint => self.shorten_journal(Extent::Older),
             Outcome::Done(_) => Ok(()),
+        }
+    }
+
+    /// Has a checkpoint made, by the keeper if there is one.
+    fn shorten_journal(&self, extent: Extent) -> Result<()> {
+        if self.keeper.has_thread() {
+            self.keeper.await_checkpoint(self, extent)
+        } else {
+            self.checkpoint(extent)
         }
     }
 

@@ -118,6 +118,31 @@ impl Stream {
         Ok(Partition { shape: Arc::clone(&self.shape), number })
     }
 
+    /// How many records can be read, in all partitions.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    pub fn len(&self) -> Result<u64> {
+        let core = self.shape.engine.shared().lock_open()?;
+        let visible = core.visible();
+        let records = |partition| {
+            let log = self.shape.log(partition);
+            let (start, _) = core.store.bounds(log).ok_or_else(deleted)?;
+            Ok(core.store.end_before(log, visible)?.0.saturating_sub(start.0))
+        };
+        (0..self.shape.partitions).map(records).sum()
+    }
+
+    /// Whether there is no record to be read.
+    ///
+    /// # Errors
+    ///
+    /// As [`len`](Stream::len).
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
     /// Appends a record. It is durable when the call returns, unless the durability says
     /// otherwise.
     ///

@@ -8,6 +8,7 @@ use super::{
     group::Group,
     handle::Engine,
     queue::Queue,
+    reader::Reader,
     shared::Committing,
     stream::{Position, Stream},
     ticket::Ticket,
@@ -145,6 +146,19 @@ impl Transaction {
     pub fn commit_offset(&mut self, group: &Group, partition: u32, next: Offset) -> &mut Self {
         if self.admits(group.engine()) {
             self.seeks.push((group.clone(), partition, next));
+        }
+        self
+    }
+
+    /// Commits how far a reader has come for a group, in all its partitions. To handle each record
+    /// exactly once, do it in the transaction that holds what came of the records.
+    pub fn commit_reader(&mut self, group: &Group, reader: &Reader) -> &mut Self {
+        if !group.suits(reader) {
+            self.failure.get_or_insert_with(Group::unsuited);
+            return self;
+        }
+        for place in reader.positions() {
+            self.commit_offset(group, place.partition, place.offset);
         }
         self
     }

@@ -204,6 +204,12 @@ impl<'a> Headers<'a> {
         Headers(Bytes::new(encoded))
     }
 
+    /// The value of the first header with a name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Option<&'a [u8]> {
+        self.find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
     fn pair(&mut self) -> Decoded<(&'a str, &'a [u8])> {
         let length = self.0.length()?;
         let name = std::str::from_utf8(self.0.take(length)?);

@@ -96,6 +96,7 @@ impl Journal {
     /// Gives up files that are kept for later, so that a full disk has space for what matters
     /// more. Returns those that are to be removed.
     pub fn give_up_spares(&mut self) -> Vec<PathBuf> {
+        self.target = self.supply.file_bytes_min;
         self.pool.drain(..).chain(self.next.take()).map(|file| file.path).collect()
     }
 
@@ -262,6 +263,10 @@ impl Journal {
             }
             Err(error) => {
                 self.next = replaced;
+                if error.kind() == ErrorKind::DiskFull {
+                    // A smaller one may still fit.
+                    self.target = self.supply.file_bytes_min;
+                }
                 Err(error)
             }
         }

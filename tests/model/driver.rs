@@ -288,7 +288,9 @@ impl<'a> Driver<'a> {
     fn create_queue(&mut self, name: Name) -> Result<Option<()>, Error> {
         let name = text("queue", name);
         let made = self.engine().queue(&name).lease(LEASE).create().map(drop);
-        self.commit(made, |state| drop(state.queues.entry(name).or_default()))
+        self.commit(made, |state| {
+            state.queues.entry(name).or_default();
+        })
     }
 
     fn delete_queue(&mut self, name: Name) -> Result<Option<()>, Error> {
@@ -305,7 +307,9 @@ impl<'a> Driver<'a> {
     fn create_topic(&mut self, name: Name) -> Result<Option<()>, Error> {
         let name = text("topic", name);
         let made = self.engine().topic(&name).create().map(drop);
-        self.commit(made, |state| drop(state.topics.entry(name).or_default()))
+        self.commit(made, |state| {
+            state.topics.entry(name).or_default();
+        })
     }
 
     fn delete_topic(&mut self, name: Name) -> Result<Option<()>, Error> {
@@ -382,7 +386,8 @@ impl<'a> Driver<'a> {
     fn expect(&mut self, result: Result<(), Error>, kind: ErrorKind) -> Result<Option<()>, Error> {
         match result {
             Err(error) if error.kind() == kind => Ok(Some(())),
-            other => self.outcome(other.and_then(|()| panic!("{kind:?} was expected"))),
+            Ok(()) => panic!("{kind:?} was expected"),
+            Err(error) => self.outcome(Err(error)),
         }
     }
 

@@ -17,9 +17,9 @@ impl Msg {
     pub fn number(n: u64, bytes: usize) -> Msg {
         let mut payload = format!("message {n} ").into_bytes();
         payload.resize(payload.len().max(bytes), b'a' + (n % 26) as u8);
-        let key = (n % 3 != 0).then(|| format!("key {}", n % 5).into_bytes());
+        let key = (!n.is_multiple_of(3)).then(|| format!("key {}", n % 5).into_bytes());
         let header = |name: &str| (name.to_owned(), n.to_le_bytes().to_vec());
-        let headers = if n % 4 == 0 { vec![header("n"), header("ü")] } else { Vec::new() };
+        let headers = if n.is_multiple_of(4) { vec![header("n"), header("ü")] } else { Vec::new() };
         Msg { payload, key, headers }
     }
 

@@ -195,6 +195,7 @@ impl DiskFile for SimFile {
             let start = (at as usize).min(live.len());
             let end = (start + buffer.len()).min(live.len());
             buffer[..end - start].copy_from_slice(&live[start..end]);
+            world.bytes_read += (end - start) as u64;
             Ok(end - start)
         })
     }

@@ -142,6 +142,12 @@ impl SimDisk {
         self.world().bytes_written(part)
     }
 
+    /// The bytes that were ever read through calls.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.world().bytes_read
+    }
+
     /// Whether a power cut may keep any subset of the unsynced names, instead of a prefix.
     pub fn set_pessimal(&self, pessimal: bool) {
         self.world().pessimal = pessimal;
