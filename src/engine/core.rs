@@ -52,8 +52,8 @@ impl Acked for AckSet {
     }
 }
 
-/// An earlier life may have left so many small journal files before they are checkpointed away.
-const OLD_FILES_MOST: usize = 8;
+/// Short lives may have left so many small journal files before they are checkpointed away.
+const OLD_FILES_MOST: usize = 4;
 
 impl Core {
     pub fn new(store: Store, config: &Config) -> Core {
@@ -247,9 +247,9 @@ impl Core {
         journal.bytes_behind() > self.keeping_from || self.store.is_reclaimable()
     }
 
-    /// Whether earlier lives have left so much that it should be cleared away.
+    /// Whether many short lives have left a file each, so that they should be cleared away.
     pub fn wants_clearing(&self) -> bool {
-        self.store.journal.old_files() > OLD_FILES_MOST
+        self.store.journal.small_old_files() > OLD_FILES_MOST
     }
 }
 

@@ -93,6 +93,9 @@ impl Engine {
             let started = background::start(engine.shared())?;
             *engine.0.threads.lock().unwrap_or_else(PoisonError::into_inner) = started;
             engine.shared().keeper.call();
+        } else if engine.shared().lock().wants_clearing() {
+            // It is of no consequence if it fails now; the next open tries again.
+            let _ = engine.shared().checkpoint(Extent::Older);
         }
         Ok(engine)
     }
@@ -222,7 +225,14 @@ impl Inner {
 /// Makes everything durable and writes down that it is, so that damage to the last commits will be
 /// told from a torn tail.
 fn close_journal(shared: &Shared) -> Result<()> {
-    let tail = shared.lock().store.journal.tail();
+    let tail = {
+        let core = shared.lock();
+        if core.store.journal.is_unused() {
+            // What earlier lives have left is durable, and the file's header says so.
+            return Ok(());
+        }
+        core.store.journal.tail()
+    };
     shared.sync_to(tail)?;
     let tail = {
         let mut core = shared.lock();

@@ -105,14 +105,23 @@ impl Journal {
         self.durable < self.content_tail
     }
 
+    /// Whether this life has written nothing.
+    pub fn is_unused(&self) -> bool {
+        let current = self.files.back().expect("a journal has a file");
+        let first = self.files.iter().find(|file| file.of_this_life).unwrap_or(current);
+        self.tail == first.header.first_frame()
+    }
+
     /// The bytes of the files before the current one.
     pub fn bytes_behind(&self) -> u64 {
         self.bytes_behind
     }
 
-    /// How many files an earlier life has left.
-    pub fn old_files(&self) -> usize {
-        self.files.iter().filter(|file| !file.of_this_life).count()
+    /// How many files of the smallest size earlier lives have left: those of short lives.
+    pub fn small_old_files(&self) -> usize {
+        let smallest = capacity_for(self.supply.file_bytes_min, 0);
+        let small = |file: &&JournalFile| !file.of_this_life && file.header.capacity <= smallest;
+        self.files.iter().filter(small).count()
     }
 
     /// The first frame of the oldest file that can stay if at most so many bytes may be kept

@@ -1,0 +1,250 @@
+//! What must not grow with the backlog, by counting: memory, the work of opening, bytes written.
+//!
+//! One test at a time: the memory of the whole process is counted.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, unsafe_code)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use posthouse::{Durability, Engine, Options, Start, sim::SimDisk};
+
+/// Counts the bytes on the heap, and the most there were.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all calls go to the system's allocator unchanged; counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: the caller's obligations are those of `System`.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The most bytes that were on the heap during an act, beyond those before it.
+fn peak_of<T>(act: impl FnOnce() -> T) -> (usize, T) {
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let value = act();
+    (PEAK.load(Ordering::Relaxed) - before, value)
+}
+
+fn options() -> Options {
+    Options::new()
+        .durability(Durability::Buffered)
+        .journal_bytes(256 << 10)
+        .journal_file_bytes_min(32 << 10)
+        .journal_file_bytes_max(64 << 10)
+        .segment_bytes(256 << 10)
+        .block_bytes(16 << 10)
+        .maps_max(4)
+}
+
+const PAYLOAD: [u8; 100] = [7; 100];
+
+fn fill(engine: &Engine, messages: u32) {
+    let queue = engine.queue("q").create().unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    for _ in 0..messages / 100 {
+        queue.send_batch(std::iter::repeat_n(&PAYLOAD, 100)).unwrap();
+        stream.append_batch(std::iter::repeat_n(&PAYLOAD, 100)).unwrap();
+    }
+    engine.close().unwrap();
+}
+
+#[test]
+fn memory_does_not_grow_with_the_backlog() {
+    let _alone = alone();
+    let measure = |messages: u32| {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || options().open(dir.path().join("store")).unwrap();
+        let (filling, ()) = peak_of(|| fill(&open(), messages));
+        let (opening, engine) = peak_of(open);
+        let (using, ()) = peak_of(|| {
+            let mut reader = engine.stream("s").open().unwrap().reader(Start::Earliest).unwrap();
+            let queue = engine.queue("q").open().unwrap();
+            for _ in 0..messages {
+                assert!(reader.try_read().unwrap().is_some());
+                queue.try_receive().unwrap().unwrap().ack().unwrap();
+            }
+        });
+        [filling, opening, using]
+    };
+    let (small, large) = (measure(5_000), measure(50_000));
+    for (what, (small, large)) in ["filling", "opening", "using"].iter().zip(small.iter().zip(large)) {
+        // Ten times the messages: 9 MB more of them, and next to nothing more in memory.
+        assert!(large < small + (100 << 10), "{what}: {small} bytes became {large}");
+    }
+}
+
+#[test]
+fn the_work_of_opening_does_not_grow_with_the_backlog() {
+    let _alone = alone();
+    let measure = |messages: u32| {
+        let disk = SimDisk::new(1);
+        fill(&options().sim(&disk).open("store").unwrap(), messages);
+        let (calls, bytes) = (disk.calls(), disk.bytes_read());
+        let engine = options().sim(&disk).open("store").unwrap();
+        engine.queue("q").open().unwrap();
+        let segments = disk.files().iter().filter(|it| it.starts_with("store/segments")).count();
+        (disk.calls() - calls, disk.bytes_read() - bytes, segments as u64)
+    };
+    let (small, large) = (measure(5_000), measure(40_000));
+    assert!(large.2 > 3 * small.2 && large.2 > 20, "{small:?} {large:?}");
+    // One look at each segment, and its line in the metalog; the journal is as long as it may be.
+    assert!(large.0 <= small.0 + (large.2 - small.2) + 60, "{small:?} {large:?}");
+    assert!(large.1 <= small.1 + 200 * (large.2 - small.2) + (400 << 10), "{small:?} {large:?}");
+    assert!(large.1 < 1 << 20, "{large:?}");
+}
+
+#[test]
+fn a_queue_whose_consumers_keep_up_never_leaves_the_journal() {
+    let _alone = alone();
+    for subscriptions in [0, 3] {
+        let disk = SimDisk::new(1);
+        let engine = options().sim(&disk).open("store").unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        let topic = engine.topic("t").create().unwrap();
+        let names = (0..subscriptions).map(|n| format!("s{n}"));
+        let all: Vec<_> = names.map(|it| topic.subscription(&it).create().unwrap()).collect();
+        // A hundred messages are under way all the time.
+        for n in 0..20_000 {
+            queue.send(&PAYLOAD).unwrap();
+            topic.publish(&PAYLOAD).unwrap();
+            if n >= 100 {
+                queue.try_receive().unwrap().unwrap().ack().unwrap();
+                for subscription in &all {
+                    subscription.try_receive().unwrap().unwrap().ack().unwrap();
+                }
+            }
+        }
+        assert!(disk.bytes_written("journal") > 20 * (256 << 10), "it was checkpointed many times");
+        assert_eq!(disk.bytes_written("segments"), 0);
+        assert!(disk.bytes_used() < 1 << 20, "{} bytes are used", disk.bytes_used());
+    }
+}
+
+#[test]
+fn space_returns_when_all_subscriptions_have_acked() {
+    let _alone = alone();
+    let disk = SimDisk::new(1);
+    let engine = options().sim(&disk).open("store").unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    let subscriptions = ["a", "b"].map(|name| topic.subscription(name).create().unwrap());
+    for _ in 0..20_000 {
+        topic.publish(&PAYLOAD).unwrap();
+    }
+    // Stored once, however many subscribe.
+    let written = disk.bytes_written("segments");
+    assert!((1_500_000..2_400_000).contains(&written), "{written}");
+    for subscription in &subscriptions {
+        assert!(disk.bytes_used() > 1_500_000);
+        while let Some(delivery) = subscription.try_receive().unwrap() {
+            delivery.ack().unwrap();
+        }
+    }
+    assert!(disk.bytes_used() < 1_200_000, "{} bytes are used", disk.bytes_used());
+}
+
+#[test]
+fn an_empty_store_is_small() {
+    let _alone = alone();
+    let disk = SimDisk::new(1);
+    let engine = Options::new().sim(&disk).open("store").unwrap();
+    engine.queue("q").create().unwrap();
+    engine.close().unwrap();
+    assert!(disk.bytes_used() < 1 << 20, "{} bytes", disk.bytes_used());
+    for life in 0..50 {
+        let engine = Options::new().sim(&disk).open("store").unwrap();
+        if life % 3 == 0 {
+            let queue = engine.queue("q").open().unwrap();
+            queue.send("a").unwrap();
+            queue.try_receive().unwrap().unwrap().ack().unwrap();
+        }
+        engine.close().unwrap();
+        assert!(disk.bytes_used() < 2 << 20, "{} bytes in life {life}", disk.bytes_used());
+    }
+}
+
+#[test]
+fn at_most_so_many_segments_are_open() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let engine = options().maps_max(3).open(&path).unwrap();
+    let stream = engine.stream("s").partitions(32).create().unwrap();
+    for n in 0..20_000 {
+        let message = posthouse::Message::new(&PAYLOAD).key(format!("key {n}"));
+        stream.append(message).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    assert_eq!(stream.reader(Start::Earliest).unwrap().count(), 20_000);
+    if cfg!(target_os = "linux") {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let open = maps.lines().filter(|line| line.contains(".seg")).count();
+        assert!((1..=3).contains(&open), "{open} segments are mapped");
+    }
+}
+
+/// A commit of 256 B writes the page that it is in, and not the folio around it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sync_commit_writes_at_most_two_pages() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let Some(before) = written_by_this_process() else {
+        eprintln!("skipped: the kernel does not count what a process writes");
+        return;
+    };
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    topic.publish(&[1; 256]).unwrap();
+    if written_by_this_process() == Some(before) {
+        eprintln!("skipped: the temporary directory is not on a disk");
+        return;
+    }
+    // Let the keeper prepare the next file first, which it zeroes.
+    let mut counted = written_by_this_process();
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let now = written_by_this_process();
+        if now == counted {
+            break;
+        }
+        counted = now;
+    }
+    const COMMITS: u64 = 400;
+    for _ in 0..COMMITS {
+        topic.publish(&[1; 256]).unwrap();
+    }
+    let written = written_by_this_process().unwrap() - counted.unwrap();
+    assert!(written > 0 && written <= COMMITS * 8192, "{} bytes a commit", written / COMMITS);
+}
+
+#[cfg(target_os = "linux")]
+fn written_by_this_process() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/io").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
+}

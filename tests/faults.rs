@@ -1,0 +1,356 @@
+//! Faults of the disk under the whole engine: every call fails once with every error, the disk is
+//! full, syncs fail, files are damaged. Whatever happens is a typed error, and what was durable is
+//! there when the store is opened again.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
+
+mod model;
+
+use std::collections::BTreeSet;
+
+use model::small_options;
+use posthouse::{Engine, Error, ErrorKind, Start, sim::SimDisk};
+
+const EINTR: i32 = 4;
+const EIO: i32 = 5;
+const ENOMEM: i32 = 12;
+const EMFILE: i32 = 24;
+const ENOSPC: i32 = 28;
+
+fn open(disk: &SimDisk) -> Result<Engine, Error> {
+    small_options().sim(disk).open("store")
+}
+
+/// What an application was told.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// Sends that were said to be durable, by number; and those that failed.
+    sent: BTreeSet<u32>,
+    unsure: BTreeSet<u32>,
+    acked: BTreeSet<u32>,
+    /// Acks that failed: the message may be gone or not.
+    ack_unsure: BTreeSet<u32>,
+    appended: u32,
+    append_unsure: u32,
+}
+
+fn number(payload: &[u8]) -> u32 {
+    let text = std::str::from_utf8(payload).unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
+}
+
+fn text(number: u32) -> String {
+    format!("{number} {}", "x".repeat(number as usize * 53 % 900))
+}
+
+/// Uses everything that touches the disk. Errors are noted and the work goes on, as long as the
+/// engine does.
+fn work(disk: &SimDisk, told: &mut Told, errors: &mut Vec<Error>) {
+    let mut note = |error: Error| errors.push(error);
+    let engine = match open(disk) {
+        Ok(engine) => engine,
+        Err(error) => return note(error),
+    };
+    let (queue, stream) =
+        match (engine.queue("q").create(), engine.stream("s").create()) {
+            (Ok(queue), Ok(stream)) => (queue, stream),
+            (queue, stream) => {
+                queue.err().into_iter().chain(stream.err()).for_each(note);
+                return;
+            }
+        };
+    let first = told.sent.len() as u32 + told.unsure.len() as u32;
+    for n in first..first + 40 {
+        match queue.send(text(n)) {
+            Ok(_) => drop(told.sent.insert(n)),
+            Err(error) => {
+                told.unsure.insert(n);
+                note(error);
+            }
+        }
+        if n % 4 == 1 {
+            match stream.append(told.appended.to_string()) {
+                Ok(_) => told.appended += 1 + std::mem::take(&mut told.append_unsure),
+                Err(error) => {
+                    // It may have been appended: the next one has the same text then.
+                    told.append_unsure = 0;
+                    note(error);
+                }
+            }
+        }
+        if n % 3 != 0 {
+            match queue.try_receive() {
+                Ok(Some(delivery)) => {
+                    let number = number(delivery.payload());
+                    assert_eq!(delivery.payload(), text(number).as_bytes());
+                    match delivery.ack() {
+                        Ok(()) => drop(told.acked.insert(number)),
+                        Err(error) => {
+                            told.ack_unsure.insert(number);
+                            note(error);
+                        }
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => note(error),
+            }
+        }
+        if n % 15 == 14
+            && let Err(error) = engine.checkpoint()
+        {
+            note(error);
+        }
+    }
+    if let Err(error) = engine.close() {
+        note(error);
+    }
+}
+
+/// What is there must be what the application was told.
+fn check(disk: &SimDisk, told: &Told) {
+    let engine = open(disk).unwrap_or_else(|error| panic!("it does not open again: {error}"));
+    let mut found = BTreeSet::new();
+    if let Ok(queue) = engine.queue("q").open() {
+        let mut held = Vec::new();
+        while let Some(delivery) = queue.try_receive().unwrap() {
+            let number = number(delivery.payload());
+            assert_eq!(delivery.payload(), text(number).as_bytes());
+            assert!(found.insert(number), "{number} is there twice");
+            held.push(delivery);
+        }
+        std::mem::forget(held);
+    }
+    for n in told.sent.difference(&told.acked) {
+        assert!(found.contains(n) || told.ack_unsure.contains(n), "{n} is lost");
+    }
+    for n in &found {
+        assert!(told.sent.contains(n) || told.unsure.contains(n), "{n} was never sent");
+        assert!(!told.acked.contains(n), "{n} was acked and is back");
+    }
+    if let Ok(stream) = engine.stream("s").open() {
+        let records = stream.reader(Start::Earliest).unwrap();
+        let numbers: BTreeSet<u32> = records.map(|it| number(it.unwrap().payload())).collect();
+        let expected: BTreeSet<u32> = (0..told.appended).collect();
+        assert!(expected.is_subset(&numbers), "{expected:?} of {numbers:?}");
+    }
+}
+
+fn is_expected(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io | ErrorKind::DiskFull | ErrorKind::Poisoned)
+}
+
+#[test]
+fn every_call_may_fail_with_every_error() {
+    let whole = SimDisk::new(1);
+    work(&whole, &mut Told::default(), &mut Vec::new());
+    let calls = whole.calls();
+    assert!(calls > 250, "{calls}");
+    let mut failures = 0;
+    for error in [EIO, ENOSPC, EMFILE, ENOMEM, EINTR] {
+        // Every call with two errors, every third with the others.
+        let step = if matches!(error, EIO | ENOSPC) { 1 } else { 3 };
+        for call in (0..calls).step_by(step) {
+            let disk = SimDisk::new(1);
+            disk.fail_call(call, error, false);
+            let (mut told, mut errors) = (Told::default(), Vec::new());
+            work(&disk, &mut told, &mut errors);
+            failures += errors.len();
+            for error in &errors {
+                assert!(is_expected(error), "call {call}: {error:?}");
+            }
+            disk.power_cut();
+            check(&disk, &told);
+        }
+    }
+    assert!(failures > 300, "{failures} failures were seen");
+}
+
+#[test]
+fn a_disk_that_fails_for_good_is_survived_and_heals() {
+    let whole = SimDisk::new(1);
+    work(&whole, &mut Told::default(), &mut Vec::new());
+    for error in [EIO, ENOSPC] {
+        for call in (0..whole.calls()).step_by(7) {
+            let disk = SimDisk::new(call);
+            let (mut told, mut errors) = (Told::default(), Vec::new());
+            disk.fail_call(call, error, true);
+            work(&disk, &mut told, &mut errors);
+            assert!(!errors.is_empty() && errors.iter().all(is_expected), "{errors:?}");
+            disk.power_cut();
+            // It fails to open, and changes nothing by it.
+            assert!(is_expected(&open(&disk).expect_err("the disk fails")));
+            disk.heal();
+            check(&disk, &told);
+            disk.power_cut();
+            errors.clear();
+            work(&disk, &mut told, &mut errors);
+            assert_eq!(errors.len(), 0, "{errors:?}");
+            check(&disk, &told);
+        }
+    }
+}
+
+#[test]
+fn a_failed_sync_is_the_end_until_the_store_is_reopened() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send("durable").unwrap();
+    let held = queue.try_receive().unwrap().unwrap();
+    let mut ticket = None;
+    // The next call writes the frame, the one behind it syncs.
+    disk.fail_call(disk.calls() + 1, EIO, false);
+    let error = queue.send("lost").expect_err("the sync failed");
+    assert_eq!(error.kind(), ErrorKind::Poisoned);
+    assert!(error.to_string().contains("reopen"), "{error}");
+    // Nobody tries again, and nobody is told that anything is well.
+    for _ in 0..3 {
+        let poisoned = |result: Result<(), Error>| {
+            assert_eq!(result.expect_err("poisoned").kind(), ErrorKind::Poisoned);
+        };
+        poisoned(queue.send("more").map(drop));
+        poisoned(queue.send_ticket("more").map(|it| drop(ticket.insert(it))));
+        poisoned(queue.try_receive().map(drop));
+        poisoned(held.ack());
+        poisoned(engine.sync());
+        poisoned(engine.checkpoint());
+        poisoned(engine.queue("r").create().map(drop));
+    }
+    assert!(engine.close().is_err());
+    disk.power_cut();
+    let queue = open(&disk).unwrap().queue("q").open().unwrap();
+    let durable = queue.try_receive().unwrap().unwrap();
+    assert_eq!(durable.payload(), b"durable");
+    // The one that failed may be there or not, as its sender was told. Nothing else is.
+    let other = queue.try_receive().unwrap();
+    assert!(other.as_ref().is_none_or(|other| other.payload() == b"lost"));
+    assert!(queue.try_receive().unwrap().is_none());
+}
+
+#[test]
+fn on_a_full_disk_consumers_go_on_and_producers_do_when_there_is_space() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    disk.set_capacity(Some(200 << 10));
+    let mut sent = 0;
+    let error = loop {
+        match queue.send(text(sent)) {
+            Ok(_) => sent += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
+    assert!(sent > 100, "{sent}");
+    // Nothing of the failed one is there.
+    assert_eq!(queue.depth().unwrap(), u64::from(sent));
+    for n in 0..sent {
+        let delivery = queue.try_receive().unwrap().unwrap();
+        assert_eq!(number(delivery.payload()), n);
+        delivery.ack().unwrap_or_else(|error| panic!("ack {n} of {sent}: {error}"));
+    }
+    // The queue is empty, so there is space again, without anybody's doing.
+    for n in 0..sent / 2 {
+        queue.send(text(n)).unwrap_or_else(|error| panic!("send {n}: {error}"));
+    }
+    engine.checkpoint().unwrap();
+    drop((queue, engine));
+    disk.power_cut();
+    let queue = open(&disk).unwrap().queue("q").open().unwrap();
+    assert_eq!(queue.depth().unwrap(), u64::from(sent / 2));
+}
+
+#[test]
+fn a_store_on_a_full_disk_opens_when_there_is_space() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    engine.queue("q").create().unwrap().send("a").unwrap();
+    disk.kill();
+    drop(engine);
+    disk.set_capacity(Some(0));
+    for _ in 0..3 {
+        let error = open(&disk).expect_err("there is no space for a journal file");
+        assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
+        disk.kill();
+    }
+    disk.set_capacity(None);
+    assert_eq!(open(&disk).unwrap().queue("q").open().unwrap().depth().unwrap(), 1);
+}
+
+/// NATS 7549: one flipped bit lost a whole stream. Here one is found, or is of no consequence.
+#[test]
+fn nats_7549_a_flipped_bit_is_an_error_or_nothing() {
+    let disk = SimDisk::new(1);
+    let mut told = Told::default();
+    work(&disk, &mut told, &mut Vec::new());
+    work(&disk, &mut told, &mut Vec::new());
+    disk.power_cut();
+    let (mut refused, mut fine) = (0, 0);
+    for path in disk.files() {
+        let content = disk.content(&path).unwrap();
+        if path.ends_with("LOCK") {
+            continue;
+        }
+        for at in (0..content.len()).step_by(41) {
+            let disk = disk.fork(1);
+            let mut flipped = content.clone();
+            flipped[at] ^= 1 << (at % 8);
+            disk.plant(&path, Some(flipped));
+            match std::panic::catch_unwind(|| read_all(&disk)) {
+                Ok(Ok(())) => fine += 1,
+                Ok(Err(error)) => {
+                    assert_eq!(error.kind(), ErrorKind::Corrupt, "{path:?} {at}: {error:?}");
+                    assert!(error.file().is_some(), "{error}");
+                    refused += 1;
+                }
+                Err(_) => panic!("{path:?}, byte {at}"),
+            }
+        }
+        disk.fork(1).plant(&path, None);
+    }
+    // Much of a journal file is not in use; there is always some of both.
+    assert!(refused > 100 && fine > 100, "{refused} refused, {fine} fine");
+
+    fn read_all(disk: &SimDisk) -> Result<(), Error> {
+        let engine = open(disk)?;
+        let queue = engine.queue("q").open()?;
+        let mut held = Vec::new();
+        loop {
+            match queue.try_receive() {
+                Ok(Some(delivery)) => {
+                    let number = number(delivery.payload());
+                    assert_eq!(delivery.payload(), text(number).as_bytes());
+                    held.push(delivery);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    std::mem::forget(held);
+                    return Err(error);
+                }
+            }
+        }
+        std::mem::forget(held);
+        for record in engine.stream("s").open()?.reader(Start::Earliest)? {
+            number(record?.payload());
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_or_cut_is_named() {
+    let disk = SimDisk::new(1);
+    work(&disk, &mut Told::default(), &mut Vec::new());
+    disk.power_cut();
+    let segments: Vec<_> =
+        disk.files().into_iter().filter(|path| path.starts_with("store/segments")).collect();
+    assert!(segments.len() > 1);
+    for path in segments {
+        let content = disk.content(&path).unwrap();
+        for spoiled in [None, Some(Vec::new()), Some(content[..100].to_vec())] {
+            let disk = disk.fork(1);
+            disk.plant(&path, spoiled);
+            let error = open(&disk).expect_err("it is damaged");
+            assert_eq!((error.kind(), error.file()), (ErrorKind::Corrupt, Some(path.as_path())));
+        }
+    }
+}
