@@ -93,7 +93,9 @@ fn memory_does_not_grow_with_the_backlog() {
         [filling, opening, using]
     };
     let (small, large) = (measure(5_000), measure(50_000));
-    for (what, (small, large)) in ["filling", "opening", "using"].iter().zip(small.iter().zip(large)) {
+    for (what, (small, large)) in
+        ["filling", "opening", "using"].iter().zip(small.iter().zip(large))
+    {
         // Ten times the messages: 9 MB more of them, and next to nothing more in memory.
         assert!(large < small + (100 << 10), "{what}: {small} bytes became {large}");
     }

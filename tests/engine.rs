@@ -47,7 +47,8 @@ fn names_are_created_opened_listed_and_deleted() {
     everywhere(|open| {
         let longest = "é".repeat(127) + "x";
         let engine = open();
-        for name in ["b", "a", "../../etc/passwd", "queue\0with\nodd/characters", "日本", &longest] {
+        for name in ["b", "a", "../../etc/passwd", "queue\0with\nodd/characters", "日本", &longest]
+        {
             assert_eq!(kind(engine.queue(name).open()), ErrorKind::NotFound);
             assert_eq!(kind(engine.queue(name).delete()), ErrorKind::NotFound);
             engine.queue(name).create().unwrap();

@@ -50,14 +50,13 @@ fn work(disk: &SimDisk, told: &mut Told, errors: &mut Vec<Error>) {
         Ok(engine) => engine,
         Err(error) => return note(error),
     };
-    let (queue, stream) =
-        match (engine.queue("q").create(), engine.stream("s").create()) {
-            (Ok(queue), Ok(stream)) => (queue, stream),
-            (queue, stream) => {
-                queue.err().into_iter().chain(stream.err()).for_each(note);
-                return;
-            }
-        };
+    let (queue, stream) = match (engine.queue("q").create(), engine.stream("s").create()) {
+        (Ok(queue), Ok(stream)) => (queue, stream),
+        (queue, stream) => {
+            queue.err().into_iter().chain(stream.err()).for_each(note);
+            return;
+        }
+    };
     let first = told.sent.len() as u32 + told.unsure.len() as u32;
     for n in first..first + 40 {
         match queue.send(text(n)) {

@@ -19,7 +19,8 @@ impl Msg {
         payload.resize(payload.len().max(bytes), b'a' + (n % 26) as u8);
         let key = (!n.is_multiple_of(3)).then(|| format!("key {}", n % 5).into_bytes());
         let header = |name: &str| (name.to_owned(), n.to_le_bytes().to_vec());
-        let headers = if n.is_multiple_of(4) { vec![header("n"), header("ü")] } else { Vec::new() };
+        let headers =
+            if n.is_multiple_of(4) { vec![header("n"), header("ü")] } else { Vec::new() };
         Msg { payload, key, headers }
     }
 
