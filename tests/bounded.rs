@@ -210,6 +210,70 @@ fn at_most_so_many_segments_are_open() {
     }
 }
 
+fn bytes_below(dir: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.metadata().map_or(0, |it| it.len())).sum()
+}
+
+/// Producers that are faster than the disk wait; neither the journal nor the heap takes it up.
+#[test]
+fn a_journal_that_is_not_freed_fast_enough_makes_senders_wait() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let options = options().journal_bytes(1 << 20).journal_file_bytes_max(128 << 10);
+    let engine = options.open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let journal = dir.path().join("store/journal");
+    let mut longest = 0;
+    let (heap, ()) = peak_of(|| {
+        for n in 0..3_000 {
+            queue.send_batch(std::iter::repeat_n(&[1; 1000], 10)).unwrap();
+            if n % 20 == 0 {
+                longest = longest.max(bytes_below(&journal));
+            }
+        }
+    });
+    // Twice what begins a checkpoint, the current file, the next one, and those to be filled again.
+    assert!(longest < (2 << 20) + (1 << 20), "the journal took up {longest} bytes");
+    assert!(heap < 2 << 20, "the heap took up {heap} bytes");
+    assert_eq!(queue.depth().unwrap(), 30_000);
+}
+
+/// What is received is not copied: it lies in a mapped file.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_delivery_lies_in_the_mapped_file() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let engine = options().io(posthouse::IoMode::Map).open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send_batch([&PAYLOAD, &PAYLOAD]).unwrap();
+    for kind in [".journal", ".seg"] {
+        let delivery = queue.try_receive().unwrap().unwrap();
+        assert_eq!(mapped_file(delivery.payload().as_ptr() as usize).as_deref(), Some(kind));
+        // And it stays there when the file is let go of.
+        engine.checkpoint().unwrap();
+        delivery.ack().unwrap();
+        engine.checkpoint().unwrap();
+        assert_eq!(delivery.payload(), PAYLOAD);
+    }
+}
+
+/// The ending of the file that is mapped at an address.
+#[cfg(target_os = "linux")]
+fn mapped_file(address: usize) -> Option<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let holds = |line: &&str| {
+        let (start, rest) = line.split_once('-').unwrap();
+        let end = rest.split(' ').next().unwrap();
+        let number = |hex| usize::from_str_radix(hex, 16).unwrap();
+        (number(start)..number(end)).contains(&address)
+    };
+    let path = maps.lines().find(holds)?.split_whitespace().nth(5)?;
+    let name = path.trim_end_matches(" (deleted)");
+    name.rfind('.').map(|dot| name[dot..].to_owned())
+}
+
 /// A commit of 256 B writes the page that it is in, and not the folio around it.
 #[cfg(target_os = "linux")]
 #[test]

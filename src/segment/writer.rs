@@ -141,12 +141,16 @@ impl SegmentWriter {
         written.map_err(|error| Error::io(error, "a segment cannot be written", &self.path).at(at))
     }
 
-    /// Writes out everything that was added.
+    /// Writes out everything that was added, and gives up the memory for it: many segments may
+    /// wait for their sync.
     pub fn flush(&mut self) -> Result<()> {
         if !self.block.is_empty() {
             self.finish_block()?;
         }
-        self.write_ready()
+        self.write_ready()?;
+        self.ready = Vec::new();
+        self.block = BlockBuilder::default();
+        Ok(())
     }
 
     /// Ends the segment: writes its footer. Nothing can be added any more.
