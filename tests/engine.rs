@@ -498,18 +498,53 @@ fn a_transaction_is_all_or_nothing() {
             failure
         };
         let invalid = |field| ErrorKind::InvalidInput { field };
-        assert_eq!(fails(&|tx| drop(tx.ack(&held[0]))), ErrorKind::LeaseLost);
-        assert_eq!(fails(&|tx| drop(tx.nack(&held[2]))), invalid("delivery"));
-        assert_eq!(fails(&|tx| drop(tx.commit_offset(&group, 9, Offset(0)))), invalid("partition"));
-        assert_eq!(fails(&|tx| drop(tx.commit_offset(&group, 0, Offset(9)))), invalid("offset"));
-        assert_eq!(fails(&|tx| drop(tx.send(&queue, vec![0; 17 << 20]))), ErrorKind::TooLarge);
+        assert_eq!(
+            fails(&|tx| {
+                tx.ack(&held[0]);
+            }),
+            ErrorKind::LeaseLost
+        );
+        assert_eq!(
+            fails(&|tx| {
+                tx.nack(&held[2]);
+            }),
+            invalid("delivery")
+        );
+        assert_eq!(
+            fails(&|tx| {
+                tx.commit_offset(&group, 9, Offset(0));
+            }),
+            invalid("partition")
+        );
+        assert_eq!(
+            fails(&|tx| {
+                tx.commit_offset(&group, 0, Offset(9));
+            }),
+            invalid("offset")
+        );
+        assert_eq!(
+            fails(&|tx| {
+                tx.send(&queue, vec![0; 17 << 20]);
+            }),
+            ErrorKind::TooLarge
+        );
         let (other, _dir) = real();
         let stranger = other.queue("q").create().unwrap();
-        assert_eq!(fails(&|tx| drop(tx.send(&stranger, "x"))), invalid("handle"));
+        assert_eq!(
+            fails(&|tx| {
+                tx.send(&stranger, "x");
+            }),
+            invalid("handle")
+        );
         assert_eq!(stranger.depth().unwrap(), 0);
         let gone = engine.queue("gone").create().unwrap();
         engine.queue("gone").delete().unwrap();
-        assert_eq!(fails(&|tx| drop(tx.send(&gone, "x"))), ErrorKind::NotFound);
+        assert_eq!(
+            fails(&|tx| {
+                tx.send(&gone, "x");
+            }),
+            ErrorKind::NotFound
+        );
 
         let mut tx = engine.transaction();
         tx.ack(&held[2]);

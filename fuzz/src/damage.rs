@@ -37,7 +37,7 @@ pub fn run(settings: u8, mut input: Input<'_>) {
     for mark in &marks {
         bits += usize::from(story.damage(&mut Input::new(mark)));
     }
-    let closed = usize::from(how % 3 == 0);
+    let closed = usize::from(how.is_multiple_of(3));
     let floor = match bits == 1 && marks.len() == 1 {
         true => story.states.len() - 2 + closed,
         false => 0,
@@ -339,7 +339,7 @@ impl Story {
             _ => {
                 // A sector was written to the wrong place.
                 let to = at & !511;
-                let from = (at * 7) % content.len().max(1) & !511;
+                let from = ((at * 7) % content.len().max(1)) & !511;
                 let sector: Vec<u8> = content[from..].iter().take(512).copied().collect();
                 let room = (content.len() - to).min(sector.len());
                 content[to..to + room].copy_from_slice(&sector[..room]);

@@ -22,7 +22,7 @@ impl<'a> Input<'a> {
     pub fn below(&mut self, limit: usize) -> usize {
         let bytes = if limit > 1 << 8 { 3 } else { 1 };
         let number = (0..bytes).fold(0, |number, _| number << 8 | usize::from(self.byte()));
-        if limit <= 1 << 8 { number % limit.max(1) } else { number * limit >> 24 }
+        if limit <= 1 << 8 { number % limit.max(1) } else { (number * limit) >> 24 }
     }
 
     /// Most sizes are small.
