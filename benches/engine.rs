@@ -1,11 +1,12 @@
-//! What the engine's basic operations cost: append, commit, consume, replay, recover.
+//! What the engine's basic operations cost: append, commit, consume, replay, recover. Rows named
+//! *limit* do with bare hands what the row beside them cannot do without.
 //!
 //! Durability is stated in each name: `buffered` survives the death of the process, `sync` a power
 //! cut. The store lies in the temporary directory, so set `TMPDIR` to the disk that is meant; a
 //! `tmpfs` there would make `sync` look better than it is. Compare only figures of one run.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
-use std::{hint::black_box, time::Duration};
+use std::{fs::File, hint::black_box, os::unix::fs::FileExt, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use posthouse::{Durability, Engine, Message, Options, Start};
@@ -27,6 +28,17 @@ fn store(durability: Durability) -> Store {
     Store { engine: open(&dir, durability), dir }
 }
 
+const BARE_PAGES: u64 = 1024;
+
+/// A file that was written and synced once, as the journal's files are: what is written to it again
+/// needs no new blocks.
+fn bare_file() -> File {
+    let file = tempfile::tempfile().unwrap();
+    (0..BARE_PAGES).for_each(|page| file.write_all_at(&[0; 4096], page * 4096).unwrap());
+    file.sync_all().unwrap();
+    file
+}
+
 fn append(c: &mut Criterion) {
     let mut group = c.benchmark_group("append 100 B");
     group.throughput(Throughput::Elements(1));
@@ -44,9 +56,28 @@ fn append(c: &mut Criterion) {
     group.bench_function("buffered, 100 a commit", |b| {
         b.iter(|| topic.publish_batch(std::iter::repeat_n(black_box(&PAYLOAD), 100)).unwrap());
     });
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("limit: checksum and copy of 100 B", |b| {
+        let mut file = vec![0; 1 << 20];
+        let mut at = 0;
+        b.iter(|| {
+            at = (at + 128) % (file.len() - 128);
+            let sum = crc32fast::hash(black_box(&PAYLOAD));
+            file[at..at + 4].copy_from_slice(&sum.to_le_bytes());
+            file[at + 4..at + 104].copy_from_slice(black_box(&PAYLOAD));
+        });
+    });
+    group.bench_function("limit: one page written in place and fdatasync", |b| {
+        let bare = bare_file();
+        let mut page = 0;
+        b.iter(|| {
+            page = (page + 1) % BARE_PAGES;
+            bare.write_all_at(&[7; 4096], page * 4096).unwrap();
+            bare.sync_data().unwrap();
+        });
+    });
     let sync = store(Durability::Sync);
     let topic = sync.engine.topic("t").create().unwrap();
-    group.throughput(Throughput::Elements(1));
     group.bench_function("sync, one commit each", |b| {
         b.iter(|| topic.publish(black_box(&PAYLOAD)).unwrap());
     });
@@ -114,6 +145,10 @@ fn replay(c: &mut Criterion) {
         stream.append_batch(std::iter::repeat_n(&PAYLOAD, 1000)).unwrap();
     }
     store.engine.checkpoint().unwrap();
+    group.bench_function("limit: checksum of as many bytes", |b| {
+        let bytes = vec![7; RECORDS as usize * 100];
+        b.iter(|| crc32fast::hash(black_box(&bytes)));
+    });
     group.bench_function("borrowed records", |b| {
         b.iter(|| {
             let mut reader = stream.reader(Start::Earliest).unwrap();
