@@ -656,9 +656,11 @@ impl<'a> Driver<'a> {
                 }
             });
             if self.doomed || looked.is_none() {
-                // If the power was off, nobody was told. Dropping the others would count them, or
-                // not.
-                std::mem::forget(ended);
+                // If the power was off, nobody was told. Dropping the others now would count
+                // them, or not; they go with this life.
+                let held = |whose: Whose| move |delivery| Held { whose: whose.clone(), delivery };
+                let rest = ended.into_iter();
+                self.held.extend(rest.flat_map(|(whose, all)| all.into_iter().map(held(whose))));
                 return Ok(None);
             }
         }
