@@ -75,7 +75,17 @@ pub enum Action {
     PowerCut,
     /// The power goes at the n-th step of what follows.
     PowerCutIn(u8),
+    /// The n-th call of what follows fails, with one of [`ERRORS`].
+    CallFails(u8, u8),
+    /// The time of day jumps to one of [`TIMES`].
+    Clock(u8),
 }
+
+/// EIO, ENOSPC, EMFILE, ENOMEM, EINTR, EACCES.
+pub const ERRORS: [i32; 6] = [5, 28, 24, 12, 4, 13];
+
+/// Times of day, in milliseconds, that a hostile clock shows.
+pub const TIMES: [u64; 5] = [0, 1, 1_000_000_000_000, u64::MAX / 2, u64::MAX];
 
 #[derive(Clone, Debug)]
 pub enum TxPart {
@@ -159,6 +169,8 @@ pub fn action() -> impl Strategy<Value = Action> {
         3 => Just(Kill),
         3 => Just(PowerCut),
         4 => (1..60u8).prop_map(PowerCutIn),
+        3 => (0..60u8, 0..6u8).prop_map(|(calls, error)| CallFails(calls, error)),
+        1 => (0..5u8).prop_map(Clock),
     ]
 }
 

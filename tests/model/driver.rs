@@ -1,6 +1,6 @@
 //! Does actions on an engine and on the model, and compares the two.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use posthouse::{
     Delivery, Durability, Engine, Error, ErrorKind, Message, Offset, Queue, Stream, Subscription,
@@ -9,8 +9,9 @@ use posthouse::{
 
 use super::{
     World,
-    action::{Action, How, Name, TxPart},
-    state::{Msg, PartitionState, QueueState, State, StreamState, TopicState, dump},
+    action::{Action, ERRORS, How, Name, TIMES, TxPart},
+    oracle::Oracle,
+    state::{Msg, PartitionState, State, StreamState, dump},
 };
 
 /// Whose deliveries: a queue's, or a subscription's.
@@ -29,7 +30,9 @@ pub struct Driver<'a> {
     world: &'a dyn World,
     engine: Option<Engine>,
     /// The state after each commit since the last recovery; the first is the recovered one.
-    states: Vec<State>,
+    states: Vec<Rc<State>>,
+    /// Those of the life before.
+    states_before: Vec<Rc<State>>,
     /// The states before this one cannot come back: it is durable, or was seen.
     floor: usize,
     /// Whether consumers must see durable messages only.
@@ -40,8 +43,13 @@ pub struct Driver<'a> {
     /// The state in which each message came, for the messages since the last recovery.
     born: BTreeMap<(Whose, u64), usize>,
     numbered: u64,
-    /// Whether the power may be gone: then any error is the last thing this life says.
+    /// Whether the power may be gone, or a call may fail: then any error is the last thing that this
+    /// life says.
     doomed: bool,
+    /// Counts recoveries.
+    life: u64,
+    /// Examines the moments that the world has recorded.
+    oracle: Option<&'a Oracle>,
 }
 
 /// How an action ended.
@@ -60,7 +68,8 @@ impl<'a> Driver<'a> {
         let mut driver = Driver {
             world,
             engine: None,
-            states: vec![State::default()],
+            states: vec![Rc::default()],
+            states_before: Vec::new(),
             floor: 0,
             hides_unsynced,
             held: Vec::new(),
@@ -68,19 +77,47 @@ impl<'a> Driver<'a> {
             born: BTreeMap::new(),
             numbered: 0,
             doomed: false,
+            life: 0,
+            oracle: None,
         };
         driver.open();
         driver
     }
 
+    /// Has an oracle examine what the world records from now on.
+    pub fn examined_by(mut self, oracle: &'a Oracle) -> Driver<'a> {
+        self.oracle = Some(oracle);
+        self
+    }
+
     pub fn run(&mut self, actions: &[Action]) {
         for action in actions {
-            if let Ended::Dead = self.act(action) {
-                self.crash(true);
-            }
+            self.one(action);
         }
-        self.crash(false);
-        self.crash(true);
+        self.examined(|driver| driver.crash(false));
+        self.examined(|driver| driver.crash(true));
+    }
+
+    /// Does one action, and what follows if the power goes in the middle of it.
+    pub fn one(&mut self, action: &Action) {
+        self.examined(|driver| {
+            if let Ended::Dead = driver.act(action) {
+                driver.crash(true);
+            }
+        });
+    }
+
+    /// Does something, and has the oracle examine the moments in which it could have been cut off.
+    fn examined(&mut self, act: impl FnOnce(&mut Self)) {
+        let Some(oracle) = self.oracle else {
+            return act(self);
+        };
+        let (floor, life) = (self.floor, self.life);
+        act(self);
+        let all = if self.life == life { &self.states } else { &self.states_before };
+        for moment in self.world.moments() {
+            oracle.examine(&moment, all, floor);
+        }
     }
 
     fn engine(&self) -> &Engine {
@@ -96,7 +133,7 @@ impl<'a> Driver<'a> {
     fn committed(&mut self, change: impl FnOnce(&mut State)) {
         let mut state = self.now().clone();
         change(&mut state);
-        self.states.push(state);
+        self.states.push(Rc::new(state));
     }
 
     fn is_durable(&mut self) {
@@ -133,7 +170,7 @@ impl<'a> Driver<'a> {
         self.engine().close().unwrap();
         self.engine = None;
         self.is_durable();
-        let last = self.now().clone();
+        let last = self.states.last().unwrap().clone();
         self.recovered(&[last]);
     }
 
@@ -153,13 +190,13 @@ impl<'a> Driver<'a> {
         self.recovered(&candidates);
     }
 
-    fn recovered(&mut self, candidates: &[State]) {
+    fn recovered(&mut self, candidates: &[Rc<State>]) {
         let state = match self.world.copy() {
             Some(copy) => {
                 let engine = copy.open().unwrap_or_else(|error| panic!("cannot recover: {error}"));
                 let found = dump(&engine).unwrap_or_else(|error| panic!("cannot read: {error}"));
                 drop(engine);
-                found
+                Rc::new(found)
             }
             None => candidates.last().unwrap().clone(),
         };
@@ -172,8 +209,9 @@ impl<'a> Driver<'a> {
                 candidates[count - 1]
             );
         }
-        self.states = vec![state];
+        self.states_before = std::mem::replace(&mut self.states, vec![state]);
         self.floor = 0;
+        self.life += 1;
         self.open();
     }
 
@@ -235,6 +273,15 @@ impl<'a> Driver<'a> {
             Action::PowerCutIn(steps) => {
                 self.world.cut_power_in(u64::from(*steps));
                 self.doomed = self.world.copy().is_some();
+                Ok(Some(()))
+            }
+            Action::CallFails(calls, error) => {
+                let error = ERRORS[usize::from(*error) % ERRORS.len()];
+                self.doomed |= self.world.fail_call_in(u64::from(*calls), error);
+                Ok(Some(()))
+            }
+            Action::Clock(time) => {
+                self.world.set_clock(TIMES[usize::from(*time) % TIMES.len()]);
                 Ok(Some(()))
             }
         };
@@ -436,7 +483,7 @@ impl<'a> Driver<'a> {
         let how = if messages.len() > 1 && how == How::Waited { How::Sync } else { how };
         let count = messages.len() as u64;
         let Some(offset) = self.commit_as(how, sent, |state| {
-            add(state.queues.get_mut(&name).unwrap(), &messages);
+            state.queues.get_mut(&name).unwrap().send(&messages);
         })?
         else {
             return Ok(None);
@@ -475,7 +522,7 @@ impl<'a> Driver<'a> {
         };
         let how = if how == How::Waited { How::Sync } else { how };
         let Some(offset) = self.commit_as(how, published, |state| {
-            publish_to(state.topics.get_mut(&name).unwrap(), &messages);
+            state.topics.get_mut(&name).unwrap().publish(&messages);
         })?
         else {
             return Ok(None);
@@ -518,7 +565,7 @@ impl<'a> Driver<'a> {
         let mut expected = Vec::new();
         let done = self.commit_as(how, appended, |state| {
             let stream = state.streams.get_mut(&name).unwrap();
-            expected.extend(messages.iter().map(|message| append_to(stream, message)));
+            expected.extend(messages.iter().map(|message| stream.append(message)));
         })?;
         if let Some(positions) = done {
             let got: Vec<_> = positions.iter().map(|it| (it.partition, it.offset.0)).collect();
@@ -755,7 +802,7 @@ impl<'a> Driver<'a> {
                 if let (Some(queue), Ok(handle)) = (state.queues.get_mut(&name), self.queue(&name))
                 {
                     born.push((Whose::Queue(name), queue.next));
-                    add(queue, &message);
+                    queue.send(&message);
                     tx.send(&handle, message[0].message());
                 }
             }
@@ -768,7 +815,7 @@ impl<'a> Driver<'a> {
                         let whose = Whose::Subscription(name.clone(), subscription.clone());
                         born.push((whose, topic.next));
                     }
-                    publish_to(topic, &message);
+                    topic.publish(&message);
                     tx.publish(&handle, message[0].message());
                 }
             }
@@ -779,7 +826,7 @@ impl<'a> Driver<'a> {
                 if let (Some(stream), Ok(handle)) =
                     (state.streams.get_mut(&name), self.stream(&name))
                 {
-                    append_to(stream, &message);
+                    stream.append(&message);
                     tx.append(&handle, Message::from(&message.message()));
                 }
             }
@@ -811,9 +858,9 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// The simulated power is off; or a sync failed because of it.
+/// The simulated power is off, or a call fails as was ordered; or a sync failed because of it.
 fn is_of_power(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Io | ErrorKind::Poisoned)
+    matches!(error.kind(), ErrorKind::Io | ErrorKind::DiskFull | ErrorKind::Poisoned)
 }
 
 /// The lease of all queues and subscriptions here.
@@ -824,31 +871,6 @@ fn durability(how: How) -> Durability {
         How::Sync | How::Waited => Durability::Sync,
         How::Buffered | How::Ticket => Durability::Buffered,
     }
-}
-
-fn add(queue: &mut QueueState, messages: &[Msg]) {
-    for message in messages {
-        queue.unacked.insert(queue.next, (message.clone(), 0));
-        queue.next += 1;
-    }
-}
-
-fn publish_to(topic: &mut TopicState, messages: &[Msg]) {
-    for message in messages {
-        for unacked in topic.subscriptions.values_mut() {
-            unacked.insert(topic.next, (message.clone(), 0));
-        }
-        topic.next += 1;
-    }
-}
-
-fn append_to(stream: &mut StreamState, message: &Msg) -> (u32, u64) {
-    let number = posthouse::partition_of(message.key.as_deref().unwrap(), 2);
-    let partition = &mut stream.partitions[number as usize];
-    let offset = partition.next;
-    partition.records.insert(offset, message.clone());
-    partition.next += 1;
-    (number, offset)
 }
 
 fn unacked<'s>(state: &'s State, whose: &Whose) -> Option<&'s BTreeMap<u64, (Msg, u32)>> {

@@ -7,9 +7,11 @@
 
 pub mod action;
 pub mod driver;
+pub mod explore;
+pub mod oracle;
 pub mod state;
 
-use posthouse::{Engine, Options, sim::SimDisk};
+use posthouse::{Engine, Options, Timestamp, sim::SimDisk};
 
 /// What the actions run on.
 pub trait World {
@@ -22,6 +24,16 @@ pub trait World {
     fn cut_power(&self) -> bool;
     /// Lets the power go at the n-th step from now on.
     fn cut_power_in(&self, steps: u64);
+    /// Lets the n-th call from now on fail. `false` if this world cannot.
+    fn fail_call_in(&self, _calls: u64, _error: i32) -> bool {
+        false
+    }
+    /// Sets the time of day.
+    fn set_clock(&self, _time: u64) {}
+    /// Copies of the world as it was at moments since this was last asked for.
+    fn moments(&self) -> Vec<SimDisk> {
+        Vec::new()
+    }
     /// Moves the clock. `false` if this world's clock moves by itself.
     fn advance(&self, by: std::time::Duration) -> bool;
 }
@@ -41,15 +53,27 @@ impl World for Simulated {
         Some(Box::new(Simulated { disk, options: self.options.clone() }))
     }
     fn kill(&self) -> bool {
+        self.disk.heal();
         self.disk.kill();
         true
     }
     fn cut_power(&self) -> bool {
+        self.disk.heal();
         self.disk.power_cut();
         true
     }
     fn cut_power_in(&self, steps: u64) {
         self.disk.stop_at_step(self.disk.steps() + steps);
+    }
+    fn fail_call_in(&self, calls: u64, error: i32) -> bool {
+        self.disk.fail_call(self.disk.calls() + calls, error, false);
+        true
+    }
+    fn set_clock(&self, time: u64) {
+        self.disk.set_now(Timestamp(time));
+    }
+    fn moments(&self) -> Vec<SimDisk> {
+        self.disk.take_moments()
     }
     fn advance(&self, by: std::time::Duration) -> bool {
         self.disk.advance(by);

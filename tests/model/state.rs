@@ -89,14 +89,74 @@ pub struct State {
     pub streams: BTreeMap<String, StreamState>,
 }
 
+impl QueueState {
+    pub fn send(&mut self, messages: &[Msg]) {
+        for message in messages {
+            self.unacked.insert(self.next, (message.clone(), 0));
+            self.next += 1;
+        }
+    }
+}
+
+impl TopicState {
+    pub fn publish(&mut self, messages: &[Msg]) {
+        for message in messages {
+            for unacked in self.subscriptions.values_mut() {
+                unacked.insert(self.next, (message.clone(), 0));
+            }
+            self.next += 1;
+        }
+    }
+}
+
+impl StreamState {
+    /// Returns the partition and the offset.
+    pub fn append(&mut self, message: &Msg) -> (u32, u64) {
+        let count = self.partitions.len() as u32;
+        let number = posthouse::partition_of(message.key.as_deref().unwrap(), count);
+        let partition = &mut self.partitions[number as usize];
+        let offset = partition.next;
+        partition.records.insert(offset, message.clone());
+        partition.next += 1;
+        (number, offset)
+    }
+}
+
+impl State {
+    /// This state, as [`look`] shows it.
+    pub fn looked_at(&self) -> State {
+        let mut state = self.clone();
+        state.queues.values_mut().for_each(|queue| queue.next = 0);
+        state.topics.values_mut().for_each(|topic| topic.next = 0);
+        state
+    }
+}
+
 /// Everything that can be told of an engine. It is changed by that: ask a copy.
 pub fn dump(engine: &Engine) -> posthouse::Result<State> {
+    dump_and(engine, true, &mut Vec::new())
+}
+
+/// What can be told of an engine without changing it, as long as the deliveries are held: all but
+/// the offsets that come next in queues and topics, which are 0 here.
+pub fn look(engine: &Engine) -> posthouse::Result<(State, Vec<Delivery>)> {
+    let mut held = Vec::new();
+    let state = dump_and(engine, false, &mut held)?;
+    Ok((state, held))
+}
+
+fn dump_and(
+    engine: &Engine,
+    probe: bool,
+    all_held: &mut Vec<Delivery>,
+) -> posthouse::Result<State> {
     let mut state = State::default();
     for name in engine.queues()? {
         let queue = engine.queue(&name).open()?;
-        let unacked = drain(|| queue.receive_batch(7, Duration::ZERO))?;
+        let (unacked, held) = drain(|| queue.receive_batch(7, Duration::ZERO))?;
+        all_held.extend(held);
         assert_eq!(queue.depth()?, unacked.len() as u64, "depth of {name}");
-        let next = queue.send("probe")?.0;
+        let next = if probe { queue.send("probe")?.0 } else { 0 };
         state.queues.insert(name, QueueState { next, unacked });
     }
     for name in engine.topics()? {
@@ -104,11 +164,12 @@ pub fn dump(engine: &Engine) -> posthouse::Result<State> {
         let mut subscriptions = BTreeMap::new();
         for name in topic.subscriptions()? {
             let subscription = topic.subscription(&name).open()?;
-            let unacked = drain(|| subscription.receive_batch(7, Duration::ZERO))?;
+            let (unacked, held) = drain(|| subscription.receive_batch(7, Duration::ZERO))?;
+            all_held.extend(held);
             assert_eq!(subscription.depth()?, unacked.len() as u64, "depth of {name}");
             subscriptions.insert(name, unacked);
         }
-        let next = topic.publish("probe")?.0;
+        let next = if probe { topic.publish("probe")?.0 } else { 0 };
         state.topics.insert(name, TopicState { next, subscriptions });
     }
     for name in engine.streams()? {
@@ -142,7 +203,7 @@ fn dump_stream(engine: &Engine, name: &str) -> posthouse::Result<StreamState> {
 /// Receives all there is, and holds it: nothing is given back before all were received.
 fn drain(
     mut receive: impl FnMut() -> posthouse::Result<Vec<Delivery>>,
-) -> posthouse::Result<Unacked> {
+) -> posthouse::Result<(Unacked, Vec<Delivery>)> {
     let mut held = Vec::new();
     loop {
         let batch = receive()?;
@@ -157,5 +218,5 @@ fn drain(
         let twice = unacked.insert(delivery.offset().0, (Msg::of_delivery(delivery), failed));
         assert!(twice.is_none(), "message {} was delivered twice", delivery.offset());
     }
-    Ok(unacked)
+    Ok((unacked, held))
 }

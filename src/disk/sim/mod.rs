@@ -108,6 +108,43 @@ impl SimDisk {
         self.world().stop_at = Some(step);
     }
 
+    /// From now on keeps a copy of the disk as it is before one step in so many, chosen by chance; 0 ends
+    /// that. So one run of a handler gives all the moments at which it can be cut off.
+    ///
+    /// ```
+    /// use posthouse::{Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let open = |disk: &SimDisk| Options::new().sim(disk).open("orders");
+    /// let engine = open(&disk)?;
+    /// let (todo, done) = (engine.queue("todo").create()?, engine.queue("done").create()?);
+    /// todo.send("order 1")?;
+    ///
+    /// disk.record(1);
+    /// let delivery = todo.try_receive()?.expect("there is one");
+    /// let mut tx = engine.transaction();
+    /// tx.ack(&delivery).send(&done, delivery.payload());
+    /// tx.commit()?;
+    ///
+    /// for moment in disk.take_moments() {
+    ///     moment.power_cut();
+    ///     let engine = open(&moment)?;
+    ///     let depth = |name| engine.queue(name).open()?.depth();
+    ///     assert_eq!(depth("todo")? + depth("done")?, 1, "neither lost nor doubled");
+    /// }
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
+    pub fn record(&self, one_in: u64) {
+        self.world().record.one_in = one_in;
+    }
+
+    /// Takes the copies that were [recorded](Self::record), the oldest first.
+    #[must_use]
+    pub fn take_moments(&self) -> Vec<SimDisk> {
+        let moments = std::mem::take(&mut self.world().record.moments);
+        moments.into_iter().map(|it| SimDisk { world: Arc::new(Mutex::new(it)) }).collect()
+    }
+
     /// How many calls that can fail were made.
     #[must_use]
     pub fn calls(&self) -> u64 {

@@ -15,7 +15,7 @@ pub(super) type Life = u64;
 pub(super) type FileId = u64;
 
 /// The one source of chance: SplitMix64 (Steele, Lea and Flood, 2014).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Random(u64);
 
 impl Random {
@@ -109,6 +109,17 @@ pub(super) struct World {
     pub(super) pessimal: bool,
     pub(super) now: Timestamp,
     pub(super) elapsed: Duration,
+    /// How the disk looked before steps that were recorded.
+    pub(super) record: Record,
+}
+
+/// Which steps are recorded, and what was.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// One step in so many; 0 is none.
+    pub(super) one_in: u64,
+    random: Random,
+    pub(super) moments: Vec<World>,
 }
 
 impl World {
@@ -132,6 +143,7 @@ impl World {
             pessimal: false,
             now: Timestamp(1_000_000_000_000),
             elapsed: Duration::ZERO,
+            record: Record::default(),
         }
     }
 
@@ -184,6 +196,10 @@ impl World {
     }
 
     pub(super) fn begin_step(&mut self) -> io::Result<()> {
+        if self.record.one_in > 0 && self.record.random.below(self.record.one_in) == 0 {
+            let moment = self.fork(self.steps);
+            self.record.moments.push(moment);
+        }
         self.steps += 1;
         if self.stop_at.is_some_and(|step| self.steps >= step) {
             return Err(power_off());

@@ -1,0 +1,167 @@
+//! Searches for crashes that break a promise, on the simulated disk.
+//!
+//! ```sh
+//! cargo run --release --example crash -- --states 100000 --seed 1
+//! ```
+//!
+//! Random sequences of operations on all models are run beside a plain model, and the power is cut
+//! at many of their steps. What survives is recovered, and must be a state that the operations have
+//! led to; see `tests/model/oracle.rs` for all that is checked. A case that does not hold is made
+//! simpler, and printed with the line that runs it again.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+#[path = "../../tests/model/mod.rs"]
+mod model;
+
+use std::{
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use model::explore::{self, Counts, Failure};
+
+#[derive(Debug, Parser)]
+#[command(about = "Searches for crashes that break a promise of the engine")]
+struct Arguments {
+    /// Stop when so many crashed states were recovered and compared.
+    #[arg(long, default_value_t = 100_000)]
+    states: u64,
+    /// What everything follows from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Runs this one case of the seed.
+    #[arg(long)]
+    case: Option<u64>,
+    /// Runs all sequences of up to so many operations, instead of random ones.
+    #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u32).range(1..=4))]
+    exhaust: Option<u32>,
+    /// How many threads search.
+    #[arg(long, default_value_t = thread::available_parallelism().map_or(1, |n| n.get()))]
+    threads: usize,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // What does not hold is printed once it is simple, and not by every thread.
+    std::panic::set_hook(Box::new(|_| {}));
+    let began = Instant::now();
+    let (found, counts) = match (arguments.case, arguments.exhaust) {
+        (Some(case), _) => {
+            let case = explore::random(arguments.seed, case);
+            match case.case.run() {
+                Ok(counts) => (None, counts),
+                Err(failure) => (Some((case.shrink(failure, 500), None)), Counts::default()),
+            }
+        }
+        (None, Some(length)) => exhaust(length, arguments.threads),
+        (None, None) => search(&arguments),
+    };
+    let Counts { states, faults } = counts;
+    let seconds = began.elapsed().as_secs_f64();
+    println!(
+        "{states} crashed states recovered and compared, {faults} faults injected, \
+         in {seconds:.1} s ({:.0} states a second)",
+        states as f64 / seconds
+    );
+    match found {
+        None => ExitCode::SUCCESS,
+        Some((failure, replay)) => {
+            println!("\n{failure}");
+            if let Some(replay) = replay {
+                println!("run it again: cargo run --release --example crash -- {replay}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Found = Option<(Failure, Option<String>)>;
+
+fn bar(length: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} {msg} eta {eta}");
+    let bar = ProgressBar::new(length).with_style(style.unwrap());
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+/// Runs cases on all threads until `enough`, or one does not hold; that with the lowest number
+/// counts.
+fn on_threads<C: Send>(
+    threads: usize,
+    next: impl Fn() -> Option<C> + Sync,
+    run: impl Fn(&C) -> Result<Counts, Failure> + Sync,
+    done: impl Fn(Counts) + Sync,
+) -> (Option<(C, Failure)>, Counts) {
+    let worker = || {
+        let mut all = Counts::default();
+        while let Some(case) = next() {
+            match run(&case) {
+                Ok(counts) => {
+                    all += counts;
+                    done(counts);
+                }
+                Err(failure) => return (Some((case, failure)), all),
+            }
+        }
+        (None, all)
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(worker)).collect();
+        let mut result = (None, Counts::default());
+        for worker in workers {
+            let (found, counts) =
+                worker.join().expect("a worker catches what its cases panic with");
+            result.0 = result.0.or(found);
+            result.1 += counts;
+        }
+        result
+    })
+}
+
+fn search(arguments: &Arguments) -> (Found, Counts) {
+    let bar = bar(arguments.states);
+    let (number, states) = (AtomicU64::new(0), AtomicU64::new(0));
+    let next = || {
+        let enough = states.load(Ordering::Relaxed) >= arguments.states;
+        (!enough).then(|| number.fetch_add(1, Ordering::Relaxed))
+    };
+    let run = |n: &u64| {
+        explore::random(arguments.seed, *n).case.run().inspect_err(|_| {
+            // The other threads end, too.
+            states.store(arguments.states, Ordering::Relaxed);
+        })
+    };
+    let done = |counts: Counts| {
+        states.fetch_add(counts.states, Ordering::Relaxed);
+        bar.inc(counts.states);
+    };
+    let (found, counts) = on_threads(arguments.threads, next, run, done);
+    bar.finish_and_clear();
+    let found = found.map(|(n, failure)| {
+        eprintln!("case {n} does not hold; looking for a simpler one");
+        let simple = explore::random(arguments.seed, n).shrink(failure, 300);
+        (simple, Some(format!("--seed {} --case {n}", arguments.seed)))
+    });
+    (found, counts)
+}
+
+fn exhaust(most: u32, threads: usize) -> (Found, Counts) {
+    let all: Vec<(u32, u64)> = (1..=most)
+        .flat_map(|length| (0..explore::sequences(length)).map(move |n| (length, n)))
+        .collect();
+    let bar = bar(all.len() as u64);
+    let at = AtomicU64::new(0);
+    let next = || all.get(at.fetch_add(1, Ordering::Relaxed) as usize).copied();
+    let run = |&(length, n): &(u32, u64)| {
+        explore::sequence(length, n)
+            .run()
+            .inspect_err(|_| at.store(u64::MAX / 2, Ordering::Relaxed))
+    };
+    let (found, counts) = on_threads(threads, next, run, |_| bar.inc(1));
+    bar.finish_and_clear();
+    (found.map(|(_, failure)| (failure, None)), counts)
+}

@@ -1,0 +1,220 @@
+//! The explorer: random actions, and all short sequences of actions, cut off everywhere.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use posthouse::{Durability, IoMode, sim::SimDisk};
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+
+use super::{
+    Simulated,
+    action::{Action, How, TxPart, actions},
+    driver::Driver,
+    oracle::{Effort, Oracle},
+    small_options,
+};
+
+/// What was examined.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Crashes that were recovered from, each with its result compared.
+    pub states: u64,
+    /// Calls that were made to fail, and files that were damaged.
+    pub faults: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, more: Counts) {
+        self.states += more.states;
+        self.faults += more.faults;
+    }
+}
+
+/// One run, with all that it depends on.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub seed: u64,
+    pub durability: Durability,
+    pub io: IoMode,
+    pub pessimal: bool,
+    /// What is done before anything is examined.
+    pub setup: Vec<Action>,
+    pub actions: Vec<Action>,
+    /// One in so many steps is examined.
+    pub one_in: u64,
+    pub effort: Effort,
+}
+
+/// A case that does not hold, and what it said.
+#[derive(Debug)]
+pub struct Failure {
+    pub case: Case,
+    pub message: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Case { seed, durability, io, pessimal, setup, actions, one_in, .. } = &self.case;
+        writeln!(f, "{}", self.message)?;
+        writeln!(
+            f,
+            "seed {seed}, {durability:?}, {io:?}, pessimal names: {pessimal}, every {one_in}"
+        )?;
+        writeln!(f, "after {setup:?}")?;
+        actions.iter().try_for_each(|action| writeln!(f, "    {action:?}"))
+    }
+}
+
+impl Case {
+    /// Runs the case.
+    pub fn run(&self) -> Result<Counts, Failure> {
+        catch_unwind(AssertUnwindSafe(|| self.examine()))
+            .map_err(|panic| Failure { case: self.clone(), message: text_of(&*panic) })
+    }
+
+    /// Runs the case, and panics where something does not hold.
+    pub fn examine(&self) -> Counts {
+        let disk = SimDisk::new(self.seed);
+        disk.set_pessimal(self.pessimal);
+        let options = small_options().durability(self.durability).io(self.io);
+        let oracle = Oracle::new(options.clone(), self.effort.clone(), self.seed);
+        let world = Simulated { disk, options };
+        let hides_unsynced = self.durability == Durability::Sync;
+        let mut driver = Driver::new(&world, hides_unsynced).examined_by(&oracle);
+        self.setup.iter().for_each(|action| driver.one(action));
+        world.disk.record(self.one_in);
+        driver.run(&self.actions);
+        let fails = |action: &&Action| matches!(action, Action::CallFails(..));
+        let failing = self.actions.iter().filter(fails).count() as u64;
+        Counts { states: oracle.states.get(), faults: oracle.damages.get() + failing }
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+}
+
+/// Random case number `n` of a seed.
+pub fn random(seed: u64, n: u64) -> Random {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes[8..16].copy_from_slice(&n.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let tree = actions(60).new_tree(&mut runner).expect("no value is refused");
+    let case = Case {
+        seed: seed ^ n,
+        durability: if n % 3 == 2 { Durability::Buffered } else { Durability::Sync },
+        io: if n % 4 == 3 { IoMode::Calls } else { IoMode::Map },
+        pessimal: n % 5 < 2,
+        setup: Vec::new(),
+        actions: tree.current(),
+        one_in: 8,
+        effort: Effort { survivors: 4, recovery_one_in: 10, damage_one_in: 4 },
+    };
+    Random { case, tree: Box::new(tree) }
+}
+
+/// A random case, and the way to simpler ones.
+pub struct Random {
+    pub case: Case,
+    tree: Box<dyn ValueTree<Value = Vec<Action>>>,
+}
+
+impl Random {
+    /// Looks for a simpler case that does not hold either, in so many runs.
+    pub fn shrink(mut self, mut failure: Failure, runs: usize) -> Failure {
+        // Every step is examined, so that leaving out an action does not shift the choice of steps.
+        let mut simpler = self.tree.simplify();
+        for _ in 0..runs {
+            if !simpler {
+                break;
+            }
+            let case = Case { actions: self.tree.current(), one_in: 1, ..self.case.clone() };
+            simpler = match case.run() {
+                Err(smaller) => {
+                    failure = smaller;
+                    self.tree.simplify()
+                }
+                Ok(_) => self.tree.complicate(),
+            };
+        }
+        failure
+    }
+}
+
+/// What sequences are made of.
+fn operations() -> Vec<Vec<Action>> {
+    let how = How::Sync;
+    let (queue, topic, stream, messages) = (0, 0, 0, 1);
+    let receive = Action::Receive { queue };
+    vec![
+        vec![Action::Send { queue, messages, bytes: 30, how }],
+        vec![receive.clone(), Action::Ack(0)],
+        vec![receive.clone(), Action::Nack(0)],
+        vec![Action::Publish { topic, messages, bytes: 30, how }],
+        vec![Action::Subscribe(0, 1)],
+        vec![Action::Append { stream, messages, bytes: 30, how }],
+        vec![Action::Seek { stream, group: 0, to: 2 }],
+        vec![
+            receive,
+            Action::Transaction(
+                vec![TxPart::Ack(0), TxPart::Send(0), TxPart::Publish(0), TxPart::Append(0)],
+                how,
+            ),
+        ],
+        vec![Action::Checkpoint],
+        // Rolls over to another journal file.
+        vec![Action::Send { queue, messages, bytes: 7000, how }],
+        vec![Action::Trim { stream, to: 1 }, Action::Trim { stream, to: 2 }, Action::Checkpoint],
+        vec![Action::DeleteQueue(0), Action::CreateQueue(0)],
+        vec![Action::Reopen],
+    ]
+}
+
+/// How many sequences of so many operations there are.
+pub fn sequences(length: u32) -> u64 {
+    (operations().len() as u64).pow(length)
+}
+
+/// Sequence number `n` of so many operations, on a store with a little in it. The moments of the
+/// last operation are examined, all of them, as those before it are examined in shorter sequences.
+pub fn sequence(length: u32, n: u64) -> Case {
+    let operations = operations();
+    let count = operations.len() as u64;
+    let mut setup = vec![
+        Action::CreateQueue(0),
+        Action::CreateTopic(0),
+        Action::Subscribe(0, 0),
+        Action::CreateStream(0),
+        Action::CreateGroup(0, 0),
+        Action::Send { queue: 0, messages: 2, bytes: 20, how: How::Sync },
+        Action::Append { stream: 0, messages: 2, bytes: 20, how: How::Sync },
+    ];
+    let mut last = Vec::new();
+    for place in (0..length).rev() {
+        let operation = operations[(n / count.pow(place) % count) as usize].clone();
+        if place == 0 {
+            last = operation;
+        } else {
+            setup.extend(operation);
+        }
+    }
+    Case {
+        seed: n,
+        durability: Durability::Sync,
+        io: IoMode::Map,
+        pessimal: n % 2 == 1,
+        setup,
+        actions: last,
+        one_in: 1,
+        effort: Effort { survivors: 8, recovery_one_in: 1, damage_one_in: 0 },
+    }
+}

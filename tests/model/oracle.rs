@@ -1,0 +1,283 @@
+//! What must hold of every disk that a crash can leave.
+//!
+//! For each moment at which the power can go, and for each choice of what survives:
+//!
+//! 1. the recovered state is that after some prefix of the commits, with no holes;
+//! 2. the prefix holds every commit that was said to be durable, or of which something was seen;
+//! 3. what is seen after the recovery survives the next power cut, which comes at once;
+//! 4. a recovery that is itself cut off, at any of its steps, and begun again gives the same;
+//! 5. the store takes new commits, makes them durable, and recovers with them;
+//! 6. injected damage is a typed error that names a file, or of no consequence;
+//! 7. after a checkpoint there is no file that nothing refers to.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use posthouse::{Durability, Engine, ErrorKind, Options, sim::SimDisk};
+
+use super::state::{Msg, State, dump, look};
+
+/// How thoroughly each moment is examined.
+#[derive(Clone, Debug)]
+pub struct Effort {
+    /// If so few choices decide what survives, all of them are tried; else as many samples.
+    pub survivors: u64,
+    /// One in so many steps of a recovery is cut off; 0 is none.
+    pub recovery_one_in: u64,
+    /// One in so many survivors is damaged; 0 is none.
+    pub damage_one_in: u64,
+}
+
+#[derive(Debug)]
+pub struct Oracle {
+    options: Options,
+    effort: Effort,
+    chance: RefCell<Chance>,
+    /// Crashes that were recovered from, each with its result compared.
+    pub states: Cell<u64>,
+    /// Files that were damaged.
+    pub damages: Cell<u64>,
+}
+
+/// The states that a crash may lead to.
+pub type Candidates<'a> = &'a [Rc<State>];
+
+impl Oracle {
+    pub fn new(options: Options, effort: Effort, seed: u64) -> Oracle {
+        Oracle {
+            options,
+            effort,
+            chance: RefCell::new(Chance(seed)),
+            states: Cell::new(0),
+            damages: Cell::new(0),
+        }
+    }
+
+    fn below(&self, n: u64) -> u64 {
+        self.chance.borrow_mut().below(n)
+    }
+
+    fn open(&self, disk: &SimDisk) -> Engine {
+        self.options
+            .clone()
+            .sim(disk)
+            .open("store")
+            .unwrap_or_else(|error| panic!("cannot recover: {error}"))
+    }
+
+    /// Opens the disk, and says in which state it is. The disk is used up.
+    fn recover(&self, disk: &SimDisk) -> State {
+        self.states.set(self.states.get() + 1);
+        let engine = self.open(disk);
+        dump(&engine).unwrap_or_else(|error| panic!("cannot read: {error}"))
+    }
+
+    /// Examines a moment at which the power may go. `all` are the states of this life, and the
+    /// last of them, from `floor` on, are those that the crash may lead to.
+    pub fn examine(&self, moment: &SimDisk, all: Candidates<'_>, floor: usize) {
+        let mut cuts = Cuts::default();
+        let mut tried = 0;
+        loop {
+            let disk = moment.fork(self.below(u64::MAX));
+            let sampling = cuts.alternatives() > self.effort.survivors;
+            if sampling && tried > 1 {
+                disk.power_cut();
+            } else {
+                // The least, and then, if there are too many to try them all, the most.
+                let most = sampling && tried == 1;
+                disk.power_cut_with(&mut |n| if most { n - 1 } else { cuts.choose(n) });
+            }
+            tried += 1;
+            self.examine_survivor(&disk, all, floor);
+            if tried >= self.effort.survivors || (!sampling && !cuts.advance()) {
+                break;
+            }
+        }
+    }
+
+    fn examine_survivor(&self, disk: &SimDisk, all: Candidates<'_>, floor: usize) {
+        let found = self.recover(&disk.fork(1));
+        let candidates = &all[floor..];
+        if !candidates.iter().any(|state| **state == found) {
+            panic!("{}", unexpected(&found, candidates));
+        }
+        if self.effort.damage_one_in > 0 && self.below(self.effort.damage_one_in) == 0 {
+            self.damage(&disk.fork(1), all);
+        }
+        disk.record(self.effort.recovery_one_in);
+        let engine = self.open(disk);
+        disk.record(0);
+        for moment in disk.take_moments() {
+            moment.power_cut();
+            let again = self.recover(&moment);
+            assert!(again == found, "a recovery was cut off: {}", differ(&again, &found));
+        }
+
+        let (seen, held) = look(&engine).unwrap_or_else(|error| panic!("cannot read: {error}"));
+        let expected = found.looked_at();
+        assert!(seen == expected, "another recovery: {}", differ(&seen, &expected));
+        disk.power_cut_with(&mut |_| 0);
+        drop((held, engine));
+        let engine = self.open(disk);
+        let more = add_to_all(&engine, &found);
+        disk.power_cut_with(&mut |_| 0);
+        drop(engine);
+        self.states.set(self.states.get() + 1);
+        let engine = self.open(disk);
+        self.check_space(&engine, disk);
+        disk.power_cut_with(&mut |_| 0);
+        drop(engine);
+        let again = self.recover(disk);
+        assert!(again == more, "with new commits: {}", differ(&again, &more));
+    }
+
+    /// After a checkpoint nothing is left of what came before it.
+    fn check_space(&self, engine: &Engine, disk: &SimDisk) {
+        engine.checkpoint().unwrap_or_else(|error| panic!("no checkpoint: {error}"));
+        let files = disk.files();
+        let count = |dir: &str| files.iter().filter(|path| path.starts_with(dir)).count();
+        assert_eq!(count("store/meta"), 1, "{files:?}");
+        assert!(count("store/journal") <= 4, "{files:?}");
+    }
+
+    /// Spoils one file.
+    fn damage(&self, disk: &SimDisk, all: Candidates<'_>) {
+        let files: Vec<_> =
+            disk.files().into_iter().filter(|path| !path.ends_with("LOCK")).collect();
+        let pick = |n: usize| self.below(n as u64) as usize;
+        let path = &files[pick(files.len())];
+        let content = disk.content(path).unwrap();
+        let mut spoiled = content.clone();
+        let what = if content.is_empty() { 0 } else { self.below(5) };
+        match what {
+            0 => spoiled.clear(),
+            1 => spoiled.truncate(pick(content.len())),
+            2 => {
+                // Where something is, not in the zeros behind it.
+                let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+                spoiled[pick(used)] ^= 1 << self.below(8);
+            }
+            3 => {
+                let at = pick(content.len());
+                let end = (at + 1 + pick(600)).min(content.len());
+                spoiled[at..end].fill(0);
+            }
+            _ => {
+                let other = &files[pick(files.len())];
+                spoiled = disk.content(other).unwrap();
+            }
+        }
+        let planted = if what == 0 && self.below(2) == 0 { None } else { Some(spoiled) };
+        disk.plant(path, planted);
+        self.damages.set(self.damages.get() + 1);
+        let read = self.options.clone().sim(disk).open("store").and_then(|it| dump(&it));
+        match read {
+            Ok(state) => {
+                // Rot in the last frames looks like a torn tail: an earlier state is an honest
+                // answer, and one that never was is not.
+                let honest = all.iter().any(|it| **it == state);
+                assert!(honest, "{path:?} was damaged ({what}): {}", unexpected(&state, all));
+            }
+            Err(error) => {
+                let kind = error.kind();
+                let typed = matches!(kind, ErrorKind::Corrupt | ErrorKind::UnsupportedVersion);
+                assert!(typed, "{path:?} was damaged ({what}): {error:?}");
+                assert!(error.file().is_some(), "{path:?} was damaged ({what}): {error:?}");
+            }
+        }
+    }
+}
+
+/// Adds one durable message to everything there is.
+fn add_to_all(engine: &Engine, found: &State) -> State {
+    let mut state = found.clone();
+    let message = Msg { payload: b"more".to_vec(), key: Some(b"k".to_vec()), headers: Vec::new() };
+    let added = (|| {
+        for (name, queue) in &mut state.queues {
+            let handle = engine.queue(name).open()?.durability(Durability::Sync);
+            assert_eq!(handle.send(message.message())?.0, queue.next);
+            queue.send(std::slice::from_ref(&message));
+        }
+        for (name, topic) in &mut state.topics {
+            let handle = engine.topic(name).open()?.durability(Durability::Sync);
+            assert_eq!(handle.publish(message.message())?.0, topic.next);
+            topic.publish(std::slice::from_ref(&message));
+        }
+        for (name, stream) in &mut state.streams {
+            let handle = engine.stream(name).open()?.durability(Durability::Sync);
+            let at = handle.append(message.message())?;
+            assert_eq!((at.partition, at.offset.0), stream.append(&message));
+        }
+        Ok::<(), posthouse::Error>(())
+    })();
+    added.unwrap_or_else(|error| panic!("cannot go on after a recovery: {error}"));
+    state
+}
+
+fn unexpected(found: &State, candidates: Candidates<'_>) -> String {
+    let count = candidates.len();
+    format!(
+        "recovered a state that is none of the {count} that it may be\nfound: {found:#?}\n\
+         first: {:#?}\nlast: {:#?}",
+        candidates[0],
+        candidates[count - 1]
+    )
+}
+
+fn differ(found: &State, expected: &State) -> String {
+    format!("the states differ\nfound: {found:#?}\nexpected: {expected:#?}")
+}
+
+/// One way after the other through the choices that a power cut makes, like the digits of a number
+/// that is counted up.
+#[derive(Default)]
+struct Cuts {
+    /// What was chosen, of how many.
+    digits: Vec<(u64, u64)>,
+    at: usize,
+}
+
+impl Cuts {
+    fn choose(&mut self, n: u64) -> u64 {
+        if self.at == self.digits.len() {
+            self.digits.push((0, n));
+        }
+        self.at += 1;
+        self.digits[self.at - 1].0.min(n - 1)
+    }
+
+    /// How many ways there are, as far as was seen.
+    fn alternatives(&self) -> u64 {
+        self.digits.iter().fold(1, |all: u64, (_, n)| all.saturating_mul(*n))
+    }
+
+    /// Goes on to the next way; `false` if there is none.
+    fn advance(&mut self) -> bool {
+        self.digits.truncate(self.at);
+        self.at = 0;
+        while let Some((digit, n)) = self.digits.pop() {
+            if digit + 1 < n {
+                self.digits.push((digit + 1, n));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+#[derive(Debug)]
+pub struct Chance(pub u64);
+
+impl Chance {
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        ((u128::from(z) * u128::from(n.max(1))) >> 64) as u64
+    }
+}
