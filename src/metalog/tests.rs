@@ -117,10 +117,8 @@ fn loaded_nth(place: &MetaPlace) -> Result<u64> {
     });
     let nth = loaded.checkpoint.next_id;
     assert_eq!(floors.collect::<Floors>(), state_at(nth));
-    assert_eq!(
-        (loaded.checkpoint.replay_from, loaded.checkpoint.reflects),
-        (Lsn(nth), Lsn(2 * nth))
-    );
+    assert_eq!(loaded.checkpoint.replay_from, Lsn(nth));
+    assert_eq!(loaded.checkpoint.reflects, Lsn(2 * nth));
     Ok(nth)
 }
 
@@ -178,26 +176,27 @@ fn the_newest_value_wins_and_a_new_file_takes_over_when_one_has_grown() {
     let disk = SimDisk::new(1);
     let here = place(&disk);
     let mut writer = filled(&here, 1, 1);
-    for nth in 2..=60 {
+    for nth in 2..=30 {
         let number = writer.number() + u64::from(writer.wants_compaction());
         if number > writer.number() {
             writer = MetaWriter::create(&here, STORE, number).expect("a new metalog");
             commit(&mut writer, nth, &state_at(nth)).expect("the disk is well");
-            assert!(!writer.wants_compaction());
             let (loaded, found) = entries_of(&here).expect("it is whole").expect("it is there");
             assert_eq!((loaded.number, found.len()), (number, 4), "one entry a key");
             assert_eq!(loaded.leftovers, [path_of(number - 1)]);
             here.disk.remove(&path_of(number - 1)).expect("it is a leftover");
         } else {
-            writer.put(&ballast(40 << 10)).expect("there is space");
+            writer.put(&ballast(80 << 10)).expect("there is space");
             commit(&mut writer, nth, &change(nth)).expect("the disk is well");
         }
-        assert!(disk.bytes_used() < 400 << 10, "what is out of date is given up");
-        assert_eq!(loaded_nth(&place(&disk.fork(2))).expect("it is whole"), nth);
+        assert!(disk.bytes_used() < 450 << 10, "what is out of date is given up");
+        if nth % 3 == 0 {
+            let disk = disk.fork(2);
+            disk.power_cut_with(&mut |_| 0);
+            assert_eq!(loaded_nth(&place(&disk)).expect("it was durable"), nth);
+        }
     }
-    assert!(writer.number() > 5);
-    disk.power_cut_with(&mut |_| 0);
-    assert_eq!(loaded_nth(&place(&disk)).expect("all of it was durable"), 60);
+    assert!(writer.number() > 5, "{}", writer.number());
 }
 
 #[test]
@@ -317,13 +316,13 @@ fn a_newest_file_that_is_not_what_it_says_is_refused_and_no_older_one_is_taken()
 #[test]
 fn an_entry_that_contradicts_the_state_is_damage_where_it_stands() {
     let (disk, content) = with_file_1(2);
-    let mut seen = 0;
+    let mut left = 3;
     let refuse_fourth = &mut |_| {
-        seen += 1;
-        if seen == 4 { Err(Malformed("no such cursor")) } else { Ok(()) }
+        left = u32::checked_sub(left, 1).ok_or(Malformed("no such cursor"))?;
+        Ok(())
     };
     let error = load(&place(&disk), refuse_fourth).expect_err("it was refused");
-    // The third frame is the first checkpoint, which is not handed out.
+    // Among the frames before it is a checkpoint, which is not handed out.
     assert_eq!(error.position(), Some(frames(&content)[4].start as u64));
     assert_eq!((error.kind(), error.file()), (ErrorKind::Corrupt, Some(&*path_of(1))));
 }
@@ -347,10 +346,9 @@ fn a_crash_at_any_step_leaves_the_old_state_or_the_new_one_for_good() {
                 disk.stop_at_step(disk.steps() + step);
                 let done = way(&here, writer).is_ok();
                 assert_eq!(done, step > steps, "every step was stopped at");
-                if seed % 3 == 0 {
-                    disk.kill()
-                } else {
-                    disk.power_cut()
+                match seed % 3 {
+                    0 => disk.kill(),
+                    _ => disk.power_cut(),
                 }
                 let found = loaded_nth(&place(&disk)).expect("a crash does no damage");
                 assert!(found == 4 || (found == 3 && !done), "step {step}, seed {seed}: {found}");

@@ -636,7 +636,10 @@ impl<'a> Driver<'a> {
         let offset = delivery.offset().0;
         let died = result.is_err();
         let settled = self.commit(result, |state| settle_in(state, &whose, offset, done))?;
-        if !died && !self.doomed {
+        if died {
+            // Dropping it now might count a failure; it goes with this life.
+            self.held.push(Held { whose, delivery });
+        } else if !self.doomed {
             let again = delivery.ack().expect_err("it was settled");
             assert_eq!(again.kind(), ErrorKind::LeaseLost);
         }
@@ -777,12 +780,13 @@ impl<'a> Driver<'a> {
         for (whose, offset) in born {
             self.bear(&whose, offset, 1);
         }
+        if done.is_none() {
+            return Ok(None);
+        }
         settled.sort_unstable();
         for index in settled.into_iter().rev() {
             let held = self.held.remove(index);
-            if done.is_some() {
-                assert!(held.delivery.ack().is_err(), "it was settled by the transaction");
-            }
+            assert!(held.delivery.ack().is_err(), "it was settled by the transaction");
         }
         Ok(done)
     }

@@ -1,15 +1,24 @@
 //! The plain model of a store: what an application could tell of it, and nothing of how.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use posthouse::{Delivery, Engine, Message, OwnedRecord, Start};
 
 /// A message, as both sides write it down.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Msg {
     pub payload: Vec<u8>,
     pub key: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl fmt::Debug for Msg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy(&self.payload[..self.payload.len().min(12)]);
+        let Msg { payload, key, headers } = self;
+        let (key, headers) = (key.as_ref().map(|it| String::from_utf8_lossy(it)), headers.len());
+        write!(f, "{text:?} ({} bytes, key {key:?}, {headers} headers)", payload.len())
+    }
 }
 
 impl Msg {
