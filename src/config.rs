@@ -114,7 +114,12 @@ impl Config {
         within("segment_bytes", self.segment_bytes, 4096, 1 << 40)?;
         within("block_bytes", self.block_bytes, 512, 16 << 20)?;
         within("maps_max", self.maps_max as u64, 1, 1 << 20)?;
-        within("sync_interval", self.sync_interval.as_millis() as u64, 1, 3_600_000)
+        within(
+            "sync_interval",
+            self.sync_interval.as_millis().min(u128::from(u64::MAX)) as u64,
+            1,
+            3_600_000,
+        )
     }
 }
 

@@ -12,6 +12,8 @@ const JOURNAL: &str = ".journal";
 const SEGMENT: &str = ".seg";
 const META: &str = ".meta";
 const NEW: &str = ".new";
+/// Space that is given up when the disk is full. What is not finished can go at any time.
+const RESERVE: &str = "reserve.new";
 
 /// Where a store is.
 #[derive(Clone, Debug)]
@@ -45,6 +47,10 @@ impl Layout {
 
     pub fn journal_dir(&self) -> PathBuf {
         self.root.join("journal")
+    }
+
+    pub fn reserve(&self) -> PathBuf {
+        self.journal_dir().join(RESERVE)
     }
 
     pub fn segments_dir(&self) -> PathBuf {
@@ -82,6 +88,9 @@ impl Layout {
 }
 
 pub fn journal_name(name: &str) -> Named<Lsn> {
+    if name == RESERVE {
+        return Named::Unfinished;
+    }
     numbered(name, JOURNAL).map(Lsn)
 }
 
@@ -98,15 +107,20 @@ pub fn segment_name(name: &str) -> Named<(Offset, u64)> {
         return Named::Unknown;
     };
     let parts = stem.split_once('.');
-    match parts.and_then(|(base, generation)| Some((number(base)?, number(generation)?))) {
+    match parts.and_then(|(base, generation)| Some((padded(base)?, number(generation)?))) {
         Some(_) if unfinished => Named::Unfinished,
         Some((base, generation)) => Named::Real((Offset(base), generation)),
         None => Named::Unknown,
     }
 }
 
+/// A number of 20 digits: files sort by it, and there is one spelling.
+fn padded(digits: &str) -> Option<u64> {
+    number(digits).filter(|_| digits.len() == 20)
+}
+
 fn numbered(name: &str, suffix: &str) -> Named<u64> {
-    match stem(name, suffix).map(|(stem, unfinished)| (number(stem), unfinished)) {
+    match stem(name, suffix).map(|(stem, unfinished)| (padded(stem), unfinished)) {
         Some((Some(_), true)) => Named::Unfinished,
         Some((Some(number), false)) => Named::Real(number),
         _ => Named::Unknown,
@@ -120,7 +134,8 @@ fn stem<'a>(name: &'a str, suffix: &str) -> Option<(&'a str, bool)> {
 
 fn number(digits: &str) -> Option<u64> {
     let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|_| all_digits)
+    let canonical = digits.len() == 20 || digits == "0" || !digits.starts_with('0');
+    digits.parse().ok().filter(|_| all_digits && canonical)
 }
 
 impl<T> Named<T> {

@@ -210,6 +210,27 @@ fn at_most_so_many_segments_are_open() {
     }
 }
 
+#[test]
+fn queues_that_come_and_go_leave_nothing_in_memory() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let engine = options().open(dir.path().join("store")).unwrap();
+    let come_and_go = |count: u32| {
+        for n in 0..count {
+            let queue = engine.queue(&n.to_string()).create().unwrap();
+            queue.send("a").unwrap();
+            engine.queue(&n.to_string()).delete().unwrap();
+        }
+        engine.checkpoint().unwrap();
+        engine.checkpoint().unwrap();
+        LIVE.load(Ordering::Relaxed)
+    };
+    // How much is kept for later varies; it does not grow.
+    let most_of_three = || (0..3).map(|_| come_and_go(2_000)).max().unwrap();
+    let (before, after) = (most_of_three(), most_of_three());
+    assert!(after < before + (50 << 10), "{before} bytes became {after}");
+}
+
 fn bytes_below(dir: &std::path::Path) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.metadata().map_or(0, |it| it.len())).sum()

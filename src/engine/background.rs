@@ -15,11 +15,12 @@ use std::{
     time::Duration,
 };
 
-use super::shared::Shared;
+use super::shared::{PANICKED, Shared};
 use crate::{
     error::{Error, ErrorKind, Result},
     format::frame::FrameKind,
     ids::{CursorId, Lsn},
+    journal::Urgency,
     store::Extent,
 };
 
@@ -32,11 +33,26 @@ pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
     let spawn = |name: &str, work: fn(&Shared)| {
         let shared = Arc::clone(shared);
         let builder = thread::Builder::new().name(name.to_owned());
+        let guarded = move || {
+            let _guard = PoisonsOnPanic(&shared);
+            work(&shared);
+        };
         builder
-            .spawn(move || work(&shared))
+            .spawn(guarded)
             .map_err(|error| Error::new(ErrorKind::Io, "a thread cannot be started").because(error))
     };
     Ok(vec![spawn("posthouse-flush", flush)?, spawn("posthouse-keep", keep)?])
+}
+
+/// A thread of ours that panics, as in an application's waker, leaves nobody waiting for it.
+struct PoisonsOnPanic<'a>(&'a Shared);
+
+impl Drop for PoisonsOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -353,8 +369,8 @@ fn keep(shared: &Shared) {
 
 /// A round of the keeper on a full disk. What the journal holds may be worth more as free space.
 fn make_space(shared: &Shared) -> Result<()> {
-    shared.checkpoint(Extent::All)?;
-    shared.prepare_file(None)
+    shared.checkpoint(Extent::All, Urgency::Ordinary)?;
+    shared.prepare_file(None, Urgency::Ordinary)
 }
 
 /// One round of the keeper.
@@ -364,14 +380,14 @@ pub fn keep_once(shared: &Shared) -> Result<()> {
         (core.store.journal.wants_file(), core.wants_checkpoint() || core.wants_clearing())
     };
     // The file first: commits wait for it.
-    let prepared = if wants_file { shared.prepare_file(None) } else { Ok(()) };
+    let prepared = if wants_file { shared.prepare_file(None, Urgency::Ordinary) } else { Ok(()) };
     if prepared.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
         return make_space(shared);
     }
     if wants_checkpoint {
-        shared.checkpoint(Extent::Older)?;
+        shared.checkpoint(Extent::Older, Urgency::Ordinary)?;
         if shared.lock_open()?.store.journal.wants_file() {
-            return shared.prepare_file(None);
+            return shared.prepare_file(None, Urgency::Ordinary);
         }
     }
     prepared

@@ -135,6 +135,7 @@ impl Consumer {
             Err(error) => {
                 // It stays in the queue: damage is reported, not skipped.
                 consumption.deliveries.release(key);
+                core.wake_one(self.log);
                 Err(error)
             }
         }
@@ -170,11 +171,12 @@ impl Consumer {
     /// Ends leases of messages that nobody has seen: that is no failed attempt.
     fn put_back(&self, keys: impl Iterator<Item = LeaseKey>) {
         let mut core = self.shared().lock();
-        if let Ok(consumption) = core.consumption(self.cursor) {
-            for key in keys {
-                consumption.deliveries.release(key);
-            }
+        for key in keys {
+            core.put_back(self.cursor, key);
         }
+        let wakes = core.take_wakes();
+        drop(core);
+        wakes.wake();
     }
 
     fn attempt_one(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {

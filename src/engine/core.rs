@@ -166,9 +166,22 @@ impl Core {
 
     /// Something was deleted: whoever waits for it is told.
     pub fn forget_deleted(&mut self) {
-        let Core { consumers, store, .. } = self;
-        consumers.retain(|cursor, _| store.floor(*cursor).is_some());
-        self.wake_all();
+        let Core { consumers, watches, wakes, store, .. } = self;
+        consumers.retain(|cursor, consumption| {
+            let stays = store.floor(*cursor).is_some();
+            if !stays && let Some(watched) = watches.get(&consumption.log) {
+                // A subscription may be gone and its topic not: all are to look.
+                wakes.push((Arc::clone(&watched.watch), usize::MAX));
+            }
+            stays
+        });
+        watches.retain(|log, watched| {
+            let stays = store.bounds(*log).is_some();
+            if !stays {
+                wakes.push((Arc::clone(&watched.watch), usize::MAX));
+            }
+            stays
+        });
     }
 
     /// The offset of a delivery whose lease holds.
@@ -184,6 +197,16 @@ impl Core {
         if done {
             consumption.deliveries.settle(key);
         } else if consumption.deliveries.release(key).is_some() {
+            let log = consumption.log;
+            self.wake_one(log);
+        }
+    }
+
+    /// Ends a lease of a message that nobody has seen: that is no failure.
+    pub fn put_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && consumption.deliveries.release(key).is_some()
+        {
             let log = consumption.log;
             self.wake_one(log);
         }
@@ -219,6 +242,9 @@ impl Core {
     pub fn commit_failures(&mut self, now: Timestamp) -> Result<Outcome> {
         let Core { failures, store, .. } = self;
         failures.retain(|(cursor, _)| store.floor(*cursor).is_some());
+        // One that has failed twice by now counts once: a commit holds one count per message.
+        failures.sort_unstable();
+        failures.dedup();
         let nack = |&(cursor, offset): &(CursorId, Offset)| Op::Nack { cursor, offset };
         let ops: Vec<Op<'_>> = failures.iter().map(nack).collect();
         let outcome = store.commit(&ops, now)?;

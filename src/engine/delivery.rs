@@ -170,8 +170,17 @@ impl Delivery {
         let now = shared.elapsed();
         let mut core = shared.lock_open()?;
         let deliveries = &mut core.consumption(self.consumer.cursor)?.deliveries;
-        let extended = deliveries.extend(self.key, now, now + lease);
-        if extended { Ok(()) } else { Err(lease_lost()) }
+        let before = deliveries.next_deadline();
+        if !deliveries.extend(self.key, now, now + lease) {
+            return Err(lease_lost());
+        }
+        let next = deliveries.next_deadline().filter(|next| before.is_none_or(|it| *next < it));
+        drop(core);
+        if let Some(at) = next {
+            // It was made shorter: the timer that is set would come too late.
+            shared.flusher.at_lease_end(at, self.consumer.cursor);
+        }
+        Ok(())
     }
 }
 

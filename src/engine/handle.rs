@@ -20,6 +20,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::frame::FrameKind,
     ids::StoreId,
+    journal::Urgency,
     layout::Layout,
     store::{self, Extent, Space},
 };
@@ -52,6 +53,8 @@ struct Inner {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn HeldLock>>>,
+    /// How closing went.
+    closed: Mutex<Option<Result<()>>>,
 }
 
 impl Engine {
@@ -87,6 +90,7 @@ impl Engine {
         let engine = Engine(Arc::new(Inner {
             threads: Mutex::default(),
             lock: Mutex::new(Some(lock)),
+            closed: Mutex::default(),
             shared,
         }));
         if threads {
@@ -95,7 +99,7 @@ impl Engine {
             engine.shared().keeper.call();
         } else if engine.shared().lock().wants_clearing() {
             // It is of no consequence if it fails now; the next open tries again.
-            let _ = engine.shared().checkpoint(Extent::Older);
+            let _ = engine.shared().checkpoint(Extent::Older, Urgency::Ordinary);
         }
         Ok(engine)
     }
@@ -179,7 +183,7 @@ impl Engine {
     /// [`DiskFull`](ErrorKind::DiskFull) or [`Io`](ErrorKind::Io), and then nothing was changed;
     /// [`Poisoned`](ErrorKind::Poisoned) if a sync fails.
     pub fn checkpoint(&self) -> Result<()> {
-        self.shared().checkpoint(Extent::All)
+        self.shared().checkpoint(Extent::All, Urgency::Ordinary)
     }
 
     /// Closes the engine: makes everything durable, and lets others open the store. All handles
@@ -196,25 +200,32 @@ impl Engine {
 impl Inner {
     fn close(&self) -> Result<()> {
         let shared = &self.shared;
-        {
-            let mut core = shared.lock();
-            if core.closed {
-                return Ok(());
-            }
-            core.closed = true;
-            core.wake_all();
-            let wakes = core.take_wakes();
-            drop(core);
-            wakes.wake();
-        }
+        let mut core = shared.lock();
+        core.closed = true;
+        core.wake_all();
+        let wakes = core.take_wakes();
+        drop(core);
+        // A waker may close the engine, too: nothing is held here.
+        wakes.wake();
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = closed.get_or_insert_with(|| self.end());
+        outcome.as_ref().map_err(Error::again).copied()
+    }
+
+    /// Ends the threads, makes everything durable, and lets go of the lock.
+    fn end(&self) -> Result<()> {
+        let shared = &self.shared;
         shared.flusher.stop();
         shared.keeper.stop();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
+        // The last handle may have been dropped by a waker, on one of our threads.
+        let others = |thread: &JoinHandle<()>| thread.thread().id() != std::thread::current().id();
+        for thread in threads.into_iter().filter(others) {
             // A thread of ours that panicked has left a message; there is nothing to add.
             let _ = thread.join();
         }
+        shared.await_quiet();
         let synced = shared.syncs.check().and_then(|()| close_journal(shared));
         // Only now may others come in.
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -246,7 +246,10 @@ impl Reader {
         let visible = core.visible();
         for _ in 0..self.places.len() {
             self.turn = (self.turn + 1) % self.places.len();
-            let place = &self.places[self.turn];
+            let place = &mut self.places[self.turn];
+            // What was given up meanwhile is skipped.
+            let start = core.store.bounds(place.log).map_or(place.next, |(start, _)| start);
+            place.next = place.next.max(start);
             if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
                 drop(core);
                 self.source = open_chunk(chunk, place.next)?;

@@ -1,7 +1,7 @@
 //! What handles and threads share: the core, and the ways to commit and to wait.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     ids::{Lsn, Timestamp},
+    journal::Urgency,
     store::{self, Commit, Extent, Outcome, Store},
 };
 
@@ -28,6 +29,9 @@ pub struct Shared {
     pub keeper: Keeper,
     /// Checkpoints are made one at a time.
     checkpointing: Mutex<()>,
+    /// Read by whoever works in the store's directory without the core, written by whoever closes
+    /// the engine: the lock is let go of when all of that has ended.
+    working: RwLock<()>,
 }
 
 /// What came of an attempt to commit.
@@ -57,6 +61,7 @@ impl Shared {
             disk,
             config,
             checkpointing: Mutex::new(()),
+            working: RwLock::new(()),
         }
     }
 
@@ -64,9 +69,10 @@ impl Shared {
     pub fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(|panicked| {
             // A thread panicked in the middle of a change: what the core holds may be half done.
-            let what = "a thread panicked inside the engine; reopen the store";
-            self.syncs.poison(&Error::new(ErrorKind::Poisoned, what));
-            panicked.into_inner()
+            self.core.clear_poison();
+            drop(panicked);
+            self.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
+            self.core.lock().unwrap_or_else(PoisonError::into_inner)
         })
     }
 
@@ -143,13 +149,20 @@ impl Shared {
     /// Does what a commit needs before it can be tried again.
     fn make_room(&self, outcome: Outcome) -> Result<()> {
         match outcome {
-            Outcome::NeedsFile(bytes) => match self.prepare_file(Some(bytes)) {
-                Err(error) if error.kind() == ErrorKind::DiskFull => {
-                    self.shorten_journal(Extent::All)?;
-                    self.prepare_file(Some(bytes))
+            Outcome::NeedsFile(bytes, urgency) => {
+                match self.prepare_file(Some(bytes), Urgency::Ordinary) {
+                    Err(error) if error.kind() == ErrorKind::DiskFull => {
+                        let shortened = match urgency {
+                            Urgency::Ordinary => self.shorten_journal(Extent::All),
+                            // The keeper may be resting. What frees space does not wait for it.
+                            Urgency::Freeing => self.checkpoint(Extent::All, urgency),
+                        };
+                        shortened?;
+                        self.prepare_file(Some(bytes), urgency)
+                    }
+                    prepared => prepared,
                 }
-                prepared => prepared,
-            },
+            }
             Outcome::NeedsCheckpoint => self.shorten_journal(Extent::Older),
             Outcome::Done(_) => Ok(()),
         }
@@ -160,7 +173,7 @@ impl Shared {
         if self.keeper.has_thread() {
             self.keeper.await_checkpoint(self, extent)
         } else {
-            self.checkpoint(extent)
+            self.checkpoint(extent, Urgency::Ordinary)
         }
     }
 
@@ -197,13 +210,25 @@ impl Shared {
         Ok(value)
     }
 
+    /// Says that this thread works in the store's directory. Ends when the guard is dropped.
+    pub fn work(&self) -> RwLockReadGuard<'_, ()> {
+        self.working.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when nobody works in the store's directory. Those who come later find that the
+    /// engine is closed.
+    pub fn await_quiet(&self) {
+        drop(self.working.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Prepares the next journal file, unless someone does it already.
-    pub fn prepare_file(&self, room: Option<u64>) -> Result<()> {
+    pub fn prepare_file(&self, room: Option<u64>, urgency: Urgency) -> Result<()> {
+        let working = self.work();
         let job = {
             let mut core = self.lock_open()?;
-            let job = core.store.journal.begin_prepare(room);
+            let job = core.store.journal.begin_prepare(room, urgency);
             if job.is_none() && core.store.journal.is_preparing() {
-                drop(core);
+                drop((core, working));
                 return self.keeper.await_file(self);
             }
             job
@@ -217,24 +242,39 @@ impl Shared {
         finished.map_err(|error| self.heed(error))
     }
 
-    /// Makes a checkpoint. On a full disk it makes what gives back space, at least.
-    pub fn checkpoint(&self, extent: Extent) -> Result<()> {
-        let turn = self.checkpointing.lock();
-        let _turn = turn.unwrap_or_else(std::sync::PoisonError::into_inner);
+    /// Makes a checkpoint. On a full disk what is kept for later is given up, the reserve only if
+    /// that is for a commit which frees space; and the journal is moved file by file: each gives
+    /// back the space that it took, and more.
+    pub fn checkpoint(&self, extent: Extent, urgency: Urgency) -> Result<()> {
+        let _working = self.work();
+        let _turn = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.lock_open()?);
         let mut made = store::checkpoint(self, extent);
         if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
-            let given_up = self.lock().store.journal.give_up_spares();
-            for path in given_up {
-                let _ = self.disk.remove(&path);
+            self.give_up_spares(urgency);
+            made = store::checkpoint(self, Extent::Nothing);
+            let older = self.lock_open()?.store.journal.older_files();
+            for _ in 0..older {
+                made = made.and_then(|()| store::checkpoint(self, Extent::Oldest));
             }
-            if store::checkpoint(self, Extent::Nothing).is_ok() {
-                made = store::checkpoint(self, extent);
-            }
+            made = made.and_then(|()| store::checkpoint(self, extent));
         }
         made.map_err(|error| self.heed(error))
     }
+
+    fn give_up_spares(&self, urgency: Urgency) {
+        let Some(given_up) = self.lock().store.journal.give_up_spares(urgency) else {
+            return;
+        };
+        for path in given_up {
+            let _ = self.disk.remove(&path);
+        }
+        self.lock().store.journal.spares_are_gone();
+        self.keeper.file_is_ready();
+    }
 }
+
+pub const PANICKED: &str = "a thread panicked inside the engine; reopen the store";
 
 impl store::Shared for Shared {
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R {

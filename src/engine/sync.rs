@@ -12,7 +12,7 @@ use std::sync::{
 
 use event_listener::{Event, EventListener, Listener};
 
-use super::shared::Shared;
+use super::{core::Wakes, shared::Shared};
 use crate::{
     error::{Error, Result},
     ids::Lsn,
@@ -99,15 +99,25 @@ impl Shared {
             }
             if let Some(leader) = self.syncs.lead_or_wait(position) {
                 // The one before may have made it durable meanwhile.
-                if self.syncs.outcome(position).is_none() {
-                    self.sync_now()?;
-                }
+                let synced = match self.syncs.outcome(position) {
+                    None => self.sync_now().map(Some),
+                    Some(_) => Ok(None),
+                };
+                // A waker may do anything, such as close the engine: it does not run under the
+                // leader's hand.
                 drop(leader);
+                match synced {
+                    Ok(wakes) => wakes.into_iter().for_each(Wakes::wake),
+                    Err(error) => {
+                        self.poison(&error);
+                        return Err(error);
+                    }
+                }
             }
         }
     }
 
-    fn sync_now(&self) -> Result<()> {
+    fn sync_now(&self) -> Result<Wakes> {
         let (job, fresh) = {
             let mut core = self.lock();
             (core.store.journal.begin_sync(), core.begin_visibility())
@@ -115,7 +125,8 @@ impl Shared {
         if let Some(job) = &job
             && let Err(error) = job.run()
         {
-            self.poison(&error);
+            // Set before the leader leaves: nobody tries again.
+            self.syncs.poison(&error);
             return Err(error);
         }
         let mut core = self.lock();
@@ -124,9 +135,6 @@ impl Shared {
         }
         self.syncs.publish(core.store.journal.durable());
         core.finish_visibility(fresh);
-        let wakes = core.take_wakes();
-        drop(core);
-        wakes.wake();
-        Ok(())
+        Ok(core.take_wakes())
     }
 }

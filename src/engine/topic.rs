@@ -28,7 +28,10 @@ pub struct Topic {
 
 impl Topic {
     pub(super) fn attach(engine: &Engine, entity: &Entity) -> Result<Topic> {
-        let durability = engine.shared().config.durability;
+        let shared = engine.shared();
+        // From here on it is counted what a sync makes visible, for those who come before it.
+        shared.lock_open()?.watch(std::iter::once(LogId(entity.id)), false);
+        let durability = shared.config.durability;
         Ok(Topic { engine: engine.clone(), id: entity.id, durability })
     }
 

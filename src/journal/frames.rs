@@ -15,7 +15,7 @@ use crate::{
     ids::Lsn,
 };
 
-const PIECE_BYTES: usize = 1 << 20;
+pub const PIECE_BYTES: usize = 1 << 20;
 
 /// A journal file with a valid header, as recovery finds it.
 #[derive(Debug)]

@@ -14,18 +14,19 @@ use std::{
 
 use super::{
     file::{JournalFile, sync_failed},
-    frames::{FoundFile, FrameReader},
-    supply::{PrepareJob, Supply, capacity_for},
+    frames::{FoundFile, FrameReader, PIECE_BYTES},
+    supply::{NewFile, Supply, capacity_for},
     writer::Journal,
 };
 use crate::{
-    disk::{Open, Purpose, window},
+    disk::{Open, Purpose, read_exact_at, window},
     error::{Error, ErrorKind, Result},
     format::{
         Malformed,
         frame::FrameKind,
         header::UNSUPPORTED,
         journal::{JOURNAL_HEADER_BYTES, JournalHeader, Link},
+        wire::NUMBER_CEILING,
     },
     ids::Lsn,
     layout::{Named, journal_name},
@@ -57,25 +58,31 @@ pub fn recover(
     apply: &mut Apply<'_>,
 ) -> Result<Recovered> {
     let mut found = find(&supply)?;
-    let mut walk = Walk { found: &found.files, chain: Vec::new() };
+    found.check_headers(replay_from)?;
+    let mut walk = Walk { found: &found.files, chain: Vec::new(), proven: reflects };
     let tail = walk.run(&supply, replay_from, apply)?;
-    let mut chain = walk.chain;
+    let (mut chain, proven) = (walk.chain, walk.proven);
     if tail < reflects {
-        let last = &found.files[chain.last().expect("a walk has a file")];
+        let last = found.last_of(&chain);
         let what = "the journal ends before what the metalog reflects: durable commits are missing";
         return Err(Error::corrupt(what, &last.path, tail.0 - last.header.start.0));
     }
     found.check_nothing_durable_behind(&chain, tail)?;
 
-    for start in &chain {
+    for Part { start, end } in &chain {
         let file = &found.files[start];
+        write_again(file, proven, *end)?;
         file.file.sync().map_err(|error| sync_failed(error, &file.path))?;
     }
-    let header = found.next_header(&supply, &mut chain, replay_from, tail);
-    let fresh = PrepareJob::new(&supply, header, None).run()?;
+    let header = found.next_header(&supply, &mut chain, replay_from, tail)?;
+    for path in &found.unfinished {
+        // On a full disk it is from them that the new file has its space.
+        let _ = supply.disk.remove(path);
+    }
+    let fresh = NewFile { header, used: None }.make(&supply)?;
 
     let mut files = VecDeque::new();
-    for start in &chain {
+    for Part { start, .. } in &chain {
         let file = found.files.remove(start).expect("the chain consists of files");
         files.push_back(reopen(&supply, file)?);
     }
@@ -84,12 +91,37 @@ pub fn recover(
     Ok(Recovered { journal: Journal::new(supply, files), leftovers })
 }
 
+/// Writes once more what nothing proves to be durable, with the same bytes. A sync alone would not
+/// do: if one has failed before, the system takes for clean what it could not write, and the next
+/// sync says that all is well.
+fn write_again(found: &FoundFile, proven: Lsn, end: Lsn) -> Result<()> {
+    let mut at = proven.max(found.header.first_frame());
+    let mut bytes = Vec::new();
+    while at < end {
+        bytes.resize((end.0 - at.0).min(PIECE_BYTES as u64) as usize, 0);
+        let place = at.0 - found.header.start.0;
+        let failed = |error| {
+            let what = "a journal file cannot be written once more";
+            Error::io(error, what, &found.path).at(place)
+        };
+        read_exact_at(&*found.file, place, &mut bytes).map_err(failed)?;
+        found.file.write_at(place, &bytes).map_err(failed)?;
+        at = Lsn(at.0 + bytes.len() as u64);
+    }
+    Ok(())
+}
+
 /// What the journal's directory holds.
+#[derive(Default)]
 struct Found {
     /// Files with a valid header, by their start.
     files: BTreeMap<Lsn, FoundFile>,
-    /// Files of ours with no valid header. They count as not there.
+    /// Files with a real name and no header that fits it.
+    spoiled: Vec<(Lsn, PathBuf, Malformed)>,
+    /// Files that count as not there: they are empty, or done with.
     others: Vec<PathBuf>,
+    /// What was never in use.
+    unfinished: Vec<PathBuf>,
     /// No file reaches further.
     end: Lsn,
 }
@@ -98,12 +130,12 @@ fn find(supply: &Supply) -> Result<Found> {
     let dir = supply.layout.journal_dir();
     let names = supply.disk.list(&dir);
     let names = names.map_err(|error| Error::io(error, "the journal cannot be listed", &dir))?;
-    let mut found = Found { files: BTreeMap::new(), others: Vec::new(), end: Lsn(0) };
+    let mut found = Found::default();
     for name in names {
         let path = dir.join(&name);
         match journal_name(&name) {
             Named::Unknown => {}
-            Named::Unfinished => found.others.push(path),
+            Named::Unfinished => found.unfinished.push(path),
             Named::Real(start) => found.look_at(supply, start, path)?,
         }
     }
@@ -115,7 +147,12 @@ impl Found {
         let failed = |error| Error::io(error, "a journal file cannot be read", &path);
         let file = supply.disk.open(&path, Open::Existing).map_err(failed)?;
         let len = file.len().map_err(failed)?;
-        self.end = self.end.max(Lsn(start.0.saturating_add(len)));
+        // Nothing is ever made under a name that there is.
+        self.end = self.end.max(Lsn(start.0.saturating_add(JOURNAL_HEADER_BYTES)));
+        if len == 0 {
+            self.others.push(path);
+            return Ok(());
+        }
         let mut page = vec![0; JOURNAL_HEADER_BYTES as usize];
         let read = file.read_at(0, &mut page).map_err(failed)?;
         match JournalHeader::decode(&page[..read]) {
@@ -131,22 +168,41 @@ impl Found {
             Err(malformed) if malformed == UNSUPPORTED => {
                 Err(Error::new(ErrorKind::UnsupportedVersion, malformed.0).in_file(path))
             }
-            // Either of no use, or missed later, by whoever needs it.
-            Ok(_) | Err(_) => {
-                self.others.push(path);
+            Ok(_) => {
+                let what = Malformed("a journal file that belongs under another name");
+                self.spoiled.push((start, path, what));
+                Ok(())
+            }
+            Err(malformed) => {
+                self.spoiled.push((start, path, malformed));
                 Ok(())
             }
         }
     }
 
+    /// A file bears a real name only once its header is durable. So one without a header is
+    /// damaged, unless it lies before what recovery reads: such a file is done with, and may just
+    /// have been about to be filled again.
+    fn check_headers(&mut self, replay_from: Lsn) -> Result<()> {
+        let first = self.files.range(..=replay_from).next_back().map(|(start, _)| *start);
+        for (start, path, what) in self.spoiled.drain(..) {
+            if first.is_none_or(|first| start > first) {
+                return Err(Error::corrupt(what.0, path, 0));
+            }
+            self.others.push(path);
+        }
+        Ok(())
+    }
+
+    fn last_of(&self, chain: &[Part]) -> &FoundFile {
+        &self.files[&chain.last().expect("a walk has a file").start]
+    }
+
     /// No file says that something beyond the tail was durable.
-    fn check_nothing_durable_behind(&self, chain: &[Lsn], tail: Lsn) -> Result<()> {
+    fn check_nothing_durable_behind(&self, chain: &[Part], tail: Lsn) -> Result<()> {
         match self.files.values().find(|file| file.header.watermark > tail) {
             None => Ok(()),
-            Some(witness) => {
-                let last = &self.files[chain.last().expect("a walk has a file")];
-                Err(lost(last, tail, &witness.path))
-            }
+            Some(witness) => Err(lost(self.last_of(chain), tail, &witness.path)),
         }
     }
 
@@ -155,11 +211,11 @@ impl Found {
     fn next_header(
         &self,
         supply: &Supply,
-        chain: &mut Vec<Lsn>,
+        chain: &mut Vec<Part>,
         replay_from: Lsn,
         tail: Lsn,
-    ) -> JournalHeader {
-        let last = &self.files[chain.last().expect("a walk has a file")].header;
+    ) -> Result<JournalHeader> {
+        let last = &self.last_of(chain).header;
         let link = match last.link {
             link @ Link::Recovery { .. }
                 if tail == last.first_frame() && replay_from < last.start && chain.len() > 1 =>
@@ -170,22 +226,29 @@ impl Found {
             _ => Link::Recovery { start: last.start, end: tail },
         };
         let epoch = self.files.values().map(|file| file.header.epoch).max().unwrap_or(0);
-        JournalHeader {
-            store: supply.store,
-            start: Lsn(self.end.0.next_multiple_of(4096)),
-            capacity: capacity_for(supply.file_bytes_min, 0),
-            epoch: epoch + 1,
-            watermark: tail,
-            link,
-        }
+        let capacity = capacity_for(supply.file_bytes_min, 0);
+        let start = self.end.0.checked_next_multiple_of(4096);
+        let start = start.filter(|start| *start < NUMBER_CEILING - capacity).ok_or_else(|| {
+            let what = "a file's name leaves no room for positions behind it";
+            Error::corrupt(what, supply.layout.journal_file(self.end), 0)
+        })?;
+        let (store, start, watermark) = (supply.store, Lsn(start), tail);
+        Ok(JournalHeader { store, start, capacity, epoch: epoch + 1, watermark, link })
     }
+}
+
+/// A file that belongs to the journal, and the position up to which it does.
+struct Part {
+    start: Lsn,
+    end: Lsn,
 }
 
 /// The way from file to file.
 struct Walk<'a> {
     found: &'a BTreeMap<Lsn, FoundFile>,
-    /// The starts of the files that belong to the journal, in order.
-    chain: Vec<Lsn>,
+    chain: Vec<Part>,
+    /// Everything before is durable: somebody who had synced it says so.
+    proven: Lsn,
 }
 
 impl<'a> Walk<'a> {
@@ -205,24 +268,31 @@ impl<'a> Walk<'a> {
                 let what = "a journal file is shorter than it was made";
                 return Err(Error::corrupt(what, &file.path, file.len));
             }
-            self.chain.push(file.header.start);
-            let end = self.read(file, at, apply)?;
-            file = match end {
-                End::Cut(tail) => return Ok(tail),
-                End::Continues(next) => next,
+            self.proven = self.proven.max(file.header.watermark);
+            let (end, next) = self.read(file, at, apply)?;
+            self.chain.push(Part { start: file.header.start, end });
+            let Some(next) = next else {
+                return Ok(end);
             };
+            file = next;
             at = file.header.first_frame();
         }
     }
 
-    fn read(&self, file: &'a FoundFile, mut at: Lsn, apply: &mut Apply<'_>) -> Result<End<'a>> {
+    /// Reads one file from a position on. Returns where it ends, and the file in which the journal
+    /// goes on.
+    fn read(
+        &mut self,
+        file: &'a FoundFile,
+        mut at: Lsn,
+        apply: &mut Apply<'_>,
+    ) -> Result<(Lsn, Option<&'a FoundFile>)> {
         let successor = self.recovered_successor(file);
         let limit = successor.map(|(end, _)| end);
         let mut reader = FrameReader::new(file);
         loop {
             if limit == Some(at) {
-                let (_, next) = successor.expect("there is a limit");
-                return Ok(End::Continues(next));
+                return Ok((at, successor.map(|(_, next)| next)));
             }
             let (header, payload) = match reader.frame(at)? {
                 Ok((header, _))
@@ -232,19 +302,24 @@ impl<'a> Walk<'a> {
                 }
                 Ok(frame) => frame,
                 Err(_) if limit.is_some() => return Err(damaged(file, at)),
-                Err(_) => return self.cut(file, &mut reader, at),
+                Err(_) => {
+                    self.check_torn(file, &mut reader, at)?;
+                    return Ok((at, None));
+                }
             };
+            self.proven = self.proven.max(header.watermark);
             match header.kind {
                 FrameKind::Commit => apply(at, payload).map_err(|what| {
                     Error::corrupt(what.0, &file.path, at.0 - file.header.start.0)
                 })?,
                 FrameKind::Watermark | FrameKind::Close => {}
                 FrameKind::Roll => {
-                    return self.rolled_successor(file).map(End::Continues).ok_or_else(|| {
+                    let Some(next) = self.rolled_successor(file) else {
                         let next = file.header.end();
                         let what = format!("the journal file that begins at {next} is missing");
-                        Error::corrupt(what, &file.path, at.0 - file.header.start.0)
-                    });
+                        return Err(Error::corrupt(what, &file.path, at.0 - file.header.start.0));
+                    };
+                    return Ok((Lsn(at.0 + header.frame_len()), Some(next)));
                 }
             }
             at = Lsn(at.0 + header.frame_len());
@@ -267,8 +342,8 @@ impl<'a> Walk<'a> {
         belongs.then_some(next)
     }
 
-    /// Decides what an invalid frame is.
-    fn cut(&self, file: &'a FoundFile, reader: &mut FrameReader<'_>, at: Lsn) -> Result<End<'a>> {
+    /// Whether an invalid frame is a torn tail; an error if something proves that it was durable.
+    fn check_torn(&self, file: &FoundFile, reader: &mut FrameReader<'_>, at: Lsn) -> Result<()> {
         if reader.evidence(at, at)? {
             return Err(damaged(file, at));
         }
@@ -280,15 +355,8 @@ impl<'a> Walk<'a> {
             }
             next = self.rolled_successor(behind);
         }
-        Ok(End::Cut(at))
+        Ok(())
     }
-}
-
-enum End<'a> {
-    /// The journal ends here.
-    Cut(Lsn),
-    /// It goes on in another file.
-    Continues(&'a FoundFile),
 }
 
 fn damaged(file: &FoundFile, at: Lsn) -> Error {

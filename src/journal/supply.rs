@@ -1,6 +1,6 @@
 //! The supply of journal files: made new, or filled again.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use super::file::{JournalFile, sync_failed};
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
 /// The system writes back what a file was zeroed by in one go, for as long as it is cached. So
 /// files are zeroed in small pieces, to keep the later syncs of commits small.
 const ZERO_PIECE: usize = 4096;
+const RESERVE_PIECE: usize = 64 << 10;
 
 /// What is needed to make journal files.
 #[derive(Clone, Debug)]
@@ -38,38 +39,94 @@ pub fn capacity_for(target: u64, frame: u64) -> u64 {
     target.max(needed + needed / 2).next_multiple_of(4096)
 }
 
-/// Makes the next journal file: run it without holding the journal.
+/// Makes the next journal file, the reserve, or both: run it without holding the journal.
 #[derive(Debug)]
 pub struct PrepareJob {
-    supply: Supply,
-    header: JournalHeader,
+    pub supply: Supply,
+    pub file: Option<NewFile>,
+    /// The bytes of the reserve, and what it is to have before the file is made.
+    pub reserve: (u64, u64),
+}
+
+#[derive(Debug)]
+pub struct NewFile {
+    pub header: JournalHeader,
     /// A file whose content is done with.
-    used: Option<JournalFile>,
+    pub used: Option<JournalFile>,
+}
+
+/// What came of a [`PrepareJob`].
+#[derive(Debug)]
+pub struct Prepared {
+    pub file: Result<Option<JournalFile>>,
+    /// The bytes of the reserve.
+    pub reserve: u64,
 }
 
 impl PrepareJob {
-    pub fn new(supply: &Supply, header: JournalHeader, used: Option<JournalFile>) -> PrepareJob {
-        PrepareJob { supply: supply.clone(), header, used }
+    /// The reserve comes first, so that there is one whenever something new gets space.
+    pub fn run(self) -> Prepared {
+        let PrepareJob { supply, file, reserve: (now, wanted) } = self;
+        if now < wanted
+            && let Err(error) = reserve(&supply, now, wanted)
+        {
+            // What there was is had again, if that can be.
+            let again = now > 0 && reserve(&supply, 0, now).is_ok();
+            return Prepared { file: Err(error), reserve: if again { now } else { 0 } };
+        }
+        let file = file.map(|file| file.make(&supply)).transpose();
+        Prepared { file, reserve: now.max(wanted) }
     }
+}
 
+impl NewFile {
     /// Makes the file durable, with its name.
-    pub fn run(self) -> Result<JournalFile> {
-        let PrepareJob { supply, header, used } = self;
+    pub fn make(self, supply: &Supply) -> Result<JournalFile> {
+        let NewFile { header, used } = self;
+        let unfinished = Layout::unfinished(&supply.layout.journal_file(header.start));
+        let begun = used.as_ref().map_or(unfinished, |used| used.path.clone());
         let made = match used {
             Some(used) => refill(used, header),
-            None => make(&supply, header),
+            None => make(supply, header),
         };
-        let mut file = made?;
-        let path = supply.layout.journal_file(header.start);
-        supply
-            .disk
-            .rename(&file.path, &path)
-            .map_err(|error| Error::io(error, "a journal file cannot be renamed", &file.path))?;
-        file.path = path;
+        let named = made.and_then(|mut file| {
+            let path = supply.layout.journal_file(header.start);
+            let failed =
+                |error| Error::io(error, "a journal file cannot be renamed", file.path.clone());
+            supply.disk.rename(&file.path, &path).map_err(failed)?;
+            file.path = path;
+            Ok(file)
+        });
+        let file = named.inspect_err(|_| {
+            // What is left would be removed at the next open; removing it now gives back space.
+            let _ = supply.disk.remove(&begun);
+        })?;
         let dir = supply.layout.journal_dir();
         supply.disk.sync_dir(&dir).map_err(|error| sync_failed(error, dir))?;
         Ok(file)
     }
+}
+
+/// Takes up space, to be given back on a full disk: what frees space needs some first. Nothing in
+/// the file counts, so it is never synced.
+fn reserve(supply: &Supply, now: u64, wanted: u64) -> Result<()> {
+    let path = supply.layout.reserve();
+    let failed = |error| Error::io(error, "space cannot be reserved", &path);
+    let fill = || {
+        let how = if now == 0 { Open::Fresh } else { Open::Existing };
+        let file = supply.disk.open(&path, how).map_err(failed)?;
+        let zeros = [0; RESERVE_PIECE];
+        let mut at = now;
+        while at < wanted {
+            let piece = zeros.len().min((wanted - at) as usize);
+            file.write_at(at, &zeros[..piece]).map_err(failed)?;
+            at += piece as u64;
+        }
+        Ok(())
+    };
+    fill().inspect_err(|_| {
+        let _ = supply.disk.remove(&path);
+    })
 }
 
 /// Begins a file again. Its blocks are there already, and warm.
@@ -86,16 +143,7 @@ fn refill(mut used: JournalFile, header: JournalHeader) -> Result<JournalFile> {
 /// Makes a file, every block of which is really written: a store through a map into a hole would
 /// kill the process when the disk is full, and unwritten extents would cost a second flush a sync.
 fn make(supply: &Supply, header: JournalHeader) -> Result<JournalFile> {
-    let path = Layout::unfinished(&supply.layout.journal_file(header.start));
-    let made = fill(supply, header, &path);
-    if made.is_err() {
-        // What is left would be removed at the next open; removing it now gives back space.
-        let _ = supply.disk.remove(&path);
-    }
-    made
-}
-
-fn fill(supply: &Supply, header: JournalHeader, path: &PathBuf) -> Result<JournalFile> {
+    let path = &Layout::unfinished(&supply.layout.journal_file(header.start));
     let failed = |error| Error::io(error, "a journal file cannot be made", path);
     let file = supply.disk.open(path, Open::Fresh).map_err(failed)?;
     file.write_at(0, &header.encode()).map_err(failed)?;

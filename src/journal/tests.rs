@@ -40,7 +40,7 @@ fn supply(disk: &SimDisk) -> Supply {
 
 fn append_as(journal: &mut Journal, payload: &[u8], urgency: Urgency) -> Result<Lsn> {
     while let Room::NeedsFile(bytes) = journal.make_room(payload.len(), urgency)? {
-        let job = journal.begin_prepare(Some(bytes)).expect("nobody else prepares");
+        let job = journal.begin_prepare(Some(bytes), urgency).expect("nobody else prepares");
         journal.finish_prepare(job.run())?;
     }
     let mut frame = Vec::new();
@@ -402,7 +402,7 @@ fn a_failed_sync_makes_nothing_durable() {
 fn on_a_full_disk_acks_go_on_and_sends_do_when_there_is_space() {
     let disk = SimDisk::new(1);
     let mut journal = Journal::create(supply(&disk)).expect("a new journal");
-    let job = journal.begin_prepare(None).expect("there is none yet");
+    let job = journal.begin_prepare(None, Urgency::Ordinary).expect("there is none yet");
     journal.finish_prepare(job.run()).expect("there is space");
     disk.set_capacity(Some(disk.bytes_used()));
     let mut sent = 0;
@@ -439,4 +439,27 @@ fn empty_files_of_recoveries_do_not_pile_up() {
         assert_eq!(found, payloads(3));
     }
     assert!(journal_files(&disk).len() <= 3, "{:?}", journal_files(&disk));
+}
+
+/// The name of a file that is given up may be taken again only when the file is gone.
+#[test]
+fn nothing_is_prepared_while_spares_are_given_up() {
+    let disk = SimDisk::new(1);
+    let mut journal = Journal::create(supply(&disk)).expect("made");
+    let prepare = |journal: &mut Journal| {
+        let job = journal.begin_prepare(None, Urgency::Ordinary);
+        job.map(|job| journal.finish_prepare(job.run()).expect("there is space"))
+    };
+    prepare(&mut journal).expect("there is no next file yet");
+    for (urgency, files) in [(Urgency::Ordinary, 1), (Urgency::Freeing, 2)] {
+        let given_up = journal.give_up_spares(urgency).expect("nobody prepares");
+        assert_eq!(given_up.len(), files, "{given_up:?}");
+        assert!(prepare(&mut journal).is_none());
+        assert!(journal.give_up_spares(urgency).is_none());
+        for path in given_up {
+            disk.plant(&path, None);
+        }
+        journal.spares_are_gone();
+        prepare(&mut journal).expect("there is none any more");
+    }
 }

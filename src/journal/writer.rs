@@ -4,7 +4,7 @@ use std::{collections::VecDeque, mem, path::PathBuf, sync::Arc};
 
 use super::{
     file::{JournalFile, sync_failed},
-    supply::{PrepareJob, Supply, capacity_for, first_header},
+    supply::{NewFile, PrepareJob, Prepared, Supply, capacity_for, first_header},
 };
 use crate::{
     config::JOURNAL_RESERVE_SHARE,
@@ -45,7 +45,12 @@ pub struct Journal {
     next: Option<JournalFile>,
     /// What `next` was when a larger one began to be prepared, which takes its name.
     replaced: Option<JournalFile>,
+    /// Whether somebody is about to make or to remove files.
     preparing: bool,
+    /// The bytes that are kept for a full disk.
+    reserve: u64,
+    /// Whether the disk was full when a file was last prepared, and nothing was given back since.
+    starved: bool,
     /// Done with, to be filled again.
     pool: Vec<JournalFile>,
     /// The capacity of the next file.
@@ -60,7 +65,7 @@ pub struct Journal {
 impl Journal {
     /// Makes the journal of a new store.
     pub fn create(supply: Supply) -> Result<Journal> {
-        let first = PrepareJob::new(&supply, first_header(&supply), None).run()?;
+        let first = NewFile { header: first_header(&supply), used: None }.make(&supply)?;
         Ok(Journal::new(supply, VecDeque::from([first])))
     }
 
@@ -76,6 +81,8 @@ impl Journal {
             next: None,
             replaced: None,
             preparing: false,
+            reserve: 0,
+            starved: false,
             pool: Vec::new(),
             tail,
             content_tail: tail,
@@ -93,11 +100,27 @@ impl Journal {
         self.durable
     }
 
-    /// Gives up files that are kept for later, so that a full disk has space for what matters
-    /// more. Returns those that are to be removed.
-    pub fn give_up_spares(&mut self) -> Vec<PathBuf> {
+    /// Gives up what is kept for later, so that a full disk has space for what matters more; the
+    /// reserve only for what frees space.
+    /// Returns the files that are to be removed; then call
+    /// [`spares_are_gone`](Self::spares_are_gone). `None` while somebody makes files.
+    pub fn give_up_spares(&mut self, urgency: Urgency) -> Option<Vec<PathBuf>> {
+        if self.preparing {
+            return None;
+        }
+        // The next file's name may be taken again only when it was removed.
+        self.preparing = true;
         self.target = self.supply.file_bytes_min;
-        self.pool.drain(..).chain(self.next.take()).map(|file| file.path).collect()
+        let mut paths: Vec<_> =
+            self.pool.drain(..).chain(self.next.take()).map(|file| file.path).collect();
+        if urgency == Urgency::Freeing && mem::take(&mut self.reserve) > 0 {
+            paths.push(self.supply.layout.reserve());
+        }
+        Some(paths)
+    }
+
+    pub fn spares_are_gone(&mut self) {
+        self.preparing = false;
     }
 
     /// Whether something waits for a sync.
@@ -139,6 +162,16 @@ impl Journal {
         boundary.header.first_frame()
     }
 
+    /// The first frame of the oldest file but one; of the only one, if there is but one.
+    pub fn second_file(&self) -> Lsn {
+        self.files.get(1).unwrap_or(&self.files[0]).header.first_frame()
+    }
+
+    /// How many files there are before the current one.
+    pub fn older_files(&self) -> usize {
+        self.files.len() - 1
+    }
+
     fn current(&mut self) -> &mut JournalFile {
         self.files.back_mut().expect("a journal has a file")
     }
@@ -146,6 +179,9 @@ impl Journal {
     /// Makes room for a frame with a payload of so many bytes, by rolling if need be.
     pub fn make_room(&mut self, payload_len: usize, urgency: Urgency) -> Result<Room> {
         let frame = aligned((FRAME_HEADER_BYTES + payload_len) as u64);
+        if urgency == Urgency::Ordinary && self.reserve == 0 {
+            return Ok(Room::NeedsFile(frame));
+        }
         if self.fits(frame, urgency) {
             return Ok(Room::Ready);
         }
@@ -235,17 +271,29 @@ impl Journal {
         self.durable = self.durable.max(job.upto);
     }
 
-    /// The next file, to be made before it is needed. `room` is the frame that it must hold.
-    pub fn begin_prepare(&mut self, room: Option<u64>) -> Option<PrepareJob> {
+    /// The next file, to be made before it is needed. `room` is the frame that it must hold. With
+    /// it comes the reserve, unless what it is for frees space.
+    pub fn begin_prepare(&mut self, room: Option<u64>, urgency: Urgency) -> Option<PrepareJob> {
         let enough = |next: &JournalFile| {
             room.is_none_or(|frame| next.header.capacity >= capacity_for(0, frame))
         };
-        if self.preparing || self.next.as_ref().is_some_and(enough) {
+        let has_next = self.next.as_ref().is_some_and(enough);
+        let reserve = match urgency {
+            Urgency::Ordinary => self.reserve_wanted(room.unwrap_or(0)),
+            Urgency::Freeing => self.reserve,
+        };
+        if self.preparing || (has_next && reserve <= self.reserve) {
             return None;
         }
+        self.preparing = true;
+        let file = if has_next { None } else { Some(self.next_file(room.unwrap_or(0))) };
+        Some(PrepareJob { supply: self.supply.clone(), file, reserve: (self.reserve, reserve) })
+    }
+
+    fn next_file(&mut self, room: u64) -> NewFile {
         // A prepared file that is too small was never led into: the new one takes its name.
         self.replaced = self.next.take();
-        let capacity = capacity_for(self.target, room.unwrap_or(0));
+        let capacity = capacity_for(self.target, room);
         let current = self.files.back().expect("a journal has a file");
         let header = JournalHeader {
             store: self.supply.store,
@@ -258,23 +306,37 @@ impl Journal {
         let fitting =
             |file: &mut JournalFile| file.header.capacity == capacity && file.window.reuse();
         let used = self.pool.iter_mut().position(fitting).map(|n| self.pool.swap_remove(n));
-        self.preparing = true;
-        Some(PrepareJob::new(&self.supply, header, used))
+        NewFile { header, used }
     }
 
-    pub fn finish_prepare(&mut self, prepared: Result<JournalFile>) -> Result<()> {
+    /// Enough to move the messages of any one file into segments, with the metalog for it.
+    fn reserve_wanted(&self, room: u64) -> u64 {
+        let largest = self.files.iter().map(|file| file.header.capacity).max().unwrap_or(0);
+        let largest = largest.max(capacity_for(self.target, room));
+        largest + largest / 2
+    }
+
+    pub fn finish_prepare(&mut self, prepared: Prepared) -> Result<()> {
         self.preparing = false;
+        let has_reserve_now = self.reserve == 0 && prepared.reserve > 0;
+        self.reserve = prepared.reserve;
         let replaced = self.replaced.take();
-        match prepared {
+        match prepared.file {
             Ok(file) => {
-                self.next = Some(file);
+                self.next = file.or(self.next.take());
+                self.starved = false;
                 Ok(())
             }
             Err(error) => {
-                self.next = replaced;
+                self.next = self.next.take().or(replaced);
                 if error.kind() == ErrorKind::DiskFull {
+                    self.starved = true;
                     // A smaller one may still fit.
                     self.target = self.supply.file_bytes_min;
+                    if has_reserve_now {
+                        // There may be room in the current file.
+                        return Ok(());
+                    }
                 }
                 Err(error)
             }
@@ -286,9 +348,9 @@ impl Journal {
         self.preparing
     }
 
-    /// Whether the next file should be prepared.
+    /// Whether the next file, or the reserve, should be prepared before somebody needs it.
     pub fn wants_file(&self) -> bool {
-        self.next.is_none() && !self.preparing
+        (self.next.is_none() || self.reserve == 0) && !self.preparing && !self.starved
     }
 
     /// Lets go of the files that end at or before a position, as a checkpoint covers them.
@@ -316,6 +378,7 @@ impl Journal {
                 removed.push(file.path);
             }
         }
+        self.starved &= removed.is_empty();
         removed
     }
 

@@ -57,8 +57,17 @@ pub fn load(
     let failed = |error| Error::io(error, "the metalog cannot be read", &path);
     let file = place.disk.open(&path, Open::Existing).map_err(failed)?;
     let bytes = read_all(&*file).map_err(failed)?;
-    let (store, checkpoint) = decode(&bytes, number, &path, apply)?;
+    let Decoded { store, checkpoint, proven, end } = decode(&bytes, number, &path, apply)?;
 
+    // What nothing proves to be durable is written once more: if a sync has failed before, the
+    // system takes for clean what it could not write, and the next sync says that all is well.
+    // The padding of the last frame may be cut.
+    let upto = bytes.len().min(end as usize);
+    let again = &bytes[upto.min(proven as usize)..upto];
+    if !again.is_empty() {
+        let what = "the metalog cannot be written once more";
+        file.write_at(proven, again).map_err(|error| Error::io(error, what, &path).at(proven))?;
+    }
     let failed = |error, file: &Path| {
         let what = "a sync of the metalog failed; open the store again";
         Error::new(ErrorKind::Poisoned, what).in_file(file).because(error)
@@ -74,12 +83,21 @@ fn read_all(file: &dyn DiskFile) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+struct Decoded {
+    store: StoreId,
+    checkpoint: CheckpointState,
+    /// Everything before this position is durable: it was when something later was written.
+    proven: u64,
+    /// Where the last checkpoint ends.
+    end: u64,
+}
+
 fn decode(
     bytes: &[u8],
     number: u64,
     path: &Path,
     apply: &mut dyn FnMut(MetaEntry) -> Result<(), Malformed>,
-) -> Result<(StoreId, CheckpointState)> {
+) -> Result<Decoded> {
     let header = MetaHeader::decode(bytes).map_err(|what| {
         if what == UNSUPPORTED {
             return Error::new(ErrorKind::UnsupportedVersion, what.0).in_file(path);
@@ -92,13 +110,17 @@ fn decode(
     let frames = Frames { bytes, header };
     let end = frames.committed_end(path)?;
     let mut at = META_HEADER_BYTES;
-    let mut last = None;
+    let (mut last, mut proven) = (None, 0);
     while at < end {
         let (frame, payload) = frames.frame(at).expect("it was verified a moment ago");
+        proven = frame.watermark.0.max(proven);
         let entry = MetaEntry::decode(payload);
         let applied = entry.and_then(|entry| match entry {
             MetaEntry::Checkpoint(checkpoint) => {
-                last = Some(checkpoint);
+                if last.replace(checkpoint).is_none() {
+                    // The file got its name when this much of it was durable.
+                    proven = at + frame.frame_len();
+                }
                 Ok(())
             }
             entry => apply(entry),
@@ -108,7 +130,8 @@ fn decode(
     }
     let checkpoint = last
         .ok_or_else(|| Error::corrupt("a metalog without a checkpoint", path, META_HEADER_BYTES))?;
-    Ok((header.store, checkpoint))
+    // A watermark cannot lie behind the frame that bears it.
+    Ok(Decoded { store: header.store, checkpoint, proven: proven.min(end), end })
 }
 
 struct Frames<'a> {

@@ -1,6 +1,9 @@
 //! Reading segments: find the block, verify it, find the record.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::Segments;
 use crate::{
@@ -31,15 +34,7 @@ impl SegmentReader {
     /// Opens what the metalog says is there.
     pub fn open(segments: &Segments, state: &SegmentState) -> Result<SegmentReader> {
         let path = Arc::new(segments.path(state));
-        let failed = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::corrupt("a segment is missing", path.as_ref(), 0).because(error)
-            }
-            std::io::ErrorKind::UnexpectedEof => {
-                Error::corrupt("a segment ends too early", path.as_ref(), 0).because(error)
-            }
-            _ => Error::io(error, "a segment cannot be read", path.as_ref()),
-        };
+        let failed = |error| unreadable(error, &path, 0);
         let file = segments.disk.open(&path, Open::Existing).map_err(failed)?;
         let mut header = [0; SEGMENT_HEADER_BYTES as usize];
         read_exact_at(&*file, 0, &mut header).map_err(failed)?;
@@ -79,11 +74,13 @@ impl SegmentReader {
     pub fn block(&self, index: usize) -> Result<Block> {
         let entry = &self.table[index];
         let bytes = self.window.slice(entry.position, entry.length as usize);
-        let bytes = bytes.map_err(|error| {
-            Error::io(error, "a block cannot be read", self.path.as_ref()).at(entry.position)
-        })?;
+        let bytes = bytes.map_err(|error| unreadable(error, &self.path, entry.position))?;
         let verified = BlockHeader::decode(&bytes, entry.position, self.seed).and_then(|header| {
-            if header.kind != BlockKind::Records || header.block_len() != u64::from(entry.length) {
+            if header.kind != BlockKind::Records
+                || header.block_len() != u64::from(entry.length)
+                || (header.first, header.last, header.count)
+                    != (entry.first, entry.last, entry.count)
+            {
                 return Err(Malformed("a block is not what the segment's table says"));
             }
             let end = BLOCK_HEADER_BYTES + header.body_len as usize;
@@ -94,6 +91,16 @@ impl SegmentReader {
         });
         verified.map_err(|what| damaged(what, &self.path, entry.position))
     }
+}
+
+/// What an error of the system means where the metalog says that there is something.
+pub fn unreadable(error: std::io::Error, path: &Path, position: u64) -> Error {
+    let what = match error.kind() {
+        std::io::ErrorKind::NotFound => "a segment is missing",
+        std::io::ErrorKind::UnexpectedEof => "a segment ends too early",
+        _ => return Error::io(error, "a segment cannot be read", path).at(position),
+    };
+    Error::corrupt(what, path, position).because(error)
 }
 
 fn damaged(what: Malformed, path: &Arc<PathBuf>, position: u64) -> Error {
@@ -129,9 +136,8 @@ fn walk_blocks(
     let mut position = SEGMENT_HEADER_BYTES;
     while position < state.bytes {
         let mut bytes = [0; BLOCK_HEADER_BYTES];
-        read_exact_at(file, position, &mut bytes).map_err(|error| {
-            Error::io(error, "a block cannot be read", path.as_ref()).at(position)
-        })?;
+        read_exact_at(file, position, &mut bytes)
+            .map_err(|error| unreadable(error, path, position))?;
         let header = BlockHeader::decode(&bytes, position, seed);
         let header = header.map_err(|what| damaged(what, path, position))?;
         let before = table.last();

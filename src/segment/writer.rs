@@ -2,12 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{SegmentReader, Segments};
+use super::{SegmentReader, Segments, reader::unreadable};
 use crate::{
     disk::{DiskFile, Open},
     error::{Error, ErrorKind, Result},
     format::{
-        block::BlockBuilder,
+        block::{BLOCK_HEADER_BYTES, BlockBuilder},
         meta::SegmentState,
         record::RecordParts,
         segment::{SEGMENT_HEADER_BYTES, put_footer},
@@ -16,7 +16,7 @@ use crate::{
     ids::{LogId, Offset, Timestamp},
 };
 
-/// Blocks are collected to at least this size before they are written.
+/// Blocks are collected to about this size before they are written.
 const WRITE_BYTES: usize = 256 << 10;
 
 /// Adds blocks to one segment. What it writes counts once the metalog holds its state.
@@ -75,7 +75,7 @@ impl SegmentWriter {
     pub fn reopen(segments: &Segments, state: &SegmentState) -> Result<SegmentWriter> {
         debug_assert!(!state.sealed);
         let path = segments.path(state);
-        let failed = |error| Error::io(error, "a segment cannot be opened", &path);
+        let failed = |error| unreadable(error, &path, 0);
         let file = segments.disk.open(&path, Open::Existing).map_err(failed)?;
         if file.len().map_err(failed)? < state.bytes {
             let what = "a segment is shorter than what was committed to it";
@@ -124,9 +124,16 @@ impl SegmentWriter {
     }
 
     fn finish_block(&mut self) -> Result<()> {
+        let needed = self.ready.len() + BLOCK_HEADER_BYTES + self.block.len();
+        if needed > WRITE_BYTES && !self.ready.is_empty() {
+            self.write_ready()?;
+        } else if needed > WRITE_BYTES / 8 && self.ready.capacity() < WRITE_BYTES {
+            // Once, instead of growing beyond by doubling.
+            self.ready.reserve_exact(WRITE_BYTES - self.ready.len());
+        }
         let header = self.block.finish(&mut self.ready, self.state.bytes, self.seed);
         self.state.bytes += header.block_len();
-        if self.ready.len() >= WRITE_BYTES { self.write_ready() } else { Ok(()) }
+        Ok(())
     }
 
     fn write_ready(&mut self) -> Result<()> {

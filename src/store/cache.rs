@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     format::meta::SegmentState,
     ids::{IdMap, LogId, Offset},
-    segment::{SegmentReader, Segments},
+    segment::{Block, SegmentReader, Segments},
 };
 
 #[derive(Debug)]
@@ -25,6 +25,15 @@ struct Entry {
     /// What of the segment was committed when it was opened.
     bytes: u64,
     used: u64,
+    /// The block that was read last. Consumers mostly want the next message of it.
+    recent: Option<Block>,
+}
+
+impl Entry {
+    fn is_of(&self, state: &SegmentState) -> bool {
+        (self.log, self.base, self.generation, self.bytes)
+            == (state.log, state.base, state.generation, state.bytes)
+    }
 }
 
 impl SegmentCache {
@@ -45,8 +54,7 @@ impl SegmentCache {
         self.clock += 1;
         let key = SegmentCache::key(state.log, state.base);
         if let Some(entry) = self.open.get_mut(&key)
-            && (entry.log, entry.base, entry.generation, entry.bytes)
-                == (state.log, state.base, state.generation, state.bytes)
+            && entry.is_of(state)
         {
             entry.used = self.clock;
             return Ok(Arc::clone(&entry.reader));
@@ -63,9 +71,26 @@ impl SegmentCache {
             generation: state.generation,
             bytes: state.bytes,
             used: self.clock,
+            recent: None,
         };
         self.open.insert(key, entry);
         Ok(reader)
+    }
+
+    /// The block that was read last of a segment, if it holds the offset.
+    pub fn recent(&self, state: &SegmentState, offset: Offset) -> Option<Block> {
+        let entry = self.open.get(&SegmentCache::key(state.log, state.base))?;
+        let block = entry.recent.as_ref().filter(|_| entry.is_of(state))?;
+        (block.first()..=block.last()).contains(&offset).then(|| block.clone())
+    }
+
+    /// Keeps the block that was read last for whoever wants the next message of it.
+    pub fn remember(&mut self, state: &SegmentState, block: Block) {
+        if let Some(entry) = self.open.get_mut(&SegmentCache::key(state.log, state.base))
+            && entry.is_of(state)
+        {
+            entry.recent = Some(block);
+        }
     }
 
     /// Closes a segment that is about to be removed.

@@ -18,7 +18,7 @@ use std::{mem, path::PathBuf};
 use super::{Store, open::log_dirs, read::damaged_run};
 use crate::{
     disk::Slice,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     format::{
         commit::Run,
         meta::{CursorState, LogState, MetaEntry, SegmentState},
@@ -45,6 +45,8 @@ pub enum Extent {
     Older,
     /// All of it.
     All,
+    /// The oldest file: on a full disk there is space for little at a time.
+    Oldest,
     /// Nothing: only what has become dead in segments is given back. It needs next to no space.
     Nothing,
 }
@@ -67,7 +69,12 @@ pub struct Work {
     pub changes: IdMap<LogId, LogChange>,
     /// Written, but not synced.
     unsynced: Vec<SegmentWriter>,
+    /// New files. They go if nothing comes of them.
+    begun: Vec<PathBuf>,
+    /// `None`: a new file is to be begun, or was.
     meta: Option<MetaWriter>,
+    /// Whether something was taken from the state that only the metalog will have.
+    captured: bool,
 }
 
 /// So many files are open at most before they are synced and closed.
@@ -86,7 +93,14 @@ pub fn checkpoint(shared: &impl Shared, extent: Extent) -> Result<()> {
     };
     let done = make(shared, extent, &mut work);
     if done.is_err() {
-        shared.with(Store::abandon_checkpoint);
+        if !work.captured {
+            // The metalog cannot refer to them. On a full disk their space is wanted at once.
+            for path in &work.begun {
+                let _ = work.segments.disk.remove(path);
+            }
+        }
+        let meta = work.meta.take().filter(|_| !work.captured);
+        shared.with(|store| store.abandon_checkpoint(meta));
     }
     done
 }
@@ -99,6 +113,7 @@ fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
     work.retain(shared, extent != Extent::Nothing)?;
 
     let full = work.meta.is_none();
+    work.captured = true;
     let capture = shared.with(|store| store.capture(&work.changes, full));
     shared.sync_to(capture.at)?;
     work.sync_segments()?;
@@ -143,6 +158,7 @@ impl Store {
         let upto = match extent {
             Extent::All => self.journal.tail(),
             Extent::Older => self.journal.boundary_keeping(self.config.journal_bytes / 2),
+            Extent::Oldest => self.journal.second_file(),
             Extent::Nothing => self.replay_from,
         };
         let upto = upto.max(self.replay_from);
@@ -157,14 +173,16 @@ impl Store {
             upto,
             changes: IdMap::default(),
             unsynced: Vec::new(),
+            begun: Vec::new(),
             meta,
+            captured: false,
         })
     }
 
-    /// After a failure the metalog's file may end in the middle of an entry, and what was captured
-    /// is lost: the next checkpoint begins a new file, with everything.
-    fn abandon_checkpoint(&mut self) {
-        self.meta.writer = None;
+    /// Once something was captured, the metalog's file may end in the middle of an entry, and what
+    /// was captured is lost: the next checkpoint begins a new file, with everything.
+    fn abandon_checkpoint(&mut self, meta: Option<MetaWriter>) {
+        self.meta.writer = meta;
         self.meta.unswept = true;
         self.state.reclaimable = true;
     }
@@ -357,18 +375,32 @@ impl Work {
             }
             if writer.as_ref().is_some_and(|writer| writer.bytes() >= self.segment_bytes) {
                 let mut full = writer.take().expect("it was just looked at");
-                full.seal()?;
+                // Damage to what it held before keeps it from being sealed, and nothing else.
+                keep_going(full.seal())?;
                 self.finish_writer(full, change)?;
             }
-            let mut into = match (writer.take(), open.take()) {
-                (Some(writer), _) => writer,
-                (None, Some(state)) => SegmentWriter::reopen(&self.segments, &state)?,
-                (None, None) => SegmentWriter::create(&self.segments, decoded.log, offset, 0)?,
+            let reopened = match (&writer, open.take()) {
+                (None, Some(state)) => keep_going(SegmentWriter::reopen(&self.segments, &state))?,
+                _ => None,
+            };
+            let mut into = match writer.take().or(reopened) {
+                Some(writer) => writer,
+                None => self.begin_segment(decoded.log, offset, 0)?,
             };
             into.push(offset, &RecordParts::stored(decoded.body, &spans))?;
             writer = Some(into);
         }
         Ok(writer.expect("a live run has a live message"))
+    }
+
+    pub(super) fn begin_segment(
+        &mut self,
+        log: LogId,
+        base: Offset,
+        generation: u64,
+    ) -> Result<SegmentWriter> {
+        self.begun.push(self.segments.layout.segment_file(log, base, generation));
+        SegmentWriter::create(&self.segments, log, base, generation)
     }
 
     /// Takes over a segment that is written. It is synced with others.
@@ -399,6 +431,16 @@ impl Work {
             }
             let _ = disk.remove_dir(&dir);
         }
+    }
+}
+
+/// Damage is reported to whoever reads what is damaged. A checkpoint works around it: if it did
+/// not, one bad block would in the end stop every queue.
+pub(super) fn keep_going<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -73,7 +73,7 @@ pub struct Commit {
 pub enum Outcome {
     Done(Commit),
     /// A journal file must be prepared that holds a frame of so many bytes. Nothing was changed.
-    NeedsFile(u64),
+    NeedsFile(u64, Urgency),
     /// The journal is as long as it may be: wait for a checkpoint. Nothing was changed.
     NeedsCheckpoint,
 }
@@ -123,7 +123,7 @@ impl Store {
             return Ok(Outcome::NeedsCheckpoint);
         }
         if let Room::NeedsFile(bytes) = self.journal.make_room(payload_len, urgency)? {
-            return Ok(Outcome::NeedsFile(bytes));
+            return Ok(Outcome::NeedsFile(bytes, urgency));
         }
         let lsn = self.journal.append(&mut draft.frame)?;
         self.apply(ops, &draft.runs, lsn).expect("the operations were checked before");

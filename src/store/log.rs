@@ -6,7 +6,6 @@ use super::{acks::AckSet, tail::Tail};
 use crate::{
     format::meta::{ChunkState, LogState, SegmentState},
     ids::{CursorId, LogId, Offset},
-    segment::Block,
 };
 
 #[derive(Debug)]
@@ -25,8 +24,6 @@ pub struct Log {
     pub keeps_acked: bool,
     /// Whether it changed since it was last captured.
     pub dirty: bool,
-    /// The block that was read last. Consumers mostly want the next message of it.
-    pub recent: Option<Block>,
 }
 
 impl Log {
@@ -40,7 +37,6 @@ impl Log {
             cursors: Vec::new(),
             keeps_acked,
             dirty: true,
-            recent: None,
         }
     }
 

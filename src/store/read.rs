@@ -121,12 +121,11 @@ impl Store {
             let run = found.tail.find(offset).ok_or_else(|| missing(offset))?;
             return Ok(Source::Run(self.journal.slice(run.lsn, run.len)?, run.lsn));
         }
-        if let Some(block) = &found.recent
-            && (block.first()..=block.last()).contains(&offset)
-        {
-            return Ok(Source::Block(block.clone()));
+        let segment = found.segment_of(offset).ok_or_else(|| missing(offset))?;
+        if let Some(block) = self.cache.recent(segment, offset) {
+            return Ok(Source::Block(block));
         }
-        let segment = found.segment_of(offset).ok_or_else(|| missing(offset))?.clone();
+        let segment = segment.clone();
         let reader = self.cache.reader(&self.segments, &segment)?;
         let index = reader.block_at(offset).ok_or_else(|| missing(offset))?;
         Ok(Source::Segment(reader, index))
@@ -134,8 +133,9 @@ impl Store {
 
     /// Keeps the block that was read last for whoever wants the next message of it.
     pub fn remember(&mut self, log: LogId, block: Block) {
-        if let Some(log) = self.state.logs.get_mut(&log) {
-            log.recent = Some(block);
+        let log = self.state.logs.get(&log);
+        if let Some(segment) = log.and_then(|log| log.segment_of(block.first())) {
+            self.cache.remember(segment, block);
         }
     }
 

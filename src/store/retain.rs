@@ -2,13 +2,13 @@
 //! rewritten together. Offsets never change.
 
 use super::{
-    checkpoint::{LogChange, Shared, Work},
+    checkpoint::{LogChange, Shared, Work, keep_going},
     log::Log,
     state::State,
 };
 use crate::{
     config::REWRITE_SHARE,
-    error::Result,
+    error::{ErrorKind, Result},
     format::{meta::SegmentState, record::RecordParts},
     ids::{LogId, Offset},
     segment::{SegmentReader, SegmentWriter},
@@ -29,7 +29,7 @@ fn judge(state: &State, log: &Log, segment: &SegmentState) -> Verdict {
     let range = segment.base.0..segment.end.0;
     let offsets = range.end - range.start;
     // What the segment does not hold is dead, too.
-    let dead = state.dead(log, range) - (offsets - segment.records).min(offsets);
+    let dead = state.dead(log, range).saturating_sub(offsets.saturating_sub(segment.records));
     let live = segment.records.saturating_sub(dead);
     if live == 0 {
         Verdict::Drop
@@ -98,7 +98,11 @@ impl Work {
             }
         }
         for group in groups.iter().filter(|group| !group.is_empty()) {
-            self.rewrite(shared, group, change)?;
+            // It may wait: until there is space, or for good if a block is damaged.
+            match self.rewrite(shared, group, change) {
+                Err(error) if error.kind() == ErrorKind::DiskFull => {}
+                rewritten => drop(keep_going(rewritten)?),
+            }
         }
         Ok(())
     }
@@ -112,7 +116,28 @@ impl Work {
     ) -> Result<()> {
         let (first, last) = (&old[0], &old[old.len() - 1]);
         let generation = old.iter().map(|segment| segment.generation).max().unwrap_or(0) + 1;
-        let mut writer = SegmentWriter::create(&self.segments, first.log, first.base, generation)?;
+        let mut writer = self.begin_segment(first.log, first.base, generation)?;
+        let copied = self.copy_living(shared, old, &mut writer).and_then(|()| {
+            writer.extend_to(last.end);
+            writer.seal()
+        });
+        if copied.is_err() || writer.state().records == 0 {
+            writer.abandon();
+            copied?;
+        } else {
+            self.finish_writer(writer, change)?;
+        }
+        change.gone.extend(old.iter().cloned());
+        Ok(())
+    }
+
+    fn copy_living(
+        &self,
+        shared: &impl Shared,
+        old: &[SegmentState],
+        writer: &mut SegmentWriter,
+    ) -> Result<()> {
+        let log = old[0].log;
         for segment in old {
             let reader = SegmentReader::open(&self.segments, segment)?;
             for index in 0..reader.table().len() {
@@ -123,7 +148,7 @@ impl Work {
                     records.push(record);
                 }
                 shared.with(|store| {
-                    let log = store.state.logs.get(&first.log);
+                    let log = store.state.logs.get(&log);
                     let dead = |offset| log.is_none_or(|log| store.state.is_dead(log, offset));
                     records.retain(|(offset, _)| !dead(*offset));
                 });
@@ -132,13 +157,6 @@ impl Work {
                 }
             }
         }
-        change.gone.extend(old.iter().cloned());
-        if writer.state().records == 0 {
-            writer.abandon();
-            return Ok(());
-        }
-        writer.extend_to(last.end);
-        writer.seal()?;
-        self.finish_writer(writer, change)
+        Ok(())
     }
 }

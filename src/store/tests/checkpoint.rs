@@ -36,8 +36,11 @@ fn commit(store: &mut Store, ops: &[Op<'_>]) -> Result<()> {
     loop {
         match store.commit(ops, Timestamp(1))? {
             Outcome::Done(_) => return Ok(()),
-            Outcome::NeedsFile(bytes) => {
-                let job = store.journal.begin_prepare(Some(bytes)).expect("nobody else prepares");
+            Outcome::NeedsFile(bytes, urgency) => {
+                let job = store
+                    .journal
+                    .begin_prepare(Some(bytes), urgency)
+                    .expect("nobody else prepares");
                 store.journal.finish_prepare(job.run())?;
             }
             Outcome::NeedsCheckpoint => panic!("the journal is long enough for these tests"),
