@@ -42,6 +42,9 @@
 
 // The floors, from the ground up. A floor imports only those above it in this list; the rooms on
 // one floor do not import each other. `tests/floors.rs` asserts it.
+#[macro_use]
+mod seeded;
+
 mod config;
 mod error;
 mod ids;
@@ -73,6 +76,10 @@ pub use format::record::Headers;
 pub use ids::{Offset, Timestamp};
 pub use message::{IntoBytes, Message};
 pub use stream::partition_of;
+
+#[cfg(seeded_bugs)]
+#[doc(hidden)]
+pub use seeded::{ALL as SEEDED_BUGS, Bug as SeededBug, switch_on as switch_on_bug};
 
 #[cfg(fuzzing)]
 #[doc(hidden)]

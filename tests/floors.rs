@@ -10,7 +10,7 @@ use std::{
 /// The rooms, floor by floor, from the ground up. A room imports only rooms of lower floors.
 const FLOORS: &[&[&str]] = &[
     // The ground floor counts as one room.
-    &["config", "error", "ids", "layout", "message"],
+    &["config", "error", "ids", "layout", "message", "seeded"],
     &["disk", "format"],
     &["journal", "metalog", "segment"],
     &["store"],

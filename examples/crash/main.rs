@@ -39,6 +39,15 @@ struct Arguments {
     /// Runs all sequences of up to so many operations, instead of random ones.
     #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u32).range(1..=4))]
     exhaust: Option<u32>,
+    /// Looks for each of the deliberate bugs, up to so many states each; needs a build with them,
+    /// see docs/TESTING.md.
+    #[cfg(seeded_bugs)]
+    #[arg(long)]
+    seeded_bugs: bool,
+    /// Only those whose name contains this.
+    #[cfg(seeded_bugs)]
+    #[arg(long, default_value = "")]
+    bug: String,
     /// How many threads search.
     #[arg(long, default_value_t = thread::available_parallelism().map_or(1, |n| n.get()))]
     threads: usize,
@@ -48,6 +57,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // What does not hold is printed once it is simple, and not by every thread.
     std::panic::set_hook(Box::new(|_| {}));
+    #[cfg(seeded_bugs)]
+    if arguments.seeded_bugs {
+        return find_seeded_bugs(&arguments);
+    }
     let began = Instant::now();
     let (found, counts) = match (arguments.case, arguments.exhaust) {
         (Some(case), _) => {
@@ -123,6 +136,16 @@ fn on_threads<C: Send>(
 }
 
 fn search(arguments: &Arguments) -> (Found, Counts) {
+    let (found, counts) = search_for(arguments);
+    let found = found.map(|(n, failure)| {
+        eprintln!("case {n} does not hold; looking for a simpler one");
+        let simple = explore::random(arguments.seed, n).shrink(failure, 300);
+        (simple, Some(format!("--seed {} --case {n}", arguments.seed)))
+    });
+    (found, counts)
+}
+
+fn search_for(arguments: &Arguments) -> (Option<(u64, Failure)>, Counts) {
     let bar = bar(arguments.states);
     let (number, states) = (AtomicU64::new(0), AtomicU64::new(0));
     let next = || {
@@ -139,14 +162,9 @@ fn search(arguments: &Arguments) -> (Found, Counts) {
         states.fetch_add(counts.states, Ordering::Relaxed);
         bar.inc(counts.states);
     };
-    let (found, counts) = on_threads(arguments.threads, next, run, done);
+    let searched = on_threads(arguments.threads, next, run, done);
     bar.finish_and_clear();
-    let found = found.map(|(n, failure)| {
-        eprintln!("case {n} does not hold; looking for a simpler one");
-        let simple = explore::random(arguments.seed, n).shrink(failure, 300);
-        (simple, Some(format!("--seed {} --case {n}", arguments.seed)))
-    });
-    (found, counts)
+    searched
 }
 
 fn exhaust(most: u32, threads: usize) -> (Found, Counts) {
@@ -164,4 +182,29 @@ fn exhaust(most: u32, threads: usize) -> (Found, Counts) {
     let (found, counts) = on_threads(threads, next, run, |_| bar.inc(1));
     bar.finish_and_clear();
     (found.map(|(_, failure)| (failure, None)), counts)
+}
+
+/// The explorer must find each deliberate bug; else it proves nothing when it finds none.
+#[cfg(seeded_bugs)]
+fn find_seeded_bugs(arguments: &Arguments) -> ExitCode {
+    let mut missed = 0;
+    let wanted = |bug: &&posthouse::SeededBug| format!("{bug:?}").contains(&arguments.bug);
+    let bugs: Vec<_> = posthouse::SEEDED_BUGS.iter().filter(wanted).collect();
+    for bug in &bugs {
+        posthouse::switch_on_bug(**bug);
+        let (found, counts) = search_for(arguments);
+        let states = counts.states;
+        match found {
+            Some((n, failure)) => {
+                let what = failure.message.lines().next().unwrap_or_default();
+                println!("{bug:?}: found in case {n}, after {states} states: {what}");
+            }
+            None => {
+                missed += 1;
+                println!("{bug:?}: MISSED in {states} states");
+            }
+        }
+    }
+    println!("{} of {} found", bugs.len() - missed, bugs.len());
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

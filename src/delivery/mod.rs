@@ -101,6 +101,7 @@ impl Deliveries {
 
     /// The offset of a delivery whose lease still holds at `now`.
     pub fn held(&self, key: LeaseKey, now: Duration) -> Option<Offset> {
+        let now = if seeded!(AckWithoutALease) { Duration::ZERO } else { now };
         self.leases.held(key, now)
     }
 

@@ -72,7 +72,8 @@ impl Core {
 
     /// Commits before this position can be seen by consumers.
     pub fn visible(&self) -> Lsn {
-        if self.hides_unsynced { self.store.journal.durable() } else { self.store.journal.tail() }
+        let hides = self.hides_unsynced && !seeded!(VisibleBeforeDurable);
+        if hides { self.store.journal.durable() } else { self.store.journal.tail() }
     }
 
     /// Where those wait who want messages of a log. All logs of a stream share one watch.
@@ -245,6 +246,9 @@ impl Core {
         // One that has failed twice by now counts once: a commit holds one count per message.
         failures.sort_unstable();
         failures.dedup();
+        if seeded!(LeaseEndIsNotCounted) {
+            failures.clear();
+        }
         let nack = |&(cursor, offset): &(CursorId, Offset)| Op::Nack { cursor, offset };
         let ops: Vec<Op<'_>> = failures.iter().map(nack).collect();
         let outcome = store.commit(&ops, now)?;
@@ -260,6 +264,13 @@ impl Core {
     }
 
     pub fn commit(&mut self, ops: &[Op<'_>], now: Timestamp) -> Result<Outcome> {
+        if seeded!(TransactionIsTwoFrames) && ops.len() > 1 {
+            let outcome = self.store.commit(&ops[..1], now)?;
+            return match outcome {
+                Outcome::Done(_) => self.store.commit(&ops[1..], now),
+                other => Ok(other),
+            };
+        }
         self.store.commit(ops, now)
     }
 

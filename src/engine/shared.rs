@@ -112,7 +112,7 @@ impl Shared {
 
     /// Poisons the engine if the error says so.
     fn heed(&self, error: Error) -> Error {
-        if error.kind() == ErrorKind::Poisoned {
+        if error.kind() == ErrorKind::Poisoned && !seeded!(PoisonIsForgotten) {
             self.poison(&error);
         }
         error

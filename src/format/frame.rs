@@ -57,7 +57,7 @@ impl FrameHeader {
         let checksum = bytes.u32()?;
         let payload_len = bytes.u32()?;
         let lsn = Lsn(bytes.u64()?);
-        if lsn != at {
+        if lsn != at && !seeded!(LsnIsNotVerified) {
             return Err(Malformed("no frame that belongs at this position"));
         }
         let watermark = match bytes.u32()? {
@@ -87,7 +87,7 @@ pub fn decode_frame(bytes: &[u8], at: Lsn, seed: Seed) -> Decoded<(FrameHeader, 
     let end = FRAME_HEADER_BYTES.checked_add(header.payload_len as usize);
     let covered = end.and_then(|end| bytes.get(4..end));
     let covered = covered.ok_or(Malformed("a frame reaches past the end"))?;
-    if seed.checksum(covered) != header.checksum {
+    if seed.checksum(covered) != header.checksum && !seeded!(FrameIsNotVerified) {
         return Err(Malformed("a frame's checksum is wrong"));
     }
     Ok((header, &covered[FRAME_HEADER_BYTES - 4..]))

@@ -102,7 +102,9 @@ impl NewFile {
             let _ = supply.disk.remove(&begun);
         })?;
         let dir = supply.layout.journal_dir();
-        supply.disk.sync_dir(&dir).map_err(|error| sync_failed(error, dir))?;
+        if !seeded!(NewNameIsNotSynced) {
+            supply.disk.sync_dir(&dir).map_err(|error| sync_failed(error, dir))?;
+        }
         Ok(file)
     }
 }
@@ -134,6 +136,11 @@ fn refill(mut used: JournalFile, header: JournalHeader) -> Result<JournalFile> {
     used.window
         .write(0, &header.encode())
         .map_err(|error| Error::io(error, "a journal file cannot be written", &used.path))?;
+    if seeded!(RefilledFileIsNotSynced) {
+        used.seed = header.frame_seed();
+        used.header = header;
+        return Ok(used);
+    }
     used.file.sync().map_err(|error| sync_failed(error, &used.path))?;
     used.seed = header.frame_seed();
     used.header = header;
@@ -153,7 +160,9 @@ fn make(supply: &Supply, header: JournalHeader) -> Result<JournalFile> {
         file.write_at(at, &zeros).map_err(failed)?;
         at += ZERO_PIECE as u64;
     }
-    file.sync().map_err(|error| sync_failed(error, path))?;
+    if !seeded!(NewFileIsNotSynced) {
+        file.sync().map_err(|error| sync_failed(error, path))?;
+    }
     let window = window(&file, header.capacity, supply.access, Purpose::Append).map_err(failed)?;
     let seed = header.frame_seed();
     Ok(JournalFile { header, path: path.clone(), file, window, seed, of_this_life: true })

@@ -230,7 +230,9 @@ impl Journal {
     }
 
     fn put(&mut self, frame: &mut Vec<u8>, kind: FrameKind) -> Result<Lsn> {
-        let (lsn, watermark) = (self.tail, self.durable);
+        let durable = if seeded!(WatermarkIsNeverMoved) { Lsn(0) } else { self.durable };
+        let lsn = self.tail;
+        let watermark = if seeded!(WatermarkClaimsTheTail) { lsn } else { durable };
         let current = self.current();
         finish_frame(frame, kind, lsn, watermark, current.seed);
         current.write(lsn, frame)?;
@@ -405,8 +407,12 @@ pub struct SyncJob {
 impl SyncJob {
     /// Syncs the files in their order, so that what is durable is a prefix.
     pub fn run(&self) -> Result<()> {
-        for (file, path) in &self.files {
-            file.sync().map_err(|error| sync_failed(error, path))?;
+        let all = if seeded!(OnlyTheNewestFileIsSynced) { self.files.len() - 1 } else { 0 };
+        for (file, path) in self.files.iter().skip(all).filter(|_| !seeded!(SyncIsSkipped)) {
+            let synced = file.sync();
+            let synced =
+                if seeded!(FailedSyncIsTriedAgain) { synced.or(file.sync()) } else { synced };
+            synced.map_err(|error| sync_failed(error, path))?;
         }
         Ok(())
     }

@@ -98,7 +98,9 @@ impl MetaWriter {
             let what = "a sync of the metalog failed; reopen the store to find out what is there";
             Error::new(ErrorKind::Poisoned, what).because(error)
         };
-        self.file.sync().map_err(|error| failed(error).in_file(&self.path))?;
+        if !seeded!(MetalogIsNotSynced) && !seeded!(MetalogIsNamedEarly) {
+            self.file.sync().map_err(|error| failed(error).in_file(&self.path))?;
+        }
         if self.durable == 0 {
             let path = self.place.layout.meta_file(self.number);
             let disk = &self.place.disk;
@@ -106,8 +108,13 @@ impl MetaWriter {
                 .map_err(|error| Error::io(error, "a metalog cannot be renamed", &self.path))?;
             self.path = path;
             let dir = self.place.layout.meta_dir();
-            disk.sync_dir(&dir).map_err(|error| failed(error).in_file(&dir))?;
+            if !seeded!(MetalogNameIsNotSynced) {
+                disk.sync_dir(&dir).map_err(|error| failed(error).in_file(&dir))?;
+            }
             self.snapshot_bytes = self.end;
+        }
+        if seeded!(MetalogIsNamedEarly) {
+            self.file.sync().map_err(|error| failed(error).in_file(&self.path))?;
         }
         self.durable = self.end;
         self.entries = 0;

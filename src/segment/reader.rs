@@ -85,7 +85,9 @@ impl SegmentReader {
             }
             let end = BLOCK_HEADER_BYTES + header.body_len as usize;
             let body = bytes.narrow(BLOCK_HEADER_BYTES, end);
-            header.verify(&body, self.seed)?;
+            if !seeded!(BlockIsNotVerified) {
+                header.verify(&body, self.seed)?;
+            }
             Records::new(&header, &body)?;
             Ok(Block { header, body, path: Arc::clone(&self.path) })
         });

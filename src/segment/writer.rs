@@ -81,14 +81,18 @@ impl SegmentWriter {
             let what = "a segment is shorter than what was committed to it";
             return Err(Error::corrupt(what, path, state.bytes));
         }
+        let mut state = state.clone();
+        if seeded!(AppendsBehindTheFilesEnd) {
+            state.bytes = file.len().map_err(failed)?.next_multiple_of(8);
+        }
         Ok(SegmentWriter {
             segments: segments.clone(),
             file,
-            seed: segments.header(state).seed(),
+            seed: segments.header(&state).seed(),
             path,
             block: BlockBuilder::default(),
             ready: Vec::new(),
-            state: state.clone(),
+            state,
             is_new: false,
         })
     }
@@ -177,11 +181,17 @@ impl SegmentWriter {
             let what = "a sync of a segment failed; reopen the store to find out what is there";
             Error::new(ErrorKind::Poisoned, what).in_file(&self.path).because(error)
         };
-        self.file.sync().map_err(failed)?;
+        if !seeded!(SegmentIsNotSynced) {
+            self.file.sync().map_err(failed)?;
+        }
         if self.is_new {
-            let layout = &self.segments.layout;
-            self.segments.disk.sync_dir(&layout.log_dir(self.state.log)).map_err(failed)?;
-            self.segments.disk.sync_dir(&layout.segments_dir()).map_err(failed)?;
+            let (layout, disk) = (&self.segments.layout, &self.segments.disk);
+            if !seeded!(SegmentNameIsNotSynced) {
+                disk.sync_dir(&layout.log_dir(self.state.log)).map_err(failed)?;
+            }
+            if !seeded!(LogDirectoryIsNotSynced) {
+                disk.sync_dir(&layout.segments_dir()).map_err(failed)?;
+            }
         }
         Ok(())
     }

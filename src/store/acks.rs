@@ -207,11 +207,18 @@ impl AckSet {
         let mut captured = Vec::new();
         for (index, chunk) in &mut self.chunks {
             if std::mem::take(&mut chunk.dirty) || all {
+                if seeded!(AcksAreNotCaptured) {
+                    continue;
+                }
                 captured.push(ChunkState {
                     cursor,
                     chunk: *index,
                     acked: bitmap_bytes(&mut chunk.acked),
-                    attempts: chunk.attempts.iter_mut().map(bitmap_bytes).collect(),
+                    attempts: if seeded!(AttemptsAreNotCaptured) {
+                        Vec::new()
+                    } else {
+                        chunk.attempts.iter_mut().map(bitmap_bytes).collect()
+                    },
                 });
             }
         }

@@ -115,7 +115,9 @@ fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
     let full = work.meta.is_none();
     work.captured = true;
     let capture = shared.with(|store| store.capture(&work.changes, full));
-    shared.sync_to(capture.at)?;
+    if !seeded!(JournalIsNotSyncedBeforeTheMetalog) {
+        shared.sync_to(capture.at)?;
+    }
     work.sync_segments()?;
     let mut meta = match work.meta.take() {
         Some(meta) => meta,
@@ -124,7 +126,21 @@ fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
     for entry in &capture.entries {
         meta.put(entry)?;
     }
-    meta.commit(work.upto, capture.at, capture.next_id)?;
+    if seeded!(FilesAreRecycledEarly) {
+        for path in shared.with(|store| store.journal.release_below(work.upto)) {
+            let _ = work.segments.disk.remove(&path);
+        }
+    }
+    if seeded!(SegmentsAreRemovedEarly) {
+        for segment in work.changes.values().flat_map(|change| &change.gone) {
+            let _ = work.segments.disk.remove(&work.segments.path(segment));
+        }
+    }
+    if seeded!(DeletedLogsAreRemovedEarly) {
+        work.remove_logs(&capture.deleted_logs);
+    }
+    let replay_from = if seeded!(ReplayBeginsTooLate) { capture.at } else { work.upto };
+    meta.commit(replay_from, capture.at, capture.next_id)?;
 
     let changes = mem::take(&mut work.changes);
     let garbage = shared.with(|store| store.install(changes, work.upto, meta));
@@ -241,13 +257,20 @@ impl Store {
             Some(entity) => MetaEntry::Entity(entity.clone()),
             None => MetaEntry::EntityGone(id),
         }));
+        if seeded!(DeletionIsNotCaptured) {
+            entries.retain(|entry| !matches!(entry, MetaEntry::EntityGone(_)));
+        }
         let mut logs: Vec<_> = state.logs.values_mut().collect();
         logs.sort_unstable_by_key(|log| log.id);
         for log in logs {
             let change = changes.get(&log.id);
             if mem::take(&mut log.dirty) || full || change.is_some() {
                 let moved = change.map_or(log.moved, |change| change.moved);
-                entries.push(MetaEntry::Log(LogState { moved, ..log.state() }));
+                let mut state = LogState { moved, ..log.state() };
+                if seeded!(TrimIsNotCaptured) {
+                    state.start = Offset(0);
+                }
+                entries.push(MetaEntry::Log(state));
             }
             if full {
                 let gone =
@@ -266,6 +289,9 @@ impl Store {
         cursors.sort_unstable_by_key(|cursor| cursor.id);
         for cursor in cursors {
             if mem::take(&mut cursor.dirty) || full {
+                if seeded!(GroupsAreNotCaptured) && cursor.acks().is_none() {
+                    continue;
+                }
                 let (id, floor) = (cursor.id, cursor.floor());
                 entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
                 entries.extend(cursor.capture_chunks(full).into_iter().map(MetaEntry::Chunk));
@@ -282,7 +308,7 @@ impl Store {
     /// The bases and generations of a log's segments, as the metalog has them. `None` for a log
     /// that was deleted when the metalog did not know yet: it still refers to all of them.
     fn known_segments(&self, log: LogId) -> Option<Vec<(Offset, u64)>> {
-        if self.state.deleted_logs.contains(&log) {
+        if self.state.deleted_logs.contains(&log) && !seeded!(DeletedLogsAreSwept) {
             return None;
         }
         let segments = self.state.logs.get(&log).map(|log| log.segments.values());
@@ -339,8 +365,9 @@ impl Work {
             return Ok(());
         };
         let mut open = open;
+        let moved = if seeded!(MovedTooFar) { Offset(end.0 + 1) } else { end };
         let mut writer: Option<SegmentWriter> = None;
-        let mut change = LogChange { log, moved: end, gone: Vec::new(), put: Vec::new() };
+        let mut change = LogChange { log, moved, gone: Vec::new(), put: Vec::new() };
         while at < end {
             let (runs, next) = shared.with(|store| store.live_runs(log, at, self.upto))?;
             if next <= at {

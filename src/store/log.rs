@@ -44,7 +44,8 @@ impl Log {
     pub fn restore(&mut self, state: &LogState) {
         self.start = state.start;
         self.moved = state.moved;
-        self.tail = Tail::new(state.moved);
+        let live = state.moved.0.saturating_sub(u64::from(seeded!(NextOffsetIsOneTooLow)));
+        self.tail = Tail::new(Offset(live));
         self.dirty = false;
     }
 

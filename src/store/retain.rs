@@ -115,7 +115,9 @@ impl Work {
         change: &mut LogChange,
     ) -> Result<()> {
         let (first, last) = (&old[0], &old[old.len() - 1]);
-        let generation = old.iter().map(|segment| segment.generation).max().unwrap_or(0) + 1;
+        let generation = old.iter().map(|segment| segment.generation).max().unwrap_or(0);
+        let generation =
+            if seeded!(RewriteKeepsItsGeneration) { generation } else { generation + 1 };
         let mut writer = self.begin_segment(first.log, first.base, generation)?;
         let copied = self.copy_living(shared, old, &mut writer).and_then(|()| {
             writer.extend_to(last.end);

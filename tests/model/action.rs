@@ -66,6 +66,13 @@ pub enum Action {
         to: u8,
     },
     Transaction(Vec<TxPart>, How),
+    /// So many rounds in which messages come and most of them go: journal files are filled again,
+    /// segments die.
+    Churn {
+        queue: Name,
+        rounds: u8,
+        how: How,
+    },
     /// Lets all leases run out.
     LeasesEnd,
     Sync,
@@ -162,6 +169,8 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => (name(), any::<u8>()).prop_map(|(stream, to)| Trim { stream, to }),
         8 => (proptest::collection::vec(part(), 1..6), how())
             .prop_map(|(parts, how)| Transaction(parts, how)),
+        2 => (name(), 1..12u8, how())
+            .prop_map(|(queue, rounds, how)| Churn { queue, rounds, how }),
         2 => Just(LeasesEnd),
         2 => Just(Sync),
         4 => Just(Checkpoint),
@@ -169,7 +178,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         3 => Just(Kill),
         3 => Just(PowerCut),
         4 => (1..60u8).prop_map(PowerCutIn),
-        3 => (0..60u8, 0..6u8).prop_map(|(calls, error)| CallFails(calls, error)),
+        4 => (0..60u8, 0..6u8).prop_map(|(calls, error)| CallFails(calls, error)),
         1 => (0..5u8).prop_map(Clock),
     ]
 }

@@ -46,6 +46,10 @@ pub struct Driver<'a> {
     /// Whether the power may be gone, or a call may fail: then any error is the last thing that this
     /// life says.
     doomed: bool,
+    /// Whether the power may be gone.
+    powerless: bool,
+    /// For each state, what was durable when the commit to it was made: its frame says so.
+    proven: Vec<usize>,
     /// Counts recoveries.
     life: u64,
     /// Examines the moments that the world has recorded.
@@ -77,6 +81,8 @@ impl<'a> Driver<'a> {
             born: BTreeMap::new(),
             numbered: 0,
             doomed: false,
+            powerless: false,
+            proven: vec![0],
             life: 0,
             oracle: None,
         };
@@ -102,7 +108,8 @@ impl<'a> Driver<'a> {
     pub fn one(&mut self, action: &Action) {
         self.examined(|driver| {
             if let Ended::Dead = driver.act(action) {
-                driver.crash(true);
+                // After an error the machine may stay up, with what the system has cached.
+                driver.crash(driver.powerless || driver.numbered.is_multiple_of(2));
             }
         });
     }
@@ -113,10 +120,11 @@ impl<'a> Driver<'a> {
             return act(self);
         };
         let (floor, life) = (self.floor, self.life);
+        let proven = self.proven[floor];
         act(self);
         let all = if self.life == life { &self.states } else { &self.states_before };
         for moment in self.world.moments() {
-            oracle.examine(&moment, all, floor);
+            oracle.examine(&moment, all, floor, proven);
         }
     }
 
@@ -134,6 +142,7 @@ impl<'a> Driver<'a> {
         let mut state = self.now().clone();
         change(&mut state);
         self.states.push(Rc::new(state));
+        self.proven.push(self.floor);
     }
 
     fn is_durable(&mut self) {
@@ -158,6 +167,7 @@ impl<'a> Driver<'a> {
         self.fresh.clear();
         self.born.clear();
         self.doomed = false;
+        self.powerless = false;
     }
 
     /// Ends the life in an orderly way.
@@ -176,7 +186,8 @@ impl<'a> Driver<'a> {
 
     /// Ends the life by a power cut or a kill, and finds out which state it has left.
     fn crash(&mut self, power: bool) {
-        let crashed = if power || self.doomed { self.world.cut_power() } else { self.world.kill() };
+        let cuts = power || self.powerless;
+        let crashed = if cuts { self.world.cut_power() } else { self.world.kill() };
         if !crashed {
             return self.reopen();
         }
@@ -210,6 +221,7 @@ impl<'a> Driver<'a> {
             );
         }
         self.states_before = std::mem::replace(&mut self.states, vec![state]);
+        self.proven = vec![0];
         self.floor = 0;
         self.life += 1;
         self.open();
@@ -248,6 +260,7 @@ impl<'a> Driver<'a> {
             Action::Seek { stream, group, to } => self.seek(*stream, *group, *to),
             Action::Trim { stream, to } => self.trim(*stream, *to),
             Action::Transaction(parts, how) => self.transact(parts, *how),
+            Action::Churn { queue, rounds, how } => self.churn(*queue, *rounds, *how),
             Action::LeasesEnd => self.leases_end(),
             Action::Sync => {
                 let synced = self.engine().sync();
@@ -273,6 +286,7 @@ impl<'a> Driver<'a> {
             Action::PowerCutIn(steps) => {
                 self.world.cut_power_in(u64::from(*steps));
                 self.doomed = self.world.copy().is_some();
+                self.powerless = self.doomed;
                 Ok(Some(()))
             }
             Action::CallFails(calls, error) => {
@@ -631,7 +645,11 @@ impl<'a> Driver<'a> {
         if self.held.is_empty() {
             return Ok(Some(()));
         }
-        let Held { whose, delivery } = self.held.swap_remove(usize::from(n) % self.held.len());
+        self.settle_at(usize::from(n) % self.held.len(), done)
+    }
+
+    fn settle_at(&mut self, index: usize, done: bool) -> Result<Option<()>, Error> {
+        let Held { whose, delivery } = self.held.swap_remove(index);
         let result = if done { delivery.ack() } else { delivery.nack() };
         let offset = delivery.offset().0;
         let died = result.is_err();
@@ -644,6 +662,31 @@ impl<'a> Driver<'a> {
             assert_eq!(again.kind(), ErrorKind::LeaseLost);
         }
         Ok(settled)
+    }
+
+    fn churn(&mut self, queue: Name, rounds: u8, how: How) -> Result<Option<()>, Error> {
+        for round in 0..rounds {
+            if self.send(queue, 6, 190, how)?.is_none() {
+                return Ok(None);
+            }
+            // One in seven stays behind.
+            for n in 0..6 {
+                let held = self.held.len();
+                if self.receive(Whose::Queue(text("queue", queue)))?.is_none() {
+                    return Ok(None);
+                }
+                let is_new = self.held.len() > held;
+                if is_new && (round * 6 + n) % 7 != 0 && self.settle_last()?.is_none() {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(()))
+    }
+
+    fn settle_last(&mut self) -> Result<Option<()>, Error> {
+        let last = self.held.len() - 1;
+        self.settle_at(last, true)
     }
 
     fn drop_delivery(&mut self, n: u8) -> Result<Option<()>, Error> {

@@ -75,8 +75,9 @@ impl Oracle {
     }
 
     /// Examines a moment at which the power may go. `all` are the states of this life, and the
-    /// last of them, from `floor` on, are those that the crash may lead to.
-    pub fn examine(&self, moment: &SimDisk, all: Candidates<'_>, floor: usize) {
+    /// last of them, from `floor` on, are those that the crash may lead to. What came before state
+    /// `proven` is known to be durable by more than one frame.
+    pub fn examine(&self, moment: &SimDisk, all: Candidates<'_>, floor: usize, proven: usize) {
         let mut cuts = Cuts::default();
         let mut tried = 0;
         loop {
@@ -90,21 +91,21 @@ impl Oracle {
                 disk.power_cut_with(&mut |n| if most { n - 1 } else { cuts.choose(n) });
             }
             tried += 1;
-            self.examine_survivor(&disk, all, floor);
+            self.examine_survivor(&disk, all, floor, proven);
             if tried >= self.effort.survivors || (!sampling && !cuts.advance()) {
                 break;
             }
         }
     }
 
-    fn examine_survivor(&self, disk: &SimDisk, all: Candidates<'_>, floor: usize) {
+    fn examine_survivor(&self, disk: &SimDisk, all: Candidates<'_>, floor: usize, proven: usize) {
         let found = self.recover(&disk.fork(1));
         let candidates = &all[floor..];
         if !candidates.iter().any(|state| **state == found) {
             panic!("{}", unexpected(&found, candidates));
         }
         if self.effort.damage_one_in > 0 && self.below(self.effort.damage_one_in) == 0 {
-            self.damage(&disk.fork(1), all);
+            self.damage(&disk.fork(1), all, proven);
         }
         disk.record(self.effort.recovery_one_in);
         let engine = self.open(disk);
@@ -143,7 +144,7 @@ impl Oracle {
     }
 
     /// Spoils one file.
-    fn damage(&self, disk: &SimDisk, all: Candidates<'_>) {
+    fn damage(&self, disk: &SimDisk, all: Candidates<'_>, proven: usize) {
         let files: Vec<_> =
             disk.files().into_iter().filter(|path| !path.ends_with("LOCK")).collect();
         let pick = |n: usize| self.below(n as u64) as usize;
@@ -176,7 +177,8 @@ impl Oracle {
         match read {
             Ok(state) => {
                 // Rot in the last frames looks like a torn tail: an earlier state is an honest
-                // answer, and one that never was is not.
+                // answer, and one that never was is not. One flipped bit spoils one frame.
+                let all = if what == 2 { &all[proven..] } else { all };
                 let honest = all.iter().any(|it| **it == state);
                 assert!(honest, "{path:?} was damaged ({what}): {}", unexpected(&state, all));
             }

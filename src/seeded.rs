@@ -1,0 +1,76 @@
+//! Deliberate bugs, which keep the tests honest: `cargo run --example crash` must find each.
+//!
+//! They are there only in a build with `--cfg seeded_bugs`, which must have debug assertions: no
+//! release build has them. Elsewhere `seeded!` is `false`, and what it guards is gone.
+
+#[cfg(all(seeded_bugs, not(debug_assertions)))]
+compile_error!("deliberate bugs are for tests, and never for a release build");
+
+/// Whether a deliberate bug is switched on.
+#[cfg(not(seeded_bugs))]
+macro_rules! seeded {
+    ($bug:ident) => {
+        false
+    };
+}
+
+/// Whether a deliberate bug is switched on.
+#[cfg(seeded_bugs)]
+macro_rules! seeded {
+    ($bug:ident) => {
+        $crate::seeded::is_on($crate::seeded::Bug::$bug)
+    };
+}
+
+#[cfg(seeded_bugs)]
+pub use switch::*;
+
+#[cfg(seeded_bugs)]
+mod switch {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    macro_rules! bugs {
+        ($($bug:ident,)*) => {
+            /// A deliberate bug. Its name says what is done wrong.
+            #[allow(missing_docs)]
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            pub enum Bug { None, $($bug,)* }
+            /// All of them.
+            pub const ALL: &[Bug] = &[$(Bug::$bug,)*];
+        };
+    }
+
+    bugs! {
+        // Journal.
+        SyncIsSkipped, OnlyTheNewestFileIsSynced, FailedSyncIsTriedAgain, PoisonIsForgotten,
+        WatermarkClaimsTheTail, WatermarkIsNeverMoved, FrameIsNotVerified, LsnIsNotVerified,
+        NewFileIsNotSynced, NewNameIsNotSynced, RefilledFileIsNotSynced,
+        FilesAreRecycledEarly, PositionsAreUsedAgain, TornTailIsRefused, DamageIsCut,
+        RecoveryDoesNotSync, RecoveryBelievesTheCache,
+        // Checkpoint, segments, metalog.
+        SegmentIsNotSynced, SegmentNameIsNotSynced, LogDirectoryIsNotSynced,
+        JournalIsNotSyncedBeforeTheMetalog, MetalogIsNotSynced, MetalogNameIsNotSynced,
+        MetalogIsNamedEarly, MetalogBelievesTheCache, OldestMetalogWins,
+        EntriesCountWithoutACheckpoint, SegmentsAreRemovedEarly, DeletedLogsAreRemovedEarly,
+        DeletedLogsAreSwept, ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
+        RewriteKeepsItsGeneration, AppendsBehindTheFilesEnd, BlockIsNotVerified,
+        // State.
+        AcksAreNotCaptured, AttemptsAreNotCaptured, GroupsAreNotCaptured, TrimIsNotCaptured,
+        DeletionIsNotCaptured, NextOffsetIsOneTooLow,
+        // Engine.
+        VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,
+    }
+
+    static ON: AtomicUsize = AtomicUsize::new(Bug::None as usize);
+
+    /// Switches one bug on, and all others off.
+    pub fn switch_on(bug: Bug) {
+        ON.store(bug as usize, Ordering::SeqCst);
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_on(bug: Bug) -> bool {
+        ON.load(Ordering::Relaxed) == bug as usize
+    }
+}
