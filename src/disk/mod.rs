@@ -36,6 +36,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes the lock that keeps a second engine out.
     fn lock(&self, path: &Path) -> io::Result<Lock>;
+    /// Takes the same lock, and changes nothing on the disk: the file stays as it is. Where there
+    /// is none, nobody can hold the lock, and there is nothing to take.
+    fn lock_as_is(&self, path: &Path) -> io::Result<Lock>;
     /// Whether stores through a map are safe here: whether a block once written stays in place.
     fn maps_are_safe(&self, dir: &Path) -> bool;
     /// Draws a number at random, for the id of a new store.
@@ -46,9 +49,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn elapsed(&self) -> Duration;
 }
 
-/// How a file is opened. All are read and written.
+/// How a file is opened. All but one are read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
+    /// It must be there, and is only read.
+    Reading,
     /// It must be there.
     Existing,
     /// It is created; what was there under the name is emptied.

@@ -44,9 +44,11 @@ impl Disk for OsDisk {
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = private_options();
-        if how == Open::Fresh {
-            options.create(true).truncate(true);
-        }
+        match how {
+            Open::Reading => options.write(false),
+            Open::Existing => &mut options,
+            Open::Fresh => options.create(true).truncate(true),
+        };
         Ok(Arc::new(OsFile(options.open(path)?)))
     }
 
@@ -75,23 +77,22 @@ impl Disk for OsDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
-        let mut file = private_options().create(true).truncate(false).open(path)?;
-        match fs2::FileExt::try_lock_exclusive(&file) {
-            Ok(()) => {}
-            Err(error) if error.kind() == fs2::lock_contended_error().kind() => {
-                let mut text = String::new();
-                let holder = match file.read_to_string(&mut text) {
-                    Ok(_) => text.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok()),
-                    Err(_) => None,
-                };
-                return Ok(Lock::Taken(holder));
-            }
-            Err(error) => return Err(error),
+        let locked = lock_file(private_options().create(true).truncate(false).open(path)?)?;
+        if let Lock::Held(held) = &locked {
+            // The lock is what counts; without the note a second opener is not told who has it.
+            let _ = held.note("");
         }
-        let held = OsLock(file);
-        // The lock is what counts; without the note a second opener is not told who has it.
-        let _ = held.note("");
-        Ok(Lock::Held(Box::new(held)))
+        Ok(locked)
+    }
+
+    fn lock_as_is(&self, path: &Path) -> io::Result<Lock> {
+        match File::open(path) {
+            Ok(file) => lock_file(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Lock::Held(Box::new(NothingToLock)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     #[cfg(target_os = "linux")]
@@ -130,6 +131,30 @@ fn private_options() -> OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
+}
+
+fn lock_file(mut file: File) -> io::Result<Lock> {
+    match fs2::FileExt::try_lock_exclusive(&file) {
+        Ok(()) => Ok(Lock::Held(Box::new(OsLock(file)))),
+        Err(error) if error.kind() == fs2::lock_contended_error().kind() => {
+            let mut text = String::new();
+            let holder = match file.read_to_string(&mut text) {
+                Ok(_) => text.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok()),
+                Err(_) => None,
+            };
+            Ok(Lock::Taken(holder))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// There is no file, so nobody else has it.
+struct NothingToLock;
+
+impl HeldLock for NothingToLock {
+    fn note(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct OsLock(File);

@@ -22,7 +22,7 @@ use crate::{
     ids::StoreId,
     journal::Urgency,
     layout::Layout,
-    store::{self, Extent, Space},
+    store::{self, Extent, Space, VerifyReport},
 };
 
 /// An open store.
@@ -186,6 +186,29 @@ impl Engine {
         self.shared().checkpoint(Extent::All, Urgency::Ordinary)
     }
 
+    /// Reads everything that the store relies on, and reports what is damaged. Other threads go on
+    /// meanwhile: only checkpoints wait while the journal is read.
+    ///
+    /// What lies in the memory of the system is read from there: whether the disk would give the
+    /// same, only a store that was opened anew can tell.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// engine.queue("payments").create()?.send("charge order 1")?;
+    /// let report = engine.verify()?;
+    /// assert!(report.is_ok(), "{report}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](ErrorKind::Io) if something cannot be read; if the engine is closed or poisoned.
+    /// Damage is not an error: it is in the report.
+    pub fn verify(&self) -> Result<VerifyReport> {
+        self.shared().verify()
+    }
+
     /// Closes the engine: makes everything durable, and lets others open the store. All handles
     /// fail from then on. Messages that are on lease will be delivered again.
     ///
@@ -266,7 +289,7 @@ impl fmt::Debug for Engine {
     }
 }
 
-fn locked(holder: Option<u32>, root: &Path) -> Error {
+pub(super) fn locked(holder: Option<u32>, root: &Path) -> Error {
     let by = match holder {
         Some(pid) if pid == std::process::id() => "this process".to_owned(),
         Some(pid) => format!("process {pid}"),

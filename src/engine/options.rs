@@ -1,14 +1,19 @@
 //! How an engine is opened.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use super::handle::Engine;
+use super::{handle::Engine, repair};
 #[cfg(any(test, feature = "sim"))]
 use crate::disk::sim::SimDisk;
 use crate::{
     config::{Config, Durability, IoMode},
     disk::{Disk, os::OsDisk},
     error::Result,
+    store::VerifyReport,
 };
 
 /// Settings of an engine, and the way to open one with them.
@@ -105,17 +110,32 @@ impl Options {
     /// The store is as it was then.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Engine> {
         self.config.check()?;
+        let (disk, path, threads) = self.place(path.as_ref())?;
+        Engine::open_on(disk, &path, self.config.clone(), threads)
+    }
+
+    /// Reads everything in the store of a directory, and reports what is damaged; see
+    /// [`verify`](crate::verify).
+    ///
+    /// # Errors
+    ///
+    /// See [`verify`](crate::verify).
+    pub fn verify(&self, path: impl AsRef<Path>) -> Result<VerifyReport> {
+        self.config.check()?;
+        let (disk, path, _) = self.place(path.as_ref())?;
+        repair::verify_on(disk, &path)
+    }
+
+    /// The disk on which a path is, the path there, and whether an engine has threads of its own.
+    fn place(&self, path: &Path) -> Result<(Arc<dyn Disk>, PathBuf, bool)> {
         #[cfg(any(test, feature = "sim"))]
         if let Some(sim) = &self.sim {
-            let disk: Arc<dyn Disk> = Arc::new(sim.process());
-            return Engine::open_on(disk, path.as_ref(), self.config.clone(), false);
+            return Ok((Arc::new(sim.process()), path.to_owned(), false));
         }
-        let path = path.as_ref();
         // The process may change its directory later.
         let path = std::path::absolute(path).map_err(|error| {
             crate::Error::io(error, "the store's path cannot be made absolute", path)
         })?;
-        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-        Engine::open_on(disk, &path, self.config.clone(), true)
+        Ok((Arc::new(OsDisk::new()), path, true))
     }
 }

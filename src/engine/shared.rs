@@ -16,7 +16,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     ids::{Lsn, Timestamp},
     journal::Urgency,
-    store::{self, Commit, Extent, Outcome, Store},
+    store::{self, Commit, Extent, Outcome, Store, VerifyReport},
 };
 
 #[derive(Debug)]
@@ -240,6 +240,18 @@ impl Shared {
         let finished = self.lock().store.journal.finish_prepare(prepared);
         self.keeper.file_is_ready();
         finished.map_err(|error| self.heed(error))
+    }
+
+    /// Verifies the store while it is in use.
+    pub fn verify(&self) -> Result<VerifyReport> {
+        let mut report = {
+            let _working = self.work();
+            let _turn = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(self.lock_open()?);
+            store::verify_base(self)?
+        };
+        store::verify_segments(self, &mut report, &|| self.lock_open().map(drop))?;
+        Ok(report)
     }
 
     /// Makes a checkpoint. On a full disk what is kept for later is given up, the reserve only if

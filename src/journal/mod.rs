@@ -6,13 +6,17 @@
 //! whatever waits for the disk is a job that the caller runs, without holding the journal.
 
 mod file;
+mod found;
 mod frames;
 mod recover;
 mod supply;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub use found::{all_names, header_of};
 pub use recover::{holds_commits, recover};
 pub use supply::Supply;
+pub use survey::{FramePlace, JournalDamage, JournalSurvey, Range, survey, survey_files};
 pub use writer::{Journal, Room, Urgency};

@@ -16,6 +16,7 @@ use crate::{
         wire::aligned,
     },
     ids::Lsn,
+    layout::Layout,
 };
 
 /// Whether a commit takes up space or gives it back.
@@ -51,6 +52,8 @@ pub struct Journal {
     reserve: u64,
     /// Whether the disk was full when a file was last prepared, and nothing was given back since.
     starved: bool,
+    /// The old name of a file that is being filled again.
+    refilling: Option<PathBuf>,
     /// Done with, to be filled again.
     pool: Vec<JournalFile>,
     /// The capacity of the next file.
@@ -83,6 +86,7 @@ impl Journal {
             preparing: false,
             reserve: 0,
             starved: false,
+            refilling: None,
             pool: Vec::new(),
             tail,
             content_tail: tail,
@@ -308,6 +312,7 @@ impl Journal {
         let fitting =
             |file: &mut JournalFile| file.header.capacity == capacity && file.window.reuse();
         let used = self.pool.iter_mut().position(fitting).map(|n| self.pool.swap_remove(n));
+        self.refilling = used.as_ref().map(|file| file.path.clone());
         NewFile { header, used }
     }
 
@@ -322,6 +327,7 @@ impl Journal {
         self.preparing = false;
         let has_reserve_now = self.reserve == 0 && prepared.reserve > 0;
         self.reserve = prepared.reserve;
+        self.refilling = None;
         let replaced = self.replaced.take();
         match prepared.file {
             Ok(file) => {
@@ -382,6 +388,27 @@ impl Journal {
         }
         self.starved &= removed.is_empty();
         removed
+    }
+
+    /// The files that the journal consists of, the oldest first.
+    pub fn consists_of(&self) -> Vec<(JournalHeader, PathBuf, Arc<dyn DiskFile>)> {
+        let parts = |it: &JournalFile| (it.header, it.path.clone(), Arc::clone(&it.file));
+        self.files.iter().map(parts).collect()
+    }
+
+    /// The names of all files that are kept, for whatever they are, or about to be made.
+    pub fn kept_paths(&self) -> Vec<PathBuf> {
+        let kept = self.files.iter().chain(&self.next).chain(&self.replaced).chain(&self.pool);
+        let mut paths: Vec<PathBuf> = kept.map(|file| file.path.clone()).collect();
+        paths.extend(self.refilling.clone());
+        if self.reserve > 0 || self.preparing {
+            paths.push(self.supply.layout.reserve());
+        }
+        if let (true, Some(current)) = (self.preparing, self.files.back()) {
+            let path = self.supply.layout.journal_file(current.end());
+            paths.extend([Layout::unfinished(&path), path]);
+        }
+        paths
     }
 
     /// The bytes from a position on. They must have been appended, within one frame.

@@ -6,6 +6,7 @@
 //! earlier life, nor behind an attempt that failed: the next checkpoint begins a new file.
 
 mod reader;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;

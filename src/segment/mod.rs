@@ -5,6 +5,7 @@
 //! and rebuilt from them if it is damaged. Every byte that is handed out was verified before.
 
 mod reader;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -12,6 +13,7 @@ mod writer;
 use std::{path::PathBuf, sync::Arc};
 
 pub use reader::{Block, SegmentReader};
+pub use survey::{Piece, SegmentSurvey};
 pub use writer::SegmentWriter;
 
 use crate::{
@@ -32,7 +34,7 @@ pub struct Segments {
 }
 
 impl Segments {
-    fn header(&self, state: &SegmentState) -> SegmentHeader {
+    pub fn header(&self, state: &SegmentState) -> SegmentHeader {
         SegmentHeader {
             store: self.store,
             log: state.log,

@@ -159,6 +159,31 @@ impl AckSet {
         None
     }
 
+    /// The offsets of a range that are not acked, as ranges.
+    pub fn unacked_in(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let (mut at, mut unacked) = (range.start.max(self.floor), Vec::new());
+        while let Some(Offset(from)) = self.next_unacked(at..range.end) {
+            let (index, low) = split(from);
+            let chunk = if self.above == 0 { None } else { self.chunks.get(&index) };
+            let next = chunk.and_then(|chunk| chunk.acked.range(low..).next());
+            let end = match next {
+                Some(acked) => index * CHUNK_OFFSETS + u64::from(acked),
+                // What is not acked goes on up to the next chunk in which something is.
+                None => self
+                    .chunks
+                    .range(index + 1..)
+                    .next()
+                    .map_or(u64::MAX, |(next, _)| next * CHUNK_OFFSETS),
+            };
+            at = end.min(range.end);
+            match unacked.last_mut() {
+                Some(Range { end, .. }) if *end == from => *end = at,
+                _ => unacked.push(from..at),
+            }
+        }
+        unacked
+    }
+
     /// The acked offsets of one chunk, the floor taken into account.
     fn acked_in_chunk(&self, index: u64) -> RoaringBitmap {
         let below = self.floor.saturating_sub(index * CHUNK_OFFSETS).min(CHUNK_OFFSETS);

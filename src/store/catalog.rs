@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::entity::{Entity, EntityKind};
+use super::report::LogName;
+use crate::{
+    format::entity::{Entity, EntityKind},
+    ids::LogId,
+};
 
 /// The spaces in which names are unique. Subscriptions and groups have one for each parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +85,20 @@ impl Catalog {
             .range((space, String::new())..)
             .take_while(move |((found, _), _)| *found == space)
             .filter_map(|(_, id)| self.entities.get(id))
+    }
+
+    /// What a log is called.
+    pub fn log_name(&self, log: LogId) -> LogName {
+        let mut below = self.entities.range(..=log.0).rev().map(|(_, entity)| entity);
+        let Some(entity) = below.find(|entity| entity.logs().any(|owned| owned == log)) else {
+            return LogName::Unknown { log: log.0 };
+        };
+        let name = entity.name.clone();
+        match entity.kind {
+            EntityKind::Queue { .. } => LogName::Queue(name),
+            EntityKind::Topic => LogName::Topic(name),
+            _ => LogName::Partition { stream: name, partition: (log.0 - entity.id) as u32 },
+        }
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Entity> {

@@ -307,7 +307,7 @@ impl Store {
 
     /// The bases and generations of a log's segments, as the metalog has them. `None` for a log
     /// that was deleted when the metalog did not know yet: it still refers to all of them.
-    fn known_segments(&self, log: LogId) -> Option<Vec<(Offset, u64)>> {
+    pub(super) fn known_segments(&self, log: LogId) -> Option<Vec<(Offset, u64)>> {
         if self.state.deleted_logs.contains(&log) && !seeded!(DeletedLogsAreSwept) {
             return None;
         }

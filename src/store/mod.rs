@@ -13,21 +13,28 @@ mod cache;
 mod catalog;
 mod checkpoint;
 mod commit;
+mod live;
 mod log;
 mod open;
 mod read;
+mod report;
 mod retain;
 mod state;
+mod survey;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use acks::AckSet;
 pub use catalog::Space;
 pub use checkpoint::{Extent, Shared, checkpoint};
 pub use commit::{Commit, Op, Outcome};
+pub use live::{verify_base, verify_segments};
 pub use open::open;
 pub use read::{Chunk, Source, Stored, damaged_run};
+pub use report::{Affected, Amounts, LogName, Problem, VerifyReport};
+pub use verify::verify;
 
 use self::{cache::SegmentCache, commit::Draft, state::State};
 use crate::{

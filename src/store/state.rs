@@ -217,6 +217,18 @@ impl State {
         acked_by_all(&self.ack_sets(log), range)
     }
 
+    /// The parts of a range of offsets that somebody still wants.
+    pub fn wanted(&self, log: &Log, range: Range<u64>) -> Vec<Range<u64>> {
+        if log.keeps_acked {
+            let start = log.start.0.max(range.start);
+            return if start < range.end { vec![start..range.end] } else { Vec::new() };
+        }
+        let sets = self.ack_sets(log);
+        let mut all: Vec<_> = sets.iter().flat_map(|acks| acks.unacked_in(range.clone())).collect();
+        join(&mut all);
+        all
+    }
+
     /// Whether nobody wants an offset any more.
     pub fn is_dead(&self, log: &Log, offset: Offset) -> bool {
         if log.keeps_acked {
@@ -228,4 +240,17 @@ impl State {
         }
         cursors.all(|acks| acks.is_acked(offset))
     }
+}
+
+/// Puts together ranges that touch or overlap.
+pub fn join(ranges: &mut Vec<Range<u64>>) {
+    ranges.retain(|range| range.start < range.end);
+    ranges.sort_unstable_by_key(|range| (range.start, range.end));
+    ranges.dedup_by(|next, before| {
+        let touches = next.start <= before.end;
+        if touches {
+            before.end = before.end.max(next.end);
+        }
+        touches
+    });
 }

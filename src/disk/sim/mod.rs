@@ -266,7 +266,7 @@ impl Disk for SimProcess {
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let file = match how {
-            Open::Existing => self.call(|world| world.find(path))?,
+            Open::Reading | Open::Existing => self.call(|world| world.find(path))?,
             Open::Fresh => self.step(|world| world.create(path))?,
         };
         Ok(Arc::new(SimFile { process: self.clone(), file }))
@@ -297,6 +297,13 @@ impl Disk for SimProcess {
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         if !self.step(|world| world.lock(path))? {
+            return Ok(Lock::Taken(Some(std::process::id())));
+        }
+        Ok(Lock::Held(Box::new(SimLock { process: self.clone(), path: path.to_owned() })))
+    }
+
+    fn lock_as_is(&self, path: &Path) -> io::Result<Lock> {
+        if !self.call(|world| Ok(world.lock_as_is(path)))? {
             return Ok(Lock::Taken(Some(std::process::id())));
         }
         Ok(Lock::Held(Box::new(SimLock { process: self.clone(), path: path.to_owned() })))

@@ -368,6 +368,14 @@ impl World {
         Ok(true)
     }
 
+    pub(super) fn lock_as_is(&mut self, path: &Path) -> bool {
+        let is_free = !self.locks.contains_key(path);
+        if is_free {
+            self.locks.insert(path.to_owned(), self.life);
+        }
+        is_free
+    }
+
     pub(super) fn unlock(&mut self, path: &Path, life: Life) {
         if self.locks.get(path) == Some(&life) {
             self.locks.remove(path);

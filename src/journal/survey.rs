@@ -1,0 +1,364 @@
+//! Reading a journal as far as it can be read, damaged or not. Nothing is changed or synced.
+//!
+//! Recovery stops at the first frame that does not verify and asks whether it was durable. Here
+//! the same witnesses are asked, but reading goes on behind the damage: every frame that verifies
+//! and that no recovery has cut off counts, as long as something proves that the journal reached
+//! that far.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    found::{Finding, SurveyedFile, find},
+    frames::{FoundFile, FrameReader},
+};
+use crate::{
+    disk::Disk,
+    error::Result,
+    format::{
+        frame::FrameKind,
+        journal::{JOURNAL_HEADER_BYTES, JournalHeader, Link},
+        wire::ALIGN,
+    },
+    ids::{Lsn, StoreId},
+    layout::Layout,
+};
+
+/// What a journal holds, and where it is damaged.
+#[derive(Debug)]
+pub struct JournalSurvey {
+    layout: Layout,
+    /// By their start.
+    files: Vec<SurveyedFile>,
+    stretches: Vec<Stretch>,
+    pub damage: Vec<JournalDamage>,
+    /// Files that the journal has no use for.
+    pub spare: Vec<PathBuf>,
+    /// Where it ends.
+    pub end: Lsn,
+}
+
+/// Positions of the journal at which something is missing or wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalDamage {
+    pub path: PathBuf,
+    /// The place in that file.
+    pub position: u64,
+    pub from: Lsn,
+    /// The same as `from` if nothing is missing.
+    pub to: Lsn,
+    pub what: &'static str,
+}
+
+/// Frames that follow each other without a gap.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    file: usize,
+    from: Lsn,
+    to: Lsn,
+    watermark: Lsn,
+    rolls: bool,
+}
+
+/// A frame that was handed out.
+#[derive(Clone, Copy, Debug)]
+pub struct FramePlace {
+    /// The file, to be asked for with [`JournalSurvey::file`].
+    pub file: usize,
+    pub lsn: Lsn,
+    pub len: u64,
+}
+
+/// From where on and up to where a journal is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// `None`: from the first frame that there is.
+    pub from: Option<Lsn>,
+    /// Everything before is known to have been durable.
+    pub proven: Lsn,
+    /// Nothing from here on is looked at.
+    pub until: Lsn,
+}
+
+/// Looks at the files in a journal's directory.
+pub fn survey(
+    disk: &dyn Disk,
+    layout: &Layout,
+    store: StoreId,
+    range: Range,
+) -> Result<JournalSurvey> {
+    let found = find(disk, layout, store)?;
+    JournalSurvey::of(layout, found, range)
+}
+
+/// Looks at files that a journal is known to consist of.
+pub fn survey_files(
+    layout: &Layout,
+    files: Vec<(JournalHeader, PathBuf, Arc<dyn crate::disk::DiskFile>)>,
+    range: Range,
+) -> Result<JournalSurvey> {
+    let known = |(header, path, file): (JournalHeader, _, _)| {
+        let len = header.capacity;
+        SurveyedFile { found: FoundFile { header, path, file, len }, guessed: false }
+    };
+    let files = files.into_iter().map(known).collect();
+    JournalSurvey::of(layout, Finding { files, spare: Vec::new(), trouble: Vec::new() }, range)
+}
+
+impl JournalSurvey {
+    fn of(layout: &Layout, found: Finding, range: Range) -> Result<JournalSurvey> {
+        let Finding { files, mut spare, trouble } = found;
+        let mut survey = JournalSurvey {
+            layout: layout.clone(),
+            files,
+            stretches: Vec::new(),
+            damage: Vec::new(),
+            spare: Vec::new(),
+            end: range.proven,
+        };
+        let first = survey.first_file(range.from);
+        let cuts = survey.walk(first, range)?;
+        let proof = survey.proof(first, range);
+        survey.judge(first, range, proof, &cuts);
+        for trouble in trouble {
+            // A file before those that are read is done with, and may have been about to be
+            // filled again.
+            let is_old = range.from.is_some()
+                && survey.files.get(first).is_some_and(|file| trouble.start < file.start());
+            if is_old {
+                spare.push(trouble.path);
+            } else {
+                let (path, at, what) = (trouble.path, trouble.start, trouble.what);
+                survey.damage.push(JournalDamage { path, position: 0, from: at, to: at, what });
+            }
+        }
+        survey.damage.sort_by_key(|damage| (damage.from, damage.to));
+        spare.sort_unstable();
+        survey.spare.append(&mut spare);
+        Ok(survey)
+    }
+
+    /// The file that holds a position, or the next one.
+    fn first_file(&self, from: Option<Lsn>) -> usize {
+        let Some(from) = from else { return 0 };
+        let behind = self.files.partition_point(|file| file.start() <= from);
+        match behind.checked_sub(1) {
+            Some(n) if from <= self.files[n].found.header.end() => n,
+            _ => behind,
+        }
+    }
+
+    /// Finds the frames of all files, and the positions that were cut off by recoveries.
+    fn walk(&mut self, first: usize, range: Range) -> Result<Vec<(Lsn, Lsn)>> {
+        let mut cuts: Vec<(Lsn, Lsn)> = Vec::new();
+        for file in &self.files[first.min(self.files.len())..] {
+            if let (false, Link::Recovery { end, .. }) = (file.guessed, file.found.header.link) {
+                cuts.push((end, file.start()));
+            }
+        }
+        for n in first..self.files.len() {
+            if let Some(cut) = self.unsaid_cut(n, first) {
+                self.stretches.retain_mut(|stretch| stretch.clip(cut));
+                cuts.push((cut, self.files[n].start()));
+            }
+            let file = &self.files[n];
+            let (start, end) = (file.found.header.first_frame(), file.end());
+            let from = range.from.map_or(start, |from| from.max(start));
+            let touching = cuts.iter().filter(|(cut, until)| *cut < end && start < *until);
+            let end = touching.fold(end.min(range.until), |end, (cut, _)| end.min(*cut));
+            if from < end {
+                walk_file(n, file, from, end, &mut self.stretches)?;
+            }
+        }
+        cuts.sort_unstable();
+        Ok(cuts)
+    }
+
+    /// Where the files before one were cut off by a recovery of which no header is left: at the
+    /// first place that does not verify, and that nothing of that life proves to be durable.
+    fn unsaid_cut(&self, n: usize, first: usize) -> Option<Lsn> {
+        let (before, file) = (self.files[first..n].last()?, &self.files[n]);
+        let (of_before, header) = (&before.found.header, &file.found.header);
+        let linked = match header.link {
+            Link::Recovery { start, .. } => !file.guessed && start <= of_before.start,
+            Link::Roll | Link::First => of_before.epoch == header.epoch,
+        };
+        let of_life: Vec<&Stretch> = self
+            .stretches
+            .iter()
+            .filter(|stretch| self.files[stretch.file].found.header.epoch == of_before.epoch)
+            .collect();
+        let last = of_life.last()?;
+        if linked || (last.rolls && last.file + 1 == n) {
+            return None;
+        }
+        let mut proof = of_life.iter().map(|stretch| stretch.watermark).max()?;
+        let in_life = |file: &&SurveyedFile| file.found.header.epoch == of_before.epoch;
+        let watermarks = self.files[first..n].iter().filter(in_life);
+        proof = watermarks.fold(proof, |proof, file| proof.max(file.found.header.watermark));
+        let ends = of_life.iter().filter(|stretch| stretch.to >= proof && !stretch.rolls);
+        ends.map(|stretch| stretch.to).min()
+    }
+
+    /// Everything before this position was durable: somebody who had synced it says so.
+    fn proof(&self, first: usize, range: Range) -> Lsn {
+        let mut proof = range.proven;
+        for file in self.files.iter().skip(first).filter(|file| !file.guessed) {
+            let header = &file.found.header;
+            proof = proof.max(header.watermark);
+            if let Link::Recovery { end, .. } = header.link {
+                proof = proof.max(end);
+            }
+        }
+        for stretch in &self.stretches {
+            proof = proof.max(stretch.watermark);
+            if stretch.rolls {
+                // The file that it leads into was durable, with its name.
+                proof = proof.max(Lsn(stretch.to.0 + JOURNAL_HEADER_BYTES));
+            }
+        }
+        proof.min(range.until)
+    }
+
+    /// Tells what is missing from what is torn.
+    fn judge(&mut self, first: usize, range: Range, proof: Lsn, cuts: &[(Lsn, Lsn)]) {
+        let files = &self.files[first.min(self.files.len())..];
+        let headers = files.iter().map(|file| (file.start(), file.found.header.first_frame()));
+        let mut covered: Vec<(Lsn, Lsn)> = headers.collect();
+        covered.extend(self.stretches.iter().map(|stretch| (stretch.from, stretch.to)));
+        covered.extend(cuts.iter().filter(|(from, to)| from < to));
+        covered.sort_unstable();
+        let start = files.first().map_or(range.proven, |file| file.found.header.first_frame());
+        let mut at = range.from.unwrap_or(start);
+        let mut torn = None;
+        if range.from.is_some() && start > at && at >= proof {
+            self.note_missing(at, at);
+        }
+        for (from, to) in covered {
+            if from > at {
+                if at >= proof {
+                    torn = Some(at);
+                    break;
+                }
+                self.note_missing(at, from);
+            }
+            at = at.max(to);
+        }
+        if torn.is_none() && at < proof {
+            // Behind what is damaged there may have been more, up to the file's end.
+            let holder = self.files.iter().find(|file| file.start() <= at && at < file.end());
+            let end = holder.map_or(proof, |file| file.end().max(proof)).min(range.until);
+            self.note_missing(at, end);
+            at = end;
+        }
+        let end = torn.unwrap_or(at);
+        self.end = end;
+        self.stretches.retain(|stretch| stretch.from < end);
+        let is_used = |file: &SurveyedFile| {
+            let whole = (file.start(), file.end());
+            let inside = cuts.iter().any(|(from, to)| *from <= whole.0 && whole.1 <= *to);
+            file.found.header.first_frame() <= end && !inside
+        };
+        for (n, file) in self.files.iter().enumerate() {
+            if n < first || !is_used(file) {
+                self.spare.push(file.found.path.clone());
+            } else if file.found.len < file.found.header.capacity {
+                let what = "a journal file is shorter than it was made";
+                let at = Lsn(file.start().0 + file.found.len);
+                let (path, position) = (file.found.path.clone(), file.found.len);
+                self.damage.push(JournalDamage { path, position, from: at, to: at, what });
+            }
+        }
+    }
+
+    fn note_missing(&mut self, from: Lsn, to: Lsn) {
+        let holder =
+            self.files.iter().find(|file| file.start() <= from && from < file.found.header.end());
+        let (path, position, what) = match holder {
+            Some(file) => {
+                let what = "the journal is damaged: a frame that was durable does not verify";
+                (file.found.path.clone(), from.0 - file.start().0, what)
+            }
+            None => (self.layout.journal_file(from), 0, "a file of the journal is missing"),
+        };
+        self.damage.push(JournalDamage { path, position, from, to, what });
+    }
+
+    /// The files that hold frames.
+    pub fn files(&self) -> usize {
+        let mut files: Vec<usize> = self.stretches.iter().map(|stretch| stretch.file).collect();
+        files.dedup();
+        files.len()
+    }
+
+    /// The last file that holds frames, or the directory.
+    pub fn last_path(&self) -> PathBuf {
+        let last = self.stretches.last();
+        last.map_or(self.layout.journal_dir(), |it| self.files[it.file].found.path.clone())
+    }
+
+    pub fn file(&self, n: usize) -> &FoundFile {
+        &self.files[n].found
+    }
+
+    /// Hands out all frames, in the order of the journal.
+    pub fn frames(
+        &self,
+        each: &mut dyn FnMut(FramePlace, FrameKind, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        for stretch in &self.stretches {
+            let mut reader = FrameReader::new(&self.files[stretch.file].found);
+            let mut lsn = stretch.from;
+            while lsn < stretch.to {
+                // What verified a moment ago may not do so any more; then it is left out.
+                let Ok((header, payload)) = reader.frame(lsn)? else { break };
+                let place = FramePlace { file: stretch.file, lsn, len: header.frame_len() };
+                each(place, header.kind, payload)?;
+                lsn = Lsn(lsn.0 + header.frame_len());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stretch {
+    /// Ends it at a cut. `false` if nothing is left.
+    fn clip(&mut self, cut: Lsn) -> bool {
+        self.to = self.to.min(cut);
+        self.from < self.to
+    }
+}
+
+fn walk_file(
+    n: usize,
+    file: &SurveyedFile,
+    from: Lsn,
+    end: Lsn,
+    stretches: &mut Vec<Stretch>,
+) -> Result<()> {
+    let mut reader = FrameReader::new(&file.found);
+    let (mut at, mut current) = (from, None::<Stretch>);
+    while at < end {
+        let header = match reader.frame(at)? {
+            Ok((header, _)) if at.0 + header.frame_len() <= end.0 => header,
+            _ => {
+                stretches.extend(current.take());
+                at = Lsn(at.0 + ALIGN);
+                continue;
+            }
+        };
+        let behind = Lsn(at.0 + header.frame_len());
+        let rolls = header.kind == FrameKind::Roll;
+        // What follows in the file holds nothing.
+        let to = if rolls { file.end() } else { behind };
+        let (from, watermark) = (at, header.watermark);
+        let stretch = current.get_or_insert(Stretch { file: n, from, to, watermark, rolls });
+        (stretch.to, stretch.rolls) = (to, rolls);
+        stretch.watermark = stretch.watermark.max(header.watermark);
+        if rolls {
+            break;
+        }
+        at = behind;
+    }
+    stretches.extend(current);
+    Ok(())
+}

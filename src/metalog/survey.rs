@@ -1,0 +1,187 @@
+//! Reading a metalog as far as it can be read, damaged or not. Nothing is changed or synced.
+
+use std::path::PathBuf;
+
+use super::MetaPlace;
+use crate::{
+    disk::{Open, read_exact_at},
+    error::{Error, Result},
+    format::{
+        Malformed,
+        frame::{FrameHeader, decode_frame},
+        meta::{CheckpointState, META_HEADER_BYTES, MetaEntry, MetaHeader},
+        wire::ALIGN,
+    },
+    ids::{Lsn, StoreId},
+    layout::{Named, meta_name},
+};
+
+/// A metalog file as it is found.
+#[derive(Debug)]
+pub struct MetaFile {
+    /// By its name.
+    pub number: u64,
+    pub path: PathBuf,
+    pub header: Result<MetaHeader, Malformed>,
+    bytes: Vec<u8>,
+}
+
+/// A place that does not say what it said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetaDamage {
+    pub position: u64,
+    pub what: Malformed,
+}
+
+/// What a file says, as far as it verifies.
+#[derive(Debug, Default)]
+pub struct MetaSurvey {
+    /// Every entry that verifies, with its position.
+    pub entries: Vec<(u64, MetaEntry)>,
+    /// So many of them belong to checkpoints that count.
+    pub committed: usize,
+    pub damage: Vec<MetaDamage>,
+    /// Where it stops to verify without proof that what follows was ever durable.
+    pub torn: Option<u64>,
+}
+
+/// The names of all metalog files: the finished ones, the newest first, and the others.
+pub fn list(place: &MetaPlace) -> Result<(Vec<(u64, PathBuf)>, Vec<PathBuf>)> {
+    let dir = place.layout.meta_dir();
+    let names = match place.disk.list(&dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        names => names.map_err(|error| Error::io(error, "the metalog cannot be listed", &dir))?,
+    };
+    let (mut finished, mut others) = (Vec::new(), Vec::new());
+    for name in names {
+        match meta_name(&name) {
+            Named::Unknown => {}
+            Named::Unfinished => others.push(dir.join(name)),
+            Named::Real(number) => finished.push((number, dir.join(name))),
+        }
+    }
+    finished.sort_unstable_by(|a, b| b.cmp(a));
+    Ok((finished, others))
+}
+
+/// Reads one file into memory.
+pub fn read(place: &MetaPlace, number: u64, path: PathBuf) -> Result<MetaFile> {
+    let failed = |error| Error::io(error, "the metalog cannot be read", &path);
+    let file = place.disk.open(&path, Open::Reading).map_err(failed)?;
+    let mut bytes = vec![0; file.len().map_err(failed)? as usize];
+    read_exact_at(&*file, 0, &mut bytes).map_err(failed)?;
+    let header = MetaHeader::decode(&bytes);
+    Ok(MetaFile { number, path, header, bytes })
+}
+
+impl MetaFile {
+    /// What the file holds, if it belongs to a store. A header that is damaged is not needed for
+    /// that: the number is the file's name, and the entries' checksums tell whether it is right.
+    pub fn survey(&self, store: StoreId) -> MetaSurvey {
+        let header = match self.header {
+            Ok(header) => MetaHeader { store, ..header },
+            Err(_) => MetaHeader { store, number: self.number },
+        };
+        Walk { bytes: &self.bytes, header, gaps: Vec::new(), found: MetaSurvey::default() }.run()
+    }
+}
+
+struct Walk<'a> {
+    bytes: &'a [u8],
+    header: MetaHeader,
+    /// Where nothing verifies, and up to where.
+    gaps: Vec<(u64, u64)>,
+    found: MetaSurvey,
+}
+
+impl Walk<'_> {
+    fn frame(&self, at: u64) -> Result<(FrameHeader, &[u8]), Malformed> {
+        let bytes = self.bytes.get(at as usize..).unwrap_or_default();
+        decode_frame(bytes, Lsn(at), self.header.seed())
+    }
+
+    fn run(mut self) -> MetaSurvey {
+        let len = self.bytes.len() as u64;
+        let (mut at, mut good, mut proof) = (META_HEADER_BYTES, META_HEADER_BYTES, 0);
+        while at < len {
+            let Ok((frame, payload)) = self.frame(at) else {
+                at += ALIGN;
+                continue;
+            };
+            let entry = MetaEntry::decode(payload);
+            proof = proof.max(frame.watermark.0);
+            if good < at {
+                self.gaps.push((good, at));
+            }
+            match entry {
+                Ok(entry) => self.found.entries.push((at, entry)),
+                Err(what) => self.found.damage.push(MetaDamage { position: at, what }),
+            }
+            at += frame.frame_len();
+            good = at;
+        }
+        if good < len {
+            self.gaps.push((good, len));
+        }
+        self.judge(proof);
+        self.check_counts();
+        self.found
+    }
+
+    /// Tells damage from a torn tail, and finds the last checkpoint that counts.
+    fn judge(&mut self, proof: u64) {
+        let is_checkpoint =
+            |(_, entry): &&(u64, MetaEntry)| matches!(entry, MetaEntry::Checkpoint(_));
+        let first = self.found.entries.iter().find(is_checkpoint).map_or(u64::MAX, |(at, _)| *at);
+        for (from, _) in &self.gaps {
+            // A file has its name only once it begins with a whole checkpoint.
+            if *from >= proof && *from > first {
+                self.found.torn = Some(*from);
+                break;
+            }
+            let what = Malformed("an entry of the metalog that was durable does not verify");
+            self.found.damage.push(MetaDamage { position: *from, what });
+        }
+        self.found.damage.sort_unstable_by_key(|damage| damage.position);
+        let torn = self.found.torn.unwrap_or(u64::MAX);
+        let counts = |(at, entry): &(u64, MetaEntry)| {
+            *at < torn && matches!(entry, MetaEntry::Checkpoint(_))
+        };
+        self.found.committed = self.found.entries.iter().rposition(counts).map_or(0, |n| n + 1);
+        let end = self.found.entries[..self.found.committed].last().map_or(u64::MAX, |(at, _)| *at);
+        // An entry that does not decode matters only if a checkpoint counts it.
+        self.found.damage.retain(|damage| damage.position <= end || damage.position < proof);
+        if self.found.committed == 0 && self.found.damage.is_empty() {
+            let what = Malformed("a metalog without a checkpoint");
+            self.found.damage.push(MetaDamage { position: META_HEADER_BYTES, what });
+        }
+    }
+
+    /// A checkpoint says how many entries belong to it.
+    fn check_counts(&mut self) {
+        if !self.found.damage.is_empty() {
+            return;
+        }
+        let mut count = 0;
+        for (at, entry) in &self.found.entries[..self.found.committed] {
+            match entry {
+                MetaEntry::Checkpoint(checkpoint) if checkpoint.entries != count => {
+                    let what = Malformed("a checkpoint that counts more entries than it has");
+                    self.found.damage.push(MetaDamage { position: *at, what });
+                }
+                MetaEntry::Checkpoint(_) => count = 0,
+                _ => count += 1,
+            }
+        }
+    }
+}
+
+impl MetaSurvey {
+    /// The last checkpoint that counts.
+    pub fn checkpoint(&self) -> Option<&CheckpointState> {
+        self.entries[..self.committed].iter().rev().find_map(|(_, entry)| match entry {
+            MetaEntry::Checkpoint(checkpoint) => Some(checkpoint),
+            _ => None,
+        })
+    }
+}

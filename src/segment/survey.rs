@@ -1,0 +1,222 @@
+//! Reading one segment block by block, damaged or not. Nothing is changed, and no table is
+//! believed: what verifies is found by going through the file.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    disk::{Disk, DiskFile, Open},
+    error::{Error, Result},
+    format::{
+        Malformed,
+        block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Records},
+        record::RecordSpans,
+        segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, take_table},
+        wire::{ALIGN, Seed},
+    },
+    ids::{Offset, Timestamp},
+};
+
+const PIECE_BYTES: usize = 1 << 20;
+
+/// A segment that is read from its first block to its last.
+#[derive(Debug)]
+pub struct SegmentSurvey {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    seed: Seed,
+    /// Where the blocks end: as the metalog says, or the file's end.
+    limit: u64,
+    len: u64,
+    at: u64,
+    /// The blocks that verify.
+    table: Vec<TableEntry>,
+}
+
+/// What stands at a place.
+#[derive(Debug)]
+pub enum Piece {
+    Block(SurveyedBlock),
+    Damage(BlockDamage),
+}
+
+/// A block that verifies, and whose records all decode.
+#[derive(Debug)]
+pub struct SurveyedBlock {
+    pub header: BlockHeader,
+    pub body: Vec<u8>,
+    pub records: Vec<(Offset, RecordSpans)>,
+}
+
+/// A place where there is no such block.
+#[derive(Debug)]
+pub struct BlockDamage {
+    pub position: u64,
+    pub what: Malformed,
+}
+
+impl SegmentSurvey {
+    /// Opens a segment. Its header is known from its name and need not verify. `None` if there is
+    /// no such file. `limit` is where its blocks end, as far as that is known.
+    pub fn open(
+        disk: &dyn Disk,
+        path: PathBuf,
+        header: &SegmentHeader,
+        limit: Option<u64>,
+    ) -> Result<Option<SegmentSurvey>> {
+        let failed = |error| Error::io(error, "a segment cannot be read", &path);
+        let file = match disk.open(&path, Open::Reading) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(failed)?,
+        };
+        let len = file.len().map_err(failed)?;
+        let limit = limit.unwrap_or(len);
+        let (seed, at) = (header.seed(), SEGMENT_HEADER_BYTES);
+        Ok(Some(SegmentSurvey { path, file, seed, limit, len, at, table: Vec::new() }))
+    }
+
+    pub fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    /// What is wrong with the file's header.
+    pub fn check_header(&self, expected: &SegmentHeader) -> Result<Option<Malformed>> {
+        let bytes = self.read(0, SEGMENT_HEADER_BYTES as usize)?;
+        Ok(match SegmentHeader::decode(&bytes) {
+            Ok(header) if header == *expected => None,
+            Ok(_) => Some(Malformed("a segment that belongs elsewhere")),
+            Err(what) => Some(what),
+        })
+    }
+
+    fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len.min(self.len.saturating_sub(at) as usize)];
+        let read = self
+            .file
+            .read_at(at, &mut bytes)
+            .map_err(|error| Error::io(error, "a segment cannot be read", &self.path).at(at))?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// The next block, or the next damage. `None` behind the last block.
+    pub fn next(&mut self) -> Result<Option<Piece>> {
+        let end = self.limit.min(self.len);
+        if self.at >= end {
+            return Ok(if self.at < self.limit { Some(self.cut_short()) } else { None });
+        }
+        let position = self.at;
+        let bytes = self.read(position, BLOCK_HEADER_BYTES)?;
+        let header = BlockHeader::decode(&bytes, position, self.seed);
+        let header = header.and_then(|header| self.fitting(header));
+        let header = match header {
+            Ok(header) if header.kind == BlockKind::Footer => {
+                self.at = self.limit;
+                return Ok(None);
+            }
+            Ok(header) => header,
+            Err(what) => {
+                self.at = self.resync(position + ALIGN, end)?;
+                return Ok(Some(Piece::Damage(BlockDamage { position, what })));
+            }
+        };
+        self.at = position + header.block_len();
+        let body = self.read(position + BLOCK_HEADER_BYTES as u64, header.body_len as usize)?;
+        match verified(&header, &body, self.seed) {
+            Ok(records) => {
+                self.table.push(TableEntry::of(&header, self.table.last()));
+                Ok(Some(Piece::Block(SurveyedBlock { header, body, records })))
+            }
+            Err(what) => Ok(Some(Piece::Damage(BlockDamage { position, what }))),
+        }
+    }
+
+    /// Lets a header pass that can stand here.
+    fn fitting(&self, header: BlockHeader) -> Result<BlockHeader, Malformed> {
+        let in_order = self.table.last().is_none_or(|before| before.last < header.first);
+        let is_last = self.limit == self.len;
+        match header.kind {
+            BlockKind::Footer if is_last => Ok(header),
+            BlockKind::Records
+                if in_order && header.position + header.block_len() <= self.limit =>
+            {
+                Ok(header)
+            }
+            _ => Err(Malformed("a block does not fit between its neighbours")),
+        }
+    }
+
+    fn cut_short(&mut self) -> Piece {
+        let position = self.len;
+        self.at = self.limit;
+        Piece::Damage(BlockDamage { position, what: Malformed("a segment ends too early") })
+    }
+
+    /// The next place with a block's header that verifies; the end if there is none.
+    fn resync(&self, from: u64, end: u64) -> Result<u64> {
+        let mut at = from;
+        while at < end {
+            let bytes = self.read(at, PIECE_BYTES + BLOCK_HEADER_BYTES)?;
+            let until = bytes.len().saturating_sub(BLOCK_HEADER_BYTES - 1);
+            for n in (0..until).step_by(ALIGN as usize) {
+                let position = at + n as u64;
+                // Most places are sorted out by the one number that a header must bear.
+                let bears = bytes[n + 56..n + 64] == position.to_le_bytes();
+                if bears && position < end {
+                    let header = BlockHeader::decode(&bytes[n..], position, self.seed);
+                    if header.and_then(|header| self.fitting(header)).is_ok() {
+                        return Ok(position);
+                    }
+                }
+            }
+            at += PIECE_BYTES as u64;
+        }
+        Ok(end)
+    }
+
+    /// What is wrong with the footer, which must stand behind the blocks that were read.
+    pub fn check_footer(&self) -> Result<Option<Malformed>> {
+        let bytes = self.read(self.limit, BLOCK_HEADER_BYTES)?;
+        let header = match BlockHeader::decode(&bytes, self.limit, self.seed) {
+            Ok(header) => header,
+            Err(what) => return Ok(Some(what)),
+        };
+        let at = self.limit + BLOCK_HEADER_BYTES as u64;
+        let body = self.read(at, header.body_len as usize)?;
+        let table = header.verify(&body, self.seed).and_then(|()| take_table(&header, &body));
+        Ok(match table {
+            Ok(table) if table == self.table => None,
+            Ok(_) => Some(Malformed("a footer that does not fit its blocks")),
+            Err(what) => Some(what),
+        })
+    }
+}
+
+/// The records of a block, if all of it is what its header says.
+fn verified(
+    header: &BlockHeader,
+    body: &[u8],
+    seed: Seed,
+) -> Result<Vec<(Offset, RecordSpans)>, Malformed> {
+    header.verify(body, seed)?;
+    let walk = Records::new(header, body)?;
+    let (mut place, mut records) = (walk.start(), Vec::new());
+    let mut max_time = Timestamp(0);
+    while let Some((offset, spans)) = walk.step(&mut place)? {
+        max_time = max_time.max(spans.timestamp);
+        records.push((offset, spans));
+    }
+    if records.len() != header.count as usize || max_time != header.max_time {
+        return Err(Malformed("a block's header contradicts its records"));
+    }
+    let finds = |(offset, _): &(Offset, RecordSpans)| {
+        let mut place = walk.seek(*offset)?;
+        Ok(walk.step(&mut place)?.is_some_and(|(found, _)| found == *offset))
+    };
+    // Each sixteenth is in the table.
+    for record in records.iter().step_by(16) {
+        if !finds(record)? {
+            return Err(Malformed("a block's table does not lead to its records"));
+        }
+    }
+    Ok(records)
+}

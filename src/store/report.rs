@@ -1,0 +1,176 @@
+//! What is said about a damaged store.
+
+use std::{fmt, ops::Range, path::PathBuf};
+
+use crate::ids::Offset;
+
+/// What [`verify`](crate::verify) has found.
+///
+/// Printed, it is a text for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// How much was read.
+    pub read: Amounts,
+    /// What is damaged or missing. Empty in a store that is sound.
+    pub problems: Vec<Problem>,
+    /// Files and directories of a store's kind that nothing refers to. They do no harm but take up
+    /// space. After a close or a crash there may be some, which the next life clears away: spare
+    /// journal files, and what a checkpoint had begun.
+    pub unreferenced: Vec<PathBuf>,
+}
+
+/// How much of a store was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Amounts {
+    /// Journal files that hold what the store relies on.
+    pub journal_files: u64,
+    /// Frames in them.
+    pub journal_frames: u64,
+    /// The bytes of these frames.
+    pub journal_bytes: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Blocks in them.
+    pub blocks: u64,
+    /// Records in these blocks.
+    pub records: u64,
+    /// Entries of the metalog.
+    pub meta_entries: u64,
+    /// Queues, topics, subscriptions, streams and groups.
+    pub entities: u64,
+}
+
+/// Something that is damaged or missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// The file.
+    pub file: PathBuf,
+    /// The place in it, in bytes.
+    pub position: u64,
+    /// What is wrong there.
+    pub what: String,
+    /// The messages that cannot be had because of it, as far as that is known.
+    pub affected: Vec<Affected>,
+}
+
+/// Messages of one queue, topic or partition of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Affected {
+    /// Whose messages.
+    pub log: LogName,
+    /// Their offsets.
+    pub offsets: Vec<Range<Offset>>,
+}
+
+/// What a log is called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum LogName {
+    /// A queue, by its name.
+    Queue(String),
+    /// A topic, by its name.
+    Topic(String),
+    /// A partition of a stream.
+    Partition {
+        /// The stream's name.
+        stream: String,
+        /// The partition's number.
+        partition: u32,
+    },
+    /// Something whose name is lost.
+    Unknown {
+        /// Its number in the store.
+        log: u64,
+    },
+}
+
+impl VerifyReport {
+    /// Whether nothing is damaged or missing.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "read {}", self.read)?;
+        match self.problems.len() {
+            0 => writeln!(f, "no damage")?,
+            1 => writeln!(f, "1 problem:")?,
+            n => writeln!(f, "{n} problems:")?,
+        }
+        for problem in &self.problems {
+            writeln!(f, "- {problem}")?;
+        }
+        if !self.unreferenced.is_empty() {
+            writeln!(f, "nothing refers to these files:")?;
+            for path in &self.unreferenced {
+                writeln!(f, "- {}", path.display())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Amounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Amounts { journal_files, journal_frames, journal_bytes, .. } = self;
+        let Amounts { segments, blocks, records, meta_entries, entities, .. } = self;
+        write!(
+            f,
+            "{journal_frames} frames ({journal_bytes} bytes) in {journal_files} journal files, \
+             {records} records in {blocks} blocks of {segments} segments, {meta_entries} entries \
+             of the metalog, {entities} entities"
+        )
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, byte {}: {}", self.file.display(), self.position, self.what)?;
+        for affected in &self.affected {
+            write!(f, "; {affected}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Affected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.log, Ranges(&self.offsets))
+    }
+}
+
+impl fmt::Display for LogName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogName::Queue(name) => write!(f, "queue {name:?}"),
+            LogName::Topic(name) => write!(f, "topic {name:?}"),
+            LogName::Partition { stream, partition } => {
+                write!(f, "stream {stream:?}, partition {partition}")
+            }
+            LogName::Unknown { log } => write!(f, "log {log}, whose name is lost"),
+        }
+    }
+}
+
+/// Ranges of offsets, for people: the last one of each is part of it.
+pub(super) struct Ranges<'a>(pub &'a [Range<Offset>]);
+
+impl fmt::Display for Ranges<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, range) in self.0.iter().enumerate() {
+            f.write_str(if n == 0 { "offsets " } else { ", " })?;
+            match range.end.0.saturating_sub(range.start.0) {
+                1 => write!(f, "{}", range.start)?,
+                _ => write!(f, "{} to {}", range.start, range.end.0.saturating_sub(1))?,
+            }
+        }
+        Ok(())
+    }
+}

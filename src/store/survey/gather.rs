@@ -1,0 +1,134 @@
+//! What a metalog says, put together with tolerance: what is missing is done without, what
+//! contradicts itself is noted and left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    format::{
+        entity::Entity,
+        meta::{ChunkState, LogState, MetaEntry, SegmentState},
+    },
+    ids::{CursorId, LogId, Offset},
+    store::{log::Progress, state::State},
+};
+
+/// Entries of a metalog, the newest of each key.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    pub entities: BTreeMap<u64, Entity>,
+    pub gone: BTreeSet<u64>,
+    pub logs: BTreeMap<LogId, LogState>,
+    pub cursors: BTreeMap<CursorId, (u64, Offset)>,
+    pub chunks: BTreeMap<(CursorId, u64), ChunkState>,
+    pub segments: BTreeMap<(LogId, Offset), SegmentState>,
+    /// What segments were before: files of theirs may still be there.
+    pub former: Vec<SegmentState>,
+}
+
+impl Gathered {
+    pub fn of(entries: &[(u64, MetaEntry)]) -> Gathered {
+        let mut gathered = Gathered::default();
+        for (position, entry) in entries {
+            gathered.take(*position, entry.clone());
+        }
+        gathered
+    }
+
+    fn take(&mut self, position: u64, entry: MetaEntry) {
+        match entry {
+            MetaEntry::Entity(entity) => {
+                self.gone.remove(&entity.id);
+                self.entities.insert(entity.id, entity);
+            }
+            MetaEntry::EntityGone(id) => self.forget(id),
+            MetaEntry::Log(state) => drop(self.logs.insert(state.log, state)),
+            MetaEntry::Cursor(state) => {
+                self.cursors.insert(state.cursor, (position, state.floor));
+            }
+            MetaEntry::Chunk(state) => {
+                self.chunks.insert((state.cursor, state.chunk), state);
+            }
+            MetaEntry::Segment(state) => {
+                let key = (state.log, state.base);
+                self.former.extend(self.segments.insert(key, state));
+            }
+            MetaEntry::SegmentGone { log, base } => {
+                self.former.extend(self.segments.remove(&(log, base)));
+            }
+            MetaEntry::Checkpoint(_) => {}
+        }
+    }
+
+    fn forget(&mut self, id: u64) {
+        self.gone.insert(id);
+        let Some(entity) = self.entities.remove(&id) else {
+            return;
+        };
+        self.gone.extend(id..id + entity.ids());
+        for log in entity.logs() {
+            self.logs.remove(&log);
+            self.segments.retain(|(of, _), _| *of != log);
+        }
+        for (cursor, _) in entity.cursors() {
+            self.cursors.remove(&cursor);
+            self.chunks.retain(|(of, _), _| *of != cursor);
+        }
+    }
+
+    /// The state that this leads to, and what it left out because it contradicts the rest.
+    pub fn state(&self) -> (State, Vec<&'static str>) {
+        let (mut state, mut odd) = (State::default(), Vec::new());
+        for entity in self.entities.values() {
+            state.attach(entity);
+            state.catalog.insert(entity.clone());
+        }
+        self.restore_logs(&mut state, &mut odd);
+        self.restore_cursors(&mut state, &mut odd);
+        (state, odd)
+    }
+
+    fn restore_logs(&self, state: &mut State, odd: &mut Vec<&'static str>) {
+        for log in self.logs.values() {
+            let Some(known) = state.logs.get_mut(&log.log) else {
+                odd.push(STRAY);
+                continue;
+            };
+            if log.start > log.next || log.moved > log.next {
+                odd.push("a log's bounds contradict each other");
+            }
+            known.restore(log);
+        }
+        for segment in self.segments.values() {
+            let Some(log) = state.logs.get_mut(&segment.log) else {
+                odd.push(STRAY);
+                continue;
+            };
+            let before = log.segments.values().next_back();
+            let overlaps = before.is_some_and(|before| before.end > segment.base);
+            if overlaps || segment.base > segment.end || segment.end > log.moved {
+                odd.push("a log's segments contradict each other");
+            }
+            log.segments.insert(segment.base, segment.clone());
+        }
+    }
+
+    fn restore_cursors(&self, state: &mut State, odd: &mut Vec<&'static str>) {
+        for chunk in self.chunks.values() {
+            match state.cursors.get_mut(&chunk.cursor).map(|cursor| &mut cursor.progress) {
+                Some(Progress::Acks(acks)) => {
+                    odd.extend(acks.restore(chunk).err().map(|what| what.0));
+                }
+                _ => odd.push(STRAY),
+            }
+        }
+        for (id, (_, floor)) in &self.cursors {
+            match state.cursors.get_mut(id).map(|cursor| &mut cursor.progress) {
+                Some(Progress::Acks(acks)) => acks.restore_floor(*floor),
+                Some(Progress::At(next)) => *next = *floor,
+                None => odd.push(STRAY),
+            }
+        }
+    }
+}
+
+const STRAY: &str = "an entry belongs to nothing that exists";

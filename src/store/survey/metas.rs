@@ -1,0 +1,207 @@
+//! Which metalog counts, and whose store this is.
+
+use std::path::{Path, PathBuf};
+
+use super::problem;
+use crate::{
+    disk::{Disk, Open},
+    error::{Error, ErrorKind, Result},
+    format::{header::UNSUPPORTED, meta::MetaEntry, segment::SegmentHeader},
+    ids::StoreId,
+    journal,
+    layout::{Layout, Named, segment_name},
+    metalog::{
+        MetaPlace,
+        survey::{self, MetaFile, MetaSurvey},
+    },
+    store::{open::log_dirs, report::Problem},
+};
+
+/// So many directories of logs are asked for the store's id if nothing better is left.
+const LOGS_ASKED: usize = 8;
+
+/// The metalog, as far as it can be read.
+#[derive(Debug, Default)]
+pub struct Metas {
+    /// The file that counts.
+    pub path: PathBuf,
+    pub survey: MetaSurvey,
+    /// What the others say that can be read. They are read only if the first is damaged.
+    pub older: Vec<MetaSurvey>,
+    pub problems: Vec<Problem>,
+    /// Files that nothing refers to.
+    pub spare: Vec<PathBuf>,
+    /// Whether something is missing of what the metalog has said.
+    pub damaged: bool,
+}
+
+/// The id that most files of a store bear; `None` if none bears any.
+pub fn store_id(place: &MetaPlace) -> Result<Option<StoreId>> {
+    let (disk, layout) = (&*place.disk, &place.layout);
+    let mut votes: Vec<(StoreId, u32)> = Vec::new();
+    let mut vote = |id: StoreId| match votes.iter_mut().find(|(voted, _)| *voted == id) {
+        Some((_, count)) => *count += 1,
+        None => votes.push((id, 1)),
+    };
+    // Of several with as many votes the first counts: the newest metalog's.
+    for (number, path) in survey::list(place)?.0 {
+        if let Ok(header) = survey::read(place, number, path)?.header {
+            vote(header.store);
+        }
+    }
+    for path in journal::all_names(disk, layout)? {
+        if let Some(header) = journal::header_of(disk, &path)? {
+            vote(header.store);
+        }
+    }
+    noted_in_lock(disk, layout).into_iter().for_each(&mut vote);
+    if votes.len() != 1 {
+        let mut vote = |id: StoreId| match votes.iter_mut().find(|(voted, _)| *voted == id) {
+            Some((_, count)) => *count += 1,
+            None => votes.push((id, 1)),
+        };
+        for (_, dir) in dirs(disk, layout)?.into_iter().take(LOGS_ASKED) {
+            noted_in_segment(disk, &dir)?.into_iter().for_each(&mut vote);
+        }
+    }
+    let most = votes.iter().map(|(_, count)| *count).max();
+    Ok(votes.iter().find(|(_, count)| Some(*count) == most).map(|(id, _)| *id))
+}
+
+/// The directories of logs; none where there is no directory for them.
+pub fn dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(crate::ids::LogId, PathBuf)>> {
+    match disk.list(&layout.segments_dir()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        _ => log_dirs(disk, layout),
+    }
+}
+
+/// The lock's file says whose store it is, for people.
+fn noted_in_lock(disk: &dyn Disk, layout: &Layout) -> Option<StoreId> {
+    let file = disk.open(&layout.lock(), Open::Reading).ok()?;
+    let mut text = [0; 256];
+    let read = file.read_at(0, &mut text).ok()?;
+    let text = std::str::from_utf8(&text[..read]).ok()?;
+    let hex = text.lines().find_map(|line| line.strip_prefix("store "))?;
+    let mut id = [0; 16];
+    for (n, byte) in id.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * n..2 * n + 2)?, 16).ok()?;
+    }
+    Some(StoreId(id))
+}
+
+fn noted_in_segment(disk: &dyn Disk, dir: &Path) -> Result<Option<StoreId>> {
+    let failed = |error| Error::io(error, "segments cannot be listed", dir);
+    for name in disk.list(dir).map_err(failed)? {
+        if matches!(segment_name(&name), Named::Real(_)) {
+            let path = dir.join(name);
+            let failed = |error| Error::io(error, "a segment cannot be read", &path);
+            let file = disk.open(&path, Open::Reading).map_err(failed)?;
+            let mut header = [0; crate::format::segment::SEGMENT_HEADER_BYTES as usize];
+            let read = file.read_at(0, &mut header).map_err(failed)?;
+            if let Ok(header) = SegmentHeader::decode(&header[..read]) {
+                return Ok(Some(header.store));
+            }
+        }
+    }
+    Ok(None)
+}
+
+impl Metas {
+    /// Reads the newest metalog; if that is damaged, all others too.
+    pub fn read(place: &MetaPlace, id: StoreId) -> Result<Metas> {
+        let (finished, unfinished) = survey::list(place)?;
+        let mut metas = Metas::default();
+        let mut finished = finished.into_iter();
+        let Some((number, path)) = finished.next() else {
+            let dir = place.layout.meta_dir();
+            metas.problems.push(problem(&dir, 0, "the metalog is missing"));
+            metas.damaged = true;
+            for path in unfinished {
+                metas.add_other(survey::read(place, 0, path)?, id);
+            }
+            metas.choose();
+            return Ok(metas);
+        };
+        let newest = survey::read(place, number, path)?;
+        metas.check(&newest, id)?;
+        metas.path = newest.path.clone();
+        metas.survey = newest.survey(id);
+        for damage in &metas.survey.damage {
+            metas.problems.push(problem(&newest.path, damage.position, damage.what.0));
+        }
+        metas.damaged = !metas.problems.is_empty();
+        metas.spare.extend(unfinished.iter().cloned());
+        for (number, path) in finished {
+            metas.spare.push(path.clone());
+            if metas.damaged {
+                metas.add_other(survey::read(place, number, path)?, id);
+            }
+        }
+        if metas.survey.committed == 0 {
+            for path in unfinished {
+                metas.add_other(survey::read(place, 0, path)?, id);
+            }
+            metas.choose();
+        }
+        Ok(metas)
+    }
+
+    fn check(&mut self, file: &MetaFile, id: StoreId) -> Result<()> {
+        let what = match file.header {
+            Err(what) if what == UNSUPPORTED => {
+                let error = Error::new(ErrorKind::UnsupportedVersion, what.0);
+                return Err(error.in_file(&file.path));
+            }
+            Err(what) => what.0,
+            Ok(header) if header.store != id => "a metalog that belongs to another store",
+            Ok(header) if header.number != file.number => {
+                "a metalog that belongs under another name"
+            }
+            Ok(_) => return Ok(()),
+        };
+        self.problems.push(problem(&file.path, 0, what));
+        Ok(())
+    }
+
+    fn add_other(&mut self, file: MetaFile, id: StoreId) {
+        let survey = file.survey(id);
+        if !survey.entries.is_empty() {
+            self.older.push(survey);
+        }
+    }
+
+    /// Nothing counts in the newest file: takes another that has more to say.
+    fn choose(&mut self) {
+        if let Some(n) = self.older.iter().position(|other| other.committed > 0) {
+            let better = self.older.remove(n);
+            let newest = std::mem::replace(&mut self.survey, better);
+            self.older.push(newest);
+        } else if self.survey.entries.is_empty() && !self.older.is_empty() {
+            self.survey = self.older.remove(0);
+        }
+    }
+
+    /// The entries to go by. Without any checkpoint that counts these are all that verify.
+    pub fn entries(&self) -> &[(u64, MetaEntry)] {
+        match self.survey.committed {
+            0 => &self.survey.entries,
+            committed => &self.survey.entries[..committed],
+        }
+    }
+
+    /// Whether something verifies behind the last checkpoint that counts.
+    pub fn has_loose(&self) -> bool {
+        self.survey.committed < self.survey.entries.len()
+    }
+
+    /// Counts what follows the last checkpoint: the journal shows that it had counted, so what
+    /// does not verify there is damage.
+    pub fn take_loose(&mut self) {
+        self.survey.committed = self.survey.entries.len();
+        let position = self.survey.torn.unwrap_or(0);
+        let what = "the last checkpoint of the metalog does not verify";
+        self.problems.push(problem(&self.path, position, what));
+        self.damaged = true;
+    }
+}

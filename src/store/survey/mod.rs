@@ -1,0 +1,252 @@
+//! A store as far as it can be read, damaged or not: what [`verify`](super::verify) reports on and
+//! what [`salvage`](super::salvage) copies from. Nothing is changed on the disk.
+//!
+//! Where nothing is damaged, the state is exactly the one that opening the store leads to. Where
+//! something is, it is made of all that verifies; what is uncertain then is whether something was
+//! acked, so acks may be missing, and never messages that are there.
+
+mod gather;
+mod metas;
+mod orphans;
+mod replay;
+mod walk;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use self::{
+    gather::Gathered,
+    metas::{Metas, dirs, store_id},
+    orphans::{Seen, adopt},
+    replay::{Replay, look_ahead},
+};
+pub use self::{metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey};
+use super::{
+    report::{LogName, Problem},
+    state::State,
+};
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    format::{
+        entity::Entity,
+        meta::{MetaEntry, SegmentState},
+    },
+    ids::{CursorId, LogId, Lsn, Offset, StoreId},
+    journal::{self, JournalSurvey, Range},
+    layout::{Layout, Named, journal_name},
+    metalog::{MetaPlace, survey},
+};
+
+/// A store that was looked at.
+#[derive(Debug)]
+pub struct Survey {
+    pub disk: Arc<dyn Disk>,
+    pub layout: Layout,
+    pub id: StoreId,
+    pub metas: Metas,
+    pub journal: JournalSurvey,
+    pub state: State,
+    pub logs: BTreeMap<LogId, LogSurvey>,
+    /// What contradicts itself.
+    pub odd: Vec<Problem>,
+    /// Segments that the metalog has named, but not last.
+    pub former: Vec<SegmentState>,
+    pub nameless: Vec<Nameless>,
+    /// Whether acks, offsets or attempts may be missing, of these or of all cursors.
+    pub uncertain: BTreeSet<CursorId>,
+    pub all_uncertain: bool,
+}
+
+/// Looks at the store in a directory, whose lock the caller holds.
+///
+/// # Errors
+///
+/// `NotFound` if there is no store; `UnsupportedVersion`; input or output errors.
+pub fn look(disk: Arc<dyn Disk>, root: &Path) -> Result<Survey> {
+    let layout = Layout::new(root);
+    let place = MetaPlace { disk: Arc::clone(&disk), layout: layout.clone() };
+    if !is_store(&place)? {
+        let what = "there is no store in this directory";
+        return Err(Error::new(ErrorKind::NotFound, what).in_file(root));
+    }
+    let Some(id) = store_id(&place)? else {
+        let what = "no file of the store has a header that verifies, so nothing in it can be read";
+        return Err(Error::corrupt(what, root, 0));
+    };
+    let mut metas = Metas::read(&place, id)?;
+    let checkpoint = metas.survey.checkpoint().cloned();
+    let survey = |from: Option<Lsn>, proven: Lsn| {
+        let range = Range { from, proven, until: Lsn(u64::MAX) };
+        journal::survey(&*disk, &layout, id, range)
+    };
+    let mut journal = match &checkpoint {
+        Some(checkpoint) => survey(Some(checkpoint.replay_from), checkpoint.reflects)?,
+        None => survey(None, Lsn(0))?,
+    };
+    let mut reflects = checkpoint.as_ref().map_or(Lsn(0), |checkpoint| checkpoint.reflects);
+    if let Some(checkpoint) = &checkpoint
+        && metas.has_loose()
+        && journal.damage.iter().any(|gap| gap.from == checkpoint.replay_from)
+    {
+        // Files that this checkpoint needs are gone, so a later one has counted.
+        metas.take_loose();
+        reflects = metas.survey.checkpoint().map_or(reflects, |last| last.reflects);
+        journal = survey(metas.survey.checkpoint().map(|last| last.replay_from), reflects)?;
+    }
+    let from = metas.survey.checkpoint().map(|checkpoint| checkpoint.replay_from);
+    // It may be the journal that lost a file, or the metalog that lost its newest checkpoint.
+    metas.damaged |= journal.damage.iter().any(|gap| Some(gap.from) == from);
+    Looking { disk, layout, id, metas, journal, reflects }.finish()
+}
+
+/// Whether there is a store, or what is left of one: an attempt to make one leaves less.
+fn is_store(place: &MetaPlace) -> Result<bool> {
+    let (disk, layout) = (&*place.disk, &place.layout);
+    let is_finished = |path: &std::path::PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        matches!(journal_name(name), Named::Real(_))
+    };
+    if !survey::list(place)?.0.is_empty() || !dirs(disk, layout)?.is_empty() {
+        return Ok(true);
+    }
+    let files: Vec<_> = journal::all_names(disk, layout)?.into_iter().filter(is_finished).collect();
+    match &files[..] {
+        [] => Ok(false),
+        [first] if *first == layout.journal_file(Lsn(0)) => {
+            let Some(header) = journal::header_of(disk, first)? else { return Ok(true) };
+            let range = Range { from: None, proven: Lsn(0), until: Lsn(u64::MAX) };
+            Ok(journal::survey(disk, layout, header.store, range)?.files() > 0)
+        }
+        _ => Ok(true),
+    }
+}
+
+struct Looking {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    id: StoreId,
+    metas: Metas,
+    journal: JournalSurvey,
+    reflects: Lsn,
+}
+
+impl Looking {
+    fn finish(self) -> Result<Survey> {
+        let mut gathered = Gathered::of(self.metas.entries());
+        let has_gaps = self.journal.damage.iter().any(|gap| gap.from < gap.to);
+        let damaged = self.metas.damaged;
+        let mut nameless = Vec::new();
+        if damaged || has_gaps {
+            let from = if damaged { Lsn(0) } else { self.reflects };
+            nameless = self.adopt(&mut gathered, look_ahead(&self.journal, from)?)?;
+        }
+        let (mut state, odd) = gathered.state();
+        let meta_path = &self.metas.path;
+        let mut odd: Vec<Problem> =
+            odd.into_iter().map(|what| problem(meta_path, 0, what)).collect();
+        let next_id = self.metas.entries().iter().filter_map(|(_, entry)| match entry {
+            MetaEntry::Checkpoint(checkpoint) => Some(checkpoint.next_id),
+            _ => None,
+        });
+        state.catalog.next_id = next_id.fold(state.catalog.next_id.max(1), u64::max);
+
+        let known = gathered.cursors.keys().copied().collect();
+        let mut replay = Replay {
+            state: &mut state,
+            journal: &self.journal,
+            logs: BTreeMap::new(),
+            problems: Vec::new(),
+            reflects: self.reflects,
+            damaged,
+            known,
+        };
+        replay.begin(gathered.logs.values().map(|log| (log.log, log.moved, log.next)));
+        replay.run()?;
+        let logs = std::mem::take(&mut replay.logs);
+        odd.append(&mut replay.problems);
+
+        let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
+        let is_old = |cursor: &CursorId| {
+            let position = gathered.cursors.get(cursor).map(|(position, _)| *position);
+            damaged && (position.is_none() || position < last_damage)
+        };
+        let uncertain = state.cursors.keys().filter(|cursor| is_old(cursor)).copied().collect();
+        let behind = |gap: &journal::JournalDamage| gap.from < gap.to && gap.to > self.reflects;
+        let all_uncertain = self.journal.damage.iter().any(behind);
+        let Looking { disk, layout, id, metas, journal, .. } = self;
+        let former = gathered.former;
+        Ok(Survey {
+            disk,
+            layout,
+            id,
+            metas,
+            journal,
+            state,
+            logs,
+            odd,
+            former,
+            nameless,
+            uncertain,
+            all_uncertain,
+        })
+    }
+
+    /// Gives a home to what has lost its name.
+    fn adopt(&self, gathered: &mut Gathered, mut seen: Seen) -> Result<Vec<Nameless>> {
+        let mut older: BTreeMap<u64, Entity> = BTreeMap::new();
+        let mut logs = seen.logs.clone();
+        if self.metas.damaged {
+            for other in &self.metas.older {
+                let entities = Gathered::of(&other.entries).entities;
+                for (id, entity) in entities {
+                    older.entry(id).or_insert(entity);
+                }
+            }
+            for (id, creation) in std::mem::take(&mut seen.created) {
+                let owned = creation.entity.cursors().map(|(cursor, _)| cursor);
+                for (cursor, start) in owned.zip(&creation.starts) {
+                    gathered.cursors.entry(cursor).or_insert((0, *start));
+                }
+                gathered.entities.entry(id).or_insert(creation.entity);
+            }
+            for (log, dir) in dirs(&*self.disk, &self.layout)? {
+                let failed = |error| Error::io(error, "segments cannot be listed", &dir);
+                if !self.disk.list(&dir).map_err(failed)?.is_empty() {
+                    logs.insert(log);
+                }
+            }
+        }
+        Ok(adopt(gathered, &seen, logs, &older))
+    }
+}
+
+impl Survey {
+    /// What a log is called.
+    pub fn name(&self, log: LogId) -> LogName {
+        self.state.catalog.log_name(log)
+    }
+
+    /// Whether the acks, or the offset, of a cursor may be older than they were.
+    pub fn is_uncertain(&self, cursor: CursorId) -> bool {
+        self.all_uncertain || self.uncertain.contains(&cursor)
+    }
+
+    /// The parts of a range of offsets that somebody still wants.
+    pub fn wanted(&self, log: LogId, range: std::ops::Range<u64>) -> Vec<std::ops::Range<u64>> {
+        self.state.logs.get(&log).map_or_else(Vec::new, |log| self.state.wanted(log, range))
+    }
+
+    /// The offset that comes after all that was found or may have been there.
+    pub fn next(&self, log: LogId) -> Offset {
+        let log = self.logs.get(&log);
+        log.map_or(Offset(0), |log| Offset(log.beyond.as_ref().map_or(log.next.0, |it| it.end)))
+    }
+}
+
+pub fn problem(file: &Path, position: u64, what: impl Into<String>) -> Problem {
+    Problem { file: file.to_owned(), position, what: what.into(), affected: Vec::new() }
+}

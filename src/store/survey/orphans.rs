@@ -1,0 +1,167 @@
+//! What has lost its name: logs and cursors of which something is left, but not the entity.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::gather::Gathered;
+use crate::{
+    config::LEASE_DEFAULT,
+    format::entity::{Creation, Entity, EntityKind},
+    ids::{CursorId, LogId},
+};
+
+/// What the journal speaks of, whether it is known or not.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub created: BTreeMap<u64, Creation>,
+    pub deleted: BTreeSet<u64>,
+    pub logs: BTreeSet<LogId>,
+    pub cursors: BTreeSet<CursorId>,
+}
+
+/// An entity that had to be given a name, or that is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nameless {
+    /// It is there under an invented name.
+    Named(Entity),
+    /// Of a consumer nothing is left but its number.
+    Lost(CursorId),
+}
+
+/// Finds a home for everything that has none. `older` are entities that earlier metalogs knew.
+pub fn adopt(
+    gathered: &mut Gathered,
+    seen: &Seen,
+    mut logs: BTreeSet<LogId>,
+    older: &BTreeMap<u64, Entity>,
+) -> Vec<Nameless> {
+    let mut adoption = Adoption { gathered, seen, older, nameless: Vec::new() };
+    logs.extend(adoption.gathered.logs.keys());
+    logs.extend(adoption.gathered.segments.keys().map(|(log, _)| *log));
+    for log in logs {
+        adoption.adopt_log(log);
+    }
+    let mut cursors = seen.cursors.clone();
+    cursors.extend(adoption.gathered.cursors.keys());
+    cursors.extend(adoption.gathered.chunks.keys().map(|(cursor, _)| *cursor));
+    for cursor in cursors {
+        adoption.adopt_cursor(cursor);
+    }
+    adoption.adopt_parents();
+    adoption.drop_strays();
+    adoption.nameless
+}
+
+struct Adoption<'a> {
+    gathered: &'a mut Gathered,
+    seen: &'a Seen,
+    older: &'a BTreeMap<u64, Entity>,
+    nameless: Vec<Nameless>,
+}
+
+impl Adoption<'_> {
+    /// The entity that owns an id, of those that are known or will be.
+    fn owner(&self, id: u64, owns: impl Fn(&Entity) -> bool) -> Option<&Entity> {
+        let known = self.gathered.entities.range(..=id).map(|(_, entity)| entity);
+        let created = self.seen.created.range(..=id).map(|(_, creation)| &creation.entity);
+        known.chain(created).find(|entity| owns(entity))
+    }
+
+    fn is_gone(&self, id: u64) -> bool {
+        self.gathered.gone.contains(&id) || self.seen.deleted.contains(&id)
+    }
+
+    fn adopt_log(&mut self, log: LogId) {
+        let owns = |entity: &Entity| entity.logs().any(|owned| owned == log);
+        if self.is_gone(log.0) || self.owner(log.0, owns).is_some() {
+            return;
+        }
+        if let Some(older) = self.older.values().find(|entity| owns(entity)) {
+            self.gathered.entities.insert(older.id, older.clone());
+            return;
+        }
+        if let Some((id, kind)) = self.kind_by_children(log) {
+            self.invent(id, kind);
+        } else if self.has_cursor(CursorId(log.0)) {
+            let lease_ms = LEASE_DEFAULT.as_millis() as u64;
+            self.invent(log.0, EntityKind::Queue { lease_ms });
+        } else {
+            self.invent(log.0, EntityKind::Stream { partitions: 1 });
+        }
+    }
+
+    /// A topic is told by its subscriptions, a stream by its groups.
+    fn kind_by_children(&self, log: LogId) -> Option<(u64, EntityKind)> {
+        let created = self.seen.created.values().map(|creation| &creation.entity);
+        self.gathered.entities.values().chain(created).find_map(|entity| match entity.kind {
+            EntityKind::Subscription { topic, .. } if topic == log.0 => {
+                Some((topic, EntityKind::Topic))
+            }
+            EntityKind::Group { stream, partitions }
+                if (stream..stream + u64::from(partitions)).contains(&log.0) =>
+            {
+                Some((stream, EntityKind::Stream { partitions }))
+            }
+            _ => None,
+        })
+    }
+
+    fn has_cursor(&self, cursor: CursorId) -> bool {
+        let owns = |entity: &Entity| entity.cursors().any(|(owned, _)| owned == cursor);
+        let mut chunks = self.gathered.chunks.range((cursor, 0)..=(cursor, u64::MAX));
+        let known = self.gathered.cursors.contains_key(&cursor)
+            || self.seen.cursors.contains(&cursor)
+            || chunks.next().is_some();
+        known && self.owner(cursor.0, owns).is_none()
+    }
+
+    fn adopt_cursor(&mut self, cursor: CursorId) {
+        let owns = |entity: &Entity| entity.cursors().any(|(owned, _)| owned == cursor);
+        if self.is_gone(cursor.0) || self.owner(cursor.0, owns).is_some() {
+            return;
+        }
+        match self.older.values().find(|entity| owns(entity)) {
+            Some(older) => drop(self.gathered.entities.insert(older.id, older.clone())),
+            None => self.nameless.push(Nameless::Lost(cursor)),
+        }
+    }
+
+    /// Whatever belongs to something has it.
+    fn adopt_parents(&mut self) {
+        let parents: BTreeSet<u64> =
+            self.gathered.entities.values().filter_map(Entity::parent).collect();
+        for parent in parents {
+            if !self.gathered.entities.contains_key(&parent)
+                && !self.seen.created.contains_key(&parent)
+            {
+                self.adopt_log(LogId(parent));
+            }
+        }
+    }
+
+    fn invent(&mut self, id: u64, kind: EntityKind) {
+        let noun = crate::store::Space::of(&kind).noun();
+        let mut name = format!("salvaged-{noun}-{id}");
+        let is_taken = |name: &String| {
+            let created = self.seen.created.values().map(|creation| &creation.entity);
+            self.gathered.entities.values().chain(created).any(|entity| entity.name == *name)
+        };
+        while is_taken(&name) {
+            name.push('x');
+        }
+        let entity = Entity { id, name, kind };
+        self.nameless.push(Nameless::Named(entity.clone()));
+        self.gathered.entities.insert(id, entity);
+    }
+
+    /// Entries of which nobody knows what they belong to are done without.
+    fn drop_strays(&mut self) {
+        let logs: BTreeSet<LogId> =
+            self.gathered.entities.values().flat_map(Entity::logs).collect();
+        let cursors: BTreeSet<CursorId> =
+            self.gathered.entities.values().flat_map(Entity::cursors).map(|(id, _)| id).collect();
+        self.gathered.logs.retain(|log, _| logs.contains(log));
+        self.gathered.segments.retain(|(log, _), _| logs.contains(log));
+        self.gathered.cursors.retain(|cursor, _| cursors.contains(cursor));
+        self.gathered.chunks.retain(|(cursor, _), _| cursors.contains(cursor));
+    }
+}

@@ -1,0 +1,262 @@
+//! The journal, put onto the state with tolerance: runs behind a gap are taken, and what is missing
+//! before them is noted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use super::{orphans::Seen, problem};
+use crate::{
+    error::Result,
+    format::{
+        commit::{Change, Run, changes},
+        frame::{FRAME_HEADER_BYTES, FrameKind},
+    },
+    ids::{CursorId, IdMap, LogId, Lsn, Offset},
+    journal::{FramePlace, JournalSurvey},
+    store::{log::Progress, report::Problem, state::State},
+};
+
+/// The smallest message: one byte of flags, and one that says that it is empty.
+const RECORD_BYTES_MIN: u64 = 2;
+
+/// What is known of one log beside its state.
+#[derive(Debug, Default)]
+pub struct LogSurvey {
+    /// Its runs in the journal, in their order.
+    pub runs: Vec<RunAt>,
+    /// The offset that the next message gets, after all that was found.
+    pub next: Offset,
+    /// Offsets whose messages the journal should hold, and does not; and the damage, by its
+    /// number, that they were lost in.
+    pub missing: Vec<(Range<u64>, Option<usize>)>,
+    /// Offsets that messages in a gap of the journal may have had. Nothing says how many there
+    /// were: certainly not more.
+    pub beyond: Option<Range<u64>>,
+    /// The offset of the next run, if that is known.
+    expected: Option<u64>,
+    last_run: Lsn,
+}
+
+/// A run, and the frame that holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct RunAt {
+    pub first: Offset,
+    pub count: u32,
+    pub frame: FramePlace,
+    /// Where in the frame's payload it begins.
+    pub at: u32,
+    pub len: u32,
+}
+
+impl RunAt {
+    pub fn end(&self) -> Offset {
+        Offset(self.first.0 + u64::from(self.count))
+    }
+}
+
+/// Goes through the journal once to see of what it speaks.
+pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
+    let mut seen = Seen::default();
+    journal.frames(&mut |place, kind, payload| {
+        if kind != FrameKind::Commit || place.lsn < from {
+            return Ok(());
+        }
+        for (_, change) in changes(payload).filter_map(std::result::Result::ok) {
+            match change {
+                Change::Run(run) => drop(seen.logs.insert(run.log)),
+                Change::Ack { cursor, .. } | Change::Nack { cursor, .. } => {
+                    seen.cursors.insert(cursor);
+                }
+                Change::Seek { cursor, .. } => drop(seen.cursors.insert(cursor)),
+                Change::Create(creation) => {
+                    seen.created.insert(creation.entity.id, creation);
+                }
+                Change::Delete { entity } => {
+                    seen.deleted.insert(entity);
+                    if let Some(created) = seen.created.remove(&entity) {
+                        let of = &created.entity;
+                        seen.deleted.extend(of.id..of.id + of.ids());
+                    }
+                }
+                Change::Trim { .. } => {}
+            }
+        }
+        Ok(())
+    })?;
+    Ok(seen)
+}
+
+/// What the replay works on.
+pub struct Replay<'a> {
+    pub state: &'a mut State,
+    pub journal: &'a JournalSurvey,
+    pub logs: BTreeMap<LogId, LogSurvey>,
+    pub problems: Vec<Problem>,
+    /// Of what lies before, only messages are wanted: the metalog has the rest.
+    pub reflects: Lsn,
+    /// Whether something of the metalog is missing, so that more may be told from the journal.
+    pub damaged: bool,
+    /// Cursors whose values are in the metalog.
+    pub known: BTreeSet<CursorId>,
+}
+
+impl Replay<'_> {
+    /// Begins with what the metalog says: up to where a log's messages are in segments, and
+    /// which offset comes next.
+    pub fn begin(&mut self, logs: impl Iterator<Item = (LogId, Offset, Offset)>) {
+        for (id, moved, next) in logs {
+            let log = self.logs.entry(id).or_default();
+            (log.next, log.expected) = (next, Some(moved.0));
+        }
+    }
+
+    pub fn run(&mut self) -> Result<()> {
+        let (journal, mut frames) = (self.journal, IdMap::<u64, u64>::default());
+        journal.frames(&mut |place, kind, payload| {
+            if kind == FrameKind::Commit
+                && let Err(what) = self.commit(place, payload)
+            {
+                let file = journal.file(place.file);
+                let position = place.lsn.0 - file.header.start.0;
+                // One of each kind in a file is enough to know.
+                let said = frames.entry(place.file as u64).or_default();
+                *said += 1;
+                if *said <= 16 {
+                    self.problems.push(problem(&file.path, position, what));
+                }
+            }
+            Ok(())
+        })?;
+        self.finish();
+        Ok(())
+    }
+
+    fn commit(&mut self, place: FramePlace, payload: &[u8]) -> Result<(), &'static str> {
+        let mut odd = None;
+        for change in changes(payload) {
+            let (at, change) = change.map_err(|what| what.0)?;
+            let lsn = Lsn(place.lsn.0 + (FRAME_HEADER_BYTES + at) as u64);
+            let applied = match &change {
+                Change::Run(run) => self.take_run(run, place, at),
+                _ => self.take_change(change, lsn),
+            };
+            odd = odd.or(applied.err());
+        }
+        odd.map_or(Ok(()), Err)
+    }
+
+    /// The last gap before a position, if there is one.
+    fn gap_before(&self, lsn: Lsn) -> Option<usize> {
+        self.journal.damage.iter().rposition(|gap| gap.from < gap.to && gap.to <= lsn)
+    }
+
+    fn take_run(
+        &mut self,
+        run: &Run<'_>,
+        place: FramePlace,
+        at: usize,
+    ) -> Result<(), &'static str> {
+        let gap = self.gap_before(place.lsn);
+        if !self.state.logs.contains_key(&run.log) {
+            let excused = place.lsn < self.reflects || gap.is_some() || self.damaged;
+            return if excused { Ok(()) } else { Err(UNKNOWN) };
+        }
+        let log = self.logs.entry(run.log).or_default();
+        let (first, end) = (run.first, run.end());
+        let mut odd = None;
+        if log.runs.last().is_some_and(|last| first < last.end()) {
+            // A later life has given the offsets again: what an earlier one had there was cut off.
+            log.runs.retain(|it| it.end() <= first);
+            odd = Some(NOT_BEHIND);
+        }
+        let (at, len) = (at as u32, run.len() as u32);
+        log.runs.push(RunAt { first, count: run.count, frame: place, at, len });
+        log.last_run = place.lsn;
+        match log.expected {
+            Some(expected) if end.0 <= expected => return odd.map_or(Ok(()), Err),
+            Some(expected) if first.0 > expected => {
+                log.missing.push((expected..first.0, gap));
+                if gap.is_none() && !self.damaged {
+                    odd = Some(NOT_BEHIND);
+                }
+            }
+            _ => {}
+        }
+        log.expected = Some(end.0);
+        log.next = log.next.max(end);
+        if gap.is_some() || self.damaged { Ok(()) } else { odd.map_or(Ok(()), Err) }
+    }
+
+    fn take_change(&mut self, change: Change<'_>, lsn: Lsn) -> Result<(), &'static str> {
+        if lsn < self.reflects && !self.damaged {
+            return Ok(());
+        }
+        let before = lsn < self.reflects;
+        let tolerant = self.damaged || self.gap_before(lsn).is_some();
+        match &change {
+            Change::Create(creation) => {
+                if self.state.catalog.get(creation.entity.id).is_some() {
+                    return Ok(());
+                }
+            }
+            // The metalog has a newer one.
+            Change::Seek { cursor, .. } if before && self.known.contains(cursor) => return Ok(()),
+            Change::Nack { cursor, offset, attempts } if tolerant => {
+                let known = self.state.cursors.get(cursor);
+                if let Some(Progress::Acks(acks)) = known.map(|cursor| &cursor.progress)
+                    && acks.attempts(*offset) >= *attempts
+                {
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        let applied = self.state.replay(change, lsn, Lsn(0));
+        if tolerant { Ok(()) } else { applied.map_err(|what| what.0) }
+    }
+
+    /// What the metalog or a gap says about a log's end.
+    fn finish(&mut self) {
+        let gaps: Vec<(usize, Range<u64>)> = self
+            .journal
+            .damage
+            .iter()
+            .enumerate()
+            .map(|(n, gap)| (n, gap.from.0.max(self.reflects.0)..gap.to.0))
+            .filter(|(_, gap)| gap.start < gap.end)
+            .collect();
+        let last_gap = self.journal.damage.iter().rposition(|gap| gap.from < gap.to);
+        for id in self.state.logs.keys() {
+            self.logs.entry(*id).or_default();
+        }
+        let mut missing = false;
+        self.logs.retain(|id, _| self.state.logs.contains_key(id));
+        for log in self.logs.values_mut() {
+            let expected = log.expected.unwrap_or(log.next.0);
+            if expected < log.next.0 {
+                log.missing.push((expected..log.next.0, last_gap));
+                missing |= last_gap.is_none();
+            }
+            // A later run would have said how many there were.
+            let bytes: u64 = gaps
+                .iter()
+                .filter(|(_, gap)| log.last_run.0 < gap.end)
+                .map(|(_, gap)| gap.end - gap.start)
+                .sum();
+            if bytes > 0 {
+                let next = log.next.0;
+                log.beyond = Some(next..next + bytes / RECORD_BYTES_MIN);
+            }
+        }
+        if missing && !self.damaged {
+            let what = "a log's last messages are missing from the journal";
+            let dir = self.journal.last_path();
+            self.problems.push(problem(&dir, 0, what));
+        }
+    }
+}
+
+const UNKNOWN: &str = "a commit refers to something that does not exist";
+const NOT_BEHIND: &str = "a commit's messages do not follow the ones before";

@@ -1,0 +1,374 @@
+//! All messages of one log, in the order of their offsets, from wherever they are.
+
+use std::{cmp::Reverse, collections::BinaryHeap, ops::Range, path::PathBuf};
+
+use super::{Survey, replay::RunAt};
+use crate::{
+    disk::read_exact_at,
+    error::{Error, Result},
+    format::{
+        Malformed,
+        commit::Run,
+        frame::decode_frame,
+        meta::SegmentState,
+        record::{RecordParts, RecordSpans},
+        segment::SegmentHeader,
+    },
+    ids::{LogId, Offset},
+    layout::{Named, segment_name},
+    segment::{Piece, SegmentSurvey},
+    store::state::join,
+};
+
+/// What came of walking one log.
+#[derive(Debug, Default)]
+pub struct Walked {
+    pub segments: u64,
+    pub blocks: u64,
+    pub records: u64,
+    pub spots: Vec<Spot>,
+    /// What is wanted, and nowhere to be found.
+    pub lost: Vec<Range<u64>>,
+    /// The offset behind the last message.
+    pub end: u64,
+    /// Offsets for which undamaged segments stand: what these do not hold is dead.
+    pub intact: Vec<Range<u64>>,
+}
+
+/// A damaged place in a segment.
+#[derive(Debug)]
+pub struct Spot {
+    pub path: PathBuf,
+    pub position: u64,
+    pub what: &'static str,
+    /// Messages with these offsets may have been there.
+    pub bounds: Range<u64>,
+}
+
+/// Takes a message.
+pub type Sink<'a> = dyn FnMut(Offset, &RecordParts<'_>) -> Result<()> + 'a;
+
+/// One segment, or the runs of the journal.
+struct Source<'a> {
+    feed: Feed<'a>,
+    /// Of two sources of one message the lower counts.
+    rank: u8,
+    body: Vec<u8>,
+    records: std::vec::IntoIter<(Offset, RecordSpans)>,
+}
+
+enum Feed<'a> {
+    Segment(Box<SegmentFeed>),
+    Runs(std::slice::Iter<'a, RunAt>),
+}
+
+struct SegmentFeed {
+    state: SegmentState,
+    /// Whether the metalog says so much of it; else it is read as far as it goes.
+    is_named: bool,
+    /// Whether it is what the metalog refers to now.
+    is_current: bool,
+    opened: Option<SegmentSurvey>,
+    last: u64,
+    records: u64,
+    /// Spots whose upper bound is not known yet.
+    open_spots: usize,
+}
+
+type Key = Reverse<(u64, u8, usize)>;
+
+impl Survey {
+    /// Walks one log. With `all`, what is not referred to is used too, where it can fill a hole;
+    /// else only what an engine would find.
+    pub fn walk(&self, log: LogId, all: bool, sink: &mut Sink<'_>) -> Result<Walked> {
+        let mut sources = self.sources(log, all)?;
+        let mut heap: BinaryHeap<Key> = BinaryHeap::new();
+        for (n, source) in sources.iter().enumerate() {
+            heap.push(Reverse((source.bound(), source.rank, n)));
+        }
+        let (mut walked, mut at) = (Walked::default(), 0);
+        let state = self.state.logs.get(&log);
+        while let Some(Reverse((offset, rank, n))) = heap.pop() {
+            let source = &mut sources[n];
+            let Some(first) = source.peek(self, log, &mut walked)? else { continue };
+            if first != offset {
+                heap.push(Reverse((first, rank, n)));
+                continue;
+            }
+            let other = heap.peek().map_or((u64::MAX, u8::MAX, 0), |Reverse(key)| *key);
+            while let Some((offset, spans)) = source.records.as_slice().first()
+                && (offset.0, rank, n) <= other
+            {
+                if offset.0 >= at {
+                    walked.lost.extend(self.wanted(log, at..offset.0));
+                    at = offset.0 + 1;
+                    if state.is_some_and(|it| !self.state.is_dead(it, *offset)) {
+                        sink(*offset, &RecordParts::stored(&source.body, spans))?;
+                    }
+                }
+                source.records.next();
+            }
+            let next = source.records.as_slice().first().map(|(offset, _)| offset.0);
+            heap.push(Reverse((next.unwrap_or(at), rank, n)));
+        }
+        walked.end = at;
+        let next = self.next(log).0;
+        if at < next {
+            walked.lost.extend(self.wanted(log, at..next));
+        }
+        join(&mut walked.lost);
+        join(&mut walked.intact);
+        for spot in &mut walked.spots {
+            spot.bounds.end = spot.bounds.end.min(next.max(at));
+        }
+        Ok(walked)
+    }
+
+    fn sources(&self, log: LogId, all: bool) -> Result<Vec<Source<'_>>> {
+        let mut sources = Vec::new();
+        let (Some(state), Some(known)) = (self.state.logs.get(&log), self.logs.get(&log)) else {
+            return Ok(sources);
+        };
+        let of = |state: &SegmentState, rank| SegmentFeed::source(state.clone(), rank);
+        sources.extend(state.segments.values().map(|segment| of(segment, 0)));
+        let mut runs = &known.runs[..];
+        if all {
+            let mut former: Vec<&SegmentState> =
+                self.former.iter().filter(|former| former.log == log).collect();
+            // Of one file the longest state that was ever named.
+            former.sort_by_key(|it| (it.base, it.generation, Reverse(it.bytes)));
+            former.dedup_by_key(|it| (it.base, it.generation));
+            let is_current = |it: &&SegmentState| {
+                state.segments.get(&it.base).is_some_and(|now| now.generation == it.generation)
+            };
+            sources.extend(former.into_iter().filter(|it| !is_current(it)).map(|it| of(it, 1)));
+            if self.metas.damaged {
+                sources.extend(self.unnamed(log, &sources)?);
+            }
+        } else {
+            let moved = state.moved;
+            runs = &runs[runs.partition_point(|run| run.end() <= moved)..];
+        }
+        let (feed, records) = (Feed::Runs(runs.iter()), Vec::new().into_iter());
+        sources.push(Source { feed, rank: 2, body: Vec::new(), records });
+        Ok(sources)
+    }
+
+    /// Segments that no entry names that is left.
+    fn unnamed(&self, log: LogId, named: &[Source<'_>]) -> Result<Vec<Source<'static>>> {
+        let dir = self.layout.log_dir(log);
+        let names = match self.disk.list(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            names => names.map_err(|error| Error::io(error, "segments cannot be listed", &dir))?,
+        };
+        let is_named = |base: Offset, generation: u64| {
+            named.iter().any(|source| match &source.feed {
+                Feed::Segment(it) => (it.state.base, it.state.generation) == (base, generation),
+                Feed::Runs(_) => false,
+            })
+        };
+        let mut unnamed = Vec::new();
+        for name in names {
+            let Named::Real((base, generation)) = segment_name(&name) else { continue };
+            if base.0 < crate::format::wire::NUMBER_CEILING && !is_named(base, generation) {
+                let state = SegmentState {
+                    log,
+                    base,
+                    generation,
+                    end: base,
+                    bytes: 0,
+                    records: 0,
+                    max_time: crate::ids::Timestamp(0),
+                    sealed: false,
+                };
+                unnamed.push(SegmentFeed::source(state, 3));
+            }
+        }
+        Ok(unnamed)
+    }
+}
+
+impl Source<'_> {
+    /// No message of it has a lower offset.
+    fn bound(&self) -> u64 {
+        match &self.feed {
+            Feed::Segment(segment) => segment.state.base.0,
+            Feed::Runs(runs) => runs.as_slice().first().map_or(u64::MAX, |run| run.first.0),
+        }
+    }
+
+    /// The offset of the next message.
+    fn peek(&mut self, survey: &Survey, log: LogId, walked: &mut Walked) -> Result<Option<u64>> {
+        loop {
+            if let Some((offset, _)) = self.records.as_slice().first() {
+                return Ok(Some(offset.0));
+            }
+            let more = match &mut self.feed {
+                Feed::Segment(segment) => segment.load(survey, walked)?,
+                Feed::Runs(runs) => match runs.next() {
+                    Some(run) => read_run(survey, log, run, walked)?,
+                    None => None,
+                },
+            };
+            let Some((body, records)) = more else { return Ok(None) };
+            (self.body, self.records) = (body, records.into_iter());
+        }
+    }
+}
+
+type Records = (Vec<u8>, Vec<(Offset, RecordSpans)>);
+
+impl SegmentFeed {
+    fn source(state: SegmentState, rank: u8) -> Source<'static> {
+        let feed = SegmentFeed {
+            last: state.base.0,
+            state,
+            is_named: rank < 3,
+            is_current: rank == 0,
+            opened: None,
+            records: 0,
+            open_spots: 0,
+        };
+        let (feed, records) = (Feed::Segment(Box::new(feed)), Vec::new().into_iter());
+        Source { feed, rank, body: Vec::new(), records }
+    }
+
+    fn load(&mut self, survey: &Survey, walked: &mut Walked) -> Result<Option<Records>> {
+        if self.opened.is_none() && !self.open(survey, walked)? {
+            return Ok(None);
+        }
+        loop {
+            let piece = match &mut self.opened {
+                Some(opened) => opened.next()?,
+                None => None,
+            };
+            match piece {
+                Some(Piece::Block(block)) => {
+                    self.close_spots(walked, block.header.first.0);
+                    self.last = block.header.last.0 + 1;
+                    self.records += block.records.len() as u64;
+                    walked.blocks += u64::from(self.is_current);
+                    walked.records += if self.is_current { block.records.len() as u64 } else { 0 };
+                    return Ok(Some((block.body, block.records)));
+                }
+                Some(Piece::Damage(damage)) => self.note(walked, damage.position, damage.what.0),
+                None => {
+                    self.finish(survey, walked)?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn header(&self, survey: &Survey) -> SegmentHeader {
+        let SegmentState { log, base, generation, .. } = self.state;
+        SegmentHeader { store: survey.id, log, base, generation }
+    }
+
+    fn path(&self, survey: &Survey) -> PathBuf {
+        survey.layout.segment_file(self.state.log, self.state.base, self.state.generation)
+    }
+
+    fn open(&mut self, survey: &Survey, walked: &mut Walked) -> Result<bool> {
+        let header = self.header(survey);
+        let limit = self.is_named.then_some(self.state.bytes);
+        self.opened = SegmentSurvey::open(&*survey.disk, self.path(survey), &header, limit)?;
+        walked.segments += u64::from(self.is_current);
+        match &self.opened {
+            None => {
+                if self.is_current {
+                    let (path, what) = (self.path(survey), "a segment is missing");
+                    let bounds = self.state.base.0..self.state.end.0;
+                    walked.spots.push(Spot { path, position: 0, what, bounds });
+                }
+                Ok(false)
+            }
+            Some(opened) => {
+                if self.is_current
+                    && let Some(what) = opened.check_header(&header)?
+                {
+                    self.note_harmless(survey, walked, 0, what);
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    fn note(&mut self, walked: &mut Walked, position: u64, what: &'static str) {
+        if self.is_current
+            && let Some(opened) = &self.opened
+        {
+            let (path, bounds) = (opened.path().clone(), self.last..u64::MAX);
+            walked.spots.push(Spot { path, position, what, bounds });
+            self.open_spots += 1;
+        }
+    }
+
+    fn note_harmless(&self, survey: &Survey, walked: &mut Walked, position: u64, what: Malformed) {
+        let path = self.path(survey);
+        walked.spots.push(Spot { path, position, what: what.0, bounds: 0..0 });
+    }
+
+    fn close_spots(&mut self, walked: &mut Walked, upto: u64) {
+        let Some(opened) = &self.opened else { return };
+        let of_this = walked.spots.iter_mut().rev().filter(|spot| spot.path == *opened.path());
+        for spot in of_this.take(std::mem::take(&mut self.open_spots)) {
+            spot.bounds.end = spot.bounds.end.min(upto);
+        }
+    }
+
+    fn finish(&mut self, survey: &Survey, walked: &mut Walked) -> Result<()> {
+        if !self.is_current {
+            return Ok(());
+        }
+        let is_whole = self.records == self.state.records;
+        if self.open_spots == 0 && is_whole {
+            walked.intact.push(self.state.base.0..self.state.end.0);
+        }
+        let had_damage = walked.spots.iter().any(|spot| spot.path == self.path(survey));
+        self.close_spots(walked, self.state.end.0);
+        if !had_damage && (!is_whole || self.last > self.state.end.0) {
+            let what = Malformed("a segment does not hold what the metalog says");
+            self.note_harmless(survey, walked, 0, what);
+        }
+        if let (Some(opened), true) = (&self.opened, self.state.sealed)
+            && let Some(what) = opened.check_footer()?
+            && !had_damage
+        {
+            // No message is lost by it: it is built anew from the blocks.
+            self.note_harmless(survey, walked, self.state.bytes, what);
+        }
+        Ok(())
+    }
+}
+
+/// Reads one run, and verifies the frame around it once more.
+fn read_run(
+    survey: &Survey,
+    log: LogId,
+    run: &RunAt,
+    walked: &mut Walked,
+) -> Result<Option<Records>> {
+    let found = survey.journal.file(run.frame.file);
+    let position = run.frame.lsn.0 - found.header.start.0;
+    let failed = |error| Error::io(error, "a journal file cannot be read", &found.path);
+    let mut frame = vec![0; run.frame.len as usize];
+    read_exact_at(&*found.file, position, &mut frame).map_err(failed)?;
+    let seed = found.header.frame_seed();
+    let decoded = decode_frame(&frame, run.frame.lsn, seed).and_then(|(_, payload)| {
+        let from = run.at as usize;
+        let bytes = payload.get(from..from + run.len as usize).unwrap_or_default();
+        let decoded = Run::decode(bytes)?;
+        if (decoded.log, decoded.first, decoded.count) != (log, run.first, run.count) {
+            return Err(Malformed("a run is not what it was a moment ago"));
+        }
+        let records = decoded.records().collect::<Result<Vec<_>, Malformed>>()?;
+        Ok((decoded.body.to_vec(), records))
+    });
+    Ok(Some(decoded.unwrap_or_else(|what| {
+        let (path, what) = (found.path.clone(), what.0);
+        let bounds = run.first.0..run.end().0;
+        walked.spots.push(Spot { path, position, what, bounds });
+        (Vec::new(), Vec::new())
+    })))
+}

@@ -1,0 +1,204 @@
+//! Reading everything that a store relies on, to find what is damaged. Nothing is changed.
+
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    report::{Affected, Problem, VerifyReport},
+    survey::{self, Survey, log_dirs_found, problem},
+};
+use crate::{
+    disk::Disk,
+    error::{Error, Result},
+    format::frame::FrameKind,
+    ids::{LogId, Offset},
+    journal::JournalDamage,
+    layout::{Layout, Named, segment_name},
+};
+
+/// Verifies the store in a directory, whose lock the caller holds.
+///
+/// # Errors
+///
+/// `NotFound` if there is no store; `UnsupportedVersion`; input or output errors. Damage is no
+/// error: it is in the report.
+pub fn verify(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
+    let survey = match survey::look(disk, root) {
+        Err(error) if error.kind() == crate::error::ErrorKind::Corrupt => {
+            // Not one header is left to tell whose store it is.
+            let problems = vec![problem(root, 0, error.to_string())];
+            return Ok(VerifyReport { problems, ..VerifyReport::default() });
+        }
+        survey => survey?,
+    };
+    let mut report = VerifyReport { problems: survey.metas.problems.clone(), ..Default::default() };
+    report.read.meta_entries = survey.metas.entries().len() as u64;
+    report.read.entities = survey.state.catalog.all().count() as u64;
+    report.read.journal_files = survey.journal.files() as u64;
+    count_frames(&survey, &mut report)?;
+    let mut damage: Vec<Problem> = survey.journal.damage.iter().map(of_journal).collect();
+    let mut segments = Vec::new();
+    for log in logs(&survey) {
+        verify_log(&survey, log, &mut report, &mut damage, &mut segments)?;
+    }
+    report.problems.append(&mut damage);
+    report.problems.extend(survey.odd.iter().cloned());
+    report.problems.append(&mut segments);
+    report.unreferenced = unreferenced(&survey)?;
+    Ok(report)
+}
+
+fn of_journal(damage: &JournalDamage) -> Problem {
+    problem(&damage.path, damage.position, damage.what)
+}
+
+/// The logs of a store, in order.
+pub fn logs(survey: &Survey) -> Vec<LogId> {
+    let mut logs: Vec<LogId> = survey.state.logs.keys().copied().collect();
+    logs.sort_unstable();
+    logs
+}
+
+fn count_frames(survey: &Survey, report: &mut VerifyReport) -> Result<()> {
+    survey.journal.frames(&mut |place, kind, _| {
+        report.read.journal_frames += 1;
+        report.read.journal_bytes += if kind == FrameKind::Roll { 0 } else { place.len };
+        Ok(())
+    })
+}
+
+/// Walks one log, and tells which damage its missing messages were lost in.
+fn verify_log(
+    survey: &Survey,
+    log: LogId,
+    report: &mut VerifyReport,
+    journal: &mut [Problem],
+    segments: &mut Vec<Problem>,
+) -> Result<()> {
+    let walked = survey.walk(log, false, &mut |_, _| Ok(()))?;
+    report.read.segments += walked.segments;
+    report.read.blocks += walked.blocks;
+    report.read.records += walked.records;
+    let name = survey.name(log);
+    let mut lost = walked.lost;
+    let mut blame = |problem: &mut Problem, bounds: &Range<u64>| {
+        let offsets = take_within(&mut lost, bounds);
+        if !offsets.is_empty() {
+            problem.affected.push(Affected { log: name.clone(), offsets });
+        }
+    };
+    for spot in &walked.spots {
+        let mut found = problem(&spot.path, spot.position, spot.what);
+        blame(&mut found, &spot.bounds);
+        segments.push(found);
+    }
+    let known = survey.logs.get(&log);
+    for (missing, damage) in known.iter().flat_map(|known| &known.missing) {
+        if let Some(problem) = damage.and_then(|n| journal.get_mut(n)) {
+            blame(problem, missing);
+        }
+    }
+    if let Some(beyond) = known.and_then(|known| known.beyond.as_ref())
+        && let Some(last) = survey.journal.damage.iter().rposition(|gap| gap.from < gap.to)
+    {
+        blame(&mut journal[last], beyond);
+    }
+    if !lost.is_empty() {
+        let dir = survey.layout.log_dir(log);
+        let mut found = problem(&dir, 0, "messages are wanted, but nothing holds them");
+        let offsets = offsets(&lost);
+        found.affected.push(Affected { log: name, offsets });
+        segments.push(found);
+    }
+    Ok(())
+}
+
+pub fn offsets(ranges: &[Range<u64>]) -> Vec<Range<Offset>> {
+    ranges.iter().map(|range| Offset(range.start)..Offset(range.end)).collect()
+}
+
+/// Takes out of some ranges what lies within bounds.
+pub fn take_within(ranges: &mut Vec<Range<u64>>, bounds: &Range<u64>) -> Vec<Range<Offset>> {
+    let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    for range in ranges.drain(..) {
+        let start = range.start.max(bounds.start);
+        let end = range.end.min(bounds.end);
+        if start >= end {
+            outside.push(range);
+            continue;
+        }
+        inside.push(Offset(start)..Offset(end));
+        outside
+            .extend([range.start..start, end..range.end].into_iter().filter(|it| !it.is_empty()));
+    }
+    *ranges = outside;
+    inside
+}
+
+/// Files of a store's kind that nothing refers to.
+fn unreferenced(survey: &Survey) -> Result<Vec<PathBuf>> {
+    let mut found = survey.metas.spare.clone();
+    found.extend(survey.journal.spare.iter().cloned());
+    if survey.metas.damaged {
+        // Who knows what was referred to.
+        found.sort_unstable();
+        return Ok(found);
+    }
+    let known = |log: LogId| match survey.state.logs.get(&log) {
+        Some(log) => {
+            Known::These(log.segments.values().map(|it| (it.base, it.generation)).collect())
+        }
+        None => Known::Nothing,
+    };
+    found.extend(unreferenced_segments(&*survey.disk, &survey.layout, &known)?);
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Which segments of a log there should be.
+pub enum Known {
+    These(BTreeSet<(Offset, u64)>),
+    /// There is no such log.
+    Nothing,
+    /// It was deleted, and the metalog does not know yet.
+    Any,
+}
+
+/// What is in the segments' directories and not known, empty directories of no log among it.
+pub fn unreferenced_segments(
+    disk: &dyn Disk,
+    layout: &Layout,
+    known: &dyn Fn(LogId) -> Known,
+) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for (log, dir) in log_dirs_found(disk, layout)? {
+        let failed = |error| Error::io(error, "segments cannot be listed", &dir);
+        let names = match disk.list(&dir) {
+            // It was removed a moment ago.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            names => names.map_err(failed)?,
+        };
+        let known = known(log);
+        let stays = |segment| match &known {
+            Known::These(these) => these.contains(&segment),
+            Known::Nothing => false,
+            Known::Any => true,
+        };
+        if names.is_empty() && matches!(known, Known::Nothing) {
+            found.push(dir);
+            continue;
+        }
+        for name in names {
+            match segment_name(&name) {
+                Named::Real(segment) if !stays(segment) => found.push(dir.join(name)),
+                Named::Unfinished => found.push(dir.join(name)),
+                Named::Real(_) | Named::Unknown => {}
+            }
+        }
+    }
+    Ok(found)
+}
