@@ -69,13 +69,15 @@ pub use config::{Durability, IoMode};
 pub use engine::{
     Delivery, Engine, Group, GroupBuilder, Options, OwnedRecord, Partition, Position, Queue,
     QueueBuilder, Reader, Record, Start, Stream, StreamBuilder, Subscription, SubscriptionBuilder,
-    Ticket, Topic, TopicBuilder, Transaction, verify,
+    Ticket, Topic, TopicBuilder, Transaction, salvage, verify,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use format::record::Headers;
 pub use ids::{Offset, Timestamp};
 pub use message::{IntoBytes, Message};
-pub use store::{Affected, Amounts, LogName, Problem, VerifyReport};
+pub use store::{
+    Affected, Amounts, Consumer, LogName, Lost, Problem, Renamed, SalvageReport, VerifyReport,
+};
 pub use stream::partition_of;
 
 #[cfg(seeded_bugs)]

@@ -33,7 +33,7 @@ pub use options::Options;
 pub use queue::Queue;
 pub use reader::{Reader, Start};
 pub use record::{OwnedRecord, Record};
-pub use repair::verify;
+pub use repair::{salvage, verify};
 pub use stream::{Partition, Position, Stream};
 pub use ticket::Ticket;
 pub use topic::{Subscription, Topic};

@@ -13,7 +13,7 @@ use crate::{
     config::{Config, Durability, IoMode},
     disk::{Disk, os::OsDisk},
     error::Result,
-    store::VerifyReport,
+    store::{SalvageReport, VerifyReport},
 };
 
 /// Settings of an engine, and the way to open one with them.
@@ -124,6 +124,19 @@ impl Options {
         self.config.check()?;
         let (disk, path, _) = self.place(path.as_ref())?;
         repair::verify_on(disk, &path)
+    }
+
+    /// Copies what is good in a damaged store into a new one, with these settings; see
+    /// [`salvage`](crate::salvage).
+    ///
+    /// # Errors
+    ///
+    /// See [`salvage`](crate::salvage).
+    pub fn salvage(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SalvageReport> {
+        self.config.check()?;
+        let (disk, from, _) = self.place(from.as_ref())?;
+        let (_, to, _) = self.place(to.as_ref())?;
+        repair::salvage_on(&disk, &from, &to, self.config.clone())
     }
 
     /// The disk on which a path is, the path there, and whether an engine has threads of its own.

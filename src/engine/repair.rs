@@ -4,10 +4,12 @@ use std::{path::Path, sync::Arc};
 
 use super::{handle::locked, options::Options};
 use crate::{
+    config::Config,
     disk::{Disk, HeldLock, Lock},
     error::{Error, Result},
+    ids::StoreId,
     layout::Layout,
-    store::{self, VerifyReport},
+    store::{self, SalvageReport, VerifyReport},
 };
 
 /// Reads everything that the store in a directory relies on, and reports what is damaged: every
@@ -40,6 +42,90 @@ pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
 pub(super) fn verify_on(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     let _lock = lock_as_is(&*disk, root)?;
     store::verify(disk, root)
+}
+
+/// Copies what is good in a damaged store into a new one, and says exactly what was lost.
+///
+/// Good is what its checksum says belongs to this store and to its place in it. The store at `from`
+/// is only read, and need not be one that opens. `to` must not exist, or be an empty directory.
+///
+/// Names stay, and so do the offsets of messages, what was acked, how often deliveries have
+/// failed, where groups go on and where streams start. Where the record of that is lost, the error
+/// is to the side of delivering again: never is a message left out that is there. Offsets that are
+/// lost are not given again: readers skip them, and for consumers they count as acked.
+///
+/// While it runs, and after a crash in it, `to` is nothing or a directory that is refused as
+/// damaged: remove it then, and salvage again.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let (damaged, salvaged) = (dir.path().join("damaged"), dir.path().join("salvaged"));
+/// # posthouse::Engine::open(&damaged)?.queue("payments").create()?.send("charge order 1")?;
+/// let report = posthouse::salvage(&damaged, &salvaged)?;
+/// for lost in &report.lost {
+///     println!("{}: {:?}", lost.log, lost.offsets);
+/// }
+/// let engine = posthouse::Engine::open(&salvaged)?;
+/// assert_eq!(engine.queue("payments").open()?.depth()?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// - [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is something at `to`, or if it lies
+///   within `from`.
+/// - [`NotFound`](crate::ErrorKind::NotFound) if there is no store at `from`.
+/// - [`Locked`](crate::ErrorKind::Locked) if an engine has it open.
+/// - [`Corrupt`](crate::ErrorKind::Corrupt) if no file has a header that verifies.
+/// - [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion),
+///   [`DiskFull`](crate::ErrorKind::DiskFull), [`Io`](crate::ErrorKind::Io). From a disk with
+///   sectors that cannot be read, first copy the files with a tool that skips these.
+/// - [`Poisoned`](crate::ErrorKind::Poisoned) if a sync of the new store fails.
+pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SalvageReport> {
+    Options::new().salvage(from, to)
+}
+
+pub(super) fn salvage_on(
+    disk: &Arc<dyn Disk>,
+    from: &Path,
+    to: &Path,
+    config: Config,
+) -> Result<SalvageReport> {
+    let _from_lock = lock_as_is(&**disk, from)?;
+    check_empty(&**disk, from, to)?;
+    // Nothing is made where there is nothing to salvage.
+    store::check_is_store(disk, from)?;
+    let failed = |error| Error::io(error, "the new store's directory cannot be made", to);
+    disk.create_dir(to).map_err(failed)?;
+    let path = Layout::new(to).lock();
+    let failed = |error| Error::io(error, "the new store cannot be locked", &path);
+    let lock = match disk.lock(&path).map_err(failed)? {
+        Lock::Held(lock) => lock,
+        Lock::Taken(holder) => return Err(locked(holder, to)),
+    };
+    let failed = |error| Error::io(error, "the system has no random numbers", to);
+    let id = StoreId(disk.draw().map_err(failed)?);
+    // For people; the lock itself is what keeps others out.
+    let _ = lock.note(&format!("store {id}\n"));
+    store::salvage(disk, from, to, config, id)
+}
+
+/// A new store needs a place of its own. A lock's file may be there, from an attempt that got no
+/// further.
+fn check_empty(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
+    let refused = |what: &'static str| Err(Error::invalid("to", what).in_file(to));
+    if to.starts_with(from) {
+        return refused("the new store would lie within the old one");
+    }
+    match disk.list(to) {
+        Ok(names) if names.iter().all(|name| name == "LOCK") => Ok(()),
+        Ok(_) => refused("the directory for the new store is not empty"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            refused("there is a file in the place of the new store")
+        }
+        Err(error) => Err(Error::io(error, "the new store's directory cannot be listed", to)),
+    }
 }
 
 /// Takes the lock of a store, and changes nothing.

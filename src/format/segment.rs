@@ -23,6 +23,11 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
+    /// What tells a segment from all others of its store.
+    pub fn key(&self) -> (LogId, Offset, u64) {
+        (self.log, self.base, self.generation)
+    }
+
     pub fn seed(&self) -> Seed {
         Seed::new(self.store, &[self.log.0, self.base.0, self.generation])
     }

@@ -16,12 +16,15 @@ use crate::{
     error::Result,
     format::{
         frame::FrameKind,
-        journal::{JOURNAL_HEADER_BYTES, JournalHeader, Link},
+        journal::{JournalHeader, Link},
         wire::ALIGN,
     },
     ids::{Lsn, StoreId},
     layout::Layout,
 };
+
+/// So much may have been in files that are missing without a trace.
+const MISSING_BYTES: u64 = 1 << 30;
 
 /// What a journal holds, and where it is damaged.
 #[derive(Debug)]
@@ -209,14 +212,8 @@ impl JournalSurvey {
                 proof = proof.max(end);
             }
         }
-        for stretch in &self.stretches {
-            proof = proof.max(stretch.watermark);
-            if stretch.rolls {
-                // The file that it leads into was durable, with its name.
-                proof = proof.max(Lsn(stretch.to.0 + JOURNAL_HEADER_BYTES));
-            }
-        }
-        proof.min(range.until)
+        let watermarks = self.stretches.iter().map(|stretch| stretch.watermark);
+        watermarks.fold(proof, Lsn::max).min(range.until)
     }
 
     /// Tells what is missing from what is torn.
@@ -235,7 +232,7 @@ impl JournalSurvey {
         }
         for (from, to) in covered {
             if from > at {
-                if at >= proof {
+                if at >= proof && !self.leads_on(at, range) && !self.is_cut_short(at) {
                     torn = Some(at);
                     break;
                 }
@@ -243,7 +240,10 @@ impl JournalSurvey {
             }
             at = at.max(to);
         }
-        if torn.is_none() && at < proof {
+        if torn.is_none() && self.leads_on(at, range) {
+            // Of what was in that file, and behind it, nothing is known.
+            self.note_missing(at, Lsn(at.0 + MISSING_BYTES));
+        } else if torn.is_none() && (at < proof || self.is_cut_short(at)) {
             // Behind what is damaged there may have been more, up to the file's end.
             let holder = self.files.iter().find(|file| file.start() <= at && at < file.end());
             let end = holder.map_or(proof, |file| file.end().max(proof)).min(range.until);
@@ -268,6 +268,18 @@ impl JournalSurvey {
                 self.damage.push(JournalDamage { path, position, from: at, to: at, what });
             }
         }
+    }
+
+    /// Whether a roll frame leads to a position: the file there was durable, with its name.
+    fn leads_on(&self, at: Lsn, range: Range) -> bool {
+        at < range.until && self.stretches.iter().any(|it| it.rolls && it.to == at)
+    }
+
+    /// Whether a position lies in a file of which the end is missing: frames may have been there.
+    fn is_cut_short(&self, at: Lsn) -> bool {
+        let mut files = self.files.iter();
+        let holder = files.find(|file| file.start() <= at && at < file.end());
+        holder.is_some_and(|file| file.found.len < file.found.header.capacity)
     }
 
     fn note_missing(&mut self, from: Lsn, to: Lsn) {

@@ -13,7 +13,7 @@ mod writer;
 use std::{path::PathBuf, sync::Arc};
 
 pub use reader::{Block, SegmentReader};
-pub use survey::{Piece, SegmentSurvey};
+pub use survey::{Piece, SegmentSurvey, header_of};
 pub use writer::SegmentWriter;
 
 use crate::{

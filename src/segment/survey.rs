@@ -1,7 +1,10 @@
 //! Reading one segment block by block, damaged or not. Nothing is changed, and no table is
 //! believed: what verifies is found by going through the file.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     disk::{Disk, DiskFile, Open},
@@ -52,6 +55,15 @@ pub struct SurveyedBlock {
 pub struct BlockDamage {
     pub position: u64,
     pub what: Malformed,
+}
+
+/// The header of a segment's file. `None` if it is damaged.
+pub fn header_of(disk: &dyn Disk, path: &Path) -> Result<Option<SegmentHeader>> {
+    let failed = |error| Error::io(error, "a segment cannot be read", path);
+    let file = disk.open(path, Open::Reading).map_err(failed)?;
+    let mut header = [0; SEGMENT_HEADER_BYTES as usize];
+    let read = file.read_at(0, &mut header).map_err(failed)?;
+    Ok(SegmentHeader::decode(&header[..read]).ok())
 }
 
 impl SegmentSurvey {

@@ -159,6 +159,14 @@ impl AckSet {
         None
     }
 
+    /// The offset behind all that were acked.
+    pub fn end(&self) -> Offset {
+        let last = |(index, chunk): (&u64, &Chunk)| {
+            chunk.acked.max().map(|low| index * CHUNK_OFFSETS + u64::from(low) + 1)
+        };
+        Offset(self.chunks.iter().rev().find_map(last).unwrap_or(0).max(self.floor))
+    }
+
     /// The offsets of a range that are not acked, as ranges.
     pub fn unacked_in(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let (mut at, mut unacked) = (range.start.max(self.floor), Vec::new());

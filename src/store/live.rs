@@ -145,6 +145,10 @@ impl<S: Shared> LiveWalk<'_, S> {
         })
     }
 
+    fn keeps_acked(&self) -> bool {
+        self.shared.with(|store| store.state.logs.get(&self.log).is_some_and(|log| log.keeps_acked))
+    }
+
     fn is_current(&self, segment: &SegmentState) -> bool {
         self.shared.with(|store| {
             let log = store.state.logs.get(&self.log);
@@ -236,6 +240,10 @@ impl<S: Shared> LiveWalk<'_, S> {
         self.missing(lost, at..whole.end);
         if spots.is_empty() && (records != segment.records || last > whole.end) {
             spots.push((0, "a segment does not hold what the metalog says", 0..0));
+        }
+        if spots.is_empty() && self.keeps_acked() {
+            // What a whole segment of a stream does not hold was lost before, and salvaged around.
+            take_within(lost, &whole);
         }
         if spots.is_empty()
             && segment.sealed

@@ -19,6 +19,7 @@ mod open;
 mod read;
 mod report;
 mod retain;
+mod salvage;
 mod state;
 mod survey;
 mod tail;
@@ -34,6 +35,8 @@ pub use live::{verify_base, verify_segments};
 pub use open::open;
 pub use read::{Chunk, Source, Stored, damaged_run};
 pub use report::{Affected, Amounts, LogName, Problem, VerifyReport};
+pub use salvage::{Consumer, Lost, Renamed, SalvageReport, salvage};
+pub use survey::check_is_store;
 pub use verify::verify;
 
 use self::{cache::SegmentCache, commit::Draft, state::State};

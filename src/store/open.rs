@@ -41,15 +41,15 @@ pub fn open(disk: Arc<dyn Disk>, root: &Path, config: Config, new_id: StoreId) -
     }
 }
 
-struct Opening {
+pub struct Opening {
     disk: Arc<dyn Disk>,
-    layout: Layout,
-    config: Config,
+    pub layout: Layout,
+    pub config: Config,
     access: Access,
 }
 
 impl Opening {
-    fn new(disk: Arc<dyn Disk>, root: &Path, config: Config) -> Result<Opening> {
+    pub fn new(disk: Arc<dyn Disk>, root: &Path, config: Config) -> Result<Opening> {
         let layout = Layout::new(root);
         for dir in [layout.journal_dir(), layout.segments_dir(), layout.meta_dir()] {
             disk.create_dir(&dir)
@@ -64,11 +64,11 @@ impl Opening {
         Ok(Opening { disk, layout, config, access })
     }
 
-    fn place(&self) -> MetaPlace {
+    pub fn place(&self) -> MetaPlace {
         MetaPlace { disk: Arc::clone(&self.disk), layout: self.layout.clone() }
     }
 
-    fn supply(&self, store: StoreId) -> Supply {
+    pub fn supply(&self, store: StoreId) -> Supply {
         Supply {
             disk: Arc::clone(&self.disk),
             layout: self.layout.clone(),
@@ -80,7 +80,7 @@ impl Opening {
         }
     }
 
-    fn segments(&self, store: StoreId) -> Segments {
+    pub fn segments(&self, store: StoreId) -> Segments {
         Segments {
             disk: Arc::clone(&self.disk),
             layout: self.layout.clone(),
@@ -108,7 +108,7 @@ impl Opening {
     }
 
     /// Makes the names durable that lead to the store. An earlier attempt may have made some.
-    fn make_place_durable(&self) -> Result<()> {
+    pub fn make_place_durable(&self) -> Result<()> {
         let root = self.layout.root();
         let failed = |error, dir: &Path| {
             Error::io(error, "the store's directory cannot be made durable", dir)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    report::{Affected, Problem, VerifyReport},
+    report::{Affected, Amounts, Problem, VerifyReport},
     survey::{self, Survey, log_dirs_found, problem},
 };
 use crate::{
@@ -36,10 +36,7 @@ pub fn verify(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
         survey => survey?,
     };
     let mut report = VerifyReport { problems: survey.metas.problems.clone(), ..Default::default() };
-    report.read.meta_entries = survey.metas.entries().len() as u64;
-    report.read.entities = survey.state.catalog.all().count() as u64;
-    report.read.journal_files = survey.journal.files() as u64;
-    count_frames(&survey, &mut report)?;
+    count(&survey, &mut report.read)?;
     let mut damage: Vec<Problem> = survey.journal.damage.iter().map(of_journal).collect();
     let mut segments = Vec::new();
     for log in logs(&survey) {
@@ -63,10 +60,22 @@ pub fn logs(survey: &Survey) -> Vec<LogId> {
     logs
 }
 
-fn count_frames(survey: &Survey, report: &mut VerifyReport) -> Result<()> {
+/// The damage to the metalog and the journal, and what contradicts itself.
+pub fn problems(survey: &Survey) -> Vec<Problem> {
+    let mut problems = survey.metas.problems.clone();
+    problems.extend(survey.journal.damage.iter().map(of_journal));
+    problems.extend(survey.odd.iter().cloned());
+    problems
+}
+
+/// How much there is beside the segments.
+pub fn count(survey: &Survey, read: &mut Amounts) -> Result<()> {
+    read.meta_entries = survey.metas.entries().len() as u64;
+    read.entities = survey.state.catalog.all().count() as u64;
+    read.journal_files = survey.journal.files() as u64;
     survey.journal.frames(&mut |place, kind, _| {
-        report.read.journal_frames += 1;
-        report.read.journal_bytes += if kind == FrameKind::Roll { 0 } else { place.len };
+        read.journal_frames += 1;
+        read.journal_bytes += if kind == FrameKind::Roll { 0 } else { place.len };
         Ok(())
     })
 }

@@ -6,7 +6,7 @@ use super::problem;
 use crate::{
     disk::{Disk, Open},
     error::{Error, ErrorKind, Result},
-    format::{header::UNSUPPORTED, meta::MetaEntry, segment::SegmentHeader},
+    format::{header::UNSUPPORTED, meta::MetaEntry},
     ids::StoreId,
     journal,
     layout::{Layout, Named, segment_name},
@@ -14,6 +14,7 @@ use crate::{
         MetaPlace,
         survey::{self, MetaFile, MetaSurvey},
     },
+    segment::header_of,
     store::{open::log_dirs, report::Problem},
 };
 
@@ -95,11 +96,7 @@ fn noted_in_segment(disk: &dyn Disk, dir: &Path) -> Result<Option<StoreId>> {
     for name in disk.list(dir).map_err(failed)? {
         if matches!(segment_name(&name), Named::Real(_)) {
             let path = dir.join(name);
-            let failed = |error| Error::io(error, "a segment cannot be read", &path);
-            let file = disk.open(&path, Open::Reading).map_err(failed)?;
-            let mut header = [0; crate::format::segment::SEGMENT_HEADER_BYTES as usize];
-            let read = file.read_at(0, &mut header).map_err(failed)?;
-            if let Ok(header) = SegmentHeader::decode(&header[..read]) {
+            if let Some(header) = header_of(disk, &path)? {
                 return Ok(Some(header.store));
             }
         }

@@ -12,6 +12,7 @@ mod replay;
 mod walk;
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::Arc,
@@ -22,6 +23,7 @@ use self::{
     metas::{Metas, dirs, store_id},
     orphans::{Seen, adopt},
     replay::{Replay, look_ahead},
+    walk::Misplaced,
 };
 pub use self::{metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey};
 use super::{
@@ -59,6 +61,21 @@ pub struct Survey {
     /// Whether acks, offsets or attempts may be missing, of these or of all cursors.
     pub uncertain: BTreeSet<CursorId>,
     pub all_uncertain: bool,
+    misplaced: OnceCell<Misplaced>,
+}
+
+/// Whether there is a store in a directory.
+///
+/// # Errors
+///
+/// `NotFound` if not; input or output errors.
+pub fn check_is_store(disk: &Arc<dyn Disk>, root: &Path) -> Result<()> {
+    let place = MetaPlace { disk: Arc::clone(disk), layout: Layout::new(root) };
+    if is_store(&place)? {
+        return Ok(());
+    }
+    let what = "there is no store in this directory";
+    Err(Error::new(ErrorKind::NotFound, what).in_file(root))
 }
 
 /// Looks at the store in a directory, whose lock the caller holds.
@@ -69,10 +86,7 @@ pub struct Survey {
 pub fn look(disk: Arc<dyn Disk>, root: &Path) -> Result<Survey> {
     let layout = Layout::new(root);
     let place = MetaPlace { disk: Arc::clone(&disk), layout: layout.clone() };
-    if !is_store(&place)? {
-        let what = "there is no store in this directory";
-        return Err(Error::new(ErrorKind::NotFound, what).in_file(root));
-    }
+    check_is_store(&disk, root)?;
     let Some(id) = store_id(&place)? else {
         let what = "no file of the store has a header that verifies, so nothing in it can be read";
         return Err(Error::corrupt(what, root, 0));
@@ -192,6 +206,7 @@ impl Looking {
             nameless,
             uncertain,
             all_uncertain,
+            misplaced: OnceCell::new(),
         })
     }
 

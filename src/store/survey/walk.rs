@@ -1,8 +1,13 @@
 //! All messages of one log, in the order of their offsets, from wherever they are.
 
-use std::{cmp::Reverse, collections::BinaryHeap, ops::Range, path::PathBuf};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    ops::Range,
+    path::PathBuf,
+};
 
-use super::{Survey, replay::RunAt};
+use super::{Survey, metas::dirs, replay::RunAt};
 use crate::{
     disk::read_exact_at,
     error::{Error, Result},
@@ -16,8 +21,8 @@ use crate::{
     },
     ids::{LogId, Offset},
     layout::{Named, segment_name},
-    segment::{Piece, SegmentSurvey},
-    store::state::join,
+    segment::{Piece, SegmentSurvey, header_of},
+    store::{state::join, verify::take_within},
 };
 
 /// What came of walking one log.
@@ -75,6 +80,9 @@ struct SegmentFeed {
     open_spots: usize,
 }
 
+/// By log, base and generation.
+pub type Misplaced = BTreeMap<(LogId, Offset, u64), PathBuf>;
+
 type Key = Reverse<(u64, u8, usize)>;
 
 impl Survey {
@@ -118,10 +126,36 @@ impl Survey {
         }
         join(&mut walked.lost);
         join(&mut walked.intact);
+        if state.is_some_and(|log| log.keeps_acked) {
+            // What a whole segment of a stream does not hold was lost before, and salvaged around.
+            walked.intact.iter().for_each(|it| drop(take_within(&mut walked.lost, it)));
+        }
         for spot in &mut walked.spots {
             spot.bounds.end = spot.bounds.end.min(next.max(at));
         }
         Ok(walked)
+    }
+
+    /// Segments that bear another's name, by what their headers say.
+    fn misplaced(&self) -> Result<&Misplaced> {
+        if let Some(known) = self.misplaced.get() {
+            return Ok(known);
+        }
+        let mut found = Misplaced::new();
+        for (_, dir) in dirs(&*self.disk, &self.layout)? {
+            let failed = |error| Error::io(error, "segments cannot be listed", &dir);
+            for name in self.disk.list(&dir).map_err(failed)? {
+                let path = dir.join(&name);
+                if let Named::Real(_) = segment_name(&name)
+                    && let Some(header) = header_of(&*self.disk, &path)?
+                    && header.store == self.id
+                    && self.layout.segment_file(header.log, header.base, header.generation) != path
+                {
+                    found.insert(header.key(), path);
+                }
+            }
+        }
+        Ok(self.misplaced.get_or_init(|| found))
     }
 
     fn sources(&self, log: LogId, all: bool) -> Result<Vec<Source<'_>>> {
@@ -272,8 +306,26 @@ impl SegmentFeed {
     fn open(&mut self, survey: &Survey, walked: &mut Walked) -> Result<bool> {
         let header = self.header(survey);
         let limit = self.is_named.then_some(self.state.bytes);
-        self.opened = SegmentSurvey::open(&*survey.disk, self.path(survey), &header, limit)?;
+        let (disk, path) = (&*survey.disk, self.path(survey));
+        let opened = SegmentSurvey::open(disk, path, &header, limit)?;
         walked.segments += u64::from(self.is_current);
+        let wrong = match &opened {
+            Some(opened) => opened.check_header(&header)?,
+            None => Some(Malformed("a segment is missing")),
+        };
+        self.opened = opened;
+        if wrong.is_some()
+            && let Some(elsewhere) = survey.misplaced()?.get(&header.key())
+            && let Some(opened) = SegmentSurvey::open(disk, elsewhere.clone(), &header, limit)?
+        {
+            if self.is_current
+                && let Some(what) = wrong
+            {
+                self.note_harmless(survey, walked, 0, what);
+            }
+            self.opened = Some(opened);
+            return Ok(true);
+        }
         match &self.opened {
             None => {
                 if self.is_current {
@@ -283,10 +335,8 @@ impl SegmentFeed {
                 }
                 Ok(false)
             }
-            Some(opened) => {
-                if self.is_current
-                    && let Some(what) = opened.check_header(&header)?
-                {
+            Some(_) => {
+                if let (true, Some(what)) = (self.is_current, wrong) {
                     self.note_harmless(survey, walked, 0, what);
                 }
                 Ok(true)

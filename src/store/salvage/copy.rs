@@ -1,0 +1,143 @@
+//! Copying one log, message by message.
+
+use std::ops::Range;
+
+use super::{Report, acks_may_be_lost, lost};
+use crate::{
+    error::Result,
+    format::{
+        meta::{LogState, MetaEntry},
+        record::RecordParts,
+    },
+    ids::{CursorId, LogId, Offset},
+    segment::{SegmentWriter, Segments},
+    store::{
+        log::{Cursor, Progress},
+        survey::{Survey, problem},
+        verify::take_within,
+    },
+};
+
+/// One log of the new store.
+pub struct Copying<'a> {
+    segments: &'a Segments,
+    segment_bytes: u64,
+    log: LogId,
+    writer: Option<SegmentWriter>,
+    /// In a stream, where the next segment begins.
+    base: Option<Offset>,
+    put: Vec<MetaEntry>,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Copying<'_> {
+    pub fn new(segments: &Segments, segment_bytes: u64, log: LogId) -> Copying<'_> {
+        let (writer, base, put) = (None, None, Vec::new());
+        Copying { segments, segment_bytes, log, writer, base, put, messages: 0, bytes: 0 }
+    }
+
+    /// Copies all that is wanted of the log, and settles what is lost.
+    pub fn copy(
+        &mut self,
+        survey: &mut Survey,
+        report: &mut Report,
+        entries: &mut Vec<MetaEntry>,
+    ) -> Result<()> {
+        let log = self.log;
+        let state = survey.state.logs.get(&log).filter(|log| log.keeps_acked);
+        self.base = state.map(|log| log.start);
+        let walked = survey.walk(log, true, &mut |offset, record| self.push(offset, record))?;
+        self.finish_segment(Some(Offset(survey.next(log).0.max(walked.end))))?;
+        report.messages += self.messages;
+        report.bytes += self.bytes;
+        report.read.segments += walked.segments;
+        report.read.blocks += walked.blocks;
+        report.read.records += walked.records;
+
+        for spot in &walked.spots {
+            report.problems.push(problem(&spot.path, spot.position, spot.what));
+        }
+        let name = survey.name(log);
+        let mut certain = walked.lost;
+        let mut open = Vec::new();
+        if let Some(beyond) = survey.logs.get(&log).and_then(|known| known.beyond.clone()) {
+            open = plain(&take_within(&mut certain, &beyond));
+        }
+        let mut settled = certain.clone();
+        settled.extend(open.iter().cloned());
+        if survey.metas.damaged || acks_may_be_lost(survey, log) {
+            // What a whole segment does not hold was dead when it was written.
+            for intact in &walked.intact {
+                take_within(&mut certain, intact);
+            }
+            open.append(&mut certain);
+            crate::store::state::join(&mut open);
+        }
+        report.lost.extend(lost(name.clone(), &certain, true));
+        report.lost.extend(lost(name, &open, false));
+        self.settle(survey, &settled, walked.end, entries);
+        Ok(())
+    }
+
+    fn push(&mut self, offset: Offset, record: &RecordParts<'_>) -> Result<()> {
+        if self.writer.as_ref().is_some_and(|writer| writer.bytes() >= self.segment_bytes) {
+            self.finish_segment(None)?;
+        }
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => SegmentWriter::create(self.segments, self.log, self.base.unwrap_or(offset), 0)?,
+        };
+        writer.push(offset, record)?;
+        self.writer = Some(writer);
+        self.messages += 1;
+        self.bytes += record.weight();
+        Ok(())
+    }
+
+    /// Ends a segment. A stream's segments follow each other without a gap, so that it is said
+    /// what is not there any more: a segment stands for all offsets up to its end.
+    fn finish_segment(&mut self, end: Option<Offset>) -> Result<()> {
+        if let Some(mut writer) = self.writer.take() {
+            if let (Some(_), Some(end)) = (self.base, end) {
+                writer.extend_to(end);
+            }
+            self.base = self.base.map(|_| writer.state().end);
+            writer.seal()?;
+            writer.sync()?;
+            self.put.push(MetaEntry::Segment(writer.state().clone()));
+        }
+        Ok(())
+    }
+
+    /// Consumers must not wait for what is lost, and no offset may be given twice.
+    fn settle(
+        &mut self,
+        survey: &mut Survey,
+        settled: &[Range<u64>],
+        end: u64,
+        entries: &mut Vec<MetaEntry>,
+    ) {
+        let next = survey.next(self.log).0.max(end);
+        let Some(log) = survey.state.logs.get(&self.log) else { return };
+        let mut next = next.max(log.start.0);
+        let cursors: Vec<CursorId> = log.cursors.clone();
+        // A stream of which nothing is left begins where it ends.
+        let is_empty = log.keeps_acked && self.messages == 0;
+        let start = if is_empty { Offset(next) } else { log.start };
+        for id in cursors {
+            let cursor: Option<&mut Cursor> = survey.state.cursors.get_mut(&id);
+            if let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) {
+                settled.iter().for_each(|range| acks.ack(range.clone()));
+                next = next.max(acks.end().0);
+            }
+        }
+        let (log, next) = (self.log, Offset(next));
+        entries.push(MetaEntry::Log(LogState { log, start, moved: next, next }));
+        entries.append(&mut self.put);
+    }
+}
+
+fn plain(ranges: &[Range<Offset>]) -> Vec<Range<u64>> {
+    ranges.iter().map(|range| range.start.0..range.end.0).collect()
+}

@@ -1,0 +1,140 @@
+//! Salvage: what verifies in a damaged store is copied into a new one.
+//!
+//! The old store is only read. The new one exists once its metalog does, which is written last:
+//! until then a directory that no log has keeps it from being opened as an empty one. So after a
+//! crash there is nothing, or what is refused, or all of it.
+
+mod copy;
+mod report;
+
+use std::{path::Path, sync::Arc};
+
+pub use self::report::{Consumer, Lost, Renamed, SalvageReport};
+use self::{copy::Copying, report::SalvageReport as Report};
+use super::{
+    open::Opening,
+    report::LogName,
+    survey::{self, Nameless, Survey},
+    verify::{self, offsets},
+};
+use crate::{
+    config::Config,
+    disk::Disk,
+    error::{Error, Result},
+    format::{
+        entity::Entity,
+        meta::{CursorState, MetaEntry},
+    },
+    ids::{LogId, StoreId},
+    journal::Journal,
+    metalog::MetaWriter,
+    store::{Space, state::State},
+};
+
+/// No log has this number.
+const NO_LOG: LogId = LogId(0);
+
+/// Copies what is good in the store at `from` into a new one at `to`, with a new id. The caller
+/// holds the locks of both, and has looked that `to` is empty.
+///
+/// # Errors
+///
+/// `NotFound` if there is no store at `from`; `Corrupt` if nothing in it can be read at all;
+/// `UnsupportedVersion`; `DiskFull`; input or output errors.
+pub fn salvage(
+    disk: &Arc<dyn Disk>,
+    from: &Path,
+    to: &Path,
+    config: Config,
+    id: StoreId,
+) -> Result<SalvageReport> {
+    let mut survey = survey::look(Arc::clone(disk), from)?;
+    let mut report = Report { problems: verify::problems(&survey), ..Report::default() };
+    verify::count(&survey, &mut report.read)?;
+    let target = Opening::new(Arc::clone(disk), to, config)?;
+    let marker = target.layout.log_dir(NO_LOG);
+    let segments_dir = target.layout.segments_dir();
+    let failed = |error| Error::io(error, "the new store cannot be begun", &marker);
+    disk.create_dir(&marker).map_err(failed)?;
+    disk.sync_dir(&segments_dir).map_err(failed)?;
+    target.make_place_durable()?;
+
+    let mut entries: Vec<MetaEntry> =
+        survey.state.catalog.all().cloned().map(MetaEntry::Entity).collect();
+    report.entities = entries.len() as u64;
+    let segments = target.segments(id);
+    for log in verify::logs(&survey) {
+        let mut copying = Copying::new(&segments, target.config.segment_bytes, log);
+        copying.copy(&mut survey, &mut report, &mut entries)?;
+    }
+    put_cursors(&mut survey.state, &mut entries);
+    say_what_is_uncertain(&survey, &mut report);
+
+    let journal = Journal::create(target.supply(id))?;
+    let mut meta = MetaWriter::create(&target.place(), id, 1)?;
+    for entry in &entries {
+        meta.put(entry)?;
+    }
+    let (tail, next_id) = (journal.tail(), next_id(&survey));
+    meta.commit(tail, tail, next_id)?;
+    // It is of no consequence if it stays: the first checkpoint sweeps it away.
+    let _ = disk.remove_dir(&marker);
+    let _ = disk.sync_dir(&segments_dir);
+    Ok(report)
+}
+
+fn put_cursors(state: &mut State, entries: &mut Vec<MetaEntry>) {
+    let mut cursors: Vec<_> = state.cursors.values_mut().collect();
+    cursors.sort_unstable_by_key(|cursor| cursor.id);
+    for cursor in cursors {
+        let (id, floor) = (cursor.id, cursor.floor());
+        entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
+        entries.extend(cursor.capture_chunks(true).into_iter().map(MetaEntry::Chunk));
+    }
+}
+
+fn next_id(survey: &Survey) -> u64 {
+    let lost = survey.nameless.iter().map(|it| match it {
+        Nameless::Named(entity) => entity.id + entity.ids(),
+        Nameless::Lost(cursor) => cursor.0 + 1,
+    });
+    lost.fold(survey.state.catalog.next_id, u64::max)
+}
+
+fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {
+    for nameless in &survey.nameless {
+        match nameless {
+            Nameless::Named(entity) if survey.state.catalog.get(entity.id).is_some() => {
+                let noun = Space::of(&entity.kind).noun();
+                report.renamed.push(Renamed { noun, name: entity.name.clone() });
+            }
+            Nameless::Named(_) => {}
+            Nameless::Lost(cursor) => report.lost_consumers.push(cursor.0),
+        }
+    }
+    for entity in survey.state.catalog.all() {
+        if entity.cursors().any(|(cursor, _)| survey.is_uncertain(cursor)) {
+            report.uncertain.push(consumer(survey, entity));
+        }
+    }
+}
+
+fn consumer(survey: &Survey, entity: &Entity) -> Consumer {
+    let parent = entity.parent().and_then(|parent| survey.state.catalog.get(parent));
+    Consumer {
+        noun: Space::of(&entity.kind).noun(),
+        name: entity.name.clone(),
+        parent: parent.map(|parent| parent.name.clone()),
+    }
+}
+
+/// Whether acks decide what is wanted of a log, and some of them may be lost.
+fn acks_may_be_lost(survey: &Survey, log: LogId) -> bool {
+    let cursors = survey.state.logs.get(&log).map(|log| &log.cursors);
+    cursors.into_iter().flatten().any(|cursor| survey.is_uncertain(*cursor))
+}
+
+fn lost(log: LogName, ranges: &[std::ops::Range<u64>], is_certain: bool) -> Option<Lost> {
+    let offsets = offsets(ranges);
+    (!offsets.is_empty()).then_some(Lost { log, offsets, is_certain })
+}
