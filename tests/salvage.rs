@@ -471,3 +471,252 @@ fn a_flipped_bit_is_named_and_all_else_is_salvaged() {
     });
     assert!(tally.named > 100, "{tally:?}");
 }
+
+#[test]
+fn a_file_that_is_cut_zeroed_missing_or_swapped_costs_only_itself() {
+    let sample = sample(true);
+    let all = files(&sample.disk);
+    let tally = damage_each(&sample, &mut |path, content, damaged| {
+        damaged("missing", None);
+        damaged("empty", Some(Vec::new()));
+        for part in 1..8 {
+            let at = content.len() * part / 8 + part;
+            damaged(&format!("cut at {at}"), Some(content[..at.min(content.len())].to_vec()));
+            let mut zeroed = content.to_vec();
+            let end = (at + 512).min(zeroed.len());
+            zeroed[at.min(end)..end].fill(0);
+            damaged(&format!("zeros from {at} to {end}"), Some(zeroed.clone()));
+            zeroed[..at.min(content.len())].fill(0);
+            damaged(&format!("zeros up to {end}"), Some(zeroed));
+        }
+        let mut longer = content.to_vec();
+        longer.extend_from_slice(&content[..content.len().min(5000)]);
+        damaged("longer", Some(longer));
+        let same_kind = |other: &&PathBuf| other.extension() == path.extension() && *other != path;
+        for other in all.keys().filter(same_kind).take(3) {
+            damaged(&format!("replaced by {}", other.display()), Some(all[other].clone()));
+        }
+    });
+    assert!(tally.named > 50, "{tally:?}");
+}
+
+#[test]
+fn two_files_that_were_swapped_are_found_again() {
+    let sample = sample(true);
+    let all = files(&sample.disk);
+    let mut tally = Tally::default();
+    for (n, (path, content)) in all.iter().enumerate() {
+        let next = all.iter().skip(n + 1).find(|(other, _)| {
+            other.extension() == path.extension() && other.extension().is_some()
+        });
+        let Some((other, other_content)) = next else { continue };
+        let disk = sample.disk.fork(1);
+        disk.plant(path, Some(other_content.clone()));
+        disk.plant(other, Some(content.clone()));
+        check_damaged(
+            &sample,
+            &disk,
+            path,
+            &format!("swapped with {}", other.display()),
+            &mut tally,
+        );
+    }
+    assert!(tally.named > 3 && tally.lossy == 0, "{tally:?}");
+}
+
+#[test]
+fn a_crash_during_salvage_leaves_all_or_what_is_refused() {
+    let sample = sample(true);
+    // Some damage, so that there is something to settle.
+    let disk = sample.disk.fork(1);
+    let segment = disk.files().into_iter().find(|it| it.starts_with("store/segments")).unwrap();
+    let mut content = disk.content(&segment).unwrap();
+    content[400] ^= 1;
+    disk.plant(&segment, Some(content));
+    let before = files(&disk);
+    let whole = disk.fork(1);
+    options().sim(&whole).salvage("store", "to").unwrap();
+    let expected = dumped(&whole, "to").unwrap();
+    let steps = whole.steps() - disk.fork(1).steps();
+    assert!(steps > 30, "{steps}");
+    let (mut absent, mut refused, mut complete) = (0, 0, 0);
+    for step in 1..=steps + 1 {
+        for pessimal in [false, true] {
+            for end in 0..4 {
+                let disk = disk.fork(step * 8 + end);
+                disk.set_pessimal(pessimal);
+                disk.stop_at_step(disk.steps() + step);
+                let salvaged = options().sim(&disk).salvage("store", "to");
+                if end == 0 {
+                    disk.kill()
+                } else {
+                    disk.power_cut()
+                }
+                let mut after = files(&disk);
+                after.retain(|path, _| path.starts_with("store"));
+                assert_eq!(after, before, "step {step}");
+                let is_there = disk.files().iter().any(|path| path.starts_with("to"));
+                if !disk
+                    .files()
+                    .iter()
+                    .any(|path| path.starts_with("to") && !path.ends_with("LOCK"))
+                {
+                    assert!(salvaged.is_err(), "step {step}: it said that all is there");
+                    if let Err(error) = options().sim(&disk).salvage("store", "to") {
+                        // Directories are in the way.
+                        assert_eq!(
+                            error.kind(),
+                            ErrorKind::InvalidInput { field: "to" },
+                            "{error}"
+                        );
+                    }
+                    absent += usize::from(!is_there);
+                    // Files decide: an opened one would not be taken for the salvaged one.
+                    continue;
+                }
+                match dumped(&disk, "to") {
+                    Ok(state) => {
+                        assert_eq!(state, expected, "step {step}, pessimal {pessimal}, end {end}");
+                        assert!(options().sim(&disk).verify("to").unwrap().is_ok());
+                        complete += 1;
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Corrupt, "step {step}: {error}");
+                        assert!(salvaged.is_err(), "step {step}: it said that all is there");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+    }
+    println!("{steps} steps: {absent} absent, {refused} refused, {complete} complete");
+    assert!(absent > 0 && refused > 50 && complete > 0);
+}
+
+#[test]
+fn faults_of_the_disk_are_typed_errors() {
+    let sample = sample(true);
+    let calls = |act: &dyn Fn(&SimDisk)| {
+        let disk = sample.disk.fork(1);
+        let before = disk.calls();
+        act(&disk);
+        disk.calls() - before
+    };
+    let salvage = |disk: &SimDisk| options().sim(disk).salvage("store", "to").map(drop);
+    let verify = |disk: &SimDisk| options().sim(disk).verify("store").map(drop);
+    for (act, step) in [(&salvage as &dyn Fn(&SimDisk) -> posthouse::Result<()>, 7), (&verify, 5)] {
+        for call in (0..calls(&|disk| act(disk).unwrap())).step_by(step) {
+            for error in [5, 28] {
+                let disk = sample.disk.fork(1);
+                let before = files(&disk);
+                disk.fail_call(disk.calls() + call, error, false);
+                if let Err(error) = act(&disk) {
+                    let kind = error.kind();
+                    let typed = [ErrorKind::Io, ErrorKind::DiskFull, ErrorKind::Poisoned];
+                    assert!(typed.contains(&kind), "call {call}: {error:?}");
+                }
+                disk.heal();
+                let mut after = files(&disk);
+                after.retain(|path, _| path.starts_with("store"));
+                assert_eq!(after, before, "call {call}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_may_not_be_is_refused() {
+    let disk = SimDisk::new(1);
+    let verify = |path: &str| options().sim(&disk).verify(path).expect_err("refused").kind();
+    let salvage = |from: &str, to: &str| {
+        let salvaged = options().sim(&disk).salvage(from, to);
+        salvaged.expect_err("refused").kind()
+    };
+    assert_eq!(verify("store"), ErrorKind::NotFound);
+    assert_eq!(salvage("store", "to"), ErrorKind::NotFound);
+    assert!(disk.files().is_empty());
+    let engine = open(&disk, "store").unwrap();
+    engine.queue("q").create().unwrap().send("a").unwrap();
+    assert!(matches!(verify("store"), ErrorKind::Locked { .. }));
+    assert!(matches!(salvage("store", "to"), ErrorKind::Locked { .. }));
+    assert!(engine.verify().unwrap().is_ok());
+    engine.close().unwrap();
+    assert_eq!(engine.verify().expect_err("closed").kind(), ErrorKind::Closed);
+    let invalid = ErrorKind::InvalidInput { field: "to" };
+    assert_eq!(salvage("store", "store"), invalid);
+    assert_eq!(salvage("store", "store/inside"), invalid);
+    disk.plant(Path::new("other"), Some(b"a file".to_vec()));
+    drop(open(&disk, "taken").unwrap());
+    assert_eq!(salvage("store", "taken"), invalid);
+    options().sim(&disk).salvage("store", "to").unwrap();
+    assert_eq!(salvage("store", "to"), invalid);
+    assert_eq!(open(&disk, "to").unwrap().queue("q").open().unwrap().depth().unwrap(), 1);
+}
+
+#[test]
+fn files_that_nothing_refers_to_are_listed() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, "store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    for _ in 0..200 {
+        queue.send("x".repeat(100)).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    let report = engine.verify().unwrap();
+    assert!(report.is_ok() && report.unreferenced.is_empty(), "{report}");
+    let segment = disk.files().into_iter().find(|it| it.starts_with("store/segments")).unwrap();
+    let content = disk.content(&segment).unwrap();
+    let planted = [
+        "store/journal/00000000000099999744.journal.new",
+        "store/meta/00000000000000000000.meta",
+        "store/segments/1/00000000000000000000.7.seg",
+        "store/segments/1/00000000000000000900.0.seg.new",
+    ];
+    for path in planted {
+        disk.plant(Path::new(path), Some(content.clone()));
+    }
+    // Not ours.
+    disk.plant(Path::new("store/segments/1/notes.txt"), Some(content.clone()));
+    let planted = planted.map(PathBuf::from).to_vec();
+    let report = engine.verify().unwrap();
+    assert!(report.is_ok(), "{report}");
+    assert_eq!(report.unreferenced, planted);
+    engine.close().unwrap();
+    let report = options().sim(&disk).verify("store").unwrap();
+    assert!(report.is_ok(), "{report}");
+    assert!(planted.iter().all(|path| report.unreferenced.contains(path)), "{report}");
+}
+
+/// The whole of it on the real disk, beside commits and checkpoints of other threads.
+#[test]
+fn the_real_disk_is_verified_beside_commits_and_salvaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, to) = (dir.path().join("store"), dir.path().join("to"));
+    let engine = options().open(&store).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            for n in 0..3000 {
+                let _ = queue.send_ticket(format!("message {n} {}", "x".repeat(n % 300))).unwrap();
+                let _ =
+                    stream.append_ticket(posthouse::Message::new(&n.to_string()).key("k")).unwrap();
+                if n % 3 > 0 {
+                    queue.try_receive().unwrap().into_iter().for_each(|it| it.ack().unwrap());
+                }
+            }
+        });
+        let mut verified = 0;
+        while !worker.is_finished() || verified < 3 {
+            let report = engine.verify().unwrap();
+            assert!(report.is_ok() && report.unreferenced.is_empty(), "{report}");
+            verified += 1;
+        }
+    });
+    engine.close().unwrap();
+    let report = options().verify(&store).unwrap();
+    assert!(report.is_ok(), "{report}");
+    assert!(options().salvage(&store, &to).unwrap().is_complete());
+    let original = dump(&options().open(&store).unwrap()).unwrap();
+    assert_eq!(dump(&options().open(&to).unwrap()).unwrap(), original);
+}

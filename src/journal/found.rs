@@ -36,13 +36,15 @@ impl SurveyedFile {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Finding {
     /// By their start.
     pub files: Vec<SurveyedFile>,
     /// Files that were never in use.
     pub spare: Vec<PathBuf>,
     pub trouble: Vec<Trouble>,
+    /// Files with nothing in them: the newest may be, of others the content is missed.
+    pub empty: Vec<(Lsn, PathBuf)>,
 }
 
 /// A file under a real name that is not what its name says.
@@ -63,14 +65,15 @@ struct Headless {
 
 /// Looks at the headers of all files.
 pub fn find(disk: &dyn Disk, layout: &Layout, store: StoreId) -> Result<Finding> {
-    let mut found = Finding { files: Vec::new(), spare: Vec::new(), trouble: Vec::new() };
+    let mut found = Finding::default();
     let mut headless = Vec::new();
     for (start, path) in names(disk, layout, &mut found.spare)? {
         let failed = |error| Error::io(error, "a journal file cannot be read", &path);
         let file = disk.open(&path, Open::Reading).map_err(failed)?;
         let len = file.len().map_err(failed)?;
         if len == 0 {
-            found.spare.push(path);
+            found.spare.push(path.clone());
+            found.empty.push((start, path));
             continue;
         }
         let mut page = vec![0; JOURNAL_HEADER_BYTES as usize];

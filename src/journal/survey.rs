@@ -34,6 +34,8 @@ pub struct JournalSurvey {
     files: Vec<SurveyedFile>,
     stretches: Vec<Stretch>,
     pub damage: Vec<JournalDamage>,
+    /// Files that cannot be read, or of which others speak.
+    hints: Vec<(Lsn, PathBuf)>,
     /// Files that the journal has no use for.
     pub spare: Vec<PathBuf>,
     /// Where it ends.
@@ -104,17 +106,26 @@ pub fn survey_files(
         SurveyedFile { found: FoundFile { header, path, file, len }, guessed: false }
     };
     let files = files.into_iter().map(known).collect();
-    JournalSurvey::of(layout, Finding { files, spare: Vec::new(), trouble: Vec::new() }, range)
+    JournalSurvey::of(layout, Finding { files, ..Finding::default() }, range)
 }
 
 impl JournalSurvey {
     fn of(layout: &Layout, found: Finding, range: Range) -> Result<JournalSurvey> {
-        let Finding { files, mut spare, trouble } = found;
+        let Finding { files, mut spare, trouble, empty } = found;
+        let spoken_of = files.iter().filter_map(|file| match file.found.header.link {
+            Link::Recovery { start, .. } => Some((start, layout.journal_file(start))),
+            _ => None,
+        });
+        let mut hints: Vec<(Lsn, PathBuf)> = spoken_of.collect();
+        hints.extend(trouble.iter().map(|it| (it.start, it.path.clone())));
+        hints.extend(empty);
+        hints.sort_unstable();
         let mut survey = JournalSurvey {
             layout: layout.clone(),
             files,
             stretches: Vec::new(),
             damage: Vec::new(),
+            hints,
             spare: Vec::new(),
             end: range.proven,
         };
@@ -161,7 +172,10 @@ impl JournalSurvey {
         for n in first..self.files.len() {
             if let Some(cut) = self.unsaid_cut(n, first) {
                 self.stretches.retain_mut(|stretch| stretch.clip(cut));
-                cuts.push((cut, self.files[n].start()));
+                // Where a header is left, it says that there was another file in between.
+                let (before, file) = (&self.files[n - 1], &self.files[n]);
+                let until = if file.guessed { file.start() } else { before.end() };
+                cuts.push((cut, until.min(file.start())));
             }
             let file = &self.files[n];
             let (start, end) = (file.found.header.first_frame(), file.end());
@@ -290,9 +304,28 @@ impl JournalSurvey {
                 let what = "the journal is damaged: a frame that was durable does not verify";
                 (file.found.path.clone(), from.0 - file.start().0, what)
             }
-            None => (self.layout.journal_file(from), 0, "a file of the journal is missing"),
+            None => (self.missing_path(from, to), 0, "a file of the journal is missing"),
         };
         self.damage.push(JournalDamage { path, position, from, to, what });
+    }
+
+    /// The name of a file that is missing, as far as it is known; else the directory.
+    fn missing_path(&self, from: Lsn, to: Lsn) -> PathBuf {
+        let behind = self.hints.partition_point(|(start, _)| *start <= from);
+        let is_gone = |start: Lsn| self.files.iter().all(|file| file.start() != start);
+        let before = self.hints[..behind].iter().rev().find(|(start, _)| is_gone(*start));
+        // No other file lies between it and what is missing.
+        let reaches =
+            |start: Lsn| self.files.iter().all(|file| file.start() < start || file.start() >= from);
+        let inside = self.hints[behind..].iter().find(|(start, _)| *start < to);
+        let hint = before.filter(|(start, _)| reaches(*start)).or(inside);
+        match hint {
+            Some((_, path)) => path.clone(),
+            None if self.stretches.iter().any(|it| it.rolls && it.to == from) => {
+                self.layout.journal_file(from)
+            }
+            None => self.layout.journal_dir(),
+        }
     }
 
     /// The files that hold frames.
