@@ -2,25 +2,24 @@
 //! what is not.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
+#[path = "salvage/compare.rs"]
+mod compare;
 mod model;
+#[path = "salvage/sample.rs"]
+mod sample;
 
 use std::{
     cell::Cell,
     collections::BTreeMap,
-    ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use model::{
-    Simulated, World,
-    action::actions,
-    driver::Driver,
-    small_options,
-    state::{Msg, PartitionState, State, Unacked, dump},
-};
-use posthouse::{Engine, ErrorKind, LogName, Options, SalvageReport, sim::SimDisk};
+use compare::Comparison;
+use model::{Simulated, World, action::actions, driver::Driver, small_options, state::dump};
+use posthouse::{Engine, ErrorKind, Message, sim::SimDisk};
 use proptest::prelude::*;
+use sample::{Sample, dumped, open, options, sample};
 
 fn files(disk: &SimDisk) -> BTreeMap<PathBuf, Vec<u8>> {
     disk.files().into_iter().map(|path| (path.clone(), disk.content(&path).unwrap())).collect()
@@ -99,260 +98,6 @@ proptest! {
     }
 }
 
-/// All messages that were ever sent, by the log's name and the offset.
-type History = BTreeMap<(String, u64), Msg>;
-
-/// A small store that has seen most of what a store can see.
-struct Sample {
-    disk: SimDisk,
-    /// The states after each commit of the last life, the last one last.
-    states: Vec<State>,
-    history: History,
-}
-
-fn options() -> Options {
-    small_options().segment_bytes(4096).block_bytes(512)
-}
-
-fn open(disk: &SimDisk, path: &str) -> posthouse::Result<Engine> {
-    options().sim(disk).open(path)
-}
-
-fn dumped(disk: &SimDisk, path: &str) -> posthouse::Result<State> {
-    let disk = disk.fork(1);
-    dump(&open(&disk, path)?)
-}
-
-struct Builder {
-    engine: Engine,
-    history: History,
-    number: u64,
-}
-
-impl Builder {
-    fn next(&mut self) -> Msg {
-        self.number += 1;
-        Msg::number(self.number, self.number as usize * 37 % 230)
-    }
-
-    fn send(&mut self, name: &str, count: usize) {
-        let queue = self.engine.queue(name).create().unwrap();
-        for _ in 0..count {
-            let msg = self.next();
-            let offset = queue.send(msg.message()).unwrap();
-            self.history.insert((format!("queue {name}"), offset.0), msg);
-        }
-    }
-
-    fn publish(&mut self, name: &str, count: usize) {
-        let topic = self.engine.topic(name).create().unwrap();
-        for _ in 0..count {
-            let msg = self.next();
-            let offset = topic.publish(msg.message()).unwrap();
-            self.history.insert((format!("topic {name}"), offset.0), msg);
-        }
-    }
-
-    fn append(&mut self, name: &str, count: usize) {
-        let stream = self.engine.stream(name).partitions(2).create().unwrap();
-        for _ in 0..count {
-            let mut msg = self.next();
-            msg.key = Some(format!("key {}", self.number % 5).into_bytes());
-            let at = stream.append(msg.message()).unwrap();
-            self.history.insert((format!("stream {name} {}", at.partition), at.offset.0), msg);
-        }
-    }
-
-    /// Acks one in three, counts a failure of one in five, and leaves the others.
-    fn consume(&mut self, mut receive: impl FnMut() -> Option<posthouse::Delivery>, count: usize) {
-        let mut held = Vec::new();
-        for n in 0..count {
-            let Some(delivery) = receive() else { break };
-            match n % 5 {
-                0 | 3 => delivery.ack().unwrap(),
-                1 => delivery.nack().unwrap(),
-                _ => held.push(delivery),
-            }
-        }
-    }
-
-    fn life(&mut self, n: u64) {
-        let engine = self.engine.clone();
-        self.send("orders", 40);
-        let topic = engine.topic("events").create().unwrap();
-        let subscription = |name: &str| topic.subscription(name).create().unwrap();
-        let (a, b) = (subscription("a"), subscription("b"));
-        self.publish("events", 30);
-        self.append("history", 60);
-        let orders = engine.queue("orders").open().unwrap();
-        self.consume(|| orders.try_receive().unwrap(), 25);
-        engine.checkpoint().unwrap();
-        self.consume(|| a.try_receive().unwrap(), 20);
-        self.consume(|| b.try_receive().unwrap(), 12);
-        let history = engine.stream("history").open().unwrap();
-        let group = history.group("readers").create().unwrap();
-        group.commit(0, posthouse::Offset(n * 11)).unwrap();
-        self.send(&format!("short-lived {n}"), 8);
-        engine.checkpoint().unwrap();
-        engine.queue(&format!("short-lived {n}")).delete().unwrap();
-        if n == 1 {
-            history.partition(0).unwrap().trim_before(posthouse::Offset(9)).unwrap();
-        }
-        self.send("orders", 5);
-        self.append("history", 9);
-    }
-}
-
-fn sample(close: bool) -> Sample {
-    let disk = SimDisk::new(3);
-    let (mut history, mut number) = (History::new(), 0);
-    for n in 0..3 {
-        let engine = open(&disk, "store").unwrap();
-        let mut builder = Builder { engine, history, number };
-        builder.life(n);
-        (history, number) = (builder.history, builder.number);
-        if n == 1 {
-            drop(builder.engine);
-        } else {
-            disk.kill();
-        }
-    }
-    let engine = open(&disk, "store").unwrap();
-    let mut builder = Builder { engine, history, number };
-    let mut states = vec![dumped(&disk, "store").unwrap()];
-    for n in 0..24 {
-        match n % 4 {
-            0 => builder.send("orders", 1),
-            1 => builder.publish("events", 1),
-            2 => builder.append("history", 1),
-            _ => {
-                let orders = builder.engine.queue("orders").open().unwrap();
-                orders.try_receive().unwrap().unwrap().ack().unwrap();
-            }
-        }
-        states.push(dumped(&disk, "store").unwrap());
-    }
-    let Builder { engine, history, .. } = builder;
-    if close {
-        engine.close().unwrap();
-    }
-    disk.power_cut();
-    Sample { disk, states, history }
-}
-
-fn ranges(report: &SalvageReport, log: &LogName, certain: bool) -> Vec<Range<u64>> {
-    let of = report.lost.iter().filter(|lost| lost.log == *log && (lost.is_certain || !certain));
-    of.flat_map(|lost| &lost.offsets).map(|it| it.start.0..it.end.0).collect()
-}
-
-fn within(ranges: &[Range<u64>], offset: u64) -> bool {
-    ranges.iter().any(|range| range.contains(&offset))
-}
-
-/// Compares what was salvaged with what there was.
-struct Comparison<'a> {
-    history: &'a History,
-    report: &'a SalvageReport,
-}
-
-impl Comparison<'_> {
-    fn is_uncertain(&self, noun: &str, name: &str, parent: Option<&str>) -> bool {
-        self.report
-            .uncertain
-            .iter()
-            .any(|it| (it.noun, it.name.as_str(), it.parent.as_deref()) == (noun, name, parent))
-    }
-
-    fn consumer(&self, log: &LogName, key: &str, was: &Unacked, is: &Unacked, uncertain: bool) {
-        let (lost, certain) = (ranges(self.report, log, false), ranges(self.report, log, true));
-        for (offset, (msg, attempts)) in is {
-            assert!(!within(&lost, *offset), "{log} {offset} is there and reported lost");
-            assert_eq!(self.history.get(&(key.to_owned(), *offset)), Some(msg), "{log} {offset}");
-            match was.get(offset) {
-                Some((_, before)) => assert!(attempts == before || uncertain, "{log} {offset}"),
-                None => assert!(uncertain, "{log} {offset} was acked, and is back"),
-            }
-        }
-        for offset in was.keys().filter(|offset| !is.contains_key(offset)) {
-            assert!(within(&lost, *offset), "{log} {offset} is lost, and nobody says so");
-        }
-        assert!(certain.iter().all(|it| it.end < 1 << 40));
-    }
-
-    fn all(&self, was: &State, is: &State) {
-        let excused = !self.report.renamed.is_empty() || !self.report.lost_consumers.is_empty();
-        let mut certain = BTreeMap::new();
-        for (name, was) in &was.queues {
-            let Some(is) = is.queues.get(name) else {
-                assert!(excused, "queue {name} is gone");
-                continue;
-            };
-            let log = LogName::Queue(name.clone());
-            let uncertain = self.is_uncertain("queue", name, None);
-            self.consumer(&log, &format!("queue {name}"), &was.unacked, &is.unacked, uncertain);
-            assert!(is.next >= was.next, "an offset of queue {name} comes back");
-            certain.insert(log, was.unacked.keys().copied().collect::<Vec<_>>());
-        }
-        for (name, was) in &was.topics {
-            let Some(is) = is.topics.get(name) else {
-                assert!(excused, "topic {name} is gone");
-                continue;
-            };
-            let (log, key) = (LogName::Topic(name.clone()), format!("topic {name}"));
-            for (subscription, was) in &was.subscriptions {
-                let uncertain = self.is_uncertain("subscription", subscription, Some(name));
-                match is.subscriptions.get(subscription) {
-                    Some(is) => self.consumer(&log, &key, was, is, uncertain),
-                    None => assert!(excused, "subscription {subscription} is gone"),
-                }
-            }
-            assert!(is.next >= was.next, "an offset of topic {name} comes back");
-            let unacked = was.subscriptions.values().flat_map(|it| it.keys().copied());
-            certain.insert(log, unacked.collect());
-        }
-        for (name, was) in &was.streams {
-            let Some(is) = is.streams.get(name) else {
-                assert!(excused, "stream {name} is gone");
-                continue;
-            };
-            for (n, was) in was.partitions.iter().enumerate() {
-                let log = LogName::Partition { stream: name.clone(), partition: n as u32 };
-                self.partition(&log, &format!("stream {name} {n}"), was, &is.partitions[n]);
-                certain.insert(log, was.records.keys().copied().collect());
-            }
-            for (group, was) in &was.groups {
-                let uncertain = self.is_uncertain("group", group, Some(name));
-                match is.groups.get(group) {
-                    Some(is) => assert!(was == is || uncertain, "group {group}"),
-                    None => assert!(excused, "group {group} is gone"),
-                }
-            }
-        }
-        // What is certainly lost was certainly there.
-        for (log, offsets) in &certain {
-            for lost in ranges(self.report, log, true) {
-                for offset in lost {
-                    assert!(offsets.contains(&offset), "{log} {offset} was never there");
-                }
-            }
-        }
-    }
-
-    fn partition(&self, log: &LogName, key: &str, was: &PartitionState, is: &PartitionState) {
-        let lost = ranges(self.report, log, false);
-        for (offset, msg) in &is.records {
-            assert!(!within(&lost, *offset), "{log} {offset} is there and reported lost");
-            assert_eq!(self.history.get(&(key.to_owned(), *offset)), Some(msg), "{log} {offset}");
-            assert!(was.records.contains_key(offset) || *offset < was.start, "{log} {offset}");
-        }
-        for offset in was.records.keys().filter(|offset| !is.records.contains_key(offset)) {
-            assert!(within(&lost, *offset), "{log} {offset} is lost, and nobody says so");
-        }
-        assert!(is.next >= was.next, "an offset of {log} comes back");
-        assert!(is.start <= was.start);
-    }
-}
-
 #[derive(Debug, Default)]
 struct Tally {
     sound: usize,
@@ -423,10 +168,10 @@ fn check_damaged(sample: &Sample, disk: &SimDisk, path: &Path, what: &str, tally
     }
 }
 
-fn damage_each(
-    sample: &Sample,
-    each: &mut dyn FnMut(&Path, &[u8], &mut dyn FnMut(&str, Option<Vec<u8>>)),
-) -> Tally {
+/// Takes a file, its content, and what tries a damage to it.
+type EachFile<'a> = dyn FnMut(&Path, &[u8], &mut dyn FnMut(&str, Option<Vec<u8>>)) + 'a;
+
+fn damage_each(sample: &Sample, each: &mut EachFile<'_>) -> Tally {
     let mut tally = Tally::default();
     for (path, content) in files(&sample.disk) {
         if path.ends_with("LOCK") {
@@ -548,9 +293,9 @@ fn a_crash_during_salvage_leaves_all_or_what_is_refused() {
                 disk.stop_at_step(disk.steps() + step);
                 let salvaged = options().sim(&disk).salvage("store", "to");
                 if end == 0 {
-                    disk.kill()
+                    disk.kill();
                 } else {
-                    disk.power_cut()
+                    disk.power_cut();
                 }
                 let mut after = files(&disk);
                 after.retain(|path, _| path.starts_with("store"));
@@ -698,9 +443,8 @@ fn the_real_disk_is_verified_beside_commits_and_salvaged() {
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             for n in 0..3000 {
-                let _ = queue.send_ticket(format!("message {n} {}", "x".repeat(n % 300))).unwrap();
-                let _ =
-                    stream.append_ticket(posthouse::Message::new(&n.to_string()).key("k")).unwrap();
+                drop(queue.send_ticket(format!("message {n} {}", "x".repeat(n % 300))).unwrap());
+                drop(stream.append_ticket(Message::new(n.to_string()).key("k")).unwrap());
                 if n % 3 > 0 {
                     queue.try_receive().unwrap().into_iter().for_each(|it| it.ack().unwrap());
                 }

@@ -73,6 +73,9 @@ pub struct FramePlace {
     pub len: u64,
 }
 
+/// Takes a frame: its place, its kind, its payload.
+pub type EachFrame<'a> = dyn FnMut(FramePlace, FrameKind, &[u8]) -> Result<()> + 'a;
+
 /// From where on and up to where a journal is looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
@@ -346,10 +349,7 @@ impl JournalSurvey {
     }
 
     /// Hands out all frames, in the order of the journal.
-    pub fn frames(
-        &self,
-        each: &mut dyn FnMut(FramePlace, FrameKind, &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    pub fn frames(&self, each: &mut EachFrame<'_>) -> Result<()> {
         for stretch in &self.stretches {
             let mut reader = FrameReader::new(&self.files[stretch.file].found);
             let mut lsn = stretch.from;

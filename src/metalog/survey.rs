@@ -45,8 +45,11 @@ pub struct MetaSurvey {
     pub torn: Option<u64>,
 }
 
-/// The names of all metalog files: the finished ones, the newest first, and the others.
-pub fn list(place: &MetaPlace) -> Result<(Vec<(u64, PathBuf)>, Vec<PathBuf>)> {
+/// The finished files with their numbers, the newest first, and the others.
+pub type Names = (Vec<(u64, PathBuf)>, Vec<PathBuf>);
+
+/// The names of all metalog files.
+pub fn list(place: &MetaPlace) -> Result<Names> {
     let dir = place.layout.meta_dir();
     let names = match place.disk.list(&dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),

@@ -3,7 +3,10 @@
 //! No checkpoint may run while the metalog and the journal are read. Segments are read beside
 //! checkpoints: one that was replaced meanwhile is forgotten, and what took its place is read.
 
-use std::{ops::Range, path::PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Store,
@@ -188,7 +191,7 @@ impl<S: Shared> LiveWalk<'_, S> {
                     self.missing(&mut lost, self.at..moved);
                     let dir = self.segments.layout.log_dir(self.log);
                     let what = "messages are wanted, but nothing holds them";
-                    self.blame_none(dir, what, &lost);
+                    self.blame_none(&dir, what, &lost);
                     break;
                 }
             }
@@ -265,14 +268,14 @@ impl<S: Shared> LiveWalk<'_, S> {
             }
             self.report.problems.push(found);
         }
-        self.blame_none(path, "messages are wanted, but this segment does not hold them", &lost);
+        self.blame_none(&path, "messages are wanted, but this segment does not hold them", &lost);
     }
 
-    fn blame_none(&mut self, path: PathBuf, what: &'static str, lost: &[Range<u64>]) {
+    fn blame_none(&mut self, path: &Path, what: &'static str, lost: &[Range<u64>]) {
         if lost.is_empty() {
             return;
         }
-        let mut found = problem(&path, 0, what);
+        let mut found = problem(path, 0, what);
         let log = self.shared.with(|store| store.log_name(self.log));
         found.affected.push(Affected { log, offsets: offsets(lost) });
         self.report.problems.push(found);

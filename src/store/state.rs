@@ -219,12 +219,13 @@ impl State {
 
     /// The parts of a range of offsets that somebody still wants.
     pub fn wanted(&self, log: &Log, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut all: Vec<Range<u64>> = Vec::new();
         if log.keeps_acked {
-            let start = log.start.0.max(range.start);
-            return if start < range.end { vec![start..range.end] } else { Vec::new() };
+            all.push(log.start.0.max(range.start)..range.end);
+        } else {
+            let sets = self.ack_sets(log);
+            all.extend(sets.iter().flat_map(|acks| acks.unacked_in(range.clone())));
         }
-        let sets = self.ack_sets(log);
-        let mut all: Vec<_> = sets.iter().flat_map(|acks| acks.unacked_in(range.clone())).collect();
         join(&mut all);
         all
     }

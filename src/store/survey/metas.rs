@@ -115,7 +115,7 @@ impl Metas {
             metas.problems.push(problem(&dir, 0, "the metalog is missing"));
             metas.damaged = true;
             for path in unfinished {
-                metas.add_other(survey::read(place, 0, path)?, id);
+                metas.add_other(&survey::read(place, 0, path)?, id);
             }
             metas.choose();
             return Ok(metas);
@@ -132,12 +132,12 @@ impl Metas {
         for (number, path) in finished {
             metas.spare.push(path.clone());
             if metas.damaged {
-                metas.add_other(survey::read(place, number, path)?, id);
+                metas.add_other(&survey::read(place, number, path)?, id);
             }
         }
         if metas.survey.committed == 0 {
             for path in unfinished {
-                metas.add_other(survey::read(place, 0, path)?, id);
+                metas.add_other(&survey::read(place, 0, path)?, id);
             }
             metas.choose();
         }
@@ -161,7 +161,7 @@ impl Metas {
         Ok(())
     }
 
-    fn add_other(&mut self, file: MetaFile, id: StoreId) {
+    fn add_other(&mut self, file: &MetaFile, id: StoreId) {
         let survey = file.survey(id);
         if !survey.entries.is_empty() {
             self.older.push(survey);

@@ -196,10 +196,8 @@ impl Replay<'_> {
         let before = lsn < self.reflects;
         let tolerant = self.damaged || self.gap_before(lsn).is_some();
         match &change {
-            Change::Create(creation) => {
-                if self.state.catalog.get(creation.entity.id).is_some() {
-                    return Ok(());
-                }
+            Change::Create(creation) if self.state.catalog.get(creation.entity.id).is_some() => {
+                return Ok(());
             }
             // The metalog has a newer one.
             Change::Seek { cursor, .. } if before && self.known.contains(cursor) => return Ok(()),

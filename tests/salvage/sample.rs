@@ -1,0 +1,151 @@
+//! A small store that has seen most of what a store can see.
+
+use std::collections::BTreeMap;
+
+use posthouse::{Engine, Options, sim::SimDisk};
+
+use crate::model::{
+    small_options,
+    state::{Msg, State, dump},
+};
+
+/// All messages that were ever sent, by the log's name and the offset.
+pub type History = BTreeMap<(String, u64), Msg>;
+
+/// A small store that has seen most of what a store can see.
+pub struct Sample {
+    pub disk: SimDisk,
+    /// The states after each commit of the last life, the last one last.
+    pub states: Vec<State>,
+    pub history: History,
+}
+
+pub fn options() -> Options {
+    small_options().segment_bytes(4096).block_bytes(512)
+}
+
+pub fn open(disk: &SimDisk, path: &str) -> posthouse::Result<Engine> {
+    options().sim(disk).open(path)
+}
+
+pub fn dumped(disk: &SimDisk, path: &str) -> posthouse::Result<State> {
+    let disk = disk.fork(1);
+    dump(&open(&disk, path)?)
+}
+
+pub struct Builder {
+    engine: Engine,
+    pub history: History,
+    number: u64,
+}
+
+impl Builder {
+    fn next(&mut self) -> Msg {
+        self.number += 1;
+        Msg::number(self.number, self.number as usize * 37 % 230)
+    }
+
+    fn send(&mut self, name: &str, count: usize) {
+        let queue = self.engine.queue(name).create().unwrap();
+        for _ in 0..count {
+            let msg = self.next();
+            let offset = queue.send(msg.message()).unwrap();
+            self.history.insert((format!("queue {name}"), offset.0), msg);
+        }
+    }
+
+    fn publish(&mut self, name: &str, count: usize) {
+        let topic = self.engine.topic(name).create().unwrap();
+        for _ in 0..count {
+            let msg = self.next();
+            let offset = topic.publish(msg.message()).unwrap();
+            self.history.insert((format!("topic {name}"), offset.0), msg);
+        }
+    }
+
+    fn append(&mut self, name: &str, count: usize) {
+        let stream = self.engine.stream(name).partitions(2).create().unwrap();
+        for _ in 0..count {
+            let mut msg = self.next();
+            msg.key = Some(format!("key {}", self.number % 5).into_bytes());
+            let at = stream.append(msg.message()).unwrap();
+            self.history.insert((format!("stream {name} {}", at.partition), at.offset.0), msg);
+        }
+    }
+
+    /// Acks one in three, counts a failure of one in five, and leaves the others.
+    fn consume(&mut self, mut receive: impl FnMut() -> Option<posthouse::Delivery>, count: usize) {
+        let mut held = Vec::new();
+        for n in 0..count {
+            let Some(delivery) = receive() else { break };
+            match n % 5 {
+                0 | 3 => delivery.ack().unwrap(),
+                1 => delivery.nack().unwrap(),
+                _ => held.push(delivery),
+            }
+        }
+    }
+
+    fn life(&mut self, n: u64) {
+        let engine = self.engine.clone();
+        self.send("orders", 40);
+        let topic = engine.topic("events").create().unwrap();
+        let subscription = |name: &str| topic.subscription(name).create().unwrap();
+        let (a, b) = (subscription("a"), subscription("b"));
+        self.publish("events", 30);
+        self.append("history", 60);
+        let orders = engine.queue("orders").open().unwrap();
+        self.consume(|| orders.try_receive().unwrap(), 25);
+        engine.checkpoint().unwrap();
+        self.consume(|| a.try_receive().unwrap(), 20);
+        self.consume(|| b.try_receive().unwrap(), 12);
+        let history = engine.stream("history").open().unwrap();
+        let group = history.group("readers").create().unwrap();
+        group.commit(0, posthouse::Offset(n * 11)).unwrap();
+        self.send(&format!("short-lived {n}"), 8);
+        engine.checkpoint().unwrap();
+        engine.queue(&format!("short-lived {n}")).delete().unwrap();
+        if n == 1 {
+            history.partition(0).unwrap().trim_before(posthouse::Offset(9)).unwrap();
+        }
+        self.send("orders", 5);
+        self.append("history", 9);
+    }
+}
+
+pub fn sample(close: bool) -> Sample {
+    let disk = SimDisk::new(3);
+    let (mut history, mut number) = (History::new(), 0);
+    for n in 0..3 {
+        let engine = open(&disk, "store").unwrap();
+        let mut builder = Builder { engine, history, number };
+        builder.life(n);
+        (history, number) = (builder.history, builder.number);
+        if n == 1 {
+            drop(builder.engine);
+        } else {
+            disk.kill();
+        }
+    }
+    let engine = open(&disk, "store").unwrap();
+    let mut builder = Builder { engine, history, number };
+    let mut states = vec![dumped(&disk, "store").unwrap()];
+    for n in 0..24 {
+        match n % 4 {
+            0 => builder.send("orders", 1),
+            1 => builder.publish("events", 1),
+            2 => builder.append("history", 1),
+            _ => {
+                let orders = builder.engine.queue("orders").open().unwrap();
+                orders.try_receive().unwrap().unwrap().ack().unwrap();
+            }
+        }
+        states.push(dumped(&disk, "store").unwrap());
+    }
+    let Builder { engine, history, .. } = builder;
+    if close {
+        engine.close().unwrap();
+    }
+    disk.power_cut();
+    Sample { disk, states, history }
+}
