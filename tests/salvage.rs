@@ -206,7 +206,7 @@ fn an_intact_store_is_salvaged_whole() {
 #[test]
 fn a_flipped_bit_is_named_and_all_else_is_salvaged() {
     let sample = sample(true);
-    let step = if std::env::var("POSTHOUSE_CASES").is_ok() { 7 } else { 97 };
+    let step = if std::env::var("POSTHOUSE_CASES").is_ok() { 7 } else { 311 };
     let tally = damage_each(&sample, &mut |_, content, damaged| {
         for at in (0..content.len()).step_by(step) {
             let mut flipped = content.to_vec();
@@ -214,7 +214,7 @@ fn a_flipped_bit_is_named_and_all_else_is_salvaged() {
             damaged(&format!("bit flipped at {at}"), Some(flipped));
         }
     });
-    assert!(tally.named > 100, "{tally:?}");
+    assert!(tally.named > 80, "{tally:?}");
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_file_that_is_cut_zeroed_missing_or_swapped_costs_only_itself() {
     let tally = damage_each(&sample, &mut |path, content, damaged| {
         damaged("missing", None);
         damaged("empty", Some(Vec::new()));
-        for part in 1..8 {
+        for part in [1, 4, 7] {
             let at = content.len() * part / 8 + part;
             damaged(&format!("cut at {at}"), Some(content[..at.min(content.len())].to_vec()));
             let mut zeroed = content.to_vec();
@@ -238,7 +238,7 @@ fn a_file_that_is_cut_zeroed_missing_or_swapped_costs_only_itself() {
         longer.extend_from_slice(&content[..content.len().min(5000)]);
         damaged("longer", Some(longer));
         let same_kind = |other: &&PathBuf| other.extension() == path.extension() && *other != path;
-        for other in all.keys().filter(same_kind).take(3) {
+        for other in all.keys().filter(same_kind).take(2) {
             damaged(&format!("replaced by {}", other.display()), Some(all[other].clone()));
         }
     });
@@ -536,5 +536,92 @@ proptest! {
     #[test]
     fn many_damages_at_once_are_survived(seed: u64) {
         damage_many(seed);
+    }
+}
+
+/// A recovery cuts off a frame that was never durable, and its offset is given again. What was cut
+/// stays cut, even if the header of the file that says so is damaged.
+#[test]
+fn what_a_recovery_has_cut_off_does_not_come_back() {
+    let disk = SimDisk::new(1);
+    let buffered = options().durability(posthouse::Durability::Buffered).sim(&disk);
+    let engine = buffered.open("store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    engine.sync().unwrap();
+    for text in ["never durable, and torn", "never durable, and whole"] {
+        queue.send(text).unwrap();
+    }
+    disk.kill();
+    let path = Path::new("store/journal/00000000000000000000.journal");
+    let mut content = disk.content(path).unwrap();
+    let torn = content.windows(8).position(|it| it == b"and torn").unwrap();
+    content[torn] ^= 1;
+    disk.plant(path, Some(content));
+
+    let engine = open(&disk, "store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    assert_eq!(queue.send("durable").unwrap().0, 0);
+    engine.close().unwrap();
+    let newest = disk.files().into_iter().filter(|it| it.starts_with("store/journal"));
+    let newest = newest.filter(|it| it.extension().unwrap() == "journal").max().unwrap();
+    for at in [13, 70, 2000] {
+        let disk = disk.fork(1);
+        let mut content = disk.content(&newest).unwrap();
+        content[at] ^= 4;
+        disk.plant(&newest, Some(content));
+        assert_eq!(open(&disk, "store").expect_err("refused").kind(), ErrorKind::Corrupt);
+        let verified = options().sim(&disk).verify("store").unwrap();
+        assert!(verified.problems.iter().any(|it| it.file == newest), "{verified}");
+        let report = options().sim(&disk).salvage("store", "to").unwrap();
+        let queue = open(&disk, "to").unwrap().queue("q").open().unwrap();
+        let all = queue.receive_batch(10, Duration::ZERO).unwrap();
+        let texts: Vec<_> = all.iter().map(|it| it.payload().to_vec()).collect();
+        assert_eq!(texts, [b"durable".to_vec()], "{report}");
+        assert!(report.lost.is_empty(), "{report}");
+    }
+}
+
+/// A stream with a hole goes on being used: read, trimmed, checkpointed, and salvaged again.
+#[test]
+fn a_stream_that_was_salvaged_around_a_hole_goes_on() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, "store").unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    for n in 0..100 {
+        stream.append(Message::new(format!("record {n} {}", "x".repeat(100)))).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    let segments = disk.files().into_iter().filter(|it| it.extension().is_some_and(|e| e == "seg"));
+    let segments: Vec<_> = segments.collect();
+    assert!(segments.len() > 2);
+    let mut content = disk.content(&segments[1]).unwrap();
+    content[1500] ^= 1;
+    disk.plant(&segments[1], Some(content));
+    let report = options().sim(&disk).salvage("store", "to").unwrap();
+    let [lost] = &report.lost[..] else { panic!("{report}") };
+    let (hole, is_certain) = (lost.offsets[0].clone(), lost.is_certain);
+    assert!(is_certain && lost.offsets.len() == 1, "{report}");
+
+    let report = options().sim(&disk).salvage("to", "again").unwrap();
+    assert!(report.is_complete(), "what was lost once is not reported twice: {report}");
+    for path in ["to", "again"] {
+        let engine = open(&disk, path).unwrap();
+        let stream = engine.stream("s").open().unwrap();
+        let partition = stream.partition(0).unwrap();
+        let read = || -> Vec<u64> {
+            let reader = partition.reader(posthouse::Start::Earliest).unwrap();
+            reader.map(|record| record.unwrap().offset().0).collect()
+        };
+        let kept = |n: &u64| !(hole.start.0..hole.end.0).contains(n);
+        assert!(read().into_iter().eq((0..100).filter(kept)));
+        for start in [1, hole.start.0, hole.start.0 + 1, hole.end.0 + 1, 100] {
+            partition.trim_before(posthouse::Offset(start)).unwrap();
+            engine.checkpoint().unwrap();
+            assert!(engine.verify().unwrap().is_ok());
+            assert!(read().into_iter().eq((start..100).filter(kept)), "trimmed before {start}");
+        }
+        stream.append(Message::new("more")).unwrap();
+        assert_eq!(read(), [100]);
     }
 }

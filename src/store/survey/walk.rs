@@ -108,7 +108,9 @@ impl Survey {
                 && (offset.0, rank, n) <= other
             {
                 if offset.0 >= at {
-                    walked.lost.extend(self.wanted(log, at..offset.0));
+                    if offset.0 > at {
+                        walked.lost.extend(self.wanted(log, at..offset.0));
+                    }
                     at = offset.0 + 1;
                     if state.is_some_and(|it| !self.state.is_dead(it, *offset)) {
                         sink(*offset, &RecordParts::stored(&source.body, spans))?;

@@ -165,3 +165,31 @@ fn a_chunk_that_was_damaged_on_the_way_is_refused() {
     let beyond = crate::format::meta::ChunkState { chunk: u64::MAX, ..good };
     assert!(AckSet::default().restore(&beyond).is_err());
 }
+
+#[test]
+fn what_is_not_acked_is_told_in_ranges() {
+    let mut seed = 7u64;
+    let mut below = |n: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) % n
+    };
+    // Around the borders of chunks, and far from them.
+    let places = [0, 10, 65_500, 65_536, 131_000, 131_072, 400_000];
+    for _ in 0..300 {
+        let (mut acks, mut plain) = (AckSet::default(), BTreeSet::new());
+        for _ in 0..below(12) {
+            let start = places[below(7) as usize] + below(80);
+            let end = start + below(60);
+            acks.ack(start..end);
+            plain.extend(start..end);
+        }
+        assert_eq!(acks.end().0, plain.last().map_or(0, |last| last + 1));
+        let from = places[below(7) as usize] + below(80);
+        let range = from..from + below(70_000);
+        let told = acks.unacked_in(range.clone());
+        assert!(told.iter().all(|it| it.start < it.end));
+        assert!(told.windows(2).all(|pair| pair[0].end < pair[1].start), "{told:?}");
+        let told: BTreeSet<u64> = told.into_iter().flatten().collect();
+        assert!(range.filter(|offset| !plain.contains(offset)).eq(told));
+    }
+}
