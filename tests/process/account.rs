@@ -32,7 +32,7 @@ impl Accounts {
     /// Opens the store, without any power having been cut since the last word, and checks it.
     /// What is seen now must be seen for ever.
     pub fn check(&mut self, path: &Path, options: &Options) {
-        let engine = options.open(path).unwrap_or_else(|error| panic!("no open: {error:?}"));
+        let engine = super::open(path, options);
         let mut held = Vec::new();
         for (name, account) in &mut self.0 {
             account.check(name, &engine, &mut held);
@@ -76,7 +76,10 @@ impl Account {
         if let Some(what) = what.strip_prefix('~') {
             return self.buffered.push((what.to_owned(), n));
         }
-        if matches!(what, "there" | "sent" | "synced" | "acked-q" | "acked-s" | "trimmed") {
+        if matches!(
+            what,
+            "there" | "sent" | "settled" | "synced" | "acked-q" | "acked-s" | "trimmed"
+        ) {
             // All commits before a durable one are durable. A recovery makes durable what it has
             // found, and it finds all that a process did which was only killed.
             for (what, n) in std::mem::take(&mut self.buffered) {
@@ -99,7 +102,7 @@ impl Account {
             }
             "trying" => self.tried = self.tried.max(n + 1),
             "undone" => self.tried = n,
-            "sent" | "seen" => {
+            "sent" | "settled" | "seen" => {
                 assert!(n < self.tried, "{n} was never sent");
                 self.sent = self.sent.max(n + 1);
             }
@@ -116,7 +119,7 @@ impl Account {
             "created" | "deleted" => {
                 (self.extra, self.extra_sure) = (Some(what == "created"), true);
             }
-            "synced" => {}
+            "synced" | "lost" => {}
             _ => panic!("what is {what:?}?"),
         }
     }

@@ -16,7 +16,7 @@ use std::{
     time::SystemTime,
 };
 
-use posthouse::{Durability, Error, IoMode, Options};
+use posthouse::{Durability, Engine, Error, ErrorKind, IoMode, Options};
 use worker::{Pace, Tell, Worker};
 
 /// Small files, so that a short run rolls, checkpoints, seals and drops.
@@ -29,6 +29,21 @@ pub fn options(durability: Durability, io: IoMode) -> Options {
         .journal_bytes(128 << 10)
         .segment_bytes(32 << 10)
         .block_bytes(8 << 10)
+}
+
+/// Opens a store that this process has closed. A child that another thread is starting at this
+/// very moment holds a copy of the lock's descriptor until it becomes another program.
+pub fn open(path: &Path, options: &Options) -> Engine {
+    loop {
+        match options.open(path) {
+            Ok(engine) => return engine,
+            Err(error) => {
+                let holder = Some(std::process::id());
+                assert_eq!(error.kind(), ErrorKind::Locked { holder }, "{error}");
+                std::thread::yield_now();
+            }
+        }
+    }
 }
 
 pub fn payload(n: u64) -> String {

@@ -136,8 +136,9 @@ impl Worker {
     fn settle(&mut self, most: usize) -> Result<()> {
         while self.tickets.len() > most {
             let (n, ticket) = self.tickets.pop_front().unwrap();
-            ticket.wait()?;
-            self.say("sent", n);
+            let waited = ticket.wait();
+            self.say(if waited.is_ok() { "settled" } else { "lost" }, n);
+            waited?;
         }
         Ok(())
     }
