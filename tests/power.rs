@@ -235,7 +235,7 @@ fn live(
     let work = Endless { durability, io, workers: 1 + random.below(3), seed: random.next() };
     let mut child = Child::start(command(&[], &mounted.store(), &work.to_words()));
     // Many end while the store is being opened.
-    let longest = if random.below(3) == 0 { 15_000 } else { 150_000 };
+    let longest = [15_000, 100_000, 250_000][random.below(3) as usize];
     std::thread::sleep(Duration::from_micros(random.below(longest)));
     let well = child.is_running();
     if cut {
