@@ -59,7 +59,14 @@ struct Account {
     extra: Option<bool>,
     extra_sure: bool,
     /// What was said to be done, and a power cut may take.
-    buffered: Vec<(String, u64)>,
+    buffered: Vec<Buffered>,
+}
+
+struct Buffered {
+    what: String,
+    n: u64,
+    /// How many messages had been tried by then.
+    tried: u64,
 }
 
 #[derive(Default)]
@@ -74,19 +81,28 @@ struct Acks {
 impl Account {
     fn take(&mut self, what: &str, n: u64) {
         if let Some(what) = what.strip_prefix('~') {
-            return self.buffered.push((what.to_owned(), n));
+            return self.buffered.push(Buffered { what: what.to_owned(), n, tried: self.tried });
         }
-        if matches!(
-            what,
-            "there" | "sent" | "settled" | "synced" | "acked-q" | "acked-s" | "trimmed"
-        ) {
+        match what {
             // All commits before a durable one are durable. A recovery makes durable what it has
             // found, and it finds all that a process did which was only killed.
-            for (what, n) in std::mem::take(&mut self.buffered) {
-                self.note(&what, n);
+            "there" | "sent" | "synced" | "acked-q" | "acked-s" | "trimmed" => self.all_counts(),
+            // Of a ticket that was got earlier.
+            "settled" => {
+                let before = self.buffered.partition_point(|it| it.tried <= n);
+                for Buffered { what, n, .. } in self.buffered.drain(..before).collect::<Vec<_>>() {
+                    self.note(&what, n);
+                }
             }
+            _ => {}
         }
         self.note(what, n);
+    }
+
+    fn all_counts(&mut self) {
+        for Buffered { what, n, .. } in std::mem::take(&mut self.buffered) {
+            self.note(&what, n);
+        }
     }
 
     fn note(&mut self, what: &str, n: u64) {
@@ -125,9 +141,7 @@ impl Account {
     }
 
     fn check(&mut self, name: &str, engine: &Engine, held: &mut Vec<posthouse::Delivery>) {
-        for (what, n) in std::mem::take(&mut self.buffered) {
-            self.note(&what, n);
-        }
+        self.all_counts();
         let there = engine.queues().unwrap().contains(&format!("{name}-extra"));
         assert!(!self.extra_sure || self.extra == Some(there), "{name}: the further queue");
         (self.extra, self.extra_sure) = (Some(there), true);
