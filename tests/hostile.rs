@@ -162,6 +162,11 @@ fn close_waits_for_a_checkpoint_that_is_under_way() {
     let checkpoint = thread::spawn(move || other.checkpoint());
     thread::sleep(Duration::from_millis(30));
     engine.close().unwrap();
+    // Its thread may not have been scheduled since; a checkpoint that goes on takes seconds.
+    let closed = Instant::now();
+    while !checkpoint.is_finished() && closed.elapsed() < Duration::from_secs(1) {
+        thread::sleep(Duration::from_millis(1));
+    }
     let running = !checkpoint.is_finished();
     // The lock is free: whoever comes now relies on having the directory alone.
     let next = buffered().open(&path).unwrap();

@@ -1,6 +1,9 @@
 //! Writing the metalog.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::MetaPlace;
 use crate::{
@@ -94,30 +97,38 @@ impl MetaWriter {
         let checkpoint = CheckpointState { replay_from, reflects, next_id, entries };
         self.put(&MetaEntry::Checkpoint(checkpoint))?;
         self.write_ready()?;
-        let failed = |error| {
-            let what = "a sync of the metalog failed; reopen the store to find out what is there";
-            Error::new(ErrorKind::Poisoned, what).because(error)
-        };
-        if !seeded!(MetalogIsNotSynced) && !seeded!(MetalogIsNamedEarly) {
-            self.file.sync().map_err(|error| failed(error).in_file(&self.path))?;
+        let first = self.durable == 0;
+        if first && seeded!(MetalogIsNamedEarly) {
+            self.take_name()?;
         }
-        if self.durable == 0 {
-            let path = self.place.layout.meta_file(self.number);
-            let disk = &self.place.disk;
-            disk.rename(&self.path, &path)
-                .map_err(|error| Error::io(error, "a metalog cannot be renamed", &self.path))?;
-            self.path = path;
-            let dir = self.place.layout.meta_dir();
-            if !seeded!(MetalogNameIsNotSynced) {
-                disk.sync_dir(&dir).map_err(|error| failed(error).in_file(&dir))?;
-            }
+        if !seeded!(MetalogIsNotSynced) {
+            self.file.sync().map_err(|error| sync_failed(error, &self.path))?;
+        }
+        if first {
+            self.take_name()?;
             self.snapshot_bytes = self.end;
-        }
-        if seeded!(MetalogIsNamedEarly) {
-            self.file.sync().map_err(|error| failed(error).in_file(&self.path))?;
         }
         self.durable = self.end;
         self.entries = 0;
         Ok(())
     }
+
+    /// Gives the file its real name, durably.
+    fn take_name(&mut self) -> Result<()> {
+        let path = self.place.layout.meta_file(self.number);
+        let disk = &self.place.disk;
+        disk.rename(&self.path, &path)
+            .map_err(|error| Error::io(error, "a metalog cannot be renamed", &self.path))?;
+        self.path = path;
+        let dir = self.place.layout.meta_dir();
+        if !seeded!(MetalogNameIsNotSynced) {
+            disk.sync_dir(&dir).map_err(|error| sync_failed(error, &dir))?;
+        }
+        Ok(())
+    }
+}
+
+fn sync_failed(error: std::io::Error, path: &Path) -> Error {
+    let what = "a sync of the metalog failed; reopen the store to find out what is there";
+    Error::new(ErrorKind::Poisoned, what).in_file(path).because(error)
 }
