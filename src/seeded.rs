@@ -52,7 +52,7 @@ mod switch {
         JournalIsNotSyncedBeforeTheMetalog, MetalogIsNotSynced, MetalogNameIsNotSynced,
         MetalogIsNamedEarly, MetalogBelievesTheCache, OldestMetalogWins,
         EntriesCountWithoutACheckpoint, SegmentsAreRemovedEarly, DeletedLogsAreRemovedEarly,
-        DeletedLogsAreSwept, ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
+        ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
         RewriteKeepsItsGeneration, AppendsBehindTheFilesEnd, BlockIsNotVerified,
         // State.
         AcksAreNotCaptured, AttemptsAreNotCaptured, GroupsAreNotCaptured, TrimIsNotCaptured,

@@ -672,3 +672,25 @@ fn everything_that_blocks_can_be_awaited() {
     drop(waiting);
     assert_eq!(queue.try_receive().unwrap().unwrap().payload(), b"c");
 }
+
+/// A child that another thread is just starting holds the lock's file, too, until it becomes
+/// another program.
+#[cfg(unix)]
+#[test]
+fn a_store_can_be_opened_again_at_once_while_children_are_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                std::process::Command::new("true").status().unwrap();
+            }
+        });
+        let opened: Vec<_> = (0..40)
+            .map(|_| Engine::open(dir.path().join("store")).and_then(|engine| engine.close()))
+            .collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let failed = opened.iter().filter(|it| it.is_err()).count();
+        assert_eq!(failed, 0, "{:?}", opened.iter().find(|it| it.is_err()));
+    });
+}

@@ -135,7 +135,7 @@ fn private_options() -> OpenOptions {
 
 fn lock_file(mut file: File) -> io::Result<Lock> {
     match fs2::FileExt::try_lock_exclusive(&file) {
-        Ok(()) => Ok(Lock::Held(Box::new(OsLock(file)))),
+        Ok(()) => Ok(Lock::Held(Box::new(OsLock { file, holder: std::process::id() }))),
         Err(error) if error.kind() == fs2::lock_contended_error().kind() => {
             let mut text = String::new();
             let holder = match file.read_to_string(&mut text) {
@@ -157,12 +157,25 @@ impl HeldLock for NothingToLock {
     }
 }
 
-struct OsLock(File);
+struct OsLock {
+    file: File,
+    holder: u32,
+}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // Closing the file would not do: a child that another thread is just starting has it, too.
+        // Nor is it the business of a child that was made by `fork`, and went on.
+        if self.holder == std::process::id() {
+            let _ = fs2::FileExt::unlock(&self.file);
+        }
+    }
+}
 
 impl HeldLock for OsLock {
     fn note(&self, text: &str) -> io::Result<()> {
         let text = format!("pid {}\n{text}", std::process::id());
-        let mut file = &self.0;
+        let mut file = &self.file;
         file.rewind()?;
         file.write_all(text.as_bytes())?;
         file.set_len(text.len() as u64)

@@ -84,6 +84,8 @@ pub enum Action {
     PowerCutIn(u8),
     /// The n-th call of what follows fails, with one of [`ERRORS`].
     CallFails(u8, u8),
+    /// The n-th sync of what follows fails.
+    SyncFails(u8),
     /// The time of day jumps to one of [`TIMES`].
     Clock(u8),
 }
@@ -169,7 +171,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => (name(), any::<u8>()).prop_map(|(stream, to)| Trim { stream, to }),
         8 => (proptest::collection::vec(part(), 1..6), how())
             .prop_map(|(parts, how)| Transaction(parts, how)),
-        2 => (name(), 1..12u8, how())
+        2 => (name(), 1..30u8, how())
             .prop_map(|(queue, rounds, how)| Churn { queue, rounds, how }),
         2 => Just(LeasesEnd),
         2 => Just(Sync),
@@ -179,6 +181,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         3 => Just(PowerCut),
         4 => (1..60u8).prop_map(PowerCutIn),
         4 => (0..60u8, 0..6u8).prop_map(|(calls, error)| CallFails(calls, error)),
+        3 => (0..8u8).prop_map(SyncFails),
         1 => (0..5u8).prop_map(Clock),
     ]
 }

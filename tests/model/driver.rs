@@ -294,6 +294,10 @@ impl<'a> Driver<'a> {
                 self.doomed |= self.world.fail_call_in(u64::from(*calls), error);
                 Ok(Some(()))
             }
+            Action::SyncFails(which) => {
+                self.doomed |= self.world.fail_sync_in(u64::from(*which));
+                Ok(Some(()))
+            }
             Action::Clock(time) => {
                 self.world.set_clock(TIMES[usize::from(*time) % TIMES.len()]);
                 Ok(Some(()))
@@ -665,18 +669,31 @@ impl<'a> Driver<'a> {
     }
 
     fn churn(&mut self, queue: Name, rounds: u8, how: How) -> Result<Option<()>, Error> {
-        for round in 0..rounds {
-            if self.send(queue, 6, 190, how)?.is_none() {
+        // Either they die young, or they die in segments.
+        let at_once = rounds % 2 == 0;
+        if at_once {
+            for _ in 0..rounds {
+                if self.send(queue, 6, 190, how)?.is_none() {
+                    return Ok(None);
+                }
+            }
+            let made = self.engine().checkpoint();
+            if self.durably(made)?.is_none() {
                 return Ok(None);
             }
-            // One in seven stays behind.
+        }
+        for round in 0..rounds {
+            if !at_once && self.send(queue, 6, 190, how)?.is_none() {
+                return Ok(None);
+            }
+            // One in seven stays.
             for n in 0..6 {
                 let held = self.held.len();
                 if self.receive(Whose::Queue(text("queue", queue)))?.is_none() {
                     return Ok(None);
                 }
                 let is_new = self.held.len() > held;
-                if is_new && (round * 6 + n) % 7 != 0 && self.settle_last()?.is_none() {
+                if is_new && (u32::from(round) * 6 + n) % 7 != 0 && self.settle_last()?.is_none() {
                     return Ok(None);
                 }
             }

@@ -90,7 +90,8 @@ impl Case {
         self.setup.iter().for_each(|action| driver.one(action));
         world.disk.record(self.one_in);
         driver.run(&self.actions);
-        let fails = |action: &&Action| matches!(action, Action::CallFails(..));
+        let fails =
+            |action: &&Action| matches!(action, Action::CallFails(..) | Action::SyncFails(_));
         let failing = self.actions.iter().filter(fails).count() as u64;
         Counts { states: oracle.states.get(), faults: oracle.damages.get() + failing }
     }
@@ -109,14 +110,21 @@ pub fn random(seed: u64, n: u64) -> Random {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let tree = actions(60).new_tree(&mut runner).expect("no value is refused");
+    let actions = tree.current();
+    let rounds = actions.iter().map(|action| match action {
+        Action::Churn { rounds, .. } => u64::from(*rounds),
+        _ => 0,
+    });
+    // Long cases are examined at about as many moments as short ones.
+    let one_in = 8 + 4 * rounds.sum::<u64>();
     let case = Case {
         seed: seed ^ n,
         durability: if n % 3 == 2 { Durability::Buffered } else { Durability::Sync },
         io: if n % 4 == 3 { IoMode::Calls } else { IoMode::Map },
         pessimal: n % 5 < 2,
         setup: Vec::new(),
-        actions: tree.current(),
-        one_in: 8,
+        actions,
+        one_in,
         effort: Effort { survivors: 4, recovery_one_in: 10, damage_one_in: 4 },
     };
     Random { case, tree: Box::new(tree) }
@@ -131,13 +139,14 @@ pub struct Random {
 impl Random {
     /// Looks for a simpler case that does not hold either, in so many runs.
     pub fn shrink(mut self, mut failure: Failure, runs: usize) -> Failure {
-        // Every step is examined, so that leaving out an action does not shift the choice of steps.
+        // Most steps are examined, so that leaving out an action does not shift the choice of steps.
         let mut simpler = self.tree.simplify();
         for _ in 0..runs {
             if !simpler {
                 break;
             }
-            let case = Case { actions: self.tree.current(), one_in: 1, ..self.case.clone() };
+            let one_in = self.case.one_in.min(4);
+            let case = Case { actions: self.tree.current(), one_in, ..self.case.clone() };
             simpler = match case.run() {
                 Err(smaller) => {
                     failure = smaller;

@@ -28,6 +28,10 @@ pub trait World {
     fn fail_call_in(&self, _calls: u64, _error: i32) -> bool {
         false
     }
+    /// Lets the n-th sync from now on fail. `false` if this world cannot.
+    fn fail_sync_in(&self, _which: u64) -> bool {
+        false
+    }
     /// Sets the time of day.
     fn set_clock(&self, _time: u64) {}
     /// Copies of the world as it was at moments since this was last asked for.
@@ -67,6 +71,10 @@ impl World for Simulated {
     }
     fn fail_call_in(&self, calls: u64, error: i32) -> bool {
         self.disk.fail_call(self.disk.calls() + calls, error, false);
+        true
+    }
+    fn fail_sync_in(&self, which: u64) -> bool {
+        self.disk.fail_sync(which, 5);
         true
     }
     fn set_clock(&self, time: u64) {

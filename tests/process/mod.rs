@@ -31,19 +31,9 @@ pub fn options(durability: Durability, io: IoMode) -> Options {
         .block_bytes(8 << 10)
 }
 
-/// Opens a store that this process has closed. A child that another thread is starting at this
-/// very moment holds a copy of the lock's descriptor until it becomes another program.
+/// Opens a store that this process has closed.
 pub fn open(path: &Path, options: &Options) -> Engine {
-    loop {
-        match options.open(path) {
-            Ok(engine) => return engine,
-            Err(error) => {
-                let holder = Some(std::process::id());
-                assert_eq!(error.kind(), ErrorKind::Locked { holder }, "{error}");
-                std::thread::yield_now();
-            }
-        }
-    }
+    options.open(path).unwrap()
 }
 
 pub fn payload(n: u64) -> String {

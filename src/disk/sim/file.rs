@@ -207,7 +207,7 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         let mut world = self.process.disk.world();
         let off = world.is_off(self.process.life);
-        if let Err(error) = world.begin_call(self.process.life) {
+        if let Err(error) = world.begin_sync(self.process.life) {
             // Power that is off is not an error of the disk.
             if !off {
                 world.content_of(self.file).fail_sync();

@@ -151,13 +151,24 @@ impl SimDisk {
         self.world().calls
     }
 
-    /// Lets the call with this number fail, and those behind it too if `for_good`. `error` is the
+    /// Lets the call with this number fail, and those behind it too if `for_good`. Calls are counted
+    /// from 0 on, over the disk's whole life: `disk.fail_call(disk.calls(), 5, true)` lets all fail
+    /// from now on. `error` is the
     /// operating system's number: 5 for an error of the device (EIO), 28 for a full disk (ENOSPC).
     pub fn fail_call(&self, call: u64, error: i32, for_good: bool) {
-        self.world().fault = Some(world::Fault { call, error, for_good });
+        let only_syncs = false;
+        self.world().fault = Some(world::Fault { call, only_syncs, error, for_good });
     }
 
-    /// Takes back [`fail_call`](Self::fail_call).
+    /// Lets a sync of a file fail, once: the next one for 0. What it should have made durable counts as
+    /// clean from then on, as on a real system, and is lost with the power.
+    pub fn fail_sync(&self, which: u64, error: i32) {
+        let mut world = self.world();
+        let call = world.syncs + which;
+        world.fault = Some(world::Fault { call, only_syncs: true, error, for_good: false });
+    }
+
+    /// Takes back [`fail_call`](Self::fail_call) and [`fail_sync`](Self::fail_sync).
     pub fn heal(&self) {
         self.world().fault = None;
     }

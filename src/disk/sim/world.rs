@@ -38,7 +38,9 @@ impl Random {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fault {
+    /// Counted over all calls, or over syncs of files.
     pub(super) call: u64,
+    pub(super) only_syncs: bool,
     /// The operating system's number for the error.
     pub(super) error: i32,
     pub(super) for_good: bool,
@@ -103,6 +105,7 @@ pub(super) struct World {
     pub(super) bytes_read: u64,
     pub(super) steps: u64,
     pub(super) calls: u64,
+    pub(super) syncs: u64,
     pub(super) stop_at: Option<u64>,
     pub(super) fault: Option<Fault>,
     pub(super) capacity: Option<u64>,
@@ -137,6 +140,7 @@ impl World {
             bytes_read: 0,
             steps: 0,
             calls: 0,
+            syncs: 0,
             stop_at: None,
             fault: None,
             capacity: None,
@@ -187,8 +191,20 @@ impl World {
         }
         let call = self.calls;
         self.calls += 1;
-        match self.fault {
-            Some(fault) if call == fault.call || (fault.for_good && call > fault.call) => {
+        self.fails(call, false)
+    }
+
+    /// A call that syncs a file.
+    pub(super) fn begin_sync(&mut self, life: Life) -> io::Result<()> {
+        self.begin_call(life)?;
+        let sync = self.syncs;
+        self.syncs += 1;
+        self.fails(sync, true)
+    }
+
+    fn fails(&self, number: u64, is_sync: bool) -> io::Result<()> {
+        match self.fault.filter(|fault| fault.only_syncs == is_sync) {
+            Some(fault) if number == fault.call || (fault.for_good && number > fault.call) => {
                 Err(io::Error::from_raw_os_error(fault.error))
             }
             _ => Ok(()),
