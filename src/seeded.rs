@@ -43,15 +43,14 @@ mod switch {
     bugs! {
         // Journal.
         SyncIsSkipped, OnlyTheNewestFileIsSynced, FailedSyncIsTriedAgain, PoisonIsForgotten,
-        WatermarkClaimsTheTail, WatermarkIsNeverMoved, FrameIsNotVerified, LsnIsNotVerified,
-        NewFileIsNotSynced, NewNameIsNotSynced, RefilledFileIsNotSynced,
+        WatermarkClaimsTheTail, WatermarkIsNeverMoved, FrameIsNotVerified, NewFileIsNotSynced, NewNameIsNotSynced, RefilledFileIsNotSynced,
         FilesAreRecycledEarly, PositionsAreUsedAgain, TornTailIsRefused, DamageIsCut,
         RecoveryDoesNotSync, RecoveryBelievesTheCache,
         // Checkpoint, segments, metalog.
         SegmentIsNotSynced, SegmentNameIsNotSynced, LogDirectoryIsNotSynced,
         JournalIsNotSyncedBeforeTheMetalog, MetalogIsNotSynced, MetalogNameIsNotSynced,
         MetalogIsNamedEarly, MetalogBelievesTheCache, OldestMetalogWins,
-        EntriesCountWithoutACheckpoint, SegmentsAreRemovedEarly, DeletedLogsAreRemovedEarly,
+        SegmentsAreRemovedEarly, DeletedLogsAreRemovedEarly,
         ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
         RewriteKeepsItsGeneration, AppendsBehindTheFilesEnd, BlockIsNotVerified,
         // State.

@@ -151,8 +151,7 @@ impl<'a> Frames<'a> {
         let (mut at, mut end) = (META_HEADER_BYTES, META_HEADER_BYTES);
         while let Ok((frame, payload)) = self.frame_within(at) {
             at += frame.frame_len();
-            let is_checkpoint = matches!(MetaEntry::decode(payload), Ok(MetaEntry::Checkpoint(_)));
-            if is_checkpoint || seeded!(EntriesCountWithoutACheckpoint) {
+            if matches!(MetaEntry::decode(payload), Ok(MetaEntry::Checkpoint(_))) {
                 end = at;
             }
         }

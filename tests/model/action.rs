@@ -86,6 +86,8 @@ pub enum Action {
     CallFails(u8, u8),
     /// The n-th sync of what follows fails.
     SyncFails(u8),
+    /// A checkpoint, whose n-th sync fails.
+    CheckpointFails(u8),
     /// The time of day jumps to one of [`TIMES`].
     Clock(u8),
 }
@@ -182,6 +184,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         4 => (1..60u8).prop_map(PowerCutIn),
         4 => (0..60u8, 0..6u8).prop_map(|(calls, error)| CallFails(calls, error)),
         3 => (0..8u8).prop_map(SyncFails),
+        2 => (0..5u8).prop_map(CheckpointFails),
         1 => (0..5u8).prop_map(Clock),
     ]
 }

@@ -298,6 +298,11 @@ impl<'a> Driver<'a> {
                 self.doomed |= self.world.fail_sync_in(u64::from(*which));
                 Ok(Some(()))
             }
+            Action::CheckpointFails(which) => {
+                self.doomed |= self.world.fail_sync_in(u64::from(*which));
+                let made = self.engine().checkpoint();
+                self.durably(made)
+            }
             Action::Clock(time) => {
                 self.world.set_clock(TIMES[usize::from(*time) % TIMES.len()]);
                 Ok(Some(()))

@@ -90,8 +90,12 @@ impl Case {
         self.setup.iter().for_each(|action| driver.one(action));
         world.disk.record(self.one_in);
         driver.run(&self.actions);
-        let fails =
-            |action: &&Action| matches!(action, Action::CallFails(..) | Action::SyncFails(_));
+        let fails = |action: &&Action| {
+            matches!(
+                action,
+                Action::CallFails(..) | Action::SyncFails(_) | Action::CheckpointFails(_)
+            )
+        };
         let failing = self.actions.iter().filter(fails).count() as u64;
         Counts { states: oracle.states.get(), faults: oracle.damages.get() + failing }
     }
