@@ -24,33 +24,40 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use model::explore::{self, Counts, Failure};
 
+const THREADS_MAX: u16 = 256;
+
+fn threads_by_default() -> u16 {
+    thread::available_parallelism().map_or(1, |n| n.get().min(usize::from(THREADS_MAX)) as u16)
+}
+
 #[derive(Debug, Parser)]
 #[command(about = "Searches for crashes that break a promise of the engine")]
 struct Arguments {
-    /// Stop when so many crashed states were recovered and compared.
-    #[arg(long, default_value_t = 100_000)]
+    /// How many crashed states to recover and compare before the search ends
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     states: u64,
-    /// What everything follows from.
-    #[arg(long, default_value_t = 1)]
+    /// The seed of all random choices: the same seed tries the same cases
+    #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Runs this one case of the seed.
-    #[arg(long)]
+    /// Run only this case of the seed, by the number that a failure was printed with
+    #[arg(long, value_name = "N", conflicts_with = "exhaust")]
     case: Option<u64>,
-    /// Runs all sequences of up to so many operations, instead of random ones.
+    /// Run every sequence of up to LENGTH operations, instead of random ones
     #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u32).range(1..=4))]
     exhaust: Option<u32>,
-    /// Looks for each of the deliberate bugs, up to so many states each; needs a build with them,
-    /// see docs/TESTING.md.
+    /// Look for each of the deliberate bugs, in up to --states states each
     #[cfg(seeded_bugs)]
     #[arg(long)]
     seeded_bugs: bool,
-    /// Only those whose name contains this.
+    /// Only the deliberate bugs whose name contains this
     #[cfg(seeded_bugs)]
     #[arg(long, default_value = "")]
     bug: String,
-    /// How many threads search.
-    #[arg(long, default_value_t = thread::available_parallelism().map_or(1, |n| n.get()))]
-    threads: usize,
+    /// How many threads search at a time
+    #[arg(long, value_name = "N", default_value_t = threads_by_default())]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(THREADS_MAX)))]
+    threads: u16,
 }
 
 fn main() -> ExitCode {
@@ -104,7 +111,7 @@ fn bar(length: u64) -> ProgressBar {
 /// Runs cases on all threads until `enough`, or one does not hold; that with the lowest number
 /// counts.
 fn on_threads<C: Send>(
-    threads: usize,
+    threads: u16,
     next: impl Fn() -> Option<C> + Sync,
     run: impl Fn(&C) -> Result<Counts, Failure> + Sync,
     done: impl Fn(Counts) + Sync,
@@ -123,7 +130,7 @@ fn on_threads<C: Send>(
         (None, all)
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
         let mut result = (None, Counts::default());
         for worker in workers {
             let (found, counts) =
@@ -167,7 +174,7 @@ fn search_for(arguments: &Arguments) -> (Option<(u64, Failure)>, Counts) {
     searched
 }
 
-fn exhaust(most: u32, threads: usize) -> (Found, Counts) {
+fn exhaust(most: u32, threads: u16) -> (Found, Counts) {
     let all: Vec<(u32, u64)> = (1..=most)
         .flat_map(|length| (0..explore::sequences(length)).map(move |n| (length, n)))
         .collect();

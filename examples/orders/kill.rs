@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Copy, clap::Args)]
 pub struct Kill {
     /// Abort the process in the middle of order N; run again with the same directory to go on
-    #[arg(long = "kill-at", value_name = "N", requires = "dir")]
+    #[arg(long = "kill-at", value_name = "N", requires = "dir", allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     at: Option<u32>,
     /// The step of order N in which the process aborts
