@@ -48,6 +48,9 @@ pub const JOURNAL_RESERVE_SHARE: u64 = 4;
 /// A segment with less than one over this number of its records alive is rewritten.
 pub const REWRITE_SHARE: u64 = 4;
 
+/// The longest that a buffered commit can be left to wait for its sync: an hour.
+const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(60 * 60);
+
 /// The settings of one engine. None of them is stored: each `open` may choose anew.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -114,12 +117,12 @@ impl Config {
         within("segment_bytes", self.segment_bytes, 4096, 1 << 40)?;
         within("block_bytes", self.block_bytes, 512, 16 << 20)?;
         within("maps_max", self.maps_max as u64, 1, 1 << 20)?;
-        within(
-            "sync_interval",
-            self.sync_interval.as_millis().min(u128::from(u64::MAX)) as u64,
-            1,
-            3_600_000,
-        )
+        let interval = self.sync_interval;
+        if !(Duration::from_millis(1)..=SYNC_INTERVAL_MAX).contains(&interval) {
+            let what = format!("sync_interval is {interval:?}; it goes from 1 ms to 1 hour");
+            return Err(Error::invalid("sync_interval", what));
+        }
+        Ok(())
     }
 }
 
@@ -143,7 +146,7 @@ pub const LEASE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Leases have a length, and an end.
 pub fn check_lease(lease: Duration) -> Result<Duration> {
     if lease < Duration::from_millis(1) || lease > LEASE_MAX {
-        let what = format!("a lease of {lease:?}: it goes from 1 ms to {LEASE_MAX:?}");
+        let what = format!("a lease of {lease:?}: it goes from 1 ms to 1 day");
         return Err(Error::invalid("lease", what));
     }
     Ok(lease)
