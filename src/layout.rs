@@ -8,6 +8,12 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::{LogId, Lsn, Offset};
 
+const LOCK: &str = "LOCK";
+const JOURNALS: &str = "journal";
+const SEGMENTS: &str = "segments";
+const METAS: &str = "meta";
+/// In the root of a file system, where a store may be.
+const LOST_AND_FOUND: &str = "lost+found";
 const JOURNAL: &str = ".journal";
 const SEGMENT: &str = ".seg";
 const META: &str = ".meta";
@@ -41,12 +47,20 @@ impl Layout {
         &self.root
     }
 
+    /// Whether a directory with these names in it may be, or become, a store's: it is one, or
+    /// nothing is there but what making one has left when it was cut off.
+    pub fn admits(names: &[String]) -> bool {
+        let is = |name: &str, ours: &[&str]| ours.contains(&name);
+        let is_begun = |name: &String| is(name, &[LOCK, JOURNALS, SEGMENTS, METAS, LOST_AND_FOUND]);
+        names.iter().all(is_begun) || names.iter().any(|name| is(name, &[LOCK, JOURNALS, METAS]))
+    }
+
     pub fn lock(&self) -> PathBuf {
-        self.root.join("LOCK")
+        self.root.join(LOCK)
     }
 
     pub fn journal_dir(&self) -> PathBuf {
-        self.root.join("journal")
+        self.root.join(JOURNALS)
     }
 
     pub fn reserve(&self) -> PathBuf {
@@ -54,11 +68,11 @@ impl Layout {
     }
 
     pub fn segments_dir(&self) -> PathBuf {
-        self.root.join("segments")
+        self.root.join(SEGMENTS)
     }
 
     pub fn meta_dir(&self) -> PathBuf {
-        self.root.join("meta")
+        self.root.join(METAS)
     }
 
     pub fn journal_file(&self, start: Lsn) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The engine's own handle.
 
 use std::{
-    fmt,
+    fmt, io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -27,9 +27,9 @@ use crate::{
 
 /// An open store.
 ///
-/// Clones are the same engine, and every handle got from it keeps it open. It is closed by
-/// [`close`](Engine::close), or when the last handle is dropped. One process can have a store open,
-/// once; within it any number of threads can use it.
+/// Clones are the same engine, and every handle got from it keeps it open, deliveries, readers and
+/// tickets included. It is closed by [`close`](Engine::close), or when the last one is dropped. One
+/// process can have a store open, once; within it any number of threads can use it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -74,8 +74,7 @@ impl Engine {
         threads: bool,
     ) -> Result<Engine> {
         let layout = Layout::new(root);
-        let failed = |error| Error::io(error, "the store's directory cannot be made", root);
-        disk.create_dir(root).map_err(failed)?;
+        prepare_dir(&*disk, root)?;
         let failed = |error| Error::io(error, "the store cannot be locked", layout.lock());
         let lock = match disk.lock(&layout.lock()).map_err(failed)? {
             Lock::Held(lock) => lock,
@@ -210,7 +209,9 @@ impl Engine {
     }
 
     /// Closes the engine: makes everything durable, and lets others open the store. All handles
-    /// fail from then on. Messages that are on lease will be delivered again.
+    /// fail from then on with [`Closed`](ErrorKind::Closed), those included that are waiting for
+    /// a message: so a loop of receiving is ended from another thread. Messages that are on lease
+    /// will be delivered again. A checkpoint that is under way is waited for.
     ///
     /// # Errors
     ///
@@ -254,6 +255,25 @@ impl Inner {
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
         synced
     }
+}
+
+/// Makes the store's directory, unless it is there. One that holds something else is left alone: a
+/// path that was mistaken would else strew a store among somebody's files.
+fn prepare_dir(disk: &dyn Disk, root: &Path) -> Result<()> {
+    let refused = |what: &'static str| Err(Error::invalid("path", what).in_file(root));
+    let a_file = "a file is in the place of the store's directory, or of one above it";
+    let others = "this directory holds other files and no store; give an empty or a new one";
+    match disk.list(root) {
+        Ok(names) if Layout::admits(&names) => return Ok(()),
+        Ok(_) => return refused(others),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return refused(a_file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(error, "the store's directory cannot be listed", root)),
+    }
+    disk.create_dir(root).or_else(|error| match error.kind() {
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => refused(a_file),
+        _ => Err(Error::io(error, "the store's directory cannot be made", root)),
+    })
 }
 
 /// Makes everything durable and writes down that it is, so that damage to the last commits will be

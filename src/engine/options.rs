@@ -84,7 +84,8 @@ impl Options {
         block_bytes: u64;
         /// How many segments are kept open, or mapped, at a time; 128 by default.
         maps_max: usize;
-        /// How long a `Buffered` commit waits for its sync at most; 100 ms by default.
+        /// How long a `Buffered` commit waits for its sync at most; 100 ms by default,
+        /// from 1 ms to an hour.
         sync_interval: Duration;
     }
 
@@ -97,13 +98,15 @@ impl Options {
         self
     }
 
-    /// Opens the store in a directory. If there is none, it is made.
+    /// Opens the store in a directory. If there is none, it is made: in a new directory, or in one
+    /// that is empty.
     ///
     /// # Errors
     ///
     /// - [`Locked`](crate::ErrorKind::Locked) if another engine has it open.
     /// - [`Corrupt`](crate::ErrorKind::Corrupt) if durable data is damaged, with file and position.
-    /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting is out of range.
+    /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting is out of range, if the
+    ///   directory holds other files and no store, or if the path is that of a file.
     /// - [`DiskFull`](crate::ErrorKind::DiskFull), [`Io`](crate::ErrorKind::Io),
     ///   [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion).
     ///
