@@ -7,7 +7,8 @@ use crate::ids::Timestamp;
 /// A message to send, publish or append.
 ///
 /// Everything is borrowed where it can be, so that sending copies a payload once: into the
-/// journal. Text and bytes convert into a message, so `queue.send("hello")` works as it stands.
+/// journal. Text and bytes convert into a message, so `queue.send("hello")` works as it stands; so
+/// do a [`Delivery`](crate::Delivery) and a [`Record`](crate::Record), to send them on.
 ///
 /// ```
 /// use posthouse::Message;
@@ -29,6 +30,21 @@ impl<'a> Message<'a> {
     /// A message with this payload, and nothing else.
     pub fn new(payload: impl IntoBytes<'a>) -> Message<'a> {
         Message { payload: payload.into_bytes(), ..Message::default() }
+    }
+
+    /// A message that is there already, to be sent on.
+    pub(crate) fn borrowed(
+        payload: &'a [u8],
+        key: Option<&'a [u8]>,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Message<'a> {
+        let headers = headers.map(|(name, value)| (Cow::Borrowed(name), Cow::Borrowed(value)));
+        Message {
+            payload: Cow::Borrowed(payload),
+            key: key.map(Cow::Borrowed),
+            headers: headers.collect(),
+            timestamp: None,
+        }
     }
 
     /// Sets the key. A stream puts all messages with one key into one partition, in order.

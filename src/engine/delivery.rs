@@ -9,13 +9,19 @@ use std::{
     time::Duration,
 };
 
-use super::{consumer::Consumer, core::lease_lost, shared::Committing, ticket::Ticket};
+use super::{
+    consumer::Consumer,
+    core::{lease_lost, settled_before},
+    shared::Committing,
+    ticket::Ticket,
+};
 use crate::{
     config::check_lease,
     delivery::LeaseKey,
-    error::Result,
+    error::{Error, ErrorKind, Result},
     format::record::Headers,
     ids::{Lsn, Offset, Timestamp},
+    message::Message,
     store::{Op, Stored},
 };
 
@@ -26,7 +32,25 @@ use crate::{
 /// without, as when the handler panics, goes back to the queue at once, and one whose lease runs
 /// out goes back then; both count as a failed attempt.
 ///
-/// The payload is not copied where the file is mapped: it lives as long as the delivery.
+/// The payload is not copied where the file is mapped: it lives as long as the delivery. As long
+/// as it lives, the store stays open, unless it is [closed](crate::Engine::close).
+///
+/// A delivery converts into a [`Message`] with its payload, key and headers, to send it on:
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+/// let payments = engine.queue("payments").create()?;
+/// let failed = engine.queue("payments.failed").create()?;
+/// payments.send(posthouse::Message::new("charge order 1").key("customer-17"))?;
+///
+/// let delivery = payments.try_receive()?.expect("it was sent");
+/// let mut tx = engine.transaction();
+/// tx.ack(&delivery).send(&failed, &delivery);
+/// tx.commit()?;
+/// assert_eq!(failed.try_receive()?.expect("it was sent").key(), Some(&b"customer-17"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Delivery {
     consumer: Arc<Consumer>,
     key: LeaseKey,
@@ -89,7 +113,7 @@ impl Delivery {
         self.stored.offset
     }
 
-    /// How often the message was tried, with this time: 1 at the first delivery.
+    /// How often the message was tried, including this time: 1 at the first delivery.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
@@ -106,7 +130,8 @@ impl Delivery {
         self.consumer.shared().complete(((), end), self.consumer.durability)
     }
 
-    /// As [`ack`](Delivery::ack), but without waiting: the ticket says when it is durable.
+    /// As [`ack`](Delivery::ack), but without waiting for the disk: the ticket says when it is
+    /// durable.
     ///
     /// # Errors
     ///
@@ -116,7 +141,8 @@ impl Delivery {
         Ok(Ticket::new(&self.consumer.engine, (), end))
     }
 
-    /// Says that handling failed: the message is delivered again at once, to any consumer.
+    /// Says that handling failed: the message is delivered again at once, to any consumer. To
+    /// have it wait, wait before the call: the lease keeps running meanwhile.
     ///
     /// # Errors
     ///
@@ -126,7 +152,8 @@ impl Delivery {
         self.consumer.shared().complete(((), end), self.consumer.durability)
     }
 
-    /// As [`nack`](Delivery::nack), but without waiting: the ticket says when it is durable.
+    /// As [`nack`](Delivery::nack), but without waiting for the disk: the ticket says when it is
+    /// durable.
     ///
     /// # Errors
     ///
@@ -139,7 +166,7 @@ impl Delivery {
     fn settle(&self, done: bool) -> Result<Lsn> {
         let shared = self.consumer.shared();
         let cursor = self.consumer.cursor;
-        let ((), end) = shared.transact(|core| {
+        let settled = shared.transact(|core| {
             let offset = core.held(cursor, self.key, shared.elapsed())?;
             let offsets = [offset];
             let op = match done {
@@ -152,12 +179,19 @@ impl Delivery {
                 core.end_lease(cursor, self.key, done);
             }
             Ok(committing)
-        })?;
+        });
+        let ((), end) = settled.map_err(|error| self.explain(error))?;
         self.settled.store(true, Ordering::Relaxed);
         Ok(end)
     }
 
-    /// Makes the lease last for so long from now on.
+    /// A lease that is lost because this very delivery was settled: says so.
+    fn explain(&self, error: Error) -> Error {
+        let is_settled = self.settled.load(Ordering::Relaxed);
+        if is_settled && error.kind() == ErrorKind::LeaseLost { settled_before() } else { error }
+    }
+
+    /// Makes the lease last for so long from now on: from 1 ms to a day.
     ///
     /// # Errors
     ///
@@ -172,7 +206,7 @@ impl Delivery {
         let deliveries = &mut core.consumption(self.consumer.cursor)?.deliveries;
         let before = deliveries.next_deadline();
         if !deliveries.extend(self.key, now, now + lease) {
-            return Err(lease_lost());
+            return Err(self.explain(lease_lost()));
         }
         let next = deliveries.next_deadline().filter(|next| before.is_none_or(|it| *next < it));
         drop(core);
@@ -196,6 +230,14 @@ impl Drop for Delivery {
         let wakes = core.take_wakes();
         drop(core);
         wakes.wake();
+    }
+}
+
+/// Its payload, key and headers, borrowed, to send it on. The message bears the time of its new
+/// commit, unless [`Message::timestamp`] gives it that of the delivery.
+impl<'a> From<&'a Delivery> for Message<'a> {
+    fn from(delivery: &'a Delivery) -> Message<'a> {
+        Message::borrowed(delivery.payload(), delivery.key(), delivery.headers())
     }
 }
 

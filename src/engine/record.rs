@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     format::record::{Headers, RecordSpans},
     ids::{Offset, Timestamp},
+    message::Message,
     store::Stored,
 };
 
@@ -58,6 +59,14 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn offset(&self) -> Offset {
         self.offset
+    }
+}
+
+/// Its payload, key and headers, borrowed, to send it on. The message bears the time of its new
+/// commit, unless [`Message::timestamp`] gives it that of the record.
+impl<'a> From<&Record<'a>> for Message<'a> {
+    fn from(record: &Record<'a>) -> Message<'a> {
+        Message::borrowed(record.payload(), record.key(), record.headers())
     }
 }
 
@@ -116,6 +125,13 @@ impl OwnedRecord {
     #[must_use]
     pub fn offset(&self) -> Offset {
         self.stored.offset
+    }
+}
+
+/// As of a [`Record`].
+impl<'a> From<&'a OwnedRecord> for Message<'a> {
+    fn from(record: &'a OwnedRecord) -> Message<'a> {
+        Message::borrowed(record.payload(), record.key(), record.headers())
     }
 }
 
