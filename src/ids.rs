@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct Offset(pub u64);
 
 impl Offset {
-    /// The number behind this one: where a consumer that has handled this message goes on.
+    /// The number one past this: where a consumer that has handled this message goes on.
     ///
     /// ```
     /// assert_eq!(posthouse::Offset(6).next(), posthouse::Offset(7));

@@ -131,7 +131,10 @@ fn the_file_system_is_touched_in_one_room() {
         }
         for (line, code) in code(&text) {
             let touches = ["std::fs", "fs::", "SystemTime", "Instant"];
-            assert!(!touches.iter().any(|it| code.contains(it)), "{path:?}:{line}: {code}");
+            // Users' times are converted there; the clock is asked through the disk.
+            let converts = path == Path::new("engine/time.rs");
+            let fine = |it: &str| !code.contains(it) || (converts && it == "SystemTime");
+            assert!(touches.iter().all(|it| fine(it)), "{path:?}:{line}: {code}");
         }
     }
 }

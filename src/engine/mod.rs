@@ -21,6 +21,7 @@ mod shared;
 mod stream;
 mod sync;
 mod ticket;
+mod time;
 mod topic;
 mod transaction;
 mod wait;
