@@ -24,6 +24,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Consumer {
     pub engine: Engine,
+    pub name: Arc<str>,
     pub cursor: CursorId,
     pub log: LogId,
     watch: Arc<Watch>,
@@ -42,6 +43,7 @@ struct Picked {
 impl Consumer {
     pub fn attach(
         engine: &Engine,
+        name: &str,
         cursor: CursorId,
         log: LogId,
         lease_ms: u64,
@@ -53,7 +55,8 @@ impl Consumer {
         let watch = core.watch(std::iter::once(log), is_queue);
         let durability = shared.config.durability;
         let lease = Duration::from_millis(lease_ms);
-        Ok(Consumer { engine: engine.clone(), cursor, log, watch, lease, durability })
+        let (engine, name) = (engine.clone(), name.into());
+        Ok(Consumer { engine, name, cursor, log, watch, lease, durability })
     }
 
     pub fn with_durability(&self, durability: Durability) -> Consumer {

@@ -1,6 +1,6 @@
 //! Consumer groups.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::{
     core::{Core, deleted},
@@ -18,12 +18,16 @@ use crate::{
 
 /// A consumer group of a stream: an offset for each partition, kept on disk.
 ///
-/// Commit the offset *behind* the last record that was handled; a [`reader`](Group::reader) then
+/// Commit the offset *one past* the last record that was handled; a [`reader`](Group::reader) then
 /// goes on there. To handle each record exactly once, commit the offset in the
 /// [`Transaction`](crate::Transaction) that holds what came of it.
-#[derive(Clone, Debug)]
+///
+/// Run one reader per group: a group does not yet divide partitions among readers, so each of two
+/// would read all records, and the one that commits last decides.
+#[derive(Clone)]
 pub struct Group {
     shape: Arc<Shape>,
+    name: Arc<str>,
     id: u64,
 }
 
@@ -34,7 +38,14 @@ impl Group {
         };
         let found = engine.shared().lock_open()?.store.entity(stream).cloned();
         let stream = super::stream::Stream::attach(engine, &found.ok_or_else(deleted)?)?;
-        Ok(Group { shape: Arc::clone(stream.shape()), id: entity.id })
+        let (shape, name) = (Arc::clone(stream.shape()), entity.name.as_str().into());
+        Ok(Group { shape, name, id: entity.id })
+    }
+
+    /// The group's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -64,13 +75,14 @@ impl Group {
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such partition, or if the
-    /// offset lies behind its end; [`NotFound`](crate::ErrorKind::NotFound) if the group was
+    /// offset is past its end; [`NotFound`](crate::ErrorKind::NotFound) if the group was
     /// deleted.
     pub fn commit(&self, partition: u32, next: Offset) -> Result<()> {
         self.commit_all(std::iter::once((partition, next)))
     }
 
-    /// Commits how far a reader has come, in all its partitions at once.
+    /// Commits how far a reader has come at the time of the call, in all its partitions at once:
+    /// the record that it has read last counts as handled.
     ///
     /// # Errors
     ///
@@ -109,7 +121,7 @@ impl Group {
     }
 
     /// The operation that commits an offset. `added` is how many records the same commit appends
-    /// to the partition. Nobody goes on behind the end: records that come there would be skipped.
+    /// to the partition. Nobody goes on past the end: records that come there would be skipped.
     pub(super) fn seek(
         &self,
         core: &Core,
@@ -120,7 +132,7 @@ impl Group {
         let cursor = self.cursor(partition)?;
         let (_, end) = core.store.bounds(self.shape.log(partition)).ok_or_else(deleted)?;
         if next.0 > end.0 + added {
-            let what = format!("offset {next} lies behind the partition's end, which is {end}");
+            let what = format!("offset {next} is past the partition's end, which is {end}");
             return Err(Error::invalid("offset", what));
         }
         Ok(Op::Seek { cursor, next })
@@ -169,5 +181,14 @@ impl Group {
 
     pub(super) fn shape(&self) -> &Arc<Shape> {
         &self.shape
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("name", &self.name())
+            .field("stream", &self.shape.name)
+            .finish_non_exhaustive()
     }
 }

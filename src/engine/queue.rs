@@ -1,6 +1,6 @@
 //! Queues.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     consumer::Consumer,
@@ -22,7 +22,7 @@ use crate::{
 ///
 /// Any number of threads send and receive; clones are cheap and are the same queue. First
 /// deliveries are in the order of sending. A message that comes back takes turns with fresh ones.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Queue {
     consumer: Arc<Consumer>,
 }
@@ -49,8 +49,14 @@ impl Queue {
             unreachable!("the space of queues holds queues");
         };
         let (cursor, log) = (CursorId(entity.id), LogId(entity.id));
-        let consumer = Consumer::attach(engine, cursor, log, lease_ms, true)?;
+        let consumer = Consumer::attach(engine, &entity.name, cursor, log, lease_ms, true)?;
         Ok(Queue { consumer: Arc::new(consumer) })
+    }
+
+    /// The queue's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.consumer.name
     }
 
     pub(super) fn log(&self) -> LogId {
@@ -96,7 +102,8 @@ impl Queue {
         Ok(first..Offset(first.0 + messages.len() as u64))
     }
 
-    /// Sends a message without waiting: the ticket says when it is durable.
+    /// Sends a message without waiting for the disk: the ticket says when it is durable. It waits
+    /// only where the journal has no room, until there is some.
     ///
     /// # Errors
     ///
@@ -110,8 +117,11 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the message is damaged: it stays in the queue.
-    /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed, also while the call waits;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the message is damaged: it stays in the queue;
+    /// [`Io`](crate::ErrorKind::Io) if it cannot be read;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn receive(&self, timeout: Duration) -> Result<Option<Delivery>> {
         self.consumer.receive(Some(timeout))
     }
@@ -172,5 +182,11 @@ impl Queue {
     /// As [`depth`](Queue::depth), and if the message is damaged.
     pub fn oldest_age(&self) -> Result<Option<Duration>> {
         self.consumer.oldest_age()
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("name", &self.name()).finish_non_exhaustive()
     }
 }

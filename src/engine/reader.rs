@@ -1,6 +1,6 @@
 //! Reading streams: from any point, at full speed, and on as records come.
 
-use std::{sync::Arc, time::Duration, vec};
+use std::{fmt, sync::Arc, time::Duration, vec};
 
 use super::{
     core::{Core, deleted},
@@ -26,12 +26,14 @@ use crate::{
 pub enum Start {
     /// At the first record that is still there.
     Earliest,
-    /// Behind the last record: only what comes is read.
+    /// One past the last record: only what comes is read.
     Latest,
-    /// At an offset. In a stream of several partitions: at this offset in each of them.
+    /// At an offset. In a stream of several partitions: at this offset in each of them. It may be
+    /// past the end: then reading waits for the record with this offset, and skips those that come
+    /// before it.
     Offset(Offset),
     /// At the first record that bears this time or a later one. Where timestamps are not in order,
-    /// records behind it may bear earlier times.
+    /// records that follow may bear earlier times.
     Time(Timestamp),
 }
 
@@ -44,7 +46,7 @@ impl Start {
             Start::Latest => core.store.end_before(log, visible),
             Start::Time(time) => core.store.seek_time(log, time, visible),
             Start::Offset(offset) if offset < first => {
-                let what = format!("offset {offset} was given up; the earliest is {first}");
+                let what = format!("offset {offset} was trimmed; the earliest is {first}");
                 Err(Error::invalid("start", what))
             }
             Start::Offset(offset) => Ok(offset),
@@ -73,7 +75,6 @@ impl Start {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Reader {
     shape: Arc<Shape>,
     places: Vec<Place>,
@@ -164,8 +165,11 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if what follows is damaged: it is not skipped.
-    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if what follows is damaged: it is not skipped;
+    /// [`Io`](crate::ErrorKind::Io) if it cannot be read;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn try_read(&mut self) -> Result<Option<Record<'_>>> {
         Ok(if self.advance()? { Some(self.record()) } else { None })
     }
@@ -247,7 +251,7 @@ impl Reader {
         for _ in 0..self.places.len() {
             self.turn = (self.turn + 1) % self.places.len();
             let place = &mut self.places[self.turn];
-            // What was given up meanwhile is skipped.
+            // What was trimmed meanwhile is skipped.
             let start = core.store.bounds(place.log).map_or(place.next, |(start, _)| start);
             place.next = place.next.max(start);
             if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
@@ -312,5 +316,14 @@ impl Iterator for Reader {
         };
         let partition = self.places[self.turn].partition;
         Some(Ok(OwnedRecord { stored: Stored::new(bytes, spans, offset), partition }))
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("stream", &self.shape.name)
+            .field("positions", &self.positions().collect::<Vec<_>>())
+            .finish_non_exhaustive()
     }
 }

@@ -1,8 +1,11 @@
 //! Streams.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{
@@ -37,7 +40,7 @@ pub struct Position {
 ///
 /// Records with one key are in one partition and keep their order; those without a key go to the
 /// partitions in turn. Clones are cheap and are the same stream.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Stream {
     shape: Arc<Shape>,
     durability: Durability,
@@ -47,6 +50,7 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct Shape {
     pub engine: Engine,
+    pub name: Box<str>,
     pub id: u64,
     pub partitions: u32,
     pub watch: Arc<Watch>,
@@ -89,11 +93,19 @@ impl Stream {
         let watch = engine.shared().lock_open()?.watch(entity.logs(), false);
         let durability = engine.shared().config.durability;
         let (engine, id, turn) = (engine.clone(), entity.id, AtomicU64::new(0));
-        Ok(Stream { shape: Arc::new(Shape { engine, id, partitions, watch, turn }), durability })
+        let name = entity.name.as_str().into();
+        let shape = Shape { engine, name, id, partitions, watch, turn };
+        Ok(Stream { shape: Arc::new(shape), durability })
     }
 
     pub(super) fn shape(&self) -> &Arc<Shape> {
         &self.shape
+    }
+
+    /// The stream's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shape.name
     }
 
     /// The same stream, with another durability for what is appended through this handle.
@@ -172,7 +184,8 @@ impl Stream {
         self.shape.engine.shared().complete(committed, self.durability)
     }
 
-    /// Appends a record without waiting: the ticket says when it is durable.
+    /// Appends a record without waiting for the disk: the ticket says when it is durable. It waits
+    /// only where the journal has no room, until there is some.
     ///
     /// # Errors
     ///
@@ -226,7 +239,7 @@ impl Stream {
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it should start at an offset that was
-    /// given up; [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    /// trimmed; [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
     pub fn reader(&self, start: Start) -> Result<Reader> {
         Reader::open(&self.shape, (0..self.shape.partitions).map(|number| (number, start)))
     }
@@ -248,7 +261,7 @@ impl Stream {
 }
 
 /// One partition of a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Partition {
     shape: Arc<Shape>,
     number: u32,
@@ -275,7 +288,7 @@ impl Partition {
         Ok(core.store.bounds(self.log()).ok_or_else(deleted)?.0)
     }
 
-    /// The offset behind the last record that can be read.
+    /// The offset one past the last record that can be read.
     ///
     /// # Errors
     ///
@@ -294,13 +307,13 @@ impl Partition {
         Reader::open(&self.shape, std::iter::once((self.number, start)))
     }
 
-    /// Gives up the records before an offset. Their space is given back with the segments that
-    /// hold nothing else, at the next checkpoint. Groups and readers that have not come so far
-    /// skip them.
+    /// Trims the stream: the records before an offset are gone. Their space is given back with the
+    /// segments that hold nothing else, at the next checkpoint. Groups and readers that have not
+    /// come so far skip them.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the offset lies behind the end;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the offset is past the end;
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
     pub fn trim_before(&self, offset: Offset) -> Result<()> {
         let shared = self.shape.engine.shared();
@@ -315,5 +328,23 @@ impl Partition {
             Ok(Committing::of(outcome, || ()))
         })?;
         shared.complete(committed, shared.config.durability)
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("name", &self.name())
+            .field("partitions", &self.partitions())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partition")
+            .field("stream", &self.shape.name)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }

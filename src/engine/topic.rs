@@ -1,6 +1,6 @@
 //! Topics and subscriptions.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     builders::SubscriptionBuilder, consumer::Consumer, delivery::Delivery, handle::Engine,
@@ -19,9 +19,10 @@ use crate::{
 ///
 /// Clones are cheap and are the same topic. What is published while there is no subscription is
 /// for nobody.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Topic {
     engine: Engine,
+    name: Arc<str>,
     id: u64,
     durability: Durability,
 }
@@ -32,7 +33,14 @@ impl Topic {
         // From here on it is counted what a sync makes visible, for those who come before it.
         shared.lock_open()?.watch(std::iter::once(LogId(entity.id)), false);
         let durability = shared.config.durability;
-        Ok(Topic { engine: engine.clone(), id: entity.id, durability })
+        let (engine, name) = (engine.clone(), entity.name.as_str().into());
+        Ok(Topic { engine, name, id: entity.id, durability })
+    }
+
+    /// The topic's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn log(&self) -> LogId {
@@ -49,8 +57,8 @@ impl Topic {
         Topic { durability, ..self.clone() }
     }
 
-    /// A subscription by its name: to be created, opened or deleted. A new one hears of what is
-    /// published after it was created.
+    /// A subscription by its name: to be created, opened or deleted. A new one receives only
+    /// what is published after its creation.
     pub fn subscription(&self, name: &str) -> SubscriptionBuilder {
         SubscriptionBuilder::new(&self.engine, self.id, name)
     }
@@ -92,7 +100,8 @@ impl Topic {
         Ok(first..Offset(first.0 + messages.len() as u64))
     }
 
-    /// Publishes a message without waiting: the ticket says when it is durable.
+    /// Publishes a message without waiting for the disk: the ticket says when it is durable. It
+    /// waits only where the journal has no room, until there is some.
     ///
     /// # Errors
     ///
@@ -108,7 +117,7 @@ impl Topic {
 ///
 /// Any number of threads receive from it, and each message goes to one of them. Clones are cheap
 /// and are the same subscription.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Subscription {
     consumer: Arc<Consumer>,
 }
@@ -119,8 +128,14 @@ impl Subscription {
             unreachable!("the space of subscriptions holds subscriptions");
         };
         let (cursor, log) = (CursorId(entity.id), LogId(topic));
-        let consumer = Consumer::attach(engine, cursor, log, lease_ms, false)?;
+        let consumer = Consumer::attach(engine, &entity.name, cursor, log, lease_ms, false)?;
         Ok(Subscription { consumer: Arc::new(consumer) })
+    }
+
+    /// The subscription's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.consumer.name
     }
 
     /// The same subscription, with another durability for what becomes of the deliveries that are
@@ -135,8 +150,11 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the message is damaged: it is not skipped.
-    /// [`NotFound`](crate::ErrorKind::NotFound) if the subscription was deleted.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed, also while the call waits;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the subscription was deleted;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the message is damaged: it is not skipped;
+    /// [`Io`](crate::ErrorKind::Io) if it cannot be read;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn receive(&self, timeout: Duration) -> Result<Option<Delivery>> {
         self.consumer.receive(Some(timeout))
     }
@@ -197,5 +215,17 @@ impl Subscription {
     /// As [`depth`](Subscription::depth), and if the message is damaged.
     pub fn oldest_age(&self) -> Result<Option<Duration>> {
         self.consumer.oldest_age()
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topic").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("name", &self.name()).finish_non_exhaustive()
     }
 }
