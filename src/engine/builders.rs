@@ -65,11 +65,13 @@ fn create(
 }
 
 fn open(engine: &Engine, space: Space, name: &str) -> Result<Entity> {
+    check_name(space.noun(), name)?;
     let core = engine.shared().lock_open()?;
     core.store.find(space, name).cloned().ok_or_else(|| not_found(space, name))
 }
 
 fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
+    check_name(space.noun(), name)?;
     let shared = engine.shared();
     let committed = shared.transact(|core| {
         let found = core.store.find(space, name).ok_or_else(|| not_found(space, name))?;
@@ -91,6 +93,8 @@ fn at_zero(_: &mut super::core::Core, entity: &Entity) -> Result<Vec<Offset>> {
 macro_rules! builder_calls {
     ($noun:literal, $handle:ty, $from:path) => {
         #[doc = concat!("Creates the ", $noun, ", or opens it if it is there.")]
+        ///
+        /// Only settings that were given here are compared with those of one that is there.
         ///
         /// # Errors
         ///
@@ -115,7 +119,8 @@ macro_rules! builder_calls {
         ///
         /// # Errors
         ///
-        /// [`NotFound`](ErrorKind::NotFound) if it is not there.
+        /// [`NotFound`](ErrorKind::NotFound) if it is not there;
+        /// [`InvalidInput`](ErrorKind::InvalidInput) if the name is out of range.
         pub fn open(&self) -> Result<$handle> {
             $from(&self.engine, &open(&self.engine, self.space(), &self.name)?)
         }
@@ -124,7 +129,8 @@ macro_rules! builder_calls {
         ///
         /// # Errors
         ///
-        /// [`NotFound`](ErrorKind::NotFound) if it is not there.
+        /// [`NotFound`](ErrorKind::NotFound) if it is not there;
+        /// [`InvalidInput`](ErrorKind::InvalidInput) if the name is out of range.
         pub fn delete(&self) -> Result<()> {
             delete(&self.engine, self.space(), &self.name)
         }
@@ -146,7 +152,7 @@ impl QueueBuilder {
     }
 
     /// How long a delivery belongs to its consumer before it is delivered again; 30 s by default,
-    /// a day at most.
+    /// from 1 ms to a day.
     pub fn lease(mut self, lease: Duration) -> QueueBuilder {
         self.lease = Some(lease);
         self
@@ -210,7 +216,7 @@ impl SubscriptionBuilder {
     }
 
     /// How long a delivery belongs to its consumer before it is delivered again; 30 s by default,
-    /// a day at most.
+    /// from 1 ms to a day.
     pub fn lease(mut self, lease: Duration) -> SubscriptionBuilder {
         self.lease = Some(lease);
         self
@@ -225,7 +231,7 @@ impl SubscriptionBuilder {
         let kind = EntityKind::Subscription { topic, lease_ms: lease_ms(self.lease)? };
         let suits = |there: &EntityKind| self.lease.is_none() || *there == kind;
         create(&self.engine, &self.name, &kind, if_there, suits, |core, entity| {
-            // A subscription hears of what is published after it was created.
+            // A subscription receives only what is published after its creation.
             let next = |log| core.store.bounds(log).map(|(_, next)| next);
             let starts = entity.cursors().map(|(_, log)| next(log));
             starts.collect::<Option<_>>().ok_or_else(super::core::deleted)
@@ -291,7 +297,8 @@ impl GroupBuilder {
         GroupBuilder { engine, stream, partitions, name, start: Start::Earliest }
     }
 
-    /// Where a new group begins; [`Start::Earliest`] by default.
+    /// Where a new group begins; [`Start::Earliest`] by default. It counts only when the group is
+    /// made: one that is there goes on where it is.
     pub fn start(mut self, start: Start) -> GroupBuilder {
         self.start = start;
         self

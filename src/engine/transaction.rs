@@ -26,6 +26,9 @@ use crate::{
 /// Operations over any queues, topics, streams and groups of one engine that are committed as one:
 /// all of them happen, or none, whatever crashes. It is one frame of the journal, and one flush.
 ///
+/// A transaction that is dropped without a commit does nothing: deliveries that it was to settle
+/// are still on lease. The commit of an empty one succeeds, and writes nothing.
+///
 /// ```
 /// use posthouse::{Engine, Message};
 ///
@@ -150,7 +153,8 @@ impl Transaction {
         self
     }
 
-    /// Commits how far a reader has come for a group, in all its partitions. To handle each record
+    /// Commits how far a reader has come for a group at the time of this call, in all its
+    /// partitions: what is read between it and the commit does not count. To handle each record
     /// exactly once, do it in the transaction that holds what came of the records.
     pub fn commit_reader(&mut self, group: &Group, reader: &Reader) -> &mut Self {
         if !group.suits(reader) {
@@ -178,7 +182,7 @@ impl Transaction {
         engine.shared().complete(committed, durability)
     }
 
-    /// Commits without waiting: the ticket says when it is durable.
+    /// Commits without waiting for the disk: the ticket says when it is durable.
     ///
     /// # Errors
     ///
