@@ -2,7 +2,9 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 use std::{
+    fs,
     future::Future,
+    path::Path,
     pin::pin,
     sync::{
         Arc,
@@ -63,6 +65,8 @@ fn names_are_created_opened_listed_and_deleted() {
             assert_eq!(kind(engine.queue(name).create()), invalid);
             assert_eq!(kind(engine.topic(name).create()), invalid);
             assert_eq!(kind(engine.stream(name).create()), invalid);
+            assert_eq!(kind(engine.queue(name).open()), invalid);
+            assert_eq!(kind(engine.queue(name).delete()), invalid);
         }
         engine.queue("a").delete().unwrap();
         drop(engine);
@@ -589,8 +593,8 @@ fn a_store_is_open_once() {
 #[test]
 fn only_the_owner_can_read_a_store() {
     use std::os::unix::fs::PermissionsExt;
-    fn check(dir: &std::path::Path, entries: &mut usize) {
-        for entry in std::fs::read_dir(dir).unwrap() {
+    fn check(dir: &Path, entries: &mut usize) {
+        for entry in fs::read_dir(dir).unwrap() {
             let entry = entry.unwrap();
             let is_dir = entry.file_type().unwrap().is_dir();
             let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
@@ -693,4 +697,94 @@ fn a_store_can_be_opened_again_at_once_while_children_are_started() {
         let failed = opened.iter().filter(|it| it.is_err()).count();
         assert_eq!(failed, 0, "{:?}", opened.iter().find(|it| it.is_err()));
     });
+}
+
+#[test]
+fn handles_know_their_names() {
+    let (engine, _dir) = real();
+    let queue = engine.queue("q").create().unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    let subscription = topic.subscription("u").create().unwrap();
+    let stream = engine.stream("s").partitions(2).create().unwrap();
+    let group = stream.group("g").create().unwrap();
+    let names = [queue.name(), topic.name(), subscription.name(), stream.name(), group.name()];
+    assert_eq!(names, ["q", "t", "u", "s", "g"]);
+    assert_eq!(format!("{queue:?}"), "Queue { name: \"q\", .. }");
+    assert_eq!(format!("{topic:?}"), "Topic { name: \"t\", .. }");
+    assert_eq!(format!("{subscription:?}"), "Subscription { name: \"u\", .. }");
+    assert_eq!(format!("{stream:?}"), "Stream { name: \"s\", partitions: 2, .. }");
+    assert_eq!(format!("{group:?}"), "Group { name: \"g\", stream: \"s\", .. }");
+    assert!(format!("{:?}", group.reader().unwrap()).starts_with("Reader { stream: \"s\""));
+}
+
+#[test]
+fn what_was_delivered_can_be_sent_on() {
+    let (engine, _dir) = real();
+    let (from, to) = (engine.queue("a").create().unwrap(), engine.queue("b").create().unwrap());
+    let stream = engine.stream("s").create().unwrap();
+    from.send(Message::new("x").key("k").header("h", "1").timestamp(Timestamp(7))).unwrap();
+    let delivery = from.try_receive().unwrap().unwrap();
+    stream.append(&delivery).unwrap();
+    delivery.ack().unwrap();
+    for again in [delivery.ack(), delivery.nack(), delivery.extend(Duration::from_secs(1))] {
+        let error = again.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LeaseLost);
+        assert_eq!(error.to_string(), "this delivery was already acked or nacked");
+    }
+    let mut reader = stream.reader(Start::Earliest).unwrap();
+    to.send(&reader.try_read().unwrap().unwrap()).unwrap();
+    to.send(&stream.reader(Start::Earliest).unwrap().next().unwrap().unwrap()).unwrap();
+    for _ in 0..2 {
+        let arrived = to.try_receive().unwrap().unwrap();
+        assert_eq!((arrived.payload(), arrived.key()), (&b"x"[..], Some(&b"k"[..])));
+        assert_eq!(arrived.header("h"), Some(&b"1"[..]));
+        assert_ne!(arrived.timestamp(), Timestamp(7), "it bears the time of its own commit");
+        arrived.ack().unwrap();
+    }
+}
+
+#[test]
+fn a_directory_of_others_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |path: &Path| {
+        assert_eq!(kind(Engine::open(path)), ErrorKind::InvalidInput { field: "path" });
+    };
+    let (file, theirs) = (dir.path().join("file"), dir.path().join("theirs"));
+    fs::write(&file, "text").unwrap();
+    fs::create_dir(&theirs).unwrap();
+    fs::write(theirs.join("notes.txt"), "text").unwrap();
+    fs::create_dir(theirs.join("segments")).unwrap();
+    refused(&file);
+    refused(&file.join("below"));
+    refused(&theirs);
+    assert_eq!(fs::read_dir(&theirs).unwrap().count(), 2, "nothing was added");
+
+    // What making a store has left, or the root of a file system, is no obstacle.
+    for (n, names) in [&["lost+found"][..], &["segments"], &["journal", "segments", "meta"]]
+        .into_iter()
+        .enumerate()
+    {
+        let begun = dir.path().join(n.to_string());
+        for name in names {
+            fs::create_dir_all(begun.join(name)).unwrap();
+        }
+        drop(Engine::open(&begun).unwrap());
+        // A stray file in a store is nobody's business.
+        fs::write(begun.join("notes.txt"), "text").unwrap();
+        drop(Engine::open(&begun).unwrap());
+    }
+}
+
+#[test]
+fn making_a_store_can_be_cut_off_anywhere() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        disk.set_pessimal(true);
+        disk.record(1);
+        drop(Options::new().sim(&disk).open("store").unwrap());
+        for moment in disk.take_moments() {
+            moment.power_cut();
+            drop(Options::new().sim(&moment).open("store").unwrap());
+        }
+    }
 }
