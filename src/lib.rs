@@ -10,7 +10,10 @@
 //!
 //! Everything survives the death of the process, and what was committed with
 //! [`Durability::Sync`], the default, survives a power cut. What is promised, what is assumed of
-//! the disk and what is not promised stands in `docs/DURABILITY.md`.
+//! the disk and what is not promised stands in the guide to [durability](guide::durability).
+//!
+//! Guides: [queues](guide::queues), [topics](guide::topics), [streams](guide::streams),
+//! [durability](guide::durability).
 //!
 //! ```
 //! use std::time::Duration;
@@ -88,7 +91,35 @@ pub use seeded::{ALL as SEEDED_BUGS, Bug as SeededBug, switch_on as switch_on_bu
 #[doc(hidden)]
 pub use format::fuzzing;
 
-/// A simulated disk with power cuts and faults, to crash-test handlers.
+/// The guides, as they are in `docs/` of the repository.
+#[cfg(any(doc, doctest))]
+pub mod guide {
+    #[doc = "[durability]: crate::guide::durability\n"]
+    #[doc = include_str!("../docs/QUEUES.md")]
+    pub mod queues {}
+
+    #[doc = "[queues]: crate::guide::queues\n[streams]: crate::guide::streams\n"]
+    #[doc = include_str!("../docs/TOPICS.md")]
+    pub mod topics {}
+
+    #[doc = "[queues]: crate::guide::queues\n[`partition_of`]: crate::partition_of\n"]
+    #[doc = include_str!("../docs/STREAMS.md")]
+    pub mod streams {}
+
+    #[doc = include_str!("../docs/DURABILITY.md")]
+    pub mod durability {}
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
+/// A simulated disk with power cuts and faults, to crash-test handlers. It needs the feature `sim`:
+/// `posthouse = { ..., features = ["sim"] }` under `[dev-dependencies]`.
+///
+/// Only the disk is simulated, and its clocks: a call that waits, such as `receive` with a timeout,
+/// waits in real time. Use `try_receive`, and move the clocks with
+/// [`advance`](sim::SimDisk::advance).
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::disk::sim::SimDisk;
