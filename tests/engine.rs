@@ -788,3 +788,22 @@ fn making_a_store_can_be_cut_off_anywhere() {
         }
     }
 }
+
+#[test]
+fn a_reader_past_the_end_waits_for_its_offset() {
+    everywhere(|open| {
+        let engine = open();
+        let stream = engine.stream("s").create().unwrap();
+        stream.append_batch(["0", "1", "2"]).unwrap();
+        let mut reader = stream.reader(Start::Offset(Offset(5))).unwrap();
+        assert!(reader.try_read().unwrap().is_none());
+        engine.checkpoint().unwrap();
+        assert!(reader.read(Duration::from_millis(1)).unwrap().is_none());
+        stream.append_batch(["3", "4"]).unwrap();
+        assert!(reader.try_read().unwrap().is_none());
+        stream.append_batch(["5", "6"]).unwrap();
+        assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"5");
+        engine.checkpoint().unwrap();
+        assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"6");
+    });
+}
