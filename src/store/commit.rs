@@ -114,7 +114,10 @@ impl Store {
         let payload_len = draft.frame.len() - FRAME_HEADER_BYTES;
         if payload_len as u64 > self.config.commit_bytes_max {
             let most = self.config.commit_bytes_max;
-            let what = format!("a commit has {payload_len} bytes; at most {most} are configured");
+            let what = format!(
+                "a commit has {payload_len} bytes; at most {most} are \
+                 configured (commit_bytes_max)"
+            );
             return Err(Error::new(ErrorKind::TooLarge, what));
         }
         let ordinary = ops.iter().any(|op| op.urgency() == Urgency::Ordinary);

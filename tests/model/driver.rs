@@ -675,7 +675,7 @@ impl<'a> Driver<'a> {
 
     fn churn(&mut self, queue: Name, rounds: u8, how: How) -> Result<Option<()>, Error> {
         // Either they die young, or they die in segments.
-        let at_once = rounds % 2 == 0;
+        let at_once = rounds.is_multiple_of(2);
         if at_once {
             for _ in 0..rounds {
                 if self.send(queue, 6, 190, how)?.is_none() {

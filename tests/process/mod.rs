@@ -16,7 +16,7 @@ use std::{
     time::SystemTime,
 };
 
-use posthouse::{Durability, Engine, Error, ErrorKind, IoMode, Options};
+use posthouse::{Durability, Engine, Error, IoMode, Options};
 use worker::{Pace, Tell, Worker};
 
 /// Small files, so that a short run rolls, checkpoints, seals and drops.
