@@ -8,7 +8,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     thread,
@@ -683,17 +683,17 @@ fn everything_that_blocks_can_be_awaited() {
 #[test]
 fn a_store_can_be_opened_again_at_once_while_children_are_started() {
     let dir = tempfile::tempdir().unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
         scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 std::process::Command::new("true").status().unwrap();
             }
         });
         let opened: Vec<_> = (0..40)
             .map(|_| Engine::open(dir.path().join("store")).and_then(|engine| engine.close()))
             .collect();
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         let failed = opened.iter().filter(|it| it.is_err()).count();
         assert_eq!(failed, 0, "{:?}", opened.iter().find(|it| it.is_err()));
     });
