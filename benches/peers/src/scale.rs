@@ -56,6 +56,8 @@ pub struct Scale {
     pub events: u64,
     /// The backlog at which memory is measured.
     pub memory_backlog: u64,
+    /// Of how many points of a curve one is measured.
+    pub curve_step: usize,
     /// How much memory is touched before anything is timed, at most.
     pub touch: u64,
 }
@@ -81,6 +83,7 @@ impl Scale {
                 written: 1_000,
                 events: 20_000,
                 memory_backlog: 20_000,
+                curve_step: 8,
                 touch: 0,
             },
             Mode::Quick => Scale {
@@ -98,6 +101,7 @@ impl Scale {
                 written: 100_000,
                 events: 0,
                 memory_backlog: 0,
+                curve_step: 1,
                 touch: GIB,
             },
             Mode::Full => Scale {
@@ -115,6 +119,7 @@ impl Scale {
                 written: 2_000_000,
                 events: 500_000_000,
                 memory_backlog: 100_000_000,
+                curve_step: 1,
                 touch: 64 * GIB,
             },
         }

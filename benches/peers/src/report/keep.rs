@@ -38,11 +38,12 @@ pub fn machine(dir: &Path) -> Machine {
     let unknown = || "unknown".to_owned();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release: Vec<&str> = release.trim().split(['.', '-']).take(2).collect();
     let kib = line_with("/proc/meminfo", "MemTotal:")
         .and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
     Machine {
         date: today(),
-        system: format!("{} {}", std::env::consts::OS, release.trim()),
+        system: format!("{} {}", std::env::consts::OS, release.join(".")),
         processor: format!(
             "{cores} cores of {}",
             line_with("/proc/cpuinfo", "model name").unwrap_or_else(unknown)

@@ -25,6 +25,8 @@ pub struct Nats;
 const PROGRAM: &str = "nats-server";
 /// How many messages a replay asks for at a time.
 const PULL: u64 = 1000;
+/// How a consumer asks for one; the time is in nanoseconds.
+const PULL_ONE: &[u8] = br#"{"batch":1,"expires":100000000}"#;
 
 impl Side for Nats {
     fn name(&self) -> &'static str {
@@ -46,7 +48,7 @@ impl Side for Nats {
         }
     }
 
-    fn open(&self, dir: &Path, _job: Job) -> Result<Box<dyn Store>> {
+    fn open(&self, dir: &Path, job: Job) -> Result<Box<dyn Store>> {
         std::fs::create_dir_all(dir)?;
         let program = installed(PROGRAM).ok_or("nats-server is not installed")?;
         let server = Server::start(|port| {
@@ -55,7 +57,14 @@ impl Side for Nats {
             command
         })?;
         let mut connection = Connection::open(&server)?;
-        let stream = r#"{"name":"S","subjects":["s"],"storage":"file","retention":"limits"}"#;
+        // A queue's messages go when they are acked, a log's stay.
+        let retention = match job {
+            Job::Queue(_) | Job::QueueMany(_) | Job::HandOver(_) => "workqueue",
+            _ => "limits",
+        };
+        let stream = format!(
+            r#"{{"name":"S","subjects":["s"],"storage":"file","retention":"{retention}"}}"#
+        );
         connection.ask("$JS.API.STREAM.CREATE.S", stream.as_bytes())?;
         Ok(Box::new(Opened(Arc::new(server))))
     }
@@ -179,9 +188,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Asks for the next message of a queue: for one that is there, or with a wait.
-    fn lease(&mut self, how: &str) -> Result<Option<Message>> {
-        let frame = self.frame("$JS.API.CONSUMER.MSG.NEXT.S.Q", how.as_bytes(), true);
+    /// Asks for the next message of a queue, and waits for it for a tenth of a second: one that was
+    /// stored is not there for a consumer at once.
+    fn lease(&mut self) -> Result<Option<Message>> {
+        let frame = self.frame("$JS.API.CONSUMER.MSG.NEXT.S.Q", PULL_ONE, true);
         self.write(&frame)?;
         let message = self.next()?;
         Ok(message.body.is_some().then_some(message))
@@ -223,7 +233,7 @@ impl Writer for Connection {
 impl Taker for Connection {
     fn take(&mut self, count: u64) -> Result<u64> {
         for taken in 0..count {
-            let Some(message) = self.lease(r#"{"batch":1,"no_wait":true}"#)? else {
+            let Some(message) = self.lease()? else {
                 return Ok(taken);
             };
             std::hint::black_box(&message.body);
@@ -233,7 +243,7 @@ impl Taker for Connection {
     }
 
     fn wait(&mut self, got: &mut dyn FnMut()) -> Result<bool> {
-        let Some(message) = self.lease(r#"{"batch":1,"expires":100000000}"#)? else {
+        let Some(message) = self.lease()? else {
             return Ok(false);
         };
         got();

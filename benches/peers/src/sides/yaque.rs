@@ -4,10 +4,7 @@
 //! messages, its default: a crash delivers up to so many again, which is less than the ack of each
 //! message that others give. Waiting is asynchronous; the future runs on a small executor.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Mutex,
-};
+use std::path::{Path, PathBuf};
 
 use yaque::{Receiver, Sender, TryRecvError};
 
@@ -37,28 +34,25 @@ impl Side for Yaque {
     }
 
     fn open(&self, dir: &Path, _job: Job) -> Result<Box<dyn Store>> {
-        let sender = Mutex::new(Some(Sender::open(dir)?));
-        Ok(Box::new(Opened { dir: dir.to_owned(), sender }))
+        // It is made; one sender at a time is opened by who needs it.
+        Sender::open(dir)?;
+        Ok(Box::new(Opened(dir.to_owned())))
     }
 }
 
-struct Opened {
-    dir: PathBuf,
-    sender: Mutex<Option<Sender>>,
-}
+struct Opened(PathBuf);
 
 impl Store for Opened {
     fn writer(&self) -> Result<Box<dyn Writer>> {
-        let sender = self.sender.lock().ok().and_then(|mut it| it.take());
-        Ok(Box::new(Sending(sender.ok_or("it has one sender")?)))
+        Ok(Box::new(Sending(Sender::open(&self.0)?)))
     }
 
     fn taker(&self) -> Result<Box<dyn Taker>> {
-        Ok(Box::new(Receiving(Receiver::open(&self.dir)?)))
+        Ok(Box::new(Receiving(Receiver::open(&self.0)?)))
     }
 
     fn replay(&self) -> Result<Box<dyn Replay>> {
-        Ok(Box::new(Iterating(self.dir.clone())))
+        Ok(Box::new(Iterating(self.0.clone())))
     }
 }
 

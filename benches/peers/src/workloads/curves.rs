@@ -18,10 +18,10 @@ const DRAWN: [&str; 2] = ["walrus", "LMDB"];
 /// How many bytes of payload a lap has at most.
 const LAP_BYTES: u64 = 64 << 20;
 
-fn open(bench: &Bench, job: Job, row: &mut Row) -> Vec<Opened> {
+fn open(bench: &Bench, job: Job, drawn: &[&str], row: &mut Row) -> Vec<Opened> {
     let mut opened = Vec::new();
     for able in sides::split(job).0 {
-        let is_drawn = DRAWN.contains(&able.side.name());
+        let is_drawn = drawn.contains(&able.side.name());
         if !is_drawn && !matches!(able.side.kind(), Kind::Ours | Kind::Limit) {
             continue;
         }
@@ -46,8 +46,8 @@ fn point(bench: &Bench, row: &mut Row, contenders: Vec<Contender<'_>>, most: u64
 pub fn payload(bench: &Bench) -> Result<Row> {
     let mut row = Row::new();
     row.axis = Some("payload, bytes".to_owned());
-    for size in PAYLOADS {
-        let opened = open(bench, Job::Append(Durability::Buffered), &mut row);
+    for size in PAYLOADS.into_iter().step_by(bench.scale.curve_step) {
+        let opened = open(bench, Job::Append(Durability::Buffered), &DRAWN, &mut row);
         let contenders =
             opened.iter().map(|one| append::contender(one, size)).collect::<Result<Vec<_>>>()?;
         let most = (LAP_BYTES / size as u64).min(bench.scale.burst).max(1);
@@ -69,20 +69,18 @@ pub fn payload(bench: &Bench) -> Result<Row> {
 pub fn batch(bench: &Bench) -> Result<Row> {
     let mut row = Row::new();
     row.axis = Some("messages a commit".to_owned());
-    for size in BATCHES {
-        let mut opened = open(bench, Job::Append(Durability::Buffered), &mut row);
+    for size in BATCHES.into_iter().step_by(bench.scale.curve_step.min(3)) {
+        let mut opened = open(bench, Job::Append(Durability::Buffered), &DRAWN, &mut row);
         let buffered = opened.len();
-        opened.extend(open(bench, Job::Append(Durability::Sync), &mut row));
+        opened.extend(open(bench, Job::Append(Durability::Sync), &[], &mut row));
         let mut contenders = Vec::new();
         for (n, one) in opened.iter().enumerate() {
             let name = one.able.side.name();
-            match (n < buffered, one.able.side.kind()) {
-                (true, _) => contenders.push(batches(one, size)?),
-                (false, Kind::Ours | Kind::Limit) => {
-                    contenders.push(batches(one, size)?.named(format!("{name}, Sync")));
-                }
-                _ => {}
-            }
+            let contender = batches(one, size)?;
+            contenders.push(match n < buffered {
+                true => contender,
+                false => contender.named(format!("{name}, Sync")),
+            });
         }
         point(bench, &mut row, contenders, bench.scale.burst, size as f64);
         bench.clear()?;

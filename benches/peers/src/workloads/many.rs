@@ -45,6 +45,9 @@ pub fn run(bench: &Bench) -> Result<Row> {
     for side in ones {
         let (one, four) = (format!("{side}, 1 and 1"), format!("{side}, 4 and 4"));
         let (Some(one), Some(four)) = (row.value(&one), row.value(&four)) else { continue };
+        if one == 0.0 {
+            continue;
+        }
         let shown = format!("{} of 1 and 1", number::ratio(four / one));
         if side == posthouse::NAME {
             row.at_least("0.6 of 1 and 1", four / one, 0.6, shown);
