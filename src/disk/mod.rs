@@ -43,10 +43,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn maps_are_safe(&self, dir: &Path) -> bool;
     /// Draws a number at random, for the id of a new store.
     fn draw(&self) -> io::Result<[u8; 16]>;
-    /// The time of day.
+    /// The time of day, as of the last tick.
     fn now(&self) -> Timestamp;
-    /// The time since some fixed point. Never goes backwards.
+    /// The time since some fixed point, as of the last tick. Never goes backwards.
     fn elapsed(&self) -> Duration;
+    /// The time from one tick to the next: as late the clock may be.
+    fn tick(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// How a file is opened. All but one are read and written.

@@ -26,6 +26,7 @@ impl Slice {
     }
 
     /// Part of a region. All of it must have been written.
+    #[inline]
     pub(super) fn mapped(region: Arc<Region>, start: usize, end: usize) -> Slice {
         Slice { source: Source::Mapped(region), start, end }
     }
@@ -35,6 +36,7 @@ impl Slice {
     /// # Panics
     ///
     /// If the range reaches past the end.
+    #[inline]
     pub fn narrow(mut self, start: usize, end: usize) -> Slice {
         assert!(start <= end && end <= self.end - self.start, "a part lies within its slice");
         self.end = self.start + end;

@@ -38,6 +38,7 @@ impl Syncs {
     }
 
     /// `Some` if the wait for a position is over: it is durable, or it never will be.
+    #[inline]
     pub fn outcome(&self, position: Lsn) -> Option<Result<()>> {
         if self.durable.load(Ordering::Acquire) >= position.0 {
             return Some(Ok(()));
@@ -45,6 +46,7 @@ impl Syncs {
         self.poison.get().map(|error| Err(error.again()))
     }
 
+    #[inline]
     pub fn check(&self) -> Result<()> {
         self.poison.get().map_or(Ok(()), |error| Err(error.again()))
     }

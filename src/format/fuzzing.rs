@@ -7,8 +7,8 @@
 use super::{
     block::{BLOCK_HEADER_BYTES, BlockBuilder, BlockHeader, BlockKind, Records},
     commit::{
-        Change, Run, changes, put_ack, put_creation, put_delete, put_nack, put_run, put_seek,
-        put_trim,
+        Change, Run, begin_run, changes, finish_run, put_ack, put_creation, put_delete, put_nack,
+        put_seek, put_trim,
     },
     frame::{FRAME_HEADER_BYTES, begin_frame, decode_frame, finish_frame},
     header::{FORMAT_VERSION, checksum},
@@ -18,7 +18,7 @@ use super::{
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, put_footer, take_table},
     wire::{Bytes, Decoded, NUMBER_CEILING, Seed, aligned},
 };
-use crate::ids::{Lsn, Offset, StoreId, Timestamp};
+use crate::ids::{LogId, Lsn, Offset, StoreId, Timestamp};
 
 const STORE: StoreId = StoreId(*b"a fuzzed store's");
 
@@ -103,6 +103,19 @@ fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {
         Change::Trim { log, start } => put_trim(out, *log, *start),
     }
     Ok(())
+}
+
+/// Appends a run of records.
+pub fn put_run<'a>(
+    out: &mut Vec<u8>,
+    log: LogId,
+    first: Offset,
+    timestamp: Timestamp,
+    records: impl ExactSizeIterator<Item = RecordParts<'a>>,
+) {
+    let run = begin_run(out, log, first, records.len(), timestamp);
+    records.for_each(|record| record.put(out, timestamp, None));
+    finish_run(out, run);
 }
 
 fn put_run_again(out: &mut Vec<u8>, run: &Run<'_>) -> Decoded<()> {

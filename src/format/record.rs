@@ -1,7 +1,7 @@
 //! One message in bytes. The same layout serves in the journal's runs and in segments' blocks.
 //! `docs/FORMAT.md` has the table under "Records".
 
-use super::wire::{Bytes, Decoded, Malformed, put_varint, unzigzag, varint_len, zigzag};
+use super::wire::{Bytes, Decoded, Head, Malformed, put_varint, unzigzag, varint_len, zigzag};
 use crate::{ids::Timestamp, message::Message};
 
 const HAS_TIMESTAMP: u8 = 1;
@@ -60,6 +60,7 @@ pub enum HeaderParts<'a> {
 }
 
 impl HeaderParts<'_> {
+    #[inline]
     fn encoded_len(&self) -> usize {
         match self {
             HeaderParts::Encoded(bytes) => bytes.len(),
@@ -73,6 +74,7 @@ impl HeaderParts<'_> {
         }
     }
 
+    #[inline]
     fn put(&self, out: &mut Vec<u8>) {
         match self {
             HeaderParts::Encoded(bytes) => out.extend_from_slice(bytes),
@@ -92,6 +94,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl<'a> RecordParts<'a> {
+    #[inline]
     pub fn of(message: &'a Message<'a>, now: Timestamp) -> RecordParts<'a> {
         RecordParts {
             timestamp: message.timestamp_set().unwrap_or(now),
@@ -111,6 +114,7 @@ impl<'a> RecordParts<'a> {
     }
 
     /// What counts against the limit of a message: all that the application put in.
+    #[inline]
     pub fn weight(&self) -> u64 {
         let key = self.key.map_or(0, <[u8]>::len);
         (self.payload.len() + key + self.headers.encoded_len()) as u64
@@ -118,6 +122,7 @@ impl<'a> RecordParts<'a> {
 
     /// Appends the record. `base` is the timestamp of the run or block around it, and
     /// `offset_delta` is given behind a gap in a block.
+    #[inline]
     pub fn put(&self, out: &mut Vec<u8>, base: Timestamp, offset_delta: Option<u64>) {
         let headers_len = self.headers.encoded_len();
         let mut flags = 0;
@@ -125,20 +130,12 @@ impl<'a> RecordParts<'a> {
         flags |= if self.key.is_some() { HAS_KEY } else { 0 };
         flags |= if headers_len > 0 { HAS_HEADERS } else { 0 };
         flags |= if offset_delta.is_some() { HAS_OFFSET } else { 0 };
-        out.push(flags);
-        if let Some(delta) = offset_delta {
-            put_varint(out, delta);
+        let mut head = Head::new(flags);
+        if flags != 0 {
+            self.put_more(&mut head, base, offset_delta, headers_len);
         }
-        if self.timestamp != base {
-            put_varint(out, zigzag(self.timestamp.0.wrapping_sub(base.0) as i64));
-        }
-        if let Some(key) = self.key {
-            put_varint(out, key.len() as u64);
-        }
-        if headers_len > 0 {
-            put_varint(out, headers_len as u64);
-        }
-        put_varint(out, self.payload.len() as u64);
+        head.varint(self.payload.len() as u64);
+        out.extend_from_slice(head.bytes());
         if let Some(key) = self.key {
             out.extend_from_slice(key);
         }
@@ -146,6 +143,21 @@ impl<'a> RecordParts<'a> {
             self.headers.put(out);
         }
         out.extend_from_slice(self.payload);
+    }
+
+    fn put_more(&self, head: &mut Head, base: Timestamp, offset: Option<u64>, headers_len: usize) {
+        if let Some(delta) = offset {
+            head.varint(delta);
+        }
+        if self.timestamp != base {
+            head.varint(zigzag(self.timestamp.0.wrapping_sub(base.0) as i64));
+        }
+        if let Some(key) = self.key {
+            head.varint(key.len() as u64);
+        }
+        if headers_len > 0 {
+            head.varint(headers_len as u64);
+        }
     }
 }
 

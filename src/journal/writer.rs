@@ -95,11 +95,13 @@ impl Journal {
     }
 
     /// Where the next frame goes.
+    #[inline]
     pub fn tail(&self) -> Lsn {
         self.tail
     }
 
     /// Everything before this position survives a power cut.
+    #[inline]
     pub fn durable(&self) -> Lsn {
         self.durable
     }
@@ -140,6 +142,7 @@ impl Journal {
     }
 
     /// The bytes of the files before the current one.
+    #[inline]
     pub fn bytes_behind(&self) -> u64 {
         self.bytes_behind
     }
@@ -176,11 +179,13 @@ impl Journal {
         self.files.len() - 1
     }
 
+    #[inline]
     fn current(&mut self) -> &mut JournalFile {
         self.files.back_mut().expect("a journal has a file")
     }
 
     /// Makes room for a frame with a payload of so many bytes, by rolling if need be.
+    #[inline]
     pub fn make_room(&mut self, payload_len: usize, urgency: Urgency) -> Result<Room> {
         let frame = aligned((FRAME_HEADER_BYTES + payload_len) as u64);
         if urgency == Urgency::Ordinary && self.reserve == 0 {
@@ -200,6 +205,7 @@ impl Journal {
         Ok(Room::Ready)
     }
 
+    #[inline]
     fn fits(&mut self, frame: u64, urgency: Urgency) -> bool {
         let has_next = self.next.is_some();
         let tail = self.tail.0;
@@ -227,12 +233,14 @@ impl Journal {
     }
 
     /// Appends the frame that was begun in `frame`. There must be room for it. Returns its position.
+    #[inline]
     pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<Lsn> {
         let lsn = self.put(frame, FrameKind::Commit)?;
         self.content_tail = self.tail;
         Ok(lsn)
     }
 
+    #[inline]
     fn put(&mut self, frame: &mut Vec<u8>, kind: FrameKind) -> Result<Lsn> {
         let durable = if seeded!(WatermarkIsNeverMoved) { Lsn(0) } else { self.durable };
         let lsn = self.tail;
@@ -357,6 +365,7 @@ impl Journal {
     }
 
     /// Whether the next file, or the reserve, should be prepared before somebody needs it.
+    #[inline]
     pub fn wants_file(&self) -> bool {
         (self.next.is_none() || self.reserve == 0) && !self.preparing && !self.starved
     }
@@ -412,7 +421,11 @@ impl Journal {
     }
 
     /// The bytes from a position on. They must have been appended, within one frame.
+    #[inline]
     pub fn slice(&self, lsn: Lsn, len: usize) -> Result<Slice> {
+        if let Some(file) = self.files.back().filter(|file| file.start() <= lsn) {
+            return file.slice(lsn, len);
+        }
         let index = self.files.partition_point(|file| file.start() <= lsn);
         match index.checked_sub(1).map(|index| &self.files[index]) {
             Some(file) => file.slice(lsn, len),
