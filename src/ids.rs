@@ -19,6 +19,7 @@ impl Offset {
     /// assert_eq!(posthouse::Offset(6).next(), posthouse::Offset(7));
     /// ```
     #[must_use]
+    #[inline]
     pub fn next(self) -> Offset {
         Offset(self.0 + 1)
     }

@@ -1,4 +1,4 @@
-//! Memory maps, and the only unsafe code of the crate.
+//! Memory maps, slices of them, and the only unsafe code of the crate.
 //!
 //! # Why this is sound
 //!
@@ -11,14 +11,20 @@
 //! - The frontier goes back only in `reuse`, which needs the only reference to the region: no
 //!   slice is alive then, and none can come to life meanwhile, because that takes `&self`.
 //!
+//! A [`Slice`] is a pointer to such bytes, or to bytes on the heap, together with a reference count
+//! that keeps them where they are.
+//!
 //! What is assumed of the outside: nobody else writes to or truncates the files of a store whose
 //! lock is held, and all blocks below the mapped length were written before (so that no store
 //! meets a hole). Whoever cannot assume it sets `IoMode::Calls`.
 #![allow(unsafe_code)]
 
 use std::{
+    fmt,
     fs::File,
-    io, slice,
+    io,
+    ops::Deref,
+    slice,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -27,7 +33,7 @@ use std::{
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{Purpose, Slice, Window};
+use super::{Purpose, Window};
 
 /// A mapped file with the frontier below which its bytes stay as they are.
 #[derive(Debug)]
@@ -36,20 +42,76 @@ pub struct Region {
     frontier: AtomicUsize,
 }
 
-impl Region {
-    /// Bytes that were written.
+/// A part of a file, held without a copy where the file is mapped. Cloning copies no bytes, and
+/// the bytes stay as they are for as long as any clone lives, even if the file is deleted.
+#[derive(Clone)]
+pub struct Slice {
+    start: *const u8,
+    len: usize,
+    /// A region, bytes on the heap, or another slice.
+    _owner: Arc<dyn Send + Sync>,
+}
+
+// SAFETY: the bytes are only read, never change while the owner lives (see `Slice::deref`), and
+// the owner is itself `Send` and `Sync`.
+unsafe impl Send for Slice {}
+// SAFETY: as above; all methods that take `&self` read only.
+unsafe impl Sync for Slice {}
+
+impl Slice {
+    /// Bytes that were copied.
+    pub fn heap(bytes: Arc<Vec<u8>>) -> Slice {
+        Slice { start: bytes.as_ptr(), len: bytes.len(), _owner: bytes }
+    }
+
+    /// Part of a region. `None` if it was not written, or not all of it.
+    fn mapped(region: &Arc<Region>, start: usize, len: usize) -> Option<Slice> {
+        let end = start.checked_add(len)?;
+        if end > region.frontier.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: the range lies in the map, as the frontier never exceeds its length.
+        let start = unsafe { region.map.as_ptr().add(start) };
+        Some(Slice { start, len, _owner: Arc::<Region>::clone(region) })
+    }
+
+    /// A part of this slice.
     ///
     /// # Panics
     ///
-    /// If the range is not below the frontier.
+    /// If the range reaches past the end.
+    pub fn narrow(mut self, start: usize, end: usize) -> Slice {
+        let part = self.get(start..end).expect("a part lies within its slice");
+        (self.start, self.len) = (part.as_ptr(), part.len());
+        self
+    }
+
+    /// The same bytes with a reference count of their own, so that whoever clones them often does
+    /// not meet others who do so with the same file.
+    pub fn alone(self) -> Slice {
+        Slice { start: self.start, len: self.len, _owner: Arc::new(self) }
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
     #[inline]
-    pub fn bytes(&self, start: usize, end: usize) -> &[u8] {
-        assert!(start <= end && end <= self.frontier.load(Ordering::Acquire));
-        // SAFETY: the range lies in the map, as the frontier never exceeds its length, and bytes
-        // below the frontier are not written while this borrow lives: `reuse` is the only way
-        // back, and it needs the only `Arc` to this region, by `&mut`. The acquire load pairs
-        // with the release store in `write`, so the bytes are seen as they were written.
-        unsafe { slice::from_raw_parts(self.map.as_ptr().add(start), end - start) }
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the pointer and the length are those of bytes that the owner keeps in place for
+        // as long as it lives, and this borrow ends before. If it is a vector, it cannot be changed
+        // while there is an `Arc` to it beside another. If it is a region, the bytes lie below its
+        // frontier. They are not written while this borrow lives: `reuse` is
+        // the only way back, and it needs the only `Arc` to the region, by `&mut`. The acquire
+        // load when the slice was made pairs with the release store in `write`, so the bytes are
+        // seen as they were written. If it is a slice, the same holds for that.
+        unsafe { slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl fmt::Debug for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slice({} bytes)", self.len)
     }
 }
 
@@ -111,13 +173,17 @@ impl Window for MapWindow {
 
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice> {
         let start = usize::try_from(at).ok();
-        let end = start.and_then(|start| start.checked_add(len));
-        match (start, end) {
-            (Some(start), Some(end)) if end <= self.region.frontier.load(Ordering::Acquire) => {
-                Ok(Slice::mapped(Arc::clone(&self.region), start, end))
-            }
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        let slice = start.and_then(|start| Slice::mapped(&self.region, start, len));
+        slice.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    #[cfg(unix)]
+    fn expect(&self, at: u64, len: u64) {
+        let all = self.region.map.len();
+        let at = usize::try_from(at).map_or(all, |at| at.min(all));
+        let len = usize::try_from(len).map_or(all - at, |len| len.min(all - at));
+        // It is a hint: what comes of it does not matter.
+        let _ = self.region.map.advise_range(memmap2::Advice::WillNeed, at, len);
     }
 
     fn reuse(&mut self) -> bool {

@@ -21,20 +21,23 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// The payload.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &'a [u8] {
-        self.spans.payload.of(self.bytes)
+        self.spans.payload(self.bytes)
     }
 
     /// The key, if the record has one.
     #[must_use]
+    #[inline]
     pub fn key(&self) -> Option<&'a [u8]> {
-        self.spans.key.map(|key| key.of(self.bytes))
+        self.spans.key(self.bytes)
     }
 
     /// The headers, in the order in which they were added.
     #[must_use]
+    #[inline]
     pub fn headers(&self) -> Headers<'a> {
-        Headers::new(self.spans.headers.of(self.bytes))
+        Headers::new(self.spans.headers(self.bytes))
     }
 
     /// The first header with a name.
@@ -45,18 +48,21 @@ impl<'a> Record<'a> {
 
     /// When the record was committed, or what was set when it was appended.
     #[must_use]
+    #[inline]
     pub fn timestamp(&self) -> Timestamp {
         self.spans.timestamp
     }
 
     /// The record's partition.
     #[must_use]
+    #[inline]
     pub fn partition(&self) -> u32 {
         self.partition
     }
 
     /// The record's number in its partition.
     #[must_use]
+    #[inline]
     pub fn offset(&self) -> Offset {
         self.offset
     }
@@ -87,18 +93,21 @@ pub struct OwnedRecord {
 impl OwnedRecord {
     /// The payload.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &[u8] {
         self.stored.payload()
     }
 
     /// The key, if the record has one.
     #[must_use]
+    #[inline]
     pub fn key(&self) -> Option<&[u8]> {
         self.stored.key()
     }
 
     /// The headers, in the order in which they were added.
     #[must_use]
+    #[inline]
     pub fn headers(&self) -> Headers<'_> {
         self.stored.headers()
     }
@@ -111,18 +120,21 @@ impl OwnedRecord {
 
     /// When the record was committed, or what was set when it was appended.
     #[must_use]
+    #[inline]
     pub fn timestamp(&self) -> Timestamp {
         self.stored.timestamp()
     }
 
     /// The record's partition.
     #[must_use]
+    #[inline]
     pub fn partition(&self) -> u32 {
         self.partition
     }
 
     /// The record's number in its partition.
     #[must_use]
+    #[inline]
     pub fn offset(&self) -> Offset {
         self.stored.offset
     }

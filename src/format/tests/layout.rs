@@ -5,7 +5,7 @@ use std::{fmt::Write, path::PathBuf};
 
 use super::{
     super::{
-        block::*, commit::*, frame::*, header::FORMAT_VERSION, journal::*, meta::*,
+        commit::*, frame::*, header::FORMAT_VERSION, journal::*, meta::*, pack::*,
         record::RecordParts, segment::*, wire::Seed,
     },
     STORE,
