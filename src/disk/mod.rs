@@ -13,7 +13,7 @@ pub mod sim;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
-pub use map::Slice;
+pub use map::{Share, Shares, Slice};
 
 use crate::ids::Timestamp;
 

@@ -10,7 +10,7 @@ use super::{
     wait::{Attempt, Awaited, blocking},
 };
 use crate::{
-    disk::Slice,
+    disk::{Shares, Slice},
     error::{Error, Result},
     format::{
         commit::Run,
@@ -19,7 +19,7 @@ use crate::{
     },
     ids::{LogId, Lsn, Offset, Timestamp},
     segment::Block,
-    store::{Chunk, Stored, damaged_run},
+    store::{Chunk, damaged_run},
 };
 
 /// Where reading begins.
@@ -103,15 +103,23 @@ struct Place {
 #[derive(Debug)]
 enum Source {
     Nothing,
-    Block(Block, BlockPlace),
-    Run { run: OpenRun, behind: vec::IntoIter<(Slice, Lsn)> },
+    Block {
+        block: Block,
+        place: BlockPlace,
+        /// The block's body, for records that live on their own.
+        body: Shares,
+    },
+    Run {
+        run: OpenRun,
+        behind: vec::IntoIter<(Slice, Lsn)>,
+    },
 }
 
 /// A run of the journal that is being read.
 #[derive(Debug)]
 struct OpenRun {
     /// The records.
-    body: Slice,
+    body: Shares,
     lsn: Lsn,
     timestamp: Timestamp,
     at: usize,
@@ -125,7 +133,7 @@ impl OpenRun {
         let run = Run::decode(&bytes).map_err(|what| damaged_run(what, lsn))?;
         let (timestamp, next, end) = (run.timestamp, run.first, run.end());
         let (start, len) = (run.body_at, run.len());
-        let body = bytes.narrow(start, len);
+        let body = Shares::new(bytes.narrow(start, len));
         let mut run = OpenRun { lsn, timestamp, at: 0, next, end, body };
         while run.next < from && run.step()?.is_some() {}
         Ok(run)
@@ -149,7 +157,7 @@ impl Source {
     #[inline]
     fn bytes(&self) -> &[u8] {
         match self {
-            Source::Block(block, _) => block.body(),
+            Source::Block { block, .. } => block.body(),
             Source::Run { run, .. } => &run.body,
             Source::Nothing => &[],
         }
@@ -157,7 +165,7 @@ impl Source {
 
     fn step(&mut self) -> Result<Option<Found>> {
         match self {
-            Source::Block(block, place) => block.step(place),
+            Source::Block { block, place, .. } => block.step(place),
             Source::Run { run, behind } => loop {
                 if let Some(found) = run.step()? {
                     return Ok(Some(found));
@@ -174,7 +182,7 @@ impl Source {
     /// The offset behind what was read last.
     fn next(&self) -> Option<Offset> {
         match self {
-            Source::Block(_, place) => Some(place.next()),
+            Source::Block { place, .. } => Some(place.next()),
             Source::Run { run, .. } => Some(run.next),
             Source::Nothing => None,
         }
@@ -264,7 +272,7 @@ impl Reader {
     #[inline]
     fn quick(&mut self) -> Option<Found> {
         match &mut self.source {
-            Source::Block(block, place) => block.quick(place),
+            Source::Block { block, place, .. } => block.quick(place),
             _ => None,
         }
     }
@@ -339,7 +347,8 @@ impl Place {
                 self.ahead.go_on(&reader, index);
                 let block = reader.block(index)?;
                 let place = block.seek(self.next);
-                Ok(Source::Block(block, place))
+                let body = Shares::new(block.body().clone());
+                Ok(Source::Block { block, place, body })
             }
             Chunk::Runs(runs) => {
                 let mut runs = runs.into_iter();
@@ -365,13 +374,12 @@ impl Iterator for Reader {
                 Err(error) => return Some(Err(error)),
             },
         };
-        let bytes = match &self.source {
-            Source::Block(block, _) => block.body().clone(),
-            Source::Run { run, .. } => run.body.clone(),
+        let bytes = match &mut self.source {
+            Source::Block { body, .. } => body.take(),
+            Source::Run { run, .. } => run.body.take(),
             Source::Nothing => unreachable!("a record has a source"),
         };
-        let stored = Stored::new(bytes, spans, offset);
-        Some(Ok(OwnedRecord { stored, partition: self.partition }))
+        Some(Ok(OwnedRecord { bytes, spans, partition: self.partition, offset }))
     }
 }
 

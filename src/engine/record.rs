@@ -3,10 +3,10 @@
 use std::fmt;
 
 use crate::{
+    disk::Share,
     format::record::{Headers, RecordSpans},
     ids::{Offset, Timestamp},
     message::Message,
-    store::Stored,
 };
 
 /// A record of a stream, borrowed from its reader: nothing is copied.
@@ -86,8 +86,10 @@ impl fmt::Debug for Record<'_> {
 /// mapped: they are kept for as long as it lives.
 #[derive(Clone)]
 pub struct OwnedRecord {
-    pub(super) stored: Stored,
+    pub(super) bytes: Share,
+    pub(super) spans: RecordSpans,
     pub(super) partition: u32,
+    pub(super) offset: Offset,
 }
 
 impl OwnedRecord {
@@ -95,21 +97,21 @@ impl OwnedRecord {
     #[must_use]
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.stored.payload()
+        self.spans.payload(&self.bytes)
     }
 
     /// The key, if the record has one.
     #[must_use]
     #[inline]
     pub fn key(&self) -> Option<&[u8]> {
-        self.stored.key()
+        self.spans.key(&self.bytes)
     }
 
     /// The headers, in the order in which they were added.
     #[must_use]
     #[inline]
     pub fn headers(&self) -> Headers<'_> {
-        self.stored.headers()
+        Headers::new(self.spans.headers(&self.bytes))
     }
 
     /// The first header with a name.
@@ -122,7 +124,7 @@ impl OwnedRecord {
     #[must_use]
     #[inline]
     pub fn timestamp(&self) -> Timestamp {
-        self.stored.timestamp()
+        self.spans.timestamp
     }
 
     /// The record's partition.
@@ -136,7 +138,7 @@ impl OwnedRecord {
     #[must_use]
     #[inline]
     pub fn offset(&self) -> Offset {
-        self.stored.offset
+        self.offset
     }
 }
 

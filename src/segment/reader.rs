@@ -95,7 +95,7 @@ impl SegmentReader {
                 header.verify(&body, self.seed)?;
             }
             let records = Records::new(&header, &body)?;
-            Ok(Block { header, records, body: body.alone(), path: Arc::clone(&self.path) })
+            Ok(Block { header, records, body, path: Arc::clone(&self.path) })
         });
         verified.map_err(|what| damaged(what, &self.path, entry.position))
     }

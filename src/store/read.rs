@@ -28,11 +28,6 @@ pub struct Stored {
 
 impl Stored {
     #[inline]
-    pub fn new(bytes: Slice, spans: RecordSpans, offset: Offset) -> Stored {
-        Stored { bytes, spans, offset }
-    }
-
-    #[inline]
     pub fn payload(&self) -> &[u8] {
         self.spans.payload(&self.bytes)
     }
