@@ -9,8 +9,10 @@ const FIRST_BYTES: u64 = 256 << 10;
 const MOST_BYTES: u64 = 8 << 20;
 
 /// How far one log is read ahead.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ReadAhead {
+    /// How far it is read ahead at most.
+    most: u64,
     /// The first offset of the segment that is read, to tell it from others.
     segment: Option<Offset>,
     /// What of the segment was asked for, as a position.
@@ -23,11 +25,18 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
+    /// For a reader that reads so many logs in turn: what it reads ahead should not push out what it
+    /// has read ahead.
+    pub fn new(logs: usize) -> ReadAhead {
+        let most = (4 * MOST_BYTES / logs.max(1) as u64).clamp(FIRST_BYTES, MOST_BYTES);
+        ReadAhead { most, segment: None, asked: 0, window: 0, has_looked: false, next: None }
+    }
+
     /// Whether the end of a segment is so near that the next one should be opened. Says so once.
     pub fn wants_next(&mut self, reader: &SegmentReader, index: usize) -> bool {
         let table = reader.table();
         let left = table.last().map_or(0, |last| last.position - table[index].position);
-        let near = left < MOST_BYTES && self.window >= MOST_BYTES && !self.has_looked;
+        let near = left < self.most && self.window >= self.most && !self.has_looked;
         self.has_looked |= near;
         near
     }
@@ -39,7 +48,7 @@ impl ReadAhead {
         if self.segment != Some(first) {
             // Where it is the next one, its begin was asked for before.
             let expected = self.next.take() == Some(first);
-            self.asked = if expected { MOST_BYTES } else { block.position };
+            self.asked = if expected { self.most } else { block.position };
             self.segment = Some(first);
             self.has_looked = false;
         }
@@ -47,7 +56,7 @@ impl ReadAhead {
         if behind < self.asked.saturating_sub(self.window / 2) {
             return;
         }
-        self.window = (self.window * 2).clamp(FIRST_BYTES, MOST_BYTES);
+        self.window = (self.window * 2).clamp(FIRST_BYTES, self.most);
         let from = self.asked.max(behind);
         reader.expect(from, self.window);
         self.asked = from + self.window;
@@ -55,7 +64,7 @@ impl ReadAhead {
 
     /// Goes on with the segment behind this one.
     pub fn go_on_with(&mut self, next: &SegmentReader) {
-        next.expect(0, MOST_BYTES);
+        next.expect(0, self.most);
         self.next = next.table().first().map(|block| block.first);
     }
 }

@@ -192,13 +192,14 @@ impl Source {
 impl Reader {
     pub(super) fn open(
         shape: &Arc<Shape>,
-        starts: impl Iterator<Item = (u32, Start)>,
+        starts: impl ExactSizeIterator<Item = (u32, Start)>,
     ) -> Result<Reader> {
         let mut core = shape.engine.shared().lock_open()?;
+        let logs = starts.len();
         let place = |(partition, start): (u32, Start)| {
             let log = shape.log(partition);
             let next = start.resolve(&mut core, log)?;
-            Ok(Place { partition, log, next, ahead: ReadAhead::default() })
+            Ok(Place { partition, log, next, ahead: ReadAhead::new(logs) })
         };
         let places = starts.map(place).collect::<Result<_>>()?;
         drop(core);
