@@ -10,11 +10,10 @@ mod map;
 pub mod os;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-mod slice;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
-pub use slice::Slice;
+pub use map::{Share, Shares, Slice};
 
 use crate::ids::Timestamp;
 
@@ -88,6 +87,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn sync(&self) -> io::Result<()>;
     /// Maps the first `len` bytes, all of which must have been written.
     fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>>;
+    /// Says that a range will be read soon.
+    fn expect(&self, _at: u64, _len: u64) {}
 }
 
 /// What a window is for.
@@ -108,6 +109,8 @@ pub trait Window: Send + Sync + fmt::Debug {
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// The bytes at a position, all of them written before.
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice>;
+    /// Says that a range will be asked for soon, so that the system can have it ready.
+    fn expect(&self, _at: u64, _len: u64) {}
     /// Begins again at the front, to fill the file anew. Refused while a slice is alive.
     fn reuse(&mut self) -> bool;
 }

@@ -260,6 +260,13 @@ impl DiskFile for OsFile {
     fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>> {
         Ok(Box::new(MapWindow::open(&self.0, len, purpose)?))
     }
+
+    #[cfg(target_os = "linux")]
+    fn expect(&self, at: u64, len: u64) {
+        // It is a hint: what comes of it does not matter.
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.0, at, len, rustix::fs::Advice::WillNeed);
+    }
 }
 
 #[cfg(unix)]

@@ -95,7 +95,7 @@ impl<'a> Run<'a> {
         let Run { first, count, timestamp, body, .. } = *self;
         let mut at = 0;
         (0..u64::from(count)).map(move |n| {
-            let spans = take_run_record(body, at, timestamp)?;
+            let spans = take_record(body, at, timestamp)?;
             at = spans.end();
             if n + 1 == u64::from(count) && at != body.len() {
                 return Err(Malformed("a run's records do not fill it"));
@@ -109,23 +109,13 @@ impl<'a> Run<'a> {
     pub fn record(&self, offset: Offset) -> Decoded<RecordSpans> {
         let mut at = 0;
         for n in self.first.0..self.end().0 {
-            let spans = take_run_record(self.body, at, self.timestamp)?;
+            let spans = take_record(self.body, at, self.timestamp)?;
             if n == offset.0 {
                 return Ok(spans);
             }
             at = spans.end();
         }
         Err(Malformed("a run does not hold the offset"))
-    }
-}
-
-/// In a run offsets have no gaps, so no record bears one.
-#[inline]
-fn take_run_record(body: &[u8], at: usize, base: Timestamp) -> Decoded<RecordSpans> {
-    let spans = take_record(body, at, base)?;
-    match spans.offset_delta {
-        None => Ok(spans),
-        Some(_) => Err(Malformed("a record of a run bears an offset")),
     }
 }
 

@@ -262,7 +262,7 @@ impl Draft {
                 if weight > bytes_max {
                     return Err(message_too_large(weight, bytes_max));
                 }
-                record.put(&mut self.frame, now, None);
+                record.put(&mut self.frame, now);
             }
             finish_run(&mut self.frame, run);
             let end = Offset(first.0 + messages.len() as u64);

@@ -15,6 +15,7 @@ mod checkpoint;
 mod commit;
 mod live;
 mod log;
+mod moving;
 mod open;
 mod read;
 mod report;

@@ -27,22 +27,21 @@ pub struct Stored {
 }
 
 impl Stored {
-    pub fn new(bytes: Slice, spans: RecordSpans, offset: Offset) -> Stored {
-        Stored { bytes, spans, offset }
-    }
-
+    #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.spans.payload.of(&self.bytes)
+        self.spans.payload(&self.bytes)
     }
 
+    #[inline]
     pub fn key(&self) -> Option<&[u8]> {
-        self.spans.key.map(|key| key.of(&self.bytes))
+        self.spans.key(&self.bytes)
     }
 
     pub fn headers(&self) -> Headers<'_> {
-        Headers::new(self.spans.headers.of(&self.bytes))
+        Headers::new(self.spans.headers(&self.bytes))
     }
 
+    #[inline]
     pub fn timestamp(&self) -> Timestamp {
         self.spans.timestamp
     }
@@ -80,7 +79,7 @@ impl Source {
 }
 
 fn stored_in(block: &Block, offset: Offset) -> Result<Stored> {
-    let mut place = block.seek(offset)?;
+    let mut place = block.seek(offset);
     match block.step(&mut place)? {
         Some((found, spans)) if found == offset => {
             Ok(Stored { bytes: block.body().clone(), spans, offset })
@@ -206,6 +205,14 @@ impl Store {
         Ok(if slices.is_empty() { None } else { Some(Chunk::Runs(slices)) })
     }
 
+    /// The segment with the messages from an offset on, to be read soon. Whatever is wrong with it
+    /// is for whoever reads it to meet.
+    pub fn upcoming(&mut self, log: LogId, from: Offset) -> Option<Arc<SegmentReader>> {
+        let (_, segment) = self.state.logs.get(&log)?.segments.range(from..).next()?;
+        let segment = segment.clone();
+        self.cache.reader(&self.segments, &segment).ok()
+    }
+
     /// The first offset whose message bears this time or a later one, of those committed before a
     /// position; the end if there is none.
     pub fn seek_time(&mut self, log: LogId, time: Timestamp, limit: Lsn) -> Result<Offset> {
@@ -222,7 +229,7 @@ impl Store {
             let Some(first) = reader.block_at_time(time) else { continue };
             for index in first..reader.table().len() {
                 let block = reader.block(index)?;
-                let mut place = block.seek(start)?;
+                let mut place = block.seek(start);
                 while let Some((offset, spans)) = block.step(&mut place)? {
                     if spans.timestamp >= time {
                         return Ok(offset);

@@ -40,7 +40,7 @@ pub(super) struct Content {
     /// Pages that take up space.
     pages: BTreeSet<usize>,
     /// Bytes that were handed out and may still be held.
-    held: Vec<(Range<u64>, Weak<[u8]>)>,
+    held: Vec<(Range<u64>, Weak<Vec<u8>>)>,
 }
 
 impl Content {
@@ -259,7 +259,7 @@ impl Window for SimWindow {
             let content = world.content_of(self.file.file);
             let start = at as usize;
             let bytes = content.live.get(start..start + len).ok_or(io::ErrorKind::UnexpectedEof)?;
-            let bytes: Arc<[u8]> = bytes.into();
+            let bytes = Arc::new(bytes.to_vec());
             content.held.push((at..at + len as u64, Arc::downgrade(&bytes)));
             if content.held.len() > 4096 {
                 content.held.retain(|(_, held)| held.strong_count() > 0);
