@@ -221,6 +221,39 @@ fn a_subscriber_that_comes_before_the_sync_is_woken_by_it_with_threads() {
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
 }
 
+/// A failed sync is told to all who wait for it, and to all who come later; nobody hangs.
+#[test]
+fn a_failed_sync_fails_all_who_wait() {
+    for (which, sync_time) in (0..20).flat_map(|which| [(which, 0), (which, 100)]) {
+        let disk = SimDisk::new(which);
+        disk.set_sync_time(Duration::from_millis(sync_time));
+        let engine = open(&disk).unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        disk.fail_sync(which, 5);
+        let durable: usize = thread::scope(|scope| {
+            let send_until_it_fails = || {
+                let mut durable = 0;
+                loop {
+                    match queue.send("a") {
+                        Ok(_) => durable += 1,
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Poisoned);
+                            return durable;
+                        }
+                    }
+                }
+            };
+            let all: Vec<_> = (0..16).map(|_| scope.spawn(send_until_it_fails)).collect();
+            all.into_iter().map(|it| it.join().unwrap()).sum()
+        });
+        disk.power_cut();
+        drop((engine, queue));
+        let engine = open(&disk).unwrap();
+        let there = engine.queue("q").open().unwrap().depth().unwrap();
+        assert!(there >= durable as u64, "{durable} were durable, {there} are there");
+    }
+}
+
 /// A waiter that was woken and then fails to read takes the wake-up with it.
 #[test]
 fn a_failed_read_passes_its_wake_up_on() {
