@@ -2,7 +2,7 @@
 //!
 //! The sides take turns within one run, and medians over the turns are printed; compare only
 //! figures of one run. The store lies in the temporary directory: set `TMPDIR` to the disk that is meant.
-//! `cargo bench --bench group`, or with the names of some rows: `-- one many tickets wake`.
+//! `cargo bench --bench group`, or with the names of some rows: `-- 1 2 8 64 tickets wake`.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -117,37 +117,35 @@ fn one_thread() {
     );
 }
 
-fn many_threads() {
+fn many_threads(threads: usize) {
     let mut bare = Bare::new();
-    for threads in [2, 8, 64] {
-        let commits = 200 + 12_800 / threads;
-        let store = Store::new(Durability::Sync);
-        let topic = store.topic();
-        let (mut ours, mut limit, mut shares) = (vec![], vec![], vec![]);
-        for _ in 0..TURNS {
-            limit.push(rate(300, || (0..300).for_each(|_| bare.commit())));
-            let before = store.engine.flushes();
-            let barrier = Barrier::new(threads + 1);
-            let work = || {
-                barrier.wait();
-                (0..commits).for_each(|_| _ = topic.publish(&PAYLOAD).unwrap());
-            };
-            thread::scope(|scope| {
-                let all: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-                barrier.wait();
-                ours.push(rate(commits * threads, || {
-                    all.into_iter().for_each(|it| it.join().unwrap());
-                }));
-            });
-            shares.push((commits * threads) as f64 / (store.engine.flushes() - before) as f64);
-        }
-        println!(
-            "sync, {threads} threads: {:.0}/s; {:.1} commits a flush; pwrite and fdatasync {:.0}/s",
-            median(&mut ours),
-            median(&mut shares),
-            median(&mut limit),
-        );
+    let commits = 200 + 12_800 / threads;
+    let store = Store::new(Durability::Sync);
+    let topic = store.topic();
+    let (mut ours, mut limit, mut shares) = (vec![], vec![], vec![]);
+    for _ in 0..TURNS {
+        limit.push(rate(300, || (0..300).for_each(|_| bare.commit())));
+        let before = store.engine.flushes();
+        let barrier = Barrier::new(threads + 1);
+        let work = || {
+            barrier.wait();
+            (0..commits).for_each(|_| _ = topic.publish(&PAYLOAD).unwrap());
+        };
+        thread::scope(|scope| {
+            let all: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            barrier.wait();
+            ours.push(rate(commits * threads, || {
+                all.into_iter().for_each(|it| it.join().unwrap());
+            }));
+        });
+        shares.push((commits * threads) as f64 / (store.engine.flushes() - before) as f64);
     }
+    println!(
+        "sync, {threads} threads: {:.0}/s; {:.1} commits a flush; pwrite and fdatasync {:.0}/s",
+        median(&mut ours),
+        median(&mut shares),
+        median(&mut limit),
+    );
 }
 
 fn tickets() {
@@ -193,7 +191,7 @@ trait HandOver: Sync {
 
 #[derive(Default)]
 struct Bell {
-    rung: Mutex<bool>,
+    rung: Mutex<usize>,
     changed: Condvar,
     /// What is synced before it is rung.
     bare: Option<Mutex<Bare>>,
@@ -204,13 +202,13 @@ impl HandOver for Bell {
         if let Some(bare) = &self.bare {
             bare.lock().unwrap().commit();
         }
-        *self.rung.lock().unwrap() = true;
+        *self.rung.lock().unwrap() += 1;
         self.changed.notify_one();
     }
 
     fn take(&self) -> Instant {
         let rung = self.rung.lock().unwrap();
-        *self.changed.wait_while(rung, |rung| !*rung).unwrap() = false;
+        *self.changed.wait_while(rung, |rung| *rung == 0).unwrap() -= 1;
         Instant::now()
     }
 }
@@ -243,8 +241,11 @@ fn hand_over_times(side: &dyn HandOver, times: &mut Vec<f64>) {
             times
         });
         for _ in 0..PER_TURN {
-            // Long enough for the other to have gone to sleep.
-            thread::sleep(Duration::from_micros(300));
+            // Long enough for the other to have gone to sleep, busily: this one is at work.
+            let now = Instant::now();
+            while now.elapsed() < Duration::from_micros(50) {
+                std::hint::spin_loop();
+            }
             *given.lock().unwrap() = Instant::now();
             side.give();
         }
@@ -284,8 +285,14 @@ fn wake() {
 }
 
 fn main() {
-    let rows: [(&str, fn()); 4] =
-        [("one", one_thread), ("many", many_threads), ("tickets", tickets), ("wake", wake)];
+    let rows: [(&str, fn()); 6] = [
+        ("1", one_thread),
+        ("2", || many_threads(2)),
+        ("8", || many_threads(8)),
+        ("64", || many_threads(64)),
+        ("tickets", tickets),
+        ("wake", wake),
+    ];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
     for (name, row) in rows {
         if wanted.is_empty() || wanted.iter().any(|it| it == name) {

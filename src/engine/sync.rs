@@ -6,18 +6,17 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use event_listener::{Event, EventListener};
-
 use super::{
     core::Wakes,
     shared::{PANICKED, Shared},
     turns::{Leader, Turns},
+    wait::{Waiting, Watch},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -29,7 +28,7 @@ pub struct Syncs {
     durable: AtomicU64,
     turns: Turns,
     /// For tasks: something is durable, or never will be. Threads wait for their turns.
-    moved: Event,
+    moved: Arc<Watch>,
     poison: OnceLock<Error>,
     flushes: AtomicU64,
 }
@@ -39,7 +38,7 @@ impl Syncs {
         Syncs {
             durable: AtomicU64::new(durable.0),
             turns: Turns::new(),
-            moved: Event::new(),
+            moved: Arc::default(),
             poison: OnceLock::new(),
             flushes: AtomicU64::new(0),
         }
@@ -69,7 +68,7 @@ impl Syncs {
     pub fn poison(&self, error: &Error) {
         let _ = self.poison.set(error.again());
         self.turns.wake_all();
-        self.moved.notify(usize::MAX);
+        self.moved.wake(usize::MAX);
     }
 
     fn publish(&self, durable: Lsn) {
@@ -77,8 +76,8 @@ impl Syncs {
     }
 
     /// To be woken when something becomes durable.
-    pub fn listen(&self) -> EventListener {
-        self.moved.listen()
+    pub fn listen(&self) -> Waiting {
+        self.moved.begin()
     }
 }
 
@@ -102,7 +101,7 @@ impl Drop for Leading<'_> {
         if !self.has_ended {
             self.shared.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
         }
-        self.shared.syncs.moved.notify(usize::MAX);
+        self.shared.syncs.moved.wake(usize::MAX);
     }
 }
 

@@ -16,14 +16,14 @@
 
 use std::{
     mem,
-    sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use crate::ids::Lsn;
+use crate::{
+    ids::Lsn,
+    prims::{AtomicU64, Condvar, Mutex, MutexGuard},
+};
 
 /// A shorter sync is not worth sleeping for.
 const WORTH_GATHERING: Duration = Duration::from_micros(20);
@@ -99,7 +99,7 @@ impl State {
         let gathers = self.resting == 0 && took >= WORTH_GATHERING;
         self.resting = self.resting.saturating_sub(1);
         // A straggler or two are not waited for.
-        self.wanted = if gathers { all - all / 8 } else { 1 };
+        self.wanted = if gathers { all - all / 16 } else { 1 };
         self.patience = PATIENCE_MOST.min(took / 2);
         (released, self.gathering > 0)
     }
