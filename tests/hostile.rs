@@ -221,6 +221,85 @@ fn a_subscriber_that_comes_before_the_sync_is_woken_by_it_with_threads() {
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
 }
 
+/// A failed sync is told to all who wait for it, and to all who come later; nobody hangs.
+#[test]
+fn a_failed_sync_fails_all_who_wait() {
+    for (which, sync_time) in (0..20).flat_map(|which| [(which, 0), (which, 100)]) {
+        let disk = SimDisk::new(which);
+        disk.set_sync_time(Duration::from_millis(sync_time));
+        let engine = open(&disk).unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        disk.fail_sync(which, 5);
+        let durable: usize = thread::scope(|scope| {
+            let send_until_it_fails = || {
+                let mut durable = 0;
+                loop {
+                    match queue.send("a") {
+                        Ok(_) => durable += 1,
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Poisoned);
+                            return durable;
+                        }
+                    }
+                }
+            };
+            let all: Vec<_> = (0..16).map(|_| scope.spawn(send_until_it_fails)).collect();
+            all.into_iter().map(|it| it.join().unwrap()).sum()
+        });
+        disk.power_cut();
+        drop((engine, queue));
+        let engine = open(&disk).unwrap();
+        let there = engine.queue("q").open().unwrap().depth().unwrap();
+        assert!(there >= durable as u64, "{durable} were durable, {there} are there");
+    }
+}
+
+struct Panicking;
+
+impl Wake for Panicking {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics");
+    }
+}
+
+/// An application's waker that panics is its own affair: others are woken, the engine goes on.
+#[test]
+fn a_waker_that_panics_keeps_nobody_asleep() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    let subscriptions = ["a", "b"].map(|name| topic.subscription(name).create().unwrap());
+    let mut all = subscriptions.each_ref().map(|it| (it.receive_async(), it.receive_async()));
+    let count = Arc::new(Count::default());
+    let panicking = Waker::from(Arc::new(Panicking));
+    for (first, second) in &mut all {
+        assert!(Pin::new(first).poll(&mut Context::from_waker(&panicking)).is_pending());
+        assert!(poll(second, &count).is_pending());
+    }
+    topic.publish("a").unwrap();
+    assert_eq!(count.woken(), 2);
+    for (_, second) in &mut all {
+        assert!(poll(second, &count).is_ready());
+    }
+}
+
+/// A task that was woken and does not want it any more has the next one woken.
+#[test]
+fn a_task_that_is_dropped_passes_its_wake_up_on() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let [first, second] = [(); 2].map(|()| Arc::new(Count::default()));
+    let (mut one, mut other) = (queue.receive_async(), queue.receive_async());
+    assert!(poll(&mut one, &first).is_pending());
+    assert!(poll(&mut other, &second).is_pending());
+    queue.send("a").unwrap();
+    assert_eq!((first.woken(), second.woken()), (1, 0));
+    drop(one);
+    assert_eq!(second.woken(), 1, "the message is there, and the one that waits was not told");
+    assert!(poll(&mut other, &second).is_ready());
+}
+
 /// A waiter that was woken and then fails to read takes the wake-up with it.
 #[test]
 fn a_failed_read_passes_its_wake_up_on() {

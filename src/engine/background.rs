@@ -44,7 +44,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
     Ok(vec![spawn("posthouse-flush", flush)?, spawn("posthouse-keep", keep)?])
 }
 
-/// A thread of ours that panics, as in an application's waker, leaves nobody waiting for it.
+/// A thread of ours that panics leaves nobody waiting for it.
 struct PoisonsOnPanic<'a>(&'a Shared);
 
 impl Drop for PoisonsOnPanic<'_> {

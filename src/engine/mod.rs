@@ -25,6 +25,7 @@ mod ticket;
 mod time;
 mod topic;
 mod transaction;
+mod turns;
 mod wait;
 
 pub use builders::{GroupBuilder, QueueBuilder, StreamBuilder, SubscriptionBuilder, TopicBuilder};

@@ -5,6 +5,7 @@ use std::{
     io,
     ops::Range,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use super::{SimProcess, world::FileId};
@@ -14,6 +15,8 @@ pub(super) const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 /// Write-back may see a store half done, but never half of an aligned piece of this size.
 const PIECE: usize = 8;
+/// How long a sync that is said to take its time sleeps in truth, so that others come meanwhile.
+const SLEEP_MOST: Duration = Duration::from_millis(1);
 
 /// A store within one page.
 #[derive(Clone, Debug)]
@@ -216,6 +219,9 @@ impl DiskFile for SimFile {
         }
         world.begin_step()?;
         world.content_of(self.file).sync();
+        let time = world.sync_time;
+        drop(world);
+        std::thread::sleep(time.min(SLEEP_MOST));
         Ok(())
     }
 
