@@ -11,6 +11,8 @@ pub mod os;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod slice;
+#[cfg(any(test, feature = "sim"))]
+pub mod witness;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
