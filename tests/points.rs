@@ -143,8 +143,10 @@ fn child() {
     let points = Points { phase: "making", counts: BTreeMap::new(), last };
     let points = Arc::new(Mutex::new(points));
     let witness = Arc::clone(&points);
-    let options = options(durability_of(durability), io_of(io))
-        .witness(move |when, call, path| witness.lock().unwrap().pass(when, call, path));
+    let options = options(durability_of(durability), io_of(io)).witness(move |when, call, path| {
+        witness.lock().unwrap().pass(when, call, path);
+        Ok(())
+    });
     let tell = tell();
     let random = Random(seed.parse().unwrap());
     let life = Life { options, durability: durability_of(durability), points, random };

@@ -12,7 +12,6 @@ mod sample;
 
 use std::{
     cell::Cell,
-    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };

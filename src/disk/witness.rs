@@ -1,8 +1,9 @@
 //! A disk of which somebody is told each change before and after it is made, so that a test can
-//! end the process at any of them. No build without the feature `sim` has it.
+//! end the process at any of them, or have it fail. No build without the feature `sim` has it.
 
 use std::{
     fmt, io,
+    panic::RefUnwindSafe,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -12,15 +13,20 @@ use super::{Disk, DiskFile, Lock, Open, Purpose, Slice, Window};
 use crate::ids::Timestamp;
 
 /// Takes "before" or "after", the call and the path. A rename has the old path before, and the
-/// new one after.
-type Told = dyn Fn(&'static str, &'static str, &Path) + Send + Sync;
+/// new one after. An error is that of the call.
+type Told =
+    dyn Fn(&'static str, &'static str, &Path) -> io::Result<()> + Send + Sync + RefUnwindSafe;
 
 #[derive(Clone)]
 pub struct Witness(Arc<Told>);
 
 impl Witness {
     pub fn new(
-        told: impl Fn(&'static str, &'static str, &Path) + Send + Sync + 'static,
+        told: impl Fn(&'static str, &'static str, &Path) -> io::Result<()>
+        + Send
+        + Sync
+        + RefUnwindSafe
+        + 'static,
     ) -> Witness {
         Witness(Arc::new(told))
     }
@@ -31,10 +37,10 @@ impl Witness {
         path: &Path,
         act: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        self.0("before", call, path);
-        let done = act();
-        self.0("after", call, path);
-        done
+        self.0("before", call, path)?;
+        let done = act()?;
+        self.0("after", call, path)?;
+        Ok(done)
     }
 }
 
@@ -93,16 +99,15 @@ impl Disk for WitnessedDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.witness.0("before", "rename", from);
-        let renamed = self.disk.rename(from, to);
+        self.witness.0("before", "rename", from)?;
+        self.disk.rename(from, to)?;
         for place in locked(&self.opened).iter().filter_map(Weak::upgrade) {
             let mut place = locked(&place);
-            if renamed.is_ok() && *place == from {
+            if *place == from {
                 to.clone_into(&mut place);
             }
         }
-        self.witness.0("after", "rename", to);
-        renamed
+        self.witness.0("after", "rename", to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! How an engine is opened.
 
+#[cfg(any(test, feature = "sim"))]
+use std::{io, panic::RefUnwindSafe};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -104,13 +106,18 @@ impl Options {
     }
 
     /// Tells somebody of each change on the real disk before and after it is made: whether it is
-    /// before or after, the call, and the path. For tests that end the process at one of them.
+    /// before or after, the call, and the path. An error is that of the call. For tests that end
+    /// the process at one of them, or have it fail.
     #[cfg(any(test, feature = "sim"))]
     #[doc(hidden)]
     #[must_use]
     pub fn witness(
         mut self,
-        told: impl Fn(&'static str, &'static str, &Path) + Send + Sync + 'static,
+        told: impl Fn(&'static str, &'static str, &Path) -> io::Result<()>
+        + Send
+        + Sync
+        + RefUnwindSafe
+        + 'static,
     ) -> Options {
         self.witness = Some(Witness::new(told));
         self
