@@ -49,8 +49,8 @@ enum End {
 
 /// So many commits are made at the end, each looked at.
 const LAST_COMMITS: usize = 5;
-/// One in so many flips is also verified and salvaged.
-const SALVAGED_ONE_IN: usize = 1499;
+/// One in so many flips is also verified and salvaged, or as `POSTHOUSE_BITS_SALVAGED` says.
+const SALVAGED_ONE_IN: usize = 499;
 /// Messages have fewer bytes than this, if nobody wants larger ones.
 const SMALL: usize = 60;
 /// Nothing takes so long.
@@ -250,6 +250,7 @@ impl Victim {
     fn flip_all(&self, step: usize, threads: usize) -> Flips {
         const SHARE: usize = 512;
         let count = self.bits().div_ceil(step);
+        let salvaged = number("POSTHOUSE_BITS_SALVAGED").unwrap_or(SALVAGED_ONE_IN);
         let next = AtomicUsize::new(0);
         let all = Mutex::new(Flips::default());
         let worker = |at: &Mutex<(usize, Instant)>| {
@@ -258,7 +259,7 @@ impl Victim {
                 let first = next.fetch_add(SHARE, Ordering::Relaxed);
                 for n in first..(first + SHARE).min(count) {
                     *at.lock().unwrap() = (n * step, Instant::now());
-                    self.flip(n * step, n % SALVAGED_ONE_IN == 0, &mut flips);
+                    self.flip(n * step, n.is_multiple_of(salvaged), &mut flips);
                 }
                 if first >= count {
                     all.lock().unwrap().add(flips);
@@ -272,6 +273,10 @@ impl Victim {
                 places.iter().map(|place| scope.spawn(|| worker(place))).collect();
             while !workers.iter().all(thread::ScopedJoinHandle::is_finished) {
                 thread::sleep(Duration::from_millis(20));
+                if workers.iter().any(thread::ScopedJoinHandle::is_finished) {
+                    // Nothing is left, or one has panicked: the others end, too.
+                    next.store(count, Ordering::Relaxed);
+                }
                 for (worker, place) in workers.iter().zip(&places) {
                     let (bit, since) =
                         *place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -286,8 +291,11 @@ impl Victim {
     }
 }
 
+fn number(name: &str) -> Option<usize> {
+    std::env::var(name).ok().and_then(|n| n.parse().ok())
+}
+
 fn flip_bits(end: End) {
-    let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok());
     let all = std::env::var("POSTHOUSE_BITS").is_ok_and(|it| it == "all");
     let victim = victim(end, number("POSTHOUSE_BITS_MESSAGE").unwrap_or(SMALL));
     // An odd step meets all places in a byte.
