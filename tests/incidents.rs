@@ -51,8 +51,8 @@ fn lavinmq_387() {
         let disk = SimDisk::new(seed);
         let engine = open(&disk).unwrap();
         engine.queue("q").create().unwrap().send_batch((0..60).map(|n| n.to_string())).unwrap();
-        drop(engine);
         disk.kill();
+        drop(engine);
         let mut acked = BTreeSet::new();
         for life in 0..4 {
             let engine = open(&disk).unwrap();
@@ -82,8 +82,8 @@ fn rabbitmq_ra() {
     let disk = SimDisk::new(1);
     let engine = open(&disk).unwrap();
     engine.queue("q").create().unwrap().send("a").unwrap();
-    drop(engine);
     disk.kill();
+    drop(engine);
     let newest = disk.files().into_iter().filter(|it| it.starts_with("store/journal")).max();
     let name = newest.unwrap().file_name().unwrap().to_str().unwrap().to_owned();
     let start: u64 = name.trim_start_matches('0').split('.').next().unwrap().parse().unwrap_or(0);
@@ -254,8 +254,9 @@ fn kafka_8812() {
         for n in 0..40 {
             queue.send(format!("{n} {}", "x".repeat(400))).unwrap();
         }
-        drop((queue, engine));
+        // Before the engine is dropped: that would close it.
         disk.kill();
+        drop((queue, engine));
 
         let engine = options.sim(&disk).open("store").unwrap();
         let seen = texts(&drain(&engine.queue("q").open().unwrap()));
@@ -280,8 +281,8 @@ fn redb_4_2_0() {
         for n in 0..4 {
             queue.durability(Durability::Buffered).send(format!("torn {n}")).unwrap();
         }
-        drop((queue, engine));
         disk.power_cut();
+        drop((queue, engine));
         let found = dump(&open(&disk.fork(1)).unwrap()).unwrap();
         let texts = found.queues["q"].unacked.values().map(|(it, _)| it.payload.clone());
         let durable = texts.filter(|it| it.starts_with(b"durable")).count();
@@ -292,6 +293,7 @@ fn redb_4_2_0() {
             opened.record(1);
             let engine = open(&opened).unwrap();
             let moments = opened.take_moments();
+            opened.kill();
             drop(engine);
             moments
         };
@@ -501,7 +503,6 @@ fn postgresql_fsync_in_a_checkpoint() {
         drop(engine);
         let engine = open(&disk).unwrap();
         engine.queue("q").open().unwrap().send("after").unwrap();
-        drop(engine);
         assert_eq!(after_a_power_cut(&disk).len(), 131, "call {call}");
         poisoned += 1;
     }

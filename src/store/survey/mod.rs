@@ -168,6 +168,9 @@ impl Looking {
         });
         state.catalog.next_id = next_id.fold(state.catalog.next_id.max(1), u64::max);
 
+        let of_logs = state.logs.iter().map(|(id, log)| (*id, log.segments.values().cloned()));
+        let referred: Vec<(LogId, Vec<SegmentState>)> =
+            of_logs.map(|(id, segments)| (id, segments.collect())).collect();
         let known = gathered.cursors.keys().copied().collect();
         let mut replay = Replay {
             state: &mut state,
@@ -182,6 +185,12 @@ impl Looking {
         replay.run()?;
         let logs = std::mem::take(&mut replay.logs);
         odd.append(&mut replay.problems);
+        for (log, segments) in referred {
+            // Those of other logs are walked through.
+            if !damaged && !state.logs.contains_key(&log) {
+                odd.extend(segments.iter().filter_map(|segment| self.missing(segment)));
+            }
+        }
 
         let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
         let is_old = |cursor: &CursorId| {
@@ -208,6 +217,19 @@ impl Looking {
             all_uncertain,
             misplaced: OnceCell::new(),
         })
+    }
+
+    /// What is wrong with a segment that opening looks for, although its log was deleted behind
+    /// the checkpoint: rot in the last one, which had let go of it, looks like a torn tail.
+    fn missing(&self, segment: &SegmentState) -> Option<Problem> {
+        let path = self.layout.segment_file(segment.log, segment.base, segment.generation);
+        match self.disk.len_of(&path) {
+            Ok(len) if len >= segment.bytes => None,
+            Ok(len) => {
+                Some(problem(&path, len, "a segment is shorter than what was committed to it"))
+            }
+            Err(_) => Some(problem(&path, 0, "a segment is missing")),
+        }
     }
 
     /// Gives a home to what has lost its name.
