@@ -304,7 +304,7 @@ fn flip_bits(end: End) {
     let all = std::env::var("POSTHOUSE_BITS").is_ok_and(|it| it == "all");
     let victim = victim(end, number("POSTHOUSE_BITS_MESSAGE").unwrap_or(SMALL));
     // An odd step meets all places in a byte.
-    let step = if all { 1 } else { number("POSTHOUSE_BITS_STEP").unwrap_or(151) };
+    let step = number("POSTHOUSE_BITS_STEP").unwrap_or(if all { 1 } else { 151 });
     let threads = if all { thread::available_parallelism().map_or(1, usize::from) } else { 1 };
     let began = Instant::now();
     let flips = victim.flip_all(step, threads);
