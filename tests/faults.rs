@@ -8,7 +8,7 @@ mod model;
 use std::collections::BTreeSet;
 
 use model::small_options;
-use posthouse::{Engine, Error, ErrorKind, Start, sim::SimDisk};
+use posthouse::{Engine, Error, ErrorKind, IoMode, Start, sim::SimDisk};
 
 const EINTR: i32 = 4;
 const EIO: i32 = 5;
@@ -17,7 +17,11 @@ const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
 fn open(disk: &SimDisk) -> Result<Engine, Error> {
-    small_options().sim(disk).open("store")
+    open_by(disk, IoMode::Map)
+}
+
+fn open_by(disk: &SimDisk, io: IoMode) -> Result<Engine, Error> {
+    small_options().io(io).sim(disk).open("store")
 }
 
 /// What an application was told.
@@ -44,8 +48,12 @@ fn text(number: u32) -> String {
 /// Uses everything that touches the disk. Errors are noted and the work goes on, as long as the
 /// engine does.
 fn work(disk: &SimDisk, told: &mut Told, errors: &mut Vec<Error>) {
+    work_by(disk, IoMode::Map, told, errors);
+}
+
+fn work_by(disk: &SimDisk, io: IoMode, told: &mut Told, errors: &mut Vec<Error>) {
     let mut note = |error: Error| errors.push(error);
-    let engine = match open(disk) {
+    let engine = match open_by(disk, io) {
         Ok(engine) => engine,
         Err(error) => return note(error),
     };
@@ -139,47 +147,56 @@ fn is_expected(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Io | ErrorKind::DiskFull | ErrorKind::Poisoned)
 }
 
+/// What a call may fail with. A write leaves half of its bytes then.
+const ERRORS: [i32; 5] = [EIO, ENOSPC, EMFILE, ENOMEM, EINTR];
+
 #[test]
 fn every_call_may_fail_with_every_error() {
-    let whole = SimDisk::new(1);
-    work(&whole, &mut Told::default(), &mut Vec::new());
-    let calls = whole.calls();
-    assert!(calls > 250, "{calls}");
-    let mut failures = 0;
-    for error in [EIO, ENOSPC, EMFILE, ENOMEM, EINTR] {
-        // Every call with two errors, every third with the others.
-        let step = if matches!(error, EIO | ENOSPC) { 1 } else { 3 };
-        for call in (0..calls).step_by(step) {
-            let disk = SimDisk::new(1);
-            disk.fail_call(call, error, false);
-            let (mut told, mut errors) = (Told::default(), Vec::new());
-            work(&disk, &mut told, &mut errors);
-            failures += errors.len();
-            for error in &errors {
-                assert!(is_expected(error), "call {call}: {error:?}");
+    for io in [IoMode::Map, IoMode::Calls] {
+        let whole = SimDisk::new(1);
+        work_by(&whole, io, &mut Told::default(), &mut Vec::new());
+        let calls = whole.calls();
+        assert!(calls > 250, "{calls}");
+        let mut failures = 0;
+        for error in ERRORS {
+            for call in 0..calls {
+                failures += fail_once(call, error, io);
             }
-            let machine_stays_up = disk.fork(2);
-            disk.power_cut();
-            check(&disk, &told);
-            // The store is opened again as the error says, with what the system has cached; what
-            // is seen then survives.
-            let disk = machine_stays_up;
-            let (engine, seen) = look(&disk, &told);
-            disk.power_cut();
-            drop(engine);
-            let (_engine, found) = look(&disk, &told);
-            assert_eq!(seen, found, "call {call}, error {error}");
         }
+        println!("{io:?}: {calls} calls, {failures} failures were seen");
+        assert!(failures > 700, "{failures} failures were seen");
     }
-    assert!(failures > 300, "{failures} failures were seen");
+}
+
+/// Returns how many errors the application has seen.
+fn fail_once(call: u64, error: i32, io: IoMode) -> usize {
+    let disk = SimDisk::new(1);
+    disk.fail_call(call, error, false);
+    let (mut told, mut errors) = (Told::default(), Vec::new());
+    work_by(&disk, io, &mut told, &mut errors);
+    for error in &errors {
+        assert!(is_expected(error), "call {call}: {error:?}");
+    }
+    let machine_stays_up = disk.fork(2);
+    disk.power_cut();
+    check(&disk, &told);
+    // The store is opened again as the error says, with what the system has cached; what
+    // is seen then survives.
+    let disk = machine_stays_up;
+    let (engine, seen) = look(&disk, &told);
+    disk.power_cut();
+    drop(engine);
+    let (_engine, found) = look(&disk, &told);
+    assert_eq!(seen, found, "call {call}, error {error}");
+    errors.len()
 }
 
 #[test]
 fn a_disk_that_fails_for_good_is_survived_and_heals() {
     let whole = SimDisk::new(1);
     work(&whole, &mut Told::default(), &mut Vec::new());
-    for error in [EIO, ENOSPC] {
-        for call in (0..whole.calls()).step_by(7) {
+    for error in ERRORS {
+        for call in (0..whole.calls()).step_by(5) {
             let disk = SimDisk::new(call);
             let (mut told, mut errors) = (Told::default(), Vec::new());
             disk.fail_call(call, error, true);

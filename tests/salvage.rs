@@ -12,6 +12,7 @@ mod sample;
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,7 +22,7 @@ use compare::Comparison;
 use model::{Simulated, World, action::actions, driver::Driver, small_options, state::dump};
 use posthouse::{Engine, ErrorKind, Message, sim::SimDisk};
 use proptest::prelude::*;
-use sample::{Sample, dumped, open, options, sample};
+use sample::{Builder, Sample, dumped, open, options, sample};
 
 /// A simulated disk whose store is verified before and after each opening.
 struct Verified {
@@ -552,4 +553,40 @@ fn a_stream_that_was_salvaged_around_a_hole_goes_on() {
         stream.append(Message::new("more")).unwrap();
         assert_eq!(read(), [100]);
     }
+}
+
+/// Attempts stand in a chunk, which is written when it changes; where a cursor's floor is, is
+/// written more often. Where the chunk is damaged and a newer floor is not, what the consumer had
+/// failed at is lost all the same, and is said to be.
+#[test]
+fn a_consumer_whose_attempts_are_lost_is_uncertain() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, "store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let mut builder = Builder { engine, history: BTreeMap::new(), number: 0, message_bytes: 60 };
+    builder.send("q", 6);
+    let held = queue.receive_batch(6, Duration::ZERO).unwrap();
+    held[3].nack().unwrap();
+    builder.engine.checkpoint().unwrap();
+    held[0].ack().unwrap();
+    builder.engine.checkpoint().unwrap();
+    disk.kill();
+    drop(held);
+    let states = vec![dumped(&disk, "store").unwrap()];
+    let sample = Sample { disk, states, history: builder.history };
+    assert_eq!(sample.states[0].queues["q"].unacked[&3].1, 1);
+    let mut tally = Tally::default();
+    for (path, content) in files(&sample.disk) {
+        if path.extension().is_none_or(|it| it != "meta") {
+            continue;
+        }
+        for at in 0..content.len() {
+            let disk = sample.disk.fork(1);
+            let mut flipped = content.clone();
+            flipped[at] ^= 1 << (at % 8);
+            disk.plant(&path, Some(flipped));
+            check_damaged(&sample, &disk, &path, &at.to_string(), &mut tally);
+        }
+    }
+    assert!(tally.named > 100, "{tally:?}");
 }

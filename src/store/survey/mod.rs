@@ -27,6 +27,7 @@ use self::{
 };
 pub use self::{metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey};
 use super::{
+    log::Cursor,
     report::{LogName, Problem},
     state::State,
 };
@@ -193,11 +194,15 @@ impl Looking {
         }
 
         let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
-        let is_old = |cursor: &CursorId| {
-            let position = gathered.cursors.get(cursor).map(|(position, _)| *position);
+        // Where a group goes on stands in its newest entry. Acks and attempts are in chunks, each of
+        // which may be the one that is damaged.
+        let is_old = |cursor: &Cursor| {
+            let newest = gathered.cursors.get(&cursor.id).map(|(position, _)| *position);
+            let since = gathered.since.get(&cursor.id).copied();
+            let position = if cursor.acks().is_some() { since } else { newest };
             damaged && (position.is_none() || position < last_damage)
         };
-        let uncertain = state.cursors.keys().filter(|cursor| is_old(cursor)).copied().collect();
+        let uncertain = state.cursors.values().filter(|it| is_old(it)).map(|it| it.id).collect();
         let behind = |gap: &journal::JournalDamage| gap.from < gap.to && gap.to > self.reflects;
         let all_uncertain = self.journal.damage.iter().any(behind);
         let Looking { disk, layout, id, metas, journal, .. } = self;
@@ -247,6 +252,7 @@ impl Looking {
                 let owned = creation.entity.cursors().map(|(cursor, _)| cursor);
                 for (cursor, start) in owned.zip(&creation.starts) {
                     gathered.cursors.entry(cursor).or_insert((0, *start));
+                    gathered.since.entry(cursor).or_insert(0);
                 }
                 gathered.entities.entry(id).or_insert(creation.entity);
             }
