@@ -10,6 +10,8 @@ mod map;
 pub mod os;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+#[cfg(any(test, feature = "sim"))]
+pub mod witness;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 

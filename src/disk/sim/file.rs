@@ -32,10 +32,11 @@ impl Store {
     }
 }
 
+/// The bytes are shared by forks until one of them stores something.
 #[derive(Debug, Default)]
 pub(super) struct Content {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+    live: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
     /// Stores that are not durable, per page, in order.
     pending: BTreeMap<usize, Vec<Store>>,
     /// Lengths that the file had since the last sync.
@@ -49,13 +50,14 @@ pub(super) struct Content {
 impl Content {
     pub(super) fn durable(bytes: Vec<u8>) -> Content {
         let pages = (0..bytes.len().div_ceil(PAGE)).collect();
-        Content { live: bytes.clone(), durable: bytes, pages, ..Content::default() }
+        let bytes = Arc::new(bytes);
+        Content { live: Arc::clone(&bytes), durable: bytes, pages, ..Content::default() }
     }
 
     pub(super) fn fork(&self) -> Content {
         Content {
-            live: self.live.clone(),
-            durable: self.durable.clone(),
+            live: Arc::clone(&self.live),
+            durable: Arc::clone(&self.durable),
             pending: self.pending.clone(),
             lengths: self.lengths.clone(),
             pages: self.pages.clone(),
@@ -83,11 +85,12 @@ impl Content {
             assert!(apart, "bytes {held:?} are overwritten while a reader holds them");
         }
         let (start, end) = (at as usize, range.end as usize);
-        if end > self.live.len() {
-            self.live.resize(end, 0);
+        let live = Arc::make_mut(&mut self.live);
+        if end > live.len() {
+            live.resize(end, 0);
             self.lengths.push(end as u64);
         }
-        self.live[start..end].copy_from_slice(bytes);
+        live[start..end].copy_from_slice(bytes);
         for page in pages_of(at, bytes.len()) {
             self.pages.insert(page);
             let from = start.max(page * PAGE);
@@ -98,7 +101,7 @@ impl Content {
     }
 
     pub(super) fn set_len(&mut self, len: u64) {
-        self.live.resize(len as usize, 0);
+        Arc::make_mut(&mut self.live).resize(len as usize, 0);
         self.lengths.push(len);
         let pages = (len as usize).div_ceil(PAGE);
         self.pages.retain(|page| *page < pages);
@@ -108,10 +111,15 @@ impl Content {
     /// Writes back the pages that were stored to. One that an earlier, failed sync has marked as
     /// clean is not among them, unless it was stored to again.
     fn sync(&mut self) {
-        self.durable.resize(self.live.len(), 0);
-        for page in std::mem::take(&mut self.pending).into_keys() {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() && self.durable.len() == self.live.len() {
+            return self.lengths.clear();
+        }
+        let durable = Arc::make_mut(&mut self.durable);
+        durable.resize(self.live.len(), 0);
+        for page in pending.into_keys() {
             let end = ((page + 1) * PAGE).min(self.live.len());
-            self.durable[page * PAGE..end].copy_from_slice(&self.live[page * PAGE..end]);
+            durable[page * PAGE..end].copy_from_slice(&self.live[page * PAGE..end]);
         }
         self.lengths.clear();
     }
@@ -130,7 +138,12 @@ impl Content {
             0 => self.durable.len(),
             n => self.lengths[n - 1] as usize,
         };
-        let mut survived = self.durable.clone();
+        if self.pending.is_empty() && length == self.durable.len() {
+            self.lengths.clear();
+            self.live = Arc::clone(&self.durable);
+            return;
+        }
+        let mut survived = Vec::clone(&self.durable);
         survived.resize(length, 0);
         for (page, stores) in std::mem::take(&mut self.pending) {
             let start = page * PAGE;
@@ -144,8 +157,8 @@ impl Content {
             survived[start..end].copy_from_slice(&bytes[..end - start]);
         }
         self.lengths.clear();
-        self.live.clone_from(&survived);
-        self.durable = survived;
+        self.durable = Arc::new(survived);
+        self.live = Arc::clone(&self.durable);
     }
 }
 
@@ -204,7 +217,17 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.process.step(|world| world.write(self.file, at, bytes))
+        let mut world = self.process.disk.world();
+        let off = world.is_off(self.process.life);
+        if let Err(error) = world.begin_call(self.process.life) {
+            if !off {
+                // It fails when half of it is done.
+                let _ = world.write(self.file, at, &bytes[..bytes.len() / 2]);
+            }
+            return Err(error);
+        }
+        world.begin_step()?;
+        world.write(self.file, at, bytes)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -14,6 +14,7 @@
 //!   power cut keeps a prefix of them; with [`SimDisk::set_pessimal`] any subset.
 //! - A sync that fails behaves as measured on Linux: its pages count as clean afterwards although
 //!   they are not durable, and the next sync says that all is well.
+//! - A write call that fails has stored the first half of its bytes.
 //! - Stores into a mapped block that was never written are a bug of the engine (SIGBUS on a full
 //!   disk), and so are stores over bytes that a reader still holds: both panic.
 //! - The disk can be full, the n-th call can fail with any error, once or from then on, and the
