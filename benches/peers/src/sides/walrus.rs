@@ -1,0 +1,145 @@
+//! walrus-rust: a write-ahead log with topics.
+//!
+//! Buffered: the mapped backend and `NoFsync`, its fastest. Sync: `SyncEach` on the backend with
+//! file descriptors, which then opens its files with `O_SYNC`. Consuming is `read_next` with a
+//! checkpoint, which writes down each position (`StrictlyAtOnce`): receive and ack in one.
+//!
+//! It finds its directory by a variable of the environment, which `main` sets, and by a key.
+
+use std::{path::Path, sync::Arc};
+
+use walrus_rust::{FsyncSchedule, ReadConsistency, Walrus};
+
+use crate::{
+    payload::Payloads,
+    side::{Durability, Job, Offer, Replay, Result, Seen, Side, Store, Taker, Writer},
+};
+
+/// walrus-rust.
+pub struct WalrusSide;
+
+const TOPIC: &str = "t";
+/// It takes up to 2000 entries in a batch.
+const BATCH_MAX: u64 = 2000;
+
+impl Side for WalrusSide {
+    fn name(&self) -> &'static str {
+        "walrus"
+    }
+
+    fn offer(&self, job: Job) -> Offer {
+        match job {
+            Job::Transact(_) => Err("it has no transactions over topics"),
+            Job::HandOver(_) => Err("a reader cannot wait"),
+            Job::QueueMany(_) => Err("a topic has one reader"),
+            Job::Queue(Durability::Buffered) => Ok("survives the process; each position written"),
+            Job::Append(Durability::Buffered) | Job::Replay => Ok("survives the process; no fsync"),
+            Job::Append(Durability::Sync) | Job::AppendMany(Durability::Sync) => {
+                Ok("O_SYNC and fsync each")
+            }
+            _ => Err("it is not asked"),
+        }
+    }
+
+    fn open(&self, dir: &Path, job: Job) -> Result<Box<dyn Store>> {
+        let key = dir.file_name().and_then(|name| name.to_str()).ok_or("it needs a plain name")?;
+        let store = Opened { key: key.to_owned(), job, walrus: open(key, job)? };
+        Ok(Box::new(store))
+    }
+}
+
+fn open(key: &str, job: Job) -> Result<Arc<Walrus>> {
+    let schedule = match job.durability() {
+        Durability::Buffered => FsyncSchedule::NoFsync,
+        Durability::Sync => FsyncSchedule::SyncEach,
+    };
+    match job.durability() {
+        Durability::Buffered => walrus_rust::disable_fd_backend(),
+        Durability::Sync => walrus_rust::enable_fd_backend(),
+    }
+    let consistency = match job {
+        // A replay that would be written down could be made once only.
+        Job::Replay => ReadConsistency::AtLeastOnce { persist_every: u32::MAX },
+        _ => ReadConsistency::StrictlyAtOnce,
+    };
+    Ok(Arc::new(Walrus::with_consistency_and_schedule_for_key(key, consistency, schedule)?))
+}
+
+struct Opened {
+    key: String,
+    job: Job,
+    walrus: Arc<Walrus>,
+}
+
+impl Store for Opened {
+    fn writer(&self) -> Result<Box<dyn Writer>> {
+        Ok(Box::new(Handle(Arc::clone(&self.walrus))))
+    }
+
+    fn taker(&self) -> Result<Box<dyn Taker>> {
+        Ok(Box::new(Handle(Arc::clone(&self.walrus))))
+    }
+
+    fn replay(&self) -> Result<Box<dyn Replay>> {
+        Ok(Box::new(Reader { key: self.key.clone(), job: self.job, walrus: None }))
+    }
+}
+
+struct Handle(Arc<Walrus>);
+
+impl Writer for Handle {
+    fn append(&mut self, payloads: &mut Payloads, count: u64) -> Result<()> {
+        for _ in 0..count {
+            self.0.append_for_topic(TOPIC, payloads.next())?;
+        }
+        Ok(())
+    }
+
+    fn append_batches(&mut self, payloads: &mut Payloads, size: u64, count: u64) -> Result<()> {
+        for _ in 0..count {
+            let payloads = payloads.batch(size.min(BATCH_MAX));
+            let batch: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+            self.0.batch_append_for_topic(TOPIC, &batch)?;
+        }
+        Ok(())
+    }
+}
+
+impl Taker for Handle {
+    fn take(&mut self, count: u64) -> Result<u64> {
+        for taken in 0..count {
+            let Some(entry) = self.0.read_next(TOPIC, true)? else {
+                return Ok(taken);
+            };
+            std::hint::black_box(entry.data);
+        }
+        Ok(count)
+    }
+}
+
+/// Its reader goes on where it was, so it is opened anew for each replay.
+struct Reader {
+    key: String,
+    job: Job,
+    walrus: Option<Arc<Walrus>>,
+}
+
+impl Replay for Reader {
+    fn rewind(&mut self) -> Result<()> {
+        self.walrus = None;
+        self.walrus = Some(open(&self.key, self.job)?);
+        Ok(())
+    }
+
+    fn replay(&mut self) -> Result<Seen> {
+        let walrus = self.walrus.as_ref().ok_or("it was not rewound")?;
+        let mut seen = Seen::default();
+        loop {
+            let batch = walrus.batch_read_for_topic(TOPIC, 1 << 20, true)?;
+            if batch.is_empty() {
+                return Ok(seen);
+            }
+            batch.iter().for_each(|entry| seen.see(&entry.data));
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Appending on and on: what a side keeps up while the disk takes it away. The time to make it all
+//! durable at the end counts, too.
+
+use std::time::Instant;
+
+use super::PAYLOAD;
+use crate::{
+    bench::{Bench, Opened, failed},
+    os,
+    outcome::{Figure, Row, Unit},
+    payload::Payloads,
+    report::number,
+    side::{Durability, Job, Result},
+};
+
+const CHUNK: u64 = 100;
+
+/// Runs it.
+pub fn run(bench: &Bench) -> Result<Row> {
+    let mut row = Row::new();
+    let job = Job::Append(Durability::Buffered);
+    let (able, others) = crate::sides::split(job);
+    row.left_out.extend(others.into_iter().map(|(side, why)| (side.into(), why.into())));
+    bench.progress.begin(able.len());
+    for able in able {
+        bench.progress.step(able.side.name());
+        // One after the other: each writes some GiB, which are removed before the next begins.
+        match bench.open(able, job).and_then(|opened| append(bench, &opened)) {
+            Ok(figure) => row.figures.push(figure.durable(able.durability)),
+            Err(error) => row.left_out.push(failed(able.side.name(), &*error)),
+        }
+        bench.clear()?;
+    }
+    row.notes.push(format!(
+        "{} of appends, and then everything is made durable, which counts. The limit writes into \
+         one warm file of 64 MiB round and round, so the disk does not bound it.",
+        number::seconds(bench.scale.sustained.as_secs_f64())
+    ));
+    Ok(row)
+}
+
+fn append(bench: &Bench, opened: &Opened) -> Result<Figure> {
+    let mut writer = opened.store.writer()?;
+    let mut payloads = Payloads::new(PAYLOAD);
+    let (mut count, began) = (0, Instant::now());
+    while began.elapsed() < bench.scale.sustained {
+        writer.append(&mut payloads, CHUNK)?;
+        count += CHUNK;
+    }
+    let appended = began.elapsed().as_secs_f64();
+    opened.store.sync()?;
+    os::sync_dir(&opened.dir)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let (side, rate) = (opened.able.side, count as f64 / seconds);
+    Ok(Figure::new(side.name(), side.kind(), Unit::PerSecond, vec![rate])
+        .detail(format!("{} while appending", number::rate(count as f64 / appended)))
+        .detail(format!("{} to make durable", number::seconds(seconds - appended))))
+}
