@@ -145,6 +145,10 @@ impl Disk for WitnessedDisk {
     fn elapsed(&self) -> Duration {
         self.disk.elapsed()
     }
+
+    fn tick(&self) -> Duration {
+        self.disk.tick()
+    }
 }
 
 #[derive(Debug)]
