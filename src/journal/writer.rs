@@ -20,7 +20,11 @@ use crate::{
 };
 
 /// Whether a commit takes up space or gives it back.
+///
+/// As wide as a word: what holds one is handed on at every commit, and narrower parts, with padding
+/// behind them, are copied in pieces that the processor must wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub enum Urgency {
     /// A commit that adds something. It leaves a reserve.
     Ordinary,
