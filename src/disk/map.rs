@@ -307,6 +307,12 @@ impl Window for MapWindow {
         let _ = self.region.map.advise_range(memmap2::Advice::WillNeed, at, len);
     }
 
+    fn warm(&self) {
+        // It is of use only if it succeeds, and does no harm if it does not: it stores nothing.
+        #[cfg(target_os = "linux")]
+        let _ = self.region.map.advise(memmap2::Advice::PopulateWrite);
+    }
+
     fn reuse(&mut self) -> bool {
         let region = Arc::get_mut(&mut self.region).filter(|_| self.writable);
         let Some(region) = region else {

@@ -113,6 +113,9 @@ pub trait Window: Send + Sync + fmt::Debug {
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice>;
     /// Says that a range will be asked for soon, so that the system can have it ready.
     fn expect(&self, _at: u64, _len: u64) {}
+    /// Has the system get ready for writes all over the window. They will be written back with the
+    /// next sync of the file, whatever is written till then.
+    fn warm(&self) {}
     /// Begins again at the front, to fill the file anew. Refused while a slice is alive.
     fn reuse(&mut self) -> bool;
 }

@@ -62,6 +62,8 @@ pub struct Journal {
     pool: Vec<JournalFile>,
     /// The capacity of the next file.
     target: u64,
+    /// Whether the last file was filled before any of it was synced.
+    is_hurried: bool,
     bytes_behind: u64,
     tail: Lsn,
     /// The end of the last frame that holds something.
@@ -72,7 +74,8 @@ pub struct Journal {
 impl Journal {
     /// Makes the journal of a new store.
     pub fn create(supply: Supply) -> Result<Journal> {
-        let first = NewFile { header: first_header(&supply), used: None }.make(&supply)?;
+        let first = NewFile { header: first_header(&supply), used: None, is_urgent: false }
+            .make(&supply)?;
         Ok(Journal::new(supply, VecDeque::from([first])))
     }
 
@@ -83,6 +86,7 @@ impl Journal {
         Journal {
             bytes_behind,
             target: supply.file_bytes_min,
+            is_hurried: false,
             supply,
             files,
             next: None,
@@ -229,6 +233,8 @@ impl Journal {
         begin_frame(&mut frame);
         self.put(&mut frame, FrameKind::Roll)?;
         let next = self.next.take().expect("the caller has looked");
+        let first = self.current().header.first_frame();
+        self.is_hurried = self.durable <= first;
         self.tail = next.header.first_frame();
         self.bytes_behind += self.current().header.capacity;
         self.target = (self.target * 2).min(self.supply.file_bytes_max);
@@ -325,7 +331,7 @@ impl Journal {
             |file: &mut JournalFile| file.header.capacity == capacity && file.window.reuse();
         let used = self.pool.iter_mut().position(fitting).map(|n| self.pool.swap_remove(n));
         self.refilling = used.as_ref().map(|file| file.path.clone());
-        NewFile { header, used }
+        NewFile { header, used, is_urgent: self.is_hurried }
     }
 
     /// Enough to move the messages of any one file into segments, with the metalog for it.
