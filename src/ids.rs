@@ -19,6 +19,7 @@ impl Offset {
     /// assert_eq!(posthouse::Offset(6).next(), posthouse::Offset(7));
     /// ```
     #[must_use]
+    #[inline]
     pub fn next(self) -> Offset {
         Offset(self.0 + 1)
     }
@@ -82,6 +83,7 @@ impl fmt::Debug for StoreId {
 pub struct IdHasher(u64);
 
 impl std::hash::Hasher for IdHasher {
+    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }
@@ -90,6 +92,7 @@ impl std::hash::Hasher for IdHasher {
             self.write_u64(u64::from(*byte));
         }
     }
+    #[inline]
     fn write_u64(&mut self, n: u64) {
         // The multiplier is 2^64 divided by the golden ratio (Knuth's multiplicative hash).
         self.0 = (self.0 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);

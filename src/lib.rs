@@ -53,6 +53,7 @@ mod error;
 mod ids;
 mod layout;
 mod message;
+mod prims;
 
 mod disk;
 mod format;

@@ -231,6 +231,57 @@ fn queues_that_come_and_go_leave_nothing_in_memory() {
     assert!(after < before + (50 << 10), "{before} bytes became {after}");
 }
 
+/// Each of many threads waits for its own commits, and they share the syncs; one thread has a sync
+/// for each commit.
+#[test]
+fn a_sync_is_for_all_who_wait() {
+    let _alone = alone();
+    let disk = SimDisk::new(1);
+    // By its own clock the disk is slow, so others are waited for, for long enough on any machine.
+    disk.set_sync_time(std::time::Duration::from_millis(100));
+    let engine = Options::new().sim(&disk).open("store").unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    let commits_a_flush = |threads: u64, commits: u64| {
+        let before = engine.flushes();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| (0..commits).for_each(|_| _ = topic.publish(&PAYLOAD).unwrap()));
+            }
+        });
+        (threads * commits) as f64 / (engine.flushes() - before) as f64
+    };
+    assert_eq!(commits_a_flush(1, 50), 1.0);
+    let shared = commits_a_flush(64, 50);
+    assert!((16.0..=64.0).contains(&shared), "{shared} commits a flush");
+    assert_eq!(commits_a_flush(1, 50), 1.0);
+}
+
+/// One that is alone does not wait for others who have gone, and those who come again share anew.
+#[test]
+fn who_has_gone_is_not_waited_for() {
+    let _alone = alone();
+    let disk = SimDisk::new(1);
+    disk.set_sync_time(std::time::Duration::from_millis(100));
+    let engine = Options::new().sim(&disk).open("store").unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    let rounds = |threads: usize| {
+        let all = std::sync::Barrier::new(threads);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    all.wait();
+                    (0..50).for_each(|_| _ = topic.publish(&PAYLOAD).unwrap());
+                });
+            }
+        });
+    };
+    let began = std::time::Instant::now();
+    for threads in [8, 1, 16, 2, 1] {
+        rounds(threads);
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
 fn bytes_below(dir: &std::path::Path) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.metadata().map_or(0, |it| it.len())).sum()

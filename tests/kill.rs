@@ -9,7 +9,10 @@
 
 mod process;
 
-use std::time::Duration;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use posthouse::{Durability, IoMode};
 use process::{
@@ -18,6 +21,9 @@ use process::{
     child::{Child, command, orders},
     options,
 };
+
+/// Then there is a new store. More is left behind than is consumed, and each look looks at all.
+const KILLS_OF_A_STORE: u64 = 400;
 
 #[test]
 fn child() {
@@ -36,15 +42,31 @@ fn whatever_was_reported_survives_kills() {
         Ok("sync") => Durability::Sync,
         _ => Durability::Buffered,
     };
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store");
-    let mut accounts = Accounts::default();
     let mut random = Random::from_clock();
+    let (began, mut left, mut messages) = (Instant::now(), kills, 0);
+    while left > 0 {
+        let dir = tempfile::tempdir().unwrap();
+        let kills = left.min(KILLS_OF_A_STORE);
+        messages += kill_again_and_again(&dir.path().join("store"), durability, kills, &mut random);
+        left -= kills;
+    }
+    eprintln!("{durability:?}: {kills} kills, {messages} messages, {:.0?}", began.elapsed());
+    assert!(messages > 0, "the child has worked");
+}
+
+/// Kills whoever works on a store, so many times. Returns how many messages came into it.
+fn kill_again_and_again(
+    path: &Path,
+    durability: Durability,
+    kills: u64,
+    random: &mut Random,
+) -> u64 {
+    let mut accounts = Accounts::default();
     for kill in 0..kills {
         let (workers, seed) = (1 + kill % 2, random.next());
         let io = if kill % 4 == 3 { IoMode::Calls } else { IoMode::Auto };
         let work = Endless { durability, io, workers, seed };
-        let mut child = Child::start(command(&[], &path, &work.to_words()));
+        let mut child = Child::start(command(&[], path, &work.to_words()));
         std::thread::sleep(Duration::from_micros(random.below(150_000)));
         child.kill();
         let ended = child.end();
@@ -55,10 +77,9 @@ fn whatever_was_reported_survives_kills() {
         assert_eq!(ended.errors, "");
         // Kills in a row, too, without anybody looking in between.
         if kill % 3 != 1 {
-            accounts.check(&path, &options(durability, io));
+            accounts.check(path, &options(durability, io));
         }
     }
-    accounts.check(&path, &options(durability, IoMode::Auto));
-    eprintln!("{kills} kills, {} messages", accounts.messages());
-    assert!(accounts.messages() > 0, "the child has worked");
+    accounts.check(path, &options(durability, IoMode::Auto));
+    accounts.messages()
 }

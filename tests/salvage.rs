@@ -2,6 +2,8 @@
 //! what is not.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
+#[path = "salvage/check.rs"]
+mod check;
 #[path = "salvage/compare.rs"]
 mod compare;
 mod model;
@@ -15,15 +17,12 @@ use std::{
     time::Duration,
 };
 
+use check::{Tally, check_damaged, files};
 use compare::Comparison;
 use model::{Simulated, World, action::actions, driver::Driver, small_options, state::dump};
 use posthouse::{Engine, ErrorKind, Message, sim::SimDisk};
 use proptest::prelude::*;
-use sample::{Sample, dumped, open, options, sample};
-
-fn files(disk: &SimDisk) -> BTreeMap<PathBuf, Vec<u8>> {
-    disk.files().into_iter().map(|path| (path.clone(), disk.content(&path).unwrap())).collect()
-}
+use sample::{Builder, Sample, dumped, open, options, sample};
 
 /// A simulated disk whose store is verified before and after each opening.
 struct Verified {
@@ -95,76 +94,6 @@ proptest! {
             reports: Cell::new(0),
         };
         Driver::new(&world, true).run(&actions);
-    }
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    sound: usize,
-    named: usize,
-    elsewhere: Vec<String>,
-    torn: usize,
-    refused: usize,
-    complete: usize,
-    lossy: usize,
-}
-
-/// Verifies and salvages a store with one damage, and checks what is said.
-fn check_damaged(sample: &Sample, disk: &SimDisk, path: &Path, what: &str, tally: &mut Tally) {
-    let original = sample.states.last().unwrap();
-    let place = format!("{} {what}", path.display());
-    let (before, steps) = (files(disk), disk.steps());
-    let verified = options().sim(disk).verify("store");
-    assert_eq!((&files(disk), disk.steps()), (&before, steps), "{place}: verify changes nothing");
-    let opened = dumped(disk, "store");
-    let mut reference = original;
-    match &verified {
-        Ok(report) if report.is_ok() => {
-            let opened = opened.as_ref().unwrap_or_else(|error| {
-                panic!("{place}: verify finds nothing, and {error}");
-            });
-            if opened == original {
-                tally.sound += 1;
-            } else {
-                // Nothing is behind it to prove that it was durable.
-                let torn = sample.states.iter().find(|state| *state == opened);
-                reference = torn.unwrap_or_else(|| panic!("{place}: nothing is found"));
-                tally.torn += 1;
-            }
-        }
-        Ok(report) if report.problems.iter().any(|it| it.file == path) => tally.named += 1,
-        Ok(report) => tally.elsewhere.push(format!("{place}: {report}")),
-        Err(error) => panic!("{place}: {error}"),
-    }
-    let salvaged = options().sim(disk).salvage("store", "to");
-    let mut after = files(disk);
-    after.retain(|path, _| path.starts_with("store"));
-    assert_eq!(after, before, "{place}: salvage does not touch the old store");
-    let report = match salvaged {
-        Ok(report) => report,
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "{place}: {error}");
-            tally.refused += 1;
-            return;
-        }
-    };
-    let verified = options().sim(disk).verify("to").unwrap();
-    assert!(verified.is_ok() && verified.unreferenced.is_empty(), "{place}: {verified}");
-    let is = dumped(disk, "to").unwrap_or_else(|error| panic!("{place}: {error}\n{report}"));
-    let compared = std::panic::catch_unwind(|| {
-        Comparison { history: &sample.history, report: &report }.all(reference, &is);
-        if report.is_complete() && report.problems.is_empty() {
-            assert_eq!(*reference, is);
-        }
-    });
-    if compared.is_err() {
-        panic!("{place}:\n{report}");
-    }
-    if report.is_complete() {
-        assert_eq!(*reference, is, "{place}: said to be complete");
-        tally.complete += 1;
-    } else {
-        tally.lossy += 1;
     }
 }
 
@@ -624,4 +553,40 @@ fn a_stream_that_was_salvaged_around_a_hole_goes_on() {
         stream.append(Message::new("more")).unwrap();
         assert_eq!(read(), [100]);
     }
+}
+
+/// Attempts stand in a chunk, which is written when it changes; where a cursor's floor is, is
+/// written more often. Where the chunk is damaged and a newer floor is not, what the consumer had
+/// failed at is lost all the same, and is said to be.
+#[test]
+fn a_consumer_whose_attempts_are_lost_is_uncertain() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, "store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let mut builder = Builder { engine, history: BTreeMap::new(), number: 0, message_bytes: 60 };
+    builder.send("q", 6);
+    let held = queue.receive_batch(6, Duration::ZERO).unwrap();
+    held[3].nack().unwrap();
+    builder.engine.checkpoint().unwrap();
+    held[0].ack().unwrap();
+    builder.engine.checkpoint().unwrap();
+    disk.kill();
+    drop(held);
+    let states = vec![dumped(&disk, "store").unwrap()];
+    let sample = Sample { disk, states, history: builder.history };
+    assert_eq!(sample.states[0].queues["q"].unacked[&3].1, 1);
+    let mut tally = Tally::default();
+    for (path, content) in files(&sample.disk) {
+        if path.extension().is_none_or(|it| it != "meta") {
+            continue;
+        }
+        for at in 0..content.len() {
+            let disk = sample.disk.fork(1);
+            let mut flipped = content.clone();
+            flipped[at] ^= 1 << (at % 8);
+            disk.plant(&path, Some(flipped));
+            check_damaged(&sample, &disk, &path, &at.to_string(), &mut tally);
+        }
+    }
+    assert!(tally.named > 100, "{tally:?}");
 }

@@ -15,7 +15,10 @@ mod model;
 
 use std::{
     process::ExitCode,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -101,11 +104,33 @@ fn main() -> ExitCode {
 
 type Found = Option<(Failure, Option<String>)>;
 
-fn bar(length: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} {msg} eta {eta}");
-    let bar = ProgressBar::new(length).with_style(style.unwrap());
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
+/// A bar where there is a terminal, and a line now and then where there is none.
+struct Progress {
+    bar: ProgressBar,
+    told: Mutex<Instant>,
+}
+
+impl Progress {
+    fn new(length: u64) -> Progress {
+        let style =
+            ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} {msg} eta {eta}");
+        let bar = ProgressBar::new(length).with_style(style.unwrap());
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Progress { bar, told: Mutex::new(Instant::now()) }
+    }
+
+    fn inc(&self, more: u64) {
+        self.bar.inc(more);
+        let mut told = self.told.lock().unwrap();
+        if self.bar.is_hidden() && told.elapsed() > Duration::from_secs(60) {
+            *told = Instant::now();
+            eprintln!("{} of {}", self.bar.position(), self.bar.length().unwrap_or_default());
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// Runs cases on all threads until `enough`, or one does not hold; that with the lowest number
@@ -153,7 +178,7 @@ fn search(arguments: &Arguments) -> (Found, Counts) {
 }
 
 fn search_for(arguments: &Arguments) -> (Option<(u64, Failure)>, Counts) {
-    let bar = bar(arguments.states);
+    let progress = Progress::new(arguments.states);
     let (number, states) = (AtomicU64::new(0), AtomicU64::new(0));
     let next = || {
         let enough = states.load(Ordering::Relaxed) >= arguments.states;
@@ -167,10 +192,10 @@ fn search_for(arguments: &Arguments) -> (Option<(u64, Failure)>, Counts) {
     };
     let done = |counts: Counts| {
         states.fetch_add(counts.states, Ordering::Relaxed);
-        bar.inc(counts.states);
+        progress.inc(counts.states);
     };
     let searched = on_threads(arguments.threads, next, run, done);
-    bar.finish_and_clear();
+    progress.finish();
     searched
 }
 
@@ -178,7 +203,7 @@ fn exhaust(most: u32, threads: u16) -> (Found, Counts) {
     let all: Vec<(u32, u64)> = (1..=most)
         .flat_map(|length| (0..explore::sequences(length)).map(move |n| (length, n)))
         .collect();
-    let bar = bar(all.len() as u64);
+    let progress = Progress::new(all.len() as u64);
     let at = AtomicU64::new(0);
     let next = || all.get(at.fetch_add(1, Ordering::Relaxed) as usize).copied();
     let run = |&(length, n): &(u32, u64)| {
@@ -186,8 +211,8 @@ fn exhaust(most: u32, threads: u16) -> (Found, Counts) {
             .run()
             .inspect_err(|_| at.store(u64::MAX / 2, Ordering::Relaxed))
     };
-    let (found, counts) = on_threads(threads, next, run, |_| bar.inc(1));
-    bar.finish_and_clear();
+    let (found, counts) = on_threads(threads, next, run, |_| progress.inc(1));
+    progress.finish();
     (found.map(|(_, failure)| (failure, None)), counts)
 }
 

@@ -1,7 +1,7 @@
-//! What the target `store` does with its bytes: a whole store on the simulated disk, either run
-//! against the model of `tests/model` with crashes, or damaged byte by byte and then read.
+//! What the targets `operations` and `damage` do with their bytes: a whole store on the simulated disk,
+//! run against the model of `tests/model` with crashes and faults, or damaged and then read.
 //!
-//! `tests/corpus.rs` replays the seeds of the target with this same code.
+//! `tests/corpus.rs` replays the seeds of both with this same code.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)]
 
 #[path = "../../tests/model/mod.rs"]
@@ -11,13 +11,17 @@ mod damage;
 mod input;
 mod operations;
 
-/// The first byte chooses between the two, and their settings.
-pub fn store(data: &[u8]) {
+/// Any operations, with failing calls, kills and power cuts, against the model. The first byte
+/// holds the settings.
+pub fn operations(data: &[u8]) {
     let mut input = input::Input::new(data);
     let settings = input.byte();
-    if settings & 1 == 0 {
-        operations::run(settings >> 1, input);
-    } else {
-        damage::run(settings >> 1, input);
-    }
+    operations::run(settings, input);
+}
+
+/// A store that is damaged byte by byte and then read. The first byte holds the settings.
+pub fn damage(data: &[u8]) {
+    let mut input = input::Input::new(data);
+    let settings = input.byte();
+    damage::run(settings, input);
 }

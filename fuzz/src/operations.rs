@@ -1,4 +1,4 @@
-//! Any operations, with kills and power cuts, against the model.
+//! Any operations, with failing calls, kills and power cuts, against the model.
 
 use posthouse::{Durability, IoMode, sim::SimDisk};
 
@@ -35,7 +35,7 @@ pub fn run(settings: u8, mut input: Input<'_>) {
 }
 
 fn action(input: &mut Input<'_>) -> Action {
-    match input.byte() % 64 {
+    match input.byte() % 72 {
         0 => Action::CreateQueue(name(input)),
         1 => Action::DeleteQueue(name(input)),
         2 => Action::CreateTopic(name(input)),
@@ -74,7 +74,15 @@ fn action(input: &mut Input<'_>) -> Action {
         57 => Action::Reopen,
         58 => Action::Kill,
         59 => Action::PowerCut,
-        _ => Action::PowerCutIn(1 + input.byte() % 60),
+        60..=63 => Action::PowerCutIn(1 + input.byte() % 60),
+        64 | 65 => Action::CallFails(input.byte() % 60, input.byte()),
+        66 | 67 => Action::SyncFails(input.byte() % 8),
+        68 | 69 => Action::CheckpointFails(input.byte() % 5),
+        70 => {
+            let (queue, rounds) = (name(input), 1 + input.byte() % 30);
+            Action::Churn { queue, rounds, how: how(input) }
+        }
+        _ => Action::Clock(input.byte()),
     }
 }
 

@@ -47,6 +47,7 @@ impl Leases {
         self.slots.len()
     }
 
+    #[inline]
     pub fn grant(&mut self, offset: Offset, deadline: Duration) -> LeaseKey {
         self.tokens += 1;
         let token = self.tokens;
@@ -69,6 +70,7 @@ impl Leases {
         LeaseKey { slot, token }
     }
 
+    #[inline]
     fn relink(&mut self, slot: usize, change: impl FnOnce(&mut Option<usize>, &mut Option<usize>)) {
         match &mut self.slots[slot].place {
             Place::Listed { before, behind } => change(before, behind),
@@ -76,6 +78,7 @@ impl Leases {
         }
     }
 
+    #[inline]
     fn take_out(&mut self, slot: usize) {
         let Lease { place, deadline, .. } = self.slots[slot];
         let Place::Listed { before, behind } = place else {
@@ -92,15 +95,18 @@ impl Leases {
         }
     }
 
+    #[inline]
     fn get(&self, key: LeaseKey) -> Option<&Lease> {
         self.slots.get(key.slot).filter(|lease| lease.token == key.token)
     }
 
+    #[inline]
     pub fn held(&self, key: LeaseKey, now: Duration) -> Option<Offset> {
         self.get(key).filter(|lease| now < lease.deadline).map(|lease| lease.offset)
     }
 
     /// Ends a lease, if it has not ended before.
+    #[inline]
     pub fn end(&mut self, key: LeaseKey) -> Option<Offset> {
         self.get(key)?;
         self.take_out(key.slot);
@@ -119,16 +125,19 @@ impl Leases {
         true
     }
 
+    #[inline]
     fn next(&self) -> Option<(Duration, usize)> {
         let listed = self.first.map(|slot| (self.slots[slot].deadline, slot));
         let sorted = self.sorted.first().copied();
         listed.into_iter().chain(sorted).min()
     }
 
+    #[inline]
     pub fn next_deadline(&self) -> Option<Duration> {
         self.next().map(|(deadline, _)| deadline)
     }
 
+    #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
         let (deadline, slot) = self.next()?;
         if now < deadline {

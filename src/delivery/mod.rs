@@ -53,17 +53,18 @@ impl Deliveries {
 
     /// Leases the next message until a deadline. `end` is where the log ends, and `is_visible`
     /// says whether a fresh message may be seen yet.
+    #[inline]
     pub fn lease_next(
         &mut self,
         acked: &impl Acked,
         end: Offset,
         deadline: Duration,
-        is_visible: impl FnOnce(Offset) -> bool,
+        mut is_visible: impl FnMut(Offset) -> bool,
     ) -> Option<(Offset, LeaseKey)> {
         let offset = if self.released.is_empty() {
-            self.take_fresh(acked, end, is_visible)?
+            self.take_fresh(acked, end, &mut is_visible)?
         } else if self.fresh_first
-            && let Some(offset) = self.take_fresh(acked, end, is_visible)
+            && let Some(offset) = self.take_fresh(acked, end, &mut is_visible)
         {
             self.fresh_first = false;
             offset
@@ -74,11 +75,12 @@ impl Deliveries {
         Some((offset, self.leases.grant(offset, deadline)))
     }
 
+    #[inline]
     fn take_fresh(
         &mut self,
         acked: &impl Acked,
         end: Offset,
-        is_visible: impl FnOnce(Offset) -> bool,
+        is_visible: &mut impl FnMut(Offset) -> bool,
     ) -> Option<Offset> {
         let offset = acked.next_unacked(self.next, end)?;
         if !is_visible(offset) {
@@ -100,12 +102,14 @@ impl Deliveries {
     }
 
     /// The offset of a delivery whose lease still holds at `now`.
+    #[inline]
     pub fn held(&self, key: LeaseKey, now: Duration) -> Option<Offset> {
         let now = if seeded!(AckWithoutALease) { Duration::ZERO } else { now };
         self.leases.held(key, now)
     }
 
     /// Ends a lease: the message was acked.
+    #[inline]
     pub fn settle(&mut self, key: LeaseKey) {
         self.leases.end(key);
     }
@@ -123,6 +127,7 @@ impl Deliveries {
     }
 
     /// Ends one lease whose deadline has come; its message is to be delivered again.
+    #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
         let offset = self.leases.expire_one(now)?;
         self.released.insert(offset.0);
@@ -130,6 +135,7 @@ impl Deliveries {
     }
 
     /// When the next lease runs out.
+    #[inline]
     pub fn next_deadline(&self) -> Option<Duration> {
         self.leases.next_deadline()
     }

@@ -26,10 +26,13 @@ impl Window for CallsWindow {
 
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice> {
         self.bounds.check_read(at, len)?;
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, len).collect();
-        let buffer = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
-        read_exact_at(&*self.file, at, buffer)?;
-        Ok(Slice::heap(bytes))
+        let mut bytes = vec![0; len];
+        read_exact_at(&*self.file, at, &mut bytes)?;
+        Ok(Slice::heap(Arc::new(bytes)))
+    }
+
+    fn expect(&self, at: u64, len: u64) {
+        self.file.expect(at, len);
     }
 
     /// Slices are copies here, so nothing is in the way.

@@ -1,4 +1,4 @@
-//! Memory maps, and the only unsafe code of the crate.
+//! Memory maps, slices of them, and the only unsafe code of the crate.
 //!
 //! # Why this is sound
 //!
@@ -11,23 +11,33 @@
 //! - The frontier goes back only in `reuse`, which needs the only reference to the region: no
 //!   slice is alive then, and none can come to life meanwhile, because that takes `&self`.
 //!
+//! A [`Slice`] is a pointer to such bytes, or to bytes on the heap, together with a reference count
+//! that keeps them where they are. [`Shares`] hands out many references to one slice, one by one,
+//! and counts them in advance: the count in the [`Shared`] is that of the shares that are alive and
+//! of those that are still to be handed out, and whoever takes it to zero is the last to know it.
+//!
 //! What is assumed of the outside: nobody else writes to or truncates the files of a store whose
 //! lock is held, and all blocks below the mapped length were written before (so that no store
 //! meets a hole). Whoever cannot assume it sets `IoMode::Calls`.
 #![allow(unsafe_code)]
 
 use std::{
+    fmt,
     fs::File,
-    io, slice,
+    io,
+    ops::Deref,
+    process,
+    ptr::NonNull,
+    slice,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering, fence},
     },
 };
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{Purpose, Slice, Window};
+use super::{Purpose, Window};
 
 /// A mapped file with the frontier below which its bytes stay as they are.
 #[derive(Debug)]
@@ -36,20 +46,193 @@ pub struct Region {
     frontier: AtomicUsize,
 }
 
-impl Region {
-    /// Bytes that were written.
+/// A part of a file, held without a copy where the file is mapped. Cloning copies no bytes, and
+/// the bytes stay as they are for as long as any clone lives, even if the file is deleted.
+#[derive(Clone)]
+pub struct Slice {
+    start: *const u8,
+    len: usize,
+    /// A region, or bytes on the heap.
+    _owner: Arc<dyn Send + Sync>,
+}
+
+// SAFETY: the bytes are only read, never change while the owner lives (see `Slice::deref`), and
+// the owner is itself `Send` and `Sync`.
+unsafe impl Send for Slice {}
+// SAFETY: as above; all methods that take `&self` read only.
+unsafe impl Sync for Slice {}
+
+impl Slice {
+    /// Bytes that were copied.
+    pub fn heap(bytes: Arc<Vec<u8>>) -> Slice {
+        Slice { start: bytes.as_ptr(), len: bytes.len(), _owner: bytes }
+    }
+
+    /// Part of a region. `None` if it was not written, or not all of it.
+    fn mapped(region: &Arc<Region>, start: usize, len: usize) -> Option<Slice> {
+        let end = start.checked_add(len)?;
+        if end > region.frontier.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: the range lies in the map, as the frontier never exceeds its length.
+        let start = unsafe { region.map.as_ptr().add(start) };
+        Some(Slice { start, len, _owner: Arc::<Region>::clone(region) })
+    }
+
+    /// A part of this slice.
     ///
     /// # Panics
     ///
-    /// If the range is not below the frontier.
+    /// If the range reaches past the end.
+    pub fn narrow(mut self, start: usize, end: usize) -> Slice {
+        let part = self.get(start..end).expect("a part lies within its slice");
+        (self.start, self.len) = (part.as_ptr(), part.len());
+        self
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
     #[inline]
-    pub fn bytes(&self, start: usize, end: usize) -> &[u8] {
-        assert!(start <= end && end <= self.frontier.load(Ordering::Acquire));
-        // SAFETY: the range lies in the map, as the frontier never exceeds its length, and bytes
-        // below the frontier are not written while this borrow lives: `reuse` is the only way
-        // back, and it needs the only `Arc` to this region, by `&mut`. The acquire load pairs
-        // with the release store in `write`, so the bytes are seen as they were written.
-        unsafe { slice::from_raw_parts(self.map.as_ptr().add(start), end - start) }
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the pointer and the length are those of bytes that the owner keeps in place for
+        // as long as it lives, and this borrow ends before. If it is a vector, nobody changes it,
+        // as that takes the only `Arc`. If it is a region, the bytes lie below its frontier, and
+        // are not written while this borrow lives: `reuse` is the only way back, and it needs the
+        // only `Arc` to the region, by `&mut`. The acquire load when the slice was made pairs with
+        // the release store in `write`, so the bytes are seen as they were written.
+        unsafe { slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl fmt::Debug for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slice({} bytes)", self.len)
+    }
+}
+
+/// A slice that is held by many, and how many they are.
+struct Shared {
+    bytes: Slice,
+    count: AtomicUsize,
+}
+
+impl Shared {
+    /// Counts more shares.
+    fn add(this: NonNull<Shared>, shares: usize) {
+        // SAFETY: whoever calls holds a share, so it is alive.
+        let before = unsafe { this.as_ref() }.count.fetch_add(shares, Ordering::Relaxed);
+        if before > isize::MAX as usize {
+            // So many can only have been forgotten; `Arc` does the same.
+            process::abort();
+        }
+    }
+
+    /// Counts shares off, which the caller held, and will not use any more.
+    #[inline]
+    fn give_up(this: NonNull<Shared>, shares: usize) {
+        // SAFETY: the caller's shares are still counted, so it is alive.
+        if unsafe { this.as_ref() }.count.fetch_sub(shares, Ordering::Release) == shares {
+            Shared::free(this);
+        }
+    }
+
+    #[cold]
+    fn free(this: NonNull<Shared>) {
+        // What others did with it came before they gave it up.
+        fence(Ordering::Acquire);
+        // SAFETY: it came from a box, and the count has just gone to zero, which it does once:
+        // nobody holds a share, and a new one takes another to be made of.
+        drop(unsafe { Box::from_raw(this.as_ptr()) });
+    }
+}
+
+/// Hands out references to one slice. A reference is counted when it is given up, but not when it
+/// is handed out: for that some are counted at once, so it takes half the time of an `Arc`'s.
+pub struct Shares {
+    shared: NonNull<Shared>,
+    /// Shares that are counted, but not handed out. At least one: the slice is alive.
+    left: usize,
+}
+
+/// So many shares are counted at once.
+const SHARES_AT_ONCE: usize = 1 << 12;
+
+// SAFETY: it is a counted reference to a slice, which is `Send` and `Sync` itself, and the count is
+// atomic. `left` changes by `&mut self` only.
+unsafe impl Send for Shares {}
+// SAFETY: as above.
+unsafe impl Sync for Shares {}
+
+impl Shares {
+    pub fn new(bytes: Slice) -> Shares {
+        let shared = Shared { bytes, count: AtomicUsize::new(SHARES_AT_ONCE) };
+        Shares { shared: NonNull::from(Box::leak(Box::new(shared))), left: SHARES_AT_ONCE }
+    }
+
+    #[inline]
+    pub fn take(&mut self) -> Share {
+        if self.left == 1 {
+            Shared::add(self.shared, SHARES_AT_ONCE);
+            self.left += SHARES_AT_ONCE;
+        }
+        self.left -= 1;
+        Share(self.shared)
+    }
+}
+
+impl Deref for Shares {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: at least one share is left, so it is alive for as long as this borrow.
+        unsafe { &self.shared.as_ref().bytes }
+    }
+}
+
+impl Drop for Shares {
+    fn drop(&mut self) {
+        Shared::give_up(self.shared, self.left);
+    }
+}
+
+impl fmt::Debug for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shares({} bytes)", self.len())
+    }
+}
+
+/// A reference to a slice that others hold, too.
+pub struct Share(NonNull<Shared>);
+
+// SAFETY: as of `Shares`.
+unsafe impl Send for Share {}
+// SAFETY: as of `Shares`.
+unsafe impl Sync for Share {}
+
+impl Clone for Share {
+    fn clone(&self) -> Share {
+        Shared::add(self.0, 1);
+        Share(self.0)
+    }
+}
+
+impl Deref for Share {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: this share is counted, so it is alive for as long as this borrow.
+        unsafe { &self.0.as_ref().bytes }
+    }
+}
+
+impl Drop for Share {
+    #[inline]
+    fn drop(&mut self) {
+        Shared::give_up(self.0, 1);
     }
 }
 
@@ -111,13 +294,23 @@ impl Window for MapWindow {
 
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice> {
         let start = usize::try_from(at).ok();
-        let end = start.and_then(|start| start.checked_add(len));
-        match (start, end) {
-            (Some(start), Some(end)) if end <= self.region.frontier.load(Ordering::Acquire) => {
-                Ok(Slice::mapped(Arc::clone(&self.region), start, end))
-            }
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        let slice = start.and_then(|start| Slice::mapped(&self.region, start, len));
+        slice.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    #[cfg(unix)]
+    fn expect(&self, at: u64, len: u64) {
+        let all = self.region.map.len();
+        let at = usize::try_from(at).map_or(all, |at| at.min(all));
+        let len = usize::try_from(len).map_or(all - at, |len| len.min(all - at));
+        // It is a hint: what comes of it does not matter.
+        let _ = self.region.map.advise_range(memmap2::Advice::WillNeed, at, len);
+    }
+
+    fn warm(&self) {
+        // It is of use only if it succeeds, and does no harm if it does not: it stores nothing.
+        #[cfg(target_os = "linux")]
+        let _ = self.region.map.advise(memmap2::Advice::PopulateWrite);
     }
 
     fn reuse(&mut self) -> bool {
@@ -127,5 +320,46 @@ impl Window for MapWindow {
         };
         *region.frontier.get_mut() = 0;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares() -> (Shares, std::sync::Weak<Vec<u8>>) {
+        let bytes = Arc::new(vec![7; 10]);
+        let weak = Arc::downgrade(&bytes);
+        (Shares::new(Slice::heap(bytes).narrow(2, 6)), weak)
+    }
+
+    #[test]
+    fn bytes_live_as_long_as_any_share() {
+        let (mut shares, weak) = shares();
+        let share = shares.take();
+        drop(shares);
+        let other = share.clone();
+        drop(share);
+        assert_eq!((&*other, weak.strong_count()), (&[7; 4][..], 1));
+        drop(other);
+        assert_eq!(weak.strong_count(), 0);
+        let (unused, weak) = self::shares();
+        drop(unused);
+        assert_eq!(weak.strong_count(), 0);
+    }
+
+    #[test]
+    fn shares_are_given_up_by_many_threads() {
+        let (mut shares, weak) = shares();
+        let hands: Vec<_> = (0..4)
+            .map(|_| {
+                let taken: Vec<_> = (0..SHARES_AT_ONCE * 2).map(|_| shares.take()).collect();
+                std::thread::spawn(move || taken.iter().for_each(|it| assert_eq!(it.len(), 4)))
+            })
+            .collect();
+        assert_eq!(&*shares, &[7; 4]);
+        drop(shares);
+        hands.into_iter().for_each(|hand| hand.join().expect("it ends"));
+        assert_eq!(weak.strong_count(), 0);
     }
 }

@@ -10,11 +10,12 @@ mod map;
 pub mod os;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-mod slice;
+#[cfg(any(test, feature = "sim"))]
+pub mod witness;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
-pub use slice::Slice;
+pub use map::{Share, Shares, Slice};
 
 use crate::ids::Timestamp;
 
@@ -43,10 +44,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn maps_are_safe(&self, dir: &Path) -> bool;
     /// Draws a number at random, for the id of a new store.
     fn draw(&self) -> io::Result<[u8; 16]>;
-    /// The time of day.
+    /// The time of day, as of the last tick.
     fn now(&self) -> Timestamp;
-    /// The time since some fixed point. Never goes backwards.
+    /// The time since some fixed point, as of the last tick. Never goes backwards.
     fn elapsed(&self) -> Duration;
+    /// The time from one tick to the next: as late the clock may be.
+    fn tick(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// How a file is opened. All but one are read and written.
@@ -84,6 +89,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn sync(&self) -> io::Result<()>;
     /// Maps the first `len` bytes, all of which must have been written.
     fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>>;
+    /// Says that a range will be read soon.
+    fn expect(&self, _at: u64, _len: u64) {}
 }
 
 /// What a window is for.
@@ -104,6 +111,11 @@ pub trait Window: Send + Sync + fmt::Debug {
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// The bytes at a position, all of them written before.
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice>;
+    /// Says that a range will be asked for soon, so that the system can have it ready.
+    fn expect(&self, _at: u64, _len: u64) {}
+    /// Has the system get ready for writes all over the window. They will be written back with the
+    /// next sync of the file, whatever is written till then.
+    fn warm(&self) {}
     /// Begins again at the front, to fill the file anew. Refused while a slice is alive.
     fn reuse(&mut self) -> bool;
 }

@@ -44,7 +44,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
     Ok(vec![spawn("posthouse-flush", flush)?, spawn("posthouse-keep", keep)?])
 }
 
-/// A thread of ours that panics, as in an application's waker, leaves nobody waiting for it.
+/// A thread of ours that panics leaves nobody waiting for it.
 struct PoisonsOnPanic<'a>(&'a Shared);
 
 impl Drop for PoisonsOnPanic<'_> {
@@ -99,11 +99,13 @@ impl Flusher {
         }
     }
 
+    #[inline]
     pub fn has_thread(&self) -> bool {
         self.has_thread
     }
 
     /// Has everything synced within the interval.
+    #[inline]
     pub fn soon(&self, shared: &Shared) {
         // The flag is cleared before a sync begins, so whoever finds it set was in time.
         if self.has_thread && !self.scheduled.load(Ordering::Relaxed) {
@@ -268,6 +270,7 @@ impl Keeper {
         }
     }
 
+    #[inline]
     pub fn has_thread(&self) -> bool {
         self.has_thread
     }

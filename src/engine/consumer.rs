@@ -17,7 +17,7 @@ use crate::{
     delivery::LeaseKey,
     error::{Error, Result},
     ids::{CursorId, LogId, Offset},
-    store::{Source, Stored},
+    store::Source,
 };
 
 /// One ack cursor, as its handles share it.
@@ -54,7 +54,8 @@ impl Consumer {
         core.begin_consuming(cursor, log)?;
         let watch = core.watch(std::iter::once(log), is_queue);
         let durability = shared.config.durability;
-        let lease = Duration::from_millis(lease_ms);
+        // The clock is as late as its last tick: no lease ends early for that.
+        let lease = Duration::from_millis(lease_ms) + shared.disk.tick();
         let (engine, name) = (engine.clone(), name.into());
         Ok(Consumer { engine, name, cursor, log, watch, lease, durability })
     }
@@ -69,10 +70,8 @@ impl Consumer {
 
     /// Leases and reads up to `most` messages, or waits.
     fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
-        let shared = self.shared();
+        let (mut core, elapsed) = self.lock_expired()?;
         let mut picked = Vec::new();
-        let mut core = self.lock_expired()?;
-        let elapsed = shared.elapsed();
         let mut failure = None;
         while picked.len() < most {
             match self.pick(&mut core, elapsed) {
@@ -95,14 +94,34 @@ impl Consumer {
         }
     }
 
+    /// The same for one message.
+    fn attempt_one(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
+        let (mut core, elapsed) = self.lock_expired()?;
+        let picked = self.pick(&mut core, elapsed);
+        if let Ok(None) = picked {
+            return Ok(Attempt::Wait(self.watch.begin()));
+        }
+        self.finish_picking(core);
+        let picked = picked?.expect("there is one, as was just looked");
+        let key = picked.key;
+        let read = self.read_one(picked);
+        if read.is_err() {
+            self.put_back(std::iter::once(key));
+        }
+        read.map(Attempt::Got)
+    }
+
     /// Takes the core, with all leases ended whose time has come, and their failures counted.
-    fn lock_expired(&self) -> Result<MutexGuard<'_, Core>> {
+    fn lock_expired(&self) -> Result<(MutexGuard<'_, Core>, Duration)> {
         let shared = self.shared();
         let mut core = shared.lock_open()?;
-        core.expire(self.cursor, shared.elapsed());
-        let core = shared.count_failures(core);
-        shared.check_open(&core)?;
-        Ok(core)
+        let elapsed = shared.elapsed();
+        core.expire(self.cursor, elapsed);
+        if core.has_failures() {
+            core = shared.count_failures(core);
+            shared.check_open(&core)?;
+        }
+        Ok((core, elapsed))
     }
 
     /// Lets go of the core after messages were leased.
@@ -123,17 +142,31 @@ impl Consumer {
     fn pick(&self, core: &mut Core, elapsed: Duration) -> Result<Option<Picked>> {
         let visible = core.visible();
         let (store, consumption) = core.store_and(self.cursor)?;
-        let acks = store.acks(self.cursor).ok_or_else(deleted)?;
-        let (_, end) = store.bounds(self.log).ok_or_else(deleted)?;
+        let view = store.view(self.cursor, self.log).ok_or_else(deleted)?;
+        let mut run = None;
+        let is_visible = |offset| {
+            let found = view.run(offset);
+            let is_visible = match found {
+                Some(run) => run.lsn < visible,
+                None => view.is_moved(offset),
+            };
+            if is_visible {
+                // It is the one that is leased.
+                run = found;
+            }
+            is_visible
+        };
         let deadline = elapsed + self.lease;
-        let leased = consumption
-            .deliveries
-            .lease_next(acks, end, deadline, |offset| store.is_before(self.log, offset, visible));
+        let leased = consumption.deliveries.lease_next(view.acks, view.end(), deadline, is_visible);
         let Some((offset, key)) = leased else {
             return Ok(None);
         };
-        let attempt = acks.attempts(offset).saturating_add(1);
-        match store.locate(self.log, offset) {
+        let attempt = view.acks.attempts(offset).saturating_add(1);
+        let located = match run {
+            Some(run) => store.at_run(run),
+            None => store.locate(self.log, offset),
+        };
+        match located {
             Ok(source) => Ok(Some(Picked { offset, key, source, attempt })),
             Err(error) => {
                 // It stays in the queue: damage is reported, not skipped.
@@ -149,14 +182,10 @@ impl Consumer {
     fn read(self: &Arc<Consumer>, picked: Vec<Picked>) -> Result<Vec<Delivery>> {
         let mut deliveries = Vec::with_capacity(picked.len());
         let mut picked = picked.into_iter();
-        while let Some(Picked { offset, key, source, attempt }) = picked.next() {
-            match source.load(offset) {
-                Ok((stored, block)) => {
-                    if let Some(block) = block {
-                        self.shared().lock().store.remember(self.log, block);
-                    }
-                    deliveries.push(self.delivery(key, stored, attempt));
-                }
+        while let Some(one) = picked.next() {
+            let key = one.key;
+            match self.read_one(one) {
+                Ok(delivery) => deliveries.push(delivery),
                 Err(error) => {
                     let unread = std::iter::once(key).chain(picked.map(|one| one.key));
                     self.put_back(unread);
@@ -167,8 +196,13 @@ impl Consumer {
         Ok(deliveries)
     }
 
-    fn delivery(self: &Arc<Consumer>, key: LeaseKey, stored: Stored, attempt: u32) -> Delivery {
-        Delivery::new(Arc::clone(self), key, stored, attempt)
+    fn read_one(self: &Arc<Consumer>, picked: Picked) -> Result<Delivery> {
+        let Picked { offset, key, source, attempt } = picked;
+        let (stored, block) = source.load(offset)?;
+        if let Some(block) = block {
+            self.shared().lock().store.remember(self.log, block);
+        }
+        Ok(Delivery::new(Arc::clone(self), key, stored, attempt))
     }
 
     /// Ends leases of messages that nobody has seen: that is no failed attempt.
@@ -180,13 +214,6 @@ impl Consumer {
         let wakes = core.take_wakes();
         drop(core);
         wakes.wake();
-    }
-
-    fn attempt_one(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
-        Ok(match self.attempt(1)? {
-            Attempt::Got(mut one) => Attempt::Got(one.pop().expect("there is one")),
-            Attempt::Wait(waiting) => Attempt::Wait(waiting),
-        })
     }
 
     pub fn receive(self: &Arc<Consumer>, timeout: Option<Duration>) -> Result<Option<Delivery>> {
@@ -227,7 +254,7 @@ impl Consumer {
     }
 
     pub fn in_flight(&self) -> Result<u64> {
-        let mut core = self.lock_expired()?;
+        let (mut core, _) = self.lock_expired()?;
         let in_flight = core.consumption(self.cursor)?.deliveries.in_flight();
         let wakes = core.take_wakes();
         drop(core);

@@ -71,6 +71,7 @@ impl Core {
     }
 
     /// Commits before this position can be seen by consumers.
+    #[inline]
     pub fn visible(&self) -> Lsn {
         let hides = self.hides_unsynced && !seeded!(VisibleBeforeDurable);
         if hides { self.store.journal.durable() } else { self.store.journal.tail() }
@@ -90,18 +91,22 @@ impl Core {
         shared.unwrap_or_default()
     }
 
-    /// Notes that messages were committed to a log.
-    pub fn arrived(&mut self, log: LogId, messages: usize) {
-        let Some(watched) = self.watches.get_mut(&log) else {
-            return;
-        };
-        if self.hides_unsynced {
-            if watched.fresh == 0 {
-                self.touched.push(log);
+    /// Notes that messages were committed: those who wait for them are woken when they can be
+    /// seen.
+    #[inline]
+    fn note_arrivals(&mut self) {
+        let Core { store, watches, touched, wakes, hides_unsynced, .. } = self;
+        for (log, offsets) in store.placed() {
+            let Some(watched) = watches.get_mut(&log) else { continue };
+            let messages = (offsets.end.0 - offsets.start.0) as usize;
+            if *hides_unsynced {
+                if watched.fresh == 0 {
+                    touched.push(log);
+                }
+                watched.fresh += messages;
+            } else {
+                wake(wakes, watched, messages);
             }
-            watched.fresh += messages;
-        } else {
-            wake(&mut self.wakes, watched, messages);
         }
     }
 
@@ -120,9 +125,10 @@ impl Core {
     }
 
     /// Those to be woken, by the caller, once it has let go of the core.
+    #[inline]
     #[must_use]
     pub fn take_wakes(&mut self) -> Wakes {
-        Wakes(mem::take(&mut self.wakes))
+        Wakes(if self.wakes.is_empty() { Vec::new() } else { mem::take(&mut self.wakes) })
     }
 
     /// What the next sync makes visible, counted from the last one.
@@ -155,11 +161,13 @@ impl Core {
         Ok(())
     }
 
+    #[inline]
     pub fn consumption(&mut self, cursor: CursorId) -> Result<&mut Consumption> {
         self.consumers.get_mut(&cursor).ok_or_else(deleted)
     }
 
     /// The store and a cursor's deliveries at once.
+    #[inline]
     pub fn store_and(&mut self, cursor: CursorId) -> Result<(&mut Store, &mut Consumption)> {
         let consumption = self.consumers.get_mut(&cursor).ok_or_else(deleted)?;
         Ok((&mut self.store, consumption))
@@ -186,11 +194,13 @@ impl Core {
     }
 
     /// The offset of a delivery whose lease holds.
+    #[inline]
     pub fn held(&mut self, cursor: CursorId, key: LeaseKey, now: Duration) -> Result<Offset> {
         self.consumption(cursor)?.deliveries.held(key, now).ok_or_else(lease_lost)
     }
 
     /// Ends a lease after its commit: the message is done with, or is to be delivered again.
+    #[inline]
     pub fn end_lease(&mut self, cursor: CursorId, key: LeaseKey, done: bool) {
         let Some(consumption) = self.consumers.get_mut(&cursor) else {
             return;
@@ -225,6 +235,7 @@ impl Core {
     }
 
     /// Ends leases whose time has come. The failures are to be counted.
+    #[inline]
     pub fn expire(&mut self, cursor: CursorId, elapsed: Duration) {
         while let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.expire_one(elapsed)
@@ -235,6 +246,7 @@ impl Core {
         }
     }
 
+    #[inline]
     pub fn has_failures(&self) -> bool {
         !self.failures.is_empty()
     }
@@ -263,22 +275,29 @@ impl Core {
         self.failures.clear();
     }
 
+    /// Commits, and notes what has arrived by it.
     pub fn commit(&mut self, ops: &[Op<'_>], now: Timestamp) -> Result<Outcome> {
         if seeded!(TransactionIsTwoFrames) && ops.len() > 1 {
-            let outcome = self.store.commit(&ops[..1], now)?;
+            let outcome = self.commit(&ops[..1], now)?;
             return match outcome {
-                Outcome::Done(_) => self.store.commit(&ops[1..], now),
+                Outcome::Done(_) => self.commit(&ops[1..], now),
                 other => Ok(other),
             };
         }
-        self.store.commit(ops, now)
+        let outcome = self.store.commit(ops, now)?;
+        if matches!(outcome, Outcome::Done(_)) {
+            self.note_arrivals();
+        }
+        Ok(outcome)
     }
 
     /// Whether there is work for the keeper: a file to be prepared, or a checkpoint to be made.
+    #[inline]
     pub fn wants_keeping(&self) -> bool {
         self.store.journal.wants_file() || self.wants_checkpoint()
     }
 
+    #[inline]
     pub fn wants_checkpoint(&self) -> bool {
         let journal = &self.store.journal;
         journal.bytes_behind() > self.keeping_from || self.store.is_reclaimable()
@@ -290,6 +309,7 @@ impl Core {
     }
 }
 
+#[inline]
 fn wake(wakes: &mut Vec<(Arc<Watch>, usize)>, watched: &Watched, messages: usize) {
     if watched.watch.has_waiters() {
         let most = if watched.one_each { messages } else { usize::MAX };
@@ -302,7 +322,14 @@ fn wake(wakes: &mut Vec<(Arc<Watch>, usize)>, watched: &Watched, messages: usize
 pub struct Wakes(Vec<(Arc<Watch>, usize)>);
 
 impl Wakes {
+    #[inline]
     pub fn wake(self) {
+        if !self.0.is_empty() {
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(self) {
         for (watch, most) in self.0 {
             watch.wake(most);
         }

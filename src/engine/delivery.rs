@@ -199,8 +199,8 @@ impl Delivery {
     /// before; [`InvalidInput`](crate::ErrorKind::InvalidInput) for less than 1 ms or more than a
     /// day.
     pub fn extend(&self, lease: Duration) -> Result<()> {
-        let lease = check_lease(lease)?;
         let shared = self.consumer.shared();
+        let lease = check_lease(lease)? + shared.disk.tick();
         let now = shared.elapsed();
         let mut core = shared.lock_open()?;
         let deliveries = &mut core.consumption(self.consumer.cursor)?.deliveries;

@@ -173,6 +173,13 @@ impl Engine {
         self.shared().sync_to(tail)
     }
 
+    /// How often the journal was synced since the engine was opened. The durable commits of that
+    /// time divided by it say how many share a flush.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.shared().syncs.flushes()
+    }
+
     /// Moves everything that lives out of the journal, and gives back what space there is to give
     /// back. The engine does so by itself whenever its journal has grown long; call this where a
     /// short recovery or free space is wanted now.

@@ -5,6 +5,7 @@
 //! Invariants: nothing waits for the disk while it holds the core, but for reading a segment's
 //! table; wake-ups are decided under the core, so none is lost; a failed sync ends everything.
 
+mod ahead;
 mod background;
 mod builders;
 mod consumer;
@@ -24,6 +25,7 @@ mod ticket;
 mod time;
 mod topic;
 mod transaction;
+mod turns;
 mod wait;
 
 pub use builders::{GroupBuilder, QueueBuilder, StreamBuilder, SubscriptionBuilder, TopicBuilder};

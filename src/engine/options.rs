@@ -1,5 +1,7 @@
 //! How an engine is opened.
 
+#[cfg(any(test, feature = "sim"))]
+use std::{io, panic::RefUnwindSafe};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -8,7 +10,10 @@ use std::{
 
 use super::{handle::Engine, repair};
 #[cfg(any(test, feature = "sim"))]
-use crate::disk::sim::SimDisk;
+use crate::disk::{
+    sim::SimDisk,
+    witness::{Witness, WitnessedDisk},
+};
 use crate::{
     config::{Config, Durability, IoMode},
     disk::{Disk, os::OsDisk},
@@ -36,6 +41,8 @@ pub struct Options {
     config: Config,
     #[cfg(any(test, feature = "sim"))]
     sim: Option<SimDisk>,
+    #[cfg(any(test, feature = "sim"))]
+    witness: Option<Witness>,
 }
 
 macro_rules! settings {
@@ -98,6 +105,24 @@ impl Options {
         self
     }
 
+    /// Tells somebody of each change on the real disk before and after it is made: whether it is
+    /// before or after, the call, and the path. An error is that of the call. For tests that end
+    /// the process at one of them, or have it fail.
+    #[cfg(any(test, feature = "sim"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn witness(
+        mut self,
+        told: impl Fn(&'static str, &'static str, &Path) -> io::Result<()>
+        + Send
+        + Sync
+        + RefUnwindSafe
+        + 'static,
+    ) -> Options {
+        self.witness = Some(Witness::new(told));
+        self
+    }
+
     /// Opens the store in a directory. If there is none, it is made: in a new directory, or in one
     /// that is empty.
     ///
@@ -152,6 +177,12 @@ impl Options {
         let path = std::path::absolute(path).map_err(|error| {
             crate::Error::io(error, "the store's path cannot be made absolute", path)
         })?;
-        Ok((Arc::new(OsDisk::new()), path, true))
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+        #[cfg(any(test, feature = "sim"))]
+        let disk = match &self.witness {
+            Some(witness) => Arc::new(WitnessedDisk::new(disk, witness.clone())),
+            None => disk,
+        };
+        Ok((disk, path, true))
     }
 }

@@ -27,19 +27,16 @@ pub struct Queue {
     consumer: Arc<Consumer>,
 }
 
-/// Commits messages to a log. The value is the offset of the first.
+/// Commits messages to a log. Returns the offset of the first.
 pub fn append(shared: &Shared, log: LogId, messages: &[Message<'_>]) -> Result<(Offset, Lsn)> {
     shared.transact(|core| {
-        let (_, first) = core.store.bounds(log).ok_or_else(super::core::deleted)?;
         if messages.is_empty() {
-            return Ok(Committing::Done(first, Lsn(0)));
+            let (_, next) = core.store.bounds(log).ok_or_else(super::core::deleted)?;
+            return Ok(Committing::Done(next, Lsn(0)));
         }
         let outcome = core.commit(&[Op::Append { log, messages }], shared.now())?;
-        let committing = Committing::of(outcome, || first);
-        if matches!(committing, Committing::Done(..)) {
-            core.arrived(log, messages.len());
-        }
-        Ok(committing)
+        let placed = core.store.placed().next();
+        Ok(Committing::of(outcome, || placed.expect("messages were committed").1.start))
     })
 }
 

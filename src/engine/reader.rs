@@ -3,22 +3,23 @@
 use std::{fmt, sync::Arc, time::Duration, vec};
 
 use super::{
+    ahead::ReadAhead,
     core::{Core, deleted},
     record::{OwnedRecord, Record},
     stream::Shape,
     wait::{Attempt, Awaited, blocking},
 };
 use crate::{
-    disk::Slice,
+    disk::{Shares, Slice},
     error::{Error, Result},
     format::{
-        block::BlockPlace,
         commit::Run,
+        pack::BlockPlace,
         record::{RecordSpans, take_record},
     },
     ids::{LogId, Lsn, Offset, Timestamp},
-    segment::{Block, SegmentReader},
-    store::{Chunk, Stored, damaged_run},
+    segment::Block,
+    store::{Chunk, damaged_run},
 };
 
 /// Where reading begins.
@@ -78,34 +79,47 @@ impl Start {
 pub struct Reader {
     shape: Arc<Shape>,
     places: Vec<Place>,
-    /// The place that is read, or that is looked at next.
+    /// The place that is read, or that was read last.
     turn: usize,
+    /// Its partition.
+    partition: u32,
     source: Source,
-    /// The record that was read last.
-    current: Option<(Offset, RecordSpans)>,
 }
+
+/// A record that was read: its number, and where its parts are in what is being read.
+type Found = (Offset, RecordSpans);
 
 /// How far one partition was read.
 #[derive(Debug)]
 struct Place {
     partition: u32,
     log: LogId,
+    /// As far as what is being read does not know better.
     next: Offset,
+    ahead: ReadAhead,
 }
 
 /// What is being read.
 #[derive(Debug)]
 enum Source {
     Nothing,
-    Block(Block, BlockPlace),
-    Run { run: OpenRun, behind: vec::IntoIter<(Slice, Lsn)> },
+    Block {
+        block: Block,
+        place: BlockPlace,
+        /// The block's body, for records that live on their own.
+        body: Shares,
+    },
+    Run {
+        run: OpenRun,
+        behind: vec::IntoIter<(Slice, Lsn)>,
+    },
 }
 
 /// A run of the journal that is being read.
 #[derive(Debug)]
 struct OpenRun {
     /// The records.
-    body: Slice,
+    body: Shares,
     lsn: Lsn,
     timestamp: Timestamp,
     at: usize,
@@ -114,14 +128,18 @@ struct OpenRun {
 }
 
 impl OpenRun {
-    fn open(bytes: Slice, lsn: Lsn) -> Result<OpenRun> {
+    /// Opens a run before the first record from `from` on.
+    fn open(bytes: Slice, lsn: Lsn, from: Offset) -> Result<OpenRun> {
         let run = Run::decode(&bytes).map_err(|what| damaged_run(what, lsn))?;
         let (timestamp, next, end) = (run.timestamp, run.first, run.end());
         let (start, len) = (run.body_at, run.len());
-        Ok(OpenRun { lsn, timestamp, at: 0, next, end, body: bytes.narrow(start, len) })
+        let body = Shares::new(bytes.narrow(start, len));
+        let mut run = OpenRun { lsn, timestamp, at: 0, next, end, body };
+        while run.next < from && run.step()?.is_some() {}
+        Ok(run)
     }
 
-    fn step(&mut self) -> Result<Option<(Offset, RecordSpans)>> {
+    fn step(&mut self) -> Result<Option<Found>> {
         if self.next == self.end {
             return Ok(None);
         }
@@ -134,27 +152,68 @@ impl OpenRun {
     }
 }
 
+impl Source {
+    /// The bytes of what was read last.
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Source::Block { block, .. } => block.body(),
+            Source::Run { run, .. } => &run.body,
+            Source::Nothing => &[],
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<Found>> {
+        match self {
+            Source::Block { block, place, .. } => block.step(place),
+            Source::Run { run, behind } => loop {
+                if let Some(found) = run.step()? {
+                    return Ok(Some(found));
+                }
+                match behind.next() {
+                    Some((bytes, lsn)) => *run = OpenRun::open(bytes, lsn, run.next)?,
+                    None => return Ok(None),
+                }
+            },
+            Source::Nothing => Ok(None),
+        }
+    }
+
+    /// The offset behind what was read last.
+    fn next(&self) -> Option<Offset> {
+        match self {
+            Source::Block { place, .. } => Some(place.next()),
+            Source::Run { run, .. } => Some(run.next),
+            Source::Nothing => None,
+        }
+    }
+}
+
 impl Reader {
     pub(super) fn open(
         shape: &Arc<Shape>,
-        starts: impl Iterator<Item = (u32, Start)>,
+        starts: impl ExactSizeIterator<Item = (u32, Start)>,
     ) -> Result<Reader> {
         let mut core = shape.engine.shared().lock_open()?;
+        let logs = starts.len();
         let place = |(partition, start): (u32, Start)| {
             let log = shape.log(partition);
-            Ok(Place { partition, log, next: start.resolve(&mut core, log)? })
+            let next = start.resolve(&mut core, log)?;
+            Ok(Place { partition, log, next, ahead: ReadAhead::new(logs) })
         };
         let places = starts.map(place).collect::<Result<_>>()?;
         drop(core);
         let shape = Arc::clone(shape);
-        Ok(Reader { shape, places, turn: 0, source: Source::Nothing, current: None })
+        Ok(Reader { shape, places, turn: 0, partition: 0, source: Source::Nothing })
     }
 
     /// Where reading will go on: the offset of the next record, for each partition that is read.
     pub fn positions(&self) -> impl Iterator<Item = super::stream::Position> {
-        self.places
-            .iter()
-            .map(|place| super::stream::Position { partition: place.partition, offset: place.next })
+        self.places.iter().enumerate().map(|(n, place)| {
+            let reading = self.source.next().filter(|_| n == self.turn);
+            let offset = reading.unwrap_or(place.next);
+            super::stream::Position { partition: place.partition, offset }
+        })
     }
 
     pub(super) fn shape(&self) -> &Arc<Shape> {
@@ -170,8 +229,16 @@ impl Reader {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if what follows is damaged: it is not skipped;
     /// [`Io`](crate::ErrorKind::Io) if it cannot be read;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
+    #[inline]
     pub fn try_read(&mut self) -> Result<Option<Record<'_>>> {
-        Ok(if self.advance()? { Some(self.record()) } else { None })
+        let found = match self.quick() {
+            Some(found) => found,
+            None => match self.advance()? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(self.record(found)))
     }
 
     /// Reads the next record, and waits for one if need be. `None` if the time ran out.
@@ -182,7 +249,7 @@ impl Reader {
     pub fn read(&mut self, timeout: Duration) -> Result<Option<Record<'_>>> {
         let shared = Arc::clone(self.shape.engine.shared());
         let advanced = blocking(Some(timeout), || shared.elapsed(), || self.advance_or_wait())?;
-        Ok(advanced.map(|()| self.record()))
+        Ok(advanced.map(|found| self.record(found)))
     }
 
     /// Reads the next record, asynchronously. Needs no particular runtime, and skips nothing when
@@ -192,80 +259,74 @@ impl Reader {
     ///
     /// As [`try_read`](Reader::try_read).
     pub async fn read_async(&mut self) -> Result<Record<'_>> {
-        Awaited::new(|| self.advance_or_wait()).await?;
-        Ok(self.record())
+        let found = Awaited::new(|| self.advance_or_wait()).await?;
+        Ok(self.record(found))
     }
 
-    fn record(&self) -> Record<'_> {
-        let (offset, spans) = self.current.expect("it was advanced to");
-        let bytes: &[u8] = match &self.source {
-            Source::Block(block, _) => block.body(),
-            Source::Run { run, .. } => &run.body,
-            Source::Nothing => unreachable!("a record has a source"),
-        };
-        Record { bytes, spans, partition: self.places[self.turn].partition, offset }
-    }
-
-    /// Goes to the next record. `false` if there is none yet.
     #[inline]
-    fn advance(&mut self) -> Result<bool> {
-        loop {
-            if let Some((offset, spans)) = self.step()? {
-                let place = &mut self.places[self.turn];
-                // A seek by offset may have landed before it.
-                if offset < place.next {
-                    continue;
-                }
-                place.next = offset.next();
-                self.current = Some((offset, spans));
-                return Ok(true);
-            }
-            if !self.load()? {
-                self.current = None;
-                return Ok(false);
-            }
+    fn record(&self, (offset, spans): Found) -> Record<'_> {
+        Record { bytes: self.source.bytes(), spans, partition: self.partition, offset }
+    }
+
+    /// The next record, if it is one of those that take next to nothing to read: most do. It is the
+    /// part of reading that goes into the code of whoever reads.
+    #[inline]
+    fn quick(&mut self) -> Option<Found> {
+        match &mut self.source {
+            Source::Block { block, place, .. } => block.quick(place),
+            _ => None,
         }
     }
 
-    fn step(&mut self) -> Result<Option<(Offset, RecordSpans)>> {
-        match &mut self.source {
-            Source::Block(block, place) => block.step(place),
-            Source::Run { run, behind } => loop {
-                if let Some(record) = run.step()? {
-                    return Ok(Some(record));
-                }
-                match behind.next() {
-                    Some((bytes, lsn)) => *run = OpenRun::open(bytes, lsn)?,
-                    None => return Ok(None),
-                }
-            },
-            Source::Nothing => Ok(None),
+    /// Goes to the next record. `None` if there is none yet.
+    fn advance(&mut self) -> Result<Option<Found>> {
+        loop {
+            if let Some(found) = self.source.step()? {
+                return Ok(Some(found));
+            }
+            if !self.load()? {
+                return Ok(None);
+            }
         }
     }
 
     /// Finds the next chunk of any partition, in turn.
     fn load(&mut self) -> Result<bool> {
-        self.source = Source::Nothing;
+        if let Some(next) = self.source.next() {
+            self.places[self.turn].next = next;
+            self.source = Source::Nothing;
+        }
         let mut core = self.shape.engine.shared().lock_open()?;
         let visible = core.visible();
         for _ in 0..self.places.len() {
             self.turn = (self.turn + 1) % self.places.len();
             let place = &mut self.places[self.turn];
+            self.partition = place.partition;
             // What was trimmed meanwhile is skipped.
             let start = core.store.bounds(place.log).map_or(place.next, |(start, _)| start);
             place.next = place.next.max(start);
             if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
+                let upcoming = match &chunk {
+                    Chunk::Segment(reader, index) if place.ahead.wants_next(reader, *index) => {
+                        let end = reader.table().last().map_or(place.next, |last| last.last.next());
+                        core.store.upcoming(place.log, end)
+                    }
+                    _ => None,
+                };
                 drop(core);
-                self.source = open_chunk(chunk, place.next)?;
+                if let Some(next) = upcoming {
+                    place.ahead.go_on_with(&next);
+                }
+                self.source = place.open(chunk)?;
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn advance_or_wait(&mut self) -> Result<Attempt<()>> {
-        if self.advance()? {
-            return Ok(Attempt::Got(()));
+    fn advance_or_wait(&mut self) -> Result<Attempt<Found>> {
+        if let Some(found) = self.advance()? {
+            return Ok(Attempt::Got(found));
         }
         // Look once more with the core in hand: what comes afterwards wakes whoever waits.
         let mut core = self.shape.engine.shared().lock_open()?;
@@ -280,21 +341,23 @@ impl Reader {
     }
 }
 
-fn open_chunk(chunk: Chunk, next: Offset) -> Result<Source> {
-    match chunk {
-        Chunk::Segment(reader, index) => open_block(&reader, index, next),
-        Chunk::Runs(runs) => {
-            let mut runs = runs.into_iter();
-            let (bytes, lsn) = runs.next().expect("a chunk has a run");
-            Ok(Source::Run { run: OpenRun::open(bytes, lsn)?, behind: runs })
+impl Place {
+    fn open(&mut self, chunk: Chunk) -> Result<Source> {
+        match chunk {
+            Chunk::Segment(reader, index) => {
+                self.ahead.go_on(&reader, index);
+                let block = reader.block(index)?;
+                let place = block.seek(self.next);
+                let body = Shares::new(block.body().clone());
+                Ok(Source::Block { block, place, body })
+            }
+            Chunk::Runs(runs) => {
+                let mut runs = runs.into_iter();
+                let (bytes, lsn) = runs.next().expect("a chunk has a run");
+                Ok(Source::Run { run: OpenRun::open(bytes, lsn, self.next)?, behind: runs })
+            }
         }
     }
-}
-
-fn open_block(reader: &SegmentReader, index: usize, next: Offset) -> Result<Source> {
-    let block = reader.block(index)?;
-    let place = block.seek(next)?;
-    Ok(Source::Block(block, place))
 }
 
 /// Hands out records that live on their own, and ends when it has caught up. It may go on when it
@@ -302,20 +365,22 @@ fn open_block(reader: &SegmentReader, index: usize, next: Offset) -> Result<Sour
 impl Iterator for Reader {
     type Item = Result<OwnedRecord>;
 
+    #[inline]
     fn next(&mut self) -> Option<Result<OwnedRecord>> {
-        match self.advance() {
-            Ok(true) => {}
-            Ok(false) => return None,
-            Err(error) => return Some(Err(error)),
-        }
-        let (offset, spans) = self.current.expect("it was advanced to");
-        let bytes = match &self.source {
-            Source::Block(block, _) => block.body().clone(),
-            Source::Run { run, .. } => run.body.clone(),
+        let (offset, spans) = match self.quick() {
+            Some(found) => found,
+            None => match self.advance() {
+                Ok(Some(found)) => found,
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        let bytes = match &mut self.source {
+            Source::Block { body, .. } => body.take(),
+            Source::Run { run, .. } => run.body.take(),
             Source::Nothing => unreachable!("a record has a source"),
         };
-        let partition = self.places[self.turn].partition;
-        Some(Ok(OwnedRecord { stored: Stored::new(bytes, spans, offset), partition }))
+        Some(Ok(OwnedRecord { bytes, spans, partition: self.partition, offset }))
     }
 }
 

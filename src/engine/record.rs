@@ -3,10 +3,10 @@
 use std::fmt;
 
 use crate::{
+    disk::Share,
     format::record::{Headers, RecordSpans},
     ids::{Offset, Timestamp},
     message::Message,
-    store::Stored,
 };
 
 /// A record of a stream, borrowed from its reader: nothing is copied.
@@ -21,20 +21,23 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// The payload.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &'a [u8] {
-        self.spans.payload.of(self.bytes)
+        self.spans.payload(self.bytes)
     }
 
     /// The key, if the record has one.
     #[must_use]
+    #[inline]
     pub fn key(&self) -> Option<&'a [u8]> {
-        self.spans.key.map(|key| key.of(self.bytes))
+        self.spans.key(self.bytes)
     }
 
     /// The headers, in the order in which they were added.
     #[must_use]
+    #[inline]
     pub fn headers(&self) -> Headers<'a> {
-        Headers::new(self.spans.headers.of(self.bytes))
+        Headers::new(self.spans.headers(self.bytes))
     }
 
     /// The first header with a name.
@@ -45,18 +48,21 @@ impl<'a> Record<'a> {
 
     /// When the record was committed, or what was set when it was appended.
     #[must_use]
+    #[inline]
     pub fn timestamp(&self) -> Timestamp {
         self.spans.timestamp
     }
 
     /// The record's partition.
     #[must_use]
+    #[inline]
     pub fn partition(&self) -> u32 {
         self.partition
     }
 
     /// The record's number in its partition.
     #[must_use]
+    #[inline]
     pub fn offset(&self) -> Offset {
         self.offset
     }
@@ -80,27 +86,32 @@ impl fmt::Debug for Record<'_> {
 /// mapped: they are kept for as long as it lives.
 #[derive(Clone)]
 pub struct OwnedRecord {
-    pub(super) stored: Stored,
+    pub(super) bytes: Share,
+    pub(super) spans: RecordSpans,
     pub(super) partition: u32,
+    pub(super) offset: Offset,
 }
 
 impl OwnedRecord {
     /// The payload.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.stored.payload()
+        self.spans.payload(&self.bytes)
     }
 
     /// The key, if the record has one.
     #[must_use]
+    #[inline]
     pub fn key(&self) -> Option<&[u8]> {
-        self.stored.key()
+        self.spans.key(&self.bytes)
     }
 
     /// The headers, in the order in which they were added.
     #[must_use]
+    #[inline]
     pub fn headers(&self) -> Headers<'_> {
-        self.stored.headers()
+        Headers::new(self.spans.headers(&self.bytes))
     }
 
     /// The first header with a name.
@@ -111,20 +122,23 @@ impl OwnedRecord {
 
     /// When the record was committed, or what was set when it was appended.
     #[must_use]
+    #[inline]
     pub fn timestamp(&self) -> Timestamp {
-        self.stored.timestamp()
+        self.spans.timestamp
     }
 
     /// The record's partition.
     #[must_use]
+    #[inline]
     pub fn partition(&self) -> u32 {
         self.partition
     }
 
     /// The record's number in its partition.
     #[must_use]
+    #[inline]
     pub fn offset(&self) -> Offset {
-        self.stored.offset
+        self.offset
     }
 }
 

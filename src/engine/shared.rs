@@ -66,6 +66,7 @@ impl Shared {
     }
 
     /// Takes the core.
+    #[inline]
     pub fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(|panicked| {
             // A thread panicked in the middle of a change: what the core holds may be half done.
@@ -77,12 +78,14 @@ impl Shared {
     }
 
     /// Takes the core, if the engine is in working order.
+    #[inline]
     pub fn lock_open(&self) -> Result<MutexGuard<'_, Core>> {
         let core = self.lock();
         self.check_open(&core)?;
         Ok(core)
     }
 
+    #[inline]
     pub fn check_open(&self, core: &Core) -> Result<()> {
         self.syncs.check()?;
         if core.closed {
@@ -91,10 +94,12 @@ impl Shared {
         Ok(())
     }
 
+    #[inline]
     pub fn now(&self) -> Timestamp {
         self.disk.now()
     }
 
+    #[inline]
     pub fn elapsed(&self) -> Duration {
         self.disk.elapsed()
     }
@@ -119,6 +124,7 @@ impl Shared {
     }
 
     /// Commits: calls `attempt` with the core in hand until there is room for the commit.
+    #[inline]
     pub fn transact<T>(
         &self,
         mut attempt: impl FnMut(&mut Core) -> Result<Committing<T>>,
@@ -130,19 +136,25 @@ impl Shared {
             let wants_keeping = core.wants_keeping();
             drop(core);
             wakes.wake();
-            if wants_keeping && self.keeper.has_thread() {
-                self.keeper.call();
-            }
             match attempted? {
                 Committing::Done(value, end) => {
-                    if wants_keeping && !self.keeper.has_thread() {
-                        // As with a thread: the commit does not depend on how it goes.
-                        let _ = background::keep_once(self);
+                    if wants_keeping {
+                        self.keep_up();
                     }
                     return Ok((value, end));
                 }
                 Committing::NotYet(outcome) => self.make_room(outcome)?,
             }
+        }
+    }
+
+    /// Has the keeper do what there is for it to do.
+    fn keep_up(&self) {
+        if self.keeper.has_thread() {
+            self.keeper.call();
+        } else {
+            // As with a thread: the commit does not depend on how it goes.
+            let _ = background::keep_once(self);
         }
     }
 
@@ -202,6 +214,7 @@ impl Shared {
     }
 
     /// Waits for what a commit was promised.
+    #[inline]
     pub fn complete<T>(&self, (value, end): (T, Lsn), durability: Durability) -> Result<T> {
         match durability {
             Durability::Sync => self.sync_to(end)?,

@@ -12,6 +12,7 @@ use super::{
     builders::GroupBuilder,
     core::deleted,
     handle::Engine,
+    queue::append,
     reader::{Reader, Start},
     shared::Committing,
     ticket::Ticket,
@@ -164,9 +165,8 @@ impl Stream {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted: nothing was appended.
     /// [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
     pub fn append<'m>(&self, message: impl Into<Message<'m>>) -> Result<Position> {
-        let committed = self.commit(&[message.into()])?;
-        let positions = self.shape.engine.shared().complete(committed, self.durability)?;
-        Ok(positions[0])
+        let committed = self.commit_one(&message.into())?;
+        self.shape.engine.shared().complete(committed, self.durability)
     }
 
     /// Appends records as one commit: all of them, or none. Returns where they are, in the order
@@ -191,8 +191,16 @@ impl Stream {
     ///
     /// As [`append`](Stream::append), up to the commit.
     pub fn append_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Position>> {
-        let (positions, end) = self.commit(&[message.into()])?;
-        Ok(Ticket::new(&self.shape.engine, positions[0], end))
+        let (position, end) = self.commit_one(&message.into())?;
+        Ok(Ticket::new(&self.shape.engine, position, end))
+    }
+
+    fn commit_one(&self, message: &Message<'_>) -> Result<(Position, Lsn)> {
+        let shape = &self.shape;
+        let partition = shape.partition_for(message);
+        let messages = std::slice::from_ref(message);
+        let (offset, end) = append(shape.engine.shared(), shape.log(partition), messages)?;
+        Ok((Position { partition, offset }, end))
     }
 
     fn commit(&self, messages: &[Message<'_>]) -> Result<(Vec<Position>, Lsn)> {
@@ -203,33 +211,20 @@ impl Stream {
         let mut ops = Vec::new();
         let mut at = 0;
         for same in partitions.chunk_by(|a, b| a == b) {
-            let log = shape.log(same[0]);
-            ops.push((log, Op::Append { log, messages: &messages[at..at + same.len()] }, same));
+            let messages = &messages[at..at + same.len()];
+            ops.push(Op::Append { log: shape.log(same[0]), messages });
             at += same.len();
         }
-        let operations: Vec<Op<'_>> = ops.iter().map(|(_, op, _)| *op).collect();
         shared.transact(|core| {
-            let mut next = std::collections::BTreeMap::new();
-            let mut positions = Vec::with_capacity(messages.len());
-            for (log, _, same) in &ops {
-                let (_, end) = core.store.bounds(*log).ok_or_else(deleted)?;
-                let offset: &mut Offset = next.entry(*log).or_insert(end);
-                for partition in *same {
-                    positions.push(Position { partition: *partition, offset: *offset });
-                    *offset = offset.next();
-                }
-            }
             if messages.is_empty() {
-                return Ok(Committing::Done(positions, Lsn(0)));
+                core.store.bounds(shape.log(0)).ok_or_else(deleted)?;
+                return Ok(Committing::Done(Vec::new(), Lsn(0)));
             }
-            let outcome = core.commit(&operations, shared.now())?;
-            let committing = Committing::of(outcome, || positions);
-            if matches!(committing, Committing::Done(..)) {
-                for (log, _, same) in &ops {
-                    core.arrived(*log, same.len());
-                }
-            }
-            Ok(committing)
+            let outcome = core.commit(&ops, shared.now())?;
+            let offsets = core.store.placed().flat_map(|(_, it)| it.start.0..it.end.0);
+            let position = |(&partition, offset)| Position { partition, offset: Offset(offset) };
+            let positions = partitions.iter().zip(offsets).map(position);
+            Ok(Committing::of(outcome, || positions.collect()))
         })
     }
 

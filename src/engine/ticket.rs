@@ -6,9 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use event_listener::EventListener;
-
-use super::handle::Engine;
+use super::{handle::Engine, wait::Waiting};
 use crate::{error::Result, ids::Lsn};
 
 /// A commit that was made and may not be durable yet.
@@ -33,13 +31,13 @@ pub struct Ticket<T> {
     engine: Engine,
     value: Option<T>,
     end: Lsn,
-    listener: Option<EventListener>,
+    waiting: Option<Waiting>,
 }
 
 impl<T> Ticket<T> {
     pub(super) fn new(engine: &Engine, value: T, end: Lsn) -> Ticket<T> {
         engine.shared().flusher.at_once();
-        Ticket { engine: engine.clone(), value: Some(value), end, listener: None }
+        Ticket { engine: engine.clone(), value: Some(value), end, waiting: None }
     }
 
     /// Blocks until the commit is durable.
@@ -85,14 +83,14 @@ impl<T: Unpin> Future for Ticket<T> {
                 let value = this.value.take().expect("a ticket is polled until it is ready");
                 return Poll::Ready(outcome.map(|()| value));
             }
-            match &mut this.listener {
-                // What happened before the listener was there woke nobody: look once more.
+            match &mut this.waiting {
+                // What happened before the wait began woke nobody: look once more.
                 None => {
-                    this.listener = Some(shared.syncs.listen());
+                    this.waiting = Some(shared.syncs.listen());
                     shared.flusher.at_once();
                 }
-                Some(listener) => match Pin::new(listener).poll(context) {
-                    Poll::Ready(()) => this.listener = None,
+                Some(waiting) => match waiting.poll(context) {
+                    Poll::Ready(()) => this.waiting = None,
                     Poll::Pending => return Poll::Pending,
                 },
             }

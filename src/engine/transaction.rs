@@ -1,9 +1,9 @@
 //! Transactions: one frame over everything.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{
-    core::{Core, deleted},
+    core::Core,
     delivery::Delivery,
     group::Group,
     handle::Engine,
@@ -226,9 +226,8 @@ impl Transaction {
             if ops.is_empty() {
                 return Ok(Committing::Done(Vec::new(), Lsn(0)));
             }
-            let positions = self.positions(core)?;
             let outcome = core.commit(&ops, shared.now())?;
-            let committing = Committing::of(outcome, || positions);
+            let committing = Committing::of(outcome, || self.positions(core));
             if matches!(committing, Committing::Done(..)) {
                 self.take_effect(core);
             }
@@ -252,24 +251,19 @@ impl Transaction {
         Ok(())
     }
 
-    fn positions(&self, core: &Core) -> Result<Vec<Position>> {
-        let mut next: BTreeMap<LogId, Offset> = BTreeMap::new();
-        let mut positions = Vec::with_capacity(self.appends.len());
-        for append in &self.appends {
-            let (_, end) = core.store.bounds(append.log).ok_or_else(deleted)?;
-            let offset = next.entry(append.log).or_insert(end);
-            positions.push(Position { partition: append.partition, offset: *offset });
-            *offset = offset.next();
-        }
-        Ok(positions)
+    /// Where the messages of the last commit are. Each was a run of its own.
+    fn positions(&self, core: &Core) -> Vec<Position> {
+        let placed = self.appends.iter().zip(core.store.placed());
+        let position = |(append, (_, offsets)): (&Append, (LogId, Range<Offset>))| Position {
+            partition: append.partition,
+            offset: offsets.start,
+        };
+        placed.map(position).collect()
     }
 
     fn take_effect(&self, core: &mut Core) {
         for settle in &self.settles {
             core.end_lease(settle.cursor, settle.key, settle.done);
-        }
-        for append in &self.appends {
-            core.arrived(append.log, 1);
         }
     }
 }

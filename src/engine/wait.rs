@@ -1,81 +1,171 @@
-//! Waiting for messages, by a thread or by a task.
+//! Waiting, by a thread or by a task: for messages, or for something to become durable.
 
 use std::{
+    collections::BTreeMap,
+    fmt, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, PoisonError, atomic::Ordering},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use event_listener::{Event, EventListener, Listener};
+use crate::{
+    error::Result,
+    prims::{AtomicUsize, Condvar, Mutex, MutexGuard},
+};
 
-use crate::error::Result;
-
-/// Where those wait who want messages of one queue, topic or stream.
+/// Where those wait who want the same: messages of one queue, topic or stream.
 ///
-/// Who waits registers while it holds the core; who brings messages looks while it holds the core,
-/// too: so either the one sees the messages, or the other sees the one that waits.
+/// Who waits registers while holding the core; who brings messages looks while holding the core,
+/// too: so either the one sees the messages, or the other sees the one that waits. Who wakes has let
+/// go of all locks by then, as whoever is woken would else run into them, and sleep once more.
 #[derive(Debug, Default)]
 pub struct Watch {
-    event: Event,
-    waiting: AtomicUsize,
+    sleepers: Mutex<Sleepers>,
+    /// How many they are.
+    asleep: AtomicUsize,
+}
+
+/// Those who wait and were not woken, in the order in which they came.
+#[derive(Debug, Default)]
+struct Sleepers {
+    asleep: BTreeMap<u64, Arc<Sleeper>>,
+    next: u64,
+}
+
+#[derive(Debug, Default)]
+struct Sleeper {
+    state: Mutex<Sleep>,
+    woken: Condvar,
+}
+
+#[derive(Default)]
+enum Sleep {
+    /// Of a thread, or of a task that was not polled yet.
+    #[default]
+    Sound,
+    Task(Waker),
+    Woken,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Watch {
     /// Begins to wait. To be called with the core in hand.
     pub fn begin(self: &Arc<Watch>) -> Waiting {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting { listener: self.event.listen(), _counted: Counted(Arc::clone(self)) }
+        let sleeper = Arc::new(Sleeper::default());
+        let number = self.change(|sleepers| {
+            sleepers.next += 1;
+            sleepers.asleep.insert(sleepers.next, Arc::clone(&sleeper));
+            sleepers.next
+        });
+        Waiting { watch: Arc::clone(self), sleeper, number, is_over: false }
+    }
+
+    fn change<T>(&self, act: impl FnOnce(&mut Sleepers) -> T) -> T {
+        let mut sleepers = locked(&self.sleepers);
+        let value = act(&mut sleepers);
+        self.asleep.store(sleepers.asleep.len(), Ordering::Relaxed);
+        value
     }
 
     /// Whether anyone waits. To be asked with the core in hand.
     pub fn has_waiters(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.asleep.load(Ordering::Relaxed) > 0
     }
 
-    /// Wakes up to so many.
+    /// Wakes up to so many, those first who have waited longest.
     pub fn wake(&self, most: usize) {
-        if most == usize::MAX {
-            self.event.notify(most);
-        } else {
-            self.event.notify_additional(most);
+        let woken = self.change(|sleepers| {
+            let rest = match sleepers.asleep.keys().nth(most).copied() {
+                Some(first) => sleepers.asleep.split_off(&first),
+                None => BTreeMap::new(),
+            };
+            mem::replace(&mut sleepers.asleep, rest)
+        });
+        woken.into_values().for_each(|sleeper| sleeper.wake());
+    }
+}
+
+impl Sleeper {
+    fn wake(&self) {
+        let before = mem::replace(&mut *locked(&self.state), Sleep::Woken);
+        match before {
+            Sleep::Sound => self.woken.notify_one(),
+            // One that panics has said so, and the others are to be woken all the same.
+            Sleep::Task(waker) => drop(catch_unwind(AssertUnwindSafe(|| waker.wake()))),
+            Sleep::Woken => {}
         }
     }
 }
 
-/// One that waits.
+/// One that waits. Whoever is woken and does not want it any more has the next one woken instead.
 #[derive(Debug)]
 pub struct Waiting {
-    listener: EventListener,
-    _counted: Counted,
-}
-
-#[derive(Debug)]
-struct Counted(Arc<Watch>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
+    watch: Arc<Watch>,
+    sleeper: Arc<Sleeper>,
+    number: u64,
+    is_over: bool,
 }
 
 impl Waiting {
     /// Blocks until woken; `false` if the time ran out before. `None` is for ever.
-    pub fn wait(self, timeout: Option<Duration>) -> bool {
-        match timeout {
-            Some(timeout) => self.listener.wait_timeout(timeout).is_some(),
-            None => {
-                self.listener.wait();
-                true
+    pub fn wait(mut self, timeout: Option<Duration>) -> bool {
+        let sleeps = |state: &mut Sleep| !matches!(state, Sleep::Woken);
+        let state = locked(&self.sleeper.state);
+        let state = match timeout {
+            Some(timeout) => {
+                let waited = self.sleeper.woken.wait_timeout_while(state, timeout, sleeps);
+                waited.unwrap_or_else(PoisonError::into_inner).0
             }
-        }
+            None => {
+                let waited = self.sleeper.woken.wait_while(state, sleeps);
+                waited.unwrap_or_else(PoisonError::into_inner)
+            }
+        };
+        let is_woken = matches!(*state, Sleep::Woken);
+        drop(state);
+        self.is_over = is_woken;
+        is_woken
     }
 
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.listener).poll(context)
+        // The application's code runs without locks.
+        let waker = context.waker().clone();
+        let mut state = locked(&self.sleeper.state);
+        if matches!(*state, Sleep::Woken) {
+            self.is_over = true;
+            return Poll::Ready(());
+        }
+        let before = mem::replace(&mut *state, Sleep::Task(waker));
+        drop(state);
+        drop(before);
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let number = self.number;
+        if self.watch.change(|sleepers| sleepers.asleep.remove(&number)).is_none() {
+            self.watch.wake(1);
+        }
+    }
+}
+
+impl fmt::Debug for Sleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Sleep::Sound => "Sound",
+            Sleep::Task(_) => "Task",
+            Sleep::Woken => "Woken",
+        })
     }
 }
 

@@ -1,16 +1,11 @@
-//! Blocks: what a segment consists of. About 64 KiB of records under one checksum, with a table
-//! behind them that finds any one of them. `docs/FORMAT.md` has the table under "Blocks".
+//! Blocks: what a segment consists of. About 64 KiB of records under one checksum. This is the
+//! header; how the body is packed is told in `pack.rs`. `docs/FORMAT.md` has the table under
+//! "Blocks".
 
-use super::{
-    record::{RecordParts, RecordSpans, take_record},
-    wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, Seed, aligned},
-};
+use super::wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, Seed, aligned};
 use crate::ids::{Offset, Timestamp};
 
 pub const BLOCK_HEADER_BYTES: usize = 64;
-/// One entry of the table behind the records stands for so many of them.
-const RESTART_EVERY: u32 = 16;
-const RESTART_BYTES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -131,173 +126,17 @@ impl BlockHeader {
         Ok(())
     }
 
-    /// Appends a whole block: this header, with the body's length and checksum, then the body.
-    pub fn put(mut self, out: &mut Vec<u8>, body: &[u8], seed: Seed) {
-        self.body_len = u32::try_from(body.len()).expect("blocks are below 4 GiB");
+    /// Appends a whole block: this header, with the body's length and checksum, then the body, which
+    /// is given in parts.
+    pub fn put(mut self, out: &mut Vec<u8>, body: &[&[u8]], seed: Seed) {
+        let header_at = out.len();
+        let body_at = header_at + BLOCK_HEADER_BYTES;
+        out.resize(body_at, 0);
+        body.iter().for_each(|part| out.extend_from_slice(part));
+        self.body_len = u32::try_from(out.len() - body_at).expect("blocks are below 4 GiB");
         self.raw_len = self.body_len;
-        self.body_checksum = seed.checksum(body);
-        out.extend_from_slice(&self.encode(seed));
-        out.extend_from_slice(body);
+        self.body_checksum = seed.checksum(&out[body_at..]);
+        out[header_at..body_at].copy_from_slice(&self.encode(seed));
         out.resize(aligned(out.len() as u64) as usize, 0);
-    }
-}
-
-/// Packs records into the body of a block.
-#[derive(Debug, Default)]
-pub struct BlockBuilder {
-    records: Vec<u8>,
-    restarts: Vec<u8>,
-    first: Offset,
-    last: Offset,
-    count: u32,
-    base_time: Timestamp,
-    max_time: Timestamp,
-}
-
-impl BlockBuilder {
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// The bytes that the block would have by now.
-    pub fn len(&self) -> usize {
-        BLOCK_HEADER_BYTES + self.records.len() + self.restarts.len()
-    }
-
-    /// Whether a record with this offset can still join the block.
-    pub fn fits(&self, offset: Offset) -> bool {
-        self.count == 0 || offset.0 - self.first.0 <= u64::from(u32::MAX)
-    }
-
-    /// Adds a record. Offsets must grow.
-    pub fn push(&mut self, offset: Offset, record: &RecordParts<'_>) {
-        if self.count == 0 {
-            self.first = offset;
-            self.base_time = record.timestamp;
-            self.max_time = record.timestamp;
-        }
-        let delta = offset.0 - self.first.0;
-        let gap = self.count > 0 && offset.0 != self.last.0 + 1;
-        if self.count.is_multiple_of(RESTART_EVERY) {
-            self.restarts.extend_from_slice(&(self.records.len() as u32).to_le_bytes());
-            self.restarts.extend_from_slice(&(delta as u32).to_le_bytes());
-        }
-        record.put(&mut self.records, self.base_time, gap.then_some(delta));
-        self.last = offset;
-        self.max_time = self.max_time.max(record.timestamp);
-        self.count += 1;
-    }
-
-    /// Appends the block to `out`, to stand at `position`, and begins the next one.
-    pub fn finish(&mut self, out: &mut Vec<u8>, position: u64, seed: Seed) -> BlockHeader {
-        let header = BlockHeader {
-            body_checksum: 0,
-            body_len: 0,
-            raw_len: 0,
-            first: self.first,
-            last: self.last,
-            count: self.count,
-            kind: BlockKind::Records,
-            base_time: self.base_time,
-            max_time: self.max_time,
-            position,
-        };
-        self.records.extend_from_slice(&self.restarts);
-        let at = out.len();
-        header.put(out, &self.records, seed);
-        self.records.clear();
-        self.restarts.clear();
-        self.count = 0;
-        BlockHeader::decode(&out[at..], position, seed).expect("a block just encoded decodes")
-    }
-}
-
-/// A place between two records of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockPlace {
-    at: usize,
-    /// The least offset that the next record can have.
-    next: Offset,
-}
-
-/// The records of a verified block.
-#[derive(Clone, Copy, Debug)]
-pub struct Records<'a> {
-    header: &'a BlockHeader,
-    body: &'a [u8],
-    restarts: &'a [u8],
-}
-
-impl<'a> Records<'a> {
-    /// Looks into the body of a block. The body must have been verified.
-    pub fn new(header: &'a BlockHeader, body: &'a [u8]) -> Decoded<Records<'a>> {
-        let restarts = header.count.div_ceil(RESTART_EVERY) as usize * RESTART_BYTES;
-        let split = body.len().checked_sub(restarts);
-        let split = split.ok_or(Malformed("a block's table is longer than the block"))?;
-        let (body, restarts) = body.split_at(split);
-        Ok(Records { header, body, restarts })
-    }
-
-    pub fn start(&self) -> BlockPlace {
-        BlockPlace { at: 0, next: self.header.first }
-    }
-
-    fn restart(&self, n: usize) -> Decoded<BlockPlace> {
-        let mut entry = Bytes::starting_at(self.restarts, n * RESTART_BYTES);
-        let (at, delta) = (entry.u32()? as usize, entry.u32()?);
-        let next = Offset(self.header.first.0 + u64::from(delta));
-        if at >= self.body.len() || next > self.header.last {
-            return Err(Malformed("a block's table points outside of the block"));
-        }
-        Ok(BlockPlace { at, next })
-    }
-
-    /// The record at a place, and the place behind it. `None` behind the last record.
-    #[inline]
-    pub fn step(&self, place: &mut BlockPlace) -> Decoded<Option<(Offset, RecordSpans)>> {
-        if place.at >= self.body.len() {
-            return self.check_end(*place).map(|()| None);
-        }
-        let spans = take_record(self.body, place.at, self.header.base_time)?;
-        let offset = match spans.offset_delta {
-            None => place.next,
-            Some(delta) => Offset(self.header.first.0.wrapping_add(delta)),
-        };
-        if offset < place.next || offset > self.header.last {
-            return Err(Malformed("a record's offset is not within its block"));
-        }
-        *place = BlockPlace { at: spans.end(), next: offset.next() };
-        Ok(Some((offset, spans)))
-    }
-
-    /// Behind the last record, and only there, the block may end.
-    fn check_end(&self, place: BlockPlace) -> Decoded<()> {
-        let is_behind_last = place.next.0.checked_sub(1) == Some(self.header.last.0);
-        if place.at == self.body.len() && is_behind_last {
-            return Ok(());
-        }
-        Err(Malformed("a block ends before its last record"))
-    }
-
-    /// The place before the first record whose offset is `offset` or larger.
-    pub fn seek(&self, offset: Offset) -> Decoded<BlockPlace> {
-        let count = self.restarts.len() / RESTART_BYTES;
-        let (mut low, mut high) = (0, count);
-        while low < high {
-            let middle = low.midpoint(high);
-            if self.restart(middle)?.next <= offset {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        let mut place = if low == 0 { self.start() } else { self.restart(low - 1)? };
-        loop {
-            let mut behind = place;
-            match self.step(&mut behind)? {
-                Some((found, _)) if found < offset => place = behind,
-                _ => return Ok(place),
-            }
-        }
     }
 }

@@ -3,8 +3,8 @@
 
 use super::{
     entity::{Creation, put_value},
-    record::{RecordParts, RecordSpans, take_record},
-    wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, put_varint},
+    record::{RecordSpans, take_record},
+    wire::{Bytes, Decoded, Head, Malformed, NUMBER_CEILING, put_varint},
 };
 use crate::{
     config::RUN_MESSAGES_MAX,
@@ -54,6 +54,7 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Decodes a run from bytes that begin with it.
+    #[inline]
     pub fn decode(bytes: &'a [u8]) -> Decoded<Run<'a>> {
         let mut input = Bytes::new(bytes);
         if input.u8()? != RUN {
@@ -62,6 +63,7 @@ impl<'a> Run<'a> {
         Run::take(&mut input, 0)
     }
 
+    #[inline]
     fn take(input: &mut Bytes<'a>, started: usize) -> Decoded<Run<'a>> {
         let log = LogId(input.number()?);
         let first = Offset(input.number()?);
@@ -77,11 +79,13 @@ impl<'a> Run<'a> {
     }
 
     /// The offset behind the last message.
+    #[inline]
     pub fn end(&self) -> Offset {
         Offset(self.first.0 + u64::from(self.count))
     }
 
     /// The run's length in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.body_at + self.body.len()
     }
@@ -91,7 +95,7 @@ impl<'a> Run<'a> {
         let Run { first, count, timestamp, body, .. } = *self;
         let mut at = 0;
         (0..u64::from(count)).map(move |n| {
-            let spans = take_run_record(body, at, timestamp)?;
+            let spans = take_record(body, at, timestamp)?;
             at = spans.end();
             if n + 1 == u64::from(count) && at != body.len() {
                 return Err(Malformed("a run's records do not fill it"));
@@ -101,10 +105,11 @@ impl<'a> Run<'a> {
     }
 
     /// The record with this offset.
+    #[inline]
     pub fn record(&self, offset: Offset) -> Decoded<RecordSpans> {
         let mut at = 0;
         for n in self.first.0..self.end().0 {
-            let spans = take_run_record(self.body, at, self.timestamp)?;
+            let spans = take_record(self.body, at, self.timestamp)?;
             if n == offset.0 {
                 return Ok(spans);
             }
@@ -114,34 +119,31 @@ impl<'a> Run<'a> {
     }
 }
 
-/// In a run offsets have no gaps, so no record bears one.
-fn take_run_record(body: &[u8], at: usize, base: Timestamp) -> Decoded<RecordSpans> {
-    let spans = take_record(body, at, base)?;
-    match spans.offset_delta {
-        None => Ok(spans),
-        Some(_) => Err(Malformed("a record of a run bears an offset")),
-    }
-}
-
-/// Appends a run. The number of records must be within [`RUN_MESSAGES_MAX`].
-pub fn put_run<'a>(
+/// Begins a run of up to [`RUN_MESSAGES_MAX`] records, which are then put behind it. Returns what
+/// [`finish_run`] wants.
+#[inline]
+pub fn begin_run(
     out: &mut Vec<u8>,
     log: LogId,
     first: Offset,
+    count: usize,
     timestamp: Timestamp,
-    records: impl ExactSizeIterator<Item = RecordParts<'a>>,
-) {
-    debug_assert!((1..=RUN_MESSAGES_MAX).contains(&records.len()));
-    out.push(RUN);
-    put_varint(out, log.0);
-    put_varint(out, first.0);
-    put_varint(out, records.len() as u64);
-    put_varint(out, timestamp.0);
+) -> usize {
+    debug_assert!((1..=RUN_MESSAGES_MAX).contains(&count));
+    let mut head = Head::new(RUN);
+    head.varint(log.0);
+    head.varint(first.0);
+    head.varint(count as u64);
+    head.varint(timestamp.0);
+    out.extend_from_slice(head.bytes());
     let length_at = out.len();
     out.extend_from_slice(&[0; 4]);
-    for record in records {
-        record.put(out, timestamp, None);
-    }
+    length_at
+}
+
+/// Says how long the run is, once all its records are there.
+#[inline]
+pub fn finish_run(out: &mut [u8], length_at: usize) {
     let length = (out.len() - length_at - 4) as u32;
     out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
 }
@@ -182,8 +184,16 @@ impl Iterator for OffsetRanges<'_> {
 /// Appends an ack of sorted, distinct offsets.
 pub fn put_ack(out: &mut Vec<u8>, cursor: CursorId, offsets: &[Offset]) {
     debug_assert!(offsets.is_sorted_by(|a, b| a < b));
-    out.push(ACK);
-    put_varint(out, cursor.0);
+    let mut head = Head::new(ACK);
+    head.varint(cursor.0);
+    if let [offset] = offsets {
+        for number in [1, offset.0, 0] {
+            head.varint(number);
+        }
+        out.extend_from_slice(head.bytes());
+        return;
+    }
+    out.extend_from_slice(head.bytes());
     let ranges = || offsets.chunk_by(|a, b| a.0 + 1 == b.0);
     put_varint(out, ranges().count() as u64);
     let mut at = 0;
@@ -195,10 +205,11 @@ pub fn put_ack(out: &mut Vec<u8>, cursor: CursorId, offsets: &[Offset]) {
 }
 
 pub fn put_nack(out: &mut Vec<u8>, cursor: CursorId, offset: Offset, attempts: u32) {
-    out.push(NACK);
-    put_varint(out, cursor.0);
-    put_varint(out, offset.0);
-    put_varint(out, u64::from(attempts));
+    let mut head = Head::new(NACK);
+    for number in [cursor.0, offset.0, u64::from(attempts)] {
+        head.varint(number);
+    }
+    out.extend_from_slice(head.bytes());
 }
 
 pub fn put_seek(out: &mut Vec<u8>, cursor: CursorId, next: Offset) {

@@ -94,23 +94,28 @@ pub fn decode_frame(bytes: &[u8], at: Lsn, seed: Seed) -> Decoded<(FrameHeader, 
 }
 
 /// Begins a frame: clears `out` and leaves room for the header. The payload is then pushed.
+#[inline]
 pub fn begin_frame(out: &mut Vec<u8>) {
     out.clear();
-    out.resize(FRAME_HEADER_BYTES, 0);
+    out.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
 }
 
 /// Finishes the frame that `begin_frame` began: fills in the header and pads to the next unit.
+#[inline]
 pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn, seed: Seed) {
     let end = out.len();
     let payload_len = u32::try_from(end - FRAME_HEADER_BYTES).expect("commits are below 4 GiB");
     // Rounded up, and far where it does not fit: a frame may say too little, never too much.
     let distance = (lsn.0 - watermark.0).div_ceil(ALIGN);
     let distance = u32::try_from(distance).unwrap_or(FAR);
-    out[4..8].copy_from_slice(&payload_len.to_le_bytes());
-    out[8..16].copy_from_slice(&lsn.0.to_le_bytes());
-    out[16..20].copy_from_slice(&distance.to_le_bytes());
-    out[20] = kind as u8;
+    let header: &mut [u8; FRAME_HEADER_BYTES] =
+        out.first_chunk_mut().expect("begin_frame has left room for it");
+    header[4..8].copy_from_slice(&payload_len.to_le_bytes());
+    header[8..16].copy_from_slice(&lsn.0.to_le_bytes());
+    header[16..20].copy_from_slice(&distance.to_le_bytes());
+    header[20] = kind as u8;
     let checksum = seed.checksum(&out[4..end]);
     out[..4].copy_from_slice(&checksum.to_le_bytes());
-    out.resize(aligned(end as u64) as usize, 0);
+    let padding = aligned(end as u64) as usize - end;
+    out.extend_from_slice(&[0; ALIGN as usize][..padding]);
 }

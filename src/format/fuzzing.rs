@@ -5,20 +5,21 @@
 //! and positions that a hostile writer would, and leaves the rest as it came.
 
 use super::{
-    block::{BLOCK_HEADER_BYTES, BlockBuilder, BlockHeader, BlockKind, Records},
+    block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
     commit::{
-        Change, Run, changes, put_ack, put_creation, put_delete, put_nack, put_run, put_seek,
-        put_trim,
+        Change, Run, begin_run, changes, finish_run, put_ack, put_creation, put_delete, put_nack,
+        put_seek, put_trim,
     },
     frame::{FRAME_HEADER_BYTES, begin_frame, decode_frame, finish_frame},
     header::{FORMAT_VERSION, checksum},
     journal::{JOURNAL_HEADER_BYTES, JournalHeader},
     meta::{META_HEADER_BYTES, MetaEntry, MetaHeader},
+    pack::{BlockBuilder, Records},
     record::{Headers, RecordParts, RecordSpans},
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, put_footer, take_table},
     wire::{Bytes, Decoded, NUMBER_CEILING, Seed, aligned},
 };
-use crate::ids::{Lsn, Offset, StoreId, Timestamp};
+use crate::ids::{LogId, Lsn, Offset, StoreId, Timestamp};
 
 const STORE: StoreId = StoreId(*b"a fuzzed store's");
 
@@ -105,6 +106,19 @@ fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {
     Ok(())
 }
 
+/// Appends a run of records.
+pub fn put_run<'a>(
+    out: &mut Vec<u8>,
+    log: LogId,
+    first: Offset,
+    timestamp: Timestamp,
+    records: impl ExactSizeIterator<Item = RecordParts<'a>>,
+) {
+    let run = begin_run(out, log, first, records.len(), timestamp);
+    records.for_each(|record| record.put(out, timestamp));
+    finish_run(out, run);
+}
+
 fn put_run_again(out: &mut Vec<u8>, run: &Run<'_>) -> Decoded<()> {
     let spans = run.records().collect::<Decoded<Vec<_>>>()?;
     assert_eq!(spans.len(), run.count as usize);
@@ -122,7 +136,7 @@ fn put_run_again(out: &mut Vec<u8>, run: &Run<'_>) -> Decoded<()> {
 fn check_spans(body: &[u8], spans: &RecordSpans) {
     let parts = RecordParts::stored(body, spans);
     let bytes: usize =
-        Headers::new(spans.headers.of(body)).map(|(name, value)| name.len() + value.len()).sum();
+        Headers::new(spans.headers(body)).map(|(name, value)| name.len() + value.len()).sum();
     assert!(bytes <= body.len() && parts.weight() <= body.len() as u64);
 }
 
@@ -143,8 +157,7 @@ pub fn block(data: &[u8]) {
     let found = walk(&header, &records, body);
     let ends = [header.first.0, header.last.0, 0, u64::MAX].map(Offset);
     for offset in found.iter().map(|(offset, _)| *offset).take(64).chain(ends) {
-        let place = records.seek(offset);
-        let _ = place.and_then(|mut place| records.step(&mut place));
+        let _ = records.step(body, &mut records.seek(body, offset));
     }
     if !found.is_empty() {
         check_rebuilt(body, &found);
@@ -171,20 +184,27 @@ fn forge_block(data: &[u8], kind: BlockKind) -> Option<(Vec<u8>, &[u8])> {
         position: 64,
     };
     let mut forged = Vec::new();
-    header.put(&mut forged, body, seed(1));
+    header.put(&mut forged, &[body], seed(1));
     Some((forged, body))
 }
 
-fn walk(header: &BlockHeader, records: &Records<'_>, body: &[u8]) -> Vec<(Offset, RecordSpans)> {
+fn walk(header: &BlockHeader, records: &Records, body: &[u8]) -> Vec<(Offset, RecordSpans)> {
     let mut found: Vec<(Offset, RecordSpans)> = Vec::new();
-    let mut place = records.start();
-    while let Ok(Some((offset, spans))) = records.step(&mut place) {
+    let mut place = records.start(body);
+    loop {
+        let mut quick = place;
+        let quickly = records.quick(body, &mut quick);
+        let Ok(Some((offset, spans))) = records.step(body, &mut place) else {
+            assert_eq!(quickly, None, "the quick way sees more");
+            break;
+        };
+        assert!(quickly.is_none_or(|it| (it, quick) == ((offset, spans), place)));
         assert!((header.first..=header.last).contains(&offset));
         assert!(found.last().is_none_or(|(before, _)| *before < offset));
         check_spans(body, &spans);
         found.push((offset, spans));
     }
-    assert!(found.len() <= body.len());
+    assert!(found.len() <= header.count as usize);
     found
 }
 
@@ -200,17 +220,18 @@ fn check_rebuilt(body: &[u8], found: &[(Offset, RecordSpans)]) {
     let header = builder.finish(&mut block, 64, seed(1));
     let rebuilt = &block[BLOCK_HEADER_BYTES..][..header.body_len as usize];
     let records = Records::new(&header, rebuilt).expect("a block of ours");
-    let mut place = records.start();
+    let mut place = records.start(rebuilt);
     for (offset, spans) in found {
-        let mut sought = records.seek(*offset).expect("a block of ours");
-        let (at, again) = records.step(&mut place).expect("a block of ours").expect("a record");
-        assert_eq!(records.step(&mut sought), Ok(Some((at, again))));
+        let mut sought = records.seek(rebuilt, *offset);
+        let (at, again) =
+            records.step(rebuilt, &mut place).expect("a block of ours").expect("a record");
+        assert_eq!(records.step(rebuilt, &mut sought), Ok(Some((at, again))));
         assert_eq!((at, again.timestamp), (*offset, spans.timestamp));
         let (old, new) = (parts(spans), RecordParts::stored(rebuilt, &again));
         assert_eq!((old.key, old.payload), (new.key, new.payload));
-        assert_eq!(spans.headers.of(body), again.headers.of(rebuilt));
+        assert_eq!(spans.headers(body), again.headers(rebuilt));
     }
-    assert_eq!(records.step(&mut place), Ok(None));
+    assert_eq!(records.step(rebuilt, &mut place), Ok(None));
 }
 
 /// A footer that decodes is the one that its table encodes to.

@@ -1,46 +1,73 @@
-//! One message in bytes. The same layout serves in the journal's runs and in segments' blocks.
-//! `docs/FORMAT.md` has the table under "Records".
+//! One message in bytes, as the journal's runs hold it. `docs/FORMAT.md` has the table under
+//! "Records". Blocks have a layout of their own, in `pack.rs`.
 
-use super::wire::{Bytes, Decoded, Malformed, put_varint, unzigzag, varint_len, zigzag};
+use super::wire::{Bytes, Decoded, Head, Malformed, put_varint, unzigzag, varint_len, zigzag};
 use crate::{ids::Timestamp, message::Message};
 
 const HAS_TIMESTAMP: u8 = 1;
 const HAS_KEY: u8 = 2;
 const HAS_HEADERS: u8 = 4;
-const HAS_OFFSET: u8 = 8;
-const KNOWN: u8 = HAS_TIMESTAMP | HAS_KEY | HAS_HEADERS | HAS_OFFSET;
+const KNOWN: u8 = HAS_TIMESTAMP | HAS_KEY | HAS_HEADERS;
 
-/// A part of the bytes that a record was read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Span {
-    pub start: usize,
-    pub end: usize,
-}
-
-impl Span {
-    #[inline]
-    pub fn of(self, bytes: &[u8]) -> &[u8] {
-        &bytes[self.start..self.end]
-    }
-}
-
-/// Where the parts of a record are, in the bytes that it was read from.
+/// Where the parts of a record are, in the bytes that it was read from. They follow each other: key,
+/// headers, payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordSpans {
-    /// Distance to the first offset of the block around the record. Without it the record has the
-    /// offset behind the one before.
-    pub offset_delta: Option<u64>,
     pub timestamp: Timestamp,
-    pub key: Option<Span>,
-    pub headers: Span,
-    pub payload: Span,
+    /// Where the key begins, or `NO_KEY`.
+    key: u32,
+    headers: u32,
+    payload: u32,
+    end: u32,
 }
 
+const NO_KEY: u32 = u32::MAX;
+
 impl RecordSpans {
-    /// Where the next record begins.
+    /// A record that is a payload, and nothing else.
+    #[inline]
+    pub fn plain(timestamp: Timestamp, start: u32, end: u32) -> RecordSpans {
+        RecordSpans { timestamp, key: NO_KEY, headers: start, payload: start, end }
+    }
+
+    /// A record whose parts stand from `at` on, as far as they lie within the bytes before `end`.
+    pub fn of(
+        timestamp: Timestamp,
+        at: usize,
+        (key_len, headers_len, payload_len): (Option<usize>, usize, usize),
+        end: usize,
+    ) -> Decoded<RecordSpans> {
+        let headers = at.checked_add(key_len.unwrap_or(0));
+        let payload = headers.and_then(|at| at.checked_add(headers_len));
+        let behind = payload.and_then(|at| at.checked_add(payload_len)).filter(|it| *it <= end);
+        let (Some(headers), Some(payload), Some(behind)) = (headers, payload, behind) else {
+            return Err(Malformed("a length reaches past the end"));
+        };
+        // What is below the end fits, too; and a key's place then is not the largest number.
+        let end = u32::try_from(behind).map_err(|_| Malformed("a record lies too far behind"))?;
+        let key = if key_len.is_some() { at as u32 } else { NO_KEY };
+        Ok(RecordSpans { timestamp, key, headers: headers as u32, payload: payload as u32, end })
+    }
+
+    #[inline]
+    pub fn key<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        (self.key != NO_KEY).then(|| &bytes[self.key as usize..self.headers as usize])
+    }
+
+    #[inline]
+    pub fn headers<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.headers as usize..self.payload as usize]
+    }
+
+    #[inline]
+    pub fn payload<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.payload as usize..self.end as usize]
+    }
+
+    /// Where the record ends.
     #[inline]
     pub fn end(&self) -> usize {
-        self.payload.end
+        self.end as usize
     }
 }
 
@@ -60,7 +87,8 @@ pub enum HeaderParts<'a> {
 }
 
 impl HeaderParts<'_> {
-    fn encoded_len(&self) -> usize {
+    #[inline]
+    pub fn encoded_len(&self) -> usize {
         match self {
             HeaderParts::Encoded(bytes) => bytes.len(),
             HeaderParts::Of(message) => message
@@ -73,7 +101,8 @@ impl HeaderParts<'_> {
         }
     }
 
-    fn put(&self, out: &mut Vec<u8>) {
+    #[inline]
+    pub fn put(&self, out: &mut Vec<u8>) {
         match self {
             HeaderParts::Encoded(bytes) => out.extend_from_slice(bytes),
             HeaderParts::Of(message) => {
@@ -92,6 +121,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl<'a> RecordParts<'a> {
+    #[inline]
     pub fn of(message: &'a Message<'a>, now: Timestamp) -> RecordParts<'a> {
         RecordParts {
             timestamp: message.timestamp_set().unwrap_or(now),
@@ -104,41 +134,33 @@ impl<'a> RecordParts<'a> {
     pub fn stored(bytes: &'a [u8], spans: &RecordSpans) -> RecordParts<'a> {
         RecordParts {
             timestamp: spans.timestamp,
-            key: spans.key.map(|key| key.of(bytes)),
-            headers: HeaderParts::Encoded(spans.headers.of(bytes)),
-            payload: spans.payload.of(bytes),
+            key: spans.key(bytes),
+            headers: HeaderParts::Encoded(spans.headers(bytes)),
+            payload: spans.payload(bytes),
         }
     }
 
     /// What counts against the limit of a message: all that the application put in.
+    #[inline]
     pub fn weight(&self) -> u64 {
         let key = self.key.map_or(0, <[u8]>::len);
         (self.payload.len() + key + self.headers.encoded_len()) as u64
     }
 
-    /// Appends the record. `base` is the timestamp of the run or block around it, and
-    /// `offset_delta` is given behind a gap in a block.
-    pub fn put(&self, out: &mut Vec<u8>, base: Timestamp, offset_delta: Option<u64>) {
+    /// Appends the record. `base` is the timestamp of the run around it.
+    #[inline]
+    pub fn put(&self, out: &mut Vec<u8>, base: Timestamp) {
         let headers_len = self.headers.encoded_len();
         let mut flags = 0;
         flags |= if self.timestamp != base { HAS_TIMESTAMP } else { 0 };
         flags |= if self.key.is_some() { HAS_KEY } else { 0 };
         flags |= if headers_len > 0 { HAS_HEADERS } else { 0 };
-        flags |= if offset_delta.is_some() { HAS_OFFSET } else { 0 };
-        out.push(flags);
-        if let Some(delta) = offset_delta {
-            put_varint(out, delta);
+        let mut head = Head::new(flags);
+        if flags != 0 {
+            self.put_more(&mut head, base, headers_len);
         }
-        if self.timestamp != base {
-            put_varint(out, zigzag(self.timestamp.0.wrapping_sub(base.0) as i64));
-        }
-        if let Some(key) = self.key {
-            put_varint(out, key.len() as u64);
-        }
-        if headers_len > 0 {
-            put_varint(out, headers_len as u64);
-        }
-        put_varint(out, self.payload.len() as u64);
+        head.varint(self.payload.len() as u64);
+        out.extend_from_slice(head.bytes());
         if let Some(key) = self.key {
             out.extend_from_slice(key);
         }
@@ -146,6 +168,18 @@ impl<'a> RecordParts<'a> {
             self.headers.put(out);
         }
         out.extend_from_slice(self.payload);
+    }
+
+    fn put_more(&self, head: &mut Head, base: Timestamp, headers_len: usize) {
+        if self.timestamp != base {
+            head.varint(zigzag(self.timestamp.0.wrapping_sub(base.0) as i64));
+        }
+        if let Some(key) = self.key {
+            head.varint(key.len() as u64);
+        }
+        if headers_len > 0 {
+            head.varint(headers_len as u64);
+        }
     }
 }
 
@@ -156,43 +190,30 @@ pub fn take_record(bytes: &[u8], at: usize, base: Timestamp) -> Decoded<RecordSp
     let flags = input.u8()?;
     if flags == 0 {
         let length = input.length()?;
-        let start = input.position();
-        return Ok(RecordSpans {
-            offset_delta: None,
-            timestamp: base,
-            key: None,
-            headers: Span::default(),
-            payload: Span { start, end: start + length },
-        });
+        return RecordSpans::of(base, input.position(), (None, 0, length), bytes.len());
     }
-    take_full_record(input, flags, base)
+    take_full_record(input, flags, base, bytes.len())
 }
 
-fn take_full_record(mut input: Bytes<'_>, flags: u8, base: Timestamp) -> Decoded<RecordSpans> {
+fn take_full_record(
+    mut input: Bytes<'_>,
+    flags: u8,
+    base: Timestamp,
+    end: usize,
+) -> Decoded<RecordSpans> {
     if flags & !KNOWN != 0 {
         return Err(Malformed("unknown flags in a record"));
     }
     let has = |flag| flags & flag != 0;
-    let offset_delta = if has(HAS_OFFSET) { Some(input.varint()?) } else { None };
     let delta = if has(HAS_TIMESTAMP) { unzigzag(input.varint()?) } else { 0 };
-    let key_len = if has(HAS_KEY) { input.length()? } else { 0 };
+    let key_len = if has(HAS_KEY) { Some(input.length()?) } else { None };
     let headers_len = if has(HAS_HEADERS) { input.length()? } else { 0 };
     let payload_len = input.length()?;
     if (has(HAS_TIMESTAMP) && delta == 0) || (has(HAS_HEADERS) && headers_len == 0) {
         return Err(Malformed("a record says what goes without saying"));
     }
-    let mut span = |length| {
-        let start = input.position();
-        input.take(length).map(|_| Span { start, end: start + length })
-    };
-    let key = span(key_len)?;
-    Ok(RecordSpans {
-        offset_delta,
-        timestamp: Timestamp(base.0.wrapping_add(delta as u64)),
-        key: has(HAS_KEY).then_some(key),
-        headers: span(headers_len)?,
-        payload: span(payload_len)?,
-    })
+    let timestamp = Timestamp(base.0.wrapping_add(delta as u64));
+    RecordSpans::of(timestamp, input.position(), (key_len, headers_len, payload_len), end)
 }
 
 /// The headers of a stored message, in the order in which they were added.

@@ -104,7 +104,7 @@ pub fn put_footer(out: &mut Vec<u8>, table: &[TableEntry], position: u64, seed: 
         max_time: table.last().map_or(Timestamp(0), |entry| entry.max_time),
         position,
     };
-    header.put(out, &body, seed);
+    header.put(out, &[&body], seed);
 }
 
 /// Reads the table of a footer whose body was verified. It must describe blocks that follow each

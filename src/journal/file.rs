@@ -22,14 +22,17 @@ pub struct JournalFile {
 }
 
 impl JournalFile {
+    #[inline]
     pub fn start(&self) -> Lsn {
         self.header.start
     }
 
+    #[inline]
     pub fn end(&self) -> Lsn {
         self.header.end()
     }
 
+    #[inline]
     pub fn write(&mut self, lsn: Lsn, frame: &[u8]) -> Result<()> {
         let at = lsn.0 - self.header.start.0;
         self.window
@@ -37,6 +40,7 @@ impl JournalFile {
             .map_err(|error| Error::io(error, "a frame cannot be written", &self.path).at(at))
     }
 
+    #[inline]
     pub fn slice(&self, lsn: Lsn, len: usize) -> Result<Slice> {
         let at = lsn.0 - self.header.start.0;
         self.window

@@ -154,9 +154,8 @@ fn a_power_cut_leaves_a_prefix_with_all_that_was_durable() {
     }
 }
 
-/// LavinMQ 387: acks appended behind a zero-filled tail were lost at the *second* restart.
 #[test]
-fn lavinmq_387_nothing_is_appended_behind_a_recovered_tail() {
+fn nothing_is_appended_behind_a_recovered_tail() {
     for seed in 0..100 {
         let disk = SimDisk::new(seed);
         let mut journal = Journal::create(supply(&disk)).expect("a new journal");
@@ -179,8 +178,6 @@ fn lavinmq_387_nothing_is_appended_behind_a_recovered_tail() {
     }
 }
 
-/// redb 4.2.0 rolled back durable commits when it crashed while it recovered; Kafka 8812 served a
-/// recovered tail that was not durable, and lost it.
 #[test]
 fn crashes_during_recovery_change_nothing() {
     for seed in 0..20 {
@@ -306,9 +303,8 @@ fn files_that_are_missing_swapped_cut_or_foreign_are_found_out() {
     assert!(error.to_string().contains("another store"), "{error}");
 }
 
-/// RabbitMQ's Ra did not start when a power loss had left an empty journal file.
 #[test]
-fn rabbitmq_ra_an_empty_newest_file_is_fine() {
+fn an_empty_newest_file_is_fine() {
     let disk = SimDisk::new(1);
     let mut journal = Journal::create(supply(&disk)).expect("a new journal");
     fill(&mut journal, 3, 3);
@@ -379,7 +375,6 @@ fn a_journal_that_ends_before_what_the_metalog_reflects_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
-/// okaywal left waiters hanging and PostgreSQL retried: here a failed sync is the end.
 #[test]
 fn a_failed_sync_makes_nothing_durable() {
     let disk = SimDisk::new(1);

@@ -20,7 +20,11 @@ use crate::{
 };
 
 /// Whether a commit takes up space or gives it back.
+///
+/// As wide as a word: what holds one is handed on at every commit, and narrower parts, with padding
+/// behind them, are copied in pieces that the processor must wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub enum Urgency {
     /// A commit that adds something. It leaves a reserve.
     Ordinary,
@@ -58,6 +62,8 @@ pub struct Journal {
     pool: Vec<JournalFile>,
     /// The capacity of the next file.
     target: u64,
+    /// Whether the last file was filled before any of it was synced.
+    is_hurried: bool,
     bytes_behind: u64,
     tail: Lsn,
     /// The end of the last frame that holds something.
@@ -68,7 +74,8 @@ pub struct Journal {
 impl Journal {
     /// Makes the journal of a new store.
     pub fn create(supply: Supply) -> Result<Journal> {
-        let first = NewFile { header: first_header(&supply), used: None }.make(&supply)?;
+        let first = NewFile { header: first_header(&supply), used: None, is_urgent: false }
+            .make(&supply)?;
         Ok(Journal::new(supply, VecDeque::from([first])))
     }
 
@@ -79,6 +86,7 @@ impl Journal {
         Journal {
             bytes_behind,
             target: supply.file_bytes_min,
+            is_hurried: false,
             supply,
             files,
             next: None,
@@ -95,11 +103,13 @@ impl Journal {
     }
 
     /// Where the next frame goes.
+    #[inline]
     pub fn tail(&self) -> Lsn {
         self.tail
     }
 
     /// Everything before this position survives a power cut.
+    #[inline]
     pub fn durable(&self) -> Lsn {
         self.durable
     }
@@ -140,6 +150,7 @@ impl Journal {
     }
 
     /// The bytes of the files before the current one.
+    #[inline]
     pub fn bytes_behind(&self) -> u64 {
         self.bytes_behind
     }
@@ -176,11 +187,13 @@ impl Journal {
         self.files.len() - 1
     }
 
+    #[inline]
     fn current(&mut self) -> &mut JournalFile {
         self.files.back_mut().expect("a journal has a file")
     }
 
     /// Makes room for a frame with a payload of so many bytes, by rolling if need be.
+    #[inline]
     pub fn make_room(&mut self, payload_len: usize, urgency: Urgency) -> Result<Room> {
         let frame = aligned((FRAME_HEADER_BYTES + payload_len) as u64);
         if urgency == Urgency::Ordinary && self.reserve == 0 {
@@ -200,6 +213,7 @@ impl Journal {
         Ok(Room::Ready)
     }
 
+    #[inline]
     fn fits(&mut self, frame: u64, urgency: Urgency) -> bool {
         let has_next = self.next.is_some();
         let tail = self.tail.0;
@@ -219,6 +233,8 @@ impl Journal {
         begin_frame(&mut frame);
         self.put(&mut frame, FrameKind::Roll)?;
         let next = self.next.take().expect("the caller has looked");
+        let first = self.current().header.first_frame();
+        self.is_hurried = self.durable <= first;
         self.tail = next.header.first_frame();
         self.bytes_behind += self.current().header.capacity;
         self.target = (self.target * 2).min(self.supply.file_bytes_max);
@@ -227,12 +243,14 @@ impl Journal {
     }
 
     /// Appends the frame that was begun in `frame`. There must be room for it. Returns its position.
+    #[inline]
     pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<Lsn> {
         let lsn = self.put(frame, FrameKind::Commit)?;
         self.content_tail = self.tail;
         Ok(lsn)
     }
 
+    #[inline]
     fn put(&mut self, frame: &mut Vec<u8>, kind: FrameKind) -> Result<Lsn> {
         let durable = if seeded!(WatermarkIsNeverMoved) { Lsn(0) } else { self.durable };
         let lsn = self.tail;
@@ -313,7 +331,7 @@ impl Journal {
             |file: &mut JournalFile| file.header.capacity == capacity && file.window.reuse();
         let used = self.pool.iter_mut().position(fitting).map(|n| self.pool.swap_remove(n));
         self.refilling = used.as_ref().map(|file| file.path.clone());
-        NewFile { header, used }
+        NewFile { header, used, is_urgent: self.is_hurried }
     }
 
     /// Enough to move the messages of any one file into segments, with the metalog for it.
@@ -357,6 +375,7 @@ impl Journal {
     }
 
     /// Whether the next file, or the reserve, should be prepared before somebody needs it.
+    #[inline]
     pub fn wants_file(&self) -> bool {
         (self.next.is_none() || self.reserve == 0) && !self.preparing && !self.starved
     }
@@ -412,7 +431,11 @@ impl Journal {
     }
 
     /// The bytes from a position on. They must have been appended, within one frame.
+    #[inline]
     pub fn slice(&self, lsn: Lsn, len: usize) -> Result<Slice> {
+        if let Some(file) = self.files.back().filter(|file| file.start() <= lsn) {
+            return file.slice(lsn, len);
+        }
         let index = self.files.partition_point(|file| file.start() <= lsn);
         match index.checked_sub(1).map(|index| &self.files[index]) {
             Some(file) => file.slice(lsn, len),

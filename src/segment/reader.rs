@@ -11,9 +11,10 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{
         Malformed,
-        block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind, BlockPlace, Records},
+        block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
         header::UNSUPPORTED,
         meta::SegmentState,
+        pack::{BlockPlace, Records},
         record::RecordSpans,
         segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, take_table},
         wire::Seed,
@@ -70,6 +71,11 @@ impl SegmentReader {
         (index < self.table.len()).then_some(index)
     }
 
+    /// Says that a range of the file will be read soon.
+    pub fn expect(&self, at: u64, len: u64) {
+        self.window.expect(at, len);
+    }
+
     /// Reads and verifies a block.
     pub fn block(&self, index: usize) -> Result<Block> {
         let entry = &self.table[index];
@@ -88,8 +94,8 @@ impl SegmentReader {
             if !seeded!(BlockIsNotVerified) {
                 header.verify(&body, self.seed)?;
             }
-            Records::new(&header, &body)?;
-            Ok(Block { header, body, path: Arc::clone(&self.path) })
+            let records = Records::new(&header, &body)?;
+            Ok(Block { header, records, body, path: Arc::clone(&self.path) })
         });
         verified.map_err(|what| damaged(what, &self.path, entry.position))
     }
@@ -162,12 +168,14 @@ fn walk_blocks(
 #[derive(Clone, Debug)]
 pub struct Block {
     header: BlockHeader,
+    records: Records,
     body: Slice,
     path: Arc<PathBuf>,
 }
 
 impl Block {
     /// What the spans of its records refer to.
+    #[inline]
     pub fn body(&self) -> &Slice {
         &self.body
     }
@@ -180,22 +188,20 @@ impl Block {
         self.header.last
     }
 
-    fn records(&self) -> Records<'_> {
-        Records::new(&self.header, &self.body).expect("it was verified when the block was read")
+    /// The place before the first record with this offset or a larger one.
+    pub fn seek(&self, offset: Offset) -> BlockPlace {
+        self.records.seek(&self.body, offset)
     }
 
-    /// The place before the first record with this offset or a larger one.
-    pub fn seek(&self, offset: Offset) -> Result<BlockPlace> {
-        self.records().seek(offset).map_err(|what| self.damaged(what))
+    /// The record at a place, which moves on, if it can be had with next to no work.
+    #[inline]
+    pub fn quick(&self, place: &mut BlockPlace) -> Option<(Offset, RecordSpans)> {
+        self.records.quick(&self.body, place)
     }
 
     /// The record at a place, which moves on. `None` behind the last record.
-    #[inline]
     pub fn step(&self, place: &mut BlockPlace) -> Result<Option<(Offset, RecordSpans)>> {
-        self.records().step(place).map_err(|what| self.damaged(what))
-    }
-
-    fn damaged(&self, what: Malformed) -> Error {
-        damaged(what, &self.path, self.header.position)
+        let stepped = self.records.step(&self.body, place);
+        stepped.map_err(|what| damaged(what, &self.path, self.header.position))
     }
 }

@@ -11,8 +11,9 @@ use crate::{
     disk::{Access, Disk, os::OsDisk, sim::SimDisk},
     error::{Error, ErrorKind, Result},
     format::{
-        block::{BLOCK_HEADER_BYTES, BlockPlace},
+        block::BLOCK_HEADER_BYTES,
         meta::SegmentState,
+        pack::BlockPlace,
         record::{Headers, RecordParts},
         segment::{SEGMENT_HEADER_BYTES, TableEntry, put_footer},
     },
@@ -86,11 +87,11 @@ fn written(segments: &Segments, messages: &[Stored]) -> SegmentWriter {
 fn step(block: &Block, place: &mut BlockPlace) -> Result<Option<Stored>> {
     let Some((offset, spans)) = block.step(place)? else { return Ok(None) };
     let body = block.body();
-    let mut message = Message::new(spans.payload.of(body)).timestamp(spans.timestamp);
-    if let Some(key) = spans.key {
-        message = message.key(key.of(body));
+    let mut message = Message::new(spans.payload(body)).timestamp(spans.timestamp);
+    if let Some(key) = spans.key(body) {
+        message = message.key(key);
     }
-    for (name, value) in Headers::new(spans.headers.of(body)) {
+    for (name, value) in Headers::new(spans.headers(body)) {
         message = message.header(name, value);
     }
     Ok(Some((offset, message.into_owned())))
@@ -98,7 +99,7 @@ fn step(block: &Block, place: &mut BlockPlace) -> Result<Option<Stored>> {
 
 fn read_block(reader: &SegmentReader, index: usize) -> Result<Vec<Stored>> {
     let block = reader.block(index)?;
-    let mut place = block.seek(Offset(0))?;
+    let mut place = block.seek(Offset(0));
     std::iter::from_fn(|| step(&block, &mut place).transpose()).collect()
 }
 
@@ -119,7 +120,7 @@ fn whole(segments: &Segments, state: &SegmentState) -> Vec<Stored> {
 fn first_from(reader: &SegmentReader, offset: Offset) -> Result<Option<Stored>> {
     let Some(index) = reader.block_at(offset) else { return Ok(None) };
     let block = reader.block(index)?;
-    step(&block, &mut block.seek(offset)?)
+    step(&block, &mut block.seek(offset))
 }
 
 /// The latest of the messages' timestamps.

@@ -7,8 +7,9 @@ use crate::{
     disk::{DiskFile, Open},
     error::{Error, ErrorKind, Result},
     format::{
-        block::{BLOCK_HEADER_BYTES, BlockBuilder},
+        block::BLOCK_HEADER_BYTES,
         meta::SegmentState,
+        pack::BlockBuilder,
         record::RecordParts,
         segment::{SEGMENT_HEADER_BYTES, put_footer},
         wire::Seed,

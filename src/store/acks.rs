@@ -18,6 +18,7 @@ use crate::{
 const CHUNK_BITS: u32 = 16;
 const CHUNK_OFFSETS: u64 = 1 << CHUNK_BITS;
 
+#[inline]
 fn split(offset: u64) -> (u64, u32) {
     (offset >> CHUNK_BITS, (offset % CHUNK_OFFSETS) as u32)
 }
@@ -61,6 +62,7 @@ impl AckSet {
     }
 
     /// Everything below is acked.
+    #[inline]
     pub fn floor(&self) -> Offset {
         Offset(self.floor)
     }
@@ -70,6 +72,7 @@ impl AckSet {
         end.0.saturating_sub(self.floor).saturating_sub(self.above)
     }
 
+    #[inline]
     pub fn is_acked(&self, offset: Offset) -> bool {
         if offset.0 < self.floor {
             return true;
@@ -82,6 +85,7 @@ impl AckSet {
     }
 
     /// Acks a range. What is acked already stays so.
+    #[inline]
     pub fn ack(&mut self, range: Range<u64>) {
         if range.end <= self.floor {
             return;
@@ -145,6 +149,7 @@ impl AckSet {
     }
 
     /// The first offset in a range that is not acked.
+    #[inline]
     pub fn next_unacked(&self, range: Range<u64>) -> Option<Offset> {
         let mut at = range.start.max(self.floor);
         while at < range.end {
@@ -204,6 +209,7 @@ impl AckSet {
     }
 
     /// How often the delivery of an offset has failed.
+    #[inline]
     pub fn attempts(&self, offset: Offset) -> u32 {
         if self.chunks.is_empty() {
             return 0;

@@ -15,15 +15,10 @@
 
 use std::{mem, path::PathBuf};
 
-use super::{Store, open::log_dirs, read::damaged_run};
+use super::{Store, open::log_dirs};
 use crate::{
-    disk::Slice,
     error::{Error, ErrorKind, Result},
-    format::{
-        commit::Run,
-        meta::{CursorState, LogState, MetaEntry, SegmentState},
-        record::RecordParts,
-    },
+    format::meta::{CursorState, LogState, MetaEntry, SegmentState},
     ids::{IdMap, LogId, Lsn, Offset},
     layout::{Named, segment_name},
     metalog::MetaWriter,
@@ -65,7 +60,7 @@ pub struct LogChange {
 pub struct Work {
     pub segments: Segments,
     pub segment_bytes: u64,
-    upto: Lsn,
+    pub upto: Lsn,
     pub changes: IdMap<LogId, LogChange>,
     /// Written, but not synced.
     unsynced: Vec<SegmentWriter>,
@@ -79,9 +74,6 @@ pub struct Work {
 
 /// So many files are open at most before they are synced and closed.
 const UNSYNCED_MAX: usize = 64;
-/// So many runs are taken at a time while the store is in hand.
-const RUNS_AT_ONCE: usize = 512;
-
 /// Makes a checkpoint. Only one may be made at a time.
 ///
 /// # Errors
@@ -162,13 +154,6 @@ struct Capture {
     deleted_logs: Vec<LogId>,
 }
 
-/// A run of the journal, and which of its messages live: one bit each.
-struct LiveRun {
-    bytes: Slice,
-    lsn: Lsn,
-    live: u32,
-}
-
 impl Store {
     fn begin_checkpoint(&mut self, extent: Extent) -> Option<Work> {
         let upto = match extent {
@@ -209,37 +194,6 @@ impl Store {
         let mut ids: Vec<LogId> = moving.map(|log| log.id).collect();
         ids.sort_unstable();
         ids
-    }
-
-    /// The next runs of a log that stand before a position, and the offset behind them. Runs
-    /// without a living message are left out.
-    fn live_runs(&self, id: LogId, from: Offset, upto: Lsn) -> Result<(Vec<LiveRun>, Offset)> {
-        let Some(log) = self.state.logs.get(&id) else {
-            return Ok((Vec::new(), from));
-        };
-        let end = log.tail.first_at_or_behind(upto);
-        let from = from.max(log.tail.start());
-        let (mut runs, mut at) = (Vec::new(), end);
-        let mut places = log.tail.runs_from(from).take_while(|run| run.first < end).peekable();
-        let mut taken = 0;
-        while let Some(place) = places.next() {
-            let run_end = places.peek().map_or(end, |next| next.first);
-            let mut live = 0;
-            for offset in place.first.0..run_end.0 {
-                let alive = !self.state.is_dead(log, Offset(offset));
-                live |= u32::from(alive) << (offset - place.first.0);
-            }
-            if live != 0 {
-                let bytes = self.journal.slice(place.lsn, place.len)?;
-                runs.push(LiveRun { bytes, lsn: place.lsn, live });
-            }
-            taken += 1;
-            if taken == RUNS_AT_ONCE {
-                at = run_end;
-                break;
-            }
-        }
-        Ok((runs, at))
     }
 
     /// Captures everything that changed since the last capture, or everything there is.
@@ -355,71 +309,6 @@ impl Store {
 }
 
 impl Work {
-    /// Moves the live messages of one log that stand before T into segments.
-    fn move_log(&mut self, shared: &impl Shared, log: LogId) -> Result<()> {
-        let Some((mut at, end, open)) = shared.with(|store| {
-            let log = store.state.logs.get(&log)?;
-            let open = log.segments.values().next_back().filter(|segment| !segment.sealed);
-            Some((log.moved, log.tail.first_at_or_behind(self.upto), open.cloned()))
-        }) else {
-            return Ok(());
-        };
-        let mut open = open;
-        let moved = if seeded!(MovedTooFar) { Offset(end.0 + 1) } else { end };
-        let mut writer: Option<SegmentWriter> = None;
-        let mut change = LogChange { log, moved, gone: Vec::new(), put: Vec::new() };
-        while at < end {
-            let (runs, next) = shared.with(|store| store.live_runs(log, at, self.upto))?;
-            if next <= at {
-                // The log was deleted meanwhile.
-                break;
-            }
-            for run in runs {
-                writer = Some(self.add_run(&run, &mut open, writer, &mut change)?);
-            }
-            at = next;
-        }
-        if let Some(writer) = writer {
-            self.finish_writer(writer, &mut change)?;
-        }
-        self.changes.insert(log, change);
-        Ok(())
-    }
-
-    fn add_run(
-        &mut self,
-        run: &LiveRun,
-        open: &mut Option<SegmentState>,
-        mut writer: Option<SegmentWriter>,
-        change: &mut LogChange,
-    ) -> Result<SegmentWriter> {
-        let damaged = |what| damaged_run(what, run.lsn);
-        let decoded = Run::decode(&run.bytes).map_err(damaged)?;
-        for record in decoded.records() {
-            let (offset, spans) = record.map_err(damaged)?;
-            if run.live >> (offset.0 - decoded.first.0) & 1 == 0 {
-                continue;
-            }
-            if writer.as_ref().is_some_and(|writer| writer.bytes() >= self.segment_bytes) {
-                let mut full = writer.take().expect("it was just looked at");
-                // Damage to what it held before keeps it from being sealed, and nothing else.
-                keep_going(full.seal())?;
-                self.finish_writer(full, change)?;
-            }
-            let reopened = match (&writer, open.take()) {
-                (None, Some(state)) => keep_going(SegmentWriter::reopen(&self.segments, &state))?,
-                _ => None,
-            };
-            let mut into = match writer.take().or(reopened) {
-                Some(writer) => writer,
-                None => self.begin_segment(decoded.log, offset, 0)?,
-            };
-            into.push(offset, &RecordParts::stored(decoded.body, &spans))?;
-            writer = Some(into);
-        }
-        Ok(writer.expect("a live run has a live message"))
-    }
-
     pub(super) fn begin_segment(
         &mut self,
         log: LogId,

@@ -1,12 +1,16 @@
 //! Commits: one frame, then the change of state.
 
+use std::ops::Range;
+
 use super::{Store, gone, state::State, tail::RunPlace};
 use crate::{
-    config::RUN_MESSAGES_MAX,
+    config::{Config, RUN_MESSAGES_MAX},
     error::{Error, ErrorKind, Result},
     format::{
         Malformed,
-        commit::{put_ack, put_creation, put_delete, put_nack, put_run, put_seek, put_trim},
+        commit::{
+            begin_run, finish_run, put_ack, put_creation, put_delete, put_nack, put_seek, put_trim,
+        },
         entity::Creation,
         frame::{FRAME_HEADER_BYTES, begin_frame},
         record::RecordParts,
@@ -53,6 +57,7 @@ pub enum Op<'a> {
 }
 
 impl Op<'_> {
+    #[inline]
     fn urgency(&self) -> Urgency {
         match self {
             Op::Append { .. } | Op::Create { .. } => Urgency::Ordinary,
@@ -89,90 +94,41 @@ impl Store {
     /// If an operation names what does not exist, if a message or all of it is too large, or if
     /// the journal cannot be written. Nothing was changed then.
     pub fn commit(&mut self, ops: &[Op<'_>], now: Timestamp) -> Result<Outcome> {
+        self.draft.begin();
+        let mut urgency = Urgency::Freeing;
         for op in ops {
-            self.check(op)?;
+            self.draft.add(&self.state, &self.config, op, now)?;
+            if op.urgency() == Urgency::Ordinary {
+                urgency = Urgency::Ordinary;
+            }
         }
-        let mut draft = std::mem::take(&mut self.draft);
-        let committed = self.commit_draft(ops, now, &mut draft);
-        if draft.frame.capacity() <= DRAFT_BYTES_KEPT {
-            self.draft = draft;
-        }
-        committed
-    }
-
-    fn commit_draft(
-        &mut self,
-        ops: &[Op<'_>],
-        now: Timestamp,
-        draft: &mut Draft,
-    ) -> Result<Outcome> {
-        begin_frame(&mut draft.frame);
-        draft.runs.clear();
-        for op in ops {
-            draft.add(&self.state, op, now);
-        }
-        let payload_len = draft.frame.len() - FRAME_HEADER_BYTES;
+        let payload_len = self.draft.frame.len() - FRAME_HEADER_BYTES;
         if payload_len as u64 > self.config.commit_bytes_max {
-            let most = self.config.commit_bytes_max;
-            let what = format!(
-                "a commit has {payload_len} bytes; at most {most} are \
-                 configured (commit_bytes_max)"
-            );
-            return Err(Error::new(ErrorKind::TooLarge, what));
+            return Err(too_large(payload_len, self.config.commit_bytes_max));
         }
-        let ordinary = ops.iter().any(|op| op.urgency() == Urgency::Ordinary);
-        let urgency = if ordinary { Urgency::Ordinary } else { Urgency::Freeing };
         if self.journal_is_full(urgency) {
             return Ok(Outcome::NeedsCheckpoint);
         }
         if let Room::NeedsFile(bytes) = self.journal.make_room(payload_len, urgency)? {
             return Ok(Outcome::NeedsFile(bytes, urgency));
         }
-        let lsn = self.journal.append(&mut draft.frame)?;
-        self.apply(ops, &draft.runs, lsn).expect("the operations were checked before");
+        let lsn = self.journal.append(&mut self.draft.frame)?;
+        self.apply(ops, lsn).expect("the operations were checked before");
+        if self.draft.frame.capacity() > DRAFT_BYTES_KEPT {
+            self.draft.frame = Vec::new();
+        }
         Ok(Outcome::Done(Commit { end: self.journal.tail() }))
     }
 
-    fn check(&self, op: &Op<'_>) -> Result<()> {
-        let cursor = |id: CursorId| match self.state.cursors.contains_key(&id) {
-            true => Ok(()),
-            false => Err(gone("the queue, subscription or group was deleted")),
-        };
-        match *op {
-            Op::Append { log, messages } => {
-                if !self.state.logs.contains_key(&log) {
-                    return Err(gone("the queue, topic or stream was deleted"));
-                }
-                messages.iter().try_for_each(|message| self.check_message(message))
-            }
-            Op::Ack { cursor: id, .. } | Op::Nack { cursor: id, .. } => cursor(id),
-            Op::Seek { cursor: id, .. } => cursor(id),
-            Op::Delete { entity } => match self.state.catalog.get(entity) {
-                Some(_) => Ok(()),
-                None => Err(gone("it was deleted before")),
-            },
-            Op::Trim { log, .. } if !self.state.logs.contains_key(&log) => {
-                Err(gone("the stream was deleted"))
-            }
-            Op::Trim { .. } | Op::Create { .. } => Ok(()),
-        }
+    /// Where the messages of the last commit are: the log, and the offsets from the first up to
+    /// the one behind the last, in the order in which they were committed.
+    #[inline]
+    pub fn placed(&self) -> impl Iterator<Item = (LogId, Range<Offset>)> {
+        self.draft.runs.iter().map(|run| (run.log, run.first..run.end))
     }
 
-    fn check_message(&self, message: &Message<'_>) -> Result<()> {
-        let weight = RecordParts::of(message, Timestamp(0)).weight();
-        let most = self.config.message_bytes_max;
-        if weight > most {
-            let what = format!(
-                "a message has {weight} bytes with key and headers; at most {most} are configured \
-                 (message_bytes_max)"
-            );
-            return Err(Error::new(ErrorKind::TooLarge, what));
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, ops: &[Op<'_>], runs: &[RunAt], lsn: Lsn) -> Result<(), Malformed> {
-        for run in runs {
+    fn apply(&mut self, ops: &[Op<'_>], lsn: Lsn) -> Result<(), Malformed> {
+        for run in &self.draft.runs {
             let place =
                 RunPlace { first: run.first, lsn: Lsn(lsn.0 + run.at as u64), len: run.len };
             self.state.append(run.log, place, run.end)?;
@@ -198,6 +154,7 @@ impl Store {
         Ok(())
     }
 
+    #[inline]
     fn journal_is_full(&self, urgency: Urgency) -> bool {
         let most = match urgency {
             Urgency::Ordinary => 2 * self.config.journal_bytes,
@@ -211,6 +168,12 @@ impl Store {
 fn attempts(state: &State, cursor: CursorId, offset: Offset) -> u32 {
     let acks = state.cursors.get(&cursor).and_then(super::log::Cursor::acks);
     acks.map_or(0, |acks| acks.attempts(offset)).saturating_add(1)
+}
+
+fn too_large(bytes: usize, most: u64) -> Error {
+    let what =
+        format!("a commit has {bytes} bytes; at most {most} are configured (commit_bytes_max)");
+    Error::new(ErrorKind::TooLarge, what)
 }
 
 /// A commit that is being put into bytes. Kept between commits for its memory.
@@ -231,44 +194,89 @@ struct RunAt {
 }
 
 impl Draft {
-    /// The offset that the next message of a log gets.
-    fn next(&self, state: &State, log: LogId) -> Offset {
-        match self.runs.iter().rev().find(|run| run.log == log) {
-            Some(run) => run.end,
-            None => state.logs[&log].next(),
-        }
+    #[inline]
+    fn begin(&mut self) {
+        begin_frame(&mut self.frame);
+        self.runs.clear();
     }
 
-    fn add(&mut self, state: &State, op: &Op<'_>, now: Timestamp) {
+    /// Checks an operation, and adds it.
+    fn add(&mut self, state: &State, config: &Config, op: &Op<'_>, now: Timestamp) -> Result<()> {
+        let check_cursor = |id: CursorId| match state.cursors.contains_key(&id) {
+            true => Ok(()),
+            false => Err(gone("the queue, subscription or group was deleted")),
+        };
         let out = &mut self.frame;
         match *op {
-            Op::Append { log, messages } => self.add_messages(state, log, messages, now),
-            Op::Ack { cursor, offsets } => put_ack(out, cursor, offsets),
+            Op::Append { log, messages } => {
+                let Some(found) = state.logs.get(&log) else {
+                    return Err(gone("the queue, topic or stream was deleted"));
+                };
+                let next = match self.runs.iter().rev().find(|run| run.log == log) {
+                    Some(run) => run.end,
+                    None => found.next(),
+                };
+                self.add_messages(log, next, messages, config.message_bytes_max, now)?;
+            }
+            Op::Ack { cursor, offsets } => {
+                check_cursor(cursor)?;
+                put_ack(out, cursor, offsets);
+            }
             Op::Nack { cursor, offset } => {
+                check_cursor(cursor)?;
                 put_nack(out, cursor, offset, attempts(state, cursor, offset));
             }
-            Op::Seek { cursor, next } => put_seek(out, cursor, next),
+            Op::Seek { cursor, next } => {
+                check_cursor(cursor)?;
+                put_seek(out, cursor, next);
+            }
             Op::Create { creation } => put_creation(out, creation),
-            Op::Delete { entity } => put_delete(out, entity),
-            Op::Trim { log, start } => put_trim(out, log, start),
+            Op::Delete { entity } => {
+                state.catalog.get(entity).ok_or_else(|| gone("it was deleted before"))?;
+                put_delete(out, entity);
+            }
+            Op::Trim { log, start } => {
+                if !state.logs.contains_key(&log) {
+                    return Err(gone("the stream was deleted"));
+                }
+                put_trim(out, log, start);
+            }
         }
+        Ok(())
     }
 
     fn add_messages(
         &mut self,
-        state: &State,
         log: LogId,
+        mut first: Offset,
         messages: &[Message<'_>],
+        bytes_max: u64,
         now: Timestamp,
-    ) {
-        let mut first = self.next(state, log);
+    ) -> Result<()> {
         for messages in messages.chunks(RUN_MESSAGES_MAX) {
             let at = self.frame.len();
-            let records = messages.iter().map(|message| RecordParts::of(message, now));
-            put_run(&mut self.frame, log, first, now, records);
+            let run = begin_run(&mut self.frame, log, first, messages.len(), now);
+            for message in messages {
+                let record = RecordParts::of(message, now);
+                let weight = record.weight();
+                if weight > bytes_max {
+                    return Err(message_too_large(weight, bytes_max));
+                }
+                record.put(&mut self.frame, now);
+            }
+            finish_run(&mut self.frame, run);
             let end = Offset(first.0 + messages.len() as u64);
             self.runs.push(RunAt { log, first, end, at, len: self.frame.len() - at });
             first = end;
         }
+        Ok(())
     }
+}
+
+fn message_too_large(weight: u64, most: u64) -> Error {
+    let what = format!(
+        "a message has {weight} bytes with key and headers; at most {most} are configured \
+         (message_bytes_max)"
+    );
+    Error::new(ErrorKind::TooLarge, what)
 }

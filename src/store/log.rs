@@ -50,6 +50,7 @@ impl Log {
     }
 
     /// The offset that the next message gets.
+    #[inline]
     pub fn next(&self) -> Offset {
         self.tail.end()
     }
@@ -97,6 +98,7 @@ impl Cursor {
         }
     }
 
+    #[inline]
     pub fn acks(&self) -> Option<&AckSet> {
         match &self.progress {
             Progress::Acks(acks) => Some(acks),
@@ -105,6 +107,7 @@ impl Cursor {
     }
 
     /// The floor, or the offset at which a group goes on.
+    #[inline]
     pub fn floor(&self) -> Offset {
         match &self.progress {
             Progress::Acks(acks) => acks.floor(),

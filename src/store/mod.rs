@@ -15,6 +15,7 @@ mod checkpoint;
 mod commit;
 mod live;
 mod log;
+mod moving;
 mod open;
 mod read;
 mod report;
@@ -96,21 +97,25 @@ impl Store {
         Entity { id: self.state.catalog.next_id, name: name.to_owned(), kind }
     }
 
+    #[inline]
     pub fn acks(&self, cursor: CursorId) -> Option<&AckSet> {
         self.state.cursors.get(&cursor)?.acks()
     }
 
     /// A cursor's floor, or the offset at which a group goes on.
+    #[inline]
     pub fn floor(&self, cursor: CursorId) -> Option<Offset> {
         self.state.cursors.get(&cursor).map(log::Cursor::floor)
     }
 
     /// The first offset of a log that is still there, and the one behind its last.
+    #[inline]
     pub fn bounds(&self, log: LogId) -> Option<(Offset, Offset)> {
         self.state.logs.get(&log).map(|log| (log.start, log.next()))
     }
 
     /// Whether a segment has become dead, so that a checkpoint would give back space.
+    #[inline]
     pub fn is_reclaimable(&self) -> bool {
         self.state.reclaimable
     }

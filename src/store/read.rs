@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Store, gone, log::Log};
+use super::{Store, acks::AckSet, gone, log::Log, tail::RunPlace};
 use crate::{
     disk::Slice,
     error::{Error, ErrorKind, Result},
@@ -14,7 +14,7 @@ use crate::{
         commit::Run,
         record::{Headers, RecordSpans},
     },
-    ids::{LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
     segment::{Block, SegmentReader},
 };
 
@@ -27,22 +27,21 @@ pub struct Stored {
 }
 
 impl Stored {
-    pub fn new(bytes: Slice, spans: RecordSpans, offset: Offset) -> Stored {
-        Stored { bytes, spans, offset }
-    }
-
+    #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.spans.payload.of(&self.bytes)
+        self.spans.payload(&self.bytes)
     }
 
+    #[inline]
     pub fn key(&self) -> Option<&[u8]> {
-        self.spans.key.map(|key| key.of(&self.bytes))
+        self.spans.key(&self.bytes)
     }
 
     pub fn headers(&self) -> Headers<'_> {
-        Headers::new(self.spans.headers.of(&self.bytes))
+        Headers::new(self.spans.headers(&self.bytes))
     }
 
+    #[inline]
     pub fn timestamp(&self) -> Timestamp {
         self.spans.timestamp
     }
@@ -61,6 +60,7 @@ pub enum Source {
 
 impl Source {
     /// Reads the message. With it comes the block that had to be read for it, to be remembered.
+    #[inline]
     pub fn load(self, offset: Offset) -> Result<(Stored, Option<Block>)> {
         match self {
             Source::Run(bytes, lsn) => {
@@ -79,7 +79,7 @@ impl Source {
 }
 
 fn stored_in(block: &Block, offset: Offset) -> Result<Stored> {
-    let mut place = block.seek(offset)?;
+    let mut place = block.seek(offset);
     match block.step(&mut place)? {
         Some((found, spans)) if found == offset => {
             Ok(Stored { bytes: block.body().clone(), spans, offset })
@@ -98,6 +98,30 @@ pub fn damaged_run(what: Malformed, lsn: Lsn) -> Error {
     Error::corrupt(what.0, "journal", lsn.0)
 }
 
+/// A cursor and its log, looked up once.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub acks: &'a AckSet,
+    log: &'a Log,
+}
+
+impl View<'_> {
+    /// The offset behind the last message.
+    pub fn end(&self) -> Offset {
+        self.log.next()
+    }
+
+    /// Whether a message is in a segment, and so durable, or dead.
+    pub fn is_moved(&self, offset: Offset) -> bool {
+        offset < self.log.moved
+    }
+
+    /// The run of the journal that holds a message, unless it was moved.
+    pub fn run(&self, offset: Offset) -> Option<RunPlace> {
+        if self.is_moved(offset) { None } else { self.log.tail.find(offset) }
+    }
+}
+
 /// Messages that follow each other, to be read without the store.
 #[derive(Debug)]
 pub enum Chunk {
@@ -114,12 +138,23 @@ impl Store {
         self.state.logs.get(&log).ok_or_else(|| gone("the queue, topic or stream was deleted"))
     }
 
+    /// A cursor and its log, for whoever is to find the next message.
+    #[inline]
+    pub fn view(&self, cursor: CursorId, log: LogId) -> Option<View<'_>> {
+        Some(View { acks: self.acks(cursor)?, log: self.state.logs.get(&log)? })
+    }
+
+    /// The messages of a run in the journal.
+    #[inline]
+    pub fn at_run(&self, run: RunPlace) -> Result<Source> {
+        Ok(Source::Run(self.journal.slice(run.lsn, run.len)?, run.lsn))
+    }
+
     /// Where the message with an offset is. It must not be dead.
     pub fn locate(&mut self, log: LogId, offset: Offset) -> Result<Source> {
         let found = self.log(log)?;
         if offset >= found.moved {
-            let run = found.tail.find(offset).ok_or_else(|| missing(offset))?;
-            return Ok(Source::Run(self.journal.slice(run.lsn, run.len)?, run.lsn));
+            return self.at_run(found.tail.find(offset).ok_or_else(|| missing(offset))?);
         }
         let segment = found.segment_of(offset).ok_or_else(|| missing(offset))?;
         if let Some(block) = self.cache.recent(segment, offset) {
@@ -137,13 +172,6 @@ impl Store {
         if let Some(segment) = log.and_then(|log| log.segment_of(block.first())) {
             self.cache.remember(segment, block);
         }
-    }
-
-    /// Whether a message was committed before a position. Those in segments are durable.
-    pub fn is_before(&self, log: LogId, offset: Offset, limit: Lsn) -> bool {
-        self.state.logs.get(&log).is_some_and(|log| {
-            offset < log.moved || log.tail.find(offset).is_some_and(|run| run.lsn < limit)
-        })
     }
 
     /// The offset behind the last message that was committed before a position.
@@ -177,6 +205,14 @@ impl Store {
         Ok(if slices.is_empty() { None } else { Some(Chunk::Runs(slices)) })
     }
 
+    /// The segment with the messages from an offset on, to be read soon. Whatever is wrong with it
+    /// is for whoever reads it to meet.
+    pub fn upcoming(&mut self, log: LogId, from: Offset) -> Option<Arc<SegmentReader>> {
+        let (_, segment) = self.state.logs.get(&log)?.segments.range(from..).next()?;
+        let segment = segment.clone();
+        self.cache.reader(&self.segments, &segment).ok()
+    }
+
     /// The first offset whose message bears this time or a later one, of those committed before a
     /// position; the end if there is none.
     pub fn seek_time(&mut self, log: LogId, time: Timestamp, limit: Lsn) -> Result<Offset> {
@@ -193,7 +229,7 @@ impl Store {
             let Some(first) = reader.block_at_time(time) else { continue };
             for index in first..reader.table().len() {
                 let block = reader.block(index)?;
-                let mut place = block.seek(start)?;
+                let mut place = block.seek(start);
                 while let Some((offset, spans)) = block.step(&mut place)? {
                     if spans.timestamp >= time {
                         return Ok(offset);

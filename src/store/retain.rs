@@ -145,7 +145,7 @@ impl Work {
             for index in 0..reader.table().len() {
                 let block = reader.block(index)?;
                 let mut records = Vec::new();
-                let mut place = block.seek(Offset(0))?;
+                let mut place = block.seek(Offset(0));
                 while let Some(record) = block.step(&mut place)? {
                     records.push(record);
                 }

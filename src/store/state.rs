@@ -89,6 +89,7 @@ impl State {
     }
 
     /// Messages have entered a log.
+    #[inline]
     pub fn append(&mut self, log: LogId, run: RunPlace, end: Offset) -> Result<(), Malformed> {
         let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
         if run.first != log.next() {
@@ -99,6 +100,7 @@ impl State {
         Ok(())
     }
 
+    #[inline]
     fn ack_cursor(&mut self, cursor: CursorId) -> Result<(&mut AckSet, LogId), Malformed> {
         let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
         cursor.dirty = true;
@@ -108,6 +110,7 @@ impl State {
         }
     }
 
+    #[inline]
     pub fn ack(&mut self, cursor: CursorId, range: Range<u64>) -> Result<(), Malformed> {
         let (acks, log) = self.ack_cursor(cursor)?;
         let before = acks.floor();
@@ -120,6 +123,7 @@ impl State {
     }
 
     /// Lets go of what no cursor of a log wants any more, as far as that is cheap.
+    #[inline]
     fn floor_moved(&mut self, log: LogId, before: Offset, floor: Offset) {
         let Some(log) = self.logs.get_mut(&log) else {
             return;

@@ -33,6 +33,7 @@ pub struct RunPlace {
 }
 
 impl Chunk {
+    #[inline]
     fn place(&self, entry: Entry) -> RunPlace {
         RunPlace {
             first: Offset(self.first + u64::from(entry.offset)),
@@ -56,11 +57,13 @@ impl Tail {
         Tail { chunks: VecDeque::new(), end }
     }
 
+    #[inline]
     pub fn end(&self) -> Offset {
         self.end
     }
 
     /// Adds the run that follows. `end` is the offset behind its last message.
+    #[inline]
     pub fn push(&mut self, run: RunPlace, end: Offset) {
         debug_assert_eq!(run.first, self.end);
         self.end = end;
@@ -78,6 +81,7 @@ impl Tail {
     }
 
     /// The index of the chunk and of the run in it that hold an offset.
+    #[inline]
     fn position(&self, offset: Offset) -> Option<(usize, usize)> {
         if offset >= self.end {
             return None;
@@ -96,6 +100,7 @@ impl Tail {
     }
 
     /// The run that holds an offset.
+    #[inline]
     pub fn find(&self, offset: Offset) -> Option<RunPlace> {
         let (chunk, run) = self.position(offset)?;
         let chunk = &self.chunks[chunk];
@@ -128,6 +133,7 @@ impl Tail {
     }
 
     /// Forgets runs before an offset, as far as that costs nothing: whole chunks.
+    #[inline]
     pub fn drop_below(&mut self, offset: Offset) {
         while let Some(chunk) = self.chunks.front() {
             let end = self.chunks.get(1).map_or(self.end.0, |next| next.first);

@@ -141,8 +141,11 @@ impl<'a> Driver<'a> {
     fn committed(&mut self, change: impl FnOnce(&mut State)) {
         let mut state = self.now().clone();
         change(&mut state);
+        // What changes nothing, such as creating what is there, may have written no frame.
+        let proven =
+            if state == *self.now() { self.proven[self.states.len() - 1] } else { self.floor };
         self.states.push(Rc::new(state));
-        self.proven.push(self.floor);
+        self.proven.push(proven);
     }
 
     fn is_durable(&mut self) {

@@ -11,7 +11,7 @@ pub mod explore;
 pub mod oracle;
 pub mod state;
 
-use posthouse::{Engine, Options, Timestamp, sim::SimDisk};
+use posthouse::{Delivery, Engine, Options, Queue, Timestamp, sim::SimDisk};
 
 /// What the actions run on.
 pub trait World {
@@ -125,4 +125,16 @@ pub fn small_options() -> Options {
         .message_bytes_max(64 << 10)
         .commit_bytes_max(128 << 10)
         .maps_max(2)
+}
+
+/// The payloads of all messages that a queue has, in the order in which they come. They stay on
+/// lease.
+pub fn drain(queue: &Queue) -> Vec<Vec<u8>> {
+    let mut held: Vec<Delivery> = Vec::new();
+    while let Some(delivery) = queue.try_receive().unwrap() {
+        held.push(delivery);
+    }
+    let seen = held.iter().map(|it| it.payload().to_vec()).collect();
+    std::mem::forget(held);
+    seen
 }

@@ -133,7 +133,8 @@ pub fn io_of(word: &str) -> IoMode {
     if word == "Calls" { IoMode::Calls } else { IoMode::Auto }
 }
 
-fn step(worker: &mut Worker, random: &mut Random) -> Result<(), Error> {
+/// Some messages, and now and then something else.
+pub fn step(worker: &mut Worker, random: &mut Random) -> Result<(), Error> {
     let pace = [Pace::Sync, Pace::Buffered, Pace::Ticket][random.below(3) as usize];
     for _ in 0..random.below(20) {
         worker.send(pace)?;

@@ -33,19 +33,24 @@ pub fn dumped(disk: &SimDisk, path: &str) -> posthouse::Result<State> {
     dump(&open(&disk, path)?)
 }
 
+/// Fills a store, and writes down with what.
 pub struct Builder {
-    engine: Engine,
+    pub engine: Engine,
     pub history: History,
-    number: u64,
+    /// How many messages there were.
+    pub number: u64,
+    /// Messages have fewer bytes than this.
+    pub message_bytes: usize,
 }
 
 impl Builder {
     fn next(&mut self) -> Msg {
         self.number += 1;
-        Msg::number(self.number, self.number as usize * 37 % 230)
+        let pace = 37 * (self.message_bytes / 230).max(1);
+        Msg::number(self.number, self.number as usize * pace % self.message_bytes)
     }
 
-    fn send(&mut self, name: &str, count: usize) {
+    pub fn send(&mut self, name: &str, count: usize) {
         let queue = self.engine.queue(name).create().unwrap();
         for _ in 0..count {
             let msg = self.next();
@@ -54,7 +59,7 @@ impl Builder {
         }
     }
 
-    fn publish(&mut self, name: &str, count: usize) {
+    pub fn publish(&mut self, name: &str, count: usize) {
         let topic = self.engine.topic(name).create().unwrap();
         for _ in 0..count {
             let msg = self.next();
@@ -63,7 +68,7 @@ impl Builder {
         }
     }
 
-    fn append(&mut self, name: &str, count: usize) {
+    pub fn append(&mut self, name: &str, count: usize) {
         let stream = self.engine.stream(name).partitions(2).create().unwrap();
         for _ in 0..count {
             let mut msg = self.next();
@@ -74,7 +79,11 @@ impl Builder {
     }
 
     /// Acks one in three, counts a failure of one in five, and leaves the others.
-    fn consume(&mut self, mut receive: impl FnMut() -> Option<posthouse::Delivery>, count: usize) {
+    pub fn consume(
+        &mut self,
+        mut receive: impl FnMut() -> Option<posthouse::Delivery>,
+        count: usize,
+    ) {
         let mut held = Vec::new();
         for n in 0..count {
             let Some(delivery) = receive() else { break };
@@ -118,7 +127,7 @@ pub fn sample(close: bool) -> Sample {
     let (mut history, mut number) = (History::new(), 0);
     for n in 0..3 {
         let engine = open(&disk, "store").unwrap();
-        let mut builder = Builder { engine, history, number };
+        let mut builder = Builder { engine, history, number, message_bytes: 230 };
         builder.life(n);
         (history, number) = (builder.history, builder.number);
         if n == 1 {
@@ -128,7 +137,7 @@ pub fn sample(close: bool) -> Sample {
         }
     }
     let engine = open(&disk, "store").unwrap();
-    let mut builder = Builder { engine, history, number };
+    let mut builder = Builder { engine, history, number, message_bytes: 230 };
     let mut states = vec![dumped(&disk, "store").unwrap()];
     for n in 0..24 {
         match n % 4 {

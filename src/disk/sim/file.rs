@@ -5,6 +5,7 @@ use std::{
     io,
     ops::Range,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use super::{SimProcess, world::FileId};
@@ -14,6 +15,8 @@ pub(super) const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 /// Write-back may see a store half done, but never half of an aligned piece of this size.
 const PIECE: usize = 8;
+/// How long a sync that is said to take its time sleeps in truth, so that others come meanwhile.
+const SLEEP_MOST: Duration = Duration::from_millis(1);
 
 /// A store within one page.
 #[derive(Clone, Debug)]
@@ -29,10 +32,11 @@ impl Store {
     }
 }
 
+/// The bytes are shared by forks until one of them stores something.
 #[derive(Debug, Default)]
 pub(super) struct Content {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+    live: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
     /// Stores that are not durable, per page, in order.
     pending: BTreeMap<usize, Vec<Store>>,
     /// Lengths that the file had since the last sync.
@@ -40,19 +44,20 @@ pub(super) struct Content {
     /// Pages that take up space.
     pages: BTreeSet<usize>,
     /// Bytes that were handed out and may still be held.
-    held: Vec<(Range<u64>, Weak<[u8]>)>,
+    held: Vec<(Range<u64>, Weak<Vec<u8>>)>,
 }
 
 impl Content {
     pub(super) fn durable(bytes: Vec<u8>) -> Content {
         let pages = (0..bytes.len().div_ceil(PAGE)).collect();
-        Content { live: bytes.clone(), durable: bytes, pages, ..Content::default() }
+        let bytes = Arc::new(bytes);
+        Content { live: Arc::clone(&bytes), durable: bytes, pages, ..Content::default() }
     }
 
     pub(super) fn fork(&self) -> Content {
         Content {
-            live: self.live.clone(),
-            durable: self.durable.clone(),
+            live: Arc::clone(&self.live),
+            durable: Arc::clone(&self.durable),
             pending: self.pending.clone(),
             lengths: self.lengths.clone(),
             pages: self.pages.clone(),
@@ -80,11 +85,12 @@ impl Content {
             assert!(apart, "bytes {held:?} are overwritten while a reader holds them");
         }
         let (start, end) = (at as usize, range.end as usize);
-        if end > self.live.len() {
-            self.live.resize(end, 0);
+        let live = Arc::make_mut(&mut self.live);
+        if end > live.len() {
+            live.resize(end, 0);
             self.lengths.push(end as u64);
         }
-        self.live[start..end].copy_from_slice(bytes);
+        live[start..end].copy_from_slice(bytes);
         for page in pages_of(at, bytes.len()) {
             self.pages.insert(page);
             let from = start.max(page * PAGE);
@@ -95,7 +101,7 @@ impl Content {
     }
 
     pub(super) fn set_len(&mut self, len: u64) {
-        self.live.resize(len as usize, 0);
+        Arc::make_mut(&mut self.live).resize(len as usize, 0);
         self.lengths.push(len);
         let pages = (len as usize).div_ceil(PAGE);
         self.pages.retain(|page| *page < pages);
@@ -105,10 +111,15 @@ impl Content {
     /// Writes back the pages that were stored to. One that an earlier, failed sync has marked as
     /// clean is not among them, unless it was stored to again.
     fn sync(&mut self) {
-        self.durable.resize(self.live.len(), 0);
-        for page in std::mem::take(&mut self.pending).into_keys() {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() && self.durable.len() == self.live.len() {
+            return self.lengths.clear();
+        }
+        let durable = Arc::make_mut(&mut self.durable);
+        durable.resize(self.live.len(), 0);
+        for page in pending.into_keys() {
             let end = ((page + 1) * PAGE).min(self.live.len());
-            self.durable[page * PAGE..end].copy_from_slice(&self.live[page * PAGE..end]);
+            durable[page * PAGE..end].copy_from_slice(&self.live[page * PAGE..end]);
         }
         self.lengths.clear();
     }
@@ -127,7 +138,12 @@ impl Content {
             0 => self.durable.len(),
             n => self.lengths[n - 1] as usize,
         };
-        let mut survived = self.durable.clone();
+        if self.pending.is_empty() && length == self.durable.len() {
+            self.lengths.clear();
+            self.live = Arc::clone(&self.durable);
+            return;
+        }
+        let mut survived = Vec::clone(&self.durable);
         survived.resize(length, 0);
         for (page, stores) in std::mem::take(&mut self.pending) {
             let start = page * PAGE;
@@ -141,8 +157,8 @@ impl Content {
             survived[start..end].copy_from_slice(&bytes[..end - start]);
         }
         self.lengths.clear();
-        self.live.clone_from(&survived);
-        self.durable = survived;
+        self.durable = Arc::new(survived);
+        self.live = Arc::clone(&self.durable);
     }
 }
 
@@ -201,7 +217,17 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.process.step(|world| world.write(self.file, at, bytes))
+        let mut world = self.process.disk.world();
+        let off = world.is_off(self.process.life);
+        if let Err(error) = world.begin_call(self.process.life) {
+            if !off {
+                // It fails when half of it is done.
+                let _ = world.write(self.file, at, &bytes[..bytes.len() / 2]);
+            }
+            return Err(error);
+        }
+        world.begin_step()?;
+        world.write(self.file, at, bytes)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -216,6 +242,9 @@ impl DiskFile for SimFile {
         }
         world.begin_step()?;
         world.content_of(self.file).sync();
+        let time = world.sync_time;
+        drop(world);
+        std::thread::sleep(time.min(SLEEP_MOST));
         Ok(())
     }
 
@@ -259,7 +288,7 @@ impl Window for SimWindow {
             let content = world.content_of(self.file.file);
             let start = at as usize;
             let bytes = content.live.get(start..start + len).ok_or(io::ErrorKind::UnexpectedEof)?;
-            let bytes: Arc<[u8]> = bytes.into();
+            let bytes = Arc::new(bytes.to_vec());
             content.held.push((at..at + len as u64, Arc::downgrade(&bytes)));
             if content.held.len() > 4096 {
                 content.held.retain(|(_, held)| held.strong_count() > 0);

@@ -14,10 +14,12 @@
 //!   power cut keeps a prefix of them; with [`SimDisk::set_pessimal`] any subset.
 //! - A sync that fails behaves as measured on Linux: its pages count as clean afterwards although
 //!   they are not durable, and the next sync says that all is well.
+//! - A write call that fails has stored the first half of its bytes.
 //! - Stores into a mapped block that was never written are a bug of the engine (SIGBUS on a full
 //!   disk), and so are stores over bytes that a reader still holds: both panic.
 //! - The disk can be full, the n-th call can fail with any error, once or from then on, and the
-//!   power can go at the n-th step. The clock stands still until it is moved.
+//!   power can go at the n-th step. The clock stands still until it is moved, or for as long as a
+//!   sync is said to take.
 //!
 //! All of it follows from one seed.
 
@@ -203,9 +205,13 @@ impl SimDisk {
 
     /// Moves both clocks forward.
     pub fn advance(&self, by: Duration) {
-        let mut world = self.world();
-        world.elapsed += by;
-        world.now = Timestamp(world.now.0.saturating_add(by.as_millis() as u64));
+        self.world().advance(by);
+    }
+
+    /// Lets each sync of a file take so long by both clocks, and up to a millisecond in truth, so
+    /// that other threads go on meanwhile. At first a sync takes no time.
+    pub fn set_sync_time(&self, time: Duration) {
+        self.world().sync_time = time;
     }
 
     /// Sets the time of day, to any time; the other clock goes on as if nothing happened.

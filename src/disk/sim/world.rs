@@ -112,6 +112,8 @@ pub(super) struct World {
     pub(super) pessimal: bool,
     pub(super) now: Timestamp,
     pub(super) elapsed: Duration,
+    /// How long a sync of a file takes.
+    pub(super) sync_time: Duration,
     /// How the disk looked before steps that were recorded.
     pub(super) record: Record,
 }
@@ -147,6 +149,7 @@ impl World {
             pessimal: false,
             now: Timestamp(1_000_000_000_000),
             elapsed: Duration::ZERO,
+            sync_time: Duration::ZERO,
             record: Record::default(),
         }
     }
@@ -177,7 +180,14 @@ impl World {
         self.pessimal = other.pessimal;
         self.now = other.now;
         self.elapsed = other.elapsed;
+        self.sync_time = other.sync_time;
         self
+    }
+
+    /// Moves both clocks forward.
+    pub(super) fn advance(&mut self, by: Duration) {
+        self.elapsed += by;
+        self.now = Timestamp(self.now.0.saturating_add(by.as_millis() as u64));
     }
 
     /// Whether a process of this life is dead, or the power is off.
@@ -197,6 +207,7 @@ impl World {
     /// A call that syncs a file.
     pub(super) fn begin_sync(&mut self, life: Life) -> io::Result<()> {
         self.begin_call(life)?;
+        self.advance(self.sync_time);
         let sync = self.syncs;
         self.syncs += 1;
         self.fails(sync, true)

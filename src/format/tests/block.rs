@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{block::*, record::RecordParts, wire::*},
+    super::{block::*, pack::*, record::RecordParts, wire::*},
     batter, flip_each_bit,
     record::{Owned, any_record},
     seed,
@@ -43,13 +43,22 @@ fn open(block: &[u8]) -> Decoded<(BlockHeader, Vec<u8>)> {
     Ok((header, body.to_vec()))
 }
 
-fn walk(header: &BlockHeader, body: &[u8], mut place: BlockPlace) -> Decoded<Model> {
+fn walk_from(header: &BlockHeader, body: &[u8], mut place: BlockPlace) -> Decoded<Model> {
     let records = Records::new(header, body)?;
     let mut found = Model::new();
-    while let Some((offset, spans)) = records.step(&mut place)? {
+    loop {
+        // The quick way is the same way.
+        let mut quick = place;
+        let quickly = records.quick(body, &mut quick);
+        let Some((offset, spans)) = records.step(body, &mut place)? else { break };
+        assert!(quickly.is_none_or(|it| (it, quick) == ((offset, spans), place)));
         found.push((offset.0, Owned::of(body, &spans)));
     }
     Ok(found)
+}
+
+fn walk(header: &BlockHeader, body: &[u8]) -> Decoded<Model> {
+    walk_from(header, body, Records::new(header, body)?.start(body))
 }
 
 fn plain(offset: u64) -> (u64, Owned) {
@@ -61,7 +70,7 @@ fn forge(change: impl FnOnce(&mut BlockHeader)) -> Decoded<BlockHeader> {
     let (mut header, block) = pack(&(0..40).map(plain).collect());
     change(&mut header);
     let mut out = Vec::new();
-    header.put(&mut out, &body(&header, &block), seed());
+    header.put(&mut out, &[&body(&header, &block)], seed());
     BlockHeader::decode(&out, AT, seed())
 }
 
@@ -74,28 +83,52 @@ fn a_block_there_and_back() {
     assert_eq!(header.block_len(), block.len() as u64);
     let (again, body) = open(&block).unwrap();
     assert_eq!(again, header);
-    let records = Records::new(&header, &body).unwrap();
-    assert_eq!(walk(&header, &body, records.start()), Ok(model));
+    assert_eq!(walk(&header, &body), Ok(model));
 }
 
 #[test]
-fn a_record_costs_two_bytes_beside_its_payload() {
-    let bytes = |count| pack(&(0..count).map(plain).collect()).0.body_len;
-    assert_eq!(bytes(1), 3 + 8);
-    assert_eq!(bytes(16), 16 * 3 + 8);
-    assert_eq!(bytes(17), 17 * 3 + 16, "every sixteenth record has an entry in the table");
-    assert_eq!(bytes(32), 32 * 3 + 16);
-    assert_eq!(bytes(33), 33 * 3 + 24);
+fn a_record_costs_four_bytes_beside_its_payload() {
+    let bytes = |model: &Model| pack(model).0.body_len;
+    assert_eq!(bytes(&(0..1).map(plain).collect()), 1 + 4);
+    assert_eq!(bytes(&(0..100).map(plain).collect()), 100 * (1 + 4));
+    assert_eq!(bytes(&[7, 8, 10, 11].map(plain).to_vec()), 4 * (1 + 4) + 8, "a gap costs eight");
+    let later = (1, Owned { timestamp: 1063, ..plain(1).1 });
+    assert_eq!(bytes(&vec![plain(0), later]), 2 * (1 + 4) + 1, "a time costs one, or few");
+}
+
+fn numbers(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks(4).map(|n| u32::from_le_bytes(n.try_into().unwrap())).collect()
 }
 
 #[test]
-fn the_table_points_at_every_sixteenth_record() {
-    let (header, block) = pack(&(100..150).map(plain).collect());
+fn marks_say_where_records_end() {
+    let mut model: Model = [100, 101, 105, 106].map(plain).to_vec();
+    model[1].1.timestamp = 999;
+    model[3].1.key = Some(vec![b'k']);
+    let (header, block) = pack(&model);
     let body = body(&header, &block);
-    let table = &body[body.len() - 4 * 8..];
-    let numbers: Vec<u32> =
-        table.chunks(4).map(|n| u32::from_le_bytes(n.try_into().unwrap())).collect();
-    assert_eq!(numbers, [0, 0, 48, 16, 96, 32, 144, 48]);
+    let (front, marks) = body.split_at(body.len() - 4 * 4);
+    let (data, gaps) = front.split_at(front.len() - 8);
+    assert_eq!(data, [100, 1, 101, 105, 2, 0, b'k', 106]);
+    assert_eq!(numbers(gaps), [2, 5]);
+    assert_eq!(numbers(marks), [1 << 2, 3 << 2 | 1, 4 << 2, 8 << 2 | 2]);
+}
+
+#[test]
+fn plain_records_are_read_quickly() {
+    let mut model: Model = [10, 11, 12, 20, 21, 22].map(plain).to_vec();
+    model[1].1.timestamp = 1000 + 8191;
+    model[5].1.key = Some(Vec::new());
+    let (header, block) = pack(&model);
+    let body = body(&header, &block);
+    let records = Records::new(&header, &body).unwrap();
+    let mut place = records.start(&body);
+    let mut quick = Vec::new();
+    while records.quick(&body, &mut place).is_some() || {
+        quick.push(place.next().0);
+        records.step(&body, &mut place).unwrap().is_some()
+    } {}
+    assert_eq!(quick, [13, 22, 23], "all but behind a gap, with a key, and at the end");
 }
 
 #[test]
@@ -130,8 +163,8 @@ fn offsets_span_32_bits_at_most() {
     let header = builder.finish(&mut out, AT, seed());
     let (_, body) = open(&out).unwrap();
     let records = Records::new(&header, &body).unwrap();
-    let mut place = records.seek(Offset(11)).unwrap();
-    assert_eq!(records.step(&mut place).unwrap().unwrap().0, Offset(far));
+    let mut place = records.seek(&body, Offset(11));
+    assert_eq!(records.step(&body, &mut place).unwrap().unwrap().0, Offset(far));
 }
 
 #[test]
@@ -183,22 +216,84 @@ fn unknown_kinds_and_codecs_are_refused() {
 
 /// The checksum says who wrote a block, not that it makes sense.
 #[test]
-fn a_table_that_points_outside_is_refused() {
-    let (header, block) = pack(&(0..40).map(plain).collect());
+fn gaps_that_are_none_are_refused() {
+    let (header, block) = pack(&[10, 11, 20, 21, 30].map(plain).to_vec());
     let good = body(&header, &block);
-    let table = good.len() - 3 * 8;
-    let seek = |at: usize, value: u32| {
-        let mut bad = good.clone();
-        bad[table + at..][..4].copy_from_slice(&value.to_le_bytes());
-        let records = Records::new(&header, &bad).unwrap();
-        records.seek(Offset(20)).map(|_| ())
+    let with = |gaps: &[u32]| {
+        let gaps: Vec<u8> = gaps.iter().flat_map(|n| n.to_le_bytes()).collect();
+        Records::new(&header, &[&good[..5], &gaps, &good[21..]].concat())
     };
-    assert_eq!(seek(8, 48), Ok(()));
-    for position in [40 * 3, 40 * 3 + 1, u32::MAX] {
-        assert!(seek(8, position).is_err(), "a record at {position}");
+    assert!(with(&[2, 10, 4, 20]).is_ok());
+    assert!(with(&[1, 17]).is_ok(), "other gaps, that lead to the last record, too");
+    let refused: [&[u32]; 12] = [
+        &[],
+        &[2],
+        &[2, 10],
+        &[2, 10, 4],
+        &[2, 10, 4, 19],
+        &[2, 10, 4, 12],
+        &[2, 2, 4, 20],
+        &[4, 20, 2, 10],
+        &[0, 1, 4, 20],
+        &[2, 10, 5, 20],
+        &[2, u32::MAX, 4, 20],
+        &[2, 10, 2, 20],
+    ];
+    for gaps in refused {
+        assert!(with(gaps).is_err(), "{gaps:?}");
     }
-    for delta in [40, u32::MAX] {
-        assert!(seek(12, delta).is_err(), "an offset {delta} behind the first");
+}
+
+#[test]
+fn marks_that_lead_astray_are_refused() {
+    let (header, block) = pack(&(0..4).map(plain).collect());
+    let good = body(&header, &block);
+    let with = |n: usize, mark: u32| {
+        let mut bad = good.clone();
+        bad[4 + n * 4..][..4].copy_from_slice(&mark.to_le_bytes());
+        Records::new(&header, &bad)?;
+        walk(&header, &bad)
+    };
+    assert_eq!(with(1, 2 << 2).unwrap().len(), 4);
+    let refused = [
+        (1, 0),          // It ends before it begins.
+        (1, 5 << 2),     // In the marks.
+        (1, u32::MAX),   // Far behind.
+        (1, 2 << 2 | 1), // No varint: the payload is one, but the time is then that of the block.
+        (1, 2 << 2 | 2), // A key, and nothing behind it.
+        (3, 3 << 2),     // The data ends early.
+        (3, 5 << 2),
+    ];
+    for (n, mark) in refused {
+        let found = with(n, mark);
+        let lone_time = (n, mark) == (1, 2 << 2 | 1);
+        assert!(found.is_err() || lone_time, "record {n}: {found:?}");
+    }
+}
+
+#[test]
+fn what_goes_without_saying_is_refused() {
+    let (header, _) = pack(&(0..1).map(plain).collect());
+    let open = |data: &[u8], bits: u32| {
+        let body = [data, &((data.len() as u32) << 2 | bits).to_le_bytes()].concat();
+        walk(&header, &body).map(|found| found[0].1.clone())
+    };
+    assert_eq!(open(&[2, 9], 1).unwrap().timestamp, 1001);
+    assert_eq!(open(&[0x80, 1, 9], 1).unwrap().timestamp, 1064);
+    assert_eq!(open(&[1, 0, 9], 2).unwrap().key, Some(Vec::new()));
+    for (data, bits) in [
+        (&[0, 9][..], 1),   // The time of the block.
+        (&[0x80, 0, 9], 1), // A varint that is too long.
+        (&[0x80], 1),       // None.
+        (&[], 1),
+        (&[0, 0, 9], 2), // No key and no headers.
+        (&[3, 0, 9], 2), // A key of two bytes, where there is one.
+        (&[0, 2, 9], 2), // Headers, the same.
+        (&[2, 1, 9], 2), // Key and headers, of which each alone would fit.
+        (&[9], 2),
+        (&[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 0, 9], 2),
+    ] {
+        assert!(open(data, bits).is_err(), "{data:?} {bits}");
     }
 }
 
@@ -206,14 +301,10 @@ fn a_table_that_points_outside_is_refused() {
 fn a_body_that_ends_early_is_refused() {
     let (header, block) = pack(&(0..40).map(plain).collect());
     let good = body(&header, &block);
-    let (records, table) = good.split_at(40 * 3);
-    for cut in 0..records.len() {
-        let bad = [&records[..cut], table].concat();
-        let cut_short = Records::new(&header, &bad).unwrap();
-        assert!(walk(&header, &bad, cut_short.start()).is_err(), "{cut} bytes of records");
-    }
-    for cut in 0..table.len() {
-        assert!(Records::new(&header, &table[..cut]).is_err());
+    for cut in 1..good.len() {
+        assert!(Records::new(&header, &good[cut..]).is_err(), "{cut} bytes less at the begin");
+        let cut_short = Records::new(&header, &good[..cut]);
+        assert!(cut_short.is_err() || walk(&header, &good[..cut]).is_err(), "{cut} bytes");
     }
 }
 
@@ -221,18 +312,9 @@ fn a_body_that_ends_early_is_refused() {
 fn records_lie_within_their_block() {
     let (mut header, block) = pack(&(10..30).map(plain).collect());
     let body = body(&header, &block);
-    header.last = Offset(28);
-    let records = Records::new(&header, &body).unwrap();
-    assert!(walk(&header, &body, records.start()).is_err(), "a record behind the last");
-    // A gap that leads back, far back, or nowhere.
-    for delta in [0, 1, u64::MAX - 9, u64::MAX] {
-        let mut body = vec![0, 0, 0, 0, 8];
-        put_varint(&mut body, delta);
-        body.push(0);
-        body.extend_from_slice(&[0; 8]);
-        let (header, _) = pack(&[10, 11, 20].map(plain).to_vec());
-        let records = Records::new(&header, &body).unwrap();
-        assert!(walk(&header, &body, records.start()).is_err(), "{delta}");
+    for last in [28, 30, 1000] {
+        header.last = Offset(last);
+        assert!(Records::new(&header, &body).is_err(), "the last offset is not {last}");
     }
 }
 
@@ -267,8 +349,7 @@ proptest! {
         prop_assert_eq!(again, header);
         let times = model.iter().map(|(_, record)| record.timestamp);
         prop_assert_eq!(header.max_time.0, times.max().unwrap());
-        let records = Records::new(&header, &body).unwrap();
-        prop_assert_eq!(walk(&header, &body, records.start()), Ok(model));
+        prop_assert_eq!(walk(&header, &body), Ok(model));
     }
 
     #[test]
@@ -279,9 +360,9 @@ proptest! {
         let near = model.iter().flat_map(|(n, _)| [n.saturating_sub(1), *n, n + 1]);
         for offset in near.chain([0, far, u64::MAX]) {
             let behind = model.partition_point(|(n, _)| *n < offset);
-            let mut place = records.seek(Offset(offset)).unwrap();
+            let mut place = records.seek(&body, Offset(offset));
             for n in behind..(behind + 2).min(model.len() + 1) {
-                let found = records.step(&mut place).unwrap();
+                let found = records.step(&body, &mut place).unwrap();
                 let found = found.map(|(offset, spans)| (offset.0, Owned::of(&body, &spans)));
                 prop_assert_eq!(found.as_ref(), model.get(n));
             }
@@ -301,12 +382,13 @@ proptest! {
         let (header, block) = pack(&model);
         batter(&body(&header, &block), |body| {
             let Ok(records) = Records::new(&header, body) else { return };
-            if let Ok(found) = walk(&header, body, records.start()) {
+            if let Ok(found) = walk(&header, body) {
                 assert!(found.is_sorted_by(|a, b| a.0 < b.0));
                 assert!(found.iter().all(|(n, _)| (header.first.0..=header.last.0).contains(n)));
             }
             for offset in [0, model[0].0, model[model.len() - 1].0, u64::MAX] {
-                let _ = records.seek(Offset(offset));
+                let mut place = records.seek(body, Offset(offset));
+                let _ = records.step(body, &mut place);
             }
         });
     }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{commit::*, entity::*, record::RecordParts, wire::*},
+    super::{commit::*, entity::*, fuzzing::put_run, record::RecordParts, wire::*},
     batter,
     meta::entities,
     record::{Owned, any_record},

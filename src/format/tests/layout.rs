@@ -5,8 +5,8 @@ use std::{fmt::Write, path::PathBuf};
 
 use super::{
     super::{
-        block::*, commit::*, frame::*, header::FORMAT_VERSION, journal::*, meta::*,
-        record::RecordParts, segment::*, wire::Seed,
+        commit::*, frame::*, fuzzing::put_run, header::FORMAT_VERSION, journal::*, meta::*,
+        pack::*, record::RecordParts, segment::*, wire::Seed,
     },
     STORE,
     meta::{entities, entries},

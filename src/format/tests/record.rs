@@ -31,9 +31,9 @@ impl Owned {
         let header = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
         Owned {
             timestamp: spans.timestamp.0,
-            key: spans.key.map(|key| key.of(bytes).to_vec()),
-            headers: Headers::new(spans.headers.of(bytes)).map(header).collect(),
-            payload: spans.payload.of(bytes).to_vec(),
+            key: spans.key(bytes).map(<[u8]>::to_vec),
+            headers: Headers::new(spans.headers(bytes)).map(header).collect(),
+            payload: spans.payload(bytes).to_vec(),
         }
     }
 }
@@ -46,32 +46,30 @@ pub fn any_record() -> impl Strategy<Value = Owned> {
         .prop_map(|(timestamp, key, headers, payload)| Owned { timestamp, key, headers, payload })
 }
 
-fn put(record: &Owned, base: u64, delta: Option<u64>) -> Vec<u8> {
+fn put(record: &Owned, base: u64) -> Vec<u8> {
     let message = record.message();
     let parts = RecordParts::of(&message, Timestamp(0));
     let mut out = Vec::new();
-    parts.put(&mut out, Timestamp(base), delta);
+    parts.put(&mut out, Timestamp(base));
     out
 }
 
 #[test]
 fn the_least_record_has_two_bytes() {
     let record = Owned { timestamp: 5, ..Owned::default() };
-    assert_eq!(put(&record, 5, None), [0, 0]);
+    assert_eq!(put(&record, 5), [0, 0]);
     let spans = take_record(&[0, 0], 0, Timestamp(5)).unwrap();
     assert_eq!(Owned::of(&[0, 0], &spans), record);
-    assert_eq!((spans.end(), spans.offset_delta), (2, None));
+    assert_eq!(spans.end(), 2);
 }
 
 #[test]
 fn an_empty_key_is_a_key() {
     let record = Owned { key: Some(Vec::new()), ..Owned::default() };
-    let bytes = put(&record, 0, None);
+    let bytes = put(&record, 0);
     assert_eq!(bytes, [2, 0, 0]);
-    assert_eq!(
-        take_record(&bytes, 0, Timestamp(0)).unwrap().key.map(|key| key.of(&bytes)),
-        Some(&[][..])
-    );
+    let spans = take_record(&bytes, 0, Timestamp(0)).unwrap();
+    assert_eq!(spans.key(&bytes), Some(&[][..]));
 }
 
 #[test]
@@ -80,19 +78,20 @@ fn timestamps_go_both_ways_and_around() {
     for base in edges {
         for timestamp in edges {
             let record = Owned { timestamp, ..Owned::default() };
-            let bytes = put(&record, base, None);
+            let bytes = put(&record, base);
             let spans = take_record(&bytes, 0, Timestamp(base)).unwrap();
             assert_eq!(spans.timestamp, Timestamp(timestamp), "{timestamp} from {base}");
         }
     }
     let near = Owned { timestamp: 999, ..Owned::default() };
-    assert_eq!(put(&near, 1000, None), [1, 1, 0], "a step back is as short as one forward");
+    assert_eq!(put(&near, 1000), [1, 1, 0], "a step back is as short as one forward");
 }
 
 #[test]
 fn what_has_no_meaning_is_refused() {
-    let refused: [&[u8]; 7] = [
-        &[0x10, 0], // An unknown flag.
+    let refused: [&[u8]; 8] = [
+        &[8, 0], // An unknown flag.
+        &[0x10, 0],
         &[0xFF, 0, 0, 0, 0, 0],
         &[1, 0, 0], // A timestamp that is the base.
         &[4, 0, 0], // Headers of no length.
@@ -144,24 +143,23 @@ fn the_weight_is_what_the_application_put_in() {
 proptest! {
     #[test]
     fn any_record_there_and_back(
-        record in any_record(), base: u64, delta in prop::option::of(any::<u64>()), before: Vec<u8>,
+        record in any_record(), base: u64, before: Vec<u8>,
     ) {
-        let encoded = put(&record, base, delta);
+        let encoded = put(&record, base);
         let mut bytes = before.clone();
         bytes.extend_from_slice(&encoded);
         let spans = take_record(&bytes, before.len(), Timestamp(base)).unwrap();
         prop_assert_eq!(Owned::of(&bytes, &spans), record);
-        prop_assert_eq!(spans.offset_delta, delta);
         prop_assert_eq!(spans.end(), bytes.len());
 
         let mut again = Vec::new();
-        RecordParts::stored(&bytes, &spans).put(&mut again, Timestamp(base), delta);
+        RecordParts::stored(&bytes, &spans).put(&mut again, Timestamp(base));
         prop_assert_eq!(again, encoded, "from bytes as from a message");
     }
 
     #[test]
     fn hostile_records_are_refused_or_lie_within(record in any_record(), base: u64) {
-        batter(&put(&record, base, Some(7)), |bytes| {
+        batter(&put(&record, base), |bytes| {
             if let Ok(spans) = take_record(bytes, 0, Timestamp(base)) {
                 let _ = Owned::of(bytes, &spans);
                 assert!(spans.end() <= bytes.len());
@@ -173,9 +171,9 @@ proptest! {
     fn a_record_has_one_encoding(bytes in prop::collection::vec(any::<u8>(), 0..24), base: u64) {
         if let Ok(spans) = take_record(&bytes, 0, Timestamp(base)) {
             let mut again = Vec::new();
-            RecordParts::stored(&bytes, &spans).put(&mut again, Timestamp(base), spans.offset_delta);
+            RecordParts::stored(&bytes, &spans).put(&mut again, Timestamp(base));
             prop_assert_eq!(&again[..], &bytes[..spans.end()]);
-            prop_assert!(again.len() > varint_len(spans.payload.of(&bytes).len() as u64));
+            prop_assert!(again.len() > varint_len(spans.payload(&bytes).len() as u64));
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Gathered {
     pub gone: BTreeSet<u64>,
     pub logs: BTreeMap<LogId, LogState>,
     pub cursors: BTreeMap<CursorId, (u64, Offset)>,
+    /// Where each cursor is first spoken of.
+    pub since: BTreeMap<CursorId, u64>,
     pub chunks: BTreeMap<(CursorId, u64), ChunkState>,
     pub segments: BTreeMap<(LogId, Offset), SegmentState>,
     /// What segments were before: files of theirs may still be there.
@@ -35,17 +37,21 @@ impl Gathered {
     }
 
     fn take(&mut self, position: u64, entry: MetaEntry) {
+        let mut since = |cursor| _ = self.since.entry(cursor).or_insert(position);
         match entry {
             MetaEntry::Entity(entity) => {
+                entity.cursors().for_each(|(cursor, _)| since(cursor));
                 self.gone.remove(&entity.id);
                 self.entities.insert(entity.id, entity);
             }
             MetaEntry::EntityGone(id) => self.forget(id),
             MetaEntry::Log(state) => drop(self.logs.insert(state.log, state)),
             MetaEntry::Cursor(state) => {
+                since(state.cursor);
                 self.cursors.insert(state.cursor, (position, state.floor));
             }
             MetaEntry::Chunk(state) => {
+                since(state.cursor);
                 self.chunks.insert((state.cursor, state.chunk), state);
             }
             MetaEntry::Segment(state) => {

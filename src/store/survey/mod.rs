@@ -27,6 +27,7 @@ use self::{
 };
 pub use self::{metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey};
 use super::{
+    log::Cursor,
     report::{LogName, Problem},
     state::State,
 };
@@ -168,6 +169,9 @@ impl Looking {
         });
         state.catalog.next_id = next_id.fold(state.catalog.next_id.max(1), u64::max);
 
+        let of_logs = state.logs.iter().map(|(id, log)| (*id, log.segments.values().cloned()));
+        let referred: Vec<(LogId, Vec<SegmentState>)> =
+            of_logs.map(|(id, segments)| (id, segments.collect())).collect();
         let known = gathered.cursors.keys().copied().collect();
         let mut replay = Replay {
             state: &mut state,
@@ -182,13 +186,23 @@ impl Looking {
         replay.run()?;
         let logs = std::mem::take(&mut replay.logs);
         odd.append(&mut replay.problems);
+        for (log, segments) in referred {
+            // Those of other logs are walked through.
+            if !damaged && !state.logs.contains_key(&log) {
+                odd.extend(segments.iter().filter_map(|segment| self.missing(segment)));
+            }
+        }
 
         let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
-        let is_old = |cursor: &CursorId| {
-            let position = gathered.cursors.get(cursor).map(|(position, _)| *position);
+        // Where a group goes on stands in its newest entry. Acks and attempts are in chunks, each of
+        // which may be the one that is damaged.
+        let is_old = |cursor: &Cursor| {
+            let newest = gathered.cursors.get(&cursor.id).map(|(position, _)| *position);
+            let since = gathered.since.get(&cursor.id).copied();
+            let position = if cursor.acks().is_some() { since } else { newest };
             damaged && (position.is_none() || position < last_damage)
         };
-        let uncertain = state.cursors.keys().filter(|cursor| is_old(cursor)).copied().collect();
+        let uncertain = state.cursors.values().filter(|it| is_old(it)).map(|it| it.id).collect();
         let behind = |gap: &journal::JournalDamage| gap.from < gap.to && gap.to > self.reflects;
         let all_uncertain = self.journal.damage.iter().any(behind);
         let Looking { disk, layout, id, metas, journal, .. } = self;
@@ -210,6 +224,19 @@ impl Looking {
         })
     }
 
+    /// What is wrong with a segment that opening looks for, although its log was deleted behind
+    /// the checkpoint: rot in the last one, which had let go of it, looks like a torn tail.
+    fn missing(&self, segment: &SegmentState) -> Option<Problem> {
+        let path = self.layout.segment_file(segment.log, segment.base, segment.generation);
+        match self.disk.len_of(&path) {
+            Ok(len) if len >= segment.bytes => None,
+            Ok(len) => {
+                Some(problem(&path, len, "a segment is shorter than what was committed to it"))
+            }
+            Err(_) => Some(problem(&path, 0, "a segment is missing")),
+        }
+    }
+
     /// Gives a home to what has lost its name.
     fn adopt(&self, gathered: &mut Gathered, mut seen: Seen) -> Result<Vec<Nameless>> {
         let mut older: BTreeMap<u64, Entity> = BTreeMap::new();
@@ -225,6 +252,7 @@ impl Looking {
                 let owned = creation.entity.cursors().map(|(cursor, _)| cursor);
                 for (cursor, start) in owned.zip(&creation.starts) {
                     gathered.cursors.entry(cursor).or_insert((0, *start));
+                    gathered.since.entry(cursor).or_insert(0);
                 }
                 gathered.entities.entry(id).or_insert(creation.entity);
             }

@@ -1,6 +1,8 @@
 //! How many bytes are written for a message that is sent, received and acked at once: what dies
 //! young never leaves the journal.
 
+use std::time::{Duration, Instant};
+
 use super::PAYLOAD;
 use crate::{
     bench::{Bench, failed},
@@ -59,23 +61,23 @@ fn count(bench: &Bench, able: Able, job: Job) -> Result<Figure> {
     let opened = bench.open(able, job)?;
     let (mut writer, mut taker) = (opened.store.writer()?, opened.store.taker()?);
     let mut payloads = Payloads::new(PAYLOAD);
-    let mut pump = |count: u64| -> Result<()> {
-        for _ in 0..count {
-            writer.append(&mut payloads, 1)?;
-            taker.take(1)?;
+    let mut pump = |most: u64, time: Duration| -> Result<u64> {
+        let (began, mut count) = (Instant::now(), 0);
+        while count < most && began.elapsed() < time {
+            for _ in 0..CHUNK {
+                writer.append(&mut payloads, 1)?;
+                taker.take(1)?;
+            }
+            count += CHUNK;
+            bench.progress.at(count, most);
         }
-        Ok(())
+        Ok(count)
     };
-    // Files that are made once are not counted.
-    pump(bench.scale.written / 10)?;
+    // Files that are made once are not counted: it goes on until they are filled again.
+    pump(bench.scale.written, bench.scale.fill / 2)?;
     opened.store.sync()?;
-    let began = std::time::Instant::now();
-    let (before, mut count) = (bench.disk.look(), 0);
-    while count < bench.scale.written && began.elapsed() < bench.scale.fill {
-        pump(CHUNK)?;
-        count += CHUNK;
-        bench.progress.at(count, bench.scale.written);
-    }
+    let before = bench.disk.look();
+    let count = pump(bench.scale.written, bench.scale.fill)?;
     opened.store.sync()?;
     let written = bench.disk.look().since(before);
     let each = |bytes: u64| bytes as f64 / count as f64;

@@ -1,0 +1,137 @@
+//! Moving messages: what lives in the journal before a position goes into segments. The first step
+//! of a checkpoint.
+
+use super::{
+    Store,
+    checkpoint::{LogChange, Shared, Work, keep_going},
+    read::damaged_run,
+};
+use crate::{
+    disk::Slice,
+    error::Result,
+    format::{commit::Run, meta::SegmentState, record::RecordParts},
+    ids::{LogId, Lsn, Offset},
+    segment::SegmentWriter,
+};
+
+/// So many runs are taken at a time while the store is in hand.
+const RUNS_AT_ONCE: usize = 512;
+
+/// A run of the journal, and which of its messages live: one bit each.
+struct LiveRun {
+    bytes: Slice,
+    lsn: Lsn,
+    live: u32,
+}
+
+impl Store {
+    /// The next runs of a log that stand before a position, and the offset behind them. Runs
+    /// without a living message are left out.
+    fn live_runs(&self, id: LogId, from: Offset, upto: Lsn) -> Result<(Vec<LiveRun>, Offset)> {
+        let Some(log) = self.state.logs.get(&id) else {
+            return Ok((Vec::new(), from));
+        };
+        let end = log.tail.first_at_or_behind(upto);
+        let from = from.max(log.tail.start());
+        let (mut runs, mut at) = (Vec::new(), end);
+        let mut places = log.tail.runs_from(from).take_while(|run| run.first < end).peekable();
+        let mut taken = 0;
+        while let Some(place) = places.next() {
+            let run_end = places.peek().map_or(end, |next| next.first);
+            let mut live = 0;
+            for offset in place.first.0..run_end.0 {
+                let alive = !self.state.is_dead(log, Offset(offset));
+                live |= u32::from(alive) << (offset - place.first.0);
+            }
+            if live != 0 {
+                let bytes = self.journal.slice(place.lsn, place.len)?;
+                runs.push(LiveRun { bytes, lsn: place.lsn, live });
+            }
+            taken += 1;
+            if taken == RUNS_AT_ONCE {
+                at = run_end;
+                break;
+            }
+        }
+        Ok((runs, at))
+    }
+}
+
+impl Work {
+    /// Moves the live messages of one log that stand before T into segments.
+    pub(super) fn move_log(&mut self, shared: &impl Shared, log: LogId) -> Result<()> {
+        let Some((mut at, end, open)) = shared.with(|store| {
+            let log = store.state.logs.get(&log)?;
+            let open = log.segments.values().next_back().filter(|segment| !segment.sealed);
+            Some((log.moved, log.tail.first_at_or_behind(self.upto), open.cloned()))
+        }) else {
+            return Ok(());
+        };
+        let mut open = open;
+        let moved = if seeded!(MovedTooFar) { Offset(end.0 + 1) } else { end };
+        let mut writer: Option<SegmentWriter> = None;
+        let mut change = LogChange { log, moved, gone: Vec::new(), put: Vec::new() };
+        while at < end {
+            let (runs, next) = shared.with(|store| store.live_runs(log, at, self.upto))?;
+            if next <= at {
+                // The log was deleted meanwhile.
+                break;
+            }
+            for run in runs {
+                self.add_run(&run, &mut open, &mut writer, &mut change)?;
+            }
+            at = next;
+        }
+        if let Some(writer) = writer {
+            self.finish_writer(writer, &mut change)?;
+        }
+        self.changes.insert(log, change);
+        Ok(())
+    }
+
+    fn add_run(
+        &mut self,
+        run: &LiveRun,
+        open: &mut Option<SegmentState>,
+        writer: &mut Option<SegmentWriter>,
+        change: &mut LogChange,
+    ) -> Result<()> {
+        let damaged = |what| damaged_run(what, run.lsn);
+        let decoded = Run::decode(&run.bytes).map_err(damaged)?;
+        for record in decoded.records() {
+            let (offset, spans) = record.map_err(damaged)?;
+            if run.live >> (offset.0 - decoded.first.0) & 1 == 1 {
+                let into = self.writer_with_room(offset, open, writer, change)?;
+                into.push(offset, &RecordParts::stored(decoded.body, &spans))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The writer for the record with an offset: the one at hand, the segment that is still open,
+    /// or a new one.
+    fn writer_with_room<'w>(
+        &mut self,
+        offset: Offset,
+        open: &mut Option<SegmentState>,
+        writer: &'w mut Option<SegmentWriter>,
+        change: &mut LogChange,
+    ) -> Result<&'w mut SegmentWriter> {
+        if let Some(mut full) = writer.take_if(|writer| writer.bytes() >= self.segment_bytes) {
+            // Damage to what it held before keeps it from being sealed, and nothing else.
+            keep_going(full.seal())?;
+            self.finish_writer(full, change)?;
+        }
+        if writer.is_none() {
+            let reopened = match open.take() {
+                Some(state) => keep_going(SegmentWriter::reopen(&self.segments, &state))?,
+                None => None,
+            };
+            *writer = Some(match reopened {
+                Some(reopened) => reopened,
+                None => self.begin_segment(change.log, offset, 0)?,
+            });
+        }
+        Ok(writer.as_mut().expect("there is one by now"))
+    }
+}
