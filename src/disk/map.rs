@@ -16,27 +16,30 @@
 //! meets a hole). Whoever cannot assume it sets `IoMode::Calls`.
 #![allow(unsafe_code)]
 
-use std::{
-    fs::File,
-    io, slice,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{fs::File, io, slice, sync::atomic::Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::{Purpose, Slice, Window};
+use crate::prims::{Arc, AtomicUsize};
+
+/// What a window and its slices share.
+pub type SharedRegion = Arc<Region>;
 
 /// A mapped file with the frontier below which its bytes stay as they are.
 #[derive(Debug)]
 pub struct Region {
     map: MmapRaw,
     frontier: AtomicUsize,
+    trace: Trace,
 }
 
 impl Region {
+    #[cfg(all(test, loom))]
+    pub fn frontier(&self) -> usize {
+        self.frontier.load(Ordering::Acquire)
+    }
+
     /// Bytes that were written.
     ///
     /// # Panics
@@ -45,6 +48,7 @@ impl Region {
     #[inline]
     pub fn bytes(&self, start: usize, end: usize) -> &[u8] {
         assert!(start <= end && end <= self.frontier.load(Ordering::Acquire));
+        self.trace.read(start, end);
         // SAFETY: the range lies in the map, as the frontier never exceeds its length, and bytes
         // below the frontier are not written while this borrow lives: `reuse` is the only way
         // back, and it needs the only `Arc` to this region, by `&mut`. The acquire load pairs
@@ -79,8 +83,14 @@ impl MapWindow {
             }
             Purpose::Read => (options.map_raw_read_only(file)?, len),
         };
-        let region = Region { map, frontier: AtomicUsize::new(frontier) };
+        let frontier = AtomicUsize::new(frontier);
+        let region = Region { map, frontier, trace: Trace::new(len) };
         Ok(MapWindow { region: Arc::new(region), writable: purpose == Purpose::Append })
+    }
+
+    #[cfg(all(test, loom))]
+    pub fn region(&self) -> SharedRegion {
+        Arc::clone(&self.region)
     }
 }
 
@@ -97,6 +107,7 @@ impl Window for MapWindow {
                 "a write that is not behind all others, or past the end of its window",
             ));
         };
+        region.trace.write(at as usize, end as usize);
         // SAFETY: the range lies in the map, as was just checked, and the map is writable. It lies
         // at or above the frontier, where no reader looks; `&mut self` of the only window makes
         // this the only writer. The source is a borrow and so cannot overlap: readers' borrows
@@ -125,7 +136,43 @@ impl Window for MapWindow {
         let Some(region) = region else {
             return false;
         };
-        *region.frontier.get_mut() = 0;
+        region.frontier.store(0, Ordering::Relaxed);
         true
+    }
+}
+
+/// Tells loom which bytes are written and read, so that it finds those that could be both at once.
+/// Elsewhere it is nothing.
+#[derive(Debug)]
+struct Trace {
+    #[cfg(loom)]
+    bytes: Vec<loom::cell::UnsafeCell<()>>,
+}
+
+// SAFETY: loom looks after each access; there is nothing in the cells.
+#[cfg(loom)]
+unsafe impl Sync for Trace {}
+
+impl Trace {
+    fn new(len: usize) -> Trace {
+        let _ = len;
+        Trace {
+            #[cfg(loom)]
+            bytes: (0..len).map(|_| loom::cell::UnsafeCell::new(())).collect(),
+        }
+    }
+
+    #[inline]
+    fn read(&self, start: usize, end: usize) {
+        let _ = (start, end);
+        #[cfg(loom)]
+        self.bytes[start..end].iter().for_each(|byte| byte.with(|_| ()));
+    }
+
+    #[inline]
+    fn write(&self, start: usize, end: usize) {
+        let _ = (start, end);
+        #[cfg(loom)]
+        self.bytes[start..end].iter().for_each(|byte| byte.with_mut(|_| ()));
     }
 }

@@ -11,6 +11,8 @@ pub mod os;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod slice;
+#[cfg(all(test, loom))]
+mod tests;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
@@ -47,6 +49,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
     /// The time since some fixed point. Never goes backwards.
     fn elapsed(&self) -> Duration;
+    /// The same from another fixed point, and exact: for measuring what takes microseconds.
+    fn stopwatch(&self) -> Duration {
+        self.elapsed()
+    }
 }
 
 /// How a file is opened. All but one are read and written.

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Deref, sync::Arc};
 
-use super::map::Region;
+use super::map::SharedRegion;
 
 /// A part of a file, held without a copy where the file is mapped. Cloning copies no bytes, and
 /// the bytes stay as they are for as long as any clone lives, even if the file is deleted.
@@ -16,7 +16,7 @@ pub struct Slice {
 #[derive(Clone)]
 enum Source {
     Heap(Arc<[u8]>),
-    Mapped(Arc<Region>),
+    Mapped(SharedRegion),
 }
 
 impl Slice {
@@ -26,7 +26,7 @@ impl Slice {
     }
 
     /// Part of a region. All of it must have been written.
-    pub(super) fn mapped(region: Arc<Region>, start: usize, end: usize) -> Slice {
+    pub(super) fn mapped(region: SharedRegion, start: usize, end: usize) -> Slice {
         Slice { source: Source::Mapped(region), start, end }
     }
 

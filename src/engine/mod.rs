@@ -20,6 +20,8 @@ mod repair;
 mod shared;
 mod stream;
 mod sync;
+#[cfg(all(test, loom))]
+mod tests;
 mod ticket;
 mod time;
 mod topic;
