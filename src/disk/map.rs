@@ -30,20 +30,37 @@ use std::{
     ptr::NonNull,
     slice,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering, fence},
+        Arc as StdArc,
+        atomic::{Ordering, fence},
     },
 };
 
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::{Purpose, Window};
+use crate::prims::{Arc, AtomicUsize};
 
 /// A mapped file with the frontier below which its bytes stay as they are.
 #[derive(Debug)]
 pub struct Region {
     map: MmapRaw,
     frontier: AtomicUsize,
+    trace: Trace,
+}
+
+impl Region {
+    #[cfg(all(test, loom))]
+    pub fn frontier(&self) -> usize {
+        self.frontier.load(Ordering::Acquire)
+    }
+
+    /// What keeps a region's bytes in place.
+    fn owner(region: &Arc<Region>) -> StdArc<dyn Send + Sync> {
+        #[cfg(not(loom))]
+        return Arc::<Region>::clone(region);
+        #[cfg(loom)]
+        return StdArc::new(Arc::clone(region));
+    }
 }
 
 /// A part of a file, held without a copy where the file is mapped. Cloning copies no bytes, and
@@ -53,7 +70,9 @@ pub struct Slice {
     start: *const u8,
     len: usize,
     /// A region, or bytes on the heap.
-    _owner: Arc<dyn Send + Sync>,
+    _owner: StdArc<dyn Send + Sync>,
+    #[cfg(loom)]
+    region: Option<Arc<Region>>,
 }
 
 // SAFETY: the bytes are only read, never change while the owner lives (see `Slice::deref`), and
@@ -64,19 +83,31 @@ unsafe impl Sync for Slice {}
 
 impl Slice {
     /// Bytes that were copied.
-    pub fn heap(bytes: Arc<Vec<u8>>) -> Slice {
-        Slice { start: bytes.as_ptr(), len: bytes.len(), _owner: bytes }
+    pub fn heap(bytes: StdArc<Vec<u8>>) -> Slice {
+        Slice {
+            start: bytes.as_ptr(),
+            len: bytes.len(),
+            _owner: bytes,
+            #[cfg(loom)]
+            region: None,
+        }
     }
 
     /// Part of a region. `None` if it was not written, or not all of it.
-    fn mapped(region: &Arc<Region>, start: usize, len: usize) -> Option<Slice> {
+    pub(super) fn mapped(region: &Arc<Region>, start: usize, len: usize) -> Option<Slice> {
         let end = start.checked_add(len)?;
         if end > region.frontier.load(Ordering::Acquire) {
             return None;
         }
         // SAFETY: the range lies in the map, as the frontier never exceeds its length.
         let start = unsafe { region.map.as_ptr().add(start) };
-        Some(Slice { start, len, _owner: Arc::<Region>::clone(region) })
+        Some(Slice {
+            start,
+            len,
+            _owner: Region::owner(region),
+            #[cfg(loom)]
+            region: Some(Arc::clone(region)),
+        })
     }
 
     /// A part of this slice.
@@ -96,6 +127,11 @@ impl Deref for Slice {
 
     #[inline]
     fn deref(&self) -> &[u8] {
+        #[cfg(loom)]
+        if let Some(region) = &self.region {
+            let at = self.start as usize - region.map.as_ptr() as usize;
+            region.trace.read(at, at + self.len);
+        }
         // SAFETY: the pointer and the length are those of bytes that the owner keeps in place for
         // as long as it lives, and this borrow ends before. If it is a vector, nobody changes it,
         // as that takes the only `Arc`. If it is a region, the bytes lie below its frontier, and
@@ -262,8 +298,14 @@ impl MapWindow {
             }
             Purpose::Read => (options.map_raw_read_only(file)?, len),
         };
-        let region = Region { map, frontier: AtomicUsize::new(frontier) };
+        let frontier = AtomicUsize::new(frontier);
+        let region = Region { map, frontier, trace: Trace::new(len) };
         Ok(MapWindow { region: Arc::new(region), writable: purpose == Purpose::Append })
+    }
+
+    #[cfg(all(test, loom))]
+    pub fn region(&self) -> Arc<Region> {
+        Arc::clone(&self.region)
     }
 }
 
@@ -280,6 +322,7 @@ impl Window for MapWindow {
                 "a write that is not behind all others, or past the end of its window",
             ));
         };
+        region.trace.write(at as usize, end as usize);
         // SAFETY: the range lies in the map, as was just checked, and the map is writable. It lies
         // at or above the frontier, where no reader looks; `&mut self` of the only window makes
         // this the only writer. The source is a borrow and so cannot overlap: readers' borrows
@@ -318,16 +361,52 @@ impl Window for MapWindow {
         let Some(region) = region else {
             return false;
         };
-        *region.frontier.get_mut() = 0;
+        region.frontier.store(0, Ordering::Relaxed);
         true
     }
 }
 
-#[cfg(test)]
+/// Tells loom which bytes are written and read, so that it finds those that could be both at once.
+/// Elsewhere it is nothing.
+#[derive(Debug)]
+struct Trace {
+    #[cfg(loom)]
+    bytes: Vec<loom::cell::UnsafeCell<()>>,
+}
+
+// SAFETY: loom looks after each access; there is nothing in the cells.
+#[cfg(loom)]
+unsafe impl Sync for Trace {}
+
+impl Trace {
+    fn new(len: usize) -> Trace {
+        let _ = len;
+        Trace {
+            #[cfg(loom)]
+            bytes: (0..len).map(|_| loom::cell::UnsafeCell::new(())).collect(),
+        }
+    }
+
+    #[cfg(loom)]
+    fn read(&self, start: usize, end: usize) {
+        self.bytes[start..end].iter().for_each(|byte| byte.with(|_| ()));
+    }
+
+    #[inline]
+    fn write(&self, start: usize, end: usize) {
+        let _ = (start, end);
+        #[cfg(loom)]
+        self.bytes[start..end].iter().for_each(|byte| byte.with_mut(|_| ()));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync;
+
     use super::*;
 
-    fn shares() -> (Shares, std::sync::Weak<Vec<u8>>) {
+    fn shares() -> (Shares, sync::Weak<Vec<u8>>) {
         let bytes = Arc::new(vec![7; 10]);
         let weak = Arc::downgrade(&bytes);
         (Shares::new(Slice::heap(bytes).narrow(2, 6)), weak)

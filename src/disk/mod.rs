@@ -10,6 +10,8 @@ mod map;
 pub mod os;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+#[cfg(all(test, loom))]
+mod tests;
 #[cfg(any(test, feature = "sim"))]
 pub mod witness;
 
@@ -51,6 +53,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// The time from one tick to the next: as late the clock may be.
     fn tick(&self) -> Duration {
         Duration::ZERO
+    }
+    /// The time since another fixed point, and exact: for measuring what takes microseconds.
+    fn stopwatch(&self) -> Duration {
+        self.elapsed()
     }
 }
 

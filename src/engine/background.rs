@@ -7,11 +7,7 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -21,6 +17,10 @@ use crate::{
     format::frame::FrameKind,
     ids::{CursorId, Lsn},
     journal::Urgency,
+    prims::{
+        AtomicBool, Condvar, Mutex, MutexGuard, panicking,
+        thread::{self, JoinHandle},
+    },
     store::Extent,
 };
 
@@ -49,7 +49,7 @@ struct PoisonsOnPanic<'a>(&'a Shared);
 
 impl Drop for PoisonsOnPanic<'_> {
     fn drop(&mut self) {
-        if thread::panicking() {
+        if panicking() {
             self.0.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
         }
     }

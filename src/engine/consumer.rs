@@ -1,9 +1,6 @@
 //! Consuming by acks: what queues and subscriptions have in common.
 
-use std::{
-    sync::{Arc, MutexGuard},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     core::{Core, deleted},
@@ -17,6 +14,7 @@ use crate::{
     delivery::LeaseKey,
     error::{Error, Result},
     ids::{CursorId, LogId, Offset},
+    prims::MutexGuard,
     store::Source,
 };
 

@@ -3,8 +3,7 @@
 use std::{
     fmt, io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
+    sync::{Arc, PoisonError},
 };
 
 use super::{
@@ -22,6 +21,10 @@ use crate::{
     ids::StoreId,
     journal::Urgency,
     layout::Layout,
+    prims::{
+        Mutex,
+        thread::{self, JoinHandle},
+    },
     store::{self, Extent, Space, VerifyReport},
 };
 
@@ -251,7 +254,7 @@ impl Inner {
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         // The last handle may have been dropped by a waker, on one of our threads.
-        let others = |thread: &JoinHandle<()>| thread.thread().id() != std::thread::current().id();
+        let others = |thread: &JoinHandle<()>| thread.thread().id() != thread::current().id();
         for thread in threads.into_iter().filter(others) {
             // A thread of ours that panicked has left a message; there is nothing to add.
             let _ = thread.join();

@@ -21,6 +21,8 @@ mod repair;
 mod shared;
 mod stream;
 mod sync;
+#[cfg(all(test, loom))]
+mod tests;
 mod ticket;
 mod time;
 mod topic;

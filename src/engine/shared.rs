@@ -1,7 +1,7 @@
 //! What handles and threads share: the core, and the ways to commit and to wait.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     ids::{Lsn, Timestamp},
     journal::Urgency,
+    prims::{Mutex, MutexGuard, RwLock, RwLockReadGuard},
     store::{self, Commit, Extent, Outcome, Store, VerifyReport},
 };
 

@@ -5,10 +5,7 @@
 //! fails, or panics, takes all down with it: nobody is left waiting, and nobody tries again.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
@@ -20,7 +17,9 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    ids::Lsn,
+    ids::{LogId, Lsn},
+    journal::SyncJob,
+    prims::AtomicU64,
 };
 
 #[derive(Debug)]
@@ -31,6 +30,24 @@ pub struct Syncs {
     moved: Arc<Watch>,
     poison: OnceLock<Error>,
     flushes: AtomicU64,
+}
+
+/// What is synced, and who else is to know.
+pub trait Synced {
+    type Job;
+    type Wakes;
+
+    /// Begins a sync: calls `covers` with the tail, where nothing can be appended meanwhile.
+    fn begin_sync(&self, covers: impl FnOnce(Lsn)) -> Self::Job;
+    /// Syncs, unless there is nothing to sync: then it is `false`.
+    fn run_sync(&self, job: &Self::Job) -> Result<bool>;
+    /// Takes note of it: calls `publish` with what is durable by now.
+    fn finish_sync(&self, job: Self::Job, publish: impl FnOnce(Lsn)) -> Self::Wakes;
+    /// Wakes those who wait for what can be seen by now. Nothing is held then.
+    fn wake(&self, wakes: Self::Wakes);
+    /// Ends everything, as nothing can be said about the disk.
+    fn poison(&self, error: &Error);
+    fn stopwatch(&self) -> Duration;
 }
 
 impl Syncs {
@@ -81,54 +98,28 @@ impl Syncs {
     pub fn listen(&self) -> Waiting {
         self.moved.begin()
     }
-}
 
-/// The turn to sync. If it ends without having come to an end, as by a panic, nothing can be said
-/// about the disk.
-struct Leading<'a> {
-    shared: &'a Shared,
-    turn: Leader<'a>,
-    has_ended: bool,
-}
-
-impl Leading<'_> {
-    fn end(mut self, took: Duration) {
-        self.turn.took(took);
-        self.has_ended = true;
-    }
-}
-
-impl Drop for Leading<'_> {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            self.shared.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
-        }
-        self.shared.syncs.moved.wake(usize::MAX);
-    }
-}
-
-impl Shared {
-    /// Returns when everything before a position is durable.
-    pub fn sync_to(&self, position: Lsn) -> Result<()> {
+    /// Returns when everything before a position is durable. It must have been appended.
+    pub fn sync_to<S: Synced>(&self, position: Lsn, synced: &S) -> Result<()> {
         loop {
-            if let Some(outcome) = self.syncs.outcome(position) {
+            if let Some(outcome) = self.outcome(position) {
                 return outcome;
             }
-            let is_over = || self.syncs.is_durable(position) || self.syncs.poison.get().is_some();
-            let Some(turn) = self.syncs.turns.wait(position, is_over) else {
+            let is_over = || self.is_durable(position) || self.poison.get().is_some();
+            let Some(turn) = self.turns.wait(position, is_over) else {
                 continue;
             };
-            let leading = Leading { shared: self, turn, has_ended: false };
-            let began = self.elapsed();
-            let synced = self.sync_now();
+            let leading = Leading { syncs: self, synced, turn, has_ended: false };
+            let began = synced.stopwatch();
+            let led = self.lead(synced);
             // A waker may do anything, such as close the engine: it does not run under the
             // leader's hand.
-            leading.end(self.elapsed().saturating_sub(began));
-            match synced {
-                Ok(wakes) => wakes.wake(),
+            leading.end(synced.stopwatch().saturating_sub(began));
+            match led {
+                Ok(wakes) => synced.wake(wakes),
                 Err(error) => {
                     if !seeded!(PoisonIsForgotten) {
-                        self.poison(&error);
+                        synced.poison(&error);
                     }
                     return Err(error);
                 }
@@ -136,28 +127,89 @@ impl Shared {
         }
     }
 
-    fn sync_now(&self) -> Result<Wakes> {
-        let (job, fresh) = {
-            let mut core = self.lock();
-            self.syncs.turns.covers(core.store.journal.tail());
-            (core.store.journal.begin_sync(), core.begin_visibility())
-        };
-        if let Some(job) = &job {
-            self.syncs.flushes.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = job.run() {
+    fn lead<S: Synced>(&self, synced: &S) -> Result<S::Wakes> {
+        let job = synced.begin_sync(|tail| self.turns.covers(tail));
+        match synced.run_sync(&job) {
+            Ok(was_due) => {
+                self.flushes.fetch_add(u64::from(was_due), Ordering::Relaxed);
+                Ok(synced.finish_sync(job, |durable| self.publish(durable)))
+            }
+            Err(error) => {
                 // Set before the leader leaves: nobody tries again.
                 if !seeded!(PoisonIsForgotten) {
-                    self.syncs.poison(&error);
+                    self.poison(&error);
                 }
-                return Err(error);
+                Err(error)
             }
         }
+    }
+}
+
+/// The turn to sync. If it is left before the end, by a panic, nothing can be said about the disk.
+struct Leading<'a, S: Synced> {
+    syncs: &'a Syncs,
+    synced: &'a S,
+    turn: Leader<'a>,
+    has_ended: bool,
+}
+
+impl<S: Synced> Leading<'_, S> {
+    fn end(mut self, took: Duration) {
+        self.turn.took(took);
+        self.has_ended = true;
+    }
+}
+
+impl<S: Synced> Drop for Leading<'_, S> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.synced.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
+        }
+        self.syncs.moved.wake(usize::MAX);
+    }
+}
+
+impl Shared {
+    /// Returns when everything before a position is durable.
+    pub fn sync_to(&self, position: Lsn) -> Result<()> {
+        self.syncs.sync_to(position, self)
+    }
+}
+
+impl Synced for Shared {
+    /// What is to be run, and whose messages can be seen after it.
+    type Job = (Option<SyncJob>, Vec<(LogId, usize)>);
+    type Wakes = Wakes;
+
+    fn begin_sync(&self, covers: impl FnOnce(Lsn)) -> Self::Job {
+        let mut core = self.lock();
+        covers(core.store.journal.tail());
+        (core.store.journal.begin_sync(), core.begin_visibility())
+    }
+
+    fn run_sync(&self, (job, _): &Self::Job) -> Result<bool> {
+        job.as_ref().map_or(Ok(false), |job| job.run().map(|()| true))
+    }
+
+    fn finish_sync(&self, (job, fresh): Self::Job, publish: impl FnOnce(Lsn)) -> Wakes {
         let mut core = self.lock();
         if let Some(job) = &job {
             core.store.journal.finish_sync(job);
         }
-        self.syncs.publish(core.store.journal.durable());
+        publish(core.store.journal.durable());
         core.finish_visibility(fresh);
-        Ok(core.take_wakes())
+        core.take_wakes()
+    }
+
+    fn wake(&self, wakes: Wakes) {
+        wakes.wake();
+    }
+
+    fn poison(&self, error: &Error) {
+        Shared::poison(self, error);
+    }
+
+    fn stopwatch(&self) -> Duration {
+        self.disk.stopwatch()
     }
 }

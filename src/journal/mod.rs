@@ -19,4 +19,4 @@ pub use found::{all_names, header_of};
 pub use recover::{holds_commits, recover};
 pub use supply::Supply;
 pub use survey::{FramePlace, JournalDamage, JournalSurvey, Range, survey, survey_files};
-pub use writer::{Journal, Room, Urgency};
+pub use writer::{Journal, Room, SyncJob, Urgency};
