@@ -95,7 +95,7 @@ impl Scale {
                 fill: Duration::from_millis(400),
                 backlog: 200_000,
                 fan_out: 10_000,
-                hand_overs: 900,
+                hand_overs: 300,
                 queues: 10_000,
                 journal: 64 << 20,
                 written: 100_000,
