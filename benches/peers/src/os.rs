@@ -112,6 +112,46 @@ pub fn free_bytes(dir: &Path) -> Option<u64> {
     (done == 0).then(|| stat.f_bavail * stat.f_frsize)
 }
 
+/// The cores that this program may run on.
+#[derive(Clone, Copy)]
+pub struct Cores(libc::cpu_set_t);
+
+impl Cores {
+    /// Those of the calling thread.
+    pub fn all() -> io::Result<Cores> {
+        // SAFETY: all zeros is the empty set.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the set outlives the call.
+        match unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) } {
+            0 => Ok(Cores(set)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// One of them, counted round and round.
+    pub fn one(&self, number: usize) -> Cores {
+        let is_set = |core: &usize| {
+            // SAFETY: the number is below the size of a set.
+            unsafe { libc::CPU_ISSET(*core, &self.0) }
+        };
+        let cores: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(is_set).collect();
+        // SAFETY: all zeros is the empty set.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: as above. A thread that runs has a core.
+        unsafe { libc::CPU_SET(cores[number % cores.len()], &mut set) };
+        Cores(set)
+    }
+
+    /// Lets the calling thread, and those that it starts, run on these only.
+    pub fn pin(&self) -> io::Result<()> {
+        // SAFETY: the set outlives the call.
+        match unsafe { libc::sched_setaffinity(0, size_of_val(&self.0), &raw const self.0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 /// Sets a variable of the environment.
 ///
 /// # Safety

@@ -41,8 +41,17 @@ impl Payloads {
         std::str::from_utf8(self.next()).expect("payloads are letters and digits")
     }
 
-    /// The next payloads, copied.
+    /// The next payloads, together.
+    pub fn many(&mut self, count: u64) -> impl Iterator<Item = &[u8]> {
+        let from = self.at;
+        let place = move |n: u64| (from + STEP * n as usize) % POOL_BYTES;
+        self.at = place(count);
+        let (pool, size) = (&self.pool, self.size);
+        (1..=count).map(move |n| &pool[place(n)..place(n) + size])
+    }
+
+    /// The next payloads, copied, to be sent again and again.
     pub fn batch(&mut self, count: u64) -> Vec<Vec<u8>> {
-        (0..count).map(|_| self.next().to_vec()).collect()
+        self.many(count).map(<[u8]>::to_vec).collect()
     }
 }

@@ -107,7 +107,6 @@ pub fn versions() -> Vec<(String, String)> {
     let mut versions: Vec<(String, String)> = CRATES
         .iter()
         .filter_map(|(side, name)| Some((*side).to_owned()).zip(version_of(name)))
-        .map(|(side, version)| (side, version))
         .collect();
     if let Some((_, version)) = versions.iter_mut().find(|(side, _)| side == "SQLite") {
         *version = format!("{} (rusqlite {version})", rusqlite::version());

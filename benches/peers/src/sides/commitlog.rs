@@ -66,7 +66,7 @@ impl Writer for Log {
     fn append_batches(&mut self, payloads: &mut Payloads, size: u64, count: u64) -> Result<()> {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..count {
-            let mut batch: MessageBuf = payloads.batch(size).into_iter().collect();
+            let mut batch: MessageBuf = payloads.many(size).collect();
             log.append(&mut batch)?;
         }
         Ok(())

@@ -117,7 +117,7 @@ impl Writer for Sender {
 
     fn append_batches(&mut self, payloads: &mut Payloads, size: u64, count: u64) -> Result<()> {
         for _ in 0..count {
-            self.0.send_batch(&payloads.batch(size))?;
+            self.0.send_batch(payloads.many(size))?;
         }
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Writer for Appender {
 
     fn append_batches(&mut self, payloads: &mut Payloads, size: u64, count: u64) -> Result<()> {
         for _ in 0..count {
-            self.0.stream.append_batch(&payloads.batch(size))?;
+            self.0.stream.append_batch(payloads.many(size))?;
         }
         Ok(())
     }

@@ -68,7 +68,7 @@ impl Writer for Sending {
 
     fn append_batches(&mut self, payloads: &mut Payloads, size: u64, count: u64) -> Result<()> {
         for _ in 0..count {
-            let batch = payloads.batch(size);
+            let batch: Vec<&[u8]> = payloads.many(size).collect();
             self.0.try_send_batch(batch).map_err(|error| error.to_string())?;
         }
         Ok(())

@@ -2,6 +2,9 @@
 //!
 //! The time goes from before the send to after the receive; the ack comes later. The next message
 //! is sent when the consumer has had time to wait again.
+//!
+//! Each of the two threads is held on a core, as most of the time is that of waking one: on two
+//! cores the other one has to be woken from its sleep, on one core it is a switch.
 
 use std::{
     sync::mpsc::{Sender, channel},
@@ -14,6 +17,7 @@ use hdrhistogram::Histogram;
 use super::PAYLOAD;
 use crate::{
     bench::{Bench, Opened, failed},
+    os::Cores,
     outcome::{Figure, Row, Unit},
     payload::Payloads,
     report::number,
@@ -23,6 +27,7 @@ use crate::{
 
 /// How long the consumer has to wait again.
 const PAUSE: Duration = Duration::from_micros(100);
+const ONE_CORE: &str = ", one core";
 
 struct Pair {
     name: String,
@@ -31,9 +36,14 @@ struct Pair {
     writer: Box<dyn Writer>,
     taker: Box<dyn Taker>,
     _opened: Opened,
+    /// On two cores, and on one.
+    placed: [Placed; 2],
+    failure: Option<String>,
+}
+
+struct Placed {
     nanos: Histogram<u64>,
     medians: Vec<f64>,
-    failure: Option<String>,
 }
 
 /// Runs it.
@@ -64,20 +74,30 @@ pub fn run(bench: &Bench) -> Result<Row> {
             bench.progress.step(&pair.name);
             // The first round warms up.
             let count = if round == 0 { each / 10 + 1 } else { each };
-            if let Err(error) = lap(pair, count, round > 0) {
-                pair.failure = Some(error.to_string());
+            for place in 0..2 {
+                if let Err(error) = lap(pair, place, count, round > 0) {
+                    pair.failure = Some(error.to_string());
+                }
             }
         }
     }
     for pair in pairs {
         put_figure(pair, &mut row);
     }
-    let (ours, bare) = (row.value(posthouse::NAME), row.value("limit"));
-    if let (Some(ours), Some(bare)) = (ours, bare) {
-        let shown = format!("{} times", number::ratio(ours / bare));
-        row.at_most("p50 within 2 times a condvar", ours / bare, 2.0, shown);
+    for (to, place) in [("", "two cores"), (ONE_CORE, "one core")] {
+        let ours = row.value(&format!("{}{to}", posthouse::NAME));
+        let bare = row.value(&format!("limit{to}"));
+        if let (Some(ours), Some(bare)) = (ours, bare) {
+            let shown = format!("{} times", number::ratio(ours / bare));
+            let target = format!("p50 within 2 times a condvar, {place}");
+            row.at_most(target, ours / bare, 2.0, shown);
+        }
     }
-    row.notes.push("The median of all; p99 and p99.9 beside it.".to_owned());
+    row.notes.push(
+        "The median of all; p99 and p99.9 beside it. Sender and consumer are held on a core each, \
+         or together on one; threads of the sides, and servers, run where they like."
+            .to_owned(),
+    );
     Ok(row)
 }
 
@@ -89,21 +109,29 @@ fn open(bench: &Bench, able: Able, job: Job) -> Result<Pair> {
         Durability::Sync => format!("{}, Sync", able.side.name()),
     };
     let nanos = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
-    let (medians, failure) = (Vec::new(), None);
-    Ok(Pair { name, able, writer, taker, _opened: opened, nanos, medians, failure })
+    let placed = [(); 2].map(|()| Placed { nanos: nanos.clone(), medians: Vec::new() });
+    Ok(Pair { name, able, writer, taker, _opened: opened, placed, failure: None })
 }
 
-fn lap(pair: &mut Pair, count: u64, counts: bool) -> Result<()> {
+fn lap(pair: &mut Pair, place: usize, count: u64, counts: bool) -> Result<()> {
     if pair.failure.is_some() {
         return Ok(());
     }
     let mut payloads = Payloads::new(PAYLOAD);
     let (got, gets) = channel();
     let (writer, taker) = (&mut pair.writer, &mut pair.taker);
-    let mut nanos = pair.nanos.clone();
+    let placed = &mut pair.placed[place];
+    let mut nanos = placed.nanos.clone();
     nanos.reset();
-    thread::scope(|scope| -> Result<()> {
-        let consumer = scope.spawn(move || consume(&mut **taker, count, &got));
+    let cores = Cores::all()?;
+    // The first of the two places has two cores.
+    let (ours, its) = (cores.one(0), cores.one(1 - place));
+    ours.pin()?;
+    let measured = thread::scope(|scope| -> Result<()> {
+        let consumer = scope.spawn(move || {
+            its.pin()?;
+            consume(&mut **taker, count, &got)
+        });
         for _ in 0..count {
             thread::sleep(PAUSE);
             let sent = Instant::now();
@@ -114,10 +142,12 @@ fn lap(pair: &mut Pair, count: u64, counts: bool) -> Result<()> {
             nanos.record(taken.as_nanos() as u64)?;
         }
         consumer.join().map_err(|_| Error::from("the consumer panicked"))?
-    })?;
+    });
+    cores.pin()?;
+    measured?;
     if counts {
-        pair.medians.push(nanos.value_at_quantile(0.5) as f64 / 1e9);
-        pair.nanos.add(&nanos)?;
+        placed.medians.push(nanos.value_at_quantile(0.5) as f64 / 1e9);
+        placed.nanos.add(&nanos)?;
     }
     Ok(())
 }
@@ -136,11 +166,13 @@ fn put_figure(pair: Pair, row: &mut Row) {
         row.left_out.push((pair.name, format!("it failed: {failure}")));
         return;
     }
-    let at = |quantile| number::seconds(pair.nanos.value_at_quantile(quantile) as f64 / 1e9);
-    let figure =
-        Figure::new(&pair.name, pair.able.side.kind(), Unit::Seconds, pair.medians.clone())
+    for (placed, to) in pair.placed.into_iter().zip(["", ONE_CORE]) {
+        let at = |quantile| number::seconds(placed.nanos.value_at_quantile(quantile) as f64 / 1e9);
+        let (name, kind) = (format!("{}{to}", pair.name), pair.able.side.kind());
+        let figure = Figure::new(name, kind, Unit::Seconds, placed.medians.clone())
             .durable(pair.able.durability)
             .detail(format!("p99 {}", at(0.99)))
             .detail(format!("p99.9 {}", at(0.999)));
-    row.figures.push(figure);
+        row.figures.push(figure);
+    }
 }
