@@ -149,6 +149,10 @@ impl Disk for WitnessedDisk {
     fn tick(&self) -> Duration {
         self.disk.tick()
     }
+
+    fn stopwatch(&self) -> Duration {
+        self.disk.stopwatch()
+    }
 }
 
 #[derive(Debug)]

@@ -170,10 +170,12 @@ impl Source {
                 if let Some(found) = run.step()? {
                     return Ok(Some(found));
                 }
-                match behind.next() {
-                    Some((bytes, lsn)) => *run = OpenRun::open(bytes, lsn, run.next)?,
-                    None => return Ok(None),
-                }
+                // One that cannot be opened stays: it is reported again, not skipped.
+                let Some((bytes, lsn)) = behind.as_slice().first().cloned() else {
+                    return Ok(None);
+                };
+                *run = OpenRun::open(bytes, lsn, run.next)?;
+                behind.next();
             },
             Source::Nothing => Ok(None),
         }

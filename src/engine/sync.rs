@@ -109,6 +109,7 @@ impl Syncs {
             let Some(turn) = self.turns.wait(position, is_over) else {
                 continue;
             };
+            let turn = Some(turn);
             let leading = Leading { syncs: self, synced, turn, has_ended: false };
             let began = synced.stopwatch();
             let led = self.lead(synced);
@@ -149,13 +150,15 @@ impl Syncs {
 struct Leading<'a, S: Synced> {
     syncs: &'a Syncs,
     synced: &'a S,
-    turn: Leader<'a>,
+    turn: Option<Leader<'a>>,
     has_ended: bool,
 }
 
 impl<S: Synced> Leading<'_, S> {
     fn end(mut self, took: Duration) {
-        self.turn.took(took);
+        if let Some(turn) = &mut self.turn {
+            turn.took(took);
+        }
         self.has_ended = true;
     }
 }
@@ -165,6 +168,8 @@ impl<S: Synced> Drop for Leading<'_, S> {
         if !self.has_ended {
             self.synced.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
         }
+        // A waker may do anything, such as send or close: the turn is left before it runs.
+        drop(self.turn.take());
         self.syncs.moved.wake(usize::MAX);
     }
 }

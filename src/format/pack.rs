@@ -194,7 +194,7 @@ impl Records {
             HAS_TIME => {
                 let (delta, bytes) = match *body.get(start as usize..end as usize)? {
                     [low, ..] if low < 0x80 && low > 0 => (u64::from(low), 1),
-                    [low, high, ..] if high < 0x80 && high > 0 => {
+                    [low, high, ..] if low >= 0x80 && high < 0x80 && high > 0 => {
                         (u64::from(low & 0x7F) | u64::from(high) << 7, 2)
                     }
                     _ => return None,
