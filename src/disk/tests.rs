@@ -1,8 +1,6 @@
 //! All interleavings of a map's writer with its readers, and with itself when it begins anew.
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib interleavings`
 
-use std::sync::LazyLock;
-
 use loom::thread;
 
 use super::{Purpose, Slice, Window, map::MapWindow};
@@ -16,23 +14,24 @@ fn check(act: impl Fn() + Sync + Send + 'static) {
 
 const LEN: usize = 4;
 
-/// One file for all executions: what an earlier one left in it is above the frontier.
-static FILE: LazyLock<std::fs::File> = LazyLock::new(|| {
+/// A file for all executions of one test, which run side by side with those of others: what an
+/// earlier execution left in it is above the frontier.
+fn file() -> std::fs::File {
     let file = tempfile::tempfile().unwrap();
     file.set_len(LEN as u64).unwrap();
     file
-});
+}
 
-fn window() -> MapWindow {
-    MapWindow::open(&FILE, LEN as u64, Purpose::Append).unwrap()
+fn window(file: &std::fs::File) -> MapWindow {
+    MapWindow::open(file, LEN as u64, Purpose::Append).unwrap()
 }
 
 /// Whoever sees the frontier sees the bytes below it, as they were written.
 #[test]
 fn interleavings_of_the_frontier() {
-    LazyLock::force(&FILE);
-    check(|| {
-        let mut window = window();
+    let file = file();
+    check(move || {
+        let mut window = window(&file);
         let region = window.region();
         let readers = [(); 2].map(|()| {
             let region = region.clone();
@@ -58,9 +57,9 @@ fn interleavings_of_the_frontier() {
 /// A map begins anew only when nobody holds a slice of it, and then no slice sees it.
 #[test]
 fn interleavings_of_reuse_with_readers() {
-    LazyLock::force(&FILE);
-    check(|| {
-        let mut window = window();
+    let file = file();
+    check(move || {
+        let mut window = window(&file);
         window.write(0, &[1; 4]).unwrap();
         let readers = [0, 2].map(|at| {
             let slice = window.slice(at, 2).unwrap();

@@ -156,21 +156,21 @@ struct Leading<'a, S: Synced> {
 
 impl<S: Synced> Leading<'_, S> {
     fn end(mut self, took: Duration) {
-        if let Some(turn) = &mut self.turn {
+        self.has_ended = true;
+        if let Some(mut turn) = self.turn.take() {
             turn.took(took);
         }
-        self.has_ended = true;
+        // A waker may do anything, such as send or close: the turn was left before it runs.
+        self.syncs.moved.wake(usize::MAX);
     }
 }
 
 impl<S: Synced> Drop for Leading<'_, S> {
     fn drop(&mut self) {
         if !self.has_ended {
+            // That wakes all; whatever they do then fails at once, and waits for no turn.
             self.synced.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
         }
-        // A waker may do anything, such as send or close: the turn is left before it runs.
-        drop(self.turn.take());
-        self.syncs.moved.wake(usize::MAX);
     }
 }
 

