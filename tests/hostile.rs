@@ -431,6 +431,41 @@ fn a_reader_skips_what_was_trimmed_meanwhile() {
     }
 }
 
+/// A run of the journal that is damaged under a reader's hands is reported until it is whole again:
+/// a reader that is asked once more does not go on behind it.
+#[test]
+fn a_reader_does_not_skip_a_damaged_run() {
+    use std::{fs::File, os::unix::fs::FileExt};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let engine = Options::new().io(IoMode::Map).open(&path).unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    for payload in ["the first", "the second", "the third"] {
+        stream.append(payload).unwrap();
+    }
+    let journal = std::fs::read_dir(path.join("journal")).unwrap();
+    let journal = journal.map(|it| it.unwrap().path());
+    let find = |file: &std::path::PathBuf| {
+        let content = std::fs::read(file).unwrap();
+        content.windows(10).position(|it| it == b"the second")
+    };
+    let (file, at) = journal.filter_map(|it| find(&it).map(|at| (it, at))).next().unwrap();
+    let file = File::options().read(true).write(true).open(file).unwrap();
+    // The end of the run's header: how long it is, and how long its record.
+    let (mut before, at) = ([0; 6], at as u64 - 6);
+    file.read_exact_at(&mut before, at).unwrap();
+
+    let mut reader = stream.reader(Start::Earliest).unwrap();
+    assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the first");
+    file.write_all_at(&[0xFF; 6], at).unwrap();
+    for _ in 0..3 {
+        assert_eq!(reader.try_read().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+    file.write_all_at(&before, at).unwrap();
+    assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the second");
+    assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the third");
+}
+
 /// A lease that was made shorter wakes those who wait when it ends.
 #[test]
 fn a_lease_that_was_made_shorter_ends_for_those_who_wait() {

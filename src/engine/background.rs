@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use super::shared::{PANICKED, Shared};
+use super::{
+    closing::Within,
+    shared::{PANICKED, Shared},
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     format::frame::FrameKind,
@@ -34,6 +37,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
         let shared = Arc::clone(shared);
         let builder = thread::Builder::new().name(name.to_owned());
         let guarded = move || {
+            let _within = Within::enter();
             let _guard = PoisonsOnPanic(&shared);
             work(&shared);
         };
@@ -195,7 +199,9 @@ fn next_duty(shared: &Shared) -> Duty {
         }
         agenda = match agenda.next() {
             Some(at) => {
-                let waited = flusher.changed.wait_timeout(agenda, at.saturating_sub(now));
+                // The clock is as late as its last tick: a shorter nap would end at the same time.
+                let nap = at.saturating_sub(now).max(shared.disk.tick() / 2);
+                let waited = flusher.changed.wait_timeout(agenda, nap);
                 waited.unwrap_or_else(PoisonError::into_inner).0
             }
             None => flusher.changed.wait(agenda).unwrap_or_else(PoisonError::into_inner),

@@ -215,7 +215,7 @@ impl Consumer {
     }
 
     pub fn receive(self: &Arc<Consumer>, timeout: Option<Duration>) -> Result<Option<Delivery>> {
-        blocking(timeout, || self.shared().elapsed(), || self.attempt_one())
+        blocking(timeout, || self.shared().disk.stopwatch(), || self.attempt_one())
     }
 
     pub fn try_receive(self: &Arc<Consumer>) -> Result<Option<Delivery>> {
@@ -233,7 +233,8 @@ impl Consumer {
         if most == 0 {
             return Err(Error::invalid("most", "a batch of at most 0 messages"));
         }
-        let got = blocking(Some(timeout), || self.shared().elapsed(), || self.attempt(most))?;
+        let got =
+            blocking(Some(timeout), || self.shared().disk.stopwatch(), || self.attempt(most))?;
         Ok(got.unwrap_or_default())
     }
 

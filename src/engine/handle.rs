@@ -1,30 +1,22 @@
 //! The engine's own handle.
 
-use std::{
-    fmt, io,
-    path::Path,
-    sync::{Arc, PoisonError},
-};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use super::{
     background,
     builders::{QueueBuilder, StreamBuilder, TopicBuilder},
+    closing::Closing,
     options::Options,
     shared::Shared,
     transaction::Transaction,
 };
 use crate::{
     config::Config,
-    disk::{Disk, HeldLock, Lock},
+    disk::{Disk, Lock},
     error::{Error, ErrorKind, Result},
-    format::frame::FrameKind,
     ids::StoreId,
     journal::Urgency,
     layout::Layout,
-    prims::{
-        Mutex,
-        thread::{self, JoinHandle},
-    },
     store::{self, Extent, Space, VerifyReport},
 };
 
@@ -54,10 +46,7 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    lock: Mutex<Option<Box<dyn HeldLock>>>,
-    /// How closing went.
-    closed: Mutex<Option<Result<()>>>,
+    closing: Arc<Closing>,
 }
 
 impl Engine {
@@ -89,15 +78,11 @@ impl Engine {
         // For people; the lock itself is what keeps others out.
         let _ = lock.note(&format!("store {}\n", store.id()));
         let shared = Arc::new(Shared::new(store, disk, config, threads));
-        let engine = Engine(Arc::new(Inner {
-            threads: Mutex::default(),
-            lock: Mutex::new(Some(lock)),
-            closed: Mutex::default(),
-            shared,
-        }));
+        let closing = Arc::new(Closing::new(Arc::clone(&shared), lock));
+        let engine = Engine(Arc::new(Inner { shared, closing }));
         if threads {
             let started = background::start(engine.shared())?;
-            *engine.0.threads.lock().unwrap_or_else(PoisonError::into_inner) = started;
+            engine.0.closing.join_later(started);
             engine.shared().keeper.call();
         } else if engine.shared().lock().wants_clearing() {
             // It is of no consequence if it fails now; the next open tries again.
@@ -223,47 +208,14 @@ impl Engine {
     /// a message: so a loop of receiving is ended from another thread. Messages that are on lease
     /// will be delivered again. A checkpoint that is under way is waited for.
     ///
+    /// Where that cannot be, as in a waker that the engine calls in the midst of its work, the call
+    /// returns at once, and the store is let go of when that work has ended.
+    ///
     /// # Errors
     ///
     /// [`Poisoned`](ErrorKind::Poisoned) if the last sync fails.
     pub fn close(&self) -> Result<()> {
-        self.0.close()
-    }
-}
-
-impl Inner {
-    fn close(&self) -> Result<()> {
-        let shared = &self.shared;
-        let mut core = shared.lock();
-        core.closed = true;
-        core.wake_all();
-        let wakes = core.take_wakes();
-        drop(core);
-        // A waker may close the engine, too: nothing is held here.
-        wakes.wake();
-        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = closed.get_or_insert_with(|| self.end());
-        outcome.as_ref().map_err(Error::again).copied()
-    }
-
-    /// Ends the threads, makes everything durable, and lets go of the lock.
-    fn end(&self) -> Result<()> {
-        let shared = &self.shared;
-        shared.flusher.stop();
-        shared.keeper.stop();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        // The last handle may have been dropped by a waker, on one of our threads.
-        let others = |thread: &JoinHandle<()>| thread.thread().id() != thread::current().id();
-        for thread in threads.into_iter().filter(others) {
-            // A thread of ours that panicked has left a message; there is nothing to add.
-            let _ = thread.join();
-        }
-        shared.await_quiet();
-        let synced = shared.syncs.check().and_then(|()| close_journal(shared));
-        // Only now may others come in.
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
-        synced
+        self.0.closing.close()
     }
 }
 
@@ -286,30 +238,10 @@ fn prepare_dir(disk: &dyn Disk, root: &Path) -> Result<()> {
     })
 }
 
-/// Makes everything durable and writes down that it is, so that damage to the last commits will be
-/// told from a torn tail.
-fn close_journal(shared: &Shared) -> Result<()> {
-    let tail = {
-        let core = shared.lock();
-        if core.store.journal.is_unused() {
-            // What earlier lives have left is durable, and the file's header says so.
-            return Ok(());
-        }
-        core.store.journal.tail()
-    };
-    shared.sync_to(tail)?;
-    let tail = {
-        let mut core = shared.lock();
-        core.store.journal.mark(FrameKind::Close)?;
-        core.store.journal.tail()
-    };
-    shared.sync_to(tail)
-}
-
 impl Drop for Inner {
     fn drop(&mut self) {
         // Whoever wants to know calls `close`.
-        let _ = self.close();
+        let _ = self.closing.close();
     }
 }
 

@@ -8,6 +8,7 @@
 mod ahead;
 mod background;
 mod builders;
+mod closing;
 mod consumer;
 mod core;
 mod delivery;

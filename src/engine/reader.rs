@@ -250,7 +250,8 @@ impl Reader {
     /// As [`try_read`](Reader::try_read).
     pub fn read(&mut self, timeout: Duration) -> Result<Option<Record<'_>>> {
         let shared = Arc::clone(self.shape.engine.shared());
-        let advanced = blocking(Some(timeout), || shared.elapsed(), || self.advance_or_wait())?;
+        let advanced =
+            blocking(Some(timeout), || shared.disk.stopwatch(), || self.advance_or_wait())?;
         Ok(advanced.map(|found| self.record(found)))
     }
 

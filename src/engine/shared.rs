@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     background::{self, Flusher, Keeper},
+    closing::Within,
     core::Core,
     sync::Syncs,
 };
@@ -33,6 +34,13 @@ pub struct Shared {
     /// Read by whoever works in the store's directory without the core, written by whoever closes
     /// the engine: the lock is let go of when all of that has ended.
     working: RwLock<()>,
+}
+
+/// A thread works in the store's directory.
+#[derive(Debug)]
+pub struct Working<'a> {
+    _turn: RwLockReadGuard<'a, ()>,
+    _within: Within,
 }
 
 /// What came of an attempt to commit.
@@ -225,8 +233,9 @@ impl Shared {
     }
 
     /// Says that this thread works in the store's directory. Ends when the guard is dropped.
-    pub fn work(&self) -> RwLockReadGuard<'_, ()> {
-        self.working.read().unwrap_or_else(PoisonError::into_inner)
+    pub fn work(&self) -> Working<'_> {
+        let turn = self.working.read().unwrap_or_else(PoisonError::into_inner);
+        Working { _turn: turn, _within: Within::enter() }
     }
 
     /// Returns when nobody works in the store's directory. Those who come later find that the

@@ -127,7 +127,10 @@ impl Turns {
         loop {
             // Whoever ends a wait changes what is asked here before taking the state.
             if is_over() {
-                state.gathering -= usize::from(joined == Some(state.group));
+                if joined == Some(state.group) {
+                    state.gathering -= 1;
+                    self.pass_on(&state);
+                }
                 return None;
             }
             let group = match joined.filter(|group| !state.has_ended(*group)) {
@@ -142,6 +145,13 @@ impl Turns {
                 return Some(Leader { turns: self, took: Duration::ZERO });
             }
             (state, is_late) = self.sleep(state, group);
+        }
+    }
+
+    /// One that was woken may leave: another is woken instead, to lead or to watch the time.
+    fn pass_on(&self, state: &State) {
+        if !state.under_way && !state.is_watched && state.gathering > 0 {
+            self.ended[state.group as usize % 2].notify_one();
         }
     }
 

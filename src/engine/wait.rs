@@ -170,19 +170,22 @@ impl fmt::Debug for Sleep {
 }
 
 /// Calls `attempt` until it has a result, waiting in between for as long as the time lasts.
-/// `elapsed` is the clock.
+/// `stopwatch` is an exact clock, which is read only if there is something to wait for.
 pub fn blocking<T>(
     timeout: Option<Duration>,
-    elapsed: impl Fn() -> Duration,
+    stopwatch: impl Fn() -> Duration,
     mut attempt: impl FnMut() -> Result<Attempt<T>>,
 ) -> Result<Option<T>> {
-    let deadline = timeout.map(|timeout| elapsed().saturating_add(timeout));
+    let mut deadline = None;
     loop {
         let waiting = match attempt()? {
             Attempt::Got(value) => return Ok(Some(value)),
             Attempt::Wait(waiting) => waiting,
         };
-        let left = deadline.map(|deadline| deadline.saturating_sub(elapsed()));
+        let left = timeout.map(|timeout| {
+            let now = stopwatch();
+            deadline.get_or_insert(now.saturating_add(timeout)).saturating_sub(now)
+        });
         if left == Some(Duration::ZERO) || !waiting.wait(left) {
             // It may have come at the last moment.
             return match attempt()? {

@@ -74,6 +74,23 @@ fn forge(change: impl FnOnce(&mut BlockHeader)) -> Decoded<BlockHeader> {
     BlockHeader::decode(&out, AT, seed())
 }
 
+/// Numbers have one form. What the slow way refuses, the quick way does not take.
+#[test]
+fn a_time_in_another_form_is_refused_by_both_ways() {
+    let has_time = 1u32;
+    let forms: [&[u8]; 4] = [&[0x00, 1], &[0x80, 0x00, 1], &[0x81, 0x00, 1], &[0x80]];
+    for data in forms {
+        let (mut header, _) = pack(&[plain(0)].to_vec());
+        let mark = (data.len() as u32) << 2 | has_time;
+        let body = [data, &mark.to_le_bytes()].concat();
+        header.body_len = body.len() as u32;
+        let records = Records::new(&header, &body).unwrap();
+        let mut place = records.start(&body);
+        assert_eq!(records.quick(&body, &mut place), None, "{data:?}");
+        assert!(records.step(&body, &mut place).is_err(), "{data:?}");
+    }
+}
+
 #[test]
 fn a_block_there_and_back() {
     let model: Model = [7, 8, 9, 20, 21, 1000].map(plain).to_vec();
