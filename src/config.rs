@@ -151,3 +151,59 @@ pub fn check_lease(lease: Duration) -> Result<Duration> {
     }
     Ok(lease)
 }
+
+/// The longest that a message can be kept back: a year.
+pub const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Delays have an end.
+pub fn check_delay(field: &'static str, delay: Duration) -> Result<Duration> {
+    if delay > DELAY_MAX {
+        let what = format!("{field} is {delay:?}; it goes up to a year");
+        return Err(Error::invalid(field, what));
+    }
+    Ok(delay)
+}
+
+/// How often a message is delivered at most, where there are dead letters and nothing else is said.
+pub const ATTEMPTS_DEFAULT: u32 = 5;
+
+/// How long a message waits after a failure before it is delivered again.
+///
+/// ```
+/// use std::time::Duration;
+/// use posthouse::Backoff;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+/// // After 1, 2, 4 ... seconds, a minute at most; by chance up to half as long.
+/// let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60));
+/// engine.queue("payments").backoff(backoff).max_attempts(8).create()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Backoff {
+    /// It is delivered again at once.
+    #[default]
+    None,
+    /// As long each time.
+    Fixed(Duration),
+    /// Twice as long each time.
+    Exponential {
+        /// After the first failure.
+        first: Duration,
+        /// At most.
+        most: Duration,
+        /// Whether chance takes up to half of it away, so that messages that failed together are
+        /// not tried together for ever.
+        jitter: bool,
+    },
+}
+
+impl Backoff {
+    /// Twice as long each time, from `first` up to `most`, with jitter.
+    #[must_use]
+    pub fn exponential(first: Duration, most: Duration) -> Backoff {
+        Backoff::Exponential { first, most, jitter: true }
+    }
+}

@@ -37,6 +37,22 @@ pub struct Lsn(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
 
+/// The time, as a commit sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The time of day that messages bear.
+    pub stamp: Timestamp,
+    /// The time of day that goes on evenly, however the clock is set: for what is due later.
+    pub steady: Timestamp,
+}
+
+/// The time, for a commit of which nothing is due later.
+impl From<Timestamp> for Now {
+    fn from(stamp: Timestamp) -> Now {
+        Now { stamp, steady: stamp }
+    }
+}
+
 /// Names one log: a queue's, a topic's, or that of one partition of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LogId(pub u64);

@@ -69,14 +69,14 @@ mod stream;
 
 mod engine;
 
-pub use config::{Durability, IoMode};
+pub use config::{Backoff, Durability, IoMode};
 pub use engine::{
-    Delivery, Engine, Group, GroupBuilder, Options, OwnedRecord, Partition, Position, Queue,
-    QueueBuilder, Reader, Record, Start, Stream, StreamBuilder, Subscription, SubscriptionBuilder,
-    Ticket, Topic, TopicBuilder, Transaction, salvage, verify,
+    Browse, Browsed, Delivery, Engine, Group, GroupBuilder, Options, OwnedRecord, Partition,
+    Position, Queue, QueueBuilder, Reader, Record, Redrive, Redriven, Start, Stream, StreamBuilder,
+    Subscription, SubscriptionBuilder, Ticket, Topic, TopicBuilder, Transaction, salvage, verify,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use format::record::Headers;
+pub use format::{note::DeadLetter, record::Headers};
 pub use ids::{Offset, Timestamp};
 pub use message::{IntoBytes, Message};
 pub use store::{

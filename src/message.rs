@@ -1,6 +1,6 @@
 //! What an application hands in: a payload with an optional key, headers and timestamp.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use crate::ids::Timestamp;
 
@@ -24,6 +24,23 @@ pub struct Message<'a> {
     key: Option<Cow<'a, [u8]>>,
     headers: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
     timestamp: Option<Timestamp>,
+    /// What few messages have.
+    more: Option<Box<More>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct More {
+    delay: Option<Delay>,
+    /// What the engine has noted about it, as it is stored.
+    note: Option<Vec<u8>>,
+}
+
+/// When a message is to be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delay {
+    /// So many milliseconds after its commit.
+    After(u64),
+    At(Timestamp),
 }
 
 impl<'a> Message<'a> {
@@ -44,6 +61,7 @@ impl<'a> Message<'a> {
             key: key.map(Cow::Borrowed),
             headers: headers.collect(),
             timestamp: None,
+            more: None,
         }
     }
 
@@ -71,6 +89,49 @@ impl<'a> Message<'a> {
     pub fn timestamp(mut self, timestamp: Timestamp) -> Message<'a> {
         self.timestamp = Some(timestamp);
         self
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Has a queue keep the message back: it is delivered no earlier than so long after its commit,
+    /// by the clock of this life and, behind a restart, by the time of day. Zero is at once, also
+    /// where the queue's own delay says otherwise. Only for queues.
+    #[must_use]
+    pub fn deliver_after(mut self, delay: Duration) -> Message<'a> {
+        let ms = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        self.more().delay = Some(Delay::After(ms));
+        self
+    }
+
+    /// Has a queue keep the message back until a time of day. A time that has passed when the message
+    /// is sent is an error. Only for queues.
+    #[must_use]
+    pub fn deliver_at(mut self, at: Timestamp) -> Message<'a> {
+        self.more().delay = Some(Delay::At(at));
+        self
+    }
+
+    #[inline]
+    pub(crate) fn delay(&self) -> Option<Delay> {
+        self.more.as_ref().and_then(|more| more.delay)
+    }
+
+    /// Notes something about the message that is stored with it, and that its headers do not show.
+    pub(crate) fn noting(mut self, note: Vec<u8>) -> Message<'a> {
+        self.more().note = Some(note);
+        self
+    }
+
+    /// What is noted.
+    pub(crate) fn note(&self) -> Option<&[u8]> {
+        self.more.as_ref().and_then(|more| more.note.as_deref())
+    }
+
+    /// The headers as they are stored: what is noted comes first, under no name.
+    pub(crate) fn stored_headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.note().map(|note| ("", note)).into_iter().chain(self.headers())
     }
 
     /// The payload.
@@ -109,6 +170,7 @@ impl<'a> Message<'a> {
                 .map(|(name, value)| (Cow::Owned(name.into_owned()), own(value)))
                 .collect(),
             timestamp: self.timestamp,
+            more: self.more,
         }
     }
 }
@@ -168,6 +230,7 @@ impl<'a> From<&'a Message<'_>> for Message<'a> {
                 .map(|(name, value)| (Cow::Borrowed(&**name), Cow::Borrowed(&**value)))
                 .collect(),
             timestamp: message.timestamp,
+            more: message.more.clone(),
         }
     }
 }

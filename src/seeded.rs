@@ -54,7 +54,7 @@ mod switch {
         ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
         RewriteKeepsItsGeneration, AppendsBehindTheFilesEnd, BlockIsNotVerified,
         // State.
-        AcksAreNotCaptured, AttemptsAreNotCaptured, GroupsAreNotCaptured, TrimIsNotCaptured,
+        AcksAreNotCaptured, AttemptsAreNotCaptured, DueIsNotCaptured, GroupsAreNotCaptured, TrimIsNotCaptured,
         DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,

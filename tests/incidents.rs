@@ -284,7 +284,7 @@ fn redb_4_2_0() {
         disk.power_cut();
         drop((queue, engine));
         let found = dump(&open(&disk.fork(1)).unwrap()).unwrap();
-        let texts = found.queues["q"].unacked.values().map(|(it, _)| it.payload.clone());
+        let texts = found.queues["q"].unacked.values().map(|it| it.msg.payload.clone());
         let durable = texts.filter(|it| it.starts_with(b"durable")).count();
         assert_eq!(durable, 6, "seed {seed}");
 

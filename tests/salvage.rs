@@ -574,7 +574,7 @@ fn a_consumer_whose_attempts_are_lost_is_uncertain() {
     drop(held);
     let states = vec![dumped(&disk, "store").unwrap()];
     let sample = Sample { disk, states, history: builder.history };
-    assert_eq!(sample.states[0].queues["q"].unacked[&3].1, 1);
+    assert_eq!(sample.states[0].queues["q"].unacked[&3].attempts, 1);
     let mut tally = Tally::default();
     for (path, content) in files(&sample.disk) {
         if path.extension().is_none_or(|it| it != "meta") {

@@ -13,7 +13,7 @@ use super::{
     input::Input,
     model::{
         small_options,
-        state::{Msg, PartitionState, QueueState, State, StreamState, TopicState, dump},
+        state::{Entry, Msg, PartitionState, QueueState, State, StreamState, TopicState, dump},
     },
 };
 
@@ -188,7 +188,7 @@ impl Story {
             let topic = state.topics.get_mut("t").unwrap();
             for message in messages {
                 let unacked = topic.subscriptions.get_mut("s").unwrap();
-                unacked.insert(topic.next, (message, 0));
+                unacked.insert(topic.next, Entry::new(&message));
                 topic.next += 1;
             }
         });
@@ -216,7 +216,7 @@ impl Story {
             if done {
                 unacked.remove(&offset);
             } else {
-                unacked.get_mut(&offset).unwrap().1 += 1;
+                unacked.get_mut(&offset).unwrap().attempts += 1;
             }
         });
         self.unsettled.extend((!settled).then_some(delivery));
@@ -404,7 +404,7 @@ fn outcome(disk: &SimDisk, options: &Options) -> Result<State, Refusal> {
 
 fn add(queue: &mut QueueState, messages: &[Msg]) {
     for message in messages {
-        queue.unacked.insert(queue.next, (message.clone(), 0));
+        queue.unacked.insert(queue.next, Entry::new(message));
         queue.next += 1;
     }
 }

@@ -47,6 +47,10 @@ impl Leases {
         self.slots.len()
     }
 
+    pub fn offsets(&self) -> impl Iterator<Item = Offset> {
+        self.slots.iter().map(|(_, lease)| lease.offset)
+    }
+
     #[inline]
     pub fn grant(&mut self, offset: Offset, deadline: Duration) -> LeaseKey {
         self.tokens += 1;

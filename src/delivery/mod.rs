@@ -1,22 +1,27 @@
 //! Deliveries: which message of a log a consumer gets next, and for how long it is theirs.
 //!
 //! One [`Deliveries`] belongs to one ack cursor: a queue's, or a subscription's. It is state of
-//! this life only; what is acked and how often it failed is the store's. Invariants: an unacked
-//! message is in exactly one of three places: leased, released, or not delivered yet in this life
-//! (at or above `next`). Time is passed in. Every operation takes constant or logarithmic time,
-//! whatever the backlog.
+//! this life only; what is acked, how often it was tried and when it is due is the store's.
+//! Invariants: an unacked message is in exactly one of five places: leased, waiting until it is due,
+//! due, released, or not looked at yet in this life (at or above `next`, and not `known`). Time is passed
+//! in. Every operation takes constant or logarithmic time, whatever the backlog.
 
 mod leases;
+mod retry;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 pub use leases::LeaseKey;
 use leases::Leases;
+pub use retry::Retry;
 use roaring::RoaringTreemap;
 
-use crate::ids::Offset;
+use crate::ids::{Offset, Timestamp};
 
 /// What a cursor has acked, as far as deliveries must know.
 pub trait Acked {
@@ -31,11 +36,18 @@ pub struct Deliveries {
     next: Offset,
     /// Delivered before, and to be delivered again.
     released: RoaringTreemap,
+    /// Not to be delivered before a time of day.
+    waiting: BTreeSet<(Timestamp, Offset)>,
+    /// Those whose time has come, in that order.
+    due: VecDeque<Offset>,
+    /// Those at or above `next` that are in one of the other places, or were deleted there.
+    known: RoaringTreemap,
     /// Released messages take turns: the next one is at or above this offset.
     turn: u64,
-    /// Fresh messages and released ones take turns, too, so that one that fails for ever cannot
-    /// keep the others waiting.
+    /// Fresh messages and others take turns, too, so that one that fails for ever cannot keep the
+    /// others waiting; and of the others, those that are due and those that were released.
     fresh_first: bool,
+    due_first: bool,
     leases: Leases,
 }
 
@@ -45,8 +57,12 @@ impl Deliveries {
         Deliveries {
             next: floor,
             released: RoaringTreemap::new(),
+            waiting: BTreeSet::new(),
+            due: VecDeque::new(),
+            known: RoaringTreemap::new(),
             turn: 0,
             fresh_first: false,
+            due_first: false,
             leases: Leases::default(),
         }
     }
@@ -61,7 +77,7 @@ impl Deliveries {
         deadline: Duration,
         mut is_visible: impl FnMut(Offset) -> bool,
     ) -> Option<(Offset, LeaseKey)> {
-        let offset = if self.released.is_empty() {
+        let offset = if self.released.is_empty() && self.due.is_empty() {
             self.take_fresh(acked, end, &mut is_visible)?
         } else if self.fresh_first
             && let Some(offset) = self.take_fresh(acked, end, &mut is_visible)
@@ -70,7 +86,10 @@ impl Deliveries {
             offset
         } else {
             self.fresh_first = true;
-            self.take_released()?
+            match self.take_returning(acked, &mut is_visible) {
+                Some(offset) => offset,
+                None => self.take_fresh(acked, end, &mut is_visible)?,
+            }
         };
         Some((offset, self.leases.grant(offset, deadline)))
     }
@@ -82,23 +101,97 @@ impl Deliveries {
         end: Offset,
         is_visible: &mut impl FnMut(Offset) -> bool,
     ) -> Option<Offset> {
-        let offset = acked.next_unacked(self.next, end)?;
-        if !is_visible(offset) {
-            return None;
+        loop {
+            let offset = acked.next_unacked(self.next, end)?;
+            let is_known = !self.known.is_empty() && self.known.contains(offset.0);
+            if !is_known && !is_visible(offset) {
+                return None;
+            }
+            self.next = offset.next();
+            if !is_known {
+                return Some(offset);
+            }
+            self.known.remove_range(..self.next.0);
         }
-        self.next = offset.next();
-        Some(offset)
     }
 
-    fn take_released(&mut self) -> Option<Offset> {
-        let rank = match self.turn {
-            0 => 0,
-            turn => self.released.rank(turn - 1),
-        };
-        let found = self.released.select(rank).or_else(|| self.released.min())?;
-        self.released.remove(found);
-        self.turn = found + 1;
-        Some(Offset(found))
+    fn take_returning(
+        &mut self,
+        acked: &impl Acked,
+        is_visible: &mut impl FnMut(Offset) -> bool,
+    ) -> Option<Offset> {
+        self.due_first = !self.due_first;
+        if self.due_first {
+            let found = self.take_due(acked, is_visible);
+            found.or_else(|| self.take_released(acked, is_visible))
+        } else {
+            let found = self.take_released(acked, is_visible);
+            found.or_else(|| self.take_due(acked, is_visible))
+        }
+    }
+
+    fn take_due(
+        &mut self,
+        acked: &impl Acked,
+        is_visible: &mut impl FnMut(Offset) -> bool,
+    ) -> Option<Offset> {
+        for _ in 0..self.due.len() {
+            let offset = self.due.pop_front()?;
+            if acked.next_unacked(offset, offset.next()).is_none() {
+                // It was deleted meanwhile.
+                continue;
+            }
+            if is_visible(offset) {
+                return Some(offset);
+            }
+            self.due.push_back(offset);
+        }
+        None
+    }
+
+    fn take_released(
+        &mut self,
+        acked: &impl Acked,
+        is_visible: &mut impl FnMut(Offset) -> bool,
+    ) -> Option<Offset> {
+        while !self.released.is_empty() {
+            let rank = match self.turn {
+                0 => 0,
+                turn => self.released.rank(turn - 1),
+            };
+            let found = self.released.select(rank).or_else(|| self.released.min())?;
+            self.turn = found + 1;
+            self.released.remove(found);
+            let offset = Offset(found);
+            // It may have been deleted meanwhile. If not, it was delivered before, and is visible:
+            // this tells the caller where it is.
+            if acked.next_unacked(offset, offset.next()).is_some() && is_visible(offset) {
+                return Some(offset);
+            }
+        }
+        None
+    }
+
+    /// Keeps a message back that is not on lease.
+    pub fn defer(&mut self, offset: Offset, due: Timestamp) {
+        self.waiting.insert((due, offset));
+        if offset >= self.next {
+            self.known.insert(offset.0);
+        }
+    }
+
+    /// Releases those that are due, and says how many they were.
+    #[inline]
+    pub fn release_due(&mut self, now: Timestamp) -> usize {
+        let mut count = 0;
+        while let Some((due, offset)) = self.waiting.first().copied()
+            && due <= now
+        {
+            self.waiting.pop_first();
+            self.due.push_back(offset);
+            count += 1;
+        }
+        count
     }
 
     /// The offset of a delivery whose lease still holds at `now`.
@@ -114,11 +207,36 @@ impl Deliveries {
         self.leases.end(key);
     }
 
-    /// Ends a lease: the message is to be delivered again. Nothing happens if it ended before.
-    pub fn release(&mut self, key: LeaseKey) -> Option<Offset> {
+    /// Ends a lease, if it has not ended before. Its message is to be put somewhere.
+    pub fn end(&mut self, key: LeaseKey) -> Option<Offset> {
+        self.leases.end(key)
+    }
+
+    /// Ends a lease: the message is to be delivered again, not before it is due (0: at once).
+    /// Nothing happens if it ended before.
+    pub fn release(&mut self, key: LeaseKey, due: Timestamp) -> Option<Offset> {
         let offset = self.leases.end(key)?;
-        self.released.insert(offset.0);
+        self.put(offset, due);
         Some(offset)
+    }
+
+    /// Leases one of those that were released.
+    pub fn lease_released(&mut self, offset: Offset, deadline: Duration) -> Option<LeaseKey> {
+        self.released.remove(offset.0).then(|| self.leases.grant(offset, deadline))
+    }
+
+    /// Takes one back that was on lease.
+    pub fn put(&mut self, offset: Offset, due: Timestamp) {
+        if due == Timestamp(0) {
+            self.released.insert(offset.0);
+        } else {
+            self.defer(offset, due);
+        }
+    }
+
+    /// A message that was to wait is gone.
+    pub fn forget_waiting(&mut self, offset: Offset, due: Timestamp) {
+        self.waiting.remove(&(due, offset));
     }
 
     /// Moves a lease's deadline. `false` if the lease does not hold at `now`.
@@ -126,18 +244,32 @@ impl Deliveries {
         self.leases.extend(key, now, deadline)
     }
 
-    /// Ends one lease whose deadline has come; its message is to be delivered again.
+    /// Ends one lease whose deadline has come. Its message is to be put somewhere.
     #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
-        let offset = self.leases.expire_one(now)?;
-        self.released.insert(offset.0);
-        Some(offset)
+        self.leases.expire_one(now)
     }
 
     /// When the next lease runs out.
     #[inline]
     pub fn next_deadline(&self) -> Option<Duration> {
         self.leases.next_deadline()
+    }
+
+    /// When the next message is due.
+    #[inline]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.waiting.first().map(|(due, _)| *due)
+    }
+
+    /// How many messages wait until they are due.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
+    }
+
+    /// The messages on lease, in order.
+    pub fn leased(&self) -> BTreeSet<Offset> {
+        self.leases.offsets().collect()
     }
 
     /// How many messages are leased.

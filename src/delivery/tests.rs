@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use proptest::prelude::*;
 
 use super::{Acked, Deliveries};
-use crate::ids::Offset;
+use crate::ids::{Offset, Timestamp};
 
 /// The acks of a plain model.
 #[derive(Default)]
@@ -16,6 +16,8 @@ impl Acked for Acks {
         (from.0..end.0).find(|offset| !self.0.contains(offset)).map(Offset)
     }
 }
+
+const AT_ONCE: Timestamp = Timestamp(0);
 
 fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -51,14 +53,14 @@ fn a_message_that_fails_for_ever_starves_neither_fresh_nor_failed_ones() {
     let keys: Vec<_> =
         (0..3).map(|_| lease(&mut deliveries, &acks, 100).expect("fresh").1).collect();
     for key in keys {
-        deliveries.release(key);
+        deliveries.release(key, AT_ONCE);
     }
     let mut got = Vec::new();
     for _ in 0..12 {
         let (offset, key) = lease(&mut deliveries, &acks, 100).expect("there are enough");
         got.push(offset);
         if offset < 3 {
-            deliveries.release(key);
+            deliveries.release(key, AT_ONCE);
         }
     }
     // Released and fresh ones alternate, and the released ones come in turn.
@@ -73,11 +75,12 @@ fn a_lease_is_lost_at_its_deadline_and_its_key_stays_dead() {
     assert_eq!(deliveries.held(key, at(9)), Some(Offset(0)));
     assert_eq!(deliveries.held(key, at(10)), None, "the deadline itself is too late");
     assert_eq!(deliveries.expire_one(at(10)), Some(Offset(0)));
+    deliveries.put(Offset(0), AT_ONCE);
     let (offset, again) = lease(&mut deliveries, &acks, 1).expect("released");
     assert_eq!(offset, 0);
     assert_ne!(key, again, "the slot may be the same, the token is not");
     assert_eq!(deliveries.held(key, at(0)), None);
-    assert_eq!(deliveries.release(key), None);
+    assert_eq!(deliveries.release(key, AT_ONCE), None);
     assert_eq!(deliveries.held(again, at(0)), Some(Offset(0)));
 }
 
@@ -102,6 +105,10 @@ enum Step {
     Lease(u64),
     Ack(usize),
     Release(usize),
+    /// Back, but not before so many seconds have passed.
+    Wait(usize, u64),
+    /// A message is deleted, wherever it is.
+    Delete(usize),
     Extend(usize, u64),
     Pass(u64),
 }
@@ -112,6 +119,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..30u64).prop_map(Step::Lease),
         4 => any::<usize>().prop_map(Step::Ack),
         3 => any::<usize>().prop_map(Step::Release),
+        3 => (any::<usize>(), 1..30u64).prop_map(|(n, by)| Step::Wait(n, by)),
+        1 => any::<usize>().prop_map(Step::Delete),
         2 => (any::<usize>(), 1..50u64).prop_map(|(n, by)| Step::Extend(n, by)),
         2 => (1..20u64).prop_map(Step::Pass),
     ]
@@ -127,14 +136,22 @@ proptest! {
         let (mut end, mut now) = (0u64, 0u64);
         // Offset, key, deadline.
         let mut leased: Vec<(u64, super::LeaseKey, u64)> = Vec::new();
+        // Offset, and when it is due.
+        let mut waiting: Vec<(u64, u64)> = Vec::new();
         for step in steps {
             while let Some(offset) = deliveries.expire_one(at(now)) {
                 let index = leased.iter().position(|lease| lease.0 == offset.0);
                 let (_, key, deadline) = leased.remove(index.expect("it was leased"));
+                deliveries.put(offset, AT_ONCE);
                 prop_assert!(deadline <= now);
                 prop_assert_eq!(deliveries.held(key, at(0)), None);
             }
+            deliveries.release_due(Timestamp(now));
+            waiting.retain(|(_, due)| *due > now);
             prop_assert!(leased.iter().all(|lease| lease.2 > now));
+            prop_assert_eq!(deliveries.waiting(), waiting.len() as u64);
+            let next = waiting.iter().map(|it| Timestamp(it.1)).min();
+            prop_assert_eq!(deliveries.next_due(), next);
             prop_assert_eq!(deliveries.next_deadline(), leased.iter().map(|it| at(it.2)).min());
             prop_assert_eq!(deliveries.in_flight(), leased.len() as u64);
             match step {
@@ -142,11 +159,15 @@ proptest! {
                 Step::Lease(seconds) => {
                     let deadline = at(now + seconds);
                     let got = deliveries.lease_next(&acks, Offset(end), deadline, |_| true);
-                    let free = end - acks.0.len() as u64 - leased.len() as u64;
+                    let busy = |n: &u64| {
+                        leased.iter().any(|it| it.0 == *n) || waiting.iter().any(|it| it.0 == *n)
+                    };
+                    let free = (0..end).filter(|n| !acks.0.contains(n) && !busy(n)).count();
                     prop_assert_eq!(got.is_some(), free > 0);
                     if let Some((offset, key)) = got {
                         prop_assert!(offset.0 < end && !acks.0.contains(&offset.0));
                         prop_assert!(leased.iter().all(|lease| lease.0 != offset.0));
+                        prop_assert!(waiting.iter().all(|it| it.0 != offset.0), "too early");
                         leased.push((offset.0, key, now + seconds));
                     }
                 }
@@ -158,7 +179,25 @@ proptest! {
                 }
                 Step::Release(n) if !leased.is_empty() => {
                     let (offset, key, _) = leased.remove(n % leased.len());
-                    prop_assert_eq!(deliveries.release(key), Some(Offset(offset)));
+                    prop_assert_eq!(deliveries.release(key, AT_ONCE), Some(Offset(offset)));
+                }
+                Step::Wait(n, by) if !leased.is_empty() => {
+                    let (offset, key, _) = leased.remove(n % leased.len());
+                    let due = Timestamp(now + by);
+                    prop_assert_eq!(deliveries.release(key, due), Some(Offset(offset)));
+                    if !acks.0.contains(&offset) {
+                        waiting.push((offset, now + by));
+                    } else {
+                        deliveries.forget_waiting(Offset(offset), due);
+                    }
+                }
+                Step::Delete(n) if end > 0 => {
+                    let offset = n as u64 % end;
+                    acks.0.insert(offset);
+                    if let Some(at) = waiting.iter().position(|it| it.0 == offset) {
+                        let (_, due) = waiting.remove(at);
+                        deliveries.forget_waiting(Offset(offset), Timestamp(due));
+                    }
                 }
                 Step::Extend(n, by) if !leased.is_empty() => {
                     let index = n % leased.len();

@@ -223,19 +223,16 @@ fn flush_all(shared: &Shared) {
 
 fn end_leases(shared: &Shared, cursor: CursorId) {
     let mut core = shared.lock();
+    if let Ok(consumption) = core.consumption(cursor) {
+        consumption.armed = None;
+    }
     core.expire(cursor, shared.elapsed());
     let mut core = shared.count_failures(core);
-    let next = core.consumption(cursor).ok().and_then(|consumption| {
-        let next = consumption.deliveries.next_deadline();
-        consumption.armed = next.is_some();
-        next
-    });
+    core.arm(cursor);
     let wakes = core.take_wakes();
     drop(core);
-    wakes.wake();
-    if let Some(at) = next {
-        shared.flusher.at_lease_end(at, cursor);
-    }
+    shared.wake(wakes);
+    shared.bury_lapsed();
 }
 
 /// How long the keeper rests after a failure, as on a full disk, before it tries again.

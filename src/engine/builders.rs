@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    core::{Core, deleted},
     group::Group,
     handle::Engine,
     queue::Queue,
@@ -10,12 +11,13 @@ use super::{
     shared::Committing,
     stream::Stream,
     topic::{Subscription, Topic},
+    wanted::Wanted,
 };
 use crate::{
-    config::{LEASE_DEFAULT, PARTITIONS_MAX, check_lease, check_name},
+    config::{Backoff, PARTITIONS_MAX, check_name},
     error::{Error, ErrorKind, Result},
     format::entity::{Creation, Entity, EntityKind},
-    ids::Offset,
+    ids::{Now, Offset},
     store::{Op, Space},
 };
 
@@ -31,37 +33,73 @@ fn not_found(space: Space, name: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no {noun} named {name:?}"))
 }
 
-/// Finds or creates an entity. `suits` says whether one that is there has the wanted settings, and
-/// `starts` where the cursors of a new one begin.
-fn create(
-    engine: &Engine,
-    name: &str,
-    kind: &EntityKind,
-    if_there: IfThere,
-    suits: impl Fn(&EntityKind) -> bool,
-    starts: impl Fn(&mut super::core::Core, &Entity) -> Result<Vec<Offset>>,
-) -> Result<Entity> {
-    let space = Space::of(kind);
-    let noun = space.noun();
-    check_name(noun, name)?;
-    let shared = engine.shared();
-    let committed = shared.transact(|core| {
-        if let Some(entity) = core.store.find(space, name) {
-            if if_there == IfThere::Fail || !suits(&entity.kind) {
-                let how = if if_there == IfThere::Fail { "" } else { " with other settings" };
-                let what = format!("there is a {noun} named {name:?} already{how}");
-                return Err(Error::new(ErrorKind::AlreadyExists, what));
-            }
-            // Whoever is told that it is there relies on it.
-            return Ok(Committing::Done(entity.clone(), core.store.journal.tail()));
+/// What is to be created, unless it is there.
+struct Plan<'a, K, S, C> {
+    name: &'a str,
+    space: Space,
+    /// The queue for its dead letters; it is created, too.
+    grave: Option<&'a str>,
+    /// Given the id of that queue.
+    kind: K,
+    /// Whether one that is there has the wanted settings, given the same.
+    suits: S,
+    /// Where the cursors of a new one begin.
+    starts: C,
+}
+
+impl<K, S, C> Plan<'_, K, S, C>
+where
+    K: Fn(Option<u64>) -> EntityKind,
+    S: Fn(&EntityKind, Option<u64>) -> bool,
+    C: Fn(&mut Core, &Entity) -> Result<Vec<Offset>>,
+{
+    /// Finds or creates it.
+    fn carry_out(&self, engine: &Engine, if_there: IfThere) -> Result<Entity> {
+        let (space, name) = (self.space, self.name);
+        let noun = space.noun();
+        check_name(noun, name)?;
+        if space == Space::Queues && self.grave == Some(name) {
+            let what = format!("the dead letters of queue {name:?} cannot be in itself");
+            return Err(Error::invalid("dead_letter_queue", what));
         }
-        let entity = core.store.new_entity(name, kind.clone());
-        let starts = starts(core, &entity)?;
-        let creation = Creation { entity, starts };
-        let outcome = core.commit(&[Op::Create { creation: &creation }], shared.now())?;
-        Ok(Committing::of(outcome, || creation.entity))
-    })?;
-    shared.complete(committed, shared.config.durability)
+        let shared = engine.shared();
+        let committed = shared.transact(|core| {
+            let grave = self.grave.and_then(|grave| core.store.find(Space::Queues, grave));
+            let grave = grave.map(|entity| entity.id);
+            if let Some(entity) = core.store.find(space, name) {
+                if if_there == IfThere::Fail || !(self.suits)(&entity.kind, grave) {
+                    let how = if if_there == IfThere::Fail { "" } else { " with other settings" };
+                    let what = format!("there is a {noun} named {name:?} already{how}");
+                    return Err(Error::new(ErrorKind::AlreadyExists, what));
+                }
+                // Whoever is told that it is there relies on it.
+                return Ok(Committing::Done(entity.clone(), core.store.journal.tail()));
+            }
+            self.create(core, grave, shared.now())
+        })?;
+        shared.complete(committed, shared.config.durability)
+    }
+
+    fn create(&self, core: &mut Core, grave: Option<u64>, now: Now) -> Result<Committing<Entity>> {
+        let mut creations = Vec::new();
+        let mut grave = grave;
+        if let (None, Some(name)) = (grave, self.grave) {
+            let plain = Wanted::default().delivering(None);
+            let entity = core.store.new_entity(name, EntityKind::Queue(plain));
+            grave = Some(entity.id);
+            creations.push(Creation { entity, starts: vec![Offset(0)] });
+        }
+        let mut entity = core.store.new_entity(self.name, (self.kind)(grave));
+        if let Some(Creation { entity: before, .. }) = creations.first() {
+            entity.id = before.id + before.ids();
+        }
+        let starts = (self.starts)(core, &entity)?;
+        creations.push(Creation { entity, starts });
+        let ops: Vec<_> = creations.iter().map(|creation| Op::Create { creation }).collect();
+        let outcome = core.commit(&ops, now)?;
+        let created = creations.pop().expect("one is created at least");
+        Ok(Committing::of(outcome, || created.entity))
+    }
 }
 
 fn open(engine: &Engine, space: Space, name: &str) -> Result<Entity> {
@@ -76,6 +114,12 @@ fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
     let committed = shared.transact(|core| {
         let found = core.store.find(space, name).ok_or_else(|| not_found(space, name))?;
         let entity = found.id;
+        if let Some(other) = core.store.uses_as_grave(entity) {
+            let what = format!(
+                "queue {name:?} holds the dead letters of {other:?}, which must be deleted first"
+            );
+            return Err(Error::invalid("name", what));
+        }
         let outcome = core.commit(&[Op::Delete { entity }], shared.now())?;
         let committing = Committing::of(outcome, || ());
         if let Committing::Done(..) = committing {
@@ -86,12 +130,12 @@ fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
     shared.complete(committed, shared.config.durability)
 }
 
-fn at_zero(_: &mut super::core::Core, entity: &Entity) -> Result<Vec<Offset>> {
+fn at_zero(_: &mut Core, entity: &Entity) -> Result<Vec<Offset>> {
     Ok(entity.cursors().map(|_| Offset(0)).collect())
 }
 
 macro_rules! builder_calls {
-    ($noun:literal, $handle:ty, $from:path) => {
+    ($noun:literal, $handle:ty, $from:expr) => {
         #[doc = concat!("Creates the ", $noun, ", or opens it if it is there.")]
         ///
         /// Only settings that were given here are compared with those of one that is there.
@@ -102,7 +146,7 @@ macro_rules! builder_calls {
         /// those that were given here; [`InvalidInput`](ErrorKind::InvalidInput) if a setting or
         /// the name is out of range: a name has 1 to 255 bytes.
         pub fn create(&self) -> Result<$handle> {
-            $from(&self.engine, &self.make(IfThere::Open)?)
+            $from(self, &self.make(IfThere::Open)?)
         }
 
         #[doc = concat!("Creates the ", $noun, "; it must not be there.")]
@@ -112,7 +156,7 @@ macro_rules! builder_calls {
         /// As [`create`](Self::create), and [`AlreadyExists`](ErrorKind::AlreadyExists) in any case
         /// if it is there.
         pub fn create_new(&self) -> Result<$handle> {
-            $from(&self.engine, &self.make(IfThere::Fail)?)
+            $from(self, &self.make(IfThere::Fail)?)
         }
 
         #[doc = concat!("Opens the ", $noun, "; it must be there. Settings given here are ignored.")]
@@ -122,7 +166,7 @@ macro_rules! builder_calls {
         /// [`NotFound`](ErrorKind::NotFound) if it is not there;
         /// [`InvalidInput`](ErrorKind::InvalidInput) if the name is out of range.
         pub fn open(&self) -> Result<$handle> {
-            $from(&self.engine, &open(&self.engine, self.space(), &self.name)?)
+            $from(self, &open(&self.engine, self.space(), &self.name)?)
         }
 
         #[doc = concat!("Deletes the ", $noun, " with all that belongs to it. Its handles fail from then on.")]
@@ -137,24 +181,68 @@ macro_rules! builder_calls {
     };
 }
 
+macro_rules! delivering_calls {
+    () => {
+        /// How long a delivery belongs to its consumer before it is delivered again; 30 s by default,
+        /// from 1 ms to a day.
+        pub fn lease(mut self, lease: Duration) -> Self {
+            self.wanted.lease = Some(lease);
+            self
+        }
+
+        /// How long a message waits after a failure before it is delivered again: not at all by
+        /// default. A failure is a [`nack`](crate::Delivery::nack), a delivery that was dropped, or
+        /// a lease that has run out.
+        pub fn backoff(mut self, backoff: Backoff) -> Self {
+            self.wanted.backoff = Some(backoff);
+            self
+        }
+
+        /// How often a message is delivered at most: then it is moved to the dead letters. From 1 on;
+        /// without it, and without [`dead_letter_queue`](Self::dead_letter_queue), it is tried for
+        /// ever.
+        ///
+        /// Deliveries are counted before the handler sees them, in a commit of their own: so a
+        /// message counts, too, that takes the whole process down with it.
+        pub fn max_attempts(mut self, attempts: u32) -> Self {
+            self.wanted.attempts_max = Some(attempts);
+            self
+        }
+
+        /// The queue to which messages are moved that were delivered
+        /// [`max_attempts`](Self::max_attempts) times (5, if that was not given), or
+        /// [rejected](crate::Delivery::reject). It is created if it is not there. By default, the
+        /// name of this one with `.dead` behind it; of a subscription, that of its topic and a dot
+        /// come first.
+        pub fn dead_letter_queue(mut self, name: &str) -> Self {
+            self.wanted.dead_letters = Some(name.to_owned());
+            self
+        }
+    };
+}
+
 /// A queue by its name. Got from [`Engine::queue`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct QueueBuilder {
     engine: Engine,
     name: String,
-    lease: Option<Duration>,
+    wanted: Wanted,
 }
 
 impl QueueBuilder {
     pub(super) fn new(engine: &Engine, name: &str) -> QueueBuilder {
-        QueueBuilder { engine: engine.clone(), name: name.to_owned(), lease: None }
+        let (engine, name) = (engine.clone(), name.to_owned());
+        QueueBuilder { engine, name, wanted: Wanted::default() }
     }
 
-    /// How long a delivery belongs to its consumer before it is delivered again; 30 s by default,
-    /// from 1 ms to a day.
-    pub fn lease(mut self, lease: Duration) -> QueueBuilder {
-        self.lease = Some(lease);
+    delivering_calls!();
+
+    /// For how long each message is kept back before it is first delivered: not at all by default, a
+    /// year at most. A message may say otherwise:
+    /// [`deliver_after`](crate::Message::deliver_after).
+    pub fn delay(mut self, delay: Duration) -> QueueBuilder {
+        self.wanted.delay = Some(delay);
         self
     }
 
@@ -163,17 +251,24 @@ impl QueueBuilder {
     }
 
     fn make(&self, if_there: IfThere) -> Result<Entity> {
-        let lease_ms = lease_ms(self.lease)?;
-        let kind = EntityKind::Queue { lease_ms };
-        let suits = |there: &EntityKind| self.lease.is_none() || *there == kind;
-        create(&self.engine, &self.name, &kind, if_there, suits, at_zero)
+        let wanted = &self.wanted;
+        let grave = wanted.grave(&self.name);
+        wanted.check(grave.as_deref())?;
+        let plan = Plan {
+            name: &self.name,
+            space: self.space(),
+            grave: grave.as_deref(),
+            kind: |grave| EntityKind::Queue(wanted.delivering(grave)),
+            suits: |there: &EntityKind, grave| match there {
+                EntityKind::Queue(there) => wanted.suits(there, grave),
+                _ => false,
+            },
+            starts: at_zero,
+        };
+        plan.carry_out(&self.engine, if_there)
     }
 
-    builder_calls!("queue", Queue, Queue::attach);
-}
-
-fn lease_ms(lease: Option<Duration>) -> Result<u64> {
-    Ok(check_lease(lease.unwrap_or(LEASE_DEFAULT))?.as_millis() as u64)
+    builder_calls!("queue", Queue, |this: &Self, it| Queue::attach(&this.engine, it));
 }
 
 /// A topic by its name. Got from [`Engine::topic`].
@@ -194,10 +289,18 @@ impl TopicBuilder {
     }
 
     fn make(&self, if_there: IfThere) -> Result<Entity> {
-        create(&self.engine, &self.name, &EntityKind::Topic, if_there, |_| true, at_zero)
+        let plan = Plan {
+            name: &self.name,
+            space: self.space(),
+            grave: None,
+            kind: |_| EntityKind::Topic,
+            suits: |_: &EntityKind, _| true,
+            starts: at_zero,
+        };
+        plan.carry_out(&self.engine, if_there)
     }
 
-    builder_calls!("topic", Topic, Topic::attach);
+    builder_calls!("topic", Topic, |this: &Self, it| Topic::attach(&this.engine, it));
 }
 
 /// A topic's subscription by its name. Got from [`Topic::subscription`].
@@ -206,39 +309,55 @@ impl TopicBuilder {
 pub struct SubscriptionBuilder {
     engine: Engine,
     topic: u64,
+    topic_name: String,
     name: String,
-    lease: Option<Duration>,
+    wanted: Wanted,
 }
 
 impl SubscriptionBuilder {
-    pub(super) fn new(engine: &Engine, topic: u64, name: &str) -> SubscriptionBuilder {
-        SubscriptionBuilder { engine: engine.clone(), topic, name: name.to_owned(), lease: None }
+    pub(super) fn new(
+        engine: &Engine,
+        (topic, topic_name): (u64, &str),
+        name: &str,
+    ) -> SubscriptionBuilder {
+        let (engine, topic_name, name) = (engine.clone(), topic_name.to_owned(), name.to_owned());
+        SubscriptionBuilder { engine, topic, topic_name, name, wanted: Wanted::default() }
     }
 
-    /// How long a delivery belongs to its consumer before it is delivered again; 30 s by default,
-    /// from 1 ms to a day.
-    pub fn lease(mut self, lease: Duration) -> SubscriptionBuilder {
-        self.lease = Some(lease);
-        self
-    }
+    delivering_calls!();
 
     fn space(&self) -> Space {
         Space::Subscriptions { topic: self.topic }
     }
 
     fn make(&self, if_there: IfThere) -> Result<Entity> {
-        let topic = self.topic;
-        let kind = EntityKind::Subscription { topic, lease_ms: lease_ms(self.lease)? };
-        let suits = |there: &EntityKind| self.lease.is_none() || *there == kind;
-        create(&self.engine, &self.name, &kind, if_there, suits, |core, entity| {
-            // A subscription receives only what is published after its creation.
-            let next = |log| core.store.bounds(log).map(|(_, next)| next);
-            let starts = entity.cursors().map(|(_, log)| next(log));
-            starts.collect::<Option<_>>().ok_or_else(super::core::deleted)
-        })
+        let (wanted, topic) = (&self.wanted, self.topic);
+        let grave = wanted.grave(&format!("{}.{}", self.topic_name, self.name));
+        wanted.check(grave.as_deref())?;
+        let plan = Plan {
+            name: &self.name,
+            space: self.space(),
+            grave: grave.as_deref(),
+            kind: |grave| EntityKind::Subscription { topic, delivering: wanted.delivering(grave) },
+            suits: |there: &EntityKind, grave| match there {
+                EntityKind::Subscription { delivering, .. } => wanted.suits(delivering, grave),
+                _ => false,
+            },
+            starts: |core: &mut Core, entity: &Entity| {
+                // A subscription receives only what is published after its creation.
+                let next = |log| core.store.bounds(log).map(|(_, next)| next);
+                let starts = entity.cursors().map(|(_, log)| next(log));
+                starts.collect::<Option<_>>().ok_or_else(deleted)
+            },
+        };
+        plan.carry_out(&self.engine, if_there)
     }
 
-    builder_calls!("subscription", Subscription, Subscription::attach);
+    builder_calls!("subscription", Subscription, |this: &Self, it| Subscription::attach(
+        &this.engine,
+        &this.topic_name,
+        it
+    ));
 }
 
 /// A stream by its name. Got from [`Engine::stream`].
@@ -273,11 +392,18 @@ impl StreamBuilder {
             return Err(Error::invalid("partitions", what));
         }
         let kind = EntityKind::Stream { partitions };
-        let suits = |there: &EntityKind| self.partitions.is_none() || *there == kind;
-        create(&self.engine, &self.name, &kind, if_there, suits, at_zero)
+        let plan = Plan {
+            name: &self.name,
+            space: self.space(),
+            grave: None,
+            kind: |_| kind.clone(),
+            suits: |there: &EntityKind, _| self.partitions.is_none() || *there == kind,
+            starts: at_zero,
+        };
+        plan.carry_out(&self.engine, if_there)
     }
 
-    builder_calls!("stream", Stream, Stream::attach);
+    builder_calls!("stream", Stream, |this: &Self, it| Stream::attach(&this.engine, it));
 }
 
 /// A stream's consumer group by its name. Got from [`Stream::group`].
@@ -311,15 +437,18 @@ impl GroupBuilder {
     fn make(&self, if_there: IfThere) -> Result<Entity> {
         let kind = EntityKind::Group { stream: self.stream, partitions: self.partitions };
         let start = self.start;
-        create(
-            &self.engine,
-            &self.name,
-            &kind,
-            if_there,
-            |_| true,
-            |core, entity| entity.cursors().map(|(_, log)| start.resolve(core, log)).collect(),
-        )
+        let plan = Plan {
+            name: &self.name,
+            space: self.space(),
+            grave: None,
+            kind: |_| kind.clone(),
+            suits: |_: &EntityKind, _| true,
+            starts: |core: &mut Core, entity: &Entity| {
+                entity.cursors().map(|(_, log)| start.resolve(core, log)).collect()
+            },
+        };
+        plan.carry_out(&self.engine, if_there)
     }
 
-    builder_calls!("group", Group, Group::attach);
+    builder_calls!("group", Group, |this: &Self, it| Group::attach(&this.engine, it));
 }

@@ -88,7 +88,7 @@ impl Closing {
         let wakes = core.take_wakes();
         drop(core);
         // A waker may close the engine, too: nothing is held here.
-        wakes.wake();
+        self.shared.wake(wakes);
         let mut state = locked(&self.state);
         loop {
             match &*state {

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     core::{Core, deleted},
+    dead::{Death, UNSETTLED},
     delivery::Delivery,
     handle::Engine,
     shared::Shared,
@@ -11,11 +12,12 @@ use super::{
 };
 use crate::{
     config::Durability,
-    delivery::LeaseKey,
-    error::{Error, Result},
-    ids::{CursorId, LogId, Offset},
+    delivery::{LeaseKey, Retry},
+    error::{Error, ErrorKind, Result},
+    format::entity::{DeadLetters, Delivering},
+    ids::{CursorId, LogId, Offset, Timestamp},
     prims::MutexGuard,
-    store::Source,
+    store::{Op, Outcome, Source},
 };
 
 /// One ack cursor, as its handles share it.
@@ -27,6 +29,9 @@ pub struct Consumer {
     pub log: LogId,
     watch: Arc<Watch>,
     lease: Duration,
+    pub retry: Retry,
+    /// What dead letters are to say of where they come from.
+    pub origin: Arc<str>,
     pub durability: Durability,
 }
 
@@ -36,26 +41,38 @@ struct Picked {
     key: LeaseKey,
     source: Source,
     attempt: u32,
+    /// Where it belongs instead, as it was tried too often.
+    grave: Option<DeadLetters>,
+}
+
+impl AsRef<[Picked]> for Picked {
+    fn as_ref(&self) -> &[Picked] {
+        std::slice::from_ref(self)
+    }
 }
 
 impl Consumer {
     pub fn attach(
         engine: &Engine,
-        name: &str,
-        cursor: CursorId,
-        log: LogId,
-        lease_ms: u64,
+        (name, origin): (&str, &str),
+        (cursor, log): (CursorId, LogId),
+        delivering: &Delivering,
         is_queue: bool,
     ) -> Result<Consumer> {
         let shared = engine.shared();
+        let retry = Retry::of(delivering);
         let mut core = shared.lock_open()?;
-        core.begin_consuming(cursor, log)?;
+        let origin: Arc<str> = origin.into();
+        core.begin_consuming(cursor, log, retry, &origin)?;
         let watch = core.watch(std::iter::once(log), is_queue);
+        let wakes = core.take_wakes();
+        drop(core);
+        shared.wake(wakes);
         let durability = shared.config.durability;
         // The clock is as late as its last tick: no lease ends early for that.
-        let lease = Duration::from_millis(lease_ms) + shared.disk.tick();
+        let lease = Duration::from_millis(delivering.lease_ms) + shared.disk.tick();
         let (engine, name) = (engine.clone(), name.into());
-        Ok(Consumer { engine, name, cursor, log, watch, lease, durability })
+        Ok(Consumer { engine, name, cursor, log, watch, lease, retry, origin, durability })
     }
 
     pub fn with_durability(&self, durability: Durability) -> Consumer {
@@ -68,45 +85,91 @@ impl Consumer {
 
     /// Leases and reads up to `most` messages, or waits.
     fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
-        let (mut core, elapsed) = self.lock_expired()?;
-        let mut picked = Vec::new();
-        let mut failure = None;
-        while picked.len() < most {
-            match self.pick(&mut core, elapsed) {
-                Ok(Some(one)) => picked.push(one),
-                Ok(None) => break,
-                Err(error) => {
-                    failure = Some(error);
-                    break;
-                }
+        loop {
+            let picked = match self.lease(|core, elapsed| self.pick_many(core, elapsed, most))? {
+                Attempt::Got(picked) => picked,
+                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+            };
+            let deliveries = self.read(picked)?;
+            if !deliveries.is_empty() {
+                return Ok(Attempt::Got(deliveries));
             }
-        }
-        if picked.is_empty() && failure.is_none() {
-            return Ok(Attempt::Wait(self.watch.begin()));
-        }
-        self.finish_picking(core);
-        match failure {
-            // What was leased before is delivered; the next attempt meets the error again.
-            Some(error) if picked.is_empty() => Err(error),
-            _ => self.read(picked).map(Attempt::Got),
         }
     }
 
     /// The same for one message.
     fn attempt_one(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
-        let (mut core, elapsed) = self.lock_expired()?;
-        let picked = self.pick(&mut core, elapsed);
-        if let Ok(None) = picked {
-            return Ok(Attempt::Wait(self.watch.begin()));
+        loop {
+            let picked = match self.lease(|core, elapsed| self.pick(core, elapsed))? {
+                Attempt::Got(picked) => picked,
+                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+            };
+            let key = picked.key;
+            match self.read_one(picked) {
+                Ok(Some(delivery)) => return Ok(Attempt::Got(delivery)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.put_back(std::iter::once(key));
+                    return Err(error);
+                }
+            }
         }
-        self.finish_picking(core);
-        let picked = picked?.expect("there is one, as was just looked");
-        let key = picked.key;
-        let read = self.read_one(picked);
-        if read.is_err() {
-            self.put_back(std::iter::once(key));
+    }
+
+    /// Leases what `pick` finds, counted as tried if the queue wants that, or waits.
+    #[inline]
+    fn lease<T: AsRef<[Picked]>>(
+        &self,
+        pick: impl Fn(&mut Core, Duration) -> Result<Option<T>>,
+    ) -> Result<Attempt<T>> {
+        let mut counts = self.retry.counts_first();
+        loop {
+            let (mut core, elapsed) = self.lock_expired()?;
+            let picked = pick(&mut core, elapsed);
+            let mut counted = Ok(None);
+            if counts && let Ok(Some(picked)) = &picked {
+                counted = self.count(&mut core, picked.as_ref());
+            }
+            let waiting = matches!(picked, Ok(None)).then(|| self.watch.begin());
+            self.finish_picking(core);
+            match (counted?, waiting) {
+                (Some(outcome), _) => match self.shared().make_room(outcome) {
+                    // On a full disk it is delivered without being counted.
+                    Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
+                    made => made?,
+                },
+                (None, Some(waiting)) => return Ok(Attempt::Wait(waiting)),
+                (None, None) => {
+                    return picked.map(|it| Attempt::Got(it.expect("it was looked before")));
+                }
+            }
         }
-        read.map(Attempt::Got)
+    }
+
+    /// Counts messages as tried, before anyone sees them. If that cannot be, their leases are ended.
+    fn count(&self, core: &mut Core, picked: &[Picked]) -> Result<Option<Outcome>> {
+        let cursor = self.cursor;
+        let tried = picked.iter().filter(|one| one.grave.is_none());
+        let ops: Vec<Op<'_>> = tried
+            .map(|one| Op::Defer {
+                cursor,
+                offset: one.offset,
+                attempts: one.attempt,
+                due: Timestamp(0),
+            })
+            .collect();
+        if ops.is_empty() {
+            return Ok(None);
+        }
+        let outcome = core.commit(&ops, self.shared().now());
+        if matches!(outcome, Ok(Outcome::Done(_))) {
+            self.shared().flusher.soon(self.shared());
+            return Ok(None);
+        }
+        for one in picked {
+            core.put_back(cursor, one.key);
+        }
+        outcome.map(Some)
     }
 
     /// Takes the core, with all leases ended whose time has come, and their failures counted.
@@ -119,21 +182,43 @@ impl Consumer {
             core = shared.count_failures(core);
             shared.check_open(&core)?;
         }
+        if core.has_lapsed() && !shared.flusher.has_thread() {
+            drop(core);
+            shared.bury_lapsed();
+            core = shared.lock_open()?;
+        }
         Ok((core, elapsed))
     }
 
     /// Lets go of the core after messages were leased.
+    #[inline]
     fn finish_picking(&self, mut core: MutexGuard<'_, Core>) {
-        let wakes = core.take_wakes();
-        let timer = core.consumption(self.cursor).ok().filter(|it| !it.armed).and_then(|it| {
-            it.armed = true;
-            it.deliveries.next_deadline()
-        });
-        drop(core);
-        wakes.wake();
-        if let Some(at) = timer {
-            self.shared().flusher.at_lease_end(at, self.cursor);
+        if core.consumption(self.cursor).is_ok_and(|it| it.armed.is_none()) {
+            core.arm(self.cursor);
         }
+        let wakes = core.take_wakes();
+        drop(core);
+        self.shared().wake(wakes);
+    }
+
+    /// Leases the next messages. If one cannot be found, those before it are delivered; the next
+    /// attempt meets the error again.
+    fn pick_many(
+        &self,
+        core: &mut Core,
+        elapsed: Duration,
+        most: usize,
+    ) -> Result<Option<Vec<Picked>>> {
+        let mut picked = Vec::new();
+        while picked.len() < most {
+            match self.pick(core, elapsed) {
+                Ok(Some(one)) => picked.push(one),
+                Ok(None) => break,
+                Err(error) if picked.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok((!picked.is_empty()).then_some(picked))
     }
 
     /// Leases the next message.
@@ -159,17 +244,18 @@ impl Consumer {
         let Some((offset, key)) = leased else {
             return Ok(None);
         };
-        let attempt = view.acks.attempts(offset).saturating_add(1);
+        let tried = view.acks.attempts(offset);
+        let grave = self.retry.grave(tried);
+        let attempt = if grave.is_some() { tried } else { tried.saturating_add(1) };
         let located = match run {
             Some(run) => store.at_run(run),
             None => store.locate(self.log, offset),
         };
         match located {
-            Ok(source) => Ok(Some(Picked { offset, key, source, attempt })),
+            Ok(source) => Ok(Some(Picked { offset, key, source, attempt, grave })),
             Err(error) => {
                 // It stays in the queue: damage is reported, not skipped.
-                consumption.deliveries.release(key);
-                core.wake_one(self.log);
+                core.put_back(self.cursor, key);
                 Err(error)
             }
         }
@@ -183,7 +269,7 @@ impl Consumer {
         while let Some(one) = picked.next() {
             let key = one.key;
             match self.read_one(one) {
-                Ok(delivery) => deliveries.push(delivery),
+                Ok(delivery) => deliveries.extend(delivery),
                 Err(error) => {
                     let unread = std::iter::once(key).chain(picked.map(|one| one.key));
                     self.put_back(unread);
@@ -194,13 +280,21 @@ impl Consumer {
         Ok(deliveries)
     }
 
-    fn read_one(self: &Arc<Consumer>, picked: Picked) -> Result<Delivery> {
-        let Picked { offset, key, source, attempt } = picked;
+    /// Reads one message. `None` if it was moved to the dead letters.
+    #[inline]
+    fn read_one(self: &Arc<Consumer>, picked: Picked) -> Result<Option<Delivery>> {
+        let Picked { offset, key, source, attempt, grave } = picked;
         let (stored, block) = source.load(offset)?;
         if let Some(block) = block {
             self.shared().lock().store.remember(self.log, block);
         }
-        Ok(Delivery::new(Arc::clone(self), key, stored, attempt))
+        if let Some(grave) = grave {
+            let (cursor, reason) = (self.cursor, UNSETTLED);
+            let death = Death { cursor, key, stored: &stored, attempts: attempt, reason };
+            self.shared().bury_or_wait(&death, grave)?;
+            return Ok(None);
+        }
+        Ok(Some(Delivery::new(Arc::clone(self), key, stored, attempt)))
     }
 
     /// Ends leases of messages that nobody has seen: that is no failed attempt.
@@ -211,7 +305,7 @@ impl Consumer {
         }
         let wakes = core.take_wakes();
         drop(core);
-        wakes.wake();
+        self.shared().wake(wakes);
     }
 
     pub fn receive(self: &Arc<Consumer>, timeout: Option<Duration>) -> Result<Option<Delivery>> {
@@ -257,8 +351,17 @@ impl Consumer {
         let in_flight = core.consumption(self.cursor)?.deliveries.in_flight();
         let wakes = core.take_wakes();
         drop(core);
-        wakes.wake();
+        self.shared().wake(wakes);
         Ok(in_flight)
+    }
+
+    pub fn delayed(&self) -> Result<u64> {
+        let (mut core, _) = self.lock_expired()?;
+        let delayed = core.consumption(self.cursor)?.deliveries.waiting();
+        let wakes = core.take_wakes();
+        drop(core);
+        self.shared().wake(wakes);
+        Ok(delayed)
     }
 
     pub fn oldest_age(&self) -> Result<Option<Duration>> {
@@ -273,7 +376,7 @@ impl Consumer {
             (oldest, core.store.locate(self.log, oldest)?)
         };
         let (stored, _) = source.load(offset)?;
-        let age = shared.now().0.saturating_sub(stored.timestamp().0);
+        let age = shared.now().stamp.0.saturating_sub(stored.timestamp().0);
         Ok(Some(Duration::from_millis(age)))
     }
 }

@@ -2,12 +2,12 @@
 
 use std::{mem, sync::Arc, time::Duration};
 
-use super::wait::Watch;
+use super::{fate::Failing, time::SteadyClock, wait::Watch};
 use crate::{
     config::{Config, Durability},
-    delivery::{Acked, Deliveries, LeaseKey},
+    delivery::{Acked, Deliveries, LeaseKey, Retry},
     error::{Error, ErrorKind, Result},
-    ids::{CursorId, IdMap, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, IdMap, LogId, Lsn, Now, Offset, Timestamp},
     store::{AckSet, Op, Outcome, Store},
 };
 
@@ -15,14 +15,16 @@ use crate::{
 pub struct Core {
     pub store: Store,
     pub closed: bool,
-    consumers: IdMap<CursorId, Consumption>,
+    pub(super) consumers: IdMap<CursorId, Consumption>,
     watches: IdMap<LogId, Watched>,
     /// Logs whose new messages become visible with the next sync.
     touched: Vec<LogId>,
-    /// Those to be woken once the core is let go of.
+    /// Those to be woken once the core is let go of, and timers to be set.
     wakes: Vec<(Arc<Watch>, usize)>,
-    /// Deliveries that have ended without being settled, to be counted before the next one.
-    failures: Vec<(CursorId, Offset)>,
+    timers: Vec<(Duration, CursorId)>,
+    /// Deliveries that have ended without being settled.
+    pub(super) failing: Failing,
+    clock: SteadyClock,
     /// Whether messages wait for a sync before they can be seen.
     hides_unsynced: bool,
     keeping_from: u64,
@@ -33,8 +35,11 @@ pub struct Core {
 pub struct Consumption {
     pub log: LogId,
     pub deliveries: Deliveries,
-    /// Whether a timer is set for the next lease that runs out.
-    pub armed: bool,
+    pub retry: Retry,
+    /// What dead letters are to say of where they come from.
+    pub origin: Arc<str>,
+    /// When a timer rings for the next lease that runs out, or the next message that is due.
+    pub armed: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -56,7 +61,7 @@ impl Acked for AckSet {
 const OLD_FILES_MOST: usize = 4;
 
 impl Core {
-    pub fn new(store: Store, config: &Config) -> Core {
+    pub fn new(store: Store, config: &Config, clock: SteadyClock, chance: u64) -> Core {
         Core {
             store,
             closed: false,
@@ -64,7 +69,9 @@ impl Core {
             watches: IdMap::default(),
             touched: Vec::new(),
             wakes: Vec::new(),
-            failures: Vec::new(),
+            timers: Vec::new(),
+            failing: Failing::new(chance),
+            clock,
             hides_unsynced: config.durability == Durability::Sync,
             keeping_from: config.journal_bytes,
         }
@@ -128,7 +135,29 @@ impl Core {
     #[inline]
     #[must_use]
     pub fn take_wakes(&mut self) -> Wakes {
-        Wakes(if self.wakes.is_empty() { Vec::new() } else { mem::take(&mut self.wakes) })
+        if self.wakes.is_empty() && self.timers.is_empty() {
+            return Wakes { watches: Vec::new(), timers: Vec::new() };
+        }
+        Wakes { watches: mem::take(&mut self.wakes), timers: mem::take(&mut self.timers) }
+    }
+
+    /// Sets a timer for what a cursor waits for next, unless one is set that rings in time.
+    pub fn arm(&mut self, cursor: CursorId) {
+        let Core { consumers, timers, clock, .. } = self;
+        let Some(consumption) = consumers.get_mut(&cursor) else { return };
+        let due = consumption.deliveries.next_due().map(|due| clock.when(due));
+        let next = consumption.deliveries.next_deadline().into_iter().chain(due).min();
+        if let Some(next) = next
+            && consumption.armed.is_none_or(|armed| next < armed)
+        {
+            consumption.armed = Some(next);
+            timers.push((next, cursor));
+        }
+    }
+
+    /// The time of day that goes on evenly.
+    pub fn steady(&self, elapsed: Duration) -> Timestamp {
+        self.clock.at(elapsed)
     }
 
     /// What the next sync makes visible, counted from the last one.
@@ -151,13 +180,22 @@ impl Core {
     }
 
     /// Makes sure that a cursor can be consumed from.
-    pub fn begin_consuming(&mut self, cursor: CursorId, log: LogId) -> Result<()> {
-        let floor = self.store.floor(cursor).ok_or_else(deleted)?;
-        self.consumers.entry(cursor).or_insert_with(|| Consumption {
-            log,
-            deliveries: Deliveries::new(floor),
-            armed: false,
+    pub fn begin_consuming(
+        &mut self,
+        cursor: CursorId,
+        log: LogId,
+        retry: Retry,
+        origin: &Arc<str>,
+    ) -> Result<()> {
+        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        self.consumers.entry(cursor).or_insert_with(|| {
+            let mut deliveries = Deliveries::new(acks.floor());
+            for (offset, due) in acks.deferred(acks.floor()) {
+                deliveries.defer(offset, due);
+            }
+            Consumption { log, deliveries, retry, origin: Arc::clone(origin), armed: None }
         });
+        self.arm(cursor);
         Ok(())
     }
 
@@ -199,84 +237,39 @@ impl Core {
         self.consumption(cursor)?.deliveries.held(key, now).ok_or_else(lease_lost)
     }
 
-    /// Ends a lease after its commit: the message is done with, or is to be delivered again.
+    /// Ends a lease after its commit: the message is done with.
     #[inline]
-    pub fn end_lease(&mut self, cursor: CursorId, key: LeaseKey, done: bool) {
-        let Some(consumption) = self.consumers.get_mut(&cursor) else {
-            return;
-        };
-        if done {
+    pub fn settle_lease(&mut self, cursor: CursorId, key: LeaseKey) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
             consumption.deliveries.settle(key);
-        } else if consumption.deliveries.release(key).is_some() {
+        }
+    }
+
+    /// Ends a lease: the message is to be delivered again, not before it is due.
+    pub fn release(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && consumption.deliveries.release(key, due).is_some()
+        {
             let log = consumption.log;
-            self.wake_one(log);
+            self.wake_or_arm(cursor, log, due);
         }
     }
 
     /// Ends a lease of a message that nobody has seen: that is no failure.
     pub fn put_back(&mut self, cursor: CursorId, key: LeaseKey) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor)
-            && consumption.deliveries.release(key).is_some()
-        {
-            let log = consumption.log;
+        self.release(cursor, key, Timestamp(0));
+    }
+
+    pub(super) fn wake_or_arm(&mut self, cursor: CursorId, log: LogId, due: Timestamp) {
+        if due == Timestamp(0) {
             self.wake_one(log);
+        } else {
+            self.arm(cursor);
         }
-    }
-
-    /// Ends a lease without a commit of its own. The failure is to be counted.
-    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor)
-            && let Some(offset) = consumption.deliveries.release(key)
-        {
-            let log = consumption.log;
-            self.failures.push((cursor, offset));
-            self.wake_one(log);
-        }
-    }
-
-    /// Ends leases whose time has come. The failures are to be counted.
-    #[inline]
-    pub fn expire(&mut self, cursor: CursorId, elapsed: Duration) {
-        while let Some(consumption) = self.consumers.get_mut(&cursor)
-            && let Some(offset) = consumption.deliveries.expire_one(elapsed)
-        {
-            let log = consumption.log;
-            self.failures.push((cursor, offset));
-            self.wake_one(log);
-        }
-    }
-
-    #[inline]
-    pub fn has_failures(&self) -> bool {
-        !self.failures.is_empty()
-    }
-
-    /// Counts the failures of deliveries that nobody has settled, in one commit.
-    pub fn commit_failures(&mut self, now: Timestamp) -> Result<Outcome> {
-        let Core { failures, store, .. } = self;
-        failures.retain(|(cursor, _)| store.floor(*cursor).is_some());
-        // One that has failed twice by now counts once: a commit holds one count per message.
-        failures.sort_unstable();
-        failures.dedup();
-        if seeded!(LeaseEndIsNotCounted) {
-            failures.clear();
-        }
-        let nack = |&(cursor, offset): &(CursorId, Offset)| Op::Nack { cursor, offset };
-        let ops: Vec<Op<'_>> = failures.iter().map(nack).collect();
-        let outcome = store.commit(&ops, now)?;
-        if matches!(outcome, Outcome::Done(_)) {
-            failures.clear();
-        }
-        Ok(outcome)
-    }
-
-    /// Gives up counting: the messages are delivered again all the same.
-    pub fn forget_failures(&mut self) {
-        self.failures.clear();
     }
 
     /// Commits, and notes what has arrived by it.
-    pub fn commit(&mut self, ops: &[Op<'_>], now: Timestamp) -> Result<Outcome> {
+    pub fn commit(&mut self, ops: &[Op<'_>], now: Now) -> Result<Outcome> {
         if seeded!(TransactionIsTwoFrames) && ops.len() > 1 {
             let outcome = self.commit(&ops[..1], now)?;
             return match outcome {
@@ -287,8 +280,29 @@ impl Core {
         let outcome = self.store.commit(ops, now)?;
         if matches!(outcome, Outcome::Done(_)) {
             self.note_arrivals();
+            if !self.store.deferred().is_empty() {
+                self.note_deferred();
+            }
         }
         Ok(outcome)
+    }
+
+    /// Notes that messages have come that are to be delivered later. Those that have come before, and
+    /// failed, were noted by whoever has ended their leases.
+    fn note_deferred(&mut self) {
+        let deferred = self.store.deferred().iter().filter(|it| it.attempts == 0);
+        let mut cursors: Vec<CursorId> = Vec::new();
+        for it in deferred {
+            if let Some(consumption) = self.consumers.get_mut(&it.cursor) {
+                consumption.deliveries.defer(it.offset, it.due);
+                if cursors.last() != Some(&it.cursor) {
+                    cursors.push(it.cursor);
+                }
+            }
+        }
+        for cursor in cursors {
+            self.arm(cursor);
+        }
     }
 
     /// Whether there is work for the keeper: a file to be prepared, or a checkpoint to be made.
@@ -317,20 +331,24 @@ fn wake(wakes: &mut Vec<(Arc<Watch>, usize)>, watched: &Watched, messages: usize
     }
 }
 
-/// Those to be woken.
+/// Those to be woken, and timers to be set.
 #[derive(Debug)]
-pub struct Wakes(Vec<(Arc<Watch>, usize)>);
+pub struct Wakes {
+    watches: Vec<(Arc<Watch>, usize)>,
+    timers: Vec<(Duration, CursorId)>,
+}
 
 impl Wakes {
     #[inline]
-    pub fn wake(self) {
-        if !self.0.is_empty() {
-            self.wake_all();
-        }
+    pub fn is_empty(&self) -> bool {
+        self.watches.is_empty() && self.timers.is_empty()
     }
 
-    fn wake_all(self) {
-        for (watch, most) in self.0 {
+    pub fn wake(self, set_timer: impl Fn(Duration, CursorId)) {
+        for (at, cursor) in self.timers {
+            set_timer(at, cursor);
+        }
+        for (watch, most) in self.watches {
             watch.wake(most);
         }
     }

@@ -12,14 +12,16 @@ use std::{
 use super::{
     consumer::Consumer,
     core::{lease_lost, settled_before},
+    dead::Death,
+    fate::Fate,
     shared::Committing,
     ticket::Ticket,
 };
 use crate::{
-    config::check_lease,
+    config::{check_delay, check_lease},
     delivery::LeaseKey,
     error::{Error, ErrorKind, Result},
-    format::record::Headers,
+    format::{note::DeadLetter, record::Headers},
     ids::{Lsn, Offset, Timestamp},
     message::Message,
     store::{Op, Stored},
@@ -58,6 +60,17 @@ pub struct Delivery {
     attempt: u32,
     settled: AtomicBool,
 }
+
+/// How a delivery is settled.
+#[derive(Clone, Copy, Debug)]
+enum Settling<'a> {
+    Ack,
+    Nack { delay: Option<Duration>, reason: &'a str },
+    Reject { reason: &'a str },
+}
+
+/// What is said of messages whose last delivery was given back without a reason.
+pub(super) const NACKED: &str = "its last delivery was nacked";
 
 impl Delivery {
     pub(super) fn new(
@@ -126,7 +139,7 @@ impl Delivery {
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease has run out or the delivery was
     /// settled before; or because the commit failed. The message may then be delivered again.
     pub fn ack(&self) -> Result<()> {
-        let end = self.settle(true)?;
+        let end = self.settle(Settling::Ack)?;
         self.consumer.shared().complete(((), end), self.consumer.durability)
     }
 
@@ -137,19 +150,42 @@ impl Delivery {
     ///
     /// As [`ack`](Delivery::ack), up to the commit.
     pub fn ack_ticket(&self) -> Result<Ticket<()>> {
-        let end = self.settle(true)?;
+        let end = self.settle(Settling::Ack)?;
         Ok(Ticket::new(&self.consumer.engine, (), end))
     }
 
-    /// Says that handling failed: the message is delivered again at once, to any consumer. To
-    /// have it wait, wait before the call: the lease keeps running meanwhile.
+    /// Says that handling failed: the message is delivered again, to any consumer, once it has
+    /// waited as long as its queue's [backoff](crate::QueueBuilder::backoff) says; at once, if it
+    /// says nothing. Where it was tried as often as its queue
+    /// [allows](crate::QueueBuilder::max_attempts), it is moved to the dead letters.
     ///
     /// # Errors
     ///
     /// As [`ack`](Delivery::ack).
     pub fn nack(&self) -> Result<()> {
-        let end = self.settle(false)?;
-        self.consumer.shared().complete(((), end), self.consumer.durability)
+        self.settle_durably(Settling::Nack { delay: None, reason: NACKED })
+    }
+
+    /// As [`nack`](Delivery::nack), with a reason for the dead letters, if it comes to that: the
+    /// first KiB of it is kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Delivery::ack).
+    pub fn nack_because(&self, reason: &str) -> Result<()> {
+        self.settle_durably(Settling::Nack { delay: None, reason })
+    }
+
+    /// As [`nack`](Delivery::nack), but the message waits for so long, whatever its queue's backoff
+    /// says: up to a year. It waits behind a restart, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Delivery::ack); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the delay is
+    /// longer than a year.
+    pub fn nack_after(&self, delay: Duration) -> Result<()> {
+        let delay = Some(check_delay("delay", delay)?);
+        self.settle_durably(Settling::Nack { delay, reason: NACKED })
     }
 
     /// As [`nack`](Delivery::nack), but without waiting for the disk: the ticket says when it is
@@ -159,30 +195,93 @@ impl Delivery {
     ///
     /// As [`ack`](Delivery::ack), up to the commit.
     pub fn nack_ticket(&self) -> Result<Ticket<()>> {
-        let end = self.settle(false)?;
+        let end = self.settle(Settling::Nack { delay: None, reason: NACKED })?;
         Ok(Ticket::new(&self.consumer.engine, (), end))
     }
 
-    fn settle(&self, done: bool) -> Result<Lsn> {
+    /// Moves the message to the dead letters at once, as there is no use in trying again: one commit
+    /// takes it out of its queue and puts it there. The first KiB of the reason is kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Delivery::ack); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the queue has
+    /// no dead letters: see [`QueueBuilder::max_attempts`](crate::QueueBuilder::max_attempts).
+    pub fn reject(&self, reason: &str) -> Result<()> {
+        if self.consumer.retry.dead_letters.is_none() {
+            let what = "this queue has no dead letters; create it with max_attempts or \
+                        dead_letter_queue, or ack the message to drop it";
+            return Err(Error::invalid("dead_letter_queue", what));
+        }
+        self.settle_durably(Settling::Reject { reason })
+    }
+
+    /// What is known of the message if it is a dead letter: where it comes from, and why it is here.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if what is noted about it cannot be read.
+    pub fn dead_letter(&self) -> Result<Option<DeadLetter>> {
+        self.stored.dead_letter()
+    }
+
+    fn settle_durably(&self, how: Settling<'_>) -> Result<()> {
+        let end = self.settle(how)?;
+        self.consumer.shared().complete(((), end), self.consumer.durability)
+    }
+
+    fn settle(&self, how: Settling<'_>) -> Result<Lsn> {
         let shared = self.consumer.shared();
         let cursor = self.consumer.cursor;
         let settled = shared.transact(|core| {
-            let offset = core.held(cursor, self.key, shared.elapsed())?;
-            let offsets = [offset];
-            let op = match done {
-                true => Op::Ack { cursor, offsets: &offsets },
-                false => Op::Nack { cursor, offset },
-            };
-            let outcome = core.commit(&[op], shared.now())?;
-            let committing = Committing::of(outcome, || ());
-            if matches!(committing, Committing::Done(..)) {
-                core.end_lease(cursor, self.key, done);
+            let elapsed = shared.elapsed();
+            let offset = core.held(cursor, self.key, elapsed)?;
+            match how {
+                Settling::Ack => {
+                    let ack = Op::Ack { cursor, offsets: &[offset] };
+                    let outcome = core.commit(&[ack], shared.now())?;
+                    let committing = Committing::of(outcome, || ());
+                    if matches!(committing, Committing::Done(..)) {
+                        core.settle_lease(cursor, self.key);
+                    }
+                    Ok(committing)
+                }
+                Settling::Nack { delay, reason } => {
+                    match core.fate(cursor, offset, delay, elapsed)? {
+                        Fate::Dead(grave) => core.bury(&self.death(reason), grave, shared.now()),
+                        Fate::Gone => {
+                            core.settle_lease(cursor, self.key);
+                            Ok(Committing::Done((), Lsn(0)))
+                        }
+                        Fate::Again { attempts, due } => {
+                            let defer = Op::Defer { cursor, offset, attempts, due };
+                            let outcome = core.commit(&[defer], shared.now())?;
+                            let committing = Committing::of(outcome, || ());
+                            if matches!(committing, Committing::Done(..)) {
+                                core.release(cursor, self.key, due);
+                            }
+                            Ok(committing)
+                        }
+                    }
+                }
+                Settling::Reject { .. } if core.is_gone(cursor, offset) => {
+                    core.settle_lease(cursor, self.key);
+                    Ok(Committing::Done((), Lsn(0)))
+                }
+                Settling::Reject { reason } => {
+                    let grave = self.consumer.retry.dead_letters.expect("it was looked before");
+                    core.bury(&self.death(reason), grave, shared.now())
+                }
             }
-            Ok(committing)
         });
         let ((), end) = settled.map_err(|error| self.explain(error))?;
         self.settled.store(true, Ordering::Relaxed);
         Ok(end)
+    }
+
+    /// What is to be said of the message, should it be moved to the dead letters.
+    pub(super) fn death<'d>(&'d self, reason: &'d str) -> Death<'d> {
+        let (cursor, key, attempts) = (self.consumer.cursor, self.key, self.attempt);
+        Death { cursor, key, stored: &self.stored, attempts, reason }
     }
 
     /// A lease that is lost because this very delivery was settled: says so.
@@ -204,16 +303,14 @@ impl Delivery {
         let now = shared.elapsed();
         let mut core = shared.lock_open()?;
         let deliveries = &mut core.consumption(self.consumer.cursor)?.deliveries;
-        let before = deliveries.next_deadline();
         if !deliveries.extend(self.key, now, now + lease) {
             return Err(self.explain(lease_lost()));
         }
-        let next = deliveries.next_deadline().filter(|next| before.is_none_or(|it| *next < it));
+        // If it was made shorter, the timer that is set would come too late.
+        core.arm(self.consumer.cursor);
+        let wakes = core.take_wakes();
         drop(core);
-        if let Some(at) = next {
-            // It was made shorter: the timer that is set would come too late.
-            shared.flusher.at_lease_end(at, self.consumer.cursor);
-        }
+        shared.wake(wakes);
         Ok(())
     }
 }
@@ -225,11 +322,14 @@ impl Drop for Delivery {
         }
         let shared = self.consumer.shared();
         let mut core = shared.lock();
-        core.give_back(self.consumer.cursor, self.key);
+        core.give_back(self.consumer.cursor, self.key, shared.elapsed());
         let mut core = shared.count_failures(core);
         let wakes = core.take_wakes();
         drop(core);
-        wakes.wake();
+        shared.wake(wakes);
+        if self.consumer.retry.grave(self.attempt).is_some() {
+            shared.bury_lapsed();
+        }
     }
 }
 

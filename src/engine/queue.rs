@@ -3,9 +3,11 @@
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use super::{
+    browse::Browse,
     consumer::Consumer,
     delivery::Delivery,
     handle::Engine,
+    redrive::Redrive,
     shared::{Committing, Shared},
     ticket::Ticket,
 };
@@ -25,16 +27,25 @@ use crate::{
 #[derive(Clone)]
 pub struct Queue {
     consumer: Arc<Consumer>,
+    delay_ms: u64,
 }
 
-/// Commits messages to a log. Returns the offset of the first.
-pub fn append(shared: &Shared, log: LogId, messages: &[Message<'_>]) -> Result<(Offset, Lsn)> {
+/// Commits messages to a log. In a queue's, they are kept back for so long, unless they say
+/// otherwise. Returns the offset of the first.
+pub fn append(
+    shared: &Shared,
+    log: LogId,
+    messages: &[Message<'_>],
+    delay_ms: u64,
+) -> Result<(Offset, Lsn)> {
+    let is_delayed = delay_ms > 0 || messages.iter().any(|it| it.delay().is_some());
     shared.transact(|core| {
         if messages.is_empty() {
             let (_, next) = core.store.bounds(log).ok_or_else(super::core::deleted)?;
             return Ok(Committing::Done(next, Lsn(0)));
         }
-        let outcome = core.commit(&[Op::Append { log, messages }], shared.now())?;
+        let now = if is_delayed { shared.now_steady(core) } else { shared.now() };
+        let outcome = core.commit(&[Op::Append { log, messages, delay_ms }], now)?;
         let placed = core.store.placed().next();
         Ok(Committing::of(outcome, || placed.expect("messages were committed").1.start))
     })
@@ -42,12 +53,13 @@ pub fn append(shared: &Shared, log: LogId, messages: &[Message<'_>]) -> Result<(
 
 impl Queue {
     pub(super) fn attach(engine: &Engine, entity: &Entity) -> Result<Queue> {
-        let EntityKind::Queue { lease_ms } = entity.kind else {
+        let EntityKind::Queue(delivering) = &entity.kind else {
             unreachable!("the space of queues holds queues");
         };
-        let (cursor, log) = (CursorId(entity.id), LogId(entity.id));
-        let consumer = Consumer::attach(engine, &entity.name, cursor, log, lease_ms, true)?;
-        Ok(Queue { consumer: Arc::new(consumer) })
+        let (names, ids) =
+            ((&*entity.name, &*entity.name), (CursorId(entity.id), LogId(entity.id)));
+        let consumer = Arc::new(Consumer::attach(engine, names, ids, delivering, true)?);
+        Ok(Queue { consumer, delay_ms: delivering.delay_ms })
     }
 
     /// The queue's name.
@@ -60,6 +72,15 @@ impl Queue {
         self.consumer.log
     }
 
+    /// For how long messages are kept back that do not say otherwise.
+    pub(super) fn delay_ms(&self) -> u64 {
+        self.delay_ms
+    }
+
+    fn append(&self, messages: &[Message<'_>]) -> Result<(Offset, Lsn)> {
+        append(self.consumer.shared(), self.log(), messages, self.delay_ms)
+    }
+
     pub(super) fn engine(&self) -> &Engine {
         &self.consumer.engine
     }
@@ -68,8 +89,8 @@ impl Queue {
     /// what is sent, and what becomes of its deliveries.
     #[must_use]
     pub fn durability(&self, durability: Durability) -> Queue {
-        let consumer = self.consumer.with_durability(durability);
-        Queue { consumer: Arc::new(consumer) }
+        let consumer = Arc::new(self.consumer.with_durability(durability));
+        Queue { consumer, delay_ms: self.delay_ms }
     }
 
     /// Sends a message. It is durable when the call returns, unless the durability says otherwise.
@@ -80,7 +101,7 @@ impl Queue {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted: the message was not
     /// sent. [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
     pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
-        let committed = append(self.consumer.shared(), self.log(), &[message.into()])?;
+        let committed = self.append(&[message.into()])?;
         self.consumer.shared().complete(committed, self.consumer.durability)
     }
 
@@ -94,7 +115,7 @@ impl Queue {
         messages: impl IntoIterator<Item = M>,
     ) -> Result<Range<Offset>> {
         let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
-        let committed = append(self.consumer.shared(), self.log(), &messages)?;
+        let committed = self.append(&messages)?;
         let first = self.consumer.shared().complete(committed, self.consumer.durability)?;
         Ok(first..Offset(first.0 + messages.len() as u64))
     }
@@ -106,7 +127,7 @@ impl Queue {
     ///
     /// As [`send`](Queue::send), up to the commit.
     pub fn send_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
-        let (offset, end) = append(self.consumer.shared(), self.log(), &[message.into()])?;
+        let (offset, end) = self.append(&[message.into()])?;
         Ok(Ticket::new(self.engine(), offset, end))
     }
 
@@ -169,6 +190,49 @@ impl Queue {
     /// As [`depth`](Queue::depth).
     pub fn in_flight(&self) -> Result<u64> {
         self.consumer.in_flight()
+    }
+
+    /// How many messages wait until they are due: delayed ones, and those that failed.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Queue::depth).
+    pub fn delayed(&self) -> Result<u64> {
+        self.consumer.delayed()
+    }
+
+    /// Looks at the messages that are not acked, without taking them.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Queue::receive).
+    pub fn browse(&self) -> Result<Browse> {
+        self.consumer.browse()
+    }
+
+    /// Deletes one message, also one that waits until it is due: so a scheduled message is cancelled.
+    /// `false` if it is not there, as it was acked or deleted before. A delivery that is under way
+    /// is not stopped by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Queue::depth), and if the commit fails.
+    pub fn remove(&self, offset: Offset) -> Result<bool> {
+        self.consumer.remove(offset)
+    }
+
+    /// Deletes all messages but those on lease, and says how many they were.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Queue::remove).
+    pub fn purge(&self) -> Result<u64> {
+        self.consumer.purge()
+    }
+
+    /// Moves the dead letters that are in this queue back to where they came from, or elsewhere.
+    pub fn redrive<'f>(&self) -> Redrive<'f> {
+        Redrive::new(&self.consumer)
     }
 
     /// For how long the oldest message that is not acked has been in the queue, by its timestamp.

@@ -8,14 +8,15 @@ use std::{
 use super::{
     background::{self, Flusher, Keeper},
     closing::Within,
-    core::Core,
+    core::{Core, Wakes},
     sync::Syncs,
+    time::SteadyClock,
 };
 use crate::{
     config::{Config, Durability},
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    ids::{Lsn, Timestamp},
+    ids::{Lsn, Now},
     journal::Urgency,
     prims::{Mutex, MutexGuard, RwLock, RwLockReadGuard},
     store::{self, Commit, Extent, Outcome, Store, VerifyReport},
@@ -62,9 +63,11 @@ impl<T> Committing<T> {
 
 impl Shared {
     pub fn new(store: Store, disk: Arc<dyn Disk>, config: Config, threads: bool) -> Shared {
+        let clock = SteadyClock::new(disk.now(), disk.elapsed());
+        let chance = disk.stopwatch().as_nanos() as u64 ^ disk.now().0 << 20;
         Shared {
             syncs: Syncs::new(store.journal.durable()),
-            core: Mutex::new(Core::new(store, &config)),
+            core: Mutex::new(Core::new(store, &config, clock, chance)),
             flusher: Flusher::new(threads, config.sync_interval),
             keeper: Keeper::new(threads),
             disk,
@@ -104,8 +107,21 @@ impl Shared {
     }
 
     #[inline]
-    pub fn now(&self) -> Timestamp {
-        self.disk.now()
+    pub fn now(&self) -> Now {
+        Now::from(self.disk.now())
+    }
+
+    /// The time for a commit of which something is due later.
+    pub fn now_steady(&self, core: &Core) -> Now {
+        Now { stamp: self.disk.now(), steady: core.steady(self.elapsed()) }
+    }
+
+    /// Wakes those who wait, and sets timers. Nothing is held then.
+    #[inline]
+    pub fn wake(&self, wakes: Wakes) {
+        if !wakes.is_empty() {
+            wakes.wake(|at, cursor| self.flusher.at_lease_end(at, cursor));
+        }
     }
 
     #[inline]
@@ -121,7 +137,7 @@ impl Shared {
         core.wake_all();
         let wakes = core.take_wakes();
         drop(core);
-        wakes.wake();
+        self.wake(wakes);
     }
 
     /// Poisons the engine if the error says so.
@@ -144,7 +160,7 @@ impl Shared {
             let wakes = core.take_wakes();
             let wants_keeping = core.wants_keeping();
             drop(core);
-            wakes.wake();
+            self.wake(wakes);
             match attempted? {
                 Committing::Done(value, end) => {
                     if wants_keeping {
@@ -168,7 +184,7 @@ impl Shared {
     }
 
     /// Does what a commit needs before it can be tried again.
-    fn make_room(&self, outcome: Outcome) -> Result<()> {
+    pub fn make_room(&self, outcome: Outcome) -> Result<()> {
         match outcome {
             Outcome::NeedsFile(bytes, urgency) => {
                 match self.prepare_file(Some(bytes), Urgency::Ordinary) {
@@ -206,7 +222,8 @@ impl Shared {
                 core.forget_failures();
                 break;
             }
-            match core.commit_failures(self.now()) {
+            let now = self.now();
+            match core.commit_failures(now) {
                 Ok(Outcome::Done(_)) => self.flusher.soon(self),
                 Ok(outcome) => {
                     drop(core);

@@ -199,7 +199,7 @@ impl Stream {
         let shape = &self.shape;
         let partition = shape.partition_for(message);
         let messages = std::slice::from_ref(message);
-        let (offset, end) = append(shape.engine.shared(), shape.log(partition), messages)?;
+        let (offset, end) = append(shape.engine.shared(), shape.log(partition), messages, 0)?;
         Ok((Position { partition, offset }, end))
     }
 
@@ -212,7 +212,7 @@ impl Stream {
         let mut at = 0;
         for same in partitions.chunk_by(|a, b| a == b) {
             let messages = &messages[at..at + same.len()];
-            ops.push(Op::Append { log: shape.log(same[0]), messages });
+            ops.push(Op::Append { log: shape.log(same[0]), messages, delay_ms: 0 });
             at += same.len();
         }
         shared.transact(|core| {

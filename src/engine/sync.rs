@@ -207,7 +207,7 @@ impl Synced for Shared {
     }
 
     fn wake(&self, wakes: Wakes) {
-        wakes.wake();
+        Shared::wake(self, wakes);
     }
 
     fn poison(&self, error: &Error) {

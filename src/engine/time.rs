@@ -1,6 +1,6 @@
-//! The time of day, for applications.
+//! The time of day: for applications, and as it goes on within one life.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::{
     disk::{Disk, os::OsDisk},
@@ -28,5 +28,30 @@ impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Timestamp {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// The time of day at the begin of this life, and what has passed since.
+#[derive(Clone, Copy, Debug)]
+pub struct SteadyClock {
+    stamp: Timestamp,
+    elapsed: Duration,
+}
+
+impl SteadyClock {
+    pub fn new(stamp: Timestamp, elapsed: Duration) -> SteadyClock {
+        // A clock that has gone mad does not keep time from going on.
+        SteadyClock { stamp: stamp.min(Timestamp(1 << 62)), elapsed }
+    }
+
+    pub fn at(&self, elapsed: Duration) -> Timestamp {
+        let since = elapsed.saturating_sub(self.elapsed).as_millis();
+        Timestamp(self.stamp.0.saturating_add(since as u64))
+    }
+
+    /// When it will be that time of day; at once, if it is past.
+    pub fn when(&self, time: Timestamp) -> Duration {
+        let ahead = Duration::from_millis(time.0.saturating_sub(self.stamp.0));
+        self.elapsed.saturating_add(ahead)
     }
 }

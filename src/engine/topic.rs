@@ -3,8 +3,8 @@
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use super::{
-    builders::SubscriptionBuilder, consumer::Consumer, delivery::Delivery, handle::Engine,
-    queue::append, ticket::Ticket,
+    browse::Browse, builders::SubscriptionBuilder, consumer::Consumer, delivery::Delivery,
+    handle::Engine, queue::append, ticket::Ticket,
 };
 use crate::{
     config::Durability,
@@ -60,7 +60,7 @@ impl Topic {
     /// A subscription by its name: to be created, opened or deleted. A new one receives only
     /// what is published after its creation.
     pub fn subscription(&self, name: &str) -> SubscriptionBuilder {
-        SubscriptionBuilder::new(&self.engine, self.id, name)
+        SubscriptionBuilder::new(&self.engine, (self.id, &self.name), name)
     }
 
     /// The names of the subscriptions, sorted.
@@ -81,7 +81,7 @@ impl Topic {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted: the message was not
     /// published. [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
     pub fn publish<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
-        let committed = append(self.engine.shared(), self.log(), &[message.into()])?;
+        let committed = append(self.engine.shared(), self.log(), &[message.into()], 0)?;
         self.engine.shared().complete(committed, self.durability)
     }
 
@@ -95,7 +95,7 @@ impl Topic {
         messages: impl IntoIterator<Item = M>,
     ) -> Result<Range<Offset>> {
         let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
-        let committed = append(self.engine.shared(), self.log(), &messages)?;
+        let committed = append(self.engine.shared(), self.log(), &messages, 0)?;
         let first = self.engine.shared().complete(committed, self.durability)?;
         Ok(first..Offset(first.0 + messages.len() as u64))
     }
@@ -107,7 +107,7 @@ impl Topic {
     ///
     /// As [`publish`](Topic::publish), up to the commit.
     pub fn publish_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
-        let (offset, end) = append(self.engine.shared(), self.log(), &[message.into()])?;
+        let (offset, end) = append(self.engine.shared(), self.log(), &[message.into()], 0)?;
         Ok(Ticket::new(&self.engine, offset, end))
     }
 }
@@ -123,13 +123,18 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(super) fn attach(engine: &Engine, entity: &Entity) -> Result<Subscription> {
-        let EntityKind::Subscription { topic, lease_ms } = entity.kind else {
+    pub(super) fn attach(
+        engine: &Engine,
+        topic_name: &str,
+        entity: &Entity,
+    ) -> Result<Subscription> {
+        let EntityKind::Subscription { topic, delivering } = &entity.kind else {
             unreachable!("the space of subscriptions holds subscriptions");
         };
-        let (cursor, log) = (CursorId(entity.id), LogId(topic));
-        let consumer = Consumer::attach(engine, &entity.name, cursor, log, lease_ms, false)?;
-        Ok(Subscription { consumer: Arc::new(consumer) })
+        let origin = format!("{topic_name}/{}", entity.name);
+        let (names, ids) = ((&*entity.name, &*origin), (CursorId(entity.id), LogId(*topic)));
+        let consumer = Arc::new(Consumer::attach(engine, names, ids, delivering, false)?);
+        Ok(Subscription { consumer })
     }
 
     /// The subscription's name.
@@ -205,6 +210,43 @@ impl Subscription {
     /// As [`depth`](Subscription::depth).
     pub fn in_flight(&self) -> Result<u64> {
         self.consumer.in_flight()
+    }
+
+    /// How many messages wait until they are due, as they failed.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Subscription::depth).
+    pub fn delayed(&self) -> Result<u64> {
+        self.consumer.delayed()
+    }
+
+    /// Looks at the messages that are not acked, without taking them.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Subscription::receive).
+    pub fn browse(&self) -> Result<Browse> {
+        self.consumer.browse()
+    }
+
+    /// Deletes one message for this subscription. `false` if it is not there, as it was acked or
+    /// deleted before. A delivery that is under way is not stopped by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Subscription::depth), and if the commit fails.
+    pub fn remove(&self, offset: Offset) -> Result<bool> {
+        self.consumer.remove(offset)
+    }
+
+    /// Deletes all messages for this subscription but those on lease, and says how many they were.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Subscription::remove).
+    pub fn purge(&self) -> Result<u64> {
+        self.consumer.purge()
     }
 
     /// For how long the oldest message that is not acked has been there, by its timestamp. `None`

@@ -1,10 +1,11 @@
 //! Transactions: one frame over everything.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     core::Core,
-    delivery::Delivery,
+    delivery::{Delivery, NACKED},
+    fate::Fate,
     group::Group,
     handle::Engine,
     queue::Queue,
@@ -15,10 +16,10 @@ use super::{
     topic::Topic,
 };
 use crate::{
-    config::Durability,
+    config::{Durability, check_delay},
     delivery::LeaseKey,
     error::{Error, Result},
-    ids::{CursorId, LogId, Lsn, Offset},
+    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
     message::Message,
     store::Op,
 };
@@ -61,13 +62,30 @@ struct Append {
     log: LogId,
     partition: u32,
     message: Message<'static>,
+    delay_ms: u64,
 }
 
 #[derive(Debug)]
 struct Settle {
     cursor: CursorId,
     key: LeaseKey,
-    done: bool,
+    how: Settling,
+}
+
+#[derive(Debug)]
+enum Settling {
+    Ack,
+    Nack {
+        delay: Option<Duration>,
+        /// The message as it is moved to the dead letters, if it was tried often enough.
+        letter: Option<Box<(LogId, Message<'static>)>>,
+    },
+}
+
+/// What a lease's end leaves to do once the commit is made.
+enum Ending {
+    Settle,
+    Release(Timestamp),
 }
 
 impl Transaction {
@@ -99,14 +117,25 @@ impl Transaction {
     }
 
     fn add(&mut self, engine: &Engine, log: LogId, partition: u32, message: Message<'_>) {
+        self.add_delayed(engine, (log, partition), message, 0);
+    }
+
+    fn add_delayed(
+        &mut self,
+        engine: &Engine,
+        (log, partition): (LogId, u32),
+        message: Message<'_>,
+        delay_ms: u64,
+    ) {
         if self.admits(engine) {
-            self.appends.push(Append { log, partition, message: message.into_owned() });
+            let message = message.into_owned();
+            self.appends.push(Append { log, partition, message, delay_ms });
         }
     }
 
     /// Sends a message to a queue.
     pub fn send<'m>(&mut self, queue: &Queue, message: impl Into<Message<'m>>) -> &mut Self {
-        self.add(queue.engine(), queue.log(), 0, message.into());
+        self.add_delayed(queue.engine(), (queue.log(), 0), message.into(), queue.delay_ms());
         self
     }
 
@@ -127,20 +156,42 @@ impl Transaction {
 
     /// Acks a delivery. If its lease is lost by the time of the commit, the commit fails.
     pub fn ack(&mut self, delivery: &Delivery) -> &mut Self {
-        self.settle(delivery, true)
+        self.settle(delivery, Settling::Ack)
     }
 
-    /// Gives a delivery back, to be delivered again. If its lease is lost by the time of the
-    /// commit, the commit fails.
+    /// Gives a delivery back, to be delivered again as by [`Delivery::nack`]. If its lease is lost by
+    /// the time of the commit, the commit fails.
     pub fn nack(&mut self, delivery: &Delivery) -> &mut Self {
-        self.settle(delivery, false)
+        self.fail(delivery, None)
     }
 
-    fn settle(&mut self, delivery: &Delivery, done: bool) -> &mut Self {
+    /// As [`nack`](Transaction::nack), but the message waits for so long, up to a year.
+    pub fn nack_after(&mut self, delivery: &Delivery, delay: Duration) -> &mut Self {
+        match check_delay("delay", delay) {
+            Ok(delay) => self.fail(delivery, Some(delay)),
+            Err(error) => {
+                self.failure.get_or_insert(error);
+                self
+            }
+        }
+    }
+
+    fn fail(&mut self, delivery: &Delivery, delay: Option<Duration>) -> &mut Self {
+        let consumer = delivery.consumer();
+        let grave = consumer.retry.grave(delivery.attempt());
+        let letter = grave.map(|grave| {
+            let death = delivery.death(NACKED);
+            let letter = death.letter(&consumer.origin, consumer.shared().now());
+            Box::new((LogId(grave.queue), letter.into_owned()))
+        });
+        self.settle(delivery, Settling::Nack { delay, letter })
+    }
+
+    fn settle(&mut self, delivery: &Delivery, how: Settling) -> &mut Self {
         let consumer = delivery.consumer();
         if self.admits(&consumer.engine) {
             let (cursor, key) = (consumer.cursor, delivery.key_of_lease());
-            self.settles.push(Settle { cursor, key, done });
+            self.settles.push(Settle { cursor, key, how });
         }
         self
     }
@@ -198,19 +249,39 @@ impl Transaction {
             return Err(failure);
         }
         let shared = Arc::clone(self.engine.shared());
+        self.check_settled_once()?;
+        let is_delayed =
+            self.appends.iter().any(|it| it.delay_ms > 0 || it.message.delay().is_some());
         shared.transact(|core| {
             let elapsed = shared.elapsed();
             let mut acks: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
-            let mut ops = Vec::new();
-            for settle in &self.settles {
-                let offset = core.held(settle.cursor, settle.key, elapsed)?;
-                if settle.done {
-                    acks.entry(settle.cursor).or_default().push(offset);
-                } else {
-                    ops.push(Op::Nack { cursor: settle.cursor, offset });
+            let (mut ops, mut letters, mut endings) = (Vec::new(), Vec::new(), Vec::new());
+            for Settle { cursor, key, how } in &self.settles {
+                let (cursor, offset) = (*cursor, core.held(*cursor, *key, elapsed)?);
+                match how {
+                    Settling::Nack { .. } if core.is_gone(cursor, offset) => {
+                        endings.push(Ending::Settle);
+                        continue;
+                    }
+                    Settling::Nack { delay, letter: None } => {
+                        let fate = core.fate(cursor, offset, *delay, elapsed)?;
+                        let Fate::Again { attempts, due } = fate else {
+                            unreachable!("the message is there, and was not tried often enough");
+                        };
+                        ops.push(Op::Defer { cursor, offset, attempts, due });
+                        endings.push(Ending::Release(due));
+                        continue;
+                    }
+                    Settling::Nack { letter: Some(letter), .. } => {
+                        let (log, message) = &**letter;
+                        let messages = std::slice::from_ref(message);
+                        letters.push(Op::Append { log: *log, messages, delay_ms: 0 });
+                    }
+                    Settling::Ack => {}
                 }
+                acks.entry(cursor).or_default().push(offset);
+                endings.push(Ending::Settle);
             }
-            self.check_settled_once()?;
             for (cursor, offsets) in &mut acks {
                 offsets.sort_unstable();
                 ops.push(Op::Ack { cursor: *cursor, offsets });
@@ -219,17 +290,19 @@ impl Transaction {
                 let added = self.added_to(group, *partition);
                 ops.push(group.seek(core, *partition, *next, added)?);
             }
-            for append in &self.appends {
-                let messages = std::slice::from_ref(&append.message);
-                ops.push(Op::Append { log: append.log, messages });
+            for Append { log, message, delay_ms, .. } in &self.appends {
+                let messages = std::slice::from_ref(message);
+                ops.push(Op::Append { log: *log, messages, delay_ms: *delay_ms });
             }
+            ops.append(&mut letters);
             if ops.is_empty() {
                 return Ok(Committing::Done(Vec::new(), Lsn(0)));
             }
-            let outcome = core.commit(&ops, shared.now())?;
+            let now = if is_delayed { shared.now_steady(core) } else { shared.now() };
+            let outcome = core.commit(&ops, now)?;
             let committing = Committing::of(outcome, || self.positions(core));
             if matches!(committing, Committing::Done(..)) {
-                self.take_effect(core);
+                self.take_effect(core, &endings);
             }
             Ok(committing)
         })
@@ -261,9 +334,12 @@ impl Transaction {
         placed.map(position).collect()
     }
 
-    fn take_effect(&self, core: &mut Core) {
-        for settle in &self.settles {
-            core.end_lease(settle.cursor, settle.key, settle.done);
+    fn take_effect(&self, core: &mut Core, endings: &[Ending]) {
+        for (settle, ending) in self.settles.iter().zip(endings) {
+            match ending {
+                Ending::Settle => core.settle_lease(settle.cursor, settle.key),
+                Ending::Release(due) => core.release(settle.cursor, settle.key, *due),
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The payload of a commit frame: a sequence of changes, all of which happen, or none.
 //! `docs/FORMAT.md` has the table under "Changes".
 
+use std::ops::Range;
+
 use super::{
     entity::{Creation, put_value},
     record::{RecordSpans, take_record},
@@ -13,7 +15,7 @@ use crate::{
 
 const RUN: u8 = 1;
 const ACK: u8 = 2;
-const NACK: u8 = 3;
+const DEFER: u8 = 3;
 const SEEK: u8 = 4;
 const CREATE: u8 = 5;
 const DELETE: u8 = 6;
@@ -26,9 +28,9 @@ pub enum Change<'a> {
     Run(Run<'a>),
     /// A consumer is done with messages.
     Ack { cursor: CursorId, offsets: OffsetRanges<'a> },
-    /// Deliveries failed: the messages wait for the next attempt. `attempts` says how often
-    /// each was tried by now, so applying the change twice changes nothing.
-    Nack { cursor: CursorId, offset: Offset, attempts: u32 },
+    /// A message is to be delivered later, or once more: not before it is due. `attempts` says how
+    /// often it was tried by now, so applying the change twice changes nothing.
+    Defer { cursor: CursorId, offset: Offset, attempts: u32, due: Timestamp },
     /// A group's offset in one partition is set.
     Seek { cursor: CursorId, next: Offset },
     /// Something is created.
@@ -169,7 +171,7 @@ impl OffsetRanges<'_> {
 }
 
 impl Iterator for OffsetRanges<'_> {
-    type Item = std::ops::Range<u64>;
+    type Item = Range<u64>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.count = self.count.checked_sub(1)?;
@@ -204,9 +206,29 @@ pub fn put_ack(out: &mut Vec<u8>, cursor: CursorId, offsets: &[Offset]) {
     }
 }
 
-pub fn put_nack(out: &mut Vec<u8>, cursor: CursorId, offset: Offset, attempts: u32) {
-    let mut head = Head::new(NACK);
-    for number in [cursor.0, offset.0, u64::from(attempts)] {
+/// Appends an ack of ranges that are sorted and do not touch.
+pub fn put_ack_ranges(out: &mut Vec<u8>, cursor: CursorId, ranges: &[Range<u64>]) {
+    debug_assert!(ranges.is_sorted_by(|a, b| a.end < b.start));
+    out.push(ACK);
+    put_varint(out, cursor.0);
+    put_varint(out, ranges.len() as u64);
+    let mut at = 0;
+    for range in ranges {
+        put_varint(out, range.start - at);
+        put_varint(out, range.end - range.start - 1);
+        at = range.end;
+    }
+}
+
+pub fn put_defer(
+    out: &mut Vec<u8>,
+    cursor: CursorId,
+    offset: Offset,
+    attempts: u32,
+    due: Timestamp,
+) {
+    let mut head = Head::new(DEFER);
+    for number in [cursor.0, offset.0, u64::from(attempts), due.0] {
         head.varint(number);
     }
     out.extend_from_slice(head.bytes());
@@ -260,11 +282,11 @@ fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
             let cursor = CursorId(input.number()?);
             Change::Ack { cursor, offsets: take_ranges(input)? }
         }
-        NACK => {
+        DEFER => {
             let (cursor, offset) = (CursorId(input.number()?), Offset(input.number()?));
             let attempts = u32::try_from(input.varint()?);
             let attempts = attempts.map_err(|_| Malformed("an impossible number of attempts"))?;
-            Change::Nack { cursor, offset, attempts }
+            Change::Defer { cursor, offset, attempts, due: Timestamp(input.varint()?) }
         }
         // Where a group goes on is for the application to say: it may be any number.
         SEEK => Change::Seek { cursor: CursorId(input.number()?), next: Offset(input.varint()?) },

@@ -21,18 +21,69 @@ pub struct Entity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntityKind {
     /// One log with one ack cursor, both with the entity's id.
-    Queue { lease_ms: u64 },
+    Queue(Delivering),
     /// One log with the entity's id.
     Topic,
     /// An ack cursor with the entity's id, over the topic's log.
-    Subscription { topic: u64, lease_ms: u64 },
+    Subscription { topic: u64, delivering: Delivering },
     /// As many logs as partitions: the entity's id and those behind it.
     Stream { partitions: u32 },
     /// An offset cursor for each partition of the stream: the entity's id and those behind it.
     Group { stream: u64, partitions: u32 },
 }
 
+/// How the messages of a queue or a subscription are delivered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivering {
+    pub lease_ms: u64,
+    /// For how long a message is kept back before its first delivery.
+    pub delay_ms: u64,
+    pub backoff: BackoffMs,
+    pub dead_letters: Option<DeadLetters>,
+}
+
+/// How long a message waits after its n-th failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackoffMs {
+    None,
+    Fixed {
+        ms: u64,
+    },
+    /// Twice as long each time, up to a limit; if wanted, by chance up to half as long.
+    Exponential {
+        first_ms: u64,
+        most_ms: u64,
+        has_jitter: bool,
+    },
+}
+
+/// What becomes of messages that fail for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetters {
+    /// The queue that they are moved to.
+    pub queue: u64,
+    /// How often a message is delivered before.
+    pub attempts_max: u32,
+}
+
+impl Delivering {
+    /// Leases, and nothing else.
+    pub fn leasing(lease_ms: u64) -> Delivering {
+        Delivering { lease_ms, delay_ms: 0, backoff: BackoffMs::None, dead_letters: None }
+    }
+}
+
 impl Entity {
+    /// How the entity's messages are delivered, if it delivers any.
+    pub fn delivering(&self) -> Option<&Delivering> {
+        match &self.kind {
+            EntityKind::Queue(delivering) | EntityKind::Subscription { delivering, .. } => {
+                Some(delivering)
+            }
+            _ => None,
+        }
+    }
+
     /// How many ids the entity owns, from its own one on.
     pub fn ids(&self) -> u64 {
         match self.kind {
@@ -46,7 +97,7 @@ impl Entity {
     /// The logs that the entity owns.
     pub fn logs(&self) -> impl Iterator<Item = LogId> + use<> {
         let count = match self.kind {
-            EntityKind::Queue { .. } | EntityKind::Topic | EntityKind::Stream { .. } => self.ids(),
+            EntityKind::Queue(_) | EntityKind::Topic | EntityKind::Stream { .. } => self.ids(),
             EntityKind::Subscription { .. } | EntityKind::Group { .. } => 0,
         };
         (self.id..self.id + count).map(LogId)
@@ -55,7 +106,7 @@ impl Entity {
     /// The cursors that the entity owns, each with the log that it moves over.
     pub fn cursors(&self) -> impl Iterator<Item = (CursorId, LogId)> + use<> {
         let (count, first_log) = match self.kind {
-            EntityKind::Queue { .. } => (1, self.id),
+            EntityKind::Queue(_) => (1, self.id),
             EntityKind::Subscription { topic, .. } => (1, topic),
             EntityKind::Group { stream, partitions } => (u64::from(partitions), stream),
             EntityKind::Topic | EntityKind::Stream { .. } => (0, 0),
@@ -86,6 +137,10 @@ impl Entity {
         let parent = self.parent().unwrap_or(0);
         if parent >= self.id || self.id >= NUMBER_CEILING - u64::from(PARTITIONS_MAX) {
             return Err(Malformed("an id is impossible"));
+        }
+        let dead_letters = self.delivering().and_then(|it| it.dead_letters);
+        if dead_letters.is_some_and(|it| it.queue == self.id || it.attempts_max == 0) {
+            return Err(Malformed("dead letters go nowhere"));
         }
         Ok(())
     }

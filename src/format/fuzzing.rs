@@ -7,7 +7,7 @@
 use super::{
     block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
     commit::{
-        Change, Run, begin_run, changes, finish_run, put_ack, put_creation, put_delete, put_nack,
+        Change, Run, begin_run, changes, finish_run, put_ack, put_creation, put_defer, put_delete,
         put_seek, put_trim,
     },
     frame::{FRAME_HEADER_BYTES, begin_frame, decode_frame, finish_frame},
@@ -92,7 +92,9 @@ fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {
             let offsets: Vec<_> = ranges.into_iter().flatten().map(Offset).collect();
             put_ack(out, *cursor, &offsets);
         }
-        Change::Nack { cursor, offset, attempts } => put_nack(out, *cursor, *offset, *attempts),
+        Change::Defer { cursor, offset, attempts, due } => {
+            put_defer(out, *cursor, *offset, *attempts, *due);
+        }
         Change::Seek { cursor, next } => put_seek(out, *cursor, *next),
         Change::Create(creation) => {
             let entity = &creation.entity;

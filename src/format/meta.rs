@@ -89,8 +89,11 @@ pub struct ChunkState {
     pub chunk: u64,
     /// Acked offsets, relative to the chunk's begin: a bitmap in the portable Roaring format.
     pub acked: Vec<u8>,
-    /// Failed attempts per offset, as the binary digits of the count: one bitmap a digit.
+    /// Attempts per offset, as the binary digits of the count: one bitmap a digit.
     pub attempts: Vec<Vec<u8>>,
+    /// Messages that are not to be delivered before they are due: their offsets, relative to the
+    /// chunk's begin and growing, and when that is.
+    pub due: Vec<(u16, Timestamp)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,6 +150,9 @@ impl ChunkState {
         check_numbers([self.cursor.0])?;
         if self.chunk >= NUMBER_CEILING / CHUNK_OFFSETS || self.attempts.len() > DIGITS_MAX {
             return Err(Malformed("an ack state's chunk is impossible"));
+        }
+        if !self.due.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(Malformed("messages that are due are out of order"));
         }
         Ok(())
     }

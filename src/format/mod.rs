@@ -13,6 +13,7 @@ pub mod fuzzing;
 pub mod header;
 pub mod journal;
 pub mod meta;
+pub mod note;
 pub mod pack;
 pub mod record;
 pub mod segment;

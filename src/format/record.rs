@@ -92,7 +92,7 @@ impl HeaderParts<'_> {
         match self {
             HeaderParts::Encoded(bytes) => bytes.len(),
             HeaderParts::Of(message) => message
-                .headers()
+                .stored_headers()
                 .map(|(name, value)| {
                     let lens = (name.len(), value.len());
                     varint_len(lens.0 as u64) + lens.0 + varint_len(lens.1 as u64) + lens.1
@@ -106,7 +106,7 @@ impl HeaderParts<'_> {
         match self {
             HeaderParts::Encoded(bytes) => out.extend_from_slice(bytes),
             HeaderParts::Of(message) => {
-                for (name, value) in message.headers() {
+                for (name, value) in message.stored_headers() {
                     put_bytes(out, name.as_bytes());
                     put_bytes(out, value);
                 }
@@ -144,7 +144,13 @@ impl<'a> RecordParts<'a> {
     #[inline]
     pub fn weight(&self) -> u64 {
         let key = self.key.map_or(0, <[u8]>::len);
-        (self.payload.len() + key + self.headers.encoded_len()) as u64
+        let note = match self.headers {
+            HeaderParts::Of(message) => {
+                message.note().map_or(0, |it| 1 + varint_len(it.len() as u64) + it.len())
+            }
+            HeaderParts::Encoded(_) => 0,
+        };
+        (self.payload.len() + key + self.headers.encoded_len() - note) as u64
     }
 
     /// Appends the record. `base` is the timestamp of the run around it.
@@ -231,6 +237,11 @@ impl<'a> Headers<'a> {
         self.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
+    /// What the engine has noted about the message: it stands first, under no name.
+    pub(crate) fn note(mut self) -> Option<&'a [u8]> {
+        self.pair().ok().filter(|(name, _)| name.is_empty()).map(|(_, value)| value)
+    }
+
     fn pair(&mut self) -> Decoded<(&'a str, &'a [u8])> {
         let length = self.0.length()?;
         let name = std::str::from_utf8(self.0.take(length)?);
@@ -246,13 +257,14 @@ impl<'a> Iterator for Headers<'a> {
     /// The next header. Headers are covered by a checksum, so what cannot be decoded was never
     /// written; the rest is then taken for empty.
     fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
+        while !self.0.is_empty() {
+            match self.pair() {
+                // It is none of the application's.
+                Ok(("", _)) => {}
+                Ok(pair) => return Some(pair),
+                Err(_) => self.0 = Bytes::new(&[]),
+            }
         }
-        let pair = self.pair().ok();
-        if pair.is_none() {
-            self.0 = Bytes::new(&[]);
-        }
-        pair
+        None
     }
 }

@@ -68,7 +68,13 @@ fn commit(writer: &mut MetaWriter, nth: u64, floors: &Floors) -> Result<()> {
 /// An entry of so many bytes that says nothing of importance here.
 fn ballast(bytes: usize) -> MetaEntry {
     let (cursor, attempts) = (CursorId(1), vec![vec![], vec![1; 9]]);
-    MetaEntry::Chunk(ChunkState { cursor, chunk: 3, acked: vec![5; bytes], attempts })
+    MetaEntry::Chunk(ChunkState {
+        cursor,
+        chunk: 3,
+        acked: vec![5; bytes],
+        attempts,
+        due: Vec::new(),
+    })
 }
 
 /// What the n-th checkpoint changes: one cursor that all of them do, and one that some do.

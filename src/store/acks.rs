@@ -4,7 +4,7 @@
 //! offsets, compressed, and only where something is acked or was tried: a backlog of any size
 //! costs nothing until it is touched. The number of failed attempts is kept as bitmaps too, one
 //! for each binary digit (a bit-sliced index; O'Neil and Quass, 1997), so that it costs a few bits
-//! per message that ever failed.
+//! per message that ever failed. When a message is due is kept for those only that are to wait.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -12,7 +12,7 @@ use roaring::RoaringBitmap;
 
 use crate::{
     format::{Malformed, meta::ChunkState},
-    ids::{CursorId, Offset},
+    ids::{CursorId, Offset, Timestamp},
 };
 
 const CHUNK_BITS: u32 = 16;
@@ -28,16 +28,23 @@ struct Chunk {
     acked: RoaringBitmap,
     /// The digits of the attempts, the lowest first.
     attempts: Vec<RoaringBitmap>,
+    /// When messages are due that are not to be delivered at once.
+    due: BTreeMap<u16, Timestamp>,
     /// Whether it changed since it was last captured.
     dirty: bool,
 }
 
 impl Chunk {
     fn is_empty(&self) -> bool {
-        self.acked.is_empty() && self.attempts.iter().all(RoaringBitmap::is_empty)
+        self.acked.is_empty()
+            && self.attempts.iter().all(RoaringBitmap::is_empty)
+            && self.due.is_empty()
     }
 
-    fn forget_attempts(&mut self, range: Range<u32>) {
+    fn forget(&mut self, range: Range<u32>) {
+        if !self.due.is_empty() {
+            self.due.retain(|low, _| !range.contains(&u32::from(*low)));
+        }
         for digit in &mut self.attempts {
             digit.remove_range(range.clone());
         }
@@ -105,7 +112,7 @@ impl AckSet {
         for (index, lows) in chunk_ranges(range) {
             let chunk = self.chunks.entry(index).or_default();
             self.above += chunk.acked.insert_range(lows.clone());
-            chunk.forget_attempts(lows);
+            chunk.forget(lows);
             chunk.dirty = true;
         }
     }
@@ -124,7 +131,7 @@ impl AckSet {
             }
             let chunk = entry.get_mut();
             self.above -= chunk.acked.remove_range(0..low);
-            chunk.forget_attempts(0..low);
+            chunk.forget(0..low);
             if chunk.is_empty() {
                 entry.remove();
             }
@@ -220,8 +227,26 @@ impl AckSet {
         digits.iter().enumerate().map(digit).sum()
     }
 
-    /// Sets how often the delivery of an offset has failed. Nothing happens if it is acked.
-    pub fn set_attempts(&mut self, offset: Offset, attempts: u32) {
+    /// Those that are not to be delivered before they are due, from an offset on.
+    pub fn deferred(&self, from: Offset) -> impl Iterator<Item = (Offset, Timestamp)> {
+        let (first, low) = split(from.0.max(self.floor));
+        self.chunks.range(first..).flat_map(move |(index, chunk)| {
+            let low = if *index == first { low as u16 } else { 0 };
+            let due = chunk.due.range(low..);
+            due.map(move |(low, due)| (Offset(index * CHUNK_OFFSETS + u64::from(*low)), *due))
+        })
+    }
+
+    /// When a message is due; 0 if it may be delivered at once.
+    pub fn due(&self, offset: Offset) -> Timestamp {
+        let (index, low) = split(offset.0);
+        let due = self.chunks.get(&index).and_then(|chunk| chunk.due.get(&(low as u16)));
+        due.copied().unwrap_or_default()
+    }
+
+    /// Sets how often the delivery of an offset was tried, and when it is due for the next time.
+    /// Nothing happens if it is acked.
+    pub fn defer(&mut self, offset: Offset, attempts: u32, due: Timestamp) {
         if self.is_acked(offset) {
             return;
         }
@@ -237,6 +262,11 @@ impl AckSet {
             } else {
                 digit.remove(low);
             }
+        }
+        if due == Timestamp(0) {
+            chunk.due.remove(&(low as u16));
+        } else {
+            chunk.due.insert(low as u16, due);
         }
         chunk.dirty = true;
     }
@@ -258,6 +288,11 @@ impl AckSet {
                     } else {
                         chunk.attempts.iter_mut().map(bitmap_bytes).collect()
                     },
+                    due: if seeded!(DueIsNotCaptured) {
+                        Vec::new()
+                    } else {
+                        chunk.due.iter().map(|(low, due)| (*low, *due)).collect()
+                    },
                 });
             }
         }
@@ -271,7 +306,8 @@ impl AckSet {
         }
         let attempts =
             state.attempts.iter().map(|bytes| bitmap(bytes)).collect::<Result<_, _>>()?;
-        let chunk = Chunk { acked: bitmap(&state.acked)?, attempts, dirty: false };
+        let due = state.due.iter().copied().collect();
+        let chunk = Chunk { acked: bitmap(&state.acked)?, attempts, due, dirty: false };
         self.above += chunk.acked.len();
         if let Some(old) = self.chunks.insert(state.chunk, chunk) {
             self.above -= old.acked.len();

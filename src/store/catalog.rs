@@ -21,7 +21,7 @@ pub enum Space {
 impl Space {
     pub fn of(kind: &EntityKind) -> Space {
         match kind {
-            EntityKind::Queue { .. } => Space::Queues,
+            EntityKind::Queue(_) => Space::Queues,
             EntityKind::Topic => Space::Topics,
             EntityKind::Subscription { topic, .. } => Space::Subscriptions { topic: *topic },
             EntityKind::Stream { .. } => Space::Streams,
@@ -95,7 +95,7 @@ impl Catalog {
         };
         let name = entity.name.clone();
         match entity.kind {
-            EntityKind::Queue { .. } => LogName::Queue(name),
+            EntityKind::Queue(_) => LogName::Queue(name),
             EntityKind::Topic => LogName::Topic(name),
             _ => LogName::Partition { stream: name, partition: (log.0 - entity.id) as u32 },
         }

@@ -9,34 +9,44 @@ use crate::{
     format::{
         Malformed,
         commit::{
-            begin_run, finish_run, put_ack, put_creation, put_delete, put_nack, put_seek, put_trim,
+            begin_run, finish_run, put_ack, put_ack_ranges, put_creation, put_defer, put_delete,
+            put_seek, put_trim,
         },
         entity::Creation,
         frame::{FRAME_HEADER_BYTES, begin_frame},
         record::RecordParts,
     },
-    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, LogId, Lsn, Now, Offset, Timestamp},
     journal::{Room, Urgency},
-    message::Message,
+    message::{Delay, Message},
 };
 
 /// One operation of a commit.
 #[derive(Clone, Copy, Debug)]
 pub enum Op<'a> {
-    /// Adds messages to a log, in their order.
+    /// Adds messages to a log, in their order. In a queue's, they are kept back for so long, unless
+    /// they say otherwise.
     Append {
         log: LogId,
         messages: &'a [Message<'a>],
+        delay_ms: u64,
     },
     /// Acks messages; the offsets are sorted and distinct.
     Ack {
         cursor: CursorId,
         offsets: &'a [Offset],
     },
-    /// Counts a failed delivery.
-    Nack {
+    /// Acks whole ranges, sorted, that do not touch.
+    AckRanges {
+        cursor: CursorId,
+        ranges: &'a [Range<u64>],
+    },
+    /// Says how often a message was tried by now, and when it is due.
+    Defer {
         cursor: CursorId,
         offset: Offset,
+        attempts: u32,
+        due: Timestamp,
     },
     /// Sets where a group goes on.
     Seek {
@@ -93,7 +103,8 @@ impl Store {
     ///
     /// If an operation names what does not exist, if a message or all of it is too large, or if
     /// the journal cannot be written. Nothing was changed then.
-    pub fn commit(&mut self, ops: &[Op<'_>], now: Timestamp) -> Result<Outcome> {
+    pub fn commit(&mut self, ops: &[Op<'_>], now: impl Into<Now>) -> Result<Outcome> {
+        let now = now.into();
         self.draft.begin();
         let mut urgency = Urgency::Freeing;
         for op in ops {
@@ -127,23 +138,33 @@ impl Store {
         self.draft.runs.iter().map(|run| (run.log, run.first..run.end))
     }
 
+    /// The messages of the last commit that are not to be delivered at once, and when they are due.
+    #[inline]
+    pub fn deferred(&self) -> &[Deferred] {
+        &self.draft.deferred
+    }
+
     fn apply(&mut self, ops: &[Op<'_>], lsn: Lsn) -> Result<(), Malformed> {
         for run in &self.draft.runs {
             let place =
                 RunPlace { first: run.first, lsn: Lsn(lsn.0 + run.at as u64), len: run.len };
             self.state.append(run.log, place, run.end)?;
         }
+        for it in &self.draft.deferred {
+            self.state.defer(it.cursor, it.offset, it.attempts, it.due)?;
+        }
         for op in ops {
             match *op {
-                Op::Append { .. } => {}
+                Op::Append { .. } | Op::Defer { .. } => {}
                 Op::Ack { cursor, offsets } => {
                     for offset in offsets {
                         self.state.ack(cursor, offset.0..offset.0 + 1)?;
                     }
                 }
-                Op::Nack { cursor, offset } => {
-                    let attempts = attempts(&self.state, cursor, offset);
-                    self.state.nack(cursor, offset, attempts)?;
+                Op::AckRanges { cursor, ranges } => {
+                    for range in ranges {
+                        self.state.ack(cursor, range.clone())?;
+                    }
                 }
                 Op::Seek { cursor, next } => self.state.seek(cursor, next)?,
                 Op::Create { creation } => self.state.create(creation),
@@ -164,10 +185,13 @@ impl Store {
     }
 }
 
-/// How often a delivery has failed, with the failure that is being noted.
-fn attempts(state: &State, cursor: CursorId, offset: Offset) -> u32 {
-    let acks = state.cursors.get(&cursor).and_then(super::log::Cursor::acks);
-    acks.map_or(0, |acks| acks.attempts(offset)).saturating_add(1)
+/// A message that is not to be delivered before it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deferred {
+    pub cursor: CursorId,
+    pub offset: Offset,
+    pub attempts: u32,
+    pub due: Timestamp,
 }
 
 fn too_large(bytes: usize, most: u64) -> Error {
@@ -181,6 +205,7 @@ fn too_large(bytes: usize, most: u64) -> Error {
 pub struct Draft {
     frame: Vec<u8>,
     runs: Vec<RunAt>,
+    deferred: Vec<Deferred>,
 }
 
 /// A run, and where in the frame it begins.
@@ -198,17 +223,18 @@ impl Draft {
     fn begin(&mut self) {
         begin_frame(&mut self.frame);
         self.runs.clear();
+        self.deferred.clear();
     }
 
     /// Checks an operation, and adds it.
-    fn add(&mut self, state: &State, config: &Config, op: &Op<'_>, now: Timestamp) -> Result<()> {
+    fn add(&mut self, state: &State, config: &Config, op: &Op<'_>, now: Now) -> Result<()> {
         let check_cursor = |id: CursorId| match state.cursors.contains_key(&id) {
             true => Ok(()),
             false => Err(gone("the queue, subscription or group was deleted")),
         };
         let out = &mut self.frame;
         match *op {
-            Op::Append { log, messages } => {
+            Op::Append { log, messages, delay_ms } => {
                 let Some(found) = state.logs.get(&log) else {
                     return Err(gone("the queue, topic or stream was deleted"));
                 };
@@ -216,15 +242,23 @@ impl Draft {
                     Some(run) => run.end,
                     None => found.next(),
                 };
-                self.add_messages(log, next, messages, config.message_bytes_max, now)?;
+                self.add_messages(log, next, messages, config.message_bytes_max, now.stamp)?;
+                if delay_ms > 0 || messages.iter().any(|it| it.delay().is_some()) {
+                    self.add_delays(state, (log, next), messages, delay_ms, now.steady)?;
+                }
             }
             Op::Ack { cursor, offsets } => {
                 check_cursor(cursor)?;
                 put_ack(out, cursor, offsets);
             }
-            Op::Nack { cursor, offset } => {
+            Op::AckRanges { cursor, ranges } => {
                 check_cursor(cursor)?;
-                put_nack(out, cursor, offset, attempts(state, cursor, offset));
+                put_ack_ranges(out, cursor, ranges);
+            }
+            Op::Defer { cursor, offset, attempts, due } => {
+                check_cursor(cursor)?;
+                put_defer(out, cursor, offset, attempts, due);
+                self.deferred.push(Deferred { cursor, offset, attempts, due });
             }
             Op::Seek { cursor, next } => {
                 check_cursor(cursor)?;
@@ -257,6 +291,9 @@ impl Draft {
             let at = self.frame.len();
             let run = begin_run(&mut self.frame, log, first, messages.len(), now);
             for message in messages {
+                if message.headers().any(|(name, _)| name.is_empty()) {
+                    return Err(Error::invalid("header", "a header without a name"));
+                }
                 let record = RecordParts::of(message, now);
                 let weight = record.weight();
                 if weight > bytes_max {
@@ -268,6 +305,43 @@ impl Draft {
             let end = Offset(first.0 + messages.len() as u64);
             self.runs.push(RunAt { log, first, end, at, len: self.frame.len() - at });
             first = end;
+        }
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Keeps messages back that were just added.
+    fn add_delays(
+        &mut self,
+        state: &State,
+        (log, first): (LogId, Offset),
+        messages: &[Message<'_>],
+        delay_ms: u64,
+        now: Timestamp,
+    ) -> Result<()> {
+        let cursor = CursorId(log.0);
+        if !state.cursors.contains_key(&cursor) {
+            let what = "only messages of queues can be delivered later, not those of topics and \
+                        streams; set no deliver_after and no deliver_at";
+            return Err(Error::invalid("deliver_after", what));
+        }
+        for (n, message) in messages.iter().enumerate() {
+            let due = match message.delay() {
+                None if delay_ms == 0 => continue,
+                None => now.0.saturating_add(delay_ms),
+                Some(Delay::After(ms)) => now.0.saturating_add(ms),
+                Some(Delay::At(at)) if at < now => {
+                    let what = format!("deliver_at is {at}, which has passed; it is {now}");
+                    return Err(Error::invalid("deliver_at", what));
+                }
+                Some(Delay::At(at)) => at.0,
+            };
+            if due > now.0 {
+                let (offset, due) = (Offset(first.0 + n as u64), Timestamp(due));
+                put_defer(&mut self.frame, cursor, offset, 0, due);
+                self.deferred.push(Deferred { cursor, offset, attempts: 0, due });
+            }
         }
         Ok(())
     }

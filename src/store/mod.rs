@@ -97,6 +97,15 @@ impl Store {
         Entity { id: self.state.catalog.next_id, name: name.to_owned(), kind }
     }
 
+    /// Something else whose dead letters are in this queue.
+    pub fn uses_as_grave(&self, queue: u64) -> Option<String> {
+        let uses = |entity: &&Entity| {
+            let grave = entity.delivering().and_then(|it| it.dead_letters);
+            grave.is_some_and(|grave| grave.queue == queue)
+        };
+        self.state.catalog.all().find(uses).map(|entity| entity.name.clone())
+    }
+
     #[inline]
     pub fn acks(&self, cursor: CursorId) -> Option<&AckSet> {
         self.state.cursors.get(&cursor)?.acks()

@@ -12,6 +12,7 @@ use crate::{
     format::{
         Malformed,
         commit::Run,
+        note::DeadLetter,
         record::{Headers, RecordSpans},
     },
     ids::{CursorId, LogId, Lsn, Offset, Timestamp},
@@ -44,6 +45,15 @@ impl Stored {
     #[inline]
     pub fn timestamp(&self) -> Timestamp {
         self.spans.timestamp
+    }
+
+    /// What is known of it if it is a dead letter.
+    pub fn dead_letter(&self) -> Result<Option<DeadLetter>> {
+        DeadLetter::of(self.headers()).map_err(|what| {
+            let what =
+                format!("message {} bears a note that cannot be read: {}", self.offset, what.0);
+            Error::new(ErrorKind::Corrupt, what)
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
         commit::Change,
         entity::{Creation, Entity, EntityKind},
     },
-    ids::{CursorId, IdMap, LogId, Lsn, Offset},
+    ids::{CursorId, IdMap, LogId, Lsn, Offset, Timestamp},
 };
 
 #[derive(Debug, Default)]
@@ -140,14 +140,15 @@ impl State {
         }
     }
 
-    pub fn nack(
+    pub fn defer(
         &mut self,
         cursor: CursorId,
         offset: Offset,
         attempts: u32,
+        due: Timestamp,
     ) -> Result<(), Malformed> {
         let (acks, _) = self.ack_cursor(cursor)?;
-        acks.set_attempts(offset, attempts);
+        acks.defer(offset, attempts, due);
         Ok(())
     }
 
@@ -194,7 +195,9 @@ impl State {
             Change::Ack { cursor, offsets } => {
                 offsets.into_iter().try_for_each(|range| self.ack(cursor, range))
             }
-            Change::Nack { cursor, offset, attempts } => self.nack(cursor, offset, attempts),
+            Change::Defer { cursor, offset, attempts, due } => {
+                self.defer(cursor, offset, attempts, due)
+            }
             Change::Seek { cursor, next } => self.seek(cursor, next),
             Change::Create(creation) => {
                 self.create(&creation);

@@ -54,6 +54,26 @@ pub enum Action {
     },
     Ack(u8),
     Nack(u8),
+    /// As a nack, but the message waits.
+    NackAfter(u8),
+    /// Moves a delivery to the dead letters.
+    Reject(u8),
+    /// Sends a message that is not to be delivered at once.
+    SendLater {
+        queue: Name,
+        bytes: u16,
+        how: How,
+    },
+    /// Deletes a message.
+    Remove {
+        queue: Name,
+        which: u8,
+    },
+    Purge {
+        queue: Name,
+    },
+    /// Moves the dead letters back.
+    Redrive,
     /// Drops a delivery that is neither acked nor nacked.
     Drop(u8),
     Seek {
@@ -101,15 +121,22 @@ pub const TIMES: [u64; 5] = [0, 1, 1_000_000_000_000, u64::MAX / 2, u64::MAX];
 #[derive(Clone, Debug)]
 pub enum TxPart {
     Send(Name),
+    SendLater(Name),
     Publish(Name),
     Append(Name),
     Ack(u8),
     Nack(u8),
+    NackAfter(u8),
     Seek { stream: Name, group: Name, to: u8 },
 }
 
 fn name() -> impl Strategy<Value = Name> {
     prop_oneof![4 => Just(0u8), 1 => Just(1u8)]
+}
+
+/// Queues to receive from: the dead letters are one.
+fn from() -> impl Strategy<Value = Name> {
+    prop_oneof![5 => Just(0u8), 3 => Just(1u8), 1 => Just(2u8)]
 }
 
 fn how() -> impl Strategy<Value = How> {
@@ -132,10 +159,12 @@ fn messages() -> impl Strategy<Value = u8> {
 fn part() -> impl Strategy<Value = TxPart> {
     prop_oneof![
         name().prop_map(TxPart::Send),
+        name().prop_map(TxPart::SendLater),
         name().prop_map(TxPart::Publish),
         name().prop_map(TxPart::Append),
         any::<u8>().prop_map(TxPart::Ack),
         any::<u8>().prop_map(TxPart::Nack),
+        any::<u8>().prop_map(TxPart::NackAfter),
         (name(), name(), any::<u8>()).prop_map(|(stream, group, to)| TxPart::Seek {
             stream,
             group,
@@ -162,11 +191,18 @@ pub fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(topic, messages, bytes, how)| Publish { topic, messages, bytes, how }),
         8 => (name(), messages(), bytes(), how())
             .prop_map(|(stream, messages, bytes, how)| Append { stream, messages, bytes, how }),
-        14 => name().prop_map(|queue| Receive { queue }),
+        16 => from().prop_map(|queue| Receive { queue }),
         10 => (name(), name())
             .prop_map(|(topic, subscription)| ReceiveFrom { topic, subscription }),
         16 => any::<u8>().prop_map(Ack),
         4 => any::<u8>().prop_map(Nack),
+        2 => any::<u8>().prop_map(NackAfter),
+        1 => any::<u8>().prop_map(Reject),
+        3 => (name(), bytes(), how())
+            .prop_map(|(queue, bytes, how)| SendLater { queue, bytes, how }),
+        2 => (from(), any::<u8>()).prop_map(|(queue, which)| Remove { queue, which }),
+        1 => from().prop_map(|queue| Purge { queue }),
+        2 => Just(Redrive),
         3 => any::<u8>().prop_map(Drop),
         3 => (name(), name(), any::<u8>())
             .prop_map(|(stream, group, to)| Seek { stream, group, to }),

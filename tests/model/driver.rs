@@ -1,6 +1,10 @@
 //! Does actions on an engine and on the model, and compares the two.
 
-use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
 
 use posthouse::{
     Delivery, Durability, Engine, Error, ErrorKind, Message, Offset, Queue, Stream, Subscription,
@@ -11,7 +15,9 @@ use super::{
     World,
     action::{Action, ERRORS, How, Name, TIMES, TxPart},
     oracle::Oracle,
-    state::{Msg, PartitionState, State, StreamState, dump},
+    state::{
+        ATTEMPTS_MAX, DEAD, Entry, Msg, PartitionState, RETRIED, State, StreamState, Unacked, dump,
+    },
 };
 
 /// Whose deliveries: a queue's, or a subscription's.
@@ -24,6 +30,8 @@ enum Whose {
 struct Held {
     whose: Whose,
     delivery: Delivery,
+    /// Counts leases, in the order in which they were granted.
+    granted: u64,
 }
 
 pub struct Driver<'a> {
@@ -40,6 +48,8 @@ pub struct Driver<'a> {
     held: Vec<Held>,
     /// The highest offset that was delivered in this life, for each consumer.
     fresh: BTreeMap<Whose, u64>,
+    /// What was delivered in this life.
+    seen: BTreeSet<(Whose, u64)>,
     /// The state in which each message came, for the messages since the last recovery.
     born: BTreeMap<(Whose, u64), usize>,
     numbered: u64,
@@ -52,8 +62,23 @@ pub struct Driver<'a> {
     proven: Vec<usize>,
     /// Counts recoveries.
     life: u64,
+    granted: u64,
+    /// How often the clock was moved on, and for messages that wait, how often it was by then.
+    advances: u64,
+    waits_since: BTreeMap<(Whose, u64), u64>,
+    /// Whether the time of day was set: then nothing is known of when messages are due.
+    clock_was_set: bool,
     /// Examines the moments that the world has recorded.
     oracle: Option<&'a Oracle>,
+}
+
+/// How a delivery is settled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Settling {
+    Ack,
+    Nack,
+    NackAfter,
+    Reject,
 }
 
 /// How an action ended.
@@ -67,6 +92,10 @@ fn text(kind: &str, name: Name) -> String {
     format!("{kind} {name}")
 }
 
+fn queue_name(name: Name) -> String {
+    if name == 2 { DEAD.to_owned() } else { format!("queue {name}") }
+}
+
 impl<'a> Driver<'a> {
     pub fn new(world: &'a dyn World, hides_unsynced: bool) -> Driver<'a> {
         let mut driver = Driver {
@@ -78,12 +107,17 @@ impl<'a> Driver<'a> {
             hides_unsynced,
             held: Vec::new(),
             fresh: BTreeMap::new(),
+            seen: BTreeSet::new(),
             born: BTreeMap::new(),
             numbered: 0,
             doomed: false,
             powerless: false,
             proven: vec![0],
             life: 0,
+            granted: 0,
+            advances: 0,
+            waits_since: BTreeMap::new(),
+            clock_was_set: false,
             oracle: None,
         };
         driver.open();
@@ -168,6 +202,7 @@ impl<'a> Driver<'a> {
         self.engine = Some(engine);
         self.held.clear();
         self.fresh.clear();
+        self.seen.clear();
         self.born.clear();
         self.doomed = false;
         self.powerless = false;
@@ -252,13 +287,19 @@ impl<'a> Driver<'a> {
             Action::Append { stream, messages, bytes, how } => {
                 self.append(*stream, *messages, *bytes, *how)
             }
-            Action::Receive { queue } => self.receive(Whose::Queue(text("queue", *queue))),
+            Action::Receive { queue } => self.receive(Whose::Queue(queue_name(*queue))),
             Action::ReceiveFrom { topic, subscription } => self.receive(Whose::Subscription(
                 text("topic", *topic),
                 text("subscription", *subscription),
             )),
-            Action::Ack(n) => self.settle(*n, true),
-            Action::Nack(n) => self.settle(*n, false),
+            Action::Ack(n) => self.settle(*n, Settling::Ack),
+            Action::Nack(n) => self.settle(*n, Settling::Nack),
+            Action::NackAfter(n) => self.settle(*n, Settling::NackAfter),
+            Action::Reject(n) => self.settle(*n, Settling::Reject),
+            Action::SendLater { queue, bytes, how } => self.send_later(*queue, *bytes, *how),
+            Action::Remove { queue, which } => self.remove(*queue, *which),
+            Action::Purge { queue } => self.purge(*queue),
+            Action::Redrive => self.redrive(),
             Action::Drop(n) => self.drop_delivery(*n),
             Action::Seek { stream, group, to } => self.seek(*stream, *group, *to),
             Action::Trim { stream, to } => self.trim(*stream, *to),
@@ -307,6 +348,7 @@ impl<'a> Driver<'a> {
                 self.durably(made)
             }
             Action::Clock(time) => {
+                self.clock_was_set = true;
                 self.world.set_clock(TIMES[usize::from(*time) % TIMES.len()]);
                 Ok(Some(()))
             }
@@ -359,15 +401,21 @@ impl<'a> Driver<'a> {
     }
 
     fn create_queue(&mut self, name: Name) -> Result<Option<()>, Error> {
-        let name = text("queue", name);
-        let made = self.engine().queue(&name).lease(LEASE).create().map(drop);
+        let name = queue_name(name);
+        let builder = self.engine().queue(&name).lease(LEASE);
+        let is_retried = name == RETRIED;
+        let builder = if is_retried { builder.max_attempts(ATTEMPTS_MAX) } else { builder };
+        let made = builder.create().map(drop);
         self.commit(made, |state| {
+            if is_retried && !state.queues.contains_key(RETRIED) {
+                state.queues.entry(DEAD.to_owned()).or_default();
+            }
             state.queues.entry(name).or_default();
         })
     }
 
     fn delete_queue(&mut self, name: Name) -> Result<Option<()>, Error> {
-        let name = text("queue", name);
+        let name = queue_name(name);
         if !self.now().queues.contains_key(&name) {
             let error = self.engine().queue(&name).delete();
             return self.expect(error, ErrorKind::NotFound);
@@ -489,7 +537,7 @@ impl<'a> Driver<'a> {
     }
 
     fn send(&mut self, queue: Name, count: u8, bytes: u16, how: How) -> Result<Option<()>, Error> {
-        let name = text("queue", queue);
+        let name = queue_name(queue);
         let Some(first) = self.now().queues.get(&name).map(|queue| queue.next) else {
             return Ok(Some(()));
         };
@@ -611,7 +659,7 @@ impl<'a> Driver<'a> {
             .filter(|it| it.whose == whose)
             .map(|it| it.delivery.offset().0)
             .collect();
-        let free: BTreeMap<u64, (Msg, u32)> = unacked
+        let free: Unacked = unacked
             .iter()
             .filter(|(n, _)| !held.contains(n))
             .map(|(n, m)| (*n, m.clone()))
@@ -622,26 +670,46 @@ impl<'a> Driver<'a> {
                 self.subscription(topic, name).and_then(|it| it.try_receive())
             }
         };
+        let is_retried = whose.is_retried();
         let Some(received) = self.outcome(received)? else {
+            if is_retried {
+                self.may_have_counted(&free);
+            }
             return Ok(None);
         };
+        let buried = if is_retried { self.find_buried(&free) } else { Vec::new() };
+        for offset in &buried {
+            self.commit_burial(*offset);
+        }
         let Some(delivery) = received else {
             // Everything that is free must be hidden: not durable, as far as we were told.
-            for offset in free.keys() {
+            for (offset, entry) in free.iter().filter(|(n, _)| !buried.contains(n)) {
                 let born = self.born.get(&(whose.clone(), *offset)).copied().unwrap_or(0);
-                assert!(self.hides_unsynced && born > self.floor, "message {offset} is withheld");
+                let is_hidden = self.hides_unsynced && born > self.floor;
+                let may_wait = entry.waits && self.is_due(&whose, *offset) != Some(true);
+                // One that cannot be moved to the dead letters stays, and is not delivered.
+                let is_doomed = self.doomed && is_retried;
+                assert!(is_hidden || may_wait || is_doomed, "message {offset} is withheld");
             }
             return Ok(Some(()));
         };
         let offset = delivery.offset().0;
-        let Some((message, failed)) = free.get(&offset) else {
+        let Some(entry) = free.get(&offset) else {
             panic!("message {offset} of {whose:?} was delivered, which is acked or on lease");
         };
-        assert_eq!(*message, Msg::of_delivery(&delivery));
-        assert_eq!(failed + 1, delivery.attempt());
+        assert_eq!(entry.msg, Msg::of_delivery(&delivery));
+        assert_eq!(entry.attempts + 1, delivery.attempt());
+        let too_early = entry.waits && self.is_due(&whose, offset) == Some(false);
+        assert!(!too_early, "message {offset} of {whose:?} came too early");
         let last = self.fresh.entry(whose.clone()).or_insert(0);
-        if offset >= *last {
-            let skipped = free.range(*last..offset).next();
+        // What has waited, or was there before, is not in the order of those that are fresh.
+        let is_fresh = !entry.waits && !self.seen.contains(&(whose.clone(), offset));
+        self.seen.insert((whose.clone(), offset));
+        if is_fresh && offset >= *last {
+            let mut skipped = free.range(*last..offset);
+            let seen = |n: &u64| self.seen.contains(&(whose.clone(), *n));
+            let is_fresh = |n: &u64, entry: &Entry| !entry.waits && !buried.contains(n) && !seen(n);
+            let skipped = skipped.find(|(n, entry)| is_fresh(n, entry));
             assert!(skipped.is_none(), "{skipped:?} was skipped by {offset}");
             *last = offset + 1;
         }
@@ -649,26 +717,210 @@ impl<'a> Driver<'a> {
             let born = self.born.get(&(whose.clone(), offset)).copied().unwrap_or(0);
             self.floor = self.floor.max(born);
         }
-        self.held.push(Held { whose, delivery });
+        if is_retried && self.was_counted(&delivery) {
+            self.committed(|state| {
+                let entry = unacked_mut(state, &whose).get_mut(&offset).expect("it was delivered");
+                entry.attempts += 1;
+                entry.waits = false;
+            });
+        }
+        self.granted += 1;
+        self.held.push(Held { whose, delivery, granted: self.granted });
         Ok(Some(()))
     }
 
-    fn settle(&mut self, n: u8, done: bool) -> Result<Option<()>, Error> {
+    /// A delivery was settled; or was it not, as the power went?
+    fn note_wait(&mut self, whose: &Whose, offset: u64, how: Settling) {
+        let key = (whose.clone(), offset);
+        if self.doomed {
+            self.waits_since.remove(&key);
+        } else if how == Settling::NackAfter {
+            self.waits_since.insert(key, self.advances);
+        }
+    }
+
+    /// Whether a message that waits is due; `None` if that cannot be told.
+    fn is_due(&self, whose: &Whose, offset: u64) -> Option<bool> {
+        let since = self.waits_since.get(&(whose.clone(), offset))?;
+        (!self.clock_was_set).then_some(*since < self.advances)
+    }
+
+    /// The messages that were to be moved to the dead letters, and are not in their queue any more.
+    fn find_buried(&self, free: &Unacked) -> Vec<u64> {
+        let dead = free.iter().filter(|(_, entry)| entry.attempts >= ATTEMPTS_MAX);
+        let mut dead: Vec<u64> = dead.map(|(offset, _)| *offset).collect();
+        let there = self.queue(RETRIED).and_then(|queue| {
+            queue.browse()?.map(|it| Ok(it?.offset().0)).collect::<Result<Vec<u64>, Error>>()
+        });
+        match there {
+            Ok(there) => dead.retain(|offset| !there.contains(offset)),
+            Err(error) if self.doomed && is_of_power(&error) => {}
+            Err(error) => panic!("cannot browse: {error}"),
+        }
+        dead
+    }
+
+    /// Whether a delivery of [`RETRIED`] was counted: it is not where the disk is full.
+    fn was_counted(&self, delivery: &Delivery) -> bool {
+        if !self.doomed {
+            return true;
+        }
+        let browsed = self.queue(RETRIED).and_then(|queue| queue.browse());
+        let browsed = browsed.ok().into_iter().flatten().filter_map(Result::ok);
+        let mut same = browsed.filter(|it| it.offset() == delivery.offset());
+        same.next().is_none_or(|it| it.attempts() == delivery.attempt())
+    }
+
+    /// A receive was cut off, somewhere in the midst of its commits.
+    fn may_have_counted(&mut self, free: &Unacked) {
+        let is_dead = |entry: &Entry| entry.attempts >= ATTEMPTS_MAX;
+        let dead: Vec<u64> = free.iter().filter(|it| is_dead(it.1)).map(|it| *it.0).collect();
+        let others = || free.iter().filter(|it| !is_dead(it.1));
+        for buried in 0..=dead.len() {
+            if let Some(last) = buried.checked_sub(1) {
+                self.commit_burial(dead[last]);
+            }
+            let base = self.now().clone();
+            for (offset, _) in others() {
+                let mut counted = base.clone();
+                let unacked = &mut counted.queues.get_mut(RETRIED).unwrap().unacked;
+                let entry = unacked.get_mut(offset).unwrap();
+                entry.attempts += 1;
+                entry.waits = false;
+                self.committed(|state| *state = counted);
+            }
+            self.committed(|state| *state = base);
+        }
+    }
+
+    /// A message was moved to the dead letters, in a commit of its own.
+    fn commit_burial(&mut self, offset: u64) {
+        let letter = self.now().queues[DEAD].next;
+        self.committed(|state| bury(state, offset));
+        self.bear(&Whose::Queue(DEAD.to_owned()), letter, 1);
+    }
+
+    /// What has come to the dead letters with the last commit.
+    fn bear_letters(&mut self, before: u64) {
+        let after = self.letters();
+        self.bear(&Whose::Queue(DEAD.to_owned()), before, after - before);
+    }
+
+    /// How many dead letters there have ever been.
+    fn letters(&self) -> u64 {
+        self.now().queues.get(DEAD).map_or(0, |queue| queue.next)
+    }
+
+    fn send_later(&mut self, queue: Name, bytes: u16, how: How) -> Result<Option<()>, Error> {
+        let name = queue_name(queue);
+        let Some(offset) = self.now().queues.get(&name).map(|queue| queue.next) else {
+            return Ok(Some(()));
+        };
+        let messages = self.messages(1, bytes);
+        let message = messages[0].message().deliver_after(WAIT);
+        let queue = self.queue(&name)?;
+        let sent = match how {
+            How::Ticket => queue.send_ticket(message).map(|it| *it.value().unwrap()),
+            How::Waited => queue.send_ticket(message).and_then(Ticket::wait),
+            how => queue.durability(durability(how)).send(message),
+        };
+        let done = self.commit_as(how, sent, |state| {
+            let queue = state.queues.get_mut(&name).unwrap();
+            queue.send(&messages);
+            queue.unacked.get_mut(&offset).unwrap().waits = true;
+        })?;
+        let whose = Whose::Queue(name);
+        self.bear(&whose, offset, 1);
+        self.waits_since.insert((whose, offset), self.advances);
+        Ok(done.map(|sent| assert_eq!(sent, Offset(offset))))
+    }
+
+    /// The messages of a queue that are not on lease.
+    fn idle(&self, name: &str) -> Option<Vec<u64>> {
+        let whose = Whose::Queue(name.to_owned());
+        let held =
+            |n: &u64| self.held.iter().any(|it| it.whose == whose && it.delivery.offset().0 == *n);
+        let unacked = &self.now().queues.get(name)?.unacked;
+        Some(unacked.keys().copied().filter(|n| !held(n)).collect())
+    }
+
+    fn remove(&mut self, queue: Name, which: u8) -> Result<Option<()>, Error> {
+        let name = queue_name(queue);
+        let idle = self.idle(&name).unwrap_or_default();
+        if idle.is_empty() {
+            return Ok(Some(()));
+        }
+        let offset = idle[usize::from(which) % idle.len()];
+        let removed = self.queue(&name).and_then(|queue| queue.remove(Offset(offset)));
+        let done = self.commit(removed, |state| {
+            state.queues.get_mut(&name).unwrap().unacked.remove(&offset);
+        })?;
+        Ok(done.map(|removed| assert!(removed, "message {offset} was there")))
+    }
+
+    fn purge(&mut self, queue: Name) -> Result<Option<()>, Error> {
+        let name = queue_name(queue);
+        let Some(idle) = self.idle(&name) else { return Ok(Some(())) };
+        let purged = self.queue(&name).and_then(|queue| queue.purge());
+        let done = self.commit(purged, |state| {
+            let unacked = &mut state.queues.get_mut(&name).unwrap().unacked;
+            unacked.retain(|offset, _| !idle.contains(offset));
+        })?;
+        Ok(done.map(|purged| assert_eq!(purged, idle.len() as u64)))
+    }
+
+    fn redrive(&mut self) -> Result<Option<()>, Error> {
+        let (Some(idle), true) = (self.idle(DEAD), self.now().queues.contains_key(RETRIED)) else {
+            return Ok(Some(()));
+        };
+        let redriven = self.queue(DEAD).and_then(|dead| dead.redrive().run());
+        // Those that are not visible yet stay. Where it failed, that is not known.
+        let done = self.outcome(redriven)?;
+        let moved = done.map_or(idle.len(), |done| done.moved as usize);
+        let first = self.now().queues[RETRIED].next;
+        for (n, offset) in idle.into_iter().take(moved).enumerate() {
+            self.committed(|state| {
+                let letter = state.queues.get_mut(DEAD).unwrap().unacked.remove(&offset).unwrap();
+                let message = Msg { note: None, ..letter.msg };
+                state.queues.get_mut(RETRIED).unwrap().send(&[message]);
+            });
+            self.bear(&Whose::Queue(RETRIED.to_owned()), first + n as u64, 1);
+        }
+        if done.is_some() && self.hides_unsynced && moved > 0 {
+            self.is_durable();
+        }
+        Ok(done.map(drop))
+    }
+
+    fn settle(&mut self, n: u8, how: Settling) -> Result<Option<()>, Error> {
         if self.held.is_empty() {
             return Ok(Some(()));
         }
-        self.settle_at(usize::from(n) % self.held.len(), done)
+        self.settle_at(usize::from(n) % self.held.len(), how)
     }
 
-    fn settle_at(&mut self, index: usize, done: bool) -> Result<Option<()>, Error> {
-        let Held { whose, delivery } = self.held.swap_remove(index);
-        let result = if done { delivery.ack() } else { delivery.nack() };
+    fn settle_at(&mut self, index: usize, how: Settling) -> Result<Option<()>, Error> {
+        if how == Settling::Reject && !self.held[index].whose.is_retried() {
+            let error = self.held[index].delivery.reject("no").unwrap_err().kind();
+            assert_eq!(error, ErrorKind::InvalidInput { field: "dead_letter_queue" });
+            return Ok(Some(()));
+        }
+        let Held { whose, delivery, granted } = self.held.swap_remove(index);
+        let result = match how {
+            Settling::Ack => delivery.ack(),
+            Settling::Nack => delivery.nack(),
+            Settling::NackAfter => delivery.nack_after(WAIT),
+            Settling::Reject => delivery.reject("no"),
+        };
         let offset = delivery.offset().0;
         let died = result.is_err();
-        let settled = self.commit(result, |state| settle_in(state, &whose, offset, done))?;
+        let letters = self.letters();
+        let settled = self.commit(result, |state| settle_in(state, &whose, offset, how))?;
+        self.bear_letters(letters);
+        self.note_wait(&whose, offset, how);
         if died {
             // Dropping it now might count a failure; it goes with this life.
-            self.held.push(Held { whose, delivery });
+            self.held.push(Held { whose, delivery, granted });
         } else if !self.doomed {
             let again = delivery.ack().expect_err("it was settled");
             assert_eq!(again.kind(), ErrorKind::LeaseLost);
@@ -697,7 +949,7 @@ impl<'a> Driver<'a> {
             // One in seven stays.
             for n in 0..6 {
                 let held = self.held.len();
-                if self.receive(Whose::Queue(text("queue", queue)))?.is_none() {
+                if self.receive(Whose::Queue(queue_name(queue)))?.is_none() {
                     return Ok(None);
                 }
                 let is_new = self.held.len() > held;
@@ -711,19 +963,26 @@ impl<'a> Driver<'a> {
 
     fn settle_last(&mut self) -> Result<Option<()>, Error> {
         let last = self.held.len() - 1;
-        self.settle_at(last, true)
+        self.settle_at(last, Settling::Ack)
     }
 
     fn drop_delivery(&mut self, n: u8) -> Result<Option<()>, Error> {
         if self.held.is_empty() {
             return Ok(Some(()));
         }
-        let Held { whose, delivery } = self.held.swap_remove(usize::from(n) % self.held.len());
-        let offset = delivery.offset().0;
-        drop(delivery);
-        self.committed(|state| settle_in(state, &whose, offset, false));
+        let index = usize::from(n) % self.held.len();
+        let Held { whose, delivery, .. } = self.held.swap_remove(index);
+        self.drop_one(&whose, delivery);
         // If the power was off, nobody was told.
         Ok(if self.doomed { None } else { Some(()) })
+    }
+
+    fn drop_one(&mut self, whose: &Whose, delivery: Delivery) {
+        let offset = delivery.offset().0;
+        drop(delivery);
+        let letters = self.letters();
+        self.committed(|state| settle_in(state, whose, offset, Settling::Nack));
+        self.bear_letters(letters);
     }
 
     /// Deliveries of something that is about to be deleted. Their leases end with it.
@@ -732,16 +991,16 @@ impl<'a> Driver<'a> {
         for held in std::mem::take(&mut self.held) {
             if of(&held.whose) {
                 // Counts a failure of a message that is about to be gone.
-                let Held { whose, delivery } = held;
-                let offset = delivery.offset().0;
-                drop(delivery);
-                self.committed(|state| settle_in(state, &whose, offset, false));
+                let Held { whose, delivery, .. } = held;
+                self.drop_one(&whose, delivery);
             } else {
                 kept.push(held);
             }
         }
         self.held = kept;
         self.fresh.retain(|whose, _| !of(whose));
+        self.seen.retain(|(whose, _)| !of(whose));
+        self.waits_since.retain(|(whose, _), _| !of(whose));
         self.born.retain(|(whose, _), _| !of(whose));
     }
 
@@ -749,8 +1008,11 @@ impl<'a> Driver<'a> {
         if !self.world.advance(LEASE + Duration::from_millis(1)) {
             return Ok(Some(()));
         }
+        self.advances += 1;
         let mut ended: BTreeMap<Whose, Vec<Delivery>> = BTreeMap::new();
-        for Held { whose, delivery } in std::mem::take(&mut self.held) {
+        let mut held = std::mem::take(&mut self.held);
+        held.sort_unstable_by_key(|it| it.granted);
+        for Held { whose, delivery, .. } in held {
             ended.entry(whose).or_default().push(delivery);
         }
         while let Some((whose, deliveries)) = ended.pop_first() {
@@ -768,15 +1030,21 @@ impl<'a> Driver<'a> {
                 }
             };
             let looked = self.outcome(looked)?;
+            let is_last = |it: &&Delivery| whose.is_retried() && it.attempt() >= ATTEMPTS_MAX;
             self.committed(|state| {
-                for delivery in &deliveries {
-                    settle_in(state, &whose, delivery.offset().0, false);
+                for delivery in deliveries.iter().filter(|it| !is_last(it)) {
+                    settle_in(state, &whose, delivery.offset().0, Settling::Nack);
                 }
             });
+            for delivery in deliveries.iter().filter(is_last) {
+                self.commit_burial(delivery.offset().0);
+            }
             if self.doomed || looked.is_none() {
                 // If the power was off, nobody was told. Dropping the others now would count
                 // them, or not; they go with this life.
-                let held = |whose: Whose| move |delivery| Held { whose: whose.clone(), delivery };
+                let held = |whose: Whose| {
+                    move |delivery| Held { whose: whose.clone(), delivery, granted: 0 }
+                };
                 let rest = ended.into_iter();
                 self.held.extend(rest.flat_map(|(whose, all)| all.into_iter().map(held(whose))));
                 return Ok(None);
@@ -844,7 +1112,9 @@ impl<'a> Driver<'a> {
         };
         // A transaction of nothing is no commit.
         let how = if state == *self.now() { How::Buffered } else { how };
+        let letters = self.letters();
         let done = self.commit_as(how, result, |now| *now = state)?;
+        self.bear_letters(letters);
         for (whose, offset) in born {
             self.bear(&whose, offset, 1);
         }
@@ -869,13 +1139,26 @@ impl<'a> Driver<'a> {
     ) {
         match part {
             TxPart::Send(name) => {
-                let name = text("queue", *name);
+                let name = queue_name(*name);
                 let message = self.messages(1, 50);
                 if let (Some(queue), Ok(handle)) = (state.queues.get_mut(&name), self.queue(&name))
                 {
                     born.push((Whose::Queue(name), queue.next));
                     queue.send(&message);
                     tx.send(&handle, message[0].message());
+                }
+            }
+            TxPart::SendLater(name) => {
+                let name = queue_name(*name);
+                let message = self.messages(1, 50);
+                if let (Some(queue), Ok(handle)) = (state.queues.get_mut(&name), self.queue(&name))
+                {
+                    let (whose, offset) = (Whose::Queue(name), queue.next);
+                    queue.send(&message);
+                    queue.unacked.get_mut(&offset).unwrap().waits = true;
+                    tx.send(&handle, message[0].message().deliver_after(WAIT));
+                    self.waits_since.insert((whose.clone(), offset), self.advances);
+                    born.push((whose, offset));
                 }
             }
             TxPart::Publish(name) => {
@@ -902,18 +1185,25 @@ impl<'a> Driver<'a> {
                     tx.append(&handle, Message::from(&message.message()));
                 }
             }
-            TxPart::Ack(n) | TxPart::Nack(n) => {
-                let done = matches!(part, TxPart::Ack(_));
+            TxPart::Ack(n) | TxPart::Nack(n) | TxPart::NackAfter(n) => {
+                let how = match part {
+                    TxPart::Ack(_) => Settling::Ack,
+                    TxPart::Nack(_) => Settling::Nack,
+                    _ => Settling::NackAfter,
+                };
                 let index = usize::from(*n) % self.held.len().max(1);
                 if index < self.held.len() && !settled.contains(&index) {
                     settled.push(index);
-                    let Held { whose, delivery } = &self.held[index];
-                    settle_in(state, whose, delivery.offset().0, done);
-                    if done {
-                        tx.ack(delivery)
-                    } else {
-                        tx.nack(delivery)
+                    let Held { whose, delivery, .. } = &self.held[index];
+                    let offset = delivery.offset().0;
+                    settle_in(state, whose, offset, how);
+                    match how {
+                        Settling::Ack => tx.ack(delivery),
+                        Settling::Nack => tx.nack(delivery),
+                        _ => tx.nack_after(delivery, WAIT),
                     };
+                    let whose = whose.clone();
+                    self.note_wait(&whose, offset, how);
                 }
             }
             TxPart::Seek { stream, group, to } => {
@@ -945,25 +1235,53 @@ fn durability(how: How) -> Durability {
     }
 }
 
-fn unacked<'s>(state: &'s State, whose: &Whose) -> Option<&'s BTreeMap<u64, (Msg, u32)>> {
+/// How long messages wait that are to wait: less than a lease.
+const WAIT: Duration = Duration::from_secs(30);
+
+impl Whose {
+    fn is_retried(&self) -> bool {
+        matches!(self, Whose::Queue(name) if name == RETRIED)
+    }
+}
+
+fn unacked<'s>(state: &'s State, whose: &Whose) -> Option<&'s Unacked> {
     match whose {
         Whose::Queue(name) => state.queues.get(name).map(|queue| &queue.unacked),
         Whose::Subscription(topic, name) => state.topics.get(topic)?.subscriptions.get(name),
     }
 }
 
-fn settle_in(state: &mut State, whose: &Whose, offset: u64, done: bool) {
-    let unacked = match whose {
+fn unacked_mut<'s>(state: &'s mut State, whose: &Whose) -> &'s mut Unacked {
+    match whose {
         Whose::Queue(name) => &mut state.queues.get_mut(name).unwrap().unacked,
         Whose::Subscription(topic, name) => {
             state.topics.get_mut(topic).unwrap().subscriptions.get_mut(name).unwrap()
         }
-    };
-    if done {
-        unacked.remove(&offset).expect("it was on lease");
-    } else {
-        unacked.get_mut(&offset).expect("it was on lease").1 += 1;
     }
+}
+
+fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling) {
+    let unacked = unacked_mut(state, whose);
+    if how == Settling::Ack {
+        unacked.remove(&offset).expect("it was on lease");
+        return;
+    }
+    let entry = unacked.get_mut(&offset).expect("it was on lease");
+    if whose.is_retried() {
+        // It was counted when it was delivered.
+        if how == Settling::Reject || entry.attempts >= ATTEMPTS_MAX {
+            return bury(state, offset);
+        }
+    } else {
+        entry.attempts += 1;
+    }
+    entry.waits = how == Settling::NackAfter;
+}
+
+fn bury(state: &mut State, offset: u64) {
+    let entry = state.queues.get_mut(RETRIED).unwrap().unacked.remove(&offset).unwrap();
+    let note = Some((RETRIED.to_owned(), offset, entry.attempts));
+    state.queues.get_mut(DEAD).unwrap().send(&[Msg { note, ..entry.msg }]);
 }
 
 fn seek_in(state: &mut State, stream: &str, group: &str, partition: u32, offset: u64) {

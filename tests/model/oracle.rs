@@ -197,7 +197,8 @@ impl Oracle {
 /// Adds one durable message to everything there is.
 fn add_to_all(engine: &Engine, found: &State) -> State {
     let mut state = found.clone();
-    let message = Msg { payload: b"more".to_vec(), key: Some(b"k".to_vec()), headers: Vec::new() };
+    let (payload, key) = (b"more".to_vec(), Some(b"k".to_vec()));
+    let message = Msg { payload, key, headers: Vec::new(), note: None };
     let added = (|| {
         for (name, queue) in &mut state.queues {
             let handle = engine.queue(name).open()?.durability(Durability::Sync);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use posthouse::{Delivery, Engine, Message, OwnedRecord, Start};
+use posthouse::{Browse, Browsed, DeadLetter, Delivery, Engine, Message, OwnedRecord, Start};
 
 /// A message, as both sides write it down.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,14 +10,17 @@ pub struct Msg {
     pub payload: Vec<u8>,
     pub key: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
+    /// Of a dead letter: where it comes from, its offset there, and how often it was tried.
+    pub note: Option<(String, u64, u32)>,
 }
 
 impl fmt::Debug for Msg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = String::from_utf8_lossy(&self.payload[..self.payload.len().min(12)]);
-        let Msg { payload, key, headers } = self;
+        let Msg { payload, key, headers, note } = self;
         let (key, headers) = (key.as_ref().map(|it| String::from_utf8_lossy(it)), headers.len());
-        write!(f, "{text:?} ({} bytes, key {key:?}, {headers} headers)", payload.len())
+        let bytes = payload.len();
+        write!(f, "{text:?} ({bytes} bytes, key {key:?}, {headers} headers, note {note:?})")
     }
 }
 
@@ -30,7 +33,7 @@ impl Msg {
         let header = |name: &str| (name.to_owned(), n.to_le_bytes().to_vec());
         let headers =
             if n.is_multiple_of(4) { vec![header("n"), header("ü")] } else { Vec::new() };
-        Msg { payload, key, headers }
+        Msg { payload, key, headers, note: None }
     }
 
     pub fn message(&self) -> Message<'_> {
@@ -50,6 +53,17 @@ impl Msg {
             payload: delivery.payload().to_vec(),
             key: delivery.key().map(<[u8]>::to_vec),
             headers: delivery.headers().map(header).collect(),
+            note: delivery.dead_letter().unwrap().map(noted),
+        }
+    }
+
+    fn of_browsed(browsed: &Browsed) -> Msg {
+        let header = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
+        Msg {
+            payload: browsed.payload().to_vec(),
+            key: browsed.key().map(<[u8]>::to_vec),
+            headers: browsed.headers().map(header).collect(),
+            note: browsed.dead_letter().unwrap().map(noted),
         }
     }
 
@@ -59,12 +73,40 @@ impl Msg {
             payload: record.payload().to_vec(),
             key: record.key().map(<[u8]>::to_vec),
             headers: record.headers().map(header).collect(),
+            note: None,
         }
     }
 }
 
-/// What one consumer has not acked: the message, and how often its delivery has failed.
-pub type Unacked = BTreeMap<u64, (Msg, u32)>;
+fn noted(letter: DeadLetter) -> (String, u64, u32) {
+    (letter.origin, letter.offset.0, letter.attempts)
+}
+
+/// A message that is not acked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub msg: Msg,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Whether it was not to be delivered at once. It may be due by now.
+    pub waits: bool,
+}
+
+impl Entry {
+    pub fn new(msg: &Msg) -> Entry {
+        Entry { msg: msg.clone(), attempts: 0, waits: false }
+    }
+}
+
+/// What one consumer has not acked.
+pub type Unacked = BTreeMap<u64, Entry>;
+
+/// How often messages of [`RETRIED`] are delivered before they go to [`DEAD`].
+pub const ATTEMPTS_MAX: u32 = 2;
+/// The queue whose messages are tried so often.
+pub const RETRIED: &str = "queue 1";
+/// Its dead letters.
+pub const DEAD: &str = "queue 1.dead";
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueueState {
@@ -101,7 +143,7 @@ pub struct State {
 impl QueueState {
     pub fn send(&mut self, messages: &[Msg]) {
         for message in messages {
-            self.unacked.insert(self.next, (message.clone(), 0));
+            self.unacked.insert(self.next, Entry::new(message));
             self.next += 1;
         }
     }
@@ -111,7 +153,7 @@ impl TopicState {
     pub fn publish(&mut self, messages: &[Msg]) {
         for message in messages {
             for unacked in self.subscriptions.values_mut() {
-                unacked.insert(self.next, (message.clone(), 0));
+                unacked.insert(self.next, Entry::new(message));
             }
             self.next += 1;
         }
@@ -162,9 +204,13 @@ fn dump_and(
     let mut state = State::default();
     for name in engine.queues()? {
         let queue = engine.queue(&name).open()?;
-        let (unacked, held) = drain(|| queue.receive_batch(7, Duration::ZERO))?;
-        all_held.extend(held);
+        let unacked = all(queue.browse()?)?;
         assert_eq!(queue.depth()?, unacked.len() as u64, "depth of {name}");
+        // Receiving would count attempts.
+        if name != RETRIED {
+            let held = drain(&unacked, || queue.receive_batch(7, Duration::ZERO))?;
+            all_held.extend(held);
+        }
         let next = if probe { queue.send("probe")?.0 } else { 0 };
         state.queues.insert(name, QueueState { next, unacked });
     }
@@ -173,7 +219,8 @@ fn dump_and(
         let mut subscriptions = BTreeMap::new();
         for name in topic.subscriptions()? {
             let subscription = topic.subscription(&name).open()?;
-            let (unacked, held) = drain(|| subscription.receive_batch(7, Duration::ZERO))?;
+            let unacked = all(subscription.browse()?)?;
+            let held = drain(&unacked, || subscription.receive_batch(7, Duration::ZERO))?;
             all_held.extend(held);
             assert_eq!(subscription.depth()?, unacked.len() as u64, "depth of {name}");
             subscriptions.insert(name, unacked);
@@ -209,10 +256,22 @@ fn dump_stream(engine: &Engine, name: &str) -> posthouse::Result<StreamState> {
     Ok(state)
 }
 
-/// Receives all there is, and holds it: nothing is given back before all were received.
+/// All that a consumer has not acked.
+fn all(browse: Browse) -> posthouse::Result<Unacked> {
+    let entry = |browsed: posthouse::Result<Browsed>| {
+        let browsed = browsed?;
+        let (msg, attempts) = (Msg::of_browsed(&browsed), browsed.attempts());
+        Ok((browsed.offset().0, Entry { msg, attempts, waits: browsed.due().is_some() }))
+    };
+    browse.map(entry).collect()
+}
+
+/// Receives all there is, and holds it: nothing is given back before all were received. It must be
+/// what was seen before, but for what waits.
 fn drain(
+    unacked: &Unacked,
     mut receive: impl FnMut() -> posthouse::Result<Vec<Delivery>>,
-) -> posthouse::Result<(Unacked, Vec<Delivery>)> {
+) -> posthouse::Result<Vec<Delivery>> {
     let mut held = Vec::new();
     loop {
         let batch = receive()?;
@@ -221,11 +280,15 @@ fn drain(
         }
         held.extend(batch);
     }
-    let mut unacked = Unacked::new();
+    let mut missing = unacked.clone();
     for delivery in &held {
-        let failed = delivery.attempt() - 1;
-        let twice = unacked.insert(delivery.offset().0, (Msg::of_delivery(delivery), failed));
-        assert!(twice.is_none(), "message {} was delivered twice", delivery.offset());
+        let offset = delivery.offset();
+        let entry = missing.remove(&offset.0);
+        let entry = entry.unwrap_or_else(|| panic!("message {offset} comes twice, or is acked"));
+        assert_eq!(entry.msg, Msg::of_delivery(delivery));
+        assert_eq!(entry.attempts + 1, delivery.attempt());
     }
-    Ok((unacked, held))
+    missing.retain(|_, entry| !entry.waits);
+    assert!(missing.is_empty(), "these are not delivered: {missing:?}");
+    Ok(held)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use posthouse::{LogName, SalvageReport};
 
 use crate::{
-    model::state::{PartitionState, State, Unacked},
+    model::state::{Entry, PartitionState, State, Unacked},
     sample::History,
 };
 
@@ -34,11 +34,14 @@ impl Comparison<'_> {
 
     fn consumer(&self, log: &LogName, key: &str, was: &Unacked, is: &Unacked, uncertain: bool) {
         let (lost, certain) = (ranges(self.report, log, false), ranges(self.report, log, true));
-        for (offset, (msg, attempts)) in is {
+        for (offset, Entry { msg, attempts, waits }) in is {
             assert!(!within(&lost, *offset), "{log} {offset} is there and reported lost");
             assert_eq!(self.history.get(&(key.to_owned(), *offset)), Some(msg), "{log} {offset}");
             match was.get(offset) {
-                Some((_, before)) => assert!(attempts == before || uncertain, "{log} {offset}"),
+                Some(before) => {
+                    let same = (*attempts, *waits) == (before.attempts, before.waits);
+                    assert!(same || uncertain, "{log} {offset}");
+                }
                 None => assert!(uncertain, "{log} {offset} was acked, and is back"),
             }
         }

@@ -33,7 +33,7 @@ fn bytes(put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 fn one_of_each() -> Vec<u8> {
     let mut out = run(40, &[Owned { payload: b"hello".to_vec(), ..Owned::default() }]);
     put_ack(&mut out, CursorId(3), &[1, 2, 3, 9, 40].map(Offset));
-    put_nack(&mut out, CursorId(3), Offset(41), u32::MAX);
+    put_defer(&mut out, CursorId(3), Offset(41), u32::MAX, Timestamp(u64::MAX));
     put_seek(&mut out, CursorId(8), Offset(u64::MAX));
     put_creation(&mut out, &entities()[1]);
     put_delete(&mut out, 5);
@@ -52,7 +52,12 @@ fn each_change_there_and_back() {
     assert_eq!(
         changes[2..],
         [
-            Change::Nack { cursor: CursorId(3), offset: Offset(41), attempts: u32::MAX },
+            Change::Defer {
+                cursor: CursorId(3),
+                offset: Offset(41),
+                attempts: u32::MAX,
+                due: Timestamp(u64::MAX),
+            },
             Change::Seek { cursor: CursorId(8), next: Offset(u64::MAX) },
             Change::Create(entities()[1].clone()),
             Change::Delete { entity: 5 },
@@ -211,8 +216,8 @@ fn numbers_that_nobody_gave_out_are_refused() {
         |out, n| put_trim(out, LogId(n), Offset(0)),
         |out, n| put_trim(out, LogId(0), Offset(n)),
         |out, n| put_seek(out, CursorId(n), Offset(0)),
-        |out, n| put_nack(out, CursorId(n), Offset(0), 1),
-        |out, n| put_nack(out, CursorId(0), Offset(n), 1),
+        |out, n| put_defer(out, CursorId(n), Offset(0), 1, Timestamp(0)),
+        |out, n| put_defer(out, CursorId(0), Offset(n), 1, Timestamp(0)),
         |out, n| put_ack(out, CursorId(n), &[Offset(0)]),
     ];
     for (n, put) in puts.into_iter().enumerate() {

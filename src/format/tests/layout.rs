@@ -103,7 +103,9 @@ fn frames(samples: &mut Samples) {
     samples.change("an ack", |out| {
         put_ack(out, CursorId(1), &[1, 2, 3, 9, 40].map(Offset));
     });
-    samples.change("a nack", |out| put_nack(out, CursorId(1), Offset(41), 3));
+    samples.change("a message deferred", |out| {
+        put_defer(out, CursorId(1), Offset(41), 3, Timestamp(NOW.0 + 60_000));
+    });
     samples.change("a seek", |out| put_seek(out, CursorId(8), Offset(1300)));
     let kinds = ["queue", "topic", "subscription", "stream", "group"];
     for (kind, creation) in kinds.iter().zip(entities()) {

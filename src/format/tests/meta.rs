@@ -15,12 +15,26 @@ fn creation(id: u64, name: &str, kind: EntityKind) -> Creation {
     Creation { entity, starts }
 }
 
+/// All that can be said of how messages are delivered.
+fn payments() -> Delivering {
+    Delivering {
+        lease_ms: 30_000,
+        delay_ms: 0,
+        backoff: BackoffMs::Exponential { first_ms: 1000, most_ms: 60_000, has_jitter: true },
+        dead_letters: Some(DeadLetters { queue: 12, attempts_max: 5 }),
+    }
+}
+
 /// One creation of each kind.
 pub fn entities() -> Vec<Creation> {
     vec![
-        creation(1, "payments", EntityKind::Queue { lease_ms: 30_000 }),
+        creation(1, "payments", EntityKind::Queue(payments())),
         creation(2, "order.created", EntityKind::Topic),
-        creation(3, "shipping", EntityKind::Subscription { topic: 2, lease_ms: 1000 }),
+        creation(
+            3,
+            "shipping",
+            EntityKind::Subscription { topic: 2, delivering: Delivering::leasing(1000) },
+        ),
         creation(4, "history", EntityKind::Stream { partitions: 4 }),
         creation(8, "billing", EntityKind::Group { stream: 4, partitions: 4 }),
     ]
@@ -58,6 +72,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 chunk: 2,
                 acked: BITMAP.to_vec(),
                 attempts: vec![BITMAP.to_vec(), vec![]],
+                due: vec![(1, Timestamp(1_700_000_060_000))],
             }),
         ),
         (
@@ -244,7 +259,8 @@ fn contradictions_are_refused() {
 
     let chunk = |chunk, digits| {
         let attempts = vec![Vec::new(); digits];
-        let state = ChunkState { cursor: CursorId(1), chunk, acked: Vec::new(), attempts };
+        let state =
+            ChunkState { cursor: CursorId(1), chunk, acked: Vec::new(), attempts, due: Vec::new() };
         MetaEntry::decode(&put(&MetaEntry::Chunk(state))).is_err()
     };
     assert!(!chunk((NUMBER_CEILING >> 16) - 1, 32));
@@ -284,7 +300,7 @@ proptest! {
         acked: Vec<u8>,
         attempts in prop::collection::vec(any::<Vec<u8>>(), 0..32),
     ) {
-        let state = ChunkState { cursor: CursorId(cursor), chunk, acked, attempts };
+        let state = ChunkState { cursor: CursorId(cursor), chunk, acked, attempts, due: Vec::new() };
         let entry = MetaEntry::Chunk(state);
         prop_assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry));
     }

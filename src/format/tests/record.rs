@@ -40,7 +40,7 @@ impl Owned {
 
 pub fn any_record() -> impl Strategy<Value = Owned> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..40);
-    let header = ("\\PC{0,6}", prop::collection::vec(any::<u8>(), 0..8));
+    let header = ("\\PC{1,6}", prop::collection::vec(any::<u8>(), 0..8));
     let timestamp = prop_oneof![3 => Just(1000u64), 2 => 900..1100u64, 1 => any::<u64>()];
     (timestamp, prop::option::of(bytes()), prop::collection::vec(header, 0..3), bytes())
         .prop_map(|(timestamp, key, headers, payload)| Owned { timestamp, key, headers, payload })
@@ -125,7 +125,11 @@ fn damaged_headers_end_early() {
     assert_eq!(headers(&[1, b'a', 1, b'b', 9]), [("a", &b"b"[..])]);
     assert_eq!(headers(&[1, 0xFF, 1, b'b']), [], "a name that is no text");
     assert_eq!(headers(&[1, b'a']), []);
-    assert_eq!(headers(&[0, 0]), [("", &b""[..])]);
+    assert_eq!(headers(&[0, 0]), [], "one without a name is the engine's");
+    assert_eq!(headers(&[0, 1, 9, 1, b'a', 0]), [("a", &b""[..])]);
+    assert_eq!(Headers::new(&[0, 1, 9, 1, b'a', 0]).note(), Some(&[9][..]));
+    assert_eq!(Headers::new(&[1, b'a', 0, 0, 1, 9]).note(), None, "it stands first");
+    assert_eq!(Headers::new(&[0, 9]).note(), None);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::gather::Gathered;
 use crate::{
     config::LEASE_DEFAULT,
-    format::entity::{Creation, Entity, EntityKind},
+    format::entity::{Creation, Delivering, Entity, EntityKind},
     ids::{CursorId, LogId},
 };
 
@@ -83,7 +83,7 @@ impl Adoption<'_> {
             self.invent(id, kind);
         } else if self.has_cursor(CursorId(log.0)) {
             let lease_ms = LEASE_DEFAULT.as_millis() as u64;
-            self.invent(log.0, EntityKind::Queue { lease_ms });
+            self.invent(log.0, EntityKind::Queue(Delivering::leasing(lease_ms)));
         } else {
             self.invent(log.0, EntityKind::Stream { partitions: 1 });
         }

@@ -66,7 +66,7 @@ pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
         for (_, change) in changes(payload).filter_map(std::result::Result::ok) {
             match change {
                 Change::Run(run) => drop(seen.logs.insert(run.log)),
-                Change::Ack { cursor, .. } | Change::Nack { cursor, .. } => {
+                Change::Ack { cursor, .. } | Change::Defer { cursor, .. } => {
                     seen.cursors.insert(cursor);
                 }
                 Change::Seek { cursor, .. } => drop(seen.cursors.insert(cursor)),
@@ -201,10 +201,10 @@ impl Replay<'_> {
             }
             // The metalog has a newer one.
             Change::Seek { cursor, .. } if before && self.known.contains(cursor) => return Ok(()),
-            Change::Nack { cursor, offset, attempts } if tolerant => {
+            Change::Defer { cursor, offset, attempts, due } if tolerant => {
                 let known = self.state.cursors.get(cursor);
                 if let Some(Progress::Acks(acks)) = known.map(|cursor| &cursor.progress)
-                    && acks.attempts(*offset) >= *attempts
+                    && (acks.attempts(*offset), acks.due(*offset)) >= (*attempts, *due)
                 {
                     return Ok(());
                 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use crate::{
-    ids::{CursorId, Offset},
+    ids::{CursorId, Offset, Timestamp},
     store::acks::{AckSet, acked_by_all},
 };
 
@@ -76,7 +76,7 @@ proptest! {
                     attempts.retain(|offset, _| !(at..end).contains(offset));
                 }
                 Step::Attempts(at, n) => {
-                    acks.set_attempts(Offset(at), n);
+                    acks.defer(Offset(at), n, Timestamp(0));
                     if !acked.contains(&at) {
                         attempts.insert(at, n);
                     }

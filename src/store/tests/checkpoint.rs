@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     disk::sim::SimDisk,
     error::Result,
-    format::entity::{Creation, EntityKind},
+    format::entity::{Creation, Delivering, EntityKind},
     ids::{CursorId, LogId, Lsn, Offset, StoreId, Timestamp},
     message::Message,
     store::{self, Extent, Op, Outcome, Shared, Store},
@@ -85,7 +85,7 @@ impl Busy {
         let (unacked, next) = &mut *self.model.borrow_mut();
         let texts: Vec<String> = (*next..*next + count).map(text).collect();
         let messages: Vec<Message<'_>> = texts.iter().map(Message::from).collect();
-        let op = Op::Append { log: QUEUE, messages: &messages };
+        let op = Op::Append { log: QUEUE, messages: &messages, delay_ms: 0 };
         commit(&mut self.store.borrow_mut(), &[op])?;
         for text in texts {
             unacked.insert(*next, text);
@@ -144,7 +144,7 @@ impl Shared for Busy {
 
 fn busy(disk: &SimDisk, seed: u64) -> Busy {
     let mut store = open(disk).expect("a new store");
-    let entity = store.new_entity("queue", EntityKind::Queue { lease_ms: 1000 });
+    let entity = store.new_entity("queue", EntityKind::Queue(Delivering::leasing(1000)));
     assert_eq!(entity.id, QUEUE.0);
     let creation = Creation { entity, starts: vec![Offset(0)] };
     commit(&mut store, &[Op::Create { creation: &creation }]).expect("there is room");
@@ -254,7 +254,7 @@ fn stragglers_are_rewritten_together() {
     let quiet = Quiet(RefCell::new(store));
     let texts: Vec<String> = (0..400).map(text).collect();
     for text in &texts {
-        let op = Op::Append { log: QUEUE, messages: &[Message::from(text)] };
+        let op = Op::Append { log: QUEUE, messages: &[Message::from(text)], delay_ms: 0 };
         commit(&mut quiet.0.borrow_mut(), &[op]).expect("there is room");
     }
     store::checkpoint(&quiet, Extent::All).expect("the disk is well");

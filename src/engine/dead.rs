@@ -1,0 +1,149 @@
+//! Dead letters: a message that fails for ever leaves its queue, in the same commit in which it
+//! arrives among the dead letters. So it is never in both, nor in none.
+
+use std::time::Duration;
+
+use super::{
+    core::Core,
+    fate::Exhumed,
+    shared::{Committing, Shared},
+};
+use crate::{
+    delivery::LeaseKey,
+    error::{ErrorKind, Result},
+    format::{entity::DeadLetters, note::DeadLetter},
+    ids::{CursorId, LogId, Lsn, Now},
+    message::Message,
+    store::{Op, Stored},
+};
+
+/// The longest reason that is kept, in bytes.
+const REASON_BYTES_MAX: usize = 1024;
+
+/// So long one waits that could not be moved.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is said of messages whose last delivery was not settled.
+pub const UNSETTLED: &str = "its last delivery was never settled: the handler gave it up, took \
+                             longer than its lease, or took the process down";
+
+/// A message on lease that is to be moved to the dead letters.
+#[derive(Clone, Copy, Debug)]
+pub struct Death<'a> {
+    pub cursor: CursorId,
+    pub key: LeaseKey,
+    pub stored: &'a Stored,
+    pub attempts: u32,
+    pub reason: &'a str,
+}
+
+impl Death<'_> {
+    /// The message as it arrives among the dead letters: as it was, with a note.
+    pub fn letter(&self, origin: &str, now: Now) -> Message<'_> {
+        let Death { stored, attempts, reason, .. } = *self;
+        let mut end = reason.len().min(REASON_BYTES_MAX);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let reason = &reason[..end];
+        let note = DeadLetter {
+            reason: reason.to_owned(),
+            origin: origin.to_owned(),
+            offset: stored.offset,
+            attempts,
+            died: now.stamp,
+        };
+        Message::borrowed(stored.payload(), stored.key(), stored.headers())
+            .timestamp(stored.timestamp())
+            .noting(note.encode())
+    }
+}
+
+impl Core {
+    /// Moves a message to the dead letters.
+    pub fn bury(
+        &mut self,
+        death: &Death<'_>,
+        grave: DeadLetters,
+        now: Now,
+    ) -> Result<Committing<()>> {
+        let (cursor, offsets) = (death.cursor, [death.stored.offset]);
+        let origin = self.consumption(cursor)?.origin.clone();
+        let messages = [death.letter(&origin, now)];
+        let log = LogId(grave.queue);
+        let ops = [
+            Op::Ack { cursor, offsets: &offsets },
+            Op::Append { log, messages: &messages, delay_ms: 0 },
+        ];
+        let outcome = self.commit(&ops, now)?;
+        let committing = Committing::of(outcome, || ());
+        if matches!(committing, Committing::Done(..)) {
+            self.settle_lease(cursor, death.key);
+        }
+        Ok(committing)
+    }
+}
+
+impl Shared {
+    /// Moves a message to the dead letters, if it is still on lease.
+    pub fn bury(&self, death: &Death<'_>, grave: DeadLetters) -> Result<Lsn> {
+        let buried = self.transact(|core| {
+            core.held(death.cursor, death.key, self.elapsed())?;
+            core.bury(death, grave, self.now())
+        });
+        buried.map(|((), end)| end)
+    }
+
+    /// The same; one that cannot be moved, as on a full disk, stays in its queue, and is tried again
+    /// later. Others are delivered meanwhile. Says whether it was moved.
+    pub fn bury_or_wait(&self, death: &Death<'_>, grave: DeadLetters) -> Result<bool> {
+        let Err(error) = self.bury(death, grave) else {
+            self.flusher.soon(self);
+            return Ok(true);
+        };
+        let mut core = self.lock();
+        let due = core.steady(self.elapsed().saturating_add(AGAIN));
+        core.release(death.cursor, death.key, due);
+        let wakes = core.take_wakes();
+        drop(core);
+        self.wake(wakes);
+        match error.kind() {
+            ErrorKind::DiskFull
+            | ErrorKind::TooLarge
+            | ErrorKind::LeaseLost
+            | ErrorKind::NotFound => Ok(false),
+            _ => Err(error),
+        }
+    }
+
+    /// Moves messages to the dead letters whose last lease has run out, in the order in which that
+    /// happened. If one cannot be moved, those behind it are for whoever comes to them.
+    pub fn bury_lapsed(&self) {
+        loop {
+            let mut core = self.lock();
+            if core.closed || self.syncs.check().is_err() {
+                return;
+            }
+            let Some((cursor, offset)) = core.next_lapsed() else { return };
+            let Some(Exhumed { key, source, attempts, grave }) =
+                core.exhume(cursor, offset, self.elapsed())
+            else {
+                continue;
+            };
+            drop(core);
+            let Ok((stored, _)) = source.load(offset) else {
+                // It is reported to whoever comes to it.
+                let mut core = self.lock();
+                core.put_back(cursor, key);
+                let wakes = core.take_wakes();
+                drop(core);
+                self.wake(wakes);
+                return;
+            };
+            let death = Death { cursor, key, stored: &stored, attempts, reason: UNSETTLED };
+            if !self.bury_or_wait(&death, grave).is_ok_and(|moved| moved) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What the engine notes about a message: it is stored as its first header, under no name.
+//! `docs/FORMAT.md` has the table under "Records".
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    entity::{put_value, take_value},
+    record::Headers,
+    wire::Decoded,
+};
+use crate::ids::{Offset, Timestamp};
+
+/// What became of a message before it was moved to the dead letters.
+///
+/// Got from [`Delivery::dead_letter`](crate::Delivery::dead_letter) and
+/// [`Browsed::dead_letter`](crate::Browsed::dead_letter).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Why it was moved.
+    pub reason: String,
+    /// The queue that it comes from; or the topic and the subscription, with a slash in between.
+    pub origin: String,
+    /// Its number there.
+    pub offset: Offset,
+    /// How often it was delivered there.
+    pub attempts: u32,
+    /// When it was moved.
+    pub died: Timestamp,
+}
+
+/// A note, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Note {
+    DeadLetter(DeadLetter),
+}
+
+impl DeadLetter {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_value(&mut out, &Note::DeadLetter(self));
+        out
+    }
+
+    /// What is noted about a message, if it is a dead letter.
+    pub(crate) fn of(headers: Headers<'_>) -> Decoded<Option<DeadLetter>> {
+        match headers.note().map(take_value).transpose()? {
+            Some(Note::DeadLetter(letter)) => Ok(Some(letter)),
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,585 @@
+//! What users are told of queues: retries, dead letters, delays, and looking into a queue.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
+
+mod model;
+
+use std::{thread, time::Duration};
+
+use model::small_options;
+use posthouse::{
+    Backoff, Delivery, Durability, Engine, ErrorKind, Message, Offset, Queue, Timestamp,
+    sim::SimDisk,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An engine on a simulated disk, whose clocks only move when they are told to.
+struct Sim {
+    disk: SimDisk,
+    engine: Engine,
+}
+
+impl Sim {
+    fn new() -> Sim {
+        let disk = SimDisk::new(7);
+        disk.set_now(Timestamp(1_700_000_000_000));
+        let engine = small_options().sim(&disk).open("store").unwrap();
+        Sim { disk, engine }
+    }
+
+    fn now(&self) -> Timestamp {
+        // What a message bears that is sent now.
+        let probe = self.engine.stream("probe").create().unwrap();
+        let at = probe.append("now").unwrap();
+        let reader = probe.partition(at.partition).unwrap().reader(posthouse::Start::Earliest);
+        reader.unwrap().last().unwrap().unwrap().timestamp()
+    }
+
+    /// The process dies, and the next one begins.
+    fn kill(self) -> Sim {
+        let Sim { disk, engine } = self;
+        disk.kill();
+        drop(engine);
+        let engine = small_options().sim(&disk).open("store").unwrap();
+        Sim { disk, engine }
+    }
+}
+
+fn kind<T>(result: posthouse::Result<T>) -> ErrorKind {
+    match result {
+        Ok(_) => panic!("it should have failed"),
+        Err(error) => error.kind(),
+    }
+}
+
+fn field<T>(result: posthouse::Result<T>) -> &'static str {
+    match kind(result) {
+        ErrorKind::InvalidInput { field } => field,
+        other => panic!("it failed with {other:?}"),
+    }
+}
+
+fn take(queue: &Queue) -> Option<Delivery> {
+    queue.try_receive().unwrap()
+}
+
+fn texts(queue: &Queue) -> Vec<String> {
+    let text = |payload: &[u8]| String::from_utf8(payload.to_vec()).unwrap();
+    queue.browse().unwrap().map(|it| text(it.unwrap().payload())).collect()
+}
+
+// Retry.
+
+#[test]
+fn a_failed_message_waits_as_long_as_its_backoff_says() {
+    let sim = Sim::new();
+    let backoff = Backoff::Exponential { first: SECOND, most: 4 * SECOND, jitter: false };
+    let queue = sim.engine.queue("q").backoff(backoff).create().unwrap();
+    queue.send("a").unwrap();
+    for (attempt, seconds) in [(1, 1), (2, 2), (3, 4), (4, 4)] {
+        let delivery = take(&queue).unwrap();
+        assert_eq!(delivery.attempt(), attempt);
+        delivery.nack().unwrap();
+        assert_eq!((queue.depth().unwrap(), queue.delayed().unwrap()), (1, 1));
+        sim.disk.advance(seconds * SECOND - Duration::from_millis(1));
+        assert!(take(&queue).is_none(), "attempt {attempt} came too early");
+        sim.disk.advance(Duration::from_millis(1));
+        assert_eq!(queue.delayed().unwrap(), 0);
+    }
+    assert_eq!(take(&queue).unwrap().attempt(), 5);
+}
+
+#[test]
+fn a_dropped_delivery_and_a_lease_that_ran_out_wait_too() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").lease(SECOND).backoff(Backoff::Fixed(5 * SECOND));
+    let queue = queue.create().unwrap();
+    queue.send("a").unwrap();
+    drop(take(&queue).unwrap());
+    assert!(take(&queue).is_none());
+    sim.disk.advance(5 * SECOND);
+    let held = take(&queue).unwrap();
+    sim.disk.advance(SECOND);
+    assert!(take(&queue).is_none(), "the lease has run out, and the message waits");
+    assert_eq!(kind(held.ack()), ErrorKind::LeaseLost);
+    sim.disk.advance(5 * SECOND);
+    assert_eq!(take(&queue).unwrap().attempt(), 3);
+}
+
+#[test]
+fn the_consumer_may_say_how_long_it_waits() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").backoff(Backoff::Fixed(SECOND)).create().unwrap();
+    queue.send_batch(["a", "b"]).unwrap();
+    take(&queue).unwrap().nack_after(60 * SECOND).unwrap();
+    let delivery = take(&queue).unwrap();
+    let mut tx = sim.engine.transaction();
+    tx.nack_after(&delivery, Duration::ZERO);
+    tx.commit().unwrap();
+    let again = take(&queue).unwrap();
+    assert_eq!((again.payload(), again.attempt()), (&b"b"[..], 2));
+    again.ack().unwrap();
+    sim.disk.advance(59 * SECOND);
+    assert!(take(&queue).is_none());
+    sim.disk.advance(SECOND);
+    let again = take(&queue).unwrap();
+    assert_eq!(again.payload(), b"a");
+    let too_long = Duration::from_secs(366 * 24 * 3600);
+    assert_eq!(field(again.nack_after(too_long)), "delay");
+    again.ack().unwrap();
+    assert_eq!(queue.depth().unwrap(), 0);
+}
+
+#[test]
+fn a_wait_and_the_attempts_survive_a_kill_and_a_checkpoint() {
+    let mut sim = Sim::new();
+    let make = |sim: &Sim| sim.engine.queue("q").backoff(Backoff::Fixed(60 * SECOND)).create();
+    let queue = make(&sim).unwrap();
+    queue.send("a").unwrap();
+    take(&queue).unwrap().nack().unwrap();
+    sim.disk.advance(20 * SECOND);
+    drop(queue);
+    sim = sim.kill();
+    assert!(take(&make(&sim).unwrap()).is_none());
+    sim.engine.checkpoint().unwrap();
+    sim.disk.advance(20 * SECOND);
+    sim = sim.kill();
+    let queue = make(&sim).unwrap();
+    assert!(take(&queue).is_none());
+    sim.disk.advance(20 * SECOND);
+    assert_eq!(take(&queue).unwrap().attempt(), 2);
+}
+
+#[test]
+fn other_messages_pass_those_that_wait() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").backoff(Backoff::Fixed(SECOND)).create().unwrap();
+    queue.send_batch((0..100).map(|n| n.to_string())).unwrap();
+    for n in 0..100 {
+        let delivery = take(&queue).unwrap();
+        assert_eq!(delivery.payload(), n.to_string().as_bytes());
+        if n % 2 == 0 { delivery.nack().unwrap() } else { delivery.ack().unwrap() }
+    }
+    assert!(take(&queue).is_none());
+    sim.disk.advance(SECOND);
+    for n in (0..100).step_by(2) {
+        let delivery = take(&queue).unwrap();
+        assert_eq!(delivery.payload(), n.to_string().as_bytes());
+        delivery.ack().unwrap();
+    }
+    assert_eq!(queue.depth().unwrap(), 0);
+}
+
+#[test]
+fn a_waiting_thread_is_woken_when_a_message_is_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send(Message::new("later").deliver_after(Duration::from_millis(80))).unwrap();
+    let began = std::time::Instant::now();
+    let delivery = queue.receive(Duration::from_secs(30)).unwrap().unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(75), "it came too early");
+    assert!(began.elapsed() < Duration::from_secs(20), "it was polled for, or never told");
+    delivery.nack_after(Duration::from_millis(50)).unwrap();
+    let other = queue.clone();
+    let waiting = thread::spawn(move || other.receive(Duration::from_secs(30)).unwrap());
+    assert_eq!(waiting.join().unwrap().unwrap().attempt(), 2);
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+// Dead letters.
+
+#[test]
+fn a_message_that_fails_for_ever_goes_to_the_dead_letters() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("payments").max_attempts(3).create().unwrap();
+    let dead = sim.engine.queue("payments.dead").open().unwrap();
+    let order = Message::new("order 1").key("customer").header("n", "1").timestamp(Timestamp(5));
+    let offset = queue.send(&order).unwrap();
+    for attempt in 1..=3 {
+        let delivery = take(&queue).unwrap();
+        assert_eq!(delivery.attempt(), attempt);
+        assert!(delivery.dead_letter().unwrap().is_none());
+        assert_eq!(dead.depth().unwrap(), 0);
+        delivery.nack_because("the bank is closed").unwrap();
+    }
+    assert!(take(&queue).is_none());
+    assert_eq!((queue.depth().unwrap(), dead.depth().unwrap()), (0, 1));
+    let letter = take(&dead).unwrap();
+    assert_eq!((letter.payload(), letter.key()), (&b"order 1"[..], Some(&b"customer"[..])));
+    assert_eq!((letter.header("n"), letter.timestamp()), (Some(&b"1"[..]), Timestamp(5)));
+    assert_eq!(letter.headers().count(), 1, "what is noted is no header");
+    let note = letter.dead_letter().unwrap().unwrap();
+    assert_eq!((&*note.reason, &*note.origin), ("the bank is closed", "payments"));
+    assert_eq!((note.offset, note.attempts, note.died), (offset, 3, sim.now()));
+}
+
+/// A handler that takes the process down with it never gets to say that it failed.
+#[test]
+fn a_message_that_kills_its_process_counts_its_attempts() {
+    let mut sim = Sim::new();
+    sim.engine.queue("q").max_attempts(3).create().unwrap().send_batch(["bad", "good"]).unwrap();
+    for attempt in 1..=3 {
+        let queue = sim.engine.queue("q").open().unwrap();
+        let delivery = take(&queue).unwrap();
+        assert_eq!((delivery.payload(), delivery.attempt()), (&b"bad"[..], attempt));
+        std::mem::forget((delivery, queue));
+        sim = sim.kill();
+    }
+    let queue = sim.engine.queue("q").open().unwrap();
+    let delivery = take(&queue).unwrap();
+    assert_eq!((delivery.payload(), delivery.attempt()), (&b"good"[..], 1));
+    sim.engine.sync().unwrap();
+    let letter = take(&sim.engine.queue("q.dead").open().unwrap()).unwrap();
+    let note = letter.dead_letter().unwrap().unwrap();
+    assert_eq!((letter.payload(), note.attempts), (&b"bad"[..], 3));
+    assert!(note.reason.contains("took the process down"), "{}", note.reason);
+}
+
+#[test]
+fn drops_and_lost_leases_lead_to_the_dead_letters() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").lease(SECOND).max_attempts(2).create().unwrap();
+    let dead = sim.engine.queue("q.dead").open().unwrap();
+    queue.send("dropped").unwrap();
+    drop(take(&queue).unwrap());
+    drop(take(&queue).unwrap());
+    assert_eq!((queue.depth().unwrap(), dead.depth().unwrap()), (0, 1), "at once");
+    queue.send("too slow").unwrap();
+    for _ in 0..2 {
+        let delivery = take(&queue).unwrap();
+        sim.disk.advance(2 * SECOND);
+        assert_eq!(kind(delivery.ack()), ErrorKind::LeaseLost);
+    }
+    assert!(take(&queue).is_none());
+    sim.engine.sync().unwrap();
+    assert_eq!(texts(&dead), ["dropped", "too slow"]);
+}
+
+/// Nobody has to receive for it: the engine's own thread moves it.
+#[test]
+fn the_last_lease_that_runs_out_moves_the_message_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").lease(Duration::from_millis(30)).max_attempts(1);
+    let queue = queue.create().unwrap();
+    let dead = engine.queue("q.dead").open().unwrap();
+    queue.send("too slow").unwrap();
+    let held = take(&queue).unwrap();
+    let letter = dead.receive(Duration::from_secs(30)).unwrap().expect("it was never moved");
+    assert_eq!(letter.payload(), b"too slow");
+    assert_eq!(kind(held.ack()), ErrorKind::LeaseLost);
+    assert_eq!(queue.depth().unwrap(), 0);
+}
+
+#[test]
+fn a_message_can_be_rejected_at_once() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_attempts(9).dead_letter_queue("bin").create().unwrap();
+    queue.send("nonsense").unwrap();
+    let delivery = take(&queue).unwrap();
+    let long = "é".repeat(1000);
+    delivery.reject(&long).unwrap();
+    assert_eq!(kind(delivery.ack()), ErrorKind::LeaseLost);
+    let bin = sim.engine.queue("bin").open().unwrap();
+    let note = take(&bin).unwrap().dead_letter().unwrap().unwrap();
+    assert_eq!((note.attempts, note.reason), (1, "é".repeat(512)));
+
+    let plain = sim.engine.queue("plain").create().unwrap();
+    plain.send("a").unwrap();
+    let delivery = take(&plain).unwrap();
+    assert_eq!(field(delivery.reject("no")), "dead_letter_queue");
+    delivery.ack().unwrap();
+}
+
+#[test]
+fn a_transaction_moves_to_the_dead_letters_too() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_attempts(1).create().unwrap();
+    let (dead, log) = (sim.engine.queue("q.dead").open().unwrap(), sim.engine.stream("log"));
+    let log = log.create().unwrap();
+    queue.send_batch(["a", "b"]).unwrap();
+    let (a, b) = (take(&queue).unwrap(), take(&queue).unwrap());
+    let mut tx = sim.engine.transaction();
+    tx.nack(&a).ack(&b).append(&log, Message::new("one failed").key("k"));
+    assert_eq!(tx.commit().unwrap().len(), 1);
+    assert_eq!((queue.depth().unwrap(), texts(&dead)), (0, vec!["a".to_owned()]));
+}
+
+#[test]
+fn a_subscription_has_dead_letters_of_its_own() {
+    let sim = Sim::new();
+    let topic = sim.engine.topic("orders").create().unwrap();
+    let (email, other) = (topic.subscription("email").max_attempts(1), topic.subscription("o"));
+    let (email, other) = (email.create().unwrap(), other.create().unwrap());
+    topic.publish("order 1").unwrap();
+    email.try_receive().unwrap().unwrap().nack().unwrap();
+    assert_eq!((email.depth().unwrap(), other.depth().unwrap()), (0, 1));
+    let dead = sim.engine.queue("orders.email.dead").open().unwrap();
+    let note = take(&dead).unwrap().dead_letter().unwrap().unwrap();
+    assert_eq!(note.origin, "orders/email");
+}
+
+#[test]
+fn dead_letters_are_redriven() {
+    let sim = Sim::new();
+    let [one, two] = ["one", "two"].map(|name| {
+        let builder = sim.engine.queue(name).max_attempts(1).dead_letter_queue("dead");
+        builder.create().unwrap()
+    });
+    for n in 0..250 {
+        let queue = if n % 2 == 0 { &one } else { &two };
+        queue.send(Message::new(n.to_string()).key("k").header("h", "v")).unwrap();
+        take(queue).unwrap().nack().unwrap();
+    }
+    let dead = sim.engine.queue("dead").open().unwrap();
+    assert_eq!(dead.depth().unwrap(), 250);
+    let held = take(&dead).unwrap();
+
+    let of_two = |letter: &posthouse::Browsed| {
+        letter.dead_letter().unwrap().is_some_and(|note| note.origin == "two")
+    };
+    let mut steps = Vec::new();
+    let done = dead.redrive().only(of_two).most(110).progress(|it| steps.push(it.moved)).run();
+    assert_eq!((done.unwrap().moved, steps), (110, vec![100, 110]));
+    assert_eq!((one.depth().unwrap(), two.depth().unwrap(), dead.depth().unwrap()), (0, 110, 140));
+    let back = take(&two).unwrap();
+    assert_eq!((back.payload(), back.attempt(), back.key()), (&b"1"[..], 1, Some(&b"k"[..])));
+    assert!(back.dead_letter().unwrap().is_none());
+
+    assert_eq!(dead.redrive().run().unwrap().moved, 139, "the one on lease stays");
+    assert_eq!((one.depth().unwrap(), two.depth().unwrap()), (124, 125));
+    held.nack().unwrap();
+    let elsewhere = sim.engine.queue("elsewhere").create().unwrap();
+    assert_eq!(dead.redrive().to(&elsewhere).run().unwrap().moved, 1);
+    assert_eq!((texts(&elsewhere), dead.depth().unwrap()), (vec!["0".to_owned()], 0));
+
+    assert_eq!(field(elsewhere.redrive().run()), "to");
+    assert_eq!(field(elsewhere.redrive().to(&elsewhere).run()), "to");
+    back.ack().unwrap();
+    two.purge().unwrap();
+    two.send("x").unwrap();
+    drop((back, two));
+    let two = sim.engine.queue("two").open().unwrap();
+    take(&two).unwrap().nack().unwrap();
+    sim.engine.queue("two").delete().unwrap();
+    assert_eq!(kind(dead.redrive().run()), ErrorKind::NotFound);
+    assert_eq!(dead.depth().unwrap(), 1, "nothing is lost");
+}
+
+#[test]
+fn on_a_full_disk_nothing_dies_and_nothing_is_lost() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_attempts(1).create().unwrap();
+    let dead = sim.engine.queue("q.dead").open().unwrap();
+    queue.send_batch([vec![1; 2000], vec![2; 2000]]).unwrap();
+    sim.disk.set_capacity(Some(sim.disk.bytes_used()));
+    let filler = sim.engine.queue("filler").create();
+    while filler.as_ref().is_ok_and(|filler| filler.send(vec![0; 100]).is_ok()) {}
+    let delivery = take(&queue).expect("what is there can be received");
+    // Whether there was still room for its letter, it is in one place.
+    let _ = delivery.nack();
+    drop(delivery);
+    assert_eq!(queue.depth().unwrap() + dead.depth().unwrap(), 2);
+    sim.disk.set_capacity(None);
+    sim.disk.advance(2 * SECOND);
+    while let Some(delivery) = take(&queue) {
+        let _ = delivery.nack();
+    }
+    assert_eq!((queue.depth().unwrap(), dead.depth().unwrap()), (0, 2));
+}
+
+// Delay and schedule.
+
+#[test]
+fn delayed_messages_come_when_they_are_due() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").delay(10 * SECOND).create().unwrap();
+    let now = sim.now();
+    queue.send("by default").unwrap();
+    queue.send(Message::new("after").deliver_after(5 * SECOND)).unwrap();
+    queue.send(Message::new("at").deliver_at(Timestamp(now.0 + 20_000))).unwrap();
+    let mut tx = sim.engine.transaction();
+    tx.send(&queue, Message::new("at once").deliver_after(Duration::ZERO)).send(&queue, "tx");
+    tx.commit().unwrap();
+    assert_eq!((queue.depth().unwrap(), queue.delayed().unwrap()), (5, 4));
+    let mut came = Vec::new();
+    for second in 0..30 {
+        while let Some(delivery) = take(&queue) {
+            came.push((second, String::from_utf8(delivery.payload().to_vec()).unwrap()));
+            assert_eq!(delivery.attempt(), 1);
+            delivery.ack().unwrap();
+        }
+        sim.disk.advance(SECOND);
+    }
+    let expected = [(0, "at once"), (5, "after"), (10, "by default"), (10, "tx"), (20, "at")];
+    assert_eq!(came, expected.map(|(second, text)| (second, text.to_owned())));
+}
+
+#[test]
+fn a_schedule_survives_a_power_cut_and_a_checkpoint() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    for n in 0..200u64 {
+        let message = Message::new(n.to_string());
+        queue.send(message.deliver_after(Duration::from_secs(1 + n * 7 % 200))).unwrap();
+    }
+    sim.engine.checkpoint().unwrap();
+    queue.send(Message::new("200").deliver_after(Duration::from_secs(1000))).unwrap();
+    drop(queue);
+    let Sim { disk, engine } = sim;
+    disk.power_cut();
+    drop(engine);
+    sim = Sim { engine: small_options().sim(&disk).open("store").unwrap(), disk };
+    let queue = sim.engine.queue("q").open().unwrap();
+    let browsed: Vec<_> = queue.browse().unwrap().map(|it| it.unwrap().due().unwrap()).collect();
+    assert_eq!(browsed.len(), 201);
+    let mut came = 0;
+    for second in 1..=200u64 {
+        sim.disk.advance(SECOND);
+        let delivery = take(&queue).unwrap();
+        let n: u64 = std::str::from_utf8(delivery.payload()).unwrap().parse().unwrap();
+        assert_eq!(1 + n * 7 % 200, second);
+        delivery.ack().unwrap();
+        assert!(take(&queue).is_none());
+        came += 1;
+    }
+    assert_eq!((came, queue.depth().unwrap(), queue.delayed().unwrap()), (200, 1, 1));
+}
+
+#[test]
+fn a_scheduled_message_can_be_cancelled() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let offset = queue.send(Message::new("a").deliver_after(SECOND)).unwrap();
+    assert!(queue.remove(offset).unwrap());
+    assert!(!queue.remove(offset).unwrap(), "it is gone");
+    assert!(!queue.remove(Offset(99)).unwrap(), "it never was");
+    assert_eq!((queue.depth().unwrap(), queue.delayed().unwrap()), (0, 0));
+    sim.disk.advance(2 * SECOND);
+    assert!(take(&queue).is_none());
+}
+
+// Looking and deleting.
+
+#[test]
+fn browsing_takes_nothing() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send_batch((0..300).map(|n| n.to_string())).unwrap();
+    sim.engine.checkpoint().unwrap();
+    queue.send_batch((300..310).map(|n| n.to_string())).unwrap();
+    let held = take(&queue).unwrap();
+    take(&queue).unwrap().ack().unwrap();
+    take(&queue).unwrap().nack_after(SECOND).unwrap();
+    let looking = queue.browse().unwrap();
+    queue.send("too late").unwrap();
+    let seen: Vec<_> = looking.map(Result::unwrap).collect();
+    let offsets: Vec<u64> = seen.iter().map(|it| it.offset().0).collect();
+    assert_eq!(offsets, std::iter::once(0).chain(2..310).collect::<Vec<_>>());
+    assert_eq!((seen[1].attempts(), seen[1].due().is_some()), (1, true));
+    assert_eq!((seen[2].attempts(), seen[2].due()), (0, None));
+    assert!(seen.iter().all(|it| it.payload() == it.offset().0.to_string().as_bytes()));
+    assert_eq!((queue.depth().unwrap(), queue.in_flight().unwrap()), (310, 1));
+    held.ack().unwrap();
+}
+
+#[test]
+fn deleted_messages_do_not_come() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send_batch((0..10).map(|n| n.to_string())).unwrap();
+    let (zero, one) = (take(&queue).unwrap(), take(&queue).unwrap());
+    take(&queue).unwrap().nack().unwrap();
+    for offset in [0, 2, 4] {
+        assert!(queue.remove(Offset(offset)).unwrap());
+    }
+    // Those who had one of them on lease are not disturbed.
+    zero.nack().unwrap();
+    one.ack().unwrap();
+    let mut rest = Vec::new();
+    while let Some(delivery) = take(&queue) {
+        rest.push(delivery.offset().0);
+        std::mem::forget(delivery);
+    }
+    assert_eq!(rest, [3, 5, 6, 7, 8, 9]);
+    drop(queue);
+    sim = sim.kill();
+    assert_eq!(texts(&sim.engine.queue("q").open().unwrap()), ["3", "5", "6", "7", "8", "9"]);
+}
+
+#[test]
+fn purging_leaves_what_is_on_lease() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send_batch((0..1000).map(|n| n.to_string())).unwrap();
+    let all = queue.receive_batch(20, Duration::ZERO).unwrap();
+    let held: Vec<_> = all.into_iter().step_by(2).collect();
+    queue.send(Message::new("later").deliver_after(SECOND)).unwrap();
+    assert_eq!(queue.purge().unwrap(), 1001 - 10);
+    assert_eq!((queue.depth().unwrap(), queue.in_flight().unwrap()), (10, 10));
+    assert_eq!(queue.purge().unwrap(), 0);
+    sim.disk.advance(2 * SECOND);
+    assert!(take(&queue).is_none());
+    for delivery in &held {
+        delivery.nack().unwrap();
+    }
+    assert_eq!(take(&queue).unwrap().offset(), Offset(0));
+    assert_eq!(queue.purge().unwrap(), 10);
+    queue.send("fresh").unwrap();
+    assert_eq!(take(&queue).unwrap().payload(), b"fresh");
+}
+
+// Bad input.
+
+#[test]
+fn settings_out_of_range_are_refused_by_name() {
+    let sim = Sim::new();
+    let queue = || sim.engine.queue("q");
+    let year = Duration::from_secs(366 * 24 * 3600);
+    assert_eq!(field(queue().lease(Duration::ZERO).create()), "lease");
+    assert_eq!(field(queue().delay(year).create()), "delay");
+    assert_eq!(field(queue().backoff(Backoff::Fixed(year)).create()), "backoff");
+    let backwards = Backoff::exponential(2 * SECOND, SECOND);
+    assert_eq!(field(queue().backoff(backwards).create()), "backoff");
+    let nothing = Backoff::exponential(Duration::ZERO, SECOND);
+    assert_eq!(field(queue().backoff(nothing).create()), "backoff");
+    assert_eq!(field(queue().max_attempts(0).create()), "max_attempts");
+    assert_eq!(field(queue().dead_letter_queue("q").create()), "dead_letter_queue");
+    assert_eq!(field(queue().dead_letter_queue("").create()), "name");
+    assert!(sim.engine.queues().unwrap().is_empty(), "nothing was made");
+
+    let made = queue().max_attempts(3).create().unwrap();
+    assert_eq!(kind(queue().max_attempts(4).create()), ErrorKind::AlreadyExists);
+    assert_eq!(kind(queue().dead_letter_queue("other").create()), ErrorKind::AlreadyExists);
+    assert_eq!(kind(queue().backoff(Backoff::Fixed(SECOND)).create()), ErrorKind::AlreadyExists);
+    queue().max_attempts(3).dead_letter_queue("q.dead").create().unwrap();
+    queue().create().unwrap();
+    assert_eq!(field(sim.engine.queue("q.dead").delete()), "name");
+
+    let past = Timestamp(sim.now().0 - 1);
+    assert_eq!(field(made.send(Message::new("a").deliver_at(past))), "deliver_at");
+    assert_eq!(field(made.send(Message::new("a").header("", "x"))), "header");
+    let topic = sim.engine.topic("t").create().unwrap();
+    let later = || Message::new("a").key("k").deliver_after(SECOND);
+    assert_eq!(field(topic.publish(later())), "deliver_after");
+    let stream = sim.engine.stream("s").create().unwrap();
+    assert_eq!(field(stream.append(later())), "deliver_after");
+    assert_eq!(made.depth().unwrap(), 0, "nothing was sent");
+    sim.engine.queue("q").delete().unwrap();
+    sim.engine.queue("q.dead").delete().unwrap();
+}
+
+/// Without dead letters nothing is counted before it fails, so receiving writes nothing.
+#[test]
+fn receiving_writes_nothing_without_dead_letters() {
+    let sim = Sim::new();
+    let options = small_options().durability(Durability::Buffered);
+    sim.engine.close().unwrap();
+    let engine = options.sim(&sim.disk).open("store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send("a").unwrap();
+    let before = sim.disk.bytes_written("journal");
+    std::mem::forget(take(&queue).unwrap());
+    assert_eq!(sim.disk.bytes_written("journal"), before);
+}
