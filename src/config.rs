@@ -152,6 +152,15 @@ pub fn check_lease(lease: Duration) -> Result<Duration> {
     Ok(lease)
 }
 
+/// A lease is held for a time that has a length, and an end.
+pub fn check_hold(most: Duration) -> Result<Duration> {
+    if most < Duration::from_millis(1) || most > LEASE_MAX {
+        let what = format!("a lease is to be held for {most:?}: that goes from 1 ms to 1 day");
+        return Err(Error::invalid("most", what));
+    }
+    Ok(most)
+}
+
 /// The longest that a message can be kept back: a year.
 pub const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 

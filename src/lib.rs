@@ -73,7 +73,8 @@ pub use config::{Backoff, Durability, IoMode};
 pub use engine::{
     Browse, Browsed, Delivery, Engine, Group, GroupBuilder, Options, OwnedRecord, Partition,
     Position, Queue, QueueBuilder, Reader, Record, Redrive, Redriven, Start, Stream, StreamBuilder,
-    Subscription, SubscriptionBuilder, Ticket, Topic, TopicBuilder, Transaction, salvage, verify,
+    Subscription, SubscriptionBuilder, Ticket, Topic, TopicBuilder, Transaction, Worker,
+    WorkerBuilder, salvage, verify,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use format::{note::DeadLetter, record::Headers};

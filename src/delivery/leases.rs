@@ -22,6 +22,8 @@ struct Lease {
     offset: Offset,
     token: u64,
     deadline: Duration,
+    /// By how much it is renewed when its deadline has come, and up to when.
+    renewal: Option<(Duration, Duration)>,
     place: Place,
 }
 
@@ -61,7 +63,7 @@ impl Leases {
             true => Place::Listed { before: last, behind: None },
             false => Place::Sorted,
         };
-        let slot = self.slots.insert(Lease { offset, token, deadline, place });
+        let slot = self.slots.insert(Lease { offset, token, deadline, renewal: None, place });
         if in_order {
             match last {
                 Some(last) => self.relink(last, |_, behind| *behind = Some(slot)),
@@ -106,7 +108,10 @@ impl Leases {
 
     #[inline]
     pub fn held(&self, key: LeaseKey, now: Duration) -> Option<Offset> {
-        self.get(key).filter(|lease| now < lease.deadline).map(|lease| lease.offset)
+        let holds = |lease: &&Lease| {
+            now < lease.deadline || lease.renewal.is_some_and(|(_, until)| now < until)
+        };
+        self.get(key).filter(holds).map(|lease| lease.offset)
     }
 
     /// Ends a lease, if it has not ended before.
@@ -121,12 +126,24 @@ impl Leases {
         if self.held(key, now).is_none() {
             return false;
         }
-        self.take_out(key.slot);
-        let lease = &mut self.slots[key.slot];
+        self.put_off(key.slot, deadline);
+        true
+    }
+
+    fn put_off(&mut self, slot: usize, deadline: Duration) {
+        self.take_out(slot);
+        let lease = &mut self.slots[slot];
         lease.place = Place::Sorted;
         lease.deadline = deadline;
-        self.sorted.insert((deadline, key.slot));
-        true
+        self.sorted.insert((deadline, slot));
+    }
+
+    pub fn hold(&mut self, key: LeaseKey, now: Duration, renewal: (Duration, Duration)) -> bool {
+        let holds = self.held(key, now).is_some();
+        if holds {
+            self.slots[key.slot].renewal = Some(renewal);
+        }
+        holds
     }
 
     #[inline]
@@ -143,11 +160,18 @@ impl Leases {
 
     #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
-        let (deadline, slot) = self.next()?;
-        if now < deadline {
-            return None;
+        loop {
+            let (deadline, slot) = self.next()?;
+            if now < deadline {
+                return None;
+            }
+            match self.slots[slot].renewal {
+                Some((by, until)) if now < until => self.put_off(slot, (now + by).min(until)),
+                _ => {
+                    self.take_out(slot);
+                    return Some(self.slots.remove(slot).offset);
+                }
+            }
         }
-        self.take_out(slot);
-        Some(self.slots.remove(slot).offset)
     }
 }

@@ -244,6 +244,12 @@ impl Deliveries {
         self.leases.extend(key, now, deadline)
     }
 
+    /// Has a lease renewed by itself, by so much each time, up to a deadline. `false` if it does not
+    /// hold at `now`.
+    pub fn hold(&mut self, key: LeaseKey, now: Duration, renewal: (Duration, Duration)) -> bool {
+        self.leases.hold(key, now, renewal)
+    }
+
     /// Ends one lease whose deadline has come. Its message is to be put somewhere.
     #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {

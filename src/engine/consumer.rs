@@ -1,6 +1,12 @@
 //! Consuming by acks: what queues and subscriptions have in common.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{
     core::{Core, deleted},
@@ -86,10 +92,11 @@ impl Consumer {
     /// Leases and reads up to `most` messages, or waits.
     fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
         loop {
-            let picked = match self.lease(|core, elapsed| self.pick_many(core, elapsed, most))? {
-                Attempt::Got(picked) => picked,
-                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
-            };
+            let picked =
+                match self.lease_with(|core, elapsed| self.pick_many(core, elapsed, most))? {
+                    Attempt::Got(picked) => picked,
+                    Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+                };
             let deliveries = self.read(picked)?;
             if !deliveries.is_empty() {
                 return Ok(Attempt::Got(deliveries));
@@ -100,7 +107,7 @@ impl Consumer {
     /// The same for one message.
     fn attempt_one(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
         loop {
-            let picked = match self.lease(|core, elapsed| self.pick(core, elapsed))? {
+            let picked = match self.lease_with(|core, elapsed| self.pick(core, elapsed))? {
                 Attempt::Got(picked) => picked,
                 Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
             };
@@ -118,7 +125,7 @@ impl Consumer {
 
     /// Leases what `pick` finds, counted as tried if the queue wants that, or waits.
     #[inline]
-    fn lease<T: AsRef<[Picked]>>(
+    fn lease_with<T: AsRef<[Picked]>>(
         &self,
         pick: impl Fn(&mut Core, Duration) -> Result<Option<T>>,
     ) -> Result<Attempt<T>> {
@@ -310,6 +317,36 @@ impl Consumer {
 
     pub fn receive(self: &Arc<Consumer>, timeout: Option<Duration>) -> Result<Option<Delivery>> {
         blocking(timeout, || self.shared().disk.stopwatch(), || self.attempt_one())
+    }
+
+    /// Receives the next message, and waits for one. `None` if it is told to stop: whoever says so
+    /// then has all wake up.
+    pub fn receive_unless(
+        self: &Arc<Consumer>,
+        is_stopped: &AtomicBool,
+    ) -> Result<Option<Delivery>> {
+        let stopwatch = || self.shared().disk.stopwatch();
+        let received = blocking(None, stopwatch, || {
+            if is_stopped.load(Ordering::SeqCst) {
+                return Ok(Attempt::Got(None));
+            }
+            Ok(match self.attempt_one()? {
+                Attempt::Got(delivery) => Attempt::Got(Some(delivery)),
+                // Asked once more when those who wake up can see that this one waits.
+                Attempt::Wait(_) if is_stopped.load(Ordering::SeqCst) => Attempt::Got(None),
+                Attempt::Wait(waiting) => Attempt::Wait(waiting),
+            })
+        });
+        Ok(received?.flatten())
+    }
+
+    /// Has all who wait look again.
+    pub fn wake_all(&self) {
+        self.watch.wake(usize::MAX);
+    }
+
+    pub fn lease(&self) -> Duration {
+        self.lease
     }
 
     pub fn try_receive(self: &Arc<Consumer>) -> Result<Option<Delivery>> {

@@ -18,7 +18,7 @@ use super::{
     ticket::Ticket,
 };
 use crate::{
-    config::{check_delay, check_lease},
+    config::{check_delay, check_hold, check_lease},
     delivery::LeaseKey,
     error::{Error, ErrorKind, Result},
     format::{note::DeadLetter, record::Headers},
@@ -176,6 +176,16 @@ impl Delivery {
         self.settle_durably(Settling::Nack { delay: None, reason })
     }
 
+    /// As [`nack_because`](Delivery::nack_because), but without waiting for the disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Delivery::ack), up to the commit.
+    pub fn nack_because_ticket(&self, reason: &str) -> Result<Ticket<()>> {
+        let end = self.settle(Settling::Nack { delay: None, reason })?;
+        Ok(Ticket::new(&self.consumer.engine, (), end))
+    }
+
     /// As [`nack`](Delivery::nack), but the message waits for so long, whatever its queue's backoff
     /// says: up to a year. It waits behind a restart, too.
     ///
@@ -288,6 +298,26 @@ impl Delivery {
     fn explain(&self, error: Error) -> Error {
         let is_settled = self.settled.load(Ordering::Relaxed);
         if is_settled && error.kind() == ErrorKind::LeaseLost { settled_before() } else { error }
+    }
+
+    /// Extends the lease again and again for as long as this delivery lives, up to so long from now
+    /// on, a day at most: for handlers that may be slow. If the process dies, so does the lease.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if it has run out or the delivery was settled
+    /// before; [`InvalidInput`](crate::ErrorKind::InvalidInput) for less than 1 ms or more than a
+    /// day.
+    pub fn hold(&self, most: Duration) -> Result<()> {
+        let shared = self.consumer.shared();
+        let most = check_hold(most)? + shared.disk.tick();
+        let now = shared.elapsed();
+        let mut core = shared.lock_open()?;
+        let deliveries = &mut core.consumption(self.consumer.cursor)?.deliveries;
+        if !deliveries.hold(self.key, now, (self.consumer.lease(), now + most)) {
+            return Err(self.explain(lease_lost()));
+        }
+        Ok(())
     }
 
     /// Makes the lease last for so long from now on: from 1 ms to a day.

@@ -35,6 +35,7 @@ mod transaction;
 mod turns;
 mod wait;
 mod wanted;
+mod worker;
 
 pub use browse::{Browse, Browsed};
 pub use builders::{GroupBuilder, QueueBuilder, StreamBuilder, SubscriptionBuilder, TopicBuilder};
@@ -51,3 +52,4 @@ pub use stream::{Partition, Position, Stream};
 pub use ticket::Ticket;
 pub use topic::{Subscription, Topic};
 pub use transaction::Transaction;
+pub use worker::{Worker, WorkerBuilder};

@@ -10,6 +10,7 @@ use super::{
     redrive::Redrive,
     shared::{Committing, Shared},
     ticket::Ticket,
+    worker::WorkerBuilder,
 };
 use crate::{
     config::Durability,
@@ -190,6 +191,11 @@ impl Queue {
     /// As [`depth`](Queue::depth).
     pub fn in_flight(&self) -> Result<u64> {
         self.consumer.in_flight()
+    }
+
+    /// A worker that runs a handler for each message of this queue, on threads of its own or as tasks.
+    pub fn worker(&self) -> WorkerBuilder {
+        WorkerBuilder::new(&self.consumer)
     }
 
     /// How many messages wait until they are due: delayed ones, and those that failed.

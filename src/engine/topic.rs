@@ -4,7 +4,7 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     browse::Browse, builders::SubscriptionBuilder, consumer::Consumer, delivery::Delivery,
-    handle::Engine, queue::append, ticket::Ticket,
+    handle::Engine, queue::append, ticket::Ticket, worker::WorkerBuilder,
 };
 use crate::{
     config::Durability,
@@ -210,6 +210,11 @@ impl Subscription {
     /// As [`depth`](Subscription::depth).
     pub fn in_flight(&self) -> Result<u64> {
         self.consumer.in_flight()
+    }
+
+    /// A worker that runs a handler for each message of this subscription, on threads of its own or as tasks.
+    pub fn worker(&self) -> WorkerBuilder {
+        WorkerBuilder::new(&self.consumer)
     }
 
     /// How many messages wait until they are due, as they failed.
