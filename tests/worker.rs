@@ -226,8 +226,8 @@ fn tasks_can_work_too() {
     queue.send_batch((0..100).map(|n| n.to_string())).unwrap();
     let task = queue.worker().run_async(async |delivery: &posthouse::Delivery| {
         let n: u64 = std::str::from_utf8(delivery.payload()).unwrap().parse().unwrap();
-        assert!(n % 25 != 0, "25 divides {n}");
-        if n % 10 == 0 { Err("10 divides it") } else { Ok(()) }
+        assert!(!n.is_multiple_of(25), "25 divides {n}");
+        if n.is_multiple_of(10) { Err("10 divides it") } else { Ok(()) }
     });
     // Runtimes with threads want that.
     fn sends<T: Send>(task: T) -> T {

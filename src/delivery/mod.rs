@@ -2,10 +2,11 @@
 //!
 //! One [`Deliveries`] belongs to one ack cursor: a queue's, or a subscription's. It is state of
 //! this life only; what is acked, how often it was tried and when it is due is the store's.
-//! Invariants: an unacked message is in exactly one of five places: leased, waiting until it is due,
-//! due, released, or not looked at yet in this life (at or above `next`, and not `known`). Time is passed
+//! Invariants: an unacked message is in exactly one of six places: leased, waiting until it is due,
+//! due, released, parked behind its group's head, or not looked at yet in this life (at or above `next`, and not `known`). Time is passed
 //! in. Every operation takes constant or logarithmic time, whatever the backlog.
 
+mod groups;
 mod leases;
 mod retry;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+pub use groups::Groups;
 pub use leases::LeaseKey;
 use leases::Leases;
 pub use retry::Retry;
@@ -201,14 +203,9 @@ impl Deliveries {
         self.leases.held(key, now)
     }
 
-    /// Ends a lease: the message was acked.
+    /// Ends a lease, if it has not ended before: the message was acked, or is to be put somewhere.
     #[inline]
-    pub fn settle(&mut self, key: LeaseKey) {
-        self.leases.end(key);
-    }
-
-    /// Ends a lease, if it has not ended before. Its message is to be put somewhere.
-    pub fn end(&mut self, key: LeaseKey) -> Option<Offset> {
+    pub fn settle(&mut self, key: LeaseKey) -> Option<Offset> {
         self.leases.end(key)
     }
 

@@ -170,6 +170,7 @@ impl Consumer {
             let committing = Committing::of(outcome, || true);
             if matches!(committing, Committing::Done(..)) {
                 core.consumption(cursor)?.deliveries.forget_waiting(offset, due);
+                core.end_turns_of_deleted(cursor);
             }
             Ok(committing)
         })?;
@@ -191,7 +192,11 @@ impl Consumer {
                 let count = ranges.iter().map(|range| range.end - range.start).sum();
                 let op = Op::AckRanges { cursor: self.cursor, ranges: &ranges };
                 let outcome = core.commit(&[op], shared.now())?;
-                Ok(Committing::of(outcome, || (count, next)))
+                let committing = Committing::of(outcome, || (count, next));
+                if matches!(committing, Committing::Done(..)) {
+                    core.end_turns_of_deleted(self.cursor);
+                }
+                Ok(committing)
             })?;
             let (count, next) = shared.complete(committed, self.durability)?;
             (all, from) = (all + count, next);

@@ -198,6 +198,14 @@ macro_rules! delivering_calls {
             self
         }
 
+        /// Whether messages with one key are delivered in order and one at a time: the next one comes
+        /// when the one before is acked, moved to the dead letters or deleted, and not while it waits
+        /// for its retry. Those with other keys, and those without, flow past. Not so by default.
+        pub fn ordered_by_key(mut self, is_ordered: bool) -> Self {
+            self.wanted.is_ordered = Some(is_ordered);
+            self
+        }
+
         /// How often a message is delivered at most: then it is moved to the dead letters. From 1 on;
         /// without it, and without [`dead_letter_queue`](Self::dead_letter_queue), it is tried for
         /// ever.

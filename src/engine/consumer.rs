@@ -22,8 +22,8 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::entity::{DeadLetters, Delivering},
     ids::{CursorId, LogId, Offset, Timestamp},
-    prims::MutexGuard,
-    store::{Op, Outcome, Source},
+    prims::{Mutex, MutexGuard},
+    store::{Op, Outcome, Source, Stored},
 };
 
 /// One ack cursor, as its handles share it.
@@ -36,19 +36,22 @@ pub struct Consumer {
     watch: Arc<Watch>,
     lease: Duration,
     pub retry: Retry,
+    /// Those who receive from a queue that is ordered by key take turns.
+    pub turn: Arc<Mutex<()>>,
+    pub is_ordered: bool,
     /// What dead letters are to say of where they come from.
     pub origin: Arc<str>,
     pub durability: Durability,
 }
 
 /// A message that was leased, and where to read it.
-struct Picked {
-    offset: Offset,
-    key: LeaseKey,
-    source: Source,
-    attempt: u32,
+pub struct Picked {
+    pub offset: Offset,
+    pub key: LeaseKey,
+    pub source: Source,
+    pub attempt: u32,
     /// Where it belongs instead, as it was tried too often.
-    grave: Option<DeadLetters>,
+    pub grave: Option<DeadLetters>,
 }
 
 impl AsRef<[Picked]> for Picked {
@@ -69,7 +72,8 @@ impl Consumer {
         let retry = Retry::of(delivering);
         let mut core = shared.lock_open()?;
         let origin: Arc<str> = origin.into();
-        core.begin_consuming(cursor, log, retry, &origin)?;
+        let is_ordered = delivering.is_ordered;
+        let turn = core.begin_consuming(cursor, log, (retry, is_ordered), &origin)?;
         let watch = core.watch(std::iter::once(log), is_queue);
         let wakes = core.take_wakes();
         drop(core);
@@ -78,7 +82,19 @@ impl Consumer {
         // The clock is as late as its last tick: no lease ends early for that.
         let lease = Duration::from_millis(delivering.lease_ms) + shared.disk.tick();
         let (engine, name) = (engine.clone(), name.into());
-        Ok(Consumer { engine, name, cursor, log, watch, lease, retry, origin, durability })
+        Ok(Consumer {
+            engine,
+            name,
+            cursor,
+            log,
+            watch,
+            lease,
+            retry,
+            turn,
+            is_ordered,
+            origin,
+            durability,
+        })
     }
 
     pub fn with_durability(&self, durability: Durability) -> Consumer {
@@ -91,12 +107,16 @@ impl Consumer {
 
     /// Leases and reads up to `most` messages, or waits.
     fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
+        if self.is_ordered {
+            return self.attempt_many_ordered(most);
+        }
         loop {
-            let picked =
-                match self.lease_with(|core, elapsed| self.pick_many(core, elapsed, most))? {
-                    Attempt::Got(picked) => picked,
-                    Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
-                };
+            let picked = match self.lease_with(self.retry.counts_first(), |core, elapsed| {
+                self.pick_many(core, elapsed, most)
+            })? {
+                Attempt::Got(picked) => picked,
+                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+            };
             let deliveries = self.read(picked)?;
             if !deliveries.is_empty() {
                 return Ok(Attempt::Got(deliveries));
@@ -106,8 +126,13 @@ impl Consumer {
 
     /// The same for one message.
     fn attempt_one(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
+        if self.is_ordered {
+            return self.attempt_ordered();
+        }
         loop {
-            let picked = match self.lease_with(|core, elapsed| self.pick(core, elapsed))? {
+            let picked = match self
+                .lease_with(self.retry.counts_first(), |core, elapsed| self.pick(core, elapsed))?
+            {
                 Attempt::Got(picked) => picked,
                 Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
             };
@@ -125,17 +150,23 @@ impl Consumer {
 
     /// Leases what `pick` finds, counted as tried if the queue wants that, or waits.
     #[inline]
-    fn lease_with<T: AsRef<[Picked]>>(
+    pub fn lease_with<T: AsRef<[Picked]>>(
         &self,
+        mut counts: bool,
         pick: impl Fn(&mut Core, Duration) -> Result<Option<T>>,
     ) -> Result<Attempt<T>> {
-        let mut counts = self.retry.counts_first();
         loop {
             let (mut core, elapsed) = self.lock_expired()?;
             let picked = pick(&mut core, elapsed);
             let mut counted = Ok(None);
             if counts && let Ok(Some(picked)) = &picked {
-                counted = self.count(&mut core, picked.as_ref());
+                let tried = picked.as_ref().iter().filter(|one| one.grave.is_none());
+                let tried: Vec<_> = tried.map(|one| (one.offset, one.key, one.attempt)).collect();
+                counted = self.count(&mut core, &tried);
+                if !matches!(counted, Ok(None)) {
+                    let rest = picked.as_ref().iter().filter(|one| one.grave.is_some());
+                    rest.for_each(|one| core.put_back(self.cursor, one.key));
+                }
             }
             let waiting = matches!(picked, Ok(None)).then(|| self.watch.begin());
             self.finish_picking(core);
@@ -154,17 +185,19 @@ impl Consumer {
     }
 
     /// Counts messages as tried, before anyone sees them. If that cannot be, their leases are ended.
-    fn count(&self, core: &mut Core, picked: &[Picked]) -> Result<Option<Outcome>> {
+    pub fn count(
+        &self,
+        core: &mut Core,
+        tried: &[(Offset, LeaseKey, u32)],
+    ) -> Result<Option<Outcome>> {
         let cursor = self.cursor;
-        let tried = picked.iter().filter(|one| one.grave.is_none());
-        let ops: Vec<Op<'_>> = tried
-            .map(|one| Op::Defer {
-                cursor,
-                offset: one.offset,
-                attempts: one.attempt,
-                due: Timestamp(0),
-            })
-            .collect();
+        let count = |&(offset, _, attempts): &(Offset, LeaseKey, u32)| Op::Defer {
+            cursor,
+            offset,
+            attempts,
+            due: Timestamp(0),
+        };
+        let ops: Vec<Op<'_>> = tried.iter().map(count).collect();
         if ops.is_empty() {
             return Ok(None);
         }
@@ -173,10 +206,26 @@ impl Consumer {
             self.shared().flusher.soon(self.shared());
             return Ok(None);
         }
-        for one in picked {
-            core.put_back(cursor, one.key);
+        for (_, key, _) in tried {
+            core.put_back(cursor, *key);
         }
         outcome.map(Some)
+    }
+
+    /// The same for a queue that is ordered by key.
+    fn attempt_many_ordered(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
+        let mut deliveries = Vec::new();
+        while deliveries.len() < most {
+            match self.attempt_ordered() {
+                Ok(Attempt::Got(delivery)) => deliveries.push(delivery),
+                Ok(Attempt::Wait(waiting)) if deliveries.is_empty() => {
+                    return Ok(Attempt::Wait(waiting));
+                }
+                Err(error) if deliveries.is_empty() => return Err(error),
+                Ok(Attempt::Wait(_)) | Err(_) => break,
+            }
+        }
+        Ok(Attempt::Got(deliveries))
     }
 
     /// Takes the core, with all leases ended whose time has come, and their failures counted.
@@ -229,7 +278,7 @@ impl Consumer {
     }
 
     /// Leases the next message.
-    fn pick(&self, core: &mut Core, elapsed: Duration) -> Result<Option<Picked>> {
+    pub fn pick(&self, core: &mut Core, elapsed: Duration) -> Result<Option<Picked>> {
         let visible = core.visible();
         let (store, consumption) = core.store_and(self.cursor)?;
         let view = store.view(self.cursor, self.log).ok_or_else(deleted)?;
@@ -287,14 +336,20 @@ impl Consumer {
         Ok(deliveries)
     }
 
-    /// Reads one message. `None` if it was moved to the dead letters.
     #[inline]
-    fn read_one(self: &Arc<Consumer>, picked: Picked) -> Result<Option<Delivery>> {
-        let Picked { offset, key, source, attempt, grave } = picked;
+    pub fn load(&self, source: Source, offset: Offset) -> Result<Stored> {
         let (stored, block) = source.load(offset)?;
         if let Some(block) = block {
             self.shared().lock().store.remember(self.log, block);
         }
+        Ok(stored)
+    }
+
+    /// Reads one message. `None` if it was moved to the dead letters.
+    #[inline]
+    fn read_one(self: &Arc<Consumer>, picked: Picked) -> Result<Option<Delivery>> {
+        let Picked { offset, key, source, attempt, grave } = picked;
+        let stored = self.load(source, offset)?;
         if let Some(grave) = grave {
             let (cursor, reason) = (self.cursor, UNSETTLED);
             let death = Death { cursor, key, stored: &stored, attempts: attempt, reason };
@@ -305,7 +360,7 @@ impl Consumer {
     }
 
     /// Ends leases of messages that nobody has seen: that is no failed attempt.
-    fn put_back(&self, keys: impl Iterator<Item = LeaseKey>) {
+    pub fn put_back(&self, keys: impl Iterator<Item = LeaseKey>) {
         let mut core = self.shared().lock();
         for key in keys {
             core.put_back(self.cursor, key);

@@ -5,9 +5,10 @@ use std::{mem, sync::Arc, time::Duration};
 use super::{fate::Failing, time::SteadyClock, wait::Watch};
 use crate::{
     config::{Config, Durability},
-    delivery::{Acked, Deliveries, LeaseKey, Retry},
+    delivery::{Acked, Deliveries, Groups, LeaseKey, Retry},
     error::{Error, ErrorKind, Result},
     ids::{CursorId, IdMap, LogId, Lsn, Now, Offset, Timestamp},
+    prims::Mutex,
     store::{AckSet, Op, Outcome, Store},
 };
 
@@ -36,6 +37,10 @@ pub struct Consumption {
     pub log: LogId,
     pub deliveries: Deliveries,
     pub retry: Retry,
+    /// If messages are delivered in order for each key: whose turn it is. And those who receive take
+    /// turns at finding out.
+    pub groups: Option<Groups>,
+    pub turn: Arc<Mutex<()>>,
     /// What dead letters are to say of where they come from.
     pub origin: Arc<str>,
     /// When a timer rings for the next lease that runs out, or the next message that is due.
@@ -184,19 +189,22 @@ impl Core {
         &mut self,
         cursor: CursorId,
         log: LogId,
-        retry: Retry,
+        (retry, is_ordered): (Retry, bool),
         origin: &Arc<str>,
-    ) -> Result<()> {
+    ) -> Result<Arc<Mutex<()>>> {
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
-        self.consumers.entry(cursor).or_insert_with(|| {
+        let consumption = self.consumers.entry(cursor).or_insert_with(|| {
             let mut deliveries = Deliveries::new(acks.floor());
             for (offset, due) in acks.deferred(acks.floor()) {
                 deliveries.defer(offset, due);
             }
-            Consumption { log, deliveries, retry, origin: Arc::clone(origin), armed: None }
+            let (groups, turn) = (is_ordered.then(Groups::default), Arc::default());
+            let origin = Arc::clone(origin);
+            Consumption { log, deliveries, retry, groups, turn, origin, armed: None }
         });
+        let turn = Arc::clone(&consumption.turn);
         self.arm(cursor);
-        Ok(())
+        Ok(turn)
     }
 
     #[inline]
@@ -240,8 +248,11 @@ impl Core {
     /// Ends a lease after its commit: the message is done with.
     #[inline]
     pub fn settle_lease(&mut self, cursor: CursorId, key: LeaseKey) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            consumption.deliveries.settle(key);
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(offset) = consumption.deliveries.settle(key)
+            && consumption.groups.is_some()
+        {
+            self.end_turn(cursor, offset);
         }
     }
 

@@ -109,7 +109,7 @@ impl Core {
     /// Ends a lease without a commit of its own. The failure is to be counted.
     pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey, elapsed: Duration) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
-            && let Some(offset) = consumption.deliveries.end(key)
+            && let Some(offset) = consumption.deliveries.settle(key)
         {
             self.fail(cursor, offset, elapsed);
         }
@@ -156,7 +156,7 @@ impl Core {
                 // Whoever comes to it before it is moved moves it.
                 self.wake_one(log);
             }
-            Ok(Fate::Gone) | Err(_) => {}
+            Ok(Fate::Gone) | Err(_) => self.end_turn(cursor, offset),
         }
     }
 

@@ -16,6 +16,7 @@ mod dead;
 mod delivery;
 mod fate;
 mod group;
+mod grouped;
 mod handle;
 mod options;
 mod queue;

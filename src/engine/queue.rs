@@ -6,6 +6,7 @@ use super::{
     browse::Browse,
     consumer::Consumer,
     delivery::Delivery,
+    grouped::check_ordered,
     handle::Engine,
     redrive::Redrive,
     shared::{Committing, Shared},
@@ -78,7 +79,13 @@ impl Queue {
         self.delay_ms
     }
 
+    /// Whether a message can be sent to this queue.
+    pub(super) fn admit(&self, message: &Message<'_>) -> Result<()> {
+        if self.consumer.is_ordered { check_ordered(message) } else { Ok(()) }
+    }
+
     fn append(&self, messages: &[Message<'_>]) -> Result<(Offset, Lsn)> {
+        messages.iter().try_for_each(|message| self.admit(message))?;
         append(self.consumer.shared(), self.log(), messages, self.delay_ms)
     }
 

@@ -188,7 +188,11 @@ impl<'a> Redrive<'a> {
                 delay_ms: 0,
             }));
             let outcome = core.commit(&ops, shared.now())?;
-            Ok(Committing::of(outcome, || moving.len() as u64))
+            let committing = Committing::of(outcome, || moving.len() as u64);
+            if matches!(committing, Committing::Done(..)) {
+                core.end_turns_of_deleted(self.consumer.cursor);
+            }
+            Ok(committing)
         })?;
         shared.complete(committed, self.consumer.durability)
     }

@@ -135,7 +135,11 @@ impl Transaction {
 
     /// Sends a message to a queue.
     pub fn send<'m>(&mut self, queue: &Queue, message: impl Into<Message<'m>>) -> &mut Self {
-        self.add_delayed(queue.engine(), (queue.log(), 0), message.into(), queue.delay_ms());
+        let message = message.into();
+        if let Err(error) = queue.admit(&message) {
+            self.failure.get_or_insert(error);
+        }
+        self.add_delayed(queue.engine(), (queue.log(), 0), message, queue.delay_ms());
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::grouped::UNDELAYED;
 use crate::{
     config::{ATTEMPTS_DEFAULT, Backoff, LEASE_DEFAULT, check_delay, check_lease, check_name},
     error::{Error, Result},
@@ -16,6 +17,7 @@ pub struct Wanted {
     pub backoff: Option<Backoff>,
     pub attempts_max: Option<u32>,
     pub dead_letters: Option<String>,
+    pub is_ordered: Option<bool>,
 }
 
 fn ms(time: Duration) -> u64 {
@@ -48,6 +50,9 @@ impl Wanted {
                 }
             }
         }
+        if self.is_ordered == Some(true) && self.delay.is_some_and(|delay| !delay.is_zero()) {
+            return Err(Error::invalid("delay", UNDELAYED));
+        }
         if self.attempts_max == Some(0) {
             let what = "max_attempts is 0: a message is delivered once at least";
             return Err(Error::invalid("max_attempts", what));
@@ -63,6 +68,7 @@ impl Wanted {
             delay_ms: ms(self.delay.unwrap_or_default()),
             backoff: self.backoff_ms(),
             dead_letters: grave.map(|queue| DeadLetters { queue, attempts_max }),
+            is_ordered: self.is_ordered.unwrap_or(false),
         }
     }
 
@@ -86,6 +92,7 @@ impl Wanted {
         same(self.lease.is_some(), wanted.lease_ms == there.lease_ms)
             && same(self.delay.is_some(), wanted.delay_ms == there.delay_ms)
             && same(self.backoff.is_some(), wanted.backoff == there.backoff)
+            && same(self.is_ordered.is_some(), wanted.is_ordered == there.is_ordered)
             && same(
                 self.attempts_max.is_some(),
                 dead(there).map(|it| it.attempts_max) == self.attempts_max,

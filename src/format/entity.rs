@@ -40,6 +40,8 @@ pub struct Delivering {
     pub delay_ms: u64,
     pub backoff: BackoffMs,
     pub dead_letters: Option<DeadLetters>,
+    /// Whether messages with one key are delivered in order, and one at a time.
+    pub is_ordered: bool,
 }
 
 /// How long a message waits after its n-th failure.
@@ -69,7 +71,13 @@ pub struct DeadLetters {
 impl Delivering {
     /// Leases, and nothing else.
     pub fn leasing(lease_ms: u64) -> Delivering {
-        Delivering { lease_ms, delay_ms: 0, backoff: BackoffMs::None, dead_letters: None }
+        Delivering {
+            lease_ms,
+            delay_ms: 0,
+            backoff: BackoffMs::None,
+            dead_letters: None,
+            is_ordered: false,
+        }
     }
 }
 

@@ -22,6 +22,7 @@ fn payments() -> Delivering {
         delay_ms: 0,
         backoff: BackoffMs::Exponential { first_ms: 1000, most_ms: 60_000, has_jitter: true },
         dead_letters: Some(DeadLetters { queue: 12, attempts_max: 5 }),
+        is_ordered: true,
     }
 }
 
