@@ -71,10 +71,10 @@ mod engine;
 
 pub use config::{Backoff, Durability, IoMode};
 pub use engine::{
-    Browse, Browsed, Delivery, Engine, Group, GroupBuilder, Options, OwnedRecord, Partition,
-    Position, Queue, QueueBuilder, Reader, Record, Redrive, Redriven, Start, Stream, StreamBuilder,
-    Subscription, SubscriptionBuilder, Ticket, Topic, TopicBuilder, Transaction, Worker,
-    WorkerBuilder, salvage, verify,
+    Browse, Browsed, ConsumerStats, Crossing, Delivery, Engine, Group, GroupBuilder, Level,
+    LevelWatch, Options, OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record,
+    Redrive, Redriven, Start, Stream, StreamBuilder, Subscription, SubscriptionBuilder, Ticket,
+    Topic, TopicBuilder, Transaction, Worker, WorkerBuilder, salvage, verify,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use format::{note::DeadLetter, record::Headers};

@@ -795,3 +795,95 @@ fn what_an_order_by_key_cannot_have_is_refused_by_name() {
     assert_eq!(field(tx.commit()), "deliver_after");
     assert_eq!(made.depth().unwrap(), 0);
 }
+
+// Watching.
+
+#[test]
+fn stats_tell_what_is_where_and_what_has_happened() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_attempts(2).create().unwrap();
+    queue.send_batch((0..10).map(|n| n.to_string())).unwrap();
+    queue.send(Message::new("later").deliver_after(SECOND)).unwrap();
+    let held = queue.receive_batch(3, Duration::ZERO).unwrap();
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.depth, stats.ready, stats.delayed, stats.in_flight), (11, 7, 1, 3));
+    assert_eq!((stats.delivered, stats.redelivered, stats.acked), (3, 0, 0));
+    held[0].ack().unwrap();
+    held[1].nack().unwrap();
+    drop(held);
+    for _ in 0..2 {
+        // Those two again: now they die.
+        let delivery = loop {
+            let delivery = take(&queue).unwrap();
+            if delivery.attempt() == 2 {
+                break delivery;
+            }
+            delivery.ack().unwrap();
+        };
+        delivery.nack().unwrap();
+    }
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.redelivered, stats.failed, stats.dead), (2, 2, 2));
+    assert_eq!(stats.acked + stats.dead + stats.depth, 11);
+    assert_eq!(stats.delivered, stats.acked + 4);
+    sim.disk.advance(SECOND);
+    assert_eq!(queue.stats().unwrap().delayed, 0);
+}
+
+#[test]
+fn a_level_that_is_crossed_is_told_once() {
+    use posthouse::{Crossing, Level};
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let watch = queue.watch(Level::Depth(3), move |it| tell.send(it).unwrap()).unwrap();
+    let heard = || told.try_iter().collect::<Vec<_>>();
+    queue.send_batch(["a", "b"]).unwrap();
+    assert_eq!(heard(), []);
+    queue.send("c").unwrap();
+    queue.send("d").unwrap();
+    assert_eq!(heard(), [Crossing::Reached(3)]);
+    take(&queue).unwrap().ack().unwrap();
+    assert_eq!(heard(), []);
+    let delivery = take(&queue).unwrap();
+    let mut tx = sim.engine.transaction();
+    tx.ack(&delivery);
+    tx.commit().unwrap();
+    assert_eq!(heard(), [Crossing::Left(2)]);
+    queue.send_batch(["e", "f", "g"]).unwrap();
+    assert_eq!(heard(), [Crossing::Reached(5)]);
+    queue.purge().unwrap();
+    assert_eq!(heard(), [Crossing::Left(0)]);
+
+    // What is reached already is told at first; others are not told; a panic is the watcher's own.
+    let _panics = queue.watch(Level::Depth(1), |_| panic!("a watcher that panics")).unwrap();
+    let (tell, in_flight) = std::sync::mpsc::channel();
+    queue.send("h").unwrap();
+    let held = take(&queue).unwrap();
+    let watching = queue.watch(Level::InFlight(1), move |it| tell.send(it).unwrap()).unwrap();
+    assert_eq!(in_flight.try_iter().collect::<Vec<_>>(), [Crossing::Reached(1)]);
+    drop(held);
+    assert_eq!(in_flight.try_iter().collect::<Vec<_>>(), [Crossing::Left(0)]);
+    drop(watch);
+    queue.send_batch(["i", "j", "k", "l"]).unwrap();
+    assert_eq!(heard(), [], "it is not watched any more");
+    drop(watching);
+}
+
+/// A topic's subscriptions are watched too, and one that watches may use the engine.
+#[test]
+fn a_watcher_may_use_the_engine() {
+    use posthouse::{Crossing, Level};
+    let sim = Sim::new();
+    let topic = sim.engine.topic("t").create().unwrap();
+    let slow = topic.subscription("slow").create().unwrap();
+    let alerts = sim.engine.queue("alerts").create().unwrap();
+    let same = alerts.clone();
+    let _watch = slow.watch(Level::Ready(2), move |crossing| {
+        if let Crossing::Reached(count) = crossing {
+            same.send(format!("{count} are waiting")).unwrap();
+        }
+    });
+    topic.publish_batch(["a", "b", "c"]).unwrap();
+    assert_eq!(texts(&alerts), ["3 are waiting"]);
+}

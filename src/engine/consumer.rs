@@ -229,7 +229,7 @@ impl Consumer {
     }
 
     /// Takes the core, with all leases ended whose time has come, and their failures counted.
-    fn lock_expired(&self) -> Result<(MutexGuard<'_, Core>, Duration)> {
+    pub fn lock_expired(&self) -> Result<(MutexGuard<'_, Core>, Duration)> {
         let shared = self.shared();
         let mut core = shared.lock_open()?;
         let elapsed = shared.elapsed();
@@ -308,7 +308,11 @@ impl Consumer {
             None => store.locate(self.log, offset),
         };
         match located {
-            Ok(source) => Ok(Some(Picked { offset, key, source, attempt, grave })),
+            Ok(source) => {
+                consumption.counts.delivered += 1;
+                consumption.counts.redelivered += u64::from(tried > 0);
+                Ok(Some(Picked { offset, key, source, attempt, grave }))
+            }
             Err(error) => {
                 // It stays in the queue: damage is reported, not skipped.
                 core.put_back(self.cursor, key);
@@ -439,21 +443,11 @@ impl Consumer {
     }
 
     pub fn in_flight(&self) -> Result<u64> {
-        let (mut core, _) = self.lock_expired()?;
-        let in_flight = core.consumption(self.cursor)?.deliveries.in_flight();
-        let wakes = core.take_wakes();
-        drop(core);
-        self.shared().wake(wakes);
-        Ok(in_flight)
+        self.looked(|core| Ok(core.consumption(self.cursor)?.deliveries.in_flight()))
     }
 
     pub fn delayed(&self) -> Result<u64> {
-        let (mut core, _) = self.lock_expired()?;
-        let delayed = core.consumption(self.cursor)?.deliveries.waiting();
-        let wakes = core.take_wakes();
-        drop(core);
-        self.shared().wake(wakes);
-        Ok(delayed)
+        self.looked(|core| Ok(core.consumption(self.cursor)?.deliveries.waiting()))
     }
 
     pub fn oldest_age(&self) -> Result<Option<Duration>> {

@@ -2,7 +2,12 @@
 
 use std::{mem, sync::Arc, time::Duration};
 
-use super::{fate::Failing, time::SteadyClock, wait::Watch};
+use super::{
+    fate::Failing,
+    time::SteadyClock,
+    wait::Watch,
+    watching::{Alarm, Counts, Ring},
+};
 use crate::{
     config::{Config, Durability},
     delivery::{Acked, Deliveries, Groups, LeaseKey, Retry},
@@ -23,6 +28,11 @@ pub struct Core {
     /// Those to be woken once the core is let go of, and timers to be set.
     wakes: Vec<(Arc<Watch>, usize)>,
     timers: Vec<(Duration, CursorId)>,
+    /// Calls that are due, too.
+    pub(super) rings: Vec<Ring>,
+    /// Consumers of which a level is watched, and how often one was.
+    pub(super) alarmed: Vec<CursorId>,
+    pub(super) alarms: u64,
     /// Deliveries that have ended without being settled.
     pub(super) failing: Failing,
     clock: SteadyClock,
@@ -43,6 +53,8 @@ pub struct Consumption {
     pub turn: Arc<Mutex<()>>,
     /// What dead letters are to say of where they come from.
     pub origin: Arc<str>,
+    pub counts: Counts,
+    pub alarms: Vec<Alarm>,
     /// When a timer rings for the next lease that runs out, or the next message that is due.
     pub armed: Option<Duration>,
 }
@@ -75,6 +87,9 @@ impl Core {
             touched: Vec::new(),
             wakes: Vec::new(),
             timers: Vec::new(),
+            rings: Vec::new(),
+            alarmed: Vec::new(),
+            alarms: 0,
             failing: Failing::new(chance),
             clock,
             hides_unsynced: config.durability == Durability::Sync,
@@ -140,10 +155,17 @@ impl Core {
     #[inline]
     #[must_use]
     pub fn take_wakes(&mut self) -> Wakes {
-        if self.wakes.is_empty() && self.timers.is_empty() {
-            return Wakes { watches: Vec::new(), timers: Vec::new() };
+        if !self.alarmed.is_empty() {
+            self.check_alarms();
         }
-        Wakes { watches: mem::take(&mut self.wakes), timers: mem::take(&mut self.timers) }
+        if self.wakes.is_empty() && self.timers.is_empty() && self.rings.is_empty() {
+            return Wakes::default();
+        }
+        Wakes {
+            watches: mem::take(&mut self.wakes),
+            timers: mem::take(&mut self.timers),
+            rings: mem::take(&mut self.rings),
+        }
     }
 
     /// Sets a timer for what a cursor waits for next, unless one is set that rings in time.
@@ -200,7 +222,18 @@ impl Core {
             }
             let (groups, turn) = (is_ordered.then(Groups::default), Arc::default());
             let origin = Arc::clone(origin);
-            Consumption { log, deliveries, retry, groups, turn, origin, armed: None }
+            let (counts, alarms) = (Counts::default(), Vec::new());
+            Consumption {
+                log,
+                deliveries,
+                retry,
+                groups,
+                turn,
+                origin,
+                counts,
+                alarms,
+                armed: None,
+            }
         });
         let turn = Arc::clone(&consumption.turn);
         self.arm(cursor);
@@ -250,9 +283,11 @@ impl Core {
     pub fn settle_lease(&mut self, cursor: CursorId, key: LeaseKey) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.settle(key)
-            && consumption.groups.is_some()
         {
-            self.end_turn(cursor, offset);
+            consumption.counts.settled += 1;
+            if consumption.groups.is_some() {
+                self.end_turn(cursor, offset);
+            }
         }
     }
 
@@ -264,6 +299,14 @@ impl Core {
             let log = consumption.log;
             self.wake_or_arm(cursor, log, due);
         }
+    }
+
+    /// The same, as the delivery has failed.
+    pub fn release_failed(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.counts.failed += 1;
+        }
+        self.release(cursor, key, due);
     }
 
     /// Ends a lease of a message that nobody has seen: that is no failure.
@@ -342,17 +385,18 @@ fn wake(wakes: &mut Vec<(Arc<Watch>, usize)>, watched: &Watched, messages: usize
     }
 }
 
-/// Those to be woken, and timers to be set.
-#[derive(Debug)]
+/// Those to be woken, timers to be set, and calls to be made.
+#[derive(Debug, Default)]
 pub struct Wakes {
     watches: Vec<(Arc<Watch>, usize)>,
     timers: Vec<(Duration, CursorId)>,
+    rings: Vec<Ring>,
 }
 
 impl Wakes {
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.watches.is_empty() && self.timers.is_empty()
+        self.watches.is_empty() && self.timers.is_empty() && self.rings.is_empty()
     }
 
     pub fn wake(self, set_timer: impl Fn(Duration, CursorId)) {
@@ -362,6 +406,7 @@ impl Wakes {
         for (watch, most) in self.watches {
             watch.wake(most);
         }
+        self.rings.into_iter().for_each(Ring::ring);
     }
 }
 

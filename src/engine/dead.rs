@@ -79,6 +79,7 @@ impl Core {
         let committing = Committing::of(outcome, || ());
         if matches!(committing, Committing::Done(..)) {
             self.settle_lease(cursor, death.key);
+            self.consumption(cursor)?.counts.dead += 1;
         }
         Ok(committing)
     }

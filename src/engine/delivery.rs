@@ -267,7 +267,7 @@ impl Delivery {
                             let outcome = core.commit(&[defer], shared.now())?;
                             let committing = Committing::of(outcome, || ());
                             if matches!(committing, Committing::Done(..)) {
-                                core.release(cursor, self.key, due);
+                                core.release_failed(cursor, self.key, due);
                             }
                             Ok(committing)
                         }

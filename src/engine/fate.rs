@@ -144,6 +144,7 @@ impl Core {
         let fate = self.fate(cursor, offset, None, elapsed);
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
         let log = consumption.log;
+        consumption.counts.failed += 1;
         match fate {
             Ok(Fate::Again { attempts, due }) => {
                 consumption.deliveries.put(offset, due);

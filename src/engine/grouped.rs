@@ -138,6 +138,7 @@ impl Core {
         let may = groups.claim(group, offset);
         if !may {
             consumption.deliveries.settle(key);
+            consumption.counts.delivered -= 1;
         }
         Ok(may)
     }

@@ -36,6 +36,7 @@ mod transaction;
 mod turns;
 mod wait;
 mod wanted;
+mod watching;
 mod worker;
 
 pub use browse::{Browse, Browsed};
@@ -53,4 +54,5 @@ pub use stream::{Partition, Position, Stream};
 pub use ticket::Ticket;
 pub use topic::{Subscription, Topic};
 pub use transaction::Transaction;
+pub use watching::{ConsumerStats, Crossing, Level, LevelWatch};
 pub use worker::{Worker, WorkerBuilder};

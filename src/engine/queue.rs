@@ -11,6 +11,7 @@ use super::{
     redrive::Redrive,
     shared::{Committing, Shared},
     ticket::Ticket,
+    watching::{ConsumerStats, Crossing, Level, LevelWatch},
     worker::WorkerBuilder,
 };
 use crate::{
@@ -198,6 +199,31 @@ impl Queue {
     /// As [`depth`](Queue::depth).
     pub fn in_flight(&self) -> Result<u64> {
         self.consumer.in_flight()
+    }
+
+    /// How many messages there are in which state, and what has happened since the engine was opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Queue::depth).
+    pub fn stats(&self) -> Result<ConsumerStats> {
+        self.consumer.stats()
+    }
+
+    /// Has a function called when a level is reached, and when it is left: once for each crossing,
+    /// and once at first if it is reached already. It is called by whoever has caused it, after the
+    /// commit, and may do anything but wait for that thread. The watch ends when what is returned is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Queue::depth).
+    pub fn watch(
+        &self,
+        level: Level,
+        call: impl Fn(Crossing) + Send + Sync + 'static,
+    ) -> Result<LevelWatch> {
+        self.consumer.watch_level(level, call)
     }
 
     /// A worker that runs a handler for each message of this queue, on threads of its own or as tasks.

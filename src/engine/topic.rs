@@ -3,8 +3,15 @@
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use super::{
-    browse::Browse, builders::SubscriptionBuilder, consumer::Consumer, delivery::Delivery,
-    handle::Engine, queue::append, ticket::Ticket, worker::WorkerBuilder,
+    browse::Browse,
+    builders::SubscriptionBuilder,
+    consumer::Consumer,
+    delivery::Delivery,
+    handle::Engine,
+    queue::append,
+    ticket::Ticket,
+    watching::{ConsumerStats, Crossing, Level, LevelWatch},
+    worker::WorkerBuilder,
 };
 use crate::{
     config::Durability,
@@ -210,6 +217,31 @@ impl Subscription {
     /// As [`depth`](Subscription::depth).
     pub fn in_flight(&self) -> Result<u64> {
         self.consumer.in_flight()
+    }
+
+    /// How many messages there are in which state, and what has happened since the engine was opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Subscription::depth).
+    pub fn stats(&self) -> Result<ConsumerStats> {
+        self.consumer.stats()
+    }
+
+    /// Has a function called when a level is reached, and when it is left: once for each crossing,
+    /// and once at first if it is reached already. It is called by whoever has caused it, after the
+    /// commit, and may do anything but wait for that thread. The watch ends when what is returned is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Subscription::depth).
+    pub fn watch(
+        &self,
+        level: Level,
+        call: impl Fn(Crossing) + Send + Sync + 'static,
+    ) -> Result<LevelWatch> {
+        self.consumer.watch_level(level, call)
     }
 
     /// A worker that runs a handler for each message of this subscription, on threads of its own or as tasks.

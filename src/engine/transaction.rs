@@ -342,7 +342,7 @@ impl Transaction {
         for (settle, ending) in self.settles.iter().zip(endings) {
             match ending {
                 Ending::Settle => core.settle_lease(settle.cursor, settle.key),
-                Ending::Release(due) => core.release(settle.cursor, settle.key, *due),
+                Ending::Release(due) => core.release_failed(settle.cursor, settle.key, *due),
             }
         }
     }
