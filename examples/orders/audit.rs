@@ -32,6 +32,7 @@ pub fn check(engine: &Engine, shop: &Shop, sales: &Sales) -> Result<Audit> {
         audit.is_zero(&format!("orders wait for {}", branch.name), branch.inbox.depth()?);
     }
     audit.is_zero("orders wait to be paid", shop.payments.depth()?);
+    audit.is_zero("orders could not be paid", shop.unpaid.depth()?);
     audit.sequences(&shop.history)?;
     audit.attempts(&shop.ledger)?;
     audit.totals("totals", &totals::stored(engine)?, sales);

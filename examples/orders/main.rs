@@ -9,8 +9,9 @@
 //!
 //! What to read here: [`shop::create`] writes to three places in one transaction and keeps hundreds
 //! of them under way; [`shop::charge`] and [`shop::handle`] ack in the transaction that holds what
-//! came of the delivery, so that nothing is done twice, whenever the process dies; and
-//! [`totals::rebuild`] joins late and reads everything from the beginning.
+//! came of the delivery, so that nothing is done twice, whenever the process dies; an order that
+//! fails is tried again, one that always fails is put aside, and [`shop::settle`] has those charged
+//! in the end; and [`totals::rebuild`] joins late and reads everything from the beginning.
 #![allow(clippy::disallowed_methods)] // The clock comes through `Disk` inside the engine only.
 
 mod audit;
@@ -91,14 +92,14 @@ fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
         Options::new().durability(durability).open(dir)
     };
 
-    let mut lines = {
+    let (mut lines, settled) = {
         let engine = open()?;
-        let lines = trade(&Shop::open(&engine)?, sales, args.kill, &bars)?;
+        let traded = trade(&Shop::open(&engine)?, sales, args.kill, &bars)?;
         args.kill.missed();
         // What has been handled leaves the journal: the replay below reads segments.
         engine.checkpoint()?;
         engine.close()?;
-        lines
+        traded
     };
 
     // Six months later, after a restart.
@@ -109,14 +110,15 @@ fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
     lines.push(totals::rebuild(&engine, &shop.history, sales, &bars)?);
 
     let audit = audit::check(&engine, &shop, sales)?;
-    report::print(&lines, &audit, &sales.sums(), reopened, begun.elapsed());
+    report::print(&lines, &audit, &sales.sums(), settled, (reopened, begun.elapsed()));
     engine.close()?;
     Ok(audit.differences.is_empty())
 }
 
 /// Creates what orders are not created yet and has them handled, all at the same time, until there
 /// is nothing left to do.
-fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result<Vec<Line>> {
+/// Returns how that went, and how many orders had to be settled by hand.
+fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result<(Vec<Line>, u64)> {
     let failed = AtomicBool::new(false);
     let stage = |name, before| Stage::new(name, before, sales.len(), bars, &failed);
 
@@ -132,7 +134,12 @@ fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result
         failed.fetch_or(result.is_err(), Ordering::Relaxed);
         result
     };
-    thread::scope(|scope| -> Result<()> {
+    let settled = thread::scope(|scope| -> Result<u64> {
+        let settling = scope.spawn(|| {
+            let settled = shop::settle(shop, &created, &charged);
+            failed.fetch_or(settled.is_err(), Ordering::Relaxed);
+            settled
+        });
         let mut threads = vec![scope.spawn(|| watched(shop::create(shop, sales, kill, &created)))];
         for _ in 0..WORKERS {
             threads.push(scope.spawn(|| watched(shop::charge(shop, kill, &charged))));
@@ -140,7 +147,8 @@ fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result
         for (branch, stage) in &branches {
             threads.push(scope.spawn(move || watched(shop::handle(shop, branch, stage))));
         }
-        threads.into_iter().try_for_each(finish)
+        threads.into_iter().try_for_each(finish)?;
+        finish(settling)
     })?;
 
     let mut lines =
@@ -148,9 +156,9 @@ fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result
     for (branch, stage) in &branches {
         lines.push(Line::of(stage, Some(branch.inbox.depth()?)));
     }
-    Ok(lines)
+    Ok((lines, settled))
 }
 
-fn finish(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
+fn finish<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

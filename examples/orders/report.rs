@@ -25,7 +25,13 @@ impl Line {
     }
 }
 
-pub fn print(lines: &[Line], audit: &Audit, file: &Sums, reopened: Duration, all: Duration) {
+pub fn print(
+    lines: &[Line],
+    audit: &Audit,
+    file: &Sums,
+    settled: u64,
+    (reopened, all): (Duration, Duration),
+) {
     println!(
         "{:<10} {:>9} {:>9} {:>8} {:>9} {:>6}",
         "", "before", "this run", "s", "per s", "left"
@@ -48,6 +54,7 @@ pub fn print(lines: &[Line], audit: &Audit, file: &Sums, reopened: Duration, all
     }
     println!();
     println!("{} orders were charged at a later attempt than the first", grouped(audit.retried));
+    println!("{} were put aside as dead letters, and redriven", grouped(settled));
     println!("the store was reopened in {:.0} ms", reopened.as_secs_f64() * 1e3);
     if audit.differences.is_empty() {
         println!("all sums match, after {:.1} s", all.as_secs_f64());

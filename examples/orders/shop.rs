@@ -4,9 +4,18 @@
 //! stream here says how far its step has come, and nothing is counted in memory only: after a kill
 //! a step goes on behind the last record of its stream.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
-use posthouse::{Engine, Error, ErrorKind, Message, Queue, Stream, Subscription, Topic};
+use posthouse::{
+    Backoff, Engine, Error, ErrorKind, Level, Message, Queue, Stream, Subscription, Topic,
+};
 
 use crate::{
     Result,
@@ -19,6 +28,12 @@ use crate::{
 pub const WORKERS: usize = 4;
 /// Every order whose number this divides fails at the first attempt to charge it.
 pub const FAILS_EVERY: u32 = 50;
+/// Every order whose number this divides is refused, until somebody calls the bank.
+pub const REFUSED_EVERY: u32 = 10_000;
+/// How often an order is tried before it is put aside.
+const ATTEMPTS: u32 = 3;
+/// How long an order waits after its first failure, and at most.
+const WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// How many orders are under way to the disk at a time.
 const ORDERS_UNDER_WAY: usize = 512;
 /// How many deliveries a branch takes at a time.
@@ -33,6 +48,10 @@ pub struct Shop {
     /// Tells the branches of new orders.
     announced: Topic,
     pub payments: Queue,
+    /// Orders that could not be charged.
+    pub unpaid: Queue,
+    /// Whether the bank charges those, too.
+    has_called: AtomicBool,
     /// Every charge.
     pub ledger: Stream,
     pub branches: Vec<Branch>,
@@ -66,7 +85,14 @@ impl Shop {
         Ok(Shop {
             engine: engine.clone(),
             history: engine.stream("order-history").partitions(8).create()?,
-            payments: engine.queue("payments").create()?,
+            payments: engine
+                .queue("payments")
+                .backoff(Backoff::exponential(WAITS.0, WAITS.1))
+                .max_attempts(ATTEMPTS)
+                .dead_letter_queue("payments.unpaid")
+                .create()?,
+            unpaid: engine.queue("payments.unpaid").open()?,
+            has_called: AtomicBool::new(false),
             ledger: engine.stream("ledger").create()?,
             announced,
             branches,
@@ -131,8 +157,14 @@ pub fn charge(shop: &Shop, kill: Kill, stage: &Stage<'_>) -> Result<()> {
         let attempt = delivery.attempt();
         if attempt == 1 && order.number.is_multiple_of(FAILS_EVERY) {
             // The bank is busy. The failure is durable too: the next attempt is the second one,
-            // even in another life.
+            // even in another life. It comes after a while, and others pass meanwhile.
             held(delivery.nack())?;
+            continue;
+        }
+        let is_refused = order.number.is_multiple_of(REFUSED_EVERY);
+        if is_refused && !shop.has_called.load(Ordering::Relaxed) {
+            // After the last attempt it is put aside, among the dead letters, with this reason.
+            held(delivery.nack_because("the bank refuses it"))?;
             continue;
         }
         let charged = event("payment.charged", &order).header("attempt", attempt.to_string());
@@ -146,6 +178,25 @@ pub fn charge(shop: &Shop, kill: Kill, stage: &Stage<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until nothing is left to be charged but what was put aside, calls the bank, and has all of
+/// it charged. Returns how many orders that were.
+pub fn settle(shop: &Shop, created: &Stage<'_>, charged: &Stage<'_>) -> Result<u64> {
+    let (tell, told) = mpsc::channel();
+    let _watch = shop.payments.watch(Level::Depth(1), move |crossing| {
+        // If nobody listens any more, there is nobody to tell.
+        let _ = tell.send(crossing);
+    })?;
+    let mut settled = 0;
+    while charged.is_open()? {
+        let _ = told.recv_timeout(POLL);
+        if !created.is_open()? && shop.payments.depth()? == 0 && shop.unpaid.depth()? > 0 {
+            shop.has_called.store(true, Ordering::Relaxed);
+            settled += shop.unpaid.redrive().run()?.moved;
+        }
+    }
+    Ok(settled)
 }
 
 /// Does a branch's part for every order, a batch in one transaction.
