@@ -31,6 +31,7 @@ pub struct Message<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct More {
     delay: Option<Delay>,
+    lives_ms: Option<u64>,
     /// What the engine has noted about it, as it is stored.
     note: Option<Vec<u8>>,
 }
@@ -113,6 +114,22 @@ impl<'a> Message<'a> {
         self
     }
 
+    /// Lets the message live for so long from its timestamp on: a queue or a subscription does not
+    /// deliver it later, but drops it, or moves it to its dead letters. It takes part in that when it
+    /// is met: until then it counts as any other. Zero is an error when it is sent. Not for streams.
+    #[must_use]
+    pub fn expire_after(mut self, life: Duration) -> Message<'a> {
+        let ms = u64::try_from(life.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        self.more().lives_ms = Some(ms);
+        self
+    }
+
+    /// How many milliseconds it lives.
+    #[inline]
+    pub(crate) fn lives_ms(&self) -> Option<u64> {
+        self.more.as_ref().and_then(|more| more.lives_ms)
+    }
+
     #[inline]
     pub(crate) fn delay(&self) -> Option<Delay> {
         self.more.as_ref().and_then(|more| more.delay)
@@ -127,11 +144,6 @@ impl<'a> Message<'a> {
     /// What is noted.
     pub(crate) fn note(&self) -> Option<&[u8]> {
         self.more.as_ref().and_then(|more| more.note.as_deref())
-    }
-
-    /// The headers as they are stored: what is noted comes first, under no name.
-    pub(crate) fn stored_headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.note().map(|note| ("", note)).into_iter().chain(self.headers())
     }
 
     /// The payload.

@@ -198,6 +198,14 @@ macro_rules! delivering_calls {
             self
         }
 
+        /// For how long messages live at most, from their timestamps on: later they are not delivered,
+        /// but dropped, or moved to the dead letters if there are any. For ever by default. The life of
+        /// a dead letter begins when it is moved. A message may say that it lives for less: [`expire_after`](crate::Message::expire_after).
+        pub fn time_to_live(mut self, life: Duration) -> Self {
+            self.wanted.life = Some(life);
+            self
+        }
+
         /// Whether messages with one key are delivered in order and one at a time: the next one comes
         /// when the one before is acked, moved to the dead letters or deleted, and not while it waits
         /// for its retry. Those with other keys, and those without, flow past. Not so by default.

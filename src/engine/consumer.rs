@@ -10,10 +10,10 @@ use std::{
 
 use super::{
     core::{Core, deleted},
-    dead::{Death, UNSETTLED},
+    dead::{Death, EXPIRED, UNSETTLED},
     delivery::Delivery,
     handle::Engine,
-    shared::Shared,
+    shared::{Committing, Shared},
     wait::{Attempt, Awaited, Watch, blocking},
 };
 use crate::{
@@ -35,6 +35,7 @@ pub struct Consumer {
     pub log: LogId,
     watch: Arc<Watch>,
     lease: Duration,
+    life_ms: u64,
     pub retry: Retry,
     /// Those who receive from a queue that is ordered by key take turns.
     pub turn: Arc<Mutex<()>>,
@@ -89,6 +90,7 @@ impl Consumer {
             log,
             watch,
             lease,
+            life_ms: delivering.life_ms,
             retry,
             turn,
             is_ordered,
@@ -349,15 +351,54 @@ impl Consumer {
         Ok(stored)
     }
 
-    /// Reads one message. `None` if it was moved to the dead letters.
+    /// Whether a message on lease is none to be delivered, as it was tried too often, or its life is
+    /// over: then it is moved to the dead letters, or dropped.
+    #[inline]
+    pub fn discards(
+        &self,
+        stored: &Stored,
+        key: LeaseKey,
+        attempts: u32,
+        grave: Option<DeadLetters>,
+    ) -> Result<bool> {
+        let expires = stored.expires(self.life_ms);
+        if grave.is_none() && expires.is_none() {
+            return Ok(false);
+        }
+        let (cursor, shared) = (self.cursor, self.shared());
+        if let Some(grave) = grave {
+            let death = Death { cursor, key, stored, attempts, reason: UNSETTLED };
+            return shared.bury_or_wait(&death, grave).map(|_| true);
+        }
+        let now = shared.lock_open()?.steady(shared.elapsed());
+        if expires.is_none_or(|expires| now < expires) {
+            return Ok(false);
+        }
+        if let Some(grave) = self.retry.dead_letters {
+            let attempts = attempts.saturating_sub(1);
+            let death = Death { cursor, key, stored, attempts, reason: EXPIRED };
+            return shared.bury_or_wait(&death, grave).map(|_| true);
+        }
+        let dropped = shared.transact(|core| {
+            let offset = core.held(cursor, key, shared.elapsed())?;
+            let outcome = core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now())?;
+            let committing = Committing::of(outcome, || ());
+            if matches!(committing, Committing::Done(..)) {
+                core.settle_lease(cursor, key);
+            }
+            Ok(committing)
+        });
+        dropped?;
+        shared.flusher.soon(shared);
+        Ok(true)
+    }
+
+    /// Reads one message. `None` if it is none to be delivered.
     #[inline]
     fn read_one(self: &Arc<Consumer>, picked: Picked) -> Result<Option<Delivery>> {
         let Picked { offset, key, source, attempt, grave } = picked;
         let stored = self.load(source, offset)?;
-        if let Some(grave) = grave {
-            let (cursor, reason) = (self.cursor, UNSETTLED);
-            let death = Death { cursor, key, stored: &stored, attempts: attempt, reason };
-            self.shared().bury_or_wait(&death, grave)?;
+        if self.discards(&stored, key, attempt, grave)? {
             return Ok(None);
         }
         Ok(Some(Delivery::new(Arc::clone(self), key, stored, attempt)))

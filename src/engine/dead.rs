@@ -23,6 +23,9 @@ const REASON_BYTES_MAX: usize = 1024;
 /// So long one waits that could not be moved.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// What is said of messages whose life is over.
+pub const EXPIRED: &str = "its time to live is over";
+
 /// What is said of messages whose last delivery was not settled.
 pub const UNSETTLED: &str = "its last delivery was never settled: the handler gave it up, took \
                              longer than its lease, or took the process down";

@@ -11,7 +11,6 @@ use std::{
 use super::{
     consumer::{Consumer, Picked},
     core::{Core, deleted},
-    dead::{Death, UNSETTLED},
     delivery::Delivery,
     wait::Attempt,
 };
@@ -74,10 +73,7 @@ impl Consumer {
             {
                 continue;
             }
-            if let Some(grave) = grave {
-                let reason = UNSETTLED;
-                let death = Death { cursor, key, stored: &stored, attempts: attempt, reason };
-                shared.bury_or_wait(&death, grave)?;
+            if self.discards(&stored, key, attempt, grave)? {
                 continue;
             }
             if counts {

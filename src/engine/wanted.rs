@@ -15,13 +15,14 @@ pub struct Wanted {
     pub lease: Option<Duration>,
     pub delay: Option<Duration>,
     pub backoff: Option<Backoff>,
+    pub life: Option<Duration>,
     pub attempts_max: Option<u32>,
     pub dead_letters: Option<String>,
     pub is_ordered: Option<bool>,
 }
 
 fn ms(time: Duration) -> u64 {
-    time.as_nanos().div_ceil(1_000_000) as u64
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 impl Wanted {
@@ -50,6 +51,9 @@ impl Wanted {
                 }
             }
         }
+        if self.life.is_some_and(|life| life.is_zero()) {
+            return Err(Error::invalid("time_to_live", "messages that live for no time at all"));
+        }
         if self.is_ordered == Some(true) && self.delay.is_some_and(|delay| !delay.is_zero()) {
             return Err(Error::invalid("delay", UNDELAYED));
         }
@@ -67,6 +71,7 @@ impl Wanted {
             lease_ms: self.lease.unwrap_or(LEASE_DEFAULT).as_millis() as u64,
             delay_ms: ms(self.delay.unwrap_or_default()),
             backoff: self.backoff_ms(),
+            life_ms: self.life.map_or(0, ms),
             dead_letters: grave.map(|queue| DeadLetters { queue, attempts_max }),
             is_ordered: self.is_ordered.unwrap_or(false),
         }
@@ -92,6 +97,7 @@ impl Wanted {
         same(self.lease.is_some(), wanted.lease_ms == there.lease_ms)
             && same(self.delay.is_some(), wanted.delay_ms == there.delay_ms)
             && same(self.backoff.is_some(), wanted.backoff == there.backoff)
+            && same(self.life.is_some(), wanted.life_ms == there.life_ms)
             && same(self.is_ordered.is_some(), wanted.is_ordered == there.is_ordered)
             && same(
                 self.attempts_max.is_some(),

@@ -39,6 +39,8 @@ pub struct Delivering {
     /// For how long a message is kept back before its first delivery.
     pub delay_ms: u64,
     pub backoff: BackoffMs,
+    /// For how long messages live at most; 0 is for ever.
+    pub life_ms: u64,
     pub dead_letters: Option<DeadLetters>,
     /// Whether messages with one key are delivered in order, and one at a time.
     pub is_ordered: bool,
@@ -75,6 +77,7 @@ impl Delivering {
             lease_ms,
             delay_ms: 0,
             backoff: BackoffMs::None,
+            life_ms: 0,
             dead_letters: None,
             is_ordered: false,
         }

@@ -33,6 +33,33 @@ pub struct DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Note {
     DeadLetter(DeadLetter),
+    /// So many milliseconds from its timestamp on.
+    Lives(u64),
+}
+
+/// The note of a message that lives for so many milliseconds.
+pub fn encode_life(ms: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_value(&mut out, &Note::Lives(ms));
+    out
+}
+
+/// What is noted about the life of a message: from when on it is counted, if not from its timestamp,
+/// and for how many milliseconds it lasts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    pub from: Option<Timestamp>,
+    pub ms: Option<u64>,
+}
+
+impl Life {
+    pub fn of(headers: Headers<'_>) -> Decoded<Life> {
+        Ok(match headers.note().map(take_value).transpose()? {
+            Some(Note::Lives(ms)) => Life { from: None, ms: Some(ms) },
+            Some(Note::DeadLetter(letter)) => Life { from: Some(letter.died), ms: None },
+            None => Life::default(),
+        })
+    }
 }
 
 impl DeadLetter {
@@ -46,7 +73,7 @@ impl DeadLetter {
     pub(crate) fn of(headers: Headers<'_>) -> Decoded<Option<DeadLetter>> {
         match headers.note().map(take_value).transpose()? {
             Some(Note::DeadLetter(letter)) => Ok(Some(letter)),
-            None => Ok(None),
+            Some(Note::Lives(_)) | None => Ok(None),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! One message in bytes, as the journal's runs hold it. `docs/FORMAT.md` has the table under
 //! "Records". Blocks have a layout of their own, in `pack.rs`.
 
+use std::borrow::Cow;
+
+use super::note;
 use super::wire::{Bytes, Decoded, Head, Malformed, put_varint, unzigzag, varint_len, zigzag};
 use crate::{ids::Timestamp, message::Message};
 
@@ -91,13 +94,10 @@ impl HeaderParts<'_> {
     pub fn encoded_len(&self) -> usize {
         match self {
             HeaderParts::Encoded(bytes) => bytes.len(),
-            HeaderParts::Of(message) => message
-                .stored_headers()
-                .map(|(name, value)| {
-                    let lens = (name.len(), value.len());
-                    varint_len(lens.0 as u64) + lens.0 + varint_len(lens.1 as u64) + lens.1
-                })
-                .sum(),
+            HeaderParts::Of(message) => {
+                let headers = message.headers().map(|(name, value)| pair_len(name, value));
+                headers.sum::<usize>() + note_len(message)
+            }
         }
     }
 
@@ -106,13 +106,33 @@ impl HeaderParts<'_> {
         match self {
             HeaderParts::Encoded(bytes) => out.extend_from_slice(bytes),
             HeaderParts::Of(message) => {
-                for (name, value) in message.stored_headers() {
+                // What is noted stands first, under no name.
+                if let Some(note) = note_of(message) {
+                    put_bytes(out, b"");
+                    put_bytes(out, &note);
+                }
+                for (name, value) in message.headers() {
                     put_bytes(out, name.as_bytes());
                     put_bytes(out, value);
                 }
             }
         }
     }
+}
+
+fn pair_len(name: &str, value: &[u8]) -> usize {
+    let lens = (name.len(), value.len());
+    varint_len(lens.0 as u64) + lens.0 + varint_len(lens.1 as u64) + lens.1
+}
+
+/// What is stored with a message that is none of its headers.
+fn note_of<'a>(message: &'a Message<'_>) -> Option<Cow<'a, [u8]>> {
+    let lives = || message.lives_ms().map(|ms| Cow::Owned(note::encode_life(ms)));
+    message.note().map(Cow::Borrowed).or_else(lives)
+}
+
+fn note_len(message: &Message<'_>) -> usize {
+    note_of(message).map_or(0, |note| pair_len("", &note))
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -145,9 +165,7 @@ impl<'a> RecordParts<'a> {
     pub fn weight(&self) -> u64 {
         let key = self.key.map_or(0, <[u8]>::len);
         let note = match self.headers {
-            HeaderParts::Of(message) => {
-                message.note().map_or(0, |it| 1 + varint_len(it.len() as u64) + it.len())
-            }
+            HeaderParts::Of(message) => note_len(message),
             HeaderParts::Encoded(_) => 0,
         };
         (self.payload.len() + key + self.headers.encoded_len() - note) as u64

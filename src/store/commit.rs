@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Store, gone, state::State, tail::RunPlace};
+use super::{Store, gone, log::Log, state::State, tail::RunPlace};
 use crate::{
     config::{Config, RUN_MESSAGES_MAX},
     error::{Error, ErrorKind, Result},
@@ -243,6 +243,9 @@ impl Draft {
                     None => found.next(),
                 };
                 self.add_messages(log, next, messages, config.message_bytes_max, now.stamp)?;
+                if messages.iter().any(|it| it.lives_ms().is_some()) {
+                    check_lives(found, messages)?;
+                }
                 if delay_ms > 0 || messages.iter().any(|it| it.delay().is_some()) {
                     self.add_delays(state, (log, next), messages, delay_ms, now.steady)?;
                 }
@@ -308,6 +311,17 @@ impl Draft {
         }
         Ok(())
     }
+}
+
+fn check_lives(log: &Log, messages: &[Message<'_>]) -> Result<()> {
+    if log.keeps_acked {
+        let what = "a stream keeps its records until it is trimmed; set no expire_after";
+        return Err(Error::invalid("expire_after", what));
+    }
+    if messages.iter().any(|it| it.lives_ms() == Some(0)) {
+        return Err(Error::invalid("expire_after", "a message that lives for no time at all"));
+    }
+    Ok(())
 }
 
 impl Draft {

@@ -12,7 +12,7 @@ use crate::{
     format::{
         Malformed,
         commit::Run,
-        note::DeadLetter,
+        note::{DeadLetter, Life},
         record::{Headers, RecordSpans},
     },
     ids::{CursorId, LogId, Lsn, Offset, Timestamp},
@@ -45,6 +45,25 @@ impl Stored {
     #[inline]
     pub fn timestamp(&self) -> Timestamp {
         self.spans.timestamp
+    }
+
+    /// When its life ends, by what is noted about it and by what its queue says (0: nothing).
+    #[inline]
+    pub fn expires(&self, most_ms: u64) -> Option<Timestamp> {
+        let headers = self.spans.headers(&self.bytes);
+        // What is noted stands first, under a name of no length.
+        if headers.first() != Some(&0) && most_ms == 0 { None } else { self.end_of_life(most_ms) }
+    }
+
+    fn end_of_life(&self, most_ms: u64) -> Option<Timestamp> {
+        // A note that cannot be read says nothing about its life.
+        let life = Life::of(self.headers()).unwrap_or_default();
+        let ms = match (life.ms, most_ms) {
+            (None, 0) => return None,
+            (Some(noted), 0) => noted,
+            (noted, most) => noted.unwrap_or(most).min(most),
+        };
+        Some(Timestamp(life.from.unwrap_or(self.timestamp()).0.saturating_add(ms)))
     }
 
     /// What is known of it if it is a dead letter.
