@@ -173,6 +173,18 @@ pub fn check_delay(field: &'static str, delay: Duration) -> Result<Duration> {
     Ok(delay)
 }
 
+/// What a queue does about a message when it is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// It is refused, with [`QueueFull`](crate::ErrorKind::QueueFull). To wait until there is room,
+    /// use [`send_within`](crate::Queue::send_within).
+    #[default]
+    Reject,
+    /// The oldest messages that are not on lease are deleted to make room.
+    DropOldest,
+}
+
 /// How often a message is delivered at most, where there are dead letters and nothing else is said.
 pub const ATTEMPTS_DEFAULT: u32 = 5;
 

@@ -42,6 +42,8 @@ pub enum ErrorKind {
     /// No space is left on the disk. Acks and deletes still work; sends do again once there is
     /// space.
     DiskFull,
+    /// The queue holds as many messages as it may. Nothing was sent; it can be once others are acked.
+    QueueFull,
     /// Durable data is damaged. The error names the file and the position.
     Corrupt,
     /// The store was written by a version of this crate that this one cannot read.

@@ -69,7 +69,7 @@ mod stream;
 
 mod engine;
 
-pub use config::{Backoff, Durability, IoMode};
+pub use config::{Backoff, Durability, IoMode, Overflow};
 pub use engine::{
     Browse, Browsed, ConsumerStats, Crossing, Delivery, Engine, Group, GroupBuilder, Level,
     LevelWatch, Options, OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record,

@@ -963,3 +963,98 @@ fn lives_end_for_subscriptions_and_for_keys_in_order() {
     let forever = sim.engine.queue("q").time_to_live(Duration::ZERO);
     assert_eq!(field(forever.create()), "time_to_live");
 }
+
+// Limits.
+
+#[test]
+fn a_full_queue_refuses_what_does_not_fit() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_messages(3).create().unwrap();
+    queue.send(Message::new("later").deliver_after(60 * SECOND)).unwrap();
+    assert_eq!(kind(queue.send_batch(["a", "b", "c"])), ErrorKind::QueueFull);
+    queue.send_batch(["a", "b"]).unwrap();
+    assert_eq!(kind(queue.send("c")), ErrorKind::QueueFull);
+    assert_eq!(kind(queue.send_ticket("c")), ErrorKind::QueueFull);
+    let delivery = take(&queue).unwrap();
+    assert_eq!(kind(queue.send("c")), ErrorKind::QueueFull, "what is on lease counts");
+    let mut tx = sim.engine.transaction();
+    tx.send(&queue, "c").send(&queue, "d").ack(&delivery);
+    assert_eq!(kind(tx.commit()), ErrorKind::QueueFull);
+    let mut tx = sim.engine.transaction();
+    tx.send(&queue, "c").ack(&delivery);
+    tx.commit().unwrap();
+    assert_eq!(texts(&queue), ["later", "b", "c"]);
+    queue.send_batch(Vec::<&str>::new()).unwrap();
+    queue.remove(Offset(0)).unwrap();
+    queue.send("d").unwrap();
+
+    let builder = || sim.engine.queue("r");
+    assert_eq!(field(builder().max_messages(0).create()), "max_messages");
+    let overflow = posthouse::Overflow::DropOldest;
+    assert_eq!(field(builder().overflow(overflow).create()), "overflow");
+}
+
+#[test]
+fn a_full_queue_may_drop_its_oldest() {
+    let mut sim = Sim::new();
+    let drops = posthouse::Overflow::DropOldest;
+    let queue = sim.engine.queue("q").max_messages(4).overflow(drops).create().unwrap();
+    queue.send_batch(["0", "1", "2", "3"]).unwrap();
+    let held = take(&queue).unwrap();
+    take(&queue).unwrap().nack().unwrap();
+    queue.send("4").unwrap();
+    assert_eq!(texts(&queue), ["0", "2", "3", "4"], "the oldest is on lease, the next one goes");
+    let mut tx = sim.engine.transaction();
+    tx.send(&queue, "5").send(&queue, "6");
+    tx.commit().unwrap();
+    assert_eq!(texts(&queue), ["0", "4", "5", "6"]);
+    take(&queue).unwrap().nack_after(SECOND).unwrap();
+    queue.send_batch(["7", "8", "9"]).unwrap();
+    assert_eq!(texts(&queue), ["0", "7", "8", "9"], "those that wait go, too, when they must");
+    assert_eq!(queue.delayed().unwrap(), 0);
+    assert_eq!(kind(queue.send_batch(["a"; 5])), ErrorKind::QueueFull);
+    assert_eq!(kind(queue.send_batch(["a"; 4])), ErrorKind::QueueFull, "one is on lease");
+    held.ack().unwrap();
+    drop(queue);
+    sim = sim.kill();
+    let queue = sim.engine.queue("q").open().unwrap();
+    assert_eq!(texts(&queue), ["7", "8", "9"]);
+    queue.send_batch(["a", "b"]).unwrap();
+    assert_eq!(texts(&queue), ["8", "9", "a", "b"]);
+}
+
+#[test]
+fn a_sender_waits_for_room_and_is_woken() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").max_messages(1).create().unwrap();
+    queue.send_within("a", Duration::ZERO).unwrap();
+    assert_eq!(kind(queue.send_within("b", Duration::from_millis(20))), ErrorKind::QueueFull);
+    let began = std::time::Instant::now();
+    let senders: Vec<_> = (0..4)
+        .map(|n| {
+            let queue = queue.clone();
+            thread::spawn(move || queue.send_within(n.to_string(), Duration::from_secs(60)))
+        })
+        .collect();
+    for _ in 0..5 {
+        queue.receive(Duration::from_secs(60)).unwrap().unwrap().ack().unwrap();
+    }
+    for sender in senders {
+        sender.join().unwrap().unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_secs(30), "nobody was woken");
+    queue.send("full").unwrap();
+    for end in ["purge", "delete"] {
+        let other = queue.clone();
+        let waiting = thread::spawn(move || other.send_within("x", Duration::from_secs(60)));
+        thread::sleep(Duration::from_millis(20));
+        match end {
+            "purge" => drop(queue.purge().unwrap()),
+            _ => engine.queue("q").delete().unwrap(),
+        }
+        let sent = waiting.join().unwrap();
+        assert_eq!(sent.is_ok(), end == "purge");
+    }
+    assert!(began.elapsed() < Duration::from_secs(30), "nobody was woken");
+}

@@ -14,6 +14,7 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    ops::Range,
     time::Duration,
 };
 
@@ -228,6 +229,38 @@ impl Deliveries {
             self.released.insert(offset.0);
         } else {
             self.defer(offset, due);
+        }
+    }
+
+    /// Messages that could be delivered now, oldest first.
+    pub fn ready<'a>(&'a self, acked: &'a impl Acked, end: Offset) -> impl Iterator<Item = Offset> {
+        let unacked = |offset: &Offset| acked.next_unacked(*offset, offset.next()).is_some();
+        let mut released = self.released.iter().map(Offset).filter(unacked).peekable();
+        let mut next = self.next;
+        std::iter::from_fn(move || {
+            let mut fresh = acked.next_unacked(next, end);
+            while let Some(offset) = fresh.filter(|offset| self.known.contains(offset.0)) {
+                next = offset.next();
+                fresh = acked.next_unacked(next, end);
+            }
+            match (released.peek(), fresh) {
+                (Some(released), Some(fresh)) if *released > fresh => {}
+                (Some(_), _) => return released.next(),
+                (None, _) => {}
+            }
+            next = fresh?.next();
+            fresh
+        })
+    }
+
+    /// Messages are gone, wherever they were.
+    pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
+        if !self.waiting.is_empty() {
+            let gone = |offset: &Offset| {
+                let at = ranges.partition_point(|range| range.end <= offset.0);
+                ranges.get(at).is_some_and(|range| range.contains(&offset.0))
+            };
+            self.waiting.retain(|(_, offset)| !gone(offset));
         }
     }
 

@@ -170,7 +170,7 @@ impl Consumer {
             let committing = Committing::of(outcome, || true);
             if matches!(committing, Committing::Done(..)) {
                 core.consumption(cursor)?.deliveries.forget_waiting(offset, due);
-                core.end_turns_of_deleted(cursor);
+                core.note_deleted(cursor);
             }
             Ok(committing)
         })?;
@@ -194,7 +194,7 @@ impl Consumer {
                 let outcome = core.commit(&[op], shared.now())?;
                 let committing = Committing::of(outcome, || (count, next));
                 if matches!(committing, Committing::Done(..)) {
-                    core.end_turns_of_deleted(self.cursor);
+                    core.note_dropped(self.cursor, &ranges);
                 }
                 Ok(committing)
             })?;

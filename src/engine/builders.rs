@@ -14,7 +14,7 @@ use super::{
     wanted::Wanted,
 };
 use crate::{
-    config::{Backoff, PARTITIONS_MAX, check_name},
+    config::{Backoff, Overflow, PARTITIONS_MAX, check_name},
     error::{Error, ErrorKind, Result},
     format::entity::{Creation, Entity, EntityKind},
     ids::{Now, Offset},
@@ -253,6 +253,20 @@ impl QueueBuilder {
     }
 
     delivering_calls!();
+
+    /// How many messages the queue may hold, those on lease and delayed ones included: any number by
+    /// default. It holds for what is sent, alone or in a transaction; what is moved to the queue as
+    /// dead letters, or redriven, always fits.
+    pub fn max_messages(mut self, messages: u64) -> QueueBuilder {
+        self.wanted.messages_max = Some(messages);
+        self
+    }
+
+    /// What is done about a message when the queue is full: it is refused by default.
+    pub fn overflow(mut self, overflow: Overflow) -> QueueBuilder {
+        self.wanted.overflow = Some(overflow);
+        self
+    }
 
     /// For how long each message is kept back before it is first delivered: not at all by default, a
     /// year at most. A message may say otherwise:

@@ -5,7 +5,7 @@ use std::{mem, sync::Arc, time::Duration};
 use super::{
     fate::Failing,
     time::SteadyClock,
-    wait::Watch,
+    wait::{Waiting, Watch},
     watching::{Alarm, Counts, Ring},
 };
 use crate::{
@@ -54,6 +54,8 @@ pub struct Consumption {
     /// What dead letters are to say of where they come from.
     pub origin: Arc<str>,
     pub counts: Counts,
+    /// Where those wait who want to send to a queue that is full, once there was one.
+    pub room: Option<Arc<Watch>>,
     pub alarms: Vec<Alarm>,
     /// When a timer rings for the next lease that runs out, or the next message that is due.
     pub armed: Option<Duration>,
@@ -149,6 +151,8 @@ impl Core {
         for watched in self.watches.values() {
             wake(&mut self.wakes, watched, usize::MAX);
         }
+        let rooms = self.consumers.values().filter_map(|consumption| consumption.room.as_ref());
+        self.wakes.extend(rooms.map(|room| (Arc::clone(room), usize::MAX)));
     }
 
     /// Those to be woken, by the caller, once it has let go of the core.
@@ -222,7 +226,7 @@ impl Core {
             }
             let (groups, turn) = (is_ordered.then(Groups::default), Arc::default());
             let origin = Arc::clone(origin);
-            let (counts, alarms) = (Counts::default(), Vec::new());
+            let (counts, alarms, room) = (Counts::default(), Vec::new(), None);
             Consumption {
                 log,
                 deliveries,
@@ -231,6 +235,7 @@ impl Core {
                 turn,
                 origin,
                 counts,
+                room,
                 alarms,
                 armed: None,
             }
@@ -261,6 +266,9 @@ impl Core {
                 // A subscription may be gone and its topic not: all are to look.
                 wakes.push((Arc::clone(&watched.watch), usize::MAX));
             }
+            if !stays && let Some(room) = &consumption.room {
+                wakes.push((Arc::clone(room), usize::MAX));
+            }
             stays
         });
         watches.retain(|log, watched| {
@@ -288,7 +296,25 @@ impl Core {
             if consumption.groups.is_some() {
                 self.end_turn(cursor, offset);
             }
+            self.note_room(cursor, 1);
         }
+    }
+
+    /// There is room for so many more messages in a queue.
+    #[inline]
+    pub fn note_room(&mut self, cursor: CursorId, messages: usize) {
+        if let Some(consumption) = self.consumers.get(&cursor)
+            && let Some(room) = &consumption.room
+            && room.has_waiters()
+        {
+            self.wakes.push((Arc::clone(room), messages));
+        }
+    }
+
+    /// Begins to wait for room in a queue.
+    pub fn wait_for_room(&mut self, cursor: CursorId) -> Option<Waiting> {
+        let consumption = self.consumers.get_mut(&cursor)?;
+        Some(consumption.room.get_or_insert_default().begin())
     }
 
     /// Ends a lease: the message is to be delivered again, not before it is due.

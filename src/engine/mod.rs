@@ -24,6 +24,7 @@ mod reader;
 mod record;
 mod redrive;
 mod repair;
+mod room;
 mod shared;
 mod stream;
 mod sync;

@@ -5,6 +5,7 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 use super::{
     browse::Browse,
     consumer::Consumer,
+    core::Core,
     delivery::Delivery,
     grouped::check_ordered,
     handle::Engine,
@@ -17,10 +18,10 @@ use super::{
 use crate::{
     config::Durability,
     error::Result,
-    format::entity::{Entity, EntityKind},
+    format::entity::{Entity, EntityKind, Limit},
     ids::{CursorId, LogId, Lsn, Offset},
     message::Message,
-    store::Op,
+    store::{Op, Outcome},
 };
 
 /// A queue: each message goes to one consumer, and is delivered again until it is acked.
@@ -31,24 +32,17 @@ use crate::{
 pub struct Queue {
     consumer: Arc<Consumer>,
     delay_ms: u64,
+    limit: Option<Limit>,
 }
 
-/// Commits messages to a log. In a queue's, they are kept back for so long, unless they say
-/// otherwise. Returns the offset of the first.
-pub fn append(
-    shared: &Shared,
-    log: LogId,
-    messages: &[Message<'_>],
-    delay_ms: u64,
-) -> Result<(Offset, Lsn)> {
-    let is_delayed = delay_ms > 0 || messages.iter().any(|it| it.delay().is_some());
+/// Commits messages to a log that is not a queue's. Returns the offset of the first.
+pub fn append(shared: &Shared, log: LogId, messages: &[Message<'_>]) -> Result<(Offset, Lsn)> {
     shared.transact(|core| {
         if messages.is_empty() {
             let (_, next) = core.store.bounds(log).ok_or_else(super::core::deleted)?;
             return Ok(Committing::Done(next, Lsn(0)));
         }
-        let now = if is_delayed { shared.now_steady(core) } else { shared.now() };
-        let outcome = core.commit(&[Op::Append { log, messages, delay_ms }], now)?;
+        let outcome = core.commit(&[Op::Append { log, messages, delay_ms: 0 }], shared.now())?;
         let placed = core.store.placed().next();
         Ok(Committing::of(outcome, || placed.expect("messages were committed").1.start))
     })
@@ -62,7 +56,7 @@ impl Queue {
         let (names, ids) =
             ((&*entity.name, &*entity.name), (CursorId(entity.id), LogId(entity.id)));
         let consumer = Arc::new(Consumer::attach(engine, names, ids, delivering, true)?);
-        Ok(Queue { consumer, delay_ms: delivering.delay_ms })
+        Ok(Queue { consumer, delay_ms: delivering.delay_ms, limit: delivering.limit })
     }
 
     /// The queue's name.
@@ -86,8 +80,59 @@ impl Queue {
     }
 
     fn append(&self, messages: &[Message<'_>]) -> Result<(Offset, Lsn)> {
+        self.append_or(messages, |_, _| {})
+    }
+
+    /// The same; `full` is called if there is no room for them.
+    pub(super) fn append_or(
+        &self,
+        messages: &[Message<'_>],
+        mut full: impl FnMut(&mut Core, CursorId),
+    ) -> Result<(Offset, Lsn)> {
         messages.iter().try_for_each(|message| self.admit(message))?;
-        append(self.consumer.shared(), self.log(), messages, self.delay_ms)
+        let (shared, log, delay_ms) = (self.consumer.shared(), self.log(), self.delay_ms);
+        let is_delayed = delay_ms > 0 || messages.iter().any(|it| it.delay().is_some());
+        if !is_delayed && self.limit.is_none() {
+            return append(shared, log, messages);
+        }
+        let cursor = self.consumer.cursor;
+        shared.transact(|core| {
+            if messages.is_empty() {
+                let (_, next) = core.store.bounds(log).ok_or_else(super::core::deleted)?;
+                return Ok(Committing::Done(next, Lsn(0)));
+            }
+            let mut dropped = Vec::new();
+            if let Some(limit) = self.limit {
+                let room = core.room_for((cursor, log, limit), messages.len() as u64, 0);
+                if room.is_err() {
+                    full(core, cursor);
+                }
+                dropped = room?;
+            }
+            let mut ops = vec![Op::Append { log, messages, delay_ms }];
+            if !dropped.is_empty() {
+                ops.push(Op::AckRanges { cursor, ranges: &dropped });
+            }
+            let now = shared.now_steady(core);
+            let outcome = core.commit(&ops, now)?;
+            if matches!(outcome, Outcome::Done(_)) {
+                core.note_dropped(cursor, &dropped);
+            }
+            let placed = core.store.placed().next();
+            Ok(Committing::of(outcome, || placed.expect("messages were committed").1.start))
+        })
+    }
+
+    pub(super) fn cursor(&self) -> CursorId {
+        self.consumer.cursor
+    }
+
+    pub(super) fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
+    pub(super) fn durability_set(&self) -> Durability {
+        self.consumer.durability
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -99,7 +144,7 @@ impl Queue {
     #[must_use]
     pub fn durability(&self, durability: Durability) -> Queue {
         let consumer = Arc::new(self.consumer.with_durability(durability));
-        Queue { consumer, delay_ms: self.delay_ms }
+        Queue { consumer, ..self.clone() }
     }
 
     /// Sends a message. It is durable when the call returns, unless the durability says otherwise.
@@ -107,7 +152,8 @@ impl Queue {
     /// # Errors
     ///
     /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
-    /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted: the message was not
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted,
+    /// [`QueueFull`](crate::ErrorKind::QueueFull) if it may hold no more: the message was not
     /// sent. [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
     pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
         let committed = self.append(&[message.into()])?;

@@ -190,7 +190,7 @@ impl<'a> Redrive<'a> {
             let outcome = core.commit(&ops, shared.now())?;
             let committing = Committing::of(outcome, || moving.len() as u64);
             if matches!(committing, Committing::Done(..)) {
-                core.end_turns_of_deleted(self.consumer.cursor);
+                core.note_deleted(self.consumer.cursor);
             }
             Ok(committing)
         })?;

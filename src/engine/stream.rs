@@ -199,7 +199,7 @@ impl Stream {
         let shape = &self.shape;
         let partition = shape.partition_for(message);
         let messages = std::slice::from_ref(message);
-        let (offset, end) = append(shape.engine.shared(), shape.log(partition), messages, 0)?;
+        let (offset, end) = append(shape.engine.shared(), shape.log(partition), messages)?;
         Ok((Position { partition, offset }, end))
     }
 

@@ -88,7 +88,7 @@ impl Topic {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted: the message was not
     /// published. [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
     pub fn publish<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
-        let committed = append(self.engine.shared(), self.log(), &[message.into()], 0)?;
+        let committed = append(self.engine.shared(), self.log(), &[message.into()])?;
         self.engine.shared().complete(committed, self.durability)
     }
 
@@ -102,7 +102,7 @@ impl Topic {
         messages: impl IntoIterator<Item = M>,
     ) -> Result<Range<Offset>> {
         let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
-        let committed = append(self.engine.shared(), self.log(), &messages, 0)?;
+        let committed = append(self.engine.shared(), self.log(), &messages)?;
         let first = self.engine.shared().complete(committed, self.durability)?;
         Ok(first..Offset(first.0 + messages.len() as u64))
     }
@@ -114,7 +114,7 @@ impl Topic {
     ///
     /// As [`publish`](Topic::publish), up to the commit.
     pub fn publish_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
-        let (offset, end) = append(self.engine.shared(), self.log(), &[message.into()], 0)?;
+        let (offset, end) = append(self.engine.shared(), self.log(), &[message.into()])?;
         Ok(Ticket::new(&self.engine, offset, end))
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     config::{Durability, check_delay},
     delivery::LeaseKey,
     error::{Error, Result},
+    format::entity::Limit,
     ids::{CursorId, LogId, Lsn, Offset, Timestamp},
     message::Message,
     store::Op,
@@ -52,6 +53,8 @@ pub struct Transaction {
     appends: Vec<Append>,
     settles: Vec<Settle>,
     seeks: Vec<(Group, u32, Offset)>,
+    /// Queues that may hold so many messages only, and how many are sent to them.
+    limits: BTreeMap<CursorId, (LogId, Limit, u64)>,
     durability: Durability,
     /// The first operation that cannot be.
     failure: Option<Error>,
@@ -95,6 +98,7 @@ impl Transaction {
             appends: Vec::new(),
             settles: Vec::new(),
             seeks: Vec::new(),
+            limits: BTreeMap::new(),
             durability: engine.shared().config.durability,
             failure: None,
         }
@@ -138,6 +142,9 @@ impl Transaction {
         let message = message.into();
         if let Err(error) = queue.admit(&message) {
             self.failure.get_or_insert(error);
+        }
+        if let Some(limit) = queue.limit() {
+            self.limits.entry(queue.cursor()).or_insert((queue.log(), limit, 0)).2 += 1;
         }
         self.add_delayed(queue.engine(), (queue.log(), 0), message, queue.delay_ms());
         self
@@ -286,8 +293,12 @@ impl Transaction {
                 acks.entry(cursor).or_default().push(offset);
                 endings.push(Ending::Settle);
             }
-            for (cursor, offsets) in &mut acks {
-                offsets.sort_unstable();
+            acks.values_mut().for_each(|offsets| offsets.sort_unstable());
+            let dropped = self.make_room(core, &acks)?;
+            for (cursor, ranges) in dropped.iter().filter(|(_, ranges)| !ranges.is_empty()) {
+                ops.push(Op::AckRanges { cursor: *cursor, ranges });
+            }
+            for (cursor, offsets) in &acks {
                 ops.push(Op::Ack { cursor: *cursor, offsets });
             }
             for (group, partition, next) in &self.seeks {
@@ -307,9 +318,24 @@ impl Transaction {
             let committing = Committing::of(outcome, || self.positions(core));
             if matches!(committing, Committing::Done(..)) {
                 self.take_effect(core, &endings);
+                dropped.iter().for_each(|(cursor, ranges)| core.note_dropped(*cursor, ranges));
             }
             Ok(committing)
         })
+    }
+
+    /// What is to be deleted in queues that may hold so many messages only.
+    fn make_room(
+        &self,
+        core: &mut Core,
+        acks: &BTreeMap<CursorId, Vec<Offset>>,
+    ) -> Result<Vec<(CursorId, Vec<Range<u64>>)>> {
+        let room = |(cursor, (log, limit, messages)): (&CursorId, &(LogId, Limit, u64))| {
+            let acked = acks.get(cursor).map_or(0, |offsets| offsets.len() as u64);
+            let dropped = core.room_for((*cursor, *log, *limit), *messages, acked)?;
+            Ok((*cursor, dropped))
+        };
+        self.limits.iter().map(room).collect()
     }
 
     /// How many records this transaction adds to a partition.

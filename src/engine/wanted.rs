@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::grouped::UNDELAYED;
 use crate::{
-    config::{ATTEMPTS_DEFAULT, Backoff, LEASE_DEFAULT, check_delay, check_lease, check_name},
+    config::{
+        ATTEMPTS_DEFAULT, Backoff, LEASE_DEFAULT, Overflow, check_delay, check_lease, check_name,
+    },
     error::{Error, Result},
-    format::entity::{BackoffMs, DeadLetters, Delivering},
+    format::entity::{BackoffMs, DeadLetters, Delivering, Limit},
 };
 
 /// Settings that were given; what was not is as by default, or as it is.
@@ -19,6 +21,8 @@ pub struct Wanted {
     pub attempts_max: Option<u32>,
     pub dead_letters: Option<String>,
     pub is_ordered: Option<bool>,
+    pub messages_max: Option<u64>,
+    pub overflow: Option<Overflow>,
 }
 
 fn ms(time: Duration) -> u64 {
@@ -54,6 +58,13 @@ impl Wanted {
         if self.life.is_some_and(|life| life.is_zero()) {
             return Err(Error::invalid("time_to_live", "messages that live for no time at all"));
         }
+        if self.messages_max == Some(0) {
+            return Err(Error::invalid("max_messages", "a queue for no messages at all"));
+        }
+        if self.overflow.is_some() && self.messages_max.is_none() {
+            let what = "overflow says what to do when a queue is full; give it max_messages, too";
+            return Err(Error::invalid("overflow", what));
+        }
         if self.is_ordered == Some(true) && self.delay.is_some_and(|delay| !delay.is_zero()) {
             return Err(Error::invalid("delay", UNDELAYED));
         }
@@ -74,6 +85,10 @@ impl Wanted {
             life_ms: self.life.map_or(0, ms),
             dead_letters: grave.map(|queue| DeadLetters { queue, attempts_max }),
             is_ordered: self.is_ordered.unwrap_or(false),
+            limit: self.messages_max.map(|messages| {
+                let drops_oldest = self.overflow == Some(Overflow::DropOldest);
+                Limit { messages, drops_oldest }
+            }),
         }
     }
 
@@ -98,6 +113,7 @@ impl Wanted {
             && same(self.delay.is_some(), wanted.delay_ms == there.delay_ms)
             && same(self.backoff.is_some(), wanted.backoff == there.backoff)
             && same(self.life.is_some(), wanted.life_ms == there.life_ms)
+            && same(self.messages_max.is_some(), wanted.limit == there.limit)
             && same(self.is_ordered.is_some(), wanted.is_ordered == there.is_ordered)
             && same(
                 self.attempts_max.is_some(),

@@ -44,6 +44,16 @@ pub struct Delivering {
     pub dead_letters: Option<DeadLetters>,
     /// Whether messages with one key are delivered in order, and one at a time.
     pub is_ordered: bool,
+    /// How many messages there may be, of a queue.
+    pub limit: Option<Limit>,
+}
+
+/// How many messages a queue may hold, and what is done about one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    pub messages: u64,
+    /// Whether the oldest ones make room; if not, what does not fit is refused.
+    pub drops_oldest: bool,
 }
 
 /// How long a message waits after its n-th failure.
@@ -80,6 +90,7 @@ impl Delivering {
             life_ms: 0,
             dead_letters: None,
             is_ordered: false,
+            limit: None,
         }
     }
 }
@@ -152,6 +163,9 @@ impl Entity {
         let dead_letters = self.delivering().and_then(|it| it.dead_letters);
         if dead_letters.is_some_and(|it| it.queue == self.id || it.attempts_max == 0) {
             return Err(Malformed("dead letters go nowhere"));
+        }
+        if self.delivering().and_then(|it| it.limit).is_some_and(|it| it.messages == 0) {
+            return Err(Malformed("a queue for no messages"));
         }
         Ok(())
     }
