@@ -10,10 +10,9 @@ use std::{
 
 use super::{
     core::{Core, deleted},
-    dead::{Death, EXPIRED, UNSETTLED},
     delivery::Delivery,
     handle::Engine,
-    shared::{Committing, Shared},
+    shared::Shared,
     wait::{Attempt, Awaited, Watch, blocking},
 };
 use crate::{
@@ -35,7 +34,7 @@ pub struct Consumer {
     pub log: LogId,
     watch: Arc<Watch>,
     lease: Duration,
-    life_ms: u64,
+    pub life_ms: u64,
     pub retry: Retry,
     /// Those who receive from a queue that is ordered by key take turns.
     pub turn: Arc<Mutex<()>>,
@@ -214,22 +213,6 @@ impl Consumer {
         outcome.map(Some)
     }
 
-    /// The same for a queue that is ordered by key.
-    fn attempt_many_ordered(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
-        let mut deliveries = Vec::new();
-        while deliveries.len() < most {
-            match self.attempt_ordered() {
-                Ok(Attempt::Got(delivery)) => deliveries.push(delivery),
-                Ok(Attempt::Wait(waiting)) if deliveries.is_empty() => {
-                    return Ok(Attempt::Wait(waiting));
-                }
-                Err(error) if deliveries.is_empty() => return Err(error),
-                Ok(Attempt::Wait(_)) | Err(_) => break,
-            }
-        }
-        Ok(Attempt::Got(deliveries))
-    }
-
     /// Takes the core, with all leases ended whose time has come, and their failures counted.
     pub fn lock_expired(&self) -> Result<(MutexGuard<'_, Core>, Duration)> {
         let shared = self.shared();
@@ -349,48 +332,6 @@ impl Consumer {
             self.shared().lock().store.remember(self.log, block);
         }
         Ok(stored)
-    }
-
-    /// Whether a message on lease is none to be delivered, as it was tried too often, or its life is
-    /// over: then it is moved to the dead letters, or dropped.
-    #[inline]
-    pub fn discards(
-        &self,
-        stored: &Stored,
-        key: LeaseKey,
-        attempts: u32,
-        grave: Option<DeadLetters>,
-    ) -> Result<bool> {
-        let expires = stored.expires(self.life_ms);
-        if grave.is_none() && expires.is_none() {
-            return Ok(false);
-        }
-        let (cursor, shared) = (self.cursor, self.shared());
-        if let Some(grave) = grave {
-            let death = Death { cursor, key, stored, attempts, reason: UNSETTLED };
-            return shared.bury_or_wait(&death, grave).map(|_| true);
-        }
-        let now = shared.lock_open()?.steady(shared.elapsed());
-        if expires.is_none_or(|expires| now < expires) {
-            return Ok(false);
-        }
-        if let Some(grave) = self.retry.dead_letters {
-            let attempts = attempts.saturating_sub(1);
-            let death = Death { cursor, key, stored, attempts, reason: EXPIRED };
-            return shared.bury_or_wait(&death, grave).map(|_| true);
-        }
-        let dropped = shared.transact(|core| {
-            let offset = core.held(cursor, key, shared.elapsed())?;
-            let outcome = core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now())?;
-            let committing = Committing::of(outcome, || ());
-            if matches!(committing, Committing::Done(..)) {
-                core.settle_lease(cursor, key);
-            }
-            Ok(committing)
-        });
-        dropped?;
-        shared.flusher.soon(shared);
-        Ok(true)
     }
 
     /// Reads one message. `None` if it is none to be delivered.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{
+    consumer::Consumer,
     core::Core,
     fate::Exhumed,
     shared::{Committing, Shared},
@@ -149,5 +150,49 @@ impl Shared {
                 return;
             }
         }
+    }
+}
+
+impl Consumer {
+    /// Whether a message on lease is none to be delivered, as it was tried too often, or its life is
+    /// over: then it is moved to the dead letters, or dropped.
+    #[inline]
+    pub fn discards(
+        &self,
+        stored: &Stored,
+        key: LeaseKey,
+        attempts: u32,
+        grave: Option<DeadLetters>,
+    ) -> Result<bool> {
+        let expires = stored.expires(self.life_ms);
+        if grave.is_none() && expires.is_none() {
+            return Ok(false);
+        }
+        let (cursor, shared) = (self.cursor, self.shared());
+        if let Some(grave) = grave {
+            let death = Death { cursor, key, stored, attempts, reason: UNSETTLED };
+            return shared.bury_or_wait(&death, grave).map(|_| true);
+        }
+        let now = shared.lock_open()?.steady(shared.elapsed());
+        if expires.is_none_or(|expires| now < expires) {
+            return Ok(false);
+        }
+        if let Some(grave) = self.retry.dead_letters {
+            let attempts = attempts.saturating_sub(1);
+            let death = Death { cursor, key, stored, attempts, reason: EXPIRED };
+            return shared.bury_or_wait(&death, grave).map(|_| true);
+        }
+        let dropped = shared.transact(|core| {
+            let offset = core.held(cursor, key, shared.elapsed())?;
+            let outcome = core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now())?;
+            let committing = Committing::of(outcome, || ());
+            if matches!(committing, Committing::Done(..)) {
+                core.settle_lease(cursor, key);
+            }
+            Ok(committing)
+        });
+        dropped?;
+        shared.flusher.soon(shared);
+        Ok(true)
     }
 }

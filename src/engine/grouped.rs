@@ -91,6 +91,25 @@ impl Consumer {
         }
     }
 
+    /// Receives up to `most` messages, each of another key.
+    pub fn attempt_many_ordered(
+        self: &Arc<Consumer>,
+        most: usize,
+    ) -> Result<Attempt<Vec<Delivery>>> {
+        let mut deliveries = Vec::new();
+        while deliveries.len() < most {
+            match self.attempt_ordered() {
+                Ok(Attempt::Got(delivery)) => deliveries.push(delivery),
+                Ok(Attempt::Wait(waiting)) if deliveries.is_empty() => {
+                    return Ok(Attempt::Wait(waiting));
+                }
+                Err(error) if deliveries.is_empty() => return Err(error),
+                Ok(Attempt::Wait(_)) | Err(_) => break,
+            }
+        }
+        Ok(Attempt::Got(deliveries))
+    }
+
     /// Has the messages that wait for another attempt keep their groups busy: they were delivered
     /// before those behind them, in an earlier life.
     fn prepare_groups(&self) -> Result<()> {
