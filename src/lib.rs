@@ -70,6 +70,8 @@ mod stream;
 mod engine;
 
 pub use config::{Backoff, Durability, IoMode, Overflow};
+#[cfg(feature = "stream")]
+pub use engine::Deliveries;
 pub use engine::{
     Browse, Browsed, ConsumerStats, Crossing, Delivery, Engine, Group, GroupBuilder, Level,
     LevelWatch, Options, OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record,

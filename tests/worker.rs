@@ -247,3 +247,44 @@ fn tasks_can_work_too() {
     engine.close().unwrap();
     working.join().unwrap().unwrap();
 }
+
+#[test]
+fn a_batch_is_acked_as_one() {
+    let (engine, _dir) = engine();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send_batch((0..20).map(|n| n.to_string())).unwrap();
+    let all = queue.receive_batch(10, Duration::ZERO).unwrap();
+    queue.ack_batch(&all).unwrap();
+    assert_eq!(queue.depth().unwrap(), 10);
+    let rest = queue.receive_batch(10, Duration::ZERO).unwrap();
+    rest[3].ack().unwrap();
+    assert_eq!(queue.ack_batch(&rest).unwrap_err().kind(), ErrorKind::LeaseLost);
+    assert_eq!(queue.depth().unwrap(), 9, "none of the others");
+    queue.ack_batch([]).unwrap();
+}
+
+#[cfg(feature = "stream")]
+#[test]
+fn deliveries_are_a_stream() {
+    use futures_core::Stream;
+    let (engine, _dir) = engine();
+    let queue = engine.queue("q").create().unwrap();
+    let mut deliveries = queue.deliveries();
+    let other = queue.clone();
+    let sending = thread::spawn(move || (0..100).for_each(|n| drop(other.send(n.to_string()))));
+    let mut next = || {
+        let pinned = &mut deliveries;
+        block_on(std::future::poll_fn(|context| {
+            std::pin::Pin::new(&mut *pinned).poll_next(context)
+        }))
+    };
+    for n in 0..100 {
+        let delivery = next().unwrap().unwrap();
+        assert_eq!(delivery.payload(), n.to_string().as_bytes());
+        delivery.ack().unwrap();
+    }
+    sending.join().unwrap();
+    engine.close().unwrap();
+    assert!(next().is_none());
+    assert!(next().is_none());
+}

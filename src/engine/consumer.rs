@@ -417,6 +417,15 @@ impl Consumer {
         Awaited::new(move || consumer.attempt_one())
     }
 
+    pub fn ack_batch<'d>(&self, deliveries: impl IntoIterator<Item = &'d Delivery>) -> Result<()> {
+        let mut tx = self.engine.transaction();
+        tx.durability(self.durability);
+        for delivery in deliveries {
+            tx.ack(delivery);
+        }
+        tx.commit().map(drop)
+    }
+
     /// How many messages are not acked, as far as they are committed.
     pub fn depth(&self) -> Result<u64> {
         let core = self.shared().lock_open()?;

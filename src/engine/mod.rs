@@ -13,6 +13,8 @@ mod closing;
 mod consumer;
 mod core;
 mod dead;
+#[cfg(feature = "stream")]
+mod deliveries;
 mod delivery;
 mod fate;
 mod group;
@@ -42,6 +44,8 @@ mod worker;
 
 pub use browse::{Browse, Browsed};
 pub use builders::{GroupBuilder, QueueBuilder, StreamBuilder, SubscriptionBuilder, TopicBuilder};
+#[cfg(feature = "stream")]
+pub use deliveries::Deliveries;
 pub use delivery::Delivery;
 pub use group::Group;
 pub use handle::Engine;

@@ -2,6 +2,8 @@
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
+#[cfg(feature = "stream")]
+use super::deliveries::Deliveries;
 use super::{
     browse::Browse,
     consumer::Consumer,
@@ -270,6 +272,23 @@ impl Queue {
         call: impl Fn(Crossing) + Send + Sync + 'static,
     ) -> Result<LevelWatch> {
         self.consumer.watch_level(level, call)
+    }
+
+    /// Acks deliveries as one commit: all of them, or none. They may be of other queues, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Delivery::ack`]; if one lease is lost, none is acked.
+    pub fn ack_batch<'d>(&self, deliveries: impl IntoIterator<Item = &'d Delivery>) -> Result<()> {
+        self.consumer.ack_batch(deliveries)
+    }
+
+    /// The messages, as they come, for `while let Some(delivery) = deliveries.next().await`. It ends
+    /// when the engine is closed, and loses nothing when it is dropped.
+    #[cfg(feature = "stream")]
+    #[must_use]
+    pub fn deliveries(&self) -> Deliveries {
+        Deliveries::new(&self.consumer)
     }
 
     /// A worker that runs a handler for each message of this queue, on threads of its own or as tasks.

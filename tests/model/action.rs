@@ -136,7 +136,12 @@ fn name() -> impl Strategy<Value = Name> {
 
 /// Queues to receive from: the dead letters are one.
 fn from() -> impl Strategy<Value = Name> {
-    prop_oneof![5 => Just(0u8), 3 => Just(1u8), 1 => Just(2u8)]
+    prop_oneof![4 => Just(0u8), 3 => Just(1u8), 1 => Just(2u8), 2 => Just(3u8)]
+}
+
+/// Queues to send to: of the dead letters nobody does.
+fn to() -> impl Strategy<Value = Name> {
+    prop_oneof![4 => Just(0u8), 2 => Just(1u8), 2 => Just(3u8)]
 }
 
 fn how() -> impl Strategy<Value = How> {
@@ -158,7 +163,7 @@ fn messages() -> impl Strategy<Value = u8> {
 
 fn part() -> impl Strategy<Value = TxPart> {
     prop_oneof![
-        name().prop_map(TxPart::Send),
+        to().prop_map(TxPart::Send),
         name().prop_map(TxPart::SendLater),
         name().prop_map(TxPart::Publish),
         name().prop_map(TxPart::Append),
@@ -176,8 +181,8 @@ fn part() -> impl Strategy<Value = TxPart> {
 pub fn action() -> impl Strategy<Value = Action> {
     use Action::*;
     prop_oneof![
-        2 => name().prop_map(CreateQueue),
-        1 => name().prop_map(DeleteQueue),
+        2 => to().prop_map(CreateQueue),
+        1 => to().prop_map(DeleteQueue),
         2 => name().prop_map(CreateTopic),
         1 => name().prop_map(DeleteTopic),
         3 => (name(), name()).prop_map(|(t, s)| Subscribe(t, s)),
@@ -185,14 +190,14 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => name().prop_map(CreateStream),
         1 => name().prop_map(DeleteStream),
         2 => (name(), name()).prop_map(|(s, g)| CreateGroup(s, g)),
-        12 => (name(), messages(), bytes(), how())
+        12 => (to(), messages(), bytes(), how())
             .prop_map(|(queue, messages, bytes, how)| Send { queue, messages, bytes, how }),
         8 => (name(), messages(), bytes(), how())
             .prop_map(|(topic, messages, bytes, how)| Publish { topic, messages, bytes, how }),
         8 => (name(), messages(), bytes(), how())
             .prop_map(|(stream, messages, bytes, how)| Append { stream, messages, bytes, how }),
         16 => from().prop_map(|queue| Receive { queue }),
-        10 => (name(), name())
+        16 => (name(), 0..2u8)
             .prop_map(|(topic, subscription)| ReceiveFrom { topic, subscription }),
         16 => any::<u8>().prop_map(Ack),
         4 => any::<u8>().prop_map(Nack),
@@ -227,14 +232,17 @@ pub fn action() -> impl Strategy<Value = Action> {
 
 pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
     // A store with nothing in it is of little interest.
-    proptest::collection::vec(action(), 1..most).prop_map(|mut actions| {
-        let first = [
+    (proptest::collection::vec(action(), 1..most), 0..8u8).prop_map(|(mut actions, more)| {
+        let mut first = vec![
             Action::CreateQueue(0),
             Action::CreateTopic(0),
             Action::Subscribe(0, 0),
             Action::CreateStream(0),
             Action::CreateGroup(0, 0),
         ];
+        let others = [Action::CreateQueue(1), Action::CreateQueue(3), Action::Subscribe(0, 1)];
+        let wanted = others.into_iter().enumerate().filter(|(n, _)| more >> n & 1 == 1);
+        first.extend(wanted.map(|(_, action)| action));
         actions.splice(0..0, first);
         actions
     })

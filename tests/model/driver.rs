@@ -7,8 +7,8 @@ use std::{
 };
 
 use posthouse::{
-    Delivery, Durability, Engine, Error, ErrorKind, Message, Offset, Queue, Stream, Subscription,
-    Ticket, Topic, Transaction,
+    Delivery, Durability, Engine, Error, ErrorKind, Message, Offset, Overflow, Queue, Stream,
+    Subscription, Ticket, Topic, Transaction,
 };
 
 use super::{
@@ -16,7 +16,8 @@ use super::{
     action::{Action, ERRORS, How, Name, TIMES, TxPart},
     oracle::Oracle,
     state::{
-        ATTEMPTS_MAX, DEAD, Entry, Msg, PartitionState, RETRIED, State, StreamState, Unacked, dump,
+        ATTEMPTS_MAX, BOUNDED, DEAD, Entry, MESSAGES_MAX, Msg, ORDERED, PartitionState, RETRIED,
+        State, StreamState, Unacked, dump,
     },
 };
 
@@ -404,7 +405,11 @@ impl<'a> Driver<'a> {
         let name = queue_name(name);
         let builder = self.engine().queue(&name).lease(LEASE);
         let is_retried = name == RETRIED;
-        let builder = if is_retried { builder.max_attempts(ATTEMPTS_MAX) } else { builder };
+        let builder = match &*name {
+            RETRIED => builder.max_attempts(ATTEMPTS_MAX),
+            BOUNDED => builder.max_messages(MESSAGES_MAX).overflow(Overflow::DropOldest),
+            _ => builder,
+        };
         let made = builder.create().map(drop);
         self.commit(made, |state| {
             if is_retried && !state.queues.contains_key(RETRIED) {
@@ -450,9 +455,10 @@ impl<'a> Driver<'a> {
         if !self.now().topics.contains_key(&topic) {
             return Ok(Some(()));
         }
-        let made = self
-            .topic(&topic)
-            .and_then(|topic| topic.subscription(&name).lease(LEASE).create().map(drop));
+        let made = self.topic(&topic).and_then(|topic| {
+            let builder = topic.subscription(&name).lease(LEASE);
+            builder.ordered_by_key(name == ORDERED).create().map(drop)
+        });
         self.commit(made, |state| {
             let topic = state.topics.get_mut(&topic).unwrap();
             topic.subscriptions.entry(name).or_default();
@@ -541,8 +547,13 @@ impl<'a> Driver<'a> {
         let Some(first) = self.now().queues.get(&name).map(|queue| queue.next) else {
             return Ok(Some(()));
         };
+        let count = if name == BOUNDED { count % 8 } else { count };
         let messages = self.messages(count, bytes);
         let queue = self.queue(&name)?;
+        let Some(dropped) = self.dropped(&name, messages.len()) else {
+            let refused = queue.send_batch(messages.iter().map(Msg::message)).map(drop);
+            return self.expect(refused, ErrorKind::QueueFull);
+        };
         let sent = match how {
             _ if messages.len() != 1 => {
                 let batch = messages.iter().map(Msg::message);
@@ -557,7 +568,9 @@ impl<'a> Driver<'a> {
         let how = if messages.len() > 1 && how == How::Waited { How::Sync } else { how };
         let count = messages.len() as u64;
         let Some(offset) = self.commit_as(how, sent, |state| {
-            state.queues.get_mut(&name).unwrap().send(&messages);
+            let queue = state.queues.get_mut(&name).unwrap();
+            queue.unacked.retain(|offset, _| !dropped.contains(offset));
+            queue.send(&messages);
         })?
         else {
             return Ok(None);
@@ -565,6 +578,17 @@ impl<'a> Driver<'a> {
         assert_eq!(offset, Offset(first));
         self.bear(&Whose::Queue(name), first, count);
         Ok(Some(()))
+    }
+
+    /// What a queue drops when so many more are sent; `None` if they do not fit.
+    fn dropped(&self, name: &str, more: usize) -> Option<Vec<u64>> {
+        let depth = self.now().queues[name].unacked.len() + more;
+        let excess = depth.saturating_sub(MESSAGES_MAX as usize);
+        if name != BOUNDED || excess == 0 {
+            return Some(Vec::new());
+        }
+        let idle = self.idle(name).unwrap_or_default();
+        (idle.len() >= excess).then(|| idle[..excess].to_vec())
     }
 
     fn bear(&mut self, whose: &Whose, first: u64, count: u64) {
@@ -689,7 +713,9 @@ impl<'a> Driver<'a> {
                 let may_wait = entry.waits && self.is_due(&whose, *offset) != Some(true);
                 // One that cannot be moved to the dead letters stays, and is not delivered.
                 let is_doomed = self.doomed && is_retried;
-                assert!(is_hidden || may_wait || is_doomed, "message {offset} is withheld");
+                let is_behind = whose.is_ordered() && self.first_of_key(&whose, entry) < *offset;
+                let may_be = is_hidden || may_wait || is_doomed || is_behind;
+                assert!(may_be, "message {offset} is withheld");
             }
             return Ok(Some(()));
         };
@@ -701,9 +727,13 @@ impl<'a> Driver<'a> {
         assert_eq!(entry.attempts + 1, delivery.attempt());
         let too_early = entry.waits && self.is_due(&whose, offset) == Some(false);
         assert!(!too_early, "message {offset} of {whose:?} came too early");
-        let last = self.fresh.entry(whose.clone()).or_insert(0);
         // What has waited, or was there before, is not in the order of those that are fresh.
         let is_fresh = !entry.waits && !self.seen.contains(&(whose.clone(), offset));
+        if whose.is_ordered() && entry.msg.key.is_some() {
+            assert_eq!(self.first_of_key(&whose, entry), offset, "it is not its turn");
+        }
+        let is_fresh = is_fresh && !whose.is_ordered();
+        let last = self.fresh.entry(whose.clone()).or_insert(0);
         self.seen.insert((whose.clone(), offset));
         if is_fresh && offset >= *last {
             let mut skipped = free.range(*last..offset);
@@ -737,6 +767,14 @@ impl<'a> Driver<'a> {
         } else if how == Settling::NackAfter {
             self.waits_since.insert(key, self.advances);
         }
+    }
+
+    /// The first message with the same key, of those that are not acked.
+    fn first_of_key(&self, whose: &Whose, entry: &Entry) -> u64 {
+        let unacked = unacked(self.now(), whose).expect("it is there");
+        let key = &entry.msg.key;
+        let same = unacked.iter().find(|(_, other)| key.is_some() && other.msg.key == *key);
+        same.map_or(u64::MAX, |(offset, _)| *offset)
     }
 
     /// Whether a message that waits is due; `None` if that cannot be told.
@@ -906,6 +944,9 @@ impl<'a> Driver<'a> {
             return Ok(Some(()));
         }
         let Held { whose, delivery, granted } = self.held.swap_remove(index);
+        let is_bounded = whose == Whose::Queue(BOUNDED.to_owned());
+        // Which of those that wait are dropped is none of the model's business.
+        let how = if is_bounded && how == Settling::NackAfter { Settling::Nack } else { how };
         let result = match how {
             Settling::Ack => delivery.ack(),
             Settling::Nack => delivery.nack(),
@@ -1143,6 +1184,10 @@ impl<'a> Driver<'a> {
                 let message = self.messages(1, 50);
                 if let (Some(queue), Ok(handle)) = (state.queues.get_mut(&name), self.queue(&name))
                 {
+                    // What makes room for it depends on what else the transaction does.
+                    if name == BOUNDED && queue.unacked.len() as u64 >= MESSAGES_MAX {
+                        return;
+                    }
                     born.push((Whose::Queue(name), queue.next));
                     queue.send(&message);
                     tx.send(&handle, message[0].message());
@@ -1195,6 +1240,9 @@ impl<'a> Driver<'a> {
                 if index < self.held.len() && !settled.contains(&index) {
                     settled.push(index);
                     let Held { whose, delivery, .. } = &self.held[index];
+                    let is_bounded = *whose == Whose::Queue(BOUNDED.to_owned());
+                    let waits = how == Settling::NackAfter;
+                    let how = if is_bounded && waits { Settling::Nack } else { how };
                     let offset = delivery.offset().0;
                     settle_in(state, whose, offset, how);
                     match how {
@@ -1239,6 +1287,10 @@ fn durability(how: How) -> Durability {
 const WAIT: Duration = Duration::from_secs(30);
 
 impl Whose {
+    fn is_ordered(&self) -> bool {
+        matches!(self, Whose::Subscription(_, name) if name == ORDERED)
+    }
+
     fn is_retried(&self) -> bool {
         matches!(self, Whose::Queue(name) if name == RETRIED)
     }

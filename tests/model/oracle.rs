@@ -17,7 +17,7 @@ use std::{
 
 use posthouse::{Durability, Engine, ErrorKind, Options, sim::SimDisk};
 
-use super::state::{Msg, State, dump, look};
+use super::state::{BOUNDED, MESSAGES_MAX, Msg, State, dump, look};
 
 /// How thoroughly each moment is examined.
 #[derive(Clone, Debug)]
@@ -202,6 +202,9 @@ fn add_to_all(engine: &Engine, found: &State) -> State {
     let added = (|| {
         for (name, queue) in &mut state.queues {
             let handle = engine.queue(name).open()?.durability(Durability::Sync);
+            if name == BOUNDED && queue.unacked.len() as u64 >= MESSAGES_MAX {
+                queue.unacked.pop_first();
+            }
             assert_eq!(handle.send(message.message())?.0, queue.next);
             queue.send(std::slice::from_ref(&message));
         }
