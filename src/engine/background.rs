@@ -152,7 +152,8 @@ enum Duty {
     Stop,
     Sync,
     Mark(Lsn),
-    Leases(CursorId),
+    /// A lease has run out, or a message is due.
+    Ring(Duration, CursorId),
 }
 
 fn flush(shared: &Shared) {
@@ -168,7 +169,7 @@ fn flush(shared: &Shared) {
                     let _ = journal.mark(FrameKind::Watermark);
                 }
             }
-            Duty::Leases(cursor) => end_leases(shared, cursor),
+            Duty::Ring(at, cursor) => end_leases(shared, at, cursor),
         }
     }
 }
@@ -195,7 +196,7 @@ fn next_duty(shared: &Shared) -> Duty {
             && at <= now
         {
             agenda.leases.pop();
-            return Duty::Leases(cursor);
+            return Duty::Ring(at, cursor);
         }
         agenda = match agenda.next() {
             Some(at) => {
@@ -221,10 +222,13 @@ fn flush_all(shared: &Shared) {
     }
 }
 
-fn end_leases(shared: &Shared, cursor: CursorId) {
+fn end_leases(shared: &Shared, at: Duration, cursor: CursorId) {
     let mut core = shared.lock();
-    if let Ok(consumption) = core.consumption(cursor) {
-        consumption.armed = None;
+    match core.consumption(cursor) {
+        Ok(consumption) if consumption.armed == Some(at) => consumption.armed = None,
+        // Another timer was set since that rings earlier, or has rung. If this one had another set,
+        // they would never become fewer.
+        _ => return,
     }
     core.expire(cursor, shared.elapsed());
     let mut core = shared.count_failures(core);

@@ -21,6 +21,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::entity::{DeadLetters, Delivering},
     ids::{CursorId, LogId, Offset, Timestamp},
+    journal::Urgency,
     prims::{Mutex, MutexGuard},
     store::{Op, Outcome, Source, Stored},
 };
@@ -197,6 +198,8 @@ impl Consumer {
             offset,
             attempts,
             due: Timestamp(0),
+            // On a full disk the reserve is for acks, and not for this.
+            urgency: Urgency::Ordinary,
         };
         let ops: Vec<Op<'_>> = tried.iter().map(count).collect();
         if ops.is_empty() {

@@ -142,8 +142,14 @@ impl Core {
     /// Notes that a message is to be delivered again, or that something ended for which others
     /// wait.
     pub fn wake_one(&mut self, log: LogId) {
-        if let Some(watched) = self.watches.get(&log) {
-            wake(&mut self.wakes, watched, 1);
+        self.wake_some(log, 1);
+    }
+
+    pub fn wake_some(&mut self, log: LogId, messages: usize) {
+        if messages > 0
+            && let Some(watched) = self.watches.get(&log)
+        {
+            wake(&mut self.wakes, watched, messages);
         }
     }
 

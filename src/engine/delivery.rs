@@ -23,6 +23,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{note::DeadLetter, record::Headers},
     ids::{Lsn, Offset, Timestamp},
+    journal::Urgency,
     message::Message,
     store::{Op, Stored},
 };
@@ -263,7 +264,8 @@ impl Delivery {
                             Ok(Committing::Done((), Lsn(0)))
                         }
                         Fate::Again { attempts, due } => {
-                            let defer = Op::Defer { cursor, offset, attempts, due };
+                            let urgency = Urgency::Freeing;
+                            let defer = Op::Defer { cursor, offset, attempts, due, urgency };
                             let outcome = core.commit(&[defer], shared.now())?;
                             let committing = Committing::of(outcome, || ());
                             if matches!(committing, Committing::Done(..)) {

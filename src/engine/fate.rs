@@ -9,6 +9,7 @@ use crate::{
     error::Result,
     format::entity::DeadLetters,
     ids::{CursorId, Now, Offset, Timestamp},
+    journal::Urgency,
     store::{Op, Outcome, Source},
 };
 
@@ -133,9 +134,7 @@ impl Core {
         let now = self.steady(elapsed);
         if let Some(consumption) = self.consumers.get_mut(&cursor) {
             let (count, log) = (consumption.deliveries.release_due(now), consumption.log);
-            for _ in 0..count {
-                self.wake_one(log);
-            }
+            self.wake_some(log, count);
         }
     }
 
@@ -211,6 +210,7 @@ impl Core {
             offset,
             attempts,
             due,
+            urgency: Urgency::Freeing,
         };
         let ops: Vec<Op<'_>> = failures.iter().map(defer).collect();
         let outcome = store.commit(&ops, now)?;

@@ -21,6 +21,7 @@ use crate::{
     error::{Error, Result},
     format::entity::Limit,
     ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    journal::Urgency,
     message::Message,
     store::Op,
 };
@@ -279,7 +280,8 @@ impl Transaction {
                         let Fate::Again { attempts, due } = fate else {
                             unreachable!("the message is there, and was not tried often enough");
                         };
-                        ops.push(Op::Defer { cursor, offset, attempts, due });
+                        let urgency = Urgency::Freeing;
+                        ops.push(Op::Defer { cursor, offset, attempts, due, urgency });
                         endings.push(Ending::Release(due));
                         continue;
                     }

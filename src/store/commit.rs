@@ -47,6 +47,7 @@ pub enum Op<'a> {
         offset: Offset,
         attempts: u32,
         due: Timestamp,
+        urgency: Urgency,
     },
     /// Sets where a group goes on.
     Seek {
@@ -71,6 +72,7 @@ impl Op<'_> {
     fn urgency(&self) -> Urgency {
         match self {
             Op::Append { .. } | Op::Create { .. } => Urgency::Ordinary,
+            Op::Defer { urgency, .. } => *urgency,
             _ => Urgency::Freeing,
         }
     }
@@ -258,7 +260,7 @@ impl Draft {
                 check_cursor(cursor)?;
                 put_ack_ranges(out, cursor, ranges);
             }
-            Op::Defer { cursor, offset, attempts, due } => {
+            Op::Defer { cursor, offset, attempts, due, .. } => {
                 check_cursor(cursor)?;
                 put_defer(out, cursor, offset, attempts, due);
                 self.deferred.push(Deferred { cursor, offset, attempts, due });
