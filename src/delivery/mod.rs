@@ -218,6 +218,17 @@ impl Deliveries {
         Some(offset)
     }
 
+    /// Ends a lease as if it had never been granted: a message that was fresh is fresh again, where
+    /// nothing else was delivered behind it. To be called for the last one first.
+    pub fn take_back(&mut self, key: LeaseKey, acked: &impl Acked) {
+        let Some(offset) = self.leases.end(key) else { return };
+        if offset < self.next && acked.next_unacked(offset.next(), self.next).is_none() {
+            self.next = offset;
+        } else {
+            self.released.insert(offset.0);
+        }
+    }
+
     /// Leases one of those that were released.
     pub fn lease_released(&mut self, offset: Offset, deadline: Duration) -> Option<LeaseKey> {
         self.released.remove(offset.0).then(|| self.leases.grant(offset, deadline))

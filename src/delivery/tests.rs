@@ -210,3 +210,22 @@ proptest! {
         }
     }
 }
+
+/// Where an attempt cannot be counted for now, nothing was delivered: the order stays as it was.
+#[test]
+fn a_lease_that_is_taken_back_leaves_the_order_as_it_was() {
+    let mut deliveries = Deliveries::new(Offset(0));
+    let acks = Acks([1].into());
+    let keys: Vec<_> = (0..3).map(|_| lease(&mut deliveries, &acks, 9).expect("fresh")).collect();
+    assert_eq!(keys.iter().map(|it| it.0).collect::<Vec<_>>(), [0, 2, 3]);
+    for (_, key) in keys.iter().rev() {
+        deliveries.take_back(*key, &acks);
+    }
+    let again: Vec<_> = (0..3).map(|_| lease(&mut deliveries, &acks, 9).expect("fresh")).collect();
+    assert_eq!(again.iter().map(|it| it.0).collect::<Vec<_>>(), [0, 2, 3]);
+    // Others were delivered behind it meanwhile: it comes again all the same.
+    deliveries.take_back(again[0].1, &acks);
+    let rest: BTreeSet<u64> =
+        std::iter::from_fn(|| lease(&mut deliveries, &acks, 9)).map(|it| it.0).collect();
+    assert_eq!(rest, [0, 4, 5, 6, 7, 8].into());
+}

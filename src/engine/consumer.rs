@@ -210,8 +210,8 @@ impl Consumer {
             self.shared().flusher.soon(self.shared());
             return Ok(None);
         }
-        for (_, key, _) in tried {
-            core.put_back(cursor, *key);
+        for (_, key, _) in tried.iter().rev() {
+            core.take_back(cursor, *key);
         }
         outcome.map(Some)
     }

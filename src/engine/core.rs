@@ -346,6 +346,17 @@ impl Core {
         self.release(cursor, key, Timestamp(0));
     }
 
+    /// Ends a lease as if it had never been granted.
+    pub fn take_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(acks) = self.store.acks(cursor)
+        {
+            consumption.deliveries.take_back(key, acks);
+            let log = consumption.log;
+            self.wake_one(log);
+        }
+    }
+
     pub(super) fn wake_or_arm(&mut self, cursor: CursorId, log: LogId, due: Timestamp) {
         if due == Timestamp(0) {
             self.wake_one(log);
