@@ -124,6 +124,12 @@ impl<'a> Message<'a> {
         self
     }
 
+    /// Whether it has what few messages have: a delay, an end of life, or a note.
+    #[inline]
+    pub(crate) fn has_more(&self) -> bool {
+        self.more.is_some()
+    }
+
     /// How many milliseconds it lives.
     #[inline]
     pub(crate) fn lives_ms(&self) -> Option<u64> {

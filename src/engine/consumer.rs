@@ -132,11 +132,22 @@ impl Consumer {
             return self.attempt_ordered();
         }
         loop {
-            let picked = match self
-                .lease_with(self.retry.counts_first(), |core, elapsed| self.pick(core, elapsed))?
-            {
-                Attempt::Got(picked) => picked,
-                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+            let picked = if self.retry.counts_first() {
+                match self.lease_with(true, |core, elapsed| self.pick(core, elapsed))? {
+                    Attempt::Got(picked) => picked,
+                    Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+                }
+            } else {
+                let (mut core, elapsed) = self.lock_expired()?;
+                let picked = self.pick(&mut core, elapsed);
+                let waiting = matches!(picked, Ok(None)).then(|| self.watch.begin());
+                self.finish_picking(core);
+                match (picked?, waiting) {
+                    (Some(picked), _) => picked,
+                    (None, waiting) => {
+                        return Ok(Attempt::Wait(waiting.expect("there was none to be picked")));
+                    }
+                }
             };
             let key = picked.key;
             match self.read_one(picked) {
@@ -328,7 +339,7 @@ impl Consumer {
         Ok(deliveries)
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn load(&self, source: Source, offset: Offset) -> Result<Stored> {
         let (stored, block) = source.load(offset)?;
         if let Some(block) = block {

@@ -169,13 +169,13 @@ impl Core {
             self.check_alarms();
         }
         if self.wakes.is_empty() && self.timers.is_empty() && self.rings.is_empty() {
-            return Wakes::default();
+            return Wakes(None);
         }
-        Wakes {
+        Wakes(Some(Box::new(Waking {
             watches: mem::take(&mut self.wakes),
             timers: mem::take(&mut self.timers),
             rings: mem::take(&mut self.rings),
-        }
+        })))
     }
 
     /// Sets a timer for what a cursor waits for next, unless one is set that rings in time.
@@ -428,9 +428,12 @@ fn wake(wakes: &mut Vec<(Arc<Watch>, usize)>, watched: &Watched, messages: usize
     }
 }
 
-/// Those to be woken, timers to be set, and calls to be made.
-#[derive(Debug, Default)]
-pub struct Wakes {
+/// Those to be woken, timers to be set, and calls to be made. Mostly there are none.
+#[derive(Debug)]
+pub struct Wakes(Option<Box<Waking>>);
+
+#[derive(Debug)]
+struct Waking {
     watches: Vec<(Arc<Watch>, usize)>,
     timers: Vec<(Duration, CursorId)>,
     rings: Vec<Ring>,
@@ -439,17 +442,18 @@ pub struct Wakes {
 impl Wakes {
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.watches.is_empty() && self.timers.is_empty() && self.rings.is_empty()
+        self.0.is_none()
     }
 
     pub fn wake(self, set_timer: impl Fn(Duration, CursorId)) {
-        for (at, cursor) in self.timers {
+        let Some(waking) = self.0 else { return };
+        for (at, cursor) in waking.timers {
             set_timer(at, cursor);
         }
-        for (watch, most) in self.watches {
+        for (watch, most) in waking.watches {
             watch.wake(most);
         }
-        self.rings.into_iter().for_each(Ring::ring);
+        waking.rings.into_iter().for_each(Ring::ring);
     }
 }
 

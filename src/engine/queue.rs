@@ -81,6 +81,7 @@ impl Queue {
         if self.consumer.is_ordered { check_ordered(message) } else { Ok(()) }
     }
 
+    #[inline]
     fn append(&self, messages: &[Message<'_>]) -> Result<(Offset, Lsn)> {
         self.append_or(messages, |_, _| {})
     }
@@ -91,12 +92,12 @@ impl Queue {
         messages: &[Message<'_>],
         mut full: impl FnMut(&mut Core, CursorId),
     ) -> Result<(Offset, Lsn)> {
-        messages.iter().try_for_each(|message| self.admit(message))?;
         let (shared, log, delay_ms) = (self.consumer.shared(), self.log(), self.delay_ms);
-        let is_delayed = delay_ms > 0 || messages.iter().any(|it| it.delay().is_some());
-        if !is_delayed && self.limit.is_none() {
+        let is_plain = delay_ms == 0 && self.limit.is_none() && !self.consumer.is_ordered;
+        if is_plain && !messages.iter().any(Message::has_more) {
             return append(shared, log, messages);
         }
+        messages.iter().try_for_each(|message| self.admit(message))?;
         let cursor = self.consumer.cursor;
         shared.transact(|core| {
             if messages.is_empty() {

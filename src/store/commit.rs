@@ -245,10 +245,8 @@ impl Draft {
                     None => found.next(),
                 };
                 self.add_messages(log, next, messages, config.message_bytes_max, now.stamp)?;
-                if messages.iter().any(|it| it.lives_ms().is_some()) {
+                if delay_ms > 0 || messages.iter().any(Message::has_more) {
                     check_lives(found, messages)?;
-                }
-                if delay_ms > 0 || messages.iter().any(|it| it.delay().is_some()) {
                     self.add_delays(state, (log, next), messages, delay_ms, now.steady)?;
                 }
             }
@@ -316,6 +314,9 @@ impl Draft {
 }
 
 fn check_lives(log: &Log, messages: &[Message<'_>]) -> Result<()> {
+    if messages.iter().all(|it| it.lives_ms().is_none()) {
+        return Ok(());
+    }
     if log.keeps_acked {
         let what = "a stream keeps its records until it is trimmed; set no expire_after";
         return Err(Error::invalid("expire_after", what));
@@ -336,6 +337,9 @@ impl Draft {
         delay_ms: u64,
         now: Timestamp,
     ) -> Result<()> {
+        if delay_ms == 0 && messages.iter().all(|it| it.delay().is_none()) {
+            return Ok(());
+        }
         let cursor = CursorId(log.0);
         if !state.cursors.contains_key(&cursor) {
             let what = "only messages of queues can be delivered later, not those of topics and \
