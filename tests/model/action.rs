@@ -224,8 +224,8 @@ pub fn action() -> impl Strategy<Value = Action> {
         3 => Just(PowerCut),
         4 => (1..60u8).prop_map(PowerCutIn),
         4 => (0..60u8, 0..6u8).prop_map(|(calls, error)| CallFails(calls, error)),
-        3 => (0..8u8).prop_map(SyncFails),
-        2 => (0..5u8).prop_map(CheckpointFails),
+        5 => (0..8u8).prop_map(SyncFails),
+        6 => (0..5u8).prop_map(CheckpointFails),
         1 => (0..5u8).prop_map(Clock),
     ]
 }
