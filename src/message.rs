@@ -34,6 +34,8 @@ struct More {
     lives_ms: Option<u64>,
     /// What the engine has noted about it, as it is stored.
     note: Option<Vec<u8>>,
+    /// Whether the engine moves it: it was let in before, and no limit of today keeps it out.
+    is_moved: bool,
 }
 
 /// When a message is to be delivered.
@@ -144,7 +146,12 @@ impl<'a> Message<'a> {
     /// Notes something about the message that is stored with it, and that its headers do not show.
     pub(crate) fn noting(mut self, note: Vec<u8>) -> Message<'a> {
         self.more().note = Some(note);
+        self.more().is_moved = true;
         self
+    }
+
+    pub(crate) fn is_moved(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.is_moved)
     }
 
     /// What is noted.

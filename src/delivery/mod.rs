@@ -246,7 +246,17 @@ impl Deliveries {
     /// Messages that could be delivered now, oldest first.
     pub fn ready<'a>(&'a self, acked: &'a impl Acked, end: Offset) -> impl Iterator<Item = Offset> {
         let unacked = |offset: &Offset| acked.next_unacked(*offset, offset.next()).is_some();
-        let mut released = self.released.iter().map(Offset).filter(unacked).peekable();
+        let mut due: Vec<Offset> = self.due.iter().copied().collect();
+        due.sort_unstable();
+        let mut due = due.into_iter().peekable();
+        let mut released = self.released.iter().map(Offset).peekable();
+        let mut released = std::iter::from_fn(move || match (due.peek(), released.peek()) {
+            (Some(due_one), Some(released_one)) if due_one > released_one => released.next(),
+            (Some(_), _) => due.next(),
+            (None, _) => released.next(),
+        })
+        .filter(unacked)
+        .peekable();
         let mut next = self.next;
         std::iter::from_fn(move || {
             let mut fresh = acked.next_unacked(next, end);

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     error::Result,
-    format::{note::DeadLetter, record::Headers},
+    format::{
+        note::{DeadLetter, Life},
+        record::Headers,
+    },
     ids::{Offset, Timestamp},
     message::Message,
     store::{Op, Stored},
@@ -70,6 +73,11 @@ impl Browsed {
     #[must_use]
     pub fn due(&self) -> Option<Timestamp> {
         (self.due != Timestamp(0)).then_some(self.due)
+    }
+
+    /// What is noted about its life.
+    pub(super) fn life(&self) -> Life {
+        self.stored.life()
     }
 
     /// What is known of the message if it is a dead letter: where it comes from, and why it is here.
@@ -215,7 +223,7 @@ impl Consumer {
         let busy = leased.range(within.clone()).map(|offset| offset.0);
         for busy in busy.chain([within.end.0]) {
             if idle.len() < RANGES_AT_ONCE && at < busy {
-                idle.extend(acks.unacked_in(at..busy));
+                idle.extend(acks.unacked_up_to(at..busy, RANGES_AT_ONCE - idle.len()));
             }
             at = busy + 1;
         }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::Durability,
     delivery::{LeaseKey, Retry},
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     format::entity::{DeadLetters, Delivering},
     ids::{CursorId, LogId, Offset, Timestamp},
     journal::Urgency,
@@ -53,12 +53,6 @@ pub struct Picked {
     pub attempt: u32,
     /// Where it belongs instead, as it was tried too often.
     pub grave: Option<DeadLetters>,
-}
-
-impl AsRef<[Picked]> for Picked {
-    fn as_ref(&self) -> &[Picked] {
-        std::slice::from_ref(self)
-    }
 }
 
 impl Consumer {
@@ -109,16 +103,15 @@ impl Consumer {
 
     /// Leases and reads up to `most` messages, or waits.
     fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
-        if self.is_ordered {
-            return self.attempt_many_ordered(most);
+        if self.reads_first() {
+            return self.attempt_each(most);
         }
         loop {
-            let picked = match self.lease_with(self.retry.counts_first(), |core, elapsed| {
-                self.pick_many(core, elapsed, most)
-            })? {
-                Attempt::Got(picked) => picked,
-                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
-            };
+            let picked =
+                match self.lease_with(|core, elapsed| self.pick_many(core, elapsed, most))? {
+                    Attempt::Got(picked) => picked,
+                    Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+                };
             let deliveries = self.read(picked)?;
             if !deliveries.is_empty() {
                 return Ok(Attempt::Got(deliveries));
@@ -126,28 +119,20 @@ impl Consumer {
         }
     }
 
+    /// Whether something is to be done with a message once it was read, and before it is delivered.
+    fn reads_first(&self) -> bool {
+        self.is_ordered || self.retry.counts_first()
+    }
+
     /// The same for one message.
     fn attempt_one(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
-        if self.is_ordered {
-            return self.attempt_ordered();
+        if self.reads_first() {
+            return self.attempt_read();
         }
         loop {
-            let picked = if self.retry.counts_first() {
-                match self.lease_with(true, |core, elapsed| self.pick(core, elapsed))? {
-                    Attempt::Got(picked) => picked,
-                    Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
-                }
-            } else {
-                let (mut core, elapsed) = self.lock_expired()?;
-                let picked = self.pick(&mut core, elapsed);
-                let waiting = matches!(picked, Ok(None)).then(|| self.watch.begin());
-                self.finish_picking(core);
-                match (picked?, waiting) {
-                    (Some(picked), _) => picked,
-                    (None, waiting) => {
-                        return Ok(Attempt::Wait(waiting.expect("there was none to be picked")));
-                    }
-                }
+            let picked = match self.lease_with(|core, elapsed| self.pick(core, elapsed))? {
+                Attempt::Got(picked) => picked,
+                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
             };
             let key = picked.key;
             match self.read_one(picked) {
@@ -161,68 +146,43 @@ impl Consumer {
         }
     }
 
-    /// Leases what `pick` finds, counted as tried if the queue wants that, or waits.
-    #[inline]
-    pub fn lease_with<T: AsRef<[Picked]>>(
+    /// Leases what `pick` finds, or waits.
+    #[inline(always)]
+    pub fn lease_with<T>(
         &self,
-        mut counts: bool,
-        pick: impl Fn(&mut Core, Duration) -> Result<Option<T>>,
+        pick: impl FnOnce(&mut Core, Duration) -> Result<Option<T>>,
     ) -> Result<Attempt<T>> {
-        loop {
-            let (mut core, elapsed) = self.lock_expired()?;
-            let picked = pick(&mut core, elapsed);
-            let mut counted = Ok(None);
-            if counts && let Ok(Some(picked)) = &picked {
-                let tried = picked.as_ref().iter().filter(|one| one.grave.is_none());
-                let tried: Vec<_> = tried.map(|one| (one.offset, one.key, one.attempt)).collect();
-                counted = self.count(&mut core, &tried);
-                if !matches!(counted, Ok(None)) {
-                    let rest = picked.as_ref().iter().filter(|one| one.grave.is_some());
-                    rest.for_each(|one| core.put_back(self.cursor, one.key));
-                }
-            }
-            let waiting = matches!(picked, Ok(None)).then(|| self.watch.begin());
-            self.finish_picking(core);
-            match (counted?, waiting) {
-                (Some(outcome), _) => match self.shared().make_room(outcome) {
-                    // On a full disk it is delivered without being counted.
-                    Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
-                    made => made?,
-                },
-                (None, Some(waiting)) => return Ok(Attempt::Wait(waiting)),
-                (None, None) => {
-                    return picked.map(|it| Attempt::Got(it.expect("it was looked before")));
-                }
-            }
+        let (mut core, elapsed) = self.lock_expired()?;
+        let picked = pick(&mut core, elapsed);
+        let waiting = matches!(picked, Ok(None)).then(|| self.watch.begin());
+        self.finish_picking(core);
+        match (picked?, waiting) {
+            (Some(picked), _) => Ok(Attempt::Got(picked)),
+            (None, waiting) => Ok(Attempt::Wait(waiting.expect("there was none to be picked"))),
         }
     }
 
-    /// Counts messages as tried, before anyone sees them. If that cannot be, their leases are ended.
+    /// Counts a message as tried, before anyone sees it. If that cannot be for now, its lease is ended.
     pub fn count(
         &self,
-        core: &mut Core,
-        tried: &[(Offset, LeaseKey, u32)],
+        (offset, key, attempts): (Offset, LeaseKey, u32),
     ) -> Result<Option<Outcome>> {
-        let cursor = self.cursor;
-        let count = |&(offset, _, attempts): &(Offset, LeaseKey, u32)| Op::Defer {
-            cursor,
-            offset,
-            attempts,
-            due: Timestamp(0),
-            // On a full disk the reserve is for acks, and not for this.
-            urgency: Urgency::Ordinary,
-        };
-        let ops: Vec<Op<'_>> = tried.iter().map(count).collect();
-        if ops.is_empty() {
-            return Ok(None);
+        let (cursor, shared) = (self.cursor, self.shared());
+        // On a full disk the reserve is for acks, and not for this.
+        let (due, urgency) = (Timestamp(0), Urgency::Ordinary);
+        let mut core = shared.lock_open()?;
+        let outcome =
+            core.commit(&[Op::Defer { cursor, offset, attempts, due, urgency }], shared.now());
+        let is_counted = matches!(outcome, Ok(Outcome::Done(_)));
+        if !is_counted {
+            core.take_back(cursor, key);
         }
-        let outcome = core.commit(&ops, self.shared().now());
-        if matches!(outcome, Ok(Outcome::Done(_))) {
-            self.shared().flusher.soon(self.shared());
+        let wakes = core.take_wakes();
+        drop(core);
+        shared.wake(wakes);
+        if is_counted {
+            shared.flusher.soon(shared);
             return Ok(None);
-        }
-        for (_, key, _) in tried.iter().rev() {
-            core.take_back(cursor, *key);
         }
         outcome.map(Some)
     }
@@ -248,9 +208,7 @@ impl Consumer {
     /// Lets go of the core after messages were leased.
     #[inline]
     fn finish_picking(&self, mut core: MutexGuard<'_, Core>) {
-        if core.consumption(self.cursor).is_ok_and(|it| it.armed.is_none()) {
-            core.arm(self.cursor);
-        }
+        core.arm(self.cursor);
         let wakes = core.take_wakes();
         drop(core);
         self.shared().wake(wakes);

@@ -298,11 +298,29 @@ impl Core {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.settle(key)
         {
-            consumption.counts.settled += 1;
             if consumption.groups.is_some() {
                 self.end_turn(cursor, offset);
             }
             self.note_room(cursor, 1);
+        }
+    }
+
+    /// Ends the lease of a message that was acked.
+    #[inline]
+    pub fn settle_acked(&mut self, cursor: CursorId, key: LeaseKey) {
+        self.settle_lease(cursor, key);
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.counts.acked += 1;
+        }
+    }
+
+    /// Ends the lease of a message that was moved to the dead letters, as its delivery has failed or
+    /// for another reason.
+    pub fn settle_dead(&mut self, cursor: CursorId, key: LeaseKey, has_failed: bool) {
+        self.settle_lease(cursor, key);
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.counts.dead += 1;
+            consumption.counts.failed += u64::from(has_failed);
         }
     }
 
@@ -387,7 +405,7 @@ impl Core {
     /// Notes that messages have come that are to be delivered later. Those that have come before, and
     /// failed, were noted by whoever has ended their leases.
     fn note_deferred(&mut self) {
-        let deferred = self.store.deferred().iter().filter(|it| it.attempts == 0);
+        let deferred = self.store.deferred().iter().filter(|it| it.is_new);
         let mut cursors: Vec<CursorId> = Vec::new();
         for it in deferred {
             if let Some(consumption) = self.consumers.get_mut(&it.cursor) {

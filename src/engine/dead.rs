@@ -39,11 +39,13 @@ pub struct Death<'a> {
     pub stored: &'a Stored,
     pub attempts: u32,
     pub reason: &'a str,
+    /// Whether that is a failure that was not counted before.
+    pub has_failed: bool,
 }
 
 impl Death<'_> {
     /// The message as it arrives among the dead letters: as it was, with a note.
-    pub fn letter(&self, origin: &str, now: Now) -> Message<'_> {
+    pub fn letter(&self, (origin, is_of_subscription): (&str, bool), now: Now) -> Message<'_> {
         let Death { stored, attempts, reason, .. } = *self;
         let mut end = reason.len().min(REASON_BYTES_MAX);
         while !reason.is_char_boundary(end) {
@@ -56,6 +58,7 @@ impl Death<'_> {
             offset: stored.offset,
             attempts,
             died: now.stamp,
+            is_of_subscription,
         };
         Message::borrowed(stored.payload(), stored.key(), stored.headers())
             .timestamp(stored.timestamp())
@@ -72,8 +75,10 @@ impl Core {
         now: Now,
     ) -> Result<Committing<()>> {
         let (cursor, offsets) = (death.cursor, [death.stored.offset]);
-        let origin = self.consumption(cursor)?.origin.clone();
-        let messages = [death.letter(&origin, now)];
+        let consumption = self.consumption(cursor)?;
+        let (origin, is_of_subscription) =
+            (consumption.origin.clone(), consumption.log.0 != cursor.0);
+        let messages = [death.letter((&origin, is_of_subscription), now)];
         let log = LogId(grave.queue);
         let ops = [
             Op::Ack { cursor, offsets: &offsets },
@@ -82,8 +87,7 @@ impl Core {
         let outcome = self.commit(&ops, now)?;
         let committing = Committing::of(outcome, || ());
         if matches!(committing, Committing::Done(..)) {
-            self.settle_lease(cursor, death.key);
-            self.consumption(cursor)?.counts.dead += 1;
+            self.settle_dead(cursor, death.key, death.has_failed);
         }
         Ok(committing)
     }
@@ -93,7 +97,12 @@ impl Shared {
     /// Moves a message to the dead letters, if it is still on lease.
     pub fn bury(&self, death: &Death<'_>, grave: DeadLetters) -> Result<Lsn> {
         let buried = self.transact(|core| {
-            core.held(death.cursor, death.key, self.elapsed())?;
+            let offset = core.held(death.cursor, death.key, self.elapsed())?;
+            if core.is_gone(death.cursor, offset) {
+                // It was deleted meanwhile.
+                core.settle_lease(death.cursor, death.key);
+                return Ok(Committing::Done((), Lsn(0)));
+            }
             core.bury(death, grave, self.now())
         });
         buried.map(|((), end)| end)
@@ -145,7 +154,14 @@ impl Shared {
                 self.wake(wakes);
                 return;
             };
-            let death = Death { cursor, key, stored: &stored, attempts, reason: UNSETTLED };
+            let death = Death {
+                cursor,
+                key,
+                stored: &stored,
+                attempts,
+                reason: UNSETTLED,
+                has_failed: false,
+            };
             if !self.bury_or_wait(&death, grave).is_ok_and(|moved| moved) {
                 return;
             }
@@ -170,7 +186,8 @@ impl Consumer {
         }
         let (cursor, shared) = (self.cursor, self.shared());
         if let Some(grave) = grave {
-            let death = Death { cursor, key, stored, attempts, reason: UNSETTLED };
+            let death =
+                Death { cursor, key, stored, attempts, reason: UNSETTLED, has_failed: false };
             return shared.bury_or_wait(&death, grave).map(|_| true);
         }
         let now = shared.lock_open()?.steady(shared.elapsed());
@@ -179,7 +196,7 @@ impl Consumer {
         }
         if let Some(grave) = self.retry.dead_letters {
             let attempts = attempts.saturating_sub(1);
-            let death = Death { cursor, key, stored, attempts, reason: EXPIRED };
+            let death = Death { cursor, key, stored, attempts, reason: EXPIRED, has_failed: false };
             return shared.bury_or_wait(&death, grave).map(|_| true);
         }
         let dropped = shared.transact(|core| {

@@ -252,12 +252,12 @@ impl Delivery {
                     let outcome = core.commit(&[ack], shared.now())?;
                     let committing = Committing::of(outcome, || ());
                     if matches!(committing, Committing::Done(..)) {
-                        core.settle_lease(cursor, self.key);
+                        core.settle_acked(cursor, self.key);
                     }
                     Ok(committing)
                 }
                 Settling::Nack { delay, reason } => {
-                    match core.fate(cursor, offset, delay, elapsed)? {
+                    match core.fate(cursor, offset, self.attempt, delay, elapsed)? {
                         Fate::Dead(grave) => core.bury(&self.death(reason), grave, shared.now()),
                         Fate::Gone => {
                             core.settle_lease(cursor, self.key);
@@ -293,7 +293,7 @@ impl Delivery {
     /// What is to be said of the message, should it be moved to the dead letters.
     pub(super) fn death<'d>(&'d self, reason: &'d str) -> Death<'d> {
         let (cursor, key, attempts) = (self.consumer.cursor, self.key, self.attempt);
-        Death { cursor, key, stored: &self.stored, attempts, reason }
+        Death { cursor, key, stored: &self.stored, attempts, reason, has_failed: true }
     }
 
     /// A lease that is lost because this very delivery was settled: says so.

@@ -69,15 +69,20 @@ pub struct Exhumed {
     pub grave: DeadLetters,
 }
 
+/// So many failures are counted in one commit at most.
+const FAILURES_AT_ONCE: usize = 1000;
+
 /// So long a message is on lease while it is moved to the dead letters.
 const MOVING: Duration = Duration::from_secs(60);
 
 impl Core {
-    /// What becomes of a message whose delivery has failed. `delay` is what its consumer says.
+    /// What becomes of a message whose delivery has failed, which was the `seen`-th, as far as is known.
+    /// `delay` is what its consumer says.
     pub fn fate(
         &mut self,
         cursor: CursorId,
         offset: Offset,
+        seen: u32,
         delay: Option<Duration>,
         elapsed: Duration,
     ) -> Result<Fate> {
@@ -88,7 +93,8 @@ impl Core {
         }
         let tried = acks.attempts(offset);
         let retry = self.consumption(cursor)?.retry;
-        let attempts = tried.saturating_add(u32::from(!retry.counts_first()));
+        // On a full disk it was delivered without being counted.
+        let attempts = if retry.counts_first() { tried.max(seen) } else { tried.saturating_add(1) };
         if let Some(grave) = retry.grave(attempts) {
             return Ok(Fate::Dead(grave));
         }
@@ -140,7 +146,7 @@ impl Core {
 
     /// A delivery has ended that nobody has settled.
     fn fail(&mut self, cursor: CursorId, offset: Offset, elapsed: Duration) {
-        let fate = self.fate(cursor, offset, None, elapsed);
+        let fate = self.fate(cursor, offset, 1, None, elapsed);
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
         let log = consumption.log;
         consumption.counts.failed += 1;
@@ -212,10 +218,11 @@ impl Core {
             due,
             urgency: Urgency::Freeing,
         };
-        let ops: Vec<Op<'_>> = failures.iter().map(defer).collect();
+        let rest = failures.len().saturating_sub(FAILURES_AT_ONCE);
+        let ops: Vec<Op<'_>> = failures[rest..].iter().map(defer).collect();
         let outcome = store.commit(&ops, now)?;
         if matches!(outcome, Outcome::Done(_)) {
-            failures.clear();
+            failures.truncate(rest);
         }
         Ok(outcome)
     }

@@ -49,56 +49,59 @@ fn group_of(stored: &Stored) -> Option<u64> {
 }
 
 impl Consumer {
-    pub fn attempt_ordered(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.prepare_groups()?;
+    /// Receives a message from a queue that is ordered by key, or counts deliveries: what is to be done
+    /// before one is delivered is done when it was read, so that what cannot be read is not counted.
+    pub fn attempt_read(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
+        let turn = || self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.is_ordered.then(turn);
+        if self.is_ordered {
+            self.prepare_groups()?;
+        }
         let mut counts = self.retry.counts_first();
         loop {
-            let picked = match self.lease_with(false, |core, elapsed| self.pick(core, elapsed))? {
+            let picked = match self.lease_with(|core, elapsed| self.pick(core, elapsed))? {
                 Attempt::Got(picked) => picked,
                 Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
             };
-            let Picked { offset, key, source, attempt, grave } = picked;
-            let stored = match self.load(source, offset) {
-                Ok(stored) => stored,
+            let (key, offset, attempt) = (picked.key, picked.offset, picked.attempt);
+            let admitted = match self.admit(picked) {
+                Ok(admitted) => admitted,
                 Err(error) => {
                     self.put_back(std::iter::once(key));
                     return Err(error);
                 }
             };
-            let cursor = self.cursor;
-            let shared = self.shared();
-            if let Some(group) = group_of(&stored)
-                && !shared.lock_open()?.claim(cursor, group, (offset, key))?
-            {
-                continue;
-            }
-            if self.discards(&stored, key, attempt, grave)? {
-                continue;
-            }
-            if counts {
-                let counted = self.count(&mut *shared.lock_open()?, &[(offset, key, attempt)])?;
-                if let Some(outcome) = counted {
-                    match shared.make_room(outcome) {
-                        // On a full disk it is delivered without being counted.
-                        Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
-                        made => made?,
-                    }
-                    continue;
+            let Some(stored) = admitted else { continue };
+            if counts && let Some(outcome) = self.count((offset, key, attempt))? {
+                match self.shared().make_room(outcome) {
+                    // On a full disk it is delivered without being counted.
+                    Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
+                    made => made?,
                 }
+                continue;
             }
             return Ok(Attempt::Got(Delivery::new(Arc::clone(self), key, stored, attempt)));
         }
     }
 
-    /// Receives up to `most` messages, each of another key.
-    pub fn attempt_many_ordered(
-        self: &Arc<Consumer>,
-        most: usize,
-    ) -> Result<Attempt<Vec<Delivery>>> {
+    /// Reads a message on lease. `None` if it is not to be delivered now, or never.
+    fn admit(self: &Arc<Consumer>, picked: Picked) -> Result<Option<Stored>> {
+        let Picked { offset, key, source, attempt, grave } = picked;
+        let stored = self.load(source, offset)?;
+        if self.is_ordered
+            && let Some(group) = group_of(&stored)
+            && !self.shared().lock_open()?.claim(self.cursor, group, (offset, key))?
+        {
+            return Ok(None);
+        }
+        Ok((!self.discards(&stored, key, attempt, grave)?).then_some(stored))
+    }
+
+    /// Receives up to `most` messages, one by one.
+    pub fn attempt_each(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
         let mut deliveries = Vec::new();
         while deliveries.len() < most {
-            match self.attempt_ordered() {
+            match self.attempt_read() {
                 Ok(Attempt::Got(delivery)) => deliveries.push(delivery),
                 Ok(Attempt::Wait(waiting)) if deliveries.is_empty() => {
                     return Ok(Attempt::Wait(waiting));

@@ -70,6 +70,13 @@ struct Batch {
     bytes: usize,
 }
 
+/// About how many bytes a letter takes in a commit.
+fn weight(letter: &Browsed) -> usize {
+    let headers = letter.headers().map(|(name, value)| name.len() + value.len() + 16);
+    let key = letter.key().map_or(0, <[u8]>::len);
+    letter.payload().len() + key + headers.sum::<usize>() + 128
+}
+
 impl<'a> Redrive<'a> {
     pub(super) fn new(consumer: &Arc<Consumer>) -> Redrive<'a> {
         Redrive {
@@ -113,7 +120,8 @@ impl<'a> Redrive<'a> {
     /// subscription: say where [to](Redrive::to). [`InvalidInput`](ErrorKind::InvalidInput) if one is
     /// no dead letter and nothing says where to, or if `to` is this queue itself.
     /// [`DiskFull`](ErrorKind::DiskFull), [`Corrupt`](ErrorKind::Corrupt), [`Io`](ErrorKind::Io) as
-    /// [`receive`](Queue::receive) and [`send`](Queue::send). What was moved before stays moved.
+    /// [`receive`](Queue::receive) and [`send`](Queue::send). Of letters that cannot be moved the first
+    /// error is returned, once all others are.
     pub fn run(mut self) -> Result<Redriven> {
         if let Some(to) = &self.to
             && (to.log() == self.consumer.log || !to.engine().is_same(&self.consumer.engine))
@@ -123,27 +131,48 @@ impl<'a> Redrive<'a> {
         }
         let mut done = Redriven::default();
         let mut batch = Batch::default();
+        let config = &self.consumer.shared().config;
+        let bytes_most = BYTES_AT_ONCE.min(config.commit_bytes_max as usize / 2);
         let letters: Browse = self.consumer.browse()?;
+        let mut failure = None;
         for letter in letters {
             if done.moved + batch.letters.len() as u64 >= self.most {
                 break;
             }
-            let letter = letter?;
+            let letter = match letter {
+                Ok(letter) => letter,
+                Err(error) => {
+                    // Damage to one does not keep the others.
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
             done.seen += 1;
             if !(self.only)(&letter) {
                 continue;
             }
-            let target = self.target(&letter)?;
-            batch.bytes += letter.payload().len();
-            batch.letters.push((letter, target));
-            if batch.letters.len() >= LETTERS_AT_ONCE || batch.bytes >= BYTES_AT_ONCE {
+            let target = match self.target(&letter) {
+                Ok(target) => target,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
+            let bytes = weight(&letter);
+            let is_full =
+                batch.bytes + bytes > bytes_most || batch.letters.len() >= LETTERS_AT_ONCE;
+            if is_full && !batch.letters.is_empty() {
                 done.moved += self.move_batch(&mut batch)?;
                 (self.progress)(done);
             }
+            batch.bytes += bytes;
+            batch.letters.push((letter, target));
         }
-        done.moved += self.move_batch(&mut batch)?;
+        if !batch.letters.is_empty() {
+            done.moved += self.move_batch(&mut batch)?;
+        }
         (self.progress)(done);
-        Ok(done)
+        failure.map_or(Ok(done), Err)
     }
 
     fn target(&self, letter: &Browsed) -> Result<LogId> {
@@ -157,6 +186,10 @@ impl<'a> Redrive<'a> {
             );
             return Err(Error::invalid("to", what));
         };
+        if note.is_of_subscription {
+            let what = format!("{:?} is a subscription; say to which queue", note.origin);
+            return Err(Error::new(ErrorKind::NotFound, what));
+        }
         let core = self.consumer.shared().lock_open()?;
         let Some(origin) = core.store.find(Space::Queues, &note.origin) else {
             let what =
@@ -175,11 +208,15 @@ impl<'a> Redrive<'a> {
             if moving.is_empty() {
                 return Ok(Committing::Done(0, core.store.journal.tail()));
             }
+            let now = shared.now_steady(core);
             let mut offsets: Vec<Offset> = moving.iter().map(|(it, _)| it.offset()).collect();
             offsets.sort_unstable();
             let messages: Vec<(LogId, [Message<'_>; 1])> = moving
                 .iter()
-                .map(|(it, log)| (*log, [Message::from(*it).timestamp(it.timestamp())]))
+                .map(|(it, log)| {
+                    let note = it.life().anew(now.steady);
+                    (*log, [Message::from(*it).timestamp(it.timestamp()).noting(note)])
+                })
                 .collect();
             let mut ops = vec![Op::Ack { cursor: self.consumer.cursor, offsets: &offsets }];
             ops.extend(messages.iter().map(|(log, messages)| Op::Append {
@@ -187,10 +224,16 @@ impl<'a> Redrive<'a> {
                 messages,
                 delay_ms: 0,
             }));
-            let outcome = core.commit(&ops, shared.now())?;
+            let outcome = core.commit(&ops, now)?;
             let committing = Committing::of(outcome, || moving.len() as u64);
             if matches!(committing, Committing::Done(..)) {
-                core.note_deleted(self.consumer.cursor);
+                let cursor = self.consumer.cursor;
+                for (it, _) in &moving {
+                    if let Some(due) = it.due() {
+                        core.consumption(cursor)?.deliveries.forget_waiting(it.offset(), due);
+                    }
+                }
+                core.note_deleted(cursor);
             }
             Ok(committing)
         })?;

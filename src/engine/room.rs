@@ -42,7 +42,10 @@ impl Core {
             // Only those that wait are left, and those on lease.
             let leased = deliveries.leased();
             let all = acks.unacked_in(0..end.0).into_iter().flatten().map(Offset);
-            dropped = all.filter(|offset| !leased.contains(offset)).take(excess).collect();
+            let taken = dropped.clone();
+            let others = all.filter(|it| !leased.contains(it) && taken.binary_search(it).is_err());
+            dropped.extend(others.take(excess - taken.len()));
+            dropped.sort_unstable();
         }
         if dropped.len() < excess {
             return Err(full(limit));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use super::{
-    core::Core,
+    core::{Core, lease_lost},
     delivery::{Delivery, NACKED},
     fate::Fate,
     group::Group,
@@ -73,6 +73,7 @@ struct Append {
 struct Settle {
     cursor: CursorId,
     key: LeaseKey,
+    attempt: u32,
     how: Settling,
 }
 
@@ -88,6 +89,8 @@ enum Settling {
 
 /// What a lease's end leaves to do once the commit is made.
 enum Ending {
+    Ack,
+    Dead,
     Settle,
     Release(Timestamp),
 }
@@ -193,7 +196,9 @@ impl Transaction {
         let grave = consumer.retry.grave(delivery.attempt());
         let letter = grave.map(|grave| {
             let death = delivery.death(NACKED);
-            let letter = death.letter(&consumer.origin, consumer.shared().now());
+            let is_of_subscription = consumer.log.0 != consumer.cursor.0;
+            let origin = (&*consumer.origin, is_of_subscription);
+            let letter = death.letter(origin, consumer.shared().now());
             Box::new((LogId(grave.queue), letter.into_owned()))
         });
         self.settle(delivery, Settling::Nack { delay, letter })
@@ -203,7 +208,8 @@ impl Transaction {
         let consumer = delivery.consumer();
         if self.admits(&consumer.engine) {
             let (cursor, key) = (consumer.cursor, delivery.key_of_lease());
-            self.settles.push(Settle { cursor, key, how });
+            let attempt = delivery.attempt();
+            self.settles.push(Settle { cursor, key, attempt, how });
         }
         self
     }
@@ -268,7 +274,7 @@ impl Transaction {
             let elapsed = shared.elapsed();
             let mut acks: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
             let (mut ops, mut letters, mut endings) = (Vec::new(), Vec::new(), Vec::new());
-            for Settle { cursor, key, how } in &self.settles {
+            for Settle { cursor, key, attempt, how } in &self.settles {
                 let (cursor, offset) = (*cursor, core.held(*cursor, *key, elapsed)?);
                 match how {
                     Settling::Nack { .. } if core.is_gone(cursor, offset) => {
@@ -276,9 +282,10 @@ impl Transaction {
                         continue;
                     }
                     Settling::Nack { delay, letter: None } => {
-                        let fate = core.fate(cursor, offset, *delay, elapsed)?;
+                        let fate = core.fate(cursor, offset, *attempt, *delay, elapsed)?;
                         let Fate::Again { attempts, due } = fate else {
-                            unreachable!("the message is there, and was not tried often enough");
+                            // It was tried by others, too, so its lease is not what it was.
+                            return Err(lease_lost());
                         };
                         let urgency = Urgency::Freeing;
                         ops.push(Op::Defer { cursor, offset, attempts, due, urgency });
@@ -293,7 +300,8 @@ impl Transaction {
                     Settling::Ack => {}
                 }
                 acks.entry(cursor).or_default().push(offset);
-                endings.push(Ending::Settle);
+                let is_ack = matches!(how, Settling::Ack);
+                endings.push(if is_ack { Ending::Ack } else { Ending::Dead });
             }
             acks.values_mut().for_each(|offsets| offsets.sort_unstable());
             let dropped = self.make_room(core, &acks)?;
@@ -369,6 +377,8 @@ impl Transaction {
     fn take_effect(&self, core: &mut Core, endings: &[Ending]) {
         for (settle, ending) in self.settles.iter().zip(endings) {
             match ending {
+                Ending::Ack => core.settle_acked(settle.cursor, settle.key),
+                Ending::Dead => core.settle_dead(settle.cursor, settle.key, true),
                 Ending::Settle => core.settle_lease(settle.cursor, settle.key),
                 Ending::Release(due) => core.release_failed(settle.cursor, settle.key, *due),
             }

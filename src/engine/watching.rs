@@ -45,7 +45,7 @@ pub struct ConsumerStats {
 pub struct Counts {
     pub delivered: u64,
     pub redelivered: u64,
-    pub settled: u64,
+    pub acked: u64,
     pub failed: u64,
     pub dead: u64,
 }
@@ -142,7 +142,7 @@ impl Core {
         let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
         let (_, end) = self.store.bounds(consumption.log).ok_or_else(deleted)?;
         let depth = self.store.acks(cursor).ok_or_else(deleted)?.unacked(end);
-        let Counts { delivered, redelivered, settled, failed, dead } = consumption.counts;
+        let Counts { delivered, redelivered, acked, failed, dead } = consumption.counts;
         let (delayed, in_flight) =
             (consumption.deliveries.waiting(), consumption.deliveries.in_flight());
         Ok(ConsumerStats {
@@ -153,7 +153,7 @@ impl Core {
             in_flight,
             delivered,
             redelivered,
-            acked: settled - dead,
+            acked,
             failed,
             dead,
         })

@@ -27,6 +27,8 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// When it was moved.
     pub died: Timestamp,
+    /// Whether it comes from a subscription.
+    pub is_of_subscription: bool,
 }
 
 /// A note, as it is stored.
@@ -35,6 +37,8 @@ enum Note {
     DeadLetter(DeadLetter),
     /// So many milliseconds from its timestamp on.
     Lives(u64),
+    /// It was redriven: its life begins then, and lasts for so many milliseconds if that was said.
+    Anew(Timestamp, Option<u64>),
 }
 
 /// The note of a message that lives for so many milliseconds.
@@ -53,9 +57,17 @@ pub struct Life {
 }
 
 impl Life {
+    /// The note of a message whose life begins anew.
+    pub fn anew(self, now: Timestamp) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_value(&mut out, &Note::Anew(now, self.ms));
+        out
+    }
+
     pub fn of(headers: Headers<'_>) -> Decoded<Life> {
         Ok(match headers.note().map(take_value).transpose()? {
             Some(Note::Lives(ms)) => Life { from: None, ms: Some(ms) },
+            Some(Note::Anew(from, ms)) => Life { from: Some(from), ms },
             Some(Note::DeadLetter(letter)) => Life { from: Some(letter.died), ms: None },
             None => Life::default(),
         })
@@ -73,7 +85,7 @@ impl DeadLetter {
     pub(crate) fn of(headers: Headers<'_>) -> Decoded<Option<DeadLetter>> {
         match headers.note().map(take_value).transpose()? {
             Some(Note::DeadLetter(letter)) => Ok(Some(letter)),
-            Some(Note::Lives(_)) | None => Ok(None),
+            Some(Note::Lives(_) | Note::Anew(..)) | None => Ok(None),
         }
     }
 }

@@ -181,6 +181,11 @@ impl AckSet {
 
     /// The offsets of a range that are not acked, as ranges.
     pub fn unacked_in(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        self.unacked_up_to(range, usize::MAX)
+    }
+
+    /// The first so many of them.
+    pub fn unacked_up_to(&self, range: Range<u64>, most: usize) -> Vec<Range<u64>> {
         let (mut at, mut unacked) = (range.start.max(self.floor), Vec::new());
         while let Some(Offset(from)) = self.next_unacked(at..range.end) {
             let (index, low) = split(from);
@@ -196,8 +201,10 @@ impl AckSet {
                     .map_or(u64::MAX, |(next, _)| next * CHUNK_OFFSETS),
             };
             at = end.min(range.end);
+            let is_full = unacked.len() >= most;
             match unacked.last_mut() {
                 Some(Range { end, .. }) if *end == from => *end = at,
+                _ if is_full => break,
                 _ => unacked.push(from..at),
             }
         }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Store, gone, log::Log, state::State, tail::RunPlace};
 use crate::{
-    config::{Config, RUN_MESSAGES_MAX},
+    config::{COMMIT_BYTES_CEILING, Config, RUN_MESSAGES_MAX},
     error::{Error, ErrorKind, Result},
     format::{
         Malformed,
@@ -116,8 +116,9 @@ impl Store {
             }
         }
         let payload_len = self.draft.frame.len() - FRAME_HEADER_BYTES;
-        if payload_len as u64 > self.config.commit_bytes_max {
-            return Err(too_large(payload_len, self.config.commit_bytes_max));
+        let most = if moves(ops) { COMMIT_BYTES_CEILING } else { self.config.commit_bytes_max };
+        if payload_len as u64 > most {
+            return Err(too_large(payload_len, most));
         }
         if self.journal_is_full(urgency) {
             return Ok(Outcome::NeedsCheckpoint);
@@ -194,6 +195,16 @@ pub struct Deferred {
     pub offset: Offset,
     pub attempts: u32,
     pub due: Timestamp,
+    /// Whether it has come with this commit.
+    pub is_new: bool,
+}
+
+/// Whether messages are moved that were let in before.
+fn moves(ops: &[Op<'_>]) -> bool {
+    ops.iter().any(|op| match op {
+        Op::Append { messages, .. } => messages.iter().any(Message::is_moved),
+        _ => false,
+    })
 }
 
 fn too_large(bytes: usize, most: u64) -> Error {
@@ -261,7 +272,7 @@ impl Draft {
             Op::Defer { cursor, offset, attempts, due, .. } => {
                 check_cursor(cursor)?;
                 put_defer(out, cursor, offset, attempts, due);
-                self.deferred.push(Deferred { cursor, offset, attempts, due });
+                self.deferred.push(Deferred { cursor, offset, attempts, due, is_new: false });
             }
             Op::Seek { cursor, next } => {
                 check_cursor(cursor)?;
@@ -299,7 +310,7 @@ impl Draft {
                 }
                 let record = RecordParts::of(message, now);
                 let weight = record.weight();
-                if weight > bytes_max {
+                if weight > bytes_max && !message.is_moved() {
                     return Err(message_too_large(weight, bytes_max));
                 }
                 record.put(&mut self.frame, now);
@@ -344,7 +355,9 @@ impl Draft {
         if !state.cursors.contains_key(&cursor) {
             let what = "only messages of queues can be delivered later, not those of topics and \
                         streams; set no deliver_after and no deliver_at";
-            return Err(Error::invalid("deliver_after", what));
+            let is_at = messages.iter().any(|it| matches!(it.delay(), Some(Delay::At(_))));
+            let field = if is_at { "deliver_at" } else { "deliver_after" };
+            return Err(Error::invalid(field, what));
         }
         for (n, message) in messages.iter().enumerate() {
             let due = match message.delay() {
@@ -360,7 +373,7 @@ impl Draft {
             if due > now.0 {
                 let (offset, due) = (Offset(first.0 + n as u64), Timestamp(due));
                 put_defer(&mut self.frame, cursor, offset, 0, due);
-                self.deferred.push(Deferred { cursor, offset, attempts: 0, due });
+                self.deferred.push(Deferred { cursor, offset, attempts: 0, due, is_new: true });
             }
         }
         Ok(())

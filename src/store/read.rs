@@ -55,9 +55,13 @@ impl Stored {
         if headers.first() != Some(&0) && most_ms == 0 { None } else { self.end_of_life(most_ms) }
     }
 
+    /// What is noted about its life. A note that cannot be read says nothing about it.
+    pub fn life(&self) -> Life {
+        Life::of(self.headers()).unwrap_or_default()
+    }
+
     fn end_of_life(&self, most_ms: u64) -> Option<Timestamp> {
-        // A note that cannot be read says nothing about its life.
-        let life = Life::of(self.headers()).unwrap_or_default();
+        let life = self.life();
         let ms = match (life.ms, most_ms) {
             (None, 0) => return None,
             (Some(noted), 0) => noted,
