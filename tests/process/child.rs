@@ -41,9 +41,15 @@ pub fn error_line(error: &Error) -> String {
     format!("error {:?} {error}", error.kind())
 }
 
+/// This very binary, where that can be had, although another build has meanwhile replaced it.
+fn this_binary() -> PathBuf {
+    let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    if running.exists() { running } else { std::env::current_exe().unwrap() }
+}
+
 /// The command that runs the test `child` of this binary, behind `before`, as in `strace`.
 pub fn command(before: &[OsString], path: &Path, work: &str) -> Command {
-    let this = std::env::current_exe().unwrap();
+    let this = this_binary();
     let mut words = before.to_vec();
     words.push(this.into());
     let mut command = Command::new(&words[0]);
