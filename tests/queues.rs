@@ -1002,3 +1002,133 @@ fn a_sender_waits_for_room_and_is_woken() {
     }
     assert!(began.elapsed() < Duration::from_secs(30), "nobody was woken");
 }
+
+// Consumers that are told apart.
+
+#[test]
+fn one_consumer_is_active_and_another_takes_over_when_it_is_gone() {
+    let sim = Sim::new();
+    let build = || sim.engine.queue("q").single_active_consumer(true);
+    let first = build().create().unwrap();
+    let second = build().create().unwrap();
+    first.send_batch(["a", "b", "c", "d"]).unwrap();
+    let held = take(&first).unwrap();
+    assert_eq!((first.is_active().unwrap(), second.is_active().unwrap()), (true, false));
+    assert!(take(&second).is_none());
+    assert!(second.receive_batch(2, Duration::ZERO).unwrap().is_empty());
+    // A clone is the same consumer, and so is a handle with another durability.
+    let clone = first.durability(Durability::Buffered);
+    assert_eq!(take(&clone).unwrap().payload(), b"b");
+    drop((first, clone));
+    assert!(take(&second).is_none(), "a delivery of the first is out there");
+    held.ack().unwrap();
+    drop(held);
+    assert_eq!(second.receive_batch(9, Duration::ZERO).unwrap().len(), 3);
+    assert!(second.is_active().unwrap());
+    assert_eq!(kind(build().single_active_consumer(false).create()), ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn who_stands_by_is_woken_when_the_active_one_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    let open = || topic.subscription("s").single_active_consumer(true).create().unwrap();
+    let active = open();
+    topic.publish_batch(["a", "b"]).unwrap();
+    active.receive(60 * SECOND).unwrap().unwrap().ack().unwrap();
+    let standbys: Vec<_> = (0..3)
+        .map(|_| {
+            let standby = open();
+            thread::spawn(move || {
+                let got = standby.receive(60 * SECOND).unwrap();
+                got.map(|it| it.ack().unwrap()).is_some()
+            })
+        })
+        .collect();
+    // Whatever comes is not for those who stand by.
+    topic.publish_batch(["c", "d"]).unwrap();
+    drop(active);
+    let took = standbys.into_iter().map(|it| it.join().unwrap());
+    assert_eq!(took.filter(|took| *took).count(), 3);
+}
+
+#[test]
+fn a_consumer_holds_so_many_deliveries_at_most() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").lease(SECOND).create().unwrap();
+    assert_eq!(field(queue.max_in_flight(0)), "max_in_flight");
+    queue.send_batch((0..10).map(|n| n.to_string())).unwrap();
+    let limited = queue.max_in_flight(2).unwrap();
+    let mut held = limited.receive_batch(5, Duration::ZERO).unwrap();
+    assert_eq!(held.len(), 2);
+    assert!(take(&limited).is_none());
+    // Others are not limited by it.
+    let of_others = queue.receive_batch(3, Duration::ZERO).unwrap();
+    assert_eq!(of_others.len(), 3);
+    held.pop().unwrap().ack().unwrap();
+    let another = take(&limited.clone()).unwrap();
+    assert!(take(&limited).is_none());
+    another.nack().unwrap();
+    let mut tx = sim.engine.transaction();
+    tx.ack(&held[0]);
+    tx.commit().unwrap();
+    assert_eq!(limited.receive_batch(5, Duration::ZERO).unwrap().len(), 2);
+    // They were dropped, and are back.
+    let held = limited.receive_batch(5, Duration::ZERO).unwrap();
+    assert!(take(&limited).is_none());
+    sim.disk.advance(SECOND);
+    assert_eq!(limited.receive_batch(5, Duration::ZERO).unwrap().len(), 2, "the leases ran out");
+    assert_eq!(kind(held[0].ack()), ErrorKind::LeaseLost);
+}
+
+#[test]
+fn who_holds_enough_is_woken_when_one_is_settled_and_takes_nobodys_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let limited = queue.max_in_flight(1).unwrap();
+    queue.send("a").unwrap();
+    let held = limited.receive(60 * SECOND).unwrap().unwrap();
+    let sated = thread::spawn(move || limited.receive(60 * SECOND).unwrap().unwrap().ack());
+    let other = queue.clone();
+    let free = thread::spawn(move || other.receive(60 * SECOND).unwrap().unwrap().ack());
+    queue.send("b").unwrap();
+    free.join().unwrap().unwrap();
+    queue.send("c").unwrap();
+    held.ack().unwrap();
+    sated.join().unwrap().unwrap();
+    assert_eq!(queue.depth().unwrap(), 0);
+}
+
+#[test]
+fn fencing_tokens_grow_from_delivery_to_delivery_and_from_life_to_life() {
+    let mut sim = Sim::new();
+    let mut last = 0;
+    for life in 0..4 {
+        let queue = sim.engine.queue("q").create().unwrap();
+        if life == 0 {
+            queue.send_batch(["a", "b"]).unwrap();
+        }
+        for _ in 0..5 {
+            let delivery = take(&queue).unwrap();
+            assert!(delivery.fencing_token() > last);
+            last = delivery.fencing_token();
+            assert!(last < 1 << 63);
+        }
+        if life == 1 {
+            sim.engine.close().unwrap();
+        }
+        drop(queue);
+        // The power fails, and nothing was synced in this life.
+        let Sim { disk, engine } = sim;
+        if life == 2 {
+            disk.power_cut();
+        } else {
+            disk.kill();
+        }
+        drop(engine);
+        let engine = small_options().sim(&disk).open("store").unwrap();
+        sim = Sim { disk, engine };
+    }
+}

@@ -4,11 +4,18 @@
 //! so they hang in a list of that order, from which any one can be taken out. The few whose
 //! deadline is not in that order (extended ones) are kept in a sorted set beside it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    mem,
+    time::Duration,
+};
 
 use slab::Slab;
 
 use crate::ids::Offset;
+
+/// Whose lease it is, where that matters. 0 is anyone's.
+pub type SeatId = u32;
 
 /// Names one lease. A key of a lease that has ended names nothing, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,9 +24,17 @@ pub struct LeaseKey {
     token: u64,
 }
 
+impl LeaseKey {
+    /// Which lease of the cursor it is, counted in this life.
+    pub fn number(self) -> u64 {
+        self.token
+    }
+}
+
 #[derive(Debug)]
 struct Lease {
     offset: Offset,
+    seat: SeatId,
     token: u64,
     deadline: Duration,
     /// By how much it is renewed when its deadline has come, and up to when.
@@ -42,6 +57,10 @@ pub struct Leases {
     last: Option<usize>,
     sorted: BTreeSet<(Duration, usize)>,
     tokens: u64,
+    /// How many belong to each seat that has any.
+    seated: BTreeMap<SeatId, u64>,
+    /// Whether a seat has lost one since this was last asked.
+    has_freed: bool,
 }
 
 impl Leases {
@@ -63,7 +82,8 @@ impl Leases {
             true => Place::Listed { before: last, behind: None },
             false => Place::Sorted,
         };
-        let slot = self.slots.insert(Lease { offset, token, deadline, renewal: None, place });
+        let slot =
+            self.slots.insert(Lease { offset, seat: 0, token, deadline, renewal: None, place });
         if in_order {
             match last {
                 Some(last) => self.relink(last, |_, behind| *behind = Some(slot)),
@@ -118,8 +138,46 @@ impl Leases {
     #[inline]
     pub fn end(&mut self, key: LeaseKey) -> Option<Offset> {
         self.get(key)?;
-        self.take_out(key.slot);
-        Some(self.slots.remove(key.slot).offset)
+        Some(self.remove(key.slot))
+    }
+
+    #[inline]
+    fn remove(&mut self, slot: usize) -> Offset {
+        self.take_out(slot);
+        let Lease { offset, seat, .. } = self.slots.remove(slot);
+        if seat != 0 {
+            self.free(seat);
+        }
+        offset
+    }
+
+    fn free(&mut self, seat: SeatId) {
+        if let Entry::Occupied(mut held) = self.seated.entry(seat) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+        self.has_freed = true;
+    }
+
+    /// Says whose lease it is.
+    pub fn assign(&mut self, key: LeaseKey, seat: SeatId) {
+        if self.get(key).is_some_and(|lease| lease.seat == 0) {
+            self.slots[key.slot].seat = seat;
+            *self.seated.entry(seat).or_default() += 1;
+        }
+    }
+
+    /// How many leases a seat has.
+    pub fn held_by(&self, seat: SeatId) -> u64 {
+        self.seated.get(&seat).copied().unwrap_or(0)
+    }
+
+    /// Whether a seat has lost a lease since this was last asked.
+    #[inline]
+    pub fn take_freed(&mut self) -> bool {
+        mem::take(&mut self.has_freed)
     }
 
     pub fn extend(&mut self, key: LeaseKey, now: Duration, deadline: Duration) -> bool {
@@ -167,10 +225,7 @@ impl Leases {
             }
             match self.slots[slot].renewal {
                 Some((by, until)) if now < until => self.put_off(slot, (now + by).min(until)),
-                _ => {
-                    self.take_out(slot);
-                    return Some(self.slots.remove(slot).offset);
-                }
+                _ => return Some(self.remove(slot)),
             }
         }
     }

@@ -19,8 +19,8 @@ use std::{
 };
 
 pub use groups::Groups;
-pub use leases::LeaseKey;
 use leases::Leases;
+pub use leases::{LeaseKey, SeatId};
 pub use retry::Retry;
 use roaring::RoaringTreemap;
 
@@ -232,6 +232,22 @@ impl Deliveries {
     /// Leases one of those that were released.
     pub fn lease_released(&mut self, offset: Offset, deadline: Duration) -> Option<LeaseKey> {
         self.released.remove(offset.0).then(|| self.leases.grant(offset, deadline))
+    }
+
+    /// Says whose lease it is, of those who hold so many at most.
+    pub fn assign(&mut self, key: LeaseKey, seat: SeatId) {
+        self.leases.assign(key, seat);
+    }
+
+    /// How many leases someone holds.
+    pub fn held_by(&self, seat: SeatId) -> u64 {
+        self.leases.held_by(seat)
+    }
+
+    /// Whether one of those has ended since this was last asked.
+    #[inline]
+    pub fn take_freed(&mut self) -> bool {
+        self.leases.take_freed()
     }
 
     /// Takes one back that was on lease.

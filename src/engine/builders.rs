@@ -214,6 +214,18 @@ macro_rules! delivering_calls {
             self
         }
 
+        /// Whether one consumer receives at a time, and the others stand by: where the order of
+        /// handling matters, or what is called may be called by one only. Not so by default.
+        ///
+        /// A consumer is a handle that was opened, with all its clones. The first that receives is
+        /// active until its handles and its deliveries are dropped; then the one takes over that has
+        /// waited longest. [`Delivery::fencing_token`](crate::Delivery::fencing_token) tells others
+        /// who was first.
+        pub fn single_active_consumer(mut self, is_exclusive: bool) -> Self {
+            self.wanted.is_exclusive = Some(is_exclusive);
+            self
+        }
+
         /// How often a message is delivered at most: then it is moved to the dead letters. From 1 on;
         /// without it, and without [`dead_letter_queue`](Self::dead_letter_queue), it is tried for
         /// ever.

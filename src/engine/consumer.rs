@@ -12,6 +12,7 @@ use super::{
     core::{Core, deleted},
     delivery::Delivery,
     handle::Engine,
+    seat::Seat,
     shared::Shared,
     wait::{Attempt, Awaited, Watch, blocking},
 };
@@ -40,6 +41,9 @@ pub struct Consumer {
     /// Those who receive from a queue that is ordered by key take turns.
     pub turn: Arc<Mutex<()>>,
     pub is_ordered: bool,
+    pub is_exclusive: bool,
+    /// Which consumer this is, where that matters.
+    pub seat: Option<Arc<Seat>>,
     /// What dead letters are to say of where they come from.
     pub origin: Arc<str>,
     pub durability: Durability,
@@ -70,6 +74,7 @@ impl Consumer {
         let is_ordered = delivering.is_ordered;
         let turn = core.begin_consuming(cursor, log, (retry, is_ordered), &origin)?;
         let watch = core.watch(std::iter::once(log), is_queue);
+        let seat = Seat::of(engine, &mut core, cursor, delivering)?;
         let wakes = core.take_wakes();
         drop(core);
         shared.wake(wakes);
@@ -88,6 +93,8 @@ impl Consumer {
             retry,
             turn,
             is_ordered,
+            is_exclusive: delivering.is_exclusive,
+            seat,
             origin,
             durability,
         })
@@ -153,6 +160,12 @@ impl Consumer {
         pick: impl FnOnce(&mut Core, Duration) -> Result<Option<T>>,
     ) -> Result<Attempt<T>> {
         let (mut core, elapsed) = self.lock_expired()?;
+        if let Some(seat) = &self.seat
+            && let Err(waiting) = core.room_of(seat)?
+        {
+            self.finish_picking(core);
+            return Ok(Attempt::Wait(waiting));
+        }
         let picked = pick(&mut core, elapsed);
         let waiting = matches!(picked, Ok(None)).then(|| self.watch.begin());
         self.finish_picking(core);
@@ -223,6 +236,10 @@ impl Consumer {
         most: usize,
     ) -> Result<Option<Vec<Picked>>> {
         let mut picked = Vec::new();
+        let most = match &self.seat {
+            Some(seat) => core.room_of(seat)?.map_or(0, |room| (most as u64).min(room) as usize),
+            None => most,
+        };
         while picked.len() < most {
             match self.pick(core, elapsed) {
                 Ok(Some(one)) => picked.push(one),
@@ -257,6 +274,9 @@ impl Consumer {
         let Some((offset, key)) = leased else {
             return Ok(None);
         };
+        if let Some(seat) = &self.seat {
+            consumption.deliveries.assign(key, seat.number());
+        }
         let tried = view.acks.attempts(offset);
         let grave = self.retry.grave(tried);
         let attempt = if grave.is_some() { tried } else { tried.saturating_add(1) };
@@ -356,6 +376,13 @@ impl Consumer {
     /// Has all who wait look again.
     pub fn wake_all(&self) {
         self.watch.wake(usize::MAX);
+        if self.seat.is_some() {
+            let mut core = self.shared().lock();
+            core.wake_seats(self.cursor);
+            let wakes = core.take_wakes();
+            drop(core);
+            self.shared().wake(wakes);
+        }
     }
 
     pub fn lease(&self) -> Duration {

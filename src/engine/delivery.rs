@@ -133,6 +133,18 @@ impl Delivery {
         self.attempt
     }
 
+    /// A number that grows with each delivery of this queue, or for this subscription: a delivery that
+    /// came later has a higher one, also behind crashes and restarts. What is called by handlers
+    /// can keep the highest that it has seen, and refuse lower ones: so a handler that was too slow,
+    /// and whose lease has run out, does no harm (a fencing token; Kleppmann, 2016).
+    ///
+    /// It is below 2^63, and higher than all before for 2^23 lives of a store with 2^40 deliveries
+    /// each. Numbers of another store, a salvaged one included, say nothing about this one's.
+    #[must_use]
+    pub fn fencing_token(&self) -> u64 {
+        (self.consumer.shared().life << 40) + self.key.number()
+    }
+
     /// Says that the message is done with: it is never delivered again.
     ///
     /// # Errors

@@ -119,6 +119,7 @@ impl Core {
             && let Some(offset) = consumption.deliveries.settle(key)
         {
             self.fail(cursor, offset, elapsed);
+            self.note_seats(cursor);
         }
     }
 
@@ -133,6 +134,7 @@ impl Core {
                 return;
             };
             self.fail(cursor, offset, elapsed);
+            self.note_seats(cursor);
         }
     }
 

@@ -157,6 +157,7 @@ impl Core {
         if !may {
             consumption.deliveries.settle(key);
             consumption.counts.delivered -= 1;
+            self.note_seats(cursor);
         }
         Ok(may)
     }

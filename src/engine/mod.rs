@@ -11,6 +11,7 @@ mod browse;
 mod builders;
 mod closing;
 mod consumer;
+mod consumption;
 mod core;
 mod dead;
 #[cfg(feature = "stream")]
@@ -27,6 +28,7 @@ mod record;
 mod redrive;
 mod repair;
 mod room;
+mod seat;
 mod shared;
 mod stream;
 mod sync;

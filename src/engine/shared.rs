@@ -28,6 +28,8 @@ pub struct Shared {
     pub syncs: Syncs,
     pub disk: Arc<dyn Disk>,
     pub config: Config,
+    /// Which life of the store this is.
+    pub life: u64,
     pub flusher: Flusher,
     pub keeper: Keeper,
     /// Checkpoints are made one at a time.
@@ -66,6 +68,7 @@ impl Shared {
         let clock = SteadyClock::new(disk.now(), disk.elapsed());
         let chance = disk.stopwatch().as_nanos() as u64 ^ disk.now().0 << 20;
         Shared {
+            life: store.journal.epoch(),
             syncs: Syncs::new(store.journal.durable()),
             core: Mutex::new(Core::new(store, &config, clock, chance)),
             flusher: Flusher::new(threads, config.sync_interval),

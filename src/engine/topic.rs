@@ -160,6 +160,29 @@ impl Subscription {
         Subscription { consumer: Arc::new(consumer) }
     }
 
+    /// The same subscription, as a consumer of its own that holds so many deliveries at most: while it does,
+    /// it receives nothing, and is woken when one is settled. So one slow consumer does not lease what
+    /// others could handle. Clones of the handle share the limit.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it is 0;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the subscription was deleted.
+    pub fn max_in_flight(&self, most: u64) -> Result<Subscription> {
+        let consumer = Arc::new(self.consumer.with_max_in_flight(most)?);
+        Ok(Subscription { consumer })
+    }
+
+    /// Whether this consumer is the one that receives; always, but where only
+    /// [one at a time](crate::SubscriptionBuilder::single_active_consumer) does.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the subscription was deleted.
+    pub fn is_active(&self) -> Result<bool> {
+        self.consumer.is_active()
+    }
+
     /// Receives the next message, and waits for one if need be. `None` if the time ran out.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ pub struct Wanted {
     pub attempts_max: Option<u32>,
     pub dead_letters: Option<String>,
     pub is_ordered: Option<bool>,
+    pub is_exclusive: Option<bool>,
     pub messages_max: Option<u64>,
     pub overflow: Option<Overflow>,
 }
@@ -85,6 +86,7 @@ impl Wanted {
             life_ms: self.life.map_or(0, ms),
             dead_letters: grave.map(|queue| DeadLetters { queue, attempts_max }),
             is_ordered: self.is_ordered.unwrap_or(false),
+            is_exclusive: self.is_exclusive.unwrap_or(false),
             limit: self.messages_max.map(|messages| {
                 let drops_oldest = self.overflow == Some(Overflow::DropOldest);
                 Limit { messages, drops_oldest }
@@ -115,6 +117,7 @@ impl Wanted {
             && same(self.life.is_some(), wanted.life_ms == there.life_ms)
             && same(self.messages_max.is_some(), wanted.limit == there.limit)
             && same(self.is_ordered.is_some(), wanted.is_ordered == there.is_ordered)
+            && same(self.is_exclusive.is_some(), wanted.is_exclusive == there.is_exclusive)
             && same(
                 self.attempts_max.is_some(),
                 dead(there).map(|it| it.attempts_max) == self.attempts_max,

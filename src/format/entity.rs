@@ -44,6 +44,8 @@ pub struct Delivering {
     pub dead_letters: Option<DeadLetters>,
     /// Whether messages with one key are delivered in order, and one at a time.
     pub is_ordered: bool,
+    /// Whether only one consumer receives at a time.
+    pub is_exclusive: bool,
     /// How many messages there may be, of a queue.
     pub limit: Option<Limit>,
 }
@@ -90,6 +92,7 @@ impl Delivering {
             life_ms: 0,
             dead_letters: None,
             is_ordered: false,
+            is_exclusive: false,
             limit: None,
         }
     }

@@ -102,6 +102,11 @@ impl Journal {
         }
     }
 
+    /// One more in each life of the store; on disk since before this life could do anything.
+    pub fn epoch(&self) -> u64 {
+        self.files.back().expect("a journal has a file").header.epoch
+    }
+
     /// Where the next frame goes.
     #[inline]
     pub fn tail(&self) -> Lsn {

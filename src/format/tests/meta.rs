@@ -24,6 +24,7 @@ fn payments() -> Delivering {
         life_ms: 86_400_000,
         dead_letters: Some(DeadLetters { queue: 12, attempts_max: 5 }),
         is_ordered: true,
+        is_exclusive: true,
         limit: Some(Limit { messages: 1_000_000, drops_oldest: false }),
     }
 }

@@ -1,0 +1,189 @@
+//! The volatile side of an ack cursor: its deliveries, and what is known of them in this life.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    core::{Core, deleted, lease_lost},
+    seat::Seats,
+    wait::{Waiting, Watch},
+    watching::{Alarm, Counts},
+};
+use crate::{
+    delivery::{Deliveries, Groups, LeaseKey, Retry},
+    error::Result,
+    ids::{CursorId, LogId, Offset, Timestamp},
+    prims::Mutex,
+    store::Store,
+};
+
+/// The volatile side of an ack cursor.
+#[derive(Debug)]
+pub struct Consumption {
+    pub log: LogId,
+    pub deliveries: Deliveries,
+    pub retry: Retry,
+    /// If messages are delivered in order for each key: whose turn it is. And those who receive take
+    /// turns at finding out.
+    pub groups: Option<Groups>,
+    pub turn: Arc<Mutex<()>>,
+    /// What dead letters are to say of where they come from.
+    pub origin: Arc<str>,
+    pub counts: Counts,
+    /// Where those wait who want to send to a queue that is full, once there was one.
+    pub room: Option<Arc<Watch>>,
+    pub alarms: Vec<Alarm>,
+    /// Which consumers there are, as far as that matters.
+    pub seats: Seats,
+    /// When a timer rings for the next lease that runs out, or the next message that is due.
+    pub armed: Option<Duration>,
+}
+
+impl Core {
+    /// Makes sure that a cursor can be consumed from.
+    pub fn begin_consuming(
+        &mut self,
+        cursor: CursorId,
+        log: LogId,
+        (retry, is_ordered): (Retry, bool),
+        origin: &Arc<str>,
+    ) -> Result<Arc<Mutex<()>>> {
+        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let consumption = self.consumers.entry(cursor).or_insert_with(|| {
+            let mut deliveries = Deliveries::new(acks.floor());
+            for (offset, due) in acks.deferred(acks.floor()) {
+                deliveries.defer(offset, due);
+            }
+            let (groups, turn) = (is_ordered.then(Groups::default), Arc::default());
+            let origin = Arc::clone(origin);
+            let (counts, alarms, room) = (Counts::default(), Vec::new(), None);
+            Consumption {
+                log,
+                deliveries,
+                retry,
+                groups,
+                turn,
+                origin,
+                counts,
+                room,
+                alarms,
+                seats: Seats::default(),
+                armed: None,
+            }
+        });
+        let turn = Arc::clone(&consumption.turn);
+        self.arm(cursor);
+        Ok(turn)
+    }
+
+    #[inline]
+    pub fn consumption(&mut self, cursor: CursorId) -> Result<&mut Consumption> {
+        self.consumers.get_mut(&cursor).ok_or_else(deleted)
+    }
+
+    /// The store and a cursor's deliveries at once.
+    #[inline]
+    pub fn store_and(&mut self, cursor: CursorId) -> Result<(&mut Store, &mut Consumption)> {
+        let consumption = self.consumers.get_mut(&cursor).ok_or_else(deleted)?;
+        Ok((&mut self.store, consumption))
+    }
+
+    /// The offset of a delivery whose lease holds.
+    #[inline]
+    pub fn held(&mut self, cursor: CursorId, key: LeaseKey, now: Duration) -> Result<Offset> {
+        self.consumption(cursor)?.deliveries.held(key, now).ok_or_else(lease_lost)
+    }
+
+    /// Ends a lease after its commit: the message is done with.
+    #[inline]
+    pub fn settle_lease(&mut self, cursor: CursorId, key: LeaseKey) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(offset) = consumption.deliveries.settle(key)
+        {
+            if consumption.groups.is_some() {
+                self.end_turn(cursor, offset);
+            }
+            self.note_room(cursor, 1);
+            self.note_seats(cursor);
+        }
+    }
+
+    /// Ends the lease of a message that was acked.
+    #[inline]
+    pub fn settle_acked(&mut self, cursor: CursorId, key: LeaseKey) {
+        self.settle_lease(cursor, key);
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.counts.acked += 1;
+        }
+    }
+
+    /// Ends the lease of a message that was moved to the dead letters, as its delivery has failed or
+    /// for another reason.
+    pub fn settle_dead(&mut self, cursor: CursorId, key: LeaseKey, has_failed: bool) {
+        self.settle_lease(cursor, key);
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.counts.dead += 1;
+            consumption.counts.failed += u64::from(has_failed);
+        }
+    }
+
+    /// There is room for so many more messages in a queue.
+    #[inline]
+    pub fn note_room(&mut self, cursor: CursorId, messages: usize) {
+        if let Some(consumption) = self.consumers.get(&cursor)
+            && let Some(room) = &consumption.room
+            && room.has_waiters()
+        {
+            self.wakes.push((Arc::clone(room), messages));
+        }
+    }
+
+    /// Begins to wait for room in a queue.
+    pub fn wait_for_room(&mut self, cursor: CursorId) -> Option<Waiting> {
+        let consumption = self.consumers.get_mut(&cursor)?;
+        Some(consumption.room.get_or_insert_default().begin())
+    }
+
+    /// Ends a lease: the message is to be delivered again, not before it is due.
+    pub fn release(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && consumption.deliveries.release(key, due).is_some()
+        {
+            let log = consumption.log;
+            self.wake_or_arm(cursor, log, due);
+            self.note_seats(cursor);
+        }
+    }
+
+    /// The same, as the delivery has failed.
+    pub fn release_failed(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.counts.failed += 1;
+        }
+        self.release(cursor, key, due);
+    }
+
+    /// Ends a lease of a message that nobody has seen: that is no failure.
+    pub fn put_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        self.release(cursor, key, Timestamp(0));
+    }
+
+    /// Ends a lease as if it had never been granted.
+    pub fn take_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(acks) = self.store.acks(cursor)
+        {
+            consumption.deliveries.take_back(key, acks);
+            let log = consumption.log;
+            self.wake_one(log);
+            self.note_seats(cursor);
+        }
+    }
+
+    pub(super) fn wake_or_arm(&mut self, cursor: CursorId, log: LogId, due: Timestamp) {
+        if due == Timestamp(0) {
+            self.wake_one(log);
+        } else {
+            self.arm(cursor);
+        }
+    }
+}
