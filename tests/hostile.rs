@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{drain, small_options};
+use model::{drain, rot_first_record, small_options};
 use posthouse::{
     Durability, Engine, Error, ErrorKind, IoMode, Offset, Options, Start, sim::SimDisk,
 };
@@ -349,11 +349,7 @@ fn a_damaged_block_does_not_stop_other_queues() {
     engine.checkpoint().unwrap();
     engine.close().unwrap();
     drop((queue, engine));
-    let segment = disk.files().into_iter().find(|it| it.starts_with("store/segments")).unwrap();
-    let mut content = disk.content(&segment).unwrap();
-    let at = 64 + 64 + 20;
-    content[at] ^= 1;
-    disk.plant(&segment, Some(content));
+    rot_first_record(&disk);
 
     let engine = open(&disk).unwrap();
     let queue = engine.queue("rotten").open().unwrap();

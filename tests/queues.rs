@@ -10,7 +10,7 @@ use model::small_options;
 use posthouse::{
     Backoff, Delivery, Durability, Engine, ErrorKind, Message, Offset, Queue, Timestamp,
 };
-use sim::{SECOND, Sim, field, kind, take, texts};
+use sim::{SECOND, Sim, Task, field, kind, take, texts};
 
 // Retry.
 
@@ -1019,6 +1019,9 @@ fn one_consumer_is_active_and_another_takes_over_when_it_is_gone() {
     // A clone is the same consumer, and so is a handle with another durability.
     let clone = first.durability(Durability::Buffered);
     assert_eq!(take(&clone).unwrap().payload(), b"b");
+    // Who only looks does not count.
+    let _watch = first.watch(posthouse::Level::Depth(100), |_| {}).unwrap();
+    let _browse = first.browse().unwrap();
     drop((first, clone));
     assert!(take(&second).is_none(), "a delivery of the first is out there");
     held.ack().unwrap();
@@ -1083,22 +1086,63 @@ fn a_consumer_holds_so_many_deliveries_at_most() {
 }
 
 #[test]
-fn who_holds_enough_is_woken_when_one_is_settled_and_takes_nobodys_message() {
-    let dir = tempfile::tempdir().unwrap();
-    let engine = Engine::open(dir.path().join("store")).unwrap();
-    let queue = engine.queue("q").create().unwrap();
+fn who_holds_enough_is_woken_when_one_is_settled() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").lease(SECOND).create().unwrap();
     let limited = queue.max_in_flight(1).unwrap();
+    queue.send_batch((0..6).map(|n| n.to_string())).unwrap();
+    let ways: [fn(&Sim, Delivery); 4] = [
+        |_, it| it.ack().unwrap(),
+        |_, it| it.nack().unwrap(),
+        |_, it| drop(it),
+        |sim, it| {
+            let mut tx = sim.engine.transaction();
+            tx.ack(&it);
+            tx.commit().unwrap();
+        },
+    ];
+    for (n, settle) in ways.into_iter().enumerate() {
+        let held = take(&limited).unwrap();
+        let mut sated = Task::waiting(limited.receive_async());
+        settle(&sim, held);
+        assert!(sated.is_woken(), "way {n}");
+        sated.poll().expect("there is room").unwrap().ack().unwrap();
+    }
+}
+
+#[test]
+fn who_holds_enough_leaves_a_message_to_others_who_wait() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let limited = queue.max_in_flight(1).unwrap();
+    let mut of_one: Vec<_> = (0..2).map(|_| Task::waiting(limited.receive_async())).collect();
+    let mut other = Task::waiting(queue.receive_async());
     queue.send("a").unwrap();
-    let held = limited.receive(60 * SECOND).unwrap().unwrap();
-    let sated = thread::spawn(move || limited.receive(60 * SECOND).unwrap().unwrap().ack());
-    let other = queue.clone();
-    let free = thread::spawn(move || other.receive(60 * SECOND).unwrap().unwrap().ack());
+    assert!(of_one[0].is_woken());
+    let _held = of_one[0].poll().unwrap().unwrap();
     queue.send("b").unwrap();
-    free.join().unwrap().unwrap();
-    queue.send("c").unwrap();
-    held.ack().unwrap();
-    sated.join().unwrap().unwrap();
-    assert_eq!(queue.depth().unwrap(), 0);
+    assert!(of_one[1].is_woken() && !other.is_woken());
+    assert!(of_one[1].poll().is_none(), "it holds as much as it may");
+    assert!(other.is_woken());
+    assert_eq!(other.poll().unwrap().unwrap().payload(), b"b");
+}
+
+#[test]
+fn of_those_who_stand_by_the_first_is_woken_when_the_active_one_is_gone() {
+    let sim = Sim::new();
+    let open = || sim.engine.queue("q").single_active_consumer(true).create().unwrap();
+    let active = open();
+    active.send_batch(["a", "b"]).unwrap();
+    take(&active).unwrap().ack().unwrap();
+    let mut standbys: Vec<_> = (0..2).map(|_| Task::waiting(open().receive_async())).collect();
+    active.send("c").unwrap();
+    assert!(!standbys.iter().any(Task::is_woken), "a message is not for those who stand by");
+    drop(active);
+    assert_eq!(standbys.iter().map(Task::is_woken).collect::<Vec<_>>(), [true, false]);
+    // It is gone without having looked: the next one is told.
+    drop(standbys.remove(0));
+    assert!(standbys[0].is_woken());
+    assert_eq!(standbys[0].poll().unwrap().unwrap().payload(), b"b");
 }
 
 #[test]

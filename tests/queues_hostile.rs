@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::small_options;
+use model::{rot_first_record, small_options};
 use posthouse::{
     Backoff, Delivery, Durability, Engine, ErrorKind, Message, Offset, Options, Overflow, Queue,
     Timestamp, sim::SimDisk,
@@ -107,11 +107,7 @@ fn damaged() -> Damaged {
     engine.checkpoint().unwrap();
     engine.close().unwrap();
     drop((queue, engine));
-    let segment = disk.files().into_iter().find(|it| it.starts_with("store/segments")).unwrap();
-    let good = disk.content(&segment).unwrap();
-    let mut content = good.clone();
-    content[64 + 64 + 20] ^= 1;
-    disk.plant(&segment, Some(content));
+    let (segment, good) = rot_first_record(&disk);
     let engine = small_options().sim(&disk).open("store").unwrap();
     Damaged { disk, engine, segment, good }
 }

@@ -159,7 +159,7 @@ impl Consumer {
         let core = self.shared().lock_open()?;
         let (_, end) = core.store.bounds(self.log).ok_or_else(deleted)?;
         let floor = core.store.floor(self.cursor).ok_or_else(deleted)?;
-        Ok(Browse { consumer: Arc::clone(self), range: floor..end })
+        Ok(Browse { consumer: self.aside(), range: floor..end })
     }
 
     /// Deletes one message. `false` if it is not there.

@@ -34,8 +34,8 @@ pub struct Consumer {
     pub name: Arc<str>,
     pub cursor: CursorId,
     pub log: LogId,
-    watch: Arc<Watch>,
-    lease: Duration,
+    pub(super) watch: Arc<Watch>,
+    pub(super) lease: Duration,
     pub life_ms: u64,
     pub retry: Retry,
     /// Those who receive from a queue that is ordered by key take turns.

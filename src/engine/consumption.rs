@@ -38,6 +38,29 @@ pub struct Consumption {
     pub armed: Option<Duration>,
 }
 
+impl Consumption {
+    /// There is room for so many more messages.
+    #[inline]
+    fn note_room(&self, wakes: &mut Vec<(Arc<Watch>, usize)>, messages: usize) {
+        if let Some(room) = &self.room
+            && room.has_waiters()
+        {
+            wakes.push((Arc::clone(room), messages));
+        }
+    }
+
+    /// Leases have ended: those who held as much as they may are to look.
+    #[inline]
+    fn note_seats(&mut self, wakes: &mut Vec<(Arc<Watch>, usize)>) {
+        if self.deliveries.take_freed()
+            && let Some(sated) = &self.seats.sated
+            && sated.has_waiters()
+        {
+            wakes.push((Arc::clone(sated), usize::MAX));
+        }
+    }
+}
+
 impl Core {
     /// Makes sure that a cursor can be consumed from.
     pub fn begin_consuming(
@@ -93,47 +116,53 @@ impl Core {
         self.consumption(cursor)?.deliveries.held(key, now).ok_or_else(lease_lost)
     }
 
-    /// Ends a lease after its commit: the message is done with.
+    /// Ends a lease after its commit: the message is done with, and is counted.
     #[inline]
-    pub fn settle_lease(&mut self, cursor: CursorId, key: LeaseKey) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor)
+    fn settle_counted(&mut self, cursor: CursorId, key: LeaseKey, count: impl FnOnce(&mut Counts)) {
+        let Core { consumers, wakes, .. } = self;
+        if let Some(consumption) = consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.settle(key)
         {
+            count(&mut consumption.counts);
+            consumption.note_room(wakes, 1);
+            consumption.note_seats(wakes);
             if consumption.groups.is_some() {
                 self.end_turn(cursor, offset);
             }
-            self.note_room(cursor, 1);
-            self.note_seats(cursor);
         }
+    }
+
+    /// Ends the lease of a message that was deleted.
+    pub fn settle_lease(&mut self, cursor: CursorId, key: LeaseKey) {
+        self.settle_counted(cursor, key, |_| {});
     }
 
     /// Ends the lease of a message that was acked.
     #[inline]
     pub fn settle_acked(&mut self, cursor: CursorId, key: LeaseKey) {
-        self.settle_lease(cursor, key);
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            consumption.counts.acked += 1;
-        }
+        self.settle_counted(cursor, key, |counts| counts.acked += 1);
     }
 
     /// Ends the lease of a message that was moved to the dead letters, as its delivery has failed or
     /// for another reason.
     pub fn settle_dead(&mut self, cursor: CursorId, key: LeaseKey, has_failed: bool) {
-        self.settle_lease(cursor, key);
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            consumption.counts.dead += 1;
-            consumption.counts.failed += u64::from(has_failed);
-        }
+        self.settle_counted(cursor, key, |counts| {
+            counts.dead += 1;
+            counts.failed += u64::from(has_failed);
+        });
     }
 
     /// There is room for so many more messages in a queue.
-    #[inline]
     pub fn note_room(&mut self, cursor: CursorId, messages: usize) {
-        if let Some(consumption) = self.consumers.get(&cursor)
-            && let Some(room) = &consumption.room
-            && room.has_waiters()
-        {
-            self.wakes.push((Arc::clone(room), messages));
+        if let Some(consumption) = self.consumers.get(&cursor) {
+            consumption.note_room(&mut self.wakes, messages);
+        }
+    }
+
+    /// Leases of a cursor have ended.
+    pub fn note_seats(&mut self, cursor: CursorId) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.note_seats(&mut self.wakes);
         }
     }
 

@@ -38,7 +38,7 @@ pub struct Seats {
     active: Option<SeatId>,
     /// Where those wait who are not active, and those who hold as much as they may.
     standby: Option<Arc<Watch>>,
-    sated: Option<Arc<Watch>>,
+    pub sated: Option<Arc<Watch>>,
 }
 
 impl Seats {
@@ -110,18 +110,6 @@ impl Core {
         Ok(Err(waiting))
     }
 
-    /// Leases of a cursor have ended: those who held as much as they may are to look.
-    #[inline]
-    pub fn note_seats(&mut self, cursor: CursorId) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor)
-            && consumption.deliveries.take_freed()
-            && let Some(sated) = &consumption.seats.sated
-            && sated.has_waiters()
-        {
-            self.wakes.push((Arc::clone(sated), usize::MAX));
-        }
-    }
-
     /// Has all look who wait for anything but messages.
     pub fn wake_seats(&mut self, cursor: CursorId) {
         if let Some(consumption) = self.consumers.get(&cursor) {
@@ -146,6 +134,11 @@ impl Core {
 }
 
 impl Consumer {
+    /// The same, for those who only look: who looks does not keep others from being active.
+    pub fn aside(&self) -> Arc<Consumer> {
+        Arc::new(Consumer { seat: None, ..self.clone() })
+    }
+
     /// The same, as a consumer of its own that holds so many deliveries at most.
     pub fn with_max_in_flight(&self, most: u64) -> Result<Consumer> {
         if most == 0 {
@@ -154,9 +147,7 @@ impl Consumer {
         let mut core = self.shared().lock_open()?;
         let seat = Seat::new(&self.engine, &mut core, self.cursor, (self.is_exclusive, most))?;
         drop(core);
-        let mut consumer = self.clone();
-        consumer.seat = Some(seat);
-        Ok(consumer)
+        Ok(Consumer { seat: Some(seat), ..self.clone() })
     }
 
     /// Whether this consumer is the one that receives.

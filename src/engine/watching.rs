@@ -218,6 +218,6 @@ impl Consumer {
         call: impl Fn(Crossing) + Send + Sync + 'static,
     ) -> Result<LevelWatch> {
         let number = self.looked(|core| core.add_alarm(self.cursor, level, Arc::new(call)))?;
-        Ok(LevelWatch { consumer: Arc::clone(self), number })
+        Ok(LevelWatch { consumer: self.aside(), number })
     }
 }

@@ -11,6 +11,8 @@ pub mod explore;
 pub mod oracle;
 pub mod state;
 
+use std::path::PathBuf;
+
 use posthouse::{Delivery, Engine, Options, Queue, Timestamp, sim::SimDisk};
 
 /// What the actions run on.
@@ -125,6 +127,16 @@ pub fn small_options() -> Options {
         .message_bytes_max(64 << 10)
         .commit_bytes_max(128 << 10)
         .maps_max(2)
+}
+
+/// Damages the first record of a store's first segment. Returns where that is, and what was there.
+pub fn rot_first_record(disk: &SimDisk) -> (PathBuf, Vec<u8>) {
+    let segment = disk.files().into_iter().find(|it| it.starts_with("store/segments")).unwrap();
+    let good = disk.content(&segment).unwrap();
+    let mut content = good.clone();
+    content[64 + 64 + 20] ^= 1;
+    disk.plant(&segment, Some(content));
+    (segment, good)
 }
 
 /// The payloads of all messages that a queue has, in the order in which they come. They stay on

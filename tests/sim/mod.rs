@@ -1,7 +1,15 @@
 //! An engine on a simulated disk, for tests of what users are told.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake},
+    time::Duration,
+};
 
 use posthouse::{Delivery, Engine, ErrorKind, Queue, Timestamp, sim::SimDisk};
 
@@ -62,4 +70,42 @@ pub fn take(queue: &Queue) -> Option<Delivery> {
 pub fn texts(queue: &Queue) -> Vec<String> {
     let text = |payload: &[u8]| String::from_utf8(payload.to_vec()).unwrap();
     queue.browse().unwrap().map(|it| text(it.unwrap().payload())).collect()
+}
+
+/// Whether a task was woken.
+#[derive(Default)]
+struct Alarm(AtomicBool);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Alarm>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A future that is polled by hand.
+pub struct Task<T> {
+    future: Pin<Box<dyn Future<Output = T>>>,
+    alarm: Arc<Alarm>,
+}
+
+impl<T> Task<T> {
+    /// One that has nothing to give yet.
+    pub fn waiting(future: impl Future<Output = T> + 'static) -> Task<T> {
+        let mut task = Task { future: Box::pin(future), alarm: Arc::default() };
+        assert!(task.poll().is_none(), "there is something already");
+        task
+    }
+
+    /// Whether it was woken since it was last polled.
+    pub fn is_woken(&self) -> bool {
+        self.alarm.0.load(Ordering::SeqCst)
+    }
+
+    pub fn poll(&mut self) -> Option<T> {
+        self.alarm.0.store(false, Ordering::SeqCst);
+        match self.future.as_mut().poll(&mut Context::from_waker(&Arc::clone(&self.alarm).into())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
 }
