@@ -11,6 +11,9 @@
 //! - The frontier goes back only in `reuse`, which needs the only reference to the region: no
 //!   slice is alive then, and none can come to life meanwhile, because that takes `&self`.
 //!
+//! [`Written`] takes pages out of the map, not out of the file: whoever touches them again finds the same
+//! bytes, as the map is shared, and private to nobody.
+//!
 //! A [`Slice`] is a pointer to such bytes, or to bytes on the heap, together with a reference count
 //! that keeps them where they are. [`Shares`] hands out many references to one slice, one by one,
 //! and counts them in advance: the count in the [`Shared`] is that of the shares that are alive and
@@ -39,6 +42,11 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::{Purpose, Window};
 use crate::prims::{Arc, AtomicUsize};
+
+/// Where pages are larger, a part of one stands for it.
+const PAGE_BYTES: usize = 4096;
+/// Where fewer bytes are written, it does not pay to take them out of the map.
+const UNMAPPED_BYTES_MIN: usize = 8 * PAGE_BYTES;
 
 /// A mapped file with the frontier below which its bytes stay as they are.
 #[derive(Debug)]
@@ -272,6 +280,36 @@ impl Drop for Share {
     }
 }
 
+/// What was written to a window from some position on, and is about to be synced.
+#[derive(Debug)]
+pub struct Written {
+    region: Arc<Region>,
+    start: usize,
+}
+
+impl Written {
+    /// Takes the pages out of the map that are full by now. A sync takes the right to write from each
+    /// page that it finds in a map, and interrupts all processors to tell them, page by page; here
+    /// that is done for all of them at once. They are faulted in again when they are read.
+    pub fn unmap(&self) {
+        // The page that is being filled stays.
+        let end = self.region.frontier.load(Ordering::Relaxed) / PAGE_BYTES * PAGE_BYTES;
+        let len = end.saturating_sub(self.start);
+        if len < UNMAPPED_BYTES_MIN {
+            return;
+        }
+        // SAFETY: the range lies in the map, as the frontier does. The map is a shared one of a file: the
+        // system notes which pages are dirty when it takes them out, and whoever reads or writes
+        // there, now or later, finds the bytes of the file's page, which is the same as before.
+        // Where it fails nothing has happened, and the sync takes longer.
+        #[cfg(target_os = "linux")]
+        let _ = unsafe {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            self.region.map.unchecked_advise_range(advice, self.start, len)
+        };
+    }
+}
+
 /// A window through a map.
 #[derive(Debug)]
 pub struct MapWindow {
@@ -350,10 +388,9 @@ impl Window for MapWindow {
         let _ = self.region.map.advise_range(memmap2::Advice::WillNeed, at, len);
     }
 
-    fn warm(&self) {
-        // It is of use only if it succeeds, and does no harm if it does not: it stores nothing.
-        #[cfg(target_os = "linux")]
-        let _ = self.region.map.advise(memmap2::Advice::PopulateWrite);
+    fn written(&self, from: u64) -> Option<Written> {
+        let start = usize::try_from(from).ok()? / PAGE_BYTES * PAGE_BYTES;
+        Some(Written { region: Arc::clone(&self.region), start })
     }
 
     fn reuse(&mut self) -> bool {
@@ -401,44 +438,4 @@ impl Trace {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use std::sync;
-
-    use super::*;
-
-    fn shares() -> (Shares, sync::Weak<Vec<u8>>) {
-        let bytes = Arc::new(vec![7; 10]);
-        let weak = Arc::downgrade(&bytes);
-        (Shares::new(Slice::heap(bytes).narrow(2, 6)), weak)
-    }
-
-    #[test]
-    fn bytes_live_as_long_as_any_share() {
-        let (mut shares, weak) = shares();
-        let share = shares.take();
-        drop(shares);
-        let other = share.clone();
-        drop(share);
-        assert_eq!((&*other, weak.strong_count()), (&[7; 4][..], 1));
-        drop(other);
-        assert_eq!(weak.strong_count(), 0);
-        let (unused, weak) = self::shares();
-        drop(unused);
-        assert_eq!(weak.strong_count(), 0);
-    }
-
-    #[test]
-    fn shares_are_given_up_by_many_threads() {
-        let (mut shares, weak) = shares();
-        let hands: Vec<_> = (0..4)
-            .map(|_| {
-                let taken: Vec<_> = (0..SHARES_AT_ONCE * 2).map(|_| shares.take()).collect();
-                std::thread::spawn(move || taken.iter().for_each(|it| assert_eq!(it.len(), 4)))
-            })
-            .collect();
-        assert_eq!(&*shares, &[7; 4]);
-        drop(shares);
-        hands.into_iter().for_each(|hand| hand.join().expect("it ends"));
-        assert_eq!(weak.strong_count(), 0);
-    }
-}
+mod tests;

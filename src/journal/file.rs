@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use crate::{
-    disk::{DiskFile, Slice, Window},
+    disk::{DiskFile, Slice, Window, Written},
     error::{Error, ErrorKind, Result},
     format::{journal::JournalHeader, wire::Seed},
     ids::Lsn,
@@ -38,6 +38,11 @@ impl JournalFile {
         self.window
             .write(at, frame)
             .map_err(|error| Error::io(error, "a frame cannot be written", &self.path).at(at))
+    }
+
+    /// What of this file was written from a position on.
+    pub fn written(&self, from: Lsn) -> Option<Written> {
+        self.window.written(from.0.saturating_sub(self.header.start.0))
     }
 
     #[inline]

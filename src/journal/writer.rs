@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     config::JOURNAL_RESERVE_SHARE,
-    disk::{DiskFile, Slice},
+    disk::{DiskFile, Slice, Written},
     error::{Error, ErrorKind, Result},
     format::{
         frame::{FRAME_HEADER_BYTES, FrameKind, begin_frame, finish_frame},
@@ -41,6 +41,10 @@ pub enum Room {
     NeedsFile(u64),
 }
 
+/// A file that took so many syncs to fill is large enough: making one is little beside that, and what
+/// is larger has to be written out first, all of it.
+const SYNCS_A_FILE: u32 = 2048;
+
 #[derive(Debug)]
 pub struct Journal {
     supply: Supply,
@@ -62,8 +66,8 @@ pub struct Journal {
     pool: Vec<JournalFile>,
     /// The capacity of the next file.
     target: u64,
-    /// Whether the last file was filled before any of it was synced.
-    is_hurried: bool,
+    /// How often something was synced since the current file was begun.
+    syncs: u32,
     bytes_behind: u64,
     tail: Lsn,
     /// The end of the last frame that holds something.
@@ -74,8 +78,7 @@ pub struct Journal {
 impl Journal {
     /// Makes the journal of a new store.
     pub fn create(supply: Supply) -> Result<Journal> {
-        let first = NewFile { header: first_header(&supply), used: None, is_urgent: false }
-            .make(&supply)?;
+        let first = NewFile { header: first_header(&supply), used: None }.make(&supply)?;
         Ok(Journal::new(supply, VecDeque::from([first])))
     }
 
@@ -86,7 +89,7 @@ impl Journal {
         Journal {
             bytes_behind,
             target: supply.file_bytes_min,
-            is_hurried: false,
+            syncs: 0,
             supply,
             files,
             next: None,
@@ -238,11 +241,12 @@ impl Journal {
         begin_frame(&mut frame);
         self.put(&mut frame, FrameKind::Roll)?;
         let next = self.next.take().expect("the caller has looked");
-        let first = self.current().header.first_frame();
-        self.is_hurried = self.durable <= first;
         self.tail = next.header.first_frame();
         self.bytes_behind += self.current().header.capacity;
-        self.target = (self.target * 2).min(self.supply.file_bytes_max);
+        if self.syncs < SYNCS_A_FILE {
+            self.target = (self.target * 2).min(self.supply.file_bytes_max);
+        }
+        self.syncs = 0;
         self.files.push_back(next);
         Ok(())
     }
@@ -289,7 +293,11 @@ impl Journal {
             .iter()
             .rev()
             .take_while(|file| file.end() > self.durable)
-            .map(|file| (Arc::clone(&file.file), file.path.clone()))
+            .map(|file| Unsynced {
+                file: Arc::clone(&file.file),
+                written: file.written(self.durable),
+                path: file.path.clone(),
+            })
             .collect();
         files.reverse();
         Some(SyncJob { files, upto: self.tail })
@@ -298,6 +306,7 @@ impl Journal {
     /// Takes note of a sync that succeeded.
     pub fn finish_sync(&mut self, job: &SyncJob) {
         self.durable = self.durable.max(job.upto);
+        self.syncs = self.syncs.saturating_add(1);
     }
 
     /// The next file, to be made before it is needed. `room` is the frame that it must hold. With
@@ -336,7 +345,7 @@ impl Journal {
             |file: &mut JournalFile| file.header.capacity == capacity && file.window.reuse();
         let used = self.pool.iter_mut().position(fitting).map(|n| self.pool.swap_remove(n));
         self.refilling = used.as_ref().map(|file| file.path.clone());
-        NewFile { header, used, is_urgent: self.is_hurried }
+        NewFile { header, used }
     }
 
     /// Enough to move the messages of any one file into segments, with the metalog for it.
@@ -455,15 +464,27 @@ impl Journal {
 /// Makes a part of the journal durable: run it without holding the journal.
 #[derive(Debug)]
 pub struct SyncJob {
-    files: Vec<(Arc<dyn DiskFile>, PathBuf)>,
+    files: Vec<Unsynced>,
     upto: Lsn,
+}
+
+#[derive(Debug)]
+struct Unsynced {
+    file: Arc<dyn DiskFile>,
+    written: Option<Written>,
+    path: PathBuf,
 }
 
 impl SyncJob {
     /// Syncs the files in their order, so that what is durable is a prefix.
     pub fn run(&self) -> Result<()> {
         let all = if seeded!(OnlyTheNewestFileIsSynced) { self.files.len() - 1 } else { 0 };
-        for (file, path) in self.files.iter().skip(all).filter(|_| !seeded!(SyncIsSkipped)) {
+        for Unsynced { file, written, path } in
+            self.files.iter().skip(all).filter(|_| !seeded!(SyncIsSkipped))
+        {
+            if let Some(written) = written {
+                written.unmap();
+            }
             let synced = file.sync();
             let synced =
                 if seeded!(FailedSyncIsTriedAgain) { synced.or(file.sync()) } else { synced };

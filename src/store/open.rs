@@ -76,7 +76,9 @@ impl Opening {
             access: self.access,
             file_bytes_min: self.config.journal_file_bytes_min,
             file_bytes_max: self.config.journal_file_bytes_max,
-            pool_bytes: self.config.journal_bytes / 2,
+            // A checkpoint lets go of what is beyond one half, in whole files.
+            pool_bytes: self.config.journal_bytes / 2
+                + self.config.journal_file_bytes_max.min(self.config.journal_bytes / 4),
         }
     }
 
