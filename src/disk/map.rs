@@ -288,17 +288,17 @@ pub struct Written {
 }
 
 impl Written {
-    /// Takes the pages out of the map that are full by now. A sync takes the right to write from each
+    /// Takes the pages out of the map, unless they are few. A sync takes the right to write from each
     /// page that it finds in a map, and interrupts all processors to tell them, page by page; here
-    /// that is done for all of them at once. They are faulted in again when they are read.
+    /// that is done for all of them at once, with those that are only ready to be written. They are
+    /// faulted in again by whoever reads or writes.
     pub fn unmap(&self) {
-        // The page that is being filled stays.
-        let end = self.region.frontier.load(Ordering::Relaxed) / PAGE_BYTES * PAGE_BYTES;
-        let len = end.saturating_sub(self.start);
-        if len < UNMAPPED_BYTES_MIN {
+        let written = self.region.frontier.load(Ordering::Relaxed).saturating_sub(self.start);
+        if written < UNMAPPED_BYTES_MIN {
             return;
         }
-        // SAFETY: the range lies in the map, as the frontier does. The map is a shared one of a file: the
+        let len = self.region.map.len() - self.start;
+        // SAFETY: the range lies in the map, as the frontier did not exceed its length. The map is a shared one of a file: the
         // system notes which pages are dirty when it takes them out, and whoever reads or writes
         // there, now or later, finds the bytes of the file's page, which is the same as before.
         // Where it fails nothing has happened, and the sync takes longer.
@@ -386,6 +386,12 @@ impl Window for MapWindow {
         let len = usize::try_from(len).map_or(all - at, |len| len.min(all - at));
         // It is a hint: what comes of it does not matter.
         let _ = self.region.map.advise_range(memmap2::Advice::WillNeed, at, len);
+    }
+
+    fn warm(&self) {
+        // It is of use only if it succeeds, and does no harm if it does not: it stores nothing.
+        #[cfg(target_os = "linux")]
+        let _ = self.region.map.advise(memmap2::Advice::PopulateWrite);
     }
 
     fn written(&self, from: u64) -> Option<Written> {

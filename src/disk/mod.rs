@@ -119,6 +119,9 @@ pub trait Window: Send + Sync + fmt::Debug {
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice>;
     /// Says that a range will be asked for soon, so that the system can have it ready.
     fn expect(&self, _at: u64, _len: u64) {}
+    /// Has the system get ready for writes all over the window. They will be written back with the
+    /// next sync of the file, whatever is written till then.
+    fn warm(&self) {}
     /// What was written from a position on, to be taken out of the map before a sync: `None` if there is
     /// no map.
     fn written(&self, _from: u64) -> Option<Written> {

@@ -84,7 +84,7 @@ pub fn recover(
         // On a full disk it is from them that the new file has its space.
         let _ = supply.disk.remove(path);
     }
-    let fresh = NewFile { header, used: None }.make(&supply)?;
+    let fresh = NewFile { header, used: None, is_urgent: false }.make(&supply)?;
 
     let mut files = VecDeque::new();
     for Part { start, .. } in &chain {

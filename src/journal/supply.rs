@@ -53,6 +53,8 @@ pub struct NewFile {
     pub header: JournalHeader,
     /// A file whose content is done with.
     pub used: Option<JournalFile>,
+    /// Whether it will be filled before it is synced.
+    pub is_urgent: bool,
 }
 
 /// What came of a [`PrepareJob`].
@@ -82,7 +84,7 @@ impl PrepareJob {
 impl NewFile {
     /// Makes the file durable, with its name.
     pub fn make(self, supply: &Supply) -> Result<JournalFile> {
-        let NewFile { header, used } = self;
+        let NewFile { header, used, is_urgent } = self;
         let unfinished = Layout::unfinished(&supply.layout.journal_file(header.start));
         let begun = used.as_ref().map_or(unfinished, |used| used.path.clone());
         let made = match used {
@@ -104,6 +106,11 @@ impl NewFile {
         let dir = supply.layout.journal_dir();
         if !seeded!(NewNameIsNotSynced) {
             supply.disk.sync_dir(&dir).map_err(|error| sync_failed(error, dir))?;
+        }
+        if is_urgent {
+            // Else each page is faulted in by whoever commits, which costs as much again as all the
+            // commits that fit into it. But a page that is ready to be written counts as written.
+            file.window.warm();
         }
         Ok(file)
     }

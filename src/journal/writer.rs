@@ -68,6 +68,8 @@ pub struct Journal {
     target: u64,
     /// How often something was synced since the current file was begun.
     syncs: u32,
+    /// Whether the file before it was filled without a sync.
+    is_hurried: bool,
     bytes_behind: u64,
     tail: Lsn,
     /// The end of the last frame that holds something.
@@ -78,7 +80,8 @@ pub struct Journal {
 impl Journal {
     /// Makes the journal of a new store.
     pub fn create(supply: Supply) -> Result<Journal> {
-        let first = NewFile { header: first_header(&supply), used: None }.make(&supply)?;
+        let first = NewFile { header: first_header(&supply), used: None, is_urgent: false }
+            .make(&supply)?;
         Ok(Journal::new(supply, VecDeque::from([first])))
     }
 
@@ -90,6 +93,7 @@ impl Journal {
             bytes_behind,
             target: supply.file_bytes_min,
             syncs: 0,
+            is_hurried: false,
             supply,
             files,
             next: None,
@@ -246,6 +250,7 @@ impl Journal {
         if self.syncs < SYNCS_A_FILE {
             self.target = (self.target * 2).min(self.supply.file_bytes_max);
         }
+        self.is_hurried = self.syncs == 0;
         self.syncs = 0;
         self.files.push_back(next);
         Ok(())
@@ -345,7 +350,7 @@ impl Journal {
             |file: &mut JournalFile| file.header.capacity == capacity && file.window.reuse();
         let used = self.pool.iter_mut().position(fitting).map(|n| self.pool.swap_remove(n));
         self.refilling = used.as_ref().map(|file| file.path.clone());
-        NewFile { header, used }
+        NewFile { header, used, is_urgent: self.is_hurried }
     }
 
     /// Enough to move the messages of any one file into segments, with the metalog for it.
