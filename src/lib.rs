@@ -65,6 +65,8 @@ mod segment;
 mod store;
 
 mod delivery;
+#[cfg(feature = "cron")]
+mod schedule;
 mod stream;
 
 mod engine;
@@ -78,7 +80,11 @@ pub use engine::{
     Redrive, Redriven, Start, Stream, StreamBuilder, Subscription, SubscriptionBuilder, Ticket,
     Topic, TopicBuilder, Transaction, Worker, WorkerBuilder, salvage, verify,
 };
+#[cfg(feature = "cron")]
+pub use engine::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "cron")]
+pub use format::schedule::{MissedRuns, Target};
 pub use format::{note::DeadLetter, record::Headers};
 pub use ids::{Offset, Timestamp};
 pub use message::{IntoBytes, Message};

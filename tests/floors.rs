@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["disk", "format"],
     &["journal", "metalog", "segment"],
     &["store"],
-    &["delivery", "stream"],
+    &["delivery", "schedule", "stream"],
     &["engine"],
 ];
 

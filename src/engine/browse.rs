@@ -162,6 +162,14 @@ impl Consumer {
         Ok(Browse { consumer: self.aside(), range: floor..end })
     }
 
+    /// The same, from an offset on.
+    #[cfg(feature = "cron")]
+    pub fn browse_from(self: &Arc<Consumer>, from: Offset) -> Result<Browse> {
+        let mut browse = self.browse()?;
+        browse.range.start = browse.range.start.max(from);
+        Ok(browse)
+    }
+
     /// Deletes one message. `false` if it is not there.
     pub fn remove(&self, offset: Offset) -> Result<bool> {
         let shared = self.shared();

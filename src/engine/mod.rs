@@ -7,6 +7,8 @@
 
 mod ahead;
 mod background;
+#[cfg(feature = "cron")]
+mod board;
 mod browse;
 mod builders;
 mod closing;
@@ -28,6 +30,10 @@ mod record;
 mod redrive;
 mod repair;
 mod room;
+#[cfg(feature = "cron")]
+mod schedule;
+#[cfg(feature = "cron")]
+mod scheduler;
 mod seat;
 mod shared;
 mod stream;
@@ -57,6 +63,10 @@ pub use reader::{Reader, Start};
 pub use record::{OwnedRecord, Record};
 pub use redrive::{Redrive, Redriven};
 pub use repair::{salvage, verify};
+#[cfg(feature = "cron")]
+pub use schedule::{Schedule, ScheduleBuilder};
+#[cfg(feature = "cron")]
+pub use scheduler::{ScheduleFailure, Scheduler, SchedulerBuilder};
 pub use stream::{Partition, Position, Stream};
 pub use ticket::Ticket;
 pub use topic::{Subscription, Topic};

@@ -126,6 +126,11 @@ impl Queue {
         })
     }
 
+    #[cfg(feature = "cron")]
+    pub(super) fn consumer(&self) -> &Arc<Consumer> {
+        &self.consumer
+    }
+
     pub(super) fn cursor(&self) -> CursorId {
         self.consumer.cursor
     }

@@ -72,7 +72,7 @@ impl Core {
 }
 
 /// Sorted offsets, as ranges.
-fn ranges(offsets: &[Offset]) -> Vec<Range<u64>> {
+pub fn ranges(offsets: &[Offset]) -> Vec<Range<u64>> {
     let together = offsets.chunk_by(|a, b| a.next() == *b);
     together.map(|all| all[0].0..all[all.len() - 1].0 + 1).collect()
 }

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "cron")]
+use super::board::Known;
 use super::{
     background::{self, Flusher, Keeper},
     closing::Within,
@@ -37,6 +39,9 @@ pub struct Shared {
     /// Read by whoever works in the store's directory without the core, written by whoever closes
     /// the engine: the lock is let go of when all of that has ended.
     working: RwLock<()>,
+    /// Where the schedules are. Nothing but the core is taken by whoever holds it.
+    #[cfg(feature = "cron")]
+    pub(super) schedules: Mutex<Known>,
 }
 
 /// A thread works in the store's directory.
@@ -77,6 +82,8 @@ impl Shared {
             config,
             checkpointing: Mutex::new(()),
             working: RwLock::new(()),
+            #[cfg(feature = "cron")]
+            schedules: Mutex::default(),
         }
     }
 

@@ -99,6 +99,12 @@ impl Stream {
         Ok(Stream { shape: Arc::new(shape), durability })
     }
 
+    /// Has the next record without a key go where it is that number's turn.
+    #[cfg(feature = "cron")]
+    pub(super) fn begin_turns(&self, turn: u64) {
+        self.shape.turn.store(turn, Ordering::Relaxed);
+    }
+
     pub(super) fn shape(&self) -> &Arc<Shape> {
         &self.shape
     }

@@ -80,6 +80,9 @@ struct Settle {
 #[derive(Debug)]
 enum Settling {
     Ack,
+    /// Fails if the message was deleted meanwhile.
+    #[cfg(feature = "cron")]
+    AckIfThere,
     Nack {
         delay: Option<Duration>,
         /// The message as it is moved to the dead letters, if it was tried often enough.
@@ -172,6 +175,13 @@ impl Transaction {
     /// Acks a delivery. If its lease is lost by the time of the commit, the commit fails.
     pub fn ack(&mut self, delivery: &Delivery) -> &mut Self {
         self.settle(delivery, Settling::Ack)
+    }
+
+    /// Acks a delivery. If its lease is lost by the time of the commit, or its message was deleted, the
+    /// commit fails, as of a lease that is lost.
+    #[cfg(feature = "cron")]
+    pub(super) fn ack_if_there(&mut self, delivery: &Delivery) -> &mut Self {
+        self.settle(delivery, Settling::AckIfThere)
     }
 
     /// Gives a delivery back, to be delivered again as by [`Delivery::nack`]. If its lease is lost by
@@ -297,11 +307,17 @@ impl Transaction {
                         let messages = std::slice::from_ref(message);
                         letters.push(Op::Append { log: *log, messages, delay_ms: 0 });
                     }
+                    #[cfg(feature = "cron")]
+                    Settling::AckIfThere if core.is_gone(cursor, offset) => {
+                        return Err(lease_lost());
+                    }
+                    #[cfg(feature = "cron")]
+                    Settling::AckIfThere => {}
                     Settling::Ack => {}
                 }
                 acks.entry(cursor).or_default().push(offset);
-                let is_ack = matches!(how, Settling::Ack);
-                endings.push(if is_ack { Ending::Ack } else { Ending::Dead });
+                let is_dead = matches!(how, Settling::Nack { .. });
+                endings.push(if is_dead { Ending::Dead } else { Ending::Ack });
             }
             acks.values_mut().for_each(|offsets| offsets.sort_unstable());
             let dropped = self.make_room(core, &acks)?;

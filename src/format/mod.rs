@@ -16,6 +16,8 @@ pub mod meta;
 pub mod note;
 pub mod pack;
 pub mod record;
+#[cfg(feature = "cron")]
+pub mod schedule;
 pub mod segment;
 pub mod wire;
 

@@ -10,6 +10,8 @@ mod headers;
 mod layout;
 mod meta;
 mod record;
+#[cfg(feature = "cron")]
+mod schedule;
 mod wire;
 
 use super::wire::Seed;

@@ -1,0 +1,81 @@
+//! A schedule, as it stands in a message of the queue of schedules.
+//! `docs/FORMAT.md` has the table under "Schedules".
+
+use serde::{Deserialize, Serialize};
+
+use super::entity::{put_value, take_value};
+use crate::ids::Timestamp;
+
+/// The layout that is written, and the only one there was.
+const VERSION: u8 = 1;
+
+/// What is done about runs whose time has passed, because no scheduler was running then, or because
+/// what they were to send could not be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MissedRuns {
+    /// One message is sent for all of them, as soon as can be: that of the latest.
+    #[default]
+    RunOnce,
+    /// A message is sent for each of them, in order, as soon as can be.
+    RunAll,
+    /// None is sent. A run counts as missed when it is more than a minute late.
+    Skip,
+}
+
+/// Where the messages of a schedule go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Target {
+    /// Sent to the queue of this name.
+    Queue(String),
+    /// Published to the topic of this name.
+    Topic(String),
+    /// Appended to the stream of this name.
+    Stream(String),
+}
+
+/// All of a schedule but its name, which is the message's key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub cron: String,
+    pub time_zone: String,
+    pub target: Target,
+    pub missed_runs: MissedRuns,
+    /// The time of the next run.
+    pub next: Timestamp,
+    pub template: Template,
+}
+
+/// What is sent with each run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Template {
+    pub payload: Vec<u8>,
+    pub key: Option<Vec<u8>>,
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub lives_ms: Option<u64>,
+}
+
+/// Why bytes are no schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlan {
+    /// They may be one of a layout that is not known here.
+    Version(u8),
+    Malformed,
+}
+
+impl Plan {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        put_value(&mut out, self);
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Plan, NoPlan> {
+        match bytes {
+            [VERSION, rest @ ..] => take_value(rest).map_err(|_| NoPlan::Malformed),
+            [other, ..] => Err(NoPlan::Version(*other)),
+            [] => Err(NoPlan::Malformed),
+        }
+    }
+}
