@@ -28,7 +28,7 @@ pub enum ErrorKind {
         /// The process that holds the store.
         holder: Option<u32>,
     },
-    /// No queue, topic, subscription, stream or group has that name, or it was deleted.
+    /// No queue, topic, subscription, stream, group or schedule has that name, or it was deleted.
     NotFound,
     /// The name is taken, by something with other settings.
     AlreadyExists,

@@ -13,7 +13,7 @@
 //! the disk and what is not promised stands in the guide to [durability](guide::durability).
 //!
 //! Guides: [queues](guide::queues), [topics](guide::topics), [streams](guide::streams),
-//! [durability](guide::durability).
+//! [durability](guide::durability); with the feature `cron` recurring schedules, too.
 //!
 //! ```
 //! use std::time::Duration;
@@ -105,6 +105,7 @@ pub use format::fuzzing;
 #[cfg(any(doc, doctest))]
 pub mod guide {
     #[doc = "[durability]: crate::guide::durability\n"]
+    #[cfg_attr(feature = "cron", doc = "[schedules]: crate::guide::schedules\n")]
     #[doc = include_str!("../docs/QUEUES.md")]
     pub mod queues {}
 
@@ -115,6 +116,10 @@ pub mod guide {
     #[doc = "[queues]: crate::guide::queues\n[`partition_of`]: crate::partition_of\n"]
     #[doc = include_str!("../docs/STREAMS.md")]
     pub mod streams {}
+
+    #[cfg(feature = "cron")]
+    #[doc = include_str!("../docs/SCHEDULES.md")]
+    pub mod schedules {}
 
     #[doc = include_str!("../docs/DURABILITY.md")]
     pub mod durability {}

@@ -252,9 +252,10 @@ impl ScheduleBuilder {
     /// The time zone in which the expression is meant, by its name in the database of time zones,
     /// such as `Europe/Berlin`; `UTC` by default.
     ///
-    /// Where clocks are put forward, a run whose time is left out is made when the gap ends. Where they
-    /// are put back, runs at fixed times are made once, at the first of both; those of each minute,
-    /// hour or the like go on through both.
+    /// Where clocks are put forward, a run whose time is left out is made when the gap ends; where they
+    /// are put back, it is made once, at the first of both. That is so for expressions that name one time
+    /// of day. Others, with `*`, lists, ranges or steps, follow the clock: what is left out is left out,
+    /// and what comes twice is run twice.
     pub fn time_zone(mut self, name: &str) -> ScheduleBuilder {
         self.time_zone = Some(name.to_owned());
         self

@@ -70,6 +70,16 @@ fn intervals_go_on_evenly_where_clocks_change() {
     }
 }
 
+/// What `docs/SCHEDULES.md` says of expressions that name more than one time of day.
+#[test]
+fn lists_of_times_follow_the_clock() {
+    let new_york = |cron, after| times(cron, "America/New_York", after, 2);
+    let spring = new_york("30 2,14 * * *", "2025-03-08T20:00:00Z");
+    assert_eq!(spring, ["2025-03-09T18:30:00Z", "2025-03-10T06:30:00Z"]);
+    let autumn = new_york("30 1,13 * * *", "2025-11-02T00:00:00Z");
+    assert_eq!(autumn, ["2025-11-02T05:30:00Z", "2025-11-02T06:30:00Z"]);
+}
+
 #[test]
 fn what_is_no_expression_is_told() {
     let field = |cron: &str, zone: &str| match Rhythm::parse(cron, zone).map(drop) {
