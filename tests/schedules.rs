@@ -19,8 +19,9 @@ use std::{
 
 use model::{rot_first_record, small_options};
 use posthouse::{
-    Backoff, Crossing, Engine, ErrorKind, Level, Message, MissedRuns, Options, Overflow, Queue,
-    QueueBuilder, Schedule, ScheduleBuilder, Start, Target, Timestamp, sim::SimDisk,
+    Backoff, Crossing, Durability, Engine, ErrorKind, Level, Message, MissedRuns, Options,
+    Overflow, Queue, QueueBuilder, Schedule, ScheduleBuilder, Start, Target, Timestamp,
+    sim::SimDisk,
 };
 use sim::{SECOND, Sim, field, kind, take};
 
@@ -152,9 +153,19 @@ fn it_goes_on_behind_a_restart_and_a_checkpoint() {
 /// at each step; the power is cut in each copy, and then life goes on there.
 #[test]
 fn each_run_is_made_exactly_once_wherever_it_crashes() {
+    crash_everywhere(Durability::Sync);
+}
+
+#[test]
+fn so_it_is_where_nobody_waits_for_the_disk() {
+    crash_everywhere(Durability::Buffered);
+}
+
+fn crash_everywhere(durability: Durability) {
     let disk = SimDisk::new(11);
     disk.set_now(BEGIN);
-    let open = |disk: &SimDisk| small_options().sim(disk).open("store").unwrap();
+    let open =
+        |disk: &SimDisk| small_options().durability(durability).sim(disk).open("store").unwrap();
     let engine = open(&disk);
     let queue = engine.queue("ticks").create().unwrap();
     let topic = engine.topic("ticks").create().unwrap();
@@ -162,6 +173,7 @@ fn each_run_is_made_exactly_once_wherever_it_crashes() {
     minutely(&engine, &queue).missed_runs(MissedRuns::RunAll).create().unwrap();
     let also = engine.schedule("also").cron("*/2 * * * *").missed_runs(MissedRuns::RunAll);
     also.to_topic(&topic, "tick").create().unwrap();
+    engine.sync().unwrap();
     disk.record(1);
     for n in 0..12 {
         disk.advance(MINUTE);
@@ -174,7 +186,7 @@ fn each_run_is_made_exactly_once_wherever_it_crashes() {
     let expected: Vec<String> = (14..26).map(|n| format!("2023-11-14T22:{n}:00Z")).collect();
     assert_eq!(times(&queue), expected);
     let moments = disk.take_moments();
-    assert!(moments.len() > 40, "{}", moments.len());
+    assert!(moments.len() > 20, "{}", moments.len());
     for (n, moment) in moments.into_iter().enumerate() {
         match n % 3 {
             0 => moment.kill(),
@@ -922,7 +934,26 @@ fn a_scheduler_goes_on_when_its_queue_was_deleted() {
     scheduler.stop().unwrap();
 }
 
-/// A function of the application that is called within may do what it likes, and panic, too.
+#[test]
+fn a_function_that_panics_keeps_schedules_from_nothing() {
+    let Real { engine, _dir } = real();
+    let (queue, gone) = (engine.queue("q").create().unwrap(), engine.queue("gone").create());
+    let fails = engine.schedule("fails").cron("* * * * * *");
+    fails.to_queue(&gone.unwrap(), "x").create().unwrap();
+    engine.queue("gone").delete().unwrap();
+    let scheduler = engine.scheduler().on_failure(|failure| panic!("{failure:?}"));
+    let scheduler = scheduler.start().unwrap();
+    let begun = Instant::now();
+    while scheduler.failed() == 0 {
+        assert!(begun.elapsed() < 20 * SECOND, "it has not failed");
+        thread::sleep(Duration::from_millis(1));
+    }
+    secondly(&engine, &queue).create().unwrap();
+    queue.receive(20 * SECOND).unwrap().expect("it goes on").ack().unwrap();
+    scheduler.stop().unwrap();
+}
+
+/// A function of the application that is called within may do what it likes.
 #[test]
 fn a_scheduler_may_be_dropped_by_its_own_function() {
     let Real { engine, _dir } = real();

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -288,7 +289,8 @@ impl Work {
     fn tell(&self, failure: &ScheduleFailure) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         if let Some(call) = &self.on_failure {
-            call(failure);
+            // One that panics has said so, and the schedules go on.
+            let _ = catch_unwind(AssertUnwindSafe(|| call(failure)));
         }
     }
 
@@ -343,7 +345,7 @@ impl Scheduler {
         match self.thread.take() {
             // It is stopped from within, and ends when that returns.
             Some(thread) if thread.thread().id() == thread::current().id() => Ok(()),
-            // If the application's function has panicked, the thread has said so.
+            // Panics of the application's function are caught; there are none of ours.
             Some(thread) => thread.join().unwrap_or(Ok(())),
             None => Ok(()),
         }
