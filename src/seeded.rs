@@ -58,6 +58,8 @@ mod switch {
         DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,
+        ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,
+        LettersKeepTheirOldLife, LifeGoesOnWhenRedriven,
     }
 
     static ON: AtomicUsize = AtomicUsize::new(Bug::None as usize);

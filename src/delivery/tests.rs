@@ -1,6 +1,6 @@
 //! Tests of this room.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
 
@@ -14,6 +14,23 @@ struct Acks(BTreeSet<u64>);
 impl Acked for Acks {
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset> {
         (from.0..end.0).find(|offset| !self.0.contains(offset)).map(Offset)
+    }
+}
+
+/// The same, with a count of the offsets that were looked at.
+#[derive(Default)]
+struct CountedAcks {
+    acked: BTreeSet<u64>,
+    looks: Cell<u64>,
+}
+
+impl Acked for CountedAcks {
+    fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset> {
+        let is_unacked = |offset: &u64| {
+            self.looks.set(self.looks.get() + 1);
+            !self.acked.contains(offset)
+        };
+        (from.0..end.0).find(is_unacked).map(Offset)
     }
 }
 
@@ -228,4 +245,45 @@ fn a_lease_that_is_taken_back_leaves_the_order_as_it_was() {
     let rest: BTreeSet<u64> =
         std::iter::from_fn(|| lease(&mut deliveries, &acks, 9)).map(|it| it.0).collect();
     assert_eq!(rest, [0, 4, 5, 6, 7, 8].into());
+}
+
+/// The counterpart of `tests/work.rs`, where a walk past messages in memory would not show.
+#[test]
+fn how_many_messages_are_looked_at_for_one_does_not_depend_on_how_many_there_are() {
+    // So many each are on lease, wait, are due, were given back and were deleted.
+    let looks = |count: u64| {
+        let (mut deliveries, mut acks) = (Deliveries::new(Offset(0)), CountedAcks::default());
+        let end = Offset(20 * count);
+        let lease = |deliveries: &mut Deliveries, acks: &CountedAcks| {
+            let is_visible = |_| {
+                acks.looks.set(acks.looks.get() + 1);
+                true
+            };
+            deliveries.lease_next(acks, end, at(10), is_visible).expect("there are enough")
+        };
+        let mut keys = Vec::new();
+        for _ in 0..5 * count {
+            keys.push(lease(&mut deliveries, &acks).1);
+        }
+        for (n, key) in keys.into_iter().enumerate() {
+            match n % 5 {
+                0 => {}
+                1 => _ = deliveries.release(key, Timestamp(1000)),
+                2 => _ = deliveries.release(key, Timestamp(1)),
+                3 => _ = deliveries.release(key, AT_ONCE),
+                _ => _ = deliveries.settle(key).map(|offset| acks.acked.insert(offset.0)),
+            }
+        }
+        deliveries.defer(Offset(6 * count), Timestamp(1000));
+        assert_eq!(deliveries.release_due(Timestamp(1)) as u64, count);
+        let rounds = (0..40).map(|_| {
+            let before = acks.looks.get();
+            let (offset, key) = lease(&mut deliveries, &acks);
+            deliveries.settle(key);
+            acks.acked.insert(offset.0);
+            acks.looks.get() - before
+        });
+        rounds.max().expect("there are some")
+    };
+    assert_eq!(looks(100), looks(10_000));
 }

@@ -191,7 +191,8 @@ impl Consumer {
             return shared.bury_or_wait(&death, grave).map(|_| true);
         }
         let now = shared.lock_open()?.steady(shared.elapsed());
-        if expires.is_none_or(|expires| now < expires) {
+        let is_over = expires.is_some_and(|expires| expires <= now || seeded!(ExpiresTooEarly));
+        if !is_over || seeded!(ExpiredIsDelivered) {
             return Ok(false);
         }
         if let Some(grave) = self.retry.dead_letters {
@@ -201,6 +202,10 @@ impl Consumer {
         }
         let dropped = shared.transact(|core| {
             let offset = core.held(cursor, key, shared.elapsed())?;
+            if seeded!(ExpiredIsDroppedWithoutACommit) {
+                core.settle_lease(cursor, key);
+                return Ok(Committing::Done((), Lsn(0)));
+            }
             let outcome = core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now())?;
             let committing = Committing::of(outcome, || ());
             if matches!(committing, Committing::Done(..)) {

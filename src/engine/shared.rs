@@ -225,10 +225,11 @@ impl Shared {
     }
 
     /// Counts the failures of deliveries that ended without being settled. Where that fails, as on
-    /// a full disk, they go uncounted: the messages are delivered again all the same.
+    /// a full disk, they go uncounted: the messages are delivered again all the same. So they do in an
+    /// engine that is closed or poisoned, which commits nothing more.
     pub fn count_failures<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
         while core.has_failures() {
-            if core.closed {
+            if self.check_open(&core).is_err() {
                 core.forget_failures();
                 break;
             }

@@ -67,6 +67,8 @@ impl Life {
     pub fn of(headers: Headers<'_>) -> Decoded<Life> {
         Ok(match headers.note().map(take_value).transpose()? {
             Some(Note::Lives(ms)) => Life { from: None, ms: Some(ms) },
+            Some(Note::Anew(_, ms)) if seeded!(LifeGoesOnWhenRedriven) => Life { from: None, ms },
+            Some(Note::DeadLetter(_)) if seeded!(LettersKeepTheirOldLife) => Life::default(),
             Some(Note::Anew(from, ms)) => Life { from: Some(from), ms },
             Some(Note::DeadLetter(letter)) => Life { from: Some(letter.died), ms: None },
             None => Life::default(),

@@ -42,8 +42,13 @@ impl Chunk {
     }
 
     fn forget(&mut self, range: Range<u32>) {
-        if !self.due.is_empty() {
-            self.due.retain(|low, _| !range.contains(&u32::from(*low)));
+        // Of thousands that wait only those in the range are looked at.
+        if !self.due.is_empty() && !range.is_empty() {
+            let range = range.start as u16..=(range.end - 1) as u16;
+            let gone: Vec<u16> = self.due.range(range).map(|(low, _)| *low).collect();
+            for low in gone {
+                self.due.remove(&low);
+            }
         }
         for digit in &mut self.attempts {
             digit.remove_range(range.clone());

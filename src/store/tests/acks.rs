@@ -16,7 +16,8 @@ const OFFSETS: u64 = 2 * 65_536 + 100;
 #[derive(Clone, Debug)]
 enum Step {
     Ack(u64, u64),
-    Attempts(u64, u32),
+    /// How often one was tried, and when it is due.
+    Defer(u64, u32, u64),
     /// Into a metalog and back.
     Restore,
 }
@@ -29,7 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (offset(), 1..4u64).prop_map(|(at, len)| Step::Ack(at, len)),
         1 => (offset(), 1..70_000u64).prop_map(|(at, len)| Step::Ack(at, len)),
-        4 => (offset(), 1..9u32).prop_map(|(at, n)| Step::Attempts(at, n)),
+        4 => (offset(), 1..9u32, 0..3u64).prop_map(|(at, n, due)| Step::Defer(at, n, due)),
         1 => Just(Step::Restore),
     ]
 }
@@ -66,19 +67,19 @@ proptest! {
     fn agrees_with_a_plain_set(steps in proptest::collection::vec(step(), 1..40)) {
         let (mut acks, mut metalog) = (AckSet::new(Offset(0)), Metalog::default());
         let mut acked = BTreeSet::new();
-        let mut attempts: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut deferred: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Ack(at, len) => {
                     let end = (at + len).min(OFFSETS);
                     acks.ack(at..end);
                     acked.extend(at..end);
-                    attempts.retain(|offset, _| !(at..end).contains(offset));
+                    deferred.retain(|offset, _| !(at..end).contains(offset));
                 }
-                Step::Attempts(at, n) => {
-                    acks.defer(Offset(at), n, Timestamp(0));
+                Step::Defer(at, n, due) => {
+                    acks.defer(Offset(at), n, Timestamp(due));
                     if !acked.contains(&at) {
-                        attempts.insert(at, n);
+                        deferred.insert(at, (n, due));
                     }
                 }
                 Step::Restore => {
@@ -97,9 +98,13 @@ proptest! {
                 let count = range.clone().filter(|offset| acked.contains(offset)).count() as u64;
                 prop_assert_eq!(acked_by_all(&[&acks], range), count);
             }
-            for (at, n) in &attempts {
+            for (at, (n, _)) in &deferred {
                 prop_assert_eq!(acks.attempts(Offset(*at)), *n);
             }
+            let waiting: Vec<_> = acks.deferred(Offset(0)).collect();
+            let due = deferred.iter().filter(|(_, (_, due))| *due > 0);
+            let due: Vec<_> = due.map(|(at, (_, due))| (Offset(*at), Timestamp(*due))).collect();
+            prop_assert_eq!(waiting, due);
         }
     }
 
