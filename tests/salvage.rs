@@ -64,8 +64,8 @@ impl World for Verified {
     fn fail_call_in(&self, calls: u64, error: i32) -> bool {
         self.world.fail_call_in(calls, error)
     }
-    fn set_clock(&self, time: u64) {
-        self.world.set_clock(time);
+    fn set_clock(&self, time: u64) -> bool {
+        self.world.set_clock(time)
     }
     fn advance(&self, by: Duration) -> bool {
         self.world.advance(by)

@@ -188,7 +188,7 @@ impl Story {
             let topic = state.topics.get_mut("t").unwrap();
             for message in messages {
                 let unacked = topic.subscriptions.get_mut("s").unwrap();
-                unacked.insert(topic.next, Entry::new(&message));
+                unacked.insert(topic.next, Entry::new(&message, None));
                 topic.next += 1;
             }
         });
@@ -404,7 +404,7 @@ fn outcome(disk: &SimDisk, options: &Options) -> Result<State, Refusal> {
 
 fn add(queue: &mut QueueState, messages: &[Msg]) {
     for message in messages {
-        queue.unacked.insert(queue.next, Entry::new(message));
+        queue.unacked.insert(queue.next, Entry::new(message, None));
         queue.next += 1;
     }
 }

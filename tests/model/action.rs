@@ -64,6 +64,18 @@ pub enum Action {
         bytes: u16,
         how: How,
     },
+    /// Sends a message that does not live for long.
+    SendBrief {
+        queue: Name,
+        bytes: u16,
+        how: How,
+    },
+    /// Publishes one.
+    PublishBrief {
+        topic: Name,
+        bytes: u16,
+        how: How,
+    },
     /// Deletes a message.
     Remove {
         queue: Name,
@@ -93,8 +105,15 @@ pub enum Action {
         rounds: u8,
         how: How,
     },
+    /// A message becomes a dead letter, so many moments after it was sent.
+    Die {
+        moments: u8,
+        how: How,
+    },
     /// Lets all leases run out.
     LeasesEnd,
+    /// Lets a quarter of a lease pass: some run out, some messages are due, some lives are over.
+    TimePasses,
     Sync,
     Checkpoint,
     Reopen,
@@ -122,6 +141,7 @@ pub const TIMES: [u64; 5] = [0, 1, 1_000_000_000_000, u64::MAX / 2, u64::MAX];
 pub enum TxPart {
     Send(Name),
     SendLater(Name),
+    SendBrief(Name),
     Publish(Name),
     Append(Name),
     Ack(u8),
@@ -136,12 +156,17 @@ fn name() -> impl Strategy<Value = Name> {
 
 /// Queues to receive from: the dead letters are one.
 fn from() -> impl Strategy<Value = Name> {
-    prop_oneof![4 => Just(0u8), 3 => Just(1u8), 1 => Just(2u8), 2 => Just(3u8)]
+    prop_oneof![4 => Just(0u8), 3 => Just(1u8), 2 => Just(2u8), 2 => Just(3u8), 2 => Just(4u8)]
 }
 
 /// Queues to send to: of the dead letters nobody does.
 fn to() -> impl Strategy<Value = Name> {
-    prop_oneof![4 => Just(0u8), 2 => Just(1u8), 2 => Just(3u8)]
+    prop_oneof![4 => Just(0u8), 2 => Just(1u8), 2 => Just(3u8), 1 => Just(4u8)]
+}
+
+/// Queues to which messages are sent that do not live for long.
+fn brief() -> impl Strategy<Value = Name> {
+    prop_oneof![1 => Just(0u8), 2 => Just(1u8), 2 => Just(4u8)]
 }
 
 fn how() -> impl Strategy<Value = How> {
@@ -165,6 +190,7 @@ fn part() -> impl Strategy<Value = TxPart> {
     prop_oneof![
         to().prop_map(TxPart::Send),
         name().prop_map(TxPart::SendLater),
+        brief().prop_map(TxPart::SendBrief),
         name().prop_map(TxPart::Publish),
         name().prop_map(TxPart::Append),
         any::<u8>().prop_map(TxPart::Ack),
@@ -181,7 +207,7 @@ fn part() -> impl Strategy<Value = TxPart> {
 pub fn action() -> impl Strategy<Value = Action> {
     use Action::*;
     prop_oneof![
-        2 => to().prop_map(CreateQueue),
+        2 => prop_oneof![9 => to(), 1 => Just(2)].prop_map(CreateQueue),
         1 => to().prop_map(DeleteQueue),
         2 => name().prop_map(CreateTopic),
         1 => name().prop_map(DeleteTopic),
@@ -202,9 +228,13 @@ pub fn action() -> impl Strategy<Value = Action> {
         16 => any::<u8>().prop_map(Ack),
         4 => any::<u8>().prop_map(Nack),
         2 => any::<u8>().prop_map(NackAfter),
-        1 => any::<u8>().prop_map(Reject),
+        2 => any::<u8>().prop_map(Reject),
         3 => (name(), bytes(), how())
             .prop_map(|(queue, bytes, how)| SendLater { queue, bytes, how }),
+        4 => (brief(), bytes(), how())
+            .prop_map(|(queue, bytes, how)| SendBrief { queue, bytes, how }),
+        1 => (name(), bytes(), how())
+            .prop_map(|(topic, bytes, how)| PublishBrief { topic, bytes, how }),
         2 => (from(), any::<u8>()).prop_map(|(queue, which)| Remove { queue, which }),
         1 => from().prop_map(|queue| Purge { queue }),
         2 => Just(Redrive),
@@ -216,7 +246,9 @@ pub fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(parts, how)| Transaction(parts, how)),
         2 => (name(), 1..30u8, how())
             .prop_map(|(queue, rounds, how)| Churn { queue, rounds, how }),
+        5 => (0..3u8, how()).prop_map(|(moments, how)| Die { moments, how }),
         2 => Just(LeasesEnd),
+        8 => Just(TimePasses),
         2 => Just(Sync),
         4 => Just(Checkpoint),
         3 => Just(Reopen),
@@ -232,7 +264,7 @@ pub fn action() -> impl Strategy<Value = Action> {
 
 pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
     // A store with nothing in it is of little interest.
-    (proptest::collection::vec(action(), 1..most), 0..8u8).prop_map(|(mut actions, more)| {
+    (proptest::collection::vec(action(), 1..most), 0..32u8).prop_map(|(mut actions, more)| {
         let mut first = vec![
             Action::CreateQueue(0),
             Action::CreateTopic(0),
@@ -240,8 +272,9 @@ pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
             Action::CreateStream(0),
             Action::CreateGroup(0, 0),
         ];
-        let others = [Action::CreateQueue(1), Action::CreateQueue(3), Action::Subscribe(0, 1)];
-        let wanted = others.into_iter().enumerate().filter(|(n, _)| more >> n & 1 == 1);
+        let queues = [2, 1, 3, 4].map(Action::CreateQueue);
+        let others = queues.into_iter().chain([Action::Subscribe(0, 1)]);
+        let wanted = others.enumerate().filter(|(n, _)| more >> n & 1 == 1);
         first.extend(wanted.map(|(_, action)| action));
         actions.splice(0..0, first);
         actions

@@ -16,8 +16,8 @@ use super::{
     action::{Action, ERRORS, How, Name, TIMES, TxPart},
     oracle::Oracle,
     state::{
-        ATTEMPTS_MAX, BOUNDED, DEAD, Entry, MESSAGES_MAX, Msg, ORDERED, PartitionState, RETRIED,
-        State, StreamState, Unacked, dump,
+        ATTEMPTS_MAX, BOUNDED, BRIEF, DEAD, Entry, LIFE, MESSAGES_MAX, MORTAL, Msg, ORDERED,
+        PartitionState, QueueState, RETRIED, State, StreamState, Unacked, dump,
     },
 };
 
@@ -33,6 +33,8 @@ struct Held {
     delivery: Delivery,
     /// Counts leases, in the order in which they were granted.
     granted: u64,
+    /// When the lease runs out.
+    until: u64,
 }
 
 pub struct Driver<'a> {
@@ -64,10 +66,12 @@ pub struct Driver<'a> {
     /// Counts recoveries.
     life: u64,
     granted: u64,
-    /// How often the clock was moved on, and for messages that wait, how often it was by then.
-    advances: u64,
+    /// By how many milliseconds the clock was moved on, and for messages that wait, by how many it
+    /// was when they began to.
+    time: u64,
     waits_since: BTreeMap<(Whose, u64), u64>,
-    /// Whether the time of day was set: then nothing is known of when messages are due.
+    /// Whether the time of day was set: then nothing is known of when messages are due, nor of when
+    /// their lives are over.
     clock_was_set: bool,
     /// Examines the moments that the world has recorded.
     oracle: Option<&'a Oracle>,
@@ -88,6 +92,9 @@ enum Ended {
     /// The power was gone. The commit that was being made may be there or not.
     Dead,
 }
+
+/// The name of [`RETRIED`].
+const RETRIED_NAME: Name = 1;
 
 fn text(kind: &str, name: Name) -> String {
     format!("{kind} {name}")
@@ -116,7 +123,7 @@ impl<'a> Driver<'a> {
             proven: vec![0],
             life: 0,
             granted: 0,
-            advances: 0,
+            time: 0,
             waits_since: BTreeMap::new(),
             clock_was_set: false,
             oracle: None,
@@ -250,7 +257,9 @@ impl<'a> Driver<'a> {
             }
             None => candidates.last().unwrap().clone(),
         };
-        if !candidates.contains(&state) {
+        // The model's own state has what the engine does not tell.
+        let known = candidates.iter().rfind(|it| **it == state);
+        let Some(known) = known.cloned() else {
             let count = candidates.len();
             panic!(
                 "recovered a state that is none of the {count} that it may be\nfound: {state:#?}\n\
@@ -258,8 +267,8 @@ impl<'a> Driver<'a> {
                 candidates[0],
                 candidates[count - 1]
             );
-        }
-        self.states_before = std::mem::replace(&mut self.states, vec![state]);
+        };
+        self.states_before = std::mem::replace(&mut self.states, vec![known]);
         self.proven = vec![0];
         self.floor = 0;
         self.life += 1;
@@ -298,15 +307,19 @@ impl<'a> Driver<'a> {
             Action::NackAfter(n) => self.settle(*n, Settling::NackAfter),
             Action::Reject(n) => self.settle(*n, Settling::Reject),
             Action::SendLater { queue, bytes, how } => self.send_later(*queue, *bytes, *how),
+            Action::SendBrief { queue, bytes, how } => self.send_brief(*queue, *bytes, *how),
+            Action::PublishBrief { topic, bytes, how } => self.publish_brief(*topic, *bytes, *how),
             Action::Remove { queue, which } => self.remove(*queue, *which),
-            Action::Purge { queue } => self.purge(*queue),
+            Action::Purge { queue } => self.purge(&Whose::Queue(queue_name(*queue))),
             Action::Redrive => self.redrive(),
             Action::Drop(n) => self.drop_delivery(*n),
             Action::Seek { stream, group, to } => self.seek(*stream, *group, *to),
             Action::Trim { stream, to } => self.trim(*stream, *to),
             Action::Transaction(parts, how) => self.transact(parts, *how),
             Action::Churn { queue, rounds, how } => self.churn(*queue, *rounds, *how),
-            Action::LeasesEnd => self.leases_end(),
+            Action::Die { moments, how } => self.die(*moments, *how),
+            Action::LeasesEnd => self.time_passes(LEASE + Duration::from_millis(1)),
+            Action::TimePasses => self.time_passes(MOMENT),
             Action::Sync => {
                 let synced = self.engine().sync();
                 self.durably(synced)
@@ -349,8 +362,8 @@ impl<'a> Driver<'a> {
                 self.durably(made)
             }
             Action::Clock(time) => {
-                self.clock_was_set = true;
-                self.world.set_clock(TIMES[usize::from(*time) % TIMES.len()]);
+                let time = TIMES[usize::from(*time) % TIMES.len()];
+                self.clock_was_set |= self.world.set_clock(time);
                 Ok(Some(()))
             }
         };
@@ -401,10 +414,27 @@ impl<'a> Driver<'a> {
         self.topic(topic)?.subscription(name).open()
     }
 
+    fn depth(&self, whose: &Whose) -> Result<u64, Error> {
+        match whose {
+            Whose::Queue(name) => self.queue(name)?.depth(),
+            Whose::Subscription(topic, name) => self.subscription(topic, name)?.depth(),
+        }
+    }
+
     fn create_queue(&mut self, name: Name) -> Result<Option<()>, Error> {
         let name = queue_name(name);
-        let builder = self.engine().queue(&name).lease(LEASE);
+        let builder = self.engine().queue(&name);
+        // Dead letters have the lease with which they are created beside their queue.
+        let builder = if name == DEAD { builder } else { builder.lease(LEASE) };
         let is_retried = name == RETRIED;
+        // Dead letters that were not created for themselves live for ever.
+        let lives = [RETRIED, MORTAL].contains(&&*name)
+            || (name == DEAD && !self.now().queues.contains_key(DEAD));
+        let life = lives.then_some(LIFE);
+        let builder = match life {
+            Some(life) => builder.time_to_live(life),
+            None => builder,
+        };
         let builder = match &*name {
             RETRIED => builder.max_attempts(ATTEMPTS_MAX),
             BOUNDED => builder.max_messages(MESSAGES_MAX).overflow(Overflow::DropOldest),
@@ -415,7 +445,7 @@ impl<'a> Driver<'a> {
             if is_retried && !state.queues.contains_key(RETRIED) {
                 state.queues.entry(DEAD.to_owned()).or_default();
             }
-            state.queues.entry(name).or_default();
+            state.queues.entry(name).or_insert_with(|| QueueState::of_life(life));
         })
     }
 
@@ -566,11 +596,11 @@ impl<'a> Driver<'a> {
         // A batch of none is no commit.
         let how = if messages.is_empty() { How::Buffered } else { how };
         let how = if messages.len() > 1 && how == How::Waited { How::Sync } else { how };
-        let count = messages.len() as u64;
+        let (count, now) = (messages.len() as u64, self.time);
         let Some(offset) = self.commit_as(how, sent, |state| {
             let queue = state.queues.get_mut(&name).unwrap();
             queue.unacked.retain(|offset, _| !dropped.contains(offset));
-            queue.send(&messages);
+            queue.send(&messages, now);
         })?
         else {
             return Ok(None);
@@ -688,26 +718,48 @@ impl<'a> Driver<'a> {
             .filter(|(n, _)| !held.contains(n))
             .map(|(n, m)| (*n, m.clone()))
             .collect();
+        let (depth, is_retried) = (unacked.len(), whose.is_retried());
+        let doomed: Vec<u64> = free
+            .iter()
+            .filter(|(_, entry)| self.may_be_over(entry) || whose.is_worn_out(entry))
+            .map(|(offset, _)| *offset)
+            .collect();
+        let (fresh, others): (Vec<u64>, Vec<u64>) =
+            doomed.iter().partition(|offset| self.is_in_order(&whose, **offset, &free));
+        if !is_retried && others.len() > UNORDERED_MAX {
+            // In which order so many are dropped cannot be told.
+            return self.purge(&whose);
+        }
         let received = match &whose {
             Whose::Queue(name) => self.queue(name).and_then(|queue| queue.try_receive()),
             Whose::Subscription(topic, name) => {
                 self.subscription(topic, name).and_then(|it| it.try_receive())
             }
         };
-        let is_retried = whose.is_retried();
-        let Some(received) = self.outcome(received)? else {
-            if is_retried {
-                self.may_have_counted(&free);
+        let received = self.outcome(received)?;
+        let gone = self.find_gone(&whose, &doomed);
+        if received.is_some() && !self.doomed {
+            let left = self.depth(&whose)?;
+            assert_eq!(left, (depth - gone.len()) as u64, "one is lost, and its life is not over");
+        }
+        if is_retried {
+            if received.is_none() {
+                self.may_have_counted(&free, &gone);
+                return Ok(None);
             }
+            gone.iter().for_each(|offset| self.commit_burial(*offset));
+        } else {
+            let of = |all: Vec<u64>| -> Vec<u64> {
+                all.into_iter().filter(|n| gone.contains(n)).collect()
+            };
+            self.commit_drops(&whose, &of(fresh), &of(others));
+        }
+        let Some(received) = received else {
             return Ok(None);
         };
-        let buried = if is_retried { self.find_buried(&free) } else { Vec::new() };
-        for offset in &buried {
-            self.commit_burial(*offset);
-        }
         let Some(delivery) = received else {
             // Everything that is free must be hidden: not durable, as far as we were told.
-            for (offset, entry) in free.iter().filter(|(n, _)| !buried.contains(n)) {
+            for (offset, entry) in free.iter().filter(|(n, _)| !gone.contains(n)) {
                 let born = self.born.get(&(whose.clone(), *offset)).copied().unwrap_or(0);
                 let is_hidden = self.hides_unsynced && born > self.floor;
                 let may_wait = entry.waits && self.is_due(&whose, *offset) != Some(true);
@@ -727,6 +779,8 @@ impl<'a> Driver<'a> {
         assert_eq!(entry.attempts + 1, delivery.attempt());
         let too_early = entry.waits && self.is_due(&whose, offset) == Some(false);
         assert!(!too_early, "message {offset} of {whose:?} came too early");
+        let is_over = self.is_over(entry) == Some(true);
+        assert!(!is_over, "message {offset} of {whose:?} came when its life was over");
         // What has waited, or was there before, is not in the order of those that are fresh.
         let is_fresh = !entry.waits && !self.seen.contains(&(whose.clone(), offset));
         if whose.is_ordered() && entry.msg.key.is_some() {
@@ -738,7 +792,9 @@ impl<'a> Driver<'a> {
         if is_fresh && offset >= *last {
             let mut skipped = free.range(*last..offset);
             let seen = |n: &u64| self.seen.contains(&(whose.clone(), *n));
-            let is_fresh = |n: &u64, entry: &Entry| !entry.waits && !buried.contains(n) && !seen(n);
+            let is_fresh = |n: &u64, entry: &Entry| {
+                !entry.waits && !doomed.contains(n) && !gone.contains(n) && !seen(n)
+            };
             let skipped = skipped.find(|(n, entry)| is_fresh(n, entry));
             assert!(skipped.is_none(), "{skipped:?} was skipped by {offset}");
             *last = offset + 1;
@@ -755,7 +811,8 @@ impl<'a> Driver<'a> {
             });
         }
         self.granted += 1;
-        self.held.push(Held { whose, delivery, granted: self.granted });
+        let until = self.time + whose.lease().as_millis() as u64;
+        self.held.push(Held { whose, delivery, granted: self.granted, until });
         Ok(Some(()))
     }
 
@@ -765,7 +822,7 @@ impl<'a> Driver<'a> {
         if self.doomed {
             self.waits_since.remove(&key);
         } else if how == Settling::NackAfter {
-            self.waits_since.insert(key, self.advances);
+            self.waits_since.insert(key, self.time);
         }
     }
 
@@ -780,22 +837,73 @@ impl<'a> Driver<'a> {
     /// Whether a message that waits is due; `None` if that cannot be told.
     fn is_due(&self, whose: &Whose, offset: u64) -> Option<bool> {
         let since = self.waits_since.get(&(whose.clone(), offset))?;
-        (!self.clock_was_set).then_some(*since < self.advances)
+        let due = since + WAIT.as_millis() as u64;
+        (!self.clock_was_set).then_some(due <= self.time)
     }
 
-    /// The messages that were to be moved to the dead letters, and are not in their queue any more.
-    fn find_buried(&self, free: &Unacked) -> Vec<u64> {
-        let dead = free.iter().filter(|(_, entry)| entry.attempts >= ATTEMPTS_MAX);
-        let mut dead: Vec<u64> = dead.map(|(offset, _)| *offset).collect();
-        let there = self.queue(RETRIED).and_then(|queue| {
-            queue.browse()?.map(|it| Ok(it?.offset().0)).collect::<Result<Vec<u64>, Error>>()
-        });
-        match there {
-            Ok(there) => dead.retain(|offset| !there.contains(offset)),
-            Err(error) if self.doomed && is_of_power(&error) => {}
-            Err(error) => panic!("cannot browse: {error}"),
+    /// Whether the life of a message is over; `None` if that cannot be told.
+    fn is_over(&self, entry: &Entry) -> Option<bool> {
+        match entry.ends.0 {
+            None => Some(false),
+            Some(_) if self.clock_was_set => None,
+            Some(end) => Some(end <= self.time),
         }
-        dead
+    }
+
+    fn may_be_over(&self, entry: &Entry) -> bool {
+        self.is_over(entry) != Some(false)
+    }
+
+    /// Whether a message that is not on lease is met behind all of lower offsets of which that holds.
+    fn is_in_order(&self, whose: &Whose, offset: u64, free: &Unacked) -> bool {
+        !whose.is_ordered() && !free[&offset].waits && !self.seen.contains(&(whose.clone(), offset))
+    }
+
+    /// Those of some messages that are not there any more, in the order in which they have become
+    /// dead letters, if they have. A copy of the disk tells, also of what is not durable yet.
+    fn find_gone(&self, whose: &Whose, doomed: &[u64]) -> Vec<u64> {
+        if doomed.is_empty() {
+            return Vec::new();
+        }
+        let copy = self.world.copy();
+        let copy = copy.map(|copy| copy.open().unwrap_or_else(|it| panic!("cannot recover: {it}")));
+        let engine = copy.as_ref().unwrap_or(self.engine());
+        let found = offsets_of(engine, whose).and_then(|there| {
+            let mut gone: Vec<u64> =
+                doomed.iter().copied().filter(|it| !there.contains(it)).collect();
+            if whose.is_retried() {
+                let mut letters = BTreeMap::new();
+                for letter in engine.queue(DEAD).open()?.browse()? {
+                    let letter = letter?;
+                    let note = letter.dead_letter()?.expect("it is a dead letter");
+                    letters.insert(note.offset.0, letter.offset().0);
+                }
+                gone.sort_by_key(|offset| letters.get(offset).copied());
+            }
+            Ok(gone)
+        });
+        found.unwrap_or_else(|error| panic!("cannot browse: {error}"))
+    }
+
+    /// Messages were dropped, each in a commit of its own: the fresh ones in their order, and the others
+    /// in any.
+    fn commit_drops(&mut self, whose: &Whose, fresh: &[u64], others: &[u64]) {
+        let base = self.now().clone();
+        for some in 0..1 << others.len() {
+            let mut state = base.clone();
+            let unacked = unacked_mut(&mut state, whose);
+            for (n, offset) in others.iter().enumerate() {
+                if some >> n & 1 == 1 {
+                    unacked.remove(offset);
+                }
+            }
+            for offset in [None].into_iter().chain(fresh.iter().map(Some)) {
+                offset.map(|offset| unacked_mut(&mut state, whose).remove(offset));
+                if state != *self.now() {
+                    self.committed(|now| *now = state.clone());
+                }
+            }
+        }
     }
 
     /// Whether a delivery of [`RETRIED`] was counted: it is not where the disk is full.
@@ -809,17 +917,16 @@ impl<'a> Driver<'a> {
         same.next().is_none_or(|it| it.attempts() == delivery.attempt())
     }
 
-    /// A receive was cut off, somewhere in the midst of its commits.
-    fn may_have_counted(&mut self, free: &Unacked) {
-        let is_dead = |entry: &Entry| entry.attempts >= ATTEMPTS_MAX;
-        let dead: Vec<u64> = free.iter().filter(|it| is_dead(it.1)).map(|it| *it.0).collect();
-        let others = || free.iter().filter(|it| !is_dead(it.1));
-        for buried in 0..=dead.len() {
-            if let Some(last) = buried.checked_sub(1) {
-                self.commit_burial(dead[last]);
+    /// A receive was cut off, somewhere in the midst of its commits: some messages have become dead
+    /// letters, and one more may have been counted.
+    fn may_have_counted(&mut self, free: &Unacked, buried: &[u64]) {
+        let others: Vec<u64> = free.keys().copied().filter(|it| !buried.contains(it)).collect();
+        for count in 0..=buried.len() {
+            if let Some(last) = count.checked_sub(1) {
+                self.commit_burial(buried[last]);
             }
             let base = self.now().clone();
-            for (offset, _) in others() {
+            for offset in &others {
                 let mut counted = base.clone();
                 let unacked = &mut counted.queues.get_mut(RETRIED).unwrap().unacked;
                 let entry = unacked.get_mut(offset).unwrap();
@@ -834,7 +941,8 @@ impl<'a> Driver<'a> {
     /// A message was moved to the dead letters, in a commit of its own.
     fn commit_burial(&mut self, offset: u64) {
         let letter = self.now().queues[DEAD].next;
-        self.committed(|state| bury(state, offset));
+        let now = self.time;
+        self.committed(|state| bury(state, offset, now));
         self.bear(&Whose::Queue(DEAD.to_owned()), letter, 1);
     }
 
@@ -855,7 +963,7 @@ impl<'a> Driver<'a> {
             return Ok(Some(()));
         };
         let messages = self.messages(1, bytes);
-        let message = messages[0].message().deliver_after(WAIT);
+        let (message, now) = (messages[0].message().deliver_after(WAIT), self.time);
         let queue = self.queue(&name)?;
         let sent = match how {
             How::Ticket => queue.send_ticket(message).map(|it| *it.value().unwrap()),
@@ -864,21 +972,61 @@ impl<'a> Driver<'a> {
         };
         let done = self.commit_as(how, sent, |state| {
             let queue = state.queues.get_mut(&name).unwrap();
-            queue.send(&messages);
+            queue.send(&messages, now);
             queue.unacked.get_mut(&offset).unwrap().waits = true;
         })?;
         let whose = Whose::Queue(name);
         self.bear(&whose, offset, 1);
-        self.waits_since.insert((whose, offset), self.advances);
+        self.waits_since.insert((whose, offset), self.time);
         Ok(done.map(|sent| assert_eq!(sent, Offset(offset))))
+    }
+
+    fn send_brief(&mut self, queue: Name, bytes: u16, how: How) -> Result<Option<()>, Error> {
+        let name = queue_name(queue);
+        let Some(offset) = self.now().queues.get(&name).map(|queue| queue.next) else {
+            return Ok(Some(()));
+        };
+        let (message, now) = (self.messages(1, bytes).remove(0).brief(), self.time);
+        let queue = self.queue(&name)?;
+        let sent = match how {
+            How::Ticket => queue.send_ticket(message.message()).map(|it| *it.value().unwrap()),
+            How::Waited => queue.send_ticket(message.message()).and_then(Ticket::wait),
+            how => queue.durability(durability(how)).send(message.message()),
+        };
+        let done = self.commit_as(how, sent, |state| {
+            state.queues.get_mut(&name).unwrap().send_living(&[message], Some(BRIEF), now);
+        })?;
+        self.bear(&Whose::Queue(name), offset, 1);
+        Ok(done.map(|sent| assert_eq!(sent, Offset(offset))))
+    }
+
+    fn publish_brief(&mut self, topic: Name, bytes: u16, how: How) -> Result<Option<()>, Error> {
+        let name = text("topic", topic);
+        let Some(offset) = self.now().topics.get(&name).map(|topic| topic.next) else {
+            return Ok(Some(()));
+        };
+        let (message, now) = (self.messages(1, bytes).remove(0).brief(), self.time);
+        let how = if how == How::Ticket { How::Buffered } else { how };
+        let topic = self.topic(&name)?.durability(durability(how));
+        let published = topic.publish(message.message());
+        let done = self.commit_as(how, published, |state| {
+            state.topics.get_mut(&name).unwrap().publish_living(&[message], Some(BRIEF), now);
+        })?;
+        for subscription in self.now().topics[&name].subscriptions.clone().into_keys() {
+            self.bear(&Whose::Subscription(name.clone(), subscription), offset, 1);
+        }
+        Ok(done.map(|published| assert_eq!(published, Offset(offset))))
     }
 
     /// The messages of a queue that are not on lease.
     fn idle(&self, name: &str) -> Option<Vec<u64>> {
-        let whose = Whose::Queue(name.to_owned());
+        self.idle_of(&Whose::Queue(name.to_owned()))
+    }
+
+    fn idle_of(&self, whose: &Whose) -> Option<Vec<u64>> {
         let held =
-            |n: &u64| self.held.iter().any(|it| it.whose == whose && it.delivery.offset().0 == *n);
-        let unacked = &self.now().queues.get(name)?.unacked;
+            |n: &u64| self.held.iter().any(|it| it.whose == *whose && it.delivery.offset().0 == *n);
+        let unacked = unacked(self.now(), whose)?;
         Some(unacked.keys().copied().filter(|n| !held(n)).collect())
     }
 
@@ -896,13 +1044,16 @@ impl<'a> Driver<'a> {
         Ok(done.map(|removed| assert!(removed, "message {offset} was there")))
     }
 
-    fn purge(&mut self, queue: Name) -> Result<Option<()>, Error> {
-        let name = queue_name(queue);
-        let Some(idle) = self.idle(&name) else { return Ok(Some(())) };
-        let purged = self.queue(&name).and_then(|queue| queue.purge());
+    fn purge(&mut self, whose: &Whose) -> Result<Option<()>, Error> {
+        let Some(idle) = self.idle_of(whose) else { return Ok(Some(())) };
+        let purged = match whose {
+            Whose::Queue(name) => self.queue(name).and_then(|queue| queue.purge()),
+            Whose::Subscription(topic, name) => {
+                self.subscription(topic, name).and_then(|it| it.purge())
+            }
+        };
         let done = self.commit(purged, |state| {
-            let unacked = &mut state.queues.get_mut(&name).unwrap().unacked;
-            unacked.retain(|offset, _| !idle.contains(offset));
+            unacked_mut(state, whose).retain(|offset, _| !idle.contains(offset));
         })?;
         Ok(done.map(|purged| assert_eq!(purged, idle.len() as u64)))
     }
@@ -912,19 +1063,27 @@ impl<'a> Driver<'a> {
             return Ok(Some(()));
         };
         let redriven = self.queue(DEAD).and_then(|dead| dead.redrive().run());
-        // Those that are not visible yet stay. Where it failed, that is not known.
+        // Those that are not visible yet stay, and those that cannot be read.
         let done = self.outcome(redriven)?;
-        let moved = done.map_or(idle.len(), |done| done.moved as usize);
-        let first = self.now().queues[RETRIED].next;
-        for (n, offset) in idle.into_iter().take(moved).enumerate() {
+        let moved = match (self.world.copy(), done) {
+            (Some(_), _) => self.find_gone(&Whose::Queue(DEAD.to_owned()), &idle),
+            (None, Some(done)) => idle[..done.moved as usize].to_vec(),
+            (None, None) => unreachable!("only what can be copied fails"),
+        };
+        if let Some(done) = done {
+            assert_eq!(done.moved, moved.len() as u64);
+        }
+        let (first, now) = (self.now().queues[RETRIED].next, self.time);
+        for (n, offset) in moved.iter().copied().enumerate() {
             self.committed(|state| {
                 let letter = state.queues.get_mut(DEAD).unwrap().unacked.remove(&offset).unwrap();
                 let message = Msg { note: None, ..letter.msg };
-                state.queues.get_mut(RETRIED).unwrap().send(&[message]);
+                // What the message said of its life is forgotten among the dead letters.
+                state.queues.get_mut(RETRIED).unwrap().send(&[message], now);
             });
             self.bear(&Whose::Queue(RETRIED.to_owned()), first + n as u64, 1);
         }
-        if done.is_some() && self.hides_unsynced && moved > 0 {
+        if done.is_some() && self.hides_unsynced && !moved.is_empty() {
             self.is_durable();
         }
         Ok(done.map(drop))
@@ -943,7 +1102,7 @@ impl<'a> Driver<'a> {
             assert_eq!(error, ErrorKind::InvalidInput { field: "dead_letter_queue" });
             return Ok(Some(()));
         }
-        let Held { whose, delivery, granted } = self.held.swap_remove(index);
+        let Held { whose, delivery, granted, until } = self.held.swap_remove(index);
         let is_bounded = whose == Whose::Queue(BOUNDED.to_owned());
         // Which of those that wait are dropped is none of the model's business.
         let how = if is_bounded && how == Settling::NackAfter { Settling::Nack } else { how };
@@ -955,13 +1114,13 @@ impl<'a> Driver<'a> {
         };
         let offset = delivery.offset().0;
         let died = result.is_err();
-        let letters = self.letters();
-        let settled = self.commit(result, |state| settle_in(state, &whose, offset, how))?;
+        let (letters, now) = (self.letters(), self.time);
+        let settled = self.commit(result, |state| settle_in(state, &whose, offset, how, now))?;
         self.bear_letters(letters);
         self.note_wait(&whose, offset, how);
         if died {
             // Dropping it now might count a failure; it goes with this life.
-            self.held.push(Held { whose, delivery, granted });
+            self.held.push(Held { whose, delivery, granted, until });
         } else if !self.doomed {
             let again = delivery.ack().expect_err("it was settled");
             assert_eq!(again.kind(), ErrorKind::LeaseLost);
@@ -1002,6 +1161,24 @@ impl<'a> Driver<'a> {
         Ok(Some(()))
     }
 
+    /// A message comes, and is moved to the dead letters after so many moments.
+    fn die(&mut self, moments: u8, how: How) -> Result<Option<()>, Error> {
+        if self.send(RETRIED_NAME, 1, 60, how)?.is_none() {
+            return Ok(None);
+        }
+        if self.time_passes(MOMENT * u32::from(moments))?.is_none() {
+            return Ok(None);
+        }
+        let held = self.held.len();
+        if self.receive(Whose::Queue(RETRIED.to_owned()))?.is_none() {
+            return Ok(None);
+        }
+        if self.held.len() == held {
+            return Ok(Some(()));
+        }
+        self.settle_at(held, Settling::Reject)
+    }
+
     fn settle_last(&mut self) -> Result<Option<()>, Error> {
         let last = self.held.len() - 1;
         self.settle_at(last, Settling::Ack)
@@ -1021,8 +1198,8 @@ impl<'a> Driver<'a> {
     fn drop_one(&mut self, whose: &Whose, delivery: Delivery) {
         let offset = delivery.offset().0;
         drop(delivery);
-        let letters = self.letters();
-        self.committed(|state| settle_in(state, whose, offset, Settling::Nack));
+        let (letters, now) = (self.letters(), self.time);
+        self.committed(|state| settle_in(state, whose, offset, Settling::Nack, now));
         self.bear_letters(letters);
     }
 
@@ -1045,15 +1222,16 @@ impl<'a> Driver<'a> {
         self.born.retain(|(whose, _), _| !of(whose));
     }
 
-    fn leases_end(&mut self) -> Result<Option<()>, Error> {
-        if !self.world.advance(LEASE + Duration::from_millis(1)) {
+    fn time_passes(&mut self, by: Duration) -> Result<Option<()>, Error> {
+        if !self.world.advance(by) {
             return Ok(Some(()));
         }
-        self.advances += 1;
+        self.time += by.as_millis() as u64;
+        let now = self.time;
         let mut ended: BTreeMap<Whose, Vec<Delivery>> = BTreeMap::new();
-        let mut held = std::mem::take(&mut self.held);
-        held.sort_unstable_by_key(|it| it.granted);
-        for Held { whose, delivery, .. } in held {
+        let mut lapsed: Vec<Held> = self.held.extract_if(.., |it| it.until <= now).collect();
+        lapsed.sort_unstable_by_key(|it| it.granted);
+        for Held { whose, delivery, .. } in lapsed {
             ended.entry(whose).or_default().push(delivery);
         }
         while let Some((whose, deliveries)) = ended.pop_first() {
@@ -1074,7 +1252,7 @@ impl<'a> Driver<'a> {
             let is_last = |it: &&Delivery| whose.is_retried() && it.attempt() >= ATTEMPTS_MAX;
             self.committed(|state| {
                 for delivery in deliveries.iter().filter(|it| !is_last(it)) {
-                    settle_in(state, &whose, delivery.offset().0, Settling::Nack);
+                    settle_in(state, &whose, delivery.offset().0, Settling::Nack, now);
                 }
             });
             for delivery in deliveries.iter().filter(is_last) {
@@ -1084,7 +1262,7 @@ impl<'a> Driver<'a> {
                 // If the power was off, nobody was told. Dropping the others now would count
                 // them, or not; they go with this life.
                 let held = |whose: Whose| {
-                    move |delivery| Held { whose: whose.clone(), delivery, granted: 0 }
+                    move |delivery| Held { whose: whose.clone(), delivery, granted: 0, until: 0 }
                 };
                 let rest = ended.into_iter();
                 self.held.extend(rest.flat_map(|(whose, all)| all.into_iter().map(held(whose))));
@@ -1189,7 +1367,7 @@ impl<'a> Driver<'a> {
                         return;
                     }
                     born.push((Whose::Queue(name), queue.next));
-                    queue.send(&message);
+                    queue.send(&message, self.time);
                     tx.send(&handle, message[0].message());
                 }
             }
@@ -1199,11 +1377,21 @@ impl<'a> Driver<'a> {
                 if let (Some(queue), Ok(handle)) = (state.queues.get_mut(&name), self.queue(&name))
                 {
                     let (whose, offset) = (Whose::Queue(name), queue.next);
-                    queue.send(&message);
+                    queue.send(&message, self.time);
                     queue.unacked.get_mut(&offset).unwrap().waits = true;
                     tx.send(&handle, message[0].message().deliver_after(WAIT));
-                    self.waits_since.insert((whose.clone(), offset), self.advances);
+                    self.waits_since.insert((whose.clone(), offset), self.time);
                     born.push((whose, offset));
+                }
+            }
+            TxPart::SendBrief(name) => {
+                let name = queue_name(*name);
+                let message = self.messages(1, 50).remove(0).brief();
+                if let (Some(queue), Ok(handle)) = (state.queues.get_mut(&name), self.queue(&name))
+                {
+                    born.push((Whose::Queue(name), queue.next));
+                    tx.send(&handle, message.message());
+                    queue.send_living(&[message], Some(BRIEF), self.time);
                 }
             }
             TxPart::Publish(name) => {
@@ -1244,7 +1432,7 @@ impl<'a> Driver<'a> {
                     let waits = how == Settling::NackAfter;
                     let how = if is_bounded && waits { Settling::Nack } else { how };
                     let offset = delivery.offset().0;
-                    settle_in(state, whose, offset, how);
+                    settle_in(state, whose, offset, how, self.time);
                     match how {
                         Settling::Ack => tx.ack(delivery),
                         Settling::Nack => tx.nack(delivery),
@@ -1273,7 +1461,7 @@ fn is_of_power(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Io | ErrorKind::DiskFull | ErrorKind::Poisoned)
 }
 
-/// The lease of all queues and subscriptions here.
+/// The lease of all queues and subscriptions here, but for the dead letters.
 const LEASE: Duration = Duration::from_secs(60);
 
 fn durability(how: How) -> Durability {
@@ -1283,8 +1471,15 @@ fn durability(how: How) -> Durability {
     }
 }
 
+/// What passes at a time. Lives and waits are so many of these, so that they end on the dot; leases
+/// are not, so that none ends at the very end of it.
+const MOMENT: Duration = Duration::from_millis(15_007);
+
 /// How long messages wait that are to wait: less than a lease.
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_millis(30_014);
+
+/// So many messages are dropped at once in an order that is not known.
+const UNORDERED_MAX: usize = 3;
 
 impl Whose {
     fn is_ordered(&self) -> bool {
@@ -1294,6 +1489,27 @@ impl Whose {
     fn is_retried(&self) -> bool {
         matches!(self, Whose::Queue(name) if name == RETRIED)
     }
+
+    fn lease(&self) -> Duration {
+        let is_by_default = *self == Whose::Queue(DEAD.to_owned());
+        if is_by_default { Duration::from_secs(30) } else { LEASE }
+    }
+
+    /// Whether a message was tried so often that it belongs to the dead letters.
+    fn is_worn_out(&self, entry: &Entry) -> bool {
+        self.is_retried() && entry.attempts >= ATTEMPTS_MAX
+    }
+}
+
+/// What is in a queue or a subscription.
+fn offsets_of(engine: &Engine, whose: &Whose) -> Result<BTreeSet<u64>, Error> {
+    let browse = match whose {
+        Whose::Queue(name) => engine.queue(name).open()?.browse()?,
+        Whose::Subscription(topic, name) => {
+            engine.topic(topic).open()?.subscription(name).open()?.browse()?
+        }
+    };
+    browse.map(|it| Ok(it?.offset().0)).collect()
 }
 
 fn unacked<'s>(state: &'s State, whose: &Whose) -> Option<&'s Unacked> {
@@ -1312,7 +1528,7 @@ fn unacked_mut<'s>(state: &'s mut State, whose: &Whose) -> &'s mut Unacked {
     }
 }
 
-fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling) {
+fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling, now: u64) {
     let unacked = unacked_mut(state, whose);
     if how == Settling::Ack {
         unacked.remove(&offset).expect("it was on lease");
@@ -1322,7 +1538,7 @@ fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling) {
     if whose.is_retried() {
         // It was counted when it was delivered.
         if how == Settling::Reject || entry.attempts >= ATTEMPTS_MAX {
-            return bury(state, offset);
+            return bury(state, offset, now);
         }
     } else {
         entry.attempts += 1;
@@ -1330,10 +1546,10 @@ fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling) {
     entry.waits = how == Settling::NackAfter;
 }
 
-fn bury(state: &mut State, offset: u64) {
+fn bury(state: &mut State, offset: u64, now: u64) {
     let entry = state.queues.get_mut(RETRIED).unwrap().unacked.remove(&offset).unwrap();
     let note = Some((RETRIED.to_owned(), offset, entry.attempts));
-    state.queues.get_mut(DEAD).unwrap().send(&[Msg { note, ..entry.msg }]);
+    state.queues.get_mut(DEAD).unwrap().send(&[Msg { note, ..entry.msg }], now);
 }
 
 fn seek_in(state: &mut State, stream: &str, group: &str, partition: u32, offset: u64) {

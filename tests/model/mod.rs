@@ -34,8 +34,10 @@ pub trait World {
     fn fail_sync_in(&self, _which: u64) -> bool {
         false
     }
-    /// Sets the time of day.
-    fn set_clock(&self, _time: u64) {}
+    /// Sets the time of day. `false` if this world cannot.
+    fn set_clock(&self, _time: u64) -> bool {
+        false
+    }
     /// Copies of the world as it was at moments since this was last asked for.
     fn moments(&self) -> Vec<SimDisk> {
         Vec::new()
@@ -79,8 +81,9 @@ impl World for Simulated {
         self.disk.fail_sync(which, 5);
         true
     }
-    fn set_clock(&self, time: u64) {
+    fn set_clock(&self, time: u64) -> bool {
         self.disk.set_now(Timestamp(time));
+        true
     }
     fn moments(&self) -> Vec<SimDisk> {
         self.disk.take_moments()

@@ -206,7 +206,7 @@ fn add_to_all(engine: &Engine, found: &State) -> State {
                 queue.unacked.pop_first();
             }
             assert_eq!(handle.send(message.message())?.0, queue.next);
-            queue.send(std::slice::from_ref(&message));
+            queue.send(std::slice::from_ref(&message), 0);
         }
         for (name, topic) in &mut state.topics {
             let handle = engine.topic(name).open()?.durability(Durability::Sync);

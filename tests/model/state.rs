@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use posthouse::{Browse, Browsed, DeadLetter, Delivery, Engine, Message, OwnedRecord, Start};
+use posthouse::{
+    Browse, Browsed, DeadLetter, Delivery, Engine, ErrorKind, Message, OwnedRecord, Start,
+};
 
 /// A message, as both sides write it down.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +38,16 @@ impl Msg {
         Msg { payload, key, headers, note: None }
     }
 
+    /// The same, with a mark that it does not live for long.
+    pub fn brief(mut self) -> Msg {
+        self.headers.push((BRIEF_HEADER.to_owned(), Vec::new()));
+        self
+    }
+
+    fn is_brief(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name == BRIEF_HEADER)
+    }
+
     pub fn message(&self) -> Message<'_> {
         let mut message = Message::new(&self.payload);
         if let Some(key) = &self.key {
@@ -44,7 +56,7 @@ impl Msg {
         for (name, value) in &self.headers {
             message = message.header(name.as_str(), value);
         }
-        message
+        if self.is_brief() { message.expire_after(BRIEF) } else { message }
     }
 
     pub fn of_delivery(delivery: &Delivery) -> Msg {
@@ -90,13 +102,27 @@ pub struct Entry {
     pub attempts: u32,
     /// Whether it was not to be delivered at once. It may be due by now.
     pub waits: bool,
+    /// When its life is over, if ever.
+    pub ends: Untold<Option<u64>>,
 }
 
 impl Entry {
-    pub fn new(msg: &Msg) -> Entry {
-        Entry { msg: msg.clone(), attempts: 0, waits: false }
+    pub fn new(msg: &Msg, ends: Option<u64>) -> Entry {
+        Entry { msg: msg.clone(), attempts: 0, waits: false, ends: Untold(ends) }
     }
 }
+
+/// What the model knows and the engine does not tell: it makes no difference between two states.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Untold<T>(pub T);
+
+impl<T> PartialEq for Untold<T> {
+    fn eq(&self, _: &Untold<T>) -> bool {
+        true
+    }
+}
+
+impl<T> Eq for Untold<T> {}
 
 /// What one consumer has not acked.
 pub type Unacked = BTreeMap<u64, Entry>;
@@ -110,6 +136,14 @@ pub const DEAD: &str = "queue 1.dead";
 /// The queue that holds so many messages, and drops its oldest for more.
 pub const BOUNDED: &str = "queue 3";
 pub const MESSAGES_MAX: u64 = 10;
+/// The queue whose messages live for [`LIFE`], as those of [`RETRIED`] do.
+pub const MORTAL: &str = "queue 4";
+/// How long the messages of some queues live.
+pub const LIFE: Duration = Duration::from_millis(45_021);
+/// How long messages live that say so themselves.
+pub const BRIEF: Duration = Duration::from_millis(30_014);
+/// The header of these.
+const BRIEF_HEADER: &str = "brief";
 /// The subscription that is ordered by key.
 pub const ORDERED: &str = "subscription 1";
 
@@ -117,6 +151,8 @@ pub const ORDERED: &str = "subscription 1";
 pub struct QueueState {
     pub next: u64,
     pub unacked: Unacked,
+    /// How long its messages live, if they do not live for ever.
+    pub life: Untold<Option<Duration>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -146,19 +182,41 @@ pub struct State {
 }
 
 impl QueueState {
-    pub fn send(&mut self, messages: &[Msg]) {
+    pub fn of_life(life: Option<Duration>) -> QueueState {
+        QueueState { life: Untold(life), ..QueueState::default() }
+    }
+
+    /// Sends messages that say nothing of how long they live.
+    pub fn send(&mut self, messages: &[Msg], now: u64) {
+        self.send_living(messages, None, now);
+    }
+
+    /// Sends messages that live for so long at most.
+    pub fn send_living(&mut self, messages: &[Msg], life: Option<Duration>, now: u64) {
+        let ends = end_of(life.into_iter().chain(self.life.0).min(), now);
         for message in messages {
-            self.unacked.insert(self.next, Entry::new(message));
+            self.unacked.insert(self.next, Entry::new(message, ends));
             self.next += 1;
         }
     }
 }
 
+/// When a life is over that begins now.
+fn end_of(life: Option<Duration>, now: u64) -> Option<u64> {
+    life.map(|life| now + life.as_millis() as u64)
+}
+
 impl TopicState {
     pub fn publish(&mut self, messages: &[Msg]) {
+        self.publish_living(messages, None, 0);
+    }
+
+    /// Publishes messages that live for so long.
+    pub fn publish_living(&mut self, messages: &[Msg], life: Option<Duration>, now: u64) {
+        let ends = end_of(life, now);
         for message in messages {
             for unacked in self.subscriptions.values_mut() {
-                unacked.insert(self.next, Entry::new(message));
+                unacked.insert(self.next, Entry::new(message, ends));
             }
             self.next += 1;
         }
@@ -211,13 +269,15 @@ fn dump_and(
         let queue = engine.queue(&name).open()?;
         let unacked = all(queue.browse()?)?;
         assert_eq!(queue.depth()?, unacked.len() as u64, "depth of {name}");
-        // Receiving would count attempts there; and what is on lease makes no room here.
-        if name != RETRIED && name != BOUNDED {
+        // Receiving would count attempts there; what is on lease makes no room here; and what has
+        // lived for too long would be dropped.
+        let is_mortal = is_of_life(engine, &name)? || has_brief(&unacked);
+        if name != RETRIED && name != BOUNDED && !is_mortal {
             let held = drain(&unacked, || queue.receive_batch(7, Duration::ZERO))?;
             all_held.extend(held);
         }
         let next = if probe { queue.send("probe")?.0 } else { 0 };
-        state.queues.insert(name, QueueState { next, unacked });
+        state.queues.insert(name, QueueState { next, unacked, ..QueueState::default() });
     }
     for name in engine.topics()? {
         let topic = engine.topic(&name).open()?;
@@ -226,7 +286,7 @@ fn dump_and(
             let subscription = topic.subscription(&name).open()?;
             let unacked = all(subscription.browse()?)?;
             // Of those with one key, only the first can be received.
-            if name != ORDERED {
+            if name != ORDERED && !has_brief(&unacked) {
                 let held = drain(&unacked, || subscription.receive_batch(7, Duration::ZERO))?;
                 all_held.extend(held);
             }
@@ -240,6 +300,19 @@ fn dump_and(
         state.streams.insert(name.clone(), dump_stream(engine, &name)?);
     }
     Ok(state)
+}
+
+/// Whether the messages of a queue that is there live for [`LIFE`].
+fn is_of_life(engine: &Engine, name: &str) -> posthouse::Result<bool> {
+    match engine.queue(name).time_to_live(LIFE).create() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn has_brief(unacked: &Unacked) -> bool {
+    unacked.values().any(|entry| entry.msg.is_brief())
 }
 
 fn dump_stream(engine: &Engine, name: &str) -> posthouse::Result<StreamState> {
@@ -269,7 +342,8 @@ fn all(browse: Browse) -> posthouse::Result<Unacked> {
     let entry = |browsed: posthouse::Result<Browsed>| {
         let browsed = browsed?;
         let (msg, attempts) = (Msg::of_browsed(&browsed), browsed.attempts());
-        Ok((browsed.offset().0, Entry { msg, attempts, waits: browsed.due().is_some() }))
+        let (waits, ends) = (browsed.due().is_some(), Untold(None));
+        Ok((browsed.offset().0, Entry { msg, attempts, waits, ends }))
     };
     browse.map(entry).collect()
 }

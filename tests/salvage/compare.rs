@@ -34,7 +34,7 @@ impl Comparison<'_> {
 
     fn consumer(&self, log: &LogName, key: &str, was: &Unacked, is: &Unacked, uncertain: bool) {
         let (lost, certain) = (ranges(self.report, log, false), ranges(self.report, log, true));
-        for (offset, Entry { msg, attempts, waits }) in is {
+        for (offset, Entry { msg, attempts, waits, .. }) in is {
             assert!(!within(&lost, *offset), "{log} {offset} is there and reported lost");
             assert_eq!(self.history.get(&(key.to_owned(), *offset)), Some(msg), "{log} {offset}");
             match was.get(offset) {
