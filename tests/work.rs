@@ -1,0 +1,363 @@
+//! What sending, receiving and acking a message costs does not depend on how many there are: asserted
+//! by counting work. Counted are what the thread takes from the heap, calls and steps of the disk, and the
+//! bytes that are written and read. Each kind of queue bears a burden and then one that is a hundred
+//! times larger; what its rounds cost may differ by a fifth.
+//!
+//! A walk through memory shows in none of these counts. So the messages that are looked at to find the
+//! next one are counted in `src/delivery/tests.rs`. For other walks there is no count.
+//!
+//! Not asserted, as it is known to be otherwise: sending to a full queue that drops its oldest, and
+//! deleting from one that is ordered by key.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, unsafe_code)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    time::Duration,
+};
+
+use posthouse::{
+    Delivery, Durability, Engine, IoMode, Message, Options, Queue, Subscription, Topic,
+    sim::SimDisk,
+};
+
+/// Counts what a thread takes from the heap.
+struct Counting;
+
+thread_local! {
+    static TAKEN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+// SAFETY: all calls go to the system's allocator unchanged; counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = TAKEN.try_with(|it| {
+            let (times, bytes) = it.get();
+            it.set((times + 1, bytes + layout.size() as u64));
+        });
+        // SAFETY: the caller's obligations are those of `System`.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// What kind of queue it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Plain,
+    /// Messages are counted when they are delivered, and become dead letters.
+    Retried,
+    /// Messages with one key come one at a time.
+    Ordered,
+    /// Its messages do not live for ever, and it holds so many only.
+    Limited,
+    /// A subscription to a topic, with another beside it that receives nothing.
+    Subscribed,
+}
+
+/// How many messages there are besides those whose cost is counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Burden {
+    backlog: u64,
+    in_flight: u64,
+    /// On lease, by leases that were extended.
+    extended: u64,
+    /// Sent to be delivered later.
+    delayed: u64,
+    /// Delivered in vain, and to be delivered again later.
+    retrying: u64,
+    /// Delivered in vain, and to be delivered again at once.
+    failed: u64,
+    dead: u64,
+    /// Of one key, behind one of them that is on lease.
+    parked: u64,
+}
+
+/// Enough for the rounds.
+const BACKLOG: u64 = 250;
+const ASIDE: u64 = 100;
+const LARGER: u64 = 100;
+
+impl Burden {
+    /// What a kind of queue can bear: each by itself, and all at once.
+    fn all(kind: Kind) -> Vec<Burden> {
+        let light = Burden { backlog: BACKLOG, ..Burden::default() };
+        let mut every =
+            Burden { in_flight: ASIDE, extended: ASIDE, retrying: ASIDE, failed: ASIDE, ..light };
+        let mut all = vec![
+            light,
+            Burden { in_flight: ASIDE, ..light },
+            Burden { extended: ASIDE, ..light },
+            Burden { retrying: ASIDE, ..light },
+            Burden { failed: ASIDE, ..light },
+        ];
+        match kind {
+            Kind::Ordered => {
+                all.push(Burden { parked: ASIDE, ..light });
+                // Not all at once: where failed ones take turns with those that are to be parked, it
+                // takes as many rounds until these are, in each of which one is read in vain.
+                (every.parked, every.failed) = (ASIDE, 0);
+            }
+            Kind::Subscribed => {}
+            Kind::Plain | Kind::Retried | Kind::Limited => {
+                all.push(Burden { delayed: ASIDE, ..light });
+                every.delayed = ASIDE;
+            }
+        }
+        if kind == Kind::Retried {
+            all.push(Burden { dead: ASIDE, ..light });
+            every.dead = ASIDE;
+        }
+        all.push(every);
+        all
+    }
+
+    fn larger(self) -> Burden {
+        let Burden { backlog, in_flight, extended, delayed, retrying, failed, dead, parked } = self;
+        Burden {
+            backlog: backlog * LARGER,
+            in_flight: in_flight * LARGER,
+            extended: extended * LARGER,
+            delayed: delayed * LARGER,
+            retrying: retrying * LARGER,
+            failed: failed * LARGER,
+            dead: dead * LARGER,
+            parked: parked * LARGER,
+        }
+    }
+}
+
+/// Where messages are sent to, and received from.
+enum Place {
+    Queue(Queue),
+    Topic(Topic, Subscription),
+}
+
+impl Place {
+    fn create(engine: &Engine, kind: Kind) -> Place {
+        let builder = engine.queue("q").lease(HOUR);
+        let queue = match kind {
+            Kind::Plain => builder,
+            Kind::Retried => builder.max_attempts(3),
+            Kind::Ordered => builder.ordered_by_key(true),
+            Kind::Limited => builder.time_to_live(HOUR).max_messages(1_000_000),
+            Kind::Subscribed => {
+                let topic = engine.topic("t").create().unwrap();
+                topic.subscription("idle").create().unwrap();
+                let subscription = topic.subscription("s").lease(HOUR).create().unwrap();
+                return Place::Topic(topic, subscription);
+            }
+        };
+        Place::Queue(queue.create().unwrap())
+    }
+
+    fn send(&self, message: Message<'_>) {
+        match self {
+            Place::Queue(queue) => queue.send(message).unwrap(),
+            Place::Topic(topic, _) => topic.publish(message).unwrap(),
+        };
+    }
+
+    fn receive(&self) -> Delivery {
+        let received = match self {
+            Place::Queue(queue) => queue.try_receive(),
+            Place::Topic(_, subscription) => subscription.try_receive(),
+        };
+        received.unwrap().expect("there are enough")
+    }
+
+    /// Sends many messages, which are visible once the engine has synced.
+    fn fill(&self, engine: &Engine, count: u64, message: impl Fn(u64) -> Message<'static>) {
+        for n in (0..count).step_by(500) {
+            let batch = (n..count.min(n + 500)).map(&message);
+            let sent = match self {
+                Place::Queue(queue) => queue.durability(Durability::Buffered).send_batch(batch),
+                Place::Topic(topic, _) => {
+                    topic.durability(Durability::Buffered).publish_batch(batch)
+                }
+            };
+            sent.unwrap();
+        }
+        engine.sync().unwrap();
+    }
+
+    /// Receives many, whose deliveries are settled without a sync.
+    fn take(&self, count: u64) -> Vec<Delivery> {
+        let receive = |_| match self {
+            Place::Queue(queue) => queue.durability(Durability::Buffered).try_receive(),
+            Place::Topic(_, it) => it.durability(Durability::Buffered).try_receive(),
+        };
+        (0..count).map(|n| receive(n).unwrap().expect("there are enough")).collect()
+    }
+
+    /// How many messages there are, how many wait, and how many are on lease.
+    fn stats(&self) -> (u64, u64, u64) {
+        let stats = match self {
+            Place::Queue(queue) => queue.stats(),
+            Place::Topic(_, subscription) => subscription.stats(),
+        };
+        let stats = stats.unwrap();
+        (stats.depth, stats.delayed, stats.in_flight)
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+const PAYLOAD: [u8; 100] = [7; 100];
+
+fn keyed(what: &str, n: u64) -> Message<'static> {
+    Message::new(&PAYLOAD).key(format!("{what} {n}"))
+}
+
+/// A queue with its burden.
+struct Burdened {
+    place: Place,
+    disk: SimDisk,
+    /// So many more messages were sent.
+    sent: u64,
+    _engine: Engine,
+    _held: Vec<Delivery>,
+}
+
+impl Burdened {
+    fn new(kind: Kind, burden: Burden) -> Burdened {
+        let disk = SimDisk::new(1);
+        let io = if kind == Kind::Limited { IoMode::Map } else { IoMode::Calls };
+        // Small segments of small blocks, so that few messages lie in many, too.
+        let options = Options::new().io(io).block_bytes(512).segment_bytes(8 << 10);
+        let options = options.journal_file_bytes_min(1 << 20).journal_file_bytes_max(1 << 20);
+        let engine = options.sim(&disk).open("store").unwrap();
+        let place = Place::create(&engine, kind);
+        let Burden { backlog, in_flight, extended, delayed, retrying, failed, dead, parked } =
+            burden;
+        let mut held = Vec::new();
+        let fill = |count, message: &dyn Fn(u64) -> Message<'static>| {
+            place.fill(&engine, count, message);
+        };
+        fill(dead, &|n| keyed("dead", n));
+        place.take(dead).iter().for_each(|it| it.reject("no").unwrap());
+        fill(delayed, &|n| keyed("delayed", n).deliver_after(HOUR));
+        fill(retrying, &|n| keyed("retrying", n));
+        place.take(retrying).iter().for_each(|it| it.nack_after(HOUR).unwrap());
+        fill(failed, &|n| keyed("failed", n));
+        let failing = place.take(failed);
+        fill(in_flight + extended, &|n| keyed("in flight", n));
+        held.extend(place.take(in_flight + extended));
+        for delivery in held.iter().take(extended as usize) {
+            delivery.extend(HOUR / 2).unwrap();
+        }
+        fill(parked, &|_| keyed("parked", 0));
+        held.extend(place.take(parked.min(1)));
+        fill(backlog, &|n| keyed("backlog", n / 2));
+        failing.into_iter().for_each(|delivery| delivery.nack().unwrap());
+        engine.checkpoint().unwrap();
+        let waiting = delayed + retrying;
+        let all = backlog + in_flight + extended + waiting + failed + parked;
+        assert_eq!(place.stats(), (all, waiting, in_flight + extended + parked.min(1)));
+        let mut burdened = Burdened { place, disk, sent: 0, _engine: engine, _held: held };
+        // The first deliveries of a life walk past those that are parked.
+        (0..WARM).for_each(|_| _ = burdened.round());
+        burdened
+    }
+
+    /// Sends one message, receives one and acks it.
+    fn round(&mut self) -> Round {
+        self.sent += 1;
+        let message = keyed("round", self.sent);
+        let ((), send) = self.counted(|place| place.send(message));
+        let (delivery, receive) = self.counted(Place::receive);
+        let ((), ack) = self.counted(|_| delivery.ack().unwrap());
+        Round([send, receive, ack])
+    }
+
+    fn counted<T>(&self, act: impl FnOnce(&Place) -> T) -> (T, Work) {
+        let before = self.count();
+        let value = act(&self.place);
+        let after = self.count();
+        (value, std::array::from_fn(|n| after[n] - before[n]))
+    }
+
+    fn count(&self) -> Work {
+        let ((times, bytes), disk) = (TAKEN.get(), &self.disk);
+        [times, bytes, disk.calls(), disk.steps(), disk.bytes_written(""), disk.bytes_read()]
+    }
+}
+
+impl Drop for Burdened {
+    fn drop(&mut self) {
+        // What is on lease is not to be counted as failed, one by one.
+        self.disk.kill();
+    }
+}
+
+const ACTS: [&str; 3] = ["send", "receive", "ack"];
+const WORK: [&str; 6] =
+    ["allocations", "bytes allocated", "calls", "steps", "bytes written", "bytes read"];
+
+type Work = [u64; WORK.len()];
+
+/// What the three acts of a round have cost.
+struct Round([Work; ACTS.len()]);
+
+const WARM: u64 = 20;
+const ROUNDS: usize = 160;
+/// So many rounds do not count, in which a larger buffer or another file was needed.
+const SPARED: usize = 10;
+
+/// What some rounds have cost together, by act.
+fn cost(kind: Kind, burden: Burden) -> [Work; ACTS.len()] {
+    let mut burdened = Burdened::new(kind, burden);
+    let rounds: Vec<Round> = (0..ROUNDS).map(|_| burdened.round()).collect();
+    let work = |act: usize, what: usize| {
+        let mut all: Vec<u64> = rounds.iter().map(|it| it.0[act][what]).collect();
+        all.sort_unstable();
+        all[..ROUNDS - SPARED].iter().sum()
+    };
+    std::array::from_fn(|act| std::array::from_fn(|what| work(act, what)))
+}
+
+fn assert_alike(kind: Kind) {
+    for burden in Burden::all(kind) {
+        let (small, large) = (cost(kind, burden), cost(kind, burden.larger()));
+        for (act, name) in ACTS.iter().enumerate() {
+            for (n, what) in WORK.iter().enumerate() {
+                let (less, more) = (small[act][n], large[act][n]);
+                assert!(
+                    more <= less + less / 5,
+                    "{kind:?}: {ROUNDS} times to {name} took {less} {what} beside {burden:?}, and \
+                     {more} beside {LARGER} times as much"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_work_of_a_queue_does_not_grow_with_its_burden() {
+    assert_alike(Kind::Plain);
+}
+
+#[test]
+fn the_work_of_a_queue_with_dead_letters_does_not_grow_with_its_burden() {
+    assert_alike(Kind::Retried);
+}
+
+#[test]
+fn the_work_of_a_queue_ordered_by_key_does_not_grow_with_its_burden() {
+    assert_alike(Kind::Ordered);
+}
+
+#[test]
+fn the_work_of_a_queue_with_limits_does_not_grow_with_its_burden() {
+    assert_alike(Kind::Limited);
+}
+
+#[test]
+fn the_work_of_a_subscription_does_not_grow_with_its_burden() {
+    assert_alike(Kind::Subscribed);
+}
