@@ -33,6 +33,8 @@ pub enum IoMode {
 
 /// The longest name of a queue, topic, subscription, stream or group, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
+/// The highest priority of a message; 0 is the lowest, and what a message has that says nothing.
+pub const PRIORITY_MAX: u8 = 9;
 /// The most partitions that a stream can have.
 pub const PARTITIONS_MAX: u32 = 4096;
 /// The most messages that are packed into one run of a frame. A message in the journal is found

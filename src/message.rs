@@ -2,7 +2,11 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use crate::ids::Timestamp;
+use crate::{
+    config::PRIORITY_MAX,
+    error::{Error, Result},
+    ids::Timestamp,
+};
 
 /// A message to send, publish or append.
 ///
@@ -32,6 +36,7 @@ pub struct Message<'a> {
 struct More {
     delay: Option<Delay>,
     lives_ms: Option<u64>,
+    priority: u8,
     /// What the engine has noted about it, as it is stored.
     note: Option<Vec<u8>>,
     /// Whether the engine moves it: it was let in before, and no limit of today keeps it out.
@@ -126,7 +131,36 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Whether it has what few messages have: a delay, an end of life, or a note.
+    /// Has a queue deliver the message before all of lower priorities: from 0, which all have that do not
+    /// say otherwise, to 9. Only for queues, and not for those that are ordered by key.
+    #[must_use]
+    pub fn priority(mut self, priority: u8) -> Message<'a> {
+        if priority > 0 || self.has_more() {
+            self.more().priority = priority;
+        }
+        self
+    }
+
+    /// Whether it can have its priority where it goes: `takes_priorities` says whether any can be there.
+    pub(crate) fn check_priority(&self, takes_priorities: bool) -> Result<()> {
+        let priority = self.priority_set();
+        if priority > PRIORITY_MAX {
+            let what = format!("a priority of {priority}; the highest is {PRIORITY_MAX}");
+            return Err(Error::invalid("priority", what));
+        }
+        if priority > 0 && !takes_priorities {
+            let what = "only messages of queues that are not ordered by key have a priority";
+            return Err(Error::invalid("priority", what));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn priority_set(&self) -> u8 {
+        self.more.as_ref().map_or(0, |more| more.priority)
+    }
+
+    /// Whether it has what few messages have: a delay, an end of life, a priority or a note.
     #[inline]
     pub(crate) fn has_more(&self) -> bool {
         self.more.is_some()

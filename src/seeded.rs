@@ -54,8 +54,8 @@ mod switch {
         ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
         RewriteKeepsItsGeneration, AppendsBehindTheFilesEnd, BlockIsNotVerified,
         // State.
-        AcksAreNotCaptured, AttemptsAreNotCaptured, DueIsNotCaptured, GroupsAreNotCaptured, TrimIsNotCaptured,
-        DeletionIsNotCaptured, NextOffsetIsOneTooLow,
+        AcksAreNotCaptured, AttemptsAreNotCaptured, DueIsNotCaptured, PrioritiesAreNotCaptured,
+        GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,
         ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,

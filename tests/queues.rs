@@ -8,7 +8,7 @@ use std::{thread, time::Duration};
 
 use model::small_options;
 use posthouse::{
-    Backoff, Delivery, Durability, Engine, ErrorKind, Message, Offset, Queue, Timestamp,
+    Backoff, Delivery, Durability, Engine, ErrorKind, Message, Offset, Overflow, Queue, Timestamp,
 };
 use sim::{SECOND, Sim, Task, field, kind, take, texts};
 
@@ -934,14 +934,14 @@ fn a_full_queue_refuses_what_does_not_fit() {
 
     let builder = || sim.engine.queue("r");
     assert_eq!(field(builder().max_messages(0).create()), "max_messages");
-    let overflow = posthouse::Overflow::DropOldest;
+    let overflow = Overflow::DropOldest;
     assert_eq!(field(builder().overflow(overflow).create()), "overflow");
 }
 
 #[test]
 fn a_full_queue_may_drop_its_oldest() {
     let mut sim = Sim::new();
-    let drops = posthouse::Overflow::DropOldest;
+    let drops = Overflow::DropOldest;
     let queue = sim.engine.queue("q").max_messages(4).overflow(drops).create().unwrap();
     queue.send_batch(["0", "1", "2", "3"]).unwrap();
     let held = take(&queue).unwrap();
@@ -1175,4 +1175,178 @@ fn fencing_tokens_grow_from_delivery_to_delivery_and_from_life_to_life() {
         let engine = small_options().sim(&disk).open("store").unwrap();
         sim = Sim { disk, engine };
     }
+}
+
+// Priorities.
+
+fn payloads(queue: &Queue) -> Vec<String> {
+    let mut held = Vec::new();
+    while let Some(delivery) = take(queue) {
+        held.push(delivery);
+    }
+    held.iter().map(|it| String::from_utf8(it.payload().to_vec()).unwrap()).collect()
+}
+
+#[test]
+fn higher_priorities_come_first_and_each_in_the_order_of_sending() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    for (text, priority) in [("a", 0), ("b", 5), ("c", 9), ("d", 5), ("e", 0), ("f", 9)] {
+        queue.send(Message::new(text).priority(priority)).unwrap();
+    }
+    assert_eq!(payloads(&queue), ["c", "f", "b", "d", "a", "e"]);
+    let sim = sim.kill();
+    let queue = sim.engine.queue("q").create().unwrap();
+    assert_eq!(payloads(&queue), ["c", "f", "b", "d", "a", "e"], "after a crash");
+    sim.engine.checkpoint().unwrap();
+    let sim = sim.kill();
+    let queue = sim.engine.queue("q").create().unwrap();
+    assert_eq!(payloads(&queue), ["c", "f", "b", "d", "a", "e"], "after a checkpoint");
+}
+
+#[test]
+fn a_message_with_a_priority_can_wait_fail_die_and_be_redriven() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_attempts(2).create().unwrap();
+    queue.send("low").unwrap();
+    queue.send(Message::new("late").priority(3).deliver_after(SECOND)).unwrap();
+    let low = take(&queue).unwrap();
+    assert_eq!((low.payload(), low.priority()), (&b"low"[..], 0));
+    low.nack().unwrap();
+    drop(low);
+    sim.disk.advance(SECOND);
+    for attempt in 1..=2 {
+        let late = take(&queue).unwrap();
+        assert_eq!((late.payload(), late.priority(), late.attempt()), (&b"late"[..], 3, attempt));
+        late.nack().unwrap();
+    }
+    let dead = sim.engine.queue("q.dead").open().unwrap();
+    assert_eq!(dead.browse().unwrap().next().unwrap().unwrap().priority(), 3);
+    assert_eq!(dead.redrive().run().unwrap().moved, 1);
+    assert_eq!(payloads(&queue), ["late", "low"]);
+}
+
+#[test]
+fn where_priorities_cannot_be_they_are_refused_by_name() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let ordered = sim.engine.queue("o").ordered_by_key(true).create().unwrap();
+    let topic = sim.engine.topic("t").create().unwrap();
+    let stream = sim.engine.stream("s").create().unwrap();
+    let urgent = |priority| Message::new("a").priority(priority);
+    assert_eq!(field(queue.send(urgent(10))), "priority");
+    assert_eq!(field(ordered.send(urgent(1))), "priority");
+    assert_eq!(field(topic.publish(urgent(1))), "priority");
+    assert_eq!(field(stream.append(urgent(1))), "priority");
+    assert_eq!(queue.depth().unwrap() + ordered.depth().unwrap(), 0);
+    queue.send(urgent(9)).unwrap();
+}
+
+// Limits in bytes.
+
+#[test]
+fn a_queue_holds_so_many_bytes_and_counts_them_over_crashes() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_bytes(100).create().unwrap();
+    assert_eq!(queue.bytes().unwrap(), Some(0));
+    queue.send(Message::new(&[1; 30]).key("0123456789").header("name", "value6")).unwrap();
+    queue.send(&[2; 40]).unwrap();
+    assert_eq!(queue.bytes().unwrap(), Some(30 + 10 + 10 + 40));
+    let full = queue.send(&[3; 11]).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::QueueFull);
+    assert!(full.to_string().contains("100 bytes"), "{full}");
+    queue.send_batch([&[4; 5], &[5; 5]]).unwrap();
+    assert_eq!(kind(queue.send("a")), ErrorKind::QueueFull);
+    assert_eq!(kind(queue.send(&[0; 101])), ErrorKind::TooLarge, "that is never going to fit");
+    // An empty one weighs nothing.
+    queue.send("").unwrap();
+    let mut sim = sim.kill();
+    for _ in 0..2 {
+        let queue = sim.engine.queue("q").open().unwrap();
+        assert_eq!(queue.bytes().unwrap(), Some(100));
+        sim.engine.checkpoint().unwrap();
+        sim = sim.kill();
+    }
+    let queue = sim.engine.queue("q").open().unwrap();
+    let (first, second) = (take(&queue).unwrap(), take(&queue).unwrap());
+    second.ack().unwrap();
+    assert_eq!((queue.bytes().unwrap(), queue.depth().unwrap()), (Some(60), 4));
+    queue.send(&[6; 40]).unwrap();
+    assert_eq!(kind(queue.send("a")), ErrorKind::QueueFull);
+    // What a transaction acks makes room for what it sends.
+    let mut tx = sim.engine.transaction();
+    tx.ack(&first).send(&queue, &[7; 50]);
+    tx.commit().unwrap();
+    assert_eq!(queue.bytes().unwrap(), Some(100));
+    let mut tx = sim.engine.transaction();
+    tx.send(&queue, "a");
+    assert_eq!(kind(tx.commit()), ErrorKind::QueueFull);
+    let offset = queue.browse().unwrap().next().unwrap().unwrap().offset();
+    assert!(queue.remove(offset).unwrap());
+    assert_eq!(queue.bytes().unwrap(), Some(95));
+    assert_eq!(queue.purge().unwrap(), 4);
+    assert_eq!(queue.bytes().unwrap(), Some(0));
+    // A queue without such a limit does not know.
+    assert_eq!(sim.engine.queue("r").create().unwrap().bytes().unwrap(), None);
+}
+
+#[test]
+fn the_oldest_make_room_for_bytes_but_not_those_on_lease() {
+    let sim = Sim::new();
+    let builder = sim.engine.queue("q").max_bytes(100).overflow(Overflow::DropOldest);
+    let queue = builder.create().unwrap();
+    for n in 1..=5 {
+        queue.send(&[n; 20]).unwrap();
+    }
+    let held = take(&queue).unwrap();
+    queue.send(&[6; 30]).unwrap();
+    assert_eq!((queue.depth().unwrap(), queue.bytes().unwrap()), (4, Some(90)));
+    let left: Vec<u8> = queue.browse().unwrap().map(|it| it.unwrap().payload()[0]).collect();
+    assert_eq!(left, [1, 4, 5, 6], "what is on lease stays, although it is the oldest");
+    assert_eq!(kind(queue.send(&[7; 81])), ErrorKind::QueueFull, "one on lease has 20");
+    assert_eq!(queue.depth().unwrap(), 4, "nothing was dropped for nothing");
+    queue.send(&[8; 80]).unwrap();
+    held.ack().unwrap();
+    assert_eq!((queue.depth().unwrap(), queue.bytes().unwrap()), (1, Some(80)));
+}
+
+#[test]
+fn dead_letters_and_redrives_count_and_limits_in_bytes_are_checked_by_name() {
+    let sim = Sim::new();
+    sim.engine.queue("dead").max_bytes(10).create().unwrap();
+    let queue = sim.engine.queue("q").max_bytes(50).dead_letter_queue("dead").create().unwrap();
+    let dead = sim.engine.queue("dead").open().unwrap();
+    for _ in 0..2 {
+        queue.send(&[1; 25]).unwrap();
+    }
+    take(&queue).unwrap().reject("no").unwrap();
+    assert_eq!((queue.bytes().unwrap(), dead.bytes().unwrap()), (Some(25), Some(25)));
+    assert_eq!(kind(dead.send("a")), ErrorKind::QueueFull, "a letter fits in, and counts");
+    assert_eq!(dead.redrive().run().unwrap().moved, 1);
+    assert_eq!((queue.bytes().unwrap(), dead.bytes().unwrap()), (Some(50), Some(0)));
+    let builder = || sim.engine.queue("x");
+    assert_eq!(field(builder().max_bytes(0).create()), "max_bytes");
+    assert_eq!(field(builder().overflow(Overflow::DropOldest).create()), "overflow");
+    builder().max_bytes(5).create().unwrap();
+    assert_eq!(kind(builder().max_bytes(6).create()), ErrorKind::AlreadyExists);
+    assert_eq!(kind(builder().max_messages(6).create()), ErrorKind::AlreadyExists);
+    builder().max_bytes(5).create().unwrap();
+}
+
+#[test]
+fn who_waits_for_bytes_is_woken_when_they_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").max_bytes(10).create().unwrap();
+    queue.send_batch([&[1; 4], &[2; 4]]).unwrap();
+    thread::scope(|scope| {
+        let big = scope.spawn(|| queue.send_within(&[3; 9], 60 * SECOND));
+        let small = scope.spawn(|| queue.send_within(&[4; 1], 60 * SECOND));
+        small.join().unwrap().unwrap();
+        for _ in 0..2 {
+            take(&queue).unwrap().ack().unwrap();
+        }
+        big.join().unwrap().unwrap();
+    });
+    assert_eq!(queue.bytes().unwrap(), Some(10));
 }

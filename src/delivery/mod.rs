@@ -2,11 +2,12 @@
 //!
 //! One [`Deliveries`] belongs to one ack cursor: a queue's, or a subscription's. It is state of
 //! this life only; what is acked, how often it was tried and when it is due is the store's.
-//! Invariants: an unacked message is in exactly one of six places: leased, waiting until it is due,
-//! due, released, parked behind its group's head, or not looked at yet in this life (at or above `next`, and not `known`). Time is passed
-//! in. Every operation takes constant or logarithmic time, whatever the backlog.
+//! Invariants: an unacked message is in exactly one of seven places: leased, waiting until it is due,
+//! due, released, in the lane of its priority, parked behind its group's head, or not looked at yet
+//! in this life (at or above `next`, and not `known`). Time is passed in. Every operation takes constant or logarithmic time, whatever the backlog.
 
 mod groups;
+mod lanes;
 mod leases;
 mod retry;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::{
 };
 
 pub use groups::Groups;
+use lanes::Lanes;
 use leases::Leases;
 pub use leases::{LeaseKey, SeatId};
 pub use retry::Retry;
@@ -30,6 +32,8 @@ use crate::ids::{Offset, Timestamp};
 pub trait Acked {
     /// The first offset from `from` on, but before `end`, that is not acked.
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset>;
+    /// The priority of one that is not acked.
+    fn priority(&self, offset: Offset) -> u8;
 }
 
 /// The volatile state of one ack cursor.
@@ -43,6 +47,8 @@ pub struct Deliveries {
     waiting: BTreeSet<(Timestamp, Offset)>,
     /// Those whose time has come, in that order.
     due: VecDeque<Offset>,
+    /// Those with a priority, fresh or to be delivered again. All that are fresh are `known`.
+    lanes: Lanes,
     /// Those at or above `next` that are in one of the other places, or were deleted there.
     known: RoaringTreemap,
     /// Released messages take turns: the next one is at or above this offset.
@@ -62,6 +68,7 @@ impl Deliveries {
             released: RoaringTreemap::new(),
             waiting: BTreeSet::new(),
             due: VecDeque::new(),
+            lanes: Lanes::default(),
             known: RoaringTreemap::new(),
             turn: 0,
             fresh_first: false,
@@ -80,7 +87,9 @@ impl Deliveries {
         deadline: Duration,
         mut is_visible: impl FnMut(Offset) -> bool,
     ) -> Option<(Offset, LeaseKey)> {
-        let offset = if self.released.is_empty() && self.due.is_empty() {
+        let offset = if let Some(offset) = self.take_urgent(acked, &mut is_visible) {
+            offset
+        } else if self.released.is_empty() && self.due.is_empty() {
             self.take_fresh(acked, end, &mut is_visible)?
         } else if self.fresh_first
             && let Some(offset) = self.take_fresh(acked, end, &mut is_visible)
@@ -95,6 +104,21 @@ impl Deliveries {
             }
         };
         Some((offset, self.leases.grant(offset, deadline)))
+    }
+
+    /// Takes the next one that has a priority.
+    #[inline]
+    fn take_urgent(
+        &mut self,
+        acked: &impl Acked,
+        is_visible: &mut impl FnMut(Offset) -> bool,
+    ) -> Option<Offset> {
+        if self.lanes.is_empty() {
+            return None;
+        }
+        self.lanes.take(&mut |offset| {
+            acked.next_unacked(offset, offset.next()).map(|_| is_visible(offset))
+        })
     }
 
     #[inline]
@@ -175,8 +199,15 @@ impl Deliveries {
         None
     }
 
+    /// A message has come that has a priority. Where it is to wait, too, that is said afterwards.
+    pub fn prioritize(&mut self, offset: Offset, priority: u8) {
+        self.lanes.insert(offset, priority);
+        self.known.insert(offset.0);
+    }
+
     /// Keeps a message back that is not on lease.
     pub fn defer(&mut self, offset: Offset, due: Timestamp) {
+        self.lanes.forget(offset);
         self.waiting.insert((due, offset));
         if offset >= self.next {
             self.known.insert(offset.0);
@@ -185,13 +216,16 @@ impl Deliveries {
 
     /// Releases those that are due, and says how many they were.
     #[inline]
-    pub fn release_due(&mut self, now: Timestamp) -> usize {
+    pub fn release_due(&mut self, now: Timestamp, acked: &impl Acked) -> usize {
         let mut count = 0;
         while let Some((due, offset)) = self.waiting.first().copied()
             && due <= now
         {
             self.waiting.pop_first();
-            self.due.push_back(offset);
+            match acked.priority(offset) {
+                0 => self.due.push_back(offset),
+                priority => self.lanes.put_back(offset, priority),
+            }
             count += 1;
         }
         count
@@ -212,9 +246,9 @@ impl Deliveries {
 
     /// Ends a lease: the message is to be delivered again, not before it is due (0: at once).
     /// Nothing happens if it ended before.
-    pub fn release(&mut self, key: LeaseKey, due: Timestamp) -> Option<Offset> {
+    pub fn release(&mut self, key: LeaseKey, due: Timestamp, acked: &impl Acked) -> Option<Offset> {
         let offset = self.leases.end(key)?;
-        self.put(offset, due);
+        self.put(offset, due, acked);
         Some(offset)
     }
 
@@ -222,7 +256,9 @@ impl Deliveries {
     /// nothing else was delivered behind it. To be called for the last one first.
     pub fn take_back(&mut self, key: LeaseKey, acked: &impl Acked) {
         let Some(offset) = self.leases.end(key) else { return };
-        if offset < self.next && acked.next_unacked(offset.next(), self.next).is_none() {
+        if acked.priority(offset) > 0 {
+            self.put(offset, Timestamp(0), acked);
+        } else if offset < self.next && acked.next_unacked(offset.next(), self.next).is_none() {
             self.next = offset;
         } else {
             self.released.insert(offset.0);
@@ -230,8 +266,17 @@ impl Deliveries {
     }
 
     /// Leases one of those that were released.
-    pub fn lease_released(&mut self, offset: Offset, deadline: Duration) -> Option<LeaseKey> {
-        self.released.remove(offset.0).then(|| self.leases.grant(offset, deadline))
+    pub fn lease_released(
+        &mut self,
+        offset: Offset,
+        deadline: Duration,
+        acked: &impl Acked,
+    ) -> Option<LeaseKey> {
+        let was_there = match acked.priority(offset) {
+            0 => self.released.remove(offset.0),
+            priority => self.lanes.remove_returned(offset, priority),
+        };
+        was_there.then(|| self.leases.grant(offset, deadline))
     }
 
     /// Says whose lease it is, of those who hold so many at most.
@@ -251,15 +296,16 @@ impl Deliveries {
     }
 
     /// Takes one back that was on lease.
-    pub fn put(&mut self, offset: Offset, due: Timestamp) {
-        if due == Timestamp(0) {
-            self.released.insert(offset.0);
-        } else {
-            self.defer(offset, due);
+    pub fn put(&mut self, offset: Offset, due: Timestamp, acked: &impl Acked) {
+        match acked.priority(offset) {
+            _ if due != Timestamp(0) => self.defer(offset, due),
+            0 => drop(self.released.insert(offset.0)),
+            priority => self.lanes.put_back(offset, priority),
         }
     }
 
-    /// Messages that could be delivered now, oldest first.
+    /// Messages that could be delivered now: those of the lowest priority first, and of one the oldest
+    /// first.
     pub fn ready<'a>(&'a self, acked: &'a impl Acked, end: Offset) -> impl Iterator<Item = Offset> {
         let unacked = |offset: &Offset| acked.next_unacked(*offset, offset.next()).is_some();
         let mut due: Vec<Offset> = self.due.iter().copied().collect();
@@ -274,7 +320,7 @@ impl Deliveries {
         .filter(unacked)
         .peekable();
         let mut next = self.next;
-        std::iter::from_fn(move || {
+        let plain = std::iter::from_fn(move || {
             let mut fresh = acked.next_unacked(next, end);
             while let Some(offset) = fresh.filter(|offset| self.known.contains(offset.0)) {
                 next = offset.next();
@@ -287,7 +333,8 @@ impl Deliveries {
             }
             next = fresh?.next();
             fresh
-        })
+        });
+        plain.chain(self.lanes.iter().filter(unacked))
     }
 
     /// Messages are gone, wherever they were.

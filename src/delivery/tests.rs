@@ -1,19 +1,33 @@
 //! Tests of this room.
 
-use std::{cell::Cell, collections::BTreeSet, time::Duration};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 
 use super::{Acked, Deliveries};
 use crate::ids::{Offset, Timestamp};
 
-/// The acks of a plain model.
+/// The acks of a plain model, and the priorities that are not 0.
 #[derive(Default)]
-struct Acks(BTreeSet<u64>);
+struct Acks(BTreeSet<u64>, BTreeMap<u64, u8>);
 
 impl Acked for Acks {
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset> {
         (from.0..end.0).find(|offset| !self.0.contains(offset)).map(Offset)
+    }
+
+    fn priority(&self, offset: Offset) -> u8 {
+        self.1.get(&offset.0).copied().unwrap_or(0)
+    }
+}
+
+impl<const N: usize> From<[u64; N]> for Acks {
+    fn from(acked: [u64; N]) -> Acks {
+        Acks(acked.into(), BTreeMap::new())
     }
 }
 
@@ -32,6 +46,11 @@ impl Acked for CountedAcks {
         };
         (from.0..end.0).find(is_unacked).map(Offset)
     }
+
+    fn priority(&self, offset: Offset) -> u8 {
+        self.looks.set(self.looks.get() + 1);
+        (offset.0 % 3) as u8
+    }
 }
 
 const AT_ONCE: Timestamp = Timestamp(0);
@@ -48,7 +67,7 @@ fn lease(deliveries: &mut Deliveries, acks: &Acks, end: u64) -> Option<(u64, sup
 #[test]
 fn first_deliveries_are_in_order_and_skip_what_is_acked() {
     let mut deliveries = Deliveries::new(Offset(2));
-    let acks = Acks([3, 4].into());
+    let acks = Acks::from([3, 4]);
     let got: Vec<u64> =
         std::iter::from_fn(|| lease(&mut deliveries, &acks, 7)).map(|(offset, _)| offset).collect();
     assert_eq!(got, [2, 5, 6]);
@@ -70,14 +89,14 @@ fn a_message_that_fails_for_ever_starves_neither_fresh_nor_failed_ones() {
     let keys: Vec<_> =
         (0..3).map(|_| lease(&mut deliveries, &acks, 100).expect("fresh").1).collect();
     for key in keys {
-        deliveries.release(key, AT_ONCE);
+        deliveries.release(key, AT_ONCE, &acks);
     }
     let mut got = Vec::new();
     for _ in 0..12 {
         let (offset, key) = lease(&mut deliveries, &acks, 100).expect("there are enough");
         got.push(offset);
         if offset < 3 {
-            deliveries.release(key, AT_ONCE);
+            deliveries.release(key, AT_ONCE, &acks);
         }
     }
     // Released and fresh ones alternate, and the released ones come in turn.
@@ -92,12 +111,12 @@ fn a_lease_is_lost_at_its_deadline_and_its_key_stays_dead() {
     assert_eq!(deliveries.held(key, at(9)), Some(Offset(0)));
     assert_eq!(deliveries.held(key, at(10)), None, "the deadline itself is too late");
     assert_eq!(deliveries.expire_one(at(10)), Some(Offset(0)));
-    deliveries.put(Offset(0), AT_ONCE);
+    deliveries.put(Offset(0), AT_ONCE, &acks);
     let (offset, again) = lease(&mut deliveries, &acks, 1).expect("released");
     assert_eq!(offset, 0);
     assert_ne!(key, again, "the slot may be the same, the token is not");
     assert_eq!(deliveries.held(key, at(0)), None);
-    assert_eq!(deliveries.release(key, AT_ONCE), None);
+    assert_eq!(deliveries.release(key, AT_ONCE, &acks), None);
     assert_eq!(deliveries.held(again, at(0)), Some(Offset(0)));
 }
 
@@ -118,7 +137,8 @@ fn an_extended_lease_outlives_others_and_does_not_delay_them() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Send(u64),
+    /// So many of one priority.
+    Send(u64, u8),
     Lease(u64),
     Ack(usize),
     Release(usize),
@@ -132,7 +152,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => (1..5u64).prop_map(Step::Send),
+        2 => (1..5u64, prop_oneof![2 => Just(0), 1 => 0..4u8]).prop_map(|(n, of)| Step::Send(n, of)),
         6 => (1..30u64).prop_map(Step::Lease),
         4 => any::<usize>().prop_map(Step::Ack),
         3 => any::<usize>().prop_map(Step::Release),
@@ -144,8 +164,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Every unacked message is leased, or can be leased; none is leased twice; and a lease holds
-    /// exactly until its deadline.
+    /// Every unacked message is leased, or can be leased; none is leased twice; none is leased while
+    /// one of a higher priority is free; and a lease holds exactly until its deadline.
     #[test]
     fn agrees_with_a_plain_model(steps in proptest::collection::vec(step(), 1..200)) {
         let mut deliveries = Deliveries::new(Offset(0));
@@ -159,11 +179,11 @@ proptest! {
             while let Some(offset) = deliveries.expire_one(at(now)) {
                 let index = leased.iter().position(|lease| lease.0 == offset.0);
                 let (_, key, deadline) = leased.remove(index.expect("it was leased"));
-                deliveries.put(offset, AT_ONCE);
+                deliveries.put(offset, AT_ONCE, &acks);
                 prop_assert!(deadline <= now);
                 prop_assert_eq!(deliveries.held(key, at(0)), None);
             }
-            deliveries.release_due(Timestamp(now));
+            deliveries.release_due(Timestamp(now), &acks);
             waiting.retain(|(_, due)| *due > now);
             prop_assert!(leased.iter().all(|lease| lease.2 > now));
             prop_assert_eq!(deliveries.waiting(), waiting.len() as u64);
@@ -172,15 +192,22 @@ proptest! {
             prop_assert_eq!(deliveries.next_deadline(), leased.iter().map(|it| at(it.2)).min());
             prop_assert_eq!(deliveries.in_flight(), leased.len() as u64);
             match step {
-                Step::Send(count) => end += count,
+                Step::Send(count, priority) => {
+                    for offset in (end..end + count).filter(|_| priority > 0) {
+                        acks.1.insert(offset, priority);
+                        deliveries.prioritize(Offset(offset), priority);
+                    }
+                    end += count;
+                }
                 Step::Lease(seconds) => {
                     let deadline = at(now + seconds);
                     let got = deliveries.lease_next(&acks, Offset(end), deadline, |_| true);
                     let busy = |n: &u64| {
                         leased.iter().any(|it| it.0 == *n) || waiting.iter().any(|it| it.0 == *n)
                     };
-                    let free = (0..end).filter(|n| !acks.0.contains(n) && !busy(n)).count();
-                    prop_assert_eq!(got.is_some(), free > 0);
+                    let free = (0..end).filter(|n| !acks.0.contains(n) && !busy(n));
+                    let highest = free.map(|n| acks.priority(Offset(n))).max();
+                    prop_assert_eq!(got.map(|(offset, _)| acks.priority(offset)), highest);
                     if let Some((offset, key)) = got {
                         prop_assert!(offset.0 < end && !acks.0.contains(&offset.0));
                         prop_assert!(leased.iter().all(|lease| lease.0 != offset.0));
@@ -196,12 +223,12 @@ proptest! {
                 }
                 Step::Release(n) if !leased.is_empty() => {
                     let (offset, key, _) = leased.remove(n % leased.len());
-                    prop_assert_eq!(deliveries.release(key, AT_ONCE), Some(Offset(offset)));
+                    prop_assert_eq!(deliveries.release(key, AT_ONCE, &acks), Some(Offset(offset)));
                 }
                 Step::Wait(n, by) if !leased.is_empty() => {
                     let (offset, key, _) = leased.remove(n % leased.len());
                     let due = Timestamp(now + by);
-                    prop_assert_eq!(deliveries.release(key, due), Some(Offset(offset)));
+                    prop_assert_eq!(deliveries.release(key, due, &acks), Some(Offset(offset)));
                     if !acks.0.contains(&offset) {
                         waiting.push((offset, now + by));
                     } else {
@@ -232,7 +259,7 @@ proptest! {
 #[test]
 fn a_lease_that_is_taken_back_leaves_the_order_as_it_was() {
     let mut deliveries = Deliveries::new(Offset(0));
-    let acks = Acks([1].into());
+    let acks = Acks::from([1]);
     let keys: Vec<_> = (0..3).map(|_| lease(&mut deliveries, &acks, 9).expect("fresh")).collect();
     assert_eq!(keys.iter().map(|it| it.0).collect::<Vec<_>>(), [0, 2, 3]);
     for (_, key) in keys.iter().rev() {
@@ -268,14 +295,14 @@ fn how_many_messages_are_looked_at_for_one_does_not_depend_on_how_many_there_are
         for (n, key) in keys.into_iter().enumerate() {
             match n % 5 {
                 0 => {}
-                1 => _ = deliveries.release(key, Timestamp(1000)),
-                2 => _ = deliveries.release(key, Timestamp(1)),
-                3 => _ = deliveries.release(key, AT_ONCE),
+                1 => _ = deliveries.release(key, Timestamp(1000), &acks),
+                2 => _ = deliveries.release(key, Timestamp(1), &acks),
+                3 => _ = deliveries.release(key, AT_ONCE, &acks),
                 _ => _ = deliveries.settle(key).map(|offset| acks.acked.insert(offset.0)),
             }
         }
         deliveries.defer(Offset(6 * count), Timestamp(1000));
-        assert_eq!(deliveries.release_due(Timestamp(1)) as u64, count);
+        assert_eq!(deliveries.release_due(Timestamp(1), &acks) as u64, count);
         let rounds = (0..40).map(|_| {
             let before = acks.looks.get();
             let (offset, key) = lease(&mut deliveries, &acks);

@@ -23,6 +23,7 @@ pub struct Browsed {
     stored: Stored,
     attempts: u32,
     due: Timestamp,
+    priority: u8,
 }
 
 impl Browsed {
@@ -60,6 +61,12 @@ impl Browsed {
     #[must_use]
     pub fn offset(&self) -> Offset {
         self.stored.offset
+    }
+
+    /// Its priority, from 0 to 9.
+    #[must_use]
+    pub fn priority(&self) -> u8 {
+        self.priority
     }
 
     /// How often the message was tried so far.
@@ -132,6 +139,7 @@ impl Browse {
             return Ok(None);
         };
         let (attempts, due) = (view.acks.attempts(offset), view.acks.due(offset));
+        let priority = view.acks.priority(offset);
         self.range.start = offset.next();
         let source = core.store.locate(log, offset)?;
         drop(core);
@@ -139,7 +147,7 @@ impl Browse {
         if let Some(block) = block {
             self.consumer.shared().lock().store.remember(log, block);
         }
-        Ok(Some(Browsed { stored, attempts, due }))
+        Ok(Some(Browsed { stored, attempts, due, priority }))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     shared::Committing,
     stream::Stream,
     topic::{Subscription, Topic},
-    wanted::Wanted,
+    wanted::{Wanted, delivering_calls},
 };
 use crate::{
     config::{Backoff, Overflow, PARTITIONS_MAX, check_name},
@@ -181,74 +181,6 @@ macro_rules! builder_calls {
     };
 }
 
-macro_rules! delivering_calls {
-    () => {
-        /// How long a delivery belongs to its consumer before it is delivered again; 30 s by default,
-        /// from 1 ms to a day.
-        pub fn lease(mut self, lease: Duration) -> Self {
-            self.wanted.lease = Some(lease);
-            self
-        }
-
-        /// How long a message waits after a failure before it is delivered again: not at all by
-        /// default. A failure is a [`nack`](crate::Delivery::nack), a delivery that was dropped, or
-        /// a lease that has run out.
-        pub fn backoff(mut self, backoff: Backoff) -> Self {
-            self.wanted.backoff = Some(backoff);
-            self
-        }
-
-        /// For how long messages live at most, from their timestamps on: later they are not delivered,
-        /// but dropped, or moved to the dead letters if there are any. For ever by default. The life of
-        /// a dead letter begins when it is moved. A message may say that it lives for less: [`expire_after`](crate::Message::expire_after).
-        pub fn time_to_live(mut self, life: Duration) -> Self {
-            self.wanted.life = Some(life);
-            self
-        }
-
-        /// Whether messages with one key are delivered in order and one at a time: the next one comes
-        /// when the one before is acked, moved to the dead letters or deleted, and not while it waits
-        /// for its retry. Those with other keys, and those without, flow past. Not so by default.
-        pub fn ordered_by_key(mut self, is_ordered: bool) -> Self {
-            self.wanted.is_ordered = Some(is_ordered);
-            self
-        }
-
-        /// Whether one consumer receives at a time, and the others stand by: where the order of
-        /// handling matters, or what is called may be called by one only. Not so by default.
-        ///
-        /// A consumer is a handle that was opened, with all its clones. The first that receives is
-        /// active until its handles and its deliveries are dropped; then the one takes over that has
-        /// waited longest. [`Delivery::fencing_token`](crate::Delivery::fencing_token) tells others
-        /// who was first.
-        pub fn single_active_consumer(mut self, is_exclusive: bool) -> Self {
-            self.wanted.is_exclusive = Some(is_exclusive);
-            self
-        }
-
-        /// How often a message is delivered at most: then it is moved to the dead letters. From 1 on;
-        /// without it, and without [`dead_letter_queue`](Self::dead_letter_queue), it is tried for
-        /// ever.
-        ///
-        /// Deliveries are counted before the handler sees them, in a commit of their own: so a
-        /// message counts, too, that takes the whole process down with it.
-        pub fn max_attempts(mut self, attempts: u32) -> Self {
-            self.wanted.attempts_max = Some(attempts);
-            self
-        }
-
-        /// The queue to which messages are moved that were delivered
-        /// [`max_attempts`](Self::max_attempts) times (5, if that was not given), or
-        /// [rejected](crate::Delivery::reject). It is created if it is not there. By default, the
-        /// name of this one with `.dead` behind it; of a subscription, that of its topic and a dot
-        /// come first.
-        pub fn dead_letter_queue(mut self, name: &str) -> Self {
-            self.wanted.dead_letters = Some(name.to_owned());
-            self
-        }
-    };
-}
-
 /// A queue by its name. Got from [`Engine::queue`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before it is created, opened or deleted"]
@@ -271,6 +203,14 @@ impl QueueBuilder {
     /// dead letters, or redriven, always fits.
     pub fn max_messages(mut self, messages: u64) -> QueueBuilder {
         self.wanted.messages_max = Some(messages);
+        self
+    }
+
+    /// How many bytes the messages in the queue may have together, each counted with its key and its
+    /// headers; otherwise as [`max_messages`](QueueBuilder::max_messages). To know how many there are
+    /// takes 4 bytes of memory a message, and reading the queue once when it is first opened.
+    pub fn max_bytes(mut self, bytes: u64) -> QueueBuilder {
+        self.wanted.bytes_max = Some(bytes);
         self
     }
 

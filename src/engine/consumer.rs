@@ -55,6 +55,7 @@ pub struct Picked {
     pub key: LeaseKey,
     pub source: Source,
     pub attempt: u32,
+    pub priority: u8,
     /// Where it belongs instead, as it was tried too often.
     pub grave: Option<DeadLetters>,
 }
@@ -278,6 +279,7 @@ impl Consumer {
             consumption.deliveries.assign(key, seat.number());
         }
         let tried = view.acks.attempts(offset);
+        let priority = view.acks.priority(offset);
         let grave = self.retry.grave(tried);
         let attempt = if grave.is_some() { tried } else { tried.saturating_add(1) };
         let located = match run {
@@ -288,7 +290,7 @@ impl Consumer {
             Ok(source) => {
                 consumption.counts.delivered += 1;
                 consumption.counts.redelivered += u64::from(tried > 0);
-                Ok(Some(Picked { offset, key, source, attempt, grave }))
+                Ok(Some(Picked { offset, key, source, attempt, priority, grave }))
             }
             Err(error) => {
                 // It stays in the queue: damage is reported, not skipped.
@@ -329,12 +331,12 @@ impl Consumer {
     /// Reads one message. `None` if it is none to be delivered.
     #[inline]
     fn read_one(self: &Arc<Consumer>, picked: Picked) -> Result<Option<Delivery>> {
-        let Picked { offset, key, source, attempt, grave } = picked;
+        let Picked { offset, key, source, attempt, priority, grave } = picked;
         let stored = self.load(source, offset)?;
         if self.discards(&stored, key, attempt, grave)? {
             return Ok(None);
         }
-        Ok(Some(Delivery::new(Arc::clone(self), key, stored, attempt)))
+        Ok(Some(Delivery::new(Arc::clone(self), key, stored, (attempt, priority))))
     }
 
     /// Ends leases of messages that nobody has seen: that is no failed attempt.

@@ -7,6 +7,7 @@ use super::{
     seat::Seats,
     wait::{Waiting, Watch},
     watching::{Alarm, Counts},
+    weights::Weights,
 };
 use crate::{
     delivery::{Deliveries, Groups, LeaseKey, Retry},
@@ -31,6 +32,8 @@ pub struct Consumption {
     pub counts: Counts,
     /// Where those wait who want to send to a queue that is full, once there was one.
     pub room: Option<Arc<Watch>>,
+    /// How much its messages weigh, if it may hold so many bytes only.
+    pub weights: Option<Weights>,
     pub alarms: Vec<Alarm>,
     /// Which consumers there are, as far as that matters.
     pub seats: Seats,
@@ -45,7 +48,9 @@ impl Consumption {
         if let Some(room) = &self.room
             && room.has_waiters()
         {
-            wakes.push((Arc::clone(room), messages));
+            // One may have had more bytes than one that waits.
+            let most = if self.weights.is_some() { usize::MAX } else { messages };
+            wakes.push((Arc::clone(room), most));
         }
     }
 
@@ -73,12 +78,15 @@ impl Core {
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
         let consumption = self.consumers.entry(cursor).or_insert_with(|| {
             let mut deliveries = Deliveries::new(acks.floor());
+            for (offset, priority) in acks.prioritized() {
+                deliveries.prioritize(offset, priority);
+            }
             for (offset, due) in acks.deferred(acks.floor()) {
                 deliveries.defer(offset, due);
             }
             let (groups, turn) = (is_ordered.then(Groups::default), Arc::default());
             let origin = Arc::clone(origin);
-            let (counts, alarms, room) = (Counts::default(), Vec::new(), None);
+            let (counts, alarms) = (Counts::default(), Vec::new());
             Consumption {
                 log,
                 deliveries,
@@ -87,7 +95,8 @@ impl Core {
                 turn,
                 origin,
                 counts,
-                room,
+                room: None,
+                weights: None,
                 alarms,
                 seats: Seats::default(),
                 armed: None,
@@ -175,7 +184,8 @@ impl Core {
     /// Ends a lease: the message is to be delivered again, not before it is due.
     pub fn release(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
-            && consumption.deliveries.release(key, due).is_some()
+            && let Some(acks) = self.store.acks(cursor)
+            && consumption.deliveries.release(key, due, acks).is_some()
         {
             let log = consumption.log;
             self.wake_or_arm(cursor, log, due);

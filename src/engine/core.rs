@@ -29,6 +29,8 @@ pub struct Core {
     /// Consumers of which a level is watched, and how often one was.
     pub(super) alarmed: Vec<CursorId>,
     pub(super) alarms: u64,
+    /// Whether any queue is weighed.
+    pub(super) weighs: bool,
     /// Deliveries that have ended without being settled.
     pub(super) failing: Failing,
     clock: SteadyClock,
@@ -50,6 +52,11 @@ impl Acked for AckSet {
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset> {
         AckSet::next_unacked(self, from.0..end.0)
     }
+
+    #[inline]
+    fn priority(&self, offset: Offset) -> u8 {
+        AckSet::priority(self, offset)
+    }
 }
 
 /// Short lives may have left so many small journal files before they are checkpointed away.
@@ -68,6 +75,7 @@ impl Core {
             rings: Vec::new(),
             alarmed: Vec::new(),
             alarms: 0,
+            weighs: false,
             failing: Failing::new(chance),
             clock,
             hides_unsynced: config.durability == Durability::Sync,
@@ -230,11 +238,27 @@ impl Core {
         let outcome = self.store.commit(ops, now)?;
         if matches!(outcome, Outcome::Done(_)) {
             self.note_arrivals();
+            if self.weighs {
+                self.note_weights(ops);
+            }
+            if !self.store.prioritized().is_empty() {
+                self.note_prioritized();
+            }
             if !self.store.deferred().is_empty() {
                 self.note_deferred();
             }
         }
         Ok(outcome)
+    }
+
+    /// Notes that messages have come that have a priority.
+    fn note_prioritized(&mut self) {
+        for it in self.store.prioritized() {
+            if let Some(consumption) = self.consumers.get_mut(&it.cursor) {
+                let offsets = it.offsets.clone().map(Offset);
+                offsets.for_each(|offset| consumption.deliveries.prioritize(offset, it.priority));
+            }
+        }
     }
 
     /// Notes that messages have come that are to be delivered later. Those that have come before, and

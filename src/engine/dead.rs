@@ -78,7 +78,9 @@ impl Core {
         let consumption = self.consumption(cursor)?;
         let (origin, is_of_subscription) =
             (consumption.origin.clone(), consumption.log.0 != cursor.0);
-        let messages = [death.letter((&origin, is_of_subscription), now)];
+        let priority = self.store.acks(cursor).map_or(0, |acks| acks.priority(offsets[0]));
+        let letter = death.letter((&origin, is_of_subscription), now);
+        let messages = [letter.priority(priority)];
         let log = LogId(grave.queue);
         let ops = [
             Op::Ack { cursor, offsets: &offsets },

@@ -59,6 +59,7 @@ pub struct Delivery {
     key: LeaseKey,
     stored: Stored,
     attempt: u32,
+    priority: u8,
     settled: AtomicBool,
 }
 
@@ -78,9 +79,9 @@ impl Delivery {
         consumer: Arc<Consumer>,
         key: LeaseKey,
         stored: Stored,
-        attempt: u32,
+        (attempt, priority): (u32, u8),
     ) -> Delivery {
-        Delivery { consumer, key, stored, attempt, settled: AtomicBool::new(false) }
+        Delivery { consumer, key, stored, attempt, priority, settled: AtomicBool::new(false) }
     }
 
     pub(super) fn consumer(&self) -> &Arc<Consumer> {
@@ -131,6 +132,12 @@ impl Delivery {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Its priority, from 0 to 9: see [`Message::priority`].
+    #[must_use]
+    pub fn priority(&self) -> u8 {
+        self.priority
     }
 
     /// A number that grows with each delivery of this queue, or for this subscription: a delivery that

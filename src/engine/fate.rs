@@ -140,8 +140,10 @@ impl Core {
 
     fn release_due(&mut self, cursor: CursorId, elapsed: Duration) {
         let now = self.steady(elapsed);
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            let (count, log) = (consumption.deliveries.release_due(now), consumption.log);
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(acks) = self.store.acks(cursor)
+        {
+            let (count, log) = (consumption.deliveries.release_due(now, acks), consumption.log);
             self.wake_some(log, count);
         }
     }
@@ -150,16 +152,17 @@ impl Core {
     fn fail(&mut self, cursor: CursorId, offset: Offset, elapsed: Duration) {
         let fate = self.fate(cursor, offset, 1, None, elapsed);
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+        let Some(acks) = self.store.acks(cursor) else { return };
         let log = consumption.log;
         consumption.counts.failed += 1;
         match fate {
             Ok(Fate::Again { attempts, due }) => {
-                consumption.deliveries.put(offset, due);
+                consumption.deliveries.put(offset, due, acks);
                 self.failing.failures.push(Failure { cursor, offset, attempts, due });
                 self.wake_or_arm(cursor, log, due);
             }
             Ok(Fate::Dead(_)) => {
-                consumption.deliveries.put(offset, Timestamp(0));
+                consumption.deliveries.put(offset, Timestamp(0), acks);
                 self.failing.lapsed.push_back((cursor, offset));
                 // Whoever comes to it before it is moved moves it.
                 self.wake_one(log);
@@ -187,7 +190,11 @@ impl Core {
         let attempts = self.store.acks(cursor)?.attempts(offset);
         let consumption = self.consumers.get_mut(&cursor)?;
         let (log, grave) = (consumption.log, consumption.retry.grave(attempts)?);
-        let key = consumption.deliveries.lease_released(offset, elapsed.saturating_add(MOVING))?;
+        let key = consumption.deliveries.lease_released(
+            offset,
+            elapsed.saturating_add(MOVING),
+            self.store.acks(cursor)?,
+        )?;
         match self.store.locate(log, offset) {
             Ok(source) => Some(Exhumed { key, source, attempts, grave }),
             Err(_) => {

@@ -64,6 +64,7 @@ impl Consumer {
                 Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
             };
             let (key, offset, attempt) = (picked.key, picked.offset, picked.attempt);
+            let numbers = (attempt, picked.priority);
             let admitted = match self.admit(picked) {
                 Ok(admitted) => admitted,
                 Err(error) => {
@@ -80,13 +81,13 @@ impl Consumer {
                 }
                 continue;
             }
-            return Ok(Attempt::Got(Delivery::new(Arc::clone(self), key, stored, attempt)));
+            return Ok(Attempt::Got(Delivery::new(Arc::clone(self), key, stored, numbers)));
         }
     }
 
     /// Reads a message on lease. `None` if it is not to be delivered now, or never.
     fn admit(self: &Arc<Consumer>, picked: Picked) -> Result<Option<Stored>> {
-        let Picked { offset, key, source, attempt, grave } = picked;
+        let Picked { offset, key, source, attempt, grave, .. } = picked;
         let stored = self.load(source, offset)?;
         if self.is_ordered
             && let Some(group) = group_of(&stored)
@@ -169,7 +170,7 @@ impl Core {
             return;
         };
         if let Some(next) = groups.done(offset, |offset| !acks.is_acked(offset)) {
-            consumption.deliveries.put(next, Timestamp(0));
+            consumption.deliveries.put(next, Timestamp(0), acks);
             let log = consumption.log;
             self.wake_one(log);
         }

@@ -48,6 +48,7 @@ mod turns;
 mod wait;
 mod wanted;
 mod watching;
+mod weights;
 mod worker;
 
 pub use browse::{Browse, Browsed};

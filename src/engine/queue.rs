@@ -12,6 +12,7 @@ use super::{
     grouped::check_ordered,
     handle::Engine,
     redrive::Redrive,
+    room::Load,
     shared::{Committing, Shared},
     ticket::Ticket,
     watching::{ConsumerStats, Crossing, Level, LevelWatch},
@@ -58,6 +59,9 @@ impl Queue {
         let (names, ids) =
             ((&*entity.name, &*entity.name), (CursorId(entity.id), LogId(entity.id)));
         let consumer = Arc::new(Consumer::attach(engine, names, ids, delivering, true)?);
+        if delivering.limit.is_some_and(|limit| limit.bytes.is_some()) {
+            consumer.weigh()?;
+        }
         Ok(Queue { consumer, delay_ms: delivering.delay_ms, limit: delivering.limit })
     }
 
@@ -106,7 +110,8 @@ impl Queue {
             }
             let mut dropped = Vec::new();
             if let Some(limit) = self.limit {
-                let room = core.room_for((cursor, log, limit), messages.len() as u64, 0);
+                let load = Load::of(limit, messages);
+                let room = core.room_for((cursor, log, limit), load, &[]);
                 if room.is_err() {
                     full(core, cursor);
                 }
@@ -129,6 +134,11 @@ impl Queue {
     #[cfg(feature = "cron")]
     pub(super) fn consumer(&self) -> &Arc<Consumer> {
         &self.consumer
+    }
+
+    #[cfg(feature = "cron")]
+    pub(super) fn is_ordered(&self) -> bool {
+        self.consumer.is_ordered
     }
 
     pub(super) fn cursor(&self) -> CursorId {
@@ -267,6 +277,16 @@ impl Queue {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted.
     pub fn depth(&self) -> Result<u64> {
         self.consumer.depth()
+    }
+
+    /// How many bytes the messages have that are in the queue, with their keys and headers. Known only
+    /// where there is a [limit](crate::QueueBuilder::max_bytes), else `None`.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Queue::depth).
+    pub fn bytes(&self) -> Result<Option<u64>> {
+        self.consumer.bytes()
     }
 
     /// How many messages are on lease.

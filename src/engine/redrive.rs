@@ -215,7 +215,13 @@ impl<'a> Redrive<'a> {
                 .iter()
                 .map(|(it, log)| {
                     let note = it.life().anew(now.steady);
-                    (*log, [Message::from(*it).timestamp(it.timestamp()).noting(note)])
+                    (
+                        *log,
+                        [Message::from(*it)
+                            .timestamp(it.timestamp())
+                            .noting(note)
+                            .priority(it.priority())],
+                    )
                 })
                 .collect();
             let mut ops = vec![Op::Ack { cursor: self.consumer.cursor, offsets: &offsets }];

@@ -1,4 +1,4 @@
-//! Room in queues that may hold so many messages only: found, made, or waited for.
+//! Room in queues that may hold so much only: found, made, or waited for.
 
 use std::{ops::Range, time::Duration};
 
@@ -6,6 +6,7 @@ use super::{
     core::{Core, deleted},
     queue::Queue,
     wait::{Attempt, blocking},
+    weights::{Weights, weight_of},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -14,40 +15,97 @@ use crate::{
     message::Message,
 };
 
+/// So much comes, or goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    pub messages: u64,
+    /// Counted only where a queue may hold so many bytes.
+    pub bytes: u64,
+}
+
+impl Load {
+    pub fn of<'m>(limit: Limit, messages: impl IntoIterator<Item = &'m Message<'m>>) -> Load {
+        let mut load = Load::default();
+        messages.into_iter().for_each(|message| load.add(limit, message));
+        load
+    }
+
+    pub fn add(&mut self, limit: Limit, message: &Message<'_>) {
+        self.messages += 1;
+        if limit.bytes.is_some() {
+            self.bytes += weight_of(message);
+        }
+    }
+}
+
+/// So much is too much.
+#[derive(Debug)]
+struct Excess {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Excess {
+    fn is_left(&self) -> bool {
+        self.messages > 0 || self.bytes > 0
+    }
+
+    /// Whether one more is to be dropped, which has so many bytes.
+    fn drop(&mut self, bytes: u64) -> bool {
+        let is_wanted = self.is_left();
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        is_wanted
+    }
+}
+
 impl Core {
-    /// Makes sure that so many more messages fit into a queue, when so many are acked in the same
-    /// commit. Returns what is to be deleted for it.
+    /// Makes sure that so much more fits into a queue, when messages are acked in the same commit.
+    /// Returns what is to be deleted for it.
     pub fn room_for(
         &mut self,
         (cursor, log, limit): (CursorId, LogId, Limit),
-        messages: u64,
-        acked: u64,
+        load: Load,
+        acked: &[Offset],
     ) -> Result<Vec<Range<u64>>> {
         let (_, end) = self.store.bounds(log).ok_or_else(deleted)?;
-        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
-        let depth = acks.unacked(end).saturating_sub(acked);
-        let excess = (depth + messages).saturating_sub(limit.messages);
-        if excess == 0 {
-            return Ok(Vec::new());
-        }
-        if !limit.drops_oldest || messages > limit.messages {
-            return Err(full(limit));
-        }
         let (store, consumption) = self.store_and(cursor)?;
         let acks = store.acks(cursor).ok_or_else(deleted)?;
+        let (most, most_bytes) =
+            (limit.messages.unwrap_or(u64::MAX), limit.bytes.unwrap_or(u64::MAX));
+        if load.bytes > most_bytes {
+            let what =
+                format!("{} bytes for a queue that may hold {most_bytes} (max_bytes)", load.bytes);
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        let weights = consumption.weights.as_ref();
+        let weight = |offset: &Offset| weights.map_or(0, |weights| weights.of(*offset));
+        let depth = acks.unacked(end).saturating_sub(acked.len() as u64);
+        let bytes = weights.map_or(0, Weights::sum) - acked.iter().map(weight).sum::<u64>();
+        let mut excess = Excess {
+            messages: (depth + load.messages).saturating_sub(most),
+            bytes: (bytes + load.bytes).saturating_sub(most_bytes),
+        };
+        if !excess.is_left() {
+            return Ok(Vec::new());
+        }
+        if !limit.drops_oldest || load.messages > most {
+            return Err(full(limit));
+        }
         let deliveries = &consumption.deliveries;
-        let excess = excess as usize;
-        let mut dropped: Vec<Offset> = deliveries.ready(acks, end).take(excess).collect();
-        if dropped.len() < excess {
+        let ready = deliveries.ready(acks, end);
+        let mut dropped: Vec<Offset> = ready.take_while(|it| excess.drop(weight(it))).collect();
+        dropped.sort_unstable();
+        if excess.is_left() {
             // Only those that wait are left, and those on lease.
             let leased = deliveries.leased();
             let all = acks.unacked_in(0..end.0).into_iter().flatten().map(Offset);
             let taken = dropped.clone();
             let others = all.filter(|it| !leased.contains(it) && taken.binary_search(it).is_err());
-            dropped.extend(others.take(excess - taken.len()));
+            dropped.extend(others.take_while(|it| excess.drop(weight(it))));
             dropped.sort_unstable();
         }
-        if dropped.len() < excess {
+        if excess.is_left() {
             return Err(full(limit));
         }
         Ok(ranges(&dropped))
@@ -78,7 +136,10 @@ pub fn ranges(offsets: &[Offset]) -> Vec<Range<u64>> {
 }
 
 fn full(limit: Limit) -> Error {
-    let what = format!("the queue holds as many messages as it may: {}", limit.messages);
+    let most = |most: Option<u64>, of: &str| most.map(|most| format!("{most} {of}"));
+    let (messages, bytes) = (most(limit.messages, "messages"), most(limit.bytes, "bytes"));
+    let both: Vec<String> = messages.into_iter().chain(bytes).collect();
+    let what = format!("the queue holds as much as it may: {}", both.join(", or "));
     Error::new(ErrorKind::QueueFull, what)
 }
 

@@ -96,9 +96,9 @@ impl Schedule {
     /// What is sent with each run, without the headers that tell of the run.
     #[must_use]
     pub fn message(&self) -> Message<'_> {
-        let Template { payload, key, headers, lives_ms } = &self.plan.template;
+        let Template { payload, key, headers, lives_ms, priority } = &self.plan.template;
         let headers = headers.iter().map(|(name, value)| (&**name, &**value));
-        let message = Message::borrowed(payload, key.as_deref(), headers);
+        let message = Message::borrowed(payload, key.as_deref(), headers).priority(*priority);
         match lives_ms {
             Some(ms) => message.expire_after(std::time::Duration::from_millis(*ms)),
             None => message,
@@ -187,6 +187,7 @@ impl Aim {
             let what = "a schedule's target must come from the engine that keeps the schedule";
             return Err(Error::invalid("target", what));
         }
+        message.check_priority(matches!(self, Aim::Queue(queue) if !queue.is_ordered()))?;
         match self {
             Aim::Queue(queue) if queue.name() == BOARD => {
                 let what = format!("the queue {BOARD:?} keeps schedules, and nothing else");
@@ -225,6 +226,7 @@ fn template(message: &Message<'_>) -> Result<Template> {
         key: message.key_bytes().map(<[u8]>::to_vec),
         headers: message.headers().map(|(name, it)| (name.to_owned(), it.to_vec())).collect(),
         lives_ms: message.lives_ms(),
+        priority: message.priority_set(),
     })
 }
 

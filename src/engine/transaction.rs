@@ -10,6 +10,7 @@ use super::{
     handle::Engine,
     queue::Queue,
     reader::Reader,
+    room::Load,
     shared::Committing,
     stream::{Position, Stream},
     ticket::Ticket,
@@ -55,7 +56,7 @@ pub struct Transaction {
     settles: Vec<Settle>,
     seeks: Vec<(Group, u32, Offset)>,
     /// Queues that may hold so many messages only, and how many are sent to them.
-    limits: BTreeMap<CursorId, (LogId, Limit, u64)>,
+    limits: BTreeMap<CursorId, (LogId, Limit, Load)>,
     durability: Durability,
     /// The first operation that cannot be.
     failure: Option<Error>,
@@ -151,7 +152,8 @@ impl Transaction {
             self.failure.get_or_insert(error);
         }
         if let Some(limit) = queue.limit() {
-            self.limits.entry(queue.cursor()).or_insert((queue.log(), limit, 0)).2 += 1;
+            let limits = self.limits.entry(queue.cursor());
+            limits.or_insert((queue.log(), limit, Load::default())).2.add(limit, &message);
         }
         self.add_delayed(queue.engine(), (queue.log(), 0), message, queue.delay_ms());
         self
@@ -208,7 +210,8 @@ impl Transaction {
             let death = delivery.death(NACKED);
             let is_of_subscription = consumer.log.0 != consumer.cursor.0;
             let origin = (&*consumer.origin, is_of_subscription);
-            let letter = death.letter(origin, consumer.shared().now());
+            let letter =
+                death.letter(origin, consumer.shared().now()).priority(delivery.priority());
             Box::new((LogId(grave.queue), letter.into_owned()))
         });
         self.settle(delivery, Settling::Nack { delay, letter })
@@ -350,15 +353,15 @@ impl Transaction {
         })
     }
 
-    /// What is to be deleted in queues that may hold so many messages only.
+    /// What is to be deleted in queues that may hold so much only.
     fn make_room(
         &self,
         core: &mut Core,
         acks: &BTreeMap<CursorId, Vec<Offset>>,
     ) -> Result<Vec<(CursorId, Vec<Range<u64>>)>> {
-        let room = |(cursor, (log, limit, messages)): (&CursorId, &(LogId, Limit, u64))| {
-            let acked = acks.get(cursor).map_or(0, |offsets| offsets.len() as u64);
-            let dropped = core.room_for((*cursor, *log, *limit), *messages, acked)?;
+        let room = |(cursor, (log, limit, load)): (&CursorId, &(LogId, Limit, Load))| {
+            let acked = acks.get(cursor).map_or(&[][..], |offsets| offsets);
+            let dropped = core.room_for((*cursor, *log, *limit), *load, acked)?;
             Ok((*cursor, dropped))
         };
         self.limits.iter().map(room).collect()

@@ -23,6 +23,7 @@ pub struct Wanted {
     pub is_ordered: Option<bool>,
     pub is_exclusive: Option<bool>,
     pub messages_max: Option<u64>,
+    pub bytes_max: Option<u64>,
     pub overflow: Option<Overflow>,
 }
 
@@ -62,8 +63,12 @@ impl Wanted {
         if self.messages_max == Some(0) {
             return Err(Error::invalid("max_messages", "a queue for no messages at all"));
         }
-        if self.overflow.is_some() && self.messages_max.is_none() {
-            let what = "overflow says what to do when a queue is full; give it max_messages, too";
+        if self.bytes_max == Some(0) {
+            return Err(Error::invalid("max_bytes", "a queue for no bytes at all"));
+        }
+        if self.overflow.is_some() && self.messages_max.or(self.bytes_max).is_none() {
+            let what = "overflow says what to do when a queue is full; give it max_messages or \
+                        max_bytes, too";
             return Err(Error::invalid("overflow", what));
         }
         if self.is_ordered == Some(true) && self.delay.is_some_and(|delay| !delay.is_zero()) {
@@ -87,9 +92,10 @@ impl Wanted {
             dead_letters: grave.map(|queue| DeadLetters { queue, attempts_max }),
             is_ordered: self.is_ordered.unwrap_or(false),
             is_exclusive: self.is_exclusive.unwrap_or(false),
-            limit: self.messages_max.map(|messages| {
-                let drops_oldest = self.overflow == Some(Overflow::DropOldest);
-                Limit { messages, drops_oldest }
+            limit: self.messages_max.or(self.bytes_max).map(|_| Limit {
+                messages: self.messages_max,
+                bytes: self.bytes_max,
+                drops_oldest: self.overflow == Some(Overflow::DropOldest),
             }),
         }
     }
@@ -115,7 +121,7 @@ impl Wanted {
             && same(self.delay.is_some(), wanted.delay_ms == there.delay_ms)
             && same(self.backoff.is_some(), wanted.backoff == there.backoff)
             && same(self.life.is_some(), wanted.life_ms == there.life_ms)
-            && same(self.messages_max.is_some(), wanted.limit == there.limit)
+            && same(self.messages_max.or(self.bytes_max).is_some(), wanted.limit == there.limit)
             && same(self.is_ordered.is_some(), wanted.is_ordered == there.is_ordered)
             && same(self.is_exclusive.is_some(), wanted.is_exclusive == there.is_exclusive)
             && same(
@@ -128,3 +134,73 @@ impl Wanted {
             )
     }
 }
+
+/// What the builders of queues and of subscriptions have in common.
+macro_rules! delivering_calls {
+    () => {
+        /// How long a delivery belongs to its consumer before it is delivered again; 30 s by default,
+        /// from 1 ms to a day.
+        pub fn lease(mut self, lease: Duration) -> Self {
+            self.wanted.lease = Some(lease);
+            self
+        }
+
+        /// How long a message waits after a failure before it is delivered again: not at all by
+        /// default. A failure is a [`nack`](crate::Delivery::nack), a delivery that was dropped, or
+        /// a lease that has run out.
+        pub fn backoff(mut self, backoff: Backoff) -> Self {
+            self.wanted.backoff = Some(backoff);
+            self
+        }
+
+        /// For how long messages live at most, from their timestamps on: later they are not delivered,
+        /// but dropped, or moved to the dead letters if there are any. For ever by default. The life of
+        /// a dead letter begins when it is moved. A message may say that it lives for less: [`expire_after`](crate::Message::expire_after).
+        pub fn time_to_live(mut self, life: Duration) -> Self {
+            self.wanted.life = Some(life);
+            self
+        }
+
+        /// Whether messages with one key are delivered in order and one at a time: the next one comes
+        /// when the one before is acked, moved to the dead letters or deleted, and not while it waits
+        /// for its retry. Those with other keys, and those without, flow past. Not so by default.
+        pub fn ordered_by_key(mut self, is_ordered: bool) -> Self {
+            self.wanted.is_ordered = Some(is_ordered);
+            self
+        }
+
+        /// Whether one consumer receives at a time, and the others stand by: where the order of
+        /// handling matters, or what is called may be called by one only. Not so by default.
+        ///
+        /// A consumer is a handle that was opened, with all its clones. The first that receives is
+        /// active until its handles and its deliveries are dropped; then the one takes over that has
+        /// waited longest. [`Delivery::fencing_token`](crate::Delivery::fencing_token) tells others
+        /// who was first.
+        pub fn single_active_consumer(mut self, is_exclusive: bool) -> Self {
+            self.wanted.is_exclusive = Some(is_exclusive);
+            self
+        }
+
+        /// How often a message is delivered at most: then it is moved to the dead letters. From 1 on;
+        /// without it, and without [`dead_letter_queue`](Self::dead_letter_queue), it is tried for
+        /// ever.
+        ///
+        /// Deliveries are counted before the handler sees them, in a commit of their own: so a
+        /// message counts, too, that takes the whole process down with it.
+        pub fn max_attempts(mut self, attempts: u32) -> Self {
+            self.wanted.attempts_max = Some(attempts);
+            self
+        }
+
+        /// The queue to which messages are moved that were delivered
+        /// [`max_attempts`](Self::max_attempts) times (5, if that was not given), or
+        /// [rejected](crate::Delivery::reject). It is created if it is not there. By default, the
+        /// name of this one with `.dead` behind it; of a subscription, that of its topic and a dot
+        /// come first.
+        pub fn dead_letter_queue(mut self, name: &str) -> Self {
+            self.wanted.dead_letters = Some(name.to_owned());
+            self
+        }
+    };
+}
+pub(super) use delivering_calls;

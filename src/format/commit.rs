@@ -9,7 +9,7 @@ use super::{
     wire::{Bytes, Decoded, Head, Malformed, NUMBER_CEILING, put_varint},
 };
 use crate::{
-    config::RUN_MESSAGES_MAX,
+    config::{PRIORITY_MAX, RUN_MESSAGES_MAX},
     ids::{CursorId, LogId, Offset, Timestamp},
 };
 
@@ -20,6 +20,7 @@ const SEEK: u8 = 4;
 const CREATE: u8 = 5;
 const DELETE: u8 = 6;
 const TRIM: u8 = 7;
+const PRIORITY: u8 = 8;
 
 /// One change of the store.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +40,8 @@ pub enum Change<'a> {
     Delete { entity: u64 },
     /// What lies before an offset of a stream's partition is given up.
     Trim { log: LogId, start: Offset },
+    /// Messages that follow each other are to be delivered before those of lower priorities.
+    Prioritize { cursor: CursorId, first: Offset, count: u64, priority: u8 },
 }
 
 /// Up to [`RUN_MESSAGES_MAX`] messages that follow each other in one log.
@@ -259,6 +262,14 @@ pub fn put_trim(out: &mut Vec<u8>, log: LogId, start: Offset) {
     put_varint(out, start.0);
 }
 
+pub fn put_priority(out: &mut Vec<u8>, cursor: CursorId, first: Offset, count: u64, priority: u8) {
+    out.push(PRIORITY);
+    put_varint(out, cursor.0);
+    put_varint(out, first.0);
+    put_varint(out, count);
+    out.push(priority);
+}
+
 /// The changes of one commit. Each item also says where in the payload the change begins.
 pub fn changes(payload: &[u8]) -> impl Iterator<Item = Decoded<(usize, Change<'_>)>> {
     let mut input = Bytes::new(payload);
@@ -296,6 +307,17 @@ fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
         }
         DELETE => Change::Delete { entity: input.number()? },
         TRIM => Change::Trim { log: LogId(input.number()?), start: Offset(input.number()?) },
+        PRIORITY => {
+            let (cursor, first) = (CursorId(input.number()?), Offset(input.number()?));
+            let (count, priority) = (input.number()?, input.u8()?);
+            if count == 0 || first.0.saturating_add(count) > NUMBER_CEILING {
+                return Err(Malformed("an impossible range of offsets"));
+            }
+            if !(1..=PRIORITY_MAX).contains(&priority) {
+                return Err(Malformed("an impossible priority"));
+            }
+            Change::Prioritize { cursor, first, count, priority }
+        }
         _ => return Err(Malformed("unknown kind of change")),
     })
 }

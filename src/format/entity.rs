@@ -46,14 +46,16 @@ pub struct Delivering {
     pub is_ordered: bool,
     /// Whether only one consumer receives at a time.
     pub is_exclusive: bool,
-    /// How many messages there may be, of a queue.
+    /// How much there may be, of a queue.
     pub limit: Option<Limit>,
 }
 
-/// How many messages a queue may hold, and what is done about one more.
+/// How much a queue may hold, and what is done about more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
-    pub messages: u64,
+    pub messages: Option<u64>,
+    /// Bytes of payloads, keys and headers.
+    pub bytes: Option<u64>,
     /// Whether the oldest ones make room; if not, what does not fit is refused.
     pub drops_oldest: bool,
 }
@@ -167,8 +169,12 @@ impl Entity {
         if dead_letters.is_some_and(|it| it.queue == self.id || it.attempts_max == 0) {
             return Err(Malformed("dead letters go nowhere"));
         }
-        if self.delivering().and_then(|it| it.limit).is_some_and(|it| it.messages == 0) {
-            return Err(Malformed("a queue for no messages"));
+        if let Some(limit) = self.delivering().and_then(|it| it.limit)
+            && (limit.messages.or(limit.bytes).is_none()
+                || limit.messages == Some(0)
+                || limit.bytes == Some(0))
+        {
+            return Err(Malformed("a limit that is none, or leaves no room"));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::{
     block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
     commit::{
         Change, Run, begin_run, changes, finish_run, put_ack, put_creation, put_defer, put_delete,
-        put_seek, put_trim,
+        put_priority, put_seek, put_trim,
     },
     frame::{FRAME_HEADER_BYTES, begin_frame, decode_frame, finish_frame},
     header::{FORMAT_VERSION, checksum},
@@ -104,6 +104,9 @@ fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {
         }
         Change::Delete { entity } => put_delete(out, *entity),
         Change::Trim { log, start } => put_trim(out, *log, *start),
+        Change::Prioritize { cursor, first, count, priority } => {
+            put_priority(out, *cursor, *first, *count, *priority);
+        }
     }
     Ok(())
 }

@@ -78,8 +78,9 @@ pub struct CursorState {
 
 /// One chunk of a cursor's ack state stands for so many offsets.
 const CHUNK_OFFSETS: u64 = 1 << 16;
-/// Attempts are counted in 32 bits.
-const DIGITS_MAX: usize = 32;
+/// Attempts are counted in 32 bits, and priorities in 4.
+const ATTEMPTS_DIGITS_MAX: usize = 32;
+const PRIORITY_DIGITS_MAX: usize = 4;
 
 /// The part of a cursor's ack state that lies above its floor, for 65,536 offsets in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,6 +92,8 @@ pub struct ChunkState {
     pub acked: Vec<u8>,
     /// Attempts per offset, as the binary digits of the count: one bitmap a digit.
     pub attempts: Vec<Vec<u8>>,
+    /// Priorities per offset, in the same way.
+    pub priorities: Vec<Vec<u8>>,
     /// Messages that are not to be delivered before they are due: their offsets, relative to the
     /// chunk's begin and growing, and when that is.
     pub due: Vec<(u16, Timestamp)>,
@@ -148,7 +151,9 @@ impl MetaEntry {
 impl ChunkState {
     fn check(&self) -> Decoded<()> {
         check_numbers([self.cursor.0])?;
-        if self.chunk >= NUMBER_CEILING / CHUNK_OFFSETS || self.attempts.len() > DIGITS_MAX {
+        let has_too_many = self.attempts.len() > ATTEMPTS_DIGITS_MAX
+            || self.priorities.len() > PRIORITY_DIGITS_MAX;
+        if self.chunk >= NUMBER_CEILING / CHUNK_OFFSETS || has_too_many {
             return Err(Malformed("an ack state's chunk is impossible"));
         }
         if !self.due.is_sorted_by(|a, b| a.0 < b.0) {

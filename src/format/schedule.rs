@@ -54,6 +54,7 @@ pub struct Template {
     pub key: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
     pub lives_ms: Option<u64>,
+    pub priority: u8,
 }
 
 /// Why bytes are no schedule.

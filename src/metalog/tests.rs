@@ -73,6 +73,7 @@ fn ballast(bytes: usize) -> MetaEntry {
         chunk: 3,
         acked: vec![5; bytes],
         attempts,
+        priorities: Vec::new(),
         due: Vec::new(),
     })
 }

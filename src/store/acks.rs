@@ -4,7 +4,8 @@
 //! offsets, compressed, and only where something is acked or was tried: a backlog of any size
 //! costs nothing until it is touched. The number of failed attempts is kept as bitmaps too, one
 //! for each binary digit (a bit-sliced index; O'Neil and Quass, 1997), so that it costs a few bits
-//! per message that ever failed. When a message is due is kept for those only that are to wait.
+//! per message that ever failed; so are priorities. When a message is due is kept for those only
+//! that are to wait.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -28,6 +29,8 @@ struct Chunk {
     acked: RoaringBitmap,
     /// The digits of the attempts, the lowest first.
     attempts: Vec<RoaringBitmap>,
+    /// Those of the priorities.
+    priorities: Vec<RoaringBitmap>,
     /// When messages are due that are not to be delivered at once.
     due: BTreeMap<u16, Timestamp>,
     /// Whether it changed since it was last captured.
@@ -38,6 +41,7 @@ impl Chunk {
     fn is_empty(&self) -> bool {
         self.acked.is_empty()
             && self.attempts.iter().all(RoaringBitmap::is_empty)
+            && self.priorities.iter().all(RoaringBitmap::is_empty)
             && self.due.is_empty()
     }
 
@@ -50,12 +54,33 @@ impl Chunk {
                 self.due.remove(&low);
             }
         }
-        for digit in &mut self.attempts {
+        put_number(&mut self.attempts, range.clone(), 0);
+        put_number(&mut self.priorities, range, 0);
+    }
+}
+
+/// A number for each member of a chunk, one bitmap a digit: that of one.
+#[inline]
+fn number(digits: &[RoaringBitmap], low: u32) -> u32 {
+    let digit = |(n, digit): (usize, &RoaringBitmap)| u32::from(digit.contains(low)) << n;
+    digits.iter().enumerate().map(digit).sum()
+}
+
+/// Sets that of a range.
+fn put_number(digits: &mut Vec<RoaringBitmap>, range: Range<u32>, number: u32) {
+    let wanted = (u32::BITS - number.leading_zeros()) as usize;
+    if digits.len() < wanted {
+        digits.resize_with(wanted, RoaringBitmap::new);
+    }
+    for (n, digit) in digits.iter_mut().enumerate() {
+        if number >> n & 1 == 1 {
+            digit.insert_range(range.clone());
+        } else {
             digit.remove_range(range.clone());
         }
-        while self.attempts.last().is_some_and(RoaringBitmap::is_empty) {
-            self.attempts.pop();
-        }
+    }
+    while digits.last().is_some_and(RoaringBitmap::is_empty) {
+        digits.pop();
     }
 }
 
@@ -66,6 +91,8 @@ pub struct AckSet {
     chunks: BTreeMap<u64, Chunk>,
     /// How many offsets above the floor are acked.
     above: u64,
+    /// Whether any message was given a priority in this life, or had one when it began.
+    has_priorities: bool,
 }
 
 impl AckSet {
@@ -234,9 +261,39 @@ impl AckSet {
             return 0;
         }
         let (index, low) = split(offset.0);
-        let digits = self.chunks.get(&index).map_or(&[][..], |chunk| &chunk.attempts);
-        let digit = |(n, digit): (usize, &RoaringBitmap)| u32::from(digit.contains(low)) << n;
-        digits.iter().enumerate().map(digit).sum()
+        self.chunks.get(&index).map_or(0, |chunk| number(&chunk.attempts, low))
+    }
+
+    /// The priority of an offset.
+    #[inline]
+    pub fn priority(&self, offset: Offset) -> u8 {
+        if !self.has_priorities {
+            return 0;
+        }
+        let (index, low) = split(offset.0);
+        self.chunks.get(&index).map_or(0, |chunk| number(&chunk.priorities, low) as u8)
+    }
+
+    /// Those that have a priority above the lowest.
+    pub fn prioritized(&self) -> impl Iterator<Item = (Offset, u8)> {
+        self.chunks.iter().flat_map(|(index, chunk)| {
+            let any: RoaringBitmap =
+                chunk.priorities.iter().fold(RoaringBitmap::new(), |a, b| a | b);
+            let offset = move |low| Offset(index * CHUNK_OFFSETS + u64::from(low));
+            any.into_iter().map(move |low| (offset(low), number(&chunk.priorities, low) as u8))
+        })
+    }
+
+    /// Sets the priority of a range. Nothing happens to what is acked.
+    pub fn prioritize(&mut self, range: Range<u64>, priority: u8) {
+        self.has_priorities = true;
+        for range in self.unacked_in(range) {
+            for (index, lows) in chunk_ranges(range) {
+                let chunk = self.chunks.entry(index).or_default();
+                put_number(&mut chunk.priorities, lows, u32::from(priority));
+                chunk.dirty = true;
+            }
+        }
     }
 
     /// Those that are not to be delivered before they are due, from an offset on.
@@ -264,17 +321,7 @@ impl AckSet {
         }
         let (index, low) = split(offset.0);
         let chunk = self.chunks.entry(index).or_default();
-        let digits = (u32::BITS - attempts.leading_zeros()) as usize;
-        if chunk.attempts.len() < digits {
-            chunk.attempts.resize_with(digits, RoaringBitmap::new);
-        }
-        for (n, digit) in chunk.attempts.iter_mut().enumerate() {
-            if attempts >> n & 1 == 1 {
-                digit.insert(low);
-            } else {
-                digit.remove(low);
-            }
-        }
+        put_number(&mut chunk.attempts, low..low + 1, attempts);
         if due == Timestamp(0) {
             chunk.due.remove(&(low as u16));
         } else {
@@ -300,6 +347,11 @@ impl AckSet {
                     } else {
                         chunk.attempts.iter_mut().map(bitmap_bytes).collect()
                     },
+                    priorities: if seeded!(PrioritiesAreNotCaptured) {
+                        Vec::new()
+                    } else {
+                        chunk.priorities.iter_mut().map(bitmap_bytes).collect()
+                    },
                     due: if seeded!(DueIsNotCaptured) {
                         Vec::new()
                     } else {
@@ -316,11 +368,14 @@ impl AckSet {
         if state.chunk > u64::MAX >> CHUNK_BITS || state.attempts.len() > u32::BITS as usize {
             return Err(Malformed("an ack state's chunk is impossible"));
         }
-        let attempts =
-            state.attempts.iter().map(|bytes| bitmap(bytes)).collect::<Result<_, _>>()?;
+        let digits = |all: &[Vec<u8>]| -> Result<Vec<RoaringBitmap>, Malformed> {
+            all.iter().map(|bytes| bitmap(bytes)).collect()
+        };
+        let (attempts, priorities) = (digits(&state.attempts)?, digits(&state.priorities)?);
         let due = state.due.iter().copied().collect();
-        let chunk = Chunk { acked: bitmap(&state.acked)?, attempts, due, dirty: false };
+        let chunk = Chunk { acked: bitmap(&state.acked)?, attempts, priorities, due, dirty: false };
         self.above += chunk.acked.len();
+        self.has_priorities |= !chunk.priorities.is_empty();
         if let Some(old) = self.chunks.insert(state.chunk, chunk) {
             self.above -= old.acked.len();
         }

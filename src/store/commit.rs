@@ -10,9 +10,9 @@ use crate::{
         Malformed,
         commit::{
             begin_run, finish_run, put_ack, put_ack_ranges, put_creation, put_defer, put_delete,
-            put_seek, put_trim,
+            put_priority, put_seek, put_trim,
         },
-        entity::Creation,
+        entity::{Creation, Entity},
         frame::{FRAME_HEADER_BYTES, begin_frame},
         record::RecordParts,
     },
@@ -147,6 +147,12 @@ impl Store {
         &self.draft.deferred
     }
 
+    /// The messages of the last commit that have a priority.
+    #[inline]
+    pub fn prioritized(&self) -> &[Prioritized] {
+        &self.draft.prioritized
+    }
+
     fn apply(&mut self, ops: &[Op<'_>], lsn: Lsn) -> Result<(), Malformed> {
         for run in &self.draft.runs {
             let place =
@@ -155,6 +161,9 @@ impl Store {
         }
         for it in &self.draft.deferred {
             self.state.defer(it.cursor, it.offset, it.attempts, it.due)?;
+        }
+        for it in &self.draft.prioritized {
+            self.state.prioritize(it.cursor, it.offsets.clone(), it.priority)?;
         }
         for op in ops {
             match *op {
@@ -199,6 +208,14 @@ pub struct Deferred {
     pub is_new: bool,
 }
 
+/// Messages that follow each other and have one priority, which is not the lowest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prioritized {
+    pub cursor: CursorId,
+    pub offsets: Range<u64>,
+    pub priority: u8,
+}
+
 /// Whether messages are moved that were let in before.
 fn moves(ops: &[Op<'_>]) -> bool {
     ops.iter().any(|op| match op {
@@ -219,6 +236,7 @@ pub struct Draft {
     frame: Vec<u8>,
     runs: Vec<RunAt>,
     deferred: Vec<Deferred>,
+    prioritized: Vec<Prioritized>,
 }
 
 /// A run, and where in the frame it begins.
@@ -237,6 +255,7 @@ impl Draft {
         begin_frame(&mut self.frame);
         self.runs.clear();
         self.deferred.clear();
+        self.prioritized.clear();
     }
 
     /// Checks an operation, and adds it.
@@ -259,6 +278,7 @@ impl Draft {
                 if delay_ms > 0 || messages.iter().any(Message::has_more) {
                     check_lives(found, messages)?;
                     self.add_delays(state, (log, next), messages, delay_ms, now.steady)?;
+                    self.add_priorities(state, (log, next), messages)?;
                 }
             }
             Op::Ack { cursor, offsets } => {
@@ -374,6 +394,41 @@ impl Draft {
                 let (offset, due) = (Offset(first.0 + n as u64), Timestamp(due));
                 put_defer(&mut self.frame, cursor, offset, 0, due);
                 self.deferred.push(Deferred { cursor, offset, attempts: 0, due, is_new: true });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Gives messages their priorities that were just added.
+    fn add_priorities(
+        &mut self,
+        state: &State,
+        (log, Offset(first)): (LogId, Offset),
+        messages: &[Message<'_>],
+    ) -> Result<()> {
+        if messages.iter().all(|it| it.priority_set() == 0) {
+            return Ok(());
+        }
+        let cursor = CursorId(log.0);
+        let queue = state.catalog.get(log.0).and_then(Entity::delivering);
+        let is_ordered = queue.is_some_and(|it| it.is_ordered);
+        if is_ordered && messages.iter().all(Message::is_moved) {
+            // It was let in elsewhere, and here the order counts.
+            return Ok(());
+        }
+        let takes_priorities = queue.is_some() && !is_ordered;
+        messages.iter().try_for_each(|it| it.check_priority(takes_priorities))?;
+        let mut at = 0;
+        for same in messages.chunk_by(|a, b| a.priority_set() == b.priority_set()) {
+            let offsets = first + at..first + at + same.len() as u64;
+            at += same.len() as u64;
+            let priority = same[0].priority_set();
+            if priority > 0 {
+                let (first, count) = (Offset(offsets.start), same.len() as u64);
+                put_priority(&mut self.frame, cursor, first, count, priority);
+                self.prioritized.push(Prioritized { cursor, offsets, priority });
             }
         }
         Ok(())

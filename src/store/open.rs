@@ -147,6 +147,9 @@ impl Opening {
             for change in changes(payload) {
                 let (at, change) = change?;
                 let at = Lsn(lsn.0 + (FRAME_HEADER_BYTES + at) as u64);
+                if at >= reflects {
+                    state.check_is_there(&change, |log| Some(state.logs.get(&log)?.next()))?;
+                }
                 state.replay(change, at, reflects)?;
             }
             Ok(())

@@ -152,6 +152,33 @@ impl State {
         Ok(())
     }
 
+    pub fn prioritize(
+        &mut self,
+        cursor: CursorId,
+        offsets: Range<u64>,
+        priority: u8,
+    ) -> Result<(), Malformed> {
+        let (acks, _) = self.ack_cursor(cursor)?;
+        acks.prioritize(offsets, priority);
+        Ok(())
+    }
+
+    /// Nothing can be said of messages that are still to come. `next` tells of a log which is the
+    /// next.
+    pub fn check_is_there(
+        &self,
+        change: &Change<'_>,
+        next: impl Fn(LogId) -> Option<Offset>,
+    ) -> Result<(), Malformed> {
+        let (cursor, end) = match change {
+            Change::Defer { cursor, offset, .. } => (cursor, offset.0 + 1),
+            Change::Prioritize { cursor, first, count, .. } => (cursor, first.0 + count),
+            _ => return Ok(()),
+        };
+        let next = self.cursors.get(cursor).and_then(|cursor| next(cursor.log));
+        if next.is_some_and(|next| end > next.0) { Err(UNKNOWN) } else { Ok(()) }
+    }
+
     pub fn seek(&mut self, cursor: CursorId, to: Offset) -> Result<(), Malformed> {
         let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
         cursor.dirty = true;
@@ -208,6 +235,9 @@ impl State {
                 false => Ok(()),
             },
             Change::Trim { log, start } => self.trim(log, start),
+            Change::Prioritize { cursor, first, count, priority } => {
+                self.prioritize(cursor, first.0..first.0 + count, priority)
+            }
         }
     }
 

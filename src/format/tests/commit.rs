@@ -38,6 +38,7 @@ fn one_of_each() -> Vec<u8> {
     put_creation(&mut out, &entities()[1]);
     put_delete(&mut out, 5);
     put_trim(&mut out, LogId(6), Offset(77));
+    put_priority(&mut out, CursorId(3), Offset(41), 2, 9);
     out
 }
 
@@ -62,8 +63,20 @@ fn each_change_there_and_back() {
             Change::Create(entities()[1].clone()),
             Change::Delete { entity: 5 },
             Change::Trim { log: LogId(6), start: Offset(77) },
+            Change::Prioritize { cursor: CursorId(3), first: Offset(41), count: 2, priority: 9 },
         ]
     );
+}
+
+#[test]
+fn impossible_priorities_are_refused() {
+    for (first, count, priority) in
+        [(1, 0, 1), (1, 1, 0), (1, 1, 10), (u64::MAX, 1, 1), (1, u64::MAX, 1)]
+    {
+        let mut out = Vec::new();
+        put_priority(&mut out, CursorId(3), Offset(first), count, priority);
+        assert!(decoded(&out).is_err(), "{count} from {first} on of {priority}");
+    }
 }
 
 #[test]
@@ -114,7 +127,7 @@ fn hostile_changes_end_in_an_error() {
 
 #[test]
 fn an_unknown_change_is_refused() {
-    for kind in (0..=255).filter(|kind| !(1..=7).contains(kind)) {
+    for kind in (0..=255).filter(|kind| !(1..=8).contains(kind)) {
         assert!(decoded(&[kind, 1, 1, 1, 1]).is_err(), "{kind}");
     }
 }

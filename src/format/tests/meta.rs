@@ -25,7 +25,7 @@ fn payments() -> Delivering {
         dead_letters: Some(DeadLetters { queue: 12, attempts_max: 5 }),
         is_ordered: true,
         is_exclusive: true,
-        limit: Some(Limit { messages: 1_000_000, drops_oldest: false }),
+        limit: Some(Limit { messages: Some(1_000_000), bytes: Some(1 << 30), drops_oldest: false }),
     }
 }
 
@@ -76,6 +76,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 chunk: 2,
                 acked: BITMAP.to_vec(),
                 attempts: vec![BITMAP.to_vec(), vec![]],
+                priorities: vec![vec![], BITMAP.to_vec()],
                 due: vec![(1, Timestamp(1_700_000_060_000))],
             }),
         ),
@@ -261,13 +262,20 @@ fn contradictions_are_refused() {
     assert!(checkpoint(16, 8, 1) && checkpoint(0, 0, 0));
     assert!(checkpoint(0, NUMBER_CEILING, 1) && checkpoint(0, 0, NUMBER_CEILING));
 
-    let chunk = |chunk, digits| {
-        let attempts = vec![Vec::new(); digits];
-        let state =
-            ChunkState { cursor: CursorId(1), chunk, acked: Vec::new(), attempts, due: Vec::new() };
+    let chunk_of = |chunk, digits, priority_digits| {
+        let state = ChunkState {
+            cursor: CursorId(1),
+            chunk,
+            acked: Vec::new(),
+            attempts: vec![Vec::new(); digits],
+            priorities: vec![Vec::new(); priority_digits],
+            due: Vec::new(),
+        };
         MetaEntry::decode(&put(&MetaEntry::Chunk(state))).is_err()
     };
+    let chunk = |chunk, digits| chunk_of(chunk, digits, 0);
     assert!(!chunk((NUMBER_CEILING >> 16) - 1, 32));
+    assert!(!chunk_of(0, 0, 4) && chunk_of(0, 0, 5));
     assert!(chunk(NUMBER_CEILING >> 16, 0) && chunk(u64::MAX, 0) && chunk(0, 33));
 }
 
@@ -303,8 +311,10 @@ proptest! {
         chunk in 0..NUMBER_CEILING >> 16,
         acked: Vec<u8>,
         attempts in prop::collection::vec(any::<Vec<u8>>(), 0..32),
+        priorities in prop::collection::vec(any::<Vec<u8>>(), 0..4),
     ) {
-        let state = ChunkState { cursor: CursorId(cursor), chunk, acked, attempts, due: Vec::new() };
+        let cursor = CursorId(cursor);
+        let state = ChunkState { cursor, chunk, acked, attempts, priorities, due: Vec::new() };
         let entry = MetaEntry::Chunk(state);
         prop_assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry));
     }

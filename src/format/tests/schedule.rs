@@ -15,6 +15,7 @@ fn sample() -> Plan {
             key: Some(b"k".to_vec()),
             headers: vec![("type".to_owned(), b"json".to_vec())],
             lives_ms: Some(60_000),
+            priority: 7,
         },
     }
 }
@@ -32,6 +33,7 @@ fn the_layout_is_pinned() {
     expected.extend(b"\x01\x01k"); // a key
     expected.extend(b"\x01\x04type\x04json"); // one header
     expected.extend([1, 0xe0, 0xd4, 0x03]); // 60,000 ms to live
+    expected.push(7); // its priority
     assert_eq!(sample().encode(), expected);
     assert_eq!(Plan::decode(&expected), Ok(sample()));
     let variants = [
@@ -70,10 +72,11 @@ proptest! {
         key in prop::option::of(prop::collection::vec(any::<u8>(), 0..9)),
         headers in prop::collection::vec(("\\PC{0,6}", prop::collection::vec(any::<u8>(), 0..9)), 0..4),
         lives_ms in prop::option::of(any::<u64>()),
+        priority in 0..10u8,
         next: u64,
         cron in "\\PC{0,20}",
     ) {
-        let template = Template { payload, key, headers, lives_ms };
+        let template = Template { payload, key, headers, lives_ms, priority };
         let plan = Plan { cron, next: Timestamp(next), template, ..sample() };
         prop_assert_eq!(Plan::decode(&plan.encode()), Ok(plan));
     }

@@ -66,7 +66,9 @@ pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
         for (_, change) in changes(payload).filter_map(std::result::Result::ok) {
             match change {
                 Change::Run(run) => drop(seen.logs.insert(run.log)),
-                Change::Ack { cursor, .. } | Change::Defer { cursor, .. } => {
+                Change::Ack { cursor, .. }
+                | Change::Defer { cursor, .. }
+                | Change::Prioritize { cursor, .. } => {
                     seen.cursors.insert(cursor);
                 }
                 Change::Seek { cursor, .. } => drop(seen.cursors.insert(cursor)),
@@ -211,7 +213,9 @@ impl Replay<'_> {
             }
             _ => {}
         }
-        let applied = self.state.replay(change, lsn, Lsn(0));
+        let next = |log| self.logs.get(&log).map(|log| log.next);
+        let known = if tolerant { Ok(()) } else { self.state.check_is_there(&change, next) };
+        let applied = known.and_then(|()| self.state.replay(change, lsn, Lsn(0)));
         if tolerant { Ok(()) } else { applied.map_err(|what| what.0) }
     }
 

@@ -18,6 +18,7 @@ enum Step {
     Ack(u64, u64),
     /// How often one was tried, and when it is due.
     Defer(u64, u32, u64),
+    Prioritize(u64, u64, u8),
     /// Into a metalog and back.
     Restore,
 }
@@ -31,6 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (offset(), 1..4u64).prop_map(|(at, len)| Step::Ack(at, len)),
         1 => (offset(), 1..70_000u64).prop_map(|(at, len)| Step::Ack(at, len)),
         4 => (offset(), 1..9u32, 0..3u64).prop_map(|(at, n, due)| Step::Defer(at, n, due)),
+        2 => (offset(), 1..70u64, 1..10u8).prop_map(|(at, len, of)| Step::Prioritize(at, len, of)),
         1 => Just(Step::Restore),
     ]
 }
@@ -68,6 +70,7 @@ proptest! {
         let (mut acks, mut metalog) = (AckSet::new(Offset(0)), Metalog::default());
         let mut acked = BTreeSet::new();
         let mut deferred: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
+        let mut priorities: BTreeMap<u64, u8> = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Ack(at, len) => {
@@ -75,12 +78,19 @@ proptest! {
                     acks.ack(at..end);
                     acked.extend(at..end);
                     deferred.retain(|offset, _| !(at..end).contains(offset));
+                    priorities.retain(|offset, _| !(at..end).contains(offset));
                 }
                 Step::Defer(at, n, due) => {
                     acks.defer(Offset(at), n, Timestamp(due));
                     if !acked.contains(&at) {
                         deferred.insert(at, (n, due));
                     }
+                }
+                Step::Prioritize(at, len, priority) => {
+                    let range = at..(at + len).min(OFFSETS);
+                    acks.prioritize(range.clone(), priority);
+                    let open = range.filter(|offset| !acked.contains(offset));
+                    priorities.extend(open.map(|offset| (offset, priority)));
                 }
                 Step::Restore => {
                     metalog.capture(&mut acks);
@@ -105,6 +115,12 @@ proptest! {
             let due = deferred.iter().filter(|(_, (_, due))| *due > 0);
             let due: Vec<_> = due.map(|(at, (_, due))| (Offset(*at), Timestamp(*due))).collect();
             prop_assert_eq!(waiting, due);
+            let told: BTreeMap<u64, u8> = acks.prioritized().map(|(at, of)| (at.0, of)).collect();
+            prop_assert_eq!(&told, &priorities);
+            for at in [0, floor, 39, 65_535, 65_536, OFFSETS - 1] {
+                let priority = priorities.get(&at).copied().unwrap_or(0);
+                prop_assert_eq!(acks.priority(Offset(at)), priority);
+            }
         }
     }
 
