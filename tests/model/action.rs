@@ -70,7 +70,13 @@ pub enum Action {
         bytes: u16,
         how: How,
     },
-    /// Publishes one.
+    /// Sends a message that is delivered before others.
+    SendUrgent {
+        queue: Name,
+        bytes: u16,
+        how: How,
+    },
+    /// Publishes one that does not live for long.
     PublishBrief {
         topic: Name,
         bytes: u16,
@@ -142,6 +148,7 @@ pub enum TxPart {
     Send(Name),
     SendLater(Name),
     SendBrief(Name),
+    SendUrgent(Name),
     Publish(Name),
     Append(Name),
     Ack(u8),
@@ -191,6 +198,7 @@ fn part() -> impl Strategy<Value = TxPart> {
         to().prop_map(TxPart::Send),
         name().prop_map(TxPart::SendLater),
         brief().prop_map(TxPart::SendBrief),
+        to().prop_map(TxPart::SendUrgent),
         name().prop_map(TxPart::Publish),
         name().prop_map(TxPart::Append),
         any::<u8>().prop_map(TxPart::Ack),
@@ -233,6 +241,8 @@ pub fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(queue, bytes, how)| SendLater { queue, bytes, how }),
         4 => (brief(), bytes(), how())
             .prop_map(|(queue, bytes, how)| SendBrief { queue, bytes, how }),
+        4 => (to(), bytes(), how())
+            .prop_map(|(queue, bytes, how)| SendUrgent { queue, bytes, how }),
         1 => (name(), bytes(), how())
             .prop_map(|(topic, bytes, how)| PublishBrief { topic, bytes, how }),
         2 => (from(), any::<u8>()).prop_map(|(queue, which)| Remove { queue, which }),

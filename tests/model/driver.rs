@@ -49,8 +49,8 @@ pub struct Driver<'a> {
     /// Whether consumers must see durable messages only.
     hides_unsynced: bool,
     held: Vec<Held>,
-    /// The highest offset that was delivered in this life, for each consumer.
-    fresh: BTreeMap<Whose, u64>,
+    /// The highest offset that was delivered in this life, for each consumer and priority.
+    fresh: BTreeMap<(Whose, u8), u64>,
     /// What was delivered in this life.
     seen: BTreeSet<(Whose, u64)>,
     /// The state in which each message came, for the messages since the last recovery.
@@ -308,6 +308,7 @@ impl<'a> Driver<'a> {
             Action::Reject(n) => self.settle(*n, Settling::Reject),
             Action::SendLater { queue, bytes, how } => self.send_later(*queue, *bytes, *how),
             Action::SendBrief { queue, bytes, how } => self.send_brief(*queue, *bytes, *how),
+            Action::SendUrgent { queue, bytes, how } => self.send_urgent(*queue, *bytes, *how),
             Action::PublishBrief { topic, bytes, how } => self.publish_brief(*topic, *bytes, *how),
             Action::Remove { queue, which } => self.remove(*queue, *which),
             Action::Purge { queue } => self.purge(&Whose::Queue(queue_name(*queue))),
@@ -617,7 +618,9 @@ impl<'a> Driver<'a> {
         if name != BOUNDED || excess == 0 {
             return Some(Vec::new());
         }
-        let idle = self.idle(name).unwrap_or_default();
+        let mut idle = self.idle(name).unwrap_or_default();
+        let unacked = &self.now().queues[name].unacked;
+        idle.sort_by_key(|offset| unacked[offset].msg.priority);
         (idle.len() >= excess).then(|| idle[..excess].to_vec())
     }
 
@@ -758,15 +761,9 @@ impl<'a> Driver<'a> {
             return Ok(None);
         };
         let Some(delivery) = received else {
-            // Everything that is free must be hidden: not durable, as far as we were told.
+            // Everything that is free must be withheld for a reason.
             for (offset, entry) in free.iter().filter(|(n, _)| !gone.contains(n)) {
-                let born = self.born.get(&(whose.clone(), *offset)).copied().unwrap_or(0);
-                let is_hidden = self.hides_unsynced && born > self.floor;
-                let may_wait = entry.waits && self.is_due(&whose, *offset) != Some(true);
-                // One that cannot be moved to the dead letters stays, and is not delivered.
-                let is_doomed = self.doomed && is_retried;
-                let is_behind = whose.is_ordered() && self.first_of_key(&whose, entry) < *offset;
-                let may_be = is_hidden || may_wait || is_doomed || is_behind;
+                let may_be = self.may_be_withheld(&whose, *offset, entry);
                 assert!(may_be, "message {offset} is withheld");
             }
             return Ok(Some(()));
@@ -787,13 +784,21 @@ impl<'a> Driver<'a> {
             assert_eq!(self.first_of_key(&whose, entry), offset, "it is not its turn");
         }
         let is_fresh = is_fresh && !whose.is_ordered();
-        let last = self.fresh.entry(whose.clone()).or_insert(0);
+        let priority = entry.msg.priority;
+        for (n, other) in
+            free.iter().filter(|(n, it)| it.msg.priority > priority && !doomed.contains(n))
+        {
+            let may_be = self.may_be_withheld(&whose, *n, other);
+            assert!(may_be, "message {offset} was preferred to {n}, which is more urgent");
+        }
+        let last = self.fresh.entry((whose.clone(), priority)).or_insert(0);
         self.seen.insert((whose.clone(), offset));
         if is_fresh && offset >= *last {
             let mut skipped = free.range(*last..offset);
             let seen = |n: &u64| self.seen.contains(&(whose.clone(), *n));
             let is_fresh = |n: &u64, entry: &Entry| {
-                !entry.waits && !doomed.contains(n) && !gone.contains(n) && !seen(n)
+                let is_alike = !entry.waits && entry.msg.priority == priority;
+                is_alike && !doomed.contains(n) && !gone.contains(n) && !seen(n)
             };
             let skipped = skipped.find(|(n, entry)| is_fresh(n, entry));
             assert!(skipped.is_none(), "{skipped:?} was skipped by {offset}");
@@ -814,6 +819,17 @@ impl<'a> Driver<'a> {
         let until = self.time + whose.lease().as_millis() as u64;
         self.held.push(Held { whose, delivery, granted: self.granted, until });
         Ok(Some(()))
+    }
+
+    /// Whether a message that is not on lease may not be delivered, as far as we were told.
+    fn may_be_withheld(&self, whose: &Whose, offset: u64, entry: &Entry) -> bool {
+        let born = self.born.get(&(whose.clone(), offset)).copied().unwrap_or(0);
+        let is_hidden = self.hides_unsynced && born > self.floor;
+        let may_wait = entry.waits && self.is_due(whose, offset) != Some(true);
+        // One that cannot be moved to the dead letters stays, and is not delivered.
+        let is_doomed = self.doomed && whose.is_retried();
+        let is_behind = whose.is_ordered() && self.first_of_key(whose, entry) < offset;
+        is_hidden || may_wait || is_doomed || is_behind
     }
 
     /// A delivery was settled; or was it not, as the power went?
@@ -856,7 +872,9 @@ impl<'a> Driver<'a> {
 
     /// Whether a message that is not on lease is met behind all of lower offsets of which that holds.
     fn is_in_order(&self, whose: &Whose, offset: u64, free: &Unacked) -> bool {
-        !whose.is_ordered() && !free[&offset].waits && !self.seen.contains(&(whose.clone(), offset))
+        let entry = &free[&offset];
+        let is_plain = !whose.is_ordered() && !entry.waits && entry.msg.priority == 0;
+        is_plain && !self.seen.contains(&(whose.clone(), offset))
     }
 
     /// Those of some messages that are not there any more, in the order in which they have become
@@ -982,21 +1000,40 @@ impl<'a> Driver<'a> {
     }
 
     fn send_brief(&mut self, queue: Name, bytes: u16, how: How) -> Result<Option<()>, Error> {
-        let name = queue_name(queue);
-        let Some(offset) = self.now().queues.get(&name).map(|queue| queue.next) else {
+        let message = self.messages(1, bytes).remove(0).brief();
+        self.send_one(&queue_name(queue), &message, Some(BRIEF), how)
+    }
+
+    fn send_urgent(&mut self, queue: Name, bytes: u16, how: How) -> Result<Option<()>, Error> {
+        let message = self.messages(1, bytes).remove(0).urgent();
+        self.send_one(&queue_name(queue), &message, None, how)
+    }
+
+    fn send_one(
+        &mut self,
+        name: &str,
+        message: &Msg,
+        life: Option<Duration>,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let Some(offset) = self.now().queues.get(name).map(|queue| queue.next) else {
             return Ok(Some(()));
         };
-        let (message, now) = (self.messages(1, bytes).remove(0).brief(), self.time);
-        let queue = self.queue(&name)?;
+        let (queue, now) = (self.queue(name)?, self.time);
+        let Some(dropped) = self.dropped(name, 1) else {
+            return self.expect(queue.send(message.message()).map(drop), ErrorKind::QueueFull);
+        };
         let sent = match how {
             How::Ticket => queue.send_ticket(message.message()).map(|it| *it.value().unwrap()),
             How::Waited => queue.send_ticket(message.message()).and_then(Ticket::wait),
             how => queue.durability(durability(how)).send(message.message()),
         };
         let done = self.commit_as(how, sent, |state| {
-            state.queues.get_mut(&name).unwrap().send_living(&[message], Some(BRIEF), now);
+            let queue = state.queues.get_mut(name).unwrap();
+            queue.unacked.retain(|offset, _| !dropped.contains(offset));
+            queue.send_living(std::slice::from_ref(message), life, now);
         })?;
-        self.bear(&Whose::Queue(name), offset, 1);
+        self.bear(&Whose::Queue(name.to_owned()), offset, 1);
         Ok(done.map(|sent| assert_eq!(sent, Offset(offset))))
     }
 
@@ -1216,7 +1253,7 @@ impl<'a> Driver<'a> {
             }
         }
         self.held = kept;
-        self.fresh.retain(|whose, _| !of(whose));
+        self.fresh.retain(|(whose, _), _| !of(whose));
         self.seen.retain(|(whose, _)| !of(whose));
         self.waits_since.retain(|(whose, _), _| !of(whose));
         self.born.retain(|(whose, _), _| !of(whose));
@@ -1392,6 +1429,19 @@ impl<'a> Driver<'a> {
                     born.push((Whose::Queue(name), queue.next));
                     tx.send(&handle, message.message());
                     queue.send_living(&[message], Some(BRIEF), self.time);
+                }
+            }
+            TxPart::SendUrgent(name) => {
+                let name = queue_name(*name);
+                let message = self.messages(1, 50).remove(0).urgent();
+                if let (Some(queue), Ok(handle)) = (state.queues.get_mut(&name), self.queue(&name))
+                {
+                    if name == BOUNDED && queue.unacked.len() as u64 >= MESSAGES_MAX {
+                        return;
+                    }
+                    born.push((Whose::Queue(name), queue.next));
+                    tx.send(&handle, message.message());
+                    queue.send(&[message], self.time);
                 }
             }
             TxPart::Publish(name) => {

@@ -198,7 +198,7 @@ impl Oracle {
 fn add_to_all(engine: &Engine, found: &State) -> State {
     let mut state = found.clone();
     let (payload, key) = (b"more".to_vec(), Some(b"k".to_vec()));
-    let message = Msg { payload, key, headers: Vec::new(), note: None };
+    let message = Msg { payload, key, headers: Vec::new(), priority: 0, note: None };
     let added = (|| {
         for (name, queue) in &mut state.queues {
             let handle = engine.queue(name).open()?.durability(Durability::Sync);

@@ -12,6 +12,7 @@ pub struct Msg {
     pub payload: Vec<u8>,
     pub key: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
+    pub priority: u8,
     /// Of a dead letter: where it comes from, its offset there, and how often it was tried.
     pub note: Option<(String, u64, u32)>,
 }
@@ -19,10 +20,13 @@ pub struct Msg {
 impl fmt::Debug for Msg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = String::from_utf8_lossy(&self.payload[..self.payload.len().min(12)]);
-        let Msg { payload, key, headers, note } = self;
+        let Msg { payload, key, headers, priority, note } = self;
         let (key, headers) = (key.as_ref().map(|it| String::from_utf8_lossy(it)), headers.len());
         let bytes = payload.len();
-        write!(f, "{text:?} ({bytes} bytes, key {key:?}, {headers} headers, note {note:?})")
+        write!(
+            f,
+            "{text:?} ({bytes} bytes, key {key:?}, {headers} headers, priority {priority}, note {note:?})"
+        )
     }
 }
 
@@ -35,7 +39,13 @@ impl Msg {
         let header = |name: &str| (name.to_owned(), n.to_le_bytes().to_vec());
         let headers =
             if n.is_multiple_of(4) { vec![header("n"), header("ü")] } else { Vec::new() };
-        Msg { payload, key, headers, note: None }
+        Msg { payload, key, headers, priority: 0, note: None }
+    }
+
+    /// The same, to be delivered before others, of which some are more urgent than this one.
+    pub fn urgent(mut self) -> Msg {
+        self.priority = [1, 4, 9][self.payload.len() % 3];
+        self
     }
 
     /// The same, with a mark that it does not live for long.
@@ -49,7 +59,7 @@ impl Msg {
     }
 
     pub fn message(&self) -> Message<'_> {
-        let mut message = Message::new(&self.payload);
+        let mut message = Message::new(&self.payload).priority(self.priority);
         if let Some(key) = &self.key {
             message = message.key(key);
         }
@@ -65,6 +75,7 @@ impl Msg {
             payload: delivery.payload().to_vec(),
             key: delivery.key().map(<[u8]>::to_vec),
             headers: delivery.headers().map(header).collect(),
+            priority: delivery.priority(),
             note: delivery.dead_letter().unwrap().map(noted),
         }
     }
@@ -75,6 +86,7 @@ impl Msg {
             payload: browsed.payload().to_vec(),
             key: browsed.key().map(<[u8]>::to_vec),
             headers: browsed.headers().map(header).collect(),
+            priority: browsed.priority(),
             note: browsed.dead_letter().unwrap().map(noted),
         }
     }
@@ -85,6 +97,7 @@ impl Msg {
             payload: record.payload().to_vec(),
             key: record.key().map(<[u8]>::to_vec),
             headers: record.headers().map(header).collect(),
+            priority: 0,
             note: None,
         }
     }
