@@ -77,6 +77,8 @@ struct Burden {
     dead: u64,
     /// Of one key, behind one of them that is on lease.
     parked: u64,
+    /// Of all priorities above the lowest, ready to be delivered.
+    urgent: u64,
 }
 
 /// Enough for the rounds.
@@ -107,7 +109,8 @@ impl Burden {
             Kind::Subscribed => {}
             Kind::Plain | Kind::Retried | Kind::Limited => {
                 all.push(Burden { delayed: ASIDE, ..light });
-                every.delayed = ASIDE;
+                all.push(Burden { urgent: BACKLOG, ..light });
+                (every.delayed, every.urgent) = (ASIDE, BACKLOG);
             }
         }
         if kind == Kind::Retried {
@@ -119,7 +122,8 @@ impl Burden {
     }
 
     fn larger(self) -> Burden {
-        let Burden { backlog, in_flight, extended, delayed, retrying, failed, dead, parked } = self;
+        let Burden { backlog, in_flight, extended, delayed, retrying, .. } = self;
+        let Burden { failed, dead, parked, urgent, .. } = self;
         Burden {
             backlog: backlog * LARGER,
             in_flight: in_flight * LARGER,
@@ -129,6 +133,7 @@ impl Burden {
             failed: failed * LARGER,
             dead: dead * LARGER,
             parked: parked * LARGER,
+            urgent: urgent * LARGER,
         }
     }
 }
@@ -146,7 +151,7 @@ impl Place {
             Kind::Plain => builder,
             Kind::Retried => builder.max_attempts(3),
             Kind::Ordered => builder.ordered_by_key(true),
-            Kind::Limited => builder.time_to_live(HOUR).max_messages(1_000_000),
+            Kind::Limited => builder.time_to_live(HOUR).max_messages(1_000_000).max_bytes(1 << 30),
             Kind::Subscribed => {
                 let topic = engine.topic("t").create().unwrap();
                 topic.subscription("idle").create().unwrap();
@@ -233,8 +238,8 @@ impl Burdened {
         let options = options.journal_file_bytes_min(1 << 20).journal_file_bytes_max(1 << 20);
         let engine = options.sim(&disk).open("store").unwrap();
         let place = Place::create(&engine, kind);
-        let Burden { backlog, in_flight, extended, delayed, retrying, failed, dead, parked } =
-            burden;
+        let Burden { backlog, in_flight, extended, delayed, retrying, .. } = burden;
+        let Burden { failed, dead, parked, urgent, .. } = burden;
         let mut held = Vec::new();
         let fill = |count, message: &dyn Fn(u64) -> Message<'static>| {
             place.fill(&engine, count, message);
@@ -253,11 +258,12 @@ impl Burdened {
         }
         fill(parked, &|_| keyed("parked", 0));
         held.extend(place.take(parked.min(1)));
+        fill(urgent, &|n| keyed("urgent", n).priority(9 - (n * 9 / urgent) as u8));
         fill(backlog, &|n| keyed("backlog", n / 2));
         failing.into_iter().for_each(|delivery| delivery.nack().unwrap());
         engine.checkpoint().unwrap();
         let waiting = delayed + retrying;
-        let all = backlog + in_flight + extended + waiting + failed + parked;
+        let all = backlog + in_flight + extended + waiting + failed + parked + urgent;
         assert_eq!(place.stats(), (all, waiting, in_flight + extended + parked.min(1)));
         let mut burdened = Burdened { place, disk, sent: 0, _engine: engine, _held: held };
         // The first deliveries of a life walk past those that are parked.
