@@ -5,8 +5,12 @@ use std::{cell::RefCell, collections::BTreeMap, path::Path, sync::Arc};
 use crate::{
     config::Config,
     disk::sim::SimDisk,
-    error::Result,
-    format::entity::{Creation, Delivering, EntityKind},
+    error::{ErrorKind, Result},
+    format::{
+        commit::{put_defer, put_priority},
+        entity::{Creation, Delivering, EntityKind},
+        frame::begin_frame,
+    },
     ids::{CursorId, LogId, Lsn, Offset, StoreId, Timestamp},
     message::Message,
     store::{self, Extent, Op, Outcome, Shared, Store},
@@ -292,5 +296,27 @@ impl Shared for Quiet {
             store.journal.finish_sync(&job);
         }
         Ok(())
+    }
+}
+
+#[test]
+fn what_a_commit_says_of_messages_that_are_not_there_is_refused_and_verify_finds_it() {
+    for defers in [true, false] {
+        let disk = SimDisk::new(1);
+        let busy = busy(&disk, 1);
+        busy.send(3).expect("there is room");
+        let mut store = busy.store.into_inner();
+        let mut frame = Vec::new();
+        begin_frame(&mut frame);
+        if defers {
+            put_defer(&mut frame, CURSOR, Offset(3), 1, Timestamp(0));
+        } else {
+            put_priority(&mut frame, CURSOR, Offset(2), 2, 9);
+        }
+        store.journal.append(&mut frame).expect("there is room");
+        drop(store);
+        assert_eq!(open(&disk).map(drop).map_err(|it| it.kind()), Err(ErrorKind::Corrupt));
+        let report = store::verify(Arc::new(disk.process()), Path::new("store"));
+        assert!(!report.expect("it can be read").is_ok());
     }
 }
