@@ -75,10 +75,11 @@ pub use config::{Backoff, Durability, IoMode, Overflow};
 #[cfg(feature = "stream")]
 pub use engine::Deliveries;
 pub use engine::{
-    Browse, Browsed, ConsumerStats, Crossing, Delivery, Engine, Group, GroupBuilder, Level,
-    LevelWatch, Options, OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record,
-    Redrive, Redriven, Start, Stream, StreamBuilder, Subscription, SubscriptionBuilder, Ticket,
-    Topic, TopicBuilder, Transaction, Worker, WorkerBuilder, salvage, verify,
+    Browse, Browsed, ConsumerStats, Crossing, Delivery, Engine, Group, GroupBuilder, Latencies,
+    Latency, Level, LevelWatch, Options, OwnedRecord, Partition, Position, Queue, QueueBuilder,
+    Rates, Reader, Record, Redrive, Redriven, Start, Stream, StreamBuilder, Subscription,
+    SubscriptionBuilder, Ticket, Topic, TopicBuilder, Transaction, Worker, WorkerBuilder, salvage,
+    verify,
 };
 #[cfg(feature = "cron")]
 pub use engine::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};

@@ -230,13 +230,18 @@ fn end_leases(shared: &Shared, at: Duration, cursor: CursorId) {
         // they would never become fewer.
         _ => return,
     }
-    core.expire(cursor, shared.elapsed());
+    let now = shared.elapsed();
+    core.expire(cursor, now);
     let mut core = shared.count_failures(core);
+    let wants_look = core.take_look(cursor, now);
     core.arm(cursor);
     let wakes = core.take_wakes();
     drop(core);
     shared.wake(wakes);
     shared.bury_lapsed();
+    if wants_look {
+        shared.look_at_age(cursor);
+    }
 }
 
 /// How long the keeper rests after a failure, as on a full disk, before it tries again.

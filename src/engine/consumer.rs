@@ -12,6 +12,7 @@ use super::{
     core::{Core, deleted},
     delivery::Delivery,
     handle::Engine,
+    latency::{Histograms, Latencies},
     seat::Seat,
     shared::Shared,
     wait::{Attempt, Awaited, Watch, blocking},
@@ -42,6 +43,7 @@ pub struct Consumer {
     pub turn: Arc<Mutex<()>>,
     pub is_ordered: bool,
     pub is_exclusive: bool,
+    pub(super) latencies: Arc<Histograms>,
     /// Which consumer this is, where that matters.
     pub seat: Option<Arc<Seat>>,
     /// What dead letters are to say of where they come from.
@@ -54,10 +56,20 @@ pub struct Picked {
     pub offset: Offset,
     pub key: LeaseKey,
     pub source: Source,
-    pub attempt: u32,
-    pub priority: u8,
+    pub dealt: Dealt,
     /// Where it belongs instead, as it was tried too often.
     pub grave: Option<DeadLetters>,
+}
+
+/// What is known of a delivery beside its message.
+#[derive(Clone, Copy, Debug)]
+pub struct Dealt {
+    pub attempt: u32,
+    pub priority: u8,
+    /// When it was to be delivered, if not at once; of the first delivery.
+    pub due: Timestamp,
+    /// When it was leased.
+    pub leased: Duration,
 }
 
 impl Consumer {
@@ -73,7 +85,7 @@ impl Consumer {
         let mut core = shared.lock_open()?;
         let origin: Arc<str> = origin.into();
         let is_ordered = delivering.is_ordered;
-        let turn = core.begin_consuming(cursor, log, (retry, is_ordered), &origin)?;
+        let (turn, latencies) = core.begin_consuming(cursor, log, (retry, is_ordered), &origin)?;
         let watch = core.watch(std::iter::once(log), is_queue);
         let seat = Seat::of(engine, &mut core, cursor, delivering)?;
         let wakes = core.take_wakes();
@@ -95,6 +107,7 @@ impl Consumer {
             turn,
             is_ordered,
             is_exclusive: delivering.is_exclusive,
+            latencies,
             seat,
             origin,
             durability,
@@ -216,6 +229,14 @@ impl Consumer {
             shared.bury_lapsed();
             core = shared.lock_open()?;
         }
+        if !core.alarmed.is_empty()
+            && !shared.flusher.has_thread()
+            && core.take_look(self.cursor, elapsed)
+        {
+            drop(core);
+            shared.look_at_age(self.cursor);
+            core = shared.lock_open()?;
+        }
         Ok((core, elapsed))
     }
 
@@ -282,6 +303,8 @@ impl Consumer {
         let priority = view.acks.priority(offset);
         let grave = self.retry.grave(tried);
         let attempt = if grave.is_some() { tried } else { tried.saturating_add(1) };
+        let due = if tried == 0 { view.acks.due(offset) } else { Timestamp(0) };
+        let dealt = Dealt { attempt, priority, due, leased: elapsed };
         let located = match run {
             Some(run) => store.at_run(run),
             None => store.locate(self.log, offset),
@@ -290,7 +313,7 @@ impl Consumer {
             Ok(source) => {
                 consumption.counts.delivered += 1;
                 consumption.counts.redelivered += u64::from(tried > 0);
-                Ok(Some(Picked { offset, key, source, attempt, priority, grave }))
+                Ok(Some(Picked { offset, key, source, dealt, grave }))
             }
             Err(error) => {
                 // It stays in the queue: damage is reported, not skipped.
@@ -331,12 +354,12 @@ impl Consumer {
     /// Reads one message. `None` if it is none to be delivered.
     #[inline]
     fn read_one(self: &Arc<Consumer>, picked: Picked) -> Result<Option<Delivery>> {
-        let Picked { offset, key, source, attempt, priority, grave } = picked;
+        let Picked { offset, key, source, dealt, grave } = picked;
         let stored = self.load(source, offset)?;
-        if self.discards(&stored, key, attempt, grave)? {
+        if self.discards(&stored, key, dealt.attempt, grave)? {
             return Ok(None);
         }
-        Ok(Some(Delivery::new(Arc::clone(self), key, stored, (attempt, priority))))
+        Ok(Some(Delivery::new(Arc::clone(self), key, stored, dealt)))
     }
 
     /// Ends leases of messages that nobody has seen: that is no failed attempt.
@@ -444,17 +467,13 @@ impl Consumer {
 
     pub fn oldest_age(&self) -> Result<Option<Duration>> {
         let shared = self.shared();
-        let (offset, source) = {
-            let mut core = shared.lock_open()?;
-            let (_, end) = core.store.bounds(self.log).ok_or_else(deleted)?;
-            let acks = core.store.acks(self.cursor).ok_or_else(deleted)?;
-            let Some(oldest) = acks.next_unacked(acks.floor().0..end.0) else {
-                return Ok(None);
-            };
-            (oldest, core.store.locate(self.log, oldest)?)
-        };
-        let (stored, _) = source.load(offset)?;
-        let age = shared.now().stamp.0.saturating_sub(stored.timestamp().0);
-        Ok(Some(Duration::from_millis(age)))
+        let oldest = shared.oldest(self.cursor)?;
+        Ok(oldest.map(|oldest| oldest.age(shared.now().stamp)))
+    }
+
+    pub fn latencies(&self) -> Result<Latencies> {
+        // A queue that was deleted has none.
+        self.depth()?;
+        Ok(self.latencies.snapshot())
     }
 }

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    ages::Ages,
     core::{Core, deleted, lease_lost},
+    latency::Histograms,
     seat::Seats,
     wait::{Waiting, Watch},
     watching::{Alarm, Counts},
@@ -30,11 +32,15 @@ pub struct Consumption {
     /// What dead letters are to say of where they come from.
     pub origin: Arc<str>,
     pub counts: Counts,
+    /// What was next when the first consumer came.
+    pub first: Offset,
+    pub latencies: Arc<Histograms>,
     /// Where those wait who want to send to a queue that is full, once there was one.
     pub room: Option<Arc<Watch>>,
     /// How much its messages weigh, if it may hold so many bytes only.
     pub weights: Option<Weights>,
     pub alarms: Vec<Alarm>,
+    pub ages: Ages,
     /// Which consumers there are, as far as that matters.
     pub seats: Seats,
     /// When a timer rings for the next lease that runs out, or the next message that is due.
@@ -74,7 +80,8 @@ impl Core {
         log: LogId,
         (retry, is_ordered): (Retry, bool),
         origin: &Arc<str>,
-    ) -> Result<Arc<Mutex<()>>> {
+    ) -> Result<(Arc<Mutex<()>>, Arc<Histograms>)> {
+        let (_, first) = self.store.bounds(log).ok_or_else(deleted)?;
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
         let consumption = self.consumers.entry(cursor).or_insert_with(|| {
             let mut deliveries = Deliveries::new(acks.floor());
@@ -95,16 +102,19 @@ impl Core {
                 turn,
                 origin,
                 counts,
+                first,
+                latencies: Arc::default(),
                 room: None,
                 weights: None,
                 alarms,
+                ages: Ages::default(),
                 seats: Seats::default(),
                 armed: None,
             }
         });
-        let turn = Arc::clone(&consumption.turn);
+        let shared = (Arc::clone(&consumption.turn), Arc::clone(&consumption.latencies));
         self.arm(cursor);
-        Ok(turn)
+        Ok(shared)
     }
 
     #[inline]
@@ -127,12 +137,17 @@ impl Core {
 
     /// Ends a lease after its commit: the message is done with, and is counted.
     #[inline]
-    fn settle_counted(&mut self, cursor: CursorId, key: LeaseKey, count: impl FnOnce(&mut Counts)) {
+    fn settle_counted(
+        &mut self,
+        cursor: CursorId,
+        key: LeaseKey,
+        count: impl FnOnce(&mut Consumption),
+    ) {
         let Core { consumers, wakes, .. } = self;
         if let Some(consumption) = consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.settle(key)
         {
-            count(&mut consumption.counts);
+            count(consumption);
             consumption.note_room(wakes, 1);
             consumption.note_seats(wakes);
             if consumption.groups.is_some() {
@@ -146,18 +161,21 @@ impl Core {
         self.settle_counted(cursor, key, |_| {});
     }
 
-    /// Ends the lease of a message that was acked.
+    /// Ends the lease of a message that was acked, so long after it was received.
     #[inline]
-    pub fn settle_acked(&mut self, cursor: CursorId, key: LeaseKey) {
-        self.settle_counted(cursor, key, |counts| counts.acked += 1);
+    pub fn settle_acked(&mut self, cursor: CursorId, key: LeaseKey, took: Duration) {
+        self.settle_counted(cursor, key, |consumption| {
+            consumption.counts.acked += 1;
+            consumption.latencies.handling.record(took);
+        });
     }
 
     /// Ends the lease of a message that was moved to the dead letters, as its delivery has failed or
     /// for another reason.
     pub fn settle_dead(&mut self, cursor: CursorId, key: LeaseKey, has_failed: bool) {
-        self.settle_counted(cursor, key, |counts| {
-            counts.dead += 1;
-            counts.failed += u64::from(has_failed);
+        self.settle_counted(cursor, key, |consumption| {
+            consumption.counts.dead += 1;
+            consumption.counts.failed += u64::from(has_failed);
         });
     }
 

@@ -169,13 +169,19 @@ impl Core {
         let Core { consumers, timers, clock, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
         let due = consumption.deliveries.next_due().map(|due| clock.when(due));
-        let next = consumption.deliveries.next_deadline().into_iter().chain(due).min();
+        let next = consumption.deliveries.next_deadline().into_iter().chain(due);
+        let next = next.chain(consumption.ages.next_look()).min();
         if let Some(next) = next
             && consumption.armed.is_none_or(|armed| next < armed)
         {
             consumption.armed = Some(next);
             timers.push((next, cursor));
         }
+    }
+
+    /// How long the engine has been open.
+    pub fn uptime(&self, elapsed: Duration) -> Duration {
+        self.clock.since(elapsed)
     }
 
     /// The time of day that goes on evenly.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    consumer::Consumer,
+    consumer::{Consumer, Dealt},
     core::{lease_lost, settled_before},
     dead::Death,
     fate::Fate,
@@ -58,8 +58,7 @@ pub struct Delivery {
     consumer: Arc<Consumer>,
     key: LeaseKey,
     stored: Stored,
-    attempt: u32,
-    priority: u8,
+    dealt: Dealt,
     settled: AtomicBool,
 }
 
@@ -79,9 +78,19 @@ impl Delivery {
         consumer: Arc<Consumer>,
         key: LeaseKey,
         stored: Stored,
-        (attempt, priority): (u32, u8),
+        dealt: Dealt,
     ) -> Delivery {
-        Delivery { consumer, key, stored, attempt, priority, settled: AtomicBool::new(false) }
+        if dealt.attempt == 1 {
+            let since = stored.timestamp().max(dealt.due);
+            let ms = consumer.shared().now().stamp.0.saturating_sub(since.0);
+            consumer.latencies.waiting.record(Duration::from_millis(ms));
+        }
+        Delivery { consumer, key, stored, dealt, settled: AtomicBool::new(false) }
+    }
+
+    /// When it was received.
+    pub(super) fn leased(&self) -> Duration {
+        self.dealt.leased
     }
 
     pub(super) fn consumer(&self) -> &Arc<Consumer> {
@@ -131,13 +140,13 @@ impl Delivery {
     /// How often the message was tried, including this time: 1 at the first delivery.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.dealt.attempt
     }
 
     /// Its priority, from 0 to 9: see [`Message::priority`].
     #[must_use]
     pub fn priority(&self) -> u8 {
-        self.priority
+        self.dealt.priority
     }
 
     /// A number that grows with each delivery of this queue, or for this subscription: a delivery that
@@ -271,12 +280,13 @@ impl Delivery {
                     let outcome = core.commit(&[ack], shared.now())?;
                     let committing = Committing::of(outcome, || ());
                     if matches!(committing, Committing::Done(..)) {
-                        core.settle_acked(cursor, self.key);
+                        let took = elapsed.saturating_sub(self.leased());
+                        core.settle_acked(cursor, self.key, took);
                     }
                     Ok(committing)
                 }
                 Settling::Nack { delay, reason } => {
-                    match core.fate(cursor, offset, self.attempt, delay, elapsed)? {
+                    match core.fate(cursor, offset, self.dealt.attempt, delay, elapsed)? {
                         Fate::Dead(grave) => core.bury(&self.death(reason), grave, shared.now()),
                         Fate::Gone => {
                             core.settle_lease(cursor, self.key);
@@ -311,7 +321,7 @@ impl Delivery {
 
     /// What is to be said of the message, should it be moved to the dead letters.
     pub(super) fn death<'d>(&'d self, reason: &'d str) -> Death<'d> {
-        let (cursor, key, attempts) = (self.consumer.cursor, self.key, self.attempt);
+        let (cursor, key, attempts) = (self.consumer.cursor, self.key, self.dealt.attempt);
         Death { cursor, key, stored: &self.stored, attempts, reason, has_failed: true }
     }
 
@@ -378,7 +388,7 @@ impl Drop for Delivery {
         let wakes = core.take_wakes();
         drop(core);
         shared.wake(wakes);
-        if self.consumer.retry.grave(self.attempt).is_some() {
+        if self.consumer.retry.grave(self.dealt.attempt).is_some() {
             shared.bury_lapsed();
         }
     }
@@ -396,7 +406,7 @@ impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
             .field("offset", &self.offset())
-            .field("attempt", &self.attempt)
+            .field("attempt", &self.dealt.attempt)
             .field("payload_len", &self.payload().len())
             .finish_non_exhaustive()
     }

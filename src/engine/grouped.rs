@@ -63,8 +63,7 @@ impl Consumer {
                 Attempt::Got(picked) => picked,
                 Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
             };
-            let (key, offset, attempt) = (picked.key, picked.offset, picked.attempt);
-            let numbers = (attempt, picked.priority);
+            let (key, offset, dealt) = (picked.key, picked.offset, picked.dealt);
             let admitted = match self.admit(picked) {
                 Ok(admitted) => admitted,
                 Err(error) => {
@@ -73,7 +72,7 @@ impl Consumer {
                 }
             };
             let Some(stored) = admitted else { continue };
-            if counts && let Some(outcome) = self.count((offset, key, attempt))? {
+            if counts && let Some(outcome) = self.count((offset, key, dealt.attempt))? {
                 match self.shared().make_room(outcome) {
                     // On a full disk it is delivered without being counted.
                     Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
@@ -81,13 +80,13 @@ impl Consumer {
                 }
                 continue;
             }
-            return Ok(Attempt::Got(Delivery::new(Arc::clone(self), key, stored, numbers)));
+            return Ok(Attempt::Got(Delivery::new(Arc::clone(self), key, stored, dealt)));
         }
     }
 
     /// Reads a message on lease. `None` if it is not to be delivered now, or never.
     fn admit(self: &Arc<Consumer>, picked: Picked) -> Result<Option<Stored>> {
-        let Picked { offset, key, source, attempt, grave, .. } = picked;
+        let Picked { offset, key, source, dealt, grave } = picked;
         let stored = self.load(source, offset)?;
         if self.is_ordered
             && let Some(group) = group_of(&stored)
@@ -95,7 +94,7 @@ impl Consumer {
         {
             return Ok(None);
         }
-        Ok((!self.discards(&stored, key, attempt, grave)?).then_some(stored))
+        Ok((!self.discards(&stored, key, dealt.attempt, grave)?).then_some(stored))
     }
 
     /// Receives up to `most` messages, one by one.

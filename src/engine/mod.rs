@@ -5,6 +5,7 @@
 //! Invariants: nothing waits for the disk while it holds the core, but for reading a segment's
 //! table; wake-ups are decided under the core, so none is lost; a failed sync ends everything.
 
+mod ages;
 mod ahead;
 mod background;
 #[cfg(feature = "cron")]
@@ -23,6 +24,7 @@ mod fate;
 mod group;
 mod grouped;
 mod handle;
+mod latency;
 mod options;
 mod queue;
 mod reader;
@@ -58,6 +60,7 @@ pub use deliveries::Deliveries;
 pub use delivery::Delivery;
 pub use group::Group;
 pub use handle::Engine;
+pub use latency::{Latencies, Latency};
 pub use options::Options;
 pub use queue::Queue;
 pub use reader::{Reader, Start};
@@ -72,5 +75,5 @@ pub use stream::{Partition, Position, Stream};
 pub use ticket::Ticket;
 pub use topic::{Subscription, Topic};
 pub use transaction::Transaction;
-pub use watching::{ConsumerStats, Crossing, Level, LevelWatch};
+pub use watching::{ConsumerStats, Crossing, Level, LevelWatch, Rates};
 pub use worker::{Worker, WorkerBuilder};

@@ -11,6 +11,7 @@ use super::{
     delivery::Delivery,
     grouped::check_ordered,
     handle::Engine,
+    latency::Latencies,
     redrive::Redrive,
     room::Load,
     shared::{Committing, Shared},
@@ -307,6 +308,16 @@ impl Queue {
         self.consumer.stats()
     }
 
+    /// How long messages have waited to be received, and how long it took until they were acked, since
+    /// the engine was opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Queue::depth).
+    pub fn latencies(&self) -> Result<Latencies> {
+        self.consumer.latencies()
+    }
+
     /// Has a function called when a level is reached, and when it is left: once for each crossing,
     /// and once at first if it is reached already. It is called by whoever has caused it, after the
     /// commit, and may do anything but wait for that thread. The watch ends when what is returned is
@@ -314,7 +325,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`depth`](Queue::depth).
+    /// As [`depth`](Queue::depth); [`InvalidInput`](crate::ErrorKind::InvalidInput) for a level of 0.
     pub fn watch(
         &self,
         level: Level,

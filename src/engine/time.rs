@@ -44,9 +44,13 @@ impl SteadyClock {
         SteadyClock { stamp: stamp.min(Timestamp(1 << 62)), elapsed }
     }
 
+    /// How long this life has lasted.
+    pub fn since(&self, elapsed: Duration) -> Duration {
+        elapsed.saturating_sub(self.elapsed)
+    }
+
     pub fn at(&self, elapsed: Duration) -> Timestamp {
-        let since = elapsed.saturating_sub(self.elapsed).as_millis();
-        Timestamp(self.stamp.0.saturating_add(since as u64))
+        Timestamp(self.stamp.0.saturating_add(self.since(elapsed).as_millis() as u64))
     }
 
     /// When it will be that time of day; at once, if it is past.

@@ -10,6 +10,7 @@ use super::{
     consumer::Consumer,
     delivery::Delivery,
     handle::Engine,
+    latency::Latencies,
     queue::append,
     ticket::Ticket,
     watching::{ConsumerStats, Crossing, Level, LevelWatch},
@@ -253,6 +254,16 @@ impl Subscription {
         self.consumer.stats()
     }
 
+    /// How long messages have waited to be received, and how long it took until they were acked, since
+    /// the engine was opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Subscription::depth).
+    pub fn latencies(&self) -> Result<Latencies> {
+        self.consumer.latencies()
+    }
+
     /// Has a function called when a level is reached, and when it is left: once for each crossing,
     /// and once at first if it is reached already. It is called by whoever has caused it, after the
     /// commit, and may do anything but wait for that thread. The watch ends when what is returned is
@@ -260,7 +271,7 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// As [`depth`](Subscription::depth).
+    /// As [`depth`](Subscription::depth); [`InvalidInput`](crate::ErrorKind::InvalidInput) for a level of 0.
     pub fn watch(
         &self,
         level: Level,

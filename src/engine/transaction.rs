@@ -75,6 +75,7 @@ struct Settle {
     cursor: CursorId,
     key: LeaseKey,
     attempt: u32,
+    leased: Duration,
     how: Settling,
 }
 
@@ -93,7 +94,8 @@ enum Settling {
 
 /// What a lease's end leaves to do once the commit is made.
 enum Ending {
-    Ack,
+    /// So long after it was received.
+    Ack(Duration),
     Dead,
     Settle,
     Release(Timestamp),
@@ -221,8 +223,8 @@ impl Transaction {
         let consumer = delivery.consumer();
         if self.admits(&consumer.engine) {
             let (cursor, key) = (consumer.cursor, delivery.key_of_lease());
-            let attempt = delivery.attempt();
-            self.settles.push(Settle { cursor, key, attempt, how });
+            let (attempt, leased) = (delivery.attempt(), delivery.leased());
+            self.settles.push(Settle { cursor, key, attempt, leased, how });
         }
         self
     }
@@ -287,7 +289,7 @@ impl Transaction {
             let elapsed = shared.elapsed();
             let mut acks: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
             let (mut ops, mut letters, mut endings) = (Vec::new(), Vec::new(), Vec::new());
-            for Settle { cursor, key, attempt, how } in &self.settles {
+            for Settle { cursor, key, attempt, leased, how } in &self.settles {
                 let (cursor, offset) = (*cursor, core.held(*cursor, *key, elapsed)?);
                 match how {
                     Settling::Nack { .. } if core.is_gone(cursor, offset) => {
@@ -320,7 +322,8 @@ impl Transaction {
                 }
                 acks.entry(cursor).or_default().push(offset);
                 let is_dead = matches!(how, Settling::Nack { .. });
-                endings.push(if is_dead { Ending::Dead } else { Ending::Ack });
+                let took = elapsed.saturating_sub(*leased);
+                endings.push(if is_dead { Ending::Dead } else { Ending::Ack(took) });
             }
             acks.values_mut().for_each(|offsets| offsets.sort_unstable());
             let dropped = self.make_room(core, &acks)?;
@@ -396,7 +399,7 @@ impl Transaction {
     fn take_effect(&self, core: &mut Core, endings: &[Ending]) {
         for (settle, ending) in self.settles.iter().zip(endings) {
             match ending {
-                Ending::Ack => core.settle_acked(settle.cursor, settle.key),
+                Ending::Ack(took) => core.settle_acked(settle.cursor, settle.key, *took),
                 Ending::Dead => core.settle_dead(settle.cursor, settle.key, true),
                 Ending::Settle => core.settle_lease(settle.cursor, settle.key),
                 Ending::Release(due) => core.release_failed(settle.cursor, settle.key, *due),

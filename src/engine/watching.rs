@@ -11,7 +11,10 @@ use super::{
     consumer::Consumer,
     core::{Core, deleted},
 };
-use crate::{error::Result, ids::CursorId};
+use crate::{
+    error::{Error, Result},
+    ids::{CursorId, Offset},
+};
 
 /// What is in a queue, or for a subscription, and what has happened since the engine was opened.
 /// Got from [`Queue::stats`](crate::Queue::stats) and
@@ -38,6 +41,64 @@ pub struct ConsumerStats {
     pub failed: u64,
     /// Messages that were moved to the dead letters.
     pub dead: u64,
+    /// Messages that have come since the first consumer came: those that were sent or published, and
+    /// those that were moved here.
+    pub sent: u64,
+    /// For how long the oldest message that is not acked has been there, by its timestamp. `None` if
+    /// there is none, or if it is damaged: `oldest_age` says so then.
+    pub oldest_age: Option<Duration>,
+    /// For how long the engine had been open.
+    pub uptime: Duration,
+}
+
+/// How much has happened in a second, in the mean. Got from [`ConsumerStats::rates_since`].
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+#[non_exhaustive]
+pub struct Rates {
+    /// Messages that have come.
+    pub sent: f64,
+    /// Deliveries.
+    pub delivered: f64,
+    /// Deliveries of messages that were tried before.
+    pub redelivered: f64,
+    /// Deliveries that were acked.
+    pub acked: f64,
+    /// Deliveries that have failed.
+    pub failed: f64,
+    /// Messages that were moved to the dead letters.
+    pub dead: f64,
+}
+
+impl ConsumerStats {
+    /// How fast things have gone since earlier stats of the same queue or subscription were got, in
+    /// this life. All are 0 if no time has passed. Times are measured in ticks of a few milliseconds.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let queue = engine.queue("payments").create()?;
+    /// let before = queue.stats()?;
+    /// // A minute later:
+    /// let stats = queue.stats()?;
+    /// let rates = stats.rates_since(&before);
+    /// println!("{:.0} come, {:.0} are done in a second", rates.sent, rates.acked);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn rates_since(&self, earlier: &ConsumerStats) -> Rates {
+        let time = self.uptime.saturating_sub(earlier.uptime).as_secs_f64();
+        let rate = |now: u64, before: u64| {
+            if time > 0.0 { now.saturating_sub(before) as f64 / time } else { 0.0 }
+        };
+        Rates {
+            sent: rate(self.sent, earlier.sent),
+            delivered: rate(self.delivered, earlier.delivered),
+            redelivered: rate(self.redelivered, earlier.redelivered),
+            acked: rate(self.acked, earlier.acked),
+            failed: rate(self.failed, earlier.failed),
+            dead: rate(self.dead, earlier.dead),
+        }
+    }
 }
 
 /// What has happened to the messages of one consumer in this life.
@@ -50,7 +111,8 @@ pub struct Counts {
     pub dead: u64,
 }
 
-/// What is to be watched, and the level from which on there is too much of it. Levels begin at 1.
+/// What is to be watched, and the level from which on there is too much of it. Levels begin at 1, and
+/// at 1 ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Level {
@@ -62,20 +124,45 @@ pub enum Level {
     Delayed(u64),
     /// Messages on lease.
     InFlight(u64),
+    /// For how long the oldest message that is not acked has been there, by its timestamp. Delayed
+    /// messages, and those that wait for another attempt, are as old as others. That the level is
+    /// reached is told when it is, although nothing happens then, by a thread of the engine; one
+    /// whose sender has set its timestamp into the past may be noticed a quarter of the level
+    /// late.
+    OldestAge(Duration),
 }
 
 impl Level {
-    fn of(self, stats: &ConsumerStats) -> (u64, u64) {
-        match self {
+    fn check(self) -> Result<()> {
+        let (what, is_nothing) = match self {
+            Level::Depth(level) => ("Depth", level == 0),
+            Level::Ready(level) => ("Ready", level == 0),
+            Level::Delayed(level) => ("Delayed", level == 0),
+            Level::InFlight(level) => ("InFlight", level == 0),
+            Level::OldestAge(level) => ("OldestAge", level < Duration::from_millis(1)),
+        };
+        if is_nothing {
+            let least = if what == "OldestAge" { "1 ms" } else { "1" };
+            let what =
+                format!("a level of {what} is at least {least}: there is always more than 0");
+            return Err(Error::invalid("level", what));
+        }
+        Ok(())
+    }
+
+    /// How much there is, and how much is too much. What the amounts do not tell is `None`.
+    fn of(self, stats: &ConsumerStats) -> Option<(u64, u64)> {
+        Some(match self {
             Level::Depth(level) => (stats.depth, level),
             Level::Ready(level) => (stats.ready, level),
             Level::Delayed(level) => (stats.delayed, level),
             Level::InFlight(level) => (stats.in_flight, level),
-        }
+            Level::OldestAge(_) => return None,
+        })
     }
 }
 
-/// A level was crossed.
+/// A level was crossed. Ages are told in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Crossing {
@@ -137,7 +224,32 @@ impl Drop for LevelWatch {
     }
 }
 
+impl Alarm {
+    /// The age that is watched, if it is one.
+    pub fn age(&self) -> Option<Duration> {
+        match self.level {
+            Level::OldestAge(age) => Some(age),
+            _ => None,
+        }
+    }
+
+    pub fn is_reached(&self) -> bool {
+        self.is_reached
+    }
+
+    /// There is so much now. What is to be called if the level was crossed.
+    pub fn heed(&mut self, now: u64, is_reached: bool) -> Option<Ring> {
+        if is_reached == self.is_reached {
+            return None;
+        }
+        self.is_reached = is_reached;
+        let crossing = if is_reached { Crossing::Reached(now) } else { Crossing::Left(now) };
+        Some(Ring(Arc::clone(&self.call), crossing))
+    }
+}
+
 impl Core {
+    /// All but what takes a look at a message, or at the clock.
     pub fn stats(&self, cursor: CursorId) -> Result<ConsumerStats> {
         let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
         let (_, end) = self.store.bounds(consumption.log).ok_or_else(deleted)?;
@@ -146,6 +258,7 @@ impl Core {
         let (delayed, in_flight) =
             (consumption.deliveries.waiting(), consumption.deliveries.in_flight());
         Ok(ConsumerStats {
+            sent: end.0.saturating_sub(consumption.first.0),
             depth,
             // A message on lease may have been deleted.
             ready: depth.saturating_sub(delayed + in_flight),
@@ -156,7 +269,16 @@ impl Core {
             acked,
             failed,
             dead,
+            ..ConsumerStats::default()
         })
+    }
+
+    /// The oldest message that a consumer has not acked.
+    pub fn oldest(&self, cursor: CursorId) -> Result<Option<Offset>> {
+        let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
+        let (_, end) = self.store.bounds(consumption.log).ok_or_else(deleted)?;
+        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        Ok(acks.next_unacked(acks.floor().0..end.0))
     }
 
     fn add_alarm(&mut self, cursor: CursorId, level: Level, call: Call) -> Result<u64> {
@@ -181,16 +303,17 @@ impl Core {
     /// Finds the levels that were crossed since this was last done.
     pub fn check_alarms(&mut self) {
         for cursor in mem::take(&mut self.alarmed) {
-            let Ok(stats) = self.stats(cursor) else { continue };
+            let (Ok(stats), Ok(oldest)) = (self.stats(cursor), self.oldest(cursor)) else {
+                continue;
+            };
             let Some(consumption) = self.consumers.get_mut(&cursor) else { continue };
             for alarm in &mut consumption.alarms {
-                let (now, level) = alarm.level.of(&stats);
-                if (now >= level) != alarm.is_reached {
-                    alarm.is_reached = !alarm.is_reached;
-                    let crossing =
-                        if alarm.is_reached { Crossing::Reached(now) } else { Crossing::Left(now) };
-                    self.rings.push(Ring(Arc::clone(&alarm.call), crossing));
+                if let Some((now, level)) = alarm.level.of(&stats) {
+                    self.rings.extend(alarm.heed(now, now >= level));
                 }
+            }
+            if consumption.heed_oldest(oldest) {
+                self.arm(cursor);
             }
             self.alarmed.push(cursor);
         }
@@ -199,7 +322,13 @@ impl Core {
 
 impl Consumer {
     pub fn stats(&self) -> Result<ConsumerStats> {
-        self.looked(|core| core.stats(self.cursor))
+        let shared = self.shared();
+        let mut stats = self.looked(|core| core.stats(self.cursor))?;
+        // Stats are there for those, too, who have a damaged message.
+        let oldest = shared.oldest(self.cursor).ok().flatten();
+        stats.oldest_age = oldest.map(|oldest| oldest.age(shared.now().stamp));
+        stats.uptime = shared.lock_open()?.uptime(shared.elapsed());
+        Ok(stats)
     }
 
     /// Asks the core, once what has run out or come due is noted.
@@ -217,7 +346,12 @@ impl Consumer {
         level: Level,
         call: impl Fn(Crossing) + Send + Sync + 'static,
     ) -> Result<LevelWatch> {
+        level.check()?;
         let number = self.looked(|core| core.add_alarm(self.cursor, level, Arc::new(call)))?;
-        Ok(LevelWatch { consumer: self.aside(), number })
+        let watch = LevelWatch { consumer: self.aside(), number };
+        if matches!(level, Level::OldestAge(_)) {
+            self.shared().look_at_age(self.cursor);
+        }
+        Ok(watch)
     }
 }
