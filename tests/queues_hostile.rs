@@ -7,16 +7,17 @@ mod sim;
 use std::{
     collections::BTreeSet,
     path::PathBuf,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use model::{rot_first_record, small_options};
 use posthouse::{
-    Backoff, Delivery, Durability, Engine, ErrorKind, Message, Offset, Options, Overflow, Queue,
-    Timestamp, sim::SimDisk,
+    Backoff, Delivery, Durability, Engine, ErrorKind, Level, Message, Offset, Options, Overflow,
+    Queue, Timestamp, sim::SimDisk,
 };
-use sim::{SECOND, Sim, field, take, texts};
+use sim::{SECOND, Sim, Task, field, kind, take, texts};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -466,4 +467,178 @@ fn a_message_that_was_removed_while_on_lease_can_be_nacked() {
     assert!(subscription.remove(delivery.offset()).unwrap());
     delivery.nack().unwrap();
     assert_eq!(subscription.in_flight().unwrap(), 0);
+}
+
+// Priorities.
+
+#[test]
+fn one_priority_is_in_order_although_counting_has_to_wait_for_a_journal_file() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_attempts(5).create().unwrap();
+    for n in 0..5000 {
+        queue.send(Message::new(n.to_string()).priority(3)).unwrap();
+    }
+    let mut held: Vec<Delivery> = Vec::new();
+    while let Some(next) = take(&queue) {
+        assert!(held.last().is_none_or(|last| last.offset() < next.offset()), "{next:?}");
+        held.push(next);
+    }
+    assert_eq!(held.len(), 5000);
+}
+
+#[test]
+fn those_of_one_priority_that_had_to_wait_come_in_the_order_in_which_they_are_due() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    for (text, seconds) in [("third", 3), ("first", 1), ("second", 2)] {
+        let message = Message::new(text).priority(3).deliver_after(seconds * SECOND);
+        queue.send(message).unwrap();
+    }
+    sim.disk.advance(3 * SECOND);
+    let got: Vec<Delivery> = std::iter::from_fn(|| take(&queue)).collect();
+    let got: Vec<&[u8]> = got.iter().map(Delivery::payload).collect();
+    assert_eq!(got, [&b"first"[..], b"second", b"third"]);
+}
+
+// Limits.
+
+#[test]
+fn who_waits_for_room_is_woken_when_a_message_can_be_dropped_again() {
+    let ways: [fn(Delivery); 2] = [|it| it.nack().unwrap(), drop];
+    for way in ways {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path().join("store")).unwrap();
+        let builder = engine.queue("q").max_messages(1).overflow(Overflow::DropOldest);
+        let queue = builder.create().unwrap();
+        queue.send("a").unwrap();
+        let held = take(&queue).unwrap();
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| queue.send_within("b", 60 * SECOND));
+            thread::sleep(ms(100));
+            way(held);
+            sender.join().unwrap().unwrap();
+        });
+        assert!(begun.elapsed() < 30 * SECOND, "nobody was woken");
+        assert_eq!(texts(&queue), ["b"]);
+    }
+}
+
+#[test]
+fn who_waits_for_room_and_cannot_use_it_leaves_it_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Options::new().message_bytes_max(1000).open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").max_messages(1).create().unwrap();
+    queue.send("a").unwrap();
+    let held = take(&queue).unwrap();
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let large = scope.spawn(|| queue.send_within(vec![0; 2000], 60 * SECOND));
+        thread::sleep(ms(100));
+        let small = scope.spawn(|| queue.send_within("b", 60 * SECOND));
+        thread::sleep(ms(100));
+        held.ack().unwrap();
+        assert_eq!(kind(large.join().unwrap()), ErrorKind::TooLarge);
+        small.join().unwrap().unwrap();
+    });
+    assert!(begun.elapsed() < 30 * SECOND, "the second was not woken");
+}
+
+#[test]
+fn a_message_that_was_deleted_makes_room_but_once() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_messages(1).create().unwrap();
+    queue.send("a").unwrap();
+    let held = take(&queue).unwrap();
+    assert!(queue.remove(held.offset()).unwrap());
+    queue.send("b").unwrap();
+    let mut tx = sim.engine.transaction();
+    tx.ack(&held).send(&queue, "c");
+    assert_eq!(kind(tx.commit()), ErrorKind::QueueFull);
+    assert_eq!(queue.depth().unwrap(), 1);
+}
+
+#[test]
+fn of_several_limits_those_are_compared_that_are_given() {
+    let sim = Sim::new();
+    let build = || sim.engine.queue("q");
+    let drops = Overflow::DropOldest;
+    build().max_messages(10).max_bytes(100).overflow(drops).create().unwrap();
+    build().max_messages(10).max_bytes(100).create().unwrap();
+    build().max_messages(10).overflow(drops).create().unwrap();
+    build().max_bytes(100).create().unwrap();
+    let there = ErrorKind::AlreadyExists;
+    assert_eq!(kind(build().max_messages(11).create()), there);
+    assert_eq!(kind(build().max_bytes(101).create()), there);
+    assert_eq!(kind(build().max_bytes(100).overflow(Overflow::Reject).create()), there);
+}
+
+// Consumers that are told apart.
+
+#[test]
+fn all_who_wait_for_the_consumer_that_takes_over_receive() {
+    let sim = Sim::new();
+    let open = || sim.engine.queue("q").single_active_consumer(true).create().unwrap();
+    let (active, next, last) = (open(), open(), open());
+    active.send_batch(["a", "b", "c"]).unwrap();
+    take(&active).unwrap().ack().unwrap();
+    let mut of_next: Vec<_> = (0..2).map(|_| Task::waiting(next.receive_async())).collect();
+    let of_last = Task::waiting(last.receive_async());
+    drop(active);
+    assert!(of_next.iter().all(Task::is_woken) && !of_last.is_woken());
+    let got = of_next.iter_mut().map(|it| it.poll().expect("there are two").unwrap());
+    let got: Vec<Delivery> = got.collect();
+    assert_eq!([got[0].payload(), got[1].payload()], [b"b", b"c"]);
+}
+
+#[test]
+fn who_comes_by_does_not_take_the_place_of_who_has_waited() {
+    let sim = Sim::new();
+    let open = || sim.engine.queue("q").single_active_consumer(true).create().unwrap();
+    let (active, early, late) = (open(), open(), open());
+    active.send_batch(["a", "b"]).unwrap();
+    take(&active).unwrap().ack().unwrap();
+    // It has looked first, but it does not wait.
+    assert!(take(&late).is_none());
+    let mut waiting = Task::waiting(early.receive_async());
+    drop(active);
+    assert!(take(&late).is_none(), "another one has waited for that");
+    assert!(early.is_active().unwrap() && waiting.is_woken());
+    assert_eq!(waiting.poll().unwrap().unwrap().payload(), b"b");
+    drop((waiting, early));
+    assert!(take(&late).is_some(), "nobody waits: it is for the first that comes");
+}
+
+#[test]
+fn a_watch_may_hold_the_last_handle_of_a_consumer() {
+    for is_deleted in [false, true] {
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let sim = Sim::new();
+            let queue = sim.engine.queue("q").single_active_consumer(true).create().unwrap();
+            let held = queue.clone();
+            let watch = queue.watch(Level::Depth(1), move |_| drop(held.depth())).unwrap();
+            drop(queue);
+            if is_deleted {
+                sim.engine.queue("q").delete().unwrap();
+            }
+            drop(watch);
+            tell.send(()).unwrap();
+        });
+        assert!(told.recv_timeout(60 * SECOND).is_ok(), "it waits for itself");
+    }
+}
+
+#[test]
+fn fencing_tokens_grow_although_the_queue_is_made_anew() {
+    let sim = Sim::new();
+    let mut last = 0;
+    for _ in 0..3 {
+        let queue = sim.engine.queue("q").create().unwrap();
+        queue.send("a").unwrap();
+        let token = take(&queue).unwrap().fencing_token();
+        assert!(token > last);
+        last = token;
+        sim.engine.queue("q").delete().unwrap();
+    }
 }

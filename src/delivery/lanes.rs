@@ -4,10 +4,11 @@
 //! delivered before, so that one that fails for ever does not keep those of its priority waiting. A
 //! message costs about a bit.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use roaring::RoaringTreemap;
 
+use super::returned::{Returned, merge};
 use crate::ids::Offset;
 
 #[derive(Debug, Default)]
@@ -16,9 +17,7 @@ pub struct Lanes(BTreeMap<u8, Lane>);
 #[derive(Debug, Default)]
 struct Lane {
     fresh: RoaringTreemap,
-    returned: RoaringTreemap,
-    /// The next one that has returned is at or above this offset.
-    turn: u64,
+    returned: Returned,
     fresh_first: bool,
 }
 
@@ -28,14 +27,14 @@ impl Lanes {
         self.0.is_empty()
     }
 
-    /// A message has come.
+    /// A message has come, or is as if it had just come.
     pub fn insert(&mut self, offset: Offset, priority: u8) {
         self.0.entry(priority).or_default().fresh.insert(offset.0);
     }
 
-    /// A message is to be delivered once more.
-    pub fn put_back(&mut self, offset: Offset, priority: u8) {
-        self.0.entry(priority).or_default().returned.insert(offset.0);
+    /// Those that are to be delivered once more.
+    pub fn returned(&mut self, priority: u8) -> &mut Returned {
+        &mut self.0.entry(priority).or_default().returned
     }
 
     /// Takes the next message for which `is_wanted` says `true`; one for which it says `None` is gone,
@@ -48,30 +47,45 @@ impl Lanes {
                 break;
             }
         }
-        self.0.retain(|_, lane| !lane.is_empty());
+        self.retain_full();
         taken
     }
 
-    /// A message is to be somewhere else.
-    pub fn forget(&mut self, offset: Offset) {
-        for lane in self.0.values_mut() {
-            lane.fresh.remove(offset.0);
-            lane.returned.remove(offset.0);
-        }
+    fn retain_full(&mut self) {
         self.0.retain(|_, lane| !lane.is_empty());
     }
 
+    /// A message is to be somewhere else, or is gone.
+    pub fn forget(&mut self, offset: Offset) {
+        for lane in self.0.values_mut() {
+            lane.fresh.remove(offset.0);
+            lane.returned.remove_released(offset);
+        }
+        self.retain_full();
+    }
+
+    /// Messages are gone.
+    pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
+        for lane in self.0.values_mut() {
+            for range in ranges {
+                lane.fresh.remove_range(range.clone());
+            }
+            lane.returned.forget_all(ranges);
+        }
+        self.retain_full();
+    }
+
     /// Takes one that was delivered before.
-    pub fn remove_returned(&mut self, offset: Offset, priority: u8) -> bool {
-        self.0.get_mut(&priority).is_some_and(|lane| lane.returned.remove(offset.0))
+    pub fn remove_released(&mut self, offset: Offset, priority: u8) -> bool {
+        let lane = self.0.get_mut(&priority);
+        let was_there = lane.is_some_and(|lane| lane.returned.remove_released(offset));
+        self.retain_full();
+        was_there
     }
 
     /// All of them: those of the lowest priority first, and of one the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
-        self.0.values().flat_map(|lane| {
-            let all = &lane.fresh | &lane.returned;
-            all.into_iter().map(Offset)
-        })
+        self.0.values().flat_map(|lane| merge(lane.fresh.iter().map(Offset), lane.returned.iter()))
     }
 }
 
@@ -83,9 +97,9 @@ impl Lane {
     fn take(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
         self.fresh_first = !self.fresh_first;
         if self.fresh_first {
-            self.take_fresh(is_wanted).or_else(|| self.take_returned(is_wanted))
+            self.take_fresh(is_wanted).or_else(|| self.returned.take(is_wanted))
         } else {
-            self.take_returned(is_wanted).or_else(|| self.take_fresh(is_wanted))
+            self.returned.take(is_wanted).or_else(|| self.take_fresh(is_wanted))
         }
     }
 
@@ -98,31 +112,6 @@ impl Lane {
             self.fresh.remove(first);
             if is_wanted == Some(true) {
                 return Some(Offset(first));
-            }
-        }
-        None
-    }
-
-    fn take_returned(
-        &mut self,
-        is_wanted: &mut impl FnMut(Offset) -> Option<bool>,
-    ) -> Option<Offset> {
-        while !self.returned.is_empty() {
-            let rank = match self.turn {
-                0 => 0,
-                turn => self.returned.rank(turn - 1),
-            };
-            let found = self.returned.select(rank).or_else(|| self.returned.min())?;
-            match is_wanted(Offset(found)) {
-                // A delayed one that has come due may not be durable yet.
-                Some(false) => return None,
-                is_wanted => {
-                    self.turn = found + 1;
-                    self.returned.remove(found);
-                    if is_wanted == Some(true) {
-                        return Some(Offset(found));
-                    }
-                }
             }
         }
         None

@@ -72,6 +72,16 @@ impl Leases {
         self.slots.iter().map(|(_, lease)| lease.offset)
     }
 
+    /// How many were granted, those included that are only counted.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Goes on counting from a number.
+    pub fn count_from(&mut self, tokens: u64) {
+        self.tokens = self.tokens.max(tokens);
+    }
+
     #[inline]
     pub fn grant(&mut self, offset: Offset, deadline: Duration) -> LeaseKey {
         self.tokens += 1;

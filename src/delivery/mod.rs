@@ -10,23 +10,24 @@ mod groups;
 mod lanes;
 mod leases;
 mod retry;
+mod returned;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    ops::Range,
-    time::Duration,
-};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 pub use groups::Groups;
 use lanes::Lanes;
 use leases::Leases;
 pub use leases::{LeaseKey, SeatId};
 pub use retry::Retry;
+use returned::{Returned, is_in, merge};
 use roaring::RoaringTreemap;
 
 use crate::ids::{Offset, Timestamp};
+
+/// So many that are acked are passed over at once.
+const PASSED_AT_ONCE: u64 = 1024;
 
 /// What a cursor has acked, as far as deliveries must know.
 pub trait Acked {
@@ -36,27 +37,32 @@ pub trait Acked {
     fn priority(&self, offset: Offset) -> u8;
 }
 
+/// Whether a message can be delivered: `None` if it is acked, as it may have been deleted.
+fn wanted(
+    acked: &impl Acked,
+    is_visible: &mut impl FnMut(Offset) -> bool,
+) -> impl FnMut(Offset) -> Option<bool> {
+    |offset| acked.next_unacked(offset, offset.next()).map(|_| is_visible(offset))
+}
+
 /// The volatile state of one ack cursor.
 #[derive(Debug)]
 pub struct Deliveries {
     /// Nothing from here on was delivered in this life.
     next: Offset,
-    /// Delivered before, and to be delivered again.
-    released: RoaringTreemap,
+    /// To be delivered again, or due.
+    returned: Returned,
     /// Not to be delivered before a time of day.
     waiting: BTreeSet<(Timestamp, Offset)>,
-    /// Those whose time has come, in that order.
-    due: VecDeque<Offset>,
     /// Those with a priority, fresh or to be delivered again. All that are fresh are `known`.
     lanes: Lanes,
     /// Those at or above `next` that are in one of the other places, or were deleted there.
     known: RoaringTreemap,
-    /// Released messages take turns: the next one is at or above this offset.
-    turn: u64,
-    /// Fresh messages and others take turns, too, so that one that fails for ever cannot keep the
-    /// others waiting; and of the others, those that are due and those that were released.
+    /// What lies from `next` up to here is `known`, or acked.
+    passed: Offset,
+    /// Fresh messages and others take turns, so that one that fails for ever cannot keep the others
+    /// waiting.
     fresh_first: bool,
-    due_first: bool,
     leases: Leases,
 }
 
@@ -65,14 +71,12 @@ impl Deliveries {
     pub fn new(floor: Offset) -> Deliveries {
         Deliveries {
             next: floor,
-            released: RoaringTreemap::new(),
+            returned: Returned::default(),
             waiting: BTreeSet::new(),
-            due: VecDeque::new(),
             lanes: Lanes::default(),
             known: RoaringTreemap::new(),
-            turn: 0,
+            passed: floor,
             fresh_first: false,
-            due_first: false,
             leases: Leases::default(),
         }
     }
@@ -87,9 +91,9 @@ impl Deliveries {
         deadline: Duration,
         mut is_visible: impl FnMut(Offset) -> bool,
     ) -> Option<(Offset, LeaseKey)> {
-        let offset = if let Some(offset) = self.take_urgent(acked, &mut is_visible) {
+        let offset = if let Some(offset) = self.take_urgent(acked, end, &mut is_visible) {
             offset
-        } else if self.released.is_empty() && self.due.is_empty() {
+        } else if self.returned.is_empty() {
             self.take_fresh(acked, end, &mut is_visible)?
         } else if self.fresh_first
             && let Some(offset) = self.take_fresh(acked, end, &mut is_visible)
@@ -98,7 +102,8 @@ impl Deliveries {
             offset
         } else {
             self.fresh_first = true;
-            match self.take_returning(acked, &mut is_visible) {
+            let returned = self.returned.take(&mut wanted(acked, &mut is_visible));
+            match returned {
                 Some(offset) => offset,
                 None => self.take_fresh(acked, end, &mut is_visible)?,
             }
@@ -111,14 +116,19 @@ impl Deliveries {
     fn take_urgent(
         &mut self,
         acked: &impl Acked,
+        end: Offset,
         is_visible: &mut impl FnMut(Offset) -> bool,
     ) -> Option<Offset> {
         if self.lanes.is_empty() {
             return None;
         }
-        self.lanes.take(&mut |offset| {
-            acked.next_unacked(offset, offset.next()).map(|_| is_visible(offset))
-        })
+        // Where all have a priority nobody else would ever pass over what is acked.
+        let unacked = acked.next_unacked(self.next, end).unwrap_or(end);
+        if unacked.0 - self.next.0 >= PASSED_AT_ONCE {
+            self.next = unacked;
+            self.known.remove_range(..unacked.0);
+        }
+        self.lanes.take(&mut wanted(acked, is_visible))
     }
 
     #[inline]
@@ -140,63 +150,6 @@ impl Deliveries {
             }
             self.known.remove_range(..self.next.0);
         }
-    }
-
-    fn take_returning(
-        &mut self,
-        acked: &impl Acked,
-        is_visible: &mut impl FnMut(Offset) -> bool,
-    ) -> Option<Offset> {
-        self.due_first = !self.due_first;
-        if self.due_first {
-            let found = self.take_due(acked, is_visible);
-            found.or_else(|| self.take_released(acked, is_visible))
-        } else {
-            let found = self.take_released(acked, is_visible);
-            found.or_else(|| self.take_due(acked, is_visible))
-        }
-    }
-
-    fn take_due(
-        &mut self,
-        acked: &impl Acked,
-        is_visible: &mut impl FnMut(Offset) -> bool,
-    ) -> Option<Offset> {
-        for _ in 0..self.due.len() {
-            let offset = self.due.pop_front()?;
-            if acked.next_unacked(offset, offset.next()).is_none() {
-                // It was deleted meanwhile.
-                continue;
-            }
-            if is_visible(offset) {
-                return Some(offset);
-            }
-            self.due.push_back(offset);
-        }
-        None
-    }
-
-    fn take_released(
-        &mut self,
-        acked: &impl Acked,
-        is_visible: &mut impl FnMut(Offset) -> bool,
-    ) -> Option<Offset> {
-        while !self.released.is_empty() {
-            let rank = match self.turn {
-                0 => 0,
-                turn => self.released.rank(turn - 1),
-            };
-            let found = self.released.select(rank).or_else(|| self.released.min())?;
-            self.turn = found + 1;
-            self.released.remove(found);
-            let offset = Offset(found);
-            // It may have been deleted meanwhile. If not, it was delivered before, and is visible:
-            // this tells the caller where it is.
-            if acked.next_unacked(offset, offset.next()).is_some() && is_visible(offset) {
-                return Some(offset);
-            }
-        }
-        None
     }
 
     /// A message has come that has a priority. Where it is to wait, too, that is said afterwards.
@@ -223,8 +176,8 @@ impl Deliveries {
         {
             self.waiting.pop_first();
             match acked.priority(offset) {
-                0 => self.due.push_back(offset),
-                priority => self.lanes.put_back(offset, priority),
+                0 => self.returned.come_due(offset),
+                priority => self.lanes.returned(priority).come_due(offset),
             }
             count += 1;
         }
@@ -256,12 +209,14 @@ impl Deliveries {
     /// nothing else was delivered behind it. To be called for the last one first.
     pub fn take_back(&mut self, key: LeaseKey, acked: &impl Acked) {
         let Some(offset) = self.leases.end(key) else { return };
-        if acked.priority(offset) > 0 {
-            self.put(offset, Timestamp(0), acked);
+        let priority = acked.priority(offset);
+        if priority > 0 {
+            self.lanes.insert(offset, priority);
         } else if offset < self.next && acked.next_unacked(offset.next(), self.next).is_none() {
             self.next = offset;
+            self.passed = self.passed.min(offset);
         } else {
-            self.released.insert(offset.0);
+            self.returned.release(offset);
         }
     }
 
@@ -273,10 +228,20 @@ impl Deliveries {
         acked: &impl Acked,
     ) -> Option<LeaseKey> {
         let was_there = match acked.priority(offset) {
-            0 => self.released.remove(offset.0),
-            priority => self.lanes.remove_returned(offset, priority),
+            0 => self.returned.remove_released(offset),
+            priority => self.lanes.remove_released(offset, priority),
         };
         was_there.then(|| self.leases.grant(offset, deadline))
+    }
+
+    /// The number of the last lease.
+    pub fn last_number(&self) -> u64 {
+        self.leases.tokens()
+    }
+
+    /// Has all leases from now on have higher numbers.
+    pub fn number_above(&mut self, number: u64) {
+        self.leases.count_from(number);
     }
 
     /// Says whose lease it is, of those who hold so many at most.
@@ -299,58 +264,61 @@ impl Deliveries {
     pub fn put(&mut self, offset: Offset, due: Timestamp, acked: &impl Acked) {
         match acked.priority(offset) {
             _ if due != Timestamp(0) => self.defer(offset, due),
-            0 => drop(self.released.insert(offset.0)),
-            priority => self.lanes.put_back(offset, priority),
+            0 => self.returned.release(offset),
+            priority => self.lanes.returned(priority).release(offset),
         }
     }
 
     /// Messages that could be delivered now: those of the lowest priority first, and of one the oldest
     /// first.
-    pub fn ready<'a>(&'a self, acked: &'a impl Acked, end: Offset) -> impl Iterator<Item = Offset> {
-        let unacked = |offset: &Offset| acked.next_unacked(*offset, offset.next()).is_some();
-        let mut due: Vec<Offset> = self.due.iter().copied().collect();
-        due.sort_unstable();
-        let mut due = due.into_iter().peekable();
-        let mut released = self.released.iter().map(Offset).peekable();
-        let mut released = std::iter::from_fn(move || match (due.peek(), released.peek()) {
-            (Some(due_one), Some(released_one)) if due_one > released_one => released.next(),
-            (Some(_), _) => due.next(),
-            (None, _) => released.next(),
-        })
-        .filter(unacked)
-        .peekable();
-        let mut next = self.next;
-        let plain = std::iter::from_fn(move || {
-            let mut fresh = acked.next_unacked(next, end);
-            while let Some(offset) = fresh.filter(|offset| self.known.contains(offset.0)) {
+    pub fn ready<'a>(
+        &'a mut self,
+        acked: &'a impl Acked,
+        end: Offset,
+    ) -> impl Iterator<Item = Offset> {
+        let known = move |known: &RoaringTreemap, from| {
+            acked.next_unacked(from, end).filter(|offset| known.contains(offset.0))
+        };
+        // Each is walked past once, however often this is asked.
+        self.passed = self.passed.max(self.next);
+        while let Some(offset) = known(&self.known, self.passed) {
+            self.passed = offset.next();
+        }
+        let this = &*self;
+        let mut next = this.passed;
+        let fresh = std::iter::from_fn(move || {
+            while let Some(offset) = known(&this.known, next) {
                 next = offset.next();
-                fresh = acked.next_unacked(next, end);
             }
-            match (released.peek(), fresh) {
-                (Some(released), Some(fresh)) if *released > fresh => {}
-                (Some(_), _) => return released.next(),
-                (None, _) => {}
-            }
-            next = fresh?.next();
-            fresh
+            let fresh = acked.next_unacked(next, end)?;
+            next = fresh.next();
+            Some(fresh)
         });
-        plain.chain(self.lanes.iter().filter(unacked))
+        let plain = merge(this.returned.iter(), fresh);
+        let unacked = |offset: &Offset| acked.next_unacked(*offset, offset.next()).is_some();
+        plain.chain(this.lanes.iter()).filter(unacked)
     }
 
     /// Messages are gone, wherever they were.
     pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
         if !self.waiting.is_empty() {
-            let gone = |offset: &Offset| {
-                let at = ranges.partition_point(|range| range.end <= offset.0);
-                ranges.get(at).is_some_and(|range| range.contains(&offset.0))
-            };
-            self.waiting.retain(|(_, offset)| !gone(offset));
+            self.waiting.retain(|(_, offset)| !is_in(ranges, *offset));
+        }
+        self.returned.forget_all(ranges);
+        if !self.lanes.is_empty() {
+            self.lanes.forget_all(ranges);
+        }
+        for range in ranges {
+            self.known.remove_range(range.clone());
         }
     }
 
-    /// A message that was to wait is gone.
-    pub fn forget_waiting(&mut self, offset: Offset, due: Timestamp) {
+    /// One message is gone, which was to wait if it has a time.
+    pub fn forget_one(&mut self, offset: Offset, due: Timestamp) {
         self.waiting.remove(&(due, offset));
+        self.returned.remove_released(offset);
+        self.lanes.forget(offset);
+        self.known.remove(offset.0);
     }
 
     /// Moves a lease's deadline. `false` if the lease does not hold at `now`.

@@ -8,8 +8,11 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{Acked, Deliveries};
-use crate::ids::{Offset, Timestamp};
+use super::{Acked, Deliveries, PASSED_AT_ONCE};
+use crate::{
+    ids::{Offset, Timestamp},
+    store::AckSet,
+};
 
 /// The acks of a plain model, and the priorities that are not 0.
 #[derive(Default)]
@@ -232,7 +235,7 @@ proptest! {
                     if !acks.0.contains(&offset) {
                         waiting.push((offset, now + by));
                     } else {
-                        deliveries.forget_waiting(Offset(offset), due);
+                        deliveries.forget_one(Offset(offset), due);
                     }
                 }
                 Step::Delete(n) if end > 0 => {
@@ -240,7 +243,7 @@ proptest! {
                     acks.0.insert(offset);
                     if let Some(at) = waiting.iter().position(|it| it.0 == offset) {
                         let (_, due) = waiting.remove(at);
-                        deliveries.forget_waiting(Offset(offset), Timestamp(due));
+                        deliveries.forget_one(Offset(offset), Timestamp(due));
                     }
                 }
                 Step::Extend(n, by) if !leased.is_empty() => {
@@ -313,4 +316,91 @@ fn how_many_messages_are_looked_at_for_one_does_not_depend_on_how_many_there_are
         rounds.max().expect("there are some")
     };
     assert_eq!(looks(100), looks(10_000));
+}
+
+#[test]
+fn a_lease_that_is_taken_back_leaves_the_order_of_its_priority_as_it_was() {
+    let (mut deliveries, mut acks) = (Deliveries::new(Offset(0)), Acks::default());
+    for offset in 0..4 {
+        acks.1.insert(offset, 7);
+        deliveries.prioritize(Offset(offset), 7);
+    }
+    for expected in 0..4 {
+        let (offset, key) = lease(&mut deliveries, &acks, 4).expect("it is there");
+        assert_eq!(offset, expected);
+        deliveries.take_back(key, &acks);
+        assert_eq!(lease(&mut deliveries, &acks, 4).map(|it| it.0), Some(expected));
+    }
+}
+
+#[test]
+fn those_of_one_priority_that_have_waited_come_in_the_order_in_which_they_are_due() {
+    let (mut deliveries, mut acks) = (Deliveries::new(Offset(0)), Acks::default());
+    for (offset, due) in [(0, 3), (1, 1), (2, 2)] {
+        acks.1.insert(offset, 7);
+        deliveries.prioritize(Offset(offset), 7);
+        deliveries.defer(Offset(offset), Timestamp(due));
+    }
+    assert_eq!(deliveries.release_due(Timestamp(3), &acks), 3);
+    let got = std::iter::from_fn(|| lease(&mut deliveries, &acks, 3)).map(|it| it.0);
+    assert_eq!(got.collect::<Vec<_>>(), [1, 2, 0]);
+}
+
+#[test]
+fn what_is_known_of_messages_with_a_priority_is_forgotten_with_them() {
+    let rounds = 10_000;
+    let prioritize = |deliveries: &mut Deliveries, acks: &mut AckSet, offset| {
+        acks.prioritize(offset..offset + 1, 7);
+        deliveries.prioritize(Offset(offset), 7);
+    };
+    // Each is acked before the next one comes, or while more are there.
+    for ahead in [0, 100] {
+        let (mut deliveries, mut acks) = (Deliveries::new(Offset(0)), AckSet::default());
+        (0..ahead).for_each(|offset| prioritize(&mut deliveries, &mut acks, offset));
+        for offset in ahead..rounds {
+            prioritize(&mut deliveries, &mut acks, offset);
+            let end = Offset(offset + 1);
+            let (offset, key) =
+                deliveries.lease_next(&acks, end, at(10), |_| true).expect("it is there");
+            deliveries.settle(key);
+            acks.ack(offset.0..offset.0 + 1);
+        }
+        assert!(deliveries.known.len() <= ahead + PASSED_AT_ONCE, "{}", deliveries.known.len());
+    }
+    // The oldest make room, and nobody takes any.
+    let (mut deliveries, mut acks) = (Deliveries::new(Offset(0)), AckSet::default());
+    for offset in 0..rounds {
+        prioritize(&mut deliveries, &mut acks, offset);
+        if let Some(dropped) = offset.checked_sub(10) {
+            let end = Offset(offset + 1);
+            assert_eq!(deliveries.ready(&acks, end).next(), Some(Offset(dropped)));
+            acks.ack(dropped..dropped + 1);
+            deliveries.forget_all(std::slice::from_ref(&(dropped..dropped + 1)));
+        }
+    }
+    assert_eq!(deliveries.known.len(), 10);
+    assert_eq!(deliveries.lanes.iter().count(), 10);
+}
+
+#[test]
+fn those_that_could_be_delivered_are_sorted_by_priority_and_age() {
+    let (mut deliveries, mut acks) = (Deliveries::new(Offset(0)), Acks::default());
+    for (offset, priority) in [(0, 5), (1, 5), (3, 2), (6, 2)] {
+        acks.1.insert(offset, priority);
+        deliveries.prioritize(Offset(offset), priority);
+    }
+    deliveries.defer(Offset(5), Timestamp(1));
+    deliveries.defer(Offset(6), Timestamp(1));
+    deliveries.defer(Offset(8), Timestamp(9));
+    deliveries.release_due(Timestamp(1), &acks);
+    for _ in 0..2 {
+        let ready: Vec<u64> = deliveries.ready(&acks, Offset(9)).map(|it| it.0).collect();
+        assert_eq!(ready, [2, 4, 5, 7, 3, 6, 0, 1]);
+    }
+    // A lease that is taken back makes what it had fresh again.
+    let mut keys: Vec<_> = std::iter::from_fn(|| lease(&mut deliveries, &acks, 9)).collect();
+    let at = keys.iter().position(|it| it.0 == 7).expect("all are there");
+    deliveries.take_back(keys.swap_remove(at).1, &acks);
+    let ready: Vec<u64> = deliveries.ready(&acks, Offset(9)).map(|it| it.0).collect();
+    assert_eq!(ready, [7]);
 }

@@ -193,7 +193,7 @@ impl Consumer {
             let outcome = core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now())?;
             let committing = Committing::of(outcome, || true);
             if matches!(committing, Committing::Done(..)) {
-                core.consumption(cursor)?.deliveries.forget_waiting(offset, due);
+                core.consumption(cursor)?.deliveries.forget_one(offset, due);
                 core.note_deleted(cursor);
             }
             Ok(committing)

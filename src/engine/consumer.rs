@@ -85,7 +85,7 @@ impl Consumer {
         let mut core = shared.lock_open()?;
         let origin: Arc<str> = origin.into();
         let is_ordered = delivering.is_ordered;
-        let (turn, latencies) = core.begin_consuming(cursor, log, (retry, is_ordered), &origin)?;
+        let (turn, latencies) = core.begin_consuming(cursor, log, delivering, &origin)?;
         let watch = core.watch(std::iter::once(log), is_queue);
         let seat = Seat::of(engine, &mut core, cursor, delivering)?;
         let wakes = core.take_wakes();

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     delivery::{Deliveries, Groups, LeaseKey, Retry},
     error::Result,
+    format::entity::Delivering,
     ids::{CursorId, LogId, Offset, Timestamp},
     prims::Mutex,
     store::Store,
@@ -37,6 +38,8 @@ pub struct Consumption {
     pub latencies: Arc<Histograms>,
     /// Where those wait who want to send to a queue that is full, once there was one.
     pub room: Option<Arc<Watch>>,
+    /// Whether messages are dropped that are not on lease, so that there is room.
+    pub drops_oldest: bool,
     /// How much its messages weigh, if it may hold so many bytes only.
     pub weights: Option<Weights>,
     pub alarms: Vec<Alarm>,
@@ -78,26 +81,27 @@ impl Core {
         &mut self,
         cursor: CursorId,
         log: LogId,
-        (retry, is_ordered): (Retry, bool),
+        delivering: &Delivering,
         origin: &Arc<str>,
     ) -> Result<(Arc<Mutex<()>>, Arc<Histograms>)> {
         let (_, first) = self.store.bounds(log).ok_or_else(deleted)?;
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
         let consumption = self.consumers.entry(cursor).or_insert_with(|| {
             let mut deliveries = Deliveries::new(acks.floor());
+            deliveries.number_above(self.leases_deleted);
             for (offset, priority) in acks.prioritized() {
                 deliveries.prioritize(offset, priority);
             }
             for (offset, due) in acks.deferred(acks.floor()) {
                 deliveries.defer(offset, due);
             }
-            let (groups, turn) = (is_ordered.then(Groups::default), Arc::default());
+            let (groups, turn) = (delivering.is_ordered.then(Groups::default), Arc::default());
             let origin = Arc::clone(origin);
             let (counts, alarms) = (Counts::default(), Vec::new());
             Consumption {
                 log,
                 deliveries,
-                retry,
+                retry: Retry::of(delivering),
                 groups,
                 turn,
                 origin,
@@ -105,6 +109,7 @@ impl Core {
                 first,
                 latencies: Arc::default(),
                 room: None,
+                drops_oldest: delivering.limit.is_some_and(|limit| limit.drops_oldest),
                 weights: None,
                 alarms,
                 ages: Ages::default(),
@@ -193,6 +198,15 @@ impl Core {
         }
     }
 
+    /// A message is not on lease any more. Where the oldest make room, it can be dropped now.
+    pub fn note_returned(&mut self, cursor: CursorId) {
+        if let Some(consumption) = self.consumers.get(&cursor)
+            && consumption.drops_oldest
+        {
+            consumption.note_room(&mut self.wakes, 1);
+        }
+    }
+
     /// Begins to wait for room in a queue.
     pub fn wait_for_room(&mut self, cursor: CursorId) -> Option<Waiting> {
         let consumption = self.consumers.get_mut(&cursor)?;
@@ -208,6 +222,7 @@ impl Core {
             let log = consumption.log;
             self.wake_or_arm(cursor, log, due);
             self.note_seats(cursor);
+            self.note_returned(cursor);
         }
     }
 
@@ -233,6 +248,7 @@ impl Core {
             let log = consumption.log;
             self.wake_one(log);
             self.note_seats(cursor);
+            self.note_returned(cursor);
         }
     }
 

@@ -3,7 +3,11 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use super::{
-    consumption::Consumption, fate::Failing, time::SteadyClock, wait::Watch, watching::Ring,
+    consumption::Consumption,
+    fate::Failing,
+    time::SteadyClock,
+    wait::Watch,
+    watching::{Alarm, Ring},
 };
 use crate::{
     config::{Config, Durability},
@@ -26,9 +30,13 @@ pub struct Core {
     timers: Vec<(Duration, CursorId)>,
     /// Calls that are due, too.
     pub(super) rings: Vec<Ring>,
+    /// Watches that have ended. What their functions hold may want the core when it is dropped.
+    ended: Vec<Alarm>,
     /// Consumers of which a level is watched, and how often one was.
     pub(super) alarmed: Vec<CursorId>,
     pub(super) alarms: u64,
+    /// The highest number of a lease of what was deleted: something else may have its name.
+    pub(super) leases_deleted: u64,
     /// Whether any queue is weighed.
     pub(super) weighs: bool,
     /// Deliveries that have ended without being settled.
@@ -73,8 +81,10 @@ impl Core {
             wakes: Vec::new(),
             timers: Vec::new(),
             rings: Vec::new(),
+            ended: Vec::new(),
             alarmed: Vec::new(),
             alarms: 0,
+            leases_deleted: 0,
             weighs: false,
             failing: Failing::new(chance),
             clock,
@@ -154,13 +164,15 @@ impl Core {
         if !self.alarmed.is_empty() {
             self.check_alarms();
         }
-        if self.wakes.is_empty() && self.timers.is_empty() && self.rings.is_empty() {
+        let has_calls = !self.rings.is_empty() || !self.ended.is_empty();
+        if self.wakes.is_empty() && self.timers.is_empty() && !has_calls {
             return Wakes(None);
         }
         Wakes(Some(Box::new(Waking {
             watches: mem::take(&mut self.wakes),
             timers: mem::take(&mut self.timers),
             rings: mem::take(&mut self.rings),
+            ended: mem::take(&mut self.ended),
         })))
     }
 
@@ -210,7 +222,7 @@ impl Core {
 
     /// Something was deleted: whoever waits for it is told.
     pub fn forget_deleted(&mut self) {
-        let Core { consumers, watches, wakes, store, .. } = self;
+        let Core { consumers, watches, wakes, store, ended, leases_deleted, .. } = self;
         consumers.retain(|cursor, consumption| {
             let stays = store.floor(*cursor).is_some();
             if !stays && let Some(watched) = watches.get(&consumption.log) {
@@ -220,6 +232,8 @@ impl Core {
             if !stays {
                 let others = consumption.room.iter().chain(consumption.seats.watches());
                 wakes.extend(others.map(|watch| (Arc::clone(watch), usize::MAX)));
+                ended.append(&mut consumption.alarms);
+                *leases_deleted = consumption.deliveries.last_number().max(*leases_deleted);
             }
             stays
         });
@@ -320,6 +334,7 @@ struct Waking {
     watches: Vec<(Arc<Watch>, usize)>,
     timers: Vec<(Duration, CursorId)>,
     rings: Vec<Ring>,
+    ended: Vec<Alarm>,
 }
 
 impl Wakes {
@@ -337,6 +352,7 @@ impl Wakes {
             watch.wake(most);
         }
         waking.rings.into_iter().for_each(Ring::ring);
+        drop(waking.ended);
     }
 }
 

@@ -169,6 +169,7 @@ impl Core {
             }
             Ok(Fate::Gone) | Err(_) => self.end_turn(cursor, offset),
         }
+        self.note_returned(cursor);
     }
 
     pub fn has_lapsed(&self) -> bool {

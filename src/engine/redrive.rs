@@ -235,9 +235,8 @@ impl<'a> Redrive<'a> {
             if matches!(committing, Committing::Done(..)) {
                 let cursor = self.consumer.cursor;
                 for (it, _) in &moving {
-                    if let Some(due) = it.due() {
-                        core.consumption(cursor)?.deliveries.forget_waiting(it.offset(), due);
-                    }
+                    let due = it.due().unwrap_or_default();
+                    core.consumption(cursor)?.deliveries.forget_one(it.offset(), due);
                 }
                 core.note_deleted(cursor);
             }

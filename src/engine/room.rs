@@ -80,8 +80,10 @@ impl Core {
         }
         let weights = consumption.weights.as_ref();
         let weight = |offset: &Offset| weights.map_or(0, |weights| weights.of(*offset));
-        let depth = acks.unacked(end).saturating_sub(acked.len() as u64);
-        let bytes = weights.map_or(0, Weights::sum) - acked.iter().map(weight).sum::<u64>();
+        // One that was deleted while it was on lease makes no room once more.
+        let acked = || acked.iter().filter(|offset| !acks.is_acked(**offset));
+        let depth = acks.unacked(end) - acked().count() as u64;
+        let bytes = weights.map_or(0, Weights::sum) - acked().map(weight).sum::<u64>();
         let mut excess = Excess {
             messages: (depth + load.messages).saturating_sub(most),
             bytes: (bytes + load.bytes).saturating_sub(most_bytes),
@@ -92,7 +94,7 @@ impl Core {
         if !limit.drops_oldest || load.messages > most {
             return Err(full(limit));
         }
-        let deliveries = &consumption.deliveries;
+        let deliveries = &mut consumption.deliveries;
         let ready = deliveries.ready(acks, end);
         let mut dropped: Vec<Offset> = ready.take_while(|it| excess.drop(weight(it))).collect();
         dropped.sort_unstable();
@@ -169,7 +171,15 @@ impl Queue {
                 (Err(error), Some(waiting)) if error.kind() == ErrorKind::QueueFull => {
                     Ok(Attempt::Wait(waiting))
                 }
-                (Err(error), _) => Err(error),
+                (Err(error), _) => {
+                    // The room that there may be is for the next one.
+                    let mut core = shared.lock();
+                    core.note_room(self.cursor(), 1);
+                    let wakes = core.take_wakes();
+                    drop(core);
+                    shared.wake(wakes);
+                    Err(error)
+                }
             }
         })?;
         let Some((offset, end)): Option<(Offset, Lsn)> = sent else {

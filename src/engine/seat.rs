@@ -4,7 +4,13 @@
 //! A handle, with all its clones and its deliveries, is one consumer, and has a *seat*. Where neither
 //! matters there are no seats.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use super::{
     consumer::Consumer,
@@ -29,6 +35,10 @@ pub struct Seat {
     is_exclusive: bool,
     /// How many deliveries it may hold.
     most: u64,
+    /// Where it waits while another one is active.
+    standby: Arc<Watch>,
+    /// Its place among those who stand by. Changed with the core in hand.
+    place: AtomicU64,
 }
 
 /// The consumers of one cursor.
@@ -36,15 +46,41 @@ pub struct Seat {
 pub struct Seats {
     given: SeatId,
     active: Option<SeatId>,
-    /// Where those wait who are not active, and those who hold as much as they may.
-    standby: Option<Arc<Watch>>,
+    /// Where those wait who are not active: those first who have waited longest.
+    standby: BTreeMap<u64, (SeatId, Arc<Watch>)>,
+    places: u64,
+    /// Where those wait who hold as much as they may.
     pub sated: Option<Arc<Watch>>,
 }
 
 impl Seats {
     /// Where anyone waits.
     pub fn watches(&self) -> impl Iterator<Item = &Arc<Watch>> {
-        self.standby.iter().chain(&self.sated)
+        self.standby.values().map(|(_, watch)| watch).chain(&self.sated)
+    }
+
+    /// Begins to wait until another one is not active any more.
+    fn stand_by(&mut self, seat: &Seat) -> Waiting {
+        if !seat.standby.has_waiters() {
+            self.standby.remove(&seat.place.load(Ordering::Relaxed));
+            self.places += 1;
+            seat.place.store(self.places, Ordering::Relaxed);
+            self.standby.insert(self.places, (seat.number, Arc::clone(&seat.standby)));
+        }
+        seat.standby.begin()
+    }
+
+    /// A consumer is gone. Says who is to look, if another one is active by that: all who wait for that
+    /// one, and nobody who comes by takes its place.
+    fn leave(&mut self, seat: &Seat) -> Option<Arc<Watch>> {
+        self.standby.remove(&seat.place.load(Ordering::Relaxed));
+        if self.active != Some(seat.number) {
+            return None;
+        }
+        let next = self.standby.iter().find(|(_, (_, watch))| watch.has_waiters());
+        let next = next.map(|(place, _)| *place).and_then(|place| self.standby.remove(&place));
+        self.active = next.as_ref().map(|(number, _)| *number);
+        next.map(|(_, watch)| watch)
     }
 }
 
@@ -69,7 +105,8 @@ impl Seat {
         let seats = &mut core.consumption(cursor)?.seats;
         seats.given += 1;
         let (engine, number) = (engine.clone(), seats.given);
-        Ok(Arc::new(Seat { engine, cursor, number, is_exclusive, most }))
+        let (standby, place) = (Arc::default(), AtomicU64::new(0));
+        Ok(Arc::new(Seat { engine, cursor, number, is_exclusive, most, standby, place }))
     }
 
     pub fn number(&self) -> SeatId {
@@ -84,7 +121,7 @@ impl Drop for Seat {
         }
         let shared = self.engine.shared();
         let mut core = shared.lock();
-        core.leave(self.cursor, self.number);
+        core.leave(self);
         let wakes = core.take_wakes();
         drop(core);
         shared.wake(wakes);
@@ -97,7 +134,7 @@ impl Core {
         let consumption = self.consumption(seat.cursor)?;
         let seats = &mut consumption.seats;
         if seat.is_exclusive && *seats.active.get_or_insert(seat.number) != seat.number {
-            return Ok(Err(seats.standby.get_or_insert_default().begin()));
+            return Ok(Err(seats.stand_by(seat)));
         }
         let room = seat.most.saturating_sub(consumption.deliveries.held_by(seat.number));
         if room > 0 {
@@ -118,17 +155,10 @@ impl Core {
         }
     }
 
-    /// A consumer is gone: another one may be active.
-    fn leave(&mut self, cursor: CursorId, number: SeatId) {
-        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
-        let seats = &mut consumption.seats;
-        if seats.active == Some(number) {
-            seats.active = None;
-            if let Some(standby) = &seats.standby
-                && standby.has_waiters()
-            {
-                self.wakes.push((Arc::clone(standby), 1));
-            }
+    fn leave(&mut self, seat: &Seat) {
+        let consumption = self.consumers.get_mut(&seat.cursor);
+        if let Some(next) = consumption.and_then(|it| it.seats.leave(seat)) {
+            self.wakes.push((next, usize::MAX));
         }
     }
 }

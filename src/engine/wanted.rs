@@ -117,11 +117,16 @@ impl Wanted {
         let wanted = self.delivering(grave);
         let same = |is_given: bool, same: bool| !is_given || same;
         let dead = |it: &Delivering| it.dead_letters;
+        let messages = |it: &Delivering| it.limit.and_then(|limit| limit.messages);
+        let bytes = |it: &Delivering| it.limit.and_then(|limit| limit.bytes);
+        let drops = |it: &Delivering| it.limit.is_some_and(|limit| limit.drops_oldest);
         same(self.lease.is_some(), wanted.lease_ms == there.lease_ms)
             && same(self.delay.is_some(), wanted.delay_ms == there.delay_ms)
             && same(self.backoff.is_some(), wanted.backoff == there.backoff)
             && same(self.life.is_some(), wanted.life_ms == there.life_ms)
-            && same(self.messages_max.or(self.bytes_max).is_some(), wanted.limit == there.limit)
+            && same(self.messages_max.is_some(), messages(&wanted) == messages(there))
+            && same(self.bytes_max.is_some(), bytes(&wanted) == bytes(there))
+            && same(self.overflow.is_some(), drops(&wanted) == drops(there))
             && same(self.is_ordered.is_some(), wanted.is_ordered == there.is_ordered)
             && same(self.is_exclusive.is_some(), wanted.is_exclusive == there.is_exclusive)
             && same(

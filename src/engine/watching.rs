@@ -220,7 +220,10 @@ impl fmt::Debug for LevelWatch {
 impl Drop for LevelWatch {
     fn drop(&mut self) {
         let mut core = self.consumer.shared().lock();
-        core.end_alarm(self.consumer.cursor, self.number);
+        let ended = core.end_alarm(self.consumer.cursor, self.number);
+        // What the application's function holds may be the last handle: it wants the core, too.
+        drop(core);
+        drop(ended);
     }
 }
 
@@ -291,13 +294,14 @@ impl Core {
         Ok(number)
     }
 
-    fn end_alarm(&mut self, cursor: CursorId, number: u64) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            consumption.alarms.retain(|alarm| alarm.number != number);
-            if consumption.alarms.is_empty() {
-                self.alarmed.retain(|it| *it != cursor);
-            }
+    fn end_alarm(&mut self, cursor: CursorId, number: u64) -> Option<Alarm> {
+        let alarms = &mut self.consumers.get_mut(&cursor)?.alarms;
+        let at = alarms.iter().position(|alarm| alarm.number == number)?;
+        let ended = alarms.remove(at);
+        if alarms.is_empty() {
+            self.alarmed.retain(|it| *it != cursor);
         }
+        Some(ended)
     }
 
     /// Finds the levels that were crossed since this was last done.

@@ -1,0 +1,121 @@
+//! Messages of one priority that are to be delivered once more, or were to wait first.
+//!
+//! Those that were released take turns, the next one being the one behind the last; those that have come
+//! due are served in that order; and both take turns with each other.
+
+use std::{collections::VecDeque, iter, ops::Range};
+
+use roaring::RoaringTreemap;
+
+use crate::ids::Offset;
+
+#[derive(Debug, Default)]
+pub struct Returned {
+    released: RoaringTreemap,
+    /// Those whose time has come, in that order.
+    due: VecDeque<Offset>,
+    /// The next one that was released is at or above this offset.
+    turn: u64,
+    due_first: bool,
+}
+
+/// Whether an offset lies in one of some ranges, which are sorted.
+pub fn is_in(ranges: &[Range<u64>], offset: Offset) -> bool {
+    let at = ranges.partition_point(|range| range.end <= offset.0);
+    ranges.get(at).is_some_and(|range| range.contains(&offset.0))
+}
+
+impl Returned {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.released.is_empty() && self.due.is_empty()
+    }
+
+    pub fn release(&mut self, offset: Offset) {
+        self.released.insert(offset.0);
+    }
+
+    pub fn come_due(&mut self, offset: Offset) {
+        self.due.push_back(offset);
+    }
+
+    /// Takes one that was released.
+    pub fn remove_released(&mut self, offset: Offset) -> bool {
+        self.released.remove(offset.0)
+    }
+
+    /// Messages are gone.
+    pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
+        for range in ranges {
+            self.released.remove_range(range.clone());
+        }
+        if !self.due.is_empty() {
+            self.due.retain(|offset| !is_in(ranges, *offset));
+        }
+    }
+
+    /// Takes the next message for which `is_wanted` says `true`; one for which it says `None` is gone,
+    /// and one for which it says `false` is not visible yet.
+    pub fn take(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
+        self.due_first = !self.due_first;
+        if self.due_first {
+            self.take_due(is_wanted).or_else(|| self.take_released(is_wanted))
+        } else {
+            self.take_released(is_wanted).or_else(|| self.take_due(is_wanted))
+        }
+    }
+
+    fn take_due(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
+        for _ in 0..self.due.len() {
+            let offset = self.due.pop_front()?;
+            match is_wanted(offset) {
+                Some(true) => return Some(offset),
+                // It is not durable yet; those behind it may be.
+                Some(false) => self.due.push_back(offset),
+                None => {}
+            }
+        }
+        None
+    }
+
+    fn take_released(
+        &mut self,
+        is_wanted: &mut impl FnMut(Offset) -> Option<bool>,
+    ) -> Option<Offset> {
+        while !self.released.is_empty() {
+            let rank = match self.turn {
+                0 => 0,
+                turn => self.released.rank(turn - 1),
+            };
+            let found = self.released.select(rank).or_else(|| self.released.min())?;
+            self.turn = found + 1;
+            self.released.remove(found);
+            // It may have been deleted meanwhile. If not, it was delivered before, and is visible:
+            // this tells the caller where it is.
+            if is_wanted(Offset(found)) == Some(true) {
+                return Some(Offset(found));
+            }
+        }
+        None
+    }
+
+    /// All of them, the oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = Offset> {
+        let mut due: Vec<Offset> = self.due.iter().copied().collect();
+        due.sort_unstable();
+        merge(due.into_iter(), self.released.iter().map(Offset))
+    }
+}
+
+/// The offsets of two that are sorted, and have none in common, in their order.
+pub fn merge(
+    one: impl Iterator<Item = Offset>,
+    other: impl Iterator<Item = Offset>,
+) -> impl Iterator<Item = Offset> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    iter::from_fn(move || match (one.peek(), other.peek()) {
+        (Some(a), Some(b)) if a > b => other.next(),
+        (Some(_), _) => one.next(),
+        (None, _) => other.next(),
+    })
+}
