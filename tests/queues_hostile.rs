@@ -573,6 +573,52 @@ fn of_several_limits_those_are_compared_that_are_given() {
     assert_eq!(kind(build().max_bytes(100).overflow(Overflow::Reject).create()), there);
 }
 
+/// A queue with a limit in bytes, in a segment, and the engine closed.
+fn weighed() -> SimDisk {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("q").max_bytes(1 << 30).create().unwrap();
+    queue.send_batch((0..100).map(|_| vec![1; 100])).unwrap();
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    disk
+}
+
+#[test]
+fn a_damaged_segment_does_not_keep_a_queue_with_a_limit_in_bytes_from_being_opened() {
+    let disk = weighed();
+    let segment = disk.files().into_iter().find(|it| it.starts_with("store/segments")).unwrap();
+    let mut content = disk.content(&segment).unwrap();
+    content[9] ^= 1;
+    disk.plant(&segment, Some(content));
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    queue.send(&[1; 10]).unwrap();
+    assert_eq!(queue.purge().unwrap(), 101);
+    assert_eq!(queue.bytes().unwrap(), Some(0));
+}
+
+#[test]
+fn an_error_while_bytes_are_counted_is_told_and_makes_no_queue_lighter() {
+    let disk = weighed();
+    let mut errors = 0;
+    for call in 0.. {
+        let engine = small_options().sim(&disk).open("store").unwrap();
+        let before = disk.calls();
+        disk.fail_call(before + call, 5, false);
+        let opened = engine.queue("q").open();
+        let was_met = disk.calls() - before > call;
+        disk.heal();
+        errors += u64::from(opened.is_err());
+        let queue = opened.or_else(|_| engine.queue("q").open()).unwrap();
+        assert_eq!(queue.bytes().unwrap(), Some(10_000), "call {call}");
+        engine.close().unwrap();
+        if !was_met {
+            break;
+        }
+    }
+    assert!(errors > 10, "no read has failed");
+}
+
 // Consumers that are told apart.
 
 #[test]

@@ -82,7 +82,7 @@ impl Core {
         let weight = |offset: &Offset| weights.map_or(0, |weights| weights.of(*offset));
         // One that was deleted while it was on lease makes no room once more.
         let acked = || acked.iter().filter(|offset| !acks.is_acked(**offset));
-        let depth = acks.unacked(end) - acked().count() as u64;
+        let depth = acks.unacked(end).saturating_sub(acked().count() as u64);
         let bytes = weights.map_or(0, Weights::sum) - acked().map(weight).sum::<u64>();
         let mut excess = Excess {
             messages: (depth + load.messages).saturating_sub(most),

@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, ops::Range};
 use roaring::RoaringBitmap;
 
 use crate::{
+    config::PRIORITY_MAX,
     format::{Malformed, meta::ChunkState},
     ids::{CursorId, Offset, Timestamp},
 };
@@ -64,6 +65,13 @@ impl Chunk {
 fn number(digits: &[RoaringBitmap], low: u32) -> u32 {
     let digit = |(n, digit): (usize, &RoaringBitmap)| u32::from(digit.contains(low)) << n;
     digits.iter().enumerate().map(digit).sum()
+}
+
+/// Whether any of them is no priority: of those from 8 on there are but 8 and 9.
+fn has_impossible(priorities: &[RoaringBitmap]) -> bool {
+    const { assert!(PRIORITY_MAX == 9) };
+    let [_, two, four, eight, ..] = priorities else { return false };
+    !eight.is_disjoint(two) || !eight.is_disjoint(four)
 }
 
 /// Sets that of a range.
@@ -372,6 +380,9 @@ impl AckSet {
             all.iter().map(|bytes| bitmap(bytes)).collect()
         };
         let (attempts, priorities) = (digits(&state.attempts)?, digits(&state.priorities)?);
+        if has_impossible(&priorities) {
+            return Err(Malformed("an impossible priority"));
+        }
         let due = state.due.iter().copied().collect();
         let chunk = Chunk { acked: bitmap(&state.acked)?, attempts, priorities, due, dirty: false };
         self.above += chunk.acked.len();

@@ -212,3 +212,21 @@ fn what_is_not_acked_is_told_in_ranges() {
         assert!(range.filter(|offset| !plain.contains(offset)).eq(told));
     }
 }
+
+#[test]
+fn a_metalog_with_an_impossible_priority_is_refused() {
+    let mut acks = AckSet::new(Offset(0));
+    acks.prioritize(0..70_000, 9);
+    acks.prioritize(5..6, 8);
+    acks.prioritize(7..8, 7);
+    let chunks = acks.capture(CURSOR, true);
+    for chunk in &chunks {
+        AckSet::default().restore(chunk).expect("they are possible");
+    }
+    for digit in [1, 2] {
+        let mut chunk = chunks[0].clone();
+        // Of what has 8, none may have 2 or 4, too.
+        chunk.priorities[digit] = chunk.priorities[3].clone();
+        assert!(AckSet::default().restore(&chunk).is_err());
+    }
+}
