@@ -211,10 +211,13 @@ impl AckSet {
         None
     }
 
-    /// The offset behind all that were acked.
+    /// The offset behind all that were acked, or of which anything else is said.
     pub fn end(&self) -> Offset {
         let last = |(index, chunk): (&u64, &Chunk)| {
-            chunk.acked.max().map(|low| index * CHUNK_OFFSETS + u64::from(low) + 1)
+            let digits = chunk.attempts.iter().chain(&chunk.priorities);
+            let bits = digits.chain([&chunk.acked]).filter_map(RoaringBitmap::max);
+            let due = chunk.due.last_key_value().map(|(low, _)| u32::from(*low));
+            bits.chain(due).max().map(|low| index * CHUNK_OFFSETS + u64::from(low) + 1)
         };
         Offset(self.chunks.iter().rev().find_map(last).unwrap_or(0).max(self.floor))
     }

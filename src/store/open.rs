@@ -285,6 +285,7 @@ impl Found {
                 Progress::At(next) => *next = floor,
             }
         }
+        state.check_acks(|log| self.logs.get(&log).map(|log| log.next))?;
         Ok(state)
     }
 }

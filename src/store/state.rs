@@ -179,6 +179,17 @@ impl State {
         if next.is_some_and(|next| end > next.0) { Err(UNKNOWN) } else { Ok(()) }
     }
 
+    /// Nor can a metalog say anything of them. `next` is what it says of logs.
+    pub fn check_acks(&self, next: impl Fn(LogId) -> Option<Offset>) -> Result<(), Malformed> {
+        let is_there = |cursor: &Cursor| {
+            cursor.acks().is_none_or(|acks| acks.end() <= next(cursor.log).unwrap_or_default())
+        };
+        match self.cursors.values().all(is_there) {
+            true => Ok(()),
+            false => Err(Malformed("an ack state speaks of messages that are not there")),
+        }
+    }
+
     pub fn seek(&mut self, cursor: CursorId, to: Offset) -> Result<(), Malformed> {
         let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
         cursor.dirty = true;

@@ -134,6 +134,8 @@ impl Gathered {
                 None => odd.push(STRAY),
             }
         }
+        let next = |log| self.logs.get(&log).map(|log| log.next);
+        odd.extend(state.check_acks(next).err().map(|what| what.0));
     }
 }
 

@@ -320,3 +320,22 @@ fn what_a_commit_says_of_messages_that_are_not_there_is_refused_and_verify_finds
         assert!(!report.expect("it can be read").is_ok());
     }
 }
+
+#[test]
+fn what_a_metalog_says_of_messages_that_are_not_there_is_refused() {
+    for says in [false, true] {
+        let disk = SimDisk::new(1);
+        let busy = busy(&disk, 1);
+        busy.send(3).expect("there is room");
+        let quiet = Quiet(busy.store);
+        if says {
+            quiet.with(|it| it.state.prioritize(CURSOR, 3..4, 9)).expect("it is there");
+        }
+        store::checkpoint(&quiet, Extent::All).expect("it can be made");
+        drop(quiet);
+        let opened = open(&disk).map(drop).map_err(|it| it.kind());
+        assert_eq!(opened, if says { Err(ErrorKind::Corrupt) } else { Ok(()) });
+        let report = store::verify(Arc::new(disk.process()), Path::new("store"));
+        assert_eq!(report.expect("it can be read").is_ok(), !says);
+    }
+}
