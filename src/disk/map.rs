@@ -83,7 +83,8 @@ pub struct Slice {
     region: Option<Arc<Region>>,
 }
 
-// SAFETY: the bytes are only read, never change while the owner lives (see `Slice::deref`), and
+// SAFETY: the bytes are only read, never change while the owner lives (see `Slice::deref`; over a sync that
+// fails that is the system's to keep, see "Not promised" in docs/DURABILITY.md), and
 // the owner is itself `Send` and `Sync`.
 unsafe impl Send for Slice {}
 // SAFETY: as above; all methods that take `&self` read only.
