@@ -67,6 +67,7 @@ pub struct Config {
     pub segment_bytes: u64,
     pub block_bytes: u64,
     pub maps_max: usize,
+    pub delayed_in_memory: u64,
     pub sync_interval: Duration,
 }
 
@@ -83,6 +84,7 @@ impl Default for Config {
             segment_bytes: 64 << 20,
             block_bytes: 64 << 10,
             maps_max: 128,
+            delayed_in_memory: 65_536,
             sync_interval: Duration::from_millis(100),
         }
     }
@@ -119,6 +121,7 @@ impl Config {
         within("segment_bytes", self.segment_bytes, 4096, 1 << 40)?;
         within("block_bytes", self.block_bytes, 512, 16 << 20)?;
         within("maps_max", self.maps_max as u64, 1, 1 << 20)?;
+        within("delayed_in_memory", self.delayed_in_memory, 1, 1 << 40)?;
         let interval = self.sync_interval;
         if !(Duration::from_millis(1)..=SYNC_INTERVAL_MAX).contains(&interval) {
             let what = format!("sync_interval is {interval:?}; it goes from 1 ms to 1 hour");

@@ -184,6 +184,12 @@ impl<'a> Message<'a> {
         self
     }
 
+    /// The engine's own: no limit of today keeps it out.
+    pub(crate) fn moved(mut self) -> Message<'a> {
+        self.more().is_moved = true;
+        self
+    }
+
     pub(crate) fn is_moved(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.is_moved)
     }

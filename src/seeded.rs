@@ -55,6 +55,7 @@ mod switch {
         RewriteKeepsItsGeneration, AppendsBehindTheFilesEnd, BlockIsNotVerified,
         // State.
         AcksAreNotCaptured, AttemptsAreNotCaptured, DueIsNotCaptured, PrioritiesAreNotCaptured,
+        ShelvedIsNotCaptured, BlockComesBackEmpty,
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,

@@ -9,9 +9,10 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use posthouse::{Durability, Engine, Options, Start, sim::SimDisk};
+use posthouse::{Durability, Engine, Message, Options, Start, sim::SimDisk};
 
 /// Counts the bytes on the heap, and the most there were.
 struct Counting;
@@ -98,6 +99,50 @@ fn memory_does_not_grow_with_the_backlog() {
     {
         // Ten times the messages: 9 MB more of them, and next to nothing more in memory.
         assert!(large < small + (100 << 10), "{what}: {small} bytes became {large}");
+    }
+}
+
+#[test]
+fn memory_does_not_grow_with_the_delayed_messages() {
+    let _alone = alone();
+    let hour = Duration::from_secs(3600);
+    let measure = |messages: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || options().delayed_in_memory(1000).open(dir.path().join("store")).unwrap();
+        let (filling, ()) = peak_of(|| {
+            let engine = open();
+            let queue = engine.queue("q").create().unwrap();
+            for n in 0..messages / 100 {
+                // In no order, over an hour.
+                let delay = |m| hour + Duration::from_secs((n * 100 + m) * 7919 % 3600);
+                queue
+                    .send_batch((0..100).map(|m| Message::new(&PAYLOAD).deliver_after(delay(m))))
+                    .unwrap();
+            }
+            engine.close().unwrap();
+        });
+        let (opening, (engine, queue)) = peak_of(|| {
+            let engine = open();
+            let queue = engine.queue("q").open().unwrap();
+            (engine, queue)
+        });
+        assert_eq!(queue.delayed().unwrap(), messages);
+        let (_, count) = peak_of(|| {
+            queue
+                .browse()
+                .unwrap()
+                .take(500)
+                .filter(|it| it.as_ref().unwrap().due().is_some())
+                .count()
+        });
+        assert_eq!(count, 500);
+        engine.close().unwrap();
+        [filling, opening]
+    };
+    let (small, large) = (measure(10_000), measure(100_000));
+    for (what, (small, large)) in ["filling", "opening"].iter().zip(small.iter().zip(large)) {
+        // 90,000 more, which would take 4.5 MB.
+        assert!(large < small + (400 << 10), "{what}: {small} bytes became {large}");
     }
 }
 
@@ -198,7 +243,7 @@ fn at_most_so_many_segments_are_open() {
     let engine = options().maps_max(3).open(&path).unwrap();
     let stream = engine.stream("s").partitions(32).create().unwrap();
     for n in 0..20_000 {
-        let message = posthouse::Message::new(&PAYLOAD).key(format!("key {n}"));
+        let message = Message::new(&PAYLOAD).key(format!("key {n}"));
         stream.append(message).unwrap();
     }
     engine.checkpoint().unwrap();
@@ -238,7 +283,7 @@ fn a_sync_is_for_all_who_wait() {
     let _alone = alone();
     let disk = SimDisk::new(1);
     // By its own clock the disk is slow, so others are waited for, for long enough on any machine.
-    disk.set_sync_time(std::time::Duration::from_millis(100));
+    disk.set_sync_time(Duration::from_millis(100));
     let engine = Options::new().sim(&disk).open("store").unwrap();
     let topic = engine.topic("t").create().unwrap();
     let commits_a_flush = |threads: u64, commits: u64| {
@@ -261,7 +306,7 @@ fn a_sync_is_for_all_who_wait() {
 fn who_has_gone_is_not_waited_for() {
     let _alone = alone();
     let disk = SimDisk::new(1);
-    disk.set_sync_time(std::time::Duration::from_millis(100));
+    disk.set_sync_time(Duration::from_millis(100));
     let engine = Options::new().sim(&disk).open("store").unwrap();
     let topic = engine.topic("t").create().unwrap();
     let rounds = |threads: usize| {
@@ -279,7 +324,7 @@ fn who_has_gone_is_not_waited_for() {
     for threads in [8, 1, 16, 2, 1] {
         rounds(threads);
     }
-    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 fn bytes_below(dir: &std::path::Path) -> u64 {
@@ -366,7 +411,7 @@ fn a_sync_commit_writes_at_most_two_pages() {
     // Let the keeper prepare the next file first, which it zeroes.
     let mut counted = written_by_this_process();
     loop {
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         let now = written_by_this_process();
         if now == counted {
             break;

@@ -2,8 +2,8 @@
 //!
 //! One [`Deliveries`] belongs to one ack cursor: a queue's, or a subscription's. It is state of
 //! this life only; what is acked, how often it was tried and when it is due is the store's.
-//! Invariants: an unacked message is in exactly one of seven places: leased, waiting until it is due,
-//! due, released, in the lane of its priority, parked behind its group's head, or not looked at yet
+//! Invariants: an unacked message is in exactly one of eight places: leased, waiting until it is due,
+//! shelved, which is the engine's business, due, released, in the lane of its priority, parked behind its group's head, or not looked at yet
 //! in this life (at or above `next`, and not `known`). Time is passed in. Every operation takes constant or logarithmic time, whatever the backlog.
 
 mod groups;
@@ -167,12 +167,13 @@ impl Deliveries {
         }
     }
 
-    /// Releases those that are due, and says how many they were.
+    /// Releases those that are due, until there are so many, and says how many they were.
     #[inline]
-    pub fn release_due(&mut self, now: Timestamp, acked: &impl Acked) -> usize {
+    pub fn release_due(&mut self, now: Timestamp, most: u64, acked: &impl Acked) -> usize {
         let mut count = 0;
         while let Some((due, offset)) = self.waiting.first().copied()
             && due <= now
+            && self.due() < most
         {
             self.waiting.pop_first();
             match acked.priority(offset) {
@@ -182,6 +183,31 @@ impl Deliveries {
             count += 1;
         }
         count
+    }
+
+    /// So many of those that are due the latest, the soonest of them first.
+    pub fn latest(&self, count: u64) -> Vec<(Timestamp, Offset)> {
+        let mut latest: Vec<_> = self.waiting.iter().rev().take(count as usize).copied().collect();
+        latest.reverse();
+        latest
+    }
+
+    /// These are kept back by others from now on: they come with `defer` again.
+    pub fn shelve(&mut self, entries: &[(Timestamp, Offset)]) {
+        entries.iter().for_each(|entry| _ = self.waiting.remove(entry));
+    }
+
+    /// These are kept back by others, since an earlier life.
+    pub fn know(&mut self, offsets: impl Iterator<Item = Offset>) {
+        for offset in offsets {
+            self.lanes.forget(offset);
+            self.known.insert(offset.0);
+        }
+    }
+
+    /// How many messages are due that have waited.
+    pub fn due(&self) -> u64 {
+        self.returned.due()
     }
 
     /// The offset of a delivery whose lease still holds at `now`.

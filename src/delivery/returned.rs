@@ -39,6 +39,11 @@ impl Returned {
         self.due.push_back(offset);
     }
 
+    /// How many have come due.
+    pub fn due(&self) -> u64 {
+        self.due.len() as u64
+    }
+
     /// Takes one that was released.
     pub fn remove_released(&mut self, offset: Offset) -> bool {
         self.released.remove(offset.0)

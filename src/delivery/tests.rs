@@ -186,7 +186,7 @@ proptest! {
                 prop_assert!(deadline <= now);
                 prop_assert_eq!(deliveries.held(key, at(0)), None);
             }
-            deliveries.release_due(Timestamp(now), &acks);
+            deliveries.release_due(Timestamp(now), u64::MAX, &acks);
             waiting.retain(|(_, due)| *due > now);
             prop_assert!(leased.iter().all(|lease| lease.2 > now));
             prop_assert_eq!(deliveries.waiting(), waiting.len() as u64);
@@ -305,7 +305,7 @@ fn how_many_messages_are_looked_at_for_one_does_not_depend_on_how_many_there_are
             }
         }
         deliveries.defer(Offset(6 * count), Timestamp(1000));
-        assert_eq!(deliveries.release_due(Timestamp(1), &acks) as u64, count);
+        assert_eq!(deliveries.release_due(Timestamp(1), u64::MAX, &acks) as u64, count);
         let rounds = (0..40).map(|_| {
             let before = acks.looks.get();
             let (offset, key) = lease(&mut deliveries, &acks);
@@ -341,7 +341,7 @@ fn those_of_one_priority_that_have_waited_come_in_the_order_in_which_they_are_du
         deliveries.prioritize(Offset(offset), 7);
         deliveries.defer(Offset(offset), Timestamp(due));
     }
-    assert_eq!(deliveries.release_due(Timestamp(3), &acks), 3);
+    assert_eq!(deliveries.release_due(Timestamp(3), u64::MAX, &acks), 3);
     let got = std::iter::from_fn(|| lease(&mut deliveries, &acks, 3)).map(|it| it.0);
     assert_eq!(got.collect::<Vec<_>>(), [1, 2, 0]);
 }
@@ -392,7 +392,7 @@ fn those_that_could_be_delivered_are_sorted_by_priority_and_age() {
     deliveries.defer(Offset(5), Timestamp(1));
     deliveries.defer(Offset(6), Timestamp(1));
     deliveries.defer(Offset(8), Timestamp(9));
-    deliveries.release_due(Timestamp(1), &acks);
+    deliveries.release_due(Timestamp(1), u64::MAX, &acks);
     for _ in 0..2 {
         let ready: Vec<u64> = deliveries.ready(&acks, Offset(9)).map(|it| it.0).collect();
         assert_eq!(ready, [2, 4, 5, 7, 3, 6, 0, 1]);

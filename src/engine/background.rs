@@ -231,6 +231,11 @@ fn end_leases(shared: &Shared, at: Duration, cursor: CursorId) {
         _ => return,
     }
     let now = shared.elapsed();
+    if core.wants_block(cursor, now) {
+        drop(core);
+        shared.unshelve(cursor);
+        core = shared.lock();
+    }
     core.expire(cursor, now);
     let mut core = shared.count_failures(core);
     let wants_look = core.take_look(cursor, now);

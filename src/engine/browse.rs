@@ -1,6 +1,6 @@
 //! Looking at what is in a queue, without taking it; and taking it out without looking.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
 use super::{
     consumer::Consumer,
@@ -123,7 +123,12 @@ impl fmt::Debug for Browsed {
 pub struct Browse {
     consumer: Arc<Consumer>,
     range: Range<Offset>,
+    /// When messages are due that are in the timetable, of a range of offsets.
+    dues: (Range<u64>, BTreeMap<Offset, Timestamp>),
 }
+
+/// Of so many messages at once it is found out when they are due.
+const DUES_AT_ONCE: u64 = 1 << 16;
 
 impl Browse {
     fn look(&mut self) -> Result<Option<Browsed>> {
@@ -138,16 +143,36 @@ impl Browse {
             self.range.start = self.range.end;
             return Ok(None);
         };
-        let (attempts, due) = (view.acks.attempts(offset), view.acks.due(offset));
+        let (attempts, mut due) = (view.acks.attempts(offset), view.acks.due(offset));
+        let is_shelved = view.acks.is_shelved(offset);
         let priority = view.acks.priority(offset);
         self.range.start = offset.next();
         let source = core.store.locate(log, offset)?;
         drop(core);
+        if is_shelved {
+            due = self.due_of(offset)?;
+        }
         let (stored, block) = source.load(offset)?;
         if let Some(block) = block {
             self.consumer.shared().lock().store.remember(log, block);
         }
         Ok(Some(Browsed { stored, attempts, due, priority }))
+    }
+}
+
+impl Browse {
+    /// When a message is due of which the timetable says so.
+    fn due_of(&mut self, offset: Offset) -> Result<Timestamp> {
+        if !self.dues.0.contains(&offset.0) {
+            let range = offset.0..offset.0 + DUES_AT_ONCE;
+            self.dues = (range.clone(), self.consumer.shelved_dues(range)?);
+        }
+        if let Some(due) = self.dues.1.get(&offset) {
+            return Ok(*due);
+        }
+        // It has come back meanwhile.
+        let core = self.consumer.shared().lock_open()?;
+        Ok(core.store.acks(self.consumer.cursor).ok_or_else(deleted)?.due(offset))
     }
 }
 
@@ -167,7 +192,8 @@ impl Consumer {
         let core = self.shared().lock_open()?;
         let (_, end) = core.store.bounds(self.log).ok_or_else(deleted)?;
         let floor = core.store.floor(self.cursor).ok_or_else(deleted)?;
-        Ok(Browse { consumer: self.aside(), range: floor..end })
+        let dues = (0..0, BTreeMap::new());
+        Ok(Browse { consumer: self.aside(), range: floor..end, dues })
     }
 
     /// The same, from an offset on.
@@ -225,6 +251,7 @@ impl Consumer {
             let (count, next) = shared.complete(committed, self.durability)?;
             (all, from) = (all + count, next);
             if count == 0 {
+                self.clear_timetable()?;
                 return Ok(all);
             }
         }

@@ -182,7 +182,11 @@ impl Consumer {
         }
         let picked = pick(&mut core, elapsed);
         let waiting = matches!(picked, Ok(None)).then(|| self.watch.begin());
+        let damage = waiting.as_ref().and_then(|_| core.timetable_damage(self.cursor));
         self.finish_picking(core);
+        if let Some(damage) = damage {
+            return Err(damage);
+        }
         match (picked?, waiting) {
             (Some(picked), _) => Ok(Attempt::Got(picked)),
             (None, waiting) => Ok(Attempt::Wait(waiting.expect("there was none to be picked"))),
@@ -219,6 +223,12 @@ impl Consumer {
         let shared = self.shared();
         let mut core = shared.lock_open()?;
         let elapsed = shared.elapsed();
+        if core.wants_block(self.cursor, elapsed) {
+            drop(core);
+            // If it fails they come later, or whoever finds nothing is told why.
+            shared.unshelve(self.cursor);
+            core = shared.lock_open()?;
+        }
         core.expire(self.cursor, elapsed);
         if core.has_failures() {
             core = shared.count_failures(core);
@@ -462,7 +472,10 @@ impl Consumer {
     }
 
     pub fn delayed(&self) -> Result<u64> {
-        self.looked(|core| Ok(core.consumption(self.cursor)?.deliveries.waiting()))
+        self.looked(|core| {
+            let waiting = core.consumption(self.cursor)?.deliveries.waiting();
+            Ok(waiting + core.shelved(self.cursor))
+        })
     }
 
     pub fn oldest_age(&self) -> Result<Option<Duration>> {

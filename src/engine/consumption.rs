@@ -7,6 +7,7 @@ use super::{
     core::{Core, deleted, lease_lost},
     latency::Histograms,
     seat::Seats,
+    timetable::{Timetable, may_have_one},
     wait::{Waiting, Watch},
     watching::{Alarm, Counts},
     weights::Weights,
@@ -44,6 +45,7 @@ pub struct Consumption {
     pub weights: Option<Weights>,
     pub alarms: Vec<Alarm>,
     pub ages: Ages,
+    pub timetable: Timetable,
     /// Which consumers there are, as far as that matters.
     pub seats: Seats,
     /// When a timer rings for the next lease that runs out, or the next message that is due.
@@ -86,6 +88,7 @@ impl Core {
     ) -> Result<(Arc<Mutex<()>>, Arc<Histograms>)> {
         let (_, first) = self.store.bounds(log).ok_or_else(deleted)?;
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let is_first = !self.consumers.contains_key(&cursor);
         let consumption = self.consumers.entry(cursor).or_insert_with(|| {
             let mut deliveries = Deliveries::new(acks.floor());
             deliveries.number_above(self.leases_deleted);
@@ -113,11 +116,15 @@ impl Core {
                 weights: None,
                 alarms,
                 ages: Ages::default(),
+                timetable: Timetable::none(),
                 seats: Seats::default(),
                 armed: None,
             }
         });
         let shared = (Arc::clone(&consumption.turn), Arc::clone(&consumption.latencies));
+        if is_first && may_have_one(delivering, cursor.0 == log.0) {
+            self.find_timetable(cursor);
+        }
         self.arm(cursor);
         Ok(shared)
     }

@@ -45,6 +45,10 @@ pub struct Core {
     /// Whether messages wait for a sync before they can be seen.
     hides_unsynced: bool,
     keeping_from: u64,
+    /// So many of a queue's delayed messages are in memory at most.
+    pub(super) delayed_most: u64,
+    /// Queues that have more.
+    pub(super) crowded: Vec<CursorId>,
 }
 
 #[derive(Debug)]
@@ -90,6 +94,8 @@ impl Core {
             clock,
             hides_unsynced: config.durability == Durability::Sync,
             keeping_from: config.journal_bytes,
+            delayed_most: config.delayed_in_memory,
+            crowded: Vec::new(),
         }
     }
 
@@ -178,9 +184,17 @@ impl Core {
 
     /// Sets a timer for what a cursor waits for next, unless one is set that rings in time.
     pub fn arm(&mut self, cursor: CursorId) {
-        let Core { consumers, timers, clock, .. } = self;
+        let Core { consumers, timers, clock, crowded, delayed_most, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
+        if consumption.is_crowded() && !crowded.contains(&cursor) {
+            crowded.push(cursor);
+        }
         let due = consumption.deliveries.next_due().map(|due| clock.when(due));
+        let block = consumption.next_block_due(*delayed_most);
+        let block = block.map(|due| clock.when(due).max(consumption.blocks_rest()));
+        // Where some are left to be received, whoever does that releases more.
+        let is_stocked = consumption.has_blocks() && consumption.deliveries.due() > 0;
+        let due = due.into_iter().chain(block).filter(|_| !is_stocked);
         let next = consumption.deliveries.next_deadline().into_iter().chain(due);
         let next = next.chain(consumption.ages.next_look()).min();
         if let Some(next) = next

@@ -139,11 +139,14 @@ impl Core {
     }
 
     fn release_due(&mut self, cursor: CursorId, elapsed: Duration) {
-        let now = self.steady(elapsed);
+        let (now, most) = (self.steady(elapsed), self.delayed_most);
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(acks) = self.store.acks(cursor)
         {
-            let (count, log) = (consumption.deliveries.release_due(now, acks), consumption.log);
+            // Those that are still in the timetable may be due before the others.
+            let most = if consumption.has_blocks() { most } else { u64::MAX };
+            let count = consumption.deliveries.release_due(now, most, acks);
+            let log = consumption.log;
             self.wake_some(log, count);
         }
     }

@@ -44,6 +44,7 @@ mod sync;
 mod tests;
 mod ticket;
 mod time;
+mod timetable;
 mod topic;
 mod transaction;
 mod turns;

@@ -89,6 +89,9 @@ impl Options {
         segment_bytes: u64;
         /// The size of a segment's blocks, in bytes; 64 KiB by default.
         block_bytes: u64;
+        /// How many of a queue's delayed messages are kept in memory, at some 50 bytes each; of
+        /// what is more, those that are due the latest are kept on disk. 65,536 if not set.
+        delayed_in_memory: u64;
         /// How many segments are kept open, or mapped, at a time; 128 by default.
         maps_max: usize;
         /// How long a `Buffered` commit waits for its sync at most; 100 ms by default,

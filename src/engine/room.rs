@@ -128,6 +128,8 @@ impl Core {
     pub fn note_deleted(&mut self, cursor: CursorId) {
         self.note_room(cursor, usize::MAX);
         self.end_turns_of_deleted(cursor);
+        // What was to be received before others come due may have been among them.
+        self.arm(cursor);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What handles and threads share: the core, and the ways to commit and to wait.
 
 use std::{
+    mem,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -169,10 +170,12 @@ impl Shared {
             let attempted = attempt(&mut core);
             let wakes = core.take_wakes();
             let wants_keeping = core.wants_keeping();
+            let crowded = mem::take(&mut core.crowded);
             drop(core);
             self.wake(wakes);
             match attempted? {
                 Committing::Done(value, end) => {
+                    crowded.into_iter().for_each(|queue| self.shelve(queue));
                     if wants_keeping {
                         self.keep_up();
                     }

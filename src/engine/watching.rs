@@ -258,8 +258,8 @@ impl Core {
         let (_, end) = self.store.bounds(consumption.log).ok_or_else(deleted)?;
         let depth = self.store.acks(cursor).ok_or_else(deleted)?.unacked(end);
         let Counts { delivered, redelivered, acked, failed, dead } = consumption.counts;
-        let (delayed, in_flight) =
-            (consumption.deliveries.waiting(), consumption.deliveries.in_flight());
+        let delayed = consumption.deliveries.waiting() + self.shelved(cursor);
+        let in_flight = consumption.deliveries.in_flight();
         Ok(ConsumerStats {
             sent: end.0.saturating_sub(consumption.first.0),
             depth,

@@ -21,6 +21,7 @@ const CREATE: u8 = 5;
 const DELETE: u8 = 6;
 const TRIM: u8 = 7;
 const PRIORITY: u8 = 8;
+const SHELVE: u8 = 9;
 
 /// One change of the store.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,8 @@ pub enum Change<'a> {
     Trim { log: LogId, start: Offset },
     /// Messages that follow each other are to be delivered before those of lower priorities.
     Prioritize { cursor: CursorId, first: Offset, count: u64, priority: u8 },
+    /// When delayed messages are due is said by the queue's timetable from now on.
+    Shelve { cursor: CursorId, offsets: OffsetRanges<'a> },
 }
 
 /// Up to [`RUN_MESSAGES_MAX`] messages that follow each other in one log.
@@ -188,7 +191,6 @@ impl Iterator for OffsetRanges<'_> {
 
 /// Appends an ack of sorted, distinct offsets.
 pub fn put_ack(out: &mut Vec<u8>, cursor: CursorId, offsets: &[Offset]) {
-    debug_assert!(offsets.is_sorted_by(|a, b| a < b));
     let mut head = Head::new(ACK);
     head.varint(cursor.0);
     if let [offset] = offsets {
@@ -199,6 +201,18 @@ pub fn put_ack(out: &mut Vec<u8>, cursor: CursorId, offsets: &[Offset]) {
         return;
     }
     out.extend_from_slice(head.bytes());
+    put_offsets(out, offsets);
+}
+
+/// Appends that the timetable has sorted, distinct offsets.
+pub fn put_shelve(out: &mut Vec<u8>, cursor: CursorId, offsets: &[Offset]) {
+    out.push(SHELVE);
+    put_varint(out, cursor.0);
+    put_offsets(out, offsets);
+}
+
+fn put_offsets(out: &mut Vec<u8>, offsets: &[Offset]) {
+    debug_assert!(offsets.is_sorted_by(|a, b| a < b));
     let ranges = || offsets.chunk_by(|a, b| a.0 + 1 == b.0);
     put_varint(out, ranges().count() as u64);
     let mut at = 0;
@@ -298,6 +312,10 @@ fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
             let attempts = u32::try_from(input.varint()?);
             let attempts = attempts.map_err(|_| Malformed("an impossible number of attempts"))?;
             Change::Defer { cursor, offset, attempts, due: Timestamp(input.varint()?) }
+        }
+        SHELVE => {
+            let cursor = CursorId(input.number()?);
+            Change::Shelve { cursor, offsets: take_ranges(input)? }
         }
         // Where a group goes on is for the application to say: it may be any number.
         SEEK => Change::Seek { cursor: CursorId(input.number()?), next: Offset(input.varint()?) },

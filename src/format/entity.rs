@@ -30,6 +30,9 @@ pub enum EntityKind {
     Stream { partitions: u32 },
     /// An offset cursor for each partition of the stream: the entity's id and those behind it.
     Group { stream: u64, partitions: u32 },
+    /// When delayed messages of a queue are due, as messages: one log with one ack cursor, both with
+    /// the entity's id.
+    Timetable { queue: u64 },
 }
 
 /// How the messages of a queue or a subscription are delivered.
@@ -124,7 +127,10 @@ impl Entity {
     /// The logs that the entity owns.
     pub fn logs(&self) -> impl Iterator<Item = LogId> + use<> {
         let count = match self.kind {
-            EntityKind::Queue(_) | EntityKind::Topic | EntityKind::Stream { .. } => self.ids(),
+            EntityKind::Queue(_)
+            | EntityKind::Topic
+            | EntityKind::Stream { .. }
+            | EntityKind::Timetable { .. } => self.ids(),
             EntityKind::Subscription { .. } | EntityKind::Group { .. } => 0,
         };
         (self.id..self.id + count).map(LogId)
@@ -133,7 +139,7 @@ impl Entity {
     /// The cursors that the entity owns, each with the log that it moves over.
     pub fn cursors(&self) -> impl Iterator<Item = (CursorId, LogId)> + use<> {
         let (count, first_log) = match self.kind {
-            EntityKind::Queue(_) => (1, self.id),
+            EntityKind::Queue(_) | EntityKind::Timetable { .. } => (1, self.id),
             EntityKind::Subscription { topic, .. } => (1, topic),
             EntityKind::Group { stream, partitions } => (u64::from(partitions), stream),
             EntityKind::Topic | EntityKind::Stream { .. } => (0, 0),
@@ -142,11 +148,12 @@ impl Entity {
         (0..count).map(move |n| (CursorId(first + n), LogId(first_log + n)))
     }
 
-    /// The topic of a subscription, the stream of a group.
+    /// The topic of a subscription, the stream of a group, the queue of a timetable.
     pub fn parent(&self) -> Option<u64> {
         match self.kind {
             EntityKind::Subscription { topic, .. } => Some(topic),
             EntityKind::Group { stream, .. } => Some(stream),
+            EntityKind::Timetable { queue } => Some(queue),
             _ => None,
         }
     }

@@ -7,8 +7,8 @@
 use super::{
     block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
     commit::{
-        Change, Run, begin_run, changes, finish_run, put_ack, put_creation, put_defer, put_delete,
-        put_priority, put_seek, put_trim,
+        Change, OffsetRanges, Run, begin_run, changes, finish_run, put_ack, put_creation,
+        put_defer, put_delete, put_priority, put_seek, put_shelve, put_trim,
     },
     frame::{FRAME_HEADER_BYTES, begin_frame, decode_frame, finish_frame},
     header::{FORMAT_VERSION, checksum},
@@ -83,14 +83,7 @@ fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {
     match change {
         Change::Run(run) => return put_run_again(out, run),
         Change::Ack { cursor, offsets } => {
-            let ranges: Vec<_> = offsets.into_iter().collect();
-            assert!(ranges.is_sorted_by(|a, b| a.end < b.start), "{ranges:?}");
-            let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-            if count > 1 << 16 {
-                return Err(super::Malformed("too many to be listed one by one"));
-            }
-            let offsets: Vec<_> = ranges.into_iter().flatten().map(Offset).collect();
-            put_ack(out, *cursor, &offsets);
+            put_ack(out, *cursor, &listed(*offsets)?);
         }
         Change::Defer { cursor, offset, attempts, due } => {
             put_defer(out, *cursor, *offset, *attempts, *due);
@@ -107,8 +100,19 @@ fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {
         Change::Prioritize { cursor, first, count, priority } => {
             put_priority(out, *cursor, *first, *count, *priority);
         }
+        Change::Shelve { cursor, offsets } => put_shelve(out, *cursor, &listed(*offsets)?),
     }
     Ok(())
+}
+
+fn listed(offsets: OffsetRanges<'_>) -> Decoded<Vec<Offset>> {
+    let ranges: Vec<_> = offsets.collect();
+    assert!(ranges.is_sorted_by(|a, b| a.end < b.start), "{ranges:?}");
+    let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    if count > 1 << 16 {
+        return Err(super::Malformed("too many to be listed one by one"));
+    }
+    Ok(ranges.into_iter().flatten().map(Offset).collect())
 }
 
 /// Appends a run of records.

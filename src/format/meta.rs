@@ -97,6 +97,8 @@ pub struct ChunkState {
     /// Messages that are not to be delivered before they are due: their offsets, relative to the
     /// chunk's begin and growing, and when that is.
     pub due: Vec<(u16, Timestamp)>,
+    /// Those of which the timetable says when they are due: a bitmap.
+    pub shelved: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -19,6 +19,7 @@ pub mod record;
 #[cfg(feature = "cron")]
 pub mod schedule;
 pub mod segment;
+pub mod timetable;
 pub mod wire;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod meta;
 mod record;
 #[cfg(feature = "cron")]
 mod schedule;
+mod timetable;
 mod wire;
 
 use super::wire::Seed;

@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use roaring::RoaringBitmap;
 
+use super::digits::{number, put_number};
 use crate::{
     config::PRIORITY_MAX,
     format::{Malformed, meta::ChunkState},
@@ -34,6 +35,8 @@ struct Chunk {
     priorities: Vec<RoaringBitmap>,
     /// When messages are due that are not to be delivered at once.
     due: BTreeMap<u16, Timestamp>,
+    /// Those of which the timetable says when they are due.
+    shelved: RoaringBitmap,
     /// Whether it changed since it was last captured.
     dirty: bool,
 }
@@ -44,10 +47,11 @@ impl Chunk {
             && self.attempts.iter().all(RoaringBitmap::is_empty)
             && self.priorities.iter().all(RoaringBitmap::is_empty)
             && self.due.is_empty()
+            && self.shelved.is_empty()
     }
 
-    fn forget(&mut self, range: Range<u32>) {
-        // Of thousands that wait only those in the range are looked at.
+    /// Of thousands that wait only those in the range are looked at.
+    fn forget_due(&mut self, range: &Range<u32>) {
         if !self.due.is_empty() && !range.is_empty() {
             let range = range.start as u16..=(range.end - 1) as u16;
             let gone: Vec<u16> = self.due.range(range).map(|(low, _)| *low).collect();
@@ -55,16 +59,15 @@ impl Chunk {
                 self.due.remove(&low);
             }
         }
-        put_number(&mut self.attempts, range.clone(), 0);
-        put_number(&mut self.priorities, range, 0);
     }
-}
 
-/// A number for each member of a chunk, one bitmap a digit: that of one.
-#[inline]
-fn number(digits: &[RoaringBitmap], low: u32) -> u32 {
-    let digit = |(n, digit): (usize, &RoaringBitmap)| u32::from(digit.contains(low)) << n;
-    digits.iter().enumerate().map(digit).sum()
+    /// Returns how many of these were shelved.
+    fn forget(&mut self, range: Range<u32>) -> u64 {
+        self.forget_due(&range);
+        put_number(&mut self.attempts, range.clone(), 0);
+        put_number(&mut self.priorities, range.clone(), 0);
+        if self.shelved.is_empty() { 0 } else { self.shelved.remove_range(range) }
+    }
 }
 
 /// Whether any of them is no priority: of those from 8 on there are but 8 and 9.
@@ -74,24 +77,6 @@ fn has_impossible(priorities: &[RoaringBitmap]) -> bool {
     !eight.is_disjoint(two) || !eight.is_disjoint(four)
 }
 
-/// Sets that of a range.
-fn put_number(digits: &mut Vec<RoaringBitmap>, range: Range<u32>, number: u32) {
-    let wanted = (u32::BITS - number.leading_zeros()) as usize;
-    if digits.len() < wanted {
-        digits.resize_with(wanted, RoaringBitmap::new);
-    }
-    for (n, digit) in digits.iter_mut().enumerate() {
-        if number >> n & 1 == 1 {
-            digit.insert_range(range.clone());
-        } else {
-            digit.remove_range(range.clone());
-        }
-    }
-    while digits.last().is_some_and(RoaringBitmap::is_empty) {
-        digits.pop();
-    }
-}
-
 /// The ack state of one cursor.
 #[derive(Clone, Debug, Default)]
 pub struct AckSet {
@@ -99,6 +84,8 @@ pub struct AckSet {
     chunks: BTreeMap<u64, Chunk>,
     /// How many offsets above the floor are acked.
     above: u64,
+    /// How many are shelved.
+    shelved: u64,
     /// Whether any message was given a priority in this life, or had one when it began.
     has_priorities: bool,
 }
@@ -152,7 +139,7 @@ impl AckSet {
         for (index, lows) in chunk_ranges(range) {
             let chunk = self.chunks.entry(index).or_default();
             self.above += chunk.acked.insert_range(lows.clone());
-            chunk.forget(lows);
+            self.shelved -= chunk.forget(lows);
             chunk.dirty = true;
         }
     }
@@ -166,12 +153,14 @@ impl AckSet {
                 break;
             }
             if *entry.key() < last {
-                self.above -= entry.remove().acked.len();
+                let chunk = entry.remove();
+                self.above -= chunk.acked.len();
+                self.shelved -= chunk.shelved.len();
                 continue;
             }
             let chunk = entry.get_mut();
             self.above -= chunk.acked.remove_range(0..low);
-            chunk.forget(0..low);
+            self.shelved -= chunk.forget(0..low);
             if chunk.is_empty() {
                 entry.remove();
             }
@@ -215,7 +204,7 @@ impl AckSet {
     pub fn end(&self) -> Offset {
         let last = |(index, chunk): (&u64, &Chunk)| {
             let digits = chunk.attempts.iter().chain(&chunk.priorities);
-            let bits = digits.chain([&chunk.acked]).filter_map(RoaringBitmap::max);
+            let bits = digits.chain([&chunk.acked, &chunk.shelved]).filter_map(RoaringBitmap::max);
             let due = chunk.due.last_key_value().map(|(low, _)| u32::from(*low));
             bits.chain(due).max().map(|low| index * CHUNK_OFFSETS + u64::from(low) + 1)
         };
@@ -324,6 +313,37 @@ impl AckSet {
         due.copied().unwrap_or_default()
     }
 
+    /// How many wait until the timetable says that they are due.
+    #[inline]
+    pub fn shelved(&self) -> u64 {
+        self.shelved
+    }
+
+    /// Whether the timetable says when an offset is due.
+    pub fn is_shelved(&self, offset: Offset) -> bool {
+        let (index, low) = split(offset.0);
+        self.shelved > 0 && self.chunks.get(&index).is_some_and(|it| it.shelved.contains(low))
+    }
+
+    /// Those of which the timetable says when they are due.
+    pub fn all_shelved(&self) -> impl Iterator<Item = Offset> {
+        self.chunks.iter().flat_map(|(index, chunk)| {
+            chunk.shelved.iter().map(move |low| Offset(index * CHUNK_OFFSETS + u64::from(low)))
+        })
+    }
+
+    /// Says that the timetable says when these are due. Nothing happens to what is acked.
+    pub fn shelve(&mut self, range: Range<u64>) {
+        for range in self.unacked_in(range) {
+            for (index, lows) in chunk_ranges(range) {
+                let chunk = self.chunks.entry(index).or_default();
+                chunk.forget_due(&lows);
+                self.shelved += chunk.shelved.insert_range(lows);
+                chunk.dirty = true;
+            }
+        }
+    }
+
     /// Sets how often the delivery of an offset was tried, and when it is due for the next time.
     /// Nothing happens if it is acked.
     pub fn defer(&mut self, offset: Offset, attempts: u32, due: Timestamp) {
@@ -333,6 +353,7 @@ impl AckSet {
         let (index, low) = split(offset.0);
         let chunk = self.chunks.entry(index).or_default();
         put_number(&mut chunk.attempts, low..low + 1, attempts);
+        self.shelved -= u64::from(chunk.shelved.remove(low));
         if due == Timestamp(0) {
             chunk.due.remove(&(low as u16));
         } else {
@@ -368,6 +389,11 @@ impl AckSet {
                     } else {
                         chunk.due.iter().map(|(low, due)| (*low, *due)).collect()
                     },
+                    shelved: if seeded!(ShelvedIsNotCaptured) {
+                        bitmap_bytes(&mut RoaringBitmap::new())
+                    } else {
+                        bitmap_bytes(&mut chunk.shelved)
+                    },
                 });
             }
         }
@@ -387,11 +413,14 @@ impl AckSet {
             return Err(Malformed("an impossible priority"));
         }
         let due = state.due.iter().copied().collect();
-        let chunk = Chunk { acked: bitmap(&state.acked)?, attempts, priorities, due, dirty: false };
+        let (acked, shelved) = (bitmap(&state.acked)?, bitmap(&state.shelved)?);
+        let chunk = Chunk { acked, attempts, priorities, due, shelved, dirty: false };
         self.above += chunk.acked.len();
+        self.shelved += chunk.shelved.len();
         self.has_priorities |= !chunk.priorities.is_empty();
         if let Some(old) = self.chunks.insert(state.chunk, chunk) {
             self.above -= old.acked.len();
+            self.shelved -= old.shelved.len();
         }
         Ok(())
     }

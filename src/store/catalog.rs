@@ -14,8 +14,16 @@ pub enum Space {
     Queues,
     Topics,
     Streams,
-    Subscriptions { topic: u64 },
-    Groups { stream: u64 },
+    Subscriptions {
+        topic: u64,
+    },
+    Groups {
+        stream: u64,
+    },
+    /// A queue has one at most, of which users see nothing.
+    Timetables {
+        queue: u64,
+    },
 }
 
 impl Space {
@@ -26,6 +34,7 @@ impl Space {
             EntityKind::Subscription { topic, .. } => Space::Subscriptions { topic: *topic },
             EntityKind::Stream { .. } => Space::Streams,
             EntityKind::Group { stream, .. } => Space::Groups { stream: *stream },
+            EntityKind::Timetable { queue } => Space::Timetables { queue: *queue },
         }
     }
 
@@ -37,6 +46,7 @@ impl Space {
             Space::Streams => "stream",
             Space::Subscriptions { .. } => "subscription",
             Space::Groups { .. } => "group",
+            Space::Timetables { .. } => "timetable",
         }
     }
 }
@@ -97,6 +107,10 @@ impl Catalog {
         match entity.kind {
             EntityKind::Queue(_) => LogName::Queue(name),
             EntityKind::Topic => LogName::Topic(name),
+            EntityKind::Timetable { queue } => {
+                let queue = self.entities.get(&queue).map(|queue| queue.name.clone());
+                LogName::Timetable(queue.unwrap_or_default())
+            }
             _ => LogName::Partition { stream: name, partition: (log.0 - entity.id) as u32 },
         }
     }

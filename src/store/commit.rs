@@ -10,7 +10,7 @@ use crate::{
         Malformed,
         commit::{
             begin_run, finish_run, put_ack, put_ack_ranges, put_creation, put_defer, put_delete,
-            put_priority, put_seek, put_trim,
+            put_priority, put_seek, put_shelve, put_trim,
         },
         entity::{Creation, Entity},
         frame::{FRAME_HEADER_BYTES, begin_frame},
@@ -59,6 +59,11 @@ pub enum Op<'a> {
     },
     Delete {
         entity: u64,
+    },
+    /// Has the timetable say when these are due. Sorted.
+    Shelve {
+        cursor: CursorId,
+        offsets: &'a [Offset],
     },
     /// Gives up what lies before an offset.
     Trim {
@@ -178,6 +183,11 @@ impl Store {
                         self.state.ack(cursor, range.clone())?;
                     }
                 }
+                Op::Shelve { cursor, offsets } => {
+                    for offset in offsets {
+                        self.state.shelve(cursor, offset.0..offset.0 + 1)?;
+                    }
+                }
                 Op::Seek { cursor, next } => self.state.seek(cursor, next)?,
                 Op::Create { creation } => self.state.create(creation),
                 Op::Delete { entity } => drop(self.state.delete(entity)),
@@ -293,6 +303,10 @@ impl Draft {
                 check_cursor(cursor)?;
                 put_defer(out, cursor, offset, attempts, due);
                 self.deferred.push(Deferred { cursor, offset, attempts, due, is_new: false });
+            }
+            Op::Shelve { cursor, offsets } => {
+                check_cursor(cursor)?;
+                put_shelve(out, cursor, offsets);
             }
             Op::Seek { cursor, next } => {
                 check_cursor(cursor)?;

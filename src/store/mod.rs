@@ -13,6 +13,7 @@ mod cache;
 mod catalog;
 mod checkpoint;
 mod commit;
+mod digits;
 mod live;
 mod log;
 mod moving;

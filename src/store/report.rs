@@ -81,6 +81,8 @@ pub enum LogName {
         /// The partition's number.
         partition: u32,
     },
+    /// What says when the delayed messages of a queue of this name are due.
+    Timetable(String),
     /// Something whose name is lost.
     Unknown {
         /// Its number in the store.
@@ -154,6 +156,7 @@ impl fmt::Display for LogName {
             LogName::Partition { stream, partition } => {
                 write!(f, "stream {stream:?}, partition {partition}")
             }
+            LogName::Timetable(queue) => write!(f, "the timetable of queue {queue:?}"),
             LogName::Unknown { log } => write!(f, "log {log}, whose name is lost"),
         }
     }

@@ -163,6 +163,12 @@ impl State {
         Ok(())
     }
 
+    pub fn shelve(&mut self, cursor: CursorId, offsets: Range<u64>) -> Result<(), Malformed> {
+        let (acks, _) = self.ack_cursor(cursor)?;
+        acks.shelve(offsets);
+        Ok(())
+    }
+
     /// Nothing can be said of messages that are still to come. `next` tells of a log which is the
     /// next.
     pub fn check_is_there(
@@ -173,6 +179,7 @@ impl State {
         let (cursor, end) = match change {
             Change::Defer { cursor, offset, .. } => (cursor, offset.0 + 1),
             Change::Prioritize { cursor, first, count, .. } => (cursor, first.0 + count),
+            Change::Shelve { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end)),
             _ => return Ok(()),
         };
         let next = self.cursors.get(cursor).and_then(|cursor| next(cursor.log));
@@ -246,6 +253,9 @@ impl State {
                 false => Ok(()),
             },
             Change::Trim { log, start } => self.trim(log, start),
+            Change::Shelve { cursor, offsets } => {
+                offsets.into_iter().try_for_each(|range| self.shelve(cursor, range))
+            }
             Change::Prioritize { cursor, first, count, priority } => {
                 self.prioritize(cursor, first.0..first.0 + count, priority)
             }

@@ -14,7 +14,10 @@ use super::{
 use crate::{
     disk::Disk,
     error::{Error, Result},
-    format::frame::FrameKind,
+    format::{
+        entity::{Entity, EntityKind},
+        frame::FrameKind,
+    },
     ids::{LogId, Offset},
     journal::JournalDamage,
     layout::{Layout, Named, segment_name},
@@ -71,7 +74,8 @@ pub fn problems(survey: &Survey) -> Vec<Problem> {
 /// How much there is beside the segments.
 pub fn count(survey: &Survey, read: &mut Amounts) -> Result<()> {
     read.meta_entries = survey.metas.entries().len() as u64;
-    read.entities = survey.state.catalog.all().count() as u64;
+    let named = |it: &&Entity| !matches!(it.kind, EntityKind::Timetable { .. });
+    read.entities = survey.state.catalog.all().filter(named).count() as u64;
     read.journal_files = survey.journal.files() as u64;
     survey.journal.frames(&mut |place, kind, _| {
         read.journal_frames += 1;

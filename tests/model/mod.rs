@@ -130,6 +130,7 @@ pub fn small_options() -> Options {
         .message_bytes_max(64 << 10)
         .commit_bytes_max(128 << 10)
         .maps_max(2)
+        .delayed_in_memory(8)
 }
 
 /// Damages the first record of a store's first segment. Returns where that is, and what was there.

@@ -39,6 +39,7 @@ fn one_of_each() -> Vec<u8> {
     put_delete(&mut out, 5);
     put_trim(&mut out, LogId(6), Offset(77));
     put_priority(&mut out, CursorId(3), Offset(41), 2, 9);
+    put_shelve(&mut out, CursorId(3), &[4, 5, 8].map(Offset));
     out
 }
 
@@ -50,8 +51,10 @@ fn each_change_there_and_back() {
     assert_eq!((run.log, run.first, run.count, run.end()), (LogId(3), Offset(40), 1, Offset(41)));
     let Change::Ack { cursor: CursorId(3), offsets } = &changes[1] else { panic!() };
     assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [1..4, 9..10, 40..41]);
+    let Change::Shelve { cursor: CursorId(3), offsets } = &changes[8] else { panic!() };
+    assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [4..6, 8..9]);
     assert_eq!(
-        changes[2..],
+        changes[2..8],
         [
             Change::Defer {
                 cursor: CursorId(3),
@@ -127,7 +130,7 @@ fn hostile_changes_end_in_an_error() {
 
 #[test]
 fn an_unknown_change_is_refused() {
-    for kind in (0..=255).filter(|kind| !(1..=8).contains(kind)) {
+    for kind in (0..=255).filter(|kind| !(1..=9).contains(kind)) {
         assert!(decoded(&[kind, 1, 1, 1, 1]).is_err(), "{kind}");
     }
 }
@@ -224,7 +227,7 @@ fn ranges_are_refused_where_they_end_nowhere() {
 #[test]
 fn numbers_that_nobody_gave_out_are_refused() {
     let (over, fine) = (NUMBER_CEILING, NUMBER_CEILING - 1);
-    let puts: [fn(&mut Vec<u8>, u64); 7] = [
+    let puts: [fn(&mut Vec<u8>, u64); 8] = [
         |out, n| put_delete(out, n),
         |out, n| put_trim(out, LogId(n), Offset(0)),
         |out, n| put_trim(out, LogId(0), Offset(n)),
@@ -232,6 +235,7 @@ fn numbers_that_nobody_gave_out_are_refused() {
         |out, n| put_defer(out, CursorId(n), Offset(0), 1, Timestamp(0)),
         |out, n| put_defer(out, CursorId(0), Offset(n), 1, Timestamp(0)),
         |out, n| put_ack(out, CursorId(n), &[Offset(0)]),
+        |out, n| put_shelve(out, CursorId(n), &[Offset(0)]),
     ];
     for (n, put) in puts.into_iter().enumerate() {
         assert!(decoded(&bytes(|out| put(out, fine))).is_ok(), "{n}");

@@ -107,12 +107,16 @@ fn frames(samples: &mut Samples) {
         put_defer(out, CursorId(1), Offset(41), 3, Timestamp(NOW.0 + 60_000));
     });
     samples.change("a seek", |out| put_seek(out, CursorId(8), Offset(1300)));
-    let kinds = ["queue", "topic", "subscription", "stream", "group"];
+    let kinds = ["queue", "topic", "subscription", "stream", "group", "timetable"];
     for (kind, creation) in kinds.iter().zip(entities()) {
         samples.change(&format!("creation of a {kind}"), |out| put_creation(out, &creation));
     }
     samples.change("a deletion", |out| put_delete(out, 3));
     samples.change("a trim", |out| put_trim(out, LogId(4), Offset(1300)));
+    samples.change("priorities", |out| put_priority(out, CursorId(1), Offset(41), 2, 9));
+    samples.change("messages that are in the timetable", |out| {
+        put_shelve(out, CursorId(1), &[41, 42, 50].map(Offset));
+    });
     samples.change("several changes", |out| {
         put_ack(out, CursorId(1), &[Offset(40)]);
         put_messages(out, 41, &[Message::new("charged")]);

@@ -41,6 +41,7 @@ pub fn entities() -> Vec<Creation> {
         ),
         creation(4, "history", EntityKind::Stream { partitions: 4 }),
         creation(8, "billing", EntityKind::Group { stream: 4, partitions: 4 }),
+        creation(12, "timetable", EntityKind::Timetable { queue: 1 }),
     ]
 }
 
@@ -78,6 +79,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 attempts: vec![BITMAP.to_vec(), vec![]],
                 priorities: vec![vec![], BITMAP.to_vec()],
                 due: vec![(1, Timestamp(1_700_000_060_000))],
+                shelved: BITMAP.to_vec(),
             }),
         ),
         (
@@ -191,15 +193,15 @@ fn entities_own_ids_in_a_row() {
     let entities = entities();
     let logs: Vec<Vec<u64>> =
         entities.iter().map(|it| it.entity.logs().map(|log| log.0).collect()).collect();
-    assert_eq!(logs, [vec![1], vec![2], vec![], vec![4, 5, 6, 7], vec![]]);
+    assert_eq!(logs, [vec![1], vec![2], vec![], vec![4, 5, 6, 7], vec![], vec![12]]);
     let cursors: Vec<Vec<(u64, u64)>> = entities
         .iter()
         .map(|it| it.entity.cursors().map(|(cursor, log)| (cursor.0, log.0)).collect())
         .collect();
     let of_group = vec![(8, 4), (9, 5), (10, 6), (11, 7)];
-    assert_eq!(cursors, [vec![(1, 1)], vec![], vec![(3, 2)], vec![], of_group]);
+    assert_eq!(cursors, [vec![(1, 1)], vec![], vec![(3, 2)], vec![], of_group, vec![(12, 12)]]);
     let ids: Vec<u64> = entities.iter().map(|it| it.entity.ids()).collect();
-    assert_eq!(ids, [1, 1, 1, 4, 4]);
+    assert_eq!(ids, [1, 1, 1, 4, 4, 1]);
 }
 
 fn refused(entity: Entity) -> bool {
@@ -270,6 +272,7 @@ fn contradictions_are_refused() {
             attempts: vec![Vec::new(); digits],
             priorities: vec![Vec::new(); priority_digits],
             due: Vec::new(),
+            shelved: Vec::new(),
         };
         MetaEntry::decode(&put(&MetaEntry::Chunk(state))).is_err()
     };
@@ -312,9 +315,10 @@ proptest! {
         acked: Vec<u8>,
         attempts in prop::collection::vec(any::<Vec<u8>>(), 0..32),
         priorities in prop::collection::vec(any::<Vec<u8>>(), 0..4),
+        shelved: Vec<u8>,
     ) {
         let cursor = CursorId(cursor);
-        let state = ChunkState { cursor, chunk, acked, attempts, priorities, due: Vec::new() };
+        let state = ChunkState { cursor, chunk, acked, attempts, priorities, due: Vec::new(), shelved };
         let entry = MetaEntry::Chunk(state);
         prop_assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry));
     }

@@ -2,14 +2,18 @@
 
 use std::ops::Range;
 
+use roaring::RoaringTreemap;
+
 use super::{Report, acks_may_be_lost, lost};
 use crate::{
     error::Result,
     format::{
+        entity::{Entity, EntityKind},
         meta::{LogState, MetaEntry},
         record::RecordParts,
+        timetable,
     },
-    ids::{CursorId, LogId, Offset},
+    ids::{CursorId, LogId, Offset, Timestamp},
     segment::{SegmentWriter, Segments},
     store::{
         log::{Cursor, Progress},
@@ -29,12 +33,15 @@ pub struct Copying<'a> {
     put: Vec<MetaEntry>,
     messages: u64,
     bytes: u64,
+    /// Of a timetable: the messages of which it says when they are due.
+    timed: Option<RoaringTreemap>,
 }
 
 impl Copying<'_> {
     pub fn new(segments: &Segments, segment_bytes: u64, log: LogId) -> Copying<'_> {
         let (writer, base, put) = (None, None, Vec::new());
-        Copying { segments, segment_bytes, log, writer, base, put, messages: 0, bytes: 0 }
+        let (messages, bytes, timed) = (0, 0, None);
+        Copying { segments, segment_bytes, log, writer, base, put, messages, bytes, timed }
     }
 
     /// Copies all that is wanted of the log, and settles what is lost.
@@ -47,10 +54,14 @@ impl Copying<'_> {
         let log = self.log;
         let state = survey.state.logs.get(&log).filter(|log| log.keeps_acked);
         self.base = state.map(|log| log.start);
+        let queue = survey.state.catalog.get(log.0).and_then(queue_of_timetable);
+        self.timed = queue.map(|_| RoaringTreemap::new());
         let walked = survey.walk(log, true, &mut |offset, record| self.push(offset, record))?;
         self.finish_segment(Some(Offset(survey.next(log).0.max(walked.end))))?;
-        report.messages += self.messages;
-        report.bytes += self.bytes;
+        if self.timed.is_none() {
+            report.messages += self.messages;
+            report.bytes += self.bytes;
+        }
         report.read.segments += walked.segments;
         report.read.blocks += walked.blocks;
         report.read.records += walked.records;
@@ -77,6 +88,9 @@ impl Copying<'_> {
         report.lost.extend(lost(name.clone(), &certain, true));
         report.lost.extend(lost(name, &open, false));
         self.settle(survey, &settled, walked.end, entries);
+        if let (Some(queue), Some(timed)) = (queue, &self.timed) {
+            free_untimed(survey, queue, timed);
+        }
         Ok(())
     }
 
@@ -90,6 +104,10 @@ impl Copying<'_> {
         };
         writer.push(offset, record)?;
         self.writer = Some(writer);
+        if let Some(timed) = &mut self.timed {
+            let entries = timetable::decode(record.payload).unwrap_or_default();
+            timed.extend(entries.into_iter().map(|(_, offset)| offset.0));
+        }
         self.messages += 1;
         self.bytes += record.weight();
         Ok(())
@@ -135,6 +153,24 @@ impl Copying<'_> {
         let (log, next) = (self.log, Offset(next));
         entries.push(MetaEntry::Log(LogState { log, start, moved: next, next }));
         entries.append(&mut self.put);
+    }
+}
+
+/// The queue of a timetable.
+pub fn queue_of_timetable(entity: &Entity) -> Option<u64> {
+    match entity.kind {
+        EntityKind::Timetable { queue } => Some(queue),
+        _ => None,
+    }
+}
+
+/// Has the messages of a queue come at once of which nothing says any more when they are due.
+pub fn free_untimed(survey: &mut Survey, queue: u64, timed: &RoaringTreemap) {
+    let cursor = survey.state.cursors.get_mut(&CursorId(queue));
+    let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) else { return };
+    let untimed: Vec<Offset> = acks.all_shelved().filter(|it| !timed.contains(it.0)).collect();
+    for offset in untimed {
+        acks.defer(offset, acks.attempts(offset), Timestamp(0));
     }
 }
 

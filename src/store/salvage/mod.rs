@@ -7,10 +7,15 @@
 mod copy;
 mod report;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 pub use self::report::{Consumer, Lost, Renamed, SalvageReport};
-use self::{copy::Copying, report::SalvageReport as Report};
+use roaring::RoaringTreemap;
+
+use self::{
+    copy::{Copying, free_untimed, queue_of_timetable},
+    report::SalvageReport as Report,
+};
 use super::{
     open::Opening,
     report::LogName,
@@ -61,11 +66,17 @@ pub fn salvage(
 
     let mut entries: Vec<MetaEntry> =
         survey.state.catalog.all().cloned().map(MetaEntry::Entity).collect();
-    report.entities = entries.len() as u64;
+    let timetables: BTreeSet<u64> =
+        survey.state.catalog.all().filter_map(queue_of_timetable).collect();
+    report.entities = (entries.len() - timetables.len()) as u64;
     let segments = target.segments(id);
     for log in verify::logs(&survey) {
         let mut copying = Copying::new(&segments, target.config.segment_bytes, log);
         copying.copy(&mut survey, &mut report, &mut entries)?;
+    }
+    let queues: Vec<u64> = survey.state.catalog.all().map(|entity| entity.id).collect();
+    for queue in queues.into_iter().filter(|id| !timetables.contains(id)) {
+        free_untimed(&mut survey, queue, &RoaringTreemap::new());
     }
     put_cursors(&mut survey.state, &mut entries);
     say_what_is_uncertain(&survey, &mut report);
@@ -114,7 +125,11 @@ fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {
     }
     for entity in survey.state.catalog.all() {
         if entity.cursors().any(|(cursor, _)| survey.is_uncertain(cursor)) {
-            report.uncertain.push(consumer(survey, entity));
+            let queue = queue_of_timetable(entity).and_then(|id| survey.state.catalog.get(id));
+            let consumer = consumer(survey, queue.unwrap_or(entity));
+            if !report.uncertain.contains(&consumer) {
+                report.uncertain.push(consumer);
+            }
         }
     }
 }

@@ -96,6 +96,10 @@ impl Adoption<'_> {
             EntityKind::Subscription { topic, .. } if topic == log.0 => {
                 Some((topic, EntityKind::Topic))
             }
+            EntityKind::Timetable { queue } if queue == log.0 => {
+                let lease_ms = LEASE_DEFAULT.as_millis() as u64;
+                Some((queue, EntityKind::Queue(Delivering::leasing(lease_ms))))
+            }
             EntityKind::Group { stream, partitions }
                 if (stream..stream + u64::from(partitions)).contains(&log.0) =>
             {

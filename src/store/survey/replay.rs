@@ -68,6 +68,7 @@ pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
                 Change::Run(run) => drop(seen.logs.insert(run.log)),
                 Change::Ack { cursor, .. }
                 | Change::Defer { cursor, .. }
+                | Change::Shelve { cursor, .. }
                 | Change::Prioritize { cursor, .. } => {
                     seen.cursors.insert(cursor);
                 }

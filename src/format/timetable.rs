@@ -1,0 +1,47 @@
+//! When delayed messages are due: the payload of a message of a queue's timetable.
+//! `docs/FORMAT.md` has the table under "Timetables".
+
+use super::wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, put_varint, unzigzag, zigzag};
+use crate::ids::{Offset, Timestamp};
+
+/// So many messages at most are in one block.
+pub const BLOCK_ENTRIES_MAX: usize = 1 << 16;
+
+/// Some of a queue's delayed messages, and when each is due: the soonest first.
+pub fn encode(entries: &[(Timestamp, Offset)]) -> Vec<u8> {
+    debug_assert!(entries.is_sorted_by(|a, b| a.0 <= b.0) && entries.len() <= BLOCK_ENTRIES_MAX);
+    let mut out = Vec::with_capacity(entries.len() * 6 + 8);
+    put_varint(&mut out, entries.len() as u64);
+    let (mut due_before, mut offset_before) = (0, 0);
+    for (due, offset) in entries {
+        put_varint(&mut out, due.0 - due_before);
+        put_varint(&mut out, zigzag(offset.0.wrapping_sub(offset_before) as i64));
+        (due_before, offset_before) = (due.0, offset.0);
+    }
+    out
+}
+
+pub fn decode(bytes: &[u8]) -> Decoded<Vec<(Timestamp, Offset)>> {
+    let mut input = Bytes::new(bytes);
+    let count = input.varint()?;
+    // Each takes two bytes at least.
+    if count == 0 || count > BLOCK_ENTRIES_MAX.min(bytes.len() / 2) as u64 {
+        return Err(Malformed("a timetable with an impossible number of messages"));
+    }
+    let mut entries = Vec::with_capacity(count as usize);
+    let (mut due, mut offset) = (0u64, 0u64);
+    for _ in 0..count {
+        let later = due.checked_add(input.varint()?);
+        due = later.ok_or(Malformed("a timetable with an impossible time"))?;
+        offset = offset.wrapping_add(unzigzag(input.varint()?) as u64);
+        if offset >= NUMBER_CEILING {
+            return Err(Malformed("a timetable with an impossible offset"));
+        }
+        entries.push((Timestamp(due), Offset(offset)));
+    }
+    if input.is_empty() {
+        Ok(entries)
+    } else {
+        Err(Malformed("bytes are left over in a timetable"))
+    }
+}

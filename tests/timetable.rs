@@ -1,0 +1,238 @@
+//! More delayed messages than are kept in memory.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
+
+mod model;
+mod sim;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use model::small_options;
+use posthouse::{ErrorKind, Message, Queue, Timestamp, sim::SimDisk};
+use sim::{SECOND, Sim, kind, take};
+
+/// Any number, the same for the same seed.
+fn draw(seed: &mut u64, below: u64) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 33) % below
+}
+
+/// Sends so many messages, each after its own delay of up to a hundred seconds, which is its payload.
+fn send_some(queue: &Queue, count: u64, seed: &mut u64) -> Vec<u64> {
+    let delays: Vec<u64> = (0..count).map(|_| 1 + draw(seed, 100)).collect();
+    for delay in &delays {
+        let message = Message::new(delay.to_string()).deliver_after(Duration::from_secs(*delay));
+        queue.send(message).unwrap();
+    }
+    delays
+}
+
+fn number(payload: &[u8]) -> u64 {
+    std::str::from_utf8(payload).unwrap().parse().unwrap()
+}
+
+/// Receives and acks all there is.
+fn drain(queue: &Queue) -> Vec<u64> {
+    std::iter::from_fn(|| take(queue))
+        .map(|delivery| {
+            delivery.ack().unwrap();
+            number(delivery.payload())
+        })
+        .collect()
+}
+
+fn files_of_logs(disk: &SimDisk) -> usize {
+    disk.files().into_iter().filter(|it| it.starts_with("store/segments")).count()
+}
+
+#[test]
+fn each_message_comes_when_it_is_due_although_few_are_in_memory() {
+    for seed in 0..8 {
+        let mut sim = Sim::new();
+        let mut queue = sim.engine.queue("q").create().unwrap();
+        let mut chance = seed;
+        let mut wanted = send_some(&queue, 200, &mut chance);
+        wanted.sort_unstable();
+        assert_eq!(queue.stats().unwrap().delayed, 200);
+        for second in 1..=100 {
+            // Not a moment early.
+            sim.disk.advance(SECOND - Duration::from_millis(1));
+            assert_eq!(drain(&queue), [], "before second {second}");
+            sim.disk.advance(Duration::from_millis(1));
+            let due = drain(&queue);
+            let expected: Vec<u64> = wanted.iter().copied().filter(|it| *it == second).collect();
+            assert_eq!(due, expected, "second {second}");
+            match draw(&mut chance, 20) {
+                0 => sim.engine.checkpoint().unwrap(),
+                1 => {
+                    drop(queue);
+                    sim = sim.kill();
+                    queue = sim.engine.queue("q").open().unwrap();
+                    let left = wanted.iter().filter(|it| **it > second).count();
+                    assert_eq!(queue.delayed().unwrap(), left as u64);
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(queue.depth().unwrap(), 0);
+        // Nothing is left of the timetable either.
+        sim.engine.checkpoint().unwrap();
+        assert_eq!(files_of_logs(&sim.disk), 0);
+        assert!(sim.engine.verify().unwrap().is_ok());
+    }
+}
+
+#[test]
+fn a_browse_tells_when_each_is_due_and_one_that_is_removed_does_not_come() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let began = queue.browse().unwrap().count();
+    assert_eq!(began, 0);
+    let delays = send_some(&queue, 60, &mut 7);
+    let sent = Timestamp(first_timestamp(&queue));
+    let browsed: Vec<_> = queue.browse().unwrap().map(Result::unwrap).collect();
+    assert_eq!(browsed.len(), 60);
+    for (it, delay) in browsed.iter().zip(&delays) {
+        assert_eq!(it.due(), Some(Timestamp(sent.0 + delay * 1000)));
+    }
+    for it in browsed.iter().filter(|it| it.offset().0 % 3 == 0) {
+        assert!(queue.remove(it.offset()).unwrap());
+    }
+    assert_eq!(queue.delayed().unwrap(), 40);
+    sim.disk.advance(100 * SECOND);
+    let mut left: Vec<u64> =
+        delays.iter().enumerate().filter(|(n, _)| n % 3 != 0).map(|(_, it)| *it).collect();
+    left.sort_unstable();
+    let mut came = drain(&queue);
+    came.sort_unstable();
+    assert_eq!(came, left);
+}
+
+fn first_timestamp(queue: &Queue) -> u64 {
+    queue.browse().unwrap().next().unwrap().unwrap().timestamp().0
+}
+
+#[test]
+fn a_purge_takes_the_timetable_along() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    send_some(&queue, 100, &mut 3);
+    sim.engine.checkpoint().unwrap();
+    assert!(files_of_logs(&sim.disk) > 1);
+    assert_eq!(queue.purge().unwrap(), 100);
+    assert_eq!((queue.depth().unwrap(), queue.delayed().unwrap()), (0, 0));
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(files_of_logs(&sim.disk), 0);
+    let wanted = send_some(&queue, 30, &mut 4);
+    drop(queue);
+    sim = sim.kill();
+    let queue = sim.engine.queue("q").open().unwrap();
+    sim.disk.advance(100 * SECOND);
+    assert_eq!(drain(&queue).len(), wanted.len());
+    // A queue that is deleted takes it along, too, and a new one of its name has none.
+    send_some(&queue, 40, &mut 5);
+    sim.engine.queue("q").delete().unwrap();
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(files_of_logs(&sim.disk), 0);
+    let queue = sim.engine.queue("q").create().unwrap();
+    assert_eq!(queue.delayed().unwrap(), 0);
+    assert!(sim.engine.verify().unwrap().is_ok());
+}
+
+#[test]
+fn messages_that_failed_keep_their_attempts_and_priorities_in_the_timetable() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("q").max_attempts(5).create().unwrap();
+    for n in 0..40u64 {
+        queue.send(Message::new(n.to_string()).priority((n % 4) as u8)).unwrap();
+    }
+    while let Some(delivery) = take(&queue) {
+        delivery.nack_after(60 * SECOND).unwrap();
+    }
+    assert_eq!(queue.delayed().unwrap(), 40);
+    drop(queue);
+    sim = sim.kill();
+    let queue = sim.engine.queue("q").open().unwrap();
+    sim.disk.advance(60 * SECOND);
+    let mut came = BTreeMap::new();
+    let mut before = 9;
+    while let Some(delivery) = take(&queue) {
+        assert_eq!(delivery.attempt(), 2);
+        let n = number(delivery.payload());
+        assert_eq!(u64::from(delivery.priority()), n % 4);
+        assert!(delivery.priority() <= before, "the most urgent come first");
+        before = delivery.priority();
+        delivery.ack().unwrap();
+        assert!(came.insert(n, ()).is_none());
+    }
+    assert_eq!(came.len(), 40);
+}
+
+#[test]
+fn a_damaged_timetable_is_told_and_holds_up_no_other_message() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    send_some(&queue, 60, &mut 11);
+    sim.engine.checkpoint().unwrap();
+    drop(queue);
+    let Sim { disk, engine } = sim;
+    engine.close().unwrap();
+    drop(engine);
+    // The timetable is the second log.
+    let logs: Vec<_> =
+        disk.files().into_iter().filter(|it| it.starts_with("store/segments")).collect();
+    let timetable = logs.last().unwrap().parent().unwrap().to_owned();
+    for path in logs.iter().filter(|it| it.starts_with(&timetable)) {
+        let mut content = disk.content(path).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        disk.plant(path, Some(content));
+    }
+    let report = small_options().sim(&disk).verify("store").unwrap();
+    assert!(report.to_string().contains("the timetable of queue \"q\""), "{report}");
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    queue.send("1000").unwrap();
+    disk.advance(100 * SECOND);
+    let mut came = 0;
+    let error = loop {
+        match queue.try_receive() {
+            Ok(Some(delivery)) => delivery.ack().unwrap(),
+            Ok(None) => panic!("nothing is said of the damage"),
+            Err(error) => break error,
+        }
+        came += 1;
+    };
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(came > 1, "those that are known have come");
+    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt, "it is told again");
+    queue.send("1001").unwrap();
+    take(&queue).unwrap().ack().unwrap();
+    let left = queue.depth().unwrap();
+    assert_eq!(left + came, 61);
+    engine.close().unwrap();
+    drop((queue, engine));
+    // What is known of no more comes at once.
+    small_options().sim(&disk).salvage("store", "rescued").unwrap();
+    let engine = small_options().sim(&disk).open("rescued").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    assert_eq!(drain(&queue).len() as u64, left);
+    assert!(small_options().sim(&disk).open("rescued").is_err(), "it is in use");
+    engine.close().unwrap();
+}
+
+#[test]
+fn on_a_full_disk_messages_come_late_rather_than_never() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let wanted = send_some(&queue, 100, &mut 13);
+    sim.disk.set_capacity(Some(sim.disk.bytes_used()));
+    sim.disk.advance(100 * SECOND);
+    let mut came = drain(&queue);
+    sim.disk.set_capacity(None);
+    sim.disk.advance(SECOND);
+    came.extend(drain(&queue));
+    came.sort_unstable();
+    let mut wanted = wanted;
+    wanted.sort_unstable();
+    assert_eq!(came, wanted);
+}
