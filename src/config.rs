@@ -186,7 +186,9 @@ pub enum Overflow {
     /// use [`send_within`](crate::Queue::send_within).
     #[default]
     Reject,
-    /// The oldest messages that are not on lease are deleted to make room.
+    /// The oldest messages of the lowest priority are deleted to make room; those that wait for their time
+    /// only if no others are left, and those on lease never: if there are only these, it is as with
+    /// [`Reject`](Overflow::Reject).
     DropOldest,
 }
 

@@ -42,7 +42,8 @@ pub enum ErrorKind {
     /// No space is left on the disk. Acks and deletes still work; sends do again once there is
     /// space.
     DiskFull,
-    /// The queue holds as many messages as it may. Nothing was sent; it can be once others are acked.
+    /// The queue holds as many messages, or bytes, as it may. Nothing was sent; it can be once others are
+    /// acked.
     QueueFull,
     /// Durable data is damaged. The error names the file and the position.
     Corrupt,

@@ -32,8 +32,9 @@ pub struct Lsn(pub u64);
 
 /// A point in time: milliseconds since 1970-01-01 00:00 UTC.
 ///
-/// Timestamps are information for the reader. No order and no promise rests on them, because
-/// clocks go backwards.
+/// No order rests on timestamps, because clocks go backwards. What is to happen at a time of day does: see
+/// [`deliver_at`](crate::Message::deliver_at), [`expire_after`](crate::Message::expire_after) and
+/// what is told of ages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
 

@@ -149,7 +149,8 @@ impl<'a> Message<'a> {
             return Err(Error::invalid("priority", what));
         }
         if priority > 0 && !takes_priorities {
-            let what = "only messages of queues that are not ordered by key have a priority";
+            let what =
+                "only messages of queues that are not ordered by key have a priority; set none";
             return Err(Error::invalid("priority", what));
         }
         Ok(())

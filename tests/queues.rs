@@ -490,11 +490,13 @@ fn settings_out_of_range_are_refused_by_name() {
     assert_eq!(field(queue().backoff(nothing).create()), "backoff");
     assert_eq!(field(queue().max_attempts(0).create()), "max_attempts");
     assert_eq!(field(queue().dead_letter_queue("q").create()), "dead_letter_queue");
-    assert_eq!(field(queue().dead_letter_queue("").create()), "name");
+    assert_eq!(field(queue().dead_letter_queue("").create()), "dead_letter_queue");
     assert!(sim.engine.queues().unwrap().is_empty(), "nothing was made");
 
     let made = queue().max_attempts(3).create().unwrap();
-    assert_eq!(kind(queue().max_attempts(4).create()), ErrorKind::AlreadyExists);
+    let other = queue().max_attempts(4).create().unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::AlreadyExists);
+    assert!(other.to_string().contains("another max_attempts"), "{other}");
     assert_eq!(kind(queue().dead_letter_queue("other").create()), ErrorKind::AlreadyExists);
     assert_eq!(kind(queue().backoff(Backoff::Fixed(SECOND)).create()), ErrorKind::AlreadyExists);
     queue().max_attempts(3).dead_letter_queue("q.dead").create().unwrap();
@@ -743,6 +745,34 @@ fn what_an_order_by_key_cannot_have_is_refused_by_name() {
 // Time to live.
 
 #[test]
+fn a_message_that_would_be_over_before_it_is_due_is_refused() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let brief = || Message::new("a").expire_after(10 * SECOND);
+    assert_eq!(field(queue.send(brief().deliver_after(10 * SECOND))), "expire_after");
+    let now = Timestamp::now();
+    assert_eq!(field(queue.send(brief().deliver_at(Timestamp(now.0 * 2)))), "expire_after");
+    queue.send(brief().deliver_after(9 * SECOND)).unwrap();
+    sim.disk.advance(9 * SECOND);
+    assert!(take(&queue).is_some());
+}
+
+#[test]
+fn a_message_whose_life_is_over_counts_as_no_delivery() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").time_to_live(SECOND).create().unwrap();
+    let letters = sim.engine.queue("r").time_to_live(SECOND).max_attempts(3).create().unwrap();
+    for queue in [&queue, &letters] {
+        queue.send_batch(["a", "b"]).unwrap();
+        take(queue).unwrap().nack().unwrap();
+        sim.disk.advance(SECOND);
+        assert!(take(queue).is_none());
+        let stats = queue.stats().unwrap();
+        assert_eq!((stats.delivered, stats.redelivered, stats.depth), (1, 0, 0));
+    }
+}
+
+#[test]
 fn messages_whose_life_is_over_do_not_come() {
     let mut sim = Sim::new();
     let queue = sim.engine.queue("q").time_to_live(10 * SECOND).create().unwrap();
@@ -864,7 +894,7 @@ fn a_full_queue_may_drop_its_oldest() {
     queue.send_batch(["7", "8", "9"]).unwrap();
     assert_eq!(texts(&queue), ["0", "7", "8", "9"], "those that wait go, too, when they must");
     assert_eq!(queue.delayed().unwrap(), 0);
-    assert_eq!(kind(queue.send_batch(["a"; 5])), ErrorKind::QueueFull);
+    assert_eq!(kind(queue.send_batch(["a"; 5])), ErrorKind::TooLarge, "it will never fit");
     assert_eq!(kind(queue.send_batch(["a"; 4])), ErrorKind::QueueFull, "one is on lease");
     held.ack().unwrap();
     drop(queue);

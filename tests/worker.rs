@@ -253,6 +253,29 @@ fn tasks_can_work_too() {
 }
 
 #[test]
+fn a_handler_may_stop_its_own_worker() {
+    let (engine, _dir) = engine();
+    let queue = engine.queue("q").create().unwrap();
+    let slot: Arc<Mutex<Option<posthouse::Worker>>> = Arc::default();
+    let (tell, told) = mpsc::channel();
+    let own = Arc::clone(&slot);
+    let mut filled = slot.lock().unwrap();
+    let worker = queue.worker().threads(2).start(move |_| {
+        let worker = own.lock().unwrap().take();
+        tell.send(worker.map(posthouse::Worker::stop).is_some_and(|it| it.is_ok())).unwrap();
+        Ok::<(), posthouse::Error>(())
+    });
+    *filled = Some(worker.unwrap());
+    drop(filled);
+    queue.send("stop").unwrap();
+    assert!(
+        told.recv_timeout(Duration::from_secs(60)).unwrap(),
+        "it was stopped, without an error"
+    );
+    until("it is acked", || queue.depth().unwrap() == 0);
+}
+
+#[test]
 fn a_batch_is_acked_as_one() {
     let (engine, _dir) = engine();
     let queue = engine.queue("q").create().unwrap();

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo run --release --example orders
-//! cargo run --release --example orders -- --dir shop --kill-at 40000    # dies
+//! cargo run --release --example orders -- --dir shop --kill-at 40001    # dies
 //! cargo run --release --example orders -- --dir shop                    # goes on
 //! ```
 //!

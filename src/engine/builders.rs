@@ -41,8 +41,8 @@ struct Plan<'a, K, S, C> {
     grave: Option<&'a str>,
     /// Given the id of that queue.
     kind: K,
-    /// Whether one that is there has the wanted settings, given the same.
-    suits: S,
+    /// Which setting of one that is there is not the wanted one, given the same.
+    differs: S,
     /// Where the cursors of a new one begin.
     starts: C,
 }
@@ -50,7 +50,7 @@ struct Plan<'a, K, S, C> {
 impl<K, S, C> Plan<'_, K, S, C>
 where
     K: Fn(Option<u64>) -> EntityKind,
-    S: Fn(&EntityKind, Option<u64>) -> bool,
+    S: Fn(&EntityKind, Option<u64>) -> Option<&'static str>,
     C: Fn(&mut Core, &Entity) -> Result<Vec<Offset>>,
 {
     /// Finds or creates it.
@@ -67,8 +67,14 @@ where
             let grave = self.grave.and_then(|grave| core.store.find(Space::Queues, grave));
             let grave = grave.map(|entity| entity.id);
             if let Some(entity) = core.store.find(space, name) {
-                if if_there == IfThere::Fail || !(self.suits)(&entity.kind, grave) {
-                    let how = if if_there == IfThere::Fail { "" } else { " with other settings" };
+                let differs = (self.differs)(&entity.kind, grave);
+                if if_there == IfThere::Fail || differs.is_some() {
+                    let how = match differs {
+                        Some(setting) => format!(
+                            ", with another {setting}, which stays as it is: open it, or delete it first"
+                        ),
+                        None => String::new(),
+                    };
                     let what = format!("there is a {noun} named {name:?} already{how}");
                     return Err(Error::new(ErrorKind::AlreadyExists, what));
                 }
@@ -174,7 +180,8 @@ macro_rules! builder_calls {
         /// # Errors
         ///
         /// [`NotFound`](ErrorKind::NotFound) if it is not there;
-        /// [`InvalidInput`](ErrorKind::InvalidInput) if the name is out of range.
+        /// [`InvalidInput`](ErrorKind::InvalidInput) if the name is out of range, or if it is a queue that
+        /// holds the dead letters of others.
         pub fn delete(&self) -> Result<()> {
             delete(&self.engine, self.space(), &self.name)
         }
@@ -241,9 +248,9 @@ impl QueueBuilder {
             space: self.space(),
             grave: grave.as_deref(),
             kind: |grave| EntityKind::Queue(wanted.delivering(grave)),
-            suits: |there: &EntityKind, grave| match there {
-                EntityKind::Queue(there) => wanted.suits(there, grave),
-                _ => false,
+            differs: |there: &EntityKind, grave| match there {
+                EntityKind::Queue(there) => wanted.differs(there, grave),
+                _ => Some("kind"),
             },
             starts: at_zero,
         };
@@ -276,7 +283,7 @@ impl TopicBuilder {
             space: self.space(),
             grave: None,
             kind: |_| EntityKind::Topic,
-            suits: |_: &EntityKind, _| true,
+            differs: |_: &EntityKind, _| None,
             starts: at_zero,
         };
         plan.carry_out(&self.engine, if_there)
@@ -321,9 +328,9 @@ impl SubscriptionBuilder {
             space: self.space(),
             grave: grave.as_deref(),
             kind: |grave| EntityKind::Subscription { topic, delivering: wanted.delivering(grave) },
-            suits: |there: &EntityKind, grave| match there {
-                EntityKind::Subscription { delivering, .. } => wanted.suits(delivering, grave),
-                _ => false,
+            differs: |there: &EntityKind, grave| match there {
+                EntityKind::Subscription { delivering, .. } => wanted.differs(delivering, grave),
+                _ => Some("kind"),
             },
             starts: |core: &mut Core, entity: &Entity| {
                 // A subscription receives only what is published after its creation.
@@ -379,7 +386,9 @@ impl StreamBuilder {
             space: self.space(),
             grave: None,
             kind: |_| kind.clone(),
-            suits: |there: &EntityKind, _| self.partitions.is_none() || *there == kind,
+            differs: |there: &EntityKind, _| {
+                (self.partitions.is_some() && *there != kind).then_some("number of partitions")
+            },
             starts: at_zero,
         };
         plan.carry_out(&self.engine, if_there)
@@ -424,7 +433,7 @@ impl GroupBuilder {
             space: self.space(),
             grave: None,
             kind: |_| kind.clone(),
-            suits: |_: &EntityKind, _| true,
+            differs: |_: &EntityKind, _| None,
             starts: |core: &mut Core, entity: &Entity| {
                 entity.cursors().map(|(_, log)| start.resolve(core, log)).collect()
             },

@@ -190,7 +190,9 @@ impl Consumer {
         if let Some(grave) = grave {
             let death =
                 Death { cursor, key, stored, attempts, reason: UNSETTLED, has_failed: false };
-            return shared.bury_or_wait(&death, grave).map(|_| true);
+            shared.bury_or_wait(&death, grave)?;
+            self.note_undelivered(attempts > 0);
+            return Ok(true);
         }
         let now = shared.lock_open()?.steady(shared.elapsed());
         let is_over = expires.is_some_and(|expires| expires <= now || seeded!(ExpiresTooEarly));
@@ -200,7 +202,9 @@ impl Consumer {
         if let Some(grave) = self.retry.dead_letters {
             let attempts = attempts.saturating_sub(1);
             let death = Death { cursor, key, stored, attempts, reason: EXPIRED, has_failed: false };
-            return shared.bury_or_wait(&death, grave).map(|_| true);
+            shared.bury_or_wait(&death, grave)?;
+            self.note_undelivered(attempts > 0);
+            return Ok(true);
         }
         let dropped = shared.transact(|core| {
             let offset = core.held(cursor, key, shared.elapsed())?;
@@ -217,6 +221,15 @@ impl Consumer {
         });
         dropped?;
         shared.flusher.soon(shared);
+        self.note_undelivered(attempts > 1);
         Ok(true)
+    }
+
+    /// A message that was leased was not delivered after all.
+    fn note_undelivered(&self, was_tried: bool) {
+        if let Ok(consumption) = self.shared().lock().consumption(self.cursor) {
+            consumption.counts.delivered -= 1;
+            consumption.counts.redelivered -= u64::from(was_tried);
+        }
     }
 }

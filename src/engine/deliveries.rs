@@ -13,7 +13,7 @@ use super::{consumer::Consumer, delivery::Delivery};
 use crate::error::{ErrorKind, Result};
 
 /// The messages of a queue or a subscription as they come. It ends when the engine is closed. Needs
-/// the feature `stream`.
+/// the feature `stream`; `next` comes from `StreamExt` of a crate such as `futures` or `tokio-stream`.
 pub struct Deliveries {
     consumer: Arc<Consumer>,
     next: Pin<Box<dyn Future<Output = Result<Delivery>> + Send>>,

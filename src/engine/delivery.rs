@@ -152,7 +152,9 @@ impl Delivery {
     /// A number that grows with each delivery of this queue, or for this subscription: a delivery that
     /// came later has a higher one, also behind crashes and restarts. What is called by handlers
     /// can keep the highest that it has seen, and refuse lower ones: so a handler that was too slow,
-    /// and whose lease has run out, does no harm (a fencing token; Kleppmann, 2016).
+    /// and whose lease has run out, does no harm (a fencing token; Kleppmann, 2016). Where several handlers
+    /// work side by side, keep the highest of each key or message: tokens of healthy ones overtake
+    /// each other.
     ///
     /// It is below 2^63, and higher than all before for 2^23 lives of a store with 2^40 deliveries
     /// each. Numbers of another store, a salvaged one included, say nothing about this one's.

@@ -299,7 +299,8 @@ impl Queue {
         self.consumer.in_flight()
     }
 
-    /// How many messages there are in which state, and what has happened since the engine was opened.
+    /// How many messages there are in which state, and what has happened since it was first opened
+    /// in this life of the engine.
     ///
     /// # Errors
     ///
@@ -309,7 +310,7 @@ impl Queue {
     }
 
     /// How long messages have waited to be received, and how long it took until they were acked, since
-    /// the engine was opened.
+    /// a handle of the queue was first made in this life of the engine.
     ///
     /// # Errors
     ///

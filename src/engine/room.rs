@@ -73,9 +73,12 @@ impl Core {
         let acks = store.acks(cursor).ok_or_else(deleted)?;
         let (most, most_bytes) =
             (limit.messages.unwrap_or(u64::MAX), limit.bytes.unwrap_or(u64::MAX));
-        if load.bytes > most_bytes {
-            let what =
-                format!("{} bytes for a queue that may hold {most_bytes} (max_bytes)", load.bytes);
+        let never = [
+            (load.messages, most, "messages", "max_messages"),
+            (load.bytes, most_bytes, "bytes", "max_bytes"),
+        ];
+        if let Some((more, most, of, field)) = never.into_iter().find(|it| it.0 > it.1) {
+            let what = format!("{more} {of} at once for a queue that may hold {most} ({field})");
             return Err(Error::new(ErrorKind::TooLarge, what));
         }
         let weights = consumption.weights.as_ref();
@@ -91,7 +94,7 @@ impl Core {
         if !excess.is_left() {
             return Ok(Vec::new());
         }
-        if !limit.drops_oldest || load.messages > most {
+        if !limit.drops_oldest {
             return Err(full(limit));
         }
         let deliveries = &mut consumption.deliveries;

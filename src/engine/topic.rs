@@ -245,7 +245,8 @@ impl Subscription {
         self.consumer.in_flight()
     }
 
-    /// How many messages there are in which state, and what has happened since the engine was opened.
+    /// How many messages there are in which state, and what has happened since it was first opened
+    /// in this life of the engine.
     ///
     /// # Errors
     ///
@@ -255,7 +256,7 @@ impl Subscription {
     }
 
     /// How long messages have waited to be received, and how long it took until they were acked, since
-    /// the engine was opened.
+    /// a handle of the subscription was first made in this life of the engine.
     ///
     /// # Errors
     ///

@@ -258,7 +258,8 @@ impl Transaction {
     ///
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease of a delivery was lost,
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput), [`TooLarge`](crate::ErrorKind::TooLarge),
-    /// [`NotFound`](crate::ErrorKind::NotFound), [`DiskFull`](crate::ErrorKind::DiskFull): nothing
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`QueueFull`](crate::ErrorKind::QueueFull),
+    /// [`DiskFull`](crate::ErrorKind::DiskFull): nothing
     /// was changed. [`Poisoned`](crate::ErrorKind::Poisoned): all of it happened, or nothing.
     pub fn commit(self) -> Result<Vec<Position>> {
         let (engine, durability) = (self.engine.clone(), self.durability);

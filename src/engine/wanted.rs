@@ -58,13 +58,22 @@ impl Wanted {
             }
         }
         if self.life.is_some_and(|life| life.is_zero()) {
-            return Err(Error::invalid("time_to_live", "messages that live for no time at all"));
+            return Err(Error::invalid(
+                "time_to_live",
+                "messages would live for no time: give them 1 ms or more",
+            ));
         }
         if self.messages_max == Some(0) {
-            return Err(Error::invalid("max_messages", "a queue for no messages at all"));
+            return Err(Error::invalid(
+                "max_messages",
+                "a queue for 0 messages would refuse all: give it 1 or more",
+            ));
         }
         if self.bytes_max == Some(0) {
-            return Err(Error::invalid("max_bytes", "a queue for no bytes at all"));
+            return Err(Error::invalid(
+                "max_bytes",
+                "a queue for 0 bytes would refuse all: give it 1 or more",
+            ));
         }
         if self.overflow.is_some() && self.messages_max.or(self.bytes_max).is_none() {
             let what = "overflow says what to do when a queue is full; give it max_messages or \
@@ -78,7 +87,11 @@ impl Wanted {
             let what = "max_attempts is 0: a message is delivered once at least";
             return Err(Error::invalid("max_attempts", what));
         }
-        grave.map_or(Ok(()), |grave| check_name("dead-letter queue", grave))
+        match grave {
+            Some(grave) => check_name("dead-letter queue", grave)
+                .map_err(|error| Error::invalid("dead_letter_queue", error.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// The settings to be stored, once they are checked.
@@ -112,31 +125,34 @@ impl Wanted {
         }
     }
 
-    /// Whether settings that are there are those that were given.
-    pub fn suits(&self, there: &Delivering, grave: Option<u64>) -> bool {
+    /// The first setting that was given and is another one there.
+    pub fn differs(&self, there: &Delivering, grave: Option<u64>) -> Option<&'static str> {
         let wanted = self.delivering(grave);
-        let same = |is_given: bool, same: bool| !is_given || same;
         let dead = |it: &Delivering| it.dead_letters;
         let messages = |it: &Delivering| it.limit.and_then(|limit| limit.messages);
         let bytes = |it: &Delivering| it.limit.and_then(|limit| limit.bytes);
         let drops = |it: &Delivering| it.limit.is_some_and(|limit| limit.drops_oldest);
-        same(self.lease.is_some(), wanted.lease_ms == there.lease_ms)
-            && same(self.delay.is_some(), wanted.delay_ms == there.delay_ms)
-            && same(self.backoff.is_some(), wanted.backoff == there.backoff)
-            && same(self.life.is_some(), wanted.life_ms == there.life_ms)
-            && same(self.messages_max.is_some(), messages(&wanted) == messages(there))
-            && same(self.bytes_max.is_some(), bytes(&wanted) == bytes(there))
-            && same(self.overflow.is_some(), drops(&wanted) == drops(there))
-            && same(self.is_ordered.is_some(), wanted.is_ordered == there.is_ordered)
-            && same(self.is_exclusive.is_some(), wanted.is_exclusive == there.is_exclusive)
-            && same(
-                self.attempts_max.is_some(),
-                dead(there).map(|it| it.attempts_max) == self.attempts_max,
-            )
-            && same(
-                self.dead_letters.is_some(),
-                dead(there).map(|it| it.queue) == grave && grave.is_some(),
-            )
+        let attempts = dead(there).map(|it| it.attempts_max);
+        let letters = dead(there).map(|it| it.queue);
+        // Which it is, whether it was given, and whether it is the same.
+        let settings = [
+            ("lease", self.lease.is_some(), wanted.lease_ms == there.lease_ms),
+            ("delay", self.delay.is_some(), wanted.delay_ms == there.delay_ms),
+            ("backoff", self.backoff.is_some(), wanted.backoff == there.backoff),
+            ("time_to_live", self.life.is_some(), wanted.life_ms == there.life_ms),
+            ("max_messages", self.messages_max.is_some(), messages(&wanted) == messages(there)),
+            ("max_bytes", self.bytes_max.is_some(), bytes(&wanted) == bytes(there)),
+            ("overflow", self.overflow.is_some(), drops(&wanted) == drops(there)),
+            ("ordered_by_key", self.is_ordered.is_some(), wanted.is_ordered == there.is_ordered),
+            (
+                "single_active_consumer",
+                self.is_exclusive.is_some(),
+                wanted.is_exclusive == there.is_exclusive,
+            ),
+            ("max_attempts", self.attempts_max.is_some(), attempts == self.attempts_max),
+            ("dead_letter_queue", self.dead_letters.is_some(), letters == grave && grave.is_some()),
+        ];
+        settings.into_iter().find(|(_, is_given, is_same)| *is_given && !is_same).map(|it| it.0)
     }
 }
 

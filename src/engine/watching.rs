@@ -16,7 +16,8 @@ use crate::{
     ids::{CursorId, Offset},
 };
 
-/// What is in a queue, or for a subscription, and what has happened since the engine was opened.
+/// What is in a queue, or for a subscription, and what has happened since a handle of it was first made in
+/// this life of the engine.
 /// Got from [`Queue::stats`](crate::Queue::stats) and
 /// [`Subscription::stats`](crate::Subscription::stats).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -31,7 +32,7 @@ pub struct ConsumerStats {
     pub delayed: u64,
     /// Those on lease.
     pub in_flight: u64,
-    /// Deliveries since the first consumer came.
+    /// Deliveries.
     pub delivered: u64,
     /// Of those, deliveries of messages that were tried before.
     pub redelivered: u64,
@@ -41,8 +42,7 @@ pub struct ConsumerStats {
     pub failed: u64,
     /// Messages that were moved to the dead letters.
     pub dead: u64,
-    /// Messages that have come since the first consumer came: those that were sent or published, and
-    /// those that were moved here.
+    /// Messages that have come: those that were sent or published, and those that were moved here.
     pub sent: u64,
     /// For how long the oldest message that is not acked has been there, by its timestamp. `None` if
     /// there is none, or if it is damaged: `oldest_age` says so then.

@@ -139,7 +139,10 @@ impl WorkerBuilder {
 
     fn check(&self) -> Result<()> {
         if self.threads == 0 {
-            return Err(Error::invalid("threads", "a worker without threads"));
+            return Err(Error::invalid(
+                "threads",
+                "a worker without threads handles nothing: give it 1 or more",
+            ));
         }
         if self.patience.is_zero() || self.patience > LEASE_MAX {
             let what = format!("a patience of {:?}: it goes up to a day", self.patience);
@@ -279,7 +282,8 @@ impl Worker {
         self.work.failed.load(Ordering::Relaxed)
     }
 
-    /// Takes no more messages, and returns when those under way are handled and settled.
+    /// Takes no more messages, and returns when those under way are handled and settled: all but the
+    /// one of a handler that calls this itself.
     ///
     /// # Errors
     ///
@@ -292,7 +296,9 @@ impl Worker {
     fn end(&mut self) -> Result<()> {
         self.work.stop();
         let mut outcome = Ok(());
-        for thread in self.threads.drain(..) {
+        // A handler may end its own worker: its thread goes when the handler has returned.
+        let own = thread::current().id();
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
             // Handlers' panics are caught; there are none of ours.
             outcome = outcome.and(thread.join().unwrap_or(Ok(())));
         }

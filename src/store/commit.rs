@@ -286,7 +286,7 @@ impl Draft {
                 };
                 self.add_messages(log, next, messages, config.message_bytes_max, now.stamp)?;
                 if delay_ms > 0 || messages.iter().any(Message::has_more) {
-                    check_lives(found, messages)?;
+                    check_lives(found, messages, now.steady)?;
                     self.add_delays(state, (log, next), messages, delay_ms, now.steady)?;
                     self.add_priorities(state, (log, next), messages)?;
                 }
@@ -358,7 +358,7 @@ impl Draft {
     }
 }
 
-fn check_lives(log: &Log, messages: &[Message<'_>]) -> Result<()> {
+fn check_lives(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<()> {
     if messages.iter().all(|it| it.lives_ms().is_none()) {
         return Ok(());
     }
@@ -367,7 +367,19 @@ fn check_lives(log: &Log, messages: &[Message<'_>]) -> Result<()> {
         return Err(Error::invalid("expire_after", what));
     }
     if messages.iter().any(|it| it.lives_ms() == Some(0)) {
-        return Err(Error::invalid("expire_after", "a message that lives for no time at all"));
+        let what = "the message would live for no time: give it 1 ms or more";
+        return Err(Error::invalid("expire_after", what));
+    }
+    // One that is moved has lived before.
+    let never_comes = |it: &Message<'_>| match (it.delay(), it.lives_ms()) {
+        (Some(Delay::After(ms)), Some(life)) => life <= ms && !it.is_moved(),
+        (Some(Delay::At(at)), Some(life)) => life <= at.0.saturating_sub(now.0) && !it.is_moved(),
+        _ => false,
+    };
+    if messages.iter().any(never_comes) {
+        let what = "the message's life would be over before it is due: let it live for longer than it \
+                    is delayed";
+        return Err(Error::invalid("expire_after", what));
     }
     Ok(())
 }
