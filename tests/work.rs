@@ -6,8 +6,8 @@
 //! A walk through memory shows in none of these counts. So the messages that are looked at to find the
 //! next one are counted in `src/delivery/tests.rs`. For other walks there is no count.
 //!
-//! Not asserted, as it is known to be otherwise: sending to a full queue that drops its oldest, and
-//! deleting from one that is ordered by key.
+//! Not asserted, as it is known to be otherwise: deleting from a queue that is ordered by key, and sending
+//! to a full one that drops its oldest where all messages wait or are on lease.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, unsafe_code)]
 
 use std::{
@@ -17,7 +17,7 @@ use std::{
 };
 
 use posthouse::{
-    Delivery, Durability, Engine, IoMode, Message, Options, Queue, Subscription, Topic,
+    Delivery, Durability, Engine, IoMode, Message, Options, Overflow, Queue, Subscription, Topic,
     sim::SimDisk,
 };
 
@@ -57,6 +57,8 @@ enum Kind {
     Ordered,
     /// Its messages do not live for ever, and it holds so many only.
     Limited,
+    /// It is full, and each message that is sent has the oldest dropped.
+    Dropping,
     /// A subscription to a topic, with another beside it that receives nothing.
     Subscribed,
 }
@@ -82,7 +84,7 @@ struct Burden {
 }
 
 /// Enough for the rounds.
-const BACKLOG: u64 = 250;
+const BACKLOG: u64 = 400;
 const ASIDE: u64 = 100;
 const LARGER: u64 = 100;
 
@@ -107,7 +109,7 @@ impl Burden {
                 (every.parked, every.failed) = (ASIDE, 0);
             }
             Kind::Subscribed => {}
-            Kind::Plain | Kind::Retried | Kind::Limited => {
+            Kind::Plain | Kind::Retried | Kind::Limited | Kind::Dropping => {
                 all.push(Burden { delayed: ASIDE, ..light });
                 all.push(Burden { urgent: BACKLOG, ..light });
                 (every.delayed, every.urgent) = (ASIDE, BACKLOG);
@@ -145,13 +147,14 @@ enum Place {
 }
 
 impl Place {
-    fn create(engine: &Engine, kind: Kind) -> Place {
+    fn create(engine: &Engine, kind: Kind, all: u64) -> Place {
         let builder = engine.queue("q").lease(HOUR);
         let queue = match kind {
             Kind::Plain => builder,
             Kind::Retried => builder.max_attempts(3),
             Kind::Ordered => builder.ordered_by_key(true),
             Kind::Limited => builder.time_to_live(HOUR).max_messages(1_000_000).max_bytes(1 << 30),
+            Kind::Dropping => builder.max_messages(all).overflow(Overflow::DropOldest),
             Kind::Subscribed => {
                 let topic = engine.topic("t").create().unwrap();
                 topic.subscription("idle").create().unwrap();
@@ -221,6 +224,7 @@ fn keyed(what: &str, n: u64) -> Message<'static> {
 
 /// A queue with its burden.
 struct Burdened {
+    kind: Kind,
     place: Place,
     disk: SimDisk,
     /// So many more messages were sent.
@@ -237,7 +241,10 @@ impl Burdened {
         let options = Options::new().io(io).block_bytes(512).segment_bytes(8 << 10);
         let options = options.journal_file_bytes_min(1 << 20).journal_file_bytes_max(1 << 20);
         let engine = options.sim(&disk).open("store").unwrap();
-        let place = Place::create(&engine, kind);
+        let waiting = burden.delayed + burden.retrying;
+        let idle = burden.backlog + burden.failed + burden.parked + burden.urgent;
+        let all = idle + burden.in_flight + burden.extended + waiting;
+        let place = Place::create(&engine, kind, all);
         let Burden { backlog, in_flight, extended, delayed, retrying, .. } = burden;
         let Burden { failed, dead, parked, urgent, .. } = burden;
         let mut held = Vec::new();
@@ -262,10 +269,8 @@ impl Burdened {
         fill(backlog, &|n| keyed("backlog", n / 2));
         failing.into_iter().for_each(|delivery| delivery.nack().unwrap());
         engine.checkpoint().unwrap();
-        let waiting = delayed + retrying;
-        let all = backlog + in_flight + extended + waiting + failed + parked + urgent;
         assert_eq!(place.stats(), (all, waiting, in_flight + extended + parked.min(1)));
-        let mut burdened = Burdened { place, disk, sent: 0, _engine: engine, _held: held };
+        let mut burdened = Burdened { kind, place, disk, sent: 0, _engine: engine, _held: held };
         // The first deliveries of a life walk past those that are parked.
         (0..WARM).for_each(|_| _ = burdened.round());
         burdened
@@ -274,8 +279,12 @@ impl Burdened {
     /// Sends one message, receives one and acks it.
     fn round(&mut self) -> Round {
         self.sent += 1;
-        let message = keyed("round", self.sent);
-        let ((), send) = self.counted(|place| place.send(message));
+        let message = || keyed("round", self.sent);
+        if self.kind == Kind::Dropping {
+            // The first one has the room of the one that was acked.
+            self.place.send(message());
+        }
+        let ((), send) = self.counted(|place| place.send(message()));
         let (delivery, receive) = self.counted(Place::receive);
         let ((), ack) = self.counted(|_| delivery.ack().unwrap());
         Round([send, receive, ack])
@@ -361,6 +370,11 @@ fn the_work_of_a_queue_ordered_by_key_does_not_grow_with_its_burden() {
 #[test]
 fn the_work_of_a_queue_with_limits_does_not_grow_with_its_burden() {
     assert_alike(Kind::Limited);
+}
+
+#[test]
+fn the_work_of_a_queue_that_drops_its_oldest_does_not_grow_with_its_burden() {
+    assert_alike(Kind::Dropping);
 }
 
 #[test]

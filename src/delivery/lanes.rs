@@ -64,6 +64,17 @@ impl Lanes {
         self.retain_full();
     }
 
+    /// Messages are gone that `iter` has told of, from the first on.
+    pub fn forget_first(&mut self, ranges: &[Range<u64>]) {
+        for lane in self.0.values_mut() {
+            for range in ranges {
+                lane.fresh.remove_range(range.clone());
+            }
+            lane.returned.forget_first(ranges);
+        }
+        self.retain_full();
+    }
+
     /// Messages are gone.
     pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
         for lane in self.0.values_mut() {

@@ -325,6 +325,17 @@ impl Deliveries {
         plain.chain(this.lanes.iter()).filter(unacked)
     }
 
+    /// Messages are gone that `ready` has told of, from the first on. Those that wait are not looked at.
+    pub fn forget_ready(&mut self, ranges: &[Range<u64>]) {
+        self.returned.forget_first(ranges);
+        if !self.lanes.is_empty() {
+            self.lanes.forget_first(ranges);
+        }
+        for range in ranges {
+            self.known.remove_range(range.clone());
+        }
+    }
+
     /// Messages are gone, wherever they were.
     pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
         if !self.waiting.is_empty() {

@@ -51,11 +51,19 @@ impl Returned {
 
     /// Messages are gone.
     pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
+        self.forget_first(ranges);
+        if !self.due.is_empty() {
+            self.due.retain(|offset| !is_in(ranges, *offset));
+        }
+    }
+
+    /// Messages are gone that `iter` has told of, from the first on.
+    pub fn forget_first(&mut self, ranges: &[Range<u64>]) {
         for range in ranges {
             self.released.remove_range(range.clone());
         }
-        if !self.due.is_empty() {
-            self.due.retain(|offset| !is_in(ranges, *offset));
+        while self.due.front().is_some_and(|offset| is_in(ranges, *offset)) {
+            self.due.pop_front();
         }
     }
 
@@ -104,15 +112,13 @@ impl Returned {
         None
     }
 
-    /// All of them, the oldest first.
+    /// All of them: of those that were released and of those that have come due the next one is the older.
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
-        let mut due: Vec<Offset> = self.due.iter().copied().collect();
-        due.sort_unstable();
-        merge(due.into_iter(), self.released.iter().map(Offset))
+        merge(self.due.iter().copied(), self.released.iter().map(Offset))
     }
 }
 
-/// The offsets of two that are sorted, and have none in common, in their order.
+/// The offsets of two that have none in common: of the next ones the lower.
 pub fn merge(
     one: impl Iterator<Item = Offset>,
     other: impl Iterator<Item = Offset>,

@@ -41,6 +41,8 @@ pub struct Consumption {
     pub room: Option<Arc<Watch>>,
     /// Whether messages are dropped that are not on lease, so that there is room.
     pub drops_oldest: bool,
+    /// Whether the messages that are to make room are not only such as could be delivered.
+    pub drops_any: bool,
     /// How much its messages weigh, if it may hold so many bytes only.
     pub weights: Option<Weights>,
     pub alarms: Vec<Alarm>,
@@ -112,6 +114,7 @@ impl Core {
                 first,
                 latencies: Arc::default(),
                 room: None,
+                drops_any: false,
                 drops_oldest: delivering.limit.is_some_and(|limit| limit.drops_oldest),
                 weights: None,
                 alarms,

@@ -125,7 +125,7 @@ impl Queue {
             let now = shared.now_steady(core);
             let outcome = core.commit(&ops, now)?;
             if matches!(outcome, Outcome::Done(_)) {
-                core.note_dropped(cursor, &dropped);
+                core.note_made_room(cursor, &dropped);
             }
             let placed = core.store.placed().next();
             Ok(Committing::of(outcome, || placed.expect("messages were committed").1.start))

@@ -97,12 +97,14 @@ impl Core {
         if !limit.drops_oldest {
             return Err(full(limit));
         }
+        consumption.drops_any = false;
         let deliveries = &mut consumption.deliveries;
         let ready = deliveries.ready(acks, end);
         let mut dropped: Vec<Offset> = ready.take_while(|it| excess.drop(weight(it))).collect();
         dropped.sort_unstable();
         if excess.is_left() {
             // Only those that wait are left, and those on lease.
+            consumption.drops_any = true;
             let leased = deliveries.leased();
             let all = acks.unacked_in(0..end.0).into_iter().flatten().map(Offset);
             let taken = dropped.clone();
@@ -116,7 +118,18 @@ impl Core {
         Ok(ranges(&dropped))
     }
 
-    /// Messages were deleted to make room.
+    /// Messages were deleted for which `room_for` has asked.
+    pub fn note_made_room(&mut self, cursor: CursorId, dropped: &[Range<u64>]) {
+        match self.consumers.get_mut(&cursor) {
+            Some(consumption) if !consumption.drops_any && !dropped.is_empty() => {
+                consumption.deliveries.forget_ready(dropped);
+                self.note_deleted(cursor);
+            }
+            _ => self.note_dropped(cursor, dropped),
+        }
+    }
+
+    /// Messages were deleted, wherever they were.
     pub fn note_dropped(&mut self, cursor: CursorId, dropped: &[Range<u64>]) {
         if dropped.is_empty() {
             return;

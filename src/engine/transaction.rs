@@ -351,7 +351,7 @@ impl Transaction {
             let committing = Committing::of(outcome, || self.positions(core));
             if matches!(committing, Committing::Done(..)) {
                 self.take_effect(core, &endings);
-                dropped.iter().for_each(|(cursor, ranges)| core.note_dropped(*cursor, ranges));
+                dropped.iter().for_each(|(cursor, ranges)| core.note_made_room(*cursor, ranges));
             }
             Ok(committing)
         })
