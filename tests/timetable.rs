@@ -7,7 +7,7 @@ mod sim;
 use std::{collections::BTreeMap, time::Duration};
 
 use model::small_options;
-use posthouse::{ErrorKind, Message, Queue, Timestamp, sim::SimDisk};
+use posthouse::{Backoff, ErrorKind, Message, Queue, Timestamp, sim::SimDisk};
 use sim::{SECOND, Sim, kind, take};
 
 /// Any number, the same for the same seed.
@@ -235,4 +235,33 @@ fn on_a_full_disk_messages_come_late_rather_than_never() {
     let mut wanted = wanted;
     wanted.sort_unstable();
     assert_eq!(came, wanted);
+}
+
+#[test]
+fn retries_that_wait_long_do_not_keep_those_on_disk_from_coming_back() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").lease(SECOND).backoff(Backoff::Fixed(60 * SECOND));
+    let queue = queue.create().unwrap();
+    for n in 0..40 {
+        queue.send(n.to_string()).unwrap();
+    }
+    let held: Vec<_> = std::iter::from_fn(|| take(&queue)).collect();
+    for n in 100..120 {
+        let delay = Duration::from_secs(n - 95);
+        queue.send(Message::new(n.to_string()).deliver_after(delay)).unwrap();
+    }
+    // All leases end at once, without a commit after which some of these would go to disk.
+    std::mem::forget(held);
+    sim.disk.advance(2 * SECOND);
+    assert!(take(&queue).is_none());
+    assert_eq!(queue.delayed().unwrap(), 60);
+    sim.disk.advance(2 * SECOND);
+    let mut held = Vec::new();
+    for n in 100..120 {
+        sim.disk.advance(SECOND);
+        let delivery = take(&queue).expect("one is due in every second");
+        assert_eq!(number(delivery.payload()), n);
+        held.push(delivery);
+        assert!(take(&queue).is_none());
+    }
 }

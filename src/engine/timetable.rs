@@ -91,11 +91,15 @@ impl Consumption {
         !self.timetable.blocks.is_empty()
     }
 
-    /// When the next block is to come back, if there is room for it: consumers may be behind.
+    /// When the next block is to come back, if there is room for it: consumers may be behind. For one
+    /// that is due before all that wait in memory there is room: however many those are, it is next.
     #[inline]
     pub fn next_block_due(&self, most: u64) -> Option<Timestamp> {
         let (due, _) = self.timetable.blocks.first()?;
-        let has_room = self.deliveries.due() + self.deliveries.waiting() < 2 * most;
+        let deliveries = &self.deliveries;
+        let is_next = || deliveries.next_due().is_none_or(|waiting| *due < waiting);
+        let has_room = deliveries.due() + deliveries.waiting() < 2 * most
+            || deliveries.due() < most && is_next();
         (has_room && !self.timetable.is_busy).then_some(*due)
     }
 
