@@ -7,7 +7,7 @@ mod sim;
 use std::{collections::BTreeMap, time::Duration};
 
 use model::small_options;
-use posthouse::{Backoff, ErrorKind, Message, Queue, Timestamp, sim::SimDisk};
+use posthouse::{Backoff, ErrorKind, Message, Offset, Queue, Timestamp, sim::SimDisk};
 use sim::{SECOND, Sim, kind, take};
 
 /// Any number, the same for the same seed.
@@ -167,26 +167,30 @@ fn messages_that_failed_keep_their_attempts_and_priorities_in_the_timetable() {
     assert_eq!(came.len(), 40);
 }
 
-#[test]
-fn a_damaged_timetable_is_told_and_holds_up_no_other_message() {
-    let sim = Sim::new();
-    let queue = sim.engine.queue("q").create().unwrap();
-    send_some(&queue, 60, &mut 11);
-    sim.engine.checkpoint().unwrap();
-    drop(queue);
+/// Ends the engine, and damages so many segments of the timetable, which is the second log.
+fn damage_blocks(sim: Sim, queue: Queue, most: usize) -> SimDisk {
     let Sim { disk, engine } = sim;
+    engine.checkpoint().unwrap();
     engine.close().unwrap();
-    drop(engine);
-    // The timetable is the second log.
+    drop((queue, engine));
     let logs: Vec<_> =
         disk.files().into_iter().filter(|it| it.starts_with("store/segments")).collect();
     let timetable = logs.last().unwrap().parent().unwrap().to_owned();
-    for path in logs.iter().filter(|it| it.starts_with(&timetable)) {
+    for path in logs.iter().filter(|it| it.starts_with(&timetable)).take(most) {
         let mut content = disk.content(path).unwrap();
         let middle = content.len() / 2;
         content[middle] ^= 1;
         disk.plant(path, Some(content));
     }
+    disk
+}
+
+#[test]
+fn a_damaged_timetable_is_told_and_holds_up_no_other_message() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    send_some(&queue, 60, &mut 11);
+    let disk = damage_blocks(sim, queue, usize::MAX);
     let report = small_options().sim(&disk).verify("store").unwrap();
     assert!(report.to_string().contains("the timetable of queue \"q\""), "{report}");
     let engine = small_options().sim(&disk).open("store").unwrap();
@@ -264,4 +268,42 @@ fn retries_that_wait_long_do_not_keep_those_on_disk_from_coming_back() {
         held.push(delivery);
         assert!(take(&queue).is_none());
     }
+}
+
+#[test]
+fn a_purge_ends_the_damage_of_a_timetable() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    send_some(&queue, 60, &mut 17);
+    let disk = damage_blocks(sim, queue, usize::MAX);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    disk.advance(100 * SECOND);
+    while let Ok(Some(delivery)) = queue.try_receive() {
+        delivery.ack().unwrap();
+    }
+    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
+    assert!(queue.purge().unwrap() > 0);
+    assert!(take(&queue).is_none(), "nothing that is lost is wanted any more");
+    engine.checkpoint().unwrap();
+    assert_eq!(files_of_logs(&disk), 0);
+    // The same if each is removed for itself, also for what comes afterwards.
+    let sim = Sim { disk, engine };
+    send_some(&queue, 60, &mut 19);
+    let disk = damage_blocks(sim, queue, usize::MAX);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    disk.advance(100 * SECOND);
+    let depth = queue.depth().unwrap();
+    while let Ok(Some(delivery)) = queue.try_receive() {
+        delivery.ack().unwrap();
+    }
+    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
+    assert_eq!(depth, 60);
+    (0..1000).for_each(|offset| _ = queue.remove(Offset(offset)).unwrap());
+    assert!(take(&queue).is_none());
+    let wanted = send_some(&queue, 60, &mut 23);
+    assert!(take(&queue).is_none(), "those that were damaged are gone");
+    disk.advance(100 * SECOND);
+    assert_eq!(drain(&queue).len(), wanted.len());
 }

@@ -159,6 +159,7 @@ impl Core {
             .collect();
         let mut offsets: Vec<Offset> = entries.iter().map(|(_, offset)| *offset).collect();
         offsets.sort_unstable();
+        let was_empty = self.shelved(cursor) == 0;
         let append = Op::Append { log: LogId(id), messages: &blocks, delay_ms: 0 };
         let outcome = self.commit(&[append, Op::Shelve { cursor, offsets: &offsets }], now)?;
         let committing = Committing::of(outcome, || true);
@@ -167,6 +168,10 @@ impl Core {
             let consumption = self.consumption(cursor)?;
             consumption.deliveries.shelve(&entries);
             consumption.timetable.full = most;
+            if was_empty {
+                // Those that a damaged block has named were deleted.
+                consumption.timetable.damage = None;
+            }
             let dues = entries.chunks(block).map(|some| some[0].0);
             let blocks = dues.zip((first..).map(Offset));
             consumption.timetable.blocks.extend(blocks);
@@ -234,7 +239,9 @@ impl Core {
 
     /// Why messages cannot be delivered that are due, if that is so.
     pub fn timetable_damage(&self, cursor: CursorId) -> Option<Error> {
-        self.consumers.get(&cursor)?.timetable.damage.as_ref().map(Error::again)
+        let damage = self.consumers.get(&cursor)?.timetable.damage.as_ref();
+        // They may have been deleted meanwhile.
+        damage.filter(|_| self.shelved(cursor) > 0).map(Error::again)
     }
 }
 
@@ -375,17 +382,22 @@ impl Consumer {
             let done = Committing::Done((), core.store.journal.tail());
             let is_wanted = core.shelved(cursor) > 0;
             let timetable = &core.consumption(cursor)?.timetable;
-            let Some(id) = timetable.entity.filter(|_| !is_wanted && !timetable.blocks.is_empty())
-            else {
+            let Some(id) = timetable.entity.filter(|_| !is_wanted) else {
                 return Ok(done);
             };
             let (_, end) = core.store.bounds(LogId(id)).ok_or_else(deleted)?;
             let blocks = core.store.acks(CursorId(id)).ok_or_else(deleted)?;
+            // Those that are damaged are among them.
             let ranges = blocks.unacked_in(blocks.floor().0..end.0);
+            if ranges.is_empty() {
+                return Ok(done);
+            }
             let clear = Op::AckRanges { cursor: CursorId(id), ranges: &ranges };
             let committing = Committing::of(core.commit(&[clear], self.shared().now())?, || ());
             if matches!(committing, Committing::Done(..)) {
-                core.consumption(cursor)?.timetable.blocks.clear();
+                let timetable = &mut core.consumption(cursor)?.timetable;
+                timetable.blocks.clear();
+                timetable.damage = None;
             }
             Ok(committing)
         })?;
