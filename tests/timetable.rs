@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use model::small_options;
 use posthouse::{Backoff, ErrorKind, Message, Offset, Queue, Timestamp, sim::SimDisk};
-use sim::{SECOND, Sim, kind, take};
+use sim::{SECOND, Sim, Task, kind, take};
 
 /// Any number, the same for the same seed.
 fn draw(seed: &mut u64, below: u64) -> u64 {
@@ -306,4 +306,26 @@ fn a_purge_ends_the_damage_of_a_timetable() {
     assert!(take(&queue).is_none(), "those that were damaged are gone");
     disk.advance(100 * SECOND);
     assert_eq!(drain(&queue).len(), wanted.len());
+}
+
+#[test]
+fn a_damaged_block_keeps_no_others_from_being_looked_at_and_who_waits_is_told() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    send_some(&queue, 200, &mut 29);
+    let disk = damage_blocks(sim, queue, 1);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let (known, lost): (Vec<_>, Vec<_>) = queue.browse().unwrap().partition(Result::is_ok);
+    assert!(lost.iter().all(|it| it.as_ref().unwrap_err().kind() == ErrorKind::Corrupt));
+    assert!(!lost.is_empty() && lost.len() < 100, "{} cannot be looked at", lost.len());
+    for it in known {
+        assert!(queue.remove(it.unwrap().offset()).unwrap());
+    }
+    // Nothing is left that could wake it.
+    let waiting = Task::waiting(queue.receive_async());
+    disk.advance(101 * SECOND);
+    assert_eq!(queue.stats().unwrap().delayed, lost.len() as u64);
+    assert!(waiting.is_woken());
+    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
 }

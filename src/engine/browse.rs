@@ -1,11 +1,12 @@
 //! Looking at what is in a queue, without taking it; and taking it out without looking.
 
-use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use super::{
     consumer::Consumer,
     core::{Core, deleted},
     shared::Committing,
+    timetable::Dues,
 };
 use crate::{
     error::Result,
@@ -123,8 +124,7 @@ impl fmt::Debug for Browsed {
 pub struct Browse {
     consumer: Arc<Consumer>,
     range: Range<Offset>,
-    /// When messages are due that are in the timetable, of a range of offsets.
-    dues: (Range<u64>, BTreeMap<Offset, Timestamp>),
+    dues: Dues,
 }
 
 /// Of so many messages at once it is found out when they are due.
@@ -163,16 +163,20 @@ impl Browse {
 impl Browse {
     /// When a message is due of which the timetable says so.
     fn due_of(&mut self, offset: Offset) -> Result<Timestamp> {
-        if !self.dues.0.contains(&offset.0) {
+        if !self.dues.of.contains(&offset.0) {
             let range = offset.0..offset.0 + DUES_AT_ONCE;
-            self.dues = (range.clone(), self.consumer.shelved_dues(range)?);
+            self.dues = self.consumer.shelved_dues(range)?;
         }
-        if let Some(due) = self.dues.1.get(&offset) {
+        if let Some(due) = self.dues.dues.get(&offset) {
             return Ok(*due);
         }
-        // It has come back meanwhile.
         let core = self.consumer.shared().lock_open()?;
-        Ok(core.store.acks(self.consumer.cursor).ok_or_else(deleted)?.due(offset))
+        let acks = core.store.acks(self.consumer.cursor).ok_or_else(deleted)?;
+        match &self.dues.damage {
+            Some(damage) if acks.is_shelved(offset) => Err(damage.again()),
+            // It has come back meanwhile.
+            _ => Ok(acks.due(offset)),
+        }
     }
 }
 
@@ -192,7 +196,7 @@ impl Consumer {
         let core = self.shared().lock_open()?;
         let (_, end) = core.store.bounds(self.log).ok_or_else(deleted)?;
         let floor = core.store.floor(self.cursor).ok_or_else(deleted)?;
-        let dues = (0..0, BTreeMap::new());
+        let dues = Dues::default();
         Ok(Browse { consumer: self.aside(), range: floor..end, dues })
     }
 

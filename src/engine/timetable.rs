@@ -301,7 +301,7 @@ impl Shared {
     /// Brings back into memory what is due of a queue's timetable. What has waited there is to come due
     /// afterwards: in the order in which it is.
     /// If that fails it is tried again a little later; a block that is damaged is passed over, and whoever
-    /// finds nothing to receive is told of it.
+    /// finds nothing to receive is told of it, those who wait already included.
     pub fn unshelve(&self, cursor: CursorId) {
         while let Err(error) = self.unshelve_due(cursor) {
             let now = self.elapsed();
@@ -314,6 +314,8 @@ impl Shared {
                     timetable.blocks.remove(&damaged);
                     timetable.damage = Some(error);
                     timetable.is_busy = false;
+                    let log = consumption.log;
+                    core.wake_some(log, usize::MAX);
                 }
                 None => {
                     (timetable.rest, timetable.is_busy) = (now + REST, false);
@@ -346,33 +348,47 @@ impl Shared {
     }
 }
 
+/// When messages are due that are in the timetable.
+#[derive(Debug, Default)]
+pub struct Dues {
+    /// Of these it was found out.
+    pub of: Range<u64>,
+    pub dues: BTreeMap<Offset, Timestamp>,
+    /// Why that is not known of all of them.
+    pub damage: Option<Error>,
+}
+
 impl Consumer {
-    /// When those messages of a range are due of which the timetable says so.
-    pub fn shelved_dues(&self, range: Range<u64>) -> Result<BTreeMap<Offset, Timestamp>> {
+    /// When those messages of a range are due of which the timetable says so. A block that is damaged
+    /// does not keep the others from being read.
+    pub fn shelved_dues(&self, range: Range<u64>) -> Result<Dues> {
         let (entity, blocks) = {
             let mut core = self.shared().lock_open()?;
             let timetable = &core.consumption(self.cursor)?.timetable;
             (timetable.entity, timetable.blocks.clone())
         };
-        let (mut dues, Some(entity)) = (BTreeMap::new(), entity) else {
-            return Ok(BTreeMap::new());
-        };
+        let mut found = Dues { of: range.clone(), ..Dues::default() };
+        let Some(entity) = entity else { return Ok(found) };
         for (_, block) in blocks {
             let source = {
                 let mut core = self.shared().lock_open()?;
                 match core.store.acks(CursorId(entity)) {
-                    Some(acks) if !acks.is_acked(block) => {
-                        core.store.locate(LogId(entity), block)?
-                    }
+                    Some(acks) if !acks.is_acked(block) => core.store.locate(LogId(entity), block),
                     // Its messages have come back meanwhile.
                     _ => continue,
                 }
             };
-            let (stored, _) = source.load(block)?;
-            let entries = entries_of(&stored)?.into_iter().filter(|it| range.contains(&it.1.0));
-            dues.extend(entries.map(|(due, offset)| (offset, due)));
+            let read = source.and_then(|source| entries_of(&source.load(block)?.0));
+            match read {
+                Ok(entries) => {
+                    let entries = entries.into_iter().filter(|it| range.contains(&it.1.0));
+                    found.dues.extend(entries.map(|(due, offset)| (offset, due)));
+                }
+                Err(error) if error.kind() == ErrorKind::Corrupt => found.damage = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(dues)
+        Ok(found)
     }
 
     /// Is done with a timetable of which nothing is wanted any more.
