@@ -329,3 +329,18 @@ fn a_damaged_block_keeps_no_others_from_being_looked_at_and_who_waits_is_told() 
     assert!(waiting.is_woken());
     assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
 }
+
+#[test]
+fn those_on_disk_come_back_although_commits_are_smaller_by_now() {
+    let disk = SimDisk::new(7);
+    let engine = small_options().delayed_in_memory(1024).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let wanted = send_some(&queue, 3000, &mut 31);
+    engine.close().unwrap();
+    drop((queue, engine));
+    let options = small_options().message_bytes_max(200).commit_bytes_max(200);
+    let engine = options.sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    disk.advance(100 * SECOND);
+    assert_eq!(drain(&queue).len(), wanted.len());
+}

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{
         entity::{Creation, Delivering, EntityKind},
-        timetable::{decode, encode},
+        timetable::{BLOCK_ENTRIES_MAX, decode, encode},
     },
     ids::{CursorId, LogId, Now, Offset, Timestamp},
     journal::Urgency,
@@ -36,7 +36,8 @@ use crate::{
 /// enough for others not to wait for long, and so many that few blocks are needed at a time.
 fn sizes(most: u64) -> (u64, usize) {
     let batch = (most / 8).max(64.min(most / 2)).max(1);
-    (batch, (batch / 32).max(64.min(batch / 2)).max(1) as usize)
+    let block = (batch / 32).max(64.min(batch / 2)).max(1);
+    (batch, block.min(BLOCK_ENTRIES_MAX as u64) as usize)
 }
 
 /// So long passes before a move that has failed is tried again, as on a full disk.
@@ -418,5 +419,18 @@ impl Consumer {
             Ok(committing)
         })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_can_be_read_however_many_messages_are_kept_in_memory() {
+        for bits in 0..=40 {
+            let (batch, block) = sizes(1 << bits);
+            assert!((1..=BLOCK_ENTRIES_MAX).contains(&block) && block as u64 <= batch, "{bits}");
+        }
     }
 }

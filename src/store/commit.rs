@@ -12,7 +12,7 @@ use crate::{
             begin_run, finish_run, put_ack, put_ack_ranges, put_creation, put_defer, put_delete,
             put_priority, put_seek, put_shelve, put_trim,
         },
-        entity::{Creation, Entity},
+        entity::{Creation, Entity, EntityKind},
         frame::{FRAME_HEADER_BYTES, begin_frame},
         record::RecordParts,
     },
@@ -121,8 +121,9 @@ impl Store {
             }
         }
         let payload_len = self.draft.frame.len() - FRAME_HEADER_BYTES;
-        let most = if moves(ops) { COMMIT_BYTES_CEILING } else { self.config.commit_bytes_max };
-        if payload_len as u64 > most {
+        let most = self.config.commit_bytes_max;
+        let is_too_large = |most| payload_len as u64 > most;
+        if is_too_large(most) && (!self.moves(ops) || is_too_large(COMMIT_BYTES_CEILING)) {
             return Err(too_large(payload_len, most));
         }
         if self.journal_is_full(urgency) {
@@ -197,6 +198,20 @@ impl Store {
         Ok(())
     }
 
+    /// Whether messages are moved that were let in before, or come back from a timetable: commits may
+    /// have been larger then.
+    #[cold]
+    fn moves(&self, ops: &[Op<'_>]) -> bool {
+        ops.iter().any(|op| match op {
+            Op::Append { messages, .. } => messages.iter().any(Message::is_moved),
+            Op::Ack { cursor, .. } => {
+                let entity = self.state.catalog.get(cursor.0);
+                entity.is_some_and(|it| matches!(it.kind, EntityKind::Timetable { .. }))
+            }
+            _ => false,
+        })
+    }
+
     #[inline]
     fn journal_is_full(&self, urgency: Urgency) -> bool {
         let most = match urgency {
@@ -224,14 +239,6 @@ pub struct Prioritized {
     pub cursor: CursorId,
     pub offsets: Range<u64>,
     pub priority: u8,
-}
-
-/// Whether messages are moved that were let in before.
-fn moves(ops: &[Op<'_>]) -> bool {
-    ops.iter().any(|op| match op {
-        Op::Append { messages, .. } => messages.iter().any(Message::is_moved),
-        _ => false,
-    })
 }
 
 fn too_large(bytes: usize, most: u64) -> Error {
