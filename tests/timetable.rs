@@ -309,6 +309,21 @@ fn a_purge_ends_the_damage_of_a_timetable() {
 }
 
 #[test]
+fn a_timetable_of_which_all_messages_were_removed_is_cleared_before_they_are_due() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    for n in 0..60 {
+        let message = Message::new(n.to_string()).deliver_after(365 * 86_400 * SECOND);
+        let offset = queue.send(message).unwrap();
+        assert_eq!(offset, Offset(n));
+    }
+    sim.engine.checkpoint().unwrap();
+    (0..60).for_each(|n| assert!(queue.remove(Offset(n)).unwrap()));
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(files_of_logs(&sim.disk), 0);
+}
+
+#[test]
 fn a_damaged_block_keeps_no_others_from_being_looked_at_and_who_waits_is_told() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();

@@ -211,7 +211,7 @@ impl Consumer {
     /// Deletes one message. `false` if it is not there.
     pub fn remove(&self, offset: Offset) -> Result<bool> {
         let shared = self.shared();
-        let cursor = self.cursor;
+        let (cursor, mut was_last) = (self.cursor, false);
         let committed = shared.transact(|core| {
             let (_, end) = core.store.bounds(self.log).ok_or_else(deleted)?;
             let acks = core.store.acks(cursor).ok_or_else(deleted)?;
@@ -219,15 +219,20 @@ impl Consumer {
                 // Whoever is told that it is gone relies on it.
                 return Ok(Committing::Done(false, core.store.journal.tail()));
             }
-            let due = acks.due(offset);
+            let (due, was_shelved) = (acks.due(offset), acks.is_shelved(offset));
             let outcome = core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now())?;
             let committing = Committing::of(outcome, || true);
             if matches!(committing, Committing::Done(..)) {
                 core.consumption(cursor)?.deliveries.forget_one(offset, due);
                 core.note_deleted(cursor);
+                was_last = was_shelved && core.shelved(cursor) == 0;
             }
             Ok(committing)
         })?;
+        if was_last {
+            // The message is gone, however this goes; and it would be done when they are due.
+            let _ = self.clear_timetable();
+        }
         shared.complete(committed, self.durability)
     }
 
