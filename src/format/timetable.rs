@@ -39,6 +39,12 @@ pub fn decode(bytes: &[u8]) -> Decoded<Vec<(Timestamp, Offset)>> {
         }
         entries.push((Timestamp(due), Offset(offset)));
     }
+    let mut offsets: Vec<Offset> = entries.iter().map(|(_, offset)| *offset).collect();
+    offsets.sort_unstable();
+    if offsets.windows(2).any(|two| two[0] == two[1]) {
+        // It would be delivered twice.
+        return Err(Malformed("a timetable that names a message twice"));
+    }
     if input.is_empty() {
         Ok(entries)
     } else {

@@ -412,8 +412,12 @@ impl AckSet {
         if has_impossible(&priorities) {
             return Err(Malformed("an impossible priority"));
         }
-        let due = state.due.iter().copied().collect();
+        let due: BTreeMap<u16, Timestamp> = state.due.iter().copied().collect();
         let (acked, shelved) = (bitmap(&state.acked)?, bitmap(&state.shelved)?);
+        let is_due = |low: u32| due.contains_key(&(low as u16));
+        if !shelved.is_disjoint(&acked) || shelved.iter().any(is_due) {
+            return Err(Malformed("an ack state tells two places of a message"));
+        }
         let chunk = Chunk { acked, attempts, priorities, due, shelved, dirty: false };
         self.above += chunk.acked.len();
         self.shelved += chunk.shelved.len();

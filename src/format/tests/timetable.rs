@@ -22,11 +22,13 @@ fn impossible_timetables_are_refused() {
     let most = entries(&[(0, NUMBER_CEILING - 1), (u64::MAX, 0)]);
     assert_eq!(decode(&encode(&most)).unwrap(), most);
     let too_far = entries(&[(0, NUMBER_CEILING)]);
-    let impossible: [Vec<u8>; 6] = [
+    let impossible: [Vec<u8>; 7] = [
         vec![],
         vec![0],
         vec![1],
         encode(&too_far),
+        // One message, twice.
+        encode(&entries(&[(1, 7), (2, 6), (3, 7)])),
         // More than there is room for, and one byte too many.
         vec![0xFF, 0xFF, 3, 0, 0],
         [encode(&most), vec![0]].concat(),
