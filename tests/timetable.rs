@@ -359,3 +359,22 @@ fn those_on_disk_come_back_although_commits_are_smaller_by_now() {
     disk.advance(100 * SECOND);
     assert_eq!(drain(&queue).len(), wanted.len());
 }
+
+#[test]
+fn there_may_be_fewer_in_memory_in_the_next_life() {
+    let disk = SimDisk::new(7);
+    let engine = small_options().delayed_in_memory(1024).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let mut wanted = send_some(&queue, 3000, &mut 37);
+    engine.close().unwrap();
+    drop((queue, engine));
+    let engine = small_options().delayed_in_memory(2).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let mut came = Vec::new();
+    for _ in 1..=100 {
+        disk.advance(SECOND);
+        came.extend(drain(&queue));
+    }
+    wanted.sort_unstable();
+    assert_eq!(came, wanted);
+}

@@ -28,7 +28,8 @@ pub struct ConsumerStats {
     /// Those that wait for nothing but a consumer; in a queue that is ordered by key, or for one
     /// before them. What is not durable yet counts, too.
     pub ready: u64,
-    /// Those that wait until they are due.
+    /// Those that wait until they are due; and of those that are overdue, those beyond
+    /// [`delayed_in_memory`](crate::Options::delayed_in_memory) of them.
     pub delayed: u64,
     /// Those on lease.
     pub in_flight: u64,
