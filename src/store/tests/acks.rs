@@ -41,7 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// What the metalog would hold: the newest value of each chunk, and the floor.
 #[derive(Default)]
 struct Metalog {
-    chunks: BTreeMap<u64, crate::format::meta::ChunkState>,
+    chunks: BTreeMap<u64, ChunkState>,
     floor: Offset,
 }
 
@@ -182,7 +182,7 @@ fn a_chunk_that_was_damaged_on_the_way_is_refused() {
     assert!(AckSet::default().restore(&bad).is_err());
     bad.acked = vec![0xFF; 40];
     assert!(AckSet::default().restore(&bad).is_err());
-    let beyond = crate::format::meta::ChunkState { chunk: u64::MAX, ..good };
+    let beyond = ChunkState { chunk: u64::MAX, ..good };
     assert!(AckSet::default().restore(&beyond).is_err());
 }
 
