@@ -153,7 +153,17 @@ impl<'a> Driver<'a> {
                 // After an error the machine may stay up, with what the system has cached.
                 driver.crash(driver.powerless || driver.numbered.is_multiple_of(2));
             }
+            driver.compare_bytes();
         });
+    }
+
+    /// Compares what the engine has counted of a queue with a limit in bytes.
+    fn compare_bytes(&self) {
+        let (false, Some(known)) = (self.doomed, self.now().queues.get(MORTAL)) else { return };
+        let bytes = self.queue(MORTAL).and_then(|queue| queue.bytes());
+        let bytes = bytes.unwrap_or_else(|error| panic!("the bytes are not known: {error}"));
+        let sum = known.unacked.values().map(|entry| entry.msg.weight()).sum();
+        assert_eq!(bytes, Some(sum), "bytes of {MORTAL}");
     }
 
     /// Does something, and has the oracle examine the moments in which it could have been cut off.
@@ -439,6 +449,8 @@ impl<'a> Driver<'a> {
         let builder = match &*name {
             RETRIED => builder.max_attempts(ATTEMPTS_MAX),
             BOUNDED => builder.max_messages(MESSAGES_MAX).overflow(Overflow::DropOldest),
+            // Never reached: what counts is the sum.
+            MORTAL => builder.max_bytes(1 << 40),
             _ => builder,
         };
         let made = builder.create().map(drop);

@@ -69,6 +69,13 @@ impl Msg {
         if self.is_brief() { message.expire_after(BRIEF) } else { message }
     }
 
+    /// What counts against a limit in bytes.
+    pub fn weight(&self) -> u64 {
+        let headers: usize =
+            self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        (self.payload.len() + self.key.as_ref().map_or(0, Vec::len) + headers) as u64
+    }
+
     pub fn of_delivery(delivery: &Delivery) -> Msg {
         let header = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
         Msg {
@@ -149,7 +156,7 @@ pub const DEAD: &str = "queue 1.dead";
 /// The queue that holds so many messages, and drops its oldest for more.
 pub const BOUNDED: &str = "queue 3";
 pub const MESSAGES_MAX: u64 = 10;
-/// The queue whose messages live for [`LIFE`], as those of [`RETRIED`] do.
+/// The queue whose messages live for [`LIFE`], as those of [`RETRIED`] do. It has a limit in bytes.
 pub const MORTAL: &str = "queue 4";
 /// How long the messages of some queues live.
 pub const LIFE: Duration = Duration::from_millis(45_021);
@@ -282,6 +289,9 @@ fn dump_and(
         let queue = engine.queue(&name).open()?;
         let unacked = all(queue.browse()?)?;
         assert_eq!(queue.depth()?, unacked.len() as u64, "depth of {name}");
+        if let Some(bytes) = queue.bytes()? {
+            assert_eq!(bytes, unacked.values().map(|it| it.msg.weight()).sum(), "bytes of {name}");
+        }
         // Receiving would count attempts there; what is on lease makes no room here; and what has
         // lived for too long would be dropped.
         let is_mortal = is_of_life(engine, &name)? || has_brief(&unacked);
