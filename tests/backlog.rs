@@ -1,5 +1,5 @@
-//! Ten million queued messages: how fast they open, and what memory draining them takes. Too long
-//! for every run; the command is
+//! Ten million queued messages: how fast they open, and what memory draining them takes; and as many
+//! delayed ones. Too long for every run; the command is
 //!
 //! ```text
 //! cargo test --release --test backlog -- --ignored --nocapture
@@ -9,9 +9,15 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use posthouse::{Durability, Options};
+use posthouse::{Durability, Message, Options};
+
+/// The memory of a process is that of all its tests.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// The process's anonymous memory in bytes: what is not a mapped file.
 fn anonymous_memory() -> u64 {
@@ -24,6 +30,7 @@ fn anonymous_memory() -> u64 {
 #[ignore = "takes a minute in a release build"]
 fn ten_million_messages() {
     const MESSAGES: u64 = 10_000_000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let options = Options::new().durability(Durability::Buffered);
     let open = || options.open(dir.path().join("store")).unwrap();
@@ -78,4 +85,40 @@ fn ten_million_messages() {
         most >> 20
     );
     assert!(most < 64 << 20, "{most} bytes");
+}
+
+#[test]
+#[ignore = "takes ten seconds in a release build"]
+fn ten_million_delayed_messages() {
+    const MESSAGES: u64 = 10_000_000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().durability(Durability::Buffered);
+    let open = || options.open(dir.path().join("store")).unwrap();
+    let begun = Instant::now();
+    let engine = open();
+    let queue = engine.queue("q").create().unwrap();
+    // In no order, from an hour on, over ten hours.
+    let delay = |n: u64| Duration::from_millis(3_600_000 + n * 2_654_435_761 % 36_000_000);
+    for n in 0..MESSAGES / 100 {
+        let message = |m| Message::new(&[7; 48]).deliver_after(delay(n * 100 + m));
+        queue.send_batch((0..100).map(message)).unwrap();
+    }
+    let each = begun.elapsed() / MESSAGES as u32;
+    let most = anonymous_memory();
+    eprintln!("sent {MESSAGES} in {each:?} each; anonymous memory: {} MiB", most >> 20);
+    assert!(most < 64 << 20, "{most} bytes");
+    drop(queue);
+    engine.close().unwrap();
+    drop(engine);
+    let engine = open();
+    let begun = Instant::now();
+    let queue = engine.queue("q").open().unwrap();
+    let took = begun.elapsed();
+    let most = anonymous_memory();
+    eprintln!("the queue opened in {took:.1?}; anonymous memory: {} MiB", most >> 20);
+    assert_eq!(queue.delayed().unwrap(), MESSAGES);
+    assert!(queue.try_receive().unwrap().is_none());
+    assert!(most < 64 << 20, "{most} bytes");
+    engine.close().unwrap();
 }
