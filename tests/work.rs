@@ -74,6 +74,8 @@ struct Burden {
     delayed: u64,
     /// Delivered in vain, and to be delivered again later.
     retrying: u64,
+    /// Delivered in vain, and due for another time by now.
+    due: u64,
     /// Delivered in vain, and to be delivered again at once.
     failed: u64,
     dead: u64,
@@ -112,6 +114,7 @@ impl Burden {
             Kind::Plain | Kind::Retried | Kind::Limited | Kind::Dropping => {
                 all.push(Burden { delayed: ASIDE, ..light });
                 all.push(Burden { urgent: BACKLOG, ..light });
+                all.push(Burden { due: BACKLOG, ..light });
                 (every.delayed, every.urgent) = (ASIDE, BACKLOG);
             }
         }
@@ -125,7 +128,7 @@ impl Burden {
 
     fn larger(self) -> Burden {
         let Burden { backlog, in_flight, extended, delayed, retrying, .. } = self;
-        let Burden { failed, dead, parked, urgent, .. } = self;
+        let Burden { failed, dead, parked, urgent, due, .. } = self;
         Burden {
             backlog: backlog * LARGER,
             in_flight: in_flight * LARGER,
@@ -136,6 +139,7 @@ impl Burden {
             dead: dead * LARGER,
             parked: parked * LARGER,
             urgent: urgent * LARGER,
+            due: due * LARGER,
         }
     }
 }
@@ -215,6 +219,7 @@ impl Place {
     }
 }
 
+const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const PAYLOAD: [u8; 100] = [7; 100];
 
@@ -242,17 +247,20 @@ impl Burdened {
         let options = options.journal_file_bytes_min(1 << 20).journal_file_bytes_max(1 << 20);
         let engine = options.sim(&disk).open("store").unwrap();
         let waiting = burden.delayed + burden.retrying;
-        let idle = burden.backlog + burden.failed + burden.parked + burden.urgent;
+        let idle = burden.backlog + burden.failed + burden.parked + burden.urgent + burden.due;
         let all = idle + burden.in_flight + burden.extended + waiting;
         let place = Place::create(&engine, kind, all);
         let Burden { backlog, in_flight, extended, delayed, retrying, .. } = burden;
-        let Burden { failed, dead, parked, urgent, .. } = burden;
+        let Burden { failed, dead, parked, urgent, due, .. } = burden;
         let mut held = Vec::new();
         let fill = |count, message: &dyn Fn(u64) -> Message<'static>| {
             place.fill(&engine, count, message);
         };
         fill(dead, &|n| keyed("dead", n));
         place.take(dead).iter().for_each(|it| it.reject("no").unwrap());
+        fill(due, &|n| keyed("due", n));
+        place.take(due).iter().for_each(|it| it.nack_after(SECOND).unwrap());
+        disk.advance(SECOND);
         fill(delayed, &|n| keyed("delayed", n).deliver_after(HOUR));
         fill(retrying, &|n| keyed("retrying", n));
         place.take(retrying).iter().for_each(|it| it.nack_after(HOUR).unwrap());

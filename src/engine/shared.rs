@@ -170,7 +170,10 @@ impl Shared {
             let attempted = attempt(&mut core);
             let wakes = core.take_wakes();
             let wants_keeping = core.wants_keeping();
-            let crowded = mem::take(&mut core.crowded);
+            let crowded = match attempted {
+                Ok(Committing::Done(..)) => mem::take(&mut core.crowded),
+                _ => Vec::new(),
+            };
             drop(core);
             self.wake(wakes);
             match attempted? {

@@ -66,16 +66,15 @@ pub fn salvage(
 
     let mut entries: Vec<MetaEntry> =
         survey.state.catalog.all().cloned().map(MetaEntry::Entity).collect();
-    let timetables: BTreeSet<u64> =
-        survey.state.catalog.all().filter_map(queue_of_timetable).collect();
-    report.entities = (entries.len() - timetables.len()) as u64;
+    let timed: BTreeSet<u64> = survey.state.catalog.all().filter_map(queue_of_timetable).collect();
+    report.entities = (entries.len() - timed.len()) as u64;
     let segments = target.segments(id);
     for log in verify::logs(&survey) {
         let mut copying = Copying::new(&segments, target.config.segment_bytes, log);
         copying.copy(&mut survey, &mut report, &mut entries)?;
     }
     let queues: Vec<u64> = survey.state.catalog.all().map(|entity| entity.id).collect();
-    for queue in queues.into_iter().filter(|id| !timetables.contains(id)) {
+    for queue in queues.into_iter().filter(|id| !timed.contains(id)) {
         free_untimed(&mut survey, queue, &RoaringTreemap::new());
     }
     put_cursors(&mut survey.state, &mut entries);
