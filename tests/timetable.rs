@@ -378,3 +378,34 @@ fn there_may_be_fewer_in_memory_in_the_next_life() {
     wanted.sort_unstable();
     assert_eq!(came, wanted);
 }
+
+#[test]
+fn what_a_lost_timetable_had_comes_at_once_from_a_salvaged_store() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("q").create().unwrap();
+    send_some(&queue, 60, &mut 17);
+    // The journal is to hold nothing of it any more.
+    let other = engine.queue("other").create().unwrap();
+    for _ in 0..100 {
+        other.send(vec![b'x'; 2000]).unwrap();
+        take(&other).unwrap().ack().unwrap();
+    }
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    drop((queue, other, engine));
+    for path in disk.files().into_iter().filter(|it| it.starts_with("store/meta")) {
+        let mut content = disk.content(&path).unwrap();
+        let names: Vec<usize> =
+            (0..content.len() - 9).filter(|at| content[*at..].starts_with(b"timetable")).collect();
+        names.iter().for_each(|at| content[*at] ^= 1);
+        disk.plant(&path, Some(content));
+    }
+    small_options().sim(&disk).salvage("store", "rescued").unwrap();
+    let engine = small_options().sim(&disk).open("rescued").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let waiting = queue.delayed().unwrap();
+    assert!(waiting < 20, "those alone of which the queue itself knows: {waiting}");
+    assert_eq!(drain(&queue).len() as u64, 60 - waiting);
+    disk.advance(100 * SECOND);
+    assert_eq!(drain(&queue).len() as u64, waiting);
+}
