@@ -48,6 +48,7 @@
 #[macro_use]
 mod seeded;
 
+mod audit;
 mod config;
 mod error;
 mod ids;
@@ -72,14 +73,17 @@ mod stream;
 mod engine;
 
 pub use config::{Backoff, Durability, IoMode, Overflow};
+pub use delivery::{
+    stats::{ConsumerStats, Rates},
+    thresholds::{Alarm, Threshold},
+};
 #[cfg(feature = "stream")]
 pub use engine::Deliveries;
 pub use engine::{
-    Browse, Browsed, ConsumerStats, Crossing, Delivery, Engine, Group, GroupBuilder, Latencies,
-    Latency, Level, LevelWatch, Options, OwnedRecord, Partition, Position, Queue, QueueBuilder,
-    Rates, Reader, Record, Redrive, Redriven, Start, Stream, StreamBuilder, Subscription,
-    SubscriptionBuilder, Ticket, Topic, TopicBuilder, Transaction, Worker, WorkerBuilder, salvage,
-    verify,
+    Browse, Browsed, Delivery, Engine, Group, GroupBuilder, Latencies, Latency, Options,
+    OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record, Redrive, Redriven,
+    Start, Stream, StreamBuilder, Subscription, SubscriptionBuilder, ThresholdWatch, Ticket, Topic,
+    TopicBuilder, Transaction, Worker, WorkerBuilder, salvage, verify,
 };
 #[cfg(feature = "cron")]
 pub use engine::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};

@@ -958,7 +958,7 @@ fn one_consumer_is_active_and_another_takes_over_when_it_is_gone() {
     let clone = first.durability(Durability::Buffered);
     assert_eq!(take(&clone).unwrap().payload(), b"b");
     // Who only looks does not count.
-    let _watch = first.watch(posthouse::Level::Depth(100), |_| {}).unwrap();
+    let _watch = first.watch(posthouse::Threshold::Depth(100), |_| {}).unwrap();
     let _browse = first.browse().unwrap();
     drop((first, clone));
     assert!(take(&second).is_none(), "a delivery of the first is out there");

@@ -14,8 +14,8 @@ use std::{
 
 use model::{rot_first_record, small_options};
 use posthouse::{
-    Backoff, Delivery, Durability, Engine, ErrorKind, Level, Message, Offset, Options, Overflow,
-    Queue, Timestamp, sim::SimDisk,
+    Backoff, Delivery, Durability, Engine, ErrorKind, Message, Offset, Options, Overflow, Queue,
+    Threshold, Timestamp, sim::SimDisk,
 };
 use sim::{SECOND, Sim, Task, field, kind, take, texts};
 
@@ -663,7 +663,7 @@ fn a_watch_may_hold_the_last_handle_of_a_consumer() {
             let sim = Sim::new();
             let queue = sim.engine.queue("q").single_active_consumer(true).create().unwrap();
             let held = queue.clone();
-            let watch = queue.watch(Level::Depth(1), move |_| drop(held.depth())).unwrap();
+            let watch = queue.watch(Threshold::Depth(1), move |_| drop(held.depth())).unwrap();
             drop(queue);
             if is_deleted {
                 sim.engine.queue("q").delete().unwrap();

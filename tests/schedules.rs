@@ -19,9 +19,8 @@ use std::{
 
 use model::{rot_first_record, small_options};
 use posthouse::{
-    Backoff, Crossing, Durability, Engine, ErrorKind, Level, Message, MissedRuns, Options,
-    Overflow, Queue, QueueBuilder, Schedule, ScheduleBuilder, Start, Target, Timestamp,
-    sim::SimDisk,
+    Alarm, Backoff, Durability, Engine, ErrorKind, Message, MissedRuns, Options, Overflow, Queue,
+    QueueBuilder, Schedule, ScheduleBuilder, Start, Target, Threshold, Timestamp, sim::SimDisk,
 };
 use sim::{SECOND, Sim, field, kind, take};
 
@@ -632,11 +631,10 @@ fn what_ends_while_it_is_run_does_not_come_back() {
         hourly(&engine, &queue).create().unwrap();
         let board = engine.queue(BOARD).open().unwrap();
         let (times, replaced) = (Arc::new(AtomicU64::new(0)), queue.clone());
-        let watch = board.watch(Level::InFlight(1), {
+        let watch = board.watch(Threshold::InFlight(1), {
             let (engine, times) = (engine.clone(), Arc::clone(&times));
             move |crossing| {
-                if matches!(crossing, Crossing::Reached(_))
-                    && times.fetch_add(1, Ordering::SeqCst) == 0
+                if matches!(crossing, Alarm::Raised(_)) && times.fetch_add(1, Ordering::SeqCst) == 0
                 {
                     let schedule = engine.schedule("hourly").cron("30 0 * * *");
                     match is_replaced {

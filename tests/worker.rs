@@ -106,7 +106,7 @@ fn patience_has_an_end() {
     let release = Arc::new(AtomicBool::new(false));
     let runs = Arc::new(AtomicU64::new(0));
     let (go, ran) = (Arc::clone(&release), Arc::clone(&runs));
-    let worker = queue.worker().threads(2).patience(Duration::from_millis(100));
+    let worker = queue.worker().threads(2).max_handling_time(Duration::from_millis(100));
     let worker = worker.start(move |_| {
         // The first run hangs; the second one shows that the message was delivered again.
         if ran.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -190,8 +190,8 @@ fn bad_settings_are_refused_by_name() {
     let day = Duration::from_secs(24 * 3600);
     for (worker, field) in [
         (queue.worker().threads(0), "threads"),
-        (queue.worker().patience(Duration::ZERO), "patience"),
-        (queue.worker().patience(2 * day), "patience"),
+        (queue.worker().max_handling_time(Duration::ZERO), "max_handling_time"),
+        (queue.worker().max_handling_time(2 * day), "max_handling_time"),
     ] {
         assert_eq!(worker.start(fine).unwrap_err().kind(), ErrorKind::InvalidInput { field });
     }

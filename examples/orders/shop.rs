@@ -14,7 +14,7 @@ use std::{
 };
 
 use posthouse::{
-    Backoff, Engine, Error, ErrorKind, Level, Message, Queue, Stream, Subscription, Topic,
+    Backoff, Engine, Error, ErrorKind, Message, Queue, Stream, Subscription, Threshold, Topic,
 };
 
 use crate::{
@@ -184,7 +184,7 @@ pub fn charge(shop: &Shop, kill: Kill, stage: &Stage<'_>) -> Result<()> {
 /// it charged. Returns how many orders that were.
 pub fn settle(shop: &Shop, created: &Stage<'_>, charged: &Stage<'_>) -> Result<u64> {
     let (tell, told) = mpsc::channel();
-    let _watch = shop.payments.watch(Level::Depth(1), move |crossing| {
+    let _watch = shop.payments.watch(Threshold::Depth(1), move |crossing| {
         // If nobody listens any more, there is nobody to tell.
         let _ = tell.send(crossing);
     })?;

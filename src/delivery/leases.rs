@@ -15,7 +15,7 @@ use slab::Slab;
 use crate::ids::Offset;
 
 /// Whose lease it is, where that matters. 0 is anyone's.
-pub type SeatId = u32;
+pub type SlotId = u32;
 
 /// Names one lease. A key of a lease that has ended names nothing, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +34,7 @@ impl LeaseKey {
 #[derive(Debug)]
 struct Lease {
     offset: Offset,
-    seat: SeatId,
+    seat: SlotId,
     token: u64,
     deadline: Duration,
     /// By how much it is renewed when its deadline has come, and up to when.
@@ -58,7 +58,7 @@ pub struct Leases {
     sorted: BTreeSet<(Duration, usize)>,
     tokens: u64,
     /// How many belong to each seat that has any.
-    seated: BTreeMap<SeatId, u64>,
+    seated: BTreeMap<SlotId, u64>,
     /// Whether a seat has lost one since this was last asked.
     has_freed: bool,
 }
@@ -161,7 +161,7 @@ impl Leases {
         offset
     }
 
-    fn free(&mut self, seat: SeatId) {
+    fn free(&mut self, seat: SlotId) {
         if let Entry::Occupied(mut held) = self.seated.entry(seat) {
             *held.get_mut() -= 1;
             if *held.get() == 0 {
@@ -172,7 +172,7 @@ impl Leases {
     }
 
     /// Says whose lease it is.
-    pub fn assign(&mut self, key: LeaseKey, seat: SeatId) {
+    pub fn assign(&mut self, key: LeaseKey, seat: SlotId) {
         if self.get(key).is_some_and(|lease| lease.seat == 0) {
             self.slots[key.slot].seat = seat;
             *self.seated.entry(seat).or_default() += 1;
@@ -180,7 +180,7 @@ impl Leases {
     }
 
     /// How many leases a seat has.
-    pub fn held_by(&self, seat: SeatId) -> u64 {
+    pub fn held_by(&self, seat: SlotId) -> u64 {
         self.seated.get(&seat).copied().unwrap_or(0)
     }
 

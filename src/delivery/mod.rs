@@ -6,20 +6,29 @@
 //! shelved, which is the engine's business, due, released, in the lane of its priority, parked behind its group's head, or not looked at yet
 //! in this life (at or above `next`, and not `known`). Time is passed in. Every operation takes constant or logarithmic time, whatever the backlog.
 
+pub mod acked;
+pub mod admission;
+pub mod delay_index;
+pub mod disposition;
 mod groups;
 mod lanes;
 mod leases;
+pub mod oldest;
 mod retry;
 mod returned;
+pub mod settings;
+pub mod stats;
 #[cfg(test)]
 mod tests;
+pub mod thresholds;
+pub mod weights;
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 pub use groups::Groups;
 use lanes::Lanes;
 use leases::Leases;
-pub use leases::{LeaseKey, SeatId};
+pub use leases::{LeaseKey, SlotId};
 pub use retry::Retry;
 use returned::{Returned, is_in, merge};
 use roaring::RoaringTreemap;
@@ -271,12 +280,12 @@ impl Deliveries {
     }
 
     /// Says whose lease it is, of those who hold so many at most.
-    pub fn assign(&mut self, key: LeaseKey, seat: SeatId) {
+    pub fn assign(&mut self, key: LeaseKey, seat: SlotId) {
         self.leases.assign(key, seat);
     }
 
     /// How many leases someone holds.
-    pub fn held_by(&self, seat: SeatId) -> u64 {
+    pub fn held_by(&self, seat: SlotId) -> u64 {
         self.leases.held_by(seat)
     }
 

@@ -23,9 +23,9 @@ impl Retry {
         self.dead_letters.is_some()
     }
 
-    /// The dead letters, if a message was tried so often that it belongs there.
+    /// Where the dead letters are, if a message was tried so often that it belongs there.
     #[inline]
-    pub fn grave(&self, attempts: u32) -> Option<DeadLetters> {
+    pub fn dead_letters_after(&self, attempts: u32) -> Option<DeadLetters> {
         self.dead_letters.filter(|it| attempts >= it.attempts_max)
     }
 
@@ -79,6 +79,9 @@ mod tests {
     fn the_last_attempt_is_the_one_that_was_set() {
         let dead_letters = Some(DeadLetters { queue: 9, attempts_max: 3 });
         let retry = Retry { backoff: BackoffMs::None, dead_letters };
-        assert_eq!([1, 2, 3, 4].map(|n| retry.grave(n).is_some()), [false, false, true, true]);
+        assert_eq!(
+            [1, 2, 3, 4].map(|n| retry.dead_letters_after(n).is_some()),
+            [false, false, true, true]
+        );
     }
 }

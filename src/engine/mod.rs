@@ -1,80 +1,46 @@
 //! The engine: handles, threads, waiting.
 //!
-//! Everything below this floor is a state machine. Here it is shared: one mutex, the core, holds
-//! the store and who has what on lease; commits are made under it and made durable outside it.
-//! Invariants: nothing waits for the disk while it holds the core, but for reading a segment's
-//! table; wake-ups are decided under the core, so none is lost; a failed sync ends everything.
+//! Everything below this floor is a state machine. Here it is shared between threads. The folders are storeys, from
+//! the ground up: `runtime`, `core`, `commit`, `consume`; then the handles `queue`, `subscription`, `topic` and
+//! `stream`, on which `transaction` and `schedule` stand; and on top `options` and `open`. A storey imports only from
+//! storeys below it, which `tests/floors.rs` asserts. The page of the locks is the head of `core/mod.rs`.
 
-mod ages;
-mod ahead;
-mod background;
-#[cfg(feature = "cron")]
-mod board;
-mod browse;
-mod builders;
-mod closing;
-mod consumer;
-mod consumption;
+mod commit;
+mod consume;
 mod core;
-mod dead;
-#[cfg(feature = "stream")]
-mod deliveries;
-mod delivery;
-mod fate;
-mod group;
-mod grouped;
-mod handle;
-mod latency;
+mod open;
 mod options;
 mod queue;
-mod reader;
-mod record;
-mod redrive;
 mod repair;
-mod room;
+mod runtime;
 #[cfg(feature = "cron")]
 mod schedule;
-#[cfg(feature = "cron")]
-mod scheduler;
-mod seat;
-mod shared;
 mod stream;
-mod sync;
+mod subscription;
 #[cfg(all(test, loom))]
 mod tests;
-mod ticket;
-mod time;
-mod timetable;
 mod topic;
 mod transaction;
-mod turns;
-mod wait;
-mod wanted;
-mod watching;
-mod weights;
-mod worker;
 
-pub use browse::{Browse, Browsed};
-pub use builders::{GroupBuilder, QueueBuilder, StreamBuilder, SubscriptionBuilder, TopicBuilder};
+pub use commit::{lifetime::Engine, ticket::Ticket};
 #[cfg(feature = "stream")]
-pub use deliveries::Deliveries;
-pub use delivery::Delivery;
-pub use group::Group;
-pub use handle::Engine;
-pub use latency::{Latencies, Latency};
+pub use consume::deliveries::Deliveries;
+pub use consume::{
+    browse::{Browse, Browsed},
+    delivery::Delivery,
+    watch::ThresholdWatch,
+    worker::{Worker, WorkerBuilder},
+};
 pub use options::Options;
-pub use queue::Queue;
-pub use reader::{Reader, Start};
-pub use record::{OwnedRecord, Record};
-pub use redrive::{Redrive, Redriven};
+pub use queue::{Queue, QueueBuilder, Redrive, Redriven};
 pub use repair::{salvage, verify};
+pub use runtime::histogram::{Latencies, Latency};
 #[cfg(feature = "cron")]
-pub use schedule::{Schedule, ScheduleBuilder};
-#[cfg(feature = "cron")]
-pub use scheduler::{ScheduleFailure, Scheduler, SchedulerBuilder};
-pub use stream::{Partition, Position, Stream};
-pub use ticket::Ticket;
-pub use topic::{Subscription, Topic};
+pub use schedule::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};
+pub use stream::{
+    Group, GroupBuilder, OwnedRecord, Partition, Position, Reader, Record, Start, Stream,
+    StreamBuilder,
+};
+pub use subscription::{Subscription, SubscriptionBuilder};
+pub use topic::{Topic, TopicBuilder};
 pub use transaction::Transaction;
-pub use watching::{ConsumerStats, Crossing, Level, LevelWatch, Rates};
-pub use worker::{Worker, WorkerBuilder};

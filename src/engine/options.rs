@@ -1,22 +1,23 @@
 //! How an engine is opened.
 
-#[cfg(any(test, feature = "sim"))]
-use std::{io, panic::RefUnwindSafe};
+use crate::engine::repair;
 use std::{
+    io,
+    panic::RefUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use super::{handle::Engine, repair};
-#[cfg(any(test, feature = "sim"))]
-use crate::disk::{
-    sim::SimDisk,
-    witness::{Witness, WitnessedDisk},
-};
 use crate::{
     config::{Config, Durability, IoMode},
-    disk::{Disk, os::OsDisk},
+    disk::{
+        Disk,
+        os::OsDisk,
+        sim::SimDisk,
+        witness::{Witness, WitnessedDisk},
+    },
+    engine::commit::lifetime::Engine,
     error::Result,
     store::{SalvageReport, VerifyReport},
 };

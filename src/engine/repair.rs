@@ -1,11 +1,12 @@
 //! Looking at a store that no engine has open.
 
+use super::open::locked;
 use std::{path::Path, sync::Arc};
 
-use super::{handle::locked, options::Options};
 use crate::{
     config::Config,
     disk::{Disk, HeldLock, Lock},
+    engine::options::Options,
     error::{Error, Result},
     ids::StoreId,
     layout::Layout,
@@ -39,7 +40,7 @@ pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
     Options::new().verify(path)
 }
 
-pub(super) fn verify_on(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
+pub(crate) fn verify_on(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     let _lock = lock_as_is(&*disk, root)?;
     store::verify(disk, root)
 }
@@ -85,7 +86,7 @@ pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SalvageRe
     Options::new().salvage(from, to)
 }
 
-pub(super) fn salvage_on(
+pub(crate) fn salvage_on(
     disk: &Arc<dyn Disk>,
     from: &Path,
     to: &Path,

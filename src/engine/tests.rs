@@ -1,7 +1,7 @@
 //! All interleavings of group commit, and of those who wait with those who wake them.
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib interleavings`
 //!
-//! What is checked is the engine's own `Syncs`, `Turns` and `Watch`, over a journal that is a number. Loom
+//! What is checked is the engine's own `Syncs`, `GroupCommit` and `Watch`, over a journal that is a number. Loom
 //! itself finds whoever waits for ever.
 
 use std::{
@@ -18,8 +18,8 @@ use std::{
 use loom::thread;
 
 use super::{
-    sync::{Synced, Syncs},
-    wait::{Attempt, Awaited, Watch, blocking},
+    commit::sync::{Synced, Syncs},
+    runtime::wait::{Attempt, Awaited, Watch, blocking},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -105,7 +105,7 @@ impl Model {
 
 impl Synced for Model {
     type Job = (u64, bool);
-    type Wakes = ();
+    type Effects = ();
 
     fn begin_sync(&self, covers: impl FnOnce(Lsn)) -> (u64, bool) {
         let core = self.core.lock().unwrap();
@@ -133,7 +133,7 @@ impl Synced for Model {
         publish(Lsn(core.durable));
     }
 
-    fn wake(&self, (): ()) {}
+    fn run_effects(&self, (): ()) {}
 
     fn poison(&self, error: &Error) {
         self.syncs.poison(error);
@@ -255,7 +255,7 @@ struct Hanging {
 
 impl Synced for Hanging {
     type Job = ();
-    type Wakes = ();
+    type Effects = ();
 
     fn begin_sync(&self, covers: impl FnOnce(Lsn)) {
         covers(Lsn(1));
@@ -268,7 +268,7 @@ impl Synced for Hanging {
     }
 
     fn finish_sync(&self, (): (), _: impl FnOnce(Lsn)) {}
-    fn wake(&self, (): ()) {}
+    fn run_effects(&self, (): ()) {}
     fn poison(&self, _: &Error) {}
 
     fn stopwatch(&self) -> Duration {

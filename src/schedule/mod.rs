@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod tests;
 
+mod known;
+
+pub use known::KnownSchedules;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use croner::{Cron, errors::CronError, parser::CronParser};

@@ -1,0 +1,226 @@
+//! Checks of how locks are used, in builds with debug assertions. A release build has none of them.
+//!
+//! Three rules of the engine are checked on every thread of every test:
+//!
+//! - Locks are taken in the order of their [`Rank`]s.
+//! - Nothing touches the disk while the core is held.
+//! - A hold of the core is bounded: loops under it count their [`step`]s, and the longest hold of each
+//!   operation is kept for the test that asserts the bounds.
+//!
+//! The table of the locks is at the head of `engine/core/mod.rs`.
+
+/// The locks of the engine, in the order in which they may be taken. A thread takes a lock only if its
+/// rank is higher than those of all locks that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// What a scheduler shares with its thread.
+    Scheduler,
+    /// Which messages are schedules.
+    Registry,
+    /// The turn to lease from a queue that is ordered by key.
+    KeyOrder,
+    /// The right to work in the store's directory.
+    Directory,
+    /// The turn to make a checkpoint.
+    Checkpoint,
+    /// The core.
+    Core,
+    /// Locks that are held for moments, and under which nothing else is taken.
+    Leaf,
+}
+
+#[cfg(all(debug_assertions, not(loom)))]
+pub use checked::{Hold, Unchecked, longest_holds, step, steps, touches_disk};
+#[cfg(not(all(debug_assertions, not(loom))))]
+pub use unchecked::{Hold, Unchecked, step, steps, touches_disk};
+
+#[cfg(all(debug_assertions, not(loom)))]
+mod checked {
+    use std::{
+        cell::{Cell, RefCell},
+        collections::BTreeMap,
+        marker::PhantomData,
+        sync::{Mutex, PoisonError},
+        thread::panicking,
+    };
+
+    use super::Rank;
+
+    thread_local! {
+        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+        static STEPS: Cell<u64> = const { Cell::new(0) };
+        static UNCHECKED: Cell<u32> = const { Cell::new(0) };
+    }
+
+    static LONGEST: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+
+    /// A lock that this thread holds.
+    #[derive(Debug)]
+    pub struct Hold {
+        /// `None` once it was ended.
+        rank: Option<Rank>,
+        operation: &'static str,
+        /// A hold stays on its thread.
+        _thread: PhantomData<*const ()>,
+    }
+
+    impl Hold {
+        /// Notes that this thread takes a lock, before it does.
+        pub fn begin(rank: Rank, operation: &'static str) -> Hold {
+            HELD.with_borrow_mut(|held| {
+                let last = held.iter().max().copied();
+                assert!(
+                    last.is_none_or(|last| last < rank) || panicking(),
+                    "{operation}: a lock of rank {rank:?} is taken while {held:?} are held"
+                );
+                held.push(rank);
+            });
+            if rank == Rank::Core {
+                STEPS.set(0);
+            }
+            Hold { rank: Some(rank), operation, _thread: PhantomData }
+        }
+
+        /// Notes that the lock was let go of.
+        pub fn end(&mut self) {
+            let Some(rank) = self.rank.take() else { return };
+            HELD.with_borrow_mut(|held| {
+                let at = held.iter().rposition(|it| *it == rank).expect("a hold ends once");
+                held.remove(at);
+            });
+            if rank == Rank::Core {
+                let steps = STEPS.get();
+                let mut longest = LONGEST.lock().unwrap_or_else(PoisonError::into_inner);
+                let of_operation = longest.entry(self.operation).or_default();
+                *of_operation = steps.max(*of_operation);
+            }
+        }
+    }
+
+    impl Drop for Hold {
+        fn drop(&mut self) {
+            self.end();
+        }
+    }
+
+    /// Counts one step of a loop that may run under the core.
+    #[inline]
+    pub fn step() {
+        steps(1);
+    }
+
+    /// Counts steps.
+    #[inline]
+    pub fn steps(count: u64) {
+        STEPS.set(STEPS.get().saturating_add(count));
+    }
+
+    /// The longest hold of the core so far, in steps, by operation.
+    #[must_use]
+    pub fn longest_holds() -> BTreeMap<&'static str, u64> {
+        LONGEST.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asserts that the core is not held: the disk is about to be touched.
+    pub fn touches_disk(call: &str) {
+        let holds_core = HELD.with_borrow(|held| held.contains(&Rank::Core));
+        let is_fine = !holds_core || UNCHECKED.get() > 0 || panicking();
+        assert!(is_fine, "{call} touches the disk while the core is held");
+    }
+
+    /// A scope in which the disk may be touched under the core. Each use says why.
+    #[derive(Debug)]
+    pub struct Unchecked(PhantomData<*const ()>);
+
+    impl Unchecked {
+        pub fn begin(_why: &'static str) -> Unchecked {
+            UNCHECKED.set(UNCHECKED.get() + 1);
+            Unchecked(PhantomData)
+        }
+    }
+
+    impl Drop for Unchecked {
+        fn drop(&mut self) {
+            UNCHECKED.set(UNCHECKED.get() - 1);
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use std::panic::catch_unwind;
+
+        use super::*;
+
+        #[test]
+        fn locks_are_taken_in_the_order_of_their_ranks() {
+            let core = Hold::begin(Rank::Core, "test");
+            drop(Hold::begin(Rank::Leaf, "test"));
+            assert!(catch_unwind(|| drop(Hold::begin(Rank::Checkpoint, "test"))).is_err());
+            assert!(catch_unwind(|| drop(Hold::begin(Rank::Core, "test"))).is_err());
+            drop(core);
+            drop(Hold::begin(Rank::Checkpoint, "test"));
+        }
+
+        #[test]
+        fn the_disk_is_not_touched_under_the_core() {
+            touches_disk("a read");
+            let core = Hold::begin(Rank::Core, "test");
+            assert!(catch_unwind(|| touches_disk("a read")).is_err());
+            let allowed = Unchecked::begin("a test");
+            touches_disk("a read");
+            drop((allowed, core));
+            touches_disk("a read");
+        }
+
+        #[test]
+        fn the_longest_hold_of_an_operation_is_kept() {
+            for count in [3, 7, 2] {
+                let _core = Hold::begin(Rank::Core, "a test of steps");
+                steps(count);
+            }
+            assert_eq!(longest_holds().get("a test of steps"), Some(&7));
+        }
+    }
+}
+
+#[cfg(not(all(debug_assertions, not(loom))))]
+mod unchecked {
+    use super::Rank;
+
+    /// A lock that this thread holds: not checked in this build.
+    #[derive(Debug)]
+    pub struct Hold;
+
+    impl Hold {
+        #[inline(always)]
+        pub fn begin(_rank: Rank, _operation: &'static str) -> Hold {
+            Hold
+        }
+
+        #[inline(always)]
+        pub fn end(&mut self) {}
+    }
+
+    /// Counts one step: not in this build.
+    #[inline(always)]
+    pub fn step() {}
+
+    /// Counts steps: not in this build.
+    #[inline(always)]
+    pub fn steps(_count: u64) {}
+
+    /// Asserts that the core is not held: not in this build.
+    #[inline(always)]
+    pub fn touches_disk(_call: &str) {}
+
+    /// A scope in which the disk may be touched under the core.
+    #[derive(Debug)]
+    pub struct Unchecked;
+
+    impl Unchecked {
+        #[inline(always)]
+        pub fn begin(_why: &'static str) -> Unchecked {
+            Unchecked
+        }
+    }
+}

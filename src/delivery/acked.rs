@@ -1,0 +1,14 @@
+//! What is known of the messages of a cursor, as leasing asks for it.
+
+use crate::{delivery::Acked, ids::Offset, store::AckSet};
+
+impl Acked for AckSet {
+    fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset> {
+        AckSet::next_unacked(self, from.0..end.0)
+    }
+
+    #[inline]
+    fn priority(&self, offset: Offset) -> u8 {
+        AckSet::priority(self, offset)
+    }
+}

@@ -1,0 +1,164 @@
+//! The delay index of a queue: which blocks of spilled messages there are, and when they come due.
+//!
+//! Memory holds the delayed messages that are due soonest. When a queue has too many, those that are due
+//! last are *spilled*: they go to disk in blocks, sorted by when they are due. A block comes back when its
+//! first message is due. Memory keeps one bit for each spilled message and some 50 bytes for each block.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::Deliveries;
+use crate::{
+    error::Error,
+    format::timetable::BLOCK_ENTRIES_MAX,
+    ids::{Offset, Timestamp},
+};
+
+/// How many messages are spilled at once, and how many go into a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpillSizes {
+    pub batch: u64,
+    pub block: usize,
+}
+
+impl SpillSizes {
+    /// Sizes for a queue that keeps so many delayed messages in memory: batches small enough for others
+    /// not to wait for long, and blocks large enough for few to be needed at a time.
+    pub fn of(in_memory: u64) -> SpillSizes {
+        let batch = (in_memory / 8).max(64.min(in_memory / 2)).max(1);
+        let block = (batch / 32).max(64.min(batch / 2)).max(1);
+        SpillSizes { batch, block: block.min(BLOCK_ENTRIES_MAX as u64) as usize }
+    }
+}
+
+/// A block of spilled messages: when its first message is due, and its offset in the log of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SpilledBlock {
+    pub due: Timestamp,
+    pub offset: Offset,
+}
+
+/// The blocks of one queue.
+#[derive(Debug)]
+pub struct DelayIndex {
+    /// The entity whose log holds the blocks, once there is one.
+    pub entity: Option<u64>,
+    blocks: BTreeSet<SpilledBlock>,
+    /// With more delayed messages than this in memory, some are spilled.
+    spill_above: u64,
+    /// Why a block whose messages are due cannot be read.
+    damage: Option<Error>,
+    /// The block that is on its way back.
+    taken: Option<SpilledBlock>,
+    /// No block comes back before this time.
+    rest: Duration,
+}
+
+impl DelayIndex {
+    /// The index of a queue that spills nothing.
+    pub fn unused() -> DelayIndex {
+        DelayIndex {
+            entity: None,
+            blocks: BTreeSet::new(),
+            spill_above: u64::MAX,
+            damage: None,
+            taken: None,
+            rest: Duration::ZERO,
+        }
+    }
+
+    /// Sets how many delayed messages may be in memory.
+    pub fn spill_above(&mut self, messages: u64) {
+        self.spill_above = messages;
+    }
+
+    /// Whether so many delayed messages in memory are too many.
+    #[inline]
+    pub fn is_crowded_by(&self, messages: u64) -> bool {
+        messages > self.spill_above
+    }
+
+    #[inline]
+    pub fn has_blocks(&self) -> bool {
+        !self.blocks.is_empty()
+    }
+
+    pub fn blocks(&self) -> impl Iterator<Item = SpilledBlock> {
+        self.blocks.iter().copied()
+    }
+
+    pub fn add(&mut self, blocks: impl IntoIterator<Item = SpilledBlock>) {
+        self.blocks.extend(blocks);
+    }
+
+    pub fn remove(&mut self, block: SpilledBlock) {
+        self.blocks.remove(&block);
+    }
+
+    pub fn clear(&mut self) {
+        self.blocks.clear();
+        self.damage = None;
+    }
+
+    /// When the next block is to come back, if there is room for it: consumers may be behind. A block that
+    /// is due before all messages in memory has room, however many those are.
+    #[inline]
+    pub fn next_due(&self, deliveries: &Deliveries, in_memory: u64) -> Option<Timestamp> {
+        let block = self.blocks.first()?;
+        let is_next = || deliveries.next_due().is_none_or(|waiting| block.due < waiting);
+        let has_room = deliveries.due() + deliveries.waiting() < 2 * in_memory
+            || deliveries.due() < in_memory && is_next();
+        (has_room && self.taken.is_none()).then_some(block.due)
+    }
+
+    /// No block comes back before this time.
+    #[inline]
+    pub fn rest(&self) -> Duration {
+        self.rest
+    }
+
+    /// Takes the next block. It is the caller's until `release` or `rest_until`.
+    pub fn take(&mut self) -> Option<SpilledBlock> {
+        self.taken = self.blocks.first().copied();
+        self.taken
+    }
+
+    /// The block that was taken has come back.
+    pub fn release(&mut self) {
+        self.taken = None;
+    }
+
+    /// The block that was taken could not come back. It is tried again after a rest.
+    pub fn rest_until(&mut self, time: Duration) {
+        (self.rest, self.taken) = (time, None);
+    }
+
+    /// The block that was taken is damaged: it is passed over. `false` if no block was taken.
+    pub fn set_damaged(&mut self, error: &Error) -> bool {
+        let Some(taken) = self.taken.take() else { return false };
+        self.blocks.remove(&taken);
+        self.damage = Some(error.again());
+        true
+    }
+
+    pub fn damage(&self) -> Option<&Error> {
+        self.damage.as_ref()
+    }
+
+    /// The messages that a damaged block named were deleted.
+    pub fn forget_damage(&mut self) {
+        self.damage = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_can_be_read_however_many_messages_are_kept_in_memory() {
+        for bits in 0..=40 {
+            let SpillSizes { batch, block } = SpillSizes::of(1 << bits);
+            assert!((1..=BLOCK_ENTRIES_MAX).contains(&block) && block as u64 <= batch, "{bits}");
+        }
+    }
+}

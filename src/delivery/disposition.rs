@@ -1,0 +1,102 @@
+//! What becomes of a message whose delivery has failed.
+
+use std::time::Duration;
+
+use super::Retry;
+use crate::{
+    format::entity::DeadLetters,
+    ids::{Offset, Timestamp},
+};
+
+/// What becomes of a message whose delivery has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// It is delivered again.
+    Retry {
+        attempts: u32,
+        /// 0 for at once.
+        due: Timestamp,
+    },
+    /// It moves to the dead letters.
+    DeadLetter(DeadLetters),
+    /// It was deleted meanwhile.
+    Gone,
+}
+
+/// A delivery that has failed.
+#[derive(Clone, Copy, Debug)]
+pub struct FailedDelivery {
+    pub offset: Offset,
+    /// The number of this delivery, as its consumer saw it.
+    pub attempt: u32,
+    /// The delay that the consumer asks for, if it does.
+    pub delay: Option<Duration>,
+}
+
+impl FailedDelivery {
+    /// Decides what becomes of the message. `tried` is how often it was tried as far as is stored, `now`
+    /// the even time of day, and `chance` any number.
+    pub fn disposition(
+        &self,
+        retry: &Retry,
+        tried: u32,
+        now: Timestamp,
+        chance: u64,
+    ) -> Disposition {
+        // Where deliveries are counted first, this one is stored, unless the disk was full.
+        let attempts = match retry.counts_first() {
+            true => tried.max(self.attempt),
+            false => tried.saturating_add(1),
+        };
+        if let Some(dead_letters) = retry.dead_letters_after(attempts) {
+            return Disposition::DeadLetter(dead_letters);
+        }
+        let delay = self.delay.unwrap_or_else(|| retry.delay(attempts, chance));
+        let due = if delay.is_zero() {
+            Timestamp(0)
+        } else {
+            let ms = delay.as_nanos().div_ceil(1_000_000) as u64;
+            Timestamp(now.0.saturating_add(ms))
+        };
+        Disposition::Retry { attempts, due }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::entity::{BackoffMs, Delivering};
+
+    const NOW: Timestamp = Timestamp(1000);
+
+    fn failed(attempt: u32, delay: Option<Duration>) -> FailedDelivery {
+        FailedDelivery { offset: Offset(7), attempt, delay }
+    }
+
+    fn retry(delivering: Delivering) -> Retry {
+        Retry::of(&delivering)
+    }
+
+    #[test]
+    fn a_failure_waits_for_the_backoff_or_for_the_delay_that_its_consumer_says() {
+        let backoff = BackoffMs::Fixed { ms: 50 };
+        let retry = retry(Delivering { backoff, ..crate::delivery::settings::plain() });
+        let at = |due| Disposition::Retry { attempts: 3, due: Timestamp(due) };
+        assert_eq!(failed(1, None).disposition(&retry, 2, NOW, 9), at(1050));
+        let half = Some(Duration::from_micros(500));
+        assert_eq!(failed(1, half).disposition(&retry, 2, NOW, 9), at(1001), "rounded up");
+        assert_eq!(failed(1, Some(Duration::ZERO)).disposition(&retry, 2, NOW, 9), at(0));
+    }
+
+    #[test]
+    fn a_delivery_that_was_counted_first_is_not_counted_twice() {
+        let dead_letters = DeadLetters { queue: 9, attempts_max: 3 };
+        let dead = Some(dead_letters);
+        let retry = retry(Delivering { dead_letters: dead, ..crate::delivery::settings::plain() });
+        let at_once = |attempts| Disposition::Retry { attempts, due: Timestamp(0) };
+        assert_eq!(failed(2, None).disposition(&retry, 2, NOW, 9), at_once(2));
+        assert_eq!(failed(2, None).disposition(&retry, 0, NOW, 9), at_once(2), "the disk was full");
+        let last = failed(3, None).disposition(&retry, 3, NOW, 9);
+        assert_eq!(last, Disposition::DeadLetter(dead_letters));
+    }
+}

@@ -1,0 +1,174 @@
+//! The committer: what all handles and threads of one engine share.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use super::sync::Syncs;
+#[cfg(feature = "cron")]
+use crate::schedule::KnownSchedules;
+use crate::{
+    audit::{Hold, Rank},
+    config::Config,
+    disk::Disk,
+    engine::{
+        core::{Core, guard::CoreGuard},
+        runtime::{
+            clock::SteadyClock,
+            lock::RankedMutex,
+            signals::{CheckpointerSignal, FlusherSignal},
+            within::Within,
+        },
+    },
+    error::{Error, ErrorKind, Result},
+    ids::Now,
+    prims::{Mutex, RwLock, RwLockReadGuard},
+    store::Store,
+};
+
+/// The core, the ways to lock it, and what commits need beside it.
+#[derive(Debug)]
+pub struct Committer {
+    core: Mutex<Core>,
+    pub syncs: Syncs,
+    pub disk: Arc<dyn Disk>,
+    pub config: Config,
+    clock: SteadyClock,
+    /// The epoch of the journal: how often the store was opened.
+    pub epoch: u64,
+    pub flusher: FlusherSignal,
+    pub checkpointer: CheckpointerSignal,
+    /// Checkpoints are made one at a time.
+    pub(super) checkpointing: RankedMutex<()>,
+    /// Read by those that work in the store's directory without the core, written by shutdown: the
+    /// store's lock is let go of when all of that work has ended.
+    directory: RwLock<()>,
+    /// Which messages are schedules.
+    #[cfg(feature = "cron")]
+    pub schedules: RankedMutex<KnownSchedules>,
+}
+
+/// A thread works in the store's directory.
+#[derive(Debug)]
+pub struct Working<'a> {
+    _turn: RwLockReadGuard<'a, ()>,
+    _hold: Hold,
+    _within: Within,
+}
+
+/// What is said of a panic inside the engine.
+pub const PANICKED: &str = "a thread panicked inside the engine; reopen the store";
+
+impl Committer {
+    pub fn new(store: Store, disk: Arc<dyn Disk>, config: Config, has_threads: bool) -> Committer {
+        let clock = SteadyClock::new(disk.now(), disk.elapsed());
+        let chance = disk.stopwatch().as_nanos() as u64 ^ disk.now().0 << 20;
+        Committer {
+            epoch: store.journal.epoch(),
+            syncs: Syncs::new(store.journal.durable()),
+            core: Mutex::new(Core::new(store, &config, clock, chance)),
+            flusher: FlusherSignal::new(has_threads, config.sync_interval),
+            checkpointer: CheckpointerSignal::new(has_threads),
+            disk,
+            config,
+            clock,
+            checkpointing: RankedMutex::new(Rank::Checkpoint, "checkpoint", ()),
+            directory: RwLock::new(()),
+            #[cfg(feature = "cron")]
+            schedules: RankedMutex::new(Rank::Registry, "schedules", KnownSchedules::default()),
+        }
+    }
+
+    /// Locks the core. `operation` names what it is for: tests report the longest hold of each.
+    #[inline]
+    pub fn lock(&self, operation: &'static str) -> CoreGuard<'_> {
+        let hold = Hold::begin(Rank::Core, operation);
+        match self.core.lock() {
+            Ok(core) => CoreGuard::new(core, &self.flusher, hold),
+            Err(panicked) => {
+                drop((panicked, hold));
+                self.lock_after_panic(operation)
+            }
+        }
+    }
+
+    /// A thread panicked in the middle of a change: what the core holds may be half done.
+    #[cold]
+    fn lock_after_panic(&self, operation: &'static str) -> CoreGuard<'_> {
+        self.core.clear_poison();
+        self.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
+        let hold = Hold::begin(Rank::Core, operation);
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        CoreGuard::new(core, &self.flusher, hold)
+    }
+
+    /// Locks the core, if the engine is in working order.
+    #[inline]
+    pub fn lock_open(&self, operation: &'static str) -> Result<CoreGuard<'_>> {
+        let core = self.lock(operation);
+        self.check_open(&core)?;
+        Ok(core)
+    }
+
+    /// Fails if the engine is closed or poisoned.
+    #[inline]
+    pub fn check_open(&self, core: &Core) -> Result<()> {
+        self.syncs.check()?;
+        if core.is_closed {
+            return Err(Error::new(ErrorKind::Closed, "the engine was closed"));
+        }
+        Ok(())
+    }
+
+    /// The time for a commit of which nothing is due later, and no life ends.
+    #[inline]
+    pub fn now_plain(&self) -> Now {
+        Now::from(self.disk.now())
+    }
+
+    /// The time for any commit.
+    #[inline]
+    pub fn now(&self) -> Now {
+        self.clock.now(&*self.disk)
+    }
+
+    #[inline]
+    pub fn elapsed(&self) -> Duration {
+        self.disk.elapsed()
+    }
+
+    /// Has everything synced within the sync interval.
+    #[inline]
+    pub fn sync_soon(&self) {
+        self.flusher.sync_soon(|| self.elapsed());
+    }
+
+    /// Ends the engine, after an error that says nothing of what is on the disk.
+    pub fn poison(&self, error: &Error) {
+        self.syncs.poison(error);
+        self.checkpointer.wake_waiters();
+        self.lock("poison").wake_everyone();
+    }
+
+    /// Poisons the engine if an error says so.
+    pub(super) fn poison_if_fatal(&self, error: Error) -> Error {
+        if error.kind() == ErrorKind::Poisoned && !seeded!(PoisonIsForgotten) {
+            self.poison(&error);
+        }
+        error
+    }
+
+    /// Marks that this thread works in the store's directory, until the guard is dropped.
+    pub fn work(&self) -> Working<'_> {
+        let hold = Hold::begin(Rank::Directory, "work in the directory");
+        let turn = self.directory.read().unwrap_or_else(PoisonError::into_inner);
+        Working { _turn: turn, _hold: hold, _within: Within::enter() }
+    }
+
+    /// Returns when no thread works in the store's directory. Threads that come later find that the engine
+    /// is closed.
+    pub fn await_quiet(&self) {
+        drop(self.directory.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,87 @@
+//! Moves messages to the dead letters.
+
+use std::time::Duration;
+
+use super::committer::Committer;
+use crate::{
+    engine::core::{
+        commit::Receipt,
+        dead_letters::{DeadMessage, UNSETTLED},
+        failures::Exhausted,
+        settlement::{Settlement, Settling},
+    },
+    error::{ErrorKind, Result},
+};
+
+/// How long a message waits that could not be moved.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Committer {
+    /// Settles one delivery in a commit of its own.
+    pub fn settle(&self, operation: &'static str, settlement: &Settlement<'_>) -> Result<Receipt> {
+        let settlements = std::slice::from_ref(settlement);
+        let settled = self.transact(operation, |core| {
+            let receipt = core.settle(settlements, self.elapsed(), self.now())?;
+            Ok(((), receipt))
+        })?;
+        Ok(settled.1)
+    }
+
+    /// Moves a message on lease to the dead letters. One that cannot be moved, as on a full disk, stays in
+    /// its queue and waits a little; others are delivered meanwhile. Returns whether it was moved.
+    pub fn bury_or_wait(&self, settlement: &Settlement<'_>) -> Result<bool> {
+        let Err(error) = self.settle("move to the dead letters", settlement) else {
+            self.sync_soon();
+            return Ok(true);
+        };
+        let mut core = self.lock("move to the dead letters");
+        let due = core.steady(self.elapsed().saturating_add(AGAIN));
+        core.release(settlement.cursor, settlement.key, due);
+        drop(core);
+        match error.kind() {
+            ErrorKind::DiskFull
+            | ErrorKind::TooLarge
+            | ErrorKind::LeaseLost
+            | ErrorKind::NotFound => Ok(false),
+            _ => Err(error),
+        }
+    }
+
+    /// Moves messages to the dead letters whose last lease ran out, in the order in which that happened. If
+    /// one cannot be moved, those behind it are moved by the consumers that come to them.
+    pub fn bury_exhausted(&self) {
+        let operation = "move to the dead letters";
+        loop {
+            let mut core = self.lock(operation);
+            if self.check_open(&core).is_err() {
+                return;
+            }
+            let Some(message) = core.next_exhausted() else { return };
+            let now = self.elapsed();
+            let Some(exhausted) = core.lease_exhausted(message, now) else { continue };
+            let priority =
+                core.store.acks(message.cursor).map_or(0, |it| it.priority(message.offset));
+            let Ok(consumption) = core.consumption(message.cursor) else { continue };
+            let info = std::sync::Arc::clone(&consumption.info);
+            drop(core);
+            let Exhausted { key, source, attempts, dead_letters } = exhausted;
+            let Ok((stored, _)) = source.load(message.offset) else {
+                // It is reported to the consumer that comes to it.
+                self.lock(operation).put_back(message.cursor, key);
+                return;
+            };
+            let dead = DeadMessage { stored: &stored, attempts, priority, reason: UNSETTLED };
+            let letter = Box::new(dead.letter(&info, dead_letters, self.now()));
+            let settlement = Settlement {
+                cursor: message.cursor,
+                key,
+                attempt: attempts,
+                leased: now,
+                how: Settling::Bury { letter, has_failed: false },
+            };
+            if !self.bury_or_wait(&settlement).is_ok_and(|moved| moved) {
+                return;
+            }
+        }
+    }
+}

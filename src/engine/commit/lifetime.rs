@@ -1,0 +1,73 @@
+//! The lifetime of an engine: every handle holds it, and the last one closes the engine.
+
+use std::{fmt, sync::Arc};
+
+use super::{committer::Committer, shutdown::Shutdown};
+use crate::{error::Result, store::Space};
+
+/// An open store.
+///
+/// Clones are the same engine, and every handle got from it keeps it open, deliveries, readers and
+/// tickets included. It is closed by [`close`](Engine::close), or when the last one is dropped. One
+/// process can have a store open, once; within it any number of threads can use it.
+///
+/// ```
+/// use std::time::Duration;
+/// use posthouse::Engine;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("store");
+/// let engine = Engine::open(path)?;
+/// let payments = engine.queue("payments").create()?;
+/// payments.send("charge order 1")?;
+/// if let Some(delivery) = payments.receive(Duration::from_secs(1))? {
+///     assert_eq!(delivery.payload(), b"charge order 1");
+///     delivery.ack()?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+/// What the last handle ends.
+struct Inner {
+    committer: Arc<Committer>,
+    shutdown: Arc<Shutdown>,
+}
+
+impl Engine {
+    pub(crate) fn new(committer: Arc<Committer>, shutdown: Arc<Shutdown>) -> Engine {
+        Engine(Arc::new(Inner { committer, shutdown }))
+    }
+
+    #[inline]
+    pub(crate) fn committer(&self) -> &Arc<Committer> {
+        &self.0.committer
+    }
+
+    pub(crate) fn shutdown(&self) -> &Arc<Shutdown> {
+        &self.0.shutdown
+    }
+
+    pub(crate) fn is_same(&self, other: &Engine) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The names in a space, sorted.
+    pub(crate) fn list(&self, space: Space) -> Result<Vec<String>> {
+        Ok(self.committer().lock_open("list")?.store.list(space))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // An application that wants to know calls `close`.
+        let _ = self.shutdown.close();
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}

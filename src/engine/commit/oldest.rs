@@ -1,0 +1,33 @@
+//! Looks at the oldest message of a cursor.
+
+use super::committer::Committer;
+use crate::{delivery::oldest::Oldest, error::Result, ids::CursorId};
+
+impl Committer {
+    /// The oldest message that a cursor has not acked.
+    pub fn oldest(&self, cursor: CursorId) -> Result<Option<Oldest>> {
+        let mut core = self.lock_open("oldest message")?;
+        let Some(offset) = core.oldest(cursor)? else { return Ok(None) };
+        let consumption = core.consumption(cursor)?;
+        if let Some(known) = consumption.oldest.known(offset) {
+            return Ok(Some(known));
+        }
+        let log = consumption.info.log;
+        let source = core.store.locate(log, offset)?;
+        drop(core);
+        let (stored, _) = source.load(offset)?;
+        Ok(Some(Oldest { offset, timestamp: stored.timestamp() }))
+    }
+
+    /// Looks at the age of a cursor's oldest message, for the thresholds that are watched.
+    pub fn look_at_oldest(&self, cursor: CursorId) {
+        let now = self.elapsed();
+        // Another thread that is looking sees to what has changed.
+        if !self.lock("oldest message").begin_look(cursor, now) {
+            return;
+        }
+        let oldest = self.oldest(cursor);
+        let time = self.now_plain().stamp;
+        self.lock("oldest message").finish_look(cursor, oldest, time, now);
+    }
+}

@@ -1,0 +1,108 @@
+//! Spills delayed messages to disk, and brings back those that come due.
+
+use std::time::Duration;
+
+use super::committer::Committer;
+use crate::{
+    delivery::delay_index::SpillSizes,
+    engine::core::{
+        commit::Receipt,
+        spill::{NAME, ReturningBlock, entries_of},
+    },
+    error::{ErrorKind, Result},
+    format::entity::{Creation, EntityKind},
+    ids::{CursorId, Offset},
+};
+
+/// How long a block waits that could not come back, as on a full disk.
+const REST: Duration = Duration::from_millis(500);
+
+impl Committer {
+    /// Spills messages of a queue until there are not too many in memory.
+    pub fn spill(&self, cursor: CursorId) {
+        let spilled = self.create_delay_entity(cursor).and_then(|()| {
+            while self.spill_once(cursor)? {
+                self.sync_soon();
+            }
+            Ok(())
+        });
+        if spilled.is_err() {
+            // They stay in memory. It is tried again when there are more of them.
+            let more = SpillSizes::of(self.config.delayed_in_memory).batch;
+            if let Ok(consumption) = self.lock("spill").consumption(cursor) {
+                consumption.put_off_spilling(more);
+            }
+        }
+    }
+
+    fn spill_once(&self, cursor: CursorId) -> Result<bool> {
+        let spilled = self.transact("spill", |core| {
+            let receipt = core.spill(cursor, self.now())?;
+            Ok((receipt.is_some(), receipt.unwrap_or(Receipt::NOTHING)))
+        })?;
+        Ok(spilled.0)
+    }
+
+    /// Creates the entity that holds a queue's blocks, unless it is there.
+    fn create_delay_entity(&self, queue: CursorId) -> Result<()> {
+        let created = self.transact("spill", |core| {
+            if core.delay_entity(queue)?.is_some() {
+                return Ok(((), Receipt::NOTHING));
+            }
+            let entity = core.store.new_entity(NAME, EntityKind::Timetable { queue: queue.0 });
+            let id = entity.id;
+            let creation = Creation { entity, starts: vec![Offset(0)] };
+            let create = crate::store::Op::Create { creation: &creation };
+            let receipt = core.commit(&[create], self.now())?;
+            core.set_delay_entity(queue, id)?;
+            Ok(((), receipt))
+        });
+        created.map(drop)
+    }
+
+    /// Brings back into memory what is due of a queue's spilled messages. They come due afterwards, in their
+    /// order.
+    ///
+    /// A block that cannot come back is tried again a little later. A damaged block is passed over, and
+    /// consumers that find nothing to receive are told of it, those that wait already included.
+    pub fn bring_back(&self, cursor: CursorId) {
+        while let Err(error) = self.bring_back_due(cursor) {
+            let mut core = self.lock("bring back spilled messages");
+            let Ok(consumption) = core.consumption(cursor) else { return };
+            let is_damaged = error.kind() == ErrorKind::Corrupt;
+            if is_damaged && consumption.delay_index.set_damaged(&error) {
+                let log = consumption.info.log;
+                core.wake_some(log, usize::MAX);
+            } else {
+                consumption.delay_index.rest_until(self.elapsed() + REST);
+                break;
+            }
+        }
+        self.lock("bring back spilled messages").arm(cursor);
+    }
+
+    fn bring_back_due(&self, cursor: CursorId) -> Result<()> {
+        let operation = "bring back spilled messages";
+        loop {
+            let taken = self.lock_open(operation)?.take_block(cursor, self.elapsed())?;
+            let Some(ReturningBlock { entity, block, source }) = taken else { return Ok(()) };
+            let (stored, _) = source?.load(block.offset)?;
+            let entries = entries_of(&stored)?;
+            let _ = self.transact(operation, |core| {
+                let receipt = core.bring_back(cursor, entity, block, &entries, self.now())?;
+                Ok(((), receipt))
+            })?;
+            self.sync_soon();
+            self.lock(operation).consumption(cursor)?.delay_index.release();
+        }
+    }
+
+    /// Removes the blocks of a queue of which no message is spilled any more.
+    pub fn clear_spilled(&self, cursor: CursorId) -> Result<()> {
+        let cleared = self.transact("clear spilled messages", |core| {
+            let receipt = core.clear_spilled(cursor, self.now_plain())?;
+            Ok(((), receipt))
+        });
+        cleared.map(drop)
+    }
+}

@@ -1,0 +1,146 @@
+//! The loops of the engine's two threads.
+//!
+//! The *flusher* syncs the commits that no thread waits for, and ends leases on time. The *checkpointer*
+//! prepares journal files and makes checkpoints. On the simulated disk there are no threads: the calls that
+//! need this work do it themselves.
+
+use std::{sync::Arc, time::Duration};
+
+use super::committer::{Committer, PANICKED};
+use crate::{
+    engine::runtime::{
+        signals::{Duty, Timer},
+        within::Within,
+    },
+    error::{Error, ErrorKind, Result},
+    format::frame::FrameKind,
+    journal::Urgency,
+    prims::{
+        panicking,
+        thread::{self, JoinHandle},
+    },
+    store::Extent,
+};
+
+/// How long the checkpointer rests after a failure, as on a full disk, before it tries again.
+const REST: Duration = Duration::from_millis(200);
+
+/// Starts both threads.
+pub fn start(committer: &Arc<Committer>) -> Result<Vec<JoinHandle<()>>> {
+    let spawn = |name: &str, work: fn(&Committer)| {
+        let committer = Arc::clone(committer);
+        let guarded = move || {
+            let _within = Within::enter();
+            let _guard = PoisonsOnPanic(&committer);
+            work(&committer);
+        };
+        let spawned = thread::Builder::new().name(name.to_owned()).spawn(guarded);
+        spawned
+            .map_err(|error| Error::new(ErrorKind::Io, "a thread cannot be started").because(error))
+    };
+    Ok(vec![spawn("posthouse-flush", flush)?, spawn("posthouse-checkpoint", checkpoint)?])
+}
+
+/// Poisons the engine when one of its threads panics: nobody is left waiting for it.
+struct PoisonsOnPanic<'a>(&'a Committer);
+
+impl Drop for PoisonsOnPanic<'_> {
+    fn drop(&mut self) {
+        if panicking() {
+            self.0.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
+        }
+    }
+}
+
+/// The loop of the flusher.
+fn flush(committer: &Committer) {
+    let tick = committer.disk.tick();
+    loop {
+        match committer.flusher.next_duty(|| committer.elapsed(), tick) {
+            Duty::Stop => return,
+            Duty::Sync => flush_all(committer),
+            Duty::Mark(tail) => {
+                let mut core = committer.lock("watermark");
+                let journal = &mut core.store.journal;
+                if journal.tail() == tail && journal.durable() == tail {
+                    // A mark that cannot be written loses nothing.
+                    let _ = journal.mark(FrameKind::Watermark);
+                }
+            }
+            Duty::Ring(timer) => end_leases(committer, timer),
+        }
+    }
+}
+
+fn flush_all(committer: &Committer) {
+    let (tail, is_dirty) = {
+        let core = committer.lock("flush");
+        (core.store.journal.tail(), core.store.journal.is_dirty())
+    };
+    // A failure poisons the engine: whoever uses it next is told.
+    if is_dirty && committer.sync_to(tail).is_ok() {
+        committer.flusher.mark_later(committer.elapsed(), tail);
+    }
+}
+
+/// A timer rings: ends the leases of a cursor that run out, and releases its messages that come due.
+fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
+    let operation = "timer";
+    let mut core = committer.lock(operation);
+    match core.consumption(cursor) {
+        Ok(consumption) if consumption.armed == Some(at) => consumption.armed = None,
+        // Another timer was set since that rings earlier, or has rung. If this one set another, timers
+        // would never become fewer.
+        _ => return,
+    }
+    let now = committer.elapsed();
+    if core.wants_block(cursor, now) {
+        drop(core);
+        committer.bring_back(cursor);
+        core = committer.lock(operation);
+    }
+    core.expire(cursor, now);
+    let mut core = committer.count_failures(operation, core);
+    let wants_look = core.take_look(cursor, now);
+    core.arm(cursor);
+    drop(core);
+    committer.bury_exhausted();
+    if wants_look {
+        committer.look_at_oldest(cursor);
+    }
+}
+
+/// The loop of the checkpointer.
+fn checkpoint(committer: &Committer) {
+    while let Some(wants_space) = committer.checkpointer.next_round() {
+        let outcome = if wants_space { make_space(committer) } else { checkpoint_round(committer) };
+        committer.checkpointer.finish_round(outcome, REST);
+    }
+}
+
+/// A round on a full disk: what the journal holds may be worth more as free space.
+fn make_space(committer: &Committer) -> Result<()> {
+    committer.checkpoint(Extent::All, Urgency::Ordinary)?;
+    committer.prepare_file(None, Urgency::Ordinary)
+}
+
+/// One round: prepares a journal file, and makes a checkpoint, if they are wanted.
+pub fn checkpoint_round(committer: &Committer) -> Result<()> {
+    let (wants_file, wants_checkpoint) = {
+        let core = committer.lock_open("checkpoint round")?;
+        (core.store.journal.wants_file(), core.wants_checkpoint() || core.wants_clearing())
+    };
+    // The file first: commits wait for it.
+    let prepared =
+        if wants_file { committer.prepare_file(None, Urgency::Ordinary) } else { Ok(()) };
+    if prepared.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
+        return make_space(committer);
+    }
+    if wants_checkpoint {
+        committer.checkpoint(Extent::Older, Urgency::Ordinary)?;
+        if committer.lock_open("checkpoint round")?.store.journal.wants_file() {
+            return committer.prepare_file(None, Urgency::Ordinary);
+        }
+    }
+    prepared
+}

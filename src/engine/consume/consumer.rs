@@ -1,0 +1,128 @@
+//! A consumer: what the handles of one queue or subscription share.
+
+use std::{sync::Arc, time::Duration};
+
+use super::slot::OwnedSlot;
+use crate::{
+    config::Durability,
+    delivery::admission::SlotRules,
+    engine::{
+        commit::{committer::Committer, lifetime::Engine},
+        core::{
+            Core,
+            arrivals::Receivers,
+            consumption::{CursorInfo, Origin},
+            errors::deleted,
+        },
+        runtime::{histogram::Latencies, wait::Watch},
+    },
+    error::Result,
+    format::entity::Delivering,
+    ids::{CursorId, LogId},
+};
+
+/// A consumer of one ack cursor.
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    pub engine: Engine,
+    pub info: Arc<CursorInfo>,
+    /// Where it waits for messages.
+    pub(super) watch: Arc<Watch>,
+    /// Its slot, where consumers are told apart.
+    pub(super) slot: Option<Arc<OwnedSlot>>,
+    pub durability: Durability,
+}
+
+/// A cursor that is to be consumed from.
+#[derive(Debug)]
+pub struct ConsumedCursor<'a> {
+    pub cursor: CursorId,
+    pub log: LogId,
+    /// The name of the queue, or of the subscription.
+    pub name: &'a str,
+    pub origin: Origin,
+    pub delivering: &'a Delivering,
+}
+
+impl Consumer {
+    /// Opens a consumer of a cursor.
+    pub fn attach(engine: &Engine, consumed: ConsumedCursor<'_>) -> Result<Consumer> {
+        let ConsumedCursor { cursor, log, name, origin, delivering } = consumed;
+        let committer = engine.committer();
+        let receivers = if origin.is_subscription { Receivers::All } else { Receivers::One };
+        let tick = committer.disk.tick();
+        let info = CursorInfo::new(cursor, log, name, origin, delivering, tick);
+        let mut core = committer.lock_open("open a consumer")?;
+        let info = core.begin_consuming(info)?;
+        let watch = core.watch(std::iter::once(log), receivers);
+        let slot = if info.is_exclusive {
+            let rules = SlotRules { is_exclusive: true, prefetch: u64::MAX };
+            Some(OwnedSlot::open(engine, &mut core, cursor, rules)?)
+        } else {
+            None
+        };
+        drop(core);
+        let durability = committer.config.durability;
+        Ok(Consumer { engine: engine.clone(), info, watch, slot, durability })
+    }
+
+    pub fn with_durability(&self, durability: Durability) -> Consumer {
+        Consumer { durability, ..self.clone() }
+    }
+
+    #[inline]
+    pub fn committer(&self) -> &Arc<Committer> {
+        self.engine.committer()
+    }
+
+    #[inline]
+    pub fn cursor(&self) -> CursorId {
+        self.info.cursor
+    }
+
+    #[inline]
+    pub fn log(&self) -> LogId {
+        self.info.log
+    }
+
+    /// Asks the core, once it was noted what has run out or come due.
+    pub fn look<T>(
+        &self,
+        operation: &'static str,
+        ask: impl FnOnce(&mut Core) -> Result<T>,
+    ) -> Result<T> {
+        let (mut core, _) = self.lock_current(operation)?;
+        ask(&mut core)
+    }
+
+    /// How many messages are not acked, as far as they are committed.
+    pub fn depth(&self) -> Result<u64> {
+        let core = self.committer().lock_open("depth")?;
+        let (_, end) = core.bounds(self.log())?;
+        Ok(core.store.acks(self.cursor()).ok_or_else(deleted)?.unacked(end))
+    }
+
+    pub fn in_flight(&self) -> Result<u64> {
+        self.look("in flight", |core| Ok(core.consumption(self.cursor())?.deliveries.in_flight()))
+    }
+
+    pub fn delayed(&self) -> Result<u64> {
+        self.look("delayed", |core| {
+            let waiting = core.consumption(self.cursor())?.deliveries.waiting();
+            Ok(waiting + core.spilled(self.cursor()))
+        })
+    }
+
+    /// The age of the oldest message that is not acked.
+    pub fn oldest_age(&self) -> Result<Option<Duration>> {
+        let committer = self.committer();
+        let oldest = committer.oldest(self.cursor())?;
+        Ok(oldest.map(|oldest| oldest.age(committer.now_plain().stamp)))
+    }
+
+    pub fn latencies(&self) -> Result<Latencies> {
+        // A queue that was deleted has none.
+        self.depth()?;
+        Ok(self.info.latencies.snapshot())
+    }
+}

@@ -1,0 +1,85 @@
+//! Leased messages that are not delivered: they were tried too often, or their time to live is over.
+
+use super::{consumer::Consumer, lease::DeliveryInfo};
+use crate::{
+    engine::core::{
+        commit::Receipt,
+        dead_letters::{DeadMessage, EXPIRED, UNSETTLED},
+        settlement::{Settlement, Settling},
+    },
+    error::Result,
+    format::entity::DeadLetters,
+    store::Stored,
+};
+
+impl Consumer {
+    /// Whether a message on lease is not to be delivered. Then it is moved to the dead letters, or dropped.
+    #[inline]
+    pub(super) fn discards(
+        &self,
+        stored: &Stored,
+        delivered: DeliveryInfo,
+        exhausted: Option<DeadLetters>,
+    ) -> Result<bool> {
+        let expires = stored.expires(self.info.time_to_live_ms);
+        match (exhausted, expires) {
+            (None, None) => Ok(false),
+            (Some(dead_letters), _) => {
+                let attempts = delivered.attempt;
+                self.bury(stored, delivered, dead_letters, attempts, UNSETTLED)?;
+                Ok(true)
+            }
+            (None, Some(expires)) => {
+                let now = self.committer().now().steady;
+                let is_over = expires <= now || seeded!(ExpiresTooEarly);
+                if !is_over || seeded!(ExpiredIsDelivered) {
+                    return Ok(false);
+                }
+                self.discard_expired(stored, delivered)?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn discard_expired(&self, stored: &Stored, delivered: DeliveryInfo) -> Result<()> {
+        let tried = delivered.attempt.saturating_sub(1);
+        if let Some(dead_letters) = self.info.retry.dead_letters {
+            return self.bury(stored, delivered, dead_letters, tried, EXPIRED);
+        }
+        let committer = self.committer();
+        if seeded!(ExpiredIsDroppedWithoutACommit) {
+            let mut core = committer.lock_open("drop an expired message")?;
+            core.end_deleted(self.cursor(), delivered.key);
+        } else {
+            let _: Receipt = committer
+                .settle("drop an expired message", &self.settlement(delivered, Settling::Drop))?;
+        }
+        committer.sync_soon();
+        committer.lock("drop an expired message").note_undelivered(self.cursor(), tried > 0);
+        Ok(())
+    }
+
+    /// Moves a message that was not delivered to the dead letters.
+    fn bury(
+        &self,
+        stored: &Stored,
+        delivered: DeliveryInfo,
+        dead_letters: DeadLetters,
+        attempts: u32,
+        reason: &str,
+    ) -> Result<()> {
+        let committer = self.committer();
+        let dead = DeadMessage { stored, attempts, priority: delivered.priority, reason };
+        let letter = Box::new(dead.letter(&self.info, dead_letters, committer.now()));
+        let bury = Settling::Bury { letter, has_failed: false };
+        committer.bury_or_wait(&self.settlement(delivered, bury))?;
+        committer.lock("move to the dead letters").note_undelivered(self.cursor(), attempts > 0);
+        Ok(())
+    }
+
+    /// A settlement of a delivery of this consumer.
+    pub fn settlement<'a>(&self, delivered: DeliveryInfo, how: Settling<'a>) -> Settlement<'a> {
+        let DeliveryInfo { key, attempt, leased, .. } = delivered;
+        Settlement { cursor: self.cursor(), key, attempt, leased, how }
+    }
+}

@@ -1,0 +1,56 @@
+//! When the spilled messages of a queue are due, for those that browse.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::consumer::Consumer;
+use crate::{
+    engine::core::spill::entries_of,
+    error::{Error, ErrorKind, Result},
+    ids::{CursorId, LogId, Offset, Timestamp},
+};
+
+/// When the spilled messages of a range are due.
+#[derive(Debug, Default)]
+pub struct DueTimes {
+    /// The offsets of which it is known.
+    pub range: Range<u64>,
+    pub due: BTreeMap<Offset, Timestamp>,
+    /// Why it is not known of all of them.
+    pub damage: Option<Error>,
+}
+
+impl Consumer {
+    /// Reads when the spilled messages of a range are due. A damaged block does not keep the others from
+    /// being read.
+    pub(super) fn read_due_times(&self, range: Range<u64>) -> Result<DueTimes> {
+        let (cursor, committer) = (self.cursor(), self.committer());
+        let mut found = DueTimes { range: range.clone(), ..DueTimes::default() };
+        let (entity, blocks) = {
+            let mut core = committer.lock_open("browse")?;
+            let index = &core.consumption(cursor)?.delay_index;
+            (index.entity, index.blocks().collect::<Vec<_>>())
+        };
+        let Some(entity) = entity else { return Ok(found) };
+        for block in blocks {
+            let source = {
+                let mut core = committer.lock_open("browse")?;
+                match core.store.acks(CursorId(entity)) {
+                    Some(acks) if !acks.is_acked(block.offset) => {
+                        core.store.locate(LogId(entity), block.offset)
+                    }
+                    // Its messages have come back meanwhile.
+                    _ => continue,
+                }
+            };
+            match source.and_then(|source| entries_of(&source.load(block.offset)?.0)) {
+                Ok(entries) => {
+                    let entries = entries.into_iter().filter(|it| range.contains(&it.1.0));
+                    found.due.extend(entries.map(|(due, offset)| (offset, due)));
+                }
+                Err(error) if error.kind() == ErrorKind::Corrupt => found.damage = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,175 @@
+//! Leases messages one by one: from queues that are ordered by key, and from those that count deliveries
+//! before their handlers see them.
+//!
+//! Whose turn a message is can be told only when its key was read. So a message is leased, read, and then
+//! delivered or parked. Consumers of a queue that is ordered by key take turns at that.
+
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    iter,
+    sync::Arc,
+};
+
+use super::{
+    consumer::Consumer,
+    delivery::Delivery,
+    lease::{DeliveryInfo, Leased},
+};
+use crate::{
+    delivery::settings::UNDELAYED,
+    engine::{
+        core::{
+            commit::{NeededRoom, NotCommitted},
+            effects::HeldBack,
+        },
+        runtime::wait::Attempt,
+    },
+    error::{Error, ErrorKind, Result},
+    ids::{Offset, Timestamp},
+    journal::Urgency,
+    message::{Delay, Message},
+    store::{Op, Stored},
+};
+
+/// The longest key of a message in a queue that is ordered by key, in bytes.
+const KEY_BYTES_MAX: usize = 1024;
+
+/// Fails if a message cannot be sent to a queue that is ordered by key.
+pub fn check_ordered(message: &Message<'_>) -> Result<()> {
+    let length = message.key_bytes().map_or(0, <[u8]>::len);
+    if length > KEY_BYTES_MAX {
+        let what = format!(
+            "a key of {length} bytes: in a queue that is ordered by key it has {KEY_BYTES_MAX} at most"
+        );
+        return Err(Error::invalid("key", what));
+    }
+    match message.delay() {
+        None | Some(Delay::After(0)) => Ok(()),
+        Some(Delay::After(_)) => Err(Error::invalid("deliver_after", UNDELAYED)),
+        Some(Delay::At(_)) => Err(Error::invalid("deliver_at", UNDELAYED)),
+    }
+}
+
+/// The hash of a message's key. Messages without a key are in no order.
+fn key_hash(stored: &Stored) -> Option<u64> {
+    stored.key().map(|key| BuildHasherDefault::<DefaultHasher>::default().hash_one(key))
+}
+
+impl Consumer {
+    /// Receives one message. What is to be done before a message is delivered is done when it was read, so a
+    /// message that cannot be read is not counted.
+    pub(super) fn attempt_read(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
+        // Callbacks of the application may receive from this very queue: they run without the turn.
+        let hold_back = || HeldBack::begin(&self.committer().flusher);
+        let _held_back = self.info.is_ordered.then(hold_back);
+        let _turn = self.info.is_ordered.then(|| self.info.turn.lock());
+        if self.info.is_ordered {
+            self.claim_retries()?;
+        }
+        let mut counts = self.info.retry.counts_first();
+        loop {
+            let leased = match self.lease_with(|core, elapsed| self.lease_next(core, elapsed))? {
+                Attempt::Got(leased) => leased,
+                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+            };
+            let (offset, delivered) = (leased.offset, leased.delivered);
+            let admitted = match self.read_and_claim(leased) {
+                Ok(admitted) => admitted,
+                Err(error) => {
+                    self.put_back(iter::once(delivered.key));
+                    return Err(error);
+                }
+            };
+            let Some(stored) = admitted else { continue };
+            if counts && let Some(room) = self.count(offset, delivered)? {
+                match self.committer().make_room(room) {
+                    // On a full disk the message is delivered without being counted.
+                    Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
+                    made => made?,
+                }
+                continue;
+            }
+            return Ok(Attempt::Got(Delivery::new(Arc::clone(self), stored, delivered)));
+        }
+    }
+
+    /// Receives up to `most` messages, one by one.
+    pub(super) fn attempt_each(
+        self: &Arc<Consumer>,
+        most: usize,
+    ) -> Result<Attempt<Vec<Delivery>>> {
+        let mut deliveries = Vec::new();
+        while deliveries.len() < most {
+            match self.attempt_read() {
+                Ok(Attempt::Got(delivery)) => deliveries.push(delivery),
+                Ok(Attempt::Wait(waiting)) if deliveries.is_empty() => {
+                    return Ok(Attempt::Wait(waiting));
+                }
+                Err(error) if deliveries.is_empty() => return Err(error),
+                Ok(Attempt::Wait(_)) | Err(_) => break,
+            }
+        }
+        Ok(Attempt::Got(deliveries))
+    }
+
+    /// Reads a message on lease. `None` if it is not delivered now, or never.
+    fn read_and_claim(self: &Arc<Consumer>, leased: Leased) -> Result<Option<Stored>> {
+        let Leased { offset, source, delivered, exhausted } = leased;
+        let stored = self.load(source, offset)?;
+        if self.info.is_ordered
+            && let Some(group) = key_hash(&stored)
+        {
+            let mut core = self.committer().lock_open("receive")?;
+            if !core.claim_key(self.cursor(), group, offset, delivered.key)? {
+                return Ok(None);
+            }
+        }
+        Ok((!self.discards(&stored, delivered, exhausted)?).then_some(stored))
+    }
+
+    /// Counts a message as tried before anyone sees it. If that cannot be for now, its lease ends, and the
+    /// room is returned that the commit needs.
+    fn count(&self, offset: Offset, delivered: DeliveryInfo) -> Result<Option<NeededRoom>> {
+        let (cursor, committer) = (self.cursor(), self.committer());
+        let op = Op::Defer {
+            cursor,
+            offset,
+            attempts: delivered.attempt,
+            due: Timestamp(0),
+            // On a full disk the reserve is for acks, and not for this.
+            urgency: Urgency::Ordinary,
+        };
+        let mut core = committer.lock_open("count a delivery")?;
+        let counted = core.commit(&[op], committer.now_plain());
+        if counted.is_err() {
+            core.take_back(cursor, delivered.key);
+        }
+        drop(core);
+        match counted {
+            Ok(_) => {
+                committer.sync_soon();
+                Ok(None)
+            }
+            Err(NotCommitted::NeedsRoom(room)) => Ok(Some(room)),
+            Err(NotCommitted::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Makes the messages that wait for another attempt the heads of their keys: they were delivered before
+    /// those behind them, in an earlier epoch.
+    fn claim_retries(&self) -> Result<()> {
+        let operation = "receive";
+        let (cursor, committer) = (self.cursor(), self.committer());
+        let waiting = committer.lock_open(operation)?.unclaimed_retries(cursor)?;
+        let Some(waiting) = waiting else { return Ok(()) };
+        for offset in waiting {
+            let source = committer.lock_open(operation)?.store.locate(self.log(), offset);
+            // A damaged message is reported when its time has come.
+            let Ok(stored) = source.and_then(|source| self.load(source, offset)) else { continue };
+            if let Some(group) = key_hash(&stored) {
+                committer.lock_open(operation)?.claim_retry(cursor, group, offset)?;
+            }
+        }
+        committer.lock_open(operation)?.finish_claiming_retries(cursor)
+    }
+}

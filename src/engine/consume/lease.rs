@@ -1,0 +1,271 @@
+//! Leases messages and reads them.
+//!
+//! A message is leased under the core, and read after the core was unlocked. Where something is to be done with
+//! a message between reading and delivering it, messages are leased one by one (`key_order.rs`).
+
+use std::{iter, sync::Arc, time::Duration};
+
+use super::{consumer::Consumer, delivery::Delivery};
+use crate::{
+    delivery::LeaseKey,
+    engine::{
+        core::{Core, admission::Admittance, errors::deleted, guard::CoreGuard},
+        runtime::wait::Attempt,
+    },
+    error::Result,
+    format::entity::DeadLetters,
+    ids::{Offset, Timestamp},
+    store::{Source, Stored},
+};
+
+/// A message that was leased, and where to read it.
+#[derive(Debug)]
+pub struct Leased {
+    pub offset: Offset,
+    pub source: Source,
+    pub delivered: DeliveryInfo,
+    /// The dead letters to which the message moves instead, as it was tried too often.
+    pub exhausted: Option<DeadLetters>,
+}
+
+/// What is known of a delivery beside its message.
+#[derive(Clone, Copy, Debug)]
+pub struct DeliveryInfo {
+    pub key: LeaseKey,
+    pub attempt: u32,
+    pub priority: u8,
+    /// When the message was first to be delivered, if not at once; 0 otherwise.
+    pub due: Timestamp,
+    /// When it was leased.
+    pub leased: Duration,
+}
+
+impl Consumer {
+    /// Leases and reads up to `most` messages, or waits.
+    pub(super) fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
+        if self.reads_first() {
+            return self.attempt_each(most);
+        }
+        loop {
+            let leased = self.lease_with(|core, elapsed| self.lease_many(core, elapsed, most))?;
+            let leased = match leased {
+                Attempt::Got(leased) => leased,
+                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+            };
+            let deliveries = self.read_all(leased)?;
+            if !deliveries.is_empty() {
+                return Ok(Attempt::Got(deliveries));
+            }
+        }
+    }
+
+    /// Whether something is to be done with a message between reading and delivering it.
+    fn reads_first(&self) -> bool {
+        self.info.is_ordered || self.info.retry.counts_first()
+    }
+
+    /// Leases and reads one message, or waits.
+    pub(super) fn attempt_one(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
+        if self.reads_first() {
+            return self.attempt_read();
+        }
+        loop {
+            let leased = match self.lease_with(|core, elapsed| self.lease_next(core, elapsed))? {
+                Attempt::Got(leased) => leased,
+                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+            };
+            let key = leased.delivered.key;
+            match self.read(leased) {
+                Ok(Some(delivery)) => return Ok(Attempt::Got(delivery)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.put_back(iter::once(key));
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Leases what `lease` finds, or begins to wait.
+    #[inline(always)]
+    pub(super) fn lease_with<T>(
+        &self,
+        lease: impl FnOnce(&mut Core, Duration) -> Result<Option<T>>,
+    ) -> Result<Attempt<T>> {
+        let (mut core, elapsed) = self.lock_current("receive")?;
+        if let Some(slot) = &self.slot
+            && let Admittance::Wait(waiting) = core.admit(slot.slot())?
+        {
+            core.arm(self.cursor());
+            return Ok(Attempt::Wait(waiting));
+        }
+        let leased = lease(&mut core, elapsed);
+        core.arm(self.cursor());
+        match leased? {
+            Some(leased) => Ok(Attempt::Got(leased)),
+            None => match core.spill_damage(self.cursor()) {
+                Some(damage) => Err(damage),
+                None => Ok(Attempt::Wait(self.watch.begin())),
+            },
+        }
+    }
+
+    /// Locks the core once it was noted what has run out or come due: leases ended, their failures counted,
+    /// spilled messages brought back.
+    pub fn lock_current(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
+        let (cursor, committer) = (self.cursor(), self.committer());
+        let mut core = committer.lock_open(operation)?;
+        let elapsed = committer.elapsed();
+        if core.wants_block(cursor, elapsed) {
+            drop(core);
+            // A block that cannot come back comes later, or a consumer that finds nothing is told why.
+            committer.bring_back(cursor);
+            core = committer.lock_open(operation)?;
+        }
+        core.expire(cursor, elapsed);
+        if core.has_failures() {
+            core = committer.count_failures(operation, core);
+            committer.check_open(&core)?;
+        }
+        if committer.flusher.has_thread() {
+            return Ok((core, elapsed));
+        }
+        // What the flusher's thread does otherwise.
+        if core.has_exhausted() {
+            drop(core);
+            committer.bury_exhausted();
+            core = committer.lock_open(operation)?;
+        }
+        if core.watches_thresholds() && core.take_look(cursor, elapsed) {
+            drop(core);
+            committer.look_at_oldest(cursor);
+            core = committer.lock_open(operation)?;
+        }
+        Ok((core, elapsed))
+    }
+
+    /// Leases the next messages. If one cannot be found, those before it are delivered, and the next attempt
+    /// meets the error again.
+    fn lease_many(
+        &self,
+        core: &mut Core,
+        elapsed: Duration,
+        most: usize,
+    ) -> Result<Option<Vec<Leased>>> {
+        let mut leased = Vec::new();
+        let most = match &self.slot {
+            None => most,
+            Some(slot) => match core.admit(slot.slot())? {
+                Admittance::UpTo(room) => (most as u64).min(room) as usize,
+                Admittance::Wait(_) => 0,
+            },
+        };
+        while leased.len() < most {
+            match self.lease_next(core, elapsed) {
+                Ok(Some(one)) => leased.push(one),
+                Ok(None) => break,
+                Err(error) if leased.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok((!leased.is_empty()).then_some(leased))
+    }
+
+    /// Leases the next message.
+    #[inline]
+    pub(super) fn lease_next(&self, core: &mut Core, elapsed: Duration) -> Result<Option<Leased>> {
+        let visible = core.visible();
+        let (store, consumption) = core.store_and(self.cursor())?;
+        let view = store.view(self.cursor(), self.log()).ok_or_else(deleted)?;
+        let mut run = None;
+        let is_visible = |offset| {
+            let found = view.run(offset);
+            let is_visible = match found {
+                Some(run) => run.lsn < visible,
+                None => view.is_moved(offset),
+            };
+            if is_visible {
+                // It is the one that is leased.
+                run = found;
+            }
+            is_visible
+        };
+        let deadline = elapsed + self.info.lease;
+        let leased = consumption.deliveries.lease_next(view.acks, view.end(), deadline, is_visible);
+        let Some((offset, key)) = leased else {
+            return Ok(None);
+        };
+        if let Some(slot) = &self.slot {
+            consumption.deliveries.assign(key, slot.number());
+        }
+        let tried = view.acks.attempts(offset);
+        let exhausted = self.info.retry.dead_letters_after(tried);
+        let attempt = if exhausted.is_some() { tried } else { tried.saturating_add(1) };
+        let due = if tried == 0 { view.acks.due(offset) } else { Timestamp(0) };
+        let priority = view.acks.priority(offset);
+        let delivered = DeliveryInfo { key, attempt, priority, due, leased: elapsed };
+        let located = match run {
+            Some(run) => store.at_run(run),
+            None => store.locate(self.log(), offset),
+        };
+        match located {
+            Ok(source) => {
+                consumption.counts.delivered += 1;
+                consumption.counts.redelivered += u64::from(tried > 0);
+                Ok(Some(Leased { offset, source, delivered, exhausted }))
+            }
+            Err(error) => {
+                // It stays in the queue: damage is reported, not skipped.
+                core.put_back(self.cursor(), key);
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads what was leased. If a message cannot be read, those before it are delivered; it and those behind
+    /// it stay in the queue, and the next attempt meets the error again.
+    fn read_all(self: &Arc<Consumer>, leased: Vec<Leased>) -> Result<Vec<Delivery>> {
+        let mut deliveries = Vec::with_capacity(leased.len());
+        let mut leased = leased.into_iter();
+        while let Some(one) = leased.next() {
+            let key = one.delivered.key;
+            match self.read(one) {
+                Ok(delivery) => deliveries.extend(delivery),
+                Err(error) => {
+                    let unread = leased.map(|one| one.delivered.key);
+                    self.put_back(iter::once(key).chain(unread));
+                    return if deliveries.is_empty() { Err(error) } else { Ok(deliveries) };
+                }
+            }
+        }
+        Ok(deliveries)
+    }
+
+    #[inline(always)]
+    pub(super) fn load(&self, source: Source, offset: Offset) -> Result<Stored> {
+        let (stored, block) = source.load(offset)?;
+        if let Some(block) = block {
+            self.committer().lock("receive").store.remember(self.log(), block);
+        }
+        Ok(stored)
+    }
+
+    /// Reads one message. `None` if it is not to be delivered.
+    #[inline]
+    fn read(self: &Arc<Consumer>, leased: Leased) -> Result<Option<Delivery>> {
+        let Leased { offset, source, delivered, exhausted } = leased;
+        let stored = self.load(source, offset)?;
+        if self.discards(&stored, delivered, exhausted)? {
+            return Ok(None);
+        }
+        Ok(Some(Delivery::new(Arc::clone(self), stored, delivered)))
+    }
+
+    /// Ends leases of messages that nobody has seen. That is no failed attempt.
+    pub(super) fn put_back(&self, keys: impl Iterator<Item = LeaseKey>) {
+        let mut core = self.committer().lock("put back");
+        for key in keys {
+            core.put_back(self.cursor(), key);
+        }
+    }
+}

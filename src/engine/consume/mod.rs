@@ -1,0 +1,18 @@
+//! Consuming: what a consumer of a queue or a subscription does.
+
+pub mod browse;
+pub mod calls;
+pub mod consumer;
+#[cfg(feature = "stream")]
+pub mod deliveries;
+pub mod delivery;
+pub mod discard;
+pub mod due_times;
+pub mod key_order;
+pub mod lease;
+pub mod receive;
+pub mod remove;
+pub mod slot;
+pub mod watch;
+pub mod weigh;
+pub mod worker;

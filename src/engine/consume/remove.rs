@@ -1,0 +1,98 @@
+//! Removes messages without delivering them.
+
+use std::ops::Range;
+
+use super::consumer::Consumer;
+use crate::{
+    engine::core::{Core, commit::Receipt, errors::deleted},
+    error::Result,
+    ids::Offset,
+    store::Op,
+};
+
+/// The most ranges that are acked in one commit.
+const RANGES_AT_ONCE: usize = 10_000;
+
+/// One step of a purge.
+struct Purged {
+    messages: u64,
+    /// Where the next step begins. `None` if nothing is left.
+    next: Option<Offset>,
+}
+
+impl Consumer {
+    /// Deletes one message. `false` if it is not there.
+    pub fn remove(&self, offset: Offset) -> Result<bool> {
+        let (cursor, committer) = (self.cursor(), self.committer());
+        let mut was_last_spilled = false;
+        let committed = committer.transact("remove", |core| {
+            let (_, end) = core.bounds(self.log())?;
+            let acks = core.store.acks(cursor).ok_or_else(deleted)?;
+            if offset >= end || acks.is_acked(offset) {
+                // A caller that is told that it is gone relies on it.
+                return Ok((false, Receipt::of_what_is_there(&core.store)));
+            }
+            let (due, was_spilled) = (acks.due(offset), acks.is_shelved(offset));
+            let ack = Op::Ack { cursor, offsets: &[offset] };
+            let receipt = core.commit(&[ack], committer.now_plain())?;
+            core.consumption(cursor)?.deliveries.forget_one(offset, due);
+            core.note_deleted(cursor);
+            was_last_spilled = was_spilled && core.spilled(cursor) == 0;
+            Ok((true, receipt))
+        })?;
+        if was_last_spilled {
+            // The message is gone, however this goes; and the blocks would go when they are due.
+            let _ = committer.clear_spilled(cursor);
+        }
+        committer.complete(committed, self.durability)
+    }
+
+    /// Deletes all messages but those on lease, and says how many they were.
+    pub fn purge(&self) -> Result<u64> {
+        let (cursor, committer) = (self.cursor(), self.committer());
+        let (_, end) = committer.lock_open("purge")?.bounds(self.log())?;
+        let (mut all, mut from) = (0, Offset(0));
+        loop {
+            let committed = committer.transact("purge", |core| {
+                let ranges = self.idle(core, from..end)?;
+                let Some(last) = ranges.last() else {
+                    let nothing = Purged { messages: 0, next: None };
+                    return Ok((nothing, Receipt::of_what_is_there(&core.store)));
+                };
+                let next = Some(Offset(last.end));
+                let messages = ranges.iter().map(|range| range.end - range.start).sum();
+                let ack = Op::AckRanges { cursor, ranges: &ranges };
+                let receipt = core.commit(&[ack], committer.now_plain())?;
+                core.note_dropped(cursor, &ranges);
+                Ok((Purged { messages, next }, receipt))
+            })?;
+            let purged = committer.complete(committed, self.durability)?;
+            all += purged.messages;
+            match purged.next {
+                Some(next) => from = next,
+                None => {
+                    committer.clear_spilled(cursor)?;
+                    return Ok(all);
+                }
+            }
+        }
+    }
+
+    /// The first ranges of messages that are neither acked nor on lease.
+    fn idle(&self, core: &mut Core, within: Range<Offset>) -> Result<Vec<Range<u64>>> {
+        let leased = core.consumption(self.cursor())?.deliveries.leased();
+        let acks = core.store.acks(self.cursor()).ok_or_else(deleted)?;
+        let mut idle = Vec::new();
+        let mut at = within.start.0;
+        let busy = leased.range(within.clone()).map(|offset| offset.0);
+        for busy in busy.chain([within.end.0]) {
+            crate::audit::step();
+            if idle.len() < RANGES_AT_ONCE && at < busy {
+                idle.extend(acks.unacked_up_to(at..busy, RANGES_AT_ONCE - idle.len()));
+            }
+            at = busy + 1;
+        }
+        idle.truncate(RANGES_AT_ONCE);
+        Ok(idle)
+    }
+}

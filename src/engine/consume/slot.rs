@@ -1,0 +1,81 @@
+//! The slot of a consumer, for as long as its handles and deliveries live.
+//!
+//! A handle with its clones and its deliveries is one consumer. It has a slot only where consumers are told
+//! apart: in a queue with a single active consumer, or with a prefetch limit.
+
+use std::sync::Arc;
+
+use super::consumer::Consumer;
+use crate::{
+    delivery::{SlotId, admission::SlotRules},
+    engine::{
+        commit::lifetime::Engine,
+        core::{Core, admission::Slot},
+    },
+    error::{Error, Result},
+    ids::CursorId,
+};
+
+/// A slot that closes when the last handle and the last delivery of its consumer are dropped.
+#[derive(Debug)]
+pub struct OwnedSlot {
+    engine: Engine,
+    slot: Slot,
+}
+
+impl OwnedSlot {
+    pub fn open(
+        engine: &Engine,
+        core: &mut Core,
+        cursor: CursorId,
+        rules: SlotRules,
+    ) -> Result<Arc<OwnedSlot>> {
+        let slot = core.open_slot(cursor, rules)?;
+        Ok(Arc::new(OwnedSlot { engine: engine.clone(), slot }))
+    }
+
+    pub fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    pub fn number(&self) -> SlotId {
+        self.slot.number()
+    }
+}
+
+impl Drop for OwnedSlot {
+    fn drop(&mut self) {
+        if self.slot.is_exclusive() {
+            self.engine.committer().lock("close a consumer").close_slot(&self.slot);
+        }
+    }
+}
+
+impl Consumer {
+    /// The same consumer without a slot, for callers that only look: they keep no other consumer from
+    /// being active.
+    pub fn without_slot(&self) -> Arc<Consumer> {
+        Arc::new(Consumer { slot: None, ..self.clone() })
+    }
+
+    /// A consumer of its own that holds at most `prefetch` deliveries.
+    pub fn with_max_in_flight(&self, prefetch: u64) -> Result<Consumer> {
+        if prefetch == 0 {
+            return Err(Error::invalid("max_in_flight", "a consumer that may hold no message"));
+        }
+        let rules = SlotRules { is_exclusive: self.info.is_exclusive, prefetch };
+        let mut core = self.committer().lock_open("open a consumer")?;
+        let slot = OwnedSlot::open(&self.engine, &mut core, self.cursor(), rules)?;
+        drop(core);
+        Ok(Consumer { slot: Some(slot), ..self.clone() })
+    }
+
+    /// Whether this consumer is the one that receives.
+    pub fn is_active(&self) -> Result<bool> {
+        let active = self.committer().lock_open("active consumer")?.active_slot(self.cursor())?;
+        Ok(match &self.slot {
+            Some(slot) if slot.slot().is_exclusive() => active == Some(slot.number()),
+            _ => true,
+        })
+    }
+}

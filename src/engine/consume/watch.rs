@@ -1,0 +1,64 @@
+//! Statistics of a consumer, and callbacks for thresholds.
+
+use std::{fmt, sync::Arc};
+
+use super::consumer::Consumer;
+use crate::{
+    delivery::{
+        stats::ConsumerStats,
+        thresholds::{Alarm, Threshold},
+    },
+    error::Result,
+};
+
+/// A watch over a threshold. It ends when this is dropped.
+///
+/// Got from [`Queue::watch`](crate::Queue::watch) and [`Subscription::watch`](crate::Subscription::watch).
+#[must_use = "the watch ends when it is dropped"]
+pub struct ThresholdWatch {
+    consumer: Arc<Consumer>,
+    number: u64,
+}
+
+impl fmt::Debug for ThresholdWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThresholdWatch")
+            .field("of", &self.consumer.info.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for ThresholdWatch {
+    fn drop(&mut self) {
+        let mut core = self.consumer.committer().lock("unwatch");
+        core.unwatch_threshold(self.consumer.cursor(), self.number);
+    }
+}
+
+impl Consumer {
+    pub fn stats(&self) -> Result<ConsumerStats> {
+        let (cursor, committer) = (self.cursor(), self.committer());
+        let mut stats = self.look("stats", |core| core.stats(cursor))?;
+        // A queue with a damaged message has statistics, too.
+        let oldest = committer.oldest(cursor).ok().flatten();
+        stats.oldest_age = oldest.map(|oldest| oldest.age(committer.now_plain().stamp));
+        stats.uptime = committer.lock_open("stats")?.uptime(committer.elapsed());
+        Ok(stats)
+    }
+
+    pub fn watch_threshold(
+        self: &Arc<Consumer>,
+        threshold: Threshold,
+        call: impl Fn(Alarm) + Send + Sync + 'static,
+    ) -> Result<ThresholdWatch> {
+        threshold.check()?;
+        let cursor = self.cursor();
+        let number =
+            self.look("watch", |core| core.watch_threshold(cursor, threshold, Arc::new(call)))?;
+        let watch = ThresholdWatch { consumer: self.without_slot(), number };
+        if matches!(threshold, Threshold::OldestAge(_)) {
+            self.committer().look_at_oldest(cursor);
+        }
+        Ok(watch)
+    }
+}

@@ -1,0 +1,49 @@
+//! Reads the weights of the messages that a queue with a limit in bytes holds when it is first opened.
+
+use super::consumer::Consumer;
+use crate::{
+    delivery::weights::{Weights, weight_of_stored},
+    engine::core::weights::Unweighed,
+    error::{ErrorKind, Result},
+    ids::Offset,
+};
+
+/// How many messages are read between two holds of the core.
+const MESSAGES_AT_ONCE: usize = 64;
+
+impl Consumer {
+    /// Finds out what the messages of a queue weigh, unless that is known. Others send and receive meanwhile:
+    /// what they add and ack is counted from the beginning.
+    pub fn weigh(&self) -> Result<()> {
+        let operation = "weigh a queue";
+        let (cursor, committer) = (self.cursor(), self.committer());
+        let Some(end) = committer.lock_open(operation)?.begin_weighing(cursor)? else {
+            return Ok(());
+        };
+        let mut from = Offset(0);
+        loop {
+            let unweighed =
+                committer.lock_open(operation)?.unweighed(cursor, from, end, MESSAGES_AT_ONCE)?;
+            let Some(last) = unweighed.last() else { break };
+            from = last.offset.next();
+            let mut read = Vec::with_capacity(unweighed.len());
+            for Unweighed { offset, source } in unweighed {
+                match source.and_then(|source| self.load(source, offset)) {
+                    Ok(stored) => read.push((offset, weight_of_stored(&stored))),
+                    // A damaged message takes up no room that anyone could count.
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            committer.lock_open(operation)?.set_weights(cursor, &read)?;
+        }
+        committer.lock_open(operation)?.finish_weighing(cursor)
+    }
+
+    /// How many bytes the messages have that are not acked. `None` if the queue has no limit in bytes.
+    pub fn bytes(&self) -> Result<Option<u64>> {
+        let mut core = self.committer().lock_open("bytes")?;
+        let weights = &core.consumption(self.cursor())?.weights;
+        Ok(weights.as_ref().map(Weights::sum))
+    }
+}

@@ -1,0 +1,317 @@
+//! Workers: threads, or tasks, that run a handler for each message, and settle it by the handler's result.
+
+use std::{
+    any::Any,
+    fmt::Display,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use super::{consumer::Consumer, delivery::Delivery};
+use crate::{
+    audit::Rank,
+    config::LEASE_MAX,
+    engine::runtime::lock::RankedMutex,
+    error::{Error, ErrorKind, Result},
+    prims::{
+        Condvar,
+        thread::{self, JoinHandle},
+    },
+};
+
+/// How long a worker rests when a message cannot be read, before it goes on.
+const REST: Duration = Duration::from_secs(1);
+
+/// A worker that is about to be started. Got from [`Queue::worker`](crate::Queue::worker) and
+/// [`Subscription::worker`](crate::Subscription::worker).
+#[derive(Clone, Debug)]
+#[must_use = "nothing is handled before it is started"]
+pub struct WorkerBuilder {
+    consumer: Arc<Consumer>,
+    threads: usize,
+    max_handling_time: Duration,
+}
+
+impl WorkerBuilder {
+    pub(crate) fn new(consumer: &Arc<Consumer>) -> WorkerBuilder {
+        WorkerBuilder { consumer: Arc::clone(consumer), threads: 1, max_handling_time: LEASE_MAX }
+    }
+
+    /// How many threads handle messages side by side; 1 by default.
+    pub fn threads(mut self, threads: usize) -> WorkerBuilder {
+        self.threads = threads;
+        self
+    }
+
+    /// Sets how long a handler may work on one message: a day by default, and at most. Meanwhile its lease is
+    /// extended. Later it is not, and the message is delivered again when the lease has run out.
+    pub fn max_handling_time(mut self, time: Duration) -> WorkerBuilder {
+        self.max_handling_time = time;
+        self
+    }
+
+    /// Starts the threads. For each message the handler is run: if it returns `Ok`, the message is
+    /// acked; if it returns an error, or panics, the message is [nacked](Delivery::nack_because) with
+    /// that as the reason. A handler may settle its delivery itself, as in a transaction with what
+    /// came of it; then nothing is left to be done.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for no threads, or a handling time of nothing or of
+    /// more than a day; [`Io`](ErrorKind::Io) if a thread cannot be started.
+    pub fn start<E: Display>(
+        self,
+        handler: impl Fn(&Delivery) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Result<Worker> {
+        self.check()?;
+        let WorkerBuilder { consumer, threads, max_handling_time } = self;
+        let shared = Arc::new(Work {
+            consumer,
+            max_handling_time,
+            is_stopped: AtomicBool::new(false),
+            stopping: RankedMutex::new(Rank::Scheduler, "worker", ()),
+            stopped: Condvar::new(),
+            done: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        });
+        let mut worker = Worker { work: shared, threads: Vec::new() };
+        let handler = Arc::new(handler);
+        for n in 0..threads {
+            let (work, handler) = (Arc::clone(&worker.work), Arc::clone(&handler));
+            let builder = thread::Builder::new().name(format!("posthouse-work-{n}"));
+            let started = builder.spawn(move || work.run(&*handler)).map_err(|error| {
+                Error::new(ErrorKind::Io, "a thread cannot be started").because(error)
+            })?;
+            worker.threads.push(started);
+        }
+        Ok(worker)
+    }
+
+    /// The same as a future, for tasks: it handles one message after the other, and ends when the
+    /// engine is closed. Spawn as many as are to run side by side. One that is dropped gives back the
+    /// message under way.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](WorkerBuilder::start); and what [`receive`](crate::Queue::receive) fails with, but
+    /// for [`Closed`](ErrorKind::Closed).
+    pub async fn run_async<E: Display>(
+        self,
+        mut handler: impl AsyncFnMut(&Delivery) -> Result<(), E>,
+    ) -> Result<()> {
+        self.check()?;
+        loop {
+            let delivery = match self.consumer.receive_async().await {
+                Ok(delivery) => delivery,
+                Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            delivery.hold(self.max_handling_time)?;
+            let mut handled = pin!(handler(&delivery));
+            let caught = std::future::poll_fn(|context| {
+                let polled = catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(context)));
+                match polled {
+                    Ok(Poll::Pending) => Poll::Pending,
+                    Ok(Poll::Ready(handled)) => Poll::Ready(Ok(handled)),
+                    Err(panic) => Poll::Ready(Err(panic)),
+                }
+            });
+            let ticket = match failure_of(caught.await) {
+                None => delivery.ack_ticket(),
+                Some(reason) => delivery.nack_because_ticket(&reason),
+            };
+            let settled = match ticket {
+                Ok(ticket) => ticket.await,
+                Err(error) => Err(error),
+            };
+            match settled {
+                Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
+                Err(error) if error.kind() != ErrorKind::LeaseLost => return Err(error),
+                _ => {}
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.threads == 0 {
+            return Err(Error::invalid(
+                "threads",
+                "a worker without threads handles nothing: give it 1 or more",
+            ));
+        }
+        if self.max_handling_time.is_zero() || self.max_handling_time > LEASE_MAX {
+            let what = format!(
+                "a handler may work for {:?}: give it more than nothing, up to a day",
+                self.max_handling_time
+            );
+            return Err(Error::invalid("max_handling_time", what));
+        }
+        Ok(())
+    }
+}
+
+/// Why a handler has failed, if it has.
+fn failure_of<E: Display>(
+    handled: std::result::Result<Result<(), E>, Box<dyn Any + Send>>,
+) -> Option<String> {
+    let panic = match handled {
+        Ok(Ok(())) => return None,
+        Ok(Err(error)) => return Some(error.to_string()),
+        Err(panic) => panic,
+    };
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    Some(format!("the handler panicked: {}", text.as_deref().unwrap_or("with no message")))
+}
+
+/// What the threads of a worker share.
+#[derive(Debug)]
+struct Work {
+    consumer: Arc<Consumer>,
+    max_handling_time: Duration,
+    is_stopped: AtomicBool,
+    stopping: RankedMutex<()>,
+    /// For those that rest.
+    stopped: Condvar,
+    done: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Work {
+    /// Handles messages until it is stopped, or the engine is closed.
+    fn run<E: Display>(&self, handler: &impl Fn(&Delivery) -> Result<(), E>) -> Result<()> {
+        loop {
+            match self.consumer.receive_unless(&self.is_stopped) {
+                Ok(None) => return Ok(()),
+                Ok(Some(delivery)) => self.handle(&delivery, handler)?,
+                Err(error) => match error.kind() {
+                    ErrorKind::Closed => return Ok(()),
+                    // What is damaged stays, and others are delivered meanwhile.
+                    ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::DiskFull => self.rest(),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn handle<E: Display>(
+        &self,
+        delivery: &Delivery,
+        handler: &impl Fn(&Delivery) -> Result<(), E>,
+    ) -> Result<()> {
+        // If the lease is lost by now, the handler's work is in vain, but does no harm.
+        let _ = delivery.hold(self.max_handling_time);
+        let reason = failure_of(catch_unwind(AssertUnwindSafe(|| handler(delivery))));
+        let counter = if reason.is_none() { &self.done } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let settled = match &reason {
+            None => delivery.ack(),
+            Some(reason) => delivery.nack_because(reason),
+        };
+        match settled {
+            // Or the handler has settled it itself.
+            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::DiskFull | ErrorKind::Io) => {
+                self.rest();
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Closed => Ok(()),
+            settled => settled,
+        }
+    }
+
+    fn rest(&self) {
+        let goes_on = |(): &mut ()| !self.is_stopped.load(Ordering::SeqCst);
+        drop(self.stopping.lock().wait_timeout_while(&self.stopped, REST, goes_on));
+    }
+
+    fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        drop(self.stopping.lock());
+        self.stopped.notify_all();
+        self.consumer.wake_all();
+    }
+}
+
+/// Threads that run a handler for each message of a queue or a subscription.
+///
+/// They go on until [`stop`](Worker::stop), or until the worker is dropped, which does the same; or
+/// until the engine is closed.
+///
+/// ```
+/// use std::time::Duration;
+/// use posthouse::{Backoff, Engine};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// let payments = engine
+///     .queue("payments")
+///     .backoff(Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60)))
+///     .max_attempts(5)
+///     .create()?;
+/// let worker = payments.worker().threads(4).start(|delivery| {
+///     let order = std::str::from_utf8(delivery.payload()).map_err(|_| "not an order")?;
+///     println!("charging {order}");
+///     Ok::<(), &str>(())
+/// })?;
+/// payments.send("order 1")?;
+/// # while payments.depth()? > 0 { std::thread::yield_now(); }
+/// worker.stop()?; // what is under way is finished first
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "it is stopped when it is dropped"]
+pub struct Worker {
+    work: Arc<Work>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Worker {
+    /// How many messages were handled with success.
+    #[must_use]
+    pub fn handled(&self) -> u64 {
+        self.work.done.load(Ordering::Relaxed)
+    }
+
+    /// How often a handler has failed.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.work.failed.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more messages, and returns when those under way are handled and settled: all but the
+    /// one of a handler that calls this itself.
+    ///
+    /// # Errors
+    ///
+    /// What has ended a thread before, such as [`Poisoned`](ErrorKind::Poisoned) or
+    /// [`NotFound`](ErrorKind::NotFound) if the queue was deleted.
+    pub fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.work.stop();
+        let mut outcome = Ok(());
+        // A handler may end its own worker: its thread goes when the handler has returned.
+        let own = thread::current().id();
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
+            // Handlers' panics are caught; there are none of ours.
+            outcome = outcome.and(thread.join().unwrap_or(Ok(())));
+        }
+        outcome
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `stop`.
+        let _ = self.end();
+    }
+}

@@ -1,0 +1,225 @@
+//! The capacity of a queue with limits: whether messages fit, and which are dropped for them.
+
+use std::ops::Range;
+
+use super::{Core, consumption::Consumption, errors::deleted};
+use crate::{
+    audit,
+    delivery::weights::{Weights, weight_of},
+    error::{Error, ErrorKind, Result},
+    format::entity::Limit,
+    ids::{CursorId, Offset},
+    message::Message,
+    store::AckSet,
+};
+
+/// How much is added to a queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    pub messages: u64,
+    /// Counted only where the queue has a limit in bytes.
+    pub bytes: u64,
+}
+
+impl Load {
+    pub fn of<'m>(limit: Limit, messages: impl IntoIterator<Item = &'m Message<'m>>) -> Load {
+        let mut load = Load::default();
+        messages.into_iter().for_each(|message| load.add(limit, message));
+        load
+    }
+
+    pub fn add(&mut self, limit: Limit, message: &Message<'_>) {
+        self.messages += 1;
+        if limit.bytes.is_some() {
+            self.bytes += weight_of(message);
+        }
+    }
+
+    /// Whether it fits into the empty queue.
+    fn check(self, limit: Limit) -> Result<()> {
+        let refused = |more: u64, most: u64, unit: &str, field: &str| {
+            let what = format!("{more} {unit} at once for a queue that may hold {most} ({field})");
+            Err(Error::new(ErrorKind::TooLarge, what))
+        };
+        match limit {
+            Limit { messages: Some(most), .. } if self.messages > most => {
+                refused(self.messages, most, "messages", "max_messages")
+            }
+            Limit { bytes: Some(most), .. } if self.bytes > most => {
+                refused(self.bytes, most, "bytes", "max_bytes")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// By how much a queue would hold too much.
+#[derive(Clone, Copy, Debug)]
+struct Excess {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Excess {
+    fn is_over(self) -> bool {
+        self.messages == 0 && self.bytes == 0
+    }
+
+    /// A message is dropped.
+    fn drop_one(&mut self, bytes: u64) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// What makes room in a queue for messages that are committed.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// Sorted; they do not touch.
+    pub ranges: Vec<Range<u64>>,
+}
+
+impl Core {
+    /// Makes sure that `load` fits into a queue when the messages `acked` leave it in the same commit.
+    /// Returns what is dropped for it.
+    pub fn make_capacity(
+        &mut self,
+        cursor: CursorId,
+        limit: Limit,
+        load: Load,
+        acked: &[Offset],
+    ) -> Result<Dropped> {
+        load.check(limit)?;
+        let log = self.consumption(cursor)?.info.log;
+        let (_, end) = self.bounds(log)?;
+        let (store, consumption) = self.store_and(cursor)?;
+        let acks = store.acks(cursor).ok_or_else(deleted)?;
+        let excess = excess(consumption, acks, end, limit, load, acked);
+        if excess.is_over() {
+            return Ok(Dropped::default());
+        }
+        if !limit.drops_oldest {
+            return Err(full(limit));
+        }
+        let (mut dropped, mut excess) = drop_ready(consumption, acks, end, excess);
+        consumption.drops_any = !excess.is_over();
+        if consumption.drops_any {
+            // Only delayed messages are left, and those on lease.
+            excess = drop_waiting(consumption, acks, end, excess, &mut dropped);
+        }
+        if !excess.is_over() {
+            return Err(full(limit));
+        }
+        dropped.sort_unstable();
+        Ok(Dropped { ranges: ranges(&dropped) })
+    }
+
+    /// The messages that `make_capacity` has named were dropped.
+    pub fn note_made_capacity(&mut self, cursor: CursorId, dropped: &Dropped) {
+        match self.consumers.get_mut(&cursor) {
+            Some(consumption) if !consumption.drops_any && !dropped.ranges.is_empty() => {
+                consumption.deliveries.forget_ready(&dropped.ranges);
+                self.note_deleted(cursor);
+            }
+            _ => self.note_dropped(cursor, &dropped.ranges),
+        }
+    }
+
+    /// Messages were deleted, wherever they were.
+    pub fn note_dropped(&mut self, cursor: CursorId, dropped: &[Range<u64>]) {
+        if dropped.is_empty() {
+            return;
+        }
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.deliveries.forget_all(dropped);
+        }
+        self.note_deleted(cursor);
+    }
+}
+
+fn weight(consumption: &Consumption, offset: Offset) -> u64 {
+    consumption.weights.as_ref().map_or(0, |weights| weights.of(offset))
+}
+
+fn excess(
+    consumption: &Consumption,
+    acks: &AckSet,
+    end: Offset,
+    limit: Limit,
+    load: Load,
+    acked: &[Offset],
+) -> Excess {
+    let (mut depth, mut bytes) =
+        (acks.unacked(end), consumption.weights.as_ref().map_or(0, Weights::sum));
+    for offset in acked {
+        audit::step();
+        // A message that was deleted while it was on lease makes no room once more.
+        if !acks.is_acked(*offset) {
+            depth = depth.saturating_sub(1);
+            bytes -= weight(consumption, *offset);
+        }
+    }
+    let over = |amount: u64, most: Option<u64>| amount.saturating_sub(most.unwrap_or(u64::MAX));
+    Excess {
+        messages: over(depth + load.messages, limit.messages),
+        bytes: over(bytes + load.bytes, limit.bytes),
+    }
+}
+
+/// Drops messages that could be delivered now, the oldest of the lowest priority first.
+fn drop_ready(
+    consumption: &mut Consumption,
+    acks: &AckSet,
+    end: Offset,
+    mut excess: Excess,
+) -> (Vec<Offset>, Excess) {
+    let Consumption { deliveries, weights, .. } = consumption;
+    let mut dropped = Vec::new();
+    for offset in deliveries.ready(acks, end) {
+        if excess.is_over() {
+            break;
+        }
+        audit::step();
+        excess.drop_one(weights.as_ref().map_or(0, |weights| weights.of(offset)));
+        dropped.push(offset);
+    }
+    dropped.sort_unstable();
+    (dropped, excess)
+}
+
+/// Drops messages that are not on lease, the oldest first.
+fn drop_waiting(
+    consumption: &Consumption,
+    acks: &AckSet,
+    end: Offset,
+    mut excess: Excess,
+    dropped: &mut Vec<Offset>,
+) -> Excess {
+    let leased = consumption.deliveries.leased();
+    let ready = dropped.len();
+    for offset in acks.unacked_in(0..end.0).into_iter().flatten().map(Offset) {
+        if excess.is_over() {
+            break;
+        }
+        audit::step();
+        if !leased.contains(&offset) && dropped[..ready].binary_search(&offset).is_err() {
+            excess.drop_one(weight(consumption, offset));
+            dropped.push(offset);
+        }
+    }
+    excess
+}
+
+/// Sorted offsets, as ranges.
+pub fn ranges(offsets: &[Offset]) -> Vec<Range<u64>> {
+    let together = offsets.chunk_by(|a, b| a.next() == *b);
+    together.map(|all| all[0].0..all[all.len() - 1].0 + 1).collect()
+}
+
+fn full(limit: Limit) -> Error {
+    let most = |most: Option<u64>, unit: &str| most.map(|most| format!("{most} {unit}"));
+    let (messages, bytes) = (most(limit.messages, "messages"), most(limit.bytes, "bytes"));
+    let both: Vec<String> = messages.into_iter().chain(bytes).collect();
+    let what = format!("the queue holds as much as it may: {}", both.join(", or "));
+    Error::new(ErrorKind::QueueFull, what)
+}

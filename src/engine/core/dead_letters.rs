@@ -1,0 +1,86 @@
+//! Dead letters: a message that fails for ever leaves its queue in the same commit in which it arrives
+//! among the dead letters. So it is never in both, nor in neither.
+
+use super::consumption::CursorInfo;
+use crate::{
+    format::{entity::DeadLetters, note::DeadLetter},
+    ids::{LogId, Now},
+    message::Message,
+    store::Stored,
+};
+
+/// The longest reason that is kept, in bytes.
+const REASON_BYTES_MAX: usize = 1024;
+
+/// The reason of a message whose last delivery was nacked without a reason.
+pub const NACKED: &str = "its last delivery was nacked";
+
+/// The reason of a message whose time to live is over.
+pub const EXPIRED: &str = "its time to live is over";
+
+/// The reason of a message whose last delivery was not settled.
+pub const UNSETTLED: &str = "its last delivery was never settled: the handler gave it up, took \
+                             longer than its lease, or took the process down";
+
+/// A message that is to move to the dead letters.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadMessage<'a> {
+    pub stored: &'a Stored,
+    pub attempts: u32,
+    pub priority: u8,
+    pub reason: &'a str,
+}
+
+/// A message as it arrives among the dead letters.
+#[derive(Clone, Debug)]
+pub struct Letter<'a> {
+    pub log: LogId,
+    pub message: Message<'a>,
+}
+
+impl Letter<'_> {
+    pub fn into_owned(self) -> Letter<'static> {
+        Letter { log: self.log, message: self.message.into_owned() }
+    }
+}
+
+impl<'a> DeadMessage<'a> {
+    /// The message as it arrives among the dead letters: as it was, with a note.
+    pub fn letter(&self, from: &CursorInfo, to: DeadLetters, now: Now) -> Letter<'a> {
+        let DeadMessage { stored, attempts, priority, reason } = *self;
+        let note = DeadLetter {
+            reason: cut(reason).to_owned(),
+            origin: from.origin.name.to_string(),
+            offset: stored.offset,
+            attempts,
+            died: now.stamp,
+            is_of_subscription: from.origin.is_subscription,
+        };
+        let message = Message::borrowed(stored.payload(), stored.key(), stored.headers())
+            .timestamp(stored.timestamp())
+            .noting(note.encode(now.life_begin(now.stamp)))
+            .priority(priority);
+        Letter { log: LogId(to.queue), message }
+    }
+}
+
+/// As much of a reason as is kept: whole characters.
+fn cut(reason: &str) -> &str {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        let long = "x".repeat(REASON_BYTES_MAX - 1) + "ü";
+        assert_eq!(cut(&long).len(), REASON_BYTES_MAX - 1);
+    }
+}

@@ -1,0 +1,129 @@
+//! Effects: what a change of the core leads to, once the core is unlocked.
+//!
+//! Changes under the core note whom to wake, which timers to set and which callbacks to run. The
+//! [`CoreGuard`](super::guard::CoreGuard) runs these effects after it has unlocked the core. A thread that
+//! is woken under the lock would run into it and sleep again; a callback of the application may use the
+//! engine itself.
+
+use std::{cell::RefCell, marker::PhantomData, sync::Arc};
+
+use super::watch::{Callback, WatchedThreshold};
+use crate::engine::runtime::{
+    signals::{FlusherSignal, Timer},
+    wait::Watch,
+};
+
+/// Wakes the first `most` waiters of a watch.
+#[derive(Debug)]
+struct WakeUp {
+    watch: Arc<Watch>,
+    most: usize,
+}
+
+/// The effects of one hold of the core. Mostly there are none.
+#[derive(Debug, Default)]
+#[must_use = "waiters sleep for ever if effects are not run"]
+pub struct Effects {
+    wake_ups: Vec<WakeUp>,
+    timers: Vec<Timer>,
+    callbacks: Vec<Callback>,
+    /// Thresholds that are watched no more. Dropping the functions in them may use the engine.
+    ended: Vec<WatchedThreshold>,
+}
+
+impl Effects {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.wake_ups.is_empty()
+            && self.timers.is_empty()
+            && self.callbacks.is_empty()
+            && self.ended.is_empty()
+    }
+
+    /// Wakes up to `most` waiters, those first that have waited longest.
+    #[inline]
+    pub fn wake(&mut self, watch: &Arc<Watch>, most: usize) {
+        if most > 0 && watch.has_waiters() {
+            self.wake_ups.push(WakeUp { watch: Arc::clone(watch), most });
+        }
+    }
+
+    /// Wakes all waiters.
+    pub fn wake_all(&mut self, watch: &Arc<Watch>) {
+        self.wake(watch, usize::MAX);
+    }
+
+    pub fn set_timer(&mut self, timer: Timer) {
+        self.timers.push(timer);
+    }
+
+    pub fn call(&mut self, callback: Callback) {
+        self.callbacks.push(callback);
+    }
+
+    /// Drops thresholds once the core is unlocked.
+    pub fn drop_later(&mut self, ended: impl IntoIterator<Item = WatchedThreshold>) {
+        self.ended.extend(ended);
+    }
+
+    /// Runs the effects. The caller holds no lock.
+    pub fn run(self, mut set_timer: impl FnMut(Timer)) {
+        let Effects { wake_ups, timers, callbacks, ended } = self;
+        timers.into_iter().for_each(&mut set_timer);
+        for WakeUp { watch, most } in wake_ups {
+            watch.wake(most);
+        }
+        callbacks.into_iter().for_each(Callback::run);
+        drop(ended);
+    }
+}
+
+thread_local! {
+    /// Effects that this thread holds back. `None` if it runs them at once.
+    static HELD_BACK: RefCell<Option<Vec<Effects>>> = const { RefCell::new(None) };
+}
+
+/// Holds the effects of this thread back until it is dropped: for a thread that holds another lock, under
+/// which no code of the application may run.
+#[derive(Debug)]
+pub struct HeldBack<'a> {
+    signal: &'a FlusherSignal,
+    /// An outer scope holds them back already.
+    is_nested: bool,
+    /// It stays on its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl<'a> HeldBack<'a> {
+    pub fn begin(signal: &'a FlusherSignal) -> HeldBack<'a> {
+        let is_nested = HELD_BACK.with_borrow_mut(|held| {
+            let is_nested = held.is_some();
+            held.get_or_insert_default();
+            is_nested
+        });
+        HeldBack { signal, is_nested, _thread: PhantomData }
+    }
+
+    /// Holds effects back if this thread does so: returns them if not.
+    pub(super) fn hold(effects: Effects) -> Option<Effects> {
+        HELD_BACK.with_borrow_mut(|held| match held {
+            Some(held) => {
+                held.push(effects);
+                None
+            }
+            None => Some(effects),
+        })
+    }
+}
+
+impl Drop for HeldBack<'_> {
+    fn drop(&mut self) {
+        if self.is_nested {
+            return;
+        }
+        let held = HELD_BACK.with_borrow_mut(Option::take).unwrap_or_default();
+        for effects in held {
+            effects.run(|timer| self.signal.set_timer(timer));
+        }
+    }
+}

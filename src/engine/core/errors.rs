@@ -1,0 +1,19 @@
+//! Errors of handles and leases that are of no use any more.
+
+use crate::error::{Error, ErrorKind};
+
+pub fn deleted() -> Error {
+    let what = "the queue, topic, stream, subscription or group was deleted; this handle is of no \
+                use any more: create or open it again";
+    Error::new(ErrorKind::NotFound, what)
+}
+
+pub fn lease_lost() -> Error {
+    let what = "the lease of this delivery has run out, or the delivery was settled before; \
+                the message may have been delivered again";
+    Error::new(ErrorKind::LeaseLost, what)
+}
+
+pub fn settled_before() -> Error {
+    Error::new(ErrorKind::LeaseLost, "this delivery was already acked or nacked")
+}

@@ -1,0 +1,90 @@
+//! The guard of the core.
+
+use std::{
+    fmt, mem,
+    ops::{Deref, DerefMut},
+};
+
+use super::{
+    Core,
+    effects::{Effects, HeldBack},
+};
+use crate::{
+    audit,
+    engine::runtime::signals::FlusherSignal,
+    prims::{MutexGuard, panicking},
+};
+
+/// The core, locked. Dropping the guard unlocks the core and then runs the effects of what was changed:
+/// it wakes waiters, sets timers and runs callbacks.
+pub struct CoreGuard<'a> {
+    /// `None` once the core is unlocked.
+    core: Option<MutexGuard<'a, Core>>,
+    signal: &'a FlusherSignal,
+    hold: audit::Hold,
+}
+
+impl<'a> CoreGuard<'a> {
+    pub fn new(
+        core: MutexGuard<'a, Core>,
+        signal: &'a FlusherSignal,
+        hold: audit::Hold,
+    ) -> CoreGuard<'a> {
+        CoreGuard { core: Some(core), signal, hold }
+    }
+
+    /// Unlocks the core, and hands out its effects: for a caller that must let go of more before it runs
+    /// them.
+    pub fn into_effects(mut self) -> Effects {
+        self.unlock()
+    }
+
+    fn unlock(&mut self) -> Effects {
+        let Some(mut core) = self.core.take() else { return Effects::default() };
+        core.check_thresholds();
+        let effects =
+            if core.effects.is_empty() { Effects::default() } else { mem::take(&mut core.effects) };
+        drop(core);
+        self.hold.end();
+        effects
+    }
+}
+
+impl Deref for CoreGuard<'_> {
+    type Target = Core;
+
+    #[inline]
+    fn deref(&self) -> &Core {
+        self.core.as_ref().expect("the guard holds the core until it is dropped")
+    }
+}
+
+impl DerefMut for CoreGuard<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Core {
+        self.core.as_mut().expect("the guard holds the core until it is dropped")
+    }
+}
+
+impl Drop for CoreGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if panicking() {
+            // The core may be half changed: its mutex is poisoned by this, and whoever locks it next
+            // poisons the engine and wakes all waiters.
+            return;
+        }
+        let effects = self.unlock();
+        if !effects.is_empty()
+            && let Some(effects) = HeldBack::hold(effects)
+        {
+            effects.run(|timer| self.signal.set_timer(timer));
+        }
+    }
+}
+
+impl fmt::Debug for CoreGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CoreGuard").finish_non_exhaustive()
+    }
+}

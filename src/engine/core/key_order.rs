@@ -1,0 +1,91 @@
+//! Order by key: which message of a key may be delivered.
+
+use super::{Core, errors::deleted};
+use crate::{
+    audit,
+    delivery::LeaseKey,
+    error::Result,
+    ids::{CursorId, Offset, Timestamp},
+};
+
+impl Core {
+    /// Whether a message on lease may be delivered. If not, its lease ends, and it is parked behind the
+    /// head of its key.
+    pub fn claim_key(
+        &mut self,
+        cursor: CursorId,
+        group: u64,
+        offset: Offset,
+        lease: LeaseKey,
+    ) -> Result<bool> {
+        let consumption = self.consumption(cursor)?;
+        let Some(groups) = &mut consumption.groups else { return Ok(true) };
+        let may = groups.claim(group, offset);
+        if !may {
+            consumption.deliveries.settle(lease);
+            consumption.counts.delivered -= 1;
+            self.note_freed_slots(cursor);
+        }
+        Ok(may)
+    }
+
+    /// A message is done with: the next message of its key can be delivered.
+    pub fn advance_key(&mut self, cursor: CursorId, offset: Offset) {
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+        let (Some(groups), Some(acks)) = (&mut consumption.groups, self.store.acks(cursor)) else {
+            return;
+        };
+        if let Some(next) = groups.done(offset, |offset| !acks.is_acked(offset)) {
+            consumption.deliveries.put(next, Timestamp(0), acks);
+            let log = consumption.info.log;
+            self.wake_one(log);
+        }
+    }
+
+    /// Messages were deleted. Where one was the head of its key and is not on lease, the next message of the
+    /// key can be delivered.
+    pub(super) fn advance_keys_of_deleted(&mut self, cursor: CursorId) {
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+        let (Some(groups), Some(acks)) = (&consumption.groups, self.store.acks(cursor)) else {
+            return;
+        };
+        let leased = consumption.deliveries.leased();
+        let is_gone = |offset: &Offset| {
+            audit::step();
+            acks.is_acked(*offset) && !leased.contains(offset)
+        };
+        let gone: Vec<Offset> = groups.heads().filter(is_gone).collect();
+        for offset in gone {
+            self.advance_key(cursor, offset);
+        }
+    }
+
+    /// Messages that wait for another attempt, and whose keys nobody has claimed in this epoch. `None` if
+    /// that was done before.
+    pub fn unclaimed_retries(&mut self, cursor: CursorId) -> Result<Option<Vec<Offset>>> {
+        let groups = &self.consumption(cursor)?.groups;
+        if groups.as_ref().is_none_or(|groups| groups.is_prepared) {
+            return Ok(None);
+        }
+        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let waiting: Vec<Offset> = acks.deferred(acks.floor()).map(|(offset, _)| offset).collect();
+        audit::steps(waiting.len() as u64);
+        Ok(Some(waiting))
+    }
+
+    /// Makes a message that waits for another attempt the head of its key.
+    pub fn claim_retry(&mut self, cursor: CursorId, group: u64, offset: Offset) -> Result<()> {
+        if let Some(groups) = &mut self.consumption(cursor)?.groups {
+            groups.claim(group, offset);
+        }
+        Ok(())
+    }
+
+    /// All messages that wait for another attempt have claimed their keys.
+    pub fn finish_claiming_retries(&mut self, cursor: CursorId) -> Result<()> {
+        if let Some(groups) = &mut self.consumption(cursor)?.groups {
+            groups.is_prepared = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! The ends of leases: settled, released or taken back.
+
+use std::time::Duration;
+
+use super::{Core, consumption::Consumption, errors::lease_lost};
+use crate::{
+    delivery::LeaseKey,
+    error::Result,
+    ids::{CursorId, LogId, Offset, Timestamp},
+};
+
+impl Core {
+    /// The offset of a delivery whose lease holds.
+    #[inline]
+    pub fn held(&mut self, cursor: CursorId, key: LeaseKey, now: Duration) -> Result<Offset> {
+        self.consumption(cursor)?.deliveries.held(key, now).ok_or_else(lease_lost)
+    }
+
+    /// Ends a lease after its commit: the message is done with, and is counted.
+    #[inline]
+    fn end_lease(&mut self, cursor: CursorId, key: LeaseKey, count: impl FnOnce(&mut Consumption)) {
+        let Core { consumers, effects, .. } = self;
+        if let Some(consumption) = consumers.get_mut(&cursor)
+            && let Some(offset) = consumption.deliveries.settle(key)
+        {
+            count(consumption);
+            consumption.note_capacity(effects, 1);
+            consumption.note_freed_slots(effects);
+            if consumption.groups.is_some() {
+                self.advance_key(cursor, offset);
+            }
+        }
+    }
+
+    /// Ends the lease of a message that was deleted.
+    pub fn end_deleted(&mut self, cursor: CursorId, key: LeaseKey) {
+        self.end_lease(cursor, key, |_| {});
+    }
+
+    /// Ends the lease of a message that was acked, so long after it was received.
+    #[inline]
+    pub fn end_acked(&mut self, cursor: CursorId, key: LeaseKey, took: Duration) {
+        self.end_lease(cursor, key, |consumption| {
+            consumption.counts.acked += 1;
+            consumption.info.latencies.handling.record(took);
+        });
+    }
+
+    /// Ends the lease of a message that was moved to the dead letters, because its delivery failed or for
+    /// another reason.
+    pub fn end_dead(&mut self, cursor: CursorId, key: LeaseKey, has_failed: bool) {
+        self.end_lease(cursor, key, |consumption| {
+            consumption.counts.dead += 1;
+            consumption.counts.failed += u64::from(has_failed);
+        });
+    }
+
+    /// Ends a lease: the message is delivered again, not before it is due.
+    pub fn release(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(acks) = self.store.acks(cursor)
+            && consumption.deliveries.release(key, due, acks).is_some()
+        {
+            let log = consumption.info.log;
+            self.wake_or_arm(cursor, log, due);
+            self.note_freed_slots(cursor);
+            self.note_returned(cursor);
+        }
+    }
+
+    /// Ends a lease because the delivery failed.
+    pub fn release_failed(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.counts.failed += 1;
+        }
+        self.release(cursor, key, due);
+    }
+
+    /// Ends a lease of a message that nobody has seen. That is no failure.
+    pub fn put_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        self.release(cursor, key, Timestamp(0));
+    }
+
+    /// Ends a lease as if it had never been granted.
+    pub fn take_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(acks) = self.store.acks(cursor)
+        {
+            consumption.deliveries.take_back(key, acks);
+            let log = consumption.info.log;
+            self.wake_one(log);
+            self.note_freed_slots(cursor);
+            self.note_returned(cursor);
+        }
+    }
+
+    /// A message came back. It can be received now, or a timer is needed.
+    pub(super) fn wake_or_arm(&mut self, cursor: CursorId, log: LogId, due: Timestamp) {
+        if due == Timestamp(0) {
+            self.wake_one(log);
+        } else {
+            self.arm(cursor);
+        }
+    }
+
+    /// A message that was leased was not delivered after all.
+    pub fn note_undelivered(&mut self, cursor: CursorId, was_tried: bool) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.counts.delivered -= 1;
+            consumption.counts.redelivered -= u64::from(was_tried);
+        }
+    }
+
+    /// Whether a message was deleted, as by others while it was on lease.
+    pub fn is_gone(&self, cursor: CursorId, offset: Offset) -> bool {
+        self.store.acks(cursor).is_none_or(|acks| acks.is_acked(offset))
+    }
+}

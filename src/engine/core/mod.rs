@@ -1,0 +1,166 @@
+//! The core: what the engine's one mutex holds, and the page of the locks.
+//!
+//! # The locks, in their order
+//!
+//! A thread takes a lock only if its rank is higher than those of all locks that it holds. Builds with debug
+//! assertions check it on every thread ([`audit`](crate::audit)).
+//!
+//! | Rank | Lock | Held by | What may be done under it |
+//! |---|---|---|---|
+//! | `Scheduler` | a scheduler's registry handle and its rest, a worker's rest | a scheduler or worker, for moments | anything |
+//! | `Registry` | which messages are schedules (`schedule/registry.rs`) | whoever looks for a schedule | reads of the store |
+//! | `KeyOrder` | the turn to lease from one queue that is ordered by key (`consume/key_order.rs`) | one consumer of that queue | reads, commits, waiting for room |
+//! | `Directory` | the right to work in the store's directory (`commit/committer.rs`), shared by those that work, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |
+//! | `Checkpoint` | the turn to make a checkpoint | one checkpoint or verification | any disk work |
+//! | `Core` | [`Core`]: the store and the state of each cursor | every operation, for a fraction of a microsecond | changes of memory, and the copy of a frame into the journal's map |
+//! | `Leaf` | the flusher's agenda, the checkpointer's state, the group commit's state, the waiters of a watch, one waiter, the shutdown's state, threads and lock | for moments | nothing that takes a lock |
+//!
+//! # Under the core
+//!
+//! - Nothing reads or writes the disk: no file is created, opened, read or synced. What needs the disk
+//!   returns a plan, which the caller runs after it has unlocked the core, and looks again. The journal's
+//!   append is a copy into a map; where the file system is accessed by calls it is a `pwrite`, the one
+//!   exception.
+//! - A loop counts its steps (`audit::step`), and tests assert how many steps each operation takes.
+//! - Nobody is woken and no code of the application runs. Changes note [`Effects`](effects::Effects); the
+//!   [`CoreGuard`](guard::CoreGuard) runs them after it has unlocked the core.
+
+pub mod admission;
+pub mod arrivals;
+pub mod capacity;
+pub mod commit;
+pub mod consumption;
+pub mod dead_letters;
+pub mod effects;
+pub mod errors;
+pub mod failures;
+pub mod guard;
+pub mod key_order;
+pub mod leases;
+pub mod settlement;
+pub mod spill;
+pub mod watch;
+pub mod weights;
+
+use std::time::Duration;
+
+use self::{
+    arrivals::Arrivals, consumption::Consumption, effects::Effects, failures::Failures,
+    watch::WatchedCursors,
+};
+use crate::{
+    config::Config,
+    engine::runtime::{clock::SteadyClock, signals::Timer},
+    ids::{CursorId, IdMap, Timestamp},
+    store::Store,
+};
+
+/// What the engine's one mutex holds: the store, and the state of each cursor that is consumed from.
+#[derive(Debug)]
+pub struct Core {
+    pub store: Store,
+    pub is_closed: bool,
+    consumers: IdMap<CursorId, Consumption>,
+    arrivals: Arrivals,
+    effects: Effects,
+    watched: WatchedCursors,
+    failures: Failures,
+    /// The highest number of a lease of a cursor that was deleted: a new cursor may get its name.
+    leases_deleted: u64,
+    /// Any queue has a limit in bytes.
+    weighs: bool,
+    clock: SteadyClock,
+    /// A journal longer than this is checkpointed.
+    checkpoint_from: u64,
+    /// The most delayed messages of a queue in memory.
+    delayed_in_memory: u64,
+    /// Queues that have more delayed messages in memory.
+    crowded: Vec<CursorId>,
+}
+
+/// Short epochs may leave this many small journal files before a checkpoint clears them away.
+const SMALL_OLD_FILES_MAX: usize = 4;
+
+impl Core {
+    pub fn new(store: Store, config: &Config, clock: SteadyClock, chance: u64) -> Core {
+        Core {
+            store,
+            is_closed: false,
+            consumers: IdMap::default(),
+            arrivals: Arrivals::new(config.durability),
+            effects: Effects::default(),
+            watched: WatchedCursors::default(),
+            failures: Failures::new(chance),
+            leases_deleted: 0,
+            weighs: false,
+            clock,
+            checkpoint_from: config.journal_bytes,
+            delayed_in_memory: config.delayed_in_memory,
+            crowded: Vec::new(),
+        }
+    }
+
+    /// Sets a timer for what a cursor waits for next, unless a timer is set that rings in time.
+    pub fn arm(&mut self, cursor: CursorId) {
+        let Core { consumers, effects, clock, crowded, delayed_in_memory, .. } = self;
+        let Some(consumption) = consumers.get_mut(&cursor) else { return };
+        if consumption.is_crowded() && !crowded.contains(&cursor) {
+            crowded.push(cursor);
+        }
+        let deliveries = &consumption.deliveries;
+        let message_due = deliveries.next_due().map(|due| clock.when(due));
+        let block_due = consumption.next_block_due(*delayed_in_memory);
+        let block_due = block_due.map(|due| clock.when(due).max(consumption.delay_index.rest()));
+        // While overdue messages are left to be received, the consumer that receives them releases more.
+        let is_stocked = consumption.delay_index.has_blocks() && deliveries.due() > 0;
+        let due = if is_stocked { None } else { earliest(message_due, block_due) };
+        let next = earliest(deliveries.next_deadline(), due);
+        let next = earliest(next, consumption.oldest.next_look());
+        if let Some(at) = next
+            && consumption.armed.is_none_or(|armed| at < armed)
+        {
+            consumption.armed = Some(at);
+            effects.set_timer(Timer { at, cursor });
+        }
+    }
+
+    /// How long the engine has been open.
+    pub fn uptime(&self, elapsed: Duration) -> Duration {
+        self.clock.since(elapsed)
+    }
+
+    /// The even time of day: that of the moment of opening, and the time that has passed since.
+    pub fn steady(&self, elapsed: Duration) -> Timestamp {
+        self.clock.at(elapsed)
+    }
+
+    /// Queues that have too many delayed messages in memory. The caller spills them.
+    pub fn take_crowded(&mut self) -> Vec<CursorId> {
+        std::mem::take(&mut self.crowded)
+    }
+
+    /// Whether the checkpointer has something to do: a file to prepare, or a checkpoint to make.
+    #[inline]
+    pub fn wants_checkpointer(&self) -> bool {
+        self.store.journal.wants_file() || self.wants_checkpoint()
+    }
+
+    #[inline]
+    pub fn wants_checkpoint(&self) -> bool {
+        let journal = &self.store.journal;
+        journal.bytes_behind() > self.checkpoint_from || self.store.is_reclaimable()
+    }
+
+    /// Whether many short epochs have left a small journal file each.
+    pub fn wants_clearing(&self) -> bool {
+        self.store.journal.small_old_files() > SMALL_OLD_FILES_MAX
+    }
+}
+
+/// The earlier of two times, where there are any.
+fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,241 @@
+//! Settlements: what a consumer says of a message on lease, as part of a commit.
+
+use std::{collections::BTreeMap, slice, time::Duration};
+
+use super::{
+    Core,
+    commit::{CommitResult, Receipt},
+    dead_letters::Letter,
+    errors::lease_lost,
+};
+use crate::{
+    audit,
+    delivery::{
+        LeaseKey,
+        disposition::{Disposition, FailedDelivery},
+    },
+    error::{Error, Result},
+    ids::{CursorId, Now, Offset, Timestamp},
+    journal::Urgency,
+    store::Op,
+};
+
+/// How one delivery is settled.
+#[derive(Debug)]
+pub struct Settlement<'a> {
+    pub cursor: CursorId,
+    pub key: LeaseKey,
+    /// The number of the delivery, as its consumer saw it.
+    pub attempt: u32,
+    /// When the message was leased.
+    pub leased: Duration,
+    pub how: Settling<'a>,
+}
+
+#[derive(Debug)]
+pub enum Settling<'a> {
+    Ack,
+    /// An ack that fails if the message was deleted meanwhile.
+    #[cfg(feature = "cron")]
+    AckIfThere,
+    /// The delivery failed. `letter` is the message as it moves to the dead letters, if it was tried often
+    /// enough for that.
+    Nack {
+        delay: Option<Duration>,
+        letter: Option<Box<Letter<'a>>>,
+    },
+    /// The message moves to the dead letters. `has_failed` says whether that is a failure that was not
+    /// counted before.
+    Bury {
+        letter: Box<Letter<'a>>,
+        has_failed: bool,
+    },
+    /// The message is not delivered, and is dropped.
+    Drop,
+}
+
+impl Settlement<'_> {
+    /// Fails if two of them settle the same delivery.
+    pub fn check_once(settlements: &[Settlement<'_>]) -> Result<()> {
+        let mut keys: Vec<_> = settlements.iter().map(|it| (it.cursor, it.key)).collect();
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            let what = "the same delivery is settled twice in one commit";
+            return Err(Error::invalid("delivery", what));
+        }
+        Ok(())
+    }
+}
+
+impl Settling<'_> {
+    /// The same, with what it borrows copied.
+    pub fn into_owned(self) -> Settling<'static> {
+        let own = |letter: Box<Letter<'_>>| Box::new(letter.into_owned());
+        match self {
+            Settling::Ack => Settling::Ack,
+            #[cfg(feature = "cron")]
+            Settling::AckIfThere => Settling::AckIfThere,
+            Settling::Nack { delay, letter } => Settling::Nack { delay, letter: letter.map(own) },
+            Settling::Bury { letter, has_failed } => {
+                Settling::Bury { letter: own(letter), has_failed }
+            }
+            Settling::Drop => Settling::Drop,
+        }
+    }
+}
+
+/// What is left to do at the end of a lease once the commit is made.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Acked { took: Duration },
+    Dead { has_failed: bool },
+    Deleted,
+    Release { due: Timestamp },
+}
+
+/// What settlements add to a commit.
+#[derive(Debug, Default)]
+pub struct SettlementPlan<'s> {
+    deferred: Vec<Op<'static>>,
+    acks: BTreeMap<CursorId, Vec<Offset>>,
+    letters: Vec<&'s Letter<'s>>,
+    endings: Vec<Ending>,
+}
+
+impl SettlementPlan<'_> {
+    /// The messages of a cursor that are acked, sorted.
+    pub fn acked(&self, cursor: CursorId) -> &[Offset] {
+        self.acks.get(&cursor).map_or(&[], |offsets| offsets)
+    }
+
+    /// Messages that are delivered again.
+    pub fn put_deferred<'o>(&'o self, ops: &mut Vec<Op<'o>>) {
+        ops.extend(self.deferred.iter().copied());
+    }
+
+    /// Messages that leave their cursors.
+    pub fn put_acks<'o>(&'o self, ops: &mut Vec<Op<'o>>) {
+        let ack =
+            |(cursor, offsets): (&CursorId, &'o Vec<Offset>)| Op::Ack { cursor: *cursor, offsets };
+        ops.extend(self.acks.iter().map(ack));
+    }
+
+    /// Messages that arrive among the dead letters.
+    pub fn put_letters<'o>(&'o self, ops: &mut Vec<Op<'o>>) {
+        ops.extend(self.letters.iter().map(|letter| Op::Append {
+            log: letter.log,
+            messages: slice::from_ref(&letter.message),
+            delay_ms: 0,
+        }));
+    }
+}
+
+impl Core {
+    /// Finds out what settlements come to.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` if one of the leases is lost.
+    pub fn plan_settlements<'s>(
+        &mut self,
+        settlements: &'s [Settlement<'s>],
+        elapsed: Duration,
+    ) -> Result<SettlementPlan<'s>> {
+        let mut plan = SettlementPlan::default();
+        for settlement in settlements {
+            audit::step();
+            let ending = self.plan_one(settlement, elapsed, &mut plan)?;
+            plan.endings.push(ending);
+        }
+        plan.acks.values_mut().for_each(|offsets| offsets.sort_unstable());
+        Ok(plan)
+    }
+
+    fn plan_one<'s>(
+        &mut self,
+        settlement: &'s Settlement<'s>,
+        elapsed: Duration,
+        plan: &mut SettlementPlan<'s>,
+    ) -> Result<Ending> {
+        let Settlement { cursor, key, attempt, leased, how } = settlement;
+        let offset = self.held(*cursor, *key, elapsed)?;
+        let is_gone = self.is_gone(*cursor, offset);
+        let ending = match how {
+            Settling::Ack => Ending::Acked { took: elapsed.saturating_sub(*leased) },
+            #[cfg(feature = "cron")]
+            Settling::AckIfThere if is_gone => return Err(lease_lost()),
+            #[cfg(feature = "cron")]
+            Settling::AckIfThere => Ending::Acked { took: elapsed.saturating_sub(*leased) },
+            Settling::Nack { .. } | Settling::Bury { .. } if is_gone => return Ok(Ending::Deleted),
+            Settling::Nack { letter: Some(letter), .. } => {
+                plan.letters.push(letter);
+                Ending::Dead { has_failed: true }
+            }
+            Settling::Nack { delay, letter: None } => {
+                let failed = FailedDelivery { offset, attempt: *attempt, delay: *delay };
+                let disposition = self.disposition(*cursor, failed, elapsed)?;
+                let Disposition::Retry { attempts, due } = disposition else {
+                    // It was tried by others, too, so its lease is not what it was.
+                    return Err(lease_lost());
+                };
+                let urgency = Urgency::Freeing;
+                plan.deferred.push(Op::Defer { cursor: *cursor, offset, attempts, due, urgency });
+                return Ok(Ending::Release { due });
+            }
+            Settling::Bury { letter, has_failed } => {
+                plan.letters.push(letter);
+                Ending::Dead { has_failed: *has_failed }
+            }
+            Settling::Drop => Ending::Deleted,
+        };
+        plan.acks.entry(*cursor).or_default().push(offset);
+        Ok(ending)
+    }
+
+    /// Ends the leases of a plan that was committed.
+    pub fn conclude(&mut self, settlements: &[Settlement<'_>], plan: &SettlementPlan<'_>) {
+        for (settlement, ending) in settlements.iter().zip(&plan.endings) {
+            audit::step();
+            let (cursor, key) = (settlement.cursor, settlement.key);
+            match *ending {
+                Ending::Acked { took } => self.end_acked(cursor, key, took),
+                Ending::Dead { has_failed } => self.end_dead(cursor, key, has_failed),
+                Ending::Deleted => self.end_deleted(cursor, key),
+                Ending::Release { due } => self.release_failed(cursor, key, due),
+            }
+        }
+    }
+
+    /// Settles deliveries in one commit.
+    pub fn settle(
+        &mut self,
+        settlements: &[Settlement<'_>],
+        elapsed: Duration,
+        now: Now,
+    ) -> CommitResult<Receipt> {
+        let plan = self.plan_settlements(settlements, elapsed)?;
+        let mut ops = Vec::new();
+        plan.put_deferred(&mut ops);
+        plan.put_acks(&mut ops);
+        plan.put_letters(&mut ops);
+        let receipt = if ops.is_empty() { Receipt::NOTHING } else { self.commit(&ops, now)? };
+        self.conclude(settlements, &plan);
+        Ok(receipt)
+    }
+
+    /// Acks one delivery: the plain case of [`settle`](Core::settle), with nothing on the heap.
+    #[inline]
+    pub fn ack(
+        &mut self,
+        cursor: CursorId,
+        key: LeaseKey,
+        leased: Duration,
+        elapsed: Duration,
+        now: Now,
+    ) -> CommitResult<Receipt> {
+        let offset = self.held(cursor, key, elapsed)?;
+        let receipt = self.commit(&[Op::Ack { cursor, offsets: &[offset] }], now)?;
+        self.end_acked(cursor, key, elapsed.saturating_sub(leased));
+        Ok(receipt)
+    }
+}

@@ -1,0 +1,224 @@
+//! Spilled messages: delayed messages of a queue that are too many for memory.
+//!
+//! The blocks of a queue's spilled messages are messages of an entity of their own. Each block is delayed
+//! until its first message is due. Spilling and coming back are one commit each, so a message is always in
+//! exactly one place. To the store a block is a message like any other: crashes, damage, salvage and space
+//! need nothing of their own.
+
+use std::time::Duration;
+
+use super::{
+    Core,
+    commit::{CommitResult, Receipt},
+    consumption::Consumption,
+    errors::deleted,
+};
+use crate::{
+    audit,
+    delivery::delay_index::{SpillSizes, SpilledBlock},
+    error::{Error, ErrorKind, Result},
+    format::timetable::{decode, encode},
+    ids::{CursorId, LogId, Now, Offset, Timestamp},
+    journal::Urgency,
+    message::Message,
+    store::{AckSet, Op, Source, Space, Stored},
+};
+
+/// The name of the entity that holds a queue's blocks.
+pub const NAME: &str = "timetable";
+
+/// A block on its way back into memory, and where to read it.
+#[derive(Debug)]
+pub struct ReturningBlock {
+    pub entity: u64,
+    pub block: SpilledBlock,
+    pub source: Result<Source>,
+}
+
+/// The messages that a block names.
+pub fn entries_of(stored: &Stored) -> Result<Vec<(Timestamp, Offset)>> {
+    decode(stored.payload()).map_err(|what| Error::new(ErrorKind::Corrupt, what.0))
+}
+
+impl Consumption {
+    /// Whether too many delayed messages are in memory.
+    #[inline]
+    pub fn is_crowded(&self) -> bool {
+        self.delay_index.is_crowded_by(self.deliveries.waiting())
+    }
+
+    /// When the next block is to come back.
+    #[inline]
+    pub fn next_block_due(&self, in_memory: u64) -> Option<Timestamp> {
+        self.delay_index.next_due(&self.deliveries, in_memory)
+    }
+
+    /// Spills no more until there are so many more delayed messages.
+    pub fn put_off_spilling(&mut self, more: u64) {
+        let waiting = self.deliveries.waiting();
+        self.delay_index.spill_above(waiting + more);
+    }
+}
+
+impl Core {
+    /// Finds the blocks of a queue when its first consumer comes.
+    pub(super) fn find_delay_index(&mut self, cursor: CursorId) {
+        let space = Space::Timetables { queue: cursor.0 };
+        let entity = self.store.find(space, NAME).map(|entity| entity.id);
+        let Core { consumers, store, delayed_in_memory, .. } = self;
+        let Some(consumption) = consumers.get_mut(&cursor) else { return };
+        consumption.delay_index.entity = entity;
+        consumption.delay_index.spill_above(*delayed_in_memory);
+        let Some(id) = entity else { return };
+        let (Some((_, end)), Some(blocks)) = (store.bounds(LogId(id)), store.acks(CursorId(id)))
+        else {
+            return;
+        };
+        let there = blocks.unacked_in(blocks.floor().0..end.0).into_iter().flatten().map(Offset);
+        consumption.delay_index.add(there.map(|offset| {
+            audit::step();
+            SpilledBlock { due: blocks.due(offset), offset }
+        }));
+        if let Some(acks) = store.acks(cursor) {
+            audit::steps(acks.shelved());
+            consumption.deliveries.know(acks.all_shelved());
+        }
+    }
+
+    /// The entity that holds the blocks of a queue.
+    pub fn delay_entity(&mut self, cursor: CursorId) -> Result<Option<u64>> {
+        Ok(self.consumption(cursor)?.delay_index.entity)
+    }
+
+    pub fn set_delay_entity(&mut self, cursor: CursorId, entity: u64) -> Result<()> {
+        self.consumption(cursor)?.delay_index.entity = Some(entity);
+        Ok(())
+    }
+
+    /// How many messages of a queue are spilled.
+    #[inline]
+    pub fn spilled(&self, cursor: CursorId) -> u64 {
+        self.store.acks(cursor).map_or(0, AckSet::shelved)
+    }
+
+    /// Spills the messages that are due last. `None` if there are not too many in memory.
+    pub fn spill(&mut self, cursor: CursorId, now: Now) -> CommitResult<Option<Receipt>> {
+        let sizes = SpillSizes::of(self.delayed_in_memory);
+        let consumption = self.consumption(cursor)?;
+        let Some(entity) = consumption.delay_index.entity.filter(|_| consumption.is_crowded())
+        else {
+            return Ok(None);
+        };
+        let mut entries = consumption.deliveries.latest(sizes.batch);
+        audit::steps(entries.len() as u64);
+        entries.retain(|(due, _)| *due > now.steady);
+        if entries.len() < sizes.block {
+            // They are due in a moment.
+            consumption.put_off_spilling(sizes.batch);
+            return Ok(None);
+        }
+        let blocks: Vec<Message<'static>> = entries
+            .chunks(sizes.block)
+            .map(|some| Message::new(encode(some)).deliver_at(some[0].0).moved())
+            .collect();
+        let mut offsets: Vec<Offset> = entries.iter().map(|(_, offset)| *offset).collect();
+        offsets.sort_unstable();
+        let was_empty = self.spilled(cursor) == 0;
+        let append = Op::Append { log: LogId(entity), messages: &blocks, delay_ms: 0 };
+        let receipt = self.commit(&[append, Op::Shelve { cursor, offsets: &offsets }], now)?;
+        let first = self.store.placed().next().map_or(0, |(_, range)| range.start.0);
+        let in_memory = self.delayed_in_memory;
+        let consumption = self.consumption(cursor)?;
+        consumption.deliveries.shelve(&entries);
+        consumption.delay_index.spill_above(in_memory);
+        if was_empty {
+            consumption.delay_index.forget_damage();
+        }
+        let dues = entries.chunks(sizes.block).map(|some| some[0].0);
+        let blocks = dues.zip((first..).map(Offset));
+        consumption.delay_index.add(blocks.map(|(due, offset)| SpilledBlock { due, offset }));
+        Ok(Some(receipt))
+    }
+
+    /// Whether messages are due that are spilled.
+    #[inline]
+    pub fn wants_block(&self, cursor: CursorId, elapsed: Duration) -> bool {
+        let Some(consumption) = self.consumers.get(&cursor) else { return false };
+        elapsed >= consumption.delay_index.rest()
+            && consumption
+                .next_block_due(self.delayed_in_memory)
+                .is_some_and(|due| due <= self.steady(elapsed))
+    }
+
+    /// Takes the next block whose messages are due.
+    pub fn take_block(
+        &mut self,
+        cursor: CursorId,
+        elapsed: Duration,
+    ) -> Result<Option<ReturningBlock>> {
+        if !self.wants_block(cursor, elapsed) {
+            return Ok(None);
+        }
+        let index = &mut self.consumption(cursor)?.delay_index;
+        let entity = index.entity.ok_or_else(deleted)?;
+        let Some(block) = index.take() else { return Ok(None) };
+        let source = self.store.locate(LogId(entity), block.offset);
+        Ok(Some(ReturningBlock { entity, block, source }))
+    }
+
+    /// Brings the messages of a block back into memory.
+    pub fn bring_back(
+        &mut self,
+        cursor: CursorId,
+        entity: u64,
+        block: SpilledBlock,
+        entries: &[(Timestamp, Offset)],
+        now: Now,
+    ) -> CommitResult<Receipt> {
+        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let is_lost = seeded!(BlockComesBackEmpty);
+        let valid = entries.iter().filter(|(_, offset)| acks.is_shelved(*offset) && !is_lost);
+        let valid: Vec<(Timestamp, Offset)> = valid.copied().collect();
+        audit::steps(entries.len() as u64);
+        let urgency = Urgency::Freeing;
+        let defer = |&(due, offset): &(Timestamp, Offset)| {
+            let attempts = acks.attempts(offset);
+            Op::Defer { cursor, offset, attempts, due, urgency }
+        };
+        let offsets = [block.offset];
+        let done = Op::Ack { cursor: CursorId(entity), offsets: &offsets };
+        let ops: Vec<Op<'_>> = valid.iter().map(defer).chain([done]).collect();
+        let receipt = self.commit(&ops, now)?;
+        let consumption = self.consumption(cursor)?;
+        consumption.delay_index.remove(block);
+        for (due, offset) in valid {
+            consumption.deliveries.defer(offset, due);
+        }
+        Ok(receipt)
+    }
+
+    /// Why messages that are due cannot be delivered, if that is so.
+    pub fn spill_damage(&self, cursor: CursorId) -> Option<Error> {
+        let damage = self.consumers.get(&cursor)?.delay_index.damage();
+        // They may have been deleted meanwhile.
+        damage.filter(|_| self.spilled(cursor) > 0).map(Error::again)
+    }
+
+    /// Removes the blocks of a queue, damaged ones included, once none of its messages is spilled.
+    pub fn clear_spilled(&mut self, cursor: CursorId, now: Now) -> CommitResult<Receipt> {
+        let is_wanted = self.spilled(cursor) > 0;
+        let Some(entity) = self.delay_entity(cursor)?.filter(|_| !is_wanted) else {
+            return Ok(Receipt::of_what_is_there(&self.store));
+        };
+        let (_, end) = self.bounds(LogId(entity))?;
+        let blocks = self.store.acks(CursorId(entity)).ok_or_else(deleted)?;
+        let ranges = blocks.unacked_in(blocks.floor().0..end.0);
+        if ranges.is_empty() {
+            return Ok(Receipt::of_what_is_there(&self.store));
+        }
+        let clear = Op::AckRanges { cursor: CursorId(entity), ranges: &ranges };
+        let receipt = self.commit(&[clear], now)?;
+        self.consumption(cursor)?.delay_index.clear();
+        Ok(receipt)
+    }
+}

@@ -1,0 +1,199 @@
+//! Statistics, and the thresholds that are watched.
+
+use std::{
+    fmt, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Core, errors::deleted};
+use crate::{
+    audit,
+    delivery::{
+        oldest::Oldest,
+        stats::{ConsumerStats, Counts},
+        thresholds::{Alarm, Probe, Threshold},
+    },
+    error::Result,
+    ids::{CursorId, Offset, Timestamp},
+};
+
+/// A function of the application that is called with alarms.
+pub type OnAlarm = Arc<dyn Fn(Alarm) + Send + Sync>;
+
+/// A threshold that is watched.
+pub struct WatchedThreshold {
+    number: u64,
+    pub probe: Probe,
+    call: OnAlarm,
+}
+
+impl fmt::Debug for WatchedThreshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchedThreshold").field("probe", &self.probe).finish_non_exhaustive()
+    }
+}
+
+/// A call of a function of the application.
+pub struct Callback {
+    call: OnAlarm,
+    alarm: Alarm,
+}
+
+impl Callback {
+    pub fn run(self) {
+        // A panic has printed its message. The thread that crossed the threshold does not pay for it.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.call)(self.alarm)));
+    }
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callback").field("alarm", &self.alarm).finish_non_exhaustive()
+    }
+}
+
+/// The cursors of which a threshold is watched.
+#[derive(Debug, Default)]
+pub struct WatchedCursors {
+    cursors: Vec<CursorId>,
+    last_number: u64,
+}
+
+impl Core {
+    /// The statistics of a cursor, but for the age of its oldest message and the time.
+    pub fn stats(&self, cursor: CursorId) -> Result<ConsumerStats> {
+        let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
+        let (_, end) = self.bounds(consumption.info.log)?;
+        let depth = self.store.acks(cursor).ok_or_else(deleted)?.unacked(end);
+        let Counts { delivered, redelivered, acked, failed, dead } = consumption.counts;
+        let delayed = consumption.deliveries.waiting() + self.spilled(cursor);
+        let in_flight = consumption.deliveries.in_flight();
+        Ok(ConsumerStats {
+            sent: end.0.saturating_sub(consumption.first.0),
+            depth,
+            // A message on lease may have been deleted.
+            ready: depth.saturating_sub(delayed + in_flight),
+            delayed,
+            in_flight,
+            delivered,
+            redelivered,
+            acked,
+            failed,
+            dead,
+            ..ConsumerStats::default()
+        })
+    }
+
+    /// The offset of the oldest message that a cursor has not acked.
+    pub fn oldest(&self, cursor: CursorId) -> Result<Option<Offset>> {
+        let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
+        let (_, end) = self.bounds(consumption.info.log)?;
+        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        Ok(acks.next_unacked(acks.floor().0..end.0))
+    }
+
+    /// Begins to watch a threshold. Returns its number.
+    pub fn watch_threshold(
+        &mut self,
+        cursor: CursorId,
+        threshold: Threshold,
+        call: OnAlarm,
+    ) -> Result<u64> {
+        let number = self.watched.last_number + 1;
+        let watched = WatchedThreshold { number, probe: Probe::new(threshold), call };
+        self.consumption(cursor)?.thresholds.push(watched);
+        self.watched.last_number = number;
+        if !self.watched.cursors.contains(&cursor) {
+            self.watched.cursors.push(cursor);
+        }
+        Ok(number)
+    }
+
+    /// Ends the watch over a threshold.
+    pub fn unwatch_threshold(&mut self, cursor: CursorId, number: u64) {
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+        let thresholds = &mut consumption.thresholds;
+        let Some(at) = thresholds.iter().position(|watched| watched.number == number) else {
+            return;
+        };
+        let ended = thresholds.remove(at);
+        if thresholds.is_empty() {
+            self.watched.cursors.retain(|it| *it != cursor);
+        }
+        self.effects.drop_later([ended]);
+    }
+
+    /// Whether any threshold is watched.
+    #[inline]
+    pub fn watches_thresholds(&self) -> bool {
+        !self.watched.cursors.is_empty()
+    }
+
+    /// Finds the thresholds that were crossed since the last call.
+    #[inline]
+    pub(super) fn check_thresholds(&mut self) {
+        if self.watches_thresholds() {
+            self.check_watched_thresholds();
+        }
+    }
+
+    #[cold]
+    fn check_watched_thresholds(&mut self) {
+        for cursor in mem::take(&mut self.watched.cursors) {
+            audit::step();
+            let (Ok(stats), Ok(oldest)) = (self.stats(cursor), self.oldest(cursor)) else {
+                continue;
+            };
+            let Core { consumers, effects, .. } = self;
+            let Some(consumption) = consumers.get_mut(&cursor) else { continue };
+            for WatchedThreshold { probe, call, .. } in &mut consumption.thresholds {
+                audit::step();
+                if let Some(alarm) = probe.note_stats(&stats) {
+                    effects.call(Callback { call: Arc::clone(call), alarm });
+                }
+            }
+            let probes = consumption.thresholds.iter().map(|watched| &watched.probe);
+            if consumption.oldest.note_oldest(oldest, probes) {
+                self.arm(cursor);
+            }
+            self.watched.cursors.push(cursor);
+        }
+    }
+
+    /// Takes the look at the oldest message of a cursor that is due. The caller looks then.
+    pub fn take_look(&mut self, cursor: CursorId, now: Duration) -> bool {
+        self.consumers.get_mut(&cursor).is_some_and(|it| it.oldest.take_look(now))
+    }
+
+    /// Begins a look at the oldest message of a cursor. `false` if another thread is looking.
+    pub fn begin_look(&mut self, cursor: CursorId, now: Duration) -> bool {
+        self.consumers.get_mut(&cursor).is_some_and(|it| it.oldest.begin_look(now))
+    }
+
+    /// Ends a look, and sets the next one.
+    pub fn finish_look(
+        &mut self,
+        cursor: CursorId,
+        oldest: Result<Option<Oldest>>,
+        time: Timestamp,
+        now: Duration,
+    ) {
+        let Core { consumers, effects, .. } = self;
+        let Some(consumption) = consumers.get_mut(&cursor) else { return };
+        let Ok(oldest) = oldest else {
+            consumption.oldest.fail_look();
+            return;
+        };
+        let (mut probes, mut calls) = (Vec::new(), Vec::new());
+        for WatchedThreshold { probe, call, .. } in &mut consumption.thresholds {
+            probes.push(probe);
+            calls.push(call);
+        }
+        consumption.oldest.finish_look(oldest, time, now, probes.into_iter(), |n, alarm| {
+            effects.call(Callback { call: Arc::clone(calls[n]), alarm });
+        });
+        self.arm(cursor);
+    }
+}

@@ -1,0 +1,162 @@
+//! The builder of a queue.
+
+use std::time::Duration;
+
+use super::Queue;
+use crate::{
+    config::Overflow,
+    delivery::settings::Settings,
+    engine::commit::{
+        definition::{self, Definition, IfExists, builder_calls, delivery_settings},
+        lifetime::Engine,
+    },
+    error::Result,
+    format::entity::EntityKind,
+    store::Space,
+};
+
+/// A queue by its name. Got from [`Engine::queue`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before it is created, opened or deleted"]
+pub struct QueueBuilder {
+    engine: Engine,
+    name: String,
+    settings: Settings,
+}
+
+impl Engine {
+    /// A queue by its name: to be created, opened or deleted.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(5).create()?;
+    /// assert_eq!(payments.name(), "payments");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn queue(&self, name: &str) -> QueueBuilder {
+        let (engine, name) = (self.clone(), name.to_owned());
+        QueueBuilder { engine, name, settings: Settings::default() }
+    }
+
+    /// The names of all queues, sorted.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// engine.queue("payments").max_attempts(5).create()?;
+    /// assert_eq!(engine.queues()?, ["payments", "payments.dead"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the engine is closed or poisoned.
+    pub fn queues(&self) -> Result<Vec<String>> {
+        self.list(Space::Queues)
+    }
+}
+
+impl QueueBuilder {
+    delivery_settings!("engine.queue(\"payments\")");
+
+    /// Sets how many messages the queue may hold, those on lease and delayed ones included: any number by
+    /// default. The limit holds for what is sent, alone or in a transaction. Dead letters and redriven messages
+    /// always fit.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let queue = engine.queue("thumbnails").max_messages(1).create()?;
+    /// queue.send("image 1")?;
+    /// assert_eq!(queue.send("image 2").unwrap_err().kind(), posthouse::ErrorKind::QueueFull);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_messages(mut self, messages: u64) -> QueueBuilder {
+        self.settings.max_messages = Some(messages);
+        self
+    }
+
+    /// Sets how many bytes the messages in the queue may have together, each counted with its key and its
+    /// headers. Otherwise as [`max_messages`](QueueBuilder::max_messages). To know how many there are takes 4
+    /// bytes of memory a message, and reading the queue once when it is first opened.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let queue = engine.queue("images").max_bytes(1 << 30).create()?;
+    /// assert_eq!(queue.bytes()?, Some(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_bytes(mut self, bytes: u64) -> QueueBuilder {
+        self.settings.max_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets what happens to a message when the queue is full: it is refused by default.
+    ///
+    /// ```
+    /// use posthouse::Overflow;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let latest = engine.queue("ticks").max_messages(1).overflow(Overflow::DropOldest).create()?;
+    /// latest.send("tick 1")?;
+    /// latest.send("tick 2")?;
+    /// assert_eq!(latest.try_receive()?.expect("one is there").payload(), b"tick 2");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn overflow(mut self, overflow: Overflow) -> QueueBuilder {
+        self.settings.overflow = Some(overflow);
+        self
+    }
+
+    /// Sets how long each message is kept back before it is first delivered: not at all by default, a year at
+    /// most. A message may say otherwise: [`deliver_after`](crate::Message::deliver_after).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reminders = engine.queue("reminders").delay(std::time::Duration::from_secs(3600)).create()?;
+    /// reminders.send("in an hour")?;
+    /// assert!(reminders.try_receive()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delay(mut self, delay: Duration) -> QueueBuilder {
+        self.settings.delay = Some(delay);
+        self
+    }
+
+    builder_calls!("queue", Queue, "engine.queue(\"payments\")", |this: &Self, entity| {
+        Queue::attach(&this.engine, entity)
+    });
+}
+
+impl Definition for QueueBuilder {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn space(&self) -> Space {
+        Space::Queues
+    }
+
+    fn dead_letter_queue(&self) -> Option<String> {
+        self.settings.dead_letter_queue_of(&self.name)
+    }
+
+    fn check(&self, dead_letter_queue: Option<&str>) -> Result<()> {
+        self.settings.check(dead_letter_queue)
+    }
+
+    fn kind(&self, dead_letters: Option<u64>) -> EntityKind {
+        EntityKind::Queue(self.settings.definition(dead_letters))
+    }
+
+    fn differs(&self, there: &EntityKind, dead_letters: Option<u64>) -> Option<&'static str> {
+        match there {
+            EntityKind::Queue(there) => self.settings.differs(there, dead_letters),
+            _ => Some("kind"),
+        }
+    }
+}

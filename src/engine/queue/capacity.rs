@@ -1,0 +1,63 @@
+//! Sending to a queue that is full: waits until there is capacity.
+
+use std::{slice, time::Duration};
+
+use super::Queue;
+use crate::{
+    engine::runtime::wait::{Attempt, blocking},
+    error::{Error, ErrorKind, Result},
+    ids::Offset,
+    message::Message,
+};
+
+impl Queue {
+    /// Sends a message. Where the queue is full, the call waits until there is capacity, for at most `timeout`.
+    /// It is woken when there is: it does not poll.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let thumbnails = engine.queue("thumbnails").max_messages(1).create()?;
+    /// thumbnails.send_within("image 1", Duration::from_secs(5))?;
+    /// let refused = thumbnails.send_within("image 2", Duration::from_millis(1));
+    /// assert_eq!(refused.unwrap_err().kind(), posthouse::ErrorKind::QueueFull);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Queue::send); [`QueueFull`](ErrorKind::QueueFull) if the time is over;
+    /// [`Closed`](ErrorKind::Closed) if the engine is closed meanwhile.
+    pub fn send_within<'m>(
+        &self,
+        message: impl Into<Message<'m>>,
+        timeout: Duration,
+    ) -> Result<Offset> {
+        let message = message.into();
+        let (cursor, committer) = (self.cursor(), self.consumer.committer());
+        let messages = slice::from_ref(&message);
+        let stopwatch = || committer.disk.stopwatch();
+        let sent = blocking(Some(timeout), stopwatch, || {
+            let mut waiting = None;
+            let sent = self.append_or(messages, |core| waiting = core.wait_for_capacity(cursor));
+            match (sent, waiting) {
+                (Ok(sent), _) => Ok(Attempt::Got(sent)),
+                (Err(error), Some(waiting)) if error.kind() == ErrorKind::QueueFull => {
+                    Ok(Attempt::Wait(waiting))
+                }
+                (Err(error), _) => {
+                    // The capacity that there may be is for the next sender.
+                    committer.lock("send").note_capacity(cursor, 1);
+                    Err(error)
+                }
+            }
+        })?;
+        let Some(sent) = sent else {
+            let what = "the queue was full all the time";
+            return Err(Error::new(ErrorKind::QueueFull, what));
+        };
+        committer.complete(sent, self.durability_of_commits())
+    }
+}

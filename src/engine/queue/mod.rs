@@ -1,0 +1,286 @@
+//! Queues.
+
+mod builder;
+mod capacity;
+mod redrive;
+
+use std::{fmt, ops::Range, sync::Arc};
+
+pub use self::{
+    builder::QueueBuilder,
+    redrive::{Redrive, Redriven},
+};
+use crate::{
+    config::Durability,
+    engine::{
+        commit::{committer::Committer, lifetime::Engine, ticket::Ticket},
+        consume::{
+            calls::{Consuming, consumer_calls},
+            consumer::{ConsumedCursor, Consumer},
+            key_order::check_ordered,
+        },
+        core::{
+            Core,
+            capacity::{Dropped, Load},
+            commit::Receipt,
+            consumption::Origin,
+        },
+    },
+    error::Result,
+    format::entity::{Entity, EntityKind, Limit},
+    ids::{CursorId, LogId, Offset},
+    message::Message,
+    store::Op,
+};
+
+/// A queue: each message goes to one consumer, and is delivered again until it is acked.
+///
+/// Any number of threads send and receive. Clones are cheap and are the same queue. First deliveries are in the
+/// order of sending. A message that comes back takes turns with fresh ones.
+///
+/// ```
+/// use std::time::Duration;
+/// use posthouse::Engine;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// let payments = engine.queue("payments").create()?;
+/// payments.send("charge order 1")?; // durable when it returns
+/// if let Some(delivery) = payments.receive(Duration::from_secs(1))? {
+///     assert_eq!(delivery.payload(), b"charge order 1");
+///     delivery.ack()?; // or it is delivered again
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Queue {
+    consumer: Arc<Consumer>,
+}
+
+impl Consuming for Queue {
+    fn consumer(&self) -> &Arc<Consumer> {
+        &self.consumer
+    }
+
+    fn with_consumer(consumer: Arc<Consumer>) -> Queue {
+        Queue { consumer }
+    }
+}
+
+impl Queue {
+    pub(crate) fn attach(engine: &Engine, entity: &Entity) -> Result<Queue> {
+        let EntityKind::Queue(delivering) = &entity.kind else {
+            unreachable!("the space of queues holds queues");
+        };
+        let consumed = ConsumedCursor {
+            cursor: CursorId(entity.id),
+            log: LogId(entity.id),
+            name: &entity.name,
+            origin: Origin { name: entity.name.as_str().into(), is_subscription: false },
+            delivering,
+        };
+        let consumer = Arc::new(Consumer::attach(engine, consumed)?);
+        if delivering.limit.is_some_and(|limit| limit.bytes.is_some()) {
+            consumer.weigh()?;
+        }
+        Ok(Queue { consumer })
+    }
+
+    pub(crate) fn log(&self) -> LogId {
+        self.consumer.log()
+    }
+
+    pub(crate) fn cursor(&self) -> CursorId {
+        self.consumer.cursor()
+    }
+
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        self.consumer.info.limit
+    }
+
+    /// How long messages wait that say nothing of a delay, in milliseconds.
+    pub(crate) fn delay_ms(&self) -> u64 {
+        self.consumer.info.delay_ms
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.consumer.engine
+    }
+
+    #[cfg(feature = "cron")]
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.consumer.info.is_ordered
+    }
+
+    /// Fails if a message cannot be sent to this queue.
+    pub(crate) fn check_message(&self, message: &Message<'_>) -> Result<()> {
+        if self.consumer.info.is_ordered { check_ordered(message) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn append(&self, messages: &[Message<'_>]) -> Result<(Offset, Receipt)> {
+        self.append_or(messages, |_| {})
+    }
+
+    /// Appends messages. `full` is called under the core if there is no capacity for them.
+    fn append_or(
+        &self,
+        messages: &[Message<'_>],
+        full: impl FnMut(&mut Core),
+    ) -> Result<(Offset, Receipt)> {
+        let info = &self.consumer.info;
+        let is_plain = info.delay_ms == 0
+            && info.time_to_live_ms == 0
+            && info.limit.is_none()
+            && !info.is_ordered;
+        if is_plain && !messages.iter().any(Message::has_more) {
+            let committer = self.consumer.committer();
+            return committer.append("send", self.log(), messages, Committer::now_plain);
+        }
+        self.append_special(messages, full)
+    }
+
+    /// Appends messages that are delayed or live for a limited time, or to a queue with a limit or an order.
+    fn append_special(
+        &self,
+        messages: &[Message<'_>],
+        mut full: impl FnMut(&mut Core),
+    ) -> Result<(Offset, Receipt)> {
+        messages.iter().try_for_each(|message| self.check_message(message))?;
+        let (cursor, committer) = (self.cursor(), self.consumer.committer());
+        committer.transact("send", |core| {
+            if messages.is_empty() {
+                let (_, next) = core.bounds(self.log())?;
+                return Ok((next, Receipt::NOTHING));
+            }
+            let mut dropped = Dropped::default();
+            if let Some(limit) = self.limit() {
+                let made = core.make_capacity(cursor, limit, Load::of(limit, messages), &[]);
+                if made.is_err() {
+                    full(core);
+                }
+                dropped = made?;
+            }
+            let append = Op::Append { log: self.log(), messages, delay_ms: self.delay_ms() };
+            let drop = Op::AckRanges { cursor, ranges: &dropped.ranges };
+            let ops = [append, drop];
+            let count = if dropped.ranges.is_empty() { 1 } else { 2 };
+            let receipt = core.commit(&ops[..count], committer.now())?;
+            core.note_made_capacity(cursor, &dropped);
+            Ok((core.first_placed(), receipt))
+        })
+    }
+
+    /// Sends a message. It is durable when the call returns, unless the durability says otherwise. Returns the
+    /// message's number in the queue.
+    ///
+    /// ```
+    /// use posthouse::{Engine, Message};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.send(Message::new("charge order 2").key("customer-17").priority(5))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting of the message does not fit the queue,
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted,
+    /// [`QueueFull`](crate::ErrorKind::QueueFull) if it may hold no more: the message was not sent.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
+        let committed = self.append(&[message.into()])?;
+        self.consumer.committer().complete(committed, self.consumer.durability)
+    }
+
+    /// Sends messages in one commit: all of them, or none. Returns their offsets.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let offsets = payments.send_batch((0..100).map(|n| format!("charge order {n}")))?;
+    /// assert_eq!(offsets.end.0 - offsets.start.0, 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Queue::send).
+    pub fn send_batch<'m, M: Into<Message<'m>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Range<Offset>> {
+        let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
+        let committed = self.append(&messages)?;
+        let first = self.consumer.committer().complete(committed, self.consumer.durability)?;
+        Ok(first..Offset(first.0 + messages.len() as u64))
+    }
+
+    /// Sends a message without waiting for the disk: the ticket says when it is durable. The call waits only
+    /// where the journal has no room, until there is some.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let first = payments.send_ticket("charge order 1")?;
+    /// let second = payments.send_ticket("charge order 2")?;
+    /// second.wait()?; // one flush for both
+    /// assert!(first.is_durable());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Queue::send), up to the commit.
+    pub fn send_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
+        Ok(Ticket::new(self.engine(), self.append(&[message.into()])?))
+    }
+
+    /// How many bytes the messages in the queue have, with their keys and headers. `None` if the queue has no
+    /// [limit in bytes](QueueBuilder::max_bytes).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let images = engine.queue("images").max_bytes(1 << 30).create()?;
+    /// images.send(vec![0; 1000])?;
+    /// assert_eq!(images.bytes()?, Some(1000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`depth`](Queue::depth).
+    pub fn bytes(&self) -> Result<Option<u64>> {
+        self.consumer.bytes()
+    }
+
+    /// Moves the dead letters that are in this queue back to where they came from, or elsewhere. See
+    /// [`Redrive`] for an example.
+    pub fn redrive<'f>(&self) -> Redrive<'f> {
+        Redrive::new(self)
+    }
+
+    consumer_calls!(
+        Queue,
+        "queue",
+        "QueueBuilder",
+        "let handle = engine.queue(\"payments\").create()?;\nhandle.send(\"charge order 1\")?;"
+    );
+
+    fn durability_of_commits(&self) -> Durability {
+        self.consumer.durability
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("name", &self.name()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,265 @@
+//! How long things take: counted in buckets, by whoever comes, without a lock.
+//!
+//! A bucket is a sixteenth of a power of two wide, so what is read off is exact to a sixteenth, from a
+//! millisecond to weeks (the log-linear buckets of HdrHistogram; Tene, 2012). Memory is taken an octave
+//! at a time, when something falls into it: a few hundred bytes in practice, and 4 KiB at most.
+
+use std::{
+    array,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Buckets of one octave.
+const WIDTH: usize = 16;
+
+/// The first octave has the times below 16 ms, one bucket each; the last one ends after 49 days.
+const OCTAVES: usize = 29;
+
+/// How long messages of a queue, or for a subscription, have waited and were worked on, since it was
+/// first opened in this life. Got from [`Queue::latencies`](crate::Queue::latencies) and
+/// [`Subscription::latencies`](crate::Subscription::latencies).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Latencies {
+    /// From when a message could be received, to when it was: counted for first deliveries. A message
+    /// could be received from its timestamp on, or from when it was due.
+    pub waiting: Latency,
+    /// From when a message was received, to when it was acked: counted for deliveries that were.
+    pub handling: Latency,
+}
+
+impl Latencies {
+    /// What has come since an earlier one was got.
+    #[must_use]
+    pub fn since(&self, earlier: &Latencies) -> Latencies {
+        Latencies {
+            waiting: self.waiting.since(&earlier.waiting),
+            handling: self.handling.since(&earlier.handling),
+        }
+    }
+}
+
+/// A histogram of times. They are measured with the system's coarse clock, whose ticks are a few
+/// milliseconds apart (mostly 4), and told to a sixteenth.
+///
+/// ```
+/// use std::time::Duration;
+/// use posthouse::Engine;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// let queue = engine.queue("payments").create()?;
+/// queue.send("charge order 1")?;
+/// queue.try_receive()?.expect("it was sent").ack()?;
+///
+/// let waiting = queue.latencies()?.waiting;
+/// assert_eq!(waiting.count(), 1);
+/// assert!(waiting.quantile(0.99).expect("there is one") < Duration::from_secs(60));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// How many are in which bucket: the last is not empty.
+    counts: Vec<u64>,
+}
+
+impl Latency {
+    /// How many times were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The time that so many of all do not exceed: 0.5 for the median, 0.99 for all but the slowest
+    /// hundredth, 1 for the longest. `None` if there are none. What is below 0 is taken as 0, and what
+    /// is above 1 as 1.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let count = self.count();
+        let rank = (count as f64 * share.clamp(0.0, 1.0)).ceil() as u64;
+        let mut left = rank.clamp(1, count.max(1));
+        for (bucket, in_it) in self.counts.iter().enumerate() {
+            if left <= *in_it {
+                return Some(highest_of(bucket));
+            }
+            left -= in_it;
+        }
+        None
+    }
+
+    /// The mean, to a few percent. `None` if there are none.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        let count = self.count();
+        let middle = |bucket: usize| {
+            let (low, high) = (lowest_of(bucket), highest_of(bucket));
+            (low + high).as_secs_f64() / 2.0
+        };
+        let parts = self.counts.iter().enumerate();
+        let sum: f64 = parts.map(|(bucket, in_it)| middle(bucket) * *in_it as f64).sum();
+        (count > 0).then(|| Duration::from_secs_f64(sum / count as f64))
+    }
+
+    /// The buckets that are not empty, the shortest times first: the longest time that falls into
+    /// each, and how many did. For those who export histograms.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let all = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        all.map(|(bucket, count)| (highest_of(bucket), *count))
+    }
+
+    /// What has come since an earlier one was got.
+    #[must_use]
+    pub fn since(&self, earlier: &Latency) -> Latency {
+        let before = earlier.counts.iter().copied().chain(std::iter::repeat(0));
+        let counts = self.counts.iter().zip(before).map(|(now, before)| now.saturating_sub(before));
+        Latency::of(counts.collect())
+    }
+
+    fn of(mut counts: Vec<u64>) -> Latency {
+        let end = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+        counts.truncate(end);
+        Latency { counts }
+    }
+}
+
+/// The bucket of a time.
+#[inline]
+fn bucket_of(ms: u64) -> (usize, usize) {
+    let octave = (u64::BITS - (ms / WIDTH as u64).leading_zeros()) as usize;
+    if octave >= OCTAVES {
+        return (OCTAVES - 1, WIDTH - 1);
+    }
+    (octave, (ms >> octave.saturating_sub(1)) as usize % WIDTH)
+}
+
+fn lowest_of(bucket: usize) -> Duration {
+    let (octave, within) = (bucket / WIDTH, (bucket % WIDTH) as u64);
+    Duration::from_millis(match octave {
+        0 => within,
+        octave => (WIDTH as u64 + within) << (octave - 1),
+    })
+}
+
+fn highest_of(bucket: usize) -> Duration {
+    lowest_of(bucket + 1) - Duration::from_millis(1)
+}
+
+type Octave = Box<[AtomicU64; WIDTH]>;
+
+/// Counts times as they are measured.
+#[derive(Debug)]
+pub struct Histogram([OnceLock<Octave>; OCTAVES]);
+
+impl Histogram {
+    #[inline]
+    pub fn record(&self, time: Duration) {
+        let ms = time.as_secs().saturating_mul(1000) + u64::from(time.subsec_millis());
+        let (octave, within) = bucket_of(ms);
+        let octave = self.0[octave].get_or_init(Octave::default);
+        octave[within].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn snapshot(&self) -> Latency {
+        let octaves = self.0.iter().flat_map(|octave| match octave.get() {
+            Some(octave) => octave.each_ref().map(|count| count.load(Ordering::Relaxed)),
+            None => [0; WIDTH],
+        });
+        Latency::of(octaves.collect())
+    }
+}
+
+/// The two that each consumer has.
+#[derive(Debug)]
+pub struct Histograms {
+    pub waiting: Histogram,
+    pub handling: Histogram,
+}
+
+impl Default for Histograms {
+    fn default() -> Histograms {
+        let histogram = || Histogram(array::from_fn(|_| OnceLock::new()));
+        Histograms { waiting: histogram(), handling: histogram() }
+    }
+}
+
+impl Histograms {
+    pub fn snapshot(&self) -> Latencies {
+        Latencies { waiting: self.waiting.snapshot(), handling: self.handling.snapshot() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn of(times: &[u64]) -> Latency {
+        let histograms = Histograms::default();
+        times.iter().for_each(|time| histograms.waiting.record(ms(*time)));
+        histograms.snapshot().waiting
+    }
+
+    #[test]
+    fn buckets_follow_each_other_without_a_gap() {
+        assert_eq!((lowest_of(0), highest_of(0)), (ms(0), ms(0)));
+        for bucket in 0..OCTAVES * WIDTH {
+            let (low, high) = (lowest_of(bucket), highest_of(bucket));
+            for time in [low, high] {
+                let (octave, within) = bucket_of(time.as_millis() as u64);
+                assert_eq!(octave * WIDTH + within, bucket);
+            }
+            assert_eq!(high + ms(1), lowest_of(bucket + 1));
+            assert!(high - low <= low / WIDTH as u32, "{bucket}");
+        }
+        // What is longer than the last one is counted there.
+        assert_eq!(bucket_of(u64::MAX), (OCTAVES - 1, WIDTH - 1));
+        assert_eq!(bucket_of(1 << 40), (OCTAVES - 1, WIDTH - 1));
+    }
+
+    #[test]
+    fn nothing_has_no_mean_and_no_median() {
+        let none = Latency::default();
+        assert_eq!((none.count(), none.quantile(0.5), none.mean()), (0, None, None));
+        assert_eq!(none.buckets().count(), 0);
+        assert_eq!(of(&[]), none);
+        assert_eq!(of(&[5, 70]).since(&of(&[5, 70])), none);
+    }
+
+    proptest! {
+        #[test]
+        fn quantiles_are_those_of_the_sorted_times_to_a_sixteenth(
+            mut times in prop::collection::vec(
+                prop_oneof![0..40u64, 0..5000u64, 0..10_000_000u64], 1..60),
+            share in 0.0..=1.0f64,
+        ) {
+            let latency = of(&times);
+            times.sort_unstable();
+            prop_assert_eq!(latency.count(), times.len() as u64);
+            let rank = ((times.len() as f64 * share).ceil() as usize).max(1);
+            let (exact, told) = (ms(times[rank - 1]), latency.quantile(share).unwrap());
+            prop_assert!(told >= exact && told <= exact + exact / 16, "{told:?} for {exact:?}");
+            let mean = times.iter().sum::<u64>() as f64 / times.len() as f64 / 1000.0;
+            let told = latency.mean().unwrap().as_secs_f64();
+            prop_assert!((told - mean).abs() <= mean / 32.0 + 1e-9, "{told} for {mean}");
+            prop_assert_eq!(latency.buckets().map(|it| it.1).sum::<u64>(), latency.count());
+        }
+
+        #[test]
+        fn what_has_come_since_is_what_was_added(
+            before in prop::collection::vec(0..100_000u64, 0..20),
+            more in prop::collection::vec(0..100_000u64, 0..20),
+        ) {
+            let all: Vec<u64> = before.iter().chain(&more).copied().collect();
+            prop_assert_eq!(of(&all).since(&of(&before)), of(&more));
+        }
+    }
+}

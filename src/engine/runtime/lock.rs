@@ -1,0 +1,100 @@
+//! A mutex with a rank: in builds with debug assertions every lock is checked against the order of the
+//! ranks. A panic of a thread that held it does not poison it: the engine has a poison of its own.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::PoisonError,
+    time::Duration,
+};
+
+use crate::{
+    audit::{Hold, Rank},
+    prims::{Condvar, Mutex, MutexGuard},
+};
+
+#[derive(Debug)]
+pub struct RankedMutex<T> {
+    rank: Rank,
+    name: &'static str,
+    mutex: Mutex<T>,
+}
+
+impl<T> RankedMutex<T> {
+    pub fn new(rank: Rank, name: &'static str, value: T) -> RankedMutex<T> {
+        RankedMutex { rank, name, mutex: Mutex::new(value) }
+    }
+
+    pub fn lock(&self) -> RankedGuard<'_, T> {
+        let hold = Hold::begin(self.rank, self.name);
+        let guard = self.mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        RankedGuard { guard, hold }
+    }
+}
+
+/// A lock on a [`RankedMutex`].
+#[derive(Debug)]
+pub struct RankedGuard<'a, T> {
+    guard: MutexGuard<'a, T>,
+    hold: Hold,
+}
+
+impl<'a, T> RankedGuard<'a, T> {
+    /// Waits until woken.
+    pub fn wait(self, condition: &Condvar) -> RankedGuard<'a, T> {
+        let RankedGuard { guard, hold } = self;
+        let guard = condition.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        RankedGuard { guard, hold }
+    }
+
+    /// Waits until woken, or until the time is over: `true` then.
+    pub fn wait_timeout(
+        self,
+        condition: &Condvar,
+        timeout: Duration,
+    ) -> (RankedGuard<'a, T>, bool) {
+        let RankedGuard { guard, hold } = self;
+        let waited = condition.wait_timeout(guard, timeout);
+        let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        (RankedGuard { guard, hold }, timeout.timed_out())
+    }
+
+    /// Waits while a condition holds.
+    pub fn wait_while(
+        self,
+        condition: &Condvar,
+        goes_on: impl FnMut(&mut T) -> bool,
+    ) -> RankedGuard<'a, T> {
+        let RankedGuard { guard, hold } = self;
+        let guard = condition.wait_while(guard, goes_on).unwrap_or_else(PoisonError::into_inner);
+        RankedGuard { guard, hold }
+    }
+
+    /// Waits while a condition holds, and for so long at most.
+    pub fn wait_timeout_while(
+        self,
+        condition: &Condvar,
+        timeout: Duration,
+        goes_on: impl FnMut(&mut T) -> bool,
+    ) -> RankedGuard<'a, T> {
+        let RankedGuard { guard, hold } = self;
+        let waited = condition.wait_timeout_while(guard, timeout, goes_on);
+        let (guard, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        RankedGuard { guard, hold }
+    }
+}
+
+impl<T> Deref for RankedGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for RankedGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}

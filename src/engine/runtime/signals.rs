@@ -1,0 +1,304 @@
+//! The signals by which the engine's two threads are called. The loops of the threads stand above, in
+//! `commit/threads.rs`.
+
+use std::{cmp::Reverse, collections::BinaryHeap, sync::atomic::Ordering, time::Duration};
+
+use super::lock::RankedMutex;
+use crate::{
+    audit::Rank,
+    error::{Error, Result},
+    ids::{CursorId, Lsn},
+    prims::{AtomicBool, Condvar},
+};
+
+/// A timer that rings for a cursor: a lease ends, or a message comes due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timer {
+    pub at: Duration,
+    pub cursor: CursorId,
+}
+
+/// How the flusher is called.
+#[derive(Debug)]
+pub struct FlusherSignal {
+    has_thread: bool,
+    interval: Duration,
+    /// A sync is due within the interval. Spares the mutex.
+    is_scheduled: AtomicBool,
+    /// A sync is due at once. Spares the mutex.
+    is_urgent: AtomicBool,
+    agenda: RankedMutex<Agenda>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Agenda {
+    stop: bool,
+    urgent: bool,
+    /// When to sync.
+    flush_at: Option<Duration>,
+    /// When to write a watermark frame, unless there were commits since.
+    mark_at: Option<(Duration, Lsn)>,
+    timers: BinaryHeap<Reverse<Timer>>,
+}
+
+impl Agenda {
+    fn next(&self) -> Option<Duration> {
+        let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
+        let mark = self.mark_at.map(|(at, _)| at);
+        [self.flush_at, mark, timer].into_iter().flatten().min()
+    }
+}
+
+/// What the flusher does next.
+#[derive(Debug)]
+pub enum Duty {
+    Stop,
+    Sync,
+    /// Writes a watermark frame, if the journal's tail is still here.
+    Mark(Lsn),
+    Ring(Timer),
+}
+
+impl FlusherSignal {
+    pub fn new(has_thread: bool, interval: Duration) -> FlusherSignal {
+        FlusherSignal {
+            has_thread,
+            interval,
+            is_scheduled: AtomicBool::new(false),
+            is_urgent: AtomicBool::new(false),
+            agenda: RankedMutex::new(Rank::Leaf, "flusher's agenda", Agenda::default()),
+            changed: Condvar::new(),
+        }
+    }
+
+    #[inline]
+    pub fn has_thread(&self) -> bool {
+        self.has_thread
+    }
+
+    /// Asks for a sync of everything within the interval.
+    #[inline]
+    pub fn sync_soon(&self, elapsed: impl FnOnce() -> Duration) {
+        // The flusher clears the flag before it begins a sync: a commit that finds it set is in time.
+        if self.has_thread && !self.is_scheduled.load(Ordering::Relaxed) {
+            self.is_scheduled.store(true, Ordering::Relaxed);
+            let at = elapsed() + self.interval;
+            self.agenda.lock().flush_at.get_or_insert(at);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Asks for a sync of everything at once.
+    pub fn sync_at_once(&self) {
+        if self.has_thread && !self.is_urgent.load(Ordering::Relaxed) {
+            self.is_urgent.store(true, Ordering::Relaxed);
+            self.agenda.lock().urgent = true;
+            self.changed.notify_one();
+        }
+    }
+
+    pub fn set_timer(&self, timer: Timer) {
+        if self.has_thread {
+            let mut agenda = self.agenda.lock();
+            let is_next = agenda.next().is_none_or(|next| timer.at < next);
+            agenda.timers.push(Reverse(timer));
+            drop(agenda);
+            if is_next {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Everything up to `tail` is durable. If no commit follows within the interval, a watermark frame
+    /// says so.
+    pub fn mark_later(&self, now: Duration, tail: Lsn) {
+        self.agenda.lock().mark_at = Some((now + self.interval, tail));
+    }
+
+    pub fn stop(&self) {
+        self.agenda.lock().stop = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for the next duty. `tick` is how late the clock may be.
+    pub fn next_duty(&self, now: impl Fn() -> Duration, tick: Duration) -> Duty {
+        let mut agenda = self.agenda.lock();
+        loop {
+            let now = now();
+            if agenda.stop {
+                return Duty::Stop;
+            }
+            if agenda.urgent || agenda.flush_at.is_some_and(|at| at <= now) {
+                agenda.urgent = false;
+                agenda.flush_at = None;
+                self.is_urgent.store(false, Ordering::Relaxed);
+                self.is_scheduled.store(false, Ordering::Relaxed);
+                return Duty::Sync;
+            }
+            if let Some((_, tail)) = agenda.mark_at.take_if(|(at, _)| *at <= now) {
+                return Duty::Mark(tail);
+            }
+            if let Some(Reverse(timer)) = agenda.timers.peek().copied()
+                && timer.at <= now
+            {
+                agenda.timers.pop();
+                return Duty::Ring(timer);
+            }
+            agenda = match agenda.next() {
+                Some(at) => {
+                    // The clock is as late as its last tick: a shorter nap would end at the same time.
+                    let nap = at.saturating_sub(now).max(tick / 2);
+                    agenda.wait_timeout(&self.changed, nap).0
+                }
+                None => agenda.wait(&self.changed),
+            };
+        }
+    }
+}
+
+/// How the checkpointer is called, and how others wait for it.
+#[derive(Debug)]
+pub struct CheckpointerSignal {
+    has_thread: bool,
+    /// It was called, and has not begun yet. Spares the mutex.
+    is_called: AtomicBool,
+    state: RankedMutex<CheckpointerState>,
+    changed: Condvar,
+    /// Wakes those that wait for the checkpointer.
+    done: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct CheckpointerState {
+    stop: bool,
+    called: bool,
+    /// The disk is full: all of the journal that can be freed is wanted.
+    wants_space: bool,
+    /// How many rounds were finished, and the failure of the last one.
+    rounds: u64,
+    failure: Option<Error>,
+    /// How often a journal file was prepared, or failed to be.
+    files: u64,
+}
+
+/// A waiter for a journal file looks again after this time: the file may have become ready just before the
+/// wait began.
+const FILE_WAIT: Duration = Duration::from_millis(10);
+
+impl CheckpointerSignal {
+    pub fn new(has_thread: bool) -> CheckpointerSignal {
+        let state = CheckpointerState::default();
+        CheckpointerSignal {
+            has_thread,
+            is_called: AtomicBool::new(false),
+            state: RankedMutex::new(Rank::Leaf, "checkpointer's state", state),
+            changed: Condvar::new(),
+            done: Condvar::new(),
+        }
+    }
+
+    #[inline]
+    pub fn has_thread(&self) -> bool {
+        self.has_thread
+    }
+
+    /// Calls the checkpointer: there is something to do.
+    pub fn call(&self) {
+        if !self.is_called.load(Ordering::Relaxed) {
+            self.is_called.store(true, Ordering::Relaxed);
+            self.state.lock().called = true;
+            self.changed.notify_one();
+        }
+    }
+
+    pub fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_all();
+        self.done.notify_all();
+    }
+
+    /// Wakes all waiters: the engine is poisoned.
+    pub fn wake_waiters(&self) {
+        drop(self.state.lock());
+        self.done.notify_all();
+    }
+
+    /// Wakes the waiters for a journal file: one was prepared, or failed to be.
+    pub fn file_is_ready(&self) {
+        self.state.lock().files += 1;
+        self.done.notify_all();
+    }
+
+    /// Waits until the journal file that another thread prepares is ready, or failed to be. `check` fails
+    /// once the engine is poisoned.
+    pub fn await_file(&self, check: impl Fn() -> Result<()>) -> Result<()> {
+        let mut state = self.state.lock();
+        let before = state.files;
+        loop {
+            // Asked under the lock: the thread that finishes takes it afterwards.
+            if state.files != before || state.stop {
+                return Ok(());
+            }
+            check()?;
+            let (woken, is_over) = state.wait_timeout(&self.done, FILE_WAIT);
+            if is_over {
+                return Ok(());
+            }
+            state = woken;
+        }
+    }
+
+    /// Waits until the checkpointer has made a checkpoint. `check` fails once the engine is poisoned.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the checkpointer's last round. It rests and tries again without being asked.
+    pub fn await_checkpoint(
+        &self,
+        wants_space: bool,
+        check: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.state.lock();
+        state.wants_space |= wants_space;
+        let before = state.rounds;
+        loop {
+            check()?;
+            if let Some(failure) = &state.failure {
+                return Err(failure.again());
+            }
+            if state.rounds != before || state.stop {
+                // The caller tries again, and sees whether the checkpoint made enough room.
+                return Ok(());
+            }
+            state.called = true;
+            self.changed.notify_one();
+            state = state.wait(&self.done);
+        }
+    }
+
+    /// Waits for the next round. Returns whether the disk is full and space is wanted; `None` to stop.
+    pub fn next_round(&self) -> Option<bool> {
+        let idle = |state: &mut CheckpointerState| !state.stop && !state.called;
+        let mut state = self.state.lock().wait_while(&self.changed, idle);
+        if state.stop {
+            return None;
+        }
+        state.called = false;
+        self.is_called.store(false, Ordering::Relaxed);
+        Some(state.wants_space)
+    }
+
+    /// Ends a round. After a failure the checkpointer rests, and the next round begins by itself.
+    pub fn finish_round(&self, outcome: Result<()>, rest: Duration) {
+        let mut state = self.state.lock();
+        state.wants_space &= outcome.is_err();
+        state.rounds += 1;
+        state.failure = outcome.err();
+        self.done.notify_all();
+        if state.failure.is_some() {
+            state.called = true;
+            drop(state.wait_timeout_while(&self.changed, rest, |state| !state.stop));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The schedule registry: one message for each schedule, in a queue of its own.
+//!
+//! Invariants: a schedule exists as long as its message does. Of several with one name the newest counts. What
+//! makes, changes or ends a schedule is one commit, and it happens only if no message has come to the queue since
+//! the registry looked for the name. So names are unique although queues know no names. No lock is held
+//! meanwhile: a commit may run code of the application.
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+
+use super::Schedule;
+use crate::{
+    config::{Backoff, NAME_BYTES_MAX},
+    delivery::settings::Settings,
+    engine::{
+        commit::{committer::Committer, lifetime::Engine},
+        consume::{calls::Consuming, consumer::Consumer},
+        core::{capacity::ranges, commit::Receipt},
+        queue::Queue,
+    },
+    error::{Error, ErrorKind, Result},
+    format::{
+        entity::EntityKind,
+        schedule::{NoPlan, Plan},
+    },
+    ids::{Offset, Timestamp},
+    message::Message,
+    store::{Op, Space},
+};
+
+/// The queue of schedules.
+pub const REGISTRY: &str = "posthouse.schedules";
+
+/// What cannot be sent is tried again so often.
+const AGAIN_FIRST: Duration = Duration::from_secs(1);
+
+const AGAIN_MOST: Duration = Duration::from_secs(60);
+
+/// The queue of schedules, opened.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    queue: Queue,
+}
+
+/// Who has a name, and up to where it was looked.
+pub struct Found {
+    pub newest: Option<Schedule>,
+    offsets: Vec<Offset>,
+    end: Offset,
+}
+
+impl Registry {
+    /// Opens the queue, and makes it if it is not there.
+    pub fn create(engine: &Engine) -> Result<Registry> {
+        let settings = engine
+            .queue(REGISTRY)
+            .backoff(Backoff::exponential(AGAIN_FIRST, AGAIN_MOST))
+            .single_active_consumer(true);
+        let queue = settings.create()?;
+        Registry::check(engine)?;
+        Ok(Registry { queue })
+    }
+
+    /// Opens the queue, if it is there.
+    pub fn open(engine: &Engine) -> Result<Option<Registry>> {
+        match engine.queue(REGISTRY).open() {
+            Ok(queue) => Ok(Some(Registry { queue })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// With other settings schedules could expire, or be moved to dead letters.
+    fn check(engine: &Engine) -> Result<()> {
+        let settings = Settings {
+            backoff: Some(Backoff::exponential(AGAIN_FIRST, AGAIN_MOST)),
+            single_active_consumer: Some(true),
+            ..Settings::default()
+        };
+        let core = engine.committer().lock_open("open the schedules")?;
+        let there = core.store.find(Space::Queues, REGISTRY).map(|entity| &entity.kind);
+        if there.is_none_or(|kind| *kind == EntityKind::Queue(settings.definition(None))) {
+            return Ok(());
+        }
+        let what = format!(
+            "there is a queue named {REGISTRY:?} with other settings than schedules need; delete it"
+        );
+        Err(Error::new(ErrorKind::AlreadyExists, what))
+    }
+
+    pub fn consumer(&self) -> &Arc<Consumer> {
+        Consuming::consumer(&self.queue)
+    }
+
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    fn committer(&self) -> &Arc<Committer> {
+        self.consumer().committer()
+    }
+
+    /// All schedules, by name.
+    pub fn list(&self) -> Result<Vec<Schedule>> {
+        let mut newest = BTreeMap::new();
+        for browsed in self.consumer().browse()? {
+            let browsed = browsed?;
+            if let Ok(schedule) =
+                Schedule::read(browsed.key(), browsed.payload(), browsed.attempts())
+            {
+                newest.insert(schedule.name().to_owned(), schedule);
+            }
+        }
+        Ok(newest.into_values().collect())
+    }
+
+    /// Looks for a name.
+    pub fn find(&self, name: &str) -> Result<Found> {
+        let (log, committer) = (self.queue.log(), self.committer());
+        let (end, tail, visible) = {
+            let core = committer.lock_open("look for a schedule")?;
+            let (_, end) = core.bounds(log)?;
+            (end, core.store.journal.tail(), core.visible())
+        };
+        if visible < tail {
+            // Nobody sees what is not on the disk, and it counts all the same.
+            committer.sync_to(tail)?;
+        }
+        self.look(true)?;
+        let offsets = self.those_there(name)?;
+        let newest = match offsets.last() {
+            Some(offset) => self.read(*offset)?,
+            None => None,
+        };
+        Ok(Found { newest, offsets, end })
+    }
+
+    /// Whether a newer message has the same name.
+    pub fn is_superseded(&self, name: &str, offset: Offset) -> Result<bool> {
+        self.look(false)?;
+        Ok(self.those_there(name)?.last().is_some_and(|newest| *newest > offset))
+    }
+
+    /// Puts a message in the place of those that were found, or nothing. `false` if others were here
+    /// meanwhile, and nothing was changed.
+    pub fn put(&self, found: &Found, message: Option<&Message<'_>>) -> Result<bool> {
+        let (cursor, log) = (self.queue.cursor(), self.queue.log());
+        let committer = self.committer();
+        let old: Vec<Range<u64>> = ranges(&found.offsets);
+        let committed = committer.transact("put a schedule", |core| {
+            let (_, end) = core.bounds(log)?;
+            if end != found.end {
+                return Ok((false, Receipt::NOTHING));
+            }
+            let mut ops = Vec::new();
+            if !old.is_empty() {
+                ops.push(Op::AckRanges { cursor, ranges: &old });
+            }
+            if let Some(message) = message {
+                let messages = std::slice::from_ref(message);
+                ops.push(Op::Append { log, messages, delay_ms: 0 });
+            }
+            let receipt = core.commit(&ops, committer.now())?;
+            core.note_dropped(cursor, &old);
+            Ok((true, receipt))
+        })?;
+        committer.complete(committed, committer.config.durability)
+    }
+
+    /// Looks at the messages that came since the last look.
+    fn look(&self, is_strict: bool) -> Result<()> {
+        let mut known = self.committer().schedules.lock();
+        let from = known.begin(self.queue.log());
+        let mut is_whole = true;
+        for browsed in self.consumer().browse_from(from)? {
+            match browsed {
+                Ok(browsed) => {
+                    if is_whole {
+                        known.looked_before(browsed.offset().next());
+                    }
+                    if let Some(name) = name_of(browsed.key())
+                        && Plan::decode(browsed.payload()).is_ok()
+                    {
+                        known.add(name, browsed.offset());
+                    }
+                }
+                // A damaged message may have any name.
+                Err(error) if is_strict || error.kind() != ErrorKind::Corrupt => return Err(error),
+                // It keeps the others from nothing, and is looked at again.
+                Err(_) => is_whole = false,
+            }
+        }
+        Ok(())
+    }
+
+    /// The messages that have a name, the newest last, as far as was looked.
+    fn those_there(&self, name: &str) -> Result<Vec<Offset>> {
+        let cursor = self.queue.cursor();
+        let mut known = self.committer().schedules.lock();
+        let core = self.committer().lock_open("look for a schedule")?;
+        Ok(known.those_named(name, |offset| core.is_gone(cursor, offset)))
+    }
+
+    fn read(&self, offset: Offset) -> Result<Option<Schedule>> {
+        let Some(browsed) = self.consumer().browse_from(offset)?.next() else { return Ok(None) };
+        let browsed = browsed?;
+        if browsed.offset() != offset {
+            return Ok(None);
+        }
+        Schedule::read(browsed.key(), browsed.payload(), browsed.attempts()).map(Some)
+    }
+}
+
+/// The time of day. Schedules go by it, and not by the time that goes on evenly.
+pub fn now(engine: &Engine) -> Timestamp {
+    engine.committer().now_plain().stamp
+}
+
+/// The name of a schedule, if it can be one.
+pub fn name_of(key: Option<&[u8]>) -> Option<&str> {
+    let name = std::str::from_utf8(key?).ok()?;
+    (1..=NAME_BYTES_MAX).contains(&name.len()).then_some(name)
+}
+
+/// Why a message in the queue of schedules is none.
+pub fn no_schedule(why: NoPlan) -> Error {
+    match why {
+        NoPlan::Version(version) => {
+            let what = format!("a schedule of version {version}, which this build does not know");
+            Error::new(ErrorKind::UnsupportedVersion, what)
+        }
+        NoPlan::Malformed => {
+            let what = format!("a message in the queue {REGISTRY:?} is no schedule; remove it");
+            Error::invalid("schedule", what)
+        }
+    }
+}

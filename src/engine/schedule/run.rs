@@ -1,0 +1,87 @@
+//! One run of a schedule, as one commit.
+
+use super::registry::now;
+use super::{
+    Schedule,
+    registry::{Registry, name_of},
+};
+
+use crate::{
+    engine::{commit::lifetime::Engine, consume::delivery::Delivery, transaction::Transaction},
+    error::{Error, ErrorKind, Result},
+    format::schedule::Target,
+};
+
+/// A schedule could not be run. It stays, and is tried again, a second later at first and a minute later
+/// at most.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ScheduleFailure {
+    /// The schedule's name. `None` if the failure is of none, as where schedules cannot be received.
+    pub schedule: Option<String>,
+    /// How often it was tried by now.
+    pub attempt: u32,
+    /// Why: [`NotFound`](ErrorKind::NotFound) if its target was deleted,
+    /// [`QueueFull`](ErrorKind::QueueFull), [`DiskFull`](ErrorKind::DiskFull) and others.
+    pub error: Error,
+}
+
+/// Whether there is no use in trying again.
+pub fn ends(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Closed | ErrorKind::Poisoned)
+}
+
+/// Has a schedule that could not be run wait for its next try.
+pub fn put_off(delivery: &Delivery, error: Error) -> ScheduleFailure {
+    // Nobody need wait for the disk. If that cannot be committed, as when it is full, the schedule waits
+    // all the same, in this life.
+    let _ = delivery.nack_ticket();
+    let schedule = name_of(delivery.key()).map(str::to_owned);
+    ScheduleFailure { schedule, attempt: delivery.attempt(), error }
+}
+
+/// Does what is to be done about a schedule that has come up. Whether a message was sent.
+pub fn run(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Result<bool> {
+    let committed = prepare(engine, registry, delivery).and_then(|(tx, runs)| {
+        tx.commit()?;
+        Ok(runs)
+    });
+    match committed {
+        // It was deleted or replaced meanwhile; or somebody else has it.
+        Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(false),
+        committed => committed,
+    }
+}
+
+pub fn prepare(
+    engine: &Engine,
+    registry: &Registry,
+    delivery: &Delivery,
+) -> Result<(Transaction, bool)> {
+    let schedule = Schedule::read(delivery.key(), delivery.payload(), delivery.attempt())?;
+    let mut tx = engine.transaction();
+    tx.ack_if_there(delivery);
+    if registry.is_superseded(schedule.name(), delivery.offset())? {
+        // A salvage may have brought it back.
+        return Ok((tx, false));
+    }
+    let now = now(engine);
+    let turn = schedule.rhythm()?.turn(schedule.next_run(), schedule.missed_runs(), now)?;
+    if let Some(time) = turn.run {
+        let message = schedule.message_of(time)?;
+        match schedule.target() {
+            Target::Queue(name) => tx.send(&engine.queue(name).open()?, message),
+            Target::Topic(name) => tx.publish(&engine.topic(name).open()?, message),
+            Target::Stream(name) => {
+                let stream = engine.stream(name).open()?;
+                // A handle of its own would begin with the same partition each time.
+                stream.shape().set_round_robin(delivery.offset().0);
+                tx.append(&stream, message)
+            }
+        };
+    }
+    if let Some(next) = turn.next {
+        tx.send(registry.queue(), schedule.going_on(next).stored(now));
+    }
+    Ok((tx, turn.run.is_some()))
+}

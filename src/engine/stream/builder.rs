@@ -1,0 +1,103 @@
+//! The builder of a stream.
+
+use super::Stream;
+use crate::{
+    config::PARTITIONS_MAX,
+    engine::commit::{
+        definition::{self, Definition, IfExists, builder_calls},
+        lifetime::Engine,
+    },
+    error::{Error, Result},
+    format::entity::EntityKind,
+    store::Space,
+};
+
+/// A stream by its name. Got from [`Engine::stream`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before it is created, opened or deleted"]
+pub struct StreamBuilder {
+    engine: Engine,
+    name: String,
+    partitions: Option<u32>,
+}
+
+impl Engine {
+    /// A stream by its name: to be created, opened or deleted.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// assert_eq!(history.name(), "order-history");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stream(&self, name: &str) -> StreamBuilder {
+        StreamBuilder { engine: self.clone(), name: name.to_owned(), partitions: None }
+    }
+
+    /// The names of all streams, sorted.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// engine.stream("order-history").create()?;
+    /// assert_eq!(engine.streams()?, ["order-history"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the engine is closed or poisoned.
+    pub fn streams(&self) -> Result<Vec<String>> {
+        self.list(Space::Streams)
+    }
+}
+
+impl StreamBuilder {
+    /// Sets into how many partitions the stream is divided: 1 by default, 4096 at most. Messages with one key
+    /// are in one partition, in order.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// assert_eq!(history.partitions(), 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn partitions(mut self, partitions: u32) -> StreamBuilder {
+        self.partitions = Some(partitions);
+        self
+    }
+
+    builder_calls!("stream", Stream, "engine.stream(\"order-history\")", |this: &Self, entity| {
+        Stream::attach(&this.engine, entity)
+    });
+}
+
+impl Definition for StreamBuilder {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn space(&self) -> Space {
+        Space::Streams
+    }
+
+    fn check(&self, _dead_letter_queue: Option<&str>) -> Result<()> {
+        let partitions = self.partitions.unwrap_or(1);
+        if (1..=PARTITIONS_MAX).contains(&partitions) {
+            return Ok(());
+        }
+        let what = format!("{partitions} partitions: a stream has 1 to {PARTITIONS_MAX}");
+        Err(Error::invalid("partitions", what))
+    }
+
+    fn kind(&self, _dead_letters: Option<u64>) -> EntityKind {
+        EntityKind::Stream { partitions: self.partitions.unwrap_or(1) }
+    }
+
+    fn differs(&self, there: &EntityKind, _dead_letters: Option<u64>) -> Option<&'static str> {
+        let is_other = self.partitions.is_some() && *there != self.kind(None);
+        is_other.then_some("number of partitions")
+    }
+}

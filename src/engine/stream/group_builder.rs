@@ -1,0 +1,85 @@
+//! The builder of a consumer group.
+
+use std::sync::Arc;
+
+use super::{group::Group, shape::Shape, start::Start};
+use crate::{
+    engine::{
+        commit::{
+            definition::{self, Definition, IfExists, builder_calls},
+            lifetime::Engine,
+        },
+        core::Core,
+    },
+    error::Result,
+    format::entity::{Entity, EntityKind},
+    ids::Offset,
+    store::Space,
+};
+
+/// A stream's consumer group by its name. Got from [`Stream::group`](crate::Stream::group).
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before it is created, opened or deleted"]
+pub struct GroupBuilder {
+    engine: Engine,
+    stream: u64,
+    partitions: u32,
+    name: String,
+    start: Start,
+}
+
+impl GroupBuilder {
+    pub(super) fn new(shape: &Arc<Shape>, name: &str) -> GroupBuilder {
+        GroupBuilder {
+            engine: shape.engine.clone(),
+            stream: shape.id,
+            partitions: shape.partitions,
+            name: name.to_owned(),
+            start: Start::Earliest,
+        }
+    }
+
+    /// Sets where a new group begins: [`Start::Earliest`] by default. It counts only when the group is created.
+    /// A group that exists goes on where it is.
+    ///
+    /// ```
+    /// use posthouse::Start;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("created")?;
+    /// let live = history.group("live").start(Start::Latest).create()?;
+    /// assert_eq!(live.lag()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start(mut self, start: Start) -> GroupBuilder {
+        self.start = start;
+        self
+    }
+
+    builder_calls!(
+        "group",
+        Group,
+        "engine.stream(\"order-history\").create()?.group(\"analytics\")",
+        |this: &Self, entity| Group::attach(&this.engine, entity)
+    );
+}
+
+impl Definition for GroupBuilder {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn space(&self) -> Space {
+        Space::Groups { stream: self.stream }
+    }
+
+    fn kind(&self, _dead_letters: Option<u64>) -> EntityKind {
+        EntityKind::Group { stream: self.stream, partitions: self.partitions }
+    }
+
+    fn starts(&self, core: &mut Core, entity: &Entity) -> Result<Vec<Offset>> {
+        entity.cursors().map(|(_, log)| self.start.resolve(core, log)).collect()
+    }
+}

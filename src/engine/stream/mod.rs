@@ -1,0 +1,327 @@
+//! Streams.
+
+mod builder;
+mod group;
+mod group_builder;
+mod partition;
+mod readahead;
+mod reader;
+mod record;
+mod shape;
+mod source;
+mod start;
+
+use std::{fmt, sync::Arc};
+
+pub use self::{
+    builder::StreamBuilder,
+    group::Group,
+    group_builder::GroupBuilder,
+    partition::Partition,
+    reader::Reader,
+    record::{OwnedRecord, Record},
+    shape::{Position, Shape},
+    start::Start,
+};
+use crate::{
+    config::Durability,
+    engine::{
+        commit::{committer::Committer, lifetime::Engine, ticket::Ticket},
+        core::commit::Receipt,
+    },
+    error::Result,
+    format::entity::Entity,
+    ids::Offset,
+    message::Message,
+    store::{Op, Space},
+};
+
+/// A stream: an ordered log that stays, to be read from any point by any number of readers.
+///
+/// Records with one key are in one partition and keep their order. Records without a key go to the partitions in
+/// turn. Clones are cheap and are the same stream.
+///
+/// ```
+/// use posthouse::{Engine, Message, Start};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// let history = engine.stream("order-history").partitions(8).create()?;
+/// history.append(Message::new("created").key("customer-17"))?;
+/// for record in history.reader(Start::Earliest)? {
+///     assert_eq!(record?.payload(), b"created");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Stream {
+    shape: Arc<Shape>,
+    durability: Durability,
+}
+
+impl Stream {
+    fn attach(engine: &Engine, entity: &Entity) -> Result<Stream> {
+        let shape = Shape::attach(engine, entity)?;
+        Ok(Stream { shape, durability: engine.committer().config.durability })
+    }
+
+    pub(crate) fn shape(&self) -> &Arc<Shape> {
+        &self.shape
+    }
+
+    /// The stream's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shape.name
+    }
+
+    /// The same stream, with another durability for what is appended through this handle.
+    ///
+    /// ```
+    /// use posthouse::Durability;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let clicks = engine.stream("clicks").create()?.durability(Durability::Buffered);
+    /// clicks.append("a click")?; // does not wait for the disk
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn durability(&self, durability: Durability) -> Stream {
+        Stream { shape: Arc::clone(&self.shape), durability }
+    }
+
+    /// How many partitions the stream has.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        self.shape.partitions
+    }
+
+    /// One partition, by its number from 0 on.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// assert_eq!(history.partition(7)?.number(), 7);
+    /// assert!(history.partition(8).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such partition.
+    pub fn partition(&self, number: u32) -> Result<Partition> {
+        Partition::new(&self.shape, number)
+    }
+
+    /// How many records can be read, in all partitions.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("created")?;
+    /// assert_eq!(history.len()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    pub fn len(&self) -> Result<u64> {
+        let core = self.shape.engine.committer().lock_open("length of a stream")?;
+        let visible = core.visible();
+        let mut records = 0;
+        for partition in 0..self.shape.partitions {
+            crate::audit::step();
+            let log = self.shape.log(partition);
+            let (start, _) = core.bounds(log)?;
+            records += core.store.end_before(log, visible)?.0.saturating_sub(start.0);
+        }
+        Ok(records)
+    }
+
+    /// Whether there is no record to be read.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// assert!(engine.stream("order-history").create()?.is_empty()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`len`](Stream::len).
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Appends a record. It is durable when the call returns, unless the durability says otherwise. Returns where
+    /// the record is.
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// let first = history.append(Message::new("created").key("customer-17"))?;
+    /// let second = history.append(Message::new("paid").key("customer-17"))?;
+    /// assert_eq!((second.partition, second.offset), (first.partition, first.offset.next()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted: nothing was appended.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    pub fn append<'m>(&self, message: impl Into<Message<'m>>) -> Result<Position> {
+        let committed = self.commit_one(&message.into())?;
+        self.shape.engine.committer().complete(committed, self.durability)
+    }
+
+    /// Appends records in one commit: all of them, or none. Returns where they are, in the order in which they
+    /// were given.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let positions = history.append_batch(["created", "paid", "shipped"])?; // one flush for all
+    /// assert_eq!(positions[2].offset, posthouse::Offset(2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Stream::append).
+    pub fn append_batch<'m, M: Into<Message<'m>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Vec<Position>> {
+        let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
+        let committed = self.commit(&messages)?;
+        self.shape.engine.committer().complete(committed, self.durability)
+    }
+
+    /// Appends a record without waiting for the disk: the ticket says when it is durable. The call waits only
+    /// where the journal has no room, until there is some.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let ticket = history.append_ticket("created")?;
+    /// let position = ticket.wait()?;
+    /// assert_eq!(position.offset, posthouse::Offset(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Stream::append), up to the commit.
+    pub fn append_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Position>> {
+        Ok(Ticket::new(&self.shape.engine, self.commit_one(&message.into())?))
+    }
+
+    fn commit_one(&self, message: &Message<'_>) -> Result<(Position, Receipt)> {
+        let partition = self.shape.partition_for(message);
+        let log = self.shape.log(partition);
+        let messages = std::slice::from_ref(message);
+        let committer = self.shape.engine.committer();
+        let (offset, receipt) = committer.append("append", log, messages, Committer::now_plain)?;
+        Ok((Position { partition, offset }, receipt))
+    }
+
+    fn commit(&self, messages: &[Message<'_>]) -> Result<(Vec<Position>, Receipt)> {
+        let shape = &self.shape;
+        let partitions: Vec<u32> = messages.iter().map(|it| shape.partition_for(it)).collect();
+        // Neighbours of one partition go into one run.
+        let mut ops = Vec::new();
+        let mut at = 0;
+        for same in partitions.chunk_by(|a, b| a == b) {
+            let messages = &messages[at..at + same.len()];
+            ops.push(Op::Append { log: shape.log(same[0]), messages, delay_ms: 0 });
+            at += same.len();
+        }
+        let committer = shape.engine.committer();
+        committer.transact("append a batch", |core| {
+            if messages.is_empty() {
+                core.bounds(shape.log(0))?;
+                return Ok((Vec::new(), Receipt::NOTHING));
+            }
+            let receipt = core.commit(&ops, committer.now_plain())?;
+            let offsets = core.store.placed().flat_map(|(_, it)| it.start.0..it.end.0);
+            let position = |(&partition, offset)| Position { partition, offset: Offset(offset) };
+            Ok((partitions.iter().zip(offsets).map(position).collect(), receipt))
+        })
+    }
+
+    /// A reader over all partitions. Each partition is read in order. Between partitions there is no order:
+    /// they are read in turn.
+    ///
+    /// ```
+    /// use posthouse::Start;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("created")?;
+    /// assert_eq!(history.reader(Start::Earliest)?.count(), 1);
+    /// assert_eq!(history.reader(Start::Latest)?.count(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it should start at an offset that was
+    /// trimmed; [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    pub fn reader(&self, start: Start) -> Result<Reader> {
+        Reader::open(&self.shape, (0..self.shape.partitions).map(|number| (number, start)))
+    }
+
+    /// A consumer group by its name: to be created, opened or deleted. It keeps an offset for each partition.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("created")?;
+    /// let analytics = history.group("analytics").create()?;
+    /// assert_eq!(analytics.lag()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn group(&self, name: &str) -> GroupBuilder {
+        GroupBuilder::new(&self.shape, name)
+    }
+
+    /// The names of the consumer groups, sorted.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.group("analytics").create()?;
+    /// assert_eq!(history.groups()?, ["analytics"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the engine is closed or poisoned.
+    pub fn groups(&self) -> Result<Vec<String>> {
+        self.shape.engine.list(Space::Groups { stream: self.shape.id })
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("name", &self.name())
+            .field("partitions", &self.partitions())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,265 @@
+//! Reading streams: from any point, at full speed, and on as records come.
+
+use super::source::{Found, OpenRun, Source};
+use crate::store::Chunk;
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{
+    readahead::ReadAhead,
+    record::{OwnedRecord, Record},
+    shape::Shape,
+    start::Start,
+};
+
+use crate::{
+    disk::Shares,
+    engine::runtime::wait::{Attempt, Awaited, blocking},
+    error::Result,
+    ids::{LogId, Offset},
+};
+
+/// Reads a stream, or one partition of it, and goes on as records come.
+///
+/// A reader keeps its place in memory only; a [`Group`](crate::Group) keeps one on disk. Records
+/// are borrowed from it ([`try_read`](Reader::try_read), [`read`](Reader::read)), which is the
+/// fastest way; as an iterator it hands out records that live on their own, and ends when it has
+/// caught up.
+///
+/// ```
+/// use posthouse::{Engine, Message, Start};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// let history = engine.stream("order-history").partitions(8).create()?;
+/// history.append(Message::new("created").key("customer-17"))?;
+///
+/// let mut reader = history.reader(Start::Earliest)?;
+/// while let Some(record) = reader.try_read()? {
+///     assert_eq!(record.payload(), b"created");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Reader {
+    shape: Arc<Shape>,
+    places: Vec<Place>,
+    /// The place that is read, or that was read last.
+    turn: usize,
+    /// Its partition.
+    partition: u32,
+    source: Source,
+}
+
+/// How far one partition was read.
+#[derive(Debug)]
+struct Place {
+    partition: u32,
+    log: LogId,
+    /// As far as what is being read does not know better.
+    next: Offset,
+    ahead: ReadAhead,
+}
+
+impl Reader {
+    pub(crate) fn open(
+        shape: &Arc<Shape>,
+        starts: impl ExactSizeIterator<Item = (u32, Start)>,
+    ) -> Result<Reader> {
+        let mut core = shape.engine.committer().lock_open("read")?;
+        let logs = starts.len();
+        let place = |(partition, start): (u32, Start)| {
+            let log = shape.log(partition);
+            let next = start.resolve(&mut core, log)?;
+            Ok(Place { partition, log, next, ahead: ReadAhead::new(logs) })
+        };
+        let places = starts.map(place).collect::<Result<_>>()?;
+        drop(core);
+        let shape = Arc::clone(shape);
+        Ok(Reader { shape, places, turn: 0, partition: 0, source: Source::Nothing })
+    }
+
+    /// Where reading will go on: the offset of the next record, for each partition that is read.
+    pub fn positions(&self) -> impl Iterator<Item = super::shape::Position> {
+        self.places.iter().enumerate().map(|(n, place)| {
+            let reading = self.source.next().filter(|_| n == self.turn);
+            let offset = reading.unwrap_or(place.next);
+            super::shape::Position { partition: place.partition, offset }
+        })
+    }
+
+    pub(crate) fn shape(&self) -> &Arc<Shape> {
+        &self.shape
+    }
+
+    /// Reads the next record if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if what follows is damaged: it is not skipped;
+    /// [`Io`](crate::ErrorKind::Io) if it cannot be read;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
+    #[inline]
+    pub fn try_read(&mut self) -> Result<Option<Record<'_>>> {
+        let found = match self.quick() {
+            Some(found) => found,
+            None => match self.advance()? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(self.record(found)))
+    }
+
+    /// Reads the next record, and waits for one if need be. `None` if the time ran out.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_read`](Reader::try_read).
+    pub fn read(&mut self, timeout: Duration) -> Result<Option<Record<'_>>> {
+        let committer = Arc::clone(self.shape.engine.committer());
+        let advanced =
+            blocking(Some(timeout), || committer.disk.stopwatch(), || self.advance_or_wait())?;
+        Ok(advanced.map(|found| self.record(found)))
+    }
+
+    /// Reads the next record, asynchronously. Needs no particular runtime, and skips nothing when
+    /// it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_read`](Reader::try_read).
+    pub async fn read_async(&mut self) -> Result<Record<'_>> {
+        let found = Awaited::new(|| self.advance_or_wait()).await?;
+        Ok(self.record(found))
+    }
+
+    #[inline]
+    fn record(&self, (offset, spans): Found) -> Record<'_> {
+        Record { bytes: self.source.bytes(), spans, partition: self.partition, offset }
+    }
+
+    /// The next record, if it is one of those that take next to nothing to read: most do. It is the
+    /// part of reading that goes into the code of whoever reads.
+    #[inline]
+    fn quick(&mut self) -> Option<Found> {
+        match &mut self.source {
+            Source::Block { block, place, .. } => block.quick(place),
+            _ => None,
+        }
+    }
+
+    /// Goes to the next record. `None` if there is none yet.
+    fn advance(&mut self) -> Result<Option<Found>> {
+        loop {
+            if let Some(found) = self.source.step()? {
+                return Ok(Some(found));
+            }
+            if !self.load()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Finds the next chunk of any partition, in turn.
+    fn load(&mut self) -> Result<bool> {
+        if let Some(next) = self.source.next() {
+            self.places[self.turn].next = next;
+            self.source = Source::Nothing;
+        }
+        let mut core = self.shape.engine.committer().lock_open("read")?;
+        let visible = core.visible();
+        for _ in 0..self.places.len() {
+            self.turn = (self.turn + 1) % self.places.len();
+            let place = &mut self.places[self.turn];
+            self.partition = place.partition;
+            // What was trimmed meanwhile is skipped.
+            let start = core.store.bounds(place.log).map_or(place.next, |(start, _)| start);
+            place.next = place.next.max(start);
+            if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
+                let upcoming = match &chunk {
+                    Chunk::Segment(reader, index) if place.ahead.wants_next(reader, *index) => {
+                        let end = reader.table().last().map_or(place.next, |last| last.last.next());
+                        core.store.upcoming(place.log, end)
+                    }
+                    _ => None,
+                };
+                drop(core);
+                if let Some(next) = upcoming {
+                    place.ahead.go_on_with(&next);
+                }
+                self.source = place.open(chunk)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn advance_or_wait(&mut self) -> Result<Attempt<Found>> {
+        if let Some(found) = self.advance()? {
+            return Ok(Attempt::Got(found));
+        }
+        // Look once more with the core in hand: what comes afterwards wakes whoever waits.
+        let mut core = self.shape.engine.committer().lock_open("read")?;
+        let visible = core.visible();
+        for place in &self.places {
+            if core.store.scan(place.log, place.next, visible)?.is_some() {
+                drop(core);
+                return self.advance_or_wait();
+            }
+        }
+        Ok(Attempt::Wait(self.shape.watch.begin()))
+    }
+}
+
+impl Place {
+    fn open(&mut self, chunk: Chunk) -> Result<Source> {
+        match chunk {
+            Chunk::Segment(reader, index) => {
+                self.ahead.go_on(&reader, index);
+                let block = reader.block(index)?;
+                let place = block.seek(self.next);
+                let body = Shares::new(block.body().clone());
+                Ok(Source::Block { block, place, body })
+            }
+            Chunk::Runs(runs) => {
+                let mut runs = runs.into_iter();
+                let (bytes, lsn) = runs.next().expect("a chunk has a run");
+                Ok(Source::Run { run: OpenRun::open(bytes, lsn, self.next)?, behind: runs })
+            }
+        }
+    }
+}
+
+/// Hands out records that live on their own, and ends when it has caught up. It may go on when it
+/// is asked again later.
+impl Iterator for Reader {
+    type Item = Result<OwnedRecord>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Result<OwnedRecord>> {
+        let (offset, spans) = match self.quick() {
+            Some(found) => found,
+            None => match self.advance() {
+                Ok(Some(found)) => found,
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        let bytes = match &mut self.source {
+            Source::Block { body, .. } => body.take(),
+            Source::Run { run, .. } => run.body.take(),
+            Source::Nothing => unreachable!("a record has a source"),
+        };
+        Some(Ok(OwnedRecord { bytes, spans, partition: self.partition, offset }))
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("stream", &self.shape.name)
+            .field("positions", &self.positions().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,86 @@
+//! What all handles of one stream share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::{
+    engine::{commit::lifetime::Engine, core::arrivals::Receivers, runtime::wait::Watch},
+    error::{Error, Result},
+    format::entity::{Entity, EntityKind},
+    ids::{LogId, Offset},
+    message::Message,
+    stream::partition_of,
+};
+
+/// Where a record is: its partition, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The partition.
+    pub partition: u32,
+    /// The number in the partition.
+    pub offset: Offset,
+}
+
+/// What all handles of a stream share.
+#[derive(Debug)]
+pub struct Shape {
+    pub engine: Engine,
+    pub name: Box<str>,
+    pub id: u64,
+    pub partitions: u32,
+    pub watch: Arc<Watch>,
+    /// Counts the records without a key: they go to the partitions in turn.
+    round_robin: AtomicU64,
+}
+
+impl Shape {
+    pub fn attach(engine: &Engine, entity: &Entity) -> Result<Arc<Shape>> {
+        let EntityKind::Stream { partitions } = entity.kind else {
+            unreachable!("the space of streams holds streams");
+        };
+        let mut core = engine.committer().lock_open("open a stream")?;
+        let watch = core.watch(entity.logs(), Receivers::All);
+        drop(core);
+        Ok(Arc::new(Shape {
+            engine: engine.clone(),
+            name: entity.name.as_str().into(),
+            id: entity.id,
+            partitions,
+            watch,
+            round_robin: AtomicU64::new(0),
+        }))
+    }
+
+    pub fn log(&self, partition: u32) -> LogId {
+        LogId(self.id + u64::from(partition))
+    }
+
+    pub fn check_partition(&self, partition: u32) -> Result<LogId> {
+        if partition < self.partitions {
+            return Ok(self.log(partition));
+        }
+        let partitions = self.partitions;
+        let what = format!("partition {partition} of a stream that has {partitions}, from 0 on");
+        Err(Error::invalid("partition", what))
+    }
+
+    /// The partition for a message.
+    pub fn partition_for(&self, message: &Message<'_>) -> u32 {
+        match message.key_bytes() {
+            Some(key) => partition_of(key, self.partitions),
+            None if self.partitions == 1 => 0,
+            None => {
+                let count = self.round_robin.fetch_add(1, Ordering::Relaxed);
+                (count % u64::from(self.partitions)) as u32
+            }
+        }
+    }
+
+    /// Sends the next record without a key to the partition whose turn this number is.
+    #[cfg(feature = "cron")]
+    pub fn set_round_robin(&self, count: u64) {
+        self.round_robin.store(count, Ordering::Relaxed);
+    }
+}

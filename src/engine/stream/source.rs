@@ -1,0 +1,111 @@
+//! What a reader reads at the moment: a block of a segment, or runs of the journal.
+
+use std::vec;
+
+use crate::{
+    disk::{Shares, Slice},
+    error::Result,
+    format::{
+        commit::Run,
+        pack::BlockPlace,
+        record::{RecordSpans, take_record},
+    },
+    ids::{Lsn, Offset, Timestamp},
+    segment::Block,
+    store::damaged_run,
+};
+
+/// A record that was read: its number, and where its parts are in what is being read.
+pub type Found = (Offset, RecordSpans);
+
+/// What is being read.
+#[derive(Debug)]
+pub enum Source {
+    Nothing,
+    Block {
+        block: Block,
+        place: BlockPlace,
+        /// The block's body, for records that live on their own.
+        body: Shares,
+    },
+    Run {
+        run: OpenRun,
+        behind: vec::IntoIter<(Slice, Lsn)>,
+    },
+}
+
+/// A run of the journal that is being read.
+#[derive(Debug)]
+pub struct OpenRun {
+    /// The records.
+    pub body: Shares,
+    lsn: Lsn,
+    timestamp: Timestamp,
+    at: usize,
+    next: Offset,
+    end: Offset,
+}
+
+impl OpenRun {
+    /// Opens a run before the first record from `from` on.
+    pub fn open(bytes: Slice, lsn: Lsn, from: Offset) -> Result<OpenRun> {
+        let run = Run::decode(&bytes).map_err(|what| damaged_run(what, lsn))?;
+        let (timestamp, next, end) = (run.timestamp, run.first, run.end());
+        let (start, len) = (run.body_at, run.len());
+        let body = Shares::new(bytes.narrow(start, len));
+        let mut run = OpenRun { lsn, timestamp, at: 0, next, end, body };
+        while run.next < from && run.step()?.is_some() {}
+        Ok(run)
+    }
+
+    pub fn step(&mut self) -> Result<Option<Found>> {
+        if self.next == self.end {
+            return Ok(None);
+        }
+        let spans = take_record(&self.body, self.at, self.timestamp);
+        let spans = spans.map_err(|what| damaged_run(what, self.lsn))?;
+        let offset = self.next;
+        self.at = spans.end();
+        self.next = offset.next();
+        Ok(Some((offset, spans)))
+    }
+}
+
+impl Source {
+    /// The bytes of what was read last.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Source::Block { block, .. } => block.body(),
+            Source::Run { run, .. } => &run.body,
+            Source::Nothing => &[],
+        }
+    }
+
+    pub fn step(&mut self) -> Result<Option<Found>> {
+        match self {
+            Source::Block { block, place, .. } => block.step(place),
+            Source::Run { run, behind } => loop {
+                if let Some(found) = run.step()? {
+                    return Ok(Some(found));
+                }
+                // One that cannot be opened stays: it is reported again, not skipped.
+                let Some((bytes, lsn)) = behind.as_slice().first().cloned() else {
+                    return Ok(None);
+                };
+                *run = OpenRun::open(bytes, lsn, run.next)?;
+                behind.next();
+            },
+            Source::Nothing => Ok(None),
+        }
+    }
+
+    /// The offset behind what was read last.
+    pub fn next(&self) -> Option<Offset> {
+        match self {
+            Source::Block { place, .. } => Some(place.next()),
+            Source::Run { run, .. } => Some(run.next),
+            Source::Nothing => None,
+        }
+    }
+}

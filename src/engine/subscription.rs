@@ -1,0 +1,163 @@
+//! Subscriptions.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    delivery::settings::Settings,
+    engine::{
+        commit::{
+            definition::{self, Definition, IfExists, builder_calls, delivery_settings},
+            lifetime::Engine,
+        },
+        consume::{
+            calls::{Consuming, consumer_calls},
+            consumer::{ConsumedCursor, Consumer},
+        },
+        core::{Core, consumption::Origin},
+    },
+    error::Result,
+    format::entity::{Entity, EntityKind},
+    ids::{CursorId, LogId, Offset},
+    store::Space,
+};
+
+/// A subscription of a topic by its name. Got from [`Topic::subscription`](crate::Topic::subscription).
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before it is created, opened or deleted"]
+pub struct SubscriptionBuilder {
+    engine: Engine,
+    topic: u64,
+    topic_name: String,
+    name: String,
+    settings: Settings,
+}
+
+impl SubscriptionBuilder {
+    pub(crate) fn new(
+        engine: &Engine,
+        topic: u64,
+        topic_name: &str,
+        name: &str,
+    ) -> SubscriptionBuilder {
+        let (topic_name, name) = (topic_name.to_owned(), name.to_owned());
+        SubscriptionBuilder {
+            engine: engine.clone(),
+            topic,
+            topic_name,
+            name,
+            settings: Settings::default(),
+        }
+    }
+
+    delivery_settings!("engine.topic(\"order.created\").create()?.subscription(\"shipping\")");
+
+    builder_calls!(
+        "subscription",
+        Subscription,
+        "engine.topic(\"order.created\").create()?.subscription(\"shipping\")",
+        |this: &Self, entity| Subscription::attach(&this.engine, &this.topic_name, entity)
+    );
+}
+
+impl Definition for SubscriptionBuilder {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn space(&self) -> Space {
+        Space::Subscriptions { topic: self.topic }
+    }
+
+    fn dead_letter_queue(&self) -> Option<String> {
+        self.settings.dead_letter_queue_of(&format!("{}.{}", self.topic_name, self.name))
+    }
+
+    fn check(&self, dead_letter_queue: Option<&str>) -> Result<()> {
+        self.settings.check(dead_letter_queue)
+    }
+
+    fn kind(&self, dead_letters: Option<u64>) -> EntityKind {
+        let delivering = self.settings.definition(dead_letters);
+        EntityKind::Subscription { topic: self.topic, delivering }
+    }
+
+    fn differs(&self, there: &EntityKind, dead_letters: Option<u64>) -> Option<&'static str> {
+        match there {
+            EntityKind::Subscription { delivering, .. } => {
+                self.settings.differs(delivering, dead_letters)
+            }
+            _ => Some("kind"),
+        }
+    }
+
+    /// A subscription receives only what is published after its creation.
+    fn starts(&self, core: &mut Core, entity: &Entity) -> Result<Vec<Offset>> {
+        entity.cursors().map(|(_, log)| Ok(core.bounds(log)?.1)).collect()
+    }
+}
+
+/// A durable subscription of a topic: a place of its own in what was published, with leases, attempts and acks
+/// of its own.
+///
+/// Any number of threads receive from it, and each message goes to one of them. Clones are cheap and are the
+/// same subscription.
+///
+/// ```
+/// use std::time::Duration;
+/// use posthouse::Engine;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// let created = engine.topic("order.created").create()?;
+/// let shipping = created.subscription("shipping").create()?;
+/// created.publish("order 1")?;
+/// if let Some(delivery) = shipping.receive(Duration::from_secs(1))? {
+///     assert_eq!(delivery.payload(), b"order 1");
+///     delivery.ack()?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Subscription {
+    consumer: Arc<Consumer>,
+}
+
+impl Consuming for Subscription {
+    fn consumer(&self) -> &Arc<Consumer> {
+        &self.consumer
+    }
+
+    fn with_consumer(consumer: Arc<Consumer>) -> Subscription {
+        Subscription { consumer }
+    }
+}
+
+impl Subscription {
+    fn attach(engine: &Engine, topic_name: &str, entity: &Entity) -> Result<Subscription> {
+        let EntityKind::Subscription { topic, delivering } = &entity.kind else {
+            unreachable!("the space of subscriptions holds subscriptions");
+        };
+        let origin = format!("{topic_name}/{}", entity.name).into_boxed_str();
+        let consumed = ConsumedCursor {
+            cursor: CursorId(entity.id),
+            log: LogId(*topic),
+            name: &entity.name,
+            origin: Origin { name: origin, is_subscription: true },
+            delivering,
+        };
+        Ok(Subscription { consumer: Arc::new(Consumer::attach(engine, consumed)?) })
+    }
+
+    consumer_calls!(
+        Subscription,
+        "subscription",
+        "SubscriptionBuilder",
+        "let topic = engine.topic(\"order.created\").create()?;\nlet handle = topic.subscription(\"shipping\").create()?;\ntopic.publish(\"order 1\")?;"
+    );
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("name", &self.name()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,44 @@
+//! Which messages are schedules, as far as was looked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::{LogId, Offset};
+
+/// The offsets of the messages of each name. Of several messages with one name the newest counts.
+#[derive(Debug, Default)]
+pub struct KnownSchedules {
+    log: Option<LogId>,
+    /// Messages before this offset were looked at.
+    next: Offset,
+    by_name: BTreeMap<String, BTreeSet<Offset>>,
+}
+
+impl KnownSchedules {
+    /// Where to go on looking in a log. All is forgotten if it is another log than before.
+    pub fn begin(&mut self, log: LogId) -> Offset {
+        if self.log != Some(log) {
+            *self = KnownSchedules { log: Some(log), ..KnownSchedules::default() };
+        }
+        self.next
+    }
+
+    /// Everything before this offset was looked at.
+    pub fn looked_before(&mut self, next: Offset) {
+        self.next = next;
+    }
+
+    pub fn add(&mut self, name: &str, offset: Offset) {
+        self.by_name.entry(name.to_owned()).or_default().insert(offset);
+    }
+
+    /// The messages that have a name, the newest last. Those that are gone are forgotten.
+    pub fn those_named(&mut self, name: &str, is_gone: impl Fn(Offset) -> bool) -> Vec<Offset> {
+        let Some(offsets) = self.by_name.get_mut(name) else { return Vec::new() };
+        offsets.retain(|offset| !is_gone(*offset));
+        let there = offsets.iter().copied().collect();
+        if offsets.is_empty() {
+            self.by_name.remove(name);
+        }
+        there
+    }
+}
