@@ -12,7 +12,7 @@ use crate::{
             lifetime::Engine,
             ticket::Ticket,
         },
-        core::{arrivals::Receivers, commit::Receipt},
+        core::{commit::Receipt, waiters::Receivers},
     },
     error::Result,
     format::entity::{Entity, EntityKind},

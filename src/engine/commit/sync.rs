@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     engine::{
-        core::{arrivals::Fresh, effects::Effects},
+        core::{effects::Effects, waiters::Fresh},
         runtime::wait::{Waiting, Watch},
     },
     error::{Error, ErrorKind, Result},

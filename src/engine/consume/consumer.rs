@@ -10,9 +10,9 @@ use crate::{
         commit::{committer::Committer, lifetime::Engine},
         core::{
             Core,
-            arrivals::Receivers,
             consumption::{CursorInfo, Origin},
             errors::deleted,
+            waiters::Receivers,
         },
         runtime::{histogram::Latencies, wait::Watch},
     },

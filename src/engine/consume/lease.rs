@@ -9,7 +9,7 @@ use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
     delivery::LeaseKey,
     engine::{
-        core::{Core, admission::Admittance, errors::deleted, guard::CoreGuard},
+        core::{Core, errors::deleted, guard::CoreGuard, slots::Admittance},
         runtime::wait::Attempt,
     },
     error::Result,

@@ -10,7 +10,7 @@ use crate::{
     delivery::{SlotId, admission::SlotRules},
     engine::{
         commit::lifetime::Engine,
-        core::{Core, admission::Slot},
+        core::{Core, slots::Slot},
     },
     error::{Error, Result},
     ids::CursorId,

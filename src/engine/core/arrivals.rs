@@ -2,71 +2,17 @@
 
 use std::{mem, sync::Arc};
 
-use super::{Core, effects::Effects, errors::deleted};
+use super::{
+    Core,
+    errors::deleted,
+    waiters::{Arrivals, Fresh, Receivers, WatchedLog},
+};
 use crate::{
     audit,
-    config::Durability,
     engine::runtime::wait::Watch,
     error::Result,
-    ids::{CursorId, IdMap, LogId, Lsn, Offset},
+    ids::{CursorId, LogId, Lsn, Offset},
 };
-
-/// Where consumers wait for messages of each log.
-#[derive(Debug)]
-pub struct Arrivals {
-    watches: IdMap<LogId, WatchedLog>,
-    /// Logs whose new messages become visible with the next sync.
-    touched: Vec<LogId>,
-    /// Consumers see only what is durable.
-    hides_unsynced: bool,
-}
-
-#[derive(Debug)]
-struct WatchedLog {
-    watch: Arc<Watch>,
-    receivers: Receivers,
-    /// Messages since the last sync.
-    fresh: usize,
-}
-
-/// Who receives a message of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receivers {
-    /// One waiter, as in a queue.
-    One,
-    /// All waiters: subscriptions of a topic, readers of a stream.
-    All,
-}
-
-impl WatchedLog {
-    #[inline]
-    fn wake(&self, effects: &mut Effects, messages: usize) {
-        let most = match self.receivers {
-            Receivers::One => messages,
-            Receivers::All => usize::MAX,
-        };
-        if messages > 0 {
-            effects.wake(&self.watch, most);
-        }
-    }
-}
-
-/// Messages that a sync makes visible.
-#[derive(Debug)]
-pub struct Fresh {
-    log: LogId,
-    messages: usize,
-}
-
-impl Arrivals {
-    pub fn new(durability: Durability) -> Arrivals {
-        Arrivals {
-            watches: IdMap::default(),
-            touched: Vec::new(),
-            hides_unsynced: durability == Durability::Sync,
-        }
-    }
-}
 
 impl Core {
     /// Consumers see commits before this position.

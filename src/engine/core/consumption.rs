@@ -2,22 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Core, admission::Slots, effects::Effects, errors::deleted, watch::WatchedThreshold};
+use super::{effects::Effects, slots::Slots, thresholds::WatchedThreshold};
 use crate::{
-    audit::{self, Rank},
+    audit::Rank,
     delivery::{
         Deliveries, Groups, Retry, delay_index::DelayIndex, oldest::OldestWatch, stats::Counts,
         weights::Weights,
     },
-    engine::runtime::{
-        histogram::Histograms,
-        lock::RankedMutex,
-        wait::{Waiting, Watch},
-    },
-    error::Result,
+    engine::runtime::{histogram::Histograms, lock::RankedMutex, wait::Watch},
     format::entity::{Delivering, Limit},
     ids::{CursorId, LogId, Offset},
-    store::Store,
 };
 
 /// What the core and the handles of one queue or subscription share. It does not change.
@@ -113,7 +107,7 @@ pub struct Consumption {
 }
 
 impl Consumption {
-    fn new(info: Arc<CursorInfo>, first: Offset, deliveries: Deliveries) -> Consumption {
+    pub(super) fn new(info: Arc<CursorInfo>, first: Offset, deliveries: Deliveries) -> Consumption {
         Consumption {
             groups: info.is_ordered.then(Groups::default),
             info,
@@ -156,84 +150,5 @@ impl Consumption {
         for watch in self.capacity.iter().chain(self.slots.watches()) {
             effects.wake_all(watch);
         }
-    }
-}
-
-impl Core {
-    /// Makes sure that a cursor can be consumed from. Returns what its first handle has brought.
-    pub fn begin_consuming(&mut self, info: CursorInfo) -> Result<Arc<CursorInfo>> {
-        let cursor = info.cursor;
-        if let Some(there) = self.consumers.get(&cursor) {
-            return Ok(Arc::clone(&there.info));
-        }
-        let (_, end) = self.bounds(info.log)?;
-        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
-        let mut deliveries = Deliveries::new(acks.floor());
-        deliveries.number_above(self.leases_deleted);
-        for (offset, priority) in acks.prioritized() {
-            audit::step();
-            deliveries.prioritize(offset, priority);
-        }
-        for (offset, due) in acks.deferred(acks.floor()) {
-            audit::step();
-            deliveries.defer(offset, due);
-        }
-        let info = Arc::new(info);
-        let consumption = Consumption::new(Arc::clone(&info), end, deliveries);
-        self.consumers.insert(cursor, consumption);
-        if info.may_spill() {
-            self.find_delay_index(cursor);
-        }
-        self.arm(cursor);
-        Ok(info)
-    }
-
-    #[inline]
-    pub fn consumption(&mut self, cursor: CursorId) -> Result<&mut Consumption> {
-        self.consumers.get_mut(&cursor).ok_or_else(deleted)
-    }
-
-    /// The store and the state of a cursor at once.
-    #[inline]
-    pub fn store_and(&mut self, cursor: CursorId) -> Result<(&mut Store, &mut Consumption)> {
-        let consumption = self.consumers.get_mut(&cursor).ok_or_else(deleted)?;
-        Ok((&mut self.store, consumption))
-    }
-
-    /// There is capacity for so many more messages in a queue.
-    pub fn note_capacity(&mut self, cursor: CursorId, messages: usize) {
-        if let Some(consumption) = self.consumers.get(&cursor) {
-            consumption.note_capacity(&mut self.effects, messages);
-        }
-    }
-
-    /// Leases of a cursor ended.
-    pub fn note_freed_slots(&mut self, cursor: CursorId) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            consumption.note_freed_slots(&mut self.effects);
-        }
-    }
-
-    /// A message is not on lease any more. Where the oldest make room, it can be dropped now.
-    pub fn note_returned(&mut self, cursor: CursorId) {
-        if let Some(consumption) = self.consumers.get(&cursor)
-            && consumption.info.drops_oldest()
-        {
-            consumption.note_capacity(&mut self.effects, 1);
-        }
-    }
-
-    /// Begins to wait for capacity in a queue.
-    pub fn wait_for_capacity(&mut self, cursor: CursorId) -> Option<Waiting> {
-        let consumption = self.consumers.get_mut(&cursor)?;
-        Some(consumption.capacity.get_or_insert_default().begin())
-    }
-
-    /// Messages are gone: senders that wait for capacity look again, and keys go on.
-    pub fn note_deleted(&mut self, cursor: CursorId) {
-        self.note_capacity(cursor, usize::MAX);
-        self.advance_keys_of_deleted(cursor);
-        // What was to be received before others come due may have been among them.
-        self.arm(cursor);
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{cell::RefCell, marker::PhantomData, sync::Arc};
 
-use super::watch::{Callback, WatchedThreshold};
+use super::thresholds::{Callback, WatchedThreshold};
 use crate::engine::runtime::{
     signals::{FlusherSignal, Timer},
     wait::Watch,

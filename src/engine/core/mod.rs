@@ -30,23 +30,28 @@ pub mod arrivals;
 pub mod capacity;
 pub mod commit;
 pub mod consumption;
+pub mod cursors;
 pub mod dead_letters;
 pub mod effects;
 pub mod errors;
+pub mod expiry;
 pub mod failures;
 pub mod guard;
 pub mod key_order;
 pub mod leases;
 pub mod settlement;
+pub mod slots;
 pub mod spill;
+pub mod thresholds;
+pub mod waiters;
 pub mod watch;
 pub mod weights;
 
 use std::time::Duration;
 
 use self::{
-    arrivals::Arrivals, consumption::Consumption, effects::Effects, failures::Failures,
-    watch::WatchedCursors,
+    consumption::Consumption, effects::Effects, failures::Failures, thresholds::WatchedCursors,
+    waiters::Arrivals,
 };
 use crate::{
     config::Config,

@@ -1,65 +1,22 @@
 //! Statistics, and the thresholds that are watched.
 
-use std::{
-    fmt, mem,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{mem, sync::Arc, time::Duration};
 
-use super::{Core, errors::deleted};
+use super::{
+    Core,
+    errors::deleted,
+    thresholds::{Callback, OnAlarm, WatchedThreshold},
+};
 use crate::{
     audit,
     delivery::{
         oldest::Oldest,
         stats::{ConsumerStats, Counts},
-        thresholds::{Alarm, Probe, Threshold},
+        thresholds::{Probe, Threshold},
     },
     error::Result,
     ids::{CursorId, Offset, Timestamp},
 };
-
-/// A function of the application that is called with alarms.
-pub type OnAlarm = Arc<dyn Fn(Alarm) + Send + Sync>;
-
-/// A threshold that is watched.
-pub struct WatchedThreshold {
-    number: u64,
-    pub probe: Probe,
-    call: OnAlarm,
-}
-
-impl fmt::Debug for WatchedThreshold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WatchedThreshold").field("probe", &self.probe).finish_non_exhaustive()
-    }
-}
-
-/// A call of a function of the application.
-pub struct Callback {
-    call: OnAlarm,
-    alarm: Alarm,
-}
-
-impl Callback {
-    pub fn run(self) {
-        // A panic has printed its message. The thread that crossed the threshold does not pay for it.
-        let _ = catch_unwind(AssertUnwindSafe(|| (self.call)(self.alarm)));
-    }
-}
-
-impl fmt::Debug for Callback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Callback").field("alarm", &self.alarm).finish_non_exhaustive()
-    }
-}
-
-/// The cursors of which a threshold is watched.
-#[derive(Debug, Default)]
-pub struct WatchedCursors {
-    cursors: Vec<CursorId>,
-    last_number: u64,
-}
 
 impl Core {
     /// The statistics of a cursor, but for the age of its oldest message and the time.

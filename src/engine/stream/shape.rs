@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use crate::{
-    engine::{commit::lifetime::Engine, core::arrivals::Receivers, runtime::wait::Watch},
+    engine::{commit::lifetime::Engine, core::waiters::Receivers, runtime::wait::Watch},
     error::{Error, Result},
     format::entity::{Entity, EntityKind},
     ids::{LogId, Offset},

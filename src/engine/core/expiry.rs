@@ -1,0 +1,176 @@
+//! The ends of deliveries that are not settled: leases run out, and deliveries are dropped. Delayed messages come
+//! due here, too. Failures are gathered, and counted in one commit.
+
+use std::time::Duration;
+
+use super::{
+    Core,
+    commit::{CommitResult, Receipt},
+    errors::deleted,
+    failures::{Exhausted, Failure, MessageId},
+};
+use crate::{
+    audit,
+    delivery::{
+        LeaseKey,
+        disposition::{Disposition, FailedDelivery},
+    },
+    error::Result,
+    ids::{CursorId, Now, Offset, Timestamp},
+    journal::Urgency,
+    store::Op,
+};
+
+/// The most failures that are counted in one commit.
+const FAILURES_AT_ONCE: usize = 1000;
+
+/// How long a message is on lease while it moves to the dead letters.
+const MOVING: Duration = Duration::from_secs(60);
+
+impl Core {
+    /// What becomes of a message whose delivery has failed.
+    pub fn disposition(
+        &mut self,
+        cursor: CursorId,
+        failed: FailedDelivery,
+        elapsed: Duration,
+    ) -> Result<Disposition> {
+        let chance = self.failures.chance.draw();
+        let now = self.steady(elapsed);
+        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        if acks.is_acked(failed.offset) {
+            return Ok(Disposition::Gone);
+        }
+        let tried = acks.attempts(failed.offset);
+        Ok(failed.disposition(&self.consumption(cursor)?.info.retry, tried, now, chance))
+    }
+
+    /// Ends a lease without a commit of its own. The failure is counted with the next one.
+    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey, elapsed: Duration) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(offset) = consumption.deliveries.settle(key)
+        {
+            self.fail(cursor, offset, elapsed);
+            self.note_freed_slots(cursor);
+        }
+    }
+
+    /// Ends the leases of a cursor that run out, and releases messages that come due.
+    #[inline]
+    pub fn expire(&mut self, cursor: CursorId, elapsed: Duration) {
+        while let Some(consumption) = self.consumers.get_mut(&cursor) {
+            let Some(offset) = consumption.deliveries.expire_one(elapsed) else {
+                if consumption.deliveries.next_due().is_some() {
+                    self.release_due(cursor, elapsed);
+                }
+                return;
+            };
+            audit::step();
+            self.fail(cursor, offset, elapsed);
+            self.note_freed_slots(cursor);
+        }
+    }
+
+    fn release_due(&mut self, cursor: CursorId, elapsed: Duration) {
+        let (now, most) = (self.steady(elapsed), self.delayed_in_memory);
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(acks) = self.store.acks(cursor)
+        {
+            // Messages that are still spilled may be due before those in memory.
+            let most = if consumption.delay_index.has_blocks() { most } else { u64::MAX };
+            let count = consumption.deliveries.release_due(now, most, acks);
+            audit::steps(count as u64);
+            let log = consumption.info.log;
+            self.wake_some(log, count);
+        }
+    }
+
+    /// A delivery ended that nobody has settled.
+    fn fail(&mut self, cursor: CursorId, offset: Offset, elapsed: Duration) {
+        let failed = FailedDelivery { offset, attempt: 1, delay: None };
+        let disposition = self.disposition(cursor, failed, elapsed);
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+        let Some(acks) = self.store.acks(cursor) else { return };
+        let log = consumption.info.log;
+        consumption.counts.failed += 1;
+        match disposition {
+            Ok(Disposition::Retry { attempts, due }) => {
+                consumption.deliveries.put(offset, due, acks);
+                self.failures.uncounted.push(Failure { cursor, offset, attempts, due });
+                self.wake_or_arm(cursor, log, due);
+            }
+            Ok(Disposition::DeadLetter(_)) => {
+                consumption.deliveries.put(offset, Timestamp(0), acks);
+                self.failures.exhausted.push_back(MessageId { cursor, offset });
+                // A consumer that comes to it before it was moved moves it.
+                self.wake_one(log);
+            }
+            Ok(Disposition::Gone) | Err(_) => self.advance_key(cursor, offset),
+        }
+        self.note_returned(cursor);
+    }
+
+    pub fn has_exhausted(&self) -> bool {
+        !self.failures.exhausted.is_empty()
+    }
+
+    /// The next message that belongs to the dead letters because its last lease ran out.
+    pub fn next_exhausted(&mut self) -> Option<MessageId> {
+        self.failures.exhausted.pop_front()
+    }
+
+    /// Leases a message that is to move to the dead letters, unless somebody does it already.
+    pub fn lease_exhausted(&mut self, message: MessageId, elapsed: Duration) -> Option<Exhausted> {
+        let MessageId { cursor, offset } = message;
+        let attempts = self.store.acks(cursor)?.attempts(offset);
+        let consumption = self.consumers.get_mut(&cursor)?;
+        let dead_letters = consumption.info.retry.dead_letters_after(attempts)?;
+        let deadline = elapsed.saturating_add(MOVING);
+        let acks = self.store.acks(cursor)?;
+        let key = consumption.deliveries.lease_released(offset, deadline, acks)?;
+        match self.store.locate(consumption.info.log, offset) {
+            Ok(source) => Some(Exhausted { key, source, attempts, dead_letters }),
+            Err(_) => {
+                self.put_back(cursor, key);
+                None
+            }
+        }
+    }
+
+    #[inline]
+    pub fn has_failures(&self) -> bool {
+        !self.failures.uncounted.is_empty()
+    }
+
+    /// Counts the failures of deliveries that nobody has settled, in one commit.
+    pub fn commit_failures(&mut self, now: Now) -> CommitResult<Receipt> {
+        let Core { failures, store, .. } = self;
+        let failures = &mut failures.uncounted;
+        failures.retain(|it| store.acks(it.cursor).is_some_and(|acks| !acks.is_acked(it.offset)));
+        // Of a message that has failed twice by now, the last failure counts.
+        failures.sort_unstable();
+        failures.reverse();
+        failures.dedup_by_key(|it| (it.cursor, it.offset));
+        if seeded!(LeaseEndIsNotCounted) {
+            failures.clear();
+        }
+        audit::steps(failures.len() as u64);
+        let rest = failures.len().saturating_sub(FAILURES_AT_ONCE);
+        let defer = |&Failure { cursor, offset, attempts, due }: &Failure| Op::Defer {
+            cursor,
+            offset,
+            attempts,
+            due,
+            urgency: Urgency::Freeing,
+        };
+        let ops: Vec<Op<'_>> = failures[rest..].iter().map(defer).collect();
+        let receipt = self.commit_silently(&ops, now)?;
+        self.failures.uncounted.truncate(rest);
+        Ok(receipt)
+    }
+
+    /// Gives up counting. The messages are delivered again all the same.
+    pub fn forget_failures(&mut self) {
+        self.failures.uncounted.clear();
+    }
+}

@@ -1,0 +1,54 @@
+//! The thresholds that are watched, and the functions that are called for them.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use crate::{
+    delivery::thresholds::{Alarm, Probe},
+    ids::CursorId,
+};
+
+/// A function of the application that is called with alarms.
+pub type OnAlarm = Arc<dyn Fn(Alarm) + Send + Sync>;
+
+/// A threshold that is watched.
+pub struct WatchedThreshold {
+    pub(super) number: u64,
+    pub probe: Probe,
+    pub(super) call: OnAlarm,
+}
+
+impl fmt::Debug for WatchedThreshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchedThreshold").field("probe", &self.probe).finish_non_exhaustive()
+    }
+}
+
+/// A call of a function of the application.
+pub struct Callback {
+    pub(super) call: OnAlarm,
+    pub(super) alarm: Alarm,
+}
+
+impl Callback {
+    pub fn run(self) {
+        // A panic has printed its message. The thread that crossed the threshold does not pay for it.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.call)(self.alarm)));
+    }
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callback").field("alarm", &self.alarm).finish_non_exhaustive()
+    }
+}
+
+/// The cursors of which a threshold is watched.
+#[derive(Debug, Default)]
+pub struct WatchedCursors {
+    pub(super) cursors: Vec<CursorId>,
+    pub(super) last_number: u64,
+}

@@ -1,0 +1,67 @@
+//! Where consumers wait for messages of each log.
+
+use std::sync::Arc;
+
+use super::effects::Effects;
+use crate::{
+    config::Durability,
+    engine::runtime::wait::Watch,
+    ids::{IdMap, LogId},
+};
+
+/// Where consumers wait for messages of each log.
+#[derive(Debug)]
+pub struct Arrivals {
+    pub(super) watches: IdMap<LogId, WatchedLog>,
+    /// Logs whose new messages become visible with the next sync.
+    pub(super) touched: Vec<LogId>,
+    /// Consumers see only what is durable.
+    pub(super) hides_unsynced: bool,
+}
+
+#[derive(Debug)]
+pub struct WatchedLog {
+    pub watch: Arc<Watch>,
+    pub receivers: Receivers,
+    /// Messages since the last sync.
+    pub fresh: usize,
+}
+
+/// Who receives a message of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receivers {
+    /// One waiter, as in a queue.
+    One,
+    /// All waiters: subscriptions of a topic, readers of a stream.
+    All,
+}
+
+impl WatchedLog {
+    #[inline]
+    pub fn wake(&self, effects: &mut Effects, messages: usize) {
+        let most = match self.receivers {
+            Receivers::One => messages,
+            Receivers::All => usize::MAX,
+        };
+        if messages > 0 {
+            effects.wake(&self.watch, most);
+        }
+    }
+}
+
+/// Messages that a sync makes visible.
+#[derive(Debug)]
+pub struct Fresh {
+    pub log: LogId,
+    pub messages: usize,
+}
+
+impl Arrivals {
+    pub fn new(durability: Durability) -> Arrivals {
+        Arrivals {
+            watches: IdMap::default(),
+            touched: Vec::new(),
+            hides_unsynced: durability == Durability::Sync,
+        }
+    }
+}
