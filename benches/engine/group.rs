@@ -2,7 +2,8 @@
 //!
 //! The sides take turns within one run, and medians over the turns are printed; compare only
 //! figures of one run. The store lies in the temporary directory: set `TMPDIR` to the disk that is meant.
-//! `cargo bench --bench group`, or with the names of some rows: `-- 1 2 8 64 tickets wake`.
+//! `cargo bench --manifest-path benches/engine/Cargo.toml --bench group`, or with the names of some
+//! rows: `-- 1 2 8 64 tickets wake`.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 use std::{
