@@ -4,8 +4,7 @@
 //! `tests/it/corpus.rs` replays the seeds of both with this same code.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)]
 
-#[path = "../../tests/model/mod.rs"]
-pub mod model;
+pub use posthouse_model as model;
 
 mod damage;
 mod input;

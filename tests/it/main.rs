@@ -5,10 +5,9 @@
 //! (`tests/counted`), and those of the source code itself (`tests/floors.rs`).
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
-// The plain model comes with the fuzz targets that use it, so it is compiled once.
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
-use fuzz::model;
+use posthouse_model as model;
 
 mod support;
 

@@ -16,8 +16,11 @@ use super::{
 };
 use crate::ids::{Offset, Timestamp};
 
-/// Targets that decode, and their functions.
-const TARGETS: [(&str, fn(&[u8])); 6] = [
+/// What a target does with its bytes.
+type Run = fn(&[u8]);
+
+/// The targets that decode.
+const TARGETS: [(&str, Run); 6] = [
     ("frame", fuzzing::frame),
     ("commit_changes", fuzzing::commit_changes),
     ("block", fuzzing::block),

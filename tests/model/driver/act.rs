@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use posthouse::Error;
 
-use super::super::action::{Action, ERRORS, TIMES};
 use super::{Driver, Ended, LEASE, MOMENT, Settling, Whose, is_of_power, queue_name, text};
+use crate::action::{Action, ERRORS, TIMES};
 
 impl Driver<'_> {
     pub(super) fn act(&mut self, action: &Action) -> Ended {

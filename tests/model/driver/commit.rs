@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use posthouse::{Error, ErrorKind};
 
-use super::super::{action::How, state::State};
 use super::{Driver, Whose, is_of_power};
+use crate::{action::How, state::State};
 
 impl Driver<'_> {
     pub(super) fn committed(&mut self, change: impl FnOnce(&mut State)) {

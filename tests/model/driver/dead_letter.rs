@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::state::{DEAD, RETRIED, Unacked};
 use super::{Driver, Whose, bury, offsets_of, unacked_mut};
+use crate::state::{DEAD, RETRIED, Unacked};
 
 impl Driver<'_> {
     /// Those of some messages that are not there any more, in the order in which they have become

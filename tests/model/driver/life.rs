@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use posthouse::{Delivery, Error, ErrorKind};
 
-use super::super::state::{ATTEMPTS_MAX, State, dump};
 use super::{Driver, Held, Settling, Whose, settle_in};
+use crate::state::{ATTEMPTS_MAX, State, dump};
 
 impl Driver<'_> {
     pub(super) fn open(&mut self) {

@@ -19,7 +19,7 @@ use std::{
 
 use posthouse::{Delivery, Durability, Engine, Error, ErrorKind};
 
-use super::{
+use crate::{
     World,
     action::{Action, How, Name},
     oracle::Oracle,

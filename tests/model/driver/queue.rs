@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use posthouse::{Error, ErrorKind, Offset, Overflow, Queue, Ticket};
 
-use super::super::{
+use super::{
+    Driver, LEASE, MOMENT, RETRIED_NAME, Settling, WAIT, Whose, durability, queue_name, unacked,
+    unacked_mut,
+};
+use crate::{
     action::{How, Name},
     state::{
         ATTEMPTS_MAX, BOUNDED, BRIEF, DEAD, LIFE, MESSAGES_MAX, MORTAL, Msg, QueueState, RETRIED,
     },
-};
-use super::{
-    Driver, LEASE, MOMENT, RETRIED_NAME, Settling, WAIT, Whose, durability, queue_name, unacked,
-    unacked_mut,
 };
 
 impl Driver<'_> {

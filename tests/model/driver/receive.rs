@@ -2,8 +2,8 @@
 
 use posthouse::{Delivery, Error};
 
-use super::super::state::{Entry, Msg, RETRIED, Unacked};
 use super::{Driver, Held, UNORDERED_MAX, WAIT, Whose, unacked, unacked_mut};
+use crate::state::{Entry, Msg, RETRIED, Unacked};
 
 /// What a receive has to do with.
 struct Offered {

@@ -2,8 +2,8 @@
 
 use posthouse::{Delivery, Error, ErrorKind};
 
-use super::super::state::BOUNDED;
 use super::{Driver, Held, Settling, WAIT, Whose, settle_in};
+use crate::state::BOUNDED;
 
 impl Driver<'_> {
     /// A delivery was settled; or was it not, as the power went?

@@ -2,11 +2,11 @@
 
 use posthouse::{Error, ErrorKind, Offset, Stream, Ticket};
 
-use super::super::{
+use super::{Driver, durability, seek_in, text};
+use crate::{
     action::{How, Name},
     state::{Msg, PartitionState, StreamState},
 };
-use super::{Driver, durability, seek_in, text};
 
 impl Driver<'_> {
     pub(super) fn stream(&self, name: &str) -> Result<Stream, Error> {

@@ -2,11 +2,11 @@
 
 use posthouse::{Error, ErrorKind, Offset, Subscription, Topic};
 
-use super::super::{
+use super::{Driver, LEASE, Whose, durability, text};
+use crate::{
     action::{How, Name},
     state::{BRIEF, Msg, ORDERED},
 };
-use super::{Driver, LEASE, Whose, durability, text};
 
 impl Driver<'_> {
     pub(super) fn topic(&self, name: &str) -> Result<Topic, Error> {

@@ -2,12 +2,12 @@
 
 use posthouse::{Error, Message, Offset, Ticket, Transaction};
 
-use super::super::{
-    action::{How, TxPart},
-    state::{BOUNDED, BRIEF, MESSAGES_MAX, State},
-};
 use super::{
     Driver, Held, Settling, WAIT, Whose, durability, queue_name, seek_in, settle_in, text,
+};
+use crate::{
+    action::{How, TxPart},
+    state::{BOUNDED, BRIEF, MESSAGES_MAX, State},
 };
 
 /// A transaction that is being put together, and what the model knows of it.

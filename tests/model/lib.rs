@@ -3,7 +3,7 @@
 //! The model is the list of states that the commits have led to, one after the other. After a
 //! crash the engine must show one of them (*prefix*), none before the last that was said to be
 //! durable (*durable*), nor before one of which something was delivered (*no phantoms*).
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, dead_code)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 pub mod action;
 pub mod driver;
