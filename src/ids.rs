@@ -47,6 +47,19 @@ pub struct Now {
     pub steady: Timestamp,
 }
 
+impl Now {
+    /// When the life begins of a message with this timestamp, where that is not its timestamp: the
+    /// clock was set since the engine was opened, and a life is judged by the time that goes on evenly.
+    #[inline]
+    pub fn life_begin(&self, timestamp: Timestamp) -> Option<Timestamp> {
+        if self.stamp == self.steady {
+            return None;
+        }
+        let begin = i128::from(timestamp.0) - i128::from(self.stamp.0) + i128::from(self.steady.0);
+        Some(Timestamp(u64::try_from(begin.max(0)).unwrap_or(u64::MAX)))
+    }
+}
+
 /// The time, for a commit of which nothing is due later.
 impl From<Timestamp> for Now {
     fn from(stamp: Timestamp) -> Now {

@@ -172,7 +172,7 @@ impl Board {
                 let messages = std::slice::from_ref(message);
                 ops.push(Op::Append { log, messages, delay_ms: 0 });
             }
-            let now = shared.now_steady(core);
+            let now = shared.now();
             let outcome = core.commit(&ops, now)?;
             let committing = Committing::of(outcome, || true);
             if matches!(committing, Committing::Done(..)) {

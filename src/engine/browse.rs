@@ -220,7 +220,8 @@ impl Consumer {
                 return Ok(Committing::Done(false, core.store.journal.tail()));
             }
             let (due, was_shelved) = (acks.due(offset), acks.is_shelved(offset));
-            let outcome = core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now())?;
+            let outcome =
+                core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now_plain())?;
             let committing = Committing::of(outcome, || true);
             if matches!(committing, Committing::Done(..)) {
                 core.consumption(cursor)?.deliveries.forget_one(offset, due);
@@ -250,7 +251,7 @@ impl Consumer {
                 let next = Offset(last.end);
                 let count = ranges.iter().map(|range| range.end - range.start).sum();
                 let op = Op::AckRanges { cursor: self.cursor, ranges: &ranges };
-                let outcome = core.commit(&[op], shared.now())?;
+                let outcome = core.commit(&[op], shared.now_plain())?;
                 let committing = Committing::of(outcome, || (count, next));
                 if matches!(committing, Committing::Done(..)) {
                     core.note_dropped(self.cursor, &ranges);

@@ -202,8 +202,8 @@ impl Consumer {
         // On a full disk the reserve is for acks, and not for this.
         let (due, urgency) = (Timestamp(0), Urgency::Ordinary);
         let mut core = shared.lock_open()?;
-        let outcome =
-            core.commit(&[Op::Defer { cursor, offset, attempts, due, urgency }], shared.now());
+        let outcome = core
+            .commit(&[Op::Defer { cursor, offset, attempts, due, urgency }], shared.now_plain());
         let is_counted = matches!(outcome, Ok(Outcome::Done(_)));
         if !is_counted {
             core.take_back(cursor, key);

@@ -62,7 +62,7 @@ impl Death<'_> {
         };
         Message::borrowed(stored.payload(), stored.key(), stored.headers())
             .timestamp(stored.timestamp())
-            .noting(note.encode())
+            .noting(note.encode(now.life_begin(now.stamp)))
     }
 }
 
@@ -194,7 +194,7 @@ impl Consumer {
             self.note_undelivered(attempts > 0);
             return Ok(true);
         }
-        let now = shared.lock_open()?.steady(shared.elapsed());
+        let now = shared.now().steady;
         let is_over = expires.is_some_and(|expires| expires <= now || seeded!(ExpiresTooEarly));
         if !is_over || seeded!(ExpiredIsDelivered) {
             return Ok(false);
@@ -212,7 +212,8 @@ impl Consumer {
                 core.settle_lease(cursor, key);
                 return Ok(Committing::Done((), Lsn(0)));
             }
-            let outcome = core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now())?;
+            let outcome =
+                core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now_plain())?;
             let committing = Committing::of(outcome, || ());
             if matches!(committing, Committing::Done(..)) {
                 core.settle_lease(cursor, key);

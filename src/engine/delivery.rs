@@ -279,7 +279,7 @@ impl Delivery {
             match how {
                 Settling::Ack => {
                     let ack = Op::Ack { cursor, offsets: &[offset] };
-                    let outcome = core.commit(&[ack], shared.now())?;
+                    let outcome = core.commit(&[ack], shared.now_plain())?;
                     let committing = Committing::of(outcome, || ());
                     if matches!(committing, Committing::Done(..)) {
                         let took = elapsed.saturating_sub(self.leased());
@@ -297,7 +297,7 @@ impl Delivery {
                         Fate::Again { attempts, due } => {
                             let urgency = Urgency::Freeing;
                             let defer = Op::Defer { cursor, offset, attempts, due, urgency };
-                            let outcome = core.commit(&[defer], shared.now())?;
+                            let outcome = core.commit(&[defer], shared.now_plain())?;
                             let committing = Committing::of(outcome, || ());
                             if matches!(committing, Committing::Done(..)) {
                                 core.release_failed(cursor, self.key, due);

@@ -23,7 +23,7 @@ use crate::{
     config::Durability,
     error::Result,
     format::entity::{Entity, EntityKind, Limit},
-    ids::{CursorId, LogId, Lsn, Offset},
+    ids::{CursorId, LogId, Lsn, Now, Offset},
     message::Message,
     store::{Op, Outcome},
 };
@@ -41,12 +41,22 @@ pub struct Queue {
 
 /// Commits messages to a log that is not a queue's. Returns the offset of the first.
 pub fn append(shared: &Shared, log: LogId, messages: &[Message<'_>]) -> Result<(Offset, Lsn)> {
+    append_at(shared, log, messages, Shared::now)
+}
+
+#[inline]
+pub fn append_at(
+    shared: &Shared,
+    log: LogId,
+    messages: &[Message<'_>],
+    now: impl Fn(&Shared) -> Now,
+) -> Result<(Offset, Lsn)> {
     shared.transact(|core| {
         if messages.is_empty() {
             let (_, next) = core.store.bounds(log).ok_or_else(super::core::deleted)?;
             return Ok(Committing::Done(next, Lsn(0)));
         }
-        let outcome = core.commit(&[Op::Append { log, messages, delay_ms: 0 }], shared.now())?;
+        let outcome = core.commit(&[Op::Append { log, messages, delay_ms: 0 }], now(shared))?;
         let placed = core.store.placed().next();
         Ok(Committing::of(outcome, || placed.expect("messages were committed").1.start))
     })
@@ -98,9 +108,11 @@ impl Queue {
         mut full: impl FnMut(&mut Core, CursorId),
     ) -> Result<(Offset, Lsn)> {
         let (shared, log, delay_ms) = (self.consumer.shared(), self.log(), self.delay_ms);
-        let is_plain = delay_ms == 0 && self.limit.is_none() && !self.consumer.is_ordered;
+        let is_endless = self.consumer.life_ms == 0;
+        let is_plain =
+            delay_ms == 0 && is_endless && self.limit.is_none() && !self.consumer.is_ordered;
         if is_plain && !messages.iter().any(Message::has_more) {
-            return append(shared, log, messages);
+            return append_at(shared, log, messages, Shared::now_plain);
         }
         messages.iter().try_for_each(|message| self.admit(message))?;
         let cursor = self.consumer.cursor;
@@ -122,7 +134,7 @@ impl Queue {
             if !dropped.is_empty() {
                 ops.push(Op::AckRanges { cursor, ranges: &dropped });
             }
-            let now = shared.now_steady(core);
+            let now = shared.now();
             let outcome = core.commit(&ops, now)?;
             if matches!(outcome, Outcome::Done(_)) {
                 core.note_made_room(cursor, &dropped);

@@ -208,7 +208,7 @@ impl<'a> Redrive<'a> {
             if moving.is_empty() {
                 return Ok(Committing::Done(0, core.store.journal.tail()));
             }
-            let now = shared.now_steady(core);
+            let now = shared.now();
             let mut offsets: Vec<Offset> = moving.iter().map(|(it, _)| it.offset()).collect();
             offsets.sort_unstable();
             let messages: Vec<(LogId, [Message<'_>; 1])> = moving

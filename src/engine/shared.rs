@@ -31,6 +31,7 @@ pub struct Shared {
     pub syncs: Syncs,
     pub disk: Arc<dyn Disk>,
     pub config: Config,
+    clock: SteadyClock,
     /// Which life of the store this is.
     pub life: u64,
     pub flusher: Flusher,
@@ -81,6 +82,7 @@ impl Shared {
             keeper: Keeper::new(threads),
             disk,
             config,
+            clock,
             checkpointing: Mutex::new(()),
             working: RwLock::new(()),
             #[cfg(feature = "cron")]
@@ -117,14 +119,16 @@ impl Shared {
         Ok(())
     }
 
+    /// The time for a commit of which nothing is due later, and no life ends.
     #[inline]
-    pub fn now(&self) -> Now {
+    pub fn now_plain(&self) -> Now {
         Now::from(self.disk.now())
     }
 
-    /// The time for a commit of which something is due later.
-    pub fn now_steady(&self, core: &Core) -> Now {
-        Now { stamp: self.disk.now(), steady: core.steady(self.elapsed()) }
+    /// The time for any commit.
+    #[inline]
+    pub fn now(&self) -> Now {
+        self.clock.now(&*self.disk)
     }
 
     /// Wakes those who wait, and sets timers. Nothing is held then.
@@ -239,7 +243,7 @@ impl Shared {
                 core.forget_failures();
                 break;
             }
-            let now = self.now();
+            let now = self.now_plain();
             match core.commit_failures(now) {
                 Ok(Outcome::Done(_)) => self.flusher.soon(self),
                 Ok(outcome) => {

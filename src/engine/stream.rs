@@ -12,9 +12,9 @@ use super::{
     builders::GroupBuilder,
     core::deleted,
     handle::Engine,
-    queue::append,
+    queue::append_at,
     reader::{Reader, Start},
-    shared::Committing,
+    shared::{Committing, Shared},
     ticket::Ticket,
     wait::Watch,
 };
@@ -205,7 +205,8 @@ impl Stream {
         let shape = &self.shape;
         let partition = shape.partition_for(message);
         let messages = std::slice::from_ref(message);
-        let (offset, end) = append(shape.engine.shared(), shape.log(partition), messages)?;
+        let shared = shape.engine.shared();
+        let (offset, end) = append_at(shared, shape.log(partition), messages, Shared::now_plain)?;
         Ok((Position { partition, offset }, end))
     }
 
@@ -226,7 +227,7 @@ impl Stream {
                 core.store.bounds(shape.log(0)).ok_or_else(deleted)?;
                 return Ok(Committing::Done(Vec::new(), Lsn(0)));
             }
-            let outcome = core.commit(&ops, shared.now())?;
+            let outcome = core.commit(&ops, shared.now_plain())?;
             let offsets = core.store.placed().flat_map(|(_, it)| it.start.0..it.end.0);
             let position = |(&partition, offset)| Position { partition, offset: Offset(offset) };
             let positions = partitions.iter().zip(offsets).map(position);

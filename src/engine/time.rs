@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::{
     disk::{Disk, os::OsDisk},
-    ids::Timestamp,
+    ids::{Now, Timestamp},
 };
 
 impl Timestamp {
@@ -51,6 +51,16 @@ impl SteadyClock {
 
     pub fn at(&self, elapsed: Duration) -> Timestamp {
         Timestamp(self.stamp.0.saturating_add(self.since(elapsed).as_millis() as u64))
+    }
+
+    /// The time, for a commit. As long as the clock was not set, both of it are the same: the clocks tick
+    /// a little apart.
+    #[inline]
+    pub fn now(&self, disk: &dyn Disk) -> Now {
+        let (stamp, steady) = (disk.now(), self.at(disk.elapsed()));
+        let apart = Duration::from_millis(stamp.0.abs_diff(steady.0));
+        let was_set = apart > 2 * disk.tick() + Duration::from_millis(1);
+        Now { stamp: if was_set { stamp } else { steady }, steady }
     }
 
     /// When it will be that time of day; at once, if it is past.

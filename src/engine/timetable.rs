@@ -264,7 +264,7 @@ impl Shared {
     /// Puts messages into a queue's timetable until there are not too many in memory.
     pub fn shelve(&self, cursor: CursorId) {
         let shelved = self.timetable_of(cursor).and_then(|()| {
-            while self.transact(|core| core.shelve(cursor, self.now_steady(core)))?.0 {
+            while self.transact(|core| core.shelve(cursor, self.now()))?.0 {
                 self.flusher.soon(self);
             }
             Ok(())

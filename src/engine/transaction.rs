@@ -284,8 +284,6 @@ impl Transaction {
         }
         let shared = Arc::clone(self.engine.shared());
         self.check_settled_once()?;
-        let is_delayed =
-            self.appends.iter().any(|it| it.delay_ms > 0 || it.message.delay().is_some());
         shared.transact(|core| {
             let elapsed = shared.elapsed();
             let mut acks: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
@@ -346,7 +344,7 @@ impl Transaction {
             if ops.is_empty() {
                 return Ok(Committing::Done(Vec::new(), Lsn(0)));
             }
-            let now = if is_delayed { shared.now_steady(core) } else { shared.now() };
+            let now = shared.now();
             let outcome = core.commit(&ops, now)?;
             let committing = Committing::of(outcome, || self.positions(core));
             if matches!(committing, Committing::Done(..)) {

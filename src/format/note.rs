@@ -37,15 +37,19 @@ enum Note {
     DeadLetter(DeadLetter),
     /// So many milliseconds from its timestamp on.
     Lives(u64),
-    /// It was redriven: its life begins then, and lasts for so many milliseconds if that was said.
+    /// Its life begins then, and lasts for so many milliseconds if that was said: it was redriven, or the
+    /// clock was set before it was sent.
     Anew(Timestamp, Option<u64>),
+    /// A dead letter whose life begins then, and not when it was moved by the time of day.
+    DeadLetterFrom(DeadLetter, Timestamp),
 }
 
-/// The note of a message that lives for so many milliseconds.
-pub fn encode_life(ms: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_value(&mut out, &Note::Lives(ms));
-    out
+impl Note {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_value(&mut out, self);
+        out
+    }
 }
 
 /// What is noted about the life of a message: from when on it is counted, if not from its timestamp,
@@ -57,36 +61,51 @@ pub struct Life {
 }
 
 impl Life {
+    /// What is to be noted, if anything is.
+    pub fn note(self) -> Option<Vec<u8>> {
+        let note = match (self.from, self.ms) {
+            (None, None) => return None,
+            (None, Some(ms)) => Note::Lives(ms),
+            (Some(from), ms) => Note::Anew(from, ms),
+        };
+        Some(note.encode())
+    }
+
     /// The note of a message whose life begins anew.
     pub fn anew(self, now: Timestamp) -> Vec<u8> {
-        let mut out = Vec::new();
-        put_value(&mut out, &Note::Anew(now, self.ms));
-        out
+        Note::Anew(now, self.ms).encode()
     }
 
     pub fn of(headers: Headers<'_>) -> Decoded<Life> {
         Ok(match headers.note().map(take_value).transpose()? {
             Some(Note::Lives(ms)) => Life { from: None, ms: Some(ms) },
             Some(Note::Anew(_, ms)) if seeded!(LifeGoesOnWhenRedriven) => Life { from: None, ms },
-            Some(Note::DeadLetter(_)) if seeded!(LettersKeepTheirOldLife) => Life::default(),
+            Some(Note::DeadLetter(_) | Note::DeadLetterFrom(..))
+                if seeded!(LettersKeepTheirOldLife) =>
+            {
+                Life::default()
+            }
             Some(Note::Anew(from, ms)) => Life { from: Some(from), ms },
             Some(Note::DeadLetter(letter)) => Life { from: Some(letter.died), ms: None },
+            Some(Note::DeadLetterFrom(_, from)) => Life { from: Some(from), ms: None },
             None => Life::default(),
         })
     }
 }
 
 impl DeadLetter {
-    pub(crate) fn encode(self) -> Vec<u8> {
-        let mut out = Vec::new();
-        put_value(&mut out, &Note::DeadLetter(self));
-        out
+    /// The note of a letter whose life begins then, or else when it was moved.
+    pub(crate) fn encode(self, begin: Option<Timestamp>) -> Vec<u8> {
+        match begin {
+            None => Note::DeadLetter(self).encode(),
+            Some(begin) => Note::DeadLetterFrom(self, begin).encode(),
+        }
     }
 
     /// What is noted about a message, if it is a dead letter.
     pub(crate) fn of(headers: Headers<'_>) -> Decoded<Option<DeadLetter>> {
         match headers.note().map(take_value).transpose()? {
-            Some(Note::DeadLetter(letter)) => Ok(Some(letter)),
+            Some(Note::DeadLetter(letter) | Note::DeadLetterFrom(letter, _)) => Ok(Some(letter)),
             Some(Note::Lives(_) | Note::Anew(..)) | None => Ok(None),
         }
     }

@@ -3,9 +3,12 @@
 
 use std::borrow::Cow;
 
-use super::note;
+use super::note::Life;
 use super::wire::{Bytes, Decoded, Head, Malformed, put_varint, unzigzag, varint_len, zigzag};
-use crate::{ids::Timestamp, message::Message};
+use crate::{
+    ids::{Now, Timestamp},
+    message::Message,
+};
 
 const HAS_TIMESTAMP: u8 = 1;
 const HAS_KEY: u8 = 2;
@@ -86,7 +89,8 @@ pub struct RecordParts<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum HeaderParts<'a> {
     Encoded(&'a [u8]),
-    Of(&'a Message<'a>),
+    /// With the time at which its life begins, if that is not its timestamp.
+    Of(&'a Message<'a>, Option<Timestamp>),
 }
 
 impl HeaderParts<'_> {
@@ -94,9 +98,9 @@ impl HeaderParts<'_> {
     pub fn encoded_len(&self) -> usize {
         match self {
             HeaderParts::Encoded(bytes) => bytes.len(),
-            HeaderParts::Of(message) => {
+            HeaderParts::Of(message, begin) => {
                 let headers = message.headers().map(|(name, value)| pair_len(name, value));
-                headers.sum::<usize>() + note_len(message)
+                headers.sum::<usize>() + note_len(message, *begin)
             }
         }
     }
@@ -105,9 +109,9 @@ impl HeaderParts<'_> {
     pub fn put(&self, out: &mut Vec<u8>) {
         match self {
             HeaderParts::Encoded(bytes) => out.extend_from_slice(bytes),
-            HeaderParts::Of(message) => {
+            HeaderParts::Of(message, begin) => {
                 // What is noted stands first, under no name.
-                if let Some(note) = note_of(message) {
+                if let Some(note) = note_of(message, *begin) {
                     put_bytes(out, b"");
                     put_bytes(out, &note);
                 }
@@ -126,13 +130,14 @@ fn pair_len(name: &str, value: &[u8]) -> usize {
 }
 
 /// What is stored with a message that is none of its headers.
-fn note_of<'a>(message: &'a Message<'_>) -> Option<Cow<'a, [u8]>> {
-    let lives = || message.lives_ms().map(|ms| Cow::Owned(note::encode_life(ms)));
+fn note_of<'a>(message: &'a Message<'_>, begin: Option<Timestamp>) -> Option<Cow<'a, [u8]>> {
+    let lives = || Life { from: begin, ms: message.lives_ms() }.note().map(Cow::Owned);
     message.note().map(Cow::Borrowed).or_else(lives)
 }
 
-fn note_len(message: &Message<'_>) -> usize {
-    note_of(message).map_or(0, |note| pair_len("", &note))
+#[inline]
+fn note_len(message: &Message<'_>, begin: Option<Timestamp>) -> usize {
+    note_of(message, begin).map_or(0, |note| pair_len("", &note))
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -146,9 +151,17 @@ impl<'a> RecordParts<'a> {
         RecordParts {
             timestamp: message.timestamp_set().unwrap_or(now),
             key: message.key_bytes(),
-            headers: HeaderParts::Of(message),
+            headers: HeaderParts::Of(message, None),
             payload: message.payload(),
         }
+    }
+
+    /// The same, of a message that may live for a limited time.
+    #[inline]
+    pub fn living(message: &'a Message<'a>, now: Now) -> RecordParts<'a> {
+        let parts = RecordParts::of(message, now.stamp);
+        let begin = now.life_begin(parts.timestamp);
+        RecordParts { headers: HeaderParts::Of(message, begin), ..parts }
     }
 
     pub fn stored(bytes: &'a [u8], spans: &RecordSpans) -> RecordParts<'a> {
@@ -165,7 +178,7 @@ impl<'a> RecordParts<'a> {
     pub fn weight(&self) -> u64 {
         let key = self.key.map_or(0, <[u8]>::len);
         let note = match self.headers {
-            HeaderParts::Of(message) => note_len(message),
+            HeaderParts::Of(message, begin) => note_len(message, begin),
             HeaderParts::Encoded(_) => 0,
         };
         (self.payload.len() + key + self.headers.encoded_len() - note) as u64

@@ -291,7 +291,9 @@ impl Draft {
                     Some(run) => run.end,
                     None => found.next(),
                 };
-                self.add_messages(log, next, messages, config.message_bytes_max, now.stamp)?;
+                // A stream keeps its records: they have no end of life that the clock could bring near.
+                let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
+                self.add_messages(log, next, messages, config.message_bytes_max, now_of)?;
                 if delay_ms > 0 || messages.iter().any(Message::has_more) {
                     check_lives(found, messages, now.steady)?;
                     self.add_delays(state, (log, next), messages, delay_ms, now.steady)?;
@@ -340,21 +342,21 @@ impl Draft {
         mut first: Offset,
         messages: &[Message<'_>],
         bytes_max: u64,
-        now: Timestamp,
+        now: Now,
     ) -> Result<()> {
         for messages in messages.chunks(RUN_MESSAGES_MAX) {
             let at = self.frame.len();
-            let run = begin_run(&mut self.frame, log, first, messages.len(), now);
+            let run = begin_run(&mut self.frame, log, first, messages.len(), now.stamp);
             for message in messages {
                 if message.headers().any(|(name, _)| name.is_empty()) {
                     return Err(Error::invalid("header", "a header without a name"));
                 }
-                let record = RecordParts::of(message, now);
+                let record = RecordParts::living(message, now);
                 let weight = record.weight();
                 if weight > bytes_max && !message.is_moved() {
                     return Err(message_too_large(weight, bytes_max));
                 }
-                record.put(&mut self.frame, now);
+                record.put(&mut self.frame, now.stamp);
             }
             finish_run(&mut self.frame, run);
             let end = Offset(first.0 + messages.len() as u64);

@@ -2,6 +2,7 @@
 
 mod admission;
 mod browse;
+mod clock;
 mod dead_letter;
 mod delay;
 mod delay_index;
