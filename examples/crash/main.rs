@@ -10,9 +10,6 @@
 //! simpler, and printed with the line that runs it again.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
-#[path = "../../tests/model/mod.rs"]
-mod model;
-
 use std::{
     process::ExitCode,
     sync::{
@@ -25,7 +22,7 @@ use std::{
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use model::explore::{self, Counts, Failure};
+use posthouse_model::explore::{self, Counts, Failure};
 
 const THREADS_MAX: u16 = 256;
 

@@ -1,11 +1,10 @@
 //! What the targets `operations` and `damage` do with their bytes: a whole store on the simulated disk,
 //! run against the model of `tests/model` with crashes and faults, or damaged and then read.
 //!
-//! `tests/corpus.rs` replays the seeds of both with this same code.
+//! `tests/it/corpus.rs` replays the seeds of both with this same code.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)]
 
-#[path = "../../tests/model/mod.rs"]
-pub mod model;
+pub use posthouse_model as model;
 
 mod damage;
 mod input;

@@ -32,7 +32,7 @@ pub struct JournalHeader {
     pub start: Lsn,
     /// The file's length.
     pub capacity: u64,
-    /// Counts recoveries. It is part of every frame's checksum, so that frames of a life that was
+    /// Counts recoveries, from 1 on. It is part of every frame's checksum, so that frames of a life that was
     /// cut off never pass for frames of the next one at the same position.
     pub epoch: u64,
     /// Everything before this position was durable when the file was prepared.
@@ -73,7 +73,7 @@ impl JournalHeader {
         {
             return Err(Malformed("a journal file's place or capacity is impossible"));
         }
-        if watermark > start || epoch >= NUMBER_CEILING {
+        if watermark > start || epoch == 0 || epoch >= NUMBER_CEILING {
             return Err(Malformed("a journal file's header contradicts itself"));
         }
         let link = decode_link(start, kind, from, to)?;

@@ -163,8 +163,10 @@ fn numbers_that_nobody_gave_out_are_refused() {
         assert!(SegmentHeader::decode(&header.encode()).is_err());
     }
     assert!(MetaHeader::decode(&MetaHeader { store: STORE, number: over }.encode()).is_err());
-    let header = JournalHeader { epoch: over, ..journal() };
-    assert!(JournalHeader::decode(&header.encode()).is_err());
+    for epoch in [0, over] {
+        let header = JournalHeader { epoch, ..journal() };
+        assert!(JournalHeader::decode(&header.encode()).is_err(), "epoch {epoch}");
+    }
 }
 
 #[test]

@@ -73,7 +73,8 @@ fn full_message() -> Message<'static> {
         .timestamp(Timestamp(NOW.0 - 3))
 }
 
-fn samples() -> Vec<(String, Vec<u8>)> {
+/// A sample of each structure, by its name. The seeds of the fuzz targets are cut from them, too.
+pub fn samples() -> Vec<(String, Vec<u8>)> {
     let mut samples = Samples(Vec::new());
     journal_files(&mut samples);
     frames(&mut samples);

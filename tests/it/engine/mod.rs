@@ -1,0 +1,7 @@
+//! What users are told of the engine itself.
+
+mod awaiting;
+mod message;
+mod names;
+mod open;
+mod wakers;

@@ -1,0 +1,201 @@
+//! What a hostile review has found about syncs that others wait for, and about wake-ups.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+use posthouse::{Durability, Engine, ErrorKind, Options, sim::SimDisk};
+
+use crate::model::drain;
+use crate::support::{Count, EMFILE, open, poll};
+
+/// `close` lets others in while a checkpoint of another thread goes on in the directory.
+#[test]
+fn close_waits_for_a_checkpoint_that_is_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let buffered = || Options::new().durability(Durability::Buffered);
+    let engine = buffered().open(&path).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    engine.queue("q2").create().unwrap();
+    for _ in 0..20 {
+        queue.send_batch(std::iter::repeat_n(&[7u8; 100], 1000)).unwrap();
+    }
+    engine.close().unwrap();
+    drop((queue, engine));
+
+    // Small segments make the checkpoint slow; settings may differ from life to life.
+    let engine = buffered().segment_bytes(4096).block_bytes(512).open(&path).unwrap();
+    let other = engine.clone();
+    let checkpoint = thread::spawn(move || other.checkpoint());
+    thread::sleep(Duration::from_millis(30));
+    engine.close().unwrap();
+    // Its thread may not have been scheduled since; a checkpoint that goes on takes seconds.
+    let closed = Instant::now();
+    while !checkpoint.is_finished() && closed.elapsed() < Duration::from_secs(1) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let running = !checkpoint.is_finished();
+    // The lock is free: whoever comes now relies on having the directory alone.
+    let next = buffered().open(&path).unwrap();
+    let q2 = next.queue("q2").open().unwrap();
+    q2.durability(Durability::Sync).send_batch(std::iter::repeat_n(&[8u8; 100], 1000)).unwrap();
+    next.checkpoint().unwrap();
+    let made = checkpoint.join().unwrap();
+    next.close().unwrap();
+    drop((q2, next, engine));
+    eprintln!("running when close had returned: {running}, and then {made:?}");
+    let engine = buffered().open(&path).unwrap_or_else(|error| panic!("{error:?}"));
+    assert_eq!(engine.queue("q").open().unwrap().depth().unwrap(), 20_000);
+    assert_eq!(drain(&engine.queue("q2").open().unwrap()).len(), 1000);
+    assert_eq!(drain(&engine.queue("q").open().unwrap()).len(), 20_000);
+    assert!(!running, "it was still running");
+}
+
+/// A subscription that is opened between a publish and its sync is not woken by that sync.
+#[test]
+fn a_subscriber_that_comes_before_the_sync_is_woken_by_it() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    engine.topic("t").create().unwrap().subscription("s").create().unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    let engine = open(&disk).unwrap();
+    let topic = engine.topic("t").open().unwrap();
+    let ticket = topic.publish_ticket("a").unwrap();
+    let subscription = topic.subscription("s").open().unwrap();
+    let (mut received, count) = (subscription.receive_async(), Arc::new(Count::default()));
+    assert!(poll(&mut received, &count).is_pending(), "it is not durable yet");
+    ticket.wait().unwrap();
+    assert_eq!(count.woken(), 1, "it can be received, and nobody has told the one that waits");
+    assert!(poll(&mut received, &count).is_ready());
+}
+
+/// The same with threads, and nothing exotic: the consumer waits for its whole timeout.
+#[test]
+fn a_subscriber_that_comes_before_the_sync_is_woken_by_it_with_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let engine = Engine::open(&path).unwrap();
+    engine.topic("t").create().unwrap().subscription("s").create().unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    let engine = Engine::open(&path).unwrap();
+    let topic = engine.topic("t").open().unwrap();
+    topic.durability(Durability::Buffered).publish("a").unwrap();
+    let subscription = topic.subscription("s").open().unwrap();
+    let began = Instant::now();
+    assert!(subscription.receive(Duration::from_secs(3)).unwrap().is_some());
+    assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+}
+
+/// A failed sync is told to all who wait for it, and to all who come later; nobody hangs.
+#[test]
+fn a_failed_sync_fails_all_who_wait() {
+    for (which, sync_time) in (0..20).flat_map(|which| [(which, 0), (which, 100)]) {
+        let disk = SimDisk::new(which);
+        disk.set_sync_time(Duration::from_millis(sync_time));
+        let engine = open(&disk).unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        disk.fail_sync(which, 5);
+        let durable: usize = thread::scope(|scope| {
+            let send_until_it_fails = || {
+                let mut durable = 0;
+                loop {
+                    match queue.send("a") {
+                        Ok(_) => durable += 1,
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Poisoned);
+                            return durable;
+                        }
+                    }
+                }
+            };
+            let all: Vec<_> = (0..16).map(|_| scope.spawn(send_until_it_fails)).collect();
+            all.into_iter().map(|it| it.join().unwrap()).sum()
+        });
+        disk.power_cut();
+        drop((engine, queue));
+        let engine = open(&disk).unwrap();
+        let there = engine.queue("q").open().unwrap().depth().unwrap();
+        assert!(there >= durable as u64, "{durable} were durable, {there} are there");
+    }
+}
+
+struct Panicking;
+
+impl Wake for Panicking {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics");
+    }
+}
+
+/// An application's waker that panics is its own affair: others are woken, the engine goes on.
+#[test]
+fn a_waker_that_panics_keeps_nobody_asleep() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    let subscriptions = ["a", "b"].map(|name| topic.subscription(name).create().unwrap());
+    let mut all = subscriptions.each_ref().map(|it| (it.receive_async(), it.receive_async()));
+    let count = Arc::new(Count::default());
+    let panicking = Waker::from(Arc::new(Panicking));
+    for (first, second) in &mut all {
+        assert!(Pin::new(first).poll(&mut Context::from_waker(&panicking)).is_pending());
+        assert!(poll(second, &count).is_pending());
+    }
+    topic.publish("a").unwrap();
+    assert_eq!(count.woken(), 2);
+    for (_, second) in &mut all {
+        assert!(poll(second, &count).is_ready());
+    }
+}
+
+/// A task that was woken and does not want it any more has the next one woken.
+#[test]
+fn a_task_that_is_dropped_passes_its_wake_up_on() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let [first, second] = [(); 2].map(|()| Arc::new(Count::default()));
+    let (mut one, mut other) = (queue.receive_async(), queue.receive_async());
+    assert!(poll(&mut one, &first).is_pending());
+    assert!(poll(&mut other, &second).is_pending());
+    queue.send("a").unwrap();
+    assert_eq!((first.woken(), second.woken()), (1, 0));
+    drop(one);
+    assert_eq!(second.woken(), 1, "the message is there, and the one that waits was not told");
+    assert!(poll(&mut other, &second).is_ready());
+}
+
+/// A waiter that was woken and then fails to read takes the wake-up with it.
+#[test]
+fn a_failed_read_passes_its_wake_up_on() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send_batch(["a".repeat(400), "b".repeat(400)]).unwrap();
+    engine.checkpoint().unwrap();
+    let first = queue.try_receive().unwrap().unwrap();
+    // This one's block takes the place of the first one's.
+    let _second = queue.try_receive().unwrap().unwrap();
+    let (mut one, one_count) = (queue.receive_async(), Arc::new(Count::default()));
+    let (mut two, two_count) = (queue.receive_async(), Arc::new(Count::default()));
+    assert!(poll(&mut one, &one_count).is_pending());
+    assert!(poll(&mut two, &two_count).is_pending());
+    first.nack().unwrap();
+    assert_eq!((one_count.woken(), two_count.woken()), (1, 0));
+    disk.fail_call(disk.calls(), EMFILE, false);
+    let Poll::Ready(Err(error)) = poll(&mut one, &one_count) else {
+        panic!("the read was to fail")
+    };
+    assert_eq!(error.kind(), ErrorKind::Io);
+    drop(one);
+    assert_eq!(two_count.woken(), 1, "the message is there, and nobody is told");
+    assert!(poll(&mut two, &two_count).is_ready());
+}

@@ -1,0 +1,408 @@
+//! More delayed messages than are kept in memory.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use posthouse::{Backoff, ErrorKind, Message, Offset, Queue, Timestamp, sim::SimDisk};
+
+use crate::model::small_options;
+use crate::support::{SECOND, Sim, Task, kind, take};
+
+/// Any number, the same for the same seed.
+fn draw(seed: &mut u64, below: u64) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 33) % below
+}
+
+/// Sends so many messages, each after its own delay of up to a hundred seconds, which is its payload.
+fn send_some(queue: &Queue, count: u64, seed: &mut u64) -> Vec<u64> {
+    let delays: Vec<u64> = (0..count).map(|_| 1 + draw(seed, 100)).collect();
+    for delay in &delays {
+        let message = Message::new(delay.to_string()).deliver_after(Duration::from_secs(*delay));
+        queue.send(message).unwrap();
+    }
+    delays
+}
+
+fn number(payload: &[u8]) -> u64 {
+    std::str::from_utf8(payload).unwrap().parse().unwrap()
+}
+
+/// Receives and acks all there is.
+fn drain(queue: &Queue) -> Vec<u64> {
+    std::iter::from_fn(|| take(queue))
+        .map(|delivery| {
+            delivery.ack().unwrap();
+            number(delivery.payload())
+        })
+        .collect()
+}
+
+fn files_of_logs(disk: &SimDisk) -> usize {
+    disk.files().into_iter().filter(|it| it.starts_with("store/segments")).count()
+}
+
+#[test]
+fn each_message_comes_when_it_is_due_although_few_are_in_memory() {
+    for seed in 0..8 {
+        let mut sim = Sim::new();
+        let mut queue = sim.engine.queue("q").create().unwrap();
+        let mut chance = seed;
+        let mut wanted = send_some(&queue, 200, &mut chance);
+        wanted.sort_unstable();
+        assert_eq!(queue.stats().unwrap().delayed, 200);
+        for second in 1..=100 {
+            // Not a moment early.
+            sim.disk.advance(SECOND - Duration::from_millis(1));
+            assert_eq!(drain(&queue), [], "before second {second}");
+            sim.disk.advance(Duration::from_millis(1));
+            let due = drain(&queue);
+            let expected: Vec<u64> = wanted.iter().copied().filter(|it| *it == second).collect();
+            assert_eq!(due, expected, "second {second}");
+            match draw(&mut chance, 20) {
+                0 => sim.engine.checkpoint().unwrap(),
+                1 => {
+                    drop(queue);
+                    sim = sim.kill();
+                    queue = sim.engine.queue("q").open().unwrap();
+                    let left = wanted.iter().filter(|it| **it > second).count();
+                    assert_eq!(queue.delayed().unwrap(), left as u64);
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(queue.depth().unwrap(), 0);
+        // Nothing is left of the timetable either.
+        sim.engine.checkpoint().unwrap();
+        assert_eq!(files_of_logs(&sim.disk), 0);
+        assert!(sim.engine.verify().unwrap().is_ok());
+    }
+}
+
+#[test]
+fn a_browse_tells_when_each_is_due_and_one_that_is_removed_does_not_come() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let began = queue.browse().unwrap().count();
+    assert_eq!(began, 0);
+    let delays = send_some(&queue, 60, &mut 7);
+    let sent = Timestamp(first_timestamp(&queue));
+    let browsed: Vec<_> = queue.browse().unwrap().map(Result::unwrap).collect();
+    assert_eq!(browsed.len(), 60);
+    for (it, delay) in browsed.iter().zip(&delays) {
+        assert_eq!(it.due(), Some(Timestamp(sent.0 + delay * 1000)));
+    }
+    for it in browsed.iter().filter(|it| it.offset().0 % 3 == 0) {
+        assert!(queue.remove(it.offset()).unwrap());
+    }
+    assert_eq!(queue.delayed().unwrap(), 40);
+    sim.disk.advance(100 * SECOND);
+    let mut left: Vec<u64> =
+        delays.iter().enumerate().filter(|(n, _)| n % 3 != 0).map(|(_, it)| *it).collect();
+    left.sort_unstable();
+    let mut came = drain(&queue);
+    came.sort_unstable();
+    assert_eq!(came, left);
+}
+
+fn first_timestamp(queue: &Queue) -> u64 {
+    queue.browse().unwrap().next().unwrap().unwrap().timestamp().0
+}
+
+#[test]
+fn a_purge_takes_the_timetable_along() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    send_some(&queue, 100, &mut 3);
+    sim.engine.checkpoint().unwrap();
+    assert!(files_of_logs(&sim.disk) > 1);
+    assert_eq!(queue.purge().unwrap(), 100);
+    assert_eq!((queue.depth().unwrap(), queue.delayed().unwrap()), (0, 0));
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(files_of_logs(&sim.disk), 0);
+    let wanted = send_some(&queue, 30, &mut 4);
+    drop(queue);
+    sim = sim.kill();
+    let queue = sim.engine.queue("q").open().unwrap();
+    sim.disk.advance(100 * SECOND);
+    assert_eq!(drain(&queue).len(), wanted.len());
+    // A queue that is deleted takes it along, too, and a new one of its name has none.
+    send_some(&queue, 40, &mut 5);
+    sim.engine.queue("q").delete().unwrap();
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(files_of_logs(&sim.disk), 0);
+    let queue = sim.engine.queue("q").create().unwrap();
+    assert_eq!(queue.delayed().unwrap(), 0);
+    assert!(sim.engine.verify().unwrap().is_ok());
+}
+
+#[test]
+fn messages_that_failed_keep_their_attempts_and_priorities_in_the_timetable() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("q").max_attempts(5).create().unwrap();
+    for n in 0..40u64 {
+        queue.send(Message::new(n.to_string()).priority((n % 4) as u8)).unwrap();
+    }
+    while let Some(delivery) = take(&queue) {
+        delivery.nack_after(60 * SECOND).unwrap();
+    }
+    assert_eq!(queue.delayed().unwrap(), 40);
+    drop(queue);
+    sim = sim.kill();
+    let queue = sim.engine.queue("q").open().unwrap();
+    sim.disk.advance(60 * SECOND);
+    let mut came = BTreeMap::new();
+    let mut before = 9;
+    while let Some(delivery) = take(&queue) {
+        assert_eq!(delivery.attempt(), 2);
+        let n = number(delivery.payload());
+        assert_eq!(u64::from(delivery.priority()), n % 4);
+        assert!(delivery.priority() <= before, "the most urgent come first");
+        before = delivery.priority();
+        delivery.ack().unwrap();
+        assert!(came.insert(n, ()).is_none());
+    }
+    assert_eq!(came.len(), 40);
+}
+
+/// Ends the engine, and damages so many segments of the timetable, which is the second log.
+fn damage_blocks(sim: Sim, queue: Queue, most: usize) -> SimDisk {
+    let Sim { disk, engine } = sim;
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    drop((queue, engine));
+    let logs: Vec<_> =
+        disk.files().into_iter().filter(|it| it.starts_with("store/segments")).collect();
+    let timetable = logs.last().unwrap().parent().unwrap().to_owned();
+    for path in logs.iter().filter(|it| it.starts_with(&timetable)).take(most) {
+        let mut content = disk.content(path).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        disk.plant(path, Some(content));
+    }
+    disk
+}
+
+#[test]
+fn a_damaged_timetable_is_told_and_holds_up_no_other_message() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    send_some(&queue, 60, &mut 11);
+    let disk = damage_blocks(sim, queue, usize::MAX);
+    let report = small_options().sim(&disk).verify("store").unwrap();
+    assert!(report.to_string().contains("the timetable of queue \"q\""), "{report}");
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    queue.send("1000").unwrap();
+    disk.advance(100 * SECOND);
+    let mut came = 0;
+    let error = loop {
+        match queue.try_receive() {
+            Ok(Some(delivery)) => delivery.ack().unwrap(),
+            Ok(None) => panic!("nothing is said of the damage"),
+            Err(error) => break error,
+        }
+        came += 1;
+    };
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(came > 1, "those that are known have come");
+    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt, "it is told again");
+    queue.send("1001").unwrap();
+    take(&queue).unwrap().ack().unwrap();
+    let left = queue.depth().unwrap();
+    assert_eq!(left + came, 61);
+    engine.close().unwrap();
+    drop((queue, engine));
+    // What is known of no more comes at once.
+    small_options().sim(&disk).salvage("store", "rescued").unwrap();
+    let engine = small_options().sim(&disk).open("rescued").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    assert_eq!(drain(&queue).len() as u64, left);
+    assert!(small_options().sim(&disk).open("rescued").is_err(), "it is in use");
+    engine.close().unwrap();
+}
+
+#[test]
+fn on_a_full_disk_messages_come_late_rather_than_never() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let wanted = send_some(&queue, 100, &mut 13);
+    sim.disk.set_capacity(Some(sim.disk.bytes_used()));
+    sim.disk.advance(100 * SECOND);
+    let mut came = drain(&queue);
+    sim.disk.set_capacity(None);
+    sim.disk.advance(SECOND);
+    came.extend(drain(&queue));
+    came.sort_unstable();
+    let mut wanted = wanted;
+    wanted.sort_unstable();
+    assert_eq!(came, wanted);
+}
+
+#[test]
+fn retries_that_wait_long_do_not_keep_those_on_disk_from_coming_back() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").lease(SECOND).backoff(Backoff::Fixed(60 * SECOND));
+    let queue = queue.create().unwrap();
+    for n in 0..40 {
+        queue.send(n.to_string()).unwrap();
+    }
+    let held: Vec<_> = std::iter::from_fn(|| take(&queue)).collect();
+    for n in 100..120 {
+        let delay = Duration::from_secs(n - 95);
+        queue.send(Message::new(n.to_string()).deliver_after(delay)).unwrap();
+    }
+    // All leases end at once, without a commit after which some of these would go to disk.
+    std::mem::forget(held);
+    sim.disk.advance(2 * SECOND);
+    assert!(take(&queue).is_none());
+    assert_eq!(queue.delayed().unwrap(), 60);
+    sim.disk.advance(2 * SECOND);
+    let mut held = Vec::new();
+    for n in 100..120 {
+        sim.disk.advance(SECOND);
+        let delivery = take(&queue).expect("one is due in every second");
+        assert_eq!(number(delivery.payload()), n);
+        held.push(delivery);
+        assert!(take(&queue).is_none());
+    }
+}
+
+#[test]
+fn a_purge_ends_the_damage_of_a_timetable() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    send_some(&queue, 60, &mut 17);
+    let disk = damage_blocks(sim, queue, usize::MAX);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    disk.advance(100 * SECOND);
+    while let Ok(Some(delivery)) = queue.try_receive() {
+        delivery.ack().unwrap();
+    }
+    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
+    assert!(queue.purge().unwrap() > 0);
+    assert!(take(&queue).is_none(), "nothing that is lost is wanted any more");
+    engine.checkpoint().unwrap();
+    assert_eq!(files_of_logs(&disk), 0);
+    // The same if each is removed for itself, also for what comes afterwards.
+    let sim = Sim { disk, engine };
+    send_some(&queue, 60, &mut 19);
+    let disk = damage_blocks(sim, queue, usize::MAX);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    disk.advance(100 * SECOND);
+    let depth = queue.depth().unwrap();
+    while let Ok(Some(delivery)) = queue.try_receive() {
+        delivery.ack().unwrap();
+    }
+    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
+    assert_eq!(depth, 60);
+    (0..1000).for_each(|offset| _ = queue.remove(Offset(offset)).unwrap());
+    assert!(take(&queue).is_none());
+    let wanted = send_some(&queue, 60, &mut 23);
+    assert!(take(&queue).is_none(), "those that were damaged are gone");
+    disk.advance(100 * SECOND);
+    assert_eq!(drain(&queue).len(), wanted.len());
+}
+
+#[test]
+fn a_timetable_of_which_all_messages_were_removed_is_cleared_before_they_are_due() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    for n in 0..60 {
+        let message = Message::new(n.to_string()).deliver_after(365 * 86_400 * SECOND);
+        let offset = queue.send(message).unwrap();
+        assert_eq!(offset, Offset(n));
+    }
+    sim.engine.checkpoint().unwrap();
+    (0..60).for_each(|n| assert!(queue.remove(Offset(n)).unwrap()));
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(files_of_logs(&sim.disk), 0);
+}
+
+#[test]
+fn a_damaged_block_keeps_no_others_from_being_looked_at_and_who_waits_is_told() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    send_some(&queue, 200, &mut 29);
+    let disk = damage_blocks(sim, queue, 1);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let (known, lost): (Vec<_>, Vec<_>) = queue.browse().unwrap().partition(Result::is_ok);
+    assert!(lost.iter().all(|it| it.as_ref().unwrap_err().kind() == ErrorKind::Corrupt));
+    assert!(!lost.is_empty() && lost.len() < 100, "{} cannot be looked at", lost.len());
+    for it in known {
+        assert!(queue.remove(it.unwrap().offset()).unwrap());
+    }
+    // Nothing is left that could wake it.
+    let waiting = Task::waiting(queue.receive_async());
+    disk.advance(101 * SECOND);
+    assert_eq!(queue.stats().unwrap().delayed, lost.len() as u64);
+    assert!(waiting.is_woken());
+    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
+}
+
+#[test]
+fn those_on_disk_come_back_although_commits_are_smaller_by_now() {
+    let disk = SimDisk::new(7);
+    let engine = small_options().delayed_in_memory(1024).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let wanted = send_some(&queue, 3000, &mut 31);
+    engine.close().unwrap();
+    drop((queue, engine));
+    let options = small_options().message_bytes_max(200).commit_bytes_max(200);
+    let engine = options.sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    disk.advance(100 * SECOND);
+    assert_eq!(drain(&queue).len(), wanted.len());
+}
+
+#[test]
+fn there_may_be_fewer_in_memory_in_the_next_life() {
+    let disk = SimDisk::new(7);
+    let engine = small_options().delayed_in_memory(1024).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let mut wanted = send_some(&queue, 3000, &mut 37);
+    engine.close().unwrap();
+    drop((queue, engine));
+    let engine = small_options().delayed_in_memory(2).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let mut came = Vec::new();
+    for _ in 1..=100 {
+        disk.advance(SECOND);
+        came.extend(drain(&queue));
+    }
+    wanted.sort_unstable();
+    assert_eq!(came, wanted);
+}
+
+#[test]
+fn what_a_lost_timetable_had_comes_at_once_from_a_salvaged_store() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("q").create().unwrap();
+    send_some(&queue, 60, &mut 17);
+    // The journal is to hold nothing of it any more.
+    let other = engine.queue("other").create().unwrap();
+    for _ in 0..100 {
+        other.send(vec![b'x'; 2000]).unwrap();
+        take(&other).unwrap().ack().unwrap();
+    }
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    drop((queue, other, engine));
+    for path in disk.files().into_iter().filter(|it| it.starts_with("store/meta")) {
+        let mut content = disk.content(&path).unwrap();
+        let names: Vec<usize> =
+            (0..content.len() - 9).filter(|at| content[*at..].starts_with(b"timetable")).collect();
+        names.iter().for_each(|at| content[*at] ^= 1);
+        disk.plant(&path, Some(content));
+    }
+    small_options().sim(&disk).salvage("store", "rescued").unwrap();
+    let engine = small_options().sim(&disk).open("rescued").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let waiting = queue.delayed().unwrap();
+    assert!(waiting < 20, "those alone of which the queue itself knows: {waiting}");
+    assert_eq!(drain(&queue).len() as u64, 60 - waiting);
+    disk.advance(100 * SECOND);
+    assert_eq!(drain(&queue).len() as u64, waiting);
+}

@@ -1,0 +1,23 @@
+//! What users are told of queues.
+
+mod admission;
+mod browse;
+mod clock;
+mod dead_letter;
+mod delay;
+mod delay_index;
+mod lease;
+mod limits;
+mod order;
+mod priority;
+mod retry;
+mod settings;
+mod time_to_live;
+mod worker;
+
+use posthouse::Message;
+
+/// A message with a key, whose payload is a number.
+fn keyed(key: &str, n: u64) -> Message<'static> {
+    Message::new(n.to_string()).key(key.to_owned())
+}

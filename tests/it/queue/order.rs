@@ -1,0 +1,214 @@
+//! Order by key: messages with one key come in order, and one at a time.
+
+use std::time::Duration;
+
+use posthouse::{Backoff, Delivery, ErrorKind, Message, Offset, Queue, Timestamp};
+
+use super::keyed;
+use crate::model::oracle::Chance;
+use crate::support::{SECOND, Sim, field, kind, take};
+
+#[test]
+fn messages_with_one_key_come_in_order_and_one_at_a_time() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").ordered_by_key(true).create().unwrap();
+    queue.send_batch([keyed("a", 1), keyed("a", 2), keyed("b", 3), keyed("a", 4)]).unwrap();
+    queue.send("no key").unwrap();
+    queue.send("no key either").unwrap();
+    let all = queue.receive_batch(9, Duration::ZERO).unwrap();
+    let got: Vec<_> = all.iter().map(|it| it.offset().0).collect();
+    assert_eq!(got, [0, 2, 4, 5], "the first of each key, and all without");
+    assert!(take(&queue).is_none());
+    all[0].nack().unwrap();
+    let again = take(&queue).unwrap();
+    assert_eq!((again.offset(), again.attempt()), (Offset(0), 2), "those behind it wait");
+    assert!(take(&queue).is_none());
+    again.nack_after(SECOND).unwrap();
+    assert!(take(&queue).is_none(), "they wait while it waits");
+    sim.disk.advance(SECOND);
+    take(&queue).unwrap().ack().unwrap();
+    let second = take(&queue).unwrap();
+    assert_eq!(second.offset(), Offset(1));
+    assert!(take(&queue).is_none());
+    drop(second);
+    assert_eq!(take(&queue).unwrap().offset(), Offset(1), "a drop is a failure");
+    assert!(queue.remove(Offset(1)).unwrap());
+    let fourth = take(&queue).unwrap();
+    assert_eq!(fourth.offset(), Offset(3), "the one before it was deleted");
+    let mut tx = sim.engine.transaction();
+    tx.ack(&fourth).send(&queue, keyed("a", 5)).send(&queue, keyed("b", 6));
+    tx.commit().unwrap();
+    assert_eq!(take(&queue).unwrap().payload(), b"5");
+}
+
+#[test]
+fn dead_letters_and_deletions_let_the_next_of_a_key_come() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").ordered_by_key(true).max_attempts(1).create().unwrap();
+    queue.send_batch((0..6).map(|n| keyed("a", n))).unwrap();
+    let first = take(&queue).unwrap();
+    assert!(take(&queue).is_none());
+    first.nack().unwrap();
+    drop(take(&queue).unwrap());
+    let third = take(&queue).unwrap();
+    assert_eq!(third.offset(), Offset(2), "two died");
+    assert!(queue.remove(Offset(2)).unwrap(), "it is on lease");
+    assert!(take(&queue).is_none(), "its holder is still at work");
+    third.nack().unwrap();
+    assert_eq!(take(&queue).unwrap().offset(), Offset(3));
+    assert_eq!(queue.purge().unwrap(), 2);
+    queue.send(keyed("a", 9)).unwrap();
+    assert_eq!(take(&queue).unwrap().payload(), b"9");
+}
+
+/// A failure that waits keeps its key busy, also in the next life.
+#[test]
+fn the_order_of_a_key_survives_a_kill() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("q").ordered_by_key(true).create().unwrap();
+    queue.send_batch([keyed("a", 0), keyed("a", 1), keyed("b", 2)]).unwrap();
+    take(&queue).unwrap().nack_after(60 * SECOND).unwrap();
+    drop(queue);
+    sim = sim.kill();
+    let queue = sim.engine.queue("q").open().unwrap();
+    let b = take(&queue).unwrap();
+    assert_eq!(b.offset(), Offset(2));
+    assert!(take(&queue).is_none());
+    sim.disk.advance(60 * SECOND);
+    assert_eq!(take(&queue).unwrap().offset(), Offset(0));
+}
+
+/// The cost of a message does not depend on how many of a key wait behind one that is stuck.
+#[test]
+fn a_stuck_key_is_walked_past_once() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").ordered_by_key(true).create().unwrap();
+    let stuck = 20_000;
+    for _ in 0..20 {
+        queue.send_batch((0..stuck / 20).map(|n| keyed("stuck", n))).unwrap();
+    }
+    sim.engine.checkpoint().unwrap();
+    queue.send_batch((0..500).map(|n| keyed(&format!("key {n}"), n))).unwrap();
+    sim.engine.checkpoint().unwrap();
+    let held = take(&queue).unwrap();
+    take(&queue).unwrap().ack().unwrap();
+    let before = sim.disk.bytes_read();
+    let mut rest = 0;
+    while let Some(delivery) = take(&queue) {
+        delivery.ack().unwrap();
+        rest += 1;
+    }
+    let read = sim.disk.bytes_read() - before;
+    assert_eq!(rest, 499);
+    assert!(read < 200_000, "{read} bytes were read for {rest} messages");
+    held.ack().unwrap();
+    assert_eq!(take(&queue).unwrap().offset(), Offset(1));
+}
+
+/// Whatever fails, is deleted or dies: a key's messages are never on lease two at a time, and each
+/// comes for the first time only when those before it are gone.
+#[test]
+fn the_order_of_keys_holds_whatever_happens() {
+    for seed in 0..60 {
+        let mut chance = Chance(seed);
+        let mut sim = Sim::new();
+        let options = |sim: &Sim| {
+            let builder = sim.engine.queue("q").ordered_by_key(true).lease(5 * SECOND);
+            let builder = builder.backoff(Backoff::Fixed(SECOND));
+            if seed % 2 == 0 { builder.max_attempts(3) } else { builder }
+        };
+        let mut queue = options(&sim).create().unwrap();
+        // With the second in which the lease runs out.
+        let mut held: Vec<(String, Delivery, u64)> = Vec::new();
+        let mut seconds = 0;
+        // What of each key is there, in order.
+        let mut there: std::collections::BTreeMap<String, Vec<u64>> = Default::default();
+        let refresh = |queue: &Queue, there: &mut std::collections::BTreeMap<String, Vec<u64>>| {
+            there.clear();
+            for it in queue.browse().unwrap() {
+                let it = it.unwrap();
+                let key = String::from_utf8(it.key().unwrap().to_vec()).unwrap();
+                there.entry(key).or_default().push(it.offset().0);
+            }
+        };
+        for step in 0..400u64 {
+            let pick = |chance: &mut Chance, n: usize| chance.below(n as u64) as usize;
+            match chance.below(100) {
+                0..30 => {
+                    let key = format!("k{}", chance.below(5));
+                    queue.send(keyed(&key, step)).unwrap();
+                }
+                30..60 => {
+                    let Some(delivery) = take(&queue) else { continue };
+                    let key = String::from_utf8(delivery.key().unwrap().to_vec()).unwrap();
+                    refresh(&queue, &mut there);
+                    let first = there[&key][0];
+                    assert_eq!(delivery.offset().0, first, "seed {seed}, step {step}: {key}");
+                    assert!(held.iter().all(|it| it.0 != key), "seed {seed}, step {step}: {key}");
+                    held.push((key, delivery, seconds + 5));
+                }
+                60..80 if !held.is_empty() => {
+                    held.swap_remove(pick(&mut chance, held.len())).1.ack().unwrap();
+                }
+                80..86 if !held.is_empty() => {
+                    held.swap_remove(pick(&mut chance, held.len())).1.nack().unwrap();
+                }
+                86..89 if !held.is_empty() => {
+                    drop(held.swap_remove(pick(&mut chance, held.len())));
+                }
+                89..92 => {
+                    refresh(&queue, &mut there);
+                    let all: Vec<u64> = there.values().flatten().copied().collect();
+                    if !all.is_empty() {
+                        let offset = Offset(all[pick(&mut chance, all.len())]);
+                        if held.iter().all(|it| it.1.offset() != offset) {
+                            queue.remove(offset).unwrap();
+                        }
+                    }
+                }
+                92..96 => {
+                    let by = if chance.below(4) == 0 { 6 } else { 1 };
+                    sim.disk.advance(by * SECOND);
+                    seconds += u64::from(by);
+                    held.retain(|it| it.2 > seconds);
+                }
+                96 => sim.engine.checkpoint().unwrap(),
+                97 => {
+                    held.into_iter().for_each(std::mem::forget);
+                    held = Vec::new();
+                    drop(queue);
+                    sim = sim.kill();
+                    queue = sim.engine.queue("q").open().unwrap();
+                }
+                _ => {}
+            }
+        }
+        held.clear();
+        let mut idle = 0;
+        while queue.depth().unwrap() > 0 && idle < 20 {
+            sim.disk.advance(6 * SECOND);
+            idle += 1;
+            while let Some(delivery) = take(&queue) {
+                delivery.ack().unwrap();
+                idle = 0;
+            }
+        }
+        assert_eq!(queue.depth().unwrap(), 0, "seed {seed}: some never come");
+    }
+}
+
+#[test]
+fn what_an_order_by_key_cannot_have_is_refused_by_name() {
+    let sim = Sim::new();
+    let queue = || sim.engine.queue("q").ordered_by_key(true);
+    assert_eq!(field(queue().delay(SECOND).create()), "delay");
+    let made = queue().create().unwrap();
+    assert_eq!(kind(queue().ordered_by_key(false).create()), ErrorKind::AlreadyExists);
+    assert_eq!(field(made.send(Message::new("a").key("k".repeat(1 << 20)))), "key");
+    assert_eq!(field(made.send(keyed("a", 1).deliver_after(SECOND))), "deliver_after");
+    assert_eq!(field(made.send(keyed("a", 1).deliver_at(Timestamp(u64::MAX)))), "deliver_at");
+    let mut tx = sim.engine.transaction();
+    tx.send(&made, keyed("a", 1).deliver_after(SECOND));
+    assert_eq!(field(tx.commit()), "deliver_after");
+    assert_eq!(made.depth().unwrap(), 0);
+}

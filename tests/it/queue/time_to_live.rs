@@ -1,0 +1,110 @@
+//! Messages whose time to live is over.
+
+use std::time::Duration;
+
+use posthouse::{Message, Timestamp};
+
+use super::keyed;
+use crate::support::{SECOND, Sim, field, take};
+
+#[test]
+fn a_message_that_would_be_over_before_it_is_due_is_refused() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let brief = || Message::new("a").expire_after(10 * SECOND);
+    assert_eq!(field(queue.send(brief().deliver_after(10 * SECOND))), "expire_after");
+    let now = Timestamp::now();
+    assert_eq!(field(queue.send(brief().deliver_at(Timestamp(now.0 * 2)))), "expire_after");
+    queue.send(brief().deliver_after(9 * SECOND)).unwrap();
+    sim.disk.advance(9 * SECOND);
+    assert!(take(&queue).is_some());
+}
+
+#[test]
+fn a_message_whose_life_is_over_counts_as_no_delivery() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").time_to_live(SECOND).create().unwrap();
+    let letters = sim.engine.queue("r").time_to_live(SECOND).max_attempts(3).create().unwrap();
+    for queue in [&queue, &letters] {
+        queue.send_batch(["a", "b"]).unwrap();
+        take(queue).unwrap().nack().unwrap();
+        sim.disk.advance(SECOND);
+        assert!(take(queue).is_none());
+        let stats = queue.stats().unwrap();
+        assert_eq!((stats.delivered, stats.redelivered, stats.depth), (1, 0, 0));
+    }
+}
+
+#[test]
+fn messages_whose_life_is_over_do_not_come() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("q").time_to_live(10 * SECOND).create().unwrap();
+    queue.send("by the queue").unwrap();
+    queue.send(Message::new("shorter").expire_after(5 * SECOND)).unwrap();
+    queue.send(Message::new("no longer").expire_after(60 * SECOND)).unwrap();
+    sim.engine.checkpoint().unwrap();
+    sim.disk.advance(5 * SECOND);
+    let delivery = take(&queue).unwrap();
+    assert_eq!(delivery.payload(), b"by the queue");
+    let rest = take(&queue).unwrap();
+    assert_eq!((rest.payload(), queue.depth().unwrap()), (&b"no longer"[..], 2), "one is gone");
+    rest.nack().unwrap();
+    delivery.ack().unwrap();
+    sim.disk.advance(5 * SECOND);
+    assert_eq!(queue.depth().unwrap(), 1, "it counts until it is met");
+    assert!(take(&queue).is_none());
+    assert_eq!(queue.depth().unwrap(), 0);
+    queue.send("fresh").unwrap();
+    drop((queue, delivery, rest));
+    sim.engine.sync().unwrap();
+    sim.disk.advance(9 * SECOND);
+    sim = sim.kill();
+    let queue = sim.engine.queue("q").open().unwrap();
+    take(&queue).unwrap().nack().unwrap();
+    sim.disk.advance(SECOND);
+    assert!(take(&queue).is_none(), "its life goes on behind a restart");
+}
+
+#[test]
+fn a_life_that_is_over_leads_to_the_dead_letters_and_begins_anew_there() {
+    let sim = Sim::new();
+    sim.engine.queue("bin").time_to_live(100 * SECOND).create().unwrap();
+    let queue = sim.engine.queue("q").time_to_live(SECOND).dead_letter_queue("bin").create();
+    let queue = queue.unwrap();
+    queue.send(Message::new("a").key("k").header("h", "v")).unwrap();
+    sim.disk.advance(200 * SECOND);
+    assert!(take(&queue).is_none());
+    sim.engine.sync().unwrap();
+    let bin = sim.engine.queue("bin").open().unwrap();
+    let letter = take(&bin).unwrap();
+    let note = letter.dead_letter().unwrap().unwrap();
+    assert_eq!((&*note.reason, note.attempts), ("its time to live is over", 0));
+    assert_eq!((letter.key(), letter.header("h")), (Some(&b"k"[..]), Some(&b"v"[..])));
+    letter.nack().unwrap();
+    sim.disk.advance(100 * SECOND);
+    assert!(take(&bin).is_none());
+    assert_eq!((queue.depth().unwrap(), bin.depth().unwrap()), (0, 0));
+}
+
+#[test]
+fn lives_end_for_subscriptions_and_for_keys_in_order() {
+    let sim = Sim::new();
+    let topic = sim.engine.topic("t").create().unwrap();
+    let short = topic.subscription("short").time_to_live(SECOND).ordered_by_key(true);
+    let (short, long) = (short.create().unwrap(), topic.subscription("long").create().unwrap());
+    topic.publish(keyed("a", 0)).unwrap();
+    topic.publish(keyed("a", 1).expire_after(100 * SECOND)).unwrap();
+    let held = short.try_receive().unwrap().unwrap();
+    assert!(short.try_receive().unwrap().is_none());
+    sim.disk.advance(2 * SECOND);
+    topic.publish(keyed("a", 2)).unwrap();
+    held.ack().unwrap();
+    assert_eq!(short.try_receive().unwrap().unwrap().payload(), b"2");
+    assert_eq!(long.receive_batch(9, Duration::ZERO).unwrap().len(), 3);
+
+    assert_eq!(field(topic.publish(keyed("a", 1).expire_after(Duration::ZERO))), "expire_after");
+    let stream = sim.engine.stream("s").create().unwrap();
+    assert_eq!(field(stream.append(keyed("a", 1).expire_after(SECOND))), "expire_after");
+    let forever = sim.engine.queue("q").time_to_live(Duration::ZERO);
+    assert_eq!(field(forever.create()), "time_to_live");
+}

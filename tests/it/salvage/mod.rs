@@ -1,0 +1,9 @@
+//! Damage, which `verify` finds and `salvage` copies around.
+
+mod bits;
+mod check;
+mod compare;
+mod crash;
+mod damage;
+mod random;
+mod sample;

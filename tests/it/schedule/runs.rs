@@ -1,0 +1,157 @@
+//! What a schedule sends, and when.
+
+use posthouse::{Message, MissedRuns, Schedule, Start, Target, Timestamp};
+
+use super::{BEGIN, hourly, reopen, run_due, times};
+use crate::support::{DAY, HOUR, MINUTE, SECOND, Sim, field, take};
+
+#[test]
+fn it_runs_at_its_times_and_says_for_which() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("ticks").create().unwrap();
+    let message = Message::new("tick").key("k").header("kind", "tick");
+    let schedule = engine.schedule("minutely").cron("* * * * *").to_queue(&queue, message);
+    let schedule = schedule.create().unwrap();
+    assert_eq!(schedule.next_run(), Timestamp(BEGIN.0 + 40_000));
+    assert_eq!(run_due(&engine), 0);
+    disk.advance(39 * SECOND);
+    assert_eq!(run_due(&engine), 0);
+    disk.advance(SECOND);
+    assert_eq!(run_due(&engine), 1);
+    assert_eq!(run_due(&engine), 0);
+    let delivery = take(&queue).unwrap();
+    assert_eq!((delivery.payload(), delivery.key()), (&b"tick"[..], Some(&b"k"[..])));
+    assert_eq!(delivery.header("kind"), Some(&b"tick"[..]));
+    assert_eq!(delivery.header(Schedule::NAME_HEADER), Some(&b"minutely"[..]));
+    assert_eq!(delivery.header(Schedule::TIME_HEADER), Some(&b"2023-11-14T22:14:00Z"[..]));
+    assert_eq!(delivery.timestamp(), Timestamp(BEGIN.0 + 40_000));
+    delivery.ack().unwrap();
+    for _ in 0..5 {
+        disk.advance(MINUTE);
+        assert_eq!(run_due(&engine), 1);
+    }
+    assert_eq!(times(&queue).last().unwrap(), "2023-11-14T22:19:00Z");
+    assert_eq!(queue.depth().unwrap(), 5);
+}
+
+#[test]
+fn topics_and_streams_are_targets_too() {
+    let Sim { disk, engine } = Sim::new();
+    let topic = engine.topic("hours").create().unwrap();
+    let subscription = topic.subscription("all").create().unwrap();
+    let stream = engine.stream("hours").partitions(4).create().unwrap();
+    engine.schedule("t").cron("@hourly").to_topic(&topic, "hour").create().unwrap();
+    engine.schedule("s").cron("@hourly").to_stream(&stream, "hour").create().unwrap();
+    for _ in 0..8 {
+        disk.advance(HOUR);
+        assert_eq!(run_due(&engine), 2);
+    }
+    assert_eq!(subscription.depth().unwrap(), 8);
+    assert_eq!(stream.len().unwrap(), 8);
+    // Without a key they go to the partitions in turn, as all records do.
+    let of = |partition| {
+        let reader = stream.partition(partition).unwrap().reader(Start::Earliest).unwrap();
+        reader.count()
+    };
+    assert!((0..4).filter(|it| of(*it) > 0).count() > 1, "all are in one partition");
+    let targets: Vec<Target> =
+        engine.schedules().unwrap().iter().map(|it| it.target().clone()).collect();
+    assert_eq!(targets, [Target::Stream("hours".into()), Target::Topic("hours".into())]);
+}
+
+#[test]
+fn a_message_may_have_an_end_of_life() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("ticks").create().unwrap();
+    let message = Message::new("tick").expire_after(MINUTE);
+    engine.schedule("h").cron("@hourly").to_queue(&queue, message).create().unwrap();
+    disk.advance(HOUR);
+    assert_eq!(run_due(&engine), 1);
+    disk.advance(2 * MINUTE);
+    assert!(take(&queue).is_none(), "it has expired");
+    disk.advance(HOUR);
+    assert_eq!(run_due(&engine), 1);
+    assert!(take(&queue).is_some(), "each has a life of its own");
+}
+
+#[test]
+fn it_goes_on_behind_a_restart_and_a_checkpoint() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("ticks").create().unwrap();
+    hourly(&sim.engine, &queue).create().unwrap();
+    drop(queue);
+    for n in 0..6 {
+        sim.disk.advance(HOUR);
+        if n % 2 == 0 {
+            sim.engine.checkpoint().unwrap();
+        }
+        sim = if n % 3 == 0 { sim.kill() } else { reopen(sim) };
+        assert_eq!(run_due(&sim.engine), 1);
+    }
+    assert_eq!(sim.engine.queue("ticks").open().unwrap().depth().unwrap(), 6);
+    assert!(sim.engine.verify().unwrap().is_ok());
+}
+
+#[test]
+fn missed_runs_are_made_once_or_all_or_not() {
+    let sim = Sim::new();
+    for (name, missed) in
+        [("once", MissedRuns::RunOnce), ("all", MissedRuns::RunAll), ("skip", MissedRuns::Skip)]
+    {
+        let queue = sim.engine.queue(name).create().unwrap();
+        let schedule = sim.engine.schedule(name).cron("0 * * * *").missed_runs(missed);
+        schedule.to_queue(&queue, "x").create().unwrap();
+    }
+    sim.disk.advance(HOUR);
+    assert_eq!(run_due(&sim.engine), 2, "13 minutes late, one is skipped");
+    let Sim { disk, engine } = reopen(sim);
+    disk.advance(5 * HOUR);
+    let sim = reopen(Sim { disk, engine });
+    assert_eq!(run_due(&sim.engine), 1 + 5);
+    let times = |name: &str| times(&sim.engine.queue(name).open().unwrap());
+    assert_eq!(times("once"), ["2023-11-14T23:00:00Z", "2023-11-15T04:00:00Z"]);
+    let all: Vec<String> = (0..5).map(|n| format!("2023-11-15T0{n}:00:00Z")).collect();
+    assert_eq!(times("all")[0], "2023-11-14T23:00:00Z");
+    assert_eq!(times("all")[1..], all);
+    assert!(times("skip").is_empty());
+    // In time, it is not skipped.
+    sim.disk.advance(MINUTE * 46 + 41 * SECOND);
+    assert_eq!(run_due(&sim.engine), 3);
+    assert_eq!(times("skip"), ["2023-11-15T05:00:00Z"]);
+}
+
+#[test]
+fn a_schedule_with_a_year_comes_to_its_end() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("q").create().unwrap();
+    let schedule = engine.schedule("once").cron("0 0 12 24 12 * 2023").to_queue(&queue, "x");
+    schedule.create().unwrap();
+    disk.advance(41 * DAY);
+    assert_eq!(run_due(&engine), 1);
+    assert_eq!(times(&queue), ["2023-12-24T12:00:00Z"]);
+    assert!(engine.schedules().unwrap().is_empty());
+    assert_eq!(field(schedule.create()), "cron", "it would never run");
+}
+
+#[test]
+fn time_zones_have_their_clocks_changed() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("q").create().unwrap();
+    let nightly = engine.schedule("nightly").cron("30 2 * * *").time_zone("Europe/Berlin");
+    nightly.to_queue(&queue, "x").create().unwrap();
+    let mut days = 0;
+    while days < 400 {
+        disk.advance(HOUR);
+        days += run_due(&engine);
+    }
+    let times = times(&queue);
+    assert_eq!(times.len(), 400);
+    assert_eq!(times[0], "2023-11-15T01:30:00Z");
+    let of = |day: &str| times.iter().filter(|it| it.starts_with(day)).collect::<Vec<_>>();
+    // 02:30 is left out on March 31st 2024, and comes twice on October 27th.
+    assert_eq!(of("2024-03-30"), ["2024-03-30T01:30:00Z"]);
+    assert_eq!(of("2024-03-31"), ["2024-03-31T01:00:00Z"]);
+    assert_eq!(of("2024-04-01"), ["2024-04-01T00:30:00Z"]);
+    assert_eq!(of("2024-10-27"), ["2024-10-27T00:30:00Z"]);
+    assert_eq!(of("2024-10-28"), ["2024-10-28T01:30:00Z"]);
+}

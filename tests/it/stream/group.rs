@@ -1,0 +1,47 @@
+//! Groups keep their offsets in a stream.
+
+use posthouse::{ErrorKind, Message, Start};
+
+use crate::support::{everywhere, kind};
+
+#[test]
+fn a_group_keeps_its_offsets() {
+    everywhere(|open| {
+        let engine = open();
+        let stream = engine.stream("s").partitions(2).create().unwrap();
+        let messages = (0..20).map(|n| Message::new(n.to_string()).key(n.to_string()));
+        stream.append_batch(messages).unwrap();
+        engine.sync().unwrap();
+        let group = stream.group("g").create().unwrap();
+        let latest = stream.group("latest").start(Start::Latest).create().unwrap();
+        assert_eq!((group.lag().unwrap(), latest.lag().unwrap()), (20, 0));
+        let mut reader = group.reader().unwrap();
+        for _ in 0..12 {
+            reader.try_read().unwrap().unwrap();
+        }
+        group.commit_reader(&reader).unwrap();
+        assert_eq!(group.lag().unwrap(), 8);
+        assert_eq!(group.lags().unwrap().into_iter().sum::<u64>(), 8);
+        let other = engine.stream("other").create().unwrap().reader(Start::Earliest).unwrap();
+        let invalid = ErrorKind::InvalidInput { field: "reader" };
+        assert_eq!(kind(group.commit_reader(&other)), invalid);
+        let mut tx = engine.transaction();
+        tx.commit_reader(&group, &other);
+        assert_eq!(kind(tx.commit()), invalid);
+        drop((stream, group, latest, reader, other, engine));
+
+        let engine = open();
+        let stream = engine.stream("s").open().unwrap();
+        let group = stream.group("g").open().unwrap();
+        assert_eq!(group.lag().unwrap(), 8);
+        let mut reader = group.reader().unwrap();
+        let mut tx = engine.transaction();
+        while let Some(record) = reader.try_read().unwrap() {
+            tx.append(&stream, Message::new(record.payload()).key("again"));
+        }
+        tx.commit_reader(&group, &reader);
+        assert_eq!(tx.commit().unwrap().len(), 8);
+        engine.sync().unwrap();
+        assert_eq!(group.lag().unwrap(), 8, "the records of the transaction itself");
+    });
+}

@@ -1,0 +1,4 @@
+//! What users are told of streams.
+
+mod group;
+mod read;

@@ -1,0 +1,144 @@
+//! Readers of a stream.
+
+use std::{thread, time::Duration};
+
+use posthouse::{ErrorKind, IoMode, Message, Offset, Options, Start, Timestamp, sim::SimDisk};
+
+use crate::support::{everywhere, kind, open, real};
+
+#[test]
+fn a_stream_is_read_from_any_point() {
+    everywhere(|open| {
+        let engine = open();
+        let stream = engine.stream("s").create().unwrap();
+        for n in 0..50u64 {
+            let message = Message::new(n.to_string()).timestamp(Timestamp(1000 + n / 2));
+            assert_eq!(stream.append(message).unwrap().offset, Offset(n));
+            if n == 20 || n == 33 {
+                engine.checkpoint().unwrap();
+            }
+        }
+        engine.sync().unwrap();
+        let read = |start| -> Vec<u64> {
+            let records = stream.reader(start).unwrap();
+            records.map(|record| record.unwrap().offset().0).collect()
+        };
+        assert_eq!(read(Start::Earliest), (0..50).collect::<Vec<_>>());
+        assert_eq!(read(Start::Latest), []);
+        for offset in [0, 1, 20, 21, 34, 49, 50] {
+            assert_eq!(read(Start::Offset(Offset(offset))), (offset..50).collect::<Vec<_>>());
+        }
+        for (time, first) in [(0, 0), (1000, 0), (1001, 2), (1010, 20), (1024, 48), (1025, 50)] {
+            assert_eq!(read(Start::Time(Timestamp(time))), (first..50).collect::<Vec<_>>());
+        }
+        let partition = stream.partition(0).unwrap();
+        partition.trim_before(Offset(10)).unwrap();
+        assert_eq!(partition.start().unwrap(), Offset(10));
+        assert_eq!(read(Start::Earliest), (10..50).collect::<Vec<_>>());
+        let early = stream.reader(Start::Offset(Offset(9)));
+        assert_eq!(kind(early), ErrorKind::InvalidInput { field: "start" });
+        let beyond = partition.trim_before(Offset(51));
+        assert_eq!(kind(beyond), ErrorKind::InvalidInput { field: "offset" });
+        assert_eq!(kind(stream.partition(1)), ErrorKind::InvalidInput { field: "partition" });
+        assert_eq!(stream.len().unwrap(), 40);
+    });
+}
+
+#[test]
+fn a_reader_goes_on_as_records_come() {
+    let (engine, _dir) = real();
+    let stream = engine.stream("s").partitions(3).create().unwrap();
+    let mut reader = stream.reader(Start::Latest).unwrap();
+    assert!(reader.try_read().unwrap().is_none());
+    let writer = {
+        let stream = stream.clone();
+        thread::spawn(move || {
+            for n in 0..300 {
+                let key = format!("key {}", n % 7);
+                stream.append(Message::new(n.to_string()).key(key)).unwrap();
+            }
+        })
+    };
+    let mut last = std::collections::BTreeMap::new();
+    for _ in 0..300 {
+        let record = reader.read(Duration::from_secs(60)).unwrap().unwrap();
+        let n: u64 = std::str::from_utf8(record.payload()).unwrap().parse().unwrap();
+        let before = last.insert(record.key().unwrap().to_vec(), n);
+        assert!(before < Some(n), "records of one key come in order");
+    }
+    assert!(reader.read(Duration::from_millis(1)).unwrap().is_none());
+    writer.join().unwrap();
+    assert_eq!(stream.len().unwrap(), 300);
+}
+
+#[test]
+fn a_reader_past_the_end_waits_for_its_offset() {
+    everywhere(|open| {
+        let engine = open();
+        let stream = engine.stream("s").create().unwrap();
+        stream.append_batch(["0", "1", "2"]).unwrap();
+        let mut reader = stream.reader(Start::Offset(Offset(5))).unwrap();
+        assert!(reader.try_read().unwrap().is_none());
+        engine.checkpoint().unwrap();
+        assert!(reader.read(Duration::from_millis(1)).unwrap().is_none());
+        stream.append_batch(["3", "4"]).unwrap();
+        assert!(reader.try_read().unwrap().is_none());
+        stream.append_batch(["5", "6"]).unwrap();
+        assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"5");
+        engine.checkpoint().unwrap();
+        assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"6");
+    });
+}
+
+/// "Groups and readers that have not come so far skip them."
+#[test]
+fn a_reader_skips_what_was_trimmed_meanwhile() {
+    for checkpoint in [false, true] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk).unwrap();
+        let stream = engine.stream("s").create().unwrap();
+        stream.append_batch((0..20).map(|n| n.to_string())).unwrap();
+        if checkpoint {
+            engine.checkpoint().unwrap();
+        }
+        let mut reader = stream.reader(Start::Earliest).unwrap();
+        stream.partition(0).unwrap().trim_before(Offset(10)).unwrap();
+        let first = reader.try_read().unwrap().unwrap().offset();
+        assert_eq!(first, Offset(10), "checkpointed {checkpoint}");
+    }
+}
+
+/// A run of the journal that is damaged under a reader's hands is reported until it is whole again:
+/// a reader that is asked once more does not go on behind it.
+#[test]
+fn a_reader_does_not_skip_a_damaged_run() {
+    use std::{fs::File, os::unix::fs::FileExt};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let engine = Options::new().io(IoMode::Map).open(&path).unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    for payload in ["the first", "the second", "the third"] {
+        stream.append(payload).unwrap();
+    }
+    let journal = std::fs::read_dir(path.join("journal")).unwrap();
+    let journal = journal.map(|it| it.unwrap().path());
+    let find = |file: &std::path::PathBuf| {
+        let content = std::fs::read(file).unwrap();
+        content.windows(10).position(|it| it == b"the second")
+    };
+    let (file, at) = journal.filter_map(|it| find(&it).map(|at| (it, at))).next().unwrap();
+    let file = File::options().read(true).write(true).open(file).unwrap();
+    // The end of the run's header: how long it is, and how long its record.
+    let (mut before, at) = ([0; 6], at as u64 - 6);
+    file.read_exact_at(&mut before, at).unwrap();
+
+    let mut reader = stream.reader(Start::Earliest).unwrap();
+    assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the first");
+    file.write_all_at(&[0xFF; 6], at).unwrap();
+    for _ in 0..3 {
+        assert_eq!(reader.try_read().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+    file.write_all_at(&before, at).unwrap();
+    assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the second");
+    assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the third");
+}

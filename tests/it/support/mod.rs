@@ -1,0 +1,78 @@
+//! What tests of several modules use.
+#![allow(dead_code)]
+
+#[cfg(unix)]
+pub mod process;
+mod sim;
+mod task;
+
+use std::time::Duration;
+
+use posthouse::{Durability, Engine, Error, ErrorKind, IoMode, Options, sim::SimDisk};
+use proptest::test_runner::Config;
+
+use crate::model::small_options;
+
+pub use sim::{Sim, take, texts};
+pub use task::{Count, Task, block_on, poll};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const MINUTE: Duration = Duration::from_secs(60);
+pub const HOUR: Duration = Duration::from_secs(3600);
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+pub const EINTR: i32 = 4;
+pub const EIO: i32 = 5;
+pub const ENOMEM: i32 = 12;
+pub const EMFILE: i32 = 24;
+pub const ENOSPC: i32 = 28;
+
+pub fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// How many cases proptest tries: so many, or `POSTHOUSE_CASES`.
+pub fn cases(default: u32) -> Config {
+    let cases = std::env::var("POSTHOUSE_CASES").ok().and_then(|n| n.parse().ok());
+    Config { cases: cases.unwrap_or(default), failure_persistence: None, ..Config::default() }
+}
+
+/// Opens a store with small files on a simulated disk.
+pub fn open(disk: &SimDisk) -> Result<Engine, Error> {
+    small_options().sim(disk).open("store")
+}
+
+/// An engine on the real disk, and the directory that goes with it.
+pub fn real() -> (Engine, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (Engine::open(dir.path().join("store")).unwrap(), dir)
+}
+
+/// The kind of an error that is expected.
+pub fn kind<T>(result: posthouse::Result<T>) -> ErrorKind {
+    match result {
+        Ok(_) => panic!("it should have failed"),
+        Err(error) => error.kind(),
+    }
+}
+
+/// The field that an expected error names.
+pub fn field<T>(result: posthouse::Result<T>) -> &'static str {
+    match kind(result) {
+        ErrorKind::InvalidInput { field } => field,
+        other => panic!("it failed with {other:?}"),
+    }
+}
+
+/// Runs a body on both disks, through maps and through calls, with both durabilities.
+pub fn everywhere(body: impl Fn(&dyn Fn() -> Engine)) {
+    for io in [IoMode::Map, IoMode::Calls] {
+        for durability in [Durability::Sync, Durability::Buffered] {
+            let options = Options::new().io(io).durability(durability);
+            let disk = SimDisk::new(1);
+            body(&|| options.clone().sim(&disk).open("store").unwrap());
+            let dir = tempfile::tempdir().unwrap();
+            body(&|| options.open(dir.path().join("store")).unwrap());
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! An engine on a simulated disk, for tests of what users are told.
+
+use posthouse::{Delivery, Engine, Queue, Timestamp, sim::SimDisk};
+
+use super::open;
+
+/// An engine on a simulated disk, whose clocks only move when they are told to.
+pub struct Sim {
+    pub disk: SimDisk,
+    pub engine: Engine,
+}
+
+impl Sim {
+    pub fn new() -> Sim {
+        let disk = SimDisk::new(7);
+        disk.set_now(Timestamp(1_700_000_000_000));
+        let engine = open(&disk).unwrap();
+        Sim { disk, engine }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        // What a message bears that is sent now.
+        let probe = self.engine.stream("probe").create().unwrap();
+        let at = probe.append("now").unwrap();
+        let reader = probe.partition(at.partition).unwrap().reader(posthouse::Start::Earliest);
+        reader.unwrap().last().unwrap().unwrap().timestamp()
+    }
+
+    /// The process dies, and the next one begins.
+    pub fn kill(self) -> Sim {
+        let Sim { disk, engine } = self;
+        disk.kill();
+        drop(engine);
+        let engine = open(&disk).unwrap();
+        Sim { disk, engine }
+    }
+}
+
+pub fn take(queue: &Queue) -> Option<Delivery> {
+    queue.try_receive().unwrap()
+}
+
+pub fn texts(queue: &Queue) -> Vec<String> {
+    let text = |payload: &[u8]| String::from_utf8(payload.to_vec()).unwrap();
+    queue.browse().unwrap().map(|it| text(it.unwrap().payload())).collect()
+}

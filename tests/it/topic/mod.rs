@@ -1,0 +1,3 @@
+//! What users are told of topics.
+
+mod fan_out;

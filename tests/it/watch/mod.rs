@@ -1,0 +1,5 @@
+//! What users are told of watching.
+
+mod latency;
+mod levels;
+mod stats;

@@ -1,0 +1,127 @@
+//! Each action, done on the engine and on the model.
+
+use std::time::Duration;
+
+use posthouse::Error;
+
+use super::{Driver, Ended, LEASE, MOMENT, Settling, Whose, is_of_power, queue_name, text};
+use crate::action::{Action, ERRORS, TIMES};
+
+impl Driver<'_> {
+    pub(super) fn act(&mut self, action: &Action) -> Ended {
+        let done = match action {
+            Action::CreateQueue(name) => self.create_queue(*name),
+            Action::DeleteQueue(name) => self.delete_queue(*name),
+            Action::CreateTopic(name) => self.create_topic(*name),
+            Action::DeleteTopic(name) => self.delete_topic(*name),
+            Action::Subscribe(topic, name) => self.subscribe(*topic, *name),
+            Action::Unsubscribe(topic, name) => self.unsubscribe(*topic, *name),
+            Action::CreateStream(name) => self.create_stream(*name),
+            Action::DeleteStream(name) => self.delete_stream(*name),
+            Action::CreateGroup(stream, name) => self.create_group(*stream, *name),
+            Action::Send { queue, messages, bytes, how } => {
+                self.send(*queue, *messages, *bytes, *how)
+            }
+            Action::Publish { topic, messages, bytes, how } => {
+                self.publish(*topic, *messages, *bytes, *how)
+            }
+            Action::Append { stream, messages, bytes, how } => {
+                self.append(*stream, *messages, *bytes, *how)
+            }
+            Action::Receive { queue } => self.receive(Whose::Queue(queue_name(*queue))),
+            Action::ReceiveFrom { topic, subscription } => self.receive(Whose::Subscription(
+                text("topic", *topic),
+                text("subscription", *subscription),
+            )),
+            Action::Ack(n) => self.settle(*n, Settling::Ack),
+            Action::Nack(n) => self.settle(*n, Settling::Nack),
+            Action::NackAfter(n) => self.settle(*n, Settling::NackAfter),
+            Action::Reject(n) => self.settle(*n, Settling::Reject),
+            Action::SendLater { queue, bytes, how } => self.send_later(*queue, *bytes, *how),
+            Action::SendBrief { queue, bytes, how } => self.send_brief(*queue, *bytes, *how),
+            Action::SendUrgent { queue, bytes, how } => self.send_urgent(*queue, *bytes, *how),
+            Action::PublishBrief { topic, bytes, how } => self.publish_brief(*topic, *bytes, *how),
+            Action::Remove { queue, which } => self.remove(*queue, *which),
+            Action::Purge { queue } => self.purge(&Whose::Queue(queue_name(*queue))),
+            Action::Redrive => self.redrive(),
+            Action::Drop(n) => self.drop_delivery(*n),
+            Action::Seek { stream, group, to } => self.seek(*stream, *group, *to),
+            Action::Trim { stream, to } => self.trim(*stream, *to),
+            Action::Transaction(parts, how) => self.transact(parts, *how),
+            Action::Churn { queue, rounds, how } => self.churn(*queue, *rounds, *how),
+            Action::Die { moments, how } => self.die(*moments, *how),
+            Action::LeasesEnd => self.time_passes(LEASE + Duration::from_millis(1)),
+            Action::TimePasses => self.time_passes(MOMENT),
+            Action::Sync
+            | Action::Checkpoint
+            | Action::Reopen
+            | Action::Kill
+            | Action::PowerCut
+            | Action::PowerCutIn(_)
+            | Action::CallFails(..)
+            | Action::SyncFails(_)
+            | Action::CheckpointFails(_)
+            | Action::Clock(_) => self.act_on_the_whole(action),
+        };
+        match done {
+            Ok(Some(())) => Ended::Fine,
+            Ok(None) => Ended::Dead,
+            // It failed before there was anything to commit.
+            Err(error) if self.doomed && is_of_power(&error) => Ended::Dead,
+            Err(error) => panic!("{action:?}: {error:?}"),
+        }
+    }
+
+    /// An action on the engine as a whole, on the disk, or on the clock.
+    fn act_on_the_whole(&mut self, action: &Action) -> Result<Option<()>, Error> {
+        match action {
+            Action::Sync => {
+                let synced = self.engine().sync();
+                self.durably(synced)
+            }
+            Action::Checkpoint => {
+                let made = self.engine().checkpoint();
+                self.durably(made)
+            }
+            Action::Reopen if self.doomed => Ok(Some(())),
+            Action::Reopen => {
+                self.reopen();
+                Ok(Some(()))
+            }
+            Action::Kill => {
+                self.crash(false);
+                Ok(Some(()))
+            }
+            Action::PowerCut => {
+                self.crash(true);
+                Ok(Some(()))
+            }
+            Action::PowerCutIn(steps) => {
+                self.world.cut_power_in(u64::from(*steps));
+                self.doomed = self.world.copy().is_some();
+                self.powerless = self.doomed;
+                Ok(Some(()))
+            }
+            Action::CallFails(calls, error) => {
+                let error = ERRORS[usize::from(*error) % ERRORS.len()];
+                self.doomed |= self.world.fail_call_in(u64::from(*calls), error);
+                Ok(Some(()))
+            }
+            Action::SyncFails(which) => {
+                self.doomed |= self.world.fail_sync_in(u64::from(*which));
+                Ok(Some(()))
+            }
+            Action::CheckpointFails(which) => {
+                self.doomed |= self.world.fail_sync_in(u64::from(*which));
+                let made = self.engine().checkpoint();
+                self.durably(made)
+            }
+            Action::Clock(time) => {
+                let time = TIMES[usize::from(*time) % TIMES.len()];
+                self.clock_was_set |= self.world.set_clock(time);
+                Ok(Some(()))
+            }
+            _ => unreachable!("an action on a model"),
+        }
+    }
+}

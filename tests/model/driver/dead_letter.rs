@@ -1,0 +1,95 @@
+//! Messages that are dropped or moved to the dead letters by a receive.
+
+use std::collections::BTreeMap;
+
+use super::{Driver, Whose, bury, offsets_of, unacked_mut};
+use crate::state::{DEAD, RETRIED, Unacked};
+
+impl Driver<'_> {
+    /// Those of some messages that are not there any more, in the order in which they have become
+    /// dead letters, if they have. A copy of the disk tells, also of what is not durable yet.
+    pub(super) fn find_gone(&self, whose: &Whose, doomed: &[u64]) -> Vec<u64> {
+        if doomed.is_empty() {
+            return Vec::new();
+        }
+        let copy = self.world.copy();
+        let copy = copy.map(|copy| copy.open().unwrap_or_else(|it| panic!("cannot recover: {it}")));
+        let engine = copy.as_ref().unwrap_or(self.engine());
+        let found = offsets_of(engine, whose).and_then(|there| {
+            let mut gone: Vec<u64> =
+                doomed.iter().copied().filter(|it| !there.contains(it)).collect();
+            if whose.is_retried() {
+                let mut letters = BTreeMap::new();
+                for letter in engine.queue(DEAD).open()?.browse()? {
+                    let letter = letter?;
+                    let note = letter.dead_letter()?.expect("it is a dead letter");
+                    letters.insert(note.offset.0, letter.offset().0);
+                }
+                gone.sort_by_key(|offset| letters.get(offset).copied());
+            }
+            Ok(gone)
+        });
+        found.unwrap_or_else(|error| panic!("cannot browse: {error}"))
+    }
+
+    /// Messages were dropped, each in a commit of its own: the fresh ones in their order, and the others
+    /// in any.
+    pub(super) fn commit_drops(&mut self, whose: &Whose, fresh: &[u64], others: &[u64]) {
+        let base = self.now().clone();
+        for some in 0..1 << others.len() {
+            let mut state = base.clone();
+            let unacked = unacked_mut(&mut state, whose);
+            for (n, offset) in others.iter().enumerate() {
+                if some >> n & 1 == 1 {
+                    unacked.remove(offset);
+                }
+            }
+            for offset in [None].into_iter().chain(fresh.iter().map(Some)) {
+                offset.map(|offset| unacked_mut(&mut state, whose).remove(offset));
+                if state != *self.now() {
+                    self.committed(|now| *now = state.clone());
+                }
+            }
+        }
+    }
+
+    /// A receive was cut off, somewhere in the midst of its commits: some messages have become dead
+    /// letters, and one more may have been counted.
+    pub(super) fn may_have_counted(&mut self, free: &Unacked, buried: &[u64]) {
+        let others: Vec<u64> = free.keys().copied().filter(|it| !buried.contains(it)).collect();
+        for count in 0..=buried.len() {
+            if let Some(last) = count.checked_sub(1) {
+                self.commit_burial(buried[last]);
+            }
+            let base = self.now().clone();
+            for offset in &others {
+                let mut counted = base.clone();
+                let unacked = &mut counted.queues.get_mut(RETRIED).unwrap().unacked;
+                let entry = unacked.get_mut(offset).unwrap();
+                entry.attempts += 1;
+                entry.waits = false;
+                self.committed(|state| *state = counted);
+            }
+            self.committed(|state| *state = base);
+        }
+    }
+
+    /// A message was moved to the dead letters, in a commit of its own.
+    pub(super) fn commit_burial(&mut self, offset: u64) {
+        let letter = self.now().queues[DEAD].next;
+        let now = self.time;
+        self.committed(|state| bury(state, offset, now));
+        self.bear(&Whose::Queue(DEAD.to_owned()), letter, 1);
+    }
+
+    /// What has come to the dead letters with the last commit.
+    pub(super) fn bear_letters(&mut self, before: u64) {
+        let after = self.letters();
+        self.bear(&Whose::Queue(DEAD.to_owned()), before, after - before);
+    }
+
+    /// How many dead letters there have ever been.
+    pub(super) fn letters(&self) -> u64 {
+        self.now().queues.get(DEAD).map_or(0, |queue| queue.next)
+    }
+}

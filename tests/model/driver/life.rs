@@ -1,0 +1,130 @@
+//! How a life begins and ends: opening, closing, crashes, and what is recovered.
+
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
+
+use posthouse::{Delivery, Error, ErrorKind};
+
+use super::{Driver, Held, Settling, Whose, settle_in};
+use crate::state::{ATTEMPTS_MAX, State, dump};
+
+impl Driver<'_> {
+    pub(super) fn open(&mut self) {
+        let engine = self.world.open().unwrap_or_else(|error| panic!("cannot open: {error}"));
+        self.engine = Some(engine);
+        self.held.clear();
+        self.fresh.clear();
+        self.seen.clear();
+        self.born.clear();
+        self.doomed = false;
+        self.powerless = false;
+    }
+
+    /// Ends the life in an orderly way.
+    pub(super) fn reopen(&mut self) {
+        for held in std::mem::take(&mut self.held) {
+            // The engine is closed first, so that dropping it counts no failure.
+            self.engine().close().unwrap();
+            drop(held);
+        }
+        self.engine().close().unwrap();
+        self.engine = None;
+        self.is_durable();
+        let last = self.states.last().unwrap().clone();
+        self.recovered(&[last]);
+    }
+
+    /// Ends the life by a power cut or a kill, and finds out which state it has left.
+    pub(super) fn crash(&mut self, power: bool) {
+        let cuts = power || self.powerless;
+        let crashed = if cuts { self.world.cut_power() } else { self.world.kill() };
+        if !crashed {
+            return self.reopen();
+        }
+        if !power && !self.doomed {
+            // What was committed is in the system's memory, and that has stayed.
+            self.is_durable();
+        }
+        self.held.clear();
+        self.engine = None;
+        let candidates = self.states[self.floor..].to_vec();
+        self.recovered(&candidates);
+    }
+
+    pub(super) fn recovered(&mut self, candidates: &[Rc<State>]) {
+        let state = match self.world.copy() {
+            Some(copy) => {
+                let engine = copy.open().unwrap_or_else(|error| panic!("cannot recover: {error}"));
+                let found = dump(&engine).unwrap_or_else(|error| panic!("cannot read: {error}"));
+                drop(engine);
+                Rc::new(found)
+            }
+            None => candidates.last().unwrap().clone(),
+        };
+        // The model's own state has what the engine does not tell.
+        let known = candidates.iter().rfind(|it| **it == state);
+        let Some(known) = known.cloned() else {
+            let count = candidates.len();
+            panic!(
+                "recovered a state that is none of the {count} that it may be\nfound: {state:#?}\n\
+                 first: {:#?}\nlast: {:#?}",
+                candidates[0],
+                candidates[count - 1]
+            );
+        };
+        self.states_before = std::mem::replace(&mut self.states, vec![known]);
+        self.proven = vec![0];
+        self.floor = 0;
+        self.life += 1;
+        self.open();
+    }
+
+    pub(super) fn time_passes(&mut self, by: Duration) -> Result<Option<()>, Error> {
+        if !self.world.advance(by) {
+            return Ok(Some(()));
+        }
+        self.time += by.as_millis() as u64;
+        let now = self.time;
+        let mut ended: BTreeMap<Whose, Vec<Delivery>> = BTreeMap::new();
+        let mut lapsed: Vec<Held> = self.held.extract_if(.., |it| it.until <= now).collect();
+        lapsed.sort_unstable_by_key(|it| it.granted);
+        for Held { whose, delivery, .. } in lapsed {
+            ended.entry(whose).or_default().push(delivery);
+        }
+        while let Some((whose, deliveries)) = ended.pop_first() {
+            for delivery in deliveries.iter().filter(|_| !self.doomed) {
+                assert_eq!(delivery.ack().expect_err("too late").kind(), ErrorKind::LeaseLost);
+                let mut tx = self.engine().transaction();
+                tx.ack(delivery);
+                assert_eq!(tx.commit().expect_err("too late").kind(), ErrorKind::LeaseLost);
+            }
+            // Looking has the engine count the failures, in one commit.
+            let looked = match &whose {
+                Whose::Queue(name) => self.queue(name).and_then(|it| it.in_flight()),
+                Whose::Subscription(topic, name) => {
+                    self.subscription(topic, name).and_then(|it| it.in_flight())
+                }
+            };
+            let looked = self.outcome(looked)?;
+            let is_last = |it: &&Delivery| whose.is_retried() && it.attempt() >= ATTEMPTS_MAX;
+            self.committed(|state| {
+                for delivery in deliveries.iter().filter(|it| !is_last(it)) {
+                    settle_in(state, &whose, delivery.offset().0, Settling::Nack, now);
+                }
+            });
+            for delivery in deliveries.iter().filter(is_last) {
+                self.commit_burial(delivery.offset().0);
+            }
+            if self.doomed || looked.is_none() {
+                // If the power was off, nobody was told. Dropping the others now would count
+                // them, or not; they go with this life.
+                let held = |whose: Whose| {
+                    move |delivery| Held { whose: whose.clone(), delivery, granted: 0, until: 0 }
+                };
+                let rest = ended.into_iter();
+                self.held.extend(rest.flat_map(|(whose, all)| all.into_iter().map(held(whose))));
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    }
+}

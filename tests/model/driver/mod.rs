@@ -1,0 +1,305 @@
+//! Does actions on an engine and on the model, and compares the two.
+
+mod act;
+mod commit;
+mod dead_letter;
+mod life;
+mod queue;
+mod receive;
+mod settle;
+mod stream;
+mod topic;
+mod transaction;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
+
+use posthouse::{Delivery, Durability, Engine, Error, ErrorKind};
+
+use crate::{
+    World,
+    action::{Action, How, Name},
+    oracle::Oracle,
+    state::{ATTEMPTS_MAX, DEAD, Entry, MORTAL, Msg, ORDERED, RETRIED, State, Unacked},
+};
+
+/// Whose deliveries: a queue's, or a subscription's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whose {
+    Queue(String),
+    Subscription(String, String),
+}
+
+struct Held {
+    whose: Whose,
+    delivery: Delivery,
+    /// Counts leases, in the order in which they were granted.
+    granted: u64,
+    /// When the lease runs out.
+    until: u64,
+}
+
+pub struct Driver<'a> {
+    world: &'a dyn World,
+    engine: Option<Engine>,
+    /// The state after each commit since the last recovery; the first is the recovered one.
+    states: Vec<Rc<State>>,
+    /// Those of the life before.
+    states_before: Vec<Rc<State>>,
+    /// The states before this one cannot come back: it is durable, or was seen.
+    floor: usize,
+    /// Whether consumers must see durable messages only.
+    hides_unsynced: bool,
+    held: Vec<Held>,
+    /// The highest offset that was delivered in this life, for each consumer and priority.
+    fresh: BTreeMap<(Whose, u8), u64>,
+    /// What was delivered in this life.
+    seen: BTreeSet<(Whose, u64)>,
+    /// The state in which each message came, for the messages since the last recovery.
+    born: BTreeMap<(Whose, u64), usize>,
+    numbered: u64,
+    /// Whether the power may be gone, or a call may fail: then any error is the last thing that this
+    /// life says.
+    doomed: bool,
+    /// Whether the power may be gone.
+    powerless: bool,
+    /// For each state, what was durable when the commit to it was made: its frame says so.
+    proven: Vec<usize>,
+    /// Counts recoveries.
+    life: u64,
+    granted: u64,
+    /// By how many milliseconds the clock was moved on, and for messages that wait, by how many it
+    /// was when they began to.
+    time: u64,
+    waits_since: BTreeMap<(Whose, u64), u64>,
+    /// Whether the time of day was set: then nothing is known of when messages are due, nor of when
+    /// their lives are over.
+    clock_was_set: bool,
+    /// Examines the moments that the world has recorded.
+    oracle: Option<&'a Oracle>,
+}
+
+/// How a delivery is settled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Settling {
+    Ack,
+    Nack,
+    NackAfter,
+    Reject,
+}
+
+/// How an action ended.
+enum Ended {
+    Fine,
+    /// The power was gone. The commit that was being made may be there or not.
+    Dead,
+}
+
+/// The name of [`RETRIED`].
+const RETRIED_NAME: Name = 1;
+
+fn text(kind: &str, name: Name) -> String {
+    format!("{kind} {name}")
+}
+
+fn queue_name(name: Name) -> String {
+    if name == 2 { DEAD.to_owned() } else { format!("queue {name}") }
+}
+
+impl<'a> Driver<'a> {
+    pub fn new(world: &'a dyn World, hides_unsynced: bool) -> Driver<'a> {
+        let mut driver = Driver {
+            world,
+            engine: None,
+            states: vec![Rc::default()],
+            states_before: Vec::new(),
+            floor: 0,
+            hides_unsynced,
+            held: Vec::new(),
+            fresh: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            born: BTreeMap::new(),
+            numbered: 0,
+            doomed: false,
+            powerless: false,
+            proven: vec![0],
+            life: 0,
+            granted: 0,
+            time: 0,
+            waits_since: BTreeMap::new(),
+            clock_was_set: false,
+            oracle: None,
+        };
+        driver.open();
+        driver
+    }
+
+    /// Has an oracle examine what the world records from now on.
+    pub fn examined_by(mut self, oracle: &'a Oracle) -> Driver<'a> {
+        self.oracle = Some(oracle);
+        self
+    }
+
+    pub fn run(&mut self, actions: &[Action]) {
+        for action in actions {
+            self.one(action);
+        }
+        self.examined(|driver| driver.crash(false));
+        self.examined(|driver| driver.crash(true));
+    }
+
+    /// Does one action, and what follows if the power goes in the middle of it.
+    pub fn one(&mut self, action: &Action) {
+        self.examined(|driver| {
+            if let Ended::Dead = driver.act(action) {
+                // After an error the machine may stay up, with what the system has cached.
+                driver.crash(driver.powerless || driver.numbered.is_multiple_of(2));
+            }
+            driver.compare_bytes();
+        });
+    }
+
+    /// Compares what the engine has counted of a queue with a limit in bytes.
+    fn compare_bytes(&self) {
+        let (false, Some(known)) = (self.doomed, self.now().queues.get(MORTAL)) else { return };
+        let bytes = self.queue(MORTAL).and_then(|queue| queue.bytes());
+        let bytes = bytes.unwrap_or_else(|error| panic!("the bytes are not known: {error}"));
+        let sum = known.unacked.values().map(|entry| entry.msg.weight()).sum();
+        assert_eq!(bytes, Some(sum), "bytes of {MORTAL}");
+    }
+
+    /// Does something, and has the oracle examine the moments in which it could have been cut off.
+    fn examined(&mut self, act: impl FnOnce(&mut Self)) {
+        let Some(oracle) = self.oracle else {
+            return act(self);
+        };
+        let (floor, life) = (self.floor, self.life);
+        let proven = self.proven[floor];
+        act(self);
+        let all = if self.life == life { &self.states } else { &self.states_before };
+        for moment in self.world.moments() {
+            oracle.examine(&moment, all, floor, proven);
+        }
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine.as_ref().expect("the engine is open")
+    }
+
+    fn now(&self) -> &State {
+        self.states.last().unwrap()
+    }
+
+    /// Makes so many new messages.
+    fn messages(&mut self, count: u8, bytes: u16) -> Vec<Msg> {
+        let first = self.numbered;
+        self.numbered += u64::from(count);
+        // Batches of many large messages would exceed the limit of a commit.
+        let bytes = if count > 5 { bytes % 200 } else { bytes };
+        (first..self.numbered).map(|n| Msg::number(n, usize::from(bytes))).collect()
+    }
+}
+
+/// The simulated power is off, or a call fails as was ordered; or a sync failed because of it.
+fn is_of_power(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io | ErrorKind::DiskFull | ErrorKind::Poisoned)
+}
+
+/// The lease of all queues and subscriptions here, but for the dead letters.
+const LEASE: Duration = Duration::from_secs(60);
+
+fn durability(how: How) -> Durability {
+    match how {
+        How::Sync | How::Waited => Durability::Sync,
+        How::Buffered | How::Ticket => Durability::Buffered,
+    }
+}
+
+/// What passes at a time. Lives and waits are so many of these, so that they end on the dot; leases
+/// are not, so that none ends at the very end of it.
+const MOMENT: Duration = Duration::from_millis(15_007);
+
+/// How long messages wait that are to wait: less than a lease.
+const WAIT: Duration = Duration::from_millis(30_014);
+
+/// So many messages are dropped at once in an order that is not known.
+const UNORDERED_MAX: usize = 3;
+
+impl Whose {
+    fn is_ordered(&self) -> bool {
+        matches!(self, Whose::Subscription(_, name) if name == ORDERED)
+    }
+
+    fn is_retried(&self) -> bool {
+        matches!(self, Whose::Queue(name) if name == RETRIED)
+    }
+
+    fn lease(&self) -> Duration {
+        let is_by_default = *self == Whose::Queue(DEAD.to_owned());
+        if is_by_default { Duration::from_secs(30) } else { LEASE }
+    }
+
+    /// Whether a message was tried so often that it belongs to the dead letters.
+    fn is_worn_out(&self, entry: &Entry) -> bool {
+        self.is_retried() && entry.attempts >= ATTEMPTS_MAX
+    }
+}
+
+/// What is in a queue or a subscription.
+fn offsets_of(engine: &Engine, whose: &Whose) -> Result<BTreeSet<u64>, Error> {
+    let browse = match whose {
+        Whose::Queue(name) => engine.queue(name).open()?.browse()?,
+        Whose::Subscription(topic, name) => {
+            engine.topic(topic).open()?.subscription(name).open()?.browse()?
+        }
+    };
+    browse.map(|it| Ok(it?.offset().0)).collect()
+}
+
+fn unacked<'s>(state: &'s State, whose: &Whose) -> Option<&'s Unacked> {
+    match whose {
+        Whose::Queue(name) => state.queues.get(name).map(|queue| &queue.unacked),
+        Whose::Subscription(topic, name) => state.topics.get(topic)?.subscriptions.get(name),
+    }
+}
+
+fn unacked_mut<'s>(state: &'s mut State, whose: &Whose) -> &'s mut Unacked {
+    match whose {
+        Whose::Queue(name) => &mut state.queues.get_mut(name).unwrap().unacked,
+        Whose::Subscription(topic, name) => {
+            state.topics.get_mut(topic).unwrap().subscriptions.get_mut(name).unwrap()
+        }
+    }
+}
+
+fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling, now: u64) {
+    let unacked = unacked_mut(state, whose);
+    if how == Settling::Ack {
+        unacked.remove(&offset).expect("it was on lease");
+        return;
+    }
+    let entry = unacked.get_mut(&offset).expect("it was on lease");
+    if whose.is_retried() {
+        // It was counted when it was delivered.
+        if how == Settling::Reject || entry.attempts >= ATTEMPTS_MAX {
+            return bury(state, offset, now);
+        }
+    } else {
+        entry.attempts += 1;
+    }
+    entry.waits = how == Settling::NackAfter;
+}
+
+fn bury(state: &mut State, offset: u64, now: u64) {
+    let entry = state.queues.get_mut(RETRIED).unwrap().unacked.remove(&offset).unwrap();
+    let note = Some((RETRIED.to_owned(), offset, entry.attempts));
+    state.queues.get_mut(DEAD).unwrap().send(&[Msg { note, ..entry.msg }], now);
+}
+
+fn seek_in(state: &mut State, stream: &str, group: &str, partition: u32, offset: u64) {
+    let stream = state.streams.get_mut(stream).unwrap();
+    stream.groups.get_mut(group).unwrap()[partition as usize] = offset;
+}

@@ -1,0 +1,327 @@
+//! Queues: what is sent, removed, purged and redriven.
+
+use std::time::Duration;
+
+use posthouse::{Error, ErrorKind, Offset, Overflow, Queue, Ticket};
+
+use super::{
+    Driver, LEASE, MOMENT, RETRIED_NAME, Settling, WAIT, Whose, durability, queue_name, unacked,
+    unacked_mut,
+};
+use crate::{
+    action::{How, Name},
+    state::{
+        ATTEMPTS_MAX, BOUNDED, BRIEF, DEAD, LIFE, MESSAGES_MAX, MORTAL, Msg, QueueState, RETRIED,
+    },
+};
+
+impl Driver<'_> {
+    pub(super) fn queue(&self, name: &str) -> Result<Queue, Error> {
+        self.engine().queue(name).open()
+    }
+
+    pub(super) fn create_queue(&mut self, name: Name) -> Result<Option<()>, Error> {
+        let name = queue_name(name);
+        let builder = self.engine().queue(&name);
+        // Dead letters have the lease with which they are created beside their queue.
+        let builder = if name == DEAD { builder } else { builder.lease(LEASE) };
+        let is_retried = name == RETRIED;
+        // Dead letters that were not created for themselves live for ever.
+        let lives = [RETRIED, MORTAL].contains(&&*name)
+            || (name == DEAD && !self.now().queues.contains_key(DEAD));
+        let life = lives.then_some(LIFE);
+        let builder = match life {
+            Some(life) => builder.time_to_live(life),
+            None => builder,
+        };
+        let builder = match &*name {
+            RETRIED => builder.max_attempts(ATTEMPTS_MAX),
+            BOUNDED => builder.max_messages(MESSAGES_MAX).overflow(Overflow::DropOldest),
+            // Never reached: what counts is the sum.
+            MORTAL => builder.max_bytes(1 << 40),
+            _ => builder,
+        };
+        let made = builder.create().map(drop);
+        self.commit(made, |state| {
+            if is_retried && !state.queues.contains_key(RETRIED) {
+                state.queues.entry(DEAD.to_owned()).or_default();
+            }
+            state.queues.entry(name).or_insert_with(|| QueueState::of_life(life));
+        })
+    }
+
+    pub(super) fn delete_queue(&mut self, name: Name) -> Result<Option<()>, Error> {
+        let name = queue_name(name);
+        if !self.now().queues.contains_key(&name) {
+            let error = self.engine().queue(&name).delete();
+            return self.expect(error, ErrorKind::NotFound);
+        }
+        self.forget_held(|whose| *whose == Whose::Queue(name.clone()));
+        let gone = self.engine().queue(&name).delete();
+        self.commit(gone, |state| drop(state.queues.remove(&name)))
+    }
+
+    pub(super) fn send(
+        &mut self,
+        queue: Name,
+        count: u8,
+        bytes: u16,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let name = queue_name(queue);
+        let Some(first) = self.now().queues.get(&name).map(|queue| queue.next) else {
+            return Ok(Some(()));
+        };
+        let count = if name == BOUNDED { count % 8 } else { count };
+        let messages = self.messages(count, bytes);
+        let queue = self.queue(&name)?;
+        let Some(dropped) = self.dropped(&name, messages.len()) else {
+            let refused = queue.send_batch(messages.iter().map(Msg::message)).map(drop);
+            return self.expect(refused, ErrorKind::QueueFull);
+        };
+        let sent = match how {
+            _ if messages.len() != 1 => {
+                let batch = messages.iter().map(Msg::message);
+                queue.durability(durability(how)).send_batch(batch).map(|range| range.start)
+            }
+            How::Ticket => queue.send_ticket(messages[0].message()).map(|it| *it.value().unwrap()),
+            How::Waited => queue.send_ticket(messages[0].message()).and_then(Ticket::wait),
+            how => queue.durability(durability(how)).send(messages[0].message()),
+        };
+        // A batch of none is no commit.
+        let how = if messages.is_empty() { How::Buffered } else { how };
+        let how = if messages.len() > 1 && how == How::Waited { How::Sync } else { how };
+        let (count, now) = (messages.len() as u64, self.time);
+        let Some(offset) = self.commit_as(how, sent, |state| {
+            let queue = state.queues.get_mut(&name).unwrap();
+            queue.unacked.retain(|offset, _| !dropped.contains(offset));
+            queue.send(&messages, now);
+        })?
+        else {
+            return Ok(None);
+        };
+        assert_eq!(offset, Offset(first));
+        self.bear(&Whose::Queue(name), first, count);
+        Ok(Some(()))
+    }
+
+    /// What a queue drops when so many more are sent; `None` if they do not fit.
+    pub(super) fn dropped(&self, name: &str, more: usize) -> Option<Vec<u64>> {
+        let depth = self.now().queues[name].unacked.len() + more;
+        let excess = depth.saturating_sub(MESSAGES_MAX as usize);
+        if name != BOUNDED || excess == 0 {
+            return Some(Vec::new());
+        }
+        let mut idle = self.idle(name).unwrap_or_default();
+        let unacked = &self.now().queues[name].unacked;
+        idle.sort_by_key(|offset| unacked[offset].msg.priority);
+        (idle.len() >= excess).then(|| idle[..excess].to_vec())
+    }
+
+    pub(super) fn send_later(
+        &mut self,
+        queue: Name,
+        bytes: u16,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let name = queue_name(queue);
+        let Some(offset) = self.now().queues.get(&name).map(|queue| queue.next) else {
+            return Ok(Some(()));
+        };
+        // Now and then so many that they do not stay in memory.
+        let count = if self.numbered.is_multiple_of(3) { 9 } else { 1 };
+        let messages = self.messages(count, bytes);
+        let (message, now) = (messages[0].message().deliver_after(WAIT), self.time);
+        let queue = self.queue(&name)?;
+        let sent = match how {
+            _ if count > 1 => {
+                let batch = messages.iter().map(|it| it.message().deliver_after(WAIT));
+                queue.durability(durability(how)).send_batch(batch).map(|range| range.start)
+            }
+            How::Ticket => queue.send_ticket(message).map(|it| *it.value().unwrap()),
+            How::Waited => queue.send_ticket(message).and_then(Ticket::wait),
+            how => queue.durability(durability(how)).send(message),
+        };
+        let done = self.commit_as(how, sent, |state| {
+            let queue = state.queues.get_mut(&name).unwrap();
+            queue.send(&messages, now);
+            queue.unacked.range_mut(offset..).for_each(|(_, entry)| entry.waits = true);
+        })?;
+        let whose = Whose::Queue(name);
+        self.bear(&whose, offset, u64::from(count));
+        for offset in offset..offset + u64::from(count) {
+            self.waits_since.insert((whose.clone(), offset), self.time);
+        }
+        Ok(done.map(|sent| assert_eq!(sent, Offset(offset))))
+    }
+
+    pub(super) fn send_brief(
+        &mut self,
+        queue: Name,
+        bytes: u16,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let message = self.messages(1, bytes).remove(0).brief();
+        self.send_one(&queue_name(queue), &message, Some(BRIEF), how)
+    }
+
+    pub(super) fn send_urgent(
+        &mut self,
+        queue: Name,
+        bytes: u16,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let message = self.messages(1, bytes).remove(0).urgent();
+        self.send_one(&queue_name(queue), &message, None, how)
+    }
+
+    pub(super) fn send_one(
+        &mut self,
+        name: &str,
+        message: &Msg,
+        life: Option<Duration>,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let Some(offset) = self.now().queues.get(name).map(|queue| queue.next) else {
+            return Ok(Some(()));
+        };
+        let (queue, now) = (self.queue(name)?, self.time);
+        let Some(dropped) = self.dropped(name, 1) else {
+            return self.expect(queue.send(message.message()).map(drop), ErrorKind::QueueFull);
+        };
+        let sent = match how {
+            How::Ticket => queue.send_ticket(message.message()).map(|it| *it.value().unwrap()),
+            How::Waited => queue.send_ticket(message.message()).and_then(Ticket::wait),
+            how => queue.durability(durability(how)).send(message.message()),
+        };
+        let done = self.commit_as(how, sent, |state| {
+            let queue = state.queues.get_mut(name).unwrap();
+            queue.unacked.retain(|offset, _| !dropped.contains(offset));
+            queue.send_living(std::slice::from_ref(message), life, now);
+        })?;
+        self.bear(&Whose::Queue(name.to_owned()), offset, 1);
+        Ok(done.map(|sent| assert_eq!(sent, Offset(offset))))
+    }
+
+    /// The messages of a queue that are not on lease.
+    pub(super) fn idle(&self, name: &str) -> Option<Vec<u64>> {
+        self.idle_of(&Whose::Queue(name.to_owned()))
+    }
+
+    pub(super) fn idle_of(&self, whose: &Whose) -> Option<Vec<u64>> {
+        let held =
+            |n: &u64| self.held.iter().any(|it| it.whose == *whose && it.delivery.offset().0 == *n);
+        let unacked = unacked(self.now(), whose)?;
+        Some(unacked.keys().copied().filter(|n| !held(n)).collect())
+    }
+
+    pub(super) fn remove(&mut self, queue: Name, which: u8) -> Result<Option<()>, Error> {
+        let name = queue_name(queue);
+        let idle = self.idle(&name).unwrap_or_default();
+        if idle.is_empty() {
+            return Ok(Some(()));
+        }
+        let offset = idle[usize::from(which) % idle.len()];
+        let removed = self.queue(&name).and_then(|queue| queue.remove(Offset(offset)));
+        let done = self.commit(removed, |state| {
+            state.queues.get_mut(&name).unwrap().unacked.remove(&offset);
+        })?;
+        Ok(done.map(|removed| assert!(removed, "message {offset} was there")))
+    }
+
+    pub(super) fn purge(&mut self, whose: &Whose) -> Result<Option<()>, Error> {
+        let Some(idle) = self.idle_of(whose) else { return Ok(Some(())) };
+        let purged = match whose {
+            Whose::Queue(name) => self.queue(name).and_then(|queue| queue.purge()),
+            Whose::Subscription(topic, name) => {
+                self.subscription(topic, name).and_then(|it| it.purge())
+            }
+        };
+        let done = self.commit(purged, |state| {
+            unacked_mut(state, whose).retain(|offset, _| !idle.contains(offset));
+        })?;
+        Ok(done.map(|purged| assert_eq!(purged, idle.len() as u64)))
+    }
+
+    pub(super) fn redrive(&mut self) -> Result<Option<()>, Error> {
+        let (Some(idle), true) = (self.idle(DEAD), self.now().queues.contains_key(RETRIED)) else {
+            return Ok(Some(()));
+        };
+        let redriven = self.queue(DEAD).and_then(|dead| dead.redrive().run());
+        // Those that are not visible yet stay, and those that cannot be read.
+        let done = self.outcome(redriven)?;
+        let moved = match (self.world.copy(), done) {
+            (Some(_), _) => self.find_gone(&Whose::Queue(DEAD.to_owned()), &idle),
+            (None, Some(done)) => idle[..done.moved as usize].to_vec(),
+            (None, None) => unreachable!("only what can be copied fails"),
+        };
+        if let Some(done) = done {
+            assert_eq!(done.moved, moved.len() as u64);
+        }
+        let (first, now) = (self.now().queues[RETRIED].next, self.time);
+        for (n, offset) in moved.iter().copied().enumerate() {
+            self.committed(|state| {
+                let letter = state.queues.get_mut(DEAD).unwrap().unacked.remove(&offset).unwrap();
+                let message = Msg { note: None, ..letter.msg };
+                // What the message said of its life is forgotten among the dead letters.
+                state.queues.get_mut(RETRIED).unwrap().send(&[message], now);
+            });
+            self.bear(&Whose::Queue(RETRIED.to_owned()), first + n as u64, 1);
+        }
+        if done.is_some() && self.hides_unsynced && !moved.is_empty() {
+            self.is_durable();
+        }
+        Ok(done.map(drop))
+    }
+
+    pub(super) fn churn(&mut self, queue: Name, rounds: u8, how: How) -> Result<Option<()>, Error> {
+        // Either they die young, or they die in segments.
+        let at_once = rounds.is_multiple_of(2);
+        if at_once {
+            for _ in 0..rounds {
+                if self.send(queue, 6, 190, how)?.is_none() {
+                    return Ok(None);
+                }
+            }
+            let made = self.engine().checkpoint();
+            if self.durably(made)?.is_none() {
+                return Ok(None);
+            }
+        }
+        for round in 0..rounds {
+            if !at_once && self.send(queue, 6, 190, how)?.is_none() {
+                return Ok(None);
+            }
+            // One in seven stays.
+            for n in 0..6 {
+                let held = self.held.len();
+                if self.receive(Whose::Queue(queue_name(queue)))?.is_none() {
+                    return Ok(None);
+                }
+                let is_new = self.held.len() > held;
+                if is_new && (u32::from(round) * 6 + n) % 7 != 0 && self.settle_last()?.is_none() {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// A message comes, and is moved to the dead letters after so many moments.
+    pub(super) fn die(&mut self, moments: u8, how: How) -> Result<Option<()>, Error> {
+        if self.send(RETRIED_NAME, 1, 60, how)?.is_none() {
+            return Ok(None);
+        }
+        if self.time_passes(MOMENT * u32::from(moments))?.is_none() {
+            return Ok(None);
+        }
+        let held = self.held.len();
+        if self.receive(Whose::Queue(RETRIED.to_owned()))?.is_none() {
+            return Ok(None);
+        }
+        if self.held.len() == held {
+            return Ok(Some(()));
+        }
+        self.settle_at(held, Settling::Reject)
+    }
+}

@@ -1,0 +1,219 @@
+//! Receiving: which message may come, and which may be withheld.
+
+use posthouse::{Delivery, Error};
+
+use super::{Driver, Held, UNORDERED_MAX, WAIT, Whose, unacked, unacked_mut};
+use crate::state::{Entry, Msg, RETRIED, Unacked};
+
+/// What a receive has to do with.
+struct Offered {
+    /// The messages that were not on lease.
+    free: Unacked,
+    /// Those of them that the receive may have dropped, or moved to the dead letters.
+    doomed: Vec<u64>,
+    /// Those that it has.
+    gone: Vec<u64>,
+}
+
+impl Driver<'_> {
+    pub(super) fn receive(&mut self, whose: Whose) -> Result<Option<()>, Error> {
+        let Some(unacked) = unacked(self.now(), &whose) else {
+            return Ok(Some(()));
+        };
+        let (depth, is_retried) = (unacked.len(), whose.is_retried());
+        let free = self.free(&whose, unacked);
+        let doomed: Vec<u64> = free
+            .iter()
+            .filter(|(_, entry)| self.may_be_over(entry) || whose.is_worn_out(entry))
+            .map(|(offset, _)| *offset)
+            .collect();
+        let (fresh, others): (Vec<u64>, Vec<u64>) =
+            doomed.iter().partition(|offset| self.is_in_order(&whose, **offset, &free));
+        if !is_retried && others.len() > UNORDERED_MAX {
+            // In which order so many are dropped cannot be told.
+            return self.purge(&whose);
+        }
+        let received = match &whose {
+            Whose::Queue(name) => self.queue(name).and_then(|queue| queue.try_receive()),
+            Whose::Subscription(topic, name) => {
+                self.subscription(topic, name).and_then(|it| it.try_receive())
+            }
+        };
+        let received = self.outcome(received)?;
+        let gone = self.find_gone(&whose, &doomed);
+        if received.is_some() && !self.doomed {
+            let left = self.depth(&whose)?;
+            assert_eq!(left, (depth - gone.len()) as u64, "one is lost, and its life is not over");
+        }
+        if is_retried {
+            if received.is_none() {
+                self.may_have_counted(&free, &gone);
+                return Ok(None);
+            }
+            gone.iter().for_each(|offset| self.commit_burial(*offset));
+        } else {
+            let of = |all: Vec<u64>| -> Vec<u64> {
+                all.into_iter().filter(|n| gone.contains(n)).collect()
+            };
+            self.commit_drops(&whose, &of(fresh), &of(others));
+        }
+        let Some(received) = received else {
+            return Ok(None);
+        };
+        let offered = Offered { free, doomed, gone };
+        match received {
+            Some(delivery) => self.delivered(whose, delivery, &offered),
+            None => self.check_withheld(&whose, &offered),
+        }
+        Ok(Some(()))
+    }
+
+    /// The messages that are not on lease.
+    fn free(&self, whose: &Whose, unacked: &Unacked) -> Unacked {
+        let held = self.held.iter().filter(|it| it.whose == *whose);
+        let held: Vec<u64> = held.map(|it| it.delivery.offset().0).collect();
+        let free = unacked.iter().filter(|(n, _)| !held.contains(n));
+        free.map(|(n, entry)| (*n, entry.clone())).collect()
+    }
+
+    /// Nothing came: everything that is free must be withheld for a reason.
+    fn check_withheld(&self, whose: &Whose, offered: &Offered) {
+        for (offset, entry) in offered.free.iter().filter(|(n, _)| !offered.gone.contains(n)) {
+            let may_be = self.may_be_withheld(whose, *offset, entry);
+            assert!(may_be, "message {offset} is withheld");
+        }
+    }
+
+    /// A message came, and is on lease from now on.
+    fn delivered(&mut self, whose: Whose, delivery: Delivery, offered: &Offered) {
+        let offset = delivery.offset().0;
+        self.check_delivery(&whose, &delivery, offered);
+        self.check_order(&whose, offset, offered);
+        if self.hides_unsynced {
+            let born = self.born.get(&(whose.clone(), offset)).copied().unwrap_or(0);
+            self.floor = self.floor.max(born);
+        }
+        if whose.is_retried() && self.was_counted(&delivery) {
+            self.committed(|state| {
+                let entry = unacked_mut(state, &whose).get_mut(&offset).expect("it was delivered");
+                entry.attempts += 1;
+                entry.waits = false;
+            });
+        }
+        self.granted += 1;
+        let until = self.time + whose.lease().as_millis() as u64;
+        self.held.push(Held { whose, delivery, granted: self.granted, until });
+    }
+
+    /// A delivery is of a message that may come now, and none that is more urgent could.
+    fn check_delivery(&self, whose: &Whose, delivery: &Delivery, offered: &Offered) {
+        let Offered { free, doomed, .. } = offered;
+        let offset = delivery.offset().0;
+        let Some(entry) = free.get(&offset) else {
+            panic!("message {offset} of {whose:?} was delivered, which is acked or on lease");
+        };
+        assert_eq!(entry.msg, Msg::of_delivery(delivery));
+        assert_eq!(entry.attempts + 1, delivery.attempt());
+        let too_early = entry.waits && self.is_due(whose, offset) == Some(false);
+        assert!(!too_early, "message {offset} of {whose:?} came too early");
+        let is_over = self.is_over(entry) == Some(true);
+        assert!(!is_over, "message {offset} of {whose:?} came when its life was over");
+        if whose.is_ordered() && entry.msg.key.is_some() {
+            assert_eq!(self.first_of_key(whose, entry), offset, "it is not its turn");
+        }
+        let priority = entry.msg.priority;
+        for (n, other) in
+            free.iter().filter(|(n, it)| it.msg.priority > priority && !doomed.contains(n))
+        {
+            let may_be = self.may_be_withheld(whose, *n, other);
+            assert!(may_be, "message {offset} was preferred to {n}, which is more urgent");
+        }
+    }
+
+    /// Fresh messages of one priority come in order.
+    fn check_order(&mut self, whose: &Whose, offset: u64, offered: &Offered) {
+        let Offered { free, doomed, gone } = offered;
+        let entry = &free[&offset];
+        // What has waited, or was there before, is not in the order of those that are fresh.
+        let is_fresh = !entry.waits && !self.seen.contains(&(whose.clone(), offset));
+        let is_fresh = is_fresh && !whose.is_ordered();
+        let priority = entry.msg.priority;
+        let last = self.fresh.entry((whose.clone(), priority)).or_insert(0);
+        self.seen.insert((whose.clone(), offset));
+        if is_fresh && offset >= *last {
+            let mut skipped = free.range(*last..offset);
+            let seen = |n: &u64| self.seen.contains(&(whose.clone(), *n));
+            let is_fresh = |n: &u64, entry: &Entry| {
+                let is_alike = !entry.waits && entry.msg.priority == priority;
+                is_alike && !doomed.contains(n) && !gone.contains(n) && !seen(n)
+            };
+            let skipped = skipped.find(|(n, entry)| is_fresh(n, entry));
+            assert!(skipped.is_none(), "{skipped:?} was skipped by {offset}");
+            *last = offset + 1;
+        }
+    }
+
+    pub(super) fn depth(&self, whose: &Whose) -> Result<u64, Error> {
+        match whose {
+            Whose::Queue(name) => self.queue(name)?.depth(),
+            Whose::Subscription(topic, name) => self.subscription(topic, name)?.depth(),
+        }
+    }
+
+    /// Whether a message that is not on lease may not be delivered, as far as we were told.
+    pub(super) fn may_be_withheld(&self, whose: &Whose, offset: u64, entry: &Entry) -> bool {
+        let born = self.born.get(&(whose.clone(), offset)).copied().unwrap_or(0);
+        let is_hidden = self.hides_unsynced && born > self.floor;
+        let may_wait = entry.waits && self.is_due(whose, offset) != Some(true);
+        // One that cannot be moved to the dead letters stays, and is not delivered.
+        let is_doomed = self.doomed && whose.is_retried();
+        let is_behind = whose.is_ordered() && self.first_of_key(whose, entry) < offset;
+        is_hidden || may_wait || is_doomed || is_behind
+    }
+
+    /// The first message with the same key, of those that are not acked.
+    pub(super) fn first_of_key(&self, whose: &Whose, entry: &Entry) -> u64 {
+        let unacked = unacked(self.now(), whose).expect("it is there");
+        let key = &entry.msg.key;
+        let same = unacked.iter().find(|(_, other)| key.is_some() && other.msg.key == *key);
+        same.map_or(u64::MAX, |(offset, _)| *offset)
+    }
+
+    /// Whether a message that waits is due; `None` if that cannot be told.
+    pub(super) fn is_due(&self, whose: &Whose, offset: u64) -> Option<bool> {
+        let since = self.waits_since.get(&(whose.clone(), offset))?;
+        let due = since + WAIT.as_millis() as u64;
+        (!self.clock_was_set).then_some(due <= self.time)
+    }
+
+    /// Whether the life of a message is over; `None` if that cannot be told.
+    pub(super) fn is_over(&self, entry: &Entry) -> Option<bool> {
+        match entry.ends.0 {
+            None => Some(false),
+            Some(_) if self.clock_was_set => None,
+            Some(end) => Some(end <= self.time),
+        }
+    }
+
+    pub(super) fn may_be_over(&self, entry: &Entry) -> bool {
+        self.is_over(entry) != Some(false)
+    }
+
+    /// Whether a message that is not on lease is met behind all of lower offsets of which that holds.
+    pub(super) fn is_in_order(&self, whose: &Whose, offset: u64, free: &Unacked) -> bool {
+        let entry = &free[&offset];
+        let is_plain = !whose.is_ordered() && !entry.waits && entry.msg.priority == 0;
+        is_plain && !self.seen.contains(&(whose.clone(), offset))
+    }
+
+    /// Whether a delivery of [`RETRIED`] was counted: it is not where the disk is full.
+    pub(super) fn was_counted(&self, delivery: &Delivery) -> bool {
+        if !self.doomed {
+            return true;
+        }
+        let browsed = self.queue(RETRIED).and_then(|queue| queue.browse());
+        let browsed = browsed.ok().into_iter().flatten().filter_map(Result::ok);
+        let mut same = browsed.filter(|it| it.offset() == delivery.offset());
+        same.next().is_none_or(|it| it.attempts() == delivery.attempt())
+    }
+}

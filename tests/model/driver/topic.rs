@@ -1,0 +1,127 @@
+//! Topics and subscriptions.
+
+use posthouse::{Error, ErrorKind, Offset, Subscription, Topic};
+
+use super::{Driver, LEASE, Whose, durability, text};
+use crate::{
+    action::{How, Name},
+    state::{BRIEF, Msg, ORDERED},
+};
+
+impl Driver<'_> {
+    pub(super) fn topic(&self, name: &str) -> Result<Topic, Error> {
+        self.engine().topic(name).open()
+    }
+
+    pub(super) fn subscription(&self, topic: &str, name: &str) -> Result<Subscription, Error> {
+        self.topic(topic)?.subscription(name).open()
+    }
+
+    pub(super) fn create_topic(&mut self, name: Name) -> Result<Option<()>, Error> {
+        let name = text("topic", name);
+        let made = self.engine().topic(&name).create().map(drop);
+        self.commit(made, |state| {
+            state.topics.entry(name).or_default();
+        })
+    }
+
+    pub(super) fn delete_topic(&mut self, name: Name) -> Result<Option<()>, Error> {
+        let name = text("topic", name);
+        if !self.now().topics.contains_key(&name) {
+            let error = self.engine().topic(&name).delete();
+            return self.expect(error, ErrorKind::NotFound);
+        }
+        let of = |whose: &Whose| matches!(whose, Whose::Subscription(topic, _) if *topic == name);
+        self.forget_held(of);
+        let gone = self.engine().topic(&name).delete();
+        self.commit(gone, |state| drop(state.topics.remove(&name)))
+    }
+
+    pub(super) fn subscribe(&mut self, topic: Name, name: Name) -> Result<Option<()>, Error> {
+        let (topic, name) = (text("topic", topic), text("subscription", name));
+        if !self.now().topics.contains_key(&topic) {
+            return Ok(Some(()));
+        }
+        let made = self.topic(&topic).and_then(|topic| {
+            let builder = topic.subscription(&name).lease(LEASE);
+            builder.ordered_by_key(name == ORDERED).create().map(drop)
+        });
+        self.commit(made, |state| {
+            let topic = state.topics.get_mut(&topic).unwrap();
+            topic.subscriptions.entry(name).or_default();
+        })
+    }
+
+    pub(super) fn unsubscribe(&mut self, topic: Name, name: Name) -> Result<Option<()>, Error> {
+        let (topic, name) = (text("topic", topic), text("subscription", name));
+        let there = self.now().topics.get(&topic);
+        if !there.is_some_and(|it| it.subscriptions.contains_key(&name)) {
+            return Ok(Some(()));
+        }
+        self.forget_held(|whose| *whose == Whose::Subscription(topic.clone(), name.clone()));
+        let gone = self.topic(&topic).and_then(|topic| topic.subscription(&name).delete());
+        self.commit(gone, |state| {
+            state.topics.get_mut(&topic).unwrap().subscriptions.remove(&name);
+        })
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        topic: Name,
+        count: u8,
+        bytes: u16,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let name = text("topic", topic);
+        let Some(first) = self.now().topics.get(&name).map(|topic| topic.next) else {
+            return Ok(Some(()));
+        };
+        let messages = self.messages(count.clamp(1, 40), bytes);
+        let topic = self.topic(&name)?;
+        let batch = messages.iter().map(Msg::message);
+        let published = match how {
+            How::Ticket if messages.len() == 1 => {
+                topic.publish_ticket(messages[0].message()).map(|it| *it.value().unwrap())
+            }
+            _ => topic.durability(durability(how)).publish_batch(batch).map(|range| range.start),
+        };
+        let how = if how == How::Waited { How::Sync } else { how };
+        let Some(offset) = self.commit_as(how, published, |state| {
+            state.topics.get_mut(&name).unwrap().publish(&messages);
+        })?
+        else {
+            return Ok(None);
+        };
+        assert_eq!(offset, Offset(first));
+        let subscriptions: Vec<String> =
+            self.now().topics[&name].subscriptions.keys().cloned().collect();
+        for subscription in subscriptions {
+            let whose = Whose::Subscription(name.clone(), subscription);
+            self.bear(&whose, first, messages.len() as u64);
+        }
+        Ok(Some(()))
+    }
+
+    pub(super) fn publish_brief(
+        &mut self,
+        topic: Name,
+        bytes: u16,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let name = text("topic", topic);
+        let Some(offset) = self.now().topics.get(&name).map(|topic| topic.next) else {
+            return Ok(Some(()));
+        };
+        let (message, now) = (self.messages(1, bytes).remove(0).brief(), self.time);
+        let how = if how == How::Ticket { How::Buffered } else { how };
+        let topic = self.topic(&name)?.durability(durability(how));
+        let published = topic.publish(message.message());
+        let done = self.commit_as(how, published, |state| {
+            state.topics.get_mut(&name).unwrap().publish_living(&[message], Some(BRIEF), now);
+        })?;
+        for subscription in self.now().topics[&name].subscriptions.clone().into_keys() {
+            self.bear(&Whose::Subscription(name.clone(), subscription), offset, 1);
+        }
+        Ok(done.map(|published| assert_eq!(published, Offset(offset))))
+    }
+}

@@ -1,0 +1,160 @@
+//! Transactions over all models.
+
+use posthouse::{Error, Message, Offset, Ticket, Transaction};
+
+use super::{
+    Driver, Held, Settling, WAIT, Whose, durability, queue_name, seek_in, settle_in, text,
+};
+use crate::{
+    action::{How, TxPart},
+    state::{BOUNDED, BRIEF, MESSAGES_MAX, State},
+};
+
+/// A transaction that is being put together, and what the model knows of it.
+struct Draft {
+    tx: Transaction,
+    state: State,
+    /// Which deliveries it settles, by their places among those that are held.
+    settled: Vec<usize>,
+    /// The messages that it sends.
+    born: Vec<(Whose, u64)>,
+}
+
+impl Driver<'_> {
+    pub(super) fn transact(&mut self, parts: &[TxPart], how: How) -> Result<Option<()>, Error> {
+        let (state, mut tx) = (self.now().clone(), self.engine().transaction());
+        tx.durability(durability(how));
+        let mut draft = Draft { tx, state, settled: Vec::new(), born: Vec::new() };
+        for part in parts {
+            self.add_part(part, &mut draft);
+        }
+        let Draft { tx, state, mut settled, born } = draft;
+        let result = match how {
+            How::Ticket => tx.commit_ticket().map(drop),
+            How::Waited => tx.commit_ticket().and_then(Ticket::wait).map(drop),
+            _ => tx.commit().map(drop),
+        };
+        // A transaction of nothing is no commit.
+        let how = if state == *self.now() { How::Buffered } else { how };
+        let letters = self.letters();
+        let done = self.commit_as(how, result, |now| *now = state)?;
+        self.bear_letters(letters);
+        for (whose, offset) in born {
+            self.bear(&whose, offset, 1);
+        }
+        if done.is_none() {
+            return Ok(None);
+        }
+        settled.sort_unstable();
+        for index in settled.into_iter().rev() {
+            let held = self.held.remove(index);
+            assert!(held.delivery.ack().is_err(), "it was settled by the transaction");
+        }
+        Ok(done)
+    }
+
+    fn add_part(&mut self, part: &TxPart, draft: &mut Draft) {
+        match part {
+            TxPart::Send(name)
+            | TxPart::SendLater(name)
+            | TxPart::SendBrief(name)
+            | TxPart::SendUrgent(name) => self.add_send(part, queue_name(*name), draft),
+            TxPart::Publish(name) => self.add_publish(text("topic", *name), draft),
+            TxPart::Append(name) => self.add_append(&text("stream", *name), draft),
+            TxPart::Ack(n) => self.add_settling(*n, Settling::Ack, draft),
+            TxPart::Nack(n) => self.add_settling(*n, Settling::Nack, draft),
+            TxPart::NackAfter(n) => self.add_settling(*n, Settling::NackAfter, draft),
+            TxPart::Seek { stream, group, to } => {
+                self.add_seek(&text("stream", *stream), &text("group", *group), *to, draft);
+            }
+        }
+    }
+
+    fn add_send(&mut self, part: &TxPart, name: String, draft: &mut Draft) {
+        let message = self.messages(1, 50).remove(0);
+        let message = match part {
+            TxPart::SendBrief(_) => message.brief(),
+            TxPart::SendUrgent(_) => message.urgent(),
+            _ => message,
+        };
+        let (Some(queue), Ok(handle)) = (draft.state.queues.get_mut(&name), self.queue(&name))
+        else {
+            return;
+        };
+        // What makes room for it depends on what else the transaction does.
+        let needs_room = matches!(part, TxPart::Send(_) | TxPart::SendUrgent(_));
+        if needs_room && name == BOUNDED && queue.unacked.len() as u64 >= MESSAGES_MAX {
+            return;
+        }
+        let (whose, offset) = (Whose::Queue(name), queue.next);
+        draft.born.push((whose.clone(), offset));
+        match part {
+            TxPart::SendLater(_) => {
+                draft.tx.send(&handle, message.message().deliver_after(WAIT));
+                queue.send(&[message], self.time);
+                queue.unacked.get_mut(&offset).unwrap().waits = true;
+                self.waits_since.insert((whose, offset), self.time);
+            }
+            TxPart::SendBrief(_) => {
+                draft.tx.send(&handle, message.message());
+                queue.send_living(&[message], Some(BRIEF), self.time);
+            }
+            _ => {
+                draft.tx.send(&handle, message.message());
+                queue.send(&[message], self.time);
+            }
+        }
+    }
+
+    fn add_publish(&mut self, name: String, draft: &mut Draft) {
+        let message = self.messages(1, 50);
+        if let (Some(topic), Ok(handle)) = (draft.state.topics.get_mut(&name), self.topic(&name)) {
+            for subscription in topic.subscriptions.keys() {
+                let whose = Whose::Subscription(name.clone(), subscription.clone());
+                draft.born.push((whose, topic.next));
+            }
+            topic.publish(&message);
+            draft.tx.publish(&handle, message[0].message());
+        }
+    }
+
+    fn add_append(&mut self, name: &str, draft: &mut Draft) {
+        let mut message = self.messages(1, 50).remove(0);
+        message.key = Some(b"tx".to_vec());
+        if let (Some(stream), Ok(handle)) = (draft.state.streams.get_mut(name), self.stream(name)) {
+            stream.append(&message);
+            draft.tx.append(&handle, Message::from(&message.message()));
+        }
+    }
+
+    fn add_settling(&mut self, n: u8, how: Settling, draft: &mut Draft) {
+        let index = usize::from(n) % self.held.len().max(1);
+        if index >= self.held.len() || draft.settled.contains(&index) {
+            return;
+        }
+        draft.settled.push(index);
+        let Held { whose, delivery, .. } = &self.held[index];
+        let is_bounded = *whose == Whose::Queue(BOUNDED.to_owned());
+        let waits = how == Settling::NackAfter;
+        let how = if is_bounded && waits { Settling::Nack } else { how };
+        let offset = delivery.offset().0;
+        settle_in(&mut draft.state, whose, offset, how, self.time);
+        match how {
+            Settling::Ack => draft.tx.ack(delivery),
+            Settling::Nack => draft.tx.nack(delivery),
+            _ => draft.tx.nack_after(delivery, WAIT),
+        };
+        let whose = whose.clone();
+        self.note_wait(&whose, offset, how);
+    }
+
+    fn add_seek(&mut self, stream: &str, group: &str, to: u8, draft: &mut Draft) {
+        if let Some((partition, offset)) = self.seek_target(stream, group, to)
+            && let Ok(handle) = self.stream(stream)
+            && let Ok(handle) = handle.group(group).open()
+        {
+            draft.tx.commit_offset(&handle, partition, Offset(offset));
+            seek_in(&mut draft.state, stream, group, partition, offset);
+        }
+    }
+}
