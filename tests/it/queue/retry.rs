@@ -111,8 +111,8 @@ fn a_waiting_thread_is_woken_when_a_message_is_due() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").create().unwrap();
-    queue.send(Message::new("later").deliver_after(Duration::from_millis(80))).unwrap();
     let began = std::time::Instant::now();
+    queue.send(Message::new("later").deliver_after(Duration::from_millis(80))).unwrap();
     let delivery = queue.receive(Duration::from_secs(30)).unwrap().unwrap();
     assert!(began.elapsed() >= Duration::from_millis(75), "it came too early");
     assert!(began.elapsed() < Duration::from_secs(20), "it was polled for, or never told");

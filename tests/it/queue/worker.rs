@@ -92,7 +92,7 @@ fn a_slow_handler_keeps_its_lease() {
 }
 
 #[test]
-fn patience_has_an_end() {
+fn the_handling_time_has_an_end() {
     let (engine, _dir) = real();
     let lease = Duration::from_millis(30);
     let queue = engine.queue("q").lease(lease).create().unwrap();

@@ -70,7 +70,7 @@ fn heard(told: &Receiver<Alarm>) -> Vec<Alarm> {
     told.try_iter().collect()
 }
 
-fn watch(queue: &Queue, level: Level) -> (ThresholdWatch, Receiver<Alarm>) {
+fn watch(queue: &Queue, level: Threshold) -> (ThresholdWatch, Receiver<Alarm>) {
     let (tell, told) = channel();
     (queue.watch(level, move |it| tell.send(it).unwrap()).unwrap(), told)
 }
