@@ -30,7 +30,6 @@ mod queue;
 mod reader;
 mod record;
 mod redrive;
-mod repair;
 mod room;
 #[cfg(feature = "cron")]
 mod schedule;
@@ -67,7 +66,6 @@ pub use queue::Queue;
 pub use reader::{Reader, Start};
 pub use record::{OwnedRecord, Record};
 pub use redrive::{Redrive, Redriven};
-pub use repair::{salvage, verify};
 #[cfg(feature = "cron")]
 pub use schedule::{Schedule, ScheduleBuilder};
 #[cfg(feature = "cron")]

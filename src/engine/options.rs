@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{handle::Engine, repair};
+use super::handle::Engine;
 #[cfg(any(test, feature = "sim"))]
 use crate::disk::{
     sim::SimDisk,
@@ -18,7 +18,7 @@ use crate::{
     config::{Config, Durability, IoMode},
     disk::{Disk, os::OsDisk},
     error::Result,
-    store::{SalvageReport, VerifyReport},
+    inspect::{self, SalvageReport, VerifyReport},
 };
 
 /// Settings of an engine, and the way to open one with them.
@@ -154,7 +154,7 @@ impl Options {
     pub fn verify(&self, path: impl AsRef<Path>) -> Result<VerifyReport> {
         self.config.check()?;
         let (disk, path, _) = self.place(path.as_ref())?;
-        repair::verify_on(disk, &path)
+        inspect::verify_on(disk, &path)
     }
 
     /// Copies what is good in a damaged store into a new one, with these settings; see
@@ -167,7 +167,7 @@ impl Options {
         self.config.check()?;
         let (disk, from, _) = self.place(from.as_ref())?;
         let (_, to, _) = self.place(to.as_ref())?;
-        repair::salvage_on(&disk, &from, &to, self.config.clone())
+        inspect::salvage_on(&disk, &from, &to, self.config.clone())
     }
 
     /// The disk on which a path is, the path there, and whether an engine has threads of its own.
@@ -176,10 +176,7 @@ impl Options {
         if let Some(sim) = &self.sim {
             return Ok((Arc::new(sim.process()), path.to_owned(), false));
         }
-        // The process may change its directory later.
-        let path = std::path::absolute(path).map_err(|error| {
-            crate::Error::io(error, "the store's path cannot be made absolute", path)
-        })?;
+        let path = OsDisk::absolute(path)?;
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
         #[cfg(any(test, feature = "sim"))]
         let disk = match &self.witness {

@@ -20,9 +20,10 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     ids::{Lsn, Now},
+    inspect::{self, VerifyReport},
     journal::Urgency,
     prims::{Mutex, MutexGuard, RwLock, RwLockReadGuard},
-    store::{self, Commit, Extent, Outcome, Store, VerifyReport},
+    store::{self, Commit, Extent, Outcome, Store},
 };
 
 #[derive(Debug)]
@@ -309,9 +310,9 @@ impl Shared {
             let _working = self.work();
             let _turn = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
             drop(self.lock_open()?);
-            store::verify_base(self)?
+            inspect::verify_base(self)?
         };
-        store::verify_segments(self, &mut report, &|| self.lock_open().map(drop))?;
+        inspect::verify_segments(self, &mut report, &|| self.lock_open().map(drop))?;
         Ok(report)
     }
 

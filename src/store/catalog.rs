@@ -1,8 +1,7 @@
 //! Names: which queues, topics, subscriptions, streams and groups there are.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use super::report::LogName;
 use crate::{
     format::entity::{Entity, EntityKind},
     ids::LogId,
@@ -47,6 +46,44 @@ impl Space {
             Space::Subscriptions { .. } => "subscription",
             Space::Groups { .. } => "group",
             Space::Timetables { .. } => "timetable",
+        }
+    }
+}
+
+/// What a log is called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum LogName {
+    /// A queue, by its name.
+    Queue(String),
+    /// A topic, by its name.
+    Topic(String),
+    /// A partition of a stream.
+    Partition {
+        /// The stream's name.
+        stream: String,
+        /// The partition's number.
+        partition: u32,
+    },
+    /// What says when the delayed messages of a queue of this name are due.
+    Timetable(String),
+    /// Something whose name is lost.
+    Unknown {
+        /// Its number in the store.
+        log: u64,
+    },
+}
+
+impl fmt::Display for LogName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogName::Queue(name) => write!(f, "queue {name:?}"),
+            LogName::Topic(name) => write!(f, "topic {name:?}"),
+            LogName::Partition { stream, partition } => {
+                write!(f, "stream {stream:?}, partition {partition}")
+            }
+            LogName::Timetable(queue) => write!(f, "the timetable of queue {queue:?}"),
+            LogName::Unknown { log } => write!(f, "log {log}, whose name is lost"),
         }
     }
 }

@@ -259,16 +259,6 @@ impl Store {
         }
     }
 
-    /// The bases and generations of a log's segments, as the metalog has them. `None` for a log
-    /// that was deleted when the metalog did not know yet: it still refers to all of them.
-    pub(super) fn known_segments(&self, log: LogId) -> Option<Vec<(Offset, u64)>> {
-        if self.state.deleted_logs.contains(&log) {
-            return None;
-        }
-        let segments = self.state.logs.get(&log).map(|log| log.segments.values());
-        Some(segments.into_iter().flatten().map(|it| (it.base, it.generation)).collect())
-    }
-
     fn begin_metalog(&self) -> Result<MetaWriter> {
         MetaWriter::create(&self.meta.place, self.id, self.meta.number + 1)
     }

@@ -14,34 +14,31 @@ mod catalog;
 mod checkpoint;
 mod commit;
 mod digits;
-mod live;
+mod inspected;
 mod log;
 mod moving;
 mod open;
 mod read;
-mod report;
 mod retain;
-mod salvage;
 mod state;
-mod survey;
 mod tail;
 #[cfg(test)]
 mod tests;
-mod verify;
 
 pub use acks::AckSet;
-pub use catalog::Space;
+pub use catalog::{LogName, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};
 pub use commit::{Commit, Op, Outcome};
-pub use live::{verify_base, verify_segments};
 pub use open::open;
 pub use read::{Chunk, Source, Stored, damaged_run};
-pub use report::{Affected, Amounts, LogName, Problem, VerifyReport};
-pub use salvage::{Consumer, Lost, Renamed, SalvageReport, salvage};
-pub use survey::check_is_store;
-pub use verify::verify;
 
-use self::{cache::SegmentCache, commit::Draft, state::State};
+// For the inspector, which reads stores that no engine has open, and checks those that one has.
+pub use inspected::OnDisk;
+pub use log::{Cursor, Progress};
+pub use open::{Opening, log_dirs};
+pub use state::{State, join};
+
+use self::{cache::SegmentCache, commit::Draft};
 use crate::{
     config::Config,
     error::{Error, ErrorKind},
@@ -115,7 +112,7 @@ impl Store {
     /// A cursor's floor, or the offset at which a group goes on.
     #[inline]
     pub fn floor(&self, cursor: CursorId) -> Option<Offset> {
-        self.state.cursors.get(&cursor).map(log::Cursor::floor)
+        self.state.cursors.get(&cursor).map(Cursor::floor)
     }
 
     /// The first offset of a log that is still there, and the one behind its last.

@@ -29,7 +29,7 @@ use crate::{
 ///
 /// `NotFound` if there is no store; `UnsupportedVersion`; input or output errors. Damage is no
 /// error: it is in the report.
-pub fn verify(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
+pub fn verify_store(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     let survey = match survey::look(disk, root) {
         Err(error) if error.kind() == crate::error::ErrorKind::Corrupt => {
             // Not one header is left to tell whose store it is.

@@ -17,8 +17,6 @@ use self::{
     report::SalvageReport as Report,
 };
 use super::{
-    open::Opening,
-    report::LogName,
     survey::{self, Nameless, Survey},
     verify::{self, offsets},
 };
@@ -33,7 +31,7 @@ use crate::{
     ids::{LogId, StoreId},
     journal::Journal,
     metalog::MetaWriter,
-    store::{Space, state::State},
+    store::{LogName, Opening, Space, State},
 };
 
 /// No log has this number.
@@ -46,7 +44,7 @@ const NO_LOG: LogId = LogId(0);
 ///
 /// `NotFound` if there is no store at `from`; `Corrupt` if nothing in it can be read at all;
 /// `UnsupportedVersion`; `DiskFull`; input or output errors.
-pub fn salvage(
+pub fn salvage_store(
     disk: &Arc<dyn Disk>,
     from: &Path,
     to: &Path,

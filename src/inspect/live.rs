@@ -9,9 +9,7 @@ use std::{
 };
 
 use super::{
-    Store,
-    checkpoint::Shared,
-    report::{Affected, LogName, VerifyReport},
+    report::{Affected, VerifyReport},
     survey::problem,
     verify::{Known, offsets, take_within, unreferenced_segments},
 };
@@ -22,6 +20,7 @@ use crate::{
     journal::{self, Range as JournalRange},
     metalog::survey as metalog,
     segment::{Piece, SegmentSurvey, Segments},
+    store::{OnDisk, Shared},
 };
 
 /// Verifies metalog and journal, and looks for files that nothing refers to.
@@ -31,9 +30,9 @@ use crate::{
 /// Input or output errors.
 pub fn verify_base(shared: &impl Shared) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
-    let (place, number, id) =
-        shared.with(|store| (store.meta.place.clone(), store.meta.number, store.id));
-    report.read.entities = shared.with(|store| store.state.catalog.all().count() as u64);
+    let on_disk = shared.with(|store| store.on_disk());
+    let (place, number, id) = (on_disk.metalog, on_disk.metalog_number, on_disk.id);
+    report.read.entities = shared.with(|store| store.state().catalog.all().count() as u64);
     let path = place.layout.meta_file(number);
     let file = metalog::read(&place, number, path.clone())?;
     match file.header {
@@ -56,10 +55,11 @@ pub fn verify_base(shared: &impl Shared) -> Result<VerifyReport> {
 fn verify_journal(shared: &impl Shared, report: &mut VerifyReport) -> Result<()> {
     let (files, range) = shared.with(|store| {
         let tail = store.journal.tail();
-        let range = JournalRange { from: Some(store.replay_from), proven: tail, until: tail };
+        let from = Some(store.on_disk().replay_from);
+        let range = JournalRange { from, proven: tail, until: tail };
         (store.journal.consists_of(), range)
     });
-    let layout = shared.with(|store| store.segments.layout.clone());
+    let layout = shared.with(|store| store.on_disk().segments.layout);
     let survey = journal::survey_files(&layout, files, range)?;
     let damage = survey.damage.iter();
     report.problems.extend(damage.map(|it| problem(&it.path, it.position, it.what)));
@@ -79,7 +79,7 @@ fn verify_journal(shared: &impl Shared, report: &mut VerifyReport) -> Result<()>
 }
 
 fn unreferenced(shared: &impl Shared, metalog: &PathBuf) -> Result<Vec<PathBuf>> {
-    let (place, segments) = shared.with(|store| (store.meta.place.clone(), store.segments.clone()));
+    let OnDisk { metalog: place, segments, .. } = shared.with(|store| store.on_disk());
     let kept = || shared.with(|store| store.journal.kept_paths());
     // A file may be made or filled again meanwhile.
     let before = kept();
@@ -92,7 +92,7 @@ fn unreferenced(shared: &impl Shared, metalog: &PathBuf) -> Result<Vec<PathBuf>>
     let known = |log| {
         shared.with(|store| match store.known_segments(log) {
             None => Known::Any,
-            Some(known) if known.is_empty() && !store.state.logs.contains_key(&log) => {
+            Some(known) if known.is_empty() && !store.state().logs.contains_key(&log) => {
                 Known::Nothing
             }
             Some(known) => Known::These(known.into_iter().collect()),
@@ -114,8 +114,8 @@ pub fn verify_segments(
     report: &mut VerifyReport,
     go_on: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
-    let segments = shared.with(|store| store.segments.clone());
-    let mut logs: Vec<LogId> = shared.with(|store| store.state.logs.keys().copied().collect());
+    let segments = shared.with(|store| store.on_disk().segments);
+    let mut logs: Vec<LogId> = shared.with(|store| store.state().logs.keys().copied().collect());
     logs.sort_unstable();
     for log in logs {
         go_on()?;
@@ -142,19 +142,20 @@ impl<S: Shared> LiveWalk<'_, S> {
     /// The segment that stands for what comes next; and where the segments end, if there is none.
     fn next_segment(&self) -> Option<Result<SegmentState, u64>> {
         self.shared.with(|store| {
-            let log = store.state.logs.get(&self.log)?;
+            let log = store.state().logs.get(&self.log)?;
             let next = log.segments.values().find(|segment| segment.end.0 > self.at);
             Some(next.cloned().ok_or(log.moved.0))
         })
     }
 
     fn keeps_acked(&self) -> bool {
-        self.shared.with(|store| store.state.logs.get(&self.log).is_some_and(|log| log.keeps_acked))
+        self.shared
+            .with(|store| store.state().logs.get(&self.log).is_some_and(|log| log.keeps_acked))
     }
 
     fn is_current(&self, segment: &SegmentState) -> bool {
         self.shared.with(|store| {
-            let log = store.state.logs.get(&self.log);
+            let log = store.state().logs.get(&self.log);
             let now = log.and_then(|log| log.segments.get(&segment.base));
             now.is_some_and(|now| now.generation == segment.generation)
         })
@@ -164,8 +165,8 @@ impl<S: Shared> LiveWalk<'_, S> {
     fn missing(&self, lost: &mut Vec<Range<u64>>, range: Range<u64>) {
         if range.start < range.end {
             lost.extend(self.shared.with(|store| {
-                let log = store.state.logs.get(&self.log);
-                log.map_or_else(Vec::new, |log| store.state.wanted(log, range))
+                let log = store.state().logs.get(&self.log);
+                log.map_or_else(Vec::new, |log| store.state().wanted(log, range))
             }));
         }
     }
@@ -263,7 +264,7 @@ impl<S: Shared> LiveWalk<'_, S> {
             let mut found = problem(&path, position, what);
             let offsets = take_within(&mut lost, &bounds);
             if !offsets.is_empty() {
-                let log = self.shared.with(|store| store.log_name(self.log));
+                let log = self.shared.with(|store| store.state().catalog.log_name(self.log));
                 found.affected.push(Affected { log, offsets });
             }
             self.report.problems.push(found);
@@ -276,14 +277,8 @@ impl<S: Shared> LiveWalk<'_, S> {
             return;
         }
         let mut found = problem(path, 0, what);
-        let log = self.shared.with(|store| store.log_name(self.log));
+        let log = self.shared.with(|store| store.state().catalog.log_name(self.log));
         found.affected.push(Affected { log, offsets: offsets(lost) });
         self.report.problems.push(found);
-    }
-}
-
-impl Store {
-    pub fn log_name(&self, log: LogId) -> LogName {
-        self.state.catalog.log_name(log)
     }
 }

@@ -20,9 +20,10 @@ use crate::{
         segment::SegmentHeader,
     },
     ids::{LogId, Offset},
+    inspect::verify::take_within,
     layout::{Named, segment_name},
     segment::{Piece, SegmentSurvey, header_of},
-    store::{state::join, verify::take_within},
+    store::join,
 };
 
 /// What came of walking one log.

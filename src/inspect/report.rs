@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range, path::PathBuf};
 
-use crate::ids::Offset;
+use crate::{ids::Offset, store::LogName};
 
 /// What [`verify`](crate::verify) has found.
 ///
@@ -66,30 +66,6 @@ pub struct Affected {
     pub offsets: Vec<Range<Offset>>,
 }
 
-/// What a log is called.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum LogName {
-    /// A queue, by its name.
-    Queue(String),
-    /// A topic, by its name.
-    Topic(String),
-    /// A partition of a stream.
-    Partition {
-        /// The stream's name.
-        stream: String,
-        /// The partition's number.
-        partition: u32,
-    },
-    /// What says when the delayed messages of a queue of this name are due.
-    Timetable(String),
-    /// Something whose name is lost.
-    Unknown {
-        /// Its number in the store.
-        log: u64,
-    },
-}
-
 impl VerifyReport {
     /// Whether nothing is damaged or missing.
     #[must_use]
@@ -145,20 +121,6 @@ impl fmt::Display for Problem {
 impl fmt::Display for Affected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.log, Ranges(&self.offsets))
-    }
-}
-
-impl fmt::Display for LogName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LogName::Queue(name) => write!(f, "queue {name:?}"),
-            LogName::Topic(name) => write!(f, "topic {name:?}"),
-            LogName::Partition { stream, partition } => {
-                write!(f, "stream {stream:?}, partition {partition}")
-            }
-            LogName::Timetable(queue) => write!(f, "the timetable of queue {queue:?}"),
-            LogName::Unknown { log } => write!(f, "log {log}, whose name is lost"),
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{header::UNSUPPORTED, meta::MetaEntry},
     ids::StoreId,
+    inspect::report::Problem,
     journal,
     layout::{Layout, Named, segment_name},
     metalog::{
@@ -15,7 +16,7 @@ use crate::{
         survey::{self, MetaFile, MetaSurvey},
     },
     segment::header_of,
-    store::{open::log_dirs, report::Problem},
+    store::log_dirs,
 };
 
 /// So many directories of logs are asked for the store's id if nothing better is left.

@@ -1,5 +1,5 @@
-//! A store as far as it can be read, damaged or not: what [`verify`](super::verify) reports on and
-//! what [`salvage`](super::salvage) copies from. Nothing is changed on the disk.
+//! A store as far as it can be read, damaged or not: what [`verify_store`](super::verify::verify_store) reports on and
+//! what [`salvage_store`](super::salvage::salvage_store) copies from. Nothing is changed on the disk.
 //!
 //! Where nothing is damaged, the state is exactly the one that opening the store leads to. Where
 //! something is, it is made of all that verifies; what is uncertain then is whether something was
@@ -26,11 +26,7 @@ use self::{
     walk::Misplaced,
 };
 pub use self::{metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey};
-use super::{
-    log::Cursor,
-    report::{LogName, Problem},
-    state::State,
-};
+use super::report::Problem;
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -42,6 +38,7 @@ use crate::{
     journal::{self, JournalSurvey, Range},
     layout::{Layout, Named, journal_name},
     metalog::{MetaPlace, survey},
+    store::{Cursor, LogName, State},
 };
 
 /// A store that was looked at.

@@ -9,7 +9,7 @@ use crate::{
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
     ids::{CursorId, LogId, Offset},
-    store::{log::Progress, state::State},
+    store::{Progress, State},
 };
 
 /// Entries of a metalog, the newest of each key.

@@ -14,12 +14,12 @@ use crate::{
         timetable,
     },
     ids::{CursorId, LogId, Offset, Timestamp},
-    segment::{SegmentWriter, Segments},
-    store::{
-        log::{Cursor, Progress},
+    inspect::{
         survey::{Survey, problem},
         verify::take_within,
     },
+    segment::{SegmentWriter, Segments},
+    store::{Cursor, Progress, join},
 };
 
 /// One log of the new store.
@@ -83,7 +83,7 @@ impl Copying<'_> {
                 take_within(&mut certain, intact);
             }
             open.append(&mut certain);
-            crate::store::state::join(&mut open);
+            join(&mut open);
         }
         report.lost.extend(lost(name.clone(), &certain, true));
         report.lost.extend(lost(name, &open, false));

@@ -4,7 +4,8 @@ use std::{fmt, ops::Range};
 
 use crate::{
     ids::Offset,
-    store::report::{Amounts, LogName, Problem, Ranges},
+    inspect::report::{Amounts, Problem, Ranges},
+    store::LogName,
 };
 
 /// What [`salvage`](crate::salvage) has copied, and what was lost.

@@ -14,8 +14,9 @@ use crate::{
         frame::{FRAME_HEADER_BYTES, FrameKind},
     },
     ids::{CursorId, IdMap, LogId, Lsn, Offset},
+    inspect::report::Problem,
     journal::{FramePlace, JournalSurvey},
-    store::{log::Progress, report::Problem, state::State},
+    store::{Progress, State},
 };
 
 /// The smallest message: one byte of flags, and one that says that it is empty.
