@@ -14,8 +14,10 @@ pub mod header;
 pub mod journal;
 pub mod meta;
 pub mod note;
+mod offsets;
 pub mod pack;
 pub mod record;
+mod run;
 #[cfg(feature = "cron")]
 pub mod schedule;
 pub mod segment;

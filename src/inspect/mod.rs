@@ -10,6 +10,8 @@ mod offline;
 mod report;
 mod salvage;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use live::{verify_base, verify_segments};

@@ -1,17 +1,14 @@
 //! Commits: one frame, then the change of state.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
-use super::{Store, gone, log::Log, state::State, tail::RunPlace};
+use super::{Store, gone, log::Log, state::State};
 use crate::{
     config::{COMMIT_BYTES_CEILING, Config, RUN_MESSAGES_MAX},
     error::{Error, ErrorKind, Result},
     format::{
         Malformed,
-        commit::{
-            begin_run, finish_run, put_ack, put_ack_ranges, put_creation, put_defer, put_delete,
-            put_priority, put_seek, put_shelve, put_trim,
-        },
+        commit::{Change, OffsetRanges, Run, begin_run, finish_run},
         entity::{Creation, Entity, EntityKind},
         frame::{FRAME_HEADER_BYTES, begin_frame},
         record::RecordParts,
@@ -80,6 +77,31 @@ impl Op<'_> {
             Op::Defer { urgency, .. } => *urgency,
             _ => Urgency::Freeing,
         }
+    }
+
+    /// The change that the operation is. Appended messages are changes of their own, once they have
+    /// their offsets.
+    #[inline]
+    fn change(&self) -> Option<Change<'_>> {
+        Some(match *self {
+            Op::Append { .. } => return None,
+            Op::Ack { cursor, offsets } => {
+                Change::Ack { cursor, offsets: OffsetRanges::Listed(offsets) }
+            }
+            Op::AckRanges { cursor, ranges } => {
+                Change::Ack { cursor, offsets: OffsetRanges::Ranges(ranges) }
+            }
+            Op::Defer { cursor, offset, attempts, due, .. } => {
+                Change::Defer { cursor, offset, attempts, due }
+            }
+            Op::Seek { cursor, next } => Change::Seek { cursor, next },
+            Op::Create { creation } => Change::Create(Cow::Borrowed(creation)),
+            Op::Delete { entity } => Change::Delete { entity },
+            Op::Shelve { cursor, offsets } => {
+                Change::Shelve { cursor, offsets: OffsetRanges::Listed(offsets) }
+            }
+            Op::Trim { log, start } => Change::Trim { log, start },
+        })
     }
 }
 
@@ -159,41 +181,22 @@ impl Store {
         &self.draft.prioritized
     }
 
+    /// Applies what was committed. The new messages come first: only what follows them in the frame
+    /// can say anything of them.
+    #[inline]
     fn apply(&mut self, ops: &[Op<'_>], lsn: Lsn) -> Result<(), Malformed> {
-        for run in &self.draft.runs {
-            let place =
-                RunPlace { first: run.first, lsn: Lsn(lsn.0 + run.at as u64), len: run.len };
-            self.state.append(run.log, place, run.end)?;
+        let Store { draft, state, .. } = self;
+        for run in &draft.runs {
+            state.apply(&Change::Run(run.of(&draft.frame)), Lsn(lsn.0 + run.at as u64))?;
         }
-        for it in &self.draft.deferred {
-            self.state.defer(it.cursor, it.offset, it.attempts, it.due)?;
+        for it in draft.deferred.iter().filter(|it| it.is_new) {
+            state.apply(&it.change(), lsn)?;
         }
-        for it in &self.draft.prioritized {
-            self.state.prioritize(it.cursor, it.offsets.clone(), it.priority)?;
+        for it in &draft.prioritized {
+            state.apply(&it.change(), lsn)?;
         }
-        for op in ops {
-            match *op {
-                Op::Append { .. } | Op::Defer { .. } => {}
-                Op::Ack { cursor, offsets } => {
-                    for offset in offsets {
-                        self.state.ack(cursor, offset.0..offset.0 + 1)?;
-                    }
-                }
-                Op::AckRanges { cursor, ranges } => {
-                    for range in ranges {
-                        self.state.ack(cursor, range.clone())?;
-                    }
-                }
-                Op::Shelve { cursor, offsets } => {
-                    for offset in offsets {
-                        self.state.shelve(cursor, offset.0..offset.0 + 1)?;
-                    }
-                }
-                Op::Seek { cursor, next } => self.state.seek(cursor, next)?,
-                Op::Create { creation } => self.state.create(creation),
-                Op::Delete { entity } => drop(self.state.delete(entity)),
-                Op::Trim { log, start } => self.state.trim(log, start)?,
-            }
+        for change in ops.iter().filter_map(Op::change) {
+            state.apply(&change, lsn)?;
         }
         Ok(())
     }
@@ -241,6 +244,21 @@ pub struct Prioritized {
     pub priority: u8,
 }
 
+impl Deferred {
+    #[inline]
+    fn change(&self) -> Change<'static> {
+        let Deferred { cursor, offset, attempts, due, .. } = *self;
+        Change::Defer { cursor, offset, attempts, due }
+    }
+}
+
+impl Prioritized {
+    fn change(&self) -> Change<'static> {
+        let Prioritized { cursor, offsets: Range { start, end }, priority } = self.clone();
+        Change::Prioritize { cursor, first: Offset(start), count: end - start, priority }
+    }
+}
+
 fn too_large(bytes: usize, most: u64) -> Error {
     let what =
         format!("a commit has {bytes} bytes; at most {most} are configured (commit_bytes_max)");
@@ -263,7 +281,24 @@ struct RunAt {
     first: Offset,
     end: Offset,
     at: usize,
+    /// Where its records begin, counted from its first byte.
+    body_at: usize,
     len: usize,
+    timestamp: Timestamp,
+}
+
+impl RunAt {
+    #[inline]
+    fn of<'a>(&self, frame: &'a [u8]) -> Run<'a> {
+        Run {
+            log: self.log,
+            first: self.first,
+            count: (self.end.0 - self.first.0) as u32,
+            timestamp: self.timestamp,
+            body: &frame[self.at + self.body_at..self.at + self.len],
+            body_at: self.body_at,
+        }
+    }
 }
 
 impl Draft {
@@ -277,61 +312,44 @@ impl Draft {
 
     /// Checks an operation, and adds it.
     fn add(&mut self, state: &State, config: &Config, op: &Op<'_>, now: Now) -> Result<()> {
-        let check_cursor = |id: CursorId| match state.cursors.contains_key(&id) {
-            true => Ok(()),
-            false => Err(gone("the queue, subscription or group was deleted")),
+        if let Op::Append { log, messages, delay_ms } = *op {
+            return self.add_append(state, config, log, messages, delay_ms, now);
+        }
+        op.change().map_or(Ok(()), |change| self.add_change(state, &change))
+    }
+
+    fn add_change(&mut self, state: &State, change: &Change<'_>) -> Result<()> {
+        check(state, change)?;
+        change.put(&mut self.frame);
+        if let Change::Defer { cursor, offset, attempts, due } = *change {
+            self.deferred.push(Deferred { cursor, offset, attempts, due, is_new: false });
+        }
+        Ok(())
+    }
+
+    fn add_append(
+        &mut self,
+        state: &State,
+        config: &Config,
+        log: LogId,
+        messages: &[Message<'_>],
+        delay_ms: u64,
+        now: Now,
+    ) -> Result<()> {
+        let Some(found) = state.logs.get(&log) else {
+            return Err(gone("the queue, topic or stream was deleted"));
         };
-        let out = &mut self.frame;
-        match *op {
-            Op::Append { log, messages, delay_ms } => {
-                let Some(found) = state.logs.get(&log) else {
-                    return Err(gone("the queue, topic or stream was deleted"));
-                };
-                let next = match self.runs.iter().rev().find(|run| run.log == log) {
-                    Some(run) => run.end,
-                    None => found.next(),
-                };
-                // A stream keeps its records: they have no end of life that the clock could bring near.
-                let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
-                self.add_messages(log, next, messages, config.message_bytes_max, now_of)?;
-                if delay_ms > 0 || messages.iter().any(Message::has_more) {
-                    check_lives(found, messages, now.steady)?;
-                    self.add_delays(state, (log, next), messages, delay_ms, now.steady)?;
-                    self.add_priorities(state, (log, next), messages)?;
-                }
-            }
-            Op::Ack { cursor, offsets } => {
-                check_cursor(cursor)?;
-                put_ack(out, cursor, offsets);
-            }
-            Op::AckRanges { cursor, ranges } => {
-                check_cursor(cursor)?;
-                put_ack_ranges(out, cursor, ranges);
-            }
-            Op::Defer { cursor, offset, attempts, due, .. } => {
-                check_cursor(cursor)?;
-                put_defer(out, cursor, offset, attempts, due);
-                self.deferred.push(Deferred { cursor, offset, attempts, due, is_new: false });
-            }
-            Op::Shelve { cursor, offsets } => {
-                check_cursor(cursor)?;
-                put_shelve(out, cursor, offsets);
-            }
-            Op::Seek { cursor, next } => {
-                check_cursor(cursor)?;
-                put_seek(out, cursor, next);
-            }
-            Op::Create { creation } => put_creation(out, creation),
-            Op::Delete { entity } => {
-                state.catalog.get(entity).ok_or_else(|| gone("it was deleted before"))?;
-                put_delete(out, entity);
-            }
-            Op::Trim { log, start } => {
-                if !state.logs.contains_key(&log) {
-                    return Err(gone("the stream was deleted"));
-                }
-                put_trim(out, log, start);
-            }
+        let next = match self.runs.iter().rev().find(|run| run.log == log) {
+            Some(run) => run.end,
+            None => found.next(),
+        };
+        // A stream keeps its records: they have no end of life that the clock could bring near.
+        let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
+        self.add_messages(log, next, messages, config.message_bytes_max, now_of)?;
+        if delay_ms > 0 || messages.iter().any(Message::has_more) {
+            check_lives(found, messages, now.steady)?;
+            self.add_delays(state, (log, next), messages, delay_ms, now.steady)?;
+            self.add_priorities(state, (log, next), messages)?;
         }
         Ok(())
     }
@@ -358,13 +376,34 @@ impl Draft {
                 }
                 record.put(&mut self.frame, now.stamp);
             }
-            finish_run(&mut self.frame, run);
+            let body = finish_run(&mut self.frame, run);
             let end = Offset(first.0 + messages.len() as u64);
-            self.runs.push(RunAt { log, first, end, at, len: self.frame.len() - at });
+            let (body_at, len, timestamp) = (body - at, self.frame.len() - at, now.stamp);
+            self.runs.push(RunAt { log, first, end, at, body_at, len, timestamp });
             first = end;
         }
         Ok(())
     }
+}
+
+/// Whether what a change speaks of is there.
+#[inline]
+fn check(state: &State, change: &Change<'_>) -> Result<()> {
+    let (is_there, what) = match change {
+        Change::Run(_) | Change::Create(_) => return Ok(()),
+        Change::Delete { entity } => {
+            (state.catalog.get(*entity).is_some(), "it was deleted before")
+        }
+        Change::Trim { log, .. } => (state.logs.contains_key(log), "the stream was deleted"),
+        Change::Ack { cursor, .. }
+        | Change::Defer { cursor, .. }
+        | Change::Seek { cursor, .. }
+        | Change::Prioritize { cursor, .. }
+        | Change::Shelve { cursor, .. } => {
+            (state.cursors.contains_key(cursor), "the queue, subscription or group was deleted")
+        }
+    };
+    if is_there { Ok(()) } else { Err(gone(what)) }
 }
 
 fn check_lives(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<()> {
@@ -427,8 +466,9 @@ impl Draft {
             };
             if due > now.0 {
                 let (offset, due) = (Offset(first.0 + n as u64), Timestamp(due));
-                put_defer(&mut self.frame, cursor, offset, 0, due);
-                self.deferred.push(Deferred { cursor, offset, attempts: 0, due, is_new: true });
+                let deferred = Deferred { cursor, offset, attempts: 0, due, is_new: true };
+                deferred.change().put(&mut self.frame);
+                self.deferred.push(deferred);
             }
         }
         Ok(())
@@ -461,9 +501,9 @@ impl Draft {
             at += same.len() as u64;
             let priority = same[0].priority_set();
             if priority > 0 {
-                let (first, count) = (Offset(offsets.start), same.len() as u64);
-                put_priority(&mut self.frame, cursor, first, count, priority);
-                self.prioritized.push(Prioritized { cursor, offsets, priority });
+                let prioritized = Prioritized { cursor, offsets, priority };
+                prioritized.change().put(&mut self.frame);
+                self.prioritized.push(prioritized);
             }
         }
         Ok(())

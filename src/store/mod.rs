@@ -23,7 +23,7 @@ mod retain;
 mod state;
 mod tail;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 pub use acks::AckSet;
 pub use catalog::{LogName, Space};

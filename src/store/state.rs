@@ -14,10 +14,10 @@ use super::{
 use crate::{
     format::{
         Malformed,
-        commit::Change,
+        commit::{Change, OffsetRanges},
         entity::{Creation, Entity, EntityKind},
     },
-    ids::{CursorId, IdMap, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, IdMap, LogId, Lsn, Offset},
 };
 
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub struct State {
 const UNKNOWN: Malformed = Malformed("a commit refers to something that does not exist");
 
 impl State {
-    pub fn create(&mut self, creation: &Creation) {
+    fn create(&mut self, creation: &Creation) {
         let entity = &creation.entity;
         self.attach(entity);
         for ((id, _), start) in entity.cursors().zip(&creation.starts) {
@@ -69,7 +69,7 @@ impl State {
     }
 
     /// Deletes an entity with all that belong to it.
-    pub fn delete(&mut self, id: u64) -> Vec<Entity> {
+    fn delete(&mut self, id: u64) -> Vec<Entity> {
         let removed = self.catalog.remove(id);
         for entity in &removed {
             for (cursor, log) in entity.cursors() {
@@ -90,7 +90,7 @@ impl State {
 
     /// Messages have entered a log.
     #[inline]
-    pub fn append(&mut self, log: LogId, run: RunPlace, end: Offset) -> Result<(), Malformed> {
+    fn append(&mut self, log: LogId, run: RunPlace, end: Offset) -> Result<(), Malformed> {
         let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
         if run.first != log.next() {
             return Err(Malformed("a commit's messages do not follow the ones before"));
@@ -111,10 +111,14 @@ impl State {
     }
 
     #[inline]
-    pub fn ack(&mut self, cursor: CursorId, range: Range<u64>) -> Result<(), Malformed> {
+    fn ack(&mut self, cursor: CursorId, offsets: &OffsetRanges<'_>) -> Result<(), Malformed> {
         let (acks, log) = self.ack_cursor(cursor)?;
         let before = acks.floor();
-        acks.ack(range);
+        match offsets {
+            // Most acks are of one message.
+            OffsetRanges::Listed([offset]) => acks.ack(offset.0..offset.0 + 1),
+            _ => offsets.for_each(|range| acks.ack(range)),
+        }
         let floor = acks.floor();
         if floor != before {
             self.floor_moved(log, before, floor);
@@ -138,35 +142,6 @@ impl State {
                 log.cursors.iter().filter_map(|id| self.cursors.get(id)).map(Cursor::floor);
             self.reclaimable |= alone || lowest.min() >= segment_end;
         }
-    }
-
-    pub fn defer(
-        &mut self,
-        cursor: CursorId,
-        offset: Offset,
-        attempts: u32,
-        due: Timestamp,
-    ) -> Result<(), Malformed> {
-        let (acks, _) = self.ack_cursor(cursor)?;
-        acks.defer(offset, attempts, due);
-        Ok(())
-    }
-
-    pub fn prioritize(
-        &mut self,
-        cursor: CursorId,
-        offsets: Range<u64>,
-        priority: u8,
-    ) -> Result<(), Malformed> {
-        let (acks, _) = self.ack_cursor(cursor)?;
-        acks.prioritize(offsets, priority);
-        Ok(())
-    }
-
-    pub fn shelve(&mut self, cursor: CursorId, offsets: Range<u64>) -> Result<(), Malformed> {
-        let (acks, _) = self.ack_cursor(cursor)?;
-        acks.shelve(offsets);
-        Ok(())
     }
 
     /// Nothing can be said of messages that are still to come. `next` tells of a log which is the
@@ -197,7 +172,7 @@ impl State {
         }
     }
 
-    pub fn seek(&mut self, cursor: CursorId, to: Offset) -> Result<(), Malformed> {
+    fn seek(&mut self, cursor: CursorId, to: Offset) -> Result<(), Malformed> {
         let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
         cursor.dirty = true;
         match &mut cursor.progress {
@@ -207,7 +182,7 @@ impl State {
         Ok(())
     }
 
-    pub fn trim(&mut self, log: LogId, start: Offset) -> Result<(), Malformed> {
+    fn trim(&mut self, log: LogId, start: Offset) -> Result<(), Malformed> {
         let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
         log.start = log.start.max(start);
         log.dirty = true;
@@ -216,49 +191,60 @@ impl State {
         Ok(())
     }
 
-    /// Applies a change that recovery has read. `at` is the place of its first byte. Changes at or
-    /// behind `reflects` are not in the metalog; of those before, only messages are wanted.
-    pub fn replay(&mut self, change: Change<'_>, at: Lsn, reflects: Lsn) -> Result<(), Malformed> {
-        if let Change::Run(run) = &change {
-            return match self.logs.get(&run.log) {
-                // The log was deleted meanwhile.
-                None if at < reflects => Ok(()),
-                None => Err(UNKNOWN),
-                // The messages are in segments, or dead.
-                Some(log) if run.end() <= log.moved => Ok(()),
-                Some(_) => {
-                    let place = RunPlace { first: run.first, lsn: at, len: run.len() };
-                    self.append(run.log, place, run.end())
-                }
-            };
-        }
-        if at < reflects {
-            return Ok(());
-        }
+    /// Applies a change whose first byte stands at a position of the journal. A commit does so
+    /// when its frame was written, and recovery when it has read the frame.
+    #[inline(always)]
+    pub fn apply(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {
+        // Most changes are acks.
         match change {
-            Change::Run(_) => unreachable!("runs were dealt with"),
-            Change::Ack { cursor, offsets } => {
-                offsets.into_iter().try_for_each(|range| self.ack(cursor, range))
+            Change::Ack { cursor, offsets } => self.ack(*cursor, offsets),
+            _ => self.apply_any(change, at),
+        }
+    }
+
+    #[inline]
+    fn apply_any(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {
+        match change {
+            Change::Run(run) => {
+                let place = RunPlace { first: run.first, lsn: at, len: run.len() };
+                self.append(run.log, place, run.end())
             }
+            Change::Ack { cursor, offsets } => self.ack(*cursor, offsets),
             Change::Defer { cursor, offset, attempts, due } => {
-                self.defer(cursor, offset, attempts, due)
-            }
-            Change::Seek { cursor, next } => self.seek(cursor, next),
-            Change::Create(creation) => {
-                self.create(&creation);
+                self.ack_cursor(*cursor)?.0.defer(*offset, *attempts, *due);
                 Ok(())
             }
-            Change::Delete { entity } => match self.delete(entity).is_empty() {
+            Change::Seek { cursor, next } => self.seek(*cursor, *next),
+            Change::Create(creation) => {
+                self.create(creation);
+                Ok(())
+            }
+            Change::Delete { entity } => match self.delete(*entity).is_empty() {
                 true => Err(UNKNOWN),
                 false => Ok(()),
             },
-            Change::Trim { log, start } => self.trim(log, start),
-            Change::Shelve { cursor, offsets } => {
-                offsets.into_iter().try_for_each(|range| self.shelve(cursor, range))
-            }
+            Change::Trim { log, start } => self.trim(*log, *start),
             Change::Prioritize { cursor, first, count, priority } => {
-                self.prioritize(cursor, first.0..first.0 + count, priority)
+                self.ack_cursor(*cursor)?.0.prioritize(first.0..first.0 + count, *priority);
+                Ok(())
             }
+            Change::Shelve { cursor, offsets } => {
+                let (acks, _) = self.ack_cursor(*cursor)?;
+                offsets.for_each(|range| acks.shelve(range));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a change in the journal is of no consequence any more: the metalog reflects all
+    /// before the position `reflects`, but for messages, and those of a log that are in segments
+    /// or dead count no more.
+    pub fn reflects(&self, change: &Change<'_>, at: Lsn, reflects: Lsn) -> bool {
+        let Change::Run(run) = change else { return at < reflects };
+        match self.logs.get(&run.log) {
+            Some(log) => run.end() <= log.moved,
+            // The log was deleted before the metalog was written.
+            None => at < reflects,
         }
     }
 

@@ -67,15 +67,8 @@ pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
         for (_, change) in changes(payload).filter_map(std::result::Result::ok) {
             match change {
                 Change::Run(run) => drop(seen.logs.insert(run.log)),
-                Change::Ack { cursor, .. }
-                | Change::Defer { cursor, .. }
-                | Change::Shelve { cursor, .. }
-                | Change::Prioritize { cursor, .. } => {
-                    seen.cursors.insert(cursor);
-                }
-                Change::Seek { cursor, .. } => drop(seen.cursors.insert(cursor)),
                 Change::Create(creation) => {
-                    seen.created.insert(creation.entity.id, creation);
+                    seen.created.insert(creation.entity.id, creation.into_owned());
                 }
                 Change::Delete { entity } => {
                     seen.deleted.insert(entity);
@@ -84,7 +77,7 @@ pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
                         seen.deleted.extend(of.id..of.id + of.ids());
                     }
                 }
-                Change::Trim { .. } => {}
+                other => seen.cursors.extend(other.cursor()),
             }
         }
         Ok(())
@@ -217,7 +210,7 @@ impl Replay<'_> {
         }
         let next = |log| self.logs.get(&log).map(|log| log.next);
         let known = if tolerant { Ok(()) } else { self.state.check_is_there(&change, next) };
-        let applied = known.and_then(|()| self.state.replay(change, lsn, Lsn(0)));
+        let applied = known.and_then(|()| self.state.apply(&change, lsn));
         if tolerant { Ok(()) } else { applied.map_err(|what| what.0) }
     }
 
