@@ -20,7 +20,7 @@ use crate::{
     journal::{self, Range as JournalRange},
     metalog::survey as metalog,
     segment::{Piece, SegmentSurvey, Segments},
-    store::{OnDisk, Shared},
+    store::{LogName, OnDisk, Shared},
 };
 
 /// Verifies metalog and journal, and looks for files that nothing refers to.
@@ -135,16 +135,46 @@ struct LiveWalk<'a, S> {
     report: &'a mut VerifyReport,
 }
 
-/// What is wrong at one place of a segment, and the offsets that may have been there.
-type Spot = (u64, &'static str, Range<u64>);
+/// Something that is wrong in a segment.
+struct Spot {
+    position: u64,
+    what: &'static str,
+    /// Messages with these offsets may have been there.
+    bounds: Range<u64>,
+}
+
+/// What stands for the offsets that come next.
+enum Next {
+    Segment(SegmentState),
+    /// No segment: they end here.
+    End(u64),
+}
+
+/// What was found in one segment.
+#[derive(Default)]
+struct Findings {
+    blocks: u64,
+    records: u64,
+    spots: Vec<Spot>,
+    /// Offsets whose messages are wanted, and are not in the segment.
+    lost: Vec<Range<u64>>,
+    /// The offset behind the last one that was looked at.
+    at: u64,
+}
+
+impl Findings {
+    fn note(&mut self, position: u64, what: &'static str, bounds: Range<u64>) {
+        self.spots.push(Spot { position, what, bounds });
+    }
+}
 
 impl<S: Shared> LiveWalk<'_, S> {
-    /// The segment that stands for what comes next; and where the segments end, if there is none.
-    fn next_segment(&self) -> Option<Result<SegmentState, u64>> {
+    /// What stands for the offsets that come next. `None` if the log was deleted.
+    fn next(&self) -> Option<Next> {
         self.shared.with(|store| {
             let log = store.state().logs.get(&self.log)?;
             let next = log.segments.values().find(|segment| segment.end.0 > self.at);
-            Some(next.cloned().ok_or(log.moved.0))
+            Some(next.cloned().map_or(Next::End(log.moved.0), Next::Segment))
         })
     }
 
@@ -172,102 +202,111 @@ impl<S: Shared> LiveWalk<'_, S> {
     }
 
     fn run(&mut self) -> Result<()> {
-        while let Some(next) = self.next_segment() {
+        while let Some(next) = self.next() {
             (self.go_on)()?;
-            match next {
-                Ok(segment) => {
-                    let (mut spots, mut lost) = (Vec::new(), Vec::new());
-                    let (at, amounts) = self.read(&segment, &mut spots, &mut lost)?;
-                    if (!spots.is_empty() || !lost.is_empty()) && !self.is_current(&segment) {
-                        continue;
-                    }
-                    self.at = at.max(segment.end.0);
-                    self.report.read.segments += 1;
-                    self.report.read.blocks += amounts.0;
-                    self.report.read.records += amounts.1;
-                    self.report_on(&segment, spots, lost);
-                }
-                Err(moved) => {
+            let segment = match next {
+                Next::Segment(segment) => segment,
+                Next::End(end) => {
                     let mut lost = Vec::new();
-                    self.missing(&mut lost, self.at..moved);
+                    self.missing(&mut lost, self.at..end);
                     let dir = self.segments.layout.log_dir(self.log);
                     let what = "messages are wanted, but nothing holds them";
                     self.blame_none(&dir, what, &lost);
                     break;
                 }
+            };
+            let found = self.read(&segment)?;
+            let is_sound = found.spots.is_empty() && found.lost.is_empty();
+            if is_sound || self.is_current(&segment) {
+                self.at = found.at.max(segment.end.0);
+                self.report.read.segments += 1;
+                self.report.read.blocks += found.blocks;
+                self.report.read.records += found.records;
+                self.report_on(&segment, found);
             }
         }
         Ok(())
     }
 
-    /// Reads one segment. Returns how far it went, and how many blocks and records it has.
-    fn read(
-        &self,
-        segment: &SegmentState,
-        spots: &mut Vec<Spot>,
-        lost: &mut Vec<Range<u64>>,
-    ) -> Result<(u64, (u64, u64))> {
+    /// Reads one segment.
+    fn read(&self, segment: &SegmentState) -> Result<Findings> {
         let header = self.segments.header(segment);
         let path = self.segments.path(segment);
         let whole = segment.base.0..segment.end.0;
         let (disk, limit) = (&*self.segments.disk, Some(segment.bytes));
-        let mut at = self.at;
+        let mut found = Findings { at: self.at, ..Findings::default() };
         let Some(mut survey) = SegmentSurvey::open(disk, path, &header, limit)? else {
-            spots.push((0, "a segment is missing", whole.clone()));
-            self.missing(lost, at..whole.end);
-            return Ok((whole.end, (0, 0)));
+            found.note(0, "a segment is missing", whole.clone());
+            self.missing(&mut found.lost, found.at..whole.end);
+            return Ok(Findings { at: whole.end, ..found });
         };
         if let Some(what) = survey.check_header(&header)? {
-            spots.push((0, what.0, 0..0));
+            found.note(0, what.0, 0..0);
         }
-        let (mut blocks, mut records, mut open) = (0, 0, 0);
-        let mut last = whole.start;
+        let last = self.read_blocks(&mut survey, &whole, &mut found)?;
+        self.missing(&mut found.lost, found.at..whole.end);
+        if !found.spots.is_empty() {
+            return Ok(found);
+        }
+        if found.records != segment.records || last > whole.end {
+            found.note(0, "a segment does not hold what the metalog says", 0..0);
+        }
+        if found.spots.is_empty() && self.keeps_acked() {
+            // A segment of a stream is whole. What it does not hold was lost before the store was salvaged.
+            take_within(&mut found.lost, &whole);
+        }
+        if found.spots.is_empty()
+            && segment.sealed
+            && let Some(what) = survey.check_footer()?
+        {
+            found.note(segment.bytes, what.0, 0..0);
+        }
+        Ok(found)
+    }
+
+    /// Reads the blocks of a segment. Returns the offset behind the last message.
+    fn read_blocks(
+        &self,
+        survey: &mut SegmentSurvey,
+        whole: &Range<u64>,
+        found: &mut Findings,
+    ) -> Result<u64> {
+        let (mut last, mut open) = (whole.start, found.spots.len());
         while let Some(piece) = survey.next()? {
             match piece {
                 Piece::Block(block) => {
                     let first = block.header.first.0;
-                    spots[open..].iter_mut().for_each(|spot| spot.2.end = spot.2.end.min(first));
-                    open = spots.len();
-                    blocks += 1;
-                    records += block.records.len() as u64;
+                    for spot in &mut found.spots[open..] {
+                        spot.bounds.end = spot.bounds.end.min(first);
+                    }
+                    open = found.spots.len();
+                    found.blocks += 1;
+                    found.records += block.records.len() as u64;
                     for (offset, _) in &block.records {
-                        self.missing(lost, at..offset.0);
-                        at = at.max(offset.0 + 1);
+                        self.missing(&mut found.lost, found.at..offset.0);
+                        found.at = found.at.max(offset.0 + 1);
                     }
                     last = block.header.last.0 + 1;
                 }
                 Piece::Damage(damage) => {
-                    spots.push((damage.position, damage.what.0, last..whole.end));
+                    found.note(damage.position, damage.what.0, last..whole.end);
                 }
             }
         }
-        self.missing(lost, at..whole.end);
-        if spots.is_empty() && (records != segment.records || last > whole.end) {
-            spots.push((0, "a segment does not hold what the metalog says", 0..0));
-        }
-        if spots.is_empty() && self.keeps_acked() {
-            // What a whole segment of a stream does not hold was lost before, and salvaged around.
-            take_within(lost, &whole);
-        }
-        if spots.is_empty()
-            && segment.sealed
-            && let Some(what) = survey.check_footer()?
-        {
-            spots.push((segment.bytes, what.0, 0..0));
-        }
-        Ok((at, (blocks, records)))
+        Ok(last)
     }
 
-    fn report_on(&mut self, segment: &SegmentState, spots: Vec<Spot>, mut lost: Vec<Range<u64>>) {
+    fn report_on(&mut self, segment: &SegmentState, found: Findings) {
         let path = self.segments.path(segment);
-        for (position, what, bounds) in spots {
-            let mut found = problem(&path, position, what);
-            let offsets = take_within(&mut lost, &bounds);
+        let mut lost = found.lost;
+        for spot in found.spots {
+            let mut problem = problem(&path, spot.position, spot.what);
+            let offsets = take_within(&mut lost, &spot.bounds);
             if !offsets.is_empty() {
-                let log = self.shared.with(|store| store.state().catalog.log_name(self.log));
-                found.affected.push(Affected { log, offsets });
+                let log = self.log_name();
+                problem.affected.push(Affected { log, offsets });
             }
-            self.report.problems.push(found);
+            self.report.problems.push(problem);
         }
         self.blame_none(&path, "messages are wanted, but this segment does not hold them", &lost);
     }
@@ -277,8 +316,12 @@ impl<S: Shared> LiveWalk<'_, S> {
             return;
         }
         let mut found = problem(path, 0, what);
-        let log = self.shared.with(|store| store.state().catalog.log_name(self.log));
+        let log = self.log_name();
         found.affected.push(Affected { log, offsets: offsets(lost) });
         self.report.problems.push(found);
+    }
+
+    fn log_name(&self) -> LogName {
+        self.shared.with(|store| store.state().catalog.log_name(self.log))
     }
 }

@@ -14,6 +14,7 @@ mod catalog;
 mod checkpoint;
 mod commit;
 mod digits;
+mod draft;
 mod inspected;
 mod log;
 mod moving;
@@ -28,7 +29,9 @@ pub mod tests;
 pub use acks::AckSet;
 pub use catalog::{LogName, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};
-pub use commit::{Commit, Op, Outcome};
+pub use commit::{Op, Outcome, Receipt as Commit};
+#[allow(unused_imports)] // The engine is about to call `try_commit`, which returns them.
+pub use commit::{Receipt, Refused, Shortage};
 pub use open::open;
 pub use read::{Chunk, Source, Stored, damaged_run};
 
@@ -38,7 +41,7 @@ pub use log::{Cursor, Progress};
 pub use open::{Opening, log_dirs};
 pub use state::{State, join};
 
-use self::{cache::SegmentCache, commit::Draft};
+use self::{cache::SegmentCache, draft::Draft};
 use crate::{
     config::Config,
     error::{Error, ErrorKind},

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Metalog, Store, cache::SegmentCache, commit::Draft, log::Progress, state::State};
+use super::{Metalog, Store, cache::SegmentCache, draft::Draft, log::Progress, state::State};
 use crate::{
     config::{Config, IoMode},
     disk::{Access, Disk},
