@@ -15,10 +15,10 @@
 
 use std::{mem, path::PathBuf};
 
-use super::{Store, open::log_dirs};
+use super::{Store, capture::Capture, open::log_dirs};
 use crate::{
     error::{Error, ErrorKind, Result},
-    format::meta::{CursorState, LogState, MetaEntry, SegmentState},
+    format::meta::SegmentState,
     ids::{IdMap, LogId, Lsn, Offset},
     layout::{Named, segment_name},
     metalog::MetaWriter,
@@ -111,28 +111,7 @@ fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
         shared.sync_to(capture.at)?;
     }
     work.sync_segments()?;
-    let mut meta = match work.meta.take() {
-        Some(meta) => meta,
-        None => shared.with(|store| store.begin_metalog())?,
-    };
-    for entry in &capture.entries {
-        meta.put(entry)?;
-    }
-    if seeded!(FilesAreRecycledEarly) {
-        for path in shared.with(|store| store.journal.release_below(work.upto)) {
-            let _ = work.segments.disk.remove(&path);
-        }
-    }
-    if seeded!(SegmentsAreRemovedEarly) {
-        for segment in work.changes.values().flat_map(|change| &change.gone) {
-            let _ = work.segments.disk.remove(&work.segments.path(segment));
-        }
-    }
-    if seeded!(DeletedLogsAreRemovedEarly) {
-        work.remove_logs(&capture.deleted_logs);
-    }
-    let replay_from = if seeded!(ReplayBeginsTooLate) { capture.at } else { work.upto };
-    meta.commit(replay_from, capture.at, capture.next_id)?;
+    let meta = work.write_metalog(shared, &capture)?;
 
     let changes = mem::take(&mut work.changes);
     let garbage = shared.with(|store| store.install(changes, work.upto, meta));
@@ -145,13 +124,6 @@ fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
     }
     work.remove_logs(&capture.deleted_logs);
     Ok(())
-}
-
-struct Capture {
-    entries: Vec<MetaEntry>,
-    at: Lsn,
-    next_id: u64,
-    deleted_logs: Vec<LogId>,
 }
 
 impl Store {
@@ -194,69 +166,6 @@ impl Store {
         let mut ids: Vec<LogId> = moving.map(|log| log.id).collect();
         ids.sort_unstable();
         ids
-    }
-
-    /// Captures everything that changed since the last capture, or everything there is.
-    fn capture(&mut self, changes: &IdMap<LogId, LogChange>, full: bool) -> Capture {
-        let state = &mut self.state;
-        let mut entries = Vec::new();
-        let mut changed = mem::take(&mut state.changed_entities);
-        if full {
-            changed.clear();
-            entries.extend(state.catalog.all().cloned().map(MetaEntry::Entity));
-        }
-        changed.sort_unstable();
-        changed.dedup();
-        entries.extend(changed.into_iter().map(|id| match state.catalog.get(id) {
-            Some(entity) => MetaEntry::Entity(entity.clone()),
-            None => MetaEntry::EntityGone(id),
-        }));
-        if seeded!(DeletionIsNotCaptured) {
-            entries.retain(|entry| !matches!(entry, MetaEntry::EntityGone(_)));
-        }
-        let mut logs: Vec<_> = state.logs.values_mut().collect();
-        logs.sort_unstable_by_key(|log| log.id);
-        for log in logs {
-            let change = changes.get(&log.id);
-            if mem::take(&mut log.dirty) || full || change.is_some() {
-                let moved = change.map_or(log.moved, |change| change.moved);
-                let mut state = LogState { moved, ..log.state() };
-                if seeded!(TrimIsNotCaptured) {
-                    state.start = Offset(0);
-                }
-                entries.push(MetaEntry::Log(state));
-            }
-            if full {
-                let gone =
-                    |base: &Offset| change.is_some_and(|c| c.gone.iter().any(|s| s.base == *base));
-                let kept = log.segments.iter().filter(|(base, _)| !gone(base));
-                entries.extend(kept.map(|(_, segment)| MetaEntry::Segment(segment.clone())));
-            }
-            if let Some(change) = change {
-                entries.extend(change.gone.iter().filter(|_| !full).map(|segment| {
-                    MetaEntry::SegmentGone { log: segment.log, base: segment.base }
-                }));
-                entries.extend(change.put.iter().cloned().map(MetaEntry::Segment));
-            }
-        }
-        let mut cursors: Vec<_> = state.cursors.values_mut().collect();
-        cursors.sort_unstable_by_key(|cursor| cursor.id);
-        for cursor in cursors {
-            if mem::take(&mut cursor.dirty) || full {
-                if seeded!(GroupsAreNotCaptured) && cursor.acks().is_none() {
-                    continue;
-                }
-                let (id, floor) = (cursor.id, cursor.floor());
-                entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
-                entries.extend(cursor.capture_chunks(full).into_iter().map(MetaEntry::Chunk));
-            }
-        }
-        Capture {
-            entries,
-            at: self.journal.tail(),
-            next_id: state.catalog.next_id,
-            deleted_logs: mem::take(&mut state.deleted_logs),
-        }
     }
 
     fn begin_metalog(&self) -> Result<MetaWriter> {
@@ -319,6 +228,38 @@ impl Work {
         change.put.push(writer.state().clone());
         self.unsynced.push(writer);
         if self.unsynced.len() >= UNSYNCED_MAX { self.sync_segments() } else { Ok(()) }
+    }
+
+    /// Writes the capture, and makes it durable.
+    fn write_metalog(&mut self, shared: &impl Shared, capture: &Capture) -> Result<MetaWriter> {
+        let mut meta = match self.meta.take() {
+            Some(meta) => meta,
+            None => shared.with(|store| store.begin_metalog())?,
+        };
+        for entry in &capture.entries {
+            meta.put(entry)?;
+        }
+        self.remove_early(shared, &capture.deleted_logs);
+        let replay_from = if seeded!(ReplayBeginsTooLate) { capture.at } else { self.upto };
+        meta.commit(replay_from, capture.at, capture.next_id)?;
+        Ok(meta)
+    }
+
+    /// Deliberate bugs: files are removed before the metalog is durable that no longer refers to them.
+    fn remove_early(&self, shared: &impl Shared, deleted_logs: &[LogId]) {
+        if seeded!(FilesAreRecycledEarly) {
+            for path in shared.with(|store| store.journal.release_below(self.upto)) {
+                let _ = self.segments.disk.remove(&path);
+            }
+        }
+        if seeded!(SegmentsAreRemovedEarly) {
+            for segment in self.changes.values().flat_map(|change| &change.gone) {
+                let _ = self.segments.disk.remove(&self.segments.path(segment));
+            }
+        }
+        if seeded!(DeletedLogsAreRemovedEarly) {
+            self.remove_logs(deleted_logs);
+        }
     }
 
     fn sync_segments(&mut self) -> Result<()> {

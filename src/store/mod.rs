@@ -10,10 +10,10 @@
 
 mod acks;
 mod cache;
+mod capture;
 mod catalog;
 mod checkpoint;
 mod commit;
-mod digits;
 mod draft;
 mod inspected;
 mod log;

@@ -190,16 +190,7 @@ impl Looking {
             }
         }
 
-        let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
-        // Where a group goes on stands in its newest entry. Acks and attempts are in chunks, each of
-        // which may be the one that is damaged.
-        let is_old = |cursor: &Cursor| {
-            let newest = gathered.cursors.get(&cursor.id).map(|(position, _)| *position);
-            let since = gathered.since.get(&cursor.id).copied();
-            let position = if cursor.acks().is_some() { since } else { newest };
-            damaged && (position.is_none() || position < last_damage)
-        };
-        let uncertain = state.cursors.values().filter(|it| is_old(it)).map(|it| it.id).collect();
+        let uncertain = self.uncertain(&gathered, &state);
         let behind = |gap: &journal::JournalDamage| gap.from < gap.to && gap.to > self.reflects;
         let all_uncertain = self.journal.damage.iter().any(behind);
         let Looking { disk, layout, id, metas, journal, .. } = self;
@@ -219,6 +210,24 @@ impl Looking {
             all_uncertain,
             misplaced: OnceCell::new(),
         })
+    }
+
+    /// The cursors of which something may be missing in a damaged metalog.
+    fn uncertain(&self, gathered: &Gathered, state: &State) -> BTreeSet<CursorId> {
+        if !self.metas.damaged {
+            return BTreeSet::new();
+        }
+        let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
+        let is_old = |cursor: &&Cursor| {
+            // The offset of a group stands in its newest entry. Acks and attempts stand in chunks, and
+            // each entry of one may be the damaged one.
+            let position = match cursor.acks() {
+                Some(_) => gathered.since.get(&cursor.id).copied(),
+                None => gathered.cursors.get(&cursor.id).map(|(position, _)| *position),
+            };
+            position.is_none() || position < last_damage
+        };
+        state.cursors.values().filter(is_old).map(|cursor| cursor.id).collect()
     }
 
     /// What is wrong with a segment that opening looks for, although its log was deleted behind

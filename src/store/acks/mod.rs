@@ -7,75 +7,21 @@
 //! per message that ever failed; so are priorities. When a message is due is kept for those only
 //! that are to wait.
 
+mod chunk;
+mod digits;
+
 use std::{collections::BTreeMap, ops::Range};
 
 use roaring::RoaringBitmap;
 
-use super::digits::{number, put_number};
+use self::{
+    chunk::{CHUNK_OFFSETS, Chunk, chunk_ranges, split},
+    digits::{number, put_number},
+};
 use crate::{
-    config::PRIORITY_MAX,
     format::{Malformed, meta::ChunkState},
     ids::{CursorId, Offset, Timestamp},
 };
-
-const CHUNK_BITS: u32 = 16;
-const CHUNK_OFFSETS: u64 = 1 << CHUNK_BITS;
-
-#[inline]
-fn split(offset: u64) -> (u64, u32) {
-    (offset >> CHUNK_BITS, (offset % CHUNK_OFFSETS) as u32)
-}
-
-#[derive(Clone, Debug, Default)]
-struct Chunk {
-    acked: RoaringBitmap,
-    /// The digits of the attempts, the lowest first.
-    attempts: Vec<RoaringBitmap>,
-    /// Those of the priorities.
-    priorities: Vec<RoaringBitmap>,
-    /// When messages are due that are not to be delivered at once.
-    due: BTreeMap<u16, Timestamp>,
-    /// Those of which the timetable says when they are due.
-    shelved: RoaringBitmap,
-    /// Whether it changed since it was last captured.
-    dirty: bool,
-}
-
-impl Chunk {
-    fn is_empty(&self) -> bool {
-        self.acked.is_empty()
-            && self.attempts.iter().all(RoaringBitmap::is_empty)
-            && self.priorities.iter().all(RoaringBitmap::is_empty)
-            && self.due.is_empty()
-            && self.shelved.is_empty()
-    }
-
-    /// Of thousands that wait only those in the range are looked at.
-    fn forget_due(&mut self, range: &Range<u32>) {
-        if !self.due.is_empty() && !range.is_empty() {
-            let range = range.start as u16..=(range.end - 1) as u16;
-            let gone: Vec<u16> = self.due.range(range).map(|(low, _)| *low).collect();
-            for low in gone {
-                self.due.remove(&low);
-            }
-        }
-    }
-
-    /// Returns how many of these were shelved.
-    fn forget(&mut self, range: Range<u32>) -> u64 {
-        self.forget_due(&range);
-        put_number(&mut self.attempts, range.clone(), 0);
-        put_number(&mut self.priorities, range.clone(), 0);
-        if self.shelved.is_empty() { 0 } else { self.shelved.remove_range(range) }
-    }
-}
-
-/// Whether any of them is no priority: of those from 8 on there are but 8 and 9.
-fn has_impossible(priorities: &[RoaringBitmap]) -> bool {
-    const { assert!(PRIORITY_MAX == 9) };
-    let [_, two, four, eight, ..] = priorities else { return false };
-    !eight.is_disjoint(two) || !eight.is_disjoint(four)
-}
 
 /// The ack state of one cursor.
 #[derive(Clone, Debug, Default)]
@@ -364,61 +310,16 @@ impl AckSet {
 
     /// The chunks that changed since the last capture, or all of them.
     pub fn capture(&mut self, cursor: CursorId, all: bool) -> Vec<ChunkState> {
-        let mut captured = Vec::new();
-        for (index, chunk) in &mut self.chunks {
-            if std::mem::take(&mut chunk.dirty) || all {
-                if seeded!(AcksAreNotCaptured) {
-                    continue;
-                }
-                captured.push(ChunkState {
-                    cursor,
-                    chunk: *index,
-                    acked: bitmap_bytes(&mut chunk.acked),
-                    attempts: if seeded!(AttemptsAreNotCaptured) {
-                        Vec::new()
-                    } else {
-                        chunk.attempts.iter_mut().map(bitmap_bytes).collect()
-                    },
-                    priorities: if seeded!(PrioritiesAreNotCaptured) {
-                        Vec::new()
-                    } else {
-                        chunk.priorities.iter_mut().map(bitmap_bytes).collect()
-                    },
-                    due: if seeded!(DueIsNotCaptured) {
-                        Vec::new()
-                    } else {
-                        chunk.due.iter().map(|(low, due)| (*low, *due)).collect()
-                    },
-                    shelved: if seeded!(ShelvedIsNotCaptured) {
-                        bitmap_bytes(&mut RoaringBitmap::new())
-                    } else {
-                        bitmap_bytes(&mut chunk.shelved)
-                    },
-                });
-            }
+        if seeded!(AcksAreNotCaptured) {
+            return Vec::new();
         }
-        captured
+        let changed = self.chunks.iter_mut().filter(|(_, chunk)| chunk.dirty || all);
+        changed.map(|(index, chunk)| chunk.capture(cursor, *index)).collect()
     }
 
-    /// Takes a chunk from a metalog. What it says about offsets below the floor is old.
+    /// Takes a chunk from a metalog. It may speak of offsets below the floor, which no longer count.
     pub fn restore(&mut self, state: &ChunkState) -> Result<(), Malformed> {
-        if state.chunk > u64::MAX >> CHUNK_BITS || state.attempts.len() > u32::BITS as usize {
-            return Err(Malformed("an ack state's chunk is impossible"));
-        }
-        let digits = |all: &[Vec<u8>]| -> Result<Vec<RoaringBitmap>, Malformed> {
-            all.iter().map(|bytes| bitmap(bytes)).collect()
-        };
-        let (attempts, priorities) = (digits(&state.attempts)?, digits(&state.priorities)?);
-        if has_impossible(&priorities) {
-            return Err(Malformed("an impossible priority"));
-        }
-        let due: BTreeMap<u16, Timestamp> = state.due.iter().copied().collect();
-        let (acked, shelved) = (bitmap(&state.acked)?, bitmap(&state.shelved)?);
-        let is_due = |low: u32| due.contains_key(&(low as u16));
-        if !shelved.is_disjoint(&acked) || shelved.iter().any(is_due) {
-            return Err(Malformed("an ack state tells two places of a message"));
-        }
-        let chunk = Chunk { acked, attempts, priorities, due, shelved, dirty: false };
+        let chunk = Chunk::restore(state)?;
         self.above += chunk.acked.len();
         self.shelved += chunk.shelved.len();
         self.has_priorities |= !chunk.priorities.is_empty();
@@ -434,35 +335,6 @@ impl AckSet {
         self.floor = floor.0;
         self.drop_below_floor();
     }
-}
-
-fn bitmap_bytes(bitmap: &mut RoaringBitmap) -> Vec<u8> {
-    bitmap.optimize();
-    let mut bytes = Vec::with_capacity(bitmap.serialized_size());
-    bitmap.serialize_into(&mut bytes).expect("memory takes any bytes");
-    bytes
-}
-
-fn bitmap(bytes: &[u8]) -> Result<RoaringBitmap, Malformed> {
-    let bitmap = RoaringBitmap::deserialize_from(bytes);
-    let bitmap = bitmap.map_err(|_| Malformed("an ack state's bitmap cannot be decoded"))?;
-    match bitmap.max() {
-        Some(max) if u64::from(max) >= CHUNK_OFFSETS => {
-            Err(Malformed("an ack state's bitmap is larger than its chunk"))
-        }
-        _ => Ok(bitmap),
-    }
-}
-
-/// A range of offsets, chunk by chunk.
-fn chunk_ranges(range: Range<u64>) -> impl Iterator<Item = (u64, Range<u32>)> {
-    let chunks = range.start >> CHUNK_BITS..range.end.div_ceil(CHUNK_OFFSETS);
-    chunks.map(move |index| {
-        let base = index * CHUNK_OFFSETS;
-        let start = range.start.saturating_sub(base) as u32;
-        let end = range.end.saturating_sub(base).min(CHUNK_OFFSETS) as u32;
-        (index, start..end.max(start))
-    })
 }
 
 /// How many offsets of a range all of the cursors have acked. No cursor has acked nothing: then
