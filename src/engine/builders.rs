@@ -17,7 +17,7 @@ use crate::{
     config::{Backoff, Overflow, PARTITIONS_MAX, check_name},
     error::{Error, ErrorKind, Result},
     format::entity::{Creation, Entity, EntityKind},
-    ids::{Now, Offset},
+    ids::{EntityId, Now, Offset},
     store::{Op, Space},
 };
 
@@ -49,8 +49,8 @@ struct Plan<'a, K, S, C> {
 
 impl<K, S, C> Plan<'_, K, S, C>
 where
-    K: Fn(Option<u64>) -> EntityKind,
-    S: Fn(&EntityKind, Option<u64>) -> Option<&'static str>,
+    K: Fn(Option<EntityId>) -> EntityKind,
+    S: Fn(&EntityKind, Option<EntityId>) -> Option<&'static str>,
     C: Fn(&mut Core, &Entity) -> Result<Vec<Offset>>,
 {
     /// Finds or creates it.
@@ -86,7 +86,12 @@ where
         shared.complete(committed, shared.config.durability)
     }
 
-    fn create(&self, core: &mut Core, grave: Option<u64>, now: Now) -> Result<Committing<Entity>> {
+    fn create(
+        &self,
+        core: &mut Core,
+        grave: Option<EntityId>,
+        now: Now,
+    ) -> Result<Committing<Entity>> {
         let mut creations = Vec::new();
         let mut grave = grave;
         if let (None, Some(name)) = (grave, self.grave) {
@@ -97,7 +102,7 @@ where
         }
         let mut entity = core.store.new_entity(self.name, (self.kind)(grave));
         if let Some(Creation { entity: before, .. }) = creations.first() {
-            entity.id = before.id + before.ids();
+            entity.id = before.end_of_ids();
         }
         let starts = (self.starts)(core, &entity)?;
         creations.push(Creation { entity, starts });
@@ -120,7 +125,7 @@ fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
     let committed = shared.transact(|core| {
         let found = core.store.find(space, name).ok_or_else(|| not_found(space, name))?;
         let entity = found.id;
-        if let Some(other) = core.store.uses_as_grave(entity) {
+        if let Some(other) = core.store.uses_as_dead_letters(entity) {
             let what = format!(
                 "queue {name:?} holds the dead letters of {other:?}, which must be deleted first"
             );
@@ -297,7 +302,7 @@ impl TopicBuilder {
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct SubscriptionBuilder {
     engine: Engine,
-    topic: u64,
+    topic: EntityId,
     topic_name: String,
     name: String,
     wanted: Wanted,
@@ -306,7 +311,7 @@ pub struct SubscriptionBuilder {
 impl SubscriptionBuilder {
     pub(super) fn new(
         engine: &Engine,
-        (topic, topic_name): (u64, &str),
+        (topic, topic_name): (EntityId, &str),
         name: &str,
     ) -> SubscriptionBuilder {
         let (engine, topic_name, name) = (engine.clone(), topic_name.to_owned(), name.to_owned());
@@ -402,14 +407,19 @@ impl StreamBuilder {
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct GroupBuilder {
     engine: Engine,
-    stream: u64,
+    stream: EntityId,
     partitions: u32,
     name: String,
     start: Start,
 }
 
 impl GroupBuilder {
-    pub(super) fn new(engine: &Engine, stream: u64, partitions: u32, name: &str) -> GroupBuilder {
+    pub(super) fn new(
+        engine: &Engine,
+        stream: EntityId,
+        partitions: u32,
+        name: &str,
+    ) -> GroupBuilder {
         let (engine, name) = (engine.clone(), name.to_owned());
         GroupBuilder { engine, stream, partitions, name, start: Start::Earliest }
     }

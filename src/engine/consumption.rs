@@ -125,7 +125,7 @@ impl Core {
             }
         });
         let shared = (Arc::clone(&consumption.turn), Arc::clone(&consumption.latencies));
-        if is_first && may_have_one(delivering, cursor.0 == log.0) {
+        if is_first && may_have_one(delivering, !self.store.is_subscription(cursor)) {
             self.find_timetable(cursor);
         }
         self.arm(cursor);

@@ -13,7 +13,7 @@ use crate::{
     delivery::LeaseKey,
     error::{ErrorKind, Result},
     format::{entity::DeadLetters, note::DeadLetter},
-    ids::{CursorId, LogId, Lsn, Now},
+    ids::{CursorId, Lsn, Now},
     message::Message,
     store::{Op, Stored},
 };
@@ -77,11 +77,11 @@ impl Core {
         let (cursor, offsets) = (death.cursor, [death.stored.offset]);
         let consumption = self.consumption(cursor)?;
         let (origin, is_of_subscription) =
-            (consumption.origin.clone(), consumption.log.0 != cursor.0);
+            (consumption.origin.clone(), self.store.is_subscription(cursor));
         let priority = self.store.acks(cursor).map_or(0, |acks| acks.priority(offsets[0]));
         let letter = death.letter((&origin, is_of_subscription), now);
         let messages = [letter.priority(priority)];
-        let log = LogId(grave.queue);
+        let log = grave.queue.log(0);
         let ops = [
             Op::Ack { cursor, offsets: &offsets },
             Op::Append { log, messages: &messages, delay_ms: 0 },

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     format::entity::{Entity, EntityKind},
-    ids::{CursorId, Lsn, Offset},
+    ids::{CursorId, EntityId, Lsn, Offset},
     store::Op,
 };
 
@@ -28,7 +28,7 @@ use crate::{
 pub struct Group {
     shape: Arc<Shape>,
     name: Arc<str>,
-    id: u64,
+    id: EntityId,
 }
 
 impl Group {
@@ -54,7 +54,7 @@ impl Group {
 
     pub(super) fn cursor(&self, partition: u32) -> Result<CursorId> {
         self.shape.check_partition(partition)?;
-        Ok(CursorId(self.id + u64::from(partition)))
+        Ok(self.id.cursor(partition))
     }
 
     /// The offset at which the group goes on in a partition.

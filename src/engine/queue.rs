@@ -68,7 +68,7 @@ impl Queue {
             unreachable!("the space of queues holds queues");
         };
         let (names, ids) =
-            ((&*entity.name, &*entity.name), (CursorId(entity.id), LogId(entity.id)));
+            ((&*entity.name, &*entity.name), (entity.id.cursor(0), entity.id.log(0)));
         let consumer = Arc::new(Consumer::attach(engine, names, ids, delivering, true)?);
         if delivering.limit.is_some_and(|limit| limit.bytes.is_some()) {
             consumer.weigh()?;

@@ -22,7 +22,7 @@ use crate::{
     config::Durability,
     error::{Error, Result},
     format::entity::{Entity, EntityKind},
-    ids::{LogId, Lsn, Offset},
+    ids::{EntityId, LogId, Lsn, Offset},
     message::Message,
     store::{Op, Space},
     stream::partition_of,
@@ -52,7 +52,7 @@ pub struct Stream {
 pub struct Shape {
     pub engine: Engine,
     pub name: Box<str>,
-    pub id: u64,
+    pub id: EntityId,
     pub partitions: u32,
     pub watch: Arc<Watch>,
     /// Where the next record without a key goes.
@@ -61,7 +61,7 @@ pub struct Shape {
 
 impl Shape {
     pub fn log(&self, partition: u32) -> LogId {
-        LogId(self.id + u64::from(partition))
+        self.id.log(partition)
     }
 
     pub fn check_partition(&self, partition: u32) -> Result<LogId> {

@@ -26,7 +26,7 @@ use crate::{
         entity::{Creation, Delivering, EntityKind},
         timetable::{BLOCK_ENTRIES_MAX, decode, encode},
     },
-    ids::{CursorId, LogId, Now, Offset, Timestamp},
+    ids::{CursorId, EntityId, Now, Offset, Timestamp},
     journal::Urgency,
     message::Message,
     store::{AckSet, Op, Source, Space, Stored},
@@ -47,7 +47,7 @@ const REST: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Timetable {
     /// Its number, once there is one.
-    entity: Option<u64>,
+    entity: Option<EntityId>,
     /// Its blocks: when the first message in each is due.
     blocks: BTreeSet<(Timestamp, Offset)>,
     /// From so many messages in memory on, some go.
@@ -114,14 +114,14 @@ impl Consumption {
 impl Core {
     /// Finds a queue's timetable, when its first consumer comes.
     pub fn find_timetable(&mut self, cursor: CursorId) {
-        let space = Space::Timetables { queue: cursor.0 };
+        let space = Space::Timetables { queue: cursor.entity() };
         let entity = self.store.find(space, NAME).map(|entity| entity.id);
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
         let timetable = &mut consumption.timetable;
         (timetable.entity, timetable.full) = (entity, self.delayed_most);
         let Some(id) = entity else { return };
         let (Some((_, end)), Some(blocks)) =
-            (self.store.bounds(LogId(id)), self.store.acks(CursorId(id)))
+            (self.store.bounds(id.log(0)), self.store.acks(id.cursor(0)))
         else {
             return;
         };
@@ -161,7 +161,7 @@ impl Core {
         let mut offsets: Vec<Offset> = entries.iter().map(|(_, offset)| *offset).collect();
         offsets.sort_unstable();
         let was_empty = self.shelved(cursor) == 0;
-        let append = Op::Append { log: LogId(id), messages: &blocks, delay_ms: 0 };
+        let append = Op::Append { log: id.log(0), messages: &blocks, delay_ms: 0 };
         let outcome = self.commit(&[append, Op::Shelve { cursor, offsets: &offsets }], now)?;
         let committing = Committing::of(outcome, || true);
         if matches!(committing, Committing::Done(..)) {
@@ -203,7 +203,7 @@ impl Core {
         let Some((due, offset)) = timetable.blocks.first().copied() else { return Ok(None) };
         let entity = timetable.entity.ok_or_else(deleted)?;
         timetable.is_busy = true;
-        let source = self.store.locate(LogId(entity), offset);
+        let source = self.store.locate(entity.log(0), offset);
         Ok(Some((Block { entity, due, offset }, source)))
     }
 
@@ -225,7 +225,7 @@ impl Core {
             Op::Defer { cursor, offset, attempts, due, urgency }
         };
         let offsets = [block.offset];
-        let done = Op::Ack { cursor: CursorId(block.entity), offsets: &offsets };
+        let done = Op::Ack { cursor: block.entity.cursor(0), offsets: &offsets };
         let ops: Vec<Op<'_>> = valid.iter().map(defer).chain([done]).collect();
         let committing = Committing::of(self.commit(&ops, now)?, || ());
         if matches!(committing, Committing::Done(..)) {
@@ -251,7 +251,7 @@ const NAME: &str = "timetable";
 /// A block that is being moved.
 #[derive(Clone, Copy)]
 struct Block {
-    entity: u64,
+    entity: EntityId,
     due: Timestamp,
     offset: Offset,
 }
@@ -286,7 +286,8 @@ impl Shared {
             if core.consumption(queue)?.timetable.entity.is_some() {
                 return Ok(done);
             }
-            let entity = core.store.new_entity(NAME, EntityKind::Timetable { queue: queue.0 });
+            let entity =
+                core.store.new_entity(NAME, EntityKind::Timetable { queue: queue.entity() });
             let id = entity.id;
             let creation = Creation { entity, starts: vec![Offset(0)] };
             let outcome = core.commit(&[Op::Create { creation: &creation }], self.now())?;
@@ -373,8 +374,8 @@ impl Consumer {
         for (_, block) in blocks {
             let source = {
                 let mut core = self.shared().lock_open()?;
-                match core.store.acks(CursorId(entity)) {
-                    Some(acks) if !acks.is_acked(block) => core.store.locate(LogId(entity), block),
+                match core.store.acks(entity.cursor(0)) {
+                    Some(acks) if !acks.is_acked(block) => core.store.locate(entity.log(0), block),
                     // Its messages have come back meanwhile.
                     _ => continue,
                 }
@@ -402,14 +403,14 @@ impl Consumer {
             let Some(id) = timetable.entity.filter(|_| !is_wanted) else {
                 return Ok(done);
             };
-            let (_, end) = core.store.bounds(LogId(id)).ok_or_else(deleted)?;
-            let blocks = core.store.acks(CursorId(id)).ok_or_else(deleted)?;
+            let (_, end) = core.store.bounds(id.log(0)).ok_or_else(deleted)?;
+            let blocks = core.store.acks(id.cursor(0)).ok_or_else(deleted)?;
             // Those that are damaged are among them.
             let ranges = blocks.unacked_in(blocks.floor().0..end.0);
             if ranges.is_empty() {
                 return Ok(done);
             }
-            let clear = Op::AckRanges { cursor: CursorId(id), ranges: &ranges };
+            let clear = Op::AckRanges { cursor: id.cursor(0), ranges: &ranges };
             let committing = Committing::of(core.commit(&[clear], self.shared().now())?, || ());
             if matches!(committing, Committing::Done(..)) {
                 let timetable = &mut core.consumption(cursor)?.timetable;

@@ -20,7 +20,7 @@ use crate::{
     config::Durability,
     error::Result,
     format::entity::{Entity, EntityKind},
-    ids::{CursorId, LogId, Offset},
+    ids::{EntityId, LogId, Offset},
     message::Message,
     store::Space,
 };
@@ -33,7 +33,7 @@ use crate::{
 pub struct Topic {
     engine: Engine,
     name: Arc<str>,
-    id: u64,
+    id: EntityId,
     durability: Durability,
 }
 
@@ -41,7 +41,7 @@ impl Topic {
     pub(super) fn attach(engine: &Engine, entity: &Entity) -> Result<Topic> {
         let shared = engine.shared();
         // From here on it is counted what a sync makes visible, for those who come before it.
-        shared.lock_open()?.watch(std::iter::once(LogId(entity.id)), false);
+        shared.lock_open()?.watch(std::iter::once(entity.id.log(0)), false);
         let durability = shared.config.durability;
         let (engine, name) = (engine.clone(), entity.name.as_str().into());
         Ok(Topic { engine, name, id: entity.id, durability })
@@ -54,7 +54,7 @@ impl Topic {
     }
 
     pub(super) fn log(&self) -> LogId {
-        LogId(self.id)
+        self.id.log(0)
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -142,7 +142,7 @@ impl Subscription {
             unreachable!("the space of subscriptions holds subscriptions");
         };
         let origin = format!("{topic_name}/{}", entity.name);
-        let (names, ids) = ((&*entity.name, &*origin), (CursorId(entity.id), LogId(*topic)));
+        let (names, ids) = ((&*entity.name, &*origin), (entity.id.cursor(0), topic.log(0)));
         let consumer = Arc::new(Consumer::attach(engine, names, ids, delivering, false)?);
         Ok(Subscription { consumer })
     }

@@ -210,11 +210,11 @@ impl Transaction {
         let grave = consumer.retry.grave(delivery.attempt());
         let letter = grave.map(|grave| {
             let death = delivery.death(NACKED);
-            let is_of_subscription = consumer.log.0 != consumer.cursor.0;
+            let is_of_subscription = consumer.log.queue_cursor() != consumer.cursor;
             let origin = (&*consumer.origin, is_of_subscription);
             let letter =
                 death.letter(origin, consumer.shared().now()).priority(delivery.priority());
-            Box::new((LogId(grave.queue), letter.into_owned()))
+            Box::new((grave.queue.log(0), letter.into_owned()))
         });
         self.settle(delivery, Settling::Nack { delay, letter })
     }

@@ -9,6 +9,7 @@ use crate::{
     },
     error::{Error, Result},
     format::entity::{BackoffMs, DeadLetters, Delivering, Limit},
+    ids::EntityId,
 };
 
 /// Settings that were given; what was not is as by default, or as it is.
@@ -95,7 +96,7 @@ impl Wanted {
     }
 
     /// The settings to be stored, once they are checked.
-    pub fn delivering(&self, grave: Option<u64>) -> Delivering {
+    pub fn delivering(&self, grave: Option<EntityId>) -> Delivering {
         let attempts_max = self.attempts_max.unwrap_or(ATTEMPTS_DEFAULT);
         Delivering {
             lease_ms: self.lease.unwrap_or(LEASE_DEFAULT).as_millis() as u64,
@@ -126,7 +127,7 @@ impl Wanted {
     }
 
     /// The first setting that was given and is another one there.
-    pub fn differs(&self, there: &Delivering, grave: Option<u64>) -> Option<&'static str> {
+    pub fn differs(&self, there: &Delivering, grave: Option<EntityId>) -> Option<&'static str> {
         let wanted = self.delivering(grave);
         let dead = |it: &Delivering| it.dead_letters;
         let messages = |it: &Delivering| it.limit.and_then(|limit| limit.messages);

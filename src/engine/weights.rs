@@ -160,7 +160,7 @@ impl Core {
         for op in ops {
             let cursor = match op {
                 // A queue and its cursor have one number.
-                Op::Append { log, .. } => CursorId(log.0),
+                Op::Append { log, .. } => log.queue_cursor(),
                 Op::Ack { cursor, .. } | Op::AckRanges { cursor, .. } => *cursor,
                 _ => continue,
             };

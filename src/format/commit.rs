@@ -14,7 +14,7 @@ pub use super::{
 };
 use crate::{
     config::PRIORITY_MAX,
-    ids::{CursorId, LogId, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Offset, Timestamp},
 };
 
 const ACK: u8 = 2;
@@ -42,7 +42,7 @@ pub enum Change<'a> {
     /// Something is created.
     Create(Cow<'a, Creation>),
     /// Something is deleted, with all that belongs to it.
-    Delete { entity: u64 },
+    Delete { entity: EntityId },
     /// What lies before an offset of a stream's partition is given up.
     Trim { log: LogId, start: Offset },
     /// Messages that follow each other are to be delivered before those of lower priorities.
@@ -89,7 +89,7 @@ impl Change<'_> {
             }
             Change::Seek { cursor, next } => put_numbers(out, SEEK, [cursor.0, next.0]),
             Change::Create(creation) => put_creation(out, creation),
-            Change::Delete { entity } => put_numbers(out, DELETE, [*entity]),
+            Change::Delete { entity } => put_numbers(out, DELETE, [entity.0]),
             Change::Trim { log, start } => put_numbers(out, TRIM, [log.0, start.0]),
             Change::Prioritize { cursor, first, count, priority } => {
                 put_numbers(out, PRIORITY, [cursor.0, first.0, *count]);
@@ -165,7 +165,7 @@ fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
             let length = input.length()?;
             Change::Create(Cow::Owned(Creation::decode(input.take(length)?)?))
         }
-        DELETE => Change::Delete { entity: input.number()? },
+        DELETE => Change::Delete { entity: EntityId(input.number()?) },
         TRIM => Change::Trim { log: LogId(input.number()?), start: Offset(input.number()?) },
         PRIORITY => {
             let (cursor, first) = (CursorId(input.number()?), Offset(input.number()?));

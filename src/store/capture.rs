@@ -10,14 +10,14 @@ use super::{
 };
 use crate::{
     format::meta::{CursorState, LogState, MetaEntry},
-    ids::{IdMap, LogId, Lsn, Offset},
+    ids::{EntityId, IdMap, LogId, Lsn, Offset},
 };
 
 pub struct Capture {
     pub entries: Vec<MetaEntry>,
     /// The entries reflect all commits before this position.
     pub at: Lsn,
-    pub next_id: u64,
+    pub next_id: EntityId,
     /// Logs that the metalog refers to until it holds this capture.
     pub deleted_logs: Vec<LogId>,
 }

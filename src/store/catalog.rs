@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::{
     format::entity::{Entity, EntityKind},
-    ids::LogId,
+    ids::{EntityId, LogId},
 };
 
 /// The spaces in which names are unique. Subscriptions and groups have one for each parent.
@@ -14,14 +14,14 @@ pub enum Space {
     Topics,
     Streams,
     Subscriptions {
-        topic: u64,
+        topic: EntityId,
     },
     Groups {
-        stream: u64,
+        stream: EntityId,
     },
     /// A queue has one at most, of which users see nothing.
     Timetables {
-        queue: u64,
+        queue: EntityId,
     },
 }
 
@@ -88,25 +88,31 @@ impl fmt::Display for LogName {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Catalog {
-    entities: BTreeMap<u64, Entity>,
-    names: BTreeMap<(Space, String), u64>,
+    entities: BTreeMap<EntityId, Entity>,
+    names: BTreeMap<(Space, String), EntityId>,
     /// The next free id. Ids are never given twice.
-    pub next_id: u64,
+    pub next_id: EntityId,
+}
+
+impl Default for Catalog {
+    fn default() -> Catalog {
+        Catalog { entities: BTreeMap::new(), names: BTreeMap::new(), next_id: EntityId::FIRST }
+    }
 }
 
 impl Catalog {
     pub fn insert(&mut self, entity: Entity) {
-        self.next_id = self.next_id.max(entity.id + entity.ids());
+        self.next_id = self.next_id.max(entity.end_of_ids());
         self.names.insert((Space::of(&entity.kind), entity.name.clone()), entity.id);
         self.entities.insert(entity.id, entity);
     }
 
     /// Removes an entity with all that belong to it. Returns them, the children first.
-    pub fn remove(&mut self, id: u64) -> Vec<Entity> {
+    pub fn remove(&mut self, id: EntityId) -> Vec<Entity> {
         let is_part = |entity: &&Entity| entity.id == id || entity.parent() == Some(id);
-        let mut ids: Vec<u64> =
+        let mut ids: Vec<EntityId> =
             self.entities.values().filter(is_part).map(|entity| entity.id).collect();
         ids.sort_unstable_by(|a, b| b.cmp(a));
         let removed: Vec<Entity> =
@@ -122,7 +128,7 @@ impl Catalog {
         self.entities.get(id)
     }
 
-    pub fn get(&self, id: u64) -> Option<&Entity> {
+    pub fn get(&self, id: EntityId) -> Option<&Entity> {
         self.entities.get(&id)
     }
 
@@ -136,7 +142,7 @@ impl Catalog {
 
     /// What a log is called.
     pub fn log_name(&self, log: LogId) -> LogName {
-        let mut below = self.entities.range(..=log.0).rev().map(|(_, entity)| entity);
+        let mut below = self.entities.range(..=log.entity()).rev().map(|(_, entity)| entity);
         let Some(entity) = below.find(|entity| entity.logs().any(|owned| owned == log)) else {
             return LogName::Unknown { log: log.0 };
         };
@@ -148,7 +154,7 @@ impl Catalog {
                 let queue = self.entities.get(&queue).map(|queue| queue.name.clone());
                 LogName::Timetable(queue.unwrap_or_default())
             }
-            _ => LogName::Partition { stream: name, partition: (log.0 - entity.id) as u32 },
+            _ => LogName::Partition { stream: name, partition: log.partition_of(entity.id) },
         }
     }
 

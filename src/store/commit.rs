@@ -15,7 +15,7 @@ use crate::{
         entity::{Creation, EntityKind},
         frame::FRAME_HEADER_BYTES,
     },
-    ids::{CursorId, LogId, Lsn, Now, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Lsn, Now, Offset, Timestamp},
     journal::{Room, Urgency},
     message::Message,
 };
@@ -57,7 +57,7 @@ pub enum Op<'a> {
         creation: &'a Creation,
     },
     Delete {
-        entity: u64,
+        entity: EntityId,
     },
     /// Has the timetable say when these are due. Sorted.
     Shelve {
@@ -252,7 +252,7 @@ impl Store {
         ops.iter().any(|op| match op {
             Op::Append { messages, .. } => messages.iter().any(Message::is_moved),
             Op::Ack { cursor, .. } => {
-                let entity = self.state.catalog.get(cursor.0);
+                let entity = self.state.catalog.get(cursor.entity());
                 entity.is_some_and(|it| matches!(it.kind, EntityKind::Timetable { .. }))
             }
             _ => false,

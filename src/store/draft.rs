@@ -237,7 +237,7 @@ impl Draft {
         if delay_ms == 0 && messages.iter().all(|it| it.delay().is_none()) {
             return Ok(());
         }
-        let cursor = CursorId(log.0);
+        let cursor = log.queue_cursor();
         if !state.cursors.contains_key(&cursor) {
             let what = "only messages of queues can be delivered later, not those of topics and \
                         streams; set no deliver_after and no deliver_at";
@@ -279,8 +279,8 @@ impl Draft {
         if messages.iter().all(|it| it.priority_set() == 0) {
             return Ok(());
         }
-        let cursor = CursorId(log.0);
-        let queue = state.catalog.get(log.0).and_then(Entity::delivering);
+        let cursor = log.queue_cursor();
+        let queue = state.catalog.get(log.entity()).and_then(Entity::delivering);
         let is_ordered = queue.is_some_and(|it| it.is_ordered);
         if is_ordered && messages.iter().all(Message::is_moved) {
             // It was let in elsewhere, and here the order counts.

@@ -46,7 +46,7 @@ use crate::{
     config::Config,
     error::{Error, ErrorKind},
     format::entity::{Entity, EntityKind},
-    ids::{CursorId, LogId, Lsn, Offset, StoreId},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
     journal::Journal,
     metalog::{MetaPlace, MetaWriter},
     segment::Segments,
@@ -85,7 +85,7 @@ impl Store {
         self.state.catalog.find(space, name)
     }
 
-    pub fn entity(&self, id: u64) -> Option<&Entity> {
+    pub fn entity(&self, id: EntityId) -> Option<&Entity> {
         self.state.catalog.get(id)
     }
 
@@ -98,13 +98,19 @@ impl Store {
         Entity { id: self.state.catalog.next_id, name: name.to_owned(), kind }
     }
 
-    /// Something else whose dead letters are in this queue.
-    pub fn uses_as_grave(&self, queue: u64) -> Option<String> {
+    /// The name of an entity whose dead letters are in this queue.
+    pub fn uses_as_dead_letters(&self, queue: EntityId) -> Option<String> {
         let uses = |entity: &&Entity| {
-            let grave = entity.delivering().and_then(|it| it.dead_letters);
-            grave.is_some_and(|grave| grave.queue == queue)
+            let dead_letters = entity.delivering().and_then(|it| it.dead_letters);
+            dead_letters.is_some_and(|it| it.queue == queue)
         };
         self.state.catalog.all().find(uses).map(|entity| entity.name.clone())
+    }
+
+    /// Whether a cursor is that of a topic's subscription.
+    pub fn is_subscription(&self, cursor: CursorId) -> bool {
+        let entity = self.state.catalog.get(cursor.entity());
+        entity.is_some_and(|it| matches!(it.kind, EntityKind::Subscription { .. }))
     }
 
     #[inline]

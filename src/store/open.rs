@@ -18,7 +18,7 @@ use crate::{
         frame::FRAME_HEADER_BYTES,
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
-    ids::{CursorId, LogId, Lsn, Offset, StoreId},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
     journal::{Journal, Supply, holds_commits, recover},
     layout::{Layout, log_dir_name},
     metalog::{Loaded, MetaPlace, MetaWriter, load},
@@ -102,9 +102,8 @@ impl Opening {
         self.make_place_durable()?;
         let journal = Journal::create(supply)?;
         let mut writer = MetaWriter::create(&self.place(), id, 1)?;
-        writer.commit(journal.tail(), journal.tail(), 1)?;
-        let mut state = State::default();
-        state.catalog.next_id = 1;
+        let state = State::default();
+        writer.commit(journal.tail(), journal.tail(), state.catalog.next_id)?;
         let replay_from = journal.tail();
         Ok(self.store(id, journal, state, replay_from, Some(writer), 1))
     }
@@ -211,7 +210,7 @@ fn check_segment(segments: &Segments, segment: &SegmentState) -> Result<()> {
 /// What the metalog says, before it is put together: entries come in any order.
 #[derive(Default)]
 struct Found {
-    entities: BTreeMap<u64, Entity>,
+    entities: BTreeMap<EntityId, Entity>,
     logs: BTreeMap<LogId, LogState>,
     cursors: BTreeMap<CursorId, Offset>,
     chunks: BTreeMap<(CursorId, u64), ChunkState>,
@@ -237,7 +236,7 @@ impl Found {
         Ok(())
     }
 
-    fn forget(&mut self, id: u64) {
+    fn forget(&mut self, id: EntityId) {
         let Some(entity) = self.entities.remove(&id) else {
             return;
         };

@@ -17,7 +17,7 @@ use crate::{
         commit::{Change, OffsetRanges},
         entity::{Creation, Entity, EntityKind},
     },
-    ids::{CursorId, IdMap, LogId, Lsn, Offset},
+    ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset},
 };
 
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub struct State {
     pub logs: IdMap<LogId, Log>,
     pub cursors: IdMap<CursorId, Cursor>,
     /// Entities that were created or deleted since the last capture.
-    pub changed_entities: Vec<u64>,
+    pub changed_entities: Vec<EntityId>,
     /// Logs that were deleted and whose segments may still be there.
     pub deleted_logs: Vec<LogId>,
     /// Whether a segment has become dead, so that a checkpoint would give back space.
@@ -69,7 +69,7 @@ impl State {
     }
 
     /// Deletes an entity with all that belong to it.
-    fn delete(&mut self, id: u64) -> Vec<Entity> {
+    fn delete(&mut self, id: EntityId) -> Vec<Entity> {
         let removed = self.catalog.remove(id);
         for entity in &removed {
             for (cursor, log) in entity.cursors() {

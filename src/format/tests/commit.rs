@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::RUN_MESSAGES_MAX,
-    ids::{CursorId, LogId, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Offset, Timestamp},
 };
 
 fn decoded(payload: &[u8]) -> Decoded<Vec<Change<'_>>> {
@@ -48,7 +48,7 @@ fn one_of_each() -> Vec<u8> {
     .put(&mut out);
     Change::Seek { cursor: CursorId(8), next: Offset(u64::MAX) }.put(&mut out);
     Change::Create(Cow::Borrowed(&entities()[1])).put(&mut out);
-    Change::Delete { entity: 5 }.put(&mut out);
+    Change::Delete { entity: EntityId(5) }.put(&mut out);
     Change::Trim { log: LogId(6), start: Offset(77) }.put(&mut out);
     Change::Prioritize { cursor: CursorId(3), first: Offset(41), count: 2, priority: 9 }
         .put(&mut out);
@@ -78,7 +78,7 @@ fn each_change_there_and_back() {
             },
             Change::Seek { cursor: CursorId(8), next: Offset(u64::MAX) },
             Change::Create(Cow::Owned(entities()[1].clone())),
-            Change::Delete { entity: 5 },
+            Change::Delete { entity: EntityId(5) },
             Change::Trim { log: LogId(6), start: Offset(77) },
             Change::Prioritize { cursor: CursorId(3), first: Offset(41), count: 2, priority: 9 },
         ]
@@ -248,7 +248,7 @@ fn ranges_are_refused_where_they_end_nowhere() {
 fn numbers_that_nobody_gave_out_are_refused() {
     let (over, fine) = (NUMBER_CEILING, NUMBER_CEILING - 1);
     let puts: [fn(&mut Vec<u8>, u64); 8] = [
-        |out, n| Change::Delete { entity: n }.put(out),
+        |out, n| Change::Delete { entity: EntityId(n) }.put(out),
         |out, n| Change::Trim { log: LogId(n), start: Offset(0) }.put(out),
         |out, n| Change::Trim { log: LogId(0), start: Offset(n) }.put(out),
         |out, n| Change::Seek { cursor: CursorId(n), next: Offset(0) }.put(out),

@@ -12,7 +12,7 @@ use super::{
     meta::{entities, entries},
 };
 use crate::{
-    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, Timestamp},
     message::Message,
 };
 
@@ -124,7 +124,7 @@ fn frames(samples: &mut Samples) {
             Change::Create(Cow::Borrowed(&creation)).put(out)
         });
     }
-    samples.change("a deletion", |out| Change::Delete { entity: 3 }.put(out));
+    samples.change("a deletion", |out| Change::Delete { entity: EntityId(3) }.put(out));
     samples.change("a trim", |out| Change::Trim { log: LogId(4), start: Offset(1300) }.put(out));
     samples.change("priorities", |out| {
         Change::Prioritize { cursor: CursorId(1), first: Offset(41), count: 2, priority: 9 }

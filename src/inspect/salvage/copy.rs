@@ -13,7 +13,7 @@ use crate::{
         record::RecordParts,
         timetable,
     },
-    ids::{CursorId, LogId, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Offset, Timestamp},
     inspect::{
         survey::{Survey, problem},
         verify::take_within,
@@ -54,7 +54,7 @@ impl Copying<'_> {
         let log = self.log;
         let state = survey.state.logs.get(&log).filter(|log| log.keeps_acked);
         self.base = state.map(|log| log.start);
-        let queue = survey.state.catalog.get(log.0).and_then(queue_of_timetable);
+        let queue = survey.state.catalog.get(log.entity()).and_then(queue_of_timetable);
         self.timed = queue.map(|_| RoaringTreemap::new());
         let walked = survey.walk(log, true, &mut |offset, record| self.push(offset, record))?;
         self.finish_segment(Some(Offset(survey.next(log).0.max(walked.end))))?;
@@ -157,7 +157,7 @@ impl Copying<'_> {
 }
 
 /// The queue of a timetable.
-pub fn queue_of_timetable(entity: &Entity) -> Option<u64> {
+pub fn queue_of_timetable(entity: &Entity) -> Option<EntityId> {
     match entity.kind {
         EntityKind::Timetable { queue } => Some(queue),
         _ => None,
@@ -165,8 +165,8 @@ pub fn queue_of_timetable(entity: &Entity) -> Option<u64> {
 }
 
 /// Has the messages of a queue come at once of which nothing says any more when they are due.
-pub fn free_untimed(survey: &mut Survey, queue: u64, timed: &RoaringTreemap) {
-    let cursor = survey.state.cursors.get_mut(&CursorId(queue));
+pub fn free_untimed(survey: &mut Survey, queue: EntityId, timed: &RoaringTreemap) {
+    let cursor = survey.state.cursors.get_mut(&queue.cursor(0));
     let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) else { return };
     let untimed: Vec<Offset> = acks.all_shelved().filter(|it| !timed.contains(it.0)).collect();
     for offset in untimed {

@@ -28,7 +28,7 @@ use crate::{
         entity::Entity,
         meta::{CursorState, MetaEntry},
     },
-    ids::{LogId, StoreId},
+    ids::{EntityId, LogId, StoreId},
     journal::Journal,
     metalog::MetaWriter,
     store::{LogName, Opening, Space, State},
@@ -64,14 +64,15 @@ pub fn salvage_store(
 
     let mut entries: Vec<MetaEntry> =
         survey.state.catalog.all().cloned().map(MetaEntry::Entity).collect();
-    let timed: BTreeSet<u64> = survey.state.catalog.all().filter_map(queue_of_timetable).collect();
+    let timed: BTreeSet<EntityId> =
+        survey.state.catalog.all().filter_map(queue_of_timetable).collect();
     report.entities = (entries.len() - timed.len()) as u64;
     let segments = target.segments(id);
     for log in verify::logs(&survey) {
         let mut copying = Copying::new(&segments, target.config.segment_bytes, log);
         copying.copy(&mut survey, &mut report, &mut entries)?;
     }
-    let queues: Vec<u64> = survey.state.catalog.all().map(|entity| entity.id).collect();
+    let queues: Vec<EntityId> = survey.state.catalog.all().map(|entity| entity.id).collect();
     for queue in queues.into_iter().filter(|id| !timed.contains(id)) {
         free_untimed(&mut survey, queue, &RoaringTreemap::new());
     }
@@ -101,12 +102,12 @@ fn put_cursors(state: &mut State, entries: &mut Vec<MetaEntry>) {
     }
 }
 
-fn next_id(survey: &Survey) -> u64 {
+fn next_id(survey: &Survey) -> EntityId {
     let lost = survey.nameless.iter().map(|it| match it {
-        Nameless::Named(entity) => entity.id + entity.ids(),
-        Nameless::Lost(cursor) => cursor.0 + 1,
+        Nameless::Named(entity) => entity.end_of_ids(),
+        Nameless::Lost(cursor) => cursor.entity().plus(1),
     });
-    lost.fold(survey.state.catalog.next_id, u64::max)
+    lost.fold(survey.state.catalog.next_id, EntityId::max)
 }
 
 fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {

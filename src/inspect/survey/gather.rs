@@ -8,15 +8,15 @@ use crate::{
         entity::Entity,
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
-    ids::{CursorId, LogId, Offset},
+    ids::{CursorId, EntityId, LogId, Offset},
     store::{Progress, State},
 };
 
 /// Entries of a metalog, the newest of each key.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    pub entities: BTreeMap<u64, Entity>,
-    pub gone: BTreeSet<u64>,
+    pub entities: BTreeMap<EntityId, Entity>,
+    pub gone: BTreeSet<EntityId>,
     pub logs: BTreeMap<LogId, LogState>,
     pub cursors: BTreeMap<CursorId, (u64, Offset)>,
     /// Where each cursor is first spoken of.
@@ -65,12 +65,12 @@ impl Gathered {
         }
     }
 
-    fn forget(&mut self, id: u64) {
+    fn forget(&mut self, id: EntityId) {
         self.gone.insert(id);
         let Some(entity) = self.entities.remove(&id) else {
             return;
         };
-        self.gone.extend(id..id + entity.ids());
+        self.gone.extend(entity.ids());
         for log in entity.logs() {
             self.logs.remove(&log);
             self.segments.retain(|(of, _), _| *of != log);

@@ -34,7 +34,7 @@ use crate::{
         entity::Entity,
         meta::{MetaEntry, SegmentState},
     },
-    ids::{CursorId, LogId, Lsn, Offset, StoreId},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
     journal::{self, JournalSurvey, Range},
     layout::{Layout, Named, journal_name},
     metalog::{MetaPlace, survey},
@@ -164,7 +164,7 @@ impl Looking {
             MetaEntry::Checkpoint(checkpoint) => Some(checkpoint.next_id),
             _ => None,
         });
-        state.catalog.next_id = next_id.fold(state.catalog.next_id.max(1), u64::max);
+        state.catalog.next_id = next_id.fold(state.catalog.next_id, EntityId::max);
 
         let of_logs = state.logs.iter().map(|(id, log)| (*id, log.segments.values().cloned()));
         let referred: Vec<(LogId, Vec<SegmentState>)> =
@@ -245,7 +245,7 @@ impl Looking {
 
     /// Gives a home to what has lost its name.
     fn adopt(&self, gathered: &mut Gathered, mut seen: Seen) -> Result<Vec<Nameless>> {
-        let mut older: BTreeMap<u64, Entity> = BTreeMap::new();
+        let mut older: BTreeMap<EntityId, Entity> = BTreeMap::new();
         let mut logs = seen.logs.clone();
         if self.metas.damaged {
             for other in &self.metas.older {

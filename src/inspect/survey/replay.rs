@@ -74,7 +74,7 @@ pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
                     seen.deleted.insert(entity);
                     if let Some(created) = seen.created.remove(&entity) {
                         let of = &created.entity;
-                        seen.deleted.extend(of.id..of.id + of.ids());
+                        seen.deleted.extend(of.ids());
                     }
                 }
                 other => seen.cursors.extend(other.cursor()),
