@@ -23,6 +23,71 @@ impl Offset {
     pub fn next(self) -> Offset {
         Offset(self.0 + 1)
     }
+
+    /// The offsets from this one up to, and without, another.
+    #[must_use]
+    #[inline]
+    pub(crate) fn to(self, end: Offset) -> OffsetRange {
+        OffsetRange { start: self, end }
+    }
+
+    /// This offset alone.
+    #[must_use]
+    #[inline]
+    pub(crate) fn only(self) -> OffsetRange {
+        OffsetRange { start: self, end: self.next() }
+    }
+}
+
+/// Offsets that follow each other: `start`, and those up to, and without, `end`. There are none if `end`
+/// is not above `start`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct OffsetRange {
+    pub start: Offset,
+    pub end: Offset,
+}
+
+impl OffsetRange {
+    #[inline]
+    pub fn len(self) -> u64 {
+        self.end.0.saturating_sub(self.start.0)
+    }
+
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.end <= self.start
+    }
+
+    #[inline]
+    pub fn contains(self, offset: Offset) -> bool {
+        self.start <= offset && offset < self.end
+    }
+
+    /// The part that lies within another range.
+    pub fn within(self, bounds: OffsetRange) -> OffsetRange {
+        self.start.max(bounds.start).to(self.end.min(bounds.end))
+    }
+}
+
+impl IntoIterator for OffsetRange {
+    type Item = Offset;
+    type IntoIter = std::iter::Map<std::ops::Range<u64>, fn(u64) -> Offset>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        (self.start.0..self.end.0).map(Offset)
+    }
+}
+
+impl From<OffsetRange> for std::ops::Range<Offset> {
+    fn from(range: OffsetRange) -> std::ops::Range<Offset> {
+        range.start..range.end
+    }
+}
+
+impl fmt::Debug for OffsetRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OffsetRange({}..{})", self.start, self.end)
+    }
 }
 
 /// A byte position in the journal, which is one endless sequence: a commit has it, and a later

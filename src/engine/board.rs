@@ -7,7 +7,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -29,7 +28,7 @@ use crate::{
         entity::EntityKind,
         schedule::{NoPlan, Plan},
     },
-    ids::{LogId, Lsn, Offset, Timestamp},
+    ids::{LogId, Lsn, Offset, OffsetRange, Timestamp},
     message::Message,
     store::{Op, Space},
 };
@@ -158,7 +157,7 @@ impl Board {
     /// meanwhile, and nothing was changed.
     pub fn put(&self, found: &Found, message: Option<&Message<'_>>) -> Result<bool> {
         let (cursor, log, shared) = (self.queue.cursor(), self.queue.log(), self.shared());
-        let old: Vec<Range<u64>> = ranges(&found.offsets);
+        let old: Vec<OffsetRange> = ranges(&found.offsets);
         let committed = shared.transact(|core| {
             let (_, end) = core.store.bounds(log).ok_or_else(deleted)?;
             if end != found.end {

@@ -14,7 +14,7 @@ use crate::{
         note::{DeadLetter, Life},
         record::Headers,
     },
-    ids::{Offset, Timestamp},
+    ids::{Offset, OffsetRange, Timestamp},
     message::Message,
     store::{Op, Stored},
 };
@@ -136,7 +136,7 @@ impl Browse {
         let mut core = self.consumer.shared().lock_open()?;
         let visible = core.visible();
         let view = core.store.view(cursor, log).ok_or_else(deleted)?;
-        let next = view.acks.next_unacked(self.range.start.0..self.range.end.0);
+        let next = view.acks.next_unacked(self.range.start.to(self.range.end));
         let is_visible =
             |offset| view.run(offset).map_or(view.is_moved(offset), |run| run.lsn < visible);
         let Some(offset) = next.filter(|offset| is_visible(*offset)) else {
@@ -248,8 +248,8 @@ impl Consumer {
                 let Some(last) = ranges.last() else {
                     return Ok(Committing::Done((0, end), core.store.journal.tail()));
                 };
-                let next = Offset(last.end);
-                let count = ranges.iter().map(|range| range.end - range.start).sum();
+                let next = last.end;
+                let count = ranges.iter().map(|range| range.len()).sum();
                 let op = Op::AckRanges { cursor: self.cursor, ranges: &ranges };
                 let outcome = core.commit(&[op], shared.now_plain())?;
                 let committing = Committing::of(outcome, || (count, next));
@@ -268,17 +268,17 @@ impl Consumer {
     }
 
     /// The first ranges of messages that are neither acked nor on lease.
-    fn idle(&self, core: &mut Core, within: Range<Offset>) -> Result<Vec<Range<u64>>> {
+    fn idle(&self, core: &mut Core, within: Range<Offset>) -> Result<Vec<OffsetRange>> {
         let leased = core.consumption(self.cursor)?.deliveries.leased();
         let acks = core.store.acks(self.cursor).ok_or_else(deleted)?;
         let mut idle = Vec::new();
-        let mut at = within.start.0;
-        let busy = leased.range(within.clone()).map(|offset| offset.0);
-        for busy in busy.chain([within.end.0]) {
+        let mut at = within.start;
+        let busy = leased.range(within.clone()).copied();
+        for busy in busy.chain([within.end]) {
             if idle.len() < RANGES_AT_ONCE && at < busy {
-                idle.extend(acks.unacked_up_to(at..busy, RANGES_AT_ONCE - idle.len()));
+                idle.extend(acks.unacked_up_to(at.to(busy), RANGES_AT_ONCE - idle.len()));
             }
-            at = busy + 1;
+            at = busy.next();
         }
         idle.truncate(RANGES_AT_ONCE);
         Ok(idle)

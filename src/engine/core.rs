@@ -62,7 +62,7 @@ struct Watched {
 
 impl Acked for AckSet {
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset> {
-        AckSet::next_unacked(self, from.0..end.0)
+        AckSet::next_unacked(self, from.to(end))
     }
 
     #[inline]
@@ -127,7 +127,7 @@ impl Core {
         let Core { store, watches, touched, wakes, hides_unsynced, .. } = self;
         for (log, offsets) in store.placed() {
             let Some(watched) = watches.get_mut(&log) else { continue };
-            let messages = (offsets.end.0 - offsets.start.0) as usize;
+            let messages = offsets.len() as usize;
             if *hides_unsynced {
                 if watched.fresh == 0 {
                     touched.push(log);
@@ -289,7 +289,7 @@ impl Core {
     fn note_prioritized(&mut self) {
         for it in self.store.prioritized() {
             if let Some(consumption) = self.consumers.get_mut(&it.cursor) {
-                let offsets = it.offsets.clone().map(Offset);
+                let offsets = it.offsets.into_iter();
                 offsets.for_each(|offset| consumption.deliveries.prioritize(offset, it.priority));
             }
         }

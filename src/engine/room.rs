@@ -1,6 +1,6 @@
 //! Room in queues that may hold so much only: found, made, or waited for.
 
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
 use super::{
     core::{Core, deleted},
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     format::entity::Limit,
-    ids::{CursorId, LogId, Lsn, Offset},
+    ids::{CursorId, LogId, Lsn, Offset, OffsetRange},
     message::Message,
 };
 
@@ -67,7 +67,7 @@ impl Core {
         (cursor, log, limit): (CursorId, LogId, Limit),
         load: Load,
         acked: &[Offset],
-    ) -> Result<Vec<Range<u64>>> {
+    ) -> Result<Vec<OffsetRange>> {
         let (_, end) = self.store.bounds(log).ok_or_else(deleted)?;
         let (store, consumption) = self.store_and(cursor)?;
         let acks = store.acks(cursor).ok_or_else(deleted)?;
@@ -106,7 +106,7 @@ impl Core {
             // Only those that wait are left, and those on lease.
             consumption.drops_any = true;
             let leased = deliveries.leased();
-            let all = acks.unacked_in(0..end.0).into_iter().flatten().map(Offset);
+            let all = acks.unacked_in(Offset(0).to(end)).into_iter().flatten();
             let taken = dropped.clone();
             let others = all.filter(|it| !leased.contains(it) && taken.binary_search(it).is_err());
             dropped.extend(others.take_while(|it| excess.drop(weight(it))));
@@ -119,7 +119,7 @@ impl Core {
     }
 
     /// Messages were deleted for which `room_for` has asked.
-    pub fn note_made_room(&mut self, cursor: CursorId, dropped: &[Range<u64>]) {
+    pub fn note_made_room(&mut self, cursor: CursorId, dropped: &[OffsetRange]) {
         match self.consumers.get_mut(&cursor) {
             Some(consumption) if !consumption.drops_any && !dropped.is_empty() => {
                 consumption.deliveries.forget_ready(dropped);
@@ -130,7 +130,7 @@ impl Core {
     }
 
     /// Messages were deleted, wherever they were.
-    pub fn note_dropped(&mut self, cursor: CursorId, dropped: &[Range<u64>]) {
+    pub fn note_dropped(&mut self, cursor: CursorId, dropped: &[OffsetRange]) {
         if dropped.is_empty() {
             return;
         }
@@ -150,9 +150,9 @@ impl Core {
 }
 
 /// Sorted offsets, as ranges.
-pub fn ranges(offsets: &[Offset]) -> Vec<Range<u64>> {
+pub fn ranges(offsets: &[Offset]) -> Vec<OffsetRange> {
     let together = offsets.chunk_by(|a, b| a.next() == *b);
-    together.map(|all| all[0].0..all[all.len() - 1].0 + 1).collect()
+    together.map(|all| all[0].to(all[all.len() - 1].next())).collect()
 }
 
 fn full(limit: Limit) -> Error {

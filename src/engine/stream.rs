@@ -228,8 +228,8 @@ impl Stream {
                 return Ok(Committing::Done(Vec::new(), Lsn(0)));
             }
             let outcome = core.commit(&ops, shared.now_plain())?;
-            let offsets = core.store.placed().flat_map(|(_, it)| it.start.0..it.end.0);
-            let position = |(&partition, offset)| Position { partition, offset: Offset(offset) };
+            let offsets = core.store.placed().flat_map(|(_, it)| it);
+            let position = |(&partition, offset)| Position { partition, offset };
             let positions = partitions.iter().zip(offsets).map(position);
             Ok(Committing::of(outcome, || positions.collect()))
         })

@@ -125,7 +125,7 @@ impl Core {
         else {
             return;
         };
-        let there = blocks.unacked_in(blocks.floor().0..end.0).into_iter().flatten().map(Offset);
+        let there = blocks.unacked_in(blocks.floor().to(end)).into_iter().flatten();
         timetable.blocks = there.map(|block| (blocks.due(block), block)).collect();
         if let Some(acks) = self.store.acks(cursor) {
             consumption.deliveries.know(acks.all_shelved());
@@ -406,7 +406,7 @@ impl Consumer {
             let (_, end) = core.store.bounds(id.log(0)).ok_or_else(deleted)?;
             let blocks = core.store.acks(id.cursor(0)).ok_or_else(deleted)?;
             // Those that are damaged are among them.
-            let ranges = blocks.unacked_in(blocks.floor().0..end.0);
+            let ranges = blocks.unacked_in(blocks.floor().to(end));
             if ranges.is_empty() {
                 return Ok(done);
             }

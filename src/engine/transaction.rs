@@ -1,6 +1,6 @@
 //! Transactions: one frame over everything.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     core::{Core, lease_lost},
@@ -21,7 +21,7 @@ use crate::{
     delivery::LeaseKey,
     error::{Error, Result},
     format::entity::Limit,
-    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, LogId, Lsn, Offset, OffsetRange, Timestamp},
     journal::Urgency,
     message::Message,
     store::Op,
@@ -360,7 +360,7 @@ impl Transaction {
         &self,
         core: &mut Core,
         acks: &BTreeMap<CursorId, Vec<Offset>>,
-    ) -> Result<Vec<(CursorId, Vec<Range<u64>>)>> {
+    ) -> Result<Vec<(CursorId, Vec<OffsetRange>)>> {
         let room = |(cursor, (log, limit, load)): (&CursorId, &(LogId, Limit, Load))| {
             let acked = acks.get(cursor).map_or(&[][..], |offsets| offsets);
             let dropped = core.room_for((*cursor, *log, *limit), *load, acked)?;
@@ -388,7 +388,7 @@ impl Transaction {
     /// Where the messages of the last commit are. Each was a run of its own.
     fn positions(&self, core: &Core) -> Vec<Position> {
         let placed = self.appends.iter().zip(core.store.placed());
-        let position = |(append, (_, offsets)): (&Append, (LogId, Range<Offset>))| Position {
+        let position = |(append, (_, offsets)): (&Append, (LogId, OffsetRange))| Position {
             partition: append.partition,
             offset: offsets.start,
         };

@@ -282,7 +282,7 @@ impl Core {
         let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
         let (_, end) = self.store.bounds(consumption.log).ok_or_else(deleted)?;
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
-        Ok(acks.next_unacked(acks.floor().0..end.0))
+        Ok(acks.next_unacked(acks.floor().to(end)))
     }
 
     fn add_alarm(&mut self, cursor: CursorId, level: Level, call: Call) -> Result<u64> {

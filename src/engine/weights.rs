@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{ErrorKind, Result},
-    ids::{CursorId, Offset},
+    ids::{CursorId, Offset, OffsetRange},
     message::Message,
     store::{Op, Stored},
 };
@@ -125,11 +125,11 @@ impl Weights {
     }
 
     /// So many are there, and all others are acked.
-    fn keep(&mut self, there: &[Range<u64>]) {
+    fn keep(&mut self, there: &[OffsetRange]) {
         let mut at = 0;
         for range in there {
-            self.ack(at..range.start);
-            at = range.end;
+            self.ack(at..range.start.0);
+            at = range.end.0;
         }
         self.ack(at..self.end);
     }
@@ -174,7 +174,7 @@ impl Core {
                     offsets.iter().for_each(|offset| weights.ack(offset.0..offset.0 + 1));
                 }
                 Op::AckRanges { ranges, .. } => {
-                    ranges.iter().for_each(|range| weights.ack(range.clone()));
+                    ranges.iter().for_each(|range| weights.ack(range.start.0..range.end.0));
                 }
                 _ => {}
             }
@@ -185,7 +185,7 @@ impl Core {
     fn begin_weighing(&mut self, cursor: CursorId, mut weights: Weights) -> Result<()> {
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
         // Some were acked while they were read.
-        weights.keep(&acks.unacked_in(0..weights.end));
+        weights.keep(&acks.unacked_in(Offset(0).to(Offset(weights.end))));
         let consumption = self.consumption(cursor)?;
         if consumption.weights.is_none() {
             consumption.weights = Some(weights);
@@ -213,7 +213,7 @@ impl Consumer {
             while weights.end < most {
                 let at = weights.end;
                 let acks = core.store.acks(cursor).ok_or_else(deleted)?;
-                let next = acks.next_unacked(at..end.0).unwrap_or(end);
+                let next = acks.next_unacked(Offset(at).to(end)).unwrap_or(end);
                 weights.pass_to(next);
                 if next == end {
                     break;
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!((weights.sum(), weights.of(Offset(14))), (3, 3));
         weights.pass_to(Offset(1000));
         weights.push(4);
-        weights.keep(&[0..14, 1000..1001]);
+        weights.keep(&[Offset(0).to(Offset(14)), Offset(1000).only()]);
         assert_eq!((weights.sum(), weights.of(Offset(1000))), (4, 4));
     }
 

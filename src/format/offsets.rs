@@ -1,9 +1,7 @@
 //! Sorted offsets of one commit, as ranges. `docs/FORMAT.md` has the table under "Changes".
 
-use std::ops::Range;
-
 use super::wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, put_varint};
-use crate::ids::Offset;
+use crate::ids::{Offset, OffsetRange};
 
 /// Sorted offsets. As an iterator they are ranges that grow and do not touch.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +11,7 @@ pub enum OffsetRanges<'a> {
     /// One by one, distinct.
     Listed(&'a [Offset]),
     /// As ranges that do not touch.
-    Ranges(&'a [Range<u64>]),
+    Ranges(&'a [OffsetRange]),
 }
 
 /// In bytes a range is its distance to the range before, and its length less one.
@@ -26,26 +24,26 @@ pub struct EncodedRanges<'a> {
 }
 
 impl Iterator for OffsetRanges<'_> {
-    type Item = Range<u64>;
+    type Item = OffsetRange;
 
     #[inline]
-    fn next(&mut self) -> Option<Range<u64>> {
+    fn next(&mut self) -> Option<OffsetRange> {
         match self {
             OffsetRanges::Listed(offsets) => {
                 let (first, mut rest) = offsets.split_first()?;
-                let mut end = first.0 + 1;
+                let mut end = first.next();
                 while let Some((next, more)) = rest.split_first()
-                    && next.0 == end
+                    && *next == end
                 {
-                    (end, rest) = (end + 1, more);
+                    (end, rest) = (end.next(), more);
                 }
                 *offsets = rest;
-                Some(first.0..end)
+                Some(first.to(end))
             }
             OffsetRanges::Ranges(ranges) => {
                 let (first, rest) = ranges.split_first()?;
                 *ranges = rest;
-                Some(first.clone())
+                Some(*first)
             }
             OffsetRanges::Encoded(encoded) => encoded.next(),
         }
@@ -59,13 +57,13 @@ impl PartialEq for OffsetRanges<'_> {
 }
 
 impl EncodedRanges<'_> {
-    fn next(&mut self) -> Option<Range<u64>> {
+    fn next(&mut self) -> Option<OffsetRange> {
         self.count = self.count.checked_sub(1)?;
         // The bytes were walked once when the change was decoded.
         let start = self.at.checked_add(self.input.varint().ok()?)?;
         let end = start.checked_add(self.input.varint().ok()?)?.checked_add(1)?;
         self.at = end;
-        Some(start..end)
+        Some(Offset(start).to(Offset(end)))
     }
 }
 
@@ -74,10 +72,10 @@ impl<'a> OffsetRanges<'a> {
         put_varint(out, self.count() as u64);
         let mut at = 0;
         for range in self {
-            debug_assert!(at == 0 || at < range.start, "offsets are not sorted");
-            put_varint(out, range.start - at);
-            put_varint(out, range.end - range.start - 1);
-            at = range.end;
+            debug_assert!(at == 0 || at < range.start.0, "offsets are not sorted");
+            put_varint(out, range.start.0 - at);
+            put_varint(out, range.len() - 1);
+            at = range.end.0;
         }
     }
 

@@ -3,10 +3,7 @@
 //! No checkpoint may run while the metalog and the journal are read. Segments are read beside
 //! checkpoints: one that was replaced meanwhile is forgotten, and what took its place is read.
 
-use std::{
-    ops::Range,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     report::{Affected, VerifyReport},
@@ -16,7 +13,7 @@ use super::{
 use crate::{
     error::Result,
     format::{commit::changes, frame::FrameKind, meta::SegmentState},
-    ids::LogId,
+    ids::{LogId, Offset, OffsetRange},
     journal::{self, Range as JournalRange},
     metalog::survey as metalog,
     segment::{Piece, SegmentSurvey, Segments},
@@ -119,7 +116,7 @@ pub fn verify_segments(
     logs.sort_unstable();
     for log in logs {
         go_on()?;
-        let mut walk = LiveWalk { shared, segments: &segments, log, at: 0, go_on, report };
+        let mut walk = LiveWalk { shared, segments: &segments, log, at: Offset(0), go_on, report };
         walk.run()?;
     }
     Ok(())
@@ -130,7 +127,7 @@ struct LiveWalk<'a, S> {
     segments: &'a Segments,
     log: LogId,
     /// Everything below was looked at.
-    at: u64,
+    at: Offset,
     go_on: &'a dyn Fn() -> Result<()>,
     report: &'a mut VerifyReport,
 }
@@ -140,14 +137,14 @@ struct Spot {
     position: u64,
     what: &'static str,
     /// Messages with these offsets may have been there.
-    bounds: Range<u64>,
+    bounds: OffsetRange,
 }
 
 /// What stands for the offsets that come next.
 enum Next {
     Segment(SegmentState),
     /// No segment: they end here.
-    End(u64),
+    End(Offset),
 }
 
 /// What was found in one segment.
@@ -157,13 +154,13 @@ struct Findings {
     records: u64,
     spots: Vec<Spot>,
     /// Offsets whose messages are wanted, and are not in the segment.
-    lost: Vec<Range<u64>>,
+    lost: Vec<OffsetRange>,
     /// The offset behind the last one that was looked at.
-    at: u64,
+    at: Offset,
 }
 
 impl Findings {
-    fn note(&mut self, position: u64, what: &'static str, bounds: Range<u64>) {
+    fn note(&mut self, position: u64, what: &'static str, bounds: OffsetRange) {
         self.spots.push(Spot { position, what, bounds });
     }
 }
@@ -173,8 +170,8 @@ impl<S: Shared> LiveWalk<'_, S> {
     fn next(&self) -> Option<Next> {
         self.shared.with(|store| {
             let log = store.state().logs.get(&self.log)?;
-            let next = log.segments.values().find(|segment| segment.end.0 > self.at);
-            Some(next.cloned().map_or(Next::End(log.moved.0), Next::Segment))
+            let next = log.segments.values().find(|segment| segment.end > self.at);
+            Some(next.cloned().map_or(Next::End(log.moved), Next::Segment))
         })
     }
 
@@ -192,8 +189,8 @@ impl<S: Shared> LiveWalk<'_, S> {
     }
 
     /// Takes note of offsets that are not where they should be, as far as somebody wants them.
-    fn missing(&self, lost: &mut Vec<Range<u64>>, range: Range<u64>) {
-        if range.start < range.end {
+    fn missing(&self, lost: &mut Vec<OffsetRange>, range: OffsetRange) {
+        if !range.is_empty() {
             lost.extend(self.shared.with(|store| {
                 let log = store.state().logs.get(&self.log);
                 log.map_or_else(Vec::new, |log| store.state().wanted(log, range))
@@ -208,7 +205,7 @@ impl<S: Shared> LiveWalk<'_, S> {
                 Next::Segment(segment) => segment,
                 Next::End(end) => {
                     let mut lost = Vec::new();
-                    self.missing(&mut lost, self.at..end);
+                    self.missing(&mut lost, self.at.to(end));
                     let dir = self.segments.layout.log_dir(self.log);
                     let what = "messages are wanted, but nothing holds them";
                     self.blame_none(&dir, what, &lost);
@@ -218,7 +215,7 @@ impl<S: Shared> LiveWalk<'_, S> {
             let found = self.read(&segment)?;
             let is_sound = found.spots.is_empty() && found.lost.is_empty();
             if is_sound || self.is_current(&segment) {
-                self.at = found.at.max(segment.end.0);
+                self.at = found.at.max(segment.end);
                 self.report.read.segments += 1;
                 self.report.read.blocks += found.blocks;
                 self.report.read.records += found.records;
@@ -232,34 +229,34 @@ impl<S: Shared> LiveWalk<'_, S> {
     fn read(&self, segment: &SegmentState) -> Result<Findings> {
         let header = self.segments.header(segment);
         let path = self.segments.path(segment);
-        let whole = segment.base.0..segment.end.0;
+        let whole = segment.base.to(segment.end);
         let (disk, limit) = (&*self.segments.disk, Some(segment.bytes));
         let mut found = Findings { at: self.at, ..Findings::default() };
         let Some(mut survey) = SegmentSurvey::open(disk, path, &header, limit)? else {
-            found.note(0, "a segment is missing", whole.clone());
-            self.missing(&mut found.lost, found.at..whole.end);
+            found.note(0, "a segment is missing", whole);
+            self.missing(&mut found.lost, found.at.to(whole.end));
             return Ok(Findings { at: whole.end, ..found });
         };
         if let Some(what) = survey.check_header(&header)? {
-            found.note(0, what.0, 0..0);
+            found.note(0, what.0, OffsetRange::default());
         }
-        let last = self.read_blocks(&mut survey, &whole, &mut found)?;
-        self.missing(&mut found.lost, found.at..whole.end);
+        let last = self.read_blocks(&mut survey, whole, &mut found)?;
+        self.missing(&mut found.lost, found.at.to(whole.end));
         if !found.spots.is_empty() {
             return Ok(found);
         }
         if found.records != segment.records || last > whole.end {
-            found.note(0, "a segment does not hold what the metalog says", 0..0);
+            found.note(0, "a segment does not hold what the metalog says", OffsetRange::default());
         }
         if found.spots.is_empty() && self.keeps_acked() {
             // A segment of a stream is whole. What it does not hold was lost before the store was salvaged.
-            take_within(&mut found.lost, &whole);
+            take_within(&mut found.lost, whole);
         }
         if found.spots.is_empty()
             && segment.sealed
             && let Some(what) = survey.check_footer()?
         {
-            found.note(segment.bytes, what.0, 0..0);
+            found.note(segment.bytes, what.0, OffsetRange::default());
         }
         Ok(found)
     }
@@ -268,14 +265,14 @@ impl<S: Shared> LiveWalk<'_, S> {
     fn read_blocks(
         &self,
         survey: &mut SegmentSurvey,
-        whole: &Range<u64>,
+        whole: OffsetRange,
         found: &mut Findings,
-    ) -> Result<u64> {
+    ) -> Result<Offset> {
         let (mut last, mut open) = (whole.start, found.spots.len());
         while let Some(piece) = survey.next()? {
             match piece {
                 Piece::Block(block) => {
-                    let first = block.header.first.0;
+                    let first = block.header.first;
                     for spot in &mut found.spots[open..] {
                         spot.bounds.end = spot.bounds.end.min(first);
                     }
@@ -283,13 +280,13 @@ impl<S: Shared> LiveWalk<'_, S> {
                     found.blocks += 1;
                     found.records += block.records.len() as u64;
                     for (offset, _) in &block.records {
-                        self.missing(&mut found.lost, found.at..offset.0);
-                        found.at = found.at.max(offset.0 + 1);
+                        self.missing(&mut found.lost, found.at.to(*offset));
+                        found.at = found.at.max(offset.next());
                     }
-                    last = block.header.last.0 + 1;
+                    last = block.header.last.next();
                 }
                 Piece::Damage(damage) => {
-                    found.note(damage.position, damage.what.0, last..whole.end);
+                    found.note(damage.position, damage.what.0, last.to(whole.end));
                 }
             }
         }
@@ -301,7 +298,7 @@ impl<S: Shared> LiveWalk<'_, S> {
         let mut lost = found.lost;
         for spot in found.spots {
             let mut problem = problem(&path, spot.position, spot.what);
-            let offsets = take_within(&mut lost, &spot.bounds);
+            let offsets = offsets(&take_within(&mut lost, spot.bounds));
             if !offsets.is_empty() {
                 let log = self.log_name();
                 problem.affected.push(Affected { log, offsets });
@@ -311,7 +308,7 @@ impl<S: Shared> LiveWalk<'_, S> {
         self.blame_none(&path, "messages are wanted, but this segment does not hold them", &lost);
     }
 
-    fn blame_none(&mut self, path: &Path, what: &'static str, lost: &[Range<u64>]) {
+    fn blame_none(&mut self, path: &Path, what: &'static str, lost: &[OffsetRange]) {
         if lost.is_empty() {
             return;
         }

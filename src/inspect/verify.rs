@@ -18,7 +18,7 @@ use crate::{
         entity::{Entity, EntityKind},
         frame::FrameKind,
     },
-    ids::{LogId, Offset},
+    ids::{LogId, Offset, OffsetRange},
     journal::JournalDamage,
     layout::{Layout, Named, segment_name},
 };
@@ -98,24 +98,24 @@ fn verify_log(
     report.read.records += walked.records;
     let name = survey.name(log);
     let mut lost = walked.lost;
-    let mut blame = |problem: &mut Problem, bounds: &Range<u64>| {
-        let offsets = take_within(&mut lost, bounds);
+    let mut blame = |problem: &mut Problem, bounds: OffsetRange| {
+        let offsets = offsets(&take_within(&mut lost, bounds));
         if !offsets.is_empty() {
             problem.affected.push(Affected { log: name.clone(), offsets });
         }
     };
     for spot in &walked.spots {
         let mut found = problem(&spot.path, spot.position, spot.what);
-        blame(&mut found, &spot.bounds);
+        blame(&mut found, spot.bounds);
         segments.push(found);
     }
     let known = survey.logs.get(&log);
     for (missing, damage) in known.iter().flat_map(|known| &known.missing) {
         if let Some(problem) = damage.and_then(|n| journal.get_mut(n)) {
-            blame(problem, missing);
+            blame(problem, *missing);
         }
     }
-    if let Some(beyond) = known.and_then(|known| known.beyond.as_ref())
+    if let Some(beyond) = known.and_then(|known| known.beyond)
         && let Some(last) = survey.journal.damage.iter().rposition(|gap| gap.from < gap.to)
     {
         blame(&mut journal[last], beyond);
@@ -130,23 +130,23 @@ fn verify_log(
     Ok(())
 }
 
-pub fn offsets(ranges: &[Range<u64>]) -> Vec<Range<Offset>> {
-    ranges.iter().map(|range| Offset(range.start)..Offset(range.end)).collect()
+/// Ranges as reports have them.
+pub fn offsets(ranges: &[OffsetRange]) -> Vec<Range<Offset>> {
+    ranges.iter().map(|range| Range::from(*range)).collect()
 }
 
 /// Takes out of some ranges what lies within bounds.
-pub fn take_within(ranges: &mut Vec<Range<u64>>, bounds: &Range<u64>) -> Vec<Range<Offset>> {
+pub fn take_within(ranges: &mut Vec<OffsetRange>, bounds: OffsetRange) -> Vec<OffsetRange> {
     let (mut inside, mut outside) = (Vec::new(), Vec::new());
     for range in ranges.drain(..) {
-        let start = range.start.max(bounds.start);
-        let end = range.end.min(bounds.end);
-        if start >= end {
+        let part = range.within(bounds);
+        if part.is_empty() {
             outside.push(range);
             continue;
         }
-        inside.push(Offset(start)..Offset(end));
-        outside
-            .extend([range.start..start, end..range.end].into_iter().filter(|it| !it.is_empty()));
+        inside.push(part);
+        let rest = [range.start.to(part.start), part.end.to(range.end)];
+        outside.extend(rest.into_iter().filter(|it| !it.is_empty()));
     }
     *ranges = outside;
     inside

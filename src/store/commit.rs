@@ -1,6 +1,6 @@
 //! Commits: one frame of the journal, then the changes of the state.
 
-use std::{borrow::Cow, ops::Range};
+use std::borrow::Cow;
 
 use super::{
     Store,
@@ -15,7 +15,7 @@ use crate::{
         entity::{Creation, EntityKind},
         frame::FRAME_HEADER_BYTES,
     },
-    ids::{CursorId, EntityId, LogId, Lsn, Now, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Lsn, Now, Offset, OffsetRange, Timestamp},
     journal::{Room, Urgency},
     message::Message,
 };
@@ -38,7 +38,7 @@ pub enum Op<'a> {
     /// Acks whole ranges, sorted, that do not touch.
     AckRanges {
         cursor: CursorId,
-        ranges: &'a [Range<u64>],
+        ranges: &'a [OffsetRange],
     },
     /// Says how often a message was tried by now, and when it is due.
     Defer {
@@ -209,8 +209,8 @@ impl Store {
     /// Where the messages of the last commit are: the log, and the offsets from the first up to
     /// the one behind the last, in the order in which they were committed.
     #[inline]
-    pub fn placed(&self) -> impl Iterator<Item = (LogId, Range<Offset>)> {
-        self.draft.runs.iter().map(|run| (run.log, run.first..run.end))
+    pub fn placed(&self) -> impl Iterator<Item = (LogId, OffsetRange)> {
+        self.draft.runs.iter().map(|run| (run.log, run.first.to(run.end)))
     }
 
     /// The messages of the last commit that are not to be delivered at once, and when they are due.

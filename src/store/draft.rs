@@ -1,7 +1,5 @@
 //! A draft: operations are checked and encoded before the commit is written.
 
-use std::ops::Range;
-
 use super::{commit::Op, gone, log::Log, state::State};
 use crate::{
     config::{Config, RUN_MESSAGES_MAX},
@@ -12,7 +10,7 @@ use crate::{
         frame::begin_frame,
         record::RecordParts,
     },
-    ids::{CursorId, LogId, Now, Offset, Timestamp},
+    ids::{CursorId, LogId, Now, Offset, OffsetRange, Timestamp},
     message::{Delay, Message},
 };
 
@@ -28,10 +26,10 @@ pub struct Deferred {
 }
 
 /// Messages that follow each other and have one priority, which is not the lowest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prioritized {
     pub cursor: CursorId,
-    pub offsets: Range<u64>,
+    pub offsets: OffsetRange,
     pub priority: u8,
 }
 
@@ -45,8 +43,8 @@ impl Deferred {
 
 impl Prioritized {
     pub fn change(&self) -> Change<'static> {
-        let Prioritized { cursor, offsets: Range { start, end }, priority } = self.clone();
-        Change::Prioritize { cursor, first: Offset(start), count: end - start, priority }
+        let Prioritized { cursor, offsets, priority } = *self;
+        Change::Prioritize { cursor, first: offsets.start, count: offsets.len(), priority }
     }
 }
 
@@ -269,12 +267,7 @@ impl Draft {
 
 impl Draft {
     /// Gives messages their priorities that were just added.
-    fn add_priorities(
-        &mut self,
-        state: &State,
-        append: Append<'_>,
-        Offset(first): Offset,
-    ) -> Result<()> {
+    fn add_priorities(&mut self, state: &State, append: Append<'_>, first: Offset) -> Result<()> {
         let Append { log, messages, .. } = append;
         if messages.iter().all(|it| it.priority_set() == 0) {
             return Ok(());
@@ -288,10 +281,11 @@ impl Draft {
         }
         let takes_priorities = queue.is_some() && !is_ordered;
         messages.iter().try_for_each(|it| it.check_priority(takes_priorities))?;
-        let mut at = 0;
+        let mut at = first;
         for same in messages.chunk_by(|a, b| a.priority_set() == b.priority_set()) {
-            let offsets = first + at..first + at + same.len() as u64;
-            at += same.len() as u64;
+            let end = Offset(at.0 + same.len() as u64);
+            let offsets = at.to(end);
+            at = end;
             let priority = same[0].priority_set();
             if priority > 0 {
                 let prioritized = Prioritized { cursor, offsets, priority };

@@ -26,8 +26,8 @@ enum Verdict {
 }
 
 fn judge(state: &State, log: &Log, segment: &SegmentState) -> Verdict {
-    let range = segment.base.0..segment.end.0;
-    let offsets = range.end - range.start;
+    let range = segment.base.to(segment.end);
+    let offsets = range.len();
     // What the segment does not hold is dead, too; or was lost, in a stream that was salvaged.
     let dead = state.dead(log, range).saturating_sub(offsets.saturating_sub(segment.records));
     let live = segment.records.saturating_sub(dead);

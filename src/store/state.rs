@@ -3,8 +3,6 @@
 //! A commit changes it once its frame is in the journal, and recovery does the same with the same
 //! functions when it reads the frame again. All of them are idempotent or checked.
 
-use std::ops::Range;
-
 use super::{
     acks::{AckSet, acked_by_all},
     catalog::Catalog,
@@ -17,7 +15,7 @@ use crate::{
         commit::{Change, OffsetRanges},
         entity::{Creation, Entity, EntityKind},
     },
-    ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset},
+    ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset, OffsetRange},
 };
 
 #[derive(Debug, Default)]
@@ -116,7 +114,7 @@ impl State {
         let before = acks.floor();
         match offsets {
             // Most acks are of one message.
-            OffsetRanges::Listed([offset]) => acks.ack(offset.0..offset.0 + 1),
+            OffsetRanges::Listed([offset]) => acks.ack(offset.only()),
             _ => offsets.for_each(|range| acks.ack(range)),
         }
         let floor = acks.floor();
@@ -154,7 +152,7 @@ impl State {
         let (cursor, end) = match change {
             Change::Defer { cursor, offset, .. } => (cursor, offset.0 + 1),
             Change::Prioritize { cursor, first, count, .. } => (cursor, first.0 + count),
-            Change::Shelve { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end)),
+            Change::Shelve { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end.0)),
             _ => return Ok(()),
         };
         let next = self.cursors.get(cursor).and_then(|cursor| next(cursor.log));
@@ -225,7 +223,9 @@ impl State {
             },
             Change::Trim { log, start } => self.trim(*log, *start),
             Change::Prioritize { cursor, first, count, priority } => {
-                self.ack_cursor(*cursor)?.0.prioritize(first.0..first.0 + count, *priority);
+                self.ack_cursor(*cursor)?
+                    .0
+                    .prioritize(first.to(Offset(first.0 + count)), *priority);
                 Ok(())
             }
             Change::Shelve { cursor, offsets } => {
@@ -254,21 +254,21 @@ impl State {
     }
 
     /// How many offsets of a range nobody wants any more.
-    pub fn dead(&self, log: &Log, range: Range<u64>) -> u64 {
+    pub fn dead(&self, log: &Log, range: OffsetRange) -> u64 {
         if log.keeps_acked {
-            return log.start.0.clamp(range.start, range.end) - range.start;
+            return range.start.to(log.start.clamp(range.start, range.end)).len();
         }
         acked_by_all(&self.ack_sets(log), range)
     }
 
     /// The parts of a range of offsets that somebody still wants.
-    pub fn wanted(&self, log: &Log, range: Range<u64>) -> Vec<Range<u64>> {
-        let mut all: Vec<Range<u64>> = Vec::new();
+    pub fn wanted(&self, log: &Log, range: OffsetRange) -> Vec<OffsetRange> {
+        let mut all: Vec<OffsetRange> = Vec::new();
         if log.keeps_acked {
-            all.push(log.start.0.max(range.start)..range.end);
+            all.push(log.start.max(range.start).to(range.end));
         } else {
             let sets = self.ack_sets(log);
-            all.extend(sets.iter().flat_map(|acks| acks.unacked_in(range.clone())));
+            all.extend(sets.iter().flat_map(|acks| acks.unacked_in(range)));
         }
         join(&mut all);
         all
@@ -288,8 +288,8 @@ impl State {
 }
 
 /// Puts together ranges that touch or overlap.
-pub fn join(ranges: &mut Vec<Range<u64>>) {
-    ranges.retain(|range| range.start < range.end);
+pub fn join(ranges: &mut Vec<OffsetRange>) {
+    ranges.retain(|range| !range.is_empty());
     ranges.sort_unstable_by_key(|range| (range.start, range.end));
     ranges.dedup_by(|next, before| {
         let touches = next.start <= before.end;

@@ -1,7 +1,5 @@
 //! Copying one log, message by message.
 
-use std::ops::Range;
-
 use roaring::RoaringTreemap;
 
 use super::{Report, acks_may_be_lost, lost};
@@ -13,7 +11,7 @@ use crate::{
         record::RecordParts,
         timetable,
     },
-    ids::{CursorId, EntityId, LogId, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Offset, OffsetRange, Timestamp},
     inspect::{
         survey::{Survey, problem},
         verify::take_within,
@@ -57,7 +55,7 @@ impl Copying<'_> {
         let queue = survey.state.catalog.get(log.entity()).and_then(queue_of_timetable);
         self.timed = queue.map(|_| RoaringTreemap::new());
         let walked = survey.walk(log, true, &mut |offset, record| self.push(offset, record))?;
-        self.finish_segment(Some(Offset(survey.next(log).0.max(walked.end))))?;
+        self.finish_segment(Some(survey.next(log).max(walked.end)))?;
         if self.timed.is_none() {
             report.messages += self.messages;
             report.bytes += self.bytes;
@@ -72,15 +70,15 @@ impl Copying<'_> {
         let name = survey.name(log);
         let mut certain = walked.lost;
         let mut open = Vec::new();
-        if let Some(beyond) = survey.logs.get(&log).and_then(|known| known.beyond.clone()) {
-            open = plain(&take_within(&mut certain, &beyond));
+        if let Some(beyond) = survey.logs.get(&log).and_then(|known| known.beyond) {
+            open = take_within(&mut certain, beyond);
         }
         let mut settled = certain.clone();
-        settled.extend(open.iter().cloned());
+        settled.extend(&open);
         if survey.metas.damaged || acks_may_be_lost(survey, log) {
             // What a whole segment does not hold was dead when it was written.
             for intact in &walked.intact {
-                take_within(&mut certain, intact);
+                take_within(&mut certain, *intact);
             }
             open.append(&mut certain);
             join(&mut open);
@@ -132,25 +130,25 @@ impl Copying<'_> {
     fn settle(
         &mut self,
         survey: &mut Survey,
-        settled: &[Range<u64>],
-        end: u64,
+        settled: &[OffsetRange],
+        end: Offset,
         entries: &mut Vec<MetaEntry>,
     ) {
-        let next = survey.next(self.log).0.max(end);
+        let next = survey.next(self.log).max(end);
         let Some(log) = survey.state.logs.get(&self.log) else { return };
-        let mut next = next.max(log.start.0);
+        let mut next = next.max(log.start);
         let cursors: Vec<CursorId> = log.cursors.clone();
         // A stream of which nothing is left begins where it ends.
         let is_empty = log.keeps_acked && self.messages == 0;
-        let start = if is_empty { Offset(next) } else { log.start };
+        let start = if is_empty { next } else { log.start };
         for id in cursors {
             let cursor: Option<&mut Cursor> = survey.state.cursors.get_mut(&id);
             if let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) {
-                settled.iter().for_each(|range| acks.ack(range.clone()));
-                next = next.max(acks.end().0);
+                settled.iter().for_each(|range| acks.ack(*range));
+                next = next.max(acks.end());
             }
         }
-        let (log, next) = (self.log, Offset(next));
+        let log = self.log;
         entries.push(MetaEntry::Log(LogState { log, start, moved: next, next }));
         entries.append(&mut self.put);
     }
@@ -172,8 +170,4 @@ pub fn free_untimed(survey: &mut Survey, queue: EntityId, timed: &RoaringTreemap
     for offset in untimed {
         acks.defer(offset, acks.attempts(offset), Timestamp(0));
     }
-}
-
-fn plain(ranges: &[Range<Offset>]) -> Vec<Range<u64>> {
-    ranges.iter().map(|range| range.start.0..range.end.0).collect()
 }

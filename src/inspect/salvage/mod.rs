@@ -28,7 +28,7 @@ use crate::{
         entity::Entity,
         meta::{CursorState, MetaEntry},
     },
-    ids::{EntityId, LogId, StoreId},
+    ids::{EntityId, LogId, OffsetRange, StoreId},
     journal::Journal,
     metalog::MetaWriter,
     store::{LogName, Opening, Space, State},
@@ -147,7 +147,7 @@ fn acks_may_be_lost(survey: &Survey, log: LogId) -> bool {
     cursors.into_iter().flatten().any(|cursor| survey.is_uncertain(*cursor))
 }
 
-fn lost(log: LogName, ranges: &[std::ops::Range<u64>], is_certain: bool) -> Option<Lost> {
+fn lost(log: LogName, ranges: &[OffsetRange], is_certain: bool) -> Option<Lost> {
     let offsets = offsets(ranges);
     (!offsets.is_empty()).then_some(Lost { log, offsets, is_certain })
 }

@@ -34,7 +34,7 @@ use crate::{
         entity::Entity,
         meta::{MetaEntry, SegmentState},
     },
-    ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, OffsetRange, StoreId},
     journal::{self, JournalSurvey, Range},
     layout::{Layout, Named, journal_name},
     metalog::{MetaPlace, survey},
@@ -285,14 +285,14 @@ impl Survey {
     }
 
     /// The parts of a range of offsets that somebody still wants.
-    pub fn wanted(&self, log: LogId, range: std::ops::Range<u64>) -> Vec<std::ops::Range<u64>> {
+    pub fn wanted(&self, log: LogId, range: OffsetRange) -> Vec<OffsetRange> {
         self.state.logs.get(&log).map_or_else(Vec::new, |log| self.state.wanted(log, range))
     }
 
     /// The offset that comes after all that was found or may have been there.
     pub fn next(&self, log: LogId) -> Offset {
         let log = self.logs.get(&log);
-        log.map_or(Offset(0), |log| Offset(log.beyond.as_ref().map_or(log.next.0, |it| it.end)))
+        log.map_or(Offset(0), |log| log.beyond.map_or(log.next, |it| it.end))
     }
 }
 

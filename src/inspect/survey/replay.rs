@@ -13,7 +13,7 @@ use crate::{
         commit::{Change, Run, changes},
         frame::{FRAME_HEADER_BYTES, FrameKind},
     },
-    ids::{CursorId, IdMap, LogId, Lsn, Offset},
+    ids::{CursorId, IdMap, LogId, Lsn, Offset, OffsetRange},
     inspect::report::Problem,
     journal::{FramePlace, JournalSurvey},
     store::{Progress, State},
@@ -31,12 +31,12 @@ pub struct LogSurvey {
     pub next: Offset,
     /// Offsets whose messages the journal should hold, and does not; and the damage, by its
     /// number, that they were lost in.
-    pub missing: Vec<(Range<u64>, Option<usize>)>,
+    pub missing: Vec<(OffsetRange, Option<usize>)>,
     /// Offsets that messages in a gap of the journal may have had. Nothing says how many there
     /// were: certainly not more.
-    pub beyond: Option<Range<u64>>,
+    pub beyond: Option<OffsetRange>,
     /// The offset of the next run, if that is known.
-    expected: Option<u64>,
+    expected: Option<Offset>,
     last_run: Lsn,
 }
 
@@ -105,7 +105,7 @@ impl Replay<'_> {
     pub fn begin(&mut self, logs: impl Iterator<Item = (LogId, Offset, Offset)>) {
         for (id, moved, next) in logs {
             let log = self.logs.entry(id).or_default();
-            (log.next, log.expected) = (next, Some(moved.0));
+            (log.next, log.expected) = (next, Some(moved));
         }
     }
 
@@ -172,16 +172,16 @@ impl Replay<'_> {
         log.runs.push(RunAt { first, count: run.count, frame: place, at, len });
         log.last_run = place.lsn;
         match log.expected {
-            Some(expected) if end.0 <= expected => return odd.map_or(Ok(()), Err),
-            Some(expected) if first.0 > expected => {
-                log.missing.push((expected..first.0, gap));
+            Some(expected) if end <= expected => return odd.map_or(Ok(()), Err),
+            Some(expected) if first > expected => {
+                log.missing.push((expected.to(first), gap));
                 if gap.is_none() && !self.damaged {
                     odd = Some(NOT_BEHIND);
                 }
             }
             _ => {}
         }
-        log.expected = Some(end.0);
+        log.expected = Some(end);
         log.next = log.next.max(end);
         if gap.is_some() || self.damaged { Ok(()) } else { odd.map_or(Ok(()), Err) }
     }
@@ -216,13 +216,11 @@ impl Replay<'_> {
 
     /// What the metalog or a gap says about a log's end.
     fn finish(&mut self) {
-        let gaps: Vec<(usize, Range<u64>)> = self
-            .journal
-            .damage
-            .iter()
-            .enumerate()
-            .map(|(n, gap)| (n, gap.from.0.max(self.reflects.0)..gap.to.0))
-            .filter(|(_, gap)| gap.start < gap.end)
+        // Positions of the journal.
+        let damage = self.journal.damage.iter();
+        let gaps: Vec<Range<Lsn>> = damage
+            .map(|gap| gap.from.max(self.reflects)..gap.to)
+            .filter(|gap| !gap.is_empty())
             .collect();
         let last_gap = self.journal.damage.iter().rposition(|gap| gap.from < gap.to);
         for id in self.state.logs.keys() {
@@ -231,20 +229,20 @@ impl Replay<'_> {
         let mut missing = false;
         self.logs.retain(|id, _| self.state.logs.contains_key(id));
         for log in self.logs.values_mut() {
-            let expected = log.expected.unwrap_or(log.next.0);
-            if expected < log.next.0 {
-                log.missing.push((expected..log.next.0, last_gap));
+            let expected = log.expected.unwrap_or(log.next);
+            if expected < log.next {
+                log.missing.push((expected.to(log.next), last_gap));
                 missing |= last_gap.is_none();
             }
             // A later run would have said how many there were.
             let bytes: u64 = gaps
                 .iter()
-                .filter(|(_, gap)| log.last_run.0 < gap.end)
-                .map(|(_, gap)| gap.end - gap.start)
+                .filter(|gap| log.last_run < gap.end)
+                .map(|gap| gap.end.0 - gap.start.0)
                 .sum();
             if bytes > 0 {
-                let next = log.next.0;
-                log.beyond = Some(next..next + bytes / RECORD_BYTES_MIN);
+                let end = Offset(log.next.0 + bytes / RECORD_BYTES_MIN);
+                log.beyond = Some(log.next.to(end));
             }
         }
         if missing && !self.damaged {

@@ -8,7 +8,7 @@ use super::digits::put_number;
 use crate::{
     config::PRIORITY_MAX,
     format::{Malformed, meta::ChunkState},
-    ids::{CursorId, Timestamp},
+    ids::{CursorId, OffsetRange, Timestamp},
 };
 
 const CHUNK_BITS: u32 = 16;
@@ -150,7 +150,8 @@ fn bitmap(bytes: &[u8]) -> Result<RoaringBitmap, Malformed> {
 }
 
 /// A range of offsets, chunk by chunk.
-pub fn chunk_ranges(range: Range<u64>) -> impl Iterator<Item = (u64, Range<u32>)> {
+pub fn chunk_ranges(range: OffsetRange) -> impl Iterator<Item = (u64, Range<u32>)> {
+    let range = range.start.0..range.end.0;
     let chunks = range.start >> CHUNK_BITS..range.end.div_ceil(CHUNK_OFFSETS);
     chunks.map(move |index| {
         let base = index * CHUNK_OFFSETS;

@@ -10,7 +10,7 @@
 mod chunk;
 mod digits;
 
-use std::{collections::BTreeMap, ops::Range};
+use std::collections::BTreeMap;
 
 use roaring::RoaringBitmap;
 
@@ -20,7 +20,7 @@ use self::{
 };
 use crate::{
     format::{Malformed, meta::ChunkState},
-    ids::{CursorId, Offset, Timestamp},
+    ids::{CursorId, Offset, OffsetRange, Timestamp},
 };
 
 /// The ack state of one cursor.
@@ -66,22 +66,22 @@ impl AckSet {
 
     /// Acks a range. What is acked already stays so.
     #[inline]
-    pub fn ack(&mut self, range: Range<u64>) {
-        if range.end <= self.floor {
+    pub fn ack(&mut self, range: OffsetRange) {
+        if range.end.0 <= self.floor {
             return;
         }
-        if range.start > self.floor {
+        if range.start.0 > self.floor {
             self.ack_above(range);
             return;
         }
-        self.floor = range.end;
+        self.floor = range.end.0;
         if !self.chunks.is_empty() {
             self.drop_below_floor();
             self.absorb();
         }
     }
 
-    fn ack_above(&mut self, range: Range<u64>) {
+    fn ack_above(&mut self, range: OffsetRange) {
         for (index, lows) in chunk_ranges(range) {
             let chunk = self.chunks.entry(index).or_default();
             self.above += chunk.acked.insert_range(lows.clone());
@@ -132,9 +132,9 @@ impl AckSet {
 
     /// The first offset in a range that is not acked.
     #[inline]
-    pub fn next_unacked(&self, range: Range<u64>) -> Option<Offset> {
-        let mut at = range.start.max(self.floor);
-        while at < range.end {
+    pub fn next_unacked(&self, range: OffsetRange) -> Option<Offset> {
+        let mut at = range.start.0.max(self.floor);
+        while at < range.end.0 {
             let (index, low) = split(at);
             let chunk = if self.above == 0 { None } else { self.chunks.get(&index) };
             let Some(chunk) = chunk.filter(|chunk| chunk.acked.contains(low)) else {
@@ -158,15 +158,16 @@ impl AckSet {
     }
 
     /// The offsets of a range that are not acked, as ranges.
-    pub fn unacked_in(&self, range: Range<u64>) -> Vec<Range<u64>> {
+    pub fn unacked_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
         self.unacked_up_to(range, usize::MAX)
     }
 
     /// The first so many of them.
-    pub fn unacked_up_to(&self, range: Range<u64>, most: usize) -> Vec<Range<u64>> {
-        let (mut at, mut unacked) = (range.start.max(self.floor), Vec::new());
-        while let Some(Offset(from)) = self.next_unacked(at..range.end) {
-            let (index, low) = split(from);
+    pub fn unacked_up_to(&self, range: OffsetRange, most: usize) -> Vec<OffsetRange> {
+        let mut unacked: Vec<OffsetRange> = Vec::new();
+        let mut at = range.start.max(self.floor());
+        while let Some(from) = self.next_unacked(at.to(range.end)) {
+            let (index, low) = split(from.0);
             let chunk = if self.above == 0 { None } else { self.chunks.get(&index) };
             let next = chunk.and_then(|chunk| chunk.acked.range(low..).next());
             let end = match next {
@@ -178,12 +179,12 @@ impl AckSet {
                     .next()
                     .map_or(u64::MAX, |(next, _)| next * CHUNK_OFFSETS),
             };
-            at = end.min(range.end);
+            at = Offset(end).min(range.end);
             let is_full = unacked.len() >= most;
             match unacked.last_mut() {
-                Some(Range { end, .. }) if *end == from => *end = at,
+                Some(last) if last.end == from => last.end = at,
                 _ if is_full => break,
-                _ => unacked.push(from..at),
+                _ => unacked.push(from.to(at)),
             }
         }
         unacked
@@ -231,7 +232,7 @@ impl AckSet {
     }
 
     /// Sets the priority of a range. Nothing happens to what is acked.
-    pub fn prioritize(&mut self, range: Range<u64>, priority: u8) {
+    pub fn prioritize(&mut self, range: OffsetRange, priority: u8) {
         self.has_priorities = true;
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
@@ -279,7 +280,7 @@ impl AckSet {
     }
 
     /// Says that the timetable says when these are due. Nothing happens to what is acked.
-    pub fn shelve(&mut self, range: Range<u64>) {
+    pub fn shelve(&mut self, range: OffsetRange) {
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
                 let chunk = self.chunks.entry(index).or_default();
@@ -339,13 +340,13 @@ impl AckSet {
 
 /// How many offsets of a range all of the cursors have acked. No cursor has acked nothing: then
 /// nobody waits for any of them, and all count as acked.
-pub fn acked_by_all(cursors: &[&AckSet], range: Range<u64>) -> u64 {
+pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
     let Some(lowest) = cursors.iter().map(|acks| acks.floor).min() else {
-        return range.end.saturating_sub(range.start);
+        return range.len();
     };
-    let below = lowest.clamp(range.start, range.end);
-    let mut count = below - range.start;
-    for (index, lows) in chunk_ranges(below..range.end) {
+    let below = Offset(lowest).clamp(range.start, range.end);
+    let mut count = range.start.to(below).len();
+    for (index, lows) in chunk_ranges(below.to(range.end)) {
         // Where a cursor knows nothing above its floor, nothing is acked by all.
         let touched =
             |acks: &&AckSet| acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index);

@@ -161,7 +161,7 @@ fn contents(store: &mut Store) -> BTreeMap<u64, String> {
     let (_, end) = store.bounds(QUEUE).expect("the queue is there");
     let mut found = BTreeMap::new();
     let mut from = Offset(0);
-    while let Some(offset) = store.acks(CURSOR).expect("it is there").next_unacked(from.0..end.0) {
+    while let Some(offset) = store.acks(CURSOR).expect("it is there").next_unacked(from.to(end)) {
         let source = store.locate(QUEUE, offset).expect("it is somewhere");
         let (stored, block) = source.load(offset).expect("it is whole");
         if let Some(block) = block {
