@@ -1,7 +1,9 @@
-//! Verifying a store that is in use: the disk is read without the store in hand, so commits go on.
+//! Verifying a store that is in use. The disk is read without access to the store, so commits go
+//! on.
 //!
-//! No checkpoint may run while the metalog and the journal are read. Segments are read beside
-//! checkpoints: one that was replaced meanwhile is forgotten, and what took its place is read.
+//! No checkpoint may run while the metalog and the journal are read. Segments may be read while a
+//! checkpoint runs. If a segment is replaced meanwhile, its result is thrown away, and the new
+//! segment is read.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +22,7 @@ use crate::{
     store::{LogName, OnDisk, Shared},
 };
 
-/// Verifies metalog and journal, and looks for files that nothing refers to.
+/// Verifies the metalog and the journal, and lists files that nothing refers to.
 ///
 /// # Errors
 ///
@@ -78,7 +80,7 @@ fn verify_journal(shared: &impl Shared, report: &mut VerifyReport) -> Result<()>
 fn unreferenced(shared: &impl Shared, metalog: &PathBuf) -> Result<Vec<PathBuf>> {
     let OnDisk { metalog: place, segments, .. } = shared.with(|store| store.on_disk());
     let kept = || shared.with(|store| store.journal.kept_paths());
-    // A file may be made or filled again meanwhile.
+    // A journal file may be made or recycled meanwhile.
     let before = kept();
     let mut found = journal::all_names(&*segments.disk, &segments.layout)?;
     let after = kept();
@@ -101,7 +103,8 @@ fn unreferenced(shared: &impl Shared, metalog: &PathBuf) -> Result<Vec<PathBuf>>
     Ok(found)
 }
 
-/// Verifies the segments of all logs. `go_on` is asked before each whether the engine is in order.
+/// Verifies the segments of all logs. `go_on` is called before each segment, and ends the
+/// verification by an error.
 ///
 /// # Errors
 ///
@@ -126,7 +129,7 @@ struct LiveWalk<'a, S> {
     shared: &'a S,
     segments: &'a Segments,
     log: LogId,
-    /// Everything below was looked at.
+    /// Offsets below were verified.
     at: Offset,
     go_on: &'a dyn Fn() -> Result<()>,
     report: &'a mut VerifyReport,
@@ -140,10 +143,10 @@ struct Spot {
     bounds: OffsetRange,
 }
 
-/// What stands for the offsets that come next.
+/// What holds the next offsets.
 enum Next {
     Segment(SegmentState),
-    /// No segment: they end here.
+    /// There is no further segment. The range of segments ends here.
     End(Offset),
 }
 
@@ -155,7 +158,7 @@ struct Findings {
     spots: Vec<Spot>,
     /// Offsets whose messages are wanted, and are not in the segment.
     lost: Vec<OffsetRange>,
-    /// The offset behind the last one that was looked at.
+    /// The offset behind the last one that was verified.
     at: Offset,
 }
 
@@ -166,7 +169,7 @@ impl Findings {
 }
 
 impl<S: Shared> LiveWalk<'_, S> {
-    /// What stands for the offsets that come next. `None` if the log was deleted.
+    /// What holds the next offsets. `None` if the log was deleted.
     fn next(&self) -> Option<Next> {
         self.shared.with(|store| {
             let log = store.state().logs.get(&self.log)?;
@@ -188,7 +191,7 @@ impl<S: Shared> LiveWalk<'_, S> {
         })
     }
 
-    /// Takes note of offsets that are not where they should be, as far as somebody wants them.
+    /// Adds the offsets of a range that a cursor wants to the lost ones.
     fn missing(&self, lost: &mut Vec<OffsetRange>, range: OffsetRange) {
         if !range.is_empty() {
             lost.extend(self.shared.with(|store| {

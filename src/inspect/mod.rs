@@ -1,9 +1,9 @@
-//! The inspector: it reads stores that no engine has open, and checks those that one has.
+//! The inspector reads stores that no engine has open, and checks stores that an engine has open.
 //!
-//! Recovery stops at the first damage. The inspector reads on behind it: [`verify`] reports what is
-//! damaged, [`salvage`] copies what is sound into a new store.
+//! Recovery stops at the first damage. The inspector reads on behind it. [`verify`] reports the
+//! damage, and [`salvage`] copies the sound part into a new store.
 //!
-//! Invariant: nothing in an inspected store is changed.
+//! Invariant: the inspector changes nothing in the store that it reads.
 
 mod live;
 mod offline;

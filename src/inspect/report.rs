@@ -1,4 +1,4 @@
-//! What is said about a damaged store.
+//! Reports of a verification.
 
 use std::{fmt, ops::Range, path::PathBuf};
 
@@ -14,8 +14,8 @@ pub struct VerifyReport {
     pub read: Amounts,
     /// What is damaged or missing. Empty in a store that is sound.
     pub problems: Vec<Problem>,
-    /// Files and directories of a store's kind that nothing refers to. They do no harm but take up
-    /// space. After a close or a crash there may be some, which the next life clears away: spare
+    /// Files and directories of the store that nothing refers to. They do no harm but take up
+    /// space. After a close or a crash there may be some, which the next open removes: spare
     /// journal files, and what a checkpoint had begun.
     pub unreferenced: Vec<PathBuf>,
 }

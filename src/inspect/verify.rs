@@ -1,4 +1,5 @@
-//! Reading everything that a store relies on, to find what is damaged. Nothing is changed.
+//! Verifying a store: all data that it relies on is read, and damage is reported. Nothing is
+//! changed.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +24,7 @@ use crate::{
     layout::{Layout, Named, segment_name},
 };
 
-/// Verifies the store in a directory, whose lock the caller holds.
+/// Verifies the store in a directory. The caller holds its lock.
 ///
 /// # Errors
 ///
@@ -32,7 +33,7 @@ use crate::{
 pub fn verify_store(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     let survey = match survey::look(disk, root) {
         Err(error) if error.kind() == crate::error::ErrorKind::Corrupt => {
-            // Not one header is left to tell whose store it is.
+            // No header is left that names the store.
             let problems = vec![problem(root, 0, error.to_string())];
             return Ok(VerifyReport { problems, ..VerifyReport::default() });
         }
@@ -63,7 +64,7 @@ pub fn logs(survey: &Survey) -> Vec<LogId> {
     logs
 }
 
-/// The damage to the metalog and the journal, and what contradicts itself.
+/// The damage to the metalog and the journal, and their contradictions.
 pub fn problems(survey: &Survey) -> Vec<Problem> {
     let mut problems = survey.metas.problems.clone();
     problems.extend(survey.journal.damage.iter().map(of_journal));
@@ -71,7 +72,7 @@ pub fn problems(survey: &Survey) -> Vec<Problem> {
     problems
 }
 
-/// How much there is beside the segments.
+/// Counts everything but segments.
 pub fn count(survey: &Survey, read: &mut Amounts) -> Result<()> {
     read.meta_entries = survey.metas.entries().len() as u64;
     let named = |it: &&Entity| !matches!(it.kind, EntityKind::Timetable { .. });
@@ -84,7 +85,7 @@ pub fn count(survey: &Survey, read: &mut Amounts) -> Result<()> {
     })
 }
 
-/// Walks one log, and tells which damage its missing messages were lost in.
+/// Walks one log, and assigns its missing messages to the damage that they were lost in.
 fn verify_log(
     survey: &Survey,
     log: LogId,
@@ -130,12 +131,12 @@ fn verify_log(
     Ok(())
 }
 
-/// Ranges as reports have them.
+/// The ranges as a report holds them.
 pub fn offsets(ranges: &[OffsetRange]) -> Vec<Range<Offset>> {
     ranges.iter().map(|range| Range::from(*range)).collect()
 }
 
-/// Takes out of some ranges what lies within bounds.
+/// Removes the parts within bounds from ranges, and returns them.
 pub fn take_within(ranges: &mut Vec<OffsetRange>, bounds: OffsetRange) -> Vec<OffsetRange> {
     let (mut inside, mut outside) = (Vec::new(), Vec::new());
     for range in ranges.drain(..) {
@@ -152,12 +153,12 @@ pub fn take_within(ranges: &mut Vec<OffsetRange>, bounds: OffsetRange) -> Vec<Of
     inside
 }
 
-/// Files of a store's kind that nothing refers to.
+/// The store's files that nothing refers to.
 fn unreferenced(survey: &Survey) -> Result<Vec<PathBuf>> {
     let mut found = survey.metas.spare.clone();
     found.extend(survey.journal.spare.iter().cloned());
     if survey.metas.damaged {
-        // Who knows what was referred to.
+        // Without the whole metalog it is unknown which files it referred to.
         found.sort_unstable();
         return Ok(found);
     }
@@ -172,16 +173,16 @@ fn unreferenced(survey: &Survey) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Which segments of a log there should be.
+/// Which segments of a log should exist.
 pub enum Known {
     These(BTreeSet<(Offset, u64)>),
     /// There is no such log.
     Nothing,
-    /// It was deleted, and the metalog does not know yet.
+    /// The log was deleted, and the metalog still refers to its segments.
     Any,
 }
 
-/// What is in the segments' directories and not known, empty directories of no log among it.
+/// Segment files that are not known, and empty directories that belong to no log.
 pub fn unreferenced_segments(
     disk: &dyn Disk,
     layout: &Layout,
@@ -191,7 +192,7 @@ pub fn unreferenced_segments(
     for (log, dir) in log_dirs_found(disk, layout)? {
         let failed = |error| Error::io(error, "segments cannot be listed", &dir);
         let names = match disk.list(&dir) {
-            // It was removed a moment ago.
+            // The directory was removed a moment ago.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             names => names.map_err(failed)?,
         };

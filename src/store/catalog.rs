@@ -1,4 +1,4 @@
-//! Names: which queues, topics, subscriptions, streams and groups there are.
+//! The catalog: all entities, by id and by name.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -19,7 +19,7 @@ pub enum Space {
     Groups {
         stream: EntityId,
     },
-    /// A queue has one at most, of which users see nothing.
+    /// The delay index of a queue. A queue has at most one, and users do not see it.
     Timetables {
         queue: EntityId,
     },
@@ -37,7 +37,7 @@ impl Space {
         }
     }
 
-    /// What is named there, for messages to people.
+    /// What an entity of this space is called in messages to people.
     pub fn noun(self) -> &'static str {
         match self {
             Space::Queues => "queue",
@@ -50,7 +50,7 @@ impl Space {
     }
 }
 
-/// What a log is called.
+/// The name of a log, for people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum LogName {
@@ -65,9 +65,10 @@ pub enum LogName {
         /// The partition's number.
         partition: u32,
     },
-    /// What says when the delayed messages of a queue of this name are due.
+    /// The delay index of the queue with this name: it holds the times at which delayed messages
+    /// are due.
     Timetable(String),
-    /// Something whose name is lost.
+    /// A log whose name is lost.
     Unknown {
         /// Its number in the store.
         log: u64,
@@ -109,7 +110,8 @@ impl Catalog {
         self.entities.insert(entity.id, entity);
     }
 
-    /// Removes an entity with all that belong to it. Returns them, the children first.
+    /// Removes an entity, and the entities that belong to it. Returns all of them, the children
+    /// first.
     pub fn remove(&mut self, id: EntityId) -> Vec<Entity> {
         let is_part = |entity: &&Entity| entity.id == id || entity.parent() == Some(id);
         let mut ids: Vec<EntityId> =
@@ -140,7 +142,7 @@ impl Catalog {
             .filter_map(|(_, id)| self.entities.get(id))
     }
 
-    /// What a log is called.
+    /// The name of a log, for people.
     pub fn log_name(&self, log: LogId) -> LogName {
         let mut below = self.entities.range(..=log.entity()).rev().map(|(_, entity)| entity);
         let Some(entity) = below.find(|entity| entity.logs().any(|owned| owned == log)) else {

@@ -10,7 +10,7 @@
 //! 5. Journal files before T, and segments that are no longer referred to, are let go of.
 //!
 //! A crash before 4 leaves the old metalog, which knows nothing of the new segments; a crash after
-//! it leaves files that nothing refers to, which the first checkpoint of the next life sweeps.
+//! it leaves files that nothing refers to, which the first checkpoint after the next open removes.
 //! The disk is read and written without the store in hand, so commits go on meanwhile.
 
 use std::{mem, path::PathBuf};
@@ -25,9 +25,9 @@ use crate::{
     segment::{SegmentWriter, Segments},
 };
 
-/// A store that others use, too, and the way to make its journal durable.
+/// A store that several threads use, and the way to make its journal durable.
 pub trait Shared {
-    /// Acts on the store, alone.
+    /// Gives exclusive access to the store for one call.
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R;
     /// Returns when the journal is durable up to a position.
     fn sync_to(&self, position: Lsn) -> Result<()>;
@@ -36,13 +36,13 @@ pub trait Shared {
 /// How much of the journal a checkpoint frees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// The older part, so that messages that die young never leave the journal.
+    /// The older part. Messages that are acked early then never leave the journal.
     Older,
     /// All of it.
     All,
-    /// The oldest file: on a full disk there is space for little at a time.
+    /// The oldest file. On a full disk there is space for little at a time.
     Oldest,
-    /// Nothing: only what has become dead in segments is given back. It needs next to no space.
+    /// Nothing. Only the space of dead segments is given back, which needs next to no space.
     Nothing,
 }
 
@@ -64,15 +64,15 @@ pub struct Work {
     pub changes: IdMap<LogId, LogChange>,
     /// Written, but not synced.
     unsynced: Vec<SegmentWriter>,
-    /// New files. They go if nothing comes of them.
+    /// New files. They are removed if the checkpoint fails.
     begun: Vec<PathBuf>,
-    /// `None`: a new file is to be begun, or was.
+    /// The metalog's current file. `None` if the checkpoint begins a new one.
     meta: Option<MetaWriter>,
-    /// Whether something was taken from the state that only the metalog will have.
+    /// Whether the state was captured. From then on the capture is in this checkpoint alone.
     captured: bool,
 }
 
-/// So many files are open at most before they are synced and closed.
+/// The most segment files that are kept open before they are synced and closed.
 const UNSYNCED_MAX: usize = 64;
 /// Makes a checkpoint. Only one may be made at a time.
 ///
@@ -86,7 +86,8 @@ pub fn checkpoint(shared: &impl Shared, extent: Extent) -> Result<()> {
     let done = make(shared, extent, &mut work);
     if done.is_err() {
         if !work.captured {
-            // The metalog cannot refer to them. On a full disk their space is wanted at once.
+            // The metalog cannot refer to these files. On a full disk their space is needed at
+            // once.
             for path in &work.begun {
                 let _ = work.segments.disk.remove(path);
             }
@@ -116,7 +117,7 @@ fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
     let changes = mem::take(&mut work.changes);
     let garbage = shared.with(|store| store.install(changes, work.upto, meta));
     for path in garbage {
-        // Nothing refers to it; if it stays, a later sweep finds it.
+        // Nothing refers to the file. If the removal fails, a later sweep finds it.
         let _ = work.segments.disk.remove(&path);
     }
     if shared.with(|store| mem::take(&mut store.meta.unswept)) {
@@ -152,8 +153,9 @@ impl Store {
         })
     }
 
-    /// Once something was captured, the metalog's file may end in the middle of an entry, and what
-    /// was captured is lost: the next checkpoint begins a new file, with everything.
+    /// Takes the metalog's writer back after a failure. Once the state was captured there is none:
+    /// the file may end in the middle of an entry, and the capture is lost. So the next checkpoint
+    /// begins a new file and captures everything.
     fn abandon_checkpoint(&mut self, meta: Option<MetaWriter>) {
         self.meta.writer = meta;
         self.meta.unswept = true;
@@ -172,7 +174,8 @@ impl Store {
         MetaWriter::create(&self.meta.place, self.id, self.meta.number + 1)
     }
 
-    /// Takes note of a checkpoint that counts. Returns the files that nothing refers to any more.
+    /// Takes over the result of a checkpoint whose metalog is durable. Returns the files that
+    /// nothing refers to any more.
     fn install(
         &mut self,
         changes: IdMap<LogId, LogChange>,
@@ -218,7 +221,7 @@ impl Work {
         SegmentWriter::create(&self.segments, log, base, generation)
     }
 
-    /// Takes over a segment that is written. It is synced with others.
+    /// Takes over a complete segment. It is synced together with others.
     pub fn finish_writer(
         &mut self,
         mut writer: SegmentWriter,
@@ -281,8 +284,8 @@ impl Work {
     }
 }
 
-/// Damage is reported to whoever reads what is damaged. A checkpoint works around it: if it did
-/// not, one bad block would in the end stop every queue.
+/// Turns damage into `None`. Damage is reported to the consumer that reads it. A checkpoint works
+/// around it, or else one bad block would in the end stop every queue.
 pub(super) fn keep_going<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -291,7 +294,7 @@ pub(super) fn keep_going<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Removes segments that nothing refers to: an earlier life, or an attempt that failed, left them.
+/// Removes segments that nothing refers to. A crash or a failed checkpoint has left them.
 fn sweep(shared: &impl Shared, segments: &Segments) -> Result<()> {
     let disk = &*segments.disk;
     for (log, dir) in log_dirs(disk, &segments.layout)? {
@@ -311,7 +314,7 @@ fn sweep(shared: &impl Shared, segments: &Segments) -> Result<()> {
             }
         }
         if known.is_empty() {
-            // It stays where there is something in it.
+            // Removing a directory that is not empty fails, as intended.
             let _ = disk.remove_dir(&dir);
         }
     }

@@ -23,24 +23,24 @@ use crate::{
 /// One operation of a commit.
 #[derive(Clone, Copy, Debug)]
 pub enum Op<'a> {
-    /// Adds messages to a log, in their order. In a queue's, they are kept back for so long, unless
-    /// they say otherwise.
+    /// Appends messages to a log, in their order. In a queue each is delayed by `delay_ms`, unless
+    /// the message has a delay of its own.
     Append {
         log: LogId,
         messages: &'a [Message<'a>],
         delay_ms: u64,
     },
-    /// Acks messages; the offsets are sorted and distinct.
+    /// Acks messages. The offsets are sorted and distinct.
     Ack {
         cursor: CursorId,
         offsets: &'a [Offset],
     },
-    /// Acks whole ranges, sorted, that do not touch.
+    /// Acks ranges. They are sorted and do not touch.
     AckRanges {
         cursor: CursorId,
         ranges: &'a [OffsetRange],
     },
-    /// Says how often a message was tried by now, and when it is due.
+    /// Sets the number of attempts of a message, and the time at which it is due.
     Defer {
         cursor: CursorId,
         offset: Offset,
@@ -48,7 +48,7 @@ pub enum Op<'a> {
         due: Timestamp,
         urgency: Urgency,
     },
-    /// Sets where a group goes on.
+    /// Sets the offset of a group in one partition.
     Seek {
         cursor: CursorId,
         next: Offset,
@@ -59,12 +59,13 @@ pub enum Op<'a> {
     Delete {
         entity: EntityId,
     },
-    /// Has the timetable say when these are due. Sorted.
+    /// Marks messages as spilled: the delay index holds the times at which they are due. The
+    /// offsets are sorted and distinct.
     Shelve {
         cursor: CursorId,
         offsets: &'a [Offset],
     },
-    /// Gives up what lies before an offset.
+    /// Trims a stream's partition: offsets before `start` are given up.
     Trim {
         log: LogId,
         start: Offset,
@@ -81,8 +82,8 @@ impl Op<'_> {
         }
     }
 
-    /// The change that the operation is. Appended messages are changes of their own, once they have
-    /// their offsets.
+    /// The operation as a change. `None` for an append: its changes are known once its messages
+    /// have offsets.
     #[inline]
     pub(super) fn change(&self) -> Option<Change<'_>> {
         Some(match *self {
@@ -148,7 +149,7 @@ pub enum Outcome {
     NeedsCheckpoint,
 }
 
-/// Keeps the buffer of a large commit from staying for good.
+/// A larger buffer is freed after its commit.
 const DRAFT_BYTES_KEPT: usize = 1 << 20;
 
 impl Store {
@@ -206,14 +207,14 @@ impl Store {
         Ok(Receipt { end: self.journal.tail() })
     }
 
-    /// Where the messages of the last commit are: the log, and the offsets from the first up to
-    /// the one behind the last, in the order in which they were committed.
+    /// The logs and offsets of the messages in the last commit, in the order in which they were
+    /// committed.
     #[inline]
     pub fn placed(&self) -> impl Iterator<Item = (LogId, OffsetRange)> {
         self.draft.runs.iter().map(|run| (run.log, run.first.to(run.end)))
     }
 
-    /// The messages of the last commit that are not to be delivered at once, and when they are due.
+    /// The messages that the last commit has delayed.
     #[inline]
     pub fn deferred(&self) -> &[Deferred] {
         &self.draft.deferred
@@ -225,8 +226,9 @@ impl Store {
         &self.draft.prioritized
     }
 
-    /// Applies what was committed. The new messages come first: only what follows them in the frame
-    /// can say anything of them.
+    /// Applies the changes of a commit. New messages come first. This order gives the state that
+    /// the order of the frame gives, because a change can only refer to a new message that stands
+    /// before it in the frame.
     #[inline]
     fn apply(&mut self, ops: &[Op<'_>], lsn: Lsn) -> Result<(), Malformed> {
         let Store { draft, state, .. } = self;
@@ -245,8 +247,8 @@ impl Store {
         Ok(())
     }
 
-    /// Whether messages are moved that were let in before, or come back from a timetable: commits may
-    /// have been larger then.
+    /// Whether the commit moves messages that the store has accepted before, or takes messages back
+    /// from a delay index. Such a commit may be larger than the limit of today.
     #[cold]
     fn moves(&self, ops: &[Op<'_>]) -> bool {
         ops.iter().any(|op| match op {

@@ -1,4 +1,4 @@
-//! A draft: operations are checked and encoded before the commit is written.
+//! A draft: operations are checked and encoded before their commit is written.
 
 use super::{commit::Op, gone, log::Log, state::State};
 use crate::{
@@ -14,18 +14,18 @@ use crate::{
     message::{Delay, Message},
 };
 
-/// A message that is not to be delivered before it is due.
+/// A delay or a retry of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deferred {
     pub cursor: CursorId,
     pub offset: Offset,
     pub attempts: u32,
     pub due: Timestamp,
-    /// Whether it has come with this commit.
+    /// Whether the message itself is new in this commit.
     pub is_new: bool,
 }
 
-/// Messages that follow each other and have one priority, which is not the lowest.
+/// Messages that follow each other and share a priority above the lowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prioritized {
     pub cursor: CursorId,
@@ -48,7 +48,7 @@ impl Prioritized {
     }
 }
 
-/// A commit that is being put into bytes. Kept between commits for its memory.
+/// A commit that is being encoded. The store keeps one, so that its memory is used again.
 #[derive(Debug, Default)]
 pub struct Draft {
     pub frame: Vec<u8>,
@@ -176,7 +176,7 @@ impl Draft {
     }
 }
 
-/// Whether what a change speaks of is there.
+/// Checks that the entity, the log or the cursor of a change exists.
 #[inline]
 fn check(state: &State, change: &Change<'_>) -> Result<()> {
     let (is_there, what) = match change {
@@ -208,7 +208,7 @@ fn check_expiry(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<(
         let what = "the message would live for no time: give it 1 ms or more";
         return Err(Error::invalid("expire_after", what));
     }
-    // One that is moved has lived before.
+    // The time to live of a moved message began earlier.
     let never_comes = |it: &Message<'_>| match (it.delay(), it.lives_ms()) {
         (Some(Delay::After(ms)), Some(life)) => life <= ms && !it.is_moved(),
         (Some(Delay::At(at)), Some(life)) => life <= at.0.saturating_sub(now.0) && !it.is_moved(),
@@ -223,7 +223,7 @@ fn check_expiry(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<(
 }
 
 impl Draft {
-    /// Keeps messages back that were just added.
+    /// Delays messages that were just added.
     fn add_delays(
         &mut self,
         state: &State,
@@ -266,7 +266,7 @@ impl Draft {
 }
 
 impl Draft {
-    /// Gives messages their priorities that were just added.
+    /// Sets the priorities of messages that were just added.
     fn add_priorities(&mut self, state: &State, append: Append<'_>, first: Offset) -> Result<()> {
         let Append { log, messages, .. } = append;
         if messages.iter().all(|it| it.priority_set() == 0) {
@@ -276,7 +276,8 @@ impl Draft {
         let queue = state.catalog.get(log.entity()).and_then(Entity::delivering);
         let is_ordered = queue.is_some_and(|it| it.is_ordered);
         if is_ordered && messages.iter().all(Message::is_moved) {
-            // It was let in elsewhere, and here the order counts.
+            // Another queue has accepted the message with its priority. This queue delivers in
+            // order.
             return Ok(());
         }
         let takes_priorities = queue.is_some() && !is_ordered;

@@ -1,11 +1,11 @@
 //! Journal, segments and metalog as one durable store of logs and cursors.
 //!
-//! A commit is one frame of the journal and then a change of [`State`]. A checkpoint moves what
-//! still lives out of the journal. Recovery loads the metalog, replays the journal behind it, and
-//! ends with the state that some prefix of the commits has led to.
+//! A commit writes one frame of the journal, and then changes [`State`]. A checkpoint moves live
+//! messages out of the journal. Recovery loads the metalog and replays the journal behind it. It
+//! ends with the state after some prefix of the commits.
 //!
-//! Invariants: the state never holds what is not in the journal or the metalog; nothing is removed
-//! from disk before the metalog that no longer refers to it is durable; memory holds bits per
+//! Invariants: the state holds nothing that is neither in the journal nor in the metalog. A file is
+//! removed only when the metalog that no longer refers to it is durable. Memory holds some bits per
 //! message between a cursor's floor and its log's end, and 12 bytes per run in the journal.
 
 mod acks;
@@ -62,7 +62,7 @@ pub struct Store {
     cache: SegmentCache,
     meta: Metalog,
     state: State,
-    /// From here on recovery would read the journal.
+    /// Recovery would read the journal from here on.
     replay_from: Lsn,
     draft: Draft,
 }
@@ -71,16 +71,17 @@ pub struct Store {
 #[derive(Debug)]
 struct Metalog {
     place: MetaPlace,
-    /// The file that is being written. `None`: the next checkpoint begins one, with everything.
+    /// The file that is being written. If there is `None`, the next checkpoint begins a file and
+    /// captures everything.
     writer: Option<MetaWriter>,
-    /// The newest file there is.
+    /// The number of the newest file.
     number: u64,
     /// Whether the segments' directories may hold files that nothing refers to.
     unswept: bool,
 }
 
 impl Store {
-    /// What is named, and by what.
+    /// The entity with a name.
     pub fn find(&self, space: Space, name: &str) -> Option<&Entity> {
         self.state.catalog.find(space, name)
     }
@@ -93,7 +94,7 @@ impl Store {
         self.state.catalog.list(space).map(|entity| entity.name.clone()).collect()
     }
 
-    /// The entities of a kind of thing: what the next `create` may collide with.
+    /// A new entity with the next free id. It exists once it is committed.
     pub fn new_entity(&self, name: &str, kind: EntityKind) -> Entity {
         Entity { id: self.state.catalog.next_id, name: name.to_owned(), kind }
     }
@@ -118,19 +119,19 @@ impl Store {
         self.state.cursors.get(&cursor)?.acks()
     }
 
-    /// A cursor's floor, or the offset at which a group goes on.
+    /// The floor of a cursor's acks, or the next offset of a group.
     #[inline]
     pub fn floor(&self, cursor: CursorId) -> Option<Offset> {
         self.state.cursors.get(&cursor).map(Cursor::floor)
     }
 
-    /// The first offset of a log that is still there, and the one behind its last.
+    /// The first offset of a log that was not trimmed, and the offset that the next message gets.
     #[inline]
     pub fn bounds(&self, log: LogId) -> Option<(Offset, Offset)> {
         self.state.logs.get(&log).map(|log| (log.start, log.next()))
     }
 
-    /// Whether a segment has become dead, so that a checkpoint would give back space.
+    /// Whether a segment is dead, so that a checkpoint gives back space.
     #[inline]
     pub fn is_reclaimable(&self) -> bool {
         self.state.reclaimable

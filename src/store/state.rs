@@ -1,7 +1,7 @@
 //! The state of a store in memory, and every way in which it changes.
 //!
-//! A commit changes it once its frame is in the journal, and recovery does the same with the same
-//! functions when it reads the frame again. All of them are idempotent or checked.
+//! A commit applies its changes once its frame is in the journal. Recovery applies the same changes
+//! with the same function when it reads the frame again. Each change is idempotent or checked.
 
 use super::{
     acks::{AckSet, acked_by_all},
@@ -25,13 +25,13 @@ pub struct State {
     pub cursors: IdMap<CursorId, Cursor>,
     /// Entities that were created or deleted since the last capture.
     pub changed_entities: Vec<EntityId>,
-    /// Logs that were deleted and whose segments may still be there.
+    /// Deleted logs whose segments may still exist.
     pub deleted_logs: Vec<LogId>,
-    /// Whether a segment has become dead, so that a checkpoint would give back space.
+    /// Whether a segment is dead, so that a checkpoint gives back space.
     pub reclaimable: bool,
 }
 
-/// A change that contradicts the state: the journal and the metalog do not fit together.
+/// A change that contradicts the state. The journal and the metalog do not fit together.
 const UNKNOWN: Malformed = Malformed("a commit refers to something that does not exist");
 
 impl State {
@@ -66,7 +66,7 @@ impl State {
         }
     }
 
-    /// Deletes an entity with all that belong to it.
+    /// Deletes an entity, and the entities that belong to it.
     fn delete(&mut self, id: EntityId) -> Vec<Entity> {
         let removed = self.catalog.remove(id);
         for entity in &removed {
@@ -86,7 +86,7 @@ impl State {
         removed
     }
 
-    /// Messages have entered a log.
+    /// Adds a run to a log.
     #[inline]
     fn append(&mut self, log: LogId, run: RunPlace, end: Offset) -> Result<(), Malformed> {
         let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
@@ -124,7 +124,8 @@ impl State {
         Ok(())
     }
 
-    /// Lets go of what no cursor of a log wants any more, as far as that is cheap.
+    /// Drops the part of the tail index that no cursor wants any more, and notices a dead segment,
+    /// as far as that is cheap.
     #[inline]
     fn floor_moved(&mut self, log: LogId, before: Offset, floor: Offset) {
         let Some(log) = self.logs.get_mut(&log) else {
@@ -142,8 +143,8 @@ impl State {
         }
     }
 
-    /// Nothing can be said of messages that are still to come. `next` tells of a log which is the
-    /// next.
+    /// Refuses a change that refers to a message that does not exist yet. `next` gives the next
+    /// offset of a log.
     pub fn check_is_there(
         &self,
         change: &Change<'_>,
@@ -159,7 +160,8 @@ impl State {
         if next.is_some_and(|next| end > next.0) { Err(UNKNOWN) } else { Ok(()) }
     }
 
-    /// Nor can a metalog say anything of them. `next` is what it says of logs.
+    /// Refuses ack states of a metalog that refer to messages that do not exist. `next` gives the
+    /// next offset of a log in the metalog.
     pub fn check_acks(&self, next: impl Fn(LogId) -> Option<Offset>) -> Result<(), Malformed> {
         let is_there = |cursor: &Cursor| {
             cursor.acks().is_none_or(|acks| acks.end() <= next(cursor.log).unwrap_or_default())
@@ -189,8 +191,8 @@ impl State {
         Ok(())
     }
 
-    /// Applies a change whose first byte stands at a position of the journal. A commit does so
-    /// when its frame was written, and recovery when it has read the frame.
+    /// Applies a change. `at` is the position of its first byte in the journal. A commit calls this
+    /// after it has written its frame, and recovery after it has read the frame.
     #[inline(always)]
     pub fn apply(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {
         // Most changes are acks.
@@ -236,9 +238,9 @@ impl State {
         }
     }
 
-    /// Whether a change in the journal is of no consequence any more: the metalog reflects all
-    /// before the position `reflects`, but for messages, and those of a log that are in segments
-    /// or dead count no more.
+    /// Whether recovery leaves out a change of the journal. The metalog reflects all changes before
+    /// the position `reflects`, but for messages. Messages below a log's `moved` are in segments,
+    /// or dead.
     pub fn reflects(&self, change: &Change<'_>, at: Lsn, reflects: Lsn) -> bool {
         let Change::Run(run) = change else { return at < reflects };
         match self.logs.get(&run.log) {
@@ -253,7 +255,7 @@ impl State {
         cursors.filter_map(Cursor::acks).collect()
     }
 
-    /// How many offsets of a range nobody wants any more.
+    /// How many offsets of a range are dead: no cursor wants them.
     pub fn dead(&self, log: &Log, range: OffsetRange) -> u64 {
         if log.keeps_acked {
             return range.start.to(log.start.clamp(range.start, range.end)).len();
@@ -261,7 +263,7 @@ impl State {
         acked_by_all(&self.ack_sets(log), range)
     }
 
-    /// The parts of a range of offsets that somebody still wants.
+    /// The parts of a range that a cursor still wants.
     pub fn wanted(&self, log: &Log, range: OffsetRange) -> Vec<OffsetRange> {
         let mut all: Vec<OffsetRange> = Vec::new();
         if log.keeps_acked {
@@ -274,7 +276,7 @@ impl State {
         all
     }
 
-    /// Whether nobody wants an offset any more.
+    /// Whether an offset is dead: no cursor wants it.
     pub fn is_dead(&self, log: &Log, offset: Offset) -> bool {
         if log.keeps_acked {
             return offset < log.start;
@@ -287,7 +289,7 @@ impl State {
     }
 }
 
-/// Puts together ranges that touch or overlap.
+/// Sorts ranges, and joins those that touch or overlap.
 pub fn join(ranges: &mut Vec<OffsetRange>) {
     ranges.retain(|range| !range.is_empty());
     ranges.sort_unstable_by_key(|range| (range.start, range.end));

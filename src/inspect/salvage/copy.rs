@@ -31,7 +31,7 @@ pub struct Copying<'a> {
     put: Vec<MetaEntry>,
     messages: u64,
     bytes: u64,
-    /// Of a timetable: the messages of which it says when they are due.
+    /// If the log is a delay index: the messages whose times it holds.
     timed: Option<RoaringTreemap>,
 }
 
@@ -42,7 +42,7 @@ impl Copying<'_> {
         Copying { segments, segment_bytes, log, writer, base, put, messages, bytes, timed }
     }
 
-    /// Copies all that is wanted of the log, and settles what is lost.
+    /// Copies all messages of the log that are wanted, and acks lost ones.
     pub fn copy(
         &mut self,
         survey: &mut Survey,
@@ -76,7 +76,7 @@ impl Copying<'_> {
         let mut settled = certain.clone();
         settled.extend(&open);
         if survey.metas.damaged || acks_may_be_lost(survey, log) {
-            // What a whole segment does not hold was dead when it was written.
+            // Messages that an undamaged segment does not hold were dead when it was written.
             for intact in &walked.intact {
                 take_within(&mut certain, *intact);
             }
@@ -111,8 +111,8 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Ends a segment. A stream's segments follow each other without a gap, so that it is said
-    /// what is not there any more: a segment stands for all offsets up to its end.
+    /// Ends a segment. A segment covers all offsets up to its end, and a missing message within
+    /// counts as gone. So a stream's segments follow each other without a gap.
     fn finish_segment(&mut self, end: Option<Offset>) -> Result<()> {
         if let Some(mut writer) = self.writer.take() {
             if let (Some(_), Some(end)) = (self.base, end) {
@@ -126,7 +126,8 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Consumers must not wait for what is lost, and no offset may be given twice.
+    /// Acks lost messages, so that consumers do not wait for them, and sets the next offset, so
+    /// that none is given twice.
     fn settle(
         &mut self,
         survey: &mut Survey,
@@ -138,7 +139,7 @@ impl Copying<'_> {
         let Some(log) = survey.state.logs.get(&self.log) else { return };
         let mut next = next.max(log.start);
         let cursors: Vec<CursorId> = log.cursors.clone();
-        // A stream of which nothing is left begins where it ends.
+        // A stream without messages begins at its end.
         let is_empty = log.keeps_acked && self.messages == 0;
         let start = if is_empty { next } else { log.start };
         for id in cursors {
@@ -154,7 +155,7 @@ impl Copying<'_> {
     }
 }
 
-/// The queue of a timetable.
+/// The queue of a delay index.
 pub fn queue_of_timetable(entity: &Entity) -> Option<EntityId> {
     match entity.kind {
         EntityKind::Timetable { queue } => Some(queue),
@@ -162,7 +163,7 @@ pub fn queue_of_timetable(entity: &Entity) -> Option<EntityId> {
     }
 }
 
-/// Has the messages of a queue come at once of which nothing says any more when they are due.
+/// Makes spilled messages deliverable at once whose times are lost.
 pub fn free_untimed(survey: &mut Survey, queue: EntityId, timed: &RoaringTreemap) {
     let cursor = survey.state.cursors.get_mut(&queue.cursor(0));
     let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) else { return };

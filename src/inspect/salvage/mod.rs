@@ -1,8 +1,8 @@
-//! Salvage: what verifies in a damaged store is copied into a new one.
+//! Salvage: the parts of a damaged store that verify are copied into a new store.
 //!
-//! The old store is only read. The new one exists once its metalog does, which is written last:
-//! until then a directory that no log has keeps it from being opened as an empty one. So after a
-//! crash there is nothing, or what is refused, or all of it.
+//! The old store is only read. The new store's metalog is written last, and the store exists once
+//! its metalog exists. Until then a directory of a log that cannot exist keeps the new store from
+//! being opened as an empty one. So after a crash the new store is absent, or refused, or complete.
 
 mod copy;
 mod report;
@@ -37,8 +37,8 @@ use crate::{
 /// No log has this number.
 const NO_LOG: LogId = LogId(0);
 
-/// Copies what is good in the store at `from` into a new one at `to`, with a new id. The caller
-/// holds the locks of both, and has looked that `to` is empty.
+/// Copies the sound part of the store at `from` into a new store at `to`, with a new id. The caller
+/// holds both locks, and has checked that `to` is empty.
 ///
 /// # Errors
 ///
@@ -86,7 +86,7 @@ pub fn salvage_store(
     }
     let (tail, next_id) = (journal.tail(), next_id(&survey));
     meta.commit(tail, tail, next_id)?;
-    // It is of no consequence if it stays: the first checkpoint sweeps it away.
+    // A failure is harmless: the first checkpoint removes the directory.
     let _ = disk.remove_dir(&marker);
     let _ = disk.sync_dir(&segments_dir);
     Ok(report)
@@ -141,7 +141,7 @@ fn consumer(survey: &Survey, entity: &Entity) -> Consumer {
     }
 }
 
-/// Whether acks decide what is wanted of a log, and some of them may be lost.
+/// Whether acks of the log may be lost, so that unacked messages may have been acked.
 fn acks_may_be_lost(survey: &Survey, log: LogId) -> bool {
     let cursors = survey.state.logs.get(&log).map(|log| &log.cursors);
     cursors.into_iter().flatten().any(|cursor| survey.is_uncertain(*cursor))

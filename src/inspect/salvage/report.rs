@@ -1,4 +1,4 @@
-//! What is said about a salvage.
+//! The report of a salvage.
 
 use std::{fmt, ops::Range};
 
@@ -22,7 +22,7 @@ pub struct SalvageReport {
     pub bytes: u64,
     /// What was read of the old store to find them.
     pub read: Amounts,
-    /// The damage that was met.
+    /// The damage that was found.
     pub problems: Vec<Problem>,
     /// Messages that are not in the new store, and were wanted in the old one.
     pub lost: Vec<Lost>,

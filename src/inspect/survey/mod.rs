@@ -1,9 +1,10 @@
-//! A store as far as it can be read, damaged or not: what [`verify_store`](super::verify::verify_store) reports on and
-//! what [`salvage_store`](super::salvage::salvage_store) copies from. Nothing is changed on the disk.
+//! A survey: a store, damaged or not, as far as it can be read.
+//! [`verify_store`](super::verify::verify_store) reports on it, and
+//! [`salvage_store`](super::salvage::salvage_store) copies from it. Nothing is changed on the disk.
 //!
-//! Where nothing is damaged, the state is exactly the one that opening the store leads to. Where
-//! something is, it is made of all that verifies; what is uncertain then is whether something was
-//! acked, so acks may be missing, and never messages that are there.
+//! The state of an undamaged store is the state that opening it leads to. The state of a damaged
+//! store is made of all data that verifies. Acks may be missing from it, but no message that
+//! verifies is missing.
 
 mod gather;
 mod metas;
@@ -41,7 +42,7 @@ use crate::{
     store::{Cursor, LogName, State},
 };
 
-/// A store that was looked at.
+/// The result of a survey.
 #[derive(Debug)]
 pub struct Survey {
     pub disk: Arc<dyn Disk>,
@@ -51,12 +52,12 @@ pub struct Survey {
     pub journal: JournalSurvey,
     pub state: State,
     pub logs: BTreeMap<LogId, LogSurvey>,
-    /// What contradicts itself.
+    /// Contradictions.
     pub odd: Vec<Problem>,
-    /// Segments that the metalog has named, but not last.
+    /// Former states of segments, which later entries of the metalog replaced.
     pub former: Vec<SegmentState>,
     pub nameless: Vec<Nameless>,
-    /// Whether acks, offsets or attempts may be missing, of these or of all cursors.
+    /// Cursors of which acks, offsets or attempts may be missing.
     pub uncertain: BTreeSet<CursorId>,
     pub all_uncertain: bool,
     misplaced: OnceCell<Misplaced>,
@@ -76,7 +77,7 @@ pub fn check_is_store(disk: &Arc<dyn Disk>, root: &Path) -> Result<()> {
     Err(Error::new(ErrorKind::NotFound, what).in_file(root))
 }
 
-/// Looks at the store in a directory, whose lock the caller holds.
+/// Surveys the store in a directory. The caller holds its lock.
 ///
 /// # Errors
 ///
@@ -104,18 +105,18 @@ pub fn look(disk: Arc<dyn Disk>, root: &Path) -> Result<Survey> {
         && metas.has_loose()
         && journal.damage.iter().any(|gap| gap.from == checkpoint.replay_from)
     {
-        // Files that this checkpoint needs are gone, so a later one has counted.
+        // Journal files that this checkpoint needs are gone, so a later checkpoint was complete.
         metas.take_loose();
         reflects = metas.survey.checkpoint().map_or(reflects, |last| last.reflects);
         journal = survey(metas.survey.checkpoint().map(|last| last.replay_from), reflects)?;
     }
     let from = metas.survey.checkpoint().map(|checkpoint| checkpoint.replay_from);
-    // It may be the journal that lost a file, or the metalog that lost its newest checkpoint.
+    // Either the journal lost a file, or the metalog lost its newest checkpoint.
     metas.damaged |= journal.damage.iter().any(|gap| Some(gap.from) == from);
     Looking { disk, layout, id, metas, journal, reflects }.finish()
 }
 
-/// Whether there is a store, or what is left of one: an attempt to make one leaves less.
+/// Whether there is a store, or a part of one. An attempt to make a store leaves less.
 fn is_store(place: &MetaPlace) -> Result<bool> {
     let (disk, layout) = (&*place.disk, &place.layout);
     let is_finished = |path: &std::path::PathBuf| {
@@ -184,7 +185,7 @@ impl Looking {
         let logs = std::mem::take(&mut replay.logs);
         odd.append(&mut replay.problems);
         for (log, segments) in referred {
-            // Those of other logs are walked through.
+            // The segments of other logs are walked.
             if !damaged && !state.logs.contains_key(&log) {
                 odd.extend(segments.iter().filter_map(|segment| self.missing(segment)));
             }
@@ -212,7 +213,7 @@ impl Looking {
         })
     }
 
-    /// The cursors of which something may be missing in a damaged metalog.
+    /// The cursors of which a damaged metalog may lack something.
     fn uncertain(&self, gathered: &Gathered, state: &State) -> BTreeSet<CursorId> {
         if !self.metas.damaged {
             return BTreeSet::new();
@@ -230,8 +231,9 @@ impl Looking {
         state.cursors.values().filter(is_old).map(|cursor| cursor.id).collect()
     }
 
-    /// What is wrong with a segment that opening looks for, although its log was deleted behind
-    /// the checkpoint: rot in the last one, which had let go of it, looks like a torn tail.
+    /// What is wrong with a segment of a log that was deleted after the last checkpoint that
+    /// counts. Opening the store looks for the segment. It may be gone because a later checkpoint,
+    /// whose damage looks like a torn tail, had removed it.
     fn missing(&self, segment: &SegmentState) -> Option<Problem> {
         let path = self.layout.segment_file(segment.log, segment.base, segment.generation);
         match self.disk.len_of(&path) {
@@ -243,7 +245,7 @@ impl Looking {
         }
     }
 
-    /// Gives a home to what has lost its name.
+    /// Finds or makes entities for logs and cursors whose entity is lost.
     fn adopt(&self, gathered: &mut Gathered, mut seen: Seen) -> Result<Vec<Nameless>> {
         let mut older: BTreeMap<EntityId, Entity> = BTreeMap::new();
         let mut logs = seen.logs.clone();
@@ -274,22 +276,22 @@ impl Looking {
 }
 
 impl Survey {
-    /// What a log is called.
+    /// The name of a log, for people.
     pub fn name(&self, log: LogId) -> LogName {
         self.state.catalog.log_name(log)
     }
 
-    /// Whether the acks, or the offset, of a cursor may be older than they were.
+    /// Whether the acks or the offset of a cursor may be older than they were in the damaged store.
     pub fn is_uncertain(&self, cursor: CursorId) -> bool {
         self.all_uncertain || self.uncertain.contains(&cursor)
     }
 
-    /// The parts of a range of offsets that somebody still wants.
+    /// The parts of a range that a cursor still wants.
     pub fn wanted(&self, log: LogId, range: OffsetRange) -> Vec<OffsetRange> {
         self.state.logs.get(&log).map_or_else(Vec::new, |log| self.state.wanted(log, range))
     }
 
-    /// The offset that comes after all that was found or may have been there.
+    /// The offset behind all messages that were found or may have existed.
     pub fn next(&self, log: LogId) -> Offset {
         let log = self.logs.get(&log);
         log.map_or(Offset(0), |log| log.beyond.map_or(log.next, |it| it.end))

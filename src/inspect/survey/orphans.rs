@@ -1,4 +1,4 @@
-//! What has lost its name: logs and cursors of which something is left, but not the entity.
+//! Orphans: logs and cursors of which something is left, but whose entity is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::{
     ids::{CursorId, EntityId, LogId},
 };
 
-/// What the journal speaks of, whether it is known or not.
+/// The entities, logs and cursors that the journal mentions.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub created: BTreeMap<EntityId, Creation>,
@@ -18,16 +18,16 @@ pub struct Seen {
     pub cursors: BTreeSet<CursorId>,
 }
 
-/// An entity that had to be given a name, or that is lost.
+/// An entity whose name is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Nameless {
-    /// It is there under an invented name.
+    /// The entity has an invented name.
     Named(Entity),
-    /// Of a consumer nothing is left but its number.
+    /// Only the number of a subscription or group is left.
     Lost(CursorId),
 }
 
-/// Finds a home for everything that has none. `older` are entities that earlier metalogs knew.
+/// Finds or makes an entity for every orphan. `older` are the entities of earlier metalogs.
 pub fn adopt(
     gathered: &mut Gathered,
     seen: &Seen,
@@ -59,7 +59,7 @@ struct Adoption<'a> {
 }
 
 impl Adoption<'_> {
-    /// The entity that owns an id, of those that are known or will be.
+    /// The entity that owns an id, among known entities and entities that the journal creates.
     fn owner(&self, id: EntityId, owns: impl Fn(&Entity) -> bool) -> Option<&Entity> {
         let known = self.gathered.entities.range(..=id).map(|(_, entity)| entity);
         let created = self.seen.created.range(..=id).map(|(_, creation)| &creation.entity);
@@ -89,7 +89,8 @@ impl Adoption<'_> {
         }
     }
 
-    /// A topic is told by its subscriptions, a stream by its groups.
+    /// The kind of a log by the entities that belong to it: a topic has subscriptions, a stream has
+    /// groups, and a queue has a delay index.
     fn kind_by_children(&self, log: LogId) -> Option<(EntityId, EntityKind)> {
         let created = self.seen.created.values().map(|creation| &creation.entity);
         self.gathered.entities.values().chain(created).find_map(|entity| match entity.kind {
@@ -129,7 +130,7 @@ impl Adoption<'_> {
         }
     }
 
-    /// Whatever belongs to something has it.
+    /// Makes the missing parents of known entities.
     fn adopt_parents(&mut self) {
         let parents: BTreeSet<EntityId> =
             self.gathered.entities.values().filter_map(Entity::parent).collect();
@@ -157,7 +158,7 @@ impl Adoption<'_> {
         self.gathered.entities.insert(id, entity);
     }
 
-    /// Entries of which nobody knows what they belong to are done without.
+    /// Drops entries that belong to no entity.
     fn drop_strays(&mut self) {
         let logs: BTreeSet<LogId> =
             self.gathered.entities.values().flat_map(Entity::logs).collect();

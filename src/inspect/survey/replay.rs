@@ -1,5 +1,5 @@
-//! The journal, put onto the state with tolerance: runs behind a gap are taken, and what is missing
-//! before them is noted.
+//! Replaying a damaged journal. Runs behind a gap are taken, and the messages that are missing
+//! before them are noted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,21 +19,21 @@ use crate::{
     store::{Progress, State},
 };
 
-/// The smallest message: one byte of flags, and one that says that it is empty.
+/// The smallest message has a byte of flags and a byte for its length of 0.
 const RECORD_BYTES_MIN: u64 = 2;
 
-/// What is known of one log beside its state.
+/// What the journal holds of one log.
 #[derive(Debug, Default)]
 pub struct LogSurvey {
     /// Its runs in the journal, in their order.
     pub runs: Vec<RunAt>,
-    /// The offset that the next message gets, after all that was found.
+    /// The offset behind all messages that were found.
     pub next: Offset,
-    /// Offsets whose messages the journal should hold, and does not; and the damage, by its
-    /// number, that they were lost in.
+    /// Offsets whose messages are missing from the journal, and the index of the damage that they
+    /// were lost in.
     pub missing: Vec<(OffsetRange, Option<usize>)>,
-    /// Offsets that messages in a gap of the journal may have had. Nothing says how many there
-    /// were: certainly not more.
+    /// Offsets that messages in a gap of the journal may have had. This is the most that fit into
+    /// the gap.
     pub beyond: Option<OffsetRange>,
     /// The offset of the next run, if that is known.
     expected: Option<Offset>,
@@ -57,7 +57,7 @@ impl RunAt {
     }
 }
 
-/// Goes through the journal once to see of what it speaks.
+/// Finds the entities, logs and cursors that the journal mentions.
 pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
     let mut seen = Seen::default();
     journal.frames(&mut |place, kind, payload| {
@@ -85,23 +85,23 @@ pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
     Ok(seen)
 }
 
-/// What the replay works on.
+/// A replay.
 pub struct Replay<'a> {
     pub state: &'a mut State,
     pub journal: &'a JournalSurvey,
     pub logs: BTreeMap<LogId, LogSurvey>,
     pub problems: Vec<Problem>,
-    /// Of what lies before, only messages are wanted: the metalog has the rest.
+    /// The metalog reflects all changes before this position, but for messages.
     pub reflects: Lsn,
-    /// Whether something of the metalog is missing, so that more may be told from the journal.
+    /// Whether entries of the metalog are missing, so that earlier changes of the journal are
+    /// needed, too.
     pub damaged: bool,
     /// Cursors whose values are in the metalog.
     pub known: BTreeSet<CursorId>,
 }
 
 impl Replay<'_> {
-    /// Begins with what the metalog says: up to where a log's messages are in segments, and
-    /// which offset comes next.
+    /// Takes the values of the metalog: for each log its `moved` and its next offset.
     pub fn begin(&mut self, logs: impl Iterator<Item = (LogId, Offset, Offset)>) {
         for (id, moved, next) in logs {
             let log = self.logs.entry(id).or_default();
@@ -117,7 +117,7 @@ impl Replay<'_> {
             {
                 let file = journal.file(place.file);
                 let position = place.lsn.0 - file.header.start.0;
-                // One of each kind in a file is enough to know.
+                // A few problems in each file are enough to know.
                 let said = frames.entry(place.file as u64).or_default();
                 *said += 1;
                 if *said <= 16 {
@@ -164,7 +164,7 @@ impl Replay<'_> {
         let (first, end) = (run.first, run.end());
         let mut odd = None;
         if log.runs.last().is_some_and(|last| first < last.end()) {
-            // A later life has given the offsets again: what an earlier one had there was cut off.
+            // A later epoch has given these offsets again. Recovery had cut off the earlier runs.
             log.runs.retain(|it| it.end() <= first);
             odd = Some(NOT_BEHIND);
         }
@@ -214,7 +214,7 @@ impl Replay<'_> {
         if tolerant { Ok(()) } else { applied.map_err(|what| what.0) }
     }
 
-    /// What the metalog or a gap says about a log's end.
+    /// Compares each log's end with the metalog and with gaps of the journal.
     fn finish(&mut self) {
         // Positions of the journal.
         let damage = self.journal.damage.iter();
@@ -234,7 +234,7 @@ impl Replay<'_> {
                 log.missing.push((expected.to(log.next), last_gap));
                 missing |= last_gap.is_none();
             }
-            // A later run would have said how many there were.
+            // A gap before the log's last run is in `missing`.
             let bytes: u64 = gaps
                 .iter()
                 .filter(|gap| log.last_run < gap.end)

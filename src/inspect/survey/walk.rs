@@ -1,4 +1,5 @@
-//! All messages of one log, in the order of their offsets, from wherever they are.
+//! Walking one log: its messages are merged from all segments and the journal, in the order of
+//! their offsets.
 
 use std::{
     cmp::Reverse,
@@ -25,18 +26,19 @@ use crate::{
     store::join,
 };
 
-/// What came of walking one log.
+/// The result of walking one log.
 #[derive(Debug, Default)]
 pub struct Walked {
     pub segments: u64,
     pub blocks: u64,
     pub records: u64,
     pub spots: Vec<Spot>,
-    /// What is wanted, and nowhere to be found.
+    /// Messages that are wanted and were not found.
     pub lost: Vec<OffsetRange>,
     /// The offset behind the last message.
     pub end: Offset,
-    /// Offsets for which undamaged segments stand: what these do not hold is dead.
+    /// The ranges of undamaged segments. Messages of these ranges that the segments do not hold are
+    /// dead.
     pub intact: Vec<OffsetRange>,
 }
 
@@ -56,7 +58,7 @@ pub type Sink<'a> = dyn FnMut(Offset, &RecordParts<'_>) -> Result<()> + 'a;
 /// One segment, or the runs of the journal.
 struct Source<'a> {
     feed: Feed<'a>,
-    /// Of two sources of one message the lower counts.
+    /// If two sources have the same message, the lower rank counts.
     rank: u8,
     body: Vec<u8>,
     records: std::vec::IntoIter<(Offset, RecordSpans)>,
@@ -69,9 +71,9 @@ enum Feed<'a> {
 
 struct SegmentFeed {
     state: SegmentState,
-    /// Whether the metalog says so much of it; else it is read as far as it goes.
+    /// Whether the metalog gives the segment's length. If not, the file is read to its end.
     is_named: bool,
-    /// Whether it is what the metalog refers to now.
+    /// Whether the metalog refers to it.
     is_current: bool,
     opened: Option<SegmentSurvey>,
     last: Offset,
@@ -80,14 +82,14 @@ struct SegmentFeed {
     open_spots: usize,
 }
 
-/// By log, base and generation.
+/// Paths by log, base and generation.
 pub type Misplaced = BTreeMap<(LogId, Offset, u64), PathBuf>;
 
 type Key = Reverse<(Offset, u8, usize)>;
 
 impl Survey {
-    /// Walks one log. With `all`, what is not referred to is used too, where it can fill a hole;
-    /// else only what an engine would find.
+    /// Walks one log. With `all`, files that nothing refers to fill holes. Without, only data that
+    /// an engine would find is used.
     pub fn walk(&self, log: LogId, all: bool, sink: &mut Sink<'_>) -> Result<Walked> {
         let mut sources = self.sources(log, all)?;
         let mut heap: BinaryHeap<Key> = BinaryHeap::new();
@@ -129,7 +131,8 @@ impl Survey {
         join(&mut walked.lost);
         join(&mut walked.intact);
         if state.is_some_and(|log| log.keeps_acked) {
-            // What a whole segment of a stream does not hold was lost before, and salvaged around.
+            // An undamaged segment of a stream lacks only messages that an earlier salvage has
+            // lost.
             for intact in &walked.intact {
                 take_within(&mut walked.lost, *intact);
             }
@@ -140,7 +143,7 @@ impl Survey {
         Ok(walked)
     }
 
-    /// Segments that bear another's name, by what their headers say.
+    /// Segments that have another segment's name, by their headers.
     fn misplaced(&self) -> Result<&Misplaced> {
         if let Some(known) = self.misplaced.get() {
             return Ok(known);
@@ -173,7 +176,7 @@ impl Survey {
         if all {
             let mut former: Vec<&SegmentState> =
                 self.former.iter().filter(|former| former.log == log).collect();
-            // Of one file the longest state that was ever named.
+            // Of each file the longest former state counts.
             former.sort_by_key(|it| (it.base, it.generation, Reverse(it.bytes)));
             former.dedup_by_key(|it| (it.base, it.generation));
             let is_current = |it: &&SegmentState| {
@@ -192,7 +195,7 @@ impl Survey {
         Ok(sources)
     }
 
-    /// Segments that no entry names that is left.
+    /// Segments that no remaining entry names.
     fn unnamed(&self, log: LogId, named: &[Source<'_>]) -> Result<Vec<Source<'static>>> {
         let dir = self.layout.log_dir(log);
         let names = match self.disk.list(&dir) {
@@ -227,7 +230,7 @@ impl Survey {
 }
 
 impl Source<'_> {
-    /// No message of it has a lower offset.
+    /// A lower bound of the offsets of its messages.
     fn bound(&self) -> Offset {
         match &self.feed {
             Feed::Segment(segment) => segment.state.base,
@@ -389,14 +392,14 @@ impl SegmentFeed {
             && let Some(what) = opened.check_footer()?
             && !had_damage
         {
-            // No message is lost by it: it is built anew from the blocks.
+            // No message is lost: the footer is built again from the blocks.
             self.note_harmless(survey, walked, self.state.bytes, what);
         }
         Ok(())
     }
 }
 
-/// Reads one run, and verifies the frame around it once more.
+/// Reads one run, and verifies its frame once more.
 fn read_run(
     survey: &Survey,
     log: LogId,

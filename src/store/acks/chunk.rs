@@ -22,15 +22,15 @@ pub fn split(offset: u64) -> (u64, u32) {
 #[derive(Clone, Debug, Default)]
 pub struct Chunk {
     pub acked: RoaringBitmap,
-    /// The digits of the attempts, the lowest first.
+    /// The digits of the numbers of attempts, the lowest digit first.
     pub attempts: Vec<RoaringBitmap>,
-    /// Those of the priorities.
+    /// The digits of the priorities.
     pub priorities: Vec<RoaringBitmap>,
-    /// When messages are due that are not to be delivered at once.
+    /// When delayed messages are due.
     pub due: BTreeMap<u16, Timestamp>,
-    /// Those of which the timetable says when they are due.
+    /// Spilled messages: the delay index holds the times at which they are due.
     pub shelved: RoaringBitmap,
-    /// Whether it changed since it was last captured.
+    /// Whether the chunk changed since its last capture.
     pub dirty: bool,
 }
 
@@ -43,7 +43,7 @@ impl Chunk {
             && self.shelved.is_empty()
     }
 
-    /// Of thousands that wait only those in the range are looked at.
+    /// Only delayed messages in the range are visited: there may be thousands of others.
     pub fn forget_due(&mut self, range: &Range<u32>) {
         if !self.due.is_empty() && !range.is_empty() {
             let range = range.start as u16..=(range.end - 1) as u16;
@@ -54,7 +54,7 @@ impl Chunk {
         }
     }
 
-    /// Returns how many of these were shelved.
+    /// Returns how many messages of the range were spilled.
     pub fn forget(&mut self, range: Range<u32>) -> u64 {
         self.forget_due(&range);
         put_number(&mut self.attempts, range.clone(), 0);
@@ -62,7 +62,7 @@ impl Chunk {
         if self.shelved.is_empty() { 0 } else { self.shelved.remove_range(range) }
     }
 
-    /// What a metalog says of the chunk.
+    /// The chunk as an entry of the metalog.
     pub fn capture(&mut self, cursor: CursorId, index: u64) -> ChunkState {
         self.dirty = false;
         ChunkState {
@@ -102,7 +102,7 @@ impl Chunk {
         bitmap_bytes(if is_left_out { &mut none } else { &mut self.shelved })
     }
 
-    /// The chunk of which a metalog says this.
+    /// The chunk of an entry of the metalog.
     pub fn restore(state: &ChunkState) -> Result<Chunk, Malformed> {
         if state.chunk > u64::MAX >> CHUNK_BITS || state.attempts.len() > u32::BITS as usize {
             return Err(Malformed("an ack state's chunk is impossible"));
@@ -124,7 +124,7 @@ impl Chunk {
     }
 }
 
-/// Whether any of them is no priority: of those from 8 on there are but 8 and 9.
+/// Whether any number is not a priority. From 8 on there are only 8 and 9.
 fn has_impossible(priorities: &[RoaringBitmap]) -> bool {
     const { assert!(PRIORITY_MAX == 9) };
     let [_, two, four, eight, ..] = priorities else { return false };
@@ -149,7 +149,8 @@ fn bitmap(bytes: &[u8]) -> Result<RoaringBitmap, Malformed> {
     }
 }
 
-/// A range of offsets, chunk by chunk.
+/// The parts of a range in each chunk: the chunk's index, and offsets relative to the chunk's
+/// begin.
 pub fn chunk_ranges(range: OffsetRange) -> impl Iterator<Item = (u64, Range<u32>)> {
     let range = range.start.0..range.end.0;
     let chunks = range.start >> CHUNK_BITS..range.end.div_ceil(CHUNK_OFFSETS);

@@ -1,11 +1,10 @@
-//! What a consumer is done with: a floor, and bitmaps above it.
+//! The ack state of one cursor: a floor, and bitmaps above it.
 //!
-//! Everything below the floor is acked. Above it there is one bit per message in chunks of 65,536
-//! offsets, compressed, and only where something is acked or was tried: a backlog of any size
-//! costs nothing until it is touched. The number of failed attempts is kept as bitmaps too, one
-//! for each binary digit (a bit-sliced index; O'Neil and Quass, 1997), so that it costs a few bits
-//! per message that ever failed; so are priorities. When a message is due is kept for those only
-//! that are to wait.
+//! All messages below the floor are acked. Above the floor there are compressed bitmaps, in chunks
+//! of 65,536 offsets. A chunk exists only if one of its messages was touched, so a backlog costs
+//! nothing until it is touched. Numbers of attempts and priorities are bit-sliced bitmaps
+//! ([`digits`]), which cost a few bits for each message that has one. The time at which a message
+//! is due is kept for delayed messages only.
 
 mod chunk;
 mod digits;
@@ -30,9 +29,9 @@ pub struct AckSet {
     chunks: BTreeMap<u64, Chunk>,
     /// How many offsets above the floor are acked.
     above: u64,
-    /// How many are shelved.
+    /// How many messages are spilled.
     shelved: u64,
-    /// Whether any message was given a priority in this life, or had one when it began.
+    /// Whether a message has had a priority since the store was opened.
     has_priorities: bool,
 }
 
@@ -90,8 +89,8 @@ impl AckSet {
         }
     }
 
-    /// Forgets what the chunks say about offsets that the floor has passed. Chunks need not be
-    /// captured for that: who restores one looks at the floor.
+    /// Removes offsets below the floor from the chunks. This does not make a chunk dirty: when a
+    /// chunk is restored, the floor is looked at.
     fn drop_below_floor(&mut self) {
         let (last, low) = split(self.floor);
         while let Some(mut entry) = self.chunks.first_entry() {
@@ -114,7 +113,7 @@ impl AckSet {
         }
     }
 
-    /// Moves the floor over what is acked directly above it.
+    /// Moves the floor over acked messages directly above it.
     fn absorb(&mut self) {
         while self.above > 0 {
             let (index, low) = split(self.floor);
@@ -146,7 +145,7 @@ impl AckSet {
         None
     }
 
-    /// The offset behind all that were acked, or of which anything else is said.
+    /// The offset behind the last message of which this state says anything.
     pub fn end(&self) -> Offset {
         let last = |(index, chunk): (&u64, &Chunk)| {
             let digits = chunk.attempts.iter().chain(&chunk.priorities);
@@ -157,12 +156,12 @@ impl AckSet {
         Offset(self.chunks.iter().rev().find_map(last).unwrap_or(0).max(self.floor))
     }
 
-    /// The offsets of a range that are not acked, as ranges.
+    /// The parts of a range that are not acked.
     pub fn unacked_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
         self.unacked_up_to(range, usize::MAX)
     }
 
-    /// The first so many of them.
+    /// The first parts of a range that are not acked, at most so many.
     pub fn unacked_up_to(&self, range: OffsetRange, most: usize) -> Vec<OffsetRange> {
         let mut unacked: Vec<OffsetRange> = Vec::new();
         let mut at = range.start.max(self.floor());
@@ -172,7 +171,7 @@ impl AckSet {
             let next = chunk.and_then(|chunk| chunk.acked.range(low..).next());
             let end = match next {
                 Some(acked) => index * CHUNK_OFFSETS + u64::from(acked),
-                // What is not acked goes on up to the next chunk in which something is.
+                // No message is acked up to the next chunk.
                 None => self
                     .chunks
                     .range(index + 1..)
@@ -190,7 +189,7 @@ impl AckSet {
         unacked
     }
 
-    /// The acked offsets of one chunk, the floor taken into account.
+    /// The acked offsets of one chunk, those below the floor included.
     fn acked_in_chunk(&self, index: u64) -> RoaringBitmap {
         let below = self.floor.saturating_sub(index * CHUNK_OFFSETS).min(CHUNK_OFFSETS);
         let mut acked =
@@ -221,7 +220,7 @@ impl AckSet {
         self.chunks.get(&index).map_or(0, |chunk| number(&chunk.priorities, low) as u8)
     }
 
-    /// Those that have a priority above the lowest.
+    /// The messages with a priority above the lowest, and their priorities.
     pub fn prioritized(&self) -> impl Iterator<Item = (Offset, u8)> {
         self.chunks.iter().flat_map(|(index, chunk)| {
             let any: RoaringBitmap =
@@ -231,7 +230,7 @@ impl AckSet {
         })
     }
 
-    /// Sets the priority of a range. Nothing happens to what is acked.
+    /// Sets the priority of a range. Acked messages are left as they are.
     pub fn prioritize(&mut self, range: OffsetRange, priority: u8) {
         self.has_priorities = true;
         for range in self.unacked_in(range) {
@@ -243,7 +242,7 @@ impl AckSet {
         }
     }
 
-    /// Those that are not to be delivered before they are due, from an offset on.
+    /// The delayed messages from an offset on, and when they are due.
     pub fn deferred(&self, from: Offset) -> impl Iterator<Item = (Offset, Timestamp)> {
         let (first, low) = split(from.0.max(self.floor));
         self.chunks.range(first..).flat_map(move |(index, chunk)| {
@@ -253,33 +252,34 @@ impl AckSet {
         })
     }
 
-    /// When a message is due; 0 if it may be delivered at once.
+    /// When a message is due. 0 if it is not delayed.
     pub fn due(&self, offset: Offset) -> Timestamp {
         let (index, low) = split(offset.0);
         let due = self.chunks.get(&index).and_then(|chunk| chunk.due.get(&(low as u16)));
         due.copied().unwrap_or_default()
     }
 
-    /// How many wait until the timetable says that they are due.
+    /// How many messages are spilled.
     #[inline]
     pub fn shelved(&self) -> u64 {
         self.shelved
     }
 
-    /// Whether the timetable says when an offset is due.
+    /// Whether a message is spilled.
     pub fn is_shelved(&self, offset: Offset) -> bool {
         let (index, low) = split(offset.0);
         self.shelved > 0 && self.chunks.get(&index).is_some_and(|it| it.shelved.contains(low))
     }
 
-    /// Those of which the timetable says when they are due.
+    /// All spilled messages.
     pub fn all_shelved(&self) -> impl Iterator<Item = Offset> {
         self.chunks.iter().flat_map(|(index, chunk)| {
             chunk.shelved.iter().map(move |low| Offset(index * CHUNK_OFFSETS + u64::from(low)))
         })
     }
 
-    /// Says that the timetable says when these are due. Nothing happens to what is acked.
+    /// Marks a range as spilled: the delay index holds the times at which its messages are due.
+    /// Acked messages are left as they are.
     pub fn shelve(&mut self, range: OffsetRange) {
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
@@ -291,8 +291,8 @@ impl AckSet {
         }
     }
 
-    /// Sets how often the delivery of an offset was tried, and when it is due for the next time.
-    /// Nothing happens if it is acked.
+    /// Sets the number of attempts of a message, and when it is due. An acked message is left as it
+    /// is.
     pub fn defer(&mut self, offset: Offset, attempts: u32, due: Timestamp) {
         if self.is_acked(offset) {
             return;
@@ -338,8 +338,8 @@ impl AckSet {
     }
 }
 
-/// How many offsets of a range all of the cursors have acked. No cursor has acked nothing: then
-/// nobody waits for any of them, and all count as acked.
+/// How many offsets of a range all cursors have acked. Without a cursor nobody waits for a message,
+/// so all offsets count as acked.
 pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
     let Some(lowest) = cursors.iter().map(|acks| acks.floor).min() else {
         return range.len();
@@ -347,7 +347,7 @@ pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
     let below = Offset(lowest).clamp(range.start, range.end);
     let mut count = range.start.to(below).len();
     for (index, lows) in chunk_ranges(below.to(range.end)) {
-        // Where a cursor knows nothing above its floor, nothing is acked by all.
+        // If one cursor has nothing acked in the chunk, no message of it is acked by all.
         let touched =
             |acks: &&AckSet| acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index);
         if cursors.iter().all(touched) {
