@@ -144,7 +144,7 @@ impl Browse {
             return Ok(None);
         };
         let (attempts, mut due) = (view.acks.attempts(offset), view.acks.due(offset));
-        let is_shelved = view.acks.is_shelved(offset);
+        let is_shelved = view.acks.is_spilled(offset);
         let priority = view.acks.priority(offset);
         self.range.start = offset.next();
         let source = core.store.locate(log, offset)?;
@@ -173,7 +173,7 @@ impl Browse {
         let core = self.consumer.shared().lock_open()?;
         let acks = core.store.acks(self.consumer.cursor).ok_or_else(deleted)?;
         match &self.dues.damage {
-            Some(damage) if acks.is_shelved(offset) => Err(damage.again()),
+            Some(damage) if acks.is_spilled(offset) => Err(damage.again()),
             // It has come back meanwhile.
             _ => Ok(acks.due(offset)),
         }
@@ -219,7 +219,7 @@ impl Consumer {
                 // Whoever is told that it is gone relies on it.
                 return Ok(Committing::Done(false, core.store.journal.tail()));
             }
-            let (due, was_shelved) = (acks.due(offset), acks.is_shelved(offset));
+            let (due, was_shelved) = (acks.due(offset), acks.is_spilled(offset));
             let outcome =
                 core.commit(&[Op::Ack { cursor, offsets: &[offset] }], shared.now_plain())?;
             let committing = Committing::of(outcome, || true);

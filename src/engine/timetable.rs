@@ -128,14 +128,14 @@ impl Core {
         let there = blocks.unacked_in(blocks.floor().to(end)).into_iter().flatten();
         timetable.blocks = there.map(|block| (blocks.due(block), block)).collect();
         if let Some(acks) = self.store.acks(cursor) {
-            consumption.deliveries.know(acks.all_shelved());
+            consumption.deliveries.know(acks.all_spilled());
         }
     }
 
     /// How many of a queue's messages are in its timetable.
     #[inline]
     pub fn shelved(&self, cursor: CursorId) -> u64 {
-        self.store.acks(cursor).map_or(0, AckSet::shelved)
+        self.store.acks(cursor).map_or(0, AckSet::spilled)
     }
 
     /// Puts those into the timetable that are due the latest. `false` if there are not too many.
@@ -162,7 +162,7 @@ impl Core {
         offsets.sort_unstable();
         let was_empty = self.shelved(cursor) == 0;
         let append = Op::Append { log: id.log(0), messages: &blocks, delay_ms: 0 };
-        let outcome = self.commit(&[append, Op::Shelve { cursor, offsets: &offsets }], now)?;
+        let outcome = self.commit(&[append, Op::Spill { cursor, offsets: &offsets }], now)?;
         let committing = Committing::of(outcome, || true);
         if matches!(committing, Committing::Done(..)) {
             let first = self.store.placed().next().map_or(0, |(_, range)| range.start.0);
@@ -217,7 +217,7 @@ impl Core {
     ) -> Result<Committing<()>> {
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
         let is_lost = seeded!(BlockComesBackEmpty);
-        let valid = entries.iter().filter(|(_, offset)| acks.is_shelved(*offset) && !is_lost);
+        let valid = entries.iter().filter(|(_, offset)| acks.is_spilled(*offset) && !is_lost);
         let valid: Vec<(Timestamp, Offset)> = valid.copied().collect();
         let urgency = Urgency::Freeing;
         let defer = |&(due, offset): &(Timestamp, Offset)| {

@@ -24,7 +24,7 @@ const CREATE: u8 = 5;
 const DELETE: u8 = 6;
 const TRIM: u8 = 7;
 const PRIORITY: u8 = 8;
-const SHELVE: u8 = 9;
+const SPILL: u8 = 9;
 
 /// One change of the store: what a commit encodes and applies, and what recovery decodes and
 /// applies.
@@ -48,7 +48,7 @@ pub enum Change<'a> {
     /// Messages that follow each other are to be delivered before those of lower priorities.
     Prioritize { cursor: CursorId, first: Offset, count: u64, priority: u8 },
     /// When delayed messages are due is said by the queue's timetable from now on.
-    Shelve { cursor: CursorId, offsets: OffsetRanges<'a> },
+    Spill { cursor: CursorId, offsets: OffsetRanges<'a> },
 }
 
 impl Change<'_> {
@@ -59,7 +59,7 @@ impl Change<'_> {
             | Change::Defer { cursor, .. }
             | Change::Seek { cursor, .. }
             | Change::Prioritize { cursor, .. }
-            | Change::Shelve { cursor, .. } => Some(*cursor),
+            | Change::Spill { cursor, .. } => Some(*cursor),
             Change::Run(_) | Change::Create(_) | Change::Delete { .. } | Change::Trim { .. } => {
                 None
             }
@@ -95,8 +95,8 @@ impl Change<'_> {
                 put_numbers(out, PRIORITY, [cursor.0, first.0, *count]);
                 out.push(*priority);
             }
-            Change::Shelve { cursor, offsets } => {
-                put_numbers(out, SHELVE, [cursor.0]);
+            Change::Spill { cursor, offsets } => {
+                put_numbers(out, SPILL, [cursor.0]);
                 offsets.put(out);
             }
         }
@@ -155,9 +155,9 @@ fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
             let attempts = attempts.map_err(|_| Malformed("an impossible number of attempts"))?;
             Change::Defer { cursor, offset, attempts, due: Timestamp(input.varint()?) }
         }
-        SHELVE => {
+        SPILL => {
             let cursor = CursorId(input.number()?);
-            Change::Shelve { cursor, offsets: OffsetRanges::take(input)? }
+            Change::Spill { cursor, offsets: OffsetRanges::take(input)? }
         }
         // Where a group goes on is for the application to say: it may be any number.
         SEEK => Change::Seek { cursor: CursorId(input.number()?), next: Offset(input.varint()?) },

@@ -98,7 +98,7 @@ pub struct ChunkState {
     /// chunk's begin and growing, and when that is.
     pub due: Vec<(u16, Timestamp)>,
     /// Those of which the timetable says when they are due: a bitmap.
-    pub shelved: Vec<u8>,
+    pub spilled: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -75,7 +75,7 @@ fn ballast(bytes: usize) -> MetaEntry {
         attempts,
         priorities: Vec::new(),
         due: Vec::new(),
-        shelved: Vec::new(),
+        spilled: Vec::new(),
     })
 }
 

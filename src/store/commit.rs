@@ -61,7 +61,7 @@ pub enum Op<'a> {
     },
     /// Marks messages as spilled: the delay index holds the times at which they are due. The
     /// offsets are sorted and distinct.
-    Shelve {
+    Spill {
         cursor: CursorId,
         offsets: &'a [Offset],
     },
@@ -100,8 +100,8 @@ impl Op<'_> {
             Op::Seek { cursor, next } => Change::Seek { cursor, next },
             Op::Create { creation } => Change::Create(Cow::Borrowed(creation)),
             Op::Delete { entity } => Change::Delete { entity },
-            Op::Shelve { cursor, offsets } => {
-                Change::Shelve { cursor, offsets: OffsetRanges::Listed(offsets) }
+            Op::Spill { cursor, offsets } => {
+                Change::Spill { cursor, offsets: OffsetRanges::Listed(offsets) }
             }
             Op::Trim { log, start } => Change::Trim { log, start },
         })

@@ -189,7 +189,7 @@ fn check(state: &State, change: &Change<'_>) -> Result<()> {
         | Change::Defer { cursor, .. }
         | Change::Seek { cursor, .. }
         | Change::Prioritize { cursor, .. }
-        | Change::Shelve { cursor, .. } => {
+        | Change::Spill { cursor, .. } => {
             (state.cursors.contains_key(cursor), "the queue, subscription or group was deleted")
         }
     };

@@ -153,7 +153,7 @@ impl State {
         let (cursor, end) = match change {
             Change::Defer { cursor, offset, .. } => (cursor, offset.0 + 1),
             Change::Prioritize { cursor, first, count, .. } => (cursor, first.0 + count),
-            Change::Shelve { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end.0)),
+            Change::Spill { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end.0)),
             _ => return Ok(()),
         };
         let next = self.cursors.get(cursor).and_then(|cursor| next(cursor.log));
@@ -230,9 +230,9 @@ impl State {
                     .prioritize(first.to(Offset(first.0 + count)), *priority);
                 Ok(())
             }
-            Change::Shelve { cursor, offsets } => {
+            Change::Spill { cursor, offsets } => {
                 let (acks, _) = self.ack_cursor(*cursor)?;
-                offsets.for_each(|range| acks.shelve(range));
+                offsets.for_each(|range| acks.spill(range));
                 Ok(())
             }
         }

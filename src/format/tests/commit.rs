@@ -52,7 +52,7 @@ fn one_of_each() -> Vec<u8> {
     Change::Trim { log: LogId(6), start: Offset(77) }.put(&mut out);
     Change::Prioritize { cursor: CursorId(3), first: Offset(41), count: 2, priority: 9 }
         .put(&mut out);
-    Change::Shelve { cursor: CursorId(3), offsets: OffsetRanges::Listed(&[4, 5, 8].map(Offset)) }
+    Change::Spill { cursor: CursorId(3), offsets: OffsetRanges::Listed(&[4, 5, 8].map(Offset)) }
         .put(&mut out);
     out
 }
@@ -66,7 +66,7 @@ fn each_change_there_and_back() {
     let Change::Ack { cursor: CursorId(3), offsets } = &changes[1] else { panic!() };
     let found: Vec<_> = offsets.into_iter().map(|it| it.start.0..it.end.0).collect();
     assert_eq!(found, [1..4, 9..10, 40..41]);
-    let Change::Shelve { cursor: CursorId(3), offsets } = &changes[8] else { panic!() };
+    let Change::Spill { cursor: CursorId(3), offsets } = &changes[8] else { panic!() };
     let found: Vec<_> = offsets.into_iter().map(|it| it.start.0..it.end.0).collect();
     assert_eq!(found, [4..6, 8..9]);
     assert_eq!(
@@ -267,7 +267,7 @@ fn numbers_that_nobody_gave_out_are_refused() {
                 .put(out)
         },
         |out, n| {
-            Change::Shelve { cursor: CursorId(n), offsets: OffsetRanges::Listed(&[Offset(0)]) }
+            Change::Spill { cursor: CursorId(n), offsets: OffsetRanges::Listed(&[Offset(0)]) }
                 .put(out)
         },
     ];

@@ -131,7 +131,7 @@ fn frames(samples: &mut Samples) {
             .put(out)
     });
     samples.change("messages that are in the timetable", |out| {
-        Change::Shelve {
+        Change::Spill {
             cursor: CursorId(1),
             offsets: OffsetRanges::Listed(&[41, 42, 50].map(Offset)),
         }

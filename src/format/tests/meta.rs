@@ -79,7 +79,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 attempts: vec![BITMAP.to_vec(), vec![]],
                 priorities: vec![vec![], BITMAP.to_vec()],
                 due: vec![(1, Timestamp(1_700_000_060_000))],
-                shelved: BITMAP.to_vec(),
+                spilled: BITMAP.to_vec(),
             }),
         ),
         (
@@ -273,7 +273,7 @@ fn contradictions_are_refused() {
             attempts: vec![Vec::new(); digits],
             priorities: vec![Vec::new(); priority_digits],
             due: Vec::new(),
-            shelved: Vec::new(),
+            spilled: Vec::new(),
         };
         MetaEntry::decode(&put(&MetaEntry::Chunk(state))).is_err()
     };
@@ -316,10 +316,10 @@ proptest! {
         acked: Vec<u8>,
         attempts in prop::collection::vec(any::<Vec<u8>>(), 0..32),
         priorities in prop::collection::vec(any::<Vec<u8>>(), 0..4),
-        shelved: Vec<u8>,
+        spilled: Vec<u8>,
     ) {
         let cursor = CursorId(cursor);
-        let state = ChunkState { cursor, chunk, acked, attempts, priorities, due: Vec::new(), shelved };
+        let state = ChunkState { cursor, chunk, acked, attempts, priorities, due: Vec::new(), spilled };
         let entry = MetaEntry::Chunk(state);
         prop_assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry));
     }

@@ -167,7 +167,7 @@ pub fn queue_of_timetable(entity: &Entity) -> Option<EntityId> {
 pub fn free_untimed(survey: &mut Survey, queue: EntityId, timed: &RoaringTreemap) {
     let cursor = survey.state.cursors.get_mut(&queue.cursor(0));
     let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) else { return };
-    let untimed: Vec<Offset> = acks.all_shelved().filter(|it| !timed.contains(it.0)).collect();
+    let untimed: Vec<Offset> = acks.all_spilled().filter(|it| !timed.contains(it.0)).collect();
     for offset in untimed {
         acks.defer(offset, acks.attempts(offset), Timestamp(0));
     }

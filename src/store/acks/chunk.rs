@@ -29,7 +29,7 @@ pub struct Chunk {
     /// When delayed messages are due.
     pub due: BTreeMap<u16, Timestamp>,
     /// Spilled messages: the delay index holds the times at which they are due.
-    pub shelved: RoaringBitmap,
+    pub spilled: RoaringBitmap,
     /// Whether the chunk changed since its last capture.
     pub dirty: bool,
 }
@@ -40,7 +40,7 @@ impl Chunk {
             && self.attempts.iter().all(RoaringBitmap::is_empty)
             && self.priorities.iter().all(RoaringBitmap::is_empty)
             && self.due.is_empty()
-            && self.shelved.is_empty()
+            && self.spilled.is_empty()
     }
 
     /// Only delayed messages in the range are visited: there may be thousands of others.
@@ -59,7 +59,7 @@ impl Chunk {
         self.forget_due(&range);
         put_number(&mut self.attempts, range.clone(), 0);
         put_number(&mut self.priorities, range.clone(), 0);
-        if self.shelved.is_empty() { 0 } else { self.shelved.remove_range(range) }
+        if self.spilled.is_empty() { 0 } else { self.spilled.remove_range(range) }
     }
 
     /// The chunk as an entry of the metalog.
@@ -72,7 +72,7 @@ impl Chunk {
             attempts: self.captured_attempts(),
             priorities: self.captured_priorities(),
             due: self.captured_due(),
-            shelved: self.captured_shelved(),
+            spilled: self.captured_spilled(),
         }
     }
 
@@ -96,10 +96,10 @@ impl Chunk {
         if is_left_out { Vec::new() } else { due.collect() }
     }
 
-    fn captured_shelved(&mut self) -> Vec<u8> {
+    fn captured_spilled(&mut self) -> Vec<u8> {
         let mut none = RoaringBitmap::new();
         let is_left_out = seeded!(ShelvedIsNotCaptured);
-        bitmap_bytes(if is_left_out { &mut none } else { &mut self.shelved })
+        bitmap_bytes(if is_left_out { &mut none } else { &mut self.spilled })
     }
 
     /// The chunk of an entry of the metalog.
@@ -115,12 +115,12 @@ impl Chunk {
             return Err(Malformed("an impossible priority"));
         }
         let due: BTreeMap<u16, Timestamp> = state.due.iter().copied().collect();
-        let (acked, shelved) = (bitmap(&state.acked)?, bitmap(&state.shelved)?);
+        let (acked, spilled) = (bitmap(&state.acked)?, bitmap(&state.spilled)?);
         let is_due = |low: u32| due.contains_key(&(low as u16));
-        if !shelved.is_disjoint(&acked) || shelved.iter().any(is_due) {
+        if !spilled.is_disjoint(&acked) || spilled.iter().any(is_due) {
             return Err(Malformed("an ack state tells two places of a message"));
         }
-        Ok(Chunk { acked, attempts, priorities, due, shelved, dirty: false })
+        Ok(Chunk { acked, attempts, priorities, due, spilled, dirty: false })
     }
 }
 

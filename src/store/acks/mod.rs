@@ -30,7 +30,7 @@ pub struct AckSet {
     /// How many offsets above the floor are acked.
     above: u64,
     /// How many messages are spilled.
-    shelved: u64,
+    spilled: u64,
     /// Whether a message has had a priority since the store was opened.
     has_priorities: bool,
 }
@@ -84,7 +84,7 @@ impl AckSet {
         for (index, lows) in chunk_ranges(range) {
             let chunk = self.chunks.entry(index).or_default();
             self.above += chunk.acked.insert_range(lows.clone());
-            self.shelved -= chunk.forget(lows);
+            self.spilled -= chunk.forget(lows);
             chunk.dirty = true;
         }
     }
@@ -100,12 +100,12 @@ impl AckSet {
             if *entry.key() < last {
                 let chunk = entry.remove();
                 self.above -= chunk.acked.len();
-                self.shelved -= chunk.shelved.len();
+                self.spilled -= chunk.spilled.len();
                 continue;
             }
             let chunk = entry.get_mut();
             self.above -= chunk.acked.remove_range(0..low);
-            self.shelved -= chunk.forget(0..low);
+            self.spilled -= chunk.forget(0..low);
             if chunk.is_empty() {
                 entry.remove();
             }
@@ -149,7 +149,7 @@ impl AckSet {
     pub fn end(&self) -> Offset {
         let last = |(index, chunk): (&u64, &Chunk)| {
             let digits = chunk.attempts.iter().chain(&chunk.priorities);
-            let bits = digits.chain([&chunk.acked, &chunk.shelved]).filter_map(RoaringBitmap::max);
+            let bits = digits.chain([&chunk.acked, &chunk.spilled]).filter_map(RoaringBitmap::max);
             let due = chunk.due.last_key_value().map(|(low, _)| u32::from(*low));
             bits.chain(due).max().map(|low| index * CHUNK_OFFSETS + u64::from(low) + 1)
         };
@@ -261,31 +261,31 @@ impl AckSet {
 
     /// How many messages are spilled.
     #[inline]
-    pub fn shelved(&self) -> u64 {
-        self.shelved
+    pub fn spilled(&self) -> u64 {
+        self.spilled
     }
 
     /// Whether a message is spilled.
-    pub fn is_shelved(&self, offset: Offset) -> bool {
+    pub fn is_spilled(&self, offset: Offset) -> bool {
         let (index, low) = split(offset.0);
-        self.shelved > 0 && self.chunks.get(&index).is_some_and(|it| it.shelved.contains(low))
+        self.spilled > 0 && self.chunks.get(&index).is_some_and(|it| it.spilled.contains(low))
     }
 
     /// All spilled messages.
-    pub fn all_shelved(&self) -> impl Iterator<Item = Offset> {
+    pub fn all_spilled(&self) -> impl Iterator<Item = Offset> {
         self.chunks.iter().flat_map(|(index, chunk)| {
-            chunk.shelved.iter().map(move |low| Offset(index * CHUNK_OFFSETS + u64::from(low)))
+            chunk.spilled.iter().map(move |low| Offset(index * CHUNK_OFFSETS + u64::from(low)))
         })
     }
 
     /// Marks a range as spilled: the delay index holds the times at which its messages are due.
     /// Acked messages are left as they are.
-    pub fn shelve(&mut self, range: OffsetRange) {
+    pub fn spill(&mut self, range: OffsetRange) {
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
                 let chunk = self.chunks.entry(index).or_default();
                 chunk.forget_due(&lows);
-                self.shelved += chunk.shelved.insert_range(lows);
+                self.spilled += chunk.spilled.insert_range(lows);
                 chunk.dirty = true;
             }
         }
@@ -300,7 +300,7 @@ impl AckSet {
         let (index, low) = split(offset.0);
         let chunk = self.chunks.entry(index).or_default();
         put_number(&mut chunk.attempts, low..low + 1, attempts);
-        self.shelved -= u64::from(chunk.shelved.remove(low));
+        self.spilled -= u64::from(chunk.spilled.remove(low));
         if due == Timestamp(0) {
             chunk.due.remove(&(low as u16));
         } else {
@@ -322,11 +322,11 @@ impl AckSet {
     pub fn restore(&mut self, state: &ChunkState) -> Result<(), Malformed> {
         let chunk = Chunk::restore(state)?;
         self.above += chunk.acked.len();
-        self.shelved += chunk.shelved.len();
+        self.spilled += chunk.spilled.len();
         self.has_priorities |= !chunk.priorities.is_empty();
         if let Some(old) = self.chunks.insert(state.chunk, chunk) {
             self.above -= old.acked.len();
-            self.shelved -= old.shelved.len();
+            self.spilled -= old.spilled.len();
         }
         Ok(())
     }

@@ -243,12 +243,12 @@ fn a_metalog_with_an_impossible_priority_is_refused() {
 #[test]
 fn a_metalog_that_tells_two_places_of_a_message_is_refused() {
     let mut acks = AckSet::new(Offset(0));
-    acks.shelve(of(2..3));
+    acks.spill(of(2..3));
     acks.defer(Offset(4), 0, Timestamp(9));
     acks.ack(of(6..7));
     let chunk = acks.capture(CURSOR, true).remove(0);
     AckSet::default().restore(&chunk).expect("it is possible");
-    let acked = ChunkState { acked: chunk.shelved.clone(), ..chunk.clone() };
+    let acked = ChunkState { acked: chunk.spilled.clone(), ..chunk.clone() };
     assert!(AckSet::default().restore(&acked).is_err());
     let due = ChunkState { due: vec![(2, Timestamp(9))], ..chunk };
     assert!(AckSet::default().restore(&due).is_err());

@@ -346,12 +346,12 @@ fn what_a_commit_says_of_messages_that_are_not_there_is_refused() {
 #[test]
 fn operations_of_one_commit_happen_in_their_order_now_and_after_a_crash() {
     let offset = Offset(1);
-    let spill = Op::Shelve { cursor: CURSOR, offsets: &[offset] };
+    let spill = Op::Spill { cursor: CURSOR, offsets: &[offset] };
     let due = Timestamp(7);
     let defer = Op::Defer { cursor: CURSOR, offset, attempts: 2, due, urgency: Urgency::Freeing };
     let state = |store: &Store| {
         let acks = store.acks(CURSOR).expect("it is there");
-        (acks.is_shelved(offset), acks.due(offset), acks.attempts(offset))
+        (acks.is_spilled(offset), acks.due(offset), acks.attempts(offset))
     };
     let orders = [([spill, defer], (false, due, 2)), ([defer, spill], (true, Timestamp(0), 2))];
     for (ops, expected) in orders {
