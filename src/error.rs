@@ -96,6 +96,17 @@ impl Error {
         Error::new(ErrorKind::Corrupt, what).in_file(file).at(position)
     }
 
+    /// Another engine has the store in a directory open.
+    pub(crate) fn locked(holder: Option<u32>, root: &Path) -> Error {
+        let by = match holder {
+            Some(pid) if pid == std::process::id() => "this process".to_owned(),
+            Some(pid) => format!("process {pid}"),
+            None => "another process".to_owned(),
+        };
+        let what = format!("the store is open already, in {by}; close it there first");
+        Error::new(ErrorKind::Locked { holder }, what).in_file(root)
+    }
+
     /// An input or output error, told apart by what the caller can do about it.
     pub(crate) fn io(source: io::Error, doing: &'static str, file: impl Into<PathBuf>) -> Error {
         let full =

@@ -23,6 +23,71 @@ impl Offset {
     pub fn next(self) -> Offset {
         Offset(self.0 + 1)
     }
+
+    /// The offsets from this one up to, and without, another.
+    #[must_use]
+    #[inline]
+    pub(crate) fn to(self, end: Offset) -> OffsetRange {
+        OffsetRange { start: self, end }
+    }
+
+    /// This offset alone.
+    #[must_use]
+    #[inline]
+    pub(crate) fn only(self) -> OffsetRange {
+        OffsetRange { start: self, end: self.next() }
+    }
+}
+
+/// Offsets that follow each other: `start`, and those up to, and without, `end`. There are none if `end`
+/// is not above `start`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct OffsetRange {
+    pub start: Offset,
+    pub end: Offset,
+}
+
+impl OffsetRange {
+    #[inline]
+    pub fn len(self) -> u64 {
+        self.end.0.saturating_sub(self.start.0)
+    }
+
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.end <= self.start
+    }
+
+    #[inline]
+    pub fn contains(self, offset: Offset) -> bool {
+        self.start <= offset && offset < self.end
+    }
+
+    /// The part that lies within another range.
+    pub fn within(self, bounds: OffsetRange) -> OffsetRange {
+        self.start.max(bounds.start).to(self.end.min(bounds.end))
+    }
+}
+
+impl IntoIterator for OffsetRange {
+    type Item = Offset;
+    type IntoIter = std::iter::Map<std::ops::Range<u64>, fn(u64) -> Offset>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        (self.start.0..self.end.0).map(Offset)
+    }
+}
+
+impl From<OffsetRange> for std::ops::Range<Offset> {
+    fn from(range: OffsetRange) -> std::ops::Range<Offset> {
+        range.start..range.end
+    }
+}
+
+impl fmt::Debug for OffsetRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OffsetRange({}..{})", self.start, self.end)
+    }
 }
 
 /// A byte position in the journal, which is one endless sequence: a commit has it, and a later
@@ -67,6 +132,65 @@ impl From<Timestamp> for Now {
     }
 }
 
+/// Names one entity: a queue, a topic, a subscription, a stream, a group or a delay index.
+///
+/// An entity owns one id for each of its partitions: its own id and those that follow it. The log and
+/// the cursor of a partition have the number of the partition's id. Only the methods here rest on that.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EntityId(pub u64);
+
+impl EntityId {
+    /// The first id that is given to an entity.
+    pub const FIRST: EntityId = EntityId(1);
+
+    /// The log of a partition. An entity without partitions has the partition 0.
+    #[must_use]
+    pub fn log(self, partition: u32) -> LogId {
+        LogId(self.0 + u64::from(partition))
+    }
+
+    /// The cursor of a partition. An entity without partitions has the partition 0.
+    #[must_use]
+    pub fn cursor(self, partition: u32) -> CursorId {
+        CursorId(self.0 + u64::from(partition))
+    }
+
+    /// The id that comes after so many.
+    #[must_use]
+    pub fn plus(self, ids: u64) -> EntityId {
+        EntityId(self.0 + ids)
+    }
+}
+
+impl LogId {
+    /// The entity whose log of partition 0 this is. Logs of later partitions have no such entity.
+    #[must_use]
+    pub fn entity(self) -> EntityId {
+        EntityId(self.0)
+    }
+
+    /// The partition of an entity whose log this is.
+    #[must_use]
+    pub fn partition_of(self, entity: EntityId) -> u32 {
+        (self.0 - entity.0) as u32
+    }
+
+    /// The cursor of the queue whose log this is. The log of a topic or a stream has no such cursor.
+    #[must_use]
+    #[inline]
+    pub fn queue_cursor(self) -> CursorId {
+        CursorId(self.0)
+    }
+}
+
+impl CursorId {
+    /// The entity whose cursor of partition 0 this is. Cursors of later partitions have no such entity.
+    #[must_use]
+    pub fn entity(self) -> EntityId {
+        EntityId(self.0)
+    }
+}
+
 /// Names one log: a queue's, a topic's, or that of one partition of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LogId(pub u64);
@@ -94,7 +218,7 @@ macro_rules! shown_as_number {
         }
     )*};
 }
-shown_as_number!(Offset, Lsn, Timestamp, LogId, CursorId);
+shown_as_number!(Offset, Lsn, Timestamp, EntityId, LogId, CursorId);
 
 impl fmt::Display for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -66,6 +66,7 @@ mod segment;
 mod store;
 
 mod delivery;
+mod inspect;
 #[cfg(feature = "cron")]
 mod schedule;
 mod stream;
@@ -83,7 +84,7 @@ pub use engine::{
     Browse, Browsed, Delivery, Engine, Group, GroupBuilder, Latencies, Latency, Options,
     OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record, Redrive, Redriven,
     Start, Stream, StreamBuilder, Subscription, SubscriptionBuilder, ThresholdWatch, Ticket, Topic,
-    TopicBuilder, Transaction, Worker, WorkerBuilder, salvage, verify,
+    TopicBuilder, Transaction, Worker, WorkerBuilder,
 };
 #[cfg(feature = "cron")]
 pub use engine::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};
@@ -92,10 +93,12 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::schedule::{MissedRuns, Target};
 pub use format::{note::DeadLetter, record::Headers};
 pub use ids::{Offset, Timestamp};
-pub use message::{IntoBytes, Message};
-pub use store::{
-    Affected, Amounts, Consumer, LogName, Lost, Problem, Renamed, SalvageReport, VerifyReport,
+pub use inspect::{
+    Affected, Amounts, Consumer, Lost, Problem, Renamed, SalvageReport, VerifyReport, salvage,
+    verify,
 };
+pub use message::{IntoBytes, Message};
+pub use store::LogName;
 pub use stream::partition_of;
 
 #[cfg(seeded_bugs)]

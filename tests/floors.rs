@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["disk", "format"],
     &["journal", "metalog", "segment"],
     &["store"],
-    &["delivery", "schedule", "stream"],
+    &["delivery", "inspect", "schedule", "stream"],
     &["engine"],
 ];
 

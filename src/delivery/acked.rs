@@ -4,7 +4,7 @@ use crate::{delivery::Acked, ids::Offset, store::AckSet};
 
 impl Acked for AckSet {
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset> {
-        AckSet::next_unacked(self, from.0..end.0)
+        AckSet::next_unacked(self, from.to(end))
     }
 
     #[inline]

@@ -9,8 +9,8 @@ use std::{collections::BTreeSet, time::Duration};
 use super::Deliveries;
 use crate::{
     error::Error,
-    format::timetable::BLOCK_ENTRIES_MAX,
-    ids::{Offset, Timestamp},
+    format::delay_index::BLOCK_ENTRIES_MAX,
+    ids::{EntityId, Offset, Timestamp},
 };
 
 /// How many messages are spilled at once, and how many go into a block.
@@ -41,7 +41,7 @@ pub struct SpilledBlock {
 #[derive(Debug)]
 pub struct DelayIndex {
     /// The entity whose log holds the blocks, once there is one.
-    pub entity: Option<u64>,
+    pub entity: Option<EntityId>,
     blocks: BTreeSet<SpilledBlock>,
     /// With more delayed messages than this in memory, some are spilled.
     spill_above: u64,

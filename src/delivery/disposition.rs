@@ -65,7 +65,10 @@ impl FailedDelivery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::entity::{BackoffMs, Delivering};
+    use crate::{
+        format::entity::{BackoffMs, Delivering},
+        ids::EntityId,
+    };
 
     const NOW: Timestamp = Timestamp(1000);
 
@@ -90,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_delivery_that_was_counted_first_is_not_counted_twice() {
-        let dead_letters = DeadLetters { queue: 9, attempts_max: 3 };
+        let dead_letters = DeadLetters { queue: EntityId(9), attempts_max: 3 };
         let dead = Some(dead_letters);
         let retry = retry(Delivering { dead_letters: dead, ..crate::delivery::settings::plain() });
         let at_once = |attempts| Disposition::Retry { attempts, due: Timestamp(0) };

@@ -4,12 +4,12 @@
 //! delivered before, so that one that fails for ever does not keep those of its priority waiting. A
 //! message costs about a bit.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::collections::BTreeMap;
 
 use roaring::RoaringTreemap;
 
 use super::returned::{Returned, merge};
-use crate::ids::Offset;
+use crate::ids::{Offset, OffsetRange};
 
 #[derive(Debug, Default)]
 pub struct Lanes(BTreeMap<u8, Lane>);
@@ -65,10 +65,10 @@ impl Lanes {
     }
 
     /// Messages are gone that `iter` has told of, from the first on.
-    pub fn forget_first(&mut self, ranges: &[Range<u64>]) {
+    pub fn forget_first(&mut self, ranges: &[OffsetRange]) {
         for lane in self.0.values_mut() {
             for range in ranges {
-                lane.fresh.remove_range(range.clone());
+                lane.fresh.remove_range(range.start.0..range.end.0);
             }
             lane.returned.forget_first(ranges);
         }
@@ -76,10 +76,10 @@ impl Lanes {
     }
 
     /// Messages are gone.
-    pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
+    pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         for lane in self.0.values_mut() {
             for range in ranges {
-                lane.fresh.remove_range(range.clone());
+                lane.fresh.remove_range(range.start.0..range.end.0);
             }
             lane.returned.forget_all(ranges);
         }

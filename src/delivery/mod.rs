@@ -23,7 +23,7 @@ mod tests;
 pub mod thresholds;
 pub mod weights;
 
-use std::{collections::BTreeSet, ops::Range, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 pub use groups::Groups;
 use lanes::Lanes;
@@ -33,7 +33,7 @@ pub use retry::Retry;
 use returned::{Returned, is_in, merge};
 use roaring::RoaringTreemap;
 
-use crate::ids::{Offset, Timestamp};
+use crate::ids::{Offset, OffsetRange, Timestamp};
 
 /// So many that are acked are passed over at once.
 const PASSED_AT_ONCE: u64 = 1024;
@@ -202,7 +202,7 @@ impl Deliveries {
     }
 
     /// These are kept back by others from now on: they come with `defer` again.
-    pub fn shelve(&mut self, entries: &[(Timestamp, Offset)]) {
+    pub fn spill(&mut self, entries: &[(Timestamp, Offset)]) {
         entries.iter().for_each(|entry| _ = self.waiting.remove(entry));
     }
 
@@ -335,18 +335,18 @@ impl Deliveries {
     }
 
     /// Messages are gone that `ready` has told of, from the first on. Those that wait are not looked at.
-    pub fn forget_ready(&mut self, ranges: &[Range<u64>]) {
+    pub fn forget_ready(&mut self, ranges: &[OffsetRange]) {
         self.returned.forget_first(ranges);
         if !self.lanes.is_empty() {
             self.lanes.forget_first(ranges);
         }
         for range in ranges {
-            self.known.remove_range(range.clone());
+            self.known.remove_range(range.start.0..range.end.0);
         }
     }
 
     /// Messages are gone, wherever they were.
-    pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
+    pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         if !self.waiting.is_empty() {
             self.waiting.retain(|(_, offset)| !is_in(ranges, *offset));
         }
@@ -355,7 +355,7 @@ impl Deliveries {
             self.lanes.forget_all(ranges);
         }
         for range in ranges {
-            self.known.remove_range(range.clone());
+            self.known.remove_range(range.start.0..range.end.0);
         }
     }
 

@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_last_attempt_is_the_one_that_was_set() {
-        let dead_letters = Some(DeadLetters { queue: 9, attempts_max: 3 });
+        let dead_letters = Some(DeadLetters { queue: crate::ids::EntityId(9), attempts_max: 3 });
         let retry = Retry { backoff: BackoffMs::None, dead_letters };
         assert_eq!(
             [1, 2, 3, 4].map(|n| retry.dead_letters_after(n).is_some()),

@@ -3,11 +3,11 @@
 //! Those that were released take turns, the next one being the one behind the last; those that have come
 //! due are served in that order; and both take turns with each other.
 
-use std::{collections::VecDeque, iter, ops::Range};
+use std::{collections::VecDeque, iter};
 
 use roaring::RoaringTreemap;
 
-use crate::ids::Offset;
+use crate::ids::{Offset, OffsetRange};
 
 #[derive(Debug, Default)]
 pub struct Returned {
@@ -20,9 +20,9 @@ pub struct Returned {
 }
 
 /// Whether an offset lies in one of some ranges, which are sorted.
-pub fn is_in(ranges: &[Range<u64>], offset: Offset) -> bool {
-    let at = ranges.partition_point(|range| range.end <= offset.0);
-    ranges.get(at).is_some_and(|range| range.contains(&offset.0))
+pub fn is_in(ranges: &[OffsetRange], offset: Offset) -> bool {
+    let at = ranges.partition_point(|range| range.end <= offset);
+    ranges.get(at).is_some_and(|range| range.contains(offset))
 }
 
 impl Returned {
@@ -50,7 +50,7 @@ impl Returned {
     }
 
     /// Messages are gone.
-    pub fn forget_all(&mut self, ranges: &[Range<u64>]) {
+    pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         self.forget_first(ranges);
         if !self.due.is_empty() {
             self.due.retain(|offset| !is_in(ranges, *offset));
@@ -58,9 +58,9 @@ impl Returned {
     }
 
     /// Messages are gone that `iter` has told of, from the first on.
-    pub fn forget_first(&mut self, ranges: &[Range<u64>]) {
+    pub fn forget_first(&mut self, ranges: &[OffsetRange]) {
         for range in ranges {
-            self.released.remove_range(range.clone());
+            self.released.remove_range(range.start.0..range.end.0);
         }
         while self.due.front().is_some_and(|offset| is_in(ranges, *offset)) {
             self.due.pop_front();

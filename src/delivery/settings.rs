@@ -8,6 +8,7 @@ use crate::{
     },
     error::{Error, Result},
     format::entity::{BackoffMs, DeadLetters, Delivering, Limit},
+    ids::EntityId,
 };
 
 /// Why a queue that is ordered by key delays no message.
@@ -118,7 +119,7 @@ impl Settings {
 
     /// The definition to be stored, once the settings are checked. `dead_letters` is the id of the queue for
     /// dead letters.
-    pub fn definition(&self, dead_letters: Option<u64>) -> Delivering {
+    pub fn definition(&self, dead_letters: Option<EntityId>) -> Delivering {
         let attempts_max = self.max_attempts.unwrap_or(ATTEMPTS_DEFAULT);
         Delivering {
             lease_ms: lease_ms(self.lease.unwrap_or(LEASE_DEFAULT)),
@@ -138,7 +139,11 @@ impl Settings {
 
     /// The name of the first setting that was given and is another one in a definition that is there.
     /// `dead_letters` is the id of the queue for dead letters that these settings name.
-    pub fn differs(&self, there: &Delivering, dead_letters: Option<u64>) -> Option<&'static str> {
+    pub fn differs(
+        &self,
+        there: &Delivering,
+        dead_letters: Option<EntityId>,
+    ) -> Option<&'static str> {
         /// Whether a setting was given, and is another one.
         fn differ<T: PartialEq>(given: Option<T>, there: T) -> bool {
             given.is_some_and(|given| given != there)

@@ -350,7 +350,7 @@ fn those_of_one_priority_that_have_waited_come_in_the_order_in_which_they_are_du
 fn what_is_known_of_messages_with_a_priority_is_forgotten_with_them() {
     let rounds = 10_000;
     let prioritize = |deliveries: &mut Deliveries, acks: &mut AckSet, offset| {
-        acks.prioritize(offset..offset + 1, 7);
+        acks.prioritize(Offset(offset).only(), 7);
         deliveries.prioritize(Offset(offset), 7);
     };
     // Each is acked before the next one comes, or while more are there.
@@ -363,7 +363,7 @@ fn what_is_known_of_messages_with_a_priority_is_forgotten_with_them() {
             let (offset, key) =
                 deliveries.lease_next(&acks, end, at(10), |_| true).expect("it is there");
             deliveries.settle(key);
-            acks.ack(offset.0..offset.0 + 1);
+            acks.ack(offset.only());
         }
         assert!(deliveries.known.len() <= ahead + PASSED_AT_ONCE, "{}", deliveries.known.len());
     }
@@ -374,8 +374,8 @@ fn what_is_known_of_messages_with_a_priority_is_forgotten_with_them() {
         if let Some(dropped) = offset.checked_sub(10) {
             let end = Offset(offset + 1);
             assert_eq!(deliveries.ready(&acks, end).next(), Some(Offset(dropped)));
-            acks.ack(dropped..dropped + 1);
-            deliveries.forget_all(std::slice::from_ref(&(dropped..dropped + 1)));
+            acks.ack(Offset(dropped).only());
+            deliveries.forget_all(&[Offset(dropped).only()]);
         }
     }
     assert_eq!(deliveries.known.len(), 10);

@@ -1,8 +1,12 @@
 //! How many bytes the messages of a queue have, for queues with a limit in bytes.
 
-use std::{collections::VecDeque, ops::Range};
+use std::collections::VecDeque;
 
-use crate::{ids::Offset, message::Message, store::Stored};
+use crate::{
+    ids::{Offset, OffsetRange},
+    message::Message,
+    store::Stored,
+};
 
 /// How many messages a chunk holds.
 const CHUNK_MESSAGES: u64 = 128;
@@ -126,15 +130,16 @@ impl Weights {
     }
 
     /// Messages are acked. A message that was acked before counts once.
-    pub fn ack(&mut self, range: Range<u64>) {
+    pub fn ack(&mut self, range: OffsetRange) {
+        let (start_offset, end_offset) = (range.start.0, range.end.0);
         let last = self.chunks.len().saturating_sub(1);
-        let from = (range.start / CHUNK_MESSAGES).saturating_sub(self.first);
-        let upto = range.end.div_ceil(CHUNK_MESSAGES).saturating_sub(self.first);
+        let from = (start_offset / CHUNK_MESSAGES).saturating_sub(self.first);
+        let upto = end_offset.div_ceil(CHUNK_MESSAGES).saturating_sub(self.first);
         for index in from as usize..(upto as usize).min(self.chunks.len()) {
             let Some(chunk) = &mut self.chunks[index] else { continue };
             let base = (self.first + index as u64) * CHUNK_MESSAGES;
-            let start = range.start.saturating_sub(base) as usize;
-            let end = range.end.saturating_sub(base).min(CHUNK_MESSAGES) as usize;
+            let start = start_offset.saturating_sub(base) as usize;
+            let end = end_offset.saturating_sub(base).min(CHUNK_MESSAGES) as usize;
             let acked: u64 = chunk.each[start..end].iter().map(|it| u64::from(*it)).sum();
             chunk.each[start..end].fill(0);
             chunk.sum -= acked;
@@ -178,12 +183,12 @@ mod tests {
         let mut weights = Weights::new(Offset(10));
         [5, 0, 7, 9].into_iter().for_each(|weight| weights.push(weight));
         assert_eq!((weights.sum(), weights.of(Offset(12)), weights.end), (21, 7, 14));
-        weights.ack(12..13);
-        weights.ack(12..13);
+        weights.ack(Offset(12).to(Offset(13)));
+        weights.ack(Offset(12).to(Offset(13)));
         assert_eq!((weights.sum(), weights.of(Offset(12))), (14, 0));
-        weights.ack(0..11);
+        weights.ack(Offset(0).to(Offset(11)));
         assert_eq!(weights.sum(), 9);
-        weights.ack(13..99);
+        weights.ack(Offset(13).to(Offset(99)));
         assert_eq!((weights.sum(), weights.of(Offset(13))), (0, 0));
         weights.push(3);
         assert_eq!((weights.sum(), weights.of(Offset(14))), (3, 3));
@@ -195,7 +200,7 @@ mod tests {
         assert_eq!(weights.unread_before(), Some(Offset(1000)));
         weights.set(Offset(3), 5);
         weights.push(7);
-        weights.ack(3..4);
+        weights.ack(Offset(3).to(Offset(4)));
         weights.set(Offset(999), 11);
         weights.set(Offset(500), 13);
         weights.set(Offset(500), 13);
@@ -211,12 +216,12 @@ mod tests {
         (0..2).for_each(|_| weights.push(9));
         for offset in 1..1_000_000 {
             weights.push(9);
-            weights.ack(offset..offset + 1);
+            weights.ack(Offset(offset).to(Offset(offset + 1)));
         }
         assert_eq!(weights.sum(), 18);
         let kept = weights.chunks.iter().flatten().count();
         assert!(kept <= 2, "{kept} chunks");
-        weights.ack(0..1_000_001);
+        weights.ack(Offset(0).to(Offset(1_000_001)));
         assert_eq!((weights.sum(), weights.chunks.len()), (0, 1));
     }
 
@@ -234,7 +239,7 @@ mod tests {
                         weights.push(weight % 5);
                     },
                     1 => {
-                        weights.ack(at..at + n);
+                        weights.ack(Offset(at).to(Offset(at + n)));
                         plain.retain(|offset, _| !(at..at + n).contains(offset));
                     }
                     // A message that was there before is read.

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -13,7 +13,10 @@ use std::{
 use rustix::time::ClockId;
 
 use super::{Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow};
-use crate::ids::Timestamp;
+use crate::{
+    error::{Error, Result},
+    ids::Timestamp,
+};
 
 #[derive(Debug)]
 pub struct OsDisk {
@@ -27,6 +30,12 @@ impl OsDisk {
             #[cfg(not(target_os = "linux"))]
             started: std::time::Instant::now(),
         }
+    }
+
+    /// The path of a store's directory, however the process changes its own directory later.
+    pub fn absolute(path: &Path) -> Result<PathBuf> {
+        let failed = |error| Error::io(error, "the store's path cannot be made absolute", path);
+        std::path::absolute(path).map_err(failed)
     }
 }
 

@@ -11,7 +11,6 @@ mod core;
 mod open;
 mod options;
 mod queue;
-mod repair;
 mod runtime;
 #[cfg(feature = "cron")]
 mod schedule;
@@ -33,7 +32,6 @@ pub use consume::{
 };
 pub use options::Options;
 pub use queue::{Queue, QueueBuilder, Redrive, Redriven};
-pub use repair::{salvage, verify};
 pub use runtime::histogram::{Latencies, Latency};
 #[cfg(feature = "cron")]
 pub use schedule::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};

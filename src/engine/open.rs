@@ -7,11 +7,12 @@ use crate::{
     config::Config,
     disk::{Disk, Lock},
     engine::commit::{committer::Committer, lifetime::Engine, shutdown::Shutdown, threads},
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     ids::StoreId,
+    inspect::VerifyReport,
     journal::Urgency,
     layout::Layout,
-    store::{self, Extent, VerifyReport},
+    store::{self, Extent},
 };
 
 impl Engine {
@@ -35,7 +36,7 @@ impl Engine {
         let failed = |error| Error::io(error, "the store cannot be locked", layout.lock());
         let lock = match disk.lock(&layout.lock()).map_err(failed)? {
             Lock::Held(lock) => lock,
-            Lock::Taken(holder) => return Err(locked(holder, root)),
+            Lock::Taken(holder) => return Err(Error::locked(holder, root)),
         };
         let failed = |error| Error::io(error, "the system has no random numbers", root);
         let new_id = StoreId(disk.draw().map_err(failed)?);
@@ -59,7 +60,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Poisoned`](ErrorKind::Poisoned) if the sync fails.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if the sync fails.
     pub fn sync(&self) -> Result<()> {
         let tail = self.committer().lock_open("sync")?.store.journal.tail();
         self.committer().sync_to(tail)
@@ -78,8 +79,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`DiskFull`](ErrorKind::DiskFull) or [`Io`](ErrorKind::Io), and then nothing was changed;
-    /// [`Poisoned`](ErrorKind::Poisoned) if a sync fails.
+    /// [`DiskFull`](crate::ErrorKind::DiskFull) or [`Io`](crate::ErrorKind::Io), and then nothing was changed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync fails.
     pub fn checkpoint(&self) -> Result<()> {
         self.committer().checkpoint(Extent::All, Urgency::Ordinary)
     }
@@ -101,14 +102,14 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Io`](ErrorKind::Io) if something cannot be read; if the engine is closed or poisoned.
+    /// [`Io`](crate::ErrorKind::Io) if something cannot be read; if the engine is closed or poisoned.
     /// Damage is not an error: it is in the report.
     pub fn verify(&self) -> Result<VerifyReport> {
         self.committer().verify()
     }
 
     /// Closes the engine: makes everything durable, and lets others open the store. All handles
-    /// fail from then on with [`Closed`](ErrorKind::Closed), those included that are waiting for
+    /// fail from then on with [`Closed`](crate::ErrorKind::Closed), those included that are waiting for
     /// a message: so a loop of receiving is ended from another thread. Messages that are on lease
     /// will be delivered again. A checkpoint that is under way is waited for.
     ///
@@ -117,7 +118,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Poisoned`](ErrorKind::Poisoned) if the last sync fails.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if the last sync fails.
     pub fn close(&self) -> Result<()> {
         self.shutdown().close()
     }
@@ -140,14 +141,4 @@ fn prepare_dir(disk: &dyn Disk, root: &Path) -> Result<()> {
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => refused(a_file),
         _ => Err(Error::io(error, "the store's directory cannot be made", root)),
     })
-}
-
-pub(crate) fn locked(holder: Option<u32>, root: &Path) -> Error {
-    let by = match holder {
-        Some(pid) if pid == std::process::id() => "this process".to_owned(),
-        Some(pid) => format!("process {pid}"),
-        None => "another process".to_owned(),
-    };
-    let what = format!("the store is open already, in {by}; close it there first");
-    Error::new(ErrorKind::Locked { holder }, what).in_file(root)
 }

@@ -1,6 +1,5 @@
 //! How an engine is opened.
 
-use crate::engine::repair;
 use std::{
     io,
     panic::RefUnwindSafe,
@@ -19,7 +18,7 @@ use crate::{
     },
     engine::commit::lifetime::Engine,
     error::Result,
-    store::{SalvageReport, VerifyReport},
+    inspect::{self, SalvageReport, VerifyReport},
 };
 
 /// Settings of an engine, and the way to open one with them.
@@ -155,7 +154,7 @@ impl Options {
     pub fn verify(&self, path: impl AsRef<Path>) -> Result<VerifyReport> {
         self.config.check()?;
         let (disk, path, _) = self.place(path.as_ref())?;
-        repair::verify_on(disk, &path)
+        inspect::verify_on(disk, &path)
     }
 
     /// Copies what is good in a damaged store into a new one, with these settings; see
@@ -168,7 +167,7 @@ impl Options {
         self.config.check()?;
         let (disk, from, _) = self.place(from.as_ref())?;
         let (_, to, _) = self.place(to.as_ref())?;
-        repair::salvage_on(&disk, &from, &to, self.config.clone())
+        inspect::salvage_on(&disk, &from, &to, self.config.clone())
     }
 
     /// The disk on which a path is, the path there, and whether an engine has threads of its own.
@@ -177,10 +176,7 @@ impl Options {
         if let Some(sim) = &self.sim {
             return Ok((Arc::new(sim.process()), path.to_owned(), false));
         }
-        // The process may change its directory later.
-        let path = std::path::absolute(path).map_err(|error| {
-            crate::Error::io(error, "the store's path cannot be made absolute", path)
-        })?;
+        let path = OsDisk::absolute(path)?;
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
         #[cfg(any(test, feature = "sim"))]
         let disk = match &self.witness {

@@ -17,7 +17,7 @@ use crate::{
     },
     error::Result,
     format::entity::{Entity, EntityKind},
-    ids::{CursorId, LogId, Offset},
+    ids::{EntityId, Offset},
     store::Space,
 };
 
@@ -26,7 +26,7 @@ use crate::{
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct SubscriptionBuilder {
     engine: Engine,
-    topic: u64,
+    topic: EntityId,
     topic_name: String,
     name: String,
     settings: Settings,
@@ -35,7 +35,7 @@ pub struct SubscriptionBuilder {
 impl SubscriptionBuilder {
     pub(crate) fn new(
         engine: &Engine,
-        topic: u64,
+        topic: EntityId,
         topic_name: &str,
         name: &str,
     ) -> SubscriptionBuilder {
@@ -76,12 +76,12 @@ impl Definition for SubscriptionBuilder {
         self.settings.check(dead_letter_queue)
     }
 
-    fn kind(&self, dead_letters: Option<u64>) -> EntityKind {
+    fn kind(&self, dead_letters: Option<EntityId>) -> EntityKind {
         let delivering = self.settings.definition(dead_letters);
         EntityKind::Subscription { topic: self.topic, delivering }
     }
 
-    fn differs(&self, there: &EntityKind, dead_letters: Option<u64>) -> Option<&'static str> {
+    fn differs(&self, there: &EntityKind, dead_letters: Option<EntityId>) -> Option<&'static str> {
         match there {
             EntityKind::Subscription { delivering, .. } => {
                 self.settings.differs(delivering, dead_letters)
@@ -139,8 +139,8 @@ impl Subscription {
         };
         let origin = format!("{topic_name}/{}", entity.name).into_boxed_str();
         let consumed = ConsumedCursor {
-            cursor: CursorId(entity.id),
-            log: LogId(*topic),
+            cursor: entity.id.cursor(0),
+            log: topic.log(0),
             name: &entity.name,
             origin: Origin { name: origin, is_subscription: true },
             delivering,

@@ -16,7 +16,7 @@ use crate::{
     },
     error::Result,
     format::entity::{Entity, EntityKind},
-    ids::{LogId, Offset},
+    ids::{EntityId, LogId, Offset},
     message::Message,
     store::Space,
 };
@@ -76,7 +76,7 @@ impl Definition for TopicBuilder {
         Space::Topics
     }
 
-    fn kind(&self, _dead_letters: Option<u64>) -> EntityKind {
+    fn kind(&self, _dead_letters: Option<EntityId>) -> EntityKind {
         EntityKind::Topic
     }
 }
@@ -102,7 +102,7 @@ impl Definition for TopicBuilder {
 pub struct Topic {
     engine: Engine,
     name: Arc<str>,
-    id: u64,
+    id: EntityId,
     durability: Durability,
 }
 
@@ -110,7 +110,7 @@ impl Topic {
     fn attach(engine: &Engine, entity: &Entity) -> Result<Topic> {
         let committer = engine.committer();
         // From here on a sync counts what it makes visible, for subscribers that come before it.
-        let log = std::iter::once(LogId(entity.id));
+        let log = std::iter::once(entity.id.log(0));
         committer.lock_open("open a topic")?.watch(log, Receivers::All);
         let durability = committer.config.durability;
         let (engine, name) = (engine.clone(), entity.name.as_str().into());
@@ -124,7 +124,7 @@ impl Topic {
     }
 
     pub(crate) fn log(&self) -> LogId {
-        LogId(self.id)
+        self.id.log(0)
     }
 
     pub(crate) fn engine(&self) -> &Engine {

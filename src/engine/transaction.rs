@@ -23,7 +23,7 @@ use crate::{
     },
     error::{Error, Result},
     format::entity::Limit,
-    ids::{CursorId, LogId, Offset},
+    ids::{CursorId, LogId, Offset, OffsetRange},
     message::Message,
     store::Op,
 };
@@ -455,8 +455,9 @@ impl Transaction {
     /// Where the messages of the last commit are. Each was a run of its own.
     fn positions(&self, core: &Core) -> Vec<Position> {
         let placed = self.appends.iter().zip(core.store.placed());
-        let position = |(append, (_, offsets)): (&Append, (LogId, std::ops::Range<Offset>))| {
-            Position { partition: append.partition, offset: offsets.start }
+        let position = |(append, (_, offsets)): (&Append, (LogId, OffsetRange))| Position {
+            partition: append.partition,
+            offset: offsets.start,
         };
         placed.map(position).collect()
     }

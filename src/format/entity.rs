@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use super::wire::{Decoded, Malformed, NUMBER_CEILING};
 use crate::{
     config::{NAME_BYTES_MAX, PARTITIONS_MAX},
-    ids::{CursorId, LogId, Offset},
+    ids::{CursorId, EntityId, LogId, Offset},
 };
 
 /// One named thing. Ids come from one counter and are never given twice; an entity with several
 /// logs or cursors owns as many ids in a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entity {
-    pub id: u64,
+    pub id: EntityId,
     pub name: String,
     pub kind: EntityKind,
 }
@@ -25,14 +25,14 @@ pub enum EntityKind {
     /// One log with the entity's id.
     Topic,
     /// An ack cursor with the entity's id, over the topic's log.
-    Subscription { topic: u64, delivering: Delivering },
+    Subscription { topic: EntityId, delivering: Delivering },
     /// As many logs as partitions: the entity's id and those behind it.
     Stream { partitions: u32 },
     /// An offset cursor for each partition of the stream: the entity's id and those behind it.
-    Group { stream: u64, partitions: u32 },
-    /// When delayed messages of a queue are due, as messages: one log with one ack cursor, both with
+    Group { stream: EntityId, partitions: u32 },
+    /// The blocks of a queue's spilled messages, as messages: one log with one ack cursor, both with
     /// the entity's id.
-    Timetable { queue: u64 },
+    DelayIndex { queue: EntityId },
 }
 
 /// How the messages of a queue or a subscription are delivered.
@@ -82,7 +82,7 @@ pub enum BackoffMs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetters {
     /// The queue that they are moved to.
-    pub queue: u64,
+    pub queue: EntityId,
     /// How often a message is delivered before.
     pub attempts_max: u32,
 }
@@ -114,14 +114,22 @@ impl Entity {
         }
     }
 
-    /// How many ids the entity owns, from its own one on.
-    pub fn ids(&self) -> u64 {
+    /// How many ids the entity owns, from its own one on: one for each partition.
+    pub fn partitions(&self) -> u32 {
         match self.kind {
-            EntityKind::Stream { partitions } | EntityKind::Group { partitions, .. } => {
-                u64::from(partitions)
-            }
+            EntityKind::Stream { partitions } | EntityKind::Group { partitions, .. } => partitions,
             _ => 1,
         }
+    }
+
+    /// The first id behind those that the entity owns.
+    pub fn end_of_ids(&self) -> EntityId {
+        self.id.plus(u64::from(self.partitions()))
+    }
+
+    /// All ids that the entity owns.
+    pub fn ids(&self) -> impl Iterator<Item = EntityId> + use<> {
+        (self.id.0..self.end_of_ids().0).map(EntityId)
     }
 
     /// The logs that the entity owns.
@@ -130,30 +138,31 @@ impl Entity {
             EntityKind::Queue(_)
             | EntityKind::Topic
             | EntityKind::Stream { .. }
-            | EntityKind::Timetable { .. } => self.ids(),
+            | EntityKind::DelayIndex { .. } => self.partitions(),
             EntityKind::Subscription { .. } | EntityKind::Group { .. } => 0,
         };
-        (self.id..self.id + count).map(LogId)
+        let id = self.id;
+        (0..count).map(move |partition| id.log(partition))
     }
 
     /// The cursors that the entity owns, each with the log that it moves over.
     pub fn cursors(&self) -> impl Iterator<Item = (CursorId, LogId)> + use<> {
-        let (count, first_log) = match self.kind {
-            EntityKind::Queue(_) | EntityKind::Timetable { .. } => (1, self.id),
+        let (count, owner) = match self.kind {
+            EntityKind::Queue(_) | EntityKind::DelayIndex { .. } => (1, self.id),
             EntityKind::Subscription { topic, .. } => (1, topic),
-            EntityKind::Group { stream, partitions } => (u64::from(partitions), stream),
-            EntityKind::Topic | EntityKind::Stream { .. } => (0, 0),
+            EntityKind::Group { stream, partitions } => (partitions, stream),
+            EntityKind::Topic | EntityKind::Stream { .. } => (0, self.id),
         };
-        let first = self.id;
-        (0..count).map(move |n| (CursorId(first + n), LogId(first_log + n)))
+        let id = self.id;
+        (0..count).map(move |partition| (id.cursor(partition), owner.log(partition)))
     }
 
-    /// The topic of a subscription, the stream of a group, the queue of a timetable.
-    pub fn parent(&self) -> Option<u64> {
+    /// The topic of a subscription, the stream of a group, the queue of a delay index.
+    pub fn parent(&self) -> Option<EntityId> {
         match self.kind {
             EntityKind::Subscription { topic, .. } => Some(topic),
             EntityKind::Group { stream, .. } => Some(stream),
-            EntityKind::Timetable { queue } => Some(queue),
+            EntityKind::DelayIndex { queue } => Some(queue),
             _ => None,
         }
     }
@@ -163,13 +172,13 @@ impl Entity {
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
             return Err(Malformed("a name's length is impossible"));
         }
-        if !(1..=u64::from(PARTITIONS_MAX)).contains(&self.ids()) {
+        if !(1..=PARTITIONS_MAX).contains(&self.partitions()) {
             return Err(Malformed("a number of partitions is impossible"));
         }
         // Ids are given in order, so what something belongs to has a lower one. And there is
         // always one more to give.
-        let parent = self.parent().unwrap_or(0);
-        if parent >= self.id || self.id >= NUMBER_CEILING - u64::from(PARTITIONS_MAX) {
+        let parent = self.parent().unwrap_or(EntityId(0));
+        if parent >= self.id || self.id.0 >= NUMBER_CEILING - u64::from(PARTITIONS_MAX) {
             return Err(Malformed("an id is impossible"));
         }
         let dead_letters = self.delivering().and_then(|it| it.dead_letters);

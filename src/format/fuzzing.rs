@@ -6,10 +6,7 @@
 
 use super::{
     block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
-    commit::{
-        Change, OffsetRanges, Run, begin_run, changes, finish_run, put_ack, put_creation,
-        put_defer, put_delete, put_priority, put_seek, put_shelve, put_trim,
-    },
+    commit::{Change, Run, begin_run, changes, finish_run},
     frame::{FRAME_HEADER_BYTES, begin_frame, decode_frame, finish_frame},
     header::{FORMAT_VERSION, checksum},
     journal::{JOURNAL_HEADER_BYTES, JournalHeader},
@@ -82,37 +79,19 @@ pub fn commit_changes(data: &[u8]) {
 fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {
     match change {
         Change::Run(run) => return put_run_again(out, run),
-        Change::Ack { cursor, offsets } => {
-            put_ack(out, *cursor, &listed(*offsets)?);
+        Change::Ack { offsets, .. } | Change::Spill { offsets, .. } => {
+            let ranges: Vec<_> = offsets.collect();
+            assert!(ranges.is_sorted_by(|a, b| a.end < b.start), "{ranges:?}");
         }
-        Change::Defer { cursor, offset, attempts, due } => {
-            put_defer(out, *cursor, *offset, *attempts, *due);
-        }
-        Change::Seek { cursor, next } => put_seek(out, *cursor, *next),
         Change::Create(creation) => {
             let entity = &creation.entity;
             assert_eq!(entity.cursors().count(), creation.starts.len());
-            assert!(entity.logs().count() as u64 <= entity.ids());
-            put_creation(out, creation);
+            assert!(entity.logs().count() <= entity.ids().count());
         }
-        Change::Delete { entity } => put_delete(out, *entity),
-        Change::Trim { log, start } => put_trim(out, *log, *start),
-        Change::Prioritize { cursor, first, count, priority } => {
-            put_priority(out, *cursor, *first, *count, *priority);
-        }
-        Change::Shelve { cursor, offsets } => put_shelve(out, *cursor, &listed(*offsets)?),
+        _ => {}
     }
+    change.put(out);
     Ok(())
-}
-
-fn listed(offsets: OffsetRanges<'_>) -> Decoded<Vec<Offset>> {
-    let ranges: Vec<_> = offsets.collect();
-    assert!(ranges.is_sorted_by(|a, b| a.end < b.start), "{ranges:?}");
-    let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-    if count > 1 << 16 {
-        return Err(super::Malformed("too many to be listed one by one"));
-    }
-    Ok(ranges.into_iter().flatten().map(Offset).collect())
 }
 
 /// Appends a run of records.

@@ -9,7 +9,7 @@ use super::{
     segment::SEGMENT_HEADER_BYTES,
     wire::{ALIGN, Decoded, Malformed, NUMBER_CEILING, Seed, check_numbers},
 };
-use crate::ids::{CursorId, LogId, Lsn, Offset, StoreId, Timestamp};
+use crate::ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId, Timestamp};
 
 pub const META_HEADER_BYTES: u64 = 64;
 const MAGIC: Magic = *b"PHmetalg";
@@ -43,7 +43,7 @@ pub enum MetaEntry {
     /// Key: the entity's id.
     Entity(Entity),
     /// The entity was deleted, and its logs and cursors with it.
-    EntityGone(u64),
+    EntityGone(EntityId),
     /// Key: the log.
     Log(LogState),
     /// Key: the cursor.
@@ -97,8 +97,8 @@ pub struct ChunkState {
     /// Messages that are not to be delivered before they are due: their offsets, relative to the
     /// chunk's begin and growing, and when that is.
     pub due: Vec<(u16, Timestamp)>,
-    /// Those of which the timetable says when they are due: a bitmap.
-    pub shelved: Vec<u8>,
+    /// The spilled messages: a bitmap.
+    pub spilled: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ pub struct CheckpointState {
     /// else is reflected in the entries.
     pub reflects: Lsn,
     /// The next free id.
-    pub next_id: u64,
+    pub next_id: EntityId,
     /// How many entries belong to this checkpoint: those since the one before.
     pub entries: u64,
 }
@@ -137,7 +137,7 @@ impl MetaEntry {
         let entry: MetaEntry = take_value(payload)?;
         match &entry {
             MetaEntry::Entity(entity) => entity.check(),
-            MetaEntry::EntityGone(id) => check_numbers([*id]),
+            MetaEntry::EntityGone(id) => check_numbers([id.0]),
             MetaEntry::Log(it) => check_numbers([it.log.0, it.start.0, it.moved.0, it.next.0]),
             // A group's floor is for the application to say: it may be any number.
             MetaEntry::Cursor(it) => check_numbers([it.cursor.0]),
@@ -181,8 +181,8 @@ impl SegmentState {
 
 impl CheckpointState {
     fn check(&self) -> Decoded<()> {
-        check_numbers([self.reflects.0, self.next_id])?;
-        if self.replay_from > self.reflects || self.next_id == 0 {
+        check_numbers([self.reflects.0, self.next_id.0])?;
+        if self.replay_from > self.reflects || self.next_id == EntityId(0) {
             return Err(Malformed("a checkpoint contradicts itself"));
         }
         Ok(())

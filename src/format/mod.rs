@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod commit;
+pub mod delay_index;
 pub mod entity;
 pub mod frame;
 #[cfg(any(test, fuzzing))]
@@ -14,12 +15,13 @@ pub mod header;
 pub mod journal;
 pub mod meta;
 pub mod note;
+mod offsets;
 pub mod pack;
 pub mod record;
+mod run;
 #[cfg(feature = "cron")]
 pub mod schedule;
 pub mod segment;
-pub mod timetable;
 pub mod wire;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod block;
 mod commit;
 mod corpus;
+mod delay_index;
 mod footer;
 mod frame;
 mod headers;
@@ -12,7 +13,6 @@ mod meta;
 mod record;
 #[cfg(feature = "cron")]
 mod schedule;
-mod timetable;
 mod wire;
 
 use super::wire::Seed;

@@ -9,14 +9,18 @@ mod file;
 mod found;
 mod frames;
 mod recover;
+mod room;
 mod supply;
 mod survey;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use found::{all_names, header_of};
 pub use recover::{holds_commits, recover};
+pub use room::{Room, Urgency};
 pub use supply::Supply;
 pub use survey::{FramePlace, JournalDamage, JournalSurvey, Range, survey, survey_files};
-pub use writer::{Journal, Room, SyncJob, Urgency};
+pub use sync::SyncJob;
+pub use writer::Journal;

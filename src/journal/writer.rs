@@ -3,12 +3,14 @@
 use std::{collections::VecDeque, mem, path::PathBuf, sync::Arc};
 
 use super::{
-    file::{JournalFile, sync_failed},
+    file::JournalFile,
+    room::{Room, Urgency},
     supply::{NewFile, PrepareJob, Prepared, Supply, capacity_for, first_header},
+    sync::{SyncJob, Unsynced},
 };
 use crate::{
     config::JOURNAL_RESERVE_SHARE,
-    disk::{DiskFile, Slice, Written},
+    disk::{DiskFile, Slice},
     error::{Error, ErrorKind, Result},
     format::{
         frame::{FRAME_HEADER_BYTES, FrameKind, begin_frame, finish_frame},
@@ -18,28 +20,6 @@ use crate::{
     ids::Lsn,
     layout::Layout,
 };
-
-/// Whether a commit takes up space or gives it back.
-///
-/// As wide as a word: what holds one is handed on at every commit, and narrower parts, with padding
-/// behind them, are copied in pieces that the processor must wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Urgency {
-    /// A commit that adds something. It leaves a reserve.
-    Ordinary,
-    /// A commit that only acks, deletes or the like: on a full disk it may use the reserve, so
-    /// that the disk can become less full.
-    Freeing,
-}
-
-/// Whether there is room for a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    Ready,
-    /// Not before a file was prepared that has room for so many bytes.
-    NeedsFile(u64),
-}
 
 /// A file that took so many syncs to fill is large enough: making one is little beside that, and what
 /// is larger has to be written out first, all of it.
@@ -463,38 +443,5 @@ impl Journal {
                 Err(Error::new(ErrorKind::Corrupt, what))
             }
         }
-    }
-}
-
-/// Makes a part of the journal durable: run it without holding the journal.
-#[derive(Debug)]
-pub struct SyncJob {
-    files: Vec<Unsynced>,
-    upto: Lsn,
-}
-
-#[derive(Debug)]
-struct Unsynced {
-    file: Arc<dyn DiskFile>,
-    written: Option<Written>,
-    path: PathBuf,
-}
-
-impl SyncJob {
-    /// Syncs the files in their order, so that what is durable is a prefix.
-    pub fn run(&self) -> Result<()> {
-        let all = if seeded!(OnlyTheNewestFileIsSynced) { self.files.len() - 1 } else { 0 };
-        for Unsynced { file, written, path } in
-            self.files.iter().skip(all).filter(|_| !seeded!(SyncIsSkipped))
-        {
-            if let Some(written) = written {
-                written.unmap();
-            }
-            let synced = file.sync();
-            let synced =
-                if seeded!(FailedSyncIsTriedAgain) { synced.or(file.sync()) } else { synced };
-            synced.map_err(|error| sync_failed(error, path))?;
-        }
-        Ok(())
     }
 }

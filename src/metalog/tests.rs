@@ -21,7 +21,7 @@ use crate::{
             SegmentState,
         },
     },
-    ids::{CursorId, LogId, Lsn, Offset, StoreId, Timestamp},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId, Timestamp},
     layout::Layout,
 };
 
@@ -62,7 +62,7 @@ fn commit(writer: &mut MetaWriter, nth: u64, floors: &Floors) -> Result<()> {
         let (cursor, floor) = (CursorId(*cursor), Offset(*floor));
         writer.put(&MetaEntry::Cursor(CursorState { cursor, floor }))?;
     }
-    writer.commit(Lsn(nth), Lsn(2 * nth), nth)
+    writer.commit(Lsn(nth), Lsn(2 * nth), EntityId(nth))
 }
 
 /// An entry of so many bytes that says nothing of importance here.
@@ -75,7 +75,7 @@ fn ballast(bytes: usize) -> MetaEntry {
         attempts,
         priorities: Vec::new(),
         due: Vec::new(),
-        shelved: Vec::new(),
+        spilled: Vec::new(),
     })
 }
 
@@ -123,7 +123,7 @@ fn loaded_nth(place: &MetaPlace) -> Result<u64> {
         MetaEntry::Cursor(state) => Some((state.cursor.0, state.floor.0)),
         _ => None,
     });
-    let nth = loaded.checkpoint.next_id;
+    let EntityId(nth) = loaded.checkpoint.next_id;
     assert_eq!(floors.collect::<Floors>(), state_at(nth));
     assert_eq!(loaded.checkpoint.replay_from, Lsn(nth));
     assert_eq!(loaded.checkpoint.reflects, Lsn(2 * nth));
@@ -145,8 +145,8 @@ fn outcome(disk: &SimDisk, number: u64, content: Vec<u8>) -> Result<u64, Option<
 fn entries_of_every_kind_come_back_in_order_on_both_disks() {
     let base = Offset(40);
     let entries = [
-        MetaEntry::Entity(Entity { id: 1, name: "q".into(), kind: EntityKind::Topic }),
-        MetaEntry::EntityGone(2),
+        MetaEntry::Entity(Entity { id: EntityId(1), name: "q".into(), kind: EntityKind::Topic }),
+        MetaEntry::EntityGone(EntityId(2)),
         MetaEntry::Log(LogState { log: LogId(1), start: base, moved: base, next: Offset(50) }),
         MetaEntry::Cursor(CursorState { cursor: CursorId(1), floor: Offset(u64::MAX) }),
         // Large, so that some of them are written before their checkpoint is.
@@ -170,12 +170,12 @@ fn entries_of_every_kind_come_back_in_order_on_both_disks() {
         let mut writer = MetaWriter::create(&place, STORE, 5).expect("a new metalog");
         for nth in 1..=3 {
             entries.iter().for_each(|entry| writer.put(entry).expect("there is space"));
-            writer.commit(Lsn(0), Lsn(nth), nth).expect("there is space");
+            writer.commit(Lsn(0), Lsn(nth), EntityId(nth)).expect("there is space");
         }
         let (loaded, found) = entries_of(&place).expect("it is whole").expect("it is there");
         assert_eq!(found, [&entries[..], &entries, &entries].concat());
         assert_eq!((loaded.store, loaded.number), (STORE, 5));
-        assert_eq!((loaded.checkpoint.next_id, loaded.checkpoint.entries), (3, 7));
+        assert_eq!((loaded.checkpoint.next_id, loaded.checkpoint.entries), (EntityId(3), 7));
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         meta::{CheckpointState, META_HEADER_BYTES, MetaEntry, MetaHeader},
         wire::Seed,
     },
-    ids::{Lsn, StoreId},
+    ids::{EntityId, Lsn, StoreId},
     layout::Layout,
 };
 
@@ -92,7 +92,7 @@ impl MetaWriter {
     }
 
     /// Makes durable what was added, as one: this is the moment at which a checkpoint counts.
-    pub fn commit(&mut self, replay_from: Lsn, reflects: Lsn, next_id: u64) -> Result<()> {
+    pub fn commit(&mut self, replay_from: Lsn, reflects: Lsn, next_id: EntityId) -> Result<()> {
         let entries = self.entries;
         let checkpoint = CheckpointState { replay_from, reflects, next_id, entries };
         self.put(&MetaEntry::Checkpoint(checkpoint))?;

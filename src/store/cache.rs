@@ -1,4 +1,5 @@
-//! Open segments: at most so many, the least recently used one is closed first.
+//! Segments that are open for reading. Their number is limited. The least recently used one is
+//! closed first.
 
 use std::sync::Arc;
 
@@ -22,10 +23,10 @@ struct Entry {
     log: LogId,
     base: Offset,
     generation: u64,
-    /// What of the segment was committed when it was opened.
+    /// The committed length of the segment when it was opened.
     bytes: u64,
     used: u64,
-    /// The block that was read last. Consumers mostly want the next message of it.
+    /// The block that was read last. The next message that a consumer wants is mostly in it.
     recent: Option<Block>,
 }
 
@@ -42,7 +43,7 @@ impl SegmentCache {
     }
 
     fn key(log: LogId, base: Offset) -> u64 {
-        // Collisions only cost a reopening: an entry is compared before it is used.
+        // A collision costs a reopening, no more: an entry is compared before it is used.
         log.0.rotate_left(40) ^ base.0
     }
 
@@ -77,14 +78,14 @@ impl SegmentCache {
         Ok(reader)
     }
 
-    /// The block that was read last of a segment, if it holds the offset.
+    /// The block of a segment that was read last, if it holds the offset.
     pub fn recent(&self, state: &SegmentState, offset: Offset) -> Option<Block> {
         let entry = self.open.get(&SegmentCache::key(state.log, state.base))?;
         let block = entry.recent.as_ref().filter(|_| entry.is_of(state))?;
         (block.first()..=block.last()).contains(&offset).then(|| block.clone())
     }
 
-    /// Keeps the block that was read last for whoever wants the next message of it.
+    /// Keeps a block for the next read of this segment.
     pub fn remember(&mut self, state: &SegmentState, block: Block) {
         if let Some(entry) = self.open.get_mut(&SegmentCache::key(state.log, state.base))
             && entry.is_of(state)

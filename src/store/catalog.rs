@@ -1,11 +1,10 @@
-//! Names: which queues, topics, subscriptions, streams and groups there are.
+//! The catalog: all entities, by id and by name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use super::report::LogName;
 use crate::{
     format::entity::{Entity, EntityKind},
-    ids::LogId,
+    ids::{EntityId, LogId},
 };
 
 /// The spaces in which names are unique. Subscriptions and groups have one for each parent.
@@ -15,14 +14,14 @@ pub enum Space {
     Topics,
     Streams,
     Subscriptions {
-        topic: u64,
+        topic: EntityId,
     },
     Groups {
-        stream: u64,
+        stream: EntityId,
     },
-    /// A queue has one at most, of which users see nothing.
-    Timetables {
-        queue: u64,
+    /// The delay index of a queue. A queue has at most one, and users do not see it.
+    DelayIndexes {
+        queue: EntityId,
     },
 }
 
@@ -34,11 +33,11 @@ impl Space {
             EntityKind::Subscription { topic, .. } => Space::Subscriptions { topic: *topic },
             EntityKind::Stream { .. } => Space::Streams,
             EntityKind::Group { stream, .. } => Space::Groups { stream: *stream },
-            EntityKind::Timetable { queue } => Space::Timetables { queue: *queue },
+            EntityKind::DelayIndex { queue } => Space::DelayIndexes { queue: *queue },
         }
     }
 
-    /// What is named there, for messages to people.
+    /// What an entity of this space is called in messages to people.
     pub fn noun(self) -> &'static str {
         match self {
             Space::Queues => "queue",
@@ -46,30 +45,76 @@ impl Space {
             Space::Streams => "stream",
             Space::Subscriptions { .. } => "subscription",
             Space::Groups { .. } => "group",
-            Space::Timetables { .. } => "timetable",
+            Space::DelayIndexes { .. } => "delay index",
         }
     }
 }
 
-#[derive(Debug, Default)]
+/// The name of a log, for people.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum LogName {
+    /// A queue, by its name.
+    Queue(String),
+    /// A topic, by its name.
+    Topic(String),
+    /// A partition of a stream.
+    Partition {
+        /// The stream's name.
+        stream: String,
+        /// The partition's number.
+        partition: u32,
+    },
+    /// The delay index of the queue with this name: it holds the times at which delayed messages
+    /// are due.
+    DelayIndex(String),
+    /// A log whose name is lost.
+    Unknown {
+        /// Its number in the store.
+        log: u64,
+    },
+}
+
+impl fmt::Display for LogName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogName::Queue(name) => write!(f, "queue {name:?}"),
+            LogName::Topic(name) => write!(f, "topic {name:?}"),
+            LogName::Partition { stream, partition } => {
+                write!(f, "stream {stream:?}, partition {partition}")
+            }
+            LogName::DelayIndex(queue) => write!(f, "the delay index of queue {queue:?}"),
+            LogName::Unknown { log } => write!(f, "log {log}, whose name is lost"),
+        }
+    }
+}
+
+#[derive(Debug)]
 pub struct Catalog {
-    entities: BTreeMap<u64, Entity>,
-    names: BTreeMap<(Space, String), u64>,
+    entities: BTreeMap<EntityId, Entity>,
+    names: BTreeMap<(Space, String), EntityId>,
     /// The next free id. Ids are never given twice.
-    pub next_id: u64,
+    pub next_id: EntityId,
+}
+
+impl Default for Catalog {
+    fn default() -> Catalog {
+        Catalog { entities: BTreeMap::new(), names: BTreeMap::new(), next_id: EntityId::FIRST }
+    }
 }
 
 impl Catalog {
     pub fn insert(&mut self, entity: Entity) {
-        self.next_id = self.next_id.max(entity.id + entity.ids());
+        self.next_id = self.next_id.max(entity.end_of_ids());
         self.names.insert((Space::of(&entity.kind), entity.name.clone()), entity.id);
         self.entities.insert(entity.id, entity);
     }
 
-    /// Removes an entity with all that belong to it. Returns them, the children first.
-    pub fn remove(&mut self, id: u64) -> Vec<Entity> {
+    /// Removes an entity, and the entities that belong to it. Returns all of them, the children
+    /// first.
+    pub fn remove(&mut self, id: EntityId) -> Vec<Entity> {
         let is_part = |entity: &&Entity| entity.id == id || entity.parent() == Some(id);
-        let mut ids: Vec<u64> =
+        let mut ids: Vec<EntityId> =
             self.entities.values().filter(is_part).map(|entity| entity.id).collect();
         ids.sort_unstable_by(|a, b| b.cmp(a));
         let removed: Vec<Entity> =
@@ -85,7 +130,7 @@ impl Catalog {
         self.entities.get(id)
     }
 
-    pub fn get(&self, id: u64) -> Option<&Entity> {
+    pub fn get(&self, id: EntityId) -> Option<&Entity> {
         self.entities.get(&id)
     }
 
@@ -97,9 +142,9 @@ impl Catalog {
             .filter_map(|(_, id)| self.entities.get(id))
     }
 
-    /// What a log is called.
+    /// The name of a log, for people.
     pub fn log_name(&self, log: LogId) -> LogName {
-        let mut below = self.entities.range(..=log.0).rev().map(|(_, entity)| entity);
+        let mut below = self.entities.range(..=log.entity()).rev().map(|(_, entity)| entity);
         let Some(entity) = below.find(|entity| entity.logs().any(|owned| owned == log)) else {
             return LogName::Unknown { log: log.0 };
         };
@@ -107,11 +152,11 @@ impl Catalog {
         match entity.kind {
             EntityKind::Queue(_) => LogName::Queue(name),
             EntityKind::Topic => LogName::Topic(name),
-            EntityKind::Timetable { queue } => {
+            EntityKind::DelayIndex { queue } => {
                 let queue = self.entities.get(&queue).map(|queue| queue.name.clone());
-                LogName::Timetable(queue.unwrap_or_default())
+                LogName::DelayIndex(queue.unwrap_or_default())
             }
-            _ => LogName::Partition { stream: name, partition: (log.0 - entity.id) as u32 },
+            _ => LogName::Partition { stream: name, partition: log.partition_of(entity.id) },
         }
     }
 

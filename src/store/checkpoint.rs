@@ -10,24 +10,24 @@
 //! 5. Journal files before T, and segments that are no longer referred to, are let go of.
 //!
 //! A crash before 4 leaves the old metalog, which knows nothing of the new segments; a crash after
-//! it leaves files that nothing refers to, which the first checkpoint of the next life sweeps.
+//! it leaves files that nothing refers to, which the first checkpoint after the next open removes.
 //! The disk is read and written without the store in hand, so commits go on meanwhile.
 
 use std::{mem, path::PathBuf};
 
-use super::{Store, open::log_dirs};
+use super::{Store, capture::Capture, open::log_dirs};
 use crate::{
     error::{Error, ErrorKind, Result},
-    format::meta::{CursorState, LogState, MetaEntry, SegmentState},
+    format::meta::SegmentState,
     ids::{IdMap, LogId, Lsn, Offset},
     layout::{Named, segment_name},
     metalog::MetaWriter,
     segment::{SegmentWriter, Segments},
 };
 
-/// A store that others use, too, and the way to make its journal durable.
+/// A store that several threads use, and the way to make its journal durable.
 pub trait Shared {
-    /// Acts on the store, alone.
+    /// Gives exclusive access to the store for one call.
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R;
     /// Returns when the journal is durable up to a position.
     fn sync_to(&self, position: Lsn) -> Result<()>;
@@ -36,13 +36,13 @@ pub trait Shared {
 /// How much of the journal a checkpoint frees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// The older part, so that messages that die young never leave the journal.
+    /// The older part. Messages that are acked early then never leave the journal.
     Older,
     /// All of it.
     All,
-    /// The oldest file: on a full disk there is space for little at a time.
+    /// The oldest file. On a full disk there is space for little at a time.
     Oldest,
-    /// Nothing: only what has become dead in segments is given back. It needs next to no space.
+    /// Nothing. Only the space of dead segments is given back, which needs next to no space.
     Nothing,
 }
 
@@ -64,15 +64,15 @@ pub struct Work {
     pub changes: IdMap<LogId, LogChange>,
     /// Written, but not synced.
     unsynced: Vec<SegmentWriter>,
-    /// New files. They go if nothing comes of them.
+    /// New files. They are removed if the checkpoint fails.
     begun: Vec<PathBuf>,
-    /// `None`: a new file is to be begun, or was.
+    /// The metalog's current file. `None` if the checkpoint begins a new one.
     meta: Option<MetaWriter>,
-    /// Whether something was taken from the state that only the metalog will have.
+    /// Whether the state was captured. From then on the capture is in this checkpoint alone.
     captured: bool,
 }
 
-/// So many files are open at most before they are synced and closed.
+/// The most segment files that are kept open before they are synced and closed.
 const UNSYNCED_MAX: usize = 64;
 /// Makes a checkpoint. Only one may be made at a time.
 ///
@@ -86,7 +86,8 @@ pub fn checkpoint(shared: &impl Shared, extent: Extent) -> Result<()> {
     let done = make(shared, extent, &mut work);
     if done.is_err() {
         if !work.captured {
-            // The metalog cannot refer to them. On a full disk their space is wanted at once.
+            // The metalog cannot refer to these files. On a full disk their space is needed at
+            // once.
             for path in &work.begun {
                 let _ = work.segments.disk.remove(path);
             }
@@ -111,33 +112,12 @@ fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
         shared.sync_to(capture.at)?;
     }
     work.sync_segments()?;
-    let mut meta = match work.meta.take() {
-        Some(meta) => meta,
-        None => shared.with(|store| store.begin_metalog())?,
-    };
-    for entry in &capture.entries {
-        meta.put(entry)?;
-    }
-    if seeded!(FilesAreRecycledEarly) {
-        for path in shared.with(|store| store.journal.release_below(work.upto)) {
-            let _ = work.segments.disk.remove(&path);
-        }
-    }
-    if seeded!(SegmentsAreRemovedEarly) {
-        for segment in work.changes.values().flat_map(|change| &change.gone) {
-            let _ = work.segments.disk.remove(&work.segments.path(segment));
-        }
-    }
-    if seeded!(DeletedLogsAreRemovedEarly) {
-        work.remove_logs(&capture.deleted_logs);
-    }
-    let replay_from = if seeded!(ReplayBeginsTooLate) { capture.at } else { work.upto };
-    meta.commit(replay_from, capture.at, capture.next_id)?;
+    let meta = work.write_metalog(shared, &capture)?;
 
     let changes = mem::take(&mut work.changes);
     let garbage = shared.with(|store| store.install(changes, work.upto, meta));
     for path in garbage {
-        // Nothing refers to it; if it stays, a later sweep finds it.
+        // Nothing refers to the file. If the removal fails, a later sweep finds it.
         let _ = work.segments.disk.remove(&path);
     }
     if shared.with(|store| mem::take(&mut store.meta.unswept)) {
@@ -145,13 +125,6 @@ fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
     }
     work.remove_logs(&capture.deleted_logs);
     Ok(())
-}
-
-struct Capture {
-    entries: Vec<MetaEntry>,
-    at: Lsn,
-    next_id: u64,
-    deleted_logs: Vec<LogId>,
 }
 
 impl Store {
@@ -180,8 +153,9 @@ impl Store {
         })
     }
 
-    /// Once something was captured, the metalog's file may end in the middle of an entry, and what
-    /// was captured is lost: the next checkpoint begins a new file, with everything.
+    /// Takes the metalog's writer back after a failure. Once the state was captured there is none:
+    /// the file may end in the middle of an entry, and the capture is lost. So the next checkpoint
+    /// begins a new file and captures everything.
     fn abandon_checkpoint(&mut self, meta: Option<MetaWriter>) {
         self.meta.writer = meta;
         self.meta.unswept = true;
@@ -196,84 +170,12 @@ impl Store {
         ids
     }
 
-    /// Captures everything that changed since the last capture, or everything there is.
-    fn capture(&mut self, changes: &IdMap<LogId, LogChange>, full: bool) -> Capture {
-        let state = &mut self.state;
-        let mut entries = Vec::new();
-        let mut changed = mem::take(&mut state.changed_entities);
-        if full {
-            changed.clear();
-            entries.extend(state.catalog.all().cloned().map(MetaEntry::Entity));
-        }
-        changed.sort_unstable();
-        changed.dedup();
-        entries.extend(changed.into_iter().map(|id| match state.catalog.get(id) {
-            Some(entity) => MetaEntry::Entity(entity.clone()),
-            None => MetaEntry::EntityGone(id),
-        }));
-        if seeded!(DeletionIsNotCaptured) {
-            entries.retain(|entry| !matches!(entry, MetaEntry::EntityGone(_)));
-        }
-        let mut logs: Vec<_> = state.logs.values_mut().collect();
-        logs.sort_unstable_by_key(|log| log.id);
-        for log in logs {
-            let change = changes.get(&log.id);
-            if mem::take(&mut log.dirty) || full || change.is_some() {
-                let moved = change.map_or(log.moved, |change| change.moved);
-                let mut state = LogState { moved, ..log.state() };
-                if seeded!(TrimIsNotCaptured) {
-                    state.start = Offset(0);
-                }
-                entries.push(MetaEntry::Log(state));
-            }
-            if full {
-                let gone =
-                    |base: &Offset| change.is_some_and(|c| c.gone.iter().any(|s| s.base == *base));
-                let kept = log.segments.iter().filter(|(base, _)| !gone(base));
-                entries.extend(kept.map(|(_, segment)| MetaEntry::Segment(segment.clone())));
-            }
-            if let Some(change) = change {
-                entries.extend(change.gone.iter().filter(|_| !full).map(|segment| {
-                    MetaEntry::SegmentGone { log: segment.log, base: segment.base }
-                }));
-                entries.extend(change.put.iter().cloned().map(MetaEntry::Segment));
-            }
-        }
-        let mut cursors: Vec<_> = state.cursors.values_mut().collect();
-        cursors.sort_unstable_by_key(|cursor| cursor.id);
-        for cursor in cursors {
-            if mem::take(&mut cursor.dirty) || full {
-                if seeded!(GroupsAreNotCaptured) && cursor.acks().is_none() {
-                    continue;
-                }
-                let (id, floor) = (cursor.id, cursor.floor());
-                entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
-                entries.extend(cursor.capture_chunks(full).into_iter().map(MetaEntry::Chunk));
-            }
-        }
-        Capture {
-            entries,
-            at: self.journal.tail(),
-            next_id: state.catalog.next_id,
-            deleted_logs: mem::take(&mut state.deleted_logs),
-        }
-    }
-
-    /// The bases and generations of a log's segments, as the metalog has them. `None` for a log
-    /// that was deleted when the metalog did not know yet: it still refers to all of them.
-    pub(super) fn known_segments(&self, log: LogId) -> Option<Vec<(Offset, u64)>> {
-        if self.state.deleted_logs.contains(&log) {
-            return None;
-        }
-        let segments = self.state.logs.get(&log).map(|log| log.segments.values());
-        Some(segments.into_iter().flatten().map(|it| (it.base, it.generation)).collect())
-    }
-
     fn begin_metalog(&self) -> Result<MetaWriter> {
         MetaWriter::create(&self.meta.place, self.id, self.meta.number + 1)
     }
 
-    /// Takes note of a checkpoint that counts. Returns the files that nothing refers to any more.
+    /// Takes over the result of a checkpoint whose metalog is durable. Returns the files that
+    /// nothing refers to any more.
     fn install(
         &mut self,
         changes: IdMap<LogId, LogChange>,
@@ -319,7 +221,7 @@ impl Work {
         SegmentWriter::create(&self.segments, log, base, generation)
     }
 
-    /// Takes over a segment that is written. It is synced with others.
+    /// Takes over a complete segment. It is synced together with others.
     pub fn finish_writer(
         &mut self,
         mut writer: SegmentWriter,
@@ -329,6 +231,38 @@ impl Work {
         change.put.push(writer.state().clone());
         self.unsynced.push(writer);
         if self.unsynced.len() >= UNSYNCED_MAX { self.sync_segments() } else { Ok(()) }
+    }
+
+    /// Writes the capture, and makes it durable.
+    fn write_metalog(&mut self, shared: &impl Shared, capture: &Capture) -> Result<MetaWriter> {
+        let mut meta = match self.meta.take() {
+            Some(meta) => meta,
+            None => shared.with(|store| store.begin_metalog())?,
+        };
+        for entry in &capture.entries {
+            meta.put(entry)?;
+        }
+        self.remove_early(shared, &capture.deleted_logs);
+        let replay_from = if seeded!(ReplayBeginsTooLate) { capture.at } else { self.upto };
+        meta.commit(replay_from, capture.at, capture.next_id)?;
+        Ok(meta)
+    }
+
+    /// Deliberate bugs: files are removed before the metalog is durable that no longer refers to them.
+    fn remove_early(&self, shared: &impl Shared, deleted_logs: &[LogId]) {
+        if seeded!(FilesAreRecycledEarly) {
+            for path in shared.with(|store| store.journal.release_below(self.upto)) {
+                let _ = self.segments.disk.remove(&path);
+            }
+        }
+        if seeded!(SegmentsAreRemovedEarly) {
+            for segment in self.changes.values().flat_map(|change| &change.gone) {
+                let _ = self.segments.disk.remove(&self.segments.path(segment));
+            }
+        }
+        if seeded!(DeletedLogsAreRemovedEarly) {
+            self.remove_logs(deleted_logs);
+        }
     }
 
     fn sync_segments(&mut self) -> Result<()> {
@@ -350,8 +284,8 @@ impl Work {
     }
 }
 
-/// Damage is reported to whoever reads what is damaged. A checkpoint works around it: if it did
-/// not, one bad block would in the end stop every queue.
+/// Turns damage into `None`. Damage is reported to the consumer that reads it. A checkpoint works
+/// around it, or else one bad block would in the end stop every queue.
 pub(super) fn keep_going<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -360,7 +294,7 @@ pub(super) fn keep_going<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Removes segments that nothing refers to: an earlier life, or an attempt that failed, left them.
+/// Removes segments that nothing refers to. A crash or a failed checkpoint has left them.
 fn sweep(shared: &impl Shared, segments: &Segments) -> Result<()> {
     let disk = &*segments.disk;
     for (log, dir) in log_dirs(disk, &segments.layout)? {
@@ -380,7 +314,7 @@ fn sweep(shared: &impl Shared, segments: &Segments) -> Result<()> {
             }
         }
         if known.is_empty() {
-            // It stays where there is something in it.
+            // Removing a directory that is not empty fails, as intended.
             let _ = disk.remove_dir(&dir);
         }
     }

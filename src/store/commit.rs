@@ -1,47 +1,46 @@
-//! Commits: one frame, then the change of state.
+//! Commits: one frame of the journal, then the changes of the state.
 
-use std::ops::Range;
+use std::borrow::Cow;
 
-use super::{Store, gone, log::Log, state::State, tail::RunPlace};
+use super::{
+    Store,
+    draft::{Deferred, Prioritized},
+};
 use crate::{
-    config::{COMMIT_BYTES_CEILING, Config, RUN_MESSAGES_MAX},
+    config::COMMIT_BYTES_CEILING,
     error::{Error, ErrorKind, Result},
     format::{
         Malformed,
-        commit::{
-            begin_run, finish_run, put_ack, put_ack_ranges, put_creation, put_defer, put_delete,
-            put_priority, put_seek, put_shelve, put_trim,
-        },
-        entity::{Creation, Entity, EntityKind},
-        frame::{FRAME_HEADER_BYTES, begin_frame},
-        record::RecordParts,
+        commit::{Change, OffsetRanges},
+        entity::{Creation, EntityKind},
+        frame::FRAME_HEADER_BYTES,
     },
-    ids::{CursorId, LogId, Lsn, Now, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Lsn, Now, Offset, OffsetRange, Timestamp},
     journal::{Room, Urgency},
-    message::{Delay, Message},
+    message::Message,
 };
 
 /// One operation of a commit.
 #[derive(Clone, Copy, Debug)]
 pub enum Op<'a> {
-    /// Adds messages to a log, in their order. In a queue's, they are kept back for so long, unless
-    /// they say otherwise.
+    /// Appends messages to a log, in their order. In a queue each is delayed by `delay_ms`, unless
+    /// the message has a delay of its own.
     Append {
         log: LogId,
         messages: &'a [Message<'a>],
         delay_ms: u64,
     },
-    /// Acks messages; the offsets are sorted and distinct.
+    /// Acks messages. The offsets are sorted and distinct.
     Ack {
         cursor: CursorId,
         offsets: &'a [Offset],
     },
-    /// Acks whole ranges, sorted, that do not touch.
+    /// Acks ranges. They are sorted and do not touch.
     AckRanges {
         cursor: CursorId,
-        ranges: &'a [Range<u64>],
+        ranges: &'a [OffsetRange],
     },
-    /// Says how often a message was tried by now, and when it is due.
+    /// Sets the number of attempts of a message, and the time at which it is due.
     Defer {
         cursor: CursorId,
         offset: Offset,
@@ -49,7 +48,7 @@ pub enum Op<'a> {
         due: Timestamp,
         urgency: Urgency,
     },
-    /// Sets where a group goes on.
+    /// Sets the offset of a group in one partition.
     Seek {
         cursor: CursorId,
         next: Offset,
@@ -58,14 +57,15 @@ pub enum Op<'a> {
         creation: &'a Creation,
     },
     Delete {
-        entity: u64,
+        entity: EntityId,
     },
-    /// Has the timetable say when these are due. Sorted.
-    Shelve {
+    /// Marks messages as spilled: the delay index holds the times at which they are due. The
+    /// offsets are sorted and distinct.
+    Spill {
         cursor: CursorId,
         offsets: &'a [Offset],
     },
-    /// Gives up what lies before an offset.
+    /// Trims a stream's partition: offsets before `start` are given up.
     Trim {
         log: LogId,
         start: Offset,
@@ -81,26 +81,65 @@ impl Op<'_> {
             _ => Urgency::Freeing,
         }
     }
+
+    /// The operation as a change. `None` for an append: its changes are known once its messages
+    /// have offsets.
+    #[inline]
+    pub(super) fn change(&self) -> Option<Change<'_>> {
+        Some(match *self {
+            Op::Append { .. } => return None,
+            Op::Ack { cursor, offsets } => {
+                Change::Ack { cursor, offsets: OffsetRanges::Listed(offsets) }
+            }
+            Op::AckRanges { cursor, ranges } => {
+                Change::Ack { cursor, offsets: OffsetRanges::Ranges(ranges) }
+            }
+            Op::Defer { cursor, offset, attempts, due, .. } => {
+                Change::Defer { cursor, offset, attempts, due }
+            }
+            Op::Seek { cursor, next } => Change::Seek { cursor, next },
+            Op::Create { creation } => Change::Create(Cow::Borrowed(creation)),
+            Op::Delete { entity } => Change::Delete { entity },
+            Op::Spill { cursor, offsets } => {
+                Change::Spill { cursor, offsets: OffsetRanges::Listed(offsets) }
+            }
+            Op::Trim { log, start } => Change::Trim { log, start },
+        })
+    }
 }
 
 /// A commit that was made: it is in the journal, and the state reflects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Commit {
-    /// Once this much is durable, so is the commit.
+pub struct Receipt {
+    /// The commit is durable once the journal is durable up to here.
     pub end: Lsn,
 }
 
-/// What came of an attempt to commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Done(Commit),
-    /// A journal file must be prepared that holds a frame of so many bytes. Nothing was changed.
-    NeedsFile(u64, Urgency),
-    /// The journal is as long as it may be: wait for a checkpoint. Nothing was changed.
-    NeedsCheckpoint,
+/// Why a commit was not made. Nothing was changed.
+#[derive(Debug)]
+pub enum Refused {
+    /// The commit is impossible, or the journal cannot be written.
+    Failed(Error),
+    /// The commit can be made once there is room for it.
+    NeedsRoom(Shortage),
 }
 
-/// Keeps the buffer of a large commit from staying for good.
+/// What a commit lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// A prepared journal file that holds a frame of so many bytes.
+    File { bytes: u64, urgency: Urgency },
+    /// The journal is as long as it may be. A checkpoint makes it shorter.
+    Checkpoint,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused::Failed(error)
+    }
+}
+
+/// A larger buffer is freed after its commit.
 const DRAFT_BYTES_KEPT: usize = 1 << 20;
 
 impl Store {
@@ -108,10 +147,11 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// If an operation names what does not exist, if a message or all of it is too large, or if
-    /// the journal cannot be written. Nothing was changed then.
-    pub fn commit(&mut self, ops: &[Op<'_>], now: impl Into<Now>) -> Result<Outcome> {
-        let now = now.into();
+    /// [`Failed`](Refused::Failed) if an operation names something that does not exist, if a
+    /// message or the commit is too large, or if the journal cannot be written.
+    /// [`NeedsRoom`](Refused::NeedsRoom) if the commit has to be tried again once there is room.
+    /// Nothing was changed in either case.
+    pub fn commit(&mut self, ops: &[Op<'_>], now: Now) -> Result<Receipt, Refused> {
         self.draft.begin();
         let mut urgency = Urgency::Freeing;
         for op in ops {
@@ -124,30 +164,30 @@ impl Store {
         let most = self.config.commit_bytes_max;
         let is_too_large = |most| payload_len as u64 > most;
         if is_too_large(most) && (!self.moves(ops) || is_too_large(COMMIT_BYTES_CEILING)) {
-            return Err(too_large(payload_len, most));
+            return Err(too_large(payload_len, most).into());
         }
         if self.journal_is_full(urgency) {
-            return Ok(Outcome::NeedsCheckpoint);
+            return Err(Refused::NeedsRoom(Shortage::Checkpoint));
         }
         if let Room::NeedsFile(bytes) = self.journal.make_room(payload_len, urgency)? {
-            return Ok(Outcome::NeedsFile(bytes, urgency));
+            return Err(Refused::NeedsRoom(Shortage::File { bytes, urgency }));
         }
         let lsn = self.journal.append(&mut self.draft.frame)?;
         self.apply(ops, lsn).expect("the operations were checked before");
         if self.draft.frame.capacity() > DRAFT_BYTES_KEPT {
             self.draft.frame = Vec::new();
         }
-        Ok(Outcome::Done(Commit { end: self.journal.tail() }))
+        Ok(Receipt { end: self.journal.tail() })
     }
 
-    /// Where the messages of the last commit are: the log, and the offsets from the first up to
-    /// the one behind the last, in the order in which they were committed.
+    /// The logs and offsets of the messages in the last commit, in the order in which they were
+    /// committed.
     #[inline]
-    pub fn placed(&self) -> impl Iterator<Item = (LogId, Range<Offset>)> {
-        self.draft.runs.iter().map(|run| (run.log, run.first..run.end))
+    pub fn placed(&self) -> impl Iterator<Item = (LogId, OffsetRange)> {
+        self.draft.runs.iter().map(|run| (run.log, run.first.to(run.end)))
     }
 
-    /// The messages of the last commit that are not to be delivered at once, and when they are due.
+    /// The messages that the last commit has delayed.
     #[inline]
     pub fn deferred(&self) -> &[Deferred] {
         &self.draft.deferred
@@ -159,54 +199,36 @@ impl Store {
         &self.draft.prioritized
     }
 
+    /// Applies the changes of a commit. New messages come first. This order gives the state that
+    /// the order of the frame gives, because a change can only refer to a new message that stands
+    /// before it in the frame.
+    #[inline]
     fn apply(&mut self, ops: &[Op<'_>], lsn: Lsn) -> Result<(), Malformed> {
-        for run in &self.draft.runs {
-            let place =
-                RunPlace { first: run.first, lsn: Lsn(lsn.0 + run.at as u64), len: run.len };
-            self.state.append(run.log, place, run.end)?;
+        let Store { draft, state, .. } = self;
+        for run in &draft.runs {
+            state.apply(&Change::Run(run.of(&draft.frame)), Lsn(lsn.0 + run.at as u64))?;
         }
-        for it in &self.draft.deferred {
-            self.state.defer(it.cursor, it.offset, it.attempts, it.due)?;
+        for it in draft.deferred.iter().filter(|it| it.is_new) {
+            state.apply(&it.change(), lsn)?;
         }
-        for it in &self.draft.prioritized {
-            self.state.prioritize(it.cursor, it.offsets.clone(), it.priority)?;
+        for it in &draft.prioritized {
+            state.apply(&it.change(), lsn)?;
         }
-        for op in ops {
-            match *op {
-                Op::Append { .. } | Op::Defer { .. } => {}
-                Op::Ack { cursor, offsets } => {
-                    for offset in offsets {
-                        self.state.ack(cursor, offset.0..offset.0 + 1)?;
-                    }
-                }
-                Op::AckRanges { cursor, ranges } => {
-                    for range in ranges {
-                        self.state.ack(cursor, range.clone())?;
-                    }
-                }
-                Op::Shelve { cursor, offsets } => {
-                    for offset in offsets {
-                        self.state.shelve(cursor, offset.0..offset.0 + 1)?;
-                    }
-                }
-                Op::Seek { cursor, next } => self.state.seek(cursor, next)?,
-                Op::Create { creation } => self.state.create(creation),
-                Op::Delete { entity } => drop(self.state.delete(entity)),
-                Op::Trim { log, start } => self.state.trim(log, start)?,
-            }
+        for change in ops.iter().filter_map(Op::change) {
+            state.apply(&change, lsn)?;
         }
         Ok(())
     }
 
-    /// Whether messages are moved that were let in before, or come back from a timetable: commits may
-    /// have been larger then.
+    /// Whether the commit moves messages that the store has accepted before, or takes messages back
+    /// from a delay index. Such a commit may be larger than the limit of today.
     #[cold]
     fn moves(&self, ops: &[Op<'_>]) -> bool {
         ops.iter().any(|op| match op {
             Op::Append { messages, .. } => messages.iter().any(Message::is_moved),
             Op::Ack { cursor, .. } => {
-                let entity = self.state.catalog.get(cursor.0);
-                entity.is_some_and(|it| matches!(it.kind, EntityKind::Timetable { .. }))
+                let entity = self.state.catalog.get(cursor.entity());
+                entity.is_some_and(|it| matches!(it.kind, EntityKind::DelayIndex { .. }))
             }
             _ => false,
         })
@@ -222,258 +244,8 @@ impl Store {
     }
 }
 
-/// A message that is not to be delivered before it is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deferred {
-    pub cursor: CursorId,
-    pub offset: Offset,
-    pub attempts: u32,
-    pub due: Timestamp,
-    /// Whether it has come with this commit.
-    pub is_new: bool,
-}
-
-/// Messages that follow each other and have one priority, which is not the lowest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prioritized {
-    pub cursor: CursorId,
-    pub offsets: Range<u64>,
-    pub priority: u8,
-}
-
 fn too_large(bytes: usize, most: u64) -> Error {
     let what =
         format!("a commit has {bytes} bytes; at most {most} are configured (commit_bytes_max)");
-    Error::new(ErrorKind::TooLarge, what)
-}
-
-/// A commit that is being put into bytes. Kept between commits for its memory.
-#[derive(Debug, Default)]
-pub struct Draft {
-    frame: Vec<u8>,
-    runs: Vec<RunAt>,
-    deferred: Vec<Deferred>,
-    prioritized: Vec<Prioritized>,
-}
-
-/// A run, and where in the frame it begins.
-#[derive(Debug)]
-struct RunAt {
-    log: LogId,
-    first: Offset,
-    end: Offset,
-    at: usize,
-    len: usize,
-}
-
-impl Draft {
-    #[inline]
-    fn begin(&mut self) {
-        begin_frame(&mut self.frame);
-        self.runs.clear();
-        self.deferred.clear();
-        self.prioritized.clear();
-    }
-
-    /// Checks an operation, and adds it.
-    fn add(&mut self, state: &State, config: &Config, op: &Op<'_>, now: Now) -> Result<()> {
-        let check_cursor = |id: CursorId| match state.cursors.contains_key(&id) {
-            true => Ok(()),
-            false => Err(gone("the queue, subscription or group was deleted")),
-        };
-        let out = &mut self.frame;
-        match *op {
-            Op::Append { log, messages, delay_ms } => {
-                let Some(found) = state.logs.get(&log) else {
-                    return Err(gone("the queue, topic or stream was deleted"));
-                };
-                let next = match self.runs.iter().rev().find(|run| run.log == log) {
-                    Some(run) => run.end,
-                    None => found.next(),
-                };
-                // A stream keeps its records: they have no end of life that the clock could bring near.
-                let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
-                self.add_messages(log, next, messages, config.message_bytes_max, now_of)?;
-                if delay_ms > 0 || messages.iter().any(Message::has_more) {
-                    check_lives(found, messages, now.steady)?;
-                    self.add_delays(state, (log, next), messages, delay_ms, now.steady)?;
-                    self.add_priorities(state, (log, next), messages)?;
-                }
-            }
-            Op::Ack { cursor, offsets } => {
-                check_cursor(cursor)?;
-                put_ack(out, cursor, offsets);
-            }
-            Op::AckRanges { cursor, ranges } => {
-                check_cursor(cursor)?;
-                put_ack_ranges(out, cursor, ranges);
-            }
-            Op::Defer { cursor, offset, attempts, due, .. } => {
-                check_cursor(cursor)?;
-                put_defer(out, cursor, offset, attempts, due);
-                self.deferred.push(Deferred { cursor, offset, attempts, due, is_new: false });
-            }
-            Op::Shelve { cursor, offsets } => {
-                check_cursor(cursor)?;
-                put_shelve(out, cursor, offsets);
-            }
-            Op::Seek { cursor, next } => {
-                check_cursor(cursor)?;
-                put_seek(out, cursor, next);
-            }
-            Op::Create { creation } => put_creation(out, creation),
-            Op::Delete { entity } => {
-                state.catalog.get(entity).ok_or_else(|| gone("it was deleted before"))?;
-                put_delete(out, entity);
-            }
-            Op::Trim { log, start } => {
-                if !state.logs.contains_key(&log) {
-                    return Err(gone("the stream was deleted"));
-                }
-                put_trim(out, log, start);
-            }
-        }
-        Ok(())
-    }
-
-    fn add_messages(
-        &mut self,
-        log: LogId,
-        mut first: Offset,
-        messages: &[Message<'_>],
-        bytes_max: u64,
-        now: Now,
-    ) -> Result<()> {
-        for messages in messages.chunks(RUN_MESSAGES_MAX) {
-            let at = self.frame.len();
-            let run = begin_run(&mut self.frame, log, first, messages.len(), now.stamp);
-            for message in messages {
-                if message.headers().any(|(name, _)| name.is_empty()) {
-                    return Err(Error::invalid("header", "a header without a name"));
-                }
-                let record = RecordParts::living(message, now);
-                let weight = record.weight();
-                if weight > bytes_max && !message.is_moved() {
-                    return Err(message_too_large(weight, bytes_max));
-                }
-                record.put(&mut self.frame, now.stamp);
-            }
-            finish_run(&mut self.frame, run);
-            let end = Offset(first.0 + messages.len() as u64);
-            self.runs.push(RunAt { log, first, end, at, len: self.frame.len() - at });
-            first = end;
-        }
-        Ok(())
-    }
-}
-
-fn check_lives(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<()> {
-    if messages.iter().all(|it| it.lives_ms().is_none()) {
-        return Ok(());
-    }
-    if log.keeps_acked {
-        let what = "a stream keeps its records until it is trimmed; set no expire_after";
-        return Err(Error::invalid("expire_after", what));
-    }
-    if messages.iter().any(|it| it.lives_ms() == Some(0)) {
-        let what = "the message would live for no time: give it 1 ms or more";
-        return Err(Error::invalid("expire_after", what));
-    }
-    // One that is moved has lived before.
-    let never_comes = |it: &Message<'_>| match (it.delay(), it.lives_ms()) {
-        (Some(Delay::After(ms)), Some(life)) => life <= ms && !it.is_moved(),
-        (Some(Delay::At(at)), Some(life)) => life <= at.0.saturating_sub(now.0) && !it.is_moved(),
-        _ => false,
-    };
-    if messages.iter().any(never_comes) {
-        let what = "the message's life would be over before it is due: let it live for longer than it \
-                    is delayed";
-        return Err(Error::invalid("expire_after", what));
-    }
-    Ok(())
-}
-
-impl Draft {
-    /// Keeps messages back that were just added.
-    fn add_delays(
-        &mut self,
-        state: &State,
-        (log, first): (LogId, Offset),
-        messages: &[Message<'_>],
-        delay_ms: u64,
-        now: Timestamp,
-    ) -> Result<()> {
-        if delay_ms == 0 && messages.iter().all(|it| it.delay().is_none()) {
-            return Ok(());
-        }
-        let cursor = CursorId(log.0);
-        if !state.cursors.contains_key(&cursor) {
-            let what = "only messages of queues can be delivered later, not those of topics and \
-                        streams; set no deliver_after and no deliver_at";
-            let is_at = messages.iter().any(|it| matches!(it.delay(), Some(Delay::At(_))));
-            let field = if is_at { "deliver_at" } else { "deliver_after" };
-            return Err(Error::invalid(field, what));
-        }
-        for (n, message) in messages.iter().enumerate() {
-            let due = match message.delay() {
-                None if delay_ms == 0 => continue,
-                None => now.0.saturating_add(delay_ms),
-                Some(Delay::After(ms)) => now.0.saturating_add(ms),
-                Some(Delay::At(at)) if at < now => {
-                    let what = format!("deliver_at is {at}, which has passed; it is {now}");
-                    return Err(Error::invalid("deliver_at", what));
-                }
-                Some(Delay::At(at)) => at.0,
-            };
-            if due > now.0 {
-                let (offset, due) = (Offset(first.0 + n as u64), Timestamp(due));
-                put_defer(&mut self.frame, cursor, offset, 0, due);
-                self.deferred.push(Deferred { cursor, offset, attempts: 0, due, is_new: true });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Draft {
-    /// Gives messages their priorities that were just added.
-    fn add_priorities(
-        &mut self,
-        state: &State,
-        (log, Offset(first)): (LogId, Offset),
-        messages: &[Message<'_>],
-    ) -> Result<()> {
-        if messages.iter().all(|it| it.priority_set() == 0) {
-            return Ok(());
-        }
-        let cursor = CursorId(log.0);
-        let queue = state.catalog.get(log.0).and_then(Entity::delivering);
-        let is_ordered = queue.is_some_and(|it| it.is_ordered);
-        if is_ordered && messages.iter().all(Message::is_moved) {
-            // It was let in elsewhere, and here the order counts.
-            return Ok(());
-        }
-        let takes_priorities = queue.is_some() && !is_ordered;
-        messages.iter().try_for_each(|it| it.check_priority(takes_priorities))?;
-        let mut at = 0;
-        for same in messages.chunk_by(|a, b| a.priority_set() == b.priority_set()) {
-            let offsets = first + at..first + at + same.len() as u64;
-            at += same.len() as u64;
-            let priority = same[0].priority_set();
-            if priority > 0 {
-                let (first, count) = (Offset(offsets.start), same.len() as u64);
-                put_priority(&mut self.frame, cursor, first, count, priority);
-                self.prioritized.push(Prioritized { cursor, offsets, priority });
-            }
-        }
-        Ok(())
-    }
-}
-
-fn message_too_large(weight: u64, most: u64) -> Error {
-    let what = format!(
-        "a message has {weight} bytes with key and headers; at most {most} are configured \
-         (message_bytes_max)"
-    );
     Error::new(ErrorKind::TooLarge, what)
 }

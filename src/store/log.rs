@@ -11,18 +11,18 @@ use crate::{
 #[derive(Debug)]
 pub struct Log {
     pub id: LogId,
-    /// The first offset that is still there; what lies before was given up.
+    /// The first offset that was not trimmed.
     pub start: Offset,
-    /// Everything below is in segments, or dead. Everything from here on is in the tail.
+    /// Messages below are in segments, or dead. Messages from here on are in the tail.
     pub moved: Offset,
     pub tail: Tail,
     /// The segments, by their base. They do not overlap.
     pub segments: BTreeMap<Offset, SegmentState>,
     /// The ack cursors over this log.
     pub cursors: Vec<CursorId>,
-    /// Whether messages stay after every cursor has acked them: a stream's do.
+    /// Whether messages stay after every cursor has acked them. A stream's messages do.
     pub keeps_acked: bool,
-    /// Whether it changed since it was last captured.
+    /// Whether the log changed since its last capture.
     pub dirty: bool,
 }
 
@@ -40,7 +40,7 @@ impl Log {
         }
     }
 
-    /// Takes on what a metalog says. The tail is then replayed from the journal.
+    /// Takes the values of a metalog. Recovery then replays the tail from the journal.
     pub fn restore(&mut self, state: &LogState) {
         self.start = state.start;
         self.moved = state.moved;
@@ -60,24 +60,24 @@ impl Log {
         LogState { log, start, moved, next }
     }
 
-    /// The segment that stands for an offset.
+    /// The segment whose range holds an offset.
     pub fn segment_of(&self, offset: Offset) -> Option<&SegmentState> {
         let (_, segment) = self.segments.range(..=offset).next_back()?;
         (offset < segment.end).then_some(segment)
     }
 
-    /// Where the oldest segment ends: once nothing below is wanted, its space can be had back.
+    /// The end of the oldest segment. Once no message below is wanted, its space can be given back.
     pub fn first_segment_end(&self) -> Option<Offset> {
         self.segments.values().next().map(|segment| segment.end)
     }
 }
 
-/// What a cursor keeps.
+/// The progress of a cursor.
 #[derive(Debug)]
 pub enum Progress {
-    /// A queue's consumer, or a topic's subscription: message by message.
+    /// Acks of single messages: a queue or a subscription.
     Acks(AckSet),
-    /// A group in one partition: the offset at which it goes on.
+    /// The next offset of a group in one partition.
     At(Offset),
 }
 
@@ -106,7 +106,7 @@ impl Cursor {
         }
     }
 
-    /// The floor, or the offset at which a group goes on.
+    /// The floor of the acks, or the next offset of a group.
     #[inline]
     pub fn floor(&self) -> Offset {
         match &self.progress {

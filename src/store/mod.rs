@@ -1,52 +1,50 @@
 //! Journal, segments and metalog as one durable store of logs and cursors.
 //!
-//! A commit is one frame of the journal and then a change of [`State`]. A checkpoint moves what
-//! still lives out of the journal. Recovery loads the metalog, replays the journal behind it, and
-//! ends with the state that some prefix of the commits has led to.
+//! A commit writes one frame of the journal, and then changes [`State`]. A checkpoint moves live
+//! messages out of the journal. Recovery loads the metalog and replays the journal behind it. It
+//! ends with the state after some prefix of the commits.
 //!
-//! Invariants: the state never holds what is not in the journal or the metalog; nothing is removed
-//! from disk before the metalog that no longer refers to it is durable; memory holds bits per
+//! Invariants: the state holds nothing that is neither in the journal nor in the metalog. A file is
+//! removed only when the metalog that no longer refers to it is durable. Memory holds some bits per
 //! message between a cursor's floor and its log's end, and 12 bytes per run in the journal.
 
 mod acks;
 mod cache;
+mod capture;
 mod catalog;
 mod checkpoint;
 mod commit;
-mod digits;
-mod live;
+mod draft;
+mod inspected;
 mod log;
 mod moving;
 mod open;
 mod read;
-mod report;
 mod retain;
-mod salvage;
 mod state;
-mod survey;
 mod tail;
 #[cfg(test)]
-mod tests;
-mod verify;
+pub mod tests;
 
 pub use acks::AckSet;
-pub use catalog::Space;
+pub use catalog::{LogName, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};
-pub use commit::{Commit, Op, Outcome};
-pub use live::{verify_base, verify_segments};
+pub use commit::{Op, Receipt, Refused, Shortage};
 pub use open::open;
 pub use read::{Chunk, Source, Stored, damaged_run};
-pub use report::{Affected, Amounts, LogName, Problem, VerifyReport};
-pub use salvage::{Consumer, Lost, Renamed, SalvageReport, salvage};
-pub use survey::check_is_store;
-pub use verify::verify;
 
-use self::{cache::SegmentCache, commit::Draft, state::State};
+// For the inspector, which reads stores that no engine has open, and checks those that one has.
+pub use inspected::OnDisk;
+pub use log::{Cursor, Progress};
+pub use open::{Opening, log_dirs};
+pub use state::{State, join};
+
+use self::{cache::SegmentCache, draft::Draft};
 use crate::{
     config::Config,
     error::{Error, ErrorKind},
     format::entity::{Entity, EntityKind},
-    ids::{CursorId, LogId, Lsn, Offset, StoreId},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
     journal::Journal,
     metalog::{MetaPlace, MetaWriter},
     segment::Segments,
@@ -62,7 +60,7 @@ pub struct Store {
     cache: SegmentCache,
     meta: Metalog,
     state: State,
-    /// From here on recovery would read the journal.
+    /// Recovery would read the journal from here on.
     replay_from: Lsn,
     draft: Draft,
 }
@@ -71,21 +69,22 @@ pub struct Store {
 #[derive(Debug)]
 struct Metalog {
     place: MetaPlace,
-    /// The file that is being written. `None`: the next checkpoint begins one, with everything.
+    /// The file that is being written. If there is `None`, the next checkpoint begins a file and
+    /// captures everything.
     writer: Option<MetaWriter>,
-    /// The newest file there is.
+    /// The number of the newest file.
     number: u64,
     /// Whether the segments' directories may hold files that nothing refers to.
     unswept: bool,
 }
 
 impl Store {
-    /// What is named, and by what.
+    /// The entity with a name.
     pub fn find(&self, space: Space, name: &str) -> Option<&Entity> {
         self.state.catalog.find(space, name)
     }
 
-    pub fn entity(&self, id: u64) -> Option<&Entity> {
+    pub fn entity(&self, id: EntityId) -> Option<&Entity> {
         self.state.catalog.get(id)
     }
 
@@ -93,18 +92,24 @@ impl Store {
         self.state.catalog.list(space).map(|entity| entity.name.clone()).collect()
     }
 
-    /// The entities of a kind of thing: what the next `create` may collide with.
+    /// A new entity with the next free id. It exists once it is committed.
     pub fn new_entity(&self, name: &str, kind: EntityKind) -> Entity {
         Entity { id: self.state.catalog.next_id, name: name.to_owned(), kind }
     }
 
-    /// Something else whose dead letters are in this queue.
-    pub fn uses_as_grave(&self, queue: u64) -> Option<String> {
+    /// The name of an entity whose dead letters are in this queue.
+    pub fn uses_as_dead_letters(&self, queue: EntityId) -> Option<String> {
         let uses = |entity: &&Entity| {
-            let grave = entity.delivering().and_then(|it| it.dead_letters);
-            grave.is_some_and(|grave| grave.queue == queue)
+            let dead_letters = entity.delivering().and_then(|it| it.dead_letters);
+            dead_letters.is_some_and(|it| it.queue == queue)
         };
         self.state.catalog.all().find(uses).map(|entity| entity.name.clone())
+    }
+
+    /// Whether a cursor is that of a topic's subscription.
+    pub fn is_subscription(&self, cursor: CursorId) -> bool {
+        let entity = self.state.catalog.get(cursor.entity());
+        entity.is_some_and(|it| matches!(it.kind, EntityKind::Subscription { .. }))
     }
 
     #[inline]
@@ -112,19 +117,19 @@ impl Store {
         self.state.cursors.get(&cursor)?.acks()
     }
 
-    /// A cursor's floor, or the offset at which a group goes on.
+    /// The floor of a cursor's acks, or the next offset of a group.
     #[inline]
     pub fn floor(&self, cursor: CursorId) -> Option<Offset> {
-        self.state.cursors.get(&cursor).map(log::Cursor::floor)
+        self.state.cursors.get(&cursor).map(Cursor::floor)
     }
 
-    /// The first offset of a log that is still there, and the one behind its last.
+    /// The first offset of a log that was not trimmed, and the offset that the next message gets.
     #[inline]
     pub fn bounds(&self, log: LogId) -> Option<(Offset, Offset)> {
         self.state.logs.get(&log).map(|log| (log.start, log.next()))
     }
 
-    /// Whether a segment has become dead, so that a checkpoint would give back space.
+    /// Whether a segment is dead, so that a checkpoint gives back space.
     #[inline]
     pub fn is_reclaimable(&self) -> bool {
         self.state.reclaimable

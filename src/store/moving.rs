@@ -1,5 +1,5 @@
-//! Moving messages: what lives in the journal before a position goes into segments. The first step
-//! of a checkpoint.
+//! The first step of a checkpoint: live messages before a position of the journal are moved into
+//! segments.
 
 use super::{
     Store,
@@ -14,10 +14,10 @@ use crate::{
     segment::SegmentWriter,
 };
 
-/// So many runs are taken at a time while the store is in hand.
+/// The most runs that are taken in one access to the store.
 const RUNS_AT_ONCE: usize = 512;
 
-/// A run of the journal, and which of its messages live: one bit each.
+/// A run of the journal, and one bit for each of its messages that is set if the message is live.
 struct LiveRun {
     bytes: Slice,
     lsn: Lsn,
@@ -25,8 +25,8 @@ struct LiveRun {
 }
 
 impl Store {
-    /// The next runs of a log that stand before a position, and the offset behind them. Runs
-    /// without a living message are left out.
+    /// The next runs of a log before a position, and the offset behind them. Runs without a live
+    /// message are left out.
     fn live_runs(&self, id: LogId, from: Offset, upto: Lsn) -> Result<(Vec<LiveRun>, Offset)> {
         let Some(log) = self.state.logs.get(&id) else {
             return Ok((Vec::new(), from));
@@ -108,8 +108,8 @@ impl Work {
         Ok(())
     }
 
-    /// The writer for the record with an offset: the one at hand, the segment that is still open,
-    /// or a new one.
+    /// The writer for the record with an offset. It is the current writer, the log's unsealed
+    /// segment, or a new segment.
     fn writer_with_room<'w>(
         &mut self,
         offset: Offset,
@@ -118,7 +118,7 @@ impl Work {
         change: &mut LogChange,
     ) -> Result<&'w mut SegmentWriter> {
         if let Some(mut full) = writer.take_if(|writer| writer.bytes() >= self.segment_bytes) {
-            // Damage to what it held before keeps it from being sealed, and nothing else.
+            // Damage in the older part of the segment keeps it from being sealed, no more.
             keep_going(full.seal())?;
             self.finish_writer(full, change)?;
         }

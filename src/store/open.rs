@@ -1,4 +1,4 @@
-//! Opening: a new store is made, an old one is recovered.
+//! Opening a store: a new one is made, or an old one is recovered.
 
 use std::{
     collections::BTreeMap,
@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Metalog, Store, cache::SegmentCache, commit::Draft, log::Progress, state::State};
+use super::{Metalog, Store, cache::SegmentCache, draft::Draft, log::Progress, state::State};
 use crate::{
     config::{Config, IoMode},
     disk::{Access, Disk},
@@ -18,20 +18,20 @@ use crate::{
         frame::FRAME_HEADER_BYTES,
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
-    ids::{CursorId, LogId, Lsn, Offset, StoreId},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
     journal::{Journal, Supply, holds_commits, recover},
     layout::{Layout, log_dir_name},
     metalog::{Loaded, MetaPlace, MetaWriter, load},
     segment::Segments,
 };
 
-/// Opens the store in a directory, whose lock the caller holds. If there is none, one is made
-/// with the id that the caller has drawn.
+/// Opens the store in a directory. The caller holds its lock. If there is no store, one is made
+/// with the id `new_id`.
 ///
 /// # Errors
 ///
 /// `Corrupt` with file and position if durable data is damaged or missing; `UnsupportedVersion`;
-/// `DiskFull` or `Io`. What is on disk is as it was then.
+/// `DiskFull` or `Io`. The durable data is unchanged after an error.
 pub fn open(disk: Arc<dyn Disk>, root: &Path, config: Config, new_id: StoreId) -> Result<Store> {
     let opening = Opening::new(disk, root, config)?;
     let mut found = Found::default();
@@ -76,7 +76,7 @@ impl Opening {
             access: self.access,
             file_bytes_min: self.config.journal_file_bytes_min,
             file_bytes_max: self.config.journal_file_bytes_max,
-            // A checkpoint lets go of what is beyond one half, in whole files.
+            // A checkpoint frees whole files beyond one half.
             pool_bytes: self.config.journal_bytes / 2
                 + self.config.journal_file_bytes_max.min(self.config.journal_bytes / 4),
         }
@@ -92,7 +92,7 @@ impl Opening {
         }
     }
 
-    /// Makes a store. It exists once its metalog does.
+    /// Makes a store. It exists once its metalog exists.
     fn create(self, id: StoreId) -> Result<Store> {
         let supply = self.supply(id);
         if holds_commits(&supply)? || !log_dirs(&*self.disk, &self.layout)?.is_empty() {
@@ -102,14 +102,14 @@ impl Opening {
         self.make_place_durable()?;
         let journal = Journal::create(supply)?;
         let mut writer = MetaWriter::create(&self.place(), id, 1)?;
-        writer.commit(journal.tail(), journal.tail(), 1)?;
-        let mut state = State::default();
-        state.catalog.next_id = 1;
+        let state = State::default();
+        writer.commit(journal.tail(), journal.tail(), state.catalog.next_id)?;
         let replay_from = journal.tail();
         Ok(self.store(id, journal, state, replay_from, Some(writer), 1))
     }
 
-    /// Makes the names durable that lead to the store. An earlier attempt may have made some.
+    /// Makes the directories that lead to the store durable. An earlier attempt may have made some
+    /// of them.
     pub fn make_place_durable(&self) -> Result<()> {
         let root = self.layout.root();
         let failed = |error, dir: &Path| {
@@ -118,7 +118,7 @@ impl Opening {
         for (height, dir) in root.ancestors().enumerate() {
             match self.disk.sync_dir(dir) {
                 Err(error) if height < 2 => return Err(failed(error, dir)),
-                // Directories further up may be closed to us; then others have made them.
+                // A directory that this process may not open was made by others.
                 Err(_) => break,
                 Ok(()) => {}
             }
@@ -150,7 +150,9 @@ impl Opening {
                 if at >= reflects {
                     state.check_is_there(&change, |log| Some(state.logs.get(&log)?.next()))?;
                 }
-                state.replay(change, at, reflects)?;
+                if !state.reflects(&change, at, reflects) {
+                    state.apply(&change, at)?;
+                }
             }
             Ok(())
         })?;
@@ -161,7 +163,7 @@ impl Opening {
             }
         }
         for path in recovered.leftovers.iter().chain(&loaded.leftovers) {
-            // Nothing refers to them; those that stay are tried again at the next open.
+            // Nothing refers to these files. If a removal fails, the next open tries it again.
             let _ = self.disk.remove(path);
         }
         let number = loaded.number;
@@ -206,10 +208,10 @@ fn check_segment(segments: &Segments, segment: &SegmentState) -> Result<()> {
     }
 }
 
-/// What the metalog says, before it is put together: entries come in any order.
+/// Entries of the metalog, which come in any order, before they become a state.
 #[derive(Default)]
 struct Found {
-    entities: BTreeMap<u64, Entity>,
+    entities: BTreeMap<EntityId, Entity>,
     logs: BTreeMap<LogId, LogState>,
     cursors: BTreeMap<CursorId, Offset>,
     chunks: BTreeMap<(CursorId, u64), ChunkState>,
@@ -235,7 +237,7 @@ impl Found {
         Ok(())
     }
 
-    fn forget(&mut self, id: u64) {
+    fn forget(&mut self, id: EntityId) {
         let Some(entity) = self.entities.remove(&id) else {
             return;
         };
@@ -292,7 +294,7 @@ impl Found {
 
 const STRAY: Malformed = Malformed("an entry belongs to nothing that exists");
 
-/// The directories of logs, as they are on disk.
+/// The directories of logs on the disk.
 pub fn log_dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(LogId, PathBuf)>> {
     let dir = layout.segments_dir();
     let names = disk.list(&dir);

@@ -1,7 +1,8 @@
-//! Finding messages: in the journal by the tail index, in segments by their tables.
+//! Finding messages. The tail index finds them in the journal, and the tables of segments find them
+//! there.
 //!
-//! What needs the store is separate from what needs the disk: a [`Source`] or a [`Chunk`] is found
-//! with the store in hand, and read without it.
+//! Finding needs the store, and reading does not. A [`Source`] or a [`Chunk`] is found with access
+//! to the store, and read without it.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::{
     segment::{Block, SegmentReader},
 };
 
-/// A message at rest, without a copy where the file is mapped.
+/// A stored message. It is not copied if its file is mapped.
 #[derive(Clone, Debug)]
 pub struct Stored {
     bytes: Slice,
@@ -47,15 +48,16 @@ impl Stored {
         self.spans.timestamp
     }
 
-    /// When its life ends, by what is noted about it and by what its queue says (0: nothing).
+    /// When the message expires, by its note and by the time to live of its queue (0 if the queue
+    /// has none).
     #[inline]
     pub fn expires(&self, most_ms: u64) -> Option<Timestamp> {
         let headers = self.spans.headers(&self.bytes);
-        // What is noted stands first, under a name of no length.
+        // A note is the first header, and its name is empty.
         if headers.first() != Some(&0) && most_ms == 0 { None } else { self.end_of_life(most_ms) }
     }
 
-    /// What is noted about its life. A note that cannot be read says nothing about it.
+    /// The time to live in the message's note. A note that cannot be read counts as none.
     pub fn life(&self) -> Life {
         Life::of(self.headers()).unwrap_or_default()
     }
@@ -70,7 +72,7 @@ impl Stored {
         Some(Timestamp(life.from.unwrap_or(self.timestamp()).0.saturating_add(ms)))
     }
 
-    /// What is known of it if it is a dead letter.
+    /// The dead letter's origin, if the message is a dead letter.
     pub fn dead_letter(&self) -> Result<Option<DeadLetter>> {
         DeadLetter::of(self.headers()).map_err(|what| {
             let what =
@@ -80,10 +82,10 @@ impl Stored {
     }
 }
 
-/// Where one message is.
+/// The place of one message.
 #[derive(Debug)]
 pub enum Source {
-    /// In a run of the journal that stands at a position.
+    /// In a run of the journal. The position is for errors.
     Run(Slice, Lsn),
     /// In a block that was read before.
     Block(Block),
@@ -92,7 +94,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Reads the message. With it comes the block that had to be read for it, to be remembered.
+    /// Reads the message. If a block had to be read, it is returned too, for [`Store::remember`].
     #[inline]
     pub fn load(self, offset: Offset) -> Result<(Stored, Option<Block>)> {
         match self {
@@ -126,7 +128,7 @@ fn missing(offset: Offset) -> Error {
     Error::new(ErrorKind::Corrupt, what)
 }
 
-/// A run of the journal that does not decode, although its frame did verify.
+/// An error about a run that does not decode although its frame verified.
 pub fn damaged_run(what: Malformed, lsn: Lsn) -> Error {
     Error::corrupt(what.0, "journal", lsn.0)
 }
@@ -144,7 +146,7 @@ impl View<'_> {
         self.log.next()
     }
 
-    /// Whether a message is in a segment, and so durable, or dead.
+    /// Whether a message is in a segment, and so durable, or is dead.
     pub fn is_moved(&self, offset: Offset) -> bool {
         offset < self.log.moved
     }
@@ -171,19 +173,19 @@ impl Store {
         self.state.logs.get(&log).ok_or_else(|| gone("the queue, topic or stream was deleted"))
     }
 
-    /// A cursor and its log, for whoever is to find the next message.
+    /// A cursor and its log, for finding the next message.
     #[inline]
     pub fn view(&self, cursor: CursorId, log: LogId) -> Option<View<'_>> {
         Some(View { acks: self.acks(cursor)?, log: self.state.logs.get(&log)? })
     }
 
-    /// The messages of a run in the journal.
+    /// The place of a run of the journal.
     #[inline]
     pub fn at_run(&self, run: RunPlace) -> Result<Source> {
         Ok(Source::Run(self.journal.slice(run.lsn, run.len)?, run.lsn))
     }
 
-    /// Where the message with an offset is. It must not be dead.
+    /// The place of the message with an offset. The message must not be dead.
     pub fn locate(&mut self, log: LogId, offset: Offset) -> Result<Source> {
         let found = self.log(log)?;
         if offset >= found.moved {
@@ -199,7 +201,7 @@ impl Store {
         Ok(Source::Segment(reader, index))
     }
 
-    /// Keeps the block that was read last for whoever wants the next message of it.
+    /// Keeps a block for the next read of its segment.
     pub fn remember(&mut self, log: LogId, block: Block) {
         let log = self.state.logs.get(&log);
         if let Some(segment) = log.and_then(|log| log.segment_of(block.first())) {
@@ -213,8 +215,8 @@ impl Store {
         Ok(log.tail.first_at_or_behind(limit).max(log.moved))
     }
 
-    /// The messages from an offset on, as far as they were committed before a position. `None` if
-    /// there are none yet.
+    /// The messages from an offset on that were committed before a position. `None` if there are
+    /// none yet.
     pub fn scan(&mut self, log: LogId, from: Offset, limit: Lsn) -> Result<Option<Chunk>> {
         let found = self.log(log)?;
         let from = from.max(found.start);
@@ -238,16 +240,16 @@ impl Store {
         Ok(if slices.is_empty() { None } else { Some(Chunk::Runs(slices)) })
     }
 
-    /// The segment with the messages from an offset on, to be read soon. Whatever is wrong with it
-    /// is for whoever reads it to meet.
+    /// The next segment from an offset on, to be read ahead. Errors are ignored: the read itself
+    /// will report them.
     pub fn upcoming(&mut self, log: LogId, from: Offset) -> Option<Arc<SegmentReader>> {
         let (_, segment) = self.state.logs.get(&log)?.segments.range(from..).next()?;
         let segment = segment.clone();
         self.cache.reader(&self.segments, &segment).ok()
     }
 
-    /// The first offset whose message bears this time or a later one, of those committed before a
-    /// position; the end if there is none.
+    /// The first offset whose message has this timestamp or a later one, among messages that were
+    /// committed before a position. The end if there is none.
     pub fn seek_time(&mut self, log: LogId, time: Timestamp, limit: Lsn) -> Result<Offset> {
         let found = self.log(log)?;
         let start = found.start;

@@ -1,5 +1,5 @@
-//! Giving back space: segments that are dead are dropped, and those that are mostly dead are
-//! rewritten together. Offsets never change.
+//! Giving back space. Dead segments are dropped, and neighbouring segments that are mostly dead are
+//! rewritten as one. Offsets never change.
 
 use super::{
     checkpoint::{LogChange, Shared, Work, keep_going},
@@ -14,10 +14,10 @@ use crate::{
     segment::{SegmentReader, SegmentWriter},
 };
 
-/// So many mostly dead segments are rewritten at most in one checkpoint, for each log.
+/// The most segments of one log that are rewritten in one checkpoint.
 const REWRITTEN_MAX: usize = 8;
 
-/// What can be done about one segment.
+/// What a checkpoint does with one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Keep,
@@ -26,9 +26,9 @@ enum Verdict {
 }
 
 fn judge(state: &State, log: &Log, segment: &SegmentState) -> Verdict {
-    let range = segment.base.0..segment.end.0;
-    let offsets = range.end - range.start;
-    // What the segment does not hold is dead, too; or was lost, in a stream that was salvaged.
+    let range = segment.base.to(segment.end);
+    let offsets = range.len();
+    // Offsets that the segment does not hold are dead, too. In a salvaged stream they may be lost.
     let dead = state.dead(log, range).saturating_sub(offsets.saturating_sub(segment.records));
     let live = segment.records.saturating_sub(dead);
     if live == 0 {
@@ -41,7 +41,7 @@ fn judge(state: &State, log: &Log, segment: &SegmentState) -> Verdict {
 }
 
 impl Work {
-    /// Drops and, if wanted, rewrites segments as the acks of this moment allow.
+    /// Drops segments, and rewrites segments if `may_rewrite`, by the acks of this moment.
     pub(super) fn retain(&mut self, shared: &impl Shared, may_rewrite: bool) -> Result<()> {
         let logs = shared.with(|store| {
             let with_segments = store.state.logs.values().filter(|log| !log.segments.is_empty());
@@ -82,11 +82,11 @@ impl Work {
         may_rewrite: bool,
         change: &mut LogChange,
     ) -> Result<()> {
-        // Neighbours are put together; one that stays in between keeps them apart.
+        // Neighbours are rewritten together. A segment that stays ends a group.
         let mut groups: Vec<Vec<SegmentState>> = vec![Vec::new()];
         let mut rewritten = 0;
         for (segment, verdict) in verdicts {
-            // One that this checkpoint has just added to is for the next one to judge.
+            // A segment that this checkpoint has added to is left to the next checkpoint.
             let is_fresh = change.put.iter().any(|put| put.base == segment.base);
             match verdict {
                 Verdict::Drop if !is_fresh => change.gone.push(segment),
@@ -98,7 +98,7 @@ impl Work {
             }
         }
         for group in groups.iter().filter(|group| !group.is_empty()) {
-            // It may wait: until there is space, or for good if a block is damaged.
+            // A rewrite may be left out. The disk may be full, or a block may be damaged.
             match self.rewrite(shared, group, change) {
                 Err(error) if error.kind() == ErrorKind::DiskFull => {}
                 rewritten => drop(keep_going(rewritten)?),

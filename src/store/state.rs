@@ -1,9 +1,7 @@
 //! The state of a store in memory, and every way in which it changes.
 //!
-//! A commit changes it once its frame is in the journal, and recovery does the same with the same
-//! functions when it reads the frame again. All of them are idempotent or checked.
-
-use std::ops::Range;
+//! A commit applies its changes once its frame is in the journal. Recovery applies the same changes
+//! with the same function when it reads the frame again. Each change is idempotent or checked.
 
 use super::{
     acks::{AckSet, acked_by_all},
@@ -14,10 +12,10 @@ use super::{
 use crate::{
     format::{
         Malformed,
-        commit::Change,
+        commit::{Change, OffsetRanges},
         entity::{Creation, Entity, EntityKind},
     },
-    ids::{CursorId, IdMap, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset, OffsetRange},
 };
 
 #[derive(Debug, Default)]
@@ -26,18 +24,18 @@ pub struct State {
     pub logs: IdMap<LogId, Log>,
     pub cursors: IdMap<CursorId, Cursor>,
     /// Entities that were created or deleted since the last capture.
-    pub changed_entities: Vec<u64>,
-    /// Logs that were deleted and whose segments may still be there.
+    pub changed_entities: Vec<EntityId>,
+    /// Deleted logs whose segments may still exist.
     pub deleted_logs: Vec<LogId>,
-    /// Whether a segment has become dead, so that a checkpoint would give back space.
+    /// Whether a segment is dead, so that a checkpoint gives back space.
     pub reclaimable: bool,
 }
 
-/// A change that contradicts the state: the journal and the metalog do not fit together.
+/// A change that contradicts the state. The journal and the metalog do not fit together.
 const UNKNOWN: Malformed = Malformed("a commit refers to something that does not exist");
 
 impl State {
-    pub fn create(&mut self, creation: &Creation) {
+    fn create(&mut self, creation: &Creation) {
         let entity = &creation.entity;
         self.attach(entity);
         for ((id, _), start) in entity.cursors().zip(&creation.starts) {
@@ -68,8 +66,8 @@ impl State {
         }
     }
 
-    /// Deletes an entity with all that belong to it.
-    pub fn delete(&mut self, id: u64) -> Vec<Entity> {
+    /// Deletes an entity, and the entities that belong to it.
+    fn delete(&mut self, id: EntityId) -> Vec<Entity> {
         let removed = self.catalog.remove(id);
         for entity in &removed {
             for (cursor, log) in entity.cursors() {
@@ -88,9 +86,9 @@ impl State {
         removed
     }
 
-    /// Messages have entered a log.
+    /// Adds a run to a log.
     #[inline]
-    pub fn append(&mut self, log: LogId, run: RunPlace, end: Offset) -> Result<(), Malformed> {
+    fn append(&mut self, log: LogId, run: RunPlace, end: Offset) -> Result<(), Malformed> {
         let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
         if run.first != log.next() {
             return Err(Malformed("a commit's messages do not follow the ones before"));
@@ -111,10 +109,14 @@ impl State {
     }
 
     #[inline]
-    pub fn ack(&mut self, cursor: CursorId, range: Range<u64>) -> Result<(), Malformed> {
+    fn ack(&mut self, cursor: CursorId, offsets: &OffsetRanges<'_>) -> Result<(), Malformed> {
         let (acks, log) = self.ack_cursor(cursor)?;
         let before = acks.floor();
-        acks.ack(range);
+        match offsets {
+            // Most acks are of one message.
+            OffsetRanges::Listed([offset]) => acks.ack(offset.only()),
+            _ => offsets.for_each(|range| acks.ack(range)),
+        }
         let floor = acks.floor();
         if floor != before {
             self.floor_moved(log, before, floor);
@@ -122,7 +124,8 @@ impl State {
         Ok(())
     }
 
-    /// Lets go of what no cursor of a log wants any more, as far as that is cheap.
+    /// Drops the part of the tail index that no cursor wants any more, and notices a dead segment,
+    /// as far as that is cheap.
     #[inline]
     fn floor_moved(&mut self, log: LogId, before: Offset, floor: Offset) {
         let Some(log) = self.logs.get_mut(&log) else {
@@ -140,37 +143,8 @@ impl State {
         }
     }
 
-    pub fn defer(
-        &mut self,
-        cursor: CursorId,
-        offset: Offset,
-        attempts: u32,
-        due: Timestamp,
-    ) -> Result<(), Malformed> {
-        let (acks, _) = self.ack_cursor(cursor)?;
-        acks.defer(offset, attempts, due);
-        Ok(())
-    }
-
-    pub fn prioritize(
-        &mut self,
-        cursor: CursorId,
-        offsets: Range<u64>,
-        priority: u8,
-    ) -> Result<(), Malformed> {
-        let (acks, _) = self.ack_cursor(cursor)?;
-        acks.prioritize(offsets, priority);
-        Ok(())
-    }
-
-    pub fn shelve(&mut self, cursor: CursorId, offsets: Range<u64>) -> Result<(), Malformed> {
-        let (acks, _) = self.ack_cursor(cursor)?;
-        acks.shelve(offsets);
-        Ok(())
-    }
-
-    /// Nothing can be said of messages that are still to come. `next` tells of a log which is the
-    /// next.
+    /// Refuses a change that refers to a message that does not exist yet. `next` gives the next
+    /// offset of a log.
     pub fn check_is_there(
         &self,
         change: &Change<'_>,
@@ -179,14 +153,15 @@ impl State {
         let (cursor, end) = match change {
             Change::Defer { cursor, offset, .. } => (cursor, offset.0 + 1),
             Change::Prioritize { cursor, first, count, .. } => (cursor, first.0 + count),
-            Change::Shelve { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end)),
+            Change::Spill { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end.0)),
             _ => return Ok(()),
         };
         let next = self.cursors.get(cursor).and_then(|cursor| next(cursor.log));
         if next.is_some_and(|next| end > next.0) { Err(UNKNOWN) } else { Ok(()) }
     }
 
-    /// Nor can a metalog say anything of them. `next` is what it says of logs.
+    /// Refuses ack states of a metalog that refer to messages that do not exist. `next` gives the
+    /// next offset of a log in the metalog.
     pub fn check_acks(&self, next: impl Fn(LogId) -> Option<Offset>) -> Result<(), Malformed> {
         let is_there = |cursor: &Cursor| {
             cursor.acks().is_none_or(|acks| acks.end() <= next(cursor.log).unwrap_or_default())
@@ -197,7 +172,7 @@ impl State {
         }
     }
 
-    pub fn seek(&mut self, cursor: CursorId, to: Offset) -> Result<(), Malformed> {
+    fn seek(&mut self, cursor: CursorId, to: Offset) -> Result<(), Malformed> {
         let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
         cursor.dirty = true;
         match &mut cursor.progress {
@@ -207,7 +182,7 @@ impl State {
         Ok(())
     }
 
-    pub fn trim(&mut self, log: LogId, start: Offset) -> Result<(), Malformed> {
+    fn trim(&mut self, log: LogId, start: Offset) -> Result<(), Malformed> {
         let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
         log.start = log.start.max(start);
         log.dirty = true;
@@ -216,49 +191,62 @@ impl State {
         Ok(())
     }
 
-    /// Applies a change that recovery has read. `at` is the place of its first byte. Changes at or
-    /// behind `reflects` are not in the metalog; of those before, only messages are wanted.
-    pub fn replay(&mut self, change: Change<'_>, at: Lsn, reflects: Lsn) -> Result<(), Malformed> {
-        if let Change::Run(run) = &change {
-            return match self.logs.get(&run.log) {
-                // The log was deleted meanwhile.
-                None if at < reflects => Ok(()),
-                None => Err(UNKNOWN),
-                // The messages are in segments, or dead.
-                Some(log) if run.end() <= log.moved => Ok(()),
-                Some(_) => {
-                    let place = RunPlace { first: run.first, lsn: at, len: run.len() };
-                    self.append(run.log, place, run.end())
-                }
-            };
-        }
-        if at < reflects {
-            return Ok(());
-        }
+    /// Applies a change. `at` is the position of its first byte in the journal. A commit calls this
+    /// after it has written its frame, and recovery after it has read the frame.
+    #[inline(always)]
+    pub fn apply(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {
+        // Most changes are acks.
         match change {
-            Change::Run(_) => unreachable!("runs were dealt with"),
-            Change::Ack { cursor, offsets } => {
-                offsets.into_iter().try_for_each(|range| self.ack(cursor, range))
+            Change::Ack { cursor, offsets } => self.ack(*cursor, offsets),
+            _ => self.apply_any(change, at),
+        }
+    }
+
+    #[inline]
+    fn apply_any(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {
+        match change {
+            Change::Run(run) => {
+                let place = RunPlace { first: run.first, lsn: at, len: run.len() };
+                self.append(run.log, place, run.end())
             }
+            Change::Ack { cursor, offsets } => self.ack(*cursor, offsets),
             Change::Defer { cursor, offset, attempts, due } => {
-                self.defer(cursor, offset, attempts, due)
-            }
-            Change::Seek { cursor, next } => self.seek(cursor, next),
-            Change::Create(creation) => {
-                self.create(&creation);
+                self.ack_cursor(*cursor)?.0.defer(*offset, *attempts, *due);
                 Ok(())
             }
-            Change::Delete { entity } => match self.delete(entity).is_empty() {
+            Change::Seek { cursor, next } => self.seek(*cursor, *next),
+            Change::Create(creation) => {
+                self.create(creation);
+                Ok(())
+            }
+            Change::Delete { entity } => match self.delete(*entity).is_empty() {
                 true => Err(UNKNOWN),
                 false => Ok(()),
             },
-            Change::Trim { log, start } => self.trim(log, start),
-            Change::Shelve { cursor, offsets } => {
-                offsets.into_iter().try_for_each(|range| self.shelve(cursor, range))
-            }
+            Change::Trim { log, start } => self.trim(*log, *start),
             Change::Prioritize { cursor, first, count, priority } => {
-                self.prioritize(cursor, first.0..first.0 + count, priority)
+                self.ack_cursor(*cursor)?
+                    .0
+                    .prioritize(first.to(Offset(first.0 + count)), *priority);
+                Ok(())
             }
+            Change::Spill { cursor, offsets } => {
+                let (acks, _) = self.ack_cursor(*cursor)?;
+                offsets.for_each(|range| acks.spill(range));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether recovery leaves out a change of the journal. The metalog reflects all changes before
+    /// the position `reflects`, but for messages. Messages below a log's `moved` are in segments,
+    /// or dead.
+    pub fn reflects(&self, change: &Change<'_>, at: Lsn, reflects: Lsn) -> bool {
+        let Change::Run(run) = change else { return at < reflects };
+        match self.logs.get(&run.log) {
+            Some(log) => run.end() <= log.moved,
+            // The log was deleted before the metalog was written.
+            None => at < reflects,
         }
     }
 
@@ -267,28 +255,28 @@ impl State {
         cursors.filter_map(Cursor::acks).collect()
     }
 
-    /// How many offsets of a range nobody wants any more.
-    pub fn dead(&self, log: &Log, range: Range<u64>) -> u64 {
+    /// How many offsets of a range are dead: no cursor wants them.
+    pub fn dead(&self, log: &Log, range: OffsetRange) -> u64 {
         if log.keeps_acked {
-            return log.start.0.clamp(range.start, range.end) - range.start;
+            return range.start.to(log.start.clamp(range.start, range.end)).len();
         }
         acked_by_all(&self.ack_sets(log), range)
     }
 
-    /// The parts of a range of offsets that somebody still wants.
-    pub fn wanted(&self, log: &Log, range: Range<u64>) -> Vec<Range<u64>> {
-        let mut all: Vec<Range<u64>> = Vec::new();
+    /// The parts of a range that a cursor still wants.
+    pub fn wanted(&self, log: &Log, range: OffsetRange) -> Vec<OffsetRange> {
+        let mut all: Vec<OffsetRange> = Vec::new();
         if log.keeps_acked {
-            all.push(log.start.0.max(range.start)..range.end);
+            all.push(log.start.max(range.start).to(range.end));
         } else {
             let sets = self.ack_sets(log);
-            all.extend(sets.iter().flat_map(|acks| acks.unacked_in(range.clone())));
+            all.extend(sets.iter().flat_map(|acks| acks.unacked_in(range)));
         }
         join(&mut all);
         all
     }
 
-    /// Whether nobody wants an offset any more.
+    /// Whether an offset is dead: no cursor wants it.
     pub fn is_dead(&self, log: &Log, offset: Offset) -> bool {
         if log.keeps_acked {
             return offset < log.start;
@@ -301,9 +289,9 @@ impl State {
     }
 }
 
-/// Puts together ranges that touch or overlap.
-pub fn join(ranges: &mut Vec<Range<u64>>) {
-    ranges.retain(|range| range.start < range.end);
+/// Sorts ranges, and joins those that touch or overlap.
+pub fn join(ranges: &mut Vec<OffsetRange>) {
+    ranges.retain(|range| !range.is_empty());
     ranges.sort_unstable_by_key(|range| (range.start, range.end));
     ranges.dedup_by(|next, before| {
         let touches = next.start <= before.end;

@@ -1,7 +1,7 @@
-//! The tail index: where in the journal the newest messages of one log are.
+//! The tail index: the positions in the journal of a log's newest messages.
 //!
-//! One entry of 12 bytes per run, so its size is bounded by the journal's. It is not stored:
-//! recovery builds it anew from the journal.
+//! It has one entry of 12 bytes per run, so the journal's length bounds its size. It is not stored.
+//! Recovery builds it again from the journal.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ struct Entry {
     len: u32,
 }
 
-/// Where a run is.
+/// The place of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunPlace {
     pub first: Offset,
@@ -89,7 +89,7 @@ impl Tail {
         let chunk = self.chunks.partition_point(|chunk| chunk.first <= offset.0).checked_sub(1)?;
         let runs = &self.chunks[chunk].runs;
         let wanted = offset.0 - self.chunks[chunk].first;
-        // Where every run holds one message, the distance is the index.
+        // If every run holds one message, the distance is the index.
         if let Some(run) = runs.get(wanted as usize)
             && u64::from(run.offset) == wanted
         {
@@ -132,7 +132,7 @@ impl Tail {
         }
     }
 
-    /// Forgets runs before an offset, as far as that costs nothing: whole chunks.
+    /// Forgets runs before an offset, in whole chunks, which costs next to nothing.
     #[inline]
     pub fn drop_below(&mut self, offset: Offset) {
         while let Some(chunk) = self.chunks.front() {

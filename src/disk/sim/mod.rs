@@ -24,6 +24,8 @@
 //! All of it follows from one seed.
 
 mod file;
+mod names;
+mod random;
 mod world;
 
 use std::{

@@ -7,34 +7,16 @@ use std::{
     time::Duration,
 };
 
-use super::file::{Content, PAGE};
+use super::{
+    file::{Content, PAGE},
+    names::{NameChange, Node, parent},
+    random::Random,
+};
 use crate::ids::Timestamp;
 
 /// Counts kills and power cuts. Handles of a former life are dead.
 pub(super) type Life = u64;
 pub(super) type FileId = u64;
-
-/// The one source of chance: SplitMix64 (Steele, Lea and Flood, 2014).
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub(super) fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(n.max(1))) >> 64) as u64
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fault {
@@ -46,49 +28,8 @@ pub(super) struct Fault {
     pub(super) for_good: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Node {
-    Dir,
-    File(FileId),
-}
-
-/// A change of names that is not durable yet.
-#[derive(Clone, Debug)]
-enum NameChange {
-    Put(PathBuf, Node),
-    Remove(PathBuf),
-    Rename(PathBuf, PathBuf, Node),
-}
-
-impl NameChange {
-    fn dir(&self) -> &Path {
-        let (NameChange::Put(path, _) | NameChange::Remove(path) | NameChange::Rename(path, ..)) =
-            self;
-        parent(path)
-    }
-
-    fn apply(self, names: &mut BTreeMap<PathBuf, Node>) {
-        match self {
-            NameChange::Put(path, node) => {
-                names.insert(path, node);
-            }
-            NameChange::Remove(path) => {
-                names.remove(&path);
-            }
-            NameChange::Rename(from, to, node) => {
-                names.remove(&from);
-                names.insert(to, node);
-            }
-        }
-    }
-}
-
 fn power_off() -> io::Error {
     io::Error::other("the simulated power is off")
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new(""))
 }
 
 #[derive(Debug)]

@@ -4,8 +4,9 @@ use super::committer::Committer;
 use crate::{
     error::{ErrorKind, Result},
     ids::Lsn,
+    inspect::{self, VerifyReport},
     journal::Urgency,
-    store::{self, Extent, Store, VerifyReport},
+    store::{self, Extent, Store},
 };
 
 impl Committer {
@@ -38,9 +39,9 @@ impl Committer {
             let _working = self.work();
             let _turn = self.checkpointing.lock();
             check_open()?;
-            store::verify_base(self)?
+            inspect::verify_base(self)?
         };
-        store::verify_segments(self, &mut report, &check_open)?;
+        inspect::verify_segments(self, &mut report, &check_open)?;
         Ok(report)
     }
 

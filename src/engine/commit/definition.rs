@@ -10,7 +10,7 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     format::entity::{Creation, Entity, EntityKind},
-    ids::Offset,
+    ids::{EntityId, Offset},
     store::{Op, Space},
 };
 
@@ -30,10 +30,14 @@ pub trait Definition {
     }
 
     /// What is stored. `dead_letters` is the id of the queue for dead letters.
-    fn kind(&self, dead_letters: Option<u64>) -> EntityKind;
+    fn kind(&self, dead_letters: Option<EntityId>) -> EntityKind;
 
     /// The name of a setting that was given here, and is another one there.
-    fn differs(&self, _there: &EntityKind, _dead_letters: Option<u64>) -> Option<&'static str> {
+    fn differs(
+        &self,
+        _there: &EntityKind,
+        _dead_letters: Option<EntityId>,
+    ) -> Option<&'static str> {
         None
     }
 
@@ -104,7 +108,7 @@ fn create_new(
     committer: &Committer,
     definition: &impl Definition,
     dead_letter_queue: Option<&str>,
-    mut dead_letters: Option<u64>,
+    mut dead_letters: Option<EntityId>,
 ) -> CommitResult<(Entity, Receipt)> {
     let mut creations = Vec::new();
     if let (None, Some(name)) = (dead_letters, dead_letter_queue) {
@@ -114,7 +118,7 @@ fn create_new(
     }
     let mut entity = core.store.new_entity(definition.name(), definition.kind(dead_letters));
     if let Some(Creation { entity: before, .. }) = creations.first() {
-        entity.id = before.id + before.ids();
+        entity.id = before.end_of_ids();
     }
     let starts = definition.starts(core, &entity)?;
     creations.push(Creation { entity: entity.clone(), starts });
@@ -137,7 +141,7 @@ pub fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
     let committed = committer.transact("delete", |core| {
         let found = core.store.find(space, name).ok_or_else(|| not_found(space, name))?;
         let entity = found.id;
-        if let Some(other) = core.store.uses_as_grave(entity) {
+        if let Some(other) = core.store.uses_as_dead_letters(entity) {
             let what = format!(
                 "queue {name:?} holds the dead letters of {other:?}, which must be deleted first"
             );

@@ -49,7 +49,8 @@ impl Committer {
             if core.delay_entity(queue)?.is_some() {
                 return Ok(((), Receipt::NOTHING));
             }
-            let entity = core.store.new_entity(NAME, EntityKind::Timetable { queue: queue.0 });
+            let entity =
+                core.store.new_entity(NAME, EntityKind::DelayIndex { queue: queue.entity() });
             let id = entity.id;
             let creation = Creation { entity, starts: vec![Offset(0)] };
             let create = crate::store::Op::Create { creation: &creation };

@@ -5,12 +5,12 @@ use crate::{
     config::Durability,
     engine::core::{
         Core,
-        commit::{CommitResult, NeededRoom, NotCommitted, Receipt},
+        commit::{CommitResult, Receipt},
         guard::CoreGuard,
     },
     error::{ErrorKind, Result},
     journal::Urgency,
-    store::Extent,
+    store::{Extent, Refused, Shortage},
 };
 
 impl Committer {
@@ -35,8 +35,8 @@ impl Committer {
                     }
                     return Ok(committed);
                 }
-                Err(NotCommitted::Failed(error)) => return Err(error),
-                Err(NotCommitted::NeedsRoom(room)) => self.make_room(room)?,
+                Err(Refused::Failed(error)) => return Err(error),
+                Err(Refused::NeedsRoom(room)) => self.make_room(room)?,
             }
         }
     }
@@ -52,8 +52,8 @@ impl Committer {
     }
 
     /// Makes room for a commit before it is tried again.
-    pub fn make_room(&self, room: NeededRoom) -> Result<()> {
-        let NeededRoom::File { bytes, urgency } = room else {
+    pub fn make_room(&self, room: Shortage) -> Result<()> {
+        let Shortage::File { bytes, urgency } = room else {
             return self.shorten_journal(Extent::Older);
         };
         match self.prepare_file(Some(bytes), Urgency::Ordinary) {
@@ -93,7 +93,7 @@ impl Committer {
             }
             match core.commit_failures(self.now_plain()) {
                 Ok(_) => self.sync_soon(),
-                Err(NotCommitted::NeedsRoom(room)) => {
+                Err(Refused::NeedsRoom(room)) => {
                     drop(core);
                     let made = self.make_room(room);
                     core = self.lock(operation);
@@ -101,7 +101,7 @@ impl Committer {
                         core.forget_failures();
                     }
                 }
-                Err(NotCommitted::Failed(_)) => core.forget_failures(),
+                Err(Refused::Failed(_)) => core.forget_failures(),
             }
         }
         core

@@ -1,6 +1,6 @@
 //! Looks at what is in a queue without taking it.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use super::{consumer::Consumer, due_times::DueTimes};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         note::{DeadLetter, Life},
         record::Headers,
     },
-    ids::{Offset, Timestamp},
+    ids::{Offset, OffsetRange, Timestamp},
     message::Message,
     store::Stored,
 };
@@ -122,7 +122,7 @@ impl fmt::Debug for Browsed {
 #[must_use = "it looks at nothing before it is iterated"]
 pub struct Browse {
     consumer: Arc<Consumer>,
-    range: Range<Offset>,
+    range: OffsetRange,
     due_times: DueTimes,
 }
 
@@ -135,7 +135,7 @@ impl Browse {
         let mut core = self.consumer.committer().lock_open("browse")?;
         let visible = core.visible();
         let view = core.store.view(cursor, log).ok_or_else(deleted)?;
-        let next = view.acks.next_unacked(self.range.start.0..self.range.end.0);
+        let next = view.acks.next_unacked(self.range);
         let is_visible =
             |offset| view.run(offset).map_or(view.is_moved(offset), |run| run.lsn < visible);
         let Some(offset) = next.filter(|offset| is_visible(*offset)) else {
@@ -143,7 +143,7 @@ impl Browse {
             return Ok(None);
         };
         let (attempts, mut due) = (view.acks.attempts(offset), view.acks.due(offset));
-        let is_spilled = view.acks.is_shelved(offset);
+        let is_spilled = view.acks.is_spilled(offset);
         let priority = view.acks.priority(offset);
         self.range.start = offset.next();
         let source = core.store.locate(log, offset)?;
@@ -157,8 +157,8 @@ impl Browse {
 
     /// When a spilled message is due.
     fn due_of(&mut self, offset: Offset) -> Result<Timestamp> {
-        if !self.due_times.range.contains(&offset.0) {
-            let range = offset.0..offset.0 + DUE_TIMES_AT_ONCE;
+        if !self.due_times.range.contains(offset) {
+            let range = offset.to(Offset(offset.0 + DUE_TIMES_AT_ONCE));
             self.due_times = self.consumer.read_due_times(range)?;
         }
         if let Some(due) = self.due_times.due.get(&offset) {
@@ -167,7 +167,7 @@ impl Browse {
         let core = self.consumer.committer().lock_open("browse")?;
         let acks = core.store.acks(self.consumer.cursor()).ok_or_else(deleted)?;
         match &self.due_times.damage {
-            Some(damage) if acks.is_shelved(offset) => Err(damage.again()),
+            Some(damage) if acks.is_spilled(offset) => Err(damage.again()),
             // It has come back meanwhile.
             _ => Ok(acks.due(offset)),
         }
@@ -188,7 +188,7 @@ impl Consumer {
         let (_, end) = core.bounds(self.log())?;
         let floor = core.store.floor(self.cursor()).ok_or_else(deleted)?;
         let due_times = DueTimes::default();
-        Ok(Browse { consumer: self.without_slot(), range: floor..end, due_times })
+        Ok(Browse { consumer: self.without_slot(), range: floor.to(end), due_times })
     }
 
     /// Browses from an offset on.

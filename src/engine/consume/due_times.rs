@@ -1,19 +1,19 @@
 //! When the spilled messages of a queue are due, for those that browse.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::collections::BTreeMap;
 
 use super::consumer::Consumer;
 use crate::{
     engine::core::spill::entries_of,
     error::{Error, ErrorKind, Result},
-    ids::{CursorId, LogId, Offset, Timestamp},
+    ids::{Offset, OffsetRange, Timestamp},
 };
 
 /// When the spilled messages of a range are due.
 #[derive(Debug, Default)]
 pub struct DueTimes {
     /// The offsets of which it is known.
-    pub range: Range<u64>,
+    pub range: OffsetRange,
     pub due: BTreeMap<Offset, Timestamp>,
     /// Why it is not known of all of them.
     pub damage: Option<Error>,
@@ -22,9 +22,9 @@ pub struct DueTimes {
 impl Consumer {
     /// Reads when the spilled messages of a range are due. A damaged block does not keep the others from
     /// being read.
-    pub(super) fn read_due_times(&self, range: Range<u64>) -> Result<DueTimes> {
+    pub(super) fn read_due_times(&self, range: OffsetRange) -> Result<DueTimes> {
         let (cursor, committer) = (self.cursor(), self.committer());
-        let mut found = DueTimes { range: range.clone(), ..DueTimes::default() };
+        let mut found = DueTimes { range, ..DueTimes::default() };
         let (entity, blocks) = {
             let mut core = committer.lock_open("browse")?;
             let index = &core.consumption(cursor)?.delay_index;
@@ -34,9 +34,9 @@ impl Consumer {
         for block in blocks {
             let source = {
                 let mut core = committer.lock_open("browse")?;
-                match core.store.acks(CursorId(entity)) {
+                match core.store.acks(entity.cursor(0)) {
                     Some(acks) if !acks.is_acked(block.offset) => {
-                        core.store.locate(LogId(entity), block.offset)
+                        core.store.locate(entity.log(0), block.offset)
                     }
                     // Its messages have come back meanwhile.
                     _ => continue,
@@ -44,7 +44,7 @@ impl Consumer {
             };
             match source.and_then(|source| entries_of(&source.load(block.offset)?.0)) {
                 Ok(entries) => {
-                    let entries = entries.into_iter().filter(|it| range.contains(&it.1.0));
+                    let entries = entries.into_iter().filter(|it| range.contains(it.1));
                     found.due.extend(entries.map(|(due, offset)| (offset, due)));
                 }
                 Err(error) if error.kind() == ErrorKind::Corrupt => found.damage = Some(error),

@@ -17,18 +17,12 @@ use super::{
 };
 use crate::{
     delivery::settings::UNDELAYED,
-    engine::{
-        core::{
-            commit::{NeededRoom, NotCommitted},
-            effects::HeldBack,
-        },
-        runtime::wait::Attempt,
-    },
+    engine::{core::effects::HeldBack, runtime::wait::Attempt},
     error::{Error, ErrorKind, Result},
     ids::{Offset, Timestamp},
     journal::Urgency,
     message::{Delay, Message},
-    store::{Op, Stored},
+    store::{Op, Refused, Shortage, Stored},
 };
 
 /// The longest key of a message in a queue that is ordered by key, in bytes.
@@ -129,7 +123,7 @@ impl Consumer {
 
     /// Counts a message as tried before anyone sees it. If that cannot be for now, its lease ends, and the
     /// room is returned that the commit needs.
-    fn count(&self, offset: Offset, delivered: DeliveryInfo) -> Result<Option<NeededRoom>> {
+    fn count(&self, offset: Offset, delivered: DeliveryInfo) -> Result<Option<Shortage>> {
         let (cursor, committer) = (self.cursor(), self.committer());
         let op = Op::Defer {
             cursor,
@@ -150,8 +144,8 @@ impl Consumer {
                 committer.sync_soon();
                 Ok(None)
             }
-            Err(NotCommitted::NeedsRoom(room)) => Ok(Some(room)),
-            Err(NotCommitted::Failed(error)) => Err(error),
+            Err(Refused::NeedsRoom(room)) => Ok(Some(room)),
+            Err(Refused::Failed(error)) => Err(error),
         }
     }
 

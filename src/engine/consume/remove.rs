@@ -1,12 +1,10 @@
 //! Removes messages without delivering them.
 
-use std::ops::Range;
-
 use super::consumer::Consumer;
 use crate::{
     engine::core::{Core, commit::Receipt, errors::deleted},
     error::Result,
-    ids::Offset,
+    ids::{Offset, OffsetRange},
     store::Op,
 };
 
@@ -32,7 +30,7 @@ impl Consumer {
                 // A caller that is told that it is gone relies on it.
                 return Ok((false, Receipt::of_what_is_there(&core.store)));
             }
-            let (due, was_spilled) = (acks.due(offset), acks.is_shelved(offset));
+            let (due, was_spilled) = (acks.due(offset), acks.is_spilled(offset));
             let ack = Op::Ack { cursor, offsets: &[offset] };
             let receipt = core.commit(&[ack], committer.now_plain())?;
             core.consumption(cursor)?.deliveries.forget_one(offset, due);
@@ -54,13 +52,13 @@ impl Consumer {
         let (mut all, mut from) = (0, Offset(0));
         loop {
             let committed = committer.transact("purge", |core| {
-                let ranges = self.idle(core, from..end)?;
+                let ranges = self.idle(core, from.to(end))?;
                 let Some(last) = ranges.last() else {
                     let nothing = Purged { messages: 0, next: None };
                     return Ok((nothing, Receipt::of_what_is_there(&core.store)));
                 };
-                let next = Some(Offset(last.end));
-                let messages = ranges.iter().map(|range| range.end - range.start).sum();
+                let next = Some(last.end);
+                let messages = ranges.iter().map(|range| range.len()).sum();
                 let ack = Op::AckRanges { cursor, ranges: &ranges };
                 let receipt = core.commit(&[ack], committer.now_plain())?;
                 core.note_dropped(cursor, &ranges);
@@ -79,18 +77,18 @@ impl Consumer {
     }
 
     /// The first ranges of messages that are neither acked nor on lease.
-    fn idle(&self, core: &mut Core, within: Range<Offset>) -> Result<Vec<Range<u64>>> {
+    fn idle(&self, core: &mut Core, within: OffsetRange) -> Result<Vec<OffsetRange>> {
         let leased = core.consumption(self.cursor())?.deliveries.leased();
         let acks = core.store.acks(self.cursor()).ok_or_else(deleted)?;
         let mut idle = Vec::new();
-        let mut at = within.start.0;
-        let busy = leased.range(within.clone()).map(|offset| offset.0);
-        for busy in busy.chain([within.end.0]) {
+        let mut at = within.start;
+        let busy = leased.range(within.start..within.end).copied();
+        for busy in busy.chain([within.end]) {
             crate::audit::step();
             if idle.len() < RANGES_AT_ONCE && at < busy {
-                idle.extend(acks.unacked_up_to(at..busy, RANGES_AT_ONCE - idle.len()));
+                idle.extend(acks.unacked_up_to(at.to(busy), RANGES_AT_ONCE - idle.len()));
             }
-            at = busy + 1;
+            at = busy.next();
         }
         idle.truncate(RANGES_AT_ONCE);
         Ok(idle)

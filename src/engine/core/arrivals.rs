@@ -44,7 +44,7 @@ impl Core {
         for (log, offsets) in store.placed() {
             audit::step();
             let Some(watched) = arrivals.watches.get_mut(&log) else { continue };
-            let messages = (offsets.end.0 - offsets.start.0) as usize;
+            let messages = offsets.len() as usize;
             if arrivals.hides_unsynced {
                 if watched.fresh == 0 {
                     arrivals.touched.push(log);
@@ -106,9 +106,9 @@ impl Core {
     pub(super) fn note_prioritized(&mut self) {
         for it in self.store.prioritized() {
             let Some(consumption) = self.consumers.get_mut(&it.cursor) else { continue };
-            for offset in it.offsets.clone() {
+            for offset in it.offsets {
                 audit::step();
-                consumption.deliveries.prioritize(Offset(offset), it.priority);
+                consumption.deliveries.prioritize(offset, it.priority);
             }
         }
     }

@@ -1,14 +1,12 @@
 //! The capacity of a queue with limits: whether messages fit, and which are dropped for them.
 
-use std::ops::Range;
-
 use super::{Core, consumption::Consumption, errors::deleted};
 use crate::{
     audit,
     delivery::weights::{Weights, weight_of},
     error::{Error, ErrorKind, Result},
     format::entity::Limit,
-    ids::{CursorId, Offset},
+    ids::{CursorId, Offset, OffsetRange},
     message::Message,
     store::AckSet,
 };
@@ -76,7 +74,7 @@ impl Excess {
 #[derive(Debug, Default)]
 pub struct Dropped {
     /// Sorted; they do not touch.
-    pub ranges: Vec<Range<u64>>,
+    pub ranges: Vec<OffsetRange>,
 }
 
 impl Core {
@@ -126,7 +124,7 @@ impl Core {
     }
 
     /// Messages were deleted, wherever they were.
-    pub fn note_dropped(&mut self, cursor: CursorId, dropped: &[Range<u64>]) {
+    pub fn note_dropped(&mut self, cursor: CursorId, dropped: &[OffsetRange]) {
         if dropped.is_empty() {
             return;
         }
@@ -197,7 +195,7 @@ fn drop_waiting(
 ) -> Excess {
     let leased = consumption.deliveries.leased();
     let ready = dropped.len();
-    for offset in acks.unacked_in(0..end.0).into_iter().flatten().map(Offset) {
+    for offset in acks.unacked_in(Offset(0).to(end)).into_iter().flatten() {
         if excess.is_over() {
             break;
         }
@@ -211,9 +209,9 @@ fn drop_waiting(
 }
 
 /// Sorted offsets, as ranges.
-pub fn ranges(offsets: &[Offset]) -> Vec<Range<u64>> {
+pub fn ranges(offsets: &[Offset]) -> Vec<OffsetRange> {
     let together = offsets.chunk_by(|a, b| a.next() == *b);
-    together.map(|all| all[0].0..all[all.len() - 1].0 + 1).collect()
+    together.map(|all| all[0].to(all[all.len() - 1].next())).collect()
 }
 
 fn full(limit: Limit) -> Error {

@@ -2,10 +2,8 @@
 
 use super::Core;
 use crate::{
-    error::{Error, Result},
     ids::{Lsn, Now, Offset},
-    journal::Urgency,
-    store::{self, Op, Outcome, Store},
+    store::{self, Op, Refused, Store},
 };
 
 /// What must become durable for a result to be durable.
@@ -24,6 +22,10 @@ impl Receipt {
         Receipt { end: Some(store.journal.tail()) }
     }
 
+    fn of(receipt: store::Receipt) -> Receipt {
+        Receipt { end: Some(receipt.end) }
+    }
+
     /// The position up to which the journal must be durable.
     #[inline]
     pub fn end(self) -> Option<Lsn> {
@@ -31,42 +33,8 @@ impl Receipt {
     }
 }
 
-/// Why there is no commit.
-#[derive(Debug)]
-pub enum NotCommitted {
-    /// It failed, and fails again if it is tried again. Nothing was changed.
-    Failed(Error),
-    /// The journal has no room for it now. Nothing was changed. Make room, and try again.
-    NeedsRoom(NeededRoom),
-}
-
-/// The room that a commit needs in the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NeededRoom {
-    /// A journal file that holds a frame of so many bytes.
-    File { bytes: u64, urgency: Urgency },
-    /// The journal is as long as it may be: a checkpoint.
-    Checkpoint,
-}
-
-impl From<Error> for NotCommitted {
-    fn from(error: Error) -> NotCommitted {
-        NotCommitted::Failed(error)
-    }
-}
-
 /// The result of one attempt to commit.
-pub type CommitResult<T> = std::result::Result<T, NotCommitted>;
-
-fn receipt(outcome: Result<Outcome>) -> CommitResult<Receipt> {
-    match outcome? {
-        Outcome::Done(store::Commit { end }) => Ok(Receipt { end: Some(end) }),
-        Outcome::NeedsFile(bytes, urgency) => {
-            Err(NotCommitted::NeedsRoom(NeededRoom::File { bytes, urgency }))
-        }
-        Outcome::NeedsCheckpoint => Err(NotCommitted::NeedsRoom(NeededRoom::Checkpoint)),
-    }
-}
+pub type CommitResult<T> = Result<T, Refused>;
 
 impl Core {
     /// Commits operations as one, and notes what arrived by them.
@@ -76,7 +44,7 @@ impl Core {
             let _ = self.commit(&ops[..1], now)?;
             return self.commit(&ops[1..], now);
         }
-        let receipt = receipt(self.store.commit(ops, now))?;
+        let receipt = Receipt::of(self.store.commit(ops, now)?);
         self.note_arrivals();
         if self.weighs {
             self.note_weights(ops);
@@ -99,6 +67,6 @@ impl Core {
 
     /// Commits operations by which nothing arrives.
     pub(super) fn commit_silently(&mut self, ops: &[Op<'_>], now: Now) -> CommitResult<Receipt> {
-        receipt(self.store.commit(ops, now))
+        Ok(Receipt::of(self.store.commit(ops, now)?))
     }
 }

@@ -60,7 +60,7 @@ impl<'a> DeadMessage<'a> {
             .timestamp(stored.timestamp())
             .noting(note.encode(now.life_begin(now.stamp)))
             .priority(priority);
-        Letter { log: LogId(to.queue), message }
+        Letter { log: to.queue.log(0), message }
     }
 }
 

@@ -17,20 +17,20 @@ use crate::{
     audit,
     delivery::delay_index::{SpillSizes, SpilledBlock},
     error::{Error, ErrorKind, Result},
-    format::timetable::{decode, encode},
-    ids::{CursorId, LogId, Now, Offset, Timestamp},
+    format::delay_index::{decode, encode},
+    ids::{CursorId, EntityId, Now, Offset, Timestamp},
     journal::Urgency,
     message::Message,
     store::{AckSet, Op, Source, Space, Stored},
 };
 
-/// The name of the entity that holds a queue's blocks.
+/// The name of the entity that holds a queue's blocks, as it is stored.
 pub const NAME: &str = "timetable";
 
 /// A block on its way back into memory, and where to read it.
 #[derive(Debug)]
 pub struct ReturningBlock {
-    pub entity: u64,
+    pub entity: EntityId,
     pub block: SpilledBlock,
     pub source: Result<Source>,
 }
@@ -63,34 +63,34 @@ impl Consumption {
 impl Core {
     /// Finds the blocks of a queue when its first consumer comes.
     pub(super) fn find_delay_index(&mut self, cursor: CursorId) {
-        let space = Space::Timetables { queue: cursor.0 };
+        let space = Space::DelayIndexes { queue: cursor.entity() };
         let entity = self.store.find(space, NAME).map(|entity| entity.id);
         let Core { consumers, store, delayed_in_memory, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
         consumption.delay_index.entity = entity;
         consumption.delay_index.spill_above(*delayed_in_memory);
         let Some(id) = entity else { return };
-        let (Some((_, end)), Some(blocks)) = (store.bounds(LogId(id)), store.acks(CursorId(id)))
+        let (Some((_, end)), Some(blocks)) = (store.bounds(id.log(0)), store.acks(id.cursor(0)))
         else {
             return;
         };
-        let there = blocks.unacked_in(blocks.floor().0..end.0).into_iter().flatten().map(Offset);
+        let there = blocks.unacked_in(blocks.floor().to(end)).into_iter().flatten();
         consumption.delay_index.add(there.map(|offset| {
             audit::step();
             SpilledBlock { due: blocks.due(offset), offset }
         }));
         if let Some(acks) = store.acks(cursor) {
-            audit::steps(acks.shelved());
-            consumption.deliveries.know(acks.all_shelved());
+            audit::steps(acks.spilled());
+            consumption.deliveries.know(acks.all_spilled());
         }
     }
 
     /// The entity that holds the blocks of a queue.
-    pub fn delay_entity(&mut self, cursor: CursorId) -> Result<Option<u64>> {
+    pub fn delay_entity(&mut self, cursor: CursorId) -> Result<Option<EntityId>> {
         Ok(self.consumption(cursor)?.delay_index.entity)
     }
 
-    pub fn set_delay_entity(&mut self, cursor: CursorId, entity: u64) -> Result<()> {
+    pub fn set_delay_entity(&mut self, cursor: CursorId, entity: EntityId) -> Result<()> {
         self.consumption(cursor)?.delay_index.entity = Some(entity);
         Ok(())
     }
@@ -98,7 +98,7 @@ impl Core {
     /// How many messages of a queue are spilled.
     #[inline]
     pub fn spilled(&self, cursor: CursorId) -> u64 {
-        self.store.acks(cursor).map_or(0, AckSet::shelved)
+        self.store.acks(cursor).map_or(0, AckSet::spilled)
     }
 
     /// Spills the messages that are due last. `None` if there are not too many in memory.
@@ -124,12 +124,12 @@ impl Core {
         let mut offsets: Vec<Offset> = entries.iter().map(|(_, offset)| *offset).collect();
         offsets.sort_unstable();
         let was_empty = self.spilled(cursor) == 0;
-        let append = Op::Append { log: LogId(entity), messages: &blocks, delay_ms: 0 };
-        let receipt = self.commit(&[append, Op::Shelve { cursor, offsets: &offsets }], now)?;
+        let append = Op::Append { log: entity.log(0), messages: &blocks, delay_ms: 0 };
+        let receipt = self.commit(&[append, Op::Spill { cursor, offsets: &offsets }], now)?;
         let first = self.store.placed().next().map_or(0, |(_, range)| range.start.0);
         let in_memory = self.delayed_in_memory;
         let consumption = self.consumption(cursor)?;
-        consumption.deliveries.shelve(&entries);
+        consumption.deliveries.spill(&entries);
         consumption.delay_index.spill_above(in_memory);
         if was_empty {
             consumption.delay_index.forget_damage();
@@ -162,7 +162,7 @@ impl Core {
         let index = &mut self.consumption(cursor)?.delay_index;
         let entity = index.entity.ok_or_else(deleted)?;
         let Some(block) = index.take() else { return Ok(None) };
-        let source = self.store.locate(LogId(entity), block.offset);
+        let source = self.store.locate(entity.log(0), block.offset);
         Ok(Some(ReturningBlock { entity, block, source }))
     }
 
@@ -170,14 +170,14 @@ impl Core {
     pub fn bring_back(
         &mut self,
         cursor: CursorId,
-        entity: u64,
+        entity: EntityId,
         block: SpilledBlock,
         entries: &[(Timestamp, Offset)],
         now: Now,
     ) -> CommitResult<Receipt> {
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
         let is_lost = seeded!(BlockComesBackEmpty);
-        let valid = entries.iter().filter(|(_, offset)| acks.is_shelved(*offset) && !is_lost);
+        let valid = entries.iter().filter(|(_, offset)| acks.is_spilled(*offset) && !is_lost);
         let valid: Vec<(Timestamp, Offset)> = valid.copied().collect();
         audit::steps(entries.len() as u64);
         let urgency = Urgency::Freeing;
@@ -186,7 +186,7 @@ impl Core {
             Op::Defer { cursor, offset, attempts, due, urgency }
         };
         let offsets = [block.offset];
-        let done = Op::Ack { cursor: CursorId(entity), offsets: &offsets };
+        let done = Op::Ack { cursor: entity.cursor(0), offsets: &offsets };
         let ops: Vec<Op<'_>> = valid.iter().map(defer).chain([done]).collect();
         let receipt = self.commit(&ops, now)?;
         let consumption = self.consumption(cursor)?;
@@ -210,13 +210,13 @@ impl Core {
         let Some(entity) = self.delay_entity(cursor)?.filter(|_| !is_wanted) else {
             return Ok(Receipt::of_what_is_there(&self.store));
         };
-        let (_, end) = self.bounds(LogId(entity))?;
-        let blocks = self.store.acks(CursorId(entity)).ok_or_else(deleted)?;
-        let ranges = blocks.unacked_in(blocks.floor().0..end.0);
+        let (_, end) = self.bounds(entity.log(0))?;
+        let blocks = self.store.acks(entity.cursor(0)).ok_or_else(deleted)?;
+        let ranges = blocks.unacked_in(blocks.floor().to(end));
         if ranges.is_empty() {
             return Ok(Receipt::of_what_is_there(&self.store));
         }
-        let clear = Op::AckRanges { cursor: CursorId(entity), ranges: &ranges };
+        let clear = Op::AckRanges { cursor: entity.cursor(0), ranges: &ranges };
         let receipt = self.commit(&[clear], now)?;
         self.consumption(cursor)?.delay_index.clear();
         Ok(receipt)

@@ -48,7 +48,7 @@ impl Core {
         let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
         let (_, end) = self.bounds(consumption.info.log)?;
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
-        Ok(acks.next_unacked(acks.floor().0..end.0))
+        Ok(acks.next_unacked(acks.floor().to(end)))
     }
 
     /// Begins to watch a threshold. Returns its number.

@@ -17,7 +17,7 @@ impl Core {
             audit::step();
             let cursor = match op {
                 // A queue and its cursor have one number.
-                Op::Append { log, .. } => CursorId(log.0),
+                Op::Append { log, .. } => log.queue_cursor(),
                 Op::Ack { cursor, .. } | Op::AckRanges { cursor, .. } => *cursor,
                 _ => continue,
             };
@@ -28,10 +28,10 @@ impl Core {
                     messages.iter().for_each(|message| weights.push(weight_of(message)));
                 }
                 Op::Ack { offsets, .. } => {
-                    offsets.iter().for_each(|offset| weights.ack(offset.0..offset.0 + 1));
+                    offsets.iter().for_each(|offset| weights.ack(offset.only()));
                 }
                 Op::AckRanges { ranges, .. } => {
-                    ranges.iter().for_each(|range| weights.ack(range.clone()));
+                    ranges.iter().for_each(|range| weights.ack(*range));
                 }
                 _ => {}
             }
@@ -60,7 +60,7 @@ impl Core {
         while unweighed.len() < most {
             audit::step();
             let acks = self.store.acks(cursor).ok_or_else(deleted)?;
-            let Some(offset) = acks.next_unacked(from.0..end.0) else { break };
+            let Some(offset) = acks.next_unacked(from.to(end)) else { break };
             unweighed.push(Unweighed { offset, source: self.store.locate(log, offset) });
             from = offset.next();
         }

@@ -12,6 +12,7 @@ use crate::{
     },
     error::Result,
     format::entity::EntityKind,
+    ids::EntityId,
     store::Space,
 };
 
@@ -149,11 +150,11 @@ impl Definition for QueueBuilder {
         self.settings.check(dead_letter_queue)
     }
 
-    fn kind(&self, dead_letters: Option<u64>) -> EntityKind {
+    fn kind(&self, dead_letters: Option<EntityId>) -> EntityKind {
         EntityKind::Queue(self.settings.definition(dead_letters))
     }
 
-    fn differs(&self, there: &EntityKind, dead_letters: Option<u64>) -> Option<&'static str> {
+    fn differs(&self, there: &EntityKind, dead_letters: Option<EntityId>) -> Option<&'static str> {
         match there {
             EntityKind::Queue(there) => self.settings.differs(there, dead_letters),
             _ => Some("kind"),

@@ -73,8 +73,8 @@ impl Queue {
             unreachable!("the space of queues holds queues");
         };
         let consumed = ConsumedCursor {
-            cursor: CursorId(entity.id),
-            log: LogId(entity.id),
+            cursor: entity.id.cursor(0),
+            log: entity.id.log(0),
             name: &entity.name,
             origin: Origin { name: entity.name.as_str().into(), is_subscription: false },
             delivering,

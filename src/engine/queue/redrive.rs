@@ -201,7 +201,7 @@ impl<'a> Redrive<'a> {
                 format!("{:?} is no queue by now; say where the letter is to go", note.origin);
             return Err(Error::new(ErrorKind::NotFound, what));
         };
-        Ok(LogId(origin.id))
+        Ok(origin.id.log(0))
     }
 
     /// Moves those that are still there and not on lease, in one commit.

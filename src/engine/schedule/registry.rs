@@ -5,7 +5,7 @@
 //! the registry looked for the name. So names are unique although queues know no names. No lock is held
 //! meanwhile: a commit may run code of the application.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::Schedule;
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         entity::EntityKind,
         schedule::{NoPlan, Plan},
     },
-    ids::{Offset, Timestamp},
+    ids::{Offset, OffsetRange, Timestamp},
     message::Message,
     store::{Op, Space},
 };
@@ -145,7 +145,7 @@ impl Registry {
     pub fn put(&self, found: &Found, message: Option<&Message<'_>>) -> Result<bool> {
         let (cursor, log) = (self.queue.cursor(), self.queue.log());
         let committer = self.committer();
-        let old: Vec<Range<u64>> = ranges(&found.offsets);
+        let old: Vec<OffsetRange> = ranges(&found.offsets);
         let committed = committer.transact("put a schedule", |core| {
             let (_, end) = core.bounds(log)?;
             if end != found.end {

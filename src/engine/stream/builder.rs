@@ -9,6 +9,7 @@ use crate::{
     },
     error::{Error, Result},
     format::entity::EntityKind,
+    ids::EntityId,
     store::Space,
 };
 
@@ -92,11 +93,11 @@ impl Definition for StreamBuilder {
         Err(Error::invalid("partitions", what))
     }
 
-    fn kind(&self, _dead_letters: Option<u64>) -> EntityKind {
+    fn kind(&self, _dead_letters: Option<EntityId>) -> EntityKind {
         EntityKind::Stream { partitions: self.partitions.unwrap_or(1) }
     }
 
-    fn differs(&self, there: &EntityKind, _dead_letters: Option<u64>) -> Option<&'static str> {
+    fn differs(&self, there: &EntityKind, _dead_letters: Option<EntityId>) -> Option<&'static str> {
         let is_other = self.partitions.is_some() && *there != self.kind(None);
         is_other.then_some("number of partitions")
     }

@@ -11,7 +11,7 @@ use crate::{
     },
     error::{Error, Result},
     format::entity::{Entity, EntityKind},
-    ids::{CursorId, Offset},
+    ids::{CursorId, EntityId, Offset},
     store::Op,
 };
 
@@ -27,7 +27,7 @@ use crate::{
 pub struct Group {
     shape: Arc<Shape>,
     name: Arc<str>,
-    id: u64,
+    id: EntityId,
 }
 
 impl Group {
@@ -52,7 +52,7 @@ impl Group {
 
     pub(crate) fn cursor(&self, partition: u32) -> Result<CursorId> {
         self.shape.check_partition(partition)?;
-        Ok(CursorId(self.id + u64::from(partition)))
+        Ok(self.id.cursor(partition))
     }
 
     /// The offset at which the group goes on in a partition.

@@ -13,7 +13,7 @@ use crate::{
     },
     error::Result,
     format::entity::{Entity, EntityKind},
-    ids::Offset,
+    ids::{EntityId, Offset},
     store::Space,
 };
 
@@ -22,7 +22,7 @@ use crate::{
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct GroupBuilder {
     engine: Engine,
-    stream: u64,
+    stream: EntityId,
     partitions: u32,
     name: String,
     start: Start,
@@ -75,7 +75,7 @@ impl Definition for GroupBuilder {
         Space::Groups { stream: self.stream }
     }
 
-    fn kind(&self, _dead_letters: Option<u64>) -> EntityKind {
+    fn kind(&self, _dead_letters: Option<EntityId>) -> EntityKind {
         EntityKind::Group { stream: self.stream, partitions: self.partitions }
     }
 

@@ -31,7 +31,6 @@ use crate::{
     },
     error::Result,
     format::entity::Entity,
-    ids::Offset,
     message::Message,
     store::{Op, Space},
 };
@@ -254,8 +253,8 @@ impl Stream {
                 return Ok((Vec::new(), Receipt::NOTHING));
             }
             let receipt = core.commit(&ops, committer.now_plain())?;
-            let offsets = core.store.placed().flat_map(|(_, it)| it.start.0..it.end.0);
-            let position = |(&partition, offset)| Position { partition, offset: Offset(offset) };
+            let offsets = core.store.placed().flat_map(|(_, it)| it);
+            let position = |(&partition, offset)| Position { partition, offset };
             Ok((partitions.iter().zip(offsets).map(position).collect(), receipt))
         })
     }

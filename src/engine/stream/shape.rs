@@ -9,7 +9,7 @@ use crate::{
     engine::{commit::lifetime::Engine, core::waiters::Receivers, runtime::wait::Watch},
     error::{Error, Result},
     format::entity::{Entity, EntityKind},
-    ids::{LogId, Offset},
+    ids::{EntityId, LogId, Offset},
     message::Message,
     stream::partition_of,
 };
@@ -28,7 +28,7 @@ pub struct Position {
 pub struct Shape {
     pub engine: Engine,
     pub name: Box<str>,
-    pub id: u64,
+    pub id: EntityId,
     pub partitions: u32,
     pub watch: Arc<Watch>,
     /// Counts the records without a key: they go to the partitions in turn.
@@ -54,7 +54,7 @@ impl Shape {
     }
 
     pub fn log(&self, partition: u32) -> LogId {
-        LogId(self.id + u64::from(partition))
+        self.id.log(partition)
     }
 
     pub fn check_partition(&self, partition: u32) -> Result<LogId> {

@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use proptest::prelude::*;
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
 };
 use crate::{
     config::RUN_MESSAGES_MAX,
-    ids::{CursorId, LogId, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Offset, Timestamp},
 };
 
 fn decoded(payload: &[u8]) -> Decoded<Vec<Change<'_>>> {
@@ -32,14 +34,26 @@ fn bytes(put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 /// One change of each kind.
 fn one_of_each() -> Vec<u8> {
     let mut out = run(40, &[Owned { payload: b"hello".to_vec(), ..Owned::default() }]);
-    put_ack(&mut out, CursorId(3), &[1, 2, 3, 9, 40].map(Offset));
-    put_defer(&mut out, CursorId(3), Offset(41), u32::MAX, Timestamp(u64::MAX));
-    put_seek(&mut out, CursorId(8), Offset(u64::MAX));
-    put_creation(&mut out, &entities()[1]);
-    put_delete(&mut out, 5);
-    put_trim(&mut out, LogId(6), Offset(77));
-    put_priority(&mut out, CursorId(3), Offset(41), 2, 9);
-    put_shelve(&mut out, CursorId(3), &[4, 5, 8].map(Offset));
+    Change::Ack {
+        cursor: CursorId(3),
+        offsets: OffsetRanges::Listed(&[1, 2, 3, 9, 40].map(Offset)),
+    }
+    .put(&mut out);
+    Change::Defer {
+        cursor: CursorId(3),
+        offset: Offset(41),
+        attempts: u32::MAX,
+        due: Timestamp(u64::MAX),
+    }
+    .put(&mut out);
+    Change::Seek { cursor: CursorId(8), next: Offset(u64::MAX) }.put(&mut out);
+    Change::Create(Cow::Borrowed(&entities()[1])).put(&mut out);
+    Change::Delete { entity: EntityId(5) }.put(&mut out);
+    Change::Trim { log: LogId(6), start: Offset(77) }.put(&mut out);
+    Change::Prioritize { cursor: CursorId(3), first: Offset(41), count: 2, priority: 9 }
+        .put(&mut out);
+    Change::Spill { cursor: CursorId(3), offsets: OffsetRanges::Listed(&[4, 5, 8].map(Offset)) }
+        .put(&mut out);
     out
 }
 
@@ -50,9 +64,11 @@ fn each_change_there_and_back() {
     let Change::Run(run) = &changes[0] else { panic!("{:?}", changes[0]) };
     assert_eq!((run.log, run.first, run.count, run.end()), (LogId(3), Offset(40), 1, Offset(41)));
     let Change::Ack { cursor: CursorId(3), offsets } = &changes[1] else { panic!() };
-    assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [1..4, 9..10, 40..41]);
-    let Change::Shelve { cursor: CursorId(3), offsets } = &changes[8] else { panic!() };
-    assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [4..6, 8..9]);
+    let found: Vec<_> = offsets.into_iter().map(|it| it.start.0..it.end.0).collect();
+    assert_eq!(found, [1..4, 9..10, 40..41]);
+    let Change::Spill { cursor: CursorId(3), offsets } = &changes[8] else { panic!() };
+    let found: Vec<_> = offsets.into_iter().map(|it| it.start.0..it.end.0).collect();
+    assert_eq!(found, [4..6, 8..9]);
     assert_eq!(
         changes[2..8],
         [
@@ -63,8 +79,8 @@ fn each_change_there_and_back() {
                 due: Timestamp(u64::MAX),
             },
             Change::Seek { cursor: CursorId(8), next: Offset(u64::MAX) },
-            Change::Create(entities()[1].clone()),
-            Change::Delete { entity: 5 },
+            Change::Create(Cow::Owned(entities()[1].clone())),
+            Change::Delete { entity: EntityId(5) },
             Change::Trim { log: LogId(6), start: Offset(77) },
             Change::Prioritize { cursor: CursorId(3), first: Offset(41), count: 2, priority: 9 },
         ]
@@ -77,7 +93,13 @@ fn impossible_priorities_are_refused() {
         [(1, 0, 1), (1, 1, 0), (1, 1, 10), (u64::MAX, 1, 1), (1, u64::MAX, 1)]
     {
         let mut out = Vec::new();
-        put_priority(&mut out, CursorId(3), Offset(first), count, priority);
+        Change::Prioritize {
+            cursor: CursorId(3),
+            first: Offset(first),
+            count: count,
+            priority: priority,
+        }
+        .put(&mut out);
         assert!(decoded(&out).is_err(), "{count} from {first} on of {priority}");
     }
 }
@@ -115,7 +137,7 @@ fn hostile_changes_end_in_an_error() {
                     let _ = run.record(run.first);
                 }
                 Ok((_, Change::Ack { offsets, .. })) => {
-                    let mut at = 0;
+                    let mut at = Offset(0);
                     for range in offsets {
                         assert!(at <= range.start && range.start < range.end);
                         at = range.end;
@@ -228,14 +250,26 @@ fn ranges_are_refused_where_they_end_nowhere() {
 fn numbers_that_nobody_gave_out_are_refused() {
     let (over, fine) = (NUMBER_CEILING, NUMBER_CEILING - 1);
     let puts: [fn(&mut Vec<u8>, u64); 8] = [
-        |out, n| put_delete(out, n),
-        |out, n| put_trim(out, LogId(n), Offset(0)),
-        |out, n| put_trim(out, LogId(0), Offset(n)),
-        |out, n| put_seek(out, CursorId(n), Offset(0)),
-        |out, n| put_defer(out, CursorId(n), Offset(0), 1, Timestamp(0)),
-        |out, n| put_defer(out, CursorId(0), Offset(n), 1, Timestamp(0)),
-        |out, n| put_ack(out, CursorId(n), &[Offset(0)]),
-        |out, n| put_shelve(out, CursorId(n), &[Offset(0)]),
+        |out, n| Change::Delete { entity: EntityId(n) }.put(out),
+        |out, n| Change::Trim { log: LogId(n), start: Offset(0) }.put(out),
+        |out, n| Change::Trim { log: LogId(0), start: Offset(n) }.put(out),
+        |out, n| Change::Seek { cursor: CursorId(n), next: Offset(0) }.put(out),
+        |out, n| {
+            Change::Defer { cursor: CursorId(n), offset: Offset(0), attempts: 1, due: Timestamp(0) }
+                .put(out)
+        },
+        |out, n| {
+            Change::Defer { cursor: CursorId(0), offset: Offset(n), attempts: 1, due: Timestamp(0) }
+                .put(out)
+        },
+        |out, n| {
+            Change::Ack { cursor: CursorId(n), offsets: OffsetRanges::Listed(&[Offset(0)]) }
+                .put(out)
+        },
+        |out, n| {
+            Change::Spill { cursor: CursorId(n), offsets: OffsetRanges::Listed(&[Offset(0)]) }
+                .put(out)
+        },
     ];
     for (n, put) in puts.into_iter().enumerate() {
         assert!(decoded(&bytes(|out| put(out, fine))).is_ok(), "{n}");
@@ -252,14 +286,17 @@ fn attempts_have_32_bits() {
 
 #[test]
 fn a_creation_holds_nothing_else() {
-    let payload = bytes(|out| put_creation(out, &entities()[0]));
+    let payload = bytes(|out| Change::Create(Cow::Borrowed(&entities()[0])).put(out));
     let mut longer = payload.clone();
     longer[1] += 1;
     longer.push(0);
     assert!(decoded(&payload).is_ok());
     assert!(decoded(&longer).is_err(), "a byte is left over");
     let wrong = Creation { starts: vec![Offset(0); 2], ..entities()[0].clone() };
-    assert!(decoded(&bytes(|out| put_creation(out, &wrong))).is_err(), "two starts for one cursor");
+    assert!(
+        decoded(&bytes(|out| Change::Create(Cow::Borrowed(&wrong)).put(out))).is_err(),
+        "two starts for one cursor"
+    );
 }
 
 proptest! {
@@ -287,12 +324,17 @@ proptest! {
     fn any_ack_there_and_back(offsets in prop::collection::btree_set(0..200u64, 0..60), high: bool) {
         let lift = if high { NUMBER_CEILING - 200 } else { 0 };
         let offsets: Vec<_> = offsets.into_iter().map(|n| Offset(n + lift)).collect();
-        let payload = bytes(|out| put_ack(out, CursorId(1), &offsets));
+        let cursor = CursorId(1);
+        let put = |offsets| bytes(|out| Change::Ack { cursor, offsets }.put(out));
+        let payload = put(OffsetRanges::Listed(&offsets));
         let changes = decoded(&payload).unwrap();
         let Change::Ack { offsets: ranges, .. } = &changes[0] else { panic!() };
         let ranges: Vec<_> = ranges.into_iter().collect();
         prop_assert!(ranges.is_sorted_by(|a, b| a.end < b.start), "neighbours are one range");
-        let found: Vec<_> = ranges.into_iter().flatten().map(Offset).collect();
+        prop_assert_eq!(&put(OffsetRanges::Ranges(&ranges)), &payload);
+        let Change::Ack { offsets: encoded, .. } = changes[0] else { panic!() };
+        prop_assert_eq!(&put(encoded), &payload);
+        let found: Vec<_> = ranges.into_iter().flatten().collect();
         prop_assert_eq!(found, offsets);
     }
 }

@@ -1,7 +1,7 @@
 //! The layout on disk, pinned: a sample of each structure, byte for byte, in `layout.snapshot`.
 //! The examples in `docs/FORMAT.md` are the same bytes; a test compares them, too.
 
-use std::{fmt::Write, path::PathBuf};
+use std::{borrow::Cow, fmt::Write, path::PathBuf};
 
 use super::{
     super::{
@@ -12,7 +12,7 @@ use super::{
     meta::{entities, entries},
 };
 use crate::{
-    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, Timestamp},
     message::Message,
 };
 
@@ -102,24 +102,44 @@ fn frames(samples: &mut Samples) {
         put_messages(out, 41, &[full_message(), Message::new("")]);
     });
     samples.change("an ack", |out| {
-        put_ack(out, CursorId(1), &[1, 2, 3, 9, 40].map(Offset));
+        Change::Ack {
+            cursor: CursorId(1),
+            offsets: OffsetRanges::Listed(&[1, 2, 3, 9, 40].map(Offset)),
+        }
+        .put(out);
     });
     samples.change("a message deferred", |out| {
-        put_defer(out, CursorId(1), Offset(41), 3, Timestamp(NOW.0 + 60_000));
+        Change::Defer {
+            cursor: CursorId(1),
+            offset: Offset(41),
+            attempts: 3,
+            due: Timestamp(NOW.0 + 60_000),
+        }
+        .put(out);
     });
-    samples.change("a seek", |out| put_seek(out, CursorId(8), Offset(1300)));
+    samples
+        .change("a seek", |out| Change::Seek { cursor: CursorId(8), next: Offset(1300) }.put(out));
     let kinds = ["queue", "topic", "subscription", "stream", "group", "timetable"];
     for (kind, creation) in kinds.iter().zip(entities()) {
-        samples.change(&format!("creation of a {kind}"), |out| put_creation(out, &creation));
+        samples.change(&format!("creation of a {kind}"), |out| {
+            Change::Create(Cow::Borrowed(&creation)).put(out)
+        });
     }
-    samples.change("a deletion", |out| put_delete(out, 3));
-    samples.change("a trim", |out| put_trim(out, LogId(4), Offset(1300)));
-    samples.change("priorities", |out| put_priority(out, CursorId(1), Offset(41), 2, 9));
+    samples.change("a deletion", |out| Change::Delete { entity: EntityId(3) }.put(out));
+    samples.change("a trim", |out| Change::Trim { log: LogId(4), start: Offset(1300) }.put(out));
+    samples.change("priorities", |out| {
+        Change::Prioritize { cursor: CursorId(1), first: Offset(41), count: 2, priority: 9 }
+            .put(out)
+    });
     samples.change("messages that are in the timetable", |out| {
-        put_shelve(out, CursorId(1), &[41, 42, 50].map(Offset));
+        Change::Spill {
+            cursor: CursorId(1),
+            offsets: OffsetRanges::Listed(&[41, 42, 50].map(Offset)),
+        }
+        .put(out);
     });
     samples.change("several changes", |out| {
-        put_ack(out, CursorId(1), &[Offset(40)]);
+        Change::Ack { cursor: CursorId(1), offsets: OffsetRanges::Listed(&[Offset(40)]) }.put(out);
         put_messages(out, 41, &[Message::new("charged")]);
     });
     let seed = journal_header().frame_seed();

@@ -6,11 +6,11 @@ use super::{
 };
 use crate::{
     config::{NAME_BYTES_MAX, PARTITIONS_MAX},
-    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, Timestamp},
 };
 
 fn creation(id: u64, name: &str, kind: EntityKind) -> Creation {
-    let entity = Entity { id, name: name.to_owned(), kind };
+    let entity = Entity { id: EntityId(id), name: name.to_owned(), kind };
     let starts = entity.cursors().map(|(cursor, _)| Offset(cursor.0 * 10)).collect();
     Creation { entity, starts }
 }
@@ -22,7 +22,7 @@ fn payments() -> Delivering {
         delay_ms: 0,
         backoff: BackoffMs::Exponential { first_ms: 1000, most_ms: 60_000, has_jitter: true },
         life_ms: 86_400_000,
-        dead_letters: Some(DeadLetters { queue: 12, attempts_max: 5 }),
+        dead_letters: Some(DeadLetters { queue: EntityId(12), attempts_max: 5 }),
         is_ordered: true,
         is_exclusive: true,
         limit: Some(Limit { messages: Some(1_000_000), bytes: Some(1 << 30), drops_oldest: false }),
@@ -37,11 +37,11 @@ pub fn entities() -> Vec<Creation> {
         creation(
             3,
             "shipping",
-            EntityKind::Subscription { topic: 2, delivering: Delivering::leasing(1000) },
+            EntityKind::Subscription { topic: EntityId(2), delivering: Delivering::leasing(1000) },
         ),
         creation(4, "history", EntityKind::Stream { partitions: 4 }),
-        creation(8, "billing", EntityKind::Group { stream: 4, partitions: 4 }),
-        creation(12, "timetable", EntityKind::Timetable { queue: 1 }),
+        creation(8, "billing", EntityKind::Group { stream: EntityId(4), partitions: 4 }),
+        creation(12, "timetable", EntityKind::DelayIndex { queue: EntityId(1) }),
     ]
 }
 
@@ -59,7 +59,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
     let (log, cursor, base) = (LogId(1), CursorId(1), Offset(1000));
     vec![
         ("entity", MetaEntry::Entity(entities()[4].entity.clone())),
-        ("entity gone", MetaEntry::EntityGone(3)),
+        ("entity gone", MetaEntry::EntityGone(EntityId(3))),
         (
             "log",
             MetaEntry::Log(LogState {
@@ -79,7 +79,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 attempts: vec![BITMAP.to_vec(), vec![]],
                 priorities: vec![vec![], BITMAP.to_vec()],
                 due: vec![(1, Timestamp(1_700_000_060_000))],
-                shelved: BITMAP.to_vec(),
+                spilled: BITMAP.to_vec(),
             }),
         ),
         (
@@ -101,7 +101,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
             MetaEntry::Checkpoint(CheckpointState {
                 replay_from: Lsn(4096),
                 reflects: Lsn(70_000),
-                next_id: 12,
+                next_id: EntityId(12),
                 entries: 7,
             }),
         ),
@@ -200,7 +200,7 @@ fn entities_own_ids_in_a_row() {
         .collect();
     let of_group = vec![(8, 4), (9, 5), (10, 6), (11, 7)];
     assert_eq!(cursors, [vec![(1, 1)], vec![], vec![(3, 2)], vec![], of_group, vec![(12, 12)]]);
-    let ids: Vec<u64> = entities.iter().map(|it| it.entity.ids()).collect();
+    let ids: Vec<usize> = entities.iter().map(|it| it.entity.ids().count()).collect();
     assert_eq!(ids, [1, 1, 1, 4, 4, 1]);
 }
 
@@ -211,7 +211,7 @@ fn refused(entity: Entity) -> bool {
 #[test]
 fn impossible_entities_are_refused() {
     let stream = |id, partitions| Entity {
-        id,
+        id: EntityId(id),
         name: "s".to_owned(),
         kind: EntityKind::Stream { partitions },
     };
@@ -222,7 +222,7 @@ fn impossible_entities_are_refused() {
     for id in [NUMBER_CEILING - 1, NUMBER_CEILING, u64::MAX - 1, u64::MAX] {
         assert!(refused(stream(id, 1)), "no id is left behind {id}");
     }
-    let named = |name: String| Entity { id: 1, name, kind: EntityKind::Topic };
+    let named = |name: String| Entity { id: EntityId(1), name, kind: EntityKind::Topic };
     assert!(!refused(named("n".repeat(NAME_BYTES_MAX))));
     assert!(refused(named("n".repeat(NAME_BYTES_MAX + 1))) && refused(named(String::new())));
 }
@@ -230,9 +230,9 @@ fn impossible_entities_are_refused() {
 #[test]
 fn what_something_belongs_to_was_there_before() {
     let group = |id, stream| Entity {
-        id,
+        id: EntityId(id),
         name: "g".to_owned(),
-        kind: EntityKind::Group { stream, partitions: 2 },
+        kind: EntityKind::Group { stream: EntityId(stream), partitions: 2 },
     };
     assert!(!refused(group(9, 7)));
     assert!(refused(group(9, 9)) && refused(group(9, 10)) && refused(group(9, u64::MAX)));
@@ -257,6 +257,7 @@ fn contradictions_are_refused() {
 
     let checkpoint = |replay_from, reflects, next_id| {
         let (replay_from, reflects) = (Lsn(replay_from), Lsn(reflects));
+        let next_id = EntityId(next_id);
         let state = CheckpointState { replay_from, reflects, next_id, entries: 0 };
         MetaEntry::decode(&put(&MetaEntry::Checkpoint(state))).is_err()
     };
@@ -272,7 +273,7 @@ fn contradictions_are_refused() {
             attempts: vec![Vec::new(); digits],
             priorities: vec![Vec::new(); priority_digits],
             due: Vec::new(),
-            shelved: Vec::new(),
+            spilled: Vec::new(),
         };
         MetaEntry::decode(&put(&MetaEntry::Chunk(state))).is_err()
     };
@@ -287,7 +288,7 @@ fn numbers_that_nobody_gave_out_are_refused() {
     let over = NUMBER_CEILING;
     let (log, offset) = (LogId(over), Offset(over));
     let entries = [
-        MetaEntry::EntityGone(over),
+        MetaEntry::EntityGone(EntityId(over)),
         MetaEntry::Log(LogState { log, start: Offset(0), moved: Offset(0), next: Offset(0) }),
         MetaEntry::Log(LogState { log: LogId(1), start: offset, moved: offset, next: offset }),
         MetaEntry::Cursor(CursorState { cursor: CursorId(over), floor: Offset(0) }),
@@ -315,10 +316,10 @@ proptest! {
         acked: Vec<u8>,
         attempts in prop::collection::vec(any::<Vec<u8>>(), 0..32),
         priorities in prop::collection::vec(any::<Vec<u8>>(), 0..4),
-        shelved: Vec<u8>,
+        spilled: Vec<u8>,
     ) {
         let cursor = CursorId(cursor);
-        let state = ChunkState { cursor, chunk, acked, attempts, priorities, due: Vec::new(), shelved };
+        let state = ChunkState { cursor, chunk, acked, attempts, priorities, due: Vec::new(), spilled };
         let entry = MetaEntry::Chunk(state);
         prop_assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry));
     }

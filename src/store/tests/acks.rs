@@ -1,16 +1,24 @@
 //! Ack states against plain sets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use proptest::prelude::*;
 
 use crate::{
     format::meta::ChunkState,
-    ids::{CursorId, Offset, Timestamp},
+    ids::{CursorId, Offset, OffsetRange, Timestamp},
     store::acks::{AckSet, acked_by_all},
 };
 
 const CURSOR: CursorId = CursorId(1);
+
+fn of(range: Range<u64>) -> OffsetRange {
+    Offset(range.start).to(Offset(range.end))
+}
+
 /// Two chunks and a bit: the borders between chunks are where mistakes are made.
 const OFFSETS: u64 = 2 * 65_536 + 100;
 
@@ -76,7 +84,7 @@ proptest! {
             match step {
                 Step::Ack(at, len) => {
                     let end = (at + len).min(OFFSETS);
-                    acks.ack(at..end);
+                    acks.ack(of(at..end));
                     acked.extend(at..end);
                     deferred.retain(|offset, _| !(at..end).contains(offset));
                     priorities.retain(|offset, _| !(at..end).contains(offset));
@@ -89,7 +97,7 @@ proptest! {
                 }
                 Step::Prioritize(at, len, priority) => {
                     let range = at..(at + len).min(OFFSETS);
-                    acks.prioritize(range.clone(), priority);
+                    acks.prioritize(of(range.clone()), priority);
                     let open = range.filter(|offset| !acked.contains(offset));
                     priorities.extend(open.map(|offset| (offset, priority)));
                 }
@@ -104,10 +112,10 @@ proptest! {
             for at in [0, floor, 39, 65_535, 65_536, 131_071, 131_072, OFFSETS - 1] {
                 prop_assert_eq!(acks.is_acked(Offset(at)), acked.contains(&at));
                 let next = (at..OFFSETS).find(|offset| !acked.contains(offset)).map(Offset);
-                prop_assert_eq!(acks.next_unacked(at..OFFSETS), next);
+                prop_assert_eq!(acks.next_unacked(of(at..OFFSETS)), next);
                 let range = at..(at + 500).min(OFFSETS);
                 let count = range.clone().filter(|offset| acked.contains(offset)).count() as u64;
-                prop_assert_eq!(acked_by_all(&[&acks], range), count);
+                prop_assert_eq!(acked_by_all(&[&acks], of(range)), count);
             }
             for (at, (n, _)) in &deferred {
                 prop_assert_eq!(acks.attempts(Offset(*at)), *n);
@@ -137,7 +145,7 @@ proptest! {
         for ranges in sets {
             let (mut acks, mut set) = (AckSet::new(Offset(0)), BTreeSet::new());
             for (at, len) in ranges {
-                acks.ack(at..at + len);
+                acks.ack(of(at..at + len));
                 set.extend(at..at + len);
             }
             cursors.push(acks);
@@ -146,7 +154,7 @@ proptest! {
         let all: Vec<&AckSet> = cursors.iter().collect();
         let dead = |offset: &u64| plain.iter().all(|set| set.contains(offset));
         let expected = range.clone().filter(dead).count() as u64;
-        prop_assert_eq!(acked_by_all(&all, range), expected);
+        prop_assert_eq!(acked_by_all(&all, of(range)), expected);
     }
 }
 
@@ -154,7 +162,7 @@ proptest! {
 fn a_million_holes_are_kept_and_cost_bits() {
     let (mut acks, mut metalog) = (AckSet::new(Offset(0)), Metalog::default());
     for offset in (1..2_000_000u64).step_by(2) {
-        acks.ack(offset..offset + 1);
+        acks.ack(of(offset..offset + 1));
     }
     metalog.capture(&mut acks);
     let bytes: usize = metalog.chunks.values().map(|chunk| chunk.acked.len()).sum();
@@ -167,7 +175,7 @@ fn a_million_holes_are_kept_and_cost_bits() {
 #[test]
 fn a_backlog_that_nobody_has_touched_costs_nothing() {
     let mut acks = AckSet::new(Offset(0));
-    acks.ack(0..1_000_000_000);
+    acks.ack(of(0..1_000_000_000));
     assert_eq!(acks.unacked(Offset(u64::MAX / 2)), u64::MAX / 2 - 1_000_000_000);
     assert_eq!(acks.capture(CURSOR, true), []);
 }
@@ -175,7 +183,7 @@ fn a_backlog_that_nobody_has_touched_costs_nothing() {
 #[test]
 fn a_chunk_that_was_damaged_on_the_way_is_refused() {
     let mut acks = AckSet::new(Offset(0));
-    acks.ack(5..9);
+    acks.ack(of(5..9));
     let good = acks.capture(CURSOR, true).remove(0);
     let mut bad = good.clone();
     bad.acked.truncate(bad.acked.len() - 1);
@@ -200,16 +208,16 @@ fn what_is_not_acked_is_told_in_ranges() {
         for _ in 0..below(12) {
             let start = places[below(7) as usize] + below(80);
             let end = start + below(60);
-            acks.ack(start..end);
+            acks.ack(of(start..end));
             plain.extend(start..end);
         }
         assert_eq!(acks.end().0, plain.last().map_or(0, |last| last + 1));
         let from = places[below(7) as usize] + below(80);
         let range = from..from + below(70_000);
-        let told = acks.unacked_in(range.clone());
+        let told = acks.unacked_in(of(range.clone()));
         assert!(told.iter().all(|it| it.start < it.end));
         assert!(told.windows(2).all(|pair| pair[0].end < pair[1].start), "{told:?}");
-        let told: BTreeSet<u64> = told.into_iter().flatten().collect();
+        let told: BTreeSet<u64> = told.into_iter().flatten().map(|it| it.0).collect();
         assert!(range.filter(|offset| !plain.contains(offset)).eq(told));
     }
 }
@@ -217,9 +225,9 @@ fn what_is_not_acked_is_told_in_ranges() {
 #[test]
 fn a_metalog_with_an_impossible_priority_is_refused() {
     let mut acks = AckSet::new(Offset(0));
-    acks.prioritize(0..70_000, 9);
-    acks.prioritize(5..6, 8);
-    acks.prioritize(7..8, 7);
+    acks.prioritize(of(0..70_000), 9);
+    acks.prioritize(of(5..6), 8);
+    acks.prioritize(of(7..8), 7);
     let chunks = acks.capture(CURSOR, true);
     for chunk in &chunks {
         AckSet::default().restore(chunk).expect("they are possible");
@@ -235,12 +243,12 @@ fn a_metalog_with_an_impossible_priority_is_refused() {
 #[test]
 fn a_metalog_that_tells_two_places_of_a_message_is_refused() {
     let mut acks = AckSet::new(Offset(0));
-    acks.shelve(2..3);
+    acks.spill(of(2..3));
     acks.defer(Offset(4), 0, Timestamp(9));
-    acks.ack(6..7);
+    acks.ack(of(6..7));
     let chunk = acks.capture(CURSOR, true).remove(0);
     AckSet::default().restore(&chunk).expect("it is possible");
-    let acked = ChunkState { acked: chunk.shelved.clone(), ..chunk.clone() };
+    let acked = ChunkState { acked: chunk.spilled.clone(), ..chunk.clone() };
     assert!(AckSet::default().restore(&acked).is_err());
     let due = ChunkState { due: vec![(2, Timestamp(9))], ..chunk };
     assert!(AckSet::default().restore(&due).is_err());

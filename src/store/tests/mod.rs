@@ -1,5 +1,5 @@
 //! Tests of this room.
 
 mod acks;
-mod checkpoint;
+pub mod checkpoint;
 mod tail;

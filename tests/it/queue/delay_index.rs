@@ -189,7 +189,7 @@ fn a_damaged_timetable_is_told_and_holds_up_no_other_message() {
     send_some(&queue, 60, &mut 11);
     let disk = damage_blocks(sim, queue, usize::MAX);
     let report = small_options().sim(&disk).verify("store").unwrap();
-    assert!(report.to_string().contains("the timetable of queue \"q\""), "{report}");
+    assert!(report.to_string().contains("the delay index of queue \"q\""), "{report}");
     let engine = small_options().sim(&disk).open("store").unwrap();
     let queue = engine.queue("q").open().unwrap();
     queue.send("1000").unwrap();

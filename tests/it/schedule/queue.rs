@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use posthouse::{Backoff, Alarm, Engine, ErrorKind, Threshold, Message, QueueBuilder};
+use posthouse::{Alarm, Backoff, Engine, ErrorKind, Message, QueueBuilder, Threshold};
 
 use super::{BOARD, hourly, run_due, times};
 use crate::support::{DAY, HOUR, MINUTE, SECOND, Sim, kind};
@@ -80,8 +80,7 @@ fn what_ends_while_it_is_run_does_not_come_back() {
         let watch = board.watch(Threshold::InFlight(1), {
             let (engine, times) = (engine.clone(), Arc::clone(&times));
             move |crossing| {
-                if matches!(crossing, Alarm::Raised(_))
-                    && times.fetch_add(1, Ordering::SeqCst) == 0
+                if matches!(crossing, Alarm::Raised(_)) && times.fetch_add(1, Ordering::SeqCst) == 0
                 {
                     let schedule = engine.schedule("hourly").cron("30 0 * * *");
                     match is_replaced {

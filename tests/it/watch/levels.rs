@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use posthouse::{Alarm, Engine, Threshold, ThresholdWatch, Queue};
+use posthouse::{Alarm, Engine, Queue, Threshold, ThresholdWatch};
 
 use crate::support::{SECOND, Sim, field, ms, take, texts};
 

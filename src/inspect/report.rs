@@ -1,8 +1,8 @@
-//! What is said about a damaged store.
+//! Reports of a verification.
 
 use std::{fmt, ops::Range, path::PathBuf};
 
-use crate::ids::Offset;
+use crate::{ids::Offset, store::LogName};
 
 /// What [`verify`](crate::verify) has found.
 ///
@@ -14,8 +14,8 @@ pub struct VerifyReport {
     pub read: Amounts,
     /// What is damaged or missing. Empty in a store that is sound.
     pub problems: Vec<Problem>,
-    /// Files and directories of a store's kind that nothing refers to. They do no harm but take up
-    /// space. After a close or a crash there may be some, which the next life clears away: spare
+    /// Files and directories of the store that nothing refers to. They do no harm but take up
+    /// space. After a close or a crash there may be some, which the next open removes: spare
     /// journal files, and what a checkpoint had begun.
     pub unreferenced: Vec<PathBuf>,
 }
@@ -64,30 +64,6 @@ pub struct Affected {
     pub log: LogName,
     /// Their offsets.
     pub offsets: Vec<Range<Offset>>,
-}
-
-/// What a log is called.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum LogName {
-    /// A queue, by its name.
-    Queue(String),
-    /// A topic, by its name.
-    Topic(String),
-    /// A partition of a stream.
-    Partition {
-        /// The stream's name.
-        stream: String,
-        /// The partition's number.
-        partition: u32,
-    },
-    /// What says when the delayed messages of a queue of this name are due.
-    Timetable(String),
-    /// Something whose name is lost.
-    Unknown {
-        /// Its number in the store.
-        log: u64,
-    },
 }
 
 impl VerifyReport {
@@ -145,20 +121,6 @@ impl fmt::Display for Problem {
 impl fmt::Display for Affected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.log, Ranges(&self.offsets))
-    }
-}
-
-impl fmt::Display for LogName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LogName::Queue(name) => write!(f, "queue {name:?}"),
-            LogName::Topic(name) => write!(f, "topic {name:?}"),
-            LogName::Partition { stream, partition } => {
-                write!(f, "stream {stream:?}, partition {partition}")
-            }
-            LogName::Timetable(queue) => write!(f, "the timetable of queue {queue:?}"),
-            LogName::Unknown { log } => write!(f, "log {log}, whose name is lost"),
-        }
     }
 }
 

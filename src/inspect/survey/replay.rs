@@ -1,5 +1,5 @@
-//! The journal, put onto the state with tolerance: runs behind a gap are taken, and what is missing
-//! before them is noted.
+//! Replaying a damaged journal. Runs behind a gap are taken, and the messages that are missing
+//! before them are noted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,29 +13,30 @@ use crate::{
         commit::{Change, Run, changes},
         frame::{FRAME_HEADER_BYTES, FrameKind},
     },
-    ids::{CursorId, IdMap, LogId, Lsn, Offset},
+    ids::{CursorId, IdMap, LogId, Lsn, Offset, OffsetRange},
+    inspect::report::Problem,
     journal::{FramePlace, JournalSurvey},
-    store::{log::Progress, report::Problem, state::State},
+    store::{Progress, State},
 };
 
-/// The smallest message: one byte of flags, and one that says that it is empty.
+/// The smallest message has a byte of flags and a byte for its length of 0.
 const RECORD_BYTES_MIN: u64 = 2;
 
-/// What is known of one log beside its state.
+/// What the journal holds of one log.
 #[derive(Debug, Default)]
 pub struct LogSurvey {
     /// Its runs in the journal, in their order.
     pub runs: Vec<RunAt>,
-    /// The offset that the next message gets, after all that was found.
+    /// The offset behind all messages that were found.
     pub next: Offset,
-    /// Offsets whose messages the journal should hold, and does not; and the damage, by its
-    /// number, that they were lost in.
-    pub missing: Vec<(Range<u64>, Option<usize>)>,
-    /// Offsets that messages in a gap of the journal may have had. Nothing says how many there
-    /// were: certainly not more.
-    pub beyond: Option<Range<u64>>,
+    /// Offsets whose messages are missing from the journal, and the index of the damage that they
+    /// were lost in.
+    pub missing: Vec<(OffsetRange, Option<usize>)>,
+    /// Offsets that messages in a gap of the journal may have had. This is the most that fit into
+    /// the gap.
+    pub beyond: Option<OffsetRange>,
     /// The offset of the next run, if that is known.
-    expected: Option<u64>,
+    expected: Option<Offset>,
     last_run: Lsn,
 }
 
@@ -56,7 +57,7 @@ impl RunAt {
     }
 }
 
-/// Goes through the journal once to see of what it speaks.
+/// Finds the entities, logs and cursors that the journal mentions.
 pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
     let mut seen = Seen::default();
     journal.frames(&mut |place, kind, payload| {
@@ -66,24 +67,17 @@ pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
         for (_, change) in changes(payload).filter_map(std::result::Result::ok) {
             match change {
                 Change::Run(run) => drop(seen.logs.insert(run.log)),
-                Change::Ack { cursor, .. }
-                | Change::Defer { cursor, .. }
-                | Change::Shelve { cursor, .. }
-                | Change::Prioritize { cursor, .. } => {
-                    seen.cursors.insert(cursor);
-                }
-                Change::Seek { cursor, .. } => drop(seen.cursors.insert(cursor)),
                 Change::Create(creation) => {
-                    seen.created.insert(creation.entity.id, creation);
+                    seen.created.insert(creation.entity.id, creation.into_owned());
                 }
                 Change::Delete { entity } => {
                     seen.deleted.insert(entity);
                     if let Some(created) = seen.created.remove(&entity) {
                         let of = &created.entity;
-                        seen.deleted.extend(of.id..of.id + of.ids());
+                        seen.deleted.extend(of.ids());
                     }
                 }
-                Change::Trim { .. } => {}
+                other => seen.cursors.extend(other.cursor()),
             }
         }
         Ok(())
@@ -91,27 +85,27 @@ pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
     Ok(seen)
 }
 
-/// What the replay works on.
+/// A replay.
 pub struct Replay<'a> {
     pub state: &'a mut State,
     pub journal: &'a JournalSurvey,
     pub logs: BTreeMap<LogId, LogSurvey>,
     pub problems: Vec<Problem>,
-    /// Of what lies before, only messages are wanted: the metalog has the rest.
+    /// The metalog reflects all changes before this position, but for messages.
     pub reflects: Lsn,
-    /// Whether something of the metalog is missing, so that more may be told from the journal.
+    /// Whether entries of the metalog are missing, so that earlier changes of the journal are
+    /// needed, too.
     pub damaged: bool,
     /// Cursors whose values are in the metalog.
     pub known: BTreeSet<CursorId>,
 }
 
 impl Replay<'_> {
-    /// Begins with what the metalog says: up to where a log's messages are in segments, and
-    /// which offset comes next.
+    /// Takes the values of the metalog: for each log its `moved` and its next offset.
     pub fn begin(&mut self, logs: impl Iterator<Item = (LogId, Offset, Offset)>) {
         for (id, moved, next) in logs {
             let log = self.logs.entry(id).or_default();
-            (log.next, log.expected) = (next, Some(moved.0));
+            (log.next, log.expected) = (next, Some(moved));
         }
     }
 
@@ -123,7 +117,7 @@ impl Replay<'_> {
             {
                 let file = journal.file(place.file);
                 let position = place.lsn.0 - file.header.start.0;
-                // One of each kind in a file is enough to know.
+                // A few problems in each file are enough to know.
                 let said = frames.entry(place.file as u64).or_default();
                 *said += 1;
                 if *said <= 16 {
@@ -170,7 +164,7 @@ impl Replay<'_> {
         let (first, end) = (run.first, run.end());
         let mut odd = None;
         if log.runs.last().is_some_and(|last| first < last.end()) {
-            // A later life has given the offsets again: what an earlier one had there was cut off.
+            // A later epoch has given these offsets again. Recovery had cut off the earlier runs.
             log.runs.retain(|it| it.end() <= first);
             odd = Some(NOT_BEHIND);
         }
@@ -178,16 +172,16 @@ impl Replay<'_> {
         log.runs.push(RunAt { first, count: run.count, frame: place, at, len });
         log.last_run = place.lsn;
         match log.expected {
-            Some(expected) if end.0 <= expected => return odd.map_or(Ok(()), Err),
-            Some(expected) if first.0 > expected => {
-                log.missing.push((expected..first.0, gap));
+            Some(expected) if end <= expected => return odd.map_or(Ok(()), Err),
+            Some(expected) if first > expected => {
+                log.missing.push((expected.to(first), gap));
                 if gap.is_none() && !self.damaged {
                     odd = Some(NOT_BEHIND);
                 }
             }
             _ => {}
         }
-        log.expected = Some(end.0);
+        log.expected = Some(end);
         log.next = log.next.max(end);
         if gap.is_some() || self.damaged { Ok(()) } else { odd.map_or(Ok(()), Err) }
     }
@@ -216,19 +210,17 @@ impl Replay<'_> {
         }
         let next = |log| self.logs.get(&log).map(|log| log.next);
         let known = if tolerant { Ok(()) } else { self.state.check_is_there(&change, next) };
-        let applied = known.and_then(|()| self.state.replay(change, lsn, Lsn(0)));
+        let applied = known.and_then(|()| self.state.apply(&change, lsn));
         if tolerant { Ok(()) } else { applied.map_err(|what| what.0) }
     }
 
-    /// What the metalog or a gap says about a log's end.
+    /// Compares each log's end with the metalog and with gaps of the journal.
     fn finish(&mut self) {
-        let gaps: Vec<(usize, Range<u64>)> = self
-            .journal
-            .damage
-            .iter()
-            .enumerate()
-            .map(|(n, gap)| (n, gap.from.0.max(self.reflects.0)..gap.to.0))
-            .filter(|(_, gap)| gap.start < gap.end)
+        // Positions of the journal.
+        let damage = self.journal.damage.iter();
+        let gaps: Vec<Range<Lsn>> = damage
+            .map(|gap| gap.from.max(self.reflects)..gap.to)
+            .filter(|gap| !gap.is_empty())
             .collect();
         let last_gap = self.journal.damage.iter().rposition(|gap| gap.from < gap.to);
         for id in self.state.logs.keys() {
@@ -237,20 +229,20 @@ impl Replay<'_> {
         let mut missing = false;
         self.logs.retain(|id, _| self.state.logs.contains_key(id));
         for log in self.logs.values_mut() {
-            let expected = log.expected.unwrap_or(log.next.0);
-            if expected < log.next.0 {
-                log.missing.push((expected..log.next.0, last_gap));
+            let expected = log.expected.unwrap_or(log.next);
+            if expected < log.next {
+                log.missing.push((expected.to(log.next), last_gap));
                 missing |= last_gap.is_none();
             }
-            // A later run would have said how many there were.
+            // A gap before the log's last run is in `missing`.
             let bytes: u64 = gaps
                 .iter()
-                .filter(|(_, gap)| log.last_run.0 < gap.end)
-                .map(|(_, gap)| gap.end - gap.start)
+                .filter(|gap| log.last_run < gap.end)
+                .map(|gap| gap.end.0 - gap.start.0)
                 .sum();
             if bytes > 0 {
-                let next = log.next.0;
-                log.beyond = Some(next..next + bytes / RECORD_BYTES_MIN);
+                let end = Offset(log.next.0 + bytes / RECORD_BYTES_MIN);
+                log.beyond = Some(log.next.to(end));
             }
         }
         if missing && !self.damaged {

@@ -1,9 +1,10 @@
-//! A store as far as it can be read, damaged or not: what [`verify`](super::verify) reports on and
-//! what [`salvage`](super::salvage) copies from. Nothing is changed on the disk.
+//! A survey: a store, damaged or not, as far as it can be read.
+//! [`verify_store`](super::verify::verify_store) reports on it, and
+//! [`salvage_store`](super::salvage::salvage_store) copies from it. Nothing is changed on the disk.
 //!
-//! Where nothing is damaged, the state is exactly the one that opening the store leads to. Where
-//! something is, it is made of all that verifies; what is uncertain then is whether something was
-//! acked, so acks may be missing, and never messages that are there.
+//! The state of an undamaged store is the state that opening it leads to. The state of a damaged
+//! store is made of all data that verifies. Acks may be missing from it, but no message that
+//! verifies is missing.
 
 mod gather;
 mod metas;
@@ -26,11 +27,7 @@ use self::{
     walk::Misplaced,
 };
 pub use self::{metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey};
-use super::{
-    log::Cursor,
-    report::{LogName, Problem},
-    state::State,
-};
+use super::report::Problem;
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -38,13 +35,14 @@ use crate::{
         entity::Entity,
         meta::{MetaEntry, SegmentState},
     },
-    ids::{CursorId, LogId, Lsn, Offset, StoreId},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, OffsetRange, StoreId},
     journal::{self, JournalSurvey, Range},
     layout::{Layout, Named, journal_name},
     metalog::{MetaPlace, survey},
+    store::{Cursor, LogName, State},
 };
 
-/// A store that was looked at.
+/// The result of a survey.
 #[derive(Debug)]
 pub struct Survey {
     pub disk: Arc<dyn Disk>,
@@ -54,12 +52,12 @@ pub struct Survey {
     pub journal: JournalSurvey,
     pub state: State,
     pub logs: BTreeMap<LogId, LogSurvey>,
-    /// What contradicts itself.
+    /// Contradictions.
     pub odd: Vec<Problem>,
-    /// Segments that the metalog has named, but not last.
+    /// Former states of segments, which later entries of the metalog replaced.
     pub former: Vec<SegmentState>,
     pub nameless: Vec<Nameless>,
-    /// Whether acks, offsets or attempts may be missing, of these or of all cursors.
+    /// Cursors of which acks, offsets or attempts may be missing.
     pub uncertain: BTreeSet<CursorId>,
     pub all_uncertain: bool,
     misplaced: OnceCell<Misplaced>,
@@ -79,7 +77,7 @@ pub fn check_is_store(disk: &Arc<dyn Disk>, root: &Path) -> Result<()> {
     Err(Error::new(ErrorKind::NotFound, what).in_file(root))
 }
 
-/// Looks at the store in a directory, whose lock the caller holds.
+/// Surveys the store in a directory. The caller holds its lock.
 ///
 /// # Errors
 ///
@@ -107,18 +105,18 @@ pub fn look(disk: Arc<dyn Disk>, root: &Path) -> Result<Survey> {
         && metas.has_loose()
         && journal.damage.iter().any(|gap| gap.from == checkpoint.replay_from)
     {
-        // Files that this checkpoint needs are gone, so a later one has counted.
+        // Journal files that this checkpoint needs are gone, so a later checkpoint was complete.
         metas.take_loose();
         reflects = metas.survey.checkpoint().map_or(reflects, |last| last.reflects);
         journal = survey(metas.survey.checkpoint().map(|last| last.replay_from), reflects)?;
     }
     let from = metas.survey.checkpoint().map(|checkpoint| checkpoint.replay_from);
-    // It may be the journal that lost a file, or the metalog that lost its newest checkpoint.
+    // Either the journal lost a file, or the metalog lost its newest checkpoint.
     metas.damaged |= journal.damage.iter().any(|gap| Some(gap.from) == from);
     Looking { disk, layout, id, metas, journal, reflects }.finish()
 }
 
-/// Whether there is a store, or what is left of one: an attempt to make one leaves less.
+/// Whether there is a store, or a part of one. An attempt to make a store leaves less.
 fn is_store(place: &MetaPlace) -> Result<bool> {
     let (disk, layout) = (&*place.disk, &place.layout);
     let is_finished = |path: &std::path::PathBuf| {
@@ -167,7 +165,7 @@ impl Looking {
             MetaEntry::Checkpoint(checkpoint) => Some(checkpoint.next_id),
             _ => None,
         });
-        state.catalog.next_id = next_id.fold(state.catalog.next_id.max(1), u64::max);
+        state.catalog.next_id = next_id.fold(state.catalog.next_id, EntityId::max);
 
         let of_logs = state.logs.iter().map(|(id, log)| (*id, log.segments.values().cloned()));
         let referred: Vec<(LogId, Vec<SegmentState>)> =
@@ -187,22 +185,13 @@ impl Looking {
         let logs = std::mem::take(&mut replay.logs);
         odd.append(&mut replay.problems);
         for (log, segments) in referred {
-            // Those of other logs are walked through.
+            // The segments of other logs are walked.
             if !damaged && !state.logs.contains_key(&log) {
                 odd.extend(segments.iter().filter_map(|segment| self.missing(segment)));
             }
         }
 
-        let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
-        // Where a group goes on stands in its newest entry. Acks and attempts are in chunks, each of
-        // which may be the one that is damaged.
-        let is_old = |cursor: &Cursor| {
-            let newest = gathered.cursors.get(&cursor.id).map(|(position, _)| *position);
-            let since = gathered.since.get(&cursor.id).copied();
-            let position = if cursor.acks().is_some() { since } else { newest };
-            damaged && (position.is_none() || position < last_damage)
-        };
-        let uncertain = state.cursors.values().filter(|it| is_old(it)).map(|it| it.id).collect();
+        let uncertain = self.uncertain(&gathered, &state);
         let behind = |gap: &journal::JournalDamage| gap.from < gap.to && gap.to > self.reflects;
         let all_uncertain = self.journal.damage.iter().any(behind);
         let Looking { disk, layout, id, metas, journal, .. } = self;
@@ -224,8 +213,27 @@ impl Looking {
         })
     }
 
-    /// What is wrong with a segment that opening looks for, although its log was deleted behind
-    /// the checkpoint: rot in the last one, which had let go of it, looks like a torn tail.
+    /// The cursors of which a damaged metalog may lack something.
+    fn uncertain(&self, gathered: &Gathered, state: &State) -> BTreeSet<CursorId> {
+        if !self.metas.damaged {
+            return BTreeSet::new();
+        }
+        let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
+        let is_old = |cursor: &&Cursor| {
+            // The offset of a group stands in its newest entry. Acks and attempts stand in chunks, and
+            // each entry of one may be the damaged one.
+            let position = match cursor.acks() {
+                Some(_) => gathered.since.get(&cursor.id).copied(),
+                None => gathered.cursors.get(&cursor.id).map(|(position, _)| *position),
+            };
+            position.is_none() || position < last_damage
+        };
+        state.cursors.values().filter(is_old).map(|cursor| cursor.id).collect()
+    }
+
+    /// What is wrong with a segment of a log that was deleted after the last checkpoint that
+    /// counts. Opening the store looks for the segment. It may be gone because a later checkpoint,
+    /// whose damage looks like a torn tail, had removed it.
     fn missing(&self, segment: &SegmentState) -> Option<Problem> {
         let path = self.layout.segment_file(segment.log, segment.base, segment.generation);
         match self.disk.len_of(&path) {
@@ -237,9 +245,9 @@ impl Looking {
         }
     }
 
-    /// Gives a home to what has lost its name.
+    /// Finds or makes entities for logs and cursors whose entity is lost.
     fn adopt(&self, gathered: &mut Gathered, mut seen: Seen) -> Result<Vec<Nameless>> {
-        let mut older: BTreeMap<u64, Entity> = BTreeMap::new();
+        let mut older: BTreeMap<EntityId, Entity> = BTreeMap::new();
         let mut logs = seen.logs.clone();
         if self.metas.damaged {
             for other in &self.metas.older {
@@ -268,25 +276,25 @@ impl Looking {
 }
 
 impl Survey {
-    /// What a log is called.
+    /// The name of a log, for people.
     pub fn name(&self, log: LogId) -> LogName {
         self.state.catalog.log_name(log)
     }
 
-    /// Whether the acks, or the offset, of a cursor may be older than they were.
+    /// Whether the acks or the offset of a cursor may be older than they were in the damaged store.
     pub fn is_uncertain(&self, cursor: CursorId) -> bool {
         self.all_uncertain || self.uncertain.contains(&cursor)
     }
 
-    /// The parts of a range of offsets that somebody still wants.
-    pub fn wanted(&self, log: LogId, range: std::ops::Range<u64>) -> Vec<std::ops::Range<u64>> {
+    /// The parts of a range that a cursor still wants.
+    pub fn wanted(&self, log: LogId, range: OffsetRange) -> Vec<OffsetRange> {
         self.state.logs.get(&log).map_or_else(Vec::new, |log| self.state.wanted(log, range))
     }
 
-    /// The offset that comes after all that was found or may have been there.
+    /// The offset behind all messages that were found or may have existed.
     pub fn next(&self, log: LogId) -> Offset {
         let log = self.logs.get(&log);
-        log.map_or(Offset(0), |log| Offset(log.beyond.as_ref().map_or(log.next.0, |it| it.end)))
+        log.map_or(Offset(0), |log| log.beyond.map_or(log.next, |it| it.end))
     }
 }
 

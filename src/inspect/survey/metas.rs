@@ -1,4 +1,4 @@
-//! Which metalog counts, and whose store this is.
+//! Finding the metalog that counts, and the store's id.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{header::UNSUPPORTED, meta::MetaEntry},
     ids::StoreId,
+    inspect::report::Problem,
     journal,
     layout::{Layout, Named, segment_name},
     metalog::{
@@ -15,10 +16,10 @@ use crate::{
         survey::{self, MetaFile, MetaSurvey},
     },
     segment::header_of,
-    store::{open::log_dirs, report::Problem},
+    store::log_dirs,
 };
 
-/// So many directories of logs are asked for the store's id if nothing better is left.
+/// The most directories of logs that are searched for the store's id.
 const LOGS_ASKED: usize = 8;
 
 /// The metalog, as far as it can be read.
@@ -27,16 +28,16 @@ pub struct Metas {
     /// The file that counts.
     pub path: PathBuf,
     pub survey: MetaSurvey,
-    /// What the others say that can be read. They are read only if the first is damaged.
+    /// The other metalogs that can be read. They are read only if the first is damaged.
     pub older: Vec<MetaSurvey>,
     pub problems: Vec<Problem>,
     /// Files that nothing refers to.
     pub spare: Vec<PathBuf>,
-    /// Whether something is missing of what the metalog has said.
+    /// Whether entries of the metalog are missing.
     pub damaged: bool,
 }
 
-/// The id that most files of a store bear; `None` if none bears any.
+/// The id that most files of a store have. `None` if no file has one.
 pub fn store_id(place: &MetaPlace) -> Result<Option<StoreId>> {
     let (disk, layout) = (&*place.disk, &place.layout);
     let mut votes: Vec<(StoreId, u32)> = Vec::new();
@@ -44,7 +45,7 @@ pub fn store_id(place: &MetaPlace) -> Result<Option<StoreId>> {
         Some((_, count)) => *count += 1,
         None => votes.push((id, 1)),
     };
-    // Of several with as many votes the first counts: the newest metalog's.
+    // Of ids with equal votes the first wins, which is that of the newest metalog.
     for (number, path) in survey::list(place)?.0 {
         if let Ok(header) = survey::read(place, number, path)?.header {
             vote(header.store);
@@ -69,7 +70,7 @@ pub fn store_id(place: &MetaPlace) -> Result<Option<StoreId>> {
     Ok(votes.iter().find(|(_, count)| Some(*count) == most).map(|(id, _)| *id))
 }
 
-/// The directories of logs; none where there is no directory for them.
+/// The directories of logs. There are none if the directory for them is missing.
 pub fn dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(crate::ids::LogId, PathBuf)>> {
     match disk.list(&layout.segments_dir()) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -77,7 +78,7 @@ pub fn dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(crate::ids::LogId, 
     }
 }
 
-/// The lock's file says whose store it is, for people.
+/// The lock file notes the store's id for people.
 fn noted_in_lock(disk: &dyn Disk, layout: &Layout) -> Option<StoreId> {
     let file = disk.open(&layout.lock(), Open::Reading).ok()?;
     let mut text = [0; 256];
@@ -168,7 +169,7 @@ impl Metas {
         }
     }
 
-    /// Nothing counts in the newest file: takes another that has more to say.
+    /// No entry of the newest file counts: takes a file with more entries.
     fn choose(&mut self) {
         if let Some(n) = self.older.iter().position(|other| other.committed > 0) {
             let better = self.older.remove(n);
@@ -179,7 +180,7 @@ impl Metas {
         }
     }
 
-    /// The entries to go by. Without any checkpoint that counts these are all that verify.
+    /// The entries that count. Without a checkpoint, all entries that verify count.
     pub fn entries(&self) -> &[(u64, MetaEntry)] {
         match self.survey.committed {
             0 => &self.survey.entries,
@@ -187,13 +188,13 @@ impl Metas {
         }
     }
 
-    /// Whether something verifies behind the last checkpoint that counts.
+    /// Whether an entry verifies behind the last checkpoint.
     pub fn has_loose(&self) -> bool {
         self.survey.committed < self.survey.entries.len()
     }
 
-    /// Counts what follows the last checkpoint: the journal shows that it had counted, so what
-    /// does not verify there is damage.
+    /// Counts entries behind the last checkpoint, too. The journal shows that a later checkpoint
+    /// was complete, so its end is damaged, not torn.
     pub fn take_loose(&mut self) {
         self.survey.committed = self.survey.entries.len();
         let position = self.survey.torn.unwrap_or(0);

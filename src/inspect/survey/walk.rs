@@ -1,9 +1,9 @@
-//! All messages of one log, in the order of their offsets, from wherever they are.
+//! Walking one log: its messages are merged from all segments and the journal, in the order of
+//! their offsets.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
-    ops::Range,
     path::PathBuf,
 };
 
@@ -19,25 +19,27 @@ use crate::{
         record::{RecordParts, RecordSpans},
         segment::SegmentHeader,
     },
-    ids::{LogId, Offset},
+    ids::{LogId, Offset, OffsetRange},
+    inspect::verify::take_within,
     layout::{Named, segment_name},
     segment::{Piece, SegmentSurvey, header_of},
-    store::{state::join, verify::take_within},
+    store::join,
 };
 
-/// What came of walking one log.
+/// The result of walking one log.
 #[derive(Debug, Default)]
 pub struct Walked {
     pub segments: u64,
     pub blocks: u64,
     pub records: u64,
     pub spots: Vec<Spot>,
-    /// What is wanted, and nowhere to be found.
-    pub lost: Vec<Range<u64>>,
+    /// Messages that are wanted and were not found.
+    pub lost: Vec<OffsetRange>,
     /// The offset behind the last message.
-    pub end: u64,
-    /// Offsets for which undamaged segments stand: what these do not hold is dead.
-    pub intact: Vec<Range<u64>>,
+    pub end: Offset,
+    /// The ranges of undamaged segments. Messages of these ranges that the segments do not hold are
+    /// dead.
+    pub intact: Vec<OffsetRange>,
 }
 
 /// A damaged place in a segment.
@@ -47,7 +49,7 @@ pub struct Spot {
     pub position: u64,
     pub what: &'static str,
     /// Messages with these offsets may have been there.
-    pub bounds: Range<u64>,
+    pub bounds: OffsetRange,
 }
 
 /// Takes a message.
@@ -56,7 +58,7 @@ pub type Sink<'a> = dyn FnMut(Offset, &RecordParts<'_>) -> Result<()> + 'a;
 /// One segment, or the runs of the journal.
 struct Source<'a> {
     feed: Feed<'a>,
-    /// Of two sources of one message the lower counts.
+    /// If two sources have the same message, the lower rank counts.
     rank: u8,
     body: Vec<u8>,
     records: std::vec::IntoIter<(Offset, RecordSpans)>,
@@ -69,32 +71,32 @@ enum Feed<'a> {
 
 struct SegmentFeed {
     state: SegmentState,
-    /// Whether the metalog says so much of it; else it is read as far as it goes.
+    /// Whether the metalog gives the segment's length. If not, the file is read to its end.
     is_named: bool,
-    /// Whether it is what the metalog refers to now.
+    /// Whether the metalog refers to it.
     is_current: bool,
     opened: Option<SegmentSurvey>,
-    last: u64,
+    last: Offset,
     records: u64,
     /// Spots whose upper bound is not known yet.
     open_spots: usize,
 }
 
-/// By log, base and generation.
+/// Paths by log, base and generation.
 pub type Misplaced = BTreeMap<(LogId, Offset, u64), PathBuf>;
 
-type Key = Reverse<(u64, u8, usize)>;
+type Key = Reverse<(Offset, u8, usize)>;
 
 impl Survey {
-    /// Walks one log. With `all`, what is not referred to is used too, where it can fill a hole;
-    /// else only what an engine would find.
+    /// Walks one log. With `all`, files that nothing refers to fill holes. Without, only data that
+    /// an engine would find is used.
     pub fn walk(&self, log: LogId, all: bool, sink: &mut Sink<'_>) -> Result<Walked> {
         let mut sources = self.sources(log, all)?;
         let mut heap: BinaryHeap<Key> = BinaryHeap::new();
         for (n, source) in sources.iter().enumerate() {
             heap.push(Reverse((source.bound(), source.rank, n)));
         }
-        let (mut walked, mut at) = (Walked::default(), 0);
+        let (mut walked, mut at) = (Walked::default(), Offset(0));
         let state = self.state.logs.get(&log);
         while let Some(Reverse((offset, rank, n))) = heap.pop() {
             let source = &mut sources[n];
@@ -103,34 +105,37 @@ impl Survey {
                 heap.push(Reverse((first, rank, n)));
                 continue;
             }
-            let other = heap.peek().map_or((u64::MAX, u8::MAX, 0), |Reverse(key)| *key);
+            let other = heap.peek().map_or((Offset(u64::MAX), u8::MAX, 0), |Reverse(key)| *key);
             while let Some((offset, spans)) = source.records.as_slice().first()
-                && (offset.0, rank, n) <= other
+                && (*offset, rank, n) <= other
             {
-                if offset.0 >= at {
-                    if offset.0 > at {
-                        walked.lost.extend(self.wanted(log, at..offset.0));
+                if *offset >= at {
+                    if *offset > at {
+                        walked.lost.extend(self.wanted(log, at.to(*offset)));
                     }
-                    at = offset.0 + 1;
+                    at = offset.next();
                     if state.is_some_and(|it| !self.state.is_dead(it, *offset)) {
                         sink(*offset, &RecordParts::stored(&source.body, spans))?;
                     }
                 }
                 source.records.next();
             }
-            let next = source.records.as_slice().first().map(|(offset, _)| offset.0);
+            let next = source.records.as_slice().first().map(|(offset, _)| *offset);
             heap.push(Reverse((next.unwrap_or(at), rank, n)));
         }
         walked.end = at;
-        let next = self.next(log).0;
+        let next = self.next(log);
         if at < next {
-            walked.lost.extend(self.wanted(log, at..next));
+            walked.lost.extend(self.wanted(log, at.to(next)));
         }
         join(&mut walked.lost);
         join(&mut walked.intact);
         if state.is_some_and(|log| log.keeps_acked) {
-            // What a whole segment of a stream does not hold was lost before, and salvaged around.
-            walked.intact.iter().for_each(|it| drop(take_within(&mut walked.lost, it)));
+            // An undamaged segment of a stream lacks only messages that an earlier salvage has
+            // lost.
+            for intact in &walked.intact {
+                take_within(&mut walked.lost, *intact);
+            }
         }
         for spot in &mut walked.spots {
             spot.bounds.end = spot.bounds.end.min(next.max(at));
@@ -138,7 +143,7 @@ impl Survey {
         Ok(walked)
     }
 
-    /// Segments that bear another's name, by what their headers say.
+    /// Segments that have another segment's name, by their headers.
     fn misplaced(&self) -> Result<&Misplaced> {
         if let Some(known) = self.misplaced.get() {
             return Ok(known);
@@ -171,7 +176,7 @@ impl Survey {
         if all {
             let mut former: Vec<&SegmentState> =
                 self.former.iter().filter(|former| former.log == log).collect();
-            // Of one file the longest state that was ever named.
+            // Of each file the longest former state counts.
             former.sort_by_key(|it| (it.base, it.generation, Reverse(it.bytes)));
             former.dedup_by_key(|it| (it.base, it.generation));
             let is_current = |it: &&SegmentState| {
@@ -190,7 +195,7 @@ impl Survey {
         Ok(sources)
     }
 
-    /// Segments that no entry names that is left.
+    /// Segments that no remaining entry names.
     fn unnamed(&self, log: LogId, named: &[Source<'_>]) -> Result<Vec<Source<'static>>> {
         let dir = self.layout.log_dir(log);
         let names = match self.disk.list(&dir) {
@@ -225,19 +230,19 @@ impl Survey {
 }
 
 impl Source<'_> {
-    /// No message of it has a lower offset.
-    fn bound(&self) -> u64 {
+    /// A lower bound of the offsets of its messages.
+    fn bound(&self) -> Offset {
         match &self.feed {
-            Feed::Segment(segment) => segment.state.base.0,
-            Feed::Runs(runs) => runs.as_slice().first().map_or(u64::MAX, |run| run.first.0),
+            Feed::Segment(segment) => segment.state.base,
+            Feed::Runs(runs) => runs.as_slice().first().map_or(Offset(u64::MAX), |run| run.first),
         }
     }
 
     /// The offset of the next message.
-    fn peek(&mut self, survey: &Survey, log: LogId, walked: &mut Walked) -> Result<Option<u64>> {
+    fn peek(&mut self, survey: &Survey, log: LogId, walked: &mut Walked) -> Result<Option<Offset>> {
         loop {
             if let Some((offset, _)) = self.records.as_slice().first() {
-                return Ok(Some(offset.0));
+                return Ok(Some(*offset));
             }
             let more = match &mut self.feed {
                 Feed::Segment(segment) => segment.load(survey, walked)?,
@@ -257,7 +262,7 @@ type Records = (Vec<u8>, Vec<(Offset, RecordSpans)>);
 impl SegmentFeed {
     fn source(state: SegmentState, rank: u8) -> Source<'static> {
         let feed = SegmentFeed {
-            last: state.base.0,
+            last: state.base,
             state,
             is_named: rank < 3,
             is_current: rank == 0,
@@ -280,8 +285,8 @@ impl SegmentFeed {
             };
             match piece {
                 Some(Piece::Block(block)) => {
-                    self.close_spots(walked, block.header.first.0);
-                    self.last = block.header.last.0 + 1;
+                    self.close_spots(walked, block.header.first);
+                    self.last = block.header.last.next();
                     self.records += block.records.len() as u64;
                     walked.blocks += u64::from(self.is_current);
                     walked.records += if self.is_current { block.records.len() as u64 } else { 0 };
@@ -332,7 +337,7 @@ impl SegmentFeed {
             None => {
                 if self.is_current {
                     let (path, what) = (self.path(survey), "a segment is missing");
-                    let bounds = self.state.base.0..self.state.end.0;
+                    let bounds = self.state.base.to(self.state.end);
                     walked.spots.push(Spot { path, position: 0, what, bounds });
                 }
                 Ok(false)
@@ -350,7 +355,7 @@ impl SegmentFeed {
         if self.is_current
             && let Some(opened) = &self.opened
         {
-            let (path, bounds) = (opened.path().clone(), self.last..u64::MAX);
+            let (path, bounds) = (opened.path().clone(), self.last.to(Offset(u64::MAX)));
             walked.spots.push(Spot { path, position, what, bounds });
             self.open_spots += 1;
         }
@@ -358,10 +363,10 @@ impl SegmentFeed {
 
     fn note_harmless(&self, survey: &Survey, walked: &mut Walked, position: u64, what: Malformed) {
         let path = self.path(survey);
-        walked.spots.push(Spot { path, position, what: what.0, bounds: 0..0 });
+        walked.spots.push(Spot { path, position, what: what.0, bounds: OffsetRange::default() });
     }
 
-    fn close_spots(&mut self, walked: &mut Walked, upto: u64) {
+    fn close_spots(&mut self, walked: &mut Walked, upto: Offset) {
         let Some(opened) = &self.opened else { return };
         let of_this = walked.spots.iter_mut().rev().filter(|spot| spot.path == *opened.path());
         for spot in of_this.take(std::mem::take(&mut self.open_spots)) {
@@ -375,11 +380,11 @@ impl SegmentFeed {
         }
         let is_whole = self.records == self.state.records;
         if self.open_spots == 0 && is_whole {
-            walked.intact.push(self.state.base.0..self.state.end.0);
+            walked.intact.push(self.state.base.to(self.state.end));
         }
         let had_damage = walked.spots.iter().any(|spot| spot.path == self.path(survey));
-        self.close_spots(walked, self.state.end.0);
-        if !had_damage && (!is_whole || self.last > self.state.end.0) {
+        self.close_spots(walked, self.state.end);
+        if !had_damage && (!is_whole || self.last > self.state.end) {
             let what = Malformed("a segment does not hold what the metalog says");
             self.note_harmless(survey, walked, 0, what);
         }
@@ -387,14 +392,14 @@ impl SegmentFeed {
             && let Some(what) = opened.check_footer()?
             && !had_damage
         {
-            // No message is lost by it: it is built anew from the blocks.
+            // No message is lost: the footer is built again from the blocks.
             self.note_harmless(survey, walked, self.state.bytes, what);
         }
         Ok(())
     }
 }
 
-/// Reads one run, and verifies the frame around it once more.
+/// Reads one run, and verifies its frame once more.
 fn read_run(
     survey: &Survey,
     log: LogId,
@@ -419,7 +424,7 @@ fn read_run(
     });
     Ok(Some(decoded.unwrap_or_else(|what| {
         let (path, what) = (found.path.clone(), what.0);
-        let bounds = run.first.0..run.end().0;
+        let bounds = run.first.to(run.end());
         walked.spots.push(Spot { path, position, what, bounds });
         (Vec::new(), Vec::new())
     })))

@@ -1,5 +1,5 @@
-//! When delayed messages are due: the payload of a message of a queue's timetable.
-//! `docs/FORMAT.md` has the table under "Timetables".
+//! Blocks of spilled messages, and when these are due: the payload of a message of a queue's delay index.
+//! `docs/FORMAT.md` has the table under "Delay indexes".
 
 use super::wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, put_varint, unzigzag, zigzag};
 use crate::ids::{Offset, Timestamp};
@@ -26,16 +26,16 @@ pub fn decode(bytes: &[u8]) -> Decoded<Vec<(Timestamp, Offset)>> {
     let count = input.varint()?;
     // Each takes two bytes at least.
     if count == 0 || count > BLOCK_ENTRIES_MAX.min(bytes.len() / 2) as u64 {
-        return Err(Malformed("a timetable with an impossible number of messages"));
+        return Err(Malformed("a block of a delay index with an impossible number of messages"));
     }
     let mut entries = Vec::with_capacity(count as usize);
     let (mut due, mut offset) = (0u64, 0u64);
     for _ in 0..count {
         let later = due.checked_add(input.varint()?);
-        due = later.ok_or(Malformed("a timetable with an impossible time"))?;
+        due = later.ok_or(Malformed("a block of a delay index with an impossible time"))?;
         offset = offset.wrapping_add(unzigzag(input.varint()?) as u64);
         if offset >= NUMBER_CEILING {
-            return Err(Malformed("a timetable with an impossible offset"));
+            return Err(Malformed("a block of a delay index with an impossible offset"));
         }
         entries.push((Timestamp(due), Offset(offset)));
     }
@@ -43,11 +43,11 @@ pub fn decode(bytes: &[u8]) -> Decoded<Vec<(Timestamp, Offset)>> {
     offsets.sort_unstable();
     if offsets.windows(2).any(|two| two[0] == two[1]) {
         // It would be delivered twice.
-        return Err(Malformed("a timetable that names a message twice"));
+        return Err(Malformed("a block of a delay index that names a message twice"));
     }
     if input.is_empty() {
         Ok(entries)
     } else {
-        Err(Malformed("bytes are left over in a timetable"))
+        Err(Malformed("bytes are left over in a block of a delay index"))
     }
 }

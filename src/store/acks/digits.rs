@@ -1,18 +1,19 @@
-//! A small number for each member of a set, as one bitmap for each of its binary digits, the lowest first:
-//! a bit-sliced index (O'Neil and Quass, 1997). It costs a few bits for each number that is not 0.
+//! A bit-sliced index (O'Neil and Quass, 1997): a small number for each member of a set. There is
+//! one bitmap for each binary digit, the lowest digit first. A number that is not 0 costs a few
+//! bits.
 
 use std::ops::Range;
 
 use roaring::RoaringBitmap;
 
-/// The number of one.
+/// The number of one member.
 #[inline]
 pub fn number(digits: &[RoaringBitmap], low: u32) -> u32 {
     let digit = |(n, digit): (usize, &RoaringBitmap)| u32::from(digit.contains(low)) << n;
     digits.iter().enumerate().map(digit).sum()
 }
 
-/// Sets those of a range.
+/// Sets the numbers of a range of members.
 pub fn put_number(digits: &mut Vec<RoaringBitmap>, range: Range<u32>, number: u32) {
     let wanted = (u32::BITS - number.leading_zeros()) as usize;
     if digits.len() < wanted {

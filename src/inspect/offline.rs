@@ -1,16 +1,17 @@
 //! Looking at a store that no engine has open.
 
-use super::open::locked;
 use std::{path::Path, sync::Arc};
 
+use super::{
+    SalvageReport, VerifyReport, salvage::salvage_store, survey::check_is_store,
+    verify::verify_store,
+};
 use crate::{
     config::Config,
-    disk::{Disk, HeldLock, Lock},
-    engine::options::Options,
+    disk::{Disk, HeldLock, Lock, os::OsDisk},
     error::{Error, Result},
     ids::StoreId,
     layout::Layout,
-    store::{self, SalvageReport, VerifyReport},
 };
 
 /// Reads everything that the store in a directory relies on, and reports what is damaged: every
@@ -37,12 +38,13 @@ use crate::{
 ///
 /// Damage is not an error: it is in the report.
 pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
-    Options::new().verify(path)
+    verify_on(Arc::new(OsDisk::new()), &OsDisk::absolute(path.as_ref())?)
 }
 
-pub(crate) fn verify_on(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
+/// Verifies the store in a directory of a disk.
+pub fn verify_on(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     let _lock = lock_as_is(&*disk, root)?;
-    store::verify(disk, root)
+    verify_store(disk, root)
 }
 
 /// Copies what is good in a damaged store into a new one, and says exactly what was lost.
@@ -83,10 +85,13 @@ pub(crate) fn verify_on(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport
 ///   sectors that cannot be read, first copy the files with a tool that skips these.
 /// - [`Poisoned`](crate::ErrorKind::Poisoned) if a sync of the new store fails.
 pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SalvageReport> {
-    Options::new().salvage(from, to)
+    let (from, to) = (OsDisk::absolute(from.as_ref())?, OsDisk::absolute(to.as_ref())?);
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+    salvage_on(&disk, &from, &to, Config::default())
 }
 
-pub(crate) fn salvage_on(
+/// Salvages a store of a disk into another directory of it.
+pub fn salvage_on(
     disk: &Arc<dyn Disk>,
     from: &Path,
     to: &Path,
@@ -95,20 +100,20 @@ pub(crate) fn salvage_on(
     let _from_lock = lock_as_is(&**disk, from)?;
     check_empty(&**disk, from, to)?;
     // Nothing is made where there is nothing to salvage.
-    store::check_is_store(disk, from)?;
+    check_is_store(disk, from)?;
     let failed = |error| Error::io(error, "the new store's directory cannot be made", to);
     disk.create_dir(to).map_err(failed)?;
     let path = Layout::new(to).lock();
     let failed = |error| Error::io(error, "the new store cannot be locked", &path);
     let lock = match disk.lock(&path).map_err(failed)? {
         Lock::Held(lock) => lock,
-        Lock::Taken(holder) => return Err(locked(holder, to)),
+        Lock::Taken(holder) => return Err(Error::locked(holder, to)),
     };
     let failed = |error| Error::io(error, "the system has no random numbers", to);
     let id = StoreId(disk.draw().map_err(failed)?);
     // For people; the lock itself is what keeps others out.
     let _ = lock.note(&format!("store {id}\n"));
-    store::salvage(disk, from, to, config, id)
+    salvage_store(disk, from, to, config, id)
 }
 
 /// A new store needs a place of its own. A lock's file may be there, from an attempt that got no
@@ -134,7 +139,7 @@ fn lock_as_is(disk: &dyn Disk, root: &Path) -> Result<Box<dyn HeldLock>> {
     let path = Layout::new(root).lock();
     match disk.lock_as_is(&path) {
         Ok(Lock::Held(lock)) => Ok(lock),
-        Ok(Lock::Taken(holder)) => Err(locked(holder, root)),
+        Ok(Lock::Taken(holder)) => Err(Error::locked(holder, root)),
         Err(error) => Err(Error::io(error, "the store cannot be locked", path)),
     }
 }

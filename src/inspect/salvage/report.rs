@@ -1,10 +1,11 @@
-//! What is said about a salvage.
+//! The report of a salvage.
 
 use std::{fmt, ops::Range};
 
 use crate::{
     ids::Offset,
-    store::report::{Amounts, LogName, Problem, Ranges},
+    inspect::report::{Amounts, Problem, Ranges},
+    store::LogName,
 };
 
 /// What [`salvage`](crate::salvage) has copied, and what was lost.
@@ -21,7 +22,7 @@ pub struct SalvageReport {
     pub bytes: u64,
     /// What was read of the old store to find them.
     pub read: Amounts,
-    /// The damage that was met.
+    /// The damage that was found.
     pub problems: Vec<Problem>,
     /// Messages that are not in the new store, and were wanted in the old one.
     pub lost: Vec<Lost>,

@@ -1,4 +1,5 @@
-//! Reading everything that a store relies on, to find what is damaged. Nothing is changed.
+//! Verifying a store: all data that it relies on is read, and damage is reported. Nothing is
+//! changed.
 
 use std::{
     collections::BTreeSet,
@@ -18,21 +19,21 @@ use crate::{
         entity::{Entity, EntityKind},
         frame::FrameKind,
     },
-    ids::{LogId, Offset},
+    ids::{LogId, Offset, OffsetRange},
     journal::JournalDamage,
     layout::{Layout, Named, segment_name},
 };
 
-/// Verifies the store in a directory, whose lock the caller holds.
+/// Verifies the store in a directory. The caller holds its lock.
 ///
 /// # Errors
 ///
 /// `NotFound` if there is no store; `UnsupportedVersion`; input or output errors. Damage is no
 /// error: it is in the report.
-pub fn verify(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
+pub fn verify_store(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     let survey = match survey::look(disk, root) {
         Err(error) if error.kind() == crate::error::ErrorKind::Corrupt => {
-            // Not one header is left to tell whose store it is.
+            // No header is left that names the store.
             let problems = vec![problem(root, 0, error.to_string())];
             return Ok(VerifyReport { problems, ..VerifyReport::default() });
         }
@@ -63,7 +64,7 @@ pub fn logs(survey: &Survey) -> Vec<LogId> {
     logs
 }
 
-/// The damage to the metalog and the journal, and what contradicts itself.
+/// The damage to the metalog and the journal, and their contradictions.
 pub fn problems(survey: &Survey) -> Vec<Problem> {
     let mut problems = survey.metas.problems.clone();
     problems.extend(survey.journal.damage.iter().map(of_journal));
@@ -71,10 +72,10 @@ pub fn problems(survey: &Survey) -> Vec<Problem> {
     problems
 }
 
-/// How much there is beside the segments.
+/// Counts everything but segments.
 pub fn count(survey: &Survey, read: &mut Amounts) -> Result<()> {
     read.meta_entries = survey.metas.entries().len() as u64;
-    let named = |it: &&Entity| !matches!(it.kind, EntityKind::Timetable { .. });
+    let named = |it: &&Entity| !matches!(it.kind, EntityKind::DelayIndex { .. });
     read.entities = survey.state.catalog.all().filter(named).count() as u64;
     read.journal_files = survey.journal.files() as u64;
     survey.journal.frames(&mut |place, kind, _| {
@@ -84,7 +85,7 @@ pub fn count(survey: &Survey, read: &mut Amounts) -> Result<()> {
     })
 }
 
-/// Walks one log, and tells which damage its missing messages were lost in.
+/// Walks one log, and assigns its missing messages to the damage that they were lost in.
 fn verify_log(
     survey: &Survey,
     log: LogId,
@@ -98,24 +99,24 @@ fn verify_log(
     report.read.records += walked.records;
     let name = survey.name(log);
     let mut lost = walked.lost;
-    let mut blame = |problem: &mut Problem, bounds: &Range<u64>| {
-        let offsets = take_within(&mut lost, bounds);
+    let mut blame = |problem: &mut Problem, bounds: OffsetRange| {
+        let offsets = offsets(&take_within(&mut lost, bounds));
         if !offsets.is_empty() {
             problem.affected.push(Affected { log: name.clone(), offsets });
         }
     };
     for spot in &walked.spots {
         let mut found = problem(&spot.path, spot.position, spot.what);
-        blame(&mut found, &spot.bounds);
+        blame(&mut found, spot.bounds);
         segments.push(found);
     }
     let known = survey.logs.get(&log);
     for (missing, damage) in known.iter().flat_map(|known| &known.missing) {
         if let Some(problem) = damage.and_then(|n| journal.get_mut(n)) {
-            blame(problem, missing);
+            blame(problem, *missing);
         }
     }
-    if let Some(beyond) = known.and_then(|known| known.beyond.as_ref())
+    if let Some(beyond) = known.and_then(|known| known.beyond)
         && let Some(last) = survey.journal.damage.iter().rposition(|gap| gap.from < gap.to)
     {
         blame(&mut journal[last], beyond);
@@ -130,34 +131,34 @@ fn verify_log(
     Ok(())
 }
 
-pub fn offsets(ranges: &[Range<u64>]) -> Vec<Range<Offset>> {
-    ranges.iter().map(|range| Offset(range.start)..Offset(range.end)).collect()
+/// The ranges as a report holds them.
+pub fn offsets(ranges: &[OffsetRange]) -> Vec<Range<Offset>> {
+    ranges.iter().map(|range| Range::from(*range)).collect()
 }
 
-/// Takes out of some ranges what lies within bounds.
-pub fn take_within(ranges: &mut Vec<Range<u64>>, bounds: &Range<u64>) -> Vec<Range<Offset>> {
+/// Removes the parts within bounds from ranges, and returns them.
+pub fn take_within(ranges: &mut Vec<OffsetRange>, bounds: OffsetRange) -> Vec<OffsetRange> {
     let (mut inside, mut outside) = (Vec::new(), Vec::new());
     for range in ranges.drain(..) {
-        let start = range.start.max(bounds.start);
-        let end = range.end.min(bounds.end);
-        if start >= end {
+        let part = range.within(bounds);
+        if part.is_empty() {
             outside.push(range);
             continue;
         }
-        inside.push(Offset(start)..Offset(end));
-        outside
-            .extend([range.start..start, end..range.end].into_iter().filter(|it| !it.is_empty()));
+        inside.push(part);
+        let rest = [range.start.to(part.start), part.end.to(range.end)];
+        outside.extend(rest.into_iter().filter(|it| !it.is_empty()));
     }
     *ranges = outside;
     inside
 }
 
-/// Files of a store's kind that nothing refers to.
+/// The store's files that nothing refers to.
 fn unreferenced(survey: &Survey) -> Result<Vec<PathBuf>> {
     let mut found = survey.metas.spare.clone();
     found.extend(survey.journal.spare.iter().cloned());
     if survey.metas.damaged {
-        // Who knows what was referred to.
+        // Without the whole metalog it is unknown which files it referred to.
         found.sort_unstable();
         return Ok(found);
     }
@@ -172,16 +173,16 @@ fn unreferenced(survey: &Survey) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Which segments of a log there should be.
+/// Which segments of a log should exist.
 pub enum Known {
     These(BTreeSet<(Offset, u64)>),
     /// There is no such log.
     Nothing,
-    /// It was deleted, and the metalog does not know yet.
+    /// The log was deleted, and the metalog still refers to its segments.
     Any,
 }
 
-/// What is in the segments' directories and not known, empty directories of no log among it.
+/// Segment files that are not known, and empty directories that belong to no log.
 pub fn unreferenced_segments(
     disk: &dyn Disk,
     layout: &Layout,
@@ -191,7 +192,7 @@ pub fn unreferenced_segments(
     for (log, dir) in log_dirs_found(disk, layout)? {
         let failed = |error| Error::io(error, "segments cannot be listed", &dir);
         let names = match disk.list(&dir) {
-            // It was removed a moment ago.
+            // The directory was removed a moment ago.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             names => names.map_err(failed)?,
         };

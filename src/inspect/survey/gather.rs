@@ -1,5 +1,5 @@
-//! What a metalog says, put together with tolerance: what is missing is done without, what
-//! contradicts itself is noted and left out.
+//! A state from the entries of a damaged metalog. Missing entries are tolerated. Contradictions are
+//! noted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,22 +8,22 @@ use crate::{
         entity::Entity,
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
-    ids::{CursorId, LogId, Offset},
-    store::{log::Progress, state::State},
+    ids::{CursorId, EntityId, LogId, Offset},
+    store::{Progress, State},
 };
 
 /// Entries of a metalog, the newest of each key.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    pub entities: BTreeMap<u64, Entity>,
-    pub gone: BTreeSet<u64>,
+    pub entities: BTreeMap<EntityId, Entity>,
+    pub gone: BTreeSet<EntityId>,
     pub logs: BTreeMap<LogId, LogState>,
     pub cursors: BTreeMap<CursorId, (u64, Offset)>,
-    /// Where each cursor is first spoken of.
+    /// The position of the first entry about each cursor.
     pub since: BTreeMap<CursorId, u64>,
     pub chunks: BTreeMap<(CursorId, u64), ChunkState>,
     pub segments: BTreeMap<(LogId, Offset), SegmentState>,
-    /// What segments were before: files of theirs may still be there.
+    /// Former states of segments. Their files may still exist.
     pub former: Vec<SegmentState>,
 }
 
@@ -65,12 +65,12 @@ impl Gathered {
         }
     }
 
-    fn forget(&mut self, id: u64) {
+    fn forget(&mut self, id: EntityId) {
         self.gone.insert(id);
         let Some(entity) = self.entities.remove(&id) else {
             return;
         };
-        self.gone.extend(id..id + entity.ids());
+        self.gone.extend(entity.ids());
         for log in entity.logs() {
             self.logs.remove(&log);
             self.segments.retain(|(of, _), _| *of != log);
@@ -81,7 +81,7 @@ impl Gathered {
         }
     }
 
-    /// The state that this leads to, and what it left out because it contradicts the rest.
+    /// The state that the entries lead to, and their contradictions.
     pub fn state(&self) -> (State, Vec<&'static str>) {
         let (mut state, mut odd) = (State::default(), Vec::new());
         for entity in self.entities.values() {

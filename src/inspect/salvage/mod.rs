@@ -1,8 +1,8 @@
-//! Salvage: what verifies in a damaged store is copied into a new one.
+//! Salvage: the parts of a damaged store that verify are copied into a new store.
 //!
-//! The old store is only read. The new one exists once its metalog does, which is written last:
-//! until then a directory that no log has keeps it from being opened as an empty one. So after a
-//! crash there is nothing, or what is refused, or all of it.
+//! The old store is only read. The new store's metalog is written last, and the store exists once
+//! its metalog exists. Until then a directory of a log that cannot exist keeps the new store from
+//! being opened as an empty one. So after a crash the new store is absent, or refused, or complete.
 
 mod copy;
 mod report;
@@ -13,12 +13,10 @@ pub use self::report::{Consumer, Lost, Renamed, SalvageReport};
 use roaring::RoaringTreemap;
 
 use self::{
-    copy::{Copying, free_untimed, queue_of_timetable},
+    copy::{Copying, free_untimed, queue_of_delay_index},
     report::SalvageReport as Report,
 };
 use super::{
-    open::Opening,
-    report::LogName,
     survey::{self, Nameless, Survey},
     verify::{self, offsets},
 };
@@ -30,23 +28,23 @@ use crate::{
         entity::Entity,
         meta::{CursorState, MetaEntry},
     },
-    ids::{LogId, StoreId},
+    ids::{EntityId, LogId, OffsetRange, StoreId},
     journal::Journal,
     metalog::MetaWriter,
-    store::{Space, state::State},
+    store::{LogName, Opening, Space, State},
 };
 
 /// No log has this number.
 const NO_LOG: LogId = LogId(0);
 
-/// Copies what is good in the store at `from` into a new one at `to`, with a new id. The caller
-/// holds the locks of both, and has looked that `to` is empty.
+/// Copies the sound part of the store at `from` into a new store at `to`, with a new id. The caller
+/// holds both locks, and has checked that `to` is empty.
 ///
 /// # Errors
 ///
 /// `NotFound` if there is no store at `from`; `Corrupt` if nothing in it can be read at all;
 /// `UnsupportedVersion`; `DiskFull`; input or output errors.
-pub fn salvage(
+pub fn salvage_store(
     disk: &Arc<dyn Disk>,
     from: &Path,
     to: &Path,
@@ -66,14 +64,15 @@ pub fn salvage(
 
     let mut entries: Vec<MetaEntry> =
         survey.state.catalog.all().cloned().map(MetaEntry::Entity).collect();
-    let timed: BTreeSet<u64> = survey.state.catalog.all().filter_map(queue_of_timetable).collect();
+    let timed: BTreeSet<EntityId> =
+        survey.state.catalog.all().filter_map(queue_of_delay_index).collect();
     report.entities = (entries.len() - timed.len()) as u64;
     let segments = target.segments(id);
     for log in verify::logs(&survey) {
         let mut copying = Copying::new(&segments, target.config.segment_bytes, log);
         copying.copy(&mut survey, &mut report, &mut entries)?;
     }
-    let queues: Vec<u64> = survey.state.catalog.all().map(|entity| entity.id).collect();
+    let queues: Vec<EntityId> = survey.state.catalog.all().map(|entity| entity.id).collect();
     for queue in queues.into_iter().filter(|id| !timed.contains(id)) {
         free_untimed(&mut survey, queue, &RoaringTreemap::new());
     }
@@ -87,7 +86,7 @@ pub fn salvage(
     }
     let (tail, next_id) = (journal.tail(), next_id(&survey));
     meta.commit(tail, tail, next_id)?;
-    // It is of no consequence if it stays: the first checkpoint sweeps it away.
+    // A failure is harmless: the first checkpoint removes the directory.
     let _ = disk.remove_dir(&marker);
     let _ = disk.sync_dir(&segments_dir);
     Ok(report)
@@ -103,12 +102,12 @@ fn put_cursors(state: &mut State, entries: &mut Vec<MetaEntry>) {
     }
 }
 
-fn next_id(survey: &Survey) -> u64 {
+fn next_id(survey: &Survey) -> EntityId {
     let lost = survey.nameless.iter().map(|it| match it {
-        Nameless::Named(entity) => entity.id + entity.ids(),
-        Nameless::Lost(cursor) => cursor.0 + 1,
+        Nameless::Named(entity) => entity.end_of_ids(),
+        Nameless::Lost(cursor) => cursor.entity().plus(1),
     });
-    lost.fold(survey.state.catalog.next_id, u64::max)
+    lost.fold(survey.state.catalog.next_id, EntityId::max)
 }
 
 fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {
@@ -124,7 +123,7 @@ fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {
     }
     for entity in survey.state.catalog.all() {
         if entity.cursors().any(|(cursor, _)| survey.is_uncertain(cursor)) {
-            let queue = queue_of_timetable(entity).and_then(|id| survey.state.catalog.get(id));
+            let queue = queue_of_delay_index(entity).and_then(|id| survey.state.catalog.get(id));
             let consumer = consumer(survey, queue.unwrap_or(entity));
             if !report.uncertain.contains(&consumer) {
                 report.uncertain.push(consumer);
@@ -142,13 +141,13 @@ fn consumer(survey: &Survey, entity: &Entity) -> Consumer {
     }
 }
 
-/// Whether acks decide what is wanted of a log, and some of them may be lost.
+/// Whether acks of the log may be lost, so that unacked messages may have been acked.
 fn acks_may_be_lost(survey: &Survey, log: LogId) -> bool {
     let cursors = survey.state.logs.get(&log).map(|log| &log.cursors);
     cursors.into_iter().flatten().any(|cursor| survey.is_uncertain(*cursor))
 }
 
-fn lost(log: LogName, ranges: &[std::ops::Range<u64>], is_certain: bool) -> Option<Lost> {
+fn lost(log: LogName, ranges: &[OffsetRange], is_certain: bool) -> Option<Lost> {
     let offsets = offsets(ranges);
     (!offsets.is_empty()).then_some(Lost { log, offsets, is_certain })
 }

@@ -1,25 +1,23 @@
 //! Copying one log, message by message.
 
-use std::ops::Range;
-
 use roaring::RoaringTreemap;
 
 use super::{Report, acks_may_be_lost, lost};
 use crate::{
     error::Result,
     format::{
+        delay_index,
         entity::{Entity, EntityKind},
         meta::{LogState, MetaEntry},
         record::RecordParts,
-        timetable,
     },
-    ids::{CursorId, LogId, Offset, Timestamp},
-    segment::{SegmentWriter, Segments},
-    store::{
-        log::{Cursor, Progress},
+    ids::{CursorId, EntityId, LogId, Offset, OffsetRange, Timestamp},
+    inspect::{
         survey::{Survey, problem},
         verify::take_within,
     },
+    segment::{SegmentWriter, Segments},
+    store::{Cursor, Progress, join},
 };
 
 /// One log of the new store.
@@ -33,7 +31,7 @@ pub struct Copying<'a> {
     put: Vec<MetaEntry>,
     messages: u64,
     bytes: u64,
-    /// Of a timetable: the messages of which it says when they are due.
+    /// If the log is a delay index: the messages whose times it holds.
     timed: Option<RoaringTreemap>,
 }
 
@@ -44,7 +42,7 @@ impl Copying<'_> {
         Copying { segments, segment_bytes, log, writer, base, put, messages, bytes, timed }
     }
 
-    /// Copies all that is wanted of the log, and settles what is lost.
+    /// Copies all messages of the log that are wanted, and acks lost ones.
     pub fn copy(
         &mut self,
         survey: &mut Survey,
@@ -54,10 +52,10 @@ impl Copying<'_> {
         let log = self.log;
         let state = survey.state.logs.get(&log).filter(|log| log.keeps_acked);
         self.base = state.map(|log| log.start);
-        let queue = survey.state.catalog.get(log.0).and_then(queue_of_timetable);
+        let queue = survey.state.catalog.get(log.entity()).and_then(queue_of_delay_index);
         self.timed = queue.map(|_| RoaringTreemap::new());
         let walked = survey.walk(log, true, &mut |offset, record| self.push(offset, record))?;
-        self.finish_segment(Some(Offset(survey.next(log).0.max(walked.end))))?;
+        self.finish_segment(Some(survey.next(log).max(walked.end)))?;
         if self.timed.is_none() {
             report.messages += self.messages;
             report.bytes += self.bytes;
@@ -72,18 +70,18 @@ impl Copying<'_> {
         let name = survey.name(log);
         let mut certain = walked.lost;
         let mut open = Vec::new();
-        if let Some(beyond) = survey.logs.get(&log).and_then(|known| known.beyond.clone()) {
-            open = plain(&take_within(&mut certain, &beyond));
+        if let Some(beyond) = survey.logs.get(&log).and_then(|known| known.beyond) {
+            open = take_within(&mut certain, beyond);
         }
         let mut settled = certain.clone();
-        settled.extend(open.iter().cloned());
+        settled.extend(&open);
         if survey.metas.damaged || acks_may_be_lost(survey, log) {
-            // What a whole segment does not hold was dead when it was written.
+            // Messages that an undamaged segment does not hold were dead when it was written.
             for intact in &walked.intact {
-                take_within(&mut certain, intact);
+                take_within(&mut certain, *intact);
             }
             open.append(&mut certain);
-            crate::store::state::join(&mut open);
+            join(&mut open);
         }
         report.lost.extend(lost(name.clone(), &certain, true));
         report.lost.extend(lost(name, &open, false));
@@ -105,7 +103,7 @@ impl Copying<'_> {
         writer.push(offset, record)?;
         self.writer = Some(writer);
         if let Some(timed) = &mut self.timed {
-            let entries = timetable::decode(record.payload).unwrap_or_default();
+            let entries = delay_index::decode(record.payload).unwrap_or_default();
             timed.extend(entries.into_iter().map(|(_, offset)| offset.0));
         }
         self.messages += 1;
@@ -113,8 +111,8 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Ends a segment. A stream's segments follow each other without a gap, so that it is said
-    /// what is not there any more: a segment stands for all offsets up to its end.
+    /// Ends a segment. A segment covers all offsets up to its end, and a missing message within
+    /// counts as gone. So a stream's segments follow each other without a gap.
     fn finish_segment(&mut self, end: Option<Offset>) -> Result<()> {
         if let Some(mut writer) = self.writer.take() {
             if let (Some(_), Some(end)) = (self.base, end) {
@@ -128,52 +126,49 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Consumers must not wait for what is lost, and no offset may be given twice.
+    /// Acks lost messages, so that consumers do not wait for them, and sets the next offset, so
+    /// that none is given twice.
     fn settle(
         &mut self,
         survey: &mut Survey,
-        settled: &[Range<u64>],
-        end: u64,
+        settled: &[OffsetRange],
+        end: Offset,
         entries: &mut Vec<MetaEntry>,
     ) {
-        let next = survey.next(self.log).0.max(end);
+        let next = survey.next(self.log).max(end);
         let Some(log) = survey.state.logs.get(&self.log) else { return };
-        let mut next = next.max(log.start.0);
+        let mut next = next.max(log.start);
         let cursors: Vec<CursorId> = log.cursors.clone();
-        // A stream of which nothing is left begins where it ends.
+        // A stream without messages begins at its end.
         let is_empty = log.keeps_acked && self.messages == 0;
-        let start = if is_empty { Offset(next) } else { log.start };
+        let start = if is_empty { next } else { log.start };
         for id in cursors {
             let cursor: Option<&mut Cursor> = survey.state.cursors.get_mut(&id);
             if let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) {
-                settled.iter().for_each(|range| acks.ack(range.clone()));
-                next = next.max(acks.end().0);
+                settled.iter().for_each(|range| acks.ack(*range));
+                next = next.max(acks.end());
             }
         }
-        let (log, next) = (self.log, Offset(next));
+        let log = self.log;
         entries.push(MetaEntry::Log(LogState { log, start, moved: next, next }));
         entries.append(&mut self.put);
     }
 }
 
-/// The queue of a timetable.
-pub fn queue_of_timetable(entity: &Entity) -> Option<u64> {
+/// The queue of a delay index.
+pub fn queue_of_delay_index(entity: &Entity) -> Option<EntityId> {
     match entity.kind {
-        EntityKind::Timetable { queue } => Some(queue),
+        EntityKind::DelayIndex { queue } => Some(queue),
         _ => None,
     }
 }
 
-/// Has the messages of a queue come at once of which nothing says any more when they are due.
-pub fn free_untimed(survey: &mut Survey, queue: u64, timed: &RoaringTreemap) {
-    let cursor = survey.state.cursors.get_mut(&CursorId(queue));
+/// Makes spilled messages deliverable at once whose times are lost.
+pub fn free_untimed(survey: &mut Survey, queue: EntityId, timed: &RoaringTreemap) {
+    let cursor = survey.state.cursors.get_mut(&queue.cursor(0));
     let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) else { return };
-    let untimed: Vec<Offset> = acks.all_shelved().filter(|it| !timed.contains(it.0)).collect();
+    let untimed: Vec<Offset> = acks.all_spilled().filter(|it| !timed.contains(it.0)).collect();
     for offset in untimed {
         acks.defer(offset, acks.attempts(offset), Timestamp(0));
     }
-}
-
-fn plain(ranges: &[Range<Offset>]) -> Vec<Range<u64>> {
-    ranges.iter().map(|range| range.start.0..range.end.0).collect()
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{timetable::*, wire::NUMBER_CEILING},
+    super::{delay_index::*, wire::NUMBER_CEILING},
     batter,
 };
 use crate::ids::{Offset, Timestamp};
@@ -18,7 +18,7 @@ fn a_block_is_laid_out_as_told() {
 }
 
 #[test]
-fn impossible_timetables_are_refused() {
+fn impossible_blocks_are_refused() {
     let most = entries(&[(0, NUMBER_CEILING - 1), (u64::MAX, 0)]);
     assert_eq!(decode(&encode(&most)).unwrap(), most);
     let too_far = entries(&[(0, NUMBER_CEILING)]);

@@ -1,4 +1,4 @@
-//! What has lost its name: logs and cursors of which something is left, but not the entity.
+//! Orphans: logs and cursors of which something is left, but whose entity is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,33 +6,33 @@ use super::gather::Gathered;
 use crate::{
     config::LEASE_DEFAULT,
     format::entity::{Creation, Delivering, Entity, EntityKind},
-    ids::{CursorId, LogId},
+    ids::{CursorId, EntityId, LogId},
 };
 
-/// What the journal speaks of, whether it is known or not.
+/// The entities, logs and cursors that the journal mentions.
 #[derive(Debug, Default)]
 pub struct Seen {
-    pub created: BTreeMap<u64, Creation>,
-    pub deleted: BTreeSet<u64>,
+    pub created: BTreeMap<EntityId, Creation>,
+    pub deleted: BTreeSet<EntityId>,
     pub logs: BTreeSet<LogId>,
     pub cursors: BTreeSet<CursorId>,
 }
 
-/// An entity that had to be given a name, or that is lost.
+/// An entity whose name is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Nameless {
-    /// It is there under an invented name.
+    /// The entity has an invented name.
     Named(Entity),
-    /// Of a consumer nothing is left but its number.
+    /// Only the number of a subscription or group is left.
     Lost(CursorId),
 }
 
-/// Finds a home for everything that has none. `older` are entities that earlier metalogs knew.
+/// Finds or makes an entity for every orphan. `older` are the entities of earlier metalogs.
 pub fn adopt(
     gathered: &mut Gathered,
     seen: &Seen,
     mut logs: BTreeSet<LogId>,
-    older: &BTreeMap<u64, Entity>,
+    older: &BTreeMap<EntityId, Entity>,
 ) -> Vec<Nameless> {
     let mut adoption = Adoption { gathered, seen, older, nameless: Vec::new() };
     logs.extend(adoption.gathered.logs.keys());
@@ -54,25 +54,25 @@ pub fn adopt(
 struct Adoption<'a> {
     gathered: &'a mut Gathered,
     seen: &'a Seen,
-    older: &'a BTreeMap<u64, Entity>,
+    older: &'a BTreeMap<EntityId, Entity>,
     nameless: Vec<Nameless>,
 }
 
 impl Adoption<'_> {
-    /// The entity that owns an id, of those that are known or will be.
-    fn owner(&self, id: u64, owns: impl Fn(&Entity) -> bool) -> Option<&Entity> {
+    /// The entity that owns an id, among known entities and entities that the journal creates.
+    fn owner(&self, id: EntityId, owns: impl Fn(&Entity) -> bool) -> Option<&Entity> {
         let known = self.gathered.entities.range(..=id).map(|(_, entity)| entity);
         let created = self.seen.created.range(..=id).map(|(_, creation)| &creation.entity);
         known.chain(created).find(|entity| owns(entity))
     }
 
-    fn is_gone(&self, id: u64) -> bool {
+    fn is_gone(&self, id: EntityId) -> bool {
         self.gathered.gone.contains(&id) || self.seen.deleted.contains(&id)
     }
 
     fn adopt_log(&mut self, log: LogId) {
         let owns = |entity: &Entity| entity.logs().any(|owned| owned == log);
-        if self.is_gone(log.0) || self.owner(log.0, owns).is_some() {
+        if self.is_gone(log.entity()) || self.owner(log.entity(), owns).is_some() {
             return;
         }
         if let Some(older) = self.older.values().find(|entity| owns(entity)) {
@@ -81,27 +81,28 @@ impl Adoption<'_> {
         }
         if let Some((id, kind)) = self.kind_by_children(log) {
             self.invent(id, kind);
-        } else if self.has_cursor(CursorId(log.0)) {
+        } else if self.has_cursor(log.queue_cursor()) {
             let lease_ms = LEASE_DEFAULT.as_millis() as u64;
-            self.invent(log.0, EntityKind::Queue(Delivering::leasing(lease_ms)));
+            self.invent(log.entity(), EntityKind::Queue(Delivering::leasing(lease_ms)));
         } else {
-            self.invent(log.0, EntityKind::Stream { partitions: 1 });
+            self.invent(log.entity(), EntityKind::Stream { partitions: 1 });
         }
     }
 
-    /// A topic is told by its subscriptions, a stream by its groups.
-    fn kind_by_children(&self, log: LogId) -> Option<(u64, EntityKind)> {
+    /// The kind of a log by the entities that belong to it: a topic has subscriptions, a stream has
+    /// groups, and a queue has a delay index.
+    fn kind_by_children(&self, log: LogId) -> Option<(EntityId, EntityKind)> {
         let created = self.seen.created.values().map(|creation| &creation.entity);
         self.gathered.entities.values().chain(created).find_map(|entity| match entity.kind {
-            EntityKind::Subscription { topic, .. } if topic == log.0 => {
+            EntityKind::Subscription { topic, .. } if topic == log.entity() => {
                 Some((topic, EntityKind::Topic))
             }
-            EntityKind::Timetable { queue } if queue == log.0 => {
+            EntityKind::DelayIndex { queue } if queue == log.entity() => {
                 let lease_ms = LEASE_DEFAULT.as_millis() as u64;
                 Some((queue, EntityKind::Queue(Delivering::leasing(lease_ms))))
             }
             EntityKind::Group { stream, partitions }
-                if (stream..stream + u64::from(partitions)).contains(&log.0) =>
+                if (0..partitions).any(|partition| stream.log(partition) == log) =>
             {
                 Some((stream, EntityKind::Stream { partitions }))
             }
@@ -115,12 +116,12 @@ impl Adoption<'_> {
         let known = self.gathered.cursors.contains_key(&cursor)
             || self.seen.cursors.contains(&cursor)
             || chunks.next().is_some();
-        known && self.owner(cursor.0, owns).is_none()
+        known && self.owner(cursor.entity(), owns).is_none()
     }
 
     fn adopt_cursor(&mut self, cursor: CursorId) {
         let owns = |entity: &Entity| entity.cursors().any(|(owned, _)| owned == cursor);
-        if self.is_gone(cursor.0) || self.owner(cursor.0, owns).is_some() {
+        if self.is_gone(cursor.entity()) || self.owner(cursor.entity(), owns).is_some() {
             return;
         }
         match self.older.values().find(|entity| owns(entity)) {
@@ -129,20 +130,20 @@ impl Adoption<'_> {
         }
     }
 
-    /// Whatever belongs to something has it.
+    /// Makes the missing parents of known entities.
     fn adopt_parents(&mut self) {
-        let parents: BTreeSet<u64> =
+        let parents: BTreeSet<EntityId> =
             self.gathered.entities.values().filter_map(Entity::parent).collect();
         for parent in parents {
             if !self.gathered.entities.contains_key(&parent)
                 && !self.seen.created.contains_key(&parent)
             {
-                self.adopt_log(LogId(parent));
+                self.adopt_log(parent.log(0));
             }
         }
     }
 
-    fn invent(&mut self, id: u64, kind: EntityKind) {
+    fn invent(&mut self, id: EntityId, kind: EntityKind) {
         let noun = crate::store::Space::of(&kind).noun();
         let mut name = format!("salvaged-{noun}-{id}");
         let is_taken = |name: &String| {
@@ -157,7 +158,7 @@ impl Adoption<'_> {
         self.gathered.entities.insert(id, entity);
     }
 
-    /// Entries of which nobody knows what they belong to are done without.
+    /// Drops entries that belong to no entity.
     fn drop_strays(&mut self) {
         let logs: BTreeSet<LogId> =
             self.gathered.entities.values().flat_map(Entity::logs).collect();

@@ -1,0 +1,124 @@
+//! Messages that follow each other in one log: the change that is by far the most frequent.
+//! `docs/FORMAT.md` has the table under "Changes".
+
+use super::{
+    record::{RecordSpans, take_record},
+    wire::{Bytes, Decoded, Head, Malformed},
+};
+use crate::{
+    config::RUN_MESSAGES_MAX,
+    ids::{LogId, Offset, Timestamp},
+};
+
+/// The first byte of a run.
+pub(super) const KIND: u8 = 1;
+
+/// Up to [`RUN_MESSAGES_MAX`] messages that follow each other in one log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Run<'a> {
+    pub log: LogId,
+    pub first: Offset,
+    pub count: u32,
+    pub timestamp: Timestamp,
+    /// The records.
+    pub body: &'a [u8],
+    /// Where the body begins, counted from the run's first byte.
+    pub body_at: usize,
+}
+
+impl<'a> Run<'a> {
+    /// Decodes a run from bytes that begin with it.
+    #[inline]
+    pub fn decode(bytes: &'a [u8]) -> Decoded<Run<'a>> {
+        let mut input = Bytes::new(bytes);
+        if input.u8()? != KIND {
+            return Err(Malformed("no run at this position"));
+        }
+        Run::take(&mut input, 0)
+    }
+
+    #[inline]
+    pub(super) fn take(input: &mut Bytes<'a>, started: usize) -> Decoded<Run<'a>> {
+        let log = LogId(input.number()?);
+        let first = Offset(input.number()?);
+        let count = input.varint()?;
+        if count == 0 || count > RUN_MESSAGES_MAX as u64 {
+            return Err(Malformed("a run with an impossible number of messages"));
+        }
+        let timestamp = Timestamp(input.varint()?);
+        let length = input.u32()? as usize;
+        let body_at = input.position() - started;
+        let body = input.take(length)?;
+        Ok(Run { log, first, count: count as u32, timestamp, body, body_at })
+    }
+
+    /// The offset behind the last message.
+    #[inline]
+    pub fn end(&self) -> Offset {
+        Offset(self.first.0 + u64::from(self.count))
+    }
+
+    /// The run's length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.body_at + self.body.len()
+    }
+
+    /// The records, in the order of their offsets.
+    pub fn records(&self) -> impl Iterator<Item = Decoded<(Offset, RecordSpans)>> + use<'a> {
+        let Run { first, count, timestamp, body, .. } = *self;
+        let mut at = 0;
+        (0..u64::from(count)).map(move |n| {
+            let spans = take_record(body, at, timestamp)?;
+            at = spans.end();
+            if n + 1 == u64::from(count) && at != body.len() {
+                return Err(Malformed("a run's records do not fill it"));
+            }
+            Ok((Offset(first.0 + n), spans))
+        })
+    }
+
+    /// The record with this offset.
+    #[inline]
+    pub fn record(&self, offset: Offset) -> Decoded<RecordSpans> {
+        let mut at = 0;
+        for n in self.first.0..self.end().0 {
+            let spans = take_record(self.body, at, self.timestamp)?;
+            if n == offset.0 {
+                return Ok(spans);
+            }
+            at = spans.end();
+        }
+        Err(Malformed("a run does not hold the offset"))
+    }
+}
+
+/// Begins a run of up to [`RUN_MESSAGES_MAX`] records, which are then put behind it. Returns what
+/// [`finish_run`] wants.
+#[inline]
+pub fn begin_run(
+    out: &mut Vec<u8>,
+    log: LogId,
+    first: Offset,
+    count: usize,
+    timestamp: Timestamp,
+) -> usize {
+    debug_assert!((1..=RUN_MESSAGES_MAX).contains(&count));
+    let mut head = Head::new(KIND);
+    head.varint(log.0);
+    head.varint(first.0);
+    head.varint(count as u64);
+    head.varint(timestamp.0);
+    out.extend_from_slice(head.bytes());
+    let length_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    length_at
+}
+
+/// Says how long the run is, once all its records are there. Returns where the first one begins.
+#[inline]
+pub fn finish_run(out: &mut [u8], length_at: usize) -> usize {
+    let length = (out.len() - length_at - 4) as u32;
+    out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+    length_at + 4
+}

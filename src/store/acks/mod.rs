@@ -1,0 +1,360 @@
+//! The ack state of one cursor: a floor, and bitmaps above it.
+//!
+//! All messages below the floor are acked. Above the floor there are compressed bitmaps, in chunks
+//! of 65,536 offsets. A chunk exists only if one of its messages was touched, so a backlog costs
+//! nothing until it is touched. Numbers of attempts and priorities are bit-sliced bitmaps
+//! ([`digits`]), which cost a few bits for each message that has one. The time at which a message
+//! is due is kept for delayed messages only.
+
+mod chunk;
+mod digits;
+
+use std::collections::BTreeMap;
+
+use roaring::RoaringBitmap;
+
+use self::{
+    chunk::{CHUNK_OFFSETS, Chunk, chunk_ranges, split},
+    digits::{number, put_number},
+};
+use crate::{
+    format::{Malformed, meta::ChunkState},
+    ids::{CursorId, Offset, OffsetRange, Timestamp},
+};
+
+/// The ack state of one cursor.
+#[derive(Clone, Debug, Default)]
+pub struct AckSet {
+    floor: u64,
+    chunks: BTreeMap<u64, Chunk>,
+    /// How many offsets above the floor are acked.
+    above: u64,
+    /// How many messages are spilled.
+    spilled: u64,
+    /// Whether a message has had a priority since the store was opened.
+    has_priorities: bool,
+}
+
+impl AckSet {
+    pub fn new(floor: Offset) -> AckSet {
+        AckSet { floor: floor.0, ..AckSet::default() }
+    }
+
+    /// Everything below is acked.
+    #[inline]
+    pub fn floor(&self) -> Offset {
+        Offset(self.floor)
+    }
+
+    /// How many offsets below `end` are not acked.
+    pub fn unacked(&self, end: Offset) -> u64 {
+        end.0.saturating_sub(self.floor).saturating_sub(self.above)
+    }
+
+    #[inline]
+    pub fn is_acked(&self, offset: Offset) -> bool {
+        if offset.0 < self.floor {
+            return true;
+        }
+        if self.above == 0 {
+            return false;
+        }
+        let (index, low) = split(offset.0);
+        self.chunks.get(&index).is_some_and(|chunk| chunk.acked.contains(low))
+    }
+
+    /// Acks a range. What is acked already stays so.
+    #[inline]
+    pub fn ack(&mut self, range: OffsetRange) {
+        if range.end.0 <= self.floor {
+            return;
+        }
+        if range.start.0 > self.floor {
+            self.ack_above(range);
+            return;
+        }
+        self.floor = range.end.0;
+        if !self.chunks.is_empty() {
+            self.drop_below_floor();
+            self.absorb();
+        }
+    }
+
+    fn ack_above(&mut self, range: OffsetRange) {
+        for (index, lows) in chunk_ranges(range) {
+            let chunk = self.chunks.entry(index).or_default();
+            self.above += chunk.acked.insert_range(lows.clone());
+            self.spilled -= chunk.forget(lows);
+            chunk.dirty = true;
+        }
+    }
+
+    /// Removes offsets below the floor from the chunks. This does not make a chunk dirty: when a
+    /// chunk is restored, the floor is looked at.
+    fn drop_below_floor(&mut self) {
+        let (last, low) = split(self.floor);
+        while let Some(mut entry) = self.chunks.first_entry() {
+            if *entry.key() > last {
+                break;
+            }
+            if *entry.key() < last {
+                let chunk = entry.remove();
+                self.above -= chunk.acked.len();
+                self.spilled -= chunk.spilled.len();
+                continue;
+            }
+            let chunk = entry.get_mut();
+            self.above -= chunk.acked.remove_range(0..low);
+            self.spilled -= chunk.forget(0..low);
+            if chunk.is_empty() {
+                entry.remove();
+            }
+            break;
+        }
+    }
+
+    /// Moves the floor over acked messages directly above it.
+    fn absorb(&mut self) {
+        while self.above > 0 {
+            let (index, low) = split(self.floor);
+            let Some(chunk) = self.chunks.get_mut(&index) else {
+                return;
+            };
+            if chunk.acked.min() != Some(low) {
+                return;
+            }
+            let run = chunk.acked.iter().next_range().expect("it is not empty");
+            self.floor += u64::from(run.end() - run.start()) + 1;
+            self.drop_below_floor();
+        }
+    }
+
+    /// The first offset in a range that is not acked.
+    #[inline]
+    pub fn next_unacked(&self, range: OffsetRange) -> Option<Offset> {
+        let mut at = range.start.0.max(self.floor);
+        while at < range.end.0 {
+            let (index, low) = split(at);
+            let chunk = if self.above == 0 { None } else { self.chunks.get(&index) };
+            let Some(chunk) = chunk.filter(|chunk| chunk.acked.contains(low)) else {
+                return Some(Offset(at));
+            };
+            let run = chunk.acked.range(low..).next_range().expect("it holds this bit");
+            at += u64::from(run.end() - low) + 1;
+        }
+        None
+    }
+
+    /// The offset behind the last message of which this state says anything.
+    pub fn end(&self) -> Offset {
+        let last = |(index, chunk): (&u64, &Chunk)| {
+            let digits = chunk.attempts.iter().chain(&chunk.priorities);
+            let bits = digits.chain([&chunk.acked, &chunk.spilled]).filter_map(RoaringBitmap::max);
+            let due = chunk.due.last_key_value().map(|(low, _)| u32::from(*low));
+            bits.chain(due).max().map(|low| index * CHUNK_OFFSETS + u64::from(low) + 1)
+        };
+        Offset(self.chunks.iter().rev().find_map(last).unwrap_or(0).max(self.floor))
+    }
+
+    /// The parts of a range that are not acked.
+    pub fn unacked_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
+        self.unacked_up_to(range, usize::MAX)
+    }
+
+    /// The first parts of a range that are not acked, at most so many.
+    pub fn unacked_up_to(&self, range: OffsetRange, most: usize) -> Vec<OffsetRange> {
+        let mut unacked: Vec<OffsetRange> = Vec::new();
+        let mut at = range.start.max(self.floor());
+        while let Some(from) = self.next_unacked(at.to(range.end)) {
+            let (index, low) = split(from.0);
+            let chunk = if self.above == 0 { None } else { self.chunks.get(&index) };
+            let next = chunk.and_then(|chunk| chunk.acked.range(low..).next());
+            let end = match next {
+                Some(acked) => index * CHUNK_OFFSETS + u64::from(acked),
+                // No message is acked up to the next chunk.
+                None => self
+                    .chunks
+                    .range(index + 1..)
+                    .next()
+                    .map_or(u64::MAX, |(next, _)| next * CHUNK_OFFSETS),
+            };
+            at = Offset(end).min(range.end);
+            let is_full = unacked.len() >= most;
+            match unacked.last_mut() {
+                Some(last) if last.end == from => last.end = at,
+                _ if is_full => break,
+                _ => unacked.push(from.to(at)),
+            }
+        }
+        unacked
+    }
+
+    /// The acked offsets of one chunk, those below the floor included.
+    fn acked_in_chunk(&self, index: u64) -> RoaringBitmap {
+        let below = self.floor.saturating_sub(index * CHUNK_OFFSETS).min(CHUNK_OFFSETS);
+        let mut acked =
+            self.chunks.get(&index).map_or_else(RoaringBitmap::new, |chunk| chunk.acked.clone());
+        if below > 0 {
+            acked.insert_range(0..below as u32);
+        }
+        acked
+    }
+
+    /// How often the delivery of an offset has failed.
+    #[inline]
+    pub fn attempts(&self, offset: Offset) -> u32 {
+        if self.chunks.is_empty() {
+            return 0;
+        }
+        let (index, low) = split(offset.0);
+        self.chunks.get(&index).map_or(0, |chunk| number(&chunk.attempts, low))
+    }
+
+    /// The priority of an offset.
+    #[inline]
+    pub fn priority(&self, offset: Offset) -> u8 {
+        if !self.has_priorities {
+            return 0;
+        }
+        let (index, low) = split(offset.0);
+        self.chunks.get(&index).map_or(0, |chunk| number(&chunk.priorities, low) as u8)
+    }
+
+    /// The messages with a priority above the lowest, and their priorities.
+    pub fn prioritized(&self) -> impl Iterator<Item = (Offset, u8)> {
+        self.chunks.iter().flat_map(|(index, chunk)| {
+            let any: RoaringBitmap =
+                chunk.priorities.iter().fold(RoaringBitmap::new(), |a, b| a | b);
+            let offset = move |low| Offset(index * CHUNK_OFFSETS + u64::from(low));
+            any.into_iter().map(move |low| (offset(low), number(&chunk.priorities, low) as u8))
+        })
+    }
+
+    /// Sets the priority of a range. Acked messages are left as they are.
+    pub fn prioritize(&mut self, range: OffsetRange, priority: u8) {
+        self.has_priorities = true;
+        for range in self.unacked_in(range) {
+            for (index, lows) in chunk_ranges(range) {
+                let chunk = self.chunks.entry(index).or_default();
+                put_number(&mut chunk.priorities, lows, u32::from(priority));
+                chunk.dirty = true;
+            }
+        }
+    }
+
+    /// The delayed messages from an offset on, and when they are due.
+    pub fn deferred(&self, from: Offset) -> impl Iterator<Item = (Offset, Timestamp)> {
+        let (first, low) = split(from.0.max(self.floor));
+        self.chunks.range(first..).flat_map(move |(index, chunk)| {
+            let low = if *index == first { low as u16 } else { 0 };
+            let due = chunk.due.range(low..);
+            due.map(move |(low, due)| (Offset(index * CHUNK_OFFSETS + u64::from(*low)), *due))
+        })
+    }
+
+    /// When a message is due. 0 if it is not delayed.
+    pub fn due(&self, offset: Offset) -> Timestamp {
+        let (index, low) = split(offset.0);
+        let due = self.chunks.get(&index).and_then(|chunk| chunk.due.get(&(low as u16)));
+        due.copied().unwrap_or_default()
+    }
+
+    /// How many messages are spilled.
+    #[inline]
+    pub fn spilled(&self) -> u64 {
+        self.spilled
+    }
+
+    /// Whether a message is spilled.
+    pub fn is_spilled(&self, offset: Offset) -> bool {
+        let (index, low) = split(offset.0);
+        self.spilled > 0 && self.chunks.get(&index).is_some_and(|it| it.spilled.contains(low))
+    }
+
+    /// All spilled messages.
+    pub fn all_spilled(&self) -> impl Iterator<Item = Offset> {
+        self.chunks.iter().flat_map(|(index, chunk)| {
+            chunk.spilled.iter().map(move |low| Offset(index * CHUNK_OFFSETS + u64::from(low)))
+        })
+    }
+
+    /// Marks a range as spilled: the delay index holds the times at which its messages are due.
+    /// Acked messages are left as they are.
+    pub fn spill(&mut self, range: OffsetRange) {
+        for range in self.unacked_in(range) {
+            for (index, lows) in chunk_ranges(range) {
+                let chunk = self.chunks.entry(index).or_default();
+                chunk.forget_due(&lows);
+                self.spilled += chunk.spilled.insert_range(lows);
+                chunk.dirty = true;
+            }
+        }
+    }
+
+    /// Sets the number of attempts of a message, and when it is due. An acked message is left as it
+    /// is.
+    pub fn defer(&mut self, offset: Offset, attempts: u32, due: Timestamp) {
+        if self.is_acked(offset) {
+            return;
+        }
+        let (index, low) = split(offset.0);
+        let chunk = self.chunks.entry(index).or_default();
+        put_number(&mut chunk.attempts, low..low + 1, attempts);
+        self.spilled -= u64::from(chunk.spilled.remove(low));
+        if due == Timestamp(0) {
+            chunk.due.remove(&(low as u16));
+        } else {
+            chunk.due.insert(low as u16, due);
+        }
+        chunk.dirty = true;
+    }
+
+    /// The chunks that changed since the last capture, or all of them.
+    pub fn capture(&mut self, cursor: CursorId, all: bool) -> Vec<ChunkState> {
+        if seeded!(AcksAreNotCaptured) {
+            return Vec::new();
+        }
+        let changed = self.chunks.iter_mut().filter(|(_, chunk)| chunk.dirty || all);
+        changed.map(|(index, chunk)| chunk.capture(cursor, *index)).collect()
+    }
+
+    /// Takes a chunk from a metalog. It may speak of offsets below the floor, which no longer count.
+    pub fn restore(&mut self, state: &ChunkState) -> Result<(), Malformed> {
+        let chunk = Chunk::restore(state)?;
+        self.above += chunk.acked.len();
+        self.spilled += chunk.spilled.len();
+        self.has_priorities |= !chunk.priorities.is_empty();
+        if let Some(old) = self.chunks.insert(state.chunk, chunk) {
+            self.above -= old.acked.len();
+            self.spilled -= old.spilled.len();
+        }
+        Ok(())
+    }
+
+    /// Sets the floor from a metalog, once all chunks are restored.
+    pub fn restore_floor(&mut self, floor: Offset) {
+        self.floor = floor.0;
+        self.drop_below_floor();
+    }
+}
+
+/// How many offsets of a range all cursors have acked. Without a cursor nobody waits for a message,
+/// so all offsets count as acked.
+pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
+    let Some(lowest) = cursors.iter().map(|acks| acks.floor).min() else {
+        return range.len();
+    };
+    let below = Offset(lowest).clamp(range.start, range.end);
+    let mut count = range.start.to(below).len();
+    for (index, lows) in chunk_ranges(below.to(range.end)) {
+        // If one cursor has nothing acked in the chunk, no message of it is acked by all.
+        let touched =
+            |acks: &&AckSet| acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index);
+        if cursors.iter().all(touched) {
+            let bitmaps = cursors.iter().map(|acks| acks.acked_in_chunk(index));
+            let acked = bitmaps.reduce(|a, b| a & b).expect("there is a cursor");
+            count += acked.range_cardinality(lows);
+        }
+    }
+    count
+}

@@ -1,0 +1,307 @@
+//! A draft: operations are checked and encoded before their commit is written.
+
+use super::{commit::Op, gone, log::Log, state::State};
+use crate::{
+    config::{Config, RUN_MESSAGES_MAX},
+    error::{Error, ErrorKind, Result},
+    format::{
+        commit::{Change, Run, begin_run, finish_run},
+        entity::Entity,
+        frame::begin_frame,
+        record::RecordParts,
+    },
+    ids::{CursorId, LogId, Now, Offset, OffsetRange, Timestamp},
+    message::{Delay, Message},
+};
+
+/// A delay or a retry of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deferred {
+    pub cursor: CursorId,
+    pub offset: Offset,
+    pub attempts: u32,
+    pub due: Timestamp,
+    /// Whether the message itself is new in this commit.
+    pub is_new: bool,
+}
+
+/// Messages that follow each other and share a priority above the lowest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prioritized {
+    pub cursor: CursorId,
+    pub offsets: OffsetRange,
+    pub priority: u8,
+}
+
+impl Deferred {
+    #[inline]
+    pub fn change(&self) -> Change<'static> {
+        let Deferred { cursor, offset, attempts, due, .. } = *self;
+        Change::Defer { cursor, offset, attempts, due }
+    }
+}
+
+impl Prioritized {
+    pub fn change(&self) -> Change<'static> {
+        let Prioritized { cursor, offsets, priority } = *self;
+        Change::Prioritize { cursor, first: offsets.start, count: offsets.len(), priority }
+    }
+}
+
+/// A commit that is being encoded. The store keeps one, so that its memory is used again.
+#[derive(Debug, Default)]
+pub struct Draft {
+    pub frame: Vec<u8>,
+    pub runs: Vec<RunAt>,
+    pub deferred: Vec<Deferred>,
+    pub prioritized: Vec<Prioritized>,
+}
+
+/// Messages that enter a log: the parts of [`Op::Append`].
+#[derive(Clone, Copy)]
+struct Append<'a> {
+    log: LogId,
+    messages: &'a [Message<'a>],
+    delay_ms: u64,
+}
+
+/// A run, and where in the frame it begins.
+#[derive(Debug)]
+pub struct RunAt {
+    pub log: LogId,
+    pub first: Offset,
+    pub end: Offset,
+    pub at: usize,
+    /// Where its records begin, counted from its first byte.
+    body_at: usize,
+    len: usize,
+    timestamp: Timestamp,
+}
+
+impl RunAt {
+    #[inline]
+    pub fn of<'a>(&self, frame: &'a [u8]) -> Run<'a> {
+        Run {
+            log: self.log,
+            first: self.first,
+            count: (self.end.0 - self.first.0) as u32,
+            timestamp: self.timestamp,
+            body: &frame[self.at + self.body_at..self.at + self.len],
+            body_at: self.body_at,
+        }
+    }
+}
+
+impl Draft {
+    #[inline]
+    pub fn begin(&mut self) {
+        begin_frame(&mut self.frame);
+        self.runs.clear();
+        self.deferred.clear();
+        self.prioritized.clear();
+    }
+
+    /// Checks an operation, and adds it.
+    pub fn add(&mut self, state: &State, config: &Config, op: &Op<'_>, now: Now) -> Result<()> {
+        if let Op::Append { log, messages, delay_ms } = *op {
+            return self.add_append(state, config, Append { log, messages, delay_ms }, now);
+        }
+        op.change().map_or(Ok(()), |change| self.add_change(state, &change))
+    }
+
+    fn add_change(&mut self, state: &State, change: &Change<'_>) -> Result<()> {
+        check(state, change)?;
+        change.put(&mut self.frame);
+        if let Change::Defer { cursor, offset, attempts, due } = *change {
+            self.deferred.push(Deferred { cursor, offset, attempts, due, is_new: false });
+        }
+        Ok(())
+    }
+
+    fn add_append(
+        &mut self,
+        state: &State,
+        config: &Config,
+        append: Append<'_>,
+        now: Now,
+    ) -> Result<()> {
+        let Append { log, messages, .. } = append;
+        let Some(found) = state.logs.get(&log) else {
+            return Err(gone("the queue, topic or stream was deleted"));
+        };
+        let first = match self.runs.iter().rev().find(|run| run.log == log) {
+            Some(run) => run.end,
+            None => found.next(),
+        };
+        // A stream's records never expire, so no clock that is set matters to them.
+        let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
+        self.add_messages(append, first, config.message_bytes_max, now_of)?;
+        if append.delay_ms > 0 || messages.iter().any(Message::has_more) {
+            check_expiry(found, messages, now.steady)?;
+            self.add_delays(state, append, first, now.steady)?;
+            self.add_priorities(state, append, first)?;
+        }
+        Ok(())
+    }
+
+    fn add_messages(
+        &mut self,
+        append: Append<'_>,
+        mut first: Offset,
+        bytes_max: u64,
+        now: Now,
+    ) -> Result<()> {
+        let log = append.log;
+        for messages in append.messages.chunks(RUN_MESSAGES_MAX) {
+            let at = self.frame.len();
+            let run = begin_run(&mut self.frame, log, first, messages.len(), now.stamp);
+            for message in messages {
+                if message.headers().any(|(name, _)| name.is_empty()) {
+                    return Err(Error::invalid("header", "a header without a name"));
+                }
+                let record = RecordParts::living(message, now);
+                let weight = record.weight();
+                if weight > bytes_max && !message.is_moved() {
+                    return Err(message_too_large(weight, bytes_max));
+                }
+                record.put(&mut self.frame, now.stamp);
+            }
+            let body = finish_run(&mut self.frame, run);
+            let end = Offset(first.0 + messages.len() as u64);
+            let (body_at, len, timestamp) = (body - at, self.frame.len() - at, now.stamp);
+            self.runs.push(RunAt { log, first, end, at, body_at, len, timestamp });
+            first = end;
+        }
+        Ok(())
+    }
+}
+
+/// Checks that the entity, the log or the cursor of a change exists.
+#[inline]
+fn check(state: &State, change: &Change<'_>) -> Result<()> {
+    let (is_there, what) = match change {
+        Change::Run(_) | Change::Create(_) => return Ok(()),
+        Change::Delete { entity } => {
+            (state.catalog.get(*entity).is_some(), "it was deleted before")
+        }
+        Change::Trim { log, .. } => (state.logs.contains_key(log), "the stream was deleted"),
+        Change::Ack { cursor, .. }
+        | Change::Defer { cursor, .. }
+        | Change::Seek { cursor, .. }
+        | Change::Prioritize { cursor, .. }
+        | Change::Spill { cursor, .. } => {
+            (state.cursors.contains_key(cursor), "the queue, subscription or group was deleted")
+        }
+    };
+    if is_there { Ok(()) } else { Err(gone(what)) }
+}
+
+fn check_expiry(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<()> {
+    if messages.iter().all(|it| it.lives_ms().is_none()) {
+        return Ok(());
+    }
+    if log.keeps_acked {
+        let what = "a stream keeps its records until it is trimmed; set no expire_after";
+        return Err(Error::invalid("expire_after", what));
+    }
+    if messages.iter().any(|it| it.lives_ms() == Some(0)) {
+        let what = "the message would live for no time: give it 1 ms or more";
+        return Err(Error::invalid("expire_after", what));
+    }
+    // The time to live of a moved message began earlier.
+    let never_comes = |it: &Message<'_>| match (it.delay(), it.lives_ms()) {
+        (Some(Delay::After(ms)), Some(life)) => life <= ms && !it.is_moved(),
+        (Some(Delay::At(at)), Some(life)) => life <= at.0.saturating_sub(now.0) && !it.is_moved(),
+        _ => false,
+    };
+    if messages.iter().any(never_comes) {
+        let what = "the message's life would be over before it is due: let it live for longer than it \
+                    is delayed";
+        return Err(Error::invalid("expire_after", what));
+    }
+    Ok(())
+}
+
+impl Draft {
+    /// Delays messages that were just added.
+    fn add_delays(
+        &mut self,
+        state: &State,
+        append: Append<'_>,
+        first: Offset,
+        now: Timestamp,
+    ) -> Result<()> {
+        let Append { log, messages, delay_ms } = append;
+        if delay_ms == 0 && messages.iter().all(|it| it.delay().is_none()) {
+            return Ok(());
+        }
+        let cursor = log.queue_cursor();
+        if !state.cursors.contains_key(&cursor) {
+            let what = "only messages of queues can be delivered later, not those of topics and \
+                        streams; set no deliver_after and no deliver_at";
+            let is_at = messages.iter().any(|it| matches!(it.delay(), Some(Delay::At(_))));
+            let field = if is_at { "deliver_at" } else { "deliver_after" };
+            return Err(Error::invalid(field, what));
+        }
+        for (n, message) in messages.iter().enumerate() {
+            let due = match message.delay() {
+                None if delay_ms == 0 => continue,
+                None => now.0.saturating_add(delay_ms),
+                Some(Delay::After(ms)) => now.0.saturating_add(ms),
+                Some(Delay::At(at)) if at < now => {
+                    let what = format!("deliver_at is {at}, which has passed; it is {now}");
+                    return Err(Error::invalid("deliver_at", what));
+                }
+                Some(Delay::At(at)) => at.0,
+            };
+            if due > now.0 {
+                let (offset, due) = (Offset(first.0 + n as u64), Timestamp(due));
+                let deferred = Deferred { cursor, offset, attempts: 0, due, is_new: true };
+                deferred.change().put(&mut self.frame);
+                self.deferred.push(deferred);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Sets the priorities of messages that were just added.
+    fn add_priorities(&mut self, state: &State, append: Append<'_>, first: Offset) -> Result<()> {
+        let Append { log, messages, .. } = append;
+        if messages.iter().all(|it| it.priority_set() == 0) {
+            return Ok(());
+        }
+        let cursor = log.queue_cursor();
+        let queue = state.catalog.get(log.entity()).and_then(Entity::delivering);
+        let is_ordered = queue.is_some_and(|it| it.is_ordered);
+        if is_ordered && messages.iter().all(Message::is_moved) {
+            // Another queue has accepted the message with its priority. This queue delivers in
+            // order.
+            return Ok(());
+        }
+        let takes_priorities = queue.is_some() && !is_ordered;
+        messages.iter().try_for_each(|it| it.check_priority(takes_priorities))?;
+        let mut at = first;
+        for same in messages.chunk_by(|a, b| a.priority_set() == b.priority_set()) {
+            let end = Offset(at.0 + same.len() as u64);
+            let offsets = at.to(end);
+            at = end;
+            let priority = same[0].priority_set();
+            if priority > 0 {
+                let prioritized = Prioritized { cursor, offsets, priority };
+                prioritized.change().put(&mut self.frame);
+                self.prioritized.push(prioritized);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn message_too_large(weight: u64, most: u64) -> Error {
+    let what = format!(
+        "a message has {weight} bytes with key and headers; at most {most} are configured \
+         (message_bytes_max)"
+    );
+    Error::new(ErrorKind::TooLarge, what)
+}

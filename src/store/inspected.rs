@@ -1,0 +1,50 @@
+//! What the inspector asks of a store that is in use.
+//!
+//! The inspector reads files while commits go on. It takes a copy of what it needs with the store
+//! in hand, and reads without it.
+
+use super::{Store, state::State};
+use crate::{
+    ids::{LogId, Lsn, Offset, StoreId},
+    metalog::MetaPlace,
+    segment::Segments,
+};
+
+/// Where the files of a store are that is in use.
+#[derive(Debug)]
+pub struct OnDisk {
+    pub id: StoreId,
+    pub metalog: MetaPlace,
+    /// The number of the metalog's newest file.
+    pub metalog_number: u64,
+    pub segments: Segments,
+    /// Recovery would read the journal from here.
+    pub replay_from: Lsn,
+}
+
+impl Store {
+    pub fn on_disk(&self) -> OnDisk {
+        OnDisk {
+            id: self.id,
+            metalog: self.meta.place.clone(),
+            metalog_number: self.meta.number,
+            segments: self.segments.clone(),
+            replay_from: self.replay_from,
+        }
+    }
+
+    /// The state in memory, to be compared with the files.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The bases and generations of a log's segments, as the metalog has them. `None` if the log
+    /// was deleted and the metalog still refers to all of its segments.
+    pub fn known_segments(&self, log: LogId) -> Option<Vec<(Offset, u64)>> {
+        if self.state.deleted_logs.contains(&log) {
+            return None;
+        }
+        let segments = self.state.logs.get(&log).map(|log| log.segments.values());
+        Some(segments.into_iter().flatten().map(|it| (it.base, it.generation)).collect())
+    }
+}
