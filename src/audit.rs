@@ -30,7 +30,10 @@ pub enum Rank {
 }
 
 #[cfg(all(debug_assertions, not(loom)))]
-pub use checked::{Hold, Unchecked, longest_holds, step, steps, touches_disk};
+#[cfg(feature = "sim")]
+pub use checked::longest_holds;
+#[cfg(all(debug_assertions, not(loom)))]
+pub use checked::{Hold, Unchecked, step, steps, touches_disk};
 #[cfg(not(all(debug_assertions, not(loom))))]
 pub use unchecked::{Hold, Unchecked, step, steps, touches_disk};
 

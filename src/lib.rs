@@ -145,5 +145,8 @@ mod readme {}
 /// [`advance`](sim::SimDisk::advance).
 #[cfg(feature = "sim")]
 pub mod sim {
+    #[cfg(all(debug_assertions, not(loom)))]
+    #[doc(hidden)]
+    pub use crate::audit::longest_holds;
     pub use crate::disk::sim::SimDisk;
 }

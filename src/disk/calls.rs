@@ -2,42 +2,54 @@
 
 use std::{io, sync::Arc};
 
-use super::{Bounds, DiskFile, Purpose, Slice, Window, read_exact_at};
+use super::{Bounds, DiskFile, LateSlice, Purpose, Slice, UnreadSlice, Window};
+use crate::audit;
 
 #[derive(Debug)]
 pub struct CallsWindow {
     file: Arc<dyn DiskFile>,
     bounds: Bounds,
+    /// Held by the bytes that are still to be read.
+    pin: Arc<()>,
 }
 
 impl CallsWindow {
     pub fn new(file: Arc<dyn DiskFile>, len: u64, purpose: Purpose) -> CallsWindow {
-        CallsWindow { file, bounds: Bounds::new(len, purpose) }
+        CallsWindow { file, bounds: Bounds::new(len, purpose), pin: Arc::default() }
     }
 }
 
 impl Window for CallsWindow {
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let end = self.bounds.write_end(at, bytes.len())?;
+        let _may = audit::Unchecked::begin(
+            "frames are in the order of their commits, so one is written under the core",
+        );
         self.file.write_at(at, bytes)?;
         self.bounds.written = end;
         Ok(())
     }
 
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice> {
+        self.late_slice(at, len)?.get()
+    }
+
+    fn late_slice(&self, at: u64, len: usize) -> io::Result<LateSlice> {
         self.bounds.check_read(at, len)?;
-        let mut bytes = vec![0; len];
-        read_exact_at(&*self.file, at, &mut bytes)?;
-        Ok(Slice::heap(Arc::new(bytes)))
+        let (file, pin) = (Arc::clone(&self.file), Arc::clone(&self.pin));
+        Ok(LateSlice::Unread(UnreadSlice { file, at, len, _pin: pin }))
     }
 
     fn expect(&self, at: u64, len: u64) {
         self.file.expect(at, len);
     }
 
-    /// Slices are copies here, so nothing is in the way.
+    /// Bytes that were read are copies. Those that are still to be read are in the way.
     fn reuse(&mut self) -> bool {
-        self.bounds.written = 0;
-        true
+        let is_free = Arc::strong_count(&self.pin) == 1;
+        if is_free {
+            self.bounds.written = 0;
+        }
+        is_free
     }
 }

@@ -117,6 +117,11 @@ pub trait Window: Send + Sync + fmt::Debug {
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// The bytes at a position, all of them written before.
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice>;
+    /// The bytes at a position, all of them written before. Where they are not in memory, they are not read
+    /// yet: the caller may hold a lock.
+    fn late_slice(&self, at: u64, len: usize) -> io::Result<LateSlice> {
+        self.slice(at, len).map(LateSlice::Ready)
+    }
     /// Says that a range will be asked for soon, so that the system can have it ready.
     fn expect(&self, _at: u64, _len: u64) {}
     /// Has the system get ready for writes all over the window. They will be written back with the
@@ -129,6 +134,37 @@ pub trait Window: Send + Sync + fmt::Debug {
     }
     /// Begins again at the front, to fill the file anew. Refused while a slice is alive.
     fn reuse(&mut self) -> bool;
+}
+
+/// Bytes of a window that may have to be read first.
+#[derive(Clone, Debug)]
+pub enum LateSlice {
+    Ready(Slice),
+    Unread(UnreadSlice),
+}
+
+/// Bytes that are to be read from a file. The file is not filled anew before.
+#[derive(Clone, Debug)]
+pub struct UnreadSlice {
+    file: Arc<dyn DiskFile>,
+    at: u64,
+    len: usize,
+    _pin: Arc<()>,
+}
+
+impl LateSlice {
+    /// The bytes. They are read now, if they were not.
+    #[inline]
+    pub fn get(self) -> io::Result<Slice> {
+        match self {
+            LateSlice::Ready(slice) => Ok(slice),
+            LateSlice::Unread(UnreadSlice { file, at, len, _pin }) => {
+                let mut bytes = vec![0; len];
+                read_exact_at(&*file, at, &mut bytes)?;
+                Ok(Slice::heap(Arc::new(bytes)))
+            }
+        }
+    }
 }
 
 /// How windows are opened: the decision that [`IoMode`](crate::IoMode) and the file system make.

@@ -14,6 +14,7 @@ use rustix::time::ClockId;
 
 use super::{Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow};
 use crate::{
+    audit,
     error::{Error, Result},
     ids::Timestamp,
 };
@@ -41,6 +42,7 @@ impl OsDisk {
 
 impl Disk for OsDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("create_dir");
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
@@ -49,6 +51,7 @@ impl Disk for OsDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        audit::touches_disk("list");
         let mut names = Vec::new();
         for entry in fs::read_dir(dir)? {
             // What is not UTF-8 is none of ours.
@@ -59,6 +62,7 @@ impl Disk for OsDisk {
     }
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        audit::touches_disk("open");
         let mut options = private_options();
         match how {
             Open::Reading => options.write(false),
@@ -69,22 +73,27 @@ impl Disk for OsDisk {
     }
 
     fn len_of(&self, path: &Path) -> io::Result<u64> {
+        audit::touches_disk("len_of");
         fs::metadata(path).map(|metadata| metadata.len())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        audit::touches_disk("rename");
         fs::rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        audit::touches_disk("remove");
         fs::remove_file(path)
     }
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("remove_dir");
         fs::remove_dir(dir)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("sync_dir");
         // Windows neither needs nor allows a sync of a directory.
         if cfg!(unix) {
             File::open(dir)?.sync_all()?;
@@ -93,6 +102,7 @@ impl Disk for OsDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
+        audit::touches_disk("lock");
         let locked = lock_file(private_options().create(true).truncate(false).open(path)?)?;
         if let Lock::Held(held) = &locked {
             // The lock is what counts; without the note a second opener is not told who has it.
@@ -102,6 +112,7 @@ impl Disk for OsDisk {
     }
 
     fn lock_as_is(&self, path: &Path) -> io::Result<Lock> {
+        audit::touches_disk("lock_as_is");
         match File::open(path) {
             Ok(file) => lock_file(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -239,10 +250,12 @@ struct OsFile(File);
 
 impl DiskFile for OsFile {
     fn len(&self) -> io::Result<u64> {
+        audit::touches_disk("len");
         self.0.metadata().map(|metadata| metadata.len())
     }
 
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        audit::touches_disk("read_at");
         let mut filled = 0;
         while filled < buffer.len() {
             match positioned_read(&self.0, &mut buffer[filled..], at + filled as u64) {
@@ -256,6 +269,7 @@ impl DiskFile for OsFile {
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        audit::touches_disk("write_at");
         let mut done = 0;
         while done < bytes.len() {
             match positioned_write(&self.0, &bytes[done..], at + done as u64) {
@@ -269,10 +283,12 @@ impl DiskFile for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        audit::touches_disk("sync");
         self.0.sync_data()
     }
 
     fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>> {
+        audit::touches_disk("map");
         Ok(Box::new(MapWindow::open(&self.0, len, purpose)?))
     }
 

@@ -60,6 +60,12 @@ impl SubscriptionBuilder {
 }
 
 impl Definition for SubscriptionBuilder {
+    type Prepared = ();
+
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn name(&self) -> &str {
         &self.name
     }
@@ -91,7 +97,7 @@ impl Definition for SubscriptionBuilder {
     }
 
     /// A subscription receives only what is published after its creation.
-    fn starts(&self, core: &mut Core, entity: &Entity) -> Result<Vec<Offset>> {
+    fn starts(&self, core: &Core, entity: &Entity, (): &()) -> Result<Vec<Offset>> {
         entity.cursors().map(|(_, log)| Ok(core.bounds(log)?.1)).collect()
     }
 }

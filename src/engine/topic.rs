@@ -68,6 +68,12 @@ impl TopicBuilder {
 }
 
 impl Definition for TopicBuilder {
+    type Prepared = ();
+
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

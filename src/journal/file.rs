@@ -1,9 +1,12 @@
 //! One journal file.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
-    disk::{DiskFile, Slice, Window, Written},
+    disk::{DiskFile, LateSlice, Slice, Window, Written},
     error::{Error, ErrorKind, Result},
     format::{journal::JournalHeader, wire::Seed},
     ids::Lsn,
@@ -45,13 +48,43 @@ impl JournalFile {
         self.window.written(from.0.saturating_sub(self.header.start.0))
     }
 
+    /// The bytes at a position, to be read without the journal in hand.
     #[inline]
-    pub fn slice(&self, lsn: Lsn, len: usize) -> Result<Slice> {
+    pub fn bytes(&self, lsn: Lsn, len: usize) -> Result<JournalBytes> {
         let at = lsn.0 - self.header.start.0;
-        self.window
-            .slice(at, len)
-            .map_err(|error| Error::io(error, "a frame cannot be read", &self.path).at(at))
+        match self.window.late_slice(at, len) {
+            Ok(LateSlice::Ready(slice)) => Ok(JournalBytes(Bytes::Ready(slice))),
+            Ok(late) => Ok(JournalBytes(Bytes::Late { late, path: self.path.clone(), at })),
+            Err(error) => Err(unreadable(error, &self.path, at)),
+        }
     }
+}
+
+/// Bytes of the journal that may have to be read first.
+#[derive(Clone, Debug)]
+pub struct JournalBytes(Bytes);
+
+#[derive(Clone, Debug)]
+enum Bytes {
+    Ready(Slice),
+    Late { late: LateSlice, path: PathBuf, at: u64 },
+}
+
+impl JournalBytes {
+    /// The bytes. They are read now, if they were not.
+    #[inline]
+    pub fn read(self) -> Result<Slice> {
+        match self.0 {
+            Bytes::Ready(slice) => Ok(slice),
+            Bytes::Late { late, path, at } => {
+                late.get().map_err(|error| unreadable(error, &path, at))
+            }
+        }
+    }
+}
+
+fn unreadable(error: std::io::Error, path: &Path, at: u64) -> Error {
+    Error::io(error, "a frame cannot be read", path).at(at)
 }
 
 /// A sync that failed. The engine must not go on: the system may have dropped what it could not

@@ -17,6 +17,7 @@ mod sync;
 mod tests;
 mod writer;
 
+pub use file::JournalBytes;
 pub use found::{all_names, header_of};
 pub use recover::{holds_commits, recover};
 pub use room::{Room, Urgency};

@@ -3,14 +3,14 @@
 use std::{collections::VecDeque, mem, path::PathBuf, sync::Arc};
 
 use super::{
-    file::JournalFile,
+    file::{JournalBytes, JournalFile},
     room::{Room, Urgency},
     supply::{NewFile, PrepareJob, Prepared, Supply, capacity_for, first_header},
     sync::{SyncJob, Unsynced},
 };
 use crate::{
     config::JOURNAL_RESERVE_SHARE,
-    disk::{DiskFile, Slice},
+    disk::DiskFile,
     error::{Error, ErrorKind, Result},
     format::{
         frame::{FRAME_HEADER_BYTES, FrameKind, begin_frame, finish_frame},
@@ -431,13 +431,13 @@ impl Journal {
 
     /// The bytes from a position on. They must have been appended, within one frame.
     #[inline]
-    pub fn slice(&self, lsn: Lsn, len: usize) -> Result<Slice> {
+    pub fn bytes(&self, lsn: Lsn, len: usize) -> Result<JournalBytes> {
         if let Some(file) = self.files.back().filter(|file| file.start() <= lsn) {
-            return file.slice(lsn, len);
+            return file.bytes(lsn, len);
         }
         let index = self.files.partition_point(|file| file.start() <= lsn);
         match index.checked_sub(1).map(|index| &self.files[index]) {
-            Some(file) => file.slice(lsn, len),
+            Some(file) => file.bytes(lsn, len),
             None => {
                 let what = format!("journal position {lsn} was let go of before it was read");
                 Err(Error::new(ErrorKind::Corrupt, what))

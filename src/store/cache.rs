@@ -17,6 +17,54 @@ pub struct SegmentCache {
     clock: u64,
 }
 
+/// A segment to be read without the store in hand.
+#[derive(Clone, Debug)]
+pub enum SegmentSource {
+    Open(Arc<SegmentReader>),
+    /// Its reader opens it.
+    Closed(Box<(Segments, SegmentState)>),
+}
+
+/// A segment that was opened for a read, to be kept open.
+#[derive(Debug)]
+pub struct OpenedSegment {
+    pub state: SegmentState,
+    pub reader: Arc<SegmentReader>,
+}
+
+impl SegmentSource {
+    /// Opens the segment, unless it is open. A segment that was opened is returned, too, for
+    /// [`Store::keep`](super::Store::keep).
+    pub fn open(self) -> Result<(Arc<SegmentReader>, Option<OpenedSegment>)> {
+        match self {
+            SegmentSource::Open(reader) => Ok((reader, None)),
+            SegmentSource::Closed(closed) => {
+                let (segments, state) = *closed;
+                let reader = Arc::new(SegmentReader::open(&segments, &state)?);
+                let opened = OpenedSegment { state, reader: Arc::clone(&reader) };
+                Ok((reader, Some(opened)))
+            }
+        }
+    }
+
+    /// The first offset of the segment, unless it is open.
+    pub fn closed_base(&self) -> Option<Offset> {
+        match self {
+            SegmentSource::Open(_) => None,
+            SegmentSource::Closed(closed) => Some(closed.1.base),
+        }
+    }
+
+    /// Whether both are the same segment, with the same blocks.
+    pub fn is_same(&self, other: &SegmentSource) -> bool {
+        match (self, other) {
+            (SegmentSource::Open(a), SegmentSource::Open(b)) => Arc::ptr_eq(a, b),
+            (SegmentSource::Closed(a), SegmentSource::Closed(b)) => a.1 == b.1,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     reader: Arc<SegmentReader>,
@@ -47,26 +95,31 @@ impl SegmentCache {
         log.0.rotate_left(40) ^ base.0
     }
 
-    pub fn reader(
-        &mut self,
-        segments: &Segments,
-        state: &SegmentState,
-    ) -> Result<Arc<SegmentReader>> {
+    /// A segment to be read: open, or to be opened without the store in hand.
+    pub fn source(&mut self, segments: &Segments, state: &SegmentState) -> SegmentSource {
         self.clock += 1;
         let key = SegmentCache::key(state.log, state.base);
-        if let Some(entry) = self.open.get_mut(&key)
-            && entry.is_of(state)
-        {
-            entry.used = self.clock;
-            return Ok(Arc::clone(&entry.reader));
+        match self.open.get_mut(&key).filter(|entry| entry.is_of(state)) {
+            Some(entry) => {
+                entry.used = self.clock;
+                SegmentSource::Open(Arc::clone(&entry.reader))
+            }
+            None => SegmentSource::Closed(Box::new((segments.clone(), state.clone()))),
         }
-        let reader = Arc::new(SegmentReader::open(segments, state)?);
+    }
+
+    /// Keeps a segment open that was opened for a read.
+    pub fn keep(&mut self, state: &SegmentState, reader: Arc<SegmentReader>) {
+        let key = SegmentCache::key(state.log, state.base);
+        if self.open.get(&key).is_some_and(|entry| entry.is_of(state)) {
+            return;
+        }
         if self.open.len() >= self.most && !self.open.contains_key(&key) {
             let oldest = self.open.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key);
             oldest.and_then(|key| self.open.remove(&key));
         }
         let entry = Entry {
-            reader: Arc::clone(&reader),
+            reader,
             log: state.log,
             base: state.base,
             generation: state.generation,
@@ -75,7 +128,6 @@ impl SegmentCache {
             recent: None,
         };
         self.open.insert(key, entry);
-        Ok(reader)
     }
 
     /// The block of a segment that was read last, if it holds the offset.

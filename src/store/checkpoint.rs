@@ -170,10 +170,6 @@ impl Store {
         ids
     }
 
-    fn begin_metalog(&self) -> Result<MetaWriter> {
-        MetaWriter::create(&self.meta.place, self.id, self.meta.number + 1)
-    }
-
     /// Takes over the result of a checkpoint whose metalog is durable. Returns the files that
     /// nothing refers to any more.
     fn install(
@@ -237,7 +233,11 @@ impl Work {
     fn write_metalog(&mut self, shared: &impl Shared, capture: &Capture) -> Result<MetaWriter> {
         let mut meta = match self.meta.take() {
             Some(meta) => meta,
-            None => shared.with(|store| store.begin_metalog())?,
+            None => {
+                let (place, store, last) =
+                    shared.with(|store| (store.meta.place.clone(), store.id, store.meta.number));
+                MetaWriter::create(&place, store, last + 1)?
+            }
         };
         for entry in &capture.entries {
             meta.put(entry)?;

@@ -66,6 +66,11 @@ impl Log {
         (offset < segment.end).then_some(segment)
     }
 
+    /// The segment that holds an offset, or else the first one behind it.
+    pub fn segment_at_or_behind(&self, offset: Offset) -> Option<&SegmentState> {
+        self.segment_of(offset).or_else(|| Some(self.segments.range(offset..).next()?.1))
+    }
+
     /// The end of the oldest segment. Once no message below is wanted, its space can be given back.
     pub fn first_segment_end(&self) -> Option<Offset> {
         self.segments.values().next().map(|segment| segment.end)

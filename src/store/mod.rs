@@ -27,11 +27,12 @@ mod tail;
 pub mod tests;
 
 pub use acks::AckSet;
+pub use cache::SegmentSource;
 pub use catalog::{LogName, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};
 pub use commit::{Op, Receipt, Refused, Shortage};
 pub use open::open;
-pub use read::{Chunk, Source, Stored, damaged_run};
+pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, damaged_run};
 
 // For the inspector, which reads stores that no engine has open, and checks those that one has.
 pub use inspected::OnDisk;
@@ -104,12 +105,6 @@ impl Store {
             dead_letters.is_some_and(|it| it.queue == queue)
         };
         self.state.catalog.all().find(uses).map(|entity| entity.name.clone())
-    }
-
-    /// Whether a cursor is that of a topic's subscription.
-    pub fn is_subscription(&self, cursor: CursorId) -> bool {
-        let entity = self.state.catalog.get(cursor.entity());
-        entity.is_some_and(|it| matches!(it.kind, EntityKind::Subscription { .. }))
     }
 
     #[inline]

@@ -7,10 +7,10 @@ use super::{
     read::damaged_run,
 };
 use crate::{
-    disk::Slice,
     error::Result,
     format::{commit::Run, meta::SegmentState, record::RecordParts},
     ids::{LogId, Lsn, Offset},
+    journal::JournalBytes,
     segment::SegmentWriter,
 };
 
@@ -19,7 +19,7 @@ const RUNS_AT_ONCE: usize = 512;
 
 /// A run of the journal, and one bit for each of its messages that is set if the message is live.
 struct LiveRun {
-    bytes: Slice,
+    bytes: JournalBytes,
     lsn: Lsn,
     live: u32,
 }
@@ -44,7 +44,7 @@ impl Store {
                 live |= u32::from(alive) << (offset - place.first.0);
             }
             if live != 0 {
-                let bytes = self.journal.slice(place.lsn, place.len)?;
+                let bytes = self.journal.bytes(place.lsn, place.len)?;
                 runs.push(LiveRun { bytes, lsn: place.lsn, live });
             }
             taken += 1;
@@ -97,7 +97,8 @@ impl Work {
         change: &mut LogChange,
     ) -> Result<()> {
         let damaged = |what| damaged_run(what, run.lsn);
-        let decoded = Run::decode(&run.bytes).map_err(damaged)?;
+        let bytes = run.bytes.clone().read()?;
+        let decoded = Run::decode(&bytes).map_err(damaged)?;
         for record in decoded.records() {
             let (offset, spans) = record.map_err(damaged)?;
             if run.live >> (offset.0 - decoded.first.0) & 1 == 1 {

@@ -4,10 +4,16 @@
 //! Finding needs the store, and reading does not. A [`Source`] or a [`Chunk`] is found with access
 //! to the store, and read without it.
 
-use std::sync::Arc;
-
-use super::{Store, acks::AckSet, gone, log::Log, tail::RunPlace};
+use super::{
+    Store,
+    acks::AckSet,
+    cache::{OpenedSegment, SegmentSource},
+    gone,
+    log::Log,
+    tail::RunPlace,
+};
 use crate::{
+    audit,
     disk::Slice,
     error::{Error, ErrorKind, Result},
     format::{
@@ -17,7 +23,8 @@ use crate::{
         record::{Headers, RecordSpans},
     },
     ids::{CursorId, LogId, Lsn, Offset, Timestamp},
-    segment::{Block, SegmentReader},
+    journal::JournalBytes,
+    segment::Block,
 };
 
 /// A stored message. It is not copied if its file is mapped.
@@ -82,33 +89,68 @@ impl Stored {
     }
 }
 
-/// The place of one message.
-#[derive(Debug)]
+/// The place of one message, to be read without the store in hand.
+#[derive(Clone, Debug)]
 pub enum Source {
-    /// In a run of the journal. The position is for errors.
-    Run(Slice, Lsn),
+    /// In a run of the journal.
+    Run(JournalRun),
     /// In a block that was read before.
     Block(Block),
     /// In a block that must be read.
-    Segment(Arc<SegmentReader>, usize),
+    Segment(SegmentSource),
+}
+
+/// A run of the journal, and its position for errors.
+#[derive(Clone, Debug)]
+pub struct JournalRun {
+    pub bytes: JournalBytes,
+    pub lsn: Lsn,
+}
+
+/// What had to be read for a message, to be kept for the next one: see [`Store::keep`].
+#[derive(Debug, Default)]
+pub struct ReadParts {
+    pub opened: Option<OpenedSegment>,
+    pub block: Option<Block>,
+}
+
+impl ReadParts {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.opened.is_none() && self.block.is_none()
+    }
 }
 
 impl Source {
-    /// Reads the message. If a block had to be read, it is returned too, for [`Store::remember`].
+    /// Reads the message. What had to be read for it is returned, too.
     #[inline]
-    pub fn load(self, offset: Offset) -> Result<(Stored, Option<Block>)> {
+    pub fn load(self, offset: Offset) -> Result<(Stored, ReadParts)> {
         match self {
-            Source::Run(bytes, lsn) => {
+            Source::Run(JournalRun { bytes, lsn }) => {
+                let bytes = bytes.read()?;
                 let decoded = Run::decode(&bytes)
                     .and_then(|run| Ok((run.record(offset)?, run.body_at, run.len())));
                 let (spans, body_at, end) = decoded.map_err(|what| damaged_run(what, lsn))?;
-                Ok((Stored { bytes: bytes.narrow(body_at, end), spans, offset }, None))
+                let stored = Stored { bytes: bytes.narrow(body_at, end), spans, offset };
+                Ok((stored, ReadParts::default()))
             }
-            Source::Block(block) => Ok((stored_in(&block, offset)?, None)),
-            Source::Segment(reader, index) => {
+            Source::Block(block) => Ok((stored_in(&block, offset)?, ReadParts::default())),
+            Source::Segment(segment) => {
+                let (reader, opened) = segment.open()?;
+                let index = reader.block_at(offset).ok_or_else(|| missing(offset))?;
                 let block = reader.block(index)?;
-                Ok((stored_in(&block, offset)?, Some(block)))
+                let stored = stored_in(&block, offset)?;
+                Ok((stored, ReadParts { opened, block: Some(block) }))
             }
+        }
+    }
+
+    /// The segment that must be opened for it, if there is one. A checkpoint may replace it before.
+    #[inline]
+    pub fn closed_segment(&self) -> Option<SegmentSource> {
+        match self {
+            Source::Segment(segment @ SegmentSource::Closed(_)) => Some(segment.clone()),
+            _ => None,
         }
     }
 }
@@ -160,9 +202,18 @@ impl View<'_> {
 /// Messages that follow each other, to be read without the store.
 #[derive(Debug)]
 pub enum Chunk {
-    Segment(Arc<SegmentReader>, usize),
-    /// Runs of the journal, each with its position.
-    Runs(Vec<(Slice, Lsn)>),
+    /// The first block of a segment that reaches to `from`, or beyond. If the segment has none, reading
+    /// goes on at its `end`.
+    Segment {
+        segment: SegmentSource,
+        from: Offset,
+        end: Offset,
+    },
+    Runs(Vec<JournalRun>),
+}
+
+fn log_is_gone() -> Error {
+    gone("the queue, topic or stream was deleted")
 }
 
 /// How many runs of the journal are handed out at once.
@@ -170,7 +221,7 @@ const CHUNK_RUNS: usize = 64;
 
 impl Store {
     fn log(&self, log: LogId) -> Result<&Log> {
-        self.state.logs.get(&log).ok_or_else(|| gone("the queue, topic or stream was deleted"))
+        self.state.logs.get(&log).ok_or_else(log_is_gone)
     }
 
     /// A cursor and its log, for finding the next message.
@@ -182,12 +233,17 @@ impl Store {
     /// The place of a run of the journal.
     #[inline]
     pub fn at_run(&self, run: RunPlace) -> Result<Source> {
-        Ok(Source::Run(self.journal.slice(run.lsn, run.len)?, run.lsn))
+        Ok(Source::Run(self.journal_run(run)?))
+    }
+
+    #[inline]
+    fn journal_run(&self, run: RunPlace) -> Result<JournalRun> {
+        Ok(JournalRun { bytes: self.journal.bytes(run.lsn, run.len)?, lsn: run.lsn })
     }
 
     /// The place of the message with an offset. The message must not be dead.
     pub fn locate(&mut self, log: LogId, offset: Offset) -> Result<Source> {
-        let found = self.log(log)?;
+        let found = self.state.logs.get(&log).ok_or_else(log_is_gone)?;
         if offset >= found.moved {
             return self.at_run(found.tail.find(offset).ok_or_else(|| missing(offset))?);
         }
@@ -195,16 +251,21 @@ impl Store {
         if let Some(block) = self.cache.recent(segment, offset) {
             return Ok(Source::Block(block));
         }
-        let segment = segment.clone();
-        let reader = self.cache.reader(&self.segments, &segment)?;
-        let index = reader.block_at(offset).ok_or_else(|| missing(offset))?;
-        Ok(Source::Segment(reader, index))
+        Ok(Source::Segment(self.cache.source(&self.segments, segment)))
     }
 
-    /// Keeps a block for the next read of its segment.
-    pub fn remember(&mut self, log: LogId, block: Block) {
-        let log = self.state.logs.get(&log);
-        if let Some(segment) = log.and_then(|log| log.segment_of(block.first())) {
+    /// Keeps what had to be read for a message, for the next read of its segment.
+    pub fn keep(&mut self, log: LogId, parts: ReadParts) {
+        let ReadParts { opened, block } = parts;
+        let Some(found) = self.state.logs.get(&log) else { return };
+        if let Some(OpenedSegment { state, reader }) = opened
+            && found.segments.get(&state.base).is_some_and(|there| *there == state)
+        {
+            self.cache.keep(&state, reader);
+        }
+        if let Some(block) = block
+            && let Some(segment) = found.segment_of(block.first())
+        {
             self.cache.remember(segment, block);
         }
     }
@@ -218,76 +279,56 @@ impl Store {
     /// The messages from an offset on that were committed before a position. `None` if there are
     /// none yet.
     pub fn scan(&mut self, log: LogId, from: Offset, limit: Lsn) -> Result<Option<Chunk>> {
-        let found = self.log(log)?;
+        let found = self.state.logs.get(&log).ok_or_else(log_is_gone)?;
         let from = from.max(found.start);
-        let (mut at, moved) = (from, found.moved);
-        while at < moved {
-            let found = self.log(log)?;
-            let segment =
-                found.segment_of(at).or_else(|| found.segments.range(at..).next()?.1.into());
-            let Some(segment) = segment.cloned() else { break };
-            let reader = self.cache.reader(&self.segments, &segment)?;
-            if let Some(index) = reader.block_at(at) {
-                return Ok(Some(Chunk::Segment(reader, index)));
-            }
-            at = segment.end;
+        if from < found.moved
+            && let Some(segment) = found.segment_at_or_behind(from)
+        {
+            let end = segment.end;
+            let segment = self.cache.source(&self.segments, segment);
+            return Ok(Some(Chunk::Segment { segment, from, end }));
         }
-        let found = self.log(log)?;
-        let runs = found.tail.runs_from(from.max(found.moved));
-        let runs = runs.take_while(|run| run.lsn < limit).take(CHUNK_RUNS);
-        let slices = runs.map(|run| Ok((self.journal.slice(run.lsn, run.len)?, run.lsn)));
-        let slices = slices.collect::<Result<Vec<_>>>()?;
-        Ok(if slices.is_empty() { None } else { Some(Chunk::Runs(slices)) })
+        self.scan_journal(log, from, limit)
     }
 
-    /// The next segment from an offset on, to be read ahead. Errors are ignored: the read itself
-    /// will report them.
-    pub fn upcoming(&mut self, log: LogId, from: Offset) -> Option<Arc<SegmentReader>> {
+    fn scan_journal(&self, log: LogId, from: Offset, limit: Lsn) -> Result<Option<Chunk>> {
+        let found = self.log(log)?;
+        let mut runs = Vec::new();
+        for run in found.tail.runs_from(from.max(found.moved)).take(CHUNK_RUNS) {
+            if run.lsn >= limit {
+                break;
+            }
+            audit::step();
+            runs.push(self.journal_run(run)?);
+        }
+        Ok((!runs.is_empty()).then_some(Chunk::Runs(runs)))
+    }
+
+    /// The next segment from an offset on, to be read ahead.
+    pub fn upcoming(&mut self, log: LogId, from: Offset) -> Option<SegmentSource> {
         let (_, segment) = self.state.logs.get(&log)?.segments.range(from..).next()?;
-        let segment = segment.clone();
-        self.cache.reader(&self.segments, &segment).ok()
+        Some(self.cache.source(&self.segments, segment))
     }
 
-    /// The first offset whose message has this timestamp or a later one, among messages that were
-    /// committed before a position. The end if there is none.
-    pub fn seek_time(&mut self, log: LogId, time: Timestamp, limit: Lsn) -> Result<Offset> {
-        let found = self.log(log)?;
-        let start = found.start;
-        let candidates: Vec<_> = found
-            .segments
-            .values()
-            .filter(|segment| segment.max_time >= time && segment.end > start)
-            .cloned()
-            .collect();
-        for segment in candidates {
-            let reader = self.cache.reader(&self.segments, &segment)?;
-            let Some(first) = reader.block_at_time(time) else { continue };
-            for index in first..reader.table().len() {
-                let block = reader.block(index)?;
-                let mut place = block.seek(start);
-                while let Some((offset, spans)) = block.step(&mut place)? {
-                    if spans.timestamp >= time {
-                        return Ok(offset);
-                    }
-                }
+    /// The next messages from an offset on among which one may have this timestamp or a later one. As
+    /// [`scan`](Store::scan), but segments that are older are passed over.
+    pub fn scan_from_time(
+        &mut self,
+        log: LogId,
+        from: Offset,
+        time: Timestamp,
+        limit: Lsn,
+    ) -> Result<Option<Chunk>> {
+        let found = self.state.logs.get(&log).ok_or_else(log_is_gone)?;
+        let from = from.max(found.start);
+        for segment in found.segments.values() {
+            audit::step();
+            if segment.end > from && segment.max_time >= time {
+                let end = segment.end;
+                let segment = self.cache.source(&self.segments, segment);
+                return Ok(Some(Chunk::Segment { segment, from, end }));
             }
         }
-        self.seek_time_in_tail(log, time, limit)
-    }
-
-    fn seek_time_in_tail(&self, log: LogId, time: Timestamp, limit: Lsn) -> Result<Offset> {
-        let found = self.log(log)?;
-        let from = found.start.max(found.moved);
-        for place in found.tail.runs_from(from).take_while(|run| run.lsn < limit) {
-            let bytes = self.journal.slice(place.lsn, place.len)?;
-            let run = Run::decode(&bytes).map_err(|what| damaged_run(what, place.lsn))?;
-            for record in run.records() {
-                let (offset, spans) = record.map_err(|what| damaged_run(what, place.lsn))?;
-                if offset >= from && spans.timestamp >= time {
-                    return Ok(offset);
-                }
-            }
-        }
-        self.end_before(log, limit)
+        self.scan_journal(log, from, limit)
     }
 }

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use crate::audit;
+
 use super::{SimProcess, world::FileId};
 use crate::disk::{Bounds, DiskFile, Purpose, Slice, Window};
 
@@ -202,10 +204,12 @@ pub(super) struct SimFile {
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
+        audit::touches_disk("len");
         self.process.call(|world| Ok(world.content_of(self.file).live.len() as u64))
     }
 
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        audit::touches_disk("read_at");
         self.process.call(|world| {
             let live = &world.content_of(self.file).live;
             let start = (at as usize).min(live.len());
@@ -217,6 +221,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        audit::touches_disk("write_at");
         let mut world = self.process.disk.world();
         let off = world.is_off(self.process.life);
         if let Err(error) = world.begin_call(self.process.life) {
@@ -231,6 +236,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        audit::touches_disk("sync");
         let mut world = self.process.disk.world();
         let off = world.is_off(self.process.life);
         if let Err(error) = world.begin_sync(self.process.life) {
@@ -249,6 +255,7 @@ impl DiskFile for SimFile {
     }
 
     fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>> {
+        audit::touches_disk("map");
         self.process.call(|world| {
             if (world.content_of(self.file).live.len() as u64) < len {
                 return Err(io::ErrorKind::UnexpectedEof.into());

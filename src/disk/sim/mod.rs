@@ -40,7 +40,7 @@ use self::{
     world::{Life, World},
 };
 use super::{Disk, DiskFile, HeldLock, Lock, Open};
-use crate::ids::Timestamp;
+use crate::{audit, ids::Timestamp};
 
 /// A disk and a clock in memory, with power cuts, faults and time travel.
 ///
@@ -276,14 +276,17 @@ impl SimProcess {
 
 impl Disk for SimProcess {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("create_dir");
         self.step(|world| world.create_dir(dir))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        audit::touches_disk("list");
         self.call(|world| world.list(dir))
     }
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        audit::touches_disk("open");
         let file = match how {
             Open::Reading | Open::Existing => self.call(|world| world.find(path))?,
             Open::Fresh => self.step(|world| world.create(path))?,
@@ -292,6 +295,7 @@ impl Disk for SimProcess {
     }
 
     fn len_of(&self, path: &Path) -> io::Result<u64> {
+        audit::touches_disk("len_of");
         self.call(|world| {
             let file = world.find(path)?;
             Ok(world.content_of(file).live().len() as u64)
@@ -299,22 +303,27 @@ impl Disk for SimProcess {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        audit::touches_disk("rename");
         self.step(|world| world.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        audit::touches_disk("remove");
         self.step(|world| world.remove(path))
     }
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("remove_dir");
         self.step(|world| world.remove_dir(dir))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("sync_dir");
         self.step(|world| world.sync_dir(dir))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
+        audit::touches_disk("lock");
         if !self.step(|world| world.lock(path))? {
             return Ok(Lock::Taken(Some(std::process::id())));
         }
@@ -322,6 +331,7 @@ impl Disk for SimProcess {
     }
 
     fn lock_as_is(&self, path: &Path) -> io::Result<Lock> {
+        audit::touches_disk("lock_as_is");
         if !self.call(|world| Ok(world.lock_as_is(path)))? {
             return Ok(Lock::Taken(Some(std::process::id())));
         }

@@ -65,7 +65,7 @@ impl Committer {
             let info = std::sync::Arc::clone(&consumption.info);
             drop(core);
             let Exhausted { key, source, attempts, dead_letters } = exhausted;
-            let Ok((stored, _)) = source.load(message.offset) else {
+            let Ok(stored) = self.read(operation, info.log, message.offset, source) else {
                 // It is reported to the consumer that comes to it.
                 self.lock(operation).put_back(message.cursor, key);
                 return;

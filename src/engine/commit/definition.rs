@@ -16,6 +16,9 @@ use crate::{
 
 /// What a builder defines.
 pub trait Definition {
+    /// What is read before the core is locked.
+    type Prepared;
+
     fn name(&self) -> &str;
     fn space(&self) -> Space;
 
@@ -41,8 +44,16 @@ pub trait Definition {
         None
     }
 
+    /// Reads what it takes to know where the cursors of a new one begin. The core is not held.
+    fn prepare(&self) -> Result<Self::Prepared>;
+
     /// Where the cursors of a new one begin.
-    fn starts(&self, _core: &mut Core, entity: &Entity) -> Result<Vec<Offset>> {
+    fn starts(
+        &self,
+        _core: &Core,
+        entity: &Entity,
+        _prepared: &Self::Prepared,
+    ) -> Result<Vec<Offset>> {
         Ok(entity.cursors().map(|_| Offset(0)).collect())
     }
 }
@@ -86,12 +97,13 @@ pub fn create(
         return Err(Error::invalid("dead_letter_queue", what));
     }
     let committer = engine.committer();
+    let new = NewEntity { definition, dead_letter_queue, prepared: definition.prepare()? };
     let committed = committer.transact("create", |core| {
-        let letters = dead_letter_queue.as_deref();
+        let letters = new.dead_letter_queue.as_deref();
         let letters = letters.and_then(|name| core.store.find(Space::Queues, name));
         let letters = letters.map(|entity| entity.id);
         let Some(entity) = core.store.find(space, name) else {
-            return create_new(core, committer, definition, dead_letter_queue.as_deref(), letters);
+            return new.create(core, committer, letters);
         };
         let differs = definition.differs(&entity.kind, letters);
         if if_exists == IfExists::Fail || differs.is_some() {
@@ -103,28 +115,37 @@ pub fn create(
     committer.complete(committed, committer.config.durability)
 }
 
-fn create_new(
-    core: &mut Core,
-    committer: &Committer,
-    definition: &impl Definition,
-    dead_letter_queue: Option<&str>,
-    mut dead_letters: Option<EntityId>,
-) -> CommitResult<(Entity, Receipt)> {
-    let mut creations = Vec::new();
-    if let (None, Some(name)) = (dead_letters, dead_letter_queue) {
-        let entity = core.store.new_entity(name, EntityKind::Queue(settings::plain()));
-        dead_letters = Some(entity.id);
-        creations.push(Creation { entity, starts: vec![Offset(0)] });
+/// What is created, unless it exists.
+struct NewEntity<'a, D: Definition> {
+    definition: &'a D,
+    dead_letter_queue: Option<String>,
+    prepared: D::Prepared,
+}
+
+impl<D: Definition> NewEntity<'_, D> {
+    fn create(
+        &self,
+        core: &mut Core,
+        committer: &Committer,
+        mut dead_letters: Option<EntityId>,
+    ) -> CommitResult<(Entity, Receipt)> {
+        let definition = self.definition;
+        let mut creations = Vec::new();
+        if let (None, Some(name)) = (dead_letters, &self.dead_letter_queue) {
+            let entity = core.store.new_entity(name, EntityKind::Queue(settings::plain()));
+            dead_letters = Some(entity.id);
+            creations.push(Creation { entity, starts: vec![Offset(0)] });
+        }
+        let mut entity = core.store.new_entity(definition.name(), definition.kind(dead_letters));
+        if let Some(Creation { entity: before, .. }) = creations.first() {
+            entity.id = before.end_of_ids();
+        }
+        let starts = definition.starts(core, &entity, &self.prepared)?;
+        creations.push(Creation { entity: entity.clone(), starts });
+        let ops: Vec<_> = creations.iter().map(|creation| Op::Create { creation }).collect();
+        let receipt = core.commit(&ops, committer.now_plain())?;
+        Ok((entity, receipt))
     }
-    let mut entity = core.store.new_entity(definition.name(), definition.kind(dead_letters));
-    if let Some(Creation { entity: before, .. }) = creations.first() {
-        entity.id = before.end_of_ids();
-    }
-    let starts = definition.starts(core, &entity)?;
-    creations.push(Creation { entity: entity.clone(), starts });
-    let ops: Vec<_> = creations.iter().map(|creation| Op::Create { creation }).collect();
-    let receipt = core.commit(&ops, committer.now_plain())?;
-    Ok((entity, receipt))
 }
 
 /// Finds what exists.

@@ -9,6 +9,7 @@ pub mod definition;
 pub mod group_commit;
 pub mod lifetime;
 pub mod oldest;
+pub mod read;
 pub mod shutdown;
 pub mod spill;
 pub mod sync;

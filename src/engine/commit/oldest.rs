@@ -15,7 +15,7 @@ impl Committer {
         let log = consumption.info.log;
         let source = core.store.locate(log, offset)?;
         drop(core);
-        let (stored, _) = source.load(offset)?;
+        let stored = self.read("oldest message", log, offset, source)?;
         Ok(Some(Oldest { offset, timestamp: stored.timestamp() }))
     }
 

@@ -87,7 +87,7 @@ impl Committer {
         loop {
             let taken = self.lock_open(operation)?.take_block(cursor, self.elapsed())?;
             let Some(ReturningBlock { entity, block, source }) = taken else { return Ok(()) };
-            let (stored, _) = source?.load(block.offset)?;
+            let stored = self.read(operation, entity.log(0), block.offset, source?)?;
             let entries = entries_of(&stored)?;
             let _ = self.transact(operation, |core| {
                 let receipt = core.bring_back(cursor, entity, block, &entries, self.now())?;

@@ -42,7 +42,10 @@ impl Consumer {
                     _ => continue,
                 }
             };
-            match source.and_then(|source| entries_of(&source.load(block.offset)?.0)) {
+            let log = entity.log(0);
+            let read =
+                source.and_then(|source| committer.read("browse", log, block.offset, source));
+            match read.and_then(|stored| entries_of(&stored)) {
                 Ok(entries) => {
                     let entries = entries.into_iter().filter(|it| range.contains(it.1));
                     found.due.extend(entries.map(|(due, offset)| (offset, due)));

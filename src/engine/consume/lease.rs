@@ -243,11 +243,7 @@ impl Consumer {
 
     #[inline(always)]
     pub(super) fn load(&self, source: Source, offset: Offset) -> Result<Stored> {
-        let (stored, block) = source.load(offset)?;
-        if let Some(block) = block {
-            self.committer().lock("receive").store.remember(self.log(), block);
-        }
-        Ok(stored)
+        self.committer().read("receive", self.log(), offset, source)
     }
 
     /// Reads one message. `None` if it is not to be delivered.

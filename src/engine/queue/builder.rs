@@ -134,6 +134,12 @@ impl QueueBuilder {
 }
 
 impl Definition for QueueBuilder {
+    type Prepared = ();
+
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

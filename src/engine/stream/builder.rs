@@ -76,6 +76,12 @@ impl StreamBuilder {
 }
 
 impl Definition for StreamBuilder {
+    type Prepared = ();
+
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -67,6 +67,8 @@ impl GroupBuilder {
 }
 
 impl Definition for GroupBuilder {
+    type Prepared = Vec<Start>;
+
     fn name(&self) -> &str {
         &self.name
     }
@@ -79,7 +81,14 @@ impl Definition for GroupBuilder {
         EntityKind::Group { stream: self.stream, partitions: self.partitions }
     }
 
-    fn starts(&self, core: &mut Core, entity: &Entity) -> Result<Vec<Offset>> {
-        entity.cursors().map(|(_, log)| self.start.resolve(core, log)).collect()
+    fn prepare(&self) -> Result<Vec<Start>> {
+        let committer = self.engine.committer();
+        let logs = (0..self.partitions).map(|partition| self.stream.log(partition));
+        logs.map(|log| self.start.find_time(committer, log)).collect()
+    }
+
+    fn starts(&self, core: &Core, entity: &Entity, found: &Vec<Start>) -> Result<Vec<Offset>> {
+        let cursors = entity.cursors().zip(found);
+        cursors.map(|((_, log), start)| start.resolve(core, log)).collect()
     }
 }

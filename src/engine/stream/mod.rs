@@ -7,6 +7,7 @@ mod partition;
 mod readahead;
 mod reader;
 mod record;
+mod scan;
 mod shape;
 mod source;
 mod start;

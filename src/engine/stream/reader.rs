@@ -1,21 +1,26 @@
 //! Reading streams: from any point, at full speed, and on as records come.
 
-use super::source::{Found, OpenRun, Source};
-use crate::store::Chunk;
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     readahead::ReadAhead,
     record::{OwnedRecord, Record},
-    shape::Shape,
+    scan::open_segment,
+    shape::{Position, Shape},
+    source::{Found, OpenRun, Source},
     start::Start,
 };
-
 use crate::{
+    audit,
     disk::Shares,
-    engine::runtime::wait::{Attempt, Awaited, blocking},
+    engine::{
+        commit::committer::Committer,
+        runtime::wait::{Attempt, Awaited, blocking},
+    },
     error::Result,
     ids::{LogId, Offset},
+    segment::SegmentReader,
+    store::Chunk,
 };
 
 /// Reads a stream, or one partition of it, and goes on as records come.
@@ -64,25 +69,31 @@ impl Reader {
         shape: &Arc<Shape>,
         starts: impl ExactSizeIterator<Item = (u32, Start)>,
     ) -> Result<Reader> {
-        let mut core = shape.engine.committer().lock_open("read")?;
+        let committer = shape.engine.committer();
         let logs = starts.len();
-        let place = |(partition, start): (u32, Start)| {
+        let mut found = Vec::with_capacity(logs);
+        for (partition, start) in starts {
+            found.push((partition, start.find_time(committer, shape.log(partition))?));
+        }
+        let core = committer.lock_open("read")?;
+        let mut places = Vec::with_capacity(logs);
+        for (partition, start) in found {
+            audit::step();
             let log = shape.log(partition);
-            let next = start.resolve(&mut core, log)?;
-            Ok(Place { partition, log, next, ahead: ReadAhead::new(logs) })
-        };
-        let places = starts.map(place).collect::<Result<_>>()?;
+            let next = start.resolve(&core, log)?;
+            places.push(Place { partition, log, next, ahead: ReadAhead::new(logs) });
+        }
         drop(core);
         let shape = Arc::clone(shape);
         Ok(Reader { shape, places, turn: 0, partition: 0, source: Source::Nothing })
     }
 
     /// Where reading will go on: the offset of the next record, for each partition that is read.
-    pub fn positions(&self) -> impl Iterator<Item = super::shape::Position> {
+    pub fn positions(&self) -> impl Iterator<Item = Position> {
         self.places.iter().enumerate().map(|(n, place)| {
             let reading = self.source.next().filter(|_| n == self.turn);
             let offset = reading.unwrap_or(place.next);
-            super::shape::Position { partition: place.partition, offset }
+            Position { partition: place.partition, offset }
         })
     }
 
@@ -161,38 +172,39 @@ impl Reader {
         }
     }
 
-    /// Finds the next chunk of any partition, in turn.
+    /// Goes to the next chunk of any partition. `false` if there is none yet.
     fn load(&mut self) -> Result<bool> {
         if let Some(next) = self.source.next() {
             self.places[self.turn].next = next;
             self.source = Source::Nothing;
         }
-        let mut core = self.shape.engine.committer().lock_open("read")?;
-        let visible = core.visible();
-        for _ in 0..self.places.len() {
-            self.turn = (self.turn + 1) % self.places.len();
+        while let Some(chunk) = self.find_chunk()? {
             let place = &mut self.places[self.turn];
-            self.partition = place.partition;
-            // What was trimmed meanwhile is skipped.
-            let start = core.store.bounds(place.log).map_or(place.next, |(start, _)| start);
-            place.next = place.next.max(start);
-            if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
-                let upcoming = match &chunk {
-                    Chunk::Segment(reader, index) if place.ahead.wants_next(reader, *index) => {
-                        let end = reader.table().last().map_or(place.next, |last| last.last.next());
-                        core.store.upcoming(place.log, end)
-                    }
-                    _ => None,
-                };
-                drop(core);
-                if let Some(next) = upcoming {
-                    place.ahead.go_on_with(&next);
-                }
-                self.source = place.open(chunk)?;
+            if let Some(source) = place.open(self.shape.engine.committer(), chunk)? {
+                self.source = source;
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Finds the next chunk of any partition, in turn.
+    fn find_chunk(&mut self) -> Result<Option<Chunk>> {
+        let mut core = self.shape.engine.committer().lock_open("read")?;
+        let visible = core.visible();
+        for _ in 0..self.places.len() {
+            audit::step();
+            self.turn = (self.turn + 1) % self.places.len();
+            let place = &mut self.places[self.turn];
+            self.partition = place.partition;
+            // Records that were trimmed meanwhile are skipped.
+            let start = core.store.bounds(place.log).map_or(place.next, |(start, _)| start);
+            place.next = place.next.max(start);
+            if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
+                return Ok(Some(chunk));
+            }
+        }
+        Ok(None)
     }
 
     fn advance_or_wait(&mut self) -> Result<Attempt<Found>> {
@@ -213,20 +225,43 @@ impl Reader {
 }
 
 impl Place {
-    fn open(&mut self, chunk: Chunk) -> Result<Source> {
+    /// Opens a chunk. `None` if nothing is in it, or if it was moved since it was found.
+    fn open(&mut self, committer: &Committer, chunk: Chunk) -> Result<Option<Source>> {
         match chunk {
-            Chunk::Segment(reader, index) => {
+            Chunk::Segment { segment, from, end } => {
+                let Some(reader) = open_segment(committer, self.log, segment)? else {
+                    return Ok(None);
+                };
+                let Some(index) = reader.block_at(from) else {
+                    self.next = end;
+                    return Ok(None);
+                };
+                self.open_next_segment(committer, &reader, index);
                 self.ahead.go_on(&reader, index);
                 let block = reader.block(index)?;
                 let place = block.seek(self.next);
                 let body = Shares::new(block.body().clone());
-                Ok(Source::Block { block, place, body })
+                Ok(Some(Source::Block { block, place, body }))
             }
             Chunk::Runs(runs) => {
                 let mut runs = runs.into_iter();
-                let (bytes, lsn) = runs.next().expect("a chunk has a run");
-                Ok(Source::Run { run: OpenRun::open(bytes, lsn, self.next)?, behind: runs })
+                let run = runs.next().expect("a chunk has a run");
+                Ok(Some(Source::Run { run: OpenRun::open(run, self.next)?, behind: runs }))
             }
+        }
+    }
+
+    /// Opens the next segment when the end of this one is near, to have its begin read ahead. An error is met
+    /// again by the read itself.
+    fn open_next_segment(&mut self, committer: &Committer, reader: &SegmentReader, index: usize) {
+        if !self.ahead.wants_next(reader, index) {
+            return;
+        }
+        let end = reader.table().last().map_or(self.next, |last| last.last.next());
+        let upcoming = committer.lock("read").store.upcoming(self.log, end);
+        let next = upcoming.map(|segment| open_segment(committer, self.log, segment));
+        if let Some(Ok(Some(next))) = next {
+            self.ahead.go_on_with(&next);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::vec;
 
 use crate::{
-    disk::{Shares, Slice},
+    disk::Shares,
     error::Result,
     format::{
         commit::Run,
@@ -12,7 +12,7 @@ use crate::{
     },
     ids::{Lsn, Offset, Timestamp},
     segment::Block,
-    store::damaged_run,
+    store::{JournalRun, damaged_run},
 };
 
 /// A record that was read: its number, and where its parts are in what is being read.
@@ -30,7 +30,7 @@ pub enum Source {
     },
     Run {
         run: OpenRun,
-        behind: vec::IntoIter<(Slice, Lsn)>,
+        behind: vec::IntoIter<JournalRun>,
     },
 }
 
@@ -48,7 +48,9 @@ pub struct OpenRun {
 
 impl OpenRun {
     /// Opens a run before the first record from `from` on.
-    pub fn open(bytes: Slice, lsn: Lsn, from: Offset) -> Result<OpenRun> {
+    pub fn open(run: JournalRun, from: Offset) -> Result<OpenRun> {
+        let JournalRun { bytes, lsn } = run;
+        let bytes = bytes.read()?;
         let run = Run::decode(&bytes).map_err(|what| damaged_run(what, lsn))?;
         let (timestamp, next, end) = (run.timestamp, run.first, run.end());
         let (start, len) = (run.body_at, run.len());
@@ -90,10 +92,10 @@ impl Source {
                     return Ok(Some(found));
                 }
                 // One that cannot be opened stays: it is reported again, not skipped.
-                let Some((bytes, lsn)) = behind.as_slice().first().cloned() else {
+                let Some(next) = behind.as_slice().first().cloned() else {
                     return Ok(None);
                 };
-                *run = OpenRun::open(bytes, lsn, run.next)?;
+                *run = OpenRun::open(next, run.next)?;
                 behind.next();
             },
             Source::Nothing => Ok(None),

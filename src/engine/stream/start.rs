@@ -1,7 +1,8 @@
 //! Where reading begins.
 
+use super::scan::{FromTime, first_from_time};
 use crate::{
-    engine::core::Core,
+    engine::{commit::committer::Committer, core::Core},
     error::{Error, Result},
     ids::{LogId, Offset, Timestamp},
 };
@@ -13,23 +14,40 @@ pub enum Start {
     Earliest,
     /// One past the last record: only what comes is read.
     Latest,
-    /// At an offset. In a stream of several partitions: at this offset in each of them. It may be
-    /// past the end: then reading waits for the record with this offset, and skips those that come
-    /// before it.
+    /// At an offset. In a stream of several partitions: at this offset in each of them. It may be past the end:
+    /// then reading waits for the record with this offset, and skips those that come before it.
     Offset(Offset),
-    /// At the first record that bears this time or a later one. Where timestamps are not in order,
-    /// records that follow may bear earlier times.
+    /// At the first record that bears this time or a later one. Where timestamps are not in order, records that
+    /// follow may bear earlier times.
     Time(Timestamp),
 }
 
 impl Start {
-    pub(crate) fn resolve(self, core: &mut Core, log: LogId) -> Result<Offset> {
-        let visible = core.visible();
+    /// Finds the offset of a time, which takes reading: the core must not be held. Other starts stay as they
+    /// are.
+    pub(super) fn find_time(self, committer: &Committer, log: LogId) -> Result<Start> {
+        let Start::Time(time) = self else { return Ok(self) };
+        let mut from = Offset(0);
+        loop {
+            let mut core = committer.lock_open("find a time")?;
+            let visible = core.visible();
+            let Some(chunk) = core.store.scan_from_time(log, from, time, visible)? else {
+                return Ok(Start::Latest);
+            };
+            drop(core);
+            match first_from_time(committer, log, chunk, time)? {
+                FromTime::At(found) => return Ok(Start::Offset(found)),
+                FromTime::Behind(next) => from = next,
+            }
+        }
+    }
+
+    /// The offset. A time was found before.
+    pub(super) fn resolve(self, core: &Core, log: LogId) -> Result<Offset> {
         let (first, _) = core.bounds(log)?;
         match self {
             Start::Earliest => Ok(first),
-            Start::Latest => core.store.end_before(log, visible),
-            Start::Time(time) => core.store.seek_time(log, time, visible),
+            Start::Latest | Start::Time(_) => core.store.end_before(log, core.visible()),
             Start::Offset(offset) if offset < first => {
                 let what = format!("offset {offset} was trimmed; the earliest is {first}");
                 Err(Error::invalid("start", what))

@@ -166,10 +166,8 @@ fn contents(store: &mut Store) -> BTreeMap<u64, String> {
     let mut from = Offset(0);
     while let Some(offset) = store.acks(CURSOR).expect("it is there").next_unacked(from.to(end)) {
         let source = store.locate(QUEUE, offset).expect("it is somewhere");
-        let (stored, block) = source.load(offset).expect("it is whole");
-        if let Some(block) = block {
-            store.remember(QUEUE, block);
-        }
+        let (stored, parts) = source.load(offset).expect("it is whole");
+        store.keep(QUEUE, parts);
         let payload = String::from_utf8(stored.payload().to_vec()).expect("text");
         found.insert(offset.0, payload);
         from = offset.next();

@@ -1,0 +1,40 @@
+//! Reads messages outside the core.
+
+use super::committer::Committer;
+use crate::{
+    error::Result,
+    ids::{LogId, Offset},
+    store::{Source, Stored},
+};
+
+impl Committer {
+    /// Reads one message from where it was found.
+    ///
+    /// The segment that holds it may be opened here. A checkpoint may have replaced that segment since the
+    /// message was found: then the message is looked for once more.
+    #[inline]
+    pub fn read(
+        &self,
+        operation: &'static str,
+        log: LogId,
+        offset: Offset,
+        source: Source,
+    ) -> Result<Stored> {
+        let closed = source.closed_segment();
+        let (stored, parts) = match (source.load(offset), closed) {
+            (Ok(read), _) => read,
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(closed)) => {
+                let found = self.lock_open(operation)?.store.locate(log, offset)?;
+                if found.closed_segment().is_some_and(|found| found.is_same(&closed)) {
+                    return Err(error);
+                }
+                return self.read(operation, log, offset, found);
+            }
+        };
+        if !parts.is_empty() {
+            self.lock(operation).store.keep(log, parts);
+        }
+        Ok(stored)
+    }
+}
