@@ -33,7 +33,8 @@ const STOREYS: &[&[&str]] = &[
     // A transaction knows the handles that take part in it, and a schedule those to which it sends.
     &["transaction"],
     &["schedule"],
-    &["options", "open"],
+    &["open"],
+    &["options"],
 ];
 
 /// What the storeys may import of the floors below: a room of the engine that is not listed may import all.

@@ -2,7 +2,7 @@
 //!
 //! Everything below this floor is a state machine. Here it is shared between threads. The folders are storeys, from
 //! the ground up: `runtime`, `core`, `commit`, `consume`; then the handles `queue`, `subscription`, `topic` and
-//! `stream`, on which `transaction` and `schedule` stand; and on top `options` and `open`. A storey imports only from
+//! `stream`, on which `transaction` and `schedule` stand; and on top `open` and `options`. A storey imports only from
 //! storeys below it, which `tests/floors.rs` asserts. The page of the locks is the head of `core/mod.rs`.
 
 mod commit;

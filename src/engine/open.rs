@@ -2,7 +2,6 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use super::options::Options;
 use crate::{
     config::Config,
     disk::{Disk, Lock},
@@ -16,15 +15,6 @@ use crate::{
 };
 
 impl Engine {
-    /// Opens the store in a directory with the default settings. If there is none, it is made.
-    ///
-    /// # Errors
-    ///
-    /// See [`Options::open`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Engine> {
-        Options::new().open(path)
-    }
-
     pub(crate) fn open_on(
         disk: Arc<dyn Disk>,
         root: &Path,

@@ -186,3 +186,14 @@ impl Options {
         Ok((disk, path, true))
     }
 }
+
+impl Engine {
+    /// Opens the store in a directory with the default settings. If there is none, it is made.
+    ///
+    /// # Errors
+    ///
+    /// See [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Engine> {
+        Options::new().open(path)
+    }
+}

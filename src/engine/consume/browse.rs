@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{consumer::Consumer, due_times::DueTimes};
+use super::{consumer::Consumer, due_times::DueTimes, getters::stored_message_getters};
 use crate::{
     engine::core::errors::deleted,
     error::Result,
@@ -24,41 +24,7 @@ pub struct Browsed {
 }
 
 impl Browsed {
-    /// The payload.
-    #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        self.stored.payload()
-    }
-
-    /// The key, if the message has one.
-    #[must_use]
-    pub fn key(&self) -> Option<&[u8]> {
-        self.stored.key()
-    }
-
-    /// The headers, in the order in which they were added.
-    #[must_use]
-    pub fn headers(&self) -> Headers<'_> {
-        self.stored.headers()
-    }
-
-    /// The first header with a name.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers().named(name)
-    }
-
-    /// When the message was committed, or what its sender has set.
-    #[must_use]
-    pub fn timestamp(&self) -> Timestamp {
-        self.stored.timestamp()
-    }
-
-    /// The message's number in its queue or topic.
-    #[must_use]
-    pub fn offset(&self) -> Offset {
-        self.stored.offset
-    }
+    stored_message_getters!();
 
     /// Its priority, from 0 to 9.
     #[must_use]
@@ -82,15 +48,6 @@ impl Browsed {
     /// What is noted about its life.
     pub(crate) fn life(&self) -> Life {
         self.stored.life()
-    }
-
-    /// What is known of the message if it is a dead letter: where it comes from, and why it is here.
-    ///
-    /// # Errors
-    ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if what is noted about it cannot be read.
-    pub fn dead_letter(&self) -> Result<Option<DeadLetter>> {
-        self.stored.dead_letter()
     }
 }
 

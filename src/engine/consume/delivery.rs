@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{consumer::Consumer, lease::DeliveryInfo};
+use super::{consumer::Consumer, getters::stored_message_getters, lease::DeliveryInfo};
 use crate::{
     config::{check_delay, check_hold, check_lease},
     engine::{
@@ -94,41 +94,7 @@ impl Delivery {
         Settling::Nack { delay, letter: exhausted.map(|to| self.letter(to, reason)) }
     }
 
-    /// The payload.
-    #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        self.stored.payload()
-    }
-
-    /// The key, if the message has one.
-    #[must_use]
-    pub fn key(&self) -> Option<&[u8]> {
-        self.stored.key()
-    }
-
-    /// The headers, in the order in which they were added.
-    #[must_use]
-    pub fn headers(&self) -> Headers<'_> {
-        self.stored.headers()
-    }
-
-    /// The first header with a name.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers().named(name)
-    }
-
-    /// When the message was committed, or what its sender has set.
-    #[must_use]
-    pub fn timestamp(&self) -> Timestamp {
-        self.stored.timestamp()
-    }
-
-    /// The message's number in its queue or topic. The same at every delivery.
-    #[must_use]
-    pub fn offset(&self) -> Offset {
-        self.stored.offset
-    }
+    stored_message_getters!();
 
     /// How often the message was tried, including this time: 1 at the first delivery.
     #[must_use]
@@ -245,15 +211,6 @@ impl Delivery {
         };
         let letter = self.letter(dead_letters, reason);
         self.settle_durably(Settling::Bury { letter, has_failed: true })
-    }
-
-    /// What is known of the message if it is a dead letter: where it comes from, and why it is here.
-    ///
-    /// # Errors
-    ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if what is noted about it cannot be read.
-    pub fn dead_letter(&self) -> Result<Option<DeadLetter>> {
-        self.stored.dead_letter()
     }
 
     fn settle_durably(&self, how: Settling<'_>) -> Result<()> {

@@ -8,6 +8,7 @@ pub mod deliveries;
 pub mod delivery;
 pub mod discard;
 pub mod due_times;
+pub mod getters;
 pub mod key_order;
 pub mod lease;
 pub mod receive;

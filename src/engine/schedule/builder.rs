@@ -1,9 +1,8 @@
 //! The builder of a schedule.
 
-use super::registry::now;
 use super::{
-    Schedule,
-    registry::{REGISTRY, Registry},
+    registry::{Registry, now},
+    stored::{REGISTRY, Schedule},
 };
 
 use crate::{

@@ -7,9 +7,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::Schedule;
+use super::stored::{REGISTRY, Schedule, name_of};
 use crate::{
-    config::{Backoff, NAME_BYTES_MAX},
+    config::Backoff,
     delivery::settings::Settings,
     engine::{
         commit::{committer::Committer, lifetime::Engine},
@@ -18,17 +18,11 @@ use crate::{
         queue::Queue,
     },
     error::{Error, ErrorKind, Result},
-    format::{
-        entity::EntityKind,
-        schedule::{NoPlan, Plan},
-    },
+    format::{entity::EntityKind, schedule::Plan},
     ids::{Offset, OffsetRange, Timestamp},
     message::Message,
     store::{Op, Space},
 };
-
-/// The queue of schedules.
-pub const REGISTRY: &str = "posthouse.schedules";
 
 /// What cannot be sent is tried again so often.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
@@ -213,24 +207,4 @@ impl Registry {
 /// The time of day. Schedules go by it, and not by the time that goes on evenly.
 pub fn now(engine: &Engine) -> Timestamp {
     engine.committer().now_plain().stamp
-}
-
-/// The name of a schedule, if it can be one.
-pub fn name_of(key: Option<&[u8]>) -> Option<&str> {
-    let name = std::str::from_utf8(key?).ok()?;
-    (1..=NAME_BYTES_MAX).contains(&name.len()).then_some(name)
-}
-
-/// Why a message in the queue of schedules is none.
-pub fn no_schedule(why: NoPlan) -> Error {
-    match why {
-        NoPlan::Version(version) => {
-            let what = format!("a schedule of version {version}, which this build does not know");
-            Error::new(ErrorKind::UnsupportedVersion, what)
-        }
-        NoPlan::Malformed => {
-            let what = format!("a message in the queue {REGISTRY:?} is no schedule; remove it");
-            Error::invalid("schedule", what)
-        }
-    }
 }

@@ -1,11 +1,9 @@
 //! One run of a schedule, as one commit.
 
-use super::registry::now;
 use super::{
-    Schedule,
-    registry::{Registry, name_of},
+    registry::{Registry, now},
+    stored::{Schedule, name_of},
 };
-
 use crate::{
     engine::{commit::lifetime::Engine, consume::delivery::Delivery, transaction::Transaction},
     error::{Error, ErrorKind, Result},

@@ -9,6 +9,59 @@ use crate::{
     message::Message,
 };
 
+/// Makes the getters of a record: `$life` is how long what they lend lives, `$bytes` the record's bytes.
+macro_rules! record_getters {
+    ($life:lifetime, $self:ident => $bytes:expr) => {
+        /// The payload.
+        #[must_use]
+        #[inline]
+        pub fn payload(&$self) -> &$life [u8] {
+            $self.spans.payload($bytes)
+        }
+
+        /// The key, if the record has one.
+        #[must_use]
+        #[inline]
+        pub fn key(&$self) -> Option<&$life [u8]> {
+            $self.spans.key($bytes)
+        }
+
+        /// The headers, in the order in which they were added.
+        #[must_use]
+        #[inline]
+        pub fn headers(&$self) -> Headers<$life> {
+            Headers::new($self.spans.headers($bytes))
+        }
+
+        /// The first header with a name.
+        #[must_use]
+        pub fn header(&$self, name: &str) -> Option<&$life [u8]> {
+            $self.headers().named(name)
+        }
+
+        /// When the record was committed, or what was set when it was appended.
+        #[must_use]
+        #[inline]
+        pub fn timestamp(&$self) -> Timestamp {
+            $self.spans.timestamp
+        }
+
+        /// The record's partition.
+        #[must_use]
+        #[inline]
+        pub fn partition(&$self) -> u32 {
+            $self.partition
+        }
+
+        /// The record's number in its partition.
+        #[must_use]
+        #[inline]
+        pub fn offset(&$self) -> Offset {
+            $self.offset
+        }
+    };
+}
+
 /// A record of a stream, borrowed from its reader: nothing is copied.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
@@ -19,53 +72,7 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The payload.
-    #[must_use]
-    #[inline]
-    pub fn payload(&self) -> &'a [u8] {
-        self.spans.payload(self.bytes)
-    }
-
-    /// The key, if the record has one.
-    #[must_use]
-    #[inline]
-    pub fn key(&self) -> Option<&'a [u8]> {
-        self.spans.key(self.bytes)
-    }
-
-    /// The headers, in the order in which they were added.
-    #[must_use]
-    #[inline]
-    pub fn headers(&self) -> Headers<'a> {
-        Headers::new(self.spans.headers(self.bytes))
-    }
-
-    /// The first header with a name.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.headers().named(name)
-    }
-
-    /// When the record was committed, or what was set when it was appended.
-    #[must_use]
-    #[inline]
-    pub fn timestamp(&self) -> Timestamp {
-        self.spans.timestamp
-    }
-
-    /// The record's partition.
-    #[must_use]
-    #[inline]
-    pub fn partition(&self) -> u32 {
-        self.partition
-    }
-
-    /// The record's number in its partition.
-    #[must_use]
-    #[inline]
-    pub fn offset(&self) -> Offset {
-        self.offset
-    }
+    record_getters!('a, self => self.bytes);
 }
 
 /// Its payload, key and headers, borrowed, to send it on. The message bears the time of its new
@@ -93,53 +100,7 @@ pub struct OwnedRecord {
 }
 
 impl OwnedRecord {
-    /// The payload.
-    #[must_use]
-    #[inline]
-    pub fn payload(&self) -> &[u8] {
-        self.spans.payload(&self.bytes)
-    }
-
-    /// The key, if the record has one.
-    #[must_use]
-    #[inline]
-    pub fn key(&self) -> Option<&[u8]> {
-        self.spans.key(&self.bytes)
-    }
-
-    /// The headers, in the order in which they were added.
-    #[must_use]
-    #[inline]
-    pub fn headers(&self) -> Headers<'_> {
-        Headers::new(self.spans.headers(&self.bytes))
-    }
-
-    /// The first header with a name.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers().named(name)
-    }
-
-    /// When the record was committed, or what was set when it was appended.
-    #[must_use]
-    #[inline]
-    pub fn timestamp(&self) -> Timestamp {
-        self.spans.timestamp
-    }
-
-    /// The record's partition.
-    #[must_use]
-    #[inline]
-    pub fn partition(&self) -> u32 {
-        self.partition
-    }
-
-    /// The record's number in its partition.
-    #[must_use]
-    #[inline]
-    pub fn offset(&self) -> Offset {
-        self.offset
-    }
+    record_getters!('_, self => &self.bytes);
 }
 
 /// As of a [`Record`].

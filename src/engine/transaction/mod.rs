@@ -1,6 +1,8 @@
 //! Transactions: one frame over everything.
 
-use std::{collections::BTreeMap, slice, time::Duration};
+mod commit;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     queue::Queue,
@@ -8,24 +10,20 @@ use super::{
     topic::Topic,
 };
 use crate::{
-    audit,
     config::{Durability, check_delay},
     engine::{
         commit::{lifetime::Engine, ticket::Ticket},
         consume::delivery::Delivery,
         core::{
-            Core,
-            capacity::{Dropped, Load},
-            commit::{CommitResult, Receipt},
+            capacity::Load,
             dead_letters::NACKED,
-            settlement::{Settlement, SettlementPlan, Settling},
+            settlement::{Settlement, Settling},
         },
     },
     error::{Error, Result},
     format::entity::Limit,
-    ids::{CursorId, LogId, Offset, OffsetRange},
+    ids::{CursorId, LogId, Offset},
     message::Message,
-    store::Op,
 };
 
 impl Engine {
@@ -100,12 +98,6 @@ struct Seek {
 struct LimitedLoad {
     limit: Limit,
     load: Load,
-}
-
-/// The messages that are dropped from a queue to make room.
-struct DroppedFrom {
-    cursor: CursorId,
-    dropped: Dropped,
 }
 
 impl Transaction {
@@ -385,80 +377,5 @@ impl Transaction {
     pub fn commit_ticket(self) -> Result<Ticket<Vec<Position>>> {
         let engine = self.engine.clone();
         Ok(Ticket::new(&engine, self.make()?))
-    }
-
-    fn make(mut self) -> Result<(Vec<Position>, Receipt)> {
-        if let Some(failure) = self.failure.take() {
-            return Err(failure);
-        }
-        Settlement::check_once(&self.settlements)?;
-        self.engine.committer().transact("commit a transaction", |core| self.attempt(core))
-    }
-
-    /// One attempt to commit.
-    fn attempt(&self, core: &mut Core) -> CommitResult<(Vec<Position>, Receipt)> {
-        let committer = self.engine.committer();
-        let plan = core.plan_settlements(&self.settlements, committer.elapsed())?;
-        let dropped = self.make_capacity(core, &plan)?;
-        let mut ops = Vec::new();
-        plan.put_deferred(&mut ops);
-        for DroppedFrom { cursor, dropped } in &dropped {
-            if !dropped.ranges.is_empty() {
-                ops.push(Op::AckRanges { cursor: *cursor, ranges: &dropped.ranges });
-            }
-        }
-        plan.put_acks(&mut ops);
-        for Seek { group, partition, next } in &self.seeks {
-            audit::step();
-            ops.push(group.seek(core, *partition, *next, self.added_to(group, *partition))?);
-        }
-        for Append { log, message, delay_ms, .. } in &self.appends {
-            let messages = slice::from_ref(message);
-            ops.push(Op::Append { log: *log, messages, delay_ms: *delay_ms });
-        }
-        plan.put_letters(&mut ops);
-        audit::steps(ops.len() as u64);
-        let committed = if ops.is_empty() {
-            (Vec::new(), Receipt::NOTHING)
-        } else {
-            let receipt = core.commit(&ops, committer.now())?;
-            (self.positions(core), receipt)
-        };
-        core.conclude(&self.settlements, &plan);
-        for DroppedFrom { cursor, dropped } in &dropped {
-            core.note_made_capacity(*cursor, dropped);
-        }
-        Ok(committed)
-    }
-
-    /// Makes room in queues with limits. Returns what is dropped for it.
-    fn make_capacity(
-        &self,
-        core: &mut Core,
-        plan: &SettlementPlan<'_>,
-    ) -> Result<Vec<DroppedFrom>> {
-        let mut all = Vec::with_capacity(self.limited.len());
-        for (cursor, LimitedLoad { limit, load }) in &self.limited {
-            audit::step();
-            let dropped = core.make_capacity(*cursor, *limit, *load, plan.acked(*cursor))?;
-            all.push(DroppedFrom { cursor: *cursor, dropped });
-        }
-        Ok(all)
-    }
-
-    /// How many records this transaction adds to a partition.
-    fn added_to(&self, group: &Group, partition: u32) -> u64 {
-        let log = group.shape().log(partition);
-        self.appends.iter().filter(|append| append.log == log).count() as u64
-    }
-
-    /// Where the messages of the last commit are. Each was a run of its own.
-    fn positions(&self, core: &Core) -> Vec<Position> {
-        let placed = self.appends.iter().zip(core.store.placed());
-        let position = |(append, (_, offsets)): (&Append, (LogId, OffsetRange))| Position {
-            partition: append.partition,
-            offset: offsets.start,
-        };
-        placed.map(position).collect()
     }
 }

@@ -1,0 +1,79 @@
+//! What can be read of a stored message, wherever it is shown.
+
+/// Makes the getters of something with a field `stored`.
+macro_rules! stored_message_getters {
+    () => {
+        /// The payload.
+        #[must_use]
+        pub fn payload(&self) -> &[u8] {
+            self.stored.payload()
+        }
+
+        /// The key, if the message has one.
+        #[must_use]
+        pub fn key(&self) -> Option<&[u8]> {
+            self.stored.key()
+        }
+
+        /// The headers, in the order in which they were added.
+        #[must_use]
+        pub fn headers(&self) -> Headers<'_> {
+            self.stored.headers()
+        }
+
+        /// The first header with a name.
+        ///
+        /// ```
+        /// use posthouse::Message;
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        /// let payments = engine.queue("payments").create()?;
+        /// payments.send(Message::new("order 1").header("region", "eu"))?;
+        /// let message = payments.browse()?.next().expect("it was sent")?;
+        /// assert_eq!(message.header("region"), Some(&b"eu"[..]));
+        /// assert_eq!(payments.try_receive()?.expect("it was sent").header("trace"), None);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        #[must_use]
+        pub fn header(&self, name: &str) -> Option<&[u8]> {
+            self.headers().named(name)
+        }
+
+        /// When the message was committed, or the timestamp that its sender has set.
+        #[must_use]
+        pub fn timestamp(&self) -> Timestamp {
+            self.stored.timestamp()
+        }
+
+        /// The message's number in its queue or topic. It is the same at every delivery.
+        #[must_use]
+        pub fn offset(&self) -> Offset {
+            self.stored.offset
+        }
+
+        /// What is known of the message if it is a dead letter: where it comes from, and why it is here.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        /// let payments = engine.queue("payments").max_attempts(1).create()?;
+        /// payments.send("order 1")?;
+        /// payments.try_receive()?.expect("it was sent").nack_because("the card has expired")?;
+        ///
+        /// let dead = engine.queue("payments.dead").open()?;
+        /// let letter = dead.browse()?.next().expect("it was moved")?;
+        /// let known = letter.dead_letter()?.expect("it is a dead letter");
+        /// assert_eq!((&*known.origin, &*known.reason), ("payments", "the card has expired"));
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        ///
+        /// # Errors
+        ///
+        /// [`Corrupt`](crate::ErrorKind::Corrupt) if the note about it cannot be read.
+        pub fn dead_letter(&self) -> Result<Option<DeadLetter>> {
+            self.stored.dead_letter()
+        }
+    };
+}
+pub(crate) use stored_message_getters;

@@ -1,0 +1,159 @@
+//! A schedule, as it is stored.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    config::NAME_BYTES_MAX,
+    error::{Error, ErrorKind, Result},
+    format::schedule::{MissedRuns, NoPlan, Plan, Target, Template},
+    ids::Timestamp,
+    message::Message,
+    schedule::{Rhythm, text},
+};
+
+/// The queue of schedules.
+pub const REGISTRY: &str = "posthouse.schedules";
+
+/// A recurring schedule, as it was when it was looked at.
+///
+/// Got from [`ScheduleBuilder::create`] and [`open`](ScheduleBuilder::open), and from
+/// [`Engine::schedules`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct Schedule {
+    pub(super) name: String,
+    pub(super) plan: Plan,
+    pub(super) attempts: u32,
+}
+
+impl Schedule {
+    /// The header of what a schedule sends that holds the schedule's name.
+    pub const NAME_HEADER: &'static str = "schedule";
+
+    /// The header of what a schedule sends that holds the time for which it was sent, in RFC 3339
+    /// and UTC, such as `2026-11-25T03:00:00Z`. Name and time together name a run: a handler that
+    /// remembers the last of them does nothing twice.
+    pub const TIME_HEADER: &'static str = "scheduled-for";
+
+    pub(crate) fn read(key: Option<&[u8]>, payload: &[u8], attempts: u32) -> Result<Schedule> {
+        let name = name_of(key).ok_or_else(|| no_schedule(NoPlan::Malformed))?;
+        let plan = Plan::decode(payload).map_err(no_schedule)?;
+        Ok(Schedule { name: name.to_owned(), plan, attempts })
+    }
+
+    /// The schedule's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cron expression.
+    #[must_use]
+    pub fn cron(&self) -> &str {
+        &self.plan.cron
+    }
+
+    /// The name of the time zone in which the expression is meant.
+    #[must_use]
+    pub fn time_zone(&self) -> &str {
+        &self.plan.time_zone
+    }
+
+    /// What is done about runs that were missed.
+    #[must_use]
+    pub fn missed_runs(&self) -> MissedRuns {
+        self.plan.missed_runs
+    }
+
+    /// Where its messages go.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.plan.target
+    }
+
+    /// The time of the next run. It has passed where no scheduler is running, or where the run could
+    /// not be made and is tried again.
+    #[must_use]
+    pub fn next_run(&self) -> Timestamp {
+        self.plan.next
+    }
+
+    /// How often the next run has failed: its target was not there, or was full.
+    #[must_use]
+    pub fn failed_attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// What is sent with each run, without the headers that tell of the run.
+    #[must_use]
+    pub fn message(&self) -> Message<'_> {
+        let Template { payload, key, headers, lives_ms, priority } = &self.plan.template;
+        let headers = headers.iter().map(|(name, value)| (&**name, &**value));
+        let message = Message::borrowed(payload, key.as_deref(), headers).priority(*priority);
+        match lives_ms {
+            Some(ms) => message.expire_after(Duration::from_millis(*ms)),
+            None => message,
+        }
+    }
+
+    pub(crate) fn rhythm(&self) -> Result<Rhythm> {
+        Rhythm::parse(&self.plan.cron, &self.plan.time_zone)
+    }
+
+    /// What is sent for a run.
+    pub(crate) fn message_of(&self, run: Timestamp) -> Result<Message<'_>> {
+        let message = self.message().header(Schedule::NAME_HEADER, &*self.name);
+        Ok(message.header(Schedule::TIME_HEADER, text(run)?))
+    }
+
+    /// The message that is the schedule, to be delivered when its next run is due.
+    pub(crate) fn stored(&self, now: Timestamp) -> Message<'static> {
+        let wait_ms = self.plan.next.0.saturating_sub(now.0);
+        Message::new(self.plan.encode())
+            .key(self.name.clone().into_bytes())
+            .deliver_after(Duration::from_millis(wait_ms))
+    }
+
+    /// The same, as it goes on behind a run.
+    pub(crate) fn going_on(&self, next: Timestamp) -> Schedule {
+        let plan = Plan { next, ..self.plan.clone() };
+        Schedule { name: self.name.clone(), plan, attempts: 0 }
+    }
+
+    /// Whether both say the same, whenever they run next.
+    pub(super) fn is_same(&self, other: &Schedule) -> bool {
+        let plan = Plan { next: other.plan.next, ..self.plan.clone() };
+        plan == other.plan
+    }
+}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Schedule")
+            .field("name", &self.name())
+            .field("cron", &self.cron())
+            .field("time_zone", &self.time_zone())
+            .field("target", self.target())
+            .field("next_run", &self.next_run())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The name of a schedule, if it can be one.
+pub fn name_of(key: Option<&[u8]>) -> Option<&str> {
+    let name = std::str::from_utf8(key?).ok()?;
+    (1..=NAME_BYTES_MAX).contains(&name.len()).then_some(name)
+}
+
+/// Why a message in the queue of schedules is none.
+pub fn no_schedule(why: NoPlan) -> Error {
+    match why {
+        NoPlan::Version(version) => {
+            let what = format!("a schedule of version {version}, which this build does not know");
+            Error::new(ErrorKind::UnsupportedVersion, what)
+        }
+        NoPlan::Malformed => {
+            let what = format!("a message in the queue {REGISTRY:?} is no schedule; remove it");
+            Error::invalid("schedule", what)
+        }
+    }
+}
