@@ -7,6 +7,7 @@
 //! life. Groups are told apart by a hash: two that share one would share their turns, and nothing
 //! else. All of it is state of this life; the log has the order.
 
+use crate::audit;
 use std::collections::{HashMap, hash_map::Entry};
 
 use roaring::RoaringTreemap;
@@ -54,6 +55,7 @@ impl Groups {
         let hash = self.heads.remove(&offset)?;
         let group = self.busy.get_mut(&hash)?;
         while let Some(next) = group.parked.min() {
+            audit::step();
             group.parked.remove(next);
             if is_wanted(Offset(next)) {
                 group.head = Offset(next);

@@ -4,6 +4,7 @@
 //! delivered before, so that one that fails for ever does not keep those of its priority waiting. A
 //! message costs about a bit.
 
+use crate::audit;
 use std::collections::BTreeMap;
 
 use roaring::RoaringTreemap;
@@ -42,6 +43,7 @@ impl Lanes {
     pub fn take(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
         let mut taken = None;
         for lane in self.0.values_mut().rev() {
+            audit::step();
             taken = lane.take(is_wanted);
             if taken.is_some() {
                 break;
@@ -116,6 +118,7 @@ impl Lane {
 
     fn take_fresh(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
         while let Some(first) = self.fresh.min() {
+            audit::step();
             let is_wanted = is_wanted(Offset(first));
             if is_wanted == Some(false) {
                 return None;

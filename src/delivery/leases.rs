@@ -4,6 +4,7 @@
 //! so they hang in a list of that order, from which any one can be taken out. The few whose
 //! deadline is not in that order (extended ones) are kept in a sorted set beside it.
 
+use crate::audit;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     mem,
@@ -229,6 +230,7 @@ impl Leases {
     #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
         loop {
+            audit::step();
             let (deadline, slot) = self.next()?;
             if now < deadline {
                 return None;

@@ -23,6 +23,7 @@ mod tests;
 pub mod thresholds;
 pub mod weights;
 
+use crate::audit;
 use std::{collections::BTreeSet, time::Duration};
 
 pub use groups::Groups;
@@ -148,6 +149,7 @@ impl Deliveries {
         is_visible: &mut impl FnMut(Offset) -> bool,
     ) -> Option<Offset> {
         loop {
+            audit::step();
             let offset = acked.next_unacked(self.next, end)?;
             let is_known = !self.known.is_empty() && self.known.contains(offset.0);
             if !is_known && !is_visible(offset) {
@@ -184,6 +186,7 @@ impl Deliveries {
             && due <= now
             && self.due() < most
         {
+            audit::step();
             self.waiting.pop_first();
             match acked.priority(offset) {
                 0 => self.returned.come_due(offset),
@@ -203,12 +206,14 @@ impl Deliveries {
 
     /// These are kept back by others from now on: they come with `defer` again.
     pub fn spill(&mut self, entries: &[(Timestamp, Offset)]) {
+        audit::steps(entries.len() as u64);
         entries.iter().for_each(|entry| _ = self.waiting.remove(entry));
     }
 
     /// These are kept back by others, since an earlier life.
     pub fn know(&mut self, offsets: impl Iterator<Item = Offset>) {
         for offset in offsets {
+            audit::step();
             self.lanes.forget(offset);
             self.known.insert(offset.0);
         }
@@ -317,12 +322,15 @@ impl Deliveries {
         // Each is walked past once, however often this is asked.
         self.passed = self.passed.max(self.next);
         while let Some(offset) = known(&self.known, self.passed) {
+            audit::step();
             self.passed = offset.next();
         }
         let this = &*self;
         let mut next = this.passed;
         let fresh = std::iter::from_fn(move || {
+            audit::step();
             while let Some(offset) = known(&this.known, next) {
+                audit::step();
                 next = offset.next();
             }
             let fresh = acked.next_unacked(next, end)?;
@@ -336,6 +344,7 @@ impl Deliveries {
 
     /// Messages are gone that `ready` has told of, from the first on. Those that wait are not looked at.
     pub fn forget_ready(&mut self, ranges: &[OffsetRange]) {
+        audit::steps(ranges.len() as u64);
         self.returned.forget_first(ranges);
         if !self.lanes.is_empty() {
             self.lanes.forget_first(ranges);
@@ -348,8 +357,10 @@ impl Deliveries {
     /// Messages are gone, wherever they were.
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         if !self.waiting.is_empty() {
+            audit::steps(self.waiting.len() as u64);
             self.waiting.retain(|(_, offset)| !is_in(ranges, *offset));
         }
+        audit::steps(ranges.len() as u64);
         self.returned.forget_all(ranges);
         if !self.lanes.is_empty() {
             self.lanes.forget_all(ranges);
@@ -403,6 +414,7 @@ impl Deliveries {
 
     /// The messages on lease, in order.
     pub fn leased(&self) -> BTreeSet<Offset> {
+        audit::steps(self.in_flight());
         self.leases.offsets().collect()
     }
 

@@ -6,6 +6,7 @@
 //! the message that is the oldest then. While a threshold is reached, each change of the oldest message is
 //! worth a look, at most one in [`REST`].
 
+use crate::audit;
 use std::time::Duration;
 
 use super::thresholds::{Alarm, Probe};
@@ -57,6 +58,7 @@ impl OldestWatch {
     ) -> bool {
         let (mut least, mut is_reached) = (None::<Duration>, false);
         for probe in probes {
+            audit::step();
             let Some(age) = probe.age() else { continue };
             least = Some(least.map_or(age, |least| least.min(age)));
             is_reached |= probe.is_reached();
@@ -115,6 +117,7 @@ impl OldestWatch {
         (self.is_looking, self.known, self.next_look) = (false, oldest, None);
         let age = oldest.map(|oldest| oldest.age(time));
         for (n, probe) in probes.enumerate() {
+            audit::step();
             let Some(most) = probe.age() else { continue };
             if let Some(alarm) = probe.note_age(age) {
                 raise(n, alarm);

@@ -3,6 +3,7 @@
 //! Those that were released take turns, the next one being the one behind the last; those that have come
 //! due are served in that order; and both take turns with each other.
 
+use crate::audit;
 use std::{collections::VecDeque, iter};
 
 use roaring::RoaringTreemap;
@@ -53,6 +54,7 @@ impl Returned {
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         self.forget_first(ranges);
         if !self.due.is_empty() {
+            audit::steps(self.due.len() as u64);
             self.due.retain(|offset| !is_in(ranges, *offset));
         }
     }
@@ -60,9 +62,11 @@ impl Returned {
     /// Messages are gone that `iter` has told of, from the first on.
     pub fn forget_first(&mut self, ranges: &[OffsetRange]) {
         for range in ranges {
+            audit::step();
             self.released.remove_range(range.start.0..range.end.0);
         }
         while self.due.front().is_some_and(|offset| is_in(ranges, *offset)) {
+            audit::step();
             self.due.pop_front();
         }
     }
@@ -80,6 +84,7 @@ impl Returned {
 
     fn take_due(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
         for _ in 0..self.due.len() {
+            audit::step();
             let offset = self.due.pop_front()?;
             match is_wanted(offset) {
                 Some(true) => return Some(offset),
@@ -96,6 +101,7 @@ impl Returned {
         is_wanted: &mut impl FnMut(Offset) -> Option<bool>,
     ) -> Option<Offset> {
         while !self.released.is_empty() {
+            audit::step();
             let rank = match self.turn {
                 0 => 0,
                 turn => self.released.rank(turn - 1),
