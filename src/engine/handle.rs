@@ -175,7 +175,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`DiskFull`](crate::ErrorKind::DiskFull) or [`Io`](ErrorKind::Io), and then nothing was changed;
+    /// [`DiskFull`](crate::ErrorKind::DiskFull) or [`Io`](crate::ErrorKind::Io), and then nothing was changed;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync fails.
     pub fn checkpoint(&self) -> Result<()> {
         self.shared().checkpoint(Extent::All, Urgency::Ordinary)

