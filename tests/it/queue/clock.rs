@@ -112,6 +112,8 @@ fn dead_letters_begin_their_lives_by_the_even_clock() {
         tx.commit().unwrap();
         queue.send("given up").unwrap();
         drop(take(&queue).unwrap());
+        // Nobody waits for that commit, and the simulated disk has no thread that would sync it.
+        sim.engine.sync().unwrap();
         let letters = || {
             let letters: Vec<_> = std::iter::from_fn(|| take(&dead)).collect();
             let told = letters.iter().map(|it| it.dead_letter().unwrap().unwrap().died);

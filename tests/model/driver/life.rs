@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use posthouse::{Delivery, Error, ErrorKind};
 
-use super::{Driver, Held, Settling, Whose, settle_in};
+use super::{Driver, Held, Settling, Whose, settle_in, unacked};
 use crate::state::{ATTEMPTS_MAX, State, dump};
 
 impl Driver<'_> {
@@ -71,11 +71,22 @@ impl Driver<'_> {
                 candidates[count - 1]
             );
         };
+        self.forget_lost_waits(&known);
         self.states_before = std::mem::replace(&mut self.states, vec![known]);
         self.proven = vec![0];
         self.floor = 0;
         self.life += 1;
         self.open();
+    }
+
+    /// A nack that the crash has undone does not tell when its message is due: an earlier nack does, of
+    /// which the time is not known any more.
+    fn forget_lost_waits(&mut self, recovered: &State) {
+        let last = Rc::clone(self.states.last().expect("there is one"));
+        let attempts = |state: &State, (whose, offset): &(Whose, u64)| {
+            unacked(state, whose).and_then(|it| it.get(offset)).map(|entry| entry.attempts)
+        };
+        self.waits_since.retain(|key, _| attempts(recovered, key) == attempts(&last, key));
     }
 
     pub(super) fn time_passes(&mut self, by: Duration) -> Result<Option<()>, Error> {
