@@ -4,6 +4,7 @@
 
 mod bounds;
 mod heap;
+mod holds;
 mod work;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
