@@ -20,14 +20,14 @@ impl Committer {
     }
 
     /// Looks at the age of a cursor's oldest message, for the thresholds that are watched.
-    pub fn look_at_oldest(&self, cursor: CursorId) {
+    pub fn check_oldest(&self, cursor: CursorId) {
         let now = self.elapsed();
         // Another thread that is looking sees to what has changed.
-        if !self.lock("oldest message").begin_look(cursor, now) {
+        if !self.lock("oldest message").begin_check(cursor, now) {
             return;
         }
         let oldest = self.oldest(cursor);
         let time = self.now_plain().stamp;
-        self.lock("oldest message").finish_look(cursor, oldest, time, now);
+        self.lock("oldest message").finish_check(cursor, oldest, time, now);
     }
 }

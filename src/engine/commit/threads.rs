@@ -101,12 +101,12 @@ fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     }
     core.expire(cursor, now);
     let mut core = committer.count_failures(operation, core);
-    let wants_look = core.take_look(cursor, now);
+    let wants_check = core.take_check(cursor, now);
     core.arm(cursor);
     drop(core);
     committer.bury_exhausted();
-    if wants_look {
-        committer.look_at_oldest(cursor);
+    if wants_check {
+        committer.check_oldest(cursor);
     }
 }
 

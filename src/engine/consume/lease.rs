@@ -136,9 +136,9 @@ impl Consumer {
             committer.bury_exhausted();
             core = committer.lock_open(operation)?;
         }
-        if core.watches_thresholds() && core.take_look(cursor, elapsed) {
+        if core.watches_thresholds() && core.take_check(cursor, elapsed) {
             drop(core);
-            committer.look_at_oldest(cursor);
+            committer.check_oldest(cursor);
             core = committer.lock_open(operation)?;
         }
         Ok((core, elapsed))

@@ -57,7 +57,7 @@ impl Consumer {
             self.look("watch", |core| core.watch_threshold(cursor, threshold, Arc::new(call)))?;
         let watch = ThresholdWatch { consumer: self.without_slot(), number };
         if matches!(threshold, Threshold::OldestAge(_)) {
-            self.committer().look_at_oldest(cursor);
+            self.committer().check_oldest(cursor);
         }
         Ok(watch)
     }

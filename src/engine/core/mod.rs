@@ -120,7 +120,7 @@ impl Core {
         let is_stocked = consumption.delay_index.has_blocks() && deliveries.due() > 0;
         let due = if is_stocked { None } else { earliest(message_due, block_due) };
         let next = earliest(deliveries.next_deadline(), due);
-        let next = earliest(next, consumption.oldest.next_look());
+        let next = earliest(next, consumption.oldest.next_check());
         if let Some(at) = next
             && consumption.armed.is_none_or(|armed| at < armed)
         {

@@ -81,7 +81,7 @@ impl Core {
         }));
         if let Some(acks) = store.acks(cursor) {
             audit::steps(acks.spilled());
-            consumption.deliveries.know(acks.all_spilled());
+            consumption.deliveries.add_spilled(acks.all_spilled());
         }
     }
 
@@ -129,7 +129,7 @@ impl Core {
         let first = self.store.placed().next().map_or(0, |(_, range)| range.start.0);
         let in_memory = self.delayed_in_memory;
         let consumption = self.consumption(cursor)?;
-        consumption.deliveries.spill(&entries);
+        consumption.deliveries.remove_spilled(&entries);
         consumption.delay_index.spill_above(in_memory);
         if was_empty {
             consumption.delay_index.forget_damage();
