@@ -186,7 +186,7 @@ impl Journal {
 
     /// Makes room for a frame with a payload of so many bytes, by rolling if need be.
     #[inline]
-    pub fn make_room(&mut self, payload_len: usize, urgency: Urgency) -> Result<Room> {
+    pub fn make_space(&mut self, payload_len: usize, urgency: Urgency) -> Result<Room> {
         let frame = aligned((FRAME_HEADER_BYTES + payload_len) as u64);
         if urgency == Urgency::Ordinary && self.reserve == 0 {
             return Ok(Room::NeedsFile(frame));

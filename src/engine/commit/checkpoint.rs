@@ -37,7 +37,7 @@ impl Committer {
         let check_open = || self.lock_open("verify").map(drop);
         let mut report = {
             let _working = self.work();
-            let _turn = self.checkpointing.lock();
+            let _checkpointing = self.checkpointing.lock();
             check_open()?;
             inspect::verify_base(self)?
         };
@@ -52,7 +52,7 @@ impl Committer {
     /// more.
     pub fn checkpoint(&self, extent: Extent, urgency: Urgency) -> Result<()> {
         let _working = self.work();
-        let _turn = self.checkpointing.lock();
+        let _checkpointing = self.checkpointing.lock();
         drop(self.lock_open("checkpoint")?);
         let mut made = store::checkpoint(self, extent);
         if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {

@@ -52,7 +52,7 @@ pub struct Committer {
 /// A thread works in the store's directory.
 #[derive(Debug)]
 pub struct Working<'a> {
-    _turn: RwLockReadGuard<'a, ()>,
+    _directory: RwLockReadGuard<'a, ()>,
     _hold: Hold,
     _within: Within,
 }
@@ -162,8 +162,8 @@ impl Committer {
     /// Marks that this thread works in the store's directory, until the guard is dropped.
     pub fn work(&self) -> Working<'_> {
         let hold = Hold::begin(Rank::Directory, "work in the directory");
-        let turn = self.directory.read().unwrap_or_else(PoisonError::into_inner);
-        Working { _turn: turn, _hold: hold, _within: Within::enter() }
+        let directory = self.directory.read().unwrap_or_else(PoisonError::into_inner);
+        Working { _directory: directory, _hold: hold, _within: Within::enter() }
     }
 
     /// Returns when no thread works in the store's directory. Threads that come later find that the engine

@@ -29,7 +29,7 @@ impl Committer {
 
     /// Moves a message on lease to the dead letters. One that cannot be moved, as on a full disk, stays in
     /// its queue and waits a little; others are delivered meanwhile. Returns whether it was moved.
-    pub fn bury_or_wait(&self, settlement: &Settlement<'_>) -> Result<bool> {
+    pub fn move_or_wait(&self, settlement: &Settlement<'_>) -> Result<bool> {
         let Err(error) = self.settle("move to the dead letters", settlement) else {
             self.sync_soon();
             return Ok(true);
@@ -49,7 +49,7 @@ impl Committer {
 
     /// Moves messages to the dead letters whose last lease ran out, in the order in which that happened. If
     /// one cannot be moved, those behind it are moved by the consumers that come to them.
-    pub fn bury_exhausted(&self) {
+    pub fn move_exhausted(&self) {
         let operation = "move to the dead letters";
         loop {
             let mut core = self.lock(operation);
@@ -77,9 +77,9 @@ impl Committer {
                 key,
                 attempt: attempts,
                 leased: now,
-                how: Settling::Bury { letter, has_failed: false },
+                how: Settling::DeadLetter { letter, has_failed: false },
             };
-            if !self.bury_or_wait(&settlement).is_ok_and(|moved| moved) {
+            if !self.move_or_wait(&settlement).is_ok_and(|moved| moved) {
                 return;
             }
         }

@@ -30,7 +30,7 @@ impl Committer {
             // They stay in memory. It is tried again when there are more of them.
             let more = SpillSizes::of(self.config.delayed_in_memory).batch;
             if let Ok(consumption) = self.lock("spill").consumption(cursor) {
-                consumption.put_off_spilling(more);
+                consumption.postpone_spilling(more);
             }
         }
     }

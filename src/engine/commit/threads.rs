@@ -67,7 +67,7 @@ fn flush(committer: &Committer) {
                     let _ = journal.mark(FrameKind::Watermark);
                 }
             }
-            Duty::Ring(timer) => end_leases(committer, timer),
+            Duty::Timer(timer) => end_leases(committer, timer),
         }
     }
 }
@@ -104,7 +104,7 @@ fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     let wants_check = core.take_check(cursor, now);
     core.arm(cursor);
     drop(core);
-    committer.bury_exhausted();
+    committer.move_exhausted();
     if wants_check {
         committer.check_oldest(cursor);
     }
@@ -113,13 +113,14 @@ fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
 /// The loop of the checkpointer.
 fn checkpoint(committer: &Committer) {
     while let Some(wants_space) = committer.checkpointer.next_round() {
-        let outcome = if wants_space { make_space(committer) } else { checkpoint_round(committer) };
+        let outcome =
+            if wants_space { full_disk_round(committer) } else { checkpoint_round(committer) };
         committer.checkpointer.finish_round(outcome, REST);
     }
 }
 
 /// A round on a full disk: what the journal holds may be worth more as free space.
-fn make_space(committer: &Committer) -> Result<()> {
+fn full_disk_round(committer: &Committer) -> Result<()> {
     committer.checkpoint(Extent::All, Urgency::Ordinary)?;
     committer.prepare_file(None, Urgency::Ordinary)
 }
@@ -134,7 +135,7 @@ pub fn checkpoint_round(committer: &Committer) -> Result<()> {
     let prepared =
         if wants_file { committer.prepare_file(None, Urgency::Ordinary) } else { Ok(()) };
     if prepared.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
-        return make_space(committer);
+        return full_disk_round(committer);
     }
     if wants_checkpoint {
         committer.checkpoint(Extent::Older, Urgency::Ordinary)?;

@@ -36,7 +36,7 @@ impl Committer {
                     return Ok(committed);
                 }
                 Err(Refused::Failed(error)) => return Err(error),
-                Err(Refused::NeedsRoom(room)) => self.make_room(room)?,
+                Err(Refused::NeedsSpace(shortage)) => self.make_space(shortage)?,
             }
         }
     }
@@ -52,8 +52,8 @@ impl Committer {
     }
 
     /// Makes room for a commit before it is tried again.
-    pub fn make_room(&self, room: Shortage) -> Result<()> {
-        let Shortage::File { bytes, urgency } = room else {
+    pub fn make_space(&self, shortage: Shortage) -> Result<()> {
+        let Shortage::File { bytes, urgency } = shortage else {
             return self.shorten_journal(Extent::Older);
         };
         match self.prepare_file(Some(bytes), Urgency::Ordinary) {
@@ -93,9 +93,9 @@ impl Committer {
             }
             match core.commit_failures(self.now_plain()) {
                 Ok(_) => self.sync_soon(),
-                Err(Refused::NeedsRoom(room)) => {
+                Err(Refused::NeedsSpace(shortage)) => {
                     drop(core);
-                    let made = self.make_room(room);
+                    let made = self.make_space(shortage);
                     core = self.lock(operation);
                     if made.is_err() {
                         core.forget_failures();

@@ -87,7 +87,7 @@ pub struct Browse {
 const DUE_TIMES_AT_ONCE: u64 = 1 << 16;
 
 impl Browse {
-    fn look(&mut self) -> Result<Option<Browsed>> {
+    fn next_message(&mut self) -> Result<Option<Browsed>> {
         let (cursor, log) = (self.consumer.cursor(), self.consumer.log());
         let mut core = self.consumer.committer().lock_open("browse")?;
         let visible = core.visible();
@@ -135,7 +135,7 @@ impl Iterator for Browse {
     type Item = Result<Browsed>;
 
     fn next(&mut self) -> Option<Result<Browsed>> {
-        self.look().transpose()
+        self.next_message().transpose()
     }
 }
 

@@ -86,7 +86,7 @@ impl Consumer {
     }
 
     /// Asks the core, once it was noted what has run out or come due.
-    pub fn look<T>(
+    pub fn query<T>(
         &self,
         operation: &'static str,
         ask: impl FnOnce(&mut Core) -> Result<T>,
@@ -103,11 +103,11 @@ impl Consumer {
     }
 
     pub fn in_flight(&self) -> Result<u64> {
-        self.look("in flight", |core| Ok(core.consumption(self.cursor())?.deliveries.in_flight()))
+        self.query("in flight", |core| Ok(core.consumption(self.cursor())?.deliveries.in_flight()))
     }
 
     pub fn delayed(&self) -> Result<u64> {
-        self.look("delayed", |core| {
+        self.query("delayed", |core| {
             let waiting = core.consumption(self.cursor())?.deliveries.waiting();
             Ok(waiting + core.spilled(self.cursor()))
         })

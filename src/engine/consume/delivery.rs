@@ -210,7 +210,7 @@ impl Delivery {
             return Err(Error::invalid("dead_letter_queue", what));
         };
         let letter = self.letter(dead_letters, reason);
-        self.settle_durably(Settling::Bury { letter, has_failed: true })
+        self.settle_durably(Settling::DeadLetter { letter, has_failed: true })
     }
 
     fn settle_durably(&self, how: Settling<'_>) -> Result<()> {
@@ -338,7 +338,7 @@ impl Drop for Delivery {
         core.give_back(self.consumer.cursor(), self.info.key, committer.elapsed());
         drop(committer.count_failures(operation, core));
         if self.consumer.info.retry.dead_letters_after(self.info.attempt).is_some() {
-            committer.bury_exhausted();
+            committer.move_exhausted();
         }
     }
 }

@@ -56,7 +56,7 @@ impl Consumer {
         // Callbacks of the application may receive from this very queue: they run without the turn.
         let hold_back = || HeldBack::begin(&self.committer().flusher);
         let _held_back = self.info.is_ordered.then(hold_back);
-        let _turn = self.info.is_ordered.then(|| self.info.turn.lock());
+        let _leasing = self.info.is_ordered.then(|| self.info.leasing.lock());
         if self.info.is_ordered {
             self.claim_retries()?;
         }
@@ -75,8 +75,8 @@ impl Consumer {
                 }
             };
             let Some(stored) = admitted else { continue };
-            if counts && let Some(room) = self.count(offset, delivered)? {
-                match self.committer().make_room(room) {
+            if counts && let Some(shortage) = self.count(offset, delivered)? {
+                match self.committer().make_space(shortage) {
                     // On a full disk the message is delivered without being counted.
                     Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
                     made => made?,
@@ -144,7 +144,7 @@ impl Consumer {
                 committer.sync_soon();
                 Ok(None)
             }
-            Err(Refused::NeedsRoom(room)) => Ok(Some(room)),
+            Err(Refused::NeedsSpace(shortage)) => Ok(Some(shortage)),
             Err(Refused::Failed(error)) => Err(error),
         }
     }

@@ -133,7 +133,7 @@ impl Consumer {
         // What the flusher's thread does otherwise.
         if core.has_exhausted() {
             drop(core);
-            committer.bury_exhausted();
+            committer.move_exhausted();
             core = committer.lock_open(operation)?;
         }
         if core.watches_thresholds() && core.take_check(cursor, elapsed) {

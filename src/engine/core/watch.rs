@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Core {
-    /// The statistics of a cursor, but for the age of its oldest message and the time.
+    /// The statistics of a cursor, without `oldest_age` and `uptime`.
     pub fn stats(&self, cursor: CursorId) -> Result<ConsumerStats> {
         let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
         let (_, end) = self.bounds(consumption.info.log)?;
@@ -119,17 +119,17 @@ impl Core {
         }
     }
 
-    /// Takes the look at the oldest message of a cursor that is due. The caller looks then.
+    /// Takes the check of the oldest message that is due. Returns whether there is one; the caller runs it.
     pub fn take_check(&mut self, cursor: CursorId, now: Duration) -> bool {
         self.consumers.get_mut(&cursor).is_some_and(|it| it.oldest.take_check(now))
     }
 
-    /// Begins a look at the oldest message of a cursor. `false` if another thread is looking.
+    /// Begins a check of the oldest message of a cursor. Returns `false` if another thread runs one.
     pub fn begin_check(&mut self, cursor: CursorId, now: Duration) -> bool {
         self.consumers.get_mut(&cursor).is_some_and(|it| it.oldest.begin_check(now))
     }
 
-    /// Ends a look, and sets the next one.
+    /// Ends a check, and sets the next one.
     pub fn finish_check(
         &mut self,
         cursor: CursorId,

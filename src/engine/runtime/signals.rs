@@ -57,7 +57,7 @@ pub enum Duty {
     Sync,
     /// Writes a watermark frame, if the journal's tail is still here.
     Mark(Lsn),
-    Ring(Timer),
+    Timer(Timer),
 }
 
 impl FlusherSignal {
@@ -143,7 +143,7 @@ impl FlusherSignal {
                 && timer.at <= now
             {
                 agenda.timers.pop();
-                return Duty::Ring(timer);
+                return Duty::Timer(timer);
             }
             agenda = match agenda.next() {
                 Some(at) => {
