@@ -114,7 +114,7 @@ impl Core {
         audit::steps(entries.len() as u64);
         entries.retain(|(due, _)| *due > now.steady);
         if entries.len() < sizes.block {
-            // The other ones are due already, and are not worth a block.
+            // Most of these messages are due already. They leave memory soon without a spill.
             consumption.postpone_spilling(sizes.batch);
             return Ok(None);
         }
