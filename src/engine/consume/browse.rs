@@ -1,4 +1,4 @@
-//! Looks at what is in a queue without taking it.
+//! Browsing: reads the messages of a queue without leasing them.
 
 use std::{fmt, sync::Arc};
 
@@ -45,7 +45,7 @@ impl Browsed {
         (self.due != Timestamp(0)).then_some(self.due)
     }
 
-    /// What is noted about its life.
+    /// Its time to live.
     pub(crate) fn life(&self) -> Life {
         self.stored.life()
     }
@@ -83,7 +83,7 @@ pub struct Browse {
     due_times: DueTimes,
 }
 
-/// For so many messages at once it is read when they are due.
+/// The due times of this many spilled messages are read at once.
 const DUE_TIMES_AT_ONCE: u64 = 1 << 16;
 
 impl Browse {
@@ -125,7 +125,7 @@ impl Browse {
         let acks = core.store.acks(self.consumer.cursor()).ok_or_else(deleted)?;
         match &self.due_times.damage {
             Some(damage) if acks.is_spilled(offset) => Err(damage.again()),
-            // It has come back meanwhile.
+            // The message has come back into memory meanwhile.
             _ => Ok(acks.due(offset)),
         }
     }

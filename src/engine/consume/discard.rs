@@ -1,4 +1,4 @@
-//! Leased messages that are not delivered: they were tried too often, or their time to live is over.
+//! Discards leased messages instead of delivering them: they were tried too often, or have expired.
 
 use super::{consumer::Consumer, lease::DeliveryInfo};
 use crate::{
@@ -13,7 +13,8 @@ use crate::{
 };
 
 impl Consumer {
-    /// Whether a message on lease is not to be delivered. Then it is moved to the dead letters, or dropped.
+    /// Discards a leased message if it was tried too often or has expired: moves it to the dead letters, or
+    /// drops it. Returns whether it was discarded.
     #[inline]
     pub(super) fn discards(
         &self,

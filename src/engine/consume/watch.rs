@@ -39,7 +39,7 @@ impl Consumer {
     pub fn stats(&self) -> Result<ConsumerStats> {
         let (cursor, committer) = (self.cursor(), self.committer());
         let mut stats = self.query("stats", |core| core.stats(cursor))?;
-        // A queue with a damaged message has statistics, too.
+        // Statistics do not fail if the oldest message is damaged.
         let oldest = committer.oldest(cursor).ok().flatten();
         stats.oldest_age = oldest.map(|oldest| oldest.age(committer.now_plain().stamp));
         stats.uptime = committer.lock_open("stats")?.uptime(committer.elapsed());
