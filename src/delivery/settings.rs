@@ -64,7 +64,7 @@ impl Settings {
         self.check_backoff()?;
         self.check_limits()?;
         if self.time_to_live.is_some_and(|ttl| ttl.is_zero()) {
-            let what = "messages would live for no time: give them 1 ms or more";
+            let what = "a time to live of 0 ms: give messages 1 ms or more";
             return Err(Error::invalid("time_to_live", what));
         }
         let is_delayed = self.delay.is_some_and(|delay| !delay.is_zero());
@@ -72,7 +72,8 @@ impl Settings {
             return Err(Error::invalid("delay", UNDELAYED));
         }
         if self.max_attempts == Some(0) {
-            let what = "max_attempts is 0: a message is delivered once at least";
+            let what =
+                "max_attempts is 0: give it 1 or more, as a message is delivered at least once";
             return Err(Error::invalid("max_attempts", what));
         }
         if let Some(name) = dead_letter_queue {
@@ -90,8 +91,8 @@ impl Settings {
                 check_delay("backoff", most)?;
                 if first.is_zero() || first > most {
                     let what = format!(
-                        "a backoff from {first:?} to {most:?}: the first is more than 0, and not \
-                         more than the most"
+                        "a backoff from {first:?} to {most:?}: the first delay must be more than 0, \
+                         and not longer than the longest one"
                     );
                     return Err(Error::invalid("backoff", what));
                 }
@@ -110,8 +111,7 @@ impl Settings {
             return Err(Error::invalid("max_bytes", what));
         }
         if self.overflow.is_some() && self.max_messages.or(self.max_bytes).is_none() {
-            let what = "overflow says what to do when a queue is full; give it max_messages or \
-                        max_bytes, too";
+            let what = "overflow needs a limit: give the queue max_messages or max_bytes, too";
             return Err(Error::invalid("overflow", what));
         }
         Ok(())
@@ -125,7 +125,7 @@ impl Settings {
             lease_ms: lease_ms(self.lease.unwrap_or(LEASE_DEFAULT)),
             delay_ms: ms(self.delay.unwrap_or_default()),
             backoff: backoff_ms(self.backoff.unwrap_or_default()),
-            life_ms: self.time_to_live.map_or(0, ms),
+            time_to_live_ms: self.time_to_live.map_or(0, ms),
             dead_letters: dead_letters.map(|queue| DeadLetters { queue, attempts_max }),
             is_ordered: self.ordered_by_key.unwrap_or(false),
             is_exclusive: self.single_active_consumer.unwrap_or(false),
@@ -160,7 +160,7 @@ impl Settings {
             Some("delay")
         } else if differ(self.backoff.map(backoff_ms), stored.backoff) {
             Some("backoff")
-        } else if differ(self.time_to_live.map(ms), stored.life_ms) {
+        } else if differ(self.time_to_live.map(ms), stored.time_to_live_ms) {
             Some("time_to_live")
         } else if differ(self.max_messages.map(Some), max_messages) {
             Some("max_messages")

@@ -21,7 +21,7 @@ pub struct JournalFile {
     pub seed: Seed,
     /// Whether this life has made the file. Only such a file may be filled again: one that was
     /// read at recovery is cached by the system in large pieces, which makes its syncs dear.
-    pub of_this_life: bool,
+    pub of_this_epoch: bool,
 }
 
 impl JournalFile {

@@ -7,9 +7,10 @@
 
 mod file;
 mod found;
+mod frame_space;
 mod frames;
 mod recover;
-mod room;
+
 mod supply;
 mod survey;
 mod sync;
@@ -19,8 +20,8 @@ mod writer;
 
 pub use file::JournalBytes;
 pub use found::{all_names, header_of};
+pub use frame_space::{FrameSpace, Urgency};
 pub use recover::{holds_commits, recover};
-pub use room::{Room, Urgency};
 pub use supply::Supply;
 pub use survey::{FramePlace, JournalDamage, JournalSurvey, Range, survey, survey_files};
 pub use sync::SyncJob;

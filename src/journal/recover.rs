@@ -387,7 +387,7 @@ fn reopen(supply: &Supply, found: FoundFile) -> Result<JournalFile> {
     let window =
         window.map_err(|error| Error::io(error, "a journal file cannot be mapped", &path))?;
     let seed = header.frame_seed();
-    Ok(JournalFile { header, path, file, window, seed, of_this_life: false })
+    Ok(JournalFile { header, path, file, window, seed, of_this_epoch: false })
 }
 
 /// Whether there is a journal in which something was ever committed, or may have been. Asked when

@@ -172,7 +172,7 @@ fn make(supply: &Supply, header: JournalHeader) -> Result<JournalFile> {
     }
     let window = window(&file, header.capacity, supply.access, Purpose::Append).map_err(failed)?;
     let seed = header.frame_seed();
-    Ok(JournalFile { header, path: path.clone(), file, window, seed, of_this_life: true })
+    Ok(JournalFile { header, path: path.clone(), file, window, seed, of_this_epoch: true })
 }
 
 /// The header of a store's first file.

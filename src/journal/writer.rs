@@ -4,7 +4,7 @@ use std::{collections::VecDeque, mem, path::PathBuf, sync::Arc};
 
 use super::{
     file::{JournalBytes, JournalFile},
-    room::{Room, Urgency},
+    frame_space::{FrameSpace, Urgency},
     supply::{NewFile, PrepareJob, Prepared, Supply, capacity_for, first_header},
     sync::{SyncJob, Unsynced},
 };
@@ -137,7 +137,7 @@ impl Journal {
     /// Whether this life has written nothing.
     pub fn is_unused(&self) -> bool {
         let current = self.files.back().expect("a journal has a file");
-        let first = self.files.iter().find(|file| file.of_this_life).unwrap_or(current);
+        let first = self.files.iter().find(|file| file.of_this_epoch).unwrap_or(current);
         self.tail == first.header.first_frame()
     }
 
@@ -150,7 +150,7 @@ impl Journal {
     /// How many files of the smallest size earlier lives have left: those of short lives.
     pub fn small_old_files(&self) -> usize {
         let smallest = capacity_for(self.supply.file_bytes_min, 0);
-        let small = |file: &&JournalFile| !file.of_this_life && file.header.capacity <= smallest;
+        let small = |file: &&JournalFile| !file.of_this_epoch && file.header.capacity <= smallest;
         self.files.iter().filter(small).count()
     }
 
@@ -159,7 +159,7 @@ impl Journal {
     pub fn boundary_keeping(&self, bytes: u64) -> Lsn {
         let mut kept = 0;
         let mut boundary = self.files.back().expect("a journal has a file");
-        for file in self.files.iter().rev().skip(1).take_while(|file| file.of_this_life) {
+        for file in self.files.iter().rev().skip(1).take_while(|file| file.of_this_epoch) {
             kept += file.header.capacity;
             if kept > bytes {
                 break;
@@ -186,23 +186,23 @@ impl Journal {
 
     /// Makes room for a frame with a payload of so many bytes, by rolling if need be.
     #[inline]
-    pub fn make_space(&mut self, payload_len: usize, urgency: Urgency) -> Result<Room> {
+    pub fn make_space(&mut self, payload_len: usize, urgency: Urgency) -> Result<FrameSpace> {
         let frame = aligned((FRAME_HEADER_BYTES + payload_len) as u64);
         if urgency == Urgency::Ordinary && self.reserve == 0 {
-            return Ok(Room::NeedsFile(frame));
+            return Ok(FrameSpace::NeedsFile(frame));
         }
         if self.fits(frame, urgency) {
-            return Ok(Room::Ready);
+            return Ok(FrameSpace::Ready);
         }
         let Some(next) = &self.next else {
-            return Ok(Room::NeedsFile(frame));
+            return Ok(FrameSpace::NeedsFile(frame));
         };
         if next.header.capacity < capacity_for(0, frame) {
-            return Ok(Room::NeedsFile(frame));
+            return Ok(FrameSpace::NeedsFile(frame));
         }
         self.roll()?;
         // The new file has room for the frame and the reserve: `capacity_for` saw to it.
-        Ok(Room::Ready)
+        Ok(FrameSpace::Ready)
     }
 
     #[inline]
@@ -224,7 +224,7 @@ impl Journal {
         let mut frame = Vec::new();
         begin_frame(&mut frame);
         self.put(&mut frame, FrameKind::Roll)?;
-        let next = self.next.take().expect("the caller has looked");
+        let next = self.next.take().expect("the caller checked that there is a next file");
         self.tail = next.header.first_frame();
         self.bytes_behind += self.current().header.capacity;
         if self.syncs < SYNCS_A_FILE {
@@ -296,27 +296,27 @@ impl Journal {
 
     /// The next file, to be made before it is needed. `room` is the frame that it must hold. With
     /// it comes the reserve, unless what it is for frees space.
-    pub fn begin_prepare(&mut self, room: Option<u64>, urgency: Urgency) -> Option<PrepareJob> {
+    pub fn begin_prepare(&mut self, frame: Option<u64>, urgency: Urgency) -> Option<PrepareJob> {
         let enough = |next: &JournalFile| {
-            room.is_none_or(|frame| next.header.capacity >= capacity_for(0, frame))
+            frame.is_none_or(|frame| next.header.capacity >= capacity_for(0, frame))
         };
         let has_next = self.next.as_ref().is_some_and(enough);
         let reserve = match urgency {
-            Urgency::Ordinary => self.reserve_wanted(room.unwrap_or(0)),
+            Urgency::Ordinary => self.reserve_wanted(frame.unwrap_or(0)),
             Urgency::Freeing => self.reserve,
         };
         if self.preparing || (has_next && reserve <= self.reserve) {
             return None;
         }
         self.preparing = true;
-        let file = if has_next { None } else { Some(self.next_file(room.unwrap_or(0))) };
+        let file = if has_next { None } else { Some(self.next_file(frame.unwrap_or(0))) };
         Some(PrepareJob { supply: self.supply.clone(), file, reserve: (self.reserve, reserve) })
     }
 
-    fn next_file(&mut self, room: u64) -> NewFile {
+    fn next_file(&mut self, frame: u64) -> NewFile {
         // A prepared file that is too small was never led into: the new one takes its name.
         self.replaced = self.next.take();
-        let capacity = capacity_for(self.target, room);
+        let capacity = capacity_for(self.target, frame);
         let current = self.files.back().expect("a journal has a file");
         let header = JournalHeader {
             store: self.supply.store,
@@ -334,15 +334,15 @@ impl Journal {
     }
 
     /// Enough to move the messages of any one file into segments, with the metalog for it.
-    fn reserve_wanted(&self, room: u64) -> u64 {
+    fn reserve_wanted(&self, frame: u64) -> u64 {
         let largest = self.files.iter().map(|file| file.header.capacity).max().unwrap_or(0);
-        let largest = largest.max(capacity_for(self.target, room));
+        let largest = largest.max(capacity_for(self.target, frame));
         largest + largest / 2
     }
 
     pub fn finish_prepare(&mut self, prepared: Prepared) -> Result<()> {
         self.preparing = false;
-        let has_reserve_now = self.reserve == 0 && prepared.reserve > 0;
+        let reserve_is_new = self.reserve == 0 && prepared.reserve > 0;
         self.reserve = prepared.reserve;
         self.refilling = None;
         let replaced = self.replaced.take();
@@ -358,7 +358,7 @@ impl Journal {
                     self.starved = true;
                     // A smaller one may still fit.
                     self.target = self.supply.file_bytes_min;
-                    if has_reserve_now {
+                    if reserve_is_new {
                         // There may be room in the current file.
                         return Ok(());
                     }
@@ -387,7 +387,7 @@ impl Journal {
             let file = self.files.pop_front().expect("there are two");
             self.bytes_behind -= file.header.capacity;
             let pooled: u64 = self.pool.iter().map(|file| file.header.capacity).sum();
-            if file.of_this_life
+            if file.of_this_epoch
                 && file.header.capacity == capacity_for(self.target, 0)
                 && pooled + file.header.capacity <= self.supply.pool_bytes
             {

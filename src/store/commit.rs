@@ -16,7 +16,7 @@ use crate::{
         frame::FRAME_HEADER_BYTES,
     },
     ids::{CursorId, EntityId, LogId, Lsn, Now, Offset, OffsetRange, Timestamp},
-    journal::{Room, Urgency},
+    journal::{FrameSpace, Urgency},
     message::Message,
 };
 
@@ -169,7 +169,7 @@ impl Store {
         if self.journal_is_full(urgency) {
             return Err(Refused::NeedsSpace(Shortage::Checkpoint));
         }
-        if let Room::NeedsFile(bytes) = self.journal.make_space(payload_len, urgency)? {
+        if let FrameSpace::NeedsFile(bytes) = self.journal.make_space(payload_len, urgency)? {
             return Err(Refused::NeedsSpace(Shortage::File { bytes, urgency }));
         }
         let lsn = self.journal.append(&mut self.draft.frame)?;

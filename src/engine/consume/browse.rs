@@ -7,7 +7,7 @@ use crate::{
     engine::core::errors::deleted,
     error::Result,
     format::{
-        note::{DeadLetter, Life},
+        note::{DeadLetter, TimeToLive},
         record::Headers,
     },
     ids::{Offset, OffsetRange, Timestamp},
@@ -46,8 +46,8 @@ impl Browsed {
     }
 
     /// Its time to live.
-    pub(crate) fn life(&self) -> Life {
-        self.stored.life()
+    pub(crate) fn time_to_live(&self) -> TimeToLive {
+        self.stored.time_to_live()
     }
 }
 

@@ -60,7 +60,7 @@ impl CursorInfo {
             retry: Retry::of(delivering),
             // The clock lags by up to one tick. With one tick more, no lease ends early.
             lease: Duration::from_millis(delivering.lease_ms) + tick,
-            time_to_live_ms: delivering.life_ms,
+            time_to_live_ms: delivering.time_to_live_ms,
             is_ordered: delivering.is_ordered,
             is_exclusive: delivering.is_exclusive,
             limit: delivering.limit,

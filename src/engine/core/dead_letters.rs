@@ -58,7 +58,7 @@ impl<'a> DeadMessage<'a> {
         };
         let message = Message::borrowed(stored.payload(), stored.key(), stored.headers())
             .timestamp(stored.timestamp())
-            .noting(note.encode(now.life_begin(now.stamp)))
+            .noting(note.encode(now.time_to_live_start(now.stamp)))
             .priority(priority);
         Letter { log: to.queue.log(0), message }
     }

@@ -1,4 +1,4 @@
-//! Room for a frame, and what it may be taken from.
+//! FrameSpace for a frame, and what it may be taken from.
 
 /// Whether a commit takes up space or gives it back.
 ///
@@ -16,7 +16,7 @@ pub enum Urgency {
 
 /// Whether there is room for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum FrameSpace {
     Ready,
     /// Not before a file was prepared that has room for so many bytes.
     NeedsFile(u64),
