@@ -1,23 +1,23 @@
-//! FrameSpace for a frame, and what it may be taken from.
+//! Whether there is space for a frame, and which space a commit may use.
 
-/// Whether a commit takes up space or gives it back.
+/// Whether a commit takes up space or frees it.
 ///
-/// As wide as a word: what holds one is handed on at every commit, and narrower parts, with padding
-/// behind them, are copied in pieces that the processor must wait for.
+/// It is as wide as a word. Operations with such a field are copied at every commit, and a narrower field with padding
+/// is copied in pieces, which stalls the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Urgency {
-    /// A commit that adds something. It leaves a reserve.
+    /// A commit that adds data. It leaves the reserve alone.
     Ordinary,
-    /// A commit that only acks, deletes or the like: on a full disk it may use the reserve, so
-    /// that the disk can become less full.
+    /// A commit that only acks, deletes or the like. On a full disk it may use the reserve, because it frees
+    /// space.
     Freeing,
 }
 
-/// Whether there is room for a frame.
+/// Whether there is space for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameSpace {
     Ready,
-    /// Not before a file was prepared that has room for so many bytes.
+    /// There is no space until a file is prepared that holds a frame of this many bytes.
     NeedsFile(u64),
 }
