@@ -1,4 +1,4 @@
-//! Checks of how locks are used, in builds with debug assertions. A release build has none of them.
+//! Checks of the use of locks, in builds with debug assertions. A release build has none of them.
 //!
 //! Three rules of the engine are checked on every thread of every test:
 //!
@@ -13,19 +13,19 @@
 /// rank is higher than those of all locks that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// What a scheduler shares with its thread.
+    /// The state that a scheduler shares with its thread.
     Scheduler,
     /// Which messages are schedules.
     Registry,
-    /// The turn to lease from a queue that is ordered by key.
+    /// The right to lease from a queue that is ordered by key.
     KeyOrder,
     /// The right to work in the store's directory.
     Directory,
-    /// The turn to make a checkpoint.
+    /// The right to make a checkpoint.
     Checkpoint,
     /// The core.
     Core,
-    /// Locks that are held for moments, and under which nothing else is taken.
+    /// Locks that are held for moments. No other lock is taken under them.
     Leaf,
 }
 
@@ -91,7 +91,7 @@ mod checked {
     }
 
     impl Hold {
-        /// Notes that this thread takes a lock, before it does.
+        /// Notes that this thread is about to take a lock.
         pub fn begin(rank: Rank, operation: &'static str) -> Hold {
             HELD.with_borrow_mut(|held| {
                 let last = held.iter().max().copied();
@@ -107,7 +107,7 @@ mod checked {
             Hold { rank: Some(rank), operation, _thread: PhantomData }
         }
 
-        /// Notes that the lock was let go of.
+        /// Notes that the lock was released.
         pub fn end(&mut self) {
             let Some(rank) = self.rank.take() else { return };
             HELD.with_borrow_mut(|held| {

@@ -1,4 +1,4 @@
-//! Every setting and every limit of a store, in one place.
+//! All settings and limits of a store.
 
 use std::time::Duration;
 
@@ -33,24 +33,24 @@ pub enum IoMode {
 
 /// The longest name of a queue, topic, subscription, stream or group, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
-/// The highest priority of a message; 0 is the lowest, and what a message has that says nothing.
+/// The highest priority of a message. The lowest is 0, which is the default.
 pub const PRIORITY_MAX: u8 = 9;
 /// The most partitions that a stream can have.
 pub const PARTITIONS_MAX: u32 = 4096;
-/// The most messages that are packed into one run of a frame. A message in the journal is found
-/// by walking its run, so a run stays short.
+/// The most messages in one run of a frame. A read of a message in the journal walks its run, so a run is
+/// short.
 pub const RUN_MESSAGES_MAX: usize = 32;
-/// The hard ceiling of one commit, whatever is configured: lengths are 32 bits on disk.
+/// The upper limit of one commit in any configuration: lengths are 32 bits on disk.
 pub const COMMIT_BYTES_CEILING: u64 = 1 << 30;
-/// The journal grows by files; this is what one must at least hold beside its header.
+/// The smallest journal file that can be configured, without its header.
 pub const JOURNAL_FILE_BYTES_FLOOR: u64 = 8 * 1024;
-/// The fewest bytes of the current journal file that are kept for acks and deletes while no
-/// next file could be prepared, as a share: one over this number.
+/// One over this number is the share of the current journal file that is kept for acks and deletes while no next
+/// file is prepared.
 pub const JOURNAL_RESERVE_SHARE: u64 = 4;
-/// A segment with less than one over this number of its records alive is rewritten.
+/// A segment is rewritten when the share of its live records falls below one over this number.
 pub const REWRITE_SHARE: u64 = 4;
 
-/// The longest that a buffered commit can be left to wait for its sync: an hour.
+/// The longest sync interval of buffered commits: an hour.
 const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// The settings of one engine. None of them is stored: each `open` may choose anew.
@@ -131,7 +131,7 @@ impl Config {
     }
 }
 
-/// Names may hold any text, but not none and not endless.
+/// Checks the length of a name. A name may hold any text.
 pub fn check_name(what: &'static str, name: &str) -> Result<()> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         let length = name.len();
@@ -143,12 +143,12 @@ pub fn check_name(what: &'static str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// How long a lease is unless a queue or subscription says otherwise.
+/// The default lease of a queue or a subscription.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
-/// The longest lease: a day. Whoever works longer extends it.
+/// The longest lease: a day. A handler that works longer extends it.
 pub const LEASE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Leases have a length, and an end.
+/// Checks the length of a lease.
 pub fn check_lease(lease: Duration) -> Result<Duration> {
     if lease < Duration::from_millis(1) || lease > LEASE_MAX {
         let what = format!("a lease of {lease:?}: it goes from 1 ms to 1 day");
@@ -157,7 +157,7 @@ pub fn check_lease(lease: Duration) -> Result<Duration> {
     Ok(lease)
 }
 
-/// A lease is held for a time that has a length, and an end.
+/// Checks how long a lease is to be held.
 pub fn check_hold(most: Duration) -> Result<Duration> {
     if most < Duration::from_millis(1) || most > LEASE_MAX {
         let what = format!("a lease is to be held for {most:?}: that goes from 1 ms to 1 day");
@@ -166,10 +166,10 @@ pub fn check_hold(most: Duration) -> Result<Duration> {
     Ok(most)
 }
 
-/// The longest that a message can be kept back: a year.
+/// The longest delay: a year.
 pub const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Delays have an end.
+/// Checks the length of a delay.
 pub fn check_delay(field: &'static str, delay: Duration) -> Result<Duration> {
     if delay > DELAY_MAX {
         let what = format!("{field} is {delay:?}; it goes up to a year");
@@ -192,7 +192,7 @@ pub enum Overflow {
     DropOldest,
 }
 
-/// How often a message is delivered at most, where there are dead letters and nothing else is said.
+/// The default of `max_attempts` for a queue with dead letters.
 pub const ATTEMPTS_DEFAULT: u32 = 5;
 
 /// How long a message waits after a failure before it is delivered again.

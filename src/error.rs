@@ -96,7 +96,7 @@ impl Error {
         Error::new(ErrorKind::Corrupt, what).in_file(file).at(position)
     }
 
-    /// Another engine has the store in a directory open.
+    /// The error of a store that another engine has open.
     pub(crate) fn locked(holder: Option<u32>, root: &Path) -> Error {
         let by = match holder {
             Some(pid) if pid == std::process::id() => "this process".to_owned(),
@@ -107,7 +107,7 @@ impl Error {
         Error::new(ErrorKind::Locked { holder }, what).in_file(root)
     }
 
-    /// An input or output error, told apart by what the caller can do about it.
+    /// An input or output error. The kind tells a full disk from other failures.
     pub(crate) fn io(source: io::Error, doing: &'static str, file: impl Into<PathBuf>) -> Error {
         let full =
             matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
@@ -130,7 +130,7 @@ impl Error {
         self
     }
 
-    /// The same error once more, for another waiter: all of it but the source's type.
+    /// A copy of the error for another waiter. The source keeps its text but not its type.
     pub(crate) fn again(&self) -> Error {
         let inner = &self.0;
         Error(Box::new(Inner {

@@ -1,5 +1,5 @@
-//! The numbers that name things. Each is a type of its own, so that a byte place can never be
-//! passed where a logical number is meant.
+//! Ids, offsets, positions and times. Each is its own type, so that a byte position can never be passed as an
+//! offset.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ impl Offset {
         Offset(self.0 + 1)
     }
 
-    /// The offsets from this one up to, and without, another.
+    /// The offsets from this one up to `end`, without `end`.
     #[must_use]
     #[inline]
     pub(crate) fn to(self, end: Offset) -> OffsetRange {
@@ -39,8 +39,7 @@ impl Offset {
     }
 }
 
-/// Offsets that follow each other: `start`, and those up to, and without, `end`. There are none if `end`
-/// is not above `start`.
+/// The offsets from `start` up to `end`, without `end`. The range is empty if `end` is not above `start`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct OffsetRange {
     pub start: Offset,
@@ -108,15 +107,16 @@ pub struct Timestamp(pub u64);
 pub struct Now {
     /// The time of day that messages bear.
     pub stamp: Timestamp,
-    /// The time of day that goes on evenly, however the clock is set: for what is due later.
+    /// The steady time of day, which ignores that the clock was set. Due times and times to live use it.
     pub steady: Timestamp,
 }
 
 impl Now {
-    /// When the life begins of a message with this timestamp, where that is not its timestamp: the
-    /// clock was set since the engine was opened, and a life is judged by the time that goes on evenly.
+    /// When the time to live of a message with this timestamp begins. `None` if it begins at its timestamp.
+    /// It differs if the clock was set since the engine was opened, because times to live follow the steady
+    /// time.
     #[inline]
-    pub fn life_begin(&self, timestamp: Timestamp) -> Option<Timestamp> {
+    pub fn time_to_live_start(&self, timestamp: Timestamp) -> Option<Timestamp> {
         if self.stamp == self.steady {
             return None;
         }
@@ -125,7 +125,7 @@ impl Now {
     }
 }
 
-/// The time, for a commit of which nothing is due later.
+/// The time for a commit that uses no due time and no time to live.
 impl From<Timestamp> for Now {
     fn from(stamp: Timestamp) -> Now {
         Now { stamp, steady: stamp }

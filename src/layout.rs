@@ -12,13 +12,13 @@ const LOCK: &str = "LOCK";
 const JOURNALS: &str = "journal";
 const SEGMENTS: &str = "segments";
 const METAS: &str = "meta";
-/// In the root of a file system, where a store may be.
+/// A directory in the root of some file systems. A store may be in such a root.
 const LOST_AND_FOUND: &str = "lost+found";
 const JOURNAL: &str = ".journal";
 const SEGMENT: &str = ".seg";
 const META: &str = ".meta";
 const NEW: &str = ".new";
-/// Space that is given up when the disk is full. What is not finished can go at any time.
+/// A file whose space is freed when the disk is full. Its name is unfinished, so it can be removed at any time.
 const RESERVE: &str = "reserve.new";
 
 /// Where a store is.
@@ -34,7 +34,7 @@ pub enum Named<T> {
     Real(T),
     /// A file that was not finished.
     Unfinished,
-    /// None of ours.
+    /// Not a file of the store.
     Unknown,
 }
 
@@ -47,8 +47,8 @@ impl Layout {
         &self.root
     }
 
-    /// Whether a directory with these names in it may be, or become, a store's: it is one, or
-    /// nothing is there but what making one has left when it was cut off.
+    /// Whether a directory with these names in it is a store, or may become one. It may become one if it holds
+    /// only files that an interrupted creation has left.
     pub fn admits(names: &[String]) -> bool {
         let is = |name: &str, ours: &[&str]| ours.contains(&name);
         let is_begun = |name: &String| is(name, &[LOCK, JOURNALS, SEGMENTS, METAS, LOST_AND_FOUND]);
@@ -128,7 +128,7 @@ pub fn segment_name(name: &str) -> Named<(Offset, u64)> {
     }
 }
 
-/// A number of 20 digits: files sort by it, and there is one spelling.
+/// Parses a number of exactly 20 digits. So files sort by number, and each number has one spelling.
 fn padded(digits: &str) -> Option<u64> {
     number(digits).filter(|_| digits.len() == 20)
 }

@@ -35,7 +35,7 @@ pub struct Message<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct More {
     delay: Option<Delay>,
-    lives_ms: Option<u64>,
+    time_to_live_ms: Option<u64>,
     priority: u8,
     /// What the engine has noted about it, as it is stored.
     note: Option<Vec<u8>>,
@@ -127,7 +127,7 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn expire_after(mut self, life: Duration) -> Message<'a> {
         let ms = u64::try_from(life.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        self.more().lives_ms = Some(ms);
+        self.more().time_to_live_ms = Some(ms);
         self
     }
 
@@ -169,8 +169,8 @@ impl<'a> Message<'a> {
 
     /// How many milliseconds it lives.
     #[inline]
-    pub(crate) fn lives_ms(&self) -> Option<u64> {
-        self.more.as_ref().and_then(|more| more.lives_ms)
+    pub(crate) fn time_to_live_ms(&self) -> Option<u64> {
+        self.more.as_ref().and_then(|more| more.time_to_live_ms)
     }
 
     #[inline]

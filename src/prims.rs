@@ -1,5 +1,5 @@
-//! Locks, atomics and threads: the standard library's; or, where interleavings are checked, those
-//! of loom, which tries them out. `docs/TESTING.md` says how.
+//! Locks, atomics and threads: from the standard library, or from loom in the builds that check interleavings.
+//! `docs/TESTING.md` explains these builds.
 
 #[cfg(loom)]
 mod checked;

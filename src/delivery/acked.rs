@@ -1,4 +1,4 @@
-//! What is known of the messages of a cursor, as leasing asks for it.
+//! The store's [`AckSet`] as the [`Acked`] of deliveries.
 
 use crate::{delivery::Acked, ids::Offset, store::AckSet};
 

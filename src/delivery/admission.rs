@@ -48,7 +48,7 @@ impl Admission {
         self.last_slot
     }
 
-    /// The slot that is active, where only one may be.
+    /// The active slot. Only exclusive slots become active.
     pub fn active(&self) -> Option<SlotId> {
         self.active
     }
@@ -61,7 +61,7 @@ impl Admission {
         }
         match rules.prefetch.saturating_sub(held) {
             0 => Admitted::Full,
-            room => Admitted::UpTo(room),
+            left => Admitted::UpTo(left),
         }
     }
 

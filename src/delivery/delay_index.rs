@@ -1,8 +1,9 @@
 //! The delay index of a queue: which blocks of spilled messages there are, and when they come due.
 //!
-//! Memory holds the delayed messages that are due soonest. When a queue has too many, those that are due
-//! last are *spilled*: they go to disk in blocks, sorted by when they are due. A block comes back when its
-//! first message is due. Memory keeps one bit for each spilled message and some 50 bytes for each block.
+//! Memory holds the delayed messages that are due soonest. When a queue has too many delayed messages in
+//! memory, the engine *spills* the ones that are due last: it writes them to disk in blocks, sorted by their
+//! due times. A block comes back when its first message is due. Memory keeps one bit for each spilled message
+//! and some 50 bytes for each block. `engine/core/spill.rs` writes the blocks and brings them back.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,8 +22,8 @@ pub struct SpillSizes {
 }
 
 impl SpillSizes {
-    /// Sizes for a queue that keeps so many delayed messages in memory: batches small enough for others
-    /// not to wait for long, and blocks large enough for few to be needed at a time.
+    /// The sizes for a queue with `in_memory` delayed messages in memory. A batch is small, so that other
+    /// threads do not wait for long. A block is large, so that few blocks are read at a time.
     pub fn of(in_memory: u64) -> SpillSizes {
         let batch = (in_memory / 8).max(64.min(in_memory / 2)).max(1);
         let block = (batch / 32).max(64.min(batch / 2)).max(1);
@@ -47,7 +48,7 @@ pub struct DelayIndex {
     spill_above: u64,
     /// Why a block whose messages are due cannot be read.
     damage: Option<Error>,
-    /// The block that is on its way back.
+    /// The block that a thread is bringing back.
     taken: Option<SpilledBlock>,
     /// No block comes back before this time.
     rest: Duration,
@@ -71,7 +72,7 @@ impl DelayIndex {
         self.spill_above = messages;
     }
 
-    /// Whether so many delayed messages in memory are too many.
+    /// Whether `messages` delayed messages are too many for memory.
     #[inline]
     pub fn is_crowded_by(&self, messages: u64) -> bool {
         messages > self.spill_above
@@ -99,8 +100,8 @@ impl DelayIndex {
         self.damage = None;
     }
 
-    /// When the next block is to come back, if there is room for it: consumers may be behind. A block that
-    /// is due before all messages in memory has room, however many those are.
+    /// When the next block is to come back. `None` if memory is full because consumers are behind. A block
+    /// that is due before all waiting messages comes back although many messages wait.
     #[inline]
     pub fn next_due(&self, deliveries: &Deliveries, in_memory: u64) -> Option<Timestamp> {
         let block = self.blocks.first()?;
@@ -116,23 +117,23 @@ impl DelayIndex {
         self.rest
     }
 
-    /// Takes the next block. It is the caller's until `release` or `rest_until`.
+    /// Takes the next block. The caller ends this with `release`, `rest_until` or `set_damaged`.
     pub fn take(&mut self) -> Option<SpilledBlock> {
         self.taken = self.blocks.first().copied();
         self.taken
     }
 
-    /// The block that was taken has come back.
+    /// Ends `take`: the block has come back.
     pub fn release(&mut self) {
         self.taken = None;
     }
 
-    /// The block that was taken could not come back. It is tried again after a rest.
+    /// Ends `take`: the block could not come back. The next attempt is not before `time`.
     pub fn rest_until(&mut self, time: Duration) {
         (self.rest, self.taken) = (time, None);
     }
 
-    /// The block that was taken is damaged: it is passed over. `false` if no block was taken.
+    /// Ends `take`: the block is damaged, and is not tried again. Returns `false` if no block was taken.
     pub fn set_damaged(&mut self, error: &Error) -> bool {
         let Some(taken) = self.taken.take() else { return false };
         self.blocks.remove(&taken);
@@ -144,7 +145,7 @@ impl DelayIndex {
         self.damage.as_ref()
     }
 
-    /// The messages that a damaged block named were deleted.
+    /// Forgets the damage: the messages of the damaged block were deleted.
     pub fn forget_damage(&mut self) {
         self.damage = None;
     }

@@ -1,4 +1,6 @@
-//! What becomes of a message whose delivery has failed.
+//! The disposition of a failed delivery: the message is retried, or moves to the dead letters.
+//!
+//! [`retry`](super::retry) holds the rules of a queue. This module applies them to one failure.
 
 use std::time::Duration;
 
@@ -8,18 +10,18 @@ use crate::{
     ids::{Offset, Timestamp},
 };
 
-/// What becomes of a message whose delivery has failed.
+/// What happens to a message after its delivery failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// It is delivered again.
     Retry {
         attempts: u32,
-        /// 0 for at once.
+        /// When it is delivered again; 0 for at once.
         due: Timestamp,
     },
     /// It moves to the dead letters.
     DeadLetter(DeadLetters),
-    /// It was deleted meanwhile.
+    /// It was deleted while it was leased.
     Gone,
 }
 
@@ -29,13 +31,13 @@ pub struct FailedDelivery {
     pub offset: Offset,
     /// The number of this delivery, as its consumer saw it.
     pub attempt: u32,
-    /// The delay that the consumer asks for, if it does.
+    /// The delay that the consumer asks for.
     pub delay: Option<Duration>,
 }
 
 impl FailedDelivery {
-    /// Decides what becomes of the message. `tried` is how often it was tried as far as is stored, `now`
-    /// the even time of day, and `chance` any number.
+    /// Decides the disposition. `tried` is the stored number of attempts, `now` is the steady time of day,
+    /// and `chance` is any number.
     pub fn disposition(
         &self,
         retry: &Retry,
@@ -43,7 +45,7 @@ impl FailedDelivery {
         now: Timestamp,
         chance: u64,
     ) -> Disposition {
-        // Where deliveries are counted first, this one is stored, unless the disk was full.
+        // A queue that counts first has stored this attempt already, unless the disk was full.
         let attempts = match retry.counts_first() {
             true => tried.max(self.attempt),
             false => tried.saturating_add(1),

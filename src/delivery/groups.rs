@@ -1,11 +1,11 @@
-//! Message groups: messages with one key are delivered in order and one at a time, while other
-//! groups flow past.
+//! Order by key: messages with one key form a group, and are delivered in order and one at a time. Groups do
+//! not wait for each other.
 //!
-//! A group is *busy* from the moment in which its first message, the *head*, is leased until that is
-//! done with; a failure does not end it. Messages that are met meanwhile are *parked* behind the
-//! head: one bit each, so a group with a million of them costs little, and each is met once in a
-//! life. Groups are told apart by a hash: two that share one would share their turns, and nothing
-//! else. All of it is state of this life; the log has the order.
+//! A group is *busy* from the lease of its first message, the *head*, until the head is settled for good. A
+//! failure of the head does not end that. Messages of a busy group are *parked* behind the head. A parked
+//! message costs one bit, so a group of a million messages costs little, and each message is parked once.
+//! A hash tells groups apart: two keys with the same hash are one group, which costs speed but not order.
+//! This state is in memory only; the log has the order.
 
 use crate::audit;
 use std::collections::{HashMap, hash_map::Entry};
@@ -19,7 +19,7 @@ pub struct Groups {
     busy: HashMap<u64, Group>,
     /// The group of each head.
     heads: HashMap<Offset, u64>,
-    /// Whether the messages that wait for another attempt have taken their places.
+    /// Whether the messages that wait for another attempt are heads already.
     pub is_prepared: bool,
 }
 
@@ -30,8 +30,8 @@ struct Group {
 }
 
 impl Groups {
-    /// Whether a message may be delivered: its group is free, or it is the group's head. If not, it is
-    /// parked.
+    /// Makes a message the head of its group, if the group is not busy. Returns whether the message is the
+    /// head, and may be delivered. If not, it is parked.
     pub fn claim(&mut self, hash: u64, offset: Offset) -> bool {
         match self.busy.entry(hash) {
             Entry::Vacant(free) => {
@@ -49,15 +49,15 @@ impl Groups {
         }
     }
 
-    /// A message is done with. If it was a head, the next one that `is_wanted` becomes the head, and
-    /// can be delivered.
-    pub fn done(&mut self, offset: Offset, is_wanted: impl Fn(Offset) -> bool) -> Option<Offset> {
+    /// Ends a message: it was acked, deleted or moved. If it was a head, the next parked message that
+    /// still `exists` becomes the head. Returns that message, which can be delivered.
+    pub fn done(&mut self, offset: Offset, exists: impl Fn(Offset) -> bool) -> Option<Offset> {
         let hash = self.heads.remove(&offset)?;
         let group = self.busy.get_mut(&hash)?;
         while let Some(next) = group.parked.min() {
             audit::step();
             group.parked.remove(next);
-            if is_wanted(Offset(next)) {
+            if exists(Offset(next)) {
                 group.head = Offset(next);
                 self.heads.insert(group.head, hash);
                 return Some(group.head);

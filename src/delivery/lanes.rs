@@ -1,8 +1,7 @@
-//! Messages with a priority: a lane for each, of which the highest that has something is served first.
+//! Messages with a priority. Each priority has a lane, and the highest lane that is not empty goes first.
 //!
-//! Within one lane fresh messages come in the order of sending, and take turns with those that were
-//! delivered before, so that one that fails for ever does not keep those of its priority waiting. A
-//! message costs about a bit.
+//! Within a lane, fresh messages go in the order of sending. Fresh and returned messages alternate, so that
+//! a message that fails for ever does not hold up the others of its priority. A message costs about one bit.
 
 use crate::audit;
 use std::collections::BTreeMap;
@@ -28,23 +27,26 @@ impl Lanes {
         self.0.is_empty()
     }
 
-    /// A message has come, or is as if it had just come.
+    /// Adds a fresh message.
     pub fn insert(&mut self, offset: Offset, priority: u8) {
         self.0.entry(priority).or_default().fresh.insert(offset.0);
     }
 
-    /// Those that are to be delivered once more.
+    /// The returned messages of a priority.
     pub fn returned(&mut self, priority: u8) -> &mut Returned {
         &mut self.0.entry(priority).or_default().returned
     }
 
-    /// Takes the next message for which `is_wanted` says `true`; one for which it says `None` is gone,
-    /// and one for which it says `false` is not visible yet, like all fresh ones behind it.
-    pub fn take(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
+    /// Takes the next message for which `is_deliverable` returns `true`. `None` means that the message was
+    /// deleted. `false` means that it is not visible yet; then no later fresh message is visible either.
+    pub fn take(
+        &mut self,
+        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
+    ) -> Option<Offset> {
         let mut taken = None;
         for lane in self.0.values_mut().rev() {
             audit::step();
-            taken = lane.take(is_wanted);
+            taken = lane.take(is_deliverable);
             if taken.is_some() {
                 break;
             }
@@ -57,7 +59,7 @@ impl Lanes {
         self.0.retain(|_, lane| !lane.is_empty());
     }
 
-    /// A message is to be somewhere else, or is gone.
+    /// Removes a message that moves to another place or was deleted.
     pub fn forget(&mut self, offset: Offset) {
         for lane in self.0.values_mut() {
             lane.fresh.remove(offset.0);
@@ -66,7 +68,7 @@ impl Lanes {
         self.retain_full();
     }
 
-    /// Messages are gone that `iter` has told of, from the first on.
+    /// Removes deleted messages. They are the first ones that `iter` returned.
     pub fn forget_first(&mut self, ranges: &[OffsetRange]) {
         for lane in self.0.values_mut() {
             for range in ranges {
@@ -77,7 +79,7 @@ impl Lanes {
         self.retain_full();
     }
 
-    /// Messages are gone.
+    /// Removes deleted messages.
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         for lane in self.0.values_mut() {
             for range in ranges {
@@ -88,7 +90,7 @@ impl Lanes {
         self.retain_full();
     }
 
-    /// Takes one that was delivered before.
+    /// Removes a released message. Returns whether it was there.
     pub fn remove_released(&mut self, offset: Offset, priority: u8) -> bool {
         let lane = self.0.get_mut(&priority);
         let was_there = lane.is_some_and(|lane| lane.returned.remove_released(offset));
@@ -96,7 +98,7 @@ impl Lanes {
         was_there
     }
 
-    /// All of them: those of the lowest priority first, and of one the oldest first.
+    /// All messages: the lowest priority first, and the oldest first within a priority.
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
         self.0.values().flat_map(|lane| merge(lane.fresh.iter().map(Offset), lane.returned.iter()))
     }
@@ -107,24 +109,27 @@ impl Lane {
         self.fresh.is_empty() && self.returned.is_empty()
     }
 
-    fn take(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
+    fn take(&mut self, is_deliverable: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
         self.fresh_first = !self.fresh_first;
         if self.fresh_first {
-            self.take_fresh(is_wanted).or_else(|| self.returned.take(is_wanted))
+            self.take_fresh(is_deliverable).or_else(|| self.returned.take(is_deliverable))
         } else {
-            self.returned.take(is_wanted).or_else(|| self.take_fresh(is_wanted))
+            self.returned.take(is_deliverable).or_else(|| self.take_fresh(is_deliverable))
         }
     }
 
-    fn take_fresh(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
+    fn take_fresh(
+        &mut self,
+        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
+    ) -> Option<Offset> {
         while let Some(first) = self.fresh.min() {
             audit::step();
-            let is_wanted = is_wanted(Offset(first));
-            if is_wanted == Some(false) {
+            let is_deliverable = is_deliverable(Offset(first));
+            if is_deliverable == Some(false) {
                 return None;
             }
             self.fresh.remove(first);
-            if is_wanted == Some(true) {
+            if is_deliverable == Some(true) {
                 return Some(Offset(first));
             }
         }

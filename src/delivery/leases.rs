@@ -1,8 +1,8 @@
-//! Leases: granted, extended, ended and run out, each in constant time in the common case.
+//! The leases of one cursor. To grant, extend, end or expire a lease takes constant time in the common case.
 //!
-//! Leases that are granted with the same duration run out in the order in which they were granted,
-//! so they hang in a list of that order, from which any one can be taken out. The few whose
-//! deadline is not in that order (extended ones) are kept in a sorted set beside it.
+//! Leases with the same duration run out in the order in which they were granted. They form a doubly linked
+//! list in that order, and any entry can be removed from it. The few leases whose deadline is out of
+//! that order (extended ones) are in a sorted set beside the list.
 
 use crate::audit;
 use std::{
@@ -15,18 +15,18 @@ use slab::Slab;
 
 use crate::ids::Offset;
 
-/// Whose lease it is, where that matters. 0 is anyone's.
+/// The number of a consumer's slot. A lease with slot 0 belongs to no slot.
 pub type SlotId = u32;
 
-/// Names one lease. A key of a lease that has ended names nothing, for ever.
+/// Names one lease. The key of an ended lease is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseKey {
-    slot: usize,
+    index: usize,
     token: u64,
 }
 
 impl LeaseKey {
-    /// Which lease of the cursor it is, counted in this life.
+    /// The number of the lease, counted for its cursor since the engine was opened.
     pub fn number(self) -> u64 {
         self.token
     }
@@ -35,17 +35,17 @@ impl LeaseKey {
 #[derive(Debug)]
 struct Lease {
     offset: Offset,
-    seat: SlotId,
+    slot: SlotId,
     token: u64,
     deadline: Duration,
-    /// By how much it is renewed when its deadline has come, and up to when.
+    /// How long one renewal lasts, and the time at which renewals end.
     renewal: Option<(Duration, Duration)>,
     place: Place,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// In the list, between two slots.
+    /// In the list, between two entries.
     Listed { before: Option<usize>, behind: Option<usize> },
     /// In the sorted set.
     Sorted,
@@ -53,32 +53,32 @@ enum Place {
 
 #[derive(Debug, Default)]
 pub struct Leases {
-    slots: Slab<Lease>,
+    entries: Slab<Lease>,
     first: Option<usize>,
     last: Option<usize>,
     sorted: BTreeSet<(Duration, usize)>,
     tokens: u64,
-    /// How many belong to each seat that has any.
-    seated: BTreeMap<SlotId, u64>,
-    /// Whether a seat has lost one since this was last asked.
+    /// How many leases each slot holds. A slot without leases is not in it.
+    held_by_slot: BTreeMap<SlotId, u64>,
+    /// Whether a lease of a slot has ended since the last call of `take_freed`.
     has_freed: bool,
 }
 
 impl Leases {
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.entries.len()
     }
 
     pub fn offsets(&self) -> impl Iterator<Item = Offset> {
-        self.slots.iter().map(|(_, lease)| lease.offset)
+        self.entries.iter().map(|(_, lease)| lease.offset)
     }
 
-    /// How many were granted, those included that are only counted.
+    /// The number of the last lease. [`count_from`](Leases::count_from) may have skipped numbers before it.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Goes on counting from a number.
+    /// Continues the numbers of leases from `tokens`, unless they are higher already.
     pub fn count_from(&mut self, tokens: u64) {
         self.tokens = self.tokens.max(tokens);
     }
@@ -88,38 +88,42 @@ impl Leases {
         self.tokens += 1;
         let token = self.tokens;
         let last = self.last;
-        let in_order = last.is_none_or(|last| self.slots[last].deadline <= deadline);
+        let in_order = last.is_none_or(|last| self.entries[last].deadline <= deadline);
         let place = match in_order {
             true => Place::Listed { before: last, behind: None },
             false => Place::Sorted,
         };
-        let slot =
-            self.slots.insert(Lease { offset, seat: 0, token, deadline, renewal: None, place });
+        let index =
+            self.entries.insert(Lease { offset, slot: 0, token, deadline, renewal: None, place });
         if in_order {
             match last {
-                Some(last) => self.relink(last, |_, behind| *behind = Some(slot)),
-                None => self.first = Some(slot),
+                Some(last) => self.relink(last, |_, behind| *behind = Some(index)),
+                None => self.first = Some(index),
             }
-            self.last = Some(slot);
+            self.last = Some(index);
         } else {
-            self.sorted.insert((deadline, slot));
+            self.sorted.insert((deadline, index));
         }
-        LeaseKey { slot, token }
+        LeaseKey { index, token }
     }
 
     #[inline]
-    fn relink(&mut self, slot: usize, change: impl FnOnce(&mut Option<usize>, &mut Option<usize>)) {
-        match &mut self.slots[slot].place {
+    fn relink(
+        &mut self,
+        index: usize,
+        change: impl FnOnce(&mut Option<usize>, &mut Option<usize>),
+    ) {
+        match &mut self.entries[index].place {
             Place::Listed { before, behind } => change(before, behind),
             Place::Sorted => unreachable!("neighbours in the list are listed"),
         }
     }
 
     #[inline]
-    fn take_out(&mut self, slot: usize) {
-        let Lease { place, deadline, .. } = self.slots[slot];
+    fn take_out(&mut self, index: usize) {
+        let Lease { place, deadline, .. } = self.entries[index];
         let Place::Listed { before, behind } = place else {
-            self.sorted.remove(&(deadline, slot));
+            self.sorted.remove(&(deadline, index));
             return;
         };
         match before {
@@ -134,7 +138,7 @@ impl Leases {
 
     #[inline]
     fn get(&self, key: LeaseKey) -> Option<&Lease> {
-        self.slots.get(key.slot).filter(|lease| lease.token == key.token)
+        self.entries.get(key.index).filter(|lease| lease.token == key.token)
     }
 
     #[inline]
@@ -145,25 +149,25 @@ impl Leases {
         self.get(key).filter(holds).map(|lease| lease.offset)
     }
 
-    /// Ends a lease, if it has not ended before.
+    /// Ends a lease. Returns `None` if it has ended before.
     #[inline]
     pub fn end(&mut self, key: LeaseKey) -> Option<Offset> {
         self.get(key)?;
-        Some(self.remove(key.slot))
+        Some(self.remove(key.index))
     }
 
     #[inline]
-    fn remove(&mut self, slot: usize) -> Offset {
-        self.take_out(slot);
-        let Lease { offset, seat, .. } = self.slots.remove(slot);
-        if seat != 0 {
-            self.free(seat);
+    fn remove(&mut self, index: usize) -> Offset {
+        self.take_out(index);
+        let Lease { offset, slot, .. } = self.entries.remove(index);
+        if slot != 0 {
+            self.free(slot);
         }
         offset
     }
 
-    fn free(&mut self, seat: SlotId) {
-        if let Entry::Occupied(mut held) = self.seated.entry(seat) {
+    fn free(&mut self, slot: SlotId) {
+        if let Entry::Occupied(mut held) = self.held_by_slot.entry(slot) {
             *held.get_mut() -= 1;
             if *held.get() == 0 {
                 held.remove();
@@ -172,20 +176,20 @@ impl Leases {
         self.has_freed = true;
     }
 
-    /// Says whose lease it is.
-    pub fn assign(&mut self, key: LeaseKey, seat: SlotId) {
-        if self.get(key).is_some_and(|lease| lease.seat == 0) {
-            self.slots[key.slot].seat = seat;
-            *self.seated.entry(seat).or_default() += 1;
+    /// Assigns a lease to a slot. A lease that has a slot keeps it.
+    pub fn assign(&mut self, key: LeaseKey, slot: SlotId) {
+        if self.get(key).is_some_and(|lease| lease.slot == 0) {
+            self.entries[key.index].slot = slot;
+            *self.held_by_slot.entry(slot).or_default() += 1;
         }
     }
 
-    /// How many leases a seat has.
-    pub fn held_by(&self, seat: SlotId) -> u64 {
-        self.seated.get(&seat).copied().unwrap_or(0)
+    /// How many leases a slot holds.
+    pub fn held_by(&self, slot: SlotId) -> u64 {
+        self.held_by_slot.get(&slot).copied().unwrap_or(0)
     }
 
-    /// Whether a seat has lost a lease since this was last asked.
+    /// Whether a lease of a slot has ended since the last call.
     #[inline]
     pub fn take_freed(&mut self) -> bool {
         mem::take(&mut self.has_freed)
@@ -195,29 +199,29 @@ impl Leases {
         if self.held(key, now).is_none() {
             return false;
         }
-        self.put_off(key.slot, deadline);
+        self.postpone(key.index, deadline);
         true
     }
 
-    fn put_off(&mut self, slot: usize, deadline: Duration) {
-        self.take_out(slot);
-        let lease = &mut self.slots[slot];
+    fn postpone(&mut self, index: usize, deadline: Duration) {
+        self.take_out(index);
+        let lease = &mut self.entries[index];
         lease.place = Place::Sorted;
         lease.deadline = deadline;
-        self.sorted.insert((deadline, slot));
+        self.sorted.insert((deadline, index));
     }
 
     pub fn hold(&mut self, key: LeaseKey, now: Duration, renewal: (Duration, Duration)) -> bool {
         let holds = self.held(key, now).is_some();
         if holds {
-            self.slots[key.slot].renewal = Some(renewal);
+            self.entries[key.index].renewal = Some(renewal);
         }
         holds
     }
 
     #[inline]
     fn next(&self) -> Option<(Duration, usize)> {
-        let listed = self.first.map(|slot| (self.slots[slot].deadline, slot));
+        let listed = self.first.map(|index| (self.entries[index].deadline, index));
         let sorted = self.sorted.first().copied();
         listed.into_iter().chain(sorted).min()
     }
@@ -231,13 +235,13 @@ impl Leases {
     pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
         loop {
             audit::step();
-            let (deadline, slot) = self.next()?;
+            let (deadline, index) = self.next()?;
             if now < deadline {
                 return None;
             }
-            match self.slots[slot].renewal {
-                Some((by, until)) if now < until => self.put_off(slot, (now + by).min(until)),
-                _ => return Some(self.remove(slot)),
+            match self.entries[index].renewal {
+                Some((by, until)) if now < until => self.postpone(index, (now + by).min(until)),
+                _ => return Some(self.remove(index)),
             }
         }
     }

@@ -1,10 +1,21 @@
-//! Deliveries: which message of a log a consumer gets next, and for how long it is theirs.
+//! Deliveries: which message of a log a consumer gets next, and how long the consumer may keep it.
 //!
-//! One [`Deliveries`] belongs to one ack cursor: a queue's, or a subscription's. It is state of
-//! this life only; what is acked, how often it was tried and when it is due is the store's.
-//! Invariants: an unacked message is in exactly one of eight places: leased, waiting until it is due,
-//! shelved, which is the engine's business, due, released, in the lane of its priority, parked behind its group's head, or not looked at yet
-//! in this life (at or above `next`, and not `known`). Time is passed in. Every operation takes constant or logarithmic time, whatever the backlog.
+//! One [`Deliveries`] belongs to one ack cursor: that of a queue or of a subscription. It lives in memory, from
+//! open to close. The store keeps the acks, the attempts and the due times. Every function takes the time as
+//! an argument. Every operation takes constant or logarithmic time, whatever the backlog.
+//!
+//! Invariant: an unacked message is in exactly one of eight places.
+//!
+//! 1. *Leased*: in [`leases`].
+//! 2. *Waiting* until it is due: in `waiting`.
+//! 3. *Spilled*: on disk, in a block of the [`delay_index`]. The engine brings it back.
+//! 4. *Due*: its time has come, in [`returned`].
+//! 5. *Released*: to be delivered again, in [`returned`].
+//! 6. In the lane of its priority: in [`lanes`].
+//! 7. *Parked* behind the head of its key: in [`groups`].
+//! 8. *Fresh*: not delivered since the engine was opened, at or above `next`, and not `known`.
+//!
+//! The other files hold the decisions that need no lock and no disk. `engine/core/` calls them.
 
 pub mod acked;
 pub mod admission;
@@ -36,19 +47,19 @@ use roaring::RoaringTreemap;
 
 use crate::ids::{Offset, OffsetRange, Timestamp};
 
-/// So many that are acked are passed over at once.
+/// `next` moves over a run of acked messages once the run is this long.
 const PASSED_AT_ONCE: u64 = 1024;
 
-/// What a cursor has acked, as far as deliveries must know.
+/// The part of a cursor's stored state that deliveries need.
 pub trait Acked {
-    /// The first offset from `from` on, but before `end`, that is not acked.
+    /// The first unacked offset in `from..end`.
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset>;
-    /// The priority of one that is not acked.
+    /// The priority of an unacked message.
     fn priority(&self, offset: Offset) -> u8;
 }
 
-/// Whether a message can be delivered: `None` if it is acked, as it may have been deleted.
-fn wanted(
+/// Whether a message can be delivered now. The answer is `None` if it is acked: it may have been deleted.
+fn deliverable(
     acked: &impl Acked,
     is_visible: &mut impl FnMut(Offset) -> bool,
 ) -> impl FnMut(Offset) -> Option<bool> {
@@ -58,26 +69,26 @@ fn wanted(
 /// The volatile state of one ack cursor.
 #[derive(Debug)]
 pub struct Deliveries {
-    /// Nothing from here on was delivered in this life.
+    /// No fresh message at or above this offset was delivered yet.
     next: Offset,
-    /// To be delivered again, or due.
+    /// Released and due messages without a priority.
     returned: Returned,
-    /// Not to be delivered before a time of day.
+    /// Messages that wait until a time of day.
     waiting: BTreeSet<(Timestamp, Offset)>,
-    /// Those with a priority, fresh or to be delivered again. All that are fresh are `known`.
+    /// Messages with a priority, fresh or returned. The fresh ones are `known`.
     lanes: Lanes,
-    /// Those at or above `next` that are in one of the other places, or were deleted there.
+    /// Offsets at or above `next` whose messages are in another place, or were deleted there.
     known: RoaringTreemap,
-    /// What lies from `next` up to here is `known`, or acked.
+    /// All messages from `next` up to this offset are `known` or acked. `ready` starts its walk here.
     passed: Offset,
-    /// Fresh messages and others take turns, so that one that fails for ever cannot keep the others
-    /// waiting.
+    /// Whether a fresh message goes before a returned one. The two kinds alternate, so that a message that
+    /// fails for ever does not hold up the others.
     fresh_first: bool,
     leases: Leases,
 }
 
 impl Deliveries {
-    /// Begins a life: everything from the floor on that is not acked is to be delivered.
+    /// The state when the engine opens: every unacked message from the floor on is fresh.
     pub fn new(floor: Offset) -> Deliveries {
         Deliveries {
             next: floor,
@@ -91,8 +102,8 @@ impl Deliveries {
         }
     }
 
-    /// Leases the next message until a deadline. `end` is where the log ends, and `is_visible`
-    /// says whether a fresh message may be seen yet.
+    /// Leases the next message until `deadline`. `end` is the end of the log. `is_visible` tells
+    /// whether a fresh message is visible to consumers yet.
     #[inline]
     pub fn lease_next(
         &mut self,
@@ -112,7 +123,7 @@ impl Deliveries {
             offset
         } else {
             self.fresh_first = true;
-            let returned = self.returned.take(&mut wanted(acked, &mut is_visible));
+            let returned = self.returned.take(&mut deliverable(acked, &mut is_visible));
             match returned {
                 Some(offset) => offset,
                 None => self.take_fresh(acked, end, &mut is_visible)?,
@@ -121,7 +132,7 @@ impl Deliveries {
         Some((offset, self.leases.grant(offset, deadline)))
     }
 
-    /// Takes the next one that has a priority.
+    /// Takes the next message with a priority.
     #[inline]
     fn take_urgent(
         &mut self,
@@ -132,13 +143,13 @@ impl Deliveries {
         if self.lanes.is_empty() {
             return None;
         }
-        // Where all have a priority nobody else would ever pass over what is acked.
+        // If every message has a priority, `take_fresh` never runs. Then `next` moves over acked messages here.
         let unacked = acked.next_unacked(self.next, end).unwrap_or(end);
         if unacked.0 - self.next.0 >= PASSED_AT_ONCE {
             self.next = unacked;
             self.known.remove_range(..unacked.0);
         }
-        self.lanes.take(&mut wanted(acked, is_visible))
+        self.lanes.take(&mut deliverable(acked, is_visible))
     }
 
     #[inline]
@@ -163,13 +174,13 @@ impl Deliveries {
         }
     }
 
-    /// A message has come that has a priority. Where it is to wait, too, that is said afterwards.
+    /// Adds a message with a priority. For a delayed message, [`defer`](Deliveries::defer) comes after this.
     pub fn prioritize(&mut self, offset: Offset, priority: u8) {
         self.lanes.insert(offset, priority);
         self.known.insert(offset.0);
     }
 
-    /// Keeps a message back that is not on lease.
+    /// Makes a message that is not leased wait until it is due.
     pub fn defer(&mut self, offset: Offset, due: Timestamp) {
         self.lanes.forget(offset);
         self.waiting.insert((due, offset));
@@ -178,7 +189,8 @@ impl Deliveries {
         }
     }
 
-    /// Releases those that are due, until there are so many, and says how many they were.
+    /// Moves messages whose time has come from `waiting` to the due ones, until `most` are due. Returns how
+    /// many it moved.
     #[inline]
     pub fn release_due(&mut self, now: Timestamp, most: u64, acked: &impl Acked) -> usize {
         let mut count = 0;
@@ -197,21 +209,21 @@ impl Deliveries {
         count
     }
 
-    /// So many of those that are due the latest, the soonest of them first.
+    /// The `count` waiting messages that are due last, in the order of their due times.
     pub fn latest(&self, count: u64) -> Vec<(Timestamp, Offset)> {
         let mut latest: Vec<_> = self.waiting.iter().rev().take(count as usize).copied().collect();
         latest.reverse();
         latest
     }
 
-    /// These are kept back by others from now on: they come with `defer` again.
-    pub fn spill(&mut self, entries: &[(Timestamp, Offset)]) {
+    /// Removes waiting messages that were spilled to disk. They come back with [`defer`](Deliveries::defer).
+    pub fn remove_spilled(&mut self, entries: &[(Timestamp, Offset)]) {
         audit::steps(entries.len() as u64);
         entries.iter().for_each(|entry| _ = self.waiting.remove(entry));
     }
 
-    /// These are kept back by others, since an earlier life.
-    pub fn know(&mut self, offsets: impl Iterator<Item = Offset>) {
+    /// Notes messages that were spilled to disk before the engine was opened.
+    pub fn add_spilled(&mut self, offsets: impl Iterator<Item = Offset>) {
         for offset in offsets {
             audit::step();
             self.lanes.forget(offset);
@@ -219,34 +231,35 @@ impl Deliveries {
         }
     }
 
-    /// How many messages are due that have waited.
+    /// How many messages without a priority have waited, and are due.
     pub fn due(&self) -> u64 {
         self.returned.due()
     }
 
-    /// The offset of a delivery whose lease still holds at `now`.
+    /// The offset of the leased message, if the lease still holds at `now`.
     #[inline]
     pub fn held(&self, key: LeaseKey, now: Duration) -> Option<Offset> {
         let now = if seeded!(AckWithoutALease) { Duration::ZERO } else { now };
         self.leases.held(key, now)
     }
 
-    /// Ends a lease, if it has not ended before: the message was acked, or is to be put somewhere.
+    /// Ends a lease. The caller has acked the message, or puts it into another place. Returns `None` if the
+    /// lease has ended before.
     #[inline]
     pub fn settle(&mut self, key: LeaseKey) -> Option<Offset> {
         self.leases.end(key)
     }
 
-    /// Ends a lease: the message is to be delivered again, not before it is due (0: at once).
-    /// Nothing happens if it ended before.
+    /// Ends a lease, and delivers the message again once it is due (0: at once). Returns `None`, and
+    /// changes nothing, if the lease has ended before.
     pub fn release(&mut self, key: LeaseKey, due: Timestamp, acked: &impl Acked) -> Option<Offset> {
         let offset = self.leases.end(key)?;
         self.put(offset, due, acked);
         Some(offset)
     }
 
-    /// Ends a lease as if it had never been granted: a message that was fresh is fresh again, where
-    /// nothing else was delivered behind it. To be called for the last one first.
+    /// Ends a lease as if it had never been granted. A message that was fresh is fresh again, unless an
+    /// unacked message lies between it and `next`. To take back several leases, begin with the last one.
     pub fn take_back(&mut self, key: LeaseKey, acked: &impl Acked) {
         let Some(offset) = self.leases.end(key) else { return };
         let priority = acked.priority(offset);
@@ -260,7 +273,7 @@ impl Deliveries {
         }
     }
 
-    /// Leases one of those that were released.
+    /// Leases a released message. `None` if it is not among the released ones.
     pub fn lease_released(
         &mut self,
         offset: Offset,
@@ -279,28 +292,28 @@ impl Deliveries {
         self.leases.tokens()
     }
 
-    /// Has all leases from now on have higher numbers.
+    /// Gives all later leases numbers above `number`.
     pub fn number_above(&mut self, number: u64) {
         self.leases.count_from(number);
     }
 
-    /// Says whose lease it is, of those who hold so many at most.
-    pub fn assign(&mut self, key: LeaseKey, seat: SlotId) {
-        self.leases.assign(key, seat);
+    /// Assigns a lease to the slot of its consumer, whose leases are counted.
+    pub fn assign(&mut self, key: LeaseKey, slot: SlotId) {
+        self.leases.assign(key, slot);
     }
 
-    /// How many leases someone holds.
-    pub fn held_by(&self, seat: SlotId) -> u64 {
-        self.leases.held_by(seat)
+    /// How many leases a slot holds.
+    pub fn held_by(&self, slot: SlotId) -> u64 {
+        self.leases.held_by(slot)
     }
 
-    /// Whether one of those has ended since this was last asked.
+    /// Whether a lease of a slot has ended since the last call.
     #[inline]
     pub fn take_freed(&mut self) -> bool {
         self.leases.take_freed()
     }
 
-    /// Takes one back that was on lease.
+    /// Puts a message whose lease has ended into its place: waiting, or released if `due` is 0.
     pub fn put(&mut self, offset: Offset, due: Timestamp, acked: &impl Acked) {
         match acked.priority(offset) {
             _ if due != Timestamp(0) => self.defer(offset, due),
@@ -309,8 +322,8 @@ impl Deliveries {
         }
     }
 
-    /// Messages that could be delivered now: those of the lowest priority first, and of one the oldest
-    /// first.
+    /// The messages that can be delivered now: the lowest priority first, and the oldest first within a
+    /// priority.
     pub fn ready<'a>(
         &'a mut self,
         acked: &'a impl Acked,
@@ -319,7 +332,7 @@ impl Deliveries {
         let known = move |known: &RoaringTreemap, from| {
             acked.next_unacked(from, end).filter(|offset| known.contains(offset.0))
         };
-        // Each is walked past once, however often this is asked.
+        // The walk passes each known offset once, however often `ready` is called.
         self.passed = self.passed.max(self.next);
         while let Some(offset) = known(&self.known, self.passed) {
             audit::step();
@@ -342,7 +355,7 @@ impl Deliveries {
         plain.chain(this.lanes.iter()).filter(unacked)
     }
 
-    /// Messages are gone that `ready` has told of, from the first on. Those that wait are not looked at.
+    /// Removes deleted messages. They are the first ones that `ready` returned, so none of them waits.
     pub fn forget_ready(&mut self, ranges: &[OffsetRange]) {
         audit::steps(ranges.len() as u64);
         self.returned.forget_first(ranges);
@@ -354,7 +367,7 @@ impl Deliveries {
         }
     }
 
-    /// Messages are gone, wherever they were.
+    /// Removes deleted messages from every place.
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         if !self.waiting.is_empty() {
             audit::steps(self.waiting.len() as u64);
@@ -370,7 +383,7 @@ impl Deliveries {
         }
     }
 
-    /// One message is gone, which was to wait if it has a time.
+    /// Removes one deleted message. `due` is its due time; 0 if it does not wait.
     pub fn forget_one(&mut self, offset: Offset, due: Timestamp) {
         self.waiting.remove(&(due, offset));
         self.returned.remove_released(offset);
@@ -378,24 +391,24 @@ impl Deliveries {
         self.known.remove(offset.0);
     }
 
-    /// Moves a lease's deadline. `false` if the lease does not hold at `now`.
+    /// Moves the deadline of a lease. Returns `false` if the lease does not hold at `now`.
     pub fn extend(&mut self, key: LeaseKey, now: Duration, deadline: Duration) -> bool {
         self.leases.extend(key, now, deadline)
     }
 
-    /// Has a lease renewed by itself, by so much each time, up to a deadline. `false` if it does not
-    /// hold at `now`.
+    /// Renews a lease each time it would run out. `renewal` is how long one renewal lasts, and the time at
+    /// which renewals end. Returns `false` if the lease does not hold at `now`.
     pub fn hold(&mut self, key: LeaseKey, now: Duration, renewal: (Duration, Duration)) -> bool {
         self.leases.hold(key, now, renewal)
     }
 
-    /// Ends one lease whose deadline has come. Its message is to be put somewhere.
+    /// Ends one lease whose deadline has come. The caller puts its message into another place.
     #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
         self.leases.expire_one(now)
     }
 
-    /// When the next lease runs out.
+    /// When the next lease expires.
     #[inline]
     pub fn next_deadline(&self) -> Option<Duration> {
         self.leases.next_deadline()
@@ -412,7 +425,7 @@ impl Deliveries {
         self.waiting.len() as u64
     }
 
-    /// The messages on lease, in order.
+    /// The leased messages, in order.
     pub fn leased(&self) -> BTreeSet<Offset> {
         audit::steps(self.in_flight());
         self.leases.offsets().collect()

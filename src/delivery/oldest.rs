@@ -1,10 +1,10 @@
-//! The oldest message of a cursor, and when to look at its age again.
+//! The oldest message of a cursor, and when to read its age again.
 //!
-//! A message's timestamp is stored with the message, so its age is known only once it was read; nobody
-//! reads under the core. And ages grow while nothing happens. So a look is set for the time at which the
-//! oldest message would reach a threshold. Mostly the message is gone by then, and the next look is set by
-//! the message that is the oldest then. While a threshold is reached, each change of the oldest message is
-//! worth a look, at most one in [`REST`].
+//! The timestamp of a message is stored with the message, so its age is known only after a read, and no thread
+//! reads under the core. An age also grows while nothing happens. So a *check* is set for the time at which the
+//! oldest message would reach a threshold. Usually that message is gone by then, and the next check is set
+//! for the message that is the oldest then. While a threshold is reached, each change of the oldest message
+//! sets a check, but at most one in [`REST`]. `engine/commit/oldest.rs` runs the checks.
 
 use crate::audit;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::thresholds::{Alarm, Probe};
 use crate::ids::{Offset, Timestamp};
 
-/// The least time between two looks for which there is no better time.
+/// The shortest time between two checks.
 const REST: Duration = Duration::from_millis(10);
 
 /// The oldest message of a cursor.
@@ -31,17 +31,17 @@ impl Oldest {
 /// What is known of the oldest message of a cursor.
 #[derive(Debug, Default)]
 pub struct OldestWatch {
-    /// The oldest message at the last look.
+    /// The oldest message at the last check.
     known: Option<Oldest>,
-    looked: Duration,
-    next_look: Option<Duration>,
-    is_looking: bool,
+    checked: Duration,
+    next_check: Option<Duration>,
+    is_checking: bool,
 }
 
 impl OldestWatch {
     #[inline]
-    pub fn next_look(&self) -> Option<Duration> {
-        self.next_look
+    pub fn next_check(&self) -> Option<Duration> {
+        self.next_check
     }
 
     /// The oldest message, if it is the one with this offset.
@@ -49,8 +49,7 @@ impl OldestWatch {
         self.known.filter(|known| known.offset == offset)
     }
 
-    /// Takes note of which message is the oldest now. Returns whether a new look was set, so that a timer
-    /// is needed.
+    /// Notes which message is the oldest now. Returns whether a check was set, so that a timer is needed.
     pub fn note_oldest<'p>(
         &mut self,
         oldest: Option<Offset>,
@@ -64,49 +63,49 @@ impl OldestWatch {
             is_reached |= probe.is_reached();
         }
         let Some(least) = least else {
-            self.next_look = None;
+            self.next_check = None;
             return false;
         };
         let has_changed = oldest != self.known.map(|it| it.offset);
-        if !has_changed || self.is_looking {
+        if !has_changed || self.is_checking {
             return false;
         }
-        // Where no threshold is reached, a message that is gone only puts off the look that is set.
-        if !is_reached && (self.next_look.is_some() || oldest.is_none()) {
+        // While no threshold is reached, a check that is set stays: a younger oldest message only makes it
+        // early.
+        if !is_reached && (self.next_check.is_some() || oldest.is_none()) {
             return false;
         }
         let rest = if is_reached { REST } else { REST.max(least / 4) };
-        let look = self.looked.saturating_add(rest);
-        let is_sooner = self.next_look.is_none_or(|set| look < set);
+        let check = self.checked.saturating_add(rest);
+        let is_sooner = self.next_check.is_none_or(|set| check < set);
         if is_sooner {
-            self.next_look = Some(look);
+            self.next_check = Some(check);
         }
         is_sooner
     }
 
-    /// Takes the look that is due. The caller looks then.
-    pub fn take_look(&mut self, now: Duration) -> bool {
-        self.next_look.take_if(|at| *at <= now).is_some()
+    /// Takes the check that is due. Returns whether there is one; the caller runs it.
+    pub fn take_check(&mut self, now: Duration) -> bool {
+        self.next_check.take_if(|at| *at <= now).is_some()
     }
 
-    /// Begins a look. `false` if another thread is looking.
-    pub fn begin_look(&mut self, now: Duration) -> bool {
-        if self.is_looking {
+    /// Begins a check. Returns `false` if another thread is running one.
+    pub fn begin_check(&mut self, now: Duration) -> bool {
+        if self.is_checking {
             return false;
         }
-        (self.is_looking, self.next_look, self.looked) = (true, None, now);
+        (self.is_checking, self.next_check, self.checked) = (true, None, now);
         true
     }
 
-    /// Ends a look that failed: the message is damaged, or the engine is closed.
-    pub fn fail_look(&mut self) {
-        (self.is_looking, self.next_look) = (false, None);
+    /// Ends a check that failed: the message is damaged, or the engine is closed.
+    pub fn fail_check(&mut self) {
+        (self.is_checking, self.next_check) = (false, None);
     }
 
-    /// Ends a look, and sets the next one: when the first threshold is reached that is not yet. `time` is the
-    /// time of day, `now` the time of the engine's clock. Alarms go to `raise`, with the number of the
-    /// probe.
-    pub fn finish_look<'p>(
+    /// Ends a check. Sets the next one for the time at which the next threshold is reached. `time` is the time
+    /// of day, `now` the time of the engine's clock. Alarms go to `raise`, with the index of the probe.
+    pub fn finish_check<'p>(
         &mut self,
         oldest: Option<Oldest>,
         time: Timestamp,
@@ -114,7 +113,7 @@ impl OldestWatch {
         probes: impl Iterator<Item = &'p mut Probe>,
         mut raise: impl FnMut(usize, Alarm),
     ) {
-        (self.is_looking, self.known, self.next_look) = (false, oldest, None);
+        (self.is_checking, self.known, self.next_check) = (false, oldest, None);
         let age = oldest.map(|oldest| oldest.age(time));
         for (n, probe) in probes.enumerate() {
             audit::step();
@@ -124,7 +123,7 @@ impl OldestWatch {
             }
             if let Some(age) = age.filter(|age| *age < most) {
                 let at = now.saturating_add(most - age);
-                self.next_look = Some(self.next_look.map_or(at, |next| next.min(at)));
+                self.next_check = Some(self.next_check.map_or(at, |next| next.min(at)));
             }
         }
     }

@@ -1,10 +1,10 @@
-//! What becomes of a message whose delivery has failed.
+//! The retry rules of a queue or a subscription: how long a failed message waits, and when it is dead.
 
 use std::time::Duration;
 
 use crate::format::entity::{BackoffMs, DeadLetters, Delivering};
 
-/// How a queue or a subscription tries again.
+/// How a queue or a subscription retries failed messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     backoff: BackoffMs,
@@ -16,20 +16,20 @@ impl Retry {
         Retry { backoff: delivering.backoff, dead_letters: delivering.dead_letters }
     }
 
-    /// Whether a message is counted as tried when it is delivered, and not when that has failed: so
-    /// a message counts that takes the whole process with it.
+    /// Whether an attempt is counted before the delivery, and not after its failure. Then an attempt that
+    /// crashes the whole process is counted, too.
     #[inline]
     pub fn counts_first(&self) -> bool {
         self.dead_letters.is_some()
     }
 
-    /// Where the dead letters are, if a message was tried so often that it belongs there.
+    /// The dead-letter queue, if a message with `attempts` attempts belongs there.
     #[inline]
     pub fn dead_letters_after(&self, attempts: u32) -> Option<DeadLetters> {
         self.dead_letters.filter(|it| attempts >= it.attempts_max)
     }
 
-    /// How long a message waits that was tried so often. `chance` is any number.
+    /// How long a message waits after `attempts` attempts. `chance` is any number.
     pub fn delay(&self, attempts: u32, chance: u64) -> Duration {
         let ms = match self.backoff {
             BackoffMs::None => 0,
@@ -37,7 +37,7 @@ impl Retry {
             BackoffMs::Exponential { first_ms, most_ms, has_jitter } => {
                 let doublings = attempts.saturating_sub(1).min(63);
                 let ms = first_ms.saturating_mul(1 << doublings).min(most_ms);
-                // From half of it to all of it, so that those that failed together come apart.
+                // Jitter takes away up to half, so that messages that failed together spread out.
                 if has_jitter { ms - chance % (ms / 2 + 1) } else { ms }
             }
         };

@@ -1,7 +1,8 @@
-//! Messages of one priority that are to be delivered once more, or were to wait first.
+//! Returned messages of one priority: *released* messages are to be delivered again at once, and *due*
+//! messages have waited until their time.
 //!
-//! Those that were released take turns, the next one being the one behind the last; those that have come
-//! due are served in that order; and both take turns with each other.
+//! Released messages go round-robin by offset. Due messages go in the order in which they came due. The two
+//! kinds alternate.
 
 use crate::audit;
 use std::{collections::VecDeque, iter};
@@ -13,14 +14,14 @@ use crate::ids::{Offset, OffsetRange};
 #[derive(Debug, Default)]
 pub struct Returned {
     released: RoaringTreemap,
-    /// Those whose time has come, in that order.
+    /// In the order in which they came due.
     due: VecDeque<Offset>,
-    /// The next one that was released is at or above this offset.
-    turn: u64,
+    /// The round-robin goes on at the first released message at or above this offset.
+    round_robin_from: u64,
     due_first: bool,
 }
 
-/// Whether an offset lies in one of some ranges, which are sorted.
+/// Whether an offset lies in one of the ranges, which are sorted.
 pub fn is_in(ranges: &[OffsetRange], offset: Offset) -> bool {
     let at = ranges.partition_point(|range| range.end <= offset);
     ranges.get(at).is_some_and(|range| range.contains(offset))
@@ -40,17 +41,17 @@ impl Returned {
         self.due.push_back(offset);
     }
 
-    /// How many have come due.
+    /// How many messages are due.
     pub fn due(&self) -> u64 {
         self.due.len() as u64
     }
 
-    /// Takes one that was released.
+    /// Removes a released message. Returns whether it was there.
     pub fn remove_released(&mut self, offset: Offset) -> bool {
         self.released.remove(offset.0)
     }
 
-    /// Messages are gone.
+    /// Removes deleted messages.
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         self.forget_first(ranges);
         if !self.due.is_empty() {
@@ -59,7 +60,7 @@ impl Returned {
         }
     }
 
-    /// Messages are gone that `iter` has told of, from the first on.
+    /// Removes deleted messages. They are the first ones that `iter` returned.
     pub fn forget_first(&mut self, ranges: &[OffsetRange]) {
         for range in ranges {
             audit::step();
@@ -71,24 +72,30 @@ impl Returned {
         }
     }
 
-    /// Takes the next message for which `is_wanted` says `true`; one for which it says `None` is gone,
-    /// and one for which it says `false` is not visible yet.
-    pub fn take(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
+    /// Takes the next message for which `is_deliverable` returns `true`. `None` means that the message was
+    /// deleted, and `false` that it is not visible yet.
+    pub fn take(
+        &mut self,
+        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
+    ) -> Option<Offset> {
         self.due_first = !self.due_first;
         if self.due_first {
-            self.take_due(is_wanted).or_else(|| self.take_released(is_wanted))
+            self.take_due(is_deliverable).or_else(|| self.take_released(is_deliverable))
         } else {
-            self.take_released(is_wanted).or_else(|| self.take_due(is_wanted))
+            self.take_released(is_deliverable).or_else(|| self.take_due(is_deliverable))
         }
     }
 
-    fn take_due(&mut self, is_wanted: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
+    fn take_due(
+        &mut self,
+        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
+    ) -> Option<Offset> {
         for _ in 0..self.due.len() {
             audit::step();
             let offset = self.due.pop_front()?;
-            match is_wanted(offset) {
+            match is_deliverable(offset) {
                 Some(true) => return Some(offset),
-                // It is not durable yet; those behind it may be.
+                // It is not durable yet, but later ones may be.
                 Some(false) => self.due.push_back(offset),
                 None => {}
             }
@@ -98,33 +105,33 @@ impl Returned {
 
     fn take_released(
         &mut self,
-        is_wanted: &mut impl FnMut(Offset) -> Option<bool>,
+        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
     ) -> Option<Offset> {
         while !self.released.is_empty() {
             audit::step();
-            let rank = match self.turn {
+            let rank = match self.round_robin_from {
                 0 => 0,
-                turn => self.released.rank(turn - 1),
+                from => self.released.rank(from - 1),
             };
             let found = self.released.select(rank).or_else(|| self.released.min())?;
-            self.turn = found + 1;
+            self.round_robin_from = found + 1;
             self.released.remove(found);
-            // It may have been deleted meanwhile. If not, it was delivered before, and is visible:
-            // this tells the caller where it is.
-            if is_wanted(Offset(found)) == Some(true) {
+            // It may have been deleted. If not, it was delivered before, so it is visible. The call
+            // must happen all the same: the caller notes where the message is.
+            if is_deliverable(Offset(found)) == Some(true) {
                 return Some(Offset(found));
             }
         }
         None
     }
 
-    /// All of them: of those that were released and of those that have come due the next one is the older.
+    /// All messages. Of the next released and the next due message, the older one goes first.
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
         merge(self.due.iter().copied(), self.released.iter().map(Offset))
     }
 }
 
-/// The offsets of two that have none in common: of the next ones the lower.
+/// Merges two iterators that have no offset in common. Of the two next offsets, the lower one goes first.
 pub fn merge(
     one: impl Iterator<Item = Offset>,
     other: impl Iterator<Item = Offset>,

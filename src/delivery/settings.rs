@@ -1,4 +1,5 @@
-//! The settings of queues and subscriptions, as builders collect and check them.
+//! The settings of queues and subscriptions: builders collect and check them here, and make the definition that
+//! is stored.
 
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use crate::{
 pub const UNDELAYED: &str = "in a queue that is ordered by key no message waits for a time: those \
                              behind it would have to wait, too";
 
-/// The settings that were given. A setting that was not given has its default in a new queue, and stays as
-/// it is in one that exists.
+/// The settings that the application gave. In a new queue, a setting that was not given has its default. In an
+/// existing queue, it stays as it is.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub lease: Option<Duration>,
@@ -32,7 +33,7 @@ pub struct Settings {
     pub overflow: Option<Overflow>,
 }
 
-/// The settings of a queue of which nothing was said.
+/// The definition of a queue with default settings.
 pub fn plain() -> Delivering {
     Settings::default().definition(None)
 }
@@ -46,14 +47,13 @@ fn lease_ms(lease: Duration) -> u64 {
 }
 
 impl Settings {
-    /// The name of the queue for dead letters, if there is to be one. `name` is that of the queue whose
-    /// letters they are.
+    /// The name of the queue for the dead letters of queue `name`, if the settings ask for one.
     pub fn dead_letter_queue_of(&self, name: &str) -> Option<String> {
         let by_default = || self.max_attempts.map(|_| format!("{name}.dead"));
         self.dead_letter_queue.clone().or_else(by_default)
     }
 
-    /// Checks the settings. `dead_letter_queue` is the name of the queue for dead letters, if there is one.
+    /// Checks the settings. `dead_letter_queue` is the name of the queue for dead letters, if any.
     ///
     /// # Errors
     ///
@@ -63,8 +63,8 @@ impl Settings {
         check_delay("delay", self.delay.unwrap_or_default())?;
         self.check_backoff()?;
         self.check_limits()?;
-        if self.time_to_live.is_some_and(|life| life.is_zero()) {
-            let what = "messages would live for no time: give them 1 ms or more";
+        if self.time_to_live.is_some_and(|ttl| ttl.is_zero()) {
+            let what = "a time to live of 0 ms: give messages 1 ms or more";
             return Err(Error::invalid("time_to_live", what));
         }
         let is_delayed = self.delay.is_some_and(|delay| !delay.is_zero());
@@ -72,7 +72,8 @@ impl Settings {
             return Err(Error::invalid("delay", UNDELAYED));
         }
         if self.max_attempts == Some(0) {
-            let what = "max_attempts is 0: a message is delivered once at least";
+            let what =
+                "max_attempts is 0: give it 1 or more, as a message is delivered at least once";
             return Err(Error::invalid("max_attempts", what));
         }
         if let Some(name) = dead_letter_queue {
@@ -90,8 +91,8 @@ impl Settings {
                 check_delay("backoff", most)?;
                 if first.is_zero() || first > most {
                     let what = format!(
-                        "a backoff from {first:?} to {most:?}: the first is more than 0, and not \
-                         more than the most"
+                        "a backoff from {first:?} to {most:?}: the first delay must be more than 0, \
+                         and not longer than the longest one"
                     );
                     return Err(Error::invalid("backoff", what));
                 }
@@ -110,14 +111,13 @@ impl Settings {
             return Err(Error::invalid("max_bytes", what));
         }
         if self.overflow.is_some() && self.max_messages.or(self.max_bytes).is_none() {
-            let what = "overflow says what to do when a queue is full; give it max_messages or \
-                        max_bytes, too";
+            let what = "overflow needs a limit: give the queue max_messages or max_bytes, too";
             return Err(Error::invalid("overflow", what));
         }
         Ok(())
     }
 
-    /// The definition to be stored, once the settings are checked. `dead_letters` is the id of the queue for
+    /// The definition to store. The settings are checked already. `dead_letters` is the id of the queue for
     /// dead letters.
     pub fn definition(&self, dead_letters: Option<EntityId>) -> Delivering {
         let attempts_max = self.max_attempts.unwrap_or(ATTEMPTS_DEFAULT);
@@ -125,7 +125,7 @@ impl Settings {
             lease_ms: lease_ms(self.lease.unwrap_or(LEASE_DEFAULT)),
             delay_ms: ms(self.delay.unwrap_or_default()),
             backoff: backoff_ms(self.backoff.unwrap_or_default()),
-            life_ms: self.time_to_live.map_or(0, ms),
+            time_to_live_ms: self.time_to_live.map_or(0, ms),
             dead_letters: dead_letters.map(|queue| DeadLetters { queue, attempts_max }),
             is_ordered: self.ordered_by_key.unwrap_or(false),
             is_exclusive: self.single_active_consumer.unwrap_or(false),
@@ -137,30 +137,30 @@ impl Settings {
         }
     }
 
-    /// The name of the first setting that was given and is another one in a definition that is there.
-    /// `dead_letters` is the id of the queue for dead letters that these settings name.
+    /// The name of the first given setting that differs from a stored definition. `dead_letters` is the id of
+    /// the queue for dead letters that these settings name.
     pub fn differs(
         &self,
-        there: &Delivering,
+        stored: &Delivering,
         dead_letters: Option<EntityId>,
     ) -> Option<&'static str> {
-        /// Whether a setting was given, and is another one.
-        fn differ<T: PartialEq>(given: Option<T>, there: T) -> bool {
-            given.is_some_and(|given| given != there)
+        /// Whether a setting was given and differs.
+        fn differ<T: PartialEq>(given: Option<T>, stored: T) -> bool {
+            given.is_some_and(|given| given != stored)
         }
-        let limit = there.limit;
-        let letters = there.dead_letters;
+        let limit = stored.limit;
+        let letters = stored.dead_letters;
         let drops_oldest = limit.is_some_and(|limit| limit.drops_oldest);
         let overflow = if drops_oldest { Overflow::DropOldest } else { Overflow::Reject };
         let max_messages = limit.and_then(|limit| limit.messages);
         let max_bytes = limit.and_then(|limit| limit.bytes);
-        if differ(self.lease.map(lease_ms), there.lease_ms) {
+        if differ(self.lease.map(lease_ms), stored.lease_ms) {
             Some("lease")
-        } else if differ(self.delay.map(ms), there.delay_ms) {
+        } else if differ(self.delay.map(ms), stored.delay_ms) {
             Some("delay")
-        } else if differ(self.backoff.map(backoff_ms), there.backoff) {
+        } else if differ(self.backoff.map(backoff_ms), stored.backoff) {
             Some("backoff")
-        } else if differ(self.time_to_live.map(ms), there.life_ms) {
+        } else if differ(self.time_to_live.map(ms), stored.time_to_live_ms) {
             Some("time_to_live")
         } else if differ(self.max_messages.map(Some), max_messages) {
             Some("max_messages")
@@ -168,9 +168,9 @@ impl Settings {
             Some("max_bytes")
         } else if differ(self.overflow, overflow) {
             Some("overflow")
-        } else if differ(self.ordered_by_key, there.is_ordered) {
+        } else if differ(self.ordered_by_key, stored.is_ordered) {
             Some("ordered_by_key")
-        } else if differ(self.single_active_consumer, there.is_exclusive) {
+        } else if differ(self.single_active_consumer, stored.is_exclusive) {
             Some("single_active_consumer")
         } else if differ(self.max_attempts.map(Some), letters.map(|it| it.attempts_max)) {
             Some("max_attempts")

@@ -88,7 +88,7 @@ impl ConsumerStats {
     }
 }
 
-/// What has happened to the messages of one consumer in this life.
+/// What happened to the messages of one cursor since the engine was opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub delivered: u64,

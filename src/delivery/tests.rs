@@ -277,7 +277,7 @@ fn a_lease_that_is_taken_back_leaves_the_order_as_it_was() {
     assert_eq!(rest, [0, 4, 5, 6, 7, 8].into());
 }
 
-/// The counterpart of `tests/work.rs`, where a walk past messages in memory would not show.
+/// The counterpart of `tests/counted/work.rs`, where a walk past messages in memory would not show.
 #[test]
 fn how_many_messages_are_looked_at_for_one_does_not_depend_on_how_many_there_are() {
     // So many each are on lease, wait, are due, were given back and were deleted.

@@ -61,8 +61,7 @@ impl Threshold {
         Err(Error::invalid("threshold", what))
     }
 
-    /// The amount that is there and the amount that is too much; `None` for a threshold of age, which
-    /// statistics do not tell.
+    /// The present amount and the threshold. `None` for a threshold of age, which is not in statistics.
     fn amounts(self, stats: &ConsumerStats) -> Option<(u64, u64)> {
         Some(match self {
             Threshold::Depth(most) => (stats.depth, most),
@@ -100,7 +99,7 @@ impl Probe {
         self.is_reached
     }
 
-    /// The age that is too much, if this is a threshold of age.
+    /// The age to reach, if this is a threshold of age.
     pub fn age(&self) -> Option<Duration> {
         match self.threshold {
             Threshold::OldestAge(age) => Some(age),
@@ -108,13 +107,13 @@ impl Probe {
         }
     }
 
-    /// Takes note of statistics. Returns an alarm if the threshold was crossed.
+    /// Notes new statistics. Returns an alarm if the threshold was reached or left.
     pub fn note_stats(&mut self, stats: &ConsumerStats) -> Option<Alarm> {
         let (now, most) = self.threshold.amounts(stats)?;
         self.note(now, now >= most)
     }
 
-    /// Takes note of the age of the oldest message: `None` if there is no message.
+    /// Notes the age of the oldest message: `None` if there is no message.
     pub fn note_age(&mut self, age: Option<Duration>) -> Option<Alarm> {
         let most = self.age()?;
         let ms = age.unwrap_or_default().as_millis() as u64;

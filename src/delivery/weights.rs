@@ -1,4 +1,4 @@
-//! How many bytes the messages of a queue have, for queues with a limit in bytes.
+//! The weights of messages in bytes, for queues with a limit in bytes.
 
 use std::collections::VecDeque;
 
@@ -14,18 +14,19 @@ const CHUNK_MESSAGES: u64 = 128;
 
 /// The weights of a queue's messages, in bytes.
 ///
-/// Messages that arrive are pushed, and messages that are acked weigh nothing. The weights of messages that
-/// were there before are read and [set](Weights::set) one after the other, while others arrive.
+/// A message that arrives is pushed, and an acked message weighs nothing. The weights of older messages are read
+/// and [set](Weights::set) one after the other, while others arrive.
 #[derive(Debug, Default)]
 pub struct Weights {
     /// The number of the first chunk.
     first: u64,
-    /// `None` if nothing in it weighs anything: one message that stays keeps no others in memory.
+    /// `None` for a chunk whose messages all weigh nothing. So one old message keeps only its own chunk in
+    /// memory.
     chunks: VecDeque<Option<Box<Chunk>>>,
     /// The offset behind the last message.
     end: u64,
     sum: u64,
-    /// The weights before this offset are not all set yet.
+    /// Some weights before this offset are not set yet. `None` once all are set.
     unread_before: Option<Offset>,
 }
 
@@ -43,7 +44,7 @@ impl Chunk {
 }
 
 impl Weights {
-    /// The weights of a log that ends here. The weights of the messages in it are to be set.
+    /// The weights of a log that ends at `end`. The caller sets the weights of the messages in it.
     pub fn new(end: Offset) -> Weights {
         let first = end.0 / CHUNK_MESSAGES;
         Weights { first, end: end.0, unread_before: Some(end), ..Weights::default() }
@@ -55,17 +56,17 @@ impl Weights {
         self.sum
     }
 
-    /// The weights before this offset are not all set yet. `None` once they are.
+    /// Some weights before this offset are not set yet. `None` once all are set.
     pub fn unread_before(&self) -> Option<Offset> {
         self.unread_before
     }
 
-    /// All weights are set.
+    /// Notes that all weights are set.
     pub fn finish_reading(&mut self) {
         self.unread_before = None;
     }
 
-    /// A message arrives.
+    /// Adds a message that arrives.
     pub fn push(&mut self, weight: u64) {
         let index = self.end / CHUNK_MESSAGES;
         if weight > 0 && self.first + self.chunks.len() as u64 <= index {
@@ -77,7 +78,7 @@ impl Weights {
     }
 
     fn begin_chunk(&mut self, index: u64) {
-        // The last chunk was kept although it may be empty.
+        // The last chunk is kept even if it is empty. Now it is no longer the last.
         if self.chunks.back().is_some_and(|it| it.as_ref().is_some_and(|it| it.sum == 0)) {
             self.chunks.pop_back();
             self.chunks.push_back(None);
@@ -131,7 +132,7 @@ impl Weights {
         chunk.map_or(0, |chunk| u64::from(chunk.each[at]))
     }
 
-    /// Messages are acked. A message that was acked before counts once.
+    /// Removes the weights of acked messages. A message that was acked before has none.
     pub fn ack(&mut self, range: OffsetRange) {
         let (start_offset, end_offset) = (range.start.0, range.end.0);
         let last = self.chunks.len().saturating_sub(1);
@@ -155,7 +156,7 @@ impl Weights {
     }
 }
 
-/// What counts of a message: what the application has put in.
+/// The weight of a message: its payload, key and headers.
 fn weight<'a>(
     payload: &[u8],
     key: Option<&[u8]>,

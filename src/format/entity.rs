@@ -43,7 +43,7 @@ pub struct Delivering {
     pub delay_ms: u64,
     pub backoff: BackoffMs,
     /// For how long messages live at most; 0 is for ever.
-    pub life_ms: u64,
+    pub time_to_live_ms: u64,
     pub dead_letters: Option<DeadLetters>,
     /// Whether messages with one key are delivered in order, and one at a time.
     pub is_ordered: bool,
@@ -94,7 +94,7 @@ impl Delivering {
             lease_ms,
             delay_ms: 0,
             backoff: BackoffMs::None,
-            life_ms: 0,
+            time_to_live_ms: 0,
             dead_letters: None,
             is_ordered: false,
             is_exclusive: false,

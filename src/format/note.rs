@@ -1,4 +1,4 @@
-//! What the engine notes about a message: it is stored as its first header, under no name.
+//! The engine's note about a message. It is stored as the message's first header, with an empty name.
 //! `docs/FORMAT.md` has the table under "Records".
 
 use serde::{Deserialize, Serialize};
@@ -35,12 +35,13 @@ pub struct DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Note {
     DeadLetter(DeadLetter),
-    /// So many milliseconds from its timestamp on.
-    Lives(u64),
-    /// Its life begins then, and lasts for so many milliseconds if that was said: it was redriven, or the
-    /// clock was set before it was sent.
-    Anew(Timestamp, Option<u64>),
-    /// A dead letter whose life begins then, and not when it was moved by the time of day.
+    /// The time to live in milliseconds, counted from the message's timestamp.
+    TimeToLive(u64),
+    /// The time at which the time to live begins, and its milliseconds, if it is limited. The message was
+    /// redriven, or the clock was set before it was sent.
+    Restarted(Timestamp, Option<u64>),
+    /// A dead letter, and the time at which its time to live begins, because the clock was set before it was
+    /// moved.
     DeadLetterFrom(DeadLetter, Timestamp),
 }
 
@@ -52,49 +53,51 @@ impl Note {
     }
 }
 
-/// What is noted about the life of a message: from when on it is counted, if not from its timestamp,
-/// and for how many milliseconds it lasts.
+/// The time to live of a message: its begin, if that is not the message's timestamp, and its milliseconds, if it
+/// is limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Life {
+pub struct TimeToLive {
     pub from: Option<Timestamp>,
     pub ms: Option<u64>,
 }
 
-impl Life {
-    /// What is to be noted, if anything is.
+impl TimeToLive {
+    /// The note for it. `None` if there is nothing to note.
     pub fn note(self) -> Option<Vec<u8>> {
         let note = match (self.from, self.ms) {
             (None, None) => return None,
-            (None, Some(ms)) => Note::Lives(ms),
-            (Some(from), ms) => Note::Anew(from, ms),
+            (None, Some(ms)) => Note::TimeToLive(ms),
+            (Some(from), ms) => Note::Restarted(from, ms),
         };
         Some(note.encode())
     }
 
-    /// The note of a message whose life begins anew.
-    pub fn anew(self, now: Timestamp) -> Vec<u8> {
-        Note::Anew(now, self.ms).encode()
+    /// The note of a message whose time to live begins again at `now`.
+    pub fn restarted(self, now: Timestamp) -> Vec<u8> {
+        Note::Restarted(now, self.ms).encode()
     }
 
-    pub fn of(headers: Headers<'_>) -> Decoded<Life> {
+    pub fn of(headers: Headers<'_>) -> Decoded<TimeToLive> {
         Ok(match headers.note().map(take_value).transpose()? {
-            Some(Note::Lives(ms)) => Life { from: None, ms: Some(ms) },
-            Some(Note::Anew(_, ms)) if seeded!(LifeGoesOnWhenRedriven) => Life { from: None, ms },
+            Some(Note::TimeToLive(ms)) => TimeToLive { from: None, ms: Some(ms) },
+            Some(Note::Restarted(_, ms)) if seeded!(LifeGoesOnWhenRedriven) => {
+                TimeToLive { from: None, ms }
+            }
             Some(Note::DeadLetter(_) | Note::DeadLetterFrom(..))
                 if seeded!(LettersKeepTheirOldLife) =>
             {
-                Life::default()
+                TimeToLive::default()
             }
-            Some(Note::Anew(from, ms)) => Life { from: Some(from), ms },
-            Some(Note::DeadLetter(letter)) => Life { from: Some(letter.died), ms: None },
-            Some(Note::DeadLetterFrom(_, from)) => Life { from: Some(from), ms: None },
-            None => Life::default(),
+            Some(Note::Restarted(from, ms)) => TimeToLive { from: Some(from), ms },
+            Some(Note::DeadLetter(letter)) => TimeToLive { from: Some(letter.died), ms: None },
+            Some(Note::DeadLetterFrom(_, from)) => TimeToLive { from: Some(from), ms: None },
+            None => TimeToLive::default(),
         })
     }
 }
 
 impl DeadLetter {
-    /// The note of a letter whose life begins then, or else when it was moved.
+    /// The note of a dead letter. Its time to live begins at `begin`, or else when it was moved.
     pub(crate) fn encode(self, begin: Option<Timestamp>) -> Vec<u8> {
         match begin {
             None => Note::DeadLetter(self).encode(),
@@ -102,11 +105,11 @@ impl DeadLetter {
         }
     }
 
-    /// What is noted about a message, if it is a dead letter.
+    /// The dead letter's origin in a message's note, if the message is a dead letter.
     pub(crate) fn of(headers: Headers<'_>) -> Decoded<Option<DeadLetter>> {
         match headers.note().map(take_value).transpose()? {
             Some(Note::DeadLetter(letter) | Note::DeadLetterFrom(letter, _)) => Ok(Some(letter)),
-            Some(Note::Lives(_) | Note::Anew(..)) | None => Ok(None),
+            Some(Note::TimeToLive(_) | Note::Restarted(..)) | None => Ok(None),
         }
     }
 }

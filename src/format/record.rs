@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::note::Life;
+use super::note::TimeToLive;
 use super::wire::{Bytes, Decoded, Head, Malformed, put_varint, unzigzag, varint_len, zigzag};
 use crate::{
     ids::{Now, Timestamp},
@@ -131,8 +131,9 @@ fn pair_len(name: &str, value: &[u8]) -> usize {
 
 /// What is stored with a message that is none of its headers.
 fn note_of<'a>(message: &'a Message<'_>, begin: Option<Timestamp>) -> Option<Cow<'a, [u8]>> {
-    let lives = || Life { from: begin, ms: message.lives_ms() }.note().map(Cow::Owned);
-    message.note().map(Cow::Borrowed).or_else(lives)
+    let time_to_live =
+        || TimeToLive { from: begin, ms: message.time_to_live_ms() }.note().map(Cow::Owned);
+    message.note().map(Cow::Borrowed).or_else(time_to_live)
 }
 
 #[inline]
@@ -158,9 +159,9 @@ impl<'a> RecordParts<'a> {
 
     /// The same, of a message that may live for a limited time.
     #[inline]
-    pub fn living(message: &'a Message<'a>, now: Now) -> RecordParts<'a> {
+    pub fn with_time_to_live(message: &'a Message<'a>, now: Now) -> RecordParts<'a> {
         let parts = RecordParts::of(message, now.stamp);
-        let begin = now.life_begin(parts.timestamp);
+        let begin = now.time_to_live_start(parts.timestamp);
         RecordParts { headers: HeaderParts::Of(message, begin), ..parts }
     }
 

@@ -53,7 +53,7 @@ pub struct Template {
     pub payload: Vec<u8>,
     pub key: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
-    pub lives_ms: Option<u64>,
+    pub time_to_live_ms: Option<u64>,
     pub priority: u8,
 }
 

@@ -19,9 +19,9 @@ pub struct JournalFile {
     pub file: Arc<dyn DiskFile>,
     pub window: Box<dyn Window>,
     pub seed: Seed,
-    /// Whether this life has made the file. Only such a file may be filled again: one that was
-    /// read at recovery is cached by the system in large pieces, which makes its syncs dear.
-    pub of_this_life: bool,
+    /// Whether this epoch has made the file. Only such a file may be filled again. The system caches a file
+    /// that recovery read in large pieces, which makes its syncs slow.
+    pub of_this_epoch: bool,
 }
 
 impl JournalFile {
@@ -43,12 +43,12 @@ impl JournalFile {
             .map_err(|error| Error::io(error, "a frame cannot be written", &self.path).at(at))
     }
 
-    /// What of this file was written from a position on.
+    /// The part of this file that was written from a position on.
     pub fn written(&self, from: Lsn) -> Option<Written> {
         self.window.written(from.0.saturating_sub(self.header.start.0))
     }
 
-    /// The bytes at a position, to be read without the journal in hand.
+    /// The bytes at a position, to be read without holding the journal.
     #[inline]
     pub fn bytes(&self, lsn: Lsn, len: usize) -> Result<JournalBytes> {
         let at = lsn.0 - self.header.start.0;
@@ -60,7 +60,7 @@ impl JournalFile {
     }
 }
 
-/// Bytes of the journal that may have to be read first.
+/// Bytes of the journal, perhaps not read from the disk yet.
 #[derive(Clone, Debug)]
 pub struct JournalBytes(Bytes);
 
@@ -71,7 +71,7 @@ enum Bytes {
 }
 
 impl JournalBytes {
-    /// The bytes. They are read now, if they were not.
+    /// Returns the bytes, and reads them if they were not read yet.
     #[inline]
     pub fn read(self) -> Result<Slice> {
         match self.0 {
@@ -87,8 +87,8 @@ fn unreadable(error: std::io::Error, path: &Path, at: u64) -> Error {
     Error::io(error, "a frame cannot be read", path).at(at)
 }
 
-/// A sync that failed. The engine must not go on: the system may have dropped what it could not
-/// write, and would say that the next sync succeeded.
+/// The error of a failed sync. The engine must not go on: the system may have dropped the data that it could not
+/// write, and would report success for the next sync.
 pub fn sync_failed(error: std::io::Error, path: impl Into<PathBuf>) -> Error {
     let what = "a sync failed, so what this engine wrote may be lost; \
                 reopen the store to find out what is there";

@@ -1,4 +1,4 @@
-//! Which files there are in a journal's directory, for whoever looks without recovering.
+//! Lists the files in a journal's directory, for the survey, which reads without recovering.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -15,14 +15,14 @@ use crate::{
     layout::{Layout, Named, journal_name},
 };
 
-/// So many epochs around the known ones are tried for a file whose header is damaged.
+/// For a file with a damaged header, this many epochs around the known ones are tried.
 const EPOCHS_TRIED: u64 = 64;
 const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 pub struct SurveyedFile {
     pub found: FoundFile,
-    /// Whether the header is damaged, and what is known of it was told from name and frames.
+    /// Whether the header is damaged, and was reconstructed from the name and the frames.
     pub guessed: bool,
 }
 
@@ -38,16 +38,16 @@ impl SurveyedFile {
 
 #[derive(Debug, Default)]
 pub struct Finding {
-    /// By their start.
+    /// Sorted by start.
     pub files: Vec<SurveyedFile>,
     /// Files that were never in use.
     pub spare: Vec<PathBuf>,
     pub trouble: Vec<Trouble>,
-    /// Files with nothing in them: the newest may be, of others the content is missed.
+    /// Empty files. Only the newest file may be empty. Another empty file has lost its content.
     pub empty: Vec<(Lsn, PathBuf)>,
 }
 
-/// A file under a real name that is not what its name says.
+/// A file whose content does not fit its name.
 #[derive(Debug)]
 pub struct Trouble {
     pub start: Lsn,
@@ -55,7 +55,7 @@ pub struct Trouble {
     pub what: &'static str,
 }
 
-/// A file without a header that can be used.
+/// A file whose header cannot be used.
 struct Headless {
     start: Lsn,
     path: PathBuf,
@@ -63,7 +63,7 @@ struct Headless {
     len: u64,
 }
 
-/// Looks at the headers of all files.
+/// Reads the headers of all files.
 pub fn find(disk: &dyn Disk, layout: &Layout, store: StoreId) -> Result<Finding> {
     let mut found = Finding::default();
     let mut headless = Vec::new();
@@ -101,14 +101,14 @@ pub fn find(disk: &dyn Disk, layout: &Layout, store: StoreId) -> Result<Finding>
     for file in headless {
         found.files.extend(file.guess(store, &epochs)?);
     }
-    // The file that bears its own name comes first.
+    // If two files have the same header, the one with the right name comes first.
     let misnamed = |it: &SurveyedFile| it.found.path != layout.journal_file(it.start());
     found.files.sort_by_key(|it| (it.start(), it.guessed, misnamed(it)));
     found.files.dedup_by_key(|file| file.start());
     Ok(found)
 }
 
-/// The names of a journal's files. Those that were not finished go into `spare`.
+/// The names of a journal's files. Unfinished ones go into `spare`.
 fn names(
     disk: &dyn Disk,
     layout: &Layout,
@@ -149,8 +149,8 @@ pub fn header_of(disk: &dyn Disk, path: &PathBuf) -> Result<Option<JournalHeader
 }
 
 impl Headless {
-    /// Tells the epoch from the frames: the name says where the file starts, and only under the
-    /// right epoch does a frame verify.
+    /// Finds the epoch from the frames: the name gives the file's start, and a frame verifies only under the
+    /// right epoch.
     fn guess(self, store: StoreId, known: &[u64]) -> Result<Option<SurveyedFile>> {
         let newest = known.last().copied().unwrap_or(1);
         let mut epochs: Vec<u64> = known.to_vec();
@@ -170,7 +170,7 @@ impl Headless {
         Ok(Some(SurveyedFile { found, guessed: true }))
     }
 
-    /// The epoch of the first frame that verifies under any.
+    /// The epoch of the first frame that verifies under one of `epochs`.
     fn epoch(&self, store: StoreId, epochs: &[u64]) -> Result<Option<u64>> {
         let failed = |error| Error::io(error, "a journal file cannot be read", &self.path);
         let mut at = JOURNAL_HEADER_BYTES;

@@ -1,5 +1,5 @@
-//! Reading the frames of one file, in order, in large pieces, without a map: what is damaged or
-//! unreadable then ends in an error and never in a signal.
+//! Reads the frames of one file in order, in large pieces. It uses read calls and no map: an unreadable sector then
+//! gives an error and never a signal.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -23,7 +23,7 @@ pub struct FoundFile {
     pub header: JournalHeader,
     pub path: PathBuf,
     pub file: Arc<dyn DiskFile>,
-    /// The file's real length. A file that was cut short is read up to there.
+    /// The file's real length. A file that is shorter than its capacity is read up to here.
     pub len: u64,
 }
 
@@ -31,7 +31,7 @@ pub struct FrameReader<'a> {
     found: &'a FoundFile,
     seed: Seed,
     buffer: Vec<u8>,
-    /// Where in the file the buffer begins.
+    /// The place in the file at which the buffer begins.
     at: u64,
 }
 
@@ -45,7 +45,7 @@ impl<'a> FrameReader<'a> {
         self.found.len.min(self.found.header.capacity)
     }
 
-    /// The frame at a position: `Err` inside if there is no valid one.
+    /// The frame at a position. The inner result is `Err` if there is no valid frame.
     pub fn frame(&mut self, lsn: Lsn) -> Result<Result<(FrameHeader, &[u8]), Malformed>> {
         let at = lsn.0 - self.found.header.start.0;
         self.load(at, FRAME_HEADER_BYTES as u64)?;
@@ -60,14 +60,14 @@ impl<'a> FrameReader<'a> {
         Ok(decode_frame(self.loaded(at), lsn, self.seed))
     }
 
-    /// Looks behind `from` for a valid frame whose watermark lies beyond `position`: evidence that
-    /// what stood at `position` was durable.
+    /// Whether there is a valid frame from `from` on whose watermark lies beyond `position`. Such a frame proves
+    /// that the frame at `position` was durable.
     pub fn evidence(&mut self, from: Lsn, position: Lsn) -> Result<bool> {
         let mut at = from.0 - self.found.header.start.0;
         while at + FRAME_HEADER_BYTES as u64 <= self.bytes_end() {
             let lsn = Lsn(self.found.header.start.0 + at);
             self.load(at, FRAME_HEADER_BYTES as u64)?;
-            // Most positions are sorted out by the one number that a frame must bear.
+            // A cheap check first: a frame repeats its position, so most positions fail here.
             if FrameHeader::peek(self.loaded(at), lsn).is_ok_and(|it| it.watermark > position)
                 && self.frame(lsn)?.is_ok()
             {
@@ -82,7 +82,7 @@ impl<'a> FrameReader<'a> {
         &self.buffer[((at - self.at) as usize).min(self.buffer.len())..]
     }
 
-    /// Sees to it that the buffer holds so many bytes from `at` on, or all that there are.
+    /// Fills the buffer with `bytes` bytes from `at` on, or with all that there are.
     fn load(&mut self, at: u64, bytes: u64) -> Result<()> {
         let wanted_end = (at + bytes).min(self.bytes_end());
         if at >= self.at && wanted_end <= self.at + self.buffer.len() as u64 {

@@ -1,11 +1,12 @@
-//! Recovery: which files belong to the journal, where it ends, and what to do when it is damaged.
+//! Recovery: finds the files of the journal, replays them, finds the end of the journal, and tells damage from a torn
+//! tail.
 //!
-//! An invalid frame is a *torn tail* if nothing proves that it was ever durable; then it and all
-//! behind it are cut. It is *corruption* if something does: a watermark beyond it, a roll frame
-//! that leads into a file that is not there, or the metalog, which reflects what lay behind.
+//! An invalid frame is a *torn tail* if nothing proves that it was ever durable. Then recovery cuts it and everything
+//! behind it. It is *corruption* if there is such a proof: a watermark beyond it, a roll frame that leads into a
+//! missing file, or a metalog that reflects later frames.
 //!
-//! What was cut is made unreadable before anything new is written: the journal goes on in a new
-//! file, beyond all others, whose header says where the old one ended.
+//! The part that was cut must never be read again. So the journal goes on in a new file, beyond all others, whose
+//! header says where the old file ended. This file becomes durable before anything new is written.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,25 +33,25 @@ use crate::{
     layout::{Named, journal_name},
 };
 
-/// Takes a commit: its position, and its payload.
+/// Applies a commit, given its position and its payload.
 pub type Apply<'a> = dyn FnMut(Lsn, &[u8]) -> Result<(), Malformed> + 'a;
 
 /// A journal that can be appended to again.
 #[derive(Debug)]
 pub struct Recovered {
     pub journal: Journal,
-    /// Files that no longer belong to it. They may be removed.
+    /// Files that no longer belong to the journal. They may be removed.
     pub leftovers: Vec<PathBuf>,
 }
 
-/// Reads the journal from `replay_from` on, hands the commits to `apply` in their order, makes
-/// durable what it has read, and begins a new file. `reflects` is the position up to which the
-/// journal must reach, as the metalog was written after it had become durable.
+/// Reads the journal from `replay_from` on, passes the commits to `apply` in their order, makes durable everything that
+/// it has read, and begins a new file. The journal must reach up to `reflects`, because it was durable up to there
+/// before the metalog was written.
 ///
 /// # Errors
 ///
-/// `Corrupt` with file and position; an input or output error; or `Corrupt` for what `apply` refuses.
-/// The disk is unchanged then, but for a file that may have been begun and is no part of the journal.
+/// `Corrupt` with file and position, also for a commit that `apply` refuses; or an input or output error. After an
+/// error the journal is unchanged. There may be an unfinished file that is no part of it.
 pub fn recover(
     supply: Supply,
     replay_from: Lsn,
@@ -81,7 +82,7 @@ pub fn recover(
     }
     let header = found.next_header(&supply, &mut chain, replay_from, tail)?;
     for path in &found.unfinished {
-        // On a full disk it is from them that the new file has its space.
+        // On a full disk the new file needs their space.
         let _ = supply.disk.remove(path);
     }
     let fresh = NewFile { header, used: None, is_urgent: false }.make(&supply)?;
@@ -96,9 +97,8 @@ pub fn recover(
     Ok(Recovered { journal: Journal::new(supply, files), leftovers })
 }
 
-/// Writes once more what nothing proves to be durable, with the same bytes. A sync alone would not
-/// do: if one has failed before, the system takes for clean what it could not write, and the next
-/// sync says that all is well.
+/// Writes the bytes again, unchanged, that nothing proves to be durable. A sync alone is not enough. After a failed
+/// sync, the system treats the pages that it could not write as clean, and the next sync reports success.
 fn write_again(found: &FoundFile, proven: Lsn, end: Lsn) -> Result<()> {
     let mut at = proven.max(found.header.first_frame());
     let mut bytes = Vec::new();
@@ -116,16 +116,16 @@ fn write_again(found: &FoundFile, proven: Lsn, end: Lsn) -> Result<()> {
     Ok(())
 }
 
-/// What the journal's directory holds.
+/// The content of the journal's directory.
 #[derive(Default)]
 struct Found {
     /// Files with a valid header, by their start.
     files: BTreeMap<Lsn, FoundFile>,
-    /// Files with a real name and no header that fits it.
+    /// Files with a real name whose header does not fit it.
     spoiled: Vec<(Lsn, PathBuf, Malformed)>,
-    /// Files that count as not there: they are empty, or done with.
+    /// Files that are ignored: they are empty, or no longer needed.
     others: Vec<PathBuf>,
-    /// What was never in use.
+    /// Files that were never in use.
     unfinished: Vec<PathBuf>,
     /// No file reaches further.
     end: Lsn,
@@ -141,18 +141,18 @@ fn find(supply: &Supply) -> Result<Found> {
         match journal_name(&name) {
             Named::Unknown => {}
             Named::Unfinished => found.unfinished.push(path),
-            Named::Real(start) => found.look_at(supply, start, path)?,
+            Named::Real(start) => found.classify(supply, start, path)?,
         }
     }
     Ok(found)
 }
 
 impl Found {
-    fn look_at(&mut self, supply: &Supply, start: Lsn, path: PathBuf) -> Result<()> {
+    fn classify(&mut self, supply: &Supply, start: Lsn, path: PathBuf) -> Result<()> {
         let failed = |error| Error::io(error, "a journal file cannot be read", &path);
         let file = supply.disk.open(&path, Open::Existing).map_err(failed)?;
         let len = file.len().map_err(failed)?;
-        // Nothing is ever made under a name that there is.
+        // A new file never takes the name of an existing one.
         self.end = self.end.max(Lsn(start.0.saturating_add(JOURNAL_HEADER_BYTES)));
         if len == 0 {
             self.others.push(path);
@@ -185,9 +185,9 @@ impl Found {
         }
     }
 
-    /// A file bears a real name only once its header is durable. So one without a header is
-    /// damaged, unless it lies before what recovery reads: such a file is done with, and may just
-    /// have been about to be filled again.
+    /// Fails if a needed file has no valid header. A file gets its real name only once its header is durable, so
+    /// a file without a header is damaged. Files before `replay_from` are not needed: such a file may have been
+    /// about to be filled again.
     fn check_headers(&mut self, replay_from: Lsn) -> Result<()> {
         let first = self.files.range(..=replay_from).next_back().map(|(start, _)| *start);
         for (start, path, what) in self.spoiled.drain(..) {
@@ -203,7 +203,7 @@ impl Found {
         &self.files[&chain.last().expect("a walk has a file").start]
     }
 
-    /// No file says that something beyond the tail was durable.
+    /// Fails if a file proves that something beyond the tail was durable.
     fn check_nothing_durable_behind(&self, chain: &[Part], tail: Lsn) -> Result<()> {
         match self.files.values().find(|file| file.header.watermark > tail) {
             None => Ok(()),
@@ -211,8 +211,8 @@ impl Found {
         }
     }
 
-    /// The header of the file in which the journal goes on. An empty file at the chain's end, as a
-    /// recovery has left it when nothing followed, is dropped, so that they do not pile up.
+    /// The header of the file in which the journal goes on. Drops an empty file at the end of the chain, which a
+    /// recovery without later commits has left. So such files do not pile up.
     fn next_header(
         &self,
         supply: &Supply,
@@ -243,17 +243,17 @@ impl Found {
     }
 }
 
-/// A file that belongs to the journal, and the position up to which it does.
+/// A file of the journal, and the position up to which it belongs to the journal.
 struct Part {
     start: Lsn,
     end: Lsn,
 }
 
-/// The way from file to file.
+/// The walk from file to file.
 struct Walk<'a> {
     found: &'a BTreeMap<Lsn, FoundFile>,
     chain: Vec<Part>,
-    /// Everything before is durable: somebody who had synced it says so.
+    /// Everything before this position is durable: a watermark or the metalog proves it.
     proven: Lsn,
 }
 
@@ -332,8 +332,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The file that a recovery began when it had read this one, and the place up to which it had
-    /// found it valid. Of several the newest counts: the others never held a commit.
+    /// The file that a recovery began after it had read this one, and the position up to which it had found this
+    /// one valid. Of several such files the newest counts: the others never held a commit.
     fn recovered_successor(&self, file: &FoundFile) -> Option<(Lsn, &'a FoundFile)> {
         let linked = self.found.values().filter_map(|next| match next.header.link {
             Link::Recovery { start, end } if start == file.header.start => Some((end, next)),
@@ -348,7 +348,7 @@ impl<'a> Walk<'a> {
         belongs.then_some(next)
     }
 
-    /// Whether an invalid frame is a torn tail; an error if something proves that it was durable.
+    /// Checks that an invalid frame is a torn tail. Fails if something proves that it was durable.
     fn check_torn(&self, file: &FoundFile, reader: &mut FrameReader<'_>, at: Lsn) -> Result<()> {
         if seeded!(DamageIsCut) {
             return Ok(());
@@ -387,11 +387,11 @@ fn reopen(supply: &Supply, found: FoundFile) -> Result<JournalFile> {
     let window =
         window.map_err(|error| Error::io(error, "a journal file cannot be mapped", &path))?;
     let seed = header.frame_seed();
-    Ok(JournalFile { header, path, file, window, seed, of_this_life: false })
+    Ok(JournalFile { header, path, file, window, seed, of_this_epoch: false })
 }
 
-/// Whether there is a journal in which something was ever committed, or may have been. Asked when
-/// there is no metalog: then the store is either new or damaged.
+/// Whether there is a journal that holds commits, or may have held some. A store without a metalog is new if not,
+/// and damaged otherwise.
 pub fn holds_commits(supply: &Supply) -> Result<bool> {
     let dir = supply.layout.journal_dir();
     let names = supply.disk.list(&dir);

@@ -1,4 +1,4 @@
-//! The supply of journal files: made new, or filled again.
+//! The supply of journal files: new files, used files that are filled again, and the reserve for a full disk.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::{
     layout::Layout,
 };
 
-/// The system writes back what a file was zeroed by in one go, for as long as it is cached. So
-/// files are zeroed in small pieces, to keep the later syncs of commits small.
+/// Files are zeroed in pieces of this size. While a file is cached, the system writes back as much at once as one write
+/// call has zeroed. Small pieces keep the later syncs of commits small.
 const ZERO_PIECE: usize = 4096;
 const RESERVE_PIECE: usize = 64 << 10;
 
-/// What is needed to make journal files.
+/// The settings and the disk that are needed to make journal files.
 #[derive(Clone, Debug)]
 pub struct Supply {
     pub disk: Arc<dyn Disk>,
@@ -28,36 +28,36 @@ pub struct Supply {
     pub access: Access,
     pub file_bytes_min: u64,
     pub file_bytes_max: u64,
-    /// How many bytes of files that are done with are kept to be filled again.
+    /// How many bytes of used files are kept to be filled again.
     pub pool_bytes: u64,
 }
 
-/// The capacity of a file that is at least `target` and holds a frame of `frame` bytes, leaving a
-/// good part free.
+/// The capacity of a file of at least `target` bytes that holds a frame of `frame` bytes and leaves a good part
+/// free.
 pub fn capacity_for(target: u64, frame: u64) -> u64 {
     let needed = JOURNAL_HEADER_BYTES + frame + FRAME_HEADER_BYTES as u64;
     target.max(needed + needed / 2).next_multiple_of(4096)
 }
 
-/// Makes the next journal file, the reserve, or both: run it without holding the journal.
+/// A job that makes the next journal file, the reserve, or both. The caller runs it without holding the journal.
 #[derive(Debug)]
 pub struct PrepareJob {
     pub supply: Supply,
     pub file: Option<NewFile>,
-    /// The bytes of the reserve, and what it is to have before the file is made.
+    /// The present bytes of the reserve, and the bytes that it must have before the file is made.
     pub reserve: (u64, u64),
 }
 
 #[derive(Debug)]
 pub struct NewFile {
     pub header: JournalHeader,
-    /// A file whose content is done with.
+    /// A used file to be filled again, whose content is no longer needed.
     pub used: Option<JournalFile>,
-    /// Whether it will be filled before it is synced.
+    /// Whether commits will soon fill it, without a sync in between.
     pub is_urgent: bool,
 }
 
-/// What came of a [`PrepareJob`].
+/// The result of a [`PrepareJob`].
 #[derive(Debug)]
 pub struct Prepared {
     pub file: Result<Option<JournalFile>>,
@@ -66,13 +66,13 @@ pub struct Prepared {
 }
 
 impl PrepareJob {
-    /// The reserve comes first, so that there is one whenever something new gets space.
+    /// Runs the job. The reserve comes first, so that it exists before new data takes up space.
     pub fn run(self) -> Prepared {
         let PrepareJob { supply, file, reserve: (now, wanted) } = self;
         if now < wanted
             && let Err(error) = reserve(&supply, now, wanted)
         {
-            // What there was is had again, if that can be.
+            // The failed attempt removed the old reserve. This makes it again, if there is space.
             let again = now > 0 && reserve(&supply, 0, now).is_ok();
             return Prepared { file: Err(error), reserve: if again { now } else { 0 } };
         }
@@ -100,7 +100,7 @@ impl NewFile {
             Ok(file)
         });
         let file = named.inspect_err(|_| {
-            // What is left would be removed at the next open; removing it now gives back space.
+            // The next open would remove the unfinished file. To remove it now frees its space.
             let _ = supply.disk.remove(&begun);
         })?;
         let dir = supply.layout.journal_dir();
@@ -108,16 +108,16 @@ impl NewFile {
             supply.disk.sync_dir(&dir).map_err(|error| sync_failed(error, dir))?;
         }
         if is_urgent {
-            // Else each page is faulted in by whoever commits, which costs as much again as all the
-            // commits that fit into it. But a page that is ready to be written counts as written.
+            // Otherwise commits fault in each page, which costs as much as all commits in the page.
+            // A warm page is written back with the next sync, so only urgent files are warmed.
             file.window.warm();
         }
         Ok(file)
     }
 }
 
-/// Takes up space, to be given back on a full disk: what frees space needs some first. Nothing in
-/// the file counts, so it is never synced.
+/// Takes up space that is freed on a full disk, because a commit that frees space needs some first. The content of
+/// the file does not matter, so it is never synced.
 fn reserve(supply: &Supply, now: u64, wanted: u64) -> Result<()> {
     let path = supply.layout.reserve();
     let failed = |error| Error::io(error, "space cannot be reserved", &path);
@@ -138,7 +138,7 @@ fn reserve(supply: &Supply, now: u64, wanted: u64) -> Result<()> {
     })
 }
 
-/// Begins a file again. Its blocks are there already, and warm.
+/// Begins a used file again. Its blocks are allocated and cached already.
 fn refill(mut used: JournalFile, header: JournalHeader) -> Result<JournalFile> {
     used.window
         .write(0, &header.encode())
@@ -154,8 +154,8 @@ fn refill(mut used: JournalFile, header: JournalHeader) -> Result<JournalFile> {
     Ok(used)
 }
 
-/// Makes a file, every block of which is really written: a store through a map into a hole would
-/// kill the process when the disk is full, and unwritten extents would cost a second flush a sync.
+/// Makes a file and writes every block of it. On a full disk, a store through a map into a hole would kill the
+/// process. Unwritten extents would cost each sync a second flush.
 fn make(supply: &Supply, header: JournalHeader) -> Result<JournalFile> {
     let path = &Layout::unfinished(&supply.layout.journal_file(header.start));
     let failed = |error| Error::io(error, "a journal file cannot be made", path);
@@ -172,7 +172,7 @@ fn make(supply: &Supply, header: JournalHeader) -> Result<JournalFile> {
     }
     let window = window(&file, header.capacity, supply.access, Purpose::Append).map_err(failed)?;
     let seed = header.frame_seed();
-    Ok(JournalFile { header, path: path.clone(), file, window, seed, of_this_life: true })
+    Ok(JournalFile { header, path: path.clone(), file, window, seed, of_this_epoch: true })
 }
 
 /// The header of a store's first file.

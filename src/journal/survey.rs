@@ -1,9 +1,8 @@
-//! Reading a journal as far as it can be read, damaged or not. Nothing is changed or synced.
+//! Reads a journal as far as it can be read, damaged or not. Nothing is changed or synced.
 //!
-//! Recovery stops at the first frame that does not verify and asks whether it was durable. Here
-//! the same witnesses are asked, but reading goes on behind the damage: every frame that verifies
-//! and that no recovery has cut off counts, as long as something proves that the journal reached
-//! that far.
+//! Recovery stops at the first frame that does not verify and checks whether it was durable. The survey makes the same
+//! checks, but reads on behind the damage. A frame counts if it verifies, if no recovery has cut it off, and if
+//! something proves that the journal reached that far.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -23,33 +22,33 @@ use crate::{
     layout::Layout,
 };
 
-/// So much may have been in files that are missing without a trace.
+/// The most bytes that missing files without a trace may have held.
 const MISSING_BYTES: u64 = 1 << 30;
 
-/// What a journal holds, and where it is damaged.
+/// The content of a journal, and its damage.
 #[derive(Debug)]
 pub struct JournalSurvey {
     layout: Layout,
-    /// By their start.
+    /// Sorted by start.
     files: Vec<SurveyedFile>,
     stretches: Vec<Stretch>,
     pub damage: Vec<JournalDamage>,
-    /// Files that cannot be read, or of which others speak.
+    /// Files that cannot be read, or that other files refer to.
     hints: Vec<(Lsn, PathBuf)>,
-    /// Files that the journal has no use for.
+    /// Files that the journal does not need.
     pub spare: Vec<PathBuf>,
-    /// Where it ends.
+    /// The end of the journal.
     pub end: Lsn,
 }
 
-/// Positions of the journal at which something is missing or wrong.
+/// A part of the journal that is missing or damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalDamage {
     pub path: PathBuf,
-    /// The place in that file.
+    /// The byte position in that file.
     pub position: u64,
     pub from: Lsn,
-    /// The same as `from` if nothing is missing.
+    /// The end of the missing part. The same as `from` if nothing is missing.
     pub to: Lsn,
     pub what: &'static str,
 }
@@ -64,7 +63,7 @@ struct Stretch {
     rolls: bool,
 }
 
-/// A frame that was handed out.
+/// The place of one frame.
 #[derive(Clone, Copy, Debug)]
 pub struct FramePlace {
     /// The file, to be asked for with [`JournalSurvey::file`].
@@ -73,21 +72,21 @@ pub struct FramePlace {
     pub len: u64,
 }
 
-/// Takes a frame: its place, its kind, its payload.
+/// Receives a frame: its place, its kind, its payload.
 pub type EachFrame<'a> = dyn FnMut(FramePlace, FrameKind, &[u8]) -> Result<()> + 'a;
 
-/// From where on and up to where a journal is looked at.
+/// The part of a journal that is surveyed.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
     /// `None`: from the first frame that there is.
     pub from: Option<Lsn>,
-    /// Everything before is known to have been durable.
+    /// Everything before this position is known to have been durable.
     pub proven: Lsn,
-    /// Nothing from here on is looked at.
+    /// Nothing from this position on is read.
     pub until: Lsn,
 }
 
-/// Looks at the files in a journal's directory.
+/// Surveys the files in a journal's directory.
 pub fn survey(
     disk: &dyn Disk,
     layout: &Layout,
@@ -98,7 +97,7 @@ pub fn survey(
     JournalSurvey::of(layout, found, range)
 }
 
-/// Looks at files that a journal is known to consist of.
+/// Surveys the known files of a journal.
 pub fn survey_files(
     layout: &Layout,
     files: Vec<(JournalHeader, PathBuf, Arc<dyn crate::disk::DiskFile>)>,
@@ -137,7 +136,7 @@ impl JournalSurvey {
         let proof = survey.proof(first, range);
         survey.judge(first, range, proof, &cuts);
         for trouble in trouble {
-            // A file before those that are read is done with, and may have been about to be
+            // A file before the surveyed part is no longer needed. It may have been about to be
             // filled again.
             let is_old = range.from.is_some()
                 && survey.files.get(first).is_some_and(|file| trouble.start < file.start());
@@ -175,7 +174,7 @@ impl JournalSurvey {
         for n in first..self.files.len() {
             if let Some(cut) = self.unsaid_cut(n, first) {
                 self.stretches.retain_mut(|stretch| stretch.clip(cut));
-                // Where a header is left, it says that there was another file in between.
+                // A remaining header tells that there was another file in between.
                 let (before, file) = (&self.files[n - 1], &self.files[n]);
                 let until = if file.guessed { file.start() } else { before.end() };
                 cuts.push((cut, until.min(file.start())));
@@ -193,8 +192,8 @@ impl JournalSurvey {
         Ok(cuts)
     }
 
-    /// Where the files before one were cut off by a recovery of which no header is left: at the
-    /// first place that does not verify, and that nothing of that life proves to be durable.
+    /// Where a recovery cut off the files before one, if the header of that recovery is lost. It is the first
+    /// place that does not verify and that no frame of that epoch proves to be durable.
     fn unsaid_cut(&self, n: usize, first: usize) -> Option<Lsn> {
         let (before, file) = (self.files[first..n].last()?, &self.files[n]);
         let (of_before, header) = (&before.found.header, &file.found.header);
@@ -219,7 +218,7 @@ impl JournalSurvey {
         ends.map(|stretch| stretch.to).min()
     }
 
-    /// Everything before this position was durable: somebody who had synced it says so.
+    /// Everything before this position was durable: a watermark, or the header of a recovery, proves it.
     fn proof(&self, first: usize, range: Range) -> Lsn {
         let mut proof = range.proven;
         for file in self.files.iter().skip(first).filter(|file| !file.guessed) {
@@ -233,7 +232,7 @@ impl JournalSurvey {
         watermarks.fold(proof, Lsn::max).min(range.until)
     }
 
-    /// Tells what is missing from what is torn.
+    /// Tells missing parts from a torn tail.
     fn judge(&mut self, first: usize, range: Range, proof: Lsn, cuts: &[(Lsn, Lsn)]) {
         let files = &self.files[first.min(self.files.len())..];
         let headers = files.iter().map(|file| (file.start(), file.found.header.first_frame()));
@@ -258,10 +257,10 @@ impl JournalSurvey {
             at = at.max(to);
         }
         if torn.is_none() && self.leads_on(at, range) {
-            // Of what was in that file, and behind it, nothing is known.
+            // Nothing is known of the content of that file, and of later files.
             self.note_missing(at, Lsn(at.0 + MISSING_BYTES));
         } else if torn.is_none() && (at < proof || self.is_cut_short(at)) {
-            // Behind what is damaged there may have been more, up to the file's end.
+            // Behind the damage there may have been more frames, up to the file's end.
             let holder = self.files.iter().find(|file| file.start() <= at && at < file.end());
             let end = holder.map_or(proof, |file| file.end().max(proof)).min(range.until);
             self.note_missing(at, end);
@@ -287,12 +286,12 @@ impl JournalSurvey {
         }
     }
 
-    /// Whether a roll frame leads to a position: the file there was durable, with its name.
+    /// Whether a roll frame leads to a position. Then the file there was durable, with its name.
     fn leads_on(&self, at: Lsn, range: Range) -> bool {
         at < range.until && self.stretches.iter().any(|it| it.rolls && it.to == at)
     }
 
-    /// Whether a position lies in a file of which the end is missing: frames may have been there.
+    /// Whether a position lies in the missing end of a file, where frames may have been.
     fn is_cut_short(&self, at: Lsn) -> bool {
         let mut files = self.files.iter();
         let holder = files.find(|file| file.start() <= at && at < file.end());
@@ -312,12 +311,12 @@ impl JournalSurvey {
         self.damage.push(JournalDamage { path, position, from, to, what });
     }
 
-    /// The name of a file that is missing, as far as it is known; else the directory.
+    /// The name of a missing file, if it is known; else the directory.
     fn missing_path(&self, from: Lsn, to: Lsn) -> PathBuf {
         let behind = self.hints.partition_point(|(start, _)| *start <= from);
         let is_gone = |start: Lsn| self.files.iter().all(|file| file.start() != start);
         let before = self.hints[..behind].iter().rev().find(|(start, _)| is_gone(*start));
-        // No other file lies between it and what is missing.
+        // No other file lies between it and the missing part.
         let reaches =
             |start: Lsn| self.files.iter().all(|file| file.start() < start || file.start() >= from);
         let inside = self.hints[behind..].iter().find(|(start, _)| *start < to);
@@ -348,13 +347,13 @@ impl JournalSurvey {
         &self.files[n].found
     }
 
-    /// Hands out all frames, in the order of the journal.
+    /// Passes all frames to `each`, in the order of the journal.
     pub fn frames(&self, each: &mut EachFrame<'_>) -> Result<()> {
         for stretch in &self.stretches {
             let mut reader = FrameReader::new(&self.files[stretch.file].found);
             let mut lsn = stretch.from;
             while lsn < stretch.to {
-                // What verified a moment ago may not do so any more; then it is left out.
+                // A frame that verified before may fail now. Then it is left out.
                 let Ok((header, payload)) = reader.frame(lsn)? else { break };
                 let place = FramePlace { file: stretch.file, lsn, len: header.frame_len() };
                 each(place, header.kind, payload)?;
@@ -366,7 +365,7 @@ impl JournalSurvey {
 }
 
 impl Stretch {
-    /// Ends it at a cut. `false` if nothing is left.
+    /// Ends the stretch at a cut. Returns `false` if nothing is left.
     fn clip(&mut self, cut: Lsn) -> bool {
         self.to = self.to.min(cut);
         self.from < self.to
@@ -393,7 +392,7 @@ fn walk_file(
         };
         let behind = Lsn(at.0 + header.frame_len());
         let rolls = header.kind == FrameKind::Roll;
-        // What follows in the file holds nothing.
+        // The rest of the file holds nothing.
         let to = if rolls { file.end() } else { behind };
         let (from, watermark) = (at, header.watermark);
         let stretch = current.get_or_insert(Stretch { file: n, from, to, watermark, rolls });

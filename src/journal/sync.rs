@@ -1,4 +1,4 @@
-//! A sync of the journal: a job that runs without the journal in hand.
+//! A sync of the journal: a job that runs without holding the journal.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -9,12 +9,12 @@ use crate::{
     ids::Lsn,
 };
 
-/// Makes a part of the journal durable: run it without holding the journal.
+/// A job that makes a part of the journal durable. The caller runs it without holding the journal.
 #[derive(Debug)]
 pub struct SyncJob {
-    /// From the oldest to the newest.
+    /// The oldest first.
     pub(super) files: Vec<Unsynced>,
-    /// The journal is durable up to here once the job has run.
+    /// The journal is durable up to this position once the job has run.
     pub(super) upto: Lsn,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Unsynced {
 }
 
 impl SyncJob {
-    /// Syncs the files in their order, so that what is durable is a prefix.
+    /// Syncs the files in their order, so that the durable part is always a prefix.
     pub fn run(&self) -> Result<()> {
         let all = if seeded!(OnlyTheNewestFileIsSynced) { self.files.len() - 1 } else { 0 };
         for Unsynced { file, written, path } in

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Journal, Room, Supply, Urgency, recover};
+use super::{FrameSpace, Journal, Supply, Urgency, recover};
 use crate::{
     disk::{Access, Disk, os::OsDisk, sim::SimDisk},
     error::{Error, ErrorKind, Result},
@@ -39,7 +39,7 @@ fn supply(disk: &SimDisk) -> Supply {
 }
 
 fn append_as(journal: &mut Journal, payload: &[u8], urgency: Urgency) -> Result<Lsn> {
-    while let Room::NeedsFile(bytes) = journal.make_room(payload.len(), urgency)? {
+    while let FrameSpace::NeedsFile(bytes) = journal.make_space(payload.len(), urgency)? {
         let job = journal.begin_prepare(Some(bytes), urgency).expect("nobody else prepares");
         journal.finish_prepare(job.run())?;
     }

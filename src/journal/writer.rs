@@ -1,10 +1,11 @@
-//! Appending, rolling, syncing, reading and letting go.
+//! The journal while the engine is open: appends frames, rolls to the next file, begins syncs, and releases files that
+//! a checkpoint covers.
 
 use std::{collections::VecDeque, mem, path::PathBuf, sync::Arc};
 
 use super::{
     file::{JournalBytes, JournalFile},
-    room::{Room, Urgency},
+    frame_space::{FrameSpace, Urgency},
     supply::{NewFile, PrepareJob, Prepared, Supply, capacity_for, first_header},
     sync::{SyncJob, Unsynced},
 };
@@ -21,38 +22,38 @@ use crate::{
     layout::Layout,
 };
 
-/// A file that took so many syncs to fill is large enough: making one is little beside that, and what
-/// is larger has to be written out first, all of it.
+/// A file that took this many syncs to fill is large enough. To make a file costs little beside so many syncs, and a
+/// larger file has to be zeroed first, all of it.
 const SYNCS_A_FILE: u32 = 2048;
 
 #[derive(Debug)]
 pub struct Journal {
     supply: Supply,
-    /// From the oldest that is still needed to the current one.
+    /// The files from the oldest that is still needed to the current one.
     files: VecDeque<JournalFile>,
-    /// Durable, and not used yet.
+    /// The next file: durable, and not used yet.
     next: Option<JournalFile>,
-    /// What `next` was when a larger one began to be prepared, which takes its name.
+    /// The former `next`, while a larger file that takes its name is prepared.
     replaced: Option<JournalFile>,
-    /// Whether somebody is about to make or to remove files.
+    /// Whether a thread is making or removing files.
     preparing: bool,
-    /// The bytes that are kept for a full disk.
+    /// The bytes of the reserve for a full disk.
     reserve: u64,
-    /// Whether the disk was full when a file was last prepared, and nothing was given back since.
+    /// Whether the disk was full when a file was last prepared, and no space was freed since.
     starved: bool,
     /// The old name of a file that is being filled again.
     refilling: Option<PathBuf>,
-    /// Done with, to be filled again.
+    /// Used files to be filled again.
     pool: Vec<JournalFile>,
     /// The capacity of the next file.
     target: u64,
-    /// How often something was synced since the current file was begun.
+    /// How many syncs there were since the current file was begun.
     syncs: u32,
-    /// Whether the file before it was filled without a sync.
+    /// Whether the file before the current one was filled without a sync.
     is_hurried: bool,
     bytes_behind: u64,
     tail: Lsn,
-    /// The end of the last frame that holds something.
+    /// The end of the last frame that is a commit.
     content_tail: Lsn,
     durable: Lsn,
 }
@@ -65,7 +66,7 @@ impl Journal {
         Ok(Journal::new(supply, VecDeque::from([first])))
     }
 
-    /// A journal whose last file is empty and durable; everything before it is durable, too.
+    /// A journal whose last file is empty. That file and everything before it are durable.
     pub(super) fn new(supply: Supply, files: VecDeque<JournalFile>) -> Journal {
         let tail = files.back().expect("a journal has a file").header.first_frame();
         let bytes_behind = files.iter().rev().skip(1).map(|file| file.header.capacity).sum();
@@ -89,7 +90,7 @@ impl Journal {
         }
     }
 
-    /// One more in each life of the store; on disk since before this life could do anything.
+    /// The epoch of the journal. Each open increases it, and makes it durable before the first commit.
     pub fn epoch(&self) -> u64 {
         self.files.back().expect("a journal has a file").header.epoch
     }
@@ -106,15 +107,14 @@ impl Journal {
         self.durable
     }
 
-    /// Gives up what is kept for later, so that a full disk has space for what matters more; the
-    /// reserve only for what frees space.
-    /// Returns the files that are to be removed; then call
-    /// [`spares_are_gone`](Self::spares_are_gone). `None` while somebody makes files.
+    /// Gives up the spare files, so that a full disk has space again. Gives up the reserve only for a commit
+    /// that frees space. Returns the files to remove. The caller removes them, and then calls
+    /// [`spares_are_gone`](Self::spares_are_gone). `None` while a thread makes files.
     pub fn give_up_spares(&mut self, urgency: Urgency) -> Option<Vec<PathBuf>> {
         if self.preparing {
             return None;
         }
-        // The next file's name may be taken again only when it was removed.
+        // No new file may take the next file's name before that file is removed.
         self.preparing = true;
         self.target = self.supply.file_bytes_min;
         let mut paths: Vec<_> =
@@ -129,15 +129,15 @@ impl Journal {
         self.preparing = false;
     }
 
-    /// Whether something waits for a sync.
+    /// Whether a commit waits for a sync.
     pub fn is_dirty(&self) -> bool {
         self.durable < self.content_tail
     }
 
-    /// Whether this life has written nothing.
+    /// Whether this epoch has written nothing.
     pub fn is_unused(&self) -> bool {
         let current = self.files.back().expect("a journal has a file");
-        let first = self.files.iter().find(|file| file.of_this_life).unwrap_or(current);
+        let first = self.files.iter().find(|file| file.of_this_epoch).unwrap_or(current);
         self.tail == first.header.first_frame()
     }
 
@@ -147,19 +147,19 @@ impl Journal {
         self.bytes_behind
     }
 
-    /// How many files of the smallest size earlier lives have left: those of short lives.
+    /// How many files of the smallest size earlier epochs have left. Short epochs leave such files.
     pub fn small_old_files(&self) -> usize {
         let smallest = capacity_for(self.supply.file_bytes_min, 0);
-        let small = |file: &&JournalFile| !file.of_this_life && file.header.capacity <= smallest;
+        let small = |file: &&JournalFile| !file.of_this_epoch && file.header.capacity <= smallest;
         self.files.iter().filter(small).count()
     }
 
-    /// The first frame of the oldest file that can stay if at most so many bytes may be kept
-    /// behind the current file.
+    /// The first frame of the oldest file that can stay if the files before the current one may have at most
+    /// `bytes` bytes.
     pub fn boundary_keeping(&self, bytes: u64) -> Lsn {
         let mut kept = 0;
         let mut boundary = self.files.back().expect("a journal has a file");
-        for file in self.files.iter().rev().skip(1).take_while(|file| file.of_this_life) {
+        for file in self.files.iter().rev().skip(1).take_while(|file| file.of_this_epoch) {
             kept += file.header.capacity;
             if kept > bytes {
                 break;
@@ -169,7 +169,7 @@ impl Journal {
         boundary.header.first_frame()
     }
 
-    /// The first frame of the oldest file but one; of the only one, if there is but one.
+    /// The first frame of the second oldest file, or of the only file.
     pub fn second_file(&self) -> Lsn {
         self.files.get(1).unwrap_or(&self.files[0]).header.first_frame()
     }
@@ -184,25 +184,26 @@ impl Journal {
         self.files.back_mut().expect("a journal has a file")
     }
 
-    /// Makes room for a frame with a payload of so many bytes, by rolling if need be.
+    /// Finds space for a frame with a payload of `payload_len` bytes. Rolls to the next file if the current one
+    /// is too full.
     #[inline]
-    pub fn make_room(&mut self, payload_len: usize, urgency: Urgency) -> Result<Room> {
+    pub fn make_space(&mut self, payload_len: usize, urgency: Urgency) -> Result<FrameSpace> {
         let frame = aligned((FRAME_HEADER_BYTES + payload_len) as u64);
         if urgency == Urgency::Ordinary && self.reserve == 0 {
-            return Ok(Room::NeedsFile(frame));
+            return Ok(FrameSpace::NeedsFile(frame));
         }
         if self.fits(frame, urgency) {
-            return Ok(Room::Ready);
+            return Ok(FrameSpace::Ready);
         }
         let Some(next) = &self.next else {
-            return Ok(Room::NeedsFile(frame));
+            return Ok(FrameSpace::NeedsFile(frame));
         };
         if next.header.capacity < capacity_for(0, frame) {
-            return Ok(Room::NeedsFile(frame));
+            return Ok(FrameSpace::NeedsFile(frame));
         }
         self.roll()?;
-        // The new file has room for the frame and the reserve: `capacity_for` saw to it.
-        Ok(Room::Ready)
+        // `capacity_for` made the new file large enough for the frame and the reserve.
+        Ok(FrameSpace::Ready)
     }
 
     #[inline]
@@ -215,16 +216,16 @@ impl Journal {
         } else {
             0
         };
-        // Behind every frame there is room for the one that leads into the next file.
+        // Behind every frame there must be space for a roll frame.
         frame + FRAME_HEADER_BYTES as u64 + reserve <= current.end().0 - tail
     }
 
-    /// Goes on in the next file.
+    /// Writes a roll frame, and goes on in the next file.
     fn roll(&mut self) -> Result<()> {
         let mut frame = Vec::new();
         begin_frame(&mut frame);
         self.put(&mut frame, FrameKind::Roll)?;
-        let next = self.next.take().expect("the caller has looked");
+        let next = self.next.take().expect("the caller checked that there is a next file");
         self.tail = next.header.first_frame();
         self.bytes_behind += self.current().header.capacity;
         if self.syncs < SYNCS_A_FILE {
@@ -236,7 +237,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Appends the frame that was begun in `frame`. There must be room for it. Returns its position.
+    /// Appends the frame that was begun in `frame`. There must be space for it. Returns its position.
     #[inline]
     pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<Lsn> {
         let lsn = self.put(frame, FrameKind::Commit)?;
@@ -256,8 +257,8 @@ impl Journal {
         Ok(lsn)
     }
 
-    /// Writes down what is durable, where all of it is and that is not written yet: so that
-    /// damage to the last commits can be told from a torn tail.
+    /// Writes a frame with the durable watermark, if everything is durable and no frame says so yet. With it,
+    /// recovery tells damage to the last commits from a torn tail.
     pub fn mark(&mut self, kind: FrameKind) -> Result<()> {
         debug_assert!(matches!(kind, FrameKind::Watermark | FrameKind::Close));
         if self.fits(FRAME_HEADER_BYTES as u64, Urgency::Freeing) {
@@ -268,7 +269,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The sync that makes everything up to the tail durable. `None` if it is.
+    /// The sync that makes everything up to the tail durable. `None` if everything is durable.
     pub fn begin_sync(&self) -> Option<SyncJob> {
         if self.durable >= self.tail {
             return None;
@@ -288,35 +289,35 @@ impl Journal {
         Some(SyncJob { files, upto: self.tail })
     }
 
-    /// Takes note of a sync that succeeded.
+    /// Notes a sync that succeeded.
     pub fn finish_sync(&mut self, job: &SyncJob) {
         self.durable = self.durable.max(job.upto);
         self.syncs = self.syncs.saturating_add(1);
     }
 
-    /// The next file, to be made before it is needed. `room` is the frame that it must hold. With
-    /// it comes the reserve, unless what it is for frees space.
-    pub fn begin_prepare(&mut self, room: Option<u64>, urgency: Urgency) -> Option<PrepareJob> {
+    /// The job that makes the next file before it is needed. The file must hold a frame of `frame` bytes. The
+    /// job makes the reserve, too, unless the file is for a commit that frees space.
+    pub fn begin_prepare(&mut self, frame: Option<u64>, urgency: Urgency) -> Option<PrepareJob> {
         let enough = |next: &JournalFile| {
-            room.is_none_or(|frame| next.header.capacity >= capacity_for(0, frame))
+            frame.is_none_or(|frame| next.header.capacity >= capacity_for(0, frame))
         };
         let has_next = self.next.as_ref().is_some_and(enough);
         let reserve = match urgency {
-            Urgency::Ordinary => self.reserve_wanted(room.unwrap_or(0)),
+            Urgency::Ordinary => self.reserve_wanted(frame.unwrap_or(0)),
             Urgency::Freeing => self.reserve,
         };
         if self.preparing || (has_next && reserve <= self.reserve) {
             return None;
         }
         self.preparing = true;
-        let file = if has_next { None } else { Some(self.next_file(room.unwrap_or(0))) };
+        let file = if has_next { None } else { Some(self.next_file(frame.unwrap_or(0))) };
         Some(PrepareJob { supply: self.supply.clone(), file, reserve: (self.reserve, reserve) })
     }
 
-    fn next_file(&mut self, room: u64) -> NewFile {
-        // A prepared file that is too small was never led into: the new one takes its name.
+    fn next_file(&mut self, frame: u64) -> NewFile {
+        // No roll frame leads into a prepared file that is too small. So the new file can take its name.
         self.replaced = self.next.take();
-        let capacity = capacity_for(self.target, room);
+        let capacity = capacity_for(self.target, frame);
         let current = self.files.back().expect("a journal has a file");
         let header = JournalHeader {
             store: self.supply.store,
@@ -333,16 +334,16 @@ impl Journal {
         NewFile { header, used, is_urgent: self.is_hurried }
     }
 
-    /// Enough to move the messages of any one file into segments, with the metalog for it.
-    fn reserve_wanted(&self, room: u64) -> u64 {
+    /// The bytes of the reserve: enough to move the messages of any one file into segments, with the metalog.
+    fn reserve_wanted(&self, frame: u64) -> u64 {
         let largest = self.files.iter().map(|file| file.header.capacity).max().unwrap_or(0);
-        let largest = largest.max(capacity_for(self.target, room));
+        let largest = largest.max(capacity_for(self.target, frame));
         largest + largest / 2
     }
 
     pub fn finish_prepare(&mut self, prepared: Prepared) -> Result<()> {
         self.preparing = false;
-        let has_reserve_now = self.reserve == 0 && prepared.reserve > 0;
+        let reserve_is_new = self.reserve == 0 && prepared.reserve > 0;
         self.reserve = prepared.reserve;
         self.refilling = None;
         let replaced = self.replaced.take();
@@ -356,10 +357,10 @@ impl Journal {
                 self.next = self.next.take().or(replaced);
                 if error.kind() == ErrorKind::DiskFull {
                     self.starved = true;
-                    // A smaller one may still fit.
+                    // A smaller file may still fit.
                     self.target = self.supply.file_bytes_min;
-                    if has_reserve_now {
-                        // There may be room in the current file.
+                    if reserve_is_new {
+                        // With the reserve, the current file may have space.
                         return Ok(());
                     }
                 }
@@ -368,26 +369,26 @@ impl Journal {
         }
     }
 
-    /// Whether the next file is being prepared by someone.
+    /// Whether a thread is preparing the next file.
     pub fn is_preparing(&self) -> bool {
         self.preparing
     }
 
-    /// Whether the next file, or the reserve, should be prepared before somebody needs it.
+    /// Whether the next file or the reserve should be prepared before a commit needs it.
     #[inline]
     pub fn wants_file(&self) -> bool {
         (self.next.is_none() || self.reserve == 0) && !self.preparing && !self.starved
     }
 
-    /// Lets go of the files that end at or before a position, as a checkpoint covers them.
-    /// Returns those that are to be removed.
+    /// Releases the files that end at or before a position, because a checkpoint covers them. Returns the files
+    /// to remove.
     pub fn release_below(&mut self, position: Lsn) -> Vec<PathBuf> {
         let mut removed = Vec::new();
         while self.files.len() > 1 && self.files[0].end() <= position {
             let file = self.files.pop_front().expect("there are two");
             self.bytes_behind -= file.header.capacity;
             let pooled: u64 = self.pool.iter().map(|file| file.header.capacity).sum();
-            if file.of_this_life
+            if file.of_this_epoch
                 && file.header.capacity == capacity_for(self.target, 0)
                 && pooled + file.header.capacity <= self.supply.pool_bytes
             {
@@ -408,13 +409,13 @@ impl Journal {
         removed
     }
 
-    /// The files that the journal consists of, the oldest first.
+    /// The files of the journal, the oldest first.
     pub fn consists_of(&self) -> Vec<(JournalHeader, PathBuf, Arc<dyn DiskFile>)> {
         let parts = |it: &JournalFile| (it.header, it.path.clone(), Arc::clone(&it.file));
         self.files.iter().map(parts).collect()
     }
 
-    /// The names of all files that are kept, for whatever they are, or about to be made.
+    /// The names of all files that the journal keeps for any purpose, or is about to make.
     pub fn kept_paths(&self) -> Vec<PathBuf> {
         let kept = self.files.iter().chain(&self.next).chain(&self.replaced).chain(&self.pool);
         let mut paths: Vec<PathBuf> = kept.map(|file| file.path.clone()).collect();
@@ -429,7 +430,7 @@ impl Journal {
         paths
     }
 
-    /// The bytes from a position on. They must have been appended, within one frame.
+    /// The bytes from a position on. They must lie within one appended frame.
     #[inline]
     pub fn bytes(&self, lsn: Lsn, len: usize) -> Result<JournalBytes> {
         if let Some(file) = self.files.back().filter(|file| file.start() <= lsn) {

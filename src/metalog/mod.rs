@@ -1,9 +1,9 @@
-//! The metalog: state as a log of entries, the newest value per key, compacted now and then into
-//! a file that begins with all of it.
+//! The metalog: the state of the store as a log of entries. The newest entry of a key counts. Compaction begins a new
+//! file with the whole state.
 //!
-//! Invariants: a file bears its real name only once it begins with a complete, durable
-//! checkpoint. Entries count once a checkpoint follows them. Nothing is appended to a file of an
-//! earlier life, nor behind an attempt that failed: the next checkpoint begins a new file.
+//! Invariants: a file gets its real name only once it begins with a complete, durable checkpoint. Entries count once a
+//! checkpoint follows them. Nothing is appended to a file of an earlier epoch, nor behind a failed attempt: the next
+//! checkpoint begins a new file.
 
 mod reader;
 pub mod survey;

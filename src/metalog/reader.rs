@@ -1,4 +1,4 @@
-//! Reading the metalog.
+//! Reads the newest metalog when the store is opened.
 
 use std::path::{Path, PathBuf};
 
@@ -17,18 +17,18 @@ use crate::{
     layout::{Named, meta_name},
 };
 
-/// What the newest metalog says.
+/// The newest metalog.
 #[derive(Debug)]
 pub struct Loaded {
     pub store: StoreId,
     pub number: u64,
     pub checkpoint: CheckpointState,
-    /// Older files, and some that were not finished. They may be removed.
+    /// Older files and unfinished files. They may be removed.
     pub leftovers: Vec<PathBuf>,
 }
 
-/// Loads the newest metalog: hands the entries of its checkpoints to `apply`, in their order, and
-/// makes durable what it has read. `None` if there is no metalog.
+/// Loads the newest metalog: passes the entries of its checkpoints to `apply`, in their order, and makes durable
+/// everything that it has read. `None` if there is no metalog.
 ///
 /// # Errors
 ///
@@ -60,9 +60,9 @@ pub fn load(
     let bytes = read_all(&*file).map_err(failed)?;
     let Decoded { store, checkpoint, proven, end } = decode(&bytes, number, &path, apply)?;
 
-    // What nothing proves to be durable is written once more: if a sync has failed before, the
-    // system takes for clean what it could not write, and the next sync says that all is well.
-    // The padding of the last frame may be cut.
+    // Bytes that nothing proves to be durable are written again. After a failed sync, the system treats the
+    // pages that it could not write as clean, and the next sync reports success. The padding of the last frame
+    // may be missing.
     let upto = bytes.len().min(end as usize);
     let again = &bytes[upto.min(proven as usize)..upto];
     if !again.is_empty() && !seeded!(MetalogBelievesTheCache) {
@@ -87,9 +87,9 @@ fn read_all(file: &dyn DiskFile) -> std::io::Result<Vec<u8>> {
 struct Decoded {
     store: StoreId,
     checkpoint: CheckpointState,
-    /// Everything before this position is durable: it was when something later was written.
+    /// Everything before this position is durable: it was durable before a later frame was written.
     proven: u64,
-    /// Where the last checkpoint ends.
+    /// The end of the last checkpoint.
     end: u64,
 }
 
@@ -119,7 +119,7 @@ fn decode(
         let applied = entry.and_then(|entry| match entry {
             MetaEntry::Checkpoint(checkpoint) => {
                 if last.replace(checkpoint).is_none() {
-                    // The file got its name when this much of it was durable.
+                    // The first checkpoint was durable before the file got its name.
                     proven = at + frame.frame_len();
                 }
                 Ok(())
@@ -131,7 +131,7 @@ fn decode(
     }
     let checkpoint = last
         .ok_or_else(|| Error::corrupt("a metalog without a checkpoint", path, META_HEADER_BYTES))?;
-    // A watermark cannot lie behind the frame that bears it.
+    // A watermark cannot lie behind its own frame.
     Ok(Decoded { store: header.store, checkpoint, proven: proven.min(end), end })
 }
 
@@ -145,8 +145,8 @@ impl<'a> Frames<'a> {
         decode_frame(&self.bytes[at as usize..], Lsn(at), self.header.seed())
     }
 
-    /// The end of the last checkpoint. What follows it was not committed; but a frame that does
-    /// not verify although a later one proves that it was durable is damage.
+    /// The end of the last checkpoint. Entries behind it were not committed. A frame that does not verify is
+    /// damage if a later frame proves that it was durable.
     fn committed_end(&self, path: &Path) -> Result<u64> {
         let (mut at, mut end) = (META_HEADER_BYTES, META_HEADER_BYTES);
         while let Ok((frame, payload)) = self.frame_within(at) {

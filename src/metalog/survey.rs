@@ -1,4 +1,4 @@
-//! Reading a metalog as far as it can be read, damaged or not. Nothing is changed or synced.
+//! Reads a metalog as far as it can be read, damaged or not. Nothing is changed or synced.
 
 use std::path::PathBuf;
 
@@ -16,32 +16,33 @@ use crate::{
     layout::{Named, meta_name},
 };
 
-/// A metalog file as it is found.
+/// A metalog file.
 #[derive(Debug)]
 pub struct MetaFile {
-    /// By its name.
+    /// The number in its name.
     pub number: u64,
     pub path: PathBuf,
     pub header: Result<MetaHeader, Malformed>,
     bytes: Vec<u8>,
 }
 
-/// A place that does not say what it said.
+/// A damaged place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetaDamage {
     pub position: u64,
     pub what: Malformed,
 }
 
-/// What a file says, as far as it verifies.
+/// The content of a file, as far as it verifies.
 #[derive(Debug, Default)]
 pub struct MetaSurvey {
     /// Every entry that verifies, with its position.
     pub entries: Vec<(u64, MetaEntry)>,
-    /// So many of them belong to checkpoints that count.
+    /// How many of the entries belong to checkpoints that count.
     pub committed: usize,
     pub damage: Vec<MetaDamage>,
-    /// Where it stops to verify without proof that what follows was ever durable.
+    /// Where the torn tail begins: the file does not verify from here on, and nothing proves that the rest was
+    /// durable.
     pub torn: Option<u64>,
 }
 
@@ -78,8 +79,8 @@ pub fn read(place: &MetaPlace, number: u64, path: PathBuf) -> Result<MetaFile> {
 }
 
 impl MetaFile {
-    /// What the file holds, if it belongs to a store. A header that is damaged is not needed for
-    /// that: the number is the file's name, and the entries' checksums tell whether it is right.
+    /// The content of the file, if it belongs to a store. The header is not needed: the number is in the file's
+    /// name, and the checksums of the entries tell whether it is right.
     pub fn survey(&self, store: StoreId) -> MetaSurvey {
         let header = match self.header {
             Ok(header) => MetaHeader { store, ..header },
@@ -92,7 +93,7 @@ impl MetaFile {
 struct Walk<'a> {
     bytes: &'a [u8],
     header: MetaHeader,
-    /// Where nothing verifies, and up to where.
+    /// Ranges in which nothing verifies.
     gaps: Vec<(u64, u64)>,
     found: MetaSurvey,
 }
@@ -137,7 +138,7 @@ impl Walk<'_> {
             |(_, entry): &&(u64, MetaEntry)| matches!(entry, MetaEntry::Checkpoint(_));
         let first = self.found.entries.iter().find(is_checkpoint).map_or(u64::MAX, |(at, _)| *at);
         for (from, _) in &self.gaps {
-            // A file has its name only once it begins with a whole checkpoint.
+            // A file gets its name only once it begins with a whole checkpoint.
             if *from >= proof && *from > first {
                 self.found.torn = Some(*from);
                 break;

@@ -1,4 +1,4 @@
-//! Writing the metalog.
+//! Writes the metalog: entries, and the checkpoints that make them count.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ use crate::{
 
 const WRITE_BYTES: usize = 256 << 10;
 
-/// One metalog file that this life has begun.
+/// One metalog file that this epoch has begun.
 #[derive(Debug)]
 pub struct MetaWriter {
     place: MetaPlace,
@@ -29,12 +29,12 @@ pub struct MetaWriter {
     file: Arc<dyn DiskFile>,
     seed: Seed,
     frame: Vec<u8>,
-    /// Frames that are not written yet; they belong at `end` less their length.
+    /// Frames that are not written yet. They end at `end`.
     ready: Vec<u8>,
     end: u64,
     /// The end of the last durable checkpoint; 0 before the first one.
     durable: u64,
-    /// The length of the first checkpoint, which held everything.
+    /// The length of the first checkpoint, which holds the whole state.
     snapshot_bytes: u64,
     entries: u64,
 }
@@ -65,7 +65,7 @@ impl MetaWriter {
         self.number
     }
 
-    /// Whether the file holds so much that is superseded that a new one should be begun.
+    /// Whether so many entries are superseded that the next checkpoint should begin a new file.
     pub fn wants_compaction(&self) -> bool {
         self.end > 2 * self.snapshot_bytes + (256 << 10)
     }
@@ -91,7 +91,7 @@ impl MetaWriter {
         Ok(())
     }
 
-    /// Makes durable what was added, as one: this is the moment at which a checkpoint counts.
+    /// Writes a checkpoint and makes it durable, with all entries before it. At that moment they count.
     pub fn commit(&mut self, replay_from: Lsn, reflects: Lsn, next_id: EntityId) -> Result<()> {
         let entries = self.entries;
         let checkpoint = CheckpointState { replay_from, reflects, next_id, entries };

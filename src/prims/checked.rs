@@ -1,5 +1,5 @@
-//! What loom lacks: waiting with a time limit, which it takes for waiting for ever.
-//! Here the time may be up at any moment, or a wake-up come before.
+//! Waiting with a time limit, which loom lacks: it treats such a wait as one without a limit. Here the time may
+//! run out at any moment, and a wake-up may come before.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -15,7 +15,7 @@ pub struct Mutex<T>(sync::Mutex<T>);
 #[derive(Debug)]
 pub struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
-    /// There but for moments in which the mutex is let go of.
+    /// `None` only during the moments in which the mutex is released.
     guard: Option<sync::MutexGuard<'a, T>>,
 }
 
@@ -49,7 +49,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 pub struct Condvar {
     endless: sync::Condvar,
-    /// Those who wait with a time limit. Only one thread runs at a time, so no check sees this.
+    /// The threads that wait with a time limit. Only one thread runs at a time, so loom need not check this.
     limited: std::sync::Mutex<Limited>,
 }
 
@@ -148,7 +148,7 @@ impl Condvar {
     }
 }
 
-/// One of so many. Loom has no choice, and the time is up when all others wait.
+/// Chooses one of `among` alternatives. Without a choice by loom, the time runs out when all others wait.
 fn choose(among: usize) -> usize {
     let _ = among;
     0

@@ -1,8 +1,8 @@
-//! Segments: the messages of one log that outlived the journal, packed into immutable blocks.
+//! Segments: the messages of one log that checkpoints moved out of the journal, packed into immutable blocks.
 //!
-//! Invariants: blocks are only ever added behind the committed length, which the metalog holds;
-//! what lies behind it does not exist. The footer of a sealed segment is derived from its blocks
-//! and rebuilt from them if it is damaged. Every byte that is handed out was verified before.
+//! Invariants: blocks are only ever added behind the committed length, which the metalog holds. Bytes behind the
+//! committed length do not count. The footer of a sealed segment is derived from its blocks, and is rebuilt from them
+//! if it is damaged. Every byte that is returned was verified before.
 
 mod reader;
 mod survey;

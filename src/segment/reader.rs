@@ -1,4 +1,4 @@
-//! Reading segments: find the block, verify it, find the record.
+//! Reads segments: finds the block, verifies it, finds the record.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +32,7 @@ pub struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// Opens what the metalog says is there.
+    /// Opens the segment that an entry of the metalog describes.
     pub fn open(segments: &Segments, state: &SegmentState) -> Result<SegmentReader> {
         let path = Arc::new(segments.path(state));
         let failed = |error| unreadable(error, &path, 0);
@@ -65,13 +65,13 @@ impl SegmentReader {
         (index < self.table.len()).then_some(index)
     }
 
-    /// The first block with a record of that time or later.
+    /// The first block with a record of this time or later.
     pub fn block_at_time(&self, time: Timestamp) -> Option<usize> {
         let index = self.table.partition_point(|entry| entry.max_time < time);
         (index < self.table.len()).then_some(index)
     }
 
-    /// Says that a range of the file will be read soon.
+    /// Tells the system that a range of the file will be read soon.
     pub fn expect(&self, at: u64, len: u64) {
         self.window.expect(at, len);
     }
@@ -101,7 +101,7 @@ impl SegmentReader {
     }
 }
 
-/// What an error of the system means where the metalog says that there is something.
+/// Turns an error of the system into one of ours, for a file that the metalog refers to.
 pub fn unreadable(error: std::io::Error, path: &Path, position: u64) -> Error {
     let what = match error.kind() {
         std::io::ErrorKind::NotFound => "a segment is missing",
@@ -118,7 +118,7 @@ fn damaged(what: Malformed, path: &Arc<PathBuf>, position: u64) -> Error {
     Error::corrupt(what.0, path.as_ref(), position)
 }
 
-/// The table in the footer; `None` if it is damaged, as it can be had from the blocks.
+/// The table in the footer. `None` if the footer is damaged: the caller reads the table from the blocks.
 fn read_footer(file: &dyn DiskFile, state: &SegmentState, seed: Seed) -> Option<Vec<TableEntry>> {
     let mut bytes = vec![0; BLOCK_HEADER_BYTES];
     read_exact_at(file, state.bytes, &mut bytes).ok()?;
@@ -133,7 +133,7 @@ fn read_footer(file: &dyn DiskFile, state: &SegmentState, seed: Seed) -> Option<
     take_table(&header, &body).ok()
 }
 
-/// The table, from the blocks' headers. Bodies are verified when they are read.
+/// The table, from the headers of the blocks. Bodies are verified when they are read.
 fn walk_blocks(
     file: &dyn DiskFile,
     state: &SegmentState,
@@ -174,7 +174,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// What the spans of its records refer to.
+    /// The bytes that the spans of its records refer to.
     #[inline]
     pub fn body(&self) -> &Slice {
         &self.body
@@ -193,13 +193,13 @@ impl Block {
         self.records.seek(&self.body, offset)
     }
 
-    /// The record at a place, which moves on, if it can be had with next to no work.
+    /// The record at a place, if it is cheap to read. The place moves on.
     #[inline]
     pub fn quick(&self, place: &mut BlockPlace) -> Option<(Offset, RecordSpans)> {
         self.records.quick(&self.body, place)
     }
 
-    /// The record at a place, which moves on. `None` behind the last record.
+    /// The record at a place. The place moves on. `None` behind the last record.
     pub fn step(&self, place: &mut BlockPlace) -> Result<Option<(Offset, RecordSpans)>> {
         let stepped = self.records.step(&self.body, place);
         stepped.map_err(|what| damaged(what, &self.path, self.header.position))

@@ -1,5 +1,5 @@
-//! Reading one segment block by block, damaged or not. Nothing is changed, and no table is
-//! believed: what verifies is found by going through the file.
+//! Reads one segment block by block, damaged or not. Nothing is changed. The survey trusts no table: it walks the file
+//! and takes the blocks that verify.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,7 +28,7 @@ pub struct SegmentSurvey {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     seed: Seed,
-    /// Where the blocks end: as the metalog says, or the file's end.
+    /// Where the blocks end: the committed length from the metalog, or the file's end.
     limit: u64,
     len: u64,
     at: u64,
@@ -36,14 +36,14 @@ pub struct SegmentSurvey {
     table: Vec<TableEntry>,
 }
 
-/// What stands at a place.
+/// The content of one place in the file.
 #[derive(Debug)]
 pub enum Piece {
     Block(SurveyedBlock),
     Damage(BlockDamage),
 }
 
-/// A block that verifies, and whose records all decode.
+/// A block that verifies and whose records all decode.
 #[derive(Debug)]
 pub struct SurveyedBlock {
     pub header: BlockHeader,
@@ -51,7 +51,7 @@ pub struct SurveyedBlock {
     pub records: Vec<(Offset, RecordSpans)>,
 }
 
-/// A place where there is no such block.
+/// A place without a block that verifies.
 #[derive(Debug)]
 pub struct BlockDamage {
     pub position: u64,
@@ -68,8 +68,8 @@ pub fn header_of(disk: &dyn Disk, path: &Path) -> Result<Option<SegmentHeader>> 
 }
 
 impl SegmentSurvey {
-    /// Opens a segment. Its header is known from its name and need not verify. `None` if there is
-    /// no such file. `limit` is where its blocks end, as far as that is known.
+    /// Opens a segment. Its header is known from its name and need not verify. `limit` is where its blocks end,
+    /// if that is known. `None` if there is no such file.
     pub fn open(
         disk: &dyn Disk,
         path: PathBuf,
@@ -143,7 +143,7 @@ impl SegmentSurvey {
         }
     }
 
-    /// Lets a header pass that can stand here.
+    /// Checks that a header can stand here.
     fn fitting(&self, header: BlockHeader) -> Result<BlockHeader, Malformed> {
         let in_order = self.table.last().is_none_or(|before| before.last < header.first);
         let is_last = self.limit == self.len;
@@ -164,7 +164,7 @@ impl SegmentSurvey {
         Piece::Damage(BlockDamage { position, what: Malformed("a segment ends too early") })
     }
 
-    /// The next place with a block's header that verifies; the end if there is none.
+    /// The next place with a block's header that verifies. The end if there is none.
     fn resync(&self, from: u64, end: u64) -> Result<u64> {
         let mut at = from;
         while at < end {
@@ -172,7 +172,7 @@ impl SegmentSurvey {
             let until = bytes.len().saturating_sub(BLOCK_HEADER_BYTES - 1);
             for n in (0..until).step_by(ALIGN as usize) {
                 let position = at + n as u64;
-                // Most places are sorted out by the one number that a header must bear.
+                // A cheap check first: a header repeats its position, so most places fail here.
                 let bears = bytes[n + 56..n + 64] == position.to_le_bytes();
                 if bears && position < end {
                     let header = BlockHeader::decode(&bytes[n..], position, self.seed);
@@ -186,7 +186,7 @@ impl SegmentSurvey {
         Ok(end)
     }
 
-    /// What is wrong with the footer, which must stand behind the blocks that were read.
+    /// What is wrong with the footer. It must stand behind the blocks that were read.
     pub fn check_footer(&self) -> Result<Option<Malformed>> {
         let bytes = self.read(self.limit, BLOCK_HEADER_BYTES)?;
         let header = match BlockHeader::decode(&bytes, self.limit, self.seed) {
@@ -204,7 +204,7 @@ impl SegmentSurvey {
     }
 }
 
-/// The records of a block, if all of it is what its header says.
+/// The records of a block, if the whole block fits its header.
 fn verified(
     header: &BlockHeader,
     body: &[u8],

@@ -1,4 +1,4 @@
-//! Writing segments.
+//! Writes segments: adds records, packs them into blocks, and seals full segments with a footer.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
 /// Blocks are collected to about this size before they are written.
 const WRITE_BYTES: usize = 256 << 10;
 
-/// Adds blocks to one segment. What it writes counts once the metalog holds its state.
+/// Adds blocks to one segment. They count once the metalog holds the segment's new state.
 #[derive(Debug)]
 pub struct SegmentWriter {
     segments: Segments,
@@ -28,7 +28,7 @@ pub struct SegmentWriter {
     path: PathBuf,
     seed: Seed,
     block: BlockBuilder,
-    /// Whole blocks that are not written yet; they belong at `state.bytes` less their length.
+    /// Whole blocks that are not written yet. They end at `state.bytes`.
     ready: Vec<u8>,
     state: SegmentState,
     /// Whether the file's name is new, so that its directory must be synced.
@@ -36,7 +36,7 @@ pub struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Begins a segment. A file of that name can only be left over from an attempt that failed.
+    /// Begins a segment. If there is a file with its name, a failed attempt has left it.
     pub fn create(
         segments: &Segments,
         log: LogId,
@@ -98,12 +98,12 @@ impl SegmentWriter {
         })
     }
 
-    /// What the segment is, once everything that was added is flushed and synced.
+    /// The state of the segment once everything that was added is flushed and synced.
     pub fn state(&self) -> &SegmentState {
         &self.state
     }
 
-    /// The bytes of the segment by now, with what is not flushed.
+    /// The bytes of the segment, unflushed ones included.
     pub fn bytes(&self) -> u64 {
         self.state.bytes + if self.block.is_empty() { 0 } else { self.block.len() as u64 }
     }
@@ -123,7 +123,7 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Says that the segment stands for all offsets up to `end`: those it does not hold are dead.
+    /// Extends the segment's range to `end`. Messages of the range that the segment does not hold are dead.
     pub fn extend_to(&mut self, end: Offset) {
         self.state.end = self.state.end.max(end);
     }
@@ -133,7 +133,7 @@ impl SegmentWriter {
         if needed > WRITE_BYTES && !self.ready.is_empty() {
             self.write_ready()?;
         } else if needed > WRITE_BYTES / 8 && self.ready.capacity() < WRITE_BYTES {
-            // Once, instead of growing beyond by doubling.
+            // This grows the buffer once. Doubling would allocate more than is needed.
             self.ready.reserve_exact(WRITE_BYTES - self.ready.len());
         }
         let header = self.block.finish(&mut self.ready, self.state.bytes, self.seed);
@@ -153,8 +153,7 @@ impl SegmentWriter {
         written.map_err(|error| Error::io(error, "a segment cannot be written", &self.path).at(at))
     }
 
-    /// Writes out everything that was added, and gives up the memory for it: many segments may
-    /// wait for their sync.
+    /// Writes everything that was added, and frees the buffer: many segments may wait for their sync.
     pub fn flush(&mut self) -> Result<()> {
         if !self.block.is_empty() {
             self.finish_block()?;
@@ -165,7 +164,7 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Ends the segment: writes its footer. Nothing can be added any more.
+    /// Seals the segment: writes its footer. Nothing can be added afterwards.
     pub fn seal(&mut self) -> Result<()> {
         self.flush()?;
         let reader = SegmentReader::open(&self.segments, &self.state)?;
@@ -197,10 +196,10 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Gives up a segment that was begun, as what should go into it failed.
+    /// Gives up a segment that was begun, because writing its content failed.
     pub fn abandon(self) {
         if self.is_new {
-            // What stays is emptied by the next attempt, or swept.
+            // If the removal fails, the next attempt empties the file, or a sweep removes it.
             let _ = self.segments.disk.remove(&self.path);
         }
     }

@@ -17,7 +17,7 @@ use crate::{
         frame::FRAME_HEADER_BYTES,
     },
     ids::{CursorId, EntityId, LogId, Lsn, Now, Offset, OffsetRange, Timestamp},
-    journal::{Room, Urgency},
+    journal::{FrameSpace, Urgency},
     message::Message,
 };
 
@@ -122,7 +122,7 @@ pub enum Refused {
     /// The commit is impossible, or the journal cannot be written.
     Failed(Error),
     /// The commit can be made once there is room for it.
-    NeedsRoom(Shortage),
+    NeedsSpace(Shortage),
 }
 
 /// What a commit lacks.
@@ -150,7 +150,7 @@ impl Store {
     ///
     /// [`Failed`](Refused::Failed) if an operation names something that does not exist, if a
     /// message or the commit is too large, or if the journal cannot be written.
-    /// [`NeedsRoom`](Refused::NeedsRoom) if the commit has to be tried again once there is room.
+    /// [`NeedsSpace`](Refused::NeedsSpace) if the commit has to be tried again once there is room.
     /// Nothing was changed in either case.
     pub fn commit(&mut self, ops: &[Op<'_>], now: Now) -> Result<Receipt, Refused> {
         self.draft.begin();
@@ -169,10 +169,10 @@ impl Store {
             return Err(too_large(payload_len, most).into());
         }
         if self.journal_is_full(urgency) {
-            return Err(Refused::NeedsRoom(Shortage::Checkpoint));
+            return Err(Refused::NeedsSpace(Shortage::Checkpoint));
         }
-        if let Room::NeedsFile(bytes) = self.journal.make_room(payload_len, urgency)? {
-            return Err(Refused::NeedsRoom(Shortage::File { bytes, urgency }));
+        if let FrameSpace::NeedsFile(bytes) = self.journal.make_space(payload_len, urgency)? {
+            return Err(Refused::NeedsSpace(Shortage::File { bytes, urgency }));
         }
         let lsn = self.journal.append(&mut self.draft.frame)?;
         self.apply(ops, lsn).expect("the operations were checked before");

@@ -65,7 +65,7 @@ struct Append<'a> {
     delay_ms: u64,
 }
 
-/// A run, and where in the frame it begins.
+/// A run, and the place in the frame at which it begins.
 #[derive(Debug)]
 pub struct RunAt {
     pub log: LogId,
@@ -133,7 +133,7 @@ impl Draft {
             Some(run) => run.end,
             None => found.next(),
         };
-        // A stream's records never expire, so no clock that is set matters to them.
+        // A stream's records never expire, so they need no steady time.
         let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
         self.add_messages(log, messages, first, config.message_bytes_max, now_of)?;
         if append.delay_ms > 0 || messages.iter().any(Message::has_more) {
@@ -174,7 +174,7 @@ impl Draft {
                 if message.headers().any(|(name, _)| name.is_empty()) {
                     return Err(Error::invalid("header", "a header without a name"));
                 }
-                let record = RecordParts::living(message, now);
+                let record = RecordParts::with_time_to_live(message, now);
                 let weight = record.weight();
                 if weight > bytes_max && !message.is_moved() {
                     return Err(message_too_large(weight, bytes_max));
@@ -212,26 +212,28 @@ fn check(state: &State, change: &Change<'_>) -> Result<()> {
 }
 
 fn check_expiry(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<()> {
-    if messages.iter().all(|it| it.lives_ms().is_none()) {
+    if messages.iter().all(|it| it.time_to_live_ms().is_none()) {
         return Ok(());
     }
     if log.keeps_acked {
         let what = "a stream keeps its records until it is trimmed; set no expire_after";
         return Err(Error::invalid("expire_after", what));
     }
-    if messages.iter().any(|it| it.lives_ms() == Some(0)) {
-        let what = "the message would live for no time: give it 1 ms or more";
+    if messages.iter().any(|it| it.time_to_live_ms() == Some(0)) {
+        let what = "a time to live of 0 ms: give the message 1 ms or more";
         return Err(Error::invalid("expire_after", what));
     }
     // The time to live of a moved message began earlier.
-    let never_comes = |it: &Message<'_>| match (it.delay(), it.lives_ms()) {
-        (Some(Delay::After(ms)), Some(life)) => life <= ms && !it.is_moved(),
-        (Some(Delay::At(at)), Some(life)) => life <= at.0.saturating_sub(now.0) && !it.is_moved(),
+    let never_comes = |it: &Message<'_>| match (it.delay(), it.time_to_live_ms()) {
+        (Some(Delay::After(ms)), Some(ms_to_live)) => ms_to_live <= ms && !it.is_moved(),
+        (Some(Delay::At(at)), Some(ms_to_live)) => {
+            ms_to_live <= at.0.saturating_sub(now.0) && !it.is_moved()
+        }
         _ => false,
     };
     if messages.iter().any(never_comes) {
-        let what = "the message's life would be over before it is due: let it live for longer than it \
-                    is delayed";
+        let what = "the message would expire before it is due: give it a time to live that is longer \
+                    than its delay";
         return Err(Error::invalid("expire_after", what));
     }
     Ok(())

@@ -19,7 +19,7 @@ use crate::{
     format::{
         Malformed,
         commit::Run,
-        note::{DeadLetter, Life},
+        note::{DeadLetter, TimeToLive},
         record::{Headers, RecordSpans},
     },
     ids::{CursorId, LogId, Lsn, Offset, Timestamp},
@@ -61,22 +61,22 @@ impl Stored {
     pub fn expires(&self, most_ms: u64) -> Option<Timestamp> {
         let headers = self.spans.headers(&self.bytes);
         // A note is the first header, and its name is empty.
-        if headers.first() != Some(&0) && most_ms == 0 { None } else { self.end_of_life(most_ms) }
+        if headers.first() != Some(&0) && most_ms == 0 { None } else { self.expiry(most_ms) }
     }
 
     /// The time to live in the message's note. A note that cannot be read counts as none.
-    pub fn life(&self) -> Life {
-        Life::of(self.headers()).unwrap_or_default()
+    pub fn time_to_live(&self) -> TimeToLive {
+        TimeToLive::of(self.headers()).unwrap_or_default()
     }
 
-    fn end_of_life(&self, most_ms: u64) -> Option<Timestamp> {
-        let life = self.life();
-        let ms = match (life.ms, most_ms) {
+    fn expiry(&self, most_ms: u64) -> Option<Timestamp> {
+        let noted = self.time_to_live();
+        let ms = match (noted.ms, most_ms) {
             (None, 0) => return None,
-            (Some(noted), 0) => noted,
-            (noted, most) => noted.unwrap_or(most).min(most),
+            (Some(ms), 0) => ms,
+            (ms, most) => ms.unwrap_or(most).min(most),
         };
-        Some(Timestamp(life.from.unwrap_or(self.timestamp()).0.saturating_add(ms)))
+        Some(Timestamp(noted.from.unwrap_or(self.timestamp()).0.saturating_add(ms)))
     }
 
     /// The dead letter's origin, if the message is a dead letter.

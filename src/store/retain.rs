@@ -122,7 +122,7 @@ impl Work {
         let generation =
             if seeded!(RewriteKeepsItsGeneration) { generation } else { generation + 1 };
         let mut writer = self.begin_segment(first.log, first.base, generation)?;
-        let copied = self.copy_living(shared, old, &mut writer).and_then(|()| {
+        let copied = self.copy_live(shared, old, &mut writer).and_then(|()| {
             writer.extend_to(last.end);
             writer.seal()
         });
@@ -136,7 +136,7 @@ impl Work {
         Ok(())
     }
 
-    fn copy_living(
+    fn copy_live(
         &self,
         shared: &impl Shared,
         old: &[SegmentState],

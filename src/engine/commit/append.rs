@@ -1,4 +1,4 @@
-//! Commits messages to one log.
+//! Appends messages to one log: the plain case of sending.
 
 use super::committer::Committer;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Committer {
-    /// Appends messages to a log that needs nothing more. Returns the offset of the first.
+    /// Appends messages to a log without limits or order. Returns the offset of the first message.
     #[inline]
     pub fn append(
         &self,

@@ -1,4 +1,5 @@
-//! Checkpoints and journal files: the work on the disk that makes room for commits.
+//! Checkpoints and journal files: the work on the disk that makes space for commits. `store/checkpoint.rs`
+//! explains what a checkpoint does.
 
 use super::committer::Committer;
 use crate::{
@@ -10,8 +11,8 @@ use crate::{
 };
 
 impl Committer {
-    /// Prepares the next journal file, for a frame of so many bytes if that is given. Waits for it if another
-    /// thread prepares it already.
+    /// Prepares the next journal file. With `bytes`, the file is large enough for a frame of that many bytes. If
+    /// another thread is preparing the file, waits for it.
     pub fn prepare_file(&self, bytes: Option<u64>, urgency: Urgency) -> Result<()> {
         let operation = "prepare a journal file";
         let working = self.work();
@@ -37,7 +38,7 @@ impl Committer {
         let check_open = || self.lock_open("verify").map(drop);
         let mut report = {
             let _working = self.work();
-            let _turn = self.checkpointing.lock();
+            let _checkpointing = self.checkpointing.lock();
             check_open()?;
             inspect::verify_base(self)?
         };
@@ -47,12 +48,11 @@ impl Committer {
 
     /// Makes a checkpoint.
     ///
-    /// On a full disk it gives up the spare files, and the reserve if the checkpoint is for a commit that
-    /// frees space. Then it moves the journal file by file: each gives back the space that it took, and
-    /// more.
+    /// On a full disk it removes the spare files. For a commit that frees space it removes the reserve, too.
+    /// Then it moves the journal file by file. Each file frees more space than its move takes.
     pub fn checkpoint(&self, extent: Extent, urgency: Urgency) -> Result<()> {
         let _working = self.work();
-        let _turn = self.checkpointing.lock();
+        let _checkpointing = self.checkpointing.lock();
         drop(self.lock_open("checkpoint")?);
         let mut made = store::checkpoint(self, extent);
         if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {

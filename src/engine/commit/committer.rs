@@ -1,4 +1,4 @@
-//! The committer: what all handles and threads of one engine share.
+//! The committer: the state that all handles and threads of one engine share.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -27,7 +27,7 @@ use crate::{
     store::Store,
 };
 
-/// The core, the ways to lock it, and what commits need beside it.
+/// The core, the functions that lock it, and the other state that commits need.
 #[derive(Debug)]
 pub struct Committer {
     core: Mutex<Core>,
@@ -35,29 +35,29 @@ pub struct Committer {
     pub disk: Arc<dyn Disk>,
     pub config: Config,
     clock: SteadyClock,
-    /// The epoch of the journal: how often the store was opened.
+    /// The epoch of the journal: how many times the store was opened.
     pub epoch: u64,
     pub flusher: FlusherSignal,
     pub checkpointer: CheckpointerSignal,
-    /// Checkpoints are made one at a time.
+    /// Held by the thread that makes a checkpoint.
     pub(super) checkpointing: RankedMutex<()>,
-    /// Read by those that work in the store's directory without the core, written by shutdown: the
-    /// store's lock is let go of when all of that work has ended.
+    /// Read-locked by threads that work in the store's directory without the core. Shutdown write-locks it
+    /// before it releases the store's lock, so that all of that work has ended.
     directory: RwLock<()>,
     /// Which messages are schedules.
     #[cfg(feature = "cron")]
     pub schedules: RankedMutex<KnownSchedules>,
 }
 
-/// A thread works in the store's directory.
+/// Marks that a thread works in the store's directory.
 #[derive(Debug)]
 pub struct Working<'a> {
-    _turn: RwLockReadGuard<'a, ()>,
+    _directory: RwLockReadGuard<'a, ()>,
     _hold: Hold,
     _within: Within,
 }
 
-/// What is said of a panic inside the engine.
+/// The message of the error after a panic inside the engine.
 pub const PANICKED: &str = "a thread panicked inside the engine; reopen the store";
 
 impl Committer {
@@ -80,7 +80,7 @@ impl Committer {
         }
     }
 
-    /// Locks the core. `operation` names what it is for: tests report the longest hold of each.
+    /// Locks the core. Tests report the longest hold of each `operation`.
     #[inline]
     pub fn lock(&self, operation: &'static str) -> CoreGuard<'_> {
         let hold = Hold::begin(Rank::Core, operation);
@@ -93,7 +93,8 @@ impl Committer {
         }
     }
 
-    /// A thread panicked in the middle of a change: what the core holds may be half done.
+    /// Locks the core after a thread panicked while it held the core. A change may be half done, so this
+    /// poisons the engine.
     #[cold]
     fn lock_after_panic(&self, operation: &'static str) -> CoreGuard<'_> {
         self.core.clear_poison();
@@ -103,7 +104,7 @@ impl Committer {
         CoreGuard::new(core, &self.flusher, hold)
     }
 
-    /// Locks the core, if the engine is in working order.
+    /// Locks the core. Fails if the engine is closed or poisoned.
     #[inline]
     pub fn lock_open(&self, operation: &'static str) -> Result<CoreGuard<'_>> {
         let core = self.lock(operation);
@@ -121,7 +122,7 @@ impl Committer {
         Ok(())
     }
 
-    /// The time for a commit of which nothing is due later, and no life ends.
+    /// The time for a commit that uses no due time and no time to live.
     #[inline]
     pub fn now_plain(&self) -> Now {
         Now::from(self.disk.now())
@@ -138,20 +139,20 @@ impl Committer {
         self.disk.elapsed()
     }
 
-    /// Has everything synced within the sync interval.
+    /// Asks the flusher to sync everything within the sync interval.
     #[inline]
     pub fn sync_soon(&self) {
         self.flusher.sync_soon(|| self.elapsed());
     }
 
-    /// Ends the engine, after an error that says nothing of what is on the disk.
+    /// Stops all use of the engine, after an error that leaves the state of the disk unknown.
     pub fn poison(&self, error: &Error) {
         self.syncs.poison(error);
         self.checkpointer.wake_waiters();
         self.lock("poison").wake_everyone();
     }
 
-    /// Poisons the engine if an error says so.
+    /// Poisons the engine if the error is of kind `Poisoned`.
     pub(super) fn poison_if_fatal(&self, error: Error) -> Error {
         if error.kind() == ErrorKind::Poisoned && !seeded!(PoisonIsForgotten) {
             self.poison(&error);
@@ -162,12 +163,11 @@ impl Committer {
     /// Marks that this thread works in the store's directory, until the guard is dropped.
     pub fn work(&self) -> Working<'_> {
         let hold = Hold::begin(Rank::Directory, "work in the directory");
-        let turn = self.directory.read().unwrap_or_else(PoisonError::into_inner);
-        Working { _turn: turn, _hold: hold, _within: Within::enter() }
+        let directory = self.directory.read().unwrap_or_else(PoisonError::into_inner);
+        Working { _directory: directory, _hold: hold, _within: Within::enter() }
     }
 
-    /// Returns when no thread works in the store's directory. Threads that come later find that the engine
-    /// is closed.
+    /// Waits until no thread works in the store's directory. Later threads find that the engine is closed.
     pub fn await_quiet(&self) {
         drop(self.directory.write().unwrap_or_else(PoisonError::into_inner));
     }

@@ -13,7 +13,7 @@ use crate::{
     error::{ErrorKind, Result},
 };
 
-/// How long a message waits that could not be moved.
+/// How long a message waits after it could not be moved.
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Committer {
@@ -27,9 +27,9 @@ impl Committer {
         Ok(settled.1)
     }
 
-    /// Moves a message on lease to the dead letters. One that cannot be moved, as on a full disk, stays in
-    /// its queue and waits a little; others are delivered meanwhile. Returns whether it was moved.
-    pub fn bury_or_wait(&self, settlement: &Settlement<'_>) -> Result<bool> {
+    /// Moves a leased message to the dead letters. Returns whether it was moved. If that fails, for example
+    /// on a full disk, the message stays in its queue and waits a little. Others are delivered meanwhile.
+    pub fn move_or_wait(&self, settlement: &Settlement<'_>) -> Result<bool> {
         let Err(error) = self.settle("move to the dead letters", settlement) else {
             self.sync_soon();
             return Ok(true);
@@ -47,9 +47,9 @@ impl Committer {
         }
     }
 
-    /// Moves messages to the dead letters whose last lease ran out, in the order in which that happened. If
-    /// one cannot be moved, those behind it are moved by the consumers that come to them.
-    pub fn bury_exhausted(&self) {
+    /// Moves the messages whose last lease ran out to the dead letters, in the order in which the leases ran
+    /// out. If one cannot be moved, this stops, and the consumers that lease the others move them.
+    pub fn move_exhausted(&self) {
         let operation = "move to the dead letters";
         loop {
             let mut core = self.lock(operation);
@@ -66,7 +66,7 @@ impl Committer {
             drop(core);
             let Exhausted { key, source, attempts, dead_letters } = exhausted;
             let Ok(stored) = self.read(operation, info.log, message.offset, source) else {
-                // It is reported to the consumer that comes to it.
+                // The consumer that leases this message next gets the error.
                 self.lock(operation).put_back(message.cursor, key);
                 return;
             };
@@ -77,9 +77,9 @@ impl Committer {
                 key,
                 attempt: attempts,
                 leased: now,
-                how: Settling::Bury { letter, has_failed: false },
+                how: Settling::DeadLetter { letter, has_failed: false },
             };
-            if !self.bury_or_wait(&settlement).is_ok_and(|moved| moved) {
+            if !self.move_or_wait(&settlement).is_ok_and(|moved| moved) {
                 return;
             }
         }

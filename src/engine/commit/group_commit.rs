@@ -1,18 +1,17 @@
-//! Group commit: who leads the next sync, and for whom.
+//! Group commit: one thread syncs for all threads that wait.
 //!
-//! Threads that wait for a sync form a *group*, and one of them leads it: no thread is woken to sync for
-//! others. At most one sync is under way. A thread that comes meanwhile and is not covered by it joins the
-//! next group.
+//! Threads that wait for a sync form a *group*. One member, the *leader*, runs the sync. At most one sync is
+//! under way. A thread whose commit the running sync does not cover joins the next group, the *open* group.
 //!
-//! The end of a sync releases its whole group at once, and most of its threads soon come back with their
-//! next commits. If the first to come back synced at once, it would sync for two or three. So a group has a
-//! *batch window*: its sync begins when most of those are there that were released, or were waiting
-//! already; the last to come leads. A lone writer syncs at once. One thread of the group watches the time, in
-//! case the others do not come back. When they did not, the next groups have no window: one group, then
-//! three, and up to 63.
+//! The end of a sync releases its whole group at once, and most of these threads soon return with their next
+//! commits. If the first thread to return synced at once, it would sync for two or three threads only. So an open
+//! group has a *batch window*: its sync begins when most of the expected threads have joined. The expected threads
+//! are the released ones and the ones that wait already. The last thread to join leads. A lone writer syncs at
+//! once. One member watches the time, in case the others do not return. After such a miss the next groups have
+//! no window: one group, then three, and up to 63.
 //!
 //! Invariants: while any thread waits, a thread leads, watches the time, or was woken to do so. The state is
-//! locked for moments, and no other lock is taken under it.
+//! locked for moments, and no other lock is taken under it. `sync.rs` runs the syncs.
 
 use std::{mem, sync::atomic::Ordering, time::Duration};
 
@@ -23,7 +22,7 @@ use crate::{
     prims::{AtomicU64, Condvar},
 };
 
-/// After a shorter sync a batch window is not worth the sleep.
+/// After a sync shorter than this, the next group has no batch window: the sleep would cost more.
 const WORTH_A_WINDOW: Duration = Duration::from_micros(20);
 
 /// The longest batch window, however long a sync takes.
@@ -36,37 +35,39 @@ const DOUBLINGS_MAX: u32 = 6;
 pub struct GroupCommit {
     state: RankedMutex<State>,
     /// Wakes the members of a group when its sync has ended. Only two groups have members at a time: the
-    /// one whose sync is under way, and the one that gathers.
+    /// syncing group and the open group.
     ended: [Condvar; 2],
-    /// The position that the sync under way covers: everything, until its leader has looked.
+    /// The position that the sync under way covers. It is `u64::MAX` until the leader has read the tail.
     covers: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The group that gathers. The one before it is the one whose sync is under way, if one is.
+    /// The number of the open group. The syncing group is the one before it.
     group: u64,
     under_way: bool,
-    gathering: usize,
+    /// How many members the open group and the syncing group have.
+    waiting: usize,
     syncing: usize,
-    /// How many members the group waits for, and how long its batch window is.
+    /// How many members the open group waits for, and how long its batch window is.
     expected: usize,
     window: Duration,
-    /// A member watches the time.
+    /// Whether a member of the open group watches the time.
     is_watched: bool,
-    /// How often in a row the others did not come back; how many groups have no window for that.
+    /// How many windows in a row ended before the expected threads had joined.
     misses: u32,
-    resting: u32,
+    /// How many groups more have no window.
+    without_window: u32,
 }
 
 impl State {
-    /// Joins a group, and returns which.
+    /// Joins the syncing group if its sync covers the commit, or else the open group. Returns its number.
     fn join(&mut self, is_covered: bool) -> u64 {
         if self.under_way && is_covered {
             self.syncing += 1;
             self.group - 1
         } else {
-            self.gathering += 1;
+            self.waiting += 1;
             self.group
         }
     }
@@ -75,17 +76,17 @@ impl State {
         group < self.group && !(self.under_way && group + 1 == self.group)
     }
 
-    /// Begins the sync of the group that gathers.
+    /// Begins the sync of the open group.
     fn begin(&mut self) {
-        if self.gathering < self.expected {
-            self.resting = (1 << self.misses) - 1;
+        if self.waiting < self.expected {
+            self.without_window = (1 << self.misses) - 1;
             self.misses = DOUBLINGS_MAX.min(self.misses + 1);
         } else if self.expected > 1 {
             self.misses = 0;
         }
         self.group += 1;
         self.under_way = true;
-        self.syncing = mem::take(&mut self.gathering);
+        self.syncing = mem::take(&mut self.waiting);
         self.is_watched = false;
     }
 
@@ -93,23 +94,23 @@ impl State {
     fn end(&mut self, took: Duration) -> Ended {
         self.under_way = false;
         let released = mem::take(&mut self.syncing);
-        let all = released + self.gathering;
-        let has_window = self.resting == 0 && took >= WORTH_A_WINDOW;
-        self.resting = self.resting.saturating_sub(1);
-        // One straggler in sixteen is not waited for.
+        let all = released + self.waiting;
+        let has_window = self.without_window == 0 && took >= WORTH_A_WINDOW;
+        self.without_window = self.without_window.saturating_sub(1);
+        // The group does not wait for the last sixteenth.
         self.expected = if has_window { all - all / 16 } else { 1 };
         self.window = WINDOW_MAX.min(took / 2);
-        Ended { group: self.group, has_followers: released > 1, has_next: self.gathering > 0 }
+        Ended { group: self.group, has_followers: released > 1, has_next: self.waiting > 0 }
     }
 }
 
-/// What the end of a sync leaves to do.
+/// The wake-ups after a sync.
 struct Ended {
-    /// The group that gathers now.
+    /// The open group.
     group: u64,
-    /// Others than the leader waited for the sync.
+    /// Whether threads other than the leader waited for the sync.
     has_followers: bool,
-    /// The next group has members: one is woken to lead it, or to watch the time.
+    /// Whether the open group has members. One is woken to lead it, or to watch the time.
     has_next: bool,
 }
 
@@ -126,17 +127,17 @@ impl GroupCommit {
         &self.ended[(group % 2) as usize]
     }
 
-    /// Waits until `is_over` says that the wait for a position is over, or until the caller is to lead the
-    /// sync. What is to be synced must have been appended before.
+    /// Waits until `is_over` returns `true`, or until the caller becomes the leader. The caller has appended
+    /// its commit, which ends at `position`.
     pub fn wait(&self, position: Lsn, is_over: impl Fn() -> bool) -> Option<Leader<'_>> {
         let mut state = self.state.lock();
         let mut joined = None;
         let mut is_late = false;
         loop {
-            // Whoever ends a wait changes what is asked here before taking the state.
+            // A thread that ends waits changes the answer of `is_over` first, and then locks the state.
             if is_over() {
                 if joined == Some(state.group) {
-                    state.gathering -= 1;
+                    state.waiting -= 1;
                     self.pass_on(&state);
                 }
                 return None;
@@ -146,9 +147,9 @@ impl GroupCommit {
                 None => state.join(position.0 <= self.covers.load(Ordering::Acquire)),
             };
             joined = Some(group);
-            if !state.under_way && (is_late || state.gathering >= state.expected) {
+            if !state.under_way && (is_late || state.waiting >= state.expected) {
                 state.begin();
-                // A thread that comes before the leader has looked is in time.
+                // The leader has not read the tail yet, so its sync covers every commit appended so far.
                 self.covers.store(u64::MAX, Ordering::Relaxed);
                 return Some(Leader { group_commit: self, took: Duration::ZERO });
             }
@@ -156,14 +157,14 @@ impl GroupCommit {
         }
     }
 
-    /// A member that was woken leaves: another is woken instead, to lead or to watch the time.
+    /// Wakes another member, to lead or to watch the time, because this one was woken and leaves.
     fn pass_on(&self, state: &State) {
-        if !state.under_way && !state.is_watched && state.gathering > 0 {
+        if !state.under_way && !state.is_watched && state.waiting > 0 {
             self.ended(state.group).notify_one();
         }
     }
 
-    /// Sleeps until woken. Watches the time, if no member does: `true` if the window is over.
+    /// Sleeps until woken. If no other member does, watches the time: `true` means that the window is over.
     fn sleep<'a>(
         &'a self,
         mut state: RankedGuard<'a, State>,
@@ -175,34 +176,35 @@ impl GroupCommit {
         }
         state.is_watched = true;
         loop {
-            let missing = state.expected - state.gathering;
+            let missing = state.expected - state.waiting;
             let window = state.window;
             let (woken, is_over) = state.wait_timeout(ended, window);
             state = woken;
-            let is_gathering = group == state.group;
-            // While members keep coming, it is worth waiting on.
-            if is_gathering && is_over && state.expected - state.gathering <= missing / 2 {
+            let is_open = group == state.group;
+            // Half of the missing members came within one window: wait for one window more.
+            if is_open && is_over && state.expected - state.waiting <= missing / 2 {
                 continue;
             }
-            state.is_watched &= !is_gathering;
-            return (state, is_gathering && is_over);
+            state.is_watched &= !is_open;
+            return (state, is_open && is_over);
         }
     }
 
-    /// Says what the sync under way covers. Nothing can be appended during the call.
+    /// Sets the position that the sync under way covers. Nothing can be appended during the call.
     pub fn covers(&self, position: Lsn) {
         self.covers.store(position.0, Ordering::Release);
     }
 
-    /// Wakes all members: their wait is over for another reason than a sync.
+    /// Wakes all members: their wait is over for a reason other than a sync.
     pub fn wake_all(&self) {
-        // A member that has found that its wait was not over sleeps once the state can be taken.
+        // A member checks `is_over` and then sleeps under one hold of the state. Locking the state here waits
+        // until it sleeps, so that it is woken.
         drop(self.state.lock());
         self.ended.iter().for_each(Condvar::notify_all);
     }
 }
 
-/// The right to sync, until it is dropped.
+/// The right to run one sync. Dropping it ends the sync and releases the group.
 #[derive(Debug)]
 pub struct Leader<'a> {
     group_commit: &'a GroupCommit,
@@ -210,7 +212,7 @@ pub struct Leader<'a> {
 }
 
 impl Leader<'_> {
-    /// Notes how long the sync took: it measures the next batch window.
+    /// Notes how long the sync took. The next batch window is half of it.
     pub fn took(&mut self, time: Duration) {
         self.took = time;
     }

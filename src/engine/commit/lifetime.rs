@@ -29,7 +29,7 @@ use crate::{error::Result, store::Space};
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
-/// What the last handle ends.
+/// Dropped with the last handle, which closes the engine.
 struct Inner {
     committer: Arc<Committer>,
     shutdown: Arc<Shutdown>,
@@ -61,7 +61,7 @@ impl Engine {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // An application that wants to know calls `close`.
+        // An error is lost here. An application that needs it calls `close`.
         let _ = self.shutdown.close();
     }
 }

@@ -1,5 +1,7 @@
-//! Commits: made when there is room for them, and made durable by one sync for many. The threads, the
-//! poison and the shutdown of the engine are here, too.
+//! Commits and their durability: a commit waits for space in the journal, and one sync serves many commits.
+//!
+//! `transact.rs` commits, `sync.rs` and `group_commit.rs` make commits durable, and `checkpoint.rs` makes
+//! space. The engine's threads, its poison and its shutdown are here, too.
 
 pub mod append;
 pub mod checkpoint;

@@ -1,4 +1,4 @@
-//! Looks at the oldest message of a cursor.
+//! Reads the oldest message of a cursor, and checks its age. `delivery/oldest.rs` sets the times of checks.
 
 use super::committer::Committer;
 use crate::{delivery::oldest::Oldest, error::Result, ids::CursorId};
@@ -19,15 +19,15 @@ impl Committer {
         Ok(Some(Oldest { offset, timestamp: stored.timestamp() }))
     }
 
-    /// Looks at the age of a cursor's oldest message, for the thresholds that are watched.
-    pub fn look_at_oldest(&self, cursor: CursorId) {
+    /// Checks the age of a cursor's oldest message against the watched thresholds.
+    pub fn check_oldest(&self, cursor: CursorId) {
         let now = self.elapsed();
-        // Another thread that is looking sees to what has changed.
-        if !self.lock("oldest message").begin_look(cursor, now) {
+        // Another thread that runs a check sets the next one.
+        if !self.lock("oldest message").begin_check(cursor, now) {
             return;
         }
         let oldest = self.oldest(cursor);
         let time = self.now_plain().stamp;
-        self.lock("oldest message").finish_look(cursor, oldest, time, now);
+        self.lock("oldest message").finish_check(cursor, oldest, time, now);
     }
 }

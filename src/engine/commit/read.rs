@@ -10,8 +10,8 @@ use crate::{
 impl Committer {
     /// Reads one message from where it was found.
     ///
-    /// The segment that holds it may be opened here. A checkpoint may have replaced that segment since the
-    /// message was found: then the message is looked for once more.
+    /// This may open the segment that holds the message. A checkpoint may have replaced that segment since the
+    /// message was found. Then the message is located again.
     #[inline]
     pub fn read(
         &self,

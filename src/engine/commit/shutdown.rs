@@ -1,8 +1,8 @@
-//! Shutdown: once, whoever asks for it, and wherever.
+//! Shutdown. It runs once, whichever thread asks for it.
 //!
-//! Shutdown waits until no thread works in the store's directory. A waker is code of the application: it may
-//! close the engine, or drop the last handle, in the midst of that work, and would wait for the thread that
-//! it runs on. So a close that comes from within the engine's work is left to a thread of its own.
+//! Shutdown waits until no thread works in the store's directory. A waker is code of the application. It may
+//! close the engine, or drop the last handle, while the engine's work runs on the same thread. Then shutdown would
+//! wait for its own thread. So a close from within the engine's work runs on a new thread.
 
 use std::{fmt, mem, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What ends when the engine is closed, and how that went.
+/// The parts of the engine that shutdown ends, and its outcome.
 pub struct Shutdown {
     committer: Arc<Committer>,
     threads: RankedMutex<Vec<JoinHandle<()>>>,
@@ -45,7 +45,7 @@ impl Shutdown {
         }
     }
 
-    /// Takes over the threads that end with the engine.
+    /// Takes over the threads that shutdown joins.
     pub fn join_later(&self, threads: Vec<JoinHandle<()>>) {
         *self.threads.lock() = threads;
     }
@@ -55,7 +55,7 @@ impl Shutdown {
         let mut core = self.committer.lock("close");
         core.is_closed = true;
         core.wake_everyone();
-        // A waker may close the engine, too: nothing is held here.
+        // A waker may close the engine, too, so this thread holds no lock when wakers run.
         drop(core);
         let mut state = self.state.lock();
         loop {
@@ -88,14 +88,14 @@ impl Shutdown {
         })
     }
 
-    /// Ends the threads, makes everything durable, and lets go of the store's lock.
+    /// Ends the threads, makes everything durable, and releases the store's lock.
     fn end(&self) -> Result<()> {
         let committer = &self.committer;
         committer.flusher.stop();
         committer.checkpointer.stop();
         let threads = mem::take(&mut *self.threads.lock());
         for thread in threads {
-            // A thread of ours that panicked has left a message; there is nothing to add.
+            // A thread that panicked has poisoned the engine, and `check` below reports that.
             let _ = thread.join();
         }
         committer.await_quiet();
@@ -107,7 +107,7 @@ impl Shutdown {
     }
 }
 
-/// The engine is being ended. Nobody waits for ever for it, even if that panics.
+/// A shutdown that runs. Its drop sets the outcome, so that no thread waits for ever, even after a panic.
 struct Ending<'a> {
     shutdown: &'a Shutdown,
     outcome: Option<Result<()>>,
@@ -132,13 +132,13 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Makes everything durable and writes down that it is, so that damage to the last commits will be told from
-/// a torn tail.
+/// Makes everything durable, and writes a close mark. With the mark, recovery tells damage to the last commits
+/// from a torn tail.
 fn close_journal(committer: &Committer) -> Result<()> {
     let tail = {
         let core = committer.lock("close");
         if core.store.journal.is_unused() {
-            // What earlier epochs have left is durable, and the file's header says so.
+            // The commits of earlier epochs are durable, and the file's header says so.
             return Ok(());
         }
         core.store.journal.tail()

@@ -14,11 +14,11 @@ use crate::{
     ids::{CursorId, Offset},
 };
 
-/// How long a block waits that could not come back, as on a full disk.
+/// How long a block waits after it could not come back, for example on a full disk.
 const REST: Duration = Duration::from_millis(500);
 
 impl Committer {
-    /// Spills messages of a queue until there are not too many in memory.
+    /// Spills delayed messages of a queue until the rest fits into memory.
     pub fn spill(&self, cursor: CursorId) {
         let spilled = self.create_delay_entity(cursor).and_then(|()| {
             while self.spill_once(cursor)? {
@@ -27,10 +27,10 @@ impl Committer {
             Ok(())
         });
         if spilled.is_err() {
-            // They stay in memory. It is tried again when there are more of them.
+            // The messages stay in memory. The next attempt is made when a batch more has arrived.
             let more = SpillSizes::of(self.config.delayed_in_memory).batch;
             if let Ok(consumption) = self.lock("spill").consumption(cursor) {
-                consumption.put_off_spilling(more);
+                consumption.postpone_spilling(more);
             }
         }
     }
@@ -43,7 +43,7 @@ impl Committer {
         Ok(spilled.0)
     }
 
-    /// Creates the entity that holds a queue's blocks, unless it is there.
+    /// Creates the entity that holds a queue's blocks, unless it exists.
     fn create_delay_entity(&self, queue: CursorId) -> Result<()> {
         let created = self.transact("spill", |core| {
             if core.delay_entity(queue)?.is_some() {
@@ -61,11 +61,11 @@ impl Committer {
         created.map(drop)
     }
 
-    /// Brings back into memory what is due of a queue's spilled messages. They come due afterwards, in their
-    /// order.
+    /// Brings the blocks of a queue whose messages are due back into memory. The messages come due afterwards,
+    /// in the order of their due times.
     ///
-    /// A block that cannot come back is tried again a little later. A damaged block is passed over, and
-    /// consumers that find nothing to receive are told of it, those that wait already included.
+    /// A block that cannot come back is tried again a little later. A damaged block is skipped. Consumers that
+    /// find no message, including the ones that wait, get the damage as an error.
     pub fn bring_back(&self, cursor: CursorId) {
         while let Err(error) = self.bring_back_due(cursor) {
             let mut core = self.lock("bring back spilled messages");
@@ -98,7 +98,7 @@ impl Committer {
         }
     }
 
-    /// Removes the blocks of a queue of which no message is spilled any more.
+    /// Removes the blocks of a queue that has no spilled message left.
     pub fn clear_spilled(&self, cursor: CursorId) -> Result<()> {
         let cleared = self.transact("clear spilled messages", |core| {
             let receipt = core.clear_spilled(cursor, self.now_plain())?;

@@ -1,8 +1,8 @@
-//! Durability: how far the journal is durable, and one sync for all that wait.
+//! Durability: how far the journal is durable, and how a thread waits for it.
 //!
-//! The leader of a group commit syncs everything that was appended by then, outside the core. So a single
-//! writer syncs on its own thread, and many writers share a sync. A leader that fails, or panics, poisons the
-//! engine: no thread is left waiting, and none tries again.
+//! The leader of a group commit syncs everything that was appended by then, outside the core. So a lone writer
+//! syncs on its own thread, and many writers share a sync. A leader that fails, or panics, poisons the engine. Then
+//! no thread is left waiting, and no thread retries the sync. `group_commit.rs` chooses the leader.
 
 use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
@@ -24,18 +24,18 @@ use crate::{
     prims::AtomicU64,
 };
 
-/// How far the journal is durable, and who waits for it.
+/// How far the journal is durable, and the threads and tasks that wait for it.
 #[derive(Debug)]
 pub struct Syncs {
     durable: AtomicU64,
     group_commit: GroupCommit,
-    /// Where tasks wait: something is durable, or never will be. Threads wait in the group commit.
+    /// Where tasks wait for a sync or for poison. Threads wait in the group commit.
     moved: Arc<Watch>,
     poison: OnceLock<Error>,
     flushes: AtomicU64,
 }
 
-/// What is synced, and who is told. The engine's journal is one, and a model in the tests another.
+/// A log that can be synced: the engine's journal, or a model in the tests.
 pub trait Synced {
     type Job;
     type Effects;
@@ -44,11 +44,11 @@ pub trait Synced {
     fn begin_sync(&self, covers: impl FnOnce(Lsn)) -> Self::Job;
     /// Syncs. `false` if there was nothing to sync.
     fn run_sync(&self, job: &Self::Job) -> Result<bool>;
-    /// Takes note of the sync: calls `publish` with what is durable by now.
+    /// Notes the end of the sync: calls `publish` with the position that is durable now.
     fn finish_sync(&self, job: Self::Job, publish: impl FnOnce(Lsn)) -> Self::Effects;
-    /// Wakes those that wait for what is visible by now. The caller holds nothing.
+    /// Wakes the waiters of messages that are visible now. The caller holds no lock.
     fn run_effects(&self, effects: Self::Effects);
-    /// Ends everything: nothing can be said about the disk.
+    /// Stops all use: the state of the disk is unknown.
     fn poison(&self, error: &Error);
     fn stopwatch(&self) -> Duration;
 }
@@ -73,7 +73,7 @@ impl Syncs {
         self.durable.load(Ordering::Acquire) >= position.0
     }
 
-    /// `Some` if the wait for a position is over: it is durable, or never will be.
+    /// `Some` if the wait for a position is over: the position is durable, or the engine is poisoned.
     #[inline]
     pub fn outcome(&self, position: Lsn) -> Option<Result<()>> {
         if self.is_durable(position) {
@@ -103,7 +103,7 @@ impl Syncs {
         self.moved.begin()
     }
 
-    /// Returns when everything before a position is durable. It must have been appended.
+    /// Waits until everything before a position is durable. The caller has appended it.
     pub fn sync_to<S: Synced>(&self, position: Lsn, synced: &S) -> Result<()> {
         loop {
             if let Some(outcome) = self.outcome(position) {
@@ -114,7 +114,7 @@ impl Syncs {
             let leading = Leading { syncs: self, synced, leader: Some(leader), has_ended: false };
             let began = synced.stopwatch();
             let led = self.lead(synced);
-            // A waker may do anything, such as close the engine: it does not run while this thread leads.
+            // A waker may close the engine. So wakers run only after this thread has stopped leading.
             leading.end(synced.stopwatch().saturating_sub(began));
             match led {
                 Ok(effects) => synced.run_effects(effects),
@@ -136,7 +136,7 @@ impl Syncs {
                 Ok(synced.finish_sync(job, |durable| self.publish(durable)))
             }
             Err(error) => {
-                // Set before the leader leaves: no thread tries again.
+                // This comes before the leader leaves, so that no other thread retries the sync.
                 if !seeded!(PoisonIsForgotten) {
                     self.poison(&error);
                 }
@@ -146,7 +146,7 @@ impl Syncs {
     }
 }
 
-/// A thread leads. If a panic ends that, nothing can be said about the disk.
+/// A thread that leads. If it panics, the state of the disk is unknown, and the drop poisons the engine.
 struct Leading<'a, S: Synced> {
     syncs: &'a Syncs,
     synced: &'a S,
@@ -160,7 +160,7 @@ impl<S: Synced> Leading<'_, S> {
         if let Some(mut leader) = self.leader.take() {
             leader.took(took);
         }
-        // A waker may do anything, such as send or close: this thread leads no more when it runs.
+        // A waker may send or close. This thread has stopped leading.
         self.syncs.moved.wake(usize::MAX);
     }
 }
@@ -168,7 +168,7 @@ impl<S: Synced> Leading<'_, S> {
 impl<S: Synced> Drop for Leading<'_, S> {
     fn drop(&mut self) {
         if !self.has_ended {
-            // This wakes all. Whatever they do then fails at once, and waits for no leader.
+            // This wakes all waiters. Their next calls fail at once, and wait for no leader.
             self.synced.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
         }
     }
@@ -183,7 +183,7 @@ pub struct JournalSync {
 }
 
 impl Committer {
-    /// Returns when everything before a position is durable.
+    /// Waits until everything before a position is durable.
     pub fn sync_to(&self, position: Lsn) -> Result<()> {
         self.syncs.sync_to(position, self)
     }

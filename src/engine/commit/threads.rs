@@ -2,7 +2,7 @@
 //!
 //! The *flusher* syncs the commits that no thread waits for, and ends leases on time. The *checkpointer*
 //! prepares journal files and makes checkpoints. On the simulated disk there are no threads: the calls that
-//! need this work do it themselves.
+//! need this work do it themselves. `runtime/signals.rs` holds the signals by which both threads are called.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,7 +41,7 @@ pub fn start(committer: &Arc<Committer>) -> Result<Vec<JoinHandle<()>>> {
     Ok(vec![spawn("posthouse-flush", flush)?, spawn("posthouse-checkpoint", checkpoint)?])
 }
 
-/// Poisons the engine when one of its threads panics: nobody is left waiting for it.
+/// Poisons the engine when one of its threads panics, so that no caller waits for that thread.
 struct PoisonsOnPanic<'a>(&'a Committer);
 
 impl Drop for PoisonsOnPanic<'_> {
@@ -67,7 +67,7 @@ fn flush(committer: &Committer) {
                     let _ = journal.mark(FrameKind::Watermark);
                 }
             }
-            Duty::Ring(timer) => end_leases(committer, timer),
+            Duty::Timer(timer) => end_leases(committer, timer),
         }
     }
 }
@@ -77,20 +77,20 @@ fn flush_all(committer: &Committer) {
         let core = committer.lock("flush");
         (core.store.journal.tail(), core.store.journal.is_dirty())
     };
-    // A failure poisons the engine: whoever uses it next is told.
+    // A failure poisons the engine. The next call on it returns the error.
     if is_dirty && committer.sync_to(tail).is_ok() {
         committer.flusher.mark_later(committer.elapsed(), tail);
     }
 }
 
-/// A timer rings: ends the leases of a cursor that run out, and releases its messages that come due.
+/// Runs a timer: ends the leases of a cursor that run out, and releases its messages that come due.
 fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     let operation = "timer";
     let mut core = committer.lock(operation);
     match core.consumption(cursor) {
         Ok(consumption) if consumption.armed == Some(at) => consumption.armed = None,
-        // Another timer was set since that rings earlier, or has rung. If this one set another, timers
-        // would never become fewer.
+        // An earlier timer was set since, and runs or has run. If this timer set another one, the number
+        // of timers would never fall.
         _ => return,
     }
     let now = committer.elapsed();
@@ -101,40 +101,41 @@ fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     }
     core.expire(cursor, now);
     let mut core = committer.count_failures(operation, core);
-    let wants_look = core.take_look(cursor, now);
+    let wants_check = core.take_check(cursor, now);
     core.arm(cursor);
     drop(core);
-    committer.bury_exhausted();
-    if wants_look {
-        committer.look_at_oldest(cursor);
+    committer.move_exhausted();
+    if wants_check {
+        committer.check_oldest(cursor);
     }
 }
 
 /// The loop of the checkpointer.
 fn checkpoint(committer: &Committer) {
     while let Some(wants_space) = committer.checkpointer.next_round() {
-        let outcome = if wants_space { make_space(committer) } else { checkpoint_round(committer) };
+        let outcome =
+            if wants_space { full_disk_round(committer) } else { checkpoint_round(committer) };
         committer.checkpointer.finish_round(outcome, REST);
     }
 }
 
-/// A round on a full disk: what the journal holds may be worth more as free space.
-fn make_space(committer: &Committer) -> Result<()> {
+/// A round on a full disk: a checkpoint of the whole journal frees space for the next file.
+fn full_disk_round(committer: &Committer) -> Result<()> {
     committer.checkpoint(Extent::All, Urgency::Ordinary)?;
     committer.prepare_file(None, Urgency::Ordinary)
 }
 
-/// One round: prepares a journal file, and makes a checkpoint, if they are wanted.
+/// One round of the checkpointer: prepares a journal file and makes a checkpoint, if they are needed.
 pub fn checkpoint_round(committer: &Committer) -> Result<()> {
     let (wants_file, wants_checkpoint) = {
         let core = committer.lock_open("checkpoint round")?;
         (core.store.journal.wants_file(), core.wants_checkpoint() || core.wants_clearing())
     };
-    // The file first: commits wait for it.
+    // The file comes first, because commits wait for it.
     let prepared =
         if wants_file { committer.prepare_file(None, Urgency::Ordinary) } else { Ok(()) };
     if prepared.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
-        return make_space(committer);
+        return full_disk_round(committer);
     }
     if wants_checkpoint {
         committer.checkpoint(Extent::Older, Urgency::Ordinary)?;

@@ -1,4 +1,4 @@
-//! Durability as a value.
+//! Tickets: the durability of a commit as a value that can be awaited.
 
 use std::{
     fmt,
@@ -84,7 +84,7 @@ impl<T: Unpin> Future for Ticket<T> {
         let this = &mut *self;
         let committer = this.engine.committer();
         if !committer.flusher.has_thread() {
-            // No thread of the engine would sync.
+            // The engine has no flusher thread, so this thread syncs.
             let synced = committer.await_durable(this.receipt);
             let value = this.value.take().expect("a ticket is polled until it is ready");
             return Poll::Ready(synced.map(|()| value));
@@ -95,7 +95,7 @@ impl<T: Unpin> Future for Ticket<T> {
                 return Poll::Ready(outcome.map(|()| value));
             }
             match &mut this.waiting {
-                // What happened before the wait began woke nobody: look once more.
+                // A sync that ended before the wait began did not wake this task: check once more.
                 None => {
                     this.waiting = Some(committer.syncs.listen());
                     committer.flusher.sync_at_once();

@@ -1,4 +1,5 @@
-//! Commits until there is room, and waits for durability.
+//! Commits, and makes space in the journal where a commit needs it. Every change of the store runs through
+//! [`transact`](Committer::transact).
 
 use super::{committer::Committer, threads};
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 };
 
 impl Committer {
-    /// Commits: calls `attempt` under the core until there is room for the commit.
+    /// Commits: calls `attempt` under the core, and again each time after it made space for the commit.
     #[inline]
     pub fn transact<T>(
         &self,
@@ -36,31 +37,31 @@ impl Committer {
                     return Ok(committed);
                 }
                 Err(Refused::Failed(error)) => return Err(error),
-                Err(Refused::NeedsRoom(room)) => self.make_room(room)?,
+                Err(Refused::NeedsSpace(shortage)) => self.make_space(shortage)?,
             }
         }
     }
 
-    /// Has the checkpointer do what there is for it to do.
+    /// Calls the checkpointer. Without a thread, runs its round here.
     fn call_checkpointer(&self) {
         if self.checkpointer.has_thread() {
             self.checkpointer.call();
         } else {
-            // As with a thread: the commit does not depend on how it goes.
+            // The outcome does not matter to the commit, as with a thread.
             let _ = threads::checkpoint_round(self);
         }
     }
 
-    /// Makes room for a commit before it is tried again.
-    pub fn make_room(&self, room: Shortage) -> Result<()> {
-        let Shortage::File { bytes, urgency } = room else {
+    /// Makes space for a commit before its next attempt.
+    pub fn make_space(&self, shortage: Shortage) -> Result<()> {
+        let Shortage::File { bytes, urgency } = shortage else {
             return self.shorten_journal(Extent::Older);
         };
         match self.prepare_file(Some(bytes), Urgency::Ordinary) {
             Err(error) if error.kind() == ErrorKind::DiskFull => {
                 match urgency {
                     Urgency::Ordinary => self.shorten_journal(Extent::All)?,
-                    // The checkpointer may be resting. What frees space does not wait for it.
+                    // The checkpointer may pause after a failure. A commit that frees space does not wait for it.
                     Urgency::Freeing => self.checkpoint(Extent::All, urgency)?,
                 }
                 self.prepare_file(Some(bytes), urgency)
@@ -69,7 +70,7 @@ impl Committer {
         }
     }
 
-    /// Has a checkpoint made, by the checkpointer if it has a thread.
+    /// Makes a checkpoint, or waits for the checkpointer's thread to make one.
     fn shorten_journal(&self, extent: Extent) -> Result<()> {
         if self.checkpointer.has_thread() {
             self.checkpointer.await_checkpoint(extent == Extent::All, || self.syncs.check())
@@ -78,9 +79,9 @@ impl Committer {
         }
     }
 
-    /// Counts the failures of deliveries that ended without being settled. Where that fails, as on a full
-    /// disk, they go uncounted: the messages are delivered again all the same. An engine that is closed or
-    /// poisoned commits nothing more.
+    /// Counts the failures of deliveries that ended without a settlement. If the commit fails, for example on
+    /// a full disk, they stay uncounted, and the messages are delivered again all the same. A closed or
+    /// poisoned engine commits nothing.
     pub fn count_failures<'a>(
         &'a self,
         operation: &'static str,
@@ -93,9 +94,9 @@ impl Committer {
             }
             match core.commit_failures(self.now_plain()) {
                 Ok(_) => self.sync_soon(),
-                Err(Refused::NeedsRoom(room)) => {
+                Err(Refused::NeedsSpace(shortage)) => {
                     drop(core);
-                    let made = self.make_room(room);
+                    let made = self.make_space(shortage);
                     core = self.lock(operation);
                     if made.is_err() {
                         core.forget_failures();
@@ -107,7 +108,7 @@ impl Committer {
         core
     }
 
-    /// Waits for the durability that a commit was promised.
+    /// Waits for a commit as its durability demands.
     #[inline]
     pub fn complete<T>(&self, (value, receipt): (T, Receipt), durability: Durability) -> Result<T> {
         match durability {
@@ -117,7 +118,7 @@ impl Committer {
         Ok(value)
     }
 
-    /// Returns when what a receipt names is durable.
+    /// Waits until the position of a receipt is durable.
     #[inline]
     pub fn await_durable(&self, receipt: Receipt) -> Result<()> {
         match receipt.end() {

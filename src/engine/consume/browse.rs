@@ -1,4 +1,4 @@
-//! Looks at what is in a queue without taking it.
+//! Browsing: reads the messages of a queue without leasing them.
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,7 @@ use crate::{
     engine::core::errors::deleted,
     error::Result,
     format::{
-        note::{DeadLetter, Life},
+        note::{DeadLetter, TimeToLive},
         record::Headers,
     },
     ids::{Offset, OffsetRange, Timestamp},
@@ -45,9 +45,9 @@ impl Browsed {
         (self.due != Timestamp(0)).then_some(self.due)
     }
 
-    /// What is noted about its life.
-    pub(crate) fn life(&self) -> Life {
-        self.stored.life()
+    /// Its time to live.
+    pub(crate) fn time_to_live(&self) -> TimeToLive {
+        self.stored.time_to_live()
     }
 }
 
@@ -83,11 +83,11 @@ pub struct Browse {
     due_times: DueTimes,
 }
 
-/// For so many messages at once it is read when they are due.
+/// The due times of this many spilled messages are read at once.
 const DUE_TIMES_AT_ONCE: u64 = 1 << 16;
 
 impl Browse {
-    fn look(&mut self) -> Result<Option<Browsed>> {
+    fn next_message(&mut self) -> Result<Option<Browsed>> {
         let (cursor, log) = (self.consumer.cursor(), self.consumer.log());
         let mut core = self.consumer.committer().lock_open("browse")?;
         let visible = core.visible();
@@ -125,7 +125,7 @@ impl Browse {
         let acks = core.store.acks(self.consumer.cursor()).ok_or_else(deleted)?;
         match &self.due_times.damage {
             Some(damage) if acks.is_spilled(offset) => Err(damage.again()),
-            // It has come back meanwhile.
+            // The message has come back into memory meanwhile.
             _ => Ok(acks.due(offset)),
         }
     }
@@ -135,7 +135,7 @@ impl Iterator for Browse {
     type Item = Result<Browsed>;
 
     fn next(&mut self) -> Option<Result<Browsed>> {
-        self.look().transpose()
+        self.next_message().transpose()
     }
 }
 

@@ -1,7 +1,7 @@
-//! The calls that queues and subscriptions have in common, documented once.
+//! The methods that queues and subscriptions have in common, documented once.
 //!
-//! They are inherent methods made by a macro, and not a trait: an application would have to import the trait
-//! to receive a message.
+//! A macro makes them as inherent methods. With a trait, an application would have to import the trait to receive
+//! a message.
 
 /// The handles that consume: queues and subscriptions.
 pub trait Consuming {

@@ -1,4 +1,4 @@
-//! A consumer: what the handles of one queue or subscription share.
+//! A consumer: the state that the handles of one queue or subscription share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ pub struct Consumer {
     pub info: Arc<CursorInfo>,
     /// Where it waits for messages.
     pub(super) watch: Arc<Watch>,
-    /// Its slot, where consumers are told apart.
+    /// Its slot, if it is exclusive or has a prefetch limit.
     pub(super) slot: Option<Arc<OwnedSlot>>,
     pub durability: Durability,
 }
@@ -85,8 +85,8 @@ impl Consumer {
         self.info.log
     }
 
-    /// Asks the core, once it was noted what has run out or come due.
-    pub fn look<T>(
+    /// Runs a query under the core, after leases have run out and messages have come due as of now.
+    pub fn query<T>(
         &self,
         operation: &'static str,
         ask: impl FnOnce(&mut Core) -> Result<T>,
@@ -95,7 +95,7 @@ impl Consumer {
         ask(&mut core)
     }
 
-    /// How many messages are not acked, as far as they are committed.
+    /// How many committed messages are not acked.
     pub fn depth(&self) -> Result<u64> {
         let core = self.committer().lock_open("depth")?;
         let (_, end) = core.bounds(self.log())?;
@@ -103,11 +103,11 @@ impl Consumer {
     }
 
     pub fn in_flight(&self) -> Result<u64> {
-        self.look("in flight", |core| Ok(core.consumption(self.cursor())?.deliveries.in_flight()))
+        self.query("in flight", |core| Ok(core.consumption(self.cursor())?.deliveries.in_flight()))
     }
 
     pub fn delayed(&self) -> Result<u64> {
-        self.look("delayed", |core| {
+        self.query("delayed", |core| {
             let waiting = core.consumption(self.cursor())?.deliveries.waiting();
             Ok(waiting + core.spilled(self.cursor()))
         })
@@ -121,7 +121,7 @@ impl Consumer {
     }
 
     pub fn latencies(&self) -> Result<Latencies> {
-        // A queue that was deleted has none.
+        // This fails if the queue was deleted.
         self.depth()?;
         Ok(self.info.latencies.snapshot())
     }

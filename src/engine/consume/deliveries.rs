@@ -1,4 +1,4 @@
-//! Deliveries as a stream of the `futures` world.
+//! Deliveries as a [`Stream`](futures_core::Stream).
 
 use std::{
     fmt,
@@ -41,8 +41,8 @@ impl futures_core::Stream for Deliveries {
             self.is_over = true;
             return Poll::Ready(None);
         }
-        // What cannot be read is reported, and the next one is asked for; what ends all of it, ends
-        // this as well.
+        // After a message that cannot be read, the stream goes on with the next one. Any other error ends the
+        // stream.
         let goes_on = |kind| matches!(kind, ErrorKind::Corrupt | ErrorKind::Io);
         self.is_over = received.as_ref().is_err_and(|error| !goes_on(error.kind()));
         self.next = Box::pin(self.consumer.receive_async());

@@ -1,4 +1,4 @@
-//! One message on lease.
+//! A delivery: one leased message, and the ways to settle it.
 
 use std::{
     fmt,
@@ -81,7 +81,7 @@ impl Delivery {
         self.consumer.settlement(self.info, how)
     }
 
-    /// The message as it moves to the dead letters.
+    /// The message in its form as a dead letter.
     fn letter<'a>(&'a self, to: DeadLetters, reason: &'a str) -> Box<Letter<'a>> {
         let DeliveryInfo { attempt: attempts, priority, .. } = self.info;
         let dead = DeadMessage { stored: &self.stored, attempts, priority, reason };
@@ -210,7 +210,7 @@ impl Delivery {
             return Err(Error::invalid("dead_letter_queue", what));
         };
         let letter = self.letter(dead_letters, reason);
-        self.settle_durably(Settling::Bury { letter, has_failed: true })
+        self.settle_durably(Settling::DeadLetter { letter, has_failed: true })
     }
 
     fn settle_durably(&self, how: Settling<'_>) -> Result<()> {
@@ -228,7 +228,7 @@ impl Delivery {
         self.note_settled(settled)
     }
 
-    /// Acks: the plain case of `settle`.
+    /// Acks. A fast path of `settle`.
     #[inline]
     fn settle_ack(&self) -> Result<Receipt> {
         let (committer, cursor) = (self.consumer.committer(), self.consumer.cursor());
@@ -252,7 +252,7 @@ impl Delivery {
         }
     }
 
-    /// Explains a lease that is lost because this very delivery was settled.
+    /// Replaces the error of a lost lease, if the lease ended because this delivery was settled.
     fn explain(&self, error: Error) -> Error {
         let is_settled = self.is_settled.load(Ordering::Relaxed);
         if is_settled && error.kind() == ErrorKind::LeaseLost { settled_before() } else { error }
@@ -321,7 +321,7 @@ impl Delivery {
         if !deliveries.extend(self.info.key, now, now + lease) {
             return Err(self.explain(lease_lost()));
         }
-        // If the lease became shorter, the timer that is set would ring too late.
+        // If the lease became shorter, the timer that is set is too late.
         core.arm(cursor);
         Ok(())
     }
@@ -338,7 +338,7 @@ impl Drop for Delivery {
         core.give_back(self.consumer.cursor(), self.info.key, committer.elapsed());
         drop(committer.count_failures(operation, core));
         if self.consumer.info.retry.dead_letters_after(self.info.attempt).is_some() {
-            committer.bury_exhausted();
+            committer.move_exhausted();
         }
     }
 }

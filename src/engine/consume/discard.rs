@@ -1,4 +1,4 @@
-//! Leased messages that are not delivered: they were tried too often, or their time to live is over.
+//! Discards leased messages instead of delivering them: they were tried too often, or have expired.
 
 use super::{consumer::Consumer, lease::DeliveryInfo};
 use crate::{
@@ -13,7 +13,8 @@ use crate::{
 };
 
 impl Consumer {
-    /// Whether a message on lease is not to be delivered. Then it is moved to the dead letters, or dropped.
+    /// Discards a leased message if it was tried too often or has expired: moves it to the dead letters, or
+    /// drops it. Returns whether it was discarded.
     #[inline]
     pub(super) fn discards(
         &self,
@@ -26,7 +27,7 @@ impl Consumer {
             (None, None) => Ok(false),
             (Some(dead_letters), _) => {
                 let attempts = delivered.attempt;
-                self.bury(stored, delivered, dead_letters, attempts, UNSETTLED)?;
+                self.move_to_dead_letters(stored, delivered, dead_letters, attempts, UNSETTLED)?;
                 Ok(true)
             }
             (None, Some(expires)) => {
@@ -44,7 +45,7 @@ impl Consumer {
     fn discard_expired(&self, stored: &Stored, delivered: DeliveryInfo) -> Result<()> {
         let tried = delivered.attempt.saturating_sub(1);
         if let Some(dead_letters) = self.info.retry.dead_letters {
-            return self.bury(stored, delivered, dead_letters, tried, EXPIRED);
+            return self.move_to_dead_letters(stored, delivered, dead_letters, tried, EXPIRED);
         }
         let committer = self.committer();
         if seeded!(ExpiredIsDroppedWithoutACommit) {
@@ -60,7 +61,7 @@ impl Consumer {
     }
 
     /// Moves a message that was not delivered to the dead letters.
-    fn bury(
+    fn move_to_dead_letters(
         &self,
         stored: &Stored,
         delivered: DeliveryInfo,
@@ -71,8 +72,8 @@ impl Consumer {
         let committer = self.committer();
         let dead = DeadMessage { stored, attempts, priority: delivered.priority, reason };
         let letter = Box::new(dead.letter(&self.info, dead_letters, committer.now()));
-        let bury = Settling::Bury { letter, has_failed: false };
-        committer.bury_or_wait(&self.settlement(delivered, bury))?;
+        let how = Settling::DeadLetter { letter, has_failed: false };
+        committer.move_or_wait(&self.settlement(delivered, how))?;
         committer.lock("move to the dead letters").note_undelivered(self.cursor(), attempts > 0);
         Ok(())
     }

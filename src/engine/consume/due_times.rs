@@ -1,4 +1,4 @@
-//! When the spilled messages of a queue are due, for those that browse.
+//! The due times of a queue's spilled messages, for browsing.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,18 @@ use crate::{
     ids::{Offset, OffsetRange, Timestamp},
 };
 
-/// When the spilled messages of a range are due.
+/// The due times of the spilled messages in a range.
 #[derive(Debug, Default)]
 pub struct DueTimes {
-    /// The offsets of which it is known.
+    /// The offsets whose due times were read.
     pub range: OffsetRange,
     pub due: BTreeMap<Offset, Timestamp>,
-    /// Why it is not known of all of them.
+    /// The damage of a block, if one could not be read.
     pub damage: Option<Error>,
 }
 
 impl Consumer {
-    /// Reads when the spilled messages of a range are due. A damaged block does not keep the others from
+    /// Reads the due times of the spilled messages in a range. A damaged block does not stop the others from
     /// being read.
     pub(super) fn read_due_times(&self, range: OffsetRange) -> Result<DueTimes> {
         let (cursor, committer) = (self.cursor(), self.committer());

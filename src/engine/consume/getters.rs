@@ -1,6 +1,6 @@
-//! What can be read of a stored message, wherever it is shown.
+//! The getters of a stored message, the same for deliveries, browsed messages and records.
 
-/// Makes the getters of something with a field `stored`.
+/// Makes the getters of a type with a field `stored`.
 macro_rules! stored_message_getters {
     () => {
         /// The payload.

@@ -1,8 +1,8 @@
 //! Leases messages one by one: from queues that are ordered by key, and from those that count deliveries
 //! before their handlers see them.
 //!
-//! Whose turn a message is can be told only when its key was read. So a message is leased, read, and then
-//! delivered or parked. Consumers of a queue that is ordered by key take turns at that.
+//! Whether a message may be delivered is known only after its key was read. So a message is leased, read, and then
+//! delivered or parked. In a queue that is ordered by key, one consumer at a time does this.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -44,19 +44,19 @@ pub fn check_ordered(message: &Message<'_>) -> Result<()> {
     }
 }
 
-/// The hash of a message's key. Messages without a key are in no order.
+/// The hash of a message's key. `None` for a message without a key, which has no order.
 fn key_hash(stored: &Stored) -> Option<u64> {
     stored.key().map(|key| BuildHasherDefault::<DefaultHasher>::default().hash_one(key))
 }
 
 impl Consumer {
-    /// Receives one message. What is to be done before a message is delivered is done when it was read, so a
-    /// message that cannot be read is not counted.
+    /// Receives one message. The message is read first, and then claimed and counted. So a message that cannot
+    /// be read is not counted.
     pub(super) fn attempt_read(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
-        // Callbacks of the application may receive from this very queue: they run without the turn.
+        // A callback of the application may receive from this queue. It runs after `leasing` is unlocked.
         let hold_back = || HeldBack::begin(&self.committer().flusher);
         let _held_back = self.info.is_ordered.then(hold_back);
-        let _turn = self.info.is_ordered.then(|| self.info.turn.lock());
+        let _leasing = self.info.is_ordered.then(|| self.info.leasing.lock());
         if self.info.is_ordered {
             self.claim_retries()?;
         }
@@ -75,8 +75,8 @@ impl Consumer {
                 }
             };
             let Some(stored) = admitted else { continue };
-            if counts && let Some(room) = self.count(offset, delivered)? {
-                match self.committer().make_room(room) {
+            if counts && let Some(shortage) = self.count(offset, delivered)? {
+                match self.committer().make_space(shortage) {
                     // On a full disk the message is delivered without being counted.
                     Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
                     made => made?,
@@ -106,7 +106,7 @@ impl Consumer {
         Ok(Attempt::Got(deliveries))
     }
 
-    /// Reads a message on lease. `None` if it is not delivered now, or never.
+    /// Reads a leased message and claims its key. `None` if it was parked or discarded.
     fn read_and_claim(self: &Arc<Consumer>, leased: Leased) -> Result<Option<Stored>> {
         let Leased { offset, source, delivered, exhausted } = leased;
         let stored = self.load(source, offset)?;
@@ -121,8 +121,8 @@ impl Consumer {
         Ok((!self.discards(&stored, delivered, exhausted)?).then_some(stored))
     }
 
-    /// Counts a message as tried before anyone sees it. If that cannot be for now, its lease ends, and the
-    /// room is returned that the commit needs.
+    /// Counts the attempt before the message is delivered. If the journal has no space for that, ends the lease
+    /// and returns the space that the commit needs.
     fn count(&self, offset: Offset, delivered: DeliveryInfo) -> Result<Option<Shortage>> {
         let (cursor, committer) = (self.cursor(), self.committer());
         let op = Op::Defer {
@@ -130,7 +130,7 @@ impl Consumer {
             offset,
             attempts: delivered.attempt,
             due: Timestamp(0),
-            // On a full disk the reserve is for acks, and not for this.
+            // On a full disk the reserve is for commits that free space. This one does not.
             urgency: Urgency::Ordinary,
         };
         let mut core = committer.lock_open("count a delivery")?;
@@ -144,13 +144,13 @@ impl Consumer {
                 committer.sync_soon();
                 Ok(None)
             }
-            Err(Refused::NeedsRoom(room)) => Ok(Some(room)),
+            Err(Refused::NeedsSpace(shortage)) => Ok(Some(shortage)),
             Err(Refused::Failed(error)) => Err(error),
         }
     }
 
-    /// Makes the messages that wait for another attempt the heads of their keys: they were delivered before
-    /// those behind them, in an earlier epoch.
+    /// Makes the messages that wait for another attempt the heads of their keys. They were delivered in an
+    /// earlier epoch, so they come before later messages of their keys.
     fn claim_retries(&self) -> Result<()> {
         let operation = "receive";
         let (cursor, committer) = (self.cursor(), self.committer());
@@ -158,7 +158,7 @@ impl Consumer {
         let Some(waiting) = waiting else { return Ok(()) };
         for offset in waiting {
             let source = committer.lock_open(operation)?.store.locate(self.log(), offset);
-            // A damaged message is reported when its time has come.
+            // A damaged message is reported when it is received.
             let Ok(stored) = source.and_then(|source| self.load(source, offset)) else { continue };
             if let Some(group) = key_hash(&stored) {
                 committer.lock_open(operation)?.claim_retry(cursor, group, offset)?;

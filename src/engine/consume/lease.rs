@@ -1,7 +1,7 @@
 //! Leases messages and reads them.
 //!
-//! A message is leased under the core, and read after the core was unlocked. Where something is to be done with
-//! a message between reading and delivering it, messages are leased one by one (`key_order.rs`).
+//! A message is leased under the core, and read after the core was unlocked. A queue that needs a step between
+//! reading and delivering (a key to claim, an attempt to count) leases messages one by one (`key_order.rs`).
 
 use std::{iter, sync::Arc, time::Duration};
 
@@ -24,17 +24,17 @@ pub struct Leased {
     pub offset: Offset,
     pub source: Source,
     pub delivered: DeliveryInfo,
-    /// The dead letters to which the message moves instead, as it was tried too often.
+    /// Set if the message was tried too often: it moves to these dead letters instead.
     pub exhausted: Option<DeadLetters>,
 }
 
-/// What is known of a delivery beside its message.
+/// The facts about a delivery that are not in its message.
 #[derive(Clone, Copy, Debug)]
 pub struct DeliveryInfo {
     pub key: LeaseKey,
     pub attempt: u32,
     pub priority: u8,
-    /// When the message was first to be delivered, if not at once; 0 otherwise.
+    /// The due time of the first delivery of a delayed message; 0 otherwise.
     pub due: Timestamp,
     /// When it was leased.
     pub leased: Duration,
@@ -59,7 +59,7 @@ impl Consumer {
         }
     }
 
-    /// Whether something is to be done with a message between reading and delivering it.
+    /// Whether a message needs a step between reading and delivering it.
     fn reads_first(&self) -> bool {
         self.info.is_ordered || self.info.retry.counts_first()
     }
@@ -86,7 +86,7 @@ impl Consumer {
         }
     }
 
-    /// Leases what `lease` finds, or begins to wait.
+    /// Leases by calling `lease` under the core, or begins to wait.
     #[inline(always)]
     pub(super) fn lease_with<T>(
         &self,
@@ -110,15 +110,16 @@ impl Consumer {
         }
     }
 
-    /// Locks the core once it was noted what has run out or come due: leases ended, their failures counted,
-    /// spilled messages brought back.
+    /// Locks the core and brings a cursor up to date: ends leases that have run out, counts their failures,
+    /// brings back spilled messages and releases due ones.
     pub fn lock_current(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
         let (cursor, committer) = (self.cursor(), self.committer());
         let mut core = committer.lock_open(operation)?;
         let elapsed = committer.elapsed();
         if core.wants_block(cursor, elapsed) {
             drop(core);
-            // A block that cannot come back comes later, or a consumer that finds nothing is told why.
+            // A block that cannot come back is tried again later. Damage is reported when a consumer finds no
+            // message.
             committer.bring_back(cursor);
             core = committer.lock_open(operation)?;
         }
@@ -130,22 +131,22 @@ impl Consumer {
         if committer.flusher.has_thread() {
             return Ok((core, elapsed));
         }
-        // What the flusher's thread does otherwise.
+        // Without a flusher thread, this call does its work.
         if core.has_exhausted() {
             drop(core);
-            committer.bury_exhausted();
+            committer.move_exhausted();
             core = committer.lock_open(operation)?;
         }
-        if core.watches_thresholds() && core.take_look(cursor, elapsed) {
+        if core.watches_thresholds() && core.take_check(cursor, elapsed) {
             drop(core);
-            committer.look_at_oldest(cursor);
+            committer.check_oldest(cursor);
             core = committer.lock_open(operation)?;
         }
         Ok((core, elapsed))
     }
 
-    /// Leases the next messages. If one cannot be found, those before it are delivered, and the next attempt
-    /// meets the error again.
+    /// Leases the next messages. If one cannot be located, the messages before it are delivered, and the next
+    /// attempt gets the error.
     fn lease_many(
         &self,
         core: &mut Core,
@@ -156,7 +157,7 @@ impl Consumer {
         let most = match &self.slot {
             None => most,
             Some(slot) => match core.admit(slot.slot())? {
-                Admittance::UpTo(room) => (most as u64).min(room) as usize,
+                Admittance::UpTo(admitted) => (most as u64).min(admitted) as usize,
                 Admittance::Wait(_) => 0,
             },
         };
@@ -185,7 +186,7 @@ impl Consumer {
                 None => view.is_moved(offset),
             };
             if is_visible {
-                // It is the one that is leased.
+                // The first visible message is the one that is leased.
                 run = found;
             }
             is_visible
@@ -215,15 +216,15 @@ impl Consumer {
                 Ok(Some(Leased { offset, source, delivered, exhausted }))
             }
             Err(error) => {
-                // It stays in the queue: damage is reported, not skipped.
+                // The message stays in the queue: damage is reported, not skipped.
                 core.put_back(self.cursor(), key);
                 Err(error)
             }
         }
     }
 
-    /// Reads what was leased. If a message cannot be read, those before it are delivered; it and those behind
-    /// it stay in the queue, and the next attempt meets the error again.
+    /// Reads leased messages. If one cannot be read, the messages before it are delivered. That one and the
+    /// later ones stay in the queue, and the next attempt gets the error.
     fn read_all(self: &Arc<Consumer>, leased: Vec<Leased>) -> Result<Vec<Delivery>> {
         let mut deliveries = Vec::with_capacity(leased.len());
         let mut leased = leased.into_iter();
@@ -246,7 +247,7 @@ impl Consumer {
         self.committer().read("receive", self.log(), offset, source)
     }
 
-    /// Reads one message. `None` if it is not to be delivered.
+    /// Reads one leased message. `None` if it was discarded.
     #[inline]
     fn read(self: &Arc<Consumer>, leased: Leased) -> Result<Option<Delivery>> {
         let Leased { offset, source, delivered, exhausted } = leased;
@@ -257,7 +258,7 @@ impl Consumer {
         Ok(Some(Delivery::new(Arc::clone(self), stored, delivered)))
     }
 
-    /// Ends leases of messages that nobody has seen. That is no failed attempt.
+    /// Ends the leases of messages that no handler has seen. That is no failed attempt.
     pub(super) fn put_back(&self, keys: impl Iterator<Item = LeaseKey>) {
         let mut core = self.committer().lock("put back");
         for key in keys {

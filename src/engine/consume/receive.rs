@@ -26,8 +26,8 @@ impl Consumer {
         blocking(timeout, self.stopwatch(), || self.attempt_one())
     }
 
-    /// Receives the next message, and waits for one. `None` once `is_stopped` was set: whoever sets it then
-    /// calls [`wake_all`](Consumer::wake_all).
+    /// Receives the next message, and waits for one. `None` once `is_stopped` is set. The thread that sets it
+    /// calls [`wake_all`](Consumer::wake_all) afterwards.
     pub fn receive_unless(
         self: &Arc<Consumer>,
         is_stopped: &AtomicBool,
@@ -38,7 +38,7 @@ impl Consumer {
             }
             Ok(match self.attempt_one()? {
                 Attempt::Got(delivery) => Attempt::Got(Some(delivery)),
-                // Asked once more when those that wake can see that this thread waits.
+                // Now `wake_all` sees that this thread waits. A flag that was set before needs this check.
                 Attempt::Wait(_) if is_stopped.load(Ordering::SeqCst) => Attempt::Got(None),
                 Attempt::Wait(waiting) => Attempt::Wait(waiting),
             })
@@ -46,7 +46,7 @@ impl Consumer {
         Ok(received?.flatten())
     }
 
-    /// Wakes all that wait, so that they look again.
+    /// Wakes all consumers of the cursor that wait, so that they try again.
     pub fn wake_all(&self) {
         self.watch.wake(usize::MAX);
         if self.slot.is_some() {

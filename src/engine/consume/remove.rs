@@ -27,7 +27,7 @@ impl Consumer {
             let (_, end) = core.bounds(self.log())?;
             let acks = core.store.acks(cursor).ok_or_else(deleted)?;
             if offset >= end || acks.is_acked(offset) {
-                // A caller that is told that it is gone relies on it.
+                // The caller relies on the commit that removed it.
                 return Ok((false, Receipt::of_what_is_there(&core.store)));
             }
             let (due, was_spilled) = (acks.due(offset), acks.is_spilled(offset));
@@ -39,13 +39,13 @@ impl Consumer {
             Ok((true, receipt))
         })?;
         if was_last_spilled {
-            // The message is gone, however this goes; and the blocks would go when they are due.
+            // A failure does no harm: the message is gone, and the blocks go when they come due.
             let _ = committer.clear_spilled(cursor);
         }
         committer.complete(committed, self.durability)
     }
 
-    /// Deletes all messages but those on lease, and says how many they were.
+    /// Deletes all messages that are not leased. Returns how many.
     pub fn purge(&self) -> Result<u64> {
         let (cursor, committer) = (self.cursor(), self.committer());
         let (_, end) = committer.lock_open("purge")?.bounds(self.log())?;
@@ -76,7 +76,7 @@ impl Consumer {
         }
     }
 
-    /// The first ranges of messages that are neither acked nor on lease.
+    /// The first ranges of messages that are neither acked nor leased.
     fn idle(&self, core: &mut Core, within: OffsetRange) -> Result<Vec<OffsetRange>> {
         let leased = core.consumption(self.cursor())?.deliveries.leased();
         let acks = core.store.acks(self.cursor()).ok_or_else(deleted)?;

@@ -1,7 +1,7 @@
-//! The slot of a consumer, for as long as its handles and deliveries live.
+//! The slot of a consumer, open while its handles and deliveries exist.
 //!
-//! A handle with its clones and its deliveries is one consumer. It has a slot only where consumers are told
-//! apart: in a queue with a single active consumer, or with a prefetch limit.
+//! A handle, its clones and their deliveries are one consumer. A consumer has a slot only if the queue has a single
+//! active consumer, or if the consumer has a prefetch limit. `delivery/admission.rs` has the rules.
 
 use std::sync::Arc;
 
@@ -52,13 +52,12 @@ impl Drop for OwnedSlot {
 }
 
 impl Consumer {
-    /// The same consumer without a slot, for callers that only look: they keep no other consumer from
-    /// being active.
+    /// The same consumer without a slot, for callers that only read. They do not keep the slot open.
     pub fn without_slot(&self) -> Arc<Consumer> {
         Arc::new(Consumer { slot: None, ..self.clone() })
     }
 
-    /// A consumer of its own that holds at most `prefetch` deliveries.
+    /// A new consumer that holds at most `prefetch` deliveries.
     pub fn with_max_in_flight(&self, prefetch: u64) -> Result<Consumer> {
         if prefetch == 0 {
             return Err(Error::invalid("max_in_flight", "a consumer that may hold no message"));

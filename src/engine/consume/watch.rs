@@ -38,8 +38,8 @@ impl Drop for ThresholdWatch {
 impl Consumer {
     pub fn stats(&self) -> Result<ConsumerStats> {
         let (cursor, committer) = (self.cursor(), self.committer());
-        let mut stats = self.look("stats", |core| core.stats(cursor))?;
-        // A queue with a damaged message has statistics, too.
+        let mut stats = self.query("stats", |core| core.stats(cursor))?;
+        // Statistics do not fail if the oldest message is damaged.
         let oldest = committer.oldest(cursor).ok().flatten();
         stats.oldest_age = oldest.map(|oldest| oldest.age(committer.now_plain().stamp));
         stats.uptime = committer.lock_open("stats")?.uptime(committer.elapsed());
@@ -54,10 +54,10 @@ impl Consumer {
         threshold.check()?;
         let cursor = self.cursor();
         let number =
-            self.look("watch", |core| core.watch_threshold(cursor, threshold, Arc::new(call)))?;
+            self.query("watch", |core| core.watch_threshold(cursor, threshold, Arc::new(call)))?;
         let watch = ThresholdWatch { consumer: self.without_slot(), number };
         if matches!(threshold, Threshold::OldestAge(_)) {
-            self.committer().look_at_oldest(cursor);
+            self.committer().check_oldest(cursor);
         }
         Ok(watch)
     }

@@ -12,8 +12,8 @@ use crate::{
 const MESSAGES_AT_ONCE: usize = 64;
 
 impl Consumer {
-    /// Finds out what the messages of a queue weigh, unless that is known. Others send and receive meanwhile:
-    /// what they add and ack is counted from the beginning.
+    /// Reads the weights of a queue's messages, unless they are known. Other threads may send and receive
+    /// meanwhile: commits keep the weights up to date from the beginning.
     pub fn weigh(&self) -> Result<()> {
         let operation = "weigh a queue";
         let (cursor, committer) = (self.cursor(), self.committer());
@@ -30,7 +30,7 @@ impl Consumer {
             for Unweighed { offset, source } in unweighed {
                 match source.and_then(|source| self.load(source, offset)) {
                     Ok(stored) => read.push((offset, weight_of_stored(&stored))),
-                    // A damaged message takes up no room that anyone could count.
+                    // The weight of a damaged message is unknown, and counts as 0.
                     Err(error) if error.kind() == ErrorKind::Corrupt => {}
                     Err(error) => return Err(error),
                 }
@@ -40,7 +40,7 @@ impl Consumer {
         committer.lock_open(operation)?.finish_weighing(cursor)
     }
 
-    /// How many bytes the messages have that are not acked. `None` if the queue has no limit in bytes.
+    /// The sum of the weights of all unacked messages. `None` if the queue has no limit in bytes.
     pub fn bytes(&self) -> Result<Option<u64>> {
         let mut core = self.committer().lock_open("bytes")?;
         let weights = &core.consumption(self.cursor())?.weights;

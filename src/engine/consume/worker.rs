@@ -1,4 +1,4 @@
-//! Workers: threads, or tasks, that run a handler for each message, and settle it by the handler's result.
+//! Workers: threads or tasks that run a handler for each message, and settle the message by its result.
 
 use std::{
     any::Any,
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// How long a worker rests when a message cannot be read, before it goes on.
+/// How long a worker pauses after a message could not be read or settled.
 const REST: Duration = Duration::from_secs(1);
 
 /// A worker that is about to be started. Got from [`Queue::worker`](crate::Queue::worker) and
@@ -156,7 +156,7 @@ impl WorkerBuilder {
     }
 }
 
-/// Why a handler has failed, if it has.
+/// The reason of a failure: the handler's error or its panic. `None` if the handler succeeded.
 fn failure_of<E: Display>(
     handled: std::result::Result<Result<(), E>, Box<dyn Any + Send>>,
 ) -> Option<String> {
@@ -170,14 +170,14 @@ fn failure_of<E: Display>(
     Some(format!("the handler panicked: {}", text.as_deref().unwrap_or("with no message")))
 }
 
-/// What the threads of a worker share.
+/// The state that the threads of a worker share.
 #[derive(Debug)]
 struct Work {
     consumer: Arc<Consumer>,
     max_handling_time: Duration,
     is_stopped: AtomicBool,
     stopping: RankedMutex<()>,
-    /// For those that rest.
+    /// Wakes threads that pause.
     stopped: Condvar,
     done: AtomicU64,
     failed: AtomicU64,
@@ -192,7 +192,7 @@ impl Work {
                 Ok(Some(delivery)) => self.handle(&delivery, handler)?,
                 Err(error) => match error.kind() {
                     ErrorKind::Closed => return Ok(()),
-                    // What is damaged stays, and others are delivered meanwhile.
+                    // A damaged message stays in the queue, and others are delivered meanwhile.
                     ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::DiskFull => self.rest(),
                     _ => return Err(error),
                 },
@@ -205,7 +205,7 @@ impl Work {
         delivery: &Delivery,
         handler: &impl Fn(&Delivery) -> Result<(), E>,
     ) -> Result<()> {
-        // If the lease is lost by now, the handler's work is in vain, but does no harm.
+        // If the lease is lost already, the handler runs in vain. That does no harm.
         let _ = delivery.hold(self.max_handling_time);
         let reason = failure_of(catch_unwind(AssertUnwindSafe(|| handler(delivery))));
         let counter = if reason.is_none() { &self.done } else { &self.failed };
@@ -215,7 +215,7 @@ impl Work {
             Some(reason) => delivery.nack_because(reason),
         };
         match settled {
-            // Or the handler has settled it itself.
+            // The lease ran out, or the handler settled the delivery itself.
             Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
             Err(error) if matches!(error.kind(), ErrorKind::DiskFull | ErrorKind::Io) => {
                 self.rest();
@@ -299,10 +299,10 @@ impl Worker {
     fn end(&mut self) -> Result<()> {
         self.work.stop();
         let mut outcome = Ok(());
-        // A handler may end its own worker: its thread goes when the handler has returned.
+        // A handler may stop its own worker. That thread ends when the handler has returned.
         let own = thread::current().id();
         for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
-            // Handlers' panics are caught; there are none of ours.
+            // Panics of handlers are caught, and the engine's own code does not panic.
             outcome = outcome.and(thread.join().unwrap_or(Ok(())));
         }
         outcome
@@ -311,7 +311,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Whoever wants to know calls `stop`.
+        // An error is lost here. An application that needs it calls `stop`.
         let _ = self.end();
     }
 }

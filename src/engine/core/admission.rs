@@ -22,22 +22,23 @@ impl Core {
         Ok(Slot { cursor, number, rules, standby: Arc::default(), place: AtomicU64::new(0) })
     }
 
-    /// The slot that is active, where only one may be.
+    /// The active slot of a cursor with a single active consumer.
     pub fn active_slot(&mut self, cursor: CursorId) -> Result<Option<SlotId>> {
         Ok(self.consumption(cursor)?.slots.admission.active())
     }
 
-    /// How many messages a consumer may lease now; if none, where it waits.
+    /// How many messages a consumer may lease now. If none, the consumer begins to wait.
     pub fn admit(&mut self, slot: &Slot) -> Result<Admittance> {
         let consumption = self.consumption(slot.cursor)?;
         let held = consumption.deliveries.held_by(slot.number);
         let slots = &mut consumption.slots;
         match slots.admission.admit(slot.number, slot.rules, held) {
-            Admitted::UpTo(room) => Ok(Admittance::UpTo(room)),
+            Admitted::UpTo(most) => Ok(Admittance::UpTo(most)),
             Admitted::Standby => Ok(Admittance::Wait(slots.stand_by(slot))),
             Admitted::Full => {
                 let waiting = slots.full.get_or_insert_default().begin();
-                // This consumer may have been woken for a message that it cannot take: another is woken.
+                // This consumer may have used up the wake-up for a message that it cannot take. Another
+                // consumer is woken for that message.
                 let log = consumption.info.log;
                 self.wake_one(log);
                 Ok(Admittance::Wait(waiting))
@@ -53,7 +54,7 @@ impl Core {
         }
     }
 
-    /// Closes the slot of a consumer that is gone.
+    /// Closes the slot of a consumer that was dropped.
     pub fn close_slot(&mut self, slot: &Slot) {
         let Core { consumers, effects, .. } = self;
         let Some(consumption) = consumers.get_mut(&slot.cursor) else { return };

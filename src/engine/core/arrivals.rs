@@ -1,4 +1,4 @@
-//! Messages that arrive, and the waiters who are woken for them.
+//! Messages that arrive: when they become visible, and which waiters are woken for them.
 
 use std::{mem, sync::Arc};
 
@@ -22,7 +22,7 @@ impl Core {
         if hides { self.store.journal.durable() } else { self.store.journal.tail() }
     }
 
-    /// Where those wait that want messages of these logs. All logs of a stream share one watch.
+    /// The watch for messages of these logs. All logs of a stream share one watch.
     pub fn watch(&mut self, logs: impl Iterator<Item = LogId>, receivers: Receivers) -> Arc<Watch> {
         let mut shared: Option<Arc<Watch>> = None;
         for log in logs {
@@ -56,19 +56,19 @@ impl Core {
         }
     }
 
-    /// A message is to be delivered again, or something ended for which a consumer may wait.
+    /// Wakes one waiter of a log: a message is to be delivered again, or a consumer may go on.
     pub fn wake_one(&mut self, log: LogId) {
         self.wake_some(log, 1);
     }
 
-    /// So many messages can be received.
+    /// Wakes waiters of a log for `messages` messages that can be received.
     pub fn wake_some(&mut self, log: LogId, messages: usize) {
         if let Some(watched) = self.arrivals.watches.get(&log) {
             watched.wake(&mut self.effects, messages);
         }
     }
 
-    /// Wakes everyone who waits for anything: the engine is closed or poisoned.
+    /// Wakes all waiters: the engine is closed or poisoned.
     pub fn wake_everyone(&mut self) {
         let Core { arrivals, consumers, effects, .. } = self;
         for watched in arrivals.watches.values() {
@@ -81,7 +81,7 @@ impl Core {
         }
     }
 
-    /// Begins a sync: takes what it makes visible.
+    /// Begins a sync: takes the messages that the sync makes visible.
     pub fn begin_visibility(&mut self) -> Vec<Fresh> {
         let Arrivals { watches, touched, .. } = &mut self.arrivals;
         let mut fresh = Vec::with_capacity(touched.len());
@@ -94,7 +94,7 @@ impl Core {
         fresh
     }
 
-    /// Ends a sync: wakes those that wait for what it made visible.
+    /// Ends a sync: wakes the waiters of the messages that the sync made visible.
     pub fn finish_visibility(&mut self, fresh: Vec<Fresh>) {
         for Fresh { log, messages } in fresh {
             audit::step();
@@ -102,7 +102,7 @@ impl Core {
         }
     }
 
-    /// Notes the messages with a priority of the last commit.
+    /// Notes the messages of the last commit that have a priority.
     pub(super) fn note_prioritized(&mut self) {
         for it in self.store.prioritized() {
             let Some(consumption) = self.consumers.get_mut(&it.cursor) else { continue };
@@ -130,7 +130,7 @@ impl Core {
         }
     }
 
-    /// Forgets what was deleted, and tells those that wait for it.
+    /// Forgets deleted cursors and logs, and wakes their waiters.
     pub fn forget_deleted(&mut self) {
         let Core { consumers, arrivals, store, effects, leases_deleted, .. } = self;
         consumers.retain(|cursor, consumption| {
@@ -139,7 +139,8 @@ impl Core {
                 return true;
             }
             if let Some(watched) = arrivals.watches.get(&consumption.info.log) {
-                // A subscription may be gone while its topic stays: every waiter of the topic looks.
+                // A subscription may be gone while its topic stays. All waiters of the topic wake, and the
+                // waiters of the subscription find that it was deleted.
                 effects.wake_all(&watched.watch);
             }
             consumption.wake_others(effects);
@@ -157,7 +158,7 @@ impl Core {
         });
     }
 
-    /// The first offset of a log that is there, and the one behind its last.
+    /// The first offset of a log that still exists, and the offset behind the last.
     #[inline]
     pub fn bounds(&self, log: LogId) -> Result<(Offset, Offset)> {
         self.store.bounds(log).ok_or_else(deleted)

@@ -1,4 +1,4 @@
-//! The capacity of a queue with limits: whether messages fit, and which are dropped for them.
+//! The capacity of a queue with limits: whether messages fit, and which messages are dropped for them.
 
 use super::{Core, consumption::Consumption, errors::deleted};
 use crate::{
@@ -33,7 +33,7 @@ impl Load {
         }
     }
 
-    /// Whether it fits into the empty queue.
+    /// Fails if the load does not fit into the empty queue.
     fn check(self, limit: Limit) -> Result<()> {
         let refused = |more: u64, most: u64, unit: &str, field: &str| {
             let what = format!("{more} {unit} at once for a queue that may hold {most} ({field})");
@@ -51,7 +51,7 @@ impl Load {
     }
 }
 
-/// By how much a queue would hold too much.
+/// By how much a load would exceed the capacity of a queue.
 #[derive(Clone, Copy, Debug)]
 struct Excess {
     messages: u64,
@@ -63,23 +63,23 @@ impl Excess {
         self.messages == 0 && self.bytes == 0
     }
 
-    /// A message is dropped.
+    /// Counts one dropped message.
     fn drop_one(&mut self, bytes: u64) {
         self.messages = self.messages.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 }
 
-/// What makes room in a queue for messages that are committed.
+/// The messages that are dropped to make capacity.
 #[derive(Debug, Default)]
 pub struct Dropped {
-    /// Sorted; they do not touch.
+    /// Sorted, with a gap between any two.
     pub ranges: Vec<OffsetRange>,
 }
 
 impl Core {
-    /// Makes sure that `load` fits into a queue when the messages `acked` leave it in the same commit.
-    /// Returns what is dropped for it.
+    /// Finds capacity for `load` in a queue. The messages `acked` leave the queue in the same commit. Returns
+    /// the messages that the commit must drop.
     pub fn make_capacity(
         &mut self,
         cursor: CursorId,
@@ -102,7 +102,7 @@ impl Core {
         let (mut dropped, mut excess) = drop_ready(consumption, acks, end, excess);
         consumption.drops_any = !excess.is_over();
         if consumption.drops_any {
-            // Only delayed messages are left, and those on lease.
+            // Only delayed messages and leased messages are left. Delayed ones can be dropped.
             excess = drop_waiting(consumption, acks, end, excess, &mut dropped);
         }
         if !excess.is_over() {
@@ -112,7 +112,7 @@ impl Core {
         Ok(Dropped { ranges: ranges(&dropped) })
     }
 
-    /// The messages that `make_capacity` has named were dropped.
+    /// Notes that the commit dropped the messages that `make_capacity` returned.
     pub fn note_made_capacity(&mut self, cursor: CursorId, dropped: &Dropped) {
         match self.consumers.get_mut(&cursor) {
             Some(consumption) if !consumption.drops_any && !dropped.ranges.is_empty() => {
@@ -123,7 +123,7 @@ impl Core {
         }
     }
 
-    /// Messages were deleted, wherever they were.
+    /// Notes that messages were deleted from any place.
     pub fn note_dropped(&mut self, cursor: CursorId, dropped: &[OffsetRange]) {
         if dropped.is_empty() {
             return;
@@ -151,7 +151,7 @@ fn excess(
         (acks.unacked(end), consumption.weights.as_ref().map_or(0, Weights::sum));
     for offset in acked {
         audit::step();
-        // A message that was deleted while it was on lease makes no room once more.
+        // A message that was deleted while it was leased has freed its capacity already.
         if !acks.is_acked(*offset) {
             depth = depth.saturating_sub(1);
             bytes -= weight(consumption, *offset);
@@ -164,7 +164,7 @@ fn excess(
     }
 }
 
-/// Drops messages that could be delivered now, the oldest of the lowest priority first.
+/// Chooses messages that could be delivered now: the lowest priority first, then the oldest.
 fn drop_ready(
     consumption: &mut Consumption,
     acks: &AckSet,
@@ -185,7 +185,7 @@ fn drop_ready(
     (dropped, excess)
 }
 
-/// Drops messages that are not on lease, the oldest first.
+/// Chooses messages that are not leased, the oldest first.
 fn drop_waiting(
     consumption: &Consumption,
     acks: &AckSet,
@@ -208,7 +208,7 @@ fn drop_waiting(
     excess
 }
 
-/// Sorted offsets, as ranges.
+/// Joins sorted offsets into ranges.
 pub fn ranges(offsets: &[Offset]) -> Vec<OffsetRange> {
     let together = offsets.chunk_by(|a, b| a.next() == *b);
     together.map(|all| all[0].to(all[all.len() - 1].next())).collect()

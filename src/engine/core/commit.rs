@@ -1,4 +1,4 @@
-//! Commits under the core.
+//! Commits under the core. `engine/commit/transact.rs` calls them, and retries a commit that needs space.
 
 use super::Core;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     store::{self, Op, Refused, Store},
 };
 
-/// What must become durable for a result to be durable.
+/// The position that must become durable before a result is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a caller that is told of durability waits for the receipt"]
 pub struct Receipt {
@@ -14,10 +14,10 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Nothing was committed, and the result rests on nothing that was.
+    /// Nothing was committed, and the result depends on no commit.
     pub const NOTHING: Receipt = Receipt { end: None };
 
-    /// Nothing was committed, and the result rests on what is in the store already.
+    /// Nothing was committed, but the result depends on commits that are in the store already.
     pub fn of_what_is_there(store: &Store) -> Receipt {
         Receipt { end: Some(store.journal.tail()) }
     }
@@ -37,7 +37,7 @@ impl Receipt {
 pub type CommitResult<T> = Result<T, Refused>;
 
 impl Core {
-    /// Commits operations as one, and notes what arrived by them.
+    /// Commits operations as one frame, and notes the messages that arrive with it.
     #[inline]
     pub fn commit(&mut self, ops: &[Op<'_>], now: Now) -> CommitResult<Receipt> {
         if seeded!(TransactionIsTwoFrames) && ops.len() > 1 {
@@ -65,7 +65,7 @@ impl Core {
         offsets.start
     }
 
-    /// Commits operations by which nothing arrives.
+    /// Commits operations that add no message.
     pub(super) fn commit_silently(&mut self, ops: &[Op<'_>], now: Now) -> CommitResult<Receipt> {
         Ok(Receipt::of(self.store.commit(ops, now)?))
     }

@@ -1,4 +1,4 @@
-//! The state of one ack cursor that is consumed from, for as long as the engine is open.
+//! The state of one ack cursor that has a consumer. It lives in memory while the engine is open.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     ids::{CursorId, LogId, Offset},
 };
 
-/// What the core and the handles of one queue or subscription share. It does not change.
+/// The fixed facts of one cursor, shared by the core and the handles.
 #[derive(Debug)]
 pub struct CursorInfo {
     pub cursor: CursorId,
@@ -29,14 +29,14 @@ pub struct CursorInfo {
     pub is_ordered: bool,
     pub is_exclusive: bool,
     pub limit: Option<Limit>,
-    /// How long messages wait that say nothing of a delay, in milliseconds.
+    /// The delay of messages that have none of their own, in milliseconds.
     pub delay_ms: u64,
     pub latencies: Histograms,
-    /// The turn to lease from a queue that is ordered by key.
-    pub turn: RankedMutex<()>,
+    /// Held by the one consumer that leases from a queue that is ordered by key.
+    pub leasing: RankedMutex<()>,
 }
 
-/// Where dead letters of a cursor say that they come from.
+/// The origin that the dead letters of a cursor name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub name: Box<str>,
@@ -58,25 +58,25 @@ impl CursorInfo {
             name: name.into(),
             origin,
             retry: Retry::of(delivering),
-            // The clock is as late as its last tick: no lease ends early for that.
+            // The clock lags by up to one tick. With one tick more, no lease ends early.
             lease: Duration::from_millis(delivering.lease_ms) + tick,
-            time_to_live_ms: delivering.life_ms,
+            time_to_live_ms: delivering.time_to_live_ms,
             is_ordered: delivering.is_ordered,
             is_exclusive: delivering.is_exclusive,
             limit: delivering.limit,
             delay_ms: delivering.delay_ms,
             latencies: Histograms::default(),
-            turn: RankedMutex::new(Rank::KeyOrder, "turn of a queue ordered by key", ()),
+            leasing: RankedMutex::new(Rank::KeyOrder, "leasing in key order", ()),
         }
     }
 
-    /// Whether the oldest messages are dropped to make room.
+    /// Whether a full queue drops its oldest messages.
     pub fn drops_oldest(&self) -> bool {
         self.limit.is_some_and(|limit| limit.drops_oldest)
     }
 
-    /// Whether delayed messages may be spilled to disk. A queue that drops its oldest holds only so many
-    /// messages, and in a queue that is ordered by key none is delayed.
+    /// Whether delayed messages may be spilled to disk. A queue that drops its oldest messages has a limit
+    /// already. A queue that is ordered by key has no delayed messages.
     pub fn may_spill(&self) -> bool {
         !self.origin.is_subscription && !self.is_ordered && !self.drops_oldest()
     }
@@ -87,14 +87,14 @@ impl CursorInfo {
 pub struct Consumption {
     pub info: Arc<CursorInfo>,
     pub deliveries: Deliveries,
-    /// Order by key, where messages are delivered in order of their keys.
+    /// The groups of a queue that is ordered by key.
     pub groups: Option<Groups>,
     pub counts: Counts,
-    /// The end of the log when the first consumer came.
+    /// The end of the log when the first consumer was opened.
     pub first: Offset,
-    /// Where senders wait for capacity, once one did.
+    /// Where senders wait for capacity. `None` until the first sender waits.
     pub capacity: Option<Arc<Watch>>,
-    /// The last messages that were dropped to make room included such as could not be delivered yet.
+    /// Whether the last drop to make capacity included messages that were not deliverable yet.
     pub drops_any: bool,
     /// The weights of the messages, if the queue has a limit in bytes.
     pub weights: Option<Weights>,
@@ -102,7 +102,7 @@ pub struct Consumption {
     pub oldest: OldestWatch,
     pub delay_index: DelayIndex,
     pub slots: Slots,
-    /// When the timer of this cursor rings.
+    /// The time of the timer that is set for this cursor.
     pub armed: Option<Duration>,
 }
 
@@ -125,7 +125,7 @@ impl Consumption {
         }
     }
 
-    /// There is capacity for so many more messages.
+    /// Wakes senders: there is capacity for `messages` more.
     #[inline]
     pub fn note_capacity(&self, effects: &mut Effects, messages: usize) {
         if let Some(capacity) = &self.capacity {
@@ -135,7 +135,7 @@ impl Consumption {
         }
     }
 
-    /// Leases ended: consumers look again that held as many as they may.
+    /// If leases ended, wakes the consumers that had reached their prefetch limits.
     #[inline]
     pub fn note_freed_slots(&mut self, effects: &mut Effects) {
         if self.deliveries.take_freed()
@@ -145,7 +145,7 @@ impl Consumption {
         }
     }
 
-    /// Wakes all that wait for anything but messages.
+    /// Wakes all waiters of the cursor that wait for something other than a message.
     pub fn wake_others(&self, effects: &mut Effects) {
         for watch in self.capacity.iter().chain(self.slots.watches()) {
             effects.wake_all(watch);

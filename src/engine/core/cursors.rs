@@ -1,4 +1,4 @@
-//! The cursors that are consumed from.
+//! The cursors that have consumers.
 
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use crate::{
 };
 
 impl Core {
-    /// Makes sure that a cursor can be consumed from. Returns what its first handle has brought.
+    /// Prepares a cursor for consumers, unless it is prepared. Returns the `CursorInfo` of its first handle,
+    /// which all handles share.
     pub fn begin_consuming(&mut self, info: CursorInfo) -> Result<Arc<CursorInfo>> {
         let cursor = info.cursor;
         if let Some(there) = self.consumers.get(&cursor) {
@@ -53,21 +54,21 @@ impl Core {
         Ok((&mut self.store, consumption))
     }
 
-    /// There is capacity for so many more messages in a queue.
+    /// Wakes senders: a queue has capacity for `messages` more.
     pub fn note_capacity(&mut self, cursor: CursorId, messages: usize) {
         if let Some(consumption) = self.consumers.get(&cursor) {
             consumption.note_capacity(&mut self.effects, messages);
         }
     }
 
-    /// Leases of a cursor ended.
+    /// If leases of a cursor ended, wakes the consumers that had reached their prefetch limits.
     pub fn note_freed_slots(&mut self, cursor: CursorId) {
         if let Some(consumption) = self.consumers.get_mut(&cursor) {
             consumption.note_freed_slots(&mut self.effects);
         }
     }
 
-    /// A message is not on lease any more. Where the oldest make room, it can be dropped now.
+    /// Notes that a message is not leased any more. A queue that drops its oldest messages can drop it now.
     pub fn note_returned(&mut self, cursor: CursorId) {
         if let Some(consumption) = self.consumers.get(&cursor)
             && consumption.info.drops_oldest()
@@ -82,11 +83,11 @@ impl Core {
         Some(consumption.capacity.get_or_insert_default().begin())
     }
 
-    /// Messages are gone: senders that wait for capacity look again, and keys go on.
+    /// Notes that messages were deleted: wakes senders that wait for capacity, and advances keys.
     pub fn note_deleted(&mut self, cursor: CursorId) {
         self.note_capacity(cursor, usize::MAX);
         self.advance_keys_of_deleted(cursor);
-        // What was to be received before others come due may have been among them.
+        // The due messages that kept the timer off may be among the deleted ones.
         self.arm(cursor);
     }
 }

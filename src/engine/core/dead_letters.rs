@@ -1,5 +1,5 @@
-//! Dead letters: a message that fails for ever leaves its queue in the same commit in which it arrives
-//! among the dead letters. So it is never in both, nor in neither.
+//! Dead letters. One commit removes the message from its queue and appends it to the dead-letter queue. So the
+//! message is always in exactly one of the two.
 
 use super::consumption::CursorInfo;
 use crate::{
@@ -31,7 +31,7 @@ pub struct DeadMessage<'a> {
     pub reason: &'a str,
 }
 
-/// A message as it arrives among the dead letters.
+/// A message in the form in which it arrives in the dead-letter queue.
 #[derive(Clone, Debug)]
 pub struct Letter<'a> {
     pub log: LogId,
@@ -45,7 +45,7 @@ impl Letter<'_> {
 }
 
 impl<'a> DeadMessage<'a> {
-    /// The message as it arrives among the dead letters: as it was, with a note.
+    /// The message for the dead-letter queue: the original with a note on its origin and its reason.
     pub fn letter(&self, from: &CursorInfo, to: DeadLetters, now: Now) -> Letter<'a> {
         let DeadMessage { stored, attempts, priority, reason } = *self;
         let note = DeadLetter {
@@ -58,13 +58,13 @@ impl<'a> DeadMessage<'a> {
         };
         let message = Message::borrowed(stored.payload(), stored.key(), stored.headers())
             .timestamp(stored.timestamp())
-            .noting(note.encode(now.life_begin(now.stamp)))
+            .noting(note.encode(now.time_to_live_start(now.stamp)))
             .priority(priority);
         Letter { log: to.queue.log(0), message }
     }
 }
 
-/// As much of a reason as is kept: whole characters.
+/// Cuts a reason to the longest one that is kept, between characters.
 fn cut(reason: &str) -> &str {
     let mut end = reason.len().min(REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {

@@ -1,9 +1,8 @@
-//! Effects: what a change of the core leads to, once the core is unlocked.
+//! Effects: wake-ups, timers and callbacks that a change causes, run after the core is unlocked.
 //!
-//! Changes under the core note whom to wake, which timers to set and which callbacks to run. The
-//! [`CoreGuard`](super::guard::CoreGuard) runs these effects after it has unlocked the core. A thread that
-//! is woken under the lock would run into it and sleep again; a callback of the application may use the
-//! engine itself.
+//! A change under the core adds its effects here. The [`CoreGuard`](super::guard::CoreGuard) runs them after it
+//! has unlocked the core. There are two reasons. A thread that is woken under the lock would block on it and
+//! sleep again. A callback of the application may call the engine.
 
 use std::{cell::RefCell, marker::PhantomData, sync::Arc};
 
@@ -20,14 +19,14 @@ struct WakeUp {
     most: usize,
 }
 
-/// The effects of one hold of the core. Mostly there are none.
+/// The effects of one hold of the core. Most holds have none.
 #[derive(Debug, Default)]
 #[must_use = "waiters sleep for ever if effects are not run"]
 pub struct Effects {
     wake_ups: Vec<WakeUp>,
     timers: Vec<Timer>,
     callbacks: Vec<Callback>,
-    /// Thresholds that are watched no more. Dropping the functions in them may use the engine.
+    /// Thresholds that are no longer watched. Dropping their callbacks may call the engine.
     ended: Vec<WatchedThreshold>,
 }
 
@@ -40,7 +39,7 @@ impl Effects {
             && self.ended.is_empty()
     }
 
-    /// Wakes up to `most` waiters, those first that have waited longest.
+    /// Wakes up to `most` waiters, the longest waiting first.
     #[inline]
     pub fn wake(&mut self, watch: &Arc<Watch>, most: usize) {
         if most > 0 && watch.has_waiters() {
@@ -83,14 +82,14 @@ thread_local! {
     static HELD_BACK: RefCell<Option<Vec<Effects>>> = const { RefCell::new(None) };
 }
 
-/// Holds the effects of this thread back until it is dropped: for a thread that holds another lock, under
+/// Holds the effects of this thread back until it is dropped. A thread uses it while it holds another lock under
 /// which no code of the application may run.
 #[derive(Debug)]
 pub struct HeldBack<'a> {
     signal: &'a FlusherSignal,
-    /// An outer scope holds them back already.
+    /// An outer `HeldBack` of this thread exists, and runs the effects.
     is_nested: bool,
-    /// It stays on its thread.
+    /// Makes it `!Send`: it stays on its thread.
     _thread: PhantomData<*const ()>,
 }
 
@@ -104,7 +103,7 @@ impl<'a> HeldBack<'a> {
         HeldBack { signal, is_nested, _thread: PhantomData }
     }
 
-    /// Holds effects back if this thread does so: returns them if not.
+    /// Keeps the effects if this thread holds effects back. Otherwise returns them.
     pub(super) fn hold(effects: Effects) -> Option<Effects> {
         HELD_BACK.with_borrow_mut(|held| match held {
             Some(held) => {

@@ -1,4 +1,4 @@
-//! Errors of handles and leases that are of no use any more.
+//! Errors of handles whose entity was deleted, and of leases that have ended.
 
 use crate::error::{Error, ErrorKind};
 

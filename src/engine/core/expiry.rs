@@ -1,5 +1,5 @@
-//! The ends of deliveries that are not settled: leases run out, and deliveries are dropped. Delayed messages come
-//! due here, too. Failures are gathered, and counted in one commit.
+//! Deliveries that end without a settlement: a lease runs out, or a delivery is dropped. Delayed messages come
+//! due here, too. Failures are collected, and many are counted in one commit.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const FAILURES_AT_ONCE: usize = 1000;
 const MOVING: Duration = Duration::from_secs(60);
 
 impl Core {
-    /// What becomes of a message whose delivery has failed.
+    /// The disposition of a failed delivery.
     pub fn disposition(
         &mut self,
         cursor: CursorId,
@@ -45,7 +45,7 @@ impl Core {
         Ok(failed.disposition(&self.consumption(cursor)?.info.retry, tried, now, chance))
     }
 
-    /// Ends a lease without a commit of its own. The failure is counted with the next one.
+    /// Ends the lease of a dropped delivery. A later commit counts the failure.
     pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey, elapsed: Duration) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.settle(key)
@@ -85,7 +85,7 @@ impl Core {
         }
     }
 
-    /// A delivery ended that nobody has settled.
+    /// Handles a delivery that ended without a settlement.
     fn fail(&mut self, cursor: CursorId, offset: Offset, elapsed: Duration) {
         let failed = FailedDelivery { offset, attempt: 1, delay: None };
         let disposition = self.disposition(cursor, failed, elapsed);
@@ -102,7 +102,7 @@ impl Core {
             Ok(Disposition::DeadLetter(_)) => {
                 consumption.deliveries.put(offset, Timestamp(0), acks);
                 self.failures.exhausted.push_back(MessageId { cursor, offset });
-                // A consumer that comes to it before it was moved moves it.
+                // A consumer that leases the message before it is moved moves it.
                 self.wake_one(log);
             }
             Ok(Disposition::Gone) | Err(_) => self.advance_key(cursor, offset),
@@ -119,7 +119,7 @@ impl Core {
         self.failures.exhausted.pop_front()
     }
 
-    /// Leases a message that is to move to the dead letters, unless somebody does it already.
+    /// Leases a message that is to move to the dead letters. `None` if another thread moves it already.
     pub fn lease_exhausted(&mut self, message: MessageId, elapsed: Duration) -> Option<Exhausted> {
         let MessageId { cursor, offset } = message;
         let attempts = self.store.acks(cursor)?.attempts(offset);
@@ -142,12 +142,12 @@ impl Core {
         !self.failures.uncounted.is_empty()
     }
 
-    /// Counts the failures of deliveries that nobody has settled, in one commit.
+    /// Counts failures in one commit.
     pub fn commit_failures(&mut self, now: Now) -> CommitResult<Receipt> {
         let Core { failures, store, .. } = self;
         let failures = &mut failures.uncounted;
         failures.retain(|it| store.acks(it.cursor).is_some_and(|acks| !acks.is_acked(it.offset)));
-        // Of a message that has failed twice by now, the last failure counts.
+        // If a message has failed twice by now, its last failure is stored.
         failures.sort_unstable();
         failures.reverse();
         failures.dedup_by_key(|it| (it.cursor, it.offset));
@@ -169,7 +169,7 @@ impl Core {
         Ok(receipt)
     }
 
-    /// Gives up counting. The messages are delivered again all the same.
+    /// Forgets failures that cannot be counted. Their messages are delivered again all the same.
     pub fn forget_failures(&mut self) {
         self.failures.uncounted.clear();
     }

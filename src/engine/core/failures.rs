@@ -1,4 +1,4 @@
-//! Deliveries that ended without being settled, until they are counted.
+//! Deliveries that ended without a settlement and are not counted yet.
 
 use std::collections::VecDeque;
 
@@ -12,9 +12,9 @@ use crate::{
 /// Failures that are to be counted, and messages that are to move to the dead letters.
 #[derive(Debug)]
 pub struct Failures {
-    /// To be counted before the next delivery.
+    /// Failures to be counted before the next delivery.
     pub(super) uncounted: Vec<Failure>,
-    /// Messages whose last delivery has failed: they belong to the dead letters.
+    /// Messages whose last attempt failed: they are to move to the dead letters.
     pub(super) exhausted: VecDeque<MessageId>,
     pub(super) chance: Chance,
 }
@@ -26,7 +26,7 @@ pub struct MessageId {
     pub offset: Offset,
 }
 
-/// A delivery that has failed: how often the message was tried by now, and when it is due.
+/// A failed delivery: the number of attempts so far, and when the message is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
     pub cursor: CursorId,
@@ -35,7 +35,7 @@ pub struct Failure {
     pub due: Timestamp,
 }
 
-/// Numbers for delays that differ by chance (xorshift; Marsaglia, 2003).
+/// Pseudo-random numbers for jitter (xorshift; Marsaglia, 2003).
 #[derive(Debug)]
 pub struct Chance(u64);
 
@@ -50,7 +50,7 @@ impl Chance {
 
 impl Failures {
     pub fn new(chance: u64) -> Failures {
-        // A generator that is at zero stays there.
+        // A generator with state zero stays at zero.
         Failures { uncounted: Vec::new(), exhausted: VecDeque::new(), chance: Chance(chance | 1) }
     }
 }

@@ -33,8 +33,7 @@ impl<'a> CoreGuard<'a> {
         CoreGuard { core: Some(core), signal, hold }
     }
 
-    /// Unlocks the core, and hands out its effects: for a caller that must let go of more before it runs
-    /// them.
+    /// Unlocks the core and returns its effects, for a caller that must release more before it runs them.
     pub fn into_effects(mut self) -> Effects {
         self.unlock()
     }
@@ -70,7 +69,7 @@ impl Drop for CoreGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         if panicking() {
-            // The core may be half changed: its mutex is poisoned by this, and whoever locks it next
+            // The core may be half changed. This drop poisons the mutex. The next thread that locks it
             // poisons the engine and wakes all waiters.
             return;
         }

@@ -1,4 +1,5 @@
-//! Order by key: which message of a key may be delivered.
+//! Order by key, under the core: which message of a key may be delivered. [`Groups`](crate::delivery::Groups)
+//! holds the state, and `engine/consume/key_order.rs` reads the keys.
 
 use super::{Core, errors::deleted};
 use crate::{
@@ -9,8 +10,8 @@ use crate::{
 };
 
 impl Core {
-    /// Whether a message on lease may be delivered. If not, its lease ends, and it is parked behind the
-    /// head of its key.
+    /// Claims the key of a leased message. Returns whether the message may be delivered. If not, its lease
+    /// ends, and it is parked behind the head of its key.
     pub fn claim_key(
         &mut self,
         cursor: CursorId,
@@ -29,7 +30,7 @@ impl Core {
         Ok(may)
     }
 
-    /// A message is done with: the next message of its key can be delivered.
+    /// Ends a message that was acked, deleted or moved: the next message of its key can be delivered.
     pub fn advance_key(&mut self, cursor: CursorId, offset: Offset) {
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
         let (Some(groups), Some(acks)) = (&mut consumption.groups, self.store.acks(cursor)) else {
@@ -42,8 +43,7 @@ impl Core {
         }
     }
 
-    /// Messages were deleted. Where one was the head of its key and is not on lease, the next message of the
-    /// key can be delivered.
+    /// Advances the keys whose heads were deleted and are not leased.
     pub(super) fn advance_keys_of_deleted(&mut self, cursor: CursorId) {
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
         let (Some(groups), Some(acks)) = (&consumption.groups, self.store.acks(cursor)) else {
@@ -60,8 +60,8 @@ impl Core {
         }
     }
 
-    /// Messages that wait for another attempt, and whose keys nobody has claimed in this epoch. `None` if
-    /// that was done before.
+    /// The messages that wait for another attempt since an earlier epoch. Their keys must be claimed first.
+    /// `None` if that was done before.
     pub fn unclaimed_retries(&mut self, cursor: CursorId) -> Result<Option<Vec<Offset>>> {
         let groups = &self.consumption(cursor)?.groups;
         if groups.as_ref().is_none_or(|groups| groups.is_prepared) {
@@ -81,7 +81,7 @@ impl Core {
         Ok(())
     }
 
-    /// All messages that wait for another attempt have claimed their keys.
+    /// Notes that all messages that wait for another attempt have claimed their keys.
     pub fn finish_claiming_retries(&mut self, cursor: CursorId) -> Result<()> {
         if let Some(groups) = &mut self.consumption(cursor)?.groups {
             groups.is_prepared = true;

@@ -1,4 +1,4 @@
-//! The ends of leases: settled, released or taken back.
+//! How leases end: settled, released or taken back.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ impl Core {
         self.consumption(cursor)?.deliveries.held(key, now).ok_or_else(lease_lost)
     }
 
-    /// Ends a lease after its commit: the message is done with, and is counted.
+    /// Ends the lease of a message that has left the cursor, and counts it.
     #[inline]
     fn end_lease(&mut self, cursor: CursorId, key: LeaseKey, count: impl FnOnce(&mut Consumption)) {
         let Core { consumers, effects, .. } = self;
@@ -37,7 +37,7 @@ impl Core {
         self.end_lease(cursor, key, |_| {});
     }
 
-    /// Ends the lease of a message that was acked, so long after it was received.
+    /// Ends the lease of an acked message. `took` is the time since it was received.
     #[inline]
     pub fn end_acked(&mut self, cursor: CursorId, key: LeaseKey, took: Duration) {
         self.end_lease(cursor, key, |consumption| {
@@ -46,8 +46,7 @@ impl Core {
         });
     }
 
-    /// Ends the lease of a message that was moved to the dead letters, because its delivery failed or for
-    /// another reason.
+    /// Ends the lease of a message that moved to the dead letters. `has_failed` counts this delivery as failed.
     pub fn end_dead(&mut self, cursor: CursorId, key: LeaseKey, has_failed: bool) {
         self.end_lease(cursor, key, |consumption| {
             consumption.counts.dead += 1;
@@ -55,7 +54,7 @@ impl Core {
         });
     }
 
-    /// Ends a lease: the message is delivered again, not before it is due.
+    /// Ends a lease, and delivers the message again once it is due.
     pub fn release(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(acks) = self.store.acks(cursor)
@@ -76,7 +75,7 @@ impl Core {
         self.release(cursor, key, due);
     }
 
-    /// Ends a lease of a message that nobody has seen. That is no failure.
+    /// Ends the lease of a message that no handler has seen. That is no failure.
     pub fn put_back(&mut self, cursor: CursorId, key: LeaseKey) {
         self.release(cursor, key, Timestamp(0));
     }
@@ -94,7 +93,7 @@ impl Core {
         }
     }
 
-    /// A message came back. It can be received now, or a timer is needed.
+    /// Wakes a waiter for a returned message, or sets a timer if the message has to wait.
     pub(super) fn wake_or_arm(&mut self, cursor: CursorId, log: LogId, due: Timestamp) {
         if due == Timestamp(0) {
             self.wake_one(log);
@@ -103,7 +102,7 @@ impl Core {
         }
     }
 
-    /// A message that was leased was not delivered after all.
+    /// Corrects the counts for a leased message that was not delivered.
     pub fn note_undelivered(&mut self, cursor: CursorId, was_tried: bool) {
         if let Some(consumption) = self.consumers.get_mut(&cursor) {
             consumption.counts.delivered -= 1;
@@ -111,7 +110,7 @@ impl Core {
         }
     }
 
-    /// Whether a message was deleted, as by others while it was on lease.
+    /// Whether a message was acked or deleted, for example while it was leased.
     pub fn is_gone(&self, cursor: CursorId, offset: Offset) -> bool {
         self.store.acks(cursor).is_none_or(|acks| acks.is_acked(offset))
     }

@@ -7,23 +7,28 @@
 //!
 //! | Rank | Lock | Held by | What may be done under it |
 //! |---|---|---|---|
-//! | `Scheduler` | a scheduler's registry handle and its rest, a worker's rest | a scheduler or worker, for moments | anything |
-//! | `Registry` | which messages are schedules (`schedule/registry.rs`) | whoever looks for a schedule | reads of the store |
-//! | `KeyOrder` | the turn to lease from one queue that is ordered by key (`consume/key_order.rs`) | one consumer of that queue | reads, commits, waiting for room |
-//! | `Directory` | the right to work in the store's directory (`commit/committer.rs`), shared by those that work, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |
-//! | `Checkpoint` | the turn to make a checkpoint | one checkpoint or verification | any disk work |
+//! | `Scheduler` | a scheduler's registry handle and its pause, a worker's pause | a scheduler or worker, for moments | anything |
+//! | `Registry` | which messages are schedules (`schedule/registry.rs`) | a thread that looks up a schedule | reads of the store |
+//! | `KeyOrder` | the right to lease from one queue that is ordered by key (`consume/key_order.rs`) | one consumer of that queue | reads, commits, waiting for space in the journal |
+//! | `Directory` | the right to work in the store's directory (`commit/committer.rs`), shared by working threads, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |
+//! | `Checkpoint` | the right to make a checkpoint | one checkpoint or verification | any disk work |
 //! | `Core` | [`Core`]: the store and the state of each cursor | every operation, for a fraction of a microsecond | changes of memory, and the copy of a frame into the journal's map |
 //! | `Leaf` | the flusher's agenda, the checkpointer's state, the group commit's state, the waiters of a watch, one waiter, the shutdown's state, threads and lock | for moments | nothing that takes a lock |
 //!
 //! # Under the core
 //!
-//! - Nothing reads or writes the disk: no file is created, opened, read or synced. What needs the disk
-//!   returns a plan, which the caller runs after it has unlocked the core, and looks again. The journal's
-//!   append is a copy into a map; where the file system is accessed by calls it is a `pwrite`, the one
+//! - Nothing reads or writes the disk: no file is created, opened, read or synced. An operation that needs the
+//!   disk returns a plan. The caller unlocks the core, runs the plan, locks the core and checks whether the
+//!   result is still valid. The journal's append is a copy into a map. In calls mode it is a `pwrite`, the one
 //!   exception.
 //! - A loop counts its steps (`audit::step`), and tests assert how many steps each operation takes.
-//! - Nobody is woken and no code of the application runs. Changes note [`Effects`](effects::Effects); the
+//! - No thread is woken and no code of the application runs. Changes add [`Effects`](effects::Effects); the
 //!   [`CoreGuard`](guard::CoreGuard) runs them after it has unlocked the core.
+//!
+//! # Where to go next
+//!
+//! `commit.rs` commits, `settlement.rs` settles deliveries, `expiry.rs` ends leases that run out, and
+//! `spill.rs` moves delayed messages to disk and back. The decisions without a lock are in `delivery/`.
 
 pub mod admission;
 pub mod arrivals;
@@ -60,7 +65,7 @@ use crate::{
     store::Store,
 };
 
-/// What the engine's one mutex holds: the store, and the state of each cursor that is consumed from.
+/// What the engine's one mutex holds: the store, and the state of each cursor that has consumers.
 #[derive(Debug)]
 pub struct Core {
     pub store: Store,
@@ -70,20 +75,21 @@ pub struct Core {
     effects: Effects,
     watched: WatchedCursors,
     failures: Failures,
-    /// The highest number of a lease of a cursor that was deleted: a new cursor may get its name.
+    /// The highest lease number of all deleted cursors. A new queue with an old name goes on from it, so that
+    /// fencing tokens never go back.
     leases_deleted: u64,
-    /// Any queue has a limit in bytes.
+    /// Whether any queue has a limit in bytes.
     weighs: bool,
     clock: SteadyClock,
     /// A journal longer than this is checkpointed.
     checkpoint_from: u64,
     /// The most delayed messages of a queue in memory.
     delayed_in_memory: u64,
-    /// Queues that have more delayed messages in memory.
+    /// Queues that have more delayed messages in memory than that.
     crowded: Vec<CursorId>,
 }
 
-/// Short epochs may leave this many small journal files before a checkpoint clears them away.
+/// With more small journal files than this, left by short epochs, a checkpoint removes them.
 const SMALL_OLD_FILES_MAX: usize = 4;
 
 impl Core {
@@ -105,7 +111,7 @@ impl Core {
         }
     }
 
-    /// Sets a timer for what a cursor waits for next, unless a timer is set that rings in time.
+    /// Sets a timer for the next event of a cursor, unless an earlier timer is set.
     pub fn arm(&mut self, cursor: CursorId) {
         let Core { consumers, effects, clock, crowded, delayed_in_memory, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
@@ -116,11 +122,12 @@ impl Core {
         let message_due = deliveries.next_due().map(|due| clock.when(due));
         let block_due = consumption.next_block_due(*delayed_in_memory);
         let block_due = block_due.map(|due| clock.when(due).max(consumption.delay_index.rest()));
-        // While overdue messages are left to be received, the consumer that receives them releases more.
+        // While due messages are left, the consumer that receives them brings back more. No timer is
+        // needed.
         let is_stocked = consumption.delay_index.has_blocks() && deliveries.due() > 0;
         let due = if is_stocked { None } else { earliest(message_due, block_due) };
         let next = earliest(deliveries.next_deadline(), due);
-        let next = earliest(next, consumption.oldest.next_look());
+        let next = earliest(next, consumption.oldest.next_check());
         if let Some(at) = next
             && consumption.armed.is_none_or(|armed| at < armed)
         {
@@ -134,7 +141,7 @@ impl Core {
         self.clock.since(elapsed)
     }
 
-    /// The even time of day: that of the moment of opening, and the time that has passed since.
+    /// The steady time of day: the time of day at opening, plus the time since. It never jumps.
     pub fn steady(&self, elapsed: Duration) -> Timestamp {
         self.clock.at(elapsed)
     }
@@ -144,7 +151,7 @@ impl Core {
         std::mem::take(&mut self.crowded)
     }
 
-    /// Whether the checkpointer has something to do: a file to prepare, or a checkpoint to make.
+    /// Whether the checkpointer has work: a file to prepare, or a checkpoint to make.
     #[inline]
     pub fn wants_checkpointer(&self) -> bool {
         self.store.journal.wants_file() || self.wants_checkpoint()
@@ -162,7 +169,7 @@ impl Core {
     }
 }
 
-/// The earlier of two times, where there are any.
+/// The earlier of two times. `None` only if there is neither.
 fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),

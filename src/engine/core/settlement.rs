@@ -1,4 +1,7 @@
-//! Settlements: what a consumer says of a message on lease, as part of a commit.
+//! Settlements: acks, nacks and moves to the dead letters, as parts of one commit.
+//!
+//! A settlement runs in three steps: `plan_settlements` checks the leases and collects the operations, the commit
+//! writes them, and `conclude` ends the leases.
 
 use std::{collections::BTreeMap, slice, time::Duration};
 
@@ -38,24 +41,23 @@ pub enum Settling<'a> {
     /// An ack that fails if the message was deleted meanwhile.
     #[cfg(feature = "cron")]
     AckIfThere,
-    /// The delivery failed. `letter` is the message as it moves to the dead letters, if it was tried often
-    /// enough for that.
+    /// The delivery failed. `letter` is the dead letter, if this was the last attempt.
     Nack {
         delay: Option<Duration>,
         letter: Option<Box<Letter<'a>>>,
     },
-    /// The message moves to the dead letters. `has_failed` says whether that is a failure that was not
+    /// The message moves to the dead letters. `has_failed` tells whether this delivery failed and was not
     /// counted before.
-    Bury {
+    DeadLetter {
         letter: Box<Letter<'a>>,
         has_failed: bool,
     },
-    /// The message is not delivered, and is dropped.
+    /// The message is dropped without a delivery.
     Drop,
 }
 
 impl Settlement<'_> {
-    /// Fails if two of them settle the same delivery.
+    /// Fails if two settlements settle the same delivery.
     pub fn check_once(settlements: &[Settlement<'_>]) -> Result<()> {
         let mut keys: Vec<_> = settlements.iter().map(|it| (it.cursor, it.key)).collect();
         keys.sort_unstable();
@@ -68,7 +70,7 @@ impl Settlement<'_> {
 }
 
 impl Settling<'_> {
-    /// The same, with what it borrows copied.
+    /// Copies the borrowed parts.
     pub fn into_owned(self) -> Settling<'static> {
         let own = |letter: Box<Letter<'_>>| Box::new(letter.into_owned());
         match self {
@@ -76,15 +78,15 @@ impl Settling<'_> {
             #[cfg(feature = "cron")]
             Settling::AckIfThere => Settling::AckIfThere,
             Settling::Nack { delay, letter } => Settling::Nack { delay, letter: letter.map(own) },
-            Settling::Bury { letter, has_failed } => {
-                Settling::Bury { letter: own(letter), has_failed }
+            Settling::DeadLetter { letter, has_failed } => {
+                Settling::DeadLetter { letter: own(letter), has_failed }
             }
             Settling::Drop => Settling::Drop,
         }
     }
 }
 
-/// What is left to do at the end of a lease once the commit is made.
+/// How a lease ends once the commit is made.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
     Acked { took: Duration },
@@ -93,7 +95,7 @@ enum Ending {
     Release { due: Timestamp },
 }
 
-/// What settlements add to a commit.
+/// The operations that settlements add to a commit.
 #[derive(Debug, Default)]
 pub struct SettlementPlan<'s> {
     deferred: Vec<Op<'static>>,
@@ -108,19 +110,19 @@ impl SettlementPlan<'_> {
         self.acks.get(&cursor).map_or(&[], |offsets| offsets)
     }
 
-    /// Messages that are delivered again.
+    /// Adds the operations for messages that are delivered again.
     pub fn put_deferred<'o>(&'o self, ops: &mut Vec<Op<'o>>) {
         ops.extend(self.deferred.iter().copied());
     }
 
-    /// Messages that leave their cursors.
+    /// Adds the operations for messages that leave their cursors.
     pub fn put_acks<'o>(&'o self, ops: &mut Vec<Op<'o>>) {
         let ack =
             |(cursor, offsets): (&CursorId, &'o Vec<Offset>)| Op::Ack { cursor: *cursor, offsets };
         ops.extend(self.acks.iter().map(ack));
     }
 
-    /// Messages that arrive among the dead letters.
+    /// Adds the operations for messages that arrive in dead-letter queues.
     pub fn put_letters<'o>(&'o self, ops: &mut Vec<Op<'o>>) {
         ops.extend(self.letters.iter().map(|letter| Op::Append {
             log: letter.log,
@@ -131,7 +133,7 @@ impl SettlementPlan<'_> {
 }
 
 impl Core {
-    /// Finds out what settlements come to.
+    /// Checks settlements and plans their operations. Changes nothing.
     ///
     /// # Errors
     ///
@@ -166,7 +168,9 @@ impl Core {
             Settling::AckIfThere if is_gone => return Err(lease_lost()),
             #[cfg(feature = "cron")]
             Settling::AckIfThere => Ending::Acked { took: elapsed.saturating_sub(*leased) },
-            Settling::Nack { .. } | Settling::Bury { .. } if is_gone => return Ok(Ending::Deleted),
+            Settling::Nack { .. } | Settling::DeadLetter { .. } if is_gone => {
+                return Ok(Ending::Deleted);
+            }
             Settling::Nack { letter: Some(letter), .. } => {
                 plan.letters.push(letter);
                 Ending::Dead { has_failed: true }
@@ -175,14 +179,14 @@ impl Core {
                 let failed = FailedDelivery { offset, attempt: *attempt, delay: *delay };
                 let disposition = self.disposition(*cursor, failed, elapsed)?;
                 let Disposition::Retry { attempts, due } = disposition else {
-                    // It was tried by others, too, so its lease is not what it was.
+                    // Another delivery counted an attempt meanwhile, so this lease is lost.
                     return Err(lease_lost());
                 };
                 let urgency = Urgency::Freeing;
                 plan.deferred.push(Op::Defer { cursor: *cursor, offset, attempts, due, urgency });
                 return Ok(Ending::Release { due });
             }
-            Settling::Bury { letter, has_failed } => {
+            Settling::DeadLetter { letter, has_failed } => {
                 plan.letters.push(letter);
                 Ending::Dead { has_failed: *has_failed }
             }
@@ -223,7 +227,7 @@ impl Core {
         Ok(receipt)
     }
 
-    /// Acks one delivery: the plain case of [`settle`](Core::settle), with nothing on the heap.
+    /// Acks one delivery. A fast path of [`settle`](Core::settle) without an allocation.
     #[inline]
     pub fn ack(
         &mut self,

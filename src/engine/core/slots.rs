@@ -1,4 +1,4 @@
-//! The slots of a cursor's consumers, and where the consumers wait that are not admitted.
+//! The slots of a cursor's consumers, and where a consumer waits that is not admitted.
 
 use std::{
     collections::BTreeMap,
@@ -48,12 +48,12 @@ impl Slot {
 pub struct Slots {
     pub(super) admission: Admission,
     pub(super) standby: BTreeMap<SlotId, Arc<Watch>>,
-    /// Where the consumers wait whose prefetch limit is reached.
+    /// Where consumers wait that have reached their prefetch limits.
     pub full: Option<Arc<Watch>>,
 }
 
 impl Slots {
-    /// Where any consumer of the cursor waits for something other than a message.
+    /// All watches on which consumers of the cursor wait for something other than a message.
     pub fn watches(&self) -> impl Iterator<Item = &Arc<Watch>> {
         self.standby.values().chain(&self.full)
     }
@@ -69,7 +69,7 @@ impl Slots {
     }
 }
 
-/// Whether a consumer may lease.
+/// The answer to a consumer that wants to lease.
 #[derive(Debug)]
 pub enum Admittance {
     /// Up to this many messages, at least one.

@@ -1,9 +1,10 @@
-//! Spilled messages: delayed messages of a queue that are too many for memory.
+//! Spilled messages: delayed messages of a queue that exceed the limit in memory.
 //!
-//! The blocks of a queue's spilled messages are messages of an entity of their own. Each block is delayed
-//! until its first message is due. Spilling and coming back are one commit each, so a message is always in
-//! exactly one place. To the store a block is a message like any other: crashes, damage, salvage and space
-//! need nothing of their own.
+//! The blocks of spilled messages are themselves messages, of an entity that belongs to the queue. Each block is
+//! delayed until its first message is due. To spill is one commit, and to bring a block back is one commit, so a
+//! message is always in exactly one place. To the store a block is a message like any other. So crashes, damage,
+//! salvage and free space need no special code. [`DelayIndex`](crate::delivery::delay_index::DelayIndex) says
+//! which blocks there are.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::{
     store::{AckSet, Op, Source, Space, Stored},
 };
 
-/// The name of the entity that holds a queue's blocks, as it is stored.
+/// The stored name of the entity that holds a queue's blocks. It is on disk, so it keeps its old word.
 pub const NAME: &str = "timetable";
 
 /// A block on its way back into memory, and where to read it.
@@ -53,15 +54,15 @@ impl Consumption {
         self.delay_index.next_due(&self.deliveries, in_memory)
     }
 
-    /// Spills no more until there are so many more delayed messages.
-    pub fn put_off_spilling(&mut self, more: u64) {
+    /// Stops spilling until there are `more` more delayed messages.
+    pub fn postpone_spilling(&mut self, more: u64) {
         let waiting = self.deliveries.waiting();
         self.delay_index.spill_above(waiting + more);
     }
 }
 
 impl Core {
-    /// Finds the blocks of a queue when its first consumer comes.
+    /// Finds the blocks of a queue when its first consumer is opened.
     pub(super) fn find_delay_index(&mut self, cursor: CursorId) {
         let space = Space::DelayIndexes { queue: cursor.entity() };
         let entity = self.store.find(space, NAME).map(|entity| entity.id);
@@ -81,7 +82,7 @@ impl Core {
         }));
         if let Some(acks) = store.acks(cursor) {
             audit::steps(acks.spilled());
-            consumption.deliveries.know(acks.all_spilled());
+            consumption.deliveries.add_spilled(acks.all_spilled());
         }
     }
 
@@ -113,8 +114,8 @@ impl Core {
         audit::steps(entries.len() as u64);
         entries.retain(|(due, _)| *due > now.steady);
         if entries.len() < sizes.block {
-            // They are due in a moment.
-            consumption.put_off_spilling(sizes.batch);
+            // Most of these messages are due already. They leave memory soon without a spill.
+            consumption.postpone_spilling(sizes.batch);
             return Ok(None);
         }
         let blocks: Vec<Message<'static>> = entries
@@ -129,7 +130,7 @@ impl Core {
         let first = self.store.placed().next().map_or(0, |(_, range)| range.start.0);
         let in_memory = self.delayed_in_memory;
         let consumption = self.consumption(cursor)?;
-        consumption.deliveries.spill(&entries);
+        consumption.deliveries.remove_spilled(&entries);
         consumption.delay_index.spill_above(in_memory);
         if was_empty {
             consumption.delay_index.forget_damage();
@@ -140,7 +141,7 @@ impl Core {
         Ok(Some(receipt))
     }
 
-    /// Whether messages are due that are spilled.
+    /// Whether spilled messages are due and can come back now.
     #[inline]
     pub fn wants_block(&self, cursor: CursorId, elapsed: Duration) -> bool {
         let Some(consumption) = self.consumers.get(&cursor) else { return false };
@@ -197,17 +198,17 @@ impl Core {
         Ok(receipt)
     }
 
-    /// Why messages that are due cannot be delivered, if that is so.
+    /// The damage of a block whose messages are due and cannot be delivered.
     pub fn spill_damage(&self, cursor: CursorId) -> Option<Error> {
         let damage = self.consumers.get(&cursor)?.delay_index.damage();
-        // They may have been deleted meanwhile.
+        // The messages of the damaged block may have been deleted meanwhile.
         damage.filter(|_| self.spilled(cursor) > 0).map(Error::again)
     }
 
     /// Removes the blocks of a queue, damaged ones included, once none of its messages is spilled.
     pub fn clear_spilled(&mut self, cursor: CursorId, now: Now) -> CommitResult<Receipt> {
-        let is_wanted = self.spilled(cursor) > 0;
-        let Some(entity) = self.delay_entity(cursor)?.filter(|_| !is_wanted) else {
+        let is_needed = self.spilled(cursor) > 0;
+        let Some(entity) = self.delay_entity(cursor)?.filter(|_| !is_needed) else {
             return Ok(Receipt::of_what_is_there(&self.store));
         };
         let (_, end) = self.bounds(entity.log(0))?;

@@ -1,4 +1,4 @@
-//! The thresholds that are watched, and the functions that are called for them.
+//! The thresholds that are watched, and their callbacks.
 
 use std::{
     fmt,
@@ -35,7 +35,7 @@ pub struct Callback {
 
 impl Callback {
     pub fn run(self) {
-        // A panic has printed its message. The thread that crossed the threshold does not pay for it.
+        // The panic hook has reported a panic. It must not end the thread that crossed the threshold.
         let _ = catch_unwind(AssertUnwindSafe(|| (self.call)(self.alarm)));
     }
 }
@@ -46,7 +46,7 @@ impl fmt::Debug for Callback {
     }
 }
 
-/// The cursors of which a threshold is watched.
+/// The cursors that have a watched threshold.
 #[derive(Debug, Default)]
 pub struct WatchedCursors {
     pub(super) cursors: Vec<CursorId>,

@@ -15,7 +15,7 @@ pub struct Arrivals {
     pub(super) watches: IdMap<LogId, WatchedLog>,
     /// Logs whose new messages become visible with the next sync.
     pub(super) touched: Vec<LogId>,
-    /// Consumers see only what is durable.
+    /// Whether consumers see only durable messages.
     pub(super) hides_unsynced: bool,
 }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Core {
-    /// The statistics of a cursor, but for the age of its oldest message and the time.
+    /// The statistics of a cursor, without `oldest_age` and `uptime`.
     pub fn stats(&self, cursor: CursorId) -> Result<ConsumerStats> {
         let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
         let (_, end) = self.bounds(consumption.info.log)?;
@@ -119,18 +119,18 @@ impl Core {
         }
     }
 
-    /// Takes the look at the oldest message of a cursor that is due. The caller looks then.
-    pub fn take_look(&mut self, cursor: CursorId, now: Duration) -> bool {
-        self.consumers.get_mut(&cursor).is_some_and(|it| it.oldest.take_look(now))
+    /// Takes the check of the oldest message that is due. Returns whether there is one; the caller runs it.
+    pub fn take_check(&mut self, cursor: CursorId, now: Duration) -> bool {
+        self.consumers.get_mut(&cursor).is_some_and(|it| it.oldest.take_check(now))
     }
 
-    /// Begins a look at the oldest message of a cursor. `false` if another thread is looking.
-    pub fn begin_look(&mut self, cursor: CursorId, now: Duration) -> bool {
-        self.consumers.get_mut(&cursor).is_some_and(|it| it.oldest.begin_look(now))
+    /// Begins a check of the oldest message of a cursor. Returns `false` if another thread runs one.
+    pub fn begin_check(&mut self, cursor: CursorId, now: Duration) -> bool {
+        self.consumers.get_mut(&cursor).is_some_and(|it| it.oldest.begin_check(now))
     }
 
-    /// Ends a look, and sets the next one.
-    pub fn finish_look(
+    /// Ends a check, and sets the next one.
+    pub fn finish_check(
         &mut self,
         cursor: CursorId,
         oldest: Result<Option<Oldest>>,
@@ -140,7 +140,7 @@ impl Core {
         let Core { consumers, effects, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
         let Ok(oldest) = oldest else {
-            consumption.oldest.fail_look();
+            consumption.oldest.fail_check();
             return;
         };
         let (mut probes, mut calls) = (Vec::new(), Vec::new());
@@ -148,7 +148,7 @@ impl Core {
             probes.push(probe);
             calls.push(call);
         }
-        consumption.oldest.finish_look(oldest, time, now, probes.into_iter(), |n, alarm| {
+        consumption.oldest.finish_check(oldest, time, now, probes.into_iter(), |n, alarm| {
             effects.call(Callback { call: Arc::clone(calls[n]), alarm });
         });
         self.arm(cursor);

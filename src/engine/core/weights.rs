@@ -1,4 +1,4 @@
-//! Keeps the weights of a queue's messages as commits add and ack them.
+//! Keeps the weights of a queue's messages up to date as commits add and ack messages.
 
 use super::{Core, errors::deleted};
 use crate::{
@@ -10,13 +10,13 @@ use crate::{
 };
 
 impl Core {
-    /// Notes what a commit has added to queues with a limit in bytes, and what it has acked there.
+    /// Notes the messages that a commit added and acked in queues with a limit in bytes.
     #[cold]
     pub(super) fn note_weights(&mut self, ops: &[Op<'_>]) {
         for op in ops {
             audit::step();
             let cursor = match op {
-                // A queue and its cursor have one number.
+                // A queue has one cursor, whose id follows from the id of its log.
                 Op::Append { log, .. } => log.queue_cursor(),
                 Op::Ack { cursor, .. } | Op::AckRanges { cursor, .. } => *cursor,
                 _ => continue,
@@ -38,8 +38,8 @@ impl Core {
         }
     }
 
-    /// Begins to keep the weights of a queue, unless that was done. Returns up to where messages must be read
-    /// whose weights are not known; `None` if all are known.
+    /// Begins to keep the weights of a queue, unless it does already. Returns the offset before which weights
+    /// must still be read. `None` if all are known.
     pub fn begin_weighing(&mut self, cursor: CursorId) -> Result<Option<Offset>> {
         let (_, end) = self.bounds(self.consumers.get(&cursor).ok_or_else(deleted)?.info.log)?;
         self.weighs = true;
@@ -82,7 +82,7 @@ impl Core {
         Ok(())
     }
 
-    /// All weights are known.
+    /// Notes that all weights are known.
     pub fn finish_weighing(&mut self, cursor: CursorId) -> Result<()> {
         if let Some(weights) = &mut self.consumption(cursor)?.weights {
             weights.finish_reading();

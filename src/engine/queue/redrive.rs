@@ -222,7 +222,7 @@ impl<'a> Redrive<'a> {
                 audit::step();
                 let message = Message::from(letter)
                     .timestamp(letter.timestamp())
-                    .noting(letter.life().anew(now.steady))
+                    .noting(letter.time_to_live().restarted(now.steady))
                     .priority(letter.priority());
                 messages.push([message]);
             }

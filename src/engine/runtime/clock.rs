@@ -1,4 +1,4 @@
-//! The time of day: for applications, and as it goes on within one life.
+//! The time of day for applications, and the steady clock of one epoch.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +31,7 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// The time of day at the begin of this life, and what has passed since.
+/// A clock that starts at the time of day at opening and never jumps, even if the system's clock is set.
 #[derive(Clone, Copy, Debug)]
 pub struct SteadyClock {
     stamp: Timestamp,
@@ -40,11 +40,11 @@ pub struct SteadyClock {
 
 impl SteadyClock {
     pub fn new(stamp: Timestamp, elapsed: Duration) -> SteadyClock {
-        // A clock that has gone mad does not keep time from going on.
+        // Without this limit, an absurd system time would saturate and stop the clock.
         SteadyClock { stamp: stamp.min(Timestamp(1 << 62)), elapsed }
     }
 
-    /// How long this life has lasted.
+    /// How long the engine has been open.
     pub fn since(&self, elapsed: Duration) -> Duration {
         elapsed.saturating_sub(self.elapsed)
     }
@@ -53,8 +53,8 @@ impl SteadyClock {
         Timestamp(self.stamp.0.saturating_add(self.since(elapsed).as_millis() as u64))
     }
 
-    /// The time, for a commit. As long as the clock was not set, both of it are the same: the clocks tick
-    /// a little apart.
+    /// The time for a commit. If the system's clock was not set since opening, both times of `Now` are the
+    /// same. The two clocks tick a little apart, and a small difference is no setting.
     #[inline]
     pub fn now(&self, disk: &dyn Disk) -> Now {
         let (stamp, steady) = (disk.now(), self.at(disk.elapsed()));
@@ -63,9 +63,9 @@ impl SteadyClock {
         Now { stamp: if was_set { stamp } else { steady }, steady }
     }
 
-    /// When it will be that time of day; at once, if it is past.
+    /// The engine time at which a time of day comes. A past time gives the time of opening.
     pub fn when(&self, time: Timestamp) -> Duration {
-        let ahead = Duration::from_millis(time.0.saturating_sub(self.stamp.0));
-        self.elapsed.saturating_add(ahead)
+        let left = Duration::from_millis(time.0.saturating_sub(self.stamp.0));
+        self.elapsed.saturating_add(left)
     }
 }

@@ -1,8 +1,8 @@
-//! How long things take: counted in buckets, by whoever comes, without a lock.
+//! Histograms of latencies. Any thread counts into them without a lock.
 //!
-//! A bucket is a sixteenth of a power of two wide, so what is read off is exact to a sixteenth, from a
-//! millisecond to weeks (the log-linear buckets of HdrHistogram; Tene, 2012). Memory is taken an octave
-//! at a time, when something falls into it: a few hundred bytes in practice, and 4 KiB at most.
+//! A bucket is a sixteenth of a power of two wide, so a time is exact to a sixteenth, from a millisecond to weeks
+//! (the log-linear buckets of HdrHistogram; Tene, 2012). Memory is allocated an octave at a time, when a time
+//! falls into it: a few hundred bytes in practice, and 4 KiB at most.
 
 use std::{
     array,
@@ -172,7 +172,7 @@ impl Histogram {
     }
 }
 
-/// The two that each consumer has.
+/// The two histograms of a cursor.
 #[derive(Debug)]
 pub struct Histograms {
     pub waiting: Histogram,
@@ -220,7 +220,7 @@ mod tests {
             assert_eq!(high + ms(1), lowest_of(bucket + 1));
             assert!(high - low <= low / WIDTH as u32, "{bucket}");
         }
-        // What is longer than the last one is counted there.
+        // A time beyond the last bucket is counted in the last bucket.
         assert_eq!(bucket_of(u64::MAX), (OCTAVES - 1, WIDTH - 1));
         assert_eq!(bucket_of(1 << 40), (OCTAVES - 1, WIDTH - 1));
     }

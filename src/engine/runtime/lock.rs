@@ -1,5 +1,5 @@
-//! A mutex with a rank: in builds with debug assertions every lock is checked against the order of the
-//! ranks. A panic of a thread that held it does not poison it: the engine has a poison of its own.
+//! A mutex with a rank. Builds with debug assertions check every lock against the order of the ranks, which
+//! `core/mod.rs` lists. A thread that panics does not poison the mutex: the engine has its own poison.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -46,7 +46,7 @@ impl<'a, T> RankedGuard<'a, T> {
         RankedGuard { guard, hold }
     }
 
-    /// Waits until woken, or until the time is over: `true` then.
+    /// Waits until woken, or until the time is over. Returns `true` if the time is over.
     pub fn wait_timeout(
         self,
         condition: &Condvar,
@@ -69,7 +69,7 @@ impl<'a, T> RankedGuard<'a, T> {
         RankedGuard { guard, hold }
     }
 
-    /// Waits while a condition holds, and for so long at most.
+    /// Waits while a condition holds, at most until the timeout.
     pub fn wait_timeout_while(
         self,
         condition: &Condvar,

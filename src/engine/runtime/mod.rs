@@ -1,4 +1,5 @@
-//! The runtime: waiting, clocks, histograms and the signals to threads. Nothing here knows a message.
+//! The runtime: waiting, clocks, histograms, and the signals to the engine's threads. It knows nothing of
+//! messages.
 
 pub mod clock;
 pub mod histogram;

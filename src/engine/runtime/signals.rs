@@ -1,5 +1,4 @@
-//! The signals by which the engine's two threads are called. The loops of the threads stand above, in
-//! `commit/threads.rs`.
+//! The signals that call the engine's two threads. The loops of the threads are in `commit/threads.rs`.
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::atomic::Ordering, time::Duration};
 
@@ -11,21 +10,21 @@ use crate::{
     prims::{AtomicBool, Condvar},
 };
 
-/// A timer that rings for a cursor: a lease ends, or a message comes due.
+/// A timer of a cursor: a lease ends, or a message comes due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timer {
     pub at: Duration,
     pub cursor: CursorId,
 }
 
-/// How the flusher is called.
+/// Calls the flusher.
 #[derive(Debug)]
 pub struct FlusherSignal {
     has_thread: bool,
     interval: Duration,
-    /// A sync is due within the interval. Spares the mutex.
+    /// Whether a sync is due within the interval. A caller that finds it set skips the mutex.
     is_scheduled: AtomicBool,
-    /// A sync is due at once. Spares the mutex.
+    /// Whether a sync is due at once. A caller that finds it set skips the mutex.
     is_urgent: AtomicBool,
     agenda: RankedMutex<Agenda>,
     changed: Condvar,
@@ -55,9 +54,9 @@ impl Agenda {
 pub enum Duty {
     Stop,
     Sync,
-    /// Writes a watermark frame, if the journal's tail is still here.
+    /// Writes a watermark frame, if the journal's tail is still at this position.
     Mark(Lsn),
-    Ring(Timer),
+    Timer(Timer),
 }
 
 impl FlusherSignal {
@@ -80,7 +79,8 @@ impl FlusherSignal {
     /// Asks for a sync of everything within the interval.
     #[inline]
     pub fn sync_soon(&self, elapsed: impl FnOnce() -> Duration) {
-        // The flusher clears the flag before it begins a sync: a commit that finds it set is in time.
+        // The flusher clears the flag before it begins a sync. So that sync covers every commit that finds the
+        // flag set.
         if self.has_thread && !self.is_scheduled.load(Ordering::Relaxed) {
             self.is_scheduled.store(true, Ordering::Relaxed);
             let at = elapsed() + self.interval;
@@ -110,8 +110,8 @@ impl FlusherSignal {
         }
     }
 
-    /// Everything up to `tail` is durable. If no commit follows within the interval, a watermark frame
-    /// says so.
+    /// Notes that everything up to `tail` is durable. If no commit follows within the interval, the flusher
+    /// writes a watermark frame that records it.
     pub fn mark_later(&self, now: Duration, tail: Lsn) {
         self.agenda.lock().mark_at = Some((now + self.interval, tail));
     }
@@ -121,7 +121,7 @@ impl FlusherSignal {
         self.changed.notify_one();
     }
 
-    /// Waits for the next duty. `tick` is how late the clock may be.
+    /// Waits for the next duty. The clock lags by up to one `tick`.
     pub fn next_duty(&self, now: impl Fn() -> Duration, tick: Duration) -> Duty {
         let mut agenda = self.agenda.lock();
         loop {
@@ -143,13 +143,13 @@ impl FlusherSignal {
                 && timer.at <= now
             {
                 agenda.timers.pop();
-                return Duty::Ring(timer);
+                return Duty::Timer(timer);
             }
             agenda = match agenda.next() {
                 Some(at) => {
-                    // The clock is as late as its last tick: a shorter nap would end at the same time.
-                    let nap = at.saturating_sub(now).max(tick / 2);
-                    agenda.wait_timeout(&self.changed, nap).0
+                    // The clock moves once a tick, so after a shorter sleep it would show the same time.
+                    let sleep = at.saturating_sub(now).max(tick / 2);
+                    agenda.wait_timeout(&self.changed, sleep).0
                 }
                 None => agenda.wait(&self.changed),
             };
@@ -157,15 +157,15 @@ impl FlusherSignal {
     }
 }
 
-/// How the checkpointer is called, and how others wait for it.
+/// Calls the checkpointer, and lets other threads wait for it.
 #[derive(Debug)]
 pub struct CheckpointerSignal {
     has_thread: bool,
-    /// It was called, and has not begun yet. Spares the mutex.
+    /// Whether it was called and has not begun yet. A caller that finds it set skips the mutex.
     is_called: AtomicBool,
     state: RankedMutex<CheckpointerState>,
     changed: Condvar,
-    /// Wakes those that wait for the checkpointer.
+    /// Wakes the threads that wait for the checkpointer.
     done: Condvar,
 }
 
@@ -173,16 +173,16 @@ pub struct CheckpointerSignal {
 struct CheckpointerState {
     stop: bool,
     called: bool,
-    /// The disk is full: all of the journal that can be freed is wanted.
+    /// The disk is full: the next round frees all of the journal that it can.
     wants_space: bool,
     /// How many rounds were finished, and the failure of the last one.
     rounds: u64,
     failure: Option<Error>,
-    /// How often a journal file was prepared, or failed to be.
+    /// How many times the preparation of a journal file has ended, with success or not.
     files: u64,
 }
 
-/// A waiter for a journal file looks again after this time: the file may have become ready just before the
+/// A waiter for a journal file checks again after this time: the file may have become ready just before the
 /// wait began.
 const FILE_WAIT: Duration = Duration::from_millis(10);
 
@@ -203,7 +203,7 @@ impl CheckpointerSignal {
         self.has_thread
     }
 
-    /// Calls the checkpointer: there is something to do.
+    /// Calls the checkpointer, because it has work.
     pub fn call(&self) {
         if !self.is_called.load(Ordering::Relaxed) {
             self.is_called.store(true, Ordering::Relaxed);
@@ -224,19 +224,19 @@ impl CheckpointerSignal {
         self.done.notify_all();
     }
 
-    /// Wakes the waiters for a journal file: one was prepared, or failed to be.
+    /// Wakes the waiters for a journal file: a preparation has ended, with success or not.
     pub fn file_is_ready(&self) {
         self.state.lock().files += 1;
         self.done.notify_all();
     }
 
-    /// Waits until the journal file that another thread prepares is ready, or failed to be. `check` fails
-    /// once the engine is poisoned.
+    /// Waits until another thread has ended its preparation of a journal file, with success or not. `check`
+    /// fails once the engine is poisoned.
     pub fn await_file(&self, check: impl Fn() -> Result<()>) -> Result<()> {
         let mut state = self.state.lock();
         let before = state.files;
         loop {
-            // Asked under the lock: the thread that finishes takes it afterwards.
+            // This is checked under the lock, which the thread that ends the preparation takes afterwards.
             if state.files != before || state.stop {
                 return Ok(());
             }
@@ -253,7 +253,7 @@ impl CheckpointerSignal {
     ///
     /// # Errors
     ///
-    /// The failure of the checkpointer's last round. It rests and tries again without being asked.
+    /// The failure of the checkpointer's last round. The checkpointer pauses and tries again by itself.
     pub fn await_checkpoint(
         &self,
         wants_space: bool,
@@ -268,7 +268,7 @@ impl CheckpointerSignal {
                 return Err(failure.again());
             }
             if state.rounds != before || state.stop {
-                // The caller tries again, and sees whether the checkpoint made enough room.
+                // The caller tries its commit again, and finds whether the checkpoint made enough space.
                 return Ok(());
             }
             state.called = true;
@@ -277,7 +277,7 @@ impl CheckpointerSignal {
         }
     }
 
-    /// Waits for the next round. Returns whether the disk is full and space is wanted; `None` to stop.
+    /// Waits for the next round. Returns whether the disk is full and space is needed; `None` to stop.
     pub fn next_round(&self) -> Option<bool> {
         let idle = |state: &mut CheckpointerState| !state.stop && !state.called;
         let mut state = self.state.lock().wait_while(&self.changed, idle);
@@ -289,7 +289,7 @@ impl CheckpointerSignal {
         Some(state.wants_space)
     }
 
-    /// Ends a round. After a failure the checkpointer rests, and the next round begins by itself.
+    /// Ends a round. After a failure the checkpointer pauses, and the next round begins by itself.
     pub fn finish_round(&self, outcome: Result<()>, rest: Duration) {
         let mut state = self.state.lock();
         state.wants_space &= outcome.is_err();

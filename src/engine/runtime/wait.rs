@@ -1,4 +1,4 @@
-//! Waiting, by a thread or by a task: for messages, or for something to become durable.
+//! Waiting, by a thread or by a task: for messages, for capacity, or for durability.
 
 use std::{
     collections::BTreeMap,
@@ -17,19 +17,19 @@ use crate::{
     prims::{AtomicUsize, Condvar},
 };
 
-/// Where those wait that want the same: messages of one queue, topic or stream.
+/// The waiters for one event, such as messages of one queue, topic or stream.
 ///
-/// A waiter registers under the core, and whoever brings messages looks under the core, too. So either the
-/// waiter sees the messages, or it is seen. A thread that wakes others holds no lock: a waiter that is woken
-/// would run into it, and sleep once more.
+/// A waiter registers under the core. A thread that adds messages checks for waiters under the core, too. So either
+/// the waiter sees the messages, or the thread sees the waiter. A thread that wakes others holds no lock: a woken
+/// waiter would block on it and sleep again.
 #[derive(Debug)]
 pub struct Watch {
     waiters: RankedMutex<Waiters>,
-    /// How many they are.
+    /// The number of waiters that were not woken, readable without the mutex.
     count: AtomicUsize,
 }
 
-/// Waiters that were not woken, in the order in which they came.
+/// The waiters that were not woken, in the order in which they registered.
 #[derive(Debug, Default)]
 struct Waiters {
     asleep: BTreeMap<u64, Arc<Waiter>>,
@@ -43,7 +43,7 @@ struct Waiter {
 }
 
 enum Sleep {
-    /// A thread sleeps, or a task that was not polled yet.
+    /// A sleeping thread, or a task that was not polled yet.
     Sound,
     Task(Waker),
     Woken,
@@ -80,13 +80,13 @@ impl Watch {
         value
     }
 
-    /// Whether any waiter is there. The caller holds the core.
+    /// Whether there is a waiter. The caller holds the core.
     #[inline]
     pub fn has_waiters(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Wakes up to `most` waiters, those first that have waited longest.
+    /// Wakes up to `most` waiters, the longest waiting first.
     pub fn wake(&self, most: usize) {
         let woken = self.change(|waiters| {
             let rest = match waiters.asleep.keys().nth(most).copied() {
@@ -104,14 +104,14 @@ impl Waiter {
         let before = mem::replace(&mut *self.state.lock(), Sleep::Woken);
         match before {
             Sleep::Sound => self.woken.notify_one(),
-            // A waker that panics has printed its message, and the others are woken all the same.
+            // The panic hook has reported a panic of a waker. The other waiters are woken all the same.
             Sleep::Task(waker) => drop(catch_unwind(AssertUnwindSafe(|| waker.wake()))),
             Sleep::Woken => {}
         }
     }
 }
 
-/// One wait. A waiter that was woken and does not look any more has the next one woken instead.
+/// One wait. If it is dropped after it was woken and before its waiter noticed, it wakes the next waiter instead.
 #[derive(Debug)]
 pub struct Waiting {
     watch: Arc<Watch>,
@@ -121,7 +121,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Blocks until woken; `false` if the time was over before. `None` waits for ever.
+    /// Blocks until woken. Returns `false` if the time was over before. `None` waits for ever.
     pub fn wait(mut self, timeout: Option<Duration>) -> bool {
         let sleeps = |state: &mut Sleep| !matches!(state, Sleep::Woken);
         let state = self.waiter.state.lock();
@@ -136,7 +136,7 @@ impl Waiting {
     }
 
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // Code of the application runs without locks.
+        // Cloning a waker runs code of the application, so no lock is held.
         let waker = context.waker().clone();
         let mut state = self.waiter.state.lock();
         if matches!(*state, Sleep::Woken) {
@@ -172,8 +172,8 @@ impl fmt::Debug for Sleep {
     }
 }
 
-/// Calls `attempt` until it has a result, waiting in between for as long as the time lasts.
-/// `stopwatch` is an exact clock, which is read only if there is something to wait for.
+/// Calls `attempt` until it has a result, and waits in between. Returns `None` if the time is over.
+/// `stopwatch` is an exact clock. It is read only if the call has to wait.
 pub fn blocking<T>(
     timeout: Option<Duration>,
     stopwatch: impl Fn() -> Duration,
@@ -190,7 +190,7 @@ pub fn blocking<T>(
             deadline.get_or_insert(now.saturating_add(timeout)).saturating_sub(now)
         });
         if left == Some(Duration::ZERO) || !waiting.wait(left) {
-            // It may have come at the last moment.
+            // The result may have come at the last moment.
             return match attempt()? {
                 Attempt::Got(value) => Ok(Some(value)),
                 Attempt::Wait(_) => Ok(None),
@@ -199,11 +199,11 @@ pub fn blocking<T>(
     }
 }
 
-/// What came of an attempt to get something.
+/// The result of one attempt.
 #[derive(Debug)]
 pub enum Attempt<T> {
     Got(T),
-    /// Nothing is there; this ends when there may be.
+    /// There is no result yet. The wait ends when there may be one.
     Wait(Waiting),
 }
 

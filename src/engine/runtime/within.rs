@@ -1,4 +1,4 @@
-//! A mark on threads that do the engine's own work.
+//! A mark on threads that do the engine's own work. Shutdown must not wait on such a thread.
 
 use std::cell::Cell;
 
@@ -6,7 +6,7 @@ thread_local! {
     static WITHIN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Says that this thread does the engine's work, until it is dropped. It stays on its thread.
+/// Marks this thread as doing the engine's work, until it is dropped. It stays on its thread.
 #[derive(Debug)]
 pub struct Within(std::marker::PhantomData<*const ()>);
 

@@ -67,7 +67,7 @@ impl Aim {
                 Err(Error::invalid("target", what))
             }
             Aim::Queue(queue) => queue.check_message(message),
-            Aim::Stream(_) if message.lives_ms().is_some() => {
+            Aim::Stream(_) if message.time_to_live_ms().is_some() => {
                 let what = "a stream keeps its records until it is trimmed; set no expire_after";
                 Err(Error::invalid("expire_after", what))
             }
@@ -86,7 +86,7 @@ fn template(message: &Message<'_>) -> Result<Template> {
         let what = "each message of a schedule bears the time at which it is sent";
         return Err(Error::invalid("timestamp", what));
     }
-    if message.lives_ms() == Some(0) {
+    if message.time_to_live_ms() == Some(0) {
         return Err(Error::invalid("expire_after", "a message that lives for no time at all"));
     }
     let ours = [Schedule::NAME_HEADER, Schedule::TIME_HEADER];
@@ -98,7 +98,7 @@ fn template(message: &Message<'_>) -> Result<Template> {
         payload: message.payload().to_vec(),
         key: message.key_bytes().map(<[u8]>::to_vec),
         headers: message.headers().map(|(name, it)| (name.to_owned(), it.to_vec())).collect(),
-        lives_ms: message.lives_ms(),
+        time_to_live_ms: message.time_to_live_ms(),
         priority: message.priority_set(),
     })
 }

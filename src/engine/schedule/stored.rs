@@ -86,10 +86,10 @@ impl Schedule {
     /// What is sent with each run, without the headers that tell of the run.
     #[must_use]
     pub fn message(&self) -> Message<'_> {
-        let Template { payload, key, headers, lives_ms, priority } = &self.plan.template;
+        let Template { payload, key, headers, time_to_live_ms, priority } = &self.plan.template;
         let headers = headers.iter().map(|(name, value)| (&**name, &**value));
         let message = Message::borrowed(payload, key.as_deref(), headers).priority(*priority);
-        match lives_ms {
+        match time_to_live_ms {
             Some(ms) => message.expire_after(Duration::from_millis(*ms)),
             None => message,
         }

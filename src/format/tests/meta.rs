@@ -21,7 +21,7 @@ fn payments() -> Delivering {
         lease_ms: 30_000,
         delay_ms: 0,
         backoff: BackoffMs::Exponential { first_ms: 1000, most_ms: 60_000, has_jitter: true },
-        life_ms: 86_400_000,
+        time_to_live_ms: 86_400_000,
         dead_letters: Some(DeadLetters { queue: EntityId(12), attempts_max: 5 }),
         is_ordered: true,
         is_exclusive: true,

@@ -14,7 +14,7 @@ fn sample() -> Plan {
             payload: b"go".to_vec(),
             key: Some(b"k".to_vec()),
             headers: vec![("type".to_owned(), b"json".to_vec())],
-            lives_ms: Some(60_000),
+            time_to_live_ms: Some(60_000),
             priority: 7,
         },
     }
@@ -71,12 +71,12 @@ proptest! {
         payload in prop::collection::vec(any::<u8>(), 0..300),
         key in prop::option::of(prop::collection::vec(any::<u8>(), 0..9)),
         headers in prop::collection::vec(("\\PC{0,6}", prop::collection::vec(any::<u8>(), 0..9)), 0..4),
-        lives_ms in prop::option::of(any::<u64>()),
+        time_to_live_ms in prop::option::of(any::<u64>()),
         priority in 0..10u8,
         next: u64,
         cron in "\\PC{0,20}",
     ) {
-        let template = Template { payload, key, headers, lives_ms, priority };
+        let template = Template { payload, key, headers, time_to_live_ms, priority };
         let plan = Plan { cron, next: Timestamp(next), template, ..sample() };
         prop_assert_eq!(Plan::decode(&plan.encode()), Ok(plan));
     }

@@ -42,14 +42,14 @@ fn commit(store: &mut Store, ops: &[Op<'_>]) -> Result<()> {
         match store.commit(ops, Timestamp(1).into()) {
             Ok(_) => return Ok(()),
             Err(Refused::Failed(error)) => return Err(error),
-            Err(Refused::NeedsRoom(Shortage::File { bytes, urgency })) => {
+            Err(Refused::NeedsSpace(Shortage::File { bytes, urgency })) => {
                 let job = store
                     .journal
                     .begin_prepare(Some(bytes), urgency)
                     .expect("nobody else prepares");
                 store.journal.finish_prepare(job.run())?;
             }
-            Err(Refused::NeedsRoom(Shortage::Checkpoint)) => {
+            Err(Refused::NeedsSpace(Shortage::Checkpoint)) => {
                 panic!("the journal is long enough for these tests")
             }
         }
