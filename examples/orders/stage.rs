@@ -91,8 +91,7 @@ impl<'a> Stage<'a> {
         let moved = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
         if self.started.elapsed().saturating_sub(moved) > STALL_MAX {
             let (name, stall) = (self.name, STALL_MAX.as_secs());
-            let what =
-                format!("{left} orders are still to be {name}, but none came for {stall} s");
+            let what = format!("{left} orders are still to be {name}, but none came for {stall} s");
             return Err(what.into());
         }
         Ok(true)

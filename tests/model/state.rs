@@ -156,10 +156,10 @@ pub const DEAD: &str = "queue 1.dead";
 /// The queue that holds at most this many messages, and drops its oldest for more.
 pub const BOUNDED: &str = "queue 3";
 pub const MESSAGES_MAX: u64 = 10;
-/// The queue whose time to live is [`LIFE`], as that of [`RETRIED`] is. It has a limit in bytes.
-pub const MORTAL: &str = "queue 4";
+/// The queue whose time to live is [`TIME_TO_LIVE`], as that of [`RETRIED`] is. It has a limit in bytes.
+pub const EXPIRING: &str = "queue 4";
 /// The time to live of some queues.
-pub const LIFE: Duration = Duration::from_millis(45_021);
+pub const TIME_TO_LIVE: Duration = Duration::from_millis(45_021);
 /// The time to live of messages that have one of their own.
 pub const BRIEF: Duration = Duration::from_millis(30_014);
 /// The header of such messages.
@@ -172,7 +172,7 @@ pub struct QueueState {
     pub next: u64,
     pub unacked: Unacked,
     /// The time to live of its messages, if they have one.
-    pub life: Untold<Option<Duration>>,
+    pub time_to_live: Untold<Option<Duration>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -202,18 +202,18 @@ pub struct State {
 }
 
 impl QueueState {
-    pub fn of_life(life: Option<Duration>) -> QueueState {
-        QueueState { life: Untold(life), ..QueueState::default() }
+    pub fn with_time_to_live(time_to_live: Option<Duration>) -> QueueState {
+        QueueState { time_to_live: Untold(time_to_live), ..QueueState::default() }
     }
 
     /// Sends messages without a time to live of their own.
     pub fn send(&mut self, messages: &[Msg], now: u64) {
-        self.send_living(messages, None, now);
+        self.send_with_time_to_live(messages, None, now);
     }
 
     /// Sends messages with a time to live.
-    pub fn send_living(&mut self, messages: &[Msg], life: Option<Duration>, now: u64) {
-        let ends = end_of(life.into_iter().chain(self.life.0).min(), now);
+    pub fn send_with_time_to_live(&mut self, messages: &[Msg], time_to_live: Option<Duration>, now: u64) {
+        let ends = end_of(time_to_live.into_iter().chain(self.time_to_live.0).min(), now);
         for message in messages {
             self.unacked.insert(self.next, Entry::new(message, ends));
             self.next += 1;
@@ -222,18 +222,18 @@ impl QueueState {
 }
 
 /// When a time to live that starts now is over.
-fn end_of(life: Option<Duration>, now: u64) -> Option<u64> {
-    life.map(|life| now + life.as_millis() as u64)
+fn end_of(time_to_live: Option<Duration>, now: u64) -> Option<u64> {
+    time_to_live.map(|time_to_live| now + time_to_live.as_millis() as u64)
 }
 
 impl TopicState {
     pub fn publish(&mut self, messages: &[Msg]) {
-        self.publish_living(messages, None, 0);
+        self.publish_with_time_to_live(messages, None, 0);
     }
 
     /// Publishes messages with a time to live.
-    pub fn publish_living(&mut self, messages: &[Msg], life: Option<Duration>, now: u64) {
-        let ends = end_of(life, now);
+    pub fn publish_with_time_to_live(&mut self, messages: &[Msg], time_to_live: Option<Duration>, now: u64) {
+        let ends = end_of(time_to_live, now);
         for message in messages {
             for unacked in self.subscriptions.values_mut() {
                 unacked.insert(self.next, Entry::new(message, ends));
@@ -294,8 +294,8 @@ fn dump_and(
         }
         // Receiving would count attempts there. A message on lease frees no capacity here. A message whose
         // time to live is over would be dropped.
-        let is_mortal = is_of_life(engine, &name)? || has_brief(&unacked);
-        if name != RETRIED && name != BOUNDED && !is_mortal {
+        let can_expire = has_time_to_live(engine, &name)? || has_brief(&unacked);
+        if name != RETRIED && name != BOUNDED && !can_expire {
             let held = drain(&unacked, || queue.receive_batch(7, Duration::ZERO))?;
             all_held.extend(held);
         }
@@ -325,9 +325,9 @@ fn dump_and(
     Ok(state)
 }
 
-/// Whether the time to live of an existing queue is [`LIFE`].
-fn is_of_life(engine: &Engine, name: &str) -> posthouse::Result<bool> {
-    match engine.queue(name).time_to_live(LIFE).create() {
+/// Whether the time to live of an existing queue is [`TIME_TO_LIVE`].
+fn has_time_to_live(engine: &Engine, name: &str) -> posthouse::Result<bool> {
+    match engine.queue(name).time_to_live(TIME_TO_LIVE).create() {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
