@@ -238,7 +238,7 @@ fn queues_that_come_and_go_leave_nothing_in_memory() {
 /// Each of many threads waits for its own commits, and they share the syncs; one thread has a sync
 /// for each commit.
 #[test]
-fn a_sync_is_for_all_who_wait() {
+fn threads_that_wait_share_a_sync() {
     let _alone = alone();
     let disk = SimDisk::new(1);
     // The disk is slow by its own clock, so a leader waits for others, long enough on any machine.
@@ -262,7 +262,7 @@ fn a_sync_is_for_all_who_wait() {
 
 /// A lone writer does not wait for threads that have ended. Threads that come again share syncs again.
 #[test]
-fn who_has_gone_is_not_waited_for() {
+fn a_lone_writer_does_not_wait_for_threads_that_ended() {
     let _alone = alone();
     let disk = SimDisk::new(1);
     disk.set_sync_time(Duration::from_millis(100));
