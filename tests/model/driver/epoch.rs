@@ -1,4 +1,5 @@
-//! How a life begins and ends: opening, closing, crashes, and what is recovered.
+//! The begin and the end of an epoch, which is the time from one opening of the store to the next: opening,
+//! closing, crashes and recovery.
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
@@ -19,7 +20,7 @@ impl Driver<'_> {
         self.powerless = false;
     }
 
-    /// Ends the life in an orderly way.
+    /// Ends the epoch by closing the engine.
     pub(super) fn reopen(&mut self) {
         for held in std::mem::take(&mut self.held) {
             // The engine is closed first, so that dropping it counts no failure.
@@ -33,7 +34,7 @@ impl Driver<'_> {
         self.recovered(&[last]);
     }
 
-    /// Ends the life by a power cut or a kill, and finds out which state it has left.
+    /// Ends the epoch by a power cut or a kill, and finds out which state is left.
     pub(super) fn crash(&mut self, power: bool) {
         let cuts = power || self.powerless;
         let crashed = if cuts { self.world.cut_power() } else { self.world.kill() };
@@ -41,7 +42,7 @@ impl Driver<'_> {
             return self.reopen();
         }
         if !power && !self.doomed {
-            // What was committed is in the system's memory, and that has stayed.
+            // Commits are in the system's memory, and that memory has stayed.
             self.is_durable();
         }
         self.held.clear();
@@ -60,7 +61,7 @@ impl Driver<'_> {
             }
             None => candidates.last().unwrap().clone(),
         };
-        // The model's own state has what the engine does not tell.
+        // The model's own state has the things that the engine does not show.
         let known = candidates.iter().rfind(|it| **it == state);
         let Some(known) = known.cloned() else {
             let count = candidates.len();
@@ -75,7 +76,7 @@ impl Driver<'_> {
         self.states_before = std::mem::replace(&mut self.states, vec![known]);
         self.proven = vec![0];
         self.floor = 0;
-        self.life += 1;
+        self.epoch += 1;
         self.open();
     }
 
@@ -96,9 +97,9 @@ impl Driver<'_> {
         self.time += by.as_millis() as u64;
         let now = self.time;
         let mut ended: BTreeMap<Whose, Vec<Delivery>> = BTreeMap::new();
-        let mut lapsed: Vec<Held> = self.held.extract_if(.., |it| it.until <= now).collect();
-        lapsed.sort_unstable_by_key(|it| it.granted);
-        for Held { whose, delivery, .. } in lapsed {
+        let mut expired: Vec<Held> = self.held.extract_if(.., |it| it.until <= now).collect();
+        expired.sort_unstable_by_key(|it| it.granted);
+        for Held { whose, delivery, .. } in expired {
             ended.entry(whose).or_default().push(delivery);
         }
         while let Some((whose, deliveries)) = ended.pop_first() {
@@ -108,7 +109,7 @@ impl Driver<'_> {
                 tx.ack(delivery);
                 assert_eq!(tx.commit().expect_err("too late").kind(), ErrorKind::LeaseLost);
             }
-            // Looking has the engine count the failures, in one commit.
+            // Looking makes the engine count the failures, in one commit.
             let looked = match &whose {
                 Whose::Queue(name) => self.queue(name).and_then(|it| it.in_flight()),
                 Whose::Subscription(topic, name) => {
@@ -123,11 +124,11 @@ impl Driver<'_> {
                 }
             });
             for delivery in deliveries.iter().filter(is_last) {
-                self.commit_burial(delivery.offset().0);
+                self.commit_dead_letter(delivery.offset().0);
             }
             if self.doomed || looked.is_none() {
-                // If the power was off, nobody was told. Dropping the others now would count
-                // them, or not; they go with this life.
+                // If the power was off, no caller was told. Dropping the others now would count them, or not;
+                // they end with this epoch.
                 let held = |whose: Whose| {
                     move |delivery| Held { whose: whose.clone(), delivery, granted: 0, until: 0 }
                 };
