@@ -16,6 +16,7 @@ pub enum Rank {
     /// What a scheduler shares with its thread.
     Scheduler,
     /// Which messages are schedules.
+    #[cfg_attr(not(feature = "cron"), allow(dead_code))]
     Registry,
     /// The turn to lease from a queue that is ordered by key.
     KeyOrder,
@@ -119,6 +120,7 @@ mod checked {
     }
 
     /// The longest hold of the core so far, in steps, by operation.
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn longest_holds() -> BTreeMap<&'static str, u64> {
         LONGEST.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,21 +1,21 @@
 //! The settings of an engine, and the calls that open a store with them.
 
+#[cfg(any(test, feature = "sim"))]
+use std::{io, panic::RefUnwindSafe};
 use std::{
-    io,
-    panic::RefUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+#[cfg(any(test, feature = "sim"))]
+use crate::disk::{
+    sim::SimDisk,
+    witness::{Witness, WitnessedDisk},
+};
 use crate::{
     config::{Config, Durability, IoMode},
-    disk::{
-        Disk,
-        os::OsDisk,
-        sim::SimDisk,
-        witness::{Witness, WitnessedDisk},
-    },
+    disk::{Disk, os::OsDisk},
     engine::commit::lifetime::Engine,
     error::Result,
     inspect::{self, SalvageReport, VerifyReport},
