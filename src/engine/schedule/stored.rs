@@ -16,7 +16,7 @@ pub const REGISTRY: &str = "posthouse.schedules";
 
 /// A recurring schedule, as the store held it at the time of the call.
 ///
-/// [`ScheduleBuilder::create`], [`open`](ScheduleBuilder::open) and [`Engine::schedules`] return it. It does
+/// [`ScheduleBuilder::create`], [`ScheduleBuilder::open`] and [`Engine::schedules`] return it. It does
 /// not change when the schedule runs.
 ///
 /// [`ScheduleBuilder::create`]: crate::ScheduleBuilder::create
