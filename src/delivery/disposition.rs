@@ -78,14 +78,14 @@ mod tests {
         FailedDelivery { offset: Offset(7), attempt, delay }
     }
 
-    fn retry(delivering: Delivering) -> Retry {
-        Retry::of(&delivering)
+    fn retry(delivering: &Delivering) -> Retry {
+        Retry::of(delivering)
     }
 
     #[test]
     fn a_failure_waits_for_the_backoff_or_for_the_delay_that_its_consumer_says() {
         let backoff = BackoffMs::Fixed { ms: 50 };
-        let retry = retry(Delivering { backoff, ..crate::delivery::settings::plain() });
+        let retry = retry(&Delivering { backoff, ..crate::delivery::settings::plain() });
         let at = |due| Disposition::Retry { attempts: 3, due: Timestamp(due) };
         assert_eq!(failed(1, None).disposition(&retry, 2, NOW, 9), at(1050));
         let half = Some(Duration::from_micros(500));
@@ -97,7 +97,7 @@ mod tests {
     fn a_delivery_that_was_counted_first_is_not_counted_twice() {
         let dead_letters = DeadLetters { queue: EntityId(9), attempts_max: 3 };
         let dead = Some(dead_letters);
-        let retry = retry(Delivering { dead_letters: dead, ..crate::delivery::settings::plain() });
+        let retry = retry(&Delivering { dead_letters: dead, ..crate::delivery::settings::plain() });
         let at_once = |attempts| Disposition::Retry { attempts, due: Timestamp(0) };
         assert_eq!(failed(2, None).disposition(&retry, 2, NOW, 9), at_once(2));
         assert_eq!(failed(2, None).disposition(&retry, 0, NOW, 9), at_once(2), "the disk was full");

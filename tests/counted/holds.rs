@@ -139,7 +139,7 @@ impl Store {
                 }
             }
             Delayed | Reopened => {
-                (0..count).for_each(|_| send(Message::new("work").deliver_after(HOUR)))
+                (0..count).for_each(|_| send(Message::new("work").deliver_after(HOUR)));
             }
             Due => {
                 let second = Duration::from_secs(1);

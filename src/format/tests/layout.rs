@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt::Write, path::PathBuf};
 use super::{
     super::{
         commit::*, frame::*, fuzzing::put_run, header::FORMAT_VERSION, journal::*, meta::*,
-        pack::*, record::RecordParts, segment::*, wire::Seed,
+        note::*, pack::*, record::RecordParts, segment::*, wire::Seed,
     },
     STORE,
     meta::{entities, entries},
@@ -80,6 +80,7 @@ pub fn samples() -> Vec<(String, Vec<u8>)> {
     frames(&mut samples);
     segment_file(&mut samples);
     metalog_file(&mut samples);
+    notes(&mut samples);
     samples.0
 }
 
@@ -179,6 +180,22 @@ fn metalog_file(samples: &mut Samples) {
         let name = format!("metalog entry: {name}");
         samples.frame(name, FrameKind::Commit, (64, 0), header.seed(), |out| entry.put(out));
     }
+}
+
+fn notes(samples: &mut Samples) {
+    let minute = TimeToLive { from: None, ms: Some(60_000) };
+    let letter = DeadLetter {
+        reason: "the card has expired".to_owned(),
+        origin: "payments".to_owned(),
+        offset: Offset(41),
+        attempts: 3,
+        died: NOW,
+        is_of_subscription: false,
+    };
+    samples.add("note: a time to live", minute.note().expect("it is limited"));
+    samples.add("note: a time to live that begins anew", minute.restarted(NOW));
+    samples.add("note: a dead letter", letter.clone().encode(None));
+    samples.add("note: a dead letter after the clock was set", letter.encode(Some(NOW)));
 }
 
 /// Sixteen bytes a line; lines of zeros beyond the first are left out and marked by a star.
