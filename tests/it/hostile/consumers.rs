@@ -37,7 +37,7 @@ fn a_new_consumer_does_not_overtake_a_waiting_one() {
     assert!(early.is_active().unwrap() && waiting.is_woken());
     assert_eq!(waiting.poll().unwrap().unwrap().payload(), b"b");
     drop((waiting, early));
-    assert!(take(&late).is_some(), "nobody waits: it is for the first that comes");
+    assert!(take(&late).is_some(), "no consumer waits: it is for the first that comes");
 }
 
 #[test]
