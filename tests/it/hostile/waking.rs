@@ -137,7 +137,7 @@ impl Wake for Panicking {
 
 /// A waker that panics harms only itself: other waiters are woken, and the engine goes on.
 #[test]
-fn a_waker_that_panics_keeps_nobody_asleep() {
+fn a_waker_that_panics_keeps_no_other_asleep() {
     let disk = SimDisk::new(1);
     let engine = open(&disk).unwrap();
     let topic = engine.topic("t").create().unwrap();
