@@ -43,7 +43,11 @@ impl Driver<'_> {
         let gone = self.find_gone(&whose, &doomed);
         if received.is_some() && !self.doomed {
             let left = self.depth(&whose)?;
-            assert_eq!(left, (depth - gone.len()) as u64, "one is lost, and its time to live is not over");
+            assert_eq!(
+                left,
+                (depth - gone.len()) as u64,
+                "one is lost, and its time to live is not over"
+            );
         }
         if is_retried {
             if received.is_none() {
@@ -119,7 +123,11 @@ impl Driver<'_> {
         let is_over = self.is_over(entry) == Some(true);
         assert!(!is_over, "message {offset} of {whose:?} came when its time to live was over");
         if whose.is_ordered() && entry.msg.key.is_some() {
-            assert_eq!(self.first_of_key(whose, entry), offset, "an earlier message of its key is not done");
+            assert_eq!(
+                self.first_of_key(whose, entry),
+                offset,
+                "an earlier message of its key is not done"
+            );
         }
         let priority = entry.msg.priority;
         for (n, other) in
