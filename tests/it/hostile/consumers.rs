@@ -7,7 +7,7 @@ use posthouse::{Delivery, Threshold};
 use crate::support::{SECOND, Sim, Task, take};
 
 #[test]
-fn all_waiting_threads_of_the_consumer_that_takes_over_receive() {
+fn all_waiting_tasks_of_the_consumer_that_takes_over_receive() {
     let sim = Sim::new();
     let open = || sim.engine.queue("q").single_active_consumer(true).create().unwrap();
     let (active, next, last) = (open(), open(), open());
