@@ -18,7 +18,7 @@ use std::{
 use posthouse::{Durability, Engine, Options, Queue, Topic};
 
 const PAYLOAD: [u8; 100] = [7; 100];
-const TURNS: usize = 9;
+const LAPS: usize = 9;
 
 struct Store {
     // Closed before the directory is removed.
@@ -35,7 +35,7 @@ impl Store {
         Store { engine, _dir: dir }
     }
 
-    /// With nobody subscribed, what is published is dead at once: the journal's cost alone.
+    /// Without a subscription a published message is acked at once: the cost of the journal alone.
     fn topic(&self) -> Topic {
         self.engine.topic("t").create().unwrap()
     }
@@ -99,14 +99,14 @@ fn one_thread() {
     settle();
     let (mut ours, mut limit, mut ratios, mut bytes) = (vec![], vec![], vec![], 0);
     let before = store.engine.flushes();
-    for _ in 0..TURNS {
+    for _ in 0..LAPS {
         limit.push(rate(COMMITS, || (0..COMMITS).for_each(|_| bare.commit())));
         let written = written_by_this_process();
         ours.push(rate(COMMITS, publish));
         bytes += written_by_this_process().zip(written).map_or(0, |(after, it)| after - it);
         ratios.push(ours[ours.len() - 1] / limit[limit.len() - 1]);
     }
-    let commits = (COMMITS * TURNS) as f64;
+    let commits = (COMMITS * LAPS) as f64;
     println!(
         "sync, 1 thread: {:.0}/s; pwrite and fdatasync {:.0}/s; ratio {:.2}; \
          {:.3} flushes and {:.0} B written a commit",
@@ -124,7 +124,7 @@ fn many_threads(threads: usize) {
     let store = Store::new(Durability::Sync);
     let topic = store.topic();
     let (mut ours, mut limit, mut shares) = (vec![], vec![], vec![]);
-    for _ in 0..TURNS {
+    for _ in 0..LAPS {
         limit.push(rate(300, || (0..300).for_each(|_| bare.commit())));
         let before = store.engine.flushes();
         let barrier = Barrier::new(threads + 1);
@@ -156,7 +156,7 @@ fn tickets() {
         let buffered = Store::new(Durability::Buffered);
         let (topic, unsynced) = (store.topic(), buffered.topic());
         let (mut ours, mut alone, mut shares) = (vec![], vec![], vec![]);
-        for _ in 0..TURNS {
+        for _ in 0..LAPS {
             alone.push(rate(COMMITS, || {
                 (0..COMMITS).for_each(|_| _ = unsynced.publish(&PAYLOAD).unwrap());
             }));
@@ -261,7 +261,7 @@ fn wake() {
         let bare = (durability == Durability::Sync).then(|| Mutex::new(Bare::new()));
         let bell = Bell { bare, ..Bell::default() };
         let (mut ours, mut limit) = (vec![], vec![]);
-        for _ in 0..TURNS {
+        for _ in 0..LAPS {
             hand_over_times(&bell, &mut limit);
             hand_over_times(&queue, &mut ours);
         }
@@ -294,9 +294,9 @@ fn main() {
         ("tickets", tickets),
         ("wake", wake),
     ];
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
+    let chosen: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
     for (name, row) in rows {
-        if wanted.is_empty() || wanted.iter().any(|it| it == name) {
+        if chosen.is_empty() || chosen.iter().any(|it| it == name) {
             row();
         }
     }

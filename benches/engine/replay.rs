@@ -28,7 +28,7 @@ struct Args {
     /// How many records are appended by one commit.
     #[arg(long, default_value_t = 1000)]
     batch: u64,
-    /// How often each side gets its turn.
+    /// How many rounds there are.
     #[arg(long, default_value_t = 11)]
     rounds: usize,
     /// Only the sides whose name holds this.
@@ -58,7 +58,7 @@ fn timed(act: impl FnOnce()) -> Duration {
     started.elapsed()
 }
 
-/// Lets the sides take turns; the first round warms up. The first side is the limit.
+/// Runs the sides alternately; the first round warms up. The first side is the limit.
 fn compare(title: &str, args: &Args, mut sides: Vec<Side<'_>>) {
     sides.retain(|side| side.name.contains(&args.only));
     for round in 0..=args.rounds {

@@ -217,8 +217,8 @@ fn exhaust(most: u32, threads: u16) -> (Found, Counts) {
 #[cfg(seeded_bugs)]
 fn find_seeded_bugs(arguments: &Arguments) -> ExitCode {
     let mut missed = 0;
-    let wanted = |bug: &&posthouse::SeededBug| format!("{bug:?}").contains(&arguments.bug);
-    let bugs: Vec<_> = posthouse::SEEDED_BUGS.iter().filter(wanted).collect();
+    let is_chosen = |bug: &&posthouse::SeededBug| format!("{bug:?}").contains(&arguments.bug);
+    let bugs: Vec<_> = posthouse::SEEDED_BUGS.iter().filter(is_chosen).collect();
     for bug in &bugs {
         posthouse::switch_on_bug(**bug);
         let (found, counts) = search_for(arguments);

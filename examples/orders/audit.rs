@@ -76,9 +76,9 @@ impl Audit {
 
     /// Checks every customer's total.
     fn totals(&mut self, name: &'static str, totals: &Totals, sales: &Sales) {
-        let (found, wanted) = (Sums::of(totals), sales.sums());
-        if found != wanted {
-            self.found(format!("{name}: it comes to {found}; the file to {wanted}"));
+        let (found, expected) = (Sums::of(totals), sales.sums());
+        if found != expected {
+            self.found(format!("{name}: it comes to {found}; the file to {expected}"));
         }
         let differs = |customer: &&u32| totals.get(customer) != sales.totals.get(customer);
         let more = totals.keys().filter(|customer| !sales.totals.contains_key(customer));

@@ -182,15 +182,15 @@ fn an_empty_store_is_small() {
     engine.queue("q").create().unwrap();
     engine.close().unwrap();
     assert!(disk.bytes_used() < 1 << 20, "{} bytes", disk.bytes_used());
-    for life in 0..50 {
+    for opening in 0..50 {
         let engine = Options::new().sim(&disk).open("store").unwrap();
-        if life % 3 == 0 {
+        if opening % 3 == 0 {
             let queue = engine.queue("q").open().unwrap();
             queue.send("a").unwrap();
             queue.try_receive().unwrap().unwrap().ack().unwrap();
         }
         engine.close().unwrap();
-        assert!(disk.bytes_used() < 2 << 20, "{} bytes in life {life}", disk.bytes_used());
+        assert!(disk.bytes_used() < 2 << 20, "{} bytes after opening {opening}", disk.bytes_used());
     }
 }
 

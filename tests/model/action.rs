@@ -285,8 +285,8 @@ pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
         ];
         let queues = [2, 1, 3, 4].map(Action::CreateQueue);
         let others = queues.into_iter().chain([Action::Subscribe(0, 1)]);
-        let wanted = others.enumerate().filter(|(n, _)| more >> n & 1 == 1);
-        first.extend(wanted.map(|(_, action)| action));
+        let chosen = others.enumerate().filter(|(n, _)| more >> n & 1 == 1);
+        first.extend(chosen.map(|(_, action)| action));
         actions.splice(0..0, first);
         actions
     })

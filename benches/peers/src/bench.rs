@@ -1,4 +1,4 @@
-//! How laps are timed: the sides of a row in turn, round after round, and the medians of them.
+//! Times laps: the sides of a row run alternately, round after round, and their medians count.
 
 use std::{
     cell::Cell,
@@ -16,7 +16,7 @@ use crate::{
     sides,
 };
 
-/// What workloads run with.
+/// The bench that workloads run with.
 pub struct Bench {
     /// How much of everything.
     pub scale: Scale,
@@ -84,7 +84,7 @@ impl Bench {
         Ok(Opened { able, store: able.side.open(&dir, job)?, dir })
     }
 
-    /// Times contenders in turn. The first round is not counted: it touches what has to be touched,
+    /// Times contenders alternately. The first round is not counted: it touches memory for the first time,
     /// and lets files grow that are used again later.
     pub fn laps(&self, mut contenders: Vec<Contender<'_>>, most: u64, row: &mut Row) {
         let rounds = self.scale.rounds;
@@ -169,7 +169,7 @@ struct Lap {
 
 type LapFn<'a> = Box<dyn FnMut(Duration, u64) -> Result<(u64, f64)> + 'a>;
 
-/// One of those that are timed in turn.
+/// A contender: one of the functions that are timed alternately.
 pub struct Contender<'a> {
     /// Its name in the row.
     pub name: String,
@@ -177,9 +177,9 @@ pub struct Contender<'a> {
     pub kind: Kind,
     /// Its durability in words.
     pub durability: String,
-    /// Whether flushes and bytes are told.
+    /// Whether flushes and bytes are shown.
     pub counted: bool,
-    /// Works for so long, or for so many operations: how many it were, in how many seconds.
+    /// Works for a time, or for a number of operations. Returns the operations done, and the seconds.
     pub lap: LapFn<'a>,
     /// What is done between laps, untimed.
     pub between: Box<dyn FnMut() -> Result<()> + 'a>,
@@ -217,8 +217,8 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// A lap of something that does so many operations when it is called: in chunks that are short
-/// beside the lap, and long beside a look at the clock. Chunks are multiples of `grain`.
+/// A lap of a function that does a given number of operations when it is called. It is called in chunks that
+/// are short beside the lap, and long beside a reading of the clock. Chunks are multiples of `grain`.
 pub fn chunked<'a>(grain: u64, mut run: impl FnMut(u64) -> Result<()> + 'a) -> LapFn<'a> {
     let mut chunk = grain;
     Box::new(move |slot, most| {

@@ -1,5 +1,5 @@
-//! Work in a process of its own: this program, called again. For what is measured of a whole
-//! process, such as its memory, and for what a process must not survive.
+//! Work in a process of its own: this program, called again. It serves measurements of a whole process, such
+//! as its memory, and work that must end with its process.
 //!
 //! A child prints `at <done> <of>` while it works, and at the end `result <json>`.
 
@@ -16,7 +16,7 @@ use crate::{bench::Bench, os, side::Result, workloads};
 /// Something that a child can do with a store's directory and a number.
 pub type Task = fn(&Path, u64) -> Result<Value>;
 
-/// Runs a task in a child, and returns what it has found. `Null` if it died on purpose.
+/// Runs a task in a child, and returns its result. `Null` if it ended on purpose without one.
 pub fn run(bench: &Bench, task: &str, dir: &Path, number: u64) -> Result<Value> {
     bench.progress.says(task);
     let mut child = Command::new(std::env::current_exe()?)
@@ -46,7 +46,7 @@ pub fn run(bench: &Bench, task: &str, dir: &Path, number: u64) -> Result<Value> 
     Ok(result)
 }
 
-/// What the child itself does: `arguments` are the task, the directory and the number.
+/// The work of the child: `arguments` are the task, the directory and the number.
 pub fn main(arguments: &[String]) -> Result<()> {
     let [task, dir, number] = arguments else {
         return Err("a child takes a task, a directory and a number".into());
@@ -58,12 +58,12 @@ pub fn main(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The most anonymous memory that was seen, looked at from time to time.
+/// The most anonymous memory that was seen, read from time to time.
 #[derive(Debug, Default)]
 pub struct Peak(u64);
 
 impl Peak {
-    /// Looks, and tells the parent how far the work has come.
+    /// Reads the memory, and reports the progress to the parent.
     pub fn look(&mut self, done: u64, of: u64) {
         self.0 = self.0.max(os::anonymous_bytes().unwrap_or_default());
         println!("at {done} {of}");

@@ -1,5 +1,5 @@
-//! What Linux knows about this process and its disk: bytes written, flushes, memory, what lies in
-//! the page cache. Elsewhere, and where it is not to be had, there is no answer.
+//! Facts that Linux has about this process and its disk: bytes written, flushes, memory, the content of the
+//! page cache. On other systems, and where a fact is missing, there is no answer.
 //!
 //! The only file with `unsafe` beside that of LMDB, whose `open` asks for it.
 #![allow(unsafe_code)]
@@ -19,14 +19,14 @@ use memmap2::{Mmap, MmapMut};
 pub struct Written {
     /// Bytes that this process has made the page cache write, or will.
     pub by_process: u64,
-    /// Bytes that the disk was given, by whomever.
+    /// Bytes that were written to the disk, by any program.
     pub to_disk: u64,
-    /// Flushes that the disk was asked for, by whomever.
+    /// Flushes of the disk, by any program.
     pub flushes: u64,
 }
 
 impl Written {
-    /// What came between two looks.
+    /// The difference of two readings.
     pub fn since(self, before: Written) -> Written {
         Written {
             by_process: self.by_process.saturating_sub(before.by_process),
@@ -162,8 +162,8 @@ pub unsafe fn set_variable(name: &str, value: &OsStr) {
     unsafe { std::env::set_var(name, value) };
 }
 
-/// Touches so many bytes of fresh memory once and gives them back: a new virtual machine takes much
-/// longer for the first touch of a page, and it would fall to whoever comes first.
+/// Touches fresh memory once and gives it back. A new virtual machine takes much longer for the first touch
+/// of a page, and the first side that runs would pay for it.
 pub fn touch_memory(bytes: u64, mut progress: impl FnMut(u64)) -> io::Result<()> {
     const CHUNK: usize = 64 << 20;
     let mut held = Vec::new();
@@ -210,8 +210,8 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Drops what the page cache holds of the files below a directory, which nobody may have mapped.
-/// Returns which part of their pages is in memory all the same.
+/// Drops the files below a directory from the page cache. No process may have them mapped. Returns which part
+/// of their pages is in memory all the same.
 pub fn drop_cache(dir: &Path) -> io::Result<f64> {
     sync_dir(dir)?;
     let (mut resident, mut pages) = (0, 0);

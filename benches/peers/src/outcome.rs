@@ -1,4 +1,4 @@
-//! What a run has found: rows of figures and verdicts, as they are printed, drawn and kept.
+//! The results of a run: rows of figures and verdicts, as they are printed, drawn and kept.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What is sent: text that does not compress to nothing, and is not the same each time.
+//! Payloads: text that does not compress to nothing, and is not the same each time.
 
 /// How many bytes are drawn from: they stay in the processor's cache.
 const POOL_BYTES: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! How much of everything: in full, quickly, or just to see that it works.
+//! The scale of a run: in full, quickly, or a smoke test.
 
 use std::time::Duration;
 

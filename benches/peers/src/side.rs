@@ -1,8 +1,8 @@
-//! What workloads ask of an engine: the few traits that each peer implements in one file.
+//! The traits that workloads need of an engine. Each peer implements them in one file.
 //!
-//! A side opens a [`Store`] in a directory for one [`Job`], and the store hands out what threads
-//! work with: a [`Writer`], a [`Taker`] or a [`Replay`]. Loops are on the side's own side of these
-//! traits, so that a dynamic call is not part of each operation.
+//! A side opens a [`Store`] in a directory for one [`Job`]. The store gives out the objects that threads work
+//! with: a [`Writer`], a [`Taker`] or a [`Replay`]. Loops are inside these traits, so that a dynamic call is
+//! not part of each operation.
 
 use std::path::Path;
 

@@ -274,7 +274,7 @@ fn holds_files(dir: &Path) -> bool {
 /// Ends children at all points: at the n-th passage of each, for some n.
 fn end_at_all(place: &mut Place, all: bool) {
     let began = Instant::now();
-    let points = place.run("none", 0).expect("nobody ends it");
+    let points = place.run("none", 0).expect("it runs to its end");
     place.check();
     let missing: Vec<_> = NEEDED.iter().filter(|it| !points.contains_key(**it)).collect();
     assert!(missing.is_empty(), "{missing:?} are not among {points:#?}");

@@ -172,5 +172,5 @@ fn a_waker_that_closing_calls_may_close() {
     let waker = waker(move || closed.send(same.close()).unwrap());
     assert!(Pin::new(&mut received).poll(&mut Context::from_waker(&waker)).is_pending());
     in_time(move || engine.close().unwrap());
-    is_closed.try_recv().expect("nobody was told").unwrap();
+    is_closed.try_recv().expect("the inner close has returned").unwrap();
 }

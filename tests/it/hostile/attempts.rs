@@ -38,7 +38,7 @@ fn a_last_lease_that_lapses_buries_although_a_delay_is_far_away() {
     queue.send("now").unwrap();
     let _held = queue.try_receive().unwrap().unwrap();
     let begun = Instant::now();
-    assert!(dead.receive(60 * SECOND).unwrap().is_some(), "never buried");
+    assert!(dead.receive(60 * SECOND).unwrap().is_some(), "never moved to the dead letters");
     assert!(begun.elapsed() < 30 * SECOND);
 }
 
@@ -204,7 +204,7 @@ fn a_read_error_counts_no_attempt() {
     take_all(&queue).iter().for_each(|it| it.ack().unwrap());
     assert_eq!(queue.depth().unwrap(), 0);
     let dead = engine.queue("q.dead").open().unwrap();
-    assert_eq!(dead.depth().unwrap(), 0, "some are dead that nobody ever saw");
+    assert_eq!(dead.depth().unwrap(), 0, "some became dead letters that no consumer ever saw");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use posthouse::{Delivery, Threshold};
 use crate::support::{SECOND, Sim, Task, take};
 
 #[test]
-fn all_waiting_threads_of_the_consumer_that_takes_over_receive() {
+fn all_waiting_tasks_of_the_consumer_that_takes_over_receive() {
     let sim = Sim::new();
     let open = || sim.engine.queue("q").single_active_consumer(true).create().unwrap();
     let (active, next, last) = (open(), open(), open());
@@ -37,7 +37,7 @@ fn a_new_consumer_does_not_overtake_a_waiting_one() {
     assert!(early.is_active().unwrap() && waiting.is_woken());
     assert_eq!(waiting.poll().unwrap().unwrap().payload(), b"b");
     drop((waiting, early));
-    assert!(take(&late).is_some(), "nobody waits: it is for the first that comes");
+    assert!(take(&late).is_some(), "no consumer waits: it is for the first that comes");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn a_failed_sync_on_a_full_disk_poisons() {
             disk.heal();
             let after = engine.sync().err().map(|error| error.kind());
             let is_poison = after == Some(ErrorKind::Poisoned);
-            assert!(!is_poison || error == after, "it was poisoned, and nobody was told");
+            assert!(!is_poison || error == after, "it was poisoned, and no call said so");
             poisoned += usize::from(is_poison);
         }
     }

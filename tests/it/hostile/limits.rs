@@ -48,7 +48,7 @@ fn a_sender_that_waits_for_capacity_is_woken_when_a_message_can_be_dropped_again
             way(held);
             sender.join().unwrap().unwrap();
         });
-        assert!(begun.elapsed() < 30 * SECOND, "nobody was woken");
+        assert!(begun.elapsed() < 30 * SECOND, "no sender was woken");
         assert_eq!(texts(&queue), ["b"]);
     }
 }

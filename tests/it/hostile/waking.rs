@@ -72,7 +72,7 @@ fn a_subscriber_that_comes_before_the_sync_is_woken_by_it() {
     let (mut received, count) = (subscription.receive_async(), Arc::new(Count::default()));
     assert!(poll(&mut received, &count).is_pending(), "it is not durable yet");
     ticket.wait().unwrap();
-    assert_eq!(count.woken(), 1, "it can be received, and nobody has told the one that waits");
+    assert_eq!(count.woken(), 1, "it can be received, and the waiting task was not woken");
     assert!(poll(&mut received, &count).is_ready());
 }
 
@@ -137,7 +137,7 @@ impl Wake for Panicking {
 
 /// A waker that panics harms only itself: other waiters are woken, and the engine goes on.
 #[test]
-fn a_waker_that_panics_keeps_nobody_asleep() {
+fn a_waker_that_panics_keeps_no_other_asleep() {
     let disk = SimDisk::new(1);
     let engine = open(&disk).unwrap();
     let topic = engine.topic("t").create().unwrap();
@@ -196,6 +196,6 @@ fn a_failed_read_passes_its_wake_up_on() {
     };
     assert_eq!(error.kind(), ErrorKind::Io);
     drop(one);
-    assert_eq!(two_count.woken(), 1, "the message is there, and nobody is told");
+    assert_eq!(two_count.woken(), 1, "the message is there, and no task is woken");
     assert!(poll(&mut two, &two_count).is_ready());
 }

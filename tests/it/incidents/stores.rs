@@ -151,7 +151,7 @@ fn okaywal() {
         let mut sent = Vec::new();
         for _ in 0..THREADS {
             let outcome = outcomes.recv_timeout(Duration::from_secs(20));
-            match outcome.expect("nobody is left waiting") {
+            match outcome.expect("no thread is left waiting") {
                 (n, Ok(Ok(()))) => sent.push(n.to_string()),
                 (_, Ok(Err(error))) => assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}"),
                 (_, Err(_)) => assert!(panics),

@@ -65,7 +65,11 @@ fn leases_run_out_with_time_and_not_with_the_clock() {
     disk.advance(Duration::from_secs(4));
     assert!(queue.try_receive().unwrap().is_none());
     disk.advance(Duration::from_secs(1));
-    assert_eq!(kind(first.ack()), ErrorKind::LeaseLost, "lost even if nobody else has it yet");
+    assert_eq!(
+        kind(first.ack()),
+        ErrorKind::LeaseLost,
+        "lost even if no other consumer has it yet"
+    );
     let second = queue.try_receive().unwrap().unwrap();
     assert_eq!(second.attempt(), 2);
     assert_eq!(kind(first.ack()), ErrorKind::LeaseLost);

@@ -83,7 +83,7 @@ fn a_sender_waits_for_capacity_and_is_woken() {
     for sender in senders {
         sender.join().unwrap().unwrap();
     }
-    assert!(began.elapsed() < Duration::from_secs(30), "nobody was woken");
+    assert!(began.elapsed() < Duration::from_secs(30), "no sender was woken");
     queue.send("full").unwrap();
     for end in ["purge", "delete"] {
         let other = queue.clone();
@@ -96,7 +96,7 @@ fn a_sender_waits_for_capacity_and_is_woken() {
         let sent = waiting.join().unwrap();
         assert_eq!(sent.is_ok(), end == "purge");
     }
-    assert!(began.elapsed() < Duration::from_secs(30), "nobody was woken");
+    assert!(began.elapsed() < Duration::from_secs(30), "no sender was woken");
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Comparison<'_> {
             }
         }
         for offset in was.keys().filter(|offset| !is.contains_key(offset)) {
-            assert!(within(&lost, *offset), "{log} {offset} is lost, and nobody says so");
+            assert!(within(&lost, *offset), "{log} {offset} is lost, and no report says so");
         }
         assert!(certain.iter().all(|it| it.end < 1 << 40));
     }
@@ -116,7 +116,7 @@ impl Comparison<'_> {
             assert!(was.records.contains_key(offset) || *offset < was.start, "{log} {offset}");
         }
         for offset in was.records.keys().filter(|offset| !is.records.contains_key(offset)) {
-            assert!(within(&lost, *offset), "{log} {offset} is lost, and nobody says so");
+            assert!(within(&lost, *offset), "{log} {offset} is lost, and no report says so");
         }
         assert!(is.next >= was.next, "an offset of {log} comes back");
         assert!(is.start <= was.start);

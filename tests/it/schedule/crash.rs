@@ -14,7 +14,7 @@ fn each_run_is_made_exactly_once_wherever_it_crashes() {
 }
 
 #[test]
-fn so_it_is_where_nobody_waits_for_the_disk() {
+fn so_it_is_without_waiting_for_the_disk() {
     crash_everywhere(Durability::Buffered);
 }
 

@@ -31,7 +31,7 @@ fn a_scheduler_runs_what_is_due_and_stops() {
     }
     assert!(scheduler.runs() >= 2);
     assert_eq!(scheduler.failed(), 0);
-    assert_eq!(engine.scheduler().run_due().unwrap(), 0, "somebody else is active");
+    assert_eq!(engine.scheduler().run_due().unwrap(), 0, "another scheduler is active");
     scheduler.stop().unwrap();
     let depth = queue.depth().unwrap();
     thread::sleep(Duration::from_millis(1500));

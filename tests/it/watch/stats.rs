@@ -61,7 +61,7 @@ fn rates_are_what_has_happened_in_a_second_between_two_stats() {
     assert_eq!(before.rates_since(&after), posthouse::Rates::default(), "the wrong way round");
     // Messages that are moved here count as well.
     let dead = sim.engine.queue("q.dead").open().unwrap();
-    assert_eq!(dead.stats().unwrap().sent, 0, "nobody had opened it then");
+    assert_eq!(dead.stats().unwrap().sent, 0, "no handle of it was open then");
     take(&queue).unwrap().reject("no").unwrap();
     assert_eq!(dead.stats().unwrap().sent, 1);
     dead.redrive().run().unwrap();

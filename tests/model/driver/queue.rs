@@ -28,9 +28,9 @@ impl Driver<'_> {
         let builder = if name == DEAD { builder } else { builder.lease(LEASE) };
         let is_retried = name == RETRIED;
         // A queue of dead letters that was not created on its own has no time to live.
-        let lives = [RETRIED, EXPIRING].contains(&&*name)
+        let can_expire = [RETRIED, EXPIRING].contains(&&*name)
             || (name == DEAD && !self.now().queues.contains_key(DEAD));
-        let time_to_live = lives.then_some(TIME_TO_LIVE);
+        let time_to_live = can_expire.then_some(TIME_TO_LIVE);
         let builder = match time_to_live {
             Some(time_to_live) => builder.time_to_live(time_to_live),
             None => builder,

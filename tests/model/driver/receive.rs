@@ -123,7 +123,11 @@ impl Driver<'_> {
         let is_over = self.is_over(entry) == Some(true);
         assert!(!is_over, "message {offset} of {whose:?} came when its time to live was over");
         if whose.is_ordered() && entry.msg.key.is_some() {
-            assert_eq!(self.first_of_key(whose, entry), offset, "it is not its turn");
+            assert_eq!(
+                self.first_of_key(whose, entry),
+                offset,
+                "an earlier message of its key is not done"
+            );
         }
         let priority = entry.msg.priority;
         for (n, other) in

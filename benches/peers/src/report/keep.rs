@@ -1,4 +1,4 @@
-//! The file that keeps a run, and what is known of the machine.
+//! The file that keeps a run, and the facts about the machine.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! What is shown of a run: numbers, tables, a page, plots, and the file that keeps it.
+//! The report of a run: numbers, tables, a page, plots, and the file that keeps it.
 
 pub mod docs;
 pub mod keep;

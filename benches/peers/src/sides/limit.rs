@@ -1,4 +1,4 @@
-//! The bare limit: what each workload cannot do without, done with bare hands.
+//! The bare limit: the minimum of the work of each workload, written by hand.
 //!
 //! - Buffered: a copy and a checksum into a warm mapped file, under a mutex.
 //! - Sync: a page written in place with `pwrite`, and `fdatasync`, on a file that was written once

@@ -1,8 +1,8 @@
 //! Posthouse itself, through its public face.
 //!
-//! Appends go to a stream, which keeps what it is given; queue workloads to a queue. The settings
-//! are the defaults but for the journal: 256 MiB where messages are appended in bursts, so that a
-//! burst is not cut in two by a checkpoint. What the checkpoint costs is in the sustained row.
+//! Appends go to a stream, and queue workloads to a queue. The settings are the defaults but for the journal:
+//! it has 256 MiB where messages are appended in bursts, so that no checkpoint cuts a burst in two. The
+//! sustained row includes the cost of the checkpoint.
 
 use std::{path::Path, time::Duration};
 

@@ -1,9 +1,9 @@
 //! redb: a database of sorted tables, as a log and as a queue: a table from number to payload.
 //!
-//! Sync: `Durability::Immediate`. Buffered: `Durability::None`, which is *less* than others give:
-//! it does not survive the process, since nothing durable points to it before the next durable
-//! commit. A queue's receive reads the first entry behind the last one taken, and its ack removes
-//! it, so each message takes two commits.
+//! Sync: `Durability::Immediate`. Buffered: `Durability::None`, which is *less* than others give: a commit
+//! does not survive the process, because nothing durable points to it before the next durable commit. A
+//! queue's receive reads the first entry behind the last one taken, and its ack removes it, so each message
+//! takes two commits.
 
 use std::{path::Path, sync::Arc};
 

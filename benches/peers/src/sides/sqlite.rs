@@ -1,9 +1,9 @@
 //! SQLite, by rusqlite with the bundled library: a table from number to payload.
 //!
-//! WAL, prepared statements, one connection behind a mutex with `locking_mode=EXCLUSIVE`, which is
-//! faster than a connection for each thread. Buffered is `synchronous=NORMAL`, which in WAL does
-//! not sync a commit, Sync is `FULL`. A checkpoint comes each 10,000 pages instead of 1,000. A
-//! queue's receive reads the first row, and its ack deletes it, so each message takes two commits.
+//! WAL, prepared statements, and one connection behind a mutex with `locking_mode=EXCLUSIVE`. This is faster
+//! than a connection for each thread. Buffered is `synchronous=NORMAL`, which does not sync a commit in WAL
+//! mode. Sync is `FULL`. A checkpoint comes each 10,000 pages instead of 1,000. A queue's receive reads the
+//! first row, and its ack deletes it, so each message takes two commits.
 
 use std::{
     path::Path,

@@ -1,11 +1,11 @@
 //! walrus-rust: a write-ahead log with topics.
 //!
-//! Buffered: the mapped backend and `NoFsync`, its fastest. Its batches are synced whatever it is
-//! told, so that a buffered batch is so many appends here, which is faster, if not atomic. Sync: `SyncEach` on the backend with
-//! file descriptors, which then opens its files with `O_SYNC`. Consuming is `read_next` with a
-//! checkpoint, receive and ack in one. Its place is written after each 250, as yaque does it: with
-//! its default, `StrictlyAtOnce`, each is. At the end of the log, where it reads from the block that
-//! is still written to, it consumes some hundred a second in either form.
+//! Buffered: the mapped backend and `NoFsync`, its fastest. walrus syncs its batches in any case, so a
+//! buffered batch is a sequence of single appends here. This is faster, if not atomic. Sync: `SyncEach` on
+//! the backend with file descriptors, which then opens its files with `O_SYNC`. Consuming is `read_next` with
+//! a checkpoint, receive and ack in one. Its place is written after each 250 messages, as yaque does it; with
+//! its default, `StrictlyAtOnce`, it is written after each message. At the end of the log it reads from the
+//! block that is still written to, and consumes some hundred messages a second in either form.
 //!
 //! It finds its directory by a variable of the environment, which `main` sets, and by a key.
 

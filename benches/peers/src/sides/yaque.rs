@@ -1,8 +1,8 @@
 //! yaque: a queue in files, one sender and one receiver.
 //!
-//! It never calls fsync, so it has no Sync form. Its receiver writes down its place after each 250
-//! messages, its default: a crash delivers up to so many again, which is less than the ack of each
-//! message that others give. Waiting is asynchronous; the future runs on a small executor.
+//! It never calls fsync, so it has no Sync form. Its receiver writes down its place after each 250 messages,
+//! its default. So a crash delivers up to 250 messages again, where other sides ack each message. Waiting is
+//! asynchronous; the future runs on a small executor.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,8 @@
 //! Appending from one thread, a commit each, buffered and synced.
 //!
-//! Buffered laps are bursts that a journal holds; between laps each side makes durable what it has
-//! (and Posthouse checkpoints), untimed, so that each lap begins with a clean page cache. What it
-//! costs to go on and on is in the sustained row.
+//! Buffered laps are bursts that a journal holds. Between laps each side makes its data durable (and
+//! Posthouse checkpoints), untimed, so that each lap begins with a clean page cache. The sustained row shows
+//! the cost of appending without a pause.
 
 use super::PAYLOAD;
 use crate::{

@@ -1,8 +1,8 @@
-//! The queue workload on top of a backlog, and what opening the store takes then.
+//! The queue workload on top of a backlog, and the time to open the store then.
 //!
-//! Posthouse is timed in turn on an empty queue and on a backlog. The others are filled, timed and
-//! removed one after the other, since all of them would not fit on the disk. Filling ends after some
-//! time, so slow sides have less of a backlog, which their rows say.
+//! Posthouse is timed alternately on an empty queue and on a backlog. The other sides are filled, timed and
+//! removed one after the other, because all of them would not fit on the disk. Filling ends after some time,
+//! so slow sides have less of a backlog. Their rows say so.
 
 use std::time::Instant;
 

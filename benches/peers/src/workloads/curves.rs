@@ -1,4 +1,4 @@
-//! How the cost of an append goes with the size of the payload, and with that of the batch.
+//! The cost of an append by the size of the payload, and by the size of the batch.
 
 use super::{PAYLOAD, append};
 use crate::{

@@ -1,7 +1,7 @@
 //! Publishing to a topic with 1, 10 and 100 subscriptions, and delivering to all of them.
 //!
-//! No other embedded engine here has subscriptions with acks of their own, so the row is Posthouse
-//! alone: what publishing costs must not depend on how many listen.
+//! No other embedded engine here has subscriptions with acks of their own, so the row has Posthouse alone.
+//! The cost of publishing must not depend on the number of subscriptions.
 
 use std::time::{Duration, Instant};
 

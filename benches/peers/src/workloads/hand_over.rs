@@ -1,10 +1,10 @@
-//! How long a message takes to a consumer that waits for it in another thread.
+//! The time that a message takes to a consumer that waits for it in another thread.
 //!
 //! The time goes from before the send to after the receive; the ack comes later. The next message
 //! is sent when the consumer has had time to wait again.
 //!
-//! Each of the two threads is held on a core, as most of the time is that of waking one: on two
-//! cores the other one has to be woken from its sleep, on one core it is a switch.
+//! Each of the two threads is held on a core, because waking one takes most of the time. On two cores the
+//! other core must be woken from its sleep. On one core it is a switch.
 
 use std::{
     sync::mpsc::{Sender, channel},

@@ -1,5 +1,5 @@
-//! Four producers and four consumers on one queue, beside one and one: whether they get in each
-//! other's way. Producers wait when more than a bounded number of messages is there.
+//! Four producers and four consumers on one queue, beside one and one: do they slow each other down?
+//! Producers wait while more than a bounded number of messages is in the queue.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},

@@ -1,5 +1,5 @@
-//! How much anonymous memory a process has that fills a queue far behind its consumers, and one
-//! that opens the store and works on it.
+//! The anonymous memory of a process that fills a queue far behind its consumers, and of a process that opens
+//! the store and works on it.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 const WORK: u64 = 200_000;
 const JOB: Job = Job::Queue(Durability::Buffered);
 
-/// As many as the disk has room for: fewer than were wanted, and then the row says so.
+/// As many as the disk has space for. If these are fewer than planned, the row says so.
 pub fn fitting(bench: &Bench, wanted: u64, each: u64, row: &mut Row) -> u64 {
     // The journal and a checkpoint need room beside what they write.
     let free = os::free_bytes(bench.dir()).unwrap_or(u64::MAX).saturating_sub(2 << 30);

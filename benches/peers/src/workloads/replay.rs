@@ -1,7 +1,7 @@
 //! Reading a whole stream in order: from memory, and from the disk.
 //!
-//! Every payload's first byte is looked at and summed, and the sums of all sides must agree with
-//! what was written.
+//! The first byte of every payload is read and summed. The sums of all sides must agree with the data that
+//! were written.
 
 use std::{fs::File, io::Read, time::Instant};
 

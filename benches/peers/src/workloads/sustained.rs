@@ -1,5 +1,5 @@
-//! Appending on and on: what a side keeps up while the disk takes it away. The time to make it all
-//! durable at the end counts, too.
+//! Appending without a pause: the rate that a side keeps up while the disk takes the data. The time to make
+//! everything durable at the end counts, too.
 
 use std::time::Instant;
 

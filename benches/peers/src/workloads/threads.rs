@@ -1,4 +1,4 @@
-//! Synced appends from 64 threads: who shares flushes.
+//! Synced appends from 64 threads, which may share flushes.
 
 use std::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -110,7 +110,7 @@ fn worker(mut writer: Box<dyn Writer>, starts: &Receiver<Instant>, done: &Sender
             }
             Ok(count)
         };
-        // Nobody waits for it any more if this fails.
+        // If this fails, no thread waits for it any more.
         let _ = done.send(work());
     }
 }

@@ -1,8 +1,7 @@
 //! One thread with thousands of durable commits under way.
 //!
-//! No other embedded engine here hands out durability as a value, so the row stands beside the
-//! limit: records packed into pages, 1 MiB written and flushed at a time. NATS pipelines too, but
-//! does not sync.
+//! No other embedded engine here returns durability as a value, so the row stands beside the limit: records
+//! packed into pages, 1 MiB written and flushed at a time. NATS pipelines too, but does not sync.
 
 use std::{collections::VecDeque, time::Instant};
 

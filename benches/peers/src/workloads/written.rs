@@ -1,5 +1,5 @@
-//! How many bytes are written for a message that is sent, received and acked at once: what dies
-//! young never leaves the journal.
+//! The bytes that are written for a message that is sent, received and acked at once. A message that is acked
+//! early never leaves the journal.
 
 use std::time::{Duration, Instant};
 
