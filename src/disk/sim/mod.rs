@@ -239,12 +239,12 @@ impl SimDisk {
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        // A panic of a test while it held the lock is that test's failure, not this one's.
+        // A test may have panicked while it held the lock. That does not make the disk unusable.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A process's view of the disk: dead once the process was killed or the power was cut.
+/// The disk of one process. All its calls fail once the process was killed or the power was cut.
 #[derive(Clone, Debug)]
 pub(crate) struct SimProcess {
     disk: SimDisk,
@@ -258,14 +258,14 @@ impl SimDisk {
 }
 
 impl SimProcess {
-    /// One call that reads.
+    /// Runs one call that reads.
     fn call<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.disk.world();
         world.begin_call(self.life)?;
         act(&mut world)
     }
 
-    /// One call that changes something.
+    /// Runs one call that changes the disk.
     fn step<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.disk.world();
         world.begin_call(self.life)?;
