@@ -147,6 +147,6 @@ mod readme {}
 pub mod sim {
     #[cfg(all(debug_assertions, not(loom)))]
     #[doc(hidden)]
-    pub use crate::audit::longest_holds;
+    pub use crate::audit::take_longest_holds;
     pub use crate::disk::sim::SimDisk;
 }

@@ -1,8 +1,8 @@
-//! What the engine's basic operations cost: append, commit, consume, replay, recover. Rows named
-//! *limit* do with bare hands what the row beside them cannot do without.
+//! Costs of the engine's basic operations: append, commit, consume, replay, recover. A row named *limit* does
+//! the bare minimum of the work of the row beside it.
 //!
-//! Durability is stated in each name: `buffered` survives the death of the process, `sync` a power
-//! cut. The store lies in the temporary directory, so set `TMPDIR` to the disk that is meant; a
+//! Each name states the durability: `buffered` survives the death of the process, `sync` survives a power
+//! cut. The store lies in the temporary directory: set `TMPDIR` to the disk that you want to measure. A
 //! `tmpfs` there would make `sync` look better than it is. Compare only figures of one run.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 

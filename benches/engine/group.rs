@@ -1,9 +1,9 @@
-//! Group commit and wake-ups: what waiting costs, beside what it costs with bare hands.
+//! Group commit and wake-ups: the cost of waiting, beside the cost of the bare primitives.
 //!
-//! The sides take turns within one run, and medians over the turns are printed; compare only
-//! figures of one run. The store lies in the temporary directory: set `TMPDIR` to the disk that is meant.
-//! `cargo bench --manifest-path benches/engine/Cargo.toml --bench group`, or with the names of some
-//! rows: `-- 1 2 8 64 tickets wake`.
+//! The sides run alternately within one run, and the bench prints medians over the laps. Compare only figures
+//! of one run. The store lies in the temporary directory: set `TMPDIR` to the disk that you want to measure.
+//! Run it with `cargo bench --manifest-path benches/engine/Cargo.toml --bench group`, or with the names of
+//! some rows: `-- 1 2 8 64 tickets wake`.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 use std::{

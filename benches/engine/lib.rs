@@ -1,1 +1,2 @@
-//! Nothing: the benches are `engine.rs`, `replay.rs` and `group.rs`. Cargo wants a library beside them.
+//! This library is empty: the benches are `engine.rs`, `replay.rs` and `group.rs`. Cargo needs a library
+//! beside them.

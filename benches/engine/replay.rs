@@ -1,9 +1,9 @@
-//! What a replay of history costs, warm and cold, beside what cannot be left out: a checksum over
-//! as many bytes, and a sequential read of the same files.
+//! Costs of a replay, warm and cold, beside the bare minimum: a checksum over as many bytes, and a sequential
+//! read of the same files.
 //!
-//! The sides take turns within one run, and medians are quoted, so that what else the machine does
-//! meets all of them alike. The store lies in the temporary directory: set `TMPDIR` to the disk
-//! that is meant.
+//! The sides run alternately within one run, and the bench prints medians, so that other load on the machine
+//! meets all sides alike. The store lies in the temporary directory: set `TMPDIR` to the disk that you want
+//! to measure.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 use std::{

@@ -4,10 +4,10 @@
 //! cargo run --release --example crash -- --states 100000 --seed 1
 //! ```
 //!
-//! Random sequences of operations on all models are run beside a plain model, and the power is cut
-//! at many of their steps. What survives is recovered, and must be a state that the operations have
-//! led to; see `tests/model/oracle.rs` for all that is checked. A case that does not hold is made
-//! simpler, and printed with the line that runs it again.
+//! It runs random sequences of operations on all models beside a plain model, and cuts the power at many of
+//! their steps. It recovers what survives. The result must be a state that the operations have led to;
+//! `tests/model/oracle.rs` lists all checks. It simplifies a case that fails, and prints it with the line
+//! that runs it again.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use std::{
@@ -62,7 +62,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // What does not hold is printed once it is simple, and not by every thread.
+    // A failing case is printed once, when it is simple, and not by every thread.
     std::panic::set_hook(Box::new(|_| {}));
     #[cfg(seeded_bugs)]
     if arguments.seeded_bugs {
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 
 type Found = Option<(Failure, Option<String>)>;
 
-/// A bar where there is a terminal, and a line now and then where there is none.
+/// A progress bar on a terminal; elsewhere a line now and then.
 struct Progress {
     bar: ProgressBar,
     told: Mutex<Instant>,
@@ -130,8 +130,8 @@ impl Progress {
     }
 }
 
-/// Runs cases on all threads until `enough`, or one does not hold; that with the lowest number
-/// counts.
+/// Runs cases on all threads until `enough`, or until a case fails. Of several failing cases the one with the
+/// lowest number counts.
 fn on_threads<C: Send>(
     threads: u16,
     next: impl Fn() -> Option<C> + Sync,
@@ -183,7 +183,7 @@ fn search_for(arguments: &Arguments) -> (Option<(u64, Failure)>, Counts) {
     };
     let run = |n: &u64| {
         explore::random(arguments.seed, *n).case.run().inspect_err(|_| {
-            // The other threads end, too.
+            // The other threads stop, too.
             states.store(arguments.states, Ordering::Relaxed);
         })
     };
@@ -213,7 +213,7 @@ fn exhaust(most: u32, threads: u16) -> (Found, Counts) {
     (found.map(|(_, failure)| (failure, None)), counts)
 }
 
-/// The explorer must find each deliberate bug; else it proves nothing when it finds none.
+/// The explorer must find each deliberate bug. Otherwise it proves nothing when it finds none.
 #[cfg(seeded_bugs)]
 fn find_seeded_bugs(arguments: &Arguments) -> ExitCode {
     let mut missed = 0;

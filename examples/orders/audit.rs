@@ -1,6 +1,6 @@
-//! The audit: what is on the disk, against what is in the file.
+//! The audit: compares the data on the disk with the data in the file.
 //!
-//! Nothing here trusts a counter of this process: each branch is read back from its stream.
+//! The audit trusts no counter of this process: it reads each branch back from its stream.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ use crate::{
     totals,
 };
 
-/// What was found.
+/// The result of the audit.
 pub struct Audit {
-    /// What each branch adds up to.
+    /// The total of each branch.
     pub sums: Vec<(&'static str, Sums)>,
-    /// How many orders were charged at a later attempt than the first.
+    /// How many orders were charged at a second or later attempt.
     pub retried: u64,
-    /// What is not as it should be, as sentences.
+    /// The mistakes that were found, as sentences.
     pub differences: Vec<String>,
 }
 
@@ -102,7 +102,7 @@ impl Audit {
         Ok(())
     }
 
-    /// Checks that exactly those orders were charged at a later attempt that were to fail at first.
+    /// Checks that the orders that fail at first, and no others, were charged at a later attempt.
     fn attempts(&mut self, ledger: &Stream) -> Result<()> {
         let mut wrong = 0;
         for record in ledger.reader(Start::Earliest)? {
@@ -113,7 +113,7 @@ impl Audit {
                 attempt.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok());
             let attempt: u32 = attempt.ok_or("a charge does not say which attempt it was")?;
             self.retried += u64::from(attempt > 1);
-            // A lease that ran out is an attempt, too: more are no mistake, fewer are.
+            // A lease that ran out is an attempt, too: more attempts are no mistake, fewer are.
             wrong += u64::from(attempt == 1 && order.number.is_multiple_of(FAILS_EVERY));
         }
         self.is_zero("orders were charged at first that were to fail", wrong);

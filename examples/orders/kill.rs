@@ -1,4 +1,4 @@
-//! How the shop is killed, to show that it survives.
+//! Kills the shop, to show that it survives.
 
 use clap::ValueEnum;
 use posthouse::Transaction;
@@ -8,7 +8,7 @@ use crate::{
     sales::{Order, Sales},
 };
 
-/// Where the process aborts, if it does.
+/// The place where the process aborts, if it does.
 #[derive(Clone, Copy, clap::Args)]
 pub struct Kill {
     /// Abort the process in the middle of order N; run again with the same directory to go on
@@ -29,7 +29,7 @@ pub enum Step {
 }
 
 impl Kill {
-    /// Whether there is an order to die in; a sentence if there is not.
+    /// Checks that there is such an order; fails with a sentence if there is none.
     pub fn check(&self, sales: &Sales) -> Result<(), String> {
         match self.at {
             Some(at) if at > sales.last() => {
@@ -43,7 +43,7 @@ impl Kill {
         self.at == Some(order.number) && self.step == step
     }
 
-    /// Says so if this run was to be killed, and was not.
+    /// Fails if this run should have been killed, and was not.
     pub fn missed(&self) {
         if let Some(at) = self.at {
             eprintln!("nothing was killed: an earlier run had done that step of order {at}");
@@ -51,8 +51,8 @@ impl Kill {
     }
 }
 
-/// Aborts at the worst moment: the transaction is committed, but nobody is told so, and it may not
-/// be on the disk. The other threads die wherever they are.
+/// Aborts at the worst moment: the transaction is committed, but its caller does not know it, and it may not
+/// be on the disk. The other threads end wherever they are.
 pub fn die(tx: Transaction, order: &Order) -> Result<()> {
     let _ticket = tx.commit_ticket()?;
     eprintln!("killed in the middle of order {}", order.number);

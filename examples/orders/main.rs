@@ -1,17 +1,20 @@
-//! An online shop on Posthouse: 69,659 real purchases go through a stream, a topic and a queue, and
-//! every branch is checked against the file they came from, to the cent.
+//! An online shop on Posthouse: 69,659 real purchases go through a stream, a topic and a queue. Every branch
+//! is compared with the file of the purchases, to the cent.
 //!
 //! ```text
 //! cargo run --release --example orders
-//! cargo run --release --example orders -- --dir shop --kill-at 40001    # dies
+//! cargo run --release --example orders -- --dir shop --kill-at 40001    # aborts
 //! cargo run --release --example orders -- --dir shop                    # goes on
 //! ```
 //!
-//! What to read here: [`shop::create`] writes to three places in one transaction and keeps hundreds
-//! of them under way; [`shop::charge`] and [`shop::handle`] ack in the transaction that holds what
-//! came of the delivery, so that nothing is done twice, whenever the process dies; an order that
-//! fails is tried again, one that always fails is put aside, and [`shop::settle`] has those charged
-//! in the end; and [`totals::rebuild`] joins late and reads everything from the beginning.
+//! What to read here:
+//! - [`shop::create`] writes to three places in one transaction, and keeps hundreds of transactions under
+//!   way.
+//! - [`shop::charge`] and [`shop::handle`] ack a delivery in the transaction that holds its result. So
+//!   nothing is done twice, whenever the process is killed.
+//! - An order that fails is tried again. An order that always fails is moved to the dead letters, and
+//!   [`shop::settle`] charges it in the end.
+//! - [`totals::rebuild`] joins late, and reads everything from the beginning.
 #![allow(clippy::disallowed_methods)] // The clock comes through `Disk` inside the engine only.
 
 mod audit;
@@ -44,7 +47,7 @@ use stage::Stage;
 /// A failure as a sentence: from the engine, from the data, or from the example itself.
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// Takes the CDNOW purchases through a shop of queues, topics and streams, and checks the sums.
+/// Sends the CDNOW purchases through a shop of queues, topics and streams, and checks the sums.
 #[derive(Parser)]
 #[command(name = "orders")]
 struct Args {
@@ -96,7 +99,7 @@ fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
         let engine = open()?;
         let traded = trade(&Shop::open(&engine)?, sales, args.kill, &bars)?;
         args.kill.missed();
-        // What has been handled leaves the journal: the replay below reads segments.
+        // Handled messages leave the journal, so the replay below reads segments.
         engine.checkpoint()?;
         engine.close()?;
         traded
@@ -115,9 +118,8 @@ fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
     Ok(audit.differences.is_empty())
 }
 
-/// Creates what orders are not created yet and has them handled, all at the same time, until there
-/// is nothing left to do.
-/// Returns how that went, and how many orders had to be settled by hand.
+/// Creates the orders that are not created yet, and handles them at the same time, until nothing is left to
+/// do. Returns the outcome of each stage, and how many orders were settled by hand.
 fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result<(Vec<Line>, u64)> {
     let failed = AtomicBool::new(false);
     let stage = |name, before| Stage::new(name, before, sales.len(), bars, &failed);
@@ -129,7 +131,7 @@ fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result
         branches.push((branch, stage(branch.verb, shop::records(&branch.log)?)?));
     }
 
-    // Whoever fails, tells the others to stop.
+    // A thread that fails tells the others to stop.
     let watched = |result: Result<()>| {
         failed.fetch_or(result.is_err(), Ordering::Relaxed);
         result

@@ -1,4 +1,4 @@
-//! What is printed at the end.
+//! The report that is printed at the end.
 
 use std::{fmt, time::Duration};
 
@@ -8,13 +8,13 @@ use crate::{
     stage::Stage,
 };
 
-/// How one stage went.
+/// The outcome of one stage.
 pub struct Line {
     name: &'static str,
     before: u64,
     now: u64,
     took: Duration,
-    /// What is left to do in the queue, subscription or group, if it has one.
+    /// What is left in the queue, subscription or group, if the stage has one.
     depth: Option<u64>,
 }
 

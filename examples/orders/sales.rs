@@ -1,4 +1,4 @@
-//! The purchases: one file, built into the program, and what it adds up to.
+//! The purchases: one file, built into the program, and its sums.
 
 use std::{collections::BTreeMap, fmt, io::Read, str::SplitWhitespace};
 
@@ -8,9 +8,9 @@ use crate::Result;
 
 static CDNOW: &[u8] = include_bytes!("../data/cdnow.txt.gz");
 
-/// One purchase. Its number is its place in the file once that is sorted by date, from 1 on.
+/// One purchase. Its number is its place in the file once the file is sorted by date, from 1 on.
 ///
-/// As text it is a line of the file with that number in front; so it is written into messages.
+/// As text it is a line of the file with that number in front. Messages hold this text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
     pub number: u32,
@@ -55,7 +55,7 @@ fn purchase(number: u32, mut columns: SplitWhitespace<'_>) -> Option<Order> {
     columns.next().is_none().then_some(order)
 }
 
-/// Dollars and cents as cents. Never through a float: sums are exact.
+/// Dollars and cents as cents. No float is used: sums are exact.
 fn cents(money: &str) -> Option<u64> {
     let (dollars, cents) = money.split_once('.')?;
     if cents.len() != 2 {
@@ -65,7 +65,7 @@ fn cents(money: &str) -> Option<u64> {
     dollars.checked_mul(100)?.checked_add(cents)
 }
 
-/// What a number of orders adds up to.
+/// The sums of some orders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Total {
     pub orders: u64,
@@ -107,7 +107,7 @@ impl fmt::Display for Total {
 /// Totals by customer.
 pub type Totals = BTreeMap<u32, Total>;
 
-/// What all customers' totals add up to.
+/// The sum of all customers' totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sums {
     pub customers: usize,
@@ -140,7 +140,7 @@ impl Sales {
             let wrong = || format!("line {} of the data holds no purchase: {line:?}", at + 1);
             orders.push(order.ok_or_else(wrong)?);
         }
-        // The file goes by customers; a shop's orders come in by date.
+        // The file is sorted by customers. The shop's orders come by date.
         orders.sort_by_key(|order| order.date);
         let mut totals = Totals::new();
         for (number, order) in (1..).zip(&mut orders) {
@@ -159,7 +159,7 @@ impl Sales {
         self.orders.last().map_or(0, |order| order.number)
     }
 
-    /// The orders behind the first so many.
+    /// The orders behind the first ones.
     pub fn behind(&self, count: u64) -> &[Order] {
         &self.orders[self.orders.len().min(count as usize)..]
     }

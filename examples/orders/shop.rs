@@ -1,8 +1,8 @@
-//! The shop: what it is made of, and the threads that work in it.
+//! The shop: its parts, and the threads that work in it.
 //!
-//! Every step is one transaction that acks what it was given and appends what came of it. So each
-//! stream here says how far its step has come, and nothing is counted in memory only: after a kill
-//! a step goes on behind the last record of its stream.
+//! Every step is one transaction: it acks a delivery and appends the result to a stream. So each stream shows
+//! how far its step has come, and nothing is counted in memory only. After a kill a step goes on behind the
+//! last record of its stream.
 
 use std::{
     collections::VecDeque,
@@ -28,9 +28,9 @@ use crate::{
 pub const WORKERS: usize = 4;
 /// Every order whose number this divides fails at the first attempt to charge it.
 pub const FAILS_EVERY: u32 = 50;
-/// Every order whose number this divides is refused, until somebody calls the bank.
+/// Every order whose number this divides is refused, until the shop calls the bank.
 pub const REFUSED_EVERY: u32 = 10_000;
-/// How often an order is tried before it is put aside.
+/// How often an order is tried before it becomes a dead letter.
 const ATTEMPTS: u32 = 3;
 /// How long an order waits after its first failure, and at most.
 const WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
@@ -38,38 +38,38 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 const ORDERS_UNDER_WAY: usize = 512;
 /// How many deliveries a branch takes at a time.
 const BATCH: usize = 64;
-/// How often a thread that waits looks whether the work is done.
+/// How often a waiting thread checks whether the work is done.
 const POLL: Duration = Duration::from_millis(50);
 
 pub struct Shop {
     engine: Engine,
     /// Every order, keyed by customer.
     pub history: Stream,
-    /// Tells the branches of new orders.
+    /// Announces new orders to the branches.
     announced: Topic,
     pub payments: Queue,
     /// Orders that could not be charged.
     pub unpaid: Queue,
-    /// Whether the bank charges those, too.
+    /// Whether the bank charges the unpaid orders, too.
     has_called: AtomicBool,
     /// Every charge.
     pub ledger: Stream,
     pub branches: Vec<Branch>,
 }
 
-/// A department that hears of every order and does its part.
+/// A department that receives every order and does its part.
 pub struct Branch {
     pub name: &'static str,
     pub verb: &'static str,
     event: &'static str,
     pub inbox: Subscription,
-    /// What it has done.
+    /// The results of its work.
     pub log: Stream,
 }
 
 impl Shop {
-    /// Opens the shop, or founds it. The subscriptions are there before the first order is, so
-    /// that each branch hears of all.
+    /// Opens the shop, or creates it. The subscriptions exist before the first order, so each branch receives
+    /// all orders.
     pub fn open(engine: &Engine) -> Result<Shop> {
         let announced = engine.topic("order.created").create()?;
         let branch = |name, verb, event| -> Result<Branch> {
@@ -100,7 +100,7 @@ impl Shop {
     }
 }
 
-/// How many records a stream has. None is ever trimmed here, so that is the sum of its ends.
+/// How many records a stream has: the sum of its ends, because no record is ever trimmed here.
 pub fn records(stream: &Stream) -> Result<u64> {
     let mut records = 0;
     for number in 0..stream.partitions() {
@@ -113,9 +113,9 @@ fn event(name: &'static str, order: &Order) -> Message<'static> {
     Message::new(order.to_string()).key(order.key()).header("event", name)
 }
 
-/// Creates the orders that are not created yet: each in one transaction that writes to a stream, a
-/// topic and a queue. The transactions are committed in order, but not waited for one by one;
-/// after a crash there are the first so many of them, whole, and no others.
+/// Creates the orders that are not created yet. Each is one transaction that writes to a stream, a topic and
+/// a queue. The transactions are committed in order, and the thread does not wait for each one. After a crash
+/// the first few of them are there as a whole, and no others.
 pub fn create(shop: &Shop, sales: &Sales, kill: Kill, stage: &Stage<'_>) -> Result<()> {
     let mut under_way = VecDeque::with_capacity(ORDERS_UNDER_WAY);
     for order in sales.behind(stage.before) {
@@ -146,8 +146,8 @@ fn durable<T>(ticket: posthouse::Ticket<T>, stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Charges orders until all are charged. The ack and the entry in the ledger are one transaction:
-/// whoever dies in between has charged nobody, and the order is delivered again.
+/// Charges orders until all are charged. The ack and the entry in the ledger are one transaction. If the
+/// process is killed in between, nobody is charged, and the order is delivered again.
 pub fn charge(shop: &Shop, kill: Kill, stage: &Stage<'_>) -> Result<()> {
     while stage.is_open()? {
         let Some(delivery) = shop.payments.receive(POLL)? else {
@@ -156,14 +156,14 @@ pub fn charge(shop: &Shop, kill: Kill, stage: &Stage<'_>) -> Result<()> {
         let order = Order::read(delivery.payload())?;
         let attempt = delivery.attempt();
         if attempt == 1 && order.number.is_multiple_of(FAILS_EVERY) {
-            // The bank is busy. The failure is durable too: the next attempt is the second one,
-            // even in another life. It comes after a while, and others pass meanwhile.
+            // The bank is busy. The failure is durable, too: the next attempt is the second one, even after a
+            // restart. It comes after the backoff, and other orders are charged meanwhile.
             held(delivery.nack())?;
             continue;
         }
         let is_refused = order.number.is_multiple_of(REFUSED_EVERY);
         if is_refused && !shop.has_called.load(Ordering::Relaxed) {
-            // After the last attempt it is put aside, among the dead letters, with this reason.
+            // After the last attempt the order becomes a dead letter with this reason.
             held(delivery.nack_because("the bank refuses it"))?;
             continue;
         }
@@ -180,13 +180,13 @@ pub fn charge(shop: &Shop, kill: Kill, stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until nothing is left to be charged but what was put aside, calls the bank, and has all of
-/// it charged. Returns how many orders that were.
+/// Waits until only dead letters are left to charge, calls the bank, and charges all of them. Returns how
+/// many orders those were.
 pub fn settle(shop: &Shop, created: &Stage<'_>, charged: &Stage<'_>) -> Result<u64> {
     let (tell, told) = mpsc::channel();
-    let _watch = shop.payments.watch(Threshold::Depth(1), move |crossing| {
-        // If nobody listens any more, there is nobody to tell.
-        let _ = tell.send(crossing);
+    let _watch = shop.payments.watch(Threshold::Depth(1), move |alarm| {
+        // If the receiver is gone, nobody waits for the call.
+        let _ = tell.send(alarm);
     })?;
     let mut settled = 0;
     while charged.is_open()? {
@@ -199,7 +199,7 @@ pub fn settle(shop: &Shop, created: &Stage<'_>, charged: &Stage<'_>) -> Result<u
     Ok(settled)
 }
 
-/// Does a branch's part for every order, a batch in one transaction.
+/// Does a branch's part for every order: one transaction for each batch.
 pub fn handle(shop: &Shop, branch: &Branch, stage: &Stage<'_>) -> Result<()> {
     while stage.is_open()? {
         let deliveries = branch.inbox.receive_batch(BATCH, POLL)?;
@@ -218,8 +218,8 @@ pub fn handle(shop: &Shop, branch: &Branch, stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whether a delivery was still ours when it was settled. If the machine stalled for longer than a
-/// lease, it is someone else's by now, and nothing was changed: no reason to stop.
+/// Whether the delivery was still on lease when it was settled. If the machine stalled for longer than a
+/// lease, another consumer may have the message by now. Nothing was changed then, so the work goes on.
 fn held<T>(settled: Result<T, Error>) -> Result<bool> {
     match settled {
         Ok(_) => Ok(true),

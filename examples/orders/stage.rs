@@ -1,4 +1,4 @@
-//! One stage of the work: how much of it is done, shown as a progress bar.
+//! One stage of the work: its progress, shown as a bar.
 
 use std::{
     fmt::Write,
@@ -13,17 +13,17 @@ use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::Result;
 
-/// When nothing has come for so long, nothing ever will. Longer than a lease, which a stalled
-/// machine may have to wait for.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// A stage that has not moved for this time is stuck. The time is longer than a lease, because after a stall
+/// of the machine a message may have to wait for one.
+const STALL_MAX: Duration = Duration::from_secs(90);
 
 pub struct Stage<'a> {
     pub name: &'static str,
-    /// What earlier runs have done.
+    /// The orders that earlier runs have done.
     pub before: u64,
     pub total: u64,
     done: AtomicU64,
-    /// When it was moved last, in milliseconds since its start.
+    /// When it last moved, in milliseconds since its start.
     moved_ms: AtomicU64,
     started: Instant,
     took: OnceLock<Duration>,
@@ -48,12 +48,12 @@ impl<'a> Stage<'a> {
             "{prefix:>9} {wide_bar} {human_pos:>7}/{human_len} {rate:>9}",
         )?;
         let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
-            // There is nothing that could be done about a bar that cannot be drawn.
+            // A bar that cannot be drawn is no reason to stop.
             let _ = write!(out, "{:.0}/s", state.per_sec());
         });
         let bar = ProgressBar::new(total).with_style(style).with_prefix(name);
         let bar = bars.add(bar.with_position(before));
-        // What earlier runs have done says nothing about this one's pace.
+        // The work of earlier runs says nothing about this run's pace.
         bar.reset_eta();
         let stage = Stage {
             name,
@@ -70,7 +70,7 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    /// Notes that so many more are done.
+    /// Counts orders that are done.
     pub fn advance(&self, count: u64) {
         let elapsed = self.started.elapsed();
         let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
@@ -89,10 +89,9 @@ impl<'a> Stage<'a> {
             return Ok(false);
         }
         let moved = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
-        if self.started.elapsed().saturating_sub(moved) > PATIENCE {
-            let (name, patience) = (self.name, PATIENCE.as_secs());
-            let what =
-                format!("{left} orders are still to be {name}, but none came for {patience} s");
+        if self.started.elapsed().saturating_sub(moved) > STALL_MAX {
+            let (name, stall) = (self.name, STALL_MAX.as_secs());
+            let what = format!("{left} orders are still to be {name}, but none came for {stall} s");
             return Err(what.into());
         }
         Ok(true)
@@ -103,7 +102,7 @@ impl<'a> Stage<'a> {
         !self.failed.load(Ordering::Relaxed)
     }
 
-    /// How long it took this run, from its start to the last order.
+    /// How long this run took, from its start to the last order.
     pub fn took(&self) -> Duration {
         self.took.get().copied().unwrap_or_else(|| self.started.elapsed())
     }

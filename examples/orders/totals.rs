@@ -1,4 +1,4 @@
-//! The service that was added six months later: every customer's total, rebuilt from the history.
+//! A service that was added six months later: it rebuilds every customer's total from the history.
 
 use std::sync::atomic::AtomicBool;
 
@@ -14,9 +14,9 @@ use crate::{
 
 const NAME: &str = "customer-totals";
 
-/// Reads the history from where the group stands, which is its beginning at first, and adds it to
-/// the customers' totals. The new totals and the group's offsets are one transaction, so that each
-/// order is counted once, however often this runs and wherever it is killed.
+/// Reads the history from the group's offset, which is its beginning at first, and adds it to the customers'
+/// totals. The new totals and the group's offsets are one transaction. So each order is counted once, however
+/// often this runs and wherever it is killed.
 pub fn rebuild(
     engine: &Engine,
     history: &Stream,
@@ -49,7 +49,7 @@ pub fn rebuild(
     Ok(Line::of(&stage, Some(group.lag()?)))
 }
 
-/// What the service has stored.
+/// The totals that the service has stored.
 pub fn stored(engine: &Engine) -> Result<Totals> {
     let mut totals = Totals::new();
     for record in engine.stream(NAME).open()?.reader(posthouse::Start::Earliest)? {

@@ -1,9 +1,9 @@
-//! A store that was written in good order, then damaged, then read.
+//! A store that was written without faults, then damaged, then read.
 //!
-//! Whatever was done to the files: the store is refused with a typed error that says where, or
-//! shows one of the states that its commits have led to. Never anything that was not written,
-//! never a part of a commit, never a panic. And one bit that changed takes back one commit at most:
-//! the last one, if nothing behind it proves that it was durable.
+//! Whatever the damage is, the store is refused with a typed error that says where, or it shows one of the
+//! states to which its commits have led. It never shows data that was not written, never a part of a commit,
+//! and never panics. One flipped bit takes back at most one commit: the last one, if nothing behind it proves
+//! that it was durable.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -45,16 +45,16 @@ pub fn run(settings: u8, mut input: Input<'_>) {
     story.check(floor);
 }
 
-/// What was done, and which states it has led to.
+/// The operations, and the states to which they have led.
 struct Story {
     disk: SimDisk,
     options: Options,
     engine: Option<Engine>,
     states: Vec<State>,
     numbered: u64,
-    /// What files held at earlier times.
+    /// The content of files at earlier times.
     versions: BTreeMap<PathBuf, Vec<Vec<u8>>>,
-    /// What was done to the files, for whoever looks at a failure.
+    /// The damage to the files, as text for the message of a failure.
     marks: Vec<String>,
     full: bool,
     /// Deliveries that could not be settled. Dropping one would count a failure.
@@ -303,7 +303,7 @@ impl Story {
         }
     }
 
-    /// Does something to a file. `true` if it was one bit.
+    /// Damages a file. Returns `true` if it flipped one bit.
     fn damage(&mut self, input: &mut Input<'_>) -> bool {
         let files = self.disk.files();
         let kind = input.byte() % 10;
@@ -395,7 +395,7 @@ impl PartialEq for Refusal {
     }
 }
 
-/// What the store shows, as a copy of it tells.
+/// The state of the store, read from a copy.
 fn outcome(disk: &SimDisk, options: &Options) -> Result<State, Refusal> {
     let copy = disk.fork(1);
     let engine = options.clone().sim(&copy).open("store").map_err(Refusal)?;

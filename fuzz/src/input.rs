@@ -1,4 +1,4 @@
-//! Bytes as choices. Where they end, everything is 0.
+//! Bytes as choices. Behind their end every choice is 0.
 
 /// The bytes that are left.
 pub struct Input<'a>(&'a [u8]);

@@ -1,5 +1,6 @@
-//! What the targets `operations` and `damage` do with their bytes: a whole store on the simulated disk,
-//! run against the model of `tests/model` with crashes and faults, or damaged and then read.
+//! The targets `operations` and `damage` turn their bytes into a whole store on the simulated disk.
+//! `operations` runs it against the model of `tests/model` with crashes and faults; `damage` damages it and
+//! then reads it.
 //!
 //! `tests/it/corpus.rs` replays the seeds of both with this same code.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)]

@@ -7,6 +7,7 @@
 //! A hash tells groups apart: two keys with the same hash are one group, which costs speed but not order.
 //! This state is in memory only; the log has the order.
 
+use crate::audit;
 use std::collections::{HashMap, hash_map::Entry};
 
 use roaring::RoaringTreemap;
@@ -54,6 +55,7 @@ impl Groups {
         let hash = self.heads.remove(&offset)?;
         let group = self.busy.get_mut(&hash)?;
         while let Some(next) = group.parked.min() {
+            audit::step();
             group.parked.remove(next);
             if exists(Offset(next)) {
                 group.head = Offset(next);

@@ -3,6 +3,7 @@
 //! Within a lane, fresh messages go in the order of sending. Fresh and returned messages alternate, so that
 //! a message that fails for ever does not hold up the others of its priority. A message costs about one bit.
 
+use crate::audit;
 use std::collections::BTreeMap;
 
 use roaring::RoaringTreemap;
@@ -44,6 +45,7 @@ impl Lanes {
     ) -> Option<Offset> {
         let mut taken = None;
         for lane in self.0.values_mut().rev() {
+            audit::step();
             taken = lane.take(is_deliverable);
             if taken.is_some() {
                 break;
@@ -121,6 +123,7 @@ impl Lane {
         is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
     ) -> Option<Offset> {
         while let Some(first) = self.fresh.min() {
+            audit::step();
             let is_deliverable = is_deliverable(Offset(first));
             if is_deliverable == Some(false) {
                 return None;

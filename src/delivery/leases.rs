@@ -4,6 +4,7 @@
 //! list in that order, and any entry can be removed from it. The few leases whose deadline is out of
 //! that order (extended ones) are in a sorted set beside the list.
 
+use crate::audit;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     mem,
@@ -233,6 +234,7 @@ impl Leases {
     #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
         loop {
+            audit::step();
             let (deadline, index) = self.next()?;
             if now < deadline {
                 return None;

@@ -34,6 +34,7 @@ mod tests;
 pub mod thresholds;
 pub mod weights;
 
+use crate::audit;
 use std::{collections::BTreeSet, time::Duration};
 
 pub use groups::Groups;
@@ -159,6 +160,7 @@ impl Deliveries {
         is_visible: &mut impl FnMut(Offset) -> bool,
     ) -> Option<Offset> {
         loop {
+            audit::step();
             let offset = acked.next_unacked(self.next, end)?;
             let is_known = !self.known.is_empty() && self.known.contains(offset.0);
             if !is_known && !is_visible(offset) {
@@ -196,6 +198,7 @@ impl Deliveries {
             && due <= now
             && self.due() < most
         {
+            audit::step();
             self.waiting.pop_first();
             match acked.priority(offset) {
                 0 => self.returned.come_due(offset),
@@ -215,12 +218,14 @@ impl Deliveries {
 
     /// Removes waiting messages that were spilled to disk. They come back with [`defer`](Deliveries::defer).
     pub fn remove_spilled(&mut self, entries: &[(Timestamp, Offset)]) {
+        audit::steps(entries.len() as u64);
         entries.iter().for_each(|entry| _ = self.waiting.remove(entry));
     }
 
     /// Notes messages that were spilled to disk before the engine was opened.
     pub fn add_spilled(&mut self, offsets: impl Iterator<Item = Offset>) {
         for offset in offsets {
+            audit::step();
             self.lanes.forget(offset);
             self.known.insert(offset.0);
         }
@@ -330,12 +335,15 @@ impl Deliveries {
         // The walk passes each known offset once, however often `ready` is called.
         self.passed = self.passed.max(self.next);
         while let Some(offset) = known(&self.known, self.passed) {
+            audit::step();
             self.passed = offset.next();
         }
         let this = &*self;
         let mut next = this.passed;
         let fresh = std::iter::from_fn(move || {
+            audit::step();
             while let Some(offset) = known(&this.known, next) {
+                audit::step();
                 next = offset.next();
             }
             let fresh = acked.next_unacked(next, end)?;
@@ -349,6 +357,7 @@ impl Deliveries {
 
     /// Removes deleted messages. They are the first ones that `ready` returned, so none of them waits.
     pub fn forget_ready(&mut self, ranges: &[OffsetRange]) {
+        audit::steps(ranges.len() as u64);
         self.returned.forget_first(ranges);
         if !self.lanes.is_empty() {
             self.lanes.forget_first(ranges);
@@ -361,8 +370,10 @@ impl Deliveries {
     /// Removes deleted messages from every place.
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         if !self.waiting.is_empty() {
+            audit::steps(self.waiting.len() as u64);
             self.waiting.retain(|(_, offset)| !is_in(ranges, *offset));
         }
+        audit::steps(ranges.len() as u64);
         self.returned.forget_all(ranges);
         if !self.lanes.is_empty() {
             self.lanes.forget_all(ranges);
@@ -416,6 +427,7 @@ impl Deliveries {
 
     /// The leased messages, in order.
     pub fn leased(&self) -> BTreeSet<Offset> {
+        audit::steps(self.in_flight());
         self.leases.offsets().collect()
     }
 

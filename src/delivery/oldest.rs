@@ -6,6 +6,7 @@
 //! for the message that is the oldest then. While a threshold is reached, each change of the oldest message
 //! sets a check, but at most one in [`REST`]. `engine/commit/oldest.rs` runs the checks.
 
+use crate::audit;
 use std::time::Duration;
 
 use super::thresholds::{Alarm, Probe};
@@ -56,6 +57,7 @@ impl OldestWatch {
     ) -> bool {
         let (mut least, mut is_reached) = (None::<Duration>, false);
         for probe in probes {
+            audit::step();
             let Some(age) = probe.age() else { continue };
             least = Some(least.map_or(age, |least| least.min(age)));
             is_reached |= probe.is_reached();
@@ -114,6 +116,7 @@ impl OldestWatch {
         (self.is_checking, self.known, self.next_check) = (false, oldest, None);
         let age = oldest.map(|oldest| oldest.age(time));
         for (n, probe) in probes.enumerate() {
+            audit::step();
             let Some(most) = probe.age() else { continue };
             if let Some(alarm) = probe.note_age(age) {
                 raise(n, alarm);

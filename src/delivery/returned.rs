@@ -4,6 +4,7 @@
 //! Released messages go round-robin by offset. Due messages go in the order in which they came due. The two
 //! kinds alternate.
 
+use crate::audit;
 use std::{collections::VecDeque, iter};
 
 use roaring::RoaringTreemap;
@@ -54,6 +55,7 @@ impl Returned {
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         self.forget_first(ranges);
         if !self.due.is_empty() {
+            audit::steps(self.due.len() as u64);
             self.due.retain(|offset| !is_in(ranges, *offset));
         }
     }
@@ -61,9 +63,11 @@ impl Returned {
     /// Removes deleted messages. They are the first ones that `iter` returned.
     pub fn forget_first(&mut self, ranges: &[OffsetRange]) {
         for range in ranges {
+            audit::step();
             self.released.remove_range(range.start.0..range.end.0);
         }
         while self.due.front().is_some_and(|offset| is_in(ranges, *offset)) {
+            audit::step();
             self.due.pop_front();
         }
     }
@@ -87,6 +91,7 @@ impl Returned {
         is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
     ) -> Option<Offset> {
         for _ in 0..self.due.len() {
+            audit::step();
             let offset = self.due.pop_front()?;
             match is_deliverable(offset) {
                 Some(true) => return Some(offset),
@@ -103,6 +108,7 @@ impl Returned {
         is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
     ) -> Option<Offset> {
         while !self.released.is_empty() {
+            audit::step();
             let rank = match self.round_robin_from {
                 0 => 0,
                 from => self.released.rank(from - 1),

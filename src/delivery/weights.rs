@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::{
+    audit,
     ids::{Offset, OffsetRange},
     message::Message,
     store::Stored,
@@ -107,6 +108,7 @@ impl Weights {
             self.first = index;
         }
         while index < self.first {
+            audit::step();
             self.first -= 1;
             self.chunks.push_front(None);
         }
@@ -137,6 +139,7 @@ impl Weights {
         let from = (start_offset / CHUNK_MESSAGES).saturating_sub(self.first);
         let upto = end_offset.div_ceil(CHUNK_MESSAGES).saturating_sub(self.first);
         for index in from as usize..(upto as usize).min(self.chunks.len()) {
+            audit::step();
             let Some(chunk) = &mut self.chunks[index] else { continue };
             let base = (self.first + index as u64) * CHUNK_MESSAGES;
             let start = start_offset.saturating_sub(base) as usize;

@@ -1,7 +1,7 @@
 //! The inspector reads stores that no engine has open, and checks stores that an engine has open.
 //!
-//! Recovery stops at the first damage. The inspector reads on behind it. [`verify`] reports the
-//! damage, and [`salvage`] copies the sound part into a new store.
+//! Recovery stops at the first damage. The inspector reads on behind it. [`verify()`] reports the
+//! damage, and [`salvage()`] copies the sound part into a new store.
 //!
 //! Invariant: the inspector changes nothing in the store that it reads.
 

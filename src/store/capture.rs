@@ -9,6 +9,7 @@ use super::{
     state::State,
 };
 use crate::{
+    audit,
     format::meta::{CursorState, LogState, MetaEntry},
     ids::{EntityId, IdMap, LogId, Lsn, Offset},
 };
@@ -28,6 +29,7 @@ impl Store {
         let state = &mut self.state;
         let mut entries = Vec::new();
         capture_entities(state, full, &mut entries);
+        audit::steps((state.logs.len() + state.cursors.len()) as u64);
         let mut logs: Vec<_> = state.logs.values_mut().collect();
         logs.sort_unstable_by_key(|log| log.id);
         for log in logs {
@@ -38,6 +40,7 @@ impl Store {
         for cursor in cursors {
             capture_cursor(cursor, full, &mut entries);
         }
+        audit::steps(entries.len() as u64);
         Capture {
             entries,
             at: self.journal.tail(),

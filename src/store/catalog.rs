@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
+    audit,
     format::entity::{Entity, EntityKind},
     ids::{EntityId, LogId},
 };
@@ -113,6 +114,7 @@ impl Catalog {
     /// Removes an entity, and the entities that belong to it. Returns all of them, the children
     /// first.
     pub fn remove(&mut self, id: EntityId) -> Vec<Entity> {
+        audit::steps(self.entities.len() as u64);
         let is_part = |entity: &&Entity| entity.id == id || entity.parent() == Some(id);
         let mut ids: Vec<EntityId> =
             self.entities.values().filter(is_part).map(|entity| entity.id).collect();

@@ -17,6 +17,7 @@ use std::{mem, path::PathBuf};
 
 use super::{Store, capture::Capture, open::log_dirs};
 use crate::{
+    audit,
     error::{Error, ErrorKind, Result},
     format::meta::SegmentState,
     ids::{IdMap, LogId, Lsn, Offset},
@@ -163,6 +164,7 @@ impl Store {
     }
 
     fn logs_with_tail_before(&self, position: Lsn) -> Vec<LogId> {
+        audit::steps(self.state.logs.len() as u64);
         let logs = self.state.logs.values();
         let moving = logs.filter(|log| log.tail.first_at_or_behind(position) > log.moved);
         let mut ids: Vec<LogId> = moving.map(|log| log.id).collect();
@@ -180,6 +182,7 @@ impl Store {
     ) -> Vec<PathBuf> {
         let mut garbage = Vec::new();
         for change in changes.into_values() {
+            audit::steps((1 + change.gone.len() + change.put.len()) as u64);
             let Some(log) = self.state.logs.get_mut(&change.log) else {
                 continue;
             };

@@ -7,6 +7,7 @@ use super::{
     draft::{Deferred, Prioritized},
 };
 use crate::{
+    audit,
     config::COMMIT_BYTES_CEILING,
     error::{Error, ErrorKind, Result},
     format::{
@@ -155,6 +156,7 @@ impl Store {
         self.draft.begin();
         let mut urgency = Urgency::Freeing;
         for op in ops {
+            audit::step();
             self.draft.add(&self.state, &self.config, op, now)?;
             if op.urgency() == Urgency::Ordinary {
                 urgency = Urgency::Ordinary;
@@ -205,13 +207,16 @@ impl Store {
     #[inline]
     fn apply(&mut self, ops: &[Op<'_>], lsn: Lsn) -> Result<(), Malformed> {
         let Store { draft, state, .. } = self;
+        audit::steps((draft.deferred.len() + ops.len()) as u64);
         for run in &draft.runs {
+            audit::step();
             state.apply(&Change::Run(run.of(&draft.frame)), Lsn(lsn.0 + run.at as u64))?;
         }
         for it in draft.deferred.iter().filter(|it| it.is_new) {
             state.apply(&it.change(), lsn)?;
         }
         for it in &draft.prioritized {
+            audit::step();
             state.apply(&it.change(), lsn)?;
         }
         for change in ops.iter().filter_map(Op::change) {

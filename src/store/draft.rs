@@ -135,24 +135,39 @@ impl Draft {
         };
         // A stream's records never expire, so they need no steady time.
         let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
-        self.add_messages(append, first, config.message_bytes_max, now_of)?;
+        self.add_messages(log, messages, first, config.message_bytes_max, now_of)?;
         if append.delay_ms > 0 || messages.iter().any(Message::has_more) {
-            check_expiry(found, messages, now.steady)?;
-            self.add_delays(state, append, first, now.steady)?;
-            self.add_priorities(state, append, first)?;
+            self.add_settings(state, &append, first, now.steady)?;
         }
         Ok(())
     }
 
+    /// Adds delays and priorities. Most messages have none, so this is kept out of their way.
+    #[inline(never)]
+    fn add_settings(
+        &mut self,
+        state: &State,
+        append: &Append<'_>,
+        first: Offset,
+        now: Timestamp,
+    ) -> Result<()> {
+        // The log is looked up once more: a parameter for it costs all other appends 15 instructions.
+        if let Some(log) = state.logs.get(&append.log) {
+            check_expiry(log, append.messages, now)?;
+        }
+        self.add_delays(state, append, first, now)?;
+        self.add_priorities(state, append, first)
+    }
+
     fn add_messages(
         &mut self,
-        append: Append<'_>,
+        log: LogId,
+        messages: &[Message<'_>],
         mut first: Offset,
         bytes_max: u64,
         now: Now,
     ) -> Result<()> {
-        let log = append.log;
-        for messages in append.messages.chunks(RUN_MESSAGES_MAX) {
+        for messages in messages.chunks(RUN_MESSAGES_MAX) {
             let at = self.frame.len();
             let run = begin_run(&mut self.frame, log, first, messages.len(), now.stamp);
             for message in messages {
@@ -229,11 +244,11 @@ impl Draft {
     fn add_delays(
         &mut self,
         state: &State,
-        append: Append<'_>,
+        append: &Append<'_>,
         first: Offset,
         now: Timestamp,
     ) -> Result<()> {
-        let Append { log, messages, delay_ms } = append;
+        let Append { log, messages, delay_ms } = *append;
         if delay_ms == 0 && messages.iter().all(|it| it.delay().is_none()) {
             return Ok(());
         }
@@ -269,8 +284,8 @@ impl Draft {
 
 impl Draft {
     /// Sets the priorities of messages that were just added.
-    fn add_priorities(&mut self, state: &State, append: Append<'_>, first: Offset) -> Result<()> {
-        let Append { log, messages, .. } = append;
+    fn add_priorities(&mut self, state: &State, append: &Append<'_>, first: Offset) -> Result<()> {
+        let Append { log, messages, .. } = *append;
         if messages.iter().all(|it| it.priority_set() == 0) {
             return Ok(());
         }

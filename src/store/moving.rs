@@ -7,6 +7,7 @@ use super::{
     read::damaged_run,
 };
 use crate::{
+    audit,
     error::Result,
     format::{commit::Run, meta::SegmentState, record::RecordParts},
     ids::{LogId, Lsn, Offset},
@@ -40,6 +41,7 @@ impl Store {
             let run_end = places.peek().map_or(end, |next| next.first);
             let mut live = 0;
             for offset in place.first.0..run_end.0 {
+                audit::step();
                 let alive = !self.state.is_dead(log, Offset(offset));
                 live |= u32::from(alive) << (offset - place.first.0);
             }

@@ -7,6 +7,7 @@ use super::{
     state::State,
 };
 use crate::{
+    audit,
     config::REWRITE_SHARE,
     error::{ErrorKind, Result},
     format::{meta::SegmentState, record::RecordParts},
@@ -44,6 +45,7 @@ impl Work {
     /// Drops segments, and rewrites segments if `may_rewrite`, by the acks of this moment.
     pub(super) fn retain(&mut self, shared: &impl Shared, may_rewrite: bool) -> Result<()> {
         let logs = shared.with(|store| {
+            audit::steps(store.state.logs.len() as u64);
             let with_segments = store.state.logs.values().filter(|log| !log.segments.is_empty());
             let mut ids: Vec<LogId> = with_segments.map(|log| log.id).collect();
             ids.sort_unstable();
@@ -52,6 +54,7 @@ impl Work {
         for id in logs {
             let verdicts = shared.with(|store| {
                 let log = store.state.logs.get(&id)?;
+                audit::steps(log.segments.len() as u64);
                 let judged = log
                     .segments
                     .values()

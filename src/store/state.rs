@@ -10,6 +10,7 @@ use super::{
     tail::RunPlace,
 };
 use crate::{
+    audit,
     format::{
         Malformed,
         commit::{Change, OffsetRanges},
@@ -53,10 +54,12 @@ impl State {
     pub fn attach(&mut self, entity: &Entity) {
         let keeps_acked = matches!(entity.kind, EntityKind::Stream { .. });
         for log in entity.logs() {
+            audit::step();
             self.logs.entry(log).or_insert_with(|| Log::new(log, keeps_acked));
         }
         let is_group = matches!(entity.kind, EntityKind::Group { .. });
         for (id, log) in entity.cursors() {
+            audit::step();
             let progress =
                 if is_group { Progress::At(Offset(0)) } else { Progress::Acks(AckSet::default()) };
             self.cursors.insert(id, Cursor { id, log, progress, dirty: true });
@@ -71,13 +74,16 @@ impl State {
         let removed = self.catalog.remove(id);
         for entity in &removed {
             for (cursor, log) in entity.cursors() {
+                audit::step();
                 self.cursors.remove(&cursor);
                 if let Some(log) = self.logs.get_mut(&log) {
+                    audit::steps(log.cursors.len() as u64);
                     log.cursors.retain(|id| *id != cursor);
                     self.reclaimable |= !log.segments.is_empty();
                 }
             }
             for log in entity.logs() {
+                audit::step();
                 self.reclaimable |= self.logs.remove(&log).is_some_and(|l| !l.segments.is_empty());
                 self.deleted_logs.push(log);
             }
@@ -251,6 +257,7 @@ impl State {
     }
 
     fn ack_sets(&self, log: &Log) -> Vec<&AckSet> {
+        audit::steps(log.cursors.len() as u64);
         let cursors = log.cursors.iter().filter_map(|id| self.cursors.get(id));
         cursors.filter_map(Cursor::acks).collect()
     }

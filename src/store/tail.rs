@@ -3,6 +3,7 @@
 //! It has one entry of 12 bytes per run, so the journal's length bounds its size. It is not stored.
 //! Recovery builds it again from the journal.
 
+use crate::audit;
 use std::collections::VecDeque;
 
 use crate::ids::{Lsn, Offset};
@@ -136,6 +137,7 @@ impl Tail {
     #[inline]
     pub fn drop_below(&mut self, offset: Offset) {
         while let Some(chunk) = self.chunks.front() {
+            audit::step();
             let end = self.chunks.get(1).map_or(self.end.0, |next| next.first);
             if end > offset.0 {
                 break;

@@ -1,4 +1,4 @@
-//! What must not grow with the backlog, by counting: memory, the work of opening, bytes written.
+//! Bounds that do not grow with the backlog, by counting: memory, the work of opening, bytes written.
 //!
 //! One test at a time: the memory of the whole process is counted.
 
@@ -56,7 +56,7 @@ fn memory_does_not_grow_with_the_backlog() {
     for (what, (small, large)) in
         ["filling", "opening", "using"].iter().zip(small.iter().zip(large))
     {
-        // Ten times the messages: 9 MB more of them, and next to nothing more in memory.
+        // Ten times the messages: 9 MB more on disk, and next to nothing more in memory.
         assert!(large < small + (100 << 10), "{what}: {small} bytes became {large}");
     }
 }
@@ -119,7 +119,7 @@ fn the_work_of_opening_does_not_grow_with_the_backlog() {
     };
     let (small, large) = (measure(5_000), measure(40_000));
     assert!(large.2 > 3 * small.2 && large.2 > 20, "{small:?} {large:?}");
-    // One look at each segment, and its line in the metalog; the journal is as long as it may be.
+    // One read of each segment, and its entry in the metalog; the journal is as long as it may be.
     assert!(large.0 <= small.0 + (large.2 - small.2) + 60, "{small:?} {large:?}");
     assert!(large.1 <= small.1 + 200 * (large.2 - small.2) + (400 << 10), "{small:?} {large:?}");
     assert!(large.1 < 1 << 20, "{large:?}");
@@ -229,7 +229,7 @@ fn queues_that_come_and_go_leave_nothing_in_memory() {
         engine.checkpoint().unwrap();
         live()
     };
-    // How much is kept for later varies; it does not grow.
+    // The memory that is kept for later varies; it does not grow.
     let most_of_three = || (0..3).map(|_| come_and_go(2_000)).max().unwrap();
     let (before, after) = (most_of_three(), most_of_three());
     assert!(after < before + (50 << 10), "{before} bytes became {after}");
@@ -238,10 +238,10 @@ fn queues_that_come_and_go_leave_nothing_in_memory() {
 /// Each of many threads waits for its own commits, and they share the syncs; one thread has a sync
 /// for each commit.
 #[test]
-fn a_sync_is_for_all_who_wait() {
+fn threads_that_wait_share_a_sync() {
     let _alone = alone();
     let disk = SimDisk::new(1);
-    // By its own clock the disk is slow, so others are waited for, for long enough on any machine.
+    // The disk is slow by its own clock, so a leader waits for others, long enough on any machine.
     disk.set_sync_time(Duration::from_millis(100));
     let engine = Options::new().sim(&disk).open("store").unwrap();
     let topic = engine.topic("t").create().unwrap();
@@ -260,9 +260,9 @@ fn a_sync_is_for_all_who_wait() {
     assert_eq!(commits_a_flush(1, 50), 1.0);
 }
 
-/// One that is alone does not wait for others who have gone, and those who come again share anew.
+/// A lone writer does not wait for threads that have ended. Threads that come again share syncs again.
 #[test]
-fn who_has_gone_is_not_waited_for() {
+fn a_lone_writer_does_not_wait_for_threads_that_ended() {
     let _alone = alone();
     let disk = SimDisk::new(1);
     disk.set_sync_time(Duration::from_millis(100));
@@ -291,7 +291,7 @@ fn bytes_below(dir: &std::path::Path) -> u64 {
     entries.map(|entry| entry.metadata().map_or(0, |it| it.len())).sum()
 }
 
-/// Producers that are faster than the disk wait; neither the journal nor the heap takes it up.
+/// Producers that are faster than the disk wait. Neither the journal nor the heap grows instead.
 #[test]
 fn a_journal_that_is_not_freed_fast_enough_makes_senders_wait() {
     let _alone = alone();
@@ -309,13 +309,14 @@ fn a_journal_that_is_not_freed_fast_enough_makes_senders_wait() {
             }
         }
     });
-    // Twice what begins a checkpoint, the current file, the next one, and those to be filled again.
+    // Twice the length that begins a checkpoint, the current file, the next one, and the files that will be
+    // filled again.
     assert!(longest < (2 << 20) + (1 << 20), "the journal took up {longest} bytes");
     assert!(heap < 2 << 20, "the heap took up {heap} bytes");
     assert_eq!(queue.depth().unwrap(), 30_000);
 }
 
-/// What is received is not copied: it lies in a mapped file.
+/// A received message is not copied: it lies in a mapped file.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_delivery_lies_in_the_mapped_file() {
@@ -327,7 +328,7 @@ fn a_delivery_lies_in_the_mapped_file() {
     for kind in [".journal", ".seg"] {
         let delivery = queue.try_receive().unwrap().unwrap();
         assert_eq!(mapped_file(delivery.payload().as_ptr() as usize).as_deref(), Some(kind));
-        // And it stays there when the file is let go of.
+        // And it stays there when the engine drops the file.
         engine.checkpoint().unwrap();
         delivery.ack().unwrap();
         engine.checkpoint().unwrap();
@@ -367,7 +368,7 @@ fn a_sync_commit_writes_at_most_two_pages() {
         eprintln!("skipped: the temporary directory is not on a disk");
         return;
     }
-    // Let the keeper prepare the next file first, which it zeroes.
+    // Let the engine's thread first prepare the next file, which it zeroes.
     let mut counted = written_by_this_process();
     loop {
         std::thread::sleep(Duration::from_millis(300));

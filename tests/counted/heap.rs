@@ -1,5 +1,4 @@
-//! An allocator that counts: the bytes on the heap, the most there were, and what each thread has
-//! taken.
+//! An allocator that counts: the bytes on the heap, the most there were, and the allocations of each thread.
 #![allow(unsafe_code)]
 
 use std::{
@@ -52,7 +51,7 @@ pub fn peak_of<T>(act: impl FnOnce() -> T) -> (usize, T) {
     (PEAK.load(Ordering::Relaxed) - before, value)
 }
 
-/// How often this thread has taken from the heap, and how many bytes.
+/// How often this thread has allocated, and how many bytes.
 pub fn taken() -> (u64, u64) {
     TAKEN.get()
 }

@@ -1,13 +1,13 @@
-//! What sending, receiving and acking a message costs does not depend on how many there are: asserted
-//! by counting work. Counted are what the thread takes from the heap, calls and steps of the disk, and the
-//! bytes that are written and read. Each kind of queue bears a burden and then one that is a hundred
-//! times larger; what its rounds cost may differ by a fifth.
+//! The cost of a send, a receive and an ack does not depend on how many messages there are. The tests count
+//! the work: allocations of the thread, calls and steps of the disk, and bytes written and read. Each kind of
+//! queue bears a burden, and then a burden a hundred times larger. The costs of its rounds may differ by a
+//! fifth.
 //!
-//! A walk through memory shows in none of these counts. So the messages that are looked at to find the
-//! next one are counted in `src/delivery/tests.rs`. For other walks there is no count.
+//! These counts do not show a walk through memory. So `src/delivery/tests.rs` counts the messages that are
+//! passed over to find the next one. Other walks are not counted.
 //!
-//! Not asserted, as it is known to be otherwise: deleting from a queue that is ordered by key, and sending
-//! to a full one that drops its oldest where all messages wait or are on lease.
+//! Not asserted, because their cost is known to grow: deleting from a queue that is ordered by key, and
+//! sending to a full queue that drops its oldest if all its messages wait or are on lease.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use posthouse::{
 
 use super::{beside_others, heap::taken};
 
-/// What kind of queue it is.
+/// The kind of queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Plain,
@@ -26,28 +26,28 @@ enum Kind {
     Retried,
     /// Messages with one key come one at a time.
     Ordered,
-    /// Its messages do not live for ever, and it holds so many only.
+    /// Its messages have a time to live, and it has a limit of messages.
     Limited,
-    /// It is full, and each message that is sent has the oldest dropped.
+    /// It is full, and each message that is sent drops the oldest.
     Dropping,
     /// A subscription to a topic, with another beside it that receives nothing.
     Subscribed,
 }
 
-/// How many messages there are besides those whose cost is counted.
+/// The messages that are there besides those whose cost is counted.
 #[derive(Clone, Copy, Debug, Default)]
 struct Burden {
     backlog: u64,
     in_flight: u64,
     /// On lease, by leases that were extended.
     extended: u64,
-    /// Sent to be delivered later.
+    /// Delayed.
     delayed: u64,
-    /// Delivered in vain, and to be delivered again later.
+    /// Nacked, and delivered again later.
     retrying: u64,
-    /// Delivered in vain, and due for another time by now.
+    /// Nacked, and due again by now.
     due: u64,
-    /// Delivered in vain, and to be delivered again at once.
+    /// Nacked, and delivered again at once.
     failed: u64,
     dead: u64,
     /// Of one key, behind one of them that is on lease.
@@ -62,7 +62,7 @@ const ASIDE: u64 = 100;
 const LARGER: u64 = 100;
 
 impl Burden {
-    /// What a kind of queue can bear: each by itself, and all at once.
+    /// The burdens that a kind of queue can bear: each alone, and all at once.
     fn all(kind: Kind) -> Vec<Burden> {
         let light = Burden { backlog: BACKLOG, ..Burden::default() };
         let mut every =
@@ -77,8 +77,8 @@ impl Burden {
         match kind {
             Kind::Ordered => {
                 all.push(Burden { parked: ASIDE, ..light });
-                // Not all at once: where failed ones take turns with those that are to be parked, it
-                // takes as many rounds until these are, in each of which one is read in vain.
+                // Not all at once. If failed messages alternate with messages that are to be parked, parking
+                // them takes as many rounds, and each of these rounds reads one message in vain.
                 (every.parked, every.failed) = (ASIDE, 0);
             }
             Kind::Subscribed => {}
@@ -115,7 +115,7 @@ impl Burden {
     }
 }
 
-/// Where messages are sent to, and received from.
+/// The handles to send to, and to receive from.
 enum Place {
     Queue(Queue),
     Topic(Topic, Subscription),
@@ -155,7 +155,7 @@ impl Place {
         received.unwrap().expect("there are enough")
     }
 
-    /// Sends many messages, which are visible once the engine has synced.
+    /// Sends many messages. They are visible once the engine has synced.
     fn fill(&self, engine: &Engine, count: u64, message: impl Fn(u64) -> Message<'static>) {
         for n in (0..count).step_by(500) {
             let batch = (n..count.min(n + 500)).map(&message);
@@ -170,7 +170,7 @@ impl Place {
         engine.sync().unwrap();
     }
 
-    /// Receives many, whose deliveries are settled without a sync.
+    /// Receives many messages, and settles their deliveries without a sync.
     fn take(&self, count: u64) -> Vec<Delivery> {
         let receive = |_| match self {
             Place::Queue(queue) => queue.durability(Durability::Buffered).try_receive(),
@@ -179,7 +179,7 @@ impl Place {
         (0..count).map(|n| receive(n).unwrap().expect("there are enough")).collect()
     }
 
-    /// How many messages there are, how many wait, and how many are on lease.
+    /// The numbers of all messages, of those that wait, and of those on lease.
     fn stats(&self) -> (u64, u64, u64) {
         let stats = match self {
             Place::Queue(queue) => queue.stats(),
@@ -203,7 +203,7 @@ struct Burdened {
     kind: Kind,
     place: Place,
     disk: SimDisk,
-    /// So many more messages were sent.
+    /// Notes that more messages were sent.
     sent: u64,
     _engine: Engine,
     _held: Vec<Delivery>,
@@ -213,7 +213,7 @@ impl Burdened {
     fn new(kind: Kind, burden: Burden) -> Burdened {
         let disk = SimDisk::new(1);
         let io = if kind == Kind::Limited { IoMode::Map } else { IoMode::Calls };
-        // Small segments of small blocks, so that few messages lie in many, too.
+        // Small segments of small blocks, so that even a few messages lie in many of them.
         let options = Options::new().io(io).block_bytes(512).segment_bytes(8 << 10);
         let options = options.journal_file_bytes_min(1 << 20).journal_file_bytes_max(1 << 20);
         let engine = options.sim(&disk).open("store").unwrap();
@@ -250,7 +250,7 @@ impl Burdened {
         engine.checkpoint().unwrap();
         assert_eq!(place.stats(), (all, waiting, in_flight + extended + parked.min(1)));
         let mut burdened = Burdened { kind, place, disk, sent: 0, _engine: engine, _held: held };
-        // The first deliveries of a life walk past those that are parked.
+        // The first deliveries after an open walk past the parked messages.
         (0..WARM).for_each(|_| _ = burdened.round());
         burdened
     }
@@ -260,7 +260,7 @@ impl Burdened {
         self.sent += 1;
         let message = || keyed("round", self.sent);
         if self.kind == Kind::Dropping {
-            // The first one has the room of the one that was acked.
+            // The first message has the capacity of the message that was acked.
             self.place.send(message());
         }
         let ((), send) = self.counted(|place| place.send(message()));
@@ -284,7 +284,7 @@ impl Burdened {
 
 impl Drop for Burdened {
     fn drop(&mut self) {
-        // What is on lease is not to be counted as failed, one by one.
+        // Messages on lease must not be counted as failed, one by one.
         self.disk.kill();
     }
 }
@@ -295,15 +295,15 @@ const WORK: [&str; 6] =
 
 type Work = [u64; WORK.len()];
 
-/// What the three acts of a round have cost.
+/// The costs of the three acts of a round.
 struct Round([Work; ACTS.len()]);
 
 const WARM: u64 = 20;
 const ROUNDS: usize = 160;
-/// So many rounds do not count, in which a larger buffer or another file was needed.
+/// The number of rounds that do not count, in which a larger buffer or another file was needed.
 const SPARED: usize = 10;
 
-/// What some rounds have cost together, by act.
+/// The costs of some rounds together, by act.
 fn cost(kind: Kind, burden: Burden) -> [Work; ACTS.len()] {
     let mut burdened = Burdened::new(kind, burden);
     let rounds: Vec<Round> = (0..ROUNDS).map(|_| burdened.round()).collect();

@@ -1,12 +1,12 @@
-//! Ten million queued messages: how fast they open, and what memory draining them takes; and as many
-//! delayed ones. Too long for every run; the command is
+//! Ten million queued messages, and ten million delayed messages: the time to open, and the memory to drain
+//! them. This is too long for every run. The command is
 //!
 //! ```text
 //! cargo test --release --test it -- --ignored --nocapture backlog::
 //! ```
 //!
-//! Time is printed, not asserted: machines differ. Memory is asserted: that of
-//! the whole process, so each test starts one of its own.
+//! Time is printed, not asserted: machines differ. The memory of the whole process is asserted, so each test
+//! starts a process of its own.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use posthouse::{Durability, Message, Options};
 
 use crate::support::process::child::alone;
 
-/// The process's anonymous memory in bytes: what is not a mapped file.
+/// The process's anonymous memory in bytes: all memory but mapped files.
 fn anonymous_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
@@ -99,7 +99,7 @@ fn send_and_open_delayed() {
     let begun = Instant::now();
     let engine = open();
     let queue = engine.queue("q").create().unwrap();
-    // In no order, from an hour on, over ten hours.
+    // In no order, due between one hour and eleven hours from now.
     let delay = |n: u64| Duration::from_millis(3_600_000 + n * 2_654_435_761 % 36_000_000);
     for n in 0..MESSAGES / 100 {
         let message = |m| Message::new(&[7; 48]).deliver_after(delay(n * 100 + m));

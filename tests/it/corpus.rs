@@ -1,4 +1,4 @@
-//! The seeds of the fuzz targets `operations` and `damage`, replayed, and some stores more by the
+//! Replays the seeds of the fuzz targets `operations` and `damage`, and runs some more stores through the
 //! same code.
 
 use std::path::Path;
@@ -27,8 +27,8 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
     }
 }
 
-/// Stores that are damaged at random. A failure names the case; `POSTHOUSE_CASES` sets how many
-/// there are, and `POSTHOUSE_CASE` runs one alone.
+/// Damages stores at random. A failure names the case. `POSTHOUSE_CASES` sets the number of cases, and
+/// `POSTHOUSE_CASE` runs one of them alone.
 #[test]
 fn damaged_stores() {
     let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());

@@ -1,6 +1,6 @@
-//! Faults of the disk under the whole engine: every call fails once with every error, the disk is
-//! full, syncs fail, files are damaged. Whatever happens is a typed error, and what was durable is
-//! there when the store is opened again.
+//! Faults of the disk under the whole engine: every call fails once with every error, the disk is full, syncs
+//! fail, files are damaged. Each fault gives a typed error, and durable data are there when the store is
+//! opened again.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,10 +13,10 @@ fn open_by(disk: &SimDisk, io: IoMode) -> Result<Engine, Error> {
     small_options().io(io).sim(disk).open("store")
 }
 
-/// What an application was told.
+/// The results that an application got.
 #[derive(Clone, Debug, Default)]
 struct Told {
-    /// Sends that were said to be durable, by number; and those that failed.
+    /// Sends that were reported durable, by number; and sends that failed.
     sent: BTreeSet<u32>,
     unsure: BTreeSet<u32>,
     acked: BTreeSet<u32>,
@@ -34,8 +34,7 @@ fn text(number: u32) -> String {
     format!("{number} {}", "x".repeat(number as usize * 53 % 900))
 }
 
-/// Uses everything that touches the disk. Errors are noted and the work goes on, as long as the
-/// engine does.
+/// Uses everything that touches the disk. It notes errors and goes on, as long as the engine does.
 fn work(disk: &SimDisk, told: &mut Told, errors: &mut Vec<Error>) {
     work_by(disk, IoMode::Map, told, errors);
 }
@@ -65,7 +64,7 @@ fn work_by(disk: &SimDisk, io: IoMode, told: &mut Told, errors: &mut Vec<Error>)
         if n % 4 == 1 {
             match stream.append(told.appended.to_string()) {
                 Ok(_) => told.appended += 1,
-                // It may have been appended: the next one has the same text then.
+                // The message may have been appended: the next message has the same text then.
                 Err(error) => note(error),
             }
         }
@@ -97,12 +96,12 @@ fn work_by(disk: &SimDisk, io: IoMode, told: &mut Told, errors: &mut Vec<Error>)
     }
 }
 
-/// What is there must be what the application was told.
+/// The store must hold exactly what the application was told.
 fn check(disk: &SimDisk, told: &Told) {
     look(disk, told);
 }
 
-/// As [`check`]; the engine is still open, and what it has shown is returned.
+/// As [`check`], but the engine is still open. Returns the state that it has shown.
 fn look(disk: &SimDisk, told: &Told) -> (Engine, BTreeSet<u32>) {
     let engine = open(disk).unwrap_or_else(|error| panic!("it does not open again: {error}"));
     let mut found = BTreeSet::new();
@@ -136,7 +135,7 @@ fn is_expected(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Io | ErrorKind::DiskFull | ErrorKind::Poisoned)
 }
 
-/// What a call may fail with. A write leaves half of its bytes then.
+/// The errors with which a call may fail. A write leaves half of its bytes then.
 const ERRORS: [i32; 5] = [EIO, ENOSPC, EMFILE, ENOMEM, EINTR];
 
 #[test]
@@ -169,8 +168,8 @@ fn fail_once(call: u64, error: i32, io: IoMode) -> usize {
     let machine_stays_up = disk.fork(2);
     disk.power_cut();
     check(&disk, &told);
-    // The store is opened again as the error says, with what the system has cached; what
-    // is seen then survives.
+    // The test opens the store again as the error says, with the data that the system has cached. Everything
+    // that is seen then survives.
     let disk = machine_stays_up;
     let (engine, seen) = look(&disk, &told);
     disk.power_cut();
@@ -192,7 +191,7 @@ fn a_disk_that_fails_for_good_is_survived_and_heals() {
             work(&disk, &mut told, &mut errors);
             assert!(!errors.is_empty() && errors.iter().all(is_expected), "{errors:?}");
             disk.power_cut();
-            // It fails to open, and changes nothing by it.
+            // Opening fails, and changes nothing.
             assert!(is_expected(&open(&disk).expect_err("the disk fails")));
             disk.heal();
             check(&disk, &told);
@@ -220,14 +219,14 @@ fn on_a_full_disk_consumers_go_on_and_producers_do_when_there_is_space() {
     };
     assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
     assert!(sent > 100, "{sent}");
-    // Nothing of the failed one is there.
+    // Nothing of the failed transaction is there.
     assert_eq!(queue.depth().unwrap(), u64::from(sent));
     for n in 0..sent {
         let delivery = queue.try_receive().unwrap().unwrap();
         assert_eq!(number(delivery.payload()), n);
         delivery.ack().unwrap_or_else(|error| panic!("ack {n} of {sent}: {error}"));
     }
-    // The queue is empty, so there is space again, without anybody's doing.
+    // The queue is empty, so there is space again by itself.
     for n in 0..sent / 2 {
         queue.send(text(n)).unwrap_or_else(|error| panic!("send {n}: {error}"));
     }
@@ -274,8 +273,8 @@ fn a_segment_that_is_missing_or_cut_is_named() {
     }
 }
 
-/// Each delivery that was dropped was counted by a commit of its own, into a journal of which nothing is
-/// known any more (`--seed 94 --case 1118` of the explorer: three of five were counted).
+/// Each dropped delivery was counted by a commit of its own, into a journal whose state is no longer known
+/// (`--seed 94 --case 1118` of the explorer: three of five were counted).
 #[test]
 fn a_poisoned_engine_writes_nothing_more_for_deliveries_that_are_dropped() {
     for io in [IoMode::Map, IoMode::Calls] {

@@ -1,8 +1,8 @@
-//! The tests of the public face, in one binary: the library is linked once. There is a folder or a
+//! The tests of the public functions, in one binary, so the library is linked once. There is a folder or a
 //! file for each model and kind of test.
 //!
-//! A binary of their own have the tests that count what the whole process takes
-//! (`tests/counted`), and those of the source code itself (`tests/floors.rs`).
+//! Two kinds of tests have a binary of their own: tests that count the allocations of the whole process
+//! (`tests/counted`), and tests of the source code itself (`tests/floors.rs`).
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 #[path = "../../fuzz/src/lib.rs"]

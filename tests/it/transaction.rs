@@ -27,7 +27,7 @@ fn a_transaction_is_all_or_nothing() {
         assert_eq!(subscription.depth().unwrap(), 1);
         assert_eq!(stream.len().unwrap(), 2);
 
-        // One thing that cannot be is enough.
+        // One part that is not possible is enough.
         let fails = |spoil: &dyn Fn(&mut posthouse::Transaction)| {
             let mut tx = engine.transaction();
             tx.send(&queue, "x").publish(&topic, "x").append(&stream, "x").ack(&held[2]);

@@ -1,4 +1,4 @@
-//! What can be done, as values that proptest makes and shrinks.
+//! The actions of a test, as values that proptest makes and shrinks.
 
 use proptest::prelude::*;
 
@@ -58,25 +58,25 @@ pub enum Action {
     NackAfter(u8),
     /// Moves a delivery to the dead letters.
     Reject(u8),
-    /// Sends a message that is not to be delivered at once.
+    /// Sends a delayed message.
     SendLater {
         queue: Name,
         bytes: u16,
         how: How,
     },
-    /// Sends a message that does not live for long.
+    /// Sends a message with a short time to live.
     SendBrief {
         queue: Name,
         bytes: u16,
         how: How,
     },
-    /// Sends a message that is delivered before others.
+    /// Sends a message with a higher priority.
     SendUrgent {
         queue: Name,
         bytes: u16,
         how: How,
     },
-    /// Publishes one that does not live for long.
+    /// Publishes a message with a short time to live.
     PublishBrief {
         topic: Name,
         bytes: u16,
@@ -104,32 +104,33 @@ pub enum Action {
         to: u8,
     },
     Transaction(Vec<TxPart>, How),
-    /// So many rounds in which messages come and most of them go: journal files are filled again,
-    /// segments die.
+    /// Runs some rounds in which messages come and most of them go: journal files are filled again, and
+    /// segments are removed.
     Churn {
         queue: Name,
         rounds: u8,
         how: How,
     },
-    /// A message becomes a dead letter, so many moments after it was sent.
+    /// A message becomes a dead letter, some moments after it was sent.
     Die {
         moments: u8,
         how: How,
     },
     /// Lets all leases run out.
     LeasesEnd,
-    /// Lets a quarter of a lease pass: some run out, some messages are due, some lives are over.
+    /// Lets a quarter of a lease pass: some leases run out, some messages are due, some times to live are
+    /// over.
     TimePasses,
     Sync,
     Checkpoint,
     Reopen,
     Kill,
     PowerCut,
-    /// The power goes at the n-th step of what follows.
+    /// The power is cut at the n-th step of the following actions.
     PowerCutIn(u8),
-    /// The n-th call of what follows fails, with one of [`ERRORS`].
+    /// The n-th call of the following actions fails, with one of [`ERRORS`].
     CallFails(u8, u8),
-    /// The n-th sync of what follows fails.
+    /// The n-th sync of the following actions fails.
     SyncFails(u8),
     /// A checkpoint, whose n-th sync fails.
     CheckpointFails(u8),
@@ -161,17 +162,17 @@ fn name() -> impl Strategy<Value = Name> {
     prop_oneof![4 => Just(0u8), 1 => Just(1u8)]
 }
 
-/// Queues to receive from: the dead letters are one.
+/// Queues to receive from, the dead letters included.
 fn from() -> impl Strategy<Value = Name> {
     prop_oneof![4 => Just(0u8), 3 => Just(1u8), 2 => Just(2u8), 2 => Just(3u8), 2 => Just(4u8)]
 }
 
-/// Queues to send to: of the dead letters nobody does.
+/// Queues to send to: all but the dead letters.
 fn to() -> impl Strategy<Value = Name> {
     prop_oneof![4 => Just(0u8), 2 => Just(1u8), 2 => Just(3u8), 1 => Just(4u8)]
 }
 
-/// Queues to which messages are sent that do not live for long.
+/// Queues that get messages with a short time to live.
 fn brief() -> impl Strategy<Value = Name> {
     prop_oneof![1 => Just(0u8), 2 => Just(1u8), 2 => Just(4u8)]
 }
@@ -273,7 +274,7 @@ pub fn action() -> impl Strategy<Value = Action> {
 }
 
 pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
-    // A store with nothing in it is of little interest.
+    // An empty store is of little interest.
     (proptest::collection::vec(action(), 1..most), 0..32u8).prop_map(|(mut actions, more)| {
         let mut first = vec![
             Action::CreateQueue(0),

@@ -1,4 +1,4 @@
-//! The explorer: random actions, and all short sequences of actions, cut off everywhere.
+//! The explorer: random actions, and all short sequences of actions, each cut off at every step.
 
 use std::{
     any::Any,
@@ -20,10 +20,10 @@ use super::{
     small_options,
 };
 
-/// What was examined.
+/// How much was examined.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Crashes that were recovered from, each with its result compared.
+    /// Crashes that were recovered, each with its result compared.
     pub states: u64,
     /// Calls that were made to fail, and files that were damaged.
     pub faults: u64,
@@ -36,22 +36,22 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-/// One run, with all that it depends on.
+/// One run, with everything it depends on.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub seed: u64,
     pub durability: Durability,
     pub io: IoMode,
     pub pessimal: bool,
-    /// What is done before anything is examined.
+    /// The actions before the first examination.
     pub setup: Vec<Action>,
     pub actions: Vec<Action>,
-    /// One in so many steps is examined.
+    /// One step in this many is examined.
     pub one_in: u64,
     pub effort: Effort,
 }
 
-/// A case that does not hold, and what it said.
+/// A case that fails, and its message.
 #[derive(Debug)]
 pub struct Failure {
     pub case: Case,
@@ -78,7 +78,7 @@ impl Case {
             .map_err(|panic| Failure { case: self.clone(), message: text_of(&*panic) })
     }
 
-    /// Runs the case, and panics where something does not hold.
+    /// Runs the case, and panics if a check fails.
     pub fn examine(&self) -> Counts {
         let disk = SimDisk::new(self.seed);
         disk.set_pessimal(self.pessimal);
@@ -134,16 +134,16 @@ pub fn random(seed: u64, n: u64) -> Random {
     Random { case, tree: Box::new(tree) }
 }
 
-/// A random case, and the way to simpler ones.
+/// A random case, and the simpler cases that it can be shrunk to.
 pub struct Random {
     pub case: Case,
     tree: Box<dyn ValueTree<Value = Vec<Action>>>,
 }
 
 impl Random {
-    /// Looks for a simpler case that does not hold either, in so many runs.
+    /// Looks for a simpler case that fails too, in at most this many runs.
     pub fn shrink(mut self, mut failure: Failure, runs: usize) -> Failure {
-        // Most steps are examined, so that leaving out an action does not shift the choice of steps.
+        // Most steps are examined, so that removing an action does not shift the choice of steps.
         let mut simpler = self.tree.simplify();
         for _ in 0..runs {
             if !simpler {
@@ -163,7 +163,7 @@ impl Random {
     }
 }
 
-/// What sequences are made of.
+/// The operations of a sequence.
 fn operations() -> Vec<Vec<Action>> {
     let how = How::Sync;
     let (queue, topic, stream, messages) = (0, 0, 0, 1);
@@ -192,13 +192,13 @@ fn operations() -> Vec<Vec<Action>> {
     ]
 }
 
-/// How many sequences of so many operations there are.
+/// How many sequences of this length there are.
 pub fn sequences(length: u32) -> u64 {
     (operations().len() as u64).pow(length)
 }
 
-/// Sequence number `n` of so many operations, on a store with a little in it. The moments of the
-/// last operation are examined, all of them, as those before it are examined in shorter sequences.
+/// Sequence number `n` of this length, on a store that is not empty. All moments of the last operation are
+/// examined. Those of the operations before it are examined in shorter sequences.
 pub fn sequence(length: u32, n: u64) -> Case {
     let operations = operations();
     let count = operations.len() as u64;

@@ -1,8 +1,8 @@
 //! Runs sequences of actions on an engine beside a plain model, over any disk, with crashes.
 //!
-//! The model is the list of states that the commits have led to, one after the other. After a
-//! crash the engine must show one of them (*prefix*), none before the last that was said to be
-//! durable (*durable*), nor before one of which something was delivered (*no phantoms*).
+//! The model is the list of states to which the commits have led. After a crash the engine must show one of
+//! them (*prefix*), none before the last state that was reported durable (*durable*), and none before a state
+//! of which something was delivered (*no phantoms*).
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 pub mod action;
@@ -15,22 +15,22 @@ use std::path::PathBuf;
 
 use posthouse::{Delivery, Engine, Options, Queue, Timestamp, sim::SimDisk};
 
-/// What the actions run on.
+/// The disk and the clock on which the actions run.
 pub trait World {
     fn open(&self) -> posthouse::Result<Engine>;
     /// A copy of the disk as it is, if this world can be copied, with all processes ended.
     fn copy(&self) -> Option<Box<dyn World>>;
-    /// Ends the process without any warning. `false` if this world cannot.
+    /// Kills the process. `false` if this world cannot.
     fn kill(&self) -> bool;
     /// Cuts the power. `false` if this world cannot.
     fn cut_power(&self) -> bool;
-    /// Lets the power go at the n-th step from now on.
+    /// Cuts the power at the n-th step from now on.
     fn cut_power_in(&self, steps: u64);
-    /// Lets the n-th call from now on fail. `false` if this world cannot.
+    /// Makes the n-th call from now on fail. `false` if this world cannot.
     fn fail_call_in(&self, _calls: u64, _error: i32) -> bool {
         false
     }
-    /// Lets the n-th sync from now on fail. `false` if this world cannot.
+    /// Makes the n-th sync from now on fail. `false` if this world cannot.
     fn fail_sync_in(&self, _which: u64) -> bool {
         false
     }
@@ -38,7 +38,7 @@ pub trait World {
     fn set_clock(&self, _time: u64) -> bool {
         false
     }
-    /// Copies of the world as it was at moments since this was last asked for.
+    /// Copies of the world at the moments since the last call of this function.
     fn moments(&self) -> Vec<SimDisk> {
         Vec::new()
     }
@@ -94,7 +94,7 @@ impl World for Simulated {
     }
 }
 
-/// The real disk, in a directory of its own. It knows no crash but closing.
+/// The real disk, in a directory of its own. It knows no crash: it can only be closed.
 pub struct Real {
     pub dir: tempfile::TempDir,
     pub options: Options,
@@ -119,7 +119,7 @@ impl World for Real {
     }
 }
 
-/// Small files, so that a short sequence rolls, checkpoints and seals.
+/// Options with small files, so that a short sequence rolls, checkpoints and seals.
 pub fn small_options() -> Options {
     Options::new()
         .journal_file_bytes_min(8 << 10)
@@ -133,7 +133,7 @@ pub fn small_options() -> Options {
         .delayed_in_memory(8)
 }
 
-/// Damages the first record of a store's first segment. Returns where that is, and what was there.
+/// Damages the first record of a store's first segment. Returns the place, and the byte that was there.
 pub fn rot_first_record(disk: &SimDisk) -> (PathBuf, Vec<u8>) {
     let segment = disk.files().into_iter().find(|it| it.starts_with("store/segments")).unwrap();
     let good = disk.content(&segment).unwrap();
@@ -143,8 +143,7 @@ pub fn rot_first_record(disk: &SimDisk) -> (PathBuf, Vec<u8>) {
     (segment, good)
 }
 
-/// The payloads of all messages that a queue has, in the order in which they come. They stay on
-/// lease.
+/// The payloads of all messages in a queue, in the order of delivery. They stay on lease.
 pub fn drain(queue: &Queue) -> Vec<Vec<u8>> {
     let mut held: Vec<Delivery> = Vec::new();
     while let Some(delivery) = queue.try_receive().unwrap() {

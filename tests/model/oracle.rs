@@ -1,14 +1,14 @@
-//! What must hold of every disk that a crash can leave.
+//! The checks of every disk that a crash can leave.
 //!
-//! For each moment at which the power can go, and for each choice of what survives:
+//! For each moment at which the power can be cut, and for each choice of surviving writes:
 //!
-//! 1. the recovered state is that after some prefix of the commits, with no holes;
-//! 2. the prefix holds every commit that was said to be durable, or of which something was seen;
-//! 3. what is seen after the recovery survives the next power cut, which comes at once;
-//! 4. a recovery that is itself cut off, at any of its steps, and begun again gives the same;
-//! 5. the store takes new commits, makes them durable, and recovers with them;
-//! 6. injected damage is a typed error that names a file, or of no consequence;
-//! 7. after a checkpoint there is no file that nothing refers to.
+//! 1. The recovered state is the state after some prefix of the commits, with no holes.
+//! 2. The prefix holds every commit that was reported durable, or of which something was seen.
+//! 3. Everything that is seen after the recovery survives the next power cut, which comes at once.
+//! 4. A recovery that is itself cut off, at any of its steps, and started again gives the same state.
+//! 5. The store takes new commits, makes them durable, and recovers with them.
+//! 6. Injected damage is a typed error that names a file, or has no consequence.
+//! 7. After a checkpoint every file is referred to.
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,11 +22,11 @@ use super::state::{BOUNDED, MESSAGES_MAX, Msg, State, dump, look};
 /// How thoroughly each moment is examined.
 #[derive(Clone, Debug)]
 pub struct Effort {
-    /// If so few choices decide what survives, all of them are tried; else as many samples.
+    /// If at most this many choices decide what survives, all of them are tried; else this many samples.
     pub survivors: u64,
-    /// One in so many steps of a recovery is cut off; 0 is none.
+    /// One step of a recovery in this many is cut off; 0 is none.
     pub recovery_one_in: u64,
-    /// One in so many survivors is damaged; 0 is none.
+    /// One survivor in this many is damaged; 0 is none.
     pub damage_one_in: u64,
 }
 
@@ -35,7 +35,7 @@ pub struct Oracle {
     options: Options,
     effort: Effort,
     chance: RefCell<Chance>,
-    /// Crashes that were recovered from, each with its result compared.
+    /// Crashes that were recovered, each with its result compared.
     pub states: Cell<u64>,
     /// Files that were damaged.
     pub damages: Cell<u64>,
@@ -67,16 +67,16 @@ impl Oracle {
             .unwrap_or_else(|error| panic!("cannot recover: {error}"))
     }
 
-    /// Opens the disk, and says in which state it is. The disk is used up.
+    /// Opens the disk, and returns its state. The disk is used up.
     fn recover(&self, disk: &SimDisk) -> State {
         self.states.set(self.states.get() + 1);
         let engine = self.open(disk);
         dump(&engine).unwrap_or_else(|error| panic!("cannot read: {error}"))
     }
 
-    /// Examines a moment at which the power may go. `all` are the states of this life, and the
-    /// last of them, from `floor` on, are those that the crash may lead to. What came before state
-    /// `proven` is known to be durable by more than one frame.
+    /// Examines a moment at which the power may be cut. `all` are the states since the last opening. The
+    /// crash may lead to those from `floor` on. More than one frame proves that the states before `proven`
+    /// are durable.
     pub fn examine(&self, moment: &SimDisk, all: Candidates<'_>, floor: usize, proven: usize) {
         let mut cuts = Cuts::default();
         let mut tried = 0;
@@ -86,7 +86,7 @@ impl Oracle {
             if sampling && tried > 1 {
                 disk.power_cut();
             } else {
-                // The least, and then, if there are too many to try them all, the most.
+                // The least that may survive; then, if there are too many choices to try, the most.
                 let most = sampling && tried == 1;
                 disk.power_cut_with(&mut |n| if most { n - 1 } else { cuts.choose(n) });
             }
@@ -134,7 +134,7 @@ impl Oracle {
         assert!(again == more, "with new commits: {}", differ(&again, &more));
     }
 
-    /// After a checkpoint nothing is left of what came before it, and all that is left is well.
+    /// After a checkpoint no file from before it is left, and all files that are left verify.
     fn check_space(&self, engine: &Engine, disk: &SimDisk) {
         engine.checkpoint().unwrap_or_else(|error| panic!("no checkpoint: {error}"));
         let report = engine.verify().unwrap_or_else(|error| panic!("cannot verify: {error}"));
@@ -158,7 +158,7 @@ impl Oracle {
             0 => spoiled.clear(),
             1 => spoiled.truncate(pick(content.len())),
             2 => {
-                // Where something is, not in the zeros behind it.
+                // In the written part, not in the zeros behind it.
                 let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
                 spoiled[pick(used)] ^= 1 << self.below(8);
             }
@@ -178,8 +178,8 @@ impl Oracle {
         let read = self.options.clone().sim(disk).open("store").and_then(|it| dump(&it));
         match read {
             Ok(state) => {
-                // Rot in the last frames looks like a torn tail: an earlier state is an honest
-                // answer, and one that never was is not. One flipped bit spoils one frame.
+                // Damage to the last frames looks like a torn tail. An earlier state is a right answer then;
+                // a state that never was is not. One flipped bit damages one frame.
                 let all = if what == 2 { &all[proven..] } else { all };
                 let honest = all.iter().any(|it| **it == state);
                 assert!(honest, "{path:?} was damaged ({what}): {}", unexpected(&state, all));
@@ -194,7 +194,7 @@ impl Oracle {
     }
 }
 
-/// Adds one durable message to everything there is.
+/// Adds one durable message to every queue, topic and stream.
 fn add_to_all(engine: &Engine, found: &State) -> State {
     let mut state = found.clone();
     let (payload, key) = (b"more".to_vec(), Some(b"k".to_vec()));
@@ -238,11 +238,11 @@ fn differ(found: &State, expected: &State) -> String {
     format!("the states differ\nfound: {found:#?}\nexpected: {expected:#?}")
 }
 
-/// One way after the other through the choices that a power cut makes, like the digits of a number
-/// that is counted up.
+/// Goes through all combinations of the choices that a power cut makes, like the digits of a number that is
+/// counted up.
 #[derive(Default)]
 struct Cuts {
-    /// What was chosen, of how many.
+    /// The choice that was made, and how many there were.
     digits: Vec<(u64, u64)>,
     at: usize,
 }
@@ -256,12 +256,12 @@ impl Cuts {
         self.digits[self.at - 1].0.min(n - 1)
     }
 
-    /// How many ways there are, as far as was seen.
+    /// How many combinations there are, as far as was seen.
     fn alternatives(&self) -> u64 {
         self.digits.iter().fold(1, |all: u64, (_, n)| all.saturating_mul(*n))
     }
 
-    /// Goes on to the next way; `false` if there is none.
+    /// Goes on to the next combination; `false` if there is none.
     fn advance(&mut self) -> bool {
         self.digits.truncate(self.at);
         self.at = 0;

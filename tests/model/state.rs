@@ -1,4 +1,4 @@
-//! The plain model of a store: what an application could tell of it, and nothing of how.
+//! The plain model of a store: everything that an application can see of it, and nothing of its inside.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -6,14 +6,14 @@ use posthouse::{
     Browse, Browsed, DeadLetter, Delivery, Engine, ErrorKind, Message, OwnedRecord, Start,
 };
 
-/// A message, as both sides write it down.
+/// A message, as the engine's and the model's side record it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Msg {
     pub payload: Vec<u8>,
     pub key: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
     pub priority: u8,
-    /// Of a dead letter: where it comes from, its offset there, and how often it was tried.
+    /// Of a dead letter: its origin, its offset there, and how often it was tried.
     pub note: Option<(String, u64, u32)>,
 }
 
@@ -31,7 +31,7 @@ impl fmt::Debug for Msg {
 }
 
 impl Msg {
-    /// Message number `n`, of about so many bytes; some have a key and headers.
+    /// Message number `n`, of about this many bytes; some have a key and headers.
     pub fn number(n: u64, bytes: usize) -> Msg {
         let mut payload = format!("message {n} ").into_bytes();
         payload.resize(payload.len().max(bytes), b'a' + (n % 26) as u8);
@@ -42,13 +42,13 @@ impl Msg {
         Msg { payload, key, headers, priority: 0, note: None }
     }
 
-    /// The same, to be delivered before others, of which some are more urgent than this one.
+    /// The same message with a priority; some have a higher one than others.
     pub fn urgent(mut self) -> Msg {
         self.priority = [1, 4, 9][self.payload.len() % 3];
         self
     }
 
-    /// The same, with a mark that it does not live for long.
+    /// The same message with a header that marks a short time to live.
     pub fn brief(mut self) -> Msg {
         self.headers.push((BRIEF_HEADER.to_owned(), Vec::new()));
         self
@@ -69,7 +69,7 @@ impl Msg {
         if self.is_brief() { message.expire_after(BRIEF) } else { message }
     }
 
-    /// What counts against a limit in bytes.
+    /// The bytes that count against a limit in bytes.
     pub fn weight(&self) -> u64 {
         let headers: usize =
             self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -120,9 +120,9 @@ pub struct Entry {
     pub msg: Msg,
     /// How often it was tried.
     pub attempts: u32,
-    /// Whether it was not to be delivered at once. It may be due by now.
+    /// Whether it was delayed. It may be due by now.
     pub waits: bool,
-    /// When its life is over, if ever.
+    /// When its time to live is over, if ever.
     pub ends: Untold<Option<u64>>,
 }
 
@@ -132,7 +132,7 @@ impl Entry {
     }
 }
 
-/// What the model knows and the engine does not tell: it makes no difference between two states.
+/// What the model knows and the engine does not show. It makes no difference between two states.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Untold<T>(pub T);
 
@@ -144,25 +144,25 @@ impl<T> PartialEq for Untold<T> {
 
 impl<T> Eq for Untold<T> {}
 
-/// What one consumer has not acked.
+/// The messages that one consumer has not acked.
 pub type Unacked = BTreeMap<u64, Entry>;
 
-/// How often messages of [`RETRIED`] are delivered before they go to [`DEAD`].
+/// How often a message of [`RETRIED`] is delivered before it is moved to [`DEAD`].
 pub const ATTEMPTS_MAX: u32 = 2;
-/// The queue whose messages are tried so often.
+/// The queue with a limit of attempts.
 pub const RETRIED: &str = "queue 1";
 /// Its dead letters.
 pub const DEAD: &str = "queue 1.dead";
-/// The queue that holds so many messages, and drops its oldest for more.
+/// The queue that holds at most this many messages, and drops its oldest for more.
 pub const BOUNDED: &str = "queue 3";
 pub const MESSAGES_MAX: u64 = 10;
-/// The queue whose messages live for [`LIFE`], as those of [`RETRIED`] do. It has a limit in bytes.
-pub const MORTAL: &str = "queue 4";
-/// How long the messages of some queues live.
-pub const LIFE: Duration = Duration::from_millis(45_021);
-/// How long messages live that say so themselves.
+/// The queue whose time to live is [`TIME_TO_LIVE`], as that of [`RETRIED`] is. It has a limit in bytes.
+pub const EXPIRING: &str = "queue 4";
+/// The time to live of some queues.
+pub const TIME_TO_LIVE: Duration = Duration::from_millis(45_021);
+/// The time to live of messages that have one of their own.
 pub const BRIEF: Duration = Duration::from_millis(30_014);
-/// The header of these.
+/// The header of such messages.
 const BRIEF_HEADER: &str = "brief";
 /// The subscription that is ordered by key.
 pub const ORDERED: &str = "subscription 1";
@@ -171,8 +171,8 @@ pub const ORDERED: &str = "subscription 1";
 pub struct QueueState {
     pub next: u64,
     pub unacked: Unacked,
-    /// How long its messages live, if they do not live for ever.
-    pub life: Untold<Option<Duration>>,
+    /// The time to live of its messages, if they have one.
+    pub time_to_live: Untold<Option<Duration>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -202,18 +202,18 @@ pub struct State {
 }
 
 impl QueueState {
-    pub fn of_life(life: Option<Duration>) -> QueueState {
-        QueueState { life: Untold(life), ..QueueState::default() }
+    pub fn with_time_to_live(time_to_live: Option<Duration>) -> QueueState {
+        QueueState { time_to_live: Untold(time_to_live), ..QueueState::default() }
     }
 
-    /// Sends messages that say nothing of how long they live.
+    /// Sends messages without a time to live of their own.
     pub fn send(&mut self, messages: &[Msg], now: u64) {
-        self.send_living(messages, None, now);
+        self.send_with_time_to_live(messages, None, now);
     }
 
-    /// Sends messages that live for so long at most.
-    pub fn send_living(&mut self, messages: &[Msg], life: Option<Duration>, now: u64) {
-        let ends = end_of(life.into_iter().chain(self.life.0).min(), now);
+    /// Sends messages with a time to live.
+    pub fn send_with_time_to_live(&mut self, messages: &[Msg], time_to_live: Option<Duration>, now: u64) {
+        let ends = end_of(time_to_live.into_iter().chain(self.time_to_live.0).min(), now);
         for message in messages {
             self.unacked.insert(self.next, Entry::new(message, ends));
             self.next += 1;
@@ -221,19 +221,19 @@ impl QueueState {
     }
 }
 
-/// When a life is over that begins now.
-fn end_of(life: Option<Duration>, now: u64) -> Option<u64> {
-    life.map(|life| now + life.as_millis() as u64)
+/// When a time to live that starts now is over.
+fn end_of(time_to_live: Option<Duration>, now: u64) -> Option<u64> {
+    time_to_live.map(|time_to_live| now + time_to_live.as_millis() as u64)
 }
 
 impl TopicState {
     pub fn publish(&mut self, messages: &[Msg]) {
-        self.publish_living(messages, None, 0);
+        self.publish_with_time_to_live(messages, None, 0);
     }
 
-    /// Publishes messages that live for so long.
-    pub fn publish_living(&mut self, messages: &[Msg], life: Option<Duration>, now: u64) {
-        let ends = end_of(life, now);
+    /// Publishes messages with a time to live.
+    pub fn publish_with_time_to_live(&mut self, messages: &[Msg], time_to_live: Option<Duration>, now: u64) {
+        let ends = end_of(time_to_live, now);
         for message in messages {
             for unacked in self.subscriptions.values_mut() {
                 unacked.insert(self.next, Entry::new(message, ends));
@@ -266,13 +266,13 @@ impl State {
     }
 }
 
-/// Everything that can be told of an engine. It is changed by that: ask a copy.
+/// Everything that an engine shows. Looking changes the engine: ask a copy.
 pub fn dump(engine: &Engine) -> posthouse::Result<State> {
     dump_and(engine, true, &mut Vec::new())
 }
 
-/// What can be told of an engine without changing it, as long as the deliveries are held: all but
-/// the offsets that come next in queues and topics, which are 0 here.
+/// Everything that an engine shows without being changed, as long as the deliveries are held. Only the next
+/// offsets of queues and topics are missing; they are 0 here.
 pub fn look(engine: &Engine) -> posthouse::Result<(State, Vec<Delivery>)> {
     let mut held = Vec::new();
     let state = dump_and(engine, false, &mut held)?;
@@ -292,10 +292,10 @@ fn dump_and(
         if let Some(bytes) = queue.bytes()? {
             assert_eq!(bytes, unacked.values().map(|it| it.msg.weight()).sum(), "bytes of {name}");
         }
-        // Receiving would count attempts there; what is on lease makes no room here; and what has
-        // lived for too long would be dropped.
-        let is_mortal = is_of_life(engine, &name)? || has_brief(&unacked);
-        if name != RETRIED && name != BOUNDED && !is_mortal {
+        // Receiving would count attempts there. A message on lease frees no capacity here. A message whose
+        // time to live is over would be dropped.
+        let can_expire = has_time_to_live(engine, &name)? || has_brief(&unacked);
+        if name != RETRIED && name != BOUNDED && !can_expire {
             let held = drain(&unacked, || queue.receive_batch(7, Duration::ZERO))?;
             all_held.extend(held);
         }
@@ -308,7 +308,7 @@ fn dump_and(
         for name in topic.subscriptions()? {
             let subscription = topic.subscription(&name).open()?;
             let unacked = all(subscription.browse()?)?;
-            // Of those with one key, only the first can be received.
+            // Of the messages with one key, only the first can be received.
             if name != ORDERED && !has_brief(&unacked) {
                 let held = drain(&unacked, || subscription.receive_batch(7, Duration::ZERO))?;
                 all_held.extend(held);
@@ -325,9 +325,9 @@ fn dump_and(
     Ok(state)
 }
 
-/// Whether the messages of a queue that is there live for [`LIFE`].
-fn is_of_life(engine: &Engine, name: &str) -> posthouse::Result<bool> {
-    match engine.queue(name).time_to_live(LIFE).create() {
+/// Whether the time to live of an existing queue is [`TIME_TO_LIVE`].
+fn has_time_to_live(engine: &Engine, name: &str) -> posthouse::Result<bool> {
+    match engine.queue(name).time_to_live(TIME_TO_LIVE).create() {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
@@ -360,7 +360,7 @@ fn dump_stream(engine: &Engine, name: &str) -> posthouse::Result<StreamState> {
     Ok(state)
 }
 
-/// All that a consumer has not acked.
+/// All messages that a consumer has not acked.
 fn all(browse: Browse) -> posthouse::Result<Unacked> {
     let entry = |browsed: posthouse::Result<Browsed>| {
         let browsed = browsed?;
@@ -371,8 +371,8 @@ fn all(browse: Browse) -> posthouse::Result<Unacked> {
     browse.map(entry).collect()
 }
 
-/// Receives all there is, and holds it: nothing is given back before all were received. It must be
-/// what was seen before, but for what waits.
+/// Receives all messages, and holds them: nothing is given back before all were received. They must be those
+/// that were seen before, but for messages that wait.
 fn drain(
     unacked: &Unacked,
     mut receive: impl FnMut() -> posthouse::Result<Vec<Delivery>>,

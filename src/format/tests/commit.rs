@@ -93,13 +93,8 @@ fn impossible_priorities_are_refused() {
         [(1, 0, 1), (1, 1, 0), (1, 1, 10), (u64::MAX, 1, 1), (1, u64::MAX, 1)]
     {
         let mut out = Vec::new();
-        Change::Prioritize {
-            cursor: CursorId(3),
-            first: Offset(first),
-            count: count,
-            priority: priority,
-        }
-        .put(&mut out);
+        Change::Prioritize { cursor: CursorId(3), first: Offset(first), count, priority }
+            .put(&mut out);
         assert!(decoded(&out).is_err(), "{count} from {first} on of {priority}");
     }
 }
@@ -255,20 +250,30 @@ fn numbers_that_nobody_gave_out_are_refused() {
         |out, n| Change::Trim { log: LogId(0), start: Offset(n) }.put(out),
         |out, n| Change::Seek { cursor: CursorId(n), next: Offset(0) }.put(out),
         |out, n| {
-            Change::Defer { cursor: CursorId(n), offset: Offset(0), attempts: 1, due: Timestamp(0) }
-                .put(out)
+            Change::Defer {
+                cursor: CursorId(n),
+                offset: Offset(0),
+                attempts: 1,
+                due: Timestamp(0),
+            }
+            .put(out);
         },
         |out, n| {
-            Change::Defer { cursor: CursorId(0), offset: Offset(n), attempts: 1, due: Timestamp(0) }
-                .put(out)
+            Change::Defer {
+                cursor: CursorId(0),
+                offset: Offset(n),
+                attempts: 1,
+                due: Timestamp(0),
+            }
+            .put(out);
         },
         |out, n| {
             Change::Ack { cursor: CursorId(n), offsets: OffsetRanges::Listed(&[Offset(0)]) }
-                .put(out)
+                .put(out);
         },
         |out, n| {
             Change::Spill { cursor: CursorId(n), offsets: OffsetRanges::Listed(&[Offset(0)]) }
-                .put(out)
+                .put(out);
         },
     ];
     for (n, put) in puts.into_iter().enumerate() {

@@ -122,14 +122,14 @@ fn frames(samples: &mut Samples) {
     let kinds = ["queue", "topic", "subscription", "stream", "group", "timetable"];
     for (kind, creation) in kinds.iter().zip(entities()) {
         samples.change(&format!("creation of a {kind}"), |out| {
-            Change::Create(Cow::Borrowed(&creation)).put(out)
+            Change::Create(Cow::Borrowed(&creation)).put(out);
         });
     }
     samples.change("a deletion", |out| Change::Delete { entity: EntityId(3) }.put(out));
     samples.change("a trim", |out| Change::Trim { log: LogId(4), start: Offset(1300) }.put(out));
     samples.change("priorities", |out| {
         Change::Prioritize { cursor: CursorId(1), first: Offset(41), count: 2, priority: 9 }
-            .put(out)
+            .put(out);
     });
     samples.change("messages that are in the timetable", |out| {
         Change::Spill {

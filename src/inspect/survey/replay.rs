@@ -137,7 +137,7 @@ impl Replay<'_> {
             let lsn = Lsn(place.lsn.0 + (FRAME_HEADER_BYTES + at) as u64);
             let applied = match &change {
                 Change::Run(run) => self.take_run(run, place, at),
-                _ => self.take_change(change, lsn),
+                other => self.take_change(other, lsn),
             };
             odd = odd.or(applied.err());
         }
@@ -186,13 +186,13 @@ impl Replay<'_> {
         if gap.is_some() || self.damaged { Ok(()) } else { odd.map_or(Ok(()), Err) }
     }
 
-    fn take_change(&mut self, change: Change<'_>, lsn: Lsn) -> Result<(), &'static str> {
+    fn take_change(&mut self, change: &Change<'_>, lsn: Lsn) -> Result<(), &'static str> {
         if lsn < self.reflects && !self.damaged {
             return Ok(());
         }
         let before = lsn < self.reflects;
         let tolerant = self.damaged || self.gap_before(lsn).is_some();
-        match &change {
+        match change {
             Change::Create(creation) if self.state.catalog.get(creation.entity.id).is_some() => {
                 return Ok(());
             }
@@ -209,8 +209,8 @@ impl Replay<'_> {
             _ => {}
         }
         let next = |log| self.logs.get(&log).map(|log| log.next);
-        let known = if tolerant { Ok(()) } else { self.state.check_is_there(&change, next) };
-        let applied = known.and_then(|()| self.state.apply(&change, lsn));
+        let known = if tolerant { Ok(()) } else { self.state.check_is_there(change, next) };
+        let applied = known.and_then(|()| self.state.apply(change, lsn));
         if tolerant { Ok(()) } else { applied.map_err(|what| what.0) }
     }
 

@@ -18,6 +18,7 @@ use self::{
     digits::{number, put_number},
 };
 use crate::{
+    audit,
     format::{Malformed, meta::ChunkState},
     ids::{CursorId, Offset, OffsetRange, Timestamp},
 };
@@ -82,6 +83,7 @@ impl AckSet {
 
     fn ack_above(&mut self, range: OffsetRange) {
         for (index, lows) in chunk_ranges(range) {
+            audit::step();
             let chunk = self.chunks.entry(index).or_default();
             self.above += chunk.acked.insert_range(lows.clone());
             self.spilled -= chunk.forget(lows);
@@ -94,6 +96,7 @@ impl AckSet {
     fn drop_below_floor(&mut self) {
         let (last, low) = split(self.floor);
         while let Some(mut entry) = self.chunks.first_entry() {
+            audit::step();
             if *entry.key() > last {
                 break;
             }
@@ -116,6 +119,7 @@ impl AckSet {
     /// Moves the floor over acked messages directly above it.
     fn absorb(&mut self) {
         while self.above > 0 {
+            audit::step();
             let (index, low) = split(self.floor);
             let Some(chunk) = self.chunks.get_mut(&index) else {
                 return;
@@ -134,6 +138,7 @@ impl AckSet {
     pub fn next_unacked(&self, range: OffsetRange) -> Option<Offset> {
         let mut at = range.start.0.max(self.floor);
         while at < range.end.0 {
+            audit::step();
             let (index, low) = split(at);
             let chunk = if self.above == 0 { None } else { self.chunks.get(&index) };
             let Some(chunk) = chunk.filter(|chunk| chunk.acked.contains(low)) else {
@@ -235,6 +240,7 @@ impl AckSet {
         self.has_priorities = true;
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
+                audit::step();
                 let chunk = self.chunks.entry(index).or_default();
                 put_number(&mut chunk.priorities, lows, u32::from(priority));
                 chunk.dirty = true;
@@ -283,6 +289,7 @@ impl AckSet {
     pub fn spill(&mut self, range: OffsetRange) {
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
+                audit::step();
                 let chunk = self.chunks.entry(index).or_default();
                 chunk.forget_due(&lows);
                 self.spilled += chunk.spilled.insert_range(lows);
@@ -347,6 +354,7 @@ pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
     let below = Offset(lowest).clamp(range.start, range.end);
     let mut count = range.start.to(below).len();
     for (index, lows) in chunk_ranges(below.to(range.end)) {
+        audit::step();
         // If one cursor has nothing acked in the chunk, no message of it is acked by all.
         let touched =
             |acks: &&AckSet| acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index);

@@ -1,6 +1,6 @@
-//! A real process on a real disk, killed with SIGKILL at random moments, again and again over the
-//! same store. Everything that it had reported as committed must be there, buffered commits
-//! included, and nothing that it had reported as acked may come back.
+//! A real process on a real disk, killed with SIGKILL at random moments, again and again over the same store.
+//! Everything that it reported as committed must be there, buffered commits included. Nothing that it
+//! reported as acked may come back.
 //!
 //! More kills: `POSTHOUSE_KILLS=1000 cargo test --release --test it crash::kill`. Kills at each system
 //! call are in `syscalls`.
@@ -19,7 +19,7 @@ use crate::support::process::{
     options,
 };
 
-/// Then there is a new store. More is left behind than is consumed, and each look looks at all.
+/// Then there is a new store. More messages are left than are consumed, and each check reads all of them.
 const KILLS_OF_A_STORE: u64 = 400;
 
 #[test]
@@ -51,7 +51,7 @@ fn whatever_was_reported_survives_kills() {
     assert!(messages > 0, "the child has worked");
 }
 
-/// Kills whoever works on a store, so many times. Returns how many messages came into it.
+/// Kills the process that works on a store, this many times. Returns how many messages came into it.
 fn kill_again_and_again(
     path: &Path,
     durability: Durability,
@@ -72,7 +72,7 @@ fn kill_again_and_again(
             accounts.take(&line);
         }
         assert_eq!(ended.errors, "");
-        // Kills in a row, too, without anybody looking in between.
+        // Some kills follow each other without a check in between.
         if kill % 3 != 1 {
             accounts.check(path, &options(durability, io));
         }

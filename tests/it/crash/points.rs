@@ -1,7 +1,7 @@
-//! A real process that ends at a named point: before or after the n-th change of one kind to one
-//! kind of file, such as `work:before:rename:new-journal` in a roll, or `work:after:sync:segment`
-//! in a checkpoint. It is told of each change by the disk itself and ends without another one.
-//! Everything that it had reported must be there afterwards.
+//! A real process that ends at a named point: before or after the n-th change of one kind to one kind of
+//! file, such as `work:before:rename:new-journal` in a roll, or `work:after:sync:segment` in a checkpoint.
+//! The disk itself tells the process of each change, and the process ends without another change. Everything
+//! that it had reported must be there afterwards.
 //!
 //! `cargo test` ends it once at each point. More:
 //! `POSTHOUSE_POINTS=all cargo test --release --test it -- --nocapture crash::points`.
@@ -34,15 +34,15 @@ const NEEDED: &[&str] = &[
     "work:after:write:journal",
     "work:before:sync:journal",
     "work:after:sync:journal",
-    // A roll: the next file is made, or filled again.
+    // A roll: the next file is made, or an old one is filled again.
     "work:before:create:new-journal",
     "work:before:sync:new-journal",
     "work:before:rename:new-journal",
     "work:before:rename:journal",
     "work:after:rename:journal",
     "work:after:sync:journal-dir",
-    // A checkpoint: messages are moved, the state is captured, both are synced, the record of it
-    // is synced, what is done with is let go of.
+    // A checkpoint: messages are moved, the state is captured, both are synced, the record of it is synced,
+    // and files that are no longer needed are removed.
     "work:before:create:segment",
     "work:after:write:segment",
     "work:before:sync:segment",
@@ -57,7 +57,7 @@ const NEEDED: &[&str] = &[
     "work:after:sync:metalog-dir",
     "work:before:remove:segment",
     "work:after:remove:segment",
-    // A recovery: the tail is written once more and synced, a new file is made, others go.
+    // A recovery: the tail is written again and synced, a new file is made, and others are removed.
     "recovery:before:write:journal",
     "recovery:before:sync:journal",
     "recovery:after:sync:journal",
@@ -77,7 +77,7 @@ const NEEDED: &[&str] = &[
     "salvage:after:rename:metalog",
 ];
 
-/// Files so small that a short life rolls, fills files again and rewrites segments.
+/// Files so small that a short run rolls, fills files again and rewrites segments.
 fn options(durability: Durability, io: IoMode) -> Options {
     crate::support::process::options(durability, io)
         .journal_file_bytes_max(16 << 10)
@@ -86,7 +86,7 @@ fn options(durability: Durability, io: IoMode) -> Options {
         .block_bytes(4 << 10)
 }
 
-/// What kind of file or directory a path leads to.
+/// The kind of file or directory that a path leads to.
 fn kind_of(path: &Path) -> &'static str {
     let name = path.file_name().and_then(|it| it.to_str()).unwrap_or_default();
     let parent = path.parent().and_then(Path::file_name).and_then(|it| it.to_str());
@@ -111,11 +111,11 @@ fn target(path: &Path) -> PathBuf {
     path.with_file_name("salvaged")
 }
 
-/// What the child sees of its own changes.
+/// The changes that the child has seen itself make.
 struct Points {
     phase: &'static str,
     counts: BTreeMap<String, u64>,
-    /// The point at which to end, and the how manieth time.
+    /// The point at which to end, and at which passage of it.
     last: (String, u64),
 }
 
@@ -146,21 +146,21 @@ fn child() {
     });
     let tell = tell();
     let random = Random(seed.parse().unwrap());
-    let life = Life { options, durability: durability_of(durability), points, random };
-    match life.run(&path, &tell) {
+    let work = Work { options, durability: durability_of(durability), points, random };
+    match work.run(&path, &tell) {
         Ok(()) => tell("end".to_owned()),
         Err(error) => tell(error_line(&error)),
     }
 }
 
-struct Life {
+struct Work {
     options: Options,
     durability: Durability,
     points: Arc<Mutex<Points>>,
     random: Random,
 }
 
-impl Life {
+impl Work {
     fn phase(&self, phase: &'static str) {
         self.points.lock().unwrap().phase = phase;
     }
@@ -193,7 +193,7 @@ impl Life {
     }
 }
 
-/// Stores, one after the other in the same place, and what must be in them.
+/// Stores, one after the other in the same place, and the messages that must be in them.
 struct Place {
     dir: tempfile::TempDir,
     accounts: Accounts,
@@ -204,7 +204,7 @@ struct Place {
 
 impl Place {
     fn new(io: IoMode, durability: Durability) -> Place {
-        // Nothing here depends on the disk: what a dead process has written is there.
+        // Nothing here depends on the disk: everything that a dead process has written is there.
         let memory = tempfile::tempdir_in("/dev/shm");
         let dir = memory.or_else(|_| tempfile::tempdir()).unwrap();
         Place { dir, accounts: Accounts::default(), io, durability, random: Random::from_clock() }
@@ -219,7 +219,7 @@ impl Place {
         self.accounts = Accounts::default();
     }
 
-    /// Runs a child up to a point. Returns what it told of points, if it came to its end.
+    /// Runs a child up to a point. Returns the points that it counted, if it came to its end.
     fn run(&mut self, point: &str, n: u64) -> Option<BTreeMap<String, u64>> {
         let _ = std::fs::remove_dir_all(target(&self.store()));
         let (io, durability, seed) = (self.io, self.durability, self.random.next());
@@ -246,7 +246,7 @@ impl Place {
         let options = options(self.durability, self.io);
         if holds_files(&target) {
             match options.open(&target) {
-                // As good as the store it comes from, which nobody has opened since.
+                // It must be equal to the store that it comes from, which no process has opened since.
                 Ok(engine) => {
                     engine.close().unwrap();
                     drop(engine);
@@ -262,7 +262,7 @@ impl Place {
     }
 }
 
-/// Whether a salvage has got so far that there is a file but the lock's.
+/// Whether a salvage has come so far that there is a file besides the lock.
 fn holds_files(dir: &Path) -> bool {
     let entries = std::fs::read_dir(dir).into_iter().flatten();
     entries.map(|it| it.unwrap().path()).any(|path| match path.is_dir() {
@@ -271,7 +271,7 @@ fn holds_files(dir: &Path) -> bool {
     })
 }
 
-/// Ends children at all points: the n-th time each is passed, for some n.
+/// Ends children at all points: at the n-th passage of each, for some n.
 fn end_at_all(place: &mut Place, all: bool) {
     let began = Instant::now();
     let points = place.run("none", 0).expect("nobody ends it");
@@ -296,7 +296,7 @@ fn end_at_all(place: &mut Place, all: bool) {
             } else {
                 ended += 1;
             }
-            // Deaths in a row, too, without anybody looking in between.
+            // Some ends follow each other without a check in between.
             if point.starts_with("salvage") || (ended + lived) % 3 != 1 {
                 place.check();
             }

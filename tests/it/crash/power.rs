@@ -1,8 +1,7 @@
-//! Power cuts under a real process on a real file system. A child works on a store on a
-//! loop-mounted image; at a random moment the file system is shut down without its log being
-//! flushed, which is what a power cut leaves; the image is mounted again, and what is there must
-//! be what the child told, also by what it told after the cut. Then work goes on over the same
-//! store.
+//! Power cuts under a real process on a real file system. A child works on a store on a loop-mounted image.
+//! At a random moment the file system is shut down without a flush of its log: a power cut leaves the same.
+//! Then the image is mounted again. The store must agree with everything that the child reported, also after
+//! the cut. Then work goes on over the same store.
 //!
 //! Mounting needs root: without it, or without the tools, the tests say so and pass. More cuts:
 //! `POSTHOUSE_POWER_CUTS=500 cargo test --release --test it -- --nocapture crash::power`.
@@ -26,7 +25,7 @@ use crate::support::process::{
     options,
 };
 
-/// Set in the process that has its mounts for itself.
+/// Set in the process that has mounts of its own.
 const INSIDE: &str = "POSTHOUSE_POWER_INSIDE";
 
 const CUTS_DEFAULT: u64 = 12;
@@ -58,8 +57,8 @@ fn power_cuts_on_xfs_with_calls() {
     power_cuts("power_cuts_on_xfs_with_calls", "xfs", IoMode::Calls);
 }
 
-/// Runs the test in a process of its own whose mounts nobody else sees. They vanish with it,
-/// whatever becomes of it.
+/// Runs the test in a process of its own, whose mounts no other process sees. They vanish with the process,
+/// however it ends.
 fn power_cuts(test: &str, kind: &str, io: IoMode) {
     if orders().is_some() {
         return;
@@ -104,7 +103,7 @@ struct Image {
 impl Image {
     fn make(dir: &Path, kind: &str) -> Result<Image, String> {
         let image = Image { file: dir.join("image"), place: dir.join("mounted") };
-        // The least that xfs takes. No more of it is in use than what is written.
+        // The smallest size that xfs takes. Only the written part of it is in use.
         File::create(&image.file).and_then(|file| file.set_len(320 << 20)).unwrap();
         std::fs::create_dir(&image.place).unwrap();
         run(&format!("mkfs.{kind}"), &["-q", image.file.to_str().unwrap()])?;
@@ -113,7 +112,7 @@ impl Image {
 
     fn mount(&self) -> Result<Mounted<'_>, String> {
         let (file, place) = (self.file.to_str().unwrap(), self.place.to_str().unwrap());
-        // The loop device goes by itself when the mount does.
+        // The loop device goes by itself with the mount.
         run("mount", &["-o", "loop", file, place])?;
         Ok(Mounted { image: self })
     }
@@ -129,7 +128,7 @@ impl Mounted<'_> {
         self.image.place.join("store")
     }
 
-    /// Shuts the file system down: what it holds in memory never reaches the image.
+    /// Shuts the file system down: data that are only in its memory never reach the image.
     fn cut_power(&self) {
         /// `FS_IOC_GOINGDOWN`, which ext4 and xfs have in common.
         const GOING_DOWN: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u32>(b'X', 125);
@@ -144,8 +143,8 @@ impl Mounted<'_> {
         }
     }
 
-    /// Has some pages written back before their time, as a system short of memory does, so that
-    /// what survives is no prefix of what was written.
+    /// Writes some pages back early, as a system short of memory does, so that the surviving writes are no
+    /// prefix of all writes.
     fn write_back(&self, random: &mut Random) {
         let mut files = Vec::new();
         for dir in ["journal", "meta"] {
@@ -167,7 +166,7 @@ impl Mounted<'_> {
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         let place = self.image.place.to_str().unwrap();
-        // Something of the system may look at a new device for a moment.
+        // Another program of the system may open a new device for a moment.
         for _ in 0..100 {
             match run("umount", &[place]) {
                 Ok(_) => return,
@@ -183,7 +182,7 @@ impl Drop for Mounted<'_> {
 fn cut_again_and_again(test: &str, kind: &str, io: IoMode) {
     let cuts = std::env::var("POSTHOUSE_POWER_CUTS").ok().and_then(|it| it.parse().ok());
     let cuts = cuts.unwrap_or(CUTS_DEFAULT);
-    // In memory, where there is such a place: as fast as a fast disk, so that much is under way.
+    // In memory, if there is such a place: it is as fast as a fast disk, so that much is under way.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let image = Image::make(dir.path(), kind);
     let mounted = match image.as_ref().map_err(Clone::clone).and_then(Image::mount) {
@@ -201,7 +200,7 @@ fn cut_again_and_again(test: &str, kind: &str, io: IoMode) {
             0 => Durability::Buffered,
             _ => Durability::Sync,
         };
-        // Some are only killed: what a later one then finds, and shows, must stay.
+        // Some children are only killed. Everything that a later child then finds, and shows, must stay.
         for _ in 0..random.below(6).saturating_sub(3) {
             let told = live(&now, durability, io, &mut random, false);
             told.iter().for_each(|line| accounts.take(line));
@@ -211,7 +210,7 @@ fn cut_again_and_again(test: &str, kind: &str, io: IoMode) {
         accounts.cut_power();
         drop(now);
         let now = image.mount().unwrap();
-        // Cuts in a row, too, without anybody looking in between.
+        // Some cuts follow each other without a check in between.
         if cut % 3 != 1 || cut + 1 == cuts {
             accounts.check(&now.store(), &options(durability, io));
         }
@@ -222,7 +221,7 @@ fn cut_again_and_again(test: &str, kind: &str, io: IoMode) {
     assert!(messages > 0, "the children have worked");
 }
 
-/// Lets a child live for a moment, and returns what it told.
+/// Lets a child run for a moment, and returns its reports.
 fn live(
     mounted: &Mounted<'_>,
     durability: Durability,
@@ -239,7 +238,7 @@ fn live(
     if cut {
         mounted.write_back(random);
         mounted.cut_power();
-        // It may try to work on a little. What it tells now counts, too.
+        // The child may try to work on a little. Its reports still count.
         std::thread::sleep(Duration::from_micros(random.below(10_000)));
     }
     child.kill();

@@ -1,4 +1,4 @@
-//! Whatever blocks can be awaited.
+//! Every call that blocks has a form that can be awaited.
 
 use std::{
     future::Future,
@@ -21,7 +21,7 @@ fn everything_that_blocks_can_be_awaited() {
     assert_eq!(offset, Offset(0));
     let got = block_on(queue.receive_async()).unwrap();
     assert_eq!(got.payload(), b"a");
-    // Nobody settles it: it comes again.
+    // No consumer settles it, so it comes again.
     let got = block_on(queue.receive_async()).unwrap();
     assert_eq!((got.payload(), got.attempt()), (&b"a"[..], 2));
     block_on(got.ack_ticket().unwrap()).unwrap();
@@ -36,7 +36,7 @@ fn everything_that_blocks_can_be_awaited() {
     assert_eq!(block_on(reader.read_async()).unwrap().payload(), b"x");
     let queue = later.join().unwrap();
 
-    // A future that is dropped loses nothing.
+    // Dropping a future loses no message.
     let woken = Arc::new(Count::default());
     let waker = Waker::from(Arc::clone(&woken));
     let mut context = Context::from_waker(&waker);

@@ -1,4 +1,4 @@
-//! What a message holds, and how large it may be.
+//! The content of a message, and its size limits.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ fn messages_of_any_size_up_to_the_limit() {
 }
 
 #[test]
-fn what_was_delivered_can_be_sent_on() {
+fn a_delivered_message_can_be_sent_on() {
     let (engine, _dir) = real();
     let (from, to) = (engine.queue("a").create().unwrap(), engine.queue("b").create().unwrap());
     let stream = engine.stream("s").create().unwrap();

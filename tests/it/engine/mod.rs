@@ -1,4 +1,4 @@
-//! What users are told of the engine itself.
+//! The documented behaviour of the engine itself.
 
 mod awaiting;
 mod message;

@@ -1,4 +1,4 @@
-//! Opening a store, and who else may.
+//! Opening a store, and opening it from elsewhere at the same time.
 
 use std::{
     fs,
@@ -58,8 +58,8 @@ fn only_the_owner_can_read_a_store() {
     assert!(entries >= 8, "{entries}");
 }
 
-/// A child that another thread is just starting holds the lock's file, too, until it becomes
-/// another program.
+/// A child process that another thread is just starting holds the lock's file too, until it becomes another
+/// program.
 #[cfg(unix)]
 #[test]
 fn a_store_can_be_opened_again_at_once_while_children_are_started() {
@@ -96,7 +96,7 @@ fn a_directory_of_others_is_left_alone() {
     refused(&theirs);
     assert_eq!(fs::read_dir(&theirs).unwrap().count(), 2, "nothing was added");
 
-    // What making a store has left, or the root of a file system, is no obstacle.
+    // Neither the remains of making a store nor the root of a file system are an obstacle.
     for (n, names) in [&["lost+found"][..], &["segments"], &["journal", "segments", "meta"]]
         .into_iter()
         .enumerate()
@@ -106,7 +106,7 @@ fn a_directory_of_others_is_left_alone() {
             fs::create_dir_all(begun.join(name)).unwrap();
         }
         drop(Engine::open(&begun).unwrap());
-        // A stray file in a store is nobody's business.
+        // A stray file in a store is ignored.
         fs::write(begun.join("notes.txt"), "text").unwrap();
         drop(Engine::open(&begun).unwrap());
     }

@@ -1,5 +1,5 @@
-//! A waker is the application's code: it may send, close the engine, or drop the last handle, on
-//! whatever thread of the engine it is called. Nothing hangs.
+//! A waker is the application's code. It may send, close the engine, or drop the last handle, on any thread
+//! of the engine that calls it. Nothing hangs.
 
 use std::{
     path::Path,
@@ -14,7 +14,7 @@ use posthouse::{Engine, ErrorKind, sim::SimDisk};
 
 use crate::model::{drain, small_options};
 
-/// Does something once.
+/// Runs a function once.
 struct Does(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl Wake for Does {
@@ -30,7 +30,7 @@ fn waker(act: impl FnOnce() + Send + 'static) -> Waker {
     Waker::from(Arc::new(Does(Mutex::new(Some(Box::new(act))))))
 }
 
-/// Fails, instead of hanging, if it takes far too long.
+/// Fails, instead of hanging, if the function takes far too long.
 fn in_time<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = mpsc::channel();
     let acting = thread::spawn(move || done.send(act()));
@@ -41,7 +41,7 @@ fn in_time<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
     result.expect("it hangs")
 }
 
-/// Has a waker called when a message that was just sent is durable. The ticket ends with it.
+/// Makes the engine call a waker when a message that was just sent is durable. The ticket ends with it.
 fn when_durable(engine: &Engine, act: impl FnOnce() + Send + 'static) -> mpsc::Receiver<()> {
     let queue = engine.queue("q").create().unwrap();
     let place = Arc::new(Mutex::new(Some(queue.send_ticket("a").unwrap())));
@@ -56,14 +56,14 @@ fn when_durable(engine: &Engine, act: impl FnOnce() + Send + 'static) -> mpsc::R
     let mut ticket = place.lock().unwrap();
     let polled = Pin::new(ticket.as_mut().unwrap()).poll(&mut Context::from_waker(&waker));
     drop(ticket);
-    // A sync may have been faster: then there is nobody to wake.
+    // A sync may have been faster: then there is nothing to wake.
     if polled.is_ready() {
         waker.wake();
     }
     is_done
 }
 
-/// Others can open the store: soon, if it is a thread that lets go of it.
+/// Another engine can open the store: soon, if a thread of the engine lets go of it.
 fn depth_for_others(path: &Path) -> u64 {
     for _ in 0..10_000 {
         match Engine::open(path) {
@@ -133,7 +133,8 @@ fn a_waker_may_drop_the_last_handle() {
     }
 }
 
-/// A checkpoint syncs what was not synced yet, and that wakes who waits for it: in its midst.
+/// A checkpoint syncs commits that were not synced yet. In the middle of it, it wakes the tasks that wait for
+/// them.
 #[test]
 fn a_waker_may_close_in_the_midst_of_a_checkpoint() {
     let disk = SimDisk::new(1);
@@ -159,7 +160,7 @@ fn a_waker_may_close_in_the_midst_of_a_checkpoint() {
     panic!("the store was never let go of");
 }
 
-/// Closing, too, wakes those who wait, and a second `close` in there does not wait for the first.
+/// Closing wakes waiting tasks too. A second `close` in a waker does not wait for the first.
 #[test]
 fn a_waker_that_closing_calls_may_close() {
     let disk = SimDisk::new(1);

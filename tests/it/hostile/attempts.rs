@@ -1,4 +1,4 @@
-//! What a hostile review of the queues found about attempts that are counted, or cannot be.
+//! Findings of a hostile review of the queues: attempts that are counted, or cannot be counted.
 
 use std::{
     collections::BTreeSet,
@@ -42,12 +42,12 @@ fn a_last_lease_that_lapses_buries_although_a_delay_is_far_away() {
     assert!(begun.elapsed() < 30 * SECOND);
 }
 
-/// What there is once a message was delivered that could not be counted as tried.
+/// The state after a delivery that could not be counted as an attempt.
 struct Uncounted {
     engine: Engine,
     queue: Queue,
     found: Delivery,
-    /// Those that came before.
+    /// The messages that came before.
     _held: Vec<Delivery>,
 }
 
@@ -75,12 +75,12 @@ fn uncounted(max_attempts: u32) -> Uncounted {
     Uncounted { engine, queue, found, _held: held }
 }
 
-/// Everything that a queue has to give, on lease.
+/// All messages that a queue can deliver, on lease.
 fn take_all(queue: &Queue) -> Vec<Delivery> {
     std::iter::from_fn(|| take(queue)).collect()
 }
 
-/// An engine whose queue `q` has its messages in a segment, and that segment's first block damaged.
+/// An engine whose queue `q` has its messages in a segment. The first block of that segment is damaged.
 struct Damaged {
     disk: SimDisk,
     engine: Engine,
@@ -261,7 +261,7 @@ fn one_priority_is_in_order_although_counting_has_to_wait_for_a_journal_file() {
 }
 
 #[test]
-fn those_of_one_priority_that_had_to_wait_come_in_the_order_in_which_they_are_due() {
+fn messages_of_one_priority_that_waited_come_in_the_order_in_which_they_are_due() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     for (text, seconds) in [("third", 3), ("first", 1), ("second", 2)] {

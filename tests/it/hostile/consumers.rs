@@ -1,4 +1,4 @@
-//! What a hostile review of the queues found about consumers that are told apart.
+//! Findings of a hostile review of the queues: consumers that must be told apart.
 
 use std::{sync::mpsc, thread};
 
@@ -7,7 +7,7 @@ use posthouse::{Delivery, Threshold};
 use crate::support::{SECOND, Sim, Task, take};
 
 #[test]
-fn all_who_wait_for_the_consumer_that_takes_over_receive() {
+fn all_waiting_threads_of_the_consumer_that_takes_over_receive() {
     let sim = Sim::new();
     let open = || sim.engine.queue("q").single_active_consumer(true).create().unwrap();
     let (active, next, last) = (open(), open(), open());
@@ -23,13 +23,13 @@ fn all_who_wait_for_the_consumer_that_takes_over_receive() {
 }
 
 #[test]
-fn who_comes_by_does_not_take_the_place_of_who_has_waited() {
+fn a_new_consumer_does_not_overtake_a_waiting_one() {
     let sim = Sim::new();
     let open = || sim.engine.queue("q").single_active_consumer(true).create().unwrap();
     let (active, early, late) = (open(), open(), open());
     active.send_batch(["a", "b"]).unwrap();
     take(&active).unwrap().ack().unwrap();
-    // It has looked first, but it does not wait.
+    // It asked first, but it does not wait.
     assert!(take(&late).is_none());
     let mut waiting = Task::waiting(early.receive_async());
     drop(active);

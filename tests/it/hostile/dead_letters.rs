@@ -1,4 +1,4 @@
-//! What a hostile review of the queues found about dead letters and what is redriven.
+//! Findings of a hostile review of the queues: dead letters, and redriven messages.
 
 use posthouse::{Durability, Engine, Message, Options, Timestamp, sim::SimDisk};
 
@@ -65,7 +65,7 @@ fn a_letter_above_a_limit_that_was_lowered_is_moved_all_the_same() {
 }
 
 #[test]
-fn a_death_in_a_transaction_is_no_ack() {
+fn a_dead_letter_in_a_transaction_is_no_ack() {
     let Sim { engine, .. } = Sim::new();
     let queue = engine.queue("q").max_attempts(1).create().unwrap();
     queue.send("a").unwrap();
@@ -88,7 +88,7 @@ fn the_last_failure_is_a_failure_too() {
 }
 
 #[test]
-fn what_expired_was_not_acked() {
+fn an_expired_message_was_not_acked() {
     let Sim { disk, engine } = Sim::new();
     let queue = engine.queue("q").time_to_live(SECOND).create().unwrap();
     queue.send("a").unwrap();
@@ -114,7 +114,7 @@ fn letters_with_a_way_back_are_redriven_beside_those_without() {
 }
 
 #[test]
-fn a_letter_that_is_redriven_begins_a_new_life() {
+fn the_time_to_live_of_a_redriven_letter_starts_again() {
     let Sim { disk, engine } = Sim::new();
     let queue = engine.queue("q").max_attempts(1).time_to_live(10 * SECOND).create().unwrap();
     let dead = engine.queue("q.dead").open().unwrap();
@@ -165,7 +165,7 @@ fn a_message_due_at_the_end_of_time_holds_up_no_other() {
 }
 
 #[test]
-fn a_message_that_is_redriven_keeps_the_length_of_its_life() {
+fn a_redriven_message_keeps_the_length_of_its_time_to_live() {
     let Sim { disk, engine } = Sim::new();
     let (a, b) = (engine.queue("a").create().unwrap(), engine.queue("b").create().unwrap());
     a.send(Message::new("x").expire_after(10 * SECOND)).unwrap();

@@ -1,4 +1,4 @@
-//! What a hostile review has found about damaged files, full disks and files that are mapped.
+//! Findings of a hostile review: damaged files, full disks and mapped files.
 
 use std::time::Duration;
 
@@ -7,12 +7,13 @@ use posthouse::{Durability, ErrorKind, IoMode, Options, sim::SimDisk};
 use crate::model::{rot_first_record, small_options};
 use crate::support::{EIO, open};
 
-/// A sync that fails while a full disk is dealt with is the end, as any other.
+/// A sync that fails while the engine handles a full disk poisons the engine, as any failed sync does.
 #[test]
 fn a_failed_sync_on_a_full_disk_poisons() {
     let mut poisoned = 0;
     for missing in (0..48 << 10).step_by(12 << 10) {
-        // Live messages for which there may be no room in segments; the metalog still has some.
+        // Messages that are not acked, for which there may be no space in segments. The metalog still has
+        // some.
         let prepare = || {
             let disk = SimDisk::new(1);
             let engine = open(&disk).unwrap();
@@ -56,7 +57,7 @@ fn rot_in_the_header_of_the_newest_journal_file_is_found() {
     queue.send("first life").unwrap();
     engine.close().unwrap();
     drop((queue, engine));
-    // A disk on which there is no room for the next file.
+    // A disk without space for the next file.
     let engine = open(&disk).unwrap();
     // Enough for the reserve.
     disk.set_capacity(Some(disk.bytes_used() + (16 << 10)));
@@ -111,7 +112,7 @@ fn a_stray_journal_file_is_no_panic_and_no_loss() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// One rotten block in a queue that nobody reads stops the whole store.
+/// One damaged block in a queue that no consumer reads stopped the whole store.
 #[test]
 fn a_damaged_block_does_not_stop_other_queues() {
     let disk = SimDisk::new(1);
@@ -134,7 +135,7 @@ fn a_damaged_block_does_not_stop_other_queues() {
             held.push(delivery);
         }
     }
-    // All are acked but those of the damaged block: most of its segment is dead.
+    // All messages are acked but those of the damaged block: most of its segment is no longer needed.
     for delivery in &held {
         delivery.ack().unwrap();
     }
@@ -211,7 +212,7 @@ fn a_dropped_segment_does_not_stay_mapped() {
     assert_eq!(pinned.count(), 0, "deleted segments are still mapped, so their space is not free");
 }
 
-/// A second `close` says how it went, too.
+/// A second `close` returns the outcome, too.
 #[test]
 fn a_second_close_does_not_say_that_all_is_well() {
     let disk = SimDisk::new(1);

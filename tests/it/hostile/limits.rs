@@ -1,4 +1,4 @@
-//! What a hostile review of the queues found about full queues.
+//! Findings of a hostile review of the queues: full queues.
 
 use std::{thread, time::Instant};
 
@@ -20,7 +20,7 @@ fn the_oldest_that_is_ready_is_dropped_before_those_that_wait() {
 }
 
 #[test]
-fn what_is_due_is_dropped_in_its_order() {
+fn due_messages_are_dropped_in_their_order() {
     let Sim { disk, engine } = Sim::new();
     let queue = engine.queue("q").max_messages(2).overflow(Overflow::DropOldest).create().unwrap();
     queue.send(Message::new("old").deliver_after(SECOND)).unwrap();
@@ -32,7 +32,7 @@ fn what_is_due_is_dropped_in_its_order() {
 }
 
 #[test]
-fn who_waits_for_room_is_woken_when_a_message_can_be_dropped_again() {
+fn a_sender_that_waits_for_capacity_is_woken_when_a_message_can_be_dropped_again() {
     let ways: [fn(Delivery); 2] = [|it| it.nack().unwrap(), drop];
     for way in ways {
         let dir = tempfile::tempdir().unwrap();
@@ -54,7 +54,7 @@ fn who_waits_for_room_is_woken_when_a_message_can_be_dropped_again() {
 }
 
 #[test]
-fn who_waits_for_room_and_cannot_use_it_leaves_it_to_the_next() {
+fn a_sender_that_cannot_use_capacity_leaves_it_to_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Options::new().message_bytes_max(1000).open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").max_messages(1).create().unwrap();
@@ -74,7 +74,7 @@ fn who_waits_for_room_and_cannot_use_it_leaves_it_to_the_next() {
 }
 
 #[test]
-fn a_message_that_was_deleted_makes_room_but_once() {
+fn a_deleted_message_frees_capacity_only_once() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").max_messages(1).create().unwrap();
     queue.send("a").unwrap();
@@ -88,7 +88,7 @@ fn a_message_that_was_deleted_makes_room_but_once() {
 }
 
 #[test]
-fn of_several_limits_those_are_compared_that_are_given() {
+fn only_limits_that_are_given_are_compared() {
     let sim = Sim::new();
     let build = || sim.engine.queue("q");
     let drops = Overflow::DropOldest;
@@ -102,7 +102,7 @@ fn of_several_limits_those_are_compared_that_are_given() {
     assert_eq!(kind(build().max_bytes(100).overflow(Overflow::Reject).create()), there);
 }
 
-/// A queue with a limit in bytes, in a segment, and the engine closed.
+/// A queue with a limit in bytes. Its messages are in a segment, and the engine is closed.
 fn weighed() -> SimDisk {
     let Sim { disk, engine } = Sim::new();
     let queue = engine.queue("q").max_bytes(1 << 30).create().unwrap();

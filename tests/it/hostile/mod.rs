@@ -1,5 +1,5 @@
-//! What hostile reviews have found, so that it stays found: each test failed once. Those of
-//! `threads` never did; they are what a review tried in vain.
+//! Findings of hostile reviews, kept as tests: each test failed once. The tests of `threads` never failed; a
+//! review tried them without success.
 
 mod attempts;
 mod consumers;

@@ -1,4 +1,4 @@
-//! What a hostile review has tried in vain: many threads that do everything at once, and extremes.
+//! Attempts of a hostile review that found nothing: many threads that do everything at once, and extremes.
 
 use std::{
     sync::{
@@ -14,8 +14,8 @@ use posthouse::{ErrorKind, IoMode, Offset, Start, sim::SimDisk};
 use crate::model::{drain, small_options};
 use crate::support::{Count, open, poll};
 
-/// Eight threads for a while: nothing hangs, nothing is lost, nothing comes twice after its
-/// ack. Not a failing test: what it exercises held. `POSTHOUSE_SECONDS` makes it longer.
+/// Eight threads for a while: nothing hangs, no message is lost, and none comes again after its ack. The test
+/// never failed. `POSTHOUSE_SECONDS` makes it longer.
 #[test]
 fn many_threads() {
     use std::{
@@ -65,7 +65,7 @@ fn many_threads() {
             });
         }
         for n in 2..4 {
-            // From a to b in one transaction, sometimes given up.
+            // From a to b in one transaction, which is sometimes dropped.
             let (a, b, stream, engine, beat) = (&a, &b, &stream, &engine, &beat);
             scope.spawn(move || {
                 let mut turn = 0;

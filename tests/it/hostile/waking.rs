@@ -1,4 +1,4 @@
-//! What a hostile review has found about syncs that others wait for, and about wake-ups.
+//! Findings of a hostile review: syncs that several threads wait for, and wake-ups.
 
 use std::{
     future::Future,
@@ -29,19 +29,19 @@ fn close_waits_for_a_checkpoint_that_is_under_way() {
     engine.close().unwrap();
     drop((queue, engine));
 
-    // Small segments make the checkpoint slow; settings may differ from life to life.
+    // Small segments make the checkpoint slow. Options may differ from one opening to the next.
     let engine = buffered().segment_bytes(4096).block_bytes(512).open(&path).unwrap();
     let other = engine.clone();
     let checkpoint = thread::spawn(move || other.checkpoint());
     thread::sleep(Duration::from_millis(30));
     engine.close().unwrap();
-    // Its thread may not have been scheduled since; a checkpoint that goes on takes seconds.
+    // Its thread may not have run since. A checkpoint that goes on takes seconds.
     let closed = Instant::now();
     while !checkpoint.is_finished() && closed.elapsed() < Duration::from_secs(1) {
         thread::sleep(Duration::from_millis(1));
     }
     let running = !checkpoint.is_finished();
-    // The lock is free: whoever comes now relies on having the directory alone.
+    // The lock is free: an engine that opens the store now relies on having the directory alone.
     let next = buffered().open(&path).unwrap();
     let q2 = next.queue("q2").open().unwrap();
     q2.durability(Durability::Sync).send_batch(std::iter::repeat_n(&[8u8; 100], 1000)).unwrap();
@@ -76,7 +76,7 @@ fn a_subscriber_that_comes_before_the_sync_is_woken_by_it() {
     assert!(poll(&mut received, &count).is_ready());
 }
 
-/// The same with threads, and nothing exotic: the consumer waits for its whole timeout.
+/// The same with threads: the consumer waits for its whole timeout.
 #[test]
 fn a_subscriber_that_comes_before_the_sync_is_woken_by_it_with_threads() {
     let dir = tempfile::tempdir().unwrap();
@@ -94,9 +94,9 @@ fn a_subscriber_that_comes_before_the_sync_is_woken_by_it_with_threads() {
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
 }
 
-/// A failed sync is told to all who wait for it, and to all who come later; nobody hangs.
+/// All threads that wait for a failed sync get its error, and so do all later calls. Nothing hangs.
 #[test]
-fn a_failed_sync_fails_all_who_wait() {
+fn a_failed_sync_fails_all_waiting_threads() {
     for (which, sync_time) in (0..20).flat_map(|which| [(which, 0), (which, 100)]) {
         let disk = SimDisk::new(which);
         disk.set_sync_time(Duration::from_millis(sync_time));
@@ -135,7 +135,7 @@ impl Wake for Panicking {
     }
 }
 
-/// An application's waker that panics is its own affair: others are woken, the engine goes on.
+/// A waker that panics harms only itself: other waiters are woken, and the engine goes on.
 #[test]
 fn a_waker_that_panics_keeps_nobody_asleep() {
     let disk = SimDisk::new(1);
@@ -156,7 +156,7 @@ fn a_waker_that_panics_keeps_nobody_asleep() {
     }
 }
 
-/// A task that was woken and does not want it any more has the next one woken.
+/// A task that was woken and is then dropped passes the wake-up on to the next task.
 #[test]
 fn a_task_that_is_dropped_passes_its_wake_up_on() {
     let disk = SimDisk::new(1);
@@ -173,7 +173,7 @@ fn a_task_that_is_dropped_passes_its_wake_up_on() {
     assert!(poll(&mut other, &second).is_ready());
 }
 
-/// A waiter that was woken and then fails to read takes the wake-up with it.
+/// A waiter that was woken and then fails to read must not swallow the wake-up.
 #[test]
 fn a_failed_read_passes_its_wake_up_on() {
     let disk = SimDisk::new(1);
@@ -182,7 +182,7 @@ fn a_failed_read_passes_its_wake_up_on() {
     queue.send_batch(["a".repeat(400), "b".repeat(400)]).unwrap();
     engine.checkpoint().unwrap();
     let first = queue.try_receive().unwrap().unwrap();
-    // This one's block takes the place of the first one's.
+    // The block of this message takes the place of the first message's block.
     let _second = queue.try_receive().unwrap().unwrap();
     let (mut one, one_count) = (queue.receive_async(), Arc::new(Count::default()));
     let (mut two, two_count) = (queue.receive_async(), Arc::new(Count::default()));

@@ -1,4 +1,4 @@
-//! What went wrong in message brokers, tried here.
+//! Incidents of message brokers, tried on this engine.
 
 use std::{
     collections::BTreeSet,
@@ -15,9 +15,9 @@ use super::{after_a_power_cut, texts};
 use crate::model::{drain, small_options};
 use crate::support::open;
 
-/// LavinMQ 387. After an unclean end the file of acks kept a tail of zeros. The next life appended
-/// its acks behind them, and the life after that stopped reading at the zeros: acks were lost at
-/// the *second* restart.
+/// LavinMQ 387. After an unclean end the file of acks kept a tail of zeros. The next process appended its
+/// acks behind the zeros. The process after it stopped reading at the zeros: acks were lost at the *second*
+/// restart.
 #[test]
 fn lavinmq_387() {
     for seed in 0..40 {
@@ -27,14 +27,14 @@ fn lavinmq_387() {
         disk.kill();
         drop(engine);
         let mut acked = BTreeSet::new();
-        for life in 0..4 {
+        for epoch in 0..4 {
             let engine = open(&disk).unwrap();
             let queue = engine.queue("q").open().unwrap();
             for _ in 0..5 {
                 let delivery = queue.try_receive().unwrap().unwrap();
                 delivery.ack().unwrap();
                 let offset = delivery.offset().0;
-                assert!(acked.insert(offset), "seed {seed}, life {life}: {offset} came back");
+                assert!(acked.insert(offset), "seed {seed}, epoch {epoch}: {offset} came back");
             }
             // An ack that is not synced: it leaves the tail, in whatever pieces.
             let delivery = queue.durability(Durability::Buffered).try_receive().unwrap().unwrap();
@@ -48,8 +48,8 @@ fn lavinmq_387() {
     }
 }
 
-/// RabbitMQ's Ra. A power loss left the newest file of its log empty, as it had just been made. The
-/// next start took that for damage, and the broker did not come up.
+/// RabbitMQ's Ra. A power loss left the newest file of its log empty, because it had just been made. The next
+/// start took that for damage, and the broker did not come up.
 #[test]
 fn rabbitmq_ra() {
     let disk = SimDisk::new(1);
@@ -72,9 +72,9 @@ fn rabbitmq_ra() {
     }
 }
 
-/// NATS 7549. One flipped bit in a file of a stream made the server give up the stream with all of
-/// its messages. Here it costs no more than what is read through it: other segments, and blocks
-/// before it, are read, and nothing is removed, so that a salvage finds what lies behind it.
+/// NATS 7549. One flipped bit in a file of a stream made the server give up the stream with all of its
+/// messages. Here the bit costs no more than the data that are read through it: other segments, and blocks
+/// before it, are read. Nothing is removed, so that a salvage finds the data behind it.
 #[test]
 fn nats_7549() {
     const RECORDS: u64 = 60;
@@ -139,7 +139,7 @@ fn nats_7549() {
     assert!(whole > 0 && damaged > 50 && salvaged > 50, "{whole}, {damaged}, {salvaged}");
 }
 
-/// NATS 6888. The server was killed, and after its restart streams were gone, whose making had been
+/// NATS 6888. The server was killed, and after its restart streams were gone whose creation had been
 /// confirmed long before. Here each moment of making streams and of checkpoints is cut off.
 #[test]
 fn nats_6888() {
@@ -184,9 +184,8 @@ fn nats_6888() {
     assert!(moments > 200, "{moments}");
 }
 
-/// Pulsar 25540. A subscription may ack in any order, and what lies between the acks was stored up
-/// to 10,000 holes. Those beyond were dropped in silence, and after a restart the messages came
-/// again that had been acked.
+/// Pulsar 25540. A subscription may ack in any order. Up to 10,000 holes between the acks were stored.
+/// Further holes were dropped in silence, and after a restart messages came again that had been acked.
 #[test]
 fn pulsar_25540() {
     const MESSAGES: u64 = 30_000;
@@ -213,8 +212,8 @@ fn pulsar_25540() {
     std::mem::forget(held);
 }
 
-/// Kafka 8812. A broker died with records in the page cache. The next one found and served them, and
-/// did not sync them first; then the machine went down, and consumers had read what had never been.
+/// Kafka 8812. A broker died with records in the page cache. The next broker found and served them, and did
+/// not sync them first. Then the machine went down: consumers had read records that had never been stored.
 #[test]
 fn kafka_8812() {
     for io in [IoMode::Map, IoMode::Calls] {
@@ -238,8 +237,8 @@ fn kafka_8812() {
     }
 }
 
-/// Where the footer of a sealed segment begins: the index, which is derived from the blocks before
-/// it. `docs/FORMAT.md` has the table.
+/// The place where the footer of a sealed segment begins. The footer is the index, which is derived from the
+/// blocks before it. `docs/FORMAT.md` has the table.
 fn footer_of(segment: &[u8]) -> Option<usize> {
     let mut at = 64;
     while let Some(header) = segment.get(at..at + 64) {
@@ -252,7 +251,7 @@ fn footer_of(segment: &[u8]) -> Option<usize> {
     None
 }
 
-/// Everything in a stream, read through, by offset and by time.
+/// All records of a stream, read in order, by offset and by time.
 fn read_all(stream: &Stream) -> Result<Vec<String>, Error> {
     let mut all = Vec::new();
     for record in stream.reader(Start::Earliest)? {
@@ -268,9 +267,9 @@ fn read_all(stream: &Stream) -> Result<Vec<String>, Error> {
     Ok(all)
 }
 
-/// Apache Iggy 3970. Log and index were written side by side, so a crash could leave an index that
-/// said more than the log. Recovery believed the index, and refused a log in which all was well.
-/// Here the index is damaged, cut, missing or another's, and nothing is lost by it.
+/// Apache Iggy 3970. Log and index were written side by side, so a crash could leave an index that said more
+/// than the log. Recovery believed the index, and refused a log that was whole. Here the index is damaged,
+/// cut, missing or another's, and nothing is lost by it.
 #[test]
 fn iggy_3970() {
     let disk = SimDisk::new(1);

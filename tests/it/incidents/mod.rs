@@ -1,4 +1,4 @@
-//! What went wrong in others, tried here. Each test bears the name of the incident, says what
+//! Incidents of other systems, tried on this engine. Each test has the name of the incident, says what
 //! happened there, and does the same to this engine.
 
 mod brokers;
@@ -12,7 +12,7 @@ fn texts(payloads: &[Vec<u8>]) -> Vec<String> {
     payloads.iter().map(|it| String::from_utf8(it.clone()).unwrap()).collect()
 }
 
-/// What queue "q" holds after the power went, with the least that may survive.
+/// The messages in queue "q" after a power cut with the least that may survive.
 fn after_a_power_cut(disk: &SimDisk) -> Vec<String> {
     let disk = disk.fork(1);
     disk.power_cut_with(&mut |_| 0);

@@ -1,4 +1,4 @@
-//! What went wrong in storage engines, tried here.
+//! Incidents of storage engines, tried on this engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,9 +18,9 @@ use super::{after_a_power_cut, texts};
 use crate::model::{drain, small_options, state::dump};
 use crate::support::{EIO, ENOSPC, open};
 
-/// redb 4.2.0. Recovery wrote a torn commit slot back with a checksum that was right. After a crash
-/// in that recovery the next one believed the slot, and rolled back a durable commit. Here each
-/// recovery is cut off at each step, and the next one again, by a kill or by the power.
+/// redb 4.2.0. Recovery wrote a torn commit slot back with a checksum that was right. After a crash in that
+/// recovery the next recovery believed the slot, and rolled back a durable commit. Here each recovery is cut
+/// off at each step, and the next recovery again, by a kill or by a power cut.
 #[test]
 fn redb_4_2_0() {
     let mut recoveries = 0;
@@ -67,9 +67,9 @@ fn redb_4_2_0() {
     assert!(recoveries > 200, "{recoveries}");
 }
 
-/// fjall 308. Writing a batch to the journal failed halfway, and the caller was told. The partial
-/// batch stayed where it was, and the next batches were written behind it and reported as durable;
-/// the reader of the next start stopped at the partial one, and they were lost.
+/// fjall 308. Writing a batch to the journal failed halfway, and the caller got the error. The partial batch
+/// stayed where it was. The next batches were written behind it and reported as durable. The reader of the
+/// next start stopped at the partial batch, and they were lost.
 #[test]
 fn fjall_308() {
     let text = |n: u32| format!("{n} {}", "x".repeat(n as usize * 91 % 700));
@@ -108,8 +108,8 @@ fn fjall_308() {
     assert!(partial > 10, "{partial}");
 }
 
-/// okaywal. Several threads waited for one sync, that one of them made for all. When it failed, or
-/// its thread panicked, nobody took over and nobody was told: the others waited for ever.
+/// okaywal. Several threads waited for one sync, which one of them made for all. When the sync failed, or its
+/// thread panicked, no thread took over and no thread got an error: the others waited for ever.
 #[test]
 fn okaywal() {
     const THREADS: usize = 6;
@@ -117,13 +117,12 @@ fn okaywal() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         // 0: nothing; 1: the next sync goes wrong; 2: it has.
-        let plan = Arc::new(AtomicU64::new(0));
-        let planned = Arc::clone(&plan);
+        let fault = Arc::new(AtomicU64::new(0));
+        let armed = Arc::clone(&fault);
         let options = small_options().witness(move |when, call, path| {
             let is_journal = path.extension().is_some_and(|it| it == "journal");
             let is_sync = (when, call) == ("before", "sync") && is_journal;
-            if !is_sync
-                || planned.compare_exchange(1, 2, Ordering::SeqCst, Ordering::SeqCst).is_err()
+            if !is_sync || armed.compare_exchange(1, 2, Ordering::SeqCst, Ordering::SeqCst).is_err()
             {
                 return Ok(());
             }
@@ -134,7 +133,7 @@ fn okaywal() {
         });
         let engine = options.open(&path).unwrap();
         let queue = engine.queue("q").create().unwrap();
-        plan.store(1, Ordering::SeqCst);
+        fault.store(1, Ordering::SeqCst);
         let (done, outcomes) = channel();
         for n in 0..THREADS {
             let (queue, done) = (queue.clone(), done.clone());
@@ -158,7 +157,7 @@ fn okaywal() {
                 (_, Err(_)) => assert!(panics),
             }
         }
-        assert_eq!(plan.load(Ordering::SeqCst), 2);
+        assert_eq!(fault.load(Ordering::SeqCst), 2);
         let _ = engine.close();
         drop((queue, engine));
         let queue = small_options().open(&path).unwrap().queue("q").open().unwrap();
@@ -171,9 +170,9 @@ fn okaywal() {
     }
 }
 
-/// PostgreSQL, until 2018. When a sync had failed, the next checkpoint tried it again; Linux had
-/// marked the pages as clean by then and said that all was well, and the data was gone. Here nobody
-/// tries again, and nobody is told that anything is well.
+/// PostgreSQL, until 2018. When a sync had failed, the next checkpoint tried it again. Linux had marked the
+/// pages as clean by then and reported success, and the data were gone. Here no sync is tried again after a
+/// failure, and no commit is reported durable.
 #[test]
 fn postgresql_fsync() {
     let disk = SimDisk::new(1);
@@ -199,12 +198,12 @@ fn postgresql_fsync() {
     }
     assert!(engine.close().is_err());
     let found = after_a_power_cut(&disk);
-    // The one that failed may be there or not, as its sender was told. Nothing else is.
+    // The commit that failed may be there or not, as its sender was told. No other is.
     assert!(found == ["durable"] || found == ["durable", "lost"], "{found:?}");
 }
 
-/// The same one floor up: the engine is poisoned, and the application reopens the store as the
-/// error tells it to. The pages are clean in the cache and not on the disk.
+/// The same for the whole engine: it is poisoned, and the application reopens the store as the error says.
+/// The pages are clean in the cache and not on the disk.
 #[test]
 fn postgresql_fsync_when_the_store_is_reopened() {
     let disk = SimDisk::new(1);
@@ -262,7 +261,7 @@ fn postgresql_fsync_in_a_checkpoint() {
     assert!(poisoned > 3, "{poisoned}");
 }
 
-/// Stops the others, also when it is unwound.
+/// Stops the other threads, also on a panic.
 struct Stops<'a>(&'a AtomicBool);
 
 impl Drop for Stops<'_> {
@@ -271,11 +270,11 @@ impl Drop for Stops<'_> {
     }
 }
 
-/// SQLite until 3.51.3. A second checkpoint ran just behind a first one that had moved all of the
-/// journal, while a commit began the journal anew. The second one did not see that, and noted as
-/// moved what had only just been written: it was never moved. Here checkpoints race with each other,
-/// with commits that fill the journal's files again, and with readers that still hold what these
-/// held before; and the power goes all the time.
+/// SQLite until 3.51.3. A second checkpoint ran just behind a first one that had moved all of the journal,
+/// while a commit restarted the journal. The second checkpoint did not see that, and marked commits as moved
+/// that had only just been written: they were never moved. Here checkpoints race with each other, with
+/// commits that fill the journal's files again, and with readers that still hold the earlier content of these
+/// files. The power is cut all the time.
 #[test]
 fn sqlite_wal_reset() {
     let disk = SimDisk::new(1);
@@ -283,7 +282,7 @@ fn sqlite_wal_reset() {
     let queue = engine.queue("q").create().unwrap();
     let stream = engine.stream("s").create().unwrap();
     let stop = AtomicBool::new(false);
-    // What was said to be durable, and what may be acked.
+    // The messages that were reported durable, and those that may be acked.
     let sent: Mutex<BTreeMap<u64, usize>> = Mutex::default();
     let (acking, acked) = (Mutex::new(BTreeSet::new()), Mutex::new(BTreeSet::new()));
     let appended = AtomicU64::new(0);
@@ -352,7 +351,8 @@ fn sqlite_wal_reset() {
         while began.elapsed() < Duration::from_secs(2)
             || (!is_refilled(&disk) && began.elapsed() < Duration::from_secs(60))
         {
-            // What is known before the power goes. What may be acked by then, is known afterwards.
+            // The messages that are known to be durable before the power cut. The messages that may be acked
+            // by then are known afterwards.
             let known = sent.lock().unwrap().clone();
             let gone = acked.lock().unwrap().clone();
             let appended = appended.load(Ordering::SeqCst);

@@ -21,7 +21,7 @@ fn one_consumer_is_active_and_another_takes_over_when_it_is_gone() {
     // A clone is the same consumer, and so is a handle with another durability.
     let clone = first.durability(Durability::Buffered);
     assert_eq!(take(&clone).unwrap().payload(), b"b");
-    // Who only looks does not count.
+    // A handle that only watches or browses does not count.
     let _watch = first.watch(posthouse::Threshold::Depth(100), |_| {}).unwrap();
     let _browse = first.browse().unwrap();
     drop((first, clone));
@@ -34,7 +34,7 @@ fn one_consumer_is_active_and_another_takes_over_when_it_is_gone() {
 }
 
 #[test]
-fn who_stands_by_is_woken_when_the_active_one_is_gone() {
+fn standby_consumers_are_woken_when_the_active_one_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("store")).unwrap();
     let topic = engine.topic("t").create().unwrap();
@@ -51,7 +51,7 @@ fn who_stands_by_is_woken_when_the_active_one_is_gone() {
             })
         })
         .collect();
-    // Whatever comes is not for those who stand by.
+    // New messages are not for standby consumers.
     topic.publish_batch(["c", "d"]).unwrap();
     drop(active);
     let took = standbys.into_iter().map(|it| it.join().unwrap());
@@ -68,7 +68,7 @@ fn a_consumer_holds_so_many_deliveries_at_most() {
     let mut held = limited.receive_batch(5, Duration::ZERO).unwrap();
     assert_eq!(held.len(), 2);
     assert!(take(&limited).is_none());
-    // Others are not limited by it.
+    // Other consumers are not limited by it.
     let of_others = queue.receive_batch(3, Duration::ZERO).unwrap();
     assert_eq!(of_others.len(), 3);
     held.pop().unwrap().ack().unwrap();
@@ -79,7 +79,7 @@ fn a_consumer_holds_so_many_deliveries_at_most() {
     tx.ack(&held[0]);
     tx.commit().unwrap();
     assert_eq!(limited.receive_batch(5, Duration::ZERO).unwrap().len(), 2);
-    // They were dropped, and are back.
+    // The deliveries were dropped, so their messages are back.
     let held = limited.receive_batch(5, Duration::ZERO).unwrap();
     assert!(take(&limited).is_none());
     sim.disk.advance(SECOND);
@@ -88,7 +88,7 @@ fn a_consumer_holds_so_many_deliveries_at_most() {
 }
 
 #[test]
-fn who_holds_enough_is_woken_when_one_is_settled() {
+fn a_consumer_at_its_prefetch_limit_is_woken_when_one_is_settled() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").lease(SECOND).create().unwrap();
     let limited = queue.max_in_flight(1).unwrap();
@@ -105,15 +105,15 @@ fn who_holds_enough_is_woken_when_one_is_settled() {
     ];
     for (n, settle) in ways.into_iter().enumerate() {
         let held = take(&limited).unwrap();
-        let mut sated = Task::waiting(limited.receive_async());
+        let mut waiting = Task::waiting(limited.receive_async());
         settle(&sim, held);
-        assert!(sated.is_woken(), "way {n}");
-        sated.poll().expect("there is room").unwrap().ack().unwrap();
+        assert!(waiting.is_woken(), "way {n}");
+        waiting.poll().expect("it may hold one more").unwrap().ack().unwrap();
     }
 }
 
 #[test]
-fn who_holds_enough_leaves_a_message_to_others_who_wait() {
+fn a_consumer_at_its_prefetch_limit_leaves_a_message_to_others() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     let limited = queue.max_in_flight(1).unwrap();
@@ -130,7 +130,7 @@ fn who_holds_enough_leaves_a_message_to_others_who_wait() {
 }
 
 #[test]
-fn of_those_who_stand_by_the_first_is_woken_when_the_active_one_is_gone() {
+fn the_first_standby_consumer_is_woken_when_the_active_one_is_gone() {
     let sim = Sim::new();
     let open = || sim.engine.queue("q").single_active_consumer(true).create().unwrap();
     let active = open();
@@ -141,19 +141,19 @@ fn of_those_who_stand_by_the_first_is_woken_when_the_active_one_is_gone() {
     assert!(!standbys.iter().any(Task::is_woken), "a message is not for those who stand by");
     drop(active);
     assert_eq!(standbys.iter().map(Task::is_woken).collect::<Vec<_>>(), [true, false]);
-    // It is gone without having looked: the next one is told.
+    // It is gone without having received: the next consumer is woken.
     drop(standbys.remove(0));
     assert!(standbys[0].is_woken());
     assert_eq!(standbys[0].poll().unwrap().unwrap().payload(), b"b");
 }
 
 #[test]
-fn fencing_tokens_grow_from_delivery_to_delivery_and_from_life_to_life() {
+fn fencing_tokens_grow_from_delivery_to_delivery_and_over_restarts() {
     let mut sim = Sim::new();
     let mut last = 0;
-    for life in 0..4 {
+    for epoch in 0..4 {
         let queue = sim.engine.queue("q").create().unwrap();
-        if life == 0 {
+        if epoch == 0 {
             queue.send_batch(["a", "b"]).unwrap();
         }
         for _ in 0..5 {
@@ -162,13 +162,13 @@ fn fencing_tokens_grow_from_delivery_to_delivery_and_from_life_to_life() {
             last = delivery.fencing_token();
             assert!(last < 1 << 63);
         }
-        if life == 1 {
+        if epoch == 1 {
             sim.engine.close().unwrap();
         }
         drop(queue);
-        // The power fails, and nothing was synced in this life.
+        // The power fails, and nothing was synced since the opening.
         let Sim { disk, engine } = sim;
-        if life == 2 {
+        if epoch == 2 {
             disk.power_cut();
         } else {
             disk.kill();

@@ -38,7 +38,7 @@ fn deleted_messages_do_not_come() {
     for offset in [0, 2, 4] {
         assert!(queue.remove(Offset(offset)).unwrap());
     }
-    // Those who had one of them on lease are not disturbed.
+    // Consumers that had one of them on lease are not disturbed.
     zero.nack().unwrap();
     one.ack().unwrap();
     let mut rest = Vec::new();
@@ -53,7 +53,7 @@ fn deleted_messages_do_not_come() {
 }
 
 #[test]
-fn purging_leaves_what_is_on_lease() {
+fn purging_leaves_messages_on_lease() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     queue.send_batch((0..1000).map(|n| n.to_string())).unwrap();

@@ -1,4 +1,4 @@
-//! Dead letters: which messages become one, and how they are redriven.
+//! Dead letters: which messages become dead letters, and how they are redriven.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn a_message_that_fails_for_ever_goes_to_the_dead_letters() {
     assert_eq!((note.offset, note.attempts, note.died), (offset, 3, sim.now()));
 }
 
-/// A handler that takes the process down with it never gets to say that it failed.
+/// A handler that kills its process never reports that it failed.
 #[test]
 fn a_message_that_kills_its_process_counts_its_attempts() {
     let mut sim = Sim::new();
@@ -74,7 +74,7 @@ fn drops_and_lost_leases_lead_to_the_dead_letters() {
     assert_eq!(texts(&dead), ["dropped", "too slow"]);
 }
 
-/// Nobody has to receive for it: the engine's own thread moves it.
+/// No consumer has to receive for it: the engine's own thread moves the message.
 #[test]
 fn the_last_lease_that_runs_out_moves_the_message_by_itself() {
     let dir = tempfile::tempdir().unwrap();
@@ -186,7 +186,7 @@ fn dead_letters_are_redriven() {
 }
 
 #[test]
-fn on_a_full_disk_nothing_dies_and_nothing_is_lost() {
+fn on_a_full_disk_no_message_is_moved_and_none_is_lost() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").max_attempts(1).create().unwrap();
     let dead = sim.engine.queue("q.dead").open().unwrap();
@@ -195,7 +195,7 @@ fn on_a_full_disk_nothing_dies_and_nothing_is_lost() {
     let filler = sim.engine.queue("filler").create();
     while filler.as_ref().is_ok_and(|filler| filler.send(vec![0; 100]).is_ok()) {}
     let delivery = take(&queue).expect("what is there can be received");
-    // Whether there was still room for its letter, it is in one place.
+    // Whether or not there was space for its letter, the message is in exactly one place.
     let _ = delivery.nack();
     drop(delivery);
     assert_eq!(queue.depth().unwrap() + dead.depth().unwrap(), 2);
@@ -207,7 +207,7 @@ fn on_a_full_disk_nothing_dies_and_nothing_is_lost() {
     assert_eq!((queue.depth().unwrap(), dead.depth().unwrap()), (0, 2));
 }
 
-/// Without dead letters nothing is counted before it fails, so receiving writes nothing.
+/// Without dead letters no delivery is counted before it fails, so receiving writes nothing.
 #[test]
 fn receiving_writes_nothing_without_dead_letters() {
     let sim = Sim::new();

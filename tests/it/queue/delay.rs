@@ -1,4 +1,4 @@
-//! Messages that are to be delivered later.
+//! Delayed messages.
 
 use std::time::Duration;
 

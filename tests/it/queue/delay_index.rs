@@ -7,13 +7,13 @@ use posthouse::{Backoff, ErrorKind, Message, Offset, Queue, Timestamp, sim::SimD
 use crate::model::small_options;
 use crate::support::{SECOND, Sim, Task, kind, take};
 
-/// Any number, the same for the same seed.
+/// A random number, the same for the same seed.
 fn draw(seed: &mut u64, below: u64) -> u64 {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*seed >> 33) % below
 }
 
-/// Sends so many messages, each after its own delay of up to a hundred seconds, which is its payload.
+/// Sends messages, each with its own delay of up to a hundred seconds. The payload is the delay.
 fn send_some(queue: &Queue, count: u64, seed: &mut u64) -> Vec<u64> {
     let delays: Vec<u64> = (0..count).map(|_| 1 + draw(seed, 100)).collect();
     for delay in &delays {
@@ -27,7 +27,7 @@ fn number(payload: &[u8]) -> u64 {
     std::str::from_utf8(payload).unwrap().parse().unwrap()
 }
 
-/// Receives and acks all there is.
+/// Receives and acks all messages.
 fn drain(queue: &Queue) -> Vec<u64> {
     std::iter::from_fn(|| take(queue))
         .map(|delivery| {
@@ -47,8 +47,8 @@ fn each_message_comes_when_it_is_due_although_few_are_in_memory() {
         let mut sim = Sim::new();
         let mut queue = sim.engine.queue("q").create().unwrap();
         let mut chance = seed;
-        let mut wanted = send_some(&queue, 200, &mut chance);
-        wanted.sort_unstable();
+        let mut expected = send_some(&queue, 200, &mut chance);
+        expected.sort_unstable();
         assert_eq!(queue.stats().unwrap().delayed, 200);
         for second in 1..=100 {
             // Not a moment early.
@@ -56,22 +56,22 @@ fn each_message_comes_when_it_is_due_although_few_are_in_memory() {
             assert_eq!(drain(&queue), [], "before second {second}");
             sim.disk.advance(Duration::from_millis(1));
             let due = drain(&queue);
-            let expected: Vec<u64> = wanted.iter().copied().filter(|it| *it == second).collect();
-            assert_eq!(due, expected, "second {second}");
+            let due_now: Vec<u64> = expected.iter().copied().filter(|it| *it == second).collect();
+            assert_eq!(due, due_now, "second {second}");
             match draw(&mut chance, 20) {
                 0 => sim.engine.checkpoint().unwrap(),
                 1 => {
                     drop(queue);
                     sim = sim.kill();
                     queue = sim.engine.queue("q").open().unwrap();
-                    let left = wanted.iter().filter(|it| **it > second).count();
+                    let left = expected.iter().filter(|it| **it > second).count();
                     assert_eq!(queue.delayed().unwrap(), left as u64);
                 }
                 _ => {}
             }
         }
         assert_eq!(queue.depth().unwrap(), 0);
-        // Nothing is left of the timetable either.
+        // Nothing is left of the delay index either.
         sim.engine.checkpoint().unwrap();
         assert_eq!(files_of_logs(&sim.disk), 0);
         assert!(sim.engine.verify().unwrap().is_ok());
@@ -109,7 +109,7 @@ fn first_timestamp(queue: &Queue) -> u64 {
 }
 
 #[test]
-fn a_purge_takes_the_timetable_along() {
+fn a_purge_empties_the_delay_index() {
     let mut sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     send_some(&queue, 100, &mut 3);
@@ -119,13 +119,13 @@ fn a_purge_takes_the_timetable_along() {
     assert_eq!((queue.depth().unwrap(), queue.delayed().unwrap()), (0, 0));
     sim.engine.checkpoint().unwrap();
     assert_eq!(files_of_logs(&sim.disk), 0);
-    let wanted = send_some(&queue, 30, &mut 4);
+    let expected = send_some(&queue, 30, &mut 4);
     drop(queue);
     sim = sim.kill();
     let queue = sim.engine.queue("q").open().unwrap();
     sim.disk.advance(100 * SECOND);
-    assert_eq!(drain(&queue).len(), wanted.len());
-    // A queue that is deleted takes it along, too, and a new one of its name has none.
+    assert_eq!(drain(&queue).len(), expected.len());
+    // Deleting a queue deletes its delay index, too. A new queue of its name has none.
     send_some(&queue, 40, &mut 5);
     sim.engine.queue("q").delete().unwrap();
     sim.engine.checkpoint().unwrap();
@@ -136,7 +136,7 @@ fn a_purge_takes_the_timetable_along() {
 }
 
 #[test]
-fn messages_that_failed_keep_their_attempts_and_priorities_in_the_timetable() {
+fn failed_messages_keep_their_attempts_and_priorities_in_the_delay_index() {
     let mut sim = Sim::new();
     let queue = sim.engine.queue("q").max_attempts(5).create().unwrap();
     for n in 0..40u64 {
@@ -164,7 +164,7 @@ fn messages_that_failed_keep_their_attempts_and_priorities_in_the_timetable() {
     assert_eq!(came.len(), 40);
 }
 
-/// Ends the engine, and damages so many segments of the timetable, which is the second log.
+/// Ends the engine, and damages some segments of the delay index, which is the second log.
 fn damage_blocks(sim: Sim, queue: Queue, most: usize) -> SimDisk {
     let Sim { disk, engine } = sim;
     engine.checkpoint().unwrap();
@@ -172,8 +172,8 @@ fn damage_blocks(sim: Sim, queue: Queue, most: usize) -> SimDisk {
     drop((queue, engine));
     let logs: Vec<_> =
         disk.files().into_iter().filter(|it| it.starts_with("store/segments")).collect();
-    let timetable = logs.last().unwrap().parent().unwrap().to_owned();
-    for path in logs.iter().filter(|it| it.starts_with(&timetable)).take(most) {
+    let delay_index = logs.last().unwrap().parent().unwrap().to_owned();
+    for path in logs.iter().filter(|it| it.starts_with(&delay_index)).take(most) {
         let mut content = disk.content(path).unwrap();
         let middle = content.len() / 2;
         content[middle] ^= 1;
@@ -183,7 +183,7 @@ fn damage_blocks(sim: Sim, queue: Queue, most: usize) -> SimDisk {
 }
 
 #[test]
-fn a_damaged_timetable_is_told_and_holds_up_no_other_message() {
+fn a_damaged_delay_index_is_reported_and_holds_up_no_other_message() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     send_some(&queue, 60, &mut 11);
@@ -212,7 +212,7 @@ fn a_damaged_timetable_is_told_and_holds_up_no_other_message() {
     assert_eq!(left + came, 61);
     engine.close().unwrap();
     drop((queue, engine));
-    // What is known of no more comes at once.
+    // A message whose due time is lost comes at once.
     small_options().sim(&disk).salvage("store", "rescued").unwrap();
     let engine = small_options().sim(&disk).open("rescued").unwrap();
     let queue = engine.queue("q").open().unwrap();
@@ -225,7 +225,7 @@ fn a_damaged_timetable_is_told_and_holds_up_no_other_message() {
 fn on_a_full_disk_messages_come_late_rather_than_never() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
-    let wanted = send_some(&queue, 100, &mut 13);
+    let expected = send_some(&queue, 100, &mut 13);
     sim.disk.set_capacity(Some(sim.disk.bytes_used()));
     sim.disk.advance(100 * SECOND);
     let mut came = drain(&queue);
@@ -233,13 +233,13 @@ fn on_a_full_disk_messages_come_late_rather_than_never() {
     sim.disk.advance(SECOND);
     came.extend(drain(&queue));
     came.sort_unstable();
-    let mut wanted = wanted;
-    wanted.sort_unstable();
-    assert_eq!(came, wanted);
+    let mut expected = expected;
+    expected.sort_unstable();
+    assert_eq!(came, expected);
 }
 
 #[test]
-fn retries_that_wait_long_do_not_keep_those_on_disk_from_coming_back() {
+fn retries_that_wait_long_do_not_hold_up_spilled_messages() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").lease(SECOND).backoff(Backoff::Fixed(60 * SECOND));
     let queue = queue.create().unwrap();
@@ -251,7 +251,7 @@ fn retries_that_wait_long_do_not_keep_those_on_disk_from_coming_back() {
         let delay = Duration::from_secs(n - 95);
         queue.send(Message::new(n.to_string()).deliver_after(delay)).unwrap();
     }
-    // All leases end at once, without a commit after which some of these would go to disk.
+    // All leases end at once, without a commit after which some of the messages would be spilled.
     std::mem::forget(held);
     sim.disk.advance(2 * SECOND);
     assert!(take(&queue).is_none());
@@ -268,7 +268,7 @@ fn retries_that_wait_long_do_not_keep_those_on_disk_from_coming_back() {
 }
 
 #[test]
-fn a_purge_ends_the_damage_of_a_timetable() {
+fn a_purge_ends_the_damage_of_a_delay_index() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     send_some(&queue, 60, &mut 17);
@@ -281,10 +281,10 @@ fn a_purge_ends_the_damage_of_a_timetable() {
     }
     assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
     assert!(queue.purge().unwrap() > 0);
-    assert!(take(&queue).is_none(), "nothing that is lost is wanted any more");
+    assert!(take(&queue).is_none(), "no lost message is expected any more");
     engine.checkpoint().unwrap();
     assert_eq!(files_of_logs(&disk), 0);
-    // The same if each is removed for itself, also for what comes afterwards.
+    // The same if each message is removed alone, also for later messages.
     let sim = Sim { disk, engine };
     send_some(&queue, 60, &mut 19);
     let disk = damage_blocks(sim, queue, usize::MAX);
@@ -299,14 +299,14 @@ fn a_purge_ends_the_damage_of_a_timetable() {
     assert_eq!(depth, 60);
     (0..1000).for_each(|offset| _ = queue.remove(Offset(offset)).unwrap());
     assert!(take(&queue).is_none());
-    let wanted = send_some(&queue, 60, &mut 23);
+    let expected = send_some(&queue, 60, &mut 23);
     assert!(take(&queue).is_none(), "those that were damaged are gone");
     disk.advance(100 * SECOND);
-    assert_eq!(drain(&queue).len(), wanted.len());
+    assert_eq!(drain(&queue).len(), expected.len());
 }
 
 #[test]
-fn a_timetable_of_which_all_messages_were_removed_is_cleared_before_they_are_due() {
+fn a_delay_index_whose_messages_were_removed_is_cleared_before_they_are_due() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     for n in 0..60 {
@@ -321,7 +321,7 @@ fn a_timetable_of_which_all_messages_were_removed_is_cleared_before_they_are_due
 }
 
 #[test]
-fn a_damaged_block_keeps_no_others_from_being_looked_at_and_who_waits_is_told() {
+fn a_damaged_block_holds_up_no_other_block_and_waiting_consumers_get_the_error() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     send_some(&queue, 200, &mut 29);
@@ -343,26 +343,26 @@ fn a_damaged_block_keeps_no_others_from_being_looked_at_and_who_waits_is_told() 
 }
 
 #[test]
-fn those_on_disk_come_back_although_commits_are_smaller_by_now() {
+fn spilled_messages_come_back_although_the_commit_limit_is_smaller_now() {
     let disk = SimDisk::new(7);
     let engine = small_options().delayed_in_memory(1024).sim(&disk).open("store").unwrap();
     let queue = engine.queue("q").create().unwrap();
-    let wanted = send_some(&queue, 3000, &mut 31);
+    let expected = send_some(&queue, 3000, &mut 31);
     engine.close().unwrap();
     drop((queue, engine));
     let options = small_options().message_bytes_max(200).commit_bytes_max(200);
     let engine = options.sim(&disk).open("store").unwrap();
     let queue = engine.queue("q").open().unwrap();
     disk.advance(100 * SECOND);
-    assert_eq!(drain(&queue).len(), wanted.len());
+    assert_eq!(drain(&queue).len(), expected.len());
 }
 
 #[test]
-fn there_may_be_fewer_in_memory_in_the_next_life() {
+fn fewer_may_be_in_memory_after_a_restart() {
     let disk = SimDisk::new(7);
     let engine = small_options().delayed_in_memory(1024).sim(&disk).open("store").unwrap();
     let queue = engine.queue("q").create().unwrap();
-    let mut wanted = send_some(&queue, 3000, &mut 37);
+    let mut expected = send_some(&queue, 3000, &mut 37);
     engine.close().unwrap();
     drop((queue, engine));
     let engine = small_options().delayed_in_memory(2).sim(&disk).open("store").unwrap();
@@ -372,16 +372,16 @@ fn there_may_be_fewer_in_memory_in_the_next_life() {
         disk.advance(SECOND);
         came.extend(drain(&queue));
     }
-    wanted.sort_unstable();
-    assert_eq!(came, wanted);
+    expected.sort_unstable();
+    assert_eq!(came, expected);
 }
 
 #[test]
-fn what_a_lost_timetable_had_comes_at_once_from_a_salvaged_store() {
+fn messages_of_a_lost_delay_index_come_at_once_from_a_salvaged_store() {
     let Sim { disk, engine } = Sim::new();
     let queue = engine.queue("q").create().unwrap();
     send_some(&queue, 60, &mut 17);
-    // The journal is to hold nothing of it any more.
+    // The journal must hold nothing of it any more.
     let other = engine.queue("other").create().unwrap();
     for _ in 0..100 {
         other.send(vec![b'x'; 2000]).unwrap();

@@ -85,7 +85,7 @@ fn a_waiting_consumer_is_woken_by_what_concerns_it() {
             got.attempt()
         })
     };
-    // By a message, by one that is given back, and by a lease that runs out.
+    // Woken by a message, by a message that is given back, and by a lease that runs out.
     let waiter = wait();
     queue.send("a").unwrap();
     assert_eq!(waiter.join().unwrap(), 1);
@@ -106,7 +106,7 @@ fn a_waiting_consumer_is_woken_by_what_concerns_it() {
     assert!(queue.receive_batch(5, Duration::from_millis(1)).unwrap().is_empty());
     assert_eq!(kind(queue.receive_batch(0, long)), ErrorKind::InvalidInput { field: "most" });
 
-    // By the end.
+    // Woken by the end of the engine.
     for end in [true, false] {
         let queue = queue.clone();
         let waiter = thread::spawn(move || kind(queue.receive(long)));
@@ -164,9 +164,9 @@ fn many_threads_share_a_queue_and_each_message_goes_to_one() {
     }
 }
 
-/// A lease that was made shorter wakes those who wait when it ends.
+/// A lease that was made shorter wakes waiting consumers when it ends.
 #[test]
-fn a_lease_that_was_made_shorter_ends_for_those_who_wait() {
+fn a_shortened_lease_ends_for_waiting_consumers() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").create().unwrap();

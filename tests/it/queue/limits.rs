@@ -64,7 +64,7 @@ fn a_full_queue_may_drop_its_oldest() {
 }
 
 #[test]
-fn a_sender_waits_for_room_and_is_woken() {
+fn a_sender_waits_for_capacity_and_is_woken() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").max_messages(1).create().unwrap();
@@ -113,7 +113,7 @@ fn a_queue_holds_so_many_bytes_and_counts_them_over_crashes() {
     queue.send_batch([&[4; 5], &[5; 5]]).unwrap();
     assert_eq!(kind(queue.send("a")), ErrorKind::QueueFull);
     assert_eq!(kind(queue.send(&[0; 101])), ErrorKind::TooLarge, "that is never going to fit");
-    // An empty one weighs nothing.
+    // An empty message has no bytes.
     queue.send("").unwrap();
     let mut sim = sim.kill();
     for _ in 0..2 {
@@ -128,7 +128,7 @@ fn a_queue_holds_so_many_bytes_and_counts_them_over_crashes() {
     assert_eq!((queue.bytes().unwrap(), queue.depth().unwrap()), (Some(60), 4));
     queue.send(&[6; 40]).unwrap();
     assert_eq!(kind(queue.send("a")), ErrorKind::QueueFull);
-    // What a transaction acks makes room for what it sends.
+    // The acks of a transaction free capacity for its sends.
     let mut tx = sim.engine.transaction();
     tx.ack(&first).send(&queue, &[7; 50]);
     tx.commit().unwrap();
@@ -141,12 +141,12 @@ fn a_queue_holds_so_many_bytes_and_counts_them_over_crashes() {
     assert_eq!(queue.bytes().unwrap(), Some(95));
     assert_eq!(queue.purge().unwrap(), 4);
     assert_eq!(queue.bytes().unwrap(), Some(0));
-    // A queue without such a limit does not know.
+    // A queue without such a limit does not count bytes.
     assert_eq!(sim.engine.queue("r").create().unwrap().bytes().unwrap(), None);
 }
 
 #[test]
-fn the_oldest_make_room_for_bytes_but_not_those_on_lease() {
+fn the_oldest_are_dropped_for_bytes_but_not_those_on_lease() {
     let sim = Sim::new();
     let builder = sim.engine.queue("q").max_bytes(100).overflow(Overflow::DropOldest);
     let queue = builder.create().unwrap();
@@ -189,7 +189,7 @@ fn dead_letters_and_redrives_count_and_limits_in_bytes_are_checked_by_name() {
 }
 
 #[test]
-fn who_waits_for_bytes_is_woken_when_they_fit() {
+fn a_sender_that_waits_for_bytes_is_woken_when_they_fit() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").max_bytes(10).create().unwrap();

@@ -1,4 +1,4 @@
-//! What users are told of queues.
+//! The documented behaviour of queues.
 
 mod admission;
 mod browse;

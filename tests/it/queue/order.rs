@@ -61,7 +61,7 @@ fn dead_letters_and_deletions_let_the_next_of_a_key_come() {
     assert_eq!(take(&queue).unwrap().payload(), b"9");
 }
 
-/// A failure that waits keeps its key busy, also in the next life.
+/// A failed message that waits keeps its key busy, also after a restart.
 #[test]
 fn the_order_of_a_key_survives_a_kill() {
     let mut sim = Sim::new();
@@ -78,7 +78,7 @@ fn the_order_of_a_key_survives_a_kill() {
     assert_eq!(take(&queue).unwrap().offset(), Offset(0));
 }
 
-/// The cost of a message does not depend on how many of a key wait behind one that is stuck.
+/// The cost of a message does not depend on how many messages of a key wait behind a leased one.
 #[test]
 fn a_stuck_key_is_walked_past_once() {
     let sim = Sim::new();
@@ -105,8 +105,8 @@ fn a_stuck_key_is_walked_past_once() {
     assert_eq!(take(&queue).unwrap().offset(), Offset(1));
 }
 
-/// Whatever fails, is deleted or dies: a key's messages are never on lease two at a time, and each
-/// comes for the first time only when those before it are gone.
+/// Over failures, deletions and dead letters: two messages of a key are never on lease at once, and each
+/// comes for the first time only when the messages before it are gone.
 #[test]
 fn the_order_of_keys_holds_whatever_happens() {
     for seed in 0..60 {
@@ -118,10 +118,10 @@ fn the_order_of_keys_holds_whatever_happens() {
             if seed % 2 == 0 { builder.max_attempts(3) } else { builder }
         };
         let mut queue = options(&sim).create().unwrap();
-        // With the second in which the lease runs out.
+        // Including the second in which the lease runs out.
         let mut held: Vec<(String, Delivery, u64)> = Vec::new();
         let mut seconds = 0;
-        // What of each key is there, in order.
+        // The messages of each key, in order.
         let mut there: std::collections::BTreeMap<String, Vec<u64>> = Default::default();
         let refresh = |queue: &Queue, there: &mut std::collections::BTreeMap<String, Vec<u64>>| {
             there.clear();
@@ -198,7 +198,7 @@ fn the_order_of_keys_holds_whatever_happens() {
 }
 
 #[test]
-fn what_an_order_by_key_cannot_have_is_refused_by_name() {
+fn settings_that_contradict_order_by_key_are_refused_by_name() {
     let sim = Sim::new();
     let queue = || sim.engine.queue("q").ordered_by_key(true);
     assert_eq!(field(queue().delay(SECOND).create()), "delay");

@@ -1,4 +1,4 @@
-//! Retries: how long a message waits after a failure, and what passes it meanwhile.
+//! Retries: how long a message waits after a failure, and which messages pass it meanwhile.
 
 use std::{thread, time::Duration};
 

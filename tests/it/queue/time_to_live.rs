@@ -21,7 +21,7 @@ fn a_message_that_would_be_over_before_it_is_due_is_refused() {
 }
 
 #[test]
-fn a_message_whose_life_is_over_counts_as_no_delivery() {
+fn an_expired_message_counts_as_no_delivery() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").time_to_live(SECOND).create().unwrap();
     let letters = sim.engine.queue("r").time_to_live(SECOND).max_attempts(3).create().unwrap();
@@ -36,7 +36,7 @@ fn a_message_whose_life_is_over_counts_as_no_delivery() {
 }
 
 #[test]
-fn messages_whose_life_is_over_do_not_come() {
+fn expired_messages_do_not_come() {
     let mut sim = Sim::new();
     let queue = sim.engine.queue("q").time_to_live(10 * SECOND).create().unwrap();
     queue.send("by the queue").unwrap();
@@ -62,11 +62,11 @@ fn messages_whose_life_is_over_do_not_come() {
     let queue = sim.engine.queue("q").open().unwrap();
     take(&queue).unwrap().nack().unwrap();
     sim.disk.advance(SECOND);
-    assert!(take(&queue).is_none(), "its life goes on behind a restart");
+    assert!(take(&queue).is_none(), "its time to live goes on after a restart");
 }
 
 #[test]
-fn a_life_that_is_over_leads_to_the_dead_letters_and_begins_anew_there() {
+fn an_expired_message_becomes_a_dead_letter_and_its_time_to_live_starts_again() {
     let sim = Sim::new();
     sim.engine.queue("bin").time_to_live(100 * SECOND).create().unwrap();
     let queue = sim.engine.queue("q").time_to_live(SECOND).dead_letter_queue("bin").create();
@@ -87,7 +87,7 @@ fn a_life_that_is_over_leads_to_the_dead_letters_and_begins_anew_there() {
 }
 
 #[test]
-fn lives_end_for_subscriptions_and_for_keys_in_order() {
+fn times_to_live_end_for_subscriptions_and_for_keys_in_order() {
     let sim = Sim::new();
     let topic = sim.engine.topic("t").create().unwrap();
     let short = topic.subscription("short").time_to_live(SECOND).ordered_by_key(true);

@@ -1,4 +1,4 @@
-//! Workers, as users are told of them.
+//! The documented behaviour of workers.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use posthouse::{ErrorKind, Queue};
 
 use crate::support::{block_on, real};
 
-/// Fails, instead of hanging, if it takes far too long.
+/// Fails, instead of hanging, if the function takes far too long.
 fn until(what: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
@@ -149,7 +149,7 @@ fn idle_workers_stop_at_once_and_end_with_the_engine() {
     let (engine, _dir) = real();
     let queue = engine.queue("q").create().unwrap();
     engine.queue("q").delete().unwrap();
-    // One that is stopped before it has looked has nothing to say.
+    // A worker that is stopped before it has received has no error.
     until("a worker does not say that its queue is gone", || {
         let worker = queue.worker().start(|_| Ok::<(), String>(())).unwrap();
         thread::sleep(Duration::from_millis(1));
@@ -207,7 +207,7 @@ fn tasks_can_work_too() {
         assert!(!n.is_multiple_of(25), "25 divides {n}");
         if n.is_multiple_of(10) { Err("10 divides it") } else { Ok(()) }
     });
-    // Runtimes with threads want that.
+    // Runtimes with threads need that.
     fn sends<T: Send>(task: T) -> T {
         task
     }

@@ -1,13 +1,13 @@
-//! Every bit of a store is flipped in turn: whoever opens and reads it then gets the exact answer,
-//! or `Corrupt` with file and position. Never anything else, nor a panic, nor a wait without end.
+//! Every bit of a store is flipped, one at a time. A process that opens and reads the store then gets the
+//! exact answer, or `Corrupt` with file and position. It never gets another answer, a panic, or a wait
+//! without end.
 //!
-//! One exception is documented, and is checked to the byte: a frame that nothing proves to be
-//! durable looks like a torn tail when it is damaged. It is cut, with what follows it, and nothing
-//! before it. A store that was closed has no such frame.
+//! One exception is documented, and is checked to the byte: a damaged frame looks like a torn tail if nothing
+//! proves that it was durable. It is cut, with everything behind it, and nothing before it. A store that was
+//! closed has no such frame.
 //!
-//! `cargo test` tries a sample. All of it:
-//! `POSTHOUSE_BITS=all cargo test --release --test it -- --nocapture salvage::bits`. A larger store
-//! has messages of up to `POSTHOUSE_BITS_MESSAGE` bytes.
+//! `cargo test` tries a sample. All of it: `POSTHOUSE_BITS=all cargo test --release --test it -- --nocapture
+//! salvage::bits`. A larger store has messages of up to `POSTHOUSE_BITS_MESSAGE` bytes.
 
 use std::{
     collections::BTreeMap,
@@ -28,40 +28,40 @@ use super::check::{Tally, check_damaged, files};
 use super::sample::{Builder, History, Sample, dumped, options};
 use crate::model::state::{State, dump};
 
-/// How the last process of a store came to its end.
+/// The end of the last process of a store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     Closed,
-    /// It was killed. All commits but the last are proven to be durable by the one behind them.
+    /// It was killed. Each commit but the last is proven to be durable by the commit behind it.
     Killed,
     /// It was killed, and had not synced its last commits.
     KilledUnsynced,
 }
 
-/// So many commits are made at the end, each looked at.
+/// The number of commits at the end, each of which is examined.
 const LAST_COMMITS: usize = 5;
 
-/// One in so many flips is also verified and salvaged, or as `POSTHOUSE_BITS_SALVAGED` says.
+/// One flip in this many is also verified and salvaged, unless `POSTHOUSE_BITS_SALVAGED` has another number.
 const SALVAGED_ONE_IN: usize = 499;
 
-/// Messages have fewer bytes than this, if nobody wants larger ones.
+/// Messages have fewer bytes than this by default.
 const SMALL: usize = 60;
 
-/// Nothing takes so long.
+/// No step takes so long.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// A store, and all that may be found in it once it is damaged.
+/// A store, and everything that may be found in it once it is damaged.
 struct Victim {
     sample: Sample,
     files: Vec<(PathBuf, Vec<u8>)>,
-    /// The frames that nothing proves to be durable: where they lie, and the state before each.
+    /// The frames that nothing proves to be durable: their places, and the state before each.
     unproven: Vec<(Range<usize>, State)>,
     /// The file in which they lie.
     journal: PathBuf,
 }
 
-/// A life that leaves something of every kind behind.
-fn life(builder: &mut Builder, n: u64) {
+/// Runs an epoch that leaves something of every kind behind.
+fn epoch(builder: &mut Builder, n: u64) {
     let engine = builder.engine.clone();
     let topic = engine.topic("events").create().unwrap();
     let a = topic.subscription("a").create().unwrap();
@@ -109,7 +109,7 @@ fn victim(end: End, message_bytes: usize) -> Victim {
         |engine: Engine, history, number| Builder { engine, history, number, message_bytes };
     for n in 0..3 {
         let mut builder = begin(open(), history, number);
-        life(&mut builder, n);
+        epoch(&mut builder, n);
         Builder { history, number, .. } = builder;
         disk.kill();
     }
@@ -153,7 +153,7 @@ fn victim(end: End, message_bytes: usize) -> Victim {
     Victim { sample, files, unproven, journal: journals.remove(0) }
 }
 
-/// What came of the flips.
+/// The outcomes of the flips.
 #[derive(Debug, Default)]
 struct Flips {
     exact: usize,
@@ -204,8 +204,8 @@ impl Victim {
     /// Flips a bit; it is the n-th that is flipped.
     fn flip(&self, number: usize, n: usize, salvaged: usize, flips: &mut Flips) {
         let (path, content, bit) = self.place(number);
-        // What all hangs on is small. Opening may meet what rot there has brought back, and then
-        // verify must, too: a segment that is gone, of a log that was deleted.
+        // The files on which everything depends are small. Opening may meet an entity that the damage has
+        // brought back, and then verify must, too: a segment that is gone, of a log that was deleted.
         let is_metalog = path.extension().is_some_and(|it| it == "meta");
         let salvages = n.is_multiple_of(if is_metalog { 7 } else { salvaged });
         let at = bit / 8;
@@ -245,7 +245,7 @@ impl Victim {
         }
     }
 
-    /// Flips one bit in so many, on so many threads.
+    /// Flips every n-th bit, on several threads.
     fn flip_all(&self, step: usize, threads: usize) -> Flips {
         const SHARE: usize = 512;
         let count = self.bits().div_ceil(step);
@@ -273,7 +273,7 @@ impl Victim {
             while !workers.iter().all(thread::ScopedJoinHandle::is_finished) {
                 thread::sleep(Duration::from_millis(20));
                 if workers.iter().any(thread::ScopedJoinHandle::is_finished) {
-                    // Nothing is left, or one has panicked: the others end, too.
+                    // No bit is left, or a thread has panicked: the others end, too.
                     next.store(count, Ordering::Relaxed);
                 }
                 for (worker, place) in workers.iter().zip(&places) {
@@ -297,7 +297,7 @@ fn number(name: &str) -> Option<usize> {
 fn flip_bits(end: End) {
     let all = std::env::var("POSTHOUSE_BITS").is_ok_and(|it| it == "all");
     let victim = victim(end, number("POSTHOUSE_BITS_MESSAGE").unwrap_or(SMALL));
-    // An odd step meets all places in a byte.
+    // An odd step reaches all places in a byte.
     let step = number("POSTHOUSE_BITS_STEP").unwrap_or(if all { 1 } else { 151 });
     let threads = if all { thread::available_parallelism().map_or(1, usize::from) } else { 1 };
     let began = Instant::now();

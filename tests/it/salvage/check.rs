@@ -1,4 +1,4 @@
-//! A damaged store is verified and salvaged, and what is said of it is compared with what there was.
+//! Verifies and salvages a damaged store, and compares the reports with the real content.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ pub struct Tally {
     pub lossy: usize,
 }
 
-/// Verifies and salvages a store with one damage, and checks what is said.
+/// Verifies and salvages a store with one damage, and checks the reports.
 pub fn check_damaged(sample: &Sample, disk: &SimDisk, path: &Path, what: &str, tally: &mut Tally) {
     let original = sample.states.last().unwrap();
     let place = format!("{} {what}", path.display());
@@ -89,8 +89,8 @@ pub fn check_damaged(sample: &Sample, disk: &SimDisk, path: &Path, what: &str, t
     }
 }
 
-/// A trim of which the record is lost is not done: the stream has more than it had. Whether that
-/// is what it had once, the comparison has said.
+/// A trim whose record is lost is not done: the stream has more records than before. The comparison has
+/// checked that it once had them.
 fn trimmed_as(mut is: State, reference: &State) -> State {
     for (name, stream) in &mut is.streams {
         let Some(was) = reference.streams.get(name) else { continue };

@@ -1,4 +1,4 @@
-//! What was salvaged, compared with what there was.
+//! Compares a salvaged store with the original.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -16,7 +16,7 @@ pub fn within(ranges: &[Range<u64>], offset: u64) -> bool {
     ranges.iter().any(|range| range.contains(&offset))
 }
 
-/// Compares what was salvaged with what there was.
+/// Compares the salvaged store with the original.
 pub struct Comparison<'a> {
     pub history: &'a History,
     pub report: &'a SalvageReport,
@@ -98,7 +98,7 @@ impl Comparison<'_> {
                 }
             }
         }
-        // What is certainly lost was certainly there.
+        // A message that is certainly lost was certainly there.
         for (log, offsets) in &certain {
             for lost in ranges(self.report, log, true) {
                 for offset in lost {

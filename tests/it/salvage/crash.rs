@@ -1,4 +1,4 @@
-//! Crashes during a salvage, and what a recovery had cut off before it.
+//! Crashes during a salvage, and frames that a recovery had cut off before it.
 
 use std::{path::Path, time::Duration};
 
@@ -9,7 +9,7 @@ use super::sample::{dumped, open, options, sample};
 use crate::model::state::dump;
 
 #[test]
-fn a_crash_during_salvage_leaves_all_or_what_is_refused() {
+fn a_crash_during_salvage_leaves_a_whole_store_or_a_refused_one() {
     let sample = sample(true);
     // Some damage, so that there is something to settle.
     let disk = sample.disk.fork(1);
@@ -55,7 +55,8 @@ fn a_crash_during_salvage_leaves_all_or_what_is_refused() {
                         );
                     }
                     absent += usize::from(!is_there);
-                    // Files decide: an opened one would not be taken for the salvaged one.
+                    // The files decide: after an opening, the test could not tell an empty store from a
+                    // salvaged one.
                     continue;
                 }
                 match dumped(&disk, "to") {
@@ -77,7 +78,7 @@ fn a_crash_during_salvage_leaves_all_or_what_is_refused() {
     assert!(absent > 0 && refused > 50 && complete > 0);
 }
 
-/// The whole of it on the real disk, beside commits and checkpoints of other threads.
+/// Verify and salvage on the real disk, beside commits and checkpoints of other threads.
 #[test]
 fn the_real_disk_is_verified_beside_commits_and_salvaged() {
     let dir = tempfile::tempdir().unwrap();
@@ -110,10 +111,10 @@ fn the_real_disk_is_verified_beside_commits_and_salvaged() {
     assert_eq!(dump(&options().open(&to).unwrap()).unwrap(), original);
 }
 
-/// A recovery cuts off a frame that was never durable, and its offset is given again. What was cut
-/// stays cut, even if the header of the file that says so is damaged.
+/// A recovery cuts off a frame that was never durable, and its offset is given again. The frame stays cut,
+/// even if the header of the file that says so is damaged.
 #[test]
-fn what_a_recovery_has_cut_off_does_not_come_back() {
+fn a_frame_that_a_recovery_cut_off_does_not_come_back() {
     let disk = SimDisk::new(1);
     let buffered = options().durability(posthouse::Durability::Buffered).sim(&disk);
     let engine = buffered.open("store").unwrap();

@@ -1,5 +1,5 @@
-//! Damage: `verify` finds it and changes nothing, `salvage` copies what is good and says exactly
-//! what is not.
+//! Damage: `verify` finds it and changes nothing. `salvage` copies all good data, and says exactly which are
+//! lost.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use posthouse::{ErrorKind, Message, sim::SimDisk};
 use super::check::{Tally, check_damaged, files};
 use super::sample::{Builder, Sample, dumped, open, options, sample};
 
-/// Takes a file, its content, and what tries a damage to it.
+/// Takes a file, its content, and a function that tries a damage to it.
 type EachFile<'a> = dyn FnMut(&Path, &[u8], &mut dyn FnMut(&str, Option<Vec<u8>>)) + 'a;
 
 fn damage_each(sample: &Sample, each: &mut EachFile<'_>) -> Tally {
@@ -145,7 +145,7 @@ fn faults_of_the_disk_are_typed_errors() {
 }
 
 #[test]
-fn what_may_not_be_is_refused() {
+fn paths_that_cannot_be_salvaged_are_refused() {
     let disk = SimDisk::new(1);
     let verify = |path: &str| options().sim(&disk).verify(path).expect_err("refused").kind();
     let salvage = |from: &str, to: &str| {
@@ -195,7 +195,7 @@ fn files_that_nothing_refers_to_are_listed() {
     for path in planted {
         disk.plant(Path::new(path), Some(content.clone()));
     }
-    // Not ours.
+    // The directory is not a store.
     disk.plant(Path::new("store/segments/1/notes.txt"), Some(content.clone()));
     let planted = planted.map(PathBuf::from).to_vec();
     let report = engine.verify().unwrap();
@@ -207,7 +207,7 @@ fn files_that_nothing_refers_to_are_listed() {
     assert!(planted.iter().all(|path| report.unreferenced.contains(path)), "{report}");
 }
 
-/// A stream with a hole goes on being used: read, trimmed, checkpointed, and salvaged again.
+/// A stream with a hole is still used: read, trimmed, checkpointed, and salvaged again.
 #[test]
 fn a_stream_that_was_salvaged_around_a_hole_goes_on() {
     let disk = SimDisk::new(1);
@@ -252,9 +252,9 @@ fn a_stream_that_was_salvaged_around_a_hole_goes_on() {
     }
 }
 
-/// Attempts stand in a chunk, which is written when it changes; where a cursor's floor is, is
-/// written more often. Where the chunk is damaged and a newer floor is not, what the consumer had
-/// failed at is lost all the same, and is said to be.
+/// Attempts stand in a chunk, which is written when it changes. The cursor's floor is written more often. If
+/// the chunk is damaged and a newer floor is not, the consumer's attempts are lost all the same, and the
+/// report says so.
 #[test]
 fn a_consumer_whose_attempts_are_lost_is_uncertain() {
     let disk = SimDisk::new(1);

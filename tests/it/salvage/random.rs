@@ -63,7 +63,7 @@ impl World for Verified {
 proptest! {
     #![proptest_config(cases(100))]
 
-    /// Whatever happens to a store without damage, verify has nothing to say.
+    /// On a store without damage, verify finds nothing, whatever happens to the store.
     #[test]
     fn crashes_are_no_damage(seed: u64, actions in actions(80), pessimal: bool) {
         let disk = SimDisk::new(seed);
@@ -76,8 +76,8 @@ proptest! {
     }
 }
 
-/// Several damages at once, anywhere: no panic, nothing wrong, and nothing missing in silence but
-/// what looks like a torn tail.
+/// Several damages at once, anywhere: no panic, nothing wrong, and nothing missing in silence but a tail that
+/// looks torn.
 fn damage_many(seed: u64) {
     let mut state = seed;
     let mut below = |n: usize| {
@@ -130,7 +130,7 @@ fn damage_many(seed: u64) {
         let is = dumped(&disk, "to").unwrap_or_else(|error| panic!("{done:?}: {error}\n{report}"));
         let verified = options().sim(&disk).verify("to").unwrap();
         assert!(verified.is_ok(), "{done:?}: {verified}");
-        // What was cut as a torn tail is one of the states before.
+        // A cut torn tail leaves one of the states before.
         let fits = sample.states.iter().rev().any(|was| {
             std::panic::catch_unwind(|| {
                 Comparison { history: &sample.history, report: &report }.all(was, &is);

@@ -15,7 +15,7 @@ pub type History = BTreeMap<(String, u64), Msg>;
 /// A small store that has seen most of what a store can see.
 pub struct Sample {
     pub disk: SimDisk,
-    /// The states after each commit of the last life, the last one last.
+    /// The states after each commit since the last opening, the last state last.
     pub states: Vec<State>,
     pub history: History,
 }
@@ -33,7 +33,7 @@ pub fn dumped(disk: &SimDisk, path: &str) -> posthouse::Result<State> {
     dump(&open(&disk, path)?)
 }
 
-/// Fills a store, and writes down with what.
+/// Fills a store, and records its content.
 pub struct Builder {
     pub engine: Engine,
     pub history: History,
@@ -78,7 +78,7 @@ impl Builder {
         }
     }
 
-    /// Acks one in three, counts a failure of one in five, and leaves the others.
+    /// Acks one message in three, counts a failure of one in five, and leaves the others.
     pub fn consume(
         &mut self,
         mut receive: impl FnMut() -> Option<posthouse::Delivery>,
@@ -95,7 +95,7 @@ impl Builder {
         }
     }
 
-    fn life(&mut self, n: u64) {
+    fn epoch(&mut self, n: u64) {
         let engine = self.engine.clone();
         self.send("orders", 40);
         let topic = engine.topic("events").create().unwrap();
@@ -128,7 +128,7 @@ pub fn sample(close: bool) -> Sample {
     for n in 0..3 {
         let engine = open(&disk, "store").unwrap();
         let mut builder = Builder { engine, history, number, message_bytes: 230 };
-        builder.life(n);
+        builder.epoch(n);
         (history, number) = (builder.history, builder.number);
         if n == 1 {
             drop(builder.engine);

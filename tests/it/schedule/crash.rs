@@ -2,12 +2,12 @@
 
 use posthouse::{Durability, MissedRuns, Schedule, Timestamp, sim::SimDisk};
 
-use super::{BEGIN, BOARD, minutely, run_due, times};
+use super::{BEGIN, REGISTRY, minutely, run_due, times};
 use crate::model::small_options;
 use crate::support::MINUTE;
 
-/// A short life that creates, runs, replaces and deletes schedules, on a disk that takes a copy of itself
-/// at each step; the power is cut in each copy, and then life goes on there.
+/// A short run that creates, runs, replaces and deletes schedules, on a disk that takes a copy of itself at
+/// each step. The power is cut in each copy, and then the run goes on there.
 #[test]
 fn each_run_is_made_exactly_once_wherever_it_crashes() {
     crash_everywhere(Durability::Sync);
@@ -50,7 +50,7 @@ fn crash_everywhere(durability: Durability) {
             _ => moment.power_cut(),
         }
         let engine = open(&moment);
-        // By the time at which the original has come to its end.
+        // Up to the time at which the original ended.
         moment.set_now(Timestamp(BEGIN.0 + 12 * 60_000));
         engine.close().unwrap();
         drop(engine);
@@ -61,7 +61,7 @@ fn crash_everywhere(durability: Durability) {
         let all = engine.topic("ticks").open().unwrap().subscription("all").open().unwrap();
         assert_eq!(all.depth().unwrap(), 6, "crashed at step {n}");
         assert_eq!(engine.schedules().unwrap().len(), 2);
-        assert_eq!(engine.queue(BOARD).open().unwrap().depth().unwrap(), 2);
+        assert_eq!(engine.queue(REGISTRY).open().unwrap().depth().unwrap(), 2);
     }
 }
 
@@ -83,7 +83,7 @@ fn a_replacement_and_an_end_are_whole_wherever_they_crash() {
         let engine = open(&moment);
         let schedules = engine.schedules().unwrap();
         let crons: Vec<&str> = schedules.iter().map(Schedule::cron).collect();
-        let depth = engine.queue(BOARD).open().map_or(0, |board| board.depth().unwrap());
+        let depth = engine.queue(REGISTRY).open().map_or(0, |registry| registry.depth().unwrap());
         assert_eq!(depth, crons.len() as u64);
         match crons[..] {
             [] => seen[0] += 1,

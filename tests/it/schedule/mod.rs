@@ -1,5 +1,4 @@
-//! Recurring schedules: what users are told of them, with crashes, on a simulated clock and on a
-//! real one.
+//! Recurring schedules: their documented behaviour, with crashes, on a simulated clock and on a real one.
 
 mod crash;
 mod queue;
@@ -13,9 +12,9 @@ use posthouse::{Engine, Queue, Schedule, ScheduleBuilder, Timestamp};
 
 use crate::support::{Sim, open};
 
-const BOARD: &str = "posthouse.schedules";
+const REGISTRY: &str = "posthouse.schedules";
 
-/// The simulated time at which all begins: 2023-11-14, 22:13:20.
+/// The simulated time at which each test begins: 2023-11-14, 22:13:20.
 const BEGIN: Timestamp = Timestamp(1_700_000_000_000);
 
 fn minutely(engine: &Engine, queue: &Queue) -> ScheduleBuilder {
@@ -30,7 +29,7 @@ fn run_due(engine: &Engine) -> u64 {
     engine.scheduler().run_due().unwrap()
 }
 
-/// For which times there are messages in a queue.
+/// The scheduled times of the messages in a queue.
 fn times(queue: &Queue) -> Vec<String> {
     let time = |browsed: posthouse::Browsed| {
         let time = browsed.header(Schedule::TIME_HEADER).unwrap().to_vec();

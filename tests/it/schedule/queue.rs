@@ -1,4 +1,4 @@
-//! The queue in which schedules are kept, and what else may be in it.
+//! The queue that holds the schedules, and other messages in it.
 
 use std::sync::{
     Arc, Mutex,
@@ -7,25 +7,25 @@ use std::sync::{
 
 use posthouse::{Alarm, Backoff, Engine, ErrorKind, Message, QueueBuilder, Threshold};
 
-use super::{BOARD, hourly, run_due, times};
+use super::{REGISTRY, hourly, run_due, times};
 use crate::support::{DAY, HOUR, MINUTE, SECOND, Sim, kind};
 
 #[test]
-fn what_is_no_schedule_is_told_and_harms_nothing() {
+fn a_message_that_is_no_schedule_is_reported_and_harms_nothing() {
     let Sim { disk, engine } = Sim::new();
     let queue = engine.queue("q").create().unwrap();
     hourly(&engine, &queue).create().unwrap();
-    let board = engine.queue(BOARD).open().unwrap();
-    let copied = board.browse().unwrap().next().unwrap().unwrap();
+    let registry = engine.queue(REGISTRY).open().unwrap();
+    let copied = registry.browse().unwrap().next().unwrap().unwrap();
     let mut cut = copied.payload().to_vec();
-    board.send(Message::new(copied.payload())).unwrap();
+    registry.send(Message::new(copied.payload())).unwrap();
     for len in [0, 1, 2, 10, cut.len() - 1] {
-        board.send(Message::new(cut[..len].to_vec()).key("hourly")).unwrap();
+        registry.send(Message::new(cut[..len].to_vec()).key("hourly")).unwrap();
     }
     cut.push(0);
-    board.send(Message::new(cut).key("hourly")).unwrap();
-    board.send(Message::new(vec![0xFF; 5000]).key(vec![0xFF; 5000])).unwrap();
-    board.send(Message::new(vec![2, 1, 2, 3]).key("of a later version")).unwrap();
+    registry.send(Message::new(cut).key("hourly")).unwrap();
+    registry.send(Message::new(vec![0xFF; 5000]).key(vec![0xFF; 5000])).unwrap();
+    registry.send(Message::new(vec![2, 1, 2, 3]).key("of a later version")).unwrap();
     let kinds = Arc::new(Mutex::new(Vec::new()));
     let scheduler = engine.scheduler().on_failure({
         let kinds = Arc::clone(&kinds);
@@ -39,49 +39,48 @@ fn what_is_no_schedule_is_told_and_harms_nothing() {
     assert_eq!(unknown, 1, "{kinds:?}");
     assert_eq!(times(&queue), ["2023-11-14T23:00:00Z"]);
     assert_eq!(engine.schedules().unwrap().len(), 1);
-    assert_eq!(board.depth().unwrap(), 10, "nothing was thrown away");
+    assert_eq!(registry.depth().unwrap(), 10, "nothing was thrown away");
     assert_eq!(run_due(&engine), 0, "and it does not spin");
 }
 
-/// As a salvage may bring them back.
+/// A salvage may bring them back like this.
 #[test]
 fn of_several_with_one_name_the_newest_counts() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     hourly(&sim.engine, &queue).create().unwrap();
-    let board = sim.engine.queue(BOARD).open().unwrap();
-    let copied = board.browse().unwrap().next().unwrap().unwrap();
+    let registry = sim.engine.queue(REGISTRY).open().unwrap();
+    let copied = registry.browse().unwrap().next().unwrap().unwrap();
     for _ in 0..5 {
-        board.send(&copied).unwrap();
+        registry.send(&copied).unwrap();
     }
     assert_eq!(sim.engine.schedules().unwrap().len(), 1);
     sim.disk.advance(HOUR);
     assert_eq!(run_due(&sim.engine), 1);
     assert_eq!(times(&queue), ["2023-11-14T23:00:00Z"]);
-    assert_eq!(board.depth().unwrap(), 1);
+    assert_eq!(registry.depth().unwrap(), 1);
     for _ in 0..5 {
-        board.send(&copied).unwrap();
+        registry.send(&copied).unwrap();
     }
-    drop((board, queue));
+    drop((registry, queue));
     let Sim { engine, .. } = sim.kill();
     engine.schedule("hourly").delete().unwrap();
-    assert_eq!(engine.queue(BOARD).open().unwrap().depth().unwrap(), 0, "all of them are gone");
+    assert_eq!(engine.queue(REGISTRY).open().unwrap().depth().unwrap(), 0, "all of them are gone");
 }
 
-/// Whoever deletes or replaces a schedule relies on it, also in the moment in which it is run.
+/// Deleting or replacing a schedule is reliable, also at the moment in which it is run.
 #[test]
-fn what_ends_while_it_is_run_does_not_come_back() {
+fn a_schedule_that_ends_while_it_is_run_does_not_come_back() {
     for is_replaced in [false, true] {
         let Sim { disk, engine } = Sim::new();
         let queue = engine.queue("q").create().unwrap();
         hourly(&engine, &queue).create().unwrap();
-        let board = engine.queue(BOARD).open().unwrap();
+        let registry = engine.queue(REGISTRY).open().unwrap();
         let (times, replaced) = (Arc::new(AtomicU64::new(0)), queue.clone());
-        let watch = board.watch(Threshold::InFlight(1), {
+        let watch = registry.watch(Threshold::InFlight(1), {
             let (engine, times) = (engine.clone(), Arc::clone(&times));
-            move |crossing| {
-                if matches!(crossing, Alarm::Raised(_)) && times.fetch_add(1, Ordering::SeqCst) == 0
-                {
+            move |alarm| {
+                if matches!(alarm, Alarm::Raised(_)) && times.fetch_add(1, Ordering::SeqCst) == 0 {
                     let schedule = engine.schedule("hourly").cron("30 0 * * *");
                     match is_replaced {
                         true => drop(schedule.to_queue(&replaced, "new").replace().unwrap()),
@@ -94,7 +93,7 @@ fn what_ends_while_it_is_run_does_not_come_back() {
         assert_eq!(run_due(&engine), 0);
         assert!(times.load(Ordering::SeqCst) > 0, "it was not on lease");
         drop(watch);
-        assert_eq!(board.depth().unwrap(), u64::from(is_replaced));
+        assert_eq!(registry.depth().unwrap(), u64::from(is_replaced));
         disk.advance(30 * DAY);
         assert_eq!(run_due(&engine), u64::from(is_replaced));
         let texts: Vec<_> = queue.browse().unwrap().map(|it| it.unwrap()).collect();
@@ -103,15 +102,15 @@ fn what_ends_while_it_is_run_does_not_come_back() {
 }
 
 #[test]
-fn what_is_removed_from_the_queue_itself_is_gone() {
+fn a_schedule_that_is_removed_from_the_queue_is_gone() {
     let Sim { disk, engine } = Sim::new();
     let queue = engine.queue("q").create().unwrap();
     hourly(&engine, &queue).create().unwrap();
-    let board = engine.queue(BOARD).open().unwrap();
-    assert_eq!(board.purge().unwrap(), 1);
+    let registry = engine.queue(REGISTRY).open().unwrap();
+    assert_eq!(registry.purge().unwrap(), 1);
     assert!(engine.schedules().unwrap().is_empty());
     hourly(&engine, &queue).create_new().unwrap();
-    engine.queue(BOARD).delete().unwrap();
+    engine.queue(REGISTRY).delete().unwrap();
     assert!(engine.schedules().unwrap().is_empty());
     disk.advance(HOUR);
     assert_eq!(run_due(&engine), 0);
@@ -124,7 +123,7 @@ fn what_is_removed_from_the_queue_itself_is_gone() {
 fn a_queue_of_that_name_with_other_settings_is_refused() {
     let like_it = |engine: &Engine| {
         let backoff = Backoff::exponential(SECOND, MINUTE);
-        engine.queue(BOARD).single_active_consumer(true).backoff(backoff)
+        engine.queue(REGISTRY).single_active_consumer(true).backoff(backoff)
     };
     let Sim { engine, .. } = Sim::new();
     let queue = engine.queue("q").create().unwrap();

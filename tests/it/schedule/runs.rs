@@ -1,4 +1,4 @@
-//! What a schedule sends, and when.
+//! The messages that a schedule sends, and their times.
 
 use posthouse::{Message, MissedRuns, Schedule, Start, Target, Timestamp};
 
@@ -48,7 +48,7 @@ fn topics_and_streams_are_targets_too() {
     }
     assert_eq!(subscription.depth().unwrap(), 8);
     assert_eq!(stream.len().unwrap(), 8);
-    // Without a key they go to the partitions in turn, as all records do.
+    // Without a key the records go to each partition in rotation, as all records do.
     let of = |partition| {
         let reader = stream.partition(partition).unwrap().reader(Start::Earliest).unwrap();
         reader.count()
@@ -60,7 +60,7 @@ fn topics_and_streams_are_targets_too() {
 }
 
 #[test]
-fn a_message_may_have_an_end_of_life() {
+fn a_message_may_have_a_time_to_live() {
     let Sim { disk, engine } = Sim::new();
     let queue = engine.queue("ticks").create().unwrap();
     let message = Message::new("tick").expire_after(MINUTE);
@@ -71,7 +71,7 @@ fn a_message_may_have_an_end_of_life() {
     assert!(take(&queue).is_none(), "it has expired");
     disk.advance(HOUR);
     assert_eq!(run_due(&engine), 1);
-    assert!(take(&queue).is_some(), "each has a life of its own");
+    assert!(take(&queue).is_some(), "each has a time to live of its own");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn missed_runs_are_made_once_or_all_or_not() {
     assert_eq!(times("all")[0], "2023-11-14T23:00:00Z");
     assert_eq!(times("all")[1..], all);
     assert!(times("skip").is_empty());
-    // In time, it is not skipped.
+    // A run in time is not skipped.
     sim.disk.advance(MINUTE * 46 + 41 * SECOND);
     assert_eq!(run_due(&sim.engine), 3);
     assert_eq!(times("skip"), ["2023-11-15T05:00:00Z"]);

@@ -12,7 +12,7 @@ use std::{
 
 use posthouse::{ErrorKind, Timestamp};
 
-use super::{BOARD, secondly};
+use super::{REGISTRY, secondly};
 use crate::support::{SECOND, block_on, kind, real};
 
 #[test]
@@ -20,7 +20,7 @@ fn a_scheduler_runs_what_is_due_and_stops() {
     let (engine, _dir) = real();
     let queue = engine.queue("q").create().unwrap();
     let scheduler = engine.scheduler().start().unwrap();
-    // It is there first, and asleep: a schedule that comes later wakes it.
+    // The scheduler is there first, and asleep: a later schedule wakes it.
     thread::sleep(Duration::from_millis(100));
     secondly(&engine, &queue).create().unwrap();
     for _ in 0..2 {
@@ -67,7 +67,7 @@ fn a_scheduler_is_a_task_too() {
         assert!(begun.elapsed() < 20 * SECOND, "its failure was not told");
         thread::sleep(Duration::from_millis(1));
     }
-    engine.queue(BOARD).delete().unwrap();
+    engine.queue(REGISTRY).delete().unwrap();
     secondly(&engine, &queue).create().unwrap();
     queue.receive(20 * SECOND).unwrap().expect("it goes on").ack().unwrap();
     engine.close().unwrap();
@@ -106,7 +106,7 @@ fn a_closed_engine_ends_its_scheduler() {
     assert_eq!(kind(engine.scheduler().start()), ErrorKind::Closed);
 }
 
-/// One that is asleep, and one that stands by.
+/// One scheduler that is asleep, and one that stands by.
 #[test]
 fn schedulers_with_nothing_to_do_stop_at_once() {
     let (engine, _dir) = real();
@@ -131,9 +131,9 @@ fn a_scheduler_goes_on_when_its_queue_was_deleted() {
     for _ in 0..2 {
         secondly(&engine, &queue).create_new().unwrap();
         queue.receive(20 * SECOND).unwrap().expect("it runs").ack().unwrap();
-        engine.queue(BOARD).delete().unwrap();
+        engine.queue(REGISTRY).delete().unwrap();
         let begun = Instant::now();
-        while !engine.queues().unwrap().contains(&BOARD.to_owned()) {
+        while !engine.queues().unwrap().contains(&REGISTRY.to_owned()) {
             assert!(begun.elapsed() < 20 * SECOND, "it was not made again");
             thread::sleep(Duration::from_millis(1));
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use posthouse::{ErrorKind, Message, MissedRuns, Schedule, Target, Timestamp, sim::SimDisk};
 
-use super::{BEGIN, BOARD, hourly, run_due};
+use super::{BEGIN, REGISTRY, hourly, run_due};
 use crate::model::small_options;
 use crate::support::{DAY, HOUR, MINUTE, SECOND, Sim, field, kind};
 
@@ -34,7 +34,7 @@ fn creating_the_same_again_is_fine_and_another_is_not() {
     assert_eq!(replaced.cron(), "0 0 * * *");
     assert_eq!(engine.schedules().unwrap(), std::slice::from_ref(&replaced));
     assert_eq!(engine.schedule("hourly").open().unwrap(), replaced);
-    assert_eq!(engine.queue(BOARD).open().unwrap().depth().unwrap(), 1);
+    assert_eq!(engine.queue(REGISTRY).open().unwrap().depth().unwrap(), 1);
     engine.schedule("hourly").delete().unwrap();
     assert_eq!(kind(engine.schedule("hourly").delete()), ErrorKind::NotFound);
     assert_eq!(kind(engine.schedule("hourly").open()), ErrorKind::NotFound);
@@ -45,7 +45,7 @@ fn creating_the_same_again_is_fine_and_another_is_not() {
 }
 
 #[test]
-fn what_it_says_of_itself() {
+fn a_schedule_is_listed_with_its_settings() {
     let Sim { engine, .. } = Sim::new();
     assert!(engine.schedules().unwrap().is_empty());
     assert!(engine.queues().unwrap().is_empty(), "nothing is made by looking");
@@ -79,7 +79,7 @@ fn bad_input_is_named_and_nothing_is_stored() {
     let topic = engine.topic("t").create().unwrap();
     let stream = engine.stream("s").create().unwrap();
     let foreign = other.engine.queue("q").create().unwrap();
-    let board = engine.queue("o").ordered_by_key(true).create().unwrap();
+    let keyed = engine.queue("o").ordered_by_key(true).create().unwrap();
     let named = |name: &str| engine.schedule(name).cron("* * * * *").to_queue(&queue, "x");
     let long = "x".repeat(256);
     let bare = engine.schedule("x");
@@ -102,7 +102,7 @@ fn bad_input_is_named_and_nothing_is_stored() {
         ("header", given(Message::new("x").header("", "x"))),
         ("expire_after", given(Message::new("x").expire_after(Duration::ZERO))),
         ("expire_after", timed.clone().to_stream(&stream, Message::new("x").expire_after(SECOND))),
-        ("key", timed.clone().to_queue(&board, Message::new("x").key(vec![0; 2000]))),
+        ("key", timed.clone().to_queue(&keyed, Message::new("x").key(vec![0; 2000]))),
     ] {
         assert_eq!(field(builder.create()), wrong);
         assert_eq!(field(builder.create_new()), wrong);
@@ -116,15 +116,16 @@ fn bad_input_is_named_and_nothing_is_stored() {
     assert_eq!(kind(given(Message::new(vec![0; 65 << 10])).create()), ErrorKind::TooLarge);
     assert_eq!(engine.queues().unwrap(), ["o", "q"]);
     timed.clone().to_topic(&topic, Message::new("x").expire_after(SECOND)).create().unwrap();
-    let board = engine.queue(BOARD).open().unwrap();
-    assert_eq!(field(timed.clone().to_queue(&board, "x").replace()), "target");
+    let registry = engine.queue(REGISTRY).open().unwrap();
+    assert_eq!(field(timed.clone().to_queue(&registry, "x").replace()), "target");
 }
 
 #[test]
 fn the_largest_that_is_taken_can_be_run() {
     let disk = SimDisk::new(1);
     disk.set_now(BEGIN);
-    // A run is one commit of two messages: that which is sent, and the schedule, which holds it, too.
+    // A run is one commit of two messages: the message that is sent, and the schedule, which holds that
+    // message, too.
     let engine = small_options().commit_bytes_max(64 << 10).sim(&disk).open("store").unwrap();
     let queue = engine.queue("q").create().unwrap();
     let given = |bytes| {

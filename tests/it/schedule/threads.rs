@@ -11,10 +11,10 @@ use std::{
 
 use posthouse::{ErrorKind, MissedRuns};
 
-use super::{BOARD, run_due, secondly};
+use super::{REGISTRY, run_due, secondly};
 use crate::support::{MINUTE, SECOND, Sim, real};
 
-/// A function of the application that is called within may do what it likes.
+/// The application's callback may do anything.
 #[test]
 fn a_scheduler_may_be_dropped_by_its_own_function() {
     let (engine, _dir) = real();
@@ -42,7 +42,7 @@ fn a_scheduler_may_be_dropped_by_its_own_function() {
 }
 
 #[test]
-fn of_many_who_create_one_succeeds() {
+fn of_many_threads_that_create_one_succeeds() {
     let (engine, _dir) = real();
     let queue = engine.queue("q").create().unwrap();
     for round in 0..20 {
@@ -72,11 +72,11 @@ fn of_many_who_create_one_succeeds() {
         assert_eq!(same.into_inner(), 2, "the same again is fine");
     }
     assert_eq!(engine.schedules().unwrap().len(), 20);
-    assert_eq!(engine.queue(BOARD).open().unwrap().depth().unwrap(), 20);
+    assert_eq!(engine.queue(REGISTRY).open().unwrap().depth().unwrap(), 20);
 }
 
-/// Threads that create, replace and delete one name while it is run all the time: there is never more
-/// than one, and none comes back.
+/// Threads create, replace and delete one name while it is run all the time: there is never more than one
+/// schedule, and none comes back.
 #[test]
 fn many_threads_and_a_scheduler_on_one_name() {
     let Sim { disk, engine } = Sim::new();
@@ -116,8 +116,8 @@ fn many_threads_and_a_scheduler_on_one_name() {
         runner.join().unwrap()
     });
     assert_eq!(queue.depth().unwrap(), runs);
-    let board = engine.queue(BOARD).open().unwrap();
-    assert!(board.depth().unwrap() <= 1, "{}", board.depth().unwrap());
+    let registry = engine.queue(REGISTRY).open().unwrap();
+    assert!(registry.depth().unwrap() <= 1, "{}", registry.depth().unwrap());
     let _ = engine.schedule("secondly").delete();
     for _ in 0..5 {
         disk.advance(MINUTE);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use posthouse::{ErrorKind, MissedRuns, Overflow, Schedule, Timestamp};
 
-use super::{BEGIN, BOARD, hourly, minutely, reopen, run_due, times};
+use super::{BEGIN, REGISTRY, hourly, minutely, reopen, run_due, times};
 use crate::model::{rot_first_record, small_options};
 use crate::support::{DAY, HOUR, MINUTE, Sim, kind, take};
 
@@ -24,7 +24,7 @@ fn a_full_queue_is_told_and_tried_again() {
         }
     });
     for _ in 0..10 {
-        // It fails, and then waits: it does not spin.
+        // The run fails, and then waits: it does not spin.
         assert_eq!(kind(scheduler.run_due()), ErrorKind::QueueFull);
         assert_eq!(scheduler.run_due().unwrap(), 0);
         disk.advance(MINUTE);
@@ -37,7 +37,7 @@ fn a_full_queue_is_told_and_tried_again() {
     assert_eq!(scheduler.run_due().unwrap(), 1);
     assert_eq!(times(&queue), ["2023-11-14T23:00:00Z"]);
     assert_eq!(engine.schedule("hourly").open().unwrap().failed_attempts(), 0);
-    // One that makes room by itself is never full.
+    // A queue that drops its oldest is never full.
     let latest = engine.queue("latest").max_messages(1).overflow(Overflow::DropOldest).create();
     let latest = latest.unwrap();
     minutely(&engine, &latest).create().unwrap();
@@ -86,7 +86,7 @@ fn a_full_disk_keeps_it_waiting_and_loses_nothing() {
     disk.advance(MINUTE);
     assert_eq!(run_due(&engine), 1);
     assert_eq!(times(&queue), ["2023-11-14T23:00:00Z"]);
-    // An end needs no space that is not there.
+    // Deleting a schedule needs no space that is missing.
     disk.set_capacity(Some(disk.bytes_used()));
     while filler.send(vec![0; 1000]).is_ok() {}
     engine.schedule("hourly").delete().unwrap();
@@ -102,7 +102,7 @@ fn a_clock_that_is_set_back_makes_it_wait_and_runs_nothing_twice() {
     hourly(&engine, &queue).create().unwrap();
     disk.advance(HOUR);
     assert_eq!(run_due(&engine), 1);
-    // Two hours back: what was made is not made again.
+    // Two hours back: runs that were made are not made again.
     disk.set_now(Timestamp(BEGIN.0 + 3_600_000 - 2 * 3_600_000));
     for _ in 0..12 {
         disk.advance(15 * MINUTE);
@@ -112,7 +112,7 @@ fn a_clock_that_is_set_back_makes_it_wait_and_runs_nothing_twice() {
 }
 
 #[test]
-fn a_clock_that_is_set_forward_is_noticed_with_the_next_run_or_the_next_life() {
+fn a_clock_that_is_set_forward_is_noticed_with_the_next_run_or_the_next_opening() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     hourly(&sim.engine, &queue).create().unwrap();
@@ -122,7 +122,7 @@ fn a_clock_that_is_set_forward_is_noticed_with_the_next_run_or_the_next_life() {
     sim.disk.advance(47 * MINUTE);
     assert_eq!(run_due(&sim.engine), 1, "one for all that the clock has left out");
     assert_eq!(times(&sim.engine.queue("q").open().unwrap()), ["2023-11-15T09:00:00Z"]);
-    // From then on it is right: the next one is due at ten, in this life and in the next.
+    // From then on the times are right: the next run is due at ten, also after a restart.
     sim.disk.advance(59 * MINUTE);
     assert_eq!(run_due(&sim.engine), 0);
     sim.disk.advance(MINUTE);
@@ -160,7 +160,7 @@ fn a_damaged_schedule_is_told_and_keeps_others_from_nothing() {
     assert_eq!(times(&queue), ["2023-11-14T23:00:00Z"]);
     let report = engine.verify().unwrap();
     assert!(!report.is_ok());
-    assert!(report.to_string().contains(BOARD), "{report}");
+    assert!(report.to_string().contains(REGISTRY), "{report}");
     engine.close().unwrap();
     drop((queue, engine));
     let salvaged = small_options().sim(&disk).salvage("store", "saved").unwrap();

@@ -1,4 +1,4 @@
-//! What users are told of streams.
+//! The documented behaviour of streams.
 
 mod group;
 mod read;

@@ -90,7 +90,7 @@ fn a_reader_past_the_end_waits_for_its_offset() {
     });
 }
 
-/// "Groups and readers that have not come so far skip them."
+/// The documentation says: "Groups and readers that have not come so far skip them."
 #[test]
 fn a_reader_skips_what_was_trimmed_meanwhile() {
     for checkpoint in [false, true] {
@@ -108,8 +108,8 @@ fn a_reader_skips_what_was_trimmed_meanwhile() {
     }
 }
 
-/// A run of the journal that is damaged under a reader's hands is reported until it is whole again:
-/// a reader that is asked once more does not go on behind it.
+/// The journal run is damaged while a reader reads. The reader reports the damage until the run is whole
+/// again. A reader that is asked again does not go on behind it.
 #[test]
 fn a_reader_does_not_skip_a_damaged_run() {
     use std::{fs::File, os::unix::fs::FileExt};
@@ -128,7 +128,7 @@ fn a_reader_does_not_skip_a_damaged_run() {
     };
     let (file, at) = journal.filter_map(|it| find(&it).map(|at| (it, at))).next().unwrap();
     let file = File::options().read(true).write(true).open(file).unwrap();
-    // The end of the run's header: how long it is, and how long its record.
+    // The end of the run's header: its length, and the length of its record.
     let (mut before, at) = ([0; 6], at as u64 - 6);
     file.read_exact_at(&mut before, at).unwrap();
 

@@ -1,4 +1,4 @@
-//! What tests of several modules use.
+//! Helpers that tests of several modules use.
 #![allow(dead_code)]
 
 #[cfg(unix)]
@@ -31,7 +31,7 @@ pub fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// How many cases proptest tries: so many, or `POSTHOUSE_CASES`.
+/// How many cases proptest tries: the given number, or `POSTHOUSE_CASES`.
 pub fn cases(default: u32) -> Config {
     let cases = std::env::var("POSTHOUSE_CASES").ok().and_then(|n| n.parse().ok());
     Config { cases: cases.unwrap_or(default), failure_persistence: None, ..Config::default() }
@@ -42,7 +42,7 @@ pub fn open(disk: &SimDisk) -> Result<Engine, Error> {
     small_options().sim(disk).open("store")
 }
 
-/// An engine on the real disk, and the directory that goes with it.
+/// An engine on the real disk, and its directory.
 pub fn real() -> (Engine, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     (Engine::open(dir.path().join("store")).unwrap(), dir)

@@ -1,10 +1,10 @@
-//! An engine on a simulated disk, for tests of what users are told.
+//! An engine on a simulated disk, for tests of documented behaviour.
 
 use posthouse::{Delivery, Engine, Queue, Timestamp, sim::SimDisk};
 
 use super::open;
 
-/// An engine on a simulated disk, whose clocks only move when they are told to.
+/// An engine on a simulated disk, whose clocks move only when the test moves them.
 pub struct Sim {
     pub disk: SimDisk,
     pub engine: Engine,
@@ -19,14 +19,14 @@ impl Sim {
     }
 
     pub fn now(&self) -> Timestamp {
-        // What a message bears that is sent now.
+        // The timestamp of a message that is sent now.
         let probe = self.engine.stream("probe").create().unwrap();
         let at = probe.append("now").unwrap();
         let reader = probe.partition(at.partition).unwrap().reader(posthouse::Start::Earliest);
         reader.unwrap().last().unwrap().unwrap().timestamp()
     }
 
-    /// The process dies, and the next one begins.
+    /// Kills the process, and opens the store in the next one.
     pub fn kill(self) -> Sim {
         let Sim { disk, engine } = self;
         disk.kill();

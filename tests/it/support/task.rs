@@ -1,4 +1,4 @@
-//! Futures that are polled by hand, and the smallest runtime there is.
+//! Futures that are polled by hand, and a minimal runtime.
 
 use std::{
     pin::{Pin, pin},
@@ -41,7 +41,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs a future to its end. One that is never woken is looked at again after half a minute.
+/// Runs a future to its end. A future that is never woken is polled again after half a minute.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);
@@ -70,7 +70,7 @@ pub struct Task<T> {
 }
 
 impl<T> Task<T> {
-    /// One that has nothing to give yet.
+    /// A future that is not ready yet.
     pub fn waiting(future: impl Future<Output = T> + 'static) -> Task<T> {
         let mut task = Task { future: Box::pin(future), alarm: Arc::default() };
         assert!(task.poll().is_none(), "there is something already");

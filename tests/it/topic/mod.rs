@@ -1,3 +1,3 @@
-//! What users are told of topics.
+//! The documented behaviour of topics.
 
 mod fan_out;

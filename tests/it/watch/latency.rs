@@ -34,7 +34,7 @@ fn latencies_count_how_long_messages_have_waited_and_were_handled() {
     assert_eq!(counted(&later.since(&latencies).handling), [(2, 2)]);
     assert_eq!(later.since(&latencies).waiting.count(), 0);
     assert_eq!((later.waiting.quantile(0.5), later.waiting.mean()), (Some(ms(10)), Some(ms(9))));
-    // All handles of a queue tell the same.
+    // All handles of a queue show the same.
     assert_eq!(sim.engine.queue("q").open().unwrap().latencies().unwrap(), later);
 }
 
@@ -68,7 +68,7 @@ fn a_delayed_message_has_waited_since_it_was_due() {
     sim.engine.checkpoint().unwrap();
     sim.disk.advance(60 * SECOND + ms(9));
     take(&queue).unwrap().ack().unwrap();
-    // One whose timestamp lies ahead has not waited at all.
+    // A message whose timestamp lies ahead has not waited at all.
     queue.send(Message::new("b").timestamp(Timestamp(u64::MAX))).unwrap();
     take(&queue).unwrap().ack().unwrap();
     assert_eq!(counted(&queue.latencies().unwrap().waiting), [(0, 1), (9, 1)]);

@@ -1,5 +1,5 @@
-//! What users are told of watching.
+//! Watching queues and subscriptions: statistics, latencies and thresholds.
 
 mod latency;
-mod levels;
 mod stats;
+mod thresholds;

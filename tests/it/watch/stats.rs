@@ -20,7 +20,7 @@ fn stats_tell_what_is_where_and_what_has_happened() {
     held[1].nack().unwrap();
     drop(held);
     for _ in 0..2 {
-        // Those two again: now they die.
+        // These two again: now they become dead letters.
         let delivery = loop {
             let delivery = take(&queue).unwrap();
             if delivery.attempt() == 2 {
@@ -59,7 +59,7 @@ fn rates_are_what_has_happened_in_a_second_between_two_stats() {
     assert_eq!((rates.failed, rates.dead), (0.3, 0.1));
     assert_eq!(after.uptime - before.uptime, 10 * SECOND);
     assert_eq!(before.rates_since(&after), posthouse::Rates::default(), "the wrong way round");
-    // What is moved here counts as well.
+    // Messages that are moved here count as well.
     let dead = sim.engine.queue("q.dead").open().unwrap();
     assert_eq!(dead.stats().unwrap().sent, 0, "nobody had opened it then");
     take(&queue).unwrap().reject("no").unwrap();
@@ -91,7 +91,7 @@ fn stats_tell_the_age_of_the_oldest_message_that_is_not_acked() {
     sim = sim.kill();
     sim.disk.advance(SECOND);
     let queue = sim.engine.queue("q").open().unwrap();
-    assert_eq!(age(&queue), Some(3 * SECOND), "ages go on in the next life");
+    assert_eq!(age(&queue), Some(3 * SECOND), "ages go on after a restart");
     queue.purge().unwrap();
     assert_eq!(age(&queue), None);
 }

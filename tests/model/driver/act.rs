@@ -1,4 +1,4 @@
-//! Each action, done on the engine and on the model.
+//! Does each action on the engine and on the model.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ impl Driver<'_> {
         match done {
             Ok(Some(())) => Ended::Fine,
             Ok(None) => Ended::Dead,
-            // It failed before there was anything to commit.
+            // The action failed before there was anything to commit.
             Err(error) if self.doomed && is_of_power(&error) => Ended::Dead,
             Err(error) => panic!("{action:?}: {error:?}"),
         }

@@ -1,4 +1,4 @@
-//! What the model knows of commits, and how the outcomes of commits are taken.
+//! The commits that the model knows, and the outcomes of commits.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ impl Driver<'_> {
     pub(super) fn committed(&mut self, change: impl FnOnce(&mut State)) {
         let mut state = self.now().clone();
         change(&mut state);
-        // What changes nothing, such as creating what is there, may have written no frame.
+        // A commit that changes nothing, such as creating something that exists, may have written no frame.
         let proven =
             if state == *self.now() { self.proven[self.states.len() - 1] } else { self.floor };
         self.states.push(Rc::new(state));
@@ -22,7 +22,7 @@ impl Driver<'_> {
         self.floor = self.states.len() - 1;
     }
 
-    /// Takes the outcome of a commit: what it gave, or what it failed with if that was expected.
+    /// Takes the outcome of a commit: its result, or its error if that error was expected.
     pub(super) fn outcome<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, Error> {
         match result {
             Ok(value) => Ok(Some(value)),

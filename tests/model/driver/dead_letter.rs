@@ -1,13 +1,13 @@
-//! Messages that are dropped or moved to the dead letters by a receive.
+//! A receive drops messages, or moves them to the dead letters.
 
 use std::collections::BTreeMap;
 
-use super::{Driver, Whose, bury, offsets_of, unacked_mut};
+use super::{Driver, Whose, move_to_dead_letters, offsets_of, unacked_mut};
 use crate::state::{DEAD, RETRIED, Unacked};
 
 impl Driver<'_> {
-    /// Those of some messages that are not there any more, in the order in which they have become
-    /// dead letters, if they have. A copy of the disk tells, also of what is not durable yet.
+    /// Finds the messages that are no longer there, in the order in which they have become dead letters, if
+    /// they have. It reads a copy of the disk, which also has what is not durable yet.
     pub(super) fn find_gone(&self, whose: &Whose, doomed: &[u64]) -> Vec<u64> {
         if doomed.is_empty() {
             return Vec::new();
@@ -32,8 +32,8 @@ impl Driver<'_> {
         found.unwrap_or_else(|error| panic!("cannot browse: {error}"))
     }
 
-    /// Messages were dropped, each in a commit of its own: the fresh ones in their order, and the others
-    /// in any.
+    /// Messages were dropped, each in a commit of its own: the fresh messages in their order, and the others
+    /// in any order.
     pub(super) fn commit_drops(&mut self, whose: &Whose, fresh: &[u64], others: &[u64]) {
         let base = self.now().clone();
         for some in 0..1 << others.len() {
@@ -53,13 +53,13 @@ impl Driver<'_> {
         }
     }
 
-    /// A receive was cut off, somewhere in the midst of its commits: some messages have become dead
-    /// letters, and one more may have been counted.
-    pub(super) fn may_have_counted(&mut self, free: &Unacked, buried: &[u64]) {
-        let others: Vec<u64> = free.keys().copied().filter(|it| !buried.contains(it)).collect();
-        for count in 0..=buried.len() {
+    /// A receive was cut off, between any two of its commits: some messages have become dead letters, and one
+    /// more may have been counted.
+    pub(super) fn may_have_counted(&mut self, free: &Unacked, moved: &[u64]) {
+        let others: Vec<u64> = free.keys().copied().filter(|it| !moved.contains(it)).collect();
+        for count in 0..=moved.len() {
             if let Some(last) = count.checked_sub(1) {
-                self.commit_burial(buried[last]);
+                self.commit_dead_letter(moved[last]);
             }
             let base = self.now().clone();
             for offset in &others {
@@ -75,20 +75,20 @@ impl Driver<'_> {
     }
 
     /// A message was moved to the dead letters, in a commit of its own.
-    pub(super) fn commit_burial(&mut self, offset: u64) {
+    pub(super) fn commit_dead_letter(&mut self, offset: u64) {
         let letter = self.now().queues[DEAD].next;
         let now = self.time;
-        self.committed(|state| bury(state, offset, now));
+        self.committed(|state| move_to_dead_letters(state, offset, now));
         self.bear(&Whose::Queue(DEAD.to_owned()), letter, 1);
     }
 
-    /// What has come to the dead letters with the last commit.
+    /// The dead letters that came with the last commit.
     pub(super) fn bear_letters(&mut self, before: u64) {
         let after = self.letters();
         self.bear(&Whose::Queue(DEAD.to_owned()), before, after - before);
     }
 
-    /// How many dead letters there have ever been.
+    /// The number of dead letters that there have ever been.
     pub(super) fn letters(&self) -> u64 {
         self.now().queues.get(DEAD).map_or(0, |queue| queue.next)
     }

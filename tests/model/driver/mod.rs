@@ -3,7 +3,7 @@
 mod act;
 mod commit;
 mod dead_letter;
-mod life;
+mod epoch;
 mod queue;
 mod receive;
 mod settle;
@@ -23,10 +23,10 @@ use crate::{
     World,
     action::{Action, How, Name},
     oracle::Oracle,
-    state::{ATTEMPTS_MAX, DEAD, Entry, MORTAL, Msg, ORDERED, RETRIED, State, Unacked},
+    state::{ATTEMPTS_MAX, DEAD, Entry, EXPIRING, Msg, ORDERED, RETRIED, State, Unacked},
 };
 
-/// Whose deliveries: a queue's, or a subscription's.
+/// The owner of deliveries: a queue or a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Whose {
     Queue(String),
@@ -45,38 +45,37 @@ struct Held {
 pub struct Driver<'a> {
     world: &'a dyn World,
     engine: Option<Engine>,
-    /// The state after each commit since the last recovery; the first is the recovered one.
+    /// The state after each commit since the last recovery. The first one is the recovered state.
     states: Vec<Rc<State>>,
-    /// Those of the life before.
+    /// Those of the epoch before.
     states_before: Vec<Rc<State>>,
-    /// The states before this one cannot come back: it is durable, or was seen.
+    /// The states before this one cannot come back: this one is durable, or was seen.
     floor: usize,
     /// Whether consumers must see durable messages only.
     hides_unsynced: bool,
     held: Vec<Held>,
-    /// The highest offset that was delivered in this life, for each consumer and priority.
+    /// The highest offset that was delivered in this epoch, for each consumer and priority.
     fresh: BTreeMap<(Whose, u8), u64>,
-    /// What was delivered in this life.
+    /// The messages that were delivered in this epoch.
     seen: BTreeSet<(Whose, u64)>,
     /// The state in which each message came, for the messages since the last recovery.
     born: BTreeMap<(Whose, u64), usize>,
     numbered: u64,
-    /// Whether the power may be gone, or a call may fail: then any error is the last thing that this
-    /// life says.
+    /// Whether the power may be off, or a call may fail: then an error ends this epoch.
     doomed: bool,
-    /// Whether the power may be gone.
+    /// Whether the power may be off.
     powerless: bool,
-    /// For each state, what was durable when the commit to it was made: its frame says so.
+    /// For each state, the state that was durable when its commit was made: its frame says so.
     proven: Vec<usize>,
     /// Counts recoveries.
-    life: u64,
+    epoch: u64,
     granted: u64,
-    /// By how many milliseconds the clock was moved on, and for messages that wait, by how many it
-    /// was when they began to.
+    /// The milliseconds by which the clock was moved on. For messages that wait, that sum when they began to
+    /// wait.
     time: u64,
     waits_since: BTreeMap<(Whose, u64), u64>,
-    /// Whether the time of day was set: then nothing is known of when messages are due, nor of when
-    /// their lives are over.
+    /// Whether the time of day was set. Then the model does not know when messages are due, and when their
+    /// times to live are over.
     clock_was_set: bool,
     /// Examines the moments that the world has recorded.
     oracle: Option<&'a Oracle>,
@@ -94,7 +93,7 @@ enum Settling {
 /// How an action ended.
 enum Ended {
     Fine,
-    /// The power was gone. The commit that was being made may be there or not.
+    /// The power was off. The commit that was being made may be there or not.
     Dead,
 }
 
@@ -126,7 +125,7 @@ impl<'a> Driver<'a> {
             doomed: false,
             powerless: false,
             proven: vec![0],
-            life: 0,
+            epoch: 0,
             granted: 0,
             time: 0,
             waits_since: BTreeMap::new(),
@@ -137,7 +136,7 @@ impl<'a> Driver<'a> {
         driver
     }
 
-    /// Has an oracle examine what the world records from now on.
+    /// Makes an oracle examine everything that the world records from now on.
     pub fn examined_by(mut self, oracle: &'a Oracle) -> Driver<'a> {
         self.oracle = Some(oracle);
         self
@@ -151,35 +150,36 @@ impl<'a> Driver<'a> {
         self.examined(|driver| driver.crash(true));
     }
 
-    /// Does one action, and what follows if the power goes in the middle of it.
+    /// Does one action, and recovers if the power is cut in the middle of it.
     pub fn one(&mut self, action: &Action) {
         self.examined(|driver| {
             if let Ended::Dead = driver.act(action) {
-                // After an error the machine may stay up, with what the system has cached.
+                // After an error the machine may stay up, with the data that the system has cached.
                 driver.crash(driver.powerless || driver.numbered.is_multiple_of(2));
             }
             driver.compare_bytes();
         });
     }
 
-    /// Compares what the engine has counted of a queue with a limit in bytes.
+    /// Compares the bytes that the engine has counted with those that are in the queue, of a queue with a
+    /// limit in bytes.
     fn compare_bytes(&self) {
-        let (false, Some(known)) = (self.doomed, self.now().queues.get(MORTAL)) else { return };
-        let bytes = self.queue(MORTAL).and_then(|queue| queue.bytes());
+        let (false, Some(known)) = (self.doomed, self.now().queues.get(EXPIRING)) else { return };
+        let bytes = self.queue(EXPIRING).and_then(|queue| queue.bytes());
         let bytes = bytes.unwrap_or_else(|error| panic!("the bytes are not known: {error}"));
         let sum = known.unacked.values().map(|entry| entry.msg.weight()).sum();
-        assert_eq!(bytes, Some(sum), "bytes of {MORTAL}");
+        assert_eq!(bytes, Some(sum), "bytes of {EXPIRING}");
     }
 
-    /// Does something, and has the oracle examine the moments in which it could have been cut off.
+    /// Does something, and makes the oracle examine the moments at which it could have been cut off.
     fn examined(&mut self, act: impl FnOnce(&mut Self)) {
         let Some(oracle) = self.oracle else {
             return act(self);
         };
-        let (floor, life) = (self.floor, self.life);
+        let (floor, epoch) = (self.floor, self.epoch);
         let proven = self.proven[floor];
         act(self);
-        let all = if self.life == life { &self.states } else { &self.states_before };
+        let all = if self.epoch == epoch { &self.states } else { &self.states_before };
         for moment in self.world.moments() {
             oracle.examine(&moment, all, floor, proven);
         }
@@ -193,7 +193,7 @@ impl<'a> Driver<'a> {
         self.states.last().unwrap()
     }
 
-    /// Makes so many new messages.
+    /// Makes new messages.
     fn messages(&mut self, count: u8, bytes: u16) -> Vec<Msg> {
         let first = self.numbered;
         self.numbered += u64::from(count);
@@ -203,7 +203,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// The simulated power is off, or a call fails as was ordered; or a sync failed because of it.
+/// The simulated power is off, a call fails as ordered, or a sync failed because of it.
 fn is_of_power(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Io | ErrorKind::DiskFull | ErrorKind::Poisoned)
 }
@@ -218,14 +218,14 @@ fn durability(how: How) -> Durability {
     }
 }
 
-/// What passes at a time. Lives and waits are so many of these, so that they end on the dot; leases
-/// are not, so that none ends at the very end of it.
+/// The step of the clock. Times to live and waits are whole numbers of it, so they end exactly. Leases are
+/// not, so no lease ends at the very end of a step.
 const MOMENT: Duration = Duration::from_millis(15_007);
 
-/// How long messages wait that are to wait: less than a lease.
+/// How long a delayed message waits: less than a lease.
 const WAIT: Duration = Duration::from_millis(30_014);
 
-/// So many messages are dropped at once in an order that is not known.
+/// From this many dropped messages on, their order is not known.
 const UNORDERED_MAX: usize = 3;
 
 impl Whose {
@@ -242,13 +242,13 @@ impl Whose {
         if is_by_default { Duration::from_secs(30) } else { LEASE }
     }
 
-    /// Whether a message was tried so often that it belongs to the dead letters.
+    /// Whether a message was tried often enough to become a dead letter.
     fn is_worn_out(&self, entry: &Entry) -> bool {
         self.is_retried() && entry.attempts >= ATTEMPTS_MAX
     }
 }
 
-/// What is in a queue or a subscription.
+/// The messages in a queue or a subscription.
 fn offsets_of(engine: &Engine, whose: &Whose) -> Result<BTreeSet<u64>, Error> {
     let browse = match whose {
         Whose::Queue(name) => engine.queue(name).open()?.browse()?,
@@ -285,7 +285,7 @@ fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling, now: 
     if whose.is_retried() {
         // It was counted when it was delivered.
         if how == Settling::Reject || entry.attempts >= ATTEMPTS_MAX {
-            return bury(state, offset, now);
+            return move_to_dead_letters(state, offset, now);
         }
     } else {
         entry.attempts += 1;
@@ -293,7 +293,7 @@ fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling, now: 
     entry.waits = how == Settling::NackAfter;
 }
 
-fn bury(state: &mut State, offset: u64, now: u64) {
+fn move_to_dead_letters(state: &mut State, offset: u64, now: u64) {
     let entry = state.queues.get_mut(RETRIED).unwrap().unacked.remove(&offset).unwrap();
     let note = Some((RETRIED.to_owned(), offset, entry.attempts));
     state.queues.get_mut(DEAD).unwrap().send(&[Msg { note, ..entry.msg }], now);

@@ -1,4 +1,4 @@
-//! Queues: what is sent, removed, purged and redriven.
+//! Queues: sending, removing, purging and redriving.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     action::{How, Name},
     state::{
-        ATTEMPTS_MAX, BOUNDED, BRIEF, DEAD, LIFE, MESSAGES_MAX, MORTAL, Msg, QueueState, RETRIED,
+        ATTEMPTS_MAX, BOUNDED, BRIEF, DEAD, TIME_TO_LIVE, MESSAGES_MAX, EXPIRING, Msg, QueueState, RETRIED,
     },
 };
 
@@ -23,22 +23,22 @@ impl Driver<'_> {
     pub(super) fn create_queue(&mut self, name: Name) -> Result<Option<()>, Error> {
         let name = queue_name(name);
         let builder = self.engine().queue(&name);
-        // Dead letters have the lease with which they are created beside their queue.
+        // The queue of the dead letters has the lease with which it was created beside its queue.
         let builder = if name == DEAD { builder } else { builder.lease(LEASE) };
         let is_retried = name == RETRIED;
-        // Dead letters that were not created for themselves live for ever.
-        let lives = [RETRIED, MORTAL].contains(&&*name)
+        // A queue of dead letters that was not created on its own has no time to live.
+        let lives = [RETRIED, EXPIRING].contains(&&*name)
             || (name == DEAD && !self.now().queues.contains_key(DEAD));
-        let life = lives.then_some(LIFE);
-        let builder = match life {
-            Some(life) => builder.time_to_live(life),
+        let time_to_live = lives.then_some(TIME_TO_LIVE);
+        let builder = match time_to_live {
+            Some(time_to_live) => builder.time_to_live(time_to_live),
             None => builder,
         };
         let builder = match &*name {
             RETRIED => builder.max_attempts(ATTEMPTS_MAX),
             BOUNDED => builder.max_messages(MESSAGES_MAX).overflow(Overflow::DropOldest),
-            // Never reached: what counts is the sum.
-            MORTAL => builder.max_bytes(1 << 40),
+            // The limit is never reached: the test needs the sum only.
+            EXPIRING => builder.max_bytes(1 << 40),
             _ => builder,
         };
         let made = builder.create().map(drop);
@@ -46,7 +46,7 @@ impl Driver<'_> {
             if is_retried && !state.queues.contains_key(RETRIED) {
                 state.queues.entry(DEAD.to_owned()).or_default();
             }
-            state.queues.entry(name).or_insert_with(|| QueueState::of_life(life));
+            state.queues.entry(name).or_insert_with(|| QueueState::with_time_to_live(time_to_live));
         })
     }
 
@@ -88,7 +88,7 @@ impl Driver<'_> {
             How::Waited => queue.send_ticket(messages[0].message()).and_then(Ticket::wait),
             how => queue.durability(durability(how)).send(messages[0].message()),
         };
-        // A batch of none is no commit.
+        // An empty batch is no commit.
         let how = if messages.is_empty() { How::Buffered } else { how };
         let how = if messages.len() > 1 && how == How::Waited { How::Sync } else { how };
         let (count, now) = (messages.len() as u64, self.time);
@@ -105,7 +105,7 @@ impl Driver<'_> {
         Ok(Some(()))
     }
 
-    /// What a queue drops when so many more are sent; `None` if they do not fit.
+    /// The messages that a queue drops for new ones; `None` if these do not fit.
     pub(super) fn dropped(&self, name: &str, more: usize) -> Option<Vec<u64>> {
         let depth = self.now().queues[name].unacked.len() + more;
         let excess = depth.saturating_sub(MESSAGES_MAX as usize);
@@ -128,7 +128,7 @@ impl Driver<'_> {
         let Some(offset) = self.now().queues.get(&name).map(|queue| queue.next) else {
             return Ok(Some(()));
         };
-        // Now and then so many that they do not stay in memory.
+        // Sometimes there are so many that they are spilled.
         let count = if self.numbered.is_multiple_of(3) { 9 } else { 1 };
         let messages = self.messages(count, bytes);
         let (message, now) = (messages[0].message().deliver_after(WAIT), self.time);
@@ -179,7 +179,7 @@ impl Driver<'_> {
         &mut self,
         name: &str,
         message: &Msg,
-        life: Option<Duration>,
+        time_to_live: Option<Duration>,
         how: How,
     ) -> Result<Option<()>, Error> {
         let Some(offset) = self.now().queues.get(name).map(|queue| queue.next) else {
@@ -197,7 +197,7 @@ impl Driver<'_> {
         let done = self.commit_as(how, sent, |state| {
             let queue = state.queues.get_mut(name).unwrap();
             queue.unacked.retain(|offset, _| !dropped.contains(offset));
-            queue.send_living(std::slice::from_ref(message), life, now);
+            queue.send_with_time_to_live(std::slice::from_ref(message), time_to_live, now);
         })?;
         self.bear(&Whose::Queue(name.to_owned()), offset, 1);
         Ok(done.map(|sent| assert_eq!(sent, Offset(offset))))
@@ -248,7 +248,7 @@ impl Driver<'_> {
             return Ok(Some(()));
         };
         let redriven = self.queue(DEAD).and_then(|dead| dead.redrive().run());
-        // Those that are not visible yet stay, and those that cannot be read.
+        // Messages that are not visible yet stay, and so do messages that cannot be read.
         let done = self.outcome(redriven)?;
         let moved = match (self.world.copy(), done) {
             (Some(_), _) => self.find_gone(&Whose::Queue(DEAD.to_owned()), &idle),
@@ -263,7 +263,7 @@ impl Driver<'_> {
             self.committed(|state| {
                 let letter = state.queues.get_mut(DEAD).unwrap().unacked.remove(&offset).unwrap();
                 let message = Msg { note: None, ..letter.msg };
-                // What the message said of its life is forgotten among the dead letters.
+                // A dead letter loses the time to live that the message had of its own.
                 state.queues.get_mut(RETRIED).unwrap().send(&[message], now);
             });
             self.bear(&Whose::Queue(RETRIED.to_owned()), first + n as u64, 1);
@@ -275,7 +275,7 @@ impl Driver<'_> {
     }
 
     pub(super) fn churn(&mut self, queue: Name, rounds: u8, how: How) -> Result<Option<()>, Error> {
-        // Either they die young, or they die in segments.
+        // Either they are acked in the journal, or they are acked in segments.
         let at_once = rounds.is_multiple_of(2);
         if at_once {
             for _ in 0..rounds {
@@ -307,7 +307,7 @@ impl Driver<'_> {
         Ok(Some(()))
     }
 
-    /// A message comes, and is moved to the dead letters after so many moments.
+    /// A message comes, and is moved to the dead letters after some moments.
     pub(super) fn die(&mut self, moments: u8, how: How) -> Result<Option<()>, Error> {
         if self.send(RETRIED_NAME, 1, 60, how)?.is_none() {
             return Ok(None);

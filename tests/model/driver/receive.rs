@@ -5,13 +5,13 @@ use posthouse::{Delivery, Error};
 use super::{Driver, Held, UNORDERED_MAX, WAIT, Whose, unacked, unacked_mut};
 use crate::state::{Entry, Msg, RETRIED, Unacked};
 
-/// What a receive has to do with.
+/// The messages of a receive.
 struct Offered {
     /// The messages that were not on lease.
     free: Unacked,
-    /// Those of them that the receive may have dropped, or moved to the dead letters.
+    /// Those that the receive may have dropped, or moved to the dead letters.
     doomed: Vec<u64>,
-    /// Those that it has.
+    /// Those that it has dropped or moved.
     gone: Vec<u64>,
 }
 
@@ -30,7 +30,7 @@ impl Driver<'_> {
         let (fresh, others): (Vec<u64>, Vec<u64>) =
             doomed.iter().partition(|offset| self.is_in_order(&whose, **offset, &free));
         if !is_retried && others.len() > UNORDERED_MAX {
-            // In which order so many are dropped cannot be told.
+            // The order in which many messages are dropped is not known.
             return self.purge(&whose);
         }
         let received = match &whose {
@@ -43,14 +43,14 @@ impl Driver<'_> {
         let gone = self.find_gone(&whose, &doomed);
         if received.is_some() && !self.doomed {
             let left = self.depth(&whose)?;
-            assert_eq!(left, (depth - gone.len()) as u64, "one is lost, and its life is not over");
+            assert_eq!(left, (depth - gone.len()) as u64, "one is lost, and its time to live is not over");
         }
         if is_retried {
             if received.is_none() {
                 self.may_have_counted(&free, &gone);
                 return Ok(None);
             }
-            gone.iter().for_each(|offset| self.commit_burial(*offset));
+            gone.iter().for_each(|offset| self.commit_dead_letter(*offset));
         } else {
             let of = |all: Vec<u64>| -> Vec<u64> {
                 all.into_iter().filter(|n| gone.contains(n)).collect()
@@ -76,7 +76,7 @@ impl Driver<'_> {
         free.map(|(n, entry)| (*n, entry.clone())).collect()
     }
 
-    /// Nothing came: everything that is free must be withheld for a reason.
+    /// No message came: each free message must be withheld for a reason.
     fn check_withheld(&self, whose: &Whose, offered: &Offered) {
         for (offset, entry) in offered.free.iter().filter(|(n, _)| !offered.gone.contains(n)) {
             let may_be = self.may_be_withheld(whose, *offset, entry);
@@ -105,7 +105,7 @@ impl Driver<'_> {
         self.held.push(Held { whose, delivery, granted: self.granted, until });
     }
 
-    /// A delivery is of a message that may come now, and none that is more urgent could.
+    /// The delivered message may come now, and no message of a higher priority could.
     fn check_delivery(&self, whose: &Whose, delivery: &Delivery, offered: &Offered) {
         let Offered { free, doomed, .. } = offered;
         let offset = delivery.offset().0;
@@ -117,7 +117,7 @@ impl Driver<'_> {
         let too_early = entry.waits && self.is_due(whose, offset) == Some(false);
         assert!(!too_early, "message {offset} of {whose:?} came too early");
         let is_over = self.is_over(entry) == Some(true);
-        assert!(!is_over, "message {offset} of {whose:?} came when its life was over");
+        assert!(!is_over, "message {offset} of {whose:?} came when its time to live was over");
         if whose.is_ordered() && entry.msg.key.is_some() {
             assert_eq!(self.first_of_key(whose, entry), offset, "it is not its turn");
         }
@@ -134,7 +134,7 @@ impl Driver<'_> {
     fn check_order(&mut self, whose: &Whose, offset: u64, offered: &Offered) {
         let Offered { free, doomed, gone } = offered;
         let entry = &free[&offset];
-        // What has waited, or was there before, is not in the order of those that are fresh.
+        // A message that has waited, or was there before, is not in the order of the fresh messages.
         let is_fresh = !entry.waits && !self.seen.contains(&(whose.clone(), offset));
         let is_fresh = is_fresh && !whose.is_ordered();
         let priority = entry.msg.priority;
@@ -160,18 +160,18 @@ impl Driver<'_> {
         }
     }
 
-    /// Whether a message that is not on lease may not be delivered, as far as we were told.
+    /// Whether a message that is not on lease must not be delivered, as far as the model knows.
     pub(super) fn may_be_withheld(&self, whose: &Whose, offset: u64, entry: &Entry) -> bool {
         let born = self.born.get(&(whose.clone(), offset)).copied().unwrap_or(0);
         let is_hidden = self.hides_unsynced && born > self.floor;
         let may_wait = entry.waits && self.is_due(whose, offset) != Some(true);
-        // One that cannot be moved to the dead letters stays, and is not delivered.
+        // A message that cannot be moved to the dead letters stays, and is not delivered.
         let is_doomed = self.doomed && whose.is_retried();
         let is_behind = whose.is_ordered() && self.first_of_key(whose, entry) < offset;
         is_hidden || may_wait || is_doomed || is_behind
     }
 
-    /// The first message with the same key, of those that are not acked.
+    /// The first message with the same key that is not acked.
     pub(super) fn first_of_key(&self, whose: &Whose, entry: &Entry) -> u64 {
         let unacked = unacked(self.now(), whose).expect("it is there");
         let key = &entry.msg.key;
@@ -179,14 +179,14 @@ impl Driver<'_> {
         same.map_or(u64::MAX, |(offset, _)| *offset)
     }
 
-    /// Whether a message that waits is due; `None` if that cannot be told.
+    /// Whether a message that waits is due; `None` if the model does not know.
     pub(super) fn is_due(&self, whose: &Whose, offset: u64) -> Option<bool> {
         let since = self.waits_since.get(&(whose.clone(), offset))?;
         let due = since + WAIT.as_millis() as u64;
         (!self.clock_was_set).then_some(due <= self.time)
     }
 
-    /// Whether the life of a message is over; `None` if that cannot be told.
+    /// Whether the time to live of a message is over; `None` if the model does not know.
     pub(super) fn is_over(&self, entry: &Entry) -> Option<bool> {
         match entry.ends.0 {
             None => Some(false),
@@ -199,14 +199,14 @@ impl Driver<'_> {
         self.is_over(entry) != Some(false)
     }
 
-    /// Whether a message that is not on lease is met behind all of lower offsets of which that holds.
+    /// Whether the engine reaches this message only behind all such messages of lower offsets.
     pub(super) fn is_in_order(&self, whose: &Whose, offset: u64, free: &Unacked) -> bool {
         let entry = &free[&offset];
         let is_plain = !whose.is_ordered() && !entry.waits && entry.msg.priority == 0;
         is_plain && !self.seen.contains(&(whose.clone(), offset))
     }
 
-    /// Whether a delivery of [`RETRIED`] was counted: it is not where the disk is full.
+    /// Whether a delivery of [`RETRIED`] was counted: on a full disk it is not.
     pub(super) fn was_counted(&self, delivery: &Delivery) -> bool {
         if !self.doomed {
             return true;

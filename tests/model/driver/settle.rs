@@ -1,4 +1,4 @@
-//! How deliveries are settled, and what is on lease.
+//! Settling deliveries, and the messages on lease.
 
 use posthouse::{Delivery, Error, ErrorKind};
 
@@ -6,7 +6,7 @@ use super::{Driver, Held, Settling, WAIT, Whose, settle_in};
 use crate::state::BOUNDED;
 
 impl Driver<'_> {
-    /// A delivery was settled; or was it not, as the power went?
+    /// Settles a delivery. If the power was cut, it may be settled or not.
     pub(super) fn note_wait(&mut self, whose: &Whose, offset: u64, how: Settling) {
         let key = (whose.clone(), offset);
         if self.doomed {
@@ -31,7 +31,7 @@ impl Driver<'_> {
         }
         let Held { whose, delivery, granted, until } = self.held.swap_remove(index);
         let is_bounded = whose == Whose::Queue(BOUNDED.to_owned());
-        // Which of those that wait are dropped is none of the model's business.
+        // The model does not know which of the waiting messages are dropped.
         let how = if is_bounded && how == Settling::NackAfter { Settling::Nack } else { how };
         let result = match how {
             Settling::Ack => delivery.ack(),
@@ -40,13 +40,13 @@ impl Driver<'_> {
             Settling::Reject => delivery.reject("no"),
         };
         let offset = delivery.offset().0;
-        let died = result.is_err();
+        let failed = result.is_err();
         let (letters, now) = (self.letters(), self.time);
         let settled = self.commit(result, |state| settle_in(state, &whose, offset, how, now))?;
         self.bear_letters(letters);
         self.note_wait(&whose, offset, how);
-        if died {
-            // Dropping it now might count a failure; it goes with this life.
+        if failed {
+            // Dropping it now might count a failure; it ends with this epoch.
             self.held.push(Held { whose, delivery, granted, until });
         } else if !self.doomed {
             let again = delivery.ack().expect_err("it was settled");
@@ -67,7 +67,7 @@ impl Driver<'_> {
         let index = usize::from(n) % self.held.len();
         let Held { whose, delivery, .. } = self.held.swap_remove(index);
         self.drop_one(&whose, delivery);
-        // If the power was off, nobody was told.
+        // If the power was off, no caller was told.
         Ok(if self.doomed { None } else { Some(()) })
     }
 
@@ -79,12 +79,12 @@ impl Driver<'_> {
         self.bear_letters(letters);
     }
 
-    /// Deliveries of something that is about to be deleted. Their leases end with it.
+    /// The deliveries of something that is about to be deleted. Their leases end with it.
     pub(super) fn forget_held(&mut self, of: impl Fn(&Whose) -> bool) {
         let mut kept = Vec::new();
         for held in std::mem::take(&mut self.held) {
             if of(&held.whose) {
-                // Counts a failure of a message that is about to be gone.
+                // This counts a failure of a message that is about to be gone.
                 let Held { whose, delivery, .. } = held;
                 self.drop_one(&whose, delivery);
             } else {

@@ -57,7 +57,7 @@ impl Driver<'_> {
             return Ok(Some(()));
         }
         let mut messages = self.messages(count.max(1), bytes);
-        // Which partition a message without a key goes to is the handle's business.
+        // The handle chooses the partition of a message without a key.
         for message in &mut messages {
             message.key.get_or_insert_with(|| b"no key".to_vec());
         }

@@ -10,11 +10,11 @@ use crate::{
     state::{BOUNDED, BRIEF, MESSAGES_MAX, State},
 };
 
-/// A transaction that is being put together, and what the model knows of it.
+/// A transaction that is being built, and what the model knows of it.
 struct Draft {
     tx: Transaction,
     state: State,
-    /// Which deliveries it settles, by their places among those that are held.
+    /// The deliveries that it settles, by their places among the held deliveries.
     settled: Vec<usize>,
     /// The messages that it sends.
     born: Vec<(Whose, u64)>,
@@ -34,7 +34,7 @@ impl Driver<'_> {
             How::Waited => tx.commit_ticket().and_then(Ticket::wait).map(drop),
             _ => tx.commit().map(drop),
         };
-        // A transaction of nothing is no commit.
+        // An empty transaction is no commit.
         let how = if state == *self.now() { How::Buffered } else { how };
         let letters = self.letters();
         let done = self.commit_as(how, result, |now| *now = state)?;
@@ -81,9 +81,9 @@ impl Driver<'_> {
         else {
             return;
         };
-        // What makes room for it depends on what else the transaction does.
-        let needs_room = matches!(part, TxPart::Send(_) | TxPart::SendUrgent(_));
-        if needs_room && name == BOUNDED && queue.unacked.len() as u64 >= MESSAGES_MAX {
+        // The capacity that it finds depends on the other parts of the transaction.
+        let needs_capacity = matches!(part, TxPart::Send(_) | TxPart::SendUrgent(_));
+        if needs_capacity && name == BOUNDED && queue.unacked.len() as u64 >= MESSAGES_MAX {
             return;
         }
         let (whose, offset) = (Whose::Queue(name), queue.next);
@@ -97,7 +97,7 @@ impl Driver<'_> {
             }
             TxPart::SendBrief(_) => {
                 draft.tx.send(&handle, message.message());
-                queue.send_living(&[message], Some(BRIEF), self.time);
+                queue.send_with_time_to_live(&[message], Some(BRIEF), self.time);
             }
             _ => {
                 draft.tx.send(&handle, message.message());

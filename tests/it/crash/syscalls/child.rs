@@ -21,17 +21,17 @@ pub fn options(io: IoMode) -> Options {
         .block_bytes(4 << 10)
 }
 
-/// The child, which goes on whatever fails, and tells what did.
-struct Life {
+/// The child. It goes on after each failure, and reports it.
+struct Script {
     path: PathBuf,
     io: IoMode,
-    /// Whether a poisoned engine is given up for a new one at once.
+    /// Whether the child drops a poisoned engine at once, and opens a new one.
     reopens: bool,
     tell: Tell,
     now: Option<(Engine, Worker)>,
 }
 
-impl Life {
+impl Script {
     fn attach(&mut self) -> Result<(), Error> {
         (self.tell)("opening".to_owned());
         let engine = options(self.io).open(&self.path)?;
@@ -40,7 +40,7 @@ impl Life {
         Ok(())
     }
 
-    /// Does a step, with an engine if one can be had.
+    /// Does a step, with an engine if one can be opened.
     fn step(&mut self, act: impl FnOnce(&mut Worker) -> Result<(), Error>) {
         let mut done = if self.now.is_none() { self.attach() } else { Ok(()) };
         if let (Ok(()), Some((_, worker))) = (&done, &mut self.now) {
@@ -96,12 +96,12 @@ fn child() {
     let words: Vec<&str> = words.split(' ').collect();
     let (io, reopens) = (io_of(words[1]), words[2] == "reopens");
     let tell = tell();
-    let mut life = Life { path, io, reopens, tell: tell.clone(), now: None };
-    life.script();
+    let mut child = Script { path, io, reopens, tell: tell.clone(), now: None };
+    child.script();
     tell("end".to_owned());
     if reopens {
         // Until it is killed.
-        life.rounds(u64::MAX, Pace::Buffered);
+        child.rounds(u64::MAX, Pace::Buffered);
     }
 }
 

@@ -1,8 +1,8 @@
-//! Which errors each system call can have.
+//! The errors that each system call can have.
 
 use super::Harm;
 
-/// Which calls come to harm, and how.
+/// The calls that are made to fail, and how.
 pub type Harms = &'static [(&'static str, &'static [Harm])];
 
 pub const KILL: &[Harm] = &[Harm::Kill];

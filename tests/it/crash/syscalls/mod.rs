@@ -1,9 +1,9 @@
-//! A real process whose system calls go wrong, one after the other: at the n-th call of a kind it
-//! is killed, or the call fails with an error, by the tampering of `strace`. The process works
-//! through a fixed script that touches everything; then its store is opened and checked.
+//! A real process whose system calls fail, one after the other. At the n-th call of a kind `strace` kills the
+//! process, or makes the call fail with an error. The process works through a fixed script that touches
+//! everything. Then its store is opened and checked.
 //!
-//! `cargo test` takes samples, others each time. All of it:
-//! `POSTHOUSE_SYSCALLS=all cargo test --release --test it -- --nocapture crash::syscalls`.
+//! `cargo test` takes samples, different ones each time. All of it: `POSTHOUSE_SYSCALLS=all cargo test
+//! --release --test it -- --nocapture crash::syscalls`.
 
 mod child;
 mod harms;
@@ -28,7 +28,7 @@ use child::options;
 use harms::*;
 use place::{Calls, OF_MAPS, Place};
 
-/// Why nothing can be tested here, if so. `strace` may be missing, or forbidden.
+/// The reason why nothing can be tested here, if there is one. `strace` may be missing, or forbidden.
 fn is_impossible() -> Option<String> {
     let traced = Command::new("strace")
         .args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "true"])
@@ -44,13 +44,13 @@ fn is_impossible() -> Option<String> {
     }
 }
 
-/// What is done to the n-th call.
+/// The harm that is done to the n-th call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Harm {
     Kill,
     /// It fails with an error.
     Fail(&'static str),
-    /// It and all behind it fail with an error.
+    /// It and all later calls fail with an error.
     FailForGood(&'static str),
 }
 
@@ -63,8 +63,8 @@ struct Case {
     reopens: bool,
 }
 
-/// All cases, in each the first call, the last, and all between; and some beyond the last, as
-/// threads do not always do the same.
+/// All cases: the first call, the last call, and all between; and some beyond the last, because threads do
+/// not always do the same.
 fn cases(io: IoMode, calls: &Calls, harms: Harms, reopens: bool) -> Vec<Case> {
     let mut cases = Vec::new();
     for (call, harms) in harms {
@@ -72,7 +72,7 @@ fn cases(io: IoMode, calls: &Calls, harms: Harms, reopens: bool) -> Vec<Case> {
             assert!(io == IoMode::Calls && OF_MAPS.contains(call), "{call} is never called");
             continue;
         };
-        // The harness starts the test by its first one.
+        // The test harness starts the test with its first call.
         let first = if *call == "clone3" { 2 } else { 1 };
         for harm in *harms {
             let whens = first..=count + u64::from(count > 9);
@@ -126,8 +126,8 @@ fn check(path: &Path, io: IoMode, told: &[String]) {
     accounts.lock().unwrap().check(path, &options(io));
 }
 
-/// What a child may tell when calls fail: typed errors; and none but `Poisoned` from a poisoned
-/// engine, of which nothing succeeds any more. Tickets of what was durable before say so.
+/// The reports that a child may make when calls fail: typed errors. A poisoned engine gives only `Poisoned`,
+/// and nothing succeeds any more. Tickets of commits that were durable before still say so.
 fn check_errors(told: &[String]) {
     let (mut poisoned, mut lost) = (false, false);
     for line in told {
@@ -141,14 +141,14 @@ fn check_errors(told: &[String]) {
             }
             [_, "lost", _] => lost = true,
             [_, "settled", _] => assert!(!lost, "behind one that was lost: {line}"),
-            // It tries, in vain.
+            // It tries, without success.
             [_, "trying", _] => {}
             _ => assert!(!poisoned, "after the poison: {line}"),
         }
     }
 }
 
-/// Runs a sweep in both ways of input and output.
+/// Runs a sweep with maps and with calls.
 fn sweep_both(name: &str, samples: usize, harms: Harms, reopens: bool, run: Run<'_>) {
     if orders().is_some() {
         return;
@@ -167,7 +167,7 @@ fn sweep_both(name: &str, samples: usize, harms: Harms, reopens: bool, run: Run<
     }
 }
 
-/// Lets a child come to its end, and checks what is left.
+/// Lets a child come to its end, and checks the store.
 type Run<'a> = &'a dyn Fn(&Place, Case, Child);
 
 #[test]
@@ -180,7 +180,7 @@ fn killed_at_each_call() {
     });
 }
 
-/// The child lives on, and so ends with what it was told.
+/// The child goes on after the failure, and so ends with its full report.
 fn lives_on(place: &Place, case: Case, child: Child) {
     let ended = child.end();
     let errors = &ended.errors;
@@ -190,7 +190,7 @@ fn lives_on(place: &Place, case: Case, child: Child) {
     let was_told = |what: &str| ended.told.iter().any(|line| line.starts_with(what));
     let harmless = matches!(case.harm, Harm::Fail("EINTR")) || !place.was_harmed();
     match case.call {
-        // Whoever did it, and whenever: it comes out.
+        // The error is reported, whichever thread met it, and whenever.
         "fdatasync" => assert!(harmless || was_told("error Poisoned"), "{:#?}", ended.told),
         "fsync" => assert!(harmless || was_told("error"), "{:#?}", ended.told),
         _ => {}

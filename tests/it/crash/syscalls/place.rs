@@ -1,4 +1,4 @@
-//! Where a child runs under `strace`, and which calls it makes.
+//! The place where a child runs under `strace`, and the calls that it makes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,15 +11,14 @@ use posthouse::IoMode;
 use super::{Case, Harm, child::script};
 use crate::support::process::child::{Child, command};
 
-/// What is known of the script's calls, from a run in which nothing fails. Each thread counts its
-/// own calls.
+/// The script's calls, known from a run in which nothing fails. Each thread counts its own calls.
 pub struct Calls {
     pub counts: BTreeMap<String, u64>,
     /// The files and directories of the store.
     paths: BTreeSet<String>,
 }
 
-/// Calls that are only counted, and fail, where they are about the store.
+/// Calls that are counted, and fail, only if they are about the store.
 pub const ABOUT_PATHS: &[&str] = &[
     "mkdir",
     "openat",
@@ -38,18 +37,18 @@ pub const ABOUT_PATHS: &[&str] = &[
     "statfs",
 ];
 
-/// Calls without a path: of the whole process. `write` is what the child tells its parent, so the
-/// child is killed between each deed and the word about it.
+/// Calls without a path: those of the whole process. With `write` the child reports to its parent, so the
+/// child is killed between each deed and its report.
 pub const OF_ALL: &[&str] = &["write", "madvise", "clone3"];
 
-/// Calls that are made only where there may be maps.
+/// Calls that are made only with maps.
 pub const OF_MAPS: &[&str] = &["mmap", "statfs"];
 
 pub fn is_about_paths(call: &str) -> bool {
     ABOUT_PATHS.contains(&call)
 }
 
-/// A store's place. It is the same for all cases, as calls are told by their paths.
+/// The place of a store. It is the same for all cases, because calls are identified by their paths.
 pub struct Place {
     dir: tempfile::TempDir,
 }
@@ -118,7 +117,7 @@ impl Place {
         let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{tampering}"));
         let mut arguments = vec!["-e", &trace, "-e", &inject];
         if case.harm != Harm::Kill {
-            // Much faster; but no signal is delivered that way.
+            // This is much faster, but delivers no signal.
             arguments.push("--seccomp-bpf");
         }
         if is_about_paths(call) {

@@ -1,4 +1,4 @@
-//! The side of the parent: what a child told, and what must therefore be in the store.
+//! The side of the parent: the reports of a child, and what must therefore be in the store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use posthouse::{Engine, ErrorKind, Offset, Options, Start};
 pub struct Accounts(BTreeMap<String, Account>);
 
 impl Accounts {
-    /// Takes what a worker told. Other lines are not for the accounts.
+    /// Takes the report of a worker. Other lines are not for the accounts.
     pub fn take(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         if let [name, what, n] = words[..]
@@ -22,22 +22,22 @@ impl Accounts {
         }
     }
 
-    /// The power was cut: what was not durable may be gone, and may be there.
+    /// The power was cut: a commit that was not durable may be there or not.
     pub fn cut_power(&mut self) {
         for account in self.0.values_mut() {
             account.buffered.clear();
         }
     }
 
-    /// Opens the store, without any power having been cut since the last word, and checks it.
-    /// What is seen now must be seen for ever.
+    /// Opens the store, without a power cut since the last report, and checks it. Everything that is seen now
+    /// must always be seen.
     pub fn check(&mut self, path: &Path, options: &Options) {
         let engine = super::open(path, options);
         let mut held = Vec::new();
         for (name, account) in &mut self.0 {
             account.check(name, &engine, &mut held);
         }
-        // Held until the engine is closed, so that looking counts no failures.
+        // The deliveries are held until the engine is closed, so that checking counts no failures.
         engine.close().unwrap();
     }
 
@@ -48,17 +48,17 @@ impl Accounts {
 
 #[derive(Default)]
 struct Account {
-    /// All before this was said to be durable, or was seen.
+    /// Everything before this was reported durable, or was seen.
     sent: u64,
     /// Nothing from here on was ever sent.
     tried: u64,
     consumers: [Acks; 2],
     trimmed: u64,
     trimming: u64,
-    /// Whether the further queue is there, where that is certain.
+    /// Whether the further queue is there, if that is certain.
     extra: Option<bool>,
     extra_sure: bool,
-    /// What was said to be done, and a power cut may take.
+    /// Reported as done, and a power cut may take it back.
     buffered: Vec<Buffered>,
 }
 
@@ -84,8 +84,8 @@ impl Account {
             return self.buffered.push(Buffered { what: what.to_owned(), n, tried: self.tried });
         }
         match what {
-            // All commits before a durable one are durable. A recovery makes durable what it has
-            // found, and it finds all that a process did which was only killed.
+            // All commits before a durable one are durable. A recovery makes durable everything that it has
+            // found, and it finds everything that a killed process did.
             "there" | "sent" | "synced" | "acked-q" | "acked-s" | "trimmed" => self.all_counts(),
             // Of a ticket that was got earlier.
             "settled" => {
@@ -112,7 +112,7 @@ impl Account {
                 assert!(n <= self.tried, "{n} are there, {} were sent", self.tried);
                 (self.sent, self.tried) = (n, n);
                 for acks in &mut self.consumers {
-                    // What was lost, and had been acked before, will be sent anew.
+                    // A message that was lost, and had been acked before, will be sent again.
                     acks.unsure.retain(|it| *it < n);
                 }
             }
@@ -196,7 +196,7 @@ impl Acks {
         self.done.insert(n);
     }
 
-    /// Each message is either left or acked, as was told; where that was unsure, it now is not.
+    /// Each message is either left or acked, as was reported. If that was unsure, it now is not.
     fn check(&mut self, left: &BTreeSet<u64>, count: u64) -> Result<(), String> {
         if let Some(n) = left.range(..self.floor).next() {
             return Err(format!("{n} was acked and is back"));

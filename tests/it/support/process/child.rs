@@ -1,4 +1,4 @@
-//! How a child is started, heard and ended.
+//! Starting a child, hearing its reports, and ending it.
 
 use std::{
     ffi::OsString,
@@ -21,15 +21,15 @@ const PATH: &str = "POSTHOUSE_CHILD";
 const WORK: &str = "POSTHOUSE_CHILD_WORK";
 const ALONE: &str = "POSTHOUSE_ALONE";
 
-/// Nothing takes so long. Whoever does hangs.
+/// No step takes so long. A child that does hangs.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// In a child: the store's path, and what to do, as [`command`] was given them.
+/// In a child: the store's path, and its orders, as [`command`] got them.
 pub fn orders() -> Option<(PathBuf, String)> {
     Some((std::env::var_os(PATH)?.into(), std::env::var(WORK).ok()?))
 }
 
-/// Tells the parent. A line goes into the pipe as a whole.
+/// Reports to the parent. A line goes into the pipe as a whole.
 pub fn tell() -> Tell {
     Arc::new(|line| {
         let mut out = std::io::stdout().lock();
@@ -42,20 +42,20 @@ pub fn error_line(error: &Error) -> String {
     format!("error {:?} {error}", error.kind())
 }
 
-/// This very binary, where that can be had, although another build has meanwhile replaced it.
+/// This very binary, if the system can give it, even if another build has replaced it meanwhile.
 fn this_binary() -> PathBuf {
     let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     if running.exists() { running } else { std::env::current_exe().unwrap() }
 }
 
-/// The name by which the harness knows a test of a module, which `module_path!` names.
+/// The name by which the test harness knows a test of a module. `module_path!` names the module.
 pub fn test_of(module: &str, name: &str) -> String {
     let (_binary, module) = module.split_once("::").expect("a module of this binary");
     format!("{module}::{name}")
 }
 
-/// The command that runs the test `child` of a module in a process of its own, behind `before`, as
-/// in `strace`.
+/// The command that runs the test `child` of a module in a process of its own. `before` stands in front of
+/// it, as for `strace`.
 pub fn command(module: &str, before: &[OsString], path: &Path, work: &str) -> Command {
     let this = this_binary();
     let mut words = before.to_vec();
@@ -69,7 +69,7 @@ pub fn command(module: &str, before: &[OsString], path: &Path, work: &str) -> Co
     command
 }
 
-/// Runs a test in a process of its own, whose memory is that of nothing else. One at a time.
+/// Runs a test in a process of its own, whose memory holds nothing else. One at a time.
 pub fn alone(module: &str, name: &str, test: impl FnOnce()) {
     static ONE: Mutex<()> = Mutex::new(());
     if std::env::var_os(ALONE).is_some() {
@@ -93,7 +93,7 @@ pub struct Child {
     errors: JoinHandle<String>,
 }
 
-/// What is known when a child is gone.
+/// The outcome of a child that has ended.
 pub struct Ended {
     pub status: ExitStatus,
     pub told: Vec<String>,
@@ -102,7 +102,7 @@ pub struct Ended {
 
 impl Child {
     pub fn start(mut command: Command) -> Child {
-        // A group of its own, so that it can be killed together with what watches it.
+        // A process group of its own, so that it can be killed together with a process that watches it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
@@ -138,7 +138,7 @@ impl Child {
         drop(killed);
     }
 
-    /// Waits until the child says a word, or ends. The lines up to there are returned.
+    /// Waits until the child reports a word, or ends. Returns the lines up to there.
     pub fn hear_until(&mut self, word: &str) -> Vec<String> {
         let mut told = Vec::new();
         let end = Instant::now() + LONGEST;
@@ -155,7 +155,7 @@ impl Child {
         }
     }
 
-    /// Waits for the end.
+    /// Waits until the child ends.
     pub fn end(mut self) -> Ended {
         let told = self.hear_until("");
         let status = self.process.wait().unwrap();

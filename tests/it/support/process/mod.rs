@@ -1,9 +1,9 @@
-//! Real processes on a real disk: a child that works on a store and tells over a pipe what it did,
-//! and what must then be found in the store when the child is gone.
+//! Real processes on a real disk: a child works on a store and reports over a pipe what it did. The parent
+//! checks the store when the child is gone.
 //!
-//! A *worker* has a queue, a topic with a subscription, and a stream with a group. Its messages
-//! are numbered; message n goes to all of them in one transaction, and its number is its offset in
-//! the stream. So each worker's account can be checked to the last message.
+//! A *worker* has a queue, a topic with a subscription, and a stream with a group. Its messages are numbered.
+//! Message n goes to all of them in one transaction, and its number is its offset in the stream. So each
+//! worker's account can be checked to the last message.
 
 pub mod account;
 pub mod child;
@@ -40,7 +40,7 @@ pub fn payload(n: u64) -> String {
     format!("{n} {}", "x".repeat((n * 97 % 700) as usize))
 }
 
-/// The number of a message, whose payload must be what was sent.
+/// The number of a message. Its payload must be the one that was sent.
 pub fn number(bytes: &[u8]) -> u64 {
     let text = std::str::from_utf8(bytes).unwrap();
     let number = text.split(' ').next().unwrap().parse().unwrap();
@@ -70,8 +70,8 @@ impl Random {
     }
 }
 
-/// What a child is to do: to work with some workers, each on a thread of its own, until it is
-/// killed or the disk fails.
+/// The orders of a child: to work with some workers, each on a thread of its own, until it is killed or the
+/// disk fails.
 #[derive(Clone, Copy)]
 pub struct Endless {
     pub durability: Durability,
@@ -86,7 +86,7 @@ impl Endless {
         format!("endless {durability:?} {io:?} {workers} {seed}")
     }
 
-    /// Does it, in the child.
+    /// Carries the orders out, in the child.
     pub fn run(words: &str, path: &Path) {
         let words: Vec<&str> = words.split(' ').collect();
         let durability = durability_of(words[1]);

@@ -1,4 +1,4 @@
-//! The side of the child: it works, and tells what it is about to do and what it has done.
+//! The side of the child: it works, and reports what it is about to do and what it has done.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -9,10 +9,10 @@ use posthouse::{
 
 use super::{number, payload};
 
-/// Takes a line.
+/// Takes a line of the report.
 pub type Tell = Arc<dyn Fn(String) + Send + Sync>;
 
-/// How a commit is waited for, whatever the engine's own durability is.
+/// The way to wait for a commit, whatever the engine's own durability is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
     Sync,
@@ -49,14 +49,14 @@ pub struct Worker {
     durability: Durability,
 }
 
-/// Nothing came of a call that failed, unless it says that nobody knows.
+/// A call that failed changed nothing, unless its error says that this is unknown.
 fn is_certain(error: &Error) -> bool {
     error.kind() != ErrorKind::Poisoned
 }
 
 impl Worker {
-    /// Finds what the worker of that name has left, or begins. The engine was just opened, so
-    /// that all it has is visible and durable.
+    /// Finds what the worker of that name has left, or begins. The engine was just opened, so everything in
+    /// the store is visible and durable.
     pub fn attach(
         engine: Engine,
         name: &str,
@@ -94,7 +94,7 @@ impl Worker {
         (self.tell)(format!("{} {what} {n}", self.name));
     }
 
-    /// Says what is done. A power cut may take it back if it is `Buffered`.
+    /// Reports what is done. A power cut may take it back if it is `Buffered`.
     fn say_done(&self, durability: Durability, what: &str, n: u64) {
         let mark = if durability == Durability::Buffered { "~" } else { "" };
         self.say(&format!("{mark}{what}"), n);
@@ -132,7 +132,7 @@ impl Worker {
         self.settle(TICKETS)
     }
 
-    /// Waits until at most so many commits are under way.
+    /// Waits until at most this many commits are under way.
     fn settle(&mut self, most: usize) -> Result<()> {
         while self.tickets.len() > most {
             let (n, ticket) = self.tickets.pop_front().unwrap();

@@ -1,10 +1,11 @@
-//! How a life begins and ends: opening, closing, crashes, and what is recovered.
+//! The begin and the end of an epoch, which is the time from one opening of the store to the next: opening,
+//! closing, crashes and recovery.
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use posthouse::{Delivery, Error, ErrorKind};
 
-use super::{Driver, Held, Settling, Whose, settle_in};
+use super::{Driver, Held, Settling, Whose, settle_in, unacked};
 use crate::state::{ATTEMPTS_MAX, State, dump};
 
 impl Driver<'_> {
@@ -19,7 +20,7 @@ impl Driver<'_> {
         self.powerless = false;
     }
 
-    /// Ends the life in an orderly way.
+    /// Ends the epoch by closing the engine.
     pub(super) fn reopen(&mut self) {
         for held in std::mem::take(&mut self.held) {
             // The engine is closed first, so that dropping it counts no failure.
@@ -33,7 +34,7 @@ impl Driver<'_> {
         self.recovered(&[last]);
     }
 
-    /// Ends the life by a power cut or a kill, and finds out which state it has left.
+    /// Ends the epoch by a power cut or a kill, and finds out which state is left.
     pub(super) fn crash(&mut self, power: bool) {
         let cuts = power || self.powerless;
         let crashed = if cuts { self.world.cut_power() } else { self.world.kill() };
@@ -41,7 +42,7 @@ impl Driver<'_> {
             return self.reopen();
         }
         if !power && !self.doomed {
-            // What was committed is in the system's memory, and that has stayed.
+            // Commits are in the system's memory, and that memory has stayed.
             self.is_durable();
         }
         self.held.clear();
@@ -60,7 +61,7 @@ impl Driver<'_> {
             }
             None => candidates.last().unwrap().clone(),
         };
-        // The model's own state has what the engine does not tell.
+        // The model's own state has the things that the engine does not show.
         let known = candidates.iter().rfind(|it| **it == state);
         let Some(known) = known.cloned() else {
             let count = candidates.len();
@@ -71,11 +72,22 @@ impl Driver<'_> {
                 candidates[count - 1]
             );
         };
+        self.forget_lost_waits(&known);
         self.states_before = std::mem::replace(&mut self.states, vec![known]);
         self.proven = vec![0];
         self.floor = 0;
-        self.life += 1;
+        self.epoch += 1;
         self.open();
+    }
+
+    /// A nack that the crash has undone does not tell when its message is due: an earlier nack does, of
+    /// which the time is not known any more.
+    fn forget_lost_waits(&mut self, recovered: &State) {
+        let last = Rc::clone(self.states.last().expect("there is one"));
+        let attempts = |state: &State, (whose, offset): &(Whose, u64)| {
+            unacked(state, whose).and_then(|it| it.get(offset)).map(|entry| entry.attempts)
+        };
+        self.waits_since.retain(|key, _| attempts(recovered, key) == attempts(&last, key));
     }
 
     pub(super) fn time_passes(&mut self, by: Duration) -> Result<Option<()>, Error> {
@@ -85,9 +97,9 @@ impl Driver<'_> {
         self.time += by.as_millis() as u64;
         let now = self.time;
         let mut ended: BTreeMap<Whose, Vec<Delivery>> = BTreeMap::new();
-        let mut lapsed: Vec<Held> = self.held.extract_if(.., |it| it.until <= now).collect();
-        lapsed.sort_unstable_by_key(|it| it.granted);
-        for Held { whose, delivery, .. } in lapsed {
+        let mut expired: Vec<Held> = self.held.extract_if(.., |it| it.until <= now).collect();
+        expired.sort_unstable_by_key(|it| it.granted);
+        for Held { whose, delivery, .. } in expired {
             ended.entry(whose).or_default().push(delivery);
         }
         while let Some((whose, deliveries)) = ended.pop_first() {
@@ -97,7 +109,7 @@ impl Driver<'_> {
                 tx.ack(delivery);
                 assert_eq!(tx.commit().expect_err("too late").kind(), ErrorKind::LeaseLost);
             }
-            // Looking has the engine count the failures, in one commit.
+            // Looking makes the engine count the failures, in one commit.
             let looked = match &whose {
                 Whose::Queue(name) => self.queue(name).and_then(|it| it.in_flight()),
                 Whose::Subscription(topic, name) => {
@@ -112,11 +124,11 @@ impl Driver<'_> {
                 }
             });
             for delivery in deliveries.iter().filter(is_last) {
-                self.commit_burial(delivery.offset().0);
+                self.commit_dead_letter(delivery.offset().0);
             }
             if self.doomed || looked.is_none() {
-                // If the power was off, nobody was told. Dropping the others now would count
-                // them, or not; they go with this life.
+                // If the power was off, no caller was told. Dropping the others now would count them, or not;
+                // they end with this epoch.
                 let held = |whose: Whose| {
                     move |delivery| Held { whose: whose.clone(), delivery, granted: 0, until: 0 }
                 };

@@ -1,4 +1,4 @@
-//! Levels that are crossed are told once.
+//! Thresholds: reaching one raises its alarm once, and leaving it clears the alarm once.
 
 use std::{
     sync::mpsc::{Receiver, channel},
@@ -11,7 +11,7 @@ use posthouse::{Alarm, Engine, Queue, Threshold, ThresholdWatch};
 use crate::support::{SECOND, Sim, field, ms, take, texts};
 
 #[test]
-fn a_level_that_is_crossed_is_told_once() {
+fn a_threshold_raises_and_clears_its_alarm_once() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     let (tell, told) = channel();
@@ -34,7 +34,8 @@ fn a_level_that_is_crossed_is_told_once() {
     queue.purge().unwrap();
     assert_eq!(heard(), [Alarm::Cleared(0)]);
 
-    // What is reached already is told at first; others are not told; a panic is the watcher's own.
+    // A threshold that is reached already raises its alarm at first. Others raise none. A callback that
+    // panics harms no other.
     let _panics = queue.watch(Threshold::Depth(1), |_| panic!("a watcher that panics")).unwrap();
     let (tell, in_flight) = channel();
     queue.send("h").unwrap();
@@ -49,16 +50,16 @@ fn a_level_that_is_crossed_is_told_once() {
     drop(watching);
 }
 
-/// A topic's subscriptions are watched too, and one that watches may use the engine.
+/// A subscription can be watched too, and a callback may use the engine.
 #[test]
-fn a_watcher_may_use_the_engine() {
+fn a_callback_may_use_the_engine() {
     let sim = Sim::new();
     let topic = sim.engine.topic("t").create().unwrap();
     let slow = topic.subscription("slow").create().unwrap();
     let alerts = sim.engine.queue("alerts").create().unwrap();
     let same = alerts.clone();
-    let _watch = slow.watch(Threshold::Ready(2), move |crossing| {
-        if let Alarm::Raised(count) = crossing {
+    let _watch = slow.watch(Threshold::Ready(2), move |alarm| {
+        if let Alarm::Raised(count) = alarm {
             same.send(format!("{count} are waiting")).unwrap();
         }
     });
@@ -70,13 +71,13 @@ fn heard(told: &Receiver<Alarm>) -> Vec<Alarm> {
     told.try_iter().collect()
 }
 
-fn watch(queue: &Queue, level: Threshold) -> (ThresholdWatch, Receiver<Alarm>) {
+fn watch(queue: &Queue, threshold: Threshold) -> (ThresholdWatch, Receiver<Alarm>) {
     let (tell, told) = channel();
-    (queue.watch(level, move |it| tell.send(it).unwrap()).unwrap(), told)
+    (queue.watch(threshold, move |it| tell.send(it).unwrap()).unwrap(), told)
 }
 
 #[test]
-fn an_age_that_is_reached_and_left_is_told_once() {
+fn an_age_raises_and_clears_its_alarm_once() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     let (_watch, told) = watch(&queue, Threshold::OldestAge(10 * SECOND));
@@ -92,7 +93,7 @@ fn an_age_that_is_reached_and_left_is_told_once() {
     look();
     look();
     assert_eq!(heard(&told), [Alarm::Raised(10_000)]);
-    // The second is as old as the first.
+    // The second message is as old as the first.
     take(&queue).unwrap().ack().unwrap();
     sim.disk.advance(SECOND);
     look();
@@ -108,7 +109,7 @@ fn an_age_that_is_reached_and_left_is_told_once() {
     sim.disk.advance(ms(10));
     look();
     assert_eq!(heard(&told), [Alarm::Cleared(0)]);
-    // And the next one that stays.
+    // And the next message that stays.
     queue.send("d").unwrap();
     sim.disk.advance(5 * SECOND);
     look();
@@ -118,7 +119,7 @@ fn an_age_that_is_reached_and_left_is_told_once() {
 }
 
 #[test]
-fn ages_that_are_reached_already_are_told_at_once_and_each_watch_has_its_own_level() {
+fn an_age_that_is_reached_already_raises_at_once_and_each_watch_has_its_own_threshold() {
     let mut sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     queue.send("a").unwrap();
@@ -143,9 +144,9 @@ fn ages_that_are_reached_already_are_told_at_once_and_each_watch_has_its_own_lev
     assert_eq!(heard(&told_higher), [Alarm::Raised(120_000)]);
 }
 
-/// On a real disk a thread of the engine looks, and nobody has to do anything.
+/// On a real disk a thread of the engine checks the age; the application does nothing.
 #[test]
-fn an_age_is_told_although_nothing_happens() {
+fn an_age_raises_its_alarm_although_nothing_happens() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").create().unwrap();
@@ -160,7 +161,7 @@ fn an_age_is_told_although_nothing_happens() {
         take(&queue).unwrap().ack().unwrap();
         assert_eq!(told.recv_timeout(minute), Ok(Alarm::Cleared(0)));
     }
-    // While they come and go, none of them is old.
+    // While messages come and go, none of them is old.
     let (_watch, told) = watch(&queue, Threshold::OldestAge(minute));
     thread::scope(|scope| {
         scope.spawn(|| (0..2000).for_each(|_| _ = queue.send_ticket("b").unwrap()));
@@ -172,7 +173,7 @@ fn an_age_is_told_although_nothing_happens() {
 }
 
 #[test]
-fn a_level_of_nothing_is_refused_by_name() {
+fn a_threshold_of_zero_is_refused_by_name() {
     let queue = Sim::new().engine.queue("q").create().unwrap();
     let nothing = [
         Threshold::Depth(0),
@@ -181,10 +182,10 @@ fn a_level_of_nothing_is_refused_by_name() {
         Threshold::InFlight(0),
         Threshold::OldestAge(Duration::from_micros(999)),
     ];
-    for level in nothing {
-        assert_eq!(field(queue.watch(level, |_| {})), "threshold");
+    for threshold in nothing {
+        assert_eq!(field(queue.watch(threshold, |_| {})), "threshold");
     }
-    // One that is never reached is no error, and overflows nothing.
+    // A threshold that is never reached is no error, and overflows nothing.
     let _watch = queue.watch(Threshold::OldestAge(Duration::MAX), |_| panic!("reached")).unwrap();
     queue.send("a").unwrap();
     queue.stats().unwrap();

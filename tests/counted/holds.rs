@@ -1,0 +1,347 @@
+//! How long the engine's one mutex is held, in steps of loops, and with what that grows.
+//!
+//! Every build with debug assertions fails where an operation holds it for more than a fixed number of steps.
+//! `src/audit.rs` names the operations that may. Here the holds of all operations are measured at two sizes of each
+//! thing of which a store may have many. The simulated disk has no threads: the thread of the test holds the mutex each
+//! time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use posthouse::{
+    Delivery, Durability, Engine, Message, Options, Overflow, Position, Queue, Start, Threshold,
+    sim::{SimDisk, take_longest_holds},
+};
+
+use super::beside_others;
+
+/// Of what there are many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Thing {
+    /// Queues that are in use beside the one that is measured.
+    Queues,
+    /// Subscriptions of the topic.
+    Subscriptions,
+    /// Partitions of the stream.
+    Partitions,
+    /// Messages that are ready.
+    Ready,
+    /// Messages on lease.
+    Leased,
+    /// Messages that wait until they are due.
+    Delayed,
+    /// Messages that failed, and are ready again.
+    Failed,
+    /// Leases that run out together.
+    Expired,
+    /// Messages that come due together.
+    Due,
+    /// Messages of one call.
+    Batch,
+    /// Thresholds of one queue.
+    Watches,
+    /// Segments on disk.
+    Segments,
+    /// Messages that waited when the store was opened.
+    Reopened,
+    /// Messages on lease of a full queue that drops its oldest message.
+    Full,
+}
+
+use Thing::*;
+
+const THINGS: [Thing; 14] = [
+    Queues,
+    Subscriptions,
+    Partitions,
+    Ready,
+    Leased,
+    Delayed,
+    Failed,
+    Expired,
+    Due,
+    Batch,
+    Watches,
+    Segments,
+    Reopened,
+    Full,
+];
+
+const SMALL: usize = 10;
+const LARGE: usize = 210;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Store {
+    disk: SimDisk,
+    engine: Engine,
+    queue: Queue,
+    /// Things that are there as long as they are held.
+    leased: Vec<Delivery>,
+    kept: Vec<Box<dyn std::any::Any>>,
+}
+
+impl Store {
+    fn new(thing: Thing, count: usize) -> Store {
+        let disk = SimDisk::new(7);
+        let engine = Store::options().sim(&disk).open("store").unwrap();
+        let of = |it, otherwise| if thing == it { count } else { otherwise };
+        let topic = engine.topic("t").create().unwrap();
+        for n in 0..of(Subscriptions, 1) {
+            topic.subscription(&format!("s{n}")).create().unwrap();
+        }
+        engine.stream("stream").partitions(of(Partitions, 1) as u32).create().unwrap();
+        let queue = engine.queue("q").lease(HOUR).create().unwrap();
+        let mut store = Store { disk, engine, queue, leased: Vec::new(), kept: Vec::new() };
+        store.bear(thing, count);
+        _ = take_longest_holds();
+        if thing == Reopened {
+            store.reopen();
+        }
+        for _ in 0..20 {
+            store.queue.send("work").unwrap();
+        }
+        store.engine.checkpoint().unwrap();
+        store
+    }
+
+    fn options() -> Options {
+        Options::new().durability(Durability::Buffered).segment_bytes(64 << 10)
+    }
+
+    fn reopen(&mut self) {
+        self.engine.close().unwrap();
+        self.engine = Store::options().sim(&self.disk).open("store").unwrap();
+        self.queue = self.engine.queue("q").open().unwrap();
+    }
+
+    fn take(&self) -> Delivery {
+        self.queue.try_receive().unwrap().expect("there are enough")
+    }
+
+    fn bear(&mut self, thing: Thing, count: usize) {
+        let queue = self.queue.clone();
+        let send = |message: Message<'_>| _ = queue.send(message).unwrap();
+        match thing {
+            Queues => {
+                for n in 0..count {
+                    let other = self.engine.queue(&format!("other {n}")).create().unwrap();
+                    other.send("work").unwrap();
+                    self.leased.extend(other.try_receive().unwrap());
+                }
+            }
+            Subscriptions | Partitions | Batch => {}
+            Ready => (0..count).for_each(|_| send(Message::new("work"))),
+            Leased | Failed => {
+                (0..count).for_each(|_| send(Message::new("work")));
+                self.leased = (0..count).map(|_| self.take()).collect();
+                if thing == Failed {
+                    self.leased.drain(..).for_each(|it| it.nack().unwrap());
+                }
+            }
+            Delayed | Reopened => {
+                (0..count).for_each(|_| send(Message::new("work").deliver_after(HOUR)))
+            }
+            Due => {
+                let second = Duration::from_secs(1);
+                (0..count).for_each(|_| send(Message::new("work").deliver_after(second)));
+            }
+            Expired => {
+                (0..count).for_each(|_| send(Message::new("work")));
+                let second = Duration::from_secs(1);
+                let leased: Vec<_> = (0..count).map(|_| self.take()).collect();
+                leased.iter().for_each(|it| it.extend(second).unwrap());
+                self.leased = leased;
+            }
+            Watches => {
+                for n in 0..count {
+                    let threshold = match n % 2 {
+                        0 => Threshold::Depth(1 << 40),
+                        _ => Threshold::OldestAge(HOUR * 24),
+                    };
+                    self.kept.push(Box::new(queue.watch(threshold, |_| {}).unwrap()));
+                }
+            }
+            Full => {
+                let full = self.engine.queue("full").lease(HOUR).max_messages(count as u64);
+                let full = full.overflow(Overflow::DropOldest).create().unwrap();
+                (0..count).for_each(|_| _ = full.send("work").unwrap());
+                self.leased = (0..count).map(|_| full.try_receive().unwrap().unwrap()).collect();
+                self.kept.push(Box::new(full));
+            }
+            Segments => {
+                let stream = self.engine.stream("stream").open().unwrap();
+                for _ in 0..count {
+                    stream.append(vec![7; 64 << 10]).unwrap();
+                    self.engine.checkpoint().unwrap();
+                }
+            }
+        }
+    }
+
+    /// One of each operation. Returns the longest hold of each.
+    fn round(&mut self, batch: usize) -> BTreeMap<&'static str, u64> {
+        self.disk.advance(Duration::from_secs(2));
+        self.queue.stats().unwrap();
+        self.queue_round();
+        self.batch_round(batch);
+        self.topic_round();
+        self.stream_round();
+        self.catalog_round();
+        if let Ok(full) = self.engine.queue("full").open() {
+            assert!(full.send("more").is_err(), "all are on lease");
+        }
+        self.engine.sync().unwrap();
+        self.engine.verify().unwrap();
+        self.engine.checkpoint().unwrap();
+        self.queue.purge().unwrap();
+        take_longest_holds()
+    }
+
+    fn queue_round(&self) {
+        self.queue.send("work").unwrap();
+        self.queue.send(Message::new("work").deliver_after(HOUR)).unwrap();
+        self.take().ack().unwrap();
+        self.take().nack().unwrap();
+        self.take().nack_after(HOUR).unwrap();
+        drop(self.take());
+        let delivery = self.take();
+        delivery.extend(HOUR).unwrap();
+        let mut tx = self.engine.transaction();
+        tx.ack(&delivery);
+        tx.send(&self.queue, "more");
+        tx.commit().unwrap();
+        drop(self.queue.watch(Threshold::Depth(1 << 30), |_| {}).unwrap());
+        self.queue.stats().unwrap();
+        self.queue.in_flight().unwrap();
+        self.queue.oldest_age().unwrap();
+        let first = self.queue.browse().unwrap().next().unwrap().unwrap();
+        self.queue.remove(first.offset()).unwrap();
+    }
+
+    fn batch_round(&self, batch: usize) {
+        let other = self.engine.queue("batches").create().unwrap();
+        other.send_batch((0..batch).map(|_| "work")).unwrap();
+        let deliveries = other.receive_batch(batch, Duration::ZERO).unwrap();
+        assert_eq!(deliveries.len(), batch);
+        other.ack_batch(&deliveries).unwrap();
+        let mut tx = self.engine.transaction();
+        (0..batch).for_each(|_| _ = tx.send(&other, "work"));
+        tx.commit().unwrap();
+        other.purge().unwrap();
+    }
+
+    fn topic_round(&self) {
+        let topic = self.engine.topic("t").open().unwrap();
+        topic.publish("news").unwrap();
+        let subscription = topic.subscription("s0").open().unwrap();
+        subscription.try_receive().unwrap().expect("it was published").ack().unwrap();
+    }
+
+    fn stream_round(&self) {
+        let stream = self.engine.stream("stream").open().unwrap();
+        let Position { partition, offset } = stream.append("event").unwrap();
+        stream.append_batch(["one", "two"]).unwrap();
+        let group = stream.group("g").create().unwrap();
+        let mut reader = group.reader().unwrap();
+        assert!(reader.try_read().unwrap().is_some());
+        drop(reader);
+        group.commit(partition, offset).unwrap();
+        group.lag().unwrap();
+        stream.len().unwrap();
+        drop(stream.reader(Start::Time(posthouse::Timestamp(1))).unwrap());
+        stream.partition(partition).unwrap().trim_before(offset).unwrap();
+    }
+
+    fn catalog_round(&self) {
+        let name = "new";
+        let dead = self.engine.queue("new.dead").create().unwrap();
+        let new = self.engine.queue(name).max_attempts(1).create().unwrap();
+        new.send("work").unwrap();
+        new.try_receive().unwrap().expect("it was sent").nack().unwrap();
+        dead.redrive().run().unwrap();
+        self.engine.queues().unwrap();
+        drop(new);
+        self.engine.queue(name).delete().unwrap();
+    }
+}
+
+fn measure(thing: Thing, count: usize) -> BTreeMap<&'static str, u64> {
+    let mut store = Store::new(thing, count);
+    store.round(if thing == Batch { count } else { 1 })
+}
+
+/// What still grows: with what, in which operation, and by how many steps for each. An entry leaves this list, and
+/// that of `src/audit.rs`, when the operation works in slices.
+const GROWING: [(Thing, &str, u64); 33] = [
+    (Queues, "checkpoint", 6),
+    (Queues, "delete", 3),
+    (Subscriptions, "checkpoint", 3),
+    (Subscriptions, "delete", 2),
+    (Partitions, "checkpoint", 3),
+    (Partitions, "create", 1),
+    (Partitions, "delete", 1),
+    (Partitions, "length of a stream", 1),
+    (Partitions, "look at a group", 1),
+    (Partitions, "open a stream", 1),
+    (Partitions, "read", 1),
+    // A checkpoint moves so many messages at once.
+    (Ready, "checkpoint", 1),
+    (Leased, "checkpoint", 1),
+    (Leased, "purge", 2),
+    (Delayed, "checkpoint", 1),
+    (Delayed, "purge", 1),
+    (Delayed, "receive", 2),
+    (Failed, "checkpoint", 1),
+    (Expired, "checkpoint", 1),
+    // The first operation that looks at a queue ends its leases that have run out.
+    (Expired, "stats", 6),
+    (Due, "checkpoint", 1),
+    (Due, "purge", 1),
+    (Due, "receive", 2),
+    (Due, "stats", 2),
+    (Batch, "ack a batch", 2),
+    (Batch, "commit a transaction", 5),
+    (Batch, "receive", 2),
+    (Reopened, "checkpoint", 1),
+    (Reopened, "open a consumer", 1),
+    (Reopened, "purge", 1),
+    (Reopened, "receive", 2),
+    (Full, "checkpoint", 1),
+    (Full, "send", 2),
+];
+
+/// Every hold looks at every threshold that is watched, in so many steps.
+const STEPS_OF_A_THRESHOLD: u64 = 2;
+
+fn growth(thing: Thing) -> Vec<(&'static str, u64)> {
+    let (small, large) = (measure(thing, SMALL), measure(thing, LARGE));
+    let things = (LARGE - SMALL) as u64;
+    assert_eq!(small.keys().collect::<Vec<_>>(), large.keys().collect::<Vec<_>>());
+    let growth = |(operation, steps): (&&'static str, &u64)| {
+        let grown = steps.saturating_sub(small[operation]);
+        (*operation, (grown + things / 2) / things)
+    };
+    large.iter().map(growth).collect()
+}
+
+#[test]
+fn a_hold_grows_only_with_what_is_named_here() {
+    let _beside = beside_others();
+    let mut found = Vec::new();
+    for thing in THINGS.into_iter().filter(|thing| *thing != Watches) {
+        let growing = growth(thing).into_iter().filter(|(_, steps)| *steps > 0);
+        found.extend(growing.map(|(operation, steps)| (thing, operation, steps)));
+    }
+    assert_eq!(found, GROWING);
+}
+
+#[test]
+fn a_hold_grows_with_each_threshold_that_is_watched() {
+    let _beside = beside_others();
+    let growth = growth(Watches);
+    assert!(growth.len() > 40, "operations are missing: {growth:?}");
+    for (operation, steps) in growth {
+        assert!(steps >= STEPS_OF_A_THRESHOLD, "{operation}: {steps}");
+        assert!(steps <= 2 * STEPS_OF_A_THRESHOLD, "{operation}: {steps}");
+    }
+}
