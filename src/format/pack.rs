@@ -266,13 +266,13 @@ impl Records {
 
     /// The place before the first record whose offset is `offset` or larger.
     pub fn seek(&self, body: &[u8], offset: Offset) -> BlockPlace {
-        let wanted = offset.0.saturating_sub(self.first.0);
+        let distance = offset.0.saturating_sub(self.first.0);
         let gaps = self.gaps(body);
-        let passed = gaps.partition_point(|gap| u64::from(gap_of(gap).1) <= wanted);
+        let passed = gaps.partition_point(|gap| u64::from(gap_of(gap).1) <= distance);
         let (from, behind) = around(gaps, passed);
         let stop = behind.map_or(self.count, |(stop, _)| stop);
-        let ahead = (wanted - u64::from(from.1)).min(u64::from(stop - from.0));
-        self.place(body, from.0 + ahead as u32)
+        let steps = (distance - u64::from(from.1)).min(u64::from(stop - from.0));
+        self.place(body, from.0 + steps as u32)
     }
 }
 

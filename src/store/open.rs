@@ -1,4 +1,4 @@
-//! Opening a store: a new one is made, or an old one is recovered.
+//! Opens a store: makes a new one, or recovers an existing one.
 
 use std::{
     collections::BTreeMap,
@@ -108,8 +108,7 @@ impl Opening {
         Ok(self.store(id, journal, state, replay_from, Some(writer), 1))
     }
 
-    /// Makes the directories that lead to the store durable. An earlier attempt may have made some
-    /// of them.
+    /// Makes the directories above the store durable. An earlier attempt may have made some of them.
     pub fn make_place_durable(&self) -> Result<()> {
         let root = self.layout.root();
         let failed = |error, dir: &Path| {
@@ -118,7 +117,7 @@ impl Opening {
         for (height, dir) in root.ancestors().enumerate() {
             match self.disk.sync_dir(dir) {
                 Err(error) if height < 2 => return Err(failed(error, dir)),
-                // A directory that this process may not open was made by others.
+                // A directory that this process may not open was made by another program.
                 Err(_) => break,
                 Ok(()) => {}
             }

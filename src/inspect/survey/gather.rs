@@ -1,5 +1,4 @@
-//! A state from the entries of a damaged metalog. Missing entries are tolerated. Contradictions are
-//! noted.
+//! Builds a state from the entries of a damaged metalog. It tolerates missing entries, and notes contradictions.
 
 use std::collections::{BTreeMap, BTreeSet};
 

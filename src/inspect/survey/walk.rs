@@ -1,5 +1,4 @@
-//! Walking one log: its messages are merged from all segments and the journal, in the order of
-//! their offsets.
+//! Walks one log: merges its messages from all segments and the journal, in the order of their offsets.
 
 use std::{
     cmp::Reverse,
@@ -33,7 +32,7 @@ pub struct Walked {
     pub blocks: u64,
     pub records: u64,
     pub spots: Vec<Spot>,
-    /// Messages that are wanted and were not found.
+    /// Messages that a cursor needs and that were not found.
     pub lost: Vec<OffsetRange>,
     /// The offset behind the last message.
     pub end: Offset,
@@ -111,7 +110,7 @@ impl Survey {
             {
                 if *offset >= at {
                     if *offset > at {
-                        walked.lost.extend(self.wanted(log, at.to(*offset)));
+                        walked.lost.extend(self.needed(log, at.to(*offset)));
                     }
                     at = offset.next();
                     if state.is_some_and(|it| !self.state.is_dead(it, *offset)) {
@@ -126,7 +125,7 @@ impl Survey {
         walked.end = at;
         let next = self.next(log);
         if at < next {
-            walked.lost.extend(self.wanted(log, at.to(next)));
+            walked.lost.extend(self.needed(log, at.to(next)));
         }
         join(&mut walked.lost);
         join(&mut walked.intact);
