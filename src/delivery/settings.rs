@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// Why a queue that is ordered by key delays no message.
-pub const UNDELAYED: &str = "in a queue that is ordered by key no message waits for a time: those \
-                             behind it would have to wait, too";
+pub const UNDELAYED: &str = "a queue that is ordered by key delays no message, because later \
+                             messages of its key would have to wait, too";
 
 /// The settings that the application gave. In a new queue, a setting that was not given has its default. In an
 /// existing queue, it stays as it is.

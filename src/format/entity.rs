@@ -183,14 +183,14 @@ impl Entity {
         }
         let dead_letters = self.delivering().and_then(|it| it.dead_letters);
         if dead_letters.is_some_and(|it| it.queue == self.id || it.attempts_max == 0) {
-            return Err(Malformed("dead letters go nowhere"));
+            return Err(Malformed("dead letters have no queue"));
         }
         if let Some(limit) = self.delivering().and_then(|it| it.limit)
             && (limit.messages.or(limit.bytes).is_none()
                 || limit.messages == Some(0)
                 || limit.bytes == Some(0))
         {
-            return Err(Malformed("a limit that is none, or leaves no room"));
+            return Err(Malformed("a limit without a value, or with the value 0"));
         }
         Ok(())
     }

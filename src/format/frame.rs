@@ -69,7 +69,7 @@ impl FrameHeader {
             return Err(Malformed("a frame's reserved bytes are not zero"));
         }
         if kind != FrameKind::Commit && payload_len != 0 {
-            return Err(Malformed("a frame that has no payload by its kind has one"));
+            return Err(Malformed("a frame has a payload that its kind does not allow"));
         }
         Ok(FrameHeader { checksum, payload_len, lsn, watermark, kind })
     }

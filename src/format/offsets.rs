@@ -86,7 +86,7 @@ impl<'a> OffsetRanges<'a> {
         for n in 0..count {
             let (gap, more) = (input.number()?, input.number()?);
             if n > 0 && gap == 0 {
-                return Err(Malformed("ranges of offsets that are one"));
+                return Err(Malformed("ranges of offsets without a gap between them"));
             }
             // Each of the three is below the ceiling, so the sum does not overflow.
             at += gap + more + 1;

@@ -241,7 +241,7 @@ impl Records {
         let (key, headers) =
             if has(HAS_PARTS) { (input.varint()?, input.length()?) } else { (0, 0) };
         if (has(HAS_TIME) && delta == 0) || (has(HAS_PARTS) && (key, headers) == (0, 0)) {
-            return Err(Malformed("a record says what goes without saying"));
+            return Err(Malformed("a record stores a default that it must leave out"));
         }
         let timestamp = Timestamp(self.base_time.0.wrapping_add(delta as u64));
         let at = input.position();
@@ -291,14 +291,14 @@ fn around(gaps: &[[u8; GAP_BYTES]], n: usize) -> ((u32, u32), Option<(u32, u32)>
 /// Checks that the offsets grow over the gaps, from the block's first offset to its last.
 fn check_gaps(header: &BlockHeader, gaps: &[u8]) -> Decoded<()> {
     let (gaps, []) = gaps.as_chunks() else {
-        return Err(Malformed("half a gap in a block"));
+        return Err(Malformed("a block's gaps end in the middle of an entry"));
     };
     let mut before = (0u32, 0u32);
     for gap in gaps.iter().map(gap_of) {
         let steps = gap.0.checked_sub(before.0).filter(|steps| *steps > 0);
         let least = steps.map(|steps| u64::from(before.1) + u64::from(steps) + 1);
         if gap.0 >= header.count || least.is_none_or(|least| u64::from(gap.1) < least) {
-            return Err(Malformed("a gap in a block that is none"));
+            return Err(Malformed("a block's gap skips no offset"));
         }
         before = gap;
     }

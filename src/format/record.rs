@@ -247,7 +247,7 @@ fn take_full_record(
     let headers_len = if has(HAS_HEADERS) { input.length()? } else { 0 };
     let payload_len = input.length()?;
     if (has(HAS_TIMESTAMP) && delta == 0) || (has(HAS_HEADERS) && headers_len == 0) {
-        return Err(Malformed("a record says what goes without saying"));
+        return Err(Malformed("a record stores a default that it must leave out"));
     }
     let timestamp = Timestamp(base.0.wrapping_add(delta as u64));
     RecordSpans::of(timestamp, input.position(), (key_len, headers_len, payload_len), end)

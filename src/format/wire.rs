@@ -26,7 +26,7 @@ pub const NUMBER_CEILING: u64 = 1 << 62;
 pub fn check_numbers<const N: usize>(numbers: [u64; N]) -> Decoded<()> {
     match numbers.iter().all(|number| *number < NUMBER_CEILING) {
         true => Ok(()),
-        false => Err(Malformed("a number is larger than any that was given out")),
+        false => Err(Malformed("a number is larger than any that the engine assigns")),
     }
 }
 

@@ -248,7 +248,11 @@ impl<S: Shared> LiveWalk<'_, S> {
             return Ok(found);
         }
         if found.records != segment.records || last > whole.end {
-            found.note(0, "a segment does not hold what the metalog says", OffsetRange::default());
+            found.note(
+                0,
+                "a segment does not match its entry in the metalog",
+                OffsetRange::default(),
+            );
         }
         if found.spots.is_empty() && self.keeps_acked() {
             // A segment of a stream is whole. What it does not hold was lost before the store was salvaged.

@@ -197,7 +197,7 @@ fn check_segment(segments: &Segments, segment: &SegmentState) -> Result<()> {
     match segments.disk.len_of(&path) {
         Ok(len) if len >= segment.bytes => Ok(()),
         Ok(len) => {
-            let what = "a segment is shorter than what was committed to it";
+            let what = "a segment is shorter than its committed length";
             Err(Error::corrupt(what, path, len))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -291,7 +291,7 @@ impl Found {
     }
 }
 
-const STRAY: Malformed = Malformed("an entry belongs to nothing that exists");
+const STRAY: Malformed = Malformed("an entry refers to an entity that does not exist");
 
 /// The directories of logs on the disk.
 pub fn log_dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(LogId, PathBuf)>> {

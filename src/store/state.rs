@@ -174,7 +174,7 @@ impl State {
         };
         match self.cursors.values().all(is_there) {
             true => Ok(()),
-            false => Err(Malformed("an ack state speaks of messages that are not there")),
+            false => Err(Malformed("an ack state refers to messages that do not exist")),
         }
     }
 

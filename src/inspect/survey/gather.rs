@@ -138,4 +138,4 @@ impl Gathered {
     }
 }
 
-const STRAY: &str = "an entry belongs to nothing that exists";
+const STRAY: &str = "an entry refers to an entity that does not exist";

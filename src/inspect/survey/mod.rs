@@ -238,9 +238,7 @@ impl Looking {
         let path = self.layout.segment_file(segment.log, segment.base, segment.generation);
         match self.disk.len_of(&path) {
             Ok(len) if len >= segment.bytes => None,
-            Ok(len) => {
-                Some(problem(&path, len, "a segment is shorter than what was committed to it"))
-            }
+            Ok(len) => Some(problem(&path, len, "a segment is shorter than its committed length")),
             Err(_) => Some(problem(&path, 0, "a segment is missing")),
         }
     }

@@ -384,7 +384,7 @@ impl SegmentFeed {
         let had_damage = walked.spots.iter().any(|spot| spot.path == self.path(survey));
         self.close_spots(walked, self.state.end);
         if !had_damage && (!is_whole || self.last > self.state.end) {
-            let what = Malformed("a segment does not hold what the metalog says");
+            let what = Malformed("a segment does not match its entry in the metalog");
             self.note_harmless(survey, walked, 0, what);
         }
         if let (Some(opened), true) = (&self.opened, self.state.sealed)
@@ -416,7 +416,7 @@ fn read_run(
         let bytes = payload.get(from..from + run.len as usize).unwrap_or_default();
         let decoded = Run::decode(bytes)?;
         if (decoded.log, decoded.first, decoded.count) != (log, run.first, run.count) {
-            return Err(Malformed("a run is not what it was a moment ago"));
+            return Err(Malformed("a run has changed between two reads"));
         }
         let records = decoded.records().collect::<Result<Vec<_>, Malformed>>()?;
         Ok((decoded.body.to_vec(), records))
