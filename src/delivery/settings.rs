@@ -145,7 +145,7 @@ impl Settings {
         dead_letters: Option<EntityId>,
     ) -> Option<&'static str> {
         /// Whether a setting was given and differs.
-        fn differ<T: PartialEq>(given: Option<T>, stored: T) -> bool {
+        fn differ<T: Copy + PartialEq>(given: Option<T>, stored: T) -> bool {
             given.is_some_and(|given| given != stored)
         }
         let limit = stored.limit;

@@ -285,8 +285,8 @@ impl<'a> Headers<'a> {
 impl<'a> Iterator for Headers<'a> {
     type Item = (&'a str, &'a [u8]);
 
-    /// The next header. Headers are covered by a checksum, so what cannot be decoded was never
-    /// written; the rest is then taken for empty.
+    /// The next header. A checksum covers the headers, so bytes that cannot be decoded were never written. In
+    /// that case the iterator ends.
     fn next(&mut self) -> Option<Self::Item> {
         while !self.0.is_empty() {
             match self.pair() {

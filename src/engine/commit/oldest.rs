@@ -28,6 +28,6 @@ impl Committer {
         }
         let oldest = self.oldest(cursor);
         let time = self.now_plain().stamp;
-        self.lock("oldest message").finish_check(cursor, oldest, time, now);
+        self.lock("oldest message").finish_check(cursor, &oldest, time, now);
     }
 }

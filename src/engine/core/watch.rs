@@ -133,13 +133,13 @@ impl Core {
     pub fn finish_check(
         &mut self,
         cursor: CursorId,
-        oldest: Result<Option<Oldest>>,
+        oldest: &Result<Option<Oldest>>,
         time: Timestamp,
         now: Duration,
     ) {
         let Core { consumers, effects, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
-        let Ok(oldest) = oldest else {
+        let Ok(oldest) = *oldest else {
             consumption.oldest.fail_check();
             return;
         };
