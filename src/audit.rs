@@ -16,6 +16,7 @@ pub enum Rank {
     /// The state that a scheduler shares with its thread.
     Scheduler,
     /// Which messages are schedules.
+    #[cfg_attr(not(feature = "cron"), allow(dead_code))]
     Registry,
     /// The right to lease from a queue that is ordered by key.
     KeyOrder,
@@ -151,6 +152,7 @@ mod checked {
     }
 
     /// The longest holds of the core by this thread, in steps, by operation, since this was called last.
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn take_longest_holds() -> BTreeMap<&'static str, u64> {
         LONGEST.take()

@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// When a commit counts as done.
+/// When a commit is done. [`Options::durability`](crate::Options::durability) sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Durability {
-    /// When it is on the disk: it survives a power cut. Waiting commits share one sync.
+    /// The commit is on the disk: it survives a power cut. Commits that wait share one sync.
     #[default]
     Sync,
-    /// When it is in the journal's pages: it survives the death of the process at any
-    /// instruction, and a power cut up to the last sync, which follows within
-    /// [`sync_interval`](crate::Options::sync_interval).
+    /// The commit is in the journal's pages: it survives the death of the process at any instruction. The
+    /// next sync follows within [`sync_interval`](crate::Options::sync_interval); a power cut loses the commits
+    /// after the last sync.
     Buffered,
 }
 
-/// How files are read and written.
+/// How files are read and written. [`Options::io`](crate::Options::io) sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum IoMode {
     /// Memory maps where they are known to be safe (ext4, xfs and tmpfs on Linux), calls elsewhere.
@@ -178,16 +178,17 @@ pub fn check_delay(field: &'static str, delay: Duration) -> Result<Duration> {
     Ok(delay)
 }
 
-/// What a queue does about a message when it is full.
+/// What a full queue does with another message. [`QueueBuilder::overflow`](crate::QueueBuilder::overflow)
+/// sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// It is refused, with [`QueueFull`](crate::ErrorKind::QueueFull). To wait until there is room,
+    /// It refuses the message, with [`QueueFull`](crate::ErrorKind::QueueFull). To wait until there is room,
     /// use [`send_within`](crate::Queue::send_within).
     #[default]
     Reject,
-    /// The oldest messages of the lowest priority are deleted to make room; those that wait for their time
-    /// only if no others are left, and those on lease never: if there are only these, it is as with
+    /// It deletes the oldest messages of the lowest priority to make room. It deletes delayed messages only if
+    /// no others are left, and never messages on lease. If all messages are on lease, it acts as
     /// [`Reject`](Overflow::Reject).
     DropOldest,
 }
@@ -214,22 +215,34 @@ pub enum Backoff {
     /// It is delivered again at once.
     #[default]
     None,
-    /// As long each time.
+    /// It is delivered again after the same time at each failure.
     Fixed(Duration),
-    /// Twice as long each time.
+    /// It is delivered again after a time that doubles with each failure.
     Exponential {
-        /// After the first failure.
+        /// The time after the first failure.
         first: Duration,
-        /// At most.
+        /// The longest time.
         most: Duration,
-        /// Whether chance takes up to half of it away, so that messages that failed together are
-        /// not tried together for ever.
+        /// Whether chance shortens the time by up to half, so that messages that failed together are not tried
+        /// together again and again.
         jitter: bool,
     },
 }
 
 impl Backoff {
-    /// Twice as long each time, from `first` up to `most`, with jitter.
+    /// A backoff that doubles with each failure, from `first` up to `most`, with jitter.
+    ///
+    /// Jitter shortens each time at random, by up to half. See also
+    /// [`QueueBuilder::backoff`](crate::QueueBuilder::backoff).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use posthouse::Backoff;
+    ///
+    /// let (first, most) = (Duration::from_secs(1), Duration::from_secs(60));
+    /// let expected = Backoff::Exponential { first, most, jitter: true };
+    /// assert_eq!(Backoff::exponential(first, most), expected);
+    /// ```
     #[must_use]
     pub fn exponential(first: Duration, most: Duration) -> Backoff {
         Backoff::Exponential { first, most, jitter: true }

@@ -1,14 +1,26 @@
-//! The one error type: a kind to match on, a sentence to read, and the place in the store.
+//! The error type: a kind to match on, a sentence to read, and the place in the store.
 
 use std::{borrow::Cow, error::Error as StdError, fmt, io, path::Path, path::PathBuf};
 
-/// What every fallible call of this crate returns.
+/// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call failed.
+/// The error of a failed call.
 ///
-/// Match on [`Error::kind`]; print the error itself: it says what happened, where, and what can
-/// be done. [`Error::source`](StdError::source) is the operating system's error, if there is one.
+/// Match on [`Error::kind`]. Print the error for people: the text names the failure, the place, and often
+/// the remedy. [`Error::source`](StdError::source) is the error of the operating system, if there is one.
+///
+/// ```
+/// use posthouse::{Engine, ErrorKind};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// match engine.queue("payments").open() {
+///     Err(error) if error.kind() == ErrorKind::NotFound => println!("{error}"),
+///     opened => panic!("it was never created: {opened:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -61,19 +73,37 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    /// The kind, to match on.
+    /// The kind of the error, to match on.
+    ///
+    /// ```
+    /// use posthouse::{Engine, ErrorKind};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let engine = Engine::open(dir.path().join("store"))?;
+    /// let error = engine.queue("").create().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::InvalidInput { field: "name" });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The file that the error is about, if it is about one.
+    /// The file that the error is about. `None` if it is about no file.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("nowhere");
+    /// let error = posthouse::verify(&path).unwrap_err();
+    /// assert!(error.file().expect("it has one").starts_with(&path));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.0.file.as_deref()
     }
 
-    /// The byte position in that file.
+    /// The position in the [file](Error::file), in bytes from its start. `None` if the error has no position.
     #[must_use]
     pub fn position(&self) -> Option<u64> {
         self.0.position
@@ -172,7 +202,7 @@ impl StdError for Error {
     }
 }
 
-/// So that `?` works in functions that return [`io::Result`].
+/// Makes `?` work in functions that return [`io::Result`].
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match error.kind() {

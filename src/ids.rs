@@ -5,15 +5,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The logical number of a message in a queue, a topic or one partition of a stream.
+/// The number of a message in a queue, a topic or one partition of a stream.
 ///
-/// Numbers start at 0, grow by one per message and never change or come back: not after a
-/// crash, not when space is reclaimed.
+/// Offsets start at 0 and grow by one per message. They never change and never come back, also after a crash
+/// and after space was given back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Offset(pub u64);
 
 impl Offset {
-    /// The number one past this: where a consumer that has handled this message goes on.
+    /// The next offset: a consumer that has handled this message goes on there.
     ///
     /// ```
     /// assert_eq!(posthouse::Offset(6).next(), posthouse::Offset(7));
@@ -96,9 +96,9 @@ pub struct Lsn(pub u64);
 
 /// A point in time: milliseconds since 1970-01-01 00:00 UTC.
 ///
-/// No order rests on timestamps, because clocks go backwards. What is to happen at a time of day does: see
-/// [`deliver_at`](crate::Message::deliver_at), [`expire_after`](crate::Message::expire_after) and
-/// what is told of ages.
+/// The order of messages does not depend on timestamps, because clocks can go backwards. Times of day decide
+/// about [`deliver_at`](crate::Message::deliver_at), [`expire_after`](crate::Message::expire_after) and
+/// ages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
 

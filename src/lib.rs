@@ -43,6 +43,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 // The floors, from the ground up. A floor imports only those above it in this list; the rooms on
 // one floor do not import each other. `tests/floors.rs` asserts it.
 #[macro_use]

@@ -1,4 +1,4 @@
-//! What an application hands in: a payload with an optional key, headers and timestamp.
+//! Messages that an application sends: a payload with an optional key, headers and timestamp.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -10,9 +10,9 @@ use crate::{
 
 /// A message to send, publish or append.
 ///
-/// Everything is borrowed where it can be, so that sending copies a payload once: into the
-/// journal. Text and bytes convert into a message, so `queue.send("hello")` works as it stands; so
-/// do a [`Delivery`](crate::Delivery) and a [`Record`](crate::Record), to send them on.
+/// A message borrows its parts where it can, so that sending copies a payload once: into the journal. Text
+/// and bytes convert into a message: `queue.send("hello")` works. A [`Delivery`](crate::Delivery) and a
+/// [`Record`](crate::Record) convert, too, to send them on.
 ///
 /// ```
 /// use posthouse::Message;
@@ -52,7 +52,14 @@ pub enum Delay {
 }
 
 impl<'a> Message<'a> {
-    /// A message with this payload, and nothing else.
+    /// A message with this payload, without a key and headers.
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// assert_eq!(Message::new("order 1"), Message::new(b"order 1"));
+    /// assert_eq!(Message::new(vec![1, 2, 3]).payload(), [1, 2, 3]);
+    /// ```
     pub fn new(payload: impl IntoBytes<'a>) -> Message<'a> {
         Message { payload: payload.into_bytes(), ..Message::default() }
     }
@@ -74,13 +81,31 @@ impl<'a> Message<'a> {
     }
 
     /// Sets the key. A stream puts all messages with one key into one partition, in order.
+    ///
+    /// Queues use it where they are [ordered by key](crate::QueueBuilder::ordered_by_key).
+    ///
+    /// ```
+    /// use posthouse::{Message, partition_of};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// let position = history.append(Message::new("created").key("customer-17"))?;
+    /// assert_eq!(position.partition, partition_of(b"customer-17", 8));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn key(mut self, key: impl IntoBytes<'a>) -> Message<'a> {
         self.key = Some(key.into_bytes());
         self
     }
 
-    /// Adds a header. Headers keep their order, and a name may come more than once.
+    /// Adds a header. Headers keep their order, and several may have one name.
+    ///
+    /// ```
+    /// let order = posthouse::Message::new("order 1").header("region", "eu").header("trace", "17");
+    /// assert_eq!(order.headers().count(), 2);
+    /// ```
     #[must_use]
     pub fn header(
         mut self,
@@ -91,8 +116,19 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Sets the timestamp, for events that happened at another time than now. Without it a
-    /// message bears the time of its commit.
+    /// Sets the timestamp, for events of another time. Without it a message has the time of its commit.
+    ///
+    /// ```
+    /// use posthouse::{Message, Timestamp};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append(Message::new("created").timestamp(Timestamp(1_000)))?;
+    /// let mut reader = history.reader(posthouse::Start::Earliest)?;
+    /// assert_eq!(reader.try_read()?.expect("it was appended").timestamp(), Timestamp(1_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn timestamp(mut self, timestamp: Timestamp) -> Message<'a> {
         self.timestamp = Some(timestamp);
@@ -103,9 +139,25 @@ impl<'a> Message<'a> {
         self.more.get_or_insert_default()
     }
 
-    /// Has a queue keep the message back: it is delivered no earlier than so long after its commit,
-    /// by the clock of this life and, behind a restart, by the time of day. Zero is at once, also
-    /// where the queue's own delay says otherwise. Only for queues.
+    /// Delays the delivery: a queue delivers the message no earlier than `delay` after its commit. Only for
+    /// queues.
+    ///
+    /// Within an epoch of the engine a steady clock counts, and after a restart the time of day. Parts of a
+    /// millisecond are rounded up. A delay of 0 delivers at once, also where the queue has a delay of its own.
+    /// The longest delay is a year: a longer one is an error when the message is sent.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reminders = engine.queue("reminders").create()?;
+    /// reminders.send(Message::new("order 1").deliver_after(Duration::from_secs(3600)))?;
+    /// assert!(reminders.try_receive()?.is_none());
+    /// assert_eq!(reminders.delayed()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn deliver_after(mut self, delay: Duration) -> Message<'a> {
         let ms = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
@@ -113,17 +165,48 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Has a queue keep the message back until a time of day. A time that has passed when the message
-    /// is sent is an error. Only for queues.
+    /// Delays the delivery until a time of day. Only for queues.
+    ///
+    /// A time in the past, or more than a year ahead, is an error when the message is sent.
+    ///
+    /// ```
+    /// use posthouse::{ErrorKind, Message, Timestamp};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reminders = engine.queue("reminders").create()?;
+    /// let in_an_hour = Timestamp(Timestamp::now().0 + 3_600_000);
+    /// reminders.send(Message::new("order 1").deliver_at(in_an_hour))?;
+    /// assert_eq!(reminders.delayed()?, 1);
+    ///
+    /// let past = reminders.send(Message::new("order 2").deliver_at(Timestamp(0)));
+    /// assert_eq!(past.unwrap_err().kind(), ErrorKind::InvalidInput { field: "deliver_at" });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn deliver_at(mut self, at: Timestamp) -> Message<'a> {
         self.more().delay = Some(Delay::At(at));
         self
     }
 
-    /// Lets the message live for so long from its timestamp on: a queue or a subscription does not
-    /// deliver it later, but drops it, or moves it to its dead letters. It takes part in that when it
-    /// is met: until then it counts as any other. Zero is an error when it is sent. Not for streams.
+    /// Sets the message's time to live, from its timestamp on. Not for streams.
+    ///
+    /// After that time a queue or a subscription drops the message, or moves it to its dead letters. This
+    /// happens when the message is next in turn: until then it counts as any other. A time of 0 is an error
+    /// when the message is sent. See also [`time_to_live`](crate::QueueBuilder::time_to_live).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let offers = engine.queue("offers").create()?;
+    /// offers.send(Message::new("today only").expire_after(Duration::from_millis(1)))?;
+    /// std::thread::sleep(Duration::from_millis(50));
+    /// assert!(offers.try_receive()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn expire_after(mut self, life: Duration) -> Message<'a> {
         let ms = u64::try_from(life.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
@@ -131,8 +214,22 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Has a queue deliver the message before all of lower priorities: from 0, which all have that do not
-    /// say otherwise, to 9. Only for queues, and not for those that are ordered by key.
+    /// Sets the priority, from 0 to 9: a queue delivers messages of higher priority first. The default is 0.
+    ///
+    /// Only for queues, and not for queues that are ordered by key. A priority above 9 is an error when the
+    /// message is sent.
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("a gift")?;
+    /// payments.send(Message::new("a rent").priority(9))?;
+    /// assert_eq!(payments.try_receive()?.expect("it was sent").payload(), b"a rent");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Message<'a> {
         if priority > 0 || self.has_more() {
@@ -223,7 +320,16 @@ impl<'a> Message<'a> {
         self.timestamp
     }
 
-    /// The same message, with everything it borrowed copied.
+    /// Copies all borrowed parts, so that the message can live on its own.
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// fn greeting(name: &str) -> Message<'static> {
+    ///     Message::new(&format!("hello {name}")).into_owned()
+    /// }
+    /// assert_eq!(greeting("world").payload(), b"hello world");
+    /// ```
     #[must_use]
     pub fn into_owned(self) -> Message<'static> {
         let own = |bytes: Cow<'a, [u8]>| Cow::Owned(bytes.into_owned());
@@ -241,9 +347,9 @@ impl<'a> Message<'a> {
     }
 }
 
-/// What can be a payload, a key or a header's value: bytes and text, borrowed or owned.
+/// Types that can be a payload, a key or the value of a header: bytes and text, borrowed or owned.
 pub trait IntoBytes<'a> {
-    /// The bytes, without a copy.
+    /// Converts into bytes, without a copy.
     fn into_bytes(self) -> Cow<'a, [u8]>;
 }
 
@@ -284,7 +390,7 @@ impl<'a, const N: usize> From<&'a [u8; N]> for Message<'a> {
     }
 }
 
-/// Lends a message, so that one can be sent to several places.
+/// Borrows a message, to send it to several places.
 impl<'a> From<&'a Message<'_>> for Message<'a> {
     fn from(message: &'a Message<'_>) -> Message<'a> {
         Message {

@@ -1,48 +1,58 @@
-//! Counts of a queue or subscription, and the rates between two of them.
+//! Counts of a queue or a subscription, and the rates between two of them.
 
 use std::time::Duration;
 
-/// What is in a queue, or for a subscription, and what has happened since a handle of it was first made in
-/// this life of the engine.
-/// Got from [`Queue::stats`](crate::Queue::stats) and
-/// [`Subscription::stats`](crate::Subscription::stats).
+/// The messages of a queue or a subscription by state, and the events since a handle was first opened in
+/// this epoch of the engine.
+///
+/// [`Queue::stats`](crate::Queue::stats) and [`Subscription::stats`](crate::Subscription::stats) return it.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+/// let payments = engine.queue("payments").create()?;
+/// payments.send("charge order 1")?;
+/// let stats = payments.stats()?;
+/// assert_eq!((stats.depth, stats.ready, stats.in_flight), (1, 1, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConsumerStats {
-    /// Messages that are not acked. The sum of the next three.
+    /// Messages that are not acked: the sum of `ready`, `delayed` and `in_flight`.
     pub depth: u64,
-    /// Those that wait for nothing but a consumer; in a queue that is ordered by key, or for one
-    /// before them. What is not durable yet counts, too.
+    /// Messages that wait for nothing but a consumer. In a queue that is ordered by key, also messages that
+    /// wait for an earlier one of their key. Messages that are not durable yet count, too.
     pub ready: u64,
-    /// Those that wait until they are due; and of those that are overdue, those beyond
-    /// [`delayed_in_memory`](crate::Options::delayed_in_memory) of them.
+    /// Messages that wait until they are due. Overdue messages beyond
+    /// [`delayed_in_memory`](crate::Options::delayed_in_memory) count here, too.
     pub delayed: u64,
-    /// Those on lease.
+    /// Messages on lease.
     pub in_flight: u64,
     /// Deliveries.
     pub delivered: u64,
-    /// Of those, deliveries of messages that were tried before.
+    /// Deliveries of messages that were tried before. They count in `delivered`, too.
     pub redelivered: u64,
     /// Deliveries that were acked.
     pub acked: u64,
-    /// Deliveries that have failed: by a nack, a drop or a lease that ran out.
+    /// Deliveries that failed: by a nack, by a drop, or by a lease that ran out.
     pub failed: u64,
     /// Messages that were moved to the dead letters.
     pub dead: u64,
-    /// Messages that have come: those that were sent or published, and those that were moved here.
+    /// Messages that were sent, published or moved here.
     pub sent: u64,
-    /// For how long the oldest message that is not acked has been there, by its timestamp. `None` if
-    /// there is none, or if it is damaged: `oldest_age` says so then.
+    /// The age of the oldest message that is not acked, by its timestamp. `None` if there is no message, or if
+    /// the message is damaged: [`oldest_age`](crate::Queue::oldest_age) then returns the error.
     pub oldest_age: Option<Duration>,
-    /// For how long the engine had been open.
+    /// How long the engine was open when the counts were taken.
     pub uptime: Duration,
 }
 
-/// How much has happened in a second, in the mean. Got from [`ConsumerStats::rates_since`].
+/// Events per second, as a mean. [`ConsumerStats::rates_since`] returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Rates {
-    /// Messages that have come.
+    /// Messages that were sent, published or moved here.
     pub sent: f64,
     /// Deliveries.
     pub delivered: f64,
@@ -50,15 +60,16 @@ pub struct Rates {
     pub redelivered: f64,
     /// Deliveries that were acked.
     pub acked: f64,
-    /// Deliveries that have failed.
+    /// Deliveries that failed.
     pub failed: f64,
     /// Messages that were moved to the dead letters.
     pub dead: f64,
 }
 
 impl ConsumerStats {
-    /// How fast things have gone since earlier stats of the same queue or subscription were got, in
-    /// this life. All are 0 if no time has passed. Times are measured in ticks of a few milliseconds.
+    /// The rates since earlier statistics of the same queue or subscription, in the same epoch of the engine.
+    ///
+    /// All rates are 0 if no time has passed. The clock has ticks of a few milliseconds.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -68,7 +79,8 @@ impl ConsumerStats {
     /// // A minute later:
     /// let stats = queue.stats()?;
     /// let rates = stats.rates_since(&before);
-    /// println!("{:.0} come, {:.0} are done in a second", rates.sent, rates.acked);
+    /// println!("per second: {:.0} sent, {:.0} acked", rates.sent, rates.acked);
+    /// # assert_eq!(rates.sent, 0.0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]

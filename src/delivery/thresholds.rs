@@ -1,14 +1,14 @@
-//! Thresholds: how much of something in a queue is too much, and whether that is reached.
+//! Thresholds: limits for the amounts of a queue or a subscription, and probes that note when one is reached.
 
 use std::time::Duration;
 
 use super::stats::ConsumerStats;
 use crate::error::{Error, Result};
 
-/// How much of something is too much. A threshold is at least 1, or 1 ms.
+/// A limit for an amount of a queue or a subscription. It is at least 1, or 1 ms.
 ///
 /// [`Queue::watch`](crate::Queue::watch) and [`Subscription::watch`](crate::Subscription::watch) call a
-/// function when a threshold is reached, and when it is left again.
+/// function when the amount reaches the threshold, and when it falls below it again.
 ///
 /// ```
 /// use std::time::Duration;
@@ -73,7 +73,7 @@ impl Threshold {
     }
 }
 
-/// A threshold was reached or left. The number is how much there is; ages are in milliseconds.
+/// The news that a threshold was reached or left. The number is the amount now; ages are in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Alarm {

@@ -46,40 +46,81 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Makes everything durable that was committed before the call.
+    /// Makes all commits durable that were made before the call, and waits for the disk.
+    ///
+    /// It is of use with [`Durability::Buffered`](crate::Durability::Buffered): in a `Sync` engine each commit
+    /// waits for its own sync.
+    ///
+    /// ```
+    /// use posthouse::{Durability, Options};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let engine = Options::new().durability(Durability::Buffered).open(dir.path().join("store"))?;
+    /// let clicks = engine.queue("clicks").create()?;
+    /// for n in 0..100 {
+    ///     clicks.send(format!("click {n}"))?;
+    /// }
+    /// engine.sync()?; // one flush for all
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if the sync fails.
     pub fn sync(&self) -> Result<()> {
         let tail = self.committer().lock_open("sync")?.store.journal.tail();
         self.committer().sync_to(tail)
     }
 
-    /// How often the journal was synced since the engine was opened. The durable commits of that
-    /// time divided by it say how many share a flush.
+    /// How many times the journal was synced since the engine was opened.
+    ///
+    /// Durable commits divided by flushes is the mean size of a group commit.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let before = engine.flushes();
+    /// payments.send_batch(["order 1", "order 2", "order 3"])?;
+    /// assert_eq!(engine.flushes() - before, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn flushes(&self) -> u64 {
         self.committer().syncs.flushes()
     }
 
-    /// Moves everything that lives out of the journal, and gives back what space there is to give
-    /// back. The engine does so by itself whenever its journal has grown long; call this where a
-    /// short recovery or free space is wanted now.
+    /// Makes a checkpoint: moves live messages from the journal to segments, and gives back free space.
+    ///
+    /// The engine does so by itself when its [journal](crate::Options::journal_bytes) is long. Call it to have
+    /// a short recovery or free space now.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("store");
+    /// let engine = posthouse::Engine::open(&path)?;
+    /// engine.queue("payments").create()?.send("charge order 1")?;
+    /// engine.checkpoint()?;
+    /// engine.close()?;
+    /// assert_eq!(posthouse::verify(&path)?.read.segments, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`DiskFull`](crate::ErrorKind::DiskFull) or [`Io`](crate::ErrorKind::Io), and then nothing was changed;
+    /// [`DiskFull`](crate::ErrorKind::DiskFull) or [`Io`](crate::ErrorKind::Io), and nothing was changed;
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync fails.
     pub fn checkpoint(&self) -> Result<()> {
         self.committer().checkpoint(Extent::All, Urgency::Ordinary)
     }
 
-    /// Reads everything that the store relies on, and reports what is damaged. Other threads go on
-    /// meanwhile: only checkpoints wait while the journal is read.
+    /// Reads everything that the store relies on, and reports damage. Other threads go on: only checkpoints wait
+    /// while the journal is read.
     ///
-    /// What lies in the memory of the system is read from there: whether the disk would give the
-    /// same, only a store that was opened anew can tell.
+    /// Data in the cache of the operating system is read from there. To check the disk itself, reopen the store
+    /// after a restart of the machine. See also [`verify`](crate::verify), for a store that is not open.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -92,19 +133,32 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) if something cannot be read; if the engine is closed or poisoned.
-    /// Damage is not an error: it is in the report.
+    /// [`Io`](crate::ErrorKind::Io) if a file cannot be read; [`Closed`](crate::ErrorKind::Closed) if the engine
+    /// is closed; [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed. Damage is not an error: the report
+    /// lists it.
     pub fn verify(&self) -> Result<VerifyReport> {
         self.committer().verify()
     }
 
-    /// Closes the engine: makes everything durable, and lets others open the store. All handles
-    /// fail from then on with [`Closed`](crate::ErrorKind::Closed), those included that are waiting for
-    /// a message: so a loop of receiving is ended from another thread. Messages that are on lease
-    /// will be delivered again. A checkpoint that is under way is waited for.
+    /// Closes the engine: makes all commits durable, and unlocks the store.
     ///
-    /// Where that cannot be, as in a waker that the engine calls in the midst of its work, the call
-    /// returns at once, and the store is let go of when that work has ended.
+    /// All handles then fail with [`Closed`](crate::ErrorKind::Closed), also calls that wait for a message: so
+    /// another thread ends a receive loop. Messages on lease will be delivered again. The call waits for a
+    /// running checkpoint.
+    ///
+    /// Inside a waker that the engine calls during its own work, the call returns at once, and the store is
+    /// unlocked when that work has ended.
+    ///
+    /// ```
+    /// use posthouse::{Engine, ErrorKind};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let engine = Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// engine.close()?;
+    /// assert_eq!(payments.send("charge order 1").unwrap_err().kind(), ErrorKind::Closed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! How an engine is opened.
+//! The settings of an engine, and the calls that open a store with them.
 
 #[cfg(any(test, feature = "sim"))]
 use std::{io, panic::RefUnwindSafe};
@@ -21,9 +21,7 @@ use crate::{
     inspect::{self, SalvageReport, VerifyReport},
 };
 
-/// Settings of an engine, and the way to open one with them.
-///
-/// None of them is stored in the directory: each `open` may choose anew.
+/// The settings of an engine. They are not stored in the directory: each `open` may choose others.
 ///
 /// ```
 /// use posthouse::{Durability, Options};
@@ -57,50 +55,156 @@ macro_rules! settings {
 }
 
 impl Options {
-    /// The defaults, which are stated at each setting.
+    /// The default settings. Each setting states its default.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// let engine = posthouse::Options::new().open(dir.path().join("store"))?;
+    /// assert!(engine.queues()?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn new() -> Options {
         Options::default()
     }
 
     settings! {
-        /// When a commit counts as done; [`Durability::Sync`] by default.
+        /// Sets when a commit is done: [`Durability::Sync`] by default.
         ///
-        /// It also decides what consumers see: in a `Sync` engine only what is durable, in a
-        /// `Buffered` one everything that was committed. Single handles and transactions can be
-        /// given another durability for their own commits.
+        /// It also decides which messages consumers see. A `Sync` engine shows durable messages only. A `Buffered`
+        /// engine shows all committed messages. Single handles and transactions can have another durability for
+        /// their own commits: see [`Queue::durability`](crate::Queue::durability).
+        ///
+        /// ```
+        /// use posthouse::{Durability, Options};
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = Options::new().durability(Durability::Buffered).open(dir.path().join("store"))?;
+        /// let clicks = engine.queue("clicks").create()?;
+        /// clicks.send("a click")?; // does not wait for the disk
+        /// assert!(clicks.try_receive()?.is_some());
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         durability: Durability;
-        /// How files are read and written; by default as suits the file system.
+        /// Sets how files are read and written: [`IoMode::Auto`] by default, which suits the file system.
+        ///
+        /// ```
+        /// use posthouse::{IoMode, Options};
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = Options::new().io(IoMode::Calls).open(dir.path().join("store"))?;
+        /// # engine.close()?;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         io: IoMode;
-        /// The largest message in bytes, with its key and headers; 16 MiB by default.
+        /// Sets the largest message in bytes, with its key and headers: 16 MiB by default. A larger message is
+        /// refused with [`TooLarge`](crate::ErrorKind::TooLarge).
+        ///
+        /// ```
+        /// use posthouse::{ErrorKind, Options};
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = Options::new().message_bytes_max(1000).open(dir.path().join("store"))?;
+        /// let payments = engine.queue("payments").create()?;
+        /// assert_eq!(payments.send(vec![0; 2000]).unwrap_err().kind(), ErrorKind::TooLarge);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         message_bytes_max: u64;
-        /// The largest commit in bytes, be it a batch or a transaction; 64 MiB by default.
+        /// Sets the largest commit in bytes, of a batch or a transaction: 64 MiB by default, 1 GiB at most. A larger
+        /// commit is refused with [`TooLarge`](crate::ErrorKind::TooLarge).
+        ///
+        /// ```
+        /// use posthouse::{ErrorKind, Options};
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// let options = Options::new().message_bytes_max(10_000).commit_bytes_max(20_000);
+        /// let engine = options.open(dir.path().join("store"))?;
+        /// let payments = engine.queue("payments").create()?;
+        /// let batch = vec![vec![0; 9000]; 3];
+        /// assert_eq!(payments.send_batch(batch).unwrap_err().kind(), ErrorKind::TooLarge);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         commit_bytes_max: u64;
-        /// How many bytes of journal begin a checkpoint; 64 MiB by default. Messages that are
-        /// acked before a checkpoint reaches them are never written a second time; a longer
-        /// journal takes longer to recover. Commits wait at twice as much.
+        /// Sets the length of the journal, in bytes, at which a checkpoint begins: 64 MiB by default.
+        ///
+        /// A message that is acked before a checkpoint reaches it is never written a second time. A longer journal
+        /// takes longer to recover. Commits wait when the journal is twice as long. See also
+        /// [`Engine::checkpoint`].
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = posthouse::Options::new().journal_bytes(8 << 20).open(dir.path().join("store"))?;
+        /// # engine.close()?;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         journal_bytes: u64;
-        /// The first journal file's size in bytes; 256 KiB by default. Later ones grow.
+        /// Sets the size of the first journal file in bytes: 256 KiB by default. Later files grow.
         journal_file_bytes_min: u64;
-        /// The largest size to which journal files grow, in bytes; 8 MiB by default.
+        /// Sets the size to which journal files grow, in bytes: 8 MiB by default.
         journal_file_bytes_max: u64;
-        /// The size at which a segment is sealed, in bytes; 64 MiB by default. Space is given back
-        /// in pieces of this size.
+        /// Sets the size at which a segment is sealed, in bytes: 64 MiB by default. The engine gives back space in
+        /// pieces of this size.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = posthouse::Options::new().segment_bytes(8 << 20).open(dir.path().join("store"))?;
+        /// # engine.close()?;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         segment_bytes: u64;
-        /// The size of a segment's blocks, in bytes; 64 KiB by default.
+        /// Sets the size of a segment's blocks, in bytes: 64 KiB by default.
         block_bytes: u64;
-        /// How many of a queue's delayed messages are kept in memory, at some 50 bytes each; of
-        /// what is more, those that are due the latest are kept on disk. 65,536 if not set.
+        /// Sets how many delayed messages of a queue are kept in memory, at about 50 bytes each: 65,536 by default.
+        /// The messages beyond that number, those with the latest times, are kept on disk.
+        ///
+        /// ```
+        /// use std::time::Duration;
+        /// use posthouse::{Message, Options};
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = Options::new().delayed_in_memory(1000).open(dir.path().join("store"))?;
+        /// let reminders = engine.queue("reminders").create()?;
+        /// reminders.send(Message::new("order 1").deliver_after(Duration::from_secs(3600)))?;
+        /// assert_eq!(reminders.delayed()?, 1);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         delayed_in_memory: u64;
-        /// How many segments are kept open, or mapped, at a time; 128 by default.
+        /// Sets how many segments are open or mapped at a time: 128 by default.
         maps_max: usize;
-        /// How long a `Buffered` commit waits for its sync at most; 100 ms by default,
-        /// from 1 ms to an hour.
+        /// Sets how long a `Buffered` commit waits for its sync at most: from 1 ms to an hour, 100 ms by default. A
+        /// power cut can lose the commits of this time.
+        ///
+        /// ```
+        /// use std::time::Duration;
+        /// use posthouse::{Durability, Options};
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = Options::new()
+        ///     .durability(Durability::Buffered)
+        ///     .sync_interval(Duration::from_millis(10))
+        ///     .open(dir.path().join("store"))?;
+        /// # engine.close()?;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         sync_interval: Duration;
     }
 
-    /// Opens the engine on a simulated disk, without threads of its own, so that a run with one
-    /// thread is the same every time. What threads would do is done by whoever needs it.
+    /// Opens the engine on a simulated disk. It needs the feature `sim`.
+    ///
+    /// The engine then has no threads of its own, so a run with one thread is the same every time. The calls
+    /// themselves do the work of these threads. See [`SimDisk`](crate::sim::SimDisk).
+    ///
+    /// ```
+    /// use posthouse::{Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let engine = Options::new().sim(&disk).open("store")?;
+    /// engine.queue("payments").create()?.send("charge order 1")?;
+    /// disk.power_cut();
+    /// let engine = Options::new().sim(&disk).open("store")?;
+    /// assert_eq!(engine.queue("payments").open()?.depth()?, 1);
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn sim(mut self, disk: &SimDisk) -> Options {
@@ -108,9 +212,9 @@ impl Options {
         self
     }
 
-    /// Tells somebody of each change on the real disk before and after it is made: whether it is
-    /// before or after, the call, and the path. An error is that of the call. For tests that end
-    /// the process at one of them, or have it fail.
+    /// Calls a function before and after each change on the real disk, with "before" or "after", the name of
+    /// the call, and the path. An error that it returns is the error of the call. For tests that end the process
+    /// at a change, or make a change fail.
     #[cfg(any(test, feature = "sim"))]
     #[doc(hidden)]
     #[must_use]
@@ -126,8 +230,20 @@ impl Options {
         self
     }
 
-    /// Opens the store in a directory. If there is none, it is made: in a new directory, or in one
-    /// that is empty.
+    /// Opens the store in a directory. If there is none, it is created: in a new directory, or in an empty one.
+    ///
+    /// The store stays locked while the engine is open: no other process opens it.
+    ///
+    /// ```
+    /// use posthouse::{ErrorKind, Options};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("store");
+    /// let engine = Options::new().open(&path)?;
+    /// let again = Options::new().open(&path).unwrap_err();
+    /// assert!(matches!(again.kind(), ErrorKind::Locked { .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -138,31 +254,49 @@ impl Options {
     /// - [`DiskFull`](crate::ErrorKind::DiskFull), [`Io`](crate::ErrorKind::Io),
     ///   [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion).
     ///
-    /// The store is as it was then.
+    /// After an error the store is unchanged.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Engine> {
         self.config.check()?;
         let (disk, path, threads) = self.place(path.as_ref())?;
         Engine::open_on(disk, &path, self.config.clone(), threads)
     }
 
-    /// Reads everything in the store of a directory, and reports what is damaged; see
-    /// [`verify`](crate::verify).
+    /// Reads everything in the store of a directory, and reports damage; see [`verify`](crate::verify).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("store");
+    /// let options = posthouse::Options::new();
+    /// options.open(&path)?.queue("payments").create()?.send("charge order 1")?;
+    /// assert!(options.verify(&path)?.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// See [`verify`](crate::verify).
+    /// The same errors as [`verify`](crate::verify).
     pub fn verify(&self, path: impl AsRef<Path>) -> Result<VerifyReport> {
         self.config.check()?;
         let (disk, path, _) = self.place(path.as_ref())?;
         inspect::verify_on(disk, &path)
     }
 
-    /// Copies what is good in a damaged store into a new one, with these settings; see
+    /// Copies the sound part of a damaged store into a new store, with these settings; see
     /// [`salvage`](crate::salvage).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (damaged, salvaged) = (dir.path().join("damaged"), dir.path().join("salvaged"));
+    /// let options = posthouse::Options::new().segment_bytes(8 << 20);
+    /// # options.open(&damaged)?.queue("payments").create()?.send("charge order 1")?;
+    /// let report = options.salvage(&damaged, &salvaged)?;
+    /// assert_eq!((report.messages, report.is_complete()), (1, true));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// See [`salvage`](crate::salvage).
+    /// The same errors as [`salvage`](crate::salvage).
     pub fn salvage(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SalvageReport> {
         self.config.check()?;
         let (disk, from, _) = self.place(from.as_ref())?;
@@ -188,11 +322,25 @@ impl Options {
 }
 
 impl Engine {
-    /// Opens the store in a directory with the default settings. If there is none, it is made.
+    /// Opens the store in a directory with the default settings. If there is none, it is created.
+    ///
+    /// ```
+    /// use posthouse::Engine;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("store");
+    /// let engine = Engine::open(&path)?;
+    /// engine.queue("payments").create()?.send("charge order 1")?;
+    /// engine.close()?;
+    ///
+    /// let engine = Engine::open(&path)?;
+    /// assert_eq!(engine.queue("payments").open()?.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// See [`Options::open`].
+    /// The same errors as [`Options::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Engine> {
         Options::new().open(path)
     }

@@ -262,7 +262,20 @@ impl<'a> Headers<'a> {
         Headers(Bytes::new(encoded))
     }
 
-    /// The value of the first header with a name.
+    /// The value of the first header with a name. `None` if no header has it.
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send(Message::new("order 1").header("region", "eu"))?;
+    /// let delivery = payments.try_receive()?.expect("it was sent");
+    /// assert_eq!(delivery.headers().named("region"), Some(&b"eu"[..]));
+    /// # delivery.ack()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn named(mut self, name: &str) -> Option<&'a [u8]> {
         self.find(|(found, _)| *found == name).map(|(_, value)| value)

@@ -9,21 +9,23 @@ use crate::ids::Timestamp;
 /// The version of the layout. There was no other one yet.
 const VERSION: u8 = 1;
 
-/// What is done about runs whose time has passed, because no scheduler was running then, or because
-/// what they were to send could not be sent.
+/// How a schedule makes up for missed runs: runs whose time passed while no scheduler was running, or while
+/// their message could not be sent.
+///
+/// [`ScheduleBuilder::missed_runs`](crate::ScheduleBuilder::missed_runs) sets it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum MissedRuns {
-    /// One message is sent for all of them, as soon as can be: that of the latest.
+    /// One message for all missed runs, as soon as possible. It bears the time of the latest.
     #[default]
     RunOnce,
-    /// A message is sent for each of them, in order, as soon as can be.
+    /// One message for each missed run, in order, as soon as possible.
     RunAll,
-    /// None is sent. A run counts as missed when it is more than a minute late.
+    /// No message. A run is missed when it is more than a minute late.
     Skip,
 }
 
-/// Where the messages of a schedule go.
+/// The target of a schedule: the queue, topic or stream to which its messages go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Target {

@@ -14,11 +14,11 @@ use crate::{
     layout::Layout,
 };
 
-/// Reads everything that the store in a directory relies on, and reports what is damaged: every
-/// frame of the journal that is still needed, every block of every segment, the metalog.
+/// Reads everything that the store in a directory relies on, and reports damage: every frame of the journal
+/// that is still needed, every block of every segment, and the metalog.
 ///
-/// Nothing is changed on the disk, and the store need not be one that opens. While an engine has
-/// it open, ask [`Engine::verify`](crate::Engine::verify) instead.
+/// It changes nothing on the disk, and it also reads a store that does not open. For a store that an engine
+/// has open, use [`Engine::verify`](crate::Engine::verify).
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -36,7 +36,7 @@ use crate::{
 /// - [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion),
 ///   [`Io`](crate::ErrorKind::Io).
 ///
-/// Damage is not an error: it is in the report.
+/// Damage is not an error: the report lists it.
 pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
     verify_on(Arc::new(OsDisk::new()), &OsDisk::absolute(path.as_ref())?)
 }
@@ -47,18 +47,18 @@ pub fn verify_on(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     verify_store(disk, root)
 }
 
-/// Copies what is good in a damaged store into a new one, and says exactly what was lost.
+/// Copies the sound part of a damaged store into a new store, and reports exactly which messages were lost.
 ///
-/// Good is what its checksum says belongs to this store and to its place in it. The store at `from`
-/// is only read, and need not be one that opens. `to` must not exist, or be an empty directory.
+/// Data is sound if its checksum fits this store and its place in it. The store at `from` is only read, and
+/// it may be one that does not open. `to` must not exist, or must be an empty directory.
 ///
-/// Names stay, and so do the offsets of messages, what was acked, how often deliveries have
-/// failed, where groups go on and where streams start. Where the record of that is lost, the error
-/// is to the side of delivering again: never is a message left out that is there. Offsets that are
-/// lost are not given again: readers skip them, and for consumers they count as acked.
+/// The new store keeps names, the offsets of messages, acks, failed attempts, the offsets of groups and the
+/// starts of streams. Where such data is lost, salvage delivers messages again: it never leaves out a
+/// message that is there. Lost offsets are not used again: readers skip them, and for consumers they count
+/// as acked.
 ///
-/// While it runs, and after a crash in it, `to` is nothing or a directory that is refused as
-/// damaged: remove it then, and salvage again.
+/// While salvage runs, and after a crash in it, `to` does not exist, or an open refuses it as damaged.
+/// Remove it then, and salvage again.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -81,8 +81,8 @@ pub fn verify_on(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
 /// - [`Locked`](crate::ErrorKind::Locked) if an engine has it open.
 /// - [`Corrupt`](crate::ErrorKind::Corrupt) if no file has a header that verifies.
 /// - [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion),
-///   [`DiskFull`](crate::ErrorKind::DiskFull), [`Io`](crate::ErrorKind::Io). From a disk with
-///   sectors that cannot be read, first copy the files with a tool that skips these.
+///   [`DiskFull`](crate::ErrorKind::DiskFull), [`Io`](crate::ErrorKind::Io). If the disk has
+///   unreadable sectors, first copy the files with a tool that skips them.
 /// - [`Poisoned`](crate::ErrorKind::Poisoned) if a sync of the new store fails.
 pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SalvageReport> {
     let (from, to) = (OsDisk::absolute(from.as_ref())?, OsDisk::absolute(to.as_ref())?);

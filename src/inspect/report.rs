@@ -1,22 +1,22 @@
-//! Reports of a verification.
+//! The report of a verification.
 
 use std::{fmt, ops::Range, path::PathBuf};
 
 use crate::{ids::Offset, store::LogName};
 
-/// What [`verify`](crate::verify) has found.
+/// The report of [`verify`](crate::verify) and [`Engine::verify`](crate::Engine::verify).
 ///
-/// Printed, it is a text for people.
+/// `Display` prints it as a text for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
     /// How much was read.
     pub read: Amounts,
-    /// What is damaged or missing. Empty in a store that is sound.
+    /// The damage. It is empty in a sound store.
     pub problems: Vec<Problem>,
-    /// Files and directories of the store that nothing refers to. They do no harm but take up
-    /// space. After a close or a crash there may be some, which the next open removes: spare
-    /// journal files, and what a checkpoint had begun.
+    /// Files and directories of the store that nothing refers to. They do no harm, but take up space. A close
+    /// or a crash may leave some: spare journal files, and files of an unfinished checkpoint. The next open
+    /// removes them.
     pub unreferenced: Vec<PathBuf>,
 }
 
@@ -42,17 +42,17 @@ pub struct Amounts {
     pub entities: u64,
 }
 
-/// Something that is damaged or missing.
+/// One piece of damage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
-    /// The place in it, in bytes.
+    /// The position in it, in bytes.
     pub position: u64,
-    /// What is wrong there.
+    /// The damage, as a text for people.
     pub what: String,
-    /// The messages that cannot be had because of it, as far as that is known.
+    /// The messages that the damage makes unreadable, as far as they are known.
     pub affected: Vec<Affected>,
 }
 
@@ -60,14 +60,26 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Affected {
-    /// Whose messages.
+    /// The queue, the topic or the partition of a stream.
     pub log: LogName,
-    /// Their offsets.
+    /// The offsets of the messages.
     pub offsets: Vec<Range<Offset>>,
 }
 
 impl VerifyReport {
-    /// Whether nothing is damaged or missing.
+    /// Whether the store is sound: no problem was found. Unreferenced files do not count.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("store");
+    /// # posthouse::Engine::open(&path)?.queue("payments").create()?.send("charge order 1")?;
+    /// let report = posthouse::verify(&path)?;
+    /// if !report.is_ok() {
+    ///     eprintln!("{report}");
+    /// }
+    /// # assert!(report.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.problems.is_empty()

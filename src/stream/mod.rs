@@ -1,14 +1,25 @@
-//! Streams: which partition a message goes to.
+//! Chooses the partition of a message by its key.
 
-/// The partition of a key, in a stream of so many partitions.
+/// The partition of a key in a stream of `partitions` partitions.
 ///
-/// The function is part of the format and never changes: FNV-1a of 64 bits over the key's bytes,
-/// the mix of SplitMix64 over that, and the upper half of the product with the number of
-/// partitions. Two programs that agree on the key agree on the partition.
+/// The function is part of the format and never changes. It is FNV-1a of 64 bits over the bytes of the key,
+/// then the mix of SplitMix64, then the upper half of the product with the number of partitions. Two
+/// programs that use the same key get the same partition.
+///
+/// ```
+/// use posthouse::{Message, partition_of};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+/// let history = engine.stream("order-history").partitions(8).create()?;
+/// let position = history.append(Message::new("created").key("customer-17"))?;
+/// assert_eq!(position.partition, partition_of(b"customer-17", 8));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Panics
 ///
-/// If there are no partitions.
+/// If `partitions` is 0.
 #[must_use]
 pub fn partition_of(key: &[u8], partitions: u32) -> u32 {
     assert!(partitions > 0, "a stream has a partition");

@@ -212,7 +212,12 @@ impl QueueState {
     }
 
     /// Sends messages with a time to live.
-    pub fn send_with_time_to_live(&mut self, messages: &[Msg], time_to_live: Option<Duration>, now: u64) {
+    pub fn send_with_time_to_live(
+        &mut self,
+        messages: &[Msg],
+        time_to_live: Option<Duration>,
+        now: u64,
+    ) {
         let ends = end_of(time_to_live.into_iter().chain(self.time_to_live.0).min(), now);
         for message in messages {
             self.unacked.insert(self.next, Entry::new(message, ends));
@@ -232,7 +237,12 @@ impl TopicState {
     }
 
     /// Publishes messages with a time to live.
-    pub fn publish_with_time_to_live(&mut self, messages: &[Msg], time_to_live: Option<Duration>, now: u64) {
+    pub fn publish_with_time_to_live(
+        &mut self,
+        messages: &[Msg],
+        time_to_live: Option<Duration>,
+        now: u64,
+    ) {
         let ends = end_of(time_to_live, now);
         for message in messages {
             for unacked in self.subscriptions.values_mut() {

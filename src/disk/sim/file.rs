@@ -10,7 +10,7 @@ use std::{
 
 use crate::audit;
 
-use super::{SimProcess, world::FileId};
+use super::{process::SimProcess, world::FileId};
 use crate::disk::{Bounds, DiskFile, Purpose, Slice, Window};
 
 pub(super) const PAGE: usize = 4096;

@@ -23,29 +23,26 @@
 //!
 //! All of it follows from one seed.
 
+mod contents;
+mod faults;
 mod file;
 mod names;
+mod process;
 mod random;
 mod world;
 
 use std::{
-    io,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use self::{
-    file::SimFile,
-    world::{Life, World},
-};
-use super::{Disk, DiskFile, HeldLock, Lock, Open};
-use crate::{audit, ids::Timestamp};
+use self::world::World;
+use crate::ids::Timestamp;
 
 /// A disk and a clock in memory, with power cuts, faults and time travel.
 ///
 /// Clones are the same disk. Give one to [`Options::sim`](crate::Options::sim), run your handlers, cut the
-/// power wherever you like, open the store again and see whether your own invariants hold:
+/// power at any point, open the store again, and check your own invariants:
 ///
 /// ```
 /// use posthouse::{Options, sim::SimDisk};
@@ -68,25 +65,76 @@ pub struct SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk. What its power cuts keep follows from the seed.
+    /// An empty disk. The seed decides what its power cuts keep: the same seed gives the same run.
+    ///
+    /// ```
+    /// use posthouse::sim::SimDisk;
+    ///
+    /// let disk = SimDisk::new(7);
+    /// assert!(disk.files().is_empty());
+    /// ```
     #[must_use]
     pub fn new(seed: u64) -> SimDisk {
         SimDisk { world: Arc::new(Mutex::new(World::new(seed))) }
     }
 
-    /// A copy of this disk as it is now, with a seed of its own. The two go separate ways.
+    /// A copy of this disk at this moment, with a seed of its own. Later changes to one do not show on the
+    /// other.
+    ///
+    /// Its processes are gone, as after [`kill`](Self::kill).
+    ///
+    /// ```
+    /// use posthouse::{Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let engine = Options::new().sim(&disk).open("orders")?;
+    /// engine.queue("payments").create()?;
+    /// for seed in 0..10 {
+    ///     let fork = disk.fork(seed); // ten ways in which one power cut may end
+    ///     fork.power_cut();
+    ///     let engine = Options::new().sim(&fork).open("orders")?;
+    ///     assert_eq!(engine.queues()?, ["payments"]);
+    /// }
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     #[must_use]
     pub fn fork(&self, seed: u64) -> SimDisk {
         SimDisk { world: Arc::new(Mutex::new(self.world().fork(seed))) }
     }
 
-    /// Ends all processes that use the disk: what they have stored is there, their locks are
+    /// Ends all processes that use the disk. The data that they stored stays, also unsynced data. Their locks are
     /// gone, and their handles fail from now on.
+    ///
+    /// ```
+    /// use posthouse::{Durability, Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let options = Options::new().sim(&disk).durability(Durability::Buffered);
+    /// let clicks = options.open("store")?.queue("clicks").create()?;
+    /// clicks.send("a click")?;
+    /// disk.kill();
+    /// assert!(clicks.send("another").is_err());
+    /// assert_eq!(options.open("store")?.queue("clicks").open()?.depth()?, 1);
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     pub fn kill(&self) {
         self.world().kill();
     }
 
-    /// Cuts the power and brings it back: only what is durable is sure to be there.
+    /// Cuts the power and brings it back. Durable data stays. The seed decides which unsynced data stays.
+    ///
+    /// All processes end, as with [`kill`](Self::kill). See also [`power_cut_with`](Self::power_cut_with).
+    ///
+    /// ```
+    /// use posthouse::{Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let options = Options::new().sim(&disk);
+    /// options.open("store")?.queue("payments").create()?.send("charge order 1")?;
+    /// disk.power_cut();
+    /// assert_eq!(options.open("store")?.queue("payments").open()?.depth()?, 1);
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     pub fn power_cut(&self) {
         let mut world = self.world();
         let mut random = world.random;
@@ -94,26 +142,30 @@ impl SimDisk {
         world.random = random;
     }
 
-    /// Cuts the power, with somebody else deciding what survives. `choose` is called with a
-    /// number of alternatives and picks one of them, counted from 0; 0 keeps the least.
+    /// Cuts the power, and lets a function decide which unsynced data stays.
+    ///
+    /// `choose` receives a number of alternatives and returns one of them, counted from 0. 0 keeps the least.
+    ///
+    /// ```
+    /// use posthouse::{Durability, Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let options = Options::new().sim(&disk);
+    /// let engine = options.open("store")?;
+    /// let clicks = engine.queue("clicks").create()?.durability(Durability::Buffered);
+    /// clicks.send("a click")?;
+    /// disk.power_cut_with(&mut |_alternatives| 0); // only durable data stays
+    /// assert_eq!(options.open("store")?.queue("clicks").open()?.depth()?, 0);
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     pub fn power_cut_with(&self, choose: &mut dyn FnMut(u64) -> u64) {
         self.world().power_cut(choose);
     }
 
-    /// How many steps the disk has made: stores, syncs, and changes of names and lengths.
-    #[must_use]
-    pub fn steps(&self) -> u64 {
-        self.world().steps
-    }
-
-    /// Lets all calls fail from the step with this number on, as if the power had gone, until
-    /// [`power_cut`](Self::power_cut) or [`kill`](Self::kill).
-    pub fn stop_at_step(&self, step: u64) {
-        self.world().stop_at = Some(step);
-    }
-
-    /// From now on keeps a copy of the disk as it is before one step in so many, chosen by chance; 0 ends
-    /// that. So one run of a handler gives all the moments at which it can be cut off.
+    /// Keeps a copy of the disk before one of `one_in` steps, chosen at random, from now on. 0 ends it.
+    ///
+    /// So one run of a handler gives all the moments at which a crash can cut it off.
+    /// [`take_moments`](Self::take_moments) returns the copies.
     ///
     /// ```
     /// use posthouse::{Options, sim::SimDisk};
@@ -142,239 +194,67 @@ impl SimDisk {
         self.world().record.one_in = one_in;
     }
 
-    /// Takes the copies that were [recorded](Self::record), the oldest first.
+    /// Takes the copies that were [recorded](Self::record), oldest first. A second call returns later copies
+    /// only.
+    ///
+    /// ```
+    /// use posthouse::{Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// disk.record(1);
+    /// let engine = Options::new().sim(&disk).open("store")?;
+    /// for moment in disk.take_moments() {
+    ///     moment.power_cut();
+    ///     Options::new().sim(&moment).open("store")?; // it opens wherever creation was cut off
+    /// }
+    /// assert!(disk.take_moments().is_empty());
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     #[must_use]
     pub fn take_moments(&self) -> Vec<SimDisk> {
         let moments = std::mem::take(&mut self.world().record.moments);
         moments.into_iter().map(|it| SimDisk { world: Arc::new(Mutex::new(it)) }).collect()
     }
 
-    /// How many calls that can fail were made.
-    #[must_use]
-    pub fn calls(&self) -> u64 {
-        self.world().calls
-    }
-
-    /// Lets the call with this number fail, and those behind it too if `for_good`. Calls are counted
-    /// from 0 on, over the disk's whole life: `disk.fail_call(disk.calls(), 5, true)` lets all fail
-    /// from now on. `error` is the
-    /// operating system's number: 5 for an error of the device (EIO), 28 for a full disk (ENOSPC).
-    pub fn fail_call(&self, call: u64, error: i32, for_good: bool) {
-        let only_syncs = false;
-        self.world().fault = Some(world::Fault { call, only_syncs, error, for_good });
-    }
-
-    /// Lets a sync of a file fail, once: the next one for 0. What it should have made durable counts as
-    /// clean from then on, as on a real system, and is lost with the power.
-    pub fn fail_sync(&self, which: u64, error: i32) {
-        let mut world = self.world();
-        let call = world.syncs + which;
-        world.fault = Some(world::Fault { call, only_syncs: true, error, for_good: false });
-    }
-
-    /// Takes back [`fail_call`](Self::fail_call) and [`fail_sync`](Self::fail_sync).
-    pub fn heal(&self) {
-        self.world().fault = None;
-    }
-
-    /// The disk's size in bytes. Writes that need more fail as on a full disk. `None`: no bound.
-    pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.world().capacity = bytes;
-    }
-
-    /// The bytes that files take up now, in pages of 4 KiB.
-    #[must_use]
-    pub fn bytes_used(&self) -> u64 {
-        self.world().bytes_used()
-    }
-
-    /// The bytes that were ever written to files whose path contains `part`.
-    #[must_use]
-    pub fn bytes_written(&self, part: &str) -> u64 {
-        self.world().bytes_written(part)
-    }
-
-    /// The bytes that were ever read through calls.
-    #[must_use]
-    pub fn bytes_read(&self) -> u64 {
-        self.world().bytes_read
-    }
-
-    /// Whether a power cut may keep any subset of the unsynced names, instead of a prefix.
-    pub fn set_pessimal(&self, pessimal: bool) {
-        self.world().pessimal = pessimal;
-    }
-
-    /// Moves both clocks forward.
+    /// Moves both clocks forward: the time of day and the steady clock.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use posthouse::{Message, Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let engine = Options::new().sim(&disk).open("store")?;
+    /// let reminders = engine.queue("reminders").create()?;
+    /// reminders.send(Message::new("order 1").deliver_after(Duration::from_secs(3600)))?;
+    /// assert!(reminders.try_receive()?.is_none());
+    /// disk.advance(Duration::from_secs(3600));
+    /// assert!(reminders.try_receive()?.is_some());
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     pub fn advance(&self, by: Duration) {
         self.world().advance(by);
     }
 
-    /// Lets each sync of a file take so long by both clocks, and up to a millisecond in truth, so
-    /// that other threads go on meanwhile. At first a sync takes no time.
-    pub fn set_sync_time(&self, time: Duration) {
-        self.world().sync_time = time;
-    }
-
-    /// Sets the time of day, to any time; the other clock goes on as if nothing happened.
+    /// Sets the time of day to any time, also backwards. The steady clock does not change.
+    ///
+    /// ```
+    /// use posthouse::{Options, Timestamp, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let engine = Options::new().sim(&disk).open("store")?;
+    /// let payments = engine.queue("payments").create()?;
+    /// disk.set_now(Timestamp(5_000));
+    /// payments.send("charge order 1")?;
+    /// let delivery = payments.try_receive()?.expect("it was sent");
+    /// assert_eq!(delivery.timestamp(), Timestamp(5_000));
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     pub fn set_now(&self, now: Timestamp) {
         self.world().now = now;
-    }
-
-    /// The paths of all files, sorted.
-    #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.world().files()
-    }
-
-    /// The content of a file, if there is one.
-    #[must_use]
-    pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
-        self.world().content(path)
-    }
-
-    /// Replaces the content of a file, durably: to plant damage. `None` removes the file.
-    pub fn plant(&self, path: &Path, content: Option<Vec<u8>>) {
-        self.world().plant(path, content);
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
         // A test may have panicked while it held the lock. That does not make the disk unusable.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The disk of one process. All its calls fail once the process was killed or the power was cut.
-#[derive(Clone, Debug)]
-pub(crate) struct SimProcess {
-    disk: SimDisk,
-    life: Life,
-}
-
-impl SimDisk {
-    pub(crate) fn process(&self) -> SimProcess {
-        SimProcess { disk: self.clone(), life: self.world().life }
-    }
-}
-
-impl SimProcess {
-    /// Runs one call that reads.
-    fn call<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
-        let mut world = self.disk.world();
-        world.begin_call(self.life)?;
-        act(&mut world)
-    }
-
-    /// Runs one call that changes the disk.
-    fn step<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
-        let mut world = self.disk.world();
-        world.begin_call(self.life)?;
-        world.begin_step()?;
-        act(&mut world)
-    }
-}
-
-impl Disk for SimProcess {
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        audit::touches_disk("create_dir");
-        self.step(|world| world.create_dir(dir))
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        audit::touches_disk("list");
-        self.call(|world| world.list(dir))
-    }
-
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        audit::touches_disk("open");
-        let file = match how {
-            Open::Reading | Open::Existing => self.call(|world| world.find(path))?,
-            Open::Fresh => self.step(|world| world.create(path))?,
-        };
-        Ok(Arc::new(SimFile { process: self.clone(), file }))
-    }
-
-    fn len_of(&self, path: &Path) -> io::Result<u64> {
-        audit::touches_disk("len_of");
-        self.call(|world| {
-            let file = world.find(path)?;
-            Ok(world.content_of(file).live().len() as u64)
-        })
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        audit::touches_disk("rename");
-        self.step(|world| world.rename(from, to))
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        audit::touches_disk("remove");
-        self.step(|world| world.remove(path))
-    }
-
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        audit::touches_disk("remove_dir");
-        self.step(|world| world.remove_dir(dir))
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        audit::touches_disk("sync_dir");
-        self.step(|world| world.sync_dir(dir))
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Lock> {
-        audit::touches_disk("lock");
-        if !self.step(|world| world.lock(path))? {
-            return Ok(Lock::Taken(Some(std::process::id())));
-        }
-        Ok(Lock::Held(Box::new(SimLock { process: self.clone(), path: path.to_owned() })))
-    }
-
-    fn lock_as_is(&self, path: &Path) -> io::Result<Lock> {
-        audit::touches_disk("lock_as_is");
-        if !self.call(|world| Ok(world.lock_as_is(path)))? {
-            return Ok(Lock::Taken(Some(std::process::id())));
-        }
-        Ok(Lock::Held(Box::new(SimLock { process: self.clone(), path: path.to_owned() })))
-    }
-
-    fn maps_are_safe(&self, _: &Path) -> bool {
-        true
-    }
-
-    fn draw(&self) -> io::Result<[u8; 16]> {
-        self.call(|world| {
-            let mut half = || world.random.below(u64::MAX).to_le_bytes();
-            let (low, high) = (half(), half());
-            Ok(std::array::from_fn(|n| if n < 8 { low[n] } else { high[n - 8] }))
-        })
-    }
-
-    fn now(&self) -> Timestamp {
-        self.disk.world().now
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.disk.world().elapsed
-    }
-}
-
-struct SimLock {
-    process: SimProcess,
-    path: PathBuf,
-}
-
-impl HeldLock for SimLock {
-    fn note(&self, text: &str) -> io::Result<()> {
-        self.process.step(|world| {
-            let file = world.find(&self.path)?;
-            world.write(file, 0, text.as_bytes())
-        })
-    }
-}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        self.process.disk.world().unlock(&self.path, self.process.life);
     }
 }

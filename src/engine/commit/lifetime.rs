@@ -1,4 +1,4 @@
-//! The lifetime of an engine: every handle holds it, and the last one closes the engine.
+//! The lifetime of an engine. Every handle keeps the engine open, and dropping the last one closes it.
 
 use std::{fmt, sync::Arc};
 
@@ -7,9 +7,9 @@ use crate::{error::Result, store::Space};
 
 /// An open store.
 ///
-/// Clones are the same engine, and every handle got from it keeps it open, deliveries, readers and
-/// tickets included. It is closed by [`close`](Engine::close), or when the last one is dropped. One
-/// process can have a store open, once; within it any number of threads can use it.
+/// Clones are the same engine. Every handle keeps the engine open, also deliveries, readers and tickets.
+/// [`close`](Engine::close) closes it, and so does dropping the last handle. One process opens a store once;
+/// any number of its threads can use it.
 ///
 /// ```
 /// use std::time::Duration;

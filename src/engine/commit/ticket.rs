@@ -1,4 +1,4 @@
-//! Tickets: the durability of a commit as a value that can be awaited.
+//! Tickets: they tell when a commit is durable.
 
 use std::{
     fmt,
@@ -12,11 +12,10 @@ use crate::{
     error::Result,
 };
 
-/// A commit that was made and may not be durable yet.
+/// A commit that may not be durable yet.
 ///
-/// Wait for it with [`wait`](Ticket::wait), or await it; any runtime will do. Meanwhile go on: one
-/// thread can have thousands of commits under way, which share their syncs. A ticket that is
-/// dropped takes nothing back: the commit becomes durable all the same.
+/// [`wait`](Ticket::wait) for it, or await it in any runtime. One thread can have thousands of commits under
+/// way, which share their syncs. Dropping a ticket takes nothing back: the commit still becomes durable.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -43,17 +42,39 @@ impl<T> Ticket<T> {
         Ticket { engine: engine.clone(), value: Some(value), receipt, waiting: None }
     }
 
-    /// Blocks until the commit is durable.
+    /// Waits until the commit is durable, and returns its value.
+    ///
+    /// ```
+    /// use posthouse::Offset;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let ticket = payments.send_ticket("charge order 1")?;
+    /// // Other work; then:
+    /// assert_eq!(ticket.wait()?, Offset(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Poisoned`](crate::ErrorKind::Poisoned) if its sync failed: the commit may be lost, or not.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if the sync failed: the commit may be lost, or not.
     pub fn wait(self) -> Result<T> {
         self.engine.committer().await_durable(self.receipt)?;
         Ok(self.value.expect("a ticket has its value until it is awaited"))
     }
 
-    /// Whether the commit is durable by now.
+    /// Whether the commit is durable now. It does not wait.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let ticket = payments.send_ticket("charge order 1")?;
+    /// engine.sync()?;
+    /// assert!(ticket.is_durable());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_durable(&self) -> bool {
         matches!(self.outcome(), Some(Ok(())))
@@ -67,7 +88,20 @@ impl<T> Ticket<T> {
         }
     }
 
-    /// What the commit has given; `None` once the ticket was awaited to its end.
+    /// The value of the commit, such as the offset of the message that was sent. `None` after the ticket was
+    /// awaited.
+    ///
+    /// ```
+    /// use posthouse::Offset;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let ticket = payments.send_ticket("charge order 1")?;
+    /// assert_eq!(ticket.value(), Some(&Offset(0))); // known before it is durable
+    /// # ticket.wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn value(&self) -> Option<&T> {
         self.value.as_ref()

@@ -1,4 +1,4 @@
-//! Browsing: reads the messages of a queue without leasing them.
+//! Browsing: reads the messages of a queue or a subscription and leaves them where they are.
 
 use std::{fmt, sync::Arc};
 
@@ -15,7 +15,9 @@ use crate::{
     store::Stored,
 };
 
-/// A message that is looked at, and still belongs to whoever receives it.
+/// A message that [`Browse`] shows. It stays where it is, and a consumer can receive it.
+///
+/// See [`Queue::browse`](crate::Queue::browse) for an example.
 pub struct Browsed {
     stored: Stored,
     attempts: u32,
@@ -26,20 +28,44 @@ pub struct Browsed {
 impl Browsed {
     stored_message_getters!();
 
-    /// Its priority, from 0 to 9.
+    /// The priority of the message, from 0 to 9: see [`Message::priority`].
     #[must_use]
     pub fn priority(&self) -> u8 {
         self.priority
     }
 
-    /// How often the message was tried so far.
+    /// How often the message was delivered so far. 0 if it was never delivered.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").nack()?;
+    /// assert_eq!(payments.browse()?.next().expect("it is there")?.attempts(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The time before which the message is not delivered; `None` if it was never to wait. It may
-    /// have passed.
+    /// The time before which the message is not delivered. `None` if the message never had to wait.
+    ///
+    /// The time may have passed. See also [`Message::deliver_after`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use std::time::Duration;
+    /// use posthouse::{Message, Timestamp};
+    ///
+    /// let reminders = engine.queue("reminders").create()?;
+    /// reminders.send(Message::new("order 1").deliver_after(Duration::from_secs(3600)))?;
+    /// let reminder = reminders.browse()?.next().expect("it is there")?;
+    /// assert!(reminder.due().expect("it waits") > Timestamp::now());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn due(&self) -> Option<Timestamp> {
         (self.due != Timestamp(0)).then_some(self.due)
@@ -51,8 +77,8 @@ impl Browsed {
     }
 }
 
-/// Its payload, key and headers, borrowed, to send it on. The message bears the time of its new
-/// commit, unless [`Message::timestamp`] gives it that of this one.
+/// Borrows the payload, the key and the headers, to send the message on. The new message bears the time of
+/// its own commit. [`Message::timestamp`] gives it the time of this message instead.
 impl<'a> From<&'a Browsed> for Message<'a> {
     fn from(browsed: &'a Browsed) -> Message<'a> {
         Message::borrowed(browsed.payload(), browsed.key(), browsed.headers())
@@ -70,11 +96,13 @@ impl fmt::Debug for Browsed {
 }
 
 /// The messages of a queue or a subscription that are not acked, in the order of their offsets. Messages on
-/// lease and messages that wait are among them. It ends with what was sent when it began. A damaged message is
-/// an error, and it goes on behind it.
+/// lease and delayed messages are among them.
 ///
-/// Got from [`Queue::browse`](crate::Queue::browse) and
-/// [`Subscription::browse`](crate::Subscription::browse).
+/// The iterator ends at the last message that was there when it began. A damaged message is an error, and
+/// the iterator goes on after it.
+///
+/// [`Queue::browse`](crate::Queue::browse) and [`Subscription::browse`](crate::Subscription::browse) return
+/// it.
 #[derive(Debug)]
 #[must_use = "it looks at nothing before it is iterated"]
 pub struct Browse {

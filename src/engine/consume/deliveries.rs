@@ -1,4 +1,4 @@
-//! Deliveries as a [`Stream`](futures_core::Stream).
+//! Deliveries as a `Stream` of the crate `futures`.
 
 use std::{
     fmt,
@@ -11,8 +11,11 @@ use super::{consumer::Consumer, delivery::Delivery};
 
 use crate::error::{ErrorKind, Result};
 
-/// The messages of a queue or a subscription as they come. It ends when the engine is closed. Needs
-/// the feature `stream`; `next` comes from `StreamExt` of a crate such as `futures` or `tokio-stream`.
+/// The messages of a queue or a subscription, as a `Stream` of the crate `futures`. It ends when the engine
+/// is closed.
+///
+/// It needs the feature `stream`. The method `next` comes from `StreamExt` of a crate such as `futures` or
+/// `tokio-stream`. See [`Queue::deliveries`](crate::Queue::deliveries) for an example.
 pub struct Deliveries {
     consumer: Arc<Consumer>,
     next: Pin<Box<dyn Future<Output = Result<Delivery>> + Send>>,

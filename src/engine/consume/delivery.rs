@@ -11,32 +11,24 @@ use std::{
 
 use super::{consumer::Consumer, getters::stored_message_getters, lease::DeliveryInfo};
 use crate::{
-    config::{check_delay, check_hold, check_lease},
-    engine::{
-        commit::ticket::Ticket,
-        core::{
-            commit::Receipt,
-            dead_letters::{DeadMessage, Letter, NACKED},
-            errors::{lease_lost, settled_before},
-            settlement::{Settlement, Settling},
-        },
-    },
-    error::{Error, ErrorKind, Result},
-    format::{entity::DeadLetters, note::DeadLetter, record::Headers},
+    config::{check_hold, check_lease},
+    engine::core::errors::lease_lost,
+    error::Result,
+    format::{note::DeadLetter, record::Headers},
     ids::{Offset, Timestamp},
     message::Message,
     store::Stored,
 };
 
-/// A message that was delivered to this consumer, and to no other for as long as the lease holds.
+/// A message that this consumer holds on lease. No other consumer receives it while the lease holds.
 ///
-/// Settle it with [`ack`](Delivery::ack) or [`nack`](Delivery::nack), or in a
-/// [`Transaction`](crate::Transaction) together with what came of it. A delivery that is dropped
-/// without, as when the handler panics, goes back to the queue at once, and one whose lease runs
-/// out goes back then; both count as a failed attempt.
+/// Settle a delivery with [`ack`](Delivery::ack), [`nack`](Delivery::nack) or
+/// [`reject`](Delivery::reject), or in a [`Transaction`](crate::Transaction) together with its results.
+/// A delivery that is dropped unsettled, as when the handler panics, goes back to the queue at once.
+/// A delivery whose lease runs out goes back at that moment. Both count as a failed attempt.
 ///
-/// The payload is not copied where the file is mapped: it lives as long as the delivery. As long
-/// as it lives, the store stays open, unless it is [closed](crate::Engine::close).
+/// Where the file is mapped, the payload is not copied: it stays valid as long as the delivery lives.
+/// A delivery keeps the store open, unless the engine is [closed](crate::Engine::close).
 ///
 /// A delivery converts into a [`Message`] with its payload, key and headers, to send it on:
 ///
@@ -55,10 +47,10 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Delivery {
-    consumer: Arc<Consumer>,
-    stored: Stored,
-    info: DeliveryInfo,
-    is_settled: AtomicBool,
+    pub(super) consumer: Arc<Consumer>,
+    pub(super) stored: Stored,
+    pub(super) info: DeliveryInfo,
+    pub(super) is_settled: AtomicBool,
 }
 
 impl Delivery {
@@ -76,190 +68,67 @@ impl Delivery {
         &self.consumer
     }
 
-    /// This delivery, settled as part of a commit.
-    pub(crate) fn settlement<'a>(&self, how: Settling<'a>) -> Settlement<'a> {
-        self.consumer.settlement(self.info, how)
-    }
-
-    /// The message in its form as a dead letter.
-    fn letter<'a>(&'a self, to: DeadLetters, reason: &'a str) -> Box<Letter<'a>> {
-        let DeliveryInfo { attempt: attempts, priority, .. } = self.info;
-        let dead = DeadMessage { stored: &self.stored, attempts, priority, reason };
-        Box::new(dead.letter(&self.consumer.info, to, self.consumer.committer().now()))
-    }
-
-    /// A failure of this delivery. After the last attempt the message moves to the dead letters.
-    pub(crate) fn failure<'a>(&'a self, delay: Option<Duration>, reason: &'a str) -> Settling<'a> {
-        let exhausted = self.consumer.info.retry.dead_letters_after(self.info.attempt);
-        Settling::Nack { delay, letter: exhausted.map(|to| self.letter(to, reason)) }
-    }
-
     stored_message_getters!();
 
-    /// How often the message was tried, including this time: 1 at the first delivery.
+    /// The number of this attempt: 1 at the first delivery of the message, 2 at the second.
+    ///
+    /// See also [`max_attempts`](crate::QueueBuilder::max_attempts).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// # let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let delivery = payments.try_receive()?.expect("it was sent");
+    /// assert_eq!(delivery.attempt(), 1);
+    /// delivery.nack()?;
+    /// assert_eq!(payments.try_receive()?.expect("it came back").attempt(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.info.attempt
     }
 
-    /// Its priority, from 0 to 9: see [`Message::priority`].
+    /// The priority of the message, from 0 to 9: see [`Message::priority`].
     #[must_use]
     pub fn priority(&self) -> u8 {
         self.info.priority
     }
 
-    /// A number that grows with each delivery of this queue, or for this subscription: a delivery that
-    /// came later has a higher one, also behind crashes and restarts. What is called by handlers
-    /// can keep the highest that it has seen, and refuse lower ones: so a handler that was too slow,
-    /// and whose lease has run out, does no harm (a fencing token; Kleppmann, 2016). Where several handlers
-    /// work side by side, keep the highest of each key or message: tokens of healthy ones overtake
-    /// each other.
+    /// A number that grows with each delivery of a queue or a subscription. A later delivery has a higher
+    /// number, also after a crash or a restart.
     ///
-    /// It is below 2^63, and higher than all before for 2^23 lives of a store with 2^40 deliveries
-    /// each. Numbers of another store, a salvaged one included, say nothing about this one's.
+    /// Pass the token to the systems that a handler calls. Such a system keeps the highest token that it has
+    /// seen, and refuses lower ones. Then a slow handler whose lease has run out does no harm (a fencing
+    /// token; Kleppmann, 2016). Where several handlers work side by side, the system keeps the highest token
+    /// of each key or message, because tokens of healthy handlers overtake each other.
+    ///
+    /// A token is below 2^63. Tokens grow over 2^23 epochs of a store, with 2^40 deliveries in each epoch.
+    /// Tokens of two stores are not comparable; a salvaged store is another store.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// # let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let slow = payments.try_receive()?.expect("it was sent");
+    /// slow.nack()?;
+    /// let later = payments.try_receive()?.expect("it came back");
+    /// assert!(later.fencing_token() > slow.fencing_token());
+    /// # later.ack()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn fencing_token(&self) -> u64 {
         (self.consumer.committer().epoch << 40) + self.info.key.number()
     }
 
-    /// Says that the message is done with: it is never delivered again.
+    /// Extends the lease again and again while this delivery lives, for at most `most` from now: for slow
+    /// handlers. The limit is 1 day. If the process dies, the lease ends.
     ///
-    /// # Errors
-    ///
-    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease has run out or the delivery was
-    /// settled before; or because the commit failed. The message may then be delivered again.
-    pub fn ack(&self) -> Result<()> {
-        let receipt = self.settle_ack()?;
-        self.consumer.committer().complete(((), receipt), self.consumer.durability)
-    }
-
-    /// As [`ack`](Delivery::ack), but without waiting for the disk: the ticket says when it is
-    /// durable.
-    ///
-    /// # Errors
-    ///
-    /// As [`ack`](Delivery::ack), up to the commit.
-    pub fn ack_ticket(&self) -> Result<Ticket<()>> {
-        Ok(self.ticket(self.settle_ack()?))
-    }
-
-    /// Says that handling failed: the message is delivered again, to any consumer, once it has
-    /// waited as long as its queue's [backoff](crate::QueueBuilder::backoff) says; at once, if it
-    /// says nothing. Where it was tried as often as its queue
-    /// [allows](crate::QueueBuilder::max_attempts), it is moved to the dead letters.
-    ///
-    /// # Errors
-    ///
-    /// As [`ack`](Delivery::ack).
-    pub fn nack(&self) -> Result<()> {
-        self.settle_durably(self.failure(None, NACKED))
-    }
-
-    /// As [`nack`](Delivery::nack), with a reason for the dead letters, if it comes to that: the
-    /// first KiB of it is kept.
-    ///
-    /// # Errors
-    ///
-    /// As [`ack`](Delivery::ack).
-    pub fn nack_because(&self, reason: &str) -> Result<()> {
-        self.settle_durably(self.failure(None, reason))
-    }
-
-    /// As [`nack_because`](Delivery::nack_because), but without waiting for the disk.
-    ///
-    /// # Errors
-    ///
-    /// As [`ack`](Delivery::ack), up to the commit.
-    pub fn nack_because_ticket(&self, reason: &str) -> Result<Ticket<()>> {
-        Ok(self.ticket(self.settle(self.failure(None, reason))?))
-    }
-
-    /// As [`nack`](Delivery::nack), but the message waits for so long, whatever its queue's backoff
-    /// says: up to a year. It waits behind a restart, too.
-    ///
-    /// # Errors
-    ///
-    /// As [`ack`](Delivery::ack); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the delay is
-    /// longer than a year.
-    pub fn nack_after(&self, delay: Duration) -> Result<()> {
-        let delay = check_delay("delay", delay)?;
-        self.settle_durably(self.failure(Some(delay), NACKED))
-    }
-
-    /// As [`nack`](Delivery::nack), but without waiting for the disk: the ticket says when it is
-    /// durable.
-    ///
-    /// # Errors
-    ///
-    /// As [`ack`](Delivery::ack), up to the commit.
-    pub fn nack_ticket(&self) -> Result<Ticket<()>> {
-        Ok(self.ticket(self.settle(self.failure(None, NACKED))?))
-    }
-
-    /// Moves the message to the dead letters at once, as there is no use in trying again: one commit
-    /// takes it out of its queue and puts it there. The first KiB of the reason is kept.
-    ///
-    /// # Errors
-    ///
-    /// As [`ack`](Delivery::ack); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the queue has
-    /// no dead letters: see [`QueueBuilder::max_attempts`](crate::QueueBuilder::max_attempts).
-    pub fn reject(&self, reason: &str) -> Result<()> {
-        let Some(dead_letters) = self.consumer.info.retry.dead_letters else {
-            let what = "this queue has no dead letters; create it with max_attempts or \
-                        dead_letter_queue, or ack the message to drop it";
-            return Err(Error::invalid("dead_letter_queue", what));
-        };
-        let letter = self.letter(dead_letters, reason);
-        self.settle_durably(Settling::DeadLetter { letter, has_failed: true })
-    }
-
-    fn settle_durably(&self, how: Settling<'_>) -> Result<()> {
-        let receipt = self.settle(how)?;
-        self.consumer.committer().complete(((), receipt), self.consumer.durability)
-    }
-
-    fn ticket(&self, receipt: Receipt) -> Ticket<()> {
-        Ticket::new(&self.consumer.engine, ((), receipt))
-    }
-
-    fn settle(&self, how: Settling<'_>) -> Result<Receipt> {
-        let settlement = self.settlement(how);
-        let settled = self.consumer.committer().settle("settle", &settlement);
-        self.note_settled(settled)
-    }
-
-    /// Acks. A fast path of `settle`.
-    #[inline]
-    fn settle_ack(&self) -> Result<Receipt> {
-        let (committer, cursor) = (self.consumer.committer(), self.consumer.cursor());
-        let DeliveryInfo { key, leased, .. } = self.info;
-        let settled = committer.transact("ack", |core| {
-            let receipt =
-                core.ack(cursor, key, leased, committer.elapsed(), committer.now_plain())?;
-            Ok(((), receipt))
-        });
-        self.note_settled(settled.map(|((), receipt)| receipt))
-    }
-
-    #[inline]
-    fn note_settled(&self, settled: Result<Receipt>) -> Result<Receipt> {
-        match settled {
-            Ok(receipt) => {
-                self.is_settled.store(true, Ordering::Relaxed);
-                Ok(receipt)
-            }
-            Err(error) => Err(self.explain(error)),
-        }
-    }
-
-    /// Replaces the error of a lost lease, if the lease ended because this delivery was settled.
-    fn explain(&self, error: Error) -> Error {
-        let is_settled = self.is_settled.load(Ordering::Relaxed);
-        if is_settled && error.kind() == ErrorKind::LeaseLost { settled_before() } else { error }
-    }
-
-    /// Extends the lease again and again for as long as this delivery lives, up to so long from now on, a day
-    /// at most: for handlers that may be slow. If the process dies, so does the lease.
+    /// See also [`extend`](Delivery::extend) and
+    /// [`WorkerBuilder::max_handling_time`](crate::WorkerBuilder::max_handling_time).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -276,9 +145,8 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if it has run out or the delivery was settled
-    /// before; [`InvalidInput`](crate::ErrorKind::InvalidInput) for less than 1 ms or more than a
-    /// day.
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease has run out or the delivery was settled before;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for less than 1 ms or more than a day.
     pub fn hold(&self, most: Duration) -> Result<()> {
         let committer = self.consumer.committer();
         let most = check_hold(most)? + committer.disk.tick();
@@ -292,7 +160,10 @@ impl Delivery {
         Ok(())
     }
 
-    /// Makes the lease last for so long from now on: from 1 ms to a day.
+    /// Makes the lease end after `lease` from now. The range is 1 ms to 1 day. A shorter lease than the
+    /// present one is allowed.
+    ///
+    /// See also [`hold`](Delivery::hold).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -308,9 +179,8 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if it has run out or the delivery was settled
-    /// before; [`InvalidInput`](crate::ErrorKind::InvalidInput) for less than 1 ms or more than a
-    /// day.
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease has run out or the delivery was settled before;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for less than 1 ms or more than a day.
     pub fn extend(&self, lease: Duration) -> Result<()> {
         let committer = self.consumer.committer();
         let lease = check_lease(lease)? + committer.disk.tick();
@@ -343,8 +213,8 @@ impl Drop for Delivery {
     }
 }
 
-/// Borrows its payload, key and headers, to send it on. The message bears the time of its new commit, unless
-/// [`Message::timestamp`] gives it that of the delivery.
+/// Borrows the payload, the key and the headers, to send the message on. The new message bears the time of
+/// its own commit. [`Message::timestamp`] gives it the time of the delivery instead.
 impl<'a> From<&'a Delivery> for Message<'a> {
     fn from(delivery: &'a Delivery) -> Message<'a> {
         Message::borrowed(delivery.payload(), delivery.key(), delivery.headers())

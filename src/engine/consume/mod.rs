@@ -17,6 +17,7 @@ pub mod key_order;
 pub mod lease;
 pub mod receive;
 pub mod remove;
+pub mod settle;
 pub mod slot;
 pub mod watch;
 pub mod weigh;

@@ -11,9 +11,25 @@ use crate::{
     error::Result,
 };
 
-/// A watch over a threshold. It ends when this is dropped.
+/// A watch over a threshold. Dropping it ends the watch.
 ///
-/// Got from [`Queue::watch`](crate::Queue::watch) and [`Subscription::watch`](crate::Subscription::watch).
+/// [`Queue::watch`](crate::Queue::watch) and [`Subscription::watch`](crate::Subscription::watch) return it.
+///
+/// ```
+/// # use std::sync::{Arc, Mutex};
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+/// use posthouse::{Alarm, Threshold};
+///
+/// let payments = engine.queue("payments").create()?;
+/// let alarms = Arc::new(Mutex::new(Vec::new()));
+/// let noted = Arc::clone(&alarms);
+/// let watch = payments.watch(Threshold::Depth(1), move |alarm| noted.lock().unwrap().push(alarm))?;
+/// payments.send("charge order 1")?;
+/// assert_eq!(*alarms.lock().unwrap(), [Alarm::Raised(1)]);
+/// drop(watch); // no more alarms
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "the watch ends when it is dropped"]
 pub struct ThresholdWatch {
     consumer: Arc<Consumer>,

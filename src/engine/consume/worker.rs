@@ -1,4 +1,4 @@
-//! Workers: threads or tasks that run a handler for each message, and settle the message by its result.
+//! Workers: threads or tasks that run a handler for each message, and settle the delivery by its result.
 
 use std::{
     any::Any,
@@ -28,8 +28,10 @@ use crate::{
 /// How long a worker pauses after a message could not be read or settled.
 const REST: Duration = Duration::from_secs(1);
 
-/// A worker that is about to be started. Got from [`Queue::worker`](crate::Queue::worker) and
-/// [`Subscription::worker`](crate::Subscription::worker).
+/// The settings of a worker, before it starts.
+///
+/// [`Queue::worker`](crate::Queue::worker) and [`Subscription::worker`](crate::Subscription::worker) return
+/// it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is handled before it is started"]
 pub struct WorkerBuilder {
@@ -43,28 +45,72 @@ impl WorkerBuilder {
         WorkerBuilder { consumer: Arc::clone(consumer), threads: 1, max_handling_time: LEASE_MAX }
     }
 
-    /// How many threads handle messages side by side; 1 by default.
+    /// Sets how many threads handle messages side by side: 1 by default. It counts for
+    /// [`start`](WorkerBuilder::start) only.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let thumbnails = engine.queue("thumbnails").create()?;
+    /// let worker = thumbnails.worker().threads(4).start(|_| Ok::<(), String>(()))?;
+    /// worker.stop()?;
+    /// assert!(thumbnails.worker().threads(0).start(|_| Ok::<(), String>(())).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn threads(mut self, threads: usize) -> WorkerBuilder {
         self.threads = threads;
         self
     }
 
-    /// Sets how long a handler may work on one message: a day by default, and at most. Meanwhile its lease is
-    /// extended. Later it is not, and the message is delivered again when the lease has run out.
+    /// Sets how long a handler may work on one message: more than nothing, at most a day; a day by default.
+    ///
+    /// The worker extends the lease for that long. After that the lease runs out, and the message is delivered
+    /// again. See also [`Delivery::hold`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use std::time::Duration;
+    ///
+    /// let thumbnails = engine.queue("thumbnails").create()?;
+    /// let worker = thumbnails
+    ///     .worker()
+    ///     .max_handling_time(Duration::from_secs(60))
+    ///     .start(|_| Ok::<(), String>(()))?;
+    /// worker.stop()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_handling_time(mut self, time: Duration) -> WorkerBuilder {
         self.max_handling_time = time;
         self
     }
 
-    /// Starts the threads. For each message the handler is run: if it returns `Ok`, the message is
-    /// acked; if it returns an error, or panics, the message is [nacked](Delivery::nack_because) with
-    /// that as the reason. A handler may settle its delivery itself, as in a transaction with what
-    /// came of it; then nothing is left to be done.
+    /// Starts the threads. They run the handler for each message.
+    ///
+    /// If the handler returns `Ok`, the message is acked. If it returns an error or panics, the message is
+    /// [nacked](Delivery::nack_because), with the error or the panic as the reason. A handler may settle its
+    /// delivery itself, as in a transaction with its results; then the worker does nothing more.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(1).create()?;
+    /// let worker = payments.worker().start(|delivery| match delivery.payload() {
+    ///     b"charge order 1" => Ok(()),
+    ///     _ => Err("not an order"),
+    /// })?;
+    /// payments.send("charge order 1")?;
+    /// payments.send("?")?;
+    /// # while payments.depth()? > 0 { std::thread::yield_now(); }
+    /// worker.stop()?;
+    /// assert_eq!(engine.queue("payments.dead").open()?.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for no threads, or a handling time of nothing or of
-    /// more than a day; [`Io`](ErrorKind::Io) if a thread cannot be started.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for 0 threads, or for a handling time of 0 or of more than a
+    /// day; [`Io`](ErrorKind::Io) if a thread cannot be started.
     pub fn start<E: Display>(
         self,
         handler: impl Fn(&Delivery) -> Result<(), E> + Send + Sync + 'static,
@@ -93,14 +139,31 @@ impl WorkerBuilder {
         Ok(worker)
     }
 
-    /// The same as a future, for tasks: it handles one message after the other, and ends when the
-    /// engine is closed. Spawn as many as are to run side by side. One that is dropped gives back the
-    /// message under way.
+    /// Handles one message after the other as a future, for tasks. The future ends when the engine is closed.
+    ///
+    /// It needs no particular runtime. To handle messages side by side, spawn several futures. A future that is
+    /// dropped gives back the message that it handles. The handler's result counts as with
+    /// [`start`](WorkerBuilder::start).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let handled = payments.worker().run_async(async |delivery| {
+    ///     println!("{:?}", delivery.payload());
+    ///     Ok::<(), std::io::Error>(())
+    /// });
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let mut handled = std::pin::pin!(handled);
+    /// # while payments.depth()? > 0 { assert!(handled.as_mut().poll(&mut context).is_pending()); }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`start`](WorkerBuilder::start); and what [`receive`](crate::Queue::receive) fails with, but
-    /// for [`Closed`](ErrorKind::Closed).
+    /// The same errors as [`start`](WorkerBuilder::start) and [`receive`](crate::Queue::receive), except
+    /// [`Closed`](ErrorKind::Closed).
     pub async fn run_async<E: Display>(
         self,
         mut handler: impl AsyncFnMut(&Delivery) -> Result<(), E>,
@@ -241,8 +304,8 @@ impl Work {
 
 /// Threads that run a handler for each message of a queue or a subscription.
 ///
-/// They go on until [`stop`](Worker::stop), or until the worker is dropped, which does the same; or
-/// until the engine is closed.
+/// They run until [`stop`](Worker::stop), until the worker is dropped, or until the engine is closed.
+/// Dropping the worker waits as `stop` does.
 ///
 /// ```
 /// use std::time::Duration;
@@ -262,7 +325,7 @@ impl Work {
 /// })?;
 /// payments.send("order 1")?;
 /// # while payments.depth()? > 0 { std::thread::yield_now(); }
-/// worker.stop()?; // what is under way is finished first
+/// worker.stop()?; // the handlers finish their messages first
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -273,24 +336,37 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// How many messages were handled with success.
+    /// How many messages handlers have handled with success since the worker was started.
     #[must_use]
     pub fn handled(&self) -> u64 {
         self.work.done.load(Ordering::Relaxed)
     }
 
-    /// How often a handler has failed.
+    /// How many times a handler has failed since the worker was started.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.work.failed.load(Ordering::Relaxed)
     }
 
-    /// Takes no more messages, and returns when those under way are handled and settled: all but the
-    /// one of a handler that calls this itself.
+    /// Stops the worker: it takes no more messages, and the call returns when all handlers have returned and
+    /// their deliveries are settled.
+    ///
+    /// A handler may call it; the call then does not wait for that handler.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let worker = payments.worker().start(|_| Ok::<(), String>(()))?;
+    /// worker.stop()?;
+    /// payments.send("charge order 1")?;
+    /// assert_eq!(payments.depth()?, 1); // nobody handles it
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// What has ended a thread before, such as [`Poisoned`](ErrorKind::Poisoned) or
+    /// The error that ended a thread before, such as [`Poisoned`](ErrorKind::Poisoned), or
     /// [`NotFound`](ErrorKind::NotFound) if the queue was deleted.
     pub fn stop(mut self) -> Result<()> {
         self.end()

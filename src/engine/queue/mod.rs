@@ -261,8 +261,20 @@ impl Queue {
         self.consumer.bytes()
     }
 
-    /// Moves the dead letters that are in this queue back to where they came from, or elsewhere. See
-    /// [`Redrive`] for an example.
+    /// Moves the dead letters in this queue back to their queues, or to another queue.
+    ///
+    /// See [`Redrive`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(1).create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").nack()?;
+    /// engine.queue("payments.dead").open()?.redrive().run()?;
+    /// assert_eq!(payments.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn redrive<'f>(&self) -> Redrive<'f> {
         Redrive::new(self)
     }

@@ -1,4 +1,4 @@
-//! Redriving: dead letters go back to where they came from, or elsewhere.
+//! Redriving: moves dead letters back to their queues, or to another queue.
 
 use std::fmt;
 
@@ -20,21 +20,21 @@ const LETTERS_AT_ONCE: usize = 100;
 
 const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// How far redriving has come.
+/// The progress of a [`Redrive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Redriven {
-    /// How many letters were looked at.
+    /// How many letters it has looked at.
     pub seen: u64,
-    /// How many were moved.
+    /// How many letters it has moved.
     pub moved: u64,
 }
 
-/// Dead letters on their way back. Got from [`Queue::redrive`].
+/// A move of dead letters back to their queues, or to another queue. [`Queue::redrive`] returns it.
 ///
-/// Each is moved in one commit: it leaves the dead letters as it enters its queue, with its payload,
-/// key, headers and timestamp, and all its attempts before it. Letters on lease stay; so does what
-/// comes while it runs.
+/// A letter leaves the dead letters and enters its queue in one commit. It keeps its payload, key, headers
+/// and timestamp, and its attempts start anew. Letters on lease stay, and so do letters that arrive while it
+/// runs.
 ///
 /// ```
 /// use posthouse::{Engine, Message};
@@ -94,40 +94,107 @@ impl<'a> Redrive<'a> {
         }
     }
 
-    /// Moves the letters to this queue, and not to where they came from.
+    /// Moves the letters to this queue. By default each letter goes back to the queue that it comes from.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(1).create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").nack()?;
+    ///
+    /// let by_hand = engine.queue("by-hand").create()?;
+    /// engine.queue("payments.dead").open()?.redrive().to(&by_hand).run()?;
+    /// assert_eq!((payments.depth()?, by_hand.depth()?), (0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn to(mut self, queue: &Queue) -> Redrive<'a> {
         self.to = Some(queue.clone());
         self
     }
 
-    /// Moves only those letters of which this holds.
+    /// Moves only the letters for which the function returns `true`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(1).create()?;
+    /// payments.send_batch(["order 1", "order 2"])?;
+    /// while let Some(delivery) = payments.try_receive()? {
+    ///     delivery.nack()?;
+    /// }
+    /// let dead = engine.queue("payments.dead").open()?;
+    /// let redriven = dead.redrive().only(|letter| letter.payload() == b"order 2").run()?;
+    /// assert_eq!((redriven.seen, redriven.moved), (2, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn only(mut self, only: impl FnMut(&Browsed) -> bool + 'a) -> Redrive<'a> {
         self.only = Box::new(only);
         self
     }
 
-    /// Moves so many letters at most.
+    /// Moves at most this number of letters, oldest first. By default it moves all.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(1).create()?;
+    /// payments.send_batch(["order 1", "order 2"])?;
+    /// while let Some(delivery) = payments.try_receive()? {
+    ///     delivery.nack()?;
+    /// }
+    /// let redriven = engine.queue("payments.dead").open()?.redrive().most(1).run()?;
+    /// assert_eq!((redriven.moved, payments.depth()?), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn most(mut self, most: u64) -> Redrive<'a> {
         self.most = most;
         self
     }
 
-    /// Is told after each commit how far it has come.
+    /// Calls a function after each commit, with the progress so far.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(1).create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").nack()?;
+    /// let mut moved = 0;
+    /// let dead = engine.queue("payments.dead").open()?;
+    /// dead.redrive().progress(|redriven| moved = redriven.moved).run()?;
+    /// assert_eq!(moved, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn progress(mut self, progress: impl FnMut(Redriven) + 'a) -> Redrive<'a> {
         self.progress = Box::new(progress);
         self
     }
 
-    /// Moves the letters, oldest first.
+    /// Moves the letters, oldest first, and returns how many it saw and moved.
+    ///
+    /// A commit moves up to 100 letters.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(1).create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").nack()?;
+    /// let redriven = engine.queue("payments.dead").open()?.redrive().run()?;
+    /// assert_eq!((redriven.seen, redriven.moved), (1, 1));
+    /// assert_eq!(payments.try_receive()?.expect("it is back").attempt(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) if the queue that a letter comes from was deleted, or is a
-    /// subscription: say where [to](Redrive::to). [`InvalidInput`](ErrorKind::InvalidInput) if one is
-    /// no dead letter and nothing says where to, or if `to` is this queue itself.
-    /// [`DiskFull`](ErrorKind::DiskFull), [`Corrupt`](ErrorKind::Corrupt), [`Io`](ErrorKind::Io) as
-    /// [`receive`](Queue::receive) and [`send`](Queue::send). Of letters that cannot be moved the first
-    /// error is returned, once all others are.
+    /// [`NotFound`](ErrorKind::NotFound) if a letter comes from a queue that was deleted, or from a
+    /// subscription: name a queue with [`to`](Redrive::to). [`InvalidInput`](ErrorKind::InvalidInput) if a
+    /// message is no dead letter and `to` is not set, or if `to` is this queue itself.
+    /// [`DiskFull`](ErrorKind::DiskFull), [`Corrupt`](ErrorKind::Corrupt) and [`Io`](ErrorKind::Io) as
+    /// [`receive`](Queue::receive) and [`send`](Queue::send). A letter that cannot be moved stays, and the
+    /// others are moved; then the first such error is returned.
     pub fn run(mut self) -> Result<Redriven> {
         if let Some(to) = &self.to
             && (to.log() == self.from.log() || !to.engine().is_same(self.from.engine()))

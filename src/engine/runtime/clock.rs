@@ -8,8 +8,20 @@ use crate::{
 };
 
 impl Timestamp {
-    /// The system's time of day. On a simulated disk the engine has a clock of its own, which this
-    /// is not.
+    /// The system's time of day. The engine on a simulated disk has another clock.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use posthouse::{Message, Timestamp};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reminders = engine.queue("reminders").create()?;
+    /// let in_an_hour = Timestamp(Timestamp::now().0 + 3_600_000);
+    /// reminders.send(Message::new("order 1").deliver_at(in_an_hour))?;
+    /// assert_eq!(reminders.delayed()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn now() -> Timestamp {
         OsDisk::new().now()

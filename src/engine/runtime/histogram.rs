@@ -19,21 +19,34 @@ const WIDTH: usize = 16;
 /// The first octave has the times below 16 ms, one bucket each; the last one ends after 49 days.
 const OCTAVES: usize = 29;
 
-/// How long messages of a queue, or for a subscription, have waited and were worked on, since it was
-/// first opened in this life. Got from [`Queue::latencies`](crate::Queue::latencies) and
-/// [`Subscription::latencies`](crate::Subscription::latencies).
+/// How long messages of a queue or a subscription waited, and how long they were handled, since a handle was
+/// first opened in this epoch of the engine.
+///
+/// [`Queue::latencies`](crate::Queue::latencies) and
+/// [`Subscription::latencies`](crate::Subscription::latencies) return it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Latencies {
-    /// From when a message could be received, to when it was: counted for first deliveries. A message
-    /// could be received from its timestamp on, or from when it was due.
+    /// The time from when a message could be received until it was received. Only first deliveries count. A
+    /// message can be received from its timestamp on, or from the time at which it is due.
     pub waiting: Latency,
-    /// From when a message was received, to when it was acked: counted for deliveries that were.
+    /// The time from the delivery of a message until its ack. Only deliveries that were acked count.
     pub handling: Latency,
 }
 
 impl Latencies {
-    /// What has come since an earlier one was got.
+    /// The times that were counted after an earlier snapshot.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let before = payments.latencies()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").ack()?;
+    /// assert_eq!(payments.latencies()?.since(&before).handling.count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn since(&self, earlier: &Latencies) -> Latencies {
         Latencies {
@@ -43,8 +56,10 @@ impl Latencies {
     }
 }
 
-/// A histogram of times. They are measured with the system's coarse clock, whose ticks are a few
-/// milliseconds apart (mostly 4), and told to a sixteenth.
+/// A histogram of times.
+///
+/// The system's coarse clock measures them: its ticks are a few milliseconds apart, mostly 4. A value is
+/// exact to a sixteenth of itself.
 ///
 /// ```
 /// use std::time::Duration;
@@ -68,15 +83,27 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// How many times were counted.
+    /// How many times the histogram holds.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// The time that so many of all do not exceed: 0.5 for the median, 0.99 for all but the slowest
-    /// hundredth, 1 for the longest. `None` if there are none. What is below 0 is taken as 0, and what
-    /// is above 1 as 1.
+    /// The time that the given share of all times does not exceed. `None` if the histogram is empty.
+    ///
+    /// 0.5 is the median, 0.99 leaves out the slowest hundredth, and 1 is the longest time. A share below 0
+    /// counts as 0, and one above 1 as 1.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").ack()?;
+    /// let handling = payments.latencies()?.handling;
+    /// assert!(handling.quantile(0.5) <= handling.quantile(1.0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
@@ -91,7 +118,18 @@ impl Latency {
         None
     }
 
-    /// The mean, to a few percent. `None` if there are none.
+    /// The mean of the times, exact to a few percent. `None` if the histogram is empty.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// assert_eq!(payments.latencies()?.handling.mean(), None);
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").ack()?;
+    /// assert!(payments.latencies()?.handling.mean().is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn mean(&self) -> Option<Duration> {
         let count = self.count();
@@ -104,14 +142,37 @@ impl Latency {
         (count > 0).then(|| Duration::from_secs_f64(sum / count as f64))
     }
 
-    /// The buckets that are not empty, the shortest times first: the longest time that falls into
-    /// each, and how many did. For those who export histograms.
+    /// The buckets that are not empty, shortest times first. Each has its longest time, and how many times it
+    /// holds. For programs that export histograms.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").ack()?;
+    /// let handling = payments.latencies()?.handling;
+    /// let total: u64 = handling.buckets().map(|(_longest, count)| count).sum();
+    /// assert_eq!(total, handling.count());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
         let all = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         all.map(|(bucket, count)| (highest_of(bucket), *count))
     }
 
-    /// What has come since an earlier one was got.
+    /// The times that were counted after an earlier snapshot.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let before = payments.latencies()?.waiting;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").ack()?;
+    /// assert_eq!(payments.latencies()?.waiting.since(&before).count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn since(&self, earlier: &Latency) -> Latency {
         let before = earlier.counts.iter().copied().chain(std::iter::repeat(0));

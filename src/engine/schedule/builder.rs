@@ -2,24 +2,17 @@
 
 use super::{
     registry::{Registry, now},
-    stored::{REGISTRY, Schedule},
+    stored::Schedule,
+    target::{Aim, check_size, template},
 };
-
 use crate::{
     config::check_name,
     engine::{commit::lifetime::Engine, queue::Queue, stream::Stream, topic::Topic},
     error::{Error, ErrorKind, Result},
-    format::{
-        record::RecordParts,
-        schedule::{MissedRuns, Plan, Target, Template},
-    },
-    ids::Timestamp,
-    message::{Delay, Message},
+    format::schedule::{MissedRuns, Plan},
+    message::Message,
     schedule::Rhythm,
 };
-
-/// A commit that runs a schedule holds so many bytes beside the two messages at most.
-const COMMIT_BESIDE_BYTES: u64 = 256;
 
 /// Whether a schedule that is there already will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,81 +22,8 @@ enum IfThere {
     Replace,
 }
 
-/// Where messages are to go.
-#[derive(Clone, Debug)]
-enum Aim {
-    Queue(Queue),
-    Topic(Topic),
-    Stream(Stream),
-}
-
-impl Aim {
-    fn engine(&self) -> &Engine {
-        match self {
-            Aim::Queue(queue) => queue.engine(),
-            Aim::Topic(topic) => topic.engine(),
-            Aim::Stream(stream) => &stream.shape().engine,
-        }
-    }
-
-    fn target(&self) -> Target {
-        match self {
-            Aim::Queue(queue) => Target::Queue(queue.name().to_owned()),
-            Aim::Topic(topic) => Target::Topic(topic.name().to_owned()),
-            Aim::Stream(stream) => Target::Stream(stream.name().to_owned()),
-        }
-    }
-
-    /// Whether a message can go there, as far as can be told now.
-    fn admit(&self, engine: &Engine, message: &Message<'_>) -> Result<()> {
-        if !engine.is_same(self.engine()) {
-            let what = "a schedule's target must come from the engine that keeps the schedule";
-            return Err(Error::invalid("target", what));
-        }
-        message.check_priority(matches!(self, Aim::Queue(queue) if !queue.is_ordered()))?;
-        match self {
-            Aim::Queue(queue) if queue.name() == REGISTRY => {
-                let what = format!("the queue {REGISTRY:?} keeps schedules, and nothing else");
-                Err(Error::invalid("target", what))
-            }
-            Aim::Queue(queue) => queue.check_message(message),
-            Aim::Stream(_) if message.time_to_live_ms().is_some() => {
-                let what = "a stream keeps its records until it is trimmed; set no expire_after";
-                Err(Error::invalid("expire_after", what))
-            }
-            Aim::Topic(_) | Aim::Stream(_) => Ok(()),
-        }
-    }
-}
-
-/// The parts of a message that can be sent again and again.
-fn template(message: &Message<'_>) -> Result<Template> {
-    if let Some(delay) = message.delay() {
-        let field = if matches!(delay, Delay::At(_)) { "deliver_at" } else { "deliver_after" };
-        return Err(Error::invalid(field, "the schedule says when its messages are sent"));
-    }
-    if message.timestamp_set().is_some() {
-        let what = "each message of a schedule bears the time at which it is sent";
-        return Err(Error::invalid("timestamp", what));
-    }
-    if message.time_to_live_ms() == Some(0) {
-        return Err(Error::invalid("expire_after", "a message that lives for no time at all"));
-    }
-    let ours = [Schedule::NAME_HEADER, Schedule::TIME_HEADER];
-    if let Some((name, _)) = message.headers().find(|(it, _)| it.is_empty() || ours.contains(it)) {
-        let what = format!("a header named {name:?}: it needs a name, and not one of {ours:?}");
-        return Err(Error::invalid("header", what));
-    }
-    Ok(Template {
-        payload: message.payload().to_vec(),
-        key: message.key_bytes().map(<[u8]>::to_vec),
-        headers: message.headers().map(|(name, it)| (name.to_owned(), it.to_vec())).collect(),
-        time_to_live_ms: message.time_to_live_ms(),
-        priority: message.priority_set(),
-    })
-}
-
-/// A recurring schedule by its name. Got from [`Engine::schedule`].
+/// A recurring schedule by its name: to be created, replaced, opened or deleted. [`Engine::schedule`]
+/// returns it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before it is created, replaced, opened or deleted"]
 pub struct ScheduleBuilder {
@@ -116,43 +36,122 @@ pub struct ScheduleBuilder {
 }
 
 impl ScheduleBuilder {
-    /// When it runs: minute, hour, day of month, month and day of week, as `crontab` has them. A field
-    /// before them is the second, one behind them the year. `L`, `W` and `#` are known, and so are
-    /// names like `@daily`.
+    /// Sets the cron expression: the times at which the schedule runs.
+    ///
+    /// The five fields are minute, hour, day of month, month and day of week, as in `crontab`. Six fields begin
+    /// with the second. Seven fields end with the year. `L`, `W`, `#` and names such as `@daily` are allowed.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// let hourly = engine.schedule("hourly").cron("0 * * * *").to_queue(&reports, "report").create()?;
+    /// assert_eq!(hourly.next_run().0 % 3_600_000, 0);
+    ///
+    /// let bad = engine.schedule("bad").cron("61 * * * *").to_queue(&reports, "report").create();
+    /// assert!(bad.is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cron(mut self, expression: &str) -> ScheduleBuilder {
         self.cron = Some(expression.to_owned());
         self
     }
 
-    /// The time zone in which the expression is meant, by its name in the database of time zones,
-    /// such as `Europe/Berlin`; `UTC` by default.
+    /// Sets the time zone of the expression by its name in the time zone database, such as `Europe/Berlin`. The
+    /// default is `UTC`.
     ///
-    /// Where clocks are put forward, a run whose time is left out is made when the gap ends; where they
-    /// are put back, it is made once, at the first of both. That is so for expressions that name one time
-    /// of day. Others, with `*`, lists, ranges or steps, follow the clock: what is left out is left out,
-    /// and what comes twice is run twice.
+    /// When clocks are put forward, a run in the gap is made at the end of the gap. When clocks are put back, a
+    /// run is made once, at the first of the two times. Both hold for expressions that name one time of day.
+    /// Expressions with `*`, lists, ranges or steps follow the clock: times in the gap are left out, and times
+    /// that come twice run twice.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// let nightly = engine
+    ///     .schedule("nightly")
+    ///     .cron("0 3 * * *")
+    ///     .time_zone("Europe/Berlin")
+    ///     .to_queue(&reports, "report")
+    ///     .create()?;
+    /// assert_eq!(nightly.time_zone(), "Europe/Berlin");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn time_zone(mut self, name: &str) -> ScheduleBuilder {
         self.time_zone = Some(name.to_owned());
         self
     }
 
-    /// What is done about runs that were missed; [`MissedRuns::RunOnce`] by default.
+    /// Sets how missed runs are made up for: [`MissedRuns::RunOnce`] by default.
+    ///
+    /// ```
+    /// use posthouse::MissedRuns;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// let hourly = engine
+    ///     .schedule("hourly")
+    ///     .cron("@hourly")
+    ///     .missed_runs(MissedRuns::Skip)
+    ///     .to_queue(&reports, "report")
+    ///     .create()?;
+    /// assert_eq!(hourly.missed_runs(), MissedRuns::Skip);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn missed_runs(mut self, missed: MissedRuns) -> ScheduleBuilder {
         self.missed_runs = Some(missed);
         self
     }
 
-    /// Sends a message to a queue with each run.
+    /// Sends a message to a queue at each run.
+    ///
+    /// The message has two more headers: [`Schedule::NAME_HEADER`] and [`Schedule::TIME_HEADER`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use posthouse::{Message, Target};
+    ///
+    /// let reports = engine.queue("reports").create()?;
+    /// let message = Message::new("report").key("hourly");
+    /// let hourly = engine.schedule("hourly").cron("@hourly").to_queue(&reports, message).create()?;
+    /// assert_eq!(*hourly.target(), Target::Queue("reports".to_owned()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn to_queue<'m>(self, queue: &Queue, message: impl Into<Message<'m>>) -> ScheduleBuilder {
         self.aimed(Aim::Queue(queue.clone()), message.into())
     }
 
-    /// Publishes a message to a topic with each run.
+    /// Publishes a message to a topic at each run. See also [`to_queue`](Self::to_queue).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use posthouse::Target;
+    ///
+    /// let ticks = engine.topic("ticks").create()?;
+    /// let hourly = engine.schedule("hourly").cron("@hourly").to_topic(&ticks, "tick").create()?;
+    /// assert_eq!(*hourly.target(), Target::Topic("ticks".to_owned()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn to_topic<'m>(self, topic: &Topic, message: impl Into<Message<'m>>) -> ScheduleBuilder {
         self.aimed(Aim::Topic(topic.clone()), message.into())
     }
 
-    /// Appends a record to a stream with each run.
+    /// Appends a record to a stream at each run. See also [`to_queue`](Self::to_queue).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use posthouse::Target;
+    ///
+    /// let audit = engine.stream("audit").create()?;
+    /// let hourly = engine.schedule("hourly").cron("@hourly").to_stream(&audit, "tick").create()?;
+    /// assert_eq!(*hourly.target(), Target::Stream("audit".to_owned()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn to_stream<'m>(
         self,
         stream: &Stream,
@@ -166,62 +165,127 @@ impl ScheduleBuilder {
         self
     }
 
-    /// Creates the schedule, unless it is there. It is durable when the call returns.
+    /// Creates the schedule, or opens it if it exists. It is durable when the call returns.
     ///
-    /// Of one that is there, the expression, the target and the message must be those that were given,
-    /// and so must be the other settings, as far as they were given. It goes on as it does.
+    /// An existing schedule must have the same expression, target and message, and the same other settings as
+    /// far as they are given here. It keeps its next run. See also [`replace`](Self::replace).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use posthouse::ErrorKind;
+    ///
+    /// let reports = engine.queue("reports").create()?;
+    /// let hourly = engine.schedule("report").cron("@hourly").to_queue(&reports, "report");
+    /// assert_eq!(hourly.create()?, hourly.create()?);
+    ///
+    /// let daily = engine.schedule("report").cron("@daily").to_queue(&reports, "report");
+    /// assert_eq!(daily.create().unwrap_err().kind(), ErrorKind::AlreadyExists);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput), with the field's name, if the name is out of range (it
-    /// has 1 to 255 bytes); if there is no expression, if it is none or has no time to come; if the
-    /// system does not know the time zone; if there is no target, or it is of another engine; if the
-    /// message has a delay or a timestamp of its own, or a header of a name that schedules use.
-    /// [`TooLarge`](ErrorKind::TooLarge) if schedule and message do not fit into a commit together.
-    /// [`AlreadyExists`](ErrorKind::AlreadyExists) if another schedule has the name. As of a
-    /// [`send`](Queue::send), if the commit fails. Nothing was changed.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput), with the name of the field: if the name does not have 1 to
+    ///   255 bytes; if the expression is missing or malformed, or never runs; if the system does not know the
+    ///   time zone; if the target is missing, or of another engine; if the message has a delay, a timestamp, or
+    ///   a header with a name that schedules use.
+    /// - [`TooLarge`](ErrorKind::TooLarge) if schedule and message do not fit into one commit.
+    /// - [`AlreadyExists`](ErrorKind::AlreadyExists) if another schedule has the name.
+    /// - The errors of [`send`](Queue::send), if the commit fails.
+    ///
+    /// After an error nothing is changed.
     pub fn create(&self) -> Result<Schedule> {
         self.make(IfThere::Open)
     }
 
-    /// Creates the schedule; it must not be there.
+    /// Creates the schedule. It must not exist.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use posthouse::ErrorKind;
+    ///
+    /// let reports = engine.queue("reports").create()?;
+    /// let hourly = engine.schedule("hourly").cron("@hourly").to_queue(&reports, "report");
+    /// hourly.create_new()?;
+    /// assert_eq!(hourly.create_new().unwrap_err().kind(), ErrorKind::AlreadyExists);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`create`](Self::create), and [`AlreadyExists`](ErrorKind::AlreadyExists) in any case if it
-    /// is there.
+    /// The same errors as [`create`](Self::create); [`AlreadyExists`](ErrorKind::AlreadyExists) if any schedule
+    /// has the name.
     pub fn create_new(&self) -> Result<Schedule> {
         self.make(IfThere::Fail)
     }
 
-    /// Creates the schedule, in the place of the one that has its name, if there is one. One commit
-    /// ends that and begins this: its next run is the first of this one from now on.
+    /// Creates the schedule in the place of an existing one of that name, if there is one.
+    ///
+    /// One commit ends the old schedule and begins the new one. The next run is the first time of the new
+    /// expression after now.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("report").cron("@hourly").to_queue(&reports, "report").create()?;
+    /// engine.schedule("report").cron("@daily").to_queue(&reports, "report").replace()?;
+    /// assert_eq!(engine.schedule("report").open()?.cron(), "@daily");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`create`](Self::create), but for [`AlreadyExists`](ErrorKind::AlreadyExists).
+    /// The same errors as [`create`](Self::create), except [`AlreadyExists`](ErrorKind::AlreadyExists) for the
+    /// name.
     pub fn replace(&self) -> Result<Schedule> {
         self.make(IfThere::Replace)
     }
 
-    /// Looks at the schedule; it must be there. Settings given here are ignored.
+    /// Reads the schedule. It must exist. The settings of the builder are ignored.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use posthouse::ErrorKind;
+    ///
+    /// let missing = engine.schedule("hourly").open();
+    /// assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+    ///
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("hourly").cron("@hourly").to_queue(&reports, "report").create()?;
+    /// assert_eq!(engine.schedule("hourly").open()?.cron(), "@hourly");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) if it is not there;
+    /// [`NotFound`](ErrorKind::NotFound) if it does not exist;
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the name is out of range;
-    /// [`Corrupt`](ErrorKind::Corrupt) if a schedule is damaged, as it may be this one.
+    /// [`Corrupt`](ErrorKind::Corrupt) if any schedule is damaged, because it may be this one.
     pub fn open(&self) -> Result<Schedule> {
         check_name("schedule", &self.name)?;
         let registry = Registry::open(&self.engine)?.ok_or_else(|| self.not_found())?;
         registry.find(&self.name)?.newest.ok_or_else(|| self.not_found())
     }
 
-    /// Ends the schedule. What it has sent stays where it is.
+    /// Deletes the schedule. Messages that it has sent stay.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("hourly").cron("@hourly").to_queue(&reports, "report").create()?;
+    /// engine.schedule("hourly").delete()?;
+    /// assert!(engine.schedules()?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open), and if the commit fails.
+    /// The same errors as [`open`](Self::open), and the errors of [`send`](Queue::send) if the commit fails.
     pub fn delete(&self) -> Result<()> {
         check_name("schedule", &self.name)?;
         let registry = Registry::open(&self.engine)?.ok_or_else(|| self.not_found())?;
@@ -298,34 +362,15 @@ impl ScheduleBuilder {
             template,
         };
         let schedule = Schedule { name: self.name.clone(), plan, attempts: 0 };
-        self.check_size(&schedule)?;
+        check_size(&self.engine, &schedule)?;
         Ok(schedule)
-    }
-
-    /// A run is one commit of the message and the schedule. If that did not fit, it would fail for ever.
-    fn check_size(&self, schedule: &Schedule) -> Result<()> {
-        let config = &self.engine.committer().config;
-        let (sent, stored) =
-            (schedule.message_of(schedule.plan.next)?, schedule.stored(Timestamp(0)));
-        let weigh = |message: &Message<'_>| RecordParts::of(message, Timestamp(0)).weight();
-        let (sent, stored) = (weigh(&sent), weigh(&stored));
-        let is_large = sent.max(stored) > config.message_bytes_max
-            || sent + stored + COMMIT_BESIDE_BYTES > config.commit_bytes_max;
-        if !is_large {
-            return Ok(());
-        }
-        let what = format!(
-            "a schedule of {stored} bytes and its message of {sent}; at most {} are configured for \
-             each (message_bytes_max), and {} for a commit of both (commit_bytes_max)",
-            config.message_bytes_max, config.commit_bytes_max
-        );
-        Err(Error::new(ErrorKind::TooLarge, what))
     }
 }
 
 impl Engine {
-    /// A recurring schedule by its name: to be created, replaced, opened or deleted. It is kept in the
-    /// store, and run by a [scheduler](Engine::scheduler).
+    /// A recurring schedule by its name: to be created, replaced, opened or deleted.
+    ///
+    /// The store keeps schedules. A [scheduler](Engine::scheduler) runs them.
     ///
     /// ```
     /// use posthouse::Engine;
@@ -338,10 +383,10 @@ impl Engine {
     ///     .cron("0 3 * * *")
     ///     .time_zone("Europe/Berlin")
     ///     .to_queue(&reports, "make the nightly report")
-    ///     .create()?; // where it is there already, it goes on
+    ///     .create()?; // an existing schedule goes on
     /// println!("it runs next at {}", nightly.next_run());
     ///
-    /// let scheduler = engine.scheduler().start()?; // on a thread of its own, until it is dropped
+    /// let scheduler = engine.scheduler().start()?; // a thread, until it is dropped
     /// # scheduler.stop()?;
     /// engine.schedule("nightly").delete()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -359,9 +404,22 @@ impl Engine {
 
     /// All schedules, sorted by name.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("hourly").cron("@hourly").to_queue(&reports, "report").create()?;
+    /// engine.schedule("daily").cron("@daily").to_queue(&reports, "report").create()?;
+    /// let schedules = engine.schedules()?;
+    /// let names: Vec<&str> = schedules.iter().map(|schedule| schedule.name()).collect();
+    /// assert_eq!(names, ["daily", "hourly"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned; [`Corrupt`](ErrorKind::Corrupt) if one is damaged.
+    /// [`Closed`](ErrorKind::Closed) if the engine is closed; [`Poisoned`](ErrorKind::Poisoned) if a sync
+    /// failed; [`Corrupt`](ErrorKind::Corrupt) if a schedule is damaged.
     pub fn schedules(&self) -> Result<Vec<Schedule>> {
         Registry::open(self)?.map_or(Ok(Vec::new()), |registry| registry.list())
     }

@@ -5,6 +5,7 @@ mod registry;
 mod run;
 mod scheduler;
 mod stored;
+mod target;
 
 pub use self::{
     builder::ScheduleBuilder,

@@ -10,21 +10,24 @@ use crate::{
     format::schedule::Target,
 };
 
-/// A schedule could not be run. It stays, and is tried again, a second later at first and a minute later
-/// at most.
+/// A failed run of a schedule. The schedule stays, and the run is tried again: after a second at first, and
+/// after a minute at most.
+///
+/// [`SchedulerBuilder::on_failure`](crate::SchedulerBuilder::on_failure) receives it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ScheduleFailure {
-    /// The schedule's name. `None` if the failure is of none, as where schedules cannot be received.
+    /// The name of the schedule. `None` if the failure belongs to no schedule, as when the schedules cannot be
+    /// received.
     pub schedule: Option<String>,
-    /// How often it was tried by now.
+    /// How often the run was tried so far.
     pub attempt: u32,
-    /// Why: [`NotFound`](ErrorKind::NotFound) if its target was deleted,
+    /// The error: [`NotFound`](ErrorKind::NotFound) if the target was deleted,
     /// [`QueueFull`](ErrorKind::QueueFull), [`DiskFull`](ErrorKind::DiskFull) and others.
     pub error: Error,
 }
 
-/// Whether there is no use in trying again.
+/// Whether another try would be of no use.
 pub fn ends(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Closed | ErrorKind::Poisoned)
 }

@@ -1,7 +1,7 @@
-//! What runs schedules: a thread that receives from their queue, or whoever asks for one step.
+//! The scheduler runs schedules: on a thread, as a future, or step by step.
 //!
-//! A run is one commit. It acks the schedule's message, sends what is to be sent, and sends the schedule
-//! again with its next time: so no crash makes a run twice, and none loses the schedule.
+//! A run is one commit. It acks the message of the schedule, sends the schedule's message, and sends the
+//! schedule again with its next time. So no crash makes a run twice, and no crash loses the schedule.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_secs(1);
 
 type OnFailure = Arc<dyn Fn(&ScheduleFailure) + Send + Sync>;
 
-/// A scheduler that is about to be started. Got from [`Engine::scheduler`].
+/// The settings of a scheduler, before it starts. [`Engine::scheduler`] returns it.
 #[derive(Clone)]
 #[must_use = "nothing is run before it is started"]
 pub struct SchedulerBuilder {
@@ -41,8 +41,21 @@ pub struct SchedulerBuilder {
 }
 
 impl SchedulerBuilder {
-    /// Has a function called when a schedule could not be run, by the thread that has tried. It may do
-    /// anything but wait for that thread.
+    /// Calls a function when a run of a schedule fails. The thread that tried the run calls it. The function
+    /// must not wait for that thread.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("hourly").cron("@hourly").to_queue(&reports, "report").create()?;
+    /// let scheduler = engine
+    ///     .scheduler()
+    ///     .on_failure(|failure| eprintln!("{:?}: {}", failure.schedule, failure.error))
+    ///     .start()?;
+    /// scheduler.stop()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_failure(
         mut self,
         call: impl Fn(&ScheduleFailure) + Send + Sync + 'static,
@@ -51,14 +64,27 @@ impl SchedulerBuilder {
         self
     }
 
-    /// Starts a thread that runs schedules when they are due. It sleeps in between, and is woken.
+    /// Starts a thread that runs schedules when they are due. The thread sleeps between runs; it does not poll.
     ///
-    /// Any number may be started. One is active, until it is stopped; the others stand by.
+    /// Any number of schedulers may be started. One is active, and the others stand by until it stops.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("often").cron("* * * * * *").to_queue(&reports, "report").create()?;
+    /// let scheduler = engine.scheduler().start()?;
+    /// let report = reports.receive(std::time::Duration::from_secs(60))?;
+    /// assert_eq!(report.expect("it runs each second").payload(), b"report");
+    /// scheduler.stop()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`AlreadyExists`](ErrorKind::AlreadyExists) if the queue of schedules was made with settings
-    /// of somebody's own; [`Io`](ErrorKind::Io) if a thread cannot be started; if a commit fails.
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) if the application created the queue of schedules with
+    /// settings of its own; [`Io`](ErrorKind::Io) if a thread cannot be started; the errors of
+    /// [`send`](crate::Queue::send) if a commit fails.
     pub fn start(self) -> Result<Scheduler> {
         let registry = Registry::create(&self.engine)?;
         let work = Arc::new(Work {
@@ -82,13 +108,28 @@ impl SchedulerBuilder {
         Ok(Scheduler { work, thread: Some(started) })
     }
 
-    /// Runs what is due now, on this thread, and says how many messages were sent. For loops of your
-    /// own, and for tests on a simulated clock. Where a scheduler is active, it does nothing.
+    /// Runs the schedules that are due now, on this thread, and returns how many messages it sent. For loops of
+    /// an application, and for tests on a simulated clock.
+    ///
+    /// If another scheduler is active, the call does nothing.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use posthouse::{Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let engine = Options::new().sim(&disk).open("store")?;
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("hourly").cron("@hourly").to_queue(&reports, "report").create()?;
+    /// disk.advance(Duration::from_secs(3600));
+    /// assert_eq!((engine.scheduler().run_due()?, reports.depth()?), (1, 1));
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// The first failure, after all others were run: what has failed is tried again later. If
-    /// schedules cannot be received, as [`Queue::receive`](crate::Queue::receive).
+    /// The first failure of a run, after all other runs were tried: the failed run is tried again later. The
+    /// errors of [`Queue::receive`](crate::Queue::receive), if schedules cannot be received.
     pub fn run_due(&self) -> Result<u64> {
         let Some(registry) = Registry::open(&self.engine)? else { return Ok(0) };
         let (mut runs, mut failure) = (0, None);
@@ -106,13 +147,29 @@ impl SchedulerBuilder {
         failure.map_or(Ok(runs), Err)
     }
 
-    /// The same as [`start`](SchedulerBuilder::start), as a future, for tasks: it runs schedules when they
-    /// are due, and ends when the engine is closed. Needs no particular runtime. One that is dropped
-    /// leaves the run under way done or not done.
+    /// Runs schedules when they are due, as a future, for tasks. The future ends when the engine is closed.
+    ///
+    /// It needs no particular runtime. If it is dropped, a run that has begun is either done or not done. See
+    /// also [`start`](SchedulerBuilder::start).
+    ///
+    /// ```
+    /// use posthouse::{Options, sim::SimDisk};
+    ///
+    /// # let disk = SimDisk::new(7);
+    /// # let engine = Options::new().sim(&disk).open("store")?;
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("hourly").cron("@hourly").to_queue(&reports, "report").create()?;
+    /// let scheduler = engine.scheduler().run_async(); // to be spawned
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # disk.advance(std::time::Duration::from_secs(3600));
+    /// # assert!(std::pin::pin!(scheduler).poll(&mut context).is_pending());
+    /// # assert_eq!(reports.depth()?, 1);
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// What [`receive`](crate::Queue::receive) fails with, but for [`Closed`](ErrorKind::Closed).
+    /// The errors of [`receive`](crate::Queue::receive), except [`Closed`](ErrorKind::Closed).
     pub async fn run_async(self) -> Result<()> {
         let mut registry = Registry::create(&self.engine)?;
         loop {
@@ -235,8 +292,8 @@ impl Work {
 
 /// A thread that runs schedules.
 ///
-/// It goes on until [`stop`](Scheduler::stop), or until the scheduler is dropped, which does the same;
-/// or until the engine is closed.
+/// It runs until [`stop`](Scheduler::stop), until the scheduler is dropped, or until the engine is closed.
+/// Dropping the scheduler waits as `stop` does. See [`SchedulerBuilder::start`] for an example.
 #[must_use = "it is stopped when it is dropped"]
 pub struct Scheduler {
     work: Arc<Work>,
@@ -244,23 +301,31 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// How many messages were sent.
+    /// How many messages the scheduler has sent.
     #[must_use]
     pub fn runs(&self) -> u64 {
         self.work.runs.load(Ordering::Relaxed)
     }
 
-    /// How often a schedule could not be run.
+    /// How many runs have failed.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.work.failed.load(Ordering::Relaxed)
     }
 
-    /// Runs no more schedules, and returns when the one under way is done.
+    /// Stops the scheduler, and waits for a run that has begun.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let scheduler = engine.scheduler().start()?;
+    /// scheduler.stop()?; // schedules stay in the store, and wait
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// What has ended the thread before, such as [`Poisoned`](ErrorKind::Poisoned).
+    /// The error that ended the thread before, such as [`Poisoned`](ErrorKind::Poisoned).
     pub fn stop(mut self) -> Result<()> {
         self.end()
     }
@@ -291,7 +356,19 @@ impl fmt::Debug for Scheduler {
 }
 
 impl Engine {
-    /// What runs the [schedules](Engine::schedule) of this store: to be started, or done by hand.
+    /// A scheduler, which runs the [schedules](Engine::schedule) of this store: to be started, or run step by
+    /// step.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("hourly").cron("@hourly").to_queue(&reports, "report").create()?;
+    /// let scheduler = engine.scheduler().start()?;
+    /// assert_eq!(scheduler.failed(), 0);
+    /// scheduler.stop()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn scheduler(&self) -> SchedulerBuilder {
         SchedulerBuilder { engine: self.clone(), on_failure: None }
     }

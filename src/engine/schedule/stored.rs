@@ -14,10 +14,14 @@ use crate::{
 /// The queue of schedules.
 pub const REGISTRY: &str = "posthouse.schedules";
 
-/// A recurring schedule, as it was when it was looked at.
+/// A recurring schedule, as the store held it at the time of the call.
 ///
-/// Got from [`ScheduleBuilder::create`] and [`open`](ScheduleBuilder::open), and from
-/// [`Engine::schedules`].
+/// [`ScheduleBuilder::create`], [`ScheduleBuilder::open`] and [`Engine::schedules`] return it. It does
+/// not change when the schedule runs.
+///
+/// [`ScheduleBuilder::create`]: crate::ScheduleBuilder::create
+/// [`ScheduleBuilder::open`]: crate::ScheduleBuilder::open
+/// [`Engine::schedules`]: crate::Engine::schedules
 #[derive(Clone, PartialEq, Eq)]
 pub struct Schedule {
     pub(super) name: String,
@@ -26,12 +30,12 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The header of what a schedule sends that holds the schedule's name.
+    /// The header of each sent message that holds the name of the schedule.
     pub const NAME_HEADER: &'static str = "schedule";
 
-    /// The header of what a schedule sends that holds the time for which it was sent, in RFC 3339
-    /// and UTC, such as `2026-11-25T03:00:00Z`. Name and time together name a run: a handler that
-    /// remembers the last of them does nothing twice.
+    /// The header of each sent message that holds the time of the run, in RFC 3339 and UTC, such as
+    /// `2026-11-25T03:00:00Z`. Name and time together identify a run: a handler that stores the last time of
+    /// each schedule handles no run twice.
     pub const TIME_HEADER: &'static str = "scheduled-for";
 
     pub(crate) fn read(key: Option<&[u8]>, payload: &[u8], attempts: u32) -> Result<Schedule> {
@@ -40,7 +44,7 @@ impl Schedule {
         Ok(Schedule { name: name.to_owned(), plan, attempts })
     }
 
-    /// The schedule's name.
+    /// The name of the schedule.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -52,38 +56,47 @@ impl Schedule {
         &self.plan.cron
     }
 
-    /// The name of the time zone in which the expression is meant.
+    /// The name of the time zone of the expression.
     #[must_use]
     pub fn time_zone(&self) -> &str {
         &self.plan.time_zone
     }
 
-    /// What is done about runs that were missed.
+    /// How missed runs are made up for.
     #[must_use]
     pub fn missed_runs(&self) -> MissedRuns {
         self.plan.missed_runs
     }
 
-    /// Where its messages go.
+    /// The queue, topic or stream to which the messages go.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.plan.target
     }
 
-    /// The time of the next run. It has passed where no scheduler is running, or where the run could
-    /// not be made and is tried again.
+    /// The time of the next run. It is in the past if no scheduler is running, or if the run has failed and is
+    /// tried again.
     #[must_use]
     pub fn next_run(&self) -> Timestamp {
         self.plan.next
     }
 
-    /// How often the next run has failed: its target was not there, or was full.
+    /// How often the next run has failed. A run fails if its target does not exist or is full.
     #[must_use]
     pub fn failed_attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// What is sent with each run, without the headers that tell of the run.
+    /// The message that each run sends, without the headers that the run adds.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let reports = engine.queue("reports").create()?;
+    /// engine.schedule("hourly").cron("@hourly").to_queue(&reports, "report").create()?;
+    /// assert_eq!(engine.schedule("hourly").open()?.message().payload(), b"report");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn message(&self) -> Message<'_> {
         let Template { payload, key, headers, time_to_live_ms, priority } = &self.plan.template;

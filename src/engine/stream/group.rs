@@ -1,4 +1,4 @@
-//! Consumer groups.
+//! Consumer groups: positions in a stream that are kept on disk.
 
 use std::{fmt, sync::Arc};
 
@@ -15,14 +15,30 @@ use crate::{
     store::Op,
 };
 
-/// A durable cursor over a stream: an offset for each partition, kept on disk.
+/// A durable position in a stream: an offset for each partition, kept on disk.
 ///
-/// Commit the offset *one past* the last record that was handled; a [`reader`](Group::reader) then
-/// goes on there. To handle each record exactly once, commit the offset in the
-/// [`Transaction`](crate::Transaction) that holds what came of it.
+/// Commit the offset *one past* the last record that was handled. A [`reader`](Group::reader) of the group
+/// begins there. To handle each record exactly once, commit the offset in the
+/// [`Transaction`](crate::Transaction) that holds the results of the record.
 ///
-/// Run one reader per group: a group does not yet divide partitions among readers, so each of two
-/// would read all records, and the one that commits last decides.
+/// Run one reader per group. A group does not divide partitions among readers: each of two readers would
+/// read all records, and the later commit would win.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+/// let history = engine.stream("order-history").create()?;
+/// let billing = history.group("billing").create()?;
+/// history.append("order 1")?;
+///
+/// let mut reader = billing.reader()?;
+/// while let Some(record) = reader.try_read()? {
+///     println!("{:?}", record.payload());
+/// }
+/// billing.commit_reader(&reader)?; // a restart goes on here
+/// assert_eq!(billing.lag()?, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Group {
     shape: Arc<Shape>,
@@ -55,7 +71,18 @@ impl Group {
         Ok(self.id.cursor(partition))
     }
 
-    /// The offset at which the group goes on in a partition.
+    /// The offset of the next record of a partition for this group.
+    ///
+    /// ```
+    /// use posthouse::Offset;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let billing = history.group("billing").create()?;
+    /// assert_eq!(billing.committed(0)?, Offset(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -67,25 +94,60 @@ impl Group {
         core.store.floor(cursor).ok_or_else(deleted)
     }
 
-    /// Commits the offset at which the group is to go on in a partition. It may lie before the one
-    /// committed last, to read records again.
+    /// Commits the offset at which the group goes on in a partition. It may be lower than the last one, to read
+    /// records again.
+    ///
+    /// See also [`commit_reader`](Group::commit_reader) and
+    /// [`Transaction::commit_offset`](crate::Transaction::commit_offset).
+    ///
+    /// ```
+    /// use posthouse::Start;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let billing = history.group("billing").create()?;
+    /// history.append("order 1")?;
+    /// for record in history.reader(Start::Earliest)? {
+    ///     let record = record?;
+    ///     billing.commit(record.partition(), record.offset().next())?;
+    /// }
+    /// assert_eq!(billing.lag()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such partition, or if the
-    /// offset is past its end; [`NotFound`](crate::ErrorKind::NotFound) if the group was
-    /// deleted.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such partition, or if the offset is past
+    /// its end; [`NotFound`](crate::ErrorKind::NotFound) if the group was deleted.
     pub fn commit(&self, partition: u32, next: Offset) -> Result<()> {
         self.commit_all(std::iter::once((partition, next)))
     }
 
-    /// Commits how far a reader has come at the time of the call, in all its partitions at once:
-    /// the record that it has read last counts as handled.
+    /// Commits the [positions](Reader::positions) of a reader, in all its partitions at once. The last record
+    /// that the reader has read counts as handled.
+    ///
+    /// See also [`Transaction::commit_reader`](crate::Transaction::commit_reader).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// let billing = history.group("billing").create()?;
+    /// history.append("order 1")?;
+    /// let mut reader = billing.reader()?;
+    /// while let Some(record) = reader.try_read()? {
+    ///     println!("{:?}", record.payload());
+    /// }
+    /// billing.commit_reader(&reader)?;
+    /// assert!(billing.reader()?.try_read()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`commit`](Group::commit); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the reader
-    /// reads another stream.
+    /// The same errors as [`commit`](Group::commit); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the
+    /// reader reads another stream.
     pub fn commit_reader(&self, reader: &Reader) -> Result<()> {
         if !self.suits(reader) {
             return Err(Group::unsuited());
@@ -119,8 +181,8 @@ impl Group {
         committer.complete(committed, committer.config.durability)
     }
 
-    /// The operation that commits an offset. `added` is how many records the same commit appends
-    /// to the partition. Nobody goes on past the end: records that come there would be skipped.
+    /// The operation that commits an offset. `added` is how many records the same commit appends to the
+    /// partition. An offset past the end is refused: the group would skip the records that come there.
     pub(crate) fn seek(
         &self,
         core: &Core,
@@ -137,7 +199,19 @@ impl Group {
         Ok(Op::Seek { cursor, next })
     }
 
-    /// How many records the group has not come to yet, for each partition.
+    /// How many records are ahead of the group, for each partition.
+    ///
+    /// See also [`lag`](Group::lag), the sum.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(2).create()?;
+    /// let billing = history.group("billing").create()?;
+    /// history.append("order 1")?;
+    /// assert_eq!(billing.lags()?.iter().sum::<u64>(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -155,16 +229,43 @@ impl Group {
         (0..self.shape.partitions).map(lag).collect()
     }
 
-    /// How many records the group has not come to yet.
+    /// How many records are ahead of the group, in all partitions together.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let billing = history.group("billing").create()?;
+    /// history.append("order 1")?;
+    /// assert_eq!(billing.lag()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`lags`](Group::lags).
+    /// The same errors as [`lags`](Group::lags).
     pub fn lag(&self) -> Result<u64> {
         Ok(self.lags()?.into_iter().sum())
     }
 
-    /// A reader over all partitions that begins where the group goes on.
+    /// A reader over all partitions. It begins at the committed offsets of the group.
+    ///
+    /// Reading commits nothing: call [`commit_reader`](Group::commit_reader) or [`commit`](Group::commit).
+    ///
+    /// ```
+    /// use posthouse::Offset;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let billing = history.group("billing").create()?;
+    /// history.append("order 1")?;
+    /// history.append("order 2")?;
+    /// billing.commit(0, Offset(1))?;
+    /// let mut reader = billing.reader()?;
+    /// assert_eq!(reader.try_read()?.expect("it is there").payload(), b"order 2");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

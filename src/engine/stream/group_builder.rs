@@ -17,7 +17,9 @@ use crate::{
     store::Space,
 };
 
-/// A stream's consumer group by its name. Got from [`Stream::group`](crate::Stream::group).
+/// A consumer group of a stream by its name: to be created, opened or deleted.
+///
+/// [`Stream::group`](crate::Stream::group) returns it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct GroupBuilder {

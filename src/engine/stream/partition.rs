@@ -9,7 +9,18 @@ use crate::{
     store::Op,
 };
 
-/// One partition of a stream.
+/// One partition of a stream. [`Stream::partition`] returns it.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+/// let history = engine.stream("order-history").partitions(8).create()?;
+/// let partition = history.partition(3)?;
+/// assert_eq!(partition.start()?, partition.end()?); // it is empty
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// [`Stream::partition`]: crate::Stream::partition
 #[derive(Clone)]
 pub struct Partition {
     shape: Arc<Shape>,
@@ -22,7 +33,7 @@ impl Partition {
         Ok(Partition { shape: Arc::clone(shape), number })
     }
 
-    /// The partition's number, from 0 on.
+    /// The number of the partition: 0 for the first.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
@@ -32,7 +43,20 @@ impl Partition {
         self.shape.log(self.number)
     }
 
-    /// The first offset that is still there.
+    /// The offset of the first record that is still there.
+    ///
+    /// ```
+    /// use posthouse::Offset;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("order 1")?;
+    /// let partition = history.partition(0)?;
+    /// partition.trim_before(Offset(1))?;
+    /// assert_eq!(partition.start()?, Offset(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -44,6 +68,17 @@ impl Partition {
 
     /// The offset one past the last record that can be read.
     ///
+    /// ```
+    /// use posthouse::Offset;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("order 1")?;
+    /// assert_eq!(history.partition(0)?.end()?, Offset(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
@@ -54,16 +89,46 @@ impl Partition {
 
     /// A reader over this partition, in the order of the offsets.
     ///
+    /// See also [`Stream::reader`](crate::Stream::reader), which reads all partitions.
+    ///
+    /// ```
+    /// use posthouse::{Message, Start, partition_of};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// history.append(Message::new("created").key("customer-17"))?;
+    /// let partition = history.partition(partition_of(b"customer-17", 8))?;
+    /// let mut reader = partition.reader(Start::Earliest)?;
+    /// assert_eq!(reader.try_read()?.expect("it was appended").payload(), b"created");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
-    /// As [`Stream::reader`].
+    /// The same errors as [`Stream::reader`](crate::Stream::reader).
     pub fn reader(&self, start: Start) -> Result<Reader> {
         Reader::open(&self.shape, std::iter::once((self.number, start)))
     }
 
-    /// Trims the stream: the records before an offset are gone. Their space is given back with the
-    /// segments that hold nothing else, at the next checkpoint. Groups and readers that have not
-    /// come so far skip them.
+    /// Removes the records before an offset.
+    ///
+    /// Their space is given back with the segments that hold no other records, at the next
+    /// [checkpoint](crate::Engine::checkpoint). Groups and readers skip the removed records.
+    ///
+    /// ```
+    /// use posthouse::{Offset, Start};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("order 1")?;
+    /// history.append("order 2")?;
+    /// history.partition(0)?.trim_before(Offset(1))?;
+    /// let mut reader = history.reader(Start::Earliest)?;
+    /// assert_eq!(reader.try_read()?.expect("it is there").payload(), b"order 2");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

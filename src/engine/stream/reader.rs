@@ -1,4 +1,4 @@
-//! Reading streams: from any point, at full speed, and on as records come.
+//! Readers of streams: they begin at any point, and go on as records come.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -23,12 +23,15 @@ use crate::{
     store::Chunk,
 };
 
-/// Reads a stream, or one partition of it, and goes on as records come.
+/// Reads a stream or one of its partitions, and goes on as records come.
 ///
-/// A reader keeps its place in memory only; a [`Group`](crate::Group) keeps one on disk. Records
-/// are borrowed from it ([`try_read`](Reader::try_read), [`read`](Reader::read)), which is the
-/// fastest way; as an iterator it hands out records that live on their own, and ends when it has
-/// caught up.
+/// A reader keeps its position in memory only. A [`Group`](crate::Group) keeps a position on disk.
+///
+/// [`try_read`](Reader::try_read) and [`read`](Reader::read) lend records from the reader, which is the
+/// fastest way. As an iterator the reader gives out records that stay valid on their own; the iterator ends
+/// when it has read all records, and may go on later.
+///
+/// A reader over several partitions reads each partition in order. It takes turns between partitions.
 ///
 /// ```
 /// use posthouse::{Engine, Message, Start};
@@ -88,7 +91,22 @@ impl Reader {
         Ok(Reader { shape, places, turn: 0, partition: 0, source: Source::Nothing })
     }
 
-    /// Where reading will go on: the offset of the next record, for each partition that is read.
+    /// The offset of the next record, for each partition that the reader reads.
+    ///
+    /// See also [`Group::commit`](crate::Group::commit), which takes such offsets.
+    ///
+    /// ```
+    /// use posthouse::{Offset, Position, Start};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("order 1")?;
+    /// let mut reader = history.reader(Start::Earliest)?;
+    /// reader.try_read()?;
+    /// assert!(reader.positions().eq([Position { partition: 0, offset: Offset(1) }]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn positions(&self) -> impl Iterator<Item = Position> {
         self.places.iter().enumerate().map(|(n, place)| {
             let reading = self.source.next().filter(|_| n == self.turn);
@@ -101,14 +119,29 @@ impl Reader {
         &self.shape
     }
 
-    /// Reads the next record if there is one.
+    /// Reads the next record. `None` if there is none yet.
+    ///
+    /// See also [`read`](Reader::read), which waits for a record.
+    ///
+    /// ```
+    /// use posthouse::Start;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("order 1")?;
+    /// let mut reader = history.reader(Start::Earliest)?;
+    /// assert_eq!(reader.try_read()?.expect("it was appended").payload(), b"order 1");
+    /// assert!(reader.try_read()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted;
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if what follows is damaged: it is not skipped;
-    /// [`Io`](crate::ErrorKind::Io) if it cannot be read;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the next records are damaged: the reader does not skip them;
+    /// [`Io`](crate::ErrorKind::Io) if they cannot be read;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     #[inline]
     pub fn try_read(&mut self) -> Result<Option<Record<'_>>> {
@@ -122,11 +155,26 @@ impl Reader {
         Ok(Some(self.record(found)))
     }
 
-    /// Reads the next record, and waits for one if need be. `None` if the time ran out.
+    /// Reads the next record, and waits up to `timeout` for one. `None` if the time is over.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use posthouse::Start;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let mut reader = history.reader(Start::Latest)?;
+    /// assert!(reader.read(Duration::from_millis(1))?.is_none());
+    /// history.append("order 1")?;
+    /// let record = reader.read(Duration::from_secs(1))?.expect("it was appended");
+    /// assert_eq!(record.payload(), b"order 1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`try_read`](Reader::try_read).
+    /// The same errors as [`try_read`](Reader::try_read).
     pub fn read(&mut self, timeout: Duration) -> Result<Option<Record<'_>>> {
         let committer = Arc::clone(self.shape.engine.committer());
         let advanced =
@@ -134,12 +182,31 @@ impl Reader {
         Ok(advanced.map(|found| self.record(found)))
     }
 
-    /// Reads the next record, asynchronously. Needs no particular runtime, and skips nothing when
-    /// it is dropped.
+    /// Reads the next record as a future, which waits for one.
+    ///
+    /// It needs no particular runtime. A future that is dropped skips no record.
+    ///
+    /// ```
+    /// use posthouse::Start;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// history.append("order 1")?;
+    /// let mut reader = history.reader(Start::Earliest)?;
+    /// let reading = async {
+    ///     let record = reader.read_async().await?;
+    ///     assert_eq!(record.payload(), b"order 1");
+    ///     Ok::<(), posthouse::Error>(())
+    /// };
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # assert!(std::pin::pin!(reading).poll(&mut context).is_ready());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`try_read`](Reader::try_read).
+    /// The same errors as [`try_read`](Reader::try_read).
     pub async fn read_async(&mut self) -> Result<Record<'_>> {
         let found = Awaited::new(|| self.advance_or_wait()).await?;
         Ok(self.record(found))
@@ -266,8 +333,7 @@ impl Place {
     }
 }
 
-/// Hands out records that live on their own, and ends when it has caught up. It may go on when it
-/// is asked again later.
+/// Gives out records that stay valid on their own, and ends when there are no more. A later call may go on.
 impl Iterator for Reader {
     type Item = Result<OwnedRecord>;
 

@@ -1,4 +1,4 @@
-//! What a stream's reader hands out.
+//! Records, as readers of a stream give them out.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::{
     message::Message,
 };
 
-/// Makes the getters of a record: `$life` is how long what they lend lives, `$bytes` the record's bytes.
+/// Makes the getters of a record. `$life` is the lifetime of the borrowed parts, `$bytes` the bytes of the record.
 macro_rules! record_getters {
     ($life:lifetime, $self:ident => $bytes:expr) => {
         /// The payload.
@@ -33,13 +33,27 @@ macro_rules! record_getters {
             Headers::new($self.spans.headers($bytes))
         }
 
-        /// The first header with a name.
+        /// The value of the first header with a name.
+        ///
+        /// ```
+        /// use posthouse::{Message, Start};
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        /// let history = engine.stream("order-history").create()?;
+        /// history.append(Message::new("order 1").header("region", "eu"))?;
+        /// let mut reader = history.reader(Start::Earliest)?;
+        /// let record = reader.try_read()?.expect("it was appended");
+        /// assert_eq!(record.header("region"), Some(&b"eu"[..]));
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         #[must_use]
         pub fn header(&$self, name: &str) -> Option<&$life [u8]> {
             $self.headers().named(name)
         }
 
-        /// When the record was committed, or what was set when it was appended.
+        /// The time of the record's commit, or the [timestamp](Message::timestamp) that was set when it was
+        /// appended.
         #[must_use]
         #[inline]
         pub fn timestamp(&$self) -> Timestamp {
@@ -53,7 +67,7 @@ macro_rules! record_getters {
             $self.partition
         }
 
-        /// The record's number in its partition.
+        /// The offset of the record: its number in its partition.
         #[must_use]
         #[inline]
         pub fn offset(&$self) -> Offset {
@@ -62,7 +76,10 @@ macro_rules! record_getters {
     };
 }
 
-/// A record of a stream, borrowed from its reader: nothing is copied.
+/// A record of a stream, borrowed from its reader. No bytes are copied.
+///
+/// [`Reader::try_read`](crate::Reader::try_read) and [`Reader::read`](crate::Reader::read) return it. See
+/// also [`OwnedRecord`].
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
     pub(crate) bytes: &'a [u8],
@@ -75,8 +92,8 @@ impl<'a> Record<'a> {
     record_getters!('a, self => self.bytes);
 }
 
-/// Its payload, key and headers, borrowed, to send it on. The message bears the time of its new
-/// commit, unless [`Message::timestamp`] gives it that of the record.
+/// Borrows the payload, the key and the headers, to send the record on. The new message bears the time of
+/// its own commit. [`Message::timestamp`] gives it the time of the record instead.
 impl<'a> From<&Record<'a>> for Message<'a> {
     fn from(record: &Record<'a>) -> Message<'a> {
         Message::borrowed(record.payload(), record.key(), record.headers())
@@ -89,8 +106,9 @@ impl fmt::Debug for Record<'_> {
     }
 }
 
-/// A record of a stream that lives on its own. Its bytes are not copied either where the file is
-/// mapped: they are kept for as long as it lives.
+/// A record of a stream that stays valid on its own. Where the file is mapped, its bytes are not copied.
+///
+/// A [`Reader`](crate::Reader) returns it as an iterator. See also [`Record`].
 #[derive(Clone)]
 pub struct OwnedRecord {
     pub(crate) bytes: Share,
@@ -103,7 +121,7 @@ impl OwnedRecord {
     record_getters!('_, self => &self.bytes);
 }
 
-/// As of a [`Record`].
+/// Borrows the payload, the key and the headers, as for a [`Record`].
 impl<'a> From<&'a OwnedRecord> for Message<'a> {
     fn from(record: &'a OwnedRecord) -> Message<'a> {
         Message::borrowed(record.payload(), record.key(), record.headers())

@@ -14,12 +14,12 @@ use crate::{
     stream::partition_of,
 };
 
-/// Where a record is: its partition, and its number there.
+/// The place of a message: its partition, and its offset there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// The partition.
+    /// The partition. It is 0 in queues and topics.
     pub partition: u32,
-    /// The number in the partition.
+    /// The offset in the partition.
     pub offset: Offset,
 }
 

@@ -1,4 +1,4 @@
-//! Where reading begins.
+//! The point at which a reader begins.
 
 use super::scan::{FromTime, first_from_time};
 use crate::{
@@ -7,18 +7,20 @@ use crate::{
     ids::{LogId, Offset, Timestamp},
 };
 
-/// Where reading begins.
+/// The point at which a reader or a new group begins.
+///
+/// See [`Stream::reader`](crate::Stream::reader).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At the first record that is still there.
     Earliest,
-    /// One past the last record: only what comes is read.
+    /// After the last record: only later records are read.
     Latest,
-    /// At an offset. In a stream of several partitions: at this offset in each of them. It may be past the end:
-    /// then reading waits for the record with this offset, and skips those that come before it.
+    /// At an offset, in each partition that is read. It may be past the end: then reading waits for the record
+    /// with this offset, and skips the records before it. An offset that was trimmed is an error.
     Offset(Offset),
-    /// At the first record that bears this time or a later one. Where timestamps are not in order, records that
-    /// follow may bear earlier times.
+    /// At the first record with this timestamp or a later one. Where timestamps are not in order, later records
+    /// may have earlier timestamps.
     Time(Timestamp),
 }
 

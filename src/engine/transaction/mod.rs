@@ -27,8 +27,22 @@ use crate::{
 };
 
 impl Engine {
-    /// Begins a transaction: operations over any queues, topics and streams of this engine that are committed as
-    /// one. See [`Transaction`] for an example.
+    /// Begins a transaction: operations over queues, topics and streams of this engine, committed as one.
+    ///
+    /// See [`Transaction`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let mut tx = engine.transaction();
+    /// tx.send(&payments, "charge order 1").append(&history, "order 1");
+    /// assert_eq!(payments.depth()?, 0); // nothing happens before the commit
+    /// tx.commit()?;
+    /// assert_eq!(payments.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn transaction(&self) -> Transaction {
         Transaction {
             engine: self.clone(),
@@ -342,15 +356,31 @@ impl Transaction {
         self
     }
 
-    /// Commits. Returns where the messages are that were sent, published and appended, in the order of these
-    /// calls. The partition is 0 for queues and topics.
+    /// Commits the transaction: all of it happens, or nothing.
+    ///
+    /// The call returns the positions of the messages that were sent, published and appended, in the order of
+    /// these calls. The partition is 0 for queues and topics. See also
+    /// [`commit_ticket`](Transaction::commit_ticket), which does not wait for the disk.
+    ///
+    /// ```
+    /// use posthouse::{Offset, Position};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let mut tx = engine.transaction();
+    /// tx.send(&payments, "charge order 1").send(&payments, "charge order 2");
+    /// let positions = tx.commit()?;
+    /// assert_eq!(positions[1], Position { partition: 0, offset: Offset(1) });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease of a delivery was lost,
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput), [`TooLarge`](crate::ErrorKind::TooLarge),
     /// [`NotFound`](crate::ErrorKind::NotFound), [`QueueFull`](crate::ErrorKind::QueueFull),
-    /// [`DiskFull`](crate::ErrorKind::DiskFull): nothing was changed.
+    /// [`DiskFull`](crate::ErrorKind::DiskFull), [`Closed`](crate::ErrorKind::Closed): nothing was changed.
     /// [`Poisoned`](crate::ErrorKind::Poisoned): all of it happened, or nothing.
     pub fn commit(self) -> Result<Vec<Position>> {
         let (engine, durability) = (self.engine.clone(), self.durability);

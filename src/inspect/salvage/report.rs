@@ -8,9 +8,9 @@ use crate::{
     store::LogName,
 };
 
-/// What [`salvage`](crate::salvage) has copied, and what was lost.
+/// The report of [`salvage`](crate::salvage): the amounts that it copied, and the losses.
 ///
-/// Printed, it is a text for people.
+/// `Display` prints it as a text for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SalvageReport {
@@ -20,18 +20,17 @@ pub struct SalvageReport {
     pub messages: u64,
     /// The bytes of their payloads, keys and headers.
     pub bytes: u64,
-    /// What was read of the old store to find them.
+    /// The amounts that were read in the old store.
     pub read: Amounts,
     /// The damage that was found.
     pub problems: Vec<Problem>,
-    /// Messages that are not in the new store, and were wanted in the old one.
+    /// Messages that the old store should hold, and the new store does not.
     pub lost: Vec<Lost>,
-    /// What is in the new store under a name that was made up, as its own is lost.
+    /// Queues, topics and streams whose names were lost. They have new names in the new store.
     pub renamed: Vec<Renamed>,
-    /// Subscriptions and groups of which nothing is left but the number in the store.
+    /// Subscriptions and groups that were lost, by their numbers in the store. Nothing else is known of them.
     pub lost_consumers: Vec<u64>,
-    /// Consumers of which acks, attempts or offsets may be lost: what they had handled may be
-    /// delivered again.
+    /// Consumers that may have lost acks, attempts or offsets: they may receive handled messages again.
     pub uncertain: Vec<Consumer>,
 }
 
@@ -39,23 +38,23 @@ pub struct SalvageReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
-    /// Whose messages.
+    /// The queue, the topic or the partition of a stream.
     pub log: LogName,
-    /// Their offsets. They stay free for good: readers skip them, and for consumers they count as
-    /// acked.
+    /// The offsets of the messages. They are not used again: readers skip them, and for consumers they count
+    /// as acked.
     pub offsets: Vec<Range<Offset>>,
-    /// Whether all of them were there, and wanted. If not, some may have been acked, or never
-    /// have been given to a message: what says so is lost too.
+    /// Whether all these messages existed and were not acked. If `false`, some may have been acked, and some
+    /// offsets may never have had a message: the data that tells is lost, too.
     pub is_certain: bool,
 }
 
-/// Something whose name was lost.
+/// A queue, topic or stream whose name was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Renamed {
-    /// What it is in the new store: "queue", "topic" or "stream". What it was may be a guess.
+    /// "queue", "topic" or "stream", as in the new store. In the old store it may have been another one.
     pub noun: &'static str,
-    /// Its name there.
+    /// The name in the new store.
     pub name: String,
 }
 
@@ -65,14 +64,26 @@ pub struct Renamed {
 pub struct Consumer {
     /// "queue", "subscription" or "group".
     pub noun: &'static str,
-    /// Its name.
+    /// The name.
     pub name: String,
     /// The topic or the stream that it belongs to.
     pub parent: Option<String>,
 }
 
 impl SalvageReport {
-    /// Whether nothing was lost, and nothing is uncertain.
+    /// Whether the new store holds everything: nothing was lost, and nothing is uncertain.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (damaged, salvaged) = (dir.path().join("damaged"), dir.path().join("salvaged"));
+    /// # posthouse::Engine::open(&damaged)?.queue("payments").create()?.send("charge order 1")?;
+    /// let report = posthouse::salvage(&damaged, &salvaged)?;
+    /// if !report.is_complete() {
+    ///     eprintln!("{report}");
+    /// }
+    /// # assert!(report.is_complete());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.lost.is_empty()

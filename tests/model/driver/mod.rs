@@ -23,7 +23,7 @@ use crate::{
     World,
     action::{Action, How, Name},
     oracle::Oracle,
-    state::{ATTEMPTS_MAX, DEAD, Entry, EXPIRING, Msg, ORDERED, RETRIED, State, Unacked},
+    state::{ATTEMPTS_MAX, DEAD, EXPIRING, Entry, Msg, ORDERED, RETRIED, State, Unacked},
 };
 
 /// The owner of deliveries: a queue or a subscription.

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     action::{How, Name},
     state::{
-        ATTEMPTS_MAX, BOUNDED, BRIEF, DEAD, TIME_TO_LIVE, MESSAGES_MAX, EXPIRING, Msg, QueueState, RETRIED,
+        ATTEMPTS_MAX, BOUNDED, BRIEF, DEAD, EXPIRING, MESSAGES_MAX, Msg, QueueState, RETRIED,
+        TIME_TO_LIVE,
     },
 };
 

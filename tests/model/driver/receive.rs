@@ -43,7 +43,11 @@ impl Driver<'_> {
         let gone = self.find_gone(&whose, &doomed);
         if received.is_some() && !self.doomed {
             let left = self.depth(&whose)?;
-            assert_eq!(left, (depth - gone.len()) as u64, "one is lost, and its time to live is not over");
+            assert_eq!(
+                left,
+                (depth - gone.len()) as u64,
+                "one is lost, and its time to live is not over"
+            );
         }
         if is_retried {
             if received.is_none() {

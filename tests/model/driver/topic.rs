@@ -117,7 +117,11 @@ impl Driver<'_> {
         let topic = self.topic(&name)?.durability(durability(how));
         let published = topic.publish(message.message());
         let done = self.commit_as(how, published, |state| {
-            state.topics.get_mut(&name).unwrap().publish_with_time_to_live(&[message], Some(BRIEF), now);
+            state.topics.get_mut(&name).unwrap().publish_with_time_to_live(
+                &[message],
+                Some(BRIEF),
+                now,
+            );
         })?;
         for subscription in self.now().topics[&name].subscriptions.clone().into_keys() {
             self.bear(&Whose::Subscription(name.clone(), subscription), offset, 1);

@@ -1,0 +1,154 @@
+//! The disk of one process.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    SimDisk,
+    file::SimFile,
+    world::{Life, World},
+};
+use crate::{
+    audit,
+    disk::{Disk, DiskFile, HeldLock, Lock, Open},
+    ids::Timestamp,
+};
+
+/// A process's view of the disk: dead once the process was killed or the power was cut.
+#[derive(Clone, Debug)]
+pub(crate) struct SimProcess {
+    pub(super) disk: SimDisk,
+    pub(super) life: Life,
+}
+
+impl SimDisk {
+    pub(crate) fn process(&self) -> SimProcess {
+        SimProcess { disk: self.clone(), life: self.world().life }
+    }
+}
+
+impl SimProcess {
+    /// One call that reads.
+    pub(super) fn call<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.disk.world();
+        world.begin_call(self.life)?;
+        act(&mut world)
+    }
+
+    /// One call that changes something.
+    pub(super) fn step<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.disk.world();
+        world.begin_call(self.life)?;
+        world.begin_step()?;
+        act(&mut world)
+    }
+}
+
+impl Disk for SimProcess {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("create_dir");
+        self.step(|world| world.create_dir(dir))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        audit::touches_disk("list");
+        self.call(|world| world.list(dir))
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        audit::touches_disk("open");
+        let file = match how {
+            Open::Reading | Open::Existing => self.call(|world| world.find(path))?,
+            Open::Fresh => self.step(|world| world.create(path))?,
+        };
+        Ok(Arc::new(SimFile { process: self.clone(), file }))
+    }
+
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        audit::touches_disk("len_of");
+        self.call(|world| {
+            let file = world.find(path)?;
+            Ok(world.content_of(file).live().len() as u64)
+        })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        audit::touches_disk("rename");
+        self.step(|world| world.rename(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        audit::touches_disk("remove");
+        self.step(|world| world.remove(path))
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("remove_dir");
+        self.step(|world| world.remove_dir(dir))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("sync_dir");
+        self.step(|world| world.sync_dir(dir))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        audit::touches_disk("lock");
+        if !self.step(|world| world.lock(path))? {
+            return Ok(Lock::Taken(Some(std::process::id())));
+        }
+        Ok(Lock::Held(Box::new(SimLock { process: self.clone(), path: path.to_owned() })))
+    }
+
+    fn lock_as_is(&self, path: &Path) -> io::Result<Lock> {
+        audit::touches_disk("lock_as_is");
+        if !self.call(|world| Ok(world.lock_as_is(path)))? {
+            return Ok(Lock::Taken(Some(std::process::id())));
+        }
+        Ok(Lock::Held(Box::new(SimLock { process: self.clone(), path: path.to_owned() })))
+    }
+
+    fn maps_are_safe(&self, _: &Path) -> bool {
+        true
+    }
+
+    fn draw(&self) -> io::Result<[u8; 16]> {
+        self.call(|world| {
+            let mut half = || world.random.below(u64::MAX).to_le_bytes();
+            let (low, high) = (half(), half());
+            Ok(std::array::from_fn(|n| if n < 8 { low[n] } else { high[n - 8] }))
+        })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.disk.world().now
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.disk.world().elapsed
+    }
+}
+
+struct SimLock {
+    process: SimProcess,
+    path: PathBuf,
+}
+
+impl HeldLock for SimLock {
+    fn note(&self, text: &str) -> io::Result<()> {
+        self.process.step(|world| {
+            let file = world.find(&self.path)?;
+            world.write(file, 0, text.as_bytes())
+        })
+    }
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.process.disk.world().unlock(&self.path, self.process.life);
+    }
+}

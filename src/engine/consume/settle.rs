@@ -1,0 +1,285 @@
+//! Settles a delivery: acks, nacks and rejections.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::{delivery::Delivery, lease::DeliveryInfo};
+use crate::{
+    config::check_delay,
+    engine::{
+        commit::ticket::Ticket,
+        core::{
+            commit::Receipt,
+            dead_letters::{DeadMessage, Letter, NACKED},
+            errors::settled_before,
+            settlement::{Settlement, Settling},
+        },
+    },
+    error::{Error, ErrorKind, Result},
+    format::entity::DeadLetters,
+};
+
+impl Delivery {
+    /// This delivery, settled as part of a commit.
+    pub(crate) fn settlement<'a>(&self, how: Settling<'a>) -> Settlement<'a> {
+        self.consumer.settlement(self.info, how)
+    }
+
+    /// The message as it moves to the dead letters.
+    fn letter<'a>(&'a self, to: DeadLetters, reason: &'a str) -> Box<Letter<'a>> {
+        let DeliveryInfo { attempt: attempts, priority, .. } = self.info;
+        let dead = DeadMessage { stored: &self.stored, attempts, priority, reason };
+        Box::new(dead.letter(&self.consumer.info, to, self.consumer.committer().now()))
+    }
+
+    /// A failure of this delivery. After the last attempt the message moves to the dead letters.
+    pub(crate) fn failure<'a>(&'a self, delay: Option<Duration>, reason: &'a str) -> Settling<'a> {
+        let exhausted = self.consumer.info.retry.dead_letters_after(self.info.attempt);
+        Settling::Nack { delay, letter: exhausted.map(|to| self.letter(to, reason)) }
+    }
+
+    /// Acks the message: it was handled, and is never delivered again.
+    ///
+    /// The call returns when the ack is as durable as the [durability](crate::Queue::durability) of the handle
+    /// asks for. See also [`ack_ticket`](Delivery::ack_ticket), [`Queue::ack_batch`](crate::Queue::ack_batch)
+    /// and [`Transaction::ack`](crate::Transaction::ack).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// # let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let delivery = payments.try_receive()?.expect("it was sent");
+    /// delivery.ack()?;
+    /// assert_eq!(payments.depth()?, 0);
+    /// assert_eq!(delivery.ack().unwrap_err().kind(), posthouse::ErrorKind::LeaseLost);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease has run out or the delivery was settled before;
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed; [`Io`](crate::ErrorKind::Io) or
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if the commit fails. After an error the message may be delivered
+    /// again.
+    pub fn ack(&self) -> Result<()> {
+        let receipt = self.settle_ack()?;
+        self.consumer.committer().complete(((), receipt), self.consumer.durability)
+    }
+
+    /// Acks the message without waiting for the disk. The [`Ticket`] tells when the ack is durable.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// # let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let ticket = payments.try_receive()?.expect("it was sent").ack_ticket()?;
+    /// assert_eq!(payments.depth()?, 0);
+    /// ticket.wait()?; // or `ticket.await`
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack). An error of the sync comes from the ticket.
+    pub fn ack_ticket(&self) -> Result<Ticket<()>> {
+        Ok(self.ticket(self.settle_ack()?))
+    }
+
+    /// Reports a failure: the message is delivered again, to any consumer.
+    ///
+    /// The message first waits as long as the [backoff](crate::QueueBuilder::backoff) of its queue says, by
+    /// default not at all. After the [last attempt](crate::QueueBuilder::max_attempts) it moves to the dead
+    /// letters instead.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").nack()?;
+    /// let again = payments.try_receive()?.expect("it came back");
+    /// assert_eq!(again.attempt(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack).
+    pub fn nack(&self) -> Result<()> {
+        self.settle_durably(self.failure(None, NACKED))
+    }
+
+    /// Reports a failure with a reason. If the message moves to the dead letters, the reason is kept there:
+    /// at most its first KiB.
+    ///
+    /// Otherwise it works as [`nack`](Delivery::nack). See also [`DeadLetter::reason`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(1).create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").nack_because("the bank is closed")?;
+    ///
+    /// let letter = engine.queue("payments.dead").open()?.try_receive()?.expect("it was moved");
+    /// assert_eq!(letter.dead_letter()?.expect("it is one").reason, "the bank is closed");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack).
+    ///
+    /// [`DeadLetter::reason`]: crate::DeadLetter::reason
+    pub fn nack_because(&self, reason: &str) -> Result<()> {
+        self.settle_durably(self.failure(None, reason))
+    }
+
+    /// Reports a failure with a reason, without waiting for the disk. The [`Ticket`] tells when the commit is
+    /// durable.
+    ///
+    /// See also [`nack_because`](Delivery::nack_because).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let delivery = payments.try_receive()?.expect("it was sent");
+    /// let ticket = delivery.nack_because_ticket("the bank is closed")?;
+    /// ticket.wait()?;
+    /// assert_eq!(payments.stats()?.failed, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack). An error of the sync comes from the ticket.
+    pub fn nack_because_ticket(&self, reason: &str) -> Result<Ticket<()>> {
+        Ok(self.ticket(self.settle(self.failure(None, reason))?))
+    }
+
+    /// Reports a failure: the message is delivered again after `delay`, whatever the backoff of its queue says.
+    ///
+    /// The delay is at most a year. It goes on over a restart. Otherwise the call works as
+    /// [`nack`](Delivery::nack).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use std::time::Duration;
+    ///
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").nack_after(Duration::from_secs(60))?;
+    /// assert!(payments.try_receive()?.is_none());
+    /// assert_eq!(payments.delayed()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the delay
+    /// is longer than a year.
+    pub fn nack_after(&self, delay: Duration) -> Result<()> {
+        let delay = check_delay("delay", delay)?;
+        self.settle_durably(self.failure(Some(delay), NACKED))
+    }
+
+    /// Reports a failure without waiting for the disk. The [`Ticket`] tells when the commit is durable.
+    ///
+    /// See also [`nack`](Delivery::nack).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let ticket = payments.try_receive()?.expect("it was sent").nack_ticket()?;
+    /// ticket.wait()?;
+    /// assert_eq!(payments.try_receive()?.expect("it came back").attempt(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack). An error of the sync comes from the ticket.
+    pub fn nack_ticket(&self) -> Result<Ticket<()>> {
+        Ok(self.ticket(self.settle(self.failure(None, NACKED))?))
+    }
+
+    /// Moves the message to the dead letters at once: another attempt would fail as well.
+    ///
+    /// One commit takes the message out of its queue and puts it there. The reason is kept: at most its first
+    /// KiB. See also [`dead_letter_queue`](crate::QueueBuilder::dead_letter_queue).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(5).create()?;
+    /// payments.send("not an order")?;
+    /// payments.try_receive()?.expect("it was sent").reject("it cannot be parsed")?;
+    /// assert_eq!((payments.depth()?, engine.queue("payments.dead").open()?.depth()?), (0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the queue
+    /// has no dead letters: see [`QueueBuilder::max_attempts`](crate::QueueBuilder::max_attempts).
+    pub fn reject(&self, reason: &str) -> Result<()> {
+        let Some(dead_letters) = self.consumer.info.retry.dead_letters else {
+            let what = "this queue has no dead letters; create it with max_attempts or \
+                        dead_letter_queue, or ack the message to drop it";
+            return Err(Error::invalid("dead_letter_queue", what));
+        };
+        let letter = self.letter(dead_letters, reason);
+        self.settle_durably(Settling::DeadLetter { letter, has_failed: true })
+    }
+
+    fn settle_durably(&self, how: Settling<'_>) -> Result<()> {
+        let receipt = self.settle(how)?;
+        self.consumer.committer().complete(((), receipt), self.consumer.durability)
+    }
+
+    fn ticket(&self, receipt: Receipt) -> Ticket<()> {
+        Ticket::new(&self.consumer.engine, ((), receipt))
+    }
+
+    fn settle(&self, how: Settling<'_>) -> Result<Receipt> {
+        let settlement = self.settlement(how);
+        let settled = self.consumer.committer().settle("settle", &settlement);
+        self.note_settled(settled)
+    }
+
+    /// Acks: the plain case of `settle`.
+    #[inline]
+    fn settle_ack(&self) -> Result<Receipt> {
+        let (committer, cursor) = (self.consumer.committer(), self.consumer.cursor());
+        let DeliveryInfo { key, leased, .. } = self.info;
+        let settled = committer.transact("ack", |core| {
+            let receipt =
+                core.ack(cursor, key, leased, committer.elapsed(), committer.now_plain())?;
+            Ok(((), receipt))
+        });
+        self.note_settled(settled.map(|((), receipt)| receipt))
+    }
+
+    #[inline]
+    fn note_settled(&self, settled: Result<Receipt>) -> Result<Receipt> {
+        match settled {
+            Ok(receipt) => {
+                self.is_settled.store(true, Ordering::Relaxed);
+                Ok(receipt)
+            }
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// Explains a lease that is lost because this very delivery was settled.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let is_settled = self.is_settled.load(Ordering::Relaxed);
+        if is_settled && error.kind() == ErrorKind::LeaseLost { settled_before() } else { error }
+    }
+}
