@@ -1,7 +1,7 @@
-//! Deliberate bugs, which keep the tests honest: `cargo run --example crash` must find each.
+//! Deliberate bugs that test the tests: `cargo run --example crash` must find each of them.
 //!
-//! They are there only in a build with `--cfg seeded_bugs`, which must have debug assertions: no
-//! release build has them. Elsewhere `seeded!` is `false`, and what it guards is gone.
+//! They exist only in builds with `--cfg seeded_bugs`, which must have debug assertions. No release build has them. In
+//! other builds `seeded!` is `false`, and the compiler removes the code that it guards.
 
 #[cfg(all(seeded_bugs, not(debug_assertions)))]
 compile_error!("deliberate bugs are for tests, and never for a release build");
@@ -31,7 +31,7 @@ mod switch {
 
     macro_rules! bugs {
         ($($bug:ident,)*) => {
-            /// A deliberate bug. Its name says what is done wrong.
+            /// A deliberate bug. Its name describes the wrong behaviour.
             #[allow(missing_docs)]
             #[derive(Clone, Copy, Debug, PartialEq, Eq)]
             pub enum Bug { None, $($bug,)* }

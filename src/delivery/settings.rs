@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// Why a queue that is ordered by key delays no message.
-pub const UNDELAYED: &str = "in a queue that is ordered by key no message waits for a time: those \
-                             behind it would have to wait, too";
+pub const UNDELAYED: &str = "a queue that is ordered by key delays no message, because later \
+                             messages of its key would have to wait, too";
 
 /// The settings that the application gave. In a new queue, a setting that was not given has its default. In an
 /// existing queue, it stays as it is.
@@ -145,7 +145,7 @@ impl Settings {
         dead_letters: Option<EntityId>,
     ) -> Option<&'static str> {
         /// Whether a setting was given and differs.
-        fn differ<T: PartialEq + Copy>(given: Option<T>, stored: T) -> bool {
+        fn differ<T: Copy + PartialEq>(given: Option<T>, stored: T) -> bool {
             given.is_some_and(|given| given != stored)
         }
         let limit = stored.limit;

@@ -1,4 +1,4 @@
-//! Tests of this room.
+//! Tests of `delivery/`.
 
 use std::{
     cell::Cell,
@@ -34,7 +34,7 @@ impl<const N: usize> From<[u64; N]> for Acks {
     }
 }
 
-/// The same, with a count of the offsets that were looked at.
+/// The same acks, with a count of the offsets that were visited.
 #[derive(Default)]
 struct CountedAcks {
     acked: BTreeSet<u64>,
@@ -102,7 +102,7 @@ fn a_message_that_fails_for_ever_starves_neither_fresh_nor_failed_ones() {
             deliveries.release(key, AT_ONCE, &acks);
         }
     }
-    // Released and fresh ones alternate, and the released ones come in turn.
+    // Released and fresh messages alternate, and the released ones go round-robin.
     assert_eq!(got, [0, 3, 1, 4, 2, 5, 0, 6, 1, 7, 2, 8]);
 }
 
@@ -140,14 +140,14 @@ fn an_extended_lease_outlives_others_and_does_not_delay_them() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// So many of one priority.
+    /// How many messages, and their priority.
     Send(u64, u8),
     Lease(u64),
     Ack(usize),
     Release(usize),
-    /// Back, but not before so many seconds have passed.
+    /// Which lease ends, and after how many seconds its message is due.
     Wait(usize, u64),
-    /// A message is deleted, wherever it is.
+    /// Deletes a message from any place.
     Delete(usize),
     Extend(usize, u64),
     Pass(u64),
@@ -167,8 +167,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Every unacked message is leased, or can be leased; none is leased twice; none is leased while
-    /// one of a higher priority is free; and a lease holds exactly until its deadline.
+    /// Every unacked message is leased, or can be leased. No message is leased twice. No message is leased while
+    /// one of a higher priority is free. A lease holds exactly until its deadline.
     #[test]
     fn agrees_with_a_plain_model(steps in proptest::collection::vec(step(), 1..200)) {
         let mut deliveries = Deliveries::new(Offset(0));
@@ -176,7 +176,7 @@ proptest! {
         let (mut end, mut now) = (0u64, 0u64);
         // Offset, key, deadline.
         let mut leased: Vec<(u64, super::LeaseKey, u64)> = Vec::new();
-        // Offset, and when it is due.
+        // Offset, due time.
         let mut waiting: Vec<(u64, u64)> = Vec::new();
         for step in steps {
             while let Some(offset) = deliveries.expire_one(at(now)) {
@@ -258,7 +258,7 @@ proptest! {
     }
 }
 
-/// Where an attempt cannot be counted for now, nothing was delivered: the order stays as it was.
+/// If an attempt cannot be counted, its lease is taken back, and the order stays as it was.
 #[test]
 fn a_lease_that_is_taken_back_leaves_the_order_as_it_was() {
     let mut deliveries = Deliveries::new(Offset(0));
@@ -270,17 +270,17 @@ fn a_lease_that_is_taken_back_leaves_the_order_as_it_was() {
     }
     let again: Vec<_> = (0..3).map(|_| lease(&mut deliveries, &acks, 9).expect("fresh")).collect();
     assert_eq!(again.iter().map(|it| it.0).collect::<Vec<_>>(), [0, 2, 3]);
-    // Others were delivered behind it meanwhile: it comes again all the same.
+    // Later messages were leased meanwhile. The message comes again all the same.
     deliveries.take_back(again[0].1, &acks);
     let rest: BTreeSet<u64> =
         std::iter::from_fn(|| lease(&mut deliveries, &acks, 9)).map(|it| it.0).collect();
     assert_eq!(rest, [0, 4, 5, 6, 7, 8].into());
 }
 
-/// The counterpart of `tests/counted/work.rs`, where a walk past messages in memory would not show.
+/// Complements `tests/counted/work.rs`, which does not notice a walk over messages in memory.
 #[test]
 fn how_many_messages_are_looked_at_for_one_does_not_depend_on_how_many_there_are() {
-    // So many each are on lease, wait, are due, were given back and were deleted.
+    // `count` messages each are leased, wait, are due, were released and were deleted.
     let looks = |count: u64| {
         let (mut deliveries, mut acks) = (Deliveries::new(Offset(0)), CountedAcks::default());
         let end = Offset(20 * count);
@@ -353,7 +353,7 @@ fn what_is_known_of_messages_with_a_priority_is_forgotten_with_them() {
         acks.prioritize(Offset(offset).only(), 7);
         deliveries.prioritize(Offset(offset), 7);
     };
-    // Each is acked before the next one comes, or while more are there.
+    // Each message is acked before the next one arrives, or while others are left.
     for ahead in [0, 100] {
         let (mut deliveries, mut acks) = (Deliveries::new(Offset(0)), AckSet::default());
         (0..ahead).for_each(|offset| prioritize(&mut deliveries, &mut acks, offset));
@@ -367,7 +367,7 @@ fn what_is_known_of_messages_with_a_priority_is_forgotten_with_them() {
         }
         assert!(deliveries.known.len() <= ahead + PASSED_AT_ONCE, "{}", deliveries.known.len());
     }
-    // The oldest make room, and nobody takes any.
+    // The oldest messages are dropped, and no consumer leases any.
     let (mut deliveries, mut acks) = (Deliveries::new(Offset(0)), AckSet::default());
     for offset in 0..rounds {
         prioritize(&mut deliveries, &mut acks, offset);
@@ -397,7 +397,7 @@ fn those_that_could_be_delivered_are_sorted_by_priority_and_age() {
         let ready: Vec<u64> = deliveries.ready(&acks, Offset(9)).map(|it| it.0).collect();
         assert_eq!(ready, [2, 4, 5, 7, 3, 6, 0, 1]);
     }
-    // A lease that is taken back makes what it had fresh again.
+    // Taking back a lease makes its message fresh again.
     let mut keys: Vec<_> = std::iter::from_fn(|| lease(&mut deliveries, &acks, 9)).collect();
     let at = keys.iter().position(|it| it.0 == 7).expect("all are there");
     deliveries.take_back(keys.swap_remove(at).1, &acks);

@@ -1,4 +1,4 @@
-//! A window through read and write calls: the same discipline without a map.
+//! A window that uses read and write calls. It keeps the same rules as a mapped window.
 
 use std::{io, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::audit;
 pub struct CallsWindow {
     file: Arc<dyn DiskFile>,
     bounds: Bounds,
-    /// Held by the bytes that are still to be read.
+    /// Held by each slice that is still to be read.
     pin: Arc<()>,
 }
 
@@ -44,7 +44,7 @@ impl Window for CallsWindow {
         self.file.expect(at, len);
     }
 
-    /// Bytes that were read are copies. Those that are still to be read are in the way.
+    /// Slices that were read are copies. Only slices that are still to be read forbid a reuse.
     fn reuse(&mut self) -> bool {
         let is_free = Arc::strong_count(&self.pin) == 1;
         if is_free {

@@ -8,20 +8,20 @@
 //! - Only a [`MapWindow`] writes, through `&mut self`, and it is never cloned: one writer.
 //! - It writes at the frontier or behind it, and then moves the frontier past what it wrote
 //!   (release). Readers look only at bytes below the frontier that they loaded (acquire).
-//! - The frontier goes back only in `reuse`, which needs the only reference to the region: no
-//!   slice is alive then, and none can come to life meanwhile, because that takes `&self`.
+//! - The frontier goes back only in `reuse`, which needs the only reference to the region. No slice
+//!   is alive then, and none can be made meanwhile, because that takes `&self`.
 //!
-//! [`Written`] takes pages out of the map, not out of the file: whoever touches them again finds the same
-//! bytes, as the map is shared, and private to nobody.
+//! [`Written`] takes pages out of the map, not out of the file. A later access finds the same bytes, because
+//! the map is shared and not private.
 //!
-//! A [`Slice`] is a pointer to such bytes, or to bytes on the heap, together with a reference count
-//! that keeps them where they are. [`Shares`] hands out many references to one slice, one by one,
-//! and counts them in advance: the count in the [`Shared`] is that of the shares that are alive and
-//! of those that are still to be handed out, and whoever takes it to zero is the last to know it.
+//! A [`Slice`] is a pointer to such bytes, or to bytes on the heap, together with a reference count that keeps
+//! them in place. [`Shares`] makes many references to one slice and counts them in advance. The count in
+//! [`Shared`] covers the shares that are alive and the shares that are still to be made. The owner that brings it
+//! to zero is the last one, and frees the slice.
 //!
-//! What is assumed of the outside: nobody else writes to or truncates the files of a store whose
-//! lock is held, and all blocks below the mapped length were written before (so that no store
-//! meets a hole). Whoever cannot assume it sets `IoMode::Calls`.
+//! Assumptions about the outside: no other program writes to or truncates the files of a store whose lock is
+//! held, and all blocks below the mapped length were written before (so that no store meets a hole). An
+//! application that cannot assume this sets `IoMode::Calls`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -43,9 +43,9 @@ use memmap2::{MmapOptions, MmapRaw};
 use super::{Purpose, Window};
 use crate::prims::{Arc, AtomicUsize};
 
-/// Where pages are larger, a part of one stands for it.
+/// The page size that is assumed. Where pages are larger, this is a part of a page.
 const PAGE_BYTES: usize = 4096;
-/// Where fewer bytes are written, it does not pay to take them out of the map.
+/// With fewer written bytes than this, taking pages out of the map costs more than it saves.
 const UNMAPPED_BYTES_MIN: usize = 8 * PAGE_BYTES;
 
 /// A mapped file with the frontier below which its bytes stay as they are.
@@ -62,7 +62,7 @@ impl Region {
         self.frontier.load(Ordering::Acquire)
     }
 
-    /// What keeps a region's bytes in place.
+    /// A reference that keeps a region's bytes in place.
     fn owner(region: &Arc<Region>) -> StdArc<dyn Send + Sync> {
         #[cfg(not(loom))]
         return Arc::<Region>::clone(region);
@@ -83,9 +83,9 @@ pub struct Slice {
     region: Option<Arc<Region>>,
 }
 
-// SAFETY: the bytes are only read, never change while the owner lives (see `Slice::deref`; over a sync that
-// fails that is the system's to keep, see "Not promised" in docs/DURABILITY.md), and
-// the owner is itself `Send` and `Sync`.
+// SAFETY: the bytes are only read, they never change while the owner lives (see `Slice::deref`; after a failed
+// sync this depends on the system, see "Not promised" in docs/DURABILITY.md), and the owner is itself `Send` and
+// `Sync`.
 unsafe impl Send for Slice {}
 // SAFETY: as above; all methods that take `&self` read only.
 unsafe impl Sync for Slice {}
@@ -102,7 +102,7 @@ impl Slice {
         }
     }
 
-    /// Part of a region. `None` if it was not written, or not all of it.
+    /// A part of a region. `None` unless all of it was written.
     pub(super) fn mapped(region: &Arc<Region>, start: usize, len: usize) -> Option<Slice> {
         let end = start.checked_add(len)?;
         if end > region.frontier.load(Ordering::Acquire) {
@@ -157,7 +157,7 @@ impl fmt::Debug for Slice {
     }
 }
 
-/// A slice that is held by many, and how many they are.
+/// A slice with the count of its shares.
 struct Shared {
     bytes: Slice,
     count: AtomicUsize,
@@ -166,15 +166,15 @@ struct Shared {
 impl Shared {
     /// Counts more shares.
     fn add(this: NonNull<Shared>, shares: usize) {
-        // SAFETY: whoever calls holds a share, so it is alive.
+        // SAFETY: the caller holds a share, so it is alive.
         let before = unsafe { this.as_ref() }.count.fetch_add(shares, Ordering::Relaxed);
         if before > isize::MAX as usize {
-            // So many can only have been forgotten; `Arc` does the same.
+            // So many shares exist only if a program leaks them. `Arc` aborts in this case, too.
             process::abort();
         }
     }
 
-    /// Counts shares off, which the caller held, and will not use any more.
+    /// Subtracts shares that the caller held and does not use any more.
     #[inline]
     fn give_up(this: NonNull<Shared>, shares: usize) {
         // SAFETY: the caller's shares are still counted, so it is alive.
@@ -185,23 +185,23 @@ impl Shared {
 
     #[cold]
     fn free(this: NonNull<Shared>) {
-        // What others did with it came before they gave it up.
+        // Every use by other threads happened before they gave up their shares.
         fence(Ordering::Acquire);
-        // SAFETY: it came from a box, and the count has just gone to zero, which it does once:
-        // nobody holds a share, and a new one takes another to be made of.
+        // SAFETY: it came from a box, and the count has just gone to zero, which happens once. No share is left, and a
+        // new share can only be made from another one.
         drop(unsafe { Box::from_raw(this.as_ptr()) });
     }
 }
 
-/// Hands out references to one slice. A reference is counted when it is given up, but not when it
-/// is handed out: for that some are counted at once, so it takes half the time of an `Arc`'s.
+/// Makes references to one slice. Many references are counted in advance, so making one touches no counter, and
+/// costs half the time of an `Arc`.
 pub struct Shares {
     shared: NonNull<Shared>,
-    /// Shares that are counted, but not handed out. At least one: the slice is alive.
+    /// Shares that are counted but not made yet. At least one, so that the slice is alive.
     left: usize,
 }
 
-/// So many shares are counted at once.
+/// This many shares are counted in advance.
 const SHARES_AT_ONCE: usize = 1 << 12;
 
 // SAFETY: it is a counted reference to a slice, which is `Send` and `Sync` itself, and the count is
@@ -249,7 +249,7 @@ impl fmt::Debug for Shares {
     }
 }
 
-/// A reference to a slice that others hold, too.
+/// A reference to a shared slice.
 pub struct Share(NonNull<Shared>);
 
 // SAFETY: as of `Shares`.
@@ -281,7 +281,7 @@ impl Drop for Share {
     }
 }
 
-/// What was written to a window from some position on, and is about to be synced.
+/// The part of a window that was written from a position on, and is about to be synced.
 #[derive(Debug)]
 pub struct Written {
     region: Arc<Region>,
@@ -289,20 +289,19 @@ pub struct Written {
 }
 
 impl Written {
-    /// Takes the pages out of the map, unless they are few. A sync takes the right to write from each
-    /// page that it finds in a map, and interrupts all processors to tell them, page by page; here
-    /// that is done for all of them at once, with those that are only ready to be written. They are
-    /// faulted in again by whoever reads or writes.
+    /// Takes the pages out of the map, unless they are few. A sync write-protects each page that it finds in
+    /// a map, and interrupts all processors for each page. This call does that for all pages at once,
+    /// including the pages that were only made ready for writes. The next access faults a page in again.
     pub fn unmap(&self) {
         let written = self.region.frontier.load(Ordering::Relaxed).saturating_sub(self.start);
         if written < UNMAPPED_BYTES_MIN {
             return;
         }
         let len = self.region.map.len() - self.start;
-        // SAFETY: the range lies in the map, as the frontier did not exceed its length. The map is a shared one of a file: the
-        // system notes which pages are dirty when it takes them out, and whoever reads or writes
-        // there, now or later, finds the bytes of the file's page, which is the same as before.
-        // Where it fails nothing has happened, and the sync takes longer.
+        // SAFETY: the range lies in the map, as the frontier did not exceed its length. The map is a shared map of
+        // a file: the system notes which pages are dirty when it takes them out, and any access, now or later,
+        // finds the bytes of the file's page, which is the same as before. If the call fails, nothing has
+        // happened, and the sync takes longer.
         #[cfg(target_os = "linux")]
         let _ = unsafe {
             let advice = memmap2::UncheckedAdvice::DontNeed;
@@ -385,12 +384,12 @@ impl Window for MapWindow {
         let all = self.region.map.len();
         let at = usize::try_from(at).map_or(all, |at| at.min(all));
         let len = usize::try_from(len).map_or(all - at, |len| len.min(all - at));
-        // It is a hint: what comes of it does not matter.
+        // This is a hint, so its result does not matter.
         let _ = self.region.map.advise_range(memmap2::Advice::WillNeed, at, len);
     }
 
     fn warm(&self) {
-        // It is of use only if it succeeds, and does no harm if it does not: it stores nothing.
+        // This is a hint, too. It stores nothing, so a failure does no harm.
         #[cfg(target_os = "linux")]
         let _ = self.region.map.advise(memmap2::Advice::PopulateWrite);
     }
@@ -410,15 +409,15 @@ impl Window for MapWindow {
     }
 }
 
-/// Tells loom which bytes are written and read, so that it finds those that could be both at once.
-/// Elsewhere it is nothing.
+/// Tells loom which bytes are written and read, so that it finds a write and a read at the same time. In other
+/// builds it does nothing.
 #[derive(Debug)]
 struct Trace {
     #[cfg(loom)]
     bytes: Vec<loom::cell::UnsafeCell<()>>,
 }
 
-// SAFETY: loom looks after each access; there is nothing in the cells.
+// SAFETY: loom checks each access, and the cells hold no data.
 #[cfg(loom)]
 unsafe impl Sync for Trace {}
 

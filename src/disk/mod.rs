@@ -1,8 +1,9 @@
-//! The disk: the only way to files, directories, maps, the lock and the clock.
+//! The disk: the only access to files, directories, maps, the lock and the clock.
 //!
-//! Two disks exist: [`os::OsDisk`], the real one, and [`sim::SimDisk`], which simulates power cuts
-//! and faults. The engine cannot tell them apart. Invariants: nothing outside this room names
-//! `std::fs`; `unsafe` stands in `map.rs` alone; bytes that were handed out as a [`Slice`] never
+//! Two disks exist: [`os::OsDisk`], the real one, and [`sim::SimDisk`], which simulates power cuts and faults. The
+//! engine cannot tell them apart.
+//!
+//! Invariants: no code outside `disk/` uses `std::fs`. Only `map.rs` has `unsafe` code. The bytes of a [`Slice`] never
 //! change while it lives.
 
 mod calls;
@@ -23,51 +24,51 @@ use crate::ids::Timestamp;
 
 /// A file system and a clock.
 pub trait Disk: Send + Sync + fmt::Debug {
-    /// Creates a directory, and those above it that are missing.
+    /// Creates a directory, and its missing parents.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// The names in a directory, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
     /// The length of a file.
     fn len_of(&self, path: &Path) -> io::Result<u64>;
-    /// Renames a file; one that had the new name is replaced.
+    /// Renames a file. Replaces a file that has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Makes the names in a directory durable: what was created, renamed and removed there.
+    /// Makes the changes of names in a directory durable: creations, renames and removals.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Takes the lock that keeps a second engine out.
+    /// Takes the lock that keeps a second engine from opening the store.
     fn lock(&self, path: &Path) -> io::Result<Lock>;
-    /// Takes the same lock, and changes nothing on the disk: the file stays as it is. Where there
-    /// is none, nobody can hold the lock, and there is nothing to take.
+    /// Takes the same lock without changing the disk. If there is no lock file, no engine can hold the
+    /// lock, and there is nothing to take.
     fn lock_as_is(&self, path: &Path) -> io::Result<Lock>;
     /// Whether stores through a map are safe here: whether a block once written stays in place.
     fn maps_are_safe(&self, dir: &Path) -> bool;
-    /// Draws a number at random, for the id of a new store.
+    /// Draws a random number, for the id of a new store.
     fn draw(&self) -> io::Result<[u8; 16]>;
     /// The time of day, as of the last tick.
     fn now(&self) -> Timestamp;
     /// The time since some fixed point, as of the last tick. Never goes backwards.
     fn elapsed(&self) -> Duration;
-    /// The time from one tick to the next: as late the clock may be.
+    /// The time between two ticks. The clock lags by up to this time.
     fn tick(&self) -> Duration {
         Duration::ZERO
     }
-    /// The time since another fixed point, and exact: for measuring what takes microseconds.
+    /// The exact time since another fixed point, for measuring microseconds.
     fn stopwatch(&self) -> Duration {
         self.elapsed()
     }
 }
 
-/// How a file is opened. All but one are read and written.
+/// How a file is opened. All but `Reading` allow writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
-    /// It must be there, and is only read.
+    /// The file must exist, and is only read.
     Reading,
-    /// It must be there.
+    /// The file must exist.
     Existing,
-    /// It is created; what was there under the name is emptied.
+    /// The file is created, or emptied if it exists.
     Fresh,
 }
 
@@ -75,75 +76,75 @@ pub enum Open {
 pub enum Lock {
     /// The lock is held until this is dropped.
     Held(Box<dyn HeldLock>),
-    /// Another engine holds it; its process id, where the file says so.
+    /// Another engine holds it. The value is its process id, if the file has it.
     Taken(Option<u32>),
 }
 
 /// A lock file that this process holds.
 pub trait HeldLock: Send + Sync {
-    /// Writes into the file, behind the process id, for people to read.
+    /// Writes a text into the file, behind the process id, for people to read.
     fn note(&self, text: &str) -> io::Result<()>;
 }
 
 /// An open file.
 pub trait DiskFile: Send + Sync + fmt::Debug {
     fn len(&self) -> io::Result<u64>;
-    /// Fills the buffer from a position; less only where the file ends. Returns how much.
+    /// Fills the buffer from a position. Returns the number of bytes, which is less only at the file's end.
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize>;
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Makes durable what was written before the call, through a map or not, and the length.
+    /// Makes everything that was written before the call durable, through a map or not, and the length.
     fn sync(&self) -> io::Result<()>;
     /// Maps the first `len` bytes, all of which must have been written.
     fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>>;
-    /// Says that a range will be read soon.
+    /// Tells the system that a range will be read soon.
     fn expect(&self, _at: u64, _len: u64) {}
 }
 
-/// What a window is for.
+/// The purpose of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To append: nothing can be read before it was written through the window.
+    /// To append. Bytes can be read only after they were written through the window.
     Append,
-    /// To read what is there.
+    /// To read existing bytes.
     Read,
 }
 
-/// A file's bytes, through a map or through calls: callers do not see which.
+/// Access to a file's bytes, through a map or through calls. Callers cannot tell which.
 ///
-/// Writes move forward only, and only what was written can be read. So a slice, once handed out,
-/// is never written again.
+/// Writes only move forward, and only written bytes can be read. So the bytes of a slice are never written again.
 pub trait Window: Send + Sync + fmt::Debug {
     /// Writes at a position behind everything written so far. Skipping bytes is fine.
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// The bytes at a position, all of them written before.
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice>;
-    /// The bytes at a position, all of them written before. Where they are not in memory, they are not read
-    /// yet: the caller may hold a lock.
+    /// The bytes at a position, all of them written before. Without a map they are not read yet, because the
+    /// caller may hold a lock.
     fn late_slice(&self, at: u64, len: usize) -> io::Result<LateSlice> {
         self.slice(at, len).map(LateSlice::Ready)
     }
-    /// Says that a range will be asked for soon, so that the system can have it ready.
+    /// Tells the system that a range will be read soon.
     fn expect(&self, _at: u64, _len: u64) {}
-    /// Has the system get ready for writes all over the window. They will be written back with the
-    /// next sync of the file, whatever is written till then.
+    /// Asks the system to make all pages of the window ready for writes. The next sync of the file writes all of
+    /// them back, even the pages without writes.
     fn warm(&self) {}
-    /// What was written from a position on, to be taken out of the map before a sync: `None` if there is
-    /// no map.
+    /// The part that was written from a position on, to be taken out of the map before a sync. `None` if
+    /// there is no map.
     fn written(&self, _from: u64) -> Option<Written> {
         None
     }
-    /// Begins again at the front, to fill the file anew. Refused while a slice is alive.
+    /// Begins again at the front, to fill the file again. Returns `false`, and changes nothing, while a slice
+    /// is alive.
     fn reuse(&mut self) -> bool;
 }
 
-/// Bytes of a window that may have to be read first.
+/// Bytes of a window, perhaps not read from the disk yet.
 #[derive(Clone, Debug)]
 pub enum LateSlice {
     Ready(Slice),
     Unread(UnreadSlice),
 }
 
-/// Bytes that are to be read from a file. The file is not filled anew before.
+/// Bytes that are still to be read from a file. The file is not filled again before that.
 #[derive(Clone, Debug)]
 pub struct UnreadSlice {
     file: Arc<dyn DiskFile>,
@@ -153,7 +154,7 @@ pub struct UnreadSlice {
 }
 
 impl LateSlice {
-    /// The bytes. They are read now, if they were not.
+    /// Returns the bytes, and reads them if they were not read yet.
     #[inline]
     pub fn get(self) -> io::Result<Slice> {
         match self {
@@ -167,7 +168,7 @@ impl LateSlice {
     }
 }
 
-/// How windows are opened: the decision that [`IoMode`](crate::IoMode) and the file system make.
+/// How windows are opened. [`IoMode`](crate::IoMode) and the file system decide it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Map,
@@ -187,7 +188,7 @@ pub fn window(
     }
 }
 
-/// Reads a whole range, or fails where the file is too short for it.
+/// Reads a whole range. Fails if the file is too short.
 pub fn read_exact_at(file: &dyn DiskFile, at: u64, buffer: &mut [u8]) -> io::Result<()> {
     if file.read_at(at, buffer)? < buffer.len() {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -195,7 +196,7 @@ pub fn read_exact_at(file: &dyn DiskFile, at: u64, buffer: &mut [u8]) -> io::Res
     Ok(())
 }
 
-/// What a window keeps of its discipline: how far it was written, and how far it goes.
+/// The bounds of a window: how far it was written, and its length.
 #[derive(Debug)]
 struct Bounds {
     written: u64,
@@ -207,7 +208,7 @@ impl Bounds {
         Bounds { written: if purpose == Purpose::Read { len } else { 0 }, len }
     }
 
-    /// Where a write of so many bytes at `at` ends, if it may happen.
+    /// The end of a write of `bytes` bytes at `at`, if the write is allowed.
     fn write_end(&self, at: u64, bytes: usize) -> io::Result<u64> {
         match at.checked_add(bytes as u64) {
             Some(end) if at >= self.written && end <= self.len => Ok(end),

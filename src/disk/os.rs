@@ -33,7 +33,7 @@ impl OsDisk {
         }
     }
 
-    /// The path of a store's directory, however the process changes its own directory later.
+    /// The absolute path of a store's directory. It stays right if the process changes its working directory.
     pub fn absolute(path: &Path) -> Result<PathBuf> {
         let failed = |error| Error::io(error, "the store's path cannot be made absolute", path);
         std::path::absolute(path).map_err(failed)
@@ -54,7 +54,7 @@ impl Disk for OsDisk {
         audit::touches_disk("list");
         let mut names = Vec::new();
         for entry in fs::read_dir(dir)? {
-            // What is not UTF-8 is none of ours.
+            // A name that is not UTF-8 is not a name of the store.
             names.extend(entry?.file_name().into_string());
         }
         names.sort_unstable();
@@ -105,7 +105,7 @@ impl Disk for OsDisk {
         audit::touches_disk("lock");
         let locked = lock_file(private_options().create(true).truncate(false).open(path)?)?;
         if let Lock::Held(held) = &locked {
-            // The lock is what counts; without the note a second opener is not told who has it.
+            // The lock works without the note. The note tells a second engine which process holds it.
             let _ = held.note("");
         }
         Ok(locked)
@@ -177,17 +177,17 @@ impl Disk for OsDisk {
     }
 }
 
-/// A clock that is as late as the kernel's last tick (at most 10 ms, mostly 4), for a third of
-/// the price: every commit and every delivery looks at one.
+/// A coarse clock: it shows the time of the kernel's last tick (at most 10 ms ago, mostly 4). It costs a third of an
+/// exact clock, and every commit and every delivery reads it.
 #[cfg(target_os = "linux")]
 #[inline]
 fn coarse(clock: ClockId) -> Duration {
     let now = rustix::time::clock_gettime(clock);
-    // A clock that is set to before 1970 says 1970.
+    // A clock that is set to before 1970 shows 1970.
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), now.tv_nsec as u32)
 }
 
-/// For reading and writing, by the owner alone.
+/// Options for reading and writing. Only the owner may open the file.
 fn private_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -211,7 +211,7 @@ fn lock_file(mut file: File) -> io::Result<Lock> {
     }
 }
 
-/// There is no file, so nobody else has it.
+/// The lock of a store without a lock file. No other engine can hold it.
 struct NothingToLock;
 
 impl HeldLock for NothingToLock {
@@ -227,8 +227,8 @@ struct OsLock {
 
 impl Drop for OsLock {
     fn drop(&mut self) {
-        // Closing the file would not do: a child that another thread is just starting has it, too.
-        // Nor is it the business of a child that was made by `fork`, and went on.
+        // Closing the file is not enough: a child process that another thread is starting has it open, too.
+        // And a child that was made by `fork` must not unlock the parent's lock.
         if self.holder == std::process::id() {
             let _ = fs2::FileExt::unlock(&self.file);
         }
@@ -294,7 +294,7 @@ impl DiskFile for OsFile {
 
     #[cfg(target_os = "linux")]
     fn expect(&self, at: u64, len: u64) {
-        // It is a hint: what comes of it does not matter.
+        // This is a hint, so its result does not matter.
         let len = std::num::NonZeroU64::new(len);
         let _ = rustix::fs::fadvise(&self.0, at, len, rustix::fs::Advice::WillNeed);
     }

@@ -1,11 +1,11 @@
-//! All interleavings of a map's writer with its readers, and with itself when it begins anew.
+//! All interleavings of a map's writer with its readers, also when the writer begins again at the front.
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib interleavings`
 
 use loom::thread;
 
 use super::{Purpose, Slice, Window, map::MapWindow};
 
-/// Tries all schedules with at most three switches that nobody asked for.
+/// Tries all schedules with at most three preemptions.
 fn check(act: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
@@ -14,8 +14,8 @@ fn check(act: impl Fn() + Sync + Send + 'static) {
 
 const LEN: usize = 4;
 
-/// A file for all executions of one test, which run side by side with those of others: what an
-/// earlier execution left in it is above the frontier.
+/// A file for all executions of one test. Other tests run at the same time. Bytes that an earlier execution left in it are
+/// above the frontier.
 fn file() -> std::fs::File {
     let file = tempfile::tempfile().unwrap();
     file.set_len(LEN as u64).unwrap();
@@ -26,7 +26,7 @@ fn window(file: &std::fs::File) -> MapWindow {
     MapWindow::open(file, LEN as u64, Purpose::Append).unwrap()
 }
 
-/// Whoever sees the frontier sees the bytes below it, as they were written.
+/// A reader that sees the frontier sees the bytes below it, as they were written.
 #[test]
 fn interleavings_of_the_frontier() {
     let file = file();
@@ -54,7 +54,7 @@ fn interleavings_of_the_frontier() {
     });
 }
 
-/// A map begins anew only when nobody holds a slice of it, and then no slice sees it.
+/// A map begins again only when no slice of it is alive, so no slice sees the new bytes.
 #[test]
 fn interleavings_of_reuse_with_readers() {
     let file = file();

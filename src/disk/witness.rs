@@ -1,5 +1,5 @@
-//! A disk of which somebody is told each change before and after it is made, so that a test can
-//! end the process at any of them, or have it fail. No build without the feature `sim` has it.
+//! A disk that reports each change to a function, before and after it is made. A test can end the process at any change,
+//! or make it fail. Only builds with the feature `sim` have it.
 
 use std::{
     fmt, io,
@@ -12,8 +12,8 @@ use std::{
 use super::{Disk, DiskFile, Lock, Open, Purpose, Slice, Window};
 use crate::ids::Timestamp;
 
-/// Takes "before" or "after", the call and the path. A rename has the old path before, and the
-/// new one after. An error is that of the call.
+/// Gets "before" or "after", the call and the path. A rename reports the old path before, and the new one after. An
+/// error of the function becomes the error of the call.
 type Told =
     dyn Fn(&'static str, &'static str, &Path) -> io::Result<()> + Send + Sync + RefUnwindSafe;
 
@@ -50,7 +50,7 @@ impl fmt::Debug for Witness {
     }
 }
 
-/// The path of an open file, wherever it is renamed to.
+/// The current path of an open file. A rename changes it.
 type Place = Mutex<PathBuf>;
 
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! The engine: handles, threads, waiting.
 //!
-//! Everything below this floor is a state machine. Here it is shared between threads. The folders are storeys, from
-//! the ground up: `runtime`, `core`, `commit`, `consume`; then the handles `queue`, `subscription`, `topic` and
-//! `stream`, on which `transaction` and `schedule` stand; and on top `open` and `options`. A storey imports only from
-//! storeys below it, which `tests/floors.rs` asserts. The page of the locks is the head of `core/mod.rs`.
+//! All lower floors are state machines without threads. The engine shares them between threads. Its folders are storeys,
+//! from the ground up: `runtime`, `core`, `commit`, `consume`; then the handles `queue`, `subscription`, `topic` and
+//! `stream`; then `transaction` and `schedule`, which use the handles; and on top `open` and `options`. A storey imports
+//! only from storeys below it, which `tests/floors.rs` asserts. The head of `core/mod.rs` lists the locks.
 
 mod commit;
 mod consume;

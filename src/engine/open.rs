@@ -1,4 +1,4 @@
-//! Opens and closes an engine, and holds the calls on the engine as a whole.
+//! Opens and closes an engine, and the calls that concern the whole store: sync, checkpoint, verify.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -31,7 +31,7 @@ impl Engine {
         let failed = |error| Error::io(error, "the system has no random numbers", root);
         let new_id = StoreId(disk.draw().map_err(failed)?);
         let store = store::open(Arc::clone(&disk), root, config.clone(), new_id)?;
-        // For people; the lock itself is what keeps others out.
+        // The note is for people. The lock itself keeps other engines out.
         let _ = lock.note(&format!("store {}\n", store.id()));
         let committer = Arc::new(Committer::new(store, disk, config, has_threads));
         let shutdown = Arc::new(Shutdown::new(Arc::clone(&committer), lock));
@@ -40,7 +40,7 @@ impl Engine {
             engine.shutdown().join_later(threads::start(&committer)?);
             committer.checkpointer.call();
         } else if committer.lock("open").wants_clearing() {
-            // It is of no consequence if it fails now: the next open tries again.
+            // A failure does no harm: the next open tries again.
             let _ = committer.checkpoint(Extent::Older, Urgency::Ordinary);
         }
         Ok(engine)
@@ -168,8 +168,8 @@ impl Engine {
     }
 }
 
-/// Creates the store's directory if it is not there. A directory with other files is refused: a mistaken
-/// path must not scatter a store among the files of somebody else.
+/// Makes the store's directory, unless it exists. Refuses a directory with other files: with a mistaken path, the
+/// store's files would mix with them.
 fn prepare_dir(disk: &dyn Disk, root: &Path) -> Result<()> {
     let refused = |what: &'static str| Err(Error::invalid("path", what).in_file(root));
     let a_file = "a file is in the place of the store's directory, or of one above it";

@@ -1,4 +1,4 @@
-//! All interleavings of group commit, and of those who wait with those who wake them.
+//! All interleavings of group commit, and of waiters with the threads that wake them.
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib interleavings`
 //!
 //! What is checked is the engine's own `Syncs`, `GroupCommit` and `Watch`, over a journal that is a number. Loom
@@ -27,7 +27,7 @@ use crate::{
     prims::{Condvar, Mutex},
 };
 
-/// Tries all schedules with at most so many switches that nobody asked for.
+/// Tries all schedules with at most this many preemptions.
 fn check(preemptions: usize, act: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -52,7 +52,8 @@ enum Fault {
 struct Model {
     syncs: Syncs,
     core: Mutex<Core>,
-    /// What the disk has: what a sync that succeeded was begun for. No check sees these three.
+    /// The durable position on the disk: the tail at the begin of the last sync that succeeded. Loom does not
+    /// check these three fields.
     disk: Uncheck,
     runs: Uncheck,
     clock: Uncheck,
@@ -89,7 +90,7 @@ impl Model {
         synced
     }
 
-    /// Looks on.
+    /// Reads the watermark meanwhile.
     fn observe(&self) {
         let mut was_durable = false;
         for _ in 0..2 {
@@ -152,7 +153,7 @@ fn spawn<T: Send + 'static>(
     thread::spawn(move || act(&model))
 }
 
-/// With a disk on which it is worth to wait for others, and with one on which it is not.
+/// Runs with a disk so slow that a batch window pays, and with a disk so fast that it does not.
 const SYNC_TIMES: [u64; 2] = [0, 1];
 
 #[test]
@@ -223,8 +224,7 @@ fn interleavings_of_a_leader_that_panics() {
     let _ = std::panic::take_hook();
 }
 
-/// Somebody finds that the disk has failed while a sync hangs: whoever waits for it is told, and
-/// not only when it ends.
+/// A thread finds that the disk has failed while a sync hangs. All waiters get the error before that sync ends.
 #[test]
 fn interleavings_of_an_end_that_comes_from_elsewhere() {
     check(4, || {
@@ -246,7 +246,7 @@ fn interleavings_of_an_end_that_comes_from_elsewhere() {
     });
 }
 
-/// A disk whose sync ends only when somebody who waited for it was told.
+/// A disk whose sync ends only after a waiter got the error.
 struct Hanging {
     syncs: Syncs,
     told: Mutex<u64>,
@@ -276,7 +276,7 @@ impl Synced for Hanging {
     }
 }
 
-/// Messages for those who wait for them, as a queue has.
+/// Messages and their waiters, as in a queue.
 #[derive(Default)]
 struct Messages {
     count: Mutex<usize>,
@@ -327,7 +327,7 @@ fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
     }
 }
 
-/// Whoever waits for a message that comes is woken, however it waits.
+/// A thread or a task that waits for a message is woken when one arrives.
 #[test]
 fn interleavings_of_sleep_and_wake_up() {
     for awaits in [false, true] {
@@ -346,7 +346,7 @@ fn interleavings_of_sleep_and_wake_up() {
     }
 }
 
-/// One whose time is up, or who is dropped, takes no wake-up with it that another needs.
+/// A waiter that times out or is dropped passes its wake-up on to another waiter.
 #[test]
 fn interleavings_of_giving_up_with_a_wake_up() {
     for is_task in [false, true] {
@@ -371,7 +371,7 @@ fn interleavings_of_giving_up_with_a_wake_up() {
                 })
             };
             messages.send();
-            // If that one got the message, there is to be one more.
+            // If that waiter got the message, this sends one more.
             if gives_up.join().unwrap().is_some() {
                 messages.send();
             }

@@ -1,6 +1,5 @@
-//! Blocks: what a segment consists of. About 64 KiB of records under one checksum. This is the
-//! header; how the body is packed is told in `pack.rs`. `docs/FORMAT.md` has the table under
-//! "Blocks".
+//! Blocks, of which a segment consists: about 64 KiB of records under one checksum. This module has the header, and
+//! `pack.rs` packs the body. `docs/FORMAT.md` has the table under "Blocks".
 
 use super::wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, Seed, aligned};
 use crate::ids::{Offset, Timestamp};
@@ -19,19 +18,19 @@ pub enum BlockKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHeader {
     pub body_checksum: u32,
-    /// The body's length as it is stored.
+    /// The body's stored length.
     pub body_len: u32,
-    /// The body's length before the codec; the same, as there is none so far.
+    /// The body's length before the codec. There is no codec yet, so it is the same.
     pub raw_len: u32,
     pub first: Offset,
     pub last: Offset,
-    /// Records in the block; in a footer, blocks in the segment.
+    /// The number of records in the block. In a footer, the number of blocks in the segment.
     pub count: u32,
     pub kind: BlockKind,
-    /// The timestamp from which the records' ones are counted.
+    /// The timestamp that the records' timestamps are relative to.
     pub base_time: Timestamp,
     pub max_time: Timestamp,
-    /// Where in its file the block stands.
+    /// The block's position in its file.
     pub position: u64,
 }
 
@@ -126,8 +125,7 @@ impl BlockHeader {
         Ok(())
     }
 
-    /// Appends a whole block: this header, with the body's length and checksum, then the body, which
-    /// is given in parts.
+    /// Appends a whole block: this header with the body's length and checksum, and then the parts of the body.
     pub fn put(mut self, out: &mut Vec<u8>, body: &[&[u8]], seed: Seed) {
         let header_at = out.len();
         let body_at = header_at + BLOCK_HEADER_BYTES;

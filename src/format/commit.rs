@@ -1,4 +1,4 @@
-//! The payload of a commit frame: a sequence of changes, all of which happen, or none.
+//! The payload of a commit frame: a sequence of changes. Either all changes of a commit happen, or none.
 //! `docs/FORMAT.md` has the table under "Changes".
 
 use std::borrow::Cow;
@@ -26,33 +26,32 @@ const TRIM: u8 = 7;
 const PRIORITY: u8 = 8;
 const SPILL: u8 = 9;
 
-/// One change of the store: what a commit encodes and applies, and what recovery decodes and
-/// applies.
+/// One change of the store. A commit encodes and applies it. Recovery decodes and applies it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change<'a> {
     /// Messages enter a log.
     Run(Run<'a>),
-    /// A consumer is done with messages.
+    /// Messages are acked.
     Ack { cursor: CursorId, offsets: OffsetRanges<'a> },
-    /// A message is to be delivered later, or once more: not before it is due. `attempts` says how
-    /// often it was tried by now, so applying the change twice changes nothing.
+    /// A message is delivered later, or again, but not before it is due. `attempts` is the total number of
+    /// attempts, so applying the change twice changes nothing.
     Defer { cursor: CursorId, offset: Offset, attempts: u32, due: Timestamp },
-    /// A group's offset in one partition is set.
+    /// The offset of a group in one partition is set.
     Seek { cursor: CursorId, next: Offset },
-    /// Something is created.
+    /// An entity is created.
     Create(Cow<'a, Creation>),
-    /// Something is deleted, with all that belongs to it.
+    /// An entity is deleted, with all entities that belong to it.
     Delete { entity: EntityId },
-    /// What lies before an offset of a stream's partition is given up.
+    /// The records of a stream's partition before an offset are dropped.
     Trim { log: LogId, start: Offset },
-    /// Messages that follow each other are to be delivered before those of lower priorities.
+    /// Messages that follow each other get a priority.
     Prioritize { cursor: CursorId, first: Offset, count: u64, priority: u8 },
     /// Marks messages as spilled: the queue's delay index holds the times at which they are due.
     Spill { cursor: CursorId, offsets: OffsetRanges<'a> },
 }
 
 impl Change<'_> {
-    /// The cursor that the change moves, or of whose messages it says something.
+    /// The cursor that the change moves, or whose messages it changes.
     pub fn cursor(&self) -> Option<CursorId> {
         match self {
             Change::Ack { cursor, .. }
@@ -126,7 +125,7 @@ fn put_creation(out: &mut Vec<u8>, creation: &Creation) {
     out.extend_from_slice(&value);
 }
 
-/// The changes of one commit. Each item also says where in the payload the change begins.
+/// The changes of one commit. Each item also has the place in the payload at which the change begins.
 pub fn changes(payload: &[u8]) -> impl Iterator<Item = Decoded<(usize, Change<'_>)>> {
     let mut input = Bytes::new(payload);
     std::iter::from_fn(move || {
@@ -159,7 +158,7 @@ fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
             let cursor = CursorId(input.number()?);
             Change::Spill { cursor, offsets: OffsetRanges::take(input)? }
         }
-        // Where a group goes on is for the application to say: it may be any number.
+        // The application chooses a group's offset, so it may be any number.
         SEEK => Change::Seek { cursor: CursorId(input.number()?), next: Offset(input.varint()?) },
         CREATE => {
             let length = input.length()?;

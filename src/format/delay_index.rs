@@ -1,13 +1,13 @@
-//! Blocks of spilled messages, and when these are due: the payload of a message of a queue's delay index.
+//! Blocks of spilled messages and their due times. A block is the payload of a message in a queue's delay index.
 //! `docs/FORMAT.md` has the table under "Delay indexes".
 
 use super::wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, put_varint, unzigzag, zigzag};
 use crate::ids::{Offset, Timestamp};
 
-/// So many messages at most are in one block.
+/// The most messages in one block.
 pub const BLOCK_ENTRIES_MAX: usize = 1 << 16;
 
-/// Some of a queue's delayed messages, and when each is due: the soonest first.
+/// Encodes delayed messages with their due times, in the order of the due times.
 pub fn encode(entries: &[(Timestamp, Offset)]) -> Vec<u8> {
     debug_assert!(entries.is_sorted_by(|a, b| a.0 <= b.0) && entries.len() <= BLOCK_ENTRIES_MAX);
     let mut out = Vec::with_capacity(entries.len() * 6 + 8);
@@ -24,7 +24,7 @@ pub fn encode(entries: &[(Timestamp, Offset)]) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Decoded<Vec<(Timestamp, Offset)>> {
     let mut input = Bytes::new(bytes);
     let count = input.varint()?;
-    // Each takes two bytes at least.
+    // Each entry takes at least two bytes.
     if count == 0 || count > BLOCK_ENTRIES_MAX.min(bytes.len() / 2) as u64 {
         return Err(Malformed("a block of a delay index with an impossible number of messages"));
     }
@@ -42,7 +42,7 @@ pub fn decode(bytes: &[u8]) -> Decoded<Vec<(Timestamp, Offset)>> {
     let mut offsets: Vec<Offset> = entries.iter().map(|(_, offset)| *offset).collect();
     offsets.sort_unstable();
     if offsets.windows(2).any(|two| two[0] == two[1]) {
-        // It would be delivered twice.
+        // The message would be delivered twice.
         return Err(Malformed("a block of a delay index that names a message twice"));
     }
     if input.is_empty() {

@@ -1,4 +1,4 @@
-//! What the catalog holds: queues, topics, subscriptions, streams and groups.
+//! The entities of the catalog: queues, topics, subscriptions, streams, groups and delay indexes.
 //! `docs/FORMAT.md` has the table under "Entities".
 
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,8 @@ use crate::{
     ids::{CursorId, EntityId, LogId, Offset},
 };
 
-/// One named thing. Ids come from one counter and are never given twice; an entity with several
-/// logs or cursors owns as many ids in a row.
+/// One entity. Ids come from one counter and are never used twice. An entity with several logs or cursors owns that many
+/// ids in a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entity {
     pub id: EntityId,
@@ -39,27 +39,27 @@ pub enum EntityKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivering {
     pub lease_ms: u64,
-    /// For how long a message is kept back before its first delivery.
+    /// How long a message waits before its first delivery.
     pub delay_ms: u64,
     pub backoff: BackoffMs,
-    /// For how long messages live at most; 0 is for ever.
+    /// The longest time to live of a message; 0 for no limit.
     pub time_to_live_ms: u64,
     pub dead_letters: Option<DeadLetters>,
     /// Whether messages with one key are delivered in order, and one at a time.
     pub is_ordered: bool,
     /// Whether only one consumer receives at a time.
     pub is_exclusive: bool,
-    /// How much there may be, of a queue.
+    /// The capacity of a queue. Subscriptions have none.
     pub limit: Option<Limit>,
 }
 
-/// How much a queue may hold, and what is done about more.
+/// The capacity of a queue, and what happens when it is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     pub messages: Option<u64>,
     /// Bytes of payloads, keys and headers.
     pub bytes: Option<u64>,
-    /// Whether the oldest ones make room; if not, what does not fit is refused.
+    /// Whether a full queue drops its oldest messages. Otherwise it refuses new ones.
     pub drops_oldest: bool,
 }
 
@@ -70,7 +70,7 @@ pub enum BackoffMs {
     Fixed {
         ms: u64,
     },
-    /// Twice as long each time, up to a limit; if wanted, by chance up to half as long.
+    /// Twice as long each time, up to a limit. Jitter takes away up to half at random.
     Exponential {
         first_ms: u64,
         most_ms: u64,
@@ -78,17 +78,17 @@ pub enum BackoffMs {
     },
 }
 
-/// What becomes of messages that fail for ever.
+/// Where messages move that fail too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetters {
-    /// The queue that they are moved to.
+    /// The queue that they move to.
     pub queue: EntityId,
-    /// How often a message is delivered before.
+    /// How many attempts a message has before it moves.
     pub attempts_max: u32,
 }
 
 impl Delivering {
-    /// Leases, and nothing else.
+    /// Settings with a lease, and no other features.
     pub fn leasing(lease_ms: u64) -> Delivering {
         Delivering {
             lease_ms,
@@ -104,7 +104,7 @@ impl Delivering {
 }
 
 impl Entity {
-    /// How the entity's messages are delivered, if it delivers any.
+    /// The settings of deliveries, for a queue or a subscription.
     pub fn delivering(&self) -> Option<&Delivering> {
         match &self.kind {
             EntityKind::Queue(delivering) | EntityKind::Subscription { delivering, .. } => {
@@ -114,7 +114,7 @@ impl Entity {
         }
     }
 
-    /// How many ids the entity owns, from its own one on: one for each partition.
+    /// How many ids the entity owns, its own id first: one for each partition.
     pub fn partitions(&self) -> u32 {
         match self.kind {
             EntityKind::Stream { partitions } | EntityKind::Group { partitions, .. } => partitions,
@@ -122,7 +122,7 @@ impl Entity {
         }
     }
 
-    /// The first id behind those that the entity owns.
+    /// The first id behind the entity's ids.
     pub fn end_of_ids(&self) -> EntityId {
         self.id.plus(u64::from(self.partitions()))
     }
@@ -167,7 +167,7 @@ impl Entity {
         }
     }
 
-    /// What an entity must be by itself, wherever it comes from.
+    /// Checks the entity's own fields, for any source of the bytes.
     pub(super) fn check(&self) -> Decoded<()> {
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
             return Err(Malformed("a name's length is impossible"));
@@ -175,35 +175,35 @@ impl Entity {
         if !(1..=PARTITIONS_MAX).contains(&self.partitions()) {
             return Err(Malformed("a number of partitions is impossible"));
         }
-        // Ids are given in order, so what something belongs to has a lower one. And there is
-        // always one more to give.
+        // Ids are assigned in order, so a parent has a lower id than its children. And there is always
+        // a next id.
         let parent = self.parent().unwrap_or(EntityId(0));
         if parent >= self.id || self.id.0 >= NUMBER_CEILING - u64::from(PARTITIONS_MAX) {
             return Err(Malformed("an id is impossible"));
         }
         let dead_letters = self.delivering().and_then(|it| it.dead_letters);
         if dead_letters.is_some_and(|it| it.queue == self.id || it.attempts_max == 0) {
-            return Err(Malformed("dead letters go nowhere"));
+            return Err(Malformed("dead letters have no queue"));
         }
         if let Some(limit) = self.delivering().and_then(|it| it.limit)
             && (limit.messages.or(limit.bytes).is_none()
                 || limit.messages == Some(0)
                 || limit.bytes == Some(0))
         {
-            return Err(Malformed("a limit that is none, or leaves no room"));
+            return Err(Malformed("a limit without a value, or with the value 0"));
         }
         Ok(())
     }
 }
 
-/// The creation of an entity: with it go the offsets at which its cursors begin.
+/// The creation of an entity, with the offsets at which its cursors begin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Creation {
     pub entity: Entity,
     pub starts: Vec<Offset>,
 }
 
-/// Values that are not on the hot path are laid out by postcard, whose format is stable.
+/// Encodes a value with postcard, whose format is stable. Values on the hot path have their own layouts.
 pub fn put_value(out: &mut Vec<u8>, value: &impl Serialize) {
     let encoded = postcard::to_extend(value, std::mem::take(out));
     *out = encoded.expect("values of ours hold nothing that postcard cannot encode");

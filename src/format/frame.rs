@@ -1,8 +1,7 @@
-//! Frames: what a journal and a metalog consist of.
+//! Frames, of which a journal and a metalog consist.
 //!
-//! A frame repeats the position at which it stands, and its checksum covers that position, so a
-//! frame left over from a file's former life, or written to the wrong place, never verifies.
-//! `docs/FORMAT.md` has the table under "Frames".
+//! A frame repeats its own position, and its checksum covers that position. So a frame that is left over from an earlier
+//! use of a file, or that was written to the wrong place, never verifies. `docs/FORMAT.md` has the table under "Frames".
 
 use super::wire::{ALIGN, Bytes, Decoded, Malformed, Seed, aligned};
 use crate::ids::Lsn;
@@ -10,10 +9,10 @@ use crate::ids::Lsn;
 /// Bytes of a frame before its payload.
 pub const FRAME_HEADER_BYTES: usize = 24;
 
-/// The watermark lies too far back to be said.
+/// The stored distance of a watermark that lies too far back.
 const FAR: u32 = u32::MAX;
 
-/// What a frame is for.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameKind {
@@ -51,7 +50,7 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Reads the header of a frame that must stand at `at`. The checksum is not looked at yet.
+    /// Reads the header of a frame that must stand at `at`. Does not check the checksum.
     pub fn peek(bytes: &[u8], at: Lsn) -> Decoded<FrameHeader> {
         let mut bytes = Bytes::new(bytes);
         let checksum = bytes.u32()?;
@@ -70,7 +69,7 @@ impl FrameHeader {
             return Err(Malformed("a frame's reserved bytes are not zero"));
         }
         if kind != FrameKind::Commit && payload_len != 0 {
-            return Err(Malformed("a frame that has no payload by its kind has one"));
+            return Err(Malformed("a frame has a payload that its kind does not allow"));
         }
         Ok(FrameHeader { checksum, payload_len, lsn, watermark, kind })
     }
@@ -93,7 +92,7 @@ pub fn decode_frame(bytes: &[u8], at: Lsn, seed: Seed) -> Decoded<(FrameHeader, 
     Ok((header, &covered[FRAME_HEADER_BYTES - 4..]))
 }
 
-/// Begins a frame: clears `out` and leaves room for the header. The payload is then pushed.
+/// Begins a frame: clears `out` and reserves the bytes of the header. The caller then appends the payload.
 #[inline]
 pub fn begin_frame(out: &mut Vec<u8>) {
     out.clear();
@@ -105,7 +104,8 @@ pub fn begin_frame(out: &mut Vec<u8>) {
 pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn, seed: Seed) {
     let end = out.len();
     let payload_len = u32::try_from(end - FRAME_HEADER_BYTES).expect("commits are below 4 GiB");
-    // Rounded up, and far where it does not fit: a frame may say too little, never too much.
+    // The distance is rounded up, and is `FAR` if it does not fit. So the stored watermark may be lower
+    // than the real one, but never higher.
     let distance = (lsn.0 - watermark.0).div_ceil(ALIGN);
     let distance = u32::try_from(distance).unwrap_or(FAR);
     let header: &mut [u8; FRAME_HEADER_BYTES] =

@@ -1,8 +1,8 @@
-//! What must hold of every decoder, whatever it is given. Fuzz targets call these functions with
-//! bytes of their own making (`fuzz/fuzz_targets`), and a test replays the seeds with them.
+//! Properties that every decoder must have for any input. Fuzz targets (`fuzz/fuzz_targets`) call these functions with
+//! random bytes, and a test replays the seeds with them.
 //!
-//! Random bytes fail at the first checksum. So each function also forges: it puts in the checksums
-//! and positions that a hostile writer would, and leaves the rest as it came.
+//! Random bytes fail at the first checksum. So each function also forges: it fills in valid checksums and positions, as a
+//! hostile writer would, and leaves the rest of the bytes.
 
 use super::{
     block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
@@ -24,7 +24,7 @@ fn seed(epoch: u64) -> Seed {
     Seed::new(STORE, &[epoch])
 }
 
-/// A frame that verifies is the one that its parts encode to, here and nowhere else.
+/// A frame that verifies is the encoding of its parts, and verifies at no other position.
 pub fn frame(data: &[u8]) {
     for at in [Lsn(0), Lsn(4096)] {
         let _ = decode_frame(data, at, seed(1));
@@ -57,7 +57,7 @@ pub fn frame(data: &[u8]) {
     assert!(decode_frame(&forged[..header.frame_len() as usize - 8], lsn, seed(1)).is_err());
 }
 
-/// Changes that decode are those that they encode to again.
+/// Changes that decode encode to the same bytes again.
 pub fn commit_changes(data: &[u8]) {
     let mut again = Vec::new();
     let mut decoded = Vec::new();
@@ -72,7 +72,7 @@ pub fn commit_changes(data: &[u8]) {
     let twice: Decoded<Vec<_>> = changes(&again).map(|it| it.map(|(_, change)| change)).collect();
     assert_eq!(twice.as_ref(), Ok(&decoded));
     let creates = decoded.iter().any(|change| matches!(change, Change::Create(_)));
-    // Values in creations are postcard's, which takes varints that are longer than they need be.
+    // Postcard decodes the values in creations. It accepts varints that are longer than needed.
     assert!(creates || data.starts_with(&again), "one thing has two encodings");
 }
 
@@ -128,7 +128,7 @@ fn check_spans(body: &[u8], spans: &RecordSpans) {
     assert!(bytes <= body.len() && parts.weight() <= body.len() as u64);
 }
 
-/// The records of a block lie within it, in order, and are found by their offsets.
+/// The records of a block lie within the block, in order, and are found by their offsets.
 pub fn block(data: &[u8]) {
     let _ = BlockHeader::decode(data, 64, seed(1));
     let Some((forged, body)) = forge_block(data, BlockKind::Records) else {
@@ -152,7 +152,7 @@ pub fn block(data: &[u8]) {
     }
 }
 
-/// The header that `data` begins with and the body behind it, made to fit.
+/// The header at the begin of `data` and the body behind it, made to fit each other.
 fn forge_block(data: &[u8], kind: BlockKind) -> Option<(Vec<u8>, &[u8])> {
     let (head, body) = data.split_first_chunk::<BLOCK_HEADER_BYTES>()?;
     let mut fields = Bytes::starting_at(head, 16);
@@ -196,7 +196,7 @@ fn walk(header: &BlockHeader, records: &Records, body: &[u8]) -> Vec<(Offset, Re
     found
 }
 
-/// What was found makes a block in which it is found again, by walking and by seeking.
+/// A block that is built from the found records holds the same records, for a walk and for seeks.
 fn check_rebuilt(body: &[u8], found: &[(Offset, RecordSpans)]) {
     let parts = |spans: &RecordSpans| RecordParts::stored(body, spans);
     let mut builder = BlockBuilder::default();
@@ -222,7 +222,7 @@ fn check_rebuilt(body: &[u8], found: &[(Offset, RecordSpans)]) {
     assert_eq!(records.step(rebuilt, &mut place), Ok(None));
 }
 
-/// A footer that decodes is the one that its table encodes to.
+/// A footer that decodes is the encoding of its table.
 pub fn footer(data: &[u8]) {
     if let Some((forged, body)) = forge_block(data, BlockKind::Footer)
         && let Ok(header) = BlockHeader::decode(&forged, 64, seed(1))
@@ -230,7 +230,7 @@ pub fn footer(data: &[u8]) {
     {
         assert!(table.is_empty(), "a table from the header to the footer, which touch");
     }
-    // The same bytes as entries of a table whose blocks do follow each other.
+    // The same bytes as entries of a table whose blocks follow each other.
     let mut table: Vec<TableEntry> = Vec::new();
     let mut position = SEGMENT_HEADER_BYTES;
     for entry in data.chunks_exact(40) {
@@ -253,7 +253,7 @@ pub fn footer(data: &[u8]) {
     }
 }
 
-/// An entry of the metalog that decodes is the one that it encodes to.
+/// An entry of the metalog that decodes encodes to the same bytes.
 pub fn meta_entry(data: &[u8]) {
     let Ok(entry) = MetaEntry::decode(data) else {
         return;
@@ -264,7 +264,7 @@ pub fn meta_entry(data: &[u8]) {
     assert_eq!(MetaEntry::decode(&again), Ok(entry));
 }
 
-/// A header of any file that decodes is, byte for byte, the one that it encodes to.
+/// A file header that decodes encodes to the same bytes.
 pub fn journal_header(data: &[u8]) {
     let _ = (JournalHeader::decode(data), SegmentHeader::decode(data), MetaHeader::decode(data));
 

@@ -1,6 +1,5 @@
-//! What every file begins with: a magic number, the version, a checksum, the store's id and a few
-//! numbers of its own. `docs/FORMAT.md` has the table under "File headers", and says there what
-//! a change of [`FORMAT_VERSION`] takes.
+//! The header of every file: a magic number, the version, a checksum, the store's id and a few numbers. `docs/FORMAT.md`
+//! has the table under "File headers". It also says there which steps a change of [`FORMAT_VERSION`] needs.
 
 use super::wire::{Bytes, Decoded, Malformed};
 use crate::ids::StoreId;
@@ -8,12 +7,12 @@ use crate::ids::StoreId;
 /// The version of the whole format: journal, segments and metalog change together.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// A header that verifies, but is of another version of the format.
+/// A header that verifies, but has another version of the format.
 pub const UNSUPPORTED: Malformed = Malformed("a format version that this build cannot read");
 
 pub type Magic = [u8; 8];
 
-/// Lays out a header of `length` bytes; what the fields do not fill is zero, and checked as well.
+/// Encodes a header of `length` bytes. The bytes behind the fields are zero, and the checksum covers them, too.
 pub fn encode(magic: Magic, store: StoreId, fields: &[u64], length: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(length as usize);
     out.extend_from_slice(&magic);

@@ -13,15 +13,15 @@ pub const JOURNAL_HEADER_BYTES: u64 = 4096;
 const PAGE_BYTES: u64 = 4096;
 const MAGIC: Magic = *b"PHjournl";
 
-/// How a journal file hangs together with the one before it.
+/// How a journal file continues the file before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// The store's first file.
     First,
     /// The previous file ends where this one starts, with a roll frame.
     Roll,
-    /// Written by a recovery: the file that starts at `start` is valid up to `end`, and what
-    /// follows there, or in files between, was cut away.
+    /// A recovery has begun this file. The file that starts at `start` is valid up to `end`. The recovery cut
+    /// everything behind that, also in files in between.
     Recovery { start: Lsn, end: Lsn },
 }
 
@@ -32,8 +32,8 @@ pub struct JournalHeader {
     pub start: Lsn,
     /// The file's length.
     pub capacity: u64,
-    /// Counts recoveries, from 1 on. It is part of every frame's checksum, so that frames of a life that was
-    /// cut off never pass for frames of the next one at the same position.
+    /// The epoch: the number of recoveries, from 1 on. It is part of every frame's checksum. So a frame that a
+    /// recovery has cut never verifies as a frame of the next epoch at the same position.
     pub epoch: u64,
     /// Everything before this position was durable when the file was prepared.
     pub watermark: Lsn,
@@ -82,7 +82,7 @@ impl JournalHeader {
     }
 }
 
-/// A link leads back, so whoever follows links comes to an end.
+/// Decodes a link. A link must lead back, so that a walk along links ends.
 fn decode_link(start: u64, kind: u64, from: u64, to: u64) -> Decoded<Link> {
     match (kind, from, to) {
         (0, 0, 0) if start == 0 => Ok(Link::First),

@@ -17,7 +17,7 @@ const MAGIC: Magic = *b"PHmetalg";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetaHeader {
     pub store: StoreId,
-    /// The file's name, too. The newest metalog has the largest one.
+    /// The file's number, which is also in its name. The newest metalog has the largest number.
     pub number: u64,
 }
 
@@ -61,9 +61,9 @@ pub enum MetaEntry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogState {
     pub log: LogId,
-    /// The first offset that is still there.
+    /// The first offset that was not trimmed.
     pub start: Offset,
-    /// Everything below is in segments, or dead.
+    /// Messages below are in segments, or dead.
     pub moved: Offset,
     /// The offset that the next message gets.
     pub next: Offset,
@@ -72,17 +72,17 @@ pub struct LogState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CursorState {
     pub cursor: CursorId,
-    /// Everything below is acked; for a group, the offset at which it goes on.
+    /// All messages below are acked. For a group, the offset at which it goes on.
     pub floor: Offset,
 }
 
-/// One chunk of a cursor's ack state stands for so many offsets.
+/// The number of offsets in one chunk of a cursor's ack state.
 const CHUNK_OFFSETS: u64 = 1 << 16;
-/// Attempts are counted in 32 bits, and priorities in 4.
+/// Attempts have up to 32 bits, and priorities up to 4.
 const ATTEMPTS_DIGITS_MAX: usize = 32;
 const PRIORITY_DIGITS_MAX: usize = 4;
 
-/// The part of a cursor's ack state that lies above its floor, for 65,536 offsets in a row.
+/// A chunk of a cursor's ack state above its floor: the state of 65,536 offsets in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChunkState {
     pub cursor: CursorId,
@@ -94,8 +94,7 @@ pub struct ChunkState {
     pub attempts: Vec<Vec<u8>>,
     /// Priorities per offset, in the same way.
     pub priorities: Vec<Vec<u8>>,
-    /// Messages that are not to be delivered before they are due: their offsets, relative to the
-    /// chunk's begin and growing, and when that is.
+    /// Delayed messages and their due times. The offsets are relative to the chunk's begin, and grow.
     pub due: Vec<(u16, Timestamp)>,
     /// The spilled messages: a bitmap.
     pub spilled: Vec<u8>,
@@ -106,9 +105,10 @@ pub struct SegmentState {
     pub log: LogId,
     pub base: Offset,
     pub generation: u64,
-    /// The segment stands for all offsets from its base up to here; what it does not hold is dead.
+    /// The end of the segment's range, which begins at its base. Messages of the range that the segment does not
+    /// hold are dead.
     pub end: Offset,
-    /// Where its blocks end. What lies behind is the footer, or not committed.
+    /// The committed length: where its blocks end. Behind them is the footer, or uncommitted data.
     pub bytes: u64,
     pub records: u64,
     pub max_time: Timestamp,
@@ -119,12 +119,12 @@ pub struct SegmentState {
 pub struct CheckpointState {
     /// Recovery reads the journal from here.
     pub replay_from: Lsn,
-    /// Of what the journal holds before this position, only messages are replayed: everything
-    /// else is reflected in the entries.
+    /// Before this position, only messages of the journal are replayed. The entries reflect all other changes
+    /// before it.
     pub reflects: Lsn,
     /// The next free id.
     pub next_id: EntityId,
-    /// How many entries belong to this checkpoint: those since the one before.
+    /// How many entries belong to this checkpoint: the entries since the checkpoint before.
     pub entries: u64,
 }
 
@@ -139,7 +139,7 @@ impl MetaEntry {
             MetaEntry::Entity(entity) => entity.check(),
             MetaEntry::EntityGone(id) => check_numbers([id.0]),
             MetaEntry::Log(it) => check_numbers([it.log.0, it.start.0, it.moved.0, it.next.0]),
-            // A group's floor is for the application to say: it may be any number.
+            // The application chooses a group's offset, so it may be any number.
             MetaEntry::Cursor(it) => check_numbers([it.cursor.0]),
             MetaEntry::Chunk(it) => it.check(),
             MetaEntry::Segment(it) => it.check(),

@@ -1,8 +1,8 @@
-//! Bytes to types and back, and nothing else: no input or output, no state, no clock. Every byte
-//! that the engine writes is laid out here, and only here; `docs/FORMAT.md` is the table of it.
+//! The format on disk: encodes types to bytes and decodes bytes to types. There is no input or output here, no state
+//! and no clock. Every byte that the engine writes is laid out here and nowhere else. `docs/FORMAT.md` has the tables.
 //!
-//! Invariants: whatever the bytes are, a decoder returns a value or [`Malformed`]. It never
-//! panics, and it never allocates by a length that it has not checked against what is there.
+//! Invariants: for any bytes, a decoder returns a value or [`Malformed`]. It never panics. It checks each length
+//! against the bytes that exist before it allocates.
 
 pub mod block;
 pub mod commit;

@@ -3,18 +3,18 @@
 use super::wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, put_varint};
 use crate::ids::{Offset, OffsetRange};
 
-/// Sorted offsets. As an iterator they are ranges that grow and do not touch.
+/// Sorted offsets. The iterator gives growing ranges with gaps between them.
 #[derive(Clone, Copy, Debug)]
 pub enum OffsetRanges<'a> {
-    /// As a commit frame holds them.
+    /// As encoded in a commit frame.
     Encoded(EncodedRanges<'a>),
     /// One by one, distinct.
     Listed(&'a [Offset]),
-    /// As ranges that do not touch.
+    /// As ranges with gaps between them.
     Ranges(&'a [OffsetRange]),
 }
 
-/// In bytes a range is its distance to the range before, and its length less one.
+/// Encoded ranges. A range is encoded as its distance to the range before, and its length less one.
 #[derive(Clone, Copy, Debug)]
 pub struct EncodedRanges<'a> {
     count: u64,
@@ -59,7 +59,7 @@ impl PartialEq for OffsetRanges<'_> {
 impl EncodedRanges<'_> {
     fn next(&mut self) -> Option<OffsetRange> {
         self.count = self.count.checked_sub(1)?;
-        // The bytes were walked once when the change was decoded.
+        // Decoding the change has walked these bytes before, so they are valid.
         let start = self.at.checked_add(self.input.varint().ok()?)?;
         let end = start.checked_add(self.input.varint().ok()?)?.checked_add(1)?;
         self.at = end;
@@ -86,7 +86,7 @@ impl<'a> OffsetRanges<'a> {
         for n in 0..count {
             let (gap, more) = (input.number()?, input.number()?);
             if n > 0 && gap == 0 {
-                return Err(Malformed("ranges of offsets that are one"));
+                return Err(Malformed("ranges of offsets without a gap between them"));
             }
             // Each of the three is below the ceiling, so the sum does not overflow.
             at += gap + more + 1;

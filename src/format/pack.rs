@@ -1,11 +1,9 @@
-//! How records are packed into the body of a block, so that any of them is found at once, and all of
-//! them are read in turn at little more than the cost of their checksum. `docs/FORMAT.md` has the
-//! table under "Blocks".
+//! Packs records into the body of a block. Any record is found at once, and reading all of them in order costs little
+//! more than their checksum. `docs/FORMAT.md` has the table under "Blocks".
 //!
-//! The body is *data*, *gaps* and *marks*. One mark of four bytes a record says where its data ends:
-//! where a record is does not depend on reading the one before, so a processor reads many at once.
-//! Most records are a payload and nothing else; what others have besides stands before it, and a
-//! bit of the mark says so.
+//! The body consists of *data*, *gaps* and *marks*. Each record has a mark of four bytes, which tells where its data
+//! ends. To find a record, the one before need not be read, so a processor reads many at once. Most records have only
+//! a payload. Other parts stand before the payload, and a bit of the mark tells that there are some.
 
 use super::{
     block::{BlockHeader, BlockKind},
@@ -14,13 +12,14 @@ use super::{
 };
 use crate::ids::{Offset, Timestamp};
 
-/// The record bears a timestamp of its own.
+/// The record has its own timestamp.
 const HAS_TIME: u32 = 1;
 /// The record has a key or headers.
 const HAS_PARTS: u32 = 2;
 const END_SHIFT: u32 = 2;
 const MARK_BYTES: usize = 4;
-/// A gap in the offsets: the record behind it, and the distance of its offset to the first one.
+/// The bytes of a gap in the offsets: the number of the record behind it, and that record's distance to the first
+/// offset.
 const GAP_BYTES: usize = 8;
 
 /// Packs records into the body of a block.
@@ -41,7 +40,7 @@ impl BlockBuilder {
         self.count == 0
     }
 
-    /// The bytes that the block would have by now.
+    /// The bytes that the block has so far.
     pub fn len(&self) -> usize {
         super::block::BLOCK_HEADER_BYTES + self.data.len() + self.gaps.len() + self.marks.len()
     }
@@ -77,7 +76,8 @@ impl BlockBuilder {
             record.headers.put(&mut self.data);
         }
         self.data.extend_from_slice(record.payload);
-        // A record was in a frame before, which is shorter; and others join only where it is short.
+        // One record fits, because it was in a frame, which is shorter. More records join only a short
+        // block.
         debug_assert!(self.data.len() < 1 << (32 - END_SHIFT));
         mark |= (self.data.len() as u32) << END_SHIFT;
         self.marks.extend_from_slice(&mark.to_le_bytes());
@@ -86,7 +86,7 @@ impl BlockBuilder {
         self.count += 1;
     }
 
-    /// Appends the block to `out`, to stand at `position`, and begins the next one.
+    /// Appends the block to `out` for the place `position` in the file, and begins the next block.
     pub fn finish(&mut self, out: &mut Vec<u8>, position: u64, seed: Seed) -> BlockHeader {
         let header = BlockHeader {
             body_checksum: 0,
@@ -115,36 +115,35 @@ impl BlockBuilder {
 pub struct BlockPlace {
     /// The number of the next record in its block.
     index: u32,
-    /// The next record that is not simply the next: it stands behind a gap, or there is none.
+    /// The number of the next record behind a gap, or the number of records if there is no further gap.
     stop: u32,
     /// Where the next record's data begins.
     at: u32,
-    /// The offset behind the record before, or that of the next record.
+    /// The lowest offset that the next record can have.
     next: Offset,
 }
 
 impl BlockPlace {
-    /// The least offset that the next record can have.
+    /// The lowest offset that the next record can have.
     #[inline]
     pub fn next(&self) -> Offset {
         self.next
     }
 }
 
-/// Finds the records of a verified block. Every call takes the block's body, which is always the
-/// same.
+/// Finds the records of a verified block. Every call takes the body of that block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Records {
     first: Offset,
     base_time: Timestamp,
     count: u32,
-    /// Where the data ends and the gaps begin.
+    /// The place in the body where the data ends and the gaps begin.
     gaps_at: u32,
     marks_at: u32,
 }
 
 impl Records {
-    /// Looks into the body of a block. The body must have been verified.
+    /// Reads the tables of a block's body. The body was verified before.
     pub fn new(header: &BlockHeader, body: &[u8]) -> Decoded<Records> {
         let split = (header.count as usize).checked_mul(MARK_BYTES);
         let split = split.and_then(|marks| body.len().checked_sub(marks));
@@ -175,9 +174,8 @@ impl Records {
         self.place(body, 0)
     }
 
-    /// The record at a place, if it is one that takes next to nothing to read: no gap before it, no
-    /// key, no headers, and a time near that of the block. Else the place stays, for
-    /// [`step`](Records::step).
+    /// The record at a place, if it is cheap to read: no gap before it, no key, no headers, and a timestamp near
+    /// that of the block. The place moves on. Otherwise it stays, for [`step`](Records::step).
     #[inline]
     pub fn quick(&self, body: &[u8], place: &mut BlockPlace) -> Option<(Offset, RecordSpans)> {
         if place.index >= place.stop {
@@ -211,7 +209,7 @@ impl Records {
         Some((offset, spans))
     }
 
-    /// The record at a place, which moves on. `None` behind the last record.
+    /// The record at a place. The place moves on. `None` behind the last record.
     pub fn step(
         &self,
         body: &[u8],
@@ -243,11 +241,11 @@ impl Records {
         let (key, headers) =
             if has(HAS_PARTS) { (input.varint()?, input.length()?) } else { (0, 0) };
         if (has(HAS_TIME) && delta == 0) || (has(HAS_PARTS) && (key, headers) == (0, 0)) {
-            return Err(Malformed("a record says what goes without saying"));
+            return Err(Malformed("a record stores a default that it must leave out"));
         }
         let timestamp = Timestamp(self.base_time.0.wrapping_add(delta as u64));
         let at = input.position();
-        // What is longer than all there is does not fit, whatever the rest says.
+        // A length above the limit does not fit in any case.
         let key = key.checked_sub(1).map(|key| usize::try_from(key).unwrap_or(usize::MAX));
         let before = at.checked_add(key.unwrap_or(0)).and_then(|at| at.checked_add(headers));
         let payload = before.and_then(|before| (end as usize).checked_sub(before));
@@ -255,7 +253,7 @@ impl Records {
         RecordSpans::of(timestamp, at, (key, headers, payload), end as usize)
     }
 
-    /// The place before a record, by its number. Behind the last one there is a place, too.
+    /// The place before a record, by its number. There is also a place behind the last record.
     fn place(&self, body: &[u8], index: u32) -> BlockPlace {
         let gaps = self.gaps(body);
         let (from, behind) = around(gaps, gaps.partition_point(|gap| gap_of(gap).0 <= index));
@@ -268,39 +266,39 @@ impl Records {
 
     /// The place before the first record whose offset is `offset` or larger.
     pub fn seek(&self, body: &[u8], offset: Offset) -> BlockPlace {
-        let wanted = offset.0.saturating_sub(self.first.0);
+        let distance = offset.0.saturating_sub(self.first.0);
         let gaps = self.gaps(body);
-        let passed = gaps.partition_point(|gap| u64::from(gap_of(gap).1) <= wanted);
+        let passed = gaps.partition_point(|gap| u64::from(gap_of(gap).1) <= distance);
         let (from, behind) = around(gaps, passed);
         let stop = behind.map_or(self.count, |(stop, _)| stop);
-        let ahead = (wanted - u64::from(from.1)).min(u64::from(stop - from.0));
-        self.place(body, from.0 + ahead as u32)
+        let steps = (distance - u64::from(from.1)).min(u64::from(stop - from.0));
+        self.place(body, from.0 + steps as u32)
     }
 }
 
-/// A gap as it is stored: the number of the record behind it, and its distance to the first offset.
+/// Decodes a gap: the number of the record behind it, and that record's distance to the first offset.
 fn gap_of(bytes: &[u8; GAP_BYTES]) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = *bytes;
     (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
 }
 
-/// The gap before the n-th, from which the offsets are counted on, and the n-th, if there is one.
+/// The gap before the n-th gap, from which the offsets count on, and the n-th gap, if there is one.
 fn around(gaps: &[[u8; GAP_BYTES]], n: usize) -> ((u32, u32), Option<(u32, u32)>) {
     let before = n.checked_sub(1).map_or((0, 0), |before| gap_of(&gaps[before]));
     (before, gaps.get(n).map(gap_of))
 }
 
-/// Lets gaps pass with which the offsets grow, from the block's first to its last.
+/// Checks that the offsets grow over the gaps, from the block's first offset to its last.
 fn check_gaps(header: &BlockHeader, gaps: &[u8]) -> Decoded<()> {
     let (gaps, []) = gaps.as_chunks() else {
-        return Err(Malformed("half a gap in a block"));
+        return Err(Malformed("a block's gaps end in the middle of an entry"));
     };
     let mut before = (0u32, 0u32);
     for gap in gaps.iter().map(gap_of) {
         let steps = gap.0.checked_sub(before.0).filter(|steps| *steps > 0);
         let least = steps.map(|steps| u64::from(before.1) + u64::from(steps) + 1);
         if gap.0 >= header.count || least.is_none_or(|least| u64::from(gap.1) < least) {
-            return Err(Malformed("a gap in a block that is none"));
+            return Err(Malformed("a block's gap skips no offset"));
         }
         before = gap;
     }

@@ -1,5 +1,5 @@
-//! One message in bytes, as the journal's runs hold it. `docs/FORMAT.md` has the table under
-//! "Records". Blocks have a layout of their own, in `pack.rs`.
+//! The bytes of one message in the journal's runs. `docs/FORMAT.md` has the table under "Records". Blocks have another
+//! layout, in `pack.rs`.
 
 use std::borrow::Cow;
 
@@ -15,12 +15,11 @@ const HAS_KEY: u8 = 2;
 const HAS_HEADERS: u8 = 4;
 const KNOWN: u8 = HAS_TIMESTAMP | HAS_KEY | HAS_HEADERS;
 
-/// Where the parts of a record are, in the bytes that it was read from. They follow each other: key,
-/// headers, payload.
+/// The places of a record's parts in the bytes that it was read from. The parts follow each other: key, headers, payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordSpans {
     pub timestamp: Timestamp,
-    /// Where the key begins, or `NO_KEY`.
+    /// The place where the key begins, or `NO_KEY`.
     key: u32,
     headers: u32,
     payload: u32,
@@ -30,13 +29,13 @@ pub struct RecordSpans {
 const NO_KEY: u32 = u32::MAX;
 
 impl RecordSpans {
-    /// A record that is a payload, and nothing else.
+    /// A record with only a payload.
     #[inline]
     pub fn plain(timestamp: Timestamp, start: u32, end: u32) -> RecordSpans {
         RecordSpans { timestamp, key: NO_KEY, headers: start, payload: start, end }
     }
 
-    /// A record whose parts stand from `at` on, as far as they lie within the bytes before `end`.
+    /// A record whose parts stand from `at` on. Fails if they reach behind `end`.
     pub fn of(
         timestamp: Timestamp,
         at: usize,
@@ -49,7 +48,7 @@ impl RecordSpans {
         let (Some(headers), Some(payload), Some(behind)) = (headers, payload, behind) else {
             return Err(Malformed("a length reaches past the end"));
         };
-        // What is below the end fits, too; and a key's place then is not the largest number.
+        // All places are below the end, so they fit, too. And none of them equals `NO_KEY`.
         let end = u32::try_from(behind).map_err(|_| Malformed("a record lies too far behind"))?;
         let key = if key_len.is_some() { at as u32 } else { NO_KEY };
         Ok(RecordSpans { timestamp, key, headers: headers as u32, payload: payload as u32, end })
@@ -70,14 +69,14 @@ impl RecordSpans {
         &bytes[self.payload as usize..self.end as usize]
     }
 
-    /// Where the record ends.
+    /// The place where the record ends.
     #[inline]
     pub fn end(&self) -> usize {
         self.end as usize
     }
 }
 
-/// What is encoded: a message whose headers are a list, or still in bytes.
+/// A message to be encoded. Its headers are a list, or bytes that are encoded already.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordParts<'a> {
     pub timestamp: Timestamp,
@@ -89,7 +88,7 @@ pub struct RecordParts<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum HeaderParts<'a> {
     Encoded(&'a [u8]),
-    /// With the time at which its life begins, if that is not its timestamp.
+    /// A message, and the time at which its time to live begins, if that is not its timestamp.
     Of(&'a Message<'a>, Option<Timestamp>),
 }
 
@@ -110,7 +109,7 @@ impl HeaderParts<'_> {
         match self {
             HeaderParts::Encoded(bytes) => out.extend_from_slice(bytes),
             HeaderParts::Of(message, begin) => {
-                // What is noted stands first, under no name.
+                // The note is the first header, with an empty name.
                 if let Some(note) = note_of(message, *begin) {
                     put_bytes(out, b"");
                     put_bytes(out, &note);
@@ -129,7 +128,7 @@ fn pair_len(name: &str, value: &[u8]) -> usize {
     varint_len(lens.0 as u64) + lens.0 + varint_len(lens.1 as u64) + lens.1
 }
 
-/// What is stored with a message that is none of its headers.
+/// The note that is stored with a message.
 fn note_of<'a>(message: &'a Message<'_>, begin: Option<Timestamp>) -> Option<Cow<'a, [u8]>> {
     let time_to_live =
         || TimeToLive { from: begin, ms: message.time_to_live_ms() }.note().map(Cow::Owned);
@@ -157,7 +156,7 @@ impl<'a> RecordParts<'a> {
         }
     }
 
-    /// The same, of a message that may live for a limited time.
+    /// The parts of a message that may have a time to live.
     #[inline]
     pub fn with_time_to_live(message: &'a Message<'a>, now: Now) -> RecordParts<'a> {
         let parts = RecordParts::of(message, now.stamp);
@@ -174,7 +173,7 @@ impl<'a> RecordParts<'a> {
         }
     }
 
-    /// What counts against the limit of a message: all that the application put in.
+    /// The bytes that count against the size limit of a message: its payload, key and headers.
     #[inline]
     pub fn weight(&self) -> u64 {
         let key = self.key.map_or(0, <[u8]>::len);
@@ -248,7 +247,7 @@ fn take_full_record(
     let headers_len = if has(HAS_HEADERS) { input.length()? } else { 0 };
     let payload_len = input.length()?;
     if (has(HAS_TIMESTAMP) && delta == 0) || (has(HAS_HEADERS) && headers_len == 0) {
-        return Err(Malformed("a record says what goes without saying"));
+        return Err(Malformed("a record stores a default that it must leave out"));
     }
     let timestamp = Timestamp(base.0.wrapping_add(delta as u64));
     RecordSpans::of(timestamp, input.position(), (key_len, headers_len, payload_len), end)
@@ -282,7 +281,7 @@ impl<'a> Headers<'a> {
         self.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    /// What the engine has noted about the message: it stands first, under no name.
+    /// The engine's note about the message: the first header, with an empty name.
     pub(crate) fn note(mut self) -> Option<&'a [u8]> {
         self.pair().ok().filter(|(name, _)| name.is_empty()).map(|(_, value)| value)
     }
@@ -299,12 +298,12 @@ impl<'a> Headers<'a> {
 impl<'a> Iterator for Headers<'a> {
     type Item = (&'a str, &'a [u8]);
 
-    /// The next header. Headers are covered by a checksum, so what cannot be decoded was never
-    /// written; the rest is then taken for empty.
+    /// The next header. A checksum covers the headers, so bytes that cannot be decoded were never written. In
+    /// that case the iterator ends.
     fn next(&mut self) -> Option<Self::Item> {
         while !self.0.is_empty() {
             match self.pair() {
-                // It is none of the application's.
+                // The note is not a header of the application.
                 Ok(("", _)) => {}
                 Ok(pair) => return Some(pair),
                 Err(_) => self.0 = Bytes::new(&[]),

@@ -1,4 +1,4 @@
-//! Messages that follow each other in one log: the change that is by far the most frequent.
+//! Runs: messages that follow each other in one log. This is by far the most frequent change.
 //! `docs/FORMAT.md` has the table under "Changes".
 
 use super::{
@@ -22,7 +22,7 @@ pub struct Run<'a> {
     pub timestamp: Timestamp,
     /// The records.
     pub body: &'a [u8],
-    /// Where the body begins, counted from the run's first byte.
+    /// The place of the body, counted from the run's first byte.
     pub body_at: usize,
 }
 
@@ -93,8 +93,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Begins a run of up to [`RUN_MESSAGES_MAX`] records, which are then put behind it. Returns what
-/// [`finish_run`] wants.
+/// Begins a run of up to [`RUN_MESSAGES_MAX`] records. The caller appends the records. Returns the `length_at` of
+/// [`finish_run`].
 #[inline]
 pub fn begin_run(
     out: &mut Vec<u8>,
@@ -115,7 +115,7 @@ pub fn begin_run(
     length_at
 }
 
-/// Says how long the run is, once all its records are there. Returns where the first one begins.
+/// Writes the length of the run once all records are appended. Returns the place where the first record begins.
 #[inline]
 pub fn finish_run(out: &mut [u8], length_at: usize) -> usize {
     let length = (out.len() - length_at - 4) as u32;

@@ -1,12 +1,12 @@
-//! A schedule, encoded in a message of the queue of schedules. `docs/FORMAT.md` has the table under
-//! "Schedules".
+//! A schedule, which is stored as a message in the queue of schedules.
+//! `docs/FORMAT.md` has the table under "Schedules".
 
 use serde::{Deserialize, Serialize};
 
 use super::entity::{put_value, take_value};
 use crate::ids::Timestamp;
 
-/// The layout that is written, and the only one there was.
+/// The version of the layout. There was no other one yet.
 const VERSION: u8 = 1;
 
 /// How a schedule makes up for missed runs: runs whose time passed while no scheduler was running, or while
@@ -49,7 +49,7 @@ pub struct Plan {
     pub template: Template,
 }
 
-/// What is sent with each run.
+/// The message that each run sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template {
     pub payload: Vec<u8>,
@@ -59,10 +59,10 @@ pub struct Template {
     pub priority: u8,
 }
 
-/// Why bytes are no schedule.
+/// Why bytes cannot be decoded as a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPlan {
-    /// They may be one of a layout that is not known here.
+    /// Their version is unknown. A newer version of the crate may have written them.
     Version(u8),
     Malformed,
 }

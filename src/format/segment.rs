@@ -18,12 +18,12 @@ pub struct SegmentHeader {
     pub log: LogId,
     /// No record in the segment has a lower offset.
     pub base: Offset,
-    /// Counts the rewrites of a segment with this base.
+    /// The number of rewrites of the segment with this base.
     pub generation: u64,
 }
 
 impl SegmentHeader {
-    /// What tells a segment from all others of its store.
+    /// The key that identifies a segment in its store.
     pub fn key(&self) -> (LogId, Offset, u64) {
         (self.log, self.base, self.generation)
     }
@@ -45,14 +45,14 @@ impl SegmentHeader {
     }
 }
 
-/// What the table knows of one block.
+/// The table's entry of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableEntry {
     pub position: u64,
     pub first: Offset,
     pub last: Offset,
-    /// The latest timestamp in this block and in all before it, so that the table can be
-    /// searched by time even where a clock went backwards.
+    /// The latest timestamp in this block and in all blocks before it. So the table can be searched by time even
+    /// if a clock went backwards.
     pub max_time: Timestamp,
     pub length: u32,
     pub count: u32,
@@ -71,7 +71,7 @@ impl TableEntry {
         }
     }
 
-    /// Whether this can be the entry of a block, behind the one before.
+    /// Whether this entry can follow the entry before it.
     fn follows(&self, before: Option<&TableEntry>) -> bool {
         let in_order = before.is_none_or(|it| it.last < self.first && it.max_time <= self.max_time);
         let span = self.last.0.checked_sub(self.first.0);

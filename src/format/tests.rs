@@ -1,4 +1,4 @@
-//! Tests of this room: every type there and back, hostile bytes, and the layout itself, pinned.
+//! Tests of `format/`: every type there and back, hostile bytes, and the layout itself, pinned.
 #![allow(clippy::disallowed_methods)] // Snapshot and corpora are files of the repository.
 
 mod block;

@@ -1,15 +1,15 @@
-//! The alphabet: little-endian integers of explicit width, varints (LEB128) and checksums.
+//! The basic encodings: little-endian integers of explicit width, varints (LEB128) and checksums.
 //! `docs/FORMAT.md` has them under "Words and numbers" and "Checksums".
 
 use crate::ids::StoreId;
 
-/// Why bytes could not be decoded. Whoever knows the file and the position adds them.
+/// Why bytes could not be decoded. The caller that knows the file and the position adds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
 pub type Decoded<T> = Result<T, Malformed>;
 
-/// Units in which frames, blocks and files are laid out.
+/// Frames, blocks and files are aligned to multiples of this.
 pub const ALIGN: u64 = 8;
 
 #[inline]
@@ -17,16 +17,16 @@ pub fn aligned(n: u64) -> u64 {
     n.next_multiple_of(ALIGN)
 }
 
-/// Every number that the engine gives out (offsets, positions, ids, epochs) stays below this, so
-/// that whoever has one from disk can add to it without a thought of overflow.
+/// Every number that the engine assigns (offsets, positions, ids, epochs) stays below this. So code can add to a number
+/// from disk without an overflow.
 pub const NUMBER_CEILING: u64 = 1 << 62;
 
-/// Lets numbers pass that the engine can have given out.
+/// Checks that the engine can have assigned these numbers.
 #[inline]
 pub fn check_numbers<const N: usize>(numbers: [u64; N]) -> Decoded<()> {
     match numbers.iter().all(|number| *number < NUMBER_CEILING) {
         true => Ok(()),
-        false => Err(Malformed("a number is larger than any that was given out")),
+        false => Err(Malformed("a number is larger than any that the engine assigns")),
     }
 }
 
@@ -136,7 +136,7 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// A few numbers, put together before they are appended as one: appending costs more than they do.
+/// A few numbers that are encoded together and then appended at once, because appending costs more than encoding.
 #[derive(Debug)]
 pub struct Head {
     bytes: [u8; Head::BYTES],
@@ -144,7 +144,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// A byte and six varints of any size, with the room that writing one takes.
+    /// The capacity: a byte and six varints of any size, and the bytes that writing a varint may overwrite.
     const BYTES: usize = 72;
 
     #[inline]
@@ -166,7 +166,7 @@ impl Head {
 
     fn long_varint(&mut self, mut value: u64) {
         if value < 1 << 56 {
-            // All digits at once: halves of 28 bits are moved apart, then of 14, then of 7.
+            // This spreads all digits at once: it moves halves of 28 bits apart, then of 14, then of 7.
             let length = varint_len(value);
             let mut digits = value;
             digits = (digits & 0x0FFF_FFFF) | ((digits & 0x00FF_FFFF_F000_0000) << 4);
@@ -209,7 +209,7 @@ pub fn varint_len(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-/// Signed numbers as varints that are short near zero.
+/// Maps a signed number to an unsigned one, so that its varint is short near zero.
 #[inline]
 pub fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
@@ -220,8 +220,8 @@ pub fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
-/// Where a checksum starts from. It binds bytes to their store and to one file of it, so that
-/// what was copied, swapped or left over from elsewhere never verifies.
+/// The start value of a checksum. It binds bytes to their store and to one file of it. So bytes that were copied, swapped
+/// or left over from elsewhere never verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed(u32);
 

@@ -1,5 +1,4 @@
-//! Verifying a store that is in use. The disk is read without access to the store, so commits go
-//! on.
+//! Verifies a store that is in use. The disk is read without holding the store, so commits go on.
 //!
 //! No checkpoint may run while the metalog and the journal are read. Segments may be read while a
 //! checkpoint runs. If a segment is replaced meanwhile, its result is thrown away, and the new
@@ -135,7 +134,7 @@ struct LiveWalk<'a, S> {
     report: &'a mut VerifyReport,
 }
 
-/// Something that is wrong in a segment.
+/// A problem in a segment.
 struct Spot {
     position: u64,
     what: &'static str,
@@ -143,20 +142,20 @@ struct Spot {
     bounds: OffsetRange,
 }
 
-/// What holds the next offsets.
+/// The holder of the next offsets.
 enum Next {
     Segment(SegmentState),
     /// There is no further segment. The range of segments ends here.
     End(Offset),
 }
 
-/// What was found in one segment.
+/// The result of reading one segment.
 #[derive(Default)]
 struct Findings {
     blocks: u64,
     records: u64,
     spots: Vec<Spot>,
-    /// Offsets whose messages are wanted, and are not in the segment.
+    /// Offsets that a cursor needs and that are not in the segment.
     lost: Vec<OffsetRange>,
     /// The offset behind the last one that was verified.
     at: Offset,
@@ -169,7 +168,7 @@ impl Findings {
 }
 
 impl<S: Shared> LiveWalk<'_, S> {
-    /// What holds the next offsets. `None` if the log was deleted.
+    /// The holder of the next offsets. `None` if the log was deleted.
     fn next(&self) -> Option<Next> {
         self.shared.with(|store| {
             let log = store.state().logs.get(&self.log)?;
@@ -191,12 +190,12 @@ impl<S: Shared> LiveWalk<'_, S> {
         })
     }
 
-    /// Adds the offsets of a range that a cursor wants to the lost ones.
+    /// Adds the offsets of a range that a cursor needs to the lost ones.
     fn missing(&self, lost: &mut Vec<OffsetRange>, range: OffsetRange) {
         if !range.is_empty() {
             lost.extend(self.shared.with(|store| {
                 let log = store.state().logs.get(&self.log);
-                log.map_or_else(Vec::new, |log| store.state().wanted(log, range))
+                log.map_or_else(Vec::new, |log| store.state().needed(log, range))
             }));
         }
     }
@@ -210,7 +209,7 @@ impl<S: Shared> LiveWalk<'_, S> {
                     let mut lost = Vec::new();
                     self.missing(&mut lost, self.at.to(end));
                     let dir = self.segments.layout.log_dir(self.log);
-                    let what = "messages are wanted, but nothing holds them";
+                    let what = "messages are missing: no file holds them";
                     self.blame_none(&dir, what, &lost);
                     break;
                 }
@@ -249,7 +248,11 @@ impl<S: Shared> LiveWalk<'_, S> {
             return Ok(found);
         }
         if found.records != segment.records || last > whole.end {
-            found.note(0, "a segment does not hold what the metalog says", OffsetRange::default());
+            found.note(
+                0,
+                "a segment does not match its entry in the metalog",
+                OffsetRange::default(),
+            );
         }
         if found.spots.is_empty() && self.keeps_acked() {
             // A segment of a stream is whole. What it does not hold was lost before the store was salvaged.
@@ -308,7 +311,7 @@ impl<S: Shared> LiveWalk<'_, S> {
             }
             self.report.problems.push(problem);
         }
-        self.blame_none(&path, "messages are wanted, but this segment does not hold them", &lost);
+        self.blame_none(&path, "messages are missing from this segment", &lost);
     }
 
     fn blame_none(&mut self, path: &Path, what: &'static str, lost: &[OffsetRange]) {

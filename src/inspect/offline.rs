@@ -1,4 +1,4 @@
-//! Verifies and salvages stores that no engine has open.
+//! Verifies and salvages stores that no engine has open: the public calls.
 
 use std::{path::Path, sync::Arc};
 
@@ -99,7 +99,7 @@ pub fn salvage_on(
 ) -> Result<SalvageReport> {
     let _from_lock = lock_as_is(&**disk, from)?;
     check_empty(&**disk, from, to)?;
-    // Nothing is made where there is nothing to salvage.
+    // Without a store to salvage, nothing is created.
     check_is_store(disk, from)?;
     let failed = |error| Error::io(error, "the new store's directory cannot be made", to);
     disk.create_dir(to).map_err(failed)?;
@@ -111,13 +111,13 @@ pub fn salvage_on(
     };
     let failed = |error| Error::io(error, "the system has no random numbers", to);
     let id = StoreId(disk.draw().map_err(failed)?);
-    // For people; the lock itself is what keeps others out.
+    // The note is for people. The lock itself keeps other engines out.
     let _ = lock.note(&format!("store {id}\n"));
     salvage_store(disk, from, to, config, id)
 }
 
-/// A new store needs a place of its own. A lock's file may be there, from an attempt that got no
-/// further.
+/// Checks that the directory of the new store is empty. It may hold the lock file of an earlier attempt that failed at
+/// once.
 fn check_empty(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
     let refused = |what: &'static str| Err(Error::invalid("to", what).in_file(to));
     if to.starts_with(from) {
@@ -134,7 +134,7 @@ fn check_empty(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Takes the lock of a store, and changes nothing.
+/// Takes the lock of a store without changing the store.
 fn lock_as_is(disk: &dyn Disk, root: &Path) -> Result<Box<dyn HeldLock>> {
     let path = Layout::new(root).lock();
     match disk.lock_as_is(&path) {

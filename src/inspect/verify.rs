@@ -31,7 +31,7 @@ use crate::{
 /// `NotFound` if there is no store; `UnsupportedVersion`; input or output errors. Damage is no
 /// error: it is in the report.
 pub fn verify_store(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
-    let survey = match survey::look(disk, root) {
+    let survey = match survey::survey_store(disk, root) {
         Err(error) if error.kind() == crate::error::ErrorKind::Corrupt => {
             // No header is left that names the store.
             let problems = vec![problem(root, 0, error.to_string())];
@@ -123,7 +123,7 @@ fn verify_log(
     }
     if !lost.is_empty() {
         let dir = survey.layout.log_dir(log);
-        let mut found = problem(&dir, 0, "messages are wanted, but nothing holds them");
+        let mut found = problem(&dir, 0, "messages are missing: no file holds them");
         let offsets = offsets(&lost);
         found.affected.push(Affected { log: name, offsets });
         segments.push(found);

@@ -65,7 +65,7 @@ pub fn recover(
     let (mut chain, proven) = (walk.chain, walk.proven);
     if tail < reflects {
         let last = found.last_of(&chain);
-        let what = "the journal ends before what the metalog reflects: durable commits are missing";
+        let what = "the journal ends before the position that the metalog reflects: durable commits are missing";
         return Err(Error::corrupt(what, &last.path, tail.0 - last.header.start.0));
     }
     found.check_nothing_durable_behind(&chain, tail)?;
@@ -106,7 +106,7 @@ fn write_again(found: &FoundFile, proven: Lsn, end: Lsn) -> Result<()> {
         bytes.resize((end.0 - at.0).min(PIECE_BYTES as u64) as usize, 0);
         let place = at.0 - found.header.start.0;
         let failed = |error| {
-            let what = "a journal file cannot be written once more";
+            let what = "a journal file cannot be written again";
             Error::io(error, what, &found.path).at(place)
         };
         read_exact_at(&*found.file, place, &mut bytes).map_err(failed)?;
@@ -235,7 +235,8 @@ impl Found {
         let behind = if seeded!(PositionsAreUsedAgain) { tail } else { self.end };
         let start = behind.0.checked_next_multiple_of(4096);
         let start = start.filter(|start| *start < NUMBER_CEILING - capacity).ok_or_else(|| {
-            let what = "a file's name leaves no room for positions behind it";
+            let what =
+                "a journal file's name is a position at the limit, so no position can follow it";
             Error::corrupt(what, supply.layout.journal_file(self.end), 0)
         })?;
         let (store, start, watermark) = (supply.store, Lsn(start), tail);

@@ -68,16 +68,16 @@ pub struct Prepared {
 impl PrepareJob {
     /// Runs the job. The reserve comes first, so that it exists before new data takes up space.
     pub fn run(self) -> Prepared {
-        let PrepareJob { supply, file, reserve: (now, wanted) } = self;
-        if now < wanted
-            && let Err(error) = reserve(&supply, now, wanted)
+        let PrepareJob { supply, file, reserve: (now, target) } = self;
+        if now < target
+            && let Err(error) = reserve(&supply, now, target)
         {
             // The failed attempt removed the old reserve. This makes it again, if there is space.
             let again = now > 0 && reserve(&supply, 0, now).is_ok();
             return Prepared { file: Err(error), reserve: if again { now } else { 0 } };
         }
         let file = file.map(|file| file.make(&supply)).transpose();
-        Prepared { file, reserve: now.max(wanted) }
+        Prepared { file, reserve: now.max(target) }
     }
 }
 
@@ -118,7 +118,7 @@ impl NewFile {
 
 /// Takes up space that is freed on a full disk, because a commit that frees space needs some first. The content of
 /// the file does not matter, so it is never synced.
-fn reserve(supply: &Supply, now: u64, wanted: u64) -> Result<()> {
+fn reserve(supply: &Supply, now: u64, target: u64) -> Result<()> {
     let path = supply.layout.reserve();
     let failed = |error| Error::io(error, "space cannot be reserved", &path);
     let fill = || {
@@ -126,8 +126,8 @@ fn reserve(supply: &Supply, now: u64, wanted: u64) -> Result<()> {
         let file = supply.disk.open(&path, how).map_err(failed)?;
         let zeros = [0; RESERVE_PIECE];
         let mut at = now;
-        while at < wanted {
-            let piece = zeros.len().min((wanted - at) as usize);
+        while at < target {
+            let piece = zeros.len().min((target - at) as usize);
             file.write_at(at, &zeros[..piece]).map_err(failed)?;
             at += piece as u64;
         }

@@ -1,4 +1,4 @@
-//! Tests of this room. Bodies that can run on both disks do.
+//! Tests of `journal/`. Bodies that can run on both disks do.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -83,7 +83,7 @@ fn payloads(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(payload).collect()
 }
 
-/// Commits before the n-th, each synced, then those up to `count`, not synced.
+/// Makes the commits before the n-th and syncs each, and then the commits up to `count` without a sync.
 fn fill(journal: &mut Journal, synced: usize, count: usize) -> Vec<Lsn> {
     (0..count)
         .map(|n| {
@@ -239,7 +239,7 @@ fn damage_to_what_was_durable_is_named_and_not_cut() {
     let mut journal = Journal::create(supply(&disk)).expect("a new journal");
     let lsns = fill(&mut journal, 30, 30);
     disk.power_cut();
-    // The last commit has nothing behind it that would prove that it was durable.
+    // No later frame proves that the last commit was durable.
     for lsn in &lsns[..29] {
         let disk = disk.fork(2);
         let files = journal_files(&disk);
@@ -249,7 +249,7 @@ fn damage_to_what_was_durable_is_named_and_not_cut() {
         let error = refused(&supply(&disk));
         assert_eq!(error.file(), Some(path.as_path()));
         assert_eq!(error.position(), Some(at));
-        // Refused for good, not just the first time.
+        // Every open refuses it, not only the first.
         refused(&supply(&disk));
     }
 }
@@ -337,12 +337,12 @@ fn frames_of_a_files_former_life_and_payloads_like_frames_never_verify() {
     let disk = SimDisk::new(1);
     let supply = supply(&disk);
     let mut journal = Journal::create(supply.clone()).expect("a new journal");
-    // Files are filled, let go of, and filled again, several times over.
+    // Files are filled, released and filled again, several times.
     let mut image = Vec::new();
     for round in 0..40 {
         for n in 0..8 {
             let mut payload = payload(round * 8 + n);
-            // Every payload holds the frames that stood at the same place in a former life.
+            // Every payload holds the frames that stood at the same place in an earlier use of the file.
             payload.extend_from_slice(&image);
             append(&mut journal, &payload[..payload.len().min(3000)]);
         }
@@ -395,7 +395,7 @@ fn a_failed_sync_makes_nothing_durable() {
     let error = job.run().expect_err("the disk said so");
     assert_eq!(error.kind(), ErrorKind::Poisoned);
     assert_eq!(journal.durable(), durable);
-    // As on Linux, the next sync would say that all is well; what is lost stays lost.
+    // As on Linux, the next sync would report success, and the lost data stays lost.
     job.run().expect("it lies");
     disk.power_cut();
     let (_, found) = recovered(&supply(&disk)).expect("no damage");
@@ -445,7 +445,7 @@ fn empty_files_of_recoveries_do_not_pile_up() {
     assert!(journal_files(&disk).len() <= 3, "{:?}", journal_files(&disk));
 }
 
-/// The name of a file that is given up may be taken again only when the file is gone.
+/// The name of a spare file that was given up is used again only after the file was removed.
 #[test]
 fn nothing_is_prepared_while_spares_are_given_up() {
     let disk = SimDisk::new(1);

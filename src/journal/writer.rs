@@ -440,7 +440,7 @@ impl Journal {
         match index.checked_sub(1).map(|index| &self.files[index]) {
             Some(file) => file.bytes(lsn, len),
             None => {
-                let what = format!("journal position {lsn} was let go of before it was read");
+                let what = format!("journal position {lsn} was released before it was read");
                 Err(Error::new(ErrorKind::Corrupt, what))
             }
         }

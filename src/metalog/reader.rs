@@ -66,7 +66,7 @@ pub fn load(
     let upto = bytes.len().min(end as usize);
     let again = &bytes[upto.min(proven as usize)..upto];
     if !again.is_empty() && !seeded!(MetalogBelievesTheCache) {
-        let what = "the metalog cannot be written once more";
+        let what = "the metalog cannot be written again";
         file.write_at(proven, again).map_err(|error| Error::io(error, what, &path).at(proven))?;
     }
     let failed = |error, file: &Path| {

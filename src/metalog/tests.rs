@@ -1,4 +1,4 @@
-//! Tests of this room. Bodies that can run on both disks do.
+//! Tests of `metalog/`. Bodies that can run on both disks do.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -34,7 +34,7 @@ fn place_on(disk: Arc<dyn Disk>, root: &Path) -> MetaPlace {
     MetaPlace { disk, layout }
 }
 
-/// A process of its own on a disk, which may have been cut off before.
+/// A new process on a disk. An earlier process may have been cut off.
 fn place(disk: &SimDisk) -> MetaPlace {
     let place = place_on(Arc::new(disk.process()), Path::new("s"));
     place.disk.sync_dir(Path::new("")).expect("it can be synced");
@@ -54,7 +54,7 @@ fn entries_of(place: &MetaPlace) -> Result<Option<(Loaded, Vec<MetaEntry>)>> {
     Ok(loaded.map(|loaded| (loaded, entries)))
 }
 
-/// Most tests only keep cursors: the floor of each.
+/// The floors of cursors: most tests store nothing else.
 type Floors = BTreeMap<u64, u64>;
 
 fn commit(writer: &mut MetaWriter, nth: u64, floors: &Floors) -> Result<()> {
@@ -65,7 +65,7 @@ fn commit(writer: &mut MetaWriter, nth: u64, floors: &Floors) -> Result<()> {
     writer.commit(Lsn(nth), Lsn(2 * nth), EntityId(nth))
 }
 
-/// An entry of so many bytes that says nothing of importance here.
+/// An entry of a given size whose content does not matter.
 fn ballast(bytes: usize) -> MetaEntry {
     let (cursor, attempts) = (CursorId(1), vec![vec![], vec![1; 9]]);
     MetaEntry::Chunk(ChunkState {
@@ -79,7 +79,7 @@ fn ballast(bytes: usize) -> MetaEntry {
     })
 }
 
-/// What the n-th checkpoint changes: one cursor that all of them do, and one that some do.
+/// The changes of the n-th checkpoint: one cursor that all checkpoints change, and one that some change.
 fn change(nth: u64) -> Floors {
     Floors::from([(100, nth), (nth % 3, 10 * nth)])
 }
@@ -103,8 +103,7 @@ fn with_file_1(count: u64) -> (SimDisk, Vec<u8>) {
     (disk, content)
 }
 
-/// Where the frames of a file are: from the begin of each to the end of its payload. Every
-/// checkpoint has three.
+/// The places of a file's frames: from the begin of each to the end of its payload. Every checkpoint has three.
 fn frames(content: &[u8]) -> Vec<Range<usize>> {
     let mut at = META_HEADER_BYTES as usize;
     let next = || {
@@ -116,7 +115,7 @@ fn frames(content: &[u8]) -> Vec<Range<usize>> {
     std::iter::from_fn(next).collect()
 }
 
-/// The number of the last checkpoint, whose state is found to be right.
+/// The number of the last checkpoint, after a check of its state.
 fn loaded_nth(place: &MetaPlace) -> Result<u64> {
     let (loaded, entries) = entries_of(place)?.expect("there is a metalog");
     let floors = entries.into_iter().filter_map(|entry| match entry {
@@ -130,7 +129,8 @@ fn loaded_nth(place: &MetaPlace) -> Result<u64> {
     Ok(nth)
 }
 
-/// Loads a disk on which a file has this content. Corruption names the file; where, is returned.
+/// Loads a disk on which a file has this content. Returns the position of corruption, after a check that the error names
+/// the file.
 fn outcome(disk: &SimDisk, number: u64, content: Vec<u8>) -> Result<u64, Option<u64>> {
     let disk = disk.fork(2);
     disk.plant(&path_of(number), Some(content));
@@ -149,7 +149,7 @@ fn entries_of_every_kind_come_back_in_order_on_both_disks() {
         MetaEntry::EntityGone(EntityId(2)),
         MetaEntry::Log(LogState { log: LogId(1), start: base, moved: base, next: Offset(50) }),
         MetaEntry::Cursor(CursorState { cursor: CursorId(1), floor: Offset(u64::MAX) }),
-        // Large, so that some of them are written before their checkpoint is.
+        // The entries are large, so that some are written before their checkpoint.
         ballast(150 << 10),
         MetaEntry::Segment(SegmentState {
             log: LogId(1),
@@ -224,7 +224,7 @@ fn leftovers_are_told_and_are_in_nobodys_way() {
     assert_eq!(loaded.number, 3);
     assert_eq!(loaded.leftovers.iter().collect::<BTreeSet<_>>(), leftovers.into());
     assert_eq!(loaded_nth(&place(&disk)).expect("none of it matters"), 4);
-    // What was begun under the name of an unfinished file begins at nothing.
+    // A file that is begun under the name of an unfinished file begins empty.
     filled(&place(&disk), 4, 1);
     assert_eq!(loaded_nth(&place(&disk)).expect("it is whole"), 1);
 }
@@ -239,7 +239,7 @@ fn entries_without_a_checkpoint_behind_them_do_not_count() {
     let mut writer = filled(&place(&disk), 1, 2);
     let entry = MetaEntry::Cursor(CursorState { cursor: CursorId(100), floor: Offset(999) });
     writer.put(&entry).expect("there is space");
-    // So much that all of it is written at once.
+    // There is so much that all of it is written at once.
     writer.put(&ballast(300 << 10)).expect("there is space");
     disk.kill();
     let content = disk.content(&path_of(1)).expect("it is there");
@@ -260,7 +260,7 @@ fn a_torn_tail_leaves_the_checkpoint_before() {
             assert_eq!(outcome(&disk, 1, torn), Ok(expected), "{kept} bytes, then {}", tail.len());
         }
     }
-    // The frames of another file do not pass for ones that follow.
+    // The frames of another file are not accepted.
     let other = SimDisk::new(1);
     filled(&place(&other), 2, 3);
     let theirs = other.content(&path_of(2)).expect("it is there");
@@ -288,10 +288,10 @@ fn every_flipped_bit_of_what_was_known_to_be_durable_is_named() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         let expected = match frames.iter().position(|frame| frame.contains(&(bit / 8))) {
             None if bit / 8 < META_HEADER_BYTES as usize => Err(Some(0)),
-            // Padding belongs to nothing.
+            // Damage in padding does not matter.
             None => Ok(3),
             Some(nth @ ..6) => Err(Some(frames[nth].start as u64)),
-            // Nothing proves of the last checkpoint that it was durable.
+            // Nothing proves that the last checkpoint was durable.
             Some(_) => Ok(2),
         };
         assert_eq!(outcome(&disk, 1, flipped), expected, "bit {bit}");
@@ -341,18 +341,18 @@ fn an_entry_that_contradicts_the_state_is_damage_where_it_stands() {
         Ok(())
     };
     let error = load(&place(&disk), refuse_fourth).expect_err("it was refused");
-    // Among the frames before it is a checkpoint, which is not handed out.
+    // One of the frames before it is a checkpoint, which is not passed on.
     assert_eq!(error.position(), Some(frames(&content)[4].start as u64));
     assert_eq!((error.kind(), error.file()), (ErrorKind::Corrupt, Some(&*path_of(1))));
 }
 
-/// How the fourth checkpoint is made behind three others: in a new file, or in the same.
+/// How the fourth checkpoint is made: in a new file, or in the file of the three others.
 const WAYS: [fn(&MetaPlace, MetaWriter) -> Result<()>; 2] = [
     |place, _| commit(&mut MetaWriter::create(place, STORE, 2)?, 4, &state_at(4)),
     |_, mut writer| commit(&mut writer, 4, &change(4)),
 ];
 
-/// redb 4.2.0 and Kafka 8812: what was loaded once is never taken back.
+/// redb 4.2.0 and Kafka 8812: a checkpoint that was loaded once is never lost later.
 #[test]
 fn a_crash_at_any_step_leaves_the_old_state_or_the_new_one_for_good() {
     for (way, steps) in WAYS.iter().zip([5, 2]) {
@@ -402,7 +402,7 @@ fn every_call_may_fail_and_a_failed_sync_makes_nothing_durable() {
                 let reopened = disk.fork(2);
                 disk.power_cut_with(&mut |_| 0);
                 assert_eq!(loaded_nth(&place(&disk)).expect("no damage"), 3);
-                // A new life may still see what is not durable; then it makes it so.
+                // The next open may see bytes that are not durable. Then it makes them durable.
                 let seen = loaded_nth(&place(&reopened)).expect("no damage");
                 reopened.power_cut_with(&mut |_| 0);
                 assert_eq!(loaded_nth(&place(&reopened)).expect("no damage"), seen, "call {call}");
@@ -417,7 +417,7 @@ fn every_call_may_fail_and_a_failed_sync_makes_nothing_durable() {
         entries_of(&here).err().map(|error| error.kind())
     };
     let kinds: Vec<_> = (0..).map_while(kind_at).collect();
-    // To load, too, ends with a sync of the file and of its directory.
+    // Loading also ends with a sync of the file and of its directory.
     let (before, syncs) = kinds.split_at(kinds.len() - 2);
     assert!(before.len() >= 4 && before.iter().all(|kind| *kind == Io), "{before:?}");
     assert_eq!(syncs, [Poisoned; 2]);

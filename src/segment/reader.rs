@@ -87,7 +87,7 @@ impl SegmentReader {
                 || (header.first, header.last, header.count)
                     != (entry.first, entry.last, entry.count)
             {
-                return Err(Malformed("a block is not what the segment's table says"));
+                return Err(Malformed("a block does not match the segment's table"));
             }
             let end = BLOCK_HEADER_BYTES + header.body_len as usize;
             let body = bytes.narrow(BLOCK_HEADER_BYTES, end);

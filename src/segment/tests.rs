@@ -1,4 +1,4 @@
-//! Tests of this room. Bodies that can run on both disks do.
+//! Tests of `segment/`. Bodies that can run on both disks do.
 #![allow(clippy::disallowed_methods)]
 
 use std::{

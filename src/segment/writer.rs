@@ -79,7 +79,7 @@ impl SegmentWriter {
         let failed = |error| unreadable(error, &path, 0);
         let file = segments.disk.open(&path, Open::Existing).map_err(failed)?;
         if file.len().map_err(failed)? < state.bytes {
-            let what = "a segment is shorter than what was committed to it";
+            let what = "a segment is shorter than its committed length";
             return Err(Error::corrupt(what, path, state.bytes));
         }
         let mut state = state.clone();

@@ -17,7 +17,7 @@ pub struct SegmentCache {
     clock: u64,
 }
 
-/// A segment to be read without the store in hand.
+/// A segment to be read without holding the store.
 #[derive(Clone, Debug)]
 pub enum SegmentSource {
     Open(Arc<SegmentReader>),
@@ -74,7 +74,7 @@ struct Entry {
     /// The committed length of the segment when it was opened.
     bytes: u64,
     used: u64,
-    /// The block that was read last. The next message that a consumer wants is mostly in it.
+    /// The block that was read last. The next message of a consumer is usually in it.
     recent: Option<Block>,
 }
 
@@ -91,11 +91,11 @@ impl SegmentCache {
     }
 
     fn key(log: LogId, base: Offset) -> u64 {
-        // A collision costs a reopening, no more: an entry is compared before it is used.
+        // A collision only costs opening the segment again: an entry is compared before it is used.
         log.0.rotate_left(40) ^ base.0
     }
 
-    /// A segment to be read: open, or to be opened without the store in hand.
+    /// A segment to be read: open, or to be opened without holding the store.
     pub fn source(&mut self, segments: &Segments, state: &SegmentState) -> SegmentSource {
         self.clock += 1;
         let key = SegmentCache::key(state.log, state.base);

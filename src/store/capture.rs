@@ -1,4 +1,4 @@
-//! A capture: what a checkpoint writes into the metalog, as it is at one instant.
+//! A capture: the state at one instant, which a checkpoint writes into the metalog.
 
 use std::mem;
 

@@ -38,7 +38,7 @@ impl Space {
         }
     }
 
-    /// What an entity of this space is called in messages to people.
+    /// The noun for an entity of this space in texts for people.
     pub fn noun(self) -> &'static str {
         match self {
             Space::Queues => "queue",
@@ -94,7 +94,7 @@ impl fmt::Display for LogName {
 pub struct Catalog {
     entities: BTreeMap<EntityId, Entity>,
     names: BTreeMap<(Space, String), EntityId>,
-    /// The next free id. Ids are never given twice.
+    /// The next free id. An id is never used twice.
     pub next_id: EntityId,
 }
 

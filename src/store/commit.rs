@@ -36,7 +36,7 @@ pub enum Op<'a> {
         cursor: CursorId,
         offsets: &'a [Offset],
     },
-    /// Acks ranges. They are sorted and do not touch.
+    /// Acks ranges. They are sorted, with gaps between them.
     AckRanges {
         cursor: CursorId,
         ranges: &'a [OffsetRange],
@@ -66,7 +66,7 @@ pub enum Op<'a> {
         cursor: CursorId,
         offsets: &'a [Offset],
     },
-    /// Trims a stream's partition: offsets before `start` are given up.
+    /// Trims a stream's partition: drops the records before `start`.
     Trim {
         log: LogId,
         start: Offset,
@@ -121,16 +121,16 @@ pub struct Receipt {
 pub enum Refused {
     /// The commit is impossible, or the journal cannot be written.
     Failed(Error),
-    /// The commit can be made once there is room for it.
+    /// The commit can be made once the journal has space for it.
     NeedsSpace(Shortage),
 }
 
-/// What a commit lacks.
+/// The space that a commit lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// A prepared journal file that holds a frame of so many bytes.
+    /// A prepared journal file that holds a frame of this many bytes.
     File { bytes: u64, urgency: Urgency },
-    /// The journal is as long as it may be. A checkpoint makes it shorter.
+    /// The journal has its full length. A checkpoint makes it shorter.
     Checkpoint,
 }
 
@@ -150,7 +150,7 @@ impl Store {
     ///
     /// [`Failed`](Refused::Failed) if an operation names something that does not exist, if a
     /// message or the commit is too large, or if the journal cannot be written.
-    /// [`NeedsSpace`](Refused::NeedsSpace) if the commit has to be tried again once there is room.
+    /// [`NeedsSpace`](Refused::NeedsSpace) if the commit has to be tried again once there is space.
     /// Nothing was changed in either case.
     pub fn commit(&mut self, ops: &[Op<'_>], now: Now) -> Result<Receipt, Refused> {
         self.draft.begin();
@@ -189,7 +189,7 @@ impl Store {
         self.draft.runs.iter().map(|run| (run.log, run.first.to(run.end)))
     }
 
-    /// The messages that the last commit has delayed.
+    /// The messages that the last commit delayed.
     #[inline]
     pub fn deferred(&self) -> &[Deferred] {
         &self.draft.deferred
@@ -225,8 +225,8 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the commit moves messages that the store has accepted before, or takes messages back
-    /// from a delay index. Such a commit may be larger than the limit of today.
+    /// Whether the commit moves messages that the store has accepted before, or brings messages back from a
+    /// delay index. Such a commit may be larger than the configured limit.
     #[cold]
     fn moves(&self, ops: &[Op<'_>]) -> bool {
         ops.iter().any(|op| match op {

@@ -1,7 +1,7 @@
-//! What the inspector asks of a store that is in use.
+//! The facts that the inspector needs about a store that is in use.
 //!
-//! The inspector reads files while commits go on. It takes a copy of what it needs with the store
-//! in hand, and reads without it.
+//! The inspector reads files while commits go on. It copies these facts while it holds the store, and then reads
+//! without holding it.
 
 use super::{Store, state::State};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     segment::Segments,
 };
 
-/// Where the files of a store are that is in use.
+/// The files of a store that is in use.
 #[derive(Debug)]
 pub struct OnDisk {
     pub id: StoreId,
@@ -18,7 +18,7 @@ pub struct OnDisk {
     /// The number of the metalog's newest file.
     pub metalog_number: u64,
     pub segments: Segments,
-    /// Recovery would read the journal from here.
+    /// The position from which recovery would read the journal.
     pub replay_from: Lsn,
 }
 

@@ -71,7 +71,7 @@ impl Log {
         self.segment_of(offset).or_else(|| Some(self.segments.range(offset..).next()?.1))
     }
 
-    /// The end of the oldest segment. Once no message below is wanted, its space can be given back.
+    /// The end of the oldest segment. Once all messages below are dead, its space can be freed.
     pub fn first_segment_end(&self) -> Option<Offset> {
         self.segments.values().next().map(|segment| segment.end)
     }

@@ -34,7 +34,7 @@ pub use commit::{Op, Receipt, Refused, Shortage};
 pub use open::open;
 pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, damaged_run};
 
-// For the inspector, which reads stores that no engine has open, and checks those that one has.
+// For the inspector, which reads stores that no engine has open, and checks stores that an engine has open.
 pub use inspected::OnDisk;
 pub use log::{Cursor, Progress};
 pub use open::{Opening, log_dirs};

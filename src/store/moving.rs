@@ -104,7 +104,7 @@ impl Work {
         for record in decoded.records() {
             let (offset, spans) = record.map_err(damaged)?;
             if run.live >> (offset.0 - decoded.first.0) & 1 == 1 {
-                let into = self.writer_with_room(offset, open, writer, change)?;
+                let into = self.writer_with_space(offset, open, writer, change)?;
                 into.push(offset, &RecordParts::stored(decoded.body, &spans))?;
             }
         }
@@ -113,7 +113,7 @@ impl Work {
 
     /// The writer for the record with an offset. It is the current writer, the log's unsealed
     /// segment, or a new segment.
-    fn writer_with_room<'w>(
+    fn writer_with_space<'w>(
         &mut self,
         offset: Offset,
         open: &mut Option<SegmentState>,
@@ -121,7 +121,7 @@ impl Work {
         change: &mut LogChange,
     ) -> Result<&'w mut SegmentWriter> {
         if let Some(mut full) = writer.take_if(|writer| writer.bytes() >= self.segment_bytes) {
-            // Damage in the older part of the segment keeps it from being sealed, no more.
+            // Damage in the older part of the segment only keeps the segment from being sealed.
             keep_going(full.seal())?;
             self.finish_writer(full, change)?;
         }

@@ -1,4 +1,4 @@
-//! Opening a store: a new one is made, or an old one is recovered.
+//! Opens a store: makes a new one, or recovers an existing one.
 
 use std::{
     collections::BTreeMap,
@@ -108,8 +108,7 @@ impl Opening {
         Ok(self.store(id, journal, state, replay_from, Some(writer), 1))
     }
 
-    /// Makes the directories that lead to the store durable. An earlier attempt may have made some
-    /// of them.
+    /// Makes the directories above the store durable. An earlier attempt may have made some of them.
     pub fn make_place_durable(&self) -> Result<()> {
         let root = self.layout.root();
         let failed = |error, dir: &Path| {
@@ -118,7 +117,7 @@ impl Opening {
         for (height, dir) in root.ancestors().enumerate() {
             match self.disk.sync_dir(dir) {
                 Err(error) if height < 2 => return Err(failed(error, dir)),
-                // A directory that this process may not open was made by others.
+                // A directory that this process may not open was made by another program.
                 Err(_) => break,
                 Ok(()) => {}
             }
@@ -198,7 +197,7 @@ fn check_segment(segments: &Segments, segment: &SegmentState) -> Result<()> {
     match segments.disk.len_of(&path) {
         Ok(len) if len >= segment.bytes => Ok(()),
         Ok(len) => {
-            let what = "a segment is shorter than what was committed to it";
+            let what = "a segment is shorter than its committed length";
             Err(Error::corrupt(what, path, len))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -292,7 +291,7 @@ impl Found {
     }
 }
 
-const STRAY: Malformed = Malformed("an entry belongs to nothing that exists");
+const STRAY: Malformed = Malformed("an entry refers to an entity that does not exist");
 
 /// The directories of logs on the disk.
 pub fn log_dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(LogId, PathBuf)>> {

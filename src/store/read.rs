@@ -1,8 +1,7 @@
-//! Finding messages. The tail index finds them in the journal, and the tables of segments find them
-//! there.
+//! Finds messages: in the journal by the tail index, and in segments by their tables.
 //!
-//! Finding needs the store, and reading does not. A [`Source`] or a [`Chunk`] is found with access
-//! to the store, and read without it.
+//! To find a message needs the store, and to read it does not. A [`Source`] or a [`Chunk`] is found while the caller
+//! holds the store, and read without holding it.
 
 use super::{
     Store,
@@ -89,7 +88,7 @@ impl Stored {
     }
 }
 
-/// The place of one message, to be read without the store in hand.
+/// The place of one message, to be read without holding the store.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// In a run of the journal.
@@ -107,7 +106,7 @@ pub struct JournalRun {
     pub lsn: Lsn,
 }
 
-/// What had to be read for a message, to be kept for the next one: see [`Store::keep`].
+/// The segment and the block that were read for a message. [`Store::keep`] keeps them for the next message.
 #[derive(Debug, Default)]
 pub struct ReadParts {
     pub opened: Option<OpenedSegment>,
@@ -122,7 +121,7 @@ impl ReadParts {
 }
 
 impl Source {
-    /// Reads the message. What had to be read for it is returned, too.
+    /// Reads the message. Also returns the segment and the block that were read for it.
     #[inline]
     pub fn load(self, offset: Offset) -> Result<(Stored, ReadParts)> {
         match self {
@@ -145,7 +144,7 @@ impl Source {
         }
     }
 
-    /// The segment that must be opened for it, if there is one. A checkpoint may replace it before.
+    /// The segment that the read must open, if any. A checkpoint may replace that segment before the read.
     #[inline]
     pub fn closed_segment(&self) -> Option<SegmentSource> {
         match self {
@@ -166,7 +165,7 @@ fn stored_in(block: &Block, offset: Offset) -> Result<Stored> {
 }
 
 fn missing(offset: Offset) -> Error {
-    let what = format!("message {offset} is wanted, but it is not where it belongs");
+    let what = format!("message {offset} is missing from its place");
     Error::new(ErrorKind::Corrupt, what)
 }
 
@@ -216,7 +215,7 @@ fn log_is_gone() -> Error {
     gone("the queue, topic or stream was deleted")
 }
 
-/// How many runs of the journal are handed out at once.
+/// How many runs of the journal are returned at once.
 const CHUNK_RUNS: usize = 64;
 
 impl Store {
@@ -254,7 +253,7 @@ impl Store {
         Ok(Source::Segment(self.cache.source(&self.segments, segment)))
     }
 
-    /// Keeps what had to be read for a message, for the next read of its segment.
+    /// Keeps the segment and the block that were read for a message, for the next read of that segment.
     pub fn keep(&mut self, log: LogId, parts: ReadParts) {
         let ReadParts { opened, block } = parts;
         let Some(found) = self.state.logs.get(&log) else { return };
@@ -311,7 +310,7 @@ impl Store {
     }
 
     /// The next messages from an offset on among which one may have this timestamp or a later one. As
-    /// [`scan`](Store::scan), but segments that are older are passed over.
+    /// [`scan`](Store::scan), but skips segments that are older.
     pub fn scan_from_time(
         &mut self,
         log: LogId,

@@ -1,5 +1,5 @@
-//! Giving back space. Dead segments are dropped, and neighbouring segments that are mostly dead are
-//! rewritten as one. Offsets never change.
+//! Frees space: drops dead segments, and rewrites neighbouring segments that are mostly dead as one segment. Offsets
+//! never change.
 
 use super::{
     checkpoint::{LogChange, Shared, Work, keep_going},
@@ -18,7 +18,7 @@ use crate::{
 /// The most segments of one log that are rewritten in one checkpoint.
 const REWRITTEN_MAX: usize = 8;
 
-/// What a checkpoint does with one segment.
+/// The decision of a checkpoint about one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Keep,
@@ -101,7 +101,7 @@ impl Work {
             }
         }
         for group in groups.iter().filter(|group| !group.is_empty()) {
-            // A rewrite may be left out. The disk may be full, or a block may be damaged.
+            // A rewrite is optional: it is skipped if the disk is full or a block is damaged.
             match self.rewrite(shared, group, change) {
                 Err(error) if error.kind() == ErrorKind::DiskFull => {}
                 rewritten => drop(keep_going(rewritten)?),

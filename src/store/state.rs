@@ -1,4 +1,4 @@
-//! The state of a store in memory, and every way in which it changes.
+//! The state of a store in memory, and all its changes.
 //!
 //! A commit applies its changes once its frame is in the journal. Recovery applies the same changes
 //! with the same function when it reads the frame again. Each change is idempotent or checked.
@@ -28,7 +28,7 @@ pub struct State {
     pub changed_entities: Vec<EntityId>,
     /// Deleted logs whose segments may still exist.
     pub deleted_logs: Vec<LogId>,
-    /// Whether a segment is dead, so that a checkpoint gives back space.
+    /// Whether a segment is dead, so that a checkpoint frees space.
     pub reclaimable: bool,
 }
 
@@ -130,8 +130,8 @@ impl State {
         Ok(())
     }
 
-    /// Drops the part of the tail index that no cursor wants any more, and notices a dead segment,
-    /// as far as that is cheap.
+    /// Drops the part of the tail index that no cursor needs any more. Notices a dead segment where that is
+    /// cheap.
     #[inline]
     fn floor_moved(&mut self, log: LogId, before: Offset, floor: Offset) {
         let Some(log) = self.logs.get_mut(&log) else {
@@ -174,7 +174,7 @@ impl State {
         };
         match self.cursors.values().all(is_there) {
             true => Ok(()),
-            false => Err(Malformed("an ack state speaks of messages that are not there")),
+            false => Err(Malformed("an ack state refers to messages that do not exist")),
         }
     }
 
@@ -262,7 +262,7 @@ impl State {
         cursors.filter_map(Cursor::acks).collect()
     }
 
-    /// How many offsets of a range are dead: no cursor wants them.
+    /// How many offsets of a range are dead: no cursor needs them.
     pub fn dead(&self, log: &Log, range: OffsetRange) -> u64 {
         if log.keeps_acked {
             return range.start.to(log.start.clamp(range.start, range.end)).len();
@@ -270,8 +270,8 @@ impl State {
         acked_by_all(&self.ack_sets(log), range)
     }
 
-    /// The parts of a range that a cursor still wants.
-    pub fn wanted(&self, log: &Log, range: OffsetRange) -> Vec<OffsetRange> {
+    /// The parts of a range that a cursor still needs.
+    pub fn needed(&self, log: &Log, range: OffsetRange) -> Vec<OffsetRange> {
         let mut all: Vec<OffsetRange> = Vec::new();
         if log.keeps_acked {
             all.push(log.start.max(range.start).to(range.end));
@@ -283,7 +283,7 @@ impl State {
         all
     }
 
-    /// Whether an offset is dead: no cursor wants it.
+    /// Whether an offset is dead: no cursor needs it.
     pub fn is_dead(&self, log: &Log, offset: Offset) -> bool {
         if log.keeps_acked {
             return offset < log.start;
@@ -296,7 +296,7 @@ impl State {
     }
 }
 
-/// Sorts ranges, and joins those that touch or overlap.
+/// Sorts ranges, and joins ranges that touch or overlap.
 pub fn join(ranges: &mut Vec<OffsetRange>) {
     ranges.retain(|range| !range.is_empty());
     ranges.sort_unstable_by_key(|range| (range.start, range.end));

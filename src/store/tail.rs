@@ -89,14 +89,14 @@ impl Tail {
         }
         let chunk = self.chunks.partition_point(|chunk| chunk.first <= offset.0).checked_sub(1)?;
         let runs = &self.chunks[chunk].runs;
-        let wanted = offset.0 - self.chunks[chunk].first;
+        let distance = offset.0 - self.chunks[chunk].first;
         // If every run holds one message, the distance is the index.
-        if let Some(run) = runs.get(wanted as usize)
-            && u64::from(run.offset) == wanted
+        if let Some(run) = runs.get(distance as usize)
+            && u64::from(run.offset) == distance
         {
-            return Some((chunk, wanted as usize));
+            return Some((chunk, distance as usize));
         }
-        let run = runs.partition_point(|run| u64::from(run.offset) <= wanted);
+        let run = runs.partition_point(|run| u64::from(run.offset) <= distance);
         Some((chunk, run - 1))
     }
 
@@ -118,7 +118,7 @@ impl Tail {
         })
     }
 
-    /// The first offset whose run stands at or behind a position; the end if there is none.
+    /// The first offset whose run is at or behind a position. The end if there is none.
     pub fn first_at_or_behind(&self, lsn: Lsn) -> Offset {
         let Some(chunk) = self.chunks.partition_point(|chunk| chunk.lsn < lsn.0).checked_sub(1)
         else {
@@ -133,7 +133,7 @@ impl Tail {
         }
     }
 
-    /// Forgets runs before an offset, in whole chunks, which costs next to nothing.
+    /// Forgets runs before an offset. It forgets whole chunks only, which is cheap.
     #[inline]
     pub fn drop_below(&mut self, offset: Offset) {
         while let Some(chunk) = self.chunks.front() {
@@ -147,7 +147,7 @@ impl Tail {
         }
     }
 
-    /// The first offset that is indexed; the end if there is none.
+    /// The first offset that is indexed. The end if there is none.
     pub fn start(&self) -> Offset {
         self.chunks.front().map_or(self.end, |chunk| Offset(chunk.first))
     }

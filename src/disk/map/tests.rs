@@ -1,4 +1,4 @@
-//! Tests of maps and of what is shared of them.
+//! Tests of maps, slices and shares.
 
 use std::sync;
 

@@ -17,7 +17,7 @@ pub(super) const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 /// Write-back may see a store half done, but never half of an aligned piece of this size.
 const PIECE: usize = 8;
-/// How long a sync that is said to take its time sleeps in truth, so that others come meanwhile.
+/// The longest real sleep of a slow sync, during which other threads go on.
 const SLEEP_MOST: Duration = Duration::from_millis(1);
 
 /// A store within one page.
@@ -45,7 +45,7 @@ pub(super) struct Content {
     lengths: Vec<u64>,
     /// Pages that take up space.
     pages: BTreeSet<usize>,
-    /// Bytes that were handed out and may still be held.
+    /// Ranges of slices that may still be alive.
     held: Vec<(Range<u64>, Weak<Vec<u8>>)>,
 }
 
@@ -110,8 +110,8 @@ impl Content {
         self.pending.retain(|page, _| *page < pages);
     }
 
-    /// Writes back the pages that were stored to. One that an earlier, failed sync has marked as
-    /// clean is not among them, unless it was stored to again.
+    /// Writes back the dirty pages. A page that a failed sync has marked as clean is dirty only after another
+    /// store.
     fn sync(&mut self) {
         let pending = std::mem::take(&mut self.pending);
         if pending.is_empty() && self.durable.len() == self.live.len() {
@@ -126,7 +126,7 @@ impl Content {
         self.lengths.clear();
     }
 
-    /// A sync that failed: what was pending is taken for clean, and is not durable.
+    /// A failed sync: pending stores count as clean, and are not durable.
     fn fail_sync(&mut self) {
         self.pending.clear();
     }
@@ -164,7 +164,7 @@ impl Content {
     }
 }
 
-/// Decides what of a page's stores is on the disk after a power cut.
+/// Decides which stores of a page are on the disk after a power cut.
 fn survive(page: &mut [u8; PAGE], stores: &[Store], choose: &mut dyn FnMut(u64) -> u64) {
     let before = *page;
     let whole = choose(stores.len() as u64 + 1) as usize;
@@ -181,7 +181,7 @@ fn survive(page: &mut [u8; PAGE], stores: &[Store], choose: &mut dyn FnMut(u64) 
         }
     }
     if *page != before && choose(4) == 3 {
-        // The disk tore the page: some sectors stayed as they were.
+        // The disk tears the page: some sectors stay as they were.
         for sector in (0..PAGE).step_by(SECTOR) {
             if choose(2) == 0 {
                 page[sector..sector + SECTOR].copy_from_slice(&before[sector..sector + SECTOR]);
@@ -226,7 +226,7 @@ impl DiskFile for SimFile {
         let off = world.is_off(self.process.life);
         if let Err(error) = world.begin_call(self.process.life) {
             if !off {
-                // It fails when half of it is done.
+                // The write fails after half of its bytes.
                 let _ = world.write(self.file, at, &bytes[..bytes.len() / 2]);
             }
             return Err(error);
@@ -240,7 +240,7 @@ impl DiskFile for SimFile {
         let mut world = self.process.disk.world();
         let off = world.is_off(self.process.life);
         if let Err(error) = world.begin_sync(self.process.life) {
-            // Power that is off is not an error of the disk.
+            // A power cut is not an error of the disk.
             if !off {
                 world.content_of(self.file).fail_sync();
             }
@@ -268,7 +268,7 @@ impl DiskFile for SimFile {
     }
 }
 
-/// A simulated map: the rules of the real one, each broken one found.
+/// A simulated map with the rules of the real one. A broken rule panics.
 #[derive(Debug)]
 struct SimWindow {
     file: SimFile,

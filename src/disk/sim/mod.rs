@@ -254,7 +254,7 @@ impl SimDisk {
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        // A panic of a test while it held the lock is that test's failure, not this one's.
+        // A test may have panicked while it held the lock. That does not make the disk unusable.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Names of files and directories, and changes of them.
+//! Names of files and directories, and their changes.
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
-//! Chance.
+//! Pseudo-random numbers.
 
-/// The one source of chance: SplitMix64 (Steele, Lea and Flood, 2014).
+/// The only source of randomness: SplitMix64 (Steele, Lea and Flood, 2014).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Random(u64);
 

@@ -14,13 +14,13 @@ use super::{
 };
 use crate::ids::Timestamp;
 
-/// Counts kills and power cuts. Handles of a former life are dead.
+/// The number of kills and power cuts so far. Handles of an earlier life fail.
 pub(super) type Life = u64;
 pub(super) type FileId = u64;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fault {
-    /// Counted over all calls, or over syncs of files.
+    /// The number of the call, counted over all calls, or over syncs of files.
     pub(super) call: u64,
     pub(super) only_syncs: bool,
     /// The operating system's number for the error.
@@ -55,14 +55,14 @@ pub(super) struct World {
     pub(super) elapsed: Duration,
     /// How long a sync of a file takes.
     pub(super) sync_time: Duration,
-    /// How the disk looked before steps that were recorded.
+    /// Copies of the disk before recorded steps.
     pub(super) record: Record,
 }
 
-/// Which steps are recorded, and what was.
+/// Which steps are recorded, and the recorded copies.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// One step in so many; 0 is none.
+    /// One step in this many is recorded; 0 records none.
     pub(super) one_in: u64,
     random: Random,
     pub(super) moments: Vec<World>,
@@ -145,7 +145,7 @@ impl World {
         self.fails(call, false)
     }
 
-    /// A call that syncs a file.
+    /// Begins a call that syncs a file.
     pub(super) fn begin_sync(&mut self, life: Life) -> io::Result<()> {
         self.begin_call(life)?;
         self.advance(self.sync_time);
@@ -208,7 +208,7 @@ impl World {
         }
     }
 
-    /// A file in a directory whose own name did not survive is gone with it.
+    /// Drops the files of directories whose own names did not survive.
     fn drop_orphans(&mut self) {
         let dirs: Vec<PathBuf> = self
             .durable_names

@@ -67,7 +67,10 @@ impl Consumer {
         timeout: Duration,
     ) -> Result<Vec<Delivery>> {
         if most == 0 {
-            return Err(Error::invalid("most", "a batch of at most 0 messages"));
+            return Err(Error::invalid(
+                "most",
+                "a batch of at most 0 messages is always empty: give it 1 or more",
+            ));
         }
         let got = blocking(Some(timeout), self.stopwatch(), || self.attempt(most))?;
         Ok(got.unwrap_or_default())

@@ -60,7 +60,10 @@ impl Consumer {
     /// A new consumer that holds at most `prefetch` deliveries.
     pub fn with_max_in_flight(&self, prefetch: u64) -> Result<Consumer> {
         if prefetch == 0 {
-            return Err(Error::invalid("max_in_flight", "a consumer that may hold no message"));
+            return Err(Error::invalid(
+                "max_in_flight",
+                "max_in_flight is 0, so the consumer could receive nothing: give it 1 or more",
+            ));
         }
         let rules = SlotRules { is_exclusive: self.info.is_exclusive, prefetch };
         let mut core = self.committer().lock_open("open a consumer")?;

@@ -218,6 +218,6 @@ fn full(limit: Limit) -> Error {
     let most = |most: Option<u64>, unit: &str| most.map(|most| format!("{most} {unit}"));
     let (messages, bytes) = (most(limit.messages, "messages"), most(limit.bytes, "bytes"));
     let both: Vec<String> = messages.into_iter().chain(bytes).collect();
-    let what = format!("the queue holds as much as it may: {}", both.join(", or "));
+    let what = format!("the queue is full; it holds at most {}", both.join(", or "));
     Error::new(ErrorKind::QueueFull, what)
 }

@@ -1,4 +1,4 @@
-//! The commit of a transaction.
+//! Commits a transaction: all its sends, acks and offsets in one frame.
 
 use std::slice;
 
@@ -19,7 +19,7 @@ use crate::{
     store::Op,
 };
 
-/// The messages that are dropped from a queue to make room.
+/// The messages that are dropped from a queue to make capacity.
 struct DroppedFrom {
     cursor: CursorId,
     dropped: Dropped,
@@ -70,7 +70,7 @@ impl Transaction {
         Ok(committed)
     }
 
-    /// Makes room in queues with limits. Returns what is dropped for it.
+    /// Makes capacity in queues with limits. Returns the messages that are dropped.
     fn make_capacity(
         &self,
         core: &mut Core,
@@ -91,7 +91,7 @@ impl Transaction {
         self.appends.iter().filter(|append| append.log == log).count() as u64
     }
 
-    /// Where the messages of the last commit are. Each was a run of its own.
+    /// The positions of the messages of the last commit. Each message is a run of its own.
     fn positions(&self, core: &Core) -> Vec<Position> {
         let placed = self.appends.iter().zip(core.store.placed());
         let position = |(append, (_, offsets)): (&Append, (LogId, OffsetRange))| Position {

@@ -42,7 +42,7 @@ impl Copying<'_> {
         Copying { segments, segment_bytes, log, writer, base, put, messages, bytes, timed }
     }
 
-    /// Copies all messages of the log that are wanted, and acks lost ones.
+    /// Copies all messages of the log that a cursor needs, and acks lost ones.
     pub fn copy(
         &mut self,
         survey: &mut Survey,
@@ -163,7 +163,7 @@ pub fn queue_of_delay_index(entity: &Entity) -> Option<EntityId> {
     }
 }
 
-/// Makes spilled messages deliverable at once whose times are lost.
+/// Makes spilled messages whose due times are lost deliverable at once.
 pub fn free_untimed(survey: &mut Survey, queue: EntityId, timed: &RoaringTreemap) {
     let cursor = survey.state.cursors.get_mut(&queue.cursor(0));
     let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) else { return };

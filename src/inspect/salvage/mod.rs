@@ -51,7 +51,7 @@ pub fn salvage_store(
     config: Config,
     id: StoreId,
 ) -> Result<SalvageReport> {
-    let mut survey = survey::look(Arc::clone(disk), from)?;
+    let mut survey = survey::survey_store(Arc::clone(disk), from)?;
     let mut report = Report { problems: verify::problems(&survey), ..Report::default() };
     verify::count(&survey, &mut report.read)?;
     let target = Opening::new(Arc::clone(disk), to, config)?;

@@ -1,5 +1,4 @@
-//! A state from the entries of a damaged metalog. Missing entries are tolerated. Contradictions are
-//! noted.
+//! Builds a state from the entries of a damaged metalog. It tolerates missing entries, and notes contradictions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -139,4 +138,4 @@ impl Gathered {
     }
 }
 
-const STRAY: &str = "an entry belongs to nothing that exists";
+const STRAY: &str = "an entry refers to an entity that does not exist";

@@ -1,4 +1,4 @@
-//! Finding the metalog that counts, and the store's id.
+//! Finds the metalog that counts, and the store's id.
 
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,7 @@ pub fn dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(crate::ids::LogId, 
     }
 }
 
-/// The lock file notes the store's id for people.
+/// The store's id from the note in the lock file.
 fn noted_in_lock(disk: &dyn Disk, layout: &Layout) -> Option<StoreId> {
     let file = disk.open(&layout.lock(), Open::Reading).ok()?;
     let mut text = [0; 256];

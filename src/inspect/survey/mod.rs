@@ -23,7 +23,7 @@ use self::{
     gather::Gathered,
     metas::{Metas, dirs, store_id},
     orphans::{Seen, adopt},
-    replay::{Replay, look_ahead},
+    replay::{Replay, mentioned},
     walk::Misplaced,
 };
 pub use self::{metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey};
@@ -82,7 +82,7 @@ pub fn check_is_store(disk: &Arc<dyn Disk>, root: &Path) -> Result<()> {
 /// # Errors
 ///
 /// `NotFound` if there is no store; `UnsupportedVersion`; input or output errors.
-pub fn look(disk: Arc<dyn Disk>, root: &Path) -> Result<Survey> {
+pub fn survey_store(disk: Arc<dyn Disk>, root: &Path) -> Result<Survey> {
     let layout = Layout::new(root);
     let place = MetaPlace { disk: Arc::clone(&disk), layout: layout.clone() };
     check_is_store(&disk, root)?;
@@ -155,7 +155,7 @@ impl Looking {
         let mut nameless = Vec::new();
         if damaged || has_gaps {
             let from = if damaged { Lsn(0) } else { self.reflects };
-            nameless = self.adopt(&mut gathered, look_ahead(&self.journal, from)?)?;
+            nameless = self.adopt(&mut gathered, mentioned(&self.journal, from)?)?;
         }
         let (mut state, odd) = gathered.state();
         let meta_path = &self.metas.path;
@@ -231,16 +231,14 @@ impl Looking {
         state.cursors.values().filter(is_old).map(|cursor| cursor.id).collect()
     }
 
-    /// What is wrong with a segment of a log that was deleted after the last checkpoint that
-    /// counts. Opening the store looks for the segment. It may be gone because a later checkpoint,
-    /// whose damage looks like a torn tail, had removed it.
+    /// The problem of a missing segment, if its log was deleted after the last checkpoint that counts. Opening
+    /// the store reads that segment. A later checkpoint, whose damage looks like a torn tail, may have removed
+    /// it.
     fn missing(&self, segment: &SegmentState) -> Option<Problem> {
         let path = self.layout.segment_file(segment.log, segment.base, segment.generation);
         match self.disk.len_of(&path) {
             Ok(len) if len >= segment.bytes => None,
-            Ok(len) => {
-                Some(problem(&path, len, "a segment is shorter than what was committed to it"))
-            }
+            Ok(len) => Some(problem(&path, len, "a segment is shorter than its committed length")),
             Err(_) => Some(problem(&path, 0, "a segment is missing")),
         }
     }
@@ -286,9 +284,9 @@ impl Survey {
         self.all_uncertain || self.uncertain.contains(&cursor)
     }
 
-    /// The parts of a range that a cursor still wants.
-    pub fn wanted(&self, log: LogId, range: OffsetRange) -> Vec<OffsetRange> {
-        self.state.logs.get(&log).map_or_else(Vec::new, |log| self.state.wanted(log, range))
+    /// The parts of a range that a cursor still needs.
+    pub fn needed(&self, log: LogId, range: OffsetRange) -> Vec<OffsetRange> {
+        self.state.logs.get(&log).map_or_else(Vec::new, |log| self.state.needed(log, range))
     }
 
     /// The offset behind all messages that were found or may have existed.

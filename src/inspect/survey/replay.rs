@@ -58,7 +58,7 @@ impl RunAt {
 }
 
 /// Finds the entities, logs and cursors that the journal mentions.
-pub fn look_ahead(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
+pub fn mentioned(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
     let mut seen = Seen::default();
     journal.frames(&mut |place, kind, payload| {
         if kind != FrameKind::Commit || place.lsn < from {
@@ -164,7 +164,7 @@ impl Replay<'_> {
         let (first, end) = (run.first, run.end());
         let mut odd = None;
         if log.runs.last().is_some_and(|last| first < last.end()) {
-            // A later epoch has given these offsets again. Recovery had cut off the earlier runs.
+            // A later epoch has assigned these offsets again. Recovery had cut the earlier runs.
             log.runs.retain(|it| it.end() <= first);
             odd = Some(NOT_BEHIND);
         }

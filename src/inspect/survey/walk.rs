@@ -1,5 +1,4 @@
-//! Walking one log: its messages are merged from all segments and the journal, in the order of
-//! their offsets.
+//! Walks one log: merges its messages from all segments and the journal, in the order of their offsets.
 
 use std::{
     cmp::Reverse,
@@ -33,7 +32,7 @@ pub struct Walked {
     pub blocks: u64,
     pub records: u64,
     pub spots: Vec<Spot>,
-    /// Messages that are wanted and were not found.
+    /// Messages that a cursor needs and that were not found.
     pub lost: Vec<OffsetRange>,
     /// The offset behind the last message.
     pub end: Offset,
@@ -111,7 +110,7 @@ impl Survey {
             {
                 if *offset >= at {
                     if *offset > at {
-                        walked.lost.extend(self.wanted(log, at.to(*offset)));
+                        walked.lost.extend(self.needed(log, at.to(*offset)));
                     }
                     at = offset.next();
                     if state.is_some_and(|it| !self.state.is_dead(it, *offset)) {
@@ -126,7 +125,7 @@ impl Survey {
         walked.end = at;
         let next = self.next(log);
         if at < next {
-            walked.lost.extend(self.wanted(log, at.to(next)));
+            walked.lost.extend(self.needed(log, at.to(next)));
         }
         join(&mut walked.lost);
         join(&mut walked.intact);
@@ -385,7 +384,7 @@ impl SegmentFeed {
         let had_damage = walked.spots.iter().any(|spot| spot.path == self.path(survey));
         self.close_spots(walked, self.state.end);
         if !had_damage && (!is_whole || self.last > self.state.end) {
-            let what = Malformed("a segment does not hold what the metalog says");
+            let what = Malformed("a segment does not match its entry in the metalog");
             self.note_harmless(survey, walked, 0, what);
         }
         if let (Some(opened), true) = (&self.opened, self.state.sealed)
@@ -417,7 +416,7 @@ fn read_run(
         let bytes = payload.get(from..from + run.len as usize).unwrap_or_default();
         let decoded = Run::decode(bytes)?;
         if (decoded.log, decoded.first, decoded.count) != (log, run.first, run.count) {
-            return Err(Malformed("a run is not what it was a moment ago"));
+            return Err(Malformed("a run has changed between two reads"));
         }
         let records = decoded.records().collect::<Result<Vec<_>, Malformed>>()?;
         Ok((decoded.body.to_vec(), records))

@@ -118,7 +118,7 @@ impl Chunk {
         let (acked, spilled) = (bitmap(&state.acked)?, bitmap(&state.spilled)?);
         let is_due = |low: u32| due.contains_key(&(low as u16));
         if !spilled.is_disjoint(&acked) || spilled.iter().any(is_due) {
-            return Err(Malformed("an ack state tells two places of a message"));
+            return Err(Malformed("an ack state has a message in two places"));
         }
         Ok(Chunk { acked, attempts, priorities, due, spilled, dirty: false })
     }

@@ -64,7 +64,7 @@ impl AckSet {
         self.chunks.get(&index).is_some_and(|chunk| chunk.acked.contains(low))
     }
 
-    /// Acks a range. What is acked already stays so.
+    /// Acks a range. Messages that are acked already stay acked.
     #[inline]
     pub fn ack(&mut self, range: OffsetRange) {
         if range.end.0 <= self.floor {
@@ -91,8 +91,8 @@ impl AckSet {
         }
     }
 
-    /// Removes offsets below the floor from the chunks. This does not make a chunk dirty: when a
-    /// chunk is restored, the floor is looked at.
+    /// Removes offsets below the floor from the chunks. This does not make a chunk dirty, because a restore
+    /// ignores offsets below the floor.
     fn drop_below_floor(&mut self) {
         let (last, low) = split(self.floor);
         while let Some(mut entry) = self.chunks.first_entry() {
@@ -150,7 +150,7 @@ impl AckSet {
         None
     }
 
-    /// The offset behind the last message of which this state says anything.
+    /// The offset behind the last message that has any state here.
     pub fn end(&self) -> Offset {
         let last = |(index, chunk): (&u64, &Chunk)| {
             let digits = chunk.attempts.iter().chain(&chunk.priorities);
@@ -166,7 +166,7 @@ impl AckSet {
         self.unacked_up_to(range, usize::MAX)
     }
 
-    /// The first parts of a range that are not acked, at most so many.
+    /// The first parts of a range that are not acked, at most `most` parts.
     pub fn unacked_up_to(&self, range: OffsetRange, most: usize) -> Vec<OffsetRange> {
         let mut unacked: Vec<OffsetRange> = Vec::new();
         let mut at = range.start.max(self.floor());
@@ -194,7 +194,7 @@ impl AckSet {
         unacked
     }
 
-    /// The acked offsets of one chunk, those below the floor included.
+    /// The acked offsets of one chunk, including offsets below the floor.
     fn acked_in_chunk(&self, index: u64) -> RoaringBitmap {
         let below = self.floor.saturating_sub(index * CHUNK_OFFSETS).min(CHUNK_OFFSETS);
         let mut acked =
@@ -325,7 +325,7 @@ impl AckSet {
         changed.map(|(index, chunk)| chunk.capture(cursor, *index)).collect()
     }
 
-    /// Takes a chunk from a metalog. It may speak of offsets below the floor, which no longer count.
+    /// Takes a chunk from a metalog. It may hold offsets below the floor, which no longer count.
     pub fn restore(&mut self, state: &ChunkState) -> Result<(), Malformed> {
         let chunk = Chunk::restore(state)?;
         self.above += chunk.acked.len();
@@ -345,7 +345,7 @@ impl AckSet {
     }
 }
 
-/// How many offsets of a range all cursors have acked. Without a cursor nobody waits for a message,
+/// How many offsets of a range all cursors have acked. Without a cursor no consumer waits for a message,
 /// so all offsets count as acked.
 pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
     let Some(lowest) = cursors.iter().map(|acks| acks.floor).min() else {

@@ -25,7 +25,7 @@ const OFFSETS: u64 = 2 * 65_536 + 100;
 #[derive(Clone, Debug)]
 enum Step {
     Ack(u64, u64),
-    /// How often one was tried, and when it is due.
+    /// The attempts and the due time of one message.
     Defer(u64, u32, u64),
     Prioritize(u64, u64, u8),
     /// Into a metalog and back.
@@ -234,7 +234,7 @@ fn a_metalog_with_an_impossible_priority_is_refused() {
     }
     for digit in [1, 2] {
         let mut chunk = chunks[0].clone();
-        // Of what has 8, none may have 2 or 4, too.
+        // A number with the digit 8 may not have the digits 2 or 4.
         chunk.priorities[digit] = chunk.priorities[3].clone();
         assert!(AckSet::default().restore(&chunk).is_err());
     }

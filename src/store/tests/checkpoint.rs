@@ -61,13 +61,13 @@ fn text(offset: u64) -> String {
     format!("message {offset} {}", "x".repeat(length))
 }
 
-/// A store that somebody else keeps using while a checkpoint is made.
+/// A store that another thread uses while a checkpoint is made.
 struct Busy {
     store: RefCell<Store>,
-    /// What the queue holds, and the next offset.
+    /// The messages of the queue, and the next offset.
     model: RefCell<(BTreeMap<u64, String>, u64)>,
     random: RefCell<u64>,
-    /// How often the checkpoint had the store in hand.
+    /// How many times the checkpoint has held the store.
     steps: RefCell<usize>,
 }
 
@@ -132,8 +132,8 @@ impl Shared for Busy {
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R {
         *self.steps.borrow_mut() += 1;
         let outcome = act(&mut self.store.borrow_mut());
-        // Others commit whenever the checkpoint has let go of the store. Where that fails, the
-        // power is off, and the checkpoint is about to find out.
+        // Another commit is made each time the checkpoint has released the store. If it fails, the power is
+        // off, and the checkpoint will fail, too.
         let _ = self.work();
         outcome
     }
@@ -224,7 +224,7 @@ fn a_crash_at_any_step_loses_nothing_durable_and_brings_nothing_back() {
                 let fresh = known.is_none() && *offset >= next;
                 assert!(known == Some(text) || fresh, "seed {seed}, step {crash_at}: {offset}");
             }
-            // What was there and is there now can be lost only by an ack.
+            // Only an ack may remove a message.
             for offset in after.keys().filter(|offset| before.contains_key(offset)) {
                 assert!(found.contains_key(offset), "seed {seed}, step {crash_at}: {offset}");
             }
@@ -283,7 +283,7 @@ fn stragglers_are_rewritten_together() {
     assert_eq!(contents(&mut open(&disk).expect("it recovers")), expected);
 }
 
-/// A store that nobody else uses.
+/// A store without other users.
 struct Quiet(RefCell<Store>);
 
 impl Shared for Quiet {
@@ -301,7 +301,7 @@ impl Shared for Quiet {
     }
 }
 
-/// A store with three messages, whose last commit says something of a fourth.
+/// A store with three messages, whose last commit refers to a fourth.
 pub fn with_a_commit_about_no_message(change: &Change<'_>) -> SimDisk {
     let disk = SimDisk::new(1);
     let busy = busy(&disk, 1);
@@ -314,7 +314,7 @@ pub fn with_a_commit_about_no_message(change: &Change<'_>) -> SimDisk {
     disk
 }
 
-/// Two changes that speak of a fourth message.
+/// Two changes that refer to a fourth message.
 pub fn changes_about_no_message() -> [Change<'static>; 2] {
     [
         Change::Defer { cursor: CURSOR, offset: Offset(3), attempts: 1, due: Timestamp(0) },
@@ -322,7 +322,7 @@ pub fn changes_about_no_message() -> [Change<'static>; 2] {
     ]
 }
 
-/// A store with three messages. Its metalog may say something of a fourth.
+/// A store with three messages. Its metalog may refer to a fourth.
 pub fn with_a_metalog_about_no_message(says: bool) -> SimDisk {
     let disk = SimDisk::new(1);
     let busy = busy(&disk, 1);
