@@ -1,4 +1,4 @@
-//! Topics.
+//! Topics: handles and builders.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -21,7 +21,7 @@ use crate::{
     store::Space,
 };
 
-/// A topic by its name. Got from [`Engine::topic`].
+/// A topic by its name: to be created, opened or deleted. [`Engine::topic`] returns it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct TopicBuilder {
@@ -87,10 +87,10 @@ impl Definition for TopicBuilder {
     }
 }
 
-/// A topic: every subscription gets its own copy of each message, stored once.
+/// A topic: every subscription gets a copy of each message. The store keeps each message once.
 ///
-/// Clones are cheap and are the same topic. A message that is published while there is no subscription is for
-/// nobody.
+/// Clones are cheap and are the same topic. A message that is published while the topic has no subscription
+/// reaches no consumer.
 ///
 /// ```
 /// use posthouse::Engine;
@@ -137,7 +137,8 @@ impl Topic {
         &self.engine
     }
 
-    /// The same topic, with another durability for what is published through this handle.
+    /// The same topic with another durability. It counts for messages that are published through the returned
+    /// handle.
     ///
     /// ```
     /// use posthouse::Durability;
@@ -153,8 +154,9 @@ impl Topic {
         Topic { durability, ..self.clone() }
     }
 
-    /// A subscription by its name: to be created, opened or deleted. A new one receives only what is published
-    /// after its creation.
+    /// A subscription by its name: to be created, opened or deleted.
+    ///
+    /// A new subscription receives only the messages that are published after its creation.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -193,8 +195,10 @@ impl Topic {
         self.engine.committer().append("publish", self.log(), messages, Committer::now)
     }
 
-    /// Publishes a message. It is durable when the call returns, unless the durability says otherwise. Returns
-    /// the message's number in the topic.
+    /// Publishes a message, and returns its offset in the topic.
+    ///
+    /// The message is durable when the call returns, unless the handle has another
+    /// [durability](Topic::durability).
     ///
     /// ```
     /// use posthouse::Message;
@@ -216,7 +220,7 @@ impl Topic {
         self.engine.committer().complete(committed, self.durability)
     }
 
-    /// Publishes messages in one commit: all of them, or none. Returns their offsets.
+    /// Publishes messages in one commit: all of them, or none. It returns their offsets.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -238,8 +242,9 @@ impl Topic {
         Ok(first..Offset(first.0 + messages.len() as u64))
     }
 
-    /// Publishes a message without waiting for the disk: the ticket says when it is durable. The call waits only
-    /// where the journal has no room, until there is some.
+    /// Publishes a message without waiting for the disk. The [`Ticket`] tells when the message is durable.
+    ///
+    /// The call waits only if the journal is full, until it has room.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

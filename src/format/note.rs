@@ -1,4 +1,4 @@
-//! What the engine notes about a message: it is stored as its first header, under no name.
+//! The engine's note about a message. It is stored as the first header of the message, with an empty name.
 //! `docs/FORMAT.md` has the table under "Records".
 
 use serde::{Deserialize, Serialize};
@@ -10,22 +10,23 @@ use super::{
 };
 use crate::ids::{Offset, Timestamp};
 
-/// What became of a message before it was moved to the dead letters.
+/// The history of a dead letter: its queue or subscription, its attempts, and the reason.
 ///
-/// Got from [`Delivery::dead_letter`](crate::Delivery::dead_letter) and
-/// [`Browsed::dead_letter`](crate::Browsed::dead_letter).
+/// [`Delivery::dead_letter`](crate::Delivery::dead_letter) and
+/// [`Browsed::dead_letter`](crate::Browsed::dead_letter) return it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Why it was moved.
+    /// The reason of the move.
     pub reason: String,
-    /// The queue that it comes from; or the topic and the subscription, with a slash in between.
+    /// The name of its queue. For a subscription, the names of the topic and of the subscription, with a slash
+    /// between them.
     pub origin: String,
-    /// Its number there.
+    /// Its offset there.
     pub offset: Offset,
     /// How often it was delivered there.
     pub attempts: u32,
-    /// When it was moved.
+    /// The time of the move.
     pub died: Timestamp,
     /// Whether it comes from a subscription.
     pub is_of_subscription: bool,

@@ -1,7 +1,7 @@
 //! The calls that queues and subscriptions have in common, documented once.
 //!
-//! They are inherent methods made by a macro, and not a trait: an application would have to import the trait
-//! to receive a message.
+//! A macro makes them as inherent methods. With a trait, an application would have to import the trait to
+//! receive a message.
 
 /// The handles that consume: queues and subscriptions.
 pub trait Consuming {
@@ -9,8 +9,8 @@ pub trait Consuming {
     fn with_consumer(consumer: std::sync::Arc<super::consumer::Consumer>) -> Self;
 }
 
-/// Makes the calls of a handle that consumes. `$noun` is what it is, `$setup` code for the examples that makes
-/// a `handle` with one message in it.
+/// Makes the calls of a handle that consumes. `$noun` names the kind of the handle. `$setup` is code for the
+/// examples: it makes a `handle` with one message in it.
 macro_rules! consumer_calls {
     ($handle:ty, $noun:literal, $builder:literal, $setup:literal) => {
         #[doc = concat!("The name of the ", $noun, ".")]
@@ -19,8 +19,10 @@ macro_rules! consumer_calls {
             &self.consumer().info.name
         }
 
-        #[doc = concat!("The same ", $noun, ", with another durability for the commits of this handle: what is")]
-        /// sent through it, and what becomes of its deliveries.
+        #[doc = concat!("The same ", $noun, " with another durability.")]
+        ///
+        /// It counts for the commits of the returned handle: for messages that are sent through it, and for
+        /// the settling of its deliveries.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -38,9 +40,11 @@ macro_rules! consumer_calls {
             Self::with_consumer(std::sync::Arc::new(consumer))
         }
 
-        #[doc = concat!("The same ", $noun, ", as a consumer of its own that holds at most so many deliveries. While it")]
-        /// holds that many, it receives nothing, and is woken when one is settled. So a slow consumer does not
-        /// lease what others could handle. Clones of the handle share the limit.
+        #[doc = concat!("The same ", $noun, " as another consumer, which holds at most `most` deliveries at a time.")]
+        ///
+        /// At the limit the consumer receives nothing. It is woken when one of its deliveries is settled. So
+        /// a slow consumer does not lease messages that other consumers could handle. Clones of the handle
+        /// share the limit.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -55,7 +59,7 @@ macro_rules! consumer_calls {
         ///
         /// # Errors
         ///
-        /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it is 0;
+        /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `most` is 0;
         #[doc = concat!("[`NotFound`](crate::ErrorKind::NotFound) if the ", $noun, " was deleted.")]
         #[must_use = "the limit is that of the handle that is returned"]
         pub fn max_in_flight(&self, most: u64) -> crate::Result<Self> {
@@ -63,8 +67,10 @@ macro_rules! consumer_calls {
             Ok(Self::with_consumer(std::sync::Arc::new(consumer)))
         }
 
-        /// Whether this consumer is the one that receives: always, but where only
-        #[doc = concat!("[one at a time](crate::", $builder, "::single_active_consumer) does.")]
+        /// Whether this consumer is active: only an active consumer receives messages.
+        ///
+        /// It may be inactive only where a
+        #[doc = concat!("[single consumer](crate::", $builder, "::single_active_consumer) receives at a time.")]
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -81,7 +87,7 @@ macro_rules! consumer_calls {
             self.consumer().is_active()
         }
 
-        /// Receives the next message, and waits for one if need be. `None` if the time is over.
+        /// Receives the next message, and waits up to `timeout` for one. `None` if the time is over.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -100,14 +106,14 @@ macro_rules! consumer_calls {
         ///
         /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed, also while the call waits;
         #[doc = concat!("[`NotFound`](crate::ErrorKind::NotFound) if the ", $noun, " was deleted;")]
-        /// [`Corrupt`](crate::ErrorKind::Corrupt) if the message is damaged: it stays where it is;
+        /// [`Corrupt`](crate::ErrorKind::Corrupt) if the message is damaged: it stays in its place;
         /// [`Io`](crate::ErrorKind::Io) if it cannot be read;
         /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
         pub fn receive(&self, timeout: std::time::Duration) -> crate::Result<Option<crate::Delivery>> {
             self.consumer().receive(Some(timeout))
         }
 
-        /// Receives the next message if there is one.
+        /// Receives the next message. `None` if there is none now.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -126,8 +132,8 @@ macro_rules! consumer_calls {
             self.consumer().try_receive()
         }
 
-        /// Receives up to `most` messages: those that are there, or the first that come within the timeout.
-        /// Empty if the time is over.
+        /// Receives up to `most` messages, and waits up to `timeout` for the first. The result is empty if the
+        /// time is over.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -152,8 +158,8 @@ macro_rules! consumer_calls {
             self.consumer().receive_batch(most, timeout)
         }
 
-        /// Receives the next message as a future. It needs no particular runtime, and loses nothing when it is
-        /// dropped: a message is leased only when the future is ready.
+        /// Receives the next message as a future, which waits for one. It needs no particular runtime. A future
+        /// that is dropped loses no message: a message is leased only when the future is ready.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -178,8 +184,8 @@ macro_rules! consumer_calls {
             self.consumer().receive_async()
         }
 
-        /// Acks deliveries in one commit: all of them, or none. They may come from others of the same engine,
-        /// too.
+        /// Acks deliveries in one commit: all of them, or none. They may come from several queues and
+        /// subscriptions of the same engine.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -193,7 +199,8 @@ macro_rules! consumer_calls {
         ///
         /// # Errors
         ///
-        /// As [`Delivery::ack`](crate::Delivery::ack). If one lease is lost, none is acked.
+        /// The same errors as [`Delivery::ack`](crate::Delivery::ack). If one lease is lost, no delivery is
+        /// acked.
         pub fn ack_batch<'d>(
             &self,
             deliveries: impl IntoIterator<Item = &'d crate::Delivery>,
@@ -201,8 +208,8 @@ macro_rules! consumer_calls {
             self.consumer().ack_batch(deliveries)
         }
 
-        /// The messages as they come, for `while let Some(delivery) = deliveries.next().await`. It ends when
-        /// the engine is closed, and loses nothing when it is dropped.
+        /// The messages as a `Stream`, for `while let Some(delivery) = deliveries.next().await`. It ends when
+        /// the engine is closed. A stream that is dropped loses no message.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -222,8 +229,9 @@ macro_rules! consumer_calls {
             crate::Deliveries::new(self.consumer())
         }
 
-        #[doc = concat!("A worker that runs a handler for each message of this ", $noun, ", on threads of its own or as")]
-        /// tasks.
+        #[doc = concat!("A worker that runs a handler for each message of this ", $noun, ".")]
+        ///
+        /// It runs on threads of its own, or as tasks of an async runtime. See [`Worker`](crate::Worker).
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -241,7 +249,7 @@ macro_rules! consumer_calls {
             crate::WorkerBuilder::new(self.consumer())
         }
 
-        /// How many messages are not acked, those on lease and those that wait included.
+        /// The number of messages that are not acked. Messages on lease and delayed messages count.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -258,7 +266,7 @@ macro_rules! consumer_calls {
             self.consumer().depth()
         }
 
-        /// How many messages are on lease.
+        /// The number of messages on lease.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -277,7 +285,8 @@ macro_rules! consumer_calls {
             self.consumer().in_flight()
         }
 
-        /// How many messages wait until they are due: delayed ones, and those that failed.
+        /// The number of messages that wait until they are due: delayed messages, and messages that wait for
+        /// their retry.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -313,8 +322,8 @@ macro_rules! consumer_calls {
             self.consumer().oldest_age()
         }
 
-        /// How many messages are in which state, and what has happened since a handle was first opened in this
-        /// epoch of the engine.
+        /// Counts of the messages by state, and of the events since a handle was first opened in this epoch
+        /// of the engine.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -332,8 +341,8 @@ macro_rules! consumer_calls {
             self.consumer().stats()
         }
 
-        /// How long messages have waited to be received, and how long it took until they were acked, since a
-        /// handle was first opened in this epoch of the engine.
+        /// Histograms of two times: how long messages waited for a consumer, and how long they were handled
+        /// until their ack. They begin when a handle is first opened in this epoch of the engine.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -351,10 +360,11 @@ macro_rules! consumer_calls {
             self.consumer().latencies()
         }
 
-        /// Calls a function when a threshold is reached, and when it is left: once for each crossing, and once
-        /// at first if it is reached already. The thread that crossed the threshold calls it, after the
-        /// commit. The function may do anything but wait for that thread. The watch ends when what is returned
-        /// is dropped.
+        /// Calls a function when a threshold is reached, and when it is left again.
+        ///
+        /// The function is called once for each crossing, and once at first if the threshold is reached
+        /// already. The thread that crosses the threshold calls it, after the commit. The function must not
+        /// wait for that thread. The watch ends when the returned value is dropped.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -377,7 +387,8 @@ macro_rules! consumer_calls {
             self.consumer().watch_threshold(threshold, call)
         }
 
-        /// Looks at the messages that are not acked, without taking them.
+        /// The messages that are not acked, in the order of their offsets. It reads them, and leaves them
+        /// where they are.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -397,8 +408,8 @@ macro_rules! consumer_calls {
             self.consumer().browse()
         }
 
-        /// Deletes one message, also one that waits until it is due. `false` if it is not there, because it
-        /// was acked or deleted before. A delivery that is under way is not stopped by it.
+        /// Deletes one message, also a delayed one. `false` if it was acked or deleted before. A consumer that
+        /// holds the message on lease is not interrupted.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -417,7 +428,7 @@ macro_rules! consumer_calls {
             self.consumer().remove(offset)
         }
 
-        /// Deletes all messages but those on lease, and says how many they were.
+        /// Deletes all messages except messages on lease, and returns how many it has deleted.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

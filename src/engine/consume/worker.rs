@@ -337,12 +337,27 @@ pub struct Worker {
 
 impl Worker {
     /// How many messages handlers have handled with success since the worker was started.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let worker = payments.worker().start(|_| Ok::<(), String>(()))?;
+    /// while payments.depth()? > 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert_eq!((worker.handled(), worker.failed()), (1, 0));
+    /// worker.stop()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn handled(&self) -> u64 {
         self.work.done.load(Ordering::Relaxed)
     }
 
-    /// How many times a handler has failed since the worker was started.
+    /// How many times a handler has failed since the worker was started. See [`handled`](Worker::handled) for an
+    /// example.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.work.failed.load(Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! Queues.
+//! Queues: handles, builders, capacity and redriving.
 
 mod builder;
 mod capacity;
@@ -35,8 +35,8 @@ use crate::{
 
 /// A queue: each message goes to one consumer, and is delivered again until it is acked.
 ///
-/// Any number of threads send and receive. Clones are cheap and are the same queue. First deliveries are in the
-/// order of sending. A message that comes back takes turns with fresh ones.
+/// Any number of threads send and receive. Clones are cheap and are the same queue. First deliveries are in
+/// the order of sending. Messages that come back take turns with new ones.
 ///
 /// ```
 /// use std::time::Duration;
@@ -98,7 +98,7 @@ impl Queue {
         self.consumer.info.limit
     }
 
-    /// How long messages wait that say nothing of a delay, in milliseconds.
+    /// How long messages without a delay of their own wait, in milliseconds.
     pub(crate) fn delay_ms(&self) -> u64 {
         self.consumer.info.delay_ms
     }
@@ -171,8 +171,10 @@ impl Queue {
         })
     }
 
-    /// Sends a message. It is durable when the call returns, unless the durability says otherwise. Returns the
-    /// message's number in the queue.
+    /// Sends a message, and returns its offset in the queue.
+    ///
+    /// The message is durable when the call returns, unless the handle has another
+    /// [durability](Queue::durability).
     ///
     /// ```
     /// use posthouse::{Engine, Message};
@@ -197,7 +199,7 @@ impl Queue {
         self.consumer.committer().complete(committed, self.consumer.durability)
     }
 
-    /// Sends messages in one commit: all of them, or none. Returns their offsets.
+    /// Sends messages in one commit: all of them, or none. It returns their offsets.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -221,8 +223,9 @@ impl Queue {
         Ok(first..Offset(first.0 + messages.len() as u64))
     }
 
-    /// Sends a message without waiting for the disk: the ticket says when it is durable. The call waits only
-    /// where the journal has no room, until there is some.
+    /// Sends a message without waiting for the disk. The [`Ticket`] tells when the message is durable.
+    ///
+    /// The call waits only if the journal is full, until it has room.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -242,7 +245,7 @@ impl Queue {
         Ok(Ticket::new(self.engine(), self.append(&[message.into()])?))
     }
 
-    /// How many bytes the messages in the queue have, with their keys and headers. `None` if the queue has no
+    /// The size of the messages in the queue in bytes, with keys and headers. `None` if the queue has no
     /// [limit in bytes](QueueBuilder::max_bytes).
     ///
     /// ```

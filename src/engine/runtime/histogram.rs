@@ -1,8 +1,8 @@
-//! How long things take: counted in buckets, by whoever comes, without a lock.
+//! Histograms: they count times in buckets, without a lock.
 //!
-//! A bucket is a sixteenth of a power of two wide, so what is read off is exact to a sixteenth, from a
-//! millisecond to weeks (the log-linear buckets of HdrHistogram; Tene, 2012). Memory is taken an octave
-//! at a time, when something falls into it: a few hundred bytes in practice, and 4 KiB at most.
+//! A bucket is a sixteenth of a power of two wide. So a value is exact to a sixteenth, from a millisecond to
+//! weeks (the log-linear buckets of HdrHistogram; Tene, 2012). Memory is taken one octave at a time, when a time
+//! falls into it: a few hundred bytes in practice, and 4 KiB at most.
 
 use std::{
     array,
