@@ -13,7 +13,7 @@
 /// rank is higher than those of all locks that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// What a scheduler shares with its thread.
+    /// The state that a scheduler shares with its thread.
     Scheduler,
     /// Which messages are schedules.
     #[cfg_attr(not(feature = "cron"), allow(dead_code))]

@@ -1,4 +1,4 @@
-//! Every setting and every limit of a store, in one place.
+//! The settings and the limits of a store.
 
 use std::time::Duration;
 
@@ -33,16 +33,16 @@ pub enum IoMode {
 
 /// The longest name of a queue, topic, subscription, stream or group, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
-/// The highest priority of a message; 0 is the lowest, and what a message has that says nothing.
+/// The highest priority of a message. The lowest is 0, which is also the default.
 pub const PRIORITY_MAX: u8 = 9;
 /// The most partitions that a stream can have.
 pub const PARTITIONS_MAX: u32 = 4096;
 /// The most messages that are packed into one run of a frame. A message in the journal is found
 /// by walking its run, so a run stays short.
 pub const RUN_MESSAGES_MAX: usize = 32;
-/// The hard ceiling of one commit, whatever is configured: lengths are 32 bits on disk.
+/// The upper bound of the setting for the largest commit, because lengths have 32 bits on disk.
 pub const COMMIT_BYTES_CEILING: u64 = 1 << 30;
-/// The journal grows by files; this is what one must at least hold beside its header.
+/// The fewest bytes that a journal file must hold beside its header.
 pub const JOURNAL_FILE_BYTES_FLOOR: u64 = 8 * 1024;
 /// The fewest bytes of the current journal file that are kept for acks and deletes while no
 /// next file could be prepared, as a share: one over this number.
@@ -53,7 +53,7 @@ pub const REWRITE_SHARE: u64 = 4;
 /// The longest that a buffered commit can be left to wait for its sync: an hour.
 const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// The settings of one engine. None of them is stored: each `open` may choose anew.
+/// The settings of one engine. They are not stored: each `open` may choose others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -143,9 +143,9 @@ pub fn check_name(what: &'static str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// How long a lease is unless a queue or subscription says otherwise.
+/// The lease of a queue or a subscription without a lease setting.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
-/// The longest lease: a day. Whoever works longer extends it.
+/// The longest lease: a day. A consumer that works longer extends it.
 pub const LEASE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Leases have a length, and an end.
@@ -193,7 +193,7 @@ pub enum Overflow {
     DropOldest,
 }
 
-/// How often a message is delivered at most, where there are dead letters and nothing else is said.
+/// The most deliveries of a message, where there are dead letters and no other number is set.
 pub const ATTEMPTS_DEFAULT: u32 = 5;
 
 /// How long a message waits after a failure before it is delivered again.

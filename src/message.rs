@@ -28,7 +28,7 @@ pub struct Message<'a> {
     key: Option<Cow<'a, [u8]>>,
     headers: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
     timestamp: Option<Timestamp>,
-    /// What few messages have.
+    /// The parts that few messages have.
     more: Option<Box<More>>,
 }
 
@@ -37,16 +37,16 @@ struct More {
     delay: Option<Delay>,
     lives_ms: Option<u64>,
     priority: u8,
-    /// What the engine has noted about it, as it is stored.
+    /// The engine's note about it, in the stored form.
     note: Option<Vec<u8>>,
-    /// Whether the engine moves it: it was let in before, and no limit of today keeps it out.
+    /// Whether the engine moves it. The engine accepted it before, so present limits do not count.
     is_moved: bool,
 }
 
 /// When a message is to be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delay {
-    /// So many milliseconds after its commit.
+    /// This number of milliseconds after its commit.
     After(u64),
     At(Timestamp),
 }
@@ -64,7 +64,7 @@ impl<'a> Message<'a> {
         Message { payload: payload.into_bytes(), ..Message::default() }
     }
 
-    /// A message that is there already, to be sent on.
+    /// A stored message, to be sent on.
     pub(crate) fn borrowed(
         payload: &'a [u8],
         key: Option<&'a [u8]>,
@@ -238,7 +238,7 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Whether it can have its priority where it goes: `takes_priorities` says whether any can be there.
+    /// Checks the priority. `takes_priorities` is whether messages at the target can have one.
     pub(crate) fn check_priority(&self, takes_priorities: bool) -> Result<()> {
         let priority = self.priority_set();
         if priority > PRIORITY_MAX {
@@ -258,7 +258,7 @@ impl<'a> Message<'a> {
         self.more.as_ref().map_or(0, |more| more.priority)
     }
 
-    /// Whether it has what few messages have: a delay, an end of life, a priority or a note.
+    /// Whether it has a delay, a time to live, a priority or a note.
     #[inline]
     pub(crate) fn has_more(&self) -> bool {
         self.more.is_some()
@@ -275,14 +275,14 @@ impl<'a> Message<'a> {
         self.more.as_ref().and_then(|more| more.delay)
     }
 
-    /// Notes something about the message that is stored with it, and that its headers do not show.
+    /// Adds a note, which is stored with the message. The headers do not show it.
     pub(crate) fn noting(mut self, note: Vec<u8>) -> Message<'a> {
         self.more().note = Some(note);
         self.more().is_moved = true;
         self
     }
 
-    /// The engine's own: no limit of today keeps it out.
+    /// Marks a message that the engine moves: present limits do not count.
     pub(crate) fn moved(mut self) -> Message<'a> {
         self.more().is_moved = true;
         self
@@ -292,7 +292,7 @@ impl<'a> Message<'a> {
         self.more.as_ref().is_some_and(|more| more.is_moved)
     }
 
-    /// What is noted.
+    /// The note.
     pub(crate) fn note(&self) -> Option<&[u8]> {
         self.more.as_ref().and_then(|more| more.note.as_deref())
     }

@@ -100,7 +100,7 @@ impl ConsumerStats {
     }
 }
 
-/// What has happened to the messages of one consumer in this life.
+/// The events of one queue or subscription in this epoch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub delivered: u64,

@@ -55,7 +55,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn topics(&self) -> Result<Vec<String>> {
         self.list(Space::Topics)
     }
@@ -186,7 +187,8 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn subscriptions(&self) -> Result<Vec<String>> {
         self.engine.list(Space::Subscriptions { topic: self.id })
     }
@@ -214,7 +216,7 @@ impl Topic {
     ///
     /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
     /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted: the message was not
-    /// published. [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    /// published. [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn publish<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
         let committed = self.append(&[message.into()])?;
         self.engine.committer().complete(committed, self.durability)
@@ -232,7 +234,7 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// As [`publish`](Topic::publish).
+    /// The same errors as [`publish`](Topic::publish).
     pub fn publish_batch<'m, M: Into<Message<'m>>>(
         &self,
         messages: impl IntoIterator<Item = M>,
@@ -257,7 +259,7 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// As [`publish`](Topic::publish), up to the commit.
+    /// The same errors as [`publish`](Topic::publish). An error of the sync comes from the ticket.
     pub fn publish_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
         Ok(Ticket::new(&self.engine, self.append(&[message.into()])?))
     }

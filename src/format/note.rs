@@ -36,7 +36,7 @@ pub struct DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Note {
     DeadLetter(DeadLetter),
-    /// So many milliseconds from its timestamp on.
+    /// The time to live in milliseconds, from the message's timestamp on.
     Lives(u64),
     /// Its life begins then, and lasts for so many milliseconds if that was said: it was redriven, or the
     /// clock was set before it was sent.

@@ -77,7 +77,7 @@ impl RecordSpans {
     }
 }
 
-/// What is encoded: a message whose headers are a list, or still in bytes.
+/// The parts of a message to encode. Its headers are a list, or bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordParts<'a> {
     pub timestamp: Timestamp,
@@ -129,7 +129,7 @@ fn pair_len(name: &str, value: &[u8]) -> usize {
     varint_len(lens.0 as u64) + lens.0 + varint_len(lens.1 as u64) + lens.1
 }
 
-/// What is stored with a message that is none of its headers.
+/// The note that is stored with a message.
 fn note_of<'a>(message: &'a Message<'_>, begin: Option<Timestamp>) -> Option<Cow<'a, [u8]>> {
     let lives = || Life { from: begin, ms: message.lives_ms() }.note().map(Cow::Owned);
     message.note().map(Cow::Borrowed).or_else(lives)
@@ -173,7 +173,7 @@ impl<'a> RecordParts<'a> {
         }
     }
 
-    /// What counts against the limit of a message: all that the application put in.
+    /// The size that counts against the limit of a message: all parts that the application has set.
     #[inline]
     pub fn weight(&self) -> u64 {
         let key = self.key.map_or(0, <[u8]>::len);
@@ -281,7 +281,7 @@ impl<'a> Headers<'a> {
         self.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    /// What the engine has noted about the message: it stands first, under no name.
+    /// The engine's note about the message. It is the first header, with an empty name.
     pub(crate) fn note(mut self) -> Option<&'a [u8]> {
         self.pair().ok().filter(|(name, _)| name.is_empty()).map(|(_, value)| value)
     }

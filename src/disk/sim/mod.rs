@@ -13,13 +13,13 @@
 //! - Names (created, renamed, removed) are durable once their directory was synced. Before, a
 //!   power cut keeps a prefix of them; with [`SimDisk::set_pessimal`] any subset.
 //! - A sync that fails behaves as measured on Linux: its pages count as clean afterwards although
-//!   they are not durable, and the next sync says that all is well.
+//!   they are not durable, and the next sync succeeds.
 //! - A write call that fails has stored the first half of its bytes.
 //! - Stores into a mapped block that was never written are a bug of the engine (SIGBUS on a full
 //!   disk), and so are stores over bytes that a reader still holds: both panic.
 //! - The disk can be full, the n-th call can fail with any error, once or from then on, and the
-//!   power can go at the n-th step. The clock stands still until it is moved, or for as long as a
-//!   sync is said to take.
+//!   power can go at the n-th step. The clock stands still until it is moved; a sync moves it by its
+//!   [sync time](SimDisk::set_sync_time).
 //!
 //! One seed decides all of it.
 

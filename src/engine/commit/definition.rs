@@ -1,4 +1,4 @@
-//! Creates, opens and deletes what has a name: queues, topics, subscriptions, streams and groups.
+//! Creates, opens and deletes named entities: queues, topics, subscriptions, streams and groups.
 
 use super::{committer::Committer, lifetime::Engine};
 use crate::{
@@ -14,9 +14,9 @@ use crate::{
     store::{Op, Space},
 };
 
-/// What a builder defines.
+/// The definition of an entity, as a builder holds it.
 pub trait Definition {
-    /// What is read before the core is locked.
+    /// Data that is read before the core is locked.
     type Prepared;
 
     fn name(&self) -> &str;
@@ -32,10 +32,10 @@ pub trait Definition {
         Ok(())
     }
 
-    /// What is stored. `dead_letters` is the id of the queue for dead letters.
+    /// The stored form. `dead_letters` is the id of the queue for dead letters.
     fn kind(&self, dead_letters: Option<EntityId>) -> EntityKind;
 
-    /// The name of a setting that was given here, and is another one there.
+    /// The name of a setting that is given here and has another value in the existing entity.
     fn differs(
         &self,
         _there: &EntityKind,
@@ -44,10 +44,10 @@ pub trait Definition {
         None
     }
 
-    /// Reads what it takes to know where the cursors of a new one begin. The core is not held.
+    /// Reads the data that decide where the cursors of a new entity begin. The core is not held.
     fn prepare(&self) -> Result<Self::Prepared>;
 
-    /// Where the cursors of a new one begin.
+    /// The offsets at which the cursors of a new entity begin.
     fn starts(
         &self,
         _core: &Core,
@@ -58,7 +58,7 @@ pub trait Definition {
     }
 }
 
-/// What to do if there is one already.
+/// What a builder does if the entity exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IfExists {
     Open,
@@ -82,7 +82,7 @@ fn already_exists(space: Space, name: &str, differs: Option<&str>) -> Error {
     Error::new(ErrorKind::AlreadyExists, what)
 }
 
-/// Finds what a builder defines, or creates it.
+/// Finds the entity of a builder, or creates it.
 pub fn create(
     engine: &Engine,
     definition: &impl Definition,
@@ -115,7 +115,7 @@ pub fn create(
     committer.complete(committed, committer.config.durability)
 }
 
-/// What is created, unless it exists.
+/// The entity to create, unless it exists.
 struct NewEntity<'a, D: Definition> {
     definition: &'a D,
     dead_letter_queue: Option<String>,
@@ -148,14 +148,14 @@ impl<D: Definition> NewEntity<'_, D> {
     }
 }
 
-/// Finds what exists.
+/// Finds an existing entity.
 pub fn open(engine: &Engine, space: Space, name: &str) -> Result<Entity> {
     check_name(space.noun(), name)?;
     let core = engine.committer().lock_open("open")?;
     core.store.find(space, name).cloned().ok_or_else(|| not_found(space, name))
 }
 
-/// Deletes what exists.
+/// Deletes an existing entity.
 pub fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
     check_name(space.noun(), name)?;
     let committer = engine.committer();
@@ -214,8 +214,8 @@ macro_rules! builder_calls {
         ///
         /// # Errors
         ///
-        /// As [`create`](Self::create), and [`AlreadyExists`](crate::ErrorKind::AlreadyExists) whenever it
-        /// exists.
+        /// The same errors as [`create`](Self::create); [`AlreadyExists`](crate::ErrorKind::AlreadyExists) if it
+        /// exists, whatever its settings.
         pub fn create_new(&self) -> crate::Result<$handle> {
             $from(self, &definition::create(&self.engine, self, IfExists::Fail)?)
         }

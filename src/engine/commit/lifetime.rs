@@ -29,7 +29,7 @@ use crate::{error::Result, store::Space};
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
-/// What the last handle ends.
+/// The state that ends with the last handle.
 struct Inner {
     committer: Arc<Committer>,
     shutdown: Arc<Shutdown>,

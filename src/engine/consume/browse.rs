@@ -71,7 +71,7 @@ impl Browsed {
         (self.due != Timestamp(0)).then_some(self.due)
     }
 
-    /// What is noted about its life.
+    /// The note about its time to live.
     pub(crate) fn life(&self) -> Life {
         self.stored.life()
     }
@@ -111,7 +111,7 @@ pub struct Browse {
     due_times: DueTimes,
 }
 
-/// For so many messages at once it is read when they are due.
+/// The number of messages whose due times are read at once.
 const DUE_TIMES_AT_ONCE: u64 = 1 << 16;
 
 impl Browse {

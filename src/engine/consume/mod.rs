@@ -1,4 +1,4 @@
-//! Consuming: what a consumer of a queue or a subscription does.
+//! Consuming: the calls of a consumer of a queue or a subscription, and of its deliveries.
 
 pub mod browse;
 pub mod calls;
@@ -15,6 +15,7 @@ pub mod receive;
 pub mod remove;
 pub mod settle;
 pub mod slot;
+pub mod state_calls;
 pub mod watch;
 pub mod weigh;
 pub mod worker;

@@ -233,14 +233,14 @@ fn failure_of<E: Display>(
     Some(format!("the handler panicked: {}", text.as_deref().unwrap_or("with no message")))
 }
 
-/// What the threads of a worker share.
+/// The state that the threads of a worker share.
 #[derive(Debug)]
 struct Work {
     consumer: Arc<Consumer>,
     max_handling_time: Duration,
     is_stopped: AtomicBool,
     stopping: RankedMutex<()>,
-    /// For those that rest.
+    /// Wakes threads that rest.
     stopped: Condvar,
     done: AtomicU64,
     failed: AtomicU64,

@@ -30,7 +30,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`send`](Queue::send); [`QueueFull`](ErrorKind::QueueFull) if the time is over;
+    /// The same errors as [`send`](Queue::send); [`QueueFull`](ErrorKind::QueueFull) if the time is over;
     /// [`Closed`](ErrorKind::Closed) if the engine is closed meanwhile.
     pub fn send_within<'m>(
         &self,

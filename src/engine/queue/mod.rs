@@ -193,7 +193,7 @@ impl Queue {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting of the message does not fit the queue,
     /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted,
     /// [`QueueFull`](crate::ErrorKind::QueueFull) if it may hold no more: the message was not sent.
-    /// [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
         let committed = self.append(&[message.into()])?;
         self.consumer.committer().complete(committed, self.consumer.durability)
@@ -212,7 +212,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`send`](Queue::send).
+    /// The same errors as [`send`](Queue::send).
     pub fn send_batch<'m, M: Into<Message<'m>>>(
         &self,
         messages: impl IntoIterator<Item = M>,
@@ -240,7 +240,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`send`](Queue::send), up to the commit.
+    /// The same errors as [`send`](Queue::send). An error of the sync comes from the ticket.
     pub fn send_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
         Ok(Ticket::new(self.engine(), self.append(&[message.into()])?))
     }
@@ -259,7 +259,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`depth`](Queue::depth).
+    /// The same errors as [`depth`](Queue::depth).
     pub fn bytes(&self) -> Result<Option<u64>> {
         self.consumer.bytes()
     }

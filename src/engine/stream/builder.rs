@@ -48,7 +48,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn streams(&self) -> Result<Vec<String>> {
         self.list(Space::Streams)
     }

@@ -155,7 +155,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`len`](Stream::len).
+    /// The same errors as [`len`](Stream::len).
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
@@ -181,7 +181,7 @@ impl Stream {
     ///
     /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted: nothing was appended.
-    /// [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn append<'m>(&self, message: impl Into<Message<'m>>) -> Result<Position> {
         let committed = self.commit_one(&message.into())?;
         self.shape.engine.committer().complete(committed, self.durability)
@@ -201,7 +201,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`append`](Stream::append).
+    /// The same errors as [`append`](Stream::append).
     pub fn append_batch<'m, M: Into<Message<'m>>>(
         &self,
         messages: impl IntoIterator<Item = M>,
@@ -227,7 +227,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`append`](Stream::append), up to the commit.
+    /// The same errors as [`append`](Stream::append). An error of the sync comes from the ticket.
     pub fn append_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Position>> {
         Ok(Ticket::new(&self.shape.engine, self.commit_one(&message.into())?))
     }
@@ -318,7 +318,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn groups(&self) -> Result<Vec<String>> {
         self.shape.engine.list(Space::Groups { stream: self.shape.id })
     }

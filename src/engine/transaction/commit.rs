@@ -70,7 +70,7 @@ impl Transaction {
         Ok(committed)
     }
 
-    /// Makes room in queues with limits. Returns what is dropped for it.
+    /// Makes capacity in queues with limits. Returns the messages that it drops.
     fn make_capacity(
         &self,
         core: &mut Core,

@@ -85,7 +85,7 @@ pub struct Transaction {
     appends: Vec<Append>,
     settlements: Vec<Settlement<'static>>,
     seeks: Vec<Seek>,
-    /// What is sent to queues with limits.
+    /// The load that is sent to each queue with a limit.
     limited: BTreeMap<CursorId, LimitedLoad>,
     durability: Durability,
     /// The first operation that is not possible.
@@ -407,7 +407,7 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// As [`commit`](Transaction::commit), up to the commit.
+    /// The same errors as [`commit`](Transaction::commit). An error of the sync comes from the ticket.
     pub fn commit_ticket(self) -> Result<Ticket<Vec<Position>>> {
         let engine = self.engine.clone();
         Ok(Ticket::new(&engine, self.make()?))
