@@ -100,7 +100,8 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Adds a header. Headers keep their order, and several may have one name.
+    /// Adds a header. Headers keep their order, and several may have one name. An empty name is an error when
+    /// the message is sent.
     ///
     /// ```
     /// let order = posthouse::Message::new("order 1").header("region", "eu").header("trace", "17");
@@ -144,7 +145,7 @@ impl<'a> Message<'a> {
     ///
     /// Within an epoch of the engine a steady clock counts, and after a restart the time of day. Parts of a
     /// millisecond are rounded up. A delay of 0 delivers at once, also where the queue has a delay of its own.
-    /// The longest delay is a year: a longer one is an error when the message is sent.
+    /// See also [`QueueBuilder::delay`](crate::QueueBuilder::delay).
     ///
     /// ```
     /// use std::time::Duration;
@@ -167,7 +168,7 @@ impl<'a> Message<'a> {
 
     /// Delays the delivery until a time of day. Only for queues.
     ///
-    /// A time in the past, or more than a year ahead, is an error when the message is sent.
+    /// A time in the past is an error when the message is sent.
     ///
     /// ```
     /// use posthouse::{ErrorKind, Message, Timestamp};
@@ -193,7 +194,7 @@ impl<'a> Message<'a> {
     ///
     /// After that time a queue or a subscription drops the message, or moves it to its dead letters. This
     /// happens when the message is next in turn: until then it counts as any other. A time of 0 is an error
-    /// when the message is sent. See also [`time_to_live`](crate::QueueBuilder::time_to_live).
+    /// when the message is sent, and so is a time that ends before the message is due. See also [`time_to_live`](crate::QueueBuilder::time_to_live).
     ///
     /// ```
     /// use std::time::Duration;

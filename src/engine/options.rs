@@ -236,6 +236,7 @@ impl Options {
     /// # Ok::<(), posthouse::Error>(())
     /// ```
     #[cfg(any(test, feature = "sim"))]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sim")))]
     #[must_use]
     pub fn sim(mut self, disk: &SimDisk) -> Options {
         self.sim = Some(disk.clone());
