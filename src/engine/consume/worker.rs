@@ -62,7 +62,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// Sets how long a handler may work on one message: more than nothing, at most a day; a day by default.
+    /// Sets how long a handler may work on one message: from 1 ms to a day; a day by default.
     ///
     /// The worker extends the lease for that long. After that the lease runs out, and the message is delivered
     /// again. See also [`Delivery::hold`].
