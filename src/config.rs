@@ -1,4 +1,4 @@
-//! All settings and limits of a store.
+//! The settings and the limits of a store.
 
 use std::time::Duration;
 
@@ -33,16 +33,16 @@ pub enum IoMode {
 
 /// The longest name of a queue, topic, subscription, stream or group, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
-/// The highest priority of a message. The lowest is 0, which is the default.
+/// The highest priority of a message. The lowest is 0, which is also the default.
 pub const PRIORITY_MAX: u8 = 9;
 /// The most partitions that a stream can have.
 pub const PARTITIONS_MAX: u32 = 4096;
 /// The most messages in one run of a frame. A read of a message in the journal walks its run, so a run is
 /// short.
 pub const RUN_MESSAGES_MAX: usize = 32;
-/// The upper limit of one commit in any configuration: lengths are 32 bits on disk.
+/// The upper bound of the setting for the largest commit, because lengths have 32 bits on disk.
 pub const COMMIT_BYTES_CEILING: u64 = 1 << 30;
-/// The smallest journal file that can be configured, without its header.
+/// The fewest bytes that a journal file must hold beside its header.
 pub const JOURNAL_FILE_BYTES_FLOOR: u64 = 8 * 1024;
 /// One over this number is the share of the current journal file that is kept for acks and deletes while no next
 /// file is prepared.
@@ -53,7 +53,7 @@ pub const REWRITE_SHARE: u64 = 4;
 /// The longest sync interval of buffered commits: an hour.
 const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// The settings of one engine. None of them is stored: each `open` may choose anew.
+/// The settings of one engine. They are not stored: each `open` may choose others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -143,9 +143,9 @@ pub fn check_name(what: &'static str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The default lease of a queue or a subscription.
+/// The lease of a queue or a subscription without a lease setting.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
-/// The longest lease: a day. A handler that works longer extends it.
+/// The longest lease: a day. A consumer that works longer extends it.
 pub const LEASE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Checks the length of a lease.
@@ -193,7 +193,7 @@ pub enum Overflow {
     DropOldest,
 }
 
-/// The default of `max_attempts` for a queue with dead letters.
+/// The most deliveries of a message, where there are dead letters and no other number is set.
 pub const ATTEMPTS_DEFAULT: u32 = 5;
 
 /// How long a message waits after a failure before it is delivered again.

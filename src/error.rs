@@ -42,33 +42,33 @@ pub enum ErrorKind {
     },
     /// No queue, topic, subscription, stream, group or schedule has that name, or it was deleted.
     NotFound,
-    /// The name is taken, by something with other settings.
+    /// The name is taken by an entity with other settings.
     AlreadyExists,
-    /// An argument is out of its range; `field` says which.
+    /// An argument is out of its range. `field` names it.
     InvalidInput {
         /// The argument's name.
         field: &'static str,
     },
     /// A message or a transaction is larger than the configured limit.
     TooLarge,
-    /// No space is left on the disk. Acks and deletes still work; sends do again once there is
+    /// No space is left on the disk. Acks and deletes still work. Sends work again when there is
     /// space.
     DiskFull,
-    /// The queue holds as many messages, or bytes, as it may. Nothing was sent; it can be once others are
-    /// acked.
+    /// The queue is at its limit of messages or bytes. Nothing was sent. Sends work again when messages
+    /// are acked.
     QueueFull,
     /// Durable data is damaged. The error names the file and the position.
     Corrupt,
     /// The store was written by a version of this crate that this one cannot read.
     UnsupportedVersion,
-    /// An earlier sync failed, so this engine can no longer say what is on the disk. Reopen the
-    /// store: recovery finds out.
+    /// A sync failed, so the engine does not know which commits are durable. Reopen the store: recovery
+    /// finds the commits that are.
     Poisoned,
     /// The lease of a delivery ran out, or the delivery was settled before. Nothing was changed.
     LeaseLost,
     /// The engine was closed.
     Closed,
-    /// The operating system refused a call, for a reason that is none of the others.
+    /// The operating system refused a call, for another reason.
     Io,
 }
 
@@ -137,7 +137,7 @@ impl Error {
         Error::new(ErrorKind::Locked { holder }, what).in_file(root)
     }
 
-    /// An input or output error. The kind tells a full disk from other failures.
+    /// An input or output error: a full disk has a kind of its own.
     pub(crate) fn io(source: io::Error, doing: &'static str, file: impl Into<PathBuf>) -> Error {
         let full =
             matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
@@ -160,7 +160,7 @@ impl Error {
         self
     }
 
-    /// A copy of the error for another waiter. The source keeps its text but not its type.
+    /// A copy of the error for another waiter. Only the type of the source is lost.
     pub(crate) fn again(&self) -> Error {
         let inner = &self.0;
         Error(Box::new(Inner {

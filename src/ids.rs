@@ -1,5 +1,5 @@
-//! Ids, offsets, positions and times. Each is its own type, so that a byte position can never be passed as an
-//! offset.
+//! Ids, offsets and times. Each is a type of its own, so that code cannot confuse a byte position with
+//! an offset.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ impl Offset {
         Offset(self.0 + 1)
     }
 
-    /// The offsets from this one up to `end`, without `end`.
+    /// The offsets from this one up to another, without that one.
     #[must_use]
     #[inline]
     pub(crate) fn to(self, end: Offset) -> OffsetRange {
@@ -39,7 +39,8 @@ impl Offset {
     }
 }
 
-/// The offsets from `start` up to `end`, without `end`. The range is empty if `end` is not above `start`.
+/// Consecutive offsets from `start` up to `end`, without `end`. The range is empty if `end` is not above
+/// `start`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct OffsetRange {
     pub start: Offset,
@@ -102,12 +103,12 @@ pub struct Lsn(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
 
-/// The time, as a commit sees it.
+/// The two times of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// The time of day that messages bear.
     pub stamp: Timestamp,
-    /// The steady time of day, which ignores that the clock was set. Due times and times to live use it.
+    /// The time of day by a steady clock, which does not jump when the clock is set: for delays.
     pub steady: Timestamp,
 }
 
@@ -125,7 +126,7 @@ impl Now {
     }
 }
 
-/// The time for a commit that uses no due time and no time to live.
+/// The time of a commit without delays.
 impl From<Timestamp> for Now {
     fn from(stamp: Timestamp) -> Now {
         Now { stamp, steady: stamp }
@@ -155,7 +156,7 @@ impl EntityId {
         CursorId(self.0 + u64::from(partition))
     }
 
-    /// The id that comes after so many.
+    /// The id that lies `ids` after this one.
     #[must_use]
     pub fn plus(self, ids: u64) -> EntityId {
         EntityId(self.0 + ids)

@@ -1,19 +1,26 @@
-//! An embedded, persistent messaging engine: queues, topics and streams in one directory, linked
-//! into an application as SQLite is. There is no server.
+//! An embedded, persistent messaging engine: queues, topics and streams in one directory. An
+//! application links it as it links SQLite. There is no server.
 //!
-//! - A [`Queue`] gives each message to one consumer, leases it, and delivers it again until it is
-//!   acked.
+//! - A [`Queue`] leases each message to one consumer, and delivers it again until it is acked.
 //! - A [`Topic`] gives a copy of each message to every [`Subscription`], and stores it once.
-//! - A [`Stream`] keeps an ordered log that any number of [`Reader`]s replay from any point;
+//! - A [`Stream`] keeps an ordered log. Any number of [`Reader`]s read it from any point, and
 //!   [`Group`]s keep their offsets.
-//! - A [`Transaction`] does any of that as one: all of it or nothing.
+//! - A [`Transaction`] commits such operations as one: all of them, or none.
 //!
-//! Everything survives the death of the process, and what was committed with
-//! [`Durability::Sync`], the default, survives a power cut. What is promised, what is assumed of
-//! the disk and what is not promised stands in the guide to [durability](guide::durability).
+//! Every commit survives the death of the process. A commit with [`Durability::Sync`], the default,
+//! survives a power cut. The guide to [durability](guide::durability) lists the guarantees, their
+//! limits, and the assumptions about the disk.
 //!
 //! Guides: [queues](guide::queues), [topics](guide::topics), [streams](guide::streams),
-//! [durability](guide::durability); with the feature `cron` recurring schedules, too.
+//! [durability](guide::durability), and with the feature `cron` recurring schedules.
+//!
+//! # Features
+//!
+//! All features are off by default.
+//!
+//! - `stream`: deliveries as a `Stream` of the crate `futures`.
+//! - `cron`: recurring schedules, which send messages at the times of cron expressions.
+//! - `sim`: a simulated disk and clock, to crash-test handlers.
 //!
 //! ```
 //! use std::time::Duration;
@@ -142,7 +149,7 @@ mod readme {}
 /// A simulated disk with power cuts and faults, to crash-test handlers. It needs the feature `sim`:
 /// `posthouse = { ..., features = ["sim"] }` under `[dev-dependencies]`.
 ///
-/// Only the disk is simulated, and its clocks: a call that waits, such as `receive` with a timeout,
+/// It simulates the disk and its clocks only. A call that waits, such as `receive` with a timeout,
 /// waits in real time. Use `try_receive`, and move the clocks with
 /// [`advance`](sim::SimDisk::advance).
 #[cfg(feature = "sim")]

@@ -28,7 +28,7 @@ pub struct Message<'a> {
     key: Option<Cow<'a, [u8]>>,
     headers: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
     timestamp: Option<Timestamp>,
-    /// The rare parts of a message.
+    /// The parts that few messages have.
     more: Option<Box<More>>,
 }
 
@@ -37,16 +37,16 @@ struct More {
     delay: Option<Delay>,
     time_to_live_ms: Option<u64>,
     priority: u8,
-    /// The engine's note, as it is stored.
+    /// The engine's note about it, in the stored form.
     note: Option<Vec<u8>>,
-    /// Whether the engine moves the message. The store has accepted it before, so the present limits do not apply.
+    /// Whether the engine moves it. The engine accepted it before, so present limits do not count.
     is_moved: bool,
 }
 
 /// When a message is to be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delay {
-    /// So many milliseconds after its commit.
+    /// This number of milliseconds after its commit.
     After(u64),
     At(Timestamp),
 }
@@ -64,7 +64,7 @@ impl<'a> Message<'a> {
         Message { payload: payload.into_bytes(), ..Message::default() }
     }
 
-    /// An existing message, to be sent on.
+    /// A stored message, to be sent on.
     pub(crate) fn borrowed(
         payload: &'a [u8],
         key: Option<&'a [u8]>,
@@ -100,7 +100,8 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Adds a header. Headers keep their order, and several may have one name.
+    /// Adds a header. Headers keep their order, and several may have one name. An empty name is an error when
+    /// the message is sent.
     ///
     /// ```
     /// let order = posthouse::Message::new("order 1").header("region", "eu").header("trace", "17");
@@ -144,7 +145,7 @@ impl<'a> Message<'a> {
     ///
     /// Within an epoch of the engine a steady clock counts, and after a restart the time of day. Parts of a
     /// millisecond are rounded up. A delay of 0 delivers at once, also where the queue has a delay of its own.
-    /// The longest delay is a year: a longer one is an error when the message is sent.
+    /// See also [`QueueBuilder::delay`](crate::QueueBuilder::delay).
     ///
     /// ```
     /// use std::time::Duration;
@@ -167,7 +168,7 @@ impl<'a> Message<'a> {
 
     /// Delays the delivery until a time of day. Only for queues.
     ///
-    /// A time in the past, or more than a year ahead, is an error when the message is sent.
+    /// A time in the past is an error when the message is sent.
     ///
     /// ```
     /// use posthouse::{ErrorKind, Message, Timestamp};
@@ -193,7 +194,7 @@ impl<'a> Message<'a> {
     ///
     /// After that time a queue or a subscription drops the message, or moves it to its dead letters. This
     /// happens when the message is next in turn: until then it counts as any other. A time of 0 is an error
-    /// when the message is sent. See also [`time_to_live`](crate::QueueBuilder::time_to_live).
+    /// when the message is sent, and so is a time that ends before the message is due. See also [`time_to_live`](crate::QueueBuilder::time_to_live).
     ///
     /// ```
     /// use std::time::Duration;
@@ -238,7 +239,7 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Fails if the priority is too high, or if the message has one and its target takes none.
+    /// Checks the priority. `takes_priorities` is whether messages at the target can have one.
     pub(crate) fn check_priority(&self, takes_priorities: bool) -> Result<()> {
         let priority = self.priority_set();
         if priority > PRIORITY_MAX {
@@ -258,7 +259,7 @@ impl<'a> Message<'a> {
         self.more.as_ref().map_or(0, |more| more.priority)
     }
 
-    /// Whether it has a delay, a time to live, a priority or a note. Few messages have any.
+    /// Whether it has a delay, a time to live, a priority or a note.
     #[inline]
     pub(crate) fn has_more(&self) -> bool {
         self.more.is_some()
@@ -275,14 +276,14 @@ impl<'a> Message<'a> {
         self.more.as_ref().and_then(|more| more.delay)
     }
 
-    /// Adds the engine's note, which is stored with the message and is not among its headers. Marks it as moved.
+    /// Adds a note, which is stored with the message. The headers do not show it.
     pub(crate) fn noting(mut self, note: Vec<u8>) -> Message<'a> {
         self.more().note = Some(note);
         self.more().is_moved = true;
         self
     }
 
-    /// Marks a message of the engine: the present limits do not apply to it.
+    /// Marks a message that the engine moves: present limits do not count.
     pub(crate) fn moved(mut self) -> Message<'a> {
         self.more().is_moved = true;
         self
@@ -292,7 +293,7 @@ impl<'a> Message<'a> {
         self.more.as_ref().is_some_and(|more| more.is_moved)
     }
 
-    /// The engine's note.
+    /// The note.
     pub(crate) fn note(&self) -> Option<&[u8]> {
         self.more.as_ref().and_then(|more| more.note.as_deref())
     }

@@ -100,7 +100,7 @@ impl ConsumerStats {
     }
 }
 
-/// What happened to the messages of one cursor since the engine was opened.
+/// The events of one queue or subscription in this epoch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub delivered: u64,

@@ -139,8 +139,24 @@ impl Options {
         /// ```
         journal_bytes: u64;
         /// Sets the size of the first journal file in bytes: 256 KiB by default. Later files grow.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// let options = posthouse::Options::new().journal_file_bytes_min(64 << 10);
+        /// let engine = options.open(dir.path().join("store"))?;
+        /// # engine.close()?;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         journal_file_bytes_min: u64;
         /// Sets the size to which journal files grow, in bytes: 8 MiB by default.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// let options = posthouse::Options::new().journal_file_bytes_max(32 << 20);
+        /// let engine = options.open(dir.path().join("store"))?;
+        /// # engine.close()?;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         journal_file_bytes_max: u64;
         /// Sets the size at which a segment is sealed, in bytes: 64 MiB by default. The engine gives back space in
         /// pieces of this size.
@@ -153,6 +169,13 @@ impl Options {
         /// ```
         segment_bytes: u64;
         /// Sets the size of a segment's blocks, in bytes: 64 KiB by default.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = posthouse::Options::new().block_bytes(16 << 10).open(dir.path().join("store"))?;
+        /// # engine.close()?;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         block_bytes: u64;
         /// Sets how many delayed messages of a queue are kept in memory, at about 50 bytes each: 65,536 by default.
         /// The messages beyond that number, those with the latest times, are kept on disk.
@@ -170,6 +193,13 @@ impl Options {
         /// ```
         delayed_in_memory: u64;
         /// Sets how many segments are open or mapped at a time: 128 by default.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = posthouse::Options::new().maps_max(16).open(dir.path().join("store"))?;
+        /// # engine.close()?;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         maps_max: usize;
         /// Sets how long a `Buffered` commit waits for its sync at most: from 1 ms to an hour, 100 ms by default. A
         /// power cut can lose the commits of this time.
@@ -206,6 +236,7 @@ impl Options {
     /// # Ok::<(), posthouse::Error>(())
     /// ```
     #[cfg(any(test, feature = "sim"))]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sim")))]
     #[must_use]
     pub fn sim(mut self, disk: &SimDisk) -> Options {
         self.sim = Some(disk.clone());

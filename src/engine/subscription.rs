@@ -1,4 +1,4 @@
-//! Subscriptions.
+//! Subscriptions: handles and builders.
 
 use std::{fmt, sync::Arc};
 
@@ -21,7 +21,9 @@ use crate::{
     store::Space,
 };
 
-/// A subscription of a topic by its name. Got from [`Topic::subscription`](crate::Topic::subscription).
+/// A subscription of a topic by its name: to be created, opened or deleted.
+///
+/// [`Topic::subscription`](crate::Topic::subscription) returns it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct SubscriptionBuilder {
@@ -96,14 +98,14 @@ impl Definition for SubscriptionBuilder {
         }
     }
 
-    /// A subscription receives only what is published after its creation.
+    /// A subscription receives only the messages that are published after its creation.
     fn starts(&self, core: &Core, entity: &Entity, (): &()) -> Result<Vec<Offset>> {
         entity.cursors().map(|(_, log)| Ok(core.bounds(log)?.1)).collect()
     }
 }
 
-/// A durable subscription of a topic: a place of its own in what was published, with leases, attempts and acks
-/// of its own.
+/// A durable subscription of a topic. It has a position in the topic, and leases, attempts and acks of its
+/// own.
 ///
 /// Any number of threads receive from it, and each message goes to one of them. Clones are cheap and are the
 /// same subscription.

@@ -1,4 +1,4 @@
-//! Topics.
+//! Topics: handles and builders.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -21,7 +21,7 @@ use crate::{
     store::Space,
 };
 
-/// A topic by its name. Got from [`Engine::topic`].
+/// A topic by its name: to be created, opened or deleted. [`Engine::topic`] returns it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct TopicBuilder {
@@ -55,7 +55,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn topics(&self) -> Result<Vec<String>> {
         self.list(Space::Topics)
     }
@@ -87,10 +88,10 @@ impl Definition for TopicBuilder {
     }
 }
 
-/// A topic: every subscription gets its own copy of each message, stored once.
+/// A topic: every subscription gets a copy of each message. The store keeps each message once.
 ///
-/// Clones are cheap and are the same topic. A message that is published while there is no subscription is for
-/// nobody.
+/// Clones are cheap and are the same topic. A message that is published while the topic has no subscription
+/// reaches no consumer.
 ///
 /// ```
 /// use posthouse::Engine;
@@ -137,7 +138,8 @@ impl Topic {
         &self.engine
     }
 
-    /// The same topic, with another durability for what is published through this handle.
+    /// The same topic with another durability. It counts for messages that are published through the returned
+    /// handle.
     ///
     /// ```
     /// use posthouse::Durability;
@@ -153,8 +155,9 @@ impl Topic {
         Topic { durability, ..self.clone() }
     }
 
-    /// A subscription by its name: to be created, opened or deleted. A new one receives only what is published
-    /// after its creation.
+    /// A subscription by its name: to be created, opened or deleted.
+    ///
+    /// A new subscription receives only the messages that are published after its creation.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -184,7 +187,8 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn subscriptions(&self) -> Result<Vec<String>> {
         self.engine.list(Space::Subscriptions { topic: self.id })
     }
@@ -193,8 +197,10 @@ impl Topic {
         self.engine.committer().append("publish", self.log(), messages, Committer::now)
     }
 
-    /// Publishes a message. It is durable when the call returns, unless the durability says otherwise. Returns
-    /// the message's number in the topic.
+    /// Publishes a message, and returns its offset in the topic.
+    ///
+    /// The message is durable when the call returns, unless the handle has another
+    /// [durability](Topic::durability).
     ///
     /// ```
     /// use posthouse::Message;
@@ -210,13 +216,13 @@ impl Topic {
     ///
     /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
     /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted: the message was not
-    /// published. [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    /// published. [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn publish<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
         let committed = self.append(&[message.into()])?;
         self.engine.committer().complete(committed, self.durability)
     }
 
-    /// Publishes messages in one commit: all of them, or none. Returns their offsets.
+    /// Publishes messages in one commit: all of them, or none. It returns their offsets.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -228,7 +234,7 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// As [`publish`](Topic::publish).
+    /// The same errors as [`publish`](Topic::publish).
     pub fn publish_batch<'m, M: Into<Message<'m>>>(
         &self,
         messages: impl IntoIterator<Item = M>,
@@ -238,8 +244,9 @@ impl Topic {
         Ok(first..Offset(first.0 + messages.len() as u64))
     }
 
-    /// Publishes a message without waiting for the disk: the ticket says when it is durable. The call waits only
-    /// where the journal has no room, until there is some.
+    /// Publishes a message without waiting for the disk. The [`Ticket`] tells when the message is durable.
+    ///
+    /// The call waits only if the journal is full, until it has room.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -252,7 +259,7 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// As [`publish`](Topic::publish), up to the commit.
+    /// The same errors as [`publish`](Topic::publish). An error of the sync comes from the ticket.
     pub fn publish_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
         Ok(Ticket::new(&self.engine, self.append(&[message.into()])?))
     }

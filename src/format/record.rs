@@ -76,7 +76,7 @@ impl RecordSpans {
     }
 }
 
-/// A message to be encoded. Its headers are a list, or bytes that are encoded already.
+/// The parts of a message to encode. Its headers are a list, or bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordParts<'a> {
     pub timestamp: Timestamp,
@@ -173,7 +173,7 @@ impl<'a> RecordParts<'a> {
         }
     }
 
-    /// The bytes that count against the size limit of a message: its payload, key and headers.
+    /// The size that counts against the limit of a message: all parts that the application has set.
     #[inline]
     pub fn weight(&self) -> u64 {
         let key = self.key.map_or(0, <[u8]>::len);
@@ -281,7 +281,7 @@ impl<'a> Headers<'a> {
         self.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    /// The engine's note about the message: the first header, with an empty name.
+    /// The engine's note about the message. It is the first header, with an empty name.
     pub(crate) fn note(mut self) -> Option<&'a [u8]> {
         self.pair().ok().filter(|(name, _)| name.is_empty()).map(|(_, value)| value)
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::entity::{put_value, take_value};
 use crate::ids::Timestamp;
 
-/// The version of the layout. There was no other one yet.
+/// The version of the layout. There is no other version.
 const VERSION: u8 = 1;
 
 /// How a schedule makes up for missed runs: runs whose time passed while no scheduler was running, or while
@@ -37,7 +37,7 @@ pub enum Target {
     Stream(String),
 }
 
-/// All of a schedule but its name, which is the message's key.
+/// A schedule without its name. The name is the key of the message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub cron: String,
@@ -59,10 +59,10 @@ pub struct Template {
     pub priority: u8,
 }
 
-/// Why bytes cannot be decoded as a schedule.
+/// The reason why bytes are no schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPlan {
-    /// Their version is unknown. A newer version of the crate may have written them.
+    /// The bytes have a version that this build does not know.
     Version(u8),
     Malformed,
 }

@@ -17,7 +17,7 @@ pub(super) const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 /// Write-back may see a store half done, but never half of an aligned piece of this size.
 const PIECE: usize = 8;
-/// The longest real sleep of a slow sync, during which other threads go on.
+/// How long a slow sync sleeps in real time, so that other threads run.
 const SLEEP_MOST: Duration = Duration::from_millis(1);
 
 /// A store within one page.
@@ -126,7 +126,7 @@ impl Content {
         self.lengths.clear();
     }
 
-    /// A failed sync: pending stores count as clean, and are not durable.
+    /// A failed sync: the pending stores count as clean, and are not durable.
     fn fail_sync(&mut self) {
         self.pending.clear();
     }
@@ -164,7 +164,7 @@ impl Content {
     }
 }
 
-/// Decides which stores of a page are on the disk after a power cut.
+/// Decides which of a page's stores are on the disk after a power cut.
 fn survive(page: &mut [u8; PAGE], stores: &[Store], choose: &mut dyn FnMut(u64) -> u64) {
     let before = *page;
     let whole = choose(stores.len() as u64 + 1) as usize;

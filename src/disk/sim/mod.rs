@@ -1,27 +1,27 @@
-//! The simulated disk: memory that forgets as a real disk may.
+//! The simulated disk: it lives in memory, and loses data as a real disk may.
 //!
 //! # The fault model
 //!
 //! - A file has a *live* content, which running processes see, and a *durable* one, per page of
-//!   4 KiB, with the stores between the two kept in order. [`SimDisk::kill`] ends the process and
-//!   keeps what is live; [`SimDisk::power_cut`] keeps what is durable and, page by page, any
-//!   number of the stores behind it.
+//!   4 KiB. The stores between the two are kept in order. [`SimDisk::kill`] ends the process and
+//!   keeps the live content. [`SimDisk::power_cut`] keeps the durable content and, page by page, any
+//!   number of the stores after it.
 //! - Pages survive in any order and combination. A store may be captured in part, between any two
 //!   of its 8-byte pieces. A page may tear between sectors of 512 B: some old, some new.
-//! - A sync makes durable what was stored before the call, and the length. A file that grew may
-//!   have its old length after a power cut; what survived no store reads as zeros.
+//! - A sync makes the stores before the call and the length durable. A file that grew may have its
+//!   old length after a power cut; bytes without a surviving store read as zeros.
 //! - Names (created, renamed, removed) are durable once their directory was synced. Before, a
 //!   power cut keeps a prefix of them; with [`SimDisk::set_pessimal`] any subset.
 //! - A sync that fails behaves as measured on Linux: its pages count as clean afterwards although
-//!   they are not durable, and the next sync says that all is well.
+//!   they are not durable, and the next sync succeeds.
 //! - A write call that fails has stored the first half of its bytes.
 //! - Stores into a mapped block that was never written are a bug of the engine (SIGBUS on a full
 //!   disk), and so are stores over bytes that a reader still holds: both panic.
 //! - The disk can be full, the n-th call can fail with any error, once or from then on, and the
-//!   power can go at the n-th step. The clock stands still until it is moved, or for as long as a
-//!   sync is said to take.
+//!   power can go at the n-th step. The clock stands still until it is moved; a sync moves it by its
+//!   [sync time](SimDisk::set_sync_time).
 //!
-//! All of it follows from one seed.
+//! One seed decides all of it.
 
 mod contents;
 mod faults;

@@ -1,4 +1,4 @@
-//! The disk of one process.
+//! The disk, as one process sees it.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::{
     ids::Timestamp,
 };
 
-/// A process's view of the disk: dead once the process was killed or the power was cut.
+/// The disk as one process sees it. All calls fail after the process was killed or the power was cut.
 #[derive(Clone, Debug)]
 pub(crate) struct SimProcess {
     pub(super) disk: SimDisk,

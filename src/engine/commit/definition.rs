@@ -14,9 +14,9 @@ use crate::{
     store::{Op, Space},
 };
 
-/// The definition of an entity, as its builder collected it.
+/// The definition of an entity, as a builder holds it.
 pub trait Definition {
-    /// The result of `prepare`.
+    /// Data that is read before the core is locked.
     type Prepared;
 
     fn name(&self) -> &str;
@@ -35,7 +35,7 @@ pub trait Definition {
     /// The stored form. `dead_letters` is the id of the queue for dead letters.
     fn kind(&self, dead_letters: Option<EntityId>) -> EntityKind;
 
-    /// The name of a given setting that differs from a stored definition.
+    /// The name of a setting that is given here and has another value in the existing entity.
     fn differs(
         &self,
         _there: &EntityKind,
@@ -44,7 +44,7 @@ pub trait Definition {
         None
     }
 
-    /// Reads what `starts` needs from the disk. The caller does not hold the core.
+    /// Reads the data that decide where the cursors of a new entity begin. The core is not held.
     fn prepare(&self) -> Result<Self::Prepared>;
 
     /// The offsets at which the cursors of a new entity begin.
@@ -58,7 +58,7 @@ pub trait Definition {
     }
 }
 
-/// What to do if the entity exists.
+/// What a builder does if the entity exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IfExists {
     Open,
@@ -82,7 +82,7 @@ fn already_exists(space: Space, name: &str, differs: Option<&str>) -> Error {
     Error::new(ErrorKind::AlreadyExists, what)
 }
 
-/// Finds the entity of a definition, or creates it.
+/// Finds the entity of a builder, or creates it.
 pub fn create(
     engine: &Engine,
     definition: &impl Definition,
@@ -115,7 +115,7 @@ pub fn create(
     committer.complete(committed, committer.config.durability)
 }
 
-/// An entity to be created, with its queue for dead letters.
+/// The entity to create, unless it exists.
 struct NewEntity<'a, D: Definition> {
     definition: &'a D,
     dead_letter_queue: Option<String>,
@@ -175,13 +175,13 @@ pub fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
     committer.complete(committed, committer.config.durability)
 }
 
-/// The calls that every builder has. `$builder` is the code that makes one, for the examples.
+/// The calls that every builder has. `$builder` is code for the examples: it makes a builder.
 macro_rules! builder_calls {
     ($noun:literal, $handle:ty, $builder:literal, $from:expr) => {
         #[doc = concat!("Creates the ", $noun, ", or opens it if it exists.")]
         ///
-        /// If it exists, each setting that is given here must be the one that it has. A setting that is not
-        /// given may be any.
+        /// If it exists, its settings must equal the settings that are given here. Settings that are not given
+        /// may have any value.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -194,7 +194,7 @@ macro_rules! builder_calls {
         ///
         /// # Errors
         ///
-        /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) if it exists with another setting than one
+        /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) if it exists with another value of a setting
         /// that is given here; [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting or the name
         /// is out of range: a name has 1 to 255 bytes.
         pub fn create(&self) -> crate::Result<$handle> {
@@ -214,8 +214,8 @@ macro_rules! builder_calls {
         ///
         /// # Errors
         ///
-        /// As [`create`](Self::create), and [`AlreadyExists`](crate::ErrorKind::AlreadyExists) whenever it
-        /// exists.
+        /// The same errors as [`create`](Self::create); [`AlreadyExists`](crate::ErrorKind::AlreadyExists) if it
+        /// exists, whatever its settings.
         pub fn create_new(&self) -> crate::Result<$handle> {
             $from(self, &definition::create(&self.engine, self, IfExists::Fail)?)
         }
@@ -240,7 +240,8 @@ macro_rules! builder_calls {
             $from(self, &definition::open(&self.engine, self.space(), &self.name)?)
         }
 
-        #[doc = concat!("Deletes the ", $noun, " with everything in it. Its handles fail from then on.")]
+        #[doc = concat!("Deletes the ", $noun, " with everything in it. Its handles then fail with")]
+        /// [`NotFound`](crate::ErrorKind::NotFound).
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -266,8 +267,10 @@ pub(crate) use builder_calls;
 /// The settings that builders of queues and of subscriptions have in common.
 macro_rules! delivery_settings {
     ($builder:literal) => {
-        /// Sets how long a delivery belongs to its consumer before the message is delivered again: from
+        /// Sets the lease: how long a consumer holds a delivery before the message is delivered again. From
         /// 1 ms to a day; 30 s by default.
+        ///
+        /// See also [`Delivery::extend`](crate::Delivery::extend).
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -283,8 +286,9 @@ macro_rules! delivery_settings {
         }
 
         /// Sets how long a message waits after a failure before it is delivered again: not at all by
-        /// default. A failure is a [`nack`](crate::Delivery::nack), a delivery that was dropped, or a lease
-        /// that has run out.
+        /// default, a year at most.
+        ///
+        /// A failure is a [`nack`](crate::Delivery::nack), a dropped delivery, or a lease that has run out.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -301,10 +305,11 @@ macro_rules! delivery_settings {
             self
         }
 
-        /// Sets how long messages live at most, from their timestamps on: for ever by default. Later they are
-        /// not delivered, but dropped, or moved to the dead letters if there are any. A dead letter lives
-        /// from when it was moved. A message may live for less:
-        /// [`expire_after`](crate::Message::expire_after).
+        /// Sets the time to live of messages, from their timestamps on: no limit by default.
+        ///
+        /// Expired messages are not delivered. They move to the dead letters, or are dropped if there are no
+        /// dead letters. The life of a dead letter begins when it is moved. A message can have a shorter life:
+        /// see [`expire_after`](crate::Message::expire_after).
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -319,9 +324,11 @@ macro_rules! delivery_settings {
             self
         }
 
-        /// Delivers messages with one key in order and one at a time: the next one comes when the one before
-        /// is acked, moved to the dead letters or deleted, and not while it waits for its retry. Messages
-        /// with other keys, and those without, flow past. Not so by default.
+        /// Sets whether messages with one key are delivered in order and one at a time: `false` by default.
+        ///
+        /// The next message of a key is delivered when the one before is acked, moved to the dead letters or
+        /// deleted, and not while that one waits for its retry. Messages with other keys and messages without
+        /// a key do not wait for it.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -334,12 +341,13 @@ macro_rules! delivery_settings {
             self
         }
 
-        /// Lets one consumer receive at a time, while others stand by: where the order of handling matters,
-        /// or where only one may call another system. Not so by default.
+        /// Sets whether only one consumer receives at a time, while others stand by: `false` by default. For
+        /// cases where the order of handling matters, or where only one may call another system.
         ///
-        /// A consumer is a handle that was opened, with all its clones. The first that receives is active
-        /// until its handles and its deliveries are dropped. Then the one takes over that has waited longest.
-        /// [`Delivery::fencing_token`](crate::Delivery::fencing_token) tells other systems who was first.
+        /// A consumer is an opened handle with all its clones. The first consumer that receives is active
+        /// until its handles and its deliveries are dropped. Then the consumer that has waited longest takes
+        /// over. With [`Delivery::fencing_token`](crate::Delivery::fencing_token) other systems tell an old
+        /// consumer from a new one.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -354,12 +362,12 @@ macro_rules! delivery_settings {
             self
         }
 
-        /// Sets how often a message is delivered at most: then it is moved to the dead letters. From 1 on.
-        /// Without it, and without [`dead_letter_queue`](Self::dead_letter_queue), a message is tried for
-        /// ever.
+        /// Sets how often a message is delivered at most: 1 or more. After the last failure the message moves
+        /// to the dead letters. Without this setting and without
+        /// [`dead_letter_queue`](Self::dead_letter_queue) there is no limit.
         ///
-        /// Deliveries are counted before the handler sees them, in a commit of their own. So a message
-        /// counts that takes the whole process down with it.
+        /// A commit of its own counts each delivery before the handler sees it. So a delivery counts also
+        /// if its handler ends the process.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -372,11 +380,11 @@ macro_rules! delivery_settings {
             self
         }
 
-        /// Sets the queue to which messages are moved that were delivered
-        /// [`max_attempts`](Self::max_attempts) times (5 if that was not given), or
-        /// [rejected](crate::Delivery::reject). It is created if it does not exist. Its default name is the
-        /// name of this one with `.dead` behind it; for a subscription, the name of its topic and a dot come
-        /// first.
+        /// Sets the queue of the dead letters. It is created if it does not exist.
+        ///
+        /// A message moves there after [`max_attempts`](Self::max_attempts) deliveries (5 if that is not
+        /// given), or when a handler [rejects](crate::Delivery::reject) it. The default name is the name of
+        /// the queue and `.dead`; for a subscription, the name of its topic, a dot, its own name and `.dead`.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

@@ -29,7 +29,7 @@ use crate::{error::Result, store::Space};
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
-/// Dropped with the last handle, which closes the engine.
+/// The state that ends with the last handle.
 struct Inner {
     committer: Arc<Committer>,
     shutdown: Arc<Shutdown>,

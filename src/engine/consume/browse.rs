@@ -111,7 +111,7 @@ pub struct Browse {
     due_times: DueTimes,
 }
 
-/// The due times of this many spilled messages are read at once.
+/// The number of messages whose due times are read at once.
 const DUE_TIMES_AT_ONCE: u64 = 1 << 16;
 
 impl Browse {

@@ -1,4 +1,4 @@
-//! The getters of a stored message, the same for deliveries, browsed messages and records.
+//! The getters of a stored message, for all types that show one.
 
 /// Makes the getters of a type with a field `stored`.
 macro_rules! stored_message_getters {
@@ -21,7 +21,7 @@ macro_rules! stored_message_getters {
             self.stored.headers()
         }
 
-        /// The first header with a name.
+        /// The value of the first header with a name. `None` if no header has it.
         ///
         /// ```
         /// use posthouse::Message;
@@ -40,19 +40,20 @@ macro_rules! stored_message_getters {
             self.headers().named(name)
         }
 
-        /// When the message was committed, or the timestamp that its sender has set.
+        /// The time of the message's commit, or the [timestamp](Message::timestamp) that its sender has set.
         #[must_use]
         pub fn timestamp(&self) -> Timestamp {
             self.stored.timestamp()
         }
 
-        /// The message's number in its queue or topic. It is the same at every delivery.
+        /// The offset of the message in its queue or topic. It is the same at every delivery.
         #[must_use]
         pub fn offset(&self) -> Offset {
             self.stored.offset
         }
 
-        /// What is known of the message if it is a dead letter: where it comes from, and why it is here.
+        /// The history of a dead letter: its queue or subscription, its attempts, and the reason. `None` if the
+        /// message is no dead letter.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -70,7 +71,7 @@ macro_rules! stored_message_getters {
         ///
         /// # Errors
         ///
-        /// [`Corrupt`](crate::ErrorKind::Corrupt) if the note about it cannot be read.
+        /// [`Corrupt`](crate::ErrorKind::Corrupt) if its history cannot be read.
         pub fn dead_letter(&self) -> Result<Option<DeadLetter>> {
             self.stored.dead_letter()
         }

@@ -1,8 +1,4 @@
-//! Consuming: what a consumer of a queue or a subscription does.
-//!
-//! `receive.rs` receives, `lease.rs` leases and reads messages (`key_order.rs` one by one), `delivery.rs` settles
-//! them, and `discard.rs` discards messages that expired or were tried too often. The changes under the core are in
-//! `engine/core/`.
+//! Consuming: the calls of a consumer of a queue or a subscription, and of its deliveries.
 
 pub mod browse;
 pub mod calls;
@@ -19,6 +15,7 @@ pub mod receive;
 pub mod remove;
 pub mod settle;
 pub mod slot;
+pub mod state_calls;
 pub mod watch;
 pub mod weigh;
 pub mod worker;

@@ -62,7 +62,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// Sets how long a handler may work on one message: more than nothing, at most a day; a day by default.
+    /// Sets how long a handler may work on one message: from 1 ms to a day; a day by default.
     ///
     /// The worker extends the lease for that long. After that the lease runs out, and the message is delivered
     /// again. See also [`Delivery::hold`].
@@ -240,7 +240,7 @@ struct Work {
     max_handling_time: Duration,
     is_stopped: AtomicBool,
     stopping: RankedMutex<()>,
-    /// Wakes threads that pause.
+    /// Wakes threads that rest.
     stopped: Condvar,
     done: AtomicU64,
     failed: AtomicU64,
@@ -337,12 +337,27 @@ pub struct Worker {
 
 impl Worker {
     /// How many messages handlers have handled with success since the worker was started.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let worker = payments.worker().start(|_| Ok::<(), String>(()))?;
+    /// while payments.depth()? > 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert_eq!((worker.handled(), worker.failed()), (1, 0));
+    /// worker.stop()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn handled(&self) -> u64 {
         self.work.done.load(Ordering::Relaxed)
     }
 
-    /// How many times a handler has failed since the worker was started.
+    /// How many times a handler has failed since the worker was started. See [`handled`](Worker::handled) for an
+    /// example.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.work.failed.load(Ordering::Relaxed)

@@ -16,7 +16,7 @@ use crate::{
     store::Space,
 };
 
-/// A queue by its name. Got from [`Engine::queue`].
+/// A queue by its name: to be created, opened or deleted. [`Engine::queue`] returns it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct QueueBuilder {
@@ -52,7 +52,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn queues(&self) -> Result<Vec<String>> {
         self.list(Space::Queues)
     }
@@ -61,9 +62,11 @@ impl Engine {
 impl QueueBuilder {
     delivery_settings!("engine.queue(\"payments\")");
 
-    /// Sets how many messages the queue may hold, those on lease and delayed ones included: any number by
-    /// default. The limit holds for what is sent, alone or in a transaction. Dead letters and redriven messages
-    /// always fit.
+    /// Sets how many messages the queue may hold: any number by default. Messages on lease and delayed messages
+    /// count.
+    ///
+    /// A queue that is full refuses messages, alone or in a transaction: see [`overflow`](QueueBuilder::overflow).
+    /// Dead letters and redriven messages always fit.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -78,9 +81,11 @@ impl QueueBuilder {
         self
     }
 
-    /// Sets how many bytes the messages in the queue may have together, each counted with its key and its
-    /// headers. Otherwise as [`max_messages`](QueueBuilder::max_messages). To know how many there are takes 4
-    /// bytes of memory a message, and reading the queue once when it is first opened.
+    /// Sets how many bytes the messages in the queue may have together: any number by default. Keys and headers
+    /// count.
+    ///
+    /// Otherwise it works as [`max_messages`](QueueBuilder::max_messages). The count takes 4 bytes of memory per
+    /// message. The engine reads the queue once, when it is first opened. See also [`Queue::bytes`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -94,7 +99,7 @@ impl QueueBuilder {
         self
     }
 
-    /// Sets what happens to a message when the queue is full: it is refused by default.
+    /// Sets what a full queue does with another message: it refuses the message by default.
     ///
     /// ```
     /// use posthouse::Overflow;
@@ -112,8 +117,9 @@ impl QueueBuilder {
         self
     }
 
-    /// Sets how long each message is kept back before it is first delivered: not at all by default, a year at
-    /// most. A message may say otherwise: [`deliver_after`](crate::Message::deliver_after).
+    /// Sets how long each message waits before its first delivery: 0 by default, a year at most.
+    ///
+    /// A message can have another delay: see [`Message::deliver_after`](crate::Message::deliver_after).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

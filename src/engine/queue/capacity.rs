@@ -11,8 +11,10 @@ use crate::{
 };
 
 impl Queue {
-    /// Sends a message. Where the queue is full, the call waits until there is capacity, for at most `timeout`.
-    /// It is woken when there is: it does not poll.
+    /// Sends a message. If the queue is full, the call waits for capacity, for at most `timeout`.
+    ///
+    /// The engine wakes the call when there is capacity: the call does not poll. See also
+    /// [`max_messages`](crate::QueueBuilder::max_messages).
     ///
     /// ```
     /// use std::time::Duration;
@@ -28,7 +30,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`send`](Queue::send); [`QueueFull`](ErrorKind::QueueFull) if the time is over;
+    /// The same errors as [`send`](Queue::send); [`QueueFull`](ErrorKind::QueueFull) if the time is over;
     /// [`Closed`](ErrorKind::Closed) if the engine is closed meanwhile.
     pub fn send_within<'m>(
         &self,

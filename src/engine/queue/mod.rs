@@ -1,4 +1,4 @@
-//! Queues.
+//! Queues: handles, builders, capacity and redriving.
 
 mod builder;
 mod capacity;
@@ -35,8 +35,8 @@ use crate::{
 
 /// A queue: each message goes to one consumer, and is delivered again until it is acked.
 ///
-/// Any number of threads send and receive. Clones are cheap and are the same queue. First deliveries are in the
-/// order of sending. A message that comes back takes turns with fresh ones.
+/// Any number of threads send and receive. Clones are cheap and are the same queue. First deliveries are in
+/// the order of sending. Messages that come back take turns with new ones.
 ///
 /// ```
 /// use std::time::Duration;
@@ -98,7 +98,7 @@ impl Queue {
         self.consumer.info.limit
     }
 
-    /// How long messages wait that say nothing of a delay, in milliseconds.
+    /// How long messages without a delay of their own wait, in milliseconds.
     pub(crate) fn delay_ms(&self) -> u64 {
         self.consumer.info.delay_ms
     }
@@ -171,8 +171,10 @@ impl Queue {
         })
     }
 
-    /// Sends a message. It is durable when the call returns, unless the durability says otherwise. Returns the
-    /// message's number in the queue.
+    /// Sends a message, and returns its offset in the queue.
+    ///
+    /// The message is durable when the call returns, unless the handle has another
+    /// [durability](Queue::durability).
     ///
     /// ```
     /// use posthouse::{Engine, Message};
@@ -191,13 +193,13 @@ impl Queue {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting of the message does not fit the queue,
     /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted,
     /// [`QueueFull`](crate::ErrorKind::QueueFull) if it may hold no more: the message was not sent.
-    /// [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
         let committed = self.append(&[message.into()])?;
         self.consumer.committer().complete(committed, self.consumer.durability)
     }
 
-    /// Sends messages in one commit: all of them, or none. Returns their offsets.
+    /// Sends messages in one commit: all of them, or none. It returns their offsets.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -210,7 +212,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`send`](Queue::send).
+    /// The same errors as [`send`](Queue::send).
     pub fn send_batch<'m, M: Into<Message<'m>>>(
         &self,
         messages: impl IntoIterator<Item = M>,
@@ -221,8 +223,9 @@ impl Queue {
         Ok(first..Offset(first.0 + messages.len() as u64))
     }
 
-    /// Sends a message without waiting for the disk: the ticket says when it is durable. The call waits only
-    /// where the journal has no room, until there is some.
+    /// Sends a message without waiting for the disk. The [`Ticket`] tells when the message is durable.
+    ///
+    /// The call waits only if the journal is full, until it has room.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -237,12 +240,12 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`send`](Queue::send), up to the commit.
+    /// The same errors as [`send`](Queue::send). An error of the sync comes from the ticket.
     pub fn send_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Offset>> {
         Ok(Ticket::new(self.engine(), self.append(&[message.into()])?))
     }
 
-    /// How many bytes the messages in the queue have, with their keys and headers. `None` if the queue has no
+    /// The size of the messages in the queue in bytes, with keys and headers. `None` if the queue has no
     /// [limit in bytes](QueueBuilder::max_bytes).
     ///
     /// ```
@@ -256,7 +259,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// As [`depth`](Queue::depth).
+    /// The same errors as [`depth`](Queue::depth).
     pub fn bytes(&self) -> Result<Option<u64>> {
         self.consumer.bytes()
     }

@@ -271,7 +271,7 @@ impl<'a> Redrive<'a> {
         Ok(origin.id.log(0))
     }
 
-    /// Moves those that are still there and not on lease, in one commit.
+    /// Moves the letters of a batch in one commit. Letters that are gone or on lease stay.
     fn move_batch(&self, batch: &mut Batch) -> Result<u64> {
         let Batch { letters, .. } = std::mem::take(batch);
         let (cursor, consumer) = (self.from.cursor(), self.from.consumer());

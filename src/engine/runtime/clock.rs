@@ -1,4 +1,4 @@
-//! The time of day for applications, and the steady clock of one epoch.
+//! The time of day: for applications, and as a steady clock within one epoch.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +28,7 @@ impl Timestamp {
     }
 }
 
-/// Times before 1970 become 0; what is less than a millisecond is cut off.
+/// Times before 1970 become 0. Parts of a millisecond are cut off.
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
@@ -43,7 +43,7 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// A clock that starts at the time of day at opening and never jumps, even if the system's clock is set.
+/// The time of day at the start of this epoch, and the time that has passed since.
 #[derive(Clone, Copy, Debug)]
 pub struct SteadyClock {
     stamp: Timestamp,
@@ -56,7 +56,7 @@ impl SteadyClock {
         SteadyClock { stamp: stamp.min(Timestamp(1 << 62)), elapsed }
     }
 
-    /// How long the engine has been open.
+    /// How long this epoch has lasted.
     pub fn since(&self, elapsed: Duration) -> Duration {
         elapsed.saturating_sub(self.elapsed)
     }

@@ -1,7 +1,7 @@
-//! Histograms of latencies. Any thread counts into them without a lock.
+//! Histograms: they count times in buckets, without a lock.
 //!
-//! A bucket is a sixteenth of a power of two wide, so a time is exact to a sixteenth, from a millisecond to weeks
-//! (the log-linear buckets of HdrHistogram; Tene, 2012). Memory is allocated an octave at a time, when a time
+//! A bucket is a sixteenth of a power of two wide. So a value is exact to a sixteenth, from a millisecond to
+//! weeks (the log-linear buckets of HdrHistogram; Tene, 2012). Memory is taken one octave at a time, when a time
 //! falls into it: a few hundred bytes in practice, and 4 KiB at most.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Schedules: kept in a queue of their own, and run by a thread or step by step.
+//! Schedules. A queue of their own keeps them; a scheduler runs them.
 
 mod builder;
 mod registry;

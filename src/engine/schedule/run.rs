@@ -32,7 +32,7 @@ pub fn ends(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Closed | ErrorKind::Poisoned)
 }
 
-/// Has a schedule that could not be run wait for its next try.
+/// Delays the next try of a schedule whose run has failed.
 pub fn put_off(delivery: &Delivery, error: Error) -> ScheduleFailure {
     // Nobody need wait for the disk. If that cannot be committed, as when it is full, the schedule waits
     // all the same, in this life.
@@ -41,7 +41,7 @@ pub fn put_off(delivery: &Delivery, error: Error) -> ScheduleFailure {
     ScheduleFailure { schedule, attempt: delivery.attempt(), error }
 }
 
-/// Does what is to be done about a schedule that has come up. Whether a message was sent.
+/// Runs a schedule that is due. Returns whether a message was sent.
 pub fn run(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Result<bool> {
     let committed = prepare(engine, registry, delivery).and_then(|(tx, runs)| {
         tx.commit()?;

@@ -212,7 +212,7 @@ impl fmt::Debug for SchedulerBuilder {
     }
 }
 
-/// What a scheduler and its thread share.
+/// The state that a scheduler and its thread share.
 struct Work {
     engine: Engine,
     /// Changes when the queue was deleted.
@@ -260,7 +260,7 @@ impl Work {
         Ok(())
     }
 
-    /// Somebody has deleted the queue, and all schedules with it. There may be others.
+    /// Opens the queue of schedules anew: the application has deleted it, with all schedules.
     fn begin_anew(&self, old: Registry) -> Result<()> {
         let registry = Registry::create(&self.engine)?;
         *self.registry.lock() = registry;

@@ -1,4 +1,4 @@
-//! A schedule, as it is stored.
+//! The stored form of a schedule.
 
 use std::{fmt, time::Duration};
 
@@ -112,7 +112,7 @@ impl Schedule {
         Rhythm::parse(&self.plan.cron, &self.plan.time_zone)
     }
 
-    /// What is sent for a run.
+    /// The message of a run.
     pub(crate) fn message_of(&self, run: Timestamp) -> Result<Message<'_>> {
         let message = self.message().header(Schedule::NAME_HEADER, &*self.name);
         Ok(message.header(Schedule::TIME_HEADER, text(run)?))
@@ -126,7 +126,7 @@ impl Schedule {
             .deliver_after(Duration::from_millis(wait_ms))
     }
 
-    /// The same, as it goes on behind a run.
+    /// The schedule after a run, with its next time.
     pub(crate) fn going_on(&self, next: Timestamp) -> Schedule {
         let plan = Plan { next, ..self.plan.clone() };
         Schedule { name: self.name.clone(), plan, attempts: 0 }
@@ -151,13 +151,13 @@ impl fmt::Debug for Schedule {
     }
 }
 
-/// The name of a schedule, if it can be one.
+/// The name of a schedule from a message's key. `None` if the key is not a valid name.
 pub fn name_of(key: Option<&[u8]>) -> Option<&str> {
     let name = std::str::from_utf8(key?).ok()?;
     (1..=NAME_BYTES_MAX).contains(&name.len()).then_some(name)
 }
 
-/// Why a message in the queue of schedules is none.
+/// The error for a message in the queue of schedules that is not a schedule.
 pub fn no_schedule(why: NoPlan) -> Error {
     match why {
         NoPlan::Version(version) => {

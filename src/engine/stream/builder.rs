@@ -13,7 +13,7 @@ use crate::{
     store::Space,
 };
 
-/// A stream by its name. Got from [`Engine::stream`].
+/// A stream by its name: to be created, opened or deleted. [`Engine::stream`] returns it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before it is created, opened or deleted"]
 pub struct StreamBuilder {
@@ -48,15 +48,16 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn streams(&self) -> Result<Vec<String>> {
         self.list(Space::Streams)
     }
 }
 
 impl StreamBuilder {
-    /// Sets into how many partitions the stream is divided: 1 by default, 4096 at most. Messages with one key
-    /// are in one partition, in order.
+    /// Sets the number of partitions: 1 by default, 4096 at most. Messages with one key are in one partition, in
+    /// order.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

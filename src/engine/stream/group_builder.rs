@@ -41,8 +41,8 @@ impl GroupBuilder {
         }
     }
 
-    /// Sets where a new group begins: [`Start::Earliest`] by default. It counts only when the group is created.
-    /// A group that exists goes on where it is.
+    /// Sets where a new group begins: at [`Start::Earliest`] by default. The setting counts when the group is
+    /// created. An existing group keeps its offsets.
     ///
     /// ```
     /// use posthouse::Start;

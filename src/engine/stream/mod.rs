@@ -1,4 +1,4 @@
-//! Streams.
+//! Streams: handles, builders, readers and consumer groups.
 
 mod builder;
 mod group;
@@ -36,10 +36,11 @@ use crate::{
     store::{Op, Space},
 };
 
-/// A stream: an ordered log that stays, to be read from any point by any number of readers.
+/// A stream: an ordered log that any number of readers read from any point. Records stay until they are
+/// [trimmed](Partition::trim_before).
 ///
-/// Records with one key are in one partition and keep their order. Records without a key go to the partitions in
-/// turn. Clones are cheap and are the same stream.
+/// Records with one key are in one partition, in order. Records without a key go to the partitions in turn.
+/// Clones are cheap and are the same stream.
 ///
 /// ```
 /// use posthouse::{Engine, Message, Start};
@@ -75,7 +76,8 @@ impl Stream {
         &self.shape.name
     }
 
-    /// The same stream, with another durability for what is appended through this handle.
+    /// The same stream with another durability. It counts for records that are appended through the returned
+    /// handle.
     ///
     /// ```
     /// use posthouse::Durability;
@@ -91,13 +93,13 @@ impl Stream {
         Stream { shape: Arc::clone(&self.shape), durability }
     }
 
-    /// How many partitions the stream has.
+    /// The number of partitions of the stream.
     #[must_use]
     pub fn partitions(&self) -> u32 {
         self.shape.partitions
     }
 
-    /// One partition, by its number from 0 on.
+    /// One partition of the stream. Partitions are numbered from 0.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -142,7 +144,7 @@ impl Stream {
         Ok(records)
     }
 
-    /// Whether there is no record to be read.
+    /// Whether the stream has no record to read.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -153,13 +155,15 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`len`](Stream::len).
+    /// The same errors as [`len`](Stream::len).
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
 
-    /// Appends a record. It is durable when the call returns, unless the durability says otherwise. Returns where
-    /// the record is.
+    /// Appends a record, and returns its position.
+    ///
+    /// The record is durable when the call returns, unless the handle has another
+    /// [durability](Stream::durability).
     ///
     /// ```
     /// use posthouse::Message;
@@ -177,14 +181,14 @@ impl Stream {
     ///
     /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted: nothing was appended.
-    /// [`Poisoned`](crate::ErrorKind::Poisoned): it may have been, or not.
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn append<'m>(&self, message: impl Into<Message<'m>>) -> Result<Position> {
         let committed = self.commit_one(&message.into())?;
         self.shape.engine.committer().complete(committed, self.durability)
     }
 
-    /// Appends records in one commit: all of them, or none. Returns where they are, in the order in which they
-    /// were given.
+    /// Appends records in one commit: all of them, or none. It returns their positions, in the order of the
+    /// records.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -197,7 +201,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`append`](Stream::append).
+    /// The same errors as [`append`](Stream::append).
     pub fn append_batch<'m, M: Into<Message<'m>>>(
         &self,
         messages: impl IntoIterator<Item = M>,
@@ -207,8 +211,9 @@ impl Stream {
         self.shape.engine.committer().complete(committed, self.durability)
     }
 
-    /// Appends a record without waiting for the disk: the ticket says when it is durable. The call waits only
-    /// where the journal has no room, until there is some.
+    /// Appends a record without waiting for the disk. The [`Ticket`] tells when the record is durable.
+    ///
+    /// The call waits only if the journal is full, until it has room.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -222,7 +227,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`append`](Stream::append), up to the commit.
+    /// The same errors as [`append`](Stream::append). An error of the sync comes from the ticket.
     pub fn append_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Position>> {
         Ok(Ticket::new(&self.shape.engine, self.commit_one(&message.into())?))
     }
@@ -260,8 +265,9 @@ impl Stream {
         })
     }
 
-    /// A reader over all partitions. Each partition is read in order. Between partitions there is no order:
-    /// they are read in turn.
+    /// A reader over all partitions.
+    ///
+    /// It reads each partition in order, and takes turns between partitions. See also [`Partition::reader`].
     ///
     /// ```
     /// use posthouse::Start;
@@ -283,7 +289,8 @@ impl Stream {
         Reader::open(&self.shape, (0..self.shape.partitions).map(|number| (number, start)))
     }
 
-    /// A consumer group by its name: to be created, opened or deleted. It keeps an offset for each partition.
+    /// A consumer group by its name: to be created, opened or deleted. The group keeps an offset for each
+    /// partition.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -311,7 +318,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// If the engine is closed or poisoned.
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn groups(&self) -> Result<Vec<String>> {
         self.shape.engine.list(Space::Groups { stream: self.shape.id })
     }

@@ -62,7 +62,7 @@ pub struct Reader {
 struct Place {
     partition: u32,
     log: LogId,
-    /// As far as what is being read does not know better.
+    /// The next offset. It is stale while the source reads this place.
     next: Offset,
     ahead: ReadAhead,
 }
@@ -217,8 +217,8 @@ impl Reader {
         Record { bytes: self.source.bytes(), spans, partition: self.partition, offset }
     }
 
-    /// The next record, if it is one of those that take next to nothing to read: most do. It is the
-    /// part of reading that goes into the code of whoever reads.
+    /// The next record, if it is in the block that is read: most records are. The compiler inlines this part
+    /// of reading into the caller's code.
     #[inline]
     fn quick(&mut self) -> Option<Found> {
         match &mut self.source {

@@ -70,7 +70,7 @@ impl Transaction {
         Ok(committed)
     }
 
-    /// Makes capacity in queues with limits. Returns the messages that are dropped.
+    /// Makes capacity in queues with limits. Returns the messages that it drops.
     fn make_capacity(
         &self,
         core: &mut Core,

@@ -1,4 +1,4 @@
-//! Transactions: one frame over everything.
+//! Transactions: operations over several handles in one frame of the journal.
 
 mod commit;
 
@@ -56,11 +56,12 @@ impl Engine {
     }
 }
 
-/// Operations over any queues, topics, streams and groups of one engine that are committed as one:
-/// all of them happen, or none, whatever crashes. It is one frame of the journal, and one flush.
+/// Operations over queues, topics, streams and groups of one engine, committed as one: all of them happen, or
+/// none, also after a crash. A transaction is one frame of the journal, and one flush.
 ///
-/// A transaction that is dropped without a commit does nothing: deliveries that it was to settle
-/// are still on lease. The commit of an empty one succeeds, and writes nothing.
+/// A transaction that is dropped without a commit does nothing: its deliveries stay on lease. The commit of
+/// an empty transaction succeeds, and writes nothing. An operation that is not possible makes the commit
+/// fail.
 ///
 /// ```
 /// use posthouse::{Engine, Message};
@@ -84,10 +85,10 @@ pub struct Transaction {
     appends: Vec<Append>,
     settlements: Vec<Settlement<'static>>,
     seeks: Vec<Seek>,
-    /// What is sent to queues with limits.
+    /// The load that is sent to each queue with a limit.
     limited: BTreeMap<CursorId, LimitedLoad>,
     durability: Durability,
-    /// The first operation that cannot be.
+    /// The first operation that is not possible.
     failure: Option<Error>,
 }
 
@@ -115,7 +116,8 @@ struct LimitedLoad {
 }
 
 impl Transaction {
-    /// Sets the durability of this commit.
+    /// Sets the durability of this commit. The default is the [durability](crate::Options::durability) of the
+    /// engine.
     ///
     /// ```
     /// use posthouse::Durability;
@@ -133,7 +135,7 @@ impl Transaction {
         self
     }
 
-    /// Notes the first operation that cannot be: the commit fails with it.
+    /// Notes the first operation that is not possible: the commit fails with it.
     fn fail(&mut self, error: Error) {
         self.failure.get_or_insert(error);
     }
@@ -221,7 +223,7 @@ impl Transaction {
         self
     }
 
-    /// Acks a delivery. If its lease is lost by the time of the commit, the commit fails.
+    /// Acks a delivery. If its lease is lost at the time of the commit, the commit fails.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -247,8 +249,8 @@ impl Transaction {
         self.settle(delivery, Settling::AckIfThere)
     }
 
-    /// Gives a delivery back, to be delivered again as by [`Delivery::nack`]. If its lease is lost by the time of
-    /// the commit, the commit fails.
+    /// Reports a failure of a delivery, as [`Delivery::nack`] does. If its lease is lost at the time of the
+    /// commit, the commit fails.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -267,7 +269,8 @@ impl Transaction {
         self.nack_with(delivery, None)
     }
 
-    /// As [`nack`](Transaction::nack), but the message waits for so long, up to a year.
+    /// Reports a failure of a delivery: the message is delivered again after `delay`, at most a year. See also
+    /// [`nack`](Transaction::nack).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -303,7 +306,7 @@ impl Transaction {
         self
     }
 
-    /// Commits the offset at which a group goes on in a partition.
+    /// Commits the offset of the next record of a partition for a group. See also [`Group::commit`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -324,9 +327,10 @@ impl Transaction {
         self
     }
 
-    /// Commits how far a reader has come for a group at the time of this call, in all its partitions: what is
-    /// read between it and the commit does not count. To handle each record exactly once, do it in the
-    /// transaction that holds the results of the records.
+    /// Commits the [positions](Reader::positions) that a reader has at the time of this call, in all its
+    /// partitions. Records that it reads after this call do not count.
+    ///
+    /// To handle each record exactly once, use the transaction that holds the results of the records.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -388,7 +392,7 @@ impl Transaction {
         engine.committer().complete(committed, durability)
     }
 
-    /// Commits without waiting for the disk: the ticket says when it is durable.
+    /// Commits without waiting for the disk. The [`Ticket`] tells when the commit is durable.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -403,7 +407,7 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// As [`commit`](Transaction::commit), up to the commit.
+    /// The same errors as [`commit`](Transaction::commit). An error of the sync comes from the ticket.
     pub fn commit_ticket(self) -> Result<Ticket<Vec<Position>>> {
         let engine = self.engine.clone();
         Ok(Ticket::new(&engine, self.make()?))
