@@ -1,4 +1,4 @@
-//! Subscriptions.
+//! Subscriptions: ack cursors over the log of a topic. `engine/consume/` has the consuming side.
 
 use std::{fmt, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Topics.
+//! Topics: each subscription gets each message that is published.
 
 use std::{fmt, ops::Range, sync::Arc};
 

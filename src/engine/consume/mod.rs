@@ -1,8 +1,8 @@
 //! Consuming: what a consumer of a queue or a subscription does.
 //!
-//! `receive.rs` receives, `lease.rs` leases and reads messages (`key_order.rs` one by one), `delivery.rs` settles
-//! them, and `discard.rs` discards messages that expired or were tried too often. The changes under the core are in
-//! `engine/core/`.
+//! `receive.rs` receives, `lease.rs` leases and reads messages (`key_order.rs` one by one), `settle.rs` settles
+//! deliveries, and `discard.rs` discards messages that expired or were tried too often. The changes under the core are
+//! in `engine/core/`.
 
 pub mod browse;
 pub mod calls;

@@ -1,4 +1,4 @@
-//! Queues.
+//! Queues: each message is delivered to one consumer. `engine/consume/` has the consuming side.
 
 mod builder;
 mod capacity;

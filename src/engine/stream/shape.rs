@@ -1,4 +1,4 @@
-//! What all handles of one stream share.
+//! The state that all handles of one stream share.
 
 use std::sync::{
     Arc,
@@ -23,7 +23,7 @@ pub struct Position {
     pub offset: Offset,
 }
 
-/// What all handles of a stream share.
+/// The state that all handles of a stream share.
 #[derive(Debug)]
 pub struct Shape {
     pub engine: Engine,

@@ -1,4 +1,4 @@
-//! Transactions: one frame over everything.
+//! Transactions: sends, acks and offsets of any queues, topics and streams in one commit. `commit.rs` commits them.
 
 mod commit;
 
