@@ -65,7 +65,8 @@ pub fn recover(
     let (mut chain, proven) = (walk.chain, walk.proven);
     if tail < reflects {
         let last = found.last_of(&chain);
-        let what = "the journal ends before the position that the metalog reflects: durable commits are missing";
+        let what = "the journal ends before the position that the metalog reflects: durable \
+                    commits are missing";
         return Err(Error::corrupt(what, &last.path, tail.0 - last.header.start.0));
     }
     found.check_nothing_durable_behind(&chain, tail)?;

@@ -1,4 +1,4 @@
-//! Which messages are schedules, as far as was looked.
+//! The known schedules: which messages of the queue hold which names, up to the offset that was read.
 
 use std::collections::{BTreeMap, BTreeSet};
 

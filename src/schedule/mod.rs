@@ -1,5 +1,5 @@
-//! Schedules: at what times they run, and what is to be done when one comes up. Pure: `now` is
-//! passed in. The calendar and its time zones are `jiff`'s, cron expressions are `croner`'s.
+//! Schedules: the times at which they run, and the decision for a schedule that is due. Every function takes `now` as an
+//! argument. The crate `jiff` has the calendar and the time zones, and `croner` the cron expressions.
 
 #[cfg(test)]
 mod tests;

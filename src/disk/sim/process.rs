@@ -32,14 +32,14 @@ impl SimDisk {
 }
 
 impl SimProcess {
-    /// One call that reads.
+    /// Runs one call that reads.
     pub(super) fn call<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.disk.world();
         world.begin_call(self.life)?;
         act(&mut world)
     }
 
-    /// One call that changes something.
+    /// Runs one call that changes the disk.
     pub(super) fn step<T>(&self, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.disk.world();
         world.begin_call(self.life)?;

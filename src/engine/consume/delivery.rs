@@ -1,4 +1,4 @@
-//! A delivery: one leased message, and the ways to settle it.
+//! A delivery: one leased message. `settle.rs` has the calls that settle it.
 
 use std::{
     fmt,

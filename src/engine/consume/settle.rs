@@ -24,7 +24,7 @@ impl Delivery {
         self.consumer.settlement(self.info, how)
     }
 
-    /// The message as it moves to the dead letters.
+    /// The message in its form as a dead letter.
     fn letter<'a>(&'a self, to: DeadLetters, reason: &'a str) -> Box<Letter<'a>> {
         let DeliveryInfo { attempt: attempts, priority, .. } = self.info;
         let dead = DeadMessage { stored: &self.stored, attempts, priority, reason };
@@ -253,7 +253,7 @@ impl Delivery {
         self.note_settled(settled)
     }
 
-    /// Acks: the plain case of `settle`.
+    /// Acks. A fast path of `settle`.
     #[inline]
     fn settle_ack(&self) -> Result<Receipt> {
         let (committer, cursor) = (self.consumer.committer(), self.consumer.cursor());
@@ -277,7 +277,7 @@ impl Delivery {
         }
     }
 
-    /// Explains a lease that is lost because this very delivery was settled.
+    /// Replaces the error of a lost lease, if the lease ended because this delivery was settled.
     pub(super) fn explain(&self, error: Error) -> Error {
         let is_settled = self.is_settled.load(Ordering::Relaxed);
         if is_settled && error.kind() == ErrorKind::LeaseLost { settled_before() } else { error }

@@ -1,4 +1,4 @@
-//! The builder of a queue.
+//! The builder of a queue: its settings, and the calls that create, open and delete it.
 
 use std::time::Duration;
 

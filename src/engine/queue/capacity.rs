@@ -1,4 +1,4 @@
-//! Sending to a queue that is full: waits until there is capacity.
+//! Sends to a full queue: waits until there is capacity.
 
 use std::{slice, time::Duration};
 

@@ -214,7 +214,7 @@ impl<'a> Redrive<'a> {
             let letter = match letter {
                 Ok(letter) => letter,
                 Err(error) => {
-                    // Damage to one does not keep the others.
+                    // A damaged letter does not stop the others.
                     failure.get_or_insert(error);
                     continue;
                 }

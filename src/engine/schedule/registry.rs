@@ -1,9 +1,9 @@
 //! The schedule registry: one message for each schedule, in a queue of its own.
 //!
-//! Invariants: a schedule exists as long as its message does. Of several with one name the newest counts. What
-//! makes, changes or ends a schedule is one commit, and it happens only if no message has come to the queue since
-//! the registry looked for the name. So names are unique although queues know no names. No lock is held
-//! meanwhile: a commit may run code of the application.
+//! Invariants: a schedule exists as long as its message exists. Of several messages with one name the newest counts. One
+//! commit creates, changes or deletes a schedule. It happens only if no message has come to the queue since the registry
+//! searched for the name. So names are unique, although a queue does not enforce that. No lock is held between the search
+//! and the commit, because a commit may run code of the application.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
     store::{Op, Space},
 };
 
-/// What cannot be sent is tried again so often.
+/// The first wait of a run that failed. It doubles with each failure, up to `AGAIN_MOST`.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
 
 const AGAIN_MOST: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ pub struct Registry {
     queue: Queue,
 }
 
-/// Who has a name, and up to where it was looked.
+/// The result of a search: the messages that have a name, and the offset up to which the registry searched.
 pub struct Found {
     pub newest: Option<Schedule>,
     offsets: Vec<Offset>,
@@ -43,7 +43,7 @@ pub struct Found {
 }
 
 impl Registry {
-    /// Opens the queue, and makes it if it is not there.
+    /// Opens the queue, and creates it if it does not exist.
     pub fn create(engine: &Engine) -> Result<Registry> {
         let settings = engine
             .queue(REGISTRY)
@@ -54,7 +54,7 @@ impl Registry {
         Ok(Registry { queue })
     }
 
-    /// Opens the queue, if it is there.
+    /// Opens the queue, if it exists.
     pub fn open(engine: &Engine) -> Result<Option<Registry>> {
         match engine.queue(REGISTRY).open() {
             Ok(queue) => Ok(Some(Registry { queue })),
@@ -63,7 +63,7 @@ impl Registry {
         }
     }
 
-    /// With other settings schedules could expire, or be moved to dead letters.
+    /// Fails if the queue has other settings: with them, schedules could expire or move to dead letters.
     fn check(engine: &Engine) -> Result<()> {
         let settings = Settings {
             backoff: Some(Backoff::exponential(AGAIN_FIRST, AGAIN_MOST)),
@@ -107,7 +107,7 @@ impl Registry {
         Ok(newest.into_values().collect())
     }
 
-    /// Looks for a name.
+    /// Searches for a name.
     pub fn find(&self, name: &str) -> Result<Found> {
         let (log, committer) = (self.queue.log(), self.committer());
         let (end, tail, visible) = {
@@ -116,11 +116,11 @@ impl Registry {
             (end, core.store.journal.tail(), core.visible())
         };
         if visible < tail {
-            // Nobody sees what is not on the disk, and it counts all the same.
+            // Messages that are not durable are not visible yet, but their names count.
             committer.sync_to(tail)?;
         }
-        self.look(true)?;
-        let offsets = self.those_there(name)?;
+        self.read_new(true)?;
+        let offsets = self.with_name(name)?;
         let newest = match offsets.last() {
             Some(offset) => self.read(*offset)?,
             None => None,
@@ -130,12 +130,12 @@ impl Registry {
 
     /// Whether a newer message has the same name.
     pub fn is_superseded(&self, name: &str, offset: Offset) -> Result<bool> {
-        self.look(false)?;
-        Ok(self.those_there(name)?.last().is_some_and(|newest| *newest > offset))
+        self.read_new(false)?;
+        Ok(self.with_name(name)?.last().is_some_and(|newest| *newest > offset))
     }
 
-    /// Puts a message in the place of those that were found, or nothing. `false` if others were here
-    /// meanwhile, and nothing was changed.
+    /// Replaces the found messages by one message, or by none. Returns `false`, and changes nothing, if another
+    /// message came meanwhile.
     pub fn put(&self, found: &Found, message: Option<&Message<'_>>) -> Result<bool> {
         let (cursor, log) = (self.queue.cursor(), self.queue.log());
         let committer = self.committer();
@@ -160,8 +160,8 @@ impl Registry {
         committer.complete(committed, committer.config.durability)
     }
 
-    /// Looks at the messages that came since the last look.
-    fn look(&self, is_strict: bool) -> Result<()> {
+    /// Reads the messages that came since the last call.
+    fn read_new(&self, is_strict: bool) -> Result<()> {
         let mut known = self.committer().schedules.lock();
         let from = known.begin(self.queue.log());
         let mut is_whole = true;
@@ -179,15 +179,15 @@ impl Registry {
                 }
                 // A damaged message may have any name.
                 Err(error) if is_strict || error.kind() != ErrorKind::Corrupt => return Err(error),
-                // It keeps the others from nothing, and is looked at again.
+                // The others are listed all the same. The next call reads it again.
                 Err(_) => is_whole = false,
             }
         }
         Ok(())
     }
 
-    /// The messages that have a name, the newest last, as far as was looked.
-    fn those_there(&self, name: &str) -> Result<Vec<Offset>> {
+    /// The messages that have a name, among the messages that were read. The newest is the last.
+    fn with_name(&self, name: &str) -> Result<Vec<Offset>> {
         let cursor = self.queue.cursor();
         let mut known = self.committer().schedules.lock();
         let core = self.committer().lock_open("look for a schedule")?;
@@ -204,7 +204,7 @@ impl Registry {
     }
 }
 
-/// The time of day. Schedules go by it, and not by the time that goes on evenly.
+/// The time of day. Schedules follow it, and not the steady time.
 pub fn now(engine: &Engine) -> Timestamp {
     engine.committer().now_plain().stamp
 }

@@ -27,15 +27,15 @@ pub struct ScheduleFailure {
     pub error: Error,
 }
 
-/// Whether another try would be of no use.
+/// Whether another attempt would be useless.
 pub fn ends(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Closed | ErrorKind::Poisoned)
 }
 
 /// Delays the next try of a schedule whose run has failed.
 pub fn put_off(delivery: &Delivery, error: Error) -> ScheduleFailure {
-    // Nobody need wait for the disk. If that cannot be committed, as when it is full, the schedule waits
-    // all the same, in this life.
+    // The nack need not be durable. If the commit fails, for example on a full disk, the schedule waits all the
+    // same until the engine closes.
     let _ = delivery.nack_ticket();
     let schedule = name_of(delivery.key()).map(str::to_owned);
     ScheduleFailure { schedule, attempt: delivery.attempt(), error }
@@ -48,7 +48,7 @@ pub fn run(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Result<
         Ok(runs)
     });
     match committed {
-        // It was deleted or replaced meanwhile; or somebody else has it.
+        // The schedule was deleted or replaced meanwhile, or another scheduler has it.
         Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(false),
         committed => committed,
     }
@@ -63,7 +63,7 @@ pub fn prepare(
     let mut tx = engine.transaction();
     tx.ack_if_there(delivery);
     if registry.is_superseded(schedule.name(), delivery.offset())? {
-        // A salvage may have brought it back.
+        // A salvage may have brought back an old message of the schedule.
         return Ok((tx, false));
     }
     let now = now(engine);
@@ -75,7 +75,7 @@ pub fn prepare(
             Target::Topic(name) => tx.publish(&engine.topic(name).open()?, message),
             Target::Stream(name) => {
                 let stream = engine.stream(name).open()?;
-                // A handle of its own would begin with the same partition each time.
+                // A new handle would begin with the same partition each time.
                 stream.shape().set_round_robin(delivery.offset().0);
                 tx.append(&stream, message)
             }

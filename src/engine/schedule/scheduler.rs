@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// How long a scheduler rests when it cannot receive, before it goes on.
+/// How long a scheduler pauses after it could not receive.
 const REST: Duration = Duration::from_secs(1);
 
 type OnFailure = Arc<dyn Fn(&ScheduleFailure) + Send + Sync>;
@@ -191,7 +191,7 @@ impl SchedulerBuilder {
             match committed {
                 Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
                 Err(error) if ends(&error) => return Err(error),
-                // It was deleted or replaced meanwhile; or somebody else has it.
+                // The schedule was deleted or replaced meanwhile, or another scheduler has it.
                 Err(error) if error.kind() == ErrorKind::LeaseLost => {}
                 Err(error) => self.tell(&put_off(&delivery, error)),
                 Ok(()) => {}
@@ -220,7 +220,7 @@ struct Work {
     on_failure: Option<OnFailure>,
     is_stopped: AtomicBool,
     stopping: RankedMutex<()>,
-    /// For the thread when it rests.
+    /// Wakes the thread when it pauses.
     stopped: Condvar,
     runs: AtomicU64,
     failed: AtomicU64,
@@ -271,7 +271,7 @@ impl Work {
     fn tell(&self, failure: &ScheduleFailure) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         if let Some(call) = &self.on_failure {
-            // One that panics has said so, and the schedules go on.
+            // The panic hook has reported a panic, and the schedules go on.
             let _ = catch_unwind(AssertUnwindSafe(|| call(failure)));
         }
     }
@@ -333,9 +333,9 @@ impl Scheduler {
     fn end(&mut self) -> Result<()> {
         self.work.stop();
         match self.thread.take() {
-            // It is stopped from within, and ends when that returns.
+            // The application's function stops its own scheduler. The thread ends when the function has returned.
             Some(thread) if thread.thread().id() == thread::current().id() => Ok(()),
-            // Panics of the application's function are caught; there are none of ours.
+            // Panics of the application's function are caught, and the engine's own code does not panic.
             Some(thread) => thread.join().unwrap_or(Ok(())),
             None => Ok(()),
         }
@@ -344,7 +344,7 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        // Whoever wants to know calls `stop`.
+        // An error is lost here. An application that needs it calls `stop`.
         let _ = self.end();
     }
 }

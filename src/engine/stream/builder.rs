@@ -1,4 +1,4 @@
-//! The builder of a stream.
+//! The builder of a stream: its settings, and the calls that create, open and delete it.
 
 use super::Stream;
 use crate::{

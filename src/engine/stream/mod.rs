@@ -244,7 +244,7 @@ impl Stream {
     fn commit(&self, messages: &[Message<'_>]) -> Result<(Vec<Position>, Receipt)> {
         let shape = &self.shape;
         let partitions: Vec<u32> = messages.iter().map(|it| shape.partition_for(it)).collect();
-        // Neighbours of one partition go into one run.
+        // Neighbouring records of one partition go into one run.
         let mut ops = Vec::new();
         let mut at = 0;
         for same in partitions.chunk_by(|a, b| a == b) {

@@ -1,57 +1,63 @@
-//! Reading ahead: whoever reads a log in order has the system fetch what comes next, so that it is
-//! there by the time it is asked for. Nothing but speed rests on it.
+//! Readahead: a reader of a log asks the system to load the next bytes before it needs them. It affects speed only.
 
 use crate::{ids::Offset, segment::SegmentReader};
 
-/// How far ahead is read at first: who reads one record only should not pay for many.
+/// The first readahead. It is small, because a reader may need only one record.
 const FIRST_BYTES: u64 = 256 << 10;
 
-/// How far ahead is read at most. A disk of several gigabytes a second has some milliseconds for it.
+/// The longest readahead. A disk with several gigabytes a second needs some milliseconds for it.
 const MOST_BYTES: u64 = 8 << 20;
 
-/// How far one log is read ahead.
+/// The readahead of one log.
 #[derive(Debug)]
 pub struct ReadAhead {
-    /// How far it is read ahead at most.
+    /// The longest readahead of this log.
     most: u64,
     /// The first offset of the segment that is read, to tell it from others.
     segment: Option<Offset>,
-    /// What of the segment was asked for, as a position.
+    /// The position in the segment up to which the system was asked to load.
     asked: u64,
-    /// How much was asked for last.
+    /// How many bytes were requested last.
     window: u64,
-    /// Whether the segment behind it was looked for, and its first offset.
-    has_looked: bool,
+    /// Whether the next segment was requested, and its first offset.
+    has_requested_next: bool,
     next: Option<Offset>,
 }
 
 impl ReadAhead {
-    /// For a reader that reads so many logs in turn: what it reads ahead should not push out what it
-    /// has read ahead.
+    /// The readahead of one of `logs` logs that a reader reads in turn. Each log gets a share, so that one log
+    /// does not evict the bytes of another.
     pub fn new(logs: usize) -> ReadAhead {
         let most = (4 * MOST_BYTES / logs.max(1) as u64).clamp(FIRST_BYTES, MOST_BYTES);
-        ReadAhead { most, segment: None, asked: 0, window: 0, has_looked: false, next: None }
+        ReadAhead {
+            most,
+            segment: None,
+            asked: 0,
+            window: 0,
+            has_requested_next: false,
+            next: None,
+        }
     }
 
-    /// Whether the end of a segment is so near that the next one should be opened. Says so once.
+    /// Whether the end of a segment is so near that the next one should be opened. Returns `true` once.
     pub fn wants_next(&mut self, reader: &SegmentReader, index: usize) -> bool {
         let table = reader.table();
         let left = table.last().map_or(0, |last| last.position - table[index].position);
-        let near = left < self.most && self.window >= self.most && !self.has_looked;
-        self.has_looked |= near;
+        let near = left < self.most && self.window >= self.most && !self.has_requested_next;
+        self.has_requested_next |= near;
         near
     }
 
-    /// Takes note that a block is about to be read.
+    /// Notes that a block is about to be read.
     pub fn go_on(&mut self, reader: &SegmentReader, index: usize) {
         let table = reader.table();
         let (first, block) = (table[0].first, &table[index]);
         if self.segment != Some(first) {
-            // Where it is the next one, its begin was asked for before.
+            // If it is the expected next segment, its begin was requested before.
             let expected = self.next.take() == Some(first);
             self.asked = if expected { self.most } else { block.position };
             self.segment = Some(first);
-            self.has_looked = false;
+            self.has_requested_next = false;
         }
         let behind = block.position + u64::from(block.length);
         if behind < self.asked.saturating_sub(self.window / 2) {

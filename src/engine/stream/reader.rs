@@ -278,7 +278,7 @@ impl Reader {
         if let Some(found) = self.advance()? {
             return Ok(Attempt::Got(found));
         }
-        // Look once more with the core in hand: what comes afterwards wakes whoever waits.
+        // Search once more while the core is held. A record that comes later wakes this waiter.
         let mut core = self.shape.engine.committer().lock_open("read")?;
         let visible = core.visible();
         for place in &self.places {

@@ -1,4 +1,4 @@
-//! Records, as readers of a stream give them out.
+//! Records: the messages that readers of a stream return.
 
 use std::fmt;
 

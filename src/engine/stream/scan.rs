@@ -11,8 +11,7 @@ use crate::{
     store::{Chunk, JournalRun, ReadParts, SegmentSource, damaged_run},
 };
 
-/// Opens a segment. `None` if a checkpoint has replaced it since it was found: then it is looked for once
-/// more.
+/// Opens a segment. `None` if a checkpoint has replaced it since it was found: the caller finds it again.
 pub fn open_segment(
     committer: &Committer,
     log: LogId,
@@ -32,14 +31,14 @@ pub fn open_segment(
     if there.is_some_and(|there| there.is_same(&found)) { Err(error) } else { Ok(None) }
 }
 
-/// Where the first record from a time on is.
+/// The place of the first record from a time on.
 pub enum FromTime {
     At(Offset),
     /// Not in the chunk that was read. The search goes on here.
     Behind(Offset),
 }
 
-/// Finds the first record of a chunk that bears a time or a later one.
+/// Finds the first record of a chunk with a timestamp at or after a time.
 pub fn first_from_time(
     committer: &Committer,
     log: LogId,

@@ -1,4 +1,4 @@
-//! What a reader reads at the moment: a block of a segment, or runs of the journal.
+//! The present source of a reader: a block of a segment, or runs of the journal.
 
 use std::vec;
 
@@ -15,17 +15,17 @@ use crate::{
     store::{JournalRun, damaged_run},
 };
 
-/// A record that was read: its number, and where its parts are in what is being read.
+/// A record that was read: its offset, and the places of its parts in the source.
 pub type Found = (Offset, RecordSpans);
 
-/// What is being read.
+/// The source of a reader.
 #[derive(Debug)]
 pub enum Source {
     Nothing,
     Block {
         block: Block,
         place: BlockPlace,
-        /// The block's body, for records that live on their own.
+        /// The block's body, shared with records that outlive the source.
         body: Shares,
     },
     Run {
@@ -74,7 +74,7 @@ impl OpenRun {
 }
 
 impl Source {
-    /// The bytes of what was read last.
+    /// The bytes of the record that was read last.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         match self {
@@ -91,7 +91,7 @@ impl Source {
                 if let Some(found) = run.step()? {
                     return Ok(Some(found));
                 }
-                // One that cannot be opened stays: it is reported again, not skipped.
+                // A run that cannot be opened stays: it is reported again, not skipped.
                 let Some(next) = behind.as_slice().first().cloned() else {
                     return Ok(None);
                 };
@@ -102,7 +102,7 @@ impl Source {
         }
     }
 
-    /// The offset behind what was read last.
+    /// The offset behind the record that was read last.
     pub fn next(&self) -> Option<Offset> {
         match self {
             Source::Block { place, .. } => Some(place.next()),

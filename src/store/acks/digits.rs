@@ -15,9 +15,9 @@ pub fn number(digits: &[RoaringBitmap], low: u32) -> u32 {
 
 /// Sets the numbers of a range of members.
 pub fn put_number(digits: &mut Vec<RoaringBitmap>, range: Range<u32>, number: u32) {
-    let value = (u32::BITS - number.leading_zeros()) as usize;
-    if digits.len() < value {
-        digits.resize_with(value, RoaringBitmap::new);
+    let needed = (u32::BITS - number.leading_zeros()) as usize;
+    if digits.len() < needed {
+        digits.resize_with(needed, RoaringBitmap::new);
     }
     for (n, digit) in digits.iter_mut().enumerate() {
         if number >> n & 1 == 1 {
