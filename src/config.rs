@@ -145,12 +145,15 @@ pub fn check_name(what: &'static str, name: &str) -> Result<()> {
 
 /// The lease of a queue or a subscription without a lease setting.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+/// The shortest lease.
+pub const LEASE_MIN: Duration = Duration::from_millis(1);
+
 /// The longest lease: a day. A consumer that works longer extends it.
 pub const LEASE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Checks the length of a lease.
 pub fn check_lease(lease: Duration) -> Result<Duration> {
-    if lease < Duration::from_millis(1) || lease > LEASE_MAX {
+    if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
         let what = format!("a lease of {lease:?}: it goes from 1 ms to 1 day");
         return Err(Error::invalid("lease", what));
     }
@@ -159,7 +162,7 @@ pub fn check_lease(lease: Duration) -> Result<Duration> {
 
 /// Checks how long a lease is to be held.
 pub fn check_hold(most: Duration) -> Result<Duration> {
-    if most < Duration::from_millis(1) || most > LEASE_MAX {
+    if !(LEASE_MIN..=LEASE_MAX).contains(&most) {
         let what = format!("a lease is to be held for {most:?}: that goes from 1 ms to 1 day");
         return Err(Error::invalid("most", what));
     }

@@ -7,12 +7,11 @@
 //! A hash tells groups apart: two keys with the same hash are one group, which costs speed but not order.
 //! This state is in memory only; the log has the order.
 
-use crate::audit;
 use std::collections::{HashMap, hash_map::Entry};
 
 use roaring::RoaringTreemap;
 
-use crate::ids::Offset;
+use crate::{audit, ids::Offset};
 
 #[derive(Debug, Default)]
 pub struct Groups {

@@ -3,13 +3,15 @@
 //! Within a lane, fresh messages go in the order of sending. Fresh and returned messages alternate, so that
 //! a message that fails for ever does not hold up the others of its priority. A message costs about one bit.
 
-use crate::audit;
 use std::collections::BTreeMap;
 
 use roaring::RoaringTreemap;
 
-use super::returned::{Returned, merge};
-use crate::ids::{Offset, OffsetRange};
+use super::returned::{Readiness, Returned, merge};
+use crate::{
+    audit,
+    ids::{Offset, OffsetRange},
+};
 
 #[derive(Debug, Default)]
 pub struct Lanes(BTreeMap<u8, Lane>);
@@ -37,16 +39,12 @@ impl Lanes {
         &mut self.0.entry(priority).or_default().returned
     }
 
-    /// Takes the next message for which `is_deliverable` returns `true`. `None` means that the message was
-    /// deleted. `false` means that it is not visible yet; then no later fresh message is visible either.
-    pub fn take(
-        &mut self,
-        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
-    ) -> Option<Offset> {
+    /// Takes the next message that is ready.
+    pub fn take(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         let mut taken = None;
         for lane in self.0.values_mut().rev() {
             audit::step();
-            taken = lane.take(is_deliverable);
+            taken = lane.take(readiness);
             if taken.is_some() {
                 break;
             }
@@ -109,27 +107,24 @@ impl Lane {
         self.fresh.is_empty() && self.returned.is_empty()
     }
 
-    fn take(&mut self, is_deliverable: &mut impl FnMut(Offset) -> Option<bool>) -> Option<Offset> {
+    fn take(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         self.fresh_first = !self.fresh_first;
         if self.fresh_first {
-            self.take_fresh(is_deliverable).or_else(|| self.returned.take(is_deliverable))
+            self.take_fresh(readiness).or_else(|| self.returned.take(readiness))
         } else {
-            self.returned.take(is_deliverable).or_else(|| self.take_fresh(is_deliverable))
+            self.returned.take(readiness).or_else(|| self.take_fresh(readiness))
         }
     }
 
-    fn take_fresh(
-        &mut self,
-        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
-    ) -> Option<Offset> {
+    fn take_fresh(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         while let Some(first) = self.fresh.min() {
             audit::step();
-            let is_deliverable = is_deliverable(Offset(first));
-            if is_deliverable == Some(false) {
+            let readiness = readiness(Offset(first));
+            if readiness == Readiness::Invisible {
                 return None;
             }
             self.fresh.remove(first);
-            if is_deliverable == Some(true) {
+            if readiness == Readiness::Ready {
                 return Some(Offset(first));
             }
         }

@@ -4,7 +4,6 @@
 //! list in that order, and any entry can be removed from it. The few leases whose deadline is out of
 //! that order (extended ones) are in a sorted set beside the list.
 
-use crate::audit;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     mem,
@@ -13,7 +12,7 @@ use std::{
 
 use slab::Slab;
 
-use crate::ids::Offset;
+use crate::{audit, ids::Offset};
 
 /// The number of a consumer's slot. A lease with slot 0 belongs to no slot.
 pub type SlotId = u32;

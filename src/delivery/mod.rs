@@ -34,7 +34,6 @@ mod tests;
 pub mod thresholds;
 pub mod weights;
 
-use crate::audit;
 use std::{collections::BTreeSet, time::Duration};
 
 pub use groups::Groups;
@@ -42,10 +41,13 @@ use lanes::Lanes;
 use leases::Leases;
 pub use leases::{LeaseKey, SlotId};
 pub use retry::Retry;
-use returned::{Returned, is_in, merge};
+use returned::{Readiness, Returned, is_in, merge};
 use roaring::RoaringTreemap;
 
-use crate::ids::{Offset, OffsetRange, Timestamp};
+use crate::{
+    audit,
+    ids::{Offset, OffsetRange, Timestamp},
+};
 
 /// `next` moves over a run of acked messages once the run is this long.
 const PASSED_AT_ONCE: u64 = 1024;
@@ -58,12 +60,16 @@ pub trait Acked {
     fn priority(&self, offset: Offset) -> u8;
 }
 
-/// Whether a message can be delivered now. The answer is `None` if it is acked: it may have been deleted.
-fn deliverable(
+/// Whether a message can be delivered now.
+fn readiness(
     acked: &impl Acked,
     is_visible: &mut impl FnMut(Offset) -> bool,
-) -> impl FnMut(Offset) -> Option<bool> {
-    |offset| acked.next_unacked(offset, offset.next()).map(|_| is_visible(offset))
+) -> impl FnMut(Offset) -> Readiness {
+    |offset| match acked.next_unacked(offset, offset.next()) {
+        None => Readiness::Gone,
+        Some(_) if is_visible(offset) => Readiness::Ready,
+        Some(_) => Readiness::Invisible,
+    }
 }
 
 /// The volatile state of one ack cursor.
@@ -123,7 +129,7 @@ impl Deliveries {
             offset
         } else {
             self.fresh_first = true;
-            let returned = self.returned.take(&mut deliverable(acked, &mut is_visible));
+            let returned = self.returned.take(&mut readiness(acked, &mut is_visible));
             match returned {
                 Some(offset) => offset,
                 None => self.take_fresh(acked, end, &mut is_visible)?,
@@ -149,7 +155,7 @@ impl Deliveries {
             self.next = unacked;
             self.known.remove_range(..unacked.0);
         }
-        self.lanes.take(&mut deliverable(acked, is_visible))
+        self.lanes.take(&mut readiness(acked, is_visible))
     }
 
     #[inline]

@@ -6,11 +6,13 @@
 //! for the message that is the oldest then. While a threshold is reached, each change of the oldest message
 //! sets a check, but at most one in [`REST`]. `engine/commit/oldest.rs` runs the checks.
 
-use crate::audit;
 use std::time::Duration;
 
 use super::thresholds::{Alarm, Probe};
-use crate::ids::{Offset, Timestamp};
+use crate::{
+    audit,
+    ids::{Offset, Timestamp},
+};
 
 /// The shortest time between two checks.
 const REST: Duration = Duration::from_millis(10);

@@ -4,12 +4,24 @@
 //! Released messages go round-robin by offset. Due messages go in the order in which they came due. The two
 //! kinds alternate.
 
-use crate::audit;
 use std::{collections::VecDeque, iter};
 
 use roaring::RoaringTreemap;
 
-use crate::ids::{Offset, OffsetRange};
+use crate::{
+    audit,
+    ids::{Offset, OffsetRange},
+};
+
+/// Whether a message can be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// It is not durable yet. So no later fresh message is, either.
+    Invisible,
+    /// It was acked or deleted.
+    Gone,
+}
 
 #[derive(Debug, Default)]
 pub struct Returned {
@@ -72,41 +84,31 @@ impl Returned {
         }
     }
 
-    /// Takes the next message for which `is_deliverable` returns `true`. `None` means that the message was
-    /// deleted, and `false` that it is not visible yet.
-    pub fn take(
-        &mut self,
-        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
-    ) -> Option<Offset> {
+    /// Takes the next message that is ready.
+    pub fn take(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         self.due_first = !self.due_first;
         if self.due_first {
-            self.take_due(is_deliverable).or_else(|| self.take_released(is_deliverable))
+            self.take_due(readiness).or_else(|| self.take_released(readiness))
         } else {
-            self.take_released(is_deliverable).or_else(|| self.take_due(is_deliverable))
+            self.take_released(readiness).or_else(|| self.take_due(readiness))
         }
     }
 
-    fn take_due(
-        &mut self,
-        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
-    ) -> Option<Offset> {
+    fn take_due(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         for _ in 0..self.due.len() {
             audit::step();
             let offset = self.due.pop_front()?;
-            match is_deliverable(offset) {
-                Some(true) => return Some(offset),
-                // It is not durable yet, but later ones may be.
-                Some(false) => self.due.push_back(offset),
-                None => {}
+            match readiness(offset) {
+                Readiness::Ready => return Some(offset),
+                // Later ones may be visible.
+                Readiness::Invisible => self.due.push_back(offset),
+                Readiness::Gone => {}
             }
         }
         None
     }
 
-    fn take_released(
-        &mut self,
-        is_deliverable: &mut impl FnMut(Offset) -> Option<bool>,
-    ) -> Option<Offset> {
+    fn take_released(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         while !self.released.is_empty() {
             audit::step();
             let rank = match self.round_robin_from {
@@ -118,7 +120,7 @@ impl Returned {
             self.released.remove(found);
             // It may have been deleted. If not, it was delivered before, so it is visible. The call
             // must happen all the same: the caller notes where the message is.
-            if is_deliverable(Offset(found)) == Some(true) {
+            if readiness(Offset(found)) == Readiness::Ready {
                 return Some(Offset(found));
             }
         }

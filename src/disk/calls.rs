@@ -1,9 +1,9 @@
 //! A window that uses read and write calls. It keeps the same rules as a mapped window.
 
+use crate::audit;
 use std::{io, sync::Arc};
 
 use super::{Bounds, DiskFile, LateSlice, Purpose, Slice, UnreadSlice, Window};
-use crate::audit;
 
 #[derive(Debug)]
 pub struct CallsWindow {

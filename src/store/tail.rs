@@ -3,10 +3,12 @@
 //! It has one entry of 12 bytes per run, so the journal's length bounds its size. It is not stored.
 //! Recovery builds it again from the journal.
 
-use crate::audit;
 use std::collections::VecDeque;
 
-use crate::ids::{Lsn, Offset};
+use crate::{
+    audit,
+    ids::{Lsn, Offset},
+};
 
 const CHUNK_RUNS: usize = 1024;
 

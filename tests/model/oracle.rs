@@ -203,7 +203,10 @@ fn add_to_all(engine: &Engine, found: &State) -> State {
         for (name, queue) in &mut state.queues {
             let handle = engine.queue(name).open()?.durability(Durability::Sync);
             if name == BOUNDED && queue.unacked.len() as u64 >= MESSAGES_MAX {
-                queue.unacked.pop_first();
+                // The oldest message of the lowest priority is dropped.
+                let oldest = queue.unacked.iter().min_by_key(|(n, it)| (it.msg.priority, **n));
+                let oldest = *oldest.expect("it is full").0;
+                queue.unacked.remove(&oldest);
             }
             assert_eq!(handle.send(message.message())?.0, queue.next);
             queue.send(std::slice::from_ref(&message), 0);

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
-use crate::audit;
-
 use super::{process::SimProcess, world::FileId};
-use crate::disk::{Bounds, DiskFile, Purpose, Slice, Window};
+use crate::{
+    audit,
+    disk::{Bounds, DiskFile, Purpose, Slice, Window},
+};
 
 pub(super) const PAGE: usize = 4096;
 const SECTOR: usize = 512;

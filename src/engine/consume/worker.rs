@@ -16,7 +16,7 @@ use std::{
 use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
     audit::Rank,
-    config::LEASE_MAX,
+    config::{LEASE_MAX, LEASE_MIN},
     engine::runtime::lock::RankedMutex,
     error::{Error, ErrorKind, Result},
     prims::{
@@ -208,9 +208,9 @@ impl WorkerBuilder {
                 "a worker without threads handles nothing: give it 1 or more",
             ));
         }
-        if self.max_handling_time.is_zero() || self.max_handling_time > LEASE_MAX {
+        if !(LEASE_MIN..=LEASE_MAX).contains(&self.max_handling_time) {
             let what = format!(
-                "a handler may work for {:?}: give it more than nothing, up to a day",
+                "a handler may work for {:?}: give it from 1 ms to 1 day",
                 self.max_handling_time
             );
             return Err(Error::invalid("max_handling_time", what));

@@ -184,6 +184,7 @@ fn bad_settings_are_refused_by_name() {
     for (worker, field) in [
         (queue.worker().threads(0), "threads"),
         (queue.worker().max_handling_time(Duration::ZERO), "max_handling_time"),
+        (queue.worker().max_handling_time(Duration::from_micros(999)), "max_handling_time"),
         (queue.worker().max_handling_time(2 * day), "max_handling_time"),
     ] {
         assert_eq!(worker.start(fine).unwrap_err().kind(), ErrorKind::InvalidInput { field });
