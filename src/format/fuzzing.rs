@@ -7,10 +7,12 @@
 use super::{
     block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
     commit::{Change, Run, begin_run, changes, finish_run},
+    entity::take_value,
     frame::{FRAME_HEADER_BYTES, begin_frame, decode_frame, finish_frame},
     header::{FORMAT_VERSION, checksum},
     journal::{JOURNAL_HEADER_BYTES, JournalHeader},
     meta::{META_HEADER_BYTES, MetaEntry, MetaHeader},
+    note::Note,
     pack::{BlockBuilder, Records},
     record::{Headers, RecordParts, RecordSpans},
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, put_footer, take_table},
@@ -262,6 +264,16 @@ pub fn meta_entry(data: &[u8]) {
     entry.put(&mut again);
     assert!(again.len() <= data.len(), "the shortest encoding is longer than another");
     assert_eq!(MetaEntry::decode(&again), Ok(entry));
+}
+
+/// A note that decodes encodes to bytes of the same note.
+pub fn note(data: &[u8]) {
+    let Ok(note) = take_value::<Note>(data) else {
+        return;
+    };
+    let again = note.encode();
+    assert!(again.len() <= data.len(), "the shortest encoding is longer than another");
+    assert_eq!(take_value(&again), Ok(note));
 }
 
 /// A file header that decodes encodes to the same bytes.

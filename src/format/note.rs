@@ -33,7 +33,7 @@ pub struct DeadLetter {
 
 /// A note, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Note {
+pub(super) enum Note {
     DeadLetter(DeadLetter),
     /// The time to live in milliseconds, counted from the message's timestamp.
     TimeToLive(u64),
@@ -46,7 +46,7 @@ enum Note {
 }
 
 impl Note {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_value(&mut out, self);
         out

@@ -20,13 +20,14 @@ use crate::ids::{Offset, Timestamp};
 type Run = fn(&[u8]);
 
 /// The targets that decode.
-const TARGETS: [(&str, Run); 6] = [
+const TARGETS: [(&str, Run); 7] = [
     ("frame", fuzzing::frame),
     ("commit_changes", fuzzing::commit_changes),
     ("block", fuzzing::block),
     ("footer", fuzzing::footer),
     ("meta_entry", fuzzing::meta_entry),
     ("journal_header", fuzzing::journal_header),
+    ("note", fuzzing::note),
 ];
 
 /// No header has anything but zeros behind this.
@@ -52,6 +53,8 @@ fn seeds() -> Seeds {
             add("frame", kind, without_padding(&bytes, 4, FRAME_HEADER_BYTES));
         } else if let Some(entry) = sample.strip_prefix("metalog entry: ") {
             add("meta_entry", entry, payload());
+        } else if let Some(note) = sample.strip_prefix("note: ") {
+            add("note", note, &bytes);
         } else if sample == "segment block" {
             add("block", "records", without_padding(&bytes, 8, BLOCK_HEADER_BYTES));
         } else if sample == "segment footer" {
@@ -182,6 +185,11 @@ fn footer() {
 #[test]
 fn meta_entry() {
     replay("meta_entry");
+}
+
+#[test]
+fn note() {
+    replay("note");
 }
 
 #[test]
