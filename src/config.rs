@@ -96,15 +96,21 @@ impl Config {
             if (low..=high).contains(&value) {
                 return Ok(());
             }
-            Err(Error::invalid(field, format!("{field} is {value}; it goes from {low} to {high}")))
+            Err(Error::invalid(
+                field,
+                format!("{field} is {value}; it must be from {low} to {high}"),
+            ))
         };
         within("message_bytes_max", self.message_bytes_max, 1, COMMIT_BYTES_CEILING / 2)?;
-        within(
-            "commit_bytes_max",
-            self.commit_bytes_max,
-            self.message_bytes_max,
-            COMMIT_BYTES_CEILING,
-        )?;
+        if self.commit_bytes_max < self.message_bytes_max {
+            let (message, commit) = (self.message_bytes_max, self.commit_bytes_max);
+            let what = format!(
+                "message_bytes_max ({message}) is larger than commit_bytes_max ({commit}): raise \
+                 commit_bytes_max, too"
+            );
+            return Err(Error::invalid("commit_bytes_max", what));
+        }
+        within("commit_bytes_max", self.commit_bytes_max, 1, COMMIT_BYTES_CEILING)?;
         within(
             "journal_file_bytes_min",
             self.journal_file_bytes_min,
@@ -124,7 +130,7 @@ impl Config {
         within("delayed_in_memory", self.delayed_in_memory, 1, 1 << 40)?;
         let interval = self.sync_interval;
         if !(Duration::from_millis(1)..=SYNC_INTERVAL_MAX).contains(&interval) {
-            let what = format!("sync_interval is {interval:?}; it goes from 1 ms to 1 hour");
+            let what = format!("sync_interval is {interval:?}; it must be from 1 ms to 1 hour");
             return Err(Error::invalid("sync_interval", what));
         }
         Ok(())
@@ -154,7 +160,7 @@ pub const LEASE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Checks the length of a lease.
 pub fn check_lease(lease: Duration) -> Result<Duration> {
     if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
-        let what = format!("a lease of {lease:?}: it goes from 1 ms to 1 day");
+        let what = format!("the lease is {lease:?}; it must be from 1 ms to 1 day");
         return Err(Error::invalid("lease", what));
     }
     Ok(lease)
@@ -163,7 +169,7 @@ pub fn check_lease(lease: Duration) -> Result<Duration> {
 /// Checks how long a lease is to be held.
 pub fn check_hold(most: Duration) -> Result<Duration> {
     if !(LEASE_MIN..=LEASE_MAX).contains(&most) {
-        let what = format!("a lease is to be held for {most:?}: that goes from 1 ms to 1 day");
+        let what = format!("the lease is to be held for {most:?}; that must be from 1 ms to 1 day");
         return Err(Error::invalid("most", what));
     }
     Ok(most)
@@ -175,7 +181,7 @@ pub const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Checks the length of a delay.
 pub fn check_delay(field: &'static str, delay: Duration) -> Result<Duration> {
     if delay > DELAY_MAX {
-        let what = format!("{field} is {delay:?}; it goes up to a year");
+        let what = format!("{field} is {delay:?}; it must be a year at most");
         return Err(Error::invalid(field, what));
     }
     Ok(delay)

@@ -128,12 +128,15 @@ impl Error {
 
     /// The error of a store that another engine has open.
     pub(crate) fn locked(holder: Option<u32>, root: &Path) -> Error {
-        let by = match holder {
-            Some(pid) if pid == std::process::id() => "this process".to_owned(),
-            Some(pid) => format!("process {pid}"),
-            None => "another process".to_owned(),
+        let what = match holder {
+            Some(pid) if pid == std::process::id() => {
+                "the store is open already, in this process. Each handle, delivery and reader keeps it open: \
+                 drop all of them, or call Engine::close"
+                    .to_owned()
+            }
+            Some(pid) => format!("the store is open already, in process {pid}; close it there first"),
+            None => "the store is open already, in another process; close it there first".to_owned(),
         };
-        let what = format!("the store is open already, in {by}; close it there first");
         Error::new(ErrorKind::Locked { holder }, what).in_file(root)
     }
 

@@ -35,6 +35,9 @@ impl OsDisk {
 
     /// The absolute path of a store's directory. It stays right if the process changes its working directory.
     pub fn absolute(path: &Path) -> Result<PathBuf> {
+        if path.as_os_str().is_empty() {
+            return Err(Error::invalid("path", "the store's path is empty"));
+        }
         let failed = |error| Error::io(error, "the store's path cannot be made absolute", path);
         std::path::absolute(path).map_err(failed)
     }

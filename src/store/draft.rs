@@ -127,7 +127,9 @@ impl Draft {
     ) -> Result<()> {
         let Append { log, messages, .. } = append;
         let Some(found) = state.logs.get(&log) else {
-            return Err(gone("the queue, topic or stream was deleted"));
+            return Err(gone(
+                "the queue, topic or stream was deleted; this handle is of no use any more",
+            ));
         };
         let first = match self.runs.iter().rev().find(|run| run.log == log) {
             Some(run) => run.end,
@@ -266,7 +268,9 @@ impl Draft {
                 None => now.0.saturating_add(delay_ms),
                 Some(Delay::After(ms)) => now.0.saturating_add(ms),
                 Some(Delay::At(at)) if at < now => {
-                    let what = format!("deliver_at is {at}, which has passed; it is {now}");
+                    let what = format!(
+                        "deliver_at is {at}, which has passed; now is {now} (ms since 1970)"
+                    );
                     return Err(Error::invalid("deliver_at", what));
                 }
                 Some(Delay::At(at)) => at.0,
@@ -317,8 +321,8 @@ impl Draft {
 
 fn message_too_large(weight: u64, most: u64) -> Error {
     let what = format!(
-        "a message has {weight} bytes with key and headers; at most {most} are configured \
-         (message_bytes_max)"
+        "a message has {weight} bytes with key and headers; at most {most} are configured: \
+         split it, or raise Options::message_bytes_max"
     );
     Error::new(ErrorKind::TooLarge, what)
 }

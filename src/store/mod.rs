@@ -104,7 +104,13 @@ impl Store {
             let dead_letters = entity.delivering().and_then(|it| it.dead_letters);
             dead_letters.is_some_and(|it| it.queue == queue)
         };
-        self.state.catalog.all().find(uses).map(|entity| entity.name.clone())
+        self.state.catalog.all().find(uses).map(|entity| {
+            let (noun, name) = (Space::of(&entity.kind).noun(), &entity.name);
+            let topic = entity.parent().and_then(|id| self.state.catalog.get(id));
+            let of_topic =
+                topic.map(|topic| format!(" of topic {:?}", topic.name)).unwrap_or_default();
+            format!("{noun} {name:?}{of_topic}")
+        })
     }
 
     #[inline]

@@ -212,7 +212,7 @@ pub enum Chunk {
 }
 
 fn log_is_gone() -> Error {
-    gone("the queue, topic or stream was deleted")
+    gone("the queue, topic or stream was deleted; this handle is of no use any more")
 }
 
 /// How many runs of the journal are returned at once.

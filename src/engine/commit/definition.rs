@@ -67,14 +67,20 @@ pub enum IfExists {
 
 fn not_found(space: Space, name: &str) -> Error {
     let noun = space.noun();
-    Error::new(ErrorKind::NotFound, format!("there is no {noun} named {name:?}"))
+    Error::new(
+        ErrorKind::NotFound,
+        format!("there is no {noun} named {name:?}: create() makes one"),
+    )
 }
 
 fn already_exists(space: Space, name: &str, differs: Option<&str>) -> Error {
     let noun = space.noun();
     let how = match differs {
         Some(setting) => {
-            format!(", with another {setting}, which stays as it is: open it, or delete it first")
+            format!(
+                ", with another {setting}, which stays as it is. Leave out {setting}, or call open(), to use \
+                 it; or create another {noun} beside it"
+            )
         }
         None => String::new(),
     };
@@ -163,9 +169,8 @@ pub fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
         let found = core.store.find(space, name).ok_or_else(|| not_found(space, name))?;
         let entity = found.id;
         if let Some(other) = core.store.uses_as_dead_letters(entity) {
-            let what = format!(
-                "queue {name:?} holds the dead letters of {other:?}, which must be deleted first"
-            );
+            let what =
+                format!("queue {name:?} takes the dead letters of {other}: delete that first");
             return Err(Error::invalid("name", what).into());
         }
         let receipt = core.commit(&[Op::Delete { entity }], committer.now_plain())?;

@@ -36,7 +36,8 @@ impl Load {
     /// Fails if the load does not fit into the empty queue.
     fn check(self, limit: Limit) -> Result<()> {
         let refused = |more: u64, most: u64, unit: &str, field: &str| {
-            let what = format!("{more} {unit} at once for a queue that may hold {most} ({field})");
+            let what =
+                format!("{more} {unit} in one call; the queue holds at most {most} ({field})");
             Err(Error::new(ErrorKind::TooLarge, what))
         };
         match limit {
@@ -97,7 +98,7 @@ impl Core {
             return Ok(Dropped::default());
         }
         if !limit.drops_oldest {
-            return Err(full(limit));
+            return Err(full(&consumption.info.name, limit));
         }
         let (mut dropped, mut excess) = drop_ready(consumption, acks, end, excess);
         consumption.drops_any = !excess.is_over();
@@ -106,7 +107,7 @@ impl Core {
             excess = drop_waiting(consumption, acks, end, excess, &mut dropped);
         }
         if !excess.is_over() {
-            return Err(full(limit));
+            return Err(full(&consumption.info.name, limit));
         }
         dropped.sort_unstable();
         Ok(Dropped { ranges: ranges(&dropped) })
@@ -214,10 +215,13 @@ pub fn ranges(offsets: &[Offset]) -> Vec<OffsetRange> {
     together.map(|all| all[0].to(all[all.len() - 1].next())).collect()
 }
 
-fn full(limit: Limit) -> Error {
-    let most = |most: Option<u64>, unit: &str| most.map(|most| format!("{most} {unit}"));
-    let (messages, bytes) = (most(limit.messages, "messages"), most(limit.bytes, "bytes"));
+fn full(name: &str, limit: Limit) -> Error {
+    let most = |most: Option<u64>, unit: &str, field: &str| {
+        most.map(|most| format!("{most} {unit} ({field})"))
+    };
+    let messages = most(limit.messages, "messages", "max_messages");
+    let bytes = most(limit.bytes, "bytes", "max_bytes");
     let both: Vec<String> = messages.into_iter().chain(bytes).collect();
-    let what = format!("the queue is full; it holds at most {}", both.join(", or "));
+    let what = format!("queue {name:?} is full; it holds at most {}", both.join(", or "));
     Error::new(ErrorKind::QueueFull, what)
 }

@@ -10,7 +10,8 @@ pub fn deleted() -> Error {
 
 pub fn lease_lost() -> Error {
     let what = "the lease of this delivery has run out, or the delivery was settled before; \
-                the message may have been delivered again";
+                the message may have been delivered again. For slow handlers: a longer lease, \
+                Delivery::extend or Delivery::hold";
     Error::new(ErrorKind::LeaseLost, what)
 }
 

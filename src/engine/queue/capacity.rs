@@ -57,7 +57,8 @@ impl Queue {
             }
         })?;
         let Some(sent) = sent else {
-            let what = "the queue was full all the time";
+            let name = self.name();
+            let what = format!("queue {name:?} was full for {timeout:?}; the message was not sent");
             return Err(Error::new(ErrorKind::QueueFull, what));
         };
         committer.complete(sent, self.durability_of_commits())

@@ -253,19 +253,25 @@ impl<'a> Redrive<'a> {
         }
         let Some(note) = letter.dead_letter()? else {
             let what = format!(
-                "message {} is no dead letter, so it has nowhere to go back to; say where to",
+                "the message at offset {} is no dead letter, so it has no queue to go back to: say where \
+                 it is to go with .to(&queue)",
                 letter.offset()
             );
             return Err(Error::invalid("to", what));
         };
         if note.is_of_subscription {
-            let what = format!("{:?} is a subscription; say to which queue", note.origin);
+            let what = format!(
+                "{:?} is a subscription: say to which queue its letters are to go with .to(&queue)",
+                note.origin
+            );
             return Err(Error::new(ErrorKind::NotFound, what));
         }
         let core = self.from.consumer().committer().lock_open("redrive")?;
         let Some(origin) = core.store.find(Space::Queues, &note.origin) else {
-            let what =
-                format!("{:?} is no queue by now; say where the letter is to go", note.origin);
+            let what = format!(
+                "there is no queue {:?} any more: say where the letter is to go with .to(&queue)",
+                note.origin
+            );
             return Err(Error::new(ErrorKind::NotFound, what));
         };
         Ok(origin.id.log(0))

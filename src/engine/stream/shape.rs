@@ -62,7 +62,10 @@ impl Shape {
             return Ok(self.log(partition));
         }
         let partitions = self.partitions;
-        let what = format!("partition {partition} of a stream that has {partitions}, from 0 on");
+        let what = format!(
+            "there is no partition {partition}; the stream has partitions 0 to {}",
+            partitions - 1
+        );
         Err(Error::invalid("partition", what))
     }
 
