@@ -4,8 +4,9 @@
 //!
 //! - Locks are taken in the order of their [`Rank`]s.
 //! - Nothing touches the disk while the core is held.
-//! - A hold of the core is bounded: loops under it count their [`step`]s. An operation whose holds still grow
-//!   with something is on a list, by name.
+//! - A hold of the core is bounded: loops under it count their [`step`]s. `tests/counted/holds.rs` asserts a bound
+//!   for each operation that keeps one, and lists the others by name. Here nothing fails for a long hold: an
+//!   application may have many queues.
 //!
 //! The table of the locks is at the head of `engine/core/mod.rs`.
 
@@ -38,31 +39,6 @@ pub use checked::{Hold, Unchecked, step, steps, touches_disk};
 #[cfg(not(all(debug_assertions, not(loom))))]
 pub use unchecked::{Hold, Unchecked, step, steps, touches_disk};
 
-/// The most steps of a hold of the core, for every operation that is not in [`GROWING`].
-#[cfg(all(debug_assertions, not(loom)))]
-const STEPS_MAX: u64 = 1_024;
-
-/// Operations whose holds grow with something. `tests/counted/holds.rs` measures with what, and how fast. An
-/// operation that works in slices leaves this list, and is bounded from then on. One thing has every hold grow: the
-/// number of thresholds that are watched.
-#[cfg(all(debug_assertions, not(loom)))]
-const GROWING: &[&str] = &[
-    "ack a batch",
-    "checkpoint",
-    "commit a transaction",
-    "create",
-    "delete",
-    "length of a stream",
-    "look at a group",
-    "open a consumer",
-    "open a stream",
-    "purge",
-    "read",
-    "receive",
-    "send",
-    "stats",
-];
-
 #[cfg(all(debug_assertions, not(loom)))]
 mod checked {
     use std::{
@@ -72,7 +48,7 @@ mod checked {
         thread::panicking,
     };
 
-    use super::{GROWING, Rank, STEPS_MAX};
+    use super::Rank;
 
     thread_local! {
         static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
@@ -144,11 +120,6 @@ mod checked {
             let of_operation = longest.entry(operation).or_default();
             *of_operation = steps.max(*of_operation);
         });
-        let is_fine = steps <= STEPS_MAX || GROWING.contains(&operation) || panicking();
-        assert!(
-            is_fine,
-            "{operation}: the core was held for {steps} steps; {STEPS_MAX} are allowed"
-        );
     }
 
     /// The longest holds of the core by this thread, in steps, by operation, since this was called last.

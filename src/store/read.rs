@@ -253,6 +253,19 @@ impl Store {
         Ok(Source::Segment(self.cache.source(&self.segments, segment)))
     }
 
+    /// The place of a message that was located before.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if the message is dead by now: a checkpoint may have dropped it.
+    pub fn locate_again(&mut self, log: LogId, offset: Offset) -> Result<Source> {
+        let found = self.log(log)?;
+        if self.state.is_dead(found, offset) {
+            return Err(gone("the message was acked or trimmed while it was read"));
+        }
+        self.locate(log, offset)
+    }
+
     /// Keeps the segment and the block that were read for a message, for the next read of that segment.
     pub fn keep(&mut self, log: LogId, parts: ReadParts) {
         let ReadParts { opened, block } = parts;

@@ -97,6 +97,8 @@ impl Committer {
     /// poisons the engine.
     #[cold]
     fn lock_after_panic(&self, operation: &'static str) -> CoreGuard<'_> {
+        // First the engine, then the mutex: no thread finds the core in order in between.
+        self.syncs.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
         self.core.clear_poison();
         self.poison(&Error::new(ErrorKind::Poisoned, PANICKED));
         let hold = Hold::begin(Rank::Core, operation);

@@ -1,22 +1,32 @@
 //! Reads the oldest message of a cursor, and checks its age. `delivery/oldest.rs` sets the times of checks.
 
 use super::committer::Committer;
-use crate::{delivery::oldest::Oldest, error::Result, ids::CursorId};
+use crate::{
+    delivery::oldest::Oldest,
+    error::{ErrorKind, Result},
+    ids::CursorId,
+};
 
 impl Committer {
     /// The oldest message that a cursor has not acked.
     pub fn oldest(&self, cursor: CursorId) -> Result<Option<Oldest>> {
-        let mut core = self.lock_open("oldest message")?;
-        let Some(offset) = core.oldest(cursor)? else { return Ok(None) };
-        let consumption = core.consumption(cursor)?;
-        if let Some(known) = consumption.oldest.known(offset) {
-            return Ok(Some(known));
+        loop {
+            let mut core = self.lock_open("oldest message")?;
+            let Some(offset) = core.oldest(cursor)? else { return Ok(None) };
+            let consumption = core.consumption(cursor)?;
+            if let Some(known) = consumption.oldest.known(offset) {
+                return Ok(Some(known));
+            }
+            let log = consumption.info.log;
+            let source = core.store.locate(log, offset)?;
+            drop(core);
+            match self.read("oldest message", log, offset, source) {
+                Ok(stored) => return Ok(Some(Oldest { offset, timestamp: stored.timestamp() })),
+                // It was deleted while it was read. If the queue was, the next round says so.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
-        let log = consumption.info.log;
-        let source = core.store.locate(log, offset)?;
-        drop(core);
-        let stored = self.read("oldest message", log, offset, source)?;
-        Ok(Some(Oldest { offset, timestamp: stored.timestamp() }))
     }
 
     /// Checks the age of a cursor's oldest message against the watched thresholds.

@@ -12,6 +12,10 @@ impl Committer {
     ///
     /// This may open the segment that holds the message. A checkpoint may have replaced that segment since the
     /// message was found. Then the message is located again.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if the message was acked by all meanwhile, or trimmed.
     #[inline]
     pub fn read(
         &self,
@@ -25,7 +29,7 @@ impl Committer {
             (Ok(read), _) => read,
             (Err(error), None) => return Err(error),
             (Err(error), Some(closed)) => {
-                let found = self.lock_open(operation)?.store.locate(log, offset)?;
+                let found = self.lock_open(operation)?.store.locate_again(log, offset)?;
                 if found.closed_segment().is_some_and(|found| found.is_same(&closed)) {
                     return Err(error);
                 }

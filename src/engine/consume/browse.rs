@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{consumer::Consumer, due_times::DueTimes, getters::stored_message_getters};
 use crate::{
     engine::core::errors::deleted,
-    error::Result,
+    error::{ErrorKind, Result},
     format::{
         note::{DeadLetter, TimeToLive},
         record::Headers,
@@ -116,6 +116,21 @@ const DUE_TIMES_AT_ONCE: u64 = 1 << 16;
 
 impl Browse {
     fn next_message(&mut self) -> Result<Option<Browsed>> {
+        loop {
+            match self.try_next_message() {
+                // The message was deleted while it was read. If the queue was, the next round says so.
+                Err(error) if error.kind() == ErrorKind::NotFound && !self.is_deleted() => {}
+                read => return read,
+            }
+        }
+    }
+
+    fn is_deleted(&self) -> bool {
+        let core = self.consumer.committer().lock_open("browse");
+        core.is_ok_and(|core| core.store.acks(self.consumer.cursor()).is_none())
+    }
+
+    fn try_next_message(&mut self) -> Result<Option<Browsed>> {
         let (cursor, log) = (self.consumer.cursor(), self.consumer.log());
         let mut core = self.consumer.committer().lock_open("browse")?;
         let visible = core.visible();

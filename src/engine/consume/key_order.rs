@@ -49,10 +49,35 @@ fn key_hash(stored: &Stored) -> Option<u64> {
     stored.key().map(|key| BuildHasherDefault::<DefaultHasher>::default().hash_one(key))
 }
 
+/// What came of an attempt to lease, read and claim one message.
+enum Claimed {
+    Done(Attempt<Delivery>),
+    /// The message was parked, discarded, or deleted while it was read.
+    Discarded,
+    /// The journal has no space for the count.
+    Short(Shortage),
+}
+
 impl Consumer {
     /// Receives one message. The message is read first, and then claimed and counted. So a message that cannot
     /// be read is not counted.
     pub(super) fn attempt_read(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
+        let mut counts = self.info.retry.counts_first();
+        loop {
+            match self.attempt_claimed(counts)? {
+                Claimed::Done(attempt) => return Ok(attempt),
+                Claimed::Discarded => {}
+                Claimed::Short(shortage) => match self.committer().make_space(shortage) {
+                    // On a full disk the message is delivered without being counted.
+                    Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
+                    made => made?,
+                },
+            }
+        }
+    }
+
+    /// One attempt. In a queue that is ordered by key it holds `leasing`; its effects run after that is unlocked.
+    fn attempt_claimed(self: &Arc<Consumer>, counts: bool) -> Result<Claimed> {
         // A callback of the application may receive from this queue. It runs after `leasing` is unlocked.
         let hold_back = || HeldBack::begin(&self.committer().flusher);
         let _held_back = self.info.is_ordered.then(hold_back);
@@ -60,31 +85,25 @@ impl Consumer {
         if self.info.is_ordered {
             self.claim_retries()?;
         }
-        let mut counts = self.info.retry.counts_first();
-        loop {
-            let leased = match self.lease_with(|core, elapsed| self.lease_next(core, elapsed))? {
-                Attempt::Got(leased) => leased,
-                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
-            };
-            let (offset, delivered) = (leased.offset, leased.delivered);
-            let admitted = match self.read_and_claim(leased) {
-                Ok(admitted) => admitted,
-                Err(error) => {
-                    self.put_back(iter::once(delivered.key));
-                    return Err(error);
-                }
-            };
-            let Some(stored) = admitted else { continue };
-            if counts && let Some(shortage) = self.count(offset, delivered)? {
-                match self.committer().make_space(shortage) {
-                    // On a full disk the message is delivered without being counted.
-                    Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
-                    made => made?,
-                }
-                continue;
+        let leased = match self.lease_with(|core, elapsed| self.lease_next(core, elapsed))? {
+            Attempt::Got(leased) => leased,
+            Attempt::Wait(waiting) => return Ok(Claimed::Done(Attempt::Wait(waiting))),
+        };
+        let (offset, delivered) = (leased.offset, leased.delivered);
+        let stored = match self.read_and_claim(leased) {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Ok(Claimed::Discarded),
+            Err(error) => {
+                self.put_back(iter::once(delivered.key));
+                let is_gone = error.kind() == ErrorKind::NotFound;
+                return if is_gone { Ok(Claimed::Discarded) } else { Err(error) };
             }
-            return Ok(Attempt::Got(Delivery::new(Arc::clone(self), stored, delivered)));
+        };
+        if counts && let Some(shortage) = self.count(offset, delivered)? {
+            return Ok(Claimed::Short(shortage));
         }
+        let delivery = Delivery::new(Arc::clone(self), stored, delivered);
+        Ok(Claimed::Done(Attempt::Got(delivery)))
     }
 
     /// Receives up to `most` messages, one by one.

@@ -12,7 +12,7 @@ use crate::{
         core::{Core, errors::deleted, guard::CoreGuard, slots::Admittance},
         runtime::wait::Attempt,
     },
-    error::Result,
+    error::{ErrorKind, Result},
     format::entity::DeadLetters,
     ids::{Offset, Timestamp},
     store::{Source, Stored},
@@ -80,7 +80,10 @@ impl Consumer {
                 Ok(None) => {}
                 Err(error) => {
                     self.put_back(iter::once(key));
-                    return Err(error);
+                    // It was deleted while it was read. If the queue was, the next round says so.
+                    if error.kind() != ErrorKind::NotFound {
+                        return Err(error);
+                    }
                 }
             }
         }
@@ -115,18 +118,21 @@ impl Consumer {
     pub fn lock_current(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
         let (cursor, committer) = (self.cursor(), self.committer());
         let mut core = committer.lock_open(operation)?;
-        let elapsed = committer.elapsed();
+        let mut elapsed = committer.elapsed();
         if core.wants_block(cursor, elapsed) {
             drop(core);
             // A block that cannot come back is tried again later. Damage is reported when a consumer finds no
             // message.
             committer.bring_back(cursor);
             core = committer.lock_open(operation)?;
+            elapsed = committer.elapsed();
         }
         core.expire(cursor, elapsed);
         if core.has_failures() {
+            // This may wait for space. A lease is granted from the time after it.
             core = committer.count_failures(operation, core);
             committer.check_open(&core)?;
+            elapsed = committer.elapsed();
         }
         if committer.flusher.has_thread() {
             return Ok((core, elapsed));
@@ -136,11 +142,13 @@ impl Consumer {
             drop(core);
             committer.move_exhausted();
             core = committer.lock_open(operation)?;
+            elapsed = committer.elapsed();
         }
         if core.watches_thresholds() && core.take_check(cursor, elapsed) {
             drop(core);
             committer.check_oldest(cursor);
             core = committer.lock_open(operation)?;
+            elapsed = committer.elapsed();
         }
         Ok((core, elapsed))
     }
@@ -232,6 +240,9 @@ impl Consumer {
             let key = one.delivered.key;
             match self.read(one) {
                 Ok(delivery) => deliveries.extend(delivery),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.put_back(iter::once(key));
+                }
                 Err(error) => {
                     let unread = leased.map(|one| one.delivered.key);
                     self.put_back(iter::once(key).chain(unread));

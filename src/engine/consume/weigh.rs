@@ -30,8 +30,10 @@ impl Consumer {
             for Unweighed { offset, source } in unweighed {
                 match source.and_then(|source| self.load(source, offset)) {
                     Ok(stored) => read.push((offset, weight_of_stored(&stored))),
-                    // The weight of a damaged message is unknown, and counts as 0.
-                    Err(error) if error.kind() == ErrorKind::Corrupt => {}
+                    // The weight of a damaged message is unknown, and counts as 0. So does that of a message that
+                    // was deleted meanwhile.
+                    Err(error)
+                        if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {}
                     Err(error) => return Err(error),
                 }
             }

@@ -22,6 +22,8 @@ pub struct CoreGuard<'a> {
     core: Option<MutexGuard<'a, Core>>,
     signal: &'a FlusherSignal,
     hold: audit::Hold,
+    /// The thread was panicking when it locked the core: a `Drop` of an unwinding thread uses it, in order.
+    was_panicking: bool,
 }
 
 impl<'a> CoreGuard<'a> {
@@ -30,7 +32,7 @@ impl<'a> CoreGuard<'a> {
         signal: &'a FlusherSignal,
         hold: audit::Hold,
     ) -> CoreGuard<'a> {
-        CoreGuard { core: Some(core), signal, hold }
+        CoreGuard { core: Some(core), signal, hold, was_panicking: panicking() }
     }
 
     /// Unlocks the core and returns its effects, for a caller that must release more before it runs them.
@@ -68,7 +70,7 @@ impl DerefMut for CoreGuard<'_> {
 impl Drop for CoreGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if panicking() {
+        if panicking() && !self.was_panicking {
             // The core may be half changed. This drop poisons the mutex. The next thread that locks it
             // poisons the engine and wakes all waiters.
             return;

@@ -58,9 +58,13 @@ impl Core {
     pub fn release(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(acks) = self.store.acks(cursor)
-            && consumption.deliveries.release(key, due, acks).is_some()
+            && let Some(offset) = consumption.deliveries.release(key, due, acks)
         {
             let log = consumption.info.log;
+            if consumption.groups.is_some() && acks.is_acked(offset) {
+                // It was deleted while it was on lease. The next message of its key goes on.
+                self.advance_key(cursor, offset);
+            }
             self.wake_or_arm(cursor, log, due);
             self.note_freed_slots(cursor);
             self.note_returned(cursor);

@@ -266,7 +266,7 @@ impl Queue {
 
     /// Moves the dead letters in this queue back to their queues, or to another queue.
     ///
-    /// See [`Redrive`].
+    /// With [`to`](Redrive::to) it moves ordinary messages, too. Use [`only`](Redrive::only) to choose. See [`Redrive`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{group::Group, shape::Shape, start::Start};
+use super::{
+    group::Group,
+    shape::Shape,
+    start::{Found, Start},
+};
 use crate::{
     engine::{
         commit::{
@@ -69,7 +73,7 @@ impl GroupBuilder {
 }
 
 impl Definition for GroupBuilder {
-    type Prepared = Vec<Start>;
+    type Prepared = Vec<Found>;
 
     fn name(&self) -> &str {
         &self.name
@@ -83,13 +87,13 @@ impl Definition for GroupBuilder {
         EntityKind::Group { stream: self.stream, partitions: self.partitions }
     }
 
-    fn prepare(&self) -> Result<Vec<Start>> {
+    fn prepare(&self) -> Result<Vec<Found>> {
         let committer = self.engine.committer();
         let logs = (0..self.partitions).map(|partition| self.stream.log(partition));
         logs.map(|log| self.start.find_time(committer, log)).collect()
     }
 
-    fn starts(&self, core: &Core, entity: &Entity, found: &Vec<Start>) -> Result<Vec<Offset>> {
+    fn starts(&self, core: &Core, entity: &Entity, found: &Vec<Found>) -> Result<Vec<Offset>> {
         let cursors = entity.cursors().zip(found);
         cursors.map(|((_, log), start)| start.resolve(core, log)).collect()
     }

@@ -38,11 +38,12 @@ pub enum FromTime {
     Behind(Offset),
 }
 
-/// Finds the first record of a chunk with a timestamp at or after a time.
+/// Finds the first record of a chunk, from an offset on, with a timestamp at or after a time.
 pub fn first_from_time(
     committer: &Committer,
     log: LogId,
     chunk: Chunk,
+    from: Offset,
     time: Timestamp,
 ) -> Result<FromTime> {
     match chunk {
@@ -53,13 +54,13 @@ pub fn first_from_time(
             first_in_segment(&reader, from, end, time)
         }
         Chunk::Runs(runs) => {
-            let mut next = Offset(0);
+            let mut next = from;
             for JournalRun { bytes, lsn } in runs {
                 let bytes = bytes.read()?;
                 let run = Run::decode(&bytes).map_err(|what| damaged_run(what, lsn))?;
                 for record in run.records() {
                     let (offset, spans) = record.map_err(|what| damaged_run(what, lsn))?;
-                    if spans.timestamp >= time {
+                    if offset >= from && spans.timestamp >= time {
                         return Ok(FromTime::At(offset));
                     }
                 }

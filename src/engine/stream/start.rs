@@ -25,36 +25,52 @@ pub enum Start {
 }
 
 impl Start {
-    /// Finds the offset of a time, which takes reading: the core must not be held. Other starts stay as they
-    /// are.
-    pub(super) fn find_time(self, committer: &Committer, log: LogId) -> Result<Start> {
-        let Start::Time(time) = self else { return Ok(self) };
+    /// Finds the offset of a time, which takes reading: the core must not be held. If no record is that late,
+    /// it is the end of the log at the moment of the last look, so that no later record is left out.
+    pub(super) fn find_time(self, committer: &Committer, log: LogId) -> Result<Found> {
+        let Start::Time(time) = self else { return Ok(Found::Plain(self)) };
         let mut from = Offset(0);
         loop {
             let mut core = committer.lock_open("find a time")?;
             let visible = core.visible();
+            from = from.max(core.bounds(log)?.0);
             let Some(chunk) = core.store.scan_from_time(log, from, time, visible)? else {
-                return Ok(Start::Latest);
+                return Ok(Found::Time(core.store.end_before(log, visible)?));
             };
             drop(core);
-            match first_from_time(committer, log, chunk, time)? {
-                FromTime::At(found) => return Ok(Start::Offset(found)),
+            match first_from_time(committer, log, chunk, from, time)? {
+                FromTime::At(found) => return Ok(Found::Time(found)),
                 FromTime::Behind(next) => from = next,
             }
         }
     }
+}
 
-    /// The offset. A time was found before.
-    pub(super) fn resolve(self, core: &Core, log: LogId) -> Result<Offset> {
+/// A start whose time, if it is one, was found.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// No time.
+    Plain(Start),
+    /// The first offset from a time on.
+    Time(Offset),
+}
+
+impl Found {
+    /// The offset at which reading begins.
+    pub fn resolve(self, core: &Core, log: LogId) -> Result<Offset> {
         let (first, _) = core.bounds(log)?;
         match self {
-            Start::Earliest => Ok(first),
-            Start::Latest | Start::Time(_) => core.store.end_before(log, core.visible()),
-            Start::Offset(offset) if offset < first => {
+            // The log may have been trimmed since it was found.
+            Found::Time(offset) => Ok(offset.max(first)),
+            Found::Plain(Start::Earliest) => Ok(first),
+            Found::Plain(Start::Latest | Start::Time(_)) => {
+                core.store.end_before(log, core.visible())
+            }
+            Found::Plain(Start::Offset(offset)) if offset < first => {
                 let what = format!("offset {offset} was trimmed; the earliest is {first}");
                 Err(Error::invalid("start", what))
             }
-            Start::Offset(offset) => Ok(offset),
+            Found::Plain(Start::Offset(offset)) => Ok(offset),
         }
     }
 }
