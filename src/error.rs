@@ -42,7 +42,8 @@ pub enum ErrorKind {
     },
     /// No queue, topic, subscription, stream, group or schedule has that name, or it was deleted.
     NotFound,
-    /// The name is taken by an entity with other settings.
+    /// The name is taken by an entity with other settings. `create_new` also returns it if the settings are
+    /// equal.
     AlreadyExists,
     /// An argument is out of its range. `field` names it.
     InvalidInput {

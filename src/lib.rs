@@ -122,7 +122,6 @@ pub use format::fuzzing;
 #[cfg(any(doc, doctest))]
 pub mod guide {
     #[doc = "[durability]: crate::guide::durability\n"]
-    #[cfg_attr(feature = "cron", doc = "[schedules]: crate::guide::schedules\n")]
     #[doc = include_str!("../docs/QUEUES.md")]
     pub mod queues {}
 

@@ -143,7 +143,7 @@ impl<'a> Message<'a> {
     /// Delays the delivery: a queue delivers the message no earlier than `delay` after its commit. Only for
     /// queues.
     ///
-    /// Within an epoch of the engine a steady clock counts, and after a restart the time of day. Parts of a
+    /// While the engine is open, a steady clock counts. After a restart the time of day counts. Parts of a
     /// millisecond are rounded up. A delay of 0 delivers at once, also where the queue has a delay of its own.
     /// See also [`QueueBuilder::delay`](crate::QueueBuilder::delay).
     ///

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// The messages of a queue or a subscription by state, and the events since a handle was first opened in
-/// this epoch of the engine.
+/// The messages of a queue or a subscription by state, and the events since the first handle was made
+/// after the engine was opened.
 ///
 /// [`Queue::stats`](crate::Queue::stats) and [`Subscription::stats`](crate::Subscription::stats) return it.
 ///
@@ -67,7 +67,8 @@ pub struct Rates {
 }
 
 impl ConsumerStats {
-    /// The rates since earlier statistics of the same queue or subscription, in the same epoch of the engine.
+    /// The rates since earlier statistics of the same queue or subscription. Both statistics must have been
+    /// taken since the engine was opened.
     ///
     /// All rates are 0 if no time has passed. The clock has ticks of a few milliseconds.
     ///
@@ -100,7 +101,7 @@ impl ConsumerStats {
     }
 }
 
-/// The events of one queue or subscription in this epoch.
+/// The events of one queue or subscription since the engine was opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub delivered: u64,

@@ -29,6 +29,9 @@ use crate::{
 /// A store that several threads use, and the way to make its journal durable.
 pub trait Shared {
     /// Gives exclusive access to the store for one call.
+    ///
+    /// The call holds the lock of all commits. So it touches no disk and does not wait. It takes a plan,
+    /// captures the state, or installs a result. The checkpoint does everything else between two calls.
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R;
     /// Returns when the journal is durable up to a position.
     fn sync_to(&self, position: Lsn) -> Result<()>;
@@ -75,6 +78,7 @@ pub struct Work {
 
 /// The most segment files that are kept open before they are synced and closed.
 const UNSYNCED_MAX: usize = 64;
+
 /// Makes a checkpoint. Only one may be made at a time.
 ///
 /// # Errors

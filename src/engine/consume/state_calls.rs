@@ -77,8 +77,8 @@ macro_rules! consumer_state_calls {
             self.consumer().oldest_age()
         }
 
-        /// Counts of the messages by state, and of the events since a handle was first opened in this epoch
-        /// of the engine.
+        /// Counts of the messages by state, and of the events since the first handle was made after the
+        /// engine was opened.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -97,7 +97,7 @@ macro_rules! consumer_state_calls {
         }
 
         /// Histograms of two times: how long messages waited for a consumer, and how long they were handled
-        /// until their ack. They begin when a handle is first opened in this epoch of the engine.
+        /// until their ack. They begin when the first handle is made after the engine was opened.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

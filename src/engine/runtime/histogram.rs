@@ -19,8 +19,8 @@ const WIDTH: usize = 16;
 /// The first octave has the times below 16 ms, one bucket each; the last one ends after 49 days.
 const OCTAVES: usize = 29;
 
-/// How long messages of a queue or a subscription waited, and how long they were handled, since a handle was
-/// first opened in this epoch of the engine.
+/// How long messages of a queue or a subscription waited, and how long they were handled, since the
+/// first handle was made after the engine was opened.
 ///
 /// [`Queue::latencies`](crate::Queue::latencies) and
 /// [`Subscription::latencies`](crate::Subscription::latencies) return it.

@@ -58,7 +58,10 @@ pub struct Renamed {
     pub name: String,
 }
 
-/// A queue as its own consumer, a subscription, or a group.
+/// A row of a [`SalvageReport`]: it names a queue, a subscription or a group.
+///
+/// It is not a handle, and cannot receive. Open a [`Queue`](crate::Queue),
+/// a [`Subscription`](crate::Subscription) or a [`Group`](crate::Group) of that name instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Consumer {
