@@ -30,8 +30,8 @@ use crate::{
 pub trait Shared {
     /// Gives exclusive access to the store for one call.
     ///
-    /// The call holds the lock of all commits. So it touches no disk and does not wait. It takes a plan, captures
-    /// the state, or installs a result. The checkpoint does everything else between two calls.
+    /// The call holds the lock of all commits. So it touches no disk and does not wait. It takes a plan,
+    /// captures the state, or installs a result. The checkpoint does everything else between two calls.
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R;
     /// Returns when the journal is durable up to a position.
     fn sync_to(&self, position: Lsn) -> Result<()>;

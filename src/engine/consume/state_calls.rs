@@ -77,8 +77,8 @@ macro_rules! consumer_state_calls {
             self.consumer().oldest_age()
         }
 
-        /// Counts of the messages by state, and of the events since the first handle was made after the engine
-        /// was opened.
+        /// Counts of the messages by state, and of the events since the first handle was made after the
+        /// engine was opened.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

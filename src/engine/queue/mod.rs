@@ -266,7 +266,8 @@ impl Queue {
 
     /// Moves the dead letters in this queue back to their queues, or to another queue.
     ///
-    /// With [`to`](Redrive::to) it moves ordinary messages, too. Use [`only`](Redrive::only) to choose. See [`Redrive`].
+    /// With [`to`](Redrive::to) it moves ordinary messages, too. [`only`](Redrive::only) chooses among them.
+    /// See [`Redrive`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -36,8 +36,8 @@ pub struct Redriven {
 /// and timestamp, and its attempts start anew. Letters on lease stay, and so do letters that arrive while it
 /// runs.
 ///
-/// With [`to`](Redrive::to) it moves ordinary messages, too: every message in the queue is a letter here. Without
-/// `to`, an ordinary message has nowhere to go. It stays, and [`run`](Redrive::run) returns an error.
+/// With [`to`](Redrive::to) it moves ordinary messages, too: every message in the queue is a letter here.
+/// Without `to`, an ordinary message has nowhere to go. It stays, and [`run`](Redrive::run) returns an error.
 ///
 /// ```
 /// use posthouse::{Engine, Message};

@@ -58,7 +58,7 @@ pub struct Renamed {
     pub name: String,
 }
 
-/// A row of a [`SalvageReport`]: it names a queue, a subscription or a group that has received messages.
+/// A row of a [`SalvageReport`]: it names a queue, a subscription or a group.
 ///
 /// It is not a handle, and cannot receive. Open a [`Queue`](crate::Queue),
 /// a [`Subscription`](crate::Subscription) or a [`Group`](crate::Group) of that name instead.
