@@ -199,3 +199,47 @@ fn a_failed_read_passes_its_wake_up_on() {
     assert_eq!(two_count.woken(), 1, "the message is there, and no task is woken");
     assert!(poll(&mut two, &two_count).is_ready());
 }
+
+/// The drop of a handle or a delivery while its thread unwinds changes the core like any other. Those that wait for it
+/// are woken.
+#[test]
+fn a_standby_takes_over_when_the_active_consumer_panics() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let active = engine.queue("q").single_active_consumer(true).create().unwrap();
+    let standby = engine.queue("q").open().unwrap();
+    let sender = engine.queue("q").open().unwrap();
+    sender.send("1").unwrap();
+    active.try_receive().unwrap().unwrap().ack().unwrap();
+    assert!(standby.try_receive().unwrap().is_none(), "another one is active");
+    sender.send("2").unwrap();
+    let mut waiting = Box::pin(standby.receive_async());
+    let count = Arc::new(Count::default());
+    assert!(poll(waiting.as_mut(), &count).is_pending());
+    let died = thread::spawn(move || {
+        let _active = active;
+        panic!("the active consumer dies");
+    });
+    died.join().expect_err("it panicked");
+    assert!(count.woken() > 0, "the standby sleeps on");
+    assert!(matches!(poll(waiting.as_mut(), &count), Poll::Ready(Ok(_))));
+}
+
+#[test]
+fn a_delivery_that_a_panicking_handler_drops_wakes_a_consumer() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send("work").unwrap();
+    let delivery = queue.try_receive().unwrap().unwrap();
+    let mut waiting = Box::pin(queue.receive_async());
+    let count = Arc::new(Count::default());
+    assert!(poll(waiting.as_mut(), &count).is_pending());
+    let died = thread::spawn(move || {
+        let _delivery = delivery;
+        panic!("the handler dies");
+    });
+    died.join().expect_err("it panicked");
+    assert!(count.woken() > 0, "the consumer sleeps on");
+    assert!(matches!(poll(waiting.as_mut(), &count), Poll::Ready(Ok(_))));
+}

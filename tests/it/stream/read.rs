@@ -142,3 +142,24 @@ fn a_reader_does_not_skip_a_damaged_run() {
     assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the second");
     assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the third");
 }
+
+/// The records of one batch are one run of the journal, and a trim ends inside of it.
+#[test]
+fn a_time_before_a_trim_inside_a_batch_begins_at_the_first_record_that_is_left() {
+    everywhere(|open| {
+        let engine = open();
+        let stream = engine.stream("s").create().unwrap();
+        stream
+            .append_batch((0..10).map(|n| Message::new("x").timestamp(Timestamp(100 + n))))
+            .unwrap();
+        engine.sync().unwrap();
+        stream.partition(0).unwrap().trim_before(Offset(5)).unwrap();
+        for (time, first) in [(50, 5), (104, 5), (105, 5), (107, 7), (110, 10)] {
+            let start = Start::Time(Timestamp(time));
+            let read = stream.reader(start).unwrap().map(|it| it.unwrap().offset().0);
+            assert_eq!(read.collect::<Vec<_>>(), (first..10).collect::<Vec<_>>(), "{time}");
+            let group = stream.group(&format!("from {time}")).start(start).create().unwrap();
+            assert_eq!(group.lag().unwrap(), 10 - first, "{time}");
+        }
+    });
+}
