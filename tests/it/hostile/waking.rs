@@ -215,14 +215,14 @@ fn a_standby_takes_over_when_the_active_consumer_panics() {
     sender.send("2").unwrap();
     let mut waiting = Box::pin(standby.receive_async());
     let count = Arc::new(Count::default());
-    assert!(poll(waiting.as_mut(), &count).is_pending());
+    assert!(poll(&mut waiting, &count).is_pending());
     let died = thread::spawn(move || {
         let _active = active;
         panic!("the active consumer dies");
     });
     died.join().expect_err("it panicked");
     assert!(count.woken() > 0, "the standby sleeps on");
-    assert!(matches!(poll(waiting.as_mut(), &count), Poll::Ready(Ok(_))));
+    assert!(matches!(poll(&mut waiting, &count), Poll::Ready(Ok(_))));
 }
 
 #[test]
@@ -234,12 +234,12 @@ fn a_delivery_that_a_panicking_handler_drops_wakes_a_consumer() {
     let delivery = queue.try_receive().unwrap().unwrap();
     let mut waiting = Box::pin(queue.receive_async());
     let count = Arc::new(Count::default());
-    assert!(poll(waiting.as_mut(), &count).is_pending());
+    assert!(poll(&mut waiting, &count).is_pending());
     let died = thread::spawn(move || {
         let _delivery = delivery;
         panic!("the handler dies");
     });
     died.join().expect_err("it panicked");
     assert!(count.woken() > 0, "the consumer sleeps on");
-    assert!(matches!(poll(waiting.as_mut(), &count), Poll::Ready(Ok(_))));
+    assert!(matches!(poll(&mut waiting, &count), Poll::Ready(Ok(_))));
 }
