@@ -106,9 +106,13 @@ impl Draft {
         if let Op::Append { log, messages, delay_ms } = *op {
             return self.add_append(state, config, Append { log, messages, delay_ms }, now);
         }
-        op.change().map_or(Ok(()), |change| self.add_change(state, &change))
+        match op.change() {
+            Some(change) => self.add_change(state, &change),
+            None => Ok(()),
+        }
     }
 
+    #[inline(always)]
     fn add_change(&mut self, state: &State, change: &Change<'_>) -> Result<()> {
         check(state, change)?;
         change.put(&mut self.frame);

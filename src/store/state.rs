@@ -13,7 +13,7 @@ use crate::{
     audit,
     format::{
         Malformed,
-        commit::{Change, OffsetRanges},
+        commit::{Change, OffsetRanges, Run},
         entity::{Creation, Entity, EntityKind},
     },
     ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset, OffsetRange},
@@ -201,20 +201,23 @@ impl State {
     /// after it has written its frame, and recovery after it has read the frame.
     #[inline(always)]
     pub fn apply(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {
-        // Most changes are acks.
+        // Most changes are runs of messages, and acks.
         match change {
+            Change::Run(run) => self.append_run(run, at),
             Change::Ack { cursor, offsets } => self.ack(*cursor, offsets),
             _ => self.apply_any(change, at),
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn append_run(&mut self, run: &Run<'_>, at: Lsn) -> Result<(), Malformed> {
+        let place = RunPlace { first: run.first, lsn: at, len: run.len() };
+        self.append(run.log, place, run.end())
+    }
+
     fn apply_any(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {
         match change {
-            Change::Run(run) => {
-                let place = RunPlace { first: run.first, lsn: at, len: run.len() };
-                self.append(run.log, place, run.end())
-            }
+            Change::Run(run) => self.append_run(run, at),
             Change::Ack { cursor, offsets } => self.ack(*cursor, offsets),
             Change::Defer { cursor, offset, attempts, due } => {
                 self.ack_cursor(*cursor)?.0.defer(*offset, *attempts, *due);

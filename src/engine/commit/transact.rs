@@ -26,11 +26,14 @@ impl Committer {
             let mut core = self.lock_open(operation)?;
             let attempted = attempt(&mut core);
             let wants_checkpointer = core.wants_checkpointer();
-            let crowded = if attempted.is_ok() { core.take_crowded() } else { Vec::new() };
+            let spills = attempted.is_ok() && core.is_crowded();
+            let crowded = spills.then(|| core.take_crowded());
             drop(core);
             match attempted {
                 Ok(committed) => {
-                    crowded.into_iter().for_each(|queue| self.spill(queue));
+                    if let Some(crowded) = crowded {
+                        crowded.into_iter().for_each(|queue| self.spill(queue));
+                    }
                     if wants_checkpointer {
                         self.call_checkpointer();
                     }

@@ -23,6 +23,8 @@ struct WakeUp {
 #[derive(Debug, Default)]
 #[must_use = "waiters sleep for ever if effects are not run"]
 pub struct Effects {
+    /// Whether there is anything in the lists: one look for every hold.
+    any: bool,
     wake_ups: Vec<WakeUp>,
     timers: Vec<Timer>,
     callbacks: Vec<Callback>,
@@ -33,16 +35,14 @@ pub struct Effects {
 impl Effects {
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.wake_ups.is_empty()
-            && self.timers.is_empty()
-            && self.callbacks.is_empty()
-            && self.ended.is_empty()
+        !self.any
     }
 
     /// Wakes up to `most` waiters, the longest waiting first.
     #[inline]
     pub fn wake(&mut self, watch: &Arc<Watch>, most: usize) {
         if most > 0 && watch.has_waiters() {
+            self.any = true;
             self.wake_ups.push(WakeUp { watch: Arc::clone(watch), most });
         }
     }
@@ -53,21 +53,24 @@ impl Effects {
     }
 
     pub fn set_timer(&mut self, timer: Timer) {
+        self.any = true;
         self.timers.push(timer);
     }
 
     pub fn call(&mut self, callback: Callback) {
+        self.any = true;
         self.callbacks.push(callback);
     }
 
     /// Drops thresholds once the core is unlocked.
     pub fn drop_later(&mut self, ended: impl IntoIterator<Item = WatchedThreshold>) {
         self.ended.extend(ended);
+        self.any |= !self.ended.is_empty();
     }
 
     /// Runs the effects. The caller holds no lock.
     pub fn run(self, mut set_timer: impl FnMut(Timer)) {
-        let Effects { wake_ups, timers, callbacks, ended } = self;
+        let Effects { any: _, wake_ups, timers, callbacks, ended } = self;
         timers.into_iter().for_each(&mut set_timer);
         for WakeUp { watch, most } in wake_ups {
             watch.wake(most);

@@ -27,6 +27,7 @@ pub struct CoreGuard<'a> {
 }
 
 impl<'a> CoreGuard<'a> {
+    #[inline]
     pub fn new(
         core: MutexGuard<'a, Core>,
         signal: &'a FlusherSignal,
@@ -37,17 +38,25 @@ impl<'a> CoreGuard<'a> {
 
     /// Unlocks the core and returns its effects, for a caller that must release more before it runs them.
     pub fn into_effects(mut self) -> Effects {
-        self.unlock()
+        self.unlock().unwrap_or_default()
     }
 
-    fn unlock(&mut self) -> Effects {
-        let Some(mut core) = self.core.take() else { return Effects::default() };
+    /// Unlocks the core, unless it is unlocked. Returns the effects, if there are any: most holds have none, and
+    /// pay for no empty lists.
+    #[inline]
+    fn unlock(&mut self) -> Option<Effects> {
+        let mut core = self.core.take()?;
         core.check_thresholds();
-        let effects =
-            if core.effects.is_empty() { Effects::default() } else { mem::take(&mut core.effects) };
+        let effects = (!core.effects.is_empty()).then(|| mem::take(&mut core.effects));
         drop(core);
         self.hold.end();
         effects
+    }
+
+    fn run(&self, effects: Effects) {
+        if let Some(effects) = HeldBack::hold(effects) {
+            effects.run(|timer| self.signal.set_timer(timer));
+        }
     }
 }
 
@@ -75,11 +84,8 @@ impl Drop for CoreGuard<'_> {
             // poisons the engine and wakes all waiters.
             return;
         }
-        let effects = self.unlock();
-        if !effects.is_empty()
-            && let Some(effects) = HeldBack::hold(effects)
-        {
-            effects.run(|timer| self.signal.set_timer(timer));
+        if let Some(effects) = self.unlock() {
+            self.run(effects);
         }
     }
 }

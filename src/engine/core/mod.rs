@@ -146,6 +146,11 @@ impl Core {
         self.clock.at(elapsed)
     }
 
+    #[inline]
+    pub fn is_crowded(&self) -> bool {
+        !self.crowded.is_empty()
+    }
+
     /// Queues that have too many delayed messages in memory. The caller spills them.
     pub fn take_crowded(&mut self) -> Vec<CursorId> {
         std::mem::take(&mut self.crowded)
