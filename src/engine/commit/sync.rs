@@ -214,7 +214,7 @@ impl Synced for Committer {
     }
 
     fn run_effects(&self, effects: Effects) {
-        effects.run(|timer| self.flusher.set_timer(timer));
+        effects.run_or_hold(&self.flusher);
     }
 
     fn poison(&self, error: &Error) {

@@ -68,8 +68,15 @@ impl Effects {
         self.any |= !self.ended.is_empty();
     }
 
+    /// Runs the effects, unless this thread holds effects back.
+    pub fn run_or_hold(self, signal: &FlusherSignal) {
+        if let Some(effects) = HeldBack::hold(self) {
+            effects.run(|timer| signal.set_timer(timer));
+        }
+    }
+
     /// Runs the effects. The caller holds no lock.
-    pub fn run(self, mut set_timer: impl FnMut(Timer)) {
+    fn run(self, mut set_timer: impl FnMut(Timer)) {
         let Effects { any: _, wake_ups, timers, callbacks, ended } = self;
         timers.into_iter().for_each(&mut set_timer);
         for WakeUp { watch, most } in wake_ups {
@@ -107,7 +114,7 @@ impl<'a> HeldBack<'a> {
     }
 
     /// Keeps the effects if this thread holds effects back. Otherwise returns them.
-    pub(super) fn hold(effects: Effects) -> Option<Effects> {
+    fn hold(effects: Effects) -> Option<Effects> {
         HELD_BACK.with_borrow_mut(|held| match held {
             Some(held) => {
                 held.push(effects);

@@ -5,10 +5,7 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-use super::{
-    Core,
-    effects::{Effects, HeldBack},
-};
+use super::{Core, effects::Effects};
 use crate::{
     audit,
     engine::runtime::signals::FlusherSignal,
@@ -52,12 +49,6 @@ impl<'a> CoreGuard<'a> {
         self.hold.end();
         effects
     }
-
-    fn run(&self, effects: Effects) {
-        if let Some(effects) = HeldBack::hold(effects) {
-            effects.run(|timer| self.signal.set_timer(timer));
-        }
-    }
 }
 
 impl Deref for CoreGuard<'_> {
@@ -85,7 +76,7 @@ impl Drop for CoreGuard<'_> {
             return;
         }
         if let Some(effects) = self.unlock() {
-            self.run(effects);
+            effects.run_or_hold(self.signal);
         }
     }
 }
