@@ -40,7 +40,7 @@ impl<'a> CoreGuard<'a> {
 
     /// Unlocks the core, unless it is unlocked. Returns the effects, if there are any: most holds have none, and
     /// pay for no empty lists.
-    #[inline]
+    #[inline(always)]
     fn unlock(&mut self) -> Option<Effects> {
         let mut core = self.core.take()?;
         core.check_thresholds();
