@@ -81,7 +81,7 @@ fn written_by_this_process() -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
 }
 
-/// Lets the keeper prepare what it prepares, so that it does not count.
+/// Lets the checkpointer prepare its next file, so that this does not count.
 fn settle() {
     let mut before = None;
     while written_by_this_process() != before {
