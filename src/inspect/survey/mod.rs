@@ -218,6 +218,10 @@ impl Looking {
         if !self.metas.damaged {
             return BTreeSet::new();
         }
+        if self.metas.survey.committed == 0 {
+            // No checkpoint counts. Any entry may have come after those that are left.
+            return state.cursors.keys().copied().collect();
+        }
         let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
         let is_old = |cursor: &&Cursor| {
             // The offset of a group stands in its newest entry. Acks and attempts stand in chunks, and

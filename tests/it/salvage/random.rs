@@ -141,6 +141,13 @@ fn damage_many(seed: u64) {
     });
 }
 
+/// Found by `many_damages_at_once_are_survived`: the only metalog was cut off before its checkpoint, and salvage did not
+/// report that acks were lost with the rest.
+#[test]
+fn a_metalog_that_is_cut_off_before_its_checkpoint_leaves_all_consumers_uncertain() {
+    damage_many(1279427969466482745);
+}
+
 proptest! {
     #![proptest_config(cases(60))]
 
