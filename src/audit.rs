@@ -70,7 +70,9 @@ mod checked {
     impl Hold {
         /// Notes that this thread is about to take a lock.
         pub fn begin(rank: Rank, operation: &'static str) -> Hold {
-            HELD.with_borrow_mut(|held| {
+            // A thread that ends drops its thread-local values, and handles of the application may be among them.
+            let _ = HELD.try_with(|held| {
+                let mut held = held.borrow_mut();
                 let last = held.iter().max().copied();
                 assert!(
                     last.is_none_or(|last| last < rank) || panicking(),
@@ -87,7 +89,8 @@ mod checked {
         /// Notes that the lock was released.
         pub fn end(&mut self) {
             let Some(rank) = self.rank.take() else { return };
-            HELD.with_borrow_mut(|held| {
+            let _ = HELD.try_with(|held| {
+                let mut held = held.borrow_mut();
                 let at = held.iter().rposition(|it| *it == rank).expect("a hold ends once");
                 held.remove(at);
             });
@@ -116,7 +119,8 @@ mod checked {
     }
 
     fn note_hold(operation: &'static str, steps: u64) {
-        LONGEST.with_borrow_mut(|longest| {
+        let _ = LONGEST.try_with(|longest| {
+            let mut longest = longest.borrow_mut();
             let of_operation = longest.entry(operation).or_default();
             *of_operation = steps.max(*of_operation);
         });
@@ -131,7 +135,7 @@ mod checked {
 
     /// Asserts that the core is not held: the disk is about to be touched.
     pub fn touches_disk(call: &str) {
-        let holds_core = HELD.with_borrow(|held| held.contains(&Rank::Core));
+        let holds_core = HELD.try_with(|held| held.borrow().contains(&Rank::Core)).unwrap_or(false);
         let is_fine = !holds_core || UNCHECKED.get() > 0 || panicking();
         assert!(is_fine, "{call} touches the disk while the core is held");
     }

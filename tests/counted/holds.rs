@@ -1,8 +1,8 @@
 //! How long the engine's one mutex is held, in steps of loops, and with what that grows.
 //!
-//! The holds of all operations are measured at two sizes of each thing of which a store may have many. A hold that does
-//! not grow has a fixed bound. Operations whose holds grow are listed by name. The simulated disk has no threads: the thread of the test holds the mutex each
-//! time.
+//! The holds of all operations are measured at two sizes of each thing of which a store may have many. A hold that
+//! does not grow has a fixed bound. Operations whose holds grow are listed by name. The simulated disk has no threads,
+//! so the thread of the test does all the work.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -105,23 +105,26 @@ pub struct HeldBack<'a> {
 
 impl<'a> HeldBack<'a> {
     pub fn begin(signal: &'a FlusherSignal) -> HeldBack<'a> {
-        let is_nested = HELD_BACK.with_borrow_mut(|held| {
+        let held = HELD_BACK.try_with(|held| {
+            let mut held = held.borrow_mut();
             let is_nested = held.is_some();
             held.get_or_insert_default();
             is_nested
         });
+        let is_nested = held.unwrap_or(true);
         HeldBack { signal, is_nested, _thread: PhantomData }
     }
 
-    /// Keeps the effects if this thread holds effects back. Otherwise returns them.
+    /// Keeps the effects if this thread holds effects back. Otherwise returns them. A thread that ends holds
+    /// nothing back: its thread-local values, among them handles of the application, are dropped one by one.
     fn hold(effects: Effects) -> Option<Effects> {
-        HELD_BACK.with_borrow_mut(|held| match held {
-            Some(held) => {
-                held.push(effects);
-                None
+        let mut effects = Some(effects);
+        let _ = HELD_BACK.try_with(|held| {
+            if let Some(held) = &mut *held.borrow_mut() {
+                held.extend(effects.take());
             }
-            None => Some(effects),
-        })
+        });
+        effects
     }
 }
 
@@ -130,8 +133,8 @@ impl Drop for HeldBack<'_> {
         if self.is_nested {
             return;
         }
-        let held = HELD_BACK.with_borrow_mut(Option::take).unwrap_or_default();
-        for effects in held {
+        let held = HELD_BACK.try_with(|held| held.borrow_mut().take());
+        for effects in held.ok().flatten().unwrap_or_default() {
             effects.run(|timer| self.signal.set_timer(timer));
         }
     }

@@ -1,6 +1,7 @@
 //! Findings of a hostile review: syncs that several threads wait for, and wake-ups.
 
 use std::{
+    cell::RefCell,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -9,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use posthouse::{Durability, Engine, ErrorKind, Options, sim::SimDisk};
+use posthouse::{Delivery, Durability, Engine, ErrorKind, Options, sim::SimDisk};
 
 use crate::model::drain;
 use crate::support::{Count, EMFILE, open, poll};
@@ -242,4 +243,32 @@ fn a_delivery_that_a_panicking_handler_drops_wakes_a_consumer() {
     died.join().expect_err("it panicked");
     assert!(count.woken() > 0, "the consumer sleeps on");
     assert!(matches!(poll(&mut waiting, &count), Poll::Ready(Ok(_))));
+}
+
+/// An application may keep a delivery in a thread-local value. When its thread ends, thread-local values of the engine
+/// may be gone already.
+#[test]
+fn a_delivery_in_a_thread_local_value_wakes_a_consumer_when_its_thread_ends() {
+    thread_local!(static KEPT: RefCell<Option<Delivery>> = const { RefCell::new(None) });
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send("work").unwrap();
+    let kept = queue.clone();
+    let waiting = thread::spawn(move || {
+        // Registered first, so dropped last.
+        KEPT.with_borrow_mut(|kept| assert!(kept.is_none()));
+        let delivery = kept.try_receive().unwrap().unwrap();
+        let mut waiting = Box::pin(kept.receive_async());
+        let count = Arc::new(Count::default());
+        assert!(poll(&mut waiting, &count).is_pending());
+        // This wakes the future, so the thread has run effects before it ends.
+        kept.send("more").unwrap();
+        let Poll::Ready(Ok(more)) = poll(&mut waiting, &count) else { panic!("it was sent") };
+        more.ack().unwrap();
+        KEPT.set(Some(delivery));
+    });
+    waiting.join().unwrap();
+    let again = queue.receive(Duration::from_secs(60)).unwrap().expect("it is delivered again");
+    assert_eq!((again.payload(), again.attempt()), (&b"work"[..], 2));
 }
