@@ -168,7 +168,8 @@ impl<'a> Message<'a> {
 
     /// Delays the delivery until a time of day. Only for queues.
     ///
-    /// A time in the past is an error when the message is sent.
+    /// A time in the past delivers at once. A time before the year 2000 or after 9999 is a mistake, such as seconds
+    /// in the place of milliseconds: it is an error when the message is sent.
     ///
     /// ```
     /// use posthouse::{ErrorKind, Message, Timestamp};
@@ -180,8 +181,12 @@ impl<'a> Message<'a> {
     /// reminders.send(Message::new("order 1").deliver_at(in_an_hour))?;
     /// assert_eq!(reminders.delayed()?, 1);
     ///
-    /// let past = reminders.send(Message::new("order 2").deliver_at(Timestamp(0)));
-    /// assert_eq!(past.unwrap_err().kind(), ErrorKind::InvalidInput { field: "deliver_at" });
+    /// reminders.send(Message::new("order 2").deliver_at(Timestamp(Timestamp::now().0 - 1000)))?;
+    /// assert_eq!(reminders.try_receive()?.expect("it is due").payload(), b"order 2");
+    ///
+    /// let seconds = Timestamp(Timestamp::now().0 / 1000);
+    /// let refused = reminders.send(Message::new("order 3").deliver_at(seconds));
+    /// assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput { field: "deliver_at" });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]

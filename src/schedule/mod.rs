@@ -11,7 +11,10 @@ pub use known::KnownSchedules;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use croner::{Cron, errors::CronError, parser::CronParser};
-use jiff::{Zoned, tz::TimeZone};
+use jiff::{
+    Zoned,
+    tz::{TimeZone, TimeZoneTransition},
+};
 
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -24,6 +27,12 @@ const CRON_BYTES_MAX: usize = 1024;
 
 /// Clocks differ by so much where nobody has set one.
 const EARLY_MS: u64 = 1000;
+
+/// `croner` searches for the end of a gap this long.
+const GAP_SECONDS_MAX: i32 = 7200;
+
+/// How many changes of a zone's clocks are looked at. All long gaps are in the past.
+const TRANSITIONS_MAX: usize = 1000;
 
 /// A run is missed when it is so late.
 const LATE_MS: u64 = 60_000;
@@ -71,8 +80,14 @@ impl Rhythm {
 
     /// The first time after another.
     pub fn next(&self, after: Timestamp) -> Result<Option<Timestamp>> {
-        let after_zoned = self.zoned(after)?;
-        let found = self.search(|cron| cron.find_next_occurrence(&after_zoned, false))?;
+        let start = self.zoned(after)?;
+        let mut found = self.search(|cron| cron.find_next_occurrence(&start, false))?;
+        if found.is_none() {
+            let gaps = self.zone.following(start.timestamp()).take(TRANSITIONS_MAX);
+            found = self.behind_gap(gaps, |end| {
+                self.search(|cron| cron.find_next_occurrence(&end, true))
+            })?;
+        }
         match found {
             // Who relied on that would never come to an end.
             Some(next) if next <= after => Err(self.failed()),
@@ -83,7 +98,36 @@ impl Rhythm {
     /// The last time up to another, which may be that.
     fn last(&self, until: Timestamp) -> Result<Option<Timestamp>> {
         let until = self.zoned(until)?;
-        self.search(|cron| cron.find_previous_occurrence(&until, true))
+        let found = self.search(|cron| cron.find_previous_occurrence(&until, true))?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        let gaps = self.zone.preceding(until.timestamp()).take(TRANSITIONS_MAX);
+        self.behind_gap(gaps, |end| {
+            // The last second before the gap.
+            let Ok(before) = end.checked_sub(jiff::Span::new().seconds(1)) else { return Ok(None) };
+            self.search(|cron| cron.find_previous_occurrence(&before, true))
+        })
+    }
+
+    /// Searches on behind the long gaps of the time zone. `croner` gives up a time that falls into a gap of more
+    /// than two hours: an island that crossed the date line left out a whole day.
+    fn behind_gap<'t>(
+        &self,
+        transitions: impl Iterator<Item = TimeZoneTransition<'t>>,
+        search: impl Fn(Zoned) -> Result<Option<Timestamp>>,
+    ) -> Result<Option<Timestamp>> {
+        for transition in transitions {
+            let end = transition.timestamp();
+            let Ok(before) = end.checked_sub(jiff::Span::new().seconds(1)) else { break };
+            let gap = transition.offset().seconds() - self.zone.to_offset(before).seconds();
+            if gap > GAP_SECONDS_MAX
+                && let Some(found) = search(end.to_zoned(self.zone.clone()))?
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     fn search(

@@ -55,6 +55,23 @@ fn fixed_times_run_once_where_clocks_change() {
     assert_eq!(lord_howe, ["2025-10-04T15:30:00Z", "2025-10-05T15:15:00Z"]);
 }
 
+/// Samoa crossed the date line, and left out December 30th.
+#[test]
+fn a_zone_that_leaves_out_a_day_goes_on_with_the_next_day() {
+    let apia = |cron| times(cron, "Pacific/Apia", "2011-12-29T09:00:00Z", 3);
+    let daily = ["2011-12-29T16:00:00Z", "2011-12-30T16:00:00Z", "2011-12-31T16:00:00Z"];
+    assert_eq!(apia("0 6 * * *"), daily, "the 29th, the 31st, the 1st");
+    assert_eq!(apia("0 0 * * *")[0], "2011-12-30T10:00:00Z", "the midnight behind the gap");
+    assert_eq!(apia("0 6 30 12 *")[0], "2012-12-29T16:00:00Z", "a year later");
+    assert_eq!(apia("0 6 30 12 * 2011").len(), 0, "that day never came");
+    let kiritimati = times("0 6 * * *", "Pacific/Kiritimati", "1994-12-30T00:00:00Z", 2);
+    assert_eq!(kiritimati, ["1994-12-30T16:40:00Z", "1994-12-31T16:00:00Z"]);
+
+    let rhythm = Rhythm::parse("0 6 * * *", "Pacific/Apia").unwrap();
+    let last = rhythm.last(at("2011-12-30T11:00:00Z")).unwrap().unwrap();
+    assert_eq!(text(last).unwrap(), "2011-12-29T16:00:00Z", "the last time before the gap");
+}
+
 #[test]
 fn intervals_go_on_evenly_where_clocks_change() {
     for start in ["2025-03-09T05:00:00Z", "2025-11-02T03:00:00Z"] {

@@ -271,11 +271,8 @@ impl Draft {
                 None if delay_ms == 0 => continue,
                 None => now.0.saturating_add(delay_ms),
                 Some(Delay::After(ms)) => now.0.saturating_add(ms),
-                Some(Delay::At(at)) if at < now => {
-                    let what = format!(
-                        "deliver_at is {at}, which has passed; now is {now} (ms since 1970)"
-                    );
-                    return Err(Error::invalid("deliver_at", what));
+                Some(Delay::At(at)) if !message.is_moved() && !is_plausible(at) => {
+                    return Err(implausible(at));
                 }
                 Some(Delay::At(at)) => at.0,
             };
@@ -321,6 +318,19 @@ impl Draft {
         }
         Ok(())
     }
+}
+
+/// The times of day at which a message can be delivered: the years 2000 to 9999. Another time is a mistake, such as
+/// seconds in the place of milliseconds.
+fn is_plausible(at: Timestamp) -> bool {
+    (946_684_800_000..253_402_300_800_000).contains(&at.0)
+}
+
+fn implausible(at: Timestamp) -> Error {
+    let what = format!(
+        "deliver_at is {at}, which is not in the years 2000 to 9999: give milliseconds since 1970"
+    );
+    Error::invalid("deliver_at", what)
 }
 
 fn message_too_large(weight: u64, most: u64) -> Error {

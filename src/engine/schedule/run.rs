@@ -2,7 +2,7 @@
 
 use super::{
     registry::{Registry, now},
-    stored::{Schedule, name_of},
+    stored::{NEVER, Schedule, name_of},
 };
 use crate::{
     engine::{commit::lifetime::Engine, consume::delivery::Delivery, transaction::Transaction},
@@ -10,8 +10,11 @@ use crate::{
     format::schedule::Target,
 };
 
-/// A failed run of a schedule. The schedule stays, and the run is tried again: after a second at first, and
-/// after a minute at most.
+/// A failed run of a schedule, or the end of a schedule.
+///
+/// After a failed run the schedule stays, and the run is tried again: after a second at first, and after a minute at
+/// most. A schedule whose expression has no time to come [has ended](crate::Schedule::has_ended). It stays, too, and
+/// does not run any more.
 ///
 /// [`SchedulerBuilder::on_failure`](crate::SchedulerBuilder::on_failure) receives it.
 #[derive(Debug)]
@@ -25,6 +28,17 @@ pub struct ScheduleFailure {
     /// The error: [`NotFound`](ErrorKind::NotFound) if the target was deleted,
     /// [`QueueFull`](ErrorKind::QueueFull), [`DiskFull`](ErrorKind::DiskFull) and others.
     pub error: Error,
+    /// Whether the schedule has ended. Then its last run was made, and this is no failure of that run.
+    pub has_ended: bool,
+}
+
+/// A run that is prepared, and not committed yet.
+pub struct Prepared {
+    pub tx: Transaction,
+    /// Whether it sends a message.
+    pub sends: bool,
+    /// Set if the schedule ends with it.
+    pub end: Option<ScheduleFailure>,
 }
 
 /// Whether another attempt would be useless.
@@ -38,33 +52,45 @@ pub fn put_off(delivery: &Delivery, error: Error) -> ScheduleFailure {
     // same until the engine closes.
     let _ = delivery.nack_ticket();
     let schedule = name_of(delivery.key()).map(str::to_owned);
-    ScheduleFailure { schedule, attempt: delivery.attempt(), error }
+    ScheduleFailure { schedule, attempt: delivery.attempt(), error, has_ended: false }
 }
 
-/// Runs a schedule that is due. Returns whether a message was sent.
-pub fn run(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Result<bool> {
-    let committed = prepare(engine, registry, delivery).and_then(|(tx, runs)| {
+/// The news that a schedule has ended.
+fn ended(schedule: &Schedule, attempt: u32) -> ScheduleFailure {
+    let what = format!(
+        "the expression {:?} has no time to come, so the schedule has ended: replace it or delete it",
+        schedule.cron()
+    );
+    let error = Error::new(ErrorKind::NotFound, what);
+    let schedule = Some(schedule.name().to_owned());
+    ScheduleFailure { schedule, attempt, error, has_ended: true }
+}
+
+/// Runs a schedule that is due. Returns whether a message was sent, and the end of the schedule if this was the
+/// last run.
+pub fn run(
+    engine: &Engine,
+    registry: &Registry,
+    delivery: &Delivery,
+) -> Result<(bool, Option<ScheduleFailure>)> {
+    let committed = prepare(engine, registry, delivery).and_then(|Prepared { tx, sends, end }| {
         tx.commit()?;
-        Ok(runs)
+        Ok((sends, end))
     });
     match committed {
         // The schedule was deleted or replaced meanwhile, or another scheduler has it.
-        Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(false),
+        Err(error) if error.kind() == ErrorKind::LeaseLost => Ok((false, None)),
         committed => committed,
     }
 }
 
-pub fn prepare(
-    engine: &Engine,
-    registry: &Registry,
-    delivery: &Delivery,
-) -> Result<(Transaction, bool)> {
+pub fn prepare(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Result<Prepared> {
     let schedule = Schedule::read(delivery.key(), delivery.payload(), delivery.attempt())?;
     let mut tx = engine.transaction();
     tx.ack_if_there(delivery);
     if registry.is_superseded(schedule.name(), delivery.offset())? {
         // A salvage may have brought back an old message of the schedule.
-        return Ok((tx, false));
+        return Ok(Prepared { tx, sends: false, end: None });
     }
     let now = now(engine);
     let turn = schedule.rhythm()?.turn(schedule.next_run(), schedule.missed_runs(), now)?;
@@ -81,8 +107,9 @@ pub fn prepare(
             }
         };
     }
-    if let Some(next) = turn.next {
-        tx.send(registry.queue(), schedule.going_on(next).stored(now));
-    }
-    Ok((tx, turn.run.is_some()))
+    // A schedule that has ended stays, so that its user finds it.
+    let next = turn.next.unwrap_or(NEVER);
+    tx.send(registry.queue(), schedule.going_on(next).stored(now));
+    let end = turn.next.is_none().then(|| ended(&schedule, delivery.attempt()));
+    Ok(Prepared { tx, sends: turn.run.is_some(), end })
 }

@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     registry::Registry,
-    run::{ScheduleFailure, ends, prepare, put_off, run},
+    run::{Prepared, ScheduleFailure, ends, prepare, put_off, run},
 };
 use crate::{
     audit::Rank,
@@ -41,7 +41,7 @@ pub struct SchedulerBuilder {
 }
 
 impl SchedulerBuilder {
-    /// Calls a function when a run of a schedule fails. The thread that tried the run calls it. The function
+    /// Calls a function when a run of a schedule fails, and when a schedule has ended. The thread that tried the run calls it. The function
     /// must not wait for that thread.
     ///
     /// ```
@@ -135,7 +135,10 @@ impl SchedulerBuilder {
         let (mut runs, mut failure) = (0, None);
         while let Some(delivery) = registry.consumer().try_receive()? {
             match run(&self.engine, &registry, &delivery) {
-                Ok(ran) => runs += u64::from(ran),
+                Ok((ran, end)) => {
+                    runs += u64::from(ran);
+                    end.iter().for_each(|end| self.tell(end));
+                }
                 Err(error) if ends(&error) => return Err(error),
                 Err(error) => {
                     let failed = put_off(&delivery, error);
@@ -182,10 +185,10 @@ impl SchedulerBuilder {
                 }
                 Err(error) => return Err(error),
             };
-            let ticket =
-                prepare(&self.engine, &registry, &delivery).and_then(|(tx, _)| tx.commit_ticket());
-            let committed = match ticket {
-                Ok(ticket) => ticket.await.map(drop),
+            let begun = prepare(&self.engine, &registry, &delivery)
+                .and_then(|Prepared { tx, end, .. }| Ok((tx.commit_ticket()?, end)));
+            let committed = match begun {
+                Ok((ticket, end)) => ticket.await.map(|_| end),
                 Err(error) => Err(error),
             };
             match committed {
@@ -194,7 +197,7 @@ impl SchedulerBuilder {
                 // The schedule was deleted or replaced meanwhile, or another scheduler has it.
                 Err(error) if error.kind() == ErrorKind::LeaseLost => {}
                 Err(error) => self.tell(&put_off(&delivery, error)),
-                Ok(()) => {}
+                Ok(end) => end.iter().for_each(|end| self.tell(end)),
             }
         }
     }
@@ -226,6 +229,11 @@ struct Work {
     failed: AtomicU64,
 }
 
+/// A failure that belongs to no schedule.
+fn unnamed(error: Error) -> ScheduleFailure {
+    ScheduleFailure { schedule: None, attempt: 1, error, has_ended: false }
+}
+
 impl Work {
     /// Runs schedules until it is stopped, or the engine is closed.
     fn run(&self) -> Result<()> {
@@ -243,17 +251,20 @@ impl Work {
             }
             if ends(&error) {
                 let again = error.again();
-                self.tell(&ScheduleFailure { schedule: None, attempt: 1, error });
+                self.tell(&unnamed(error));
                 return Err(again);
             }
-            self.tell(&ScheduleFailure { schedule: None, attempt: 1, error });
+            self.tell(&unnamed(error));
             self.rest();
         }
     }
 
     fn handle(&self, registry: &Registry, delivery: &Delivery) -> Result<()> {
         match run(&self.engine, registry, delivery) {
-            Ok(ran) => drop(self.runs.fetch_add(u64::from(ran), Ordering::Relaxed)),
+            Ok((ran, end)) => {
+                self.runs.fetch_add(u64::from(ran), Ordering::Relaxed);
+                end.iter().for_each(|end| self.tell(end));
+            }
             Err(error) if ends(&error) => return Err(error),
             Err(error) => self.tell(&put_off(delivery, error)),
         }
@@ -269,7 +280,7 @@ impl Work {
     }
 
     fn tell(&self, failure: &ScheduleFailure) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(u64::from(!failure.has_ended), Ordering::Relaxed);
         if let Some(call) = &self.on_failure {
             // The panic hook has reported a panic, and the schedules go on.
             let _ = catch_unwind(AssertUnwindSafe(|| call(failure)));

@@ -11,6 +11,9 @@ use crate::{
     schedule::{Rhythm, text},
 };
 
+/// The next run of a schedule that has ended.
+pub const NEVER: Timestamp = Timestamp(u64::MAX);
+
 /// The queue of schedules.
 pub const REGISTRY: &str = "posthouse.schedules";
 
@@ -75,10 +78,33 @@ impl Schedule {
     }
 
     /// The time of the next run. It is in the past if no scheduler is running, or if the run has failed and is
-    /// tried again.
+    /// tried again. If the schedule [has ended](Schedule::has_ended), it is `Timestamp(u64::MAX)`.
     #[must_use]
     pub fn next_run(&self) -> Timestamp {
         self.plan.next
+    }
+
+    /// Whether the schedule has ended: its expression has no time to come, such as one with years that are over.
+    /// An ended schedule stays in the store until it is replaced or deleted.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use posthouse::{Options, Timestamp, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// disk.set_now(Timestamp(1_700_000_000_000)); // in November 2023
+    /// let engine = Options::new().sim(&disk).open("store")?;
+    /// let reports = engine.queue("reports").create()?;
+    /// let last = engine.schedule("last").cron("0 0 0 31 12 * 2023").to_queue(&reports, "report");
+    /// assert!(!last.create()?.has_ended());
+    /// disk.advance(Duration::from_secs(60 * 24 * 3600));
+    /// engine.scheduler().run_due()?;
+    /// assert!(engine.schedule("last").open()?.has_ended());
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.plan.next == NEVER
     }
 
     /// How often the next run has failed. A run fails if its target does not exist or is full.

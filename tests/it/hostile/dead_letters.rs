@@ -158,7 +158,7 @@ fn a_message_due_at_the_end_of_time_holds_up_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").create().unwrap();
-    queue.send(Message::new("x").deliver_at(Timestamp(u64::MAX))).unwrap();
+    queue.send(Message::new("x").deliver_at(Timestamp(253_402_300_799_999))).unwrap();
     queue.send(Message::new("y").deliver_after(ms(100))).unwrap();
     let delivery = queue.receive(60 * SECOND).unwrap().expect("one is due soon");
     assert_eq!(delivery.payload(), b"y");

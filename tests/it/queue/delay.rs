@@ -5,7 +5,7 @@ use std::time::Duration;
 use posthouse::{Message, Offset, Timestamp};
 
 use crate::model::small_options;
-use crate::support::{SECOND, Sim, take};
+use crate::support::{SECOND, Sim, field, take};
 
 #[test]
 fn delayed_messages_come_when_they_are_due() {
@@ -30,6 +30,46 @@ fn delayed_messages_come_when_they_are_due() {
     }
     let expected = [(0, "at once"), (5, "after"), (10, "by default"), (10, "tx"), (20, "at")];
     assert_eq!(came, expected.map(|(second, text)| (second, text.to_owned())));
+}
+
+#[test]
+fn a_moment_in_the_past_is_delivered_at_once() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").delay(10 * SECOND).create().unwrap();
+    let Timestamp(now) = sim.now();
+    for past in [1, 1000, now - 946_684_800_000] {
+        queue.send(Message::new("x").deliver_at(Timestamp(now - past))).unwrap();
+        assert!(take(&queue).is_some(), "{past} ms ago");
+    }
+    let earlier = || Message::new("x").deliver_at(Timestamp(now - 1));
+    queue.send_batch([earlier(), earlier()]).unwrap();
+    // The due time of one part passes while the transaction is put together.
+    let mut tx = sim.engine.transaction();
+    tx.send(&queue, Message::new("x").deliver_at(Timestamp(now + 1)));
+    sim.disk.advance(SECOND);
+    tx.send(&queue, earlier());
+    tx.commit().unwrap();
+    let taken: Vec<_> = std::iter::from_fn(|| take(&queue)).collect();
+    assert_eq!(taken.len(), 4);
+}
+
+#[test]
+fn a_moment_that_is_plainly_wrong_is_refused() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let Timestamp(now) = sim.now();
+    for wrong in [0, 1, now / 1000, 946_684_799_999, 253_402_300_800_000, now * 1000, u64::MAX] {
+        let message = || Message::new("x").deliver_at(Timestamp(wrong));
+        assert_eq!(field(queue.send(message())), "deliver_at", "{wrong}");
+        assert_eq!(field(queue.send_batch([Message::new("y"), message()])), "deliver_at");
+        let mut tx = sim.engine.transaction();
+        tx.send(&queue, message());
+        assert_eq!(field(tx.commit()), "deliver_at", "{wrong}");
+    }
+    assert_eq!(queue.depth().unwrap(), 0, "nothing was sent");
+    queue.send(Message::new("x").deliver_at(Timestamp(946_684_800_000))).unwrap();
+    queue.send(Message::new("x").deliver_at(Timestamp(253_402_300_799_999))).unwrap();
+    assert_eq!((queue.depth().unwrap(), queue.delayed().unwrap()), (2, 1));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! The messages that a schedule sends, and their times.
 
-use posthouse::{Message, MissedRuns, Schedule, Start, Target, Timestamp};
+use std::sync::{Arc, Mutex};
+
+use posthouse::{Message, MissedRuns, Schedule, Start, Target, Timestamp, sim::SimDisk};
 
 use super::{BEGIN, hourly, reopen, run_due, times};
-use crate::support::{DAY, HOUR, MINUTE, SECOND, Sim, field, take};
+use crate::support::{DAY, HOUR, MINUTE, SECOND, Sim, field, open, take};
 
 #[test]
 fn it_runs_at_its_times_and_says_for_which() {
@@ -121,16 +123,48 @@ fn missed_runs_are_made_once_or_all_or_not() {
 }
 
 #[test]
-fn a_schedule_with_a_year_comes_to_its_end() {
-    let Sim { disk, engine } = Sim::new();
+fn a_schedule_with_a_year_comes_to_its_end_and_is_told_and_kept() {
+    let sim = Sim::new();
+    let Sim { disk, engine } = &sim;
     let queue = engine.queue("q").create().unwrap();
     let schedule = engine.schedule("once").cron("0 0 12 24 12 * 2023").to_queue(&queue, "x");
-    schedule.create().unwrap();
+    assert!(!schedule.create().unwrap().has_ended());
     disk.advance(41 * DAY);
-    assert_eq!(run_due(&engine), 1);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let scheduler = engine.scheduler().on_failure({
+        let told = Arc::clone(&told);
+        move |end| told.lock().unwrap().push((end.schedule.clone(), end.has_ended))
+    });
+    assert_eq!(scheduler.run_due().unwrap(), 1);
+    assert_eq!(*told.lock().unwrap(), [(Some("once".to_owned()), true)]);
     assert_eq!(times(&queue), ["2023-12-24T12:00:00Z"]);
-    assert!(engine.schedules().unwrap().is_empty());
     assert_eq!(field(schedule.create()), "cron", "it would never run");
+
+    let sim = reopen(sim);
+    sim.disk.advance(10_000 * DAY);
+    assert_eq!(run_due(&sim.engine), 0, "it runs no more");
+    let ended = sim.engine.schedule("once").open().unwrap();
+    assert_eq!((ended.has_ended(), ended.next_run()), (true, Timestamp(u64::MAX)));
+    sim.engine.schedule("once").delete().unwrap();
+    assert!(sim.engine.schedules().unwrap().is_empty());
+}
+
+/// Samoa crossed the date line, and left out December 30th, 2011.
+#[test]
+fn a_daily_schedule_goes_on_where_a_zone_leaves_out_a_day() {
+    let disk = SimDisk::new(7);
+    disk.set_now(Timestamp(1_325_149_200_000)); // 2011-12-29T09:00:00Z
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let daily = engine.schedule("daily").cron("0 6 * * *").time_zone("Pacific/Apia");
+    daily.to_queue(&queue, "x").create().unwrap();
+    for _ in 0..3 {
+        disk.advance(DAY);
+        assert_eq!(run_due(&engine), 1);
+    }
+    let all = ["2011-12-29T16:00:00Z", "2011-12-30T16:00:00Z", "2011-12-31T16:00:00Z"];
+    assert_eq!(times(&queue), all);
+    assert!(!engine.schedule("daily").open().unwrap().has_ended());
 }
 
 #[test]
