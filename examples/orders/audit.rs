@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use posthouse::{Engine, Start, Stream};
 
 use crate::{
-    Result,
-    sales::{Order, Sales, Sums, Total, Totals},
     shop::{FAILS_EVERY, Shop},
     totals,
 };
+use sales::{Order, Result, Sales, Sums, Total, Totals};
 
 /// The result of the audit.
 pub struct Audit {
@@ -52,7 +51,7 @@ impl Audit {
 
     /// Checks that a stream holds every order of the file once, as it is in the file.
     fn orders(&mut self, name: &'static str, stream: &Stream, sales: &Sales) -> Result<()> {
-        let mut times = vec![0_u32; sales.len() as usize];
+        let mut times = vec![0_u32; sales.count() as usize];
         let mut strangers = 0;
         let mut totals = Totals::new();
         for record in stream.reader(Start::Earliest)? {

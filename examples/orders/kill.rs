@@ -3,10 +3,7 @@
 use clap::ValueEnum;
 use posthouse::Transaction;
 
-use crate::{
-    Result,
-    sales::{Order, Sales},
-};
+use sales::{Order, Result, Sales};
 
 /// The place where the process aborts, if it does.
 #[derive(Clone, Copy, clap::Args)]

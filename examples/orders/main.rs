@@ -20,13 +20,11 @@
 mod audit;
 mod kill;
 mod report;
-mod sales;
 mod shop;
 mod stage;
 mod totals;
 
 use std::{
-    error::Error,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
@@ -40,12 +38,9 @@ use posthouse::{Durability, Options};
 
 use kill::Kill;
 use report::Line;
-use sales::Sales;
+use sales::{Result, Sales};
 use shop::{Shop, WORKERS};
 use stage::Stage;
-
-/// A failure as a sentence: from the engine, from the data, or from the example itself.
-type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// Sends the CDNOW purchases through a shop of queues, topics and streams, and checks the sums.
 #[derive(Parser)]
@@ -122,7 +117,7 @@ fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
 /// do. Returns the outcome of each stage, and how many orders were settled by hand.
 fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result<(Vec<Line>, u64)> {
     let failed = AtomicBool::new(false);
-    let stage = |name, before| Stage::new(name, before, sales.len(), bars, &failed);
+    let stage = |name, before| Stage::new(name, before, sales.count(), bars, &failed);
 
     let created = stage("created", shop::records(&shop.history)?)?;
     let charged = stage("charged", shop::records(&shop.ledger)?)?;

@@ -1,12 +1,9 @@
 //! The report that is printed at the end.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use crate::{
-    audit::Audit,
-    sales::{Sums, Total},
-    stage::Stage,
-};
+use crate::{audit::Audit, stage::Stage};
+use sales::{Sums, Total, dollars, grouped};
 
 /// The outcome of one stage.
 pub struct Line {
@@ -64,31 +61,4 @@ pub fn print(
     for difference in &audit.differences {
         println!("- {difference}");
     }
-}
-
-/// Sums as part of a sentence.
-impl fmt::Display for Sums {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sums { customers, total: Total { orders, cds, cents } } = *self;
-        let (orders, customers, cds) = (grouped(orders), grouped(customers as u64), grouped(cds));
-        let dollars = dollars(cents);
-        write!(f, "{orders} orders of {customers} customers, {cds} CDs, {dollars} dollars")
-    }
-}
-
-fn dollars(cents: u64) -> String {
-    format!("{}.{:02}", grouped(cents / 100), cents % 100)
-}
-
-/// A number with commas between thousands.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() * 4 / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }

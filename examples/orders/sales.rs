@@ -1,10 +1,11 @@
 //! The purchases: one file, built into the program, and its sums.
 
-use std::{collections::BTreeMap, fmt, io::Read, str::SplitWhitespace};
+use std::{collections::BTreeMap, error::Error, fmt, io::Read, str::SplitWhitespace};
 
 use flate2::read::GzDecoder;
 
-use crate::Result;
+/// A failure as a sentence: from the engine, from the data, or from the example itself.
+pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 static CDNOW: &[u8] = include_bytes!("../data/cdnow.txt.gz");
 
@@ -150,7 +151,7 @@ impl Sales {
         Ok(Sales { orders, totals })
     }
 
-    pub fn len(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.orders.len() as u64
     }
 
@@ -172,4 +173,31 @@ impl Sales {
     pub fn sums(&self) -> Sums {
         Sums::of(&self.totals)
     }
+}
+
+/// Sums as part of a sentence.
+impl fmt::Display for Sums {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sums { customers, total: Total { orders, cds, cents } } = *self;
+        let (orders, customers, cds) = (grouped(orders), grouped(customers as u64), grouped(cds));
+        let dollars = dollars(cents);
+        write!(f, "{orders} orders of {customers} customers, {cds} CDs, {dollars} dollars")
+    }
+}
+
+pub fn dollars(cents: u64) -> String {
+    format!("{}.{:02}", grouped(cents / 100), cents % 100)
+}
+
+/// A number with commas between thousands.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }

@@ -18,11 +18,10 @@ use posthouse::{
 };
 
 use crate::{
-    Result,
     kill::{self, Kill, Step},
-    sales::{Order, Sales},
     stage::Stage,
 };
+use sales::{Order, Result, Sales};
 
 /// How many threads charge customers.
 pub const WORKERS: usize = 4;

@@ -11,7 +11,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use crate::Result;
+use sales::Result;
 
 /// A stage that has not moved for this time is stuck. The time is longer than a lease, because after a stall
 /// of the machine a message may have to wait for one.

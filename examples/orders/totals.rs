@@ -5,12 +5,8 @@ use std::sync::atomic::AtomicBool;
 use indicatif::MultiProgress;
 use posthouse::{Engine, Message, Stream};
 
-use crate::{
-    Result,
-    report::Line,
-    sales::{Order, Sales, Total, Totals},
-    stage::Stage,
-};
+use crate::{report::Line, stage::Stage};
+use sales::{Order, Result, Sales, Total, Totals};
 
 const NAME: &str = "customer-totals";
 
@@ -24,9 +20,9 @@ pub fn rebuild(
     bars: &MultiProgress,
 ) -> Result<Line> {
     let group = history.group(NAME).create()?;
-    let before = sales.len().saturating_sub(group.lag()?);
+    let before = sales.count().saturating_sub(group.lag()?);
     let failed = AtomicBool::new(false);
-    let stage = Stage::new("replayed", before, sales.len(), bars, &failed)?;
+    let stage = Stage::new("replayed", before, sales.count(), bars, &failed)?;
 
     let mut added = Totals::new();
     let mut reader = group.reader()?;

@@ -7,7 +7,6 @@ use crate::{
     disk::DiskFile,
     error::{Error, Result},
     format::{
-        Malformed,
         frame::{FRAME_HEADER_BYTES, FrameHeader, decode_frame},
         journal::JournalHeader,
         wire::{ALIGN, Seed},
@@ -45,19 +44,18 @@ impl<'a> FrameReader<'a> {
         self.found.len.min(self.found.header.capacity)
     }
 
-    /// The frame at a position. The inner result is `Err` if there is no valid frame.
-    pub fn frame(&mut self, lsn: Lsn) -> Result<Result<(FrameHeader, &[u8]), Malformed>> {
+    /// The frame at a position. `None` if no frame there is valid.
+    pub fn frame(&mut self, lsn: Lsn) -> Result<Option<(FrameHeader, &[u8])>> {
         let at = lsn.0 - self.found.header.start.0;
         self.load(at, FRAME_HEADER_BYTES as u64)?;
-        let header = match FrameHeader::peek(self.loaded(at), lsn) {
-            Ok(header) => header,
-            Err(malformed) => return Ok(Err(malformed)),
+        let Ok(header) = FrameHeader::peek(self.loaded(at), lsn) else {
+            return Ok(None);
         };
         if header.frame_len() > self.bytes_end().saturating_sub(at) {
-            return Ok(Err(Malformed("a frame reaches past the end of its file")));
+            return Ok(None);
         }
         self.load(at, header.frame_len())?;
-        Ok(decode_frame(self.loaded(at), lsn, self.seed))
+        Ok(decode_frame(self.loaded(at), lsn, self.seed).ok())
     }
 
     /// Whether there is a valid frame from `from` on whose watermark lies beyond `position`. Such a frame proves
@@ -69,7 +67,7 @@ impl<'a> FrameReader<'a> {
             self.load(at, FRAME_HEADER_BYTES as u64)?;
             // A cheap check first: a frame repeats its position, so most positions fail here.
             if FrameHeader::peek(self.loaded(at), lsn).is_ok_and(|it| it.watermark > position)
-                && self.frame(lsn)?.is_ok()
+                && self.frame(lsn)?.is_some()
             {
                 return Ok(true);
             }

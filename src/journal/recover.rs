@@ -303,14 +303,14 @@ impl<'a> Walk<'a> {
                 return Ok((at, successor.map(|(_, next)| next)));
             }
             let (header, payload) = match reader.frame(at)? {
-                Ok((header, _))
+                Some((header, _))
                     if limit.is_some_and(|limit| at.0 + header.frame_len() > limit.0) =>
                 {
                     return Err(damaged(file, at));
                 }
-                Ok(frame) => frame,
-                Err(_) if limit.is_some() => return Err(damaged(file, at)),
-                Err(_) => {
+                Some(frame) => frame,
+                None if limit.is_some() => return Err(damaged(file, at)),
+                None => {
                     self.check_torn(file, &mut reader, at)?;
                     return Ok((at, None));
                 }
@@ -417,5 +417,5 @@ pub fn holds_commits(supply: &Supply) -> Result<bool> {
         return Ok(true);
     };
     let found = FoundFile { header, path, file, len };
-    Ok(FrameReader::new(&found).frame(header.first_frame())?.is_ok())
+    Ok(FrameReader::new(&found).frame(header.first_frame())?.is_some())
 }

@@ -354,7 +354,7 @@ impl JournalSurvey {
             let mut lsn = stretch.from;
             while lsn < stretch.to {
                 // A frame that verified before may fail now. Then it is left out.
-                let Ok((header, payload)) = reader.frame(lsn)? else { break };
+                let Some((header, payload)) = reader.frame(lsn)? else { break };
                 let place = FramePlace { file: stretch.file, lsn, len: header.frame_len() };
                 each(place, header.kind, payload)?;
                 lsn = Lsn(lsn.0 + header.frame_len());
@@ -383,7 +383,7 @@ fn walk_file(
     let (mut at, mut current) = (from, None::<Stretch>);
     while at < end {
         let header = match reader.frame(at)? {
-            Ok((header, _)) if at.0 + header.frame_len() <= end.0 => header,
+            Some((header, _)) if at.0 + header.frame_len() <= end.0 => header,
             _ => {
                 stretches.extend(current.take());
                 at = Lsn(at.0 + ALIGN);

@@ -59,7 +59,7 @@ struct Burden {
 /// Enough for the rounds.
 const BACKLOG: u64 = 400;
 const ASIDE: u64 = 100;
-const LARGER: u64 = 100;
+const LARGER: u64 = 20;
 
 impl Burden {
     /// The burdens that a kind of queue can bear: each alone, and all at once.

@@ -257,7 +257,7 @@ fn read_all(stream: &Stream) -> Result<Vec<String>, Error> {
     for record in stream.reader(Start::Earliest)? {
         all.push(String::from_utf8_lossy(record?.payload()).into_owned());
     }
-    for n in (0..all.len() as u64).step_by(7) {
+    for n in (0..all.len() as u64).step_by(13) {
         for start in [Start::Offset(Offset(n)), Start::Time(Timestamp(1000 + n))] {
             let mut reader = stream.reader(start)?;
             let record = reader.try_read()?.expect("it is there");
