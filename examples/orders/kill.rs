@@ -1,27 +1,22 @@
 //! Kills the shop, to show that it survives.
 
-use clap::ValueEnum;
 use posthouse::Transaction;
 
 use sales::{Order, Result, Sales};
 
 /// The place where the process aborts, if it does.
-#[derive(Clone, Copy, clap::Args)]
+#[derive(Clone, Copy, Default)]
 pub struct Kill {
-    /// Abort the process in the middle of order N; run again with the same directory to go on
-    #[arg(long = "kill-at", value_name = "N", requires = "dir", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    at: Option<u32>,
-    /// The step of order N in which the process aborts
-    #[arg(long = "kill-in", value_name = "STEP", requires = "at", default_value = "charge")]
-    step: Step,
+    pub at: Option<u32>,
+    pub step: Step,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Step {
-    /// While it is created, with hundreds of others under way
+    /// While it is created, with hundreds of others under way.
     Create,
-    /// While it is charged, and others with it
+    /// While it is charged, and others with it.
+    #[default]
     Charge,
 }
 

@@ -17,6 +17,7 @@
 //! - [`totals::rebuild`] joins late, and reads everything from the beginning.
 #![allow(clippy::disallowed_methods)] // The clock comes through `Disk` inside the engine only.
 
+mod args;
 mod audit;
 mod kill;
 mod report;
@@ -25,39 +26,28 @@ mod stage;
 mod totals;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
     thread::{self, ScopedJoinHandle},
     time::Instant,
 };
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
 use indicatif::MultiProgress;
 use posthouse::{Durability, Options};
 
+use args::Args;
 use kill::Kill;
 use report::Line;
 use sales::{Result, Sales};
 use shop::{Shop, WORKERS};
 use stage::Stage;
 
-/// Sends the CDNOW purchases through a shop of queues, topics and streams, and checks the sums.
-#[derive(Parser)]
-#[command(name = "orders")]
-struct Args {
-    /// Keep the store in this directory; without it a temporary one is used and removed
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    #[command(flatten)]
-    kill: Kill,
-    /// Commit without waiting for the disk: survives a kill, but not a power cut
-    #[arg(long)]
-    buffered: bool,
-}
-
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::of_the_process() {
+        Ok(args) => args,
+        Err(error) => return refused(&error.to_string()),
+    };
     match run(&args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -68,12 +58,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says what is wrong with the command line.
+fn refused(what: &str) -> ExitCode {
+    eprintln!("error: {what}\n\nFor more information, try '--help'.");
+    ExitCode::from(2)
+}
+
 /// Whether all sums are right.
 fn run(args: &Args) -> Result<bool> {
     let sales = Sales::load()?;
-    if let Err(what) = args.kill.check(&sales) {
-        Args::command().error(ErrorKind::ValueValidation, what).exit();
-    }
+    args.kill.check(&sales)?;
     let Some(dir) = &args.dir else {
         let temporary = tempfile::tempdir()
             .map_err(|error| format!("no temporary directory can be made: {error}"))?;
