@@ -84,6 +84,7 @@ mod engine;
 
 pub use config::{Backoff, Durability, IoMode, Overflow};
 pub use delivery::{
+    in_force::DeliverySettings,
     stats::{ConsumerStats, Rates},
     thresholds::{Alarm, Threshold},
 };
@@ -92,8 +93,8 @@ pub use engine::Deliveries;
 pub use engine::{
     Browse, Browsed, Delivery, Engine, Group, GroupBuilder, Latencies, Latency, Options,
     OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record, Redrive, Redriven,
-    Start, Stream, StreamBuilder, Subscription, SubscriptionBuilder, ThresholdWatch, Ticket, Topic,
-    TopicBuilder, Transaction, Worker, WorkerBuilder,
+    Start, Stream, StreamBuilder, StreamSettings, Subscription, SubscriptionBuilder,
+    ThresholdWatch, Ticket, Topic, TopicBuilder, TopicSettings, Transaction, Worker, WorkerBuilder,
 };
 #[cfg(feature = "cron")]
 pub use engine::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};

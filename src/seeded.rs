@@ -56,6 +56,7 @@ mod switch {
         // State.
         AcksAreNotCaptured, AttemptsAreNotCaptured, DueIsNotCaptured, PrioritiesAreNotCaptured,
         ShelvedIsNotCaptured, BlockComesBackEmpty,
+        SettingsAreNotCaptured, SettingsAreNotReplayed,
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,

@@ -53,6 +53,11 @@ impl Admission {
         self.active
     }
 
+    /// No slot is active any more. The next one that asks becomes active.
+    pub fn vacate(&mut self) {
+        self.active = None;
+    }
+
     /// Asks whether a slot that holds `held` deliveries may lease more. The first slot that asks becomes
     /// the active one.
     pub fn admit(&mut self, slot: SlotId, rules: SlotRules, held: u64) -> Admitted {

@@ -67,6 +67,11 @@ impl DelayIndex {
         }
     }
 
+    /// Whether the queue spills, or has spilled.
+    pub fn is_used(&self) -> bool {
+        self.entity.is_some() || self.spill_above != u64::MAX
+    }
+
     /// Sets how many delayed messages may be in memory.
     pub fn spill_above(&mut self, messages: u64) {
         self.spill_above = messages;

@@ -22,6 +22,7 @@ pub mod admission;
 pub mod delay_index;
 pub mod disposition;
 mod groups;
+pub mod in_force;
 mod lanes;
 mod leases;
 pub mod oldest;

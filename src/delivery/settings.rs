@@ -23,19 +23,24 @@ pub struct Settings {
     pub lease: Option<Duration>,
     pub delay: Option<Duration>,
     pub backoff: Option<Backoff>,
-    pub time_to_live: Option<Duration>,
+    pub time_to_live: Option<Option<Duration>>,
     pub max_attempts: Option<u32>,
     pub dead_letter_queue: Option<String>,
+    /// There are to be no dead letters.
+    pub has_no_dead_letters: bool,
     pub ordered_by_key: Option<bool>,
     pub single_active_consumer: Option<bool>,
-    pub max_messages: Option<u64>,
-    pub max_bytes: Option<u64>,
+    pub max_messages: Option<Option<u64>>,
+    pub max_bytes: Option<Option<u64>>,
     pub overflow: Option<Overflow>,
 }
 
 /// The definition of a queue with default settings.
 pub fn plain() -> Delivering {
-    Settings::default().definition(None)
+    Delivering {
+        backoff: backoff_ms(Backoff::default()),
+        ..Delivering::leasing(lease_ms(LEASE_DEFAULT))
+    }
 }
 
 fn ms(time: Duration) -> u64 {
@@ -47,9 +52,11 @@ fn lease_ms(lease: Duration) -> u64 {
 }
 
 impl Settings {
-    /// The name of the queue for the dead letters of queue `name`, if the settings ask for one.
-    pub fn dead_letter_queue_of(&self, name: &str) -> Option<String> {
-        let by_default = || self.max_attempts.map(|_| format!("{name}.dead"));
+    /// The name of the queue for the dead letters of queue `name`, if the settings ask for one. An existing queue
+    /// keeps the one that it has, unless the settings name another.
+    pub fn dead_letter_queue_of(&self, name: &str, stored: Option<&Delivering>) -> Option<String> {
+        let has_one = stored.is_some_and(|stored| stored.dead_letters.is_some());
+        let by_default = || self.max_attempts.filter(|_| !has_one).map(|_| format!("{name}.dead"));
         self.dead_letter_queue.clone().or_else(by_default)
     }
 
@@ -63,13 +70,9 @@ impl Settings {
         check_delay("delay", self.delay.unwrap_or_default())?;
         self.check_backoff()?;
         self.check_limits()?;
-        if self.time_to_live.is_some_and(|ttl| ttl.is_zero()) {
+        if self.time_to_live.flatten().is_some_and(|ttl| ttl.is_zero()) {
             let what = "a time to live of 0 ms: give messages 1 ms or more";
             return Err(Error::invalid("time_to_live", what));
-        }
-        let is_delayed = self.delay.is_some_and(|delay| !delay.is_zero());
-        if self.ordered_by_key == Some(true) && is_delayed {
-            return Err(Error::invalid("delay", UNDELAYED));
         }
         if self.max_attempts == Some(0) {
             let what =
@@ -102,85 +105,83 @@ impl Settings {
     }
 
     fn check_limits(&self) -> Result<()> {
-        if self.max_messages == Some(0) {
+        if self.max_messages == Some(Some(0)) {
             let what = "a queue for 0 messages would refuse all: give it 1 or more";
             return Err(Error::invalid("max_messages", what));
         }
-        if self.max_bytes == Some(0) {
+        if self.max_bytes == Some(Some(0)) {
             let what = "a queue for 0 bytes would refuse all: give it 1 or more";
             return Err(Error::invalid("max_bytes", what));
-        }
-        if self.overflow.is_some() && self.max_messages.or(self.max_bytes).is_none() {
-            let what = "overflow needs a limit: give the queue max_messages or max_bytes, too";
-            return Err(Error::invalid("overflow", what));
         }
         Ok(())
     }
 
-    /// The definition to store. The settings are checked already. `dead_letters` is the id of the queue for
-    /// dead letters.
-    pub fn definition(&self, dead_letters: Option<EntityId>) -> Delivering {
-        let attempts_max = self.max_attempts.unwrap_or(ATTEMPTS_DEFAULT);
-        Delivering {
-            lease_ms: lease_ms(self.lease.unwrap_or(LEASE_DEFAULT)),
-            delay_ms: ms(self.delay.unwrap_or_default()),
-            backoff: backoff_ms(self.backoff.unwrap_or_default()),
-            time_to_live_ms: self.time_to_live.map_or(0, ms),
-            dead_letters: dead_letters.map(|queue| DeadLetters { queue, attempts_max }),
-            is_ordered: self.ordered_by_key.unwrap_or(false),
-            is_exclusive: self.single_active_consumer.unwrap_or(false),
-            limit: self.max_messages.or(self.max_bytes).map(|_| Limit {
-                messages: self.max_messages,
-                bytes: self.max_bytes,
-                drops_oldest: self.overflow == Some(Overflow::DropOldest),
-            }),
-        }
+    /// The definition of a new queue or subscription. `dead_letters` is the id of the queue for dead letters.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if two settings contradict each other.
+    pub fn definition(&self, dead_letters: Option<EntityId>) -> Result<Delivering> {
+        self.applied_to(&plain(), dead_letters)
     }
 
-    /// The name of the first given setting that differs from a stored definition. `dead_letters` is the id of
-    /// the queue for dead letters that these settings name.
-    pub fn differs(
+    /// A definition with the given settings changed, and all others as they are. The values are checked already.
+    /// `dead_letters` is the id of the queue for dead letters that these settings ask for.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if two settings contradict each other.
+    pub fn applied_to(
         &self,
         stored: &Delivering,
         dead_letters: Option<EntityId>,
-    ) -> Option<&'static str> {
-        /// Whether a setting was given and differs.
-        fn differ<T: Copy + PartialEq>(given: Option<T>, stored: T) -> bool {
-            given.is_some_and(|given| given != stored)
+    ) -> Result<Delivering> {
+        let is_limited = stored.limit;
+        let limit = Limit {
+            messages: self.max_messages.unwrap_or(is_limited.and_then(|it| it.messages)),
+            bytes: self.max_bytes.unwrap_or(is_limited.and_then(|it| it.bytes)),
+            drops_oldest: self
+                .overflow
+                .map_or(is_limited.is_some_and(|it| it.drops_oldest), |overflow| {
+                    overflow == Overflow::DropOldest
+                }),
+        };
+        let has_limit = limit.messages.or(limit.bytes).is_some();
+        if self.overflow.is_some() && !has_limit {
+            let what = "overflow needs a limit: give the queue max_messages or max_bytes, too";
+            return Err(Error::invalid("overflow", what));
         }
-        let limit = stored.limit;
-        let letters = stored.dead_letters;
-        let drops_oldest = limit.is_some_and(|limit| limit.drops_oldest);
-        let overflow = if drops_oldest { Overflow::DropOldest } else { Overflow::Reject };
-        let max_messages = limit.and_then(|limit| limit.messages);
-        let max_bytes = limit.and_then(|limit| limit.bytes);
-        if differ(self.lease.map(lease_ms), stored.lease_ms) {
-            Some("lease")
-        } else if differ(self.delay.map(ms), stored.delay_ms) {
-            Some("delay")
-        } else if differ(self.backoff.map(backoff_ms), stored.backoff) {
-            Some("backoff")
-        } else if differ(self.time_to_live.map(ms), stored.time_to_live_ms) {
-            Some("time_to_live")
-        } else if differ(self.max_messages.map(Some), max_messages) {
-            Some("max_messages")
-        } else if differ(self.max_bytes.map(Some), max_bytes) {
-            Some("max_bytes")
-        } else if differ(self.overflow, overflow) {
-            Some("overflow")
-        } else if differ(self.ordered_by_key, stored.is_ordered) {
-            Some("ordered_by_key")
-        } else if differ(self.single_active_consumer, stored.is_exclusive) {
-            Some("single_active_consumer")
-        } else if differ(self.max_attempts.map(Some), letters.map(|it| it.attempts_max)) {
-            Some("max_attempts")
-        } else if self.dead_letter_queue.is_some()
-            && (dead_letters.is_none() || letters.map(|it| it.queue) != dead_letters)
-        {
-            Some("dead_letter_queue")
-        } else {
-            None
+        let definition = Delivering {
+            lease_ms: self.lease.map_or(stored.lease_ms, lease_ms),
+            delay_ms: self.delay.map_or(stored.delay_ms, ms),
+            backoff: self.backoff.map_or(stored.backoff, backoff_ms),
+            time_to_live_ms: self
+                .time_to_live
+                .map_or(stored.time_to_live_ms, |it| it.map_or(0, ms)),
+            dead_letters: self.dead_letters(stored, dead_letters),
+            is_ordered: self.ordered_by_key.unwrap_or(stored.is_ordered),
+            is_exclusive: self.single_active_consumer.unwrap_or(stored.is_exclusive),
+            limit: has_limit.then_some(limit),
+        };
+        if definition.is_ordered && definition.delay_ms > 0 {
+            return Err(Error::invalid("delay", UNDELAYED));
         }
+        Ok(definition)
+    }
+
+    fn dead_letters(
+        &self,
+        stored: &Delivering,
+        dead_letters: Option<EntityId>,
+    ) -> Option<DeadLetters> {
+        if self.has_no_dead_letters {
+            return None;
+        }
+        let (queue, attempts) = match stored.dead_letters {
+            Some(it) => (dead_letters.unwrap_or(it.queue), it.attempts_max),
+            None => (dead_letters?, ATTEMPTS_DEFAULT),
+        };
+        Some(DeadLetters { queue, attempts_max: self.max_attempts.unwrap_or(attempts) })
     }
 }
 

@@ -37,8 +37,8 @@ pub use runtime::histogram::{Latencies, Latency};
 pub use schedule::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};
 pub use stream::{
     Group, GroupBuilder, OwnedRecord, Partition, Position, Reader, Record, Start, Stream,
-    StreamBuilder,
+    StreamBuilder, StreamSettings,
 };
 pub use subscription::{Subscription, SubscriptionBuilder};
-pub use topic::{Topic, TopicBuilder};
+pub use topic::{Topic, TopicBuilder, TopicSettings};
 pub use transaction::Transaction;

@@ -3,10 +3,13 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    delivery::settings::Settings,
+    delivery::{in_force::Difference, settings::Settings},
     engine::{
         commit::{
-            definition::{self, Definition, IfExists, builder_calls, delivery_settings},
+            definition::{
+                self, Definition, IfExists, builder_calls, delivery_difference, update_call,
+            },
+            delivery_settings::delivery_settings,
             lifetime::Engine,
         },
         consume::{
@@ -59,6 +62,13 @@ impl SubscriptionBuilder {
         "engine.topic(\"order.created\").create()?.subscription(\"shipping\")",
         |this: &Self, entity| Subscription::attach(&this.engine, &this.topic_name, entity)
     );
+
+    update_call!(
+        "subscription",
+        Subscription,
+        "engine.topic(\"order.created\").create()?.subscription(\"shipping\").max_attempts(8)",
+        |this: &Self, entity| Subscription::attach(&this.engine, &this.topic_name, entity)
+    );
 }
 
 impl Definition for SubscriptionBuilder {
@@ -76,26 +86,33 @@ impl Definition for SubscriptionBuilder {
         Space::Subscriptions { topic: self.topic }
     }
 
-    fn dead_letter_queue(&self) -> Option<String> {
-        self.settings.dead_letter_queue_of(&format!("{}.{}", self.topic_name, self.name))
+    fn dead_letter_queue(&self, there: Option<&EntityKind>) -> Option<String> {
+        let name = format!("{}.{}", self.topic_name, self.name);
+        self.settings.dead_letter_queue_of(&name, there.and_then(EntityKind::delivering))
     }
 
     fn check(&self, dead_letter_queue: Option<&str>) -> Result<()> {
         self.settings.check(dead_letter_queue)
     }
 
-    fn kind(&self, dead_letters: Option<EntityId>) -> EntityKind {
-        let delivering = self.settings.definition(dead_letters);
-        EntityKind::Subscription { topic: self.topic, delivering }
+    fn kind(&self, dead_letters: Option<EntityId>) -> Result<EntityKind> {
+        let delivering = self.settings.definition(dead_letters)?;
+        Ok(EntityKind::Subscription { topic: self.topic, delivering })
     }
 
-    fn differs(&self, there: &EntityKind, dead_letters: Option<EntityId>) -> Option<&'static str> {
+    fn applied_to(&self, there: &EntityKind, letters: Option<EntityId>) -> Result<EntityKind> {
         match there {
-            EntityKind::Subscription { delivering, .. } => {
-                self.settings.differs(delivering, dead_letters)
+            EntityKind::Subscription { topic, delivering } => {
+                let delivering = self.settings.applied_to(delivering, letters)?;
+                Ok(EntityKind::Subscription { topic: *topic, delivering })
             }
-            _ => Some("kind"),
+            other => Ok(other.clone()),
         }
+    }
+
+    fn differs(&self, core: &Core, there: &Entity) -> Result<Option<Difference>> {
+        let named = self.dead_letter_queue(Some(&there.kind));
+        delivery_difference(core, &self.settings, named, there)
     }
 
     /// A subscription receives only the messages that are published after its creation.

@@ -8,11 +8,11 @@ use crate::{
     engine::{
         commit::{
             committer::Committer,
-            definition::{self, Definition, IfExists, builder_calls},
+            definition::{self, Definition, IfExists, builder_calls, update_call},
             lifetime::Engine,
             ticket::Ticket,
         },
-        core::{commit::Receipt, waiters::Receivers},
+        core::{commit::Receipt, errors::deleted, waiters::Receivers},
     },
     error::Result,
     format::entity::{Entity, EntityKind},
@@ -66,6 +66,10 @@ impl TopicBuilder {
     builder_calls!("topic", Topic, "engine.topic(\"order.created\")", |this: &Self, entity| {
         Topic::attach(&this.engine, entity)
     });
+
+    update_call!("topic", Topic, "engine.topic(\"order.created\")", |this: &Self, entity| {
+        Topic::attach(&this.engine, entity)
+    });
 }
 
 impl Definition for TopicBuilder {
@@ -83,10 +87,15 @@ impl Definition for TopicBuilder {
         Space::Topics
     }
 
-    fn kind(&self, _dead_letters: Option<EntityId>) -> EntityKind {
-        EntityKind::Topic
+    fn kind(&self, _dead_letters: Option<EntityId>) -> Result<EntityKind> {
+        Ok(EntityKind::Topic)
     }
 }
+
+/// The settings of a topic. [`Topic::settings`] returns them. There are none in this version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicSettings {}
 
 /// A topic: every subscription gets a copy of each message. The store keeps each message once.
 ///
@@ -128,6 +137,26 @@ impl Topic {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The settings of the topic, as they are now. A topic has none in this version; its subscriptions have
+    /// [theirs](crate::Subscription::settings).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let created = engine.topic("order.created").create()?;
+    /// println!("{:?}", created.settings()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted.
+    pub fn settings(&self) -> Result<TopicSettings> {
+        let core = self.engine.committer().lock_open("settings")?;
+        core.store.entity(self.id).ok_or_else(deleted)?;
+        Ok(TopicSettings {})
     }
 
     pub(crate) fn log(&self) -> LogId {

@@ -3,8 +3,10 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
+
 use super::{
-    entity::{Creation, put_value},
+    entity::{Creation, Entity, put_value},
     run,
     wire::{Bytes, Decoded, Head, Malformed, NUMBER_CEILING, put_varint},
 };
@@ -25,6 +27,7 @@ const DELETE: u8 = 6;
 const TRIM: u8 = 7;
 const PRIORITY: u8 = 8;
 const SPILL: u8 = 9;
+const UPDATE: u8 = 10;
 
 /// One change of the store. A commit encodes and applies it. Recovery decodes and applies it.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +51,8 @@ pub enum Change<'a> {
     Prioritize { cursor: CursorId, first: Offset, count: u64, priority: u8 },
     /// Marks messages as spilled: the queue's delay index holds the times at which they are due.
     Spill { cursor: CursorId, offsets: OffsetRanges<'a> },
+    /// An entity has other settings from here on. It holds all settings, not only those that change.
+    Update(Cow<'a, Entity>),
 }
 
 impl Change<'_> {
@@ -59,9 +64,11 @@ impl Change<'_> {
             | Change::Seek { cursor, .. }
             | Change::Prioritize { cursor, .. }
             | Change::Spill { cursor, .. } => Some(*cursor),
-            Change::Run(_) | Change::Create(_) | Change::Delete { .. } | Change::Trim { .. } => {
-                None
-            }
+            Change::Run(_)
+            | Change::Create(_)
+            | Change::Update(_)
+            | Change::Delete { .. }
+            | Change::Trim { .. } => None,
         }
     }
 
@@ -87,7 +94,8 @@ impl Change<'_> {
                 put_numbers(out, DEFER, [cursor.0, offset.0, u64::from(*attempts), due.0]);
             }
             Change::Seek { cursor, next } => put_numbers(out, SEEK, [cursor.0, next.0]),
-            Change::Create(creation) => put_creation(out, creation),
+            Change::Create(creation) => put_with_length(out, CREATE, &**creation),
+            Change::Update(entity) => put_with_length(out, UPDATE, &**entity),
             Change::Delete { entity } => put_numbers(out, DELETE, [entity.0]),
             Change::Trim { log, start } => put_numbers(out, TRIM, [log.0, start.0]),
             Change::Prioritize { cursor, first, count, priority } => {
@@ -117,10 +125,10 @@ fn put_run(out: &mut Vec<u8>, run: &Run<'_>) {
     finish_run(out, begun);
 }
 
-fn put_creation(out: &mut Vec<u8>, creation: &Creation) {
-    out.push(CREATE);
+fn put_with_length(out: &mut Vec<u8>, kind: u8, it: &impl Serialize) {
+    out.push(kind);
     let mut value = Vec::new();
-    put_value(&mut value, creation);
+    put_value(&mut value, it);
     put_varint(out, value.len() as u64);
     out.extend_from_slice(&value);
 }
@@ -163,6 +171,10 @@ fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
         CREATE => {
             let length = input.length()?;
             Change::Create(Cow::Owned(Creation::decode(input.take(length)?)?))
+        }
+        UPDATE => {
+            let length = input.length()?;
+            Change::Update(Cow::Owned(Entity::decode(input.take(length)?)?))
         }
         DELETE => Change::Delete { entity: EntityId(input.number()?) },
         TRIM => Change::Trim { log: LogId(input.number()?), start: Offset(input.number()?) },

@@ -103,15 +103,22 @@ impl Delivering {
     }
 }
 
-impl Entity {
+impl EntityKind {
     /// The settings of deliveries, for a queue or a subscription.
     pub fn delivering(&self) -> Option<&Delivering> {
-        match &self.kind {
+        match self {
             EntityKind::Queue(delivering) | EntityKind::Subscription { delivering, .. } => {
                 Some(delivering)
             }
             _ => None,
         }
+    }
+}
+
+impl Entity {
+    /// The settings of deliveries, for a queue or a subscription.
+    pub fn delivering(&self) -> Option<&Delivering> {
+        self.kind.delivering()
     }
 
     /// How many ids the entity owns, its own id first: one for each partition.
@@ -165,6 +172,25 @@ impl Entity {
             EntityKind::DelayIndex { queue } => Some(queue),
             _ => None,
         }
+    }
+
+    pub fn decode(bytes: &[u8]) -> Decoded<Entity> {
+        let entity: Entity = take_value(bytes)?;
+        entity.check()?;
+        Ok(entity)
+    }
+
+    /// Whether this is `other` with other settings: all that names messages, logs and cursors is the same.
+    pub fn has_shape_of(&self, other: &Entity) -> bool {
+        let is_same_kind = match (&self.kind, &other.kind) {
+            (EntityKind::Queue(_), EntityKind::Queue(_)) => true,
+            (
+                EntityKind::Subscription { topic, .. },
+                EntityKind::Subscription { topic: same, .. },
+            ) => topic == same,
+            (ours, theirs) => ours == theirs,
+        };
+        is_same_kind && self.id == other.id && self.name == other.name
     }
 
     /// Checks the entity's own fields, for any source of the bytes.

@@ -73,8 +73,9 @@ pub fn commit_changes(data: &[u8]) {
     }
     let twice: Decoded<Vec<_>> = changes(&again).map(|it| it.map(|(_, change)| change)).collect();
     assert_eq!(twice.as_ref(), Ok(&decoded));
-    let creates = decoded.iter().any(|change| matches!(change, Change::Create(_)));
-    // Postcard decodes the values in creations. It accepts varints that are longer than needed.
+    let creates =
+        decoded.iter().any(|change| matches!(change, Change::Create(_) | Change::Update(_)));
+    // Postcard decodes the values in creations and updates. It accepts varints that are longer than needed.
     assert!(creates || data.starts_with(&again), "one thing has two encodings");
 }
 
@@ -90,6 +91,7 @@ fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {
             assert_eq!(entity.cursors().count(), creation.starts.len());
             assert!(entity.logs().count() <= entity.ids().count());
         }
+        Change::Update(entity) => assert!(entity.has_shape_of(entity)),
         _ => {}
     }
     change.put(out);

@@ -13,7 +13,7 @@ use crate::{
     format::{
         Malformed,
         commit::{Change, OffsetRanges},
-        entity::{Creation, EntityKind},
+        entity::{Creation, Entity, EntityKind},
         frame::FRAME_HEADER_BYTES,
     },
     ids::{CursorId, EntityId, LogId, Lsn, Now, Offset, OffsetRange, Timestamp},
@@ -57,6 +57,10 @@ pub enum Op<'a> {
     Create {
         creation: &'a Creation,
     },
+    /// Gives an entity other settings.
+    Update {
+        entity: &'a Entity,
+    },
     Delete {
         entity: EntityId,
     },
@@ -77,7 +81,7 @@ impl Op<'_> {
     #[inline]
     fn urgency(&self) -> Urgency {
         match self {
-            Op::Append { .. } | Op::Create { .. } => Urgency::Ordinary,
+            Op::Append { .. } | Op::Create { .. } | Op::Update { .. } => Urgency::Ordinary,
             Op::Defer { urgency, .. } => *urgency,
             _ => Urgency::Freeing,
         }
@@ -100,6 +104,7 @@ impl Op<'_> {
             }
             Op::Seek { cursor, next } => Change::Seek { cursor, next },
             Op::Create { creation } => Change::Create(Cow::Borrowed(creation)),
+            Op::Update { entity } => Change::Update(Cow::Borrowed(entity)),
             Op::Delete { entity } => Change::Delete { entity },
             Op::Spill { cursor, offsets } => {
                 Change::Spill { cursor, offsets: OffsetRanges::Listed(offsets) }

@@ -202,6 +202,7 @@ impl Draft {
 fn check(state: &State, change: &Change<'_>) -> Result<()> {
     let (is_there, what) = match change {
         Change::Run(_) | Change::Create(_) => return Ok(()),
+        Change::Update(entity) => (state.catalog.get(entity.id).is_some(), "it was deleted before"),
         Change::Delete { entity } => {
             (state.catalog.get(*entity).is_some(), "it was deleted before")
         }

@@ -44,7 +44,7 @@ use self::{cache::SegmentCache, draft::Draft};
 use crate::{
     config::Config,
     error::{Error, ErrorKind},
-    format::entity::{Entity, EntityKind},
+    format::entity::{Delivering, Entity, EntityKind},
     ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
     journal::Journal,
     metalog::{MetaPlace, MetaWriter},
@@ -96,6 +96,22 @@ impl Store {
     /// A new entity with the next free id. It exists once it is committed.
     pub fn new_entity(&self, name: &str, kind: EntityKind) -> Entity {
         Entity { id: self.state.catalog.next_id, name: name.to_owned(), kind }
+    }
+
+    /// The name of the queue for dead letters, if there is one.
+    pub fn dead_letter_queue_of(&self, delivering: &Delivering) -> Option<String> {
+        let queue = delivering.dead_letters?.queue;
+        Some(self.state.catalog.get(queue)?.name.clone())
+    }
+
+    /// Whether the dead letters of `queue`, the dead letters of the queue that takes them, and so on come to `end`.
+    pub fn dead_letters_reach(&self, queue: EntityId, end: EntityId) -> bool {
+        let next = |id: &EntityId| {
+            crate::audit::step();
+            Some(self.state.catalog.get(*id)?.delivering()?.dead_letters?.queue)
+        };
+        // No queue is in its own chain, so the chain ends.
+        std::iter::successors(Some(queue), next).any(|id| id == end)
     }
 
     /// The name of an entity whose dead letters are in this queue.

@@ -24,7 +24,7 @@ pub struct State {
     pub catalog: Catalog,
     pub logs: IdMap<LogId, Log>,
     pub cursors: IdMap<CursorId, Cursor>,
-    /// Entities that were created or deleted since the last capture.
+    /// Entities that were created, changed or deleted since the last capture.
     pub changed_entities: Vec<EntityId>,
     /// Deleted logs whose segments may still exist.
     pub deleted_logs: Vec<LogId>,
@@ -48,6 +48,19 @@ impl State {
         }
         self.changed_entities.push(entity.id);
         self.catalog.insert(entity.clone());
+    }
+
+    /// Gives an entity other settings. Its logs and cursors stay.
+    fn update(&mut self, entity: &Entity) -> Result<(), Malformed> {
+        let there = self.catalog.get(entity.id).ok_or(UNKNOWN)?;
+        if !entity.has_shape_of(there) {
+            return Err(Malformed("settings that do not fit the entity"));
+        }
+        self.catalog.insert(entity.clone());
+        if !seeded!(SettingsAreNotCaptured) {
+            self.changed_entities.push(entity.id);
+        }
+        Ok(())
     }
 
     /// Makes the logs and cursors that belong to an entity.
@@ -228,6 +241,7 @@ impl State {
                 self.create(creation);
                 Ok(())
             }
+            Change::Update(entity) => self.update(entity),
             Change::Delete { entity } => match self.delete(*entity).is_empty() {
                 true => Err(UNKNOWN),
                 false => Ok(()),

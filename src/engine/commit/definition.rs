@@ -3,7 +3,10 @@
 use super::{committer::Committer, lifetime::Engine};
 use crate::{
     config::check_name,
-    delivery::settings,
+    delivery::{
+        in_force::{DeliverySettings, Difference},
+        settings::{self, Settings},
+    },
     engine::core::{
         Core,
         commit::{CommitResult, Receipt},
@@ -22,8 +25,8 @@ pub trait Definition {
     fn name(&self) -> &str;
     fn space(&self) -> Space;
 
-    /// The name of the queue for its dead letters. That queue is created, too.
-    fn dead_letter_queue(&self) -> Option<String> {
+    /// The name of the queue for its dead letters, if it gets another one than it has. That queue is created, too.
+    fn dead_letter_queue(&self, _there: Option<&EntityKind>) -> Option<String> {
         None
     }
 
@@ -32,16 +35,23 @@ pub trait Definition {
         Ok(())
     }
 
-    /// The stored form. `dead_letters` is the id of the queue for dead letters.
-    fn kind(&self, dead_letters: Option<EntityId>) -> EntityKind;
+    /// The stored form of a new entity. `dead_letters` is the id of the queue for dead letters.
+    fn kind(&self, dead_letters: Option<EntityId>) -> Result<EntityKind>;
 
-    /// The name of a setting that is given here and has another value in the existing entity.
-    fn differs(
-        &self,
-        _there: &EntityKind,
-        _dead_letters: Option<EntityId>,
-    ) -> Option<&'static str> {
-        None
+    /// The stored form of an existing entity that gets the settings that are given here. Fails if a setting cannot
+    /// change.
+    fn applied_to(&self, there: &EntityKind, _letters: Option<EntityId>) -> Result<EntityKind> {
+        Ok(there.clone())
+    }
+
+    /// A setting that is given here and has another value in the existing entity.
+    fn differs(&self, _core: &Core, _there: &Entity) -> Result<Option<Difference>> {
+        Ok(None)
+    }
+
+    /// Work before the settings of an existing entity change. The core is not held.
+    fn before_update(&self, _entity: &Entity) -> Result<()> {
+        Ok(())
     }
 
     /// Reads the data that decide where the cursors of a new entity begin. The core is not held.
@@ -58,13 +68,6 @@ pub trait Definition {
     }
 }
 
-/// What a builder does if the entity exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IfExists {
-    Open,
-    Fail,
-}
-
 fn not_found(space: Space, name: &str) -> Error {
     let noun = space.noun();
     Error::new(
@@ -73,19 +76,48 @@ fn not_found(space: Space, name: &str) -> Error {
     )
 }
 
-fn already_exists(space: Space, name: &str, differs: Option<&str>) -> Error {
+fn already_exists(space: Space, name: &str, differs: Option<Difference>) -> Error {
     let noun = space.noun();
     let how = match differs {
-        Some(setting) => {
+        Some(Difference { setting, stored, asked }) => {
+            let change = match space {
+                Space::Streams | Space::Groups { .. } => String::new(),
+                _ => "; or call create_or_update(), to change it".to_owned(),
+            };
             format!(
-                ", with another {setting}, which stays as it is. Leave out {setting}, or call open(), to use \
-                 it; or create another {noun} beside it"
+                ", with another {setting}: it is {stored} there, and {asked} here. Leave out {setting}, or \
+                 call open(), to use the {noun} as it is{change}"
             )
         }
         None => String::new(),
     };
     let what = format!("there is a {noun} named {name:?} already{how}");
     Error::new(ErrorKind::AlreadyExists, what)
+}
+
+/// The setting of a queue or a subscription that is given and has another value in the existing entity.
+pub fn delivery_difference(
+    core: &Core,
+    settings: &Settings,
+    named: Option<String>,
+    there: &Entity,
+) -> Result<Option<Difference>> {
+    let Some(stored) = there.delivering() else { return Ok(None) };
+    // The id does not matter: names are compared.
+    let asked = settings.applied_to(stored, named.as_ref().map(|_| there.id))?;
+    let dead_letter_queue = core.store.dead_letter_queue_of(stored);
+    let asked_queue = named.or_else(|| dead_letter_queue.clone());
+    let asked_queue = asked_queue.filter(|_| asked.dead_letters.is_some());
+    let asked = DeliverySettings::of(&asked, asked_queue);
+    Ok(DeliverySettings::of(stored, dead_letter_queue).difference(&asked))
+}
+
+/// What a builder does if the entity exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfExists {
+    Open,
+    Fail,
+    Update,
 }
 
 /// Finds the entity of a builder, or creates it.
@@ -96,53 +128,67 @@ pub fn create(
 ) -> Result<Entity> {
     let (space, name) = (definition.space(), definition.name());
     check_name(space.noun(), name)?;
-    let dead_letter_queue = definition.dead_letter_queue();
-    definition.check(dead_letter_queue.as_deref())?;
-    if space == Space::Queues && dead_letter_queue.as_deref() == Some(name) {
+    let of_a_new_one = definition.dead_letter_queue(None);
+    definition.check(of_a_new_one.as_deref())?;
+    if space == Space::Queues && of_a_new_one.as_deref() == Some(name) {
         let what = format!("the dead letters of queue {name:?} cannot be in itself");
         return Err(Error::invalid("dead_letter_queue", what));
     }
     let committer = engine.committer();
-    let new = NewEntity { definition, dead_letter_queue, prepared: definition.prepare()? };
+    if if_exists == IfExists::Update {
+        let there = committer.lock_open("create")?.store.find(space, name).cloned();
+        there.map_or(Ok(()), |there| definition.before_update(&there))?;
+    }
+    let wanted = Wanted { definition, prepared: definition.prepare()? };
     let committed = committer.transact("create", |core| {
-        let letters = new.dead_letter_queue.as_deref();
-        let letters = letters.and_then(|name| core.store.find(Space::Queues, name));
-        let letters = letters.map(|entity| entity.id);
         let Some(entity) = core.store.find(space, name) else {
-            return new.create(core, committer, letters);
+            return wanted.create(core, committer);
         };
-        let differs = definition.differs(&entity.kind, letters);
+        let entity = entity.clone();
+        if if_exists == IfExists::Update {
+            return wanted.update(core, committer, entity);
+        }
+        let differs = definition.differs(core, &entity)?;
         if if_exists == IfExists::Fail || differs.is_some() {
             return Err(already_exists(space, name, differs).into());
         }
         // The caller relies on the commit that created it.
-        Ok((entity.clone(), Receipt::of_what_is_there(&core.store)))
+        Ok((entity, Receipt::of_what_is_there(&core.store)))
     })?;
     committer.complete(committed, committer.config.durability)
 }
 
-/// The entity to create, unless it exists.
-struct NewEntity<'a, D: Definition> {
+/// The entity that a builder asks for.
+struct Wanted<'a, D: Definition> {
     definition: &'a D,
-    dead_letter_queue: Option<String>,
     prepared: D::Prepared,
 }
 
-impl<D: Definition> NewEntity<'_, D> {
-    fn create(
-        &self,
-        core: &mut Core,
-        committer: &Committer,
-        mut dead_letters: Option<EntityId>,
-    ) -> CommitResult<(Entity, Receipt)> {
+/// The queue for dead letters, and its creation if it does not exist.
+struct LetterQueue {
+    id: EntityId,
+    creation: Option<Creation>,
+}
+
+impl<D: Definition> Wanted<'_, D> {
+    fn letter_queue(&self, core: &Core, there: Option<&EntityKind>) -> Option<LetterQueue> {
+        let name = self.definition.dead_letter_queue(there)?;
+        Some(match core.store.find(Space::Queues, &name) {
+            Some(entity) => LetterQueue { id: entity.id, creation: None },
+            None => {
+                let entity = core.store.new_entity(&name, EntityKind::Queue(settings::plain()));
+                let (id, starts) = (entity.id, vec![Offset(0)]);
+                LetterQueue { id, creation: Some(Creation { entity, starts }) }
+            }
+        })
+    }
+
+    fn create(&self, core: &mut Core, committer: &Committer) -> CommitResult<(Entity, Receipt)> {
         let definition = self.definition;
-        let mut creations = Vec::new();
-        if let (None, Some(name)) = (dead_letters, &self.dead_letter_queue) {
-            let entity = core.store.new_entity(name, EntityKind::Queue(settings::plain()));
-            dead_letters = Some(entity.id);
-            creations.push(Creation { entity, starts: vec![Offset(0)] });
-        }
-        let mut entity = core.store.new_entity(definition.name(), definition.kind(dead_letters));
+        let letters = self.letter_queue(core, None);
+        let kind = definition.kind(letters.as_ref().map(|it| it.id))?;
+        let mut entity = core.store.new_entity(definition.name(), kind);
+        let mut creations: Vec<Creation> = letters.and_then(|it| it.creation).into_iter().collect();
         if let Some(Creation { entity: before, .. }) = creations.first() {
             entity.id = before.end_of_ids();
         }
@@ -152,6 +198,54 @@ impl<D: Definition> NewEntity<'_, D> {
         let receipt = core.commit(&ops, committer.now_plain())?;
         Ok((entity, receipt))
     }
+
+    /// Changes the settings of an existing entity.
+    fn update(
+        &self,
+        core: &mut Core,
+        committer: &Committer,
+        there: Entity,
+    ) -> CommitResult<(Entity, Receipt)> {
+        let letters = self.letter_queue(core, Some(&there.kind));
+        let kind = self.definition.applied_to(&there.kind, letters.as_ref().map(|it| it.id))?;
+        let entity = Entity { kind, ..there.clone() };
+        if entity == there {
+            return Ok((entity, Receipt::of_what_is_there(&core.store)));
+        }
+        check_update(core, &there, &entity)?;
+        let creation = letters.and_then(|it| it.creation);
+        let mut ops: Vec<_> = creation.iter().map(|creation| Op::Create { creation }).collect();
+        ops.push(Op::Update { entity: &entity });
+        let receipt = core.commit(&ops, committer.now_plain())?;
+        core.follow_settings(&entity);
+        Ok((entity, receipt))
+    }
+}
+
+/// Refuses settings that contradict the messages that are there, or other queues.
+fn check_update(core: &Core, there: &Entity, entity: &Entity) -> Result<()> {
+    let (Some(before), Some(after)) = (there.delivering(), entity.delivering()) else {
+        return Ok(());
+    };
+    let (noun, name) = (Space::of(&entity.kind).noun(), &entity.name);
+    let messages = core.depth(entity.id.cursor(0));
+    if before.is_ordered != after.is_ordered && messages > 0 {
+        let what = format!(
+            "{noun} {name:?} holds {messages} messages that came under another order: order by key changes only \
+             while it is empty. Receive them first, or move them with redrive().to(&other)"
+        );
+        return Err(Error::invalid("ordered_by_key", what));
+    }
+    if let Some(letters) = after.dead_letters
+        && core.store.dead_letters_reach(letters.queue, entity.id)
+    {
+        let what = format!(
+            "the dead letters of queue {name:?} would come back to it: the queue that is to take them moves its \
+             own dead letters there. Name another queue"
+        );
+        return Err(Error::invalid("dead_letter_queue", what));
+    }
+    Ok(())
 }
 
 /// Finds an existing entity.
@@ -269,139 +363,33 @@ macro_rules! builder_calls {
 }
 pub(crate) use builder_calls;
 
-/// The settings that builders of queues and of subscriptions have in common.
-macro_rules! delivery_settings {
-    ($builder:literal) => {
-        /// Sets the lease: how long a consumer holds a delivery before the message is delivered again. From
-        /// 1 ms to a day; 30 s by default.
+/// The call that changes the settings of what exists. `$what` says what it does.
+macro_rules! update_call {
+    ($noun:literal, $handle:ty, $builder:literal, $from:expr) => {
+        #[doc = concat!("Creates the ", $noun, ", or changes its settings if it exists.")]
         ///
-        /// See also [`Delivery::extend`](crate::Delivery::extend).
-        ///
-        /// ```
-        /// # let dir = tempfile::tempdir()?;
-        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-        /// use std::time::Duration;
-        ///
-        #[doc = concat!($builder, ".lease(Duration::from_secs(5 * 60)).create()?;")]
-        /// # Ok::<(), Box<dyn std::error::Error>>(())
-        /// ```
-        pub fn lease(mut self, lease: std::time::Duration) -> Self {
-            self.settings.lease = Some(lease);
-            self
-        }
-
-        /// Sets how long a message waits after a failure before it is delivered again: not at all by
-        /// default, a year at most.
-        ///
-        /// A failure is a [`nack`](crate::Delivery::nack), a dropped delivery, or a lease that has run out.
+        /// The settings that are given here change, in one durable commit. The others stay as they are. Handles
+        /// that are open follow at once: messages that wait keep their due times, deliveries keep their leases,
+        /// and everything else follows the new settings. The guide has the rule of each setting under *Changing
+        /// settings*.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
         /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-        /// use std::time::Duration;
-        /// use posthouse::Backoff;
-        ///
-        /// let backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(60));
-        #[doc = concat!($builder, ".backoff(backoff).create()?;")]
+        #[doc = concat!("let created = ", $builder, ".create_or_update()?;")]
+        #[doc = concat!("let again = ", $builder, ".create_or_update()?;")]
+        /// assert_eq!(created.settings()?, again.settings()?);
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
-        pub fn backoff(mut self, backoff: crate::Backoff) -> Self {
-            self.settings.backoff = Some(backoff);
-            self
-        }
-
-        /// Sets the time to live of messages, from their timestamps on: no limit by default.
         ///
-        /// Expired messages are not delivered. They move to the dead letters, or are dropped if there are no
-        /// dead letters. The life of a dead letter begins when it is moved. A message can have a shorter life:
-        /// see [`expire_after`](crate::Message::expire_after).
+        /// # Errors
         ///
-        /// ```
-        /// # let dir = tempfile::tempdir()?;
-        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-        /// use std::time::Duration;
-        ///
-        #[doc = concat!($builder, ".time_to_live(Duration::from_secs(3600)).create()?;")]
-        /// # Ok::<(), Box<dyn std::error::Error>>(())
-        /// ```
-        pub fn time_to_live(mut self, time_to_live: std::time::Duration) -> Self {
-            self.settings.time_to_live = Some(time_to_live);
-            self
-        }
-
-        /// Sets whether messages with one key are delivered in order and one at a time: `false` by default.
-        ///
-        /// The next message of a key is delivered when the one before is acked, moved to the dead letters or
-        /// deleted, and not while that one waits for its retry. Messages with other keys and messages without
-        /// a key do not wait for it.
-        ///
-        /// ```
-        /// # let dir = tempfile::tempdir()?;
-        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-        #[doc = concat!($builder, ".ordered_by_key(true).create()?;")]
-        /// # Ok::<(), Box<dyn std::error::Error>>(())
-        /// ```
-        pub fn ordered_by_key(mut self, is_ordered: bool) -> Self {
-            self.settings.ordered_by_key = Some(is_ordered);
-            self
-        }
-
-        /// Sets whether only one consumer receives at a time, while others stand by: `false` by default. For
-        /// cases where the order of handling matters, or where only one may call another system.
-        ///
-        /// A consumer is an opened handle with all its clones. The first consumer that receives is active
-        /// until its handles and its deliveries are dropped. Then the consumer that has waited longest takes
-        /// over. With [`Delivery::fencing_token`](crate::Delivery::fencing_token) other systems tell an old
-        /// consumer from a new one.
-        ///
-        /// ```
-        /// # let dir = tempfile::tempdir()?;
-        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-        #[doc = concat!("let handle = ", $builder, ".single_active_consumer(true).create()?;")]
-        /// assert!(handle.try_receive()?.is_none());
-        /// assert!(handle.is_active()?);
-        /// # Ok::<(), Box<dyn std::error::Error>>(())
-        /// ```
-        pub fn single_active_consumer(mut self, is_exclusive: bool) -> Self {
-            self.settings.single_active_consumer = Some(is_exclusive);
-            self
-        }
-
-        /// Sets how often a message is delivered at most: 1 or more. After the last failure the message moves
-        /// to the dead letters. Without this setting and without
-        /// [`dead_letter_queue`](Self::dead_letter_queue) there is no limit.
-        ///
-        /// A commit of its own counts each delivery before the handler sees it. So a delivery counts also
-        /// if its handler ends the process.
-        ///
-        /// ```
-        /// # let dir = tempfile::tempdir()?;
-        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-        #[doc = concat!($builder, ".max_attempts(3).create()?;")]
-        /// # Ok::<(), Box<dyn std::error::Error>>(())
-        /// ```
-        pub fn max_attempts(mut self, attempts: u32) -> Self {
-            self.settings.max_attempts = Some(attempts);
-            self
-        }
-
-        /// Sets the queue of the dead letters. It is created if it does not exist.
-        ///
-        /// A message moves there after [`max_attempts`](Self::max_attempts) deliveries (5 if that is not
-        /// given), or when a handler [rejects](crate::Delivery::reject) it. The default name is the name of
-        /// the queue and `.dead`; for a subscription, the name of its topic, a dot, its own name and `.dead`.
-        ///
-        /// ```
-        /// # let dir = tempfile::tempdir()?;
-        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-        #[doc = concat!($builder, ".dead_letter_queue(\"failed\").create()?;")]
-        /// assert_eq!(engine.queue("failed").open()?.depth()?, 0);
-        /// # Ok::<(), Box<dyn std::error::Error>>(())
-        /// ```
-        pub fn dead_letter_queue(mut self, name: &str) -> Self {
-            self.settings.dead_letter_queue = Some(name.to_owned());
-            self
+        /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting or the name is out of range, if two
+        /// settings contradict each other, or if a setting cannot change while there are messages: the error
+        /// says what to do. [`DiskFull`](crate::ErrorKind::DiskFull): nothing was changed.
+        pub fn create_or_update(&self) -> crate::Result<$handle> {
+            $from(self, &definition::create(&self.engine, self, IfExists::Update)?)
         }
     };
 }
-pub(crate) use delivery_settings;
+pub(crate) use update_call;

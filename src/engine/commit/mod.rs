@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod committer;
 pub mod dead_letters;
 pub mod definition;
+pub mod delivery_settings;
 pub mod group_commit;
 pub mod lifetime;
 pub mod oldest;

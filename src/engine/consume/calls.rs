@@ -20,6 +20,25 @@ macro_rules! consumer_calls {
             &self.consumer().info.name
         }
 
+        #[doc = concat!("The settings of the ", $noun, ", as they are now.")]
+        ///
+        /// [`create_or_update`](crate::QueueBuilder::create_or_update) changes them.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        #[doc = concat!($setup)]
+        /// assert!(!handle.settings()?.ordered_by_key);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        ///
+        /// # Errors
+        ///
+        #[doc = concat!("[`NotFound`](crate::ErrorKind::NotFound) if the ", $noun, " was deleted.")]
+        pub fn settings(&self) -> crate::Result<crate::DeliverySettings> {
+            self.consumer().settings()
+        }
+
         #[doc = concat!("The same ", $noun, " with another durability.")]
         ///
         /// It counts for the commits of the returned handle: for messages that are sent through it, and for

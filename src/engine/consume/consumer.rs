@@ -2,16 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::slot::OwnedSlot;
+use super::slot::SharedSlot;
 use crate::{
     config::Durability,
-    delivery::admission::SlotRules,
+    delivery::in_force::DeliverySettings,
     engine::{
         commit::{committer::Committer, lifetime::Engine},
         core::{
             Core,
             consumption::{CursorInfo, Origin},
             errors::deleted,
+            rules::Rules,
             waiters::Receivers,
         },
         runtime::{histogram::Latencies, wait::Watch},
@@ -28,8 +29,7 @@ pub struct Consumer {
     pub info: Arc<CursorInfo>,
     /// Where it waits for messages.
     pub(super) watch: Arc<Watch>,
-    /// Its slot, if it is exclusive or has a prefetch limit.
-    pub(super) slot: Option<Arc<OwnedSlot>>,
+    pub(super) slot: SharedSlot,
     pub durability: Durability,
 }
 
@@ -51,19 +51,16 @@ impl Consumer {
         let committer = engine.committer();
         let receivers = if origin.is_subscription { Receivers::All } else { Receivers::One };
         let tick = committer.disk.tick();
-        let info = CursorInfo::new(cursor, log, name, origin, delivering, tick);
+        let info = CursorInfo::new(cursor, log, name, origin, Rules::of(delivering, tick), tick);
         let mut core = committer.lock_open("open a consumer")?;
         let info = core.begin_consuming(info)?;
         let watch = core.watch(std::iter::once(log), receivers);
-        let slot = if info.is_exclusive {
-            let rules = SlotRules { is_exclusive: true, prefetch: u64::MAX };
-            Some(OwnedSlot::open(engine, &mut core, cursor, rules)?)
-        } else {
-            None
-        };
+        let (engine, slot) = (engine.clone(), SharedSlot::default());
+        let consumer =
+            Consumer { engine, info, watch, slot, durability: committer.config.durability };
+        consumer.slot_in(&mut core)?;
         drop(core);
-        let durability = committer.config.durability;
-        Ok(Consumer { engine: engine.clone(), info, watch, slot, durability })
+        Ok(consumer)
     }
 
     pub fn with_durability(&self, durability: Durability) -> Consumer {
@@ -100,6 +97,13 @@ impl Consumer {
         let core = self.committer().lock_open("depth")?;
         let (_, end) = core.bounds(self.log())?;
         Ok(core.store.acks(self.cursor()).ok_or_else(deleted)?.unacked(end))
+    }
+
+    pub fn settings(&self) -> Result<DeliverySettings> {
+        let core = self.committer().lock_open("settings")?;
+        let entity = core.store.entity(self.cursor().entity()).ok_or_else(deleted)?;
+        let stored = entity.delivering().ok_or_else(deleted)?;
+        Ok(DeliverySettings::of(stored, core.store.dead_letter_queue_of(stored)))
     }
 
     pub fn in_flight(&self) -> Result<u64> {

@@ -151,7 +151,7 @@ impl Delivery {
         let committer = self.consumer.committer();
         let most = check_hold(most)? + committer.disk.tick();
         let now = committer.elapsed();
-        let lease = self.consumer.info.lease;
+        let lease = self.consumer.info.current.all().lease;
         let mut core = committer.lock_open("hold a lease")?;
         let deliveries = &mut core.consumption(self.consumer.cursor())?.deliveries;
         if !deliveries.hold(self.info.key, now, (lease, now + most)) {
@@ -207,7 +207,7 @@ impl Drop for Delivery {
         let mut core = committer.lock(operation);
         core.give_back(self.consumer.cursor(), self.info.key, committer.elapsed());
         drop(committer.count_failures(operation, core));
-        if self.consumer.info.retry.dead_letters_after(self.info.attempt).is_some() {
+        if self.exhausted().is_some() {
             committer.move_exhausted();
         }
     }

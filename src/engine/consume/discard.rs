@@ -22,7 +22,7 @@ impl Consumer {
         delivered: DeliveryInfo,
         exhausted: Option<DeadLetters>,
     ) -> Result<bool> {
-        let expires = stored.expires(self.info.time_to_live_ms);
+        let expires = stored.expires(self.info.current.time_to_live_ms());
         match (exhausted, expires) {
             (None, None) => Ok(false),
             (Some(dead_letters), _) => {
@@ -44,7 +44,7 @@ impl Consumer {
 
     fn discard_expired(&self, stored: &Stored, delivered: DeliveryInfo) -> Result<()> {
         let tried = delivered.attempt.saturating_sub(1);
-        if let Some(dead_letters) = self.info.retry.dead_letters {
+        if let Some(dead_letters) = self.info.current.all().retry.dead_letters {
             return self.move_to_dead_letters(stored, delivered, dead_letters, tried, EXPIRED);
         }
         let committer = self.committer();

@@ -62,14 +62,15 @@ impl Consumer {
     /// Receives one message. The message is read first, and then claimed and counted. So a message that cannot
     /// be read is not counted.
     pub(super) fn attempt_read(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
-        let mut counts = self.info.retry.counts_first();
+        let mut is_uncounted = false;
         loop {
+            let counts = self.info.current.counts_first() && !is_uncounted;
             match self.attempt_claimed(counts)? {
                 Claimed::Done(attempt) => return Ok(attempt),
                 Claimed::Discarded => {}
                 Claimed::Short(shortage) => match self.committer().make_space(shortage) {
                     // On a full disk the message is delivered without being counted.
-                    Err(error) if error.kind() == ErrorKind::DiskFull => counts = false,
+                    Err(error) if error.kind() == ErrorKind::DiskFull => is_uncounted = true,
                     made => made?,
                 },
             }
@@ -80,13 +81,22 @@ impl Consumer {
     fn attempt_claimed(self: &Arc<Consumer>, counts: bool) -> Result<Claimed> {
         // A callback of the application may receive from this queue. It runs after `leasing` is unlocked.
         let hold_back = || HeldBack::begin(&self.committer().flusher);
-        let _held_back = self.info.is_ordered.then(hold_back);
-        let _leasing = self.info.is_ordered.then(|| self.info.leasing.lock());
-        if self.info.is_ordered {
+        let is_ordered = self.info.current.is_ordered();
+        let _held_back = is_ordered.then(hold_back);
+        let _leasing = is_ordered.then(|| self.info.leasing.lock());
+        if is_ordered {
             self.claim_retries()?;
         }
-        let leased = match self.lease_with(|core, elapsed| self.lease_next(core, elapsed))? {
-            Attempt::Got(leased) => leased,
+        let leased = self.lease_with(|core, elapsed| {
+            if self.info.current.is_ordered() != is_ordered {
+                // The settings have just changed.
+                return Ok(Some(None));
+            }
+            Ok(self.lease_next(core, elapsed)?.map(Some))
+        })?;
+        let leased = match leased {
+            Attempt::Got(Some(leased)) => leased,
+            Attempt::Got(None) => return Ok(Claimed::Discarded),
             Attempt::Wait(waiting) => return Ok(Claimed::Done(Attempt::Wait(waiting))),
         };
         let (offset, delivered) = (leased.offset, leased.delivered);
@@ -129,7 +139,7 @@ impl Consumer {
     fn read_and_claim(self: &Arc<Consumer>, leased: Leased) -> Result<Option<Stored>> {
         let Leased { offset, source, delivered, exhausted } = leased;
         let stored = self.load(source, offset)?;
-        if self.info.is_ordered
+        if self.info.current.is_ordered()
             && let Some(group) = key_hash(&stored)
         {
             let mut core = self.committer().lock_open("receive")?;

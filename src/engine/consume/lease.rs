@@ -43,11 +43,15 @@ pub struct DeliveryInfo {
 impl Consumer {
     /// Leases and reads up to `most` messages, or waits.
     pub(super) fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
-        if self.reads_first() {
-            return self.attempt_each(most);
-        }
         loop {
-            let leased = self.lease_with(|core, elapsed| self.lease_many(core, elapsed, most))?;
+            if self.reads_first() {
+                return self.attempt_each(most);
+            }
+            let leased = self.lease_with(|core, elapsed| match self.reads_first() {
+                // The settings have just changed.
+                true => Ok(Some(Vec::new())),
+                false => self.lease_many(core, elapsed, most),
+            })?;
             let leased = match leased {
                 Attempt::Got(leased) => leased,
                 Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
@@ -61,17 +65,23 @@ impl Consumer {
 
     /// Whether a message needs a step between reading and delivering it.
     fn reads_first(&self) -> bool {
-        self.info.is_ordered || self.info.retry.counts_first()
+        self.info.current.reads_first()
     }
 
     /// Leases and reads one message, or waits.
     pub(super) fn attempt_one(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
-        if self.reads_first() {
-            return self.attempt_read();
-        }
         loop {
-            let leased = match self.lease_with(|core, elapsed| self.lease_next(core, elapsed))? {
-                Attempt::Got(leased) => leased,
+            if self.reads_first() {
+                return self.attempt_read();
+            }
+            let leased = self.lease_with(|core, elapsed| match self.reads_first() {
+                // The settings have just changed.
+                true => Ok(Some(None)),
+                false => Ok(self.lease_next(core, elapsed)?.map(Some)),
+            })?;
+            let leased = match leased {
+                Attempt::Got(Some(leased)) => leased,
+                Attempt::Got(None) => continue,
                 Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
             };
             let key = leased.delivered.key;
@@ -96,7 +106,7 @@ impl Consumer {
         lease: impl FnOnce(&mut Core, Duration) -> Result<Option<T>>,
     ) -> Result<Attempt<T>> {
         let (mut core, elapsed) = self.lock_current("receive")?;
-        if let Some(slot) = &self.slot
+        if let Some(slot) = self.slot_in(&mut core)?
             && let Admittance::Wait(waiting) = core.admit(slot.slot())?
         {
             core.arm(self.cursor());
@@ -162,7 +172,7 @@ impl Consumer {
         most: usize,
     ) -> Result<Option<Vec<Leased>>> {
         let mut leased = Vec::new();
-        let most = match &self.slot {
+        let most = match self.slot.get() {
             None => most,
             Some(slot) => match core.admit(slot.slot())? {
                 Admittance::UpTo(admitted) => (most as u64).min(admitted) as usize,
@@ -199,16 +209,17 @@ impl Consumer {
             }
             is_visible
         };
-        let deadline = elapsed + self.info.lease;
+        let rules = consumption.rules;
+        let deadline = elapsed + rules.lease;
         let leased = consumption.deliveries.lease_next(view.acks, view.end(), deadline, is_visible);
         let Some((offset, key)) = leased else {
             return Ok(None);
         };
-        if let Some(slot) = &self.slot {
+        if let Some(slot) = self.slot.get() {
             consumption.deliveries.assign(key, slot.number());
         }
         let tried = view.acks.attempts(offset);
-        let exhausted = self.info.retry.dead_letters_after(tried);
+        let exhausted = rules.retry.dead_letters_after(tried);
         let attempt = if exhausted.is_some() { tried } else { tried.saturating_add(1) };
         let due = if tried == 0 { view.acks.due(offset) } else { Timestamp(0) };
         let priority = view.acks.priority(offset);

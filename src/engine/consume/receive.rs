@@ -49,7 +49,7 @@ impl Consumer {
     /// Wakes all consumers of the cursor that wait, so that they try again.
     pub fn wake_all(&self) {
         self.watch.wake(usize::MAX);
-        if self.slot.is_some() {
+        if self.slot.get().is_some() {
             self.committer().lock("wake consumers").wake_slots(self.cursor());
         }
     }

@@ -31,9 +31,16 @@ impl Delivery {
         Box::new(dead.letter(&self.consumer.info, to, self.consumer.committer().now()))
     }
 
+    /// The queue of the dead letters, if this is the last attempt.
+    pub(super) fn exhausted(&self) -> Option<DeadLetters> {
+        let current = &self.consumer.info.current;
+        let retry = current.counts_first().then(|| current.all().retry)?;
+        retry.dead_letters_after(self.info.attempt)
+    }
+
     /// A failure of this delivery. After the last attempt the message moves to the dead letters.
     pub(crate) fn failure<'a>(&'a self, delay: Option<Duration>, reason: &'a str) -> Settling<'a> {
-        let exhausted = self.consumer.info.retry.dead_letters_after(self.info.attempt);
+        let exhausted = self.exhausted();
         Settling::Nack { delay, letter: exhausted.map(|to| self.letter(to, reason)) }
     }
 
@@ -229,7 +236,7 @@ impl Delivery {
     /// The same errors as [`ack`](Delivery::ack); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the queue
     /// has no dead letters: see [`QueueBuilder::max_attempts`](crate::QueueBuilder::max_attempts).
     pub fn reject(&self, reason: &str) -> Result<()> {
-        let Some(dead_letters) = self.consumer.info.retry.dead_letters else {
+        let Some(dead_letters) = self.consumer.info.current.all().retry.dead_letters else {
             let what = "this queue has no dead letters; create it with max_attempts or \
                         dead_letter_queue, or ack the message to drop it";
             return Err(Error::invalid("dead_letter_queue", what));

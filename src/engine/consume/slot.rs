@@ -1,13 +1,13 @@
 //! The slot of a consumer, open while its handles and deliveries exist.
 //!
 //! A handle, its clones and their deliveries are one consumer. A consumer has a slot only if the queue has a single
-//! active consumer, or if the consumer has a prefetch limit. `delivery/admission.rs` has the rules.
+//! active consumer or had one, or if the consumer has a prefetch limit. `delivery/admission.rs` has the rules.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::consumer::Consumer;
 use crate::{
-    delivery::{SlotId, admission::SlotRules},
+    delivery::SlotId,
     engine::{
         commit::lifetime::Engine,
         core::{Core, slots::Slot},
@@ -28,9 +28,9 @@ impl OwnedSlot {
         engine: &Engine,
         core: &mut Core,
         cursor: CursorId,
-        rules: SlotRules,
+        prefetch: u64,
     ) -> Result<Arc<OwnedSlot>> {
-        let slot = core.open_slot(cursor, rules)?;
+        let slot = core.open_slot(cursor, prefetch)?;
         Ok(Arc::new(OwnedSlot { engine: engine.clone(), slot }))
     }
 
@@ -45,16 +45,28 @@ impl OwnedSlot {
 
 impl Drop for OwnedSlot {
     fn drop(&mut self) {
-        if self.slot.is_exclusive() {
-            self.engine.committer().lock("close a consumer").close_slot(&self.slot);
-        }
+        self.engine.committer().lock("close a consumer").close_slot(&self.slot);
     }
 }
 
+/// The slot of a consumer, shared by its handles and deliveries. It is opened when the consumer needs one: the
+/// queue may get a single active consumer later.
+pub type SharedSlot = Arc<OnceLock<Arc<OwnedSlot>>>;
+
 impl Consumer {
+    /// The slot of this consumer, if it needs one.
+    pub(super) fn slot_in(&self, core: &mut Core) -> Result<Option<&Arc<OwnedSlot>>> {
+        if self.slot.get().is_none() && self.info.current.is_exclusive() {
+            let slot = OwnedSlot::open(&self.engine, core, self.cursor(), u64::MAX)?;
+            // Slots are opened under the core, so no other thread has opened one meanwhile.
+            let _ = self.slot.set(slot);
+        }
+        Ok(self.slot.get())
+    }
+
     /// The same consumer without a slot, for callers that only read. They do not keep the slot open.
     pub fn without_slot(&self) -> Arc<Consumer> {
-        Arc::new(Consumer { slot: None, ..self.clone() })
+        Arc::new(Consumer { slot: SharedSlot::default(), ..self.clone() })
     }
 
     /// A new consumer that holds at most `prefetch` deliveries.
@@ -65,19 +77,17 @@ impl Consumer {
                 "max_in_flight is 0, so the consumer could receive nothing: give it 1 or more",
             ));
         }
-        let rules = SlotRules { is_exclusive: self.info.is_exclusive, prefetch };
         let mut core = self.committer().lock_open("open a consumer")?;
-        let slot = OwnedSlot::open(&self.engine, &mut core, self.cursor(), rules)?;
+        let slot = OwnedSlot::open(&self.engine, &mut core, self.cursor(), prefetch)?;
         drop(core);
-        Ok(Consumer { slot: Some(slot), ..self.clone() })
+        Ok(Consumer { slot: Arc::new(OnceLock::from(slot)), ..self.clone() })
     }
 
     /// Whether this consumer is the one that receives.
     pub fn is_active(&self) -> Result<bool> {
         let active = self.committer().lock_open("active consumer")?.active_slot(self.cursor())?;
-        Ok(match &self.slot {
-            Some(slot) if slot.slot().is_exclusive() => active == Some(slot.number()),
-            _ => true,
-        })
+        let is_exclusive = self.info.current.is_exclusive();
+        let ours = self.slot.get().map(|slot| slot.number());
+        Ok(!is_exclusive || (active.is_some() && active == ours))
     }
 }

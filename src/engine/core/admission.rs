@@ -17,9 +17,9 @@ use crate::{
 
 impl Core {
     /// Opens a slot for a new consumer.
-    pub fn open_slot(&mut self, cursor: CursorId, rules: SlotRules) -> Result<Slot> {
+    pub fn open_slot(&mut self, cursor: CursorId, prefetch: u64) -> Result<Slot> {
         let number = self.consumption(cursor)?.slots.admission.open_slot();
-        Ok(Slot { cursor, number, rules, standby: Arc::default(), place: AtomicU64::new(0) })
+        Ok(Slot { cursor, number, prefetch, standby: Arc::default(), place: AtomicU64::new(0) })
     }
 
     /// The active slot of a cursor with a single active consumer.
@@ -31,8 +31,10 @@ impl Core {
     pub fn admit(&mut self, slot: &Slot) -> Result<Admittance> {
         let consumption = self.consumption(slot.cursor)?;
         let held = consumption.deliveries.held_by(slot.number);
+        let is_exclusive = consumption.rules.is_exclusive;
+        let rules = SlotRules { is_exclusive, prefetch: slot.prefetch };
         let slots = &mut consumption.slots;
-        match slots.admission.admit(slot.number, slot.rules, held) {
+        match slots.admission.admit(slot.number, rules, held) {
             Admitted::UpTo(most) => Ok(Admittance::UpTo(most)),
             Admitted::Standby => Ok(Admittance::Wait(slots.stand_by(slot))),
             Admitted::Full => {

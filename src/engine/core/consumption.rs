@@ -2,19 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{effects::Effects, slots::Slots, thresholds::WatchedThreshold};
+use super::{
+    effects::Effects,
+    rules::{CurrentRules, Rules},
+    slots::Slots,
+    thresholds::WatchedThreshold,
+};
 use crate::{
     audit::Rank,
     delivery::{
-        Deliveries, Groups, Retry, delay_index::DelayIndex, oldest::OldestWatch, stats::Counts,
+        Deliveries, Groups, delay_index::DelayIndex, oldest::OldestWatch, stats::Counts,
         weights::Weights,
     },
     engine::runtime::{histogram::Histograms, lock::RankedMutex, wait::Watch},
-    format::entity::{Delivering, Limit},
     ids::{CursorId, LogId, Offset},
 };
 
-/// The fixed facts of one cursor, shared by the core and the handles.
+/// The facts of one cursor that the core and the handles share. All are fixed but the rules.
 #[derive(Debug)]
 pub struct CursorInfo {
     pub cursor: CursorId,
@@ -22,15 +26,9 @@ pub struct CursorInfo {
     /// The name of the queue, or of the subscription.
     pub name: Box<str>,
     pub origin: Origin,
-    pub retry: Retry,
-    pub lease: Duration,
-    /// Milliseconds; 0 for no limit.
-    pub time_to_live_ms: u64,
-    pub is_ordered: bool,
-    pub is_exclusive: bool,
-    pub limit: Option<Limit>,
-    /// The delay of messages that have none of their own, in milliseconds.
-    pub delay_ms: u64,
+    /// The resolution of the clock.
+    pub tick: Duration,
+    pub current: CurrentRules,
     pub latencies: Histograms,
     /// Held by the one consumer that leases from a queue that is ordered by key.
     pub leasing: RankedMutex<()>,
@@ -49,7 +47,7 @@ impl CursorInfo {
         log: LogId,
         name: &str,
         origin: Origin,
-        delivering: &Delivering,
+        rules: Rules,
         tick: Duration,
     ) -> CursorInfo {
         CursorInfo {
@@ -57,35 +55,25 @@ impl CursorInfo {
             log,
             name: name.into(),
             origin,
-            retry: Retry::of(delivering),
-            // The clock lags by up to one tick. With one tick more, no lease ends early.
-            lease: Duration::from_millis(delivering.lease_ms) + tick,
-            time_to_live_ms: delivering.time_to_live_ms,
-            is_ordered: delivering.is_ordered,
-            is_exclusive: delivering.is_exclusive,
-            limit: delivering.limit,
-            delay_ms: delivering.delay_ms,
+            tick,
+            current: CurrentRules::new(rules),
             latencies: Histograms::default(),
             leasing: RankedMutex::new(Rank::KeyOrder, "leasing in key order", ()),
         }
     }
+}
 
-    /// Whether a full queue drops its oldest messages.
-    pub fn drops_oldest(&self) -> bool {
-        self.limit.is_some_and(|limit| limit.drops_oldest)
-    }
-
-    /// Whether delayed messages may be spilled to disk. A queue that drops its oldest messages has a limit
-    /// already. A queue that is ordered by key has no delayed messages.
-    pub fn may_spill(&self) -> bool {
-        !self.origin.is_subscription && !self.is_ordered && !self.drops_oldest()
-    }
+/// Whether delayed messages may be spilled to disk. A queue that drops its oldest messages has a limit already. A
+/// queue that is ordered by key has no delayed messages.
+pub fn may_spill(info: &CursorInfo, rules: &Rules) -> bool {
+    !info.origin.is_subscription && !rules.is_ordered && !rules.drops_oldest()
 }
 
 /// The state of one ack cursor.
 #[derive(Debug)]
 pub struct Consumption {
     pub info: Arc<CursorInfo>,
+    pub rules: Rules,
     pub deliveries: Deliveries,
     /// The groups of a queue that is ordered by key.
     pub groups: Option<Groups>,
@@ -108,9 +96,11 @@ pub struct Consumption {
 
 impl Consumption {
     pub(super) fn new(info: Arc<CursorInfo>, first: Offset, deliveries: Deliveries) -> Consumption {
+        let rules = info.current.all();
         Consumption {
-            groups: info.is_ordered.then(Groups::default),
+            groups: rules.is_ordered.then(Groups::default),
             info,
+            rules,
             deliveries,
             counts: Counts::default(),
             first,

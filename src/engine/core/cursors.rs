@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Core,
-    consumption::{Consumption, CursorInfo},
+    consumption::{Consumption, CursorInfo, may_spill},
     errors::deleted,
 };
 use crate::{
@@ -32,10 +32,16 @@ impl Core {
             audit::step();
             deliveries.defer(offset, due);
         }
+        // The settings may have changed since the caller read them.
+        info.current.set(self.rules_of(&info).ok_or_else(deleted)?);
         let info = Arc::new(info);
         let consumption = Consumption::new(Arc::clone(&info), end, deliveries);
         self.consumers.insert(cursor, consumption);
-        if info.may_spill() {
+        // A queue that did not drop its oldest messages before may have spilled some.
+        let rules = info.current.all();
+        let has_spilled = !rules.is_ordered && acks.spilled() > 0;
+        let spills = may_spill(&info, &rules) || has_spilled;
+        if spills {
             self.find_delay_index(cursor);
         }
         self.arm(cursor);
@@ -71,7 +77,7 @@ impl Core {
     /// Notes that a message is not leased any more. A queue that drops its oldest messages can drop it now.
     pub fn note_returned(&mut self, cursor: CursorId) {
         if let Some(consumption) = self.consumers.get(&cursor)
-            && consumption.info.drops_oldest()
+            && consumption.rules.drops_oldest()
         {
             consumption.note_capacity(&mut self.effects, 1);
         }

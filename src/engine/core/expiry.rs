@@ -42,7 +42,7 @@ impl Core {
             return Ok(Disposition::Gone);
         }
         let tried = acks.attempts(failed.offset);
-        Ok(failed.disposition(&self.consumption(cursor)?.info.retry, tried, now, chance))
+        Ok(failed.disposition(&self.consumption(cursor)?.rules.retry, tried, now, chance))
     }
 
     /// Ends the lease of a dropped delivery. A later commit counts the failure.
@@ -124,7 +124,7 @@ impl Core {
         let MessageId { cursor, offset } = message;
         let attempts = self.store.acks(cursor)?.attempts(offset);
         let consumption = self.consumers.get_mut(&cursor)?;
-        let dead_letters = consumption.info.retry.dead_letters_after(attempts)?;
+        let dead_letters = consumption.rules.retry.dead_letters_after(attempts)?;
         let deadline = elapsed.saturating_add(MOVING);
         let acks = self.store.acks(cursor)?;
         let key = consumption.deliveries.lease_released(offset, deadline, acks)?;

@@ -27,8 +27,8 @@
 //!
 //! # Where to go next
 //!
-//! `commit.rs` commits, `settlement.rs` settles deliveries, `expiry.rs` ends leases that run out, and
-//! `spill.rs` moves delayed messages to disk and back. The decisions without a lock are in `delivery/`.
+//! `commit.rs` commits, `settlement.rs` settles deliveries, `expiry.rs` ends leases that run out, `update.rs`
+//! follows settings that change, and `spill.rs` moves delayed messages to disk and back. The decisions without a lock are in `delivery/`.
 
 pub mod admission;
 pub mod arrivals;
@@ -44,10 +44,12 @@ pub mod failures;
 pub mod guard;
 pub mod key_order;
 pub mod leases;
+pub mod rules;
 pub mod settlement;
 pub mod slots;
 pub mod spill;
 pub mod thresholds;
+pub mod update;
 pub mod waiters;
 pub mod watch;
 pub mod weights;

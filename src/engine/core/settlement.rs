@@ -9,7 +9,6 @@ use super::{
     Core,
     commit::{CommitResult, Receipt},
     dead_letters::Letter,
-    errors::lease_lost,
 };
 use crate::{
     audit,
@@ -165,7 +164,7 @@ impl Core {
         let ending = match how {
             Settling::Ack => Ending::Acked { took: elapsed.saturating_sub(*leased) },
             #[cfg(feature = "cron")]
-            Settling::AckIfThere if is_gone => return Err(lease_lost()),
+            Settling::AckIfThere if is_gone => return Err(super::errors::lease_lost()),
             #[cfg(feature = "cron")]
             Settling::AckIfThere => Ending::Acked { took: elapsed.saturating_sub(*leased) },
             Settling::Nack { .. } | Settling::DeadLetter { .. } if is_gone => {
@@ -177,10 +176,14 @@ impl Core {
             }
             Settling::Nack { delay, letter: None } => {
                 let failed = FailedDelivery { offset, attempt: *attempt, delay: *delay };
-                let disposition = self.disposition(*cursor, failed, elapsed)?;
-                let Disposition::Retry { attempts, due } = disposition else {
-                    // Another delivery counted an attempt meanwhile, so this lease is lost.
-                    return Err(lease_lost());
+                let (attempts, due) = match self.disposition(*cursor, failed, elapsed)? {
+                    Disposition::Retry { attempts, due } => (attempts, due),
+                    // The settings have just changed. The consumer that leases the message next moves it.
+                    Disposition::DeadLetter(_) => {
+                        let tried = self.store.acks(*cursor).map_or(0, |it| it.attempts(offset));
+                        (tried.max(*attempt), Timestamp(0))
+                    }
+                    Disposition::Gone => return Ok(Ending::Deleted),
                 };
                 let urgency = Urgency::Freeing;
                 plan.deferred.push(Op::Defer { cursor: *cursor, offset, attempts, due, urgency });

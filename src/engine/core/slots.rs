@@ -11,7 +11,7 @@ use std::{
 use crate::{
     delivery::{
         SlotId,
-        admission::{Admission, Place, SlotRules},
+        admission::{Admission, Place},
     },
     engine::runtime::wait::{Waiting, Watch},
     ids::CursorId,
@@ -22,7 +22,8 @@ use crate::{
 pub struct Slot {
     pub(super) cursor: CursorId,
     pub(super) number: SlotId,
-    pub(super) rules: SlotRules,
+    /// It holds at most this many deliveries.
+    pub(super) prefetch: u64,
     /// Where the consumer waits while another one is active.
     pub(super) standby: Arc<Watch>,
     /// Its place among the slots that stand by. It changes under the core only.
@@ -32,10 +33,6 @@ pub struct Slot {
 impl Slot {
     pub fn number(&self) -> SlotId {
         self.number
-    }
-
-    pub fn is_exclusive(&self) -> bool {
-        self.rules.is_exclusive
     }
 
     pub(super) fn place(&self) -> Place {

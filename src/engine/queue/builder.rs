@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::Queue;
 use crate::{
     config::Overflow,
-    delivery::settings::Settings,
+    delivery::{in_force::Difference, settings::Settings},
     engine::commit::{
-        definition::{self, Definition, IfExists, builder_calls, delivery_settings},
+        definition::{self, Definition, IfExists, builder_calls, delivery_difference, update_call},
+        delivery_settings::delivery_settings,
         lifetime::Engine,
     },
+    engine::core::Core,
     error::Result,
-    format::entity::EntityKind,
+    format::entity::{Entity, EntityKind},
     ids::EntityId,
     store::Space,
 };
@@ -77,7 +79,23 @@ impl QueueBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn max_messages(mut self, messages: u64) -> QueueBuilder {
-        self.settings.max_messages = Some(messages);
+        self.settings.max_messages = Some(Some(messages));
+        self
+    }
+
+    /// Sets that the queue may hold any number of messages. That is the default;
+    /// [`create_or_update`](QueueBuilder::create_or_update) takes a limit away with it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let queue = engine.queue("thumbnails").max_messages(1).create()?;
+    /// engine.queue("thumbnails").without_max_messages().create_or_update()?;
+    /// queue.send_batch(["image 1", "image 2"])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn without_max_messages(mut self) -> QueueBuilder {
+        self.settings.max_messages = Some(None);
         self
     }
 
@@ -95,7 +113,23 @@ impl QueueBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn max_bytes(mut self, bytes: u64) -> QueueBuilder {
-        self.settings.max_bytes = Some(bytes);
+        self.settings.max_bytes = Some(Some(bytes));
+        self
+    }
+
+    /// Sets that the messages in the queue may have any number of bytes. That is the default;
+    /// [`create_or_update`](QueueBuilder::create_or_update) takes a limit away with it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// engine.queue("images").max_bytes(1 << 30).create()?;
+    /// let images = engine.queue("images").without_max_bytes().create_or_update()?;
+    /// assert_eq!(images.bytes()?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn without_max_bytes(mut self) -> QueueBuilder {
+        self.settings.max_bytes = Some(None);
         self
     }
 
@@ -137,6 +171,13 @@ impl QueueBuilder {
     builder_calls!("queue", Queue, "engine.queue(\"payments\")", |this: &Self, entity| {
         Queue::attach(&this.engine, entity)
     });
+
+    update_call!(
+        "queue",
+        Queue,
+        "engine.queue(\"payments\").max_attempts(8)",
+        |this: &Self, entity| { Queue::attach(&this.engine, entity) }
+    );
 }
 
 impl Definition for QueueBuilder {
@@ -154,22 +195,37 @@ impl Definition for QueueBuilder {
         Space::Queues
     }
 
-    fn dead_letter_queue(&self) -> Option<String> {
-        self.settings.dead_letter_queue_of(&self.name)
+    fn dead_letter_queue(&self, there: Option<&EntityKind>) -> Option<String> {
+        self.settings.dead_letter_queue_of(&self.name, there.and_then(EntityKind::delivering))
     }
 
     fn check(&self, dead_letter_queue: Option<&str>) -> Result<()> {
         self.settings.check(dead_letter_queue)
     }
 
-    fn kind(&self, dead_letters: Option<EntityId>) -> EntityKind {
-        EntityKind::Queue(self.settings.definition(dead_letters))
+    fn kind(&self, dead_letters: Option<EntityId>) -> Result<EntityKind> {
+        Ok(EntityKind::Queue(self.settings.definition(dead_letters)?))
     }
 
-    fn differs(&self, there: &EntityKind, dead_letters: Option<EntityId>) -> Option<&'static str> {
+    fn applied_to(&self, there: &EntityKind, letters: Option<EntityId>) -> Result<EntityKind> {
         match there {
-            EntityKind::Queue(there) => self.settings.differs(there, dead_letters),
-            _ => Some("kind"),
+            EntityKind::Queue(stored) => {
+                Ok(EntityKind::Queue(self.settings.applied_to(stored, letters)?))
+            }
+            other => Ok(other.clone()),
+        }
+    }
+
+    fn differs(&self, core: &Core, there: &Entity) -> Result<Option<Difference>> {
+        let named = self.dead_letter_queue(Some(&there.kind));
+        delivery_difference(core, &self.settings, named, there)
+    }
+
+    /// A limit in bytes counts at once, so the queue is weighed before.
+    fn before_update(&self, entity: &Entity) -> Result<()> {
+        match self.settings.max_bytes {
+            Some(Some(_)) => Queue::attach(&self.engine, entity)?.consumer.weigh(),
+            _ => Ok(()),
         }
     }
 }

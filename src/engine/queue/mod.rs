@@ -27,7 +27,7 @@ use crate::{
         },
     },
     error::Result,
-    format::entity::{Entity, EntityKind, Limit},
+    format::entity::{Entity, EntityKind},
     ids::{CursorId, LogId, Offset},
     message::Message,
     store::Op,
@@ -80,7 +80,7 @@ impl Queue {
             delivering,
         };
         let consumer = Arc::new(Consumer::attach(engine, consumed)?);
-        if delivering.limit.is_some_and(|limit| limit.bytes.is_some()) {
+        if consumer.info.current.all().weighs() {
             consumer.weigh()?;
         }
         Ok(Queue { consumer })
@@ -94,27 +94,18 @@ impl Queue {
         self.consumer.cursor()
     }
 
-    pub(crate) fn limit(&self) -> Option<Limit> {
-        self.consumer.info.limit
-    }
-
-    /// How long messages without a delay of their own wait, in milliseconds.
-    pub(crate) fn delay_ms(&self) -> u64 {
-        self.consumer.info.delay_ms
-    }
-
     pub(crate) fn engine(&self) -> &Engine {
         &self.consumer.engine
     }
 
     #[cfg(feature = "cron")]
     pub(crate) fn is_ordered(&self) -> bool {
-        self.consumer.info.is_ordered
+        self.consumer.info.current.is_ordered()
     }
 
     /// Fails if a message cannot be sent to this queue.
     pub(crate) fn check_message(&self, message: &Message<'_>) -> Result<()> {
-        if self.consumer.info.is_ordered { check_ordered(message) } else { Ok(()) }
+        if self.consumer.info.current.is_ordered() { check_ordered(message) } else { Ok(()) }
     }
 
     #[inline]
@@ -128,14 +119,14 @@ impl Queue {
         messages: &[Message<'_>],
         full: impl FnMut(&mut Core),
     ) -> Result<(Offset, Receipt)> {
-        let info = &self.consumer.info;
-        let is_plain = info.delay_ms == 0
-            && info.time_to_live_ms == 0
-            && info.limit.is_none()
-            && !info.is_ordered;
-        if is_plain && !messages.iter().any(Message::has_more) {
-            let committer = self.consumer.committer();
-            return committer.append("send", self.log(), messages, Committer::now_plain);
+        let current = &self.consumer.info.current;
+        if current.takes_plain() && !messages.iter().any(Message::has_more) {
+            let (committer, now) = (self.consumer.committer(), Committer::now_plain);
+            let may = || current.takes_plain();
+            let appended = committer.append_if("send", self.log(), messages, now, may)?;
+            if let (Some(first), receipt) = appended {
+                return Ok((first, receipt));
+            }
         }
         self.append_special(messages, full)
     }
@@ -146,22 +137,25 @@ impl Queue {
         messages: &[Message<'_>],
         mut full: impl FnMut(&mut Core),
     ) -> Result<(Offset, Receipt)> {
-        messages.iter().try_for_each(|message| self.check_message(message))?;
         let (cursor, committer) = (self.cursor(), self.consumer.committer());
         committer.transact("send", |core| {
             if messages.is_empty() {
                 let (_, next) = core.bounds(self.log())?;
                 return Ok((next, Receipt::NOTHING));
             }
+            let rules = core.consumption(cursor)?.rules;
+            if rules.is_ordered {
+                messages.iter().try_for_each(check_ordered)?;
+            }
             let mut dropped = Dropped::default();
-            if let Some(limit) = self.limit() {
+            if let Some(limit) = rules.limit {
                 let made = core.make_capacity(cursor, limit, Load::of(limit, messages), &[]);
                 if made.is_err() {
                     full(core);
                 }
                 dropped = made?;
             }
-            let append = Op::Append { log: self.log(), messages, delay_ms: self.delay_ms() };
+            let append = Op::Append { log: self.log(), messages, delay_ms: rules.delay_ms };
             let drop = Op::AckRanges { cursor, ranges: &dropped.ranges };
             let ops = [append, drop];
             let count = if dropped.ranges.is_empty() { 1 } else { 2 };

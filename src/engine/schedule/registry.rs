@@ -70,9 +70,10 @@ impl Registry {
             single_active_consumer: Some(true),
             ..Settings::default()
         };
+        let wanted = EntityKind::Queue(settings.definition(None)?);
         let core = engine.committer().lock_open("open the schedules")?;
         let there = core.store.find(Space::Queues, REGISTRY).map(|entity| &entity.kind);
-        if there.is_none_or(|kind| *kind == EntityKind::Queue(settings.definition(None))) {
+        if there.is_none_or(|kind| *kind == wanted) {
             return Ok(());
         }
         let what = format!(

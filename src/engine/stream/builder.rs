@@ -3,12 +3,16 @@
 use super::Stream;
 use crate::{
     config::PARTITIONS_MAX,
-    engine::commit::{
-        definition::{self, Definition, IfExists, builder_calls},
-        lifetime::Engine,
+    delivery::in_force::Difference,
+    engine::{
+        commit::{
+            definition::{self, Definition, IfExists, builder_calls, update_call},
+            lifetime::Engine,
+        },
+        core::Core,
     },
     error::{Error, Result},
-    format::entity::EntityKind,
+    format::entity::{Entity, EntityKind},
     ids::EntityId,
     store::Space,
 };
@@ -74,6 +78,10 @@ impl StreamBuilder {
     builder_calls!("stream", Stream, "engine.stream(\"order-history\")", |this: &Self, entity| {
         Stream::attach(&this.engine, entity)
     });
+
+    update_call!("stream", Stream, "engine.stream(\"order-history\")", |this: &Self, entity| {
+        Stream::attach(&this.engine, entity)
+    });
 }
 
 impl Definition for StreamBuilder {
@@ -100,12 +108,40 @@ impl Definition for StreamBuilder {
         Err(Error::invalid("partitions", what))
     }
 
-    fn kind(&self, _dead_letters: Option<EntityId>) -> EntityKind {
-        EntityKind::Stream { partitions: self.partitions.unwrap_or(1) }
+    fn kind(&self, _dead_letters: Option<EntityId>) -> Result<EntityKind> {
+        Ok(EntityKind::Stream { partitions: self.partitions.unwrap_or(1) })
     }
 
-    fn differs(&self, there: &EntityKind, _dead_letters: Option<EntityId>) -> Option<&'static str> {
-        let is_other = self.partitions.is_some() && *there != self.kind(None);
-        is_other.then_some("number of partitions")
+    fn applied_to(&self, there: &EntityKind, _letters: Option<EntityId>) -> Result<EntityKind> {
+        match (there, self.partitions) {
+            (EntityKind::Stream { partitions }, Some(asked)) if *partitions != asked => {
+                let what = format!(
+                    "stream {:?} has {partitions} partitions, and keeps that number: with {asked} the records of \
+                     a key would go to another partition than the earlier ones, out of order. Create another \
+                     stream with {asked} partitions, and append the records there",
+                    self.name
+                );
+                Err(Error::invalid("partitions", what))
+            }
+            _ => Ok(there.clone()),
+        }
     }
+
+    fn differs(&self, _core: &Core, there: &Entity) -> Result<Option<Difference>> {
+        let stored = there.partitions();
+        let asked = self.partitions.unwrap_or(stored);
+        Ok((asked != stored).then(|| Difference {
+            setting: "number of partitions",
+            stored: stored.to_string(),
+            asked: asked.to_string(),
+        }))
+    }
+}
+
+/// The settings of a stream. [`Stream::settings`] returns them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamSettings {
+    /// The number of partitions. It never changes.
+    pub partitions: u32,
 }

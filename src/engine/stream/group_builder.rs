@@ -83,8 +83,8 @@ impl Definition for GroupBuilder {
         Space::Groups { stream: self.stream }
     }
 
-    fn kind(&self, _dead_letters: Option<EntityId>) -> EntityKind {
-        EntityKind::Group { stream: self.stream, partitions: self.partitions }
+    fn kind(&self, _dead_letters: Option<EntityId>) -> Result<EntityKind> {
+        Ok(EntityKind::Group { stream: self.stream, partitions: self.partitions })
     }
 
     fn prepare(&self) -> Result<Vec<Found>> {

@@ -15,7 +15,7 @@ mod start;
 use std::{fmt, sync::Arc};
 
 pub use self::{
-    builder::StreamBuilder,
+    builder::{StreamBuilder, StreamSettings},
     group::Group,
     group_builder::GroupBuilder,
     partition::Partition,
@@ -28,7 +28,7 @@ use crate::{
     config::Durability,
     engine::{
         commit::{committer::Committer, lifetime::Engine, ticket::Ticket},
-        core::commit::Receipt,
+        core::{commit::Receipt, errors::deleted},
     },
     error::Result,
     format::entity::Entity,
@@ -91,6 +91,25 @@ impl Stream {
     #[must_use]
     pub fn durability(&self, durability: Durability) -> Stream {
         Stream { shape: Arc::clone(&self.shape), durability }
+    }
+
+    /// The settings of the stream, as they are now.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// assert_eq!(history.settings()?.partitions, 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
+    pub fn settings(&self) -> Result<StreamSettings> {
+        let core = self.shape.engine.committer().lock_open("settings")?;
+        let entity = core.store.entity(self.shape.id).ok_or_else(deleted)?;
+        Ok(StreamSettings { partitions: entity.partitions() })
     }
 
     /// The number of partitions of the stream.

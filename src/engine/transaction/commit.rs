@@ -1,15 +1,17 @@
 //! Commits a transaction: all its sends, acks and offsets in one frame.
 
-use std::slice;
+use std::{collections::BTreeMap, slice};
 
-use super::{Append, LimitedLoad, Seek, Transaction};
+use super::{Append, Seek, Transaction};
 use crate::{
     audit,
     engine::{
+        consume::key_order::check_ordered,
         core::{
             Core,
-            capacity::Dropped,
+            capacity::{Dropped, Load},
             commit::{CommitResult, Receipt},
+            rules::Rules,
             settlement::{Settlement, SettlementPlan},
         },
         stream::{Group, Position},
@@ -38,7 +40,8 @@ impl Transaction {
     fn attempt(&self, core: &mut Core) -> CommitResult<(Vec<Position>, Receipt)> {
         let committer = self.engine.committer();
         let plan = core.plan_settlements(&self.settlements, committer.elapsed())?;
-        let dropped = self.make_capacity(core, &plan)?;
+        let rules = self.rules(core)?;
+        let dropped = self.make_capacity(core, &plan, &rules)?;
         let mut ops = Vec::new();
         plan.put_deferred(&mut ops);
         for DroppedFrom { cursor, dropped } in &dropped {
@@ -51,9 +54,11 @@ impl Transaction {
             audit::step();
             ops.push(group.seek(core, *partition, *next, self.added_to(group, *partition))?);
         }
-        for Append { log, message, delay_ms, .. } in &self.appends {
+        for Append { log, message, queue, .. } in &self.appends {
             let messages = slice::from_ref(message);
-            ops.push(Op::Append { log: *log, messages, delay_ms: *delay_ms });
+            let rules = queue.and_then(|queue| rules.get(&queue));
+            let delay_ms = rules.map_or(0, |rules| rules.delay_ms);
+            ops.push(Op::Append { log: *log, messages, delay_ms });
         }
         plan.put_letters(&mut ops);
         audit::steps(ops.len() as u64);
@@ -70,16 +75,38 @@ impl Transaction {
         Ok(committed)
     }
 
+    /// The rules of the queues that messages are sent to, as they are now. Fails if a message does not fit them.
+    fn rules(&self, core: &mut Core) -> Result<BTreeMap<CursorId, Rules>> {
+        let mut all = BTreeMap::new();
+        for queue in &self.queues {
+            audit::step();
+            all.insert(*queue, core.consumption(*queue)?.rules);
+        }
+        if all.values().any(|rules| rules.is_ordered) {
+            audit::steps(self.appends.len() as u64);
+            let is_ordered = |append: &&Append| {
+                append.queue.and_then(|queue| all.get(&queue)).is_some_and(|it| it.is_ordered)
+            };
+            let mut ordered = self.appends.iter().filter(is_ordered);
+            ordered.try_for_each(|append| check_ordered(&append.message))?;
+        }
+        Ok(all)
+    }
+
     /// Makes capacity in queues with limits. Returns the messages that it drops.
     fn make_capacity(
         &self,
         core: &mut Core,
         plan: &SettlementPlan<'_>,
+        rules: &BTreeMap<CursorId, Rules>,
     ) -> Result<Vec<DroppedFrom>> {
-        let mut all = Vec::with_capacity(self.limited.len());
-        for (cursor, LimitedLoad { limit, load }) in &self.limited {
-            audit::step();
-            let dropped = core.make_capacity(*cursor, *limit, *load, plan.acked(*cursor))?;
+        let mut all = Vec::new();
+        let limited = rules.iter().filter_map(|(cursor, rules)| Some((cursor, rules.limit?)));
+        for (cursor, limit) in limited {
+            audit::steps(self.appends.len() as u64);
+            let sent = self.appends.iter().filter(|append| append.queue == Some(*cursor));
+            let load = Load::of(limit, sent.map(|append| &append.message));
+            let dropped = core.make_capacity(*cursor, limit, load, plan.acked(*cursor))?;
             all.push(DroppedFrom { cursor: *cursor, dropped });
         }
         Ok(all)

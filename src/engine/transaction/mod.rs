@@ -2,7 +2,7 @@
 
 mod commit;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     queue::Queue,
@@ -15,13 +15,11 @@ use crate::{
         commit::{lifetime::Engine, ticket::Ticket},
         consume::delivery::Delivery,
         core::{
-            capacity::Load,
             dead_letters::NACKED,
             settlement::{Settlement, Settling},
         },
     },
     error::{Error, Result},
-    format::entity::Limit,
     ids::{CursorId, LogId, Offset},
     message::Message,
 };
@@ -49,7 +47,7 @@ impl Engine {
             appends: Vec::new(),
             settlements: Vec::new(),
             seeks: Vec::new(),
-            limited: BTreeMap::new(),
+            queues: BTreeSet::new(),
             durability: self.committer().config.durability,
             failure: None,
         }
@@ -85,8 +83,8 @@ pub struct Transaction {
     appends: Vec<Append>,
     settlements: Vec<Settlement<'static>>,
     seeks: Vec<Seek>,
-    /// The load that is sent to each queue with a limit.
-    limited: BTreeMap<CursorId, LimitedLoad>,
+    /// The queues that messages are sent to.
+    queues: BTreeSet<CursorId>,
     durability: Durability,
     /// The first operation that is not possible.
     failure: Option<Error>,
@@ -98,7 +96,8 @@ struct Append {
     log: LogId,
     partition: u32,
     message: Message<'static>,
-    delay_ms: u64,
+    /// The queue, if it is sent to one.
+    queue: Option<CursorId>,
 }
 
 /// An offset that is committed for a group.
@@ -107,12 +106,6 @@ struct Seek {
     group: Group,
     partition: u32,
     next: Offset,
-}
-
-#[derive(Debug)]
-struct LimitedLoad {
-    limit: Limit,
-    load: Load,
 }
 
 impl Transaction {
@@ -173,14 +166,11 @@ impl Transaction {
         if let Err(error) = queue.check_message(&message) {
             self.fail(error);
         }
-        if let Some(limit) = queue.limit() {
-            let limited = self.limited.entry(queue.cursor());
-            let limited = limited.or_insert(LimitedLoad { limit, load: Load::default() });
-            limited.load.add(limit, &message);
+        let (log, cursor, message) = (queue.log(), queue.cursor(), message.into_owned());
+        if self.admits(queue.engine()) {
+            self.queues.insert(cursor);
+            self.appends.push(Append { log, partition: 0, message, queue: Some(cursor) });
         }
-        let (log, delay_ms) = (queue.log(), queue.delay_ms());
-        let message = message.into_owned();
-        self.add(queue.engine(), Append { log, partition: 0, message, delay_ms });
         self
     }
 
@@ -197,7 +187,7 @@ impl Transaction {
     /// ```
     pub fn publish<'m>(&mut self, topic: &Topic, message: impl Into<Message<'m>>) -> &mut Self {
         let message = message.into().into_owned();
-        let append = Append { log: topic.log(), partition: 0, message, delay_ms: 0 };
+        let append = Append { log: topic.log(), partition: 0, message, queue: None };
         self.add(topic.engine(), append);
         self
     }
@@ -219,7 +209,7 @@ impl Transaction {
         let partition = shape.partition_for(&message);
         let log = shape.log(partition);
         let message = message.into_owned();
-        self.add(&shape.engine, Append { log, partition, message, delay_ms: 0 });
+        self.add(&shape.engine, Append { log, partition, message, queue: None });
         self
     }
 

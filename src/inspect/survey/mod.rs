@@ -152,6 +152,7 @@ impl Looking {
         let mut gathered = Gathered::of(self.metas.entries());
         let has_gaps = self.journal.damage.iter().any(|gap| gap.from < gap.to);
         let damaged = self.metas.damaged;
+        let entities = gathered.entities.keys().copied().collect();
         let mut nameless = Vec::new();
         if damaged || has_gaps {
             let from = if damaged { Lsn(0) } else { self.reflects };
@@ -178,6 +179,7 @@ impl Looking {
             problems: Vec::new(),
             reflects: self.reflects,
             damaged,
+            entities,
             known,
         };
         replay.begin(gathered.logs.values().map(|log| (log.log, log.moved, log.next)));

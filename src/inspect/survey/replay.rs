@@ -13,7 +13,7 @@ use crate::{
         commit::{Change, Run, changes},
         frame::{FRAME_HEADER_BYTES, FrameKind},
     },
-    ids::{CursorId, IdMap, LogId, Lsn, Offset, OffsetRange},
+    ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset, OffsetRange},
     inspect::report::Problem,
     journal::{FramePlace, JournalSurvey},
     store::{Progress, State},
@@ -96,6 +96,8 @@ pub struct Replay<'a> {
     /// Whether entries of the metalog are missing, so that earlier changes of the journal are
     /// needed, too.
     pub damaged: bool,
+    /// Entities whose settings are in the metalog.
+    pub entities: BTreeSet<EntityId>,
     /// Cursors whose values are in the metalog.
     pub known: BTreeSet<CursorId>,
 }
@@ -196,6 +198,8 @@ impl Replay<'_> {
             Change::Create(creation) if self.state.catalog.get(creation.entity.id).is_some() => {
                 return Ok(());
             }
+            // The metalog has newer ones.
+            Change::Update(entity) if before && self.entities.contains(&entity.id) => return Ok(()),
             // The metalog has a newer one.
             Change::Seek { cursor, .. } if before && self.known.contains(cursor) => return Ok(()),
             Change::Defer { cursor, offset, attempts, due } if tolerant => {

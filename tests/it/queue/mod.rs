@@ -2,6 +2,7 @@
 
 mod admission;
 mod browse;
+mod changing;
 mod clock;
 mod dead_letter;
 mod delay;

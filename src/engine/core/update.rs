@@ -1,0 +1,86 @@
+//! What changes in memory when the settings of a queue or a subscription change.
+
+use super::{
+    Core,
+    consumption::{CursorInfo, may_spill},
+    rules::Rules,
+};
+use crate::{
+    delivery::{Groups, delay_index::DelayIndex, weights::Weights},
+    format::entity::Entity,
+    ids::CursorId,
+};
+
+impl Core {
+    /// The rules of a cursor that exists in the store.
+    pub(super) fn rules_of(&self, info: &CursorInfo) -> Option<Rules> {
+        let entity = self.store.entity(info.cursor.entity())?;
+        Some(Rules::of(entity.delivering()?, info.tick))
+    }
+
+    /// How many messages of a cursor are not acked.
+    pub fn depth(&self, cursor: CursorId) -> u64 {
+        let Some(entity) = self.store.entity(cursor.entity()) else { return 0 };
+        let log = entity.cursors().find(|(id, _)| *id == cursor).map(|(_, log)| log);
+        let end = log.and_then(|log| self.store.bounds(log)).map(|(_, end)| end);
+        match (end, self.store.acks(cursor)) {
+            (Some(end), Some(acks)) => acks.unacked(end),
+            _ => 0,
+        }
+    }
+
+    /// Makes the consumers of an entity follow the settings that were just committed.
+    ///
+    /// Messages that wait keep their due times, and deliveries keep their leases. Everything else follows the
+    /// new settings from now on.
+    pub fn follow_settings(&mut self, entity: &Entity) {
+        let cursor = entity.id.cursor(0);
+        let Some(consumption) = self.consumers.get(&cursor) else { return };
+        let info = std::sync::Arc::clone(&consumption.info);
+        let Some(rules) = self.rules_of(&info) else { return };
+        let end = self.store.bounds(info.log).map_or_else(Default::default, |(_, end)| end);
+        let Core { consumers, effects, weighs, .. } = self;
+        let Some(consumption) = consumers.get_mut(&cursor) else { return };
+        let before = std::mem::replace(&mut consumption.rules, rules);
+        info.current.set(rules);
+        if before.is_ordered != rules.is_ordered {
+            consumption.groups = rules.is_ordered.then(Groups::default);
+        }
+        if !rules.weighs() {
+            consumption.weights = None;
+        } else {
+            *weighs = true;
+            consumption.weights.get_or_insert_with(|| Weights::new(end));
+        }
+        if before.is_exclusive != rules.is_exclusive {
+            consumption.slots.admission.vacate();
+        }
+        // Senders may have capacity now, and consumers may be admitted.
+        consumption.note_capacity(effects, usize::MAX);
+        consumption.wake_others(effects);
+        self.follow_spilling(cursor, &info, before, rules);
+        self.wake_some(info.log, usize::MAX);
+        self.arm(cursor);
+    }
+
+    /// Begins or ends to spill. A queue that is ordered by key is empty when it begins to be so, so nothing of
+    /// it is spilled.
+    fn follow_spilling(
+        &mut self,
+        cursor: CursorId,
+        info: &CursorInfo,
+        before: Rules,
+        rules: Rules,
+    ) {
+        if rules.is_ordered {
+            if let Some(consumption) = self.consumers.get_mut(&cursor) {
+                consumption.delay_index = DelayIndex::unused();
+            }
+        } else if may_spill(info, &rules) && !may_spill(info, &before) {
+            let is_used = self.consumers.get(&cursor).is_some_and(|it| it.delay_index.is_used());
+            if !is_used {
+                self.find_delay_index(cursor);
+            }
+        }
+    }
+}
