@@ -205,7 +205,14 @@ pub enum Overflow {
 /// The most deliveries of a message, where there are dead letters and no other number is set.
 pub const ATTEMPTS_DEFAULT: u32 = 5;
 
+/// The backoff of a queue or a subscription to which none was given: from the first to the longest wait.
+pub const BACKOFF_DEFAULT: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(60));
+
 /// How long a message waits after a failure before it is delivered again.
+///
+/// The default is 100 ms, twice as long after each further failure, up to a minute, with jitter. The first retry of a
+/// message whose lease has run out is immediate, whatever the backoff: the lease was a wait.
 ///
 /// ```
 /// use std::time::Duration;
@@ -218,11 +225,10 @@ pub const ATTEMPTS_DEFAULT: u32 = 5;
 /// engine.queue("payments").backoff(backoff).max_attempts(8).create()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backoff {
-    /// It is delivered again at once.
-    #[default]
+    /// It is delivered again at once. A message that always fails then keeps its consumers busy.
     None,
     /// It is delivered again after the same time at each failure.
     Fixed(Duration),
@@ -236,6 +242,13 @@ pub enum Backoff {
         /// together again and again.
         jitter: bool,
     },
+}
+
+impl Default for Backoff {
+    fn default() -> Backoff {
+        let (first, most) = BACKOFF_DEFAULT;
+        Backoff::exponential(first, most)
+    }
 }
 
 impl Backoff {

@@ -33,6 +33,8 @@ pub struct FailedDelivery {
     pub attempt: u32,
     /// The delay that the consumer asks for.
     pub delay: Option<Duration>,
+    /// Whether its lease ran out.
+    pub ran_out: bool,
 }
 
 impl FailedDelivery {
@@ -53,7 +55,12 @@ impl FailedDelivery {
         if let Some(dead_letters) = retry.dead_letters_after(attempts) {
             return Disposition::DeadLetter(dead_letters);
         }
-        let delay = self.delay.unwrap_or_else(|| retry.delay(attempts, chance));
+        let delay = match self.delay {
+            Some(delay) => delay,
+            // The lease was a wait already.
+            None if self.ran_out && attempts <= 1 => Duration::ZERO,
+            None => retry.delay(attempts, chance),
+        };
         let due = if delay.is_zero() {
             Timestamp(0)
         } else {
@@ -75,7 +82,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1000);
 
     fn failed(attempt: u32, delay: Option<Duration>) -> FailedDelivery {
-        FailedDelivery { offset: Offset(7), attempt, delay }
+        FailedDelivery { offset: Offset(7), attempt, delay, ran_out: false }
     }
 
     fn retry(delivering: &Delivering) -> Retry {
@@ -85,7 +92,7 @@ mod tests {
     #[test]
     fn a_failure_waits_for_the_backoff_or_for_the_delay_that_its_consumer_says() {
         let backoff = BackoffMs::Fixed { ms: 50 };
-        let retry = retry(&Delivering { backoff, ..crate::delivery::settings::plain() });
+        let retry = retry(&Delivering { backoff, ..Delivering::leasing(1000) });
         let at = |due| Disposition::Retry { attempts: 3, due: Timestamp(due) };
         assert_eq!(failed(1, None).disposition(&retry, 2, NOW, 9), at(1050));
         let half = Some(Duration::from_micros(500));
@@ -94,10 +101,21 @@ mod tests {
     }
 
     #[test]
+    fn the_first_retry_after_a_lease_that_ran_out_is_immediate() {
+        let backoff = BackoffMs::Fixed { ms: 50 };
+        let retry = retry(&Delivering { backoff, ..Delivering::leasing(1000) });
+        let ran_out = FailedDelivery { ran_out: true, ..failed(1, None) };
+        let again = |attempts, due| Disposition::Retry { attempts, due: Timestamp(due) };
+        assert_eq!(ran_out.disposition(&retry, 0, NOW, 9), again(1, 0));
+        assert_eq!(ran_out.disposition(&retry, 1, NOW, 9), again(2, 1050));
+        assert_eq!(failed(1, None).disposition(&retry, 0, NOW, 9), again(1, 1050));
+    }
+
+    #[test]
     fn a_delivery_that_was_counted_first_is_not_counted_twice() {
         let dead_letters = DeadLetters { queue: EntityId(9), attempts_max: 3 };
         let dead = Some(dead_letters);
-        let retry = retry(&Delivering { dead_letters: dead, ..crate::delivery::settings::plain() });
+        let retry = retry(&Delivering { dead_letters: dead, ..Delivering::leasing(1000) });
         let at_once = |attempts| Disposition::Retry { attempts, due: Timestamp(0) };
         assert_eq!(failed(2, None).disposition(&retry, 2, NOW, 9), at_once(2));
         assert_eq!(failed(2, None).disposition(&retry, 0, NOW, 9), at_once(2), "the disk was full");

@@ -8,9 +8,10 @@ use crate::support::{everywhere, kind, real};
 fn a_transaction_is_all_or_nothing() {
     everywhere(|open| {
         let engine = open();
-        let queue = engine.queue("q").create().unwrap();
+        let queue = engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
         let topic = engine.topic("t").create().unwrap();
-        let subscription = topic.subscription("s").create().unwrap();
+        let subscription =
+            topic.subscription("s").backoff(posthouse::Backoff::None).create().unwrap();
         let stream = engine.stream("s").partitions(2).create().unwrap();
         let group = stream.group("g").create().unwrap();
         queue.send_batch(["1", "2", "3"]).unwrap();
@@ -69,7 +70,7 @@ fn a_transaction_is_all_or_nothing() {
             ErrorKind::TooLarge
         );
         let (other, _dir) = real();
-        let stranger = other.queue("q").create().unwrap();
+        let stranger = other.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
         assert_eq!(
             fails(&|tx| {
                 tx.send(&stranger, "x");
@@ -77,7 +78,7 @@ fn a_transaction_is_all_or_nothing() {
             invalid("handle")
         );
         assert_eq!(stranger.depth().unwrap(), 0);
-        let gone = engine.queue("gone").create().unwrap();
+        let gone = engine.queue("gone").backoff(posthouse::Backoff::None).create().unwrap();
         engine.queue("gone").delete().unwrap();
         assert_eq!(
             fails(&|tx| {

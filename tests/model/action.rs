@@ -20,6 +20,8 @@ pub type Name = u8;
 pub enum Action {
     CreateQueue(Name),
     DeleteQueue(Name),
+    /// Changes a setting of a queue.
+    Update(Name, u8),
     CreateTopic(Name),
     DeleteTopic(Name),
     Subscribe(Name, Name),
@@ -218,6 +220,7 @@ pub fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         2 => prop_oneof![9 => to(), 1 => Just(2)].prop_map(CreateQueue),
         1 => to().prop_map(DeleteQueue),
+        3 => (name(), any::<u8>()).prop_map(|(queue, n)| Update(queue, n)),
         2 => name().prop_map(CreateTopic),
         1 => name().prop_map(DeleteTopic),
         3 => (name(), name()).prop_map(|(t, s)| Subscribe(t, s)),

@@ -158,6 +158,8 @@ pub const BOUNDED: &str = "queue 3";
 pub const MESSAGES_MAX: u64 = 10;
 /// The queue whose time to live is [`TIME_TO_LIVE`], as that of [`RETRIED`] is. It has a limit in bytes.
 pub const EXPIRING: &str = "queue 4";
+/// A limit in bytes that is never reached: the tests need the sum only.
+pub const BYTES_MAX: u64 = 1 << 40;
 /// The time to live of some queues.
 pub const TIME_TO_LIVE: Duration = Duration::from_millis(45_021);
 /// The time to live of messages that have one of their own.
@@ -173,6 +175,8 @@ pub struct QueueState {
     pub unacked: Unacked,
     /// The time to live of its messages, if they have one.
     pub time_to_live: Untold<Option<Duration>>,
+    /// Its limit in bytes. It is never reached: it is the setting that changes.
+    pub max_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -310,7 +314,8 @@ fn dump_and(
             all_held.extend(held);
         }
         let next = if probe { queue.send("probe")?.0 } else { 0 };
-        state.queues.insert(name, QueueState { next, unacked, ..QueueState::default() });
+        let max_bytes = queue.settings()?.max_bytes;
+        state.queues.insert(name, QueueState { next, unacked, max_bytes, ..QueueState::default() });
     }
     for name in engine.topics()? {
         let topic = engine.topic(&name).open()?;

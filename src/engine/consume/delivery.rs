@@ -78,11 +78,12 @@ impl Delivery {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
     /// # let payments = engine.queue("payments").create()?;
+    /// # use std::time::Duration;
     /// payments.send("charge order 1")?;
     /// let delivery = payments.try_receive()?.expect("it was sent");
     /// assert_eq!(delivery.attempt(), 1);
     /// delivery.nack()?;
-    /// assert_eq!(payments.try_receive()?.expect("it came back").attempt(), 2);
+    /// assert_eq!(payments.receive(Duration::from_secs(1))?.expect("it comes back").attempt(), 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
@@ -111,10 +112,11 @@ impl Delivery {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
     /// # let payments = engine.queue("payments").create()?;
+    /// # use std::time::Duration;
     /// payments.send("charge order 1")?;
     /// let slow = payments.try_receive()?.expect("it was sent");
     /// slow.nack()?;
-    /// let later = payments.try_receive()?.expect("it came back");
+    /// let later = payments.receive(Duration::from_secs(1))?.expect("it comes back");
     /// assert!(later.fencing_token() > slow.fencing_token());
     /// # later.ack()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -96,16 +96,17 @@ impl Delivery {
     /// Reports a failure: the message is delivered again, to any consumer.
     ///
     /// The message first waits as long as the [backoff](crate::QueueBuilder::backoff) of its queue says, by
-    /// default not at all. After the [last attempt](crate::QueueBuilder::max_attempts) it moves to the dead
-    /// letters instead.
+    /// default 100 ms after the first failure. After the [last attempt](crate::QueueBuilder::max_attempts) it
+    /// moves to the dead letters instead.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// # use std::time::Duration;
     /// let payments = engine.queue("payments").create()?;
     /// payments.send("charge order 1")?;
     /// payments.try_receive()?.expect("it was sent").nack()?;
-    /// let again = payments.try_receive()?.expect("it came back");
+    /// let again = payments.receive(Duration::from_secs(1))?.expect("it comes back");
     /// assert_eq!(again.attempt(), 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -201,11 +202,12 @@ impl Delivery {
     /// ```
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// # use std::time::Duration;
     /// let payments = engine.queue("payments").create()?;
     /// payments.send("charge order 1")?;
     /// let ticket = payments.try_receive()?.expect("it was sent").nack_ticket()?;
     /// ticket.wait()?;
-    /// assert_eq!(payments.try_receive()?.expect("it came back").attempt(), 2);
+    /// assert_eq!(payments.receive(Duration::from_secs(1))?.expect("it comes back").attempt(), 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

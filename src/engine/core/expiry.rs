@@ -50,7 +50,7 @@ impl Core {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.settle(key)
         {
-            self.fail(cursor, offset, elapsed);
+            self.fail(cursor, offset, elapsed, false);
             self.note_freed_slots(cursor);
         }
     }
@@ -66,7 +66,7 @@ impl Core {
                 return;
             };
             audit::step();
-            self.fail(cursor, offset, elapsed);
+            self.fail(cursor, offset, elapsed, true);
             self.note_freed_slots(cursor);
         }
     }
@@ -85,9 +85,9 @@ impl Core {
         }
     }
 
-    /// Handles a delivery that ended without a settlement.
-    fn fail(&mut self, cursor: CursorId, offset: Offset, elapsed: Duration) {
-        let failed = FailedDelivery { offset, attempt: 1, delay: None };
+    /// Handles a delivery that ended without a settlement. `ran_out` tells whether its lease ran out.
+    fn fail(&mut self, cursor: CursorId, offset: Offset, elapsed: Duration, ran_out: bool) {
+        let failed = FailedDelivery { offset, attempt: 1, delay: None, ran_out };
         let disposition = self.disposition(cursor, failed, elapsed);
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
         let Some(acks) = self.store.acks(cursor) else { return };

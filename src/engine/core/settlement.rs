@@ -175,7 +175,8 @@ impl Core {
                 Ending::Dead { has_failed: true }
             }
             Settling::Nack { delay, letter: None } => {
-                let failed = FailedDelivery { offset, attempt: *attempt, delay: *delay };
+                let failed =
+                    FailedDelivery { offset, attempt: *attempt, delay: *delay, ran_out: false };
                 let (attempts, due) = match self.disposition(*cursor, failed, elapsed)? {
                     Disposition::Retry { attempts, due } => (attempts, due),
                     // The settings have just changed. The consumer that leases the message next moves it.

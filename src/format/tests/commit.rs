@@ -54,6 +54,7 @@ fn one_of_each() -> Vec<u8> {
         .put(&mut out);
     Change::Spill { cursor: CursorId(3), offsets: OffsetRanges::Listed(&[4, 5, 8].map(Offset)) }
         .put(&mut out);
+    Change::Update(Cow::Borrowed(&entities()[2].entity)).put(&mut out);
     out
 }
 
@@ -69,6 +70,7 @@ fn each_change_there_and_back() {
     let Change::Spill { cursor: CursorId(3), offsets } = &changes[8] else { panic!() };
     let found: Vec<_> = offsets.into_iter().map(|it| it.start.0..it.end.0).collect();
     assert_eq!(found, [4..6, 8..9]);
+    assert_eq!(changes[9], Change::Update(Cow::Owned(entities()[2].entity.clone())));
     assert_eq!(
         changes[2..8],
         [

@@ -126,6 +126,9 @@ fn frames(samples: &mut Samples) {
             Change::Create(Cow::Borrowed(&creation)).put(out);
         });
     }
+    samples.change("other settings", |out| {
+        Change::Update(Cow::Borrowed(&entities()[0].entity)).put(out);
+    });
     samples.change("a deletion", |out| Change::Delete { entity: EntityId(3) }.put(out));
     samples.change("a trim", |out| Change::Trim { log: LogId(4), start: Offset(1300) }.put(out));
     samples.change("priorities", |out| {

@@ -25,7 +25,14 @@ fn all_waiting_tasks_of_the_consumer_that_takes_over_receive() {
 #[test]
 fn a_new_consumer_does_not_overtake_a_waiting_one() {
     let sim = Sim::new();
-    let open = || sim.engine.queue("q").single_active_consumer(true).create().unwrap();
+    let open = || {
+        sim.engine
+            .queue("q")
+            .backoff(posthouse::Backoff::None)
+            .single_active_consumer(true)
+            .create()
+            .unwrap()
+    };
     let (active, early, late) = (open(), open(), open());
     active.send_batch(["a", "b"]).unwrap();
     take(&active).unwrap().ack().unwrap();

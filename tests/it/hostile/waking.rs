@@ -179,7 +179,7 @@ fn a_task_that_is_dropped_passes_its_wake_up_on() {
 fn a_failed_read_passes_its_wake_up_on() {
     let disk = SimDisk::new(1);
     let engine = open(&disk).unwrap();
-    let queue = engine.queue("q").create().unwrap();
+    let queue = engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
     queue.send_batch(["a".repeat(400), "b".repeat(400)]).unwrap();
     engine.checkpoint().unwrap();
     let first = queue.try_receive().unwrap().unwrap();
@@ -230,7 +230,7 @@ fn a_standby_takes_over_when_the_active_consumer_panics() {
 fn a_delivery_that_a_panicking_handler_drops_wakes_a_consumer() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("store")).unwrap();
-    let queue = engine.queue("q").create().unwrap();
+    let queue = engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
     queue.send("work").unwrap();
     let delivery = queue.try_receive().unwrap().unwrap();
     let mut waiting = Box::pin(queue.receive_async());

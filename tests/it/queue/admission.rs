@@ -10,7 +10,8 @@ use crate::support::{SECOND, Sim, Task, field, kind, take};
 #[test]
 fn one_consumer_is_active_and_another_takes_over_when_it_is_gone() {
     let sim = Sim::new();
-    let build = || sim.engine.queue("q").single_active_consumer(true);
+    let build =
+        || sim.engine.queue("q").backoff(posthouse::Backoff::None).single_active_consumer(true);
     let first = build().create().unwrap();
     let second = build().create().unwrap();
     first.send_batch(["a", "b", "c", "d"]).unwrap();
@@ -90,7 +91,8 @@ fn a_consumer_holds_so_many_deliveries_at_most() {
 #[test]
 fn a_consumer_at_its_prefetch_limit_is_woken_when_one_is_settled() {
     let sim = Sim::new();
-    let queue = sim.engine.queue("q").lease(SECOND).create().unwrap();
+    let queue =
+        sim.engine.queue("q").backoff(posthouse::Backoff::None).lease(SECOND).create().unwrap();
     let limited = queue.max_in_flight(1).unwrap();
     queue.send_batch((0..6).map(|n| n.to_string())).unwrap();
     let ways: [fn(&Sim, Delivery); 4] = [
@@ -152,7 +154,7 @@ fn fencing_tokens_grow_from_delivery_to_delivery_and_over_restarts() {
     let mut sim = Sim::new();
     let mut last = 0;
     for epoch in 0..4 {
-        let queue = sim.engine.queue("q").create().unwrap();
+        let queue = sim.engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
         if epoch == 0 {
             queue.send_batch(["a", "b"]).unwrap();
         }

@@ -55,7 +55,7 @@ fn deleted_messages_do_not_come() {
 #[test]
 fn purging_leaves_messages_on_lease() {
     let sim = Sim::new();
-    let queue = sim.engine.queue("q").create().unwrap();
+    let queue = sim.engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
     queue.send_batch((0..1000).map(|n| n.to_string())).unwrap();
     let all = queue.receive_batch(20, Duration::ZERO).unwrap();
     let held: Vec<_> = all.into_iter().step_by(2).collect();

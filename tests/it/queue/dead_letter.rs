@@ -10,7 +10,13 @@ use crate::support::{SECOND, Sim, field, kind, take, texts};
 #[test]
 fn a_message_that_fails_for_ever_goes_to_the_dead_letters() {
     let sim = Sim::new();
-    let queue = sim.engine.queue("payments").max_attempts(3).create().unwrap();
+    let queue = sim
+        .engine
+        .queue("payments")
+        .backoff(posthouse::Backoff::None)
+        .max_attempts(3)
+        .create()
+        .unwrap();
     let dead = sim.engine.queue("payments.dead").open().unwrap();
     let order = Message::new("order 1").key("customer").header("n", "1").timestamp(Timestamp(5));
     let offset = queue.send(&order).unwrap();
@@ -57,7 +63,14 @@ fn a_message_that_kills_its_process_counts_its_attempts() {
 #[test]
 fn drops_and_lost_leases_lead_to_the_dead_letters() {
     let sim = Sim::new();
-    let queue = sim.engine.queue("q").lease(SECOND).max_attempts(2).create().unwrap();
+    let queue = sim
+        .engine
+        .queue("q")
+        .backoff(posthouse::Backoff::None)
+        .lease(SECOND)
+        .max_attempts(2)
+        .create()
+        .unwrap();
     let dead = sim.engine.queue("q.dead").open().unwrap();
     queue.send("dropped").unwrap();
     drop(take(&queue).unwrap());

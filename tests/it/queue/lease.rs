@@ -14,7 +14,7 @@ use crate::support::{everywhere, kind, real};
 fn a_delivery_is_leased_settled_once_and_counted() {
     everywhere(|open| {
         let engine = open();
-        let queue = engine.queue("q").create().unwrap();
+        let queue = engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
         queue.send_batch(["a", "b"]).unwrap();
         let a = queue.try_receive().unwrap().unwrap();
         let b = queue.try_receive().unwrap().unwrap();

@@ -38,7 +38,14 @@ fn a_full_queue_refuses_what_does_not_fit() {
 fn a_full_queue_may_drop_its_oldest() {
     let mut sim = Sim::new();
     let drops = Overflow::DropOldest;
-    let queue = sim.engine.queue("q").max_messages(4).overflow(drops).create().unwrap();
+    let queue = sim
+        .engine
+        .queue("q")
+        .backoff(posthouse::Backoff::None)
+        .max_messages(4)
+        .overflow(drops)
+        .create()
+        .unwrap();
     queue.send_batch(["0", "1", "2", "3"]).unwrap();
     let held = take(&queue).unwrap();
     take(&queue).unwrap().nack().unwrap();

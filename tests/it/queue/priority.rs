@@ -15,24 +15,25 @@ fn payloads(queue: &Queue) -> Vec<String> {
 #[test]
 fn higher_priorities_come_first_and_each_in_the_order_of_sending() {
     let sim = Sim::new();
-    let queue = sim.engine.queue("q").create().unwrap();
+    let queue = sim.engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
     for (text, priority) in [("a", 0), ("b", 5), ("c", 9), ("d", 5), ("e", 0), ("f", 9)] {
         queue.send(Message::new(text).priority(priority)).unwrap();
     }
     assert_eq!(payloads(&queue), ["c", "f", "b", "d", "a", "e"]);
     let sim = sim.kill();
-    let queue = sim.engine.queue("q").create().unwrap();
+    let queue = sim.engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
     assert_eq!(payloads(&queue), ["c", "f", "b", "d", "a", "e"], "after a crash");
     sim.engine.checkpoint().unwrap();
     let sim = sim.kill();
-    let queue = sim.engine.queue("q").create().unwrap();
+    let queue = sim.engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
     assert_eq!(payloads(&queue), ["c", "f", "b", "d", "a", "e"], "after a checkpoint");
 }
 
 #[test]
 fn a_message_with_a_priority_can_wait_fail_die_and_be_redriven() {
     let sim = Sim::new();
-    let queue = sim.engine.queue("q").max_attempts(2).create().unwrap();
+    let queue =
+        sim.engine.queue("q").backoff(posthouse::Backoff::None).max_attempts(2).create().unwrap();
     queue.send("low").unwrap();
     queue.send(Message::new("late").priority(3).deliver_after(SECOND)).unwrap();
     let low = take(&queue).unwrap();

@@ -36,10 +36,68 @@ fn a_dropped_delivery_and_a_lease_that_ran_out_wait_too() {
     sim.disk.advance(5 * SECOND);
     let held = take(&queue).unwrap();
     sim.disk.advance(SECOND);
-    assert!(take(&queue).is_none(), "the lease has run out, and the message waits");
+    assert!(
+        take(&queue).is_none(),
+        "the lease has run out, and the message waits, as it failed before"
+    );
     assert_eq!(kind(held.ack()), ErrorKind::LeaseLost);
     sim.disk.advance(5 * SECOND);
     assert_eq!(take(&queue).unwrap().attempt(), 3);
+}
+
+#[test]
+fn a_queue_by_default_does_not_spin() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send("forgotten").unwrap();
+    // Nobody acks it, for ten minutes.
+    let (mut deliveries, step) = (0, Duration::from_millis(10));
+    for _ in 0..60_000 {
+        while let Some(delivery) = take(&queue) {
+            deliveries += 1;
+            drop(delivery);
+            assert!(deliveries < 40, "the queue spins");
+        }
+        sim.disk.advance(step);
+    }
+    assert!(deliveries >= 15, "{deliveries}: it comes each minute at least");
+    let settings = queue.settings().unwrap();
+    let (first, most) = (Duration::from_millis(100), Duration::from_secs(60));
+    assert_eq!(settings.backoff, Backoff::exponential(first, most));
+    assert_eq!(settings.backoff, Backoff::default());
+    let topic = sim.engine.topic("t").create().unwrap();
+    let subscription = topic.subscription("s").max_attempts(2).create().unwrap();
+    assert_eq!(subscription.settings().unwrap().backoff, Backoff::default());
+    let letters = sim.engine.queue("t.s.dead").open().unwrap();
+    assert_eq!(letters.settings().unwrap().backoff, Backoff::default());
+}
+
+#[test]
+fn the_first_retry_after_a_lease_that_ran_out_or_a_process_that_died_is_immediate() {
+    let mut sim = Sim::new();
+    for (name, most) in [("plain", None), ("counted", Some(9))] {
+        let builder = sim.engine.queue(name).lease(SECOND);
+        let builder = most.into_iter().fold(builder, |it, most| it.max_attempts(most));
+        let queue = builder.create().unwrap();
+        queue.send("a").unwrap();
+        let held = take(&queue).unwrap();
+        sim.disk.advance(SECOND);
+        let again = take(&queue).expect("the lease was a wait");
+        sim.disk.advance(SECOND);
+        assert!(take(&queue).is_none(), "the second retry waits");
+        sim.disk.advance(SECOND);
+        let third = take(&queue).unwrap();
+        assert_eq!((again.attempt(), third.attempt()), (2, 3));
+        drop((held, again, queue));
+        std::mem::forget(third);
+    }
+    sim = sim.kill();
+    for name in ["plain", "counted"] {
+        assert!(
+            take(&sim.engine.queue(name).open().unwrap()).is_some(),
+            "{name}: the process died"
+        );
+    }
 }
 
 #[test]

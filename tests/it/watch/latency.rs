@@ -42,7 +42,8 @@ fn latencies_count_how_long_messages_have_waited_and_were_handled() {
 fn only_first_deliveries_have_waited_and_only_acked_ones_were_handled() {
     let sim = Sim::new();
     let topic = sim.engine.topic("t").create().unwrap();
-    let subscription = topic.subscription("s").max_attempts(9).create().unwrap();
+    let subscription =
+        topic.subscription("s").backoff(posthouse::Backoff::None).max_attempts(9).create().unwrap();
     topic.publish("a").unwrap();
     for _ in 0..3 {
         sim.disk.advance(ms(5));

@@ -9,7 +9,8 @@ use crate::support::{SECOND, Sim, take};
 #[test]
 fn stats_tell_what_is_where_and_what_has_happened() {
     let sim = Sim::new();
-    let queue = sim.engine.queue("q").max_attempts(2).create().unwrap();
+    let queue =
+        sim.engine.queue("q").backoff(posthouse::Backoff::None).max_attempts(2).create().unwrap();
     queue.send_batch((0..10).map(|n| n.to_string())).unwrap();
     queue.send(Message::new("later").deliver_after(SECOND)).unwrap();
     let held = queue.receive_batch(3, Duration::ZERO).unwrap();
@@ -41,7 +42,8 @@ fn stats_tell_what_is_where_and_what_has_happened() {
 #[test]
 fn rates_are_what_has_happened_in_a_second_between_two_stats() {
     let sim = Sim::new();
-    let queue = sim.engine.queue("q").max_attempts(2).create().unwrap();
+    let queue =
+        sim.engine.queue("q").backoff(posthouse::Backoff::None).max_attempts(2).create().unwrap();
     queue.send("before").unwrap();
     let before = queue.stats().unwrap();
     assert_eq!((before.sent, before.rates_since(&before)), (1, posthouse::Rates::default()));

@@ -12,6 +12,7 @@ impl Driver<'_> {
         let done = match action {
             Action::CreateQueue(name) => self.create_queue(*name),
             Action::DeleteQueue(name) => self.delete_queue(*name),
+            Action::Update(name, n) => self.update_queue(*name, *n),
             Action::CreateTopic(name) => self.create_topic(*name),
             Action::DeleteTopic(name) => self.delete_topic(*name),
             Action::Subscribe(topic, name) => self.subscribe(*topic, *name),

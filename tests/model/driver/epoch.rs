@@ -120,9 +120,12 @@ impl Driver<'_> {
             let is_last = |it: &&Delivery| whose.is_retried() && it.attempt() >= ATTEMPTS_MAX;
             self.committed(|state| {
                 for delivery in deliveries.iter().filter(|it| !is_last(it)) {
-                    settle_in(state, &whose, delivery.offset().0, Settling::Nack, now);
+                    settle_in(state, &whose, delivery.offset().0, Settling::RunOut, now);
                 }
             });
+            for delivery in &deliveries {
+                self.note_wait(&whose, delivery.offset().0, Settling::RunOut);
+            }
             for delivery in deliveries.iter().filter(is_last) {
                 self.commit_dead_letter(delivery.offset().0);
             }

@@ -88,6 +88,10 @@ enum Settling {
     Nack,
     NackAfter,
     Reject,
+    /// The delivery is dropped.
+    Drop,
+    /// Its lease runs out.
+    RunOut,
 }
 
 /// How an action ended.
@@ -290,7 +294,14 @@ fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling, now: 
     } else {
         entry.attempts += 1;
     }
-    entry.waits = how == Settling::NackAfter;
+    // The dead letters have the default backoff, and no other queue has one.
+    let backs_off = *whose == Whose::Queue(DEAD.to_owned());
+    entry.waits = match how {
+        Settling::NackAfter => true,
+        Settling::Nack | Settling::Drop => backs_off,
+        Settling::RunOut => backs_off && entry.attempts > 1,
+        Settling::Ack | Settling::Reject => false,
+    };
 }
 
 fn move_to_dead_letters(state: &mut State, offset: u64, now: u64) {

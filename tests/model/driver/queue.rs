@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use posthouse::{Error, ErrorKind, Offset, Overflow, Queue, Ticket};
+use posthouse::{Backoff, Error, ErrorKind, Offset, Overflow, Queue, Ticket};
 
 use super::{
     Driver, LEASE, MOMENT, RETRIED_NAME, Settling, WAIT, Whose, durability, queue_name, unacked,
@@ -11,8 +11,8 @@ use super::{
 use crate::{
     action::{How, Name},
     state::{
-        ATTEMPTS_MAX, BOUNDED, BRIEF, DEAD, EXPIRING, MESSAGES_MAX, Msg, QueueState, RETRIED,
-        TIME_TO_LIVE,
+        ATTEMPTS_MAX, BOUNDED, BRIEF, BYTES_MAX, DEAD, EXPIRING, MESSAGES_MAX, Msg, QueueState,
+        RETRIED, TIME_TO_LIVE,
     },
 };
 
@@ -24,8 +24,9 @@ impl Driver<'_> {
     pub(super) fn create_queue(&mut self, name: Name) -> Result<Option<()>, Error> {
         let name = queue_name(name);
         let builder = self.engine().queue(&name);
-        // The queue of the dead letters has the lease with which it was created beside its queue.
-        let builder = if name == DEAD { builder } else { builder.lease(LEASE) };
+        // The queue of the dead letters has the lease and the backoff with which it was created beside its queue.
+        let builder =
+            if name == DEAD { builder } else { builder.lease(LEASE).backoff(Backoff::None) };
         let is_retried = name == RETRIED;
         // A queue of dead letters that was not created on its own has no time to live.
         let can_expire = [RETRIED, EXPIRING].contains(&&*name)
@@ -38,8 +39,7 @@ impl Driver<'_> {
         let builder = match &*name {
             RETRIED => builder.max_attempts(ATTEMPTS_MAX),
             BOUNDED => builder.max_messages(MESSAGES_MAX).overflow(Overflow::DropOldest),
-            // The limit is never reached: the test needs the sum only.
-            EXPIRING => builder.max_bytes(1 << 40),
+            EXPIRING => builder.max_bytes(BYTES_MAX),
             _ => builder,
         };
         let made = builder.create().map(drop);
@@ -47,8 +47,28 @@ impl Driver<'_> {
             if is_retried && !state.queues.contains_key(RETRIED) {
                 state.queues.entry(DEAD.to_owned()).or_default();
             }
-            state.queues.entry(name).or_insert_with(|| QueueState::with_time_to_live(time_to_live));
+            let max_bytes = (name == EXPIRING).then_some(BYTES_MAX);
+            state.queues.entry(name).or_insert_with(|| QueueState {
+                max_bytes,
+                ..QueueState::with_time_to_live(time_to_live)
+            });
         })
+    }
+
+    /// Changes the limit in bytes, or takes it away.
+    pub(super) fn update_queue(&mut self, name: Name, n: u8) -> Result<Option<()>, Error> {
+        let name = queue_name(name);
+        if !self.now().queues.contains_key(&name) {
+            return Ok(Some(()));
+        }
+        let builder = self.engine().queue(&name);
+        let max_bytes = (!n.is_multiple_of(3)).then_some(BYTES_MAX + u64::from(n));
+        let builder = match max_bytes {
+            Some(bytes) => builder.max_bytes(bytes),
+            None => builder.without_max_bytes(),
+        };
+        let updated = builder.create_or_update().map(drop);
+        self.commit(updated, |state| state.queues.get_mut(&name).unwrap().max_bytes = max_bytes)
     }
 
     pub(super) fn delete_queue(&mut self, name: Name) -> Result<Option<()>, Error> {

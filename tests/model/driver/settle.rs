@@ -13,6 +13,8 @@ impl Driver<'_> {
             self.waits_since.remove(&key);
         } else if how == Settling::NackAfter {
             self.waits_since.insert(key, self.time);
+        } else {
+            self.waits_since.remove(&key);
         }
     }
 
@@ -38,6 +40,7 @@ impl Driver<'_> {
             Settling::Nack => delivery.nack(),
             Settling::NackAfter => delivery.nack_after(WAIT),
             Settling::Reject => delivery.reject("no"),
+            Settling::Drop | Settling::RunOut => unreachable!("these are no calls"),
         };
         let offset = delivery.offset().0;
         let failed = result.is_err();
@@ -75,7 +78,8 @@ impl Driver<'_> {
         let offset = delivery.offset().0;
         drop(delivery);
         let (letters, now) = (self.letters(), self.time);
-        self.committed(|state| settle_in(state, whose, offset, Settling::Nack, now));
+        self.committed(|state| settle_in(state, whose, offset, Settling::Drop, now));
+        self.note_wait(whose, offset, Settling::Drop);
         self.bear_letters(letters);
     }
 

@@ -43,7 +43,7 @@ impl Driver<'_> {
             return Ok(Some(()));
         }
         let made = self.topic(&topic).and_then(|topic| {
-            let builder = topic.subscription(&name).lease(LEASE);
+            let builder = topic.subscription(&name).lease(LEASE).backoff(posthouse::Backoff::None);
             builder.ordered_by_key(name == ORDERED).create().map(drop)
         });
         self.commit(made, |state| {
