@@ -146,7 +146,7 @@ pub fn create(
         };
         let entity = entity.clone();
         if if_exists == IfExists::Update {
-            return wanted.update(core, committer, entity);
+            return wanted.update(core, committer, &entity);
         }
         let differs = definition.differs(core, &entity)?;
         if if_exists == IfExists::Fail || differs.is_some() {
@@ -204,15 +204,15 @@ impl<D: Definition> Wanted<'_, D> {
         &self,
         core: &mut Core,
         committer: &Committer,
-        there: Entity,
+        there: &Entity,
     ) -> CommitResult<(Entity, Receipt)> {
         let letters = self.letter_queue(core, Some(&there.kind));
         let kind = self.definition.applied_to(&there.kind, letters.as_ref().map(|it| it.id))?;
         let entity = Entity { kind, ..there.clone() };
-        if entity == there {
+        if entity == *there {
             return Ok((entity, Receipt::of_what_is_there(&core.store)));
         }
-        check_update(core, &there, &entity)?;
+        check_update(core, there, &entity)?;
         let creation = letters.and_then(|it| it.creation);
         let mut ops: Vec<_> = creation.iter().map(|creation| Op::Create { creation }).collect();
         ops.push(Op::Update { entity: &entity });

@@ -54,12 +54,8 @@ struct Uncounted {
 /// Fills the disk until an attempt cannot be counted. Then there is space again.
 fn uncounted(max_attempts: u32) -> Uncounted {
     let Sim { disk, engine } = Sim::new();
-    let queue = engine
-        .queue("q")
-        .backoff(posthouse::Backoff::None)
-        .max_attempts(max_attempts)
-        .create()
-        .unwrap();
+    let queue =
+        engine.queue("q").backoff(Backoff::None).max_attempts(max_attempts).create().unwrap();
     let filler = engine.queue("filler").create().unwrap();
     for _ in 0..30 {
         queue.send_batch((0..200).map(|n| n.to_string())).unwrap();
@@ -95,8 +91,7 @@ struct Damaged {
 
 fn damaged() -> Damaged {
     let Sim { disk, engine } = Sim::new();
-    let queue =
-        engine.queue("q").backoff(posthouse::Backoff::None).max_attempts(2).create().unwrap();
+    let queue = engine.queue("q").backoff(Backoff::None).max_attempts(2).create().unwrap();
     for n in 0..60 {
         queue.send(format!("{n} {}", "x".repeat(300))).unwrap();
     }
@@ -216,8 +211,7 @@ fn a_read_error_counts_no_attempt() {
 #[test]
 fn a_batch_larger_than_a_commit_is_counted() {
     let Sim { engine, .. } = Sim::new();
-    let queue =
-        engine.queue("q").backoff(posthouse::Backoff::None).max_attempts(3).create().unwrap();
+    let queue = engine.queue("q").backoff(Backoff::None).max_attempts(3).create().unwrap();
     for _ in 0..80 {
         queue.send_batch((0..500).map(|_| "")).unwrap();
     }
@@ -253,8 +247,7 @@ fn a_message_that_was_removed_while_on_lease_can_be_nacked() {
 #[test]
 fn one_priority_is_in_order_although_counting_has_to_wait_for_a_journal_file() {
     let sim = Sim::new();
-    let queue =
-        sim.engine.queue("q").backoff(posthouse::Backoff::None).max_attempts(5).create().unwrap();
+    let queue = sim.engine.queue("q").backoff(Backoff::None).max_attempts(5).create().unwrap();
     for n in 0..5000 {
         queue.send(Message::new(n.to_string()).priority(3)).unwrap();
     }
@@ -269,7 +262,7 @@ fn one_priority_is_in_order_although_counting_has_to_wait_for_a_journal_file() {
 #[test]
 fn messages_of_one_priority_that_waited_come_in_the_order_in_which_they_are_due() {
     let sim = Sim::new();
-    let queue = sim.engine.queue("q").backoff(posthouse::Backoff::None).create().unwrap();
+    let queue = sim.engine.queue("q").backoff(Backoff::None).create().unwrap();
     for (text, seconds) in [("third", 3), ("first", 1), ("second", 2)] {
         let message = Message::new(text).priority(3).deliver_after(seconds * SECOND);
         queue.send(message).unwrap();

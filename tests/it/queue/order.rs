@@ -11,13 +11,7 @@ use crate::support::{SECOND, Sim, field, kind, take};
 #[test]
 fn messages_with_one_key_come_in_order_and_one_at_a_time() {
     let sim = Sim::new();
-    let queue = sim
-        .engine
-        .queue("q")
-        .backoff(posthouse::Backoff::None)
-        .ordered_by_key(true)
-        .create()
-        .unwrap();
+    let queue = sim.engine.queue("q").backoff(Backoff::None).ordered_by_key(true).create().unwrap();
     queue.send_batch([keyed("a", 1), keyed("a", 2), keyed("b", 3), keyed("a", 4)]).unwrap();
     queue.send("no key").unwrap();
     queue.send("no key either").unwrap();
