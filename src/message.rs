@@ -41,6 +41,16 @@ struct More {
     note: Option<Vec<u8>>,
     /// Whether the engine moves it. The engine accepted it before, so present limits do not count.
     is_moved: bool,
+    /// What it keeps when it is moved from another queue.
+    kept: Option<Kept>,
+}
+
+/// The attempts and the due time of a message that is moved as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub attempts: u32,
+    /// 0 if it does not wait.
+    pub due: Timestamp,
 }
 
 /// When a message is to be delivered.
@@ -292,6 +302,16 @@ impl<'a> Message<'a> {
     pub(crate) fn moved(mut self) -> Message<'a> {
         self.more().is_moved = true;
         self
+    }
+
+    /// A message that is moved as it is, with its attempts and its due time.
+    pub(crate) fn keeping(mut self, kept: Kept) -> Message<'a> {
+        self.more().kept = Some(kept);
+        self.moved()
+    }
+
+    pub(crate) fn kept(&self) -> Option<Kept> {
+        self.more.as_ref().and_then(|more| more.kept)
     }
 
     pub(crate) fn is_moved(&self) -> bool {

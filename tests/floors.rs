@@ -27,7 +27,9 @@ const STOREYS: &[&[&str]] = &[
     &["core"],
     &["commit"],
     &["consume"],
-    &["queue", "subscription", "stream"],
+    &["queue", "stream"],
+    // A subscription is redriven to a queue.
+    &["subscription"],
     // A topic makes its subscriptions.
     &["topic"],
     // A transaction knows the handles that take part in it, and a schedule those to which it sends.

@@ -17,6 +17,7 @@ use crate::{
             consumer::{ConsumedCursor, Consumer},
         },
         core::{Core, consumption::Origin},
+        queue::Redrive,
     },
     error::Result,
     format::entity::{Entity, EntityKind},
@@ -171,6 +172,27 @@ impl Subscription {
             delivering,
         };
         Ok(Subscription { consumer: Arc::new(Consumer::attach(engine, consumed)?) })
+    }
+
+    /// Moves messages of the subscription to a queue, which [`to`](Redrive::to) names.
+    ///
+    /// They are moved as they are, with attempts and due times, and are acked for this subscription only. Its dead
+    /// letters are in a queue of their own: [`Queue::redrive`](crate::Queue::redrive) of that queue moves them back
+    /// here.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let created = engine.topic("order.created").create()?;
+    /// let shipping = created.subscription("shipping").create()?;
+    /// created.publish("order 1")?;
+    /// let later = engine.queue("later").create()?;
+    /// shipping.redrive().to(&later).run()?;
+    /// assert_eq!((shipping.depth()?, later.depth()?), (0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn redrive<'f>(&self) -> Redrive<'f> {
+        Redrive::new(&self.consumer)
     }
 
     consumer_calls!(

@@ -29,6 +29,9 @@ pub struct DeadLetter {
     pub died: Timestamp,
     /// Whether it comes from a subscription.
     pub is_of_subscription: bool,
+    /// Its first death, if it died before: it was redriven, or it died once more among the dead letters.
+    #[serde(skip)]
+    pub first: Option<Box<DeadLetter>>,
 }
 
 /// A note, as it is stored.
@@ -43,6 +46,20 @@ pub(super) enum Note {
     /// A dead letter, and the time at which its time to live begins, because the clock was set before it was
     /// moved.
     DeadLetterFrom(DeadLetter, Timestamp),
+    /// A dead letter that died before, or that has a time to live of its own. Its time to live among the dead
+    /// letters begins at `from`. `own_ms` begins when it is redriven.
+    DeadLetterWith {
+        letter: DeadLetter,
+        from: Timestamp,
+        own_ms: Option<u64>,
+        first: Option<DeadLetter>,
+    },
+    /// A dead letter that was redriven: its time to live, as in `Restarted`, and its first death.
+    Redriven {
+        from: Timestamp,
+        own_ms: Option<u64>,
+        first: DeadLetter,
+    },
 }
 
 impl Note {
@@ -72,44 +89,90 @@ impl TimeToLive {
         Some(note.encode())
     }
 
-    /// The note of a message whose time to live begins again at `now`.
-    pub fn restarted(self, now: Timestamp) -> Vec<u8> {
-        Note::Restarted(now, self.ms).encode()
-    }
-
     pub fn of(headers: Headers<'_>) -> Decoded<TimeToLive> {
         Ok(match headers.note().map(take_value).transpose()? {
             Some(Note::TimeToLive(ms)) => TimeToLive { from: None, ms: Some(ms) },
-            Some(Note::Restarted(_, ms)) if seeded!(LifeGoesOnWhenRedriven) => {
+            Some(Note::Restarted(_, ms) | Note::Redriven { own_ms: ms, .. })
+                if seeded!(LifeGoesOnWhenRedriven) =>
+            {
                 TimeToLive { from: None, ms }
             }
-            Some(Note::DeadLetter(_) | Note::DeadLetterFrom(..))
+            Some(Note::DeadLetter(_) | Note::DeadLetterFrom(..) | Note::DeadLetterWith { .. })
                 if seeded!(LettersKeepTheirOldLife) =>
             {
                 TimeToLive::default()
             }
-            Some(Note::Restarted(from, ms)) => TimeToLive { from: Some(from), ms },
+            Some(Note::Restarted(from, ms) | Note::Redriven { from, own_ms: ms, .. }) => {
+                TimeToLive { from: Some(from), ms }
+            }
             Some(Note::DeadLetter(letter)) => TimeToLive { from: Some(letter.died), ms: None },
-            Some(Note::DeadLetterFrom(_, from)) => TimeToLive { from: Some(from), ms: None },
+            Some(Note::DeadLetterFrom(_, from) | Note::DeadLetterWith { from, .. }) => {
+                TimeToLive { from: Some(from), ms: None }
+            }
             None => TimeToLive::default(),
         })
     }
 }
 
 impl DeadLetter {
-    /// The note of a dead letter. Its time to live begins at `begin`, or else when it was moved.
-    pub(crate) fn encode(self, begin: Option<Timestamp>) -> Vec<u8> {
+    /// The note of a dead letter whose message has these headers until now. Its time to live among the dead letters
+    /// begins at `begin`, or else when it was moved.
+    pub(crate) fn encode(self, begin: Option<Timestamp>, headers: Headers<'_>) -> Vec<u8> {
+        // A note that cannot be read tells nothing.
+        let before = headers.note().map(take_value).transpose().ok().flatten();
+        let own_ms = before.as_ref().and_then(Note::own_ms);
+        let first = before.and_then(Note::into_first);
         match begin {
+            _ if first.is_some() || own_ms.is_some() => {
+                let from = begin.unwrap_or(self.died);
+                Note::DeadLetterWith { letter: self, from, own_ms, first }.encode()
+            }
             None => Note::DeadLetter(self).encode(),
             Some(begin) => Note::DeadLetterFrom(self, begin).encode(),
         }
     }
 
-    /// The dead letter's origin in a message's note, if the message is a dead letter.
+    /// The dead letter in a message's note, if the message is one.
     pub(crate) fn of(headers: Headers<'_>) -> Decoded<Option<DeadLetter>> {
-        match headers.note().map(take_value).transpose()? {
-            Some(Note::DeadLetter(letter) | Note::DeadLetterFrom(letter, _)) => Ok(Some(letter)),
-            Some(Note::TimeToLive(_) | Note::Restarted(..)) | None => Ok(None),
+        Ok(match headers.note().map(take_value).transpose()? {
+            Some(Note::DeadLetter(letter) | Note::DeadLetterFrom(letter, _)) => Some(letter),
+            Some(Note::DeadLetterWith { letter, first, .. }) => {
+                Some(DeadLetter { first: first.map(Box::new), ..letter })
+            }
+            Some(Note::TimeToLive(_) | Note::Restarted(..) | Note::Redriven { .. }) | None => None,
+        })
+    }
+
+    /// The note of a dead letter with these headers that is redriven: its own time to live begins again at `now`.
+    pub(crate) fn redriven(headers: Headers<'_>, now: Timestamp) -> Decoded<Vec<u8>> {
+        let note: Option<Note> = headers.note().map(take_value).transpose()?;
+        let own_ms = note.as_ref().and_then(Note::own_ms);
+        Ok(match note.and_then(Note::into_first) {
+            Some(first) => Note::Redriven { from: now, own_ms, first }.encode(),
+            None => Note::Restarted(now, own_ms).encode(),
+        })
+    }
+}
+
+impl Note {
+    /// The time to live that the message has of its own.
+    fn own_ms(&self) -> Option<u64> {
+        match self {
+            Note::TimeToLive(ms) => Some(*ms),
+            Note::Restarted(_, own_ms)
+            | Note::DeadLetterWith { own_ms, .. }
+            | Note::Redriven { own_ms, .. } => *own_ms,
+            Note::DeadLetter(_) | Note::DeadLetterFrom(..) => None,
+        }
+    }
+
+    /// The first death of the message.
+    fn into_first(self) -> Option<DeadLetter> {
+        match self {
+            Note::DeadLetter(letter) | Note::DeadLetterFrom(letter, _) => Some(letter),
+            Note::DeadLetterWith { letter, first, .. } => Some(first.unwrap_or(letter)),
+            Note::Redriven { first, .. } => Some(first),
+            Note::TimeToLive(_) | Note::Restarted(..) => None,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         record::RecordParts,
     },
     ids::{CursorId, LogId, Now, Offset, OffsetRange, Timestamp},
-    message::{Delay, Message},
+    message::{Delay, Kept, Message},
 };
 
 /// A delay or a retry of one message.
@@ -256,7 +256,7 @@ impl Draft {
         now: Timestamp,
     ) -> Result<()> {
         let Append { log, messages, delay_ms } = *append;
-        if delay_ms == 0 && messages.iter().all(|it| it.delay().is_none()) {
+        if delay_ms == 0 && messages.iter().all(|it| it.delay().is_none() && it.kept().is_none()) {
             return Ok(());
         }
         let cursor = log.queue_cursor();
@@ -268,6 +268,11 @@ impl Draft {
             return Err(Error::invalid(field, what));
         }
         for (n, message) in messages.iter().enumerate() {
+            if let Some(Kept { attempts, due }) = message.kept() {
+                let due = if due > now { due } else { Timestamp(0) };
+                self.keep(cursor, Offset(first.0 + n as u64), attempts, due);
+                continue;
+            }
             let due = match message.delay() {
                 None if delay_ms == 0 => continue,
                 None => now.0.saturating_add(delay_ms),
@@ -289,6 +294,15 @@ impl Draft {
 }
 
 impl Draft {
+    /// Notes the attempts and the due time of a message that was moved as it is.
+    fn keep(&mut self, cursor: CursorId, offset: Offset, attempts: u32, due: Timestamp) {
+        if attempts > 0 || due > Timestamp(0) {
+            let deferred = Deferred { cursor, offset, attempts, due, is_new: true };
+            deferred.change().put(&mut self.frame);
+            self.deferred.push(deferred);
+        }
+    }
+
     /// Sets the priorities of messages that were just added.
     fn add_priorities(&mut self, state: &State, append: &Append<'_>, first: Offset) -> Result<()> {
         let Append { log, messages, .. } = *append;

@@ -129,6 +129,11 @@ impl Store {
         })
     }
 
+    /// The ack cursors over a log.
+    pub fn cursors_over(&self, log: LogId) -> &[CursorId] {
+        self.state.logs.get(&log).map_or(&[], |log| &log.cursors)
+    }
+
     #[inline]
     pub fn acks(&self, cursor: CursorId) -> Option<&AckSet> {
         self.state.cursors.get(&cursor)?.acks()

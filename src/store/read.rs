@@ -80,11 +80,17 @@ impl Stored {
 
     /// The dead letter's origin, if the message is a dead letter.
     pub fn dead_letter(&self) -> Result<Option<DeadLetter>> {
-        DeadLetter::of(self.headers()).map_err(|what| {
-            let what =
-                format!("message {} bears a note that cannot be read: {}", self.offset, what.0);
-            Error::new(ErrorKind::Corrupt, what)
-        })
+        DeadLetter::of(self.headers()).map_err(|what| self.unreadable(what))
+    }
+
+    /// The note of the message when it is redriven, if it is a dead letter.
+    pub fn redriven_note(&self, now: Timestamp) -> Result<Vec<u8>> {
+        DeadLetter::redriven(self.headers(), now).map_err(|what| self.unreadable(what))
+    }
+
+    fn unreadable(&self, what: Malformed) -> Error {
+        let what = format!("message {} bears a note that cannot be read: {}", self.offset, what.0);
+        Error::new(ErrorKind::Corrupt, what)
     }
 }
 

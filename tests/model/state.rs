@@ -54,7 +54,7 @@ impl Msg {
         self
     }
 
-    fn is_brief(&self) -> bool {
+    pub fn is_brief(&self) -> bool {
         self.headers.iter().any(|(name, _)| name == BRIEF_HEADER)
     }
 

@@ -6,10 +6,7 @@ use super::{consumer::Consumer, due_times::DueTimes, getters::stored_message_get
 use crate::{
     engine::core::errors::deleted,
     error::{ErrorKind, Result},
-    format::{
-        note::{DeadLetter, TimeToLive},
-        record::Headers,
-    },
+    format::{note::DeadLetter, record::Headers},
     ids::{Offset, OffsetRange, Timestamp},
     message::Message,
     store::Stored,
@@ -71,9 +68,14 @@ impl Browsed {
         (self.due != Timestamp(0)).then_some(self.due)
     }
 
-    /// Its time to live.
-    pub(crate) fn time_to_live(&self) -> TimeToLive {
-        self.stored.time_to_live()
+    /// The engine's note about it.
+    pub(crate) fn stored_note(&self) -> Option<&[u8]> {
+        self.stored.headers().note()
+    }
+
+    /// The note that it gets when it is redriven, as a dead letter.
+    pub(crate) fn redriven_note(&self, now: Timestamp) -> Result<Vec<u8>> {
+        self.stored.redriven_note(now)
     }
 }
 

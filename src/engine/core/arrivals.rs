@@ -11,7 +11,7 @@ use crate::{
     audit,
     engine::runtime::wait::Watch,
     error::Result,
-    ids::{CursorId, LogId, Lsn, Offset},
+    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
 };
 
 impl Core {
@@ -117,7 +117,8 @@ impl Core {
     /// failed, were noted when their leases ended.
     pub(super) fn note_deferred(&mut self) {
         let mut cursors: Vec<CursorId> = Vec::new();
-        for it in self.store.deferred().iter().filter(|it| it.is_new) {
+        // A message that was moved with its attempts, and does not wait, is a fresh message here.
+        for it in self.store.deferred().iter().filter(|it| it.is_new && it.due > Timestamp(0)) {
             audit::step();
             let Some(consumption) = self.consumers.get_mut(&it.cursor) else { continue };
             consumption.deliveries.defer(it.offset, it.due);

@@ -55,10 +55,11 @@ impl<'a> DeadMessage<'a> {
             attempts,
             died: now.stamp,
             is_of_subscription: from.origin.is_subscription,
+            first: None,
         };
         let message = Message::borrowed(stored.payload(), stored.key(), stored.headers())
             .timestamp(stored.timestamp())
-            .noting(note.encode(now.time_to_live_start(now.stamp)))
+            .noting(note.encode(now.time_to_live_start(now.stamp), stored.headers()))
             .priority(priority);
         Letter { log: to.queue.log(0), message }
     }

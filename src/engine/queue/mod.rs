@@ -2,6 +2,7 @@
 
 mod builder;
 mod capacity;
+mod moving;
 mod redrive;
 
 use std::{fmt, ops::Range, sync::Arc};
@@ -258,7 +259,7 @@ impl Queue {
         self.consumer.bytes()
     }
 
-    /// Moves the dead letters in this queue back to their queues, or to another queue.
+    /// Moves the dead letters in this queue back to where they come from, or to another queue.
     ///
     /// With [`to`](Redrive::to) it moves ordinary messages, too. [`only`](Redrive::only) chooses among them.
     /// See [`Redrive`].
@@ -274,7 +275,7 @@ impl Queue {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn redrive<'f>(&self) -> Redrive<'f> {
-        Redrive::new(self)
+        Redrive::new(&self.consumer)
     }
 
     consumer_calls!(

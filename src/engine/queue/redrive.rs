@@ -1,18 +1,14 @@
 //! Redriving: moves dead letters back to their queues, or to another queue.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use super::Queue;
+use super::{
+    Queue,
+    moving::{Batch, Outgoing, Target, check_move, way_back, weight},
+};
 use crate::{
-    audit,
-    engine::{
-        consume::{browse::Browsed, calls::Consuming},
-        core::{Core, commit::Receipt, errors::deleted},
-    },
-    error::{Error, ErrorKind, Result},
-    ids::{LogId, Offset},
-    message::Message,
-    store::{Op, Space},
+    engine::consume::{browse::Browsed, consumer::Consumer},
+    error::{Error, Result},
 };
 
 /// The most letters that are moved in one commit, and the most bytes of them.
@@ -30,14 +26,19 @@ pub struct Redriven {
     pub moved: u64,
 }
 
-/// A move of dead letters back to their queues, or to another queue. [`Queue::redrive`] returns it.
+/// A move of dead letters back to where they come from, or of any messages to another queue. [`Queue::redrive`] and
+/// [`Subscription::redrive`](crate::Subscription::redrive) return it.
 ///
-/// A letter leaves the dead letters and enters its queue in one commit. It keeps its payload, key, headers
-/// and timestamp, and its attempts start anew. Letters on lease stay, and so do letters that arrive while it
-/// runs.
+/// A message leaves its place and enters the other one in one commit. Messages on lease stay, and so do messages that
+/// arrive while it runs.
 ///
-/// With [`to`](Redrive::to) it moves ordinary messages, too: every message in the queue is a letter here.
-/// Without `to`, an ordinary message has nowhere to go. It stays, and [`run`](Redrive::run) returns an error.
+/// A dead letter begins anew: it keeps its payload, key, headers, timestamp and priority; its attempts start again, it
+/// does not wait, and a time to live of its own starts again. It goes back to its queue, or to its subscription only,
+/// and no other subscription of the topic gets it once more.
+///
+/// With [`to`](Redrive::to) ordinary messages are moved, too. They are moved as they are: due time, attempts, time to
+/// live, priority, key and headers stay. Without `to`, an ordinary message has nowhere to go. It stays, and
+/// [`run`](Redrive::run) returns an error.
 ///
 /// ```
 /// use posthouse::{Engine, Message};
@@ -59,37 +60,17 @@ pub struct Redriven {
 /// ```
 #[must_use = "nothing is moved before it is run"]
 pub struct Redrive<'a> {
-    from: Queue,
+    from: Arc<Consumer>,
     to: Option<Queue>,
     most: u64,
     only: Box<dyn FnMut(&Browsed) -> bool + 'a>,
     progress: Box<dyn FnMut(Redriven) + 'a>,
 }
 
-/// A letter, and where it goes.
-struct Outgoing {
-    letter: Browsed,
-    to: LogId,
-}
-
-/// Letters that are moved in one commit.
-#[derive(Default)]
-struct Batch {
-    letters: Vec<Outgoing>,
-    bytes: usize,
-}
-
-/// About how many bytes a letter takes in a commit.
-fn weight(letter: &Browsed) -> usize {
-    let headers = letter.headers().map(|(name, value)| name.len() + value.len() + 16);
-    let key = letter.key().map_or(0, <[u8]>::len);
-    letter.payload().len() + key + headers.sum::<usize>() + 128
-}
-
 impl<'a> Redrive<'a> {
-    pub(crate) fn new(from: &Queue) -> Redrive<'a> {
+    pub(crate) fn new(from: &Arc<Consumer>) -> Redrive<'a> {
         Redrive {
-            from: from.clone(),
+            from: Arc::clone(from),
             to: None,
             most: u64::MAX,
             only: Box::new(|_| true),
@@ -192,26 +173,27 @@ impl<'a> Redrive<'a> {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) if a letter comes from a queue that was deleted, or from a
-    /// subscription: name a queue with [`to`](Redrive::to). [`InvalidInput`](ErrorKind::InvalidInput) if a
-    /// message is no dead letter and `to` is not set, or if `to` is this queue itself.
-    /// [`DiskFull`](ErrorKind::DiskFull), [`Corrupt`](ErrorKind::Corrupt) and [`Io`](ErrorKind::Io) as
+    /// [`NotFound`](crate::ErrorKind::NotFound) if a letter comes from a queue or a subscription that was deleted: name
+    /// a queue with [`to`](Redrive::to). [`InvalidInput`](crate::ErrorKind::InvalidInput) if a message is no dead
+    /// letter and `to` is not set, if `to` is this queue itself, or if a message waits and `to` is ordered by
+    /// key.
+    /// [`DiskFull`](crate::ErrorKind::DiskFull), [`Corrupt`](crate::ErrorKind::Corrupt) and [`Io`](crate::ErrorKind::Io) as
     /// [`receive`](Queue::receive) and [`send`](Queue::send). A letter that cannot be moved stays, and the
     /// others are moved; then the first such error is returned.
     pub fn run(mut self) -> Result<Redriven> {
         if let Some(to) = &self.to
-            && (to.log() == self.from.log() || !to.engine().is_same(self.from.engine()))
+            && (to.log() == self.from.log() || !to.engine().is_same(&self.from.engine))
         {
             let what = "letters are redriven to another queue of the same engine";
             return Err(Error::invalid("to", what));
         }
         let mut done = Redriven::default();
         let mut batch = Batch::default();
-        let config = &self.from.consumer().committer().config;
+        let config = &self.from.committer().config;
         let bytes_most = BYTES_AT_ONCE.min(config.commit_bytes_max as usize / 2);
         let mut failure = None;
         for letter in self.from.browse()? {
-            if done.moved + batch.letters.len() as u64 >= self.most {
+            if done.moved + batch.messages.len() as u64 >= self.most {
                 break;
             }
             let letter = match letter {
@@ -226,107 +208,68 @@ impl<'a> Redrive<'a> {
             if !(self.only)(&letter) {
                 continue;
             }
-            let target = match self.target(&letter) {
-                Ok(target) => target,
+            let bytes = weight(&letter);
+            let outgoing = match self.outgoing(letter) {
+                Ok(outgoing) => outgoing,
                 Err(error) => {
                     failure.get_or_insert(error);
                     continue;
                 }
             };
-            let bytes = weight(&letter);
             let is_full =
-                batch.bytes + bytes > bytes_most || batch.letters.len() >= LETTERS_AT_ONCE;
-            if is_full && !batch.letters.is_empty() {
+                batch.bytes + bytes > bytes_most || batch.messages.len() >= LETTERS_AT_ONCE;
+            if is_full && !batch.messages.is_empty() {
                 done.moved += self.move_batch(&mut batch)?;
                 (self.progress)(done);
             }
             batch.bytes += bytes;
-            batch.letters.push(Outgoing { letter, to: target });
+            batch.messages.push(outgoing);
         }
-        if !batch.letters.is_empty() {
+        if !batch.messages.is_empty() {
             done.moved += self.move_batch(&mut batch)?;
         }
         (self.progress)(done);
         failure.map_or(Ok(done), Err)
     }
 
-    fn target(&self, letter: &Browsed) -> Result<LogId> {
-        if let Some(to) = &self.to {
-            return Ok(to.log());
-        }
-        let Some(note) = letter.dead_letter()? else {
-            let what = format!(
-                "the message at offset {} is no dead letter, so it has no queue to go back to: say where \
-                 it is to go with .to(&queue)",
-                letter.offset()
-            );
-            return Err(Error::invalid("to", what));
+    /// Where a message goes.
+    fn outgoing(&self, message: Browsed) -> Result<Outgoing> {
+        let committer = self.from.committer();
+        // A note that cannot be read is no obstacle where the caller names the queue.
+        let letter = match (message.dead_letter(), &self.to) {
+            (Err(_), Some(_)) => None,
+            (letter, _) => letter?,
         };
-        if note.is_of_subscription {
-            let what = format!(
-                "{:?} is a subscription: say to which queue its letters are to go with .to(&queue)",
-                note.origin
-            );
-            return Err(Error::new(ErrorKind::NotFound, what));
-        }
-        let core = self.from.consumer().committer().lock_open("redrive")?;
-        let Some(origin) = core.store.find(Space::Queues, &note.origin) else {
-            let what = format!(
-                "there is no queue {:?} any more: say where the letter is to go with .to(&queue)",
-                note.origin
-            );
-            return Err(Error::new(ErrorKind::NotFound, what));
+        let is_dead = letter.is_some();
+        let to = match (&self.to, letter) {
+            (Some(to), _) => Target::Queue(to.log()),
+            (None, Some(letter)) => way_back(committer, &letter)?,
+            (None, None) => {
+                let what = format!(
+                    "the message at offset {} is no dead letter, so it has no queue to go back to: say where \
+                     it is to go with .to(&queue)",
+                    message.offset()
+                );
+                return Err(Error::invalid("to", what));
+            }
         };
-        Ok(origin.id.log(0))
+        if let (Target::Queue(log), false) = (to, is_dead) {
+            check_move(committer, &message, log)?;
+        }
+        Ok(Outgoing { message, to, is_dead })
     }
 
-    /// Moves the letters of a batch in one commit. Letters that are gone or on lease stay.
     fn move_batch(&self, batch: &mut Batch) -> Result<u64> {
-        let Batch { letters, .. } = std::mem::take(batch);
-        let (cursor, consumer) = (self.from.cursor(), self.from.consumer());
-        let committer = consumer.committer();
-        let committed = committer.transact("redrive", |core| {
-            let moving = self.movable(core, &letters)?;
-            if moving.is_empty() {
-                return Ok((0, Receipt::of_what_is_there(&core.store)));
-            }
-            let now = committer.now();
-            let mut offsets: Vec<Offset> = moving.iter().map(|it| it.letter.offset()).collect();
-            offsets.sort_unstable();
-            let mut messages: Vec<[Message<'_>; 1]> = Vec::with_capacity(moving.len());
-            for Outgoing { letter, .. } in &moving {
-                audit::step();
-                let message = Message::from(letter)
-                    .timestamp(letter.timestamp())
-                    .noting(letter.time_to_live().restarted(now.steady))
-                    .priority(letter.priority());
-                messages.push([message]);
-            }
-            let mut ops = vec![Op::Ack { cursor, offsets: &offsets }];
-            for (it, messages) in moving.iter().zip(&messages) {
-                ops.push(Op::Append { log: it.to, messages, delay_ms: 0 });
-            }
-            let receipt = core.commit(&ops, now)?;
-            for it in &moving {
-                let due = it.letter.due().unwrap_or_default();
-                core.consumption(cursor)?.deliveries.forget_one(it.letter.offset(), due);
-            }
-            core.note_deleted(cursor);
-            Ok((moving.len() as u64, receipt))
-        })?;
-        committer.complete(committed, consumer.durability)
-    }
-
-    fn movable<'l>(&self, core: &mut Core, letters: &'l [Outgoing]) -> Result<Vec<&'l Outgoing>> {
-        let leased = core.consumption(self.from.cursor())?.deliveries.leased();
-        let acks = core.store.acks(self.from.cursor()).ok_or_else(deleted)?;
-        let is_idle = |offset| !acks.is_acked(offset) && !leased.contains(&offset);
-        Ok(letters.iter().filter(|it| is_idle(it.letter.offset())).collect())
+        let batch = std::mem::take(batch);
+        let committer = self.from.committer();
+        let committed =
+            committer.transact("redrive", |core| batch.commit(&self.from, committer, core))?;
+        committer.complete(committed, self.from.durability)
     }
 }
 
 impl fmt::Debug for Redrive<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redrive").field("from", &self.from.name()).finish_non_exhaustive()
+        f.debug_struct("Redrive").field("from", &self.from.info.name).finish_non_exhaustive()
     }
 }

@@ -5,8 +5,17 @@ use std::{borrow::Cow, fmt::Write, path::PathBuf};
 
 use super::{
     super::{
-        commit::*, frame::*, fuzzing::put_run, header::FORMAT_VERSION, journal::*, meta::*,
-        note::*, pack::*, record::RecordParts, segment::*, wire::Seed,
+        commit::*,
+        frame::*,
+        fuzzing::put_run,
+        header::FORMAT_VERSION,
+        journal::*,
+        meta::*,
+        note::*,
+        pack::*,
+        record::{Headers, RecordParts},
+        segment::*,
+        wire::{Seed, put_varint},
     },
     STORE,
     meta::{entities, entries},
@@ -185,6 +194,14 @@ fn metalog_file(samples: &mut Samples) {
     }
 }
 
+/// Headers that consist of a note.
+fn with_note(note: &[u8]) -> Vec<u8> {
+    let mut out = vec![0];
+    put_varint(&mut out, note.len() as u64);
+    out.extend_from_slice(note);
+    out
+}
+
 fn notes(samples: &mut Samples) {
     let minute = TimeToLive { from: None, ms: Some(60_000) };
     let letter = DeadLetter {
@@ -194,11 +211,22 @@ fn notes(samples: &mut Samples) {
         attempts: 3,
         died: NOW,
         is_of_subscription: false,
+        first: None,
     };
     samples.add("note: a time to live", minute.note().expect("it is limited"));
-    samples.add("note: a time to live that begins anew", minute.restarted(NOW));
-    samples.add("note: a dead letter", letter.clone().encode(None));
-    samples.add("note: a dead letter after the clock was set", letter.encode(Some(NOW)));
+    let anew = TimeToLive { from: Some(NOW), ..minute };
+    samples.add("note: a time to live that begins anew", anew.note().expect("it is limited"));
+    let bare = Headers::new(&[]);
+    samples.add("note: a dead letter", letter.clone().encode(None, bare));
+    samples
+        .add("note: a dead letter after the clock was set", letter.clone().encode(Some(NOW), bare));
+    let brief = with_note(&minute.note().expect("it is limited"));
+    let died = letter.clone().encode(None, Headers::new(&brief));
+    let redriven = DeadLetter::redriven(Headers::new(&with_note(&died)), NOW).unwrap();
+    let again = letter.encode(None, Headers::new(&with_note(&redriven)));
+    samples.add("note: a dead letter with a time to live of its own", died);
+    samples.add("note: a dead letter that was redriven", redriven);
+    samples.add("note: a dead letter that died twice", again);
 }
 
 /// Sixteen bytes a line; lines of zeros beyond the first are left out and marked by a star.

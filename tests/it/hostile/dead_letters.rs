@@ -14,8 +14,8 @@ fn a_letter_of_a_subscription_does_not_go_to_a_queue_of_its_name() {
     topic.publish("secret").unwrap();
     billing.try_receive().unwrap().unwrap().nack().unwrap();
     let dead = engine.queue("orders.billing.dead").open().unwrap();
-    assert!(dead.redrive().run().is_err(), "a subscription takes back no message");
-    assert_eq!((dead.depth().unwrap(), other.depth().unwrap()), (1, 0));
+    assert_eq!(dead.redrive().run().unwrap().moved, 1);
+    assert_eq!((billing.depth().unwrap(), other.depth().unwrap()), (1, 0));
 }
 
 #[test]
@@ -170,7 +170,9 @@ fn a_redriven_message_keeps_the_length_of_its_time_to_live() {
     let (a, b) = (engine.queue("a").create().unwrap(), engine.queue("b").create().unwrap());
     a.send(Message::new("x").expire_after(10 * SECOND)).unwrap();
     a.redrive().to(&b).run().unwrap();
-    disk.advance(HOUR);
+    disk.advance(9 * SECOND);
+    take(&b).expect("it lives ten seconds").nack_after(ms(0)).unwrap();
+    disk.advance(SECOND);
     assert!(take(&b).is_none());
 }
 

@@ -11,6 +11,7 @@ mod lease;
 mod limits;
 mod order;
 mod priority;
+mod redrive;
 mod retry;
 mod settings;
 mod time_to_live;

@@ -284,8 +284,9 @@ impl Driver<'_> {
             self.committed(|state| {
                 let letter = state.queues.get_mut(DEAD).unwrap().unacked.remove(&offset).unwrap();
                 let message = Msg { note: None, ..letter.msg };
-                // A dead letter loses the time to live that the message had of its own.
-                state.queues.get_mut(RETRIED).unwrap().send(&[message], now);
+                let own = message.is_brief().then_some(BRIEF);
+                let queue = state.queues.get_mut(RETRIED).unwrap();
+                queue.send_with_time_to_live(&[message], own, now);
             });
             self.bear(&Whose::Queue(RETRIED.to_owned()), first + n as u64, 1);
         }

@@ -1,0 +1,234 @@
+//! Moves messages for a redrive: where each of them goes, and the commit of a batch.
+//!
+//! A dead letter begins anew. Any other message is moved as it is: its attempts, its due time and its time to live go
+//! on.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    audit,
+    engine::{
+        commit::committer::Committer,
+        consume::{browse::Browsed, consumer::Consumer},
+        core::{
+            Core,
+            capacity::ranges,
+            commit::{CommitResult, Receipt},
+            errors::deleted,
+        },
+    },
+    error::{Error, ErrorKind, Result},
+    format::note::DeadLetter,
+    ids::{CursorId, LogId, Now, Offset, OffsetRange},
+    message::{Kept, Message},
+    store::{Op, Space},
+};
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    Queue(LogId),
+    /// A subscription: the message enters its topic, and is acked for all other subscriptions.
+    Subscription {
+        log: LogId,
+        cursor: CursorId,
+    },
+}
+
+impl Target {
+    fn log(self) -> LogId {
+        match self {
+            Target::Queue(log) | Target::Subscription { log, .. } => log,
+        }
+    }
+}
+
+/// A message, and where it goes.
+pub struct Outgoing {
+    pub message: Browsed,
+    pub to: Target,
+    /// Whether it is a dead letter.
+    pub is_dead: bool,
+}
+
+/// Messages that are moved in one commit.
+#[derive(Default)]
+pub struct Batch {
+    pub messages: Vec<Outgoing>,
+    pub bytes: usize,
+}
+
+/// About how many bytes a message takes in a commit.
+pub fn weight(message: &Browsed) -> usize {
+    let headers = message.headers().map(|(name, value)| name.len() + value.len() + 16);
+    let key = message.key().map_or(0, <[u8]>::len);
+    message.payload().len() + key + headers.sum::<usize>() + 128
+}
+
+/// The place that a dead letter comes from.
+pub fn way_back(committer: &Committer, letter: &DeadLetter) -> Result<Target> {
+    let core = committer.lock_open("redrive")?;
+    let origin = &letter.origin;
+    if !letter.is_of_subscription {
+        let Some(queue) = core.store.find(Space::Queues, origin) else {
+            let what = format!(
+                "there is no queue {origin:?} any more: say where the letter is to go with .to(&queue)"
+            );
+            return Err(Error::new(ErrorKind::NotFound, what));
+        };
+        return Ok(Target::Queue(queue.id.log(0)));
+    }
+    // Names may have slashes, too.
+    let found = origin.match_indices('/').filter_map(|(at, _)| {
+        audit::step();
+        let topic = core.store.find(Space::Topics, &origin[..at])?.id;
+        let space = Space::Subscriptions { topic };
+        let cursor = core.store.find(space, &origin[at + 1..])?.id.cursor(0);
+        Some(Target::Subscription { log: topic.log(0), cursor })
+    });
+    let found: Vec<Target> = found.collect();
+    match found[..] {
+        [one] => Ok(one),
+        [] => {
+            let what = format!(
+                "there is no subscription {origin:?} any more: say to which queue its letters are to go with \
+                 .to(&queue)"
+            );
+            Err(Error::new(ErrorKind::NotFound, what))
+        }
+        _ => {
+            let what = format!(
+                "{origin:?} is the name of two subscriptions: say to which queue its letters are to go with \
+                 .to(&queue)"
+            );
+            Err(Error::invalid("to", what))
+        }
+    }
+}
+
+/// Fails if a message that is no dead letter cannot be moved to a queue as it is.
+pub fn check_move(committer: &Committer, message: &Browsed, to: LogId) -> Result<()> {
+    let Some(due) = message.due().filter(|due| *due > committer.now().steady) else {
+        return Ok(());
+    };
+    let core = committer.lock_open("redrive")?;
+    let queue = core.store.entity(to.entity()).ok_or_else(deleted)?;
+    if queue.delivering().is_some_and(|it| it.is_ordered) {
+        let what = format!(
+            "the message at offset {} is due at {due} (ms since 1970), and queue {:?} is ordered by key, so it \
+             delays no message: move it when it is due, or to another queue",
+            message.offset(),
+            queue.name
+        );
+        return Err(Error::invalid("to", what));
+    }
+    Ok(())
+}
+
+impl Batch {
+    /// Moves the messages in one commit. Messages that are gone or on lease stay.
+    pub fn commit(
+        &self,
+        from: &Consumer,
+        committer: &Committer,
+        core: &mut Core,
+    ) -> CommitResult<(u64, Receipt)> {
+        let cursor = from.cursor();
+        let moving = self.movable(core, cursor)?;
+        if moving.is_empty() {
+            return Ok((0, Receipt::of_what_is_there(&core.store)));
+        }
+        let now = committer.now();
+        let mut offsets: Vec<Offset> =
+            moving.iter().map(|it| it.outgoing.message.offset()).collect();
+        offsets.sort_unstable();
+        let mut messages: Vec<[Message<'_>; 1]> = Vec::with_capacity(moving.len());
+        for it in &moving {
+            audit::step();
+            messages.push([it.message(now)?]);
+        }
+        let acked = acks_of_others(core, &moving)?;
+        let mut ops = vec![Op::Ack { cursor, offsets: &offsets }];
+        for (it, messages) in moving.iter().zip(&messages) {
+            ops.push(Op::Append { log: it.outgoing.to.log(), messages, delay_ms: 0 });
+        }
+        for (cursor, ranges) in &acked {
+            ops.push(Op::AckRanges { cursor: *cursor, ranges });
+        }
+        let receipt = core.commit(&ops, now)?;
+        for it in &moving {
+            let offset = it.outgoing.message.offset();
+            core.consumption(cursor)?.deliveries.forget_one(offset, it.kept.due);
+        }
+        core.note_deleted(cursor);
+        Ok((moving.len() as u64, receipt))
+    }
+
+    fn movable(&self, core: &mut Core, cursor: CursorId) -> Result<Vec<Moving<'_>>> {
+        let leased = core.consumption(cursor)?.deliveries.leased();
+        let acks = core.store.acks(cursor).ok_or_else(deleted)?;
+        let mut moving = Vec::with_capacity(self.messages.len());
+        for outgoing in &self.messages {
+            audit::step();
+            let message = &outgoing.message;
+            let offset = message.offset();
+            if acks.is_acked(offset) || leased.contains(&offset) {
+                continue;
+            }
+            let due = match acks.is_spilled(offset) {
+                // Its due time is on disk.
+                true => message.due(),
+                false => Some(acks.due(offset)),
+            };
+            // A message that was spilled meanwhile stays: it would come early.
+            let Some(due) = due else { continue };
+            let kept = Kept { attempts: acks.attempts(offset), due };
+            moving.push(Moving { outgoing, kept });
+        }
+        Ok(moving)
+    }
+}
+
+/// A message that is moved now.
+struct Moving<'a> {
+    outgoing: &'a Outgoing,
+    kept: Kept,
+}
+
+impl Moving<'_> {
+    fn message(&self, now: Now) -> Result<Message<'_>> {
+        let Outgoing { message: browsed, is_dead, to } = self.outgoing;
+        let message = Message::from(browsed).timestamp(browsed.timestamp());
+        let message = match (is_dead, browsed.stored_note()) {
+            (true, _) => message.noting(browsed.redriven_note(now.steady)?),
+            (false, Some(note)) => message.noting(note.to_vec()).keeping(self.kept),
+            (false, None) => message.keeping(self.kept),
+        };
+        Ok(match to {
+            Target::Queue(_) => message.priority(browsed.priority()),
+            Target::Subscription { .. } => message,
+        })
+    }
+}
+
+/// The acks for the subscriptions that do not get the messages which go back to another subscription of their topic.
+fn acks_of_others(
+    core: &Core,
+    moving: &[Moving<'_>],
+) -> Result<BTreeMap<CursorId, Vec<OffsetRange>>> {
+    let mut next: BTreeMap<LogId, Offset> = BTreeMap::new();
+    let mut acked: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
+    for it in moving {
+        let Target::Subscription { log, cursor } = it.outgoing.to else { continue };
+        let end = core.bounds(log)?.1;
+        let next = next.entry(log).or_insert(end);
+        for other in core.store.cursors_over(log) {
+            audit::step();
+            if *other != cursor {
+                acked.entry(*other).or_default().push(*next);
+            }
+        }
+        *next = next.next();
+    }
+    Ok(acked.into_iter().map(|(cursor, offsets)| (cursor, ranges(&offsets))).collect())
+}
