@@ -1,7 +1,11 @@
 //! Ids, offsets and times. Each is a type of its own, so that code cannot confuse a byte position with
 //! an offset.
 
+mod time;
+
 use std::fmt;
+
+pub use time::{Due, Now, Skew};
 
 use serde::{Deserialize, Serialize};
 
@@ -97,41 +101,11 @@ pub struct Lsn(pub u64);
 
 /// A point in time: milliseconds since 1970-01-01 00:00 UTC.
 ///
-/// The order of messages does not depend on timestamps, because clocks can go backwards. Times of day decide
-/// about [`deliver_at`](crate::Message::deliver_at), [`expire_after`](crate::Message::expire_after) and
-/// ages.
+/// The order of messages does not depend on timestamps, because clocks can be set. A time of day decides about
+/// [`deliver_at`](crate::Message::deliver_at) and schedules. Delays, leases, times to live and ages are durations,
+/// which go on evenly: see `docs/TIME.md`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
-
-/// The two times of a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// The time of day that messages bear.
-    pub stamp: Timestamp,
-    /// The time of day by a steady clock, which does not jump when the clock is set: for delays.
-    pub steady: Timestamp,
-}
-
-impl Now {
-    /// When the time to live of a message with this timestamp begins. `None` if it begins at its timestamp.
-    /// It differs if the clock was set since the engine was opened, because times to live follow the steady
-    /// time.
-    #[inline]
-    pub fn time_to_live_start(&self, timestamp: Timestamp) -> Option<Timestamp> {
-        if self.stamp == self.steady {
-            return None;
-        }
-        let begin = i128::from(timestamp.0) - i128::from(self.stamp.0) + i128::from(self.steady.0);
-        Some(Timestamp(u64::try_from(begin.max(0)).unwrap_or(u64::MAX)))
-    }
-}
-
-/// The time of a commit without delays.
-impl From<Timestamp> for Now {
-    fn from(stamp: Timestamp) -> Now {
-        Now { stamp, steady: stamp }
-    }
-}
 
 /// Names one entity: a queue, a topic, a subscription, a stream, a group or a delay index.
 ///

@@ -138,6 +138,9 @@ pub mod guide {
     #[doc = include_str!("../docs/SCHEDULES.md")]
     pub mod schedules {}
 
+    #[doc = include_str!("../docs/TIME.md")]
+    pub mod time {}
+
     #[doc = include_str!("../docs/DURABILITY.md")]
     pub mod durability {}
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use crate::{
     config::PRIORITY_MAX,
     error::{Error, Result},
-    ids::Timestamp,
+    ids::{Due, Timestamp},
 };
 
 /// A message to send, publish or append.
@@ -49,8 +49,7 @@ struct More {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
     pub attempts: u32,
-    /// 0 if it does not wait.
-    pub due: Timestamp,
+    pub due: Due,
 }
 
 /// When a message is to be delivered.
@@ -59,6 +58,8 @@ pub enum Delay {
     /// This number of milliseconds after its commit.
     After(u64),
     At(Timestamp),
+    /// Of a message that the engine writes: a due time of either kind, which may have come.
+    Until(Due),
 }
 
 impl<'a> Message<'a> {
@@ -153,8 +154,8 @@ impl<'a> Message<'a> {
     /// Delays the delivery: a queue delivers the message no earlier than `delay` after its commit. Only for
     /// queues.
     ///
-    /// While the engine is open, a steady clock counts. After a restart the time of day counts. Parts of a
-    /// millisecond are rounded up. A delay of 0 delivers at once, also where the queue has a delay of its own.
+    /// A delay goes on evenly, however the clock is set, also while the machine sleeps and while the engine is closed.
+    /// Parts of a millisecond are rounded up. A delay of 0 delivers at once, also where the queue has a delay of its own.
     /// See also [`QueueBuilder::delay`](crate::QueueBuilder::delay).
     ///
     /// ```
@@ -177,6 +178,8 @@ impl<'a> Message<'a> {
     }
 
     /// Delays the delivery until a time of day. Only for queues.
+    ///
+    /// If the clock is set, the delivery follows it within a second. See also `docs/TIME.md`.
     ///
     /// A time in the past delivers at once. A time before the year 2000 or after 9999 is a mistake, such as seconds
     /// in the place of milliseconds: it is an error when the message is sent.
@@ -202,6 +205,12 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn deliver_at(mut self, at: Timestamp) -> Message<'a> {
         self.more().delay = Some(Delay::At(at));
+        self
+    }
+
+    /// Delays a message of the engine's own.
+    pub(crate) fn deliver_when(mut self, due: Due) -> Message<'a> {
+        self.more().delay = Some(Delay::Until(due));
         self
     }
 

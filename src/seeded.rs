@@ -57,11 +57,13 @@ mod switch {
         AcksAreNotCaptured, AttemptsAreNotCaptured, DueIsNotCaptured, PrioritiesAreNotCaptured,
         ShelvedIsNotCaptured, BlockComesBackEmpty,
         SettingsAreNotCaptured, SettingsAreNotReplayed,
+        ClockIsNotCaptured,
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,
         ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,
         LettersKeepTheirOldLife, LifeGoesOnWhenRedriven,
+        SetClockIsNotCommitted, DelaysFollowTheClock,
     }
 
     static ON: AtomicUsize = AtomicUsize::new(Bug::None as usize);

@@ -11,7 +11,7 @@ use super::Deliveries;
 use crate::{
     error::Error,
     format::delay_index::BLOCK_ENTRIES_MAX,
-    ids::{EntityId, Offset, Timestamp},
+    ids::{Due, EntityId, Offset, Skew, Timestamp},
 };
 
 /// How many messages are spilled at once, and how many go into a block.
@@ -34,7 +34,7 @@ impl SpillSizes {
 /// A block of spilled messages: when its first message is due, and its offset in the log of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SpilledBlock {
-    pub due: Timestamp,
+    pub due: Due,
     pub offset: Offset,
 }
 
@@ -105,15 +105,28 @@ impl DelayIndex {
         self.damage = None;
     }
 
-    /// When the next block is to come back. `None` if memory is full because consumers are behind. A block
+    /// The block that is due first. In their order those that wait for a time of day come first.
+    fn first(&self, skew: Skew) -> Option<SpilledBlock> {
+        let first_even = SpilledBlock { due: Due::FIRST_EVEN, offset: Offset(0) };
+        let day = self.blocks.first().filter(|block| !block.due.is_even());
+        let even = self.blocks.range(first_even..).next();
+        day.into_iter().chain(even).min_by_key(|block| block.due.even_time(skew)).copied()
+    }
+
+    /// The even time at which the next block is to come back. `None` if memory is full because consumers are behind. A block
     /// that is due before all waiting messages comes back although many messages wait.
     #[inline]
-    pub fn next_due(&self, deliveries: &Deliveries, in_memory: u64) -> Option<Timestamp> {
-        let block = self.blocks.first()?;
-        let is_next = || deliveries.next_due().is_none_or(|waiting| block.due < waiting);
+    pub fn next_due(
+        &self,
+        deliveries: &Deliveries,
+        in_memory: u64,
+        skew: Skew,
+    ) -> Option<Timestamp> {
+        let due = self.first(skew)?.due.even_time(skew);
+        let is_next = || deliveries.next_due(skew).is_none_or(|waiting| due < waiting);
         let has_room = deliveries.due() + deliveries.waiting() < 2 * in_memory
             || deliveries.due() < in_memory && is_next();
-        (has_room && self.taken.is_none()).then_some(block.due)
+        (has_room && self.taken.is_none()).then_some(due)
     }
 
     /// No block comes back before this time.
@@ -123,8 +136,8 @@ impl DelayIndex {
     }
 
     /// Takes the next block. The caller ends this with `release`, `rest_until` or `set_damaged`.
-    pub fn take(&mut self) -> Option<SpilledBlock> {
-        self.taken = self.blocks.first().copied();
+    pub fn take(&mut self, skew: Skew) -> Option<SpilledBlock> {
+        self.taken = self.first(skew);
         self.taken
     }
 

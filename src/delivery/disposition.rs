@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Retry;
 use crate::{
     format::entity::DeadLetters,
-    ids::{Offset, Timestamp},
+    ids::{Due, Offset, Timestamp},
 };
 
 /// What happens to a message after its delivery failed.
@@ -16,8 +16,8 @@ pub enum Disposition {
     /// It is delivered again.
     Retry {
         attempts: u32,
-        /// When it is delivered again; 0 for at once.
-        due: Timestamp,
+        /// When it is delivered again.
+        due: Due,
     },
     /// It moves to the dead letters.
     DeadLetter(DeadLetters),
@@ -38,8 +38,8 @@ pub struct FailedDelivery {
 }
 
 impl FailedDelivery {
-    /// Decides the disposition. `tried` is the stored number of attempts, `now` is the steady time of day,
-    /// and `chance` is any number.
+    /// Decides the disposition. `tried` is the stored number of attempts, `now` is the even time, rounded up, and
+    /// `chance` is any number.
     pub fn disposition(
         &self,
         retry: &Retry,
@@ -62,10 +62,11 @@ impl FailedDelivery {
             None => retry.delay(attempts, chance),
         };
         let due = if delay.is_zero() {
-            Timestamp(0)
+            Due::NOW
         } else {
             let ms = delay.as_nanos().div_ceil(1_000_000) as u64;
-            Timestamp(now.0.saturating_add(ms))
+            let due = Timestamp(now.0.saturating_add(ms));
+            if seeded!(DelaysFollowTheClock) { Due::day(due) } else { Due::even(due) }
         };
         Disposition::Retry { attempts, due }
     }
@@ -93,11 +94,12 @@ mod tests {
     fn a_failure_waits_for_the_backoff_or_for_the_delay_that_its_consumer_says() {
         let backoff = BackoffMs::Fixed { ms: 50 };
         let retry = retry(&Delivering { backoff, ..Delivering::leasing(1000) });
-        let at = |due| Disposition::Retry { attempts: 3, due: Timestamp(due) };
+        let at = |due| Disposition::Retry { attempts: 3, due: Due::even(Timestamp(due)) };
         assert_eq!(failed(1, None).disposition(&retry, 2, NOW, 9), at(1050));
+        let at_once = Disposition::Retry { attempts: 3, due: Due::NOW };
         let half = Some(Duration::from_micros(500));
         assert_eq!(failed(1, half).disposition(&retry, 2, NOW, 9), at(1001), "rounded up");
-        assert_eq!(failed(1, Some(Duration::ZERO)).disposition(&retry, 2, NOW, 9), at(0));
+        assert_eq!(failed(1, Some(Duration::ZERO)).disposition(&retry, 2, NOW, 9), at_once);
     }
 
     #[test]
@@ -105,7 +107,10 @@ mod tests {
         let backoff = BackoffMs::Fixed { ms: 50 };
         let retry = retry(&Delivering { backoff, ..Delivering::leasing(1000) });
         let ran_out = FailedDelivery { ran_out: true, ..failed(1, None) };
-        let again = |attempts, due| Disposition::Retry { attempts, due: Timestamp(due) };
+        let again = |attempts, due| {
+            let due = if due == 0 { Due::NOW } else { Due::even(Timestamp(due)) };
+            Disposition::Retry { attempts, due }
+        };
         assert_eq!(ran_out.disposition(&retry, 0, NOW, 9), again(1, 0));
         assert_eq!(ran_out.disposition(&retry, 1, NOW, 9), again(2, 1050));
         assert_eq!(failed(1, None).disposition(&retry, 0, NOW, 9), again(1, 1050));
@@ -116,7 +121,7 @@ mod tests {
         let dead_letters = DeadLetters { queue: EntityId(9), attempts_max: 3 };
         let dead = Some(dead_letters);
         let retry = retry(&Delivering { dead_letters: dead, ..Delivering::leasing(1000) });
-        let at_once = |attempts| Disposition::Retry { attempts, due: Timestamp(0) };
+        let at_once = |attempts| Disposition::Retry { attempts, due: Due::NOW };
         assert_eq!(failed(2, None).disposition(&retry, 2, NOW, 9), at_once(2));
         assert_eq!(failed(2, None).disposition(&retry, 0, NOW, 9), at_once(2), "the disk was full");
         let last = failed(3, None).disposition(&retry, 3, NOW, 9);

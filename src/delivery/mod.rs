@@ -47,7 +47,7 @@ use roaring::RoaringTreemap;
 
 use crate::{
     audit,
-    ids::{Offset, OffsetRange, Timestamp},
+    ids::{Due, Offset, OffsetRange, Skew, Timestamp},
 };
 
 /// `next` moves over a run of acked messages once the run is this long.
@@ -80,8 +80,8 @@ pub struct Deliveries {
     next: Offset,
     /// Released and due messages without a priority.
     returned: Returned,
-    /// Messages that wait until a time of day.
-    waiting: BTreeSet<(Timestamp, Offset)>,
+    /// Messages that wait: first those for a time of day, then those for an even time.
+    waiting: BTreeSet<(Due, Offset)>,
     /// Messages with a priority, fresh or returned. The fresh ones are `known`.
     lanes: Lanes,
     /// Offsets at or above `next` whose messages are in another place, or were deleted there.
@@ -188,7 +188,7 @@ impl Deliveries {
     }
 
     /// Makes a message that is not leased wait until it is due.
-    pub fn defer(&mut self, offset: Offset, due: Timestamp) {
+    pub fn defer(&mut self, offset: Offset, due: Due) {
         self.lanes.forget(offset);
         self.waiting.insert((due, offset));
         if offset >= self.next {
@@ -196,17 +196,30 @@ impl Deliveries {
         }
     }
 
-    /// Moves messages whose time has come from `waiting` to the due ones, until `most` are due. Returns how
-    /// many it moved.
+    /// The waiting message that is due first.
+    fn first_waiting(&self, skew: Skew) -> Option<(Due, Offset)> {
+        let day = self.waiting.first().filter(|(due, _)| !due.is_even());
+        let even = self.waiting.range((Due::FIRST_EVEN, Offset(0))..).next();
+        day.into_iter().chain(even).min_by_key(|(due, _)| due.even_time(skew)).copied()
+    }
+
+    /// Moves messages whose time has come from `waiting` to the due ones, until `most` are due. `now` is the even
+    /// time. Returns how many it moved.
     #[inline]
-    pub fn release_due(&mut self, now: Timestamp, most: u64, acked: &impl Acked) -> usize {
+    pub fn release_due(
+        &mut self,
+        now: Timestamp,
+        skew: Skew,
+        most: u64,
+        acked: &impl Acked,
+    ) -> usize {
         let mut count = 0;
-        while let Some((due, offset)) = self.waiting.first().copied()
-            && due <= now
+        while let Some((due, offset)) = self.first_waiting(skew)
+            && due.even_time(skew) <= now
             && self.due() < most
         {
             audit::step();
-            self.waiting.pop_first();
+            self.waiting.remove(&(due, offset));
             match acked.priority(offset) {
                 0 => self.returned.come_due(offset),
                 priority => self.lanes.returned(priority).come_due(offset),
@@ -216,15 +229,21 @@ impl Deliveries {
         count
     }
 
-    /// The `count` waiting messages that are due last, in the order of their due times.
-    pub fn latest(&self, count: u64) -> Vec<(Timestamp, Offset)> {
-        let mut latest: Vec<_> = self.waiting.iter().rev().take(count as usize).copied().collect();
-        latest.reverse();
-        latest
+    /// The `count` waiting messages that are due last.
+    pub fn latest(&self, count: u64, skew: Skew) -> Vec<(Due, Offset)> {
+        let first_even = (Due::FIRST_EVEN, Offset(0));
+        let mut days = self.waiting.range(..first_even).rev().copied().peekable();
+        let mut evens = self.waiting.range(first_even..).rev().copied().peekable();
+        let later = || {
+            let (day, even) = (days.peek(), evens.peek());
+            let at = |it: Option<&(Due, Offset)>| it.map(|(due, _)| due.even_time(skew));
+            if at(day) > at(even) { days.next() } else { evens.next() }
+        };
+        std::iter::from_fn(later).take(count as usize).collect()
     }
 
     /// Removes waiting messages that were spilled to disk. They come back with [`defer`](Deliveries::defer).
-    pub fn remove_spilled(&mut self, entries: &[(Timestamp, Offset)]) {
+    pub fn remove_spilled(&mut self, entries: &[(Due, Offset)]) {
         audit::steps(entries.len() as u64);
         entries.iter().for_each(|entry| _ = self.waiting.remove(entry));
     }
@@ -257,9 +276,9 @@ impl Deliveries {
         self.leases.end(key)
     }
 
-    /// Ends a lease, and delivers the message again once it is due (0: at once). Returns `None`, and
+    /// Ends a lease, and delivers the message again once it is due (`Due::NOW`: at once). Returns `None`, and
     /// changes nothing, if the lease has ended before.
-    pub fn release(&mut self, key: LeaseKey, due: Timestamp, acked: &impl Acked) -> Option<Offset> {
+    pub fn release(&mut self, key: LeaseKey, due: Due, acked: &impl Acked) -> Option<Offset> {
         let offset = self.leases.end(key)?;
         self.put(offset, due, acked);
         Some(offset)
@@ -320,10 +339,10 @@ impl Deliveries {
         self.leases.take_freed()
     }
 
-    /// Puts a message whose lease has ended into its place: waiting, or released if `due` is 0.
-    pub fn put(&mut self, offset: Offset, due: Timestamp, acked: &impl Acked) {
+    /// Puts a message whose lease has ended into its place: waiting, or released if it is not to wait.
+    pub fn put(&mut self, offset: Offset, due: Due, acked: &impl Acked) {
         match acked.priority(offset) {
-            _ if due != Timestamp(0) => self.defer(offset, due),
+            _ if due.waits() => self.defer(offset, due),
             0 => self.returned.release(offset),
             priority => self.lanes.returned(priority).release(offset),
         }
@@ -390,8 +409,8 @@ impl Deliveries {
         }
     }
 
-    /// Removes one deleted message. `due` is its due time; 0 if it does not wait.
-    pub fn forget_one(&mut self, offset: Offset, due: Timestamp) {
+    /// Removes one deleted message. `due` is its due time.
+    pub fn forget_one(&mut self, offset: Offset, due: Due) {
         self.waiting.remove(&(due, offset));
         self.returned.remove_released(offset);
         self.lanes.forget(offset);
@@ -421,10 +440,10 @@ impl Deliveries {
         self.leases.next_deadline()
     }
 
-    /// When the next message is due.
+    /// The even time at which the next message is due.
     #[inline]
-    pub fn next_due(&self) -> Option<Timestamp> {
-        self.waiting.first().map(|(due, _)| *due)
+    pub fn next_due(&self, skew: Skew) -> Option<Timestamp> {
+        self.first_waiting(skew).map(|(due, _)| due.even_time(skew))
     }
 
     /// How many messages wait until they are due.

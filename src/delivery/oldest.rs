@@ -21,12 +21,13 @@ const REST: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug)]
 pub struct Oldest {
     pub offset: Offset,
-    pub timestamp: Timestamp,
+    /// The even time from which its age counts.
+    pub since: Timestamp,
 }
 
 impl Oldest {
     pub fn age(self, now: Timestamp) -> Duration {
-        Duration::from_millis(now.0.saturating_sub(self.timestamp.0))
+        Duration::from_millis(now.0.saturating_sub(self.since.0))
     }
 }
 
@@ -105,8 +106,8 @@ impl OldestWatch {
         (self.is_checking, self.next_check) = (false, None);
     }
 
-    /// Ends a check. Sets the next one for the time at which the next threshold is reached. `time` is the time
-    /// of day, `now` the time of the engine's clock. Alarms go to `raise`, with the index of the probe.
+    /// Ends a check. Sets the next one for the time at which the next threshold is reached. `time` is the even
+    /// time, `now` the time of the engine's clock. Alarms go to `raise`, with the index of the probe.
     pub fn finish_check<'p>(
         &mut self,
         oldest: Option<Oldest>,

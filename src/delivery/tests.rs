@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{Acked, Deliveries, PASSED_AT_ONCE};
 use crate::{
-    ids::{Offset, Timestamp},
+    ids::{Due, Offset, Skew, Timestamp},
     store::AckSet,
 };
 
@@ -56,7 +56,8 @@ impl Acked for CountedAcks {
     }
 }
 
-const AT_ONCE: Timestamp = Timestamp(0);
+const AT_ONCE: Due = Due::NOW;
+const SKEW: Skew = Skew(0);
 
 fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -186,12 +187,12 @@ proptest! {
                 prop_assert!(deadline <= now);
                 prop_assert_eq!(deliveries.held(key, at(0)), None);
             }
-            deliveries.release_due(Timestamp(now), u64::MAX, &acks);
+            deliveries.release_due(Timestamp(now), SKEW, u64::MAX, &acks);
             waiting.retain(|(_, due)| *due > now);
             prop_assert!(leased.iter().all(|lease| lease.2 > now));
             prop_assert_eq!(deliveries.waiting(), waiting.len() as u64);
             let next = waiting.iter().map(|it| Timestamp(it.1)).min();
-            prop_assert_eq!(deliveries.next_due(), next);
+            prop_assert_eq!(deliveries.next_due(SKEW), next);
             prop_assert_eq!(deliveries.next_deadline(), leased.iter().map(|it| at(it.2)).min());
             prop_assert_eq!(deliveries.in_flight(), leased.len() as u64);
             match step {
@@ -230,7 +231,7 @@ proptest! {
                 }
                 Step::Wait(n, by) if !leased.is_empty() => {
                     let (offset, key, _) = leased.remove(n % leased.len());
-                    let due = Timestamp(now + by);
+                    let due = Due::day(Timestamp(now + by));
                     prop_assert_eq!(deliveries.release(key, due, &acks), Some(Offset(offset)));
                     if !acks.0.contains(&offset) {
                         waiting.push((offset, now + by));
@@ -243,7 +244,7 @@ proptest! {
                     acks.0.insert(offset);
                     if let Some(at) = waiting.iter().position(|it| it.0 == offset) {
                         let (_, due) = waiting.remove(at);
-                        deliveries.forget_one(Offset(offset), Timestamp(due));
+                        deliveries.forget_one(Offset(offset), Due::day(Timestamp(due)));
                     }
                 }
                 Step::Extend(n, by) if !leased.is_empty() => {
@@ -298,14 +299,14 @@ fn how_many_messages_are_looked_at_for_one_does_not_depend_on_how_many_there_are
         for (n, key) in keys.into_iter().enumerate() {
             match n % 5 {
                 0 => {}
-                1 => _ = deliveries.release(key, Timestamp(1000), &acks),
-                2 => _ = deliveries.release(key, Timestamp(1), &acks),
+                1 => _ = deliveries.release(key, Due::even(Timestamp(1000)), &acks),
+                2 => _ = deliveries.release(key, Due::even(Timestamp(1)), &acks),
                 3 => _ = deliveries.release(key, AT_ONCE, &acks),
                 _ => _ = deliveries.settle(key).map(|offset| acks.acked.insert(offset.0)),
             }
         }
-        deliveries.defer(Offset(6 * count), Timestamp(1000));
-        assert_eq!(deliveries.release_due(Timestamp(1), u64::MAX, &acks) as u64, count);
+        deliveries.defer(Offset(6 * count), Due::even(Timestamp(1000)));
+        assert_eq!(deliveries.release_due(Timestamp(1), SKEW, u64::MAX, &acks) as u64, count);
         let rounds = (0..40).map(|_| {
             let before = acks.looks.get();
             let (offset, key) = lease(&mut deliveries, &acks);
@@ -339,9 +340,9 @@ fn those_of_one_priority_that_have_waited_come_in_the_order_in_which_they_are_du
     for (offset, due) in [(0, 3), (1, 1), (2, 2)] {
         acks.1.insert(offset, 7);
         deliveries.prioritize(Offset(offset), 7);
-        deliveries.defer(Offset(offset), Timestamp(due));
+        deliveries.defer(Offset(offset), Due::even(Timestamp(due)));
     }
-    assert_eq!(deliveries.release_due(Timestamp(3), u64::MAX, &acks), 3);
+    assert_eq!(deliveries.release_due(Timestamp(3), SKEW, u64::MAX, &acks), 3);
     let got = std::iter::from_fn(|| lease(&mut deliveries, &acks, 3)).map(|it| it.0);
     assert_eq!(got.collect::<Vec<_>>(), [1, 2, 0]);
 }
@@ -389,10 +390,10 @@ fn those_that_could_be_delivered_are_sorted_by_priority_and_age() {
         acks.1.insert(offset, priority);
         deliveries.prioritize(Offset(offset), priority);
     }
-    deliveries.defer(Offset(5), Timestamp(1));
-    deliveries.defer(Offset(6), Timestamp(1));
-    deliveries.defer(Offset(8), Timestamp(9));
-    deliveries.release_due(Timestamp(1), u64::MAX, &acks);
+    deliveries.defer(Offset(5), Due::even(Timestamp(1)));
+    deliveries.defer(Offset(6), Due::even(Timestamp(1)));
+    deliveries.defer(Offset(8), Due::even(Timestamp(9)));
+    deliveries.release_due(Timestamp(1), SKEW, u64::MAX, &acks);
     for _ in 0..2 {
         let ready: Vec<u64> = deliveries.ready(&acks, Offset(9)).map(|it| it.0).collect();
         assert_eq!(ready, [2, 4, 5, 7, 3, 6, 0, 1]);
@@ -403,4 +404,23 @@ fn those_that_could_be_delivered_are_sorted_by_priority_and_age() {
     deliveries.take_back(keys.swap_remove(at).1, &acks);
     let ready: Vec<u64> = deliveries.ready(&acks, Offset(9)).map(|it| it.0).collect();
     assert_eq!(ready, [7]);
+}
+
+/// The two kinds of due times move against each other when the clock is set.
+#[test]
+fn a_time_of_day_moves_with_the_clock_and_a_delay_does_not() {
+    let acks = Acks::default();
+    let mut deliveries = Deliveries::new(Offset(0));
+    deliveries.defer(Offset(0), Due::day(Timestamp(1000)));
+    deliveries.defer(Offset(1), Due::even(Timestamp(500)));
+    assert_eq!(deliveries.next_due(Skew(0)), Some(Timestamp(500)));
+    // The clock was set forward by 800: the even time is behind.
+    assert_eq!(deliveries.next_due(Skew(-800)), Some(Timestamp(200)));
+    let latest: Vec<_> = deliveries.latest(1, Skew(0)).into_iter().map(|it| it.1).collect();
+    assert_eq!(latest, [Offset(0)]);
+    let latest: Vec<_> = deliveries.latest(1, Skew(-800)).into_iter().map(|it| it.1).collect();
+    assert_eq!(latest, [Offset(1)]);
+    assert_eq!(deliveries.release_due(Timestamp(300), Skew(-800), 9, &acks), 1);
+    assert_eq!(deliveries.release_due(Timestamp(499), Skew(-800), 9, &acks), 0);
+    assert_eq!(deliveries.release_due(Timestamp(500), Skew(0), 9, &acks), 1);
 }

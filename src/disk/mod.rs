@@ -49,8 +49,20 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn draw(&self) -> io::Result<[u8; 16]>;
     /// The time of day, as of the last tick.
     fn now(&self) -> Timestamp;
-    /// The time since some fixed point, as of the last tick. Never goes backwards.
+    /// The time since some fixed point, as of the last tick. Never goes backwards, and goes on while the machine
+    /// sleeps: see `notice_sleep`.
     fn elapsed(&self) -> Duration;
+    /// Both clocks at one moment, without a lag: the time of day since 1970, and `elapsed`.
+    fn exact(&self) -> (Duration, Duration) {
+        (Duration::from_millis(self.now().0), self.elapsed())
+    }
+    /// Looks whether the machine has slept. From then on `elapsed` includes that time.
+    fn notice_sleep(&self) {}
+    /// The boot of the machine. Within one boot `elapsed` counts from the same point in all processes. Zeros if the
+    /// system does not tell.
+    fn boot(&self) -> [u8; 16] {
+        [0; 16]
+    }
     /// The time between two ticks. The clock lags by up to this time.
     fn tick(&self) -> Duration {
         Duration::ZERO

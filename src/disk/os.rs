@@ -10,6 +10,9 @@ use std::{
 };
 
 #[cfg(target_os = "linux")]
+use std::sync::atomic::Ordering;
+
+#[cfg(target_os = "linux")]
 use rustix::time::ClockId;
 
 use super::{Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow};
@@ -23,14 +26,21 @@ use crate::{
 pub struct OsDisk {
     #[cfg(not(target_os = "linux"))]
     started: std::time::Instant,
+    /// How long the machine has slept since it booted, in nanoseconds, as far as it was noticed.
+    #[cfg(target_os = "linux")]
+    slept: std::sync::atomic::AtomicU64,
 }
 
 impl OsDisk {
     pub fn new() -> OsDisk {
-        OsDisk {
+        let disk = OsDisk {
             #[cfg(not(target_os = "linux"))]
             started: std::time::Instant::now(),
-        }
+            #[cfg(target_os = "linux")]
+            slept: std::sync::atomic::AtomicU64::new(0),
+        };
+        disk.notice_sleep();
+        disk
     }
 
     /// The absolute path of a store's directory. It stays right if the process changes its working directory.
@@ -152,13 +162,48 @@ impl Disk for OsDisk {
 
     #[cfg(target_os = "linux")]
     fn now(&self) -> Timestamp {
-        let now = coarse(ClockId::RealtimeCoarse);
+        let now = clock(ClockId::RealtimeCoarse);
         Timestamp(u64::try_from(now.as_millis()).unwrap_or(0))
     }
 
     #[cfg(target_os = "linux")]
     fn elapsed(&self) -> Duration {
-        coarse(ClockId::MonotonicCoarse)
+        let slept = Duration::from_nanos(self.slept.load(Ordering::Relaxed));
+        clock(ClockId::MonotonicCoarse) + slept
+    }
+
+    #[cfg(target_os = "linux")]
+    fn exact(&self) -> (Duration, Duration) {
+        // A thread that is interrupted between the two clocks reads them again.
+        let read = || {
+            let day = clock(ClockId::Realtime);
+            (day, clock(ClockId::Boottime))
+        };
+        let mut before = clock(ClockId::Boottime);
+        for _ in 0..8 {
+            let (day, elapsed) = read();
+            if elapsed - before < BETWEEN_CLOCKS {
+                return (day, elapsed);
+            }
+            before = clock(ClockId::Boottime);
+        }
+        read()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn notice_sleep(&self) {
+        // This order finds a little less than the truth, so `elapsed` is never ahead of `exact`.
+        let since_boot = clock(ClockId::Boottime);
+        let awake = clock(ClockId::Monotonic);
+        let slept = since_boot.saturating_sub(awake).as_nanos() as u64;
+        self.slept.fetch_max(slept, Ordering::Relaxed);
+    }
+
+    #[cfg(target_os = "linux")]
+    fn boot(&self) -> [u8; 16] {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = text.trim().chars().filter(|it| *it != '-').collect();
+        u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
     }
 
     #[cfg(target_os = "linux")]
@@ -180,11 +225,15 @@ impl Disk for OsDisk {
     }
 }
 
-/// A coarse clock: it shows the time of the kernel's last tick (at most 10 ms ago, mostly 4). It costs a third of an
-/// exact clock, and every commit and every delivery reads it.
+/// The longest time between two readings that count as one moment.
+#[cfg(target_os = "linux")]
+const BETWEEN_CLOCKS: Duration = Duration::from_micros(200);
+
+/// Reads a clock. A coarse one shows the time of the kernel's last tick: mostly at most 4 ms ago, and longer if the tick
+/// was held up. It costs a third of an exact clock, and every commit and every delivery reads it.
 #[cfg(target_os = "linux")]
 #[inline]
-fn coarse(clock: ClockId) -> Duration {
+fn clock(clock: ClockId) -> Duration {
     let now = rustix::time::clock_gettime(clock);
     // A clock that is set to before 1970 shows 1970.
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), now.tv_nsec as u32)

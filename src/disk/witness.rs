@@ -146,6 +146,18 @@ impl Disk for WitnessedDisk {
         self.disk.elapsed()
     }
 
+    fn exact(&self) -> (Duration, Duration) {
+        self.disk.exact()
+    }
+
+    fn notice_sleep(&self) {
+        self.disk.notice_sleep();
+    }
+
+    fn boot(&self) -> [u8; 16] {
+        self.disk.boot()
+    }
+
     fn tick(&self) -> Duration {
         self.disk.tick()
     }

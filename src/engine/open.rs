@@ -34,6 +34,7 @@ impl Engine {
         // The note is for people. The lock itself keeps other engines out.
         let _ = lock.note(&format!("store {}\n", store.id()));
         let committer = Arc::new(Committer::new(store, disk, config, has_threads));
+        committer.lock("open").begin_clock(committer.now());
         let shutdown = Arc::new(Shutdown::new(Arc::clone(&committer), lock));
         let engine = Engine::new(Arc::clone(&committer), shutdown);
         if has_threads {

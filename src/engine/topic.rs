@@ -223,7 +223,7 @@ impl Topic {
     }
 
     fn append(&self, messages: &[Message<'_>]) -> Result<(Offset, Receipt)> {
-        self.engine.committer().append("publish", self.log(), messages, Committer::now)
+        self.engine.committer().append("publish", self.log(), messages, Committer::tick_now)
     }
 
     /// Publishes a message, and returns its offset in the topic.

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::{
+    clock::ClockState,
     entity::{Creation, Entity, put_value},
     run,
     wire::{Bytes, Decoded, Head, Malformed, NUMBER_CEILING, put_varint},
@@ -16,7 +17,7 @@ pub use super::{
 };
 use crate::{
     config::PRIORITY_MAX,
-    ids::{CursorId, EntityId, LogId, Offset, Timestamp},
+    ids::{CursorId, Due, EntityId, LogId, Offset, Timestamp},
 };
 
 const ACK: u8 = 2;
@@ -28,6 +29,9 @@ const TRIM: u8 = 7;
 const PRIORITY: u8 = 8;
 const SPILL: u8 = 9;
 const UPDATE: u8 = 10;
+/// As `DEFER`, with an even time.
+const DEFER_EVENLY: u8 = 11;
+const CLOCK: u8 = 12;
 
 /// One change of the store. A commit encodes and applies it. Recovery decodes and applies it.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +42,7 @@ pub enum Change<'a> {
     Ack { cursor: CursorId, offsets: OffsetRanges<'a> },
     /// A message is delivered later, or again, but not before it is due. `attempts` is the total number of
     /// attempts, so applying the change twice changes nothing.
-    Defer { cursor: CursorId, offset: Offset, attempts: u32, due: Timestamp },
+    Defer { cursor: CursorId, offset: Offset, attempts: u32, due: Due },
     /// The offset of a group in one partition is set.
     Seek { cursor: CursorId, next: Offset },
     /// An entity is created.
@@ -53,6 +57,8 @@ pub enum Change<'a> {
     Spill { cursor: CursorId, offsets: OffsetRanges<'a> },
     /// An entity has other settings from here on. It holds all settings, not only those that change.
     Update(Cow<'a, Entity>),
+    /// Records the clocks.
+    Clock(ClockState),
 }
 
 impl Change<'_> {
@@ -68,7 +74,8 @@ impl Change<'_> {
             | Change::Create(_)
             | Change::Update(_)
             | Change::Delete { .. }
-            | Change::Trim { .. } => None,
+            | Change::Trim { .. }
+            | Change::Clock(_) => None,
         }
     }
 
@@ -91,7 +98,9 @@ impl Change<'_> {
                 offsets.put(out);
             }
             Change::Defer { cursor, offset, attempts, due } => {
-                put_numbers(out, DEFER, [cursor.0, offset.0, u64::from(*attempts), due.0]);
+                let kind = if due.is_even() { DEFER_EVENLY } else { DEFER };
+                let due = due.time().0;
+                put_numbers(out, kind, [cursor.0, offset.0, u64::from(*attempts), due]);
             }
             Change::Seek { cursor, next } => put_numbers(out, SEEK, [cursor.0, next.0]),
             Change::Create(creation) => put_with_length(out, CREATE, &**creation),
@@ -105,6 +114,10 @@ impl Change<'_> {
             Change::Spill { cursor, offsets } => {
                 put_numbers(out, SPILL, [cursor.0]);
                 offsets.put(out);
+            }
+            Change::Clock(state) => {
+                out.push(CLOCK);
+                state.put(out);
             }
         }
     }
@@ -150,22 +163,32 @@ pub fn changes(payload: &[u8]) -> impl Iterator<Item = Decoded<(usize, Change<'_
 }
 
 fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
-    Ok(match input.u8()? {
+    let kind = input.u8()?;
+    Ok(match kind {
         run::KIND => Change::Run(Run::take(input, at)?),
         ACK => {
             let cursor = CursorId(input.number()?);
             Change::Ack { cursor, offsets: OffsetRanges::take(input)? }
         }
-        DEFER => {
+        DEFER | DEFER_EVENLY => {
             let (cursor, offset) = (CursorId(input.number()?), Offset(input.number()?));
             let attempts = u32::try_from(input.varint()?);
             let attempts = attempts.map_err(|_| Malformed("an impossible number of attempts"))?;
-            Change::Defer { cursor, offset, attempts, due: Timestamp(input.varint()?) }
+            let due = match (kind, input.varint()?) {
+                // An old store may hold a time of day that never comes.
+                (DEFER, due) => Due::day(Timestamp(due)),
+                (_, due) if due >= Due::FIRST_EVEN.to_stored() => {
+                    return Err(Malformed("an impossible due time"));
+                }
+                (_, due) => Due::even(Timestamp(due)),
+            };
+            Change::Defer { cursor, offset, attempts, due }
         }
         SPILL => {
             let cursor = CursorId(input.number()?);
             Change::Spill { cursor, offsets: OffsetRanges::take(input)? }
         }
+        CLOCK => Change::Clock(ClockState::take(input)?),
         // The application chooses a group's offset, so it may be any number.
         SEEK => Change::Seek { cursor: CursorId(input.number()?), next: Offset(input.varint()?) },
         CREATE => {

@@ -2,26 +2,27 @@
 //! `docs/FORMAT.md` has the table under "Delay indexes".
 
 use super::wire::{Bytes, Decoded, Malformed, NUMBER_CEILING, put_varint, unzigzag, zigzag};
-use crate::ids::{Offset, Timestamp};
+use crate::ids::{Due, Offset};
 
 /// The most messages in one block.
 pub const BLOCK_ENTRIES_MAX: usize = 1 << 16;
 
-/// Encodes delayed messages with their due times, in the order of the due times.
-pub fn encode(entries: &[(Timestamp, Offset)]) -> Vec<u8> {
+/// Encodes delayed messages with their due times, in the order of the due times. All of them are of one kind.
+pub fn encode(entries: &[(Due, Offset)]) -> Vec<u8> {
     debug_assert!(entries.is_sorted_by(|a, b| a.0 <= b.0) && entries.len() <= BLOCK_ENTRIES_MAX);
     let mut out = Vec::with_capacity(entries.len() * 6 + 8);
     put_varint(&mut out, entries.len() as u64);
     let (mut due_before, mut offset_before) = (0, 0);
     for (due, offset) in entries {
-        put_varint(&mut out, due.0 - due_before);
+        let due = due.to_stored();
+        put_varint(&mut out, due - due_before);
         put_varint(&mut out, zigzag(offset.0.wrapping_sub(offset_before) as i64));
-        (due_before, offset_before) = (due.0, offset.0);
+        (due_before, offset_before) = (due, offset.0);
     }
     out
 }
 
-pub fn decode(bytes: &[u8]) -> Decoded<Vec<(Timestamp, Offset)>> {
+pub fn decode(bytes: &[u8]) -> Decoded<Vec<(Due, Offset)>> {
     let mut input = Bytes::new(bytes);
     let count = input.varint()?;
     // Each entry takes at least two bytes.
@@ -37,7 +38,7 @@ pub fn decode(bytes: &[u8]) -> Decoded<Vec<(Timestamp, Offset)>> {
         if offset >= NUMBER_CEILING {
             return Err(Malformed("a block of a delay index with an impossible offset"));
         }
-        entries.push((Timestamp(due), Offset(offset)));
+        entries.push((Due::from_stored(due), Offset(offset)));
     }
     let mut offsets: Vec<Offset> = entries.iter().map(|(_, offset)| *offset).collect();
     offsets.sort_unstable();

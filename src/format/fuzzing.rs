@@ -18,7 +18,7 @@ use super::{
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, put_footer, take_table},
     wire::{Bytes, Decoded, NUMBER_CEILING, Seed, aligned},
 };
-use crate::ids::{LogId, Lsn, Offset, StoreId, Timestamp};
+use crate::ids::{Due, LogId, Lsn, Offset, StoreId, Timestamp};
 
 const STORE: StoreId = StoreId(*b"a fuzzed store's");
 
@@ -75,8 +75,12 @@ pub fn commit_changes(data: &[u8]) {
     assert_eq!(twice.as_ref(), Ok(&decoded));
     let creates =
         decoded.iter().any(|change| matches!(change, Change::Create(_) | Change::Update(_)));
+    // Times of day that never come are one.
+    let never = Due::day(Timestamp(u64::MAX));
+    let waits_for_ever = |it: &Change<'_>| matches!(it, Change::Defer { due, .. } if *due == never);
+    let has_never = decoded.iter().any(waits_for_ever);
     // Postcard decodes the values in creations and updates. It accepts varints that are longer than needed.
-    assert!(creates || data.starts_with(&again), "one thing has two encodings");
+    assert!(creates || has_never || data.starts_with(&again), "one thing has two encodings");
 }
 
 fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {

@@ -4,12 +4,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    clock::ClockState,
     entity::{Entity, put_value, take_value},
     header::{self, Magic},
     segment::SEGMENT_HEADER_BYTES,
     wire::{ALIGN, Decoded, Malformed, NUMBER_CEILING, Seed, check_numbers},
 };
-use crate::ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId, Timestamp};
+use crate::ids::{CursorId, Due, EntityId, LogId, Lsn, Offset, StoreId, Timestamp};
 
 pub const META_HEADER_BYTES: u64 = 64;
 const MAGIC: Magic = *b"PHmetalg";
@@ -56,6 +57,8 @@ pub enum MetaEntry {
     SegmentGone { log: LogId, base: Offset },
     /// All entries before this one, from this file's start, are one consistent state.
     Checkpoint(CheckpointState),
+    /// The clocks. There is one.
+    Clock(ClockState),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,7 +98,7 @@ pub struct ChunkState {
     /// Priorities per offset, in the same way.
     pub priorities: Vec<Vec<u8>>,
     /// Delayed messages and their due times. The offsets are relative to the chunk's begin, and grow.
-    pub due: Vec<(u16, Timestamp)>,
+    pub due: Vec<(u16, Due)>,
     /// The spilled messages: a bitmap.
     pub spilled: Vec<u8>,
 }
@@ -145,6 +148,7 @@ impl MetaEntry {
             MetaEntry::Segment(it) => it.check(),
             MetaEntry::SegmentGone { log, base } => check_numbers([log.0, base.0]),
             MetaEntry::Checkpoint(it) => it.check(),
+            MetaEntry::Clock(it) => it.check(),
         }?;
         Ok(entry)
     }

@@ -5,6 +5,7 @@
 //! against the bytes that exist before it allocates.
 
 pub mod block;
+pub mod clock;
 pub mod commit;
 pub mod delay_index;
 pub mod entity;

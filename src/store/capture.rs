@@ -29,6 +29,9 @@ impl Store {
         let state = &mut self.state;
         let mut entries = Vec::new();
         capture_entities(state, full, &mut entries);
+        let is_due = mem::take(&mut state.clock_changed) || full;
+        let clock = state.clock.filter(|_| is_due && !seeded!(ClockIsNotCaptured));
+        entries.extend(clock.map(MetaEntry::Clock));
         audit::steps((state.logs.len() + state.cursors.len()) as u64);
         let mut logs: Vec<_> = state.logs.values_mut().collect();
         logs.sort_unstable_by_key(|log| log.id);

@@ -12,11 +12,12 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{
         Malformed,
+        clock::ClockState,
         commit::{Change, OffsetRanges},
         entity::{Creation, Entity, EntityKind},
         frame::FRAME_HEADER_BYTES,
     },
-    ids::{CursorId, EntityId, LogId, Lsn, Now, Offset, OffsetRange, Timestamp},
+    ids::{CursorId, Due, EntityId, LogId, Lsn, Now, Offset, OffsetRange},
     journal::{FrameSpace, Urgency},
     message::Message,
 };
@@ -46,7 +47,7 @@ pub enum Op<'a> {
         cursor: CursorId,
         offset: Offset,
         attempts: u32,
-        due: Timestamp,
+        due: Due,
         urgency: Urgency,
     },
     /// Sets the offset of a group in one partition.
@@ -75,13 +76,17 @@ pub enum Op<'a> {
         log: LogId,
         start: Offset,
     },
+    /// Records the clocks.
+    Clock(ClockState),
 }
 
 impl Op<'_> {
     #[inline]
     fn urgency(&self) -> Urgency {
         match self {
-            Op::Append { .. } | Op::Create { .. } | Op::Update { .. } => Urgency::Ordinary,
+            Op::Append { .. } | Op::Create { .. } | Op::Update { .. } | Op::Clock(_) => {
+                Urgency::Ordinary
+            }
             Op::Defer { urgency, .. } => *urgency,
             _ => Urgency::Freeing,
         }
@@ -110,6 +115,7 @@ impl Op<'_> {
                 Change::Spill { cursor, offsets: OffsetRanges::Listed(offsets) }
             }
             Op::Trim { log, start } => Change::Trim { log, start },
+            Op::Clock(state) => Change::Clock(state),
         })
     }
 }

@@ -10,7 +10,7 @@ use crate::{
         frame::begin_frame,
         record::RecordParts,
     },
-    ids::{CursorId, LogId, Now, Offset, OffsetRange, Timestamp},
+    ids::{CursorId, Due, LogId, Now, Offset, OffsetRange, Timestamp},
     message::{Delay, Kept, Message},
 };
 
@@ -20,7 +20,7 @@ pub struct Deferred {
     pub cursor: CursorId,
     pub offset: Offset,
     pub attempts: u32,
-    pub due: Timestamp,
+    pub due: Due,
     /// Whether the message itself is new in this commit.
     pub is_new: bool,
 }
@@ -139,11 +139,11 @@ impl Draft {
             Some(run) => run.end,
             None => found.next(),
         };
-        // A stream's records never expire, so they need no steady time.
+        // A stream's records never expire, so they need no even time.
         let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
         self.add_messages(log, messages, first, config.message_bytes_max, now_of)?;
         if append.delay_ms > 0 || messages.iter().any(Message::has_more) {
-            self.add_settings(state, &append, first, now.steady)?;
+            self.add_settings(state, &append, first, now)?;
         }
         Ok(())
     }
@@ -155,11 +155,11 @@ impl Draft {
         state: &State,
         append: &Append<'_>,
         first: Offset,
-        now: Timestamp,
+        now: Now,
     ) -> Result<()> {
         // The log is looked up once more: a parameter for it costs all other appends 15 instructions.
         if let Some(log) = state.logs.get(&append.log) {
-            check_expiry(log, append.messages, now)?;
+            check_expiry(log, append.messages, now.stamp)?;
         }
         self.add_delays(state, append, first, now)?;
         self.add_priorities(state, append, first)
@@ -201,7 +201,7 @@ impl Draft {
 #[inline]
 fn check(state: &State, change: &Change<'_>) -> Result<()> {
     let (is_there, what) = match change {
-        Change::Run(_) | Change::Create(_) => return Ok(()),
+        Change::Run(_) | Change::Create(_) | Change::Clock(_) => return Ok(()),
         Change::Update(entity) => (state.catalog.get(entity.id).is_some(), "it was deleted before"),
         Change::Delete { entity } => {
             (state.catalog.get(*entity).is_some(), "it was deleted before")
@@ -253,7 +253,7 @@ impl Draft {
         state: &State,
         append: &Append<'_>,
         first: Offset,
-        now: Timestamp,
+        now: Now,
     ) -> Result<()> {
         let Append { log, messages, delay_ms } = *append;
         if delay_ms == 0 && messages.iter().all(|it| it.delay().is_none() && it.kept().is_none()) {
@@ -269,21 +269,23 @@ impl Draft {
         }
         for (n, message) in messages.iter().enumerate() {
             if let Some(Kept { attempts, due }) = message.kept() {
-                let due = if due > now { due } else { Timestamp(0) };
+                let due = if due.even_time(now.skew()) > now.even { due } else { Due::NOW };
                 self.keep(cursor, Offset(first.0 + n as u64), attempts, due);
                 continue;
             }
+            let after = |ms| Due::even(Timestamp(now.start.0.saturating_add(ms)));
             let due = match message.delay() {
                 None if delay_ms == 0 => continue,
-                None => now.0.saturating_add(delay_ms),
-                Some(Delay::After(ms)) => now.0.saturating_add(ms),
-                Some(Delay::At(at)) if !message.is_moved() && !is_plausible(at) => {
-                    return Err(implausible(at));
-                }
-                Some(Delay::At(at)) => at.0,
+                Some(Delay::After(0)) => continue,
+                None => after(delay_ms),
+                Some(Delay::After(ms)) => after(ms),
+                Some(Delay::At(at)) if !is_plausible(at) => return Err(implausible(at)),
+                Some(Delay::At(at)) if at <= now.stamp => continue,
+                Some(Delay::At(at)) => Due::day(at),
+                Some(Delay::Until(due)) => due,
             };
-            if due > now.0 {
-                let (offset, due) = (Offset(first.0 + n as u64), Timestamp(due));
+            if due.waits() {
+                let offset = Offset(first.0 + n as u64);
                 let deferred = Deferred { cursor, offset, attempts: 0, due, is_new: true };
                 deferred.change().put(&mut self.frame);
                 self.deferred.push(deferred);
@@ -295,8 +297,8 @@ impl Draft {
 
 impl Draft {
     /// Notes the attempts and the due time of a message that was moved as it is.
-    fn keep(&mut self, cursor: CursorId, offset: Offset, attempts: u32, due: Timestamp) {
-        if attempts > 0 || due > Timestamp(0) {
+    fn keep(&mut self, cursor: CursorId, offset: Offset, attempts: u32, due: Due) {
+        if attempts > 0 || due.waits() {
             let deferred = Deferred { cursor, offset, attempts, due, is_new: true };
             deferred.change().put(&mut self.frame);
             self.deferred.push(deferred);

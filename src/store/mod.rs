@@ -44,7 +44,10 @@ use self::{cache::SegmentCache, draft::Draft};
 use crate::{
     config::Config,
     error::{Error, ErrorKind},
-    format::entity::{Delivering, Entity, EntityKind},
+    format::{
+        clock::ClockState,
+        entity::{Delivering, Entity, EntityKind},
+    },
     ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
     journal::Journal,
     metalog::{MetaPlace, MetaWriter},
@@ -155,6 +158,16 @@ impl Store {
     #[inline]
     pub fn is_reclaimable(&self) -> bool {
         self.state.reclaimable
+    }
+
+    /// Whether nothing was ever created.
+    pub fn is_new(&self) -> bool {
+        self.state.catalog.next_id == EntityId::FIRST
+    }
+
+    /// The clocks, if they were recorded.
+    pub fn clock(&self) -> Option<&ClockState> {
+        self.state.clock.as_ref()
     }
 
     pub fn id(&self) -> StoreId {

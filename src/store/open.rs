@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     format::{
         Malformed,
+        clock::ClockState,
         commit::{Change, changes},
         entity::Entity,
         frame::FRAME_HEADER_BYTES,
@@ -217,6 +218,7 @@ struct Found {
     cursors: BTreeMap<CursorId, Offset>,
     chunks: BTreeMap<(CursorId, u64), ChunkState>,
     segments: BTreeMap<(LogId, Offset), SegmentState>,
+    clock: Option<ClockState>,
 }
 
 impl Found {
@@ -234,6 +236,7 @@ impl Found {
             }
             MetaEntry::SegmentGone { log, base } => drop(self.segments.remove(&(log, base))),
             MetaEntry::Checkpoint(_) => {}
+            MetaEntry::Clock(state) => self.clock = Some(state),
         }
         Ok(())
     }
@@ -253,7 +256,7 @@ impl Found {
     }
 
     fn into_state(self) -> Result<State, Malformed> {
-        let mut state = State::default();
+        let mut state = State { clock: self.clock, ..State::default() };
         for entity in self.entities.into_values() {
             state.attach(&entity);
             state.catalog.insert(entity);

@@ -68,6 +68,11 @@ impl Stored {
         TimeToLive::of(self.headers()).unwrap_or_default()
     }
 
+    /// The even time at which its age and its time to live begin.
+    pub fn begins(&self) -> Timestamp {
+        self.time_to_live().from.unwrap_or(self.timestamp())
+    }
+
     fn expiry(&self, most_ms: u64) -> Option<Timestamp> {
         let noted = self.time_to_live();
         let ms = match (noted.ms, most_ms) {

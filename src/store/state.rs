@@ -13,6 +13,7 @@ use crate::{
     audit,
     format::{
         Malformed,
+        clock::ClockState,
         commit::{Change, OffsetRanges, Run},
         entity::{Creation, Entity, EntityKind},
     },
@@ -30,6 +31,10 @@ pub struct State {
     pub deleted_logs: Vec<LogId>,
     /// Whether a segment is dead, so that a checkpoint frees space.
     pub reclaimable: bool,
+    /// The clocks, once they were recorded.
+    pub clock: Option<ClockState>,
+    /// Whether the clocks were recorded since the last capture.
+    pub clock_changed: bool,
 }
 
 /// A change that contradicts the state. The journal and the metalog do not fit together.
@@ -256,6 +261,10 @@ impl State {
             Change::Spill { cursor, offsets } => {
                 let (acks, _) = self.ack_cursor(*cursor)?;
                 offsets.for_each(|range| acks.spill(range));
+                Ok(())
+            }
+            Change::Clock(state) => {
+                (self.clock, self.clock_changed) = (Some(*state), true);
                 Ok(())
             }
         }

@@ -216,7 +216,7 @@ impl SimDisk {
         moments.into_iter().map(|it| SimDisk { world: Arc::new(Mutex::new(it)) }).collect()
     }
 
-    /// Moves both clocks forward: the time of day and the steady clock.
+    /// Moves both clocks forward: the time of day and the even time.
     ///
     /// ```
     /// use std::time::Duration;
@@ -235,7 +235,7 @@ impl SimDisk {
         self.world().advance(by);
     }
 
-    /// Sets the time of day to any time, also backwards. The steady clock does not change.
+    /// Sets the time of day to any time, also backwards. The even time does not change.
     ///
     /// ```
     /// use posthouse::{Options, Timestamp, sim::SimDisk};

@@ -131,6 +131,12 @@ impl Disk for SimProcess {
     fn elapsed(&self) -> Duration {
         self.disk.world().elapsed
     }
+
+    fn boot(&self) -> [u8; 16] {
+        let mut boot = *b"boot No ........";
+        boot[8..].copy_from_slice(&self.disk.world().boot.to_be_bytes());
+        boot
+    }
 }
 
 struct SimLock {

@@ -52,7 +52,11 @@ pub(super) struct World {
     pub(super) capacity: Option<u64>,
     pub(super) pessimal: bool,
     pub(super) now: Timestamp,
+    /// The part of a millisecond by which the time of day is later than `now`.
+    part: Duration,
     pub(super) elapsed: Duration,
+    /// How often the power was cut.
+    pub(super) boot: u64,
     /// How long a sync of a file takes.
     pub(super) sync_time: Duration,
     /// Copies of the disk before recorded steps.
@@ -89,7 +93,9 @@ impl World {
             capacity: None,
             pessimal: false,
             now: Timestamp(1_000_000_000_000),
+            part: Duration::ZERO,
             elapsed: Duration::ZERO,
+            boot: 0,
             sync_time: Duration::ZERO,
             record: Record::default(),
         }
@@ -120,7 +126,9 @@ impl World {
         self.capacity = other.capacity;
         self.pessimal = other.pessimal;
         self.now = other.now;
+        self.part = other.part;
         self.elapsed = other.elapsed;
+        self.boot = other.boot;
         self.sync_time = other.sync_time;
         self
     }
@@ -128,7 +136,10 @@ impl World {
     /// Moves both clocks forward.
     pub(super) fn advance(&mut self, by: Duration) {
         self.elapsed += by;
-        self.now = Timestamp(self.now.0.saturating_add(by.as_millis() as u64));
+        let whole = self.part + by;
+        self.now = Timestamp(self.now.0.saturating_add(whole.as_millis() as u64));
+        self.part = Duration::from_nanos(whole.subsec_nanos().into());
+        self.part -= Duration::from_millis(u64::from(whole.subsec_millis()));
     }
 
     /// Whether a process of this life is dead, or the power is off.
@@ -187,6 +198,7 @@ impl World {
 
     pub(super) fn power_cut(&mut self, choose: &mut dyn FnMut(u64) -> u64) {
         self.kill();
+        self.boot += 1;
         let pending = std::mem::take(&mut self.pending_names);
         if self.pessimal {
             for change in pending {

@@ -15,14 +15,14 @@ use crate::{
     engine::{
         core::{Core, guard::CoreGuard},
         runtime::{
-            clock::SteadyClock,
+            clock::EvenClock,
             lock::RankedMutex,
             signals::{CheckpointerSignal, FlusherSignal},
             within::Within,
         },
     },
     error::{Error, ErrorKind, Result},
-    ids::Now,
+    ids::{Now, Timestamp},
     prims::{Mutex, RwLock, RwLockReadGuard},
     store::Store,
 };
@@ -34,7 +34,7 @@ pub struct Committer {
     pub syncs: Syncs,
     pub disk: Arc<dyn Disk>,
     pub config: Config,
-    clock: SteadyClock,
+    pub clock: Arc<EvenClock>,
     /// The epoch of the journal: how many times the store was opened.
     pub epoch: u64,
     pub flusher: FlusherSignal,
@@ -62,12 +62,13 @@ pub const PANICKED: &str = "a thread panicked inside the engine; reopen the stor
 
 impl Committer {
     pub fn new(store: Store, disk: Arc<dyn Disk>, config: Config, has_threads: bool) -> Committer {
-        let clock = SteadyClock::new(disk.now(), disk.elapsed());
+        let (clock, known) = EvenClock::open(Arc::clone(&disk), store.clock());
+        let clock = Arc::new(clock);
         let chance = disk.stopwatch().as_nanos() as u64 ^ disk.now().0 << 20;
         Committer {
             epoch: store.journal.epoch(),
             syncs: Syncs::new(store.journal.durable()),
-            core: Mutex::new(Core::new(store, &config, clock, chance)),
+            core: Mutex::new(Core::new(store, &config, (Arc::clone(&clock), known), chance)),
             flusher: FlusherSignal::new(has_threads, config.sync_interval),
             checkpointer: CheckpointerSignal::new(has_threads),
             disk,
@@ -124,7 +125,7 @@ impl Committer {
         Ok(())
     }
 
-    /// The time for a commit that uses no due time and no time to live.
+    /// The time of day for a commit that adds no message to a queue or a topic.
     #[inline]
     pub fn now_plain(&self) -> Now {
         Now::from(self.disk.now())
@@ -133,7 +134,29 @@ impl Committer {
     /// The time for any commit.
     #[inline]
     pub fn now(&self) -> Now {
-        self.clock.now(&*self.disk)
+        self.clock.now()
+    }
+
+    /// The time for a commit without delays, as of the last tick. It costs a third.
+    #[inline]
+    pub fn tick_now(&self) -> Now {
+        self.clock.tick_now()
+    }
+
+    /// The even time, as of the last tick.
+    #[inline]
+    pub fn even(&self) -> Timestamp {
+        self.clock.even(self.elapsed())
+    }
+
+    /// Looks whether the machine has slept, and whether the time of day was set.
+    pub fn look_at_clock(&self) {
+        self.disk.notice_sleep();
+        let mut core = self.lock("look at the clock");
+        if self.check_open(&core).is_ok() {
+            let now = self.now();
+            core.look_at_clock(now);
+        }
     }
 
     #[inline]

@@ -11,6 +11,7 @@ use crate::{
         settlement::{Settlement, Settling},
     },
     error::{ErrorKind, Result},
+    ids::Due,
 };
 
 /// How long a message waits after it could not be moved.
@@ -35,7 +36,8 @@ impl Committer {
             return Ok(true);
         };
         let mut core = self.lock("move to the dead letters");
-        let due = core.steady(self.elapsed().saturating_add(AGAIN));
+        let due = core.even(self.elapsed().saturating_add(AGAIN));
+        let due = Due::even(due);
         core.release(settlement.cursor, settlement.key, due);
         drop(core);
         match error.kind() {

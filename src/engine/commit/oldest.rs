@@ -21,7 +21,7 @@ impl Committer {
             let source = core.store.locate(log, offset)?;
             drop(core);
             match self.read("oldest message", log, offset, source) {
-                Ok(stored) => return Ok(Some(Oldest { offset, timestamp: stored.timestamp() })),
+                Ok(stored) => return Ok(Some(Oldest { offset, since: stored.begins() })),
                 // It was deleted while it was read. If the queue was, the next round says so.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -37,7 +37,7 @@ impl Committer {
             return;
         }
         let oldest = self.oldest(cursor);
-        let time = self.now_plain().stamp;
+        let time = self.even();
         self.lock("oldest message").finish_check(cursor, &oldest, time, now);
     }
 }

@@ -136,11 +136,13 @@ impl Drop for Ending<'_> {
 /// from a torn tail.
 fn close_journal(committer: &Committer) -> Result<()> {
     let tail = {
-        let core = committer.lock("close");
+        let mut core = committer.lock("close");
         if core.store.journal.is_unused() {
             // The commits of earlier epochs are durable, and the file's header says so.
             return Ok(());
         }
+        // The next opening knows that this much time has passed.
+        core.record_clock(committer.now());
         core.store.journal.tail()
     };
     committer.sync_to(tail)?;

@@ -67,6 +67,7 @@ fn flush(committer: &Committer) {
                     let _ = journal.mark(FrameKind::Watermark);
                 }
             }
+            Duty::Look => committer.look_at_clock(),
             Duty::Timer(timer) => end_leases(committer, timer),
         }
     }

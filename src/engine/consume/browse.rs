@@ -7,7 +7,7 @@ use crate::{
     engine::core::errors::deleted,
     error::{ErrorKind, Result},
     format::{note::DeadLetter, record::Headers},
-    ids::{Offset, OffsetRange, Timestamp},
+    ids::{Due, Offset, OffsetRange, Skew, Timestamp},
     message::Message,
     store::Stored,
 };
@@ -18,7 +18,8 @@ use crate::{
 pub struct Browsed {
     stored: Stored,
     attempts: u32,
-    due: Timestamp,
+    due: Due,
+    skew: Skew,
     priority: u8,
 }
 
@@ -65,7 +66,12 @@ impl Browsed {
     /// ```
     #[must_use]
     pub fn due(&self) -> Option<Timestamp> {
-        (self.due != Timestamp(0)).then_some(self.due)
+        self.due.waits().then(|| self.due.day_time(self.skew))
+    }
+
+    /// The due time with its kind.
+    pub(crate) fn waits_for(&self) -> Due {
+        self.due
     }
 
     /// The engine's note about it.
@@ -146,7 +152,7 @@ impl Browse {
         };
         let (attempts, mut due) = (view.acks.attempts(offset), view.acks.due(offset));
         let is_spilled = view.acks.is_spilled(offset);
-        let priority = view.acks.priority(offset);
+        let (priority, skew) = (view.acks.priority(offset), core.skew());
         self.range.start = offset.next();
         let source = core.store.locate(log, offset)?;
         drop(core);
@@ -154,11 +160,11 @@ impl Browse {
             due = self.due_of(offset)?;
         }
         let stored = self.consumer.load(source, offset)?;
-        Ok(Some(Browsed { stored, attempts, due, priority }))
+        Ok(Some(Browsed { stored, attempts, due, skew, priority }))
     }
 
     /// When a spilled message is due.
-    fn due_of(&mut self, offset: Offset) -> Result<Timestamp> {
+    fn due_of(&mut self, offset: Offset) -> Result<Due> {
         if !self.due_times.range.contains(offset) {
             let range = offset.to(Offset(offset.0 + DUE_TIMES_AT_ONCE));
             self.due_times = self.consumer.read_due_times(range)?;

@@ -121,7 +121,7 @@ impl Consumer {
     pub fn oldest_age(&self) -> Result<Option<Duration>> {
         let committer = self.committer();
         let oldest = committer.oldest(self.cursor())?;
-        Ok(oldest.map(|oldest| oldest.age(committer.now_plain().stamp)))
+        Ok(oldest.map(|oldest| oldest.age(committer.even())))
     }
 
     pub fn latencies(&self) -> Result<Latencies> {

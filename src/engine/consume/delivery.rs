@@ -56,8 +56,8 @@ pub struct Delivery {
 impl Delivery {
     pub(crate) fn new(consumer: Arc<Consumer>, stored: Stored, info: DeliveryInfo) -> Delivery {
         if info.attempt == 1 {
-            let since = stored.timestamp().max(info.due);
-            let now = consumer.committer().now_plain().stamp;
+            let since = stored.begins().max(info.due);
+            let now = consumer.committer().even();
             let ms = now.0.saturating_sub(since.0);
             consumer.info.latencies.waiting.record(Duration::from_millis(ms));
         }
@@ -207,7 +207,7 @@ impl Drop for Delivery {
         let operation = "give back";
         let committer = self.consumer.committer();
         let mut core = committer.lock(operation);
-        core.give_back(self.consumer.cursor(), self.info.key, committer.elapsed());
+        core.give_back(self.consumer.cursor(), self.info.key);
         drop(committer.count_failures(operation, core));
         if self.exhausted().is_some() {
             committer.move_exhausted();

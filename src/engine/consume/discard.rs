@@ -31,7 +31,7 @@ impl Consumer {
                 Ok(true)
             }
             (None, Some(expires)) => {
-                let now = self.committer().now().steady;
+                let now = self.committer().even();
                 let is_over = expires <= now || seeded!(ExpiresTooEarly);
                 if !is_over || seeded!(ExpiredIsDelivered) {
                     return Ok(false);

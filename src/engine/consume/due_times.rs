@@ -6,7 +6,7 @@ use super::consumer::Consumer;
 use crate::{
     engine::core::spill::entries_of,
     error::{Error, ErrorKind, Result},
-    ids::{Offset, OffsetRange, Timestamp},
+    ids::{Due, Offset, OffsetRange},
 };
 
 /// The due times of the spilled messages in a range.
@@ -14,7 +14,7 @@ use crate::{
 pub struct DueTimes {
     /// The offsets whose due times were read.
     pub range: OffsetRange,
-    pub due: BTreeMap<Offset, Timestamp>,
+    pub due: BTreeMap<Offset, Due>,
     /// The damage of a block, if one could not be read.
     pub damage: Option<Error>,
 }

@@ -19,7 +19,7 @@ use crate::{
     delivery::settings::UNDELAYED,
     engine::{core::effects::HeldBack, runtime::wait::Attempt},
     error::{Error, ErrorKind, Result},
-    ids::{Offset, Timestamp},
+    ids::{Due, Offset},
     journal::Urgency,
     message::{Delay, Message},
     store::{Op, Refused, Shortage, Stored},
@@ -40,7 +40,7 @@ pub fn check_ordered(message: &Message<'_>) -> Result<()> {
     match message.delay() {
         None | Some(Delay::After(0)) => Ok(()),
         Some(Delay::After(_)) => Err(Error::invalid("deliver_after", UNDELAYED)),
-        Some(Delay::At(_)) => Err(Error::invalid("deliver_at", UNDELAYED)),
+        Some(Delay::At(_) | Delay::Until(_)) => Err(Error::invalid("deliver_at", UNDELAYED)),
     }
 }
 
@@ -158,7 +158,7 @@ impl Consumer {
             cursor,
             offset,
             attempts: delivered.attempt,
-            due: Timestamp(0),
+            due: Due::NOW,
             // On a full disk the reserve is for commits that free space. This one does not.
             urgency: Urgency::Ordinary,
         };

@@ -34,7 +34,7 @@ pub struct DeliveryInfo {
     pub key: LeaseKey,
     pub attempt: u32,
     pub priority: u8,
-    /// The due time of the first delivery of a delayed message; 0 otherwise.
+    /// The even time at which a delayed message was due first; 0 for others.
     pub due: Timestamp,
     /// When it was leased.
     pub leased: Duration,
@@ -129,6 +129,9 @@ impl Consumer {
         let (cursor, committer) = (self.cursor(), self.committer());
         let mut core = committer.lock_open(operation)?;
         let mut elapsed = committer.elapsed();
+        if !committer.flusher.has_thread() || core.doubts_clock() {
+            core.look_at_clock(committer.now());
+        }
         if core.wants_block(cursor, elapsed) {
             drop(core);
             // A block that cannot come back is tried again later. Damage is reported when a consumer finds no
@@ -193,7 +196,7 @@ impl Consumer {
     /// Leases the next message.
     #[inline]
     pub(super) fn lease_next(&self, core: &mut Core, elapsed: Duration) -> Result<Option<Leased>> {
-        let visible = core.visible();
+        let (visible, skew) = (core.visible(), core.skew());
         let (store, consumption) = core.store_and(self.cursor())?;
         let view = store.view(self.cursor(), self.log()).ok_or_else(deleted)?;
         let mut run = None;
@@ -221,7 +224,7 @@ impl Consumer {
         let tried = view.acks.attempts(offset);
         let exhausted = rules.retry.dead_letters_after(tried);
         let attempt = if exhausted.is_some() { tried } else { tried.saturating_add(1) };
-        let due = if tried == 0 { view.acks.due(offset) } else { Timestamp(0) };
+        let due = if tried == 0 { view.acks.due(offset).even_time(skew) } else { Timestamp(0) };
         let priority = view.acks.priority(offset);
         let delivered = DeliveryInfo { key, attempt, priority, due, leased: elapsed };
         let located = match run {

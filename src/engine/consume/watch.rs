@@ -57,7 +57,7 @@ impl Consumer {
         let mut stats = self.query("stats", |core| core.stats(cursor))?;
         // Statistics do not fail if the oldest message is damaged.
         let oldest = committer.oldest(cursor).ok().flatten();
-        stats.oldest_age = oldest.map(|oldest| oldest.age(committer.now_plain().stamp));
+        stats.oldest_age = oldest.map(|oldest| oldest.age(committer.even()));
         stats.uptime = committer.lock_open("stats")?.uptime(committer.elapsed());
         Ok(stats)
     }

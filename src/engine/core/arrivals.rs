@@ -11,7 +11,7 @@ use crate::{
     audit,
     engine::runtime::wait::Watch,
     error::Result,
-    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, LogId, Lsn, Offset},
 };
 
 impl Core {
@@ -118,7 +118,7 @@ impl Core {
     pub(super) fn note_deferred(&mut self) {
         let mut cursors: Vec<CursorId> = Vec::new();
         // A message that was moved with its attempts, and does not wait, is a fresh message here.
-        for it in self.store.deferred().iter().filter(|it| it.is_new && it.due > Timestamp(0)) {
+        for it in self.store.deferred().iter().filter(|it| it.is_new && it.due.waits()) {
             audit::step();
             let Some(consumption) = self.consumers.get_mut(&it.cursor) else { continue };
             consumption.deliveries.defer(it.offset, it.due);

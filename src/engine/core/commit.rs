@@ -44,6 +44,7 @@ impl Core {
             let _ = self.commit(&ops[..1], now)?;
             return self.commit(&ops[1..], now);
         }
+        self.keep_clock(now);
         let receipt = Receipt::of(self.store.commit(ops, now)?);
         self.note_arrivals();
         if self.weighs {
@@ -67,6 +68,7 @@ impl Core {
 
     /// Commits operations that add no message.
     pub(super) fn commit_silently(&mut self, ops: &[Op<'_>], now: Now) -> CommitResult<Receipt> {
+        self.keep_clock(now);
         Ok(Receipt::of(self.store.commit(ops, now)?))
     }
 }

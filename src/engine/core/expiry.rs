@@ -16,7 +16,7 @@ use crate::{
         disposition::{Disposition, FailedDelivery},
     },
     error::Result,
-    ids::{CursorId, Now, Offset, Timestamp},
+    ids::{CursorId, Due, Now, Offset},
     journal::Urgency,
     store::Op,
 };
@@ -29,14 +29,9 @@ const MOVING: Duration = Duration::from_secs(60);
 
 impl Core {
     /// The disposition of a failed delivery.
-    pub fn disposition(
-        &mut self,
-        cursor: CursorId,
-        failed: FailedDelivery,
-        elapsed: Duration,
-    ) -> Result<Disposition> {
+    pub fn disposition(&mut self, cursor: CursorId, failed: FailedDelivery) -> Result<Disposition> {
         let chance = self.failures.chance.draw();
-        let now = self.steady(elapsed);
+        let now = self.clock.now().start;
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
         if acks.is_acked(failed.offset) {
             return Ok(Disposition::Gone);
@@ -46,11 +41,11 @@ impl Core {
     }
 
     /// Ends the lease of a dropped delivery. A later commit counts the failure.
-    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey, elapsed: Duration) {
+    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.settle(key)
         {
-            self.fail(cursor, offset, elapsed, false);
+            self.fail(cursor, offset, false);
             self.note_freed_slots(cursor);
         }
     }
@@ -60,25 +55,26 @@ impl Core {
     pub fn expire(&mut self, cursor: CursorId, elapsed: Duration) {
         while let Some(consumption) = self.consumers.get_mut(&cursor) {
             let Some(offset) = consumption.deliveries.expire_one(elapsed) else {
-                if consumption.deliveries.next_due().is_some() {
+                if consumption.deliveries.waiting() > 0 {
                     self.release_due(cursor, elapsed);
                 }
                 return;
             };
             audit::step();
-            self.fail(cursor, offset, elapsed, true);
+            self.fail(cursor, offset, true);
             self.note_freed_slots(cursor);
         }
     }
 
     fn release_due(&mut self, cursor: CursorId, elapsed: Duration) {
-        let (now, most) = (self.steady(elapsed), self.delayed_in_memory);
+        let (now, most) = (self.even(elapsed), self.delayed_in_memory);
+        let skew = self.skew();
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(acks) = self.store.acks(cursor)
         {
             // Messages that are still spilled may be due before those in memory.
             let most = if consumption.delay_index.has_blocks() { most } else { u64::MAX };
-            let count = consumption.deliveries.release_due(now, most, acks);
+            let count = consumption.deliveries.release_due(now, skew, most, acks);
             audit::steps(count as u64);
             let log = consumption.info.log;
             self.wake_some(log, count);
@@ -86,9 +82,9 @@ impl Core {
     }
 
     /// Handles a delivery that ended without a settlement. `ran_out` tells whether its lease ran out.
-    fn fail(&mut self, cursor: CursorId, offset: Offset, elapsed: Duration, ran_out: bool) {
+    fn fail(&mut self, cursor: CursorId, offset: Offset, ran_out: bool) {
         let failed = FailedDelivery { offset, attempt: 1, delay: None, ran_out };
-        let disposition = self.disposition(cursor, failed, elapsed);
+        let disposition = self.disposition(cursor, failed);
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
         let Some(acks) = self.store.acks(cursor) else { return };
         let log = consumption.info.log;
@@ -100,7 +96,7 @@ impl Core {
                 self.wake_or_arm(cursor, log, due);
             }
             Ok(Disposition::DeadLetter(_)) => {
-                consumption.deliveries.put(offset, Timestamp(0), acks);
+                consumption.deliveries.put(offset, Due::NOW, acks);
                 self.failures.exhausted.push_back(MessageId { cursor, offset });
                 // A consumer that leases the message before it is moved moves it.
                 self.wake_one(log);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::{
     delivery::LeaseKey,
     format::entity::DeadLetters,
-    ids::{CursorId, Offset, Timestamp},
+    ids::{CursorId, Due, Offset},
     store::Source,
 };
 
@@ -32,7 +32,7 @@ pub struct Failure {
     pub cursor: CursorId,
     pub offset: Offset,
     pub attempts: u32,
-    pub due: Timestamp,
+    pub due: Due,
 }
 
 /// Pseudo-random numbers for jitter (xorshift; Marsaglia, 2003).

@@ -6,7 +6,7 @@ use crate::{
     audit,
     delivery::LeaseKey,
     error::Result,
-    ids::{CursorId, Offset, Timestamp},
+    ids::{CursorId, Due, Offset},
 };
 
 impl Core {
@@ -37,7 +37,7 @@ impl Core {
             return;
         };
         if let Some(next) = groups.done(offset, |offset| !acks.is_acked(offset)) {
-            consumption.deliveries.put(next, Timestamp(0), acks);
+            consumption.deliveries.put(next, Due::NOW, acks);
             let log = consumption.info.log;
             self.wake_one(log);
         }

@@ -6,7 +6,7 @@ use super::{Core, consumption::Consumption, errors::lease_lost};
 use crate::{
     delivery::LeaseKey,
     error::Result,
-    ids::{CursorId, LogId, Offset, Timestamp},
+    ids::{CursorId, Due, LogId, Offset},
 };
 
 impl Core {
@@ -55,7 +55,7 @@ impl Core {
     }
 
     /// Ends a lease, and delivers the message again once it is due.
-    pub fn release(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
+    pub fn release(&mut self, cursor: CursorId, key: LeaseKey, due: Due) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(acks) = self.store.acks(cursor)
             && let Some(offset) = consumption.deliveries.release(key, due, acks)
@@ -72,7 +72,7 @@ impl Core {
     }
 
     /// Ends a lease because the delivery failed.
-    pub fn release_failed(&mut self, cursor: CursorId, key: LeaseKey, due: Timestamp) {
+    pub fn release_failed(&mut self, cursor: CursorId, key: LeaseKey, due: Due) {
         if let Some(consumption) = self.consumers.get_mut(&cursor) {
             consumption.counts.failed += 1;
         }
@@ -81,7 +81,7 @@ impl Core {
 
     /// Ends the lease of a message that no handler has seen. That is no failure.
     pub fn put_back(&mut self, cursor: CursorId, key: LeaseKey) {
-        self.release(cursor, key, Timestamp(0));
+        self.release(cursor, key, Due::NOW);
     }
 
     /// Ends a lease as if it had never been granted.
@@ -98,8 +98,8 @@ impl Core {
     }
 
     /// Wakes a waiter for a returned message, or sets a timer if the message has to wait.
-    pub(super) fn wake_or_arm(&mut self, cursor: CursorId, log: LogId, due: Timestamp) {
-        if due == Timestamp(0) {
+    pub(super) fn wake_or_arm(&mut self, cursor: CursorId, log: LogId, due: Due) {
+        if due == Due::NOW {
             self.wake_one(log);
         } else {
             self.arm(cursor);

@@ -28,7 +28,8 @@
 //! # Where to go next
 //!
 //! `commit.rs` commits, `settlement.rs` settles deliveries, `expiry.rs` ends leases that run out, `update.rs`
-//! follows settings that change, and `spill.rs` moves delayed messages to disk and back. The decisions without a lock are in `delivery/`.
+//! follows settings that change, `times.rs` follows the time of day, and `spill.rs` moves delayed messages to disk
+//! and back. The decisions without a lock are in `delivery/`.
 
 pub mod admission;
 pub mod arrivals;
@@ -49,12 +50,13 @@ pub mod settlement;
 pub mod slots;
 pub mod spill;
 pub mod thresholds;
+pub mod times;
 pub mod update;
 pub mod waiters;
 pub mod watch;
 pub mod weights;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use self::{
     consumption::Consumption, effects::Effects, failures::Failures, thresholds::WatchedCursors,
@@ -62,8 +64,11 @@ use self::{
 };
 use crate::{
     config::Config,
-    engine::runtime::{clock::SteadyClock, signals::Timer},
-    ids::{CursorId, IdMap, Timestamp},
+    engine::runtime::{
+        clock::{EvenClock, KnownClock},
+        signals::Timer,
+    },
+    ids::{CursorId, IdMap, Skew, Timestamp},
     store::Store,
 };
 
@@ -82,7 +87,8 @@ pub struct Core {
     leases_deleted: u64,
     /// Whether any queue has a limit in bytes.
     weighs: bool,
-    clock: SteadyClock,
+    clock: Arc<EvenClock>,
+    known_clock: KnownClock,
     /// A journal longer than this is checkpointed.
     checkpoint_from: u64,
     /// The most delayed messages of a queue in memory.
@@ -95,7 +101,12 @@ pub struct Core {
 const SMALL_OLD_FILES_MAX: usize = 4;
 
 impl Core {
-    pub fn new(store: Store, config: &Config, clock: SteadyClock, chance: u64) -> Core {
+    pub fn new(
+        store: Store,
+        config: &Config,
+        (clock, known_clock): (Arc<EvenClock>, KnownClock),
+        chance: u64,
+    ) -> Core {
         Core {
             store,
             is_closed: false,
@@ -107,6 +118,7 @@ impl Core {
             leases_deleted: 0,
             weighs: false,
             clock,
+            known_clock,
             checkpoint_from: config.journal_bytes,
             delayed_in_memory: config.delayed_in_memory,
             crowded: Vec::new(),
@@ -121,8 +133,9 @@ impl Core {
             crowded.push(cursor);
         }
         let deliveries = &consumption.deliveries;
-        let message_due = deliveries.next_due().map(|due| clock.when(due));
-        let block_due = consumption.next_block_due(*delayed_in_memory);
+        let skew = clock.skew();
+        let message_due = deliveries.next_due(skew).map(|due| clock.when(due));
+        let block_due = consumption.next_block_due(*delayed_in_memory, skew);
         let block_due = block_due.map(|due| clock.when(due).max(consumption.delay_index.rest()));
         // While due messages are left, the consumer that receives them brings back more. No timer is
         // needed.
@@ -140,12 +153,18 @@ impl Core {
 
     /// How long the engine has been open.
     pub fn uptime(&self, elapsed: Duration) -> Duration {
-        self.clock.since(elapsed)
+        self.clock.since_open(elapsed)
     }
 
-    /// The steady time of day: the time of day at opening, plus the time since. It never jumps.
-    pub fn steady(&self, elapsed: Duration) -> Timestamp {
-        self.clock.at(elapsed)
+    /// The even time.
+    pub fn even(&self, elapsed: Duration) -> Timestamp {
+        self.clock.even(elapsed)
+    }
+
+    /// The difference between the even time and the time of day.
+    #[inline]
+    pub fn skew(&self) -> Skew {
+        self.clock.skew()
     }
 
     #[inline]

@@ -17,7 +17,7 @@ use crate::{
         disposition::{Disposition, FailedDelivery},
     },
     error::{Error, Result},
-    ids::{CursorId, Now, Offset, Timestamp},
+    ids::{CursorId, Due, Now, Offset},
     journal::Urgency,
     store::Op,
 };
@@ -91,7 +91,7 @@ enum Ending {
     Acked { took: Duration },
     Dead { has_failed: bool },
     Deleted,
-    Release { due: Timestamp },
+    Release { due: Due },
 }
 
 /// The operations that settlements add to a commit.
@@ -177,12 +177,12 @@ impl Core {
             Settling::Nack { delay, letter: None } => {
                 let failed =
                     FailedDelivery { offset, attempt: *attempt, delay: *delay, ran_out: false };
-                let (attempts, due) = match self.disposition(*cursor, failed, elapsed)? {
+                let (attempts, due) = match self.disposition(*cursor, failed)? {
                     Disposition::Retry { attempts, due } => (attempts, due),
                     // The settings have just changed. The consumer that leases the message next moves it.
                     Disposition::DeadLetter(_) => {
                         let tried = self.store.acks(*cursor).map_or(0, |it| it.attempts(offset));
-                        (tried.max(*attempt), Timestamp(0))
+                        (tried.max(*attempt), Due::NOW)
                     }
                     Disposition::Gone => return Ok(Ending::Deleted),
                 };

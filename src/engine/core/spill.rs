@@ -19,7 +19,7 @@ use crate::{
     delivery::delay_index::{SpillSizes, SpilledBlock},
     error::{Error, ErrorKind, Result},
     format::delay_index::{decode, encode},
-    ids::{CursorId, EntityId, Now, Offset, Timestamp},
+    ids::{CursorId, Due, EntityId, Now, Offset, Skew, Timestamp},
     journal::Urgency,
     message::Message,
     store::{AckSet, Op, Source, Space, Stored},
@@ -37,7 +37,7 @@ pub struct ReturningBlock {
 }
 
 /// The messages that a block names.
-pub fn entries_of(stored: &Stored) -> Result<Vec<(Timestamp, Offset)>> {
+pub fn entries_of(stored: &Stored) -> Result<Vec<(Due, Offset)>> {
     decode(stored.payload()).map_err(|what| Error::new(ErrorKind::Corrupt, what.0))
 }
 
@@ -48,10 +48,10 @@ impl Consumption {
         self.delay_index.is_crowded_by(self.deliveries.waiting())
     }
 
-    /// When the next block is to come back.
+    /// The even time at which the next block is to come back.
     #[inline]
-    pub fn next_block_due(&self, in_memory: u64) -> Option<Timestamp> {
-        self.delay_index.next_due(&self.deliveries, in_memory)
+    pub fn next_block_due(&self, in_memory: u64, skew: Skew) -> Option<Timestamp> {
+        self.delay_index.next_due(&self.deliveries, in_memory, skew)
     }
 
     /// Stops spilling until there are `more` more delayed messages.
@@ -105,27 +105,34 @@ impl Core {
     /// Spills the messages that are due last. `None` if there are not too many in memory.
     pub fn spill(&mut self, cursor: CursorId, now: Now) -> CommitResult<Option<Receipt>> {
         let sizes = SpillSizes::of(self.delayed_in_memory);
+        let skew = self.skew();
         let consumption = self.consumption(cursor)?;
         let Some(entity) = consumption.delay_index.entity.filter(|_| consumption.is_crowded())
         else {
             return Ok(None);
         };
-        let mut entries = consumption.deliveries.latest(sizes.batch);
+        let mut entries = consumption.deliveries.latest(sizes.batch, skew);
         audit::steps(entries.len() as u64);
-        entries.retain(|(due, _)| *due > now.steady);
+        entries.retain(|(due, _)| due.even_time(skew) > now.start);
         if entries.len() < sizes.block {
             // Most of these messages are due already. They leave memory soon without a spill.
             consumption.postpone_spilling(sizes.batch);
             return Ok(None);
         }
-        let blocks: Vec<Message<'static>> = entries
-            .chunks(sizes.block)
-            .map(|some| Message::new(encode(some)).deliver_at(some[0].0).moved())
+        // A block holds due times of one kind: when the clock is set, the two kinds move against each other.
+        entries.sort_unstable();
+        let blocks: Vec<&[(Due, Offset)]> = entries
+            .chunk_by(|a, b| a.0.is_even() == b.0.is_even())
+            .flat_map(|same| same.chunks(sizes.block))
+            .collect();
+        let messages: Vec<Message<'static>> = blocks
+            .iter()
+            .map(|some| Message::new(encode(some)).deliver_when(some[0].0).moved())
             .collect();
         let mut offsets: Vec<Offset> = entries.iter().map(|(_, offset)| *offset).collect();
         offsets.sort_unstable();
         let was_empty = self.spilled(cursor) == 0;
-        let append = Op::Append { log: entity.log(0), messages: &blocks, delay_ms: 0 };
+        let append = Op::Append { log: entity.log(0), messages: &messages, delay_ms: 0 };
         let receipt = self.commit(&[append, Op::Spill { cursor, offsets: &offsets }], now)?;
         let first = self.store.placed().next().map_or(0, |(_, range)| range.start.0);
         let in_memory = self.delayed_in_memory;
@@ -135,7 +142,7 @@ impl Core {
         if was_empty {
             consumption.delay_index.forget_damage();
         }
-        let dues = entries.chunks(sizes.block).map(|some| some[0].0);
+        let dues = blocks.iter().map(|some| some[0].0);
         let blocks = dues.zip((first..).map(Offset));
         consumption.delay_index.add(blocks.map(|(due, offset)| SpilledBlock { due, offset }));
         Ok(Some(receipt))
@@ -147,8 +154,8 @@ impl Core {
         let Some(consumption) = self.consumers.get(&cursor) else { return false };
         elapsed >= consumption.delay_index.rest()
             && consumption
-                .next_block_due(self.delayed_in_memory)
-                .is_some_and(|due| due <= self.steady(elapsed))
+                .next_block_due(self.delayed_in_memory, self.skew())
+                .is_some_and(|due| due <= self.even(elapsed))
     }
 
     /// Takes the next block whose messages are due.
@@ -160,9 +167,10 @@ impl Core {
         if !self.wants_block(cursor, elapsed) {
             return Ok(None);
         }
+        let skew = self.skew();
         let index = &mut self.consumption(cursor)?.delay_index;
         let entity = index.entity.ok_or_else(deleted)?;
-        let Some(block) = index.take() else { return Ok(None) };
+        let Some(block) = index.take(skew) else { return Ok(None) };
         let source = self.store.locate(entity.log(0), block.offset);
         Ok(Some(ReturningBlock { entity, block, source }))
     }
@@ -173,16 +181,16 @@ impl Core {
         cursor: CursorId,
         entity: EntityId,
         block: SpilledBlock,
-        entries: &[(Timestamp, Offset)],
+        entries: &[(Due, Offset)],
         now: Now,
     ) -> CommitResult<Receipt> {
         let acks = self.store.acks(cursor).ok_or_else(deleted)?;
         let is_lost = seeded!(BlockComesBackEmpty);
         let valid = entries.iter().filter(|(_, offset)| acks.is_spilled(*offset) && !is_lost);
-        let valid: Vec<(Timestamp, Offset)> = valid.copied().collect();
+        let valid: Vec<(Due, Offset)> = valid.copied().collect();
         audit::steps(entries.len() as u64);
         let urgency = Urgency::Freeing;
-        let defer = |&(due, offset): &(Timestamp, Offset)| {
+        let defer = |&(due, offset): &(Due, Offset)| {
             let attempts = acks.attempts(offset);
             Op::Defer { cursor, offset, attempts, due, urgency }
         };

@@ -122,7 +122,7 @@ impl Queue {
     ) -> Result<(Offset, Receipt)> {
         let current = &self.consumer.info.current;
         if current.takes_plain() && !messages.iter().any(Message::has_more) {
-            let (committer, now) = (self.consumer.committer(), Committer::now_plain);
+            let (committer, now) = (self.consumer.committer(), Committer::tick_now);
             let may = || current.takes_plain();
             let appended = committer.append_if("send", self.log(), messages, now, may)?;
             if let (Some(first), receipt) = appended {

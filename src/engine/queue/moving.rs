@@ -108,7 +108,7 @@ pub fn way_back(committer: &Committer, letter: &DeadLetter) -> Result<Target> {
 
 /// Fails if a message that is no dead letter cannot be moved to a queue as it is.
 pub fn check_move(committer: &Committer, message: &Browsed, to: LogId) -> Result<()> {
-    let Some(due) = message.due().filter(|due| *due > committer.now().steady) else {
+    let Some(due) = message.due().filter(|due| *due > committer.now().stamp) else {
         return Ok(());
     };
     let core = committer.lock_open("redrive")?;
@@ -177,7 +177,7 @@ impl Batch {
             }
             let due = match acks.is_spilled(offset) {
                 // Its due time is on disk.
-                true => message.due(),
+                true => Some(message.waits_for()).filter(|due| due.waits()),
                 false => Some(acks.due(offset)),
             };
             // A message that was spilled meanwhile stays: it would come early.
@@ -200,7 +200,7 @@ impl Moving<'_> {
         let Outgoing { message: browsed, is_dead, to } = self.outgoing;
         let message = Message::from(browsed).timestamp(browsed.timestamp());
         let message = match (is_dead, browsed.stored_note()) {
-            (true, _) => message.noting(browsed.redriven_note(now.steady)?),
+            (true, _) => message.noting(browsed.redriven_note(now.even)?),
             (false, Some(note)) => message.noting(note.to_vec()).keeping(self.kept),
             (false, None) => message.keeping(self.kept),
         };

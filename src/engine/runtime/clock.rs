@@ -1,10 +1,17 @@
-//! The time of day: for applications, and as a steady clock within one epoch.
+//! The time of day for applications, and the engine's clock.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use crate::{
     disk::{Disk, os::OsDisk},
-    ids::{Now, Timestamp},
+    format::clock::ClockState,
+    ids::{Now, Skew, Timestamp},
 };
 
 impl Timestamp {
@@ -24,7 +31,9 @@ impl Timestamp {
     /// ```
     #[must_use]
     pub fn now() -> Timestamp {
-        OsDisk::new().now()
+        // Exactly: it is never before the timestamp of a message that was sent.
+        let (day, _) = OsDisk::new().exact();
+        timestamp(ms(nanos(day)))
     }
 }
 
@@ -43,41 +52,192 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// The time of day at the start of this epoch, and the time that has passed since.
-#[derive(Clone, Copy, Debug)]
-pub struct SteadyClock {
-    stamp: Timestamp,
-    elapsed: Duration,
+/// The clock of one engine: the even time, and the time of day as the engine knows it.
+///
+/// The even time is the time since the machine has booted, plus a base. `core/times.rs` follows the time of day when
+/// it is set.
+#[derive(Debug)]
+pub struct EvenClock {
+    disk: Arc<dyn Disk>,
+    tick: Duration,
+    /// When the engine was opened.
+    opened: Duration,
+    /// The even time less the time since boot, in milliseconds.
+    base_ms: AtomicI64,
+    /// The skew that the engine knows.
+    skew: AtomicI64,
 }
 
-impl SteadyClock {
-    pub fn new(stamp: Timestamp, elapsed: Duration) -> SteadyClock {
-        // Without this limit, an absurd system time would saturate and stop the clock.
-        SteadyClock { stamp: stamp.min(Timestamp(1 << 62)), elapsed }
+/// What the store knows of the clocks, beside the skew of this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownClock {
+    boot: [u8; 16],
+    /// The skew from before a time of day that is in doubt; else the skew.
+    trusted: Skew,
+    is_doubtful: bool,
+    /// Whether the store holds all of this.
+    pub is_recorded: bool,
+}
+
+/// Settings of the clock up to this one are not noticed. Readings of the two clocks are rounded to milliseconds.
+const UNNOTICED_MS: u64 = 1;
+
+/// A time of day before the year 2000 is that of a machine without a clock.
+const CLOCKLESS: Timestamp = Timestamp(946_684_800_000);
+
+/// Times beyond this one are absurd. It leaves room for sums.
+const MOST_MS: i128 = 1 << 61;
+
+fn ms(nanos: i128) -> i64 {
+    nanos.div_euclid(1_000_000).clamp(-MOST_MS, MOST_MS) as i64
+}
+
+fn ms_up(nanos: i128) -> i64 {
+    ms(nanos + 999_999)
+}
+
+fn nanos(time: Duration) -> i128 {
+    time.as_nanos() as i128
+}
+
+fn timestamp(ms: i64) -> Timestamp {
+    Timestamp(u64::try_from(ms).unwrap_or(0))
+}
+
+impl EvenClock {
+    /// The clock of an engine whose store has recorded `stored`.
+    ///
+    /// Within one boot of the machine the even time goes on as it did, whatever the time of day says. After a restart
+    /// of the machine the time of day tells how long it was off. If the time of day is behind the store's, it tells
+    /// nothing: then no time has passed, until the time of day catches up.
+    pub fn open(disk: Arc<dyn Disk>, stored: Option<&ClockState>) -> (EvenClock, KnownClock) {
+        let boot = disk.boot();
+        let (day, elapsed) = disk.exact();
+        let (day, since_boot) = (ms(nanos(day)), ms_up(nanos(elapsed)));
+        let mut known =
+            KnownClock { boot, trusted: Skew(0), is_doubtful: false, is_recorded: false };
+        let mut base_ms = day - since_boot;
+        if let Some(stored) = stored {
+            known.trusted = stored.skew;
+            let latest = stored.latest.0 as i64;
+            let goes_on = stored.base_ms + since_boot;
+            let by_day = day.saturating_add(stored.skew.0);
+            if stored.boot == boot && boot != [0; 16] && goes_on >= latest {
+                (base_ms, known.is_doubtful) = (stored.base_ms, stored.is_doubtful);
+                known.is_recorded = true;
+            } else if stored.skew.day_of(stored.latest) < CLOCKLESS && timestamp(day) >= CLOCKLESS {
+                // The clock was set while the store was closed. How much time has passed is not known.
+                base_ms = latest - since_boot;
+                known.trusted = Skew(latest - day);
+            } else {
+                known.is_doubtful = by_day < latest;
+                base_ms = by_day.max(latest) - since_boot;
+            }
+        }
+        let skew = if known.is_doubtful { base_ms + since_boot - day } else { known.trusted.0 };
+        let clock = EvenClock {
+            tick: disk.tick(),
+            disk,
+            opened: elapsed,
+            base_ms: AtomicI64::new(base_ms),
+            skew: AtomicI64::new(skew),
+        };
+        (clock, known)
     }
 
     /// How long this epoch has lasted.
-    pub fn since(&self, elapsed: Duration) -> Duration {
-        elapsed.saturating_sub(self.elapsed)
+    pub fn since_open(&self, elapsed: Duration) -> Duration {
+        elapsed.saturating_sub(self.opened)
     }
 
-    pub fn at(&self, elapsed: Duration) -> Timestamp {
-        Timestamp(self.stamp.0.saturating_add(self.since(elapsed).as_millis() as u64))
+    fn base_ms(&self) -> i64 {
+        self.base_ms.load(Ordering::Relaxed)
     }
 
-    /// The time for a commit. If the system's clock was not set since opening, both times of `Now` are the
-    /// same. The two clocks tick a little apart, and a small difference is no setting.
+    /// The skew that the engine knows.
     #[inline]
-    pub fn now(&self, disk: &dyn Disk) -> Now {
-        let (stamp, steady) = (disk.now(), self.at(disk.elapsed()));
-        let apart = Duration::from_millis(stamp.0.abs_diff(steady.0));
-        let was_set = apart > 2 * disk.tick() + Duration::from_millis(1);
-        Now { stamp: if was_set { stamp } else { steady }, steady }
+    pub fn skew(&self) -> Skew {
+        Skew(self.skew.load(Ordering::Relaxed))
     }
 
-    /// The engine time at which a time of day comes. A past time gives the time of opening.
-    pub fn when(&self, time: Timestamp) -> Duration {
-        let left = Duration::from_millis(time.0.saturating_sub(self.stamp.0));
-        self.elapsed.saturating_add(left)
+    /// The even time, rounded down.
+    #[inline]
+    pub fn even(&self, elapsed: Duration) -> Timestamp {
+        timestamp(self.base_ms().saturating_add(elapsed.as_millis() as i64))
+    }
+
+    /// The engine time at which an even time comes. A past time gives a past time.
+    pub fn when(&self, even: Timestamp) -> Duration {
+        let ms = i128::from(even.0) - i128::from(self.base_ms());
+        Duration::from_millis(ms.clamp(0, MOST_MS) as u64)
+    }
+
+    /// The time now, exactly.
+    pub fn now(&self) -> Now {
+        let (day, elapsed) = self.disk.exact();
+        let base_ms = self.base_ms();
+        let skew = ms_up(nanos(elapsed) - nanos(day)) + base_ms;
+        let even = timestamp(base_ms + ms(nanos(elapsed)));
+        let start = timestamp(base_ms + ms_up(nanos(elapsed)));
+        let known = self.skew();
+        if skew.abs_diff(known.0) <= UNNOTICED_MS {
+            Now { stamp: known.day_of(even), even, start, set: None }
+        } else {
+            Now { stamp: timestamp(ms(nanos(day))), even, start, set: Some(Skew(skew)) }
+        }
+    }
+
+    /// The time now as of the last tick, for commits without delays. Two such clocks tick a little apart, and a small
+    /// difference is no setting.
+    #[inline]
+    pub fn tick_now(&self) -> Now {
+        let (day, even) = (self.disk.now(), self.even(self.disk.elapsed()));
+        let stamp = self.skew().day_of(even);
+        let apart = Duration::from_millis(stamp.0.abs_diff(day.0));
+        if apart > 2 * self.tick + Duration::from_millis(UNNOTICED_MS) {
+            return self.now();
+        }
+        Now { stamp, even, start: even, set: None }
+    }
+
+    /// Follows the time of day, which was set. Until it has caught up with the store's, a doubtful one stays in doubt.
+    pub fn follow(&self, known: &mut KnownClock, skew: Skew) {
+        self.skew.store(skew.0, Ordering::Relaxed);
+        known.is_recorded = false;
+        if !known.is_doubtful {
+            known.trusted = skew;
+        }
+    }
+
+    /// Ends the doubt once the time of day has caught up with the store's: then the even time goes forward by the
+    /// time for which the machine was off. Returns whether it did.
+    pub fn settle(&self, known: &mut KnownClock, now: Now) -> bool {
+        let by_day = known.trusted.even_of(now.stamp);
+        if !known.is_doubtful || by_day < now.even {
+            return false;
+        }
+        let forward = (by_day.0 - now.even.0) as i64;
+        self.base_ms.fetch_add(forward, Ordering::Relaxed);
+        self.skew.store(known.trusted.0, Ordering::Relaxed);
+        (known.is_doubtful, known.is_recorded) = (false, false);
+        true
+    }
+
+    /// The state to record.
+    pub fn state(&self, known: &KnownClock) -> ClockState {
+        ClockState {
+            boot: known.boot,
+            base_ms: self.base_ms(),
+            skew: known.trusted,
+            latest: self.even(self.disk.exact().1),
+            is_doubtful: known.is_doubtful,
+        }
+    }
+}
+
+impl KnownClock {
+    #[inline]
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful
     }
 }

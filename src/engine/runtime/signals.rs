@@ -39,13 +39,23 @@ struct Agenda {
     /// When to write a watermark frame, unless there were commits since.
     mark_at: Option<(Duration, Lsn)>,
     timers: BinaryHeap<Reverse<Timer>>,
+    /// When the clocks were looked at.
+    looked_at: Duration,
 }
 
+/// While timers are set, the clocks are looked at this often. A machine that wakes up, and a clock that is set, is
+/// noticed by then.
+const LOOK: Duration = Duration::from_secs(1);
+
 impl Agenda {
+    fn next_look(&self) -> Option<Duration> {
+        (!self.timers.is_empty()).then_some(self.looked_at + LOOK)
+    }
+
     fn next(&self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
         let mark = self.mark_at.map(|(at, _)| at);
-        [self.flush_at, mark, timer].into_iter().flatten().min()
+        [self.flush_at, mark, timer, self.next_look()].into_iter().flatten().min()
     }
 }
 
@@ -57,6 +67,8 @@ pub enum Duty {
     /// Writes a watermark frame, if the journal's tail is still at this position.
     Mark(Lsn),
     Timer(Timer),
+    /// Looks at the clocks.
+    Look,
 }
 
 impl FlusherSignal {
@@ -135,6 +147,10 @@ impl FlusherSignal {
                 self.is_urgent.store(false, Ordering::Relaxed);
                 self.is_scheduled.store(false, Ordering::Relaxed);
                 return Duty::Sync;
+            }
+            if agenda.next_look().is_some_and(|at| at <= now) {
+                agenda.looked_at = now;
+                return Duty::Look;
             }
             if let Some((_, tail)) = agenda.mark_at.take_if(|(at, _)| *at <= now) {
                 return Duty::Mark(tail);

@@ -318,7 +318,7 @@ impl ScheduleBuilder {
                 let what = format!("there is a schedule named {:?} already{how}", self.name);
                 return Err(Error::new(ErrorKind::AlreadyExists, what));
             }
-            if registry.put(&found, Some(&wanted.stored(now(&self.engine))))? {
+            if registry.put(&found, Some(&wanted.stored()))? {
                 return Ok(wanted);
             }
         }

@@ -205,7 +205,7 @@ impl Registry {
     }
 }
 
-/// The time of day. Schedules follow it, and not the steady time.
+/// The time of day.
 pub fn now(engine: &Engine) -> Timestamp {
-    engine.committer().now_plain().stamp
+    engine.committer().now().stamp
 }

@@ -109,7 +109,7 @@ pub fn prepare(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Res
     }
     // A schedule that has ended stays, so that its user finds it.
     let next = turn.next.unwrap_or(NEVER);
-    tx.send(registry.queue(), schedule.going_on(next).stored(now));
+    tx.send(registry.queue(), schedule.going_on(next).stored());
     let end = turn.next.is_none().then(|| ended(&schedule, delivery.attempt()));
     Ok(Prepared { tx, sends: turn.run.is_some(), end })
 }

@@ -6,7 +6,7 @@ use crate::{
     config::NAME_BYTES_MAX,
     error::{Error, ErrorKind, Result},
     format::schedule::{MissedRuns, NoPlan, Plan, Target, Template},
-    ids::Timestamp,
+    ids::{Due, Timestamp},
     message::Message,
     schedule::{Rhythm, text},
 };
@@ -145,11 +145,10 @@ impl Schedule {
     }
 
     /// The message that is the schedule, to be delivered when its next run is due.
-    pub(crate) fn stored(&self, now: Timestamp) -> Message<'static> {
-        let wait_ms = self.plan.next.0.saturating_sub(now.0);
+    pub(crate) fn stored(&self) -> Message<'static> {
         Message::new(self.plan.encode())
             .key(self.name.clone().into_bytes())
-            .deliver_after(Duration::from_millis(wait_ms))
+            .deliver_when(Due::day(self.plan.next))
     }
 
     /// The schedule after a run, with its next time.

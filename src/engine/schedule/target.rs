@@ -93,7 +93,7 @@ pub fn template(message: &Message<'_>) -> Result<Template> {
 /// fail.
 pub fn check_size(engine: &Engine, schedule: &Schedule) -> Result<()> {
     let config = &engine.committer().config;
-    let (sent, stored) = (schedule.message_of(schedule.plan.next)?, schedule.stored(Timestamp(0)));
+    let (sent, stored) = (schedule.message_of(schedule.plan.next)?, schedule.stored());
     let weigh = |message: &Message<'_>| RecordParts::of(message, Timestamp(0)).weight();
     let (sent, stored) = (weigh(&sent), weigh(&stored));
     let is_large = sent.max(stored) > config.message_bytes_max

@@ -3,14 +3,16 @@ use std::borrow::Cow;
 use proptest::prelude::*;
 
 use super::{
-    super::{commit::*, entity::*, fuzzing::put_run, record::RecordParts, wire::*},
+    super::{
+        clock::ClockState, commit::*, entity::*, fuzzing::put_run, record::RecordParts, wire::*,
+    },
     batter,
     meta::entities,
     record::{Owned, any_record},
 };
 use crate::{
     config::RUN_MESSAGES_MAX,
-    ids::{CursorId, EntityId, LogId, Offset, Timestamp},
+    ids::{CursorId, Due, EntityId, LogId, Offset, Skew, Timestamp},
 };
 
 fn decoded(payload: &[u8]) -> Decoded<Vec<Change<'_>>> {
@@ -43,7 +45,7 @@ fn one_of_each() -> Vec<u8> {
         cursor: CursorId(3),
         offset: Offset(41),
         attempts: u32::MAX,
-        due: Timestamp(u64::MAX),
+        due: Due::day(Timestamp(1_700_000_000_000)),
     }
     .put(&mut out);
     Change::Seek { cursor: CursorId(8), next: Offset(u64::MAX) }.put(&mut out);
@@ -55,7 +57,56 @@ fn one_of_each() -> Vec<u8> {
     Change::Spill { cursor: CursorId(3), offsets: OffsetRanges::Listed(&[4, 5, 8].map(Offset)) }
         .put(&mut out);
     Change::Update(Cow::Borrowed(&entities()[2].entity)).put(&mut out);
+    even_deferral().put(&mut out);
+    Change::Clock(clock()).put(&mut out);
     out
+}
+
+fn even_deferral() -> Change<'static> {
+    let due = Due::even(Timestamp(1_700_000_000_000));
+    Change::Defer { cursor: CursorId(3), offset: Offset(41), attempts: 1, due }
+}
+
+pub fn clock() -> ClockState {
+    ClockState {
+        boot: *b"a machine's boot",
+        base_ms: 1_699_999_000_000,
+        skew: Skew(-3_600_000),
+        latest: Timestamp(1_700_000_060_000),
+        is_doubtful: true,
+    }
+}
+
+#[test]
+fn impossible_clocks_and_due_times_are_refused() {
+    let refused = |change: Change<'_>| {
+        let mut out = Vec::new();
+        change.put(&mut out);
+        assert!(decoded(&out).is_err(), "{change:?}");
+    };
+    refused(Change::Clock(ClockState { base_ms: i64::MIN, ..clock() }));
+    refused(Change::Clock(ClockState { skew: Skew(1 << 62), ..clock() }));
+    refused(Change::Clock(ClockState { latest: Timestamp(1 << 62), ..clock() }));
+    let mut out = Vec::new();
+    Change::Clock(clock()).put(&mut out);
+    *out.last_mut().unwrap() = 2;
+    assert!(decoded(&out).is_err());
+    // An even deferral until 2^63.
+    let mut out = vec![11, 3, 41, 1];
+    put_varint(&mut out, 1 << 63);
+    assert!(decoded(&out).is_err());
+}
+
+/// Stores of engines that knew times of day only hold such due times.
+#[test]
+fn an_old_due_time_is_a_time_of_day() {
+    for (stored, due) in [(0, 0), (1_700_000_000_000, 1_700_000_000_000), (u64::MAX, u64::MAX >> 1)]
+    {
+        let mut out = vec![3, 3, 41, 1];
+        put_varint(&mut out, stored);
+        let Change::Defer { due: found, .. } = decoded(&out).unwrap()[0] else { panic!() };
+        assert_eq!(found, Due::day(Timestamp(due)));
+    }
 }
 
 #[test]
@@ -71,6 +122,7 @@ fn each_change_there_and_back() {
     let found: Vec<_> = offsets.into_iter().map(|it| it.start.0..it.end.0).collect();
     assert_eq!(found, [4..6, 8..9]);
     assert_eq!(changes[9], Change::Update(Cow::Owned(entities()[2].entity.clone())));
+    assert_eq!(changes[10..], [even_deferral(), Change::Clock(clock())]);
     assert_eq!(
         changes[2..8],
         [
@@ -78,7 +130,7 @@ fn each_change_there_and_back() {
                 cursor: CursorId(3),
                 offset: Offset(41),
                 attempts: u32::MAX,
-                due: Timestamp(u64::MAX),
+                due: Due::day(Timestamp(1_700_000_000_000)),
             },
             Change::Seek { cursor: CursorId(8), next: Offset(u64::MAX) },
             Change::Create(Cow::Owned(entities()[1].clone())),
@@ -149,7 +201,7 @@ fn hostile_changes_end_in_an_error() {
 
 #[test]
 fn an_unknown_change_is_refused() {
-    for kind in (0..=255).filter(|kind| !(1..=9).contains(kind)) {
+    for kind in (0..=255).filter(|kind| !(1..=12).contains(kind)) {
         assert!(decoded(&[kind, 1, 1, 1, 1]).is_err(), "{kind}");
     }
 }
@@ -252,22 +304,12 @@ fn numbers_that_nobody_gave_out_are_refused() {
         |out, n| Change::Trim { log: LogId(0), start: Offset(n) }.put(out),
         |out, n| Change::Seek { cursor: CursorId(n), next: Offset(0) }.put(out),
         |out, n| {
-            Change::Defer {
-                cursor: CursorId(n),
-                offset: Offset(0),
-                attempts: 1,
-                due: Timestamp(0),
-            }
-            .put(out);
+            Change::Defer { cursor: CursorId(n), offset: Offset(0), attempts: 1, due: Due::NOW }
+                .put(out);
         },
         |out, n| {
-            Change::Defer {
-                cursor: CursorId(0),
-                offset: Offset(n),
-                attempts: 1,
-                due: Timestamp(0),
-            }
-            .put(out);
+            Change::Defer { cursor: CursorId(0), offset: Offset(n), attempts: 1, due: Due::NOW }
+                .put(out);
         },
         |out, n| {
             Change::Ack { cursor: CursorId(n), offsets: OffsetRanges::Listed(&[Offset(0)]) }

@@ -4,10 +4,10 @@ use super::{
     super::{delay_index::*, wire::NUMBER_CEILING},
     batter,
 };
-use crate::ids::{Offset, Timestamp};
+use crate::ids::{Due, Offset};
 
-fn entries(of: &[(u64, u64)]) -> Vec<(Timestamp, Offset)> {
-    of.iter().map(|(due, offset)| (Timestamp(*due), Offset(*offset))).collect()
+fn entries(of: &[(u64, u64)]) -> Vec<(Due, Offset)> {
+    of.iter().map(|(due, offset)| (Due::from_stored(*due), Offset(*offset))).collect()
 }
 
 #[test]

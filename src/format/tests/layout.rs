@@ -18,10 +18,11 @@ use super::{
         wire::{Seed, put_varint},
     },
     STORE,
+    commit::clock,
     meta::{entities, entries},
 };
 use crate::{
-    ids::{CursorId, EntityId, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, Due, EntityId, LogId, Lsn, Offset, Timestamp},
     message::Message,
 };
 
@@ -123,10 +124,20 @@ fn frames(samples: &mut Samples) {
             cursor: CursorId(1),
             offset: Offset(41),
             attempts: 3,
-            due: Timestamp(NOW.0 + 60_000),
+            due: Due::day(Timestamp(NOW.0 + 60_000)),
         }
         .put(out);
     });
+    samples.change("a message deferred evenly", |out| {
+        Change::Defer {
+            cursor: CursorId(1),
+            offset: Offset(41),
+            attempts: 3,
+            due: Due::even(Timestamp(NOW.0 + 60_000)),
+        }
+        .put(out);
+    });
+    samples.change("clocks", |out| Change::Clock(clock()).put(out));
     samples
         .change("a seek", |out| Change::Seek { cursor: CursorId(8), next: Offset(1300) }.put(out));
     let kinds = ["queue", "topic", "subscription", "stream", "group", "timetable"];

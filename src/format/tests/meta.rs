@@ -3,10 +3,11 @@ use proptest::prelude::*;
 use super::{
     super::{entity::*, meta::*, wire::*},
     batter,
+    commit::clock,
 };
 use crate::{
     config::{NAME_BYTES_MAX, PARTITIONS_MAX},
-    ids::{CursorId, EntityId, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, Due, EntityId, LogId, Lsn, Offset, Timestamp},
 };
 
 fn creation(id: u64, name: &str, kind: EntityKind) -> Creation {
@@ -78,7 +79,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 acked: BITMAP.to_vec(),
                 attempts: vec![BITMAP.to_vec(), vec![]],
                 priorities: vec![vec![], BITMAP.to_vec()],
-                due: vec![(1, Timestamp(1_700_000_060_000))],
+                due: vec![(1, Due::day(Timestamp(1_700_000_060_000)))],
                 spilled: BITMAP.to_vec(),
             }),
         ),
@@ -105,6 +106,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 entries: 7,
             }),
         ),
+        ("clocks", MetaEntry::Clock(clock())),
     ]
 }
 

@@ -11,7 +11,7 @@ use crate::{
         meta::{LogState, MetaEntry},
         record::RecordParts,
     },
-    ids::{CursorId, EntityId, LogId, Offset, OffsetRange, Timestamp},
+    ids::{CursorId, Due, EntityId, LogId, Offset, OffsetRange},
     inspect::{
         survey::{Survey, problem},
         verify::take_within,
@@ -169,6 +169,6 @@ pub fn free_untimed(survey: &mut Survey, queue: EntityId, timed: &RoaringTreemap
     let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) else { return };
     let untimed: Vec<Offset> = acks.all_spilled().filter(|it| !timed.contains(it.0)).collect();
     for offset in untimed {
-        acks.defer(offset, acks.attempts(offset), Timestamp(0));
+        acks.defer(offset, acks.attempts(offset), Due::NOW);
     }
 }

@@ -77,6 +77,7 @@ pub fn salvage_store(
         free_untimed(&mut survey, queue, &RoaringTreemap::new());
     }
     put_cursors(&mut survey.state, &mut entries);
+    entries.extend(survey.state.clock.map(MetaEntry::Clock));
     say_what_is_uncertain(&survey, &mut report);
 
     let journal = Journal::create(target.supply(id))?;

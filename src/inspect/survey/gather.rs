@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     format::{
+        clock::ClockState,
         entity::Entity,
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
@@ -24,6 +25,7 @@ pub struct Gathered {
     pub segments: BTreeMap<(LogId, Offset), SegmentState>,
     /// Former states of segments. Their files may still exist.
     pub former: Vec<SegmentState>,
+    pub clock: Option<ClockState>,
 }
 
 impl Gathered {
@@ -61,6 +63,7 @@ impl Gathered {
                 self.former.extend(self.segments.remove(&(log, base)));
             }
             MetaEntry::Checkpoint(_) => {}
+            MetaEntry::Clock(state) => self.clock = Some(state),
         }
     }
 
@@ -82,7 +85,8 @@ impl Gathered {
 
     /// The state that the entries lead to, and their contradictions.
     pub fn state(&self) -> (State, Vec<&'static str>) {
-        let (mut state, mut odd) = (State::default(), Vec::new());
+        let mut state = State { clock: self.clock, ..State::default() };
+        let mut odd = Vec::new();
         for entity in self.entities.values() {
             state.attach(entity);
             state.catalog.insert(entity.clone());

@@ -8,7 +8,7 @@ use super::digits::put_number;
 use crate::{
     config::PRIORITY_MAX,
     format::{Malformed, meta::ChunkState},
-    ids::{CursorId, OffsetRange, Timestamp},
+    ids::{CursorId, Due, OffsetRange},
 };
 
 const CHUNK_BITS: u32 = 16;
@@ -27,7 +27,7 @@ pub struct Chunk {
     /// The digits of the priorities.
     pub priorities: Vec<RoaringBitmap>,
     /// When delayed messages are due.
-    pub due: BTreeMap<u16, Timestamp>,
+    pub due: BTreeMap<u16, Due>,
     /// Spilled messages: the delay index holds the times at which they are due.
     pub spilled: RoaringBitmap,
     /// Whether the chunk changed since its last capture.
@@ -90,7 +90,7 @@ impl Chunk {
         }
     }
 
-    fn captured_due(&self) -> Vec<(u16, Timestamp)> {
+    fn captured_due(&self) -> Vec<(u16, Due)> {
         let is_left_out = seeded!(DueIsNotCaptured);
         let due = self.due.iter().map(|(low, due)| (*low, *due));
         if is_left_out { Vec::new() } else { due.collect() }
@@ -114,7 +114,7 @@ impl Chunk {
         if has_impossible(&priorities) {
             return Err(Malformed("an impossible priority"));
         }
-        let due: BTreeMap<u16, Timestamp> = state.due.iter().copied().collect();
+        let due: BTreeMap<u16, Due> = state.due.iter().copied().collect();
         let (acked, spilled) = (bitmap(&state.acked)?, bitmap(&state.spilled)?);
         let is_due = |low: u32| due.contains_key(&(low as u16));
         if !spilled.is_disjoint(&acked) || spilled.iter().any(is_due) {

@@ -20,7 +20,7 @@ use self::{
 use crate::{
     audit,
     format::{Malformed, meta::ChunkState},
-    ids::{CursorId, Offset, OffsetRange, Timestamp},
+    ids::{CursorId, Due, Offset, OffsetRange},
 };
 
 /// The ack state of one cursor.
@@ -249,7 +249,7 @@ impl AckSet {
     }
 
     /// The delayed messages from an offset on, and when they are due.
-    pub fn deferred(&self, from: Offset) -> impl Iterator<Item = (Offset, Timestamp)> {
+    pub fn deferred(&self, from: Offset) -> impl Iterator<Item = (Offset, Due)> {
         let (first, low) = split(from.0.max(self.floor));
         self.chunks.range(first..).flat_map(move |(index, chunk)| {
             let low = if *index == first { low as u16 } else { 0 };
@@ -258,8 +258,8 @@ impl AckSet {
         })
     }
 
-    /// When a message is due. 0 if it is not delayed.
-    pub fn due(&self, offset: Offset) -> Timestamp {
+    /// When a message is due. `Due::NOW` if it is not delayed.
+    pub fn due(&self, offset: Offset) -> Due {
         let (index, low) = split(offset.0);
         let due = self.chunks.get(&index).and_then(|chunk| chunk.due.get(&(low as u16)));
         due.copied().unwrap_or_default()
@@ -300,7 +300,7 @@ impl AckSet {
 
     /// Sets the number of attempts of a message, and when it is due. An acked message is left as it
     /// is.
-    pub fn defer(&mut self, offset: Offset, attempts: u32, due: Timestamp) {
+    pub fn defer(&mut self, offset: Offset, attempts: u32, due: Due) {
         if self.is_acked(offset) {
             return;
         }
@@ -308,7 +308,7 @@ impl AckSet {
         let chunk = self.chunks.entry(index).or_default();
         put_number(&mut chunk.attempts, low..low + 1, attempts);
         self.spilled -= u64::from(chunk.spilled.remove(low));
-        if due == Timestamp(0) {
+        if due == Due::NOW {
             chunk.due.remove(&(low as u16));
         } else {
             chunk.due.insert(low as u16, due);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::{
     format::meta::ChunkState,
-    ids::{CursorId, Offset, OffsetRange, Timestamp},
+    ids::{CursorId, Due, Offset, OffsetRange, Timestamp},
     store::acks::{AckSet, acked_by_all},
 };
 
@@ -90,7 +90,7 @@ proptest! {
                     priorities.retain(|offset, _| !(at..end).contains(offset));
                 }
                 Step::Defer(at, n, due) => {
-                    acks.defer(Offset(at), n, Timestamp(due));
+                    acks.defer(Offset(at), n, Due::from_stored(due));
                     if !acked.contains(&at) {
                         deferred.insert(at, (n, due));
                     }
@@ -122,7 +122,7 @@ proptest! {
             }
             let waiting: Vec<_> = acks.deferred(Offset(0)).collect();
             let due = deferred.iter().filter(|(_, (_, due))| *due > 0);
-            let due: Vec<_> = due.map(|(at, (_, due))| (Offset(*at), Timestamp(*due))).collect();
+            let due: Vec<_> = due.map(|(at, (_, due))| (Offset(*at), Due::from_stored(*due))).collect();
             prop_assert_eq!(waiting, due);
             let told: BTreeMap<u64, u8> = acks.prioritized().map(|(at, of)| (at.0, of)).collect();
             prop_assert_eq!(&told, &priorities);
@@ -244,12 +244,12 @@ fn a_metalog_with_an_impossible_priority_is_refused() {
 fn a_metalog_that_tells_two_places_of_a_message_is_refused() {
     let mut acks = AckSet::new(Offset(0));
     acks.spill(of(2..3));
-    acks.defer(Offset(4), 0, Timestamp(9));
+    acks.defer(Offset(4), 0, Due::day(Timestamp(9)));
     acks.ack(of(6..7));
     let chunk = acks.capture(CURSOR, true).remove(0);
     AckSet::default().restore(&chunk).expect("it is possible");
     let acked = ChunkState { acked: chunk.spilled.clone(), ..chunk.clone() };
     assert!(AckSet::default().restore(&acked).is_err());
-    let due = ChunkState { due: vec![(2, Timestamp(9))], ..chunk };
+    let due = ChunkState { due: vec![(2, Due::day(Timestamp(9)))], ..chunk };
     assert!(AckSet::default().restore(&due).is_err());
 }

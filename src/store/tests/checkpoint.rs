@@ -11,7 +11,7 @@ use crate::{
         entity::{Creation, Delivering, EntityKind},
         frame::begin_frame,
     },
-    ids::{CursorId, LogId, Lsn, Offset, StoreId, Timestamp},
+    ids::{CursorId, Due, LogId, Lsn, Offset, StoreId, Timestamp},
     journal::Urgency,
     message::Message,
     store::{self, Extent, Op, Refused, Shared, Shortage, Store},
@@ -317,7 +317,7 @@ pub fn with_a_commit_about_no_message(change: &Change<'_>) -> SimDisk {
 /// Two changes that refer to a fourth message.
 pub fn changes_about_no_message() -> [Change<'static>; 2] {
     [
-        Change::Defer { cursor: CURSOR, offset: Offset(3), attempts: 1, due: Timestamp(0) },
+        Change::Defer { cursor: CURSOR, offset: Offset(3), attempts: 1, due: Due::NOW },
         Change::Prioritize { cursor: CURSOR, first: Offset(2), count: 2, priority: 9 },
     ]
 }
@@ -348,13 +348,13 @@ fn what_a_commit_says_of_messages_that_are_not_there_is_refused() {
 fn operations_of_one_commit_happen_in_their_order_now_and_after_a_crash() {
     let offset = Offset(1);
     let spill = Op::Spill { cursor: CURSOR, offsets: &[offset] };
-    let due = Timestamp(7);
+    let due = Due::day(Timestamp(7));
     let defer = Op::Defer { cursor: CURSOR, offset, attempts: 2, due, urgency: Urgency::Freeing };
     let state = |store: &Store| {
         let acks = store.acks(CURSOR).expect("it is there");
         (acks.is_spilled(offset), acks.due(offset), acks.attempts(offset))
     };
-    let orders = [([spill, defer], (false, due, 2)), ([defer, spill], (true, Timestamp(0), 2))];
+    let orders = [([spill, defer], (false, due, 2)), ([defer, spill], (true, Due::NOW, 2))];
     for (ops, expected) in orders {
         let disk = SimDisk::new(1);
         let busy = busy(&disk, 1);

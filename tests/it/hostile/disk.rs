@@ -219,7 +219,7 @@ fn a_second_close_does_not_say_that_all_is_well() {
     let engine = open(&disk).unwrap();
     let queue = engine.queue("q").create().unwrap();
     let _ticket = queue.send_ticket("a").unwrap();
-    disk.fail_call(disk.calls(), EIO, false);
+    disk.fail_sync(0, EIO);
     assert_eq!(engine.close().unwrap_err().kind(), ErrorKind::Poisoned);
     assert!(engine.close().is_err(), "the second close says Ok, and the message is lost");
 }

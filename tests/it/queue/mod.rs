@@ -15,6 +15,7 @@ mod redrive;
 mod retry;
 mod settings;
 mod time_to_live;
+mod times;
 mod worker;
 
 use posthouse::Message;

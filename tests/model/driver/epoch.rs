@@ -37,6 +37,7 @@ impl Driver<'_> {
     /// Ends the epoch by a power cut or a kill, and finds out which state is left.
     pub(super) fn crash(&mut self, power: bool) {
         let cuts = power || self.powerless;
+        self.time_is_lost |= cuts && self.clock_was_set;
         let crashed = if cuts { self.world.cut_power() } else { self.world.kill() };
         if !crashed {
             return self.reopen();

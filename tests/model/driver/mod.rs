@@ -74,9 +74,11 @@ pub struct Driver<'a> {
     /// wait.
     time: u64,
     waits_since: BTreeMap<(Whose, u64), u64>,
-    /// Whether the time of day was set. Then the model does not know when messages are due, and when their
-    /// times to live are over.
+    /// Whether the time of day was set.
     clock_was_set: bool,
+    /// Whether the power was cut since. Then the engine takes the time of day for the time that has passed, and the
+    /// model does not know when messages are due, and when their times to live are over.
+    time_is_lost: bool,
     /// Examines the moments that the world has recorded.
     oracle: Option<&'a Oracle>,
 }
@@ -134,6 +136,7 @@ impl<'a> Driver<'a> {
             time: 0,
             waits_since: BTreeMap::new(),
             clock_was_set: false,
+            time_is_lost: false,
             oracle: None,
         };
         driver.open();

@@ -191,14 +191,14 @@ impl Driver<'_> {
     pub(super) fn is_due(&self, whose: &Whose, offset: u64) -> Option<bool> {
         let since = self.waits_since.get(&(whose.clone(), offset))?;
         let due = since + WAIT.as_millis() as u64;
-        (!self.clock_was_set).then_some(due <= self.time)
+        (!self.time_is_lost).then_some(due <= self.time)
     }
 
     /// Whether the time to live of a message is over; `None` if the model does not know.
     pub(super) fn is_over(&self, entry: &Entry) -> Option<bool> {
         match entry.ends.0 {
             None => Some(false),
-            Some(_) if self.clock_was_set => None,
+            Some(_) if self.time_is_lost => None,
             Some(end) => Some(end <= self.time),
         }
     }

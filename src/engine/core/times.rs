@@ -1,0 +1,65 @@
+//! The time of day under the core: follows it when it is set, and records it.
+
+use super::Core;
+use crate::{
+    ids::{CursorId, Now},
+    store::Op,
+};
+
+impl Core {
+    /// Begins with the clocks of this boot. A new store has nothing that depends on them.
+    pub fn begin_clock(&mut self, now: Now) {
+        if !self.store.is_new() {
+            self.keep_clock(now);
+        }
+    }
+
+    /// Looks at the time of day. The flusher calls this once a second while anything waits.
+    pub fn look_at_clock(&mut self, now: Now) {
+        if let Some(skew) = now.set {
+            self.clock.follow(&mut self.known_clock, skew);
+        }
+        let is_settled = self.clock.settle(&mut self.known_clock, now);
+        if now.set.is_some() || is_settled {
+            self.arm_all();
+            self.record_clock(now);
+        }
+    }
+
+    /// Whether the time of day was behind the store's when the machine had booted, and has not caught up yet.
+    #[inline]
+    pub fn doubts_clock(&self) -> bool {
+        self.known_clock.is_doubtful()
+    }
+
+    /// Keeps the store's knowledge of the clocks ahead of a commit. So no message depends on a setting of the clock
+    /// that a crash makes the store forget.
+    #[inline]
+    pub(super) fn keep_clock(&mut self, now: Now) {
+        if now.set.is_some() || !self.known_clock.is_recorded {
+            self.keep_new_clock(now);
+        }
+    }
+
+    #[cold]
+    fn keep_new_clock(&mut self, now: Now) {
+        if let Some(skew) = now.set {
+            self.clock.follow(&mut self.known_clock, skew);
+            self.arm_all();
+        }
+        self.record_clock(now);
+    }
+
+    /// Records the clocks. If that is impossible, for example on a full disk, the next commit tries it again.
+    pub fn record_clock(&mut self, now: Now) {
+        let op = Op::Clock(self.clock.state(&self.known_clock));
+        let is_left_out = seeded!(SetClockIsNotCommitted);
+        self.known_clock.is_recorded = is_left_out || self.store.commit(&[op], now).is_ok();
+    }
+
+    /// Sets the timers of all cursors anew: those that wait for a time of day come at another moment.
+    fn arm_all(&mut self) {
+        let cursors: Vec<CursorId> = self.consumers.keys().copied().collect();
+        cursors.into_iter().for_each(|cursor| self.arm(cursor));
+    }
+}

@@ -1,0 +1,293 @@
+//! Which time is which: durations go on evenly, and a time of day follows the clock when it is set.
+
+use std::time::Duration;
+
+use posthouse::{Backoff, Message, Options, Queue, Timestamp, sim::SimDisk};
+
+use crate::support::{HOUR, MINUTE, SECOND, Sim, open, take};
+
+const HOUR_MS: u64 = 3_600_000;
+const YEAR_MS: u64 = 365 * 24 * HOUR_MS;
+const NOW: u64 = 1_700_000_000_000;
+
+fn at(ms: u64) -> Message<'static> {
+    Message::new("at").deliver_at(Timestamp(ms))
+}
+
+fn after(by: Duration) -> Message<'static> {
+    Message::new("after").deliver_after(by)
+}
+
+/// Receives and acks everything that is due.
+fn drain(queue: &Queue) -> Vec<String> {
+    let mut texts = Vec::new();
+    while let Some(delivery) = take(queue) {
+        texts.push(String::from_utf8(delivery.payload().to_vec()).unwrap());
+        delivery.ack().unwrap();
+    }
+    texts
+}
+
+#[test]
+fn deliver_at_follows_the_time_of_day_and_a_delay_does_not() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send(at(NOW + 2 * HOUR_MS)).unwrap();
+    queue.send(after(2 * HOUR)).unwrap();
+    sim.disk.set_now(Timestamp(NOW + 3 * HOUR_MS));
+    assert_eq!(drain(&queue), ["at"], "the time of day has come");
+    sim.disk.advance(2 * HOUR - SECOND);
+    assert!(drain(&queue).is_empty());
+    sim.disk.advance(SECOND);
+    assert_eq!(drain(&queue), ["after"]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_a_time_of_day_wait_and_no_delay() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send(at(NOW + HOUR_MS)).unwrap();
+    queue.send(after(HOUR)).unwrap();
+    sim.disk.set_now(Timestamp(NOW - HOUR_MS));
+    sim.disk.advance(HOUR);
+    assert_eq!(drain(&queue), ["after"]);
+    sim.disk.advance(HOUR - SECOND);
+    assert!(drain(&queue).is_empty());
+    sim.disk.advance(SECOND);
+    assert_eq!(drain(&queue), ["at"]);
+}
+
+#[test]
+fn a_machine_that_boots_without_a_clock_delivers_on_time_once_it_is_set() {
+    let disk = SimDisk::new(7);
+    disk.set_now(Timestamp(0));
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send(at(NOW + HOUR_MS)).unwrap();
+    disk.set_now(Timestamp(NOW));
+    queue.send(at(NOW + HOUR_MS / 2)).unwrap();
+    assert!(drain(&queue).is_empty());
+    disk.advance(HOUR / 2);
+    assert_eq!(drain(&queue).len(), 1);
+    disk.advance(HOUR / 2);
+    assert_eq!(drain(&queue).len(), 1);
+}
+
+#[test]
+fn both_kinds_of_due_times_survive_restarts_with_the_clock_set() {
+    for (power, checkpoint) in [(false, false), (false, true), (true, false), (true, true)] {
+        let sim = Sim::new();
+        let queue = sim.engine.queue("q").create().unwrap();
+        queue.send(at(NOW + 10 * HOUR_MS)).unwrap();
+        queue.send(after(10 * HOUR)).unwrap();
+        sim.disk.set_now(Timestamp(NOW + 4 * HOUR_MS));
+        queue.send("the setting is noticed").unwrap();
+        if checkpoint {
+            sim.engine.checkpoint().unwrap();
+        }
+        let disk = sim.disk.clone();
+        if power {
+            disk.power_cut()
+        } else {
+            disk.kill()
+        }
+        drop((queue, sim));
+        let engine = open(&disk).unwrap();
+        let queue = engine.queue("q").open().unwrap();
+        assert_eq!(drain(&queue), ["the setting is noticed"]);
+        disk.advance(6 * HOUR - SECOND);
+        assert!(drain(&queue).is_empty(), "power {power}, checkpoint {checkpoint}");
+        disk.advance(SECOND);
+        assert_eq!(drain(&queue), ["at"], "power {power}, checkpoint {checkpoint}");
+        disk.advance(4 * HOUR - SECOND);
+        assert!(drain(&queue).is_empty(), "power {power}, checkpoint {checkpoint}");
+        disk.advance(SECOND);
+        assert_eq!(drain(&queue), ["after"], "power {power}, checkpoint {checkpoint}");
+    }
+}
+
+#[test]
+fn a_life_goes_on_evenly_over_a_restart_after_the_clock_was_set() {
+    for by in [-(YEAR_MS as i64), -20_000, 20_000, 50 * YEAR_MS as i64] {
+        for (power, checkpoint) in [(false, false), (false, true), (true, false), (true, true)] {
+            let what = format!("{by} ms, power {power}, checkpoint {checkpoint}");
+            let sim = Sim::new();
+            let queue = sim.engine.queue("q").time_to_live(MINUTE).create().unwrap();
+            queue.send("before").unwrap();
+            sim.disk.set_now(Timestamp(NOW.checked_add_signed(by).unwrap()));
+            queue.send("after").unwrap();
+            if checkpoint {
+                sim.engine.checkpoint().unwrap();
+            }
+            let disk = sim.disk.clone();
+            if power {
+                disk.power_cut()
+            } else {
+                disk.kill()
+            }
+            drop((queue, sim));
+            let engine = open(&disk).unwrap();
+            let queue = engine.queue("q").open().unwrap();
+            disk.advance(59 * SECOND);
+            let received = [take(&queue), take(&queue)];
+            assert!(received.iter().all(Option::is_some), "{what}: lost before their time");
+            drop(received);
+            disk.advance(2 * SECOND);
+            assert!(take(&queue).is_none(), "{what}: they outlive their time to live");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_while_the_store_is_closed_ends_no_life_within_one_boot() {
+    for by in [-(YEAR_MS as i64), 50 * YEAR_MS as i64] {
+        let sim = Sim::new();
+        let queue = sim.engine.queue("q").time_to_live(MINUTE).create().unwrap();
+        queue.send("work").unwrap();
+        queue.send(after(SECOND)).unwrap();
+        sim.engine.close().unwrap();
+        sim.disk.set_now(Timestamp(NOW.checked_add_signed(by).unwrap()));
+        let engine = open(&sim.disk).unwrap();
+        let queue = engine.queue("q").open().unwrap();
+        assert_eq!(drain(&queue), ["work"], "{by}");
+        sim.disk.advance(SECOND);
+        assert_eq!(drain(&queue), ["after"], "{by}");
+    }
+}
+
+#[test]
+fn the_time_while_the_machine_is_off_counts() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").time_to_live(HOUR).create().unwrap();
+    queue.send("old").unwrap();
+    queue.send(after(30 * MINUTE)).unwrap();
+    let disk = sim.disk.clone();
+    disk.power_cut();
+    disk.advance(2 * HOUR);
+    drop((queue, sim));
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    assert!(drain(&queue).is_empty(), "both are over");
+    assert_eq!(queue.depth().unwrap(), 0);
+}
+
+/// A machine without a battery for its clock: each boot begins in 1970, until the network sets the clock.
+#[test]
+fn a_machine_that_forgets_the_time_counts_the_time_off_once_the_clock_is_set() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let brief = || Message::new("brief").expire_after(HOUR);
+    queue.send(brief()).unwrap();
+    queue.send(after(3 * HOUR)).unwrap();
+    let disk = sim.disk.clone();
+    disk.power_cut();
+    drop((queue, sim));
+    disk.set_now(Timestamp(5000));
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let delivery = take(&queue).expect("nobody knows that its life is over");
+    assert_eq!(delivery.payload(), b"brief");
+    drop(delivery);
+    // The clock is set: it was off for two hours.
+    disk.set_now(Timestamp(NOW + 2 * HOUR_MS));
+    assert!(take(&queue).is_none(), "now it is known");
+    disk.advance(HOUR - SECOND);
+    assert!(take(&queue).is_none());
+    disk.advance(SECOND);
+    assert_eq!(drain(&queue), ["after"]);
+}
+
+#[test]
+fn nothing_is_kept_for_ever_by_a_clock_that_was_set_back() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").time_to_live(MINUTE).create().unwrap();
+    queue.send("old").unwrap();
+    queue.send(after(MINUTE - SECOND)).unwrap();
+    let disk = sim.disk.clone();
+    disk.power_cut();
+    drop((queue, sim));
+    disk.set_now(Timestamp(NOW - YEAR_MS));
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    disk.advance(2 * MINUTE);
+    assert!(drain(&queue).is_empty());
+    assert_eq!((queue.depth().unwrap(), queue.delayed().unwrap()), (0, 0), "all are over");
+}
+
+#[test]
+fn a_backoff_and_a_queues_delay_go_on_evenly() {
+    for by in [-(YEAR_MS as i64), YEAR_MS as i64] {
+        let sim = Sim::new();
+        let queue = sim.engine.queue("q").delay(MINUTE).backoff(Backoff::Fixed(MINUTE));
+        let queue = queue.create().unwrap();
+        queue.send("work").unwrap();
+        sim.disk.set_now(Timestamp(NOW.checked_add_signed(by).unwrap()));
+        sim.disk.advance(MINUTE - SECOND);
+        assert!(take(&queue).is_none(), "{by}: early");
+        sim.disk.advance(SECOND);
+        take(&queue).expect("it is due").nack().unwrap();
+        sim.disk.set_now(Timestamp(NOW));
+        sim.disk.advance(MINUTE - SECOND);
+        assert!(take(&queue).is_none(), "{by}: early");
+        sim.disk.advance(SECOND);
+        assert!(take(&queue).is_some(), "{by}: late");
+    }
+}
+
+#[test]
+fn an_age_goes_on_evenly() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let age = || queue.oldest_age().unwrap().unwrap();
+    queue.send("work").unwrap();
+    sim.disk.set_now(Timestamp(NOW + YEAR_MS));
+    sim.disk.advance(MINUTE);
+    assert_eq!(age(), MINUTE);
+    take(&queue).unwrap().ack().unwrap();
+    queue.send("work").unwrap();
+    sim.disk.set_now(Timestamp(NOW));
+    sim.disk.advance(MINUTE);
+    assert_eq!(age(), MINUTE, "sent after the clock was set");
+}
+
+#[test]
+fn spilled_messages_follow_the_clock_as_others_do() {
+    for by in [-(HOUR_MS as i64), HOUR_MS as i64] {
+        let disk = SimDisk::new(7);
+        disk.set_now(Timestamp(NOW));
+        let engine = Options::new().sim(&disk).delayed_in_memory(4).open("store").unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        for n in 0..40 {
+            queue.send(at(NOW + (10 + n) * HOUR_MS)).unwrap();
+            queue.send(after(Duration::from_millis((10 + n) * HOUR_MS))).unwrap();
+        }
+        disk.set_now(Timestamp(NOW.checked_add_signed(by).unwrap()));
+        let shift = by / HOUR_MS as i64;
+        for hour in 1..=51 {
+            disk.advance(HOUR);
+            let mut expected = Vec::new();
+            if (10..50).contains(&(hour + shift)) {
+                expected.push("at");
+            }
+            if (10..50).contains(&hour) {
+                expected.push("after");
+            }
+            let mut came = drain(&queue);
+            came.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(came, expected, "{by}: after {hour} hours");
+        }
+        assert_eq!(queue.depth().unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_due_time_is_shown_as_a_time_of_day() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    sim.disk.set_now(Timestamp(NOW + YEAR_MS));
+    queue.send(after(HOUR)).unwrap();
+    queue.send(at(NOW + YEAR_MS + HOUR_MS)).unwrap();
+    let due = || queue.browse().unwrap().map(|it| it.unwrap().due().unwrap()).collect::<Vec<_>>();
+    assert_eq!(due(), [Timestamp(NOW + YEAR_MS + HOUR_MS); 2]);
+}
