@@ -2,4 +2,5 @@
 
 mod acks;
 pub mod checkpoint;
+mod settings;
 mod tail;
