@@ -239,8 +239,8 @@ impl Delivery {
     /// has no dead letters: see [`QueueBuilder::max_attempts`](crate::QueueBuilder::max_attempts).
     pub fn reject(&self, reason: &str) -> Result<()> {
         let Some(dead_letters) = self.consumer.info.current.all().retry.dead_letters else {
-            let what = "this queue has no dead letters; create it with max_attempts or \
-                        dead_letter_queue, or ack the message to drop it";
+            let what = "this queue has no dead letters; give it max_attempts or \
+                        dead_letter_queue with create_or_update, or ack the message to drop it";
             return Err(Error::invalid("dead_letter_queue", what));
         };
         let letter = self.letter(dead_letters, reason);

@@ -17,6 +17,7 @@ use crate::{
         stream::{Group, Position},
     },
     error::Result,
+    format::entity::Limit,
     ids::{CursorId, LogId, OffsetRange},
     store::Op,
 };
@@ -100,13 +101,19 @@ impl Transaction {
         plan: &SettlementPlan<'_>,
         rules: &BTreeMap<CursorId, Rules>,
     ) -> Result<Vec<DroppedFrom>> {
-        let mut all = Vec::new();
-        let limited = rules.iter().filter_map(|(cursor, rules)| Some((cursor, rules.limit?)));
-        for (cursor, limit) in limited {
+        let mut loads: BTreeMap<CursorId, (Limit, Load)> = BTreeMap::new();
+        if rules.values().any(|rules| rules.limit.is_some()) {
             audit::steps(self.appends.len() as u64);
-            let sent = self.appends.iter().filter(|append| append.queue == Some(*cursor));
-            let load = Load::of(limit, sent.map(|append| &append.message));
-            let dropped = core.make_capacity(*cursor, limit, load, plan.acked(*cursor))?;
+            for Append { queue, message, .. } in &self.appends {
+                let Some(queue) = queue else { continue };
+                let Some(limit) = rules.get(queue).and_then(|rules| rules.limit) else { continue };
+                loads.entry(*queue).or_insert((limit, Load::default())).1.add(limit, message);
+            }
+        }
+        let mut all = Vec::with_capacity(loads.len());
+        for (cursor, (limit, load)) in &loads {
+            audit::step();
+            let dropped = core.make_capacity(*cursor, *limit, *load, plan.acked(*cursor))?;
             all.push(DroppedFrom { cursor: *cursor, dropped });
         }
         Ok(all)

@@ -63,9 +63,10 @@ impl Worker {
         durability: Durability,
         tell: Tell,
     ) -> Result<Worker> {
-        let queue = engine.queue(&format!("{name}-q")).create()?;
+        let queue =
+            engine.queue(&format!("{name}-q")).backoff(posthouse::Backoff::None).create()?;
         let topic = engine.topic(&format!("{name}-t")).create()?;
-        let subscription = topic.subscription("s").create()?;
+        let subscription = topic.subscription("s").backoff(posthouse::Backoff::None).create()?;
         let stream = engine.stream(&format!("{name}-s")).create()?;
         let group = stream.group("g").create()?;
         let partition = stream.partition(0)?;
