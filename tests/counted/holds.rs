@@ -86,10 +86,15 @@ impl Store {
         let of = |it, otherwise| if thing == it { count } else { otherwise };
         let topic = engine.topic("t").create().unwrap();
         for n in 0..of(Subscriptions, 1) {
-            topic.subscription(&format!("s{n}")).create().unwrap();
+            topic
+                .subscription(&format!("s{n}"))
+                .backoff(posthouse::Backoff::None)
+                .create()
+                .unwrap();
         }
         engine.stream("stream").partitions(of(Partitions, 1) as u32).create().unwrap();
-        let queue = engine.queue("q").lease(HOUR).create().unwrap();
+        let queue =
+            engine.queue("q").lease(HOUR).backoff(posthouse::Backoff::None).create().unwrap();
         let mut store = Store { disk, engine, queue, leased: Vec::new(), kept: Vec::new() };
         store.bear(thing, count);
         _ = take_longest_holds();

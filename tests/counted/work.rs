@@ -123,7 +123,7 @@ enum Place {
 
 impl Place {
     fn create(engine: &Engine, kind: Kind, all: u64) -> Place {
-        let builder = engine.queue("q").lease(HOUR);
+        let builder = engine.queue("q").lease(HOUR).backoff(posthouse::Backoff::None);
         let queue = match kind {
             Kind::Plain => builder,
             Kind::Retried => builder.max_attempts(3),
@@ -133,7 +133,12 @@ impl Place {
             Kind::Subscribed => {
                 let topic = engine.topic("t").create().unwrap();
                 topic.subscription("idle").create().unwrap();
-                let subscription = topic.subscription("s").lease(HOUR).create().unwrap();
+                let subscription = topic
+                    .subscription("s")
+                    .lease(HOUR)
+                    .backoff(posthouse::Backoff::None)
+                    .create()
+                    .unwrap();
                 return Place::Topic(topic, subscription);
             }
         };
