@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt, io, path::Path, path::PathBuf};
 
+use crate::ids::Offset;
+
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -28,6 +30,8 @@ struct Inner {
     what: Cow<'static, str>,
     file: Option<PathBuf>,
     position: Option<u64>,
+    offset: Option<Offset>,
+    lacks_space: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -110,9 +114,25 @@ impl Error {
         self.0.position
     }
 
+    /// The offset of the message that the error is about. `None` if the error is about no message.
+    ///
+    /// The error of a damaged message has it: `queue.remove(offset)` deletes that message.
+    #[must_use]
+    pub fn offset(&self) -> Option<Offset> {
+        self.0.offset
+    }
+
     pub(crate) fn new(kind: ErrorKind, what: impl Into<Cow<'static, str>>) -> Error {
         let what = what.into();
-        Error(Box::new(Inner { kind, what, file: None, position: None, source: None }))
+        Error(Box::new(Inner {
+            kind,
+            what,
+            file: None,
+            position: None,
+            offset: None,
+            lacks_space: false,
+            source: None,
+        }))
     }
 
     pub(crate) fn invalid(field: &'static str, what: impl Into<Cow<'static, str>>) -> Error {
@@ -164,6 +184,26 @@ impl Error {
         self
     }
 
+    /// The error of a call in a task that would have to wait for space in the journal. The task awaits the space and
+    /// calls again, so no application sees it.
+    pub(crate) fn lacks_space() -> Error {
+        let mut error = Error::new(ErrorKind::Io, "the journal has no space at the moment");
+        error.0.lacks_space = true;
+        error
+    }
+
+    pub(crate) fn is_lack_of_space(&self) -> bool {
+        self.0.lacks_space
+    }
+
+    /// A copy of the error that names the message it is about. `of` is the queue, the topic or the stream.
+    pub(crate) fn of_message(&self, of: &str, offset: Offset) -> Error {
+        let mut error = self.again();
+        error.0.what = format!("message {offset} of {of:?}: {}", self.0.what).into();
+        error.0.offset = Some(offset);
+        error
+    }
+
     /// A copy of the error for another waiter. Only the type of the source is lost.
     pub(crate) fn again(&self) -> Error {
         let inner = &self.0;
@@ -172,6 +212,8 @@ impl Error {
             what: inner.what.clone(),
             file: inner.file.clone(),
             position: inner.position,
+            offset: inner.offset,
+            lacks_space: inner.lacks_space,
             source: inner.source.as_ref().map(|source| source.to_string().into()),
         }))
     }

@@ -93,7 +93,7 @@ pub use engine::Deliveries;
 pub use engine::{
     Browse, Browsed, Delivery, Engine, Group, GroupBuilder, Latencies, Latency, Options,
     OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record, Redrive, Redriven,
-    Start, Stream, StreamBuilder, StreamSettings, Subscription, SubscriptionBuilder,
+    Skipped, Start, Stream, StreamBuilder, StreamSettings, Subscription, SubscriptionBuilder,
     ThresholdWatch, Ticket, Topic, TopicBuilder, TopicSettings, Transaction, Worker, WorkerBuilder,
 };
 #[cfg(feature = "cron")]

@@ -31,10 +31,21 @@ impl LeaseKey {
     }
 }
 
+/// A lease that ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    pub offset: Offset,
+    /// Whether the handling of the message was still to begin.
+    pub is_untouched: bool,
+}
+
 #[derive(Debug)]
 struct Lease {
     offset: Offset,
     slot: SlotId,
+    /// Whether it is part of a batch, and the handling of its message has not begun. It is set where attempts are
+    /// counted when the handling begins.
+    is_untouched: bool,
     token: u64,
     deadline: Duration,
     /// How long one renewal lasts, and the time at which renewals end.
@@ -92,8 +103,9 @@ impl Leases {
             true => Place::Listed { before: last, behind: None },
             false => Place::Sorted,
         };
-        let index =
-            self.entries.insert(Lease { offset, slot: 0, token, deadline, renewal: None, place });
+        let is_untouched = false;
+        let lease = Lease { offset, slot: 0, is_untouched, token, deadline, renewal: None, place };
+        let index = self.entries.insert(lease);
         if in_order {
             match last {
                 Some(last) => self.relink(last, |_, behind| *behind = Some(index)),
@@ -175,6 +187,13 @@ impl Leases {
         self.has_freed = true;
     }
 
+    /// Notes whether the handling of a message is still to begin.
+    pub fn set_untouched(&mut self, key: LeaseKey, is_untouched: bool) {
+        if self.get(key).is_some() {
+            self.entries[key.index].is_untouched = is_untouched;
+        }
+    }
+
     /// Assigns a lease to a slot. A lease that has a slot keeps it.
     pub fn assign(&mut self, key: LeaseKey, slot: SlotId) {
         if self.get(key).is_some_and(|lease| lease.slot == 0) {
@@ -231,7 +250,7 @@ impl Leases {
     }
 
     #[inline]
-    pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
+    pub fn expire_one(&mut self, now: Duration) -> Option<Expired> {
         loop {
             audit::step();
             let (deadline, index) = self.next()?;
@@ -240,7 +259,10 @@ impl Leases {
             }
             match self.entries[index].renewal {
                 Some((by, until)) if now < until => self.postpone(index, (now + by).min(until)),
-                _ => return Some(self.remove(index)),
+                _ => {
+                    let is_untouched = self.entries[index].is_untouched;
+                    return Some(Expired { offset: self.remove(index), is_untouched });
+                }
             }
         }
     }

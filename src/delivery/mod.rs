@@ -40,7 +40,7 @@ use std::{collections::BTreeSet, time::Duration};
 pub use groups::Groups;
 use lanes::Lanes;
 use leases::Leases;
-pub use leases::{LeaseKey, SlotId};
+pub use leases::{Expired, LeaseKey, SlotId};
 pub use retry::Retry;
 use returned::{Readiness, Returned, is_in, merge};
 use roaring::RoaringTreemap;
@@ -284,10 +284,9 @@ impl Deliveries {
         Some(offset)
     }
 
-    /// Ends a lease as if it had never been granted. A message that was fresh is fresh again, unless an
-    /// unacked message lies between it and `next`. To take back several leases, begin with the last one.
-    pub fn take_back(&mut self, key: LeaseKey, acked: &impl Acked) {
-        let Some(offset) = self.leases.end(key) else { return };
+    /// Puts a message whose lease has ended back as if it had never been leased. A message that was fresh is fresh
+    /// again, unless an unacked message lies between it and `next`. To put back several, begin with the last one.
+    pub fn take_back(&mut self, offset: Offset, acked: &impl Acked) {
         let priority = acked.priority(offset);
         if priority > 0 {
             self.lanes.insert(offset, priority);
@@ -326,6 +325,11 @@ impl Deliveries {
     /// Assigns a lease to the slot of its consumer, whose leases are counted.
     pub fn assign(&mut self, key: LeaseKey, slot: SlotId) {
         self.leases.assign(key, slot);
+    }
+
+    /// Notes whether the handling of a leased message is still to begin.
+    pub fn set_untouched(&mut self, key: LeaseKey, is_untouched: bool) {
+        self.leases.set_untouched(key, is_untouched);
     }
 
     /// How many leases a slot holds.
@@ -430,7 +434,7 @@ impl Deliveries {
 
     /// Ends one lease whose deadline has come. The caller puts its message into another place.
     #[inline]
-    pub fn expire_one(&mut self, now: Duration) -> Option<Offset> {
+    pub fn expire_one(&mut self, now: Duration) -> Option<Expired> {
         self.leases.expire_one(now)
     }
 

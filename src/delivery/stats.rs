@@ -19,7 +19,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConsumerStats {
-    /// Messages that are not acked: the sum of `ready`, `delayed` and `in_flight`.
+    /// Messages that are not acked: the sum of `ready`, `delayed`, `in_flight` and `damaged`.
     pub depth: u64,
     /// Messages that wait for nothing but a consumer. In a queue that is ordered by key, also messages that
     /// wait for an earlier one of their key. Messages that are not durable yet count, too.
@@ -29,6 +29,9 @@ pub struct ConsumerStats {
     pub delayed: u64,
     /// Messages on lease.
     pub in_flight: u64,
+    /// Messages that a consumer could not be given because they are damaged on disk. A consumer got the error of
+    /// each of them once. They stay until they are removed, and are tried again after the next open.
+    pub damaged: u64,
     /// Deliveries.
     pub delivered: u64,
     /// Deliveries of messages that were tried before. They count in `delivered`, too.

@@ -8,7 +8,7 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{Acked, Deliveries, PASSED_AT_ONCE};
+use super::{Acked, Deliveries, Expired, LeaseKey, PASSED_AT_ONCE};
 use crate::{
     ids::{Due, Offset, Skew, Timestamp},
     store::AckSet,
@@ -63,7 +63,7 @@ fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn lease(deliveries: &mut Deliveries, acks: &Acks, end: u64) -> Option<(u64, super::LeaseKey)> {
+fn lease(deliveries: &mut Deliveries, acks: &Acks, end: u64) -> Option<(u64, LeaseKey)> {
     let leased = deliveries.lease_next(acks, Offset(end), at(10), |_| true);
     leased.map(|(offset, key)| (offset.0, key))
 }
@@ -114,7 +114,7 @@ fn a_lease_is_lost_at_its_deadline_and_its_key_stays_dead() {
     let (_, key) = lease(&mut deliveries, &acks, 1).expect("fresh");
     assert_eq!(deliveries.held(key, at(9)), Some(Offset(0)));
     assert_eq!(deliveries.held(key, at(10)), None, "the deadline itself is too late");
-    assert_eq!(deliveries.expire_one(at(10)), Some(Offset(0)));
+    assert_eq!(deliveries.expire_one(at(10)).map(|it| it.offset), Some(Offset(0)));
     deliveries.put(Offset(0), AT_ONCE, &acks);
     let (offset, again) = lease(&mut deliveries, &acks, 1).expect("released");
     assert_eq!(offset, 0);
@@ -132,10 +132,10 @@ fn an_extended_lease_outlives_others_and_does_not_delay_them() {
     let (_, second) = lease(&mut deliveries, &acks, 9).expect("fresh");
     assert!(deliveries.extend(first, at(5), at(60)));
     assert_eq!(deliveries.next_deadline(), Some(at(10)));
-    assert_eq!(deliveries.expire_one(at(10)), Some(Offset(1)));
+    assert_eq!(deliveries.expire_one(at(10)).map(|it| it.offset), Some(Offset(1)));
     assert_eq!(deliveries.expire_one(at(10)), None);
     assert!(!deliveries.extend(second, at(11), at(99)), "it has run out");
-    assert_eq!(deliveries.expire_one(at(60)), Some(Offset(0)));
+    assert_eq!(deliveries.expire_one(at(60)).map(|it| it.offset), Some(Offset(0)));
     assert_eq!(deliveries.next_deadline(), None);
 }
 
@@ -176,11 +176,11 @@ proptest! {
         let mut acks = Acks::default();
         let (mut end, mut now) = (0u64, 0u64);
         // Offset, key, deadline.
-        let mut leased: Vec<(u64, super::LeaseKey, u64)> = Vec::new();
+        let mut leased: Vec<(u64, LeaseKey, u64)> = Vec::new();
         // Offset, due time.
         let mut waiting: Vec<(u64, u64)> = Vec::new();
         for step in steps {
-            while let Some(offset) = deliveries.expire_one(at(now)) {
+            while let Some(Expired { offset, .. }) = deliveries.expire_one(at(now)) {
                 let index = leased.iter().position(|lease| lease.0 == offset.0);
                 let (_, key, deadline) = leased.remove(index.expect("it was leased"));
                 deliveries.put(offset, AT_ONCE, &acks);
@@ -259,6 +259,11 @@ proptest! {
     }
 }
 
+fn take_back(deliveries: &mut Deliveries, key: LeaseKey, acks: &Acks) {
+    let offset = deliveries.settle(key).expect("the lease holds");
+    deliveries.take_back(offset, acks);
+}
+
 /// If an attempt cannot be counted, its lease is taken back, and the order stays as it was.
 #[test]
 fn a_lease_that_is_taken_back_leaves_the_order_as_it_was() {
@@ -267,12 +272,12 @@ fn a_lease_that_is_taken_back_leaves_the_order_as_it_was() {
     let keys: Vec<_> = (0..3).map(|_| lease(&mut deliveries, &acks, 9).expect("fresh")).collect();
     assert_eq!(keys.iter().map(|it| it.0).collect::<Vec<_>>(), [0, 2, 3]);
     for (_, key) in keys.iter().rev() {
-        deliveries.take_back(*key, &acks);
+        take_back(&mut deliveries, *key, &acks);
     }
     let again: Vec<_> = (0..3).map(|_| lease(&mut deliveries, &acks, 9).expect("fresh")).collect();
     assert_eq!(again.iter().map(|it| it.0).collect::<Vec<_>>(), [0, 2, 3]);
     // Later messages were leased meanwhile. The message comes again all the same.
-    deliveries.take_back(again[0].1, &acks);
+    take_back(&mut deliveries, again[0].1, &acks);
     let rest: BTreeSet<u64> =
         std::iter::from_fn(|| lease(&mut deliveries, &acks, 9)).map(|it| it.0).collect();
     assert_eq!(rest, [0, 4, 5, 6, 7, 8].into());
@@ -329,7 +334,7 @@ fn a_lease_that_is_taken_back_leaves_the_order_of_its_priority_as_it_was() {
     for expected in 0..4 {
         let (offset, key) = lease(&mut deliveries, &acks, 4).expect("it is there");
         assert_eq!(offset, expected);
-        deliveries.take_back(key, &acks);
+        take_back(&mut deliveries, key, &acks);
         assert_eq!(lease(&mut deliveries, &acks, 4).map(|it| it.0), Some(expected));
     }
 }
@@ -401,7 +406,7 @@ fn those_that_could_be_delivered_are_sorted_by_priority_and_age() {
     // Taking back a lease makes its message fresh again.
     let mut keys: Vec<_> = std::iter::from_fn(|| lease(&mut deliveries, &acks, 9)).collect();
     let at = keys.iter().position(|it| it.0 == 7).expect("all are there");
-    deliveries.take_back(keys.swap_remove(at).1, &acks);
+    take_back(&mut deliveries, keys.swap_remove(at).1, &acks);
     let ready: Vec<u64> = deliveries.ready(&acks, Offset(9)).map(|it| it.0).collect();
     assert_eq!(ready, [7]);
 }

@@ -36,7 +36,7 @@ pub use runtime::histogram::{Latencies, Latency};
 #[cfg(feature = "cron")]
 pub use schedule::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};
 pub use stream::{
-    Group, GroupBuilder, OwnedRecord, Partition, Position, Reader, Record, Start, Stream,
+    Group, GroupBuilder, OwnedRecord, Partition, Position, Reader, Record, Skipped, Start, Stream,
     StreamBuilder, StreamSettings,
 };
 pub use subscription::{Subscription, SubscriptionBuilder};

@@ -7,12 +7,14 @@ use crate::{
     config::Durability,
     engine::{
         commit::{
+            asking::committed,
             committer::Committer,
             definition::{self, Definition, IfExists, builder_calls, update_call},
             lifetime::Engine,
             ticket::Ticket,
         },
         core::{commit::Receipt, errors::deleted, waiters::Receivers},
+        runtime::wait::Attempt,
     },
     error::Result,
     format::entity::{Entity, EntityKind},
@@ -271,6 +273,68 @@ impl Topic {
         let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
         let first = self.engine.committer().complete(self.append(&messages)?, self.durability)?;
         Ok(first..Offset(first.0 + messages.len() as u64))
+    }
+
+    /// Publishes messages in one commit, without waiting for the disk: see [`publish_batch`](Topic::publish_batch) and
+    /// [`publish_ticket`](Topic::publish_ticket).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`publish`](Topic::publish). An error of the sync comes from the ticket.
+    pub fn publish_batch_ticket<'m, M: Into<Message<'m>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Ticket<Range<Offset>>> {
+        let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
+        let (first, receipt) = self.append(&messages)?;
+        let offsets = first..Offset(first.0 + messages.len() as u64);
+        Ok(Ticket::new(&self.engine, (offsets, receipt)))
+    }
+
+    /// Publishes a message as a future. It never blocks its thread: it awaits space in a full journal, too. See
+    /// [`Queue::send_async`](crate::Queue::send_async).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let created = engine.topic("order.created").create()?;
+    /// let published = async { created.publish_async("order 1").await };
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let mut published = std::pin::pin!(published);
+    /// # while published.as_mut().poll(&mut context).is_pending() { std::thread::yield_now(); }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`publish`](Topic::publish).
+    pub fn publish_async<'m, M: Into<Message<'m>>>(
+        &self,
+        message: M,
+    ) -> impl Future<Output = Result<Offset>> + Send + use<'m, M> {
+        let (topic, message) = (self.clone(), message.into());
+        committed(self.engine.clone(), self.durability, move || {
+            Ok(Attempt::Got(topic.append(std::slice::from_ref(&message))?))
+        })
+    }
+
+    /// Publishes messages in one commit, as a future: see [`publish_batch`](Topic::publish_batch) and
+    /// [`publish_async`](Topic::publish_async).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`publish`](Topic::publish).
+    pub fn publish_batch_async<'m, M: Into<Message<'m>>, I: IntoIterator<Item = M>>(
+        &self,
+        messages: I,
+    ) -> impl Future<Output = Result<Range<Offset>>> + Send + use<'m, M, I> {
+        let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
+        let topic = self.clone();
+        committed(self.engine.clone(), self.durability, move || {
+            let (first, receipt) = topic.append(&messages)?;
+            let offsets = first..Offset(first.0 + messages.len() as u64);
+            Ok(Attempt::Got((offsets, receipt)))
+        })
     }
 
     /// Publishes a message without waiting for the disk. The [`Ticket`] tells when the message is durable.

@@ -327,6 +327,13 @@ impl Store {
         Ok((!runs.is_empty()).then_some(Chunk::Runs(runs)))
     }
 
+    /// The offset behind the run of the journal that holds an offset.
+    pub fn end_of_run(&self, log: LogId, offset: Offset) -> Offset {
+        let Some(log) = self.state.logs.get(&log) else { return offset };
+        let mut runs = log.tail.runs_from(offset.max(log.moved));
+        runs.nth(1).map_or(log.tail.end(), |next| next.first)
+    }
+
     /// The next segment from an offset on, to be read ahead.
     pub fn upcoming(&mut self, log: LogId, from: Offset) -> Option<SegmentSource> {
         let (_, segment) = self.state.logs.get(&log)?.segments.range(from..).next()?;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::sync::Syncs;
+use super::{space::Space, sync::Syncs};
 #[cfg(feature = "cron")]
 use crate::schedule::KnownSchedules;
 use crate::{
@@ -39,6 +39,8 @@ pub struct Committer {
     pub epoch: u64,
     pub flusher: FlusherSignal,
     pub checkpointer: CheckpointerSignal,
+    /// The space in the journal that tasks await.
+    pub space: Space,
     /// Held by the thread that makes a checkpoint.
     pub(super) checkpointing: RankedMutex<()>,
     /// Read-locked by threads that work in the store's directory without the core. Shutdown write-locks it
@@ -71,6 +73,7 @@ impl Committer {
             core: Mutex::new(Core::new(store, &config, (Arc::clone(&clock), known), chance)),
             flusher: FlusherSignal::new(has_threads, config.sync_interval),
             checkpointer: CheckpointerSignal::new(has_threads),
+            space: Space::default(),
             disk,
             config,
             clock,

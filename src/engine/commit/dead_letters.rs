@@ -36,6 +36,10 @@ impl Committer {
             return Ok(true);
         };
         let mut core = self.lock("move to the dead letters");
+        if error.is_lack_of_space() {
+            core.put_back(settlement.cursor, settlement.key);
+            return Err(error);
+        }
         let due = core.even(self.elapsed().saturating_add(AGAIN));
         let due = Due::even(due);
         core.release(settlement.cursor, settlement.key, due);
@@ -67,10 +71,19 @@ impl Committer {
             let info = std::sync::Arc::clone(&consumption.info);
             drop(core);
             let Exhausted { key, source, attempts, dead_letters } = exhausted;
-            let Ok(stored) = self.read(operation, info.log, message.offset, source) else {
-                // The consumer that leases this message next gets the error.
-                self.lock(operation).put_back(message.cursor, key);
-                return;
+            let stored = match self.read(operation, info.log, message.offset, source) {
+                Ok(stored) => stored,
+                Err(error) => {
+                    let mut core = self.lock(operation);
+                    if error.kind() == ErrorKind::Corrupt {
+                        let error = core.set_aside(message.cursor, message.offset, key, &error);
+                        core.tell_later(message.cursor, error);
+                        continue;
+                    }
+                    // The consumer that leases this message next gets the error.
+                    core.put_back(message.cursor, key);
+                    return;
+                }
             };
             let dead = DeadMessage { stored: &stored, attempts, priority, reason: UNSETTLED };
             let letter = Box::new(dead.letter(&info, dead_letters, self.now()));

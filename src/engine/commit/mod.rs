@@ -4,6 +4,7 @@
 //! space. The engine's threads, its poison and its shutdown are here, too.
 
 pub mod append;
+pub mod asking;
 pub mod checkpoint;
 pub mod committer;
 pub mod dead_letters;
@@ -12,8 +13,11 @@ pub mod delivery_settings;
 pub mod group_commit;
 pub mod lifetime;
 pub mod oldest;
+pub mod patience;
 pub mod read;
 pub mod shutdown;
+pub mod sleep;
+pub mod space;
 pub mod spill;
 pub mod sync;
 pub mod threads;

@@ -10,6 +10,7 @@ use super::committer::{Committer, PANICKED};
 use crate::{
     engine::runtime::{
         signals::{Duty, Timer},
+        wait::wake_task,
         within::Within,
     },
     error::{Error, ErrorKind, Result},
@@ -69,6 +70,7 @@ fn flush(committer: &Committer) {
             }
             Duty::Look => committer.look_at_clock(),
             Duty::Timer(timer) => end_leases(committer, timer),
+            Duty::Wake(waker) => wake_task(waker),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Commits, and makes space in the journal where a commit needs it. Every change of the store runs through
 //! [`transact`](Committer::transact).
 
-use super::{committer::Committer, threads};
+use super::{committer::Committer, patience, threads};
 use crate::{
     config::Durability,
     engine::core::{
@@ -55,8 +55,12 @@ impl Committer {
         }
     }
 
-    /// Makes space for a commit before its next attempt.
+    /// Makes space for a commit before its next attempt. In a call that must not wait, this fails and asks for the
+    /// space: see `patience.rs`.
     pub fn make_space(&self, shortage: Shortage) -> Result<()> {
+        if self.checkpointer.has_thread() {
+            patience::answer(shortage)?;
+        }
         let Shortage::File { bytes, urgency } = shortage else {
             return self.shorten_journal(Extent::Older);
         };
@@ -84,7 +88,7 @@ impl Committer {
 
     /// Counts the failures of deliveries that ended without a settlement. If the commit fails, for example on
     /// a full disk, they stay uncounted, and the messages are delivered again all the same. A closed or
-    /// poisoned engine commits nothing.
+    /// poisoned engine commits nothing. A call that must not wait for space leaves the failures for the next one.
     pub fn count_failures<'a>(
         &'a self,
         operation: &'static str,
@@ -101,8 +105,10 @@ impl Committer {
                     drop(core);
                     let made = self.make_space(shortage);
                     core = self.lock(operation);
-                    if made.is_err() {
-                        core.forget_failures();
+                    match made {
+                        Err(error) if error.is_lack_of_space() => break,
+                        Err(_) => core.forget_failures(),
+                        Ok(()) => {}
                     }
                 }
                 Err(Refused::Failed(_)) => core.forget_failures(),

@@ -26,6 +26,10 @@ pub struct Browsed {
 impl Browsed {
     stored_message_getters!();
 
+    fn look(&self) -> &Stored {
+        &self.stored
+    }
+
     /// The priority of the message, from 0 to 9: see [`Message::priority`].
     #[must_use]
     pub fn priority(&self) -> u8 {
@@ -154,12 +158,16 @@ impl Browse {
         let is_spilled = view.acks.is_spilled(offset);
         let (priority, skew) = (view.acks.priority(offset), core.skew());
         self.range.start = offset.next();
-        let source = core.store.locate(log, offset)?;
+        let source = core.store.locate(log, offset);
         drop(core);
         if is_spilled {
             due = self.due_of(offset)?;
         }
-        let stored = self.consumer.load(source, offset)?;
+        let stored = source.and_then(|source| self.consumer.load(source, offset));
+        let stored = stored.map_err(|error| match error.kind() {
+            ErrorKind::Corrupt => error.of_message(&self.consumer.info.name, offset),
+            _ => error,
+        })?;
         Ok(Some(Browsed { stored, attempts, due, skew, priority }))
     }
 

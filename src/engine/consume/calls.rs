@@ -205,6 +205,34 @@ macro_rules! consumer_calls {
             self.consumer().receive_async()
         }
 
+        /// Receives up to `most` messages as a future, which waits for the first. A future that is dropped loses no
+        /// message.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        #[doc = concat!($setup)]
+        /// let handled = async {
+        ///     let batch = handle.receive_batch_async(100).await?;
+        ///     handle.ack_batch_async(&batch).await
+        /// };
+        /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        /// # let mut handled = std::pin::pin!(handled);
+        /// # while handled.as_mut().poll(&mut context).is_pending() { std::thread::yield_now(); }
+        /// # assert_eq!(handle.depth()?, 0);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        ///
+        /// # Errors
+        ///
+        /// The same errors as [`receive_batch`](Self::receive_batch).
+        pub fn receive_batch_async(
+            &self,
+            most: usize,
+        ) -> impl Future<Output = crate::Result<Vec<crate::Delivery>>> + Send + Unpin + use<> {
+            self.consumer().receive_batch_async(most)
+        }
+
         /// Acks deliveries in one commit: all of them, or none. They may come from several queues and
         /// subscriptions of the same engine.
         ///
@@ -221,12 +249,63 @@ macro_rules! consumer_calls {
         /// # Errors
         ///
         /// The same errors as [`Delivery::ack`](crate::Delivery::ack). If one lease is lost, no delivery is
-        /// acked.
+        /// acked, and the error names the messages whose leases are lost.
+        /// [`ack_batch_held`](Self::ack_batch_held) acks the others.
         pub fn ack_batch<'d>(
             &self,
             deliveries: impl IntoIterator<Item = &'d crate::Delivery>,
         ) -> crate::Result<()> {
             self.consumer().ack_batch(deliveries)
+        }
+
+        /// Acks the deliveries whose leases hold in one commit. Returns the places of the others among the deliveries,
+        /// counted from 0: they may be delivered again.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        #[doc = concat!($setup)]
+        /// let batch = handle.receive_batch(100, std::time::Duration::ZERO)?;
+        /// for late in handle.ack_batch_held(&batch)? {
+        ///     eprintln!("the lease of message {} was lost", batch[late].offset());
+        /// }
+        /// assert_eq!(handle.depth()?, 0);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        ///
+        /// # Errors
+        ///
+        /// The same errors as [`ack_batch`](Self::ack_batch), except [`LeaseLost`](crate::ErrorKind::LeaseLost).
+        pub fn ack_batch_held<'d>(
+            &self,
+            deliveries: impl IntoIterator<Item = &'d crate::Delivery>,
+        ) -> crate::Result<Vec<usize>> {
+            self.consumer().ack_batch_held(deliveries)
+        }
+
+        /// Acks deliveries as [`ack_batch`](Self::ack_batch), without waiting for the disk.
+        ///
+        /// # Errors
+        ///
+        /// The same errors as [`ack_batch`](Self::ack_batch). An error of the sync comes from the ticket.
+        pub fn ack_batch_ticket<'d>(
+            &self,
+            deliveries: impl IntoIterator<Item = &'d crate::Delivery>,
+        ) -> crate::Result<crate::Ticket<()>> {
+            self.consumer().ack_batch_ticket(deliveries)
+        }
+
+        /// Acks deliveries as [`ack_batch`](Self::ack_batch), as a future. See
+        /// [`receive_batch_async`](Self::receive_batch_async) for an example.
+        ///
+        /// # Errors
+        ///
+        /// The same errors as [`ack_batch`](Self::ack_batch).
+        pub async fn ack_batch_async<'d>(
+            &self,
+            deliveries: impl IntoIterator<Item = &'d crate::Delivery>,
+        ) -> crate::Result<()> {
+            self.consumer().ack_batch_async(deliveries).await
         }
 
         /// The messages as a `Stream`, for `while let Some(delivery) = deliveries.next().await`. It ends when
@@ -258,7 +337,7 @@ macro_rules! consumer_calls {
         /// # let dir = tempfile::tempdir()?;
         /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
         #[doc = concat!($setup)]
-        /// let worker = handle.worker().threads(2).start(|delivery| {
+        /// let worker = handle.worker().concurrency(2).start(|delivery| {
         ///     println!("{:?}", delivery.payload());
         ///     Ok::<(), std::io::Error>(())
         /// })?;

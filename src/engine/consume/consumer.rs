@@ -1,6 +1,9 @@
 //! A consumer: the state that the handles of one queue or subscription share.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use super::slot::SharedSlot;
 use crate::{
@@ -31,6 +34,9 @@ pub struct Consumer {
     pub(super) watch: Arc<Watch>,
     pub(super) slot: SharedSlot,
     pub durability: Durability,
+    /// Set for workers: whether this one was told of the damage of spilled messages. Another consumer is told of it
+    /// each time it finds no message.
+    pub(super) was_told: Option<Arc<AtomicBool>>,
 }
 
 /// A cursor that is to be consumed from.
@@ -56,8 +62,8 @@ impl Consumer {
         let info = core.begin_consuming(info)?;
         let watch = core.watch(std::iter::once(log), receivers);
         let (engine, slot) = (engine.clone(), SharedSlot::default());
-        let consumer =
-            Consumer { engine, info, watch, slot, durability: committer.config.durability };
+        let durability = committer.config.durability;
+        let consumer = Consumer { engine, info, watch, slot, durability, was_told: None };
         consumer.slot_in(&mut core)?;
         drop(core);
         Ok(consumer)
@@ -65,6 +71,11 @@ impl Consumer {
 
     pub fn with_durability(&self, durability: Durability) -> Consumer {
         Consumer { durability, ..self.clone() }
+    }
+
+    /// This consumer, for a worker.
+    pub fn for_worker(&self) -> Consumer {
+        Consumer { was_told: Some(Arc::default()), ..self.clone() }
     }
 
     #[inline]

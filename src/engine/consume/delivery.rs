@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -12,11 +12,12 @@ use std::{
 use super::{consumer::Consumer, getters::stored_message_getters, lease::DeliveryInfo};
 use crate::{
     config::{check_hold, check_lease},
-    engine::core::errors::lease_lost,
+    engine::{commit::patience, core::errors::lease_lost},
     error::Result,
     format::{note::DeadLetter, record::Headers},
     ids::{Offset, Timestamp},
     message::Message,
+    prims::panicking,
     store::Stored,
 };
 
@@ -26,6 +27,8 @@ use crate::{
 /// [`reject`](Delivery::reject), or in a [`Transaction`](crate::Transaction) together with its results.
 /// A delivery that is dropped unsettled, as when the handler panics, goes back to the queue at once.
 /// A delivery whose lease runs out goes back at that moment. Both count as a failed attempt.
+/// [`release`](Delivery::release) gives a delivery back uncounted. So does dropping one of a batch into whose message
+/// nobody has looked.
 ///
 /// Where the file is mapped, the payload is not copied: it stays valid as long as the delivery lives.
 /// A delivery keeps the store open, unless the engine is [closed](crate::Engine::close).
@@ -51,7 +54,18 @@ pub struct Delivery {
     pub(super) stored: Stored,
     pub(super) info: DeliveryInfo,
     pub(super) is_settled: AtomicBool,
+    /// Whether the handling of the message has begun: one of the constants.
+    handling: AtomicU8,
+    /// Whether a worker settles this delivery after its handler. Then a drop does nothing.
+    is_lent: bool,
 }
+
+/// The handling has begun. It was counted as an attempt, where attempts are counted first.
+const BEGUN: u8 = 0;
+/// A batch was received, and nobody has looked into this message of it.
+const UNTOUCHED: u8 = 1;
+/// The same, in a task whose thread must not wait for space in the journal.
+const UNTOUCHED_IN_TASK: u8 = 2;
 
 impl Delivery {
     pub(crate) fn new(consumer: Arc<Consumer>, stored: Stored, info: DeliveryInfo) -> Delivery {
@@ -61,7 +75,51 @@ impl Delivery {
             let ms = now.0.saturating_sub(since.0);
             consumer.info.latencies.waiting.record(Duration::from_millis(ms));
         }
-        Delivery { consumer, stored, info, is_settled: AtomicBool::new(false) }
+        let (is_settled, handling) = (AtomicBool::new(false), AtomicU8::new(BEGUN));
+        Delivery { consumer, stored, info, is_settled, handling, is_lent: false }
+    }
+
+    /// The delivery as a part of a batch: its handling has not begun.
+    pub(super) fn untouched(self) -> Delivery {
+        let in_task = patience::is_asking();
+        let handling = if in_task { UNTOUCHED_IN_TASK } else { UNTOUCHED };
+        self.handling.store(handling, Ordering::Relaxed);
+        self
+    }
+
+    /// A second delivery with the same lease, for the handler of a worker. The worker settles this one.
+    pub(super) fn lend(&self) -> Delivery {
+        Delivery {
+            consumer: Arc::clone(&self.consumer),
+            stored: self.stored.clone(),
+            info: self.info,
+            is_settled: AtomicBool::new(false),
+            handling: AtomicU8::new(BEGUN),
+            is_lent: true,
+        }
+    }
+
+    /// The message. The handling begins when the application first looks into it.
+    #[inline]
+    fn look(&self) -> &Stored {
+        if self.handling.load(Ordering::Relaxed) != BEGUN {
+            self.begin();
+        }
+        &self.stored
+    }
+
+    /// Begins the handling of a message of a batch, and counts the attempt where attempts are counted first.
+    #[cold]
+    fn begin(&self) {
+        let before = self.handling.swap(BEGUN, Ordering::Relaxed);
+        if before != BEGUN && self.consumer.info.current.counts_first() {
+            // An attempt that cannot be counted, as on a full disk, is handled all the same.
+            let count = || self.consumer.count_begun(self.stored.offset, self.info);
+            match before {
+                UNTOUCHED => drop(count()),
+                _ => drop(patience::ask(None, count)),
+            }
+        }
     }
 
     pub(crate) fn consumer(&self) -> &Arc<Consumer> {
@@ -199,19 +257,81 @@ impl Delivery {
     }
 }
 
+impl Delivery {
+    /// Gives the delivery back without waiting for the disk, and without waiting for space in the journal if a thread
+    /// of the engine can make it.
+    pub(super) fn give_back(&self, has_failed: bool) {
+        self.is_settled.store(true, Ordering::Relaxed);
+        let operation = "give back";
+        let (committer, cursor) = (self.consumer.committer(), self.consumer.cursor());
+        let DeliveryInfo { key, attempt, .. } = self.info;
+        let _ = patience::ask(None, || {
+            let mut core = committer.lock(operation);
+            if has_failed {
+                core.give_back(cursor, key);
+            } else {
+                core.give_back_uncounted(cursor, key, attempt);
+            }
+            drop(committer.count_failures(operation, core));
+            if has_failed && self.exhausted().is_some() {
+                committer.move_exhausted();
+            }
+        });
+    }
+
+    /// Awaits a future that handles this delivery. If it is cancelled, that is dropped before it is ready, the
+    /// delivery is given back, and that is no failed attempt.
+    ///
+    /// In a task that may be cancelled, as by a timeout or a `select`, a delivery that is simply dropped counts as a
+    /// failed attempt: the engine cannot know why it was dropped. A panic of the future is a failed attempt here, too.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(3).create()?;
+    /// payments.send("charge order 1")?;
+    /// let handled = async {
+    ///     let delivery = payments.receive_async().await?;
+    ///     delivery.handling(std::future::pending::<()>()).await; // it calls the bank
+    ///     delivery.ack_async().await
+    /// };
+    /// # let mut handled = Box::pin(handled);
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # assert!(handled.as_mut().poll(&mut context).is_pending());
+    /// drop(handled); // the task is cancelled
+    /// assert_eq!(payments.try_receive()?.expect("it is back").attempt(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn handling<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut cancelled = Cancelled { delivery: self, is_over: false };
+        let value = future.await;
+        cancelled.is_over = true;
+        value
+    }
+}
+
+/// Gives a delivery back uncounted if the future that handles it is dropped before it is ready.
+struct Cancelled<'a> {
+    delivery: &'a Delivery,
+    is_over: bool,
+}
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        let is_settled = self.delivery.is_settled.load(Ordering::Relaxed);
+        if !self.is_over && !is_settled && !panicking() {
+            self.delivery.give_back(false);
+        }
+    }
+}
+
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if self.is_settled.load(Ordering::Relaxed) {
+        if self.is_lent || self.is_settled.load(Ordering::Relaxed) {
             return;
         }
-        let operation = "give back";
-        let committer = self.consumer.committer();
-        let mut core = committer.lock(operation);
-        core.give_back(self.consumer.cursor(), self.info.key);
-        drop(committer.count_failures(operation, core));
-        if self.exhausted().is_some() {
-            committer.move_exhausted();
-        }
+        let has_failed = self.handling.load(Ordering::Relaxed) == BEGUN;
+        self.give_back(has_failed);
     }
 }
 
@@ -219,7 +339,8 @@ impl Drop for Delivery {
 /// its own commit. [`Message::timestamp`] gives it the time of the delivery instead.
 impl<'a> From<&'a Delivery> for Message<'a> {
     fn from(delivery: &'a Delivery) -> Message<'a> {
-        Message::borrowed(delivery.payload(), delivery.key(), delivery.headers())
+        let stored = delivery.look();
+        Message::borrowed(stored.payload(), stored.key(), stored.headers())
     }
 }
 
@@ -228,7 +349,7 @@ impl fmt::Debug for Delivery {
         f.debug_struct("Delivery")
             .field("offset", &self.offset())
             .field("attempt", &self.attempt())
-            .field("payload_len", &self.payload().len())
+            .field("payload_len", &self.stored.payload().len())
             .finish_non_exhaustive()
     }
 }

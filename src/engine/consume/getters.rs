@@ -1,24 +1,25 @@
 //! The getters of a stored message, for all types that show one.
 
-/// Makes the getters of a type with a field `stored`.
+/// Makes the getters of a type with a field `stored`. Its method `look` returns that field. It is called where the
+/// application looks into the message.
 macro_rules! stored_message_getters {
     () => {
         /// The payload.
         #[must_use]
         pub fn payload(&self) -> &[u8] {
-            self.stored.payload()
+            self.look().payload()
         }
 
         /// The key, if the message has one.
         #[must_use]
         pub fn key(&self) -> Option<&[u8]> {
-            self.stored.key()
+            self.look().key()
         }
 
         /// The headers, in the order in which they were added.
         #[must_use]
         pub fn headers(&self) -> Headers<'_> {
-            self.stored.headers()
+            self.look().headers()
         }
 
         /// The value of the first header with a name. `None` if no header has it.
@@ -73,7 +74,7 @@ macro_rules! stored_message_getters {
         ///
         /// [`Corrupt`](crate::ErrorKind::Corrupt) if its history cannot be read.
         pub fn dead_letter(&self) -> Result<Option<DeadLetter>> {
-            self.stored.dead_letter()
+            self.look().dead_letter()
         }
     };
 }

@@ -6,7 +6,6 @@
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
-    iter,
     sync::Arc,
 };
 
@@ -77,6 +76,21 @@ impl Consumer {
         }
     }
 
+    /// Receives one message of a batch. The attempt is counted when its handling begins.
+    fn attempt_untouched(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
+        loop {
+            let Claimed::Done(attempt) = self.attempt_claimed(false)? else { continue };
+            if let Attempt::Got(delivery) = &attempt {
+                let mut core = self.committer().lock("receive");
+                core.set_untouched(self.cursor(), delivery.info.key, true);
+            }
+            return Ok(match attempt {
+                Attempt::Got(delivery) => Attempt::Got(delivery.untouched()),
+                wait => wait,
+            });
+        }
+    }
+
     /// One attempt. In a queue that is ordered by key it holds `leasing`; its effects run after that is unlocked.
     fn attempt_claimed(self: &Arc<Consumer>, counts: bool) -> Result<Claimed> {
         // A callback of the application may receive from this queue. It runs after `leasing` is unlocked.
@@ -104,31 +118,42 @@ impl Consumer {
             Ok(Some(stored)) => stored,
             Ok(None) => return Ok(Claimed::Discarded),
             Err(error) => {
-                self.put_back(iter::once(delivered.key));
-                let is_gone = error.kind() == ErrorKind::NotFound;
-                return if is_gone { Ok(Claimed::Discarded) } else { Err(error) };
+                self.return_unread(offset, delivered, error)?;
+                return Ok(Claimed::Discarded);
             }
         };
-        if counts && let Some(shortage) = self.count(offset, delivered)? {
-            return Ok(Claimed::Short(shortage));
+        if counts {
+            let counted = self.count(offset, delivered);
+            if !matches!(counted, Ok(None)) {
+                let mut core = self.committer().lock("put back");
+                core.note_undelivered(self.cursor(), delivered.attempt > 1);
+                core.take_back(self.cursor(), delivered.key);
+            }
+            if let Some(shortage) = counted? {
+                return Ok(Claimed::Short(shortage));
+            }
         }
         let delivery = Delivery::new(Arc::clone(self), stored, delivered);
         Ok(Claimed::Done(Attempt::Got(delivery)))
     }
 
-    /// Receives up to `most` messages, one by one.
+    /// Receives up to `most` messages, one by one. Their attempts are counted when their handling begins.
     pub(super) fn attempt_each(
         self: &Arc<Consumer>,
         most: usize,
     ) -> Result<Attempt<Vec<Delivery>>> {
         let mut deliveries = Vec::new();
         while deliveries.len() < most {
-            match self.attempt_read() {
+            match self.attempt_untouched() {
                 Ok(Attempt::Got(delivery)) => deliveries.push(delivery),
                 Ok(Attempt::Wait(waiting)) if deliveries.is_empty() => {
                     return Ok(Attempt::Wait(waiting));
                 }
                 Err(error) if deliveries.is_empty() => return Err(error),
+                Err(error) if error.offset().is_some() => {
+                    self.committer().lock("tell of damage").tell_later(self.cursor(), error);
+                    break;
+                }
                 Ok(Attempt::Wait(_)) | Err(_) => break,
             }
         }
@@ -150,9 +175,13 @@ impl Consumer {
         Ok((!self.discards(&stored, delivered, exhausted)?).then_some(stored))
     }
 
-    /// Counts the attempt before the message is delivered. If the journal has no space for that, ends the lease
-    /// and returns the space that the commit needs.
-    fn count(&self, offset: Offset, delivered: DeliveryInfo) -> Result<Option<Shortage>> {
+    /// Counts the attempt before the message is handled. If the journal has no space for that, returns the space
+    /// that the commit needs.
+    pub(super) fn count(
+        &self,
+        offset: Offset,
+        delivered: DeliveryInfo,
+    ) -> Result<Option<Shortage>> {
         let (cursor, committer) = (self.cursor(), self.committer());
         let op = Op::Defer {
             cursor,
@@ -163,9 +192,13 @@ impl Consumer {
             urgency: Urgency::Ordinary,
         };
         let mut core = committer.lock_open("count a delivery")?;
+        if core.held(cursor, delivered.key, committer.elapsed()).is_err() {
+            // The lease has run out, so another delivery counts.
+            return Ok(None);
+        }
         let counted = core.commit(&[op], committer.now_plain());
-        if counted.is_err() {
-            core.take_back(cursor, delivered.key);
+        if !matches!(counted, Err(Refused::NeedsSpace(_))) {
+            core.set_untouched(cursor, delivered.key, false);
         }
         drop(core);
         match counted {
@@ -176,6 +209,18 @@ impl Consumer {
             Err(Refused::NeedsSpace(shortage)) => Ok(Some(shortage)),
             Err(Refused::Failed(error)) => Err(error),
         }
+    }
+
+    /// Counts an attempt whose handling has begun. On a full disk it is not counted.
+    pub(super) fn count_begun(&self, offset: Offset, delivered: DeliveryInfo) -> Result<()> {
+        while let Some(shortage) = self.count(offset, delivered)? {
+            if let Err(error) = self.committer().make_space(shortage) {
+                let mut core = self.committer().lock("count a delivery");
+                core.set_untouched(self.cursor(), delivered.key, false);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Makes the messages that wait for another attempt the heads of their keys. They were delivered in an

@@ -3,7 +3,11 @@
 //! A message is leased under the core, and read after the core was unlocked. A queue that needs a step between
 //! reading and delivering (a key to claim, an attempt to count) leases messages one by one (`key_order.rs`).
 
-use std::{iter, sync::Arc, time::Duration};
+use std::{
+    iter,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
@@ -12,7 +16,7 @@ use crate::{
         core::{Core, errors::deleted, guard::CoreGuard, slots::Admittance},
         runtime::wait::Attempt,
     },
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     format::entity::DeadLetters,
     ids::{Offset, Timestamp},
     store::{Source, Stored},
@@ -41,13 +45,13 @@ pub struct DeliveryInfo {
 }
 
 impl Consumer {
-    /// Leases and reads up to `most` messages, or waits.
+    /// Leases and reads up to `most` messages, or waits. Their attempts are counted when their handling begins.
     pub(super) fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
         loop {
-            if self.reads_first() {
+            if self.info.current.is_ordered() {
                 return self.attempt_each(most);
             }
-            let leased = self.lease_with(|core, elapsed| match self.reads_first() {
+            let leased = self.lease_with(|core, elapsed| match self.info.current.is_ordered() {
                 // The settings have just changed.
                 true => Ok(Some(Vec::new())),
                 false => self.lease_many(core, elapsed, most),
@@ -63,7 +67,7 @@ impl Consumer {
         }
     }
 
-    /// Whether a message needs a step between reading and delivering it.
+    /// Whether a message that is received alone needs a step between reading and delivering it.
     fn reads_first(&self) -> bool {
         self.info.current.reads_first()
     }
@@ -84,17 +88,11 @@ impl Consumer {
                 Attempt::Got(None) => continue,
                 Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
             };
-            let key = leased.delivered.key;
+            let (offset, delivered) = (leased.offset, leased.delivered);
             match self.read(leased) {
                 Ok(Some(delivery)) => return Ok(Attempt::Got(delivery)),
                 Ok(None) => {}
-                Err(error) => {
-                    self.put_back(iter::once(key));
-                    // It was deleted while it was read. If the queue was, the next round says so.
-                    if error.kind() != ErrorKind::NotFound {
-                        return Err(error);
-                    }
-                }
+                Err(error) => self.return_unread(offset, delivered, error)?,
             }
         }
     }
@@ -112,15 +110,23 @@ impl Consumer {
             core.arm(self.cursor());
             return Ok(Attempt::Wait(waiting));
         }
+        if let Some(damage) = core.take_untold(self.cursor()) {
+            return Err(damage);
+        }
         let leased = lease(&mut core, elapsed);
         core.arm(self.cursor());
         match leased? {
             Some(leased) => Ok(Attempt::Got(leased)),
-            None => match core.spill_damage(self.cursor()) {
+            None => match core.spill_damage(self.cursor()).filter(|_| self.is_to_be_told()) {
                 Some(damage) => Err(damage),
                 None => Ok(Attempt::Wait(self.watch.begin())),
             },
         }
+    }
+
+    /// Whether this consumer is to get the damage of spilled messages: a worker once, and others each time.
+    fn is_to_be_told(&self) -> bool {
+        self.was_told.as_ref().is_none_or(|was_told| !was_told.swap(true, Ordering::Relaxed))
     }
 
     /// Locks the core and brings a cursor up to date: ends leases that have run out, counts their failures,
@@ -145,6 +151,9 @@ impl Consumer {
             // This may wait for space. A lease is granted from the time after it.
             core = committer.count_failures(operation, core);
             committer.check_open(&core)?;
+            if core.has_failures() {
+                return Err(Error::lacks_space());
+            }
             elapsed = committer.elapsed();
         }
         if committer.flusher.has_thread() {
@@ -166,8 +175,8 @@ impl Consumer {
         Ok((core, elapsed))
     }
 
-    /// Leases the next messages. If one cannot be located, the messages before it are delivered, and the next
-    /// attempt gets the error.
+    /// Leases the next messages. If one cannot be located, the others are delivered, and the next attempt gets
+    /// the error.
     fn lease_many(
         &self,
         core: &mut Core,
@@ -184,13 +193,22 @@ impl Consumer {
         };
         while leased.len() < most {
             match self.lease_next(core, elapsed) {
-                Ok(Some(one)) => leased.push(one),
+                Ok(Some(one)) => {
+                    core.set_untouched(self.cursor(), one.delivered.key, true);
+                    leased.push(one);
+                }
                 Ok(None) => break,
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    core.tell_later(self.cursor(), error);
+                }
                 Err(error) if leased.is_empty() => return Err(error),
                 Err(_) => break,
             }
         }
-        Ok((!leased.is_empty()).then_some(leased))
+        if leased.is_empty() {
+            return core.take_untold(self.cursor()).map_or(Ok(None), Err);
+        }
+        Ok(Some(leased))
     }
 
     /// Leases the next message.
@@ -237,34 +255,80 @@ impl Consumer {
                 consumption.counts.redelivered += u64::from(tried > 0);
                 Ok(Some(Leased { offset, source, delivered, exhausted }))
             }
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                Err(core.set_aside(self.cursor(), offset, key, &error))
+            }
             Err(error) => {
-                // The message stays in the queue: damage is reported, not skipped.
                 core.put_back(self.cursor(), key);
                 Err(error)
             }
         }
     }
 
-    /// Reads leased messages. If one cannot be read, the messages before it are delivered. That one and the
-    /// later ones stay in the queue, and the next attempt gets the error.
+    /// Reads leased messages. A damaged one is set aside: the others are delivered, and the next attempt gets its
+    /// error. If one cannot be read for another reason, the messages before it are delivered. That one and the
+    /// later ones stay in the queue.
     fn read_all(self: &Arc<Consumer>, leased: Vec<Leased>) -> Result<Vec<Delivery>> {
         let mut deliveries = Vec::with_capacity(leased.len());
+        let mut damage = Vec::new();
         let mut leased = leased.into_iter();
         while let Some(one) = leased.next() {
-            let key = one.delivered.key;
-            match self.read(one) {
-                Ok(delivery) => deliveries.extend(delivery),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.put_back(iter::once(key));
+            let (offset, delivered) = (one.offset, one.delivered);
+            let error = match self.read(one) {
+                Ok(delivery) => {
+                    deliveries.extend(delivery.map(Delivery::untouched));
+                    continue;
                 }
-                Err(error) => {
-                    let unread = leased.map(|one| one.delivered.key);
-                    self.put_back(iter::once(key).chain(unread));
-                    return if deliveries.is_empty() { Err(error) } else { Ok(deliveries) };
-                }
+                Err(error) => error,
+            };
+            let is_damaged = error.kind() == ErrorKind::Corrupt;
+            let Err(error) = self.return_unread(offset, delivered, error) else { continue };
+            damage.push(error);
+            if !is_damaged {
+                self.put_back(leased.by_ref().map(|one| one.delivered.key));
             }
         }
-        Ok(deliveries)
+        self.tell(deliveries, damage)
+    }
+
+    /// Returns deliveries, and keeps the damage for the next attempts. If there is no delivery, returns the first
+    /// damage at once. An error that is no damage is met again.
+    fn tell(&self, deliveries: Vec<Delivery>, damage: Vec<Error>) -> Result<Vec<Delivery>> {
+        let mut damage = damage.into_iter();
+        let first = if deliveries.is_empty() { damage.next() } else { None };
+        let later = damage.filter(|error| error.kind() == ErrorKind::Corrupt);
+        let mut core = None;
+        for error in later {
+            let core = core.get_or_insert_with(|| self.committer().lock("tell of damage"));
+            core.tell_later(self.cursor(), error);
+        }
+        first.map_or(Ok(deliveries), Err)
+    }
+
+    /// Ends the lease of a message that could not be read. A damaged message is set aside, and its error returned.
+    /// A message that was deleted meanwhile is no error: if the queue was, the next round says so.
+    pub(super) fn return_unread(
+        &self,
+        offset: Offset,
+        delivered: DeliveryInfo,
+        error: Error,
+    ) -> Result<()> {
+        let DeliveryInfo { key, attempt, .. } = delivered;
+        match error.kind() {
+            ErrorKind::Corrupt => {
+                let mut core = self.committer().lock("set aside");
+                core.note_undelivered(self.cursor(), attempt > 1);
+                Err(core.set_aside(self.cursor(), offset, key, &error))
+            }
+            ErrorKind::NotFound => {
+                self.put_back(iter::once(key));
+                Ok(())
+            }
+            _ => {
+                self.put_back(iter::once(key));
+                Err(error)
+            }
+        }
     }
 
     #[inline(always)]

@@ -6,13 +6,14 @@ use super::{delivery::Delivery, lease::DeliveryInfo};
 use crate::{
     config::check_delay,
     engine::{
-        commit::ticket::Ticket,
+        commit::{asking::committed, ticket::Ticket},
         core::{
             commit::Receipt,
             dead_letters::{DeadMessage, Letter, NACKED},
             errors::settled_before,
             settlement::{Settlement, Settling},
         },
+        runtime::wait::Attempt,
     },
     error::{Error, ErrorKind, Result},
     format::entity::DeadLetters,
@@ -91,6 +92,50 @@ impl Delivery {
     /// The same errors as [`ack`](Delivery::ack). An error of the sync comes from the ticket.
     pub fn ack_ticket(&self) -> Result<Ticket<()>> {
         Ok(self.ticket(self.settle_ack()?))
+    }
+
+    /// Acks the message as a future. It never blocks its thread: it awaits space in the journal, too.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// # let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let handled = async {
+    ///     let delivery = payments.receive_async().await?;
+    ///     delivery.ack_async().await
+    /// };
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let mut handled = std::pin::pin!(handled);
+    /// # while handled.as_mut().poll(&mut context).is_pending() { std::thread::yield_now(); }
+    /// # assert_eq!(payments.depth()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack).
+    pub async fn ack_async(&self) -> Result<()> {
+        self.committed(|| self.settle_ack()).await
+    }
+
+    /// Reports a failure as a future: see [`nack`](Delivery::nack) and [`ack_async`](Delivery::ack_async).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack).
+    pub async fn nack_async(&self) -> Result<()> {
+        self.committed(|| self.settle(self.failure(None, NACKED))).await
+    }
+
+    /// Reports a failure with a reason as a future: see [`nack_because`](Delivery::nack_because) and
+    /// [`ack_async`](Delivery::ack_async).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack).
+    pub async fn nack_because_async(&self, reason: &str) -> Result<()> {
+        self.committed(|| self.settle(self.failure(None, reason))).await
     }
 
     /// Reports a failure: the message is delivered again, to any consumer.
@@ -218,6 +263,27 @@ impl Delivery {
         Ok(self.ticket(self.settle(self.failure(None, NACKED))?))
     }
 
+    /// Gives the message back: it is delivered again at once, and this delivery is no attempt.
+    ///
+    /// For work that was not done for a reason that is not the message's, such as a program that is told to stop.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").max_attempts(3).create()?;
+    /// payments.send("charge order 1")?;
+    /// payments.try_receive()?.expect("it was sent").release()?;
+    /// assert_eq!(payments.try_receive()?.expect("it is back").attempt(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack).
+    pub fn release(&self) -> Result<()> {
+        self.settle_durably(Settling::Release)
+    }
+
     /// Moves the message to the dead letters at once: another attempt would fail as well.
     ///
     /// One commit takes the message out of its queue and puts it there. The reason is kept: at most its first
@@ -238,18 +304,86 @@ impl Delivery {
     /// The same errors as [`ack`](Delivery::ack); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the queue
     /// has no dead letters: see [`QueueBuilder::max_attempts`](crate::QueueBuilder::max_attempts).
     pub fn reject(&self, reason: &str) -> Result<()> {
+        self.settle_durably(self.rejection(reason)?)
+    }
+
+    fn rejection<'a>(&'a self, reason: &'a str) -> Result<Settling<'a>> {
         let Some(dead_letters) = self.consumer.info.current.all().retry.dead_letters else {
             let what = "this queue has no dead letters; give it max_attempts or \
                         dead_letter_queue with create_or_update, or ack the message to drop it";
             return Err(Error::invalid("dead_letter_queue", what));
         };
         let letter = self.letter(dead_letters, reason);
-        self.settle_durably(Settling::DeadLetter { letter, has_failed: true })
+        Ok(Settling::DeadLetter { letter, has_failed: true })
     }
 
     fn settle_durably(&self, how: Settling<'_>) -> Result<()> {
         let receipt = self.settle(how)?;
         self.consumer.committer().complete(((), receipt), self.consumer.durability)
+    }
+
+    /// Reports a failure as [`nack_after`](Delivery::nack_after), without waiting for the disk.
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`nack_after`](Delivery::nack_after). An error of the sync comes from the ticket.
+    pub fn nack_after_ticket(&self, delay: Duration) -> Result<Ticket<()>> {
+        let delay = check_delay("delay", delay)?;
+        Ok(self.ticket(self.settle(self.failure(Some(delay), NACKED))?))
+    }
+
+    /// Moves the message to the dead letters as [`reject`](Delivery::reject), without waiting for the disk.
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`reject`](Delivery::reject). An error of the sync comes from the ticket.
+    pub fn reject_ticket(&self, reason: &str) -> Result<Ticket<()>> {
+        Ok(self.ticket(self.settle(self.rejection(reason)?)?))
+    }
+
+    /// Gives the message back as [`release`](Delivery::release), without waiting for the disk.
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`release`](Delivery::release). An error of the sync comes from the ticket.
+    pub fn release_ticket(&self) -> Result<Ticket<()>> {
+        Ok(self.ticket(self.settle(Settling::Release)?))
+    }
+
+    /// Reports a failure as a future: see [`nack_after`](Delivery::nack_after) and
+    /// [`ack_async`](Delivery::ack_async).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`nack_after`](Delivery::nack_after).
+    pub async fn nack_after_async(&self, delay: Duration) -> Result<()> {
+        let delay = check_delay("delay", delay)?;
+        self.committed(|| self.settle(self.failure(Some(delay), NACKED))).await
+    }
+
+    /// Moves the message to the dead letters as a future: see [`reject`](Delivery::reject) and
+    /// [`ack_async`](Delivery::ack_async).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`reject`](Delivery::reject).
+    pub async fn reject_async(&self, reason: &str) -> Result<()> {
+        self.committed(|| self.settle(self.rejection(reason)?)).await
+    }
+
+    /// Gives the message back as a future: see [`release`](Delivery::release) and
+    /// [`ack_async`](Delivery::ack_async).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`ack`](Delivery::ack).
+    pub async fn release_async(&self) -> Result<()> {
+        self.committed(|| self.settle(Settling::Release)).await
+    }
+
+    async fn committed(&self, mut settle: impl FnMut() -> Result<Receipt> + Unpin) -> Result<()> {
+        let (engine, durability) = (self.consumer.engine.clone(), self.consumer.durability);
+        committed(engine, durability, || Ok(Attempt::Got(((), settle()?)))).await
     }
 
     fn ticket(&self, receipt: Receipt) -> Ticket<()> {

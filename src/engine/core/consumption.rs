@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    damage::Damaged,
     effects::Effects,
     rules::{CurrentRules, Rules},
     slots::Slots,
@@ -89,6 +90,7 @@ pub struct Consumption {
     pub thresholds: Vec<WatchedThreshold>,
     pub oldest: OldestWatch,
     pub delay_index: DelayIndex,
+    pub damaged: Damaged,
     pub slots: Slots,
     /// The time of the timer that is set for this cursor.
     pub armed: Option<Duration>,
@@ -110,6 +112,7 @@ impl Consumption {
             thresholds: Vec::new(),
             oldest: OldestWatch::default(),
             delay_index: DelayIndex::unused(),
+            damaged: Damaged::default(),
             slots: Slots::default(),
             armed: None,
         }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     audit,
     delivery::{
-        LeaseKey,
+        Expired, LeaseKey,
         disposition::{Disposition, FailedDelivery},
     },
     error::Result,
@@ -54,16 +54,58 @@ impl Core {
     #[inline]
     pub fn expire(&mut self, cursor: CursorId, elapsed: Duration) {
         while let Some(consumption) = self.consumers.get_mut(&cursor) {
-            let Some(offset) = consumption.deliveries.expire_one(elapsed) else {
+            let Some(expired) = consumption.deliveries.expire_one(elapsed) else {
                 if consumption.deliveries.waiting() > 0 {
                     self.release_due(cursor, elapsed);
                 }
                 return;
             };
             audit::step();
-            self.fail(cursor, offset, true);
+            let Expired { offset, is_untouched } = expired;
+            if is_untouched {
+                // A batch was received, and this message of it was never looked at. That is no attempt.
+                self.return_untouched(cursor, offset);
+            } else {
+                self.fail(cursor, offset, true);
+            }
             self.note_freed_slots(cursor);
         }
+    }
+
+    /// Delivers a message again whose lease has ended before its handling began.
+    fn return_untouched(&mut self, cursor: CursorId, offset: Offset) {
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+        let Some(acks) = self.store.acks(cursor) else { return };
+        let log = consumption.info.log;
+        if acks.is_acked(offset) {
+            self.advance_key(cursor, offset);
+        } else {
+            consumption.deliveries.put(offset, Due::NOW, acks);
+            self.wake_one(log);
+        }
+        self.note_returned(cursor);
+    }
+
+    /// Gives a delivery back as if it had not been received: its handling did not begin, or was cancelled. If its
+    /// attempt was counted, a later commit takes that back.
+    pub fn give_back_uncounted(&mut self, cursor: CursorId, key: LeaseKey, attempt: u32) {
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+        let counts_first = consumption.rules.retry.counts_first();
+        let Some(acks) = self.store.acks(cursor) else { return };
+        let Some(offset) = consumption.deliveries.settle(key) else { return };
+        if acks.is_acked(offset) {
+            self.advance_key(cursor, offset);
+        } else {
+            consumption.deliveries.take_back(offset, acks);
+            let log = consumption.info.log;
+            if counts_first && attempt > 0 && acks.attempts(offset) == attempt {
+                let (attempts, due) = (attempt - 1, Due::NOW);
+                self.failures.uncounted.push(Failure { cursor, offset, attempts, due });
+            }
+            self.wake_one(log);
+        }
+        self.note_freed_slots(cursor);
+        self.note_returned(cursor);
     }
 
     fn release_due(&mut self, cursor: CursorId, elapsed: Duration) {

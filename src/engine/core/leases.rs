@@ -84,16 +84,18 @@ impl Core {
         self.release(cursor, key, Due::NOW);
     }
 
-    /// Ends a lease as if it had never been granted.
+    /// Ends a lease as if it had never been granted. Its attempt was not counted.
     pub fn take_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        self.give_back_uncounted(cursor, key, 0);
+    }
+
+    /// Notes whether the handling of a leased message is still to begin. It does nothing where attempts are counted when
+    /// they fail.
+    pub fn set_untouched(&mut self, cursor: CursorId, key: LeaseKey, is_untouched: bool) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
-            && let Some(acks) = self.store.acks(cursor)
+            && consumption.rules.retry.counts_first()
         {
-            consumption.deliveries.take_back(key, acks);
-            let log = consumption.info.log;
-            self.wake_one(log);
-            self.note_freed_slots(cursor);
-            self.note_returned(cursor);
+            consumption.deliveries.set_untouched(key, is_untouched);
         }
     }
 

@@ -37,6 +37,7 @@ pub mod capacity;
 pub mod commit;
 pub mod consumption;
 pub mod cursors;
+pub mod damage;
 pub mod dead_letters;
 pub mod effects;
 pub mod errors;

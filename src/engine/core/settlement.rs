@@ -53,6 +53,8 @@ pub enum Settling<'a> {
     },
     /// The message is dropped without a delivery.
     Drop,
+    /// The message is delivered again, and this delivery is no attempt.
+    Release,
 }
 
 impl Settlement<'_> {
@@ -81,6 +83,7 @@ impl Settling<'_> {
                 Settling::DeadLetter { letter: own(letter), has_failed }
             }
             Settling::Drop => Settling::Drop,
+            Settling::Release => Settling::Release,
         }
     }
 }
@@ -92,6 +95,7 @@ enum Ending {
     Dead { has_failed: bool },
     Deleted,
     Release { due: Due },
+    Returned,
 }
 
 /// The operations that settlements add to a commit.
@@ -152,6 +156,14 @@ impl Core {
         Ok(plan)
     }
 
+    /// The places of the settlements whose leases are lost.
+    pub fn lost(&mut self, settlements: &[Settlement<'_>], elapsed: Duration) -> Vec<usize> {
+        audit::steps(settlements.len() as u64);
+        let places = settlements.iter().enumerate();
+        let lost = places.filter(|(_, it)| self.held(it.cursor, it.key, elapsed).is_err());
+        lost.map(|(n, _)| n).collect()
+    }
+
     fn plan_one<'s>(
         &mut self,
         settlement: &'s Settlement<'s>,
@@ -167,8 +179,12 @@ impl Core {
             Settling::AckIfThere if is_gone => return Err(super::errors::lease_lost()),
             #[cfg(feature = "cron")]
             Settling::AckIfThere => Ending::Acked { took: elapsed.saturating_sub(*leased) },
-            Settling::Nack { .. } | Settling::DeadLetter { .. } if is_gone => {
+            Settling::Nack { .. } | Settling::DeadLetter { .. } | Settling::Release if is_gone => {
                 return Ok(Ending::Deleted);
+            }
+            Settling::Release => {
+                self.plan_release(*cursor, offset, *attempt, plan)?;
+                return Ok(Ending::Returned);
             }
             Settling::Nack { letter: Some(letter), .. } => {
                 plan.letters.push(letter);
@@ -200,6 +216,23 @@ impl Core {
         Ok(ending)
     }
 
+    /// Plans to take back the attempt of a released message, if it was counted.
+    fn plan_release(
+        &mut self,
+        cursor: CursorId,
+        offset: Offset,
+        attempt: u32,
+        plan: &mut SettlementPlan<'_>,
+    ) -> Result<()> {
+        let counts_first = self.consumption(cursor)?.rules.retry.counts_first();
+        let tried = self.store.acks(cursor).map_or(0, |acks| acks.attempts(offset));
+        if counts_first && attempt > 0 && tried == attempt {
+            let (attempts, due, urgency) = (attempt - 1, Due::NOW, Urgency::Freeing);
+            plan.deferred.push(Op::Defer { cursor, offset, attempts, due, urgency });
+        }
+        Ok(())
+    }
+
     /// Ends the leases of a plan that was committed.
     pub fn conclude(&mut self, settlements: &[Settlement<'_>], plan: &SettlementPlan<'_>) {
         for (settlement, ending) in settlements.iter().zip(&plan.endings) {
@@ -210,6 +243,7 @@ impl Core {
                 Ending::Dead { has_failed } => self.end_dead(cursor, key, has_failed),
                 Ending::Deleted => self.end_deleted(cursor, key),
                 Ending::Release { due } => self.release_failed(cursor, key, due),
+                Ending::Returned => self.take_back(cursor, key),
             }
         }
     }

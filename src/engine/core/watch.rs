@@ -27,13 +27,15 @@ impl Core {
         let Counts { delivered, redelivered, acked, failed, dead } = consumption.counts;
         let delayed = consumption.deliveries.waiting() + self.spilled(cursor);
         let in_flight = consumption.deliveries.in_flight();
+        let damaged = self.damaged(cursor);
         Ok(ConsumerStats {
             sent: end.0.saturating_sub(consumption.first.0),
             depth,
             // A message on lease may have been deleted.
-            ready: depth.saturating_sub(delayed + in_flight),
+            ready: depth.saturating_sub(delayed + in_flight + damaged),
             delayed,
             in_flight,
+            damaged,
             delivered,
             redelivered,
             acked,

@@ -4,7 +4,10 @@ use std::{slice, time::Duration};
 
 use super::Queue;
 use crate::{
-    engine::runtime::wait::{Attempt, blocking},
+    engine::{
+        core::commit::Receipt,
+        runtime::wait::{Attempt, blocking},
+    },
     error::{Error, ErrorKind, Result},
     ids::Offset,
     message::Message,
@@ -38,29 +41,39 @@ impl Queue {
         timeout: Duration,
     ) -> Result<Offset> {
         let message = message.into();
-        let (cursor, committer) = (self.cursor(), self.consumer.committer());
+        let committer = self.consumer.committer();
         let messages = slice::from_ref(&message);
         let stopwatch = || committer.disk.stopwatch();
-        let sent = blocking(Some(timeout), stopwatch, || {
-            let mut waiting = None;
-            let sent = self.append_or(messages, |core| waiting = core.wait_for_capacity(cursor));
-            match (sent, waiting) {
-                (Ok(sent), _) => Ok(Attempt::Got(sent)),
-                (Err(error), Some(waiting)) if error.kind() == ErrorKind::QueueFull => {
-                    Ok(Attempt::Wait(waiting))
-                }
-                (Err(error), _) => {
-                    // The capacity that there may be is for the next sender.
-                    committer.lock("send").note_capacity(cursor, 1);
-                    Err(error)
-                }
-            }
-        })?;
-        let Some(sent) = sent else {
-            let name = self.name();
-            let what = format!("queue {name:?} was full for {timeout:?}; the message was not sent");
-            return Err(Error::new(ErrorKind::QueueFull, what));
-        };
+        let sent = blocking(Some(timeout), stopwatch, || self.send_or_wait(messages))?;
+        let sent = sent.ok_or_else(|| self.was_full(timeout))?;
         committer.complete(sent, self.durability_of_commits())
+    }
+
+    /// Sends messages, or begins to wait for capacity.
+    pub(super) fn send_or_wait(
+        &self,
+        messages: &[Message<'_>],
+    ) -> Result<Attempt<(Offset, Receipt)>> {
+        let cursor = self.cursor();
+        let mut waiting = None;
+        let sent = self.append_or(messages, |core| waiting = core.wait_for_capacity(cursor));
+        match (sent, waiting) {
+            (Ok(sent), _) => Ok(Attempt::Got(sent)),
+            (Err(error), Some(waiting)) if error.kind() == ErrorKind::QueueFull => {
+                Ok(Attempt::Wait(waiting))
+            }
+            (Err(error), _) => {
+                // The capacity that there may be is for the next sender.
+                self.consumer.committer().lock("send").note_capacity(cursor, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// The error of a send that found no capacity in time.
+    pub(super) fn was_full(&self, timeout: Duration) -> Error {
+        let name = self.name();
+        let what = format!("queue {name:?} was full for {timeout:?}; the message was not sent");
+        Error::new(ErrorKind::QueueFull, what)
     }
 }

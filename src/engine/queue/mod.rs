@@ -4,6 +4,7 @@ mod builder;
 mod capacity;
 mod moving;
 mod redrive;
+mod tasks;
 
 use std::{fmt, ops::Range, sync::Arc};
 

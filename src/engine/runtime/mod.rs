@@ -5,5 +5,6 @@ pub mod clock;
 pub mod histogram;
 pub mod lock;
 pub mod signals;
+pub mod together;
 pub mod wait;
 pub mod within;

@@ -1,6 +1,12 @@
 //! The signals that call the engine's two threads. The loops of the threads are in `commit/threads.rs`.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::atomic::Ordering, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    sync::atomic::Ordering,
+    task::Waker,
+    time::Duration,
+};
 
 use super::lock::RankedMutex;
 use crate::{
@@ -41,6 +47,9 @@ struct Agenda {
     timers: BinaryHeap<Reverse<Timer>>,
     /// When the clocks were looked at.
     looked_at: Duration,
+    /// Tasks that sleep, by the time at which they wake and by their number.
+    sleepers: BTreeMap<(Duration, u64), Waker>,
+    last_sleeper: u64,
 }
 
 /// While timers are set, the clocks are looked at this often. A machine that wakes up, and a clock that is set, is
@@ -55,7 +64,8 @@ impl Agenda {
     fn next(&self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
         let mark = self.mark_at.map(|(at, _)| at);
-        [self.flush_at, mark, timer, self.next_look()].into_iter().flatten().min()
+        let sleeper = self.sleepers.keys().next().map(|(at, _)| *at);
+        [self.flush_at, mark, timer, sleeper, self.next_look()].into_iter().flatten().min()
     }
 }
 
@@ -69,6 +79,8 @@ pub enum Duty {
     Timer(Timer),
     /// Looks at the clocks.
     Look,
+    /// Wakes a task.
+    Wake(Waker),
 }
 
 impl FlusherSignal {
@@ -122,6 +134,27 @@ impl FlusherSignal {
         }
     }
 
+    /// Has a task woken at a time. Returns the number of its sleep. `None` if the flusher has stopped.
+    pub fn wake_at(&self, at: Duration, waker: Waker) -> Option<u64> {
+        let mut agenda = self.agenda.lock();
+        if agenda.stop {
+            return None;
+        }
+        agenda.last_sleeper += 1;
+        let number = agenda.last_sleeper;
+        agenda.sleepers.insert((at, number), waker);
+        drop(agenda);
+        self.changed.notify_one();
+        Some(number)
+    }
+
+    /// Ends a sleep before its time.
+    pub fn end_sleep(&self, at: Duration, number: u64) {
+        let waker = self.agenda.lock().sleepers.remove(&(at, number));
+        // This may run code of the application, so no lock is held.
+        drop(waker);
+    }
+
     /// Notes that everything up to `tail` is durable. If no commit follows within the interval, the flusher
     /// writes a watermark frame that records it.
     pub fn mark_later(&self, now: Duration, tail: Lsn) {
@@ -129,8 +162,12 @@ impl FlusherSignal {
     }
 
     pub fn stop(&self) {
-        self.agenda.lock().stop = true;
+        let mut agenda = self.agenda.lock();
+        agenda.stop = true;
+        let sleepers = std::mem::take(&mut agenda.sleepers);
+        drop(agenda);
         self.changed.notify_one();
+        sleepers.into_values().for_each(super::wait::wake_task);
     }
 
     /// Waits for the next duty. The clock lags by up to one `tick`.
@@ -160,6 +197,11 @@ impl FlusherSignal {
             {
                 agenda.timers.pop();
                 return Duty::Timer(timer);
+            }
+            if let Some(sleeper) = agenda.sleepers.first_entry()
+                && sleeper.key().0 <= now
+            {
+                return Duty::Wake(sleeper.remove());
             }
             agenda = match agenda.next() {
                 Some(at) => {

@@ -99,13 +99,17 @@ impl Watch {
     }
 }
 
+/// Wakes a task. The panic hook has reported a panic of its waker. The other waiters are woken all the same.
+pub fn wake_task(waker: Waker) {
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+}
+
 impl Waiter {
     fn wake(&self) {
         let before = mem::replace(&mut *self.state.lock(), Sleep::Woken);
         match before {
             Sleep::Sound => self.woken.notify_one(),
-            // The panic hook has reported a panic of a waker. The other waiters are woken all the same.
-            Sleep::Task(waker) => drop(catch_unwind(AssertUnwindSafe(|| waker.wake()))),
+            Sleep::Task(waker) => wake_task(waker),
             Sleep::Woken => {}
         }
     }

@@ -6,8 +6,9 @@ use super::{reader::Reader, shape::Shape, start::Start};
 use crate::{
     audit,
     engine::{
-        commit::lifetime::Engine,
+        commit::{asking::committed, lifetime::Engine},
         core::{Core, commit::Receipt, errors::deleted},
+        runtime::wait::Attempt,
     },
     error::{Error, Result},
     format::entity::{Entity, EntityKind},
@@ -164,12 +165,40 @@ impl Group {
         Error::invalid("reader", "the reader reads another stream than the group")
     }
 
+    /// Commits the positions of a reader as a future: see [`commit_reader`](Group::commit_reader). It never blocks its
+    /// thread.
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`commit_reader`](Group::commit_reader).
+    pub fn commit_reader_async(
+        &self,
+        reader: &Reader,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
+        let group = self.clone();
+        let suits = self.suits(reader);
+        let offsets: Vec<_> = reader.positions().map(|it| (it.partition, it.offset)).collect();
+        let engine = self.shape.engine.clone();
+        let durability = engine.committer().config.durability;
+        committed(engine, durability, move || {
+            if !suits {
+                return Err(Group::unsuited());
+            }
+            Ok(Attempt::Got(group.commit_once(&offsets)?))
+        })
+    }
+
     fn commit_all(&self, offsets: impl Iterator<Item = (u32, Offset)>) -> Result<()> {
-        let committer = self.shape.engine.committer();
         let offsets: Vec<(u32, Offset)> = offsets.collect();
-        let committed = committer.transact("commit offsets", |core| {
+        let committer = self.shape.engine.committer();
+        committer.complete(self.commit_once(&offsets)?, committer.config.durability)
+    }
+
+    fn commit_once(&self, offsets: &[(u32, Offset)]) -> Result<((), Receipt)> {
+        let committer = self.shape.engine.committer();
+        committer.transact("commit offsets", |core| {
             let mut ops = Vec::with_capacity(offsets.len());
-            for (partition, next) in &offsets {
+            for (partition, next) in offsets {
                 audit::step();
                 ops.push(self.seek(core, *partition, *next, 0)?);
             }
@@ -177,8 +206,7 @@ impl Group {
                 return Ok(((), Receipt::NOTHING));
             }
             Ok(((), core.commit(&ops, committer.now_plain())?))
-        })?;
-        committer.complete(committed, committer.config.durability)
+        })
     }
 
     /// The operation that commits an offset. `added` is how many records the same commit appends to the

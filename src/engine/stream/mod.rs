@@ -9,6 +9,7 @@ mod reader;
 mod record;
 mod scan;
 mod shape;
+mod skip;
 mod source;
 mod start;
 
@@ -22,13 +23,15 @@ pub use self::{
     reader::Reader,
     record::{OwnedRecord, Record},
     shape::{Position, Shape},
+    skip::Skipped,
     start::Start,
 };
 use crate::{
     config::Durability,
     engine::{
-        commit::{committer::Committer, lifetime::Engine, ticket::Ticket},
+        commit::{asking::committed, committer::Committer, lifetime::Engine, ticket::Ticket},
         core::{commit::Receipt, errors::deleted},
+        runtime::wait::Attempt,
     },
     error::Result,
     format::entity::Entity,
@@ -249,6 +252,64 @@ impl Stream {
     /// The same errors as [`append`](Stream::append). An error of the sync comes from the ticket.
     pub fn append_ticket<'m>(&self, message: impl Into<Message<'m>>) -> Result<Ticket<Position>> {
         Ok(Ticket::new(&self.shape.engine, self.commit_one(&message.into())?))
+    }
+
+    /// Appends records in one commit, without waiting for the disk: see [`append_batch`](Stream::append_batch) and
+    /// [`append_ticket`](Stream::append_ticket).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`append`](Stream::append). An error of the sync comes from the ticket.
+    pub fn append_batch_ticket<'m, M: Into<Message<'m>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Ticket<Vec<Position>>> {
+        let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
+        Ok(Ticket::new(&self.shape.engine, self.commit(&messages)?))
+    }
+
+    /// Appends a record as a future. It never blocks its thread: it awaits space in a full journal, too. See
+    /// [`Queue::send_async`](crate::Queue::send_async).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let appended = async { history.append_async("created").await };
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let mut appended = std::pin::pin!(appended);
+    /// # while appended.as_mut().poll(&mut context).is_pending() { std::thread::yield_now(); }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`append`](Stream::append).
+    pub fn append_async<'m, M: Into<Message<'m>>>(
+        &self,
+        message: M,
+    ) -> impl Future<Output = Result<Position>> + Send + use<'m, M> {
+        let (stream, message) = (self.clone(), message.into());
+        committed(self.shape.engine.clone(), self.durability, move || {
+            Ok(Attempt::Got(stream.commit_one(&message)?))
+        })
+    }
+
+    /// Appends records in one commit, as a future: see [`append_batch`](Stream::append_batch) and
+    /// [`append_async`](Stream::append_async).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`append`](Stream::append).
+    pub fn append_batch_async<'m, M: Into<Message<'m>>, I: IntoIterator<Item = M>>(
+        &self,
+        messages: I,
+    ) -> impl Future<Output = Result<Vec<Position>>> + Send + use<'m, M, I> {
+        let messages: Vec<Message<'m>> = messages.into_iter().map(Into::into).collect();
+        let stream = self.clone();
+        committed(self.shape.engine.clone(), self.durability, move || {
+            Ok(Attempt::Got(stream.commit(&messages)?))
+        })
     }
 
     fn commit_one(&self, message: &Message<'_>) -> Result<(Position, Receipt)> {

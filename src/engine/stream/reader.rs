@@ -49,7 +49,7 @@ use crate::{
 /// ```
 pub struct Reader {
     shape: Arc<Shape>,
-    places: Vec<Place>,
+    pub(super) places: Vec<Place>,
     /// The place that is read, or that was read last.
     turn: usize,
     /// Its partition.
@@ -59,7 +59,7 @@ pub struct Reader {
 
 /// How far one partition was read.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     partition: u32,
     log: LogId,
     /// The next offset. It is stale while the source reads this place.
@@ -140,7 +140,8 @@ impl Reader {
     ///
     /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted;
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the next records are damaged: the reader does not skip them;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the next records are damaged: the reader does not skip them, but
+    /// see [`skip_damaged`](Reader::skip_damaged);
     /// [`Io`](crate::ErrorKind::Io) if they cannot be read;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     #[inline]
@@ -241,10 +242,7 @@ impl Reader {
 
     /// Goes to the next chunk of any partition. `false` if there is none yet.
     fn load(&mut self) -> Result<bool> {
-        if let Some(next) = self.source.next() {
-            self.places[self.turn].next = next;
-            self.source = Source::Nothing;
-        }
+        self.leave_source();
         while let Some(chunk) = self.find_chunk()? {
             let place = &mut self.places[self.turn];
             if let Some(source) = place.open(self.shape.engine.committer(), chunk)? {
@@ -253,6 +251,20 @@ impl Reader {
             }
         }
         Ok(false)
+    }
+
+    /// Ends the reading of the present source, and notes how far it was read.
+    pub(super) fn leave_source(&mut self) {
+        if let Some(next) = self.source.next() {
+            self.places[self.turn].next = next;
+            self.source = Source::Nothing;
+        }
+    }
+
+    /// The partition of a place, its log and its next offset.
+    pub(super) fn place(&self, n: usize) -> (u32, LogId, Offset) {
+        let Place { partition, log, next, .. } = self.places[n];
+        (partition, log, next)
     }
 
     /// Finds the next chunk of any partition, in turn.
@@ -292,6 +304,10 @@ impl Reader {
 }
 
 impl Place {
+    pub(super) fn go_to(&mut self, next: Offset) {
+        self.next = next;
+    }
+
     /// Opens a chunk. `None` if nothing is in it, or if it was moved since it was found.
     fn open(&mut self, committer: &Committer, chunk: Chunk) -> Result<Option<Source>> {
         match chunk {

@@ -60,6 +60,12 @@ impl OpenRun {
         Ok(run)
     }
 
+    /// Reads all records that are left.
+    pub fn check(mut self) -> Result<()> {
+        while self.step()?.is_some() {}
+        Ok(())
+    }
+
     pub fn step(&mut self) -> Result<Option<Found>> {
         if self.next == self.end {
             return Ok(None);

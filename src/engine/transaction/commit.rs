@@ -6,6 +6,7 @@ use super::{Append, Seek, Transaction};
 use crate::{
     audit,
     engine::{
+        commit::asking::committed,
         consume::key_order::check_ordered,
         core::{
             Core,
@@ -14,6 +15,7 @@ use crate::{
             rules::Rules,
             settlement::{Settlement, SettlementPlan},
         },
+        runtime::wait::Attempt,
         stream::{Group, Position},
     },
     error::Result,
@@ -30,11 +32,48 @@ struct DroppedFrom {
 
 impl Transaction {
     pub(super) fn make(mut self) -> Result<(Vec<Position>, Receipt)> {
+        self.check()?;
+        self.commit_once()
+    }
+
+    fn check(&mut self) -> Result<()> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        Settlement::check_once(&self.settlements)?;
+        Settlement::check_once(&self.settlements)
+    }
+
+    fn commit_once(&self) -> Result<(Vec<Position>, Receipt)> {
         self.engine.committer().transact("commit a transaction", |core| self.attempt(core))
+    }
+
+    /// Commits as a future. It is ready when the commit is as durable as the transaction asks for. It never blocks its
+    /// thread: it awaits space in a full journal, too.
+    ///
+    /// Nothing is committed before it is polled. If it is dropped before it is ready, all of it may have happened, or
+    /// nothing.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let mut tx = engine.transaction();
+    /// tx.send(&payments, "charge order 1");
+    /// let committed = async { tx.commit_async().await };
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let mut committed = std::pin::pin!(committed);
+    /// # while committed.as_mut().poll(&mut context).is_pending() { std::thread::yield_now(); }
+    /// # assert_eq!(payments.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`commit`](Transaction::commit).
+    pub async fn commit_async(mut self) -> Result<Vec<Position>> {
+        self.check()?;
+        let (engine, durability) = (self.engine.clone(), self.durability);
+        committed(engine, durability, || Ok(Attempt::Got(self.commit_once()?))).await
     }
 
     /// One attempt to commit.

@@ -16,7 +16,7 @@ use posthouse::{ErrorKind, Queue};
 use crate::support::{block_on, real};
 
 /// Fails, instead of hanging, if the function takes far too long.
-fn until(what: &str, is_so: impl Fn() -> bool) {
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < Duration::from_secs(60), "{what}");
@@ -35,7 +35,7 @@ fn each_message_is_handled_once_and_acked() {
     let queue = engine.queue("q").create().unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let same = Arc::clone(&seen);
-    let worker = queue.worker().threads(4).start(move |delivery| {
+    let worker = queue.worker().concurrency(4).start(move |delivery| {
         let text = String::from_utf8(delivery.payload().to_vec()).unwrap();
         same.lock().unwrap().push(text);
         Ok::<(), String>(())
@@ -56,7 +56,7 @@ fn errors_and_panics_lead_to_the_dead_letters() {
     let (engine, _dir) = real();
     let queue = engine.queue("q").max_attempts(2).create().unwrap();
     let dead = engine.queue("q.dead").open().unwrap();
-    let worker = queue.worker().threads(2).start(|delivery| match delivery.payload() {
+    let worker = queue.worker().concurrency(2).start(|delivery| match delivery.payload() {
         b"panics" => panic!("on purpose"),
         b"fails" => Err("no money".to_owned()),
         _ => Ok(()),
@@ -79,7 +79,7 @@ fn a_slow_handler_keeps_its_lease() {
     let queue = engine.queue("q").lease(lease).create().unwrap();
     let runs = Arc::new(AtomicU64::new(0));
     let same = Arc::clone(&runs);
-    let worker = queue.worker().threads(2).start(move |_| {
+    let worker = queue.worker().concurrency(2).start(move |_| {
         same.fetch_add(1, Ordering::SeqCst);
         thread::sleep(Duration::from_millis(400));
         Ok::<(), String>(())
@@ -99,7 +99,7 @@ fn the_handling_time_has_an_end() {
     let release = Arc::new(AtomicBool::new(false));
     let runs = Arc::new(AtomicU64::new(0));
     let (go, ran) = (Arc::clone(&release), Arc::clone(&runs));
-    let worker = queue.worker().threads(2).max_handling_time(Duration::from_millis(100));
+    let worker = queue.worker().concurrency(2).max_handling_time(Duration::from_millis(100));
     let worker = worker.start(move |_| {
         // The first run hangs; the second one shows that the message was delivered again.
         if ran.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -139,10 +139,10 @@ fn idle_workers_stop_at_once_and_end_with_the_engine() {
     let (engine, _dir) = real();
     let queue = engine.queue("q").create().unwrap();
     for _ in 0..50 {
-        let worker = queue.worker().threads(3).start(|_| Ok::<(), String>(())).unwrap();
+        let worker = queue.worker().concurrency(3).start(|_| Ok::<(), String>(())).unwrap();
         worker.stop().unwrap();
     }
-    let worker = queue.worker().threads(3).start(|_| Ok::<(), String>(())).unwrap();
+    let worker = queue.worker().concurrency(3).start(|_| Ok::<(), String>(())).unwrap();
     engine.close().unwrap();
     worker.stop().unwrap();
 
@@ -163,7 +163,7 @@ fn a_handler_may_settle_in_a_transaction() {
     let queue = engine.queue("q").create().unwrap();
     let done = engine.queue("done").create().unwrap();
     let (same, target) = (engine.clone(), done.clone());
-    let worker = queue.worker().threads(2).start(move |delivery| {
+    let worker = queue.worker().concurrency(2).start(move |delivery| {
         let mut tx = same.transaction();
         tx.ack(delivery).send(&target, delivery);
         tx.commit().map(drop)
@@ -182,7 +182,7 @@ fn bad_settings_are_refused_by_name() {
     let fine = |_: &posthouse::Delivery| Ok::<(), String>(());
     let day = Duration::from_secs(24 * 3600);
     for (worker, field) in [
-        (queue.worker().threads(0), "threads"),
+        (queue.worker().concurrency(0), "concurrency"),
         (queue.worker().max_handling_time(Duration::ZERO), "max_handling_time"),
         (queue.worker().max_handling_time(Duration::from_micros(999)), "max_handling_time"),
         (queue.worker().max_handling_time(2 * day), "max_handling_time"),
@@ -203,7 +203,7 @@ fn tasks_can_work_too() {
     let queue = engine.queue("q").max_attempts(2).create().unwrap();
     let dead = engine.queue("q.dead").open().unwrap();
     queue.send_batch((0..100).map(|n| n.to_string())).unwrap();
-    let task = queue.worker().run_async(async |delivery: &posthouse::Delivery| {
+    let task = queue.worker().run_async(async |delivery: posthouse::Delivery| {
         let n: u64 = std::str::from_utf8(delivery.payload()).unwrap().parse().unwrap();
         assert!(!n.is_multiple_of(25), "25 divides {n}");
         if n.is_multiple_of(10) { Err("10 divides it") } else { Ok(()) }
@@ -235,7 +235,7 @@ fn a_handler_may_stop_its_own_worker() {
     let (tell, told) = mpsc::channel();
     let own = Arc::clone(&slot);
     let mut filled = slot.lock().unwrap();
-    let worker = queue.worker().threads(2).start(move |_| {
+    let worker = queue.worker().concurrency(2).start(move |_| {
         let worker = own.lock().unwrap().take();
         tell.send(worker.map(posthouse::Worker::stop).is_some_and(|it| it.is_ok())).unwrap();
         Ok::<(), posthouse::Error>(())

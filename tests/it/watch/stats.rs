@@ -19,6 +19,8 @@ fn stats_tell_what_is_where_and_what_has_happened() {
     assert_eq!((stats.delivered, stats.redelivered, stats.acked), (3, 0, 0));
     held[0].ack().unwrap();
     held[1].nack().unwrap();
+    // It was looked at, so giving it up is a failure.
+    assert_eq!(held[2].payload(), b"2");
     drop(held);
     for _ in 0..2 {
         // These two again: now they become dead letters.

@@ -1,0 +1,138 @@
+//! Calls in tasks. A task must not block its thread. Where such a call lacks space in the journal, a helper thread makes the
+//! space, and the task awaits that and calls again. `patience.rs` marks such calls.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use super::{
+    committer::Committer, lifetime::Engine, patience, sleep::Sleep, space::SpaceWait,
+    ticket::Ticket,
+};
+use crate::{
+    config::Durability,
+    engine::{
+        core::commit::Receipt,
+        runtime::{
+            wait::{Attempt, Waiting},
+            within::Within,
+        },
+    },
+    error::{Error, ErrorKind, Result},
+    prims::thread,
+    store::Shortage,
+};
+
+/// Has space made by a helper thread, and begins to wait for it.
+fn await_space(committer: &Arc<Committer>, shortage: Shortage) -> SpaceWait {
+    let (space, new) = committer.space.wait();
+    if let Some(round) = new {
+        let (helper, own) = (Arc::clone(committer), Arc::clone(&round));
+        let make = move || {
+            let _within = Within::enter();
+            let outcome = helper.make_space(shortage);
+            helper.space.finish(&own, outcome);
+        };
+        let builder = thread::Builder::new().name("posthouse-space".to_owned());
+        if let Err(error) = builder.spawn(make) {
+            let what = "a thread cannot be started";
+            let error = Error::new(ErrorKind::Io, what).because(error);
+            committer.space.finish(&round, Err(error));
+        }
+    }
+    space
+}
+
+/// A call as a future. It calls `attempt` until it has a result, and waits in between without blocking the thread.
+#[derive(Debug)]
+pub struct Asked<F> {
+    committer: Arc<Committer>,
+    attempt: F,
+    waiting: Option<Waiting>,
+    space: Option<SpaceWait>,
+}
+
+impl<F> Asked<F> {
+    pub fn new(committer: &Arc<Committer>, attempt: F) -> Asked<F> {
+        Asked { committer: Arc::clone(committer), attempt, waiting: None, space: None }
+    }
+}
+
+impl<T, F: FnMut() -> Result<Attempt<T>> + Unpin> Future for Asked<F> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        let this = &mut *self;
+        loop {
+            if let Some(waiting) = &mut this.waiting {
+                if waiting.poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                this.waiting = None;
+            }
+            let failure = match &mut this.space {
+                None => None,
+                Some(space) => match space.poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(failure) => failure,
+                },
+            };
+            this.space = None;
+            match patience::ask(failure, &mut this.attempt) {
+                (Ok(Attempt::Got(value)), _) => return Poll::Ready(Ok(value)),
+                (Ok(Attempt::Wait(waiting)), _) => this.waiting = Some(waiting),
+                (Err(error), Some(lacks)) if error.is_lack_of_space() => {
+                    this.space = Some(await_space(&this.committer, lacks));
+                }
+                (Err(error), _) if error.is_lack_of_space() => {
+                    // Failures of earlier deliveries could not be counted, for lack of the same space.
+                    this.space = Some(await_space(&this.committer, Shortage::Checkpoint));
+                }
+                (Err(error), _) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+/// A commit as a future: ready when the commit is as durable as its handle asks for.
+///
+/// Nothing is committed before it is polled. A future that is dropped before it is ready may have committed, or not.
+#[must_use = "nothing is committed before it is awaited"]
+pub async fn committed<T: Unpin>(
+    engine: Engine,
+    durability: Durability,
+    mut attempt: impl FnMut() -> Result<Attempt<(T, Receipt)>> + Unpin,
+) -> Result<T> {
+    let (value, receipt) = Asked::new(engine.committer(), &mut attempt).await?;
+    match durability {
+        Durability::Sync => Ticket::new(&engine, (value, receipt)).await,
+        Durability::Buffered => {
+            engine.committer().sync_soon();
+            Ok(value)
+        }
+    }
+}
+
+/// Awaits a future for at most `time`. `None` if the time is over.
+pub async fn within<T>(
+    committer: &Arc<Committer>,
+    time: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    let mut sleep = std::pin::pin!(None);
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(value) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(value));
+        }
+        if sleep.is_none() {
+            sleep.set(Some(Sleep::lasting(committer, time)));
+        }
+        let sleeping = sleep.as_mut().as_pin_mut().expect("it was set above");
+        sleeping.poll(context).map(|()| None)
+    })
+    .await
+}

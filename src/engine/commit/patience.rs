@@ -1,0 +1,81 @@
+//! Whether a call may wait for space in the journal. A task must not block its thread, so its calls *ask*: where a call
+//! would have to wait for space, it fails with an error of its own kind and says what it lacks. The task awaits that space,
+//! and calls again.
+
+use std::cell::RefCell;
+
+use crate::{
+    error::{Error, Result},
+    store::Shortage,
+};
+
+thread_local! {
+    static ASKING: RefCell<Option<Asking>> = const { RefCell::new(None) };
+}
+
+/// A call that asks for space and does not wait.
+#[derive(Debug, Default)]
+struct Asking {
+    /// Why space could not be made before. The call gets this error instead of space.
+    failure: Option<Error>,
+    lacks: Option<Shortage>,
+}
+
+/// Runs a call that asks. `failure` says why the space that it lacked before could not be made. Returns the result and,
+/// if the call lacked space, what it lacked.
+pub fn ask<T>(failure: Option<Error>, call: impl FnOnce() -> T) -> (T, Option<Shortage>) {
+    let asking = Asking { failure, lacks: None };
+    // In a thread that ends, the mark may be gone already. Then the call waits.
+    let before = ASKING.try_with(|mark| mark.replace(Some(asking)));
+    // A panic must not leave the mark on this thread.
+    let restore = before.map(Restore);
+    let value = call();
+    let lacks = ASKING.try_with(|mark| mark.borrow().as_ref().and_then(|asking| asking.lacks));
+    drop(restore);
+    (value, lacks.unwrap_or_default())
+}
+
+struct Restore(Option<Asking>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let _ = ASKING.try_with(|mark| mark.replace(self.0.take()));
+    }
+}
+
+/// Whether this thread runs a call that asks.
+pub fn is_asking() -> bool {
+    ASKING.try_with(|mark| mark.borrow().is_some()).unwrap_or(false)
+}
+
+/// The answer to a call that lacks space: an error if it asks, and nothing if it may wait.
+pub fn answer(shortage: Shortage) -> Result<()> {
+    let answered = ASKING.try_with(|mark| {
+        let mut mark = mark.borrow_mut();
+        let Some(asking) = &mut *mark else { return Ok(()) };
+        if let Some(failure) = asking.failure.take() {
+            return Err(failure);
+        }
+        asking.lacks = Some(shortage);
+        Err(Error::lacks_space())
+    });
+    answered.unwrap_or(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_asks_is_told_and_gets_the_failure_of_the_last_time() {
+        let lacks = Shortage::Checkpoint;
+        assert!(answer(lacks).is_ok() && !is_asking(), "others wait");
+        let (answered, lacked) = ask(None, || answer(lacks));
+        assert!(answered.unwrap_err().is_lack_of_space());
+        assert_eq!(lacked, Some(lacks));
+        let failure = Error::new(crate::ErrorKind::DiskFull, "full");
+        let (answered, lacked) = ask(Some(failure), || answer(lacks));
+        assert_eq!(answered.unwrap_err().kind(), crate::ErrorKind::DiskFull);
+        assert!(lacked.is_none() && !is_asking());
+    }
+}

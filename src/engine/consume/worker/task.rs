@@ -1,0 +1,110 @@
+//! A worker as a future: its handlers run side by side in one task.
+
+use std::{
+    fmt::Display,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+
+use super::work::{Handled, Next, REST, Work};
+use crate::{
+    engine::{commit::sleep::Sleep, consume::delivery::Delivery, runtime::together::Together},
+    error::Result,
+};
+
+/// Runs a worker until `stop` is ready, or the engine is closed. After `stop` the handlers that run have `grace` to end.
+pub async fn run_until<E: Display, F: Future<Output = std::result::Result<(), E>>>(
+    work: Work,
+    concurrency: usize,
+    grace: Option<Duration>,
+    stop: impl Future,
+    handler: impl Fn(Delivery) -> F,
+) -> Result<()> {
+    let work = &work;
+    let handler = &handler;
+    let mut all = pin!(Together::new((0..concurrency).map(|_| work.run_task(handler))));
+    let mut stop = pin!(stop);
+    let mut over = pin!(None);
+    std::future::poll_fn(|context| {
+        if !work.is_stopped() && stop.as_mut().poll(context).is_ready() {
+            work.stop();
+            all.wake_all();
+            over.set(grace.map(|grace| Sleep::lasting(work.consumer.committer(), grace)));
+        }
+        if let Poll::Ready(ended) = all.as_mut().poll(context) {
+            return Poll::Ready(ended);
+        }
+        // Handlers that still run are dropped with this future, which gives their messages back.
+        match over.as_mut().as_pin_mut() {
+            Some(over) => over.poll(context).map(Ok),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+impl Work {
+    /// Handles one message after the other, until the worker is stopped or the engine is closed.
+    async fn run_task<E: Display, F: Future<Output = std::result::Result<(), E>>>(
+        &self,
+        handler: &impl Fn(Delivery) -> F,
+    ) -> Result<()> {
+        loop {
+            let next = match self.consumer.receive_unless_async(&self.is_stopped).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(delivery)) => self.handle_in_task(delivery, handler).await?,
+                Err(error) => self.judge(error)?,
+            };
+            match next {
+                Next::GoOn => {}
+                Next::Rest => self.rest_in_task().await,
+                Next::End => return Ok(()),
+            }
+        }
+    }
+
+    /// Runs the handler for a delivery and settles it. If this is cancelled, the delivery is given back uncounted.
+    async fn handle_in_task<E: Display, F: Future<Output = std::result::Result<(), E>>>(
+        &self,
+        delivery: Delivery,
+        handler: &impl Fn(Delivery) -> F,
+    ) -> Result<Next> {
+        // If the lease is lost already, the handler runs in vain. That does no harm.
+        let _ = delivery.hold(self.max_handling_time);
+        let lent = delivery.lend();
+        let handled = async {
+            let settled = match self.note(catch(|| handler(lent)).await) {
+                None => delivery.ack_async().await,
+                Some(reason) => delivery.nack_because_async(&reason).await,
+            };
+            self.judge_settled(&delivery, settled)
+        };
+        delivery.handling(handled).await
+    }
+
+    async fn rest_in_task(&self) {
+        let mut rest = pin!(Sleep::lasting(self.consumer.committer(), REST));
+        std::future::poll_fn(|context| {
+            if self.is_stopped() { Poll::Ready(()) } else { rest.as_mut().poll(context) }
+        })
+        .await;
+    }
+}
+
+/// Runs a future to its end. `Err` if it panics, or if making it does.
+async fn catch<E, F: Future<Output = std::result::Result<(), E>>>(
+    make: impl FnOnce() -> F,
+) -> Handled<E> {
+    let future = catch_unwind(AssertUnwindSafe(make))?;
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| {
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(handled)) => Poll::Ready(Ok(handled)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await
+}

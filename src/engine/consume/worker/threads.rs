@@ -1,0 +1,295 @@
+//! A worker on threads of its own.
+
+use std::{
+    fmt::{self, Display},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::work::{Next, REST, Running, Work};
+use crate::{
+    engine::consume::delivery::Delivery,
+    error::{Error, ErrorKind, Result},
+    prims::thread::{self, JoinHandle},
+};
+
+/// How long a worker that is dropped waits for its handlers.
+const DROP_WAIT: Duration = Duration::from_secs(30);
+
+/// Threads that run a handler for each message of a queue or a subscription.
+///
+/// They run until [`stop`](Worker::stop) or [`stop_within`](Worker::stop_within), until the worker is dropped, or until
+/// the engine is closed. Dropping the worker waits for at most 30 s. If handlers still run then, it prints a message to
+/// the standard error output, and gives their messages back.
+///
+/// ```
+/// use std::time::Duration;
+/// use posthouse::{Backoff, Engine};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("store"))?;
+/// let payments = engine
+///     .queue("payments")
+///     .backoff(Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60)))
+///     .max_attempts(5)
+///     .create()?;
+/// let worker = payments.worker().concurrency(4).start(|delivery| {
+///     let order = std::str::from_utf8(delivery.payload()).map_err(|_| "not an order")?;
+///     println!("charging {order}");
+///     Ok::<(), &str>(())
+/// })?;
+/// payments.send("order 1")?;
+/// # while payments.depth()? > 0 { std::thread::yield_now(); }
+/// worker.stop()?; // the handlers finish their messages first
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "it is stopped when it is dropped"]
+pub struct Worker {
+    work: Arc<Work>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Worker {
+    pub(super) fn start<E: Display>(
+        work: Work,
+        concurrency: usize,
+        handler: impl Fn(&Delivery) -> std::result::Result<(), E> + Send + Sync + 'static,
+    ) -> Result<Worker> {
+        let mut worker = Worker { work: Arc::new(work), threads: Vec::new() };
+        let handler = Arc::new(handler);
+        for n in 0..concurrency {
+            let (work, handler) = (Arc::clone(&worker.work), Arc::clone(&handler));
+            let builder = thread::Builder::new().name(format!("posthouse-work-{n}"));
+            worker.work.running.lock().threads += 1;
+            let started = builder.spawn(move || {
+                let _ended = Ended(&work);
+                work.run(n, &*handler)
+            });
+            let started = started.map_err(|error| {
+                worker.work.running.lock().threads -= 1;
+                Error::new(ErrorKind::Io, "a thread cannot be started").because(error)
+            })?;
+            worker.threads.push(started);
+        }
+        Ok(worker)
+    }
+
+    /// How many messages handlers have handled with success since the worker was started.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// let worker = payments.worker().start(|_| Ok::<(), String>(()))?;
+    /// while payments.depth()? > 0 {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert_eq!((worker.handled(), worker.failed(), worker.damaged()), (1, 0, 0));
+    /// worker.stop()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn handled(&self) -> u64 {
+        self.work.done.load(Ordering::Relaxed)
+    }
+
+    /// How many times a handler has failed since the worker was started. See [`handled`](Worker::handled) for an
+    /// example.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.work.failed.load(Ordering::Relaxed)
+    }
+
+    /// How many messages could not be handled since the worker was started, because they are damaged on disk. They are
+    /// set aside: see [`ConsumerStats::damaged`](crate::ConsumerStats::damaged).
+    #[must_use]
+    pub fn damaged(&self) -> u64 {
+        self.work.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Stops the worker: it takes no more messages, and the call returns when all handlers have returned and
+    /// their deliveries are settled. If a handler hangs, so does this call: see [`stop_within`](Worker::stop_within).
+    ///
+    /// A handler may call it; the call then does not wait for that handler.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let payments = engine.queue("payments").create()?;
+    /// let worker = payments.worker().start(|_| Ok::<(), String>(()))?;
+    /// worker.stop()?;
+    /// payments.send("charge order 1")?;
+    /// assert_eq!(payments.depth()?, 1); // nobody handles it
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error that ended a thread before, such as [`Poisoned`](ErrorKind::Poisoned), or
+    /// [`NotFound`](ErrorKind::NotFound) if the queue was deleted.
+    pub fn stop(mut self) -> Result<()> {
+        self.end(None).map(drop)
+    }
+
+    /// Stops the worker, and waits for its handlers for at most `most`. Messages whose handlers still run then are given
+    /// back: they are delivered again at once, and that is no failed attempt. Returns how many these are.
+    ///
+    /// A thread cannot be ended from outside, so a handler that hangs goes on. What it does to its delivery later fails
+    /// with [`LeaseLost`](ErrorKind::LeaseLost) and has no effect.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// use std::time::Duration;
+    ///
+    /// let payments = engine.queue("payments").create()?;
+    /// let worker = payments.worker().start(|_| Ok::<(), String>(()))?;
+    /// assert_eq!(worker.stop_within(Duration::from_secs(10))?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`stop`](Worker::stop).
+    pub fn stop_within(mut self, most: Duration) -> Result<u64> {
+        self.end(Some(most))
+    }
+
+    fn end(&mut self, most: Option<Duration>) -> Result<u64> {
+        self.work.stop();
+        // A handler may stop its own worker. That thread ends when the handler has returned.
+        let own = thread::current().id();
+        let is_own = |thread: &JoinHandle<Result<()>>| thread.thread().id() == own;
+        let own = usize::from(self.threads.iter().any(is_own));
+        let threads = std::mem::take(&mut self.threads);
+        if !self.work.await_end(own, most) {
+            // The threads that hang are left alone.
+            return Ok(self.work.give_back_held());
+        }
+        let mut outcome = Ok(());
+        for thread in threads.into_iter().filter(|thread| !is_own(thread)) {
+            // Panics of handlers are caught, and the engine's own code does not panic.
+            outcome = outcome.and(thread.join().unwrap_or(Ok(())));
+        }
+        outcome.map(|()| 0)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
+        // An error is lost here. An application that needs it calls `stop`.
+        if let Ok(hanging @ 1..) = self.end(Some(DROP_WAIT)) {
+            let name = &self.work.consumer.info.name;
+            eprintln!(
+                "posthouse: a worker of {name:?} was dropped, and {hanging} of its handlers still run after \
+                 {DROP_WAIT:?}. Their messages are given back. Call Worker::stop to wait for them, or \
+                 Worker::stop_within for another time."
+            );
+        }
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("of", &self.work.consumer.info.name)
+            .field("threads", &self.threads.len())
+            .field("handled", &self.handled())
+            .field("failed", &self.failed())
+            .field("damaged", &self.damaged())
+            .finish()
+    }
+}
+
+/// Notes the end of a thread when it is dropped.
+struct Ended<'a>(&'a Work);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.running.lock().threads -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Work {
+    /// Handles messages until it is stopped, or the engine is closed. `n` is the number of the thread.
+    fn run<E: Display>(
+        &self,
+        n: usize,
+        handler: &impl Fn(&Delivery) -> std::result::Result<(), E>,
+    ) -> Result<()> {
+        loop {
+            let next = match self.consumer.receive_unless(&self.is_stopped) {
+                Ok(None) => return Ok(()),
+                Ok(Some(delivery)) => self.handle(n, &delivery, handler)?,
+                Err(error) => self.judge(error)?,
+            };
+            match next {
+                Next::GoOn => {}
+                Next::Rest => self.rest(),
+                Next::End => return Ok(()),
+            }
+        }
+    }
+
+    fn handle<E: Display>(
+        &self,
+        n: usize,
+        delivery: &Delivery,
+        handler: &impl Fn(&Delivery) -> std::result::Result<(), E>,
+    ) -> Result<Next> {
+        // If the lease is lost already, the handler runs in vain. That does no harm.
+        let _ = delivery.hold(self.max_handling_time);
+        self.running.lock().held.insert(n, delivery.info);
+        let reason = self.note(catch_unwind(AssertUnwindSafe(|| handler(delivery))));
+        let settled = match &reason {
+            None => delivery.ack(),
+            Some(reason) => delivery.nack_because(reason),
+        };
+        self.running.lock().held.remove(&n);
+        self.judge_settled(delivery, settled)
+    }
+
+    fn rest(&self) {
+        let goes_on = |_: &mut Running| !self.is_stopped();
+        drop(self.running.lock().wait_timeout_while(&self.changed, REST, goes_on));
+    }
+
+    /// Waits until all threads but `own` have ended. Returns `false` if the time is over before.
+    fn await_end(&self, own: usize, most: Option<Duration>) -> bool {
+        let Some(most) = most else {
+            let runs = |running: &mut Running| running.threads > own;
+            drop(self.running.lock().wait_while(&self.changed, runs));
+            return true;
+        };
+        let now = || self.consumer.committer().disk.stopwatch();
+        let deadline = now().saturating_add(most);
+        let mut running = self.running.lock();
+        while running.threads > own {
+            let left = deadline.saturating_sub(now());
+            if left.is_zero() {
+                return false;
+            }
+            running = running.wait_timeout(&self.changed, left).0;
+        }
+        true
+    }
+
+    /// Gives the messages back whose handlers still run. Returns how many.
+    fn give_back_held(&self) -> u64 {
+        let held = std::mem::take(&mut self.running.lock().held);
+        let operation = "give back";
+        let committer = self.consumer.committer();
+        let mut core = committer.lock(operation);
+        for delivered in held.values() {
+            core.give_back_uncounted(self.consumer.cursor(), delivered.key, delivered.attempt);
+        }
+        drop(committer.count_failures(operation, core));
+        held.len() as u64
+    }
+}

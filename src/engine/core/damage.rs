@@ -1,0 +1,76 @@
+//! Messages that are damaged. A consumer that meets one gets the error once. The message stays in its queue, and is
+//! not delivered again before the store is opened again. So it never holds up the others.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{Core, consumption::Consumption};
+use crate::{
+    audit,
+    delivery::LeaseKey,
+    error::Error,
+    ids::{CursorId, Offset},
+};
+
+/// The damaged messages of one cursor.
+#[derive(Debug, Default)]
+pub struct Damaged {
+    /// The messages that were set aside. Some may have been deleted since.
+    offsets: BTreeSet<Offset>,
+    /// Damage that no consumer was told of yet.
+    untold: VecDeque<Error>,
+}
+
+impl Consumption {
+    /// The error of a damaged message, with its offset and its queue.
+    pub fn damage(&self, offset: Offset, error: &Error) -> Error {
+        error.of_message(&self.info.name, offset)
+    }
+}
+
+impl Core {
+    /// Ends the lease of a damaged message, and sets the message aside. Returns the error that tells of it.
+    pub fn set_aside(
+        &mut self,
+        cursor: CursorId,
+        offset: Offset,
+        lease: LeaseKey,
+        error: &Error,
+    ) -> Error {
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return error.again() };
+        let told = consumption.damage(offset, error);
+        if consumption.deliveries.settle(lease).is_some() {
+            consumption.damaged.offsets.insert(offset);
+            self.note_freed_slots(cursor);
+            // The next message of its key does not wait for it.
+            self.advance_key(cursor, offset);
+        }
+        told
+    }
+
+    /// Keeps an error for the next consumer that receives.
+    pub fn tell_later(&mut self, cursor: CursorId, error: Error) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.damaged.untold.push_back(error);
+            let log = consumption.info.log;
+            self.wake_one(log);
+        }
+    }
+
+    /// The next damage that no consumer was told of.
+    #[inline]
+    pub fn take_untold(&mut self, cursor: CursorId) -> Option<Error> {
+        self.consumers.get_mut(&cursor)?.damaged.untold.pop_front()
+    }
+
+    /// How many damaged messages were set aside, and are still in the queue.
+    pub(super) fn damaged(&self, cursor: CursorId) -> u64 {
+        let (Some(consumption), Some(acks)) =
+            (self.consumers.get(&cursor), self.store.acks(cursor))
+        else {
+            return 0;
+        };
+        let offsets = &consumption.damaged.offsets;
+        audit::steps(offsets.len() as u64);
+        offsets.iter().filter(|offset| !acks.is_acked(**offset)).count() as u64
+    }
+}

@@ -1,0 +1,263 @@
+//! Damaged messages are told once and set aside. The others flow past them.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use posthouse::{
+    Engine, ErrorKind, Message, Offset, Options, Queue, QueueBuilder, Start, sim::SimDisk,
+};
+
+use crate::model::{rot_first_record, small_options};
+use crate::support::{HOUR, MINUTE, kind};
+
+const MESSAGES: u64 = 200;
+
+/// A queue whose messages are in a segment, and whose first block is damaged.
+fn damaged(
+    messages: impl Fn(u64) -> Message<'static>,
+    settings: impl Fn(QueueBuilder) -> QueueBuilder,
+) -> (SimDisk, Engine, Queue) {
+    let disk = SimDisk::new(1);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = settings(engine.queue("q")).create().unwrap();
+    (0..MESSAGES).for_each(|n| _ = queue.send(messages(n)).unwrap());
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    drop((queue, engine));
+    rot_first_record(&disk);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    (disk, engine, queue)
+}
+
+fn padded(n: u64) -> Message<'static> {
+    Message::new(format!("{n} {}", "x".repeat(20)))
+}
+
+/// Receives until there is nothing. Returns the offsets of what came, and those that errors told.
+fn drain(queue: &Queue) -> (Vec<Offset>, Vec<Offset>) {
+    let (mut came, mut told) = (Vec::new(), Vec::new());
+    for _ in 0..2 * MESSAGES {
+        match queue.try_receive() {
+            Ok(None) => return (came, told),
+            Ok(Some(delivery)) => {
+                came.push(delivery.offset());
+                delivery.ack().unwrap();
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+                let offset = error.offset().expect("it names the message");
+                assert!(
+                    error.to_string().contains(&format!("message {offset} of \"q\"")),
+                    "{error}"
+                );
+                told.push(offset);
+            }
+        }
+    }
+    panic!("damage is told again and again: {} came, {} errors", came.len(), told.len());
+}
+
+/// Each message came or was told, once.
+fn check_each_once(queue: &Queue, (came, told): (Vec<Offset>, Vec<Offset>)) -> u64 {
+    let damaged = told.len() as u64;
+    assert!(damaged > 0 && came.len() as u64 > MESSAGES / 2, "{damaged} of {MESSAGES}");
+    let mut all: Vec<Offset> = came.into_iter().chain(told).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..MESSAGES).map(Offset).collect::<Vec<_>>());
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.depth, stats.damaged), (damaged, damaged));
+    assert_eq!((stats.ready, stats.delayed, stats.in_flight), (0, 0, 0));
+    assert_eq!(stats.delivered, MESSAGES - damaged);
+    damaged
+}
+
+#[test]
+fn a_damaged_message_is_told_once_with_its_offset_and_the_others_come() {
+    let (_disk, _engine, queue) = damaged(padded, |it| it);
+    check_each_once(&queue, drain(&queue));
+}
+
+#[test]
+fn a_damaged_message_is_told_once_where_attempts_are_counted() {
+    let (_disk, engine, queue) = damaged(padded, |it| it.max_attempts(2));
+    check_each_once(&queue, drain(&queue));
+    assert_eq!(engine.queue("q.dead").open().unwrap().depth().unwrap(), 0);
+}
+
+#[test]
+fn a_damaged_message_is_told_once_in_an_ordered_queue() {
+    let keyed = |n| padded(n).key(format!("{}", n % 7));
+    let (_disk, _engine, queue) = damaged(keyed, |it| it.ordered_by_key(true));
+    check_each_once(&queue, drain(&queue));
+}
+
+#[test]
+fn a_damaged_message_with_a_priority_is_told_once() {
+    let (_disk, _engine, queue) = damaged(|n| padded(n).priority((n % 3) as u8), |it| it);
+    check_each_once(&queue, drain(&queue));
+}
+
+#[test]
+fn a_batch_flows_past_damaged_messages_and_the_next_calls_tell_of_them() {
+    for attempts in [0, 3] {
+        let settings = |it: QueueBuilder| it;
+        let (_disk, _engine, queue) = match attempts {
+            0 => damaged(padded, settings),
+            _ => damaged(padded, |it| it.max_attempts(3)),
+        };
+        let (mut came, mut told) = (Vec::new(), Vec::new());
+        let mut calls = 0;
+        while came.len() + told.len() < MESSAGES as usize {
+            calls += 1;
+            match queue.receive_batch(1000, Duration::ZERO) {
+                Ok(batch) => {
+                    assert!(!batch.is_empty(), "{} are missing", MESSAGES as usize - told.len());
+                    came.extend(batch.iter().map(posthouse::Delivery::offset));
+                    queue.ack_batch(&batch).unwrap();
+                }
+                Err(error) => told.push(error.offset().unwrap()),
+            }
+        }
+        assert!(calls <= told.len() + 1, "the sound ones came in one batch");
+        check_each_once(&queue, (came, told));
+        assert!(queue.receive_batch(1000, Duration::ZERO).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn damaged_messages_can_be_browsed_past_removed_and_purged() {
+    let (_disk, _engine, queue) = damaged(padded, |it| it);
+    let browsed: Vec<_> = queue.browse().unwrap().collect();
+    assert_eq!(browsed.len() as u64, MESSAGES);
+    let told = browsed.iter().filter_map(|it| it.as_ref().err()).map(|it| it.offset().unwrap());
+    let told: Vec<Offset> = told.collect();
+    let damaged = check_each_once(&queue, drain(&queue));
+    assert_eq!(told.len() as u64, damaged);
+    assert!(queue.remove(told[0]).unwrap());
+    assert_eq!(queue.stats().unwrap().damaged, damaged - 1);
+    assert_eq!(queue.purge().unwrap(), damaged - 1);
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.depth, stats.damaged), (0, 0));
+}
+
+#[test]
+fn damaged_messages_are_tried_again_after_the_next_open() {
+    let (disk, engine, queue) = damaged(padded, |it| it);
+    let (_, told) = drain(&queue);
+    engine.close().unwrap();
+    drop((queue, engine));
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let (came, again) = drain(&engine.queue("q").open().unwrap());
+    assert_eq!((came, again), (vec![], told));
+}
+
+#[test]
+fn a_redrive_moves_the_letters_behind_damaged_ones_and_names_the_first() {
+    let (_disk, engine, queue) = damaged(padded, |it| it);
+    let other = engine.queue("other").create().unwrap();
+    let error = queue.redrive().to(&other).run().unwrap_err();
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(Offset(0))));
+    assert_eq!(other.depth().unwrap() + queue.depth().unwrap(), MESSAGES);
+    assert!(other.depth().unwrap() > MESSAGES / 2);
+}
+
+#[test]
+fn a_damaged_message_whose_last_lease_ran_out_is_told_and_does_not_hold_up_the_others() {
+    let disk = SimDisk::new(1);
+    let open = || small_options().sim(&disk).open("store").unwrap();
+    let engine = open();
+    let queue = engine.queue("q").lease(MINUTE).max_attempts(1).create().unwrap();
+    (0..MESSAGES).for_each(|n| _ = queue.send(padded(n)).unwrap());
+    // All are tried once, and none is settled.
+    queue.receive_batch(1000, Duration::ZERO).unwrap().into_iter().for_each(|it| {
+        let _ = it.payload();
+        std::mem::forget(it);
+    });
+    engine.checkpoint().unwrap();
+    disk.kill();
+    drop((queue, engine));
+    drop(open());
+    rot_first_record(&disk);
+    let engine = open();
+    let queue = engine.queue("q").open().unwrap();
+    disk.advance(HOUR);
+    let (came, told) = drain(&queue);
+    assert!(came.is_empty() && !told.is_empty());
+    let dead = engine.queue("q.dead").open().unwrap().depth().unwrap();
+    assert_eq!(dead + told.len() as u64, MESSAGES);
+}
+
+#[test]
+fn a_reader_skips_damaged_records_on_request() {
+    let disk = SimDisk::new(1);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    (0..MESSAGES).for_each(|n| _ = stream.append(padded(n)).unwrap());
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    drop((stream, engine));
+    rot_first_record(&disk);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let stream = engine.stream("s").open().unwrap();
+    let mut reader = stream.reader(Start::Earliest).unwrap();
+    assert_eq!(kind(reader.try_read().map(drop)), ErrorKind::Corrupt);
+    assert_eq!(kind(reader.try_read().map(drop)), ErrorKind::Corrupt, "nothing is skipped unasked");
+    let skipped = reader.skip_damaged().unwrap().expect("it stands before damage");
+    assert_eq!((skipped.partition, skipped.offsets.start), (0, Offset(0)));
+    let next = reader.try_read().unwrap().expect("the others are there").offset();
+    assert_eq!(next, skipped.offsets.end);
+    assert!(reader.skip_damaged().unwrap().is_none(), "the next record is sound");
+    assert_eq!(reader.count() as u64 + next.0 + 1, MESSAGES);
+}
+
+/// Flips a bit in the first block of the only segment.
+fn rot(store: &Path) {
+    let log = fs::read_dir(store.join("segments")).unwrap().next().unwrap().unwrap().path();
+    let segment = fs::read_dir(log).unwrap().next().unwrap().unwrap().path();
+    let mut content = fs::read(&segment).unwrap();
+    content[64 + 64 + 20] ^= 1;
+    fs::write(&segment, content).unwrap();
+}
+
+#[test]
+fn a_worker_handles_what_lies_behind_damaged_messages_at_once() {
+    const ALL: u64 = 5000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let engine = Options::new().open(&store).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    queue.send_batch((0..ALL).map(|n| format!("{n} {}", "x".repeat(100)))).unwrap();
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    drop((queue, engine));
+    rot(&store);
+    let engine = Options::new().open(&store).unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let rests = Arc::new(AtomicU64::new(0));
+    let (tell, rested) = (Arc::clone(&told), Arc::clone(&rests));
+    let worker = queue.worker().concurrency(2).on_error(move |error| {
+        if error.kind() != ErrorKind::Corrupt {
+            rested.fetch_add(1, Ordering::SeqCst);
+        }
+        tell.lock().unwrap().push(error.offset());
+    });
+    let worker = worker.start(|_| Ok::<(), String>(())).unwrap();
+    // With a rest of a second after each this would take minutes.
+    super::worker::until("they are not handled", || {
+        worker.handled() + told.lock().unwrap().len() as u64 == ALL
+    });
+    let told = told.lock().unwrap().clone();
+    assert!(told.len() > 64 && told.iter().all(Option::is_some), "{} told", told.len());
+    assert_eq!((worker.damaged(), rests.load(Ordering::SeqCst)), (told.len() as u64, 0));
+    assert_eq!(queue.stats().unwrap().damaged, told.len() as u64);
+    worker.stop().unwrap();
+}

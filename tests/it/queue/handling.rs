@@ -1,0 +1,214 @@
+//! An attempt is counted when the handling of a message begins. What was never looked at, released or cancelled is no
+//! failed attempt.
+
+use std::{future, mem, time::Duration};
+
+use posthouse::{Backoff, Delivery, Engine, ErrorKind, Queue};
+
+use crate::support::{HOUR, MINUTE, SECOND, Sim, block_on, kind, real, take};
+
+fn open(engine: &Engine, attempts: u32) -> Queue {
+    let queue = engine.queue("q").lease(MINUTE).backoff(Backoff::None);
+    queue.max_attempts(attempts).create().unwrap()
+}
+
+fn send(queue: &Queue, count: usize) {
+    queue.send_batch((0..count).map(|n| n.to_string())).unwrap();
+}
+
+fn attempts(queue: &Queue) -> Vec<u32> {
+    queue.browse().unwrap().map(|it| it.unwrap().attempts()).collect()
+}
+
+/// A handler that takes the process down, three times.
+#[test]
+fn a_message_that_kills_the_process_burns_no_attempt_of_the_others_of_its_batch() {
+    for ordered in [false, true] {
+        let mut sim = Sim::new();
+        let settings = sim.engine.queue("q").max_attempts(3).ordered_by_key(ordered);
+        send(&settings.create().unwrap(), 100);
+        for _ in 0..3 {
+            let queue = sim.engine.queue("q").open().unwrap();
+            let batch = queue.receive_batch(100, Duration::ZERO).unwrap();
+            assert_eq!(batch.len(), 100);
+            assert_eq!(batch[0].payload(), b"0");
+            mem::forget(batch);
+            drop(queue);
+            sim = sim.kill();
+        }
+        let queue = sim.engine.queue("q").open().unwrap();
+        let batch = queue.receive_batch(100, Duration::ZERO).unwrap();
+        assert_eq!(batch.len(), 99, "only the one that was looked at is dead");
+        assert!(batch.iter().all(|it| it.attempt() == 1 && it.payload() != b"0"));
+        let dead = sim.engine.queue("q.dead").open().unwrap();
+        sim.engine.sync().unwrap();
+        assert_eq!(dead.depth().unwrap(), 1);
+        assert_eq!(take(&dead).unwrap().dead_letter().unwrap().unwrap().attempts, 3);
+    }
+}
+
+#[test]
+fn a_batch_whose_lease_runs_out_counts_only_what_was_looked_at() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = open(&engine, 1);
+    send(&queue, 10);
+    let batch = queue.receive_batch(10, Duration::ZERO).unwrap();
+    let _ = batch[3].payload();
+    disk.advance(HOUR);
+    assert_eq!(kind(batch[4].ack()), ErrorKind::LeaseLost);
+    let dead = engine.queue("q.dead").open().unwrap();
+    let again = queue.receive_batch(10, Duration::ZERO).unwrap();
+    assert_eq!((again.len(), dead.depth().unwrap()), (9, 1));
+    assert!(again.iter().all(|it| it.attempt() == 1));
+    assert_eq!(queue.stats().unwrap().failed, 1);
+}
+
+#[test]
+fn a_batch_that_is_dropped_counts_only_what_was_looked_at() {
+    for attempts in [0, 2] {
+        let Sim { disk: _, engine } = Sim::new();
+        let queue = engine.queue("q").backoff(Backoff::Fixed(MINUTE));
+        let queue = if attempts == 0 { queue } else { queue.max_attempts(attempts) };
+        let queue = queue.create().unwrap();
+        send(&queue, 10);
+        let batch = queue.receive_batch(10, Duration::ZERO).unwrap();
+        let _ = batch[0].key();
+        drop(batch);
+        assert_eq!((queue.delayed().unwrap(), queue.stats().unwrap().failed), (1, 1));
+        assert_eq!(queue.receive_batch(10, Duration::ZERO).unwrap().len(), 9);
+    }
+}
+
+#[test]
+fn receiving_a_batch_counts_nothing_before_it_is_looked_at() {
+    let Sim { disk: _, engine } = Sim::new();
+    let queue = open(&engine, 3);
+    send(&queue, 100);
+    let batch = queue.receive_batch(100, Duration::ZERO).unwrap();
+    assert_eq!((batch.len(), attempts(&queue)), (100, vec![0; 100]));
+    batch[..3].iter().for_each(|it| _ = it.headers());
+    assert_eq!(attempts(&queue)[..5], [1, 1, 1, 0, 0]);
+    queue.ack_batch(&batch).unwrap();
+    assert_eq!(queue.depth().unwrap(), 0);
+}
+
+#[test]
+fn a_released_delivery_is_no_attempt_in_any_queue() {
+    for attempts_max in [None, Some(1)] {
+        let mut sim = Sim::new();
+        let queue = sim.engine.queue("q").backoff(Backoff::Fixed(HOUR));
+        let queue = match attempts_max {
+            None => queue,
+            Some(most) => queue.max_attempts(most),
+        };
+        let queue = queue.create().unwrap();
+        send(&queue, 3);
+        for _ in 0..5 {
+            let delivery = take(&queue).unwrap();
+            assert_eq!((delivery.payload(), delivery.attempt()), (&b"0"[..], 1), "in its place");
+            delivery.release().unwrap();
+            assert_eq!(kind(delivery.ack()), ErrorKind::LeaseLost);
+        }
+        assert_eq!((attempts(&queue), queue.stats().unwrap().failed), (vec![0; 3], 0));
+        drop(queue);
+        sim = sim.kill();
+        let queue = sim.engine.queue("q").open().unwrap();
+        assert_eq!((attempts(&queue), queue.depth().unwrap()), (vec![0; 3], 3));
+    }
+}
+
+#[test]
+fn releasing_takes_back_only_its_own_attempt() {
+    let Sim { disk: _, engine } = Sim::new();
+    let queue = open(&engine, 5);
+    send(&queue, 1);
+    for expected in [1, 2] {
+        let delivery = take(&queue).unwrap();
+        assert_eq!(delivery.attempt(), expected);
+        delivery.nack().unwrap();
+    }
+    take(&queue).unwrap().release().unwrap();
+    assert_eq!(attempts(&queue), [2]);
+    assert_eq!(take(&queue).unwrap().attempt(), 3);
+}
+
+#[test]
+fn a_message_that_was_removed_while_on_lease_can_be_released() {
+    let Sim { disk: _, engine } = Sim::new();
+    let queue = engine.queue("q").ordered_by_key(true).create().unwrap();
+    for n in 0..2 {
+        queue.send(super::keyed("a", n)).unwrap();
+    }
+    let first = take(&queue).unwrap();
+    assert!(queue.remove(first.offset()).unwrap());
+    first.release().unwrap();
+    let next = take(&queue).expect("the next of its key goes on");
+    assert_eq!(next.payload(), b"1");
+}
+
+#[test]
+fn a_cancelled_handling_is_no_attempt_and_a_panic_in_it_is_one() {
+    let (engine, _dir) = real();
+    let queue = open(&engine, 3);
+    send(&queue, 1);
+    for _ in 0..5 {
+        let handled = async {
+            let delivery = queue.receive_async().await.unwrap();
+            assert_eq!(delivery.attempt(), 1);
+            delivery.handling(future::pending::<()>()).await;
+        };
+        let mut handled = Box::pin(handled);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(handled.as_mut().poll(&mut context).is_pending());
+        drop(handled);
+    }
+    let panics = std::panic::AssertUnwindSafe(|| {
+        block_on(async {
+            let delivery: Delivery = queue.receive_async().await.unwrap();
+            delivery.handling(async { panic!("it fails") }).await
+        })
+    });
+    assert!(std::panic::catch_unwind(panics).is_err());
+    let again = queue.receive(SECOND).unwrap().unwrap();
+    assert_eq!(again.attempt(), 2);
+}
+
+#[test]
+fn a_handling_that_ended_counts_as_usual() {
+    let (engine, _dir) = real();
+    let queue = open(&engine, 3);
+    send(&queue, 1);
+    block_on(async {
+        let delivery = queue.receive_async().await.unwrap();
+        delivery.handling(future::ready(())).await;
+        drop(delivery);
+        let delivery = queue.receive_async().await.unwrap();
+        assert_eq!(delivery.attempt(), 2);
+        delivery.handling(delivery.ack_async()).await.unwrap();
+    });
+    assert_eq!(queue.depth().unwrap(), 0);
+}
+
+#[test]
+fn ack_batch_names_the_lost_leases_and_ack_batch_held_acks_the_others() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("q").lease(SECOND).create().unwrap();
+    send(&queue, 5);
+    let batch = queue.receive_batch(5, Duration::ZERO).unwrap();
+    for held in [0, 2, 4] {
+        batch[held].extend(HOUR).unwrap();
+    }
+    disk.advance(MINUTE);
+    let error = queue.ack_batch(&batch).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseLost);
+    let text = error.to_string();
+    assert!(text.contains("2 of 5 leases are lost: of message 1 of \"q\", 3 of \"q\""), "{text}");
+    assert_eq!(queue.depth().unwrap(), 5, "none");
+    assert_eq!(queue.ack_batch_held(&batch).unwrap(), [1, 3]);
+    assert_eq!(queue.depth().unwrap(), 2);
+    let again = queue.receive_batch(5, Duration::ZERO).unwrap();
+    let offsets: Vec<u64> = again.iter().map(|it| it.offset().0).collect();
+    assert_eq!(offsets, [1, 3]);
+    assert!(queue.ack_batch_held(&again).unwrap().is_empty());
+    assert_eq!(queue.ack_batch_held(&again).unwrap(), [0, 1], "they were acked before");
+}
