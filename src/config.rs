@@ -149,6 +149,20 @@ pub fn check_name(what: &'static str, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Names that begin like this belong to the engine.
+pub const RESERVED_PREFIX: &str = "posthouse.";
+
+/// Refuses a name that belongs to the engine. Entities that exist under such a name can be opened and deleted.
+pub fn check_not_reserved(field: &'static str, name: &str) -> Result<()> {
+    if name.starts_with(RESERVED_PREFIX) {
+        let what = format!(
+            "names that begin with {RESERVED_PREFIX:?} belong to the engine: give {name:?} another name"
+        );
+        return Err(Error::invalid(field, what));
+    }
+    Ok(())
+}
+
 /// The lease of a queue or a subscription without a lease setting.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
 /// The shortest lease.

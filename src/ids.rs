@@ -1,6 +1,7 @@
 //! Ids, offsets and times. Each is a type of its own, so that code cannot confuse a byte position with
 //! an offset.
 
+mod conversions;
 mod time;
 
 use std::fmt;
@@ -193,7 +194,7 @@ macro_rules! shown_as_number {
         }
     )*};
 }
-shown_as_number!(Offset, Lsn, Timestamp, EntityId, LogId, CursorId);
+shown_as_number!(Offset, Lsn, EntityId, LogId, CursorId);
 
 impl fmt::Display for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,7 +2,7 @@
 
 use super::{committer::Committer, lifetime::Engine};
 use crate::{
-    config::check_name,
+    config::{check_name, check_not_reserved},
     delivery::{
         in_force::{DeliverySettings, Difference},
         settings::{self, Settings},
@@ -24,6 +24,11 @@ pub trait Definition {
 
     fn name(&self) -> &str;
     fn space(&self) -> Space;
+
+    /// Whether the engine keeps it for itself, under a name that is reserved.
+    fn is_internal(&self) -> bool {
+        false
+    }
 
     /// The name of the queue for its dead letters, if it gets another one than it has. That queue is created, too.
     fn dead_letter_queue(&self, _there: Option<&EntityKind>) -> Option<String> {
@@ -171,21 +176,27 @@ struct LetterQueue {
 }
 
 impl<D: Definition> Wanted<'_, D> {
-    fn letter_queue(&self, core: &Core, there: Option<&EntityKind>) -> Option<LetterQueue> {
-        let name = self.definition.dead_letter_queue(there)?;
-        Some(match core.store.find(Space::Queues, &name) {
+    fn letter_queue(&self, core: &Core, there: Option<&EntityKind>) -> Result<Option<LetterQueue>> {
+        let Some(name) = self.definition.dead_letter_queue(there) else {
+            return Ok(None);
+        };
+        check_not_reserved("dead_letter_queue", &name)?;
+        Ok(Some(match core.store.find(Space::Queues, &name) {
             Some(entity) => LetterQueue { id: entity.id, creation: None },
             None => {
                 let entity = core.store.new_entity(&name, EntityKind::Queue(settings::plain()));
                 let (id, starts) = (entity.id, vec![Offset(0)]);
                 LetterQueue { id, creation: Some(Creation { entity, starts }) }
             }
-        })
+        }))
     }
 
     fn create(&self, core: &mut Core, committer: &Committer) -> CommitResult<(Entity, Receipt)> {
         let definition = self.definition;
-        let letters = self.letter_queue(core, None);
+        if !definition.is_internal() {
+            check_not_reserved("name", definition.name())?;
+        }
+        let letters = self.letter_queue(core, None)?;
         let kind = definition.kind(letters.as_ref().map(|it| it.id))?;
         let mut entity = core.store.new_entity(definition.name(), kind);
         let mut creations: Vec<Creation> = letters.and_then(|it| it.creation).into_iter().collect();
@@ -206,7 +217,7 @@ impl<D: Definition> Wanted<'_, D> {
         committer: &Committer,
         there: &Entity,
     ) -> CommitResult<(Entity, Receipt)> {
-        let letters = self.letter_queue(core, Some(&there.kind));
+        let letters = self.letter_queue(core, Some(&there.kind))?;
         let kind = self.definition.applied_to(&there.kind, letters.as_ref().map(|it| it.id))?;
         let entity = Entity { kind, ..there.clone() };
         if entity == *there {
@@ -295,7 +306,7 @@ macro_rules! builder_calls {
         ///
         /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) if it exists with another value of a setting
         /// that is given here; [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting or the name
-        /// is out of range: a name has 1 to 255 bytes.
+        /// is out of range: a name has 1 to 255 bytes, and does not begin with `posthouse.`.
         pub fn create(&self) -> crate::Result<$handle> {
             $from(self, &definition::create(&self.engine, self, IfExists::Open)?)
         }

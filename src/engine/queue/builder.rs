@@ -25,6 +25,7 @@ pub struct QueueBuilder {
     engine: Engine,
     name: String,
     settings: Settings,
+    is_internal: bool,
 }
 
 impl Engine {
@@ -39,7 +40,7 @@ impl Engine {
     /// ```
     pub fn queue(&self, name: &str) -> QueueBuilder {
         let (engine, name) = (self.clone(), name.to_owned());
-        QueueBuilder { engine, name, settings: Settings::default() }
+        QueueBuilder { engine, name, settings: Settings::default(), is_internal: false }
     }
 
     /// The names of all queues, sorted.
@@ -180,6 +181,14 @@ impl QueueBuilder {
     );
 }
 
+impl QueueBuilder {
+    /// A queue that the engine keeps for itself: its name is reserved.
+    #[cfg_attr(not(feature = "cron"), allow(dead_code))]
+    pub(crate) fn internal(self) -> QueueBuilder {
+        QueueBuilder { is_internal: true, ..self }
+    }
+}
+
 impl Definition for QueueBuilder {
     type Prepared = ();
 
@@ -193,6 +202,10 @@ impl Definition for QueueBuilder {
 
     fn space(&self) -> Space {
         Space::Queues
+    }
+
+    fn is_internal(&self) -> bool {
+        self.is_internal
     }
 
     fn dead_letter_queue(&self, there: Option<&EntityKind>) -> Option<String> {

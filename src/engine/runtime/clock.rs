@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use crate::{
@@ -34,21 +34,6 @@ impl Timestamp {
         // Exactly: it is never before the timestamp of a message that was sent.
         let (day, _) = OsDisk::new().exact();
         timestamp(ms(nanos(day)))
-    }
-}
-
-/// Times before 1970 become 0. Parts of a millisecond are cut off.
-///
-/// ```
-/// use std::time::{Duration, UNIX_EPOCH};
-/// use posthouse::Timestamp;
-///
-/// assert_eq!(Timestamp::from(UNIX_EPOCH + Duration::from_secs(2)), Timestamp(2000));
-/// ```
-impl From<SystemTime> for Timestamp {
-    fn from(time: SystemTime) -> Timestamp {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }
 

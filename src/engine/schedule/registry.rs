@@ -47,6 +47,7 @@ impl Registry {
     pub fn create(engine: &Engine) -> Result<Registry> {
         let settings = engine
             .queue(REGISTRY)
+            .internal()
             .backoff(Backoff::exponential(AGAIN_FIRST, AGAIN_MOST))
             .single_active_consumer(true);
         let queue = settings.create()?;
@@ -208,4 +209,30 @@ impl Registry {
 /// The time of day.
 pub fn now(engine: &Engine) -> Timestamp {
     engine.committer().now().stamp
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Options, QueueBuilder, disk::sim::SimDisk};
+
+    /// Stores of builds that did not reserve the name may have such a queue.
+    #[test]
+    fn a_queue_of_that_name_with_other_settings_is_refused() {
+        for settings in [
+            |builder: QueueBuilder| builder.single_active_consumer(false),
+            |builder: QueueBuilder| builder.max_attempts(3),
+            |builder: QueueBuilder| builder.time_to_live(Duration::from_secs(60)),
+            |builder: QueueBuilder| builder.max_messages(10),
+        ] {
+            let engine = Options::new().sim(&SimDisk::new(1)).open("store").unwrap();
+            let backoff = Backoff::exponential(AGAIN_FIRST, AGAIN_MOST);
+            let like_it = engine.queue(REGISTRY).internal().backoff(backoff);
+            settings(like_it.single_active_consumer(true)).create().unwrap();
+            let refused = Registry::create(&engine).map(|_| ()).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        }
+    }
 }

@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use posthouse::{Alarm, Backoff, Engine, ErrorKind, Message, QueueBuilder, Threshold};
+use posthouse::{Alarm, ErrorKind, Message, Threshold};
 
 use super::{REGISTRY, hourly, run_due, times};
-use crate::support::{DAY, HOUR, MINUTE, SECOND, Sim, kind};
+use crate::support::{DAY, HOUR, Sim, kind};
 
 #[test]
 fn a_message_that_is_no_schedule_is_reported_and_harms_nothing() {
@@ -120,25 +120,22 @@ fn a_schedule_that_is_removed_from_the_queue_is_gone() {
 }
 
 #[test]
-fn a_queue_of_that_name_with_other_settings_is_refused() {
-    let like_it = |engine: &Engine| {
-        let backoff = Backoff::exponential(SECOND, MINUTE);
-        engine.queue(REGISTRY).single_active_consumer(true).backoff(backoff)
-    };
+fn the_engines_own_names_are_reserved() {
     let Sim { engine, .. } = Sim::new();
-    let queue = engine.queue("q").create().unwrap();
-    like_it(&engine).create().unwrap();
-    hourly(&engine, &queue).create().unwrap();
-    for settings in [
-        |builder: QueueBuilder| builder.single_active_consumer(false),
-        |builder: QueueBuilder| builder.max_attempts(3),
-        |builder: QueueBuilder| builder.time_to_live(DAY),
-        |builder: QueueBuilder| builder.max_messages(10),
-    ] {
-        let Sim { engine, .. } = Sim::new();
-        let queue = engine.queue("q").create().unwrap();
-        settings(like_it(&engine)).create().unwrap();
-        assert_eq!(kind(hourly(&engine, &queue).create()), ErrorKind::AlreadyExists);
-        assert_eq!(kind(engine.scheduler().start()), ErrorKind::AlreadyExists);
+    let reserved = ErrorKind::InvalidInput { field: "name" };
+    for name in [REGISTRY, "posthouse.", "posthouse.anything"] {
+        assert_eq!(kind(engine.queue(name).create()), reserved);
+        assert_eq!(kind(engine.queue(name).create_new()), reserved);
+        assert_eq!(kind(engine.topic(name).create()), reserved);
+        assert_eq!(kind(engine.stream(name).create()), reserved);
+        let letters = engine.queue("q").dead_letter_queue(name).create();
+        assert_eq!(kind(letters), ErrorKind::InvalidInput { field: "dead_letter_queue" });
     }
+    assert!(engine.queues().unwrap().is_empty(), "nothing was created");
+    engine.queue("posthouse").create().unwrap();
+    let queue = engine.queue("a.posthouse.b").create().unwrap();
+    hourly(&engine, &queue).create().unwrap();
+    // Once it is there, it can be looked into and deleted.
+    assert_eq!(engine.queue(REGISTRY).create().unwrap().depth().unwrap(), 1);
+    engine.queue(REGISTRY).delete().unwrap();
 }
