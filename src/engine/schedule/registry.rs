@@ -223,7 +223,7 @@ mod tests {
     fn a_queue_of_that_name_with_other_settings_is_refused() {
         for settings in [
             |builder: QueueBuilder| builder.single_active_consumer(false),
-            |builder: QueueBuilder| builder.max_attempts(3),
+            |builder: QueueBuilder| builder.max_attempts(3).dead_letter_queue("letters"),
             |builder: QueueBuilder| builder.time_to_live(Duration::from_secs(60)),
             |builder: QueueBuilder| builder.max_messages(10),
         ] {
