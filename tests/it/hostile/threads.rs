@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use posthouse::{ErrorKind, IoMode, Offset, Start, sim::SimDisk};
+use posthouse::{Backoff, ErrorKind, IoMode, Offset, Start, sim::SimDisk};
 
 use crate::model::{drain, small_options};
 use crate::support::{Count, open, poll};
@@ -29,7 +29,9 @@ fn many_threads() {
     let io =
         if std::env::var_os("POSTHOUSE_CALLS").is_some() { IoMode::Calls } else { IoMode::Auto };
     let engine = small_options().io(io).open(&path).unwrap();
-    let (a, b) = (engine.queue("a").create().unwrap(), engine.queue("b").create().unwrap());
+    // A delivery that is dropped at the end must not wait when the queue is drained.
+    let queue = |name| engine.queue(name).backoff(Backoff::None).create().unwrap();
+    let (a, b) = (queue("a"), queue("b"));
     let topic = engine.topic("t").create().unwrap();
     let subscription = topic.subscription("s").create().unwrap();
     let stream = engine.stream("h").partitions(3).create().unwrap();
