@@ -91,6 +91,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The size up to which journal files grow. Larger files would take the journal past its limits, and the reserve
+    /// for a full disk grows with them.
+    pub fn journal_file_bytes(&self) -> u64 {
+        self.journal_file_bytes_max.min(self.journal_bytes / 4)
+    }
+
     pub fn check(&self) -> Result<()> {
         let within = |field, value: u64, low: u64, high: u64| {
             if (low..=high).contains(&value) {

@@ -104,6 +104,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Fills the buffer from a position. Returns the number of bytes, which is less only at the file's end.
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize>;
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts the file to a length, so that the space behind it is free. No map may reach behind it.
+    fn cut(&self, len: u64) -> io::Result<()>;
     /// Makes everything that was written before the call durable, through a map or not, and the length.
     fn sync(&self) -> io::Result<()>;
     /// Maps the first `len` bytes, all of which must have been written.

@@ -193,6 +193,10 @@ impl DiskFile for WitnessedFile {
         self.witness.sees("write", &self.path(), || self.file.write_at(at, bytes))
     }
 
+    fn cut(&self, len: u64) -> io::Result<()> {
+        self.witness.sees("cut", &self.path(), || self.file.cut(len))
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.witness.sees("sync", &self.path(), || self.file.sync())
     }

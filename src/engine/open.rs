@@ -114,7 +114,7 @@ impl Engine {
     /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync fails.
     pub fn checkpoint(&self) -> Result<()> {
-        self.committer().checkpoint(Extent::All, Urgency::Ordinary)
+        self.committer().checkpoint(Extent::All, Urgency::Freeing)
     }
 
     /// Reads everything that the store relies on, and reports damage. Other threads go on: only checkpoints wait

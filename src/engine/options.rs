@@ -148,7 +148,8 @@ impl Options {
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         journal_file_bytes_min: u64;
-        /// Sets the size to which journal files grow, in bytes: 8 MiB by default.
+        /// Sets the size to which journal files grow, in bytes: 8 MiB by default. It counts up to a quarter of
+        /// [`journal_bytes`](Options::journal_bytes). A reserve for a full disk takes up half as much again.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -282,10 +283,11 @@ impl Options {
     /// - [`Corrupt`](crate::ErrorKind::Corrupt) if durable data is damaged, with file and position.
     /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting is out of range, if the
     ///   directory holds other files and no store, or if the path is that of a file.
-    /// - [`DiskFull`](crate::ErrorKind::DiskFull), [`Io`](crate::ErrorKind::Io),
-    ///   [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion).
+    /// - [`DiskFull`](crate::ErrorKind::DiskFull) if there is no space for a journal file, not even that of the
+    ///   reserve.
+    /// - [`Io`](crate::ErrorKind::Io), [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion).
     ///
-    /// After an error the store is unchanged.
+    /// After an error the store's data is unchanged.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Engine> {
         self.config.check()?;
         let (disk, path, threads) = self.place(path.as_ref())?;

@@ -13,7 +13,7 @@ mod found;
 mod frame_space;
 mod frames;
 mod recover;
-
+mod spares;
 mod supply;
 mod survey;
 mod sync;
@@ -25,7 +25,7 @@ pub use file::JournalBytes;
 pub use found::{all_names, header_of};
 pub use frame_space::{FrameSpace, Urgency};
 pub use recover::{holds_commits, recover};
-pub use supply::Supply;
+pub use supply::{PrepareJob, Supply};
 pub use survey::{FramePlace, JournalDamage, JournalSurvey, Range, survey, survey_files};
 pub use sync::SyncJob;
 pub use writer::Journal;

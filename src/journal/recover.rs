@@ -16,7 +16,7 @@ use std::{
 use super::{
     file::{JournalFile, sync_failed},
     frames::{FoundFile, FrameReader, PIECE_BYTES},
-    supply::{NewFile, Supply, capacity_for},
+    supply::{Supply, capacity_for, make_after_recovery},
     writer::Journal,
 };
 use crate::{
@@ -82,11 +82,10 @@ pub fn recover(
         file.file.sync().map_err(|error| sync_failed(error, &file.path))?;
     }
     let header = found.next_header(&supply, &mut chain, replay_from, tail)?;
-    for path in &found.unfinished {
-        // On a full disk the new file needs their space.
-        let _ = supply.disk.remove(path);
-    }
-    let fresh = NewFile { header, used: None, is_urgent: false }.make(&supply)?;
+    let first = chain.first().map_or(Lsn(0), |part| part.start);
+    let older = found.files.range(..first).map(|(_, file)| &file.path);
+    let useless: Vec<PathBuf> = older.chain(&found.others).cloned().collect();
+    let (fresh, reserve) = make_after_recovery(&supply, header, &found.unfinished, &useless)?;
 
     let mut files = VecDeque::new();
     for Part { start, .. } in &chain {
@@ -95,7 +94,9 @@ pub fn recover(
     }
     files.push_back(fresh);
     let leftovers = found.files.into_values().map(|file| file.path).chain(found.others).collect();
-    Ok(Recovered { journal: Journal::new(supply, files), leftovers })
+    let mut journal = Journal::new(supply, files);
+    journal.adopt_reserve(reserve);
+    Ok(Recovered { journal, leftovers })
 }
 
 /// Writes the bytes again, unchanged, that nothing proves to be durable. A sync alone is not enough. After a failed

@@ -1,11 +1,11 @@
 //! The supply of journal files: new files, used files that are filled again, and the reserve for a full disk.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use super::file::{JournalFile, sync_failed};
 use crate::{
     disk::{Access, Disk, Open, Purpose, window},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     format::{
         frame::FRAME_HEADER_BYTES,
         journal::{JOURNAL_HEADER_BYTES, JournalHeader, Link},
@@ -63,6 +63,8 @@ pub struct Prepared {
     pub file: Result<Option<JournalFile>>,
     /// The bytes of the reserve.
     pub reserve: u64,
+    /// The used file that was to be filled again, if it was not touched.
+    pub unused: Option<JournalFile>,
 }
 
 impl PrepareJob {
@@ -74,10 +76,11 @@ impl PrepareJob {
         {
             // The failed attempt removed the old reserve. This makes it again, if there is space.
             let again = now > 0 && reserve(&supply, 0, now).is_ok();
-            return Prepared { file: Err(error), reserve: if again { now } else { 0 } };
+            let reserve = if again { now } else { 0 };
+            return Prepared { file: Err(error), reserve, unused: file.and_then(|file| file.used) };
         }
         let file = file.map(|file| file.make(&supply)).transpose();
-        Prepared { file, reserve: now.max(target) }
+        Prepared { file, reserve: now.max(target), unused: None }
     }
 }
 
@@ -114,6 +117,35 @@ impl NewFile {
         }
         Ok(file)
     }
+}
+
+/// Makes the file in which the journal goes on after a recovery. On a full disk it takes the space of files that are
+/// no longer needed, and at last that of the reserve. Returns the file, and the bytes of the reserve that is left.
+pub fn make_after_recovery(
+    supply: &Supply,
+    header: JournalHeader,
+    unfinished: &[PathBuf],
+    useless: &[PathBuf],
+) -> Result<(JournalFile, u64)> {
+    // If a removal fails, the next open tries it again.
+    let remove = |path: &PathBuf| _ = supply.disk.remove(path);
+    let make = || NewFile { header, used: None, is_urgent: false }.make(supply);
+    let is_full = |made: &Result<_>| {
+        made.as_ref().is_err_and(|error: &Error| error.kind() == ErrorKind::DiskFull)
+    };
+    let reserve = supply.layout.reserve();
+    unfinished.iter().filter(|path| **path != reserve).for_each(remove);
+    let mut made = make();
+    if is_full(&made) && !useless.is_empty() {
+        useless.iter().for_each(remove);
+        made = make();
+    }
+    if is_full(&made) && unfinished.contains(&reserve) {
+        remove(&reserve);
+        return Ok((make()?, 0));
+    }
+    let left = if unfinished.contains(&reserve) { supply.disk.len_of(&reserve).ok() } else { None };
+    Ok((made?, left.unwrap_or(0)))
 }
 
 /// Takes up space that is freed on a full disk, because a commit that frees space needs some first. The content of

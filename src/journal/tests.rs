@@ -40,7 +40,7 @@ fn supply(disk: &SimDisk) -> Supply {
 
 fn append_as(journal: &mut Journal, payload: &[u8], urgency: Urgency) -> Result<Lsn> {
     while let FrameSpace::NeedsFile(bytes) = journal.make_space(payload.len(), urgency)? {
-        let job = journal.begin_prepare(Some(bytes), urgency).expect("nobody else prepares");
+        let job = journal.begin_prepare(Some(bytes), urgency, 0).expect("nobody else prepares");
         journal.finish_prepare(job.run())?;
     }
     let mut frame = Vec::new();
@@ -406,7 +406,7 @@ fn a_failed_sync_makes_nothing_durable() {
 fn on_a_full_disk_acks_go_on_and_sends_do_when_there_is_space() {
     let disk = SimDisk::new(1);
     let mut journal = Journal::create(supply(&disk)).expect("a new journal");
-    let job = journal.begin_prepare(None, Urgency::Ordinary).expect("there is none yet");
+    let job = journal.begin_prepare(None, Urgency::Ordinary, 0).expect("there is none yet");
     journal.finish_prepare(job.run()).expect("there is space");
     disk.set_capacity(Some(disk.bytes_used()));
     let mut sent = 0;
@@ -451,7 +451,7 @@ fn nothing_is_prepared_while_spares_are_given_up() {
     let disk = SimDisk::new(1);
     let mut journal = Journal::create(supply(&disk)).expect("made");
     let prepare = |journal: &mut Journal| {
-        let job = journal.begin_prepare(None, Urgency::Ordinary);
+        let job = journal.begin_prepare(None, Urgency::Ordinary, 0);
         job.map(|job| journal.finish_prepare(job.run()).expect("there is space"))
     };
     prepare(&mut journal).expect("there is no next file yet");

@@ -28,25 +28,28 @@ const SYNCS_A_FILE: u32 = 2048;
 
 #[derive(Debug)]
 pub struct Journal {
-    supply: Supply,
+    pub(super) supply: Supply,
     /// The files from the oldest that is still needed to the current one.
-    files: VecDeque<JournalFile>,
+    pub(super) files: VecDeque<JournalFile>,
     /// The next file: durable, and not used yet.
-    next: Option<JournalFile>,
+    pub(super) next: Option<JournalFile>,
     /// The former `next`, while a larger file that takes its name is prepared.
     replaced: Option<JournalFile>,
+    /// Whether the next file was made on a full disk, for commits that free space.
+    pub(super) next_frees: bool,
     /// Whether a thread is making or removing files.
-    preparing: bool,
-    /// The bytes of the reserve for a full disk.
-    reserve: u64,
+    pub(super) preparing: bool,
+    /// The bytes of the reserve for a full disk, and those it needs beside the ones for journal files.
+    pub(super) reserve: u64,
+    pub(super) overhead_bytes: u64,
     /// Whether the disk was full when a file was last prepared, and no space was freed since.
     starved: bool,
     /// The old name of a file that is being filled again.
     refilling: Option<PathBuf>,
     /// Used files to be filled again.
-    pool: Vec<JournalFile>,
+    pub(super) pool: Vec<JournalFile>,
     /// The capacity of the next file.
-    target: u64,
+    pub(super) target: u64,
     /// How many syncs there were since the current file was begun.
     syncs: u32,
     /// Whether the file before the current one was filled without a sync.
@@ -81,6 +84,8 @@ impl Journal {
             replaced: None,
             preparing: false,
             reserve: 0,
+            overhead_bytes: 0,
+            next_frees: false,
             starved: false,
             refilling: None,
             pool: Vec::new(),
@@ -105,28 +110,6 @@ impl Journal {
     #[inline]
     pub fn durable(&self) -> Lsn {
         self.durable
-    }
-
-    /// Gives up the spare files, so that a full disk has space again. Gives up the reserve only for a commit
-    /// that frees space. Returns the files to remove. The caller removes them, and then calls
-    /// [`spares_are_gone`](Self::spares_are_gone). `None` while a thread makes files.
-    pub fn give_up_spares(&mut self, urgency: Urgency) -> Option<Vec<PathBuf>> {
-        if self.preparing {
-            return None;
-        }
-        // No new file may take the next file's name before that file is removed.
-        self.preparing = true;
-        self.target = self.supply.file_bytes_min;
-        let mut paths: Vec<_> =
-            self.pool.drain(..).chain(self.next.take()).map(|file| file.path).collect();
-        if urgency == Urgency::Freeing && mem::take(&mut self.reserve) > 0 {
-            paths.push(self.supply.layout.reserve());
-        }
-        Some(paths)
-    }
-
-    pub fn spares_are_gone(&mut self) {
-        self.preparing = false;
     }
 
     /// Whether a commit waits for a sync.
@@ -226,6 +209,7 @@ impl Journal {
         begin_frame(&mut frame);
         self.put(&mut frame, FrameKind::Roll)?;
         let next = self.next.take().expect("the caller checked that there is a next file");
+        self.next_frees = false;
         self.tail = next.header.first_frame();
         self.bytes_behind += self.current().header.capacity;
         if self.syncs < SYNCS_A_FILE {
@@ -297,7 +281,13 @@ impl Journal {
 
     /// The job that makes the next file before it is needed. The file must hold a frame of `frame` bytes. The
     /// job makes the reserve, too, unless the file is for a commit that frees space.
-    pub fn begin_prepare(&mut self, frame: Option<u64>, urgency: Urgency) -> Option<PrepareJob> {
+    pub fn begin_prepare(
+        &mut self,
+        frame: Option<u64>,
+        urgency: Urgency,
+        overhead_bytes: u64,
+    ) -> Option<PrepareJob> {
+        self.overhead_bytes = overhead_bytes;
         let enough = |next: &JournalFile| {
             frame.is_none_or(|frame| next.header.capacity >= capacity_for(0, frame))
         };
@@ -311,6 +301,7 @@ impl Journal {
         }
         self.preparing = true;
         let file = if has_next { None } else { Some(self.next_file(frame.unwrap_or(0))) };
+        self.next_frees = file.is_some() && urgency == Urgency::Freeing;
         Some(PrepareJob { supply: self.supply.clone(), file, reserve: (self.reserve, reserve) })
     }
 
@@ -334,18 +325,12 @@ impl Journal {
         NewFile { header, used, is_urgent: self.is_hurried }
     }
 
-    /// The bytes of the reserve: enough to move the messages of any one file into segments, with the metalog.
-    fn reserve_wanted(&self, frame: u64) -> u64 {
-        let largest = self.files.iter().map(|file| file.header.capacity).max().unwrap_or(0);
-        let largest = largest.max(capacity_for(self.target, frame));
-        largest + largest / 2
-    }
-
     pub fn finish_prepare(&mut self, prepared: Prepared) -> Result<()> {
         self.preparing = false;
         let reserve_is_new = self.reserve == 0 && prepared.reserve > 0;
         self.reserve = prepared.reserve;
         self.refilling = None;
+        self.pool.extend(prepared.unused);
         let replaced = self.replaced.take();
         match prepared.file {
             Ok(file) => {

@@ -23,6 +23,8 @@ pub struct Loaded {
     pub store: StoreId,
     pub number: u64,
     pub checkpoint: CheckpointState,
+    /// The length of the metalog.
+    pub bytes: u64,
     /// Older files and unfinished files. They may be removed.
     pub leftovers: Vec<PathBuf>,
 }
@@ -75,7 +77,7 @@ pub fn load(
     };
     file.sync().map_err(|error| failed(error, &path))?;
     place.disk.sync_dir(&dir).map_err(|error| failed(error, &dir))?;
-    Ok(Some(Loaded { store, number, checkpoint, leftovers }))
+    Ok(Some(Loaded { store, number, checkpoint, bytes: end, leftovers }))
 }
 
 fn read_all(file: &dyn DiskFile) -> std::io::Result<Vec<u8>> {

@@ -185,7 +185,7 @@ fn the_newest_value_wins_and_a_new_file_takes_over_when_one_has_grown() {
     let here = place(&disk);
     let mut writer = filled(&here, 1, 1);
     for nth in 2..=30 {
-        let number = writer.number() + u64::from(writer.wants_compaction());
+        let number = writer.number() + u64::from(writer.wants_compaction(256 << 10));
         if number > writer.number() {
             writer = MetaWriter::create(&here, STORE, number).expect("a new metalog");
             commit(&mut writer, nth, &state_at(nth)).expect("the disk is well");

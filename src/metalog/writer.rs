@@ -65,9 +65,29 @@ impl MetaWriter {
         self.number
     }
 
-    /// Whether so many entries are superseded that the next checkpoint should begin a new file.
-    pub fn wants_compaction(&self) -> bool {
-        self.end > 2 * self.snapshot_bytes + (256 << 10)
+    /// Whether so many entries are superseded that the next checkpoint should begin a new file. The file may have
+    /// `slack` more bytes than twice those of its first checkpoint.
+    pub fn wants_compaction(&self, slack: u64) -> bool {
+        self.end > 2 * self.snapshot_bytes + slack
+    }
+
+    /// The bytes of the first checkpoint, which holds the whole state.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes
+    }
+
+    /// Adds entries, and writes them. They count only once a checkpoint follows.
+    pub fn put_all(&mut self, entries: &[MetaEntry]) -> Result<()> {
+        entries.iter().try_for_each(|entry| self.put(entry))?;
+        self.write_ready()
+    }
+
+    /// Removes a file that has no checkpoint yet. On a full disk its space is needed at once.
+    pub fn abandon(self) {
+        if self.durable == 0 {
+            // If the removal fails, the next attempt empties the file, or the next open removes it.
+            let _ = self.place.disk.remove(&self.path);
+        }
     }
 
     /// Adds an entry.

@@ -18,6 +18,7 @@ use std::{mem, path::PathBuf};
 use super::{Store, capture::Capture, open::log_dirs};
 use crate::{
     audit,
+    disk::Open,
     error::{Error, ErrorKind, Result},
     format::meta::SegmentState,
     ids::{IdMap, LogId, Lsn, Offset},
@@ -70,45 +71,44 @@ pub struct Work {
     unsynced: Vec<SegmentWriter>,
     /// New files. They are removed if the checkpoint fails.
     begun: Vec<PathBuf>,
+    /// Segments that were gone on with. What was added is cut off if the checkpoint fails.
+    reopened: Vec<SegmentState>,
     /// The metalog's current file. `None` if the checkpoint begins a new one.
     meta: Option<MetaWriter>,
     /// Whether the state was captured. From then on the capture is in this checkpoint alone.
     captured: bool,
+    /// Whether the metalog may refer to the new files, although the checkpoint has failed.
+    may_count: bool,
 }
 
 /// The most segment files that are kept open before they are synced and closed.
 const UNSYNCED_MAX: usize = 64;
 
-/// Makes a checkpoint. Only one may be made at a time.
+/// Makes a checkpoint. Only one may be made at a time. If it `may_rewrite`, it also rewrites segments that are mostly
+/// dead, which needs space first.
 ///
 /// # Errors
 ///
 /// `Poisoned` if a sync failed; otherwise nothing was changed, and it can be tried again.
-pub fn checkpoint(shared: &impl Shared, extent: Extent) -> Result<()> {
+pub fn checkpoint(shared: &impl Shared, extent: Extent, may_rewrite: bool) -> Result<()> {
     let Some(mut work) = shared.with(|store| store.begin_checkpoint(extent)) else {
         return Ok(());
     };
-    let done = make(shared, extent, &mut work);
+    let done = make(shared, may_rewrite, &mut work);
     if done.is_err() {
-        if !work.captured {
-            // The metalog cannot refer to these files. On a full disk their space is needed at
-            // once.
-            for path in &work.begun {
-                let _ = work.segments.disk.remove(path);
-            }
-        }
+        work.undo();
         let meta = work.meta.take().filter(|_| !work.captured);
         shared.with(|store| store.abandon_checkpoint(meta));
     }
     done
 }
 
-fn make(shared: &impl Shared, extent: Extent, work: &mut Work) -> Result<()> {
+fn make(shared: &impl Shared, may_rewrite: bool, work: &mut Work) -> Result<()> {
     let logs = shared.with(|store| store.logs_with_tail_before(work.upto));
     for log in logs {
         work.move_log(shared, log)?;
     }
-    work.retain(shared, extent != Extent::Nothing)?;
+    work.retain(shared, may_rewrite)?;
 
     let full = work.meta.is_none();
     work.captured = true;
@@ -145,7 +145,8 @@ impl Store {
             return None;
         }
         self.state.reclaimable = false;
-        let meta = self.meta.writer.take().filter(|meta| !meta.wants_compaction());
+        let slack = self.metalog_slack();
+        let meta = self.meta.writer.take().filter(|meta| !meta.wants_compaction(slack));
         Some(Work {
             segments: self.segments.clone(),
             segment_bytes: self.config.segment_bytes,
@@ -153,8 +154,10 @@ impl Store {
             changes: IdMap::default(),
             unsynced: Vec::new(),
             begun: Vec::new(),
+            reopened: Vec::new(),
             meta,
             captured: false,
+            may_count: false,
         })
     }
 
@@ -206,14 +209,22 @@ impl Store {
             garbage.push(self.meta.place.layout.meta_file(self.meta.number));
             self.meta.number = meta.number();
         }
+        self.meta.snapshot_bytes = meta.snapshot_bytes();
         self.meta.writer = Some(meta);
         self.replay_from = upto;
+        self.may_outgrow = false;
         garbage.extend(self.journal.release_below(upto));
         garbage
     }
 }
 
 impl Work {
+    pub(super) fn reopen_segment(&mut self, state: SegmentState) -> Result<SegmentWriter> {
+        let writer = SegmentWriter::reopen(&self.segments, &state)?;
+        self.reopened.push(state);
+        Ok(writer)
+    }
+
     pub(super) fn begin_segment(
         &mut self,
         log: LogId,
@@ -246,11 +257,13 @@ impl Work {
                 MetaWriter::create(&place, store, last + 1)?
             }
         };
-        for entry in &capture.entries {
-            meta.put(entry)?;
+        if let Err(error) = meta.put_all(&capture.entries) {
+            meta.abandon();
+            return Err(error);
         }
         self.remove_early(shared, &capture.deleted_logs);
         let replay_from = if seeded!(ReplayBeginsTooLate) { capture.at } else { self.upto };
+        self.may_count = true;
         meta.commit(replay_from, capture.at, capture.next_id)?;
         Ok(meta)
     }
@@ -269,6 +282,24 @@ impl Work {
         }
         if seeded!(DeletedLogsAreRemovedEarly) {
             self.remove_logs(deleted_logs);
+        }
+    }
+
+    /// Gives back the space of everything that was written. On a full disk it is needed at once.
+    fn undo(&mut self) {
+        self.unsynced.clear();
+        if self.may_count {
+            return;
+        }
+        let disk = &self.segments.disk;
+        // If a removal fails, a later sweep finds the file. What is behind a segment's committed length is
+        // written over by the next checkpoint.
+        for path in &self.begun {
+            let _ = disk.remove(path);
+        }
+        for segment in &self.reopened {
+            let opened = disk.open(&self.segments.path(segment), Open::Existing);
+            let _ = opened.and_then(|file| file.cut(segment.bytes));
         }
     }
 

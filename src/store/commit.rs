@@ -142,7 +142,7 @@ pub enum Shortage {
     /// A prepared journal file that holds a frame of this many bytes.
     File { bytes: u64, urgency: Urgency },
     /// The journal has its full length. A checkpoint makes it shorter.
-    Checkpoint,
+    Checkpoint { urgency: Urgency },
 }
 
 impl From<Error> for Refused {
@@ -180,7 +180,7 @@ impl Store {
             return Err(too_large(payload_len, most).into());
         }
         if self.journal_is_full(urgency) {
-            return Err(Refused::NeedsSpace(Shortage::Checkpoint));
+            return Err(Refused::NeedsSpace(Shortage::Checkpoint { urgency }));
         }
         if let FrameSpace::NeedsFile(bytes) = self.journal.make_space(payload_len, urgency)? {
             return Err(Refused::NeedsSpace(Shortage::File { bytes, urgency }));
@@ -254,9 +254,16 @@ impl Store {
     fn journal_is_full(&self, urgency: Urgency) -> bool {
         let most = match urgency {
             Urgency::Ordinary => 2 * self.config.journal_bytes,
+            Urgency::Freeing if self.may_outgrow => return false,
             Urgency::Freeing => 3 * self.config.journal_bytes,
         };
         self.journal.bytes_behind() >= most
+    }
+
+    /// Lets commits that free space make the journal longer than its limit, until the next checkpoint. On a full
+    /// disk there may be too little space for a checkpoint, and enough for the acks that make a checkpoint small.
+    pub fn let_outgrow(&mut self) {
+        self.may_outgrow = true;
     }
 }
 

@@ -20,6 +20,7 @@ mod log;
 mod moving;
 mod open;
 mod read;
+mod reserve;
 mod retain;
 mod state;
 mod tail;
@@ -66,6 +67,8 @@ pub struct Store {
     state: State,
     /// Recovery would read the journal from here on.
     replay_from: Lsn,
+    /// Whether commits that free space may make the journal longer than its limit.
+    may_outgrow: bool,
     draft: Draft,
 }
 
@@ -78,6 +81,8 @@ struct Metalog {
     writer: Option<MetaWriter>,
     /// The number of the newest file.
     number: u64,
+    /// About how many bytes the whole state takes up.
+    snapshot_bytes: u64,
     /// Whether the segments' directories may hold files that nothing refers to.
     unswept: bool,
 }

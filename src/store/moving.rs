@@ -127,7 +127,7 @@ impl Work {
         }
         if writer.is_none() {
             let reopened = match open.take() {
-                Some(state) => keep_going(SegmentWriter::reopen(&self.segments, &state))?,
+                Some(state) => keep_going(self.reopen_segment(state))?,
                 None => None,
             };
             *writer = Some(match reopened {

@@ -70,16 +70,16 @@ impl Opening {
     }
 
     pub fn supply(&self, store: StoreId) -> Supply {
+        let file_bytes_max = self.config.journal_file_bytes();
         Supply {
             disk: Arc::clone(&self.disk),
             layout: self.layout.clone(),
             store,
             access: self.access,
             file_bytes_min: self.config.journal_file_bytes_min,
-            file_bytes_max: self.config.journal_file_bytes_max,
+            file_bytes_max,
             // A checkpoint frees whole files beyond one half.
-            pool_bytes: self.config.journal_bytes / 2
-                + self.config.journal_file_bytes_max.min(self.config.journal_bytes / 4),
+            pool_bytes: self.config.journal_bytes / 2 + file_bytes_max,
         }
     }
 
@@ -106,7 +106,8 @@ impl Opening {
         let state = State::default();
         writer.commit(journal.tail(), journal.tail(), state.catalog.next_id)?;
         let replay_from = journal.tail();
-        Ok(self.store(id, journal, state, replay_from, Some(writer), 1))
+        let meta = (1, writer.snapshot_bytes());
+        Ok(self.store(id, journal, state, replay_from, Some(writer), meta))
     }
 
     /// Makes the directories above the store durable. An earlier attempt may have made some of them.
@@ -168,8 +169,8 @@ impl Opening {
             // Nothing refers to these files. If a removal fails, the next open tries it again.
             let _ = self.disk.remove(path);
         }
-        let number = loaded.number;
-        Ok(self.store(loaded.store, recovered.journal, state, checkpoint.replay_from, None, number))
+        let meta = (loaded.number, loaded.bytes);
+        Ok(self.store(loaded.store, recovered.journal, state, checkpoint.replay_from, None, meta))
     }
 
     fn store(
@@ -179,17 +180,24 @@ impl Opening {
         state: State,
         replay_from: Lsn,
         writer: Option<MetaWriter>,
-        number: u64,
+        meta: (u64, u64),
     ) -> Store {
         Store {
             segments: self.segments(id),
             cache: SegmentCache::new(self.config.maps_max),
-            meta: Metalog { place: self.place(), unswept: writer.is_none(), writer, number },
+            meta: Metalog {
+                place: self.place(),
+                unswept: writer.is_none(),
+                writer,
+                number: meta.0,
+                snapshot_bytes: meta.1,
+            },
             config: self.config,
             id,
             journal,
             state,
             replay_from,
+            may_outgrow: false,
             draft: Draft::default(),
         }
     }

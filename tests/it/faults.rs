@@ -209,7 +209,7 @@ fn on_a_full_disk_consumers_go_on_and_producers_do_when_there_is_space() {
     let disk = SimDisk::new(1);
     let engine = open(&disk).unwrap();
     let queue = engine.queue("q").create().unwrap();
-    disk.set_capacity(Some(200 << 10));
+    disk.set_capacity(Some(400 << 10));
     let mut sent = 0;
     let error = loop {
         match queue.send(text(sent)) {

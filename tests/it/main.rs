@@ -17,6 +17,7 @@ mod corpus;
 mod crash;
 mod engine;
 mod faults;
+mod full_disk;
 mod hostile;
 mod incidents;
 mod queue;

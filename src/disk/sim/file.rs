@@ -236,6 +236,11 @@ impl DiskFile for SimFile {
         world.write(self.file, at, bytes)
     }
 
+    fn cut(&self, len: u64) -> io::Result<()> {
+        audit::touches_disk("cut");
+        self.process.step(|world| world.set_len(self.file, len))
+    }
+
     fn sync(&self) -> io::Result<()> {
         audit::touches_disk("sync");
         let mut world = self.process.disk.world();

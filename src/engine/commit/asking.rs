@@ -22,6 +22,7 @@ use crate::{
         },
     },
     error::{Error, ErrorKind, Result},
+    journal::Urgency,
     prims::thread,
     store::Shortage,
 };
@@ -89,7 +90,7 @@ impl<T, F: FnMut() -> Result<Attempt<T>> + Unpin> Future for Asked<F> {
                 }
                 (Err(error), _) if error.is_lack_of_space() => {
                     // Failures of earlier deliveries could not be counted, for lack of the same space.
-                    this.space = Some(await_space(&this.committer, Shortage::Checkpoint));
+                    this.space = Some(await_space(&this.committer, Shortage::Checkpoint { urgency: Urgency::Ordinary }));
                 }
                 (Err(error), _) => return Poll::Ready(Err(error)),
             }

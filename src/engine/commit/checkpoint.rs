@@ -6,7 +6,7 @@ use crate::{
     error::{ErrorKind, Result},
     ids::Lsn,
     inspect::{self, VerifyReport},
-    journal::Urgency,
+    journal::{PrepareJob, Urgency},
     store::{self, Extent, Store},
 };
 
@@ -14,21 +14,25 @@ impl Committer {
     /// Prepares the next journal file. With `bytes`, the file is large enough for a frame of that many bytes. If
     /// another thread is preparing the file, waits for it.
     pub fn prepare_file(&self, bytes: Option<u64>, urgency: Urgency) -> Result<()> {
-        let operation = "prepare a journal file";
         let working = self.work();
-        let mut core = self.lock_open(operation)?;
-        let Some(job) = core.store.journal.begin_prepare(bytes, urgency) else {
-            let is_preparing = core.store.journal.is_preparing();
-            drop((core, working));
-            return if is_preparing {
-                self.checkpointer.await_file(|| self.syncs.check())
-            } else {
-                Ok(())
-            };
-        };
-        drop(core);
+        if let Some(job) = self.begin_prepare(bytes, urgency)? {
+            return self.run_prepare(job);
+        }
+        let is_preparing = self.lock("prepare a journal file").store.journal.is_preparing();
+        drop(working);
+        if is_preparing { self.checkpointer.await_file(|| self.syncs.check()) } else { Ok(()) }
+    }
+
+    fn begin_prepare(&self, bytes: Option<u64>, urgency: Urgency) -> Result<Option<PrepareJob>> {
+        let mut core = self.lock_open("prepare a journal file")?;
+        Ok(core.store.begin_prepare(bytes, urgency))
+    }
+
+    fn run_prepare(&self, job: PrepareJob) -> Result<()> {
         let prepared = job.run();
-        let finished = self.lock(operation).store.journal.finish_prepare(prepared);
+        let mut core = self.lock("prepare a journal file");
+        let finished = core.store.journal.finish_prepare(prepared);
+        drop(core);
         self.checkpointer.file_is_ready();
         finished.map_err(|error| self.poison_if_fatal(error))
     }
@@ -48,33 +52,54 @@ impl Committer {
 
     /// Makes a checkpoint.
     ///
-    /// On a full disk it removes the spare files. For a commit that frees space it removes the reserve, too.
-    /// Then it moves the journal file by file. Each file frees more space than its move takes.
+    /// On a full disk it removes the spare files. For a commit that frees space it removes the reserve, too, and
+    /// first of all makes a journal file, so that such commits go on whatever the checkpoint comes to. Then it moves
+    /// the journal file by file. Each file frees the space that the next one takes.
     pub fn checkpoint(&self, extent: Extent, urgency: Urgency) -> Result<()> {
         let _working = self.work();
         let _checkpointing = self.checkpointing.lock();
         drop(self.lock_open("checkpoint")?);
-        let mut made = store::checkpoint(self, extent);
+        let mut made = store::checkpoint(self, extent, true);
         if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
-            self.give_up_spares(urgency);
-            made = store::checkpoint(self, Extent::Nothing);
+            self.give_up_spares(urgency)?;
+            if urgency == Urgency::Freeing
+                && let Some(job) = self.begin_prepare(None, urgency)?
+            {
+                // If there is too little space, the checkpoint may free some.
+                let _ = self.run_prepare(job);
+                self.syncs.check()?;
+            }
+            made = store::checkpoint(self, Extent::Nothing, false);
             let older = self.lock_open("checkpoint")?.store.journal.older_files();
             for _ in 0..older {
-                made = made.and_then(|()| store::checkpoint(self, Extent::Oldest));
+                made = made.and_then(|()| store::checkpoint(self, Extent::Oldest, false));
             }
-            made = made.and_then(|()| store::checkpoint(self, extent));
+            made = made.and_then(|()| store::checkpoint(self, extent, false));
         }
         made.map_err(|error| self.poison_if_fatal(error))
     }
 
-    fn give_up_spares(&self, urgency: Urgency) {
-        let given_up = self.lock("give up spares").store.journal.give_up_spares(urgency);
-        let Some(given_up) = given_up else { return };
+    /// Frees the space of the reserve, on a full disk.
+    pub fn give_up_reserve(&self) -> Result<()> {
+        let _working = self.work();
+        self.give_up_spares(Urgency::Freeing)
+    }
+
+    fn give_up_spares(&self, urgency: Urgency) -> Result<()> {
+        let given_up = loop {
+            let given_up = self.lock("give up spares").store.journal.give_up_spares(urgency);
+            match given_up {
+                Some(given_up) => break given_up,
+                // Another thread is making a file, or finds that it cannot.
+                None => self.checkpointer.await_file(|| self.syncs.check())?,
+            }
+        };
         for path in given_up {
             let _ = self.disk.remove(&path);
         }
         self.lock("give up spares").store.journal.spares_are_gone();
         self.checkpointer.file_is_ready();
+        Ok(())
     }
 }
 

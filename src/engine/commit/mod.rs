@@ -20,6 +20,8 @@ pub mod sleep;
 pub mod space;
 pub mod spill;
 pub mod sync;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub mod threads;
 pub mod ticket;
 pub mod transact;

@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_call_that_asks_is_told_and_gets_the_failure_of_the_last_time() {
-        let lacks = Shortage::Checkpoint;
+        let lacks = Shortage::Checkpoint { urgency: crate::journal::Urgency::Ordinary };
         assert!(answer(lacks).is_ok() && !is_asking(), "others wait");
         let (answered, lacked) = ask(None, || answer(lacks));
         assert!(answered.unwrap_err().is_lack_of_space());

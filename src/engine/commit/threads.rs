@@ -4,7 +4,7 @@
 //! prepares journal files and makes checkpoints. On the simulated disk there are no threads: the calls that
 //! need this work do it themselves. `runtime/signals.rs` holds the signals by which both threads are called.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::committer::{Committer, PANICKED};
 use crate::{
@@ -22,9 +22,6 @@ use crate::{
     },
     store::Extent,
 };
-
-/// How long the checkpointer rests after a failure, as on a full disk, before it tries again.
-const REST: Duration = Duration::from_millis(200);
 
 /// Starts both threads.
 pub fn start(committer: &Arc<Committer>) -> Result<Vec<JoinHandle<()>>> {
@@ -118,7 +115,7 @@ fn checkpoint(committer: &Committer) {
     while let Some(wants_space) = committer.checkpointer.next_round() {
         let outcome =
             if wants_space { full_disk_round(committer) } else { checkpoint_round(committer) };
-        committer.checkpointer.finish_round(outcome, REST);
+        committer.checkpointer.finish_round(wants_space, outcome);
     }
 }
 

@@ -57,23 +57,52 @@ impl Committer {
 
     /// Makes space for a commit before its next attempt. In a call that must not wait, this fails and asks for the
     /// space: see `patience.rs`.
+    ///
+    /// A commit that frees space does not wait for the checkpointer, which may pause after a failure. It makes
+    /// the checkpoint itself, with the space of the reserve.
     pub fn make_space(&self, shortage: Shortage) -> Result<()> {
         if self.checkpointer.has_thread() {
             patience::answer(shortage)?;
         }
-        let Shortage::File { bytes, urgency } = shortage else {
-            return self.shorten_journal(Extent::Older);
-        };
-        match self.prepare_file(Some(bytes), Urgency::Ordinary) {
-            Err(error) if error.kind() == ErrorKind::DiskFull => {
-                match urgency {
-                    Urgency::Ordinary => self.shorten_journal(Extent::All)?,
-                    // The checkpointer may pause after a failure. A commit that frees space does not wait for it.
-                    Urgency::Freeing => self.checkpoint(Extent::All, urgency)?,
+        match shortage {
+            Shortage::Checkpoint { urgency: Urgency::Ordinary } => {
+                self.shorten_journal(Extent::Older)
+            }
+            Shortage::Checkpoint { urgency: Urgency::Freeing } => {
+                if !self.checkpoint_if_it_fits(Extent::Older)? {
+                    self.lock_open("outgrow")?.store.let_outgrow();
                 }
+                Ok(())
+            }
+            Shortage::File { bytes, urgency } => self.make_file(bytes, urgency),
+        }
+    }
+
+    /// Makes a journal file for a frame of `bytes` bytes. On a full disk, a checkpoint comes first.
+    fn make_file(&self, bytes: u64, urgency: Urgency) -> Result<()> {
+        match self.prepare_file(Some(bytes), Urgency::Ordinary) {
+            Err(error) if error.kind() == ErrorKind::DiskFull => {}
+            prepared => return prepared,
+        }
+        if urgency == Urgency::Ordinary {
+            self.shorten_journal(Extent::All)?;
+            return self.prepare_file(Some(bytes), urgency);
+        }
+        self.checkpoint_if_it_fits(Extent::All)?;
+        match self.prepare_file(Some(bytes), urgency) {
+            Err(error) if error.kind() == ErrorKind::DiskFull => {
+                self.give_up_reserve()?;
                 self.prepare_file(Some(bytes), urgency)
             }
             prepared => prepared,
+        }
+    }
+
+    /// Makes a checkpoint for a commit that frees space. `false` if the disk has too little space for it.
+    fn checkpoint_if_it_fits(&self, extent: Extent) -> Result<bool> {
+        match self.checkpoint(extent, Urgency::Freeing) {
+            Err(error) if error.kind() == ErrorKind::DiskFull => Ok(false),
+            made => made.map(|()| true),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
+    mem,
     sync::atomic::Ordering,
     task::Waker,
     time::Duration,
@@ -233,9 +234,12 @@ struct CheckpointerState {
     called: bool,
     /// The disk is full: the next round frees all of the journal that it can.
     wants_space: bool,
-    /// How many rounds were finished, and the failure of the last one.
-    rounds: u64,
+    /// How many rounds have begun, and how many have ended.
+    begun: u64,
+    ended: u64,
+    /// The failure of the last round, and how many rounds in a row have failed.
     failure: Option<Error>,
+    failures: u32,
     /// How many times the preparation of a journal file has ended, with success or not.
     files: u64,
 }
@@ -243,6 +247,12 @@ struct CheckpointerState {
 /// A waiter for a journal file checks again after this time: the file may have become ready just before the
 /// wait began.
 const FILE_WAIT: Duration = Duration::from_millis(10);
+
+/// How long the checkpointer rests after a failure, as on a full disk, before it tries again. The rest doubles with
+/// each further failure, up to `REST_MAX`. Commits that wait for a checkpoint get the outcome of the next round, so
+/// this bounds their wait, and it bounds the work that refused commits cause.
+const REST_MIN: Duration = Duration::from_millis(5);
+const REST_MAX: Duration = Duration::from_millis(200);
 
 impl CheckpointerSignal {
     pub fn new(has_thread: bool) -> CheckpointerSignal {
@@ -311,7 +321,7 @@ impl CheckpointerSignal {
     ///
     /// # Errors
     ///
-    /// The failure of the checkpointer's last round. The checkpointer pauses and tries again by itself.
+    /// The failure of a round that began after the call. An earlier failure says nothing about the disk of now.
     pub fn await_checkpoint(
         &self,
         wants_space: bool,
@@ -319,15 +329,15 @@ impl CheckpointerSignal {
     ) -> Result<()> {
         let mut state = self.state.lock();
         state.wants_space |= wants_space;
-        let before = state.rounds;
+        let round = state.begun + 1;
         loop {
             check()?;
-            if let Some(failure) = &state.failure {
-                return Err(failure.again());
-            }
-            if state.rounds != before || state.stop {
-                // The caller tries its commit again, and finds whether the checkpoint made enough space.
+            if state.stop {
                 return Ok(());
+            }
+            if state.ended >= round {
+                // The caller tries its commit again, and finds whether the checkpoint made enough space.
+                return state.failure.as_ref().map_or(Ok(()), |failure| Err(failure.again()));
             }
             state.called = true;
             self.changed.notify_one();
@@ -343,20 +353,25 @@ impl CheckpointerSignal {
             return None;
         }
         state.called = false;
+        state.begun += 1;
         self.is_called.store(false, Ordering::Relaxed);
-        Some(state.wants_space)
+        Some(mem::take(&mut state.wants_space))
     }
 
     /// Ends a round. After a failure the checkpointer pauses, and the next round begins by itself.
-    pub fn finish_round(&self, outcome: Result<()>, rest: Duration) {
+    pub fn finish_round(&self, wanted_space: bool, outcome: Result<()>) {
         let mut state = self.state.lock();
-        state.wants_space &= outcome.is_err();
-        state.rounds += 1;
+        state.wants_space |= wanted_space && outcome.is_err();
+        state.ended += 1;
         state.failure = outcome.err();
         self.done.notify_all();
-        if state.failure.is_some() {
-            state.called = true;
-            drop(state.wait_timeout_while(&self.changed, rest, |state| !state.stop));
+        if state.failure.is_none() {
+            state.failures = 0;
+            return;
         }
+        let rest = REST_MAX.min(REST_MIN * 2u32.saturating_pow(state.failures));
+        state.failures += 1;
+        state.called = true;
+        drop(state.wait_timeout_while(&self.changed, rest, |state| !state.stop));
     }
 }

@@ -45,11 +45,11 @@ fn commit(store: &mut Store, ops: &[Op<'_>]) -> Result<()> {
             Err(Refused::NeedsSpace(Shortage::File { bytes, urgency })) => {
                 let job = store
                     .journal
-                    .begin_prepare(Some(bytes), urgency)
+                    .begin_prepare(Some(bytes), urgency, 0)
                     .expect("nobody else prepares");
                 store.journal.finish_prepare(job.run())?;
             }
-            Err(Refused::NeedsSpace(Shortage::Checkpoint)) => {
+            Err(Refused::NeedsSpace(Shortage::Checkpoint { .. })) => {
                 panic!("the journal is long enough for these tests")
             }
         }
@@ -187,7 +187,7 @@ fn commits_between_all_steps_are_kept() {
         for round in 0..8 {
             busy.send(busy.below(30)).expect("there is room");
             busy.ack(busy.below(25)).expect("there is room");
-            store::checkpoint(&busy, extent(round)).expect("the disk is well");
+            store::checkpoint(&busy, extent(round), true).expect("the disk is well");
             let found = contents(&mut busy.store.borrow_mut());
             assert_eq!(found, busy.model.borrow().0, "seed {seed}, round {round}");
         }
@@ -208,14 +208,14 @@ fn a_crash_at_any_step_loses_nothing_durable_and_brings_nothing_back() {
             for round in 0..3 {
                 busy.send(20).expect("there is room");
                 busy.ack(14).expect("there is room");
-                store::checkpoint(&busy, extent(round)).expect("the disk is well");
+                store::checkpoint(&busy, extent(round), true).expect("the disk is well");
             }
             busy.send(10).expect("there is room");
             busy.sync_all();
             let (before, next) = busy.model.borrow().clone();
 
             disk.stop_at_step(disk.steps() + crash_at);
-            let done = store::checkpoint(&busy, extent(seed)).is_ok();
+            let done = store::checkpoint(&busy, extent(seed), true).is_ok();
             disk.power_cut();
             let found = contents(&mut open(&disk).expect("it recovers"));
             let (after, _) = &*busy.model.borrow();
@@ -240,14 +240,14 @@ fn space_comes_back_when_all_is_acked_and_nothing_is_left_behind() {
     let disk = SimDisk::new(3);
     let busy = busy(&disk, 3);
     busy.send(400).expect("there is room");
-    store::checkpoint(&busy, Extent::All).expect("the disk is well");
+    store::checkpoint(&busy, Extent::All, true).expect("the disk is well");
     assert!(disk.bytes_written("segments") > 60_000);
     while !busy.model.borrow().0.is_empty() {
         busy.ack(1000).expect("there is room");
     }
     // The checkpoint's own commits come and go meanwhile: those of the last one are young.
     for _ in 0..3 {
-        store::checkpoint(&busy, Extent::Older).expect("the disk is well");
+        store::checkpoint(&busy, Extent::Older, true).expect("the disk is well");
     }
     let left: Vec<_> = disk.files().into_iter().filter(|path| path.ends_with(".seg")).collect();
     assert_eq!(left, Vec::<std::path::PathBuf>::new());
@@ -263,7 +263,7 @@ fn stragglers_are_rewritten_together() {
         let op = Op::Append { log: QUEUE, messages: &[Message::from(text)], delay_ms: 0 };
         commit(&mut quiet.0.borrow_mut(), &[op]).expect("there is room");
     }
-    store::checkpoint(&quiet, Extent::All).expect("the disk is well");
+    store::checkpoint(&quiet, Extent::All, true).expect("the disk is well");
     let segments = || disk.files().iter().filter(|it| it.starts_with("store/segments")).count();
     let before = segments();
     assert!(before > 10, "{before}");
@@ -273,7 +273,7 @@ fn stragglers_are_rewritten_together() {
     for _ in 0..4 {
         let op = Op::Ack { cursor: CURSOR, offsets: &[Offset(0)] };
         commit(&mut quiet.0.borrow_mut(), &[op]).expect("there is room");
-        store::checkpoint(&quiet, Extent::All).expect("the disk is well");
+        store::checkpoint(&quiet, Extent::All, true).expect("the disk is well");
     }
     assert!(segments() <= before / 3, "{} of {before}", segments());
     let expected: BTreeMap<u64, String> =
@@ -332,7 +332,7 @@ pub fn with_a_metalog_about_no_message(says: bool) -> SimDisk {
         let [_, change] = changes_about_no_message();
         quiet.with(|it| it.state.apply(&change, Lsn(0))).expect("the cursor is there");
     }
-    store::checkpoint(&quiet, Extent::All).expect("it can be made");
+    store::checkpoint(&quiet, Extent::All, true).expect("it can be made");
     disk
 }
 

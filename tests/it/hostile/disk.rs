@@ -31,9 +31,7 @@ fn a_failed_sync_on_a_full_disk_poisons() {
         };
         let (disk, engine) = prepare();
         let from = disk.calls();
-        if engine.checkpoint().is_ok() {
-            continue;
-        }
+        let _ = engine.checkpoint();
         for call in from..disk.calls() {
             let (disk, engine) = prepare();
             disk.fail_call(call, EIO, false);
@@ -59,8 +57,8 @@ fn rot_in_the_header_of_the_newest_journal_file_is_found() {
     drop((queue, engine));
     // A disk without space for the next file.
     let engine = open(&disk).unwrap();
-    // Enough for the reserve.
-    disk.set_capacity(Some(disk.bytes_used() + (16 << 10)));
+    // The first life has left the reserve.
+    disk.set_capacity(Some(disk.bytes_used()));
     let queue = engine.queue("q").open().unwrap();
     for n in 0..10 {
         queue.send(format!("second life {n}")).unwrap();

@@ -1,0 +1,78 @@
+//! The engine with its two threads on a simulated disk.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    Engine, ErrorKind,
+    config::{Config, Durability},
+    disk::sim::SimDisk,
+};
+
+fn config() -> Config {
+    Config {
+        durability: Durability::Buffered,
+        journal_bytes: 64 << 10,
+        journal_file_bytes_min: 8 << 10,
+        journal_file_bytes_max: 1 << 20,
+        ..Config::default()
+    }
+}
+
+fn open(disk: &SimDisk, config: Config) -> Engine {
+    let process = Arc::new(disk.process());
+    Engine::open_on(process, Path::new("store"), config, true).expect("the disk is well")
+}
+
+/// The checkpointer's failure of a moment ago was returned to commits that waited for it, although there was space
+/// again.
+#[test]
+fn after_space_returns_the_first_send_succeeds() {
+    for settings in [config(), Config { journal_bytes: 4 << 20, ..config() }] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, settings);
+        let queue = engine.queue("q").create().expect("there is space");
+        for round in 0..5 {
+            disk.set_capacity(Some(disk.bytes_used() + (300 << 10)));
+            let refused = loop {
+                if let Err(error) = queue.send(vec![7; 300]) {
+                    break error;
+                }
+            };
+            assert_eq!(refused.kind(), ErrorKind::DiskFull, "{refused}");
+            disk.set_capacity(None);
+            queue.send("again").unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        engine.close().expect("the disk is well");
+    }
+}
+
+/// With threads, too, consumers go on, and the journal's files stay within the limits of the journal.
+#[test]
+fn on_a_full_disk_the_acks_of_many_threads_succeed() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").create().expect("there is space");
+    disk.set_capacity(Some(2 << 20));
+    let mut sent = 0;
+    while queue.send(vec![7; 200]).is_ok() {
+        sent += 1;
+    }
+    disk.set_capacity(Some(disk.bytes_used()));
+    let acked: u32 = std::thread::scope(|scope| {
+        let consumers = (0..4).map(|_| {
+            scope.spawn(|| {
+                let mut acked = 0;
+                while let Some(delivery) = queue.try_receive().expect("it can be read") {
+                    delivery.ack().expect("an ack frees space");
+                    acked += 1;
+                }
+                acked
+            })
+        });
+        let consumers: Vec<_> = consumers.collect();
+        consumers.into_iter().map(|consumer| consumer.join().expect("it ends")).sum()
+    });
+    assert_eq!(acked, sent);
+    queue.send("again").expect("the space of acked messages is given back");
+    engine.close().expect("the disk is well");
+}
