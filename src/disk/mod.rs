@@ -36,8 +36,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Makes the changes of names in a directory durable: creations, renames and removals.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Opens a directory whose names will change. There may be no descriptor left, or no right to open it: that is
+    /// found out before anything is changed.
+    fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn Directory>>;
+    /// Opens and syncs a directory, where nobody needs to tell the two failures apart.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.open_dir(dir)?.sync()
+    }
     /// Takes the lock that keeps a second engine from opening the store.
     fn lock(&self, path: &Path) -> io::Result<Lock>;
     /// Takes the same lock without changing the disk. If there is no lock file, no engine can hold the
@@ -96,6 +101,12 @@ pub enum Lock {
 pub trait HeldLock: Send + Sync {
     /// Writes a text into the file, behind the process id, for people to read.
     fn note(&self, text: &str) -> io::Result<()>;
+}
+
+/// An open directory.
+pub trait Directory: Send + Sync {
+    /// Makes the changes of names in the directory durable: creations, renames and removals.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// An open file.

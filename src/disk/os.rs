@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 #[cfg(target_os = "linux")]
 use rustix::time::ClockId;
 
-use super::{Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow};
+use super::{Directory, Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow};
 use crate::{
     audit,
     error::{Error, Result},
@@ -105,13 +105,10 @@ impl Disk for OsDisk {
         fs::remove_dir(dir)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        audit::touches_disk("sync_dir");
+    fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn Directory>> {
+        audit::touches_disk("open_dir");
         // Windows neither needs nor allows a sync of a directory.
-        if cfg!(unix) {
-            File::open(dir)?.sync_all()?;
-        }
-        Ok(())
+        Ok(Arc::new(OsDirectory(if cfg!(unix) { Some(File::open(dir)?) } else { None })))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
@@ -294,6 +291,15 @@ impl HeldLock for OsLock {
         file.rewind()?;
         file.write_all(text.as_bytes())?;
         file.set_len(text.len() as u64)
+    }
+}
+
+struct OsDirectory(Option<File>);
+
+impl Directory for OsDirectory {
+    fn sync(&self) -> io::Result<()> {
+        audit::touches_disk("sync_dir");
+        self.0.as_ref().map_or(Ok(()), File::sync_all)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Disk, DiskFile, Lock, Open, Purpose, Slice, Window};
+use super::{Directory, Disk, DiskFile, Lock, Open, Purpose, Slice, Window};
 use crate::ids::Timestamp;
 
 /// Gets "before" or "after", the call and the path. A rename reports the old path before, and the new one after. An
@@ -118,8 +118,9 @@ impl Disk for WitnessedDisk {
         self.witness.sees("remove", dir, || self.disk.remove_dir(dir))
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.witness.sees("sync", dir, || self.disk.sync_dir(dir))
+    fn open_dir(&self, dir: &Path) -> io::Result<Arc<dyn Directory>> {
+        let (witness, path) = (self.witness.clone(), dir.to_owned());
+        Ok(Arc::new(WitnessedDirectory { dir: self.disk.open_dir(dir)?, path, witness }))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
@@ -164,6 +165,18 @@ impl Disk for WitnessedDisk {
 
     fn stopwatch(&self) -> Duration {
         self.disk.stopwatch()
+    }
+}
+
+struct WitnessedDirectory {
+    dir: Arc<dyn Directory>,
+    path: PathBuf,
+    witness: Witness,
+}
+
+impl Directory for WitnessedDirectory {
+    fn sync(&self) -> io::Result<()> {
+        self.witness.sees("sync", &self.path, || self.dir.sync())
     }
 }
 

@@ -94,21 +94,23 @@ impl NewFile {
             Some(used) => refill(used, header),
             None => make(supply, header),
         };
+        let journal = supply.layout.journal_dir();
         let named = made.and_then(|mut file| {
+            let failed = |error| Error::io(error, "the journal cannot be opened", &journal);
+            let dir = supply.disk.open_dir(&journal).map_err(failed)?;
             let path = supply.layout.journal_file(header.start);
             let failed =
                 |error| Error::io(error, "a journal file cannot be renamed", file.path.clone());
             supply.disk.rename(&file.path, &path).map_err(failed)?;
             file.path = path;
-            Ok(file)
+            Ok((file, dir))
         });
-        let file = named.inspect_err(|_| {
+        let (file, dir) = named.inspect_err(|_| {
             // The next open would remove the unfinished file. To remove it now frees its space.
             let _ = supply.disk.remove(&begun);
         })?;
-        let dir = supply.layout.journal_dir();
         if !seeded!(NewNameIsNotSynced) {
-            supply.disk.sync_dir(&dir).map_err(|error| sync_failed(error, dir))?;
+            dir.sync().map_err(|error| sync_failed(error, journal))?;
         }
         if is_urgent {
             // Otherwise commits fault in each page, which costs as much as all commits in the page.

@@ -117,6 +117,11 @@ impl Journal {
         self.durable < self.content_tail
     }
 
+    /// Whether everything is durable, and no frame says so yet.
+    pub fn wants_mark(&self) -> bool {
+        self.durable == self.tail && self.tail == self.content_tail && !self.is_unused()
+    }
+
     /// Whether this epoch has written nothing.
     pub fn is_unused(&self) -> bool {
         let current = self.files.back().expect("a journal has a file");
@@ -241,8 +246,8 @@ impl Journal {
         Ok(lsn)
     }
 
-    /// Writes a frame with the durable watermark, if everything is durable and no frame says so yet. With it,
-    /// recovery tells damage to the last commits from a torn tail.
+    /// Writes a frame with the durable watermark. With it, recovery tells damage to the last commits from a torn
+    /// tail.
     pub fn mark(&mut self, kind: FrameKind) -> Result<()> {
         debug_assert!(matches!(kind, FrameKind::Watermark | FrameKind::Close));
         if self.fits(FRAME_HEADER_BYTES as u64, Urgency::Freeing) {

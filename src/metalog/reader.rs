@@ -76,7 +76,10 @@ pub fn load(
         Error::new(ErrorKind::Poisoned, what).in_file(file).because(error)
     };
     file.sync().map_err(|error| failed(error, &path))?;
-    place.disk.sync_dir(&dir).map_err(|error| failed(error, &dir))?;
+    let opened = place.disk.open_dir(&dir);
+    let opened = opened
+        .map_err(|error| Error::io(error, "the metalog's directory cannot be opened", &dir))?;
+    opened.sync().map_err(|error| failed(error, &dir))?;
     Ok(Some(Loaded { store, number, checkpoint, bytes: end, leftovers }))
 }
 

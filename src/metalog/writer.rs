@@ -137,12 +137,15 @@ impl MetaWriter {
     fn take_name(&mut self) -> Result<()> {
         let path = self.place.layout.meta_file(self.number);
         let disk = &self.place.disk;
+        let meta_dir = self.place.layout.meta_dir();
+        let failed =
+            |error| Error::io(error, "the metalog's directory cannot be opened", &meta_dir);
+        let dir = disk.open_dir(&meta_dir).map_err(failed)?;
         disk.rename(&self.path, &path)
             .map_err(|error| Error::io(error, "a metalog cannot be renamed", &self.path))?;
         self.path = path;
-        let dir = self.place.layout.meta_dir();
         if !seeded!(MetalogNameIsNotSynced) {
-            disk.sync_dir(&dir).map_err(|error| sync_failed(error, &dir))?;
+            dir.sync().map_err(|error| sync_failed(error, &meta_dir))?;
         }
         Ok(())
     }

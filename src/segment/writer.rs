@@ -1,6 +1,9 @@
 //! Writes segments: adds records, packs them into blocks, and seals full segments with a footer.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{SegmentReader, Segments, reader::unreadable};
 use crate::{
@@ -186,11 +189,16 @@ impl SegmentWriter {
         }
         if self.is_new {
             let (layout, disk) = (&self.segments.layout, &self.segments.disk);
+            let sync_dir = |dir: &Path| {
+                let opened = disk.open_dir(dir);
+                let unopened = |error| Error::io(error, "a directory cannot be opened", dir);
+                opened.map_err(unopened)?.sync().map_err(failed)
+            };
             if !seeded!(SegmentNameIsNotSynced) {
-                disk.sync_dir(&layout.log_dir(self.state.log)).map_err(failed)?;
+                sync_dir(&layout.log_dir(self.state.log))?;
             }
             if !seeded!(LogDirectoryIsNotSynced) {
-                disk.sync_dir(&layout.segments_dir()).map_err(failed)?;
+                sync_dir(&layout.segments_dir())?;
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -118,10 +119,8 @@ impl Opening {
         };
         for (height, dir) in root.ancestors().enumerate() {
             match self.disk.sync_dir(dir) {
-                Err(error) if height < 2 => return Err(failed(error, dir)),
-                // A directory that this process may not open was made by another program.
-                Err(_) => break,
-                Ok(()) => {}
+                Err(error) if height >= 2 && is_foreign(&error) => break,
+                synced => synced.map_err(|error| failed(error, dir))?,
             }
         }
         Ok(())
@@ -203,6 +202,13 @@ impl Opening {
     }
 }
 
+/// Whether a directory above the store was made by another program: this process may not open it, or its file system
+/// is read-only.
+fn is_foreign(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    [PermissionDenied, ReadOnlyFilesystem, InvalidInput, Unsupported].contains(&error.kind())
+}
+
 fn check_segment(segments: &Segments, segment: &SegmentState) -> Result<()> {
     let path = segments.path(segment);
     match segments.disk.len_of(&path) {
@@ -211,7 +217,7 @@ fn check_segment(segments: &Segments, segment: &SegmentState) -> Result<()> {
             let what = "a segment is shorter than its committed length";
             Err(Error::corrupt(what, path, len))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Error::corrupt("a segment is missing", path, 0))
         }
         Err(error) => Err(Error::io(error, "a segment cannot be found", path)),

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use posthouse::{Engine, Error, ErrorKind, IoMode, Start, sim::SimDisk};
 
 use crate::model::small_options;
-use crate::support::{EINTR, EIO, EMFILE, ENOMEM, ENOSPC, open};
+use crate::support::{EACCES, EINTR, EIO, EMFILE, ENOMEM, ENOSPC, open};
 
 fn open_by(disk: &SimDisk, io: IoMode) -> Result<Engine, Error> {
     small_options().io(io).sim(disk).open("store")
@@ -177,6 +177,37 @@ fn fail_once(call: u64, error: i32, io: IoMode) -> usize {
     let (_engine, found) = look(&disk, &told);
     assert_eq!(seen, found, "call {call}, error {error}");
     errors.len()
+}
+
+/// Without a descriptor left, a directory could not be opened to be synced, and the engine was poisoned. Whatever
+/// else fails than a sync, the engine goes on.
+#[test]
+fn only_a_sync_that_fails_poisons() {
+    let whole = SimDisk::new(1);
+    work(&whole, &mut Told::default(), &mut Vec::new());
+    let mut poisons = BTreeSet::new();
+    let mut harmless = BTreeSet::new();
+    for error in [EMFILE, EACCES, EIO] {
+        let step = if error == EMFILE { 1 } else { 3 };
+        for call in (0..whole.calls()).step_by(step) {
+            let disk = SimDisk::new(1);
+            disk.fail_call(call, error, false);
+            let (mut told, mut errors) = (Told::default(), Vec::new());
+            work(&disk, &mut told, &mut errors);
+            let failed = disk.failed_call().unwrap();
+            let poisoned = errors.iter().any(|error| error.kind() == ErrorKind::Poisoned);
+            if poisoned {
+                poisons.insert(failed)
+            } else {
+                harmless.insert(failed)
+            };
+        }
+    }
+    assert_eq!(poisons, BTreeSet::from(["sync a directory", "sync a file"]), "{harmless:?}");
+    for call in ["create a file", "open a directory", "rename", "write", "map", "list a directory"]
+    {
+        assert!(harmless.contains(call), "{call} was never made to fail: {harmless:?}");
+    }
 }
 
 #[test]

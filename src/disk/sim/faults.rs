@@ -64,6 +64,24 @@ impl SimDisk {
         world.fault = Some(Fault { call, only_syncs: true, error, for_good: false });
     }
 
+    /// The call that a fault has hit last, in words: `"write"`, `"sync a file"`, `"sync a directory"`. `None` if
+    /// no call was made to fail.
+    ///
+    /// ```
+    /// use posthouse::{Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let payments = Options::new().sim(&disk).open("store")?.queue("payments").create()?;
+    /// disk.fail_sync(0, 5);
+    /// assert!(payments.send("charge order 1").is_err());
+    /// assert_eq!(disk.failed_call(), Some("sync a file"));
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
+    #[must_use]
+    pub fn failed_call(&self) -> Option<&'static str> {
+        self.world().failed
+    }
+
     /// Ends the fault that [`fail_call`](Self::fail_call) or [`fail_sync`](Self::fail_sync) has set.
     ///
     /// ```

@@ -206,12 +206,13 @@ pub(super) struct SimFile {
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
         audit::touches_disk("len");
-        self.process.call(|world| Ok(world.content_of(self.file).live.len() as u64))
+        self.process
+            .call("measure a file", |world| Ok(world.content_of(self.file).live.len() as u64))
     }
 
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         audit::touches_disk("read_at");
-        self.process.call(|world| {
+        self.process.call("read", |world| {
             let live = &world.content_of(self.file).live;
             let start = (at as usize).min(live.len());
             let end = (start + buffer.len()).min(live.len());
@@ -225,7 +226,7 @@ impl DiskFile for SimFile {
         audit::touches_disk("write_at");
         let mut world = self.process.disk.world();
         let off = world.is_off(self.process.life);
-        if let Err(error) = world.begin_call(self.process.life) {
+        if let Err(error) = world.begin_call(self.process.life, "write") {
             if !off {
                 // The write fails after half of its bytes.
                 let _ = world.write(self.file, at, &bytes[..bytes.len() / 2]);
@@ -238,7 +239,7 @@ impl DiskFile for SimFile {
 
     fn cut(&self, len: u64) -> io::Result<()> {
         audit::touches_disk("cut");
-        self.process.step(|world| world.set_len(self.file, len))
+        self.process.step("cut", |world| world.set_len(self.file, len))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -262,7 +263,7 @@ impl DiskFile for SimFile {
 
     fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>> {
         audit::touches_disk("map");
-        self.process.call(|world| {
+        self.process.call("map", |world| {
             if (world.content_of(self.file).live.len() as u64) < len {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -286,7 +287,7 @@ impl Window for SimWindow {
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
         assert!(self.writable, "a store through a map that is for reading");
         let end = self.bounds.write_end(at, bytes.len())?;
-        self.file.process.step(|world| {
+        self.file.process.step("write through a map", |world| {
             let holes = world.content_of(self.file.file).pages_missing(at, bytes.len());
             assert_eq!(holes, 0, "a store through a map into blocks that were never written");
             world.write(self.file.file, at, bytes)
@@ -297,7 +298,7 @@ impl Window for SimWindow {
 
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice> {
         self.bounds.check_read(at, len)?;
-        self.file.process.call(|world| {
+        self.file.process.call("read through a map", |world| {
             let content = world.content_of(self.file.file);
             let start = at as usize;
             let bytes = content.live.get(start..start + len).ok_or(io::ErrorKind::UnexpectedEof)?;

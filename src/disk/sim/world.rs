@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) syncs: u64,
     pub(super) stop_at: Option<u64>,
     pub(super) fault: Option<Fault>,
+    /// The call that the last fault has hit.
+    pub(super) failed: Option<&'static str>,
     pub(super) capacity: Option<u64>,
     pub(super) pessimal: bool,
     pub(super) now: Timestamp,
@@ -90,6 +92,7 @@ impl World {
             syncs: 0,
             stop_at: None,
             fault: None,
+            failed: None,
             capacity: None,
             pessimal: false,
             now: Timestamp(1_000_000_000_000),
@@ -147,27 +150,28 @@ impl World {
         life != self.life || self.stop_at.is_some_and(|step| self.steps >= step)
     }
 
-    pub(super) fn begin_call(&mut self, life: Life) -> io::Result<()> {
+    pub(super) fn begin_call(&mut self, life: Life, what: &'static str) -> io::Result<()> {
         if self.is_off(life) {
             return Err(power_off());
         }
         let call = self.calls;
         self.calls += 1;
-        self.fails(call, false)
+        self.fails(call, false, what)
     }
 
     /// Begins a call that syncs a file.
     pub(super) fn begin_sync(&mut self, life: Life) -> io::Result<()> {
-        self.begin_call(life)?;
+        self.begin_call(life, "sync a file")?;
         self.advance(self.sync_time);
         let sync = self.syncs;
         self.syncs += 1;
-        self.fails(sync, true)
+        self.fails(sync, true, "sync a file")
     }
 
-    fn fails(&self, number: u64, is_sync: bool) -> io::Result<()> {
+    fn fails(&mut self, number: u64, is_sync: bool, what: &'static str) -> io::Result<()> {
         match self.fault.filter(|fault| fault.only_syncs == is_sync) {
             Some(fault) if number == fault.call || (fault.for_good && number > fault.call) => {
+                self.failed = Some(what);
                 Err(io::Error::from_raw_os_error(fault.error))
             }
             _ => Ok(()),

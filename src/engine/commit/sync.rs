@@ -183,9 +183,11 @@ pub struct JournalSync {
 }
 
 impl Committer {
-    /// Waits until everything before a position is durable.
+    /// Waits until everything before a position is durable. A quiet moment later, a frame says so.
     pub fn sync_to(&self, position: Lsn) -> Result<()> {
-        self.syncs.sync_to(position, self)
+        self.syncs.sync_to(position, self)?;
+        self.flusher.mark_later(|| self.elapsed(), position);
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The engine with its two threads on a simulated disk.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use crate::{
     Engine, ErrorKind,
@@ -58,7 +58,7 @@ fn on_a_full_disk_the_acks_of_many_threads_succeed() {
         sent += 1;
     }
     disk.set_capacity(Some(disk.bytes_used()));
-    let acked: u32 = std::thread::scope(|scope| {
+    let acked: u32 = thread::scope(|scope| {
         let consumers = (0..4).map(|_| {
             scope.spawn(|| {
                 let mut acked = 0;
@@ -75,4 +75,65 @@ fn on_a_full_disk_the_acks_of_many_threads_succeed() {
     assert_eq!(acked, sent);
     queue.send("again").expect("the space of acked messages is given back");
     engine.close().expect("the disk is well");
+}
+
+/// Waits until the flusher has written a watermark frame. The disk's clock moves on, and the flusher sleeps in real
+/// time.
+fn await_mark(disk: &SimDisk, engine: &Engine) {
+    for _ in 0..5000 {
+        disk.advance(Duration::from_secs(2));
+        let core = engine.committer().lock("test");
+        if !core.store.journal.is_dirty() && !core.store.journal.wants_mark() {
+            return;
+        }
+        drop(core);
+        thread::sleep(Duration::from_millis(1));
+    }
+    panic!("there is no watermark frame");
+}
+
+/// Only a sync of the flusher's own was followed by the mark that tells a rotten tail from a torn one.
+#[test]
+fn a_quiet_moment_after_any_sync_writes_the_mark() {
+    type Act = fn(&Engine);
+    let cases: [(&str, Durability, Act); 4] = [
+        ("a durable send", Durability::Sync, |_| ()),
+        ("sync", Durability::Buffered, |engine| engine.sync().expect("the disk is well")),
+        ("checkpoint", Durability::Buffered, |engine| {
+            let queue = engine.queue("q").open().expect("it was made");
+            engine.checkpoint().expect("the disk is well");
+            queue
+                .send_ticket("last words")
+                .and_then(crate::Ticket::wait)
+                .expect("the disk is well");
+        }),
+        ("the flusher", Durability::Buffered, |_| ()),
+    ];
+    for (what, durability, act) in cases {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, Config { durability, ..config() });
+        let queue = engine.queue("q").create().expect("the disk is well");
+        queue.send("last words").expect("the disk is well");
+        drop(queue);
+        act(&engine);
+        await_mark(&disk, &engine);
+        disk.kill();
+        drop(engine);
+        // The last frame rots.
+        let mut rotten = 0;
+        for path in disk.files().into_iter().filter(|it| it.starts_with("store/journal")) {
+            let mut content = disk.content(&path).expect("it is there");
+            let place = content.windows(10).rposition(|bytes| bytes == b"last words");
+            if let Some(place) = place {
+                content[place] ^= 1;
+                disk.plant(&path, Some(content));
+                rotten += 1;
+            }
+        }
+        assert_eq!(rotten, 1, "{what}");
+        let process = Arc::new(disk.process());
+        let opened = Engine::open_on(process, Path::new("store"), config(), true);
+        let Err(error) = opened else { panic!("{what}: the rot passes for a torn tail") };
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
+    }
 }

@@ -15,6 +15,7 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     format::frame::FrameKind,
+    ids::Lsn,
     journal::Urgency,
     prims::{
         panicking,
@@ -57,15 +58,8 @@ fn flush(committer: &Committer) {
         match committer.flusher.next_duty(|| committer.elapsed(), tick) {
             Duty::Stop => return,
             Duty::Sync => flush_all(committer),
-            Duty::Mark(tail) => {
-                let mut core = committer.lock("watermark");
-                let journal = &mut core.store.journal;
-                if journal.tail() == tail && journal.durable() == tail {
-                    // A mark that cannot be written loses nothing.
-                    let _ = journal.mark(FrameKind::Watermark);
-                }
-            }
             Duty::Look => committer.look_at_clock(),
+            Duty::Mark(position) => mark(committer, position),
             Duty::Timer(timer) => end_leases(committer, timer),
             Duty::Wake(waker) => wake_task(waker),
         }
@@ -77,9 +71,27 @@ fn flush_all(committer: &Committer) {
         let core = committer.lock("flush");
         (core.store.journal.tail(), core.store.journal.is_dirty())
     };
-    // A failure poisons the engine. The next call on it returns the error.
-    if is_dirty && committer.sync_to(tail).is_ok() {
-        committer.flusher.mark_later(committer.elapsed(), tail);
+    if is_dirty {
+        // A failure poisons the engine. The next call on it returns the error.
+        let _ = committer.sync_to(tail);
+    }
+}
+
+/// Writes a watermark frame, if there were no commits since a sync up to a position.
+fn mark(committer: &Committer, position: Lsn) {
+    let mut core = committer.lock("watermark");
+    let journal = &mut core.store.journal;
+    if !journal.wants_mark() {
+        // A sync that is still to come asks again.
+        return;
+    }
+    let tail = journal.tail();
+    if tail == position {
+        // A mark that cannot be written loses nothing.
+        let _ = journal.mark(FrameKind::Watermark);
+    } else {
+        drop(core);
+        committer.flusher.mark_later(|| committer.elapsed(), tail);
     }
 }
 

@@ -33,6 +33,8 @@ pub struct FlusherSignal {
     is_scheduled: AtomicBool,
     /// Whether a sync is due at once. A caller that finds it set skips the mutex.
     is_urgent: AtomicBool,
+    /// Whether a watermark frame is due after a quiet moment. A caller that finds it set skips the mutex.
+    is_marking: AtomicBool,
     agenda: RankedMutex<Agenda>,
     changed: Condvar,
 }
@@ -91,6 +93,7 @@ impl FlusherSignal {
             interval,
             is_scheduled: AtomicBool::new(false),
             is_urgent: AtomicBool::new(false),
+            is_marking: AtomicBool::new(false),
             agenda: RankedMutex::new(Rank::Leaf, "flusher's agenda", Agenda::default()),
             changed: Condvar::new(),
         }
@@ -156,16 +159,23 @@ impl FlusherSignal {
         drop(waker);
     }
 
-    /// Notes that everything up to `tail` is durable. If no commit follows within the interval, the flusher
+    /// Notes that everything before a position is durable. If no commit follows within the interval, the flusher
     /// writes a watermark frame that records it.
-    pub fn mark_later(&self, now: Duration, tail: Lsn) {
-        self.agenda.lock().mark_at = Some((now + self.interval, tail));
+    #[inline]
+    pub fn mark_later(&self, elapsed: impl FnOnce() -> Duration, position: Lsn) {
+        // The flusher clears the flag before it looks at the journal. So it sees each sync that finds the flag set.
+        if self.has_thread && !self.is_marking.load(Ordering::Relaxed) {
+            self.is_marking.store(true, Ordering::Relaxed);
+            let at = elapsed() + self.interval.min(MARK_MAX);
+            self.agenda.lock().mark_at.get_or_insert((at, position));
+            self.changed.notify_one();
+        }
     }
 
     pub fn stop(&self) {
         let mut agenda = self.agenda.lock();
         agenda.stop = true;
-        let sleepers = std::mem::take(&mut agenda.sleepers);
+        let sleepers = mem::take(&mut agenda.sleepers);
         drop(agenda);
         self.changed.notify_one();
         sleepers.into_values().for_each(super::wait::wake_task);
@@ -190,8 +200,9 @@ impl FlusherSignal {
                 agenda.looked_at = now;
                 return Duty::Look;
             }
-            if let Some((_, tail)) = agenda.mark_at.take_if(|(at, _)| *at <= now) {
-                return Duty::Mark(tail);
+            if let Some((_, position)) = agenda.mark_at.take_if(|(at, _)| *at <= now) {
+                self.is_marking.store(false, Ordering::Relaxed);
+                return Duty::Mark(position);
             }
             if let Some(Reverse(timer)) = agenda.timers.peek().copied()
                 && timer.at <= now
@@ -243,6 +254,9 @@ struct CheckpointerState {
     /// How many times the preparation of a journal file has ended, with success or not.
     files: u64,
 }
+
+/// The longest quiet moment after which a watermark frame is written.
+const MARK_MAX: Duration = Duration::from_secs(1);
 
 /// A waiter for a journal file checks again after this time: the file may have become ready just before the
 /// wait began.

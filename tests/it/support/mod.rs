@@ -24,6 +24,7 @@ pub const DAY: Duration = Duration::from_secs(86_400);
 pub const EINTR: i32 = 4;
 pub const EIO: i32 = 5;
 pub const ENOMEM: i32 = 12;
+pub const EACCES: i32 = 13;
 pub const EMFILE: i32 = 24;
 pub const ENOSPC: i32 = 28;
 
