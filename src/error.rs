@@ -161,10 +161,14 @@ impl Error {
         Error::new(ErrorKind::Locked { holder }, what).in_file(root)
     }
 
-    /// An input or output error: a full disk has a kind of its own.
+    /// An input or output error. A full disk has a kind of its own. A FIFO or the like in the place of a file is
+    /// damage.
     pub(crate) fn io(source: io::Error, doing: &'static str, file: impl Into<PathBuf>) -> Error {
         let full =
             matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if source.kind() == io::ErrorKind::InvalidData {
+            return Error::corrupt(doing, file, 0).because(source);
+        }
         let kind = if full { ErrorKind::DiskFull } else { ErrorKind::Io };
         Error::new(kind, doing).in_file(file).because(source)
     }

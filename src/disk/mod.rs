@@ -26,6 +26,8 @@ use crate::ids::Timestamp;
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Creates a directory, and its missing parents.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Creates a directory, unless it exists. Its parent must exist.
+    fn create_subdir(&self, dir: &Path) -> io::Result<()>;
     /// The names in a directory, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
@@ -211,6 +213,22 @@ pub fn window(
         Access::Map => file.map(len, purpose),
         Access::Calls => Ok(Box::new(calls::CallsWindow::new(Arc::clone(file), len, purpose))),
     }
+}
+
+/// The error for a FIFO, a device, a socket or a directory in the place of a file. To open some of these would wait for
+/// ever. No call of the system has an error of this kind.
+fn not_a_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "there is something else than a regular file")
+}
+
+/// Whether an open failed because there is something else in the place of a file.
+pub fn is_not_a_file(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+}
+
+/// Whether a list failed because there is no directory: nothing, or something else.
+pub fn is_no_dir(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Reads a whole range. Fails if the file is too short.

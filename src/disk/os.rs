@@ -15,7 +15,9 @@ use std::sync::atomic::Ordering;
 #[cfg(target_os = "linux")]
 use rustix::time::ClockId;
 
-use super::{Directory, Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow};
+use super::{
+    Directory, Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow, not_a_file,
+};
 use crate::{
     audit,
     error::{Error, Result},
@@ -56,11 +58,15 @@ impl OsDisk {
 impl Disk for OsDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         audit::touches_disk("create_dir");
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(dir)
+        private_dirs().recursive(true).create(dir)
+    }
+
+    fn create_subdir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("create_subdir");
+        match private_dirs().create(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            created => created,
+        }
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -76,6 +82,7 @@ impl Disk for OsDisk {
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         audit::touches_disk("open");
+        check_is_file(path, how == Open::Fresh)?;
         let mut options = private_options();
         match how {
             Open::Reading => options.write(false),
@@ -87,7 +94,8 @@ impl Disk for OsDisk {
 
     fn len_of(&self, path: &Path) -> io::Result<u64> {
         audit::touches_disk("len_of");
-        fs::metadata(path).map(|metadata| metadata.len())
+        let metadata = fs::metadata(path)?;
+        if metadata.is_file() { Ok(metadata.len()) } else { Err(not_a_file()) }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -113,6 +121,7 @@ impl Disk for OsDisk {
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         audit::touches_disk("lock");
+        check_is_file(path, true)?;
         let locked = lock_file(private_options().create(true).truncate(false).open(path)?)?;
         if let Lock::Held(held) = &locked {
             // The lock works without the note. The note tells a second engine which process holds it.
@@ -123,7 +132,7 @@ impl Disk for OsDisk {
 
     fn lock_as_is(&self, path: &Path) -> io::Result<Lock> {
         audit::touches_disk("lock_as_is");
-        match File::open(path) {
+        match check_is_file(path, false).and_then(|()| File::open(path)) {
             Ok(file) => lock_file(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Ok(Lock::Held(Box::new(NothingToLock)))
@@ -234,6 +243,24 @@ fn clock(clock: ClockId) -> Duration {
     let now = rustix::time::clock_gettime(clock);
     // A clock that is set to before 1970 shows 1970.
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), now.tv_nsec as u32)
+}
+
+/// Fails if there is something else than a regular file. There may be nothing if `may_be_missing`.
+fn check_is_file(path: &Path, may_be_missing: bool) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => Err(not_a_file()),
+        Err(error) if may_be_missing && error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes directories that only the owner may use.
+fn private_dirs() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
 }
 
 /// Options for reading and writing. Only the owner may open the file.

@@ -83,6 +83,10 @@ impl Disk for WitnessedDisk {
         self.witness.sees("create", dir, || self.disk.create_dir(dir))
     }
 
+    fn create_subdir(&self, dir: &Path) -> io::Result<()> {
+        self.witness.sees("create", dir, || self.disk.create_subdir(dir))
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.disk.list(dir)
     }

@@ -13,7 +13,7 @@ use super::{
     survey::{self, Survey, log_dirs_found, problem},
 };
 use crate::{
-    disk::Disk,
+    disk::{Disk, is_no_dir},
     error::{Error, Result},
     format::{
         entity::{Entity, EntityKind},
@@ -192,8 +192,8 @@ pub fn unreferenced_segments(
     for (log, dir) in log_dirs_found(disk, layout)? {
         let failed = |error| Error::io(error, "segments cannot be listed", &dir);
         let names = match disk.list(&dir) {
-            // The directory was removed a moment ago.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            // The directory was removed a moment ago, or it never was one.
+            Err(error) if is_no_dir(&error) => continue,
             names => names.map_err(failed)?,
         };
         let known = known(log);

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::frames::FoundFile;
 use crate::{
-    disk::{Disk, DiskFile, Open},
+    disk::{Disk, DiskFile, Open, is_no_dir, is_not_a_file},
     error::{Error, Result},
     format::{
         frame::{FRAME_HEADER_BYTES, FrameHeader, decode_frame},
@@ -63,13 +63,22 @@ struct Headless {
     len: u64,
 }
 
+const NOT_A_FILE: &str =
+    "there is something else than a regular file in the place of a journal file";
+
 /// Reads the headers of all files.
 pub fn find(disk: &dyn Disk, layout: &Layout, store: StoreId) -> Result<Finding> {
     let mut found = Finding::default();
     let mut headless = Vec::new();
     for (start, path) in names(disk, layout, &mut found.spare)? {
         let failed = |error| Error::io(error, "a journal file cannot be read", &path);
-        let file = disk.open(&path, Open::Reading).map_err(failed)?;
+        let file = match disk.open(&path, Open::Reading) {
+            Err(error) if is_not_a_file(&error) => {
+                found.trouble.push(Trouble { start, path, what: NOT_A_FILE });
+                continue;
+            }
+            file => file.map_err(failed)?,
+        };
         let len = file.len().map_err(failed)?;
         if len == 0 {
             found.spare.push(path.clone());
@@ -116,7 +125,7 @@ fn names(
 ) -> Result<Vec<(Lsn, PathBuf)>> {
     let dir = layout.journal_dir();
     let names = match disk.list(&dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) if is_no_dir(&error) => Vec::new(),
         names => names.map_err(|error| Error::io(error, "the journal cannot be listed", &dir))?,
     };
     let mut real = Vec::new();
@@ -142,7 +151,10 @@ pub fn all_names(disk: &dyn Disk, layout: &Layout) -> Result<Vec<PathBuf>> {
 /// The store's id and the epoch, as a file's header has them. `None` if it is damaged.
 pub fn header_of(disk: &dyn Disk, path: &PathBuf) -> Result<Option<JournalHeader>> {
     let failed = |error| Error::io(error, "a journal file cannot be read", path);
-    let file = disk.open(path, Open::Reading).map_err(failed)?;
+    let file = match disk.open(path, Open::Reading) {
+        Err(error) if is_not_a_file(&error) => return Ok(None),
+        file => file.map_err(failed)?,
+    };
     let mut page = vec![0; JOURNAL_HEADER_BYTES as usize];
     let read = file.read_at(0, &mut page).map_err(failed)?;
     Ok(JournalHeader::decode(&page[..read]).ok())

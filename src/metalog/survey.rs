@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::MetaPlace;
 use crate::{
-    disk::{Open, read_exact_at},
+    disk::{Open, is_no_dir, is_not_a_file, read_exact_at},
     error::{Error, Result},
     format::{
         Malformed,
@@ -53,7 +53,7 @@ pub type Names = (Vec<(u64, PathBuf)>, Vec<PathBuf>);
 pub fn list(place: &MetaPlace) -> Result<Names> {
     let dir = place.layout.meta_dir();
     let names = match place.disk.list(&dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) if is_no_dir(&error) => Vec::new(),
         names => names.map_err(|error| Error::io(error, "the metalog cannot be listed", &dir))?,
     };
     let (mut finished, mut others) = (Vec::new(), Vec::new());
@@ -71,9 +71,16 @@ pub fn list(place: &MetaPlace) -> Result<Names> {
 /// Reads one file into memory.
 pub fn read(place: &MetaPlace, number: u64, path: PathBuf) -> Result<MetaFile> {
     let failed = |error| Error::io(error, "the metalog cannot be read", &path);
-    let file = place.disk.open(&path, Open::Reading).map_err(failed)?;
-    let mut bytes = vec![0; file.len().map_err(failed)? as usize];
-    read_exact_at(&*file, 0, &mut bytes).map_err(failed)?;
+    let bytes = match place.disk.open(&path, Open::Reading) {
+        // Something else than a file holds nothing.
+        Err(error) if is_not_a_file(&error) => Vec::new(),
+        file => {
+            let file = file.map_err(failed)?;
+            let mut bytes = vec![0; file.len().map_err(failed)? as usize];
+            read_exact_at(&*file, 0, &mut bytes).map_err(failed)?;
+            bytes
+        }
+    };
     let header = MetaHeader::decode(&bytes);
     Ok(MetaFile { number, path, header, bytes })
 }

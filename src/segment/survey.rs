@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    disk::{Disk, DiskFile, Open},
+    disk::{Disk, DiskFile, Open, is_no_dir, is_not_a_file},
     error::{Error, Result},
     format::{
         Malformed,
@@ -61,7 +61,10 @@ pub struct BlockDamage {
 /// The header of a segment's file. `None` if it is damaged.
 pub fn header_of(disk: &dyn Disk, path: &Path) -> Result<Option<SegmentHeader>> {
     let failed = |error| Error::io(error, "a segment cannot be read", path);
-    let file = disk.open(path, Open::Reading).map_err(failed)?;
+    let file = match disk.open(path, Open::Reading) {
+        Err(error) if is_not_a_file(&error) => return Ok(None),
+        file => file.map_err(failed)?,
+    };
     let mut header = [0; SEGMENT_HEADER_BYTES as usize];
     let read = file.read_at(0, &mut header).map_err(failed)?;
     Ok(SegmentHeader::decode(&header[..read]).ok())
@@ -69,7 +72,7 @@ pub fn header_of(disk: &dyn Disk, path: &Path) -> Result<Option<SegmentHeader>> 
 
 impl SegmentSurvey {
     /// Opens a segment. Its header is known from its name and need not verify. `limit` is where its blocks end,
-    /// if that is known. `None` if there is no such file.
+    /// if that is known. `None` if there is no such regular file.
     pub fn open(
         disk: &dyn Disk,
         path: PathBuf,
@@ -78,7 +81,7 @@ impl SegmentSurvey {
     ) -> Result<Option<SegmentSurvey>> {
         let failed = |error| Error::io(error, "a segment cannot be read", &path);
         let file = match disk.open(&path, Open::Reading) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_not_a_file(&error) || is_no_dir(&error) => return Ok(None),
             file => file.map_err(failed)?,
         };
         let len = file.len().map_err(failed)?;

@@ -78,7 +78,7 @@ fn push(writer: &mut SegmentWriter, messages: &[Stored]) -> Result<()> {
 
 /// A segment with these messages, neither sealed nor synced.
 fn written(segments: &Segments, messages: &[Stored]) -> SegmentWriter {
-    let mut writer = SegmentWriter::create(segments, LOG, BASE, 0).expect("a new segment");
+    let mut writer = SegmentWriter::create(segments, LOG, BASE, 0, true).expect("a new segment");
     push(&mut writer, messages).expect("there is space");
     writer.flush().expect("there is space");
     writer
@@ -154,7 +154,7 @@ impl Sealed {
         let disk = SimDisk::new(1);
         let segments = Segments { store, block_bytes: 128, ..segments(&disk) };
         let mut writer =
-            SegmentWriter::create(&segments, log, base, generation).expect("it is new");
+            SegmentWriter::create(&segments, log, base, generation, true).expect("it is new");
         push(&mut writer, &messages).expect("there is space");
         writer.seal().expect("there is space");
         let (state, path) = (writer.state().clone(), segments.path(writer.state()));
@@ -226,7 +226,7 @@ fn messages_of_every_shape_come_back_by_walking_and_by_offset() {
 #[test]
 fn a_segment_may_hold_nothing_and_stand_for_many_offsets() {
     let segments = segments(&SimDisk::new(1));
-    let mut writer = SegmentWriter::create(&segments, LOG, BASE, 0).expect("a new segment");
+    let mut writer = SegmentWriter::create(&segments, LOG, BASE, 0, true).expect("a new segment");
     writer.extend_to(Offset(5000));
     writer.extend_to(Offset(4000));
     writer.seal().expect("there is space");
@@ -466,7 +466,7 @@ fn a_power_cut_takes_only_what_was_not_synced_and_that_is_found_out() {
 fn every_call_may_fail_and_a_second_attempt_succeeds() {
     let messages = messages(100);
     let attempt = |segments: &Segments| {
-        let mut writer = SegmentWriter::create(segments, LOG, BASE, 0)?;
+        let mut writer = SegmentWriter::create(segments, LOG, BASE, 0, true)?;
         push(&mut writer, &messages)?;
         writer.seal()?;
         writer.sync().map(|()| writer)
@@ -497,7 +497,7 @@ fn writing_goes_on_once_a_full_disk_has_space_again() {
     let disk = SimDisk::new(1);
     let segments = segments(&disk);
     let messages = messages(1200);
-    let mut writer = SegmentWriter::create(&segments, LOG, BASE, 0).expect("a new segment");
+    let mut writer = SegmentWriter::create(&segments, LOG, BASE, 0, true).expect("a new segment");
     disk.set_capacity(Some(disk.bytes_used()));
     let mut left = messages.iter();
     let refused = left.find(|it| push(&mut writer, std::slice::from_ref(*it)).is_err());

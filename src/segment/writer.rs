@@ -1,6 +1,7 @@
 //! Writes segments: adds records, packs them into blocks, and seals full segments with a footer.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -39,12 +40,15 @@ pub struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Begins a segment. If there is a file with its name, a failed attempt has left it.
+    /// Begins a segment. If there is a file with its name, a failed attempt has left it. Makes the log's directory if
+    /// this is the log's first segment. Otherwise the directory holds durable messages: if it is gone, a new one would
+    /// hide that.
     pub fn create(
         segments: &Segments,
         log: LogId,
         base: Offset,
         generation: u64,
+        is_first: bool,
     ) -> Result<SegmentWriter> {
         let state = SegmentState {
             log,
@@ -59,8 +63,17 @@ impl SegmentWriter {
         let path = segments.path(&state);
         let failed = |error| Error::io(error, "a segment cannot be made", &path);
         let dir = segments.layout.log_dir(log);
-        segments.disk.create_dir(&dir).map_err(failed)?;
-        let file = segments.disk.open(&path, Open::Fresh).map_err(failed)?;
+        if is_first {
+            segments.disk.create_subdir(&dir).map_err(failed)?;
+        }
+        let file = segments.disk.open(&path, Open::Fresh).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                let what = "the directory of a log's segments is missing, and its messages with it; \
+                            put it back, or close the engine and salvage the store";
+                return Error::corrupt(what, &dir, 0);
+            }
+            failed(error)
+        })?;
         let header = segments.header(&state);
         let ready = header.encode();
         Ok(SegmentWriter {

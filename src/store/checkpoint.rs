@@ -18,7 +18,7 @@ use std::{mem, path::PathBuf};
 use super::{Store, capture::Capture, open::log_dirs};
 use crate::{
     audit,
-    disk::Open,
+    disk::{Open, is_no_dir},
     error::{Error, ErrorKind, Result},
     format::meta::SegmentState,
     ids::{IdMap, LogId, Lsn, Offset},
@@ -230,9 +230,10 @@ impl Work {
         log: LogId,
         base: Offset,
         generation: u64,
+        is_first: bool,
     ) -> Result<SegmentWriter> {
         self.begun.push(self.segments.layout.segment_file(log, base, generation));
-        SegmentWriter::create(&self.segments, log, base, generation)
+        SegmentWriter::create(&self.segments, log, base, generation, is_first)
     }
 
     /// Takes over a complete segment. It is synced together with others.
@@ -337,7 +338,10 @@ fn sweep(shared: &impl Shared, segments: &Segments) -> Result<()> {
     let disk = &*segments.disk;
     for (log, dir) in log_dirs(disk, &segments.layout)? {
         let failed = |error| Error::io(error, "segments cannot be listed", &dir);
-        let names = disk.list(&dir).map_err(failed)?;
+        let names = match disk.list(&dir) {
+            Err(error) if is_no_dir(&error) => continue,
+            names => names.map_err(failed)?,
+        };
         let Some(known) = shared.with(|store| store.known_segments(log)) else {
             continue;
         };

@@ -25,6 +25,15 @@ struct LiveRun {
     live: u32,
 }
 
+/// The segments that take the messages of one log.
+struct Destination {
+    /// The log's segment that is not sealed.
+    open: Option<SegmentState>,
+    writer: Option<SegmentWriter>,
+    /// Whether the log has no segment yet, and perhaps no directory.
+    is_first: bool,
+}
+
 impl Store {
     /// The next runs of a log before a position, and the offset behind them. Runs without a live
     /// message are left out.
@@ -62,16 +71,16 @@ impl Store {
 impl Work {
     /// Moves the live messages of one log that stand before T into segments.
     pub(super) fn move_log(&mut self, shared: &impl Shared, log: LogId) -> Result<()> {
-        let Some((mut at, end, open)) = shared.with(|store| {
+        let Some((mut at, end, open, is_first)) = shared.with(|store| {
             let log = store.state.logs.get(&log)?;
             let open = log.segments.values().next_back().filter(|segment| !segment.sealed);
-            Some((log.moved, log.tail.first_at_or_behind(self.upto), open.cloned()))
+            let end = log.tail.first_at_or_behind(self.upto);
+            Some((log.moved, end, open.cloned(), log.segments.is_empty()))
         }) else {
             return Ok(());
         };
-        let mut open = open;
+        let mut into = Destination { open, writer: None, is_first };
         let moved = if seeded!(MovedTooFar) { Offset(end.0 + 1) } else { end };
-        let mut writer: Option<SegmentWriter> = None;
         let mut change = LogChange { log, moved, gone: Vec::new(), put: Vec::new() };
         while at < end {
             let (runs, next) = shared.with(|store| store.live_runs(log, at, self.upto))?;
@@ -80,11 +89,11 @@ impl Work {
                 break;
             }
             for run in runs {
-                self.add_run(&run, &mut open, &mut writer, &mut change)?;
+                self.add_run(&run, &mut into, &mut change)?;
             }
             at = next;
         }
-        if let Some(writer) = writer {
+        if let Some(writer) = into.writer {
             self.finish_writer(writer, &mut change)?;
         }
         self.changes.insert(log, change);
@@ -94,8 +103,7 @@ impl Work {
     fn add_run(
         &mut self,
         run: &LiveRun,
-        open: &mut Option<SegmentState>,
-        writer: &mut Option<SegmentWriter>,
+        into: &mut Destination,
         change: &mut LogChange,
     ) -> Result<()> {
         let damaged = |what| damaged_run(what, run.lsn);
@@ -104,8 +112,8 @@ impl Work {
         for record in decoded.records() {
             let (offset, spans) = record.map_err(damaged)?;
             if run.live >> (offset.0 - decoded.first.0) & 1 == 1 {
-                let into = self.writer_with_space(offset, open, writer, change)?;
-                into.push(offset, &RecordParts::stored(decoded.body, &spans))?;
+                let writer = self.writer_with_space(offset, into, change)?;
+                writer.push(offset, &RecordParts::stored(decoded.body, &spans))?;
             }
         }
         Ok(())
@@ -116,10 +124,10 @@ impl Work {
     fn writer_with_space<'w>(
         &mut self,
         offset: Offset,
-        open: &mut Option<SegmentState>,
-        writer: &'w mut Option<SegmentWriter>,
+        into: &'w mut Destination,
         change: &mut LogChange,
     ) -> Result<&'w mut SegmentWriter> {
+        let Destination { open, writer, is_first } = into;
         if let Some(mut full) = writer.take_if(|writer| writer.bytes() >= self.segment_bytes) {
             // Damage in the older part of the segment only keeps the segment from being sealed.
             keep_going(full.seal())?;
@@ -132,7 +140,7 @@ impl Work {
             };
             *writer = Some(match reopened {
                 Some(reopened) => reopened,
-                None => self.begin_segment(change.log, offset, 0)?,
+                None => self.begin_segment(change.log, offset, 0, *is_first)?,
             });
         }
         Ok(writer.as_mut().expect("there is one by now"))

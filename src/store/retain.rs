@@ -121,7 +121,7 @@ impl Work {
         let generation = old.iter().map(|segment| segment.generation).max().unwrap_or(0);
         let generation =
             if seeded!(RewriteKeepsItsGeneration) { generation } else { generation + 1 };
-        let mut writer = self.begin_segment(first.log, first.base, generation)?;
+        let mut writer = self.begin_segment(first.log, first.base, generation, false)?;
         let copied = self.copy_live(shared, old, &mut writer).and_then(|()| {
             writer.extend_to(last.end);
             writer.seal()

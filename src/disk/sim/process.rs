@@ -10,6 +10,7 @@ use std::{
 use super::{
     SimDisk,
     file::SimFile,
+    names::parent,
     world::{Life, World},
 };
 use crate::{
@@ -60,6 +61,14 @@ impl Disk for SimProcess {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         audit::touches_disk("create_dir");
         self.step("create a directory", |world| world.create_dir(dir))
+    }
+
+    fn create_subdir(&self, dir: &Path) -> io::Result<()> {
+        audit::touches_disk("create_subdir");
+        self.step("create a directory", |world| {
+            world.list(parent(dir))?;
+            world.create_dir(dir)
+        })
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

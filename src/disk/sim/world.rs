@@ -12,7 +12,7 @@ use super::{
     names::{NameChange, Node, parent},
     random::Random,
 };
-use crate::ids::Timestamp;
+use crate::{disk::not_a_file, ids::Timestamp};
 
 /// The number of kills and power cuts so far. Handles of an earlier life fail.
 pub(super) type Life = u64;
@@ -287,7 +287,7 @@ impl World {
     pub(super) fn find(&self, path: &Path) -> io::Result<FileId> {
         match self.names.get(path) {
             Some(Node::File(id)) => Ok(*id),
-            Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
+            Some(Node::Dir) => Err(not_a_file()),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }

@@ -98,7 +98,13 @@ impl Copying<'_> {
         }
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
-            None => SegmentWriter::create(self.segments, self.log, self.base.unwrap_or(offset), 0)?,
+            None => SegmentWriter::create(
+                self.segments,
+                self.log,
+                self.base.unwrap_or(offset),
+                0,
+                true,
+            )?,
         };
         writer.push(offset, record)?;
         self.writer = Some(writer);

@@ -19,7 +19,7 @@ pub struct Gathered {
     pub gone: BTreeSet<EntityId>,
     pub logs: BTreeMap<LogId, LogState>,
     pub cursors: BTreeMap<CursorId, (u64, Offset)>,
-    /// The position of the first entry about each cursor.
+    /// The position of the first entry that creates each cursor. Entries before it are about no such cursor.
     pub since: BTreeMap<CursorId, u64>,
     pub chunks: BTreeMap<(CursorId, u64), ChunkState>,
     pub segments: BTreeMap<(LogId, Offset), SegmentState>,
@@ -38,21 +38,20 @@ impl Gathered {
     }
 
     fn take(&mut self, position: u64, entry: MetaEntry) {
-        let mut since = |cursor| _ = self.since.entry(cursor).or_insert(position);
         match entry {
             MetaEntry::Entity(entity) => {
-                entity.cursors().for_each(|(cursor, _)| since(cursor));
+                for (cursor, _) in entity.cursors() {
+                    self.since.entry(cursor).or_insert(position);
+                }
                 self.gone.remove(&entity.id);
                 self.entities.insert(entity.id, entity);
             }
             MetaEntry::EntityGone(id) => self.forget(id),
             MetaEntry::Log(state) => drop(self.logs.insert(state.log, state)),
             MetaEntry::Cursor(state) => {
-                since(state.cursor);
                 self.cursors.insert(state.cursor, (position, state.floor));
             }
             MetaEntry::Chunk(state) => {
-                since(state.cursor);
                 self.chunks.insert((state.cursor, state.chunk), state);
             }
             MetaEntry::Segment(state) => {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::problem;
 use crate::{
-    disk::{Disk, Open},
+    disk::{Disk, Open, is_no_dir},
     error::{Error, ErrorKind, Result},
     format::{header::UNSUPPORTED, meta::MetaEntry},
     ids::StoreId,
@@ -73,7 +73,7 @@ pub fn store_id(place: &MetaPlace) -> Result<Option<StoreId>> {
 /// The directories of logs. There are none if the directory for them is missing.
 pub fn dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(crate::ids::LogId, PathBuf)>> {
     match disk.list(&layout.segments_dir()) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if is_no_dir(&error) => Ok(Vec::new()),
         _ => log_dirs(disk, layout),
     }
 }
@@ -94,7 +94,11 @@ fn noted_in_lock(disk: &dyn Disk, layout: &Layout) -> Option<StoreId> {
 
 fn noted_in_segment(disk: &dyn Disk, dir: &Path) -> Result<Option<StoreId>> {
     let failed = |error| Error::io(error, "segments cannot be listed", dir);
-    for name in disk.list(dir).map_err(failed)? {
+    let names = match disk.list(dir) {
+        Err(error) if is_no_dir(&error) => Vec::new(),
+        names => names.map_err(failed)?,
+    };
+    for name in names {
         if matches!(segment_name(&name), Named::Real(_)) {
             let path = dir.join(name);
             if let Some(header) = header_of(disk, &path)? {

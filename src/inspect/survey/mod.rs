@@ -29,7 +29,7 @@ use self::{
 pub use self::{metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey};
 use super::report::Problem;
 use crate::{
-    disk::Disk,
+    disk::{Disk, is_no_dir},
     error::{Error, ErrorKind, Result},
     format::{
         entity::Entity,
@@ -270,8 +270,13 @@ impl Looking {
             }
             for (log, dir) in dirs(&*self.disk, &self.layout)? {
                 let failed = |error| Error::io(error, "segments cannot be listed", &dir);
-                if !self.disk.list(&dir).map_err(failed)?.is_empty() {
-                    logs.insert(log);
+                match self.disk.list(&dir) {
+                    Err(error) if is_no_dir(&error) => {}
+                    names if names.as_ref().is_ok_and(Vec::is_empty) => {}
+                    names => {
+                        names.map_err(failed)?;
+                        logs.insert(log);
+                    }
                 }
             }
         }

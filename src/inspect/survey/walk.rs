@@ -8,7 +8,7 @@ use std::{
 
 use super::{Survey, metas::dirs, replay::RunAt};
 use crate::{
-    disk::read_exact_at,
+    disk::{is_no_dir, read_exact_at},
     error::{Error, Result},
     format::{
         Malformed,
@@ -150,7 +150,11 @@ impl Survey {
         let mut found = Misplaced::new();
         for (_, dir) in dirs(&*self.disk, &self.layout)? {
             let failed = |error| Error::io(error, "segments cannot be listed", &dir);
-            for name in self.disk.list(&dir).map_err(failed)? {
+            let names = match self.disk.list(&dir) {
+                Err(error) if is_no_dir(&error) => continue,
+                names => names.map_err(failed)?,
+            };
+            for name in names {
                 let path = dir.join(&name);
                 if let Named::Real(_) = segment_name(&name)
                     && let Some(header) = header_of(&*self.disk, &path)?
@@ -198,7 +202,7 @@ impl Survey {
     fn unnamed(&self, log: LogId, named: &[Source<'_>]) -> Result<Vec<Source<'static>>> {
         let dir = self.layout.log_dir(log);
         let names = match self.disk.list(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if is_no_dir(&error) => return Ok(Vec::new()),
             names => names.map_err(|error| Error::io(error, "segments cannot be listed", &dir))?,
         };
         let is_named = |base: Offset, generation: u64| {

@@ -5,6 +5,7 @@ mod attempts;
 mod consumers;
 mod dead_letters;
 mod disk;
+mod files;
 mod limits;
 mod threads;
 mod waking;
