@@ -4,9 +4,12 @@
 //! Random bytes fail at the first checksum. So each function also forges: it fills in valid checksums and positions, as a
 //! hostile writer would, and leaves the rest of the bytes.
 
+#[cfg(feature = "cron")]
+use super::schedule::Plan;
 use super::{
     block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
     commit::{Change, Run, begin_run, changes, finish_run},
+    delay_index,
     entity::take_value,
     frame::{FRAME_HEADER_BYTES, begin_frame, decode_frame, finish_frame},
     header::{FORMAT_VERSION, checksum},
@@ -280,6 +283,29 @@ pub fn note(data: &[u8]) {
     let again = note.encode();
     assert!(again.len() <= data.len(), "the shortest encoding is longer than another");
     assert_eq!(take_value(&again), Ok(note));
+}
+
+/// A block of a delay index that decodes encodes to bytes of the same block, if it is sorted, as each block is that an
+/// engine has written.
+pub fn delay_index(data: &[u8]) {
+    let Ok(entries) = delay_index::decode(data) else {
+        return;
+    };
+    assert!(entries.is_sorted_by(|a, b| a.0 <= b.0), "due times only grow");
+    let again = delay_index::encode(&entries);
+    assert!(again.len() <= data.len(), "the shortest encoding is longer than another");
+    assert_eq!(delay_index::decode(&again), Ok(entries));
+}
+
+/// A schedule that decodes encodes to bytes of the same schedule.
+#[cfg(feature = "cron")]
+pub fn schedule(data: &[u8]) {
+    let Ok(plan) = Plan::decode(data) else {
+        return;
+    };
+    let again = plan.encode();
+    assert!(again.len() <= data.len(), "the shortest encoding is longer than another");
+    assert_eq!(Plan::decode(&again), Ok(plan));
 }
 
 /// A file header that decodes encodes to the same bytes.

@@ -16,12 +16,14 @@ use crate::{
     disk::{Disk, is_no_dir},
     error::{Error, Result},
     format::{
+        delay_index,
         entity::{Entity, EntityKind},
         frame::FrameKind,
     },
-    ids::{LogId, Offset, OffsetRange},
+    ids::{EntityId, LogId, Offset, OffsetRange},
     journal::JournalDamage,
     layout::{Layout, Named, segment_name},
+    store::{AckSet, Cursor, join},
 };
 
 /// Verifies the store in a directory. The caller holds its lock.
@@ -49,6 +51,7 @@ pub fn verify_store(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     report.problems.append(&mut damage);
     report.problems.extend(survey.odd.iter().cloned());
     report.problems.append(&mut segments);
+    verify_delay_indexes(&survey, &mut report)?;
     report.unreferenced = unreferenced(&survey)?;
     Ok(report)
 }
@@ -127,6 +130,45 @@ fn verify_log(
         let offsets = offsets(&lost);
         found.affected.push(Affected { log: name, offsets });
         segments.push(found);
+    }
+    Ok(())
+}
+
+/// Looks for spilled messages that no block of their queue's delay index names. An engine would never deliver them.
+fn verify_delay_indexes(survey: &Survey, report: &mut VerifyReport) -> Result<()> {
+    let cursors = survey.state.cursors.values();
+    let mut queues: Vec<EntityId> = cursors
+        .filter(|cursor| cursor.acks().is_some_and(|acks| acks.spilled() > 0))
+        .map(|cursor| cursor.id.entity())
+        .collect();
+    queues.sort_unstable();
+    for queue in queues {
+        let mut named = BTreeSet::new();
+        let mut dir = survey.layout.segments_dir();
+        let is_index =
+            |it: &&Entity| matches!(it.kind, EntityKind::DelayIndex { queue: of } if of == queue);
+        if let Some(index) = survey.state.catalog.all().find(is_index) {
+            dir = survey.layout.log_dir(index.id.log(0));
+            survey.walk(index.id.log(0), false, &mut |_, record| {
+                // A block that does not decode names no message.
+                let entries = delay_index::decode(record.payload).unwrap_or_default();
+                named.extend(entries.into_iter().map(|(_, offset)| offset));
+                Ok(())
+            })?;
+        }
+        let acks = survey.state.cursors.get(&queue.cursor(0)).and_then(Cursor::acks);
+        let spilled = acks.into_iter().flat_map(AckSet::all_spilled);
+        let mut lost: Vec<OffsetRange> =
+            spilled.filter(|it| !named.contains(it)).map(|it| it.to(it.next())).collect();
+        join(&mut lost);
+        if !lost.is_empty() {
+            let what =
+                "delayed messages that no block of the delay index names: they are never delivered";
+            let mut found = problem(&dir, 0, what);
+            let log = survey.name(queue.log(0));
+            found.affected.push(Affected { log, offsets: offsets(&lost) });
+            report.problems.push(found);
+        }
     }
     Ok(())
 }

@@ -125,8 +125,11 @@ fn make(shared: &impl Shared, may_rewrite: bool, work: &mut Work) -> Result<()> 
         // Nothing refers to the file. If the removal fails, a later sweep finds it.
         let _ = work.segments.disk.remove(&path);
     }
-    if shared.with(|store| mem::take(&mut store.meta.unswept)) {
-        sweep(shared, &work.segments)?;
+    if shared.with(|store| mem::take(&mut store.meta.unswept))
+        && sweep(shared, &work.segments).is_err()
+    {
+        // The checkpoint is made all the same. The next one sweeps.
+        shared.with(|store| store.meta.unswept = true);
     }
     work.remove_logs(&capture.deleted_logs);
     Ok(())

@@ -210,6 +210,83 @@ fn only_a_sync_that_fails_poisons() {
     }
 }
 
+/// What an application sees of a store.
+fn seen(engine: &Engine) -> Vec<(String, u64, Vec<usize>)> {
+    let names = engine.queues().unwrap().into_iter();
+    let state = |name: String| {
+        let queue = engine.queue(&name).open().unwrap();
+        let length = |it: Result<posthouse::Browsed, Error>| it.unwrap().payload().len();
+        let lengths = queue.browse().unwrap().map(length).collect();
+        (name, queue.delayed().unwrap(), lengths)
+    };
+    names.map(state).collect()
+}
+
+/// `purge` returned `Io` after it had deleted everything, as it could not clean up behind it. Each call is made to fail
+/// at each of its calls of the disk. Where it says that it has failed, nothing has changed.
+#[test]
+fn an_error_leaves_all_as_it_was_whatever_the_call() {
+    type Act = fn(&Engine, &posthouse::Delivery) -> Result<(), Error>;
+    let acts: [(&str, Act); 11] = [
+        ("purge", |engine, _| engine.queue("q").open()?.purge().map(drop)),
+        ("remove", |engine, _| engine.queue("q").open()?.remove(posthouse::Offset(3)).map(drop)),
+        ("delete", |engine, _| engine.queue("q").delete()),
+        ("create", |engine, _| engine.queue("new").max_attempts(2).create().map(drop)),
+        ("send", |engine, _| engine.queue("q").open()?.send(text(17)).map(drop)),
+        ("batch", |engine, _| engine.queue("q").open()?.send_batch([text(7), text(8)]).map(drop)),
+        ("large", |engine, _| engine.queue("q").open()?.send(vec![1; 30 << 10]).map(drop)),
+        ("ack", |_, delivery| delivery.ack()),
+        ("nack", |_, delivery| delivery.nack_after(Duration::from_secs(5))),
+        ("transaction", |engine, delivery| {
+            let other = engine.queue("other").open()?;
+            let mut tx = engine.transaction();
+            tx.ack(delivery).send(&other, "moved");
+            tx.commit().map(drop)
+        }),
+        ("checkpoint", |engine, _| engine.checkpoint()),
+    ];
+    for (what, act) in acts {
+        let prepare = || {
+            let disk = SimDisk::new(1);
+            let engine = open(&disk).unwrap();
+            engine.queue("other").create().unwrap();
+            let queue = engine.queue("q").create().unwrap();
+            for n in 0..20 {
+                let delay = Duration::from_secs(60 + u64::from(n));
+                queue.send(posthouse::Message::new(text(n)).deliver_after(delay)).unwrap();
+            }
+            queue.send_batch((20..30).map(text)).unwrap();
+            engine.checkpoint().unwrap();
+            queue.send_batch((30..40).map(text)).unwrap();
+            let delivery = queue.try_receive().unwrap().unwrap();
+            (disk, engine, delivery)
+        };
+        let (disk, engine, delivery) = prepare();
+        let before = seen(&engine);
+        let from = disk.calls();
+        act(&engine, &delivery).unwrap();
+        let (calls, after) = (disk.calls() - from, seen(&engine));
+        let mut failures = 0;
+        for error in [EIO, EMFILE, ENOSPC] {
+            for call in 0..calls {
+                let (disk, engine, delivery) = prepare();
+                disk.fail_call(disk.calls() + call, error, false);
+                let failed = act(&engine, &delivery).err();
+                disk.heal();
+                // What follows a commit, like the checkpointer's work, may poison the engine, too.
+                let is_poisoned = engine.sync().is_err_and(|it| it.kind() == ErrorKind::Poisoned);
+                failures += u32::from(failed.is_some() && !is_poisoned);
+                if !is_poisoned {
+                    let expected = if failed.is_some() { &before } else { &after };
+                    let call = disk.failed_call();
+                    assert_eq!(&seen(&engine), expected, "{what}: {call:?}, {failed:?}");
+                }
+            }
+        }
+        println!("{what}: {calls} calls of the disk, {failures} failures");
+    }
+}
+
 #[test]
 fn a_disk_that_fails_for_good_is_survived_and_heals() {
     let whole = SimDisk::new(1);

@@ -90,7 +90,10 @@ impl<T, F: FnMut() -> Result<Attempt<T>> + Unpin> Future for Asked<F> {
                 }
                 (Err(error), _) if error.is_lack_of_space() => {
                     // Failures of earlier deliveries could not be counted, for lack of the same space.
-                    this.space = Some(await_space(&this.committer, Shortage::Checkpoint { urgency: Urgency::Ordinary }));
+                    this.space = Some(await_space(
+                        &this.committer,
+                        Shortage::Checkpoint { urgency: Urgency::Ordinary },
+                    ));
                 }
                 (Err(error), _) => return Poll::Ready(Err(error)),
             }

@@ -3,9 +3,13 @@
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use crate::{
-    Engine, ErrorKind,
+    Engine, ErrorKind, Message, VerifyReport,
     config::{Config, Durability},
     disk::sim::SimDisk,
+    engine::core::spill::NAME,
+    ids::Offset,
+    inspect::{salvage_on, verify_on},
+    store::{Op, Space},
 };
 
 fn config() -> Config {
@@ -136,4 +140,58 @@ fn a_quiet_moment_after_any_sync_writes_the_mark() {
         let Err(error) = opened else { panic!("{what}: the rot passes for a torn tail") };
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
     }
+}
+
+/// Verifies a copy of the disk.
+fn verify(disk: &SimDisk) -> VerifyReport {
+    let process = Arc::new(disk.fork(1).process());
+    verify_on(process, Path::new("store")).expect("it can be read")
+}
+
+/// A bug that loses a block of a delay index would lose its messages in silence.
+#[test]
+fn verify_finds_delayed_messages_that_no_block_names() {
+    let disk = SimDisk::new(1);
+    let process = Arc::new(disk.process());
+    let config = Config { delayed_in_memory: 8, ..config() };
+    let engine = Engine::open_on(process, Path::new("store"), config.clone(), false)
+        .expect("the disk is well");
+    let queue = engine.queue("q").create().expect("there is space");
+    for n in 1..=40u64 {
+        let message = Message::new(n.to_string()).deliver_after(Duration::from_secs(n * 3600));
+        queue.send(message).expect("there is space");
+    }
+    engine.sync().expect("the disk is well");
+    assert!(verify(&disk).is_ok(), "{}", verify(&disk));
+
+    // The block goes, and its messages do not come back.
+    let committer = engine.committer();
+    let lost = committer.transact("lose a block", |core| {
+        let space = Space::DelayIndexes {
+            queue: core.store.find(Space::Queues, "q").expect("it is there").id,
+        };
+        let index = core.store.find(space, NAME).expect("messages are spilled").id;
+        let lose = Op::Ack { cursor: index.cursor(0), offsets: &[Offset(0)] };
+        Ok(((), core.commit(&[lose], committer.now())?))
+    });
+    let _ = lost.expect("there is space");
+    for checkpointed in [false, true] {
+        if checkpointed {
+            engine.checkpoint().expect("the disk is well");
+        }
+        engine.sync().expect("the disk is well");
+        let report = verify(&disk);
+        assert_eq!(report.problems.len(), 1, "{report}");
+        let affected = &report.problems[0].affected;
+        assert_eq!(affected.len(), 1, "{report}");
+        assert_eq!(affected[0].log.to_string(), "queue \"q\"");
+        let offsets: u64 = affected[0].offsets.iter().map(|it| it.end.0 - it.start.0).sum();
+        assert!(offsets > 0 && offsets < 40, "{report}");
+    }
+    // Salvage makes them deliverable at once.
+    disk.kill();
+    let process: Arc<dyn crate::disk::Disk> = Arc::new(disk.process());
+    salvage_on(&process, Path::new("store"), Path::new("salvaged"), config.clone())
+        .expect("it can be salvaged");
+    assert!(verify_on(process, Path::new("salvaged")).expect("it can be read").is_ok());
 }

@@ -196,9 +196,12 @@ macro_rules! consumer_state_calls {
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         ///
+        /// Up to 10,000 ranges of messages are deleted in one commit, so nearly every purge is one.
+        ///
         /// # Errors
         ///
-        /// The same errors as [`remove`](Self::remove).
+        /// The same errors as [`remove`](Self::remove). If a purge of more ranges fails, each of its commits has
+        /// deleted all of its messages, or none.
         pub fn purge(&self) -> crate::Result<u64> {
             self.consumer().purge()
         }

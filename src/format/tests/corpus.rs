@@ -20,7 +20,7 @@ use crate::ids::{Offset, Timestamp};
 type Run = fn(&[u8]);
 
 /// The targets that decode.
-const TARGETS: [(&str, Run); 7] = [
+const TARGETS: [(&str, Run); 9] = [
     ("frame", fuzzing::frame),
     ("commit_changes", fuzzing::commit_changes),
     ("block", fuzzing::block),
@@ -28,6 +28,8 @@ const TARGETS: [(&str, Run); 7] = [
     ("meta_entry", fuzzing::meta_entry),
     ("journal_header", fuzzing::journal_header),
     ("note", fuzzing::note),
+    ("delay_index", fuzzing::delay_index),
+    ("schedule", fuzzing::schedule),
 ];
 
 /// No header has anything but zeros behind this.
@@ -55,6 +57,10 @@ fn seeds() -> Seeds {
             add("meta_entry", entry, payload());
         } else if let Some(note) = sample.strip_prefix("note: ") {
             add("note", note, &bytes);
+        } else if let Some(block) = sample.strip_prefix("delay index: ") {
+            add("delay_index", block, &bytes);
+        } else if let Some(plan) = sample.strip_prefix("schedule: ") {
+            add("schedule", plan, &bytes);
         } else if sample == "segment block" {
             add("block", "records", without_padding(&bytes, 8, BLOCK_HEADER_BYTES));
         } else if sample == "segment footer" {
@@ -190,6 +196,16 @@ fn meta_entry() {
 #[test]
 fn note() {
     replay("note");
+}
+
+#[test]
+fn delay_index() {
+    replay("delay_index");
+}
+
+#[test]
+fn schedule() {
+    replay("schedule");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{borrow::Cow, fmt::Write, path::PathBuf};
 use super::{
     super::{
         commit::*,
+        delay_index,
         frame::*,
         fuzzing::put_run,
         header::FORMAT_VERSION,
@@ -91,6 +92,7 @@ pub fn samples() -> Vec<(String, Vec<u8>)> {
     segment_file(&mut samples);
     metalog_file(&mut samples);
     notes(&mut samples);
+    payloads(&mut samples);
     samples.0
 }
 
@@ -238,6 +240,32 @@ fn notes(samples: &mut Samples) {
     samples.add("note: a dead letter with a time to live of its own", died);
     samples.add("note: a dead letter that was redriven", redriven);
     samples.add("note: a dead letter that died twice", again);
+}
+
+/// What the payloads of the engine's own messages hold.
+fn payloads(samples: &mut Samples) {
+    let dues = [(NOW, Offset(41)), (NOW, Offset(7)), (Timestamp(NOW.0 + 60_000), Offset(1000))];
+    samples.add("delay index: a block", delay_index::encode(&dues));
+    #[cfg(feature = "cron")]
+    {
+        use super::super::schedule::{MissedRuns, Plan, Target, Template};
+        let template = Template {
+            payload: b"report".to_vec(),
+            key: Some(b"customer-17".to_vec()),
+            headers: vec![("kind".to_owned(), b"daily".to_vec())],
+            time_to_live_ms: Some(60_000),
+            priority: 3,
+        };
+        let plan = Plan {
+            cron: "30 6 * * *".to_owned(),
+            time_zone: "Europe/Berlin".to_owned(),
+            target: Target::Queue("reports".to_owned()),
+            missed_runs: MissedRuns::RunAll,
+            next: NOW,
+            template,
+        };
+        samples.add("schedule: a plan", plan.encode());
+    }
 }
 
 /// Sixteen bytes a line; lines of zeros beyond the first are left out and marked by a star.
