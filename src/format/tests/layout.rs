@@ -6,7 +6,6 @@ use std::{borrow::Cow, fmt::Write, path::PathBuf};
 use super::{
     super::{
         commit::*,
-        delay_index,
         frame::*,
         fuzzing::put_run,
         header::FORMAT_VERSION,
@@ -244,8 +243,6 @@ fn notes(samples: &mut Samples) {
 
 /// What the payloads of the engine's own messages hold.
 fn payloads(samples: &mut Samples) {
-    let dues = [(NOW, Offset(41)), (NOW, Offset(7)), (Timestamp(NOW.0 + 60_000), Offset(1000))];
-    samples.add("delay index: a block", delay_index::encode(&dues));
     #[cfg(feature = "cron")]
     {
         use super::super::schedule::{MissedRuns, Plan, Target, Template};
