@@ -198,6 +198,9 @@ pub fn check_hold(most: Duration) -> Result<Duration> {
 /// The longest delay: a year.
 pub const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// The longest delay in milliseconds.
+pub const DELAY_MAX_MS: u64 = DELAY_MAX.as_millis() as u64;
+
 /// Checks the length of a delay.
 pub fn check_delay(field: &'static str, delay: Duration) -> Result<Duration> {
     if delay > DELAY_MAX {

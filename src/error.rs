@@ -208,6 +208,12 @@ impl Error {
         error
     }
 
+    /// Whether every later call on the same handle fails, too: the engine was closed or is poisoned, or the
+    /// entity was deleted. Iterators, futures and loops end after such an error.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Closed | ErrorKind::Poisoned | ErrorKind::NotFound)
+    }
+
     /// A copy of the error for another waiter. Only the type of the source is lost.
     pub(crate) fn again(&self) -> Error {
         let inner = &self.0;

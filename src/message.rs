@@ -156,7 +156,7 @@ impl<'a> Message<'a> {
     ///
     /// A delay goes on evenly, however the clock is set, also while the machine sleeps and while the engine is closed.
     /// Parts of a millisecond are rounded up. A delay of 0 delivers at once, also where the queue has a delay of its own.
-    /// See also [`QueueBuilder::delay`](crate::QueueBuilder::delay).
+    /// A delay of more than a year is an error when the message is sent. See also [`QueueBuilder::delay`](crate::QueueBuilder::delay).
     ///
     /// ```
     /// use std::time::Duration;

@@ -141,6 +141,11 @@ impl DelayIndex {
         self.taken
     }
 
+    /// The block that a thread is bringing back.
+    pub fn taken(&self) -> Option<SpilledBlock> {
+        self.taken
+    }
+
     /// Ends `take`: the block has come back.
     pub fn release(&mut self) {
         self.taken = None;

@@ -57,13 +57,19 @@ impl Lanes {
         self.0.retain(|_, lane| !lane.is_empty());
     }
 
-    /// Removes a message that moves to another place or was deleted.
-    pub fn forget(&mut self, offset: Offset) {
+    /// How many messages have waited, and are due.
+    pub fn due(&self) -> u64 {
+        self.0.values().map(|lane| lane.returned.due()).sum()
+    }
+
+    /// Removes a message that moves to another place or was deleted. Returns whether it was there.
+    pub fn forget(&mut self, offset: Offset) -> bool {
+        let mut was_there = false;
         for lane in self.0.values_mut() {
-            lane.fresh.remove(offset.0);
-            lane.returned.remove_released(offset);
+            was_there |= lane.fresh.remove(offset.0) | lane.returned.forget(offset);
         }
         self.retain_full();
+        was_there
     }
 
     /// Removes deleted messages. They are the first ones that `iter` returned.

@@ -26,6 +26,7 @@ pub mod in_force;
 mod lanes;
 mod leases;
 pub mod oldest;
+mod removal;
 mod retry;
 mod returned;
 pub mod settings;
@@ -42,12 +43,12 @@ use lanes::Lanes;
 use leases::Leases;
 pub use leases::{Expired, LeaseKey, SlotId};
 pub use retry::Retry;
-use returned::{Readiness, Returned, is_in, merge};
+use returned::{Readiness, Returned};
 use roaring::RoaringTreemap;
 
 use crate::{
     audit,
-    ids::{Due, Offset, OffsetRange, Skew, Timestamp},
+    ids::{Due, Offset, Skew, Timestamp},
 };
 
 /// `next` moves over a run of acked messages once the run is this long.
@@ -59,6 +60,11 @@ pub trait Acked {
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset>;
     /// The priority of an unacked message.
     fn priority(&self, offset: Offset) -> u8;
+}
+
+/// Whether a message was acked or deleted.
+fn is_gone(acked: &impl Acked, offset: Offset) -> bool {
+    acked.next_unacked(offset, offset.next()).is_none()
 }
 
 /// Whether a message can be delivered now.
@@ -92,6 +98,8 @@ pub struct Deliveries {
     /// fails for ever does not hold up the others.
     fresh_first: bool,
     leases: Leases,
+    /// Leased messages that were deleted. Their consumers hold them until they settle.
+    gone: RoaringTreemap,
 }
 
 impl Deliveries {
@@ -106,6 +114,7 @@ impl Deliveries {
             passed: floor,
             fresh_first: false,
             leases: Leases::default(),
+            gone: RoaringTreemap::new(),
         }
     }
 
@@ -257,9 +266,10 @@ impl Deliveries {
         }
     }
 
-    /// How many messages without a priority have waited, and are due.
+    /// How many messages have waited, and are due.
+    #[inline]
     pub fn due(&self) -> u64 {
-        self.returned.due()
+        self.returned.due() + self.lanes.due()
     }
 
     /// The offset of the leased message, if the lease still holds at `now`.
@@ -273,13 +283,22 @@ impl Deliveries {
     /// lease has ended before.
     #[inline]
     pub fn settle(&mut self, key: LeaseKey) -> Option<Offset> {
-        self.leases.end(key)
+        let offset = self.leases.end(key)?;
+        self.note_ended(offset);
+        Some(offset)
+    }
+
+    #[inline]
+    fn note_ended(&mut self, offset: Offset) {
+        if !self.gone.is_empty() {
+            self.gone.remove(offset.0);
+        }
     }
 
     /// Ends a lease, and delivers the message again once it is due (`Due::NOW`: at once). Returns `None`, and
     /// changes nothing, if the lease has ended before.
     pub fn release(&mut self, key: LeaseKey, due: Due, acked: &impl Acked) -> Option<Offset> {
-        let offset = self.leases.end(key)?;
+        let offset = self.settle(key)?;
         self.put(offset, due, acked);
         Some(offset)
     }
@@ -287,6 +306,9 @@ impl Deliveries {
     /// Puts a message whose lease has ended back as if it had never been leased. A message that was fresh is fresh
     /// again, unless an unacked message lies between it and `next`. To put back several, begin with the last one.
     pub fn take_back(&mut self, offset: Offset, acked: &impl Acked) {
+        if is_gone(acked, offset) {
+            return;
+        }
         let priority = acked.priority(offset);
         if priority > 0 {
             self.lanes.insert(offset, priority);
@@ -343,82 +365,17 @@ impl Deliveries {
         self.leases.take_freed()
     }
 
-    /// Puts a message whose lease has ended into its place: waiting, or released if it is not to wait.
+    /// Puts a message whose lease has ended into its place: waiting, or released if it is not to wait. A message that
+    /// was deleted has no place.
     pub fn put(&mut self, offset: Offset, due: Due, acked: &impl Acked) {
+        if is_gone(acked, offset) {
+            return;
+        }
         match acked.priority(offset) {
             _ if due.waits() => self.defer(offset, due),
             0 => self.returned.release(offset),
             priority => self.lanes.returned(priority).release(offset),
         }
-    }
-
-    /// The messages that can be delivered now: the lowest priority first, and the oldest first within a
-    /// priority.
-    pub fn ready<'a>(
-        &'a mut self,
-        acked: &'a impl Acked,
-        end: Offset,
-    ) -> impl Iterator<Item = Offset> {
-        let known = move |known: &RoaringTreemap, from| {
-            acked.next_unacked(from, end).filter(|offset| known.contains(offset.0))
-        };
-        // The walk passes each known offset once, however often `ready` is called.
-        self.passed = self.passed.max(self.next);
-        while let Some(offset) = known(&self.known, self.passed) {
-            audit::step();
-            self.passed = offset.next();
-        }
-        let this = &*self;
-        let mut next = this.passed;
-        let fresh = std::iter::from_fn(move || {
-            audit::step();
-            while let Some(offset) = known(&this.known, next) {
-                audit::step();
-                next = offset.next();
-            }
-            let fresh = acked.next_unacked(next, end)?;
-            next = fresh.next();
-            Some(fresh)
-        });
-        let plain = merge(this.returned.iter(), fresh);
-        let unacked = |offset: &Offset| acked.next_unacked(*offset, offset.next()).is_some();
-        plain.chain(this.lanes.iter()).filter(unacked)
-    }
-
-    /// Removes deleted messages. They are the first ones that `ready` returned, so none of them waits.
-    pub fn forget_ready(&mut self, ranges: &[OffsetRange]) {
-        audit::steps(ranges.len() as u64);
-        self.returned.forget_first(ranges);
-        if !self.lanes.is_empty() {
-            self.lanes.forget_first(ranges);
-        }
-        for range in ranges {
-            self.known.remove_range(range.start.0..range.end.0);
-        }
-    }
-
-    /// Removes deleted messages from every place.
-    pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
-        if !self.waiting.is_empty() {
-            audit::steps(self.waiting.len() as u64);
-            self.waiting.retain(|(_, offset)| !is_in(ranges, *offset));
-        }
-        audit::steps(ranges.len() as u64);
-        self.returned.forget_all(ranges);
-        if !self.lanes.is_empty() {
-            self.lanes.forget_all(ranges);
-        }
-        for range in ranges {
-            self.known.remove_range(range.start.0..range.end.0);
-        }
-    }
-
-    /// Removes one deleted message. `due` is its due time.
-    pub fn forget_one(&mut self, offset: Offset, due: Due) {
-        self.waiting.remove(&(due, offset));
-        self.returned.remove_released(offset);
-        self.lanes.forget(offset);
-        self.known.remove(offset.0);
     }
 
     /// Moves the deadline of a lease. Returns `false` if the lease does not hold at `now`.
@@ -435,7 +392,9 @@ impl Deliveries {
     /// Ends one lease whose deadline has come. The caller puts its message into another place.
     #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Expired> {
-        self.leases.expire_one(now)
+        let expired = self.leases.expire_one(now)?;
+        self.note_ended(expired.offset);
+        Some(expired)
     }
 
     /// When the next lease expires.
@@ -457,12 +416,12 @@ impl Deliveries {
 
     /// The leased messages, in order.
     pub fn leased(&self) -> BTreeSet<Offset> {
-        audit::steps(self.in_flight());
+        audit::steps(self.leases.len() as u64);
         self.leases.offsets().collect()
     }
 
-    /// How many messages are leased.
+    /// How many messages are leased. Deleted ones do not count.
     pub fn in_flight(&self) -> u64 {
-        self.leases.len() as u64
+        self.leases.len() as u64 - self.gone.len()
     }
 }

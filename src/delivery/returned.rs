@@ -23,11 +23,17 @@ pub enum Readiness {
     Gone,
 }
 
+/// How many more deleted messages than due ones may be left in `due`.
+const STALE_MAX: u64 = 64;
+
 #[derive(Debug, Default)]
 pub struct Returned {
     released: RoaringTreemap,
-    /// In the order in which they came due.
+    /// In the order in which they came due. Those that are not in `is_due` were deleted.
     due: VecDeque<Offset>,
+    is_due: RoaringTreemap,
+    /// How many messages are due. `is_due` would have to count them.
+    due_count: u64,
     /// The round-robin goes on at the first released message at or above this offset.
     round_robin_from: u64,
     due_first: bool,
@@ -42,7 +48,7 @@ pub fn is_in(ranges: &[OffsetRange], offset: Offset) -> bool {
 impl Returned {
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.released.is_empty() && self.due.is_empty()
+        self.released.is_empty() && self.due_count == 0
     }
 
     pub fn release(&mut self, offset: Offset) {
@@ -50,17 +56,43 @@ impl Returned {
     }
 
     pub fn come_due(&mut self, offset: Offset) {
-        self.due.push_back(offset);
+        if self.is_due.insert(offset.0) {
+            self.due.push_back(offset);
+            self.due_count += 1;
+        }
     }
 
     /// How many messages are due.
     pub fn due(&self) -> u64 {
-        self.due.len() as u64
+        self.due_count
     }
 
     /// Removes a released message. Returns whether it was there.
     pub fn remove_released(&mut self, offset: Offset) -> bool {
         self.released.remove(offset.0)
+    }
+
+    /// Removes a deleted message. Returns whether it was there.
+    pub fn forget(&mut self, offset: Offset) -> bool {
+        let was_due = self.is_due.remove(offset.0);
+        if was_due {
+            self.due_count -= 1;
+            self.drop_stale();
+        }
+        self.released.remove(offset.0) || was_due
+    }
+
+    /// Drops what is left in `due` of deleted messages: at its front, and everywhere once it is the larger part.
+    fn drop_stale(&mut self) {
+        while self.due.front().is_some_and(|offset| !self.is_due.contains(offset.0)) {
+            audit::step();
+            self.due.pop_front();
+        }
+        if self.due.len() as u64 > 2 * self.due_count + STALE_MAX {
+            audit::steps(self.due.len() as u64);
+            let Returned { due, is_due, .. } = self;
+            due.retain(|offset| is_due.contains(offset.0));
+        }
     }
 
     /// Removes deleted messages.
@@ -77,6 +109,7 @@ impl Returned {
         for range in ranges {
             audit::step();
             self.released.remove_range(range.start.0..range.end.0);
+            self.due_count -= self.is_due.remove_range(range.start.0..range.end.0);
         }
         while self.due.front().is_some_and(|offset| is_in(ranges, *offset)) {
             audit::step();
@@ -98,11 +131,19 @@ impl Returned {
         for _ in 0..self.due.len() {
             audit::step();
             let offset = self.due.pop_front()?;
+            if !self.is_due.contains(offset.0) {
+                continue;
+            }
             match readiness(offset) {
-                Readiness::Ready => return Some(offset),
                 // Later ones may be visible.
                 Readiness::Invisible => self.due.push_back(offset),
-                Readiness::Gone => {}
+                ready => {
+                    self.is_due.remove(offset.0);
+                    self.due_count -= 1;
+                    if ready == Readiness::Ready {
+                        return Some(offset);
+                    }
+                }
             }
         }
         None
@@ -129,7 +170,8 @@ impl Returned {
 
     /// All messages. Of the next released and the next due message, the older one goes first.
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
-        merge(self.due.iter().copied(), self.released.iter().map(Offset))
+        let due = self.due.iter().copied().filter(|offset| self.is_due.contains(offset.0));
+        merge(due, self.released.iter().map(Offset))
     }
 }
 

@@ -27,7 +27,7 @@ pub struct ConsumerStats {
     /// Messages that wait until they are due. Overdue messages beyond
     /// [`delayed_in_memory`](crate::Options::delayed_in_memory) count here, too.
     pub delayed: u64,
-    /// Messages on lease.
+    /// Messages on lease. A message that was removed while it is on lease does not count.
     pub in_flight: u64,
     /// Messages that a consumer could not be given because they are damaged on disk. A consumer got the error of
     /// each of them once. They stay until they are removed, and are tried again after the next open.
@@ -42,6 +42,17 @@ pub struct ConsumerStats {
     pub failed: u64,
     /// Messages that were moved to the dead letters.
     pub dead: u64,
+    /// Messages whose time to live was over: they were dropped, or moved to the dead letters. The moved ones count
+    /// in `dead`, too.
+    pub expired: u64,
+    /// Messages that were deleted to make room for others: see
+    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest).
+    pub dropped: u64,
+    /// Messages that were deleted by [`remove`](crate::Queue::remove), or moved away by
+    /// [`redrive`](crate::Queue::redrive).
+    pub removed: u64,
+    /// Messages that were deleted by [`purge`](crate::Queue::purge).
+    pub purged: u64,
     /// Messages that were sent, published or moved here.
     pub sent: u64,
     /// The age of the oldest message that is not acked, by its timestamp. `None` if there is no message, or if
@@ -112,4 +123,8 @@ pub struct Counts {
     pub acked: u64,
     pub failed: u64,
     pub dead: u64,
+    pub expired: u64,
+    pub dropped: u64,
+    pub removed: u64,
+    pub purged: u64,
 }

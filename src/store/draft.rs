@@ -2,7 +2,7 @@
 
 use super::{commit::Op, gone, log::Log, state::State};
 use crate::{
-    config::{Config, RUN_MESSAGES_MAX},
+    config::{Config, DELAY_MAX_MS, RUN_MESSAGES_MAX},
     error::{Error, ErrorKind, Result},
     format::{
         commit::{Change, Run, begin_run, finish_run},
@@ -278,6 +278,7 @@ impl Draft {
                 None if delay_ms == 0 => continue,
                 Some(Delay::After(0)) => continue,
                 None => after(delay_ms),
+                Some(Delay::After(ms)) if ms > DELAY_MAX_MS => return Err(too_late(ms)),
                 Some(Delay::After(ms)) => after(ms),
                 Some(Delay::At(at)) if !is_plausible(at) => return Err(implausible(at)),
                 Some(Delay::At(at)) if at <= now.stamp => continue,
@@ -341,6 +342,13 @@ impl Draft {
 /// seconds in the place of milliseconds.
 fn is_plausible(at: Timestamp) -> bool {
     (946_684_800_000..253_402_300_800_000).contains(&at.0)
+}
+
+fn too_late(ms: u64) -> Error {
+    let what = format!(
+        "deliver_after is {ms} ms; it must be a year at most. For a later time use deliver_at"
+    );
+    Error::invalid("deliver_after", what)
 }
 
 fn implausible(at: Timestamp) -> Error {

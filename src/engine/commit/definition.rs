@@ -35,6 +35,11 @@ pub trait Definition {
         None
     }
 
+    /// Whether that name was given, and does not follow from the name of the entity.
+    fn names_dead_letter_queue(&self) -> bool {
+        false
+    }
+
     /// Checks the settings.
     fn check(&self, _dead_letter_queue: Option<&str>) -> Result<()> {
         Ok(())
@@ -163,6 +168,19 @@ pub fn create(
     committer.complete(committed, committer.config.durability)
 }
 
+/// Creates an entity and makes a handle of it. If another thread deletes the entity in between, creates it again.
+pub fn attach_created<T>(
+    create: impl Fn() -> Result<Entity>,
+    attach: impl Fn(&Entity) -> Result<T>,
+) -> Result<T> {
+    loop {
+        match attach(&create()?) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            attached => return attached,
+        }
+    }
+}
+
 /// The entity that a builder asks for.
 struct Wanted<'a, D: Definition> {
     definition: &'a D,
@@ -176,19 +194,27 @@ struct LetterQueue {
 }
 
 impl<D: Definition> Wanted<'_, D> {
+    /// The queue for dead letters, if the entity gets one. Fails if another entity has it already, and the name was
+    /// not given: nobody shares a queue by an accident of names.
     fn letter_queue(&self, core: &Core, there: Option<&EntityKind>) -> Result<Option<LetterQueue>> {
-        let Some(name) = self.definition.dead_letter_queue(there) else {
-            return Ok(None);
-        };
+        let Some(name) = self.definition.dead_letter_queue(there) else { return Ok(None) };
         check_not_reserved("dead_letter_queue", &name)?;
-        Ok(Some(match core.store.find(Space::Queues, &name) {
-            Some(entity) => LetterQueue { id: entity.id, creation: None },
-            None => {
-                let entity = core.store.new_entity(&name, EntityKind::Queue(settings::plain()));
-                let (id, starts) = (entity.id, vec![Offset(0)]);
-                LetterQueue { id, creation: Some(Creation { entity, starts }) }
-            }
-        }))
+        let Some(found) = core.store.find(Space::Queues, &name) else {
+            let entity = core.store.new_entity(&name, EntityKind::Queue(settings::plain()));
+            let (id, starts) = (entity.id, vec![Offset(0)]);
+            return Ok(Some(LetterQueue { id, creation: Some(Creation { entity, starts }) }));
+        };
+        let id = found.id;
+        if !self.definition.names_dead_letter_queue()
+            && let Some(other) = core.store.uses_as_dead_letters(id)
+        {
+            let what = format!(
+                "queue {name:?} takes the dead letters of {other} already. To share it, give its name with \
+                 dead_letter_queue; or give another name"
+            );
+            return Err(Error::invalid("dead_letter_queue", what));
+        }
+        Ok(Some(LetterQueue { id, creation: None }))
     }
 
     fn create(&self, core: &mut Core, committer: &Committer) -> CommitResult<(Entity, Receipt)> {
@@ -308,7 +334,8 @@ macro_rules! builder_calls {
         /// that is given here; [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting or the name
         /// is out of range: a name has 1 to 255 bytes, and does not begin with `posthouse.`.
         pub fn create(&self) -> crate::Result<$handle> {
-            $from(self, &definition::create(&self.engine, self, IfExists::Open)?)
+            let create = || definition::create(&self.engine, self, IfExists::Open);
+            definition::attach_created(create, |entity| $from(self, entity))
         }
 
         #[doc = concat!("Creates the ", $noun, ". It must not exist.")]
@@ -327,7 +354,8 @@ macro_rules! builder_calls {
         /// The same errors as [`create`](Self::create); [`AlreadyExists`](crate::ErrorKind::AlreadyExists) if it
         /// exists, whatever its settings.
         pub fn create_new(&self) -> crate::Result<$handle> {
-            $from(self, &definition::create(&self.engine, self, IfExists::Fail)?)
+            let create = || definition::create(&self.engine, self, IfExists::Fail);
+            definition::attach_created(create, |entity| $from(self, entity))
         }
 
         #[doc = concat!("Opens the ", $noun, ". It must exist. Settings that are given here are ignored.")]
@@ -399,7 +427,8 @@ macro_rules! update_call {
         /// settings contradict each other, or if a setting cannot change while there are messages: the error
         /// says what to do. [`DiskFull`](crate::ErrorKind::DiskFull): nothing was changed.
         pub fn create_or_update(&self) -> crate::Result<$handle> {
-            $from(self, &definition::create(&self.engine, self, IfExists::Update)?)
+            let create = || definition::create(&self.engine, self, IfExists::Update);
+            definition::attach_created(create, |entity| $from(self, entity))
         }
     };
 }

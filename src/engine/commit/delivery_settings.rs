@@ -80,7 +80,8 @@ macro_rules! delivery_settings {
         /// Sets whether messages with one key are delivered in order and one at a time: `false` by default.
         ///
         /// The next message of a key is delivered when the one before is acked, moved to the dead letters or
-        /// deleted, and not while that one waits for its retry. Messages with other keys and messages without
+        /// deleted, and not while that one waits for its retry. If the one before is deleted while it is on lease,
+        /// the next one is delivered when that lease has ended. Messages with other keys and messages without
         /// a key do not wait for it.
         ///
         /// ```
@@ -138,7 +139,9 @@ macro_rules! delivery_settings {
         ///
         /// A message moves there after [`max_attempts`](Self::max_attempts) deliveries (5 if that is not
         /// given), or when a handler [rejects](crate::Delivery::reject) it. The default name is the name of
-        /// the queue and `.dead`; for a subscription, the name of its topic, a dot, its own name and `.dead`.
+        /// the queue and `.dead`; for a subscription, the name of its topic, a dot, its own name and `.dead`. If a
+        /// queue of that name takes the dead letters of another already, `create` fails: two share a queue only if
+        /// this setting names it.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

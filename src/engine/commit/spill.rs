@@ -7,6 +7,7 @@ use crate::{
     delivery::delay_index::SpillSizes,
     engine::core::{
         commit::Receipt,
+        effects::HeldBack,
         spill::{NAME, ReturningBlock, entries_of},
     },
     error::{ErrorKind, Result},
@@ -67,17 +68,24 @@ impl Committer {
     /// A block that cannot come back is tried again a little later. A damaged block is skipped. Consumers that
     /// find no message, including the ones that wait, get the damage as an error.
     pub fn bring_back(&self, cursor: CursorId) {
+        // Consumers wait for the block that this thread takes. So no code of the application runs meanwhile.
+        let _held_back = HeldBack::begin(&self.flusher);
         while let Err(error) = self.bring_back_due(cursor) {
             let mut core = self.lock("bring back spilled messages");
-            let Ok(consumption) = core.consumption(cursor) else { return };
-            let is_damaged = error.kind() == ErrorKind::Corrupt;
-            if is_damaged && consumption.delay_index.set_damaged(&error) {
-                let log = consumption.info.log;
-                core.wake_some(log, usize::MAX);
-            } else {
-                consumption.delay_index.rest_until(self.elapsed() + REST);
+            let (is_corrupt, mut is_damaged) = (error.kind() == ErrorKind::Corrupt, false);
+            let until = self.elapsed() + REST;
+            core.end_return(cursor, |index| {
+                is_damaged = is_corrupt && index.set_damaged(&error);
+                if !is_damaged {
+                    index.rest_until(until);
+                }
+            });
+            if !is_damaged {
                 break;
             }
+            let Ok(consumption) = core.consumption(cursor) else { return };
+            let log = consumption.info.log;
+            core.wake_some(log, usize::MAX);
         }
         self.lock("bring back spilled messages").arm(cursor);
     }
@@ -94,7 +102,6 @@ impl Committer {
                 Ok(((), receipt))
             })?;
             self.sync_soon();
-            self.lock(operation).consumption(cursor)?.delay_index.release();
         }
     }
 

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{consumer::Consumer, due_times::DueTimes, getters::stored_message_getters};
 use crate::{
     engine::core::errors::deleted,
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     format::{note::DeadLetter, record::Headers},
     ids::{Due, Offset, OffsetRange, Skew, Timestamp},
     message::Message,
@@ -111,7 +111,8 @@ impl fmt::Debug for Browsed {
 /// lease and delayed messages are among them.
 ///
 /// The iterator ends at the last message that was there when it began. A damaged message is an error, and
-/// the iterator goes on after it.
+/// the iterator goes on after it. If the engine is closed or poisoned meanwhile, or the queue deleted, the
+/// iterator gives that error once, and ends.
 ///
 /// [`Queue::browse`](crate::Queue::browse) and [`Subscription::browse`](crate::Subscription::browse) return
 /// it.
@@ -121,10 +122,15 @@ pub struct Browse {
     consumer: Arc<Consumer>,
     range: OffsetRange,
     due_times: DueTimes,
+    /// An error ended it.
+    is_over: bool,
 }
 
 /// The number of messages whose due times are read at once.
 const DUE_TIMES_AT_ONCE: u64 = 1 << 16;
+
+/// How often the due times are read again for one message, which may be spilled anew meanwhile.
+const READS_MAX: u32 = 10;
 
 impl Browse {
     fn next_message(&mut self) -> Result<Option<Browsed>> {
@@ -173,20 +179,43 @@ impl Browse {
 
     /// When a spilled message is due.
     fn due_of(&mut self, offset: Offset) -> Result<Due> {
-        if !self.due_times.range.contains(offset) {
-            let range = offset.to(Offset(offset.0 + DUE_TIMES_AT_ONCE));
-            self.due_times = self.consumer.read_due_times(range)?;
+        let mut reads = 0;
+        loop {
+            if reads == 0 && !self.due_times.range.contains(offset) {
+                self.read_due_times(offset)?;
+                reads = 1;
+            }
+            if let Some(due) = self.due_times.due.get(&offset) {
+                return Ok(*due);
+            }
+            let mut core = self.consumer.committer().lock_open("browse")?;
+            let acks = core.store.acks(self.consumer.cursor()).ok_or_else(deleted)?;
+            if !acks.is_spilled(offset) {
+                // The message has come back into memory meanwhile.
+                return Ok(acks.due(offset));
+            }
+            let index = &core.consumption(self.consumer.cursor())?.delay_index;
+            let damage = self.due_times.damage.as_ref().or(index.damage());
+            if let Some(damage) = damage.filter(|_| reads > 0) {
+                return Err(damage.again());
+            }
+            drop(core);
+            if reads == READS_MAX {
+                let what = format!(
+                    "no block of the delay index names the delayed message at offset {offset}"
+                );
+                return Err(Error::new(ErrorKind::Corrupt, what));
+            }
+            // It was spilled after the due times were read.
+            self.read_due_times(offset)?;
+            reads += 1;
         }
-        if let Some(due) = self.due_times.due.get(&offset) {
-            return Ok(*due);
-        }
-        let core = self.consumer.committer().lock_open("browse")?;
-        let acks = core.store.acks(self.consumer.cursor()).ok_or_else(deleted)?;
-        match &self.due_times.damage {
-            Some(damage) if acks.is_spilled(offset) => Err(damage.again()),
-            // The message has come back into memory meanwhile.
-            _ => Ok(acks.due(offset)),
-        }
+    }
+
+    fn read_due_times(&mut self, from: Offset) -> Result<()> {
+        let range = from.to(Offset(from.0 + DUE_TIMES_AT_ONCE));
+        self.due_times = self.consumer.read_due_times(range)?;
+        Ok(())
     }
 }
 
@@ -194,7 +223,12 @@ impl Iterator for Browse {
     type Item = Result<Browsed>;
 
     fn next(&mut self) -> Option<Result<Browsed>> {
-        self.next_message().transpose()
+        if self.is_over {
+            return None;
+        }
+        let next = self.next_message().transpose();
+        self.is_over = matches!(&next, Some(Err(error)) if error.is_final());
+        next
     }
 }
 
@@ -204,7 +238,12 @@ impl Consumer {
         let (_, end) = core.bounds(self.log())?;
         let floor = core.store.floor(self.cursor()).ok_or_else(deleted)?;
         let due_times = DueTimes::default();
-        Ok(Browse { consumer: self.without_slot(), range: floor.to(end), due_times })
+        Ok(Browse {
+            consumer: self.without_slot(),
+            range: floor.to(end),
+            due_times,
+            is_over: false,
+        })
     }
 
     /// Browses from an offset on.

@@ -12,7 +12,7 @@ use super::{consumer::Consumer, delivery::Delivery};
 use crate::error::{ErrorKind, Result};
 
 /// The messages of a queue or a subscription, as a `Stream` of the crate `futures`. It ends when the engine
-/// is closed.
+/// is closed. After an error that cannot pass, as when the queue is deleted, it gives the error once and ends.
 ///
 /// It needs the feature `stream`. The method `next` comes from `StreamExt` of a crate such as `futures` or
 /// `tokio-stream`. See [`Queue::deliveries`](crate::Queue::deliveries) for an example.

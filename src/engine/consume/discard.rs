@@ -50,7 +50,7 @@ impl Consumer {
         let committer = self.committer();
         if seeded!(ExpiredIsDroppedWithoutACommit) {
             let mut core = committer.lock_open("drop an expired message")?;
-            core.end_deleted(self.cursor(), delivered.key);
+            core.end_deleted(self.cursor(), delivered.key, false);
         } else {
             let _: Receipt = committer
                 .settle("drop an expired message", &self.settlement(delivered, Settling::Drop))?;
@@ -73,8 +73,12 @@ impl Consumer {
         let dead = DeadMessage { stored, attempts, priority: delivered.priority, reason };
         let letter = Box::new(dead.letter(&self.info, dead_letters, committer.now()));
         let how = Settling::DeadLetter { letter, has_failed: false };
-        committer.move_or_wait(&self.settlement(delivered, how))?;
-        committer.lock("move to the dead letters").note_undelivered(self.cursor(), attempts > 0);
+        let was_moved = committer.move_or_wait(&self.settlement(delivered, how))?;
+        let mut core = committer.lock("move to the dead letters");
+        core.note_undelivered(self.cursor(), attempts > 0);
+        if was_moved && reason == EXPIRED {
+            core.count(self.cursor(), |counts| counts.expired += 1);
+        }
         Ok(())
     }
 

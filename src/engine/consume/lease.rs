@@ -101,26 +101,34 @@ impl Consumer {
     #[inline(always)]
     pub(super) fn lease_with<T>(
         &self,
-        lease: impl FnOnce(&mut Core, Duration) -> Result<Option<T>>,
+        mut lease: impl FnMut(&mut Core, Duration) -> Result<Option<T>>,
     ) -> Result<Attempt<T>> {
-        let (mut core, elapsed) = self.lock_current("receive")?;
-        if let Some(slot) = self.slot_in(&mut core)?
-            && let Admittance::Wait(waiting) = core.admit(slot.slot())?
-        {
+        loop {
+            let (mut core, elapsed) = self.lock_current("receive")?;
+            if let Some(slot) = self.slot_in(&mut core)?
+                && let Admittance::Wait(waiting) = core.admit(slot.slot())?
+            {
+                core.arm(self.cursor());
+                return Ok(Attempt::Wait(waiting));
+            }
+            if let Some(damage) = core.take_untold(self.cursor()) {
+                return Err(damage);
+            }
+            let leased = lease(&mut core, elapsed);
             core.arm(self.cursor());
-            return Ok(Attempt::Wait(waiting));
-        }
-        if let Some(damage) = core.take_untold(self.cursor()) {
-            return Err(damage);
-        }
-        let leased = lease(&mut core, elapsed);
-        core.arm(self.cursor());
-        match leased? {
-            Some(leased) => Ok(Attempt::Got(leased)),
-            None => match core.spill_damage(self.cursor()).filter(|_| self.is_to_be_told()) {
+            if let Some(leased) = leased? {
+                return Ok(Attempt::Got(leased));
+            }
+            if let Some(returning) = core.wait_for_block(self.cursor(), elapsed) {
+                // Another thread is reading messages that are due.
+                drop(core);
+                returning.wait(None);
+                continue;
+            }
+            return match core.spill_damage(self.cursor()).filter(|_| self.is_to_be_told()) {
                 Some(damage) => Err(damage),
                 None => Ok(Attempt::Wait(self.watch.begin())),
-            },
+            };
         }
     }
 

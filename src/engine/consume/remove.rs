@@ -30,11 +30,11 @@ impl Consumer {
                 // The caller relies on the commit that removed it.
                 return Ok((false, Receipt::of_what_is_there(&core.store)));
             }
-            let (due, was_spilled) = (acks.due(offset), acks.is_spilled(offset));
+            let was_spilled = acks.is_spilled(offset);
+            let removed = core.removals(cursor, &[offset])?;
             let ack = Op::Ack { cursor, offsets: &[offset] };
             let receipt = core.commit(&[ack], committer.now_plain())?;
-            core.consumption(cursor)?.deliveries.forget_one(offset, due);
-            core.note_deleted(cursor);
+            core.note_removed(cursor, &removed)?;
             was_last_spilled = was_spilled && core.spilled(cursor) == 0;
             Ok((true, receipt))
         })?;
@@ -48,7 +48,8 @@ impl Consumer {
     /// Deletes all messages that are not leased. Returns how many.
     pub fn purge(&self) -> Result<u64> {
         let (cursor, committer) = (self.cursor(), self.committer());
-        let (_, end) = committer.lock_open("purge")?.bounds(self.log())?;
+        // Messages whose leases have run out are not leased.
+        let (_, end) = self.lock_current("purge")?.0.bounds(self.log())?;
         let (mut all, mut from) = (0, Offset(0));
         loop {
             let committed = committer.transact("purge", |core| {
@@ -62,6 +63,7 @@ impl Consumer {
                 let ack = Op::AckRanges { cursor, ranges: &ranges };
                 let receipt = core.commit(&[ack], committer.now_plain())?;
                 core.note_dropped(cursor, &ranges);
+                core.count(cursor, |counts| counts.purged += messages);
                 Ok((Purged { messages, next }, receipt))
             })?;
             let purged = committer.complete(committed, self.durability)?;

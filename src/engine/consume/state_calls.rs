@@ -119,7 +119,8 @@ macro_rules! consumer_state_calls {
         ///
         /// The function is called once for each crossing, and once at first if the threshold is reached
         /// already. The thread that crosses the threshold calls it, after the commit. The function must not
-        /// wait for that thread. The watch ends when the returned value is dropped.
+        /// wait for that thread. If the function itself crosses a threshold, the call for that comes after the
+        /// function has returned. The watch ends when the returned value is dropped.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

@@ -1,12 +1,14 @@
 //! The capacity of a queue with limits: whether messages fit, and which messages are dropped for them.
 
+use std::time::Duration;
+
 use super::{Core, consumption::Consumption, errors::deleted};
 use crate::{
     audit,
     delivery::weights::{Weights, weight_of},
     error::{Error, ErrorKind, Result},
     format::entity::Limit,
-    ids::{CursorId, Offset, OffsetRange},
+    ids::{CursorId, Due, Offset, OffsetRange},
     message::Message,
     store::AckSet,
 };
@@ -87,8 +89,11 @@ impl Core {
         limit: Limit,
         load: Load,
         acked: &[Offset],
+        elapsed: Duration,
     ) -> Result<Dropped> {
         load.check(limit)?;
+        // What has come due, or has run out its lease, can be dropped. Without its thread the engine notes that here.
+        self.expire(cursor, elapsed);
         let log = self.consumption(cursor)?.info.log;
         let (_, end) = self.bounds(log)?;
         let (store, consumption) = self.store_and(cursor)?;
@@ -122,6 +127,35 @@ impl Core {
             }
             _ => self.note_dropped(cursor, &dropped.ranges),
         }
+        let messages: u64 = dropped.ranges.iter().map(|range| range.len()).sum();
+        self.count(cursor, |counts| counts.dropped += messages);
+    }
+
+    /// The facts about messages that a commit is about to delete, for [`note_removed`](Core::note_removed).
+    pub fn removals(&self, cursor: CursorId, offsets: &[Offset]) -> Result<Vec<Removal>> {
+        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let removal = |&offset: &Offset| {
+            audit::step();
+            Removal { offset, due: acks.due(offset), was_spilled: acks.is_spilled(offset) }
+        };
+        Ok(offsets.iter().filter(|offset| !acks.is_acked(**offset)).map(removal).collect())
+    }
+
+    /// Notes that a commit deleted messages, wherever each of them was.
+    pub fn note_removed(&mut self, cursor: CursorId, removed: &[Removal]) -> Result<()> {
+        let Consumption { deliveries, groups, counts, damaged, .. } = self.consumption(cursor)?;
+        for Removal { offset, due, was_spilled } in removed {
+            audit::step();
+            let was_found =
+                deliveries.forget_one(*offset, *due) || *was_spilled || damaged.contains(*offset);
+            // A message of a queue that is ordered by key may also be parked.
+            if !was_found && (groups.is_none() || deliveries.leased().contains(offset)) {
+                deliveries.note_gone(*offset);
+            }
+        }
+        counts.removed += removed.len() as u64;
+        self.note_deleted(cursor);
+        Ok(())
     }
 
     /// Notes that messages were deleted from any place.
@@ -134,6 +168,14 @@ impl Core {
         }
         self.note_deleted(cursor);
     }
+}
+
+/// A message that a commit deletes.
+#[derive(Clone, Copy, Debug)]
+pub struct Removal {
+    offset: Offset,
+    due: Due,
+    was_spilled: bool,
 }
 
 fn weight(consumption: &Consumption, offset: Offset) -> u64 {

@@ -91,6 +91,8 @@ pub struct Consumption {
     pub oldest: OldestWatch,
     pub delay_index: DelayIndex,
     pub damaged: Damaged,
+    /// Where consumers wait for a block that another thread is bringing back. `None` until the first one waits.
+    pub returning: Option<Arc<Watch>>,
     pub slots: Slots,
     /// The time of the timer that is set for this cursor.
     pub armed: Option<Duration>,
@@ -113,6 +115,7 @@ impl Consumption {
             oldest: OldestWatch::default(),
             delay_index: DelayIndex::unused(),
             damaged: Damaged::default(),
+            returning: None,
             slots: Slots::default(),
             armed: None,
         }
@@ -140,7 +143,8 @@ impl Consumption {
 
     /// Wakes all waiters of the cursor that wait for something other than a message.
     pub fn wake_others(&self, effects: &mut Effects) {
-        for watch in self.capacity.iter().chain(self.slots.watches()) {
+        let watches = self.capacity.iter().chain(&self.returning).chain(self.slots.watches());
+        for watch in watches {
             effects.wake_all(watch);
         }
     }

@@ -20,6 +20,13 @@ pub struct Damaged {
     untold: VecDeque<Error>,
 }
 
+impl Damaged {
+    /// Whether a message was set aside.
+    pub fn contains(&self, offset: Offset) -> bool {
+        self.offsets.contains(&offset)
+    }
+}
+
 impl Consumption {
     /// The error of a damaged message, with its offset and its queue.
     pub fn damage(&self, offset: Offset, error: &Error) -> Error {

@@ -4,7 +4,7 @@
 //! has unlocked the core. There are two reasons. A thread that is woken under the lock would block on it and
 //! sleep again. A callback of the application may call the engine.
 
-use std::{cell::RefCell, marker::PhantomData, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, marker::PhantomData, sync::Arc};
 
 use super::thresholds::{Callback, WatchedThreshold};
 use crate::engine::runtime::{
@@ -82,14 +82,42 @@ impl Effects {
         for WakeUp { watch, most } in wake_ups {
             watch.wake(most);
         }
-        callbacks.into_iter().for_each(Callback::run);
+        call_in_turn(callbacks);
         drop(ended);
     }
 }
 
 thread_local! {
+    /// Callbacks that this thread runs next. `None` if it runs none.
+    static NEXT: RefCell<Option<VecDeque<Callback>>> = const { RefCell::new(None) };
+
     /// Effects that this thread holds back. `None` if it runs them at once.
     static HELD_BACK: RefCell<Option<Vec<Effects>>> = const { RefCell::new(None) };
+}
+
+/// Runs callbacks, one after the other. The callbacks that a callback causes run after it has returned: a callback
+/// that crosses its own threshold again and again must not use up the stack.
+fn call_in_turn(callbacks: Vec<Callback>) {
+    if callbacks.is_empty() {
+        return;
+    }
+    let mut left = Some(callbacks);
+    let is_outer = NEXT.try_with(|next| {
+        let mut next = next.borrow_mut();
+        let is_outer = next.is_none();
+        next.get_or_insert_default().extend(left.take().into_iter().flatten());
+        is_outer
+    });
+    // The thread ends, and its thread-local values are gone.
+    left.into_iter().flatten().for_each(Callback::run);
+    if !is_outer.is_ok_and(|is_outer| is_outer) {
+        return;
+    }
+    let take = || NEXT.try_with(|next| next.borrow_mut().as_mut().and_then(VecDeque::pop_front));
+    while let Ok(Some(callback)) = take() {
+        callback.run();
+    }
+    let _ = NEXT.try_with(|next| next.borrow_mut().take());
 }
 
 /// Holds the effects of this thread back until it is dropped. A thread uses it while it holds another lock under

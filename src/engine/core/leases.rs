@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Core, consumption::Consumption, errors::lease_lost};
 use crate::{
-    delivery::LeaseKey,
+    delivery::{LeaseKey, stats::Counts},
     error::Result,
     ids::{CursorId, Due, LogId, Offset},
 };
@@ -32,9 +32,16 @@ impl Core {
         }
     }
 
-    /// Ends the lease of a message that was deleted.
-    pub fn end_deleted(&mut self, cursor: CursorId, key: LeaseKey) {
-        self.end_lease(cursor, key, |_| {});
+    /// Ends the lease of a message that was deleted. `has_failed` counts this delivery as failed.
+    pub fn end_deleted(&mut self, cursor: CursorId, key: LeaseKey, has_failed: bool) {
+        self.end_lease(cursor, key, |consumption| {
+            consumption.counts.failed += u64::from(has_failed);
+        });
+    }
+
+    /// Ends the lease of a message that was dropped because its time to live is over.
+    pub fn end_expired(&mut self, cursor: CursorId, key: LeaseKey) {
+        self.end_lease(cursor, key, |consumption| consumption.counts.expired += 1);
     }
 
     /// Ends the lease of an acked message. `took` is the time since it was received.
@@ -105,6 +112,13 @@ impl Core {
             self.wake_one(log);
         } else {
             self.arm(cursor);
+        }
+    }
+
+    /// Changes the counts of a cursor.
+    pub fn count(&mut self, cursor: CursorId, change: impl FnOnce(&mut Counts)) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            change(&mut consumption.counts);
         }
     }
 

@@ -91,10 +91,20 @@ impl Settling<'_> {
 /// How a lease ends once the commit is made.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
-    Acked { took: Duration },
-    Dead { has_failed: bool },
-    Deleted,
-    Release { due: Due },
+    Acked {
+        took: Duration,
+    },
+    Dead {
+        has_failed: bool,
+    },
+    /// The message was deleted while it was on lease.
+    Gone {
+        has_failed: bool,
+    },
+    Expired,
+    Release {
+        due: Due,
+    },
     Returned,
 }
 
@@ -179,12 +189,16 @@ impl Core {
             Settling::AckIfThere if is_gone => return Err(super::errors::lease_lost()),
             #[cfg(feature = "cron")]
             Settling::AckIfThere => Ending::Acked { took: elapsed.saturating_sub(*leased) },
-            Settling::Nack { .. } | Settling::DeadLetter { .. } | Settling::Release if is_gone => {
-                return Ok(Ending::Deleted);
+            Settling::Release | Settling::Drop if is_gone => {
+                return Ok(Ending::Gone { has_failed: false });
             }
             Settling::Release => {
                 self.plan_release(*cursor, offset, *attempt, plan)?;
                 return Ok(Ending::Returned);
+            }
+            Settling::Nack { .. } if is_gone => return Ok(Ending::Gone { has_failed: true }),
+            Settling::DeadLetter { has_failed, .. } if is_gone => {
+                return Ok(Ending::Gone { has_failed: *has_failed });
             }
             Settling::Nack { letter: Some(letter), .. } => {
                 plan.letters.push(letter);
@@ -200,7 +214,7 @@ impl Core {
                         let tried = self.store.acks(*cursor).map_or(0, |it| it.attempts(offset));
                         (tried.max(*attempt), Due::NOW)
                     }
-                    Disposition::Gone => return Ok(Ending::Deleted),
+                    Disposition::Gone => return Ok(Ending::Gone { has_failed: true }),
                 };
                 let urgency = Urgency::Freeing;
                 plan.deferred.push(Op::Defer { cursor: *cursor, offset, attempts, due, urgency });
@@ -210,7 +224,7 @@ impl Core {
                 plan.letters.push(letter);
                 Ending::Dead { has_failed: *has_failed }
             }
-            Settling::Drop => Ending::Deleted,
+            Settling::Drop => Ending::Expired,
         };
         plan.acks.entry(*cursor).or_default().push(offset);
         Ok(ending)
@@ -241,7 +255,8 @@ impl Core {
             match *ending {
                 Ending::Acked { took } => self.end_acked(cursor, key, took),
                 Ending::Dead { has_failed } => self.end_dead(cursor, key, has_failed),
-                Ending::Deleted => self.end_deleted(cursor, key),
+                Ending::Gone { has_failed } => self.end_deleted(cursor, key, has_failed),
+                Ending::Expired => self.end_expired(cursor, key),
                 Ending::Release { due } => self.release_failed(cursor, key, due),
                 Ending::Returned => self.take_back(cursor, key),
             }

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     audit,
-    delivery::delay_index::{SpillSizes, SpilledBlock},
+    delivery::delay_index::{DelayIndex, SpillSizes, SpilledBlock},
+    engine::runtime::wait::Waiting,
     error::{Error, ErrorKind, Result},
     format::delay_index::{decode, encode},
     ids::{CursorId, Due, EntityId, Now, Offset, Skew, Timestamp},
@@ -175,6 +176,25 @@ impl Core {
         Ok(Some(ReturningBlock { entity, block, source }))
     }
 
+    /// Begins to wait for a block whose messages are due and that another thread is bringing back. `None` if there
+    /// is none.
+    pub fn wait_for_block(&mut self, cursor: CursorId, elapsed: Duration) -> Option<Waiting> {
+        let (now, skew) = (self.even(elapsed), self.skew());
+        let consumption = self.consumers.get_mut(&cursor)?;
+        consumption.delay_index.taken().filter(|block| block.due.even_time(skew) <= now)?;
+        Some(consumption.returning.get_or_insert_default().begin())
+    }
+
+    /// Ends `take_block`. Wakes the consumers that wait for the block.
+    pub fn end_return(&mut self, cursor: CursorId, end: impl FnOnce(&mut DelayIndex)) {
+        let Core { consumers, effects, .. } = self;
+        let Some(consumption) = consumers.get_mut(&cursor) else { return };
+        end(&mut consumption.delay_index);
+        if let Some(returning) = &consumption.returning {
+            effects.wake_all(returning);
+        }
+    }
+
     /// Brings the messages of a block back into memory.
     pub fn bring_back(
         &mut self,
@@ -203,6 +223,7 @@ impl Core {
         for (due, offset) in valid {
             consumption.deliveries.defer(offset, due);
         }
+        self.end_return(cursor, DelayIndex::release);
         Ok(receipt)
     }
 

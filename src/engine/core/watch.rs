@@ -24,14 +24,23 @@ impl Core {
         let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
         let (_, end) = self.bounds(consumption.info.log)?;
         let depth = self.store.acks(cursor).ok_or_else(deleted)?.unacked(end);
-        let Counts { delivered, redelivered, acked, failed, dead } = consumption.counts;
+        let Counts {
+            delivered,
+            redelivered,
+            acked,
+            failed,
+            dead,
+            expired,
+            dropped,
+            removed,
+            purged,
+        } = consumption.counts;
         let delayed = consumption.deliveries.waiting() + self.spilled(cursor);
         let in_flight = consumption.deliveries.in_flight();
         let damaged = self.damaged(cursor);
         Ok(ConsumerStats {
             sent: end.0.saturating_sub(consumption.first.0),
             depth,
-            // A message on lease may have been deleted.
             ready: depth.saturating_sub(delayed + in_flight + damaged),
             delayed,
             in_flight,
@@ -41,6 +50,10 @@ impl Core {
             acked,
             failed,
             dead,
+            expired,
+            dropped,
+            removed,
+            purged,
             ..ConsumerStats::default()
         })
     }

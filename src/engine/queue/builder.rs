@@ -212,6 +212,10 @@ impl Definition for QueueBuilder {
         self.settings.dead_letter_queue_of(&self.name, there.and_then(EntityKind::delivering))
     }
 
+    fn names_dead_letter_queue(&self) -> bool {
+        self.settings.dead_letter_queue.is_some()
+    }
+
     fn check(&self, dead_letter_queue: Option<&str>) -> Result<()> {
         self.settings.check(dead_letter_queue)
     }

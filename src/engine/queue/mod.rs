@@ -151,7 +151,8 @@ impl Queue {
             }
             let mut dropped = Dropped::default();
             if let Some(limit) = rules.limit {
-                let made = core.make_capacity(cursor, limit, Load::of(limit, messages), &[]);
+                let (load, now) = (Load::of(limit, messages), committer.elapsed());
+                let made = core.make_capacity(cursor, limit, load, &[], now);
                 if made.is_err() {
                     full(core);
                 }

@@ -155,12 +155,9 @@ impl Batch {
         for (cursor, ranges) in &acked {
             ops.push(Op::AckRanges { cursor: *cursor, ranges });
         }
+        let removed = core.removals(cursor, &offsets)?;
         let receipt = core.commit(&ops, now)?;
-        for it in &moving {
-            let offset = it.outgoing.message.offset();
-            core.consumption(cursor)?.deliveries.forget_one(offset, it.kept.due);
-        }
-        core.note_deleted(cursor);
+        core.note_removed(cursor, &removed)?;
         Ok((moving.len() as u64, receipt))
     }
 

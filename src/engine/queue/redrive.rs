@@ -9,6 +9,7 @@ use super::{
 use crate::{
     engine::consume::{browse::Browsed, consumer::Consumer},
     error::{Error, Result},
+    ids::Offset,
 };
 
 /// The most letters that are moved in one commit, and the most bytes of them.
@@ -208,9 +209,11 @@ impl<'a> Redrive<'a> {
             if !(self.only)(&letter) {
                 continue;
             }
-            let bytes = weight(&letter);
+            let (bytes, offset) = (weight(&letter), letter.offset());
             let outgoing = match self.outgoing(letter) {
                 Ok(outgoing) => outgoing,
+                // A message on lease stays, whatever it is.
+                Err(_) if self.is_leased(offset)? => continue,
                 Err(error) => {
                     failure.get_or_insert(error);
                     continue;
@@ -230,6 +233,11 @@ impl<'a> Redrive<'a> {
         }
         (self.progress)(done);
         failure.map_or(Ok(done), Err)
+    }
+
+    fn is_leased(&self, offset: Offset) -> Result<bool> {
+        let (mut core, _) = self.from.lock_current("redrive")?;
+        Ok(core.consumption(self.from.cursor())?.deliveries.leased().contains(&offset))
     }
 
     /// Where a message goes.

@@ -155,8 +155,9 @@ impl Registry {
                 let messages = std::slice::from_ref(message);
                 ops.push(Op::Append { log, messages, delay_ms: 0 });
             }
+            let removed = core.removals(cursor, &found.offsets)?;
             let receipt = core.commit(&ops, committer.now())?;
-            core.note_dropped(cursor, &old);
+            core.note_removed(cursor, &removed)?;
             Ok((true, receipt))
         })?;
         committer.complete(committed, committer.config.durability)

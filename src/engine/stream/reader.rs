@@ -29,7 +29,8 @@ use crate::{
 ///
 /// [`try_read`](Reader::try_read) and [`read`](Reader::read) lend records from the reader, which is the
 /// fastest way. As an iterator the reader gives out records that stay valid on their own; the iterator ends
-/// when it has read all records, and may go on later.
+/// when it has read all records, and may go on later. After an error it ends, too, and a later call tries again. If
+/// the engine was closed or is poisoned, or the stream was deleted, it has ended for good.
 ///
 /// A reader over several partitions reads each partition in order. It takes turns between partitions.
 ///
@@ -55,6 +56,17 @@ pub struct Reader {
     /// Its partition.
     partition: u32,
     source: Source,
+    /// What the last error means for the iterator.
+    ended: Ended,
+}
+
+/// Whether an error ended the iterator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    No,
+    /// The next call ends it, and a later one tries again.
+    Once,
+    ForGood,
 }
 
 /// How far one partition was read.
@@ -88,7 +100,14 @@ impl Reader {
         }
         drop(core);
         let shape = Arc::clone(shape);
-        Ok(Reader { shape, places, turn: 0, partition: 0, source: Source::Nothing })
+        Ok(Reader {
+            shape,
+            places,
+            turn: 0,
+            partition: 0,
+            source: Source::Nothing,
+            ended: Ended::No,
+        })
     }
 
     /// The offset of the next record, for each partition that the reader reads.
@@ -240,6 +259,23 @@ impl Reader {
         }
     }
 
+    /// Goes to the next record for the iterator, which ends after an error: a reader would get it again and again.
+    fn advance_iterator(&mut self) -> Option<Result<Found>> {
+        match self.ended {
+            Ended::No => {}
+            Ended::Once => {
+                self.ended = Ended::No;
+                return None;
+            }
+            Ended::ForGood => return None,
+        }
+        let next = self.advance().transpose();
+        if let Some(Err(error)) = &next {
+            self.ended = if error.is_final() { Ended::ForGood } else { Ended::Once };
+        }
+        next
+    }
+
     /// Goes to the next chunk of any partition. `false` if there is none yet.
     fn load(&mut self) -> Result<bool> {
         self.leave_source();
@@ -349,7 +385,8 @@ impl Place {
     }
 }
 
-/// Gives out records that stay valid on their own, and ends when there are no more. A later call may go on.
+/// Gives out records that stay valid on their own, and ends when there are no more, or after an error. A later
+/// call may go on.
 impl Iterator for Reader {
     type Item = Result<OwnedRecord>;
 
@@ -357,9 +394,8 @@ impl Iterator for Reader {
     fn next(&mut self) -> Option<Result<OwnedRecord>> {
         let (offset, spans) = match self.quick() {
             Some(found) => found,
-            None => match self.advance() {
-                Ok(Some(found)) => found,
-                Ok(None) => return None,
+            None => match self.advance_iterator()? {
+                Ok(found) => found,
                 Err(error) => return Some(Err(error)),
             },
         };

@@ -1,6 +1,6 @@
 //! Commits a transaction: all its sends, acks and offsets in one frame.
 
-use std::{collections::BTreeMap, slice};
+use std::{collections::BTreeMap, slice, time::Duration};
 
 use super::{Append, Seek, Transaction};
 use crate::{
@@ -79,9 +79,10 @@ impl Transaction {
     /// One attempt to commit.
     fn attempt(&self, core: &mut Core) -> CommitResult<(Vec<Position>, Receipt)> {
         let committer = self.engine.committer();
-        let plan = core.plan_settlements(&self.settlements, committer.elapsed())?;
+        let elapsed = committer.elapsed();
+        let plan = core.plan_settlements(&self.settlements, elapsed)?;
         let rules = self.rules(core)?;
-        let dropped = self.make_capacity(core, &plan, &rules)?;
+        let dropped = self.make_capacity(core, &plan, &rules, elapsed)?;
         let mut ops = Vec::new();
         plan.put_deferred(&mut ops);
         for DroppedFrom { cursor, dropped } in &dropped {
@@ -139,6 +140,7 @@ impl Transaction {
         core: &mut Core,
         plan: &SettlementPlan<'_>,
         rules: &BTreeMap<CursorId, Rules>,
+        elapsed: Duration,
     ) -> Result<Vec<DroppedFrom>> {
         let mut loads: BTreeMap<CursorId, (Limit, Load)> = BTreeMap::new();
         if rules.values().any(|rules| rules.limit.is_some()) {
@@ -152,7 +154,8 @@ impl Transaction {
         let mut all = Vec::with_capacity(loads.len());
         for (cursor, (limit, load)) in &loads {
             audit::step();
-            let dropped = core.make_capacity(*cursor, *limit, *load, plan.acked(*cursor))?;
+            let acked = plan.acked(*cursor);
+            let dropped = core.make_capacity(*cursor, *limit, *load, acked, elapsed)?;
             all.push(DroppedFrom { cursor: *cursor, dropped });
         }
         Ok(all)

@@ -4,6 +4,8 @@ mod admission;
 mod browse;
 mod changing;
 mod clock;
+mod corners;
+mod counts;
 mod damage;
 mod dead_letter;
 mod delay;

@@ -1,0 +1,92 @@
+//! Removal: which messages a full queue can drop, and how deleted messages leave their places.
+//!
+//! A message that was deleted leaves every count at once, wherever it was.
+
+use roaring::RoaringTreemap;
+
+use super::{
+    Acked, Deliveries,
+    returned::{is_in, merge},
+};
+use crate::{
+    audit,
+    ids::{Due, Offset, OffsetRange},
+};
+
+impl Deliveries {
+    /// The messages that can be delivered now: the lowest priority first, and the oldest first within a
+    /// priority.
+    pub fn ready<'a>(
+        &'a mut self,
+        acked: &'a impl Acked,
+        end: Offset,
+    ) -> impl Iterator<Item = Offset> {
+        let known = move |known: &RoaringTreemap, from| {
+            acked.next_unacked(from, end).filter(|offset| known.contains(offset.0))
+        };
+        // The walk passes each known offset once, however often `ready` is called.
+        self.passed = self.passed.max(self.next);
+        while let Some(offset) = known(&self.known, self.passed) {
+            audit::step();
+            self.passed = offset.next();
+        }
+        let this = &*self;
+        let mut next = this.passed;
+        let fresh = std::iter::from_fn(move || {
+            audit::step();
+            while let Some(offset) = known(&this.known, next) {
+                audit::step();
+                next = offset.next();
+            }
+            let fresh = acked.next_unacked(next, end)?;
+            next = fresh.next();
+            Some(fresh)
+        });
+        let plain = merge(this.returned.iter(), fresh);
+        let unacked = |offset: &Offset| acked.next_unacked(*offset, offset.next()).is_some();
+        plain.chain(this.lanes.iter()).filter(unacked)
+    }
+
+    /// Removes deleted messages. They are the first ones that `ready` returned, so none of them waits.
+    pub fn forget_ready(&mut self, ranges: &[OffsetRange]) {
+        audit::steps(ranges.len() as u64);
+        self.returned.forget_first(ranges);
+        if !self.lanes.is_empty() {
+            self.lanes.forget_first(ranges);
+        }
+        for range in ranges {
+            self.known.remove_range(range.start.0..range.end.0);
+        }
+    }
+
+    /// Removes deleted messages from every place.
+    pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
+        if !self.waiting.is_empty() {
+            audit::steps(self.waiting.len() as u64);
+            self.waiting.retain(|(_, offset)| !is_in(ranges, *offset));
+        }
+        audit::steps(ranges.len() as u64);
+        self.returned.forget_all(ranges);
+        if !self.lanes.is_empty() {
+            self.lanes.forget_all(ranges);
+        }
+        for range in ranges {
+            self.known.remove_range(range.start.0..range.end.0);
+        }
+    }
+
+    /// Removes one deleted message. `due` is its due time. Returns `false` if the message
+    /// was in none of the places that this state knows: it is leased, spilled or parked.
+    pub fn forget_one(&mut self, offset: Offset, due: Due) -> bool {
+        let is_fresh = offset >= self.next && !self.known.contains(offset.0);
+        let was_waiting = self.waiting.remove(&(due, offset));
+        let was_returned = self.returned.forget(offset) | self.lanes.forget(offset);
+        self.known.remove(offset.0);
+        is_fresh || was_waiting || was_returned
+    }
+
+    /// Notes that a leased message was deleted.
+    pub fn note_gone(&mut self, offset: Offset) {
+        self.gone.insert(offset.0);
+    }
+}
