@@ -196,11 +196,11 @@ fn calls_that_wait(all: &All, how: End) -> Vec<(&'static str, Waits)> {
     calls.push((
         "worker",
         Box::new(move || {
-            // The queue was deleted: its threads end by themselves, and `stop` tells.
             while it.stats().is_ok() {
                 thread::yield_now();
             }
-            worker.stop()
+            // Its threads end by themselves, and `stop` tells, unless it was quicker than they.
+            worker.stop().and(it.stats().map(drop))
         }),
     ));
     let it = of(empty);
