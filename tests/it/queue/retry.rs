@@ -77,7 +77,7 @@ fn the_first_retry_after_a_lease_that_ran_out_or_a_process_that_died_is_immediat
     let mut sim = Sim::new();
     for (name, most) in [("plain", None), ("counted", Some(9))] {
         let builder = sim.engine.queue(name).lease(SECOND);
-        let builder = most.into_iter().fold(builder, |it, most| it.max_attempts(most));
+        let builder = most.into_iter().fold(builder, posthouse::QueueBuilder::max_attempts);
         let queue = builder.create().unwrap();
         queue.send("a").unwrap();
         let held = take(&queue).unwrap();

@@ -87,9 +87,9 @@ fn both_kinds_of_due_times_survive_restarts_with_the_clock_set() {
         }
         let disk = sim.disk.clone();
         if power {
-            disk.power_cut()
+            disk.power_cut();
         } else {
-            disk.kill()
+            disk.kill();
         }
         drop((queue, sim));
         let engine = open(&disk).unwrap();
@@ -121,9 +121,9 @@ fn a_life_goes_on_evenly_over_a_restart_after_the_clock_was_set() {
             }
             let disk = sim.disk.clone();
             if power {
-                disk.power_cut()
+                disk.power_cut();
             } else {
-                disk.kill()
+                disk.kill();
             }
             drop((queue, sim));
             let engine = open(&disk).unwrap();

@@ -59,7 +59,7 @@ impl Driver<'_> {
             | TxPart::SendLater(name)
             | TxPart::SendBrief(name)
             | TxPart::SendUrgent(name) => self.add_send(part, queue_name(*name), draft),
-            TxPart::Publish(name) => self.add_publish(text("topic", *name), draft),
+            TxPart::Publish(name) => self.add_publish(&text("topic", *name), draft),
             TxPart::Append(name) => self.add_append(&text("stream", *name), draft),
             TxPart::Ack(n) => self.add_settling(*n, Settling::Ack, draft),
             TxPart::Nack(n) => self.add_settling(*n, Settling::Nack, draft),
@@ -106,11 +106,11 @@ impl Driver<'_> {
         }
     }
 
-    fn add_publish(&mut self, name: String, draft: &mut Draft) {
+    fn add_publish(&mut self, name: &str, draft: &mut Draft) {
         let message = self.messages(1, 50);
-        if let (Some(topic), Ok(handle)) = (draft.state.topics.get_mut(&name), self.topic(&name)) {
+        if let (Some(topic), Ok(handle)) = (draft.state.topics.get_mut(name), self.topic(name)) {
             for subscription in topic.subscriptions.keys() {
-                let whose = Whose::Subscription(name.clone(), subscription.clone());
+                let whose = Whose::Subscription(name.to_owned(), subscription.clone());
                 draft.born.push((whose, topic.next));
             }
             topic.publish(&message);
