@@ -7,7 +7,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use posthouse::{Delivery, Engine, Error, ErrorKind, IoMode, Offset, Options, sim::SimDisk};
+use posthouse::{
+    Backoff, Delivery, Engine, Error, ErrorKind, IoMode, Offset, Options, sim::SimDisk,
+};
 
 use super::{
     input::Input,
@@ -77,7 +79,7 @@ impl Story {
         };
         story.open();
         let engine = story.engine().clone();
-        engine.queue("q").create().unwrap();
+        engine.queue("q").backoff(Backoff::None).create().unwrap();
         story.committed(|state| {
             state.queues.insert("q".to_owned(), QueueState::default());
         });

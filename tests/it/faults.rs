@@ -287,6 +287,9 @@ fn an_error_leaves_all_as_it_was_whatever_the_call() {
     }
 }
 
+/// At most so many calls of the disk come after the last message is durable.
+const MARKING_CALLS: u64 = 12;
+
 #[test]
 fn a_disk_that_fails_for_good_is_survived_and_heals() {
     let whole = SimDisk::new(1);
@@ -297,7 +300,14 @@ fn a_disk_that_fails_for_good_is_survived_and_heals() {
             let (mut told, mut errors) = (Told::default(), Vec::new());
             disk.fail_call(call, error, true);
             work(&disk, &mut told, &mut errors);
-            assert!(!errors.is_empty() && errors.iter().all(is_expected), "{errors:?}");
+            // All is durable when the engine marks that it was closed. Nothing is lost without that mark, so
+            // `close` does not fail over it.
+            let is_about_the_mark = call + MARKING_CALLS >= whole.calls();
+            assert!(
+                (!errors.is_empty() || is_about_the_mark) && errors.iter().all(is_expected),
+                "{error:?} from call {call} on ({:?}): {errors:?}",
+                disk.failed_call()
+            );
             disk.power_cut();
             // Opening fails, and changes nothing.
             assert!(is_expected(&open(&disk).expect_err("the disk fails")));

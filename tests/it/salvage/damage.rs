@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use posthouse::{ErrorKind, Message, sim::SimDisk};
+use posthouse::{Backoff, ErrorKind, Message, sim::SimDisk};
 
 use super::check::{Tally, check_damaged, files};
 use super::sample::{Builder, Sample, dumped, open, options, sample};
@@ -259,7 +259,7 @@ fn a_stream_that_was_salvaged_around_a_hole_goes_on() {
 fn a_consumer_whose_attempts_are_lost_is_uncertain() {
     let disk = SimDisk::new(1);
     let engine = open(&disk, "store").unwrap();
-    let queue = engine.queue("q").create().unwrap();
+    let queue = engine.queue("q").backoff(Backoff::None).create().unwrap();
     let mut builder = Builder { engine, history: BTreeMap::new(), number: 0, message_bytes: 60 };
     builder.send("q", 6);
     let held = queue.receive_batch(6, Duration::ZERO).unwrap();

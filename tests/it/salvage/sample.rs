@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use posthouse::{Engine, Options, sim::SimDisk};
+use posthouse::{Backoff, Engine, Options, sim::SimDisk};
 
 use crate::model::{
     small_options,
@@ -51,7 +51,7 @@ impl Builder {
     }
 
     pub fn send(&mut self, name: &str, count: usize) {
-        let queue = self.engine.queue(name).create().unwrap();
+        let queue = self.engine.queue(name).backoff(Backoff::None).create().unwrap();
         for _ in 0..count {
             let msg = self.next();
             let offset = queue.send(msg.message()).unwrap();
