@@ -302,7 +302,7 @@ const GROWING: [(Thing, &str, u64); 36] = [
     (Failed, "checkpoint", 1),
     (Expired, "checkpoint", 1),
     // The first operation that looks at a queue ends its leases that have run out.
-    (Expired, "stats", 6),
+    (Expired, "stats", 7),
     (Due, "checkpoint", 1),
     (Due, "purge", 1),
     (Due, "receive", 2),
