@@ -65,9 +65,9 @@ fn a_fifo_or_a_directory_in_the_place_of_a_file_does_not_hang() {
             let file = place.join(file.strip_prefix(&path).unwrap());
             fs::remove_file(&file).unwrap();
             if is_fifo {
-                fifo(&file)
+                fifo(&file);
             } else {
-                fs::create_dir(&file).unwrap()
+                fs::create_dir(&file).unwrap();
             }
             check(&place, &file);
         }
