@@ -147,7 +147,12 @@ pub fn make_after_recovery(
         return Ok((make()?, 0));
     }
     let left = if unfinished.contains(&reserve) { supply.disk.len_of(&reserve).ok() } else { None };
-    Ok((made?, left.unwrap_or(0)))
+    let left = left.unwrap_or(0);
+    if left == 0 && unfinished.contains(&reserve) {
+        // A crash has left its name and nothing of its space.
+        remove(&reserve);
+    }
+    Ok((made?, left))
 }
 
 /// Takes up space that is freed on a full disk, because a commit that frees space needs some first. The content of
