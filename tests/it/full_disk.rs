@@ -259,3 +259,15 @@ fn a_store_opens_on_a_disk_that_was_filled_while_it_was_closed() {
         }
     }
 }
+
+/// A crash may leave the name of the reserve without its space.
+#[test]
+fn a_reserve_without_space_is_not_left_behind() {
+    let disk = SimDisk::new(1);
+    Options::new().sim(&disk).open("store").unwrap().close().unwrap();
+    disk.plant(std::path::Path::new("store/journal/reserve.new"), Some(Vec::new()));
+    let engine = Options::new().sim(&disk).open("store").unwrap();
+    engine.checkpoint().unwrap();
+    let report = engine.verify().unwrap();
+    assert!(report.unreferenced.is_empty(), "{report}");
+}
