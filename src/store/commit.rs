@@ -145,6 +145,15 @@ pub enum Shortage {
     Checkpoint { urgency: Urgency },
 }
 
+impl Shortage {
+    /// Whether the commit that lacks the space frees space itself.
+    pub fn urgency(self) -> Urgency {
+        match self {
+            Shortage::File { urgency, .. } | Shortage::Checkpoint { urgency } => urgency,
+        }
+    }
+}
+
 impl From<Error> for Refused {
     fn from(error: Error) -> Refused {
         Refused::Failed(error)

@@ -29,19 +29,20 @@ use crate::{
 
 /// Has space made by a helper thread, and begins to wait for it.
 fn await_space(committer: &Arc<Committer>, shortage: Shortage) -> SpaceWait {
-    let (space, new) = committer.space.wait();
+    let urgency = shortage.urgency();
+    let (space, new) = committer.space.wait(urgency);
     if let Some(round) = new {
         let (helper, own) = (Arc::clone(committer), Arc::clone(&round));
         let make = move || {
             let _within = Within::enter();
             let outcome = helper.make_space(shortage);
-            helper.space.finish(&own, outcome);
+            helper.space.finish(urgency, &own, outcome);
         };
         let builder = thread::Builder::new().name("posthouse-space".to_owned());
         if let Err(error) = builder.spawn(make) {
             let what = "a thread cannot be started";
             let error = Error::new(ErrorKind::Io, what).because(error);
-            committer.space.finish(&round, Err(error));
+            committer.space.finish(urgency, &round, Err(error));
         }
     }
     space
@@ -54,11 +55,14 @@ pub struct Asked<F> {
     attempt: F,
     waiting: Option<Waiting>,
     space: Option<SpaceWait>,
+    /// Whether a round failed that had begun before this call. The next one begins after it.
+    has_joined_a_failure: bool,
 }
 
 impl<F> Asked<F> {
     pub fn new(committer: &Arc<Committer>, attempt: F) -> Asked<F> {
-        Asked { committer: Arc::clone(committer), attempt, waiting: None, space: None }
+        let committer = Arc::clone(committer);
+        Asked { committer, attempt, waiting: None, space: None, has_joined_a_failure: false }
     }
 }
 
@@ -78,6 +82,11 @@ impl<T, F: FnMut() -> Result<Attempt<T>> + Unpin> Future for Asked<F> {
                 None => None,
                 Some(space) => match space.poll(context) {
                     Poll::Pending => return Poll::Pending,
+                    // An older failure says nothing about the space of this moment.
+                    Poll::Ready(Some(_)) if !space.is_own && !this.has_joined_a_failure => {
+                        this.has_joined_a_failure = true;
+                        None
+                    }
                     Poll::Ready(failure) => failure,
                 },
             };
@@ -88,12 +97,10 @@ impl<T, F: FnMut() -> Result<Attempt<T>> + Unpin> Future for Asked<F> {
                 (Err(error), Some(lacks)) if error.is_lack_of_space() => {
                     this.space = Some(await_space(&this.committer, lacks));
                 }
-                (Err(error), _) if error.is_lack_of_space() => {
-                    // Failures of earlier deliveries could not be counted, for lack of the same space.
-                    this.space = Some(await_space(
-                        &this.committer,
-                        Shortage::Checkpoint { urgency: Urgency::Ordinary },
-                    ));
+                (Err(error), None) if error.is_lack_of_space() => {
+                    // Failures of earlier deliveries could not be counted, for lack of space. Counting them frees space.
+                    let lacks = Shortage::Checkpoint { urgency: Urgency::Freeing };
+                    this.space = Some(await_space(&this.committer, lacks));
                 }
                 (Err(error), _) => return Poll::Ready(Err(error)),
             }

@@ -12,12 +12,30 @@ use crate::{
         wait::{Waiting, Watch},
     },
     error::{Error, Result},
+    journal::Urgency,
 };
 
-/// The space that tasks await. One helper at a time makes it.
+/// The space that tasks await. One helper at a time makes it for ordinary commits, and one for commits that free space:
+/// on a full disk the first fails, and the second does not.
 #[derive(Debug)]
 pub struct Space {
-    round: RankedMutex<Option<Arc<Round>>>,
+    running: RankedMutex<Running>,
+}
+
+/// The rounds that run.
+#[derive(Debug, Default)]
+struct Running {
+    ordinary: Option<Arc<Round>>,
+    freeing: Option<Arc<Round>>,
+}
+
+impl Running {
+    fn of(&mut self, urgency: Urgency) -> &mut Option<Arc<Round>> {
+        match urgency {
+            Urgency::Ordinary => &mut self.ordinary,
+            Urgency::Freeing => &mut self.freeing,
+        }
+    }
 }
 
 /// One attempt of a helper to make space.
@@ -32,29 +50,32 @@ pub struct Round {
 pub struct SpaceWait {
     round: Arc<Round>,
     waiting: Waiting,
+    /// Whether this task began the round.
+    pub is_own: bool,
 }
 
 impl Default for Space {
     fn default() -> Space {
-        Space { round: RankedMutex::new(Rank::Leaf, "space for tasks", None) }
+        Space { running: RankedMutex::new(Rank::Leaf, "space for tasks", Running::default()) }
     }
 }
 
 impl Space {
     /// Begins to wait for the helper that runs. If none runs, returns the round of a new one, which the caller starts.
-    pub fn wait(&self) -> (SpaceWait, Option<Arc<Round>>) {
-        let mut running = self.round.lock();
-        let new = running.is_none();
+    pub fn wait(&self, urgency: Urgency) -> (SpaceWait, Option<Arc<Round>>) {
+        let mut all = self.running.lock();
+        let running = all.of(urgency);
+        let is_own = running.is_none();
         let round = Arc::clone(running.get_or_insert_default());
-        drop(running);
+        drop(all);
         let waiting = round.watch.begin();
-        let new = new.then(|| Arc::clone(&round));
-        (SpaceWait { round, waiting }, new)
+        let new = is_own.then(|| Arc::clone(&round));
+        (SpaceWait { round, waiting, is_own }, new)
     }
 
     /// Ends a round, and wakes the tasks that wait for it.
-    pub fn finish(&self, round: &Round, outcome: Result<()>) {
-        *self.round.lock() = None;
+    pub fn finish(&self, urgency: Urgency, round: &Round, outcome: Result<()>) {
+        *self.running.lock().of(urgency) = None;
         let _ = round.outcome.set(outcome.err());
         round.watch.wake(usize::MAX);
     }

@@ -1,6 +1,15 @@
 //! The engine with its two threads on a simulated disk.
 
-use std::{path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::Duration,
+};
 
 use crate::{
     Engine, ErrorKind, Message, VerifyReport,
@@ -194,4 +203,75 @@ fn verify_finds_delayed_messages_that_no_block_names() {
     salvage_on(&process, Path::new("store"), Path::new("salvaged"), config.clone())
         .expect("it can be salvaged");
     assert!(verify_on(process, Path::new("salvaged")).expect("it can be read").is_ok());
+}
+
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Tasks that wait for space share the helper that makes it. A task that acks does not get what a task that sends gets.
+#[test]
+fn on_a_full_disk_the_acks_of_tasks_succeed_beside_sends_of_tasks() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").create().expect("there is space");
+    disk.set_capacity(Some(2 << 20));
+    let mut sent = 0;
+    while queue.send(vec![7; 200]).is_ok() {
+        sent += 1;
+    }
+    disk.set_capacity(Some(disk.bytes_used()));
+    let is_over = AtomicBool::new(false);
+    let (acked, refused) = thread::scope(|scope| {
+        let producer = scope.spawn(|| {
+            let mut refused = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                match block_on(queue.send_async(vec![7; 4000])) {
+                    Ok(_) => {}
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
+                        refused += 1;
+                    }
+                }
+            }
+            refused
+        });
+        let consumers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut acked = 0;
+                    for _ in 0..sent / 4 {
+                        let Some(delivery) = queue.try_receive().expect("it can be read") else {
+                            break;
+                        };
+                        block_on(delivery.ack_async()).expect("an ack frees space");
+                        acked += 1;
+                    }
+                    acked
+                })
+            })
+            .collect();
+        let acked: u32 =
+            consumers.into_iter().map(|consumer| consumer.join().expect("it ends")).sum();
+        is_over.store(true, Ordering::Relaxed);
+        (acked, producer.join().expect("it ends"))
+    });
+    assert!(acked >= sent / 4, "{acked} of {sent}");
+    assert!(refused > 0, "the disk was full");
+    engine.close().expect("the disk is well");
 }
