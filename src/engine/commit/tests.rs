@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    Engine, ErrorKind, Message, VerifyReport,
+    Engine, ErrorKind, Message, Result, VerifyReport,
     config::{Config, Durability},
     disk::sim::SimDisk,
     engine::core::spill::NAME,
@@ -259,18 +259,21 @@ fn on_a_full_disk_the_acks_of_tasks_succeed_beside_sends_of_tasks() {
                         let Some(delivery) = queue.try_receive().expect("it can be read") else {
                             break;
                         };
-                        block_on(delivery.ack_async()).expect("an ack frees space");
+                        if let Err(error) = block_on(delivery.ack_async()) {
+                            return Err(error);
+                        }
                         acked += 1;
                     }
-                    acked
+                    Ok(acked)
                 })
             })
             .collect();
-        let acked: u32 =
-            consumers.into_iter().map(|consumer| consumer.join().expect("it ends")).sum();
+        let acked: Vec<Result<u32>> =
+            consumers.into_iter().map(|consumer| consumer.join().expect("it ends")).collect();
         is_over.store(true, Ordering::Relaxed);
         (acked, producer.join().expect("it ends"))
     });
+    let acked: u32 = acked.into_iter().map(|acked| acked.expect("an ack frees space")).sum();
     assert!(acked >= sent / 4, "{acked} of {sent}");
     assert!(refused > 0, "the disk was full");
     engine.close().expect("the disk is well");
