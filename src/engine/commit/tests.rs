@@ -259,9 +259,7 @@ fn on_a_full_disk_the_acks_of_tasks_succeed_beside_sends_of_tasks() {
                         let Some(delivery) = queue.try_receive().expect("it can be read") else {
                             break;
                         };
-                        if let Err(error) = block_on(delivery.ack_async()) {
-                            return Err(error);
-                        }
+                        block_on(delivery.ack_async())?;
                         acked += 1;
                     }
                     Ok(acked)
