@@ -160,7 +160,11 @@ impl<'a> RecordParts<'a> {
     #[inline]
     pub fn with_time_to_live(message: &'a Message<'a>, now: Now) -> RecordParts<'a> {
         let parts = RecordParts::of(message, now.stamp);
-        let begin = now.time_to_live_start(parts.timestamp);
+        // A message that is moved as it is lives on. Its note, or the lack of one, says when its life began.
+        let begin = match message.kept() {
+            None => now.time_to_live_start(parts.timestamp),
+            Some(_) => None,
+        };
         RecordParts { headers: HeaderParts::Of(message, begin), ..parts }
     }
 

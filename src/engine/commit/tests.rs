@@ -276,3 +276,26 @@ fn on_a_full_disk_the_acks_of_tasks_succeed_beside_sends_of_tasks() {
     assert!(refused > 0, "the disk was full");
     engine.close().expect("the disk is well");
 }
+
+#[test]
+fn a_redrive_of_spilled_messages_leaves_no_block_behind() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, Config { delayed_in_memory: 8, ..config() });
+    let [from, to] = ["q", "to"].map(|name| engine.queue(name).create().expect("there is space"));
+    for n in 1..=40u64 {
+        let message = Message::new(n.to_string()).deliver_after(Duration::from_secs(n * 3600));
+        from.send(message).expect("there is space");
+    }
+    let left = || {
+        let core = engine.committer().lock("look");
+        let queue = core.store.find(Space::Queues, "q").expect("it is there").id;
+        let index = core.store.find(Space::DelayIndexes { queue }, NAME).expect("it is there").id;
+        (core.spilled(queue.cursor(0)), core.depth(index.cursor(0)))
+    };
+    assert_eq!(from.redrive().to(&to).most(1).run().expect("there is space").moved, 1);
+    let (spilled, blocks) = left();
+    assert!(spilled > 0 && blocks > 0, "the blocks of others stay");
+    assert_eq!(from.redrive().to(&to).run().expect("there is space").moved, 39);
+    assert_eq!(left(), (0, 0));
+    assert!(engine.verify().expect("it can be read").is_ok());
+}

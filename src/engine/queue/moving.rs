@@ -19,7 +19,7 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     format::note::DeadLetter,
-    ids::{CursorId, LogId, Now, Offset, OffsetRange},
+    ids::{CursorId, Due, LogId, Now, Offset, OffsetRange},
     message::{Kept, Message},
     store::{Op, Space},
 };
@@ -106,51 +106,78 @@ pub fn way_back(committer: &Committer, letter: &DeadLetter) -> Result<Target> {
     }
 }
 
-/// Fails if a message that is no dead letter cannot be moved to a queue as it is.
-pub fn check_move(committer: &Committer, message: &Browsed, to: LogId) -> Result<()> {
-    let Some(due) = message.due().filter(|due| *due > committer.now().stamp) else {
-        return Ok(());
-    };
-    let core = committer.lock_open("redrive")?;
-    let queue = core.store.entity(to.entity()).ok_or_else(deleted)?;
-    if queue.delivering().is_some_and(|it| it.is_ordered) {
-        let what = format!(
-            "the message at offset {} is due at {due} (ms since 1970), and queue {:?} is ordered by key, so it \
-             delays no message: move it when it is due, or to another queue",
-            message.offset(),
-            queue.name
-        );
-        return Err(Error::invalid("to", what));
+/// Fails if the place where a message goes is gone, or cannot take it as it is. The commit checks it once more: the
+/// place may be deleted or changed after the message was looked at.
+fn check_target(core: &Core, outgoing: &Outgoing, due: Due, now: Now) -> Result<()> {
+    let Outgoing { message, to, is_dead } = outgoing;
+    match to {
+        Target::Queue(log) => {
+            let queue = core.store.entity(log.entity()).ok_or_else(|| target_gone(message))?;
+            let waits = !is_dead && due.even_time(now.skew()) > now.even;
+            if waits && queue.delivering().is_some_and(|it| it.is_ordered) {
+                let what = format!(
+                    "the message at offset {} is due at {} (ms since 1970), and queue {:?} is ordered by key, so it \
+                     delays no message: move it when it is due, or to another queue",
+                    message.offset(),
+                    due.day_time(now.skew()),
+                    queue.name
+                );
+                return Err(Error::invalid("to", what));
+            }
+            Ok(())
+        }
+        Target::Subscription { log, cursor } => {
+            let is_there = core.store.cursors_over(*log).contains(cursor);
+            if is_there { Ok(()) } else { Err(target_gone(message)) }
+        }
     }
-    Ok(())
+}
+
+fn target_gone(message: &Browsed) -> Error {
+    let what = format!(
+        "the place to which the message at offset {} was to go was deleted meanwhile: the message stays; say to \
+         which queue it is to go with .to(&queue)",
+        message.offset()
+    );
+    Error::new(ErrorKind::NotFound, what)
+}
+
+impl Outgoing {
+    /// Fails if the message cannot be moved to that place as it is.
+    pub fn check(&self, committer: &Committer) -> Result<()> {
+        let core = committer.lock_open("redrive")?;
+        check_target(&core, self, self.message.waits_for(), committer.now())
+    }
+}
+
+/// The outcome of a batch.
+pub struct Moved {
+    pub messages: u64,
+    /// Why the first message that cannot be moved stays.
+    pub failure: Option<Error>,
 }
 
 impl Batch {
-    /// Moves the messages in one commit. Messages that are gone or on lease stay.
+    /// Moves the messages in one commit. Messages that are gone or on lease stay, and so do those that cannot be moved.
     pub fn commit(
         &self,
         from: &Consumer,
         committer: &Committer,
         core: &mut Core,
-    ) -> CommitResult<(u64, Receipt)> {
-        let cursor = from.cursor();
-        let moving = self.movable(core, cursor)?;
+    ) -> CommitResult<(Moved, Receipt)> {
+        let (cursor, now) = (from.cursor(), committer.now());
+        let (moving, failure) = self.movable(core, cursor, now)?;
+        let moved = Moved { messages: moving.len() as u64, failure };
         if moving.is_empty() {
-            return Ok((0, Receipt::of_what_is_there(&core.store)));
+            return Ok((moved, Receipt::of_what_is_there(&core.store)));
         }
-        let now = committer.now();
-        let mut offsets: Vec<Offset> =
-            moving.iter().map(|it| it.outgoing.message.offset()).collect();
+        let mut offsets: Vec<Offset> = moving.iter().map(|it| it.offset).collect();
         offsets.sort_unstable();
-        let mut messages: Vec<[Message<'_>; 1]> = Vec::with_capacity(moving.len());
-        for it in &moving {
-            audit::step();
-            messages.push([it.message(now)?]);
-        }
         let acked = acks_of_others(core, &moving)?;
         let mut ops = vec![Op::Ack { cursor, offsets: &offsets }];
-        for (it, messages) in moving.iter().zip(&messages) {
-            ops.push(Op::Append { log: it.outgoing.to.log(), messages, delay_ms: 0 });
+        for Moving { to, message, .. } in &moving {
+            audit::step();
+            ops.push(Op::Append { log: to.log(), messages: message, delay_ms: 0 });
         }
         for (cursor, ranges) in &acked {
             ops.push(Op::AckRanges { cursor: *cursor, ranges });
@@ -158,13 +185,19 @@ impl Batch {
         let removed = core.removals(cursor, &offsets)?;
         let receipt = core.commit(&ops, now)?;
         core.note_removed(cursor, &removed)?;
-        Ok((moving.len() as u64, receipt))
+        Ok((moved, receipt))
     }
 
-    fn movable(&self, core: &mut Core, cursor: CursorId) -> Result<Vec<Moving<'_>>> {
+    /// The messages that can be moved, and why the first of the others cannot.
+    fn movable(
+        &self,
+        core: &mut Core,
+        cursor: CursorId,
+        now: Now,
+    ) -> Result<(Vec<Moving<'_>>, Option<Error>)> {
         let leased = core.consumption(cursor)?.deliveries.leased();
         let acks = core.store.acks(cursor).ok_or_else(deleted)?;
-        let mut moving = Vec::with_capacity(self.messages.len());
+        let (mut moving, mut failure) = (Vec::with_capacity(self.messages.len()), None);
         for outgoing in &self.messages {
             audit::step();
             let message = &outgoing.message;
@@ -180,26 +213,34 @@ impl Batch {
             // A message that was spilled meanwhile stays: it would come early.
             let Some(due) = due else { continue };
             let kept = Kept { attempts: acks.attempts(offset), due };
-            moving.push(Moving { outgoing, kept });
+            let checked = check_target(core, outgoing, due, now);
+            match checked.and_then(|()| outgoing.message(kept, now)) {
+                Ok(message) => {
+                    moving.push(Moving { offset, to: outgoing.to, message: [message] });
+                }
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
         }
-        Ok(moving)
+        Ok((moving, failure))
     }
 }
 
 /// A message that is moved now.
 struct Moving<'a> {
-    outgoing: &'a Outgoing,
-    kept: Kept,
+    offset: Offset,
+    to: Target,
+    message: [Message<'a>; 1],
 }
 
-impl Moving<'_> {
-    fn message(&self, now: Now) -> Result<Message<'_>> {
-        let Outgoing { message: browsed, is_dead, to } = self.outgoing;
+impl Outgoing {
+    /// The message in the form in which it arrives.
+    fn message(&self, kept: Kept, now: Now) -> Result<Message<'_>> {
+        let Outgoing { message: browsed, is_dead, to } = self;
         let message = Message::from(browsed).timestamp(browsed.timestamp());
         let message = match (is_dead, browsed.stored_note()) {
             (true, _) => message.noting(browsed.redriven_note(now.even)?),
-            (false, Some(note)) => message.noting(note.to_vec()).keeping(self.kept),
-            (false, None) => message.keeping(self.kept),
+            (false, Some(note)) => message.noting(note.to_vec()).keeping(kept),
+            (false, None) => message.keeping(kept),
         };
         Ok(match to {
             Target::Queue(_) => message.priority(browsed.priority()),
@@ -216,7 +257,7 @@ fn acks_of_others(
     let mut next: BTreeMap<LogId, Offset> = BTreeMap::new();
     let mut acked: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
     for it in moving {
-        let Target::Subscription { log, cursor } = it.outgoing.to else { continue };
+        let Target::Subscription { log, cursor } = it.to else { continue };
         let end = core.bounds(log)?.1;
         let next = next.entry(log).or_insert(end);
         for other in core.store.cursors_over(log) {

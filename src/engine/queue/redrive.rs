@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     Queue,
-    moving::{Batch, Outgoing, Target, check_move, way_back, weight},
+    moving::{Batch, Outgoing, Target, way_back, weight},
 };
 use crate::{
     engine::consume::{browse::Browsed, consumer::Consumer},
@@ -25,6 +25,17 @@ pub struct Redriven {
     pub seen: u64,
     /// How many letters it has moved.
     pub moved: u64,
+}
+
+/// A redrive under way.
+#[derive(Default)]
+struct Run {
+    done: Redriven,
+    /// The progress that was told last.
+    told: Option<Redriven>,
+    batch: Batch,
+    /// The first error about a single message. The others are moved all the same.
+    failure: Option<Error>,
 }
 
 /// A move of dead letters back to where they come from, or of any messages to another queue. [`Queue::redrive`] and
@@ -137,7 +148,7 @@ impl<'a> Redrive<'a> {
         self
     }
 
-    /// Calls a function after each commit, with the progress so far.
+    /// Calls a function after each commit and at the end, with the progress so far.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -174,13 +185,15 @@ impl<'a> Redrive<'a> {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](crate::ErrorKind::NotFound) if a letter comes from a queue or a subscription that was deleted: name
-    /// a queue with [`to`](Redrive::to). [`InvalidInput`](crate::ErrorKind::InvalidInput) if a message is no dead
-    /// letter and `to` is not set, if `to` is this queue itself, or if a message waits and `to` is ordered by
-    /// key.
-    /// [`DiskFull`](crate::ErrorKind::DiskFull), [`Corrupt`](crate::ErrorKind::Corrupt) and [`Io`](crate::ErrorKind::Io) as
-    /// [`receive`](Queue::receive) and [`send`](Queue::send). A letter that cannot be moved stays, and the
-    /// others are moved; then the first such error is returned.
+    /// [`NotFound`](crate::ErrorKind::NotFound) if a letter comes from a queue or a subscription that was deleted, before
+    /// or meanwhile: name a queue with [`to`](Redrive::to). [`InvalidInput`](crate::ErrorKind::InvalidInput) if a
+    /// message is no dead letter and `to` is not set, if `to` is this queue itself, or if a message waits and `to` is
+    /// ordered by key. [`Corrupt`](crate::ErrorKind::Corrupt) if a letter is damaged. A letter that cannot be moved
+    /// stays, and the others are moved; then the first such error is returned.
+    ///
+    /// [`DiskFull`](crate::ErrorKind::DiskFull), [`Io`](crate::ErrorKind::Io) and other errors of
+    /// [`send`](Queue::send) end the redrive. What was moved before stays moved, and
+    /// [`progress`](Redrive::progress) is told how much that is. A further redrive goes on from there.
     pub fn run(mut self) -> Result<Redriven> {
         if let Some(to) = &self.to
             && (to.log() == self.from.log() || !to.engine().is_same(&self.from.engine))
@@ -188,24 +201,37 @@ impl<'a> Redrive<'a> {
             let what = "letters are redriven to another queue of the same engine";
             return Err(Error::invalid("to", what));
         }
-        let mut done = Redriven::default();
-        let mut batch = Batch::default();
+        let mut run = Run::default();
+        let ran = self.run_all(&mut run);
+        if run.done.moved > 0 {
+            // A failure does no harm: the messages are gone, and the blocks go when they come due.
+            let _ = self.from.committer().clear_spilled(self.from.cursor());
+        }
+        self.tell(&mut run);
+        ran?;
+        run.failure.map_or(Ok(run.done), Err)
+    }
+
+    fn run_all(&mut self, run: &mut Run) -> Result<()> {
         let config = &self.from.committer().config;
         let bytes_most = BYTES_AT_ONCE.min(config.commit_bytes_max as usize / 2);
-        let mut failure = None;
         for letter in self.from.browse()? {
-            if done.moved + batch.messages.len() as u64 >= self.most {
-                break;
+            if run.done.moved + run.batch.messages.len() as u64 >= self.most {
+                // Some of the batch may stay.
+                self.move_batch(run)?;
+                if run.done.moved >= self.most {
+                    break;
+                }
             }
             let letter = match letter {
                 Ok(letter) => letter,
                 Err(error) => {
                     // A damaged letter does not stop the others.
-                    failure.get_or_insert(error);
+                    run.failure.get_or_insert(error);
                     continue;
                 }
             };
-            done.seen += 1;
+            run.done.seen += 1;
             if !(self.only)(&letter) {
                 continue;
             }
@@ -215,24 +241,18 @@ impl<'a> Redrive<'a> {
                 // A message on lease stays, whatever it is.
                 Err(_) if self.is_leased(offset)? => continue,
                 Err(error) => {
-                    failure.get_or_insert(error);
+                    run.failure.get_or_insert(error);
                     continue;
                 }
             };
-            let is_full =
-                batch.bytes + bytes > bytes_most || batch.messages.len() >= LETTERS_AT_ONCE;
-            if is_full && !batch.messages.is_empty() {
-                done.moved += self.move_batch(&mut batch)?;
-                (self.progress)(done);
+            let batch = &run.batch;
+            if batch.bytes + bytes > bytes_most || batch.messages.len() >= LETTERS_AT_ONCE {
+                self.move_batch(run)?;
             }
-            batch.bytes += bytes;
-            batch.messages.push(outgoing);
+            run.batch.bytes += bytes;
+            run.batch.messages.push(outgoing);
         }
-        if !batch.messages.is_empty() {
-            done.moved += self.move_batch(&mut batch)?;
-        }
-        (self.progress)(done);
-        failure.map_or(Ok(done), Err)
+        self.move_batch(run)
     }
 
     fn is_leased(&self, offset: Offset) -> Result<bool> {
@@ -261,18 +281,35 @@ impl<'a> Redrive<'a> {
                 return Err(Error::invalid("to", what));
             }
         };
-        if let (Target::Queue(log), false) = (to, is_dead) {
-            check_move(committer, &message, log)?;
-        }
-        Ok(Outgoing { message, to, is_dead })
+        let outgoing = Outgoing { message, to, is_dead };
+        outgoing.check(committer)?;
+        Ok(outgoing)
     }
 
-    fn move_batch(&self, batch: &mut Batch) -> Result<u64> {
-        let batch = std::mem::take(batch);
+    /// Moves the batch. An error ends the redrive: it is about no single message.
+    fn move_batch(&mut self, run: &mut Run) -> Result<()> {
+        let batch = std::mem::take(&mut run.batch);
+        if batch.messages.is_empty() {
+            return Ok(());
+        }
         let committer = self.from.committer();
-        let committed =
+        let (moved, receipt) =
             committer.transact("redrive", |core| batch.commit(&self.from, committer, core))?;
-        committer.complete(committed, self.from.durability)
+        if let Some(error) = moved.failure {
+            run.failure.get_or_insert(error);
+        }
+        committer.complete(((), receipt), self.from.durability)?;
+        run.done.moved += moved.messages;
+        self.tell(run);
+        Ok(())
+    }
+
+    /// Tells the progress, if there is any.
+    fn tell(&mut self, run: &mut Run) {
+        if run.told != Some(run.done) {
+            run.told = Some(run.done);
+            (self.progress)(run.done);
+        }
     }
 }
 

@@ -228,3 +228,155 @@ fn a_letter_that_waited_is_redriven_without_its_wait_and_its_attempts() {
     letters.redrive().to(&elsewhere).run().unwrap();
     assert_eq!(take(&elsewhere).unwrap().attempt(), 1);
 }
+
+#[test]
+fn redrive_to_a_subscription_that_is_deleted_meanwhile_loses_nothing() {
+    let sim = Sim::new();
+    let topic = sim.engine.topic("news").create().unwrap();
+    let sub = |name| topic.subscription(name).max_attempts(1).dead_letter_queue("dead");
+    let [a, b] = ["a", "b"].map(|name| sub(name).create().unwrap());
+    topic.publish_batch(["one", "two"]).unwrap();
+    for sub in [&a, &b] {
+        while let Some(it) = sub.try_receive().unwrap() {
+            it.nack().unwrap();
+        }
+    }
+    drop(a);
+    let dead = sim.engine.queue("dead").open().unwrap();
+    assert_eq!(dead.depth().unwrap(), 4);
+    let (mut seen, mut told) = (0, Vec::new());
+    let delete_before_the_last = |_: &posthouse::Browsed| {
+        seen += 1;
+        if seen == 4 {
+            topic.subscription("a").delete().unwrap();
+        }
+        true
+    };
+    let redrive = dead.redrive().only(delete_before_the_last);
+    let redriven = redrive.progress(|redriven| told.push(redriven.moved)).run();
+    assert_eq!(kind(redriven), ErrorKind::NotFound);
+    assert_eq!(told.last(), Some(&2), "the letters of the other subscription are moved");
+    assert_eq!((dead.depth().unwrap(), b.depth().unwrap()), (2, 2));
+    let by_hand = sim.engine.queue("by hand").create().unwrap();
+    assert_eq!(dead.redrive().to(&by_hand).run().unwrap().moved, 2);
+    assert_eq!(texts(&by_hand), ["one", "two"]);
+    // The topic is deleted meanwhile, with its subscriptions.
+    while let Some(it) = b.try_receive().unwrap() {
+        it.nack().unwrap();
+    }
+    drop(b);
+    let delete = |_: &posthouse::Browsed| {
+        let _ = sim.engine.topic("news").delete();
+        true
+    };
+    assert_eq!(kind(dead.redrive().only(delete).run()), ErrorKind::NotFound);
+    assert_eq!(dead.depth().unwrap(), 2);
+}
+
+#[test]
+fn redrive_goes_on_with_the_others_where_a_queue_is_deleted_meanwhile() {
+    let sim = Sim::new();
+    let builder = |name| sim.engine.queue(name).max_attempts(1).dead_letter_queue("dead");
+    let [stays, goes] = ["stays", "goes"].map(|name| builder(name).create().unwrap());
+    // More than one batch.
+    for n in 0..150 {
+        for queue in [&stays, &goes] {
+            queue.send(n.to_string()).unwrap();
+            take(queue).unwrap().nack().unwrap();
+        }
+    }
+    drop(goes);
+    let dead = sim.engine.queue("dead").open().unwrap();
+    let mut seen = 0;
+    let delete = |_: &posthouse::Browsed| {
+        seen += 1;
+        if seen == 5 {
+            sim.engine.queue("goes").delete().unwrap();
+        }
+        true
+    };
+    let mut told = posthouse::Redriven::default();
+    let redriven = dead.redrive().only(delete).progress(|it| told = it).run();
+    assert_eq!(kind(redriven), ErrorKind::NotFound);
+    assert_eq!((told.seen, told.moved), (300, 150));
+    assert_eq!((dead.depth().unwrap(), stays.depth().unwrap()), (150, 150));
+
+    // A letter that stays does not count as moved.
+    let goes = builder("goes").create().unwrap();
+    assert_eq!(dead.redrive().most(7).run().unwrap().moved, 7);
+    let mut held = None;
+    let lease_the_first = |_: &posthouse::Browsed| {
+        held.get_or_insert_with(|| take(&dead).unwrap());
+        true
+    };
+    let redriven = dead.redrive().most(2).only(lease_the_first).run().unwrap();
+    assert_eq!((redriven.moved, goes.depth().unwrap()), (2, 9));
+}
+
+#[test]
+fn redrive_looks_once_more_when_the_queue_it_moves_to_has_changed_meanwhile() {
+    let sim = Sim::new();
+    let [from, to] = ["from", "to"].map(|name| sim.engine.queue(name).create().unwrap());
+    from.send(Message::new("waits").key("k").deliver_after(HOUR)).unwrap();
+    from.send(Message::new("goes").key("k")).unwrap();
+    let change = |it: &posthouse::Browsed| {
+        if it.payload() == b"goes" {
+            sim.engine.queue("to").ordered_by_key(true).create_or_update().unwrap();
+        }
+        true
+    };
+    assert_eq!(field(from.redrive().to(&to).only(change).run()), "to");
+    assert_eq!((texts(&from), texts(&to)), (vec!["waits".to_owned()], vec!["goes".to_owned()]));
+
+    drop(to);
+    let to = sim.engine.queue("to").open().unwrap();
+    from.send("x").unwrap();
+    let delete = |_: &posthouse::Browsed| {
+        let _ = sim.engine.queue("to").delete();
+        true
+    };
+    assert_eq!(kind(from.redrive().to(&to).only(delete).run()), ErrorKind::NotFound);
+    assert_eq!(from.depth().unwrap(), 2);
+}
+
+#[test]
+fn the_life_of_a_moved_message_goes_on_after_the_clock_was_set() {
+    for hours in [2, -2] {
+        let mut sim = Sim::new();
+        let topic = sim.engine.topic("t").create().unwrap();
+        let subscription = topic.subscription("s").time_to_live(HOUR).create().unwrap();
+        let [from, to, stays] = ["from", "to", "stays"]
+            .map(|name| sim.engine.queue(name).time_to_live(HOUR).backoff(Backoff::None))
+            .map(|builder| builder.create().unwrap());
+        from.send("m").unwrap();
+        stays.send("m").unwrap();
+        topic.publish("m").unwrap();
+        let set = sim.now().0 as i64 + hours * 3_600_000;
+        sim.disk.set_now(posthouse::Timestamp(set as u64));
+        for message in ["later", "with a note"] {
+            let message = Message::new(message).expire_after(45 * MINUTE);
+            from.send(message).unwrap();
+        }
+        sim.disk.advance(30 * MINUTE);
+        assert_eq!(from.redrive().to(&to).run().unwrap().moved, 3);
+        assert_eq!(subscription.redrive().to(&to).run().unwrap().moved, 1);
+        drop((from, to, stays, subscription, topic));
+        for _ in 0..2 {
+            let open = |name| sim.engine.queue(name).open().unwrap();
+            assert_eq!(take(&open("stays")).map(|it| it.payload().to_vec()), Some(b"m".to_vec()));
+            let to = open("to");
+            let all: Vec<_> = std::iter::from_fn(|| take(&to)).collect();
+            assert_eq!(all.len(), 4, "{hours}: moved messages expired early");
+            drop((all, to));
+            sim = sim.kill();
+        }
+        sim.disk.advance(15 * MINUTE + SECOND);
+        let to = sim.engine.queue("to").open().unwrap();
+        let rest: Vec<_> = std::iter::from_fn(|| take(&to)).collect();
+        assert!(rest.len() == 2 && rest.iter().all(|it| it.payload() == b"m"), "{hours}");
+        drop(rest);
+        sim.disk.advance(15 * MINUTE);
+        assert!(take(&to).is_none(), "{hours}: a move gives no other life");
+        assert!(take(&sim.engine.queue("stays").open().unwrap()).is_none());
+    }
+}
