@@ -37,11 +37,15 @@ pub struct Expired {
     pub offset: Offset,
     /// Whether the handling of the message was still to begin.
     pub is_untouched: bool,
+    /// The number of the attempt.
+    pub attempt: u32,
 }
 
 #[derive(Debug)]
 struct Lease {
     offset: Offset,
+    /// The number of the attempt. 0 until it is noted.
+    attempt: u32,
     slot: SlotId,
     /// Whether it is part of a batch, and the handling of its message has not begun. It is set where attempts are
     /// counted when the handling begins.
@@ -103,8 +107,8 @@ impl Leases {
             true => Place::Listed { before: last, behind: None },
             false => Place::Sorted,
         };
-        let is_untouched = false;
-        let lease = Lease { offset, slot: 0, is_untouched, token, deadline, renewal: None, place };
+        let (attempt, slot, is_untouched, renewal) = (0, 0, false, None);
+        let lease = Lease { offset, attempt, slot, is_untouched, token, deadline, renewal, place };
         let index = self.entries.insert(lease);
         if in_order {
             match last {
@@ -187,6 +191,19 @@ impl Leases {
         self.has_freed = true;
     }
 
+    /// Notes the number of the attempt.
+    #[inline]
+    pub fn set_attempt(&mut self, key: LeaseKey, attempt: u32) {
+        if self.get(key).is_some() {
+            self.entries[key.index].attempt = attempt;
+        }
+    }
+
+    /// Whether a lease has not ended. It may have run out.
+    pub fn exists(&self, key: LeaseKey) -> bool {
+        self.get(key).is_some()
+    }
+
     /// Notes whether the handling of a message is still to begin.
     pub fn set_untouched(&mut self, key: LeaseKey, is_untouched: bool) {
         if self.get(key).is_some() {
@@ -260,8 +277,8 @@ impl Leases {
             match self.entries[index].renewal {
                 Some((by, until)) if now < until => self.postpone(index, (now + by).min(until)),
                 _ => {
-                    let is_untouched = self.entries[index].is_untouched;
-                    return Some(Expired { offset: self.remove(index), is_untouched });
+                    let Lease { is_untouched, attempt, .. } = self.entries[index];
+                    return Some(Expired { offset: self.remove(index), is_untouched, attempt });
                 }
             }
         }

@@ -349,6 +349,17 @@ impl Deliveries {
         self.leases.assign(key, slot);
     }
 
+    /// Notes the number of the attempt that a lease is for.
+    #[inline]
+    pub fn set_attempt(&mut self, key: LeaseKey, attempt: u32) {
+        self.leases.set_attempt(key, attempt);
+    }
+
+    /// Whether a lease has not ended. It may have run out.
+    pub fn is_leased(&self, key: LeaseKey) -> bool {
+        self.leases.exists(key)
+    }
+
     /// Notes whether the handling of a leased message is still to begin.
     pub fn set_untouched(&mut self, key: LeaseKey, is_untouched: bool) {
         self.leases.set_untouched(key, is_untouched);

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+mod short;
+
 use crate::{
     Engine, ErrorKind, Message, Result, VerifyReport,
     config::{Config, Durability},

@@ -127,7 +127,19 @@ fn checkpoint(committer: &Committer) {
     while let Some(wants_space) = committer.checkpointer.next_round() {
         let outcome =
             if wants_space { full_disk_round(committer) } else { checkpoint_round(committer) };
+        count_begun(committer, &outcome);
         committer.checkpointer.finish_round(wants_space, outcome);
+    }
+}
+
+/// Counts the attempts for which the journal had no space before a round.
+fn count_begun(committer: &Committer, outcome: &Result<()>) {
+    let mut core = committer.lock("count a delivery");
+    if outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
+        // On a full disk, messages are handled without being counted.
+        core.forget_begun();
+    } else {
+        committer.count_begun(&mut core);
     }
 }
 

@@ -146,6 +146,22 @@ impl Committer {
         core
     }
 
+    /// Counts attempts that could not be counted when their handling began. It waits for no space: without space they are
+    /// counted later.
+    pub fn count_begun(&self, core: &mut Core) {
+        while core.has_begun() {
+            if self.check_open(core).is_err() {
+                core.forget_begun();
+                return;
+            }
+            match core.commit_begun(self.now_plain()) {
+                Ok(_) => self.sync_soon(),
+                Err(Refused::NeedsSpace(_)) => return,
+                Err(Refused::Failed(_)) => core.forget_begun(),
+            }
+        }
+    }
+
     /// Waits for a commit as its durability demands.
     #[inline]
     pub fn complete<T>(&self, (value, receipt): (T, Receipt), durability: Durability) -> Result<T> {

@@ -12,7 +12,10 @@ use std::{
 use super::{consumer::Consumer, getters::stored_message_getters, lease::DeliveryInfo};
 use crate::{
     config::{check_hold, check_lease},
-    engine::{commit::patience, core::errors::lease_lost},
+    engine::{
+        commit::patience,
+        core::{dead_letters::UNSETTLED, errors::lease_lost, settlement::Settling},
+    },
     error::Result,
     format::{note::DeadLetter, record::Headers},
     ids::{Offset, Timestamp},
@@ -113,7 +116,8 @@ impl Delivery {
     fn begin(&self) {
         let before = self.handling.swap(BEGUN, Ordering::Relaxed);
         if before != BEGUN && self.consumer.info.current.counts_first() {
-            // An attempt that cannot be counted, as on a full disk, is handled all the same.
+            // An attempt that cannot be counted, as on a full disk, is handled all the same. A task does not wait for
+            // space: the attempt is counted a little later.
             let count = || self.consumer.count_begun(self.stored.offset, self.info);
             match before {
                 UNTOUCHED => drop(count()),
@@ -266,17 +270,37 @@ impl Delivery {
         let (committer, cursor) = (self.consumer.committer(), self.consumer.cursor());
         let DeliveryInfo { key, attempt, .. } = self.info;
         let _ = patience::ask(None, || {
+            if has_failed && self.becomes_letter() {
+                return;
+            }
             let mut core = committer.lock(operation);
             if has_failed {
-                core.give_back(cursor, key);
+                core.give_back(cursor, key, attempt);
             } else {
                 core.give_back_uncounted(cursor, key, attempt);
             }
-            drop(committer.count_failures(operation, core));
-            if has_failed && self.exhausted().is_some() {
+            core = committer.count_failures(operation, core);
+            if core.has_exhausted() && committer.flusher.has_thread() {
+                // That thread waits for space, and this one does not.
+                core.call_mover(cursor, committer.elapsed());
+            } else if core.has_exhausted() {
+                drop(core);
                 committer.move_exhausted();
             }
         });
+    }
+
+    /// Moves the message to the dead letters if this was its last attempt. Returns whether it was moved.
+    fn becomes_letter(&self) -> bool {
+        let Some(dead_letters) = self.exhausted() else { return false };
+        let letter = self.letter(dead_letters, UNSETTLED);
+        let settlement = self.settlement(Settling::DeadLetter { letter, has_failed: true });
+        let committer = self.consumer.committer();
+        let moved = committer.settle("move to the dead letters", &settlement).is_ok();
+        if moved {
+            committer.sync_soon();
+        }
+        moved
     }
 
     /// Awaits a future that handles this delivery. If it is cancelled, that is dropped before it is ready, the

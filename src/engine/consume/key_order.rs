@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     delivery::settings::UNDELAYED,
-    engine::{core::effects::HeldBack, runtime::wait::Attempt},
+    engine::{
+        core::{effects::HeldBack, failures::Begun},
+        runtime::wait::Attempt,
+    },
     error::{Error, ErrorKind, Result},
     ids::{Due, Offset},
     journal::Urgency,
@@ -211,12 +214,20 @@ impl Consumer {
         }
     }
 
-    /// Counts an attempt whose handling has begun. On a full disk it is not counted.
+    /// Counts an attempt whose handling has begun. On a full disk it is not counted. A task that would have to wait for
+    /// space leaves the count to a later commit.
     pub(super) fn count_begun(&self, offset: Offset, delivered: DeliveryInfo) -> Result<()> {
         while let Some(shortage) = self.count(offset, delivered)? {
             if let Err(error) = self.committer().make_space(shortage) {
+                let cursor = self.cursor();
                 let mut core = self.committer().lock("count a delivery");
-                core.set_untouched(self.cursor(), delivered.key, false);
+                core.set_untouched(cursor, delivered.key, false);
+                if error.is_lack_of_space() {
+                    let DeliveryInfo { key, attempt, .. } = delivered;
+                    core.count_later(Begun { cursor, offset, key, attempt });
+                    drop(core);
+                    self.committer().checkpointer.call();
+                }
                 return Err(error);
             }
         }

@@ -160,9 +160,14 @@ impl Consumer {
             core = committer.count_failures(operation, core);
             committer.check_open(&core)?;
             if core.has_failures() {
+                // The caller awaits space. If it is cancelled meanwhile, another one goes on.
+                core.wake_one(self.log());
                 return Err(Error::lacks_space());
             }
             elapsed = committer.elapsed();
+        }
+        if core.has_begun() {
+            committer.count_begun(&mut core);
         }
         if committer.flusher.has_thread() {
             return Ok((core, elapsed));
@@ -251,6 +256,7 @@ impl Consumer {
         let exhausted = rules.retry.dead_letters_after(tried);
         let attempt = if exhausted.is_some() { tried } else { tried.saturating_add(1) };
         let due = if tried == 0 { view.acks.due(offset).even_time(skew) } else { Timestamp(0) };
+        consumption.deliveries.set_attempt(key, attempt);
         let priority = view.acks.priority(offset);
         let delivered = DeliveryInfo { key, attempt, priority, due, leased: elapsed };
         let located = match run {

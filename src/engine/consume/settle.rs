@@ -26,7 +26,7 @@ impl Delivery {
     }
 
     /// The message in its form as a dead letter.
-    fn letter<'a>(&'a self, to: DeadLetters, reason: &'a str) -> Box<Letter<'a>> {
+    pub(super) fn letter<'a>(&'a self, to: DeadLetters, reason: &'a str) -> Box<Letter<'a>> {
         let DeliveryInfo { attempt: attempts, priority, .. } = self.info;
         let dead = DeadMessage { stored: &self.stored, attempts, priority, reason };
         Box::new(dead.letter(&self.consumer.info, to, self.consumer.committer().now()))

@@ -15,6 +15,7 @@ use crate::{
         Expired, LeaseKey,
         disposition::{Disposition, FailedDelivery},
     },
+    engine::runtime::signals::Timer,
     error::Result,
     ids::{CursorId, Due, Now, Offset},
     journal::Urgency,
@@ -41,11 +42,11 @@ impl Core {
     }
 
     /// Ends the lease of a dropped delivery. A later commit counts the failure.
-    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey) {
+    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey, attempt: u32) {
         if let Some(consumption) = self.consumers.get_mut(&cursor)
             && let Some(offset) = consumption.deliveries.settle(key)
         {
-            self.fail(cursor, offset, false);
+            self.fail(cursor, FailedDelivery { offset, attempt, delay: None, ran_out: false });
             self.note_freed_slots(cursor);
         }
     }
@@ -61,12 +62,12 @@ impl Core {
                 return;
             };
             audit::step();
-            let Expired { offset, is_untouched } = expired;
+            let Expired { offset, is_untouched, attempt } = expired;
             if is_untouched {
                 // A batch was received, and this message of it was never looked at. That is no attempt.
                 self.return_untouched(cursor, offset);
             } else {
-                self.fail(cursor, offset, true);
+                self.fail(cursor, FailedDelivery { offset, attempt, delay: None, ran_out: true });
             }
             self.note_freed_slots(cursor);
         }
@@ -123,9 +124,9 @@ impl Core {
         }
     }
 
-    /// Handles a delivery that ended without a settlement. `ran_out` tells whether its lease ran out.
-    fn fail(&mut self, cursor: CursorId, offset: Offset, ran_out: bool) {
-        let failed = FailedDelivery { offset, attempt: 1, delay: None, ran_out };
+    /// Handles a delivery that ended without a settlement.
+    fn fail(&mut self, cursor: CursorId, failed: FailedDelivery) {
+        let FailedDelivery { offset, attempt, .. } = failed;
         let disposition = self.disposition(cursor, failed);
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
         let Some(acks) = self.store.acks(cursor) else { return };
@@ -139,6 +140,11 @@ impl Core {
             }
             Ok(Disposition::DeadLetter(_)) => {
                 consumption.deliveries.put(offset, Due::NOW, acks);
+                if acks.attempts(offset) < attempt {
+                    // The attempt could not be counted before its handling. The mover asks for the count.
+                    let (attempts, due) = (attempt, Due::NOW);
+                    self.failures.uncounted.push(Failure { cursor, offset, attempts, due });
+                }
                 self.failures.exhausted.push_back(MessageId { cursor, offset });
                 // A consumer that leases the message before it is moved moves it.
                 self.wake_one(log);
@@ -146,6 +152,16 @@ impl Core {
             Ok(Disposition::Gone) | Err(_) => self.advance_key(cursor, offset),
         }
         self.note_returned(cursor);
+    }
+
+    /// Calls the engine's thread now: it moves messages to the dead letters.
+    pub fn call_mover(&mut self, cursor: CursorId, now: Duration) {
+        if let Some(consumption) = self.consumers.get_mut(&cursor)
+            && consumption.armed.is_none_or(|armed| now < armed)
+        {
+            consumption.armed = Some(now);
+            self.effects.set_timer(Timer { at: now, cursor });
+        }
     }
 
     pub fn has_exhausted(&self) -> bool {

@@ -14,6 +14,8 @@ use crate::{
 pub struct Failures {
     /// Failures to be counted before the next delivery.
     pub(super) uncounted: Vec<Failure>,
+    /// Attempts whose handling has begun, and that could not be counted for lack of space.
+    pub(super) begun: Vec<Begun>,
     /// Messages whose last attempt failed: they are to move to the dead letters.
     pub(super) exhausted: VecDeque<MessageId>,
     pub(super) chance: Chance,
@@ -35,6 +37,16 @@ pub struct Failure {
     pub due: Due,
 }
 
+/// An attempt whose handling has begun. It is to be counted as long as its lease exists: what ends the lease counts the
+/// attempt, or takes it back.
+#[derive(Clone, Copy, Debug)]
+pub struct Begun {
+    pub cursor: CursorId,
+    pub offset: Offset,
+    pub key: LeaseKey,
+    pub attempt: u32,
+}
+
 /// Pseudo-random numbers for jitter (xorshift; Marsaglia, 2003).
 #[derive(Debug)]
 pub struct Chance(u64);
@@ -51,7 +63,12 @@ impl Chance {
 impl Failures {
     pub fn new(chance: u64) -> Failures {
         // A generator with state zero stays at zero.
-        Failures { uncounted: Vec::new(), exhausted: VecDeque::new(), chance: Chance(chance | 1) }
+        Failures {
+            uncounted: Vec::new(),
+            begun: Vec::new(),
+            exhausted: VecDeque::new(),
+            chance: Chance(chance | 1),
+        }
     }
 }
 

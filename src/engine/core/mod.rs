@@ -33,6 +33,7 @@
 
 pub mod admission;
 pub mod arrivals;
+pub mod begun;
 pub mod capacity;
 pub mod commit;
 pub mod consumption;

@@ -1,0 +1,230 @@
+//! The journal is short of space, and a task or a dropped delivery does not wait for it.
+
+use std::{
+    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+use super::{block_on, config, open};
+use crate::{
+    Backoff, Engine, Queue, config::Durability, disk::sim::SimDisk, engine::commit::space::Round,
+    journal::Urgency,
+};
+
+/// Fills the journal until commits that free space lack space, too. The helper that makes space for tasks has begun,
+/// and ends only when the test ends its round.
+fn fill(disk: &SimDisk, engine: &Engine, other: &Queue) -> Arc<Round> {
+    disk.set_capacity(Some(2 << 20));
+    for size in [3000, 300, 30, 1] {
+        while other.send(vec![7; size]).is_ok() {}
+    }
+    disk.set_capacity(Some(disk.bytes_used()));
+    let (_wait, round) = engine.committer().space.wait(Urgency::Freeing);
+    let fast = other.durability(Durability::Buffered);
+    while let Some(delivery) = fast.try_receive().expect("it can be read") {
+        let mut acked = Box::pin(delivery.ack_async());
+        if acked.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            disk.set_capacity(None);
+            return round.expect("no other helper runs");
+        }
+    }
+    panic!("the journal never lacked space");
+}
+
+fn make_space(engine: &Engine, round: &Round) {
+    engine.committer().space.finish(Urgency::Freeing, round, Ok(()));
+    engine.checkpoint().expect("the disk has space");
+}
+
+/// Looks again and again until a value is as expected. Work of the engine's threads is under way.
+fn await_value<T: PartialEq + std::fmt::Debug>(expected: T, mut look: impl FnMut() -> T) {
+    for _ in 0..2000 {
+        if look() == expected {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(look(), expected);
+}
+
+fn attempts(queue: &Queue) -> u32 {
+    queue.browse().unwrap().next().expect("it is there").unwrap().attempts()
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The count was dropped, and the message that kills its process was never counted.
+#[test]
+fn an_attempt_of_a_batch_in_a_task_is_counted_once_there_is_space() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").max_attempts(3).lease(HOUR).create().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send_batch(["a", "b"]).unwrap();
+    let batch = block_on(queue.receive_batch_async(2)).unwrap();
+    let round = fill(&disk, &engine, &other);
+    assert_eq!(batch[0].payload(), b"a");
+    make_space(&engine, &round);
+    queue.stats().unwrap();
+    assert_eq!(attempts(&queue), 1, "the handling has begun");
+    drop(batch);
+    assert_eq!(attempts(&queue), 1, "it is counted once");
+}
+
+/// What ends a lease decides about its attempt: a count that comes later changes nothing.
+#[test]
+fn an_attempt_that_is_over_is_not_counted_again_later() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").max_attempts(3).lease(HOUR).create().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send_batch(["released", "delayed", "acked"]).unwrap();
+    let batch = block_on(queue.receive_batch_async(3)).unwrap();
+    let round = fill(&disk, &engine, &other);
+    batch.iter().for_each(|it| assert!(!it.payload().is_empty()));
+    disk.set_capacity(None);
+    batch[0].release().unwrap();
+    batch[1].nack_after(HOUR).unwrap();
+    batch[2].ack().unwrap();
+    make_space(&engine, &round);
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.ready, stats.delayed), (1, 1));
+    let left: Vec<(u32, bool)> = queue
+        .browse()
+        .unwrap()
+        .map(|it| it.unwrap())
+        .map(|it| (it.attempts(), it.due().is_some()))
+        .collect();
+    assert_eq!(left, [(0, false), (1, true)]);
+    drop(batch);
+    engine.close().unwrap();
+}
+
+/// Where attempts could not be counted first, each failure counted from zero, so the number stayed at 1.
+#[test]
+fn a_delivery_that_ends_unsettled_keeps_the_number_of_its_attempt() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let second = Duration::from_secs(1);
+    let queue = engine.queue("q").max_attempts(5).lease(second).backoff(Backoff::None);
+    let queue = queue.create().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send("a").unwrap();
+    queue.try_receive().unwrap().expect("it is there").nack().unwrap();
+    let batch = block_on(queue.receive_batch_async(1)).unwrap();
+    assert_eq!(batch[0].attempt(), 2);
+    let round = fill(&disk, &engine, &other);
+    assert_eq!(batch[0].payload(), b"a");
+    drop(batch);
+    make_space(&engine, &round);
+    let third = block_on(queue.receive_async()).unwrap();
+    assert_eq!(third.attempt(), 3);
+    third.release().unwrap();
+
+    let batch = block_on(queue.receive_batch_async(1)).unwrap();
+    let round = fill(&disk, &engine, &other);
+    assert_eq!(batch[0].payload(), b"a");
+    disk.advance(second * 2);
+    make_space(&engine, &round);
+    assert_eq!(block_on(queue.receive_async()).unwrap().attempt(), 4, "its lease ran out");
+    drop(batch);
+}
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_receive_that_is_cancelled_while_it_awaits_space_passes_its_wake_up_on() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").backoff(Backoff::None).create().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send("a").unwrap();
+    let held = queue.try_receive().unwrap().expect("it is there");
+    let woken: [Arc<Count>; 2] = Default::default();
+    let wakers = woken.clone().map(Waker::from);
+    let mut waiting = [Box::pin(queue.receive_async()), Box::pin(queue.receive_async())];
+    for (future, waker) in waiting.iter_mut().zip(&wakers) {
+        assert!(future.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+    }
+    let round = fill(&disk, &engine, &other);
+    drop(held);
+    let [mut first, mut second] = waiting;
+    await_value(1, || woken[0].0.load(Ordering::SeqCst));
+    let polled = first.as_mut().poll(&mut Context::from_waker(&wakers[0]));
+    assert!(polled.is_pending(), "it lacks space: {polled:?}");
+    drop(first);
+    make_space(&engine, &round);
+    assert_eq!(woken[1].0.load(Ordering::SeqCst), 1, "the second sleeps on");
+    for _ in 0..2000 {
+        let polled = second.as_mut().poll(&mut Context::from_waker(&wakers[1]));
+        if let Poll::Ready(delivery) = polled {
+            assert_eq!(delivery.unwrap().payload(), b"a");
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("the second gets no message");
+}
+
+/// The one that dropped it forgot it, and it waited for a consumer.
+#[test]
+fn a_dropped_last_attempt_becomes_a_letter_once_there_is_space() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").max_attempts(1).create().unwrap();
+    let dead = engine.queue("q.dead").open().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send("a").unwrap();
+    let last = queue.try_receive().unwrap().expect("it is there");
+    let round = fill(&disk, &engine, &other);
+    drop(last);
+    make_space(&engine, &round);
+    await_value((0, 1), || (queue.depth().unwrap(), dead.depth().unwrap()));
+}
+
+/// The attempt is the last one, and the disk was full when it was to be counted.
+#[test]
+fn a_last_attempt_that_was_not_counted_becomes_a_letter_once_there_is_space() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").max_attempts(1).create().unwrap();
+    let dead = engine.queue("q.dead").open().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send("a").unwrap();
+    let last = block_on(queue.receive_batch_async(1)).unwrap();
+    let round = fill(&disk, &engine, &other);
+    assert_eq!(last[0].payload(), b"a");
+    drop(last);
+    make_space(&engine, &round);
+    await_value((0, 1), || (queue.depth().unwrap(), dead.depth().unwrap()));
+}
+
+/// The thread that drops a delivery has its message in hand. It read and moved those of others, too.
+#[test]
+fn a_dropped_delivery_moves_its_own_message_only() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").max_attempts(1).create().unwrap();
+    let dead = engine.queue("q.dead").open().unwrap();
+    queue.send("a").unwrap();
+    let delivery = queue.try_receive().unwrap().expect("it is there");
+    engine.checkpoint().unwrap();
+    let reads = disk.bytes_read();
+    drop(delivery);
+    assert_eq!((queue.depth().unwrap(), dead.depth().unwrap()), (0, 1), "at once");
+    assert_eq!(disk.bytes_read(), reads, "nothing is read from the disk");
+    let letter = dead.try_receive().unwrap().expect("it moved");
+    let origin = letter.dead_letter().unwrap().expect("it is a letter");
+    assert_eq!((origin.attempts, letter.payload()), (1, &b"a"[..]));
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.failed, stats.dead, stats.in_flight), (1, 1, 0));
+}
