@@ -5,7 +5,11 @@ use super::wire::{Bytes, Decoded, Malformed};
 use crate::ids::StoreId;
 
 /// The version of the whole format: journal, segments and metalog change together.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The oldest version that this build reads. It begins new files in [`FORMAT_VERSION`] as soon as it opens a store, so an
+/// older build then refuses the store by name.
+pub const OLDEST_VERSION: u32 = 1;
 
 /// A header that verifies, but has another version of the format.
 pub const UNSUPPORTED: Malformed = Malformed("a format version that this build cannot read");
@@ -45,7 +49,7 @@ pub fn decode<const FIELDS: usize>(
     if input.u32()? != checksum(bytes) {
         return Err(Malformed("a file's header has a wrong checksum"));
     }
-    if version != FORMAT_VERSION {
+    if !(OLDEST_VERSION..=FORMAT_VERSION).contains(&version) {
         return Err(UNSUPPORTED);
     }
     let store = StoreId(input.array()?);

@@ -28,4 +28,5 @@ mod schedule;
 mod stream;
 mod topic;
 mod transaction;
+mod versions;
 mod watch;

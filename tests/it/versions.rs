@@ -1,0 +1,172 @@
+//! Stores that older versions of the format have left: they open, mean what they meant, and go on.
+//! `tests/fixtures` has each store beside the program that made it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use posthouse::{DeadLetter, Engine, IoMode, Offset, Options, Start, Timestamp, salvage, verify};
+
+fn options(io: IoMode) -> Options {
+    Options::new()
+        .io(io)
+        .journal_file_bytes_min(16 << 10)
+        .journal_file_bytes_max(32 << 10)
+        .journal_bytes(128 << 10)
+        .segment_bytes(32 << 10)
+        .block_bytes(2 << 10)
+        .delayed_in_memory(16)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// A copy of the store of version 1.
+fn version_1(dir: &Path) -> PathBuf {
+    let store = dir.join("store");
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/version-1"), &store);
+    store
+}
+
+/// The versions in the headers of all files in a folder of the store.
+fn versions_in(dir: &Path) -> Vec<u32> {
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let headers = files.filter(|path| path.extension().is_some_and(|it| it != "new")).map(|path| {
+        let bytes = fs::read(path).unwrap();
+        u32::from_le_bytes(bytes[8..12].try_into().unwrap())
+    });
+    headers.collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What the program that made the store has left in it.
+fn assert_that_all_is_there(engine: &Engine, attempts_of_the_held_one: u32) {
+    let mut queues = engine.queues().unwrap();
+    queues.retain(|name| !name.starts_with("posthouse.") && name != "new");
+    assert_eq!(queues, ["brief", "lives", "orders", "orders.dead", "reminders"]);
+
+    let orders = engine.queue("orders").open().unwrap();
+    let gone = [1, 3, 5, 7, 11];
+    let browsed: Vec<_> = orders.browse().unwrap().map(Result::unwrap).collect();
+    let expected: Vec<u32> = (0..26).filter(|n| !gone.contains(n)).collect();
+    assert_eq!(browsed.len(), expected.len());
+    for (message, n) in browsed.iter().zip(expected) {
+        assert_eq!(text(message.payload()), format!("order {n}"));
+        assert_eq!(message.offset(), Offset(n.into()));
+        let (key, priority) = match n {
+            0..20 => (Some(format!("customer {}", n % 3)), n % 2),
+            _ => (None, 0),
+        };
+        assert_eq!(message.key().map(text), key);
+        assert_eq!(u32::from(message.priority()), priority);
+        let attempts = match n {
+            9 => 1,
+            13 => attempts_of_the_held_one,
+            _ => 0,
+        };
+        assert_eq!(message.attempts(), attempts, "order {n}");
+        // The machine's clock tells whether the hour of its backoff is over.
+        assert!(message.due().is_none() || n == 9, "order {n}");
+    }
+    let letters = engine.queue("orders.dead").open().unwrap();
+    let letter = letters.browse().unwrap().next().unwrap().unwrap();
+    assert_eq!(text(letter.payload()), "order 11");
+    let DeadLetter { origin, reason, attempts, offset, .. } =
+        letter.dead_letter().unwrap().unwrap();
+    assert_eq!((origin.as_str(), reason.as_str()), ("orders", "no such customer"));
+    assert_eq!((attempts, offset), (1, Offset(11)));
+
+    let reminders = engine.queue("reminders").open().unwrap();
+    assert_eq!((reminders.depth().unwrap(), reminders.delayed().unwrap()), (41, 40));
+    let due: Vec<Option<Timestamp>> =
+        reminders.browse().unwrap().map(|it| it.unwrap().due()).collect();
+    for n in 0..40 {
+        assert_eq!(due[n as usize], Some(Timestamp(4_000_000_000_000 + n)));
+    }
+
+    let created = engine.topic("created").open().unwrap();
+    let waiting = |name: &str| {
+        let subscription = created.subscription(name).open().unwrap();
+        let all = subscription.browse().unwrap().map(|it| text(it.unwrap().payload()));
+        all.collect::<Vec<_>>()
+    };
+    let events = |from| (from..7).map(|n| format!("event {n}")).collect::<Vec<_>>();
+    assert_eq!((waiting("a"), waiting("b")), (events(1), events(0)));
+
+    let history = engine.stream("history").open().unwrap();
+    let mut first = history.partition(1).unwrap().reader(Start::Earliest).unwrap();
+    assert_eq!(first.try_read().unwrap().unwrap().offset(), Offset(2));
+    let records = history.reader(Start::Earliest).unwrap();
+    assert_eq!(records.map(Result::unwrap).count(), 29);
+    let readers = history.group("readers").open().unwrap();
+    assert_eq!(readers.committed(0).unwrap(), Offset(3));
+    let nightly = engine.schedule("nightly").open().unwrap();
+    assert_eq!((nightly.name(), nightly.time_zone()), ("nightly", "Europe/Berlin"));
+}
+
+#[test]
+fn a_store_of_version_1_opens_means_the_same_and_goes_on() {
+    for io in [IoMode::Auto, IoMode::Calls] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = version_1(dir.path());
+        let report = verify(&store).unwrap();
+        assert!(report.is_ok(), "{report}");
+        let engine = options(io).open(&store).unwrap();
+        assert_that_all_is_there(&engine, 1);
+        let report = engine.verify().unwrap();
+        assert!(report.is_ok(), "{report}");
+
+        // It goes on, and is of this version bit by bit.
+        let brief = engine.queue("brief").open().unwrap();
+        let delivery = brief.try_receive().unwrap().unwrap();
+        assert_eq!(delivery.payload(), b"stays");
+        delivery.ack().unwrap();
+        let reminders = engine.queue("reminders").open().unwrap();
+        assert_eq!(reminders.try_receive().unwrap().unwrap().payload(), b"at once");
+        let lives = engine.queue("lives").open().unwrap();
+        let later = posthouse::Message::new("later").deliver_after(Duration::from_secs(3600));
+        lives.send("next").unwrap();
+        engine.queue("new").create().unwrap().send(later).unwrap();
+        engine.checkpoint().unwrap();
+        engine.close().unwrap();
+        assert_eq!(versions_in(&store.join("meta")), [2]);
+        assert!(
+            versions_in(&store.join("journal")).contains(&2),
+            "an old build refuses it by name"
+        );
+        assert!(versions_in(&store.join("segments/1")).contains(&1), "segments stay as they are");
+
+        let engine = options(io).open(&store).unwrap();
+        assert_that_all_is_there(&engine, 1);
+        assert_eq!(engine.queue("lives").open().unwrap().depth().unwrap(), 2);
+        assert_eq!(engine.queue("new").open().unwrap().delayed().unwrap(), 1);
+        engine.close().unwrap();
+        let report = verify(&store).unwrap();
+        assert!(report.is_ok(), "{report}");
+    }
+}
+
+#[test]
+fn a_store_of_version_1_is_salvaged_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = version_1(dir.path());
+    let report = salvage(&store, dir.path().join("salvaged")).unwrap();
+    assert!(report.is_complete(), "{report}");
+    let engine = options(IoMode::Auto).open(dir.path().join("salvaged")).unwrap();
+    assert_that_all_is_there(&engine, 1);
+}
