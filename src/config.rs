@@ -35,6 +35,9 @@ pub enum IoMode {
 pub const NAME_BYTES_MAX: usize = 255;
 /// The highest priority of a message. The lowest is 0, which is also the default.
 pub const PRIORITY_MAX: u8 = 9;
+/// The most messages that one worker handles side by side. With threads each needs a thread, and many systems give a
+/// process some ten thousand.
+pub const CONCURRENCY_MAX: usize = 4096;
 /// The most partitions that a stream can have.
 pub const PARTITIONS_MAX: u32 = 4096;
 /// The most messages in one run of a frame. A read of a message in the journal walks its run, so a run is

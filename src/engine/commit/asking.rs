@@ -9,7 +9,12 @@ use std::{
 };
 
 use super::{
-    committer::Committer, lifetime::Engine, patience, sleep::Sleep, space::SpaceWait,
+    committer::{Committer, PANICKED},
+    lifetime::Engine,
+    patience,
+    sleep::Sleep,
+    space::{Round, SpaceWait},
+    threads::PoisonsOnPanic,
     ticket::Ticket,
 };
 use crate::{
@@ -33,11 +38,7 @@ fn await_space(committer: &Arc<Committer>, shortage: Shortage) -> SpaceWait {
     let (space, new) = committer.space.wait(urgency);
     if let Some(round) = new {
         let (helper, own) = (Arc::clone(committer), Arc::clone(&round));
-        let make = move || {
-            let _within = Within::enter();
-            let outcome = helper.make_space(shortage);
-            helper.space.finish(urgency, &own, outcome);
-        };
+        let make = move || help(&helper, urgency, &own, || helper.make_space(shortage));
         let builder = thread::Builder::new().name("posthouse-space".to_owned());
         if let Err(error) = builder.spawn(make) {
             let what = "a thread cannot be started";
@@ -46,6 +47,31 @@ fn await_space(committer: &Arc<Committer>, shortage: Shortage) -> SpaceWait {
         }
     }
     space
+}
+
+/// Makes the space that the tasks of a round await. If that panics, they fail, and the engine is poisoned.
+fn help(committer: &Committer, urgency: Urgency, round: &Round, make: impl FnOnce() -> Result<()>) {
+    let _within = Within::enter();
+    let mut ending = Ending { committer, urgency, round, outcome: None };
+    // It is dropped first, so the tasks find the engine poisoned.
+    let _guard = PoisonsOnPanic(committer);
+    ending.outcome = Some(make());
+}
+
+/// A round that runs. Its drop ends the round, so that no task waits for ever, even after a panic.
+struct Ending<'a> {
+    committer: &'a Committer,
+    urgency: Urgency,
+    round: &'a Round,
+    outcome: Option<Result<()>>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let panicked = || Err(Error::new(ErrorKind::Poisoned, PANICKED));
+        let outcome = self.outcome.take().unwrap_or_else(panicked);
+        self.committer.space.finish(self.urgency, self.round, outcome);
+    }
 }
 
 /// A call as a future. It calls `attempt` until it has a result, and waits in between without blocking the thread.
@@ -146,4 +172,39 @@ pub async fn within<T>(
         sleeping.poll(context).map(|()| None)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        path::Path,
+        pin::pin,
+        task::Waker,
+    };
+
+    use super::*;
+    use crate::{config::Config, disk::sim::SimDisk};
+
+    #[test]
+    fn tasks_do_not_wait_for_a_helper_that_panicked() {
+        let disk = SimDisk::new(1);
+        let process = Arc::new(disk.process());
+        let engine = Engine::open_on(process, Path::new("store"), Config::default(), true);
+        let engine = engine.expect("the disk is well");
+        let queue = engine.queue("q").create().expect("there is space");
+        let committer = engine.committer();
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut first, round) = committer.space.wait(Urgency::Ordinary);
+        let round = round.expect("no other round runs");
+        assert!(first.poll(&mut context).is_pending());
+        let panics = || help(committer, Urgency::Ordinary, &round, || panic!("on purpose"));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        let Poll::Ready(Some(failure)) = first.poll(&mut context) else { panic!("it waits") };
+        assert_eq!(failure.kind(), ErrorKind::Poisoned);
+        assert!(committer.space.wait(Urgency::Ordinary).1.is_some(), "the round is over");
+        let sent = pin!(queue.send_async("a")).poll(&mut context);
+        let Poll::Ready(Err(error)) = sent else { panic!("the engine is not poisoned: {sent:?}") };
+        assert_eq!(error.kind(), ErrorKind::Poisoned);
+    }
 }

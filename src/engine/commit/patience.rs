@@ -1,10 +1,11 @@
 //! Whether a call may wait for space in the journal. A task must not block its thread, so its calls *ask*: where a call
 //! would have to wait for space, it fails with an error of its own kind and says what it lacks. The task awaits that space,
-//! and calls again.
+//! and calls again. A callback or a waker that such a call runs is code of the application: its calls may wait.
 
 use std::cell::RefCell;
 
 use crate::{
+    engine::runtime::application,
     error::{Error, Result},
     store::Shortage,
 };
@@ -14,17 +15,25 @@ thread_local! {
 }
 
 /// A call that asks for space and does not wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Asking {
+    /// The [depth](application::depth) of the call. Code of the application that the call runs is deeper, and does not ask.
+    depth: u32,
     /// Why space could not be made before. The call gets this error instead of space.
     failure: Option<Error>,
     lacks: Option<Shortage>,
 }
 
+impl Asking {
+    fn is_of_this_call(&self) -> bool {
+        self.depth == application::depth()
+    }
+}
+
 /// Runs a call that asks. `failure` says why the space that it lacked before could not be made. Returns the result and,
 /// if the call lacked space, what it lacked.
 pub fn ask<T>(failure: Option<Error>, call: impl FnOnce() -> T) -> (T, Option<Shortage>) {
-    let asking = Asking { failure, lacks: None };
+    let asking = Asking { depth: application::depth(), failure, lacks: None };
     // In a thread that ends, the mark may be gone already. Then the call waits.
     let before = ASKING.try_with(|mark| mark.replace(Some(asking)));
     // A panic must not leave the mark on this thread.
@@ -45,14 +54,18 @@ impl Drop for Restore {
 
 /// Whether this thread runs a call that asks.
 pub fn is_asking() -> bool {
-    ASKING.try_with(|mark| mark.borrow().is_some()).unwrap_or(false)
+    ASKING
+        .try_with(|mark| mark.borrow().as_ref().is_some_and(Asking::is_of_this_call))
+        .unwrap_or(false)
 }
 
 /// The answer to a call that lacks space: an error if it asks, and nothing if it may wait.
 pub fn answer(shortage: Shortage) -> Result<()> {
     let answered = ASKING.try_with(|mark| {
         let mut mark = mark.borrow_mut();
-        let Some(asking) = &mut *mark else { return Ok(()) };
+        let Some(asking) = mark.as_mut().filter(|asking| asking.is_of_this_call()) else {
+            return Ok(());
+        };
         if let Some(failure) = asking.failure.take() {
             return Err(failure);
         }
@@ -77,5 +90,19 @@ mod tests {
         let (answered, lacked) = ask(Some(failure), || answer(lacks));
         assert_eq!(answered.unwrap_err().kind(), crate::ErrorKind::DiskFull);
         assert!(lacked.is_none() && !is_asking());
+    }
+
+    #[test]
+    fn code_of_the_application_within_a_call_that_asks_may_wait() {
+        let lacks = Shortage::Checkpoint { urgency: crate::journal::Urgency::Ordinary };
+        let (outcome, lacked) = ask(None, || {
+            let inside = application::call(|| {
+                let (inner, _) = ask(None, || answer(lacks));
+                (is_asking(), answer(lacks).is_ok(), inner.is_err())
+            });
+            (inside, is_asking())
+        });
+        assert_eq!(outcome, (Ok((false, true, true)), true));
+        assert_eq!(lacked, None, "a call of the application does not answer for the engine's");
     }
 }

@@ -23,6 +23,8 @@ use crate::{
     store::{Op, Space},
 };
 
+mod callbacks;
+
 fn config() -> Config {
     Config {
         durability: Durability::Buffered,

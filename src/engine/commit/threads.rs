@@ -41,7 +41,7 @@ pub fn start(committer: &Arc<Committer>) -> Result<Vec<JoinHandle<()>>> {
 }
 
 /// Poisons the engine when one of its threads panics, so that no caller waits for that thread.
-struct PoisonsOnPanic<'a>(&'a Committer);
+pub(super) struct PoisonsOnPanic<'a>(pub &'a Committer);
 
 impl Drop for PoisonsOnPanic<'_> {
     fn drop(&mut self) {

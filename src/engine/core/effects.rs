@@ -8,6 +8,7 @@ use std::{cell::RefCell, collections::VecDeque, marker::PhantomData, sync::Arc};
 
 use super::thresholds::{Callback, WatchedThreshold};
 use crate::engine::runtime::{
+    application,
     signals::{FlusherSignal, Timer},
     wait::Watch,
 };
@@ -83,7 +84,7 @@ impl Effects {
             watch.wake(most);
         }
         call_in_turn(callbacks);
-        drop(ended);
+        ended.into_iter().for_each(|threshold| application::run(|| drop(threshold)));
     }
 }
 

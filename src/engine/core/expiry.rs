@@ -88,12 +88,12 @@ impl Core {
     }
 
     /// Gives a delivery back as if it had not been received: its handling did not begin, or was cancelled. If its
-    /// attempt was counted, a later commit takes that back.
-    pub fn give_back_uncounted(&mut self, cursor: CursorId, key: LeaseKey, attempt: u32) {
-        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+    /// attempt was counted, a later commit takes that back. `false` if the lease has ended already.
+    pub fn give_back_uncounted(&mut self, cursor: CursorId, key: LeaseKey, attempt: u32) -> bool {
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
         let counts_first = consumption.rules.retry.counts_first();
-        let Some(acks) = self.store.acks(cursor) else { return };
-        let Some(offset) = consumption.deliveries.settle(key) else { return };
+        let Some(acks) = self.store.acks(cursor) else { return false };
+        let Some(offset) = consumption.deliveries.settle(key) else { return false };
         if acks.is_acked(offset) {
             self.advance_key(cursor, offset);
         } else {
@@ -107,6 +107,7 @@ impl Core {
         }
         self.note_freed_slots(cursor);
         self.note_returned(cursor);
+        true
     }
 
     fn release_due(&mut self, cursor: CursorId, elapsed: Duration) {

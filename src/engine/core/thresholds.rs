@@ -1,13 +1,10 @@
 //! The thresholds that are watched, and their callbacks.
 
-use std::{
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
 use crate::{
     delivery::thresholds::{Alarm, Probe},
+    engine::runtime::application,
     ids::CursorId,
 };
 
@@ -35,8 +32,9 @@ pub struct Callback {
 
 impl Callback {
     pub fn run(self) {
-        // The panic hook has reported a panic. It must not end the thread that crossed the threshold.
-        let _ = catch_unwind(AssertUnwindSafe(|| (self.call)(self.alarm)));
+        // A panic must not end the thread that crossed the threshold. If the threshold is no longer watched, the function
+        // is dropped here, too.
+        application::run(move || (self.call)(self.alarm));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The runtime: waiting, clocks, histograms, and the signals to the engine's threads. It knows nothing of
 //! messages.
 
+pub mod application;
 pub mod clock;
 pub mod histogram;
 pub mod lock;

@@ -101,6 +101,19 @@ impl<F: Future<Output = Result<()>>> Future for Together<F> {
     }
 }
 
+/// Lets the other futures of a task, and the other tasks of its thread, go on first.
+pub async fn give_way() {
+    let mut has_given_way = false;
+    std::future::poll_fn(|context| {
+        if mem::replace(&mut has_given_way, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 #[cfg(test)]
 mod tests {
     use std::{cell::Cell, future::poll_fn, sync::atomic::AtomicUsize};

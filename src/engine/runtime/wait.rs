@@ -3,14 +3,13 @@
 use std::{
     collections::BTreeMap,
     fmt, mem,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use super::lock::RankedMutex;
+use super::{application, lock::RankedMutex};
 use crate::{
     audit::Rank,
     error::Result,
@@ -99,9 +98,9 @@ impl Watch {
     }
 }
 
-/// Wakes a task. The panic hook has reported a panic of its waker. The other waiters are woken all the same.
+/// Wakes a task. If its waker panics, the other waiters are woken all the same.
 pub fn wake_task(waker: Waker) {
-    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    application::run(|| waker.wake());
 }
 
 impl Waiter {

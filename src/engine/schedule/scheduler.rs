@@ -5,7 +5,6 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,7 +18,11 @@ use super::{
 };
 use crate::{
     audit::Rank,
-    engine::{commit::lifetime::Engine, consume::delivery::Delivery, runtime::lock::RankedMutex},
+    engine::{
+        commit::{committer::PANICKED, lifetime::Engine},
+        consume::delivery::Delivery,
+        runtime::{application, lock::RankedMutex, together::give_way},
+    },
     error::{Error, ErrorKind, Result},
     prims::{
         Condvar,
@@ -199,12 +202,13 @@ impl SchedulerBuilder {
                 Err(error) => self.tell(&put_off(&delivery, error)),
                 Ok(end) => end.iter().for_each(|end| self.tell(end)),
             }
+            give_way().await;
         }
     }
 
     fn tell(&self, failure: &ScheduleFailure) {
         if let Some(call) = &self.on_failure {
-            call(failure);
+            application::run(|| call(failure));
         }
     }
 }
@@ -282,8 +286,7 @@ impl Work {
     fn tell(&self, failure: &ScheduleFailure) {
         self.failed.fetch_add(u64::from(!failure.has_ended), Ordering::Relaxed);
         if let Some(call) = &self.on_failure {
-            // The panic hook has reported a panic, and the schedules go on.
-            let _ = catch_unwind(AssertUnwindSafe(|| call(failure)));
+            application::run(|| call(failure));
         }
     }
 
@@ -346,8 +349,11 @@ impl Scheduler {
         match self.thread.take() {
             // The application's function stops its own scheduler. The thread ends when the function has returned.
             Some(thread) if thread.thread().id() == thread::current().id() => Ok(()),
-            // Panics of the application's function are caught, and the engine's own code does not panic.
-            Some(thread) => thread.join().unwrap_or(Ok(())),
+            // Panics of the application's function are caught, so this is one of the engine's own code.
+            Some(thread) => {
+                let panicked = |_| Err(Error::new(ErrorKind::Poisoned, PANICKED));
+                thread.join().unwrap_or_else(panicked)
+            }
             None => Ok(()),
         }
     }

@@ -1,6 +1,8 @@
 //! Workers that are told to stop, and workers in tasks: one policy.
 
 use std::{
+    cell::Cell,
+    fmt,
     future::{self, Future},
     sync::{
         Arc, Mutex,
@@ -12,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use posthouse::{Delivery, Engine, ErrorKind, Queue, Result};
+use posthouse::{Delivery, Durability, Engine, ErrorKind, Queue, Result};
 
 use super::worker::until;
 use crate::support::{MINUTE, SECOND, block_on, ms, real};
@@ -184,6 +186,110 @@ fn a_task_that_is_cancelled_or_whose_grace_is_over_burns_no_attempt() {
 }
 
 #[test]
+fn a_task_that_is_told_to_stop_stops_in_the_middle_of_a_backlog() {
+    let (engine, _dir) = real();
+    let queue = open(&engine).durability(Durability::Buffered);
+    send(&queue, 1000);
+    let handled = Cell::new(0);
+    let is_enough =
+        future::poll_fn(|_| if handled.get() >= 10 { Poll::Ready(()) } else { Poll::Pending });
+    let handler = |_delivery| {
+        handled.set(handled.get() + 1);
+        future::ready(Ok::<(), String>(()))
+    };
+    let mut task = Box::pin(queue.worker().concurrency(4).run_until(is_enough, handler));
+    let mut context = std::task::Context::from_waker(Waker::noop());
+    let mut before = 0;
+    while task.as_mut().poll(&mut context).is_pending() {
+        let now = handled.get();
+        assert!(now - before <= 4, "{now} messages, and {before} of them before one poll");
+        before = now;
+    }
+    assert!((10..14).contains(&handled.get()), "{} were handled", handled.get());
+    assert_eq!((queue.depth().unwrap(), queue.in_flight().unwrap()), (1000 - handled.get(), 0));
+}
+
+/// An error whose text panics.
+struct Malicious;
+
+impl fmt::Display for Malicious {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("the text panics")
+    }
+}
+
+/// It has a text, and panics when it is dropped.
+struct PanicsWhenDropped;
+
+impl fmt::Display for PanicsWhenDropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text")
+    }
+}
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            panic!("the drop panics");
+        }
+    }
+}
+
+type Malice = std::result::Result<(), Box<dyn fmt::Display + Send>>;
+
+fn malice(payload: &[u8]) -> Malice {
+    match payload {
+        b"text" => Err(Box::new(Malicious)),
+        b"drop" => Err(Box::new(PanicsWhenDropped)),
+        b"payload" => std::panic::panic_any(PanicsWhenDropped),
+        _ => Ok(()),
+    }
+}
+
+/// The end of a thread or a task in silence lost all messages behind these.
+#[test]
+fn errors_and_panics_that_panic_in_turn_end_no_worker() {
+    for in_task in [false, true] {
+        let (engine, _dir) = real();
+        let queue = engine.queue("q").max_attempts(1).create().unwrap();
+        let dead = engine.queue("q.dead").open().unwrap();
+        queue.send_batch(["text", "drop", "payload", "future", "good"]).unwrap();
+        let stop = Switch::default();
+        if in_task {
+            let handler = |delivery: Delivery| {
+                // The future is dropped after it was ready, and panics.
+                let held = (delivery.payload() == b"future").then(|| PanicsWhenDropped);
+                let mut result = Some(malice(delivery.payload()));
+                future::poll_fn(move |_| {
+                    let _ = &held;
+                    Poll::Ready(result.take().expect("it is polled once"))
+                })
+            };
+            let task = spawn(queue.worker().run_until(stop.turned(), handler));
+            until("they are not handled", || queue.depth().unwrap() == 0);
+            stop.turn();
+            task.join().expect("it does not panic").unwrap();
+        } else {
+            let held = PanicsWhenDropped;
+            let worker = queue.worker().start(move |delivery| {
+                let _ = &held;
+                malice(delivery.payload())
+            });
+            let worker = worker.unwrap();
+            until("they are not handled", || queue.depth().unwrap() == 0);
+            assert_eq!((worker.handled(), worker.failed()), (2, 3));
+            worker.stop().unwrap();
+        }
+        engine.sync().unwrap();
+        let letters = dead.browse().unwrap().map(|it| it.unwrap().dead_letter().unwrap().unwrap());
+        let reasons: Vec<String> = letters.map(|it| it.reason).collect();
+        let panicked = |text: &str| format!("the handler panicked: {text}");
+        let expected = ["the text panics", "the drop panics", "with no message"].map(panicked);
+        assert_eq!(reasons, expected);
+    }
+}
+
+#[test]
 fn an_owned_delivery_may_be_dropped_settled_or_kept_by_its_handler() {
     let (engine, _dir) = real();
     let queue = open(&engine);
@@ -260,6 +366,34 @@ fn a_handler_that_hangs_does_not_hold_up_a_stop_with_a_deadline() {
     thread::sleep(ms(20));
     again.ack().unwrap();
     assert_eq!(queue.depth().unwrap(), 0);
+}
+
+#[test]
+fn a_handler_that_stops_its_worker_with_a_deadline_keeps_its_own_message() {
+    let (engine, _dir) = real();
+    let queue = open(&engine);
+    let (place, go) = (Arc::new(Mutex::new(None::<posthouse::Worker>)), Switch::default());
+    let (tell, told) = mpsc::channel();
+    let (began, has_begun) = mpsc::channel();
+    let (own, gate) = (Arc::clone(&place), go.clone());
+    let worker = queue.worker().concurrency(2).start(move |delivery| {
+        if delivery.payload() == b"0" {
+            began.send(()).unwrap();
+            block_on(gate.turned());
+            return Ok::<(), String>(());
+        }
+        let worker = own.lock().unwrap().take().expect("only one message stops it");
+        let given = worker.stop_within(ms(30)).unwrap();
+        tell.send((given, delivery.ack().map_err(|error| error.to_string()))).unwrap();
+        Ok(())
+    });
+    *place.lock().unwrap() = Some(worker.unwrap());
+    send(&queue, 1);
+    has_begun.recv_timeout(MINUTE).unwrap();
+    queue.send("stop").unwrap();
+    assert_eq!(told.recv_timeout(MINUTE).unwrap(), (1, Ok(())), "only the other is given back");
+    assert_eq!(queue.depth().unwrap(), 1);
+    go.turn();
 }
 
 #[test]

@@ -183,10 +183,14 @@ fn bad_settings_are_refused_by_name() {
     let day = Duration::from_secs(24 * 3600);
     for (worker, field) in [
         (queue.worker().concurrency(0), "concurrency"),
+        (queue.worker().concurrency(4097), "concurrency"),
+        (queue.worker().concurrency(usize::MAX), "concurrency"),
         (queue.worker().max_handling_time(Duration::ZERO), "max_handling_time"),
         (queue.worker().max_handling_time(Duration::from_micros(999)), "max_handling_time"),
         (queue.worker().max_handling_time(2 * day), "max_handling_time"),
     ] {
+        let in_task = block_on(worker.clone().run_async(async |_| Ok::<(), String>(())));
+        assert_eq!(in_task.unwrap_err().kind(), ErrorKind::InvalidInput { field });
         assert_eq!(worker.start(fine).unwrap_err().kind(), ErrorKind::InvalidInput { field });
     }
     queue.send("a").unwrap();

@@ -3,6 +3,8 @@
 //! `work.rs` has the policy that threads and tasks share, `threads.rs` the threads and `task.rs` the future.
 
 mod task;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod work;
 
@@ -12,7 +14,7 @@ pub use self::threads::Worker;
 use self::work::{OnError, Work};
 use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
-    config::{LEASE_MAX, LEASE_MIN},
+    config::{CONCURRENCY_MAX, LEASE_MAX, LEASE_MIN},
     error::{Error, Result},
 };
 
@@ -42,7 +44,8 @@ impl WorkerBuilder {
     }
 
     /// Sets how many messages are handled side by side: 1 by default. With [`start`](WorkerBuilder::start) it is the number
-    /// of threads.
+    /// of threads. The most is 4,096, because many systems give a process some ten thousand threads. Several workers may
+    /// share a queue.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -61,9 +64,10 @@ impl WorkerBuilder {
     /// Calls a function with each error of the worker. The errors of handlers are not among them.
     ///
     /// After [`Corrupt`](crate::ErrorKind::Corrupt) the worker goes on at once: the damaged message is set aside, and the
-    /// [offset](Error::offset) names it. After [`Io`](crate::ErrorKind::Io) and
-    /// [`DiskFull`](crate::ErrorKind::DiskFull) it rests for a second. Other errors end it, except
-    /// [`Closed`](crate::ErrorKind::Closed), which is its ordinary end.
+    /// [offset](Error::offset) names it. [`Poisoned`](crate::ErrorKind::Poisoned) ends the worker, and so does
+    /// [`NotFound`](crate::ErrorKind::NotFound), because the queue or the subscription was deleted. After any other error,
+    /// such as [`Io`](crate::ErrorKind::Io) or [`DiskFull`](crate::ErrorKind::DiskFull), it rests for a second and goes
+    /// on. The function is not called with [`Closed`](crate::ErrorKind::Closed), which is the worker's ordinary end.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -151,8 +155,8 @@ impl WorkerBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a concurrency of 0, or for a handling time of 0 or of more than a
-    /// day; [`Io`](crate::ErrorKind::Io) if a thread cannot be started.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a concurrency of 0 or of more than 4,096, or for a handling time of
+    /// less than 1 ms or of more than a day; [`Io`](crate::ErrorKind::Io) if a thread cannot be started.
     pub fn start<E: Display>(
         self,
         handler: impl Fn(&Delivery) -> Result<(), E> + Send + Sync + 'static,
@@ -286,6 +290,14 @@ impl WorkerBuilder {
         if self.concurrency == 0 {
             let what =
                 "a worker that handles 0 messages at a time handles nothing: give it 1 or more";
+            return Err(Error::invalid("concurrency", what));
+        }
+        if self.concurrency > CONCURRENCY_MAX {
+            let what = format!(
+                "a worker would handle {} messages at a time; the most is {CONCURRENCY_MAX}: start several workers \
+                 for more",
+                self.concurrency
+            );
             return Err(Error::invalid("concurrency", what));
         }
         if !(LEASE_MIN..=LEASE_MAX).contains(&self.max_handling_time) {

@@ -1,16 +1,17 @@
 //! A worker as a future: its handlers run side by side in one task.
 
-use std::{
-    fmt::Display,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    task::Poll,
-    time::Duration,
-};
+use std::{fmt::Display, pin::pin, task::Poll, time::Duration};
 
-use super::work::{Handled, Next, REST, Work};
+use super::work::{Handled, Next, REST, Work, text_of};
 use crate::{
-    engine::{commit::sleep::Sleep, consume::delivery::Delivery, runtime::together::Together},
+    engine::{
+        commit::sleep::Sleep,
+        consume::delivery::Delivery,
+        runtime::{
+            application,
+            together::{Together, give_way},
+        },
+    },
     error::Result,
 };
 
@@ -58,7 +59,9 @@ impl Work {
                 Err(error) => self.judge(error)?,
             };
             match next {
-                Next::GoOn => {}
+                // With a backlog nothing has to wait. The other handlers, the one who stops this worker and the other tasks
+                // of this thread come in turn.
+                Next::GoOn => give_way().await,
                 Next::Rest => self.rest_in_task().await,
                 Next::End => return Ok(()),
             }
@@ -93,18 +96,24 @@ impl Work {
     }
 }
 
-/// Runs a future to its end. `Err` if it panics, or if making it does.
-async fn catch<E, F: Future<Output = std::result::Result<(), E>>>(
+/// Runs a handler to its end. `Err` if it panics, or if making its future does.
+async fn catch<E: Display, F: Future<Output = std::result::Result<(), E>>>(
     make: impl FnOnce() -> F,
-) -> Handled<E> {
-    let future = catch_unwind(AssertUnwindSafe(make))?;
-    let mut future = pin!(future);
-    std::future::poll_fn(|context| {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+) -> Handled {
+    let mut future = pin!(Some(application::call(make)?));
+    let handled = std::future::poll_fn(|context| {
+        let polled = application::call(|| {
+            let running = future.as_mut().as_pin_mut().expect("it is dropped below");
+            running.poll(context).map(|handled| handled.map_err(text_of))
+        });
+        match polled {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(handled)) => Poll::Ready(Ok(handled)),
             Err(panic) => Poll::Ready(Err(panic)),
         }
     })
-    .await
+    .await;
+    // What it has captured may panic when it is dropped.
+    application::run(|| future.set(None));
+    handled
 }

@@ -2,14 +2,17 @@
 
 use std::{
     fmt::{self, Display},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use super::work::{Next, REST, Running, Work};
+use super::work::{Next, REST, Running, Work, text_of};
 use crate::{
-    engine::consume::delivery::Delivery,
+    engine::{
+        commit::committer::PANICKED,
+        consume::{delivery::Delivery, lease::DeliveryInfo},
+        runtime::application,
+    },
     error::{Error, ErrorKind, Result},
     prims::thread::{self, JoinHandle},
 };
@@ -47,7 +50,7 @@ const DROP_WAIT: Duration = Duration::from_secs(30);
 #[must_use = "it is stopped when it is dropped"]
 pub struct Worker {
     work: Arc<Work>,
-    threads: Vec<JoinHandle<Result<()>>>,
+    pub(super) threads: Vec<JoinHandle<Result<()>>>,
 }
 
 impl Worker {
@@ -64,7 +67,10 @@ impl Worker {
             worker.work.running.lock().threads += 1;
             let started = builder.spawn(move || {
                 let _ended = Ended(&work);
-                work.run(n, &*handler)
+                let outcome = work.run(n, &*handler);
+                // What the handler has captured may panic when it is dropped.
+                application::run(|| drop(handler));
+                outcome
             });
             let started = started.map_err(|error| {
                 worker.work.running.lock().threads -= 1;
@@ -162,16 +168,17 @@ impl Worker {
         // A handler may stop its own worker. That thread ends when the handler has returned.
         let own = thread::current().id();
         let is_own = |thread: &JoinHandle<Result<()>>| thread.thread().id() == own;
-        let own = usize::from(self.threads.iter().any(is_own));
+        let own = self.threads.iter().position(is_own);
         let threads = std::mem::take(&mut self.threads);
-        if !self.work.await_end(own, most) {
+        if !self.work.await_end(own.map_or(0, |_| 1), most) {
             // The threads that hang are left alone.
-            return Ok(self.work.give_back_held());
+            return Ok(self.work.give_back_held(own));
         }
         let mut outcome = Ok(());
         for thread in threads.into_iter().filter(|thread| !is_own(thread)) {
-            // Panics of handlers are caught, and the engine's own code does not panic.
-            outcome = outcome.and(thread.join().unwrap_or(Ok(())));
+            // Panics of the application's code are caught, so this is one of the engine's own code.
+            let panicked = |_| Err(Error::new(ErrorKind::Poisoned, PANICKED));
+            outcome = outcome.and(thread.join().unwrap_or_else(panicked));
         }
         outcome.map(|()| 0)
     }
@@ -237,22 +244,36 @@ impl Work {
         }
     }
 
-    fn handle<E: Display>(
+    pub(super) fn handle<E: Display>(
         &self,
         n: usize,
         delivery: &Delivery,
         handler: &impl Fn(&Delivery) -> std::result::Result<(), E>,
     ) -> Result<Next> {
+        if !self.begin(n, delivery) {
+            delivery.give_back(false);
+            return Ok(Next::GoOn);
+        }
         // If the lease is lost already, the handler runs in vain. That does no harm.
         let _ = delivery.hold(self.max_handling_time);
-        self.running.lock().held.insert(n, delivery.info);
-        let reason = self.note(catch_unwind(AssertUnwindSafe(|| handler(delivery))));
+        let reason = self.note(application::call(|| handler(delivery).map_err(text_of)));
         let settled = match &reason {
             None => delivery.ack(),
             Some(reason) => delivery.nack_because(reason),
         };
         self.running.lock().held.remove(&n);
         self.judge_settled(delivery, settled)
+    }
+
+    /// Notes that a thread begins to handle a delivery. `false` if the worker was stopped before: whoever stopped it
+    /// counts on it that no handler begins any more, unless its delivery is noted.
+    fn begin(&self, n: usize, delivery: &Delivery) -> bool {
+        let mut running = self.running.lock();
+        let begins = !self.is_stopped();
+        if begins {
+            running.held.insert(n, delivery.info);
+        }
+        begins
     }
 
     fn rest(&self) {
@@ -280,16 +301,22 @@ impl Work {
         true
     }
 
-    /// Gives the messages back whose handlers still run. Returns how many.
-    fn give_back_held(&self) -> u64 {
-        let held = std::mem::take(&mut self.running.lock().held);
+    /// Gives the messages back whose handlers still run, except that of the calling thread `own`. Returns how many.
+    fn give_back_held(&self, own: Option<usize>) -> u64 {
+        let mut held = std::mem::take(&mut self.running.lock().held);
+        if let Some(own) = own {
+            held.remove(&own);
+        }
         let operation = "give back";
         let committer = self.consumer.committer();
         let mut core = committer.lock(operation);
+        let mut given = 0;
         for delivered in held.values() {
-            core.give_back_uncounted(self.consumer.cursor(), delivered.key, delivered.attempt);
+            let DeliveryInfo { key, attempt, .. } = *delivered;
+            let is_given = core.give_back_uncounted(self.consumer.cursor(), key, attempt);
+            given += u64::from(is_given);
         }
         drop(committer.count_failures(operation, core));
-        held.len() as u64
+        given
     }
 }

@@ -1,10 +1,8 @@
 //! What the threads or tasks of a worker share, and their one policy: what becomes of a result and of an error.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
     fmt::{self, Display},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,7 +14,7 @@ use crate::{
     audit::Rank,
     engine::{
         consume::{consumer::Consumer, delivery::Delivery, lease::DeliveryInfo},
-        runtime::lock::RankedMutex,
+        runtime::{application, lock::RankedMutex},
     },
     error::{Error, ErrorKind, Result},
     prims::Condvar,
@@ -54,6 +52,7 @@ pub struct Work {
 #[derive(Debug, Default)]
 pub struct Running {
     pub threads: usize,
+    /// By the number of the thread.
     pub held: BTreeMap<usize, DeliveryInfo>,
 }
 
@@ -65,8 +64,15 @@ pub enum Next {
     End,
 }
 
-/// The result of a handler: `Err` if it panicked.
-pub type Handled<E> = std::result::Result<std::result::Result<(), E>, Box<dyn Any + Send>>;
+/// The result of a handler, or the text of its panic. The text of its error is made where panics are caught: making it
+/// is code of the application.
+pub type Handled = std::result::Result<std::result::Result<(), String>, String>;
+
+/// The text of an error of a handler. Drops the error, which is code of the application, too.
+pub fn text_of<E: Display>(error: E) -> String {
+    // An error of a crate such as `anyhow` shows its causes in this form.
+    format!("{error:#}")
+}
 
 impl Work {
     pub fn new(
@@ -88,8 +94,12 @@ impl Work {
     }
 
     /// Notes the result of a handler. Returns the reason of its failure: its error or its panic.
-    pub fn note<E: Display>(&self, handled: Handled<E>) -> Option<String> {
-        let reason = failure_of(handled);
+    pub fn note(&self, handled: Handled) -> Option<String> {
+        let reason = match handled {
+            Ok(Ok(())) => None,
+            Ok(Err(reason)) => Some(reason),
+            Err(panic) => Some(format!("the handler panicked: {panic}")),
+        };
         let counter = if reason.is_none() { &self.done } else { &self.failed };
         counter.fetch_add(1, Ordering::Relaxed);
         reason
@@ -116,11 +126,12 @@ impl Work {
                 self.damaged.fetch_add(1, Ordering::Relaxed);
                 Next::GoOn
             }
-            ErrorKind::Io | ErrorKind::DiskFull => Next::Rest,
-            _ => {
+            _ if error.is_final() => {
                 self.tell(&error);
                 return Err(error);
             }
+            // It may pass, as on a full disk, or concern one message.
+            _ => Next::Rest,
         };
         self.tell(&error);
         Ok(next)
@@ -128,8 +139,8 @@ impl Work {
 
     fn tell(&self, error: &Error) {
         if let Some(OnError(tell)) = &self.on_error {
-            // The panic hook has reported a panic. It does not end the worker.
-            let _ = catch_unwind(AssertUnwindSafe(|| tell(error)));
+            // A panic does not end the worker.
+            application::run(|| tell(error));
         }
     }
 
@@ -144,17 +155,4 @@ impl Work {
         self.changed.notify_all();
         self.consumer.wake_all();
     }
-}
-
-/// The reason of a failure. `None` if the handler succeeded.
-fn failure_of<E: Display>(handled: Handled<E>) -> Option<String> {
-    let panic = match handled {
-        Ok(Ok(())) => return None,
-        // An error of a crate such as `anyhow` shows its causes in this form.
-        Ok(Err(error)) => return Some(format!("{error:#}")),
-        Err(panic) => panic,
-    };
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    Some(format!("the handler panicked: {}", text.as_deref().unwrap_or("with no message")))
 }
