@@ -11,13 +11,19 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use roaring::RoaringTreemap;
 
-use crate::{audit, ids::Offset};
+use super::returned::is_in;
+use crate::{
+    audit,
+    ids::{Offset, OffsetRange},
+};
 
 #[derive(Debug, Default)]
 pub struct Groups {
     busy: HashMap<u64, Group>,
     /// The group of each head.
     heads: HashMap<Offset, u64>,
+    /// The parked messages of all groups.
+    parked: RoaringTreemap,
     /// Whether the messages that wait for another attempt are heads already.
     pub is_prepared: bool,
 }
@@ -42,6 +48,7 @@ impl Groups {
                 let is_head = busy.get().head == offset;
                 if !is_head {
                     busy.get_mut().parked.insert(offset.0);
+                    self.parked.insert(offset.0);
                 }
                 is_head
             }
@@ -56,6 +63,7 @@ impl Groups {
         while let Some(next) = group.parked.min() {
             audit::step();
             group.parked.remove(next);
+            self.parked.remove(next);
             if exists(Offset(next)) {
                 group.head = Offset(next);
                 self.heads.insert(group.head, hash);
@@ -66,9 +74,27 @@ impl Groups {
         None
     }
 
-    /// The heads of all busy groups.
-    pub fn heads(&self) -> impl Iterator<Item = Offset> {
-        self.heads.keys().copied()
+    /// Whether a message waits behind the head of its group.
+    pub fn is_parked(&self, offset: Offset) -> bool {
+        self.parked.contains(offset.0)
+    }
+
+    /// The heads of busy groups in ranges, which are sorted. The work grows with the smaller of two numbers: that of the
+    /// busy groups, and that of the offsets in the ranges.
+    pub fn heads_in(&self, ranges: &[OffsetRange]) -> Vec<Offset> {
+        let busy = self.heads.len() as u64;
+        let mut few = Vec::new();
+        for range in ranges {
+            audit::step();
+            if few.len() as u64 + range.len() > busy {
+                audit::steps(busy);
+                return self.heads.keys().copied().filter(|head| is_in(ranges, *head)).collect();
+            }
+            few.extend((range.start.0..range.end.0).map(Offset));
+        }
+        audit::steps(few.len() as u64);
+        few.retain(|offset| self.heads.contains_key(offset));
+        few
     }
 }
 
@@ -91,9 +117,12 @@ mod tests {
         assert_eq!(groups.done(Offset(4), |_| true), None);
         assert!(groups.claim(1, Offset(5)), "the group is free again");
         assert_eq!(groups.done(Offset(2), |_| true), None);
-        assert_eq!(groups.heads().collect::<Vec<_>>(), [Offset(5)]);
+        assert_eq!(groups.heads_in(&[Offset(0).to(Offset(9))]), [Offset(5)]);
+        assert_eq!(groups.heads_in(&[Offset(5).to(Offset(6))]), [Offset(5)]);
+        assert_eq!(groups.heads_in(&[Offset(4).to(Offset(5)), Offset(6).to(Offset(9))]), []);
         assert_eq!(groups.done(Offset(5), |_| true), None);
-        assert!(groups.busy.is_empty() && groups.heads.is_empty(), "nothing is kept");
+        let is_empty = groups.busy.is_empty() && groups.heads.is_empty();
+        assert!(is_empty && groups.parked.is_empty(), "nothing is kept");
     }
 
     #[test]

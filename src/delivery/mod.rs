@@ -99,7 +99,7 @@ pub struct Deliveries {
     fresh_first: bool,
     leases: Leases,
     /// Leased messages that were deleted. Their consumers hold them until they settle.
-    gone: RoaringTreemap,
+    gone: BTreeSet<Offset>,
 }
 
 impl Deliveries {
@@ -114,7 +114,7 @@ impl Deliveries {
             passed: floor,
             fresh_first: false,
             leases: Leases::default(),
-            gone: RoaringTreemap::new(),
+            gone: BTreeSet::new(),
         }
     }
 
@@ -291,7 +291,7 @@ impl Deliveries {
     #[inline]
     fn note_ended(&mut self, offset: Offset) {
         if !self.gone.is_empty() {
-            self.gone.remove(offset.0);
+            self.gone.remove(&offset);
         }
     }
 
@@ -433,6 +433,6 @@ impl Deliveries {
 
     /// How many messages are leased. Deleted ones do not count.
     pub fn in_flight(&self) -> u64 {
-        self.leases.len() as u64 - self.gone.len()
+        (self.leases.len() - self.gone.len()) as u64
     }
 }

@@ -87,6 +87,6 @@ impl Deliveries {
 
     /// Notes that a leased message was deleted.
     pub fn note_gone(&mut self, offset: Offset) {
-        self.gone.insert(offset.0);
+        self.gone.insert(offset);
     }
 }

@@ -7,7 +7,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use posthouse::{
-    Delivery, Durability, Engine, Message, Options, Overflow, Position, Queue, Start, Threshold,
+    Delivery, Durability, Engine, ErrorKind, Message, Offset, Options, Overflow, Position, Queue,
+    Start, Threshold, Timestamp,
     sim::{SimDisk, take_longest_holds},
 };
 
@@ -44,11 +45,15 @@ enum Thing {
     Reopened,
     /// Messages on lease of a full queue that drops its oldest message.
     Full,
+    /// Damaged messages of a queue that is watched.
+    Damaged,
+    /// Keys of a queue that is ordered by key, each with a message on lease and one behind it.
+    Keys,
 }
 
 use Thing::*;
 
-const THINGS: [Thing; 14] = [
+const THINGS: [Thing; 16] = [
     Queues,
     Subscriptions,
     Partitions,
@@ -63,6 +68,8 @@ const THINGS: [Thing; 14] = [
     Segments,
     Reopened,
     Full,
+    Damaged,
+    Keys,
 ];
 
 const SMALL: usize = 10;
@@ -71,6 +78,7 @@ const LARGE: usize = 210;
 const HOUR: Duration = Duration::from_secs(3600);
 
 struct Store {
+    thing: Thing,
     disk: SimDisk,
     engine: Engine,
     queue: Queue,
@@ -95,7 +103,8 @@ impl Store {
         engine.stream("stream").partitions(of(Partitions, 1) as u32).create().unwrap();
         let queue =
             engine.queue("q").lease(HOUR).backoff(posthouse::Backoff::None).create().unwrap();
-        let mut store = Store { disk, engine, queue, leased: Vec::new(), kept: Vec::new() };
+        let (leased, kept) = (Vec::new(), Vec::new());
+        let mut store = Store { thing, disk, engine, queue, leased, kept };
         store.bear(thing, count);
         _ = take_longest_holds();
         if thing == Reopened {
@@ -172,6 +181,16 @@ impl Store {
                 self.leased = (0..count).map(|_| full.try_receive().unwrap().unwrap()).collect();
                 self.kept.push(Box::new(full));
             }
+            Damaged => self.bear_damage(count),
+            Keys => {
+                let ordered = self.engine.queue("keys").lease(HOUR).ordered_by_key(true);
+                let ordered = ordered.create().unwrap();
+                for n in (0..count).chain(0..count) {
+                    ordered.send(Message::new("work").key(n.to_string())).unwrap();
+                }
+                self.leased = (0..count).map(|_| ordered.try_receive().unwrap().unwrap()).collect();
+                assert!(ordered.try_receive().unwrap().is_none(), "the others are parked");
+            }
             Segments => {
                 let stream = self.engine.stream("stream").open().unwrap();
                 for _ in 0..count {
@@ -180,6 +199,29 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Lets messages rot on disk, and has a consumer find them. The queue is watched.
+    fn bear_damage(&mut self, count: usize) {
+        (0..count).for_each(|_| _ = self.queue.send("rotten").unwrap());
+        self.engine.checkpoint().unwrap();
+        self.engine.close().unwrap();
+        for path in self.disk.files() {
+            let mut content = self.disk.content(&path).unwrap();
+            let places: Vec<usize> =
+                (0..content.len()).filter(|at| content[*at..].starts_with(b"rotten")).collect();
+            if path.starts_with("store/segments") && !places.is_empty() {
+                places.iter().for_each(|at| content[*at] ^= 1);
+                self.disk.plant(&path, Some(content));
+            }
+        }
+        self.reopen();
+        for _ in 0..count {
+            assert_eq!(self.queue.try_receive().unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        assert_eq!(self.queue.stats().unwrap().damaged, count as u64);
+        let watch = self.queue.watch(Threshold::Depth(1 << 40), |_| {}).unwrap();
+        self.kept.push(Box::new(watch));
     }
 
     /// One of each operation. Returns the longest hold of each.
@@ -194,6 +236,8 @@ impl Store {
         if let Ok(full) = self.engine.queue("full").open() {
             assert!(full.send("more").is_err(), "all are on lease");
         }
+        self.ordered_round();
+        self.clock_round();
         self.engine.sync().unwrap();
         self.engine.verify().unwrap();
         self.engine.checkpoint().unwrap();
@@ -218,9 +262,34 @@ impl Store {
         drop(self.queue.watch(Threshold::Depth(1 << 30), |_| {}).unwrap());
         self.queue.stats().unwrap();
         self.queue.in_flight().unwrap();
-        self.queue.oldest_age().unwrap();
-        let first = self.queue.browse().unwrap().next().unwrap().unwrap();
-        self.queue.remove(first.offset()).unwrap();
+        let is_damaged = self.thing == Damaged;
+        assert_eq!(self.queue.oldest_age().is_err(), is_damaged, "the oldest message is damaged");
+        let first = self.queue.browse().unwrap().next().unwrap();
+        assert_eq!(first.is_err(), is_damaged);
+        let first = first.map_or_else(|error| error.offset().unwrap(), |first| first.offset());
+        assert!(self.queue.remove(first).unwrap());
+    }
+
+    /// Removes a message of a key that is on lease, and one that waits behind it.
+    fn ordered_round(&self) {
+        let ordered = self.engine.queue("keys").lease(HOUR).ordered_by_key(true);
+        let ordered = ordered.create().unwrap();
+        for _ in 0..2 {
+            ordered.send(Message::new("work").key("one more")).unwrap();
+        }
+        let leased = ordered.try_receive().unwrap().expect("its key is free");
+        assert!(ordered.try_receive().unwrap().is_none());
+        let parked = Offset(leased.offset().0 + 1);
+        assert!(ordered.remove(parked).unwrap());
+        assert!(ordered.remove(leased.offset()).unwrap());
+    }
+
+    /// Sets the clock. A receive looks at it, and so does a commit.
+    fn clock_round(&self) {
+        self.disk.set_now(Timestamp(2_000_000_000_000));
+        self.take().ack().unwrap();
+        self.disk.set_now(Timestamp(2_000_000_060_000));
+        self.queue.send("work").unwrap();
     }
 
     fn batch_round(&self, batch: usize) {
@@ -240,6 +309,13 @@ impl Store {
         topic.publish("news").unwrap();
         let subscription = topic.subscription("s0").open().unwrap();
         subscription.try_receive().unwrap().expect("it was published").ack().unwrap();
+        let letters = self.engine.queue("letters").create().unwrap();
+        let failing = topic.subscription("failing").max_attempts(1).dead_letter_queue("letters");
+        let failing = failing.create().unwrap();
+        topic.publish("news").unwrap();
+        failing.try_receive().unwrap().expect("it was published").nack().unwrap();
+        letters.redrive().run().unwrap();
+        assert_eq!((failing.depth().unwrap(), letters.depth().unwrap()), (1, 0));
     }
 
     fn stream_round(&self) {
@@ -253,7 +329,7 @@ impl Store {
         group.commit(partition, offset).unwrap();
         group.lag().unwrap();
         stream.len().unwrap();
-        drop(stream.reader(Start::Time(posthouse::Timestamp(1))).unwrap());
+        drop(stream.reader(Start::Time(Timestamp(1))).unwrap());
         stream.partition(partition).unwrap().trim_before(offset).unwrap();
     }
 
@@ -277,13 +353,20 @@ fn measure(thing: Thing, count: usize) -> BTreeMap<&'static str, u64> {
 
 /// What still grows: with what, in which operation, and by how many steps for each. An entry leaves this list
 /// when the operation works in slices.
-const GROWING: [(Thing, &str, u64); 36] = [
+const GROWING: [(Thing, &str, u64); 43] = [
     (Queues, "checkpoint", 6),
     (Queues, "close", 2),
     (Queues, "delete", 3),
+    // After the clock was set, the first operation that sees it sets the timers of all queues and subscriptions anew.
+    (Queues, "receive", 1),
+    (Queues, "send", 1),
     (Subscriptions, "checkpoint", 3),
     (Subscriptions, "close", 1),
     (Subscriptions, "delete", 2),
+    (Subscriptions, "receive", 1),
+    // Each letter that goes back to a subscription is acked for all others of the topic.
+    (Subscriptions, "redrive", 4),
+    (Subscriptions, "send", 1),
     (Partitions, "checkpoint", 3),
     (Partitions, "close", 1),
     (Partitions, "create", 1),
@@ -316,6 +399,8 @@ const GROWING: [(Thing, &str, u64); 36] = [
     (Reopened, "receive", 2),
     (Full, "checkpoint", 1),
     (Full, "send", 2),
+    (Damaged, "purge", 1),
+    (Keys, "checkpoint", 2),
 ];
 
 /// Every hold looks at every threshold that is watched, in so many steps.

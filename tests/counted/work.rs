@@ -6,8 +6,8 @@
 //! These counts do not show a walk through memory. So `src/delivery/tests.rs` counts the messages that are
 //! passed over to find the next one. Other walks are not counted.
 //!
-//! Not asserted, because their cost is known to grow: deleting from a queue that is ordered by key, and
-//! sending to a full queue that drops its oldest if all its messages wait or are on lease.
+//! Not asserted, because its cost is known to grow: sending to a full queue that drops its oldest if all its
+//! messages wait or are on lease.
 
 use std::time::Duration;
 

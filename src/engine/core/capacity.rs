@@ -122,8 +122,9 @@ impl Core {
     pub fn note_made_capacity(&mut self, cursor: CursorId, dropped: &Dropped) {
         match self.consumers.get_mut(&cursor) {
             Some(consumption) if !consumption.drops_any && !dropped.ranges.is_empty() => {
+                // Damaged messages are not ready.
                 consumption.deliveries.forget_ready(&dropped.ranges);
-                self.note_deleted(cursor);
+                self.note_deleted(cursor, &dropped.ranges);
             }
             _ => self.note_dropped(cursor, &dropped.ranges),
         }
@@ -143,30 +144,32 @@ impl Core {
 
     /// Notes that a commit deleted messages, wherever each of them was.
     pub fn note_removed(&mut self, cursor: CursorId, removed: &[Removal]) -> Result<()> {
-        let Consumption { deliveries, groups, counts, damaged, .. } = self.consumption(cursor)?;
+        self.consumption(cursor)?.counts.removed += removed.len() as u64;
         for Removal { offset, due, was_spilled } in removed {
             audit::step();
-            let was_found =
-                deliveries.forget_one(*offset, *due) || *was_spilled || damaged.contains(*offset);
-            // A message of a queue that is ordered by key may also be parked.
-            if !was_found && (groups.is_none() || deliveries.leased().contains(offset)) {
+            let Consumption { deliveries, groups, damaged, .. } = self.consumption(cursor)?;
+            let is_parked = groups.as_ref().is_some_and(|groups| groups.is_parked(*offset));
+            if deliveries.forget_one(*offset, *due) || *was_spilled || damaged.forget(*offset) {
+                self.advance_key(cursor, *offset);
+            } else if !is_parked {
+                // It is on lease. The next message of its key goes on when the lease ends.
                 deliveries.note_gone(*offset);
             }
         }
-        counts.removed += removed.len() as u64;
-        self.note_deleted(cursor);
+        self.note_room(cursor);
         Ok(())
     }
 
-    /// Notes that messages were deleted from any place.
+    /// Notes that messages were deleted from any place. None of them was on lease.
     pub fn note_dropped(&mut self, cursor: CursorId, dropped: &[OffsetRange]) {
         if dropped.is_empty() {
             return;
         }
         if let Some(consumption) = self.consumers.get_mut(&cursor) {
             consumption.deliveries.forget_all(dropped);
+            consumption.damaged.forget_all(dropped);
         }
-        self.note_deleted(cursor);
+        self.note_deleted(cursor, dropped);
     }
 }
 

@@ -8,7 +8,11 @@ use super::{
     errors::deleted,
 };
 use crate::{
-    audit, delivery::Deliveries, engine::runtime::wait::Waiting, error::Result, ids::CursorId,
+    audit,
+    delivery::Deliveries,
+    engine::runtime::wait::Waiting,
+    error::Result,
+    ids::{CursorId, OffsetRange},
     store::Store,
 };
 
@@ -89,10 +93,16 @@ impl Core {
         Some(consumption.capacity.get_or_insert_default().begin())
     }
 
-    /// Notes that messages were deleted: wakes senders that wait for capacity, and advances keys.
-    pub fn note_deleted(&mut self, cursor: CursorId) {
+    /// Notes that messages were deleted that were not on lease: advances their keys, and wakes senders that wait for
+    /// capacity.
+    pub fn note_deleted(&mut self, cursor: CursorId, deleted: &[OffsetRange]) {
+        self.advance_keys_of_deleted(cursor, deleted);
+        self.note_room(cursor);
+    }
+
+    /// Notes that a queue has room: wakes senders that wait for capacity.
+    pub(super) fn note_room(&mut self, cursor: CursorId) {
         self.note_capacity(cursor, usize::MAX);
-        self.advance_keys_of_deleted(cursor);
         // The due messages that kept the timer off may be among the deleted ones.
         self.arm(cursor);
     }

@@ -8,22 +8,41 @@ use crate::{
     audit,
     delivery::LeaseKey,
     error::Error,
-    ids::{CursorId, Offset},
+    ids::{CursorId, Offset, OffsetRange},
 };
 
 /// The damaged messages of one cursor.
 #[derive(Debug, Default)]
 pub struct Damaged {
-    /// The messages that were set aside. Some may have been deleted since.
+    /// The messages that were set aside, and are still there.
     offsets: BTreeSet<Offset>,
     /// Damage that no consumer was told of yet.
     untold: VecDeque<Error>,
 }
 
 impl Damaged {
-    /// Whether a message was set aside.
-    pub fn contains(&self, offset: Offset) -> bool {
-        self.offsets.contains(&offset)
+    /// How many messages were set aside, and are still there.
+    pub fn len(&self) -> u64 {
+        self.offsets.len() as u64
+    }
+
+    /// Forgets a message that was deleted. Returns whether it was set aside.
+    pub fn forget(&mut self, offset: Offset) -> bool {
+        self.offsets.remove(&offset)
+    }
+
+    /// Forgets messages that were deleted.
+    pub fn forget_all(&mut self, deleted: &[OffsetRange]) {
+        if self.offsets.is_empty() {
+            return;
+        }
+        for range in deleted {
+            audit::step();
+            while let Some(&offset) = self.offsets.range(range.start..range.end).next() {
+                audit::step();
+                self.offsets.remove(&offset);
+            }
+        }
     }
 }
 
@@ -46,7 +65,9 @@ impl Core {
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return error.again() };
         let told = consumption.damage(offset, error);
         if consumption.deliveries.settle(lease).is_some() {
-            consumption.damaged.offsets.insert(offset);
+            if self.store.acks(cursor).is_some_and(|acks| !acks.is_acked(offset)) {
+                consumption.damaged.offsets.insert(offset);
+            }
             self.note_freed_slots(cursor);
             // The next message of its key does not wait for it.
             self.advance_key(cursor, offset);
@@ -67,17 +88,5 @@ impl Core {
     #[inline]
     pub fn take_untold(&mut self, cursor: CursorId) -> Option<Error> {
         self.consumers.get_mut(&cursor)?.damaged.untold.pop_front()
-    }
-
-    /// How many damaged messages were set aside, and are still in the queue.
-    pub(super) fn damaged(&self, cursor: CursorId) -> u64 {
-        let (Some(consumption), Some(acks)) =
-            (self.consumers.get(&cursor), self.store.acks(cursor))
-        else {
-            return 0;
-        };
-        let offsets = &consumption.damaged.offsets;
-        audit::steps(offsets.len() as u64);
-        offsets.iter().filter(|offset| !acks.is_acked(**offset)).count() as u64
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     audit,
     delivery::LeaseKey,
     error::Result,
-    ids::{CursorId, Due, Offset},
+    ids::{CursorId, Due, Offset, OffsetRange},
 };
 
 impl Core {
@@ -43,19 +43,11 @@ impl Core {
         }
     }
 
-    /// Advances the keys whose heads were deleted and are not leased.
-    pub(super) fn advance_keys_of_deleted(&mut self, cursor: CursorId) {
-        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
-        let (Some(groups), Some(acks)) = (&consumption.groups, self.store.acks(cursor)) else {
-            return;
-        };
-        let leased = consumption.deliveries.leased();
-        let is_gone = |offset: &Offset| {
-            audit::step();
-            acks.is_acked(*offset) && !leased.contains(offset)
-        };
-        let gone: Vec<Offset> = groups.heads().filter(is_gone).collect();
-        for offset in gone {
+    /// Advances the keys whose heads were deleted and were not leased.
+    pub(super) fn advance_keys_of_deleted(&mut self, cursor: CursorId, deleted: &[OffsetRange]) {
+        let Some(consumption) = self.consumers.get(&cursor) else { return };
+        let Some(groups) = &consumption.groups else { return };
+        for offset in groups.heads_in(deleted) {
             self.advance_key(cursor, offset);
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Core;
 use crate::{
+    audit,
     ids::{CursorId, Now},
     store::Op,
 };
@@ -60,6 +61,9 @@ impl Core {
     /// Sets the timers of all cursors anew: those that wait for a time of day come at another moment.
     fn arm_all(&mut self) {
         let cursors: Vec<CursorId> = self.consumers.keys().copied().collect();
-        cursors.into_iter().for_each(|cursor| self.arm(cursor));
+        for cursor in cursors {
+            audit::step();
+            self.arm(cursor);
+        }
     }
 }

@@ -37,7 +37,7 @@ impl Core {
         } = consumption.counts;
         let delayed = consumption.deliveries.waiting() + self.spilled(cursor);
         let in_flight = consumption.deliveries.in_flight();
-        let damaged = self.damaged(cursor);
+        let damaged = consumption.damaged.len();
         Ok(ConsumerStats {
             sent: end.0.saturating_sub(consumption.first.0),
             depth,

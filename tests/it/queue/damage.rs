@@ -11,7 +11,7 @@ use std::{
 };
 
 use posthouse::{
-    Engine, ErrorKind, Message, Offset, Options, Queue, QueueBuilder, Start, sim::SimDisk,
+    Engine, ErrorKind, Message, Offset, Options, Overflow, Queue, QueueBuilder, Start, sim::SimDisk,
 };
 
 use crate::model::{rot_first_record, small_options};
@@ -130,6 +130,31 @@ fn a_batch_flows_past_damaged_messages_and_the_next_calls_tell_of_them() {
         check_each_once(&queue, (came, told));
         assert!(queue.receive_batch(1000, Duration::ZERO).unwrap().is_empty());
     }
+}
+
+#[test]
+fn a_damaged_message_that_a_full_queue_drops_leaves_the_counts() {
+    let full = |it: QueueBuilder| it.max_messages(MESSAGES).overflow(Overflow::DropOldest);
+    let (_disk, _engine, queue) = damaged(padded, full);
+    let mut held = Vec::new();
+    let mut damaged = 0;
+    while held.len() as u64 + damaged < MESSAGES {
+        match queue.try_receive() {
+            Ok(delivery) => held.extend(delivery),
+            Err(_) => damaged += 1,
+        }
+    }
+    assert!(damaged > 1 && !held.is_empty());
+    for left in (0..damaged).rev() {
+        let dropped = queue.stats().unwrap().dropped;
+        queue.send(padded(0)).unwrap();
+        let stats = queue.stats().unwrap();
+        assert_eq!((stats.depth, stats.dropped, stats.damaged), (MESSAGES, dropped + 1, left));
+        assert_eq!((stats.ready, stats.in_flight), (1, held.len() as u64));
+        held.extend(queue.try_receive().unwrap());
+        assert_eq!(queue.stats().unwrap().ready, 0);
+    }
+    assert_eq!(queue.send("all are on lease").unwrap_err().kind(), ErrorKind::QueueFull);
 }
 
 #[test]
