@@ -70,7 +70,7 @@ macro_rules! consumer_calls {
         /// # let dir = tempfile::tempdir()?;
         /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
         #[doc = concat!($setup)]
-        /// let careful = handle.max_in_flight(1)?;
+        /// let careful = handle.with_max_in_flight(1)?;
         /// let delivery = careful.try_receive()?.expect("it was sent");
         /// assert!(careful.try_receive()?.is_none());
         /// delivery.ack()?;
@@ -82,7 +82,7 @@ macro_rules! consumer_calls {
         /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `most` is 0;
         #[doc = concat!("[`NotFound`](crate::ErrorKind::NotFound) if the ", $noun, " was deleted.")]
         #[must_use = "the limit is that of the handle that is returned"]
-        pub fn max_in_flight(&self, most: u64) -> crate::Result<Self> {
+        pub fn with_max_in_flight(&self, most: u64) -> crate::Result<Self> {
             let consumer = self.consumer().with_max_in_flight(most)?;
             Ok(Self::with_consumer(std::sync::Arc::new(consumer)))
         }

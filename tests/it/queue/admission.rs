@@ -63,9 +63,9 @@ fn standby_consumers_are_woken_when_the_active_one_is_gone() {
 fn a_consumer_holds_so_many_deliveries_at_most() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").lease(SECOND).create().unwrap();
-    assert_eq!(field(queue.max_in_flight(0)), "max_in_flight");
+    assert_eq!(field(queue.with_max_in_flight(0)), "max_in_flight");
     queue.send_batch((0..10).map(|n| n.to_string())).unwrap();
-    let limited = queue.max_in_flight(2).unwrap();
+    let limited = queue.with_max_in_flight(2).unwrap();
     let mut held = limited.receive_batch(5, Duration::ZERO).unwrap();
     assert_eq!(held.len(), 2);
     assert!(take(&limited).is_none());
@@ -93,7 +93,7 @@ fn a_consumer_at_its_prefetch_limit_is_woken_when_one_is_settled() {
     let sim = Sim::new();
     let queue =
         sim.engine.queue("q").backoff(posthouse::Backoff::None).lease(SECOND).create().unwrap();
-    let limited = queue.max_in_flight(1).unwrap();
+    let limited = queue.with_max_in_flight(1).unwrap();
     queue.send_batch((0..6).map(|n| n.to_string())).unwrap();
     let ways: [fn(&Sim, Delivery); 4] = [
         |_, it| it.ack().unwrap(),
@@ -118,7 +118,7 @@ fn a_consumer_at_its_prefetch_limit_is_woken_when_one_is_settled() {
 fn a_consumer_at_its_prefetch_limit_leaves_a_message_to_others() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
-    let limited = queue.max_in_flight(1).unwrap();
+    let limited = queue.with_max_in_flight(1).unwrap();
     let mut of_one: Vec<_> = (0..2).map(|_| Task::waiting(limited.receive_async())).collect();
     let mut other = Task::waiting(queue.receive_async());
     queue.send("a").unwrap();
