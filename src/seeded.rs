@@ -1,4 +1,4 @@
-//! Deliberate bugs that test the tests: `cargo run --example crash` must find each of them.
+//! Deliberate bugs that test the tests: `cargo run -p posthouse-crash` must find each of them.
 //!
 //! They exist only in builds with `--cfg seeded_bugs`, which must have debug assertions. No release build has them. In
 //! other builds `seeded!` is `false`, and the compiler removes the code that it guards.

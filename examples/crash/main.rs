@@ -1,7 +1,7 @@
 //! Searches for crashes that break a promise, on the simulated disk.
 //!
 //! ```sh
-//! cargo run --release --example crash -- --states 100000 --seed 1
+//! cargo run --release -p posthouse-crash -- --states 100000 --seed 1
 //! ```
 //!
 //! It runs random sequences of operations on all models beside a plain model, and cuts the power at many of
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
         Some((failure, replay)) => {
             println!("\n{failure}");
             if let Some(replay) = replay {
-                println!("run it again: cargo run --release --example crash -- {replay}");
+                println!("run it again: cargo run --release -p posthouse-crash -- {replay}");
             }
             ExitCode::FAILURE
         }
