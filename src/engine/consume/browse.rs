@@ -234,7 +234,7 @@ impl Iterator for Browse {
 
 impl Consumer {
     pub fn browse(self: &Arc<Consumer>) -> Result<Browse> {
-        let core = self.committer().lock_open("browse")?;
+        let core = self.lock_looked("browse")?;
         let (_, end) = core.bounds(self.log())?;
         let floor = core.store.floor(self.cursor()).ok_or_else(deleted)?;
         let due_times = DueTimes::default();

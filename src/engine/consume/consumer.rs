@@ -15,6 +15,7 @@ use crate::{
             Core,
             consumption::{CursorInfo, Origin},
             errors::deleted,
+            guard::CoreGuard,
             rules::Rules,
             waiters::Receivers,
         },
@@ -103,9 +104,19 @@ impl Consumer {
         ask(&mut core)
     }
 
+    /// Locks the core to look at the messages. The flusher's thread does what is due in time; without it, as on the
+    /// simulated disk, this call does it first.
+    pub fn lock_looked(&self, operation: &'static str) -> Result<CoreGuard<'_>> {
+        if self.committer().flusher.has_thread() {
+            self.committer().lock_open(operation)
+        } else {
+            Ok(self.lock_current(operation)?.0)
+        }
+    }
+
     /// How many committed messages are not acked.
     pub fn depth(&self) -> Result<u64> {
-        let core = self.committer().lock_open("depth")?;
+        let core = self.lock_looked("depth")?;
         let (_, end) = core.bounds(self.log())?;
         Ok(core.store.acks(self.cursor()).ok_or_else(deleted)?.unacked(end))
     }
@@ -130,6 +141,7 @@ impl Consumer {
 
     /// The age of the oldest message that is not acked.
     pub fn oldest_age(&self) -> Result<Option<Duration>> {
+        drop(self.lock_looked("oldest message")?);
         let committer = self.committer();
         let oldest = committer.oldest(self.cursor())?;
         Ok(oldest.map(|oldest| oldest.age(committer.even())))

@@ -275,3 +275,27 @@ fn a_full_queue_drops_what_has_come_due_before_what_was_sent_later() {
     assert_eq!(queue.purge().unwrap(), 2, "its lease has run out");
     drop(held);
 }
+
+#[test]
+fn a_look_at_a_queue_on_the_simulated_disk_does_what_the_threads_do_in_time() {
+    let looks: [(&str, fn(&Queue)); 6] = [
+        ("depth", |queue| assert_eq!(queue.depth().unwrap(), 1)),
+        ("browse", |queue| assert_eq!(queue.browse().unwrap().count(), 1)),
+        ("oldest_age", |queue| assert!(queue.oldest_age().unwrap().is_some())),
+        ("in_flight", |queue| assert_eq!(queue.in_flight().unwrap(), 0)),
+        ("delayed", |queue| assert_eq!(queue.delayed().unwrap(), 0)),
+        ("stats", |queue| assert_eq!(queue.stats().unwrap().depth, 1)),
+    ];
+    for (what, look) in looks {
+        let sim = Sim::new();
+        let queue = sim.engine.queue("q").max_attempts(1).lease(SECOND).create().unwrap();
+        queue.send_batch(["first", "second"]).unwrap();
+        let held = take(&queue).unwrap();
+        assert_eq!(held.payload(), b"first");
+        sim.disk.advance(2 * SECOND);
+        look(&queue);
+        let dead = sim.engine.queue("q.dead").open().unwrap();
+        assert_eq!(dead.depth().unwrap(), 1, "{what}: the lease has run out, and its message is dead");
+        drop(held);
+    }
+}
