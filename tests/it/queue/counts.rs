@@ -295,7 +295,11 @@ fn a_look_at_a_queue_on_the_simulated_disk_does_what_the_threads_do_in_time() {
         sim.disk.advance(2 * SECOND);
         look(&queue);
         let dead = sim.engine.queue("q.dead").open().unwrap();
-        assert_eq!(dead.depth().unwrap(), 1, "{what}: the lease has run out, and its message is dead");
+        assert_eq!(
+            dead.depth().unwrap(),
+            1,
+            "{what}: the lease has run out, and its message is dead"
+        );
         drop(held);
     }
 }
