@@ -12,6 +12,7 @@ use std::{
 };
 
 mod short;
+mod tasks;
 
 use crate::{
     Engine, ErrorKind, Message, Result, VerifyReport,

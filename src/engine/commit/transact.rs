@@ -78,6 +78,24 @@ impl Committer {
         }
     }
 
+    /// Runs a call that asks for space, and makes the space after the call has returned: while the call holds a lock that
+    /// others wait for, it must not wait itself. A call that asks already is run as it is.
+    pub fn make_space_between<T>(&self, mut call: impl FnMut() -> Result<T>) -> Result<T> {
+        if patience::is_asking() {
+            return call();
+        }
+        let mut failure = None;
+        loop {
+            match patience::ask(failure.take(), &mut call) {
+                (Err(error), lacks) if error.is_lack_of_space() => {
+                    let lacks = lacks.unwrap_or(Shortage::Checkpoint { urgency: Urgency::Freeing });
+                    failure = self.make_space(lacks).err();
+                }
+                (result, _) => return result,
+            }
+        }
+    }
+
     /// Makes a journal file for a frame of `bytes` bytes. On a full disk, a checkpoint comes first.
     fn make_file(&self, bytes: u64, urgency: Urgency) -> Result<()> {
         match self.prepare_file(Some(bytes), Urgency::Ordinary) {

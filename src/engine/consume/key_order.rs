@@ -2,7 +2,7 @@
 //! before their handlers see them.
 //!
 //! Whether a message may be delivered is known only after its key was read. So a message is leased, read, and then
-//! delivered or parked. In a queue that is ordered by key, one consumer at a time does this.
+//! delivered or parked. In a queue that is ordered by key, one consumer at a time does this, and it waits for no space.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -67,7 +67,7 @@ impl Consumer {
         let mut is_uncounted = false;
         loop {
             let counts = self.info.current.counts_first() && !is_uncounted;
-            match self.attempt_claimed(counts)? {
+            match self.attempt_in_turn(counts)? {
                 Claimed::Done(attempt) => return Ok(attempt),
                 Claimed::Discarded => {}
                 Claimed::Short(shortage) => match self.committer().make_space(shortage) {
@@ -82,7 +82,7 @@ impl Consumer {
     /// Receives one message of a batch. The attempt is counted when its handling begins.
     fn attempt_untouched(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
         loop {
-            let Claimed::Done(attempt) = self.attempt_claimed(false)? else { continue };
+            let Claimed::Done(attempt) = self.attempt_in_turn(false)? else { continue };
             if let Attempt::Got(delivery) = &attempt {
                 let mut core = self.committer().lock("receive");
                 core.set_untouched(self.cursor(), delivery.info.key, true);
@@ -94,11 +94,18 @@ impl Consumer {
         }
     }
 
+    /// One attempt. In a queue that is ordered by key, one consumer at a time makes one. Space is made between two
+    /// attempts: others, tasks among them, do not wait for it.
+    fn attempt_in_turn(self: &Arc<Consumer>, counts: bool) -> Result<Claimed> {
+        let is_ordered = self.info.current.is_ordered();
+        let attempt = || self.attempt_claimed(is_ordered, counts);
+        if is_ordered { self.committer().make_space_between(attempt) } else { attempt() }
+    }
+
     /// One attempt. In a queue that is ordered by key it holds `leasing`; its effects run after that is unlocked.
-    fn attempt_claimed(self: &Arc<Consumer>, counts: bool) -> Result<Claimed> {
+    fn attempt_claimed(self: &Arc<Consumer>, is_ordered: bool, counts: bool) -> Result<Claimed> {
         // A callback of the application may receive from this queue. It runs after `leasing` is unlocked.
         let hold_back = || HeldBack::begin(&self.committer().flusher);
-        let is_ordered = self.info.current.is_ordered();
         let _held_back = is_ordered.then(hold_back);
         let _leasing = is_ordered.then(|| self.info.leasing.lock());
         if is_ordered {

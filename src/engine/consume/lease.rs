@@ -13,6 +13,7 @@ use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
     delivery::LeaseKey,
     engine::{
+        commit::patience,
         core::{Core, errors::deleted, guard::CoreGuard, slots::Admittance},
         runtime::wait::Attempt,
     },
@@ -120,8 +121,12 @@ impl Consumer {
                 return Ok(Attempt::Got(leased));
             }
             if let Some(returning) = core.wait_for_block(self.cursor(), elapsed) {
-                // Another thread is reading messages that are due.
+                // Another thread is bringing messages back that are due, and may wait for space.
+                if patience::is_asking() {
+                    return Ok(Attempt::Wait(returning));
+                }
                 drop(core);
+                // A call that finds no message says that there is none. So this is no part of its timeout.
                 returning.wait(None);
                 continue;
             }

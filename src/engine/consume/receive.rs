@@ -77,9 +77,7 @@ impl Consumer {
     /// Wakes all consumers of the cursor that wait, so that they try again.
     pub fn wake_all(&self) {
         self.watch.wake(usize::MAX);
-        if self.slot.get().is_some() {
-            self.committer().lock("wake consumers").wake_slots(self.cursor());
-        }
+        self.committer().lock("wake consumers").wake_receivers(self.cursor());
     }
 
     pub fn try_receive(self: &Arc<Consumer>) -> Result<Option<Delivery>> {

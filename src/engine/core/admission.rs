@@ -49,10 +49,11 @@ impl Core {
     }
 
     /// Wakes every consumer of a cursor that waits for something other than a message.
-    pub fn wake_slots(&mut self, cursor: CursorId) {
+    pub fn wake_receivers(&mut self, cursor: CursorId) {
         let Core { consumers, effects, .. } = self;
         if let Some(consumption) = consumers.get(&cursor) {
-            consumption.slots.watches().for_each(|watch| effects.wake_all(watch));
+            let watches = consumption.slots.watches().chain(&consumption.returning);
+            watches.for_each(|watch| effects.wake_all(watch));
         }
     }
 

@@ -9,7 +9,7 @@
 //! |---|---|---|---|
 //! | `Scheduler` | a scheduler's registry handle and its pause, a worker's pause | a scheduler or worker, for moments | anything |
 //! | `Registry` | which messages are schedules (`schedule/registry.rs`) | a thread that looks up a schedule | reads of the store |
-//! | `KeyOrder` | the right to lease from one queue that is ordered by key (`consume/key_order.rs`) | one consumer of that queue | reads, commits, waiting for space in the journal |
+//! | `KeyOrder` | the right to lease from one queue that is ordered by key (`consume/key_order.rs`) | one consumer of that queue, for one attempt | reads, and commits that do not wait for space in the journal |
 //! | `Directory` | the right to work in the store's directory (`commit/committer.rs`), shared by working threads, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |
 //! | `Checkpoint` | the right to make a checkpoint | one checkpoint or verification | any disk work |
 //! | `Core` | [`Core`]: the store and the state of each cursor | every operation, for a fraction of a microsecond | changes of memory, and the copy of a frame into the journal's map |

@@ -13,9 +13,16 @@ use crate::{
     journal::Urgency,
 };
 
-/// Fills the journal until commits that free space lack space, too. The helper that makes space for tasks has begun,
-/// and ends only when the test ends its round.
+/// Fills the disk and the journal. Then the disk has space again, and the journal has not.
 fn fill(disk: &SimDisk, engine: &Engine, other: &Queue) -> Arc<Round> {
+    let round = fill_disk(disk, engine, other);
+    disk.set_capacity(None);
+    round
+}
+
+/// Fills the disk and the journal, until commits that free space lack space, too. The helper that makes space for tasks
+/// has begun, and ends only when the test ends its round.
+pub fn fill_disk(disk: &SimDisk, engine: &Engine, other: &Queue) -> Arc<Round> {
     disk.set_capacity(Some(2 << 20));
     for size in [3000, 300, 30, 1] {
         while other.send(vec![7; size]).is_ok() {}
@@ -26,14 +33,13 @@ fn fill(disk: &SimDisk, engine: &Engine, other: &Queue) -> Arc<Round> {
     while let Some(delivery) = fast.try_receive().expect("it can be read") {
         let mut acked = Box::pin(delivery.ack_async());
         if acked.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            disk.set_capacity(None);
             return round.expect("no other helper runs");
         }
     }
     panic!("the journal never lacked space");
 }
 
-fn make_space(engine: &Engine, round: &Round) {
+pub fn make_space(engine: &Engine, round: &Round) {
     engine.committer().space.finish(Urgency::Freeing, round, Ok(()));
     engine.checkpoint().expect("the disk has space");
 }

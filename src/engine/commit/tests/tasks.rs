@@ -1,0 +1,126 @@
+//! A task that receives does not block its thread, whatever other threads do.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    task::{Context, Poll, Waker},
+    thread,
+    time::Duration,
+};
+
+use super::{
+    block_on, config, open,
+    short::{fill_disk, make_space},
+};
+use crate::{
+    Backoff, Delivery, Engine, Message, Queue, config::Config, disk::sim::SimDisk, ids::CursorId,
+    store::Space,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Polls a receive again and again, until there is no message and each poll is pending. This thread looks whether a poll
+/// blocks.
+fn check_polls(queue: &Queue) -> Vec<Delivery> {
+    const POLLS: usize = 100;
+    let polls = Arc::new(AtomicUsize::new(0));
+    let (counted, queue) = (Arc::clone(&polls), queue.clone());
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        let mut came = Vec::new();
+        while counted.load(Ordering::SeqCst) < POLLS {
+            match poll(&mut Box::pin(queue.receive_async())) {
+                Poll::Ready(delivery) => came.push(delivery.expect("it can be read")),
+                Poll::Pending => _ = counted.fetch_add(1, Ordering::SeqCst),
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        done.send(came).expect("the test waits");
+    });
+    let in_time = is_done.recv_timeout(Duration::from_secs(10));
+    let polls = polls.load(Ordering::SeqCst);
+    in_time.unwrap_or_else(|_| panic!("a poll blocks its thread after {polls} others"))
+}
+
+fn poll(
+    future: &mut (impl Future<Output = crate::Result<Delivery>> + Unpin),
+) -> Poll<crate::Result<Delivery>> {
+    std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn cursor(engine: &Engine, name: &str) -> CursorId {
+    let core = engine.committer().lock("test");
+    core.store.find(Space::Queues, name).expect("it is there").id.cursor(0)
+}
+
+/// The other thread may wait for space in the journal, to commit that the messages are back.
+#[test]
+fn a_task_does_not_block_while_another_thread_brings_messages_back_from_disk() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, Config { delayed_in_memory: 8, ..config() });
+    let queue = engine.queue("q").create().unwrap();
+    for n in 1..=40u32 {
+        queue.send(Message::new(n.to_string()).deliver_after(n * HOUR)).unwrap();
+    }
+    // Blocks come back in the order of their due times. This thread is the one that has the first.
+    let (committer, cursor) = (engine.committer(), cursor(&engine, "q"));
+    let first_spilled = {
+        let core = committer.lock("test");
+        core.store.acks(cursor).unwrap().all_spilled().next().expect("some are spilled")
+    };
+    disk.advance(u32::try_from(first_spilled.0 + 1).unwrap() * HOUR);
+    let mut came = Vec::new();
+    let taken = loop {
+        let taken = committer.lock("test").take_block(cursor, committer.elapsed()).unwrap();
+        if let Some(taken) = taken {
+            break taken;
+        }
+        came.extend(queue.try_receive().unwrap());
+    };
+    came.extend(check_polls(&queue));
+    let mut waiting = Box::pin(queue.receive_async());
+    assert!(poll(&mut waiting).is_pending());
+
+    // A worker that waits for the messages can be stopped.
+    let is_stopped = Cell::new(false);
+    let stop = poll_fn(|_| if is_stopped.get() { Poll::Ready(()) } else { Poll::Pending });
+    let mut run = pin!(queue.worker().run_until(stop, async |_| Ok::<(), String>(())));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(run.as_mut().poll(&mut context).is_pending());
+    is_stopped.set(true);
+    assert!(run.as_mut().poll(&mut context).is_ready());
+
+    drop(taken);
+    committer.lock("test").end_return(cursor, |index| index.rest_until(Duration::ZERO));
+    let next = block_on(waiting).unwrap();
+    assert_eq!(next.offset(), first_spilled, "it came back");
+}
+
+/// One consumer at a time leases from a queue that is ordered by key. It waited for space meanwhile.
+#[test]
+fn a_task_does_not_block_while_a_thread_that_receives_in_the_order_of_keys_awaits_space() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").ordered_by_key(true).backoff(Backoff::None).create().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send(Message::new("a").key("k")).unwrap();
+    let held = queue.try_receive().unwrap().expect("it is there");
+    let round = fill_disk(&disk, &engine, &other);
+    // The failure of this delivery is to be counted before the next one.
+    drop(held);
+    let checkpointing = engine.committer().checkpointing.lock();
+    let own = queue.clone();
+    let receiving = thread::spawn(move || own.receive(HOUR));
+    assert!(check_polls(&queue).is_empty());
+    disk.set_capacity(None);
+    drop(checkpointing);
+    make_space(&engine, &round);
+    let delivery = receiving.join().unwrap().unwrap().expect("it came back");
+    assert_eq!((delivery.payload(), delivery.attempt()), (&b"a"[..], 2));
+}
