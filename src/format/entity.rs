@@ -244,6 +244,12 @@ pub fn take_value<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Decoded<T> {
 }
 
 impl Creation {
+    /// The creation of an entity of which only later settings are left: its cursors begin at the first offset.
+    pub fn at_first(entity: Entity) -> Creation {
+        let starts = entity.cursors().map(|_| Offset(0)).collect();
+        Creation { entity, starts }
+    }
+
     pub fn decode(bytes: &[u8]) -> Decoded<Creation> {
         let creation: Creation = take_value(bytes)?;
         creation.entity.check()?;

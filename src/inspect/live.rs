@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     report::{Affected, VerifyReport},
-    survey::problem,
+    survey::{contradictions, problem},
     verify::{Known, offsets, take_within, unreferenced_segments},
 };
 use crate::{
@@ -30,8 +30,13 @@ pub fn verify_base(shared: &impl Shared) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
     let on_disk = shared.with(|store| store.on_disk());
     let (place, number, id) = (on_disk.metalog, on_disk.metalog_number, on_disk.id);
-    report.read.entities = shared.with(|store| store.state().catalog.all().count() as u64);
     let path = place.layout.meta_file(number);
+    let (entities, contradictions) = shared.with(|store| {
+        let state = store.state();
+        (state.catalog.all().len() as u64, contradictions(state))
+    });
+    report.read.entities = entities;
+    report.problems.extend(contradictions.into_iter().map(|what| problem(&path, 0, what)));
     let file = metalog::read(&place, number, path.clone())?;
     match file.header {
         Err(what) => report.problems.push(problem(&path, 0, what.0)),

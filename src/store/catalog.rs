@@ -1,6 +1,9 @@
 //! The catalog: all entities, by id and by name.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use crate::{
     audit,
@@ -162,7 +165,46 @@ impl Catalog {
         }
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Entity> {
+    pub fn all(&self) -> impl ExactSizeIterator<Item = &Entity> {
         self.entities.values()
+    }
+
+    /// The entity that takes the dead letters of another.
+    fn dead_letters_of(&self, id: EntityId) -> Option<EntityId> {
+        Some(self.entities.get(&id)?.delivering()?.dead_letters?.queue)
+    }
+
+    /// Circles of queues, each of which moves its dead letters to the next. An engine makes none.
+    pub fn circles_of_dead_letters(&self) -> Vec<Vec<EntityId>> {
+        let (mut circles, mut seen) = (Vec::new(), BTreeSet::new());
+        for start in self.entities.keys() {
+            let (mut chain, mut at) = (Vec::new(), Some(*start));
+            while let Some(id) = at.filter(|id| seen.insert(*id)) {
+                chain.push(id);
+                at = self.dead_letters_of(id);
+            }
+            if let Some(first) = chain.iter().position(|id| at == Some(*id)) {
+                circles.push(chain.split_off(first));
+            }
+        }
+        circles
+    }
+
+    /// Entities whose dead letters go to something that is no queue. An engine makes none.
+    pub fn stray_dead_letters(&self) -> Vec<EntityId> {
+        let is_stray = |id: &EntityId| {
+            let queue = self.dead_letters_of(*id).map(|queue| self.entities.get(&queue));
+            queue.is_some_and(|it| !it.is_some_and(|it| matches!(it.kind, EntityKind::Queue(_))))
+        };
+        self.entities.keys().copied().filter(is_stray).collect()
+    }
+
+    /// Leaves the messages of an entity where they are, however often they fail.
+    pub fn clear_dead_letters(&mut self, id: EntityId) {
+        let kind = self.entities.get_mut(&id).map(|entity| &mut entity.kind);
+        if let Some(EntityKind::Queue(it) | EntityKind::Subscription { delivering: it, .. }) = kind
+        {
+            it.dead_letters = None;
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Durability},
     disk::sim::SimDisk,
     engine::core::spill::NAME,
+    format::entity::{DeadLetters, EntityKind},
     ids::Offset,
     inspect::{salvage_on, verify_on},
     store::{Op, Space},
@@ -303,4 +304,41 @@ fn a_redrive_of_spilled_messages_leaves_no_block_behind() {
     assert_eq!(from.redrive().to(&to).run().expect("there is space").moved, 39);
     assert_eq!(left(), (0, 0));
     assert!(engine.verify().expect("it can be read").is_ok());
+}
+
+/// A salvage of an older version may have left a circle of dead letters. A change of settings followed it for ever.
+#[test]
+fn a_circle_of_dead_letters_is_found_and_stops_nothing() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    engine.queue("b").create().expect("there is space");
+    engine.queue("a").max_attempts(2).dead_letter_queue("b").create().expect("there is space");
+    let committer = engine.committer();
+    let closed = committer.transact("close the circle", |core| {
+        let mut b = core.store.find(Space::Queues, "b").expect("it is there").clone();
+        let a = core.store.find(Space::Queues, "a").expect("it is there");
+        let Some(mut delivering) = a.delivering().cloned() else { panic!("a queue delivers") };
+        delivering.dead_letters =
+            delivering.dead_letters.map(|it| DeadLetters { queue: a.id, ..it });
+        b.kind = EntityKind::Queue(delivering);
+        Ok(((), core.commit(&[Op::Update { entity: &b }], committer.now_plain())?))
+    });
+    let _ = closed.expect("there is space");
+    engine.queue("c").create().expect("there is space");
+    let c = engine.queue("c").max_attempts(2).dead_letter_queue("a");
+    c.create_or_update().expect("the circle does not come back to it");
+    let refused = engine.queue("a").max_attempts(3).create_or_update();
+    let refused = refused.map(drop).expect_err("it is in the circle");
+    assert!(refused.to_string().contains("come back to it"), "{refused}");
+    engine.sync().expect("the disk is well");
+    for report in [verify(&disk), engine.verify().expect("it can be read")] {
+        assert_eq!(report.problems.len(), 1, "{report}");
+        assert!(report.to_string().contains("go in a circle: b, a"), "{report}");
+    }
+    engine.close().expect("the disk is well");
+    let process: Arc<dyn crate::disk::Disk> = Arc::new(disk.process());
+    let (from, to) = (Path::new("store"), Path::new("salvaged"));
+    let report = salvage_on(&process, from, to, config()).expect("it can be salvaged");
+    assert_eq!(report.old_settings.len(), 1, "{report}");
+    assert!(verify_on(process, to).expect("it can be read").is_ok());
 }

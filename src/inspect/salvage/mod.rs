@@ -54,6 +54,7 @@ pub fn salvage_store(
     let mut survey = survey::survey_store(Arc::clone(disk), from)?;
     let mut report = Report { problems: verify::problems(&survey), ..Report::default() };
     verify::count(&survey, &mut report.read)?;
+    mend_dead_letters(&mut survey);
     let target = Opening::new(Arc::clone(disk), to, config)?;
     let marker = target.layout.log_dir(NO_LOG);
     let segments_dir = target.layout.segments_dir();
@@ -93,6 +94,21 @@ pub fn salvage_store(
     Ok(report)
 }
 
+/// Clears what no engine writes: dead letters that go in a circle, or to a queue that does not exist. Both come of old
+/// settings beside newer ones.
+fn mend_dead_letters(survey: &mut Survey) {
+    let catalog = &mut survey.state.catalog;
+    let mut cleared = catalog.stray_dead_letters();
+    for circle in catalog.circles_of_dead_letters() {
+        let is_old = |id: &&EntityId| survey.old_settings.contains(id);
+        cleared.extend(circle.iter().find(is_old).or(circle.first()));
+    }
+    for id in cleared {
+        catalog.clear_dead_letters(id);
+        survey.old_settings.insert(id);
+    }
+}
+
 fn put_cursors(state: &mut State, entries: &mut Vec<MetaEntry>) {
     let mut cursors: Vec<_> = state.cursors.values_mut().collect();
     cursors.sort_unstable_by_key(|cursor| cursor.id);
@@ -122,6 +138,9 @@ fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {
             Nameless::Lost(cursor) => report.lost_consumers.push(cursor.0),
         }
     }
+    report.may_lack_entities = survey.may_lack_entities;
+    let old = survey.old_settings.iter().filter_map(|id| survey.state.catalog.get(*id));
+    report.old_settings.extend(old.map(|entity| consumer(survey, entity)));
     for entity in survey.state.catalog.all() {
         if entity.cursors().any(|(cursor, _)| survey.is_uncertain(cursor)) {
             let queue = queue_of_delay_index(entity).and_then(|id| survey.state.catalog.get(id));

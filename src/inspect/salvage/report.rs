@@ -32,6 +32,13 @@ pub struct SalvageReport {
     pub lost_consumers: Vec<u64>,
     /// Consumers that may have lost acks, attempts or offsets: they may receive handled messages again.
     pub uncertain: Vec<Consumer>,
+    /// Queues and subscriptions whose settings may be older than they were. If their dead letters would have come back
+    /// to them, or if the queue for them is gone, they have no dead letters now.
+    pub old_settings: Vec<Consumer>,
+    /// Whether queues, topics, subscriptions, streams or groups may be gone that this report cannot name, because
+    /// nothing is left of them. Either the metalog lost entries, and gave away numbers that nothing refers to: they
+    /// may also belong to what was deleted long ago. Or the journal was damaged where something may have been created.
+    pub may_lack_entities: bool,
 }
 
 /// Messages of one log that were lost.
@@ -93,6 +100,8 @@ impl SalvageReport {
             && self.renamed.is_empty()
             && self.lost_consumers.is_empty()
             && self.uncertain.is_empty()
+            && self.old_settings.is_empty()
+            && !self.may_lack_entities
     }
 }
 
@@ -115,6 +124,13 @@ impl fmt::Display for SalvageReport {
         }
         for consumer in &self.uncertain {
             writeln!(f, "- {consumer}: what it had handled may be delivered again")?;
+        }
+        for consumer in &self.old_settings {
+            writeln!(f, "- {consumer}: its settings may be old ones")?;
+        }
+        if self.may_lack_entities {
+            let what = "queues, topics, subscriptions, streams or groups may be gone of which nothing is left";
+            writeln!(f, "- {what}")?;
         }
         for problem in &self.problems {
             writeln!(f, "damage: {problem}")?;

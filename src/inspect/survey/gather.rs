@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::orphans::Seen;
 use crate::{
     format::{
         clock::ClockState,
-        entity::Entity,
+        entity::{Creation, Entity},
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
     ids::{CursorId, EntityId, LogId, Offset},
@@ -16,6 +17,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Gathered {
     pub entities: BTreeMap<EntityId, Entity>,
+    /// The position of the last entry of each entity.
+    pub described: BTreeMap<EntityId, u64>,
     pub gone: BTreeSet<EntityId>,
     pub logs: BTreeMap<LogId, LogState>,
     pub cursors: BTreeMap<CursorId, (u64, Offset)>,
@@ -44,6 +47,7 @@ impl Gathered {
                     self.since.entry(cursor).or_insert(position);
                 }
                 self.gone.remove(&entity.id);
+                self.described.insert(entity.id, position);
                 self.entities.insert(entity.id, entity);
             }
             MetaEntry::EntityGone(id) => self.forget(id),
@@ -79,6 +83,23 @@ impl Gathered {
         for (cursor, _) in entity.cursors() {
             self.cursors.remove(&cursor);
             self.chunks.retain(|(of, _), _| *of != cursor);
+        }
+    }
+
+    /// Takes entities of which the journal holds other settings, and nothing else is left. Their acks are uncertain.
+    ///
+    /// Without damage to the metalog, a topic may be one that the replay makes. Its subscription waits for it.
+    pub fn take_updated(&mut self, seen: &mut Seen, damaged: bool) {
+        for id in std::mem::take(&mut seen.updated) {
+            let Some(Creation { entity, .. }) = seen.created.get(&id) else { continue };
+            let has_parent = entity.parent().is_none_or(|id| self.entities.contains_key(&id));
+            if !has_parent && !damaged {
+                continue;
+            }
+            if !self.gone.contains(&id) {
+                self.entities.entry(id).or_insert(entity.clone());
+            }
+            seen.created.remove(&id);
         }
     }
 

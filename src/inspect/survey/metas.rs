@@ -7,7 +7,7 @@ use crate::{
     disk::{Disk, Open, is_no_dir},
     error::{Error, ErrorKind, Result},
     format::{header::UNSUPPORTED, meta::MetaEntry},
-    ids::StoreId,
+    ids::{EntityId, StoreId},
     inspect::report::Problem,
     journal,
     layout::{Layout, Named, segment_name},
@@ -33,8 +33,12 @@ pub struct Metas {
     pub problems: Vec<Problem>,
     /// Files that nothing refers to.
     pub spare: Vec<PathBuf>,
-    /// Whether entries of the metalog are missing.
+    /// Whether entries of the metalog may be missing.
     pub damaged: bool,
+    /// Entries that verify from here on count, although no checkpoint behind them verifies.
+    pub loose_from: Option<u64>,
+    /// Whether the newest checkpoint may be lost.
+    pub may_end_early: bool,
 }
 
 /// The id that most files of a store have. `None` if no file has one.
@@ -175,6 +179,7 @@ impl Metas {
 
     /// No entry of the newest file counts: takes a file with more entries.
     fn choose(&mut self) {
+        self.may_end_early = true;
         if let Some(n) = self.older.iter().position(|other| other.committed > 0) {
             let better = self.older.remove(n);
             let newest = std::mem::replace(&mut self.survey, better);
@@ -197,11 +202,36 @@ impl Metas {
         self.survey.committed < self.survey.entries.len()
     }
 
+    /// Whether entries are missing. A damaged header costs none.
+    pub fn lacks_entries(&self) -> bool {
+        let has_damage = self.survey.committed == 0 || !self.survey.damage.is_empty();
+        has_damage || self.may_end_early
+    }
+
+    /// The highest next free number that a checkpoint has.
+    pub fn next_id(&self) -> EntityId {
+        let next_ids = self.entries().iter().filter_map(|(_, entry)| match entry {
+            MetaEntry::Checkpoint(checkpoint) => Some(checkpoint.next_id),
+            _ => None,
+        });
+        next_ids.max().unwrap_or(EntityId::FIRST)
+    }
+
+    /// The next free number as the newest checkpoint has it. `None` if that checkpoint may be lost.
+    pub fn last_next_id(&self) -> Option<EntityId> {
+        let (at, last) = self.survey.entries[..self.survey.committed].last()?;
+        let MetaEntry::Checkpoint(last) = last else { return None };
+        let may_be_lost = self.survey.damage.last().is_some_and(|damage| damage.position > *at)
+            || self.may_end_early;
+        (!may_be_lost).then_some(last.next_id)
+    }
+
     /// Counts entries behind the last checkpoint, too. The journal shows that a later checkpoint
     /// was complete, so its end is damaged, not torn.
     pub fn take_loose(&mut self) {
         self.survey.committed = self.survey.entries.len();
         let position = self.survey.torn.unwrap_or(0);
+        (self.loose_from, self.may_end_early) = (Some(position), true);
         let what = "the last checkpoint of the metalog does not verify";
         self.problems.push(problem(&self.path, position, what));
         self.damaged = true;

@@ -10,6 +10,7 @@ mod gather;
 mod metas;
 mod orphans;
 mod replay;
+mod settings;
 mod walk;
 
 use std::{
@@ -23,18 +24,17 @@ use self::{
     gather::Gathered,
     metas::{Metas, dirs, store_id},
     orphans::{Seen, adopt},
-    replay::{Replay, mentioned},
+    replay::{Replay, Settings, mentioned},
     walk::Misplaced,
 };
-pub use self::{metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey};
+pub use self::{
+    metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey, settings::contradictions,
+};
 use super::report::Problem;
 use crate::{
     disk::{Disk, is_no_dir},
     error::{Error, ErrorKind, Result},
-    format::{
-        entity::Entity,
-        meta::{MetaEntry, SegmentState},
-    },
+    format::{entity::Entity, meta::SegmentState},
     ids::{CursorId, EntityId, LogId, Lsn, Offset, OffsetRange, StoreId},
     journal::{self, JournalSurvey, Range},
     layout::{Layout, Named, journal_name},
@@ -60,6 +60,10 @@ pub struct Survey {
     /// Cursors of which acks, offsets or attempts may be missing.
     pub uncertain: BTreeSet<CursorId>,
     pub all_uncertain: bool,
+    /// Entities whose settings may be older than they were.
+    pub old_settings: BTreeSet<EntityId>,
+    /// Whether entities may be gone of which nothing is left.
+    pub may_lack_entities: bool,
     misplaced: OnceCell<Misplaced>,
 }
 
@@ -112,7 +116,8 @@ pub fn survey_store(disk: Arc<dyn Disk>, root: &Path) -> Result<Survey> {
     }
     let from = metas.survey.checkpoint().map(|checkpoint| checkpoint.replay_from);
     // Either the journal lost a file, or the metalog lost its newest checkpoint.
-    metas.damaged |= journal.damage.iter().any(|gap| Some(gap.from) == from);
+    metas.may_end_early |= journal.damage.iter().any(|gap| Some(gap.from) == from);
+    metas.damaged |= metas.may_end_early;
     Looking { disk, layout, id, metas, journal, reflects }.finish()
 }
 
@@ -152,7 +157,7 @@ impl Looking {
         let mut gathered = Gathered::of(self.metas.entries());
         let has_gaps = self.journal.damage.iter().any(|gap| gap.from < gap.to);
         let damaged = self.metas.damaged;
-        let entities = gathered.entities.keys().copied().collect();
+        let in_metalog = self.newest_in_metalog(&gathered.described);
         let mut nameless = Vec::new();
         if damaged || has_gaps {
             let from = if damaged { Lsn(0) } else { self.reflects };
@@ -162,11 +167,7 @@ impl Looking {
         let meta_path = &self.metas.path;
         let mut odd: Vec<Problem> =
             odd.into_iter().map(|what| problem(meta_path, 0, what)).collect();
-        let next_id = self.metas.entries().iter().filter_map(|(_, entry)| match entry {
-            MetaEntry::Checkpoint(checkpoint) => Some(checkpoint.next_id),
-            _ => None,
-        });
-        state.catalog.next_id = next_id.fold(state.catalog.next_id, EntityId::max);
+        state.catalog.next_id = state.catalog.next_id.max(self.metas.next_id());
 
         let of_logs = state.logs.iter().map(|(id, log)| (*id, log.segments.values().cloned()));
         let referred: Vec<(LogId, Vec<SegmentState>)> =
@@ -179,12 +180,12 @@ impl Looking {
             problems: Vec::new(),
             reflects: self.reflects,
             damaged,
-            entities,
+            settings: Settings { in_metalog, ..Settings::default() },
             known,
         };
         replay.begin(gathered.logs.values().map(|log| (log.log, log.moved, log.next)));
         replay.run()?;
-        let logs = std::mem::take(&mut replay.logs);
+        let (logs, settings) = (replay.logs, replay.settings);
         odd.append(&mut replay.problems);
         for (log, segments) in referred {
             // The segments of other logs are walked.
@@ -194,8 +195,11 @@ impl Looking {
         }
 
         let uncertain = self.uncertain(&gathered, &state);
-        let behind = |gap: &journal::JournalDamage| gap.from < gap.to && gap.to > self.reflects;
-        let all_uncertain = self.journal.damage.iter().any(behind);
+        let all_uncertain = self.has_gap_behind_metalog();
+        let contradictions = contradictions(&state).into_iter();
+        odd.extend(contradictions.map(|what| problem(&self.metas.path, 0, what)));
+        let old_settings = self.old_settings(&state, &settings);
+        let may_lack_entities = self.may_lack_entities(&state, gathered.gone, &nameless);
         let Looking { disk, layout, id, metas, journal, .. } = self;
         let former = gathered.former;
         Ok(Survey {
@@ -211,8 +215,15 @@ impl Looking {
             nameless,
             uncertain,
             all_uncertain,
+            old_settings,
+            may_lack_entities,
             misplaced: OnceCell::new(),
         })
+    }
+
+    /// Whether the journal has a gap behind all that the metalog reflects.
+    fn has_gap_behind_metalog(&self) -> bool {
+        self.journal.damage.iter().any(|gap| gap.from < gap.to && gap.to > self.reflects)
     }
 
     /// The cursors of which a damaged metalog may lack something.
@@ -251,6 +262,7 @@ impl Looking {
 
     /// Finds or makes entities for logs and cursors whose entity is lost.
     fn adopt(&self, gathered: &mut Gathered, mut seen: Seen) -> Result<Vec<Nameless>> {
+        gathered.take_updated(&mut seen, self.metas.damaged);
         let mut older: BTreeMap<EntityId, Entity> = BTreeMap::new();
         let mut logs = seen.logs.clone();
         if self.metas.damaged {
@@ -280,7 +292,9 @@ impl Looking {
                 }
             }
         }
-        Ok(adopt(gathered, &seen, logs, &older))
+        let nameless = adopt(gathered, &seen, logs, &older);
+        gathered.gone.append(&mut seen.deleted);
+        Ok(nameless)
     }
 }
 

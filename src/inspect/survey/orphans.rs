@@ -13,6 +13,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Seen {
     pub created: BTreeMap<EntityId, Creation>,
+    /// Those of `created` whose creation was not found: they were only given other settings.
+    pub updated: BTreeSet<EntityId>,
     pub deleted: BTreeSet<EntityId>,
     pub logs: BTreeSet<LogId>,
     pub cursors: BTreeSet<CursorId>,
@@ -49,6 +51,11 @@ pub fn adopt(
     adoption.adopt_parents();
     adoption.drop_strays();
     adoption.nameless
+}
+
+/// The queue that takes an entity's dead letters.
+fn takes_dead_letters_of(entity: &Entity) -> Option<EntityId> {
+    Some(entity.delivering()?.dead_letters?.queue)
 }
 
 struct Adoption<'a> {
@@ -89,18 +96,20 @@ impl Adoption<'_> {
         }
     }
 
-    /// The kind of a log by the entities that belong to it: a topic has subscriptions, a stream has
-    /// groups, and a queue has a delay index.
+    /// The kind of a log by the entities that refer to it: a topic has subscriptions, a stream has groups, and a queue
+    /// has a delay index, or takes dead letters.
     fn kind_by_children(&self, log: LogId) -> Option<(EntityId, EntityKind)> {
         let created = self.seen.created.values().map(|creation| &creation.entity);
+        let queue = |id: EntityId| {
+            let lease_ms = LEASE_DEFAULT.as_millis() as u64;
+            Some((id, EntityKind::Queue(Delivering::leasing(lease_ms))))
+        };
         self.gathered.entities.values().chain(created).find_map(|entity| match entity.kind {
+            _ if takes_dead_letters_of(entity) == Some(log.entity()) => queue(log.entity()),
             EntityKind::Subscription { topic, .. } if topic == log.entity() => {
                 Some((topic, EntityKind::Topic))
             }
-            EntityKind::DelayIndex { queue } if queue == log.entity() => {
-                let lease_ms = LEASE_DEFAULT.as_millis() as u64;
-                Some((queue, EntityKind::Queue(Delivering::leasing(lease_ms))))
-            }
+            EntityKind::DelayIndex { queue: of } if of == log.entity() => queue(of),
             EntityKind::Group { stream, partitions }
                 if (0..partitions).any(|partition| stream.log(partition) == log) =>
             {
@@ -130,10 +139,13 @@ impl Adoption<'_> {
         }
     }
 
-    /// Makes the missing parents of known entities.
+    /// Makes the missing parents of known entities, and the missing queues that take dead letters.
     fn adopt_parents(&mut self) {
-        let parents: BTreeSet<EntityId> =
-            self.gathered.entities.values().filter_map(Entity::parent).collect();
+        let parents =
+            |entity: &Entity| entity.parent().into_iter().chain(takes_dead_letters_of(entity));
+        let created = self.seen.created.values().map(|creation| &creation.entity);
+        let known = self.gathered.entities.values().chain(created);
+        let parents: BTreeSet<EntityId> = known.flat_map(parents).collect();
         for parent in parents {
             if !self.gathered.entities.contains_key(&parent)
                 && !self.seen.created.contains_key(&parent)

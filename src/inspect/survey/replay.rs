@@ -2,6 +2,7 @@
 //! before them are noted.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
@@ -11,6 +12,7 @@ use crate::{
     error::Result,
     format::{
         commit::{Change, Run, changes},
+        entity::Creation,
         frame::{FRAME_HEADER_BYTES, FrameKind},
     },
     ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset, OffsetRange},
@@ -70,6 +72,10 @@ pub fn mentioned(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
                 Change::Create(creation) => {
                     seen.created.insert(creation.entity.id, creation.into_owned());
                 }
+                Change::Update(entity) if !seen.created.contains_key(&entity.id) => {
+                    seen.updated.insert(entity.id);
+                    seen.created.insert(entity.id, Creation::at_first(entity.into_owned()));
+                }
                 Change::Delete { entity } => {
                     seen.deleted.insert(entity);
                     if let Some(created) = seen.created.remove(&entity) {
@@ -85,6 +91,15 @@ pub fn mentioned(journal: &JournalSurvey, from: Lsn) -> Result<Seen> {
     Ok(seen)
 }
 
+/// Where the newest settings of entities are.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// Entities whose newest settings are in the metalog, as far as it reaches.
+    pub in_metalog: BTreeSet<EntityId>,
+    /// The position of the last creation or update of each entity in the journal.
+    pub in_journal: BTreeMap<EntityId, Lsn>,
+}
+
 /// A replay.
 pub struct Replay<'a> {
     pub state: &'a mut State,
@@ -96,8 +111,7 @@ pub struct Replay<'a> {
     /// Whether entries of the metalog are missing, so that earlier changes of the journal are
     /// needed, too.
     pub damaged: bool,
-    /// Entities whose settings are in the metalog.
-    pub entities: BTreeSet<EntityId>,
+    pub settings: Settings,
     /// Cursors whose values are in the metalog.
     pub known: BTreeSet<CursorId>,
 }
@@ -144,6 +158,10 @@ impl Replay<'_> {
             odd = odd.or(applied.err());
         }
         odd.map_or(Ok(()), Err)
+    }
+
+    fn is_there(&self, entity: EntityId) -> bool {
+        self.state.catalog.get(entity).is_some()
     }
 
     /// The last gap before a position, if there is one.
@@ -194,12 +212,26 @@ impl Replay<'_> {
         }
         let before = lsn < self.reflects;
         let tolerant = self.damaged || self.gap_before(lsn).is_some();
+        let described = match change {
+            Change::Create(creation) => Some(creation.entity.id),
+            Change::Update(entity) => Some(entity.id),
+            _ => None,
+        };
+        self.settings.in_journal.extend(described.map(|id| (id, lsn)));
         match change {
-            Change::Create(creation) if self.state.catalog.get(creation.entity.id).is_some() => {
+            Change::Create(creation) if self.is_there(creation.entity.id) => {
                 return Ok(());
             }
             // The metalog has newer ones.
-            Change::Update(entity) if before && self.entities.contains(&entity.id) => return Ok(()),
+            Change::Update(entity) if tolerant && !self.damaged && !self.is_there(entity.id) => {
+                // Its creation is lost in a gap.
+                let creation = Creation::at_first(entity.as_ref().clone());
+                let created = Change::Create(Cow::Owned(creation));
+                return self.state.apply(&created, lsn).map_err(|what| what.0);
+            }
+            Change::Update(entity) if before && self.settings.in_metalog.contains(&entity.id) => {
+                return Ok(());
+            }
             // The metalog has a newer one.
             Change::Seek { cursor, .. } if before && self.known.contains(cursor) => return Ok(()),
             Change::Defer { cursor, offset, attempts, due } if tolerant => {

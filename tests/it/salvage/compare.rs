@@ -20,6 +20,8 @@ pub fn within(ranges: &[Range<u64>], offset: u64) -> bool {
 pub struct Comparison<'a> {
     pub history: &'a History,
     pub report: &'a SalvageReport,
+    /// Whether the metalog was not damaged, and holds all names.
+    pub names_are_in_metalog: bool,
 }
 
 impl Comparison<'_> {
@@ -50,12 +52,8 @@ impl Comparison<'_> {
     }
 
     pub fn all(&self, was: &State, is: &State) {
-        // Where the beginning of the metalog is lost, a name may be gone that nothing else refers to. The report
-        // names the damage; it cannot name what was there.
-        let begins_damaged = self.report.to_string().lines().any(|line| {
-            line.contains("/meta/") && line.contains("a file does not begin with the magic number")
-        });
-        let excused = begins_damaged
+        // A name may be gone that nothing else refers to. Then the report cannot name what was there.
+        let excused = (self.report.may_lack_entities && !self.names_are_in_metalog)
             || !self.report.renamed.is_empty()
             || !self.report.lost_consumers.is_empty();
         let mut certain = BTreeMap::new();

@@ -7,3 +7,4 @@ mod crash;
 mod damage;
 mod random;
 mod sample;
+mod settings;

@@ -1,0 +1,84 @@
+//! The settings of queues and subscriptions in a damaged store: which may be old, and which contradict each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Looking, Nameless, replay::Settings};
+use crate::{
+    format::entity::Entity,
+    ids::{EntityId, Lsn},
+    store::State,
+};
+
+impl Looking {
+    /// The entities whose newest settings are in the metalog, as far as it reaches: no damage stands behind them.
+    pub(super) fn newest_in_metalog(
+        &self,
+        described: &BTreeMap<EntityId, u64>,
+    ) -> BTreeSet<EntityId> {
+        if self.metas.survey.committed == 0 {
+            // No checkpoint counts. Any entry may have come after those that are left.
+            return BTreeSet::new();
+        }
+        let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
+        let last_damage = last_damage.max(self.metas.loose_from);
+        let is_newest = |position: &u64| last_damage.is_none_or(|damage| damage < *position);
+        described.iter().filter(|(_, at)| is_newest(at)).map(|(id, _)| *id).collect()
+    }
+
+    /// The entities whose settings may be older than they were.
+    pub(super) fn old_settings(&self, state: &State, settings: &Settings) -> BTreeSet<EntityId> {
+        let gaps = self.journal.damage.iter().filter(|gap| gap.from < gap.to);
+        let Some(last_gap) = gaps.map(|gap| gap.to).max().or(self.metas.damaged.then_some(Lsn(0)))
+        else {
+            return BTreeSet::new();
+        };
+        let is_known = |id: EntityId| {
+            let by_journal = settings.in_journal.get(&id).is_some_and(|at| last_gap <= *at);
+            by_journal || (settings.in_metalog.contains(&id) && last_gap <= self.reflects)
+        };
+        let of_deliveries = state.catalog.all().filter(|it| it.delivering().is_some());
+        of_deliveries.map(|entity| entity.id).filter(|id| !is_known(*id)).collect()
+    }
+
+    /// Whether entities may be gone of which nothing is left, not even a number.
+    ///
+    /// The last checkpoint of the metalog says which numbers were given away. Those that nothing refers to belonged to
+    /// entities that were deleted, or whose entries are lost.
+    pub(super) fn may_lack_entities(
+        &self,
+        state: &State,
+        gone: BTreeSet<EntityId>,
+        nameless: &[Nameless],
+    ) -> bool {
+        if self.has_gap_behind_metalog() {
+            // An entity may have been created there.
+            return true;
+        }
+        if !self.metas.lacks_entries() {
+            return false;
+        }
+        let Some(next_id) = self.metas.last_next_id() else { return true };
+        let lost = nameless.iter().filter_map(|it| match it {
+            Nameless::Lost(cursor) => Some(cursor.entity()),
+            Nameless::Named(_) => None,
+        });
+        let known = state.catalog.all().flat_map(Entity::ids).chain(gone).chain(lost);
+        let known: BTreeSet<EntityId> = known.filter(|id| *id < next_id).collect();
+        (known.len() as u64) < next_id.0 - EntityId::FIRST.0
+    }
+}
+
+/// Contradictions of settings.
+pub fn contradictions(state: &State) -> Vec<String> {
+    let catalog = &state.catalog;
+    let name = |id: &EntityId| catalog.get(*id).map(|it| it.name.as_str()).unwrap_or_default();
+    let circles = catalog.circles_of_dead_letters().into_iter().map(|circle| {
+        let names: Vec<&str> = circle.iter().map(name).collect();
+        format!("the dead letters of queues go in a circle: {}", names.join(", "))
+    });
+    let strays = catalog.stray_dead_letters();
+    let strays = strays
+        .iter()
+        .map(|id| format!("the dead letters of {:?} go to a queue that does not exist", name(id)));
+    circles.chain(strays).collect()
+}

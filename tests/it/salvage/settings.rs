@@ -1,0 +1,240 @@
+//! Settings and names of which a part is lost.
+
+use std::time::Duration;
+
+use posthouse::{Engine, ErrorKind, Message, SalvageReport, sim::SimDisk};
+
+use super::sample::{open, options};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Flips a bit of a text in the files of a folder: where it stands last in each, or first.
+fn rot(disk: &SimDisk, folder: &str, text: &str, last: bool) {
+    let mut rotten = 0;
+    for path in disk.files().into_iter().filter(|it| it.starts_with(folder)) {
+        let mut content = disk.content(&path).unwrap();
+        let mut places = content.windows(text.len()).enumerate();
+        let is_here = |(_, bytes): &(usize, &[u8])| *bytes == text.as_bytes();
+        let place = if last { places.rfind(is_here) } else { places.find(is_here) };
+        if let Some(place) = place.map(|(at, _)| at) {
+            content[place] ^= 1;
+            disk.plant(&path, Some(content));
+            rotten += 1;
+        }
+    }
+    assert_eq!(rotten, 1);
+}
+
+fn salvage(disk: &SimDisk) -> (Engine, SalvageReport) {
+    let report = options().sim(disk).salvage("store", "to").unwrap();
+    let verified = options().sim(disk).verify("to").unwrap();
+    assert!(verified.is_ok(), "{verified}\n{report}");
+    (open(disk, "to").unwrap(), report)
+}
+
+fn old_settings(report: &SalvageReport) -> Vec<&str> {
+    report.old_settings.iter().map(|it| it.name.as_str()).collect()
+}
+
+fn letters_of(engine: &Engine, name: &str) -> Option<String> {
+    engine.queue(name).open().unwrap().settings().unwrap().dead_letter_queue
+}
+
+#[test]
+fn salvage_breaks_a_circle_of_dead_letters() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, "store").unwrap();
+    engine.queue("bbbb-q").create().unwrap();
+    engine.queue("aaaa-q").max_attempts(2).dead_letter_queue("bbbb-q").create().unwrap();
+    engine.checkpoint().unwrap();
+    engine.queue("aaaa-q").without_dead_letters().create_or_update().unwrap();
+    engine.queue("bbbb-q").max_attempts(2).dead_letter_queue("aaaa-q").create_or_update().unwrap();
+    engine.queue("cccc-q").create().unwrap().send("x").unwrap();
+    engine.close().unwrap();
+    rot(&disk, "store/journal", "aaaa-q", true);
+    let verified = options().sim(&disk).verify("store").unwrap();
+    assert!(verified.to_string().contains("go in a circle: bbbb-q, aaaa-q"), "{verified}");
+
+    let (engine, report) = salvage(&disk);
+    assert!(report.to_string().contains("in a circle"), "{report}");
+    assert_eq!(
+        old_settings(&report),
+        ["aaaa-q"],
+        "the settings of the others are behind the damage"
+    );
+    assert!(
+        !report.is_complete() && report.to_string().contains("\"aaaa-q\": its settings may be")
+    );
+    assert_eq!(letters_of(&engine, "aaaa-q"), None, "the old settings made the circle");
+    assert_eq!(letters_of(&engine, "bbbb-q").as_deref(), Some("aaaa-q"));
+    let third = engine.queue("cccc-q").max_attempts(2).dead_letter_queue("bbbb-q");
+    third.create_or_update().expect("it ends");
+}
+
+#[test]
+fn salvage_takes_the_settings_of_a_queue_whose_creation_is_lost() {
+    for checkpointed in [false, true] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, "store").unwrap();
+        engine.queue("bbbb-q").create().unwrap();
+        if checkpointed {
+            engine.checkpoint().unwrap();
+        }
+        let queue = engine.queue("aaaa-q").lease(MINUTE).create().unwrap();
+        queue.send("one").unwrap();
+        let builder = engine.queue("aaaa-q").lease(2 * MINUTE).max_attempts(3);
+        builder.dead_letter_queue("bbbb-q").create_or_update().unwrap();
+        let topic = engine.topic("tttt-t").create().unwrap();
+        topic.subscription("ssss-s").create().unwrap();
+        topic.subscription("ssss-s").lease(2 * MINUTE).create_or_update().unwrap();
+        topic.publish("two").unwrap();
+        drop((queue, topic));
+        engine.close().unwrap();
+        for name in ["aaaa-q", "ssss-s"] {
+            rot(&disk, "store/journal", name, false);
+        }
+        let (engine, report) = salvage(&disk);
+        assert!(report.renamed.is_empty(), "{report}");
+        assert!(!old_settings(&report).contains(&"ssss-s"), "{report}");
+        assert!(report.uncertain.iter().any(|it| it.name == "aaaa-q"), "{report}");
+        let queue = engine.queue("aaaa-q").open().unwrap();
+        let settings = queue.settings().unwrap();
+        assert_eq!(
+            (settings.lease, settings.dead_letter_queue.as_deref()),
+            (2 * MINUTE, Some("bbbb-q"))
+        );
+        assert_eq!(queue.depth().unwrap(), 1);
+        let topic = engine.topic("tttt-t").open().unwrap();
+        let subscription = topic.subscription("ssss-s").open().unwrap();
+        assert_eq!(subscription.settings().unwrap().lease, 2 * MINUTE);
+        assert_eq!(subscription.depth().unwrap(), 1, "{report}");
+    }
+}
+
+#[test]
+fn a_queue_that_was_updated_and_deleted_does_not_come_back() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, "store").unwrap();
+    engine.queue("bbbb-q").create().unwrap().send("x").unwrap();
+    engine.queue("aaaa-q").create().unwrap();
+    engine.queue("aaaa-q").lease(MINUTE).create_or_update().unwrap();
+    engine.queue("aaaa-q").delete().unwrap();
+    engine.close().unwrap();
+    rot(&disk, "store/journal", "aaaa-q", false);
+    let (engine, report) = salvage(&disk);
+    let opened = engine.queue("aaaa-q").open();
+    assert_eq!(opened.map(drop).unwrap_err().kind(), ErrorKind::NotFound, "{report}");
+    assert!(report.renamed.is_empty(), "{report}");
+}
+
+/// The metalog's newer entry of the queue is damaged. The update that it came from is in the journal, before the
+/// position from which on the journal is needed.
+#[test]
+fn salvage_takes_settings_from_the_journal_where_the_metalog_lost_them() {
+    for in_journal in [true, false] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, "store").unwrap();
+        engine.queue("bbbb-q").lease(MINUTE).create().unwrap();
+        let queue = engine.queue("aaaa-q").lease(MINUTE).create().unwrap();
+        queue.send("one").unwrap();
+        engine.checkpoint().unwrap();
+        engine.queue("aaaa-q").lease(2 * MINUTE).create_or_update().unwrap();
+        queue.send("two").unwrap();
+        engine.checkpoint().unwrap();
+        engine.queue("bbbb-q").lease(2 * MINUTE).create_or_update().unwrap();
+        drop(queue);
+        engine.close().unwrap();
+        rot(&disk, "store/meta", "aaaa-q", true);
+        if !in_journal {
+            rot(&disk, "store/journal", "aaaa-q", true);
+        }
+        let (engine, report) = salvage(&disk);
+        let lease = |name| engine.queue(name).open().unwrap().settings().unwrap().lease;
+        assert_eq!(lease("bbbb-q"), 2 * MINUTE);
+        if in_journal {
+            assert_eq!(lease("aaaa-q"), 2 * MINUTE, "{report}");
+            assert_eq!(old_settings(&report), [""; 0], "{report}");
+        } else {
+            assert_eq!(lease("aaaa-q"), MINUTE, "{report}");
+            assert_eq!(old_settings(&report), ["aaaa-q"], "{report}");
+        }
+    }
+}
+
+#[test]
+fn dead_letters_get_a_queue_where_theirs_is_lost() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, "store").unwrap();
+    engine.queue("bbbb-q").create().unwrap();
+    let queue =
+        engine.queue("aaaa-q").max_attempts(1).dead_letter_queue("bbbb-q").create().unwrap();
+    queue.send("one").unwrap();
+    drop(queue);
+    engine.close().unwrap();
+    rot(&disk, "store/journal", "bbbb-q", true);
+    let (engine, report) = salvage(&disk);
+    let name = letters_of(&engine, "aaaa-q").expect("there is one");
+    assert!(report.renamed.iter().any(|it| it.noun == "queue" && it.name == name), "{report}");
+    let queue = engine.queue("aaaa-q").open().unwrap();
+    queue.try_receive().unwrap().unwrap().nack().unwrap();
+    let dead = engine.queue(&name).open().unwrap();
+    assert_eq!((queue.depth().unwrap(), dead.depth().unwrap()), (0, 1));
+}
+
+#[test]
+fn salvage_says_that_names_may_be_gone_of_which_nothing_is_left() {
+    let build = |checkpoints: bool| {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, "store").unwrap();
+        for name in ["aaaa-q", "bbbb-q", "cccc-q"] {
+            let queue = engine.queue(name).create().unwrap();
+            if name != "bbbb-q" {
+                queue.send(Message::new("x")).unwrap();
+            }
+        }
+        if checkpoints {
+            engine.checkpoint().unwrap();
+        }
+        engine.close().unwrap();
+        disk
+    };
+    let is_there = |engine: &Engine| engine.queue("bbbb-q").open().is_ok();
+    let (engine, report) = salvage(&build(true));
+    assert!(is_there(&engine) && !report.may_lack_entities && report.is_complete(), "{report}");
+
+    let disk = build(false);
+    rot(&disk, "store/journal", "bbbb-q", true);
+    let (engine, report) = salvage(&disk);
+    assert!(!is_there(&engine) && report.may_lack_entities && !report.is_complete(), "{report}");
+    assert!(report.to_string().contains("of which nothing is left"), "{report}");
+
+    // Each part of the metalog is lost once. Either all names are there, or new ones in their place, or the report says
+    // that some may be gone.
+    let whole = build(true);
+    let mut tally = [0; 2];
+    let meta = whole.files().into_iter().rfind(|it| it.starts_with("store/meta")).unwrap();
+    let content = whole.content(&meta).unwrap();
+    for from in (0..content.len()).step_by(32) {
+        for len in [8, 64, 200, 400, 4000] {
+            let disk = whole.fork(1);
+            for path in disk.files().into_iter().filter(|it| it.starts_with("store/journal")) {
+                // Only the metalog knows the names.
+                let journal = disk.content(&path).unwrap();
+                if journal.windows(6).any(|it| it == b"bbbb-q") {
+                    disk.plant(&path, None);
+                }
+            }
+            let mut content = content.clone();
+            let end = content.len().min(from + len);
+            content[from..end].fill(0);
+            disk.plant(&meta, Some(content));
+            let Ok(report) = options().sim(&disk).salvage("store", "to") else { continue };
+            let there = open(&disk, "to").unwrap().queues().unwrap().len() == 3;
+            let there = there || !report.lost_consumers.is_empty();
+            assert!(there || report.may_lack_entities, "{from} {len}: {report}");
+            tally[usize::from(there)] += 1;
+        }
+    }
+    println!("{tally:?}");
+    assert!(tally.iter().all(|it| *it > 0), "{tally:?}");
+}
