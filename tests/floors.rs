@@ -403,6 +403,27 @@ fn threads_and_waiting_are_on_the_top_floor() {
 }
 
 #[test]
+fn the_page_of_the_locks_names_each_lock_with_its_rank() {
+    let page = fs::read_to_string("src/engine/core/mod.rs").unwrap();
+    let mut found = 0;
+    for Source { path, text } in sources() {
+        if path.ends_with("audit.rs") || path.ends_with("tests.rs") {
+            continue;
+        }
+        for lock in text.split("(Rank::").skip(1) {
+            let (rank, rest) = lock.split_once([',', ')']).unwrap();
+            let Some(name) = rest.trim_start().strip_prefix('"') else { continue };
+            let name = &name[..name.find('"').unwrap()];
+            let row = page.lines().find(|line| line.starts_with(&format!("//! | `{rank}` |")));
+            let row = row.unwrap_or_else(|| panic!("there is no row for {rank}"));
+            assert!(row.contains(&format!("*{name}*")), "{}: {rank}, {name:?}", path.display());
+            found += 1;
+        }
+    }
+    assert!(found > 15, "{found} locks");
+}
+
+#[test]
 fn a_file_tells_one_story_and_a_function_fits_on_a_screen() {
     for source in sources() {
         if source.is_test() {

@@ -7,13 +7,13 @@
 //!
 //! | Rank | Lock | Held by | What may be done under it |
 //! |---|---|---|---|
-//! | `Scheduler` | a scheduler's registry handle and its pause, a worker's pause | a scheduler or worker, for moments | anything |
-//! | `Registry` | which messages are schedules (`schedule/registry.rs`) | a thread that looks up a schedule | reads of the store |
-//! | `KeyOrder` | the right to lease from one queue that is ordered by key (`consume/key_order.rs`) | one consumer of that queue, for one attempt | reads, and commits that do not wait for space in the journal |
-//! | `Directory` | the right to work in the store's directory (`commit/committer.rs`), shared by working threads, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |
-//! | `Checkpoint` | the right to make a checkpoint | one checkpoint or verification | any disk work |
+//! | `Scheduler` | the *scheduler's registry* and the pause of a *scheduler* (`schedule/scheduler.rs`); the state of a *worker*: its pause, its threads, and the deliveries that they handle (`consume/worker/work.rs`) | a scheduler or worker, for moments | anything |
+//! | `Registry` | *schedules*: which messages are schedules (`schedule/registry.rs`) | a thread that looks up a schedule | reads of the store |
+//! | `KeyOrder` | *leasing in key order*: the right to lease from one queue that is ordered by key (`consume/key_order.rs`) | one consumer of that queue, for one attempt | reads, and commits that do not wait for space in the journal |
+//! | `Directory` | the right to *work in the directory* of the store (`commit/committer.rs`), shared by working threads, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |
+//! | `Checkpoint` | *checkpoint*: the right to make one | one checkpoint or verification | any disk work |
 //! | `Core` | [`Core`]: the store and the state of each cursor | every operation, for a fraction of a microsecond | changes of memory, and the copy of a frame into the journal's map |
-//! | `Leaf` | the flusher's agenda, the checkpointer's state, the group commit's state, the waiters of a watch, one waiter, the shutdown's state, threads and lock | for moments | nothing that takes a lock |
+//! | `Leaf` | the *flusher's agenda* and the *checkpointer's state* (`runtime/signals.rs`); the *waiters of a watch*, one *waiter* (`runtime/wait.rs`), and the *futures that were woken* of one task (`runtime/together.rs`); the *rules of a queue* (`core/rules.rs`); the state of the *group commit*, the *space for tasks* (`commit/space.rs`); the *shutdown*, its *threads to join* and *the store's lock* | for moments | nothing that takes a lock |
 //!
 //! # Under the core
 //!
