@@ -13,7 +13,7 @@ use crate::{
             lifetime::Engine,
             ticket::Ticket,
         },
-        core::{commit::Receipt, errors::deleted, waiters::Receivers},
+        core::{commit::Receipt, waiters::Receivers},
         runtime::wait::Attempt,
     },
     error::Result,
@@ -157,7 +157,7 @@ impl Topic {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted.
     pub fn settings(&self) -> Result<TopicSettings> {
         let core = self.engine.committer().lock_open("settings")?;
-        core.store.entity(self.id).ok_or_else(deleted)?;
+        core.store.entity(self.id).ok_or_else(|| core.store.deleted(self.id))?;
         Ok(TopicSettings {})
     }
 
@@ -219,6 +219,7 @@ impl Topic {
     /// # Errors
     ///
     /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn subscriptions(&self) -> Result<Vec<String>> {
         self.engine.list(Space::Subscriptions { topic: self.id })

@@ -1,12 +1,14 @@
 //! The catalog: all entities, by id and by name.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
+    ops::Range,
 };
 
 use crate::{
     audit,
+    error::{Error, ErrorKind},
     format::entity::{Entity, EntityKind},
     ids::{EntityId, LogId},
 };
@@ -93,17 +95,34 @@ impl fmt::Display for LogName {
     }
 }
 
+/// How many deleted entities are remembered. Programs that make a queue for each reply delete many of them.
+const DELETED_MAX: usize = 1024;
+
+/// A deleted entity, for the errors of its handles.
+#[derive(Debug)]
+struct Deleted {
+    ids: Range<EntityId>,
+    description: String,
+}
+
 #[derive(Debug)]
 pub struct Catalog {
     entities: BTreeMap<EntityId, Entity>,
     names: BTreeMap<(Space, String), EntityId>,
+    /// The entities that were deleted last, the oldest deletion first.
+    deleted: VecDeque<Deleted>,
     /// The next free id. An id is never used twice.
     pub next_id: EntityId,
 }
 
 impl Default for Catalog {
     fn default() -> Catalog {
-        Catalog { entities: BTreeMap::new(), names: BTreeMap::new(), next_id: EntityId::FIRST }
+        Catalog {
+            entities: BTreeMap::new(),
+            names: BTreeMap::new(),
+            deleted: VecDeque::new(),
+            next_id: EntityId::FIRST,
+        }
     }
 }
 
@@ -122,12 +141,47 @@ impl Catalog {
         let mut ids: Vec<EntityId> =
             self.entities.values().filter(is_part).map(|entity| entity.id).collect();
         ids.sort_unstable_by(|a, b| b.cmp(a));
+        self.remember(&ids);
         let removed: Vec<Entity> =
             ids.into_iter().filter_map(|id| self.entities.remove(&id)).collect();
         for entity in &removed {
             self.names.remove(&(Space::of(&entity.kind), entity.name.clone()));
         }
         removed
+    }
+
+    /// Remembers entities that are about to be deleted.
+    fn remember(&mut self, ids: &[EntityId]) {
+        // The parent is the last, so it is kept if not all fit.
+        let fit = &ids[ids.len().saturating_sub(DELETED_MAX)..];
+        audit::steps(fit.len() as u64);
+        for entity in fit.iter().filter_map(|id| self.entities.get(id)) {
+            let (ids, description) = (entity.id..entity.end_of_ids(), self.describe(entity));
+            self.deleted.push_back(Deleted { ids, description });
+        }
+        let surplus = self.deleted.len().saturating_sub(DELETED_MAX);
+        self.deleted.drain(..surplus);
+    }
+
+    /// The noun and the name of an entity, for people.
+    pub fn describe(&self, entity: &Entity) -> String {
+        let parent = entity.parent().and_then(|id| self.entities.get(&id));
+        let of_parent = parent.map(|it| format!(" of {}", self.describe(it))).unwrap_or_default();
+        format!("{} {:?}{of_parent}", Space::of(&entity.kind).noun(), entity.name)
+    }
+
+    /// The error of a handle whose entity was deleted. `id` is any of the ids that the entity owned.
+    #[cold]
+    pub fn deleted(&self, id: EntityId) -> Error {
+        audit::steps(self.deleted.len() as u64);
+        let found = self.deleted.iter().rev().find(|it| it.ids.contains(&id));
+        let what = found.map_or("the queue, topic, stream, subscription or group", |it| {
+            it.description.as_str()
+        });
+        let what = format!(
+            "{what} was deleted; this handle is of no use any more: create or open it again"
+        );
+        Error::new(ErrorKind::NotFound, what)
     }
 
     pub fn find(&self, space: Space, name: &str) -> Option<&Entity> {
@@ -206,5 +260,42 @@ impl Catalog {
         {
             it.dead_letters = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(catalog: &mut Catalog, name: &str, kind: EntityKind) -> EntityId {
+        let id = catalog.next_id;
+        catalog.insert(Entity { id, name: name.to_owned(), kind });
+        id
+    }
+
+    #[test]
+    fn the_names_of_so_many_deleted_entities_are_kept_at_most() {
+        let mut catalog = Catalog::default();
+        let topics = 0..DELETED_MAX + 1;
+        let ids = topics.map(|n| add(&mut catalog, &n.to_string(), EntityKind::Topic));
+        let ids: Vec<EntityId> = ids.collect();
+        ids.iter().for_each(|id| drop(catalog.remove(*id)));
+        let said = |catalog: &Catalog, n: usize| catalog.deleted(ids[n]).to_string();
+        assert!(said(&catalog, 0).starts_with("the queue, topic, stream,"), "it is the oldest");
+        assert!(said(&catalog, 1).starts_with("topic \"1\" was deleted"));
+        assert_eq!(catalog.deleted.len(), DELETED_MAX);
+
+        let stream = add(&mut catalog, "s", EntityKind::Stream { partitions: 3 });
+        for n in 0..=DELETED_MAX {
+            add(&mut catalog, &n.to_string(), EntityKind::Group { stream, partitions: 3 });
+        }
+        catalog.remove(stream);
+        for id in [stream, stream.plus(2)] {
+            let error = catalog.deleted(id).to_string();
+            assert!(error.starts_with("stream \"s\" was deleted"), "{error}");
+        }
+        let group = catalog.deleted(stream.plus(4)).to_string();
+        assert!(group.contains("of stream \"s\""), "{group}");
+        assert_eq!(catalog.deleted.len(), DELETED_MAX);
     }
 }

@@ -1,6 +1,6 @@
 //! A draft: operations are checked and encoded before their commit is written.
 
-use super::{commit::Op, gone, log::Log, state::State};
+use super::{commit::Op, log::Log, state::State};
 use crate::{
     config::{Config, DELAY_MAX_MS, RUN_MESSAGES_MAX},
     error::{Error, ErrorKind, Result},
@@ -130,11 +130,7 @@ impl Draft {
         now: Now,
     ) -> Result<()> {
         let Append { log, messages, .. } = append;
-        let Some(found) = state.logs.get(&log) else {
-            return Err(gone(
-                "the queue, topic or stream was deleted; this handle is of no use any more",
-            ));
-        };
+        let found = state.log(log)?;
         let first = match self.runs.iter().rev().find(|run| run.log == log) {
             Some(run) => run.end,
             None => found.next(),
@@ -200,22 +196,18 @@ impl Draft {
 /// Checks that the entity, the log or the cursor of a change exists.
 #[inline]
 fn check(state: &State, change: &Change<'_>) -> Result<()> {
-    let (is_there, what) = match change {
+    let (is_there, id) = match change {
         Change::Run(_) | Change::Create(_) | Change::Clock(_) => return Ok(()),
-        Change::Update(entity) => (state.catalog.get(entity.id).is_some(), "it was deleted before"),
-        Change::Delete { entity } => {
-            (state.catalog.get(*entity).is_some(), "it was deleted before")
-        }
-        Change::Trim { log, .. } => (state.logs.contains_key(log), "the stream was deleted"),
+        Change::Update(entity) => (state.catalog.get(entity.id).is_some(), entity.id),
+        Change::Delete { entity } => (state.catalog.get(*entity).is_some(), *entity),
+        Change::Trim { log, .. } => (state.logs.contains_key(log), log.entity()),
         Change::Ack { cursor, .. }
         | Change::Defer { cursor, .. }
         | Change::Seek { cursor, .. }
         | Change::Prioritize { cursor, .. }
-        | Change::Spill { cursor, .. } => {
-            (state.cursors.contains_key(cursor), "the queue, subscription or group was deleted")
-        }
+        | Change::Spill { cursor, .. } => (state.cursors.contains_key(cursor), cursor.entity()),
     };
-    if is_there { Ok(()) } else { Err(gone(what)) }
+    if is_there { Ok(()) } else { Err(state.catalog.deleted(id)) }
 }
 
 fn check_expiry(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<()> {

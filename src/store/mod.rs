@@ -44,7 +44,7 @@ pub use state::{State, join};
 use self::{cache::SegmentCache, draft::Draft};
 use crate::{
     config::Config,
-    error::{Error, ErrorKind},
+    error::{Error, Result},
     format::{
         clock::ClockState,
         entity::{Delivering, Entity, EntityKind},
@@ -129,13 +129,13 @@ impl Store {
             let dead_letters = entity.delivering().and_then(|it| it.dead_letters);
             dead_letters.is_some_and(|it| it.queue == queue)
         };
-        self.state.catalog.all().find(uses).map(|entity| {
-            let (noun, name) = (Space::of(&entity.kind).noun(), &entity.name);
-            let topic = entity.parent().and_then(|id| self.state.catalog.get(id));
-            let of_topic =
-                topic.map(|topic| format!(" of topic {:?}", topic.name)).unwrap_or_default();
-            format!("{noun} {name:?}{of_topic}")
-        })
+        self.state.catalog.all().find(uses).map(|entity| self.state.catalog.describe(entity))
+    }
+
+    /// The error of a handle whose entity was deleted. `id` is any of the ids that the entity owned.
+    #[cold]
+    pub fn deleted(&self, id: EntityId) -> Error {
+        self.state.catalog.deleted(id)
     }
 
     /// The ack cursors over a log.
@@ -148,10 +148,21 @@ impl Store {
         self.state.cursors.get(&cursor)?.acks()
     }
 
+    /// The acks of a cursor. Fails if it was deleted.
+    #[inline]
+    pub fn acks_of(&self, cursor: CursorId) -> Result<&AckSet> {
+        self.acks(cursor).ok_or_else(|| self.deleted(cursor.entity()))
+    }
+
     /// The floor of a cursor's acks, or the next offset of a group.
     #[inline]
     pub fn floor(&self, cursor: CursorId) -> Option<Offset> {
         self.state.cursors.get(&cursor).map(Cursor::floor)
+    }
+
+    /// As [`floor`](Store::floor). Fails if the cursor was deleted.
+    pub fn floor_of(&self, cursor: CursorId) -> Result<Offset> {
+        self.floor(cursor).ok_or_else(|| self.deleted(cursor.entity()))
     }
 
     /// The first offset of a log that was not trimmed, and the offset that the next message gets.
@@ -179,8 +190,4 @@ impl Store {
     pub fn id(&self) -> StoreId {
         self.id
     }
-}
-
-fn gone(what: &'static str) -> Error {
-    Error::new(ErrorKind::NotFound, what)
 }

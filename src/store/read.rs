@@ -7,7 +7,6 @@ use super::{
     Store,
     acks::AckSet,
     cache::{OpenedSegment, SegmentSource},
-    gone,
     log::Log,
     tail::RunPlace,
 };
@@ -222,16 +221,12 @@ pub enum Chunk {
     Runs(Vec<JournalRun>),
 }
 
-fn log_is_gone() -> Error {
-    gone("the queue, topic or stream was deleted; this handle is of no use any more")
-}
-
 /// How many runs of the journal are returned at once.
 const CHUNK_RUNS: usize = 64;
 
 impl Store {
     fn log(&self, log: LogId) -> Result<&Log> {
-        self.state.logs.get(&log).ok_or_else(log_is_gone)
+        self.state.log(log)
     }
 
     /// A cursor and its log, for finding the next message.
@@ -253,7 +248,7 @@ impl Store {
 
     /// The place of the message with an offset. The message must not be dead.
     pub fn locate(&mut self, log: LogId, offset: Offset) -> Result<Source> {
-        let found = self.state.logs.get(&log).ok_or_else(log_is_gone)?;
+        let found = self.state.log(log)?;
         if offset >= found.moved {
             return self.at_run(found.tail.find(offset).ok_or_else(|| missing(offset))?);
         }
@@ -272,7 +267,8 @@ impl Store {
     pub fn locate_again(&mut self, log: LogId, offset: Offset) -> Result<Source> {
         let found = self.log(log)?;
         if self.state.is_dead(found, offset) {
-            return Err(gone("the message was acked or trimmed while it was read"));
+            let what = "the message was acked or trimmed while it was read";
+            return Err(Error::new(ErrorKind::NotFound, what));
         }
         self.locate(log, offset)
     }
@@ -302,7 +298,7 @@ impl Store {
     /// The messages from an offset on that were committed before a position. `None` if there are
     /// none yet.
     pub fn scan(&mut self, log: LogId, from: Offset, limit: Lsn) -> Result<Option<Chunk>> {
-        let found = self.state.logs.get(&log).ok_or_else(log_is_gone)?;
+        let found = self.state.log(log)?;
         let from = from.max(found.start);
         if from < found.moved
             && let Some(segment) = found.segment_at_or_behind(from)
@@ -349,7 +345,7 @@ impl Store {
         time: Timestamp,
         limit: Lsn,
     ) -> Result<Option<Chunk>> {
-        let found = self.state.logs.get(&log).ok_or_else(log_is_gone)?;
+        let found = self.state.log(log)?;
         let from = from.max(found.start);
         for segment in found.segments.values() {
             audit::step();

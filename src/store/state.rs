@@ -10,7 +10,7 @@ use super::{
     tail::RunPlace,
 };
 use crate::{
-    audit,
+    audit, error,
     format::{
         Malformed,
         clock::ClockState,
@@ -53,6 +53,12 @@ impl State {
         }
         self.changed_entities.push(entity.id);
         self.catalog.insert(entity.clone());
+    }
+
+    /// A log. Fails if it was deleted.
+    #[inline]
+    pub fn log(&self, log: LogId) -> error::Result<&Log> {
+        self.logs.get(&log).ok_or_else(|| self.catalog.deleted(log.entity()))
     }
 
     /// Gives an entity other settings. Its logs and cursors stay.

@@ -15,6 +15,7 @@ mod support;
 mod backlog;
 mod corpus;
 mod crash;
+mod deleted;
 mod ends;
 mod engine;
 mod faults;

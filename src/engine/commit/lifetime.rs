@@ -53,9 +53,17 @@ impl Engine {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The names in a space, sorted.
+    /// The names in a space, sorted. Fails if the topic or the stream that they belong to was deleted.
     pub(crate) fn list(&self, space: Space) -> Result<Vec<String>> {
-        Ok(self.committer().lock_open("list")?.store.list(space))
+        let core = self.committer().lock_open("list")?;
+        match space {
+            Space::Subscriptions { topic: parent } | Space::Groups { stream: parent }
+                if core.store.entity(parent).is_none() =>
+            {
+                Err(core.store.deleted(parent))
+            }
+            _ => Ok(core.store.list(space)),
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use std::{fmt, sync::Arc};
 
 use super::{consumer::Consumer, due_times::DueTimes, getters::stored_message_getters};
 use crate::{
-    engine::core::errors::deleted,
     error::{Error, ErrorKind, Result},
     format::{note::DeadLetter, record::Headers},
     ids::{Due, Offset, OffsetRange, Skew, Timestamp},
@@ -152,7 +151,8 @@ impl Browse {
         let (cursor, log) = (self.consumer.cursor(), self.consumer.log());
         let mut core = self.consumer.committer().lock_open("browse")?;
         let visible = core.visible();
-        let view = core.store.view(cursor, log).ok_or_else(deleted)?;
+        let view =
+            core.store.view(cursor, log).ok_or_else(|| core.store.deleted(cursor.entity()))?;
         let next = view.acks.next_unacked(self.range);
         let is_visible =
             |offset| view.run(offset).map_or(view.is_moved(offset), |run| run.lsn < visible);
@@ -189,7 +189,7 @@ impl Browse {
                 return Ok(*due);
             }
             let mut core = self.consumer.committer().lock_open("browse")?;
-            let acks = core.store.acks(self.consumer.cursor()).ok_or_else(deleted)?;
+            let acks = core.store.acks_of(self.consumer.cursor())?;
             if !acks.is_spilled(offset) {
                 // The message has come back into memory meanwhile.
                 return Ok(acks.due(offset));
@@ -236,7 +236,7 @@ impl Consumer {
     pub fn browse(self: &Arc<Consumer>) -> Result<Browse> {
         let core = self.lock_looked("browse")?;
         let (_, end) = core.bounds(self.log())?;
-        let floor = core.store.floor(self.cursor()).ok_or_else(deleted)?;
+        let floor = core.store.floor_of(self.cursor())?;
         let due_times = DueTimes::default();
         Ok(Browse {
             consumer: self.without_slot(),

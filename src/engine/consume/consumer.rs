@@ -14,7 +14,6 @@ use crate::{
         core::{
             Core,
             consumption::{CursorInfo, Origin},
-            errors::deleted,
             guard::CoreGuard,
             rules::Rules,
             waiters::Receivers,
@@ -22,7 +21,7 @@ use crate::{
         runtime::{histogram::Latencies, wait::Watch},
     },
     error::Result,
-    format::entity::Delivering,
+    format::entity::{Delivering, Entity},
     ids::{CursorId, LogId},
 };
 
@@ -118,13 +117,14 @@ impl Consumer {
     pub fn depth(&self) -> Result<u64> {
         let core = self.lock_looked("depth")?;
         let (_, end) = core.bounds(self.log())?;
-        Ok(core.store.acks(self.cursor()).ok_or_else(deleted)?.unacked(end))
+        Ok(core.store.acks_of(self.cursor())?.unacked(end))
     }
 
     pub fn settings(&self) -> Result<DeliverySettings> {
         let core = self.committer().lock_open("settings")?;
-        let entity = core.store.entity(self.cursor().entity()).ok_or_else(deleted)?;
-        let stored = entity.delivering().ok_or_else(deleted)?;
+        let id = self.cursor().entity();
+        let stored = core.store.entity(id).and_then(Entity::delivering);
+        let stored = stored.ok_or_else(|| core.store.deleted(id))?;
         Ok(DeliverySettings::of(stored, core.store.dead_letter_queue_of(stored)))
     }
 

@@ -14,7 +14,7 @@ use crate::{
     delivery::LeaseKey,
     engine::{
         commit::patience,
-        core::{Core, errors::deleted, guard::CoreGuard, slots::Admittance},
+        core::{Core, guard::CoreGuard, slots::Admittance},
         runtime::wait::Attempt,
     },
     error::{Error, ErrorKind, Result},
@@ -234,7 +234,9 @@ impl Consumer {
     pub(super) fn lease_next(&self, core: &mut Core, elapsed: Duration) -> Result<Option<Leased>> {
         let (visible, skew) = (core.visible(), core.skew());
         let (store, consumption) = core.store_and(self.cursor())?;
-        let view = store.view(self.cursor(), self.log()).ok_or_else(deleted)?;
+        let view = store
+            .view(self.cursor(), self.log())
+            .ok_or_else(|| store.deleted(self.cursor().entity()))?;
         let mut run = None;
         let is_visible = |offset| {
             let found = view.run(offset);

@@ -2,7 +2,7 @@
 
 use super::consumer::Consumer;
 use crate::{
-    engine::core::{Core, commit::Receipt, errors::deleted},
+    engine::core::{Core, commit::Receipt},
     error::Result,
     ids::{Offset, OffsetRange},
     store::Op,
@@ -25,7 +25,7 @@ impl Consumer {
         let mut was_last_spilled = false;
         let committed = committer.transact("remove", |core| {
             let (_, end) = core.bounds(self.log())?;
-            let acks = core.store.acks(cursor).ok_or_else(deleted)?;
+            let acks = core.store.acks_of(cursor)?;
             if offset >= end || acks.is_acked(offset) {
                 // The caller relies on the commit that removed it.
                 return Ok((false, Receipt::of_what_is_there(&core.store)));
@@ -82,7 +82,7 @@ impl Consumer {
     /// The first ranges of messages that are neither acked nor leased.
     fn idle(&self, core: &mut Core, within: OffsetRange) -> Result<Vec<OffsetRange>> {
         let leased = core.consumption(self.cursor())?.deliveries.leased();
-        let acks = core.store.acks(self.cursor()).ok_or_else(deleted)?;
+        let acks = core.store.acks_of(self.cursor())?;
         let mut idle = Vec::new();
         let mut at = within.start;
         let busy = leased.range(within.start..within.end).copied();

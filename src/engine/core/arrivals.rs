@@ -4,7 +4,6 @@ use std::{mem, sync::Arc};
 
 use super::{
     Core,
-    errors::deleted,
     waiters::{Arrivals, Fresh, Receivers, WatchedLog},
 };
 use crate::{
@@ -162,6 +161,6 @@ impl Core {
     /// The first offset of a log that still exists, and the offset behind the last.
     #[inline]
     pub fn bounds(&self, log: LogId) -> Result<(Offset, Offset)> {
-        self.store.bounds(log).ok_or_else(deleted)
+        self.store.bounds(log).ok_or_else(|| self.store.deleted(log.entity()))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Core, consumption::Consumption, errors::deleted};
+use super::{Core, consumption::Consumption};
 use crate::{
     audit,
     delivery::weights::{Weights, weight_of},
@@ -97,7 +97,7 @@ impl Core {
         let log = self.consumption(cursor)?.info.log;
         let (_, end) = self.bounds(log)?;
         let (store, consumption) = self.store_and(cursor)?;
-        let acks = store.acks(cursor).ok_or_else(deleted)?;
+        let acks = store.acks_of(cursor)?;
         let excess = excess(consumption, acks, end, limit, load, acked);
         if excess.is_over() {
             return Ok(Dropped::default());
@@ -134,7 +134,7 @@ impl Core {
 
     /// The facts about messages that a commit is about to delete, for [`note_removed`](Core::note_removed).
     pub fn removals(&self, cursor: CursorId, offsets: &[Offset]) -> Result<Vec<Removal>> {
-        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let acks = self.store.acks_of(cursor)?;
         let removal = |&offset: &Offset| {
             audit::step();
             Removal { offset, due: acks.due(offset), was_spilled: acks.is_spilled(offset) }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{
     Core,
     consumption::{Consumption, CursorInfo, may_spill},
-    errors::deleted,
 };
 use crate::{
     audit,
@@ -25,7 +24,7 @@ impl Core {
             return Ok(Arc::clone(&there.info));
         }
         let (_, end) = self.bounds(info.log)?;
-        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let acks = self.store.acks_of(cursor)?;
         let mut deliveries = Deliveries::new(acks.floor());
         deliveries.number_above(self.leases_deleted);
         for (offset, priority) in acks.prioritized() {
@@ -37,7 +36,7 @@ impl Core {
             deliveries.defer(offset, due);
         }
         // The settings may have changed since the caller read them.
-        info.current.set(self.rules_of(&info).ok_or_else(deleted)?);
+        info.current.set(self.rules_of(&info).ok_or_else(|| self.store.deleted(cursor.entity()))?);
         let info = Arc::new(info);
         let consumption = Consumption::new(Arc::clone(&info), end, deliveries);
         self.consumers.insert(cursor, consumption);
@@ -54,13 +53,14 @@ impl Core {
 
     #[inline]
     pub fn consumption(&mut self, cursor: CursorId) -> Result<&mut Consumption> {
-        self.consumers.get_mut(&cursor).ok_or_else(deleted)
+        self.consumers.get_mut(&cursor).ok_or_else(|| self.store.deleted(cursor.entity()))
     }
 
     /// The store and the state of a cursor at once.
     #[inline]
     pub fn store_and(&mut self, cursor: CursorId) -> Result<(&mut Store, &mut Consumption)> {
-        let consumption = self.consumers.get_mut(&cursor).ok_or_else(deleted)?;
+        let consumption =
+            self.consumers.get_mut(&cursor).ok_or_else(|| self.store.deleted(cursor.entity()))?;
         Ok((&mut self.store, consumption))
     }
 

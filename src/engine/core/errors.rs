@@ -1,12 +1,6 @@
-//! Errors of handles whose entity was deleted, and of leases that have ended.
+//! Errors of leases that have ended.
 
 use crate::error::{Error, ErrorKind};
-
-pub fn deleted() -> Error {
-    let what = "the queue, topic, stream, subscription or group was deleted; this handle is of no \
-                use any more: create or open it again";
-    Error::new(ErrorKind::NotFound, what)
-}
 
 pub fn lease_lost() -> Error {
     let what = "the lease of this delivery has run out, or the delivery was settled before; \

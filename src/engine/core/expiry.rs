@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::{
     Core,
     commit::{CommitResult, Receipt},
-    errors::deleted,
     failures::{Exhausted, Failure, MessageId},
 };
 use crate::{
@@ -33,7 +32,7 @@ impl Core {
     pub fn disposition(&mut self, cursor: CursorId, failed: FailedDelivery) -> Result<Disposition> {
         let chance = self.failures.chance.draw();
         let now = self.clock.now().start;
-        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let acks = self.store.acks_of(cursor)?;
         if acks.is_acked(failed.offset) {
             return Ok(Disposition::Gone);
         }

@@ -1,7 +1,7 @@
 //! Order by key, under the core: which message of a key may be delivered. [`Groups`](crate::delivery::Groups)
 //! holds the state, and `engine/consume/key_order.rs` reads the keys.
 
-use super::{Core, errors::deleted};
+use super::Core;
 use crate::{
     audit,
     delivery::LeaseKey,
@@ -59,7 +59,7 @@ impl Core {
         if groups.as_ref().is_none_or(|groups| groups.is_prepared) {
             return Ok(None);
         }
-        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let acks = self.store.acks_of(cursor)?;
         let waiting: Vec<Offset> = acks.deferred(acks.floor()).map(|(offset, _)| offset).collect();
         audit::steps(waiting.len() as u64);
         Ok(Some(waiting))

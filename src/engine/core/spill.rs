@@ -12,7 +12,6 @@ use super::{
     Core,
     commit::{CommitResult, Receipt},
     consumption::Consumption,
-    errors::deleted,
 };
 use crate::{
     audit,
@@ -169,10 +168,11 @@ impl Core {
             return Ok(None);
         }
         let skew = self.skew();
-        let index = &mut self.consumption(cursor)?.delay_index;
-        let entity = index.entity.ok_or_else(deleted)?;
+        let (store, consumption) = self.store_and(cursor)?;
+        let index = &mut consumption.delay_index;
+        let entity = index.entity.ok_or_else(|| store.deleted(cursor.entity()))?;
         let Some(block) = index.take(skew) else { return Ok(None) };
-        let source = self.store.locate(entity.log(0), block.offset);
+        let source = store.locate(entity.log(0), block.offset);
         Ok(Some(ReturningBlock { entity, block, source }))
     }
 
@@ -204,7 +204,7 @@ impl Core {
         entries: &[(Due, Offset)],
         now: Now,
     ) -> CommitResult<Receipt> {
-        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let acks = self.store.acks_of(cursor)?;
         let is_lost = seeded!(BlockComesBackEmpty);
         let valid = entries.iter().filter(|(_, offset)| acks.is_spilled(*offset) && !is_lost);
         let valid: Vec<(Due, Offset)> = valid.copied().collect();
@@ -241,7 +241,7 @@ impl Core {
             return Ok(Receipt::of_what_is_there(&self.store));
         };
         let (_, end) = self.bounds(entity.log(0))?;
-        let blocks = self.store.acks(entity.cursor(0)).ok_or_else(deleted)?;
+        let blocks = self.store.acks_of(entity.cursor(0))?;
         let ranges = blocks.unacked_in(blocks.floor().to(end));
         if ranges.is_empty() {
             return Ok(Receipt::of_what_is_there(&self.store));

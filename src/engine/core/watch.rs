@@ -4,7 +4,6 @@ use std::{mem, sync::Arc, time::Duration};
 
 use super::{
     Core,
-    errors::deleted,
     thresholds::{Callback, OnAlarm, WatchedThreshold},
 };
 use crate::{
@@ -21,9 +20,10 @@ use crate::{
 impl Core {
     /// The statistics of a cursor, without `oldest_age` and `uptime`.
     pub fn stats(&self, cursor: CursorId) -> Result<ConsumerStats> {
-        let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
+        let consumption =
+            self.consumers.get(&cursor).ok_or_else(|| self.store.deleted(cursor.entity()))?;
         let (_, end) = self.bounds(consumption.info.log)?;
-        let depth = self.store.acks(cursor).ok_or_else(deleted)?.unacked(end);
+        let depth = self.store.acks_of(cursor)?.unacked(end);
         let Counts {
             delivered,
             redelivered,
@@ -60,9 +60,10 @@ impl Core {
 
     /// The offset of the oldest message that a cursor has not acked.
     pub fn oldest(&self, cursor: CursorId) -> Result<Option<Offset>> {
-        let consumption = self.consumers.get(&cursor).ok_or_else(deleted)?;
+        let consumption =
+            self.consumers.get(&cursor).ok_or_else(|| self.store.deleted(cursor.entity()))?;
         let (_, end) = self.bounds(consumption.info.log)?;
-        let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+        let acks = self.store.acks_of(cursor)?;
         Ok(acks.next_unacked(acks.floor().to(end)))
     }
 

@@ -1,6 +1,6 @@
 //! Keeps the weights of a queue's messages up to date as commits add and ack messages.
 
-use super::{Core, errors::deleted};
+use super::Core;
 use crate::{
     audit,
     delivery::weights::{Weights, weight_of},
@@ -41,7 +41,13 @@ impl Core {
     /// Begins to keep the weights of a queue, unless it does already. Returns the offset before which weights
     /// must still be read. `None` if all are known.
     pub fn begin_weighing(&mut self, cursor: CursorId) -> Result<Option<Offset>> {
-        let (_, end) = self.bounds(self.consumers.get(&cursor).ok_or_else(deleted)?.info.log)?;
+        let (_, end) = self.bounds(
+            self.consumers
+                .get(&cursor)
+                .ok_or_else(|| self.store.deleted(cursor.entity()))?
+                .info
+                .log,
+        )?;
         self.weighs = true;
         let weights = &mut self.consumption(cursor)?.weights;
         Ok(weights.get_or_insert_with(|| Weights::new(end)).unread_before())
@@ -59,7 +65,7 @@ impl Core {
         let mut unweighed = Vec::with_capacity(most);
         while unweighed.len() < most {
             audit::step();
-            let acks = self.store.acks(cursor).ok_or_else(deleted)?;
+            let acks = self.store.acks_of(cursor)?;
             let Some(offset) = acks.next_unacked(from.to(end)) else { break };
             unweighed.push(Unweighed { offset, source: self.store.locate(log, offset) });
             from = offset.next();
@@ -70,8 +76,9 @@ impl Core {
     /// Sets weights that were read. Messages that were acked meanwhile weigh nothing.
     pub fn set_weights(&mut self, cursor: CursorId, read: &[(Offset, u64)]) -> Result<()> {
         let Core { store, consumers, .. } = self;
-        let acks = store.acks(cursor).ok_or_else(deleted)?;
-        let consumption = consumers.get_mut(&cursor).ok_or_else(deleted)?;
+        let acks = store.acks_of(cursor)?;
+        let consumption =
+            consumers.get_mut(&cursor).ok_or_else(|| store.deleted(cursor.entity()))?;
         let Some(weights) = &mut consumption.weights else { return Ok(()) };
         for (offset, weight) in read {
             audit::step();

@@ -14,7 +14,6 @@ use crate::{
             Core,
             capacity::ranges,
             commit::{CommitResult, Receipt},
-            errors::deleted,
         },
     },
     error::{Error, ErrorKind, Result},
@@ -196,7 +195,7 @@ impl Batch {
         now: Now,
     ) -> Result<(Vec<Moving<'_>>, Option<Error>)> {
         let leased = core.consumption(cursor)?.deliveries.leased();
-        let acks = core.store.acks(cursor).ok_or_else(deleted)?;
+        let acks = core.store.acks_of(cursor)?;
         let (mut moving, mut failure) = (Vec::with_capacity(self.messages.len()), None);
         for outgoing in &self.messages {
             audit::step();

@@ -7,7 +7,7 @@ use crate::{
     audit,
     engine::{
         commit::{asking::committed, lifetime::Engine},
-        core::{Core, commit::Receipt, errors::deleted},
+        core::{Core, commit::Receipt},
         runtime::wait::Attempt,
     },
     error::{Error, Result},
@@ -52,8 +52,11 @@ impl Group {
         let EntityKind::Group { stream, .. } = entity.kind else {
             unreachable!("the space of groups holds groups");
         };
-        let found = engine.committer().lock_open("open a group")?.store.entity(stream).cloned();
-        let shape = Shape::attach(engine, &found.ok_or_else(deleted)?)?;
+        let core = engine.committer().lock_open("open a group")?;
+        let found = core.store.entity(stream).cloned();
+        let found = found.ok_or_else(|| core.store.deleted(stream))?;
+        drop(core);
+        let shape = Shape::attach(engine, &found)?;
         Ok(Group { shape, name: entity.name.as_str().into(), id: entity.id })
     }
 
@@ -92,7 +95,7 @@ impl Group {
     pub fn committed(&self, partition: u32) -> Result<Offset> {
         let cursor = self.cursor(partition)?;
         let core = self.shape.engine.committer().lock_open("look at a group")?;
-        core.store.floor(cursor).ok_or_else(deleted)
+        core.store.floor_of(cursor)
     }
 
     /// Commits the offset at which the group goes on in a partition. It may be lower than the last one, to read
@@ -251,7 +254,7 @@ impl Group {
             audit::step();
             let end = core.store.end_before(self.shape.log(partition), visible)?;
             let (start, _) = core.bounds(self.shape.log(partition))?;
-            let next = core.store.floor(self.cursor(partition)?).ok_or_else(deleted)?;
+            let next = core.store.floor_of(self.cursor(partition)?)?;
             Ok(end.0.saturating_sub(next.max(start).0))
         };
         (0..self.shape.partitions).map(lag).collect()
@@ -302,7 +305,7 @@ impl Group {
         let starts = (0..self.shape.partitions).map(|partition| {
             let core = self.shape.engine.committer().lock_open("look at a group")?;
             let (first, _) = core.bounds(self.shape.log(partition))?;
-            let next = core.store.floor(self.cursor(partition)?).ok_or_else(deleted)?;
+            let next = core.store.floor_of(self.cursor(partition)?)?;
             Ok((partition, Start::Offset(next.max(first))))
         });
         Reader::open(&self.shape, starts.collect::<Result<Vec<_>>>()?.into_iter())

@@ -30,7 +30,7 @@ use crate::{
     config::Durability,
     engine::{
         commit::{asking::committed, committer::Committer, lifetime::Engine, ticket::Ticket},
-        core::{commit::Receipt, errors::deleted},
+        core::commit::Receipt,
         runtime::wait::Attempt,
     },
     error::Result,
@@ -111,7 +111,8 @@ impl Stream {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
     pub fn settings(&self) -> Result<StreamSettings> {
         let core = self.shape.engine.committer().lock_open("settings")?;
-        let entity = core.store.entity(self.shape.id).ok_or_else(deleted)?;
+        let entity =
+            core.store.entity(self.shape.id).ok_or_else(|| core.store.deleted(self.shape.id))?;
         Ok(StreamSettings { partitions: entity.partitions() })
     }
 
@@ -399,6 +400,7 @@ impl Stream {
     /// # Errors
     ///
     /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn groups(&self) -> Result<Vec<String>> {
         self.shape.engine.list(Space::Groups { stream: self.shape.id })
