@@ -49,6 +49,16 @@ impl ClockState {
         Ok(state)
     }
 
+    /// The skew of a record that does not say which time of day it was.
+    pub fn skew_of_unknown_day(latest: Timestamp) -> Skew {
+        Skew(latest.0 as i64)
+    }
+
+    /// Whether the record does not say which time of day it was: its time of day is the beginning of 1970.
+    pub fn day_is_unknown(&self) -> bool {
+        !self.is_doubtful && self.skew == ClockState::skew_of_unknown_day(self.latest)
+    }
+
     pub fn check(&self) -> Decoded<()> {
         let largest = self.base_ms.unsigned_abs().max(self.skew.0.unsigned_abs());
         match largest.max(self.latest.0) {

@@ -24,6 +24,9 @@ impl Committer {
     ) -> Result<(T, Receipt)> {
         loop {
             let mut core = self.lock_open(operation)?;
+            if core.doubts_clock() {
+                core.look_at_clock(self.now());
+            }
             let attempted = attempt(&mut core);
             let wants_checkpointer = core.wants_checkpointer();
             let spills = attempted.is_ok() && core.is_crowded();

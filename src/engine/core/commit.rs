@@ -44,6 +44,7 @@ impl Core {
             let _ = self.commit(&ops[..1], now)?;
             return self.commit(&ops[1..], now);
         }
+        self.end_doubt(ops);
         self.keep_clock(now);
         let receipt = Receipt::of(self.store.commit(ops, now)?);
         self.note_arrivals();

@@ -27,6 +27,15 @@ impl Core {
         }
     }
 
+    /// Ends the doubt about the time of day when a message is sent whose delay or time to live begins now. Otherwise the
+    /// time for which the machine was off would count for it, too, once the time of day is right.
+    #[inline]
+    pub(super) fn end_doubt(&mut self, ops: &[Op<'_>]) {
+        if self.doubts_clock() && ops.iter().any(begins_durations) {
+            self.clock.stop_doubting(&mut self.known_clock);
+        }
+    }
+
     /// Whether the time of day was behind the store's when the machine had booted, and has not caught up yet.
     #[inline]
     pub fn doubts_clock(&self) -> bool {
@@ -66,4 +75,10 @@ impl Core {
             self.arm(cursor);
         }
     }
+}
+
+/// Whether an operation sends a message. One that is moved as it is goes on with its times.
+fn begins_durations(op: &Op<'_>) -> bool {
+    let Op::Append { messages, .. } = op else { return false };
+    messages.iter().any(|message| !message.is_moved() && message.kept().is_none())
 }

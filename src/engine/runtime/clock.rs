@@ -54,12 +54,15 @@ pub struct EvenClock {
 }
 
 /// What the store knows of the clocks, beside the skew of this moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct KnownClock {
     boot: [u8; 16],
     /// The skew from before a time of day that is in doubt; else the skew.
     trusted: Skew,
     is_doubtful: bool,
+    /// Whether messages were sent while the time of day was in doubt, and it was not set since. It will not tell how
+    /// long the machine is off.
+    is_behind: bool,
     /// Whether the store holds all of this.
     pub is_recorded: bool,
 }
@@ -69,6 +72,9 @@ const UNNOTICED_MS: u64 = 1;
 
 /// A time of day before the year 2000 is that of a machine without a clock.
 const CLOCKLESS: Timestamp = Timestamp(946_684_800_000);
+
+/// A clock that was behind counts as right once it is set forward by this.
+const PUT_RIGHT_MS: i64 = 1000;
 
 /// Times beyond this one are absurd. It leaves room for sums.
 const MOST_MS: i128 = 1 << 61;
@@ -99,8 +105,7 @@ impl EvenClock {
         let boot = disk.boot();
         let (day, elapsed) = disk.exact();
         let (day, since_boot) = (ms(nanos(day)), ms_up(nanos(elapsed)));
-        let mut known =
-            KnownClock { boot, trusted: Skew(0), is_doubtful: false, is_recorded: false };
+        let mut known = KnownClock { boot, ..KnownClock::default() };
         let mut base_ms = day - since_boot;
         if let Some(stored) = stored {
             known.trusted = stored.skew;
@@ -110,6 +115,14 @@ impl EvenClock {
             if stored.boot == boot && boot != [0; 16] && goes_on >= latest {
                 (base_ms, known.is_doubtful) = (stored.base_ms, stored.is_doubtful);
                 known.is_recorded = true;
+                if stored.day_is_unknown() {
+                    known.is_behind = true;
+                    known.trusted = Skew(base_ms + since_boot - day);
+                }
+            } else if stored.day_is_unknown() {
+                base_ms = latest - since_boot;
+                known.is_behind = timestamp(day) < CLOCKLESS;
+                known.trusted = Skew(latest - day);
             } else if stored.skew.day_of(stored.latest) < CLOCKLESS && timestamp(day) >= CLOCKLESS {
                 // The clock was set while the store was closed. How much time has passed is not known.
                 base_ms = latest - since_boot;
@@ -187,8 +200,9 @@ impl EvenClock {
 
     /// Follows the time of day, which was set. Until it has caught up with the store's, a doubtful one stays in doubt.
     pub fn follow(&self, known: &mut KnownClock, skew: Skew) {
-        self.skew.store(skew.0, Ordering::Relaxed);
+        let before = self.skew.swap(skew.0, Ordering::Relaxed);
         known.is_recorded = false;
+        known.is_behind &= before.saturating_sub(skew.0) < PUT_RIGHT_MS;
         if !known.is_doubtful {
             known.trusted = skew;
         }
@@ -208,15 +222,26 @@ impl EvenClock {
         true
     }
 
+    /// Ends the doubt without counting the time for which the machine was off: a message is sent whose delay or time
+    /// to live begins now, and that time was before.
+    pub fn stop_doubting(&self, known: &mut KnownClock) {
+        if known.is_doubtful {
+            let skew = self.skew();
+            *known = KnownClock {
+                boot: known.boot,
+                trusted: skew,
+                is_behind: true,
+                ..KnownClock::default()
+            };
+        }
+    }
+
     /// The state to record.
     pub fn state(&self, known: &KnownClock) -> ClockState {
-        ClockState {
-            boot: known.boot,
-            base_ms: self.base_ms(),
-            skew: known.trusted,
-            latest: self.even(self.disk.exact().1),
-            is_doubtful: known.is_doubtful,
-        }
+        let latest = self.even(self.disk.exact().1);
+        let KnownClock { boot, trusted, is_doubtful, is_behind, .. } = *known;
+        let skew = if is_behind { ClockState::skew_of_unknown_day(latest) } else { trusted };
+        ClockState { boot, base_ms: self.base_ms(), skew, latest, is_doubtful }
     }
 }
 

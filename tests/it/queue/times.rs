@@ -197,6 +197,104 @@ fn a_machine_that_forgets_the_time_counts_the_time_off_once_the_clock_is_set() {
     assert_eq!(drain(&queue), ["after"]);
 }
 
+/// The time for which the machine was off came before these messages.
+#[test]
+fn messages_that_are_sent_while_the_clock_is_in_doubt_keep_their_durations() {
+    for (boot_at, kill) in
+        [(5000, false), (NOW - YEAR_MS, false), (5000, true), (NOW - YEAR_MS, true)]
+    {
+        let sim = Sim::new();
+        let queue = sim.engine.queue("q").create().unwrap();
+        queue.send(Message::new("old").expire_after(HOUR)).unwrap();
+        let disk = sim.disk.clone();
+        disk.power_cut();
+        drop((queue, sim));
+        disk.set_now(Timestamp(boot_at));
+        let mut engine = open(&disk).unwrap();
+        let mut queue = engine.queue("q").open().unwrap();
+        queue.send(Message::new("lives an hour").expire_after(HOUR)).unwrap();
+        queue.send(Message::new("waits a day").deliver_after(24 * HOUR)).unwrap();
+        if kill {
+            disk.kill();
+            drop((queue, engine));
+            engine = open(&disk).unwrap();
+            queue = engine.queue("q").open().unwrap();
+        }
+        disk.advance(30 * MINUTE);
+        disk.set_now(Timestamp(NOW + 48 * HOUR_MS));
+        // The old message lives longer. Nobody loses one.
+        assert_eq!(drain(&queue), ["old", "lives an hour"]);
+        queue.send(Message::new("new").expire_after(HOUR)).unwrap();
+        disk.advance(23 * HOUR + 30 * MINUTE - SECOND);
+        assert!(drain(&queue).is_empty(), "the delay goes on evenly, and the last life is over");
+        disk.advance(SECOND);
+        assert_eq!(drain(&queue), ["waits a day"]);
+
+        // The clock is right: the next time off counts.
+        queue.send(Message::new("brief").expire_after(HOUR)).unwrap();
+        disk.power_cut();
+        disk.advance(2 * HOUR);
+        drop((queue, engine));
+        let engine = open(&disk).unwrap();
+        assert!(drain(&engine.queue("q").open().unwrap()).is_empty(), "{boot_at}");
+    }
+}
+
+/// A clock that was never put right while the machine ran does not tell how long it is off.
+#[test]
+fn messages_that_were_sent_in_doubt_survive_a_boot_with_the_right_clock() {
+    for (boot_at, next) in [
+        (5000, NOW + 48 * HOUR_MS),
+        (NOW - YEAR_MS, NOW + 48 * HOUR_MS),
+        (5000, 3_000),
+        (5000, 10 * YEAR_MS),
+    ] {
+        for checkpoint in [false, true] {
+            let sim = Sim::new();
+            let queue = sim.engine.queue("q").create().unwrap();
+            queue.send("noticed").unwrap();
+            let disk = sim.disk.clone();
+            disk.power_cut();
+            drop((queue, sim));
+            disk.set_now(Timestamp(boot_at));
+            let engine = open(&disk).unwrap();
+            let queue = engine.queue("q").open().unwrap();
+            queue.send(Message::new("lives an hour").expire_after(HOUR)).unwrap();
+            queue.send(Message::new("waits a day").deliver_after(24 * HOUR)).unwrap();
+            if checkpoint {
+                engine.checkpoint().unwrap();
+            }
+            disk.power_cut();
+            drop((queue, engine));
+            disk.set_now(Timestamp(next));
+            let engine = open(&disk).unwrap();
+            let queue = engine.queue("q").open().unwrap();
+            assert_eq!(drain(&queue), ["noticed", "lives an hour"], "{boot_at} {next}");
+            disk.advance(24 * HOUR - SECOND);
+            assert!(drain(&queue).is_empty(), "{boot_at} {next}: early");
+            disk.advance(SECOND);
+            assert_eq!(drain(&queue), ["waits a day"], "{boot_at} {next}");
+        }
+    }
+}
+
+/// The clock was put right, and nobody had received since.
+#[test]
+fn a_message_that_is_sent_after_the_clock_was_put_right_does_not_stop_the_time_off_from_counting() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send(Message::new("over").expire_after(HOUR)).unwrap();
+    let disk = sim.disk.clone();
+    disk.power_cut();
+    drop((queue, sim));
+    disk.set_now(Timestamp(5000));
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    disk.set_now(Timestamp(NOW + 2 * HOUR_MS));
+    queue.send(Message::new("lives an hour").expire_after(HOUR)).unwrap();
+    assert_eq!(drain(&queue), ["lives an hour"]);
+}
+
 #[test]
 fn nothing_is_kept_for_ever_by_a_clock_that_was_set_back() {
     let sim = Sim::new();
