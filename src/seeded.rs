@@ -63,7 +63,7 @@ mod switch {
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,
         ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,
         LettersKeepTheirOldLife, LifeGoesOnWhenRedriven,
-        SetClockIsNotCommitted, DelaysFollowTheClock,
+        SetClockIsNotCommitted, DelaysFollowTheClock, TwoConsumersAreActive,
     }
 
     static ON: AtomicUsize = AtomicUsize::new(Bug::None as usize);

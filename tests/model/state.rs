@@ -175,8 +175,10 @@ pub struct QueueState {
     pub unacked: Unacked,
     /// The time to live of its messages, if they have one.
     pub time_to_live: Untold<Option<Duration>>,
-    /// Its limit in bytes. It is never reached: it is the setting that changes.
+    /// Its limit in bytes. It is never reached: it is a setting that changes.
     pub max_bytes: Option<u64>,
+    /// Whether one consumer is active at a time.
+    pub is_exclusive: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -314,8 +316,11 @@ fn dump_and(
             all_held.extend(held);
         }
         let next = if probe { queue.send("probe")?.0 } else { 0 };
-        let max_bytes = queue.settings()?.max_bytes;
-        state.queues.insert(name, QueueState { next, unacked, max_bytes, ..QueueState::default() });
+        let settings = queue.settings()?;
+        let (max_bytes, is_exclusive) = (settings.max_bytes, settings.single_active_consumer);
+        let time_to_live = Untold(None);
+        let queue = QueueState { next, unacked, time_to_live, max_bytes, is_exclusive };
+        state.queues.insert(name, queue);
     }
     for name in engine.topics()? {
         let topic = engine.topic(&name).open()?;

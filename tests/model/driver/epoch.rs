@@ -134,7 +134,13 @@ impl Driver<'_> {
                 // If the power was off, no caller was told. Dropping the others now would count them, or not;
                 // they end with this epoch.
                 let held = |whose: Whose| {
-                    move |delivery| Held { whose: whose.clone(), delivery, granted: 0, until: 0 }
+                    move |delivery| Held {
+                        whose: whose.clone(),
+                        delivery,
+                        granted: 0,
+                        until: 0,
+                        is_admitted: false,
+                    }
                 };
                 let rest = ended.into_iter();
                 self.held.extend(rest.flat_map(|(whose, all)| all.into_iter().map(held(whose))));

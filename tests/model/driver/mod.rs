@@ -40,6 +40,8 @@ struct Held {
     granted: u64,
     /// When the lease runs out.
     until: u64,
+    /// Whether its consumer became the single active one.
+    is_admitted: bool,
 }
 
 pub struct Driver<'a> {

@@ -67,8 +67,16 @@ impl Driver<'_> {
             Some(bytes) => builder.max_bytes(bytes),
             None => builder.without_max_bytes(),
         };
+        // It stays so: what is not given is not changed.
+        let becomes_exclusive = n.is_multiple_of(4);
+        let builder =
+            if becomes_exclusive { builder.single_active_consumer(true) } else { builder };
         let updated = builder.create_or_update().map(drop);
-        self.commit(updated, |state| state.queues.get_mut(&name).unwrap().max_bytes = max_bytes)
+        self.commit(updated, |state| {
+            let queue = state.queues.get_mut(&name).unwrap();
+            queue.max_bytes = max_bytes;
+            queue.is_exclusive |= becomes_exclusive;
+        })
     }
 
     pub(super) fn delete_queue(&mut self, name: Name) -> Result<Option<()>, Error> {

@@ -20,6 +20,10 @@ impl Driver<'_> {
         let Some(unacked) = unacked(self.now(), &whose) else {
             return Ok(Some(()));
         };
+        let is_other = |it: &Held| it.whose == whose && it.is_admitted;
+        if self.is_exclusive(&whose) && self.held.iter().any(is_other) {
+            return self.stand_by(&whose);
+        }
         let (depth, is_retried) = (unacked.len(), whose.is_retried());
         let free = self.free(&whose, unacked);
         let doomed: Vec<u64> = free
@@ -72,6 +76,19 @@ impl Driver<'_> {
         Ok(Some(()))
     }
 
+    /// Each receive here is by a consumer of its own. One that is not the active one gets nothing.
+    fn stand_by(&mut self, whose: &Whose) -> Result<Option<()>, Error> {
+        let Whose::Queue(name) = whose else { unreachable!("it is a queue") };
+        let received = self.queue(name).and_then(|queue| queue.try_receive());
+        let received = self.outcome(received)?;
+        Ok(received.map(|got| assert!(got.is_none(), "{name} has another active consumer")))
+    }
+
+    fn is_exclusive(&self, whose: &Whose) -> bool {
+        let Whose::Queue(name) = whose else { return false };
+        self.now().queues.get(name).is_some_and(|queue| queue.is_exclusive)
+    }
+
     /// The messages that are not on lease.
     fn free(&self, whose: &Whose, unacked: &Unacked) -> Unacked {
         let held = self.held.iter().filter(|it| it.whose == *whose);
@@ -106,7 +123,8 @@ impl Driver<'_> {
         }
         self.granted += 1;
         let until = self.time + whose.lease().as_millis() as u64;
-        self.held.push(Held { whose, delivery, granted: self.granted, until });
+        let is_admitted = self.is_exclusive(&whose);
+        self.held.push(Held { whose, delivery, granted: self.granted, until, is_admitted });
     }
 
     /// The delivered message may come now, and no message of a higher priority could.

@@ -31,7 +31,7 @@ impl Driver<'_> {
             assert_eq!(error, ErrorKind::InvalidInput { field: "dead_letter_queue" });
             return Ok(Some(()));
         }
-        let Held { whose, delivery, granted, until } = self.held.swap_remove(index);
+        let Held { whose, delivery, granted, until, is_admitted } = self.held.swap_remove(index);
         let is_bounded = whose == Whose::Queue(BOUNDED.to_owned());
         // The model does not know which of the waiting messages are dropped.
         let how = if is_bounded && how == Settling::NackAfter { Settling::Nack } else { how };
@@ -50,7 +50,7 @@ impl Driver<'_> {
         self.note_wait(&whose, offset, how);
         if failed {
             // Dropping it now might count a failure; it ends with this epoch.
-            self.held.push(Held { whose, delivery, granted, until });
+            self.held.push(Held { whose, delivery, granted, until, is_admitted });
         } else if !self.doomed {
             let again = delivery.ack().expect_err("it was settled");
             assert_eq!(again.kind(), ErrorKind::LeaseLost);
