@@ -6,6 +6,7 @@ use std::{borrow::Cow, fmt::Write, path::PathBuf};
 use super::{
     super::{
         commit::*,
+        delay_index,
         frame::*,
         fuzzing::put_run,
         header::FORMAT_VERSION,
@@ -243,6 +244,13 @@ fn notes(samples: &mut Samples) {
 
 /// What the payloads of the engine's own messages hold.
 fn payloads(samples: &mut Samples) {
+    let offsets = [44, 41, 1000].map(Offset);
+    let block = |due: fn(Timestamp) -> Due| {
+        let entries = offsets.iter().zip(0..);
+        entries.map(|(offset, n)| (due(Timestamp(NOW.0 + n * 1500)), *offset)).collect::<Vec<_>>()
+    };
+    samples.add("delay index: a block of times of day", delay_index::encode(&block(Due::day)));
+    samples.add("delay index: a block of even times", delay_index::encode(&block(Due::even)));
     #[cfg(feature = "cron")]
     {
         use super::super::schedule::{MissedRuns, Plan, Target, Template};
