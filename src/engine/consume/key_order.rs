@@ -136,7 +136,7 @@ impl Consumer {
             let counted = self.count(offset, delivered);
             if !matches!(counted, Ok(None)) {
                 let mut core = self.committer().lock("put back");
-                core.note_undelivered(self.cursor(), delivered.attempt > 1);
+                core.note_undelivered(self.cursor(), delivered.was_tried);
                 core.take_back(self.cursor(), delivered.key);
             }
             if let Some(shortage) = counted? {

@@ -38,6 +38,8 @@ pub struct Leased {
 pub struct DeliveryInfo {
     pub key: LeaseKey,
     pub attempt: u32,
+    /// Whether an earlier attempt was counted.
+    pub was_tried: bool,
     pub priority: u8,
     /// The even time at which a delayed message was due first; 0 for others.
     pub due: Timestamp,
@@ -265,7 +267,8 @@ impl Consumer {
         let due = if tried == 0 { view.acks.due(offset).even_time(skew) } else { Timestamp(0) };
         consumption.deliveries.set_attempt(key, attempt);
         let priority = view.acks.priority(offset);
-        let delivered = DeliveryInfo { key, attempt, priority, due, leased: elapsed };
+        let was_tried = tried > 0;
+        let delivered = DeliveryInfo { key, attempt, was_tried, priority, due, leased: elapsed };
         let located = match run {
             Some(run) => store.at_run(run),
             None => store.locate(self.log(), offset),
@@ -273,7 +276,7 @@ impl Consumer {
         match located {
             Ok(source) => {
                 consumption.counts.delivered += 1;
-                consumption.counts.redelivered += u64::from(tried > 0);
+                consumption.counts.redelivered += u64::from(was_tried);
                 Ok(Some(Leased { offset, source, delivered, exhausted }))
             }
             Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -306,7 +309,7 @@ impl Consumer {
             let Err(error) = self.return_unread(offset, delivered, error) else { continue };
             damage.push(error);
             if !is_damaged {
-                self.put_back(leased.by_ref().map(|one| one.delivered.key));
+                self.put_back(leased.by_ref().map(|one| one.delivered));
             }
         }
         self.tell(deliveries, damage)
@@ -334,19 +337,18 @@ impl Consumer {
         delivered: DeliveryInfo,
         error: Error,
     ) -> Result<()> {
-        let DeliveryInfo { key, attempt, .. } = delivered;
         match error.kind() {
             ErrorKind::Corrupt => {
                 let mut core = self.committer().lock("set aside");
-                core.note_undelivered(self.cursor(), attempt > 1);
-                Err(core.set_aside(self.cursor(), offset, key, &error))
+                core.note_undelivered(self.cursor(), delivered.was_tried);
+                Err(core.set_aside(self.cursor(), offset, delivered.key, &error))
             }
             ErrorKind::NotFound => {
-                self.put_back(iter::once(key));
+                self.put_back(iter::once(delivered));
                 Ok(())
             }
             _ => {
-                self.put_back(iter::once(key));
+                self.put_back(iter::once(delivered));
                 Err(error)
             }
         }
@@ -369,10 +371,11 @@ impl Consumer {
     }
 
     /// Ends the leases of messages that no handler has seen. That is no failed attempt.
-    pub(super) fn put_back(&self, keys: impl Iterator<Item = LeaseKey>) {
+    fn put_back(&self, leased: impl Iterator<Item = DeliveryInfo>) {
         let mut core = self.committer().lock("put back");
-        for key in keys {
-            core.put_back(self.cursor(), key);
+        for delivered in leased {
+            core.note_undelivered(self.cursor(), delivered.was_tried);
+            core.put_back(self.cursor(), delivered.key);
         }
     }
 }

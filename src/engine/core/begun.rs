@@ -13,8 +13,8 @@ use crate::{
     store::Op,
 };
 
-/// The most attempts that are counted in one commit.
-const BEGUN_AT_ONCE: usize = 1000;
+/// The most attempts that are counted in one commit. While space is lacking, each receive tries one such commit.
+const BEGUN_AT_ONCE: usize = 64;
 
 impl Core {
     /// Keeps an attempt, to be counted later.

@@ -234,3 +234,29 @@ fn a_dropped_delivery_moves_its_own_message_only() {
     let stats = queue.stats().unwrap();
     assert_eq!((stats.failed, stats.dead, stats.in_flight), (1, 1, 0));
 }
+
+/// Each attempt to discard it counted as a delivery.
+#[test]
+fn a_message_that_cannot_be_discarded_for_lack_of_space_is_not_counted_as_delivered() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let second = Duration::from_secs(1);
+    let queue = engine.queue("q").time_to_live(second).create().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send("a").unwrap();
+    let round = fill_disk(&disk, &engine, &other);
+    // The delivery with which the journal was filled is not to be counted first.
+    engine.committer().lock("test").forget_failures();
+    disk.advance(second * 2);
+    for _ in 0..3 {
+        let mut next = Box::pin(queue.receive_async());
+        assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.ready, stats.delivered, stats.redelivered), (1, 0, 0));
+    disk.set_capacity(None);
+    make_space(&engine, &round);
+    assert!(queue.try_receive().unwrap().is_none());
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.delivered, stats.redelivered, stats.expired), (0, 0, 1));
+}
