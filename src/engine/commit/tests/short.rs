@@ -45,7 +45,7 @@ pub fn make_space(engine: &Engine, round: &Round) {
 }
 
 /// Looks again and again until a value is as expected. Work of the engine's threads is under way.
-fn await_value<T: PartialEq + std::fmt::Debug>(expected: T, mut look: impl FnMut() -> T) {
+fn await_value<T: Copy + PartialEq + std::fmt::Debug>(expected: T, mut look: impl FnMut() -> T) {
     for _ in 0..2000 {
         if look() == expected {
             return;
@@ -56,7 +56,9 @@ fn await_value<T: PartialEq + std::fmt::Debug>(expected: T, mut look: impl FnMut
 }
 
 fn attempts(queue: &Queue) -> u32 {
-    queue.browse().unwrap().next().expect("it is there").unwrap().attempts()
+    let mut browse = queue.browse().expect("the store is open");
+    let browsed = browse.next().expect("it is there");
+    browsed.expect("it can be read").attempts()
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
