@@ -58,10 +58,12 @@ mod switch {
         ShelvedIsNotCaptured, BlockComesBackEmpty,
         SettingsAreNotCaptured, SettingsAreNotReplayed,
         ClockIsNotCaptured,
+        LivesOfSegmentsAreNotKept,
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,
         ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,
+        SweepTakesTheLiving, SweepTakesLeasedMessages, SweptLettersAreNotAcked,
         LettersKeepTheirOldLife, LifeGoesOnWhenRedriven,
         SetClockIsNotCommitted, DelaysFollowTheClock, TwoConsumersAreActive,
     }

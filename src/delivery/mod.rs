@@ -25,6 +25,7 @@ mod groups;
 pub mod in_force;
 mod lanes;
 mod leases;
+pub mod looks;
 pub mod oldest;
 mod removal;
 mod retry;
@@ -429,6 +430,12 @@ impl Deliveries {
     pub fn leased(&self) -> BTreeSet<Offset> {
         audit::steps(self.leases.len() as u64);
         self.leases.offsets().collect()
+    }
+
+    /// The leased messages among some.
+    pub fn leased_where(&self, is_one: impl Fn(&Offset) -> bool) -> BTreeSet<Offset> {
+        audit::steps(self.leases.len() as u64);
+        self.leases.offsets().filter(is_one).collect()
     }
 
     /// How many messages are leased. Deleted ones do not count.

@@ -34,7 +34,11 @@ impl Engine {
         // The note is for people. The lock itself keeps other engines out.
         let _ = lock.note(&format!("store {}\n", store.id()));
         let committer = Arc::new(Committer::new(store, disk, config, has_threads));
-        committer.lock("open").begin_clock(committer.now());
+        {
+            let mut core = committer.lock("open");
+            core.begin_clock(committer.now());
+            core.arm_lives();
+        }
         let shutdown = Arc::new(Shutdown::new(Arc::clone(&committer), lock));
         let engine = Engine::new(Arc::clone(&committer), shutdown);
         if has_threads {
@@ -114,7 +118,10 @@ impl Engine {
     /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync fails.
     pub fn checkpoint(&self) -> Result<()> {
-        self.committer().checkpoint(Extent::All, Urgency::Freeing)
+        let committer = self.committer();
+        drop(committer.lock_open("checkpoint")?);
+        committer.sweep();
+        committer.checkpoint(Extent::All, Urgency::Freeing)
     }
 
     /// Reads everything that the store relies on, and reports damage. Other threads go on: only checkpoints wait

@@ -167,12 +167,11 @@ impl Subscription {
         let EntityKind::Subscription { topic, delivering } = &entity.kind else {
             unreachable!("the space of subscriptions holds subscriptions");
         };
-        let origin = format!("{topic_name}/{}", entity.name).into_boxed_str();
         let consumed = ConsumedCursor {
             cursor: entity.id.cursor(0),
             log: topic.log(0),
             name: &entity.name,
-            origin: Origin { name: origin, is_subscription: true },
+            origin: Origin::of_subscription(topic_name, &entity.name),
             delivering,
         };
         Ok(Subscription { consumer: Arc::new(Consumer::attach(engine, consumed)?) })

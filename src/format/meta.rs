@@ -7,6 +7,7 @@ use super::{
     clock::ClockState,
     entity::{Entity, put_value, take_value},
     header::{self, Magic},
+    lives::Lives,
     segment::SEGMENT_HEADER_BYTES,
     wire::{ALIGN, Decoded, Malformed, NUMBER_CEILING, Seed, check_numbers},
 };
@@ -51,7 +52,7 @@ pub enum MetaEntry {
     Cursor(CursorState),
     /// Key: the cursor and the chunk's number.
     Chunk(ChunkState),
-    /// Key: the log and the segment's base.
+    /// Key: the log and the segment's base. With the lives of its messages it has an index of its own.
     Segment(SegmentState),
     /// The segment was dropped, or another took its place.
     SegmentGone { log: LogId, base: Offset },
@@ -60,6 +61,9 @@ pub enum MetaEntry {
     /// The clocks. There is one.
     Clock(ClockState),
 }
+
+/// The index of an entry of a segment with the lives of its messages. Behind it stand the fields of both.
+const SEGMENT_WITH_LIVES: u8 = 9;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogState {
@@ -116,6 +120,9 @@ pub struct SegmentState {
     pub records: u64,
     pub max_time: Timestamp,
     pub sealed: bool,
+    /// The lives of its messages. `None` if a build of version 1 has written it.
+    #[serde(skip)]
+    pub lives: Option<Lives>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,11 +140,23 @@ pub struct CheckpointState {
 
 impl MetaEntry {
     pub fn put(&self, out: &mut Vec<u8>) {
-        put_value(out, self);
+        match self {
+            MetaEntry::Segment(state @ SegmentState { lives: Some(lives), .. }) => {
+                out.push(SEGMENT_WITH_LIVES);
+                put_value(out, &(state, lives));
+            }
+            _ => put_value(out, self),
+        }
     }
 
     pub fn decode(payload: &[u8]) -> Decoded<MetaEntry> {
-        let entry: MetaEntry = take_value(payload)?;
+        let entry = match payload.split_first() {
+            Some((&SEGMENT_WITH_LIVES, fields)) => {
+                let (state, lives): (SegmentState, Lives) = take_value(fields)?;
+                MetaEntry::Segment(SegmentState { lives: Some(lives), ..state })
+            }
+            _ => take_value(payload)?,
+        };
         match &entry {
             MetaEntry::Entity(entity) => entity.check(),
             MetaEntry::EntityGone(id) => check_numbers([id.0]),

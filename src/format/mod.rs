@@ -14,6 +14,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod header;
 pub mod journal;
+pub mod lives;
 pub mod meta;
 pub mod note;
 mod offsets;

@@ -177,6 +177,14 @@ impl<'a> RecordParts<'a> {
         }
     }
 
+    /// The headers of a record that is stored. A message that is not stored yet has none of these bytes.
+    pub fn encoded_headers(&self) -> &'a [u8] {
+        match self.headers {
+            HeaderParts::Encoded(bytes) => bytes,
+            HeaderParts::Of(..) => &[],
+        }
+    }
+
     /// The size that counts against the limit of a message: all parts that the application has set.
     #[inline]
     pub fn weight(&self) -> u64 {

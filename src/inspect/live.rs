@@ -259,6 +259,9 @@ impl<S: Shared> LiveWalk<'_, S> {
                 OffsetRange::default(),
             );
         }
+        if let Some(what) = survey.check_lives(segment) {
+            found.note(0, what.0, OffsetRange::default());
+        }
         if found.spots.is_empty() && self.keeps_acked() {
             // A segment of a stream is whole. What it does not hold was lost before the store was salvaged.
             take_within(&mut found.lost, whole);

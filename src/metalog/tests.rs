@@ -160,6 +160,7 @@ fn entries_of_every_kind_come_back_in_order_on_both_disks() {
             records: 20,
             max_time: Timestamp(9),
             sealed: true,
+            lives: None,
         }),
         MetaEntry::SegmentGone { log: LogId(1), base },
     ];

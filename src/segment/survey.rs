@@ -12,6 +12,8 @@ use crate::{
     format::{
         Malformed,
         block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
+        lives::Lives,
+        meta::SegmentState,
         pack::Records,
         record::RecordSpans,
         segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, take_table},
@@ -34,6 +36,8 @@ pub struct SegmentSurvey {
     at: u64,
     /// The blocks that verify.
     table: Vec<TableEntry>,
+    /// The lives of the messages in these blocks.
+    lives: Lives,
 }
 
 /// The content of one place in the file.
@@ -87,7 +91,8 @@ impl SegmentSurvey {
         let len = file.len().map_err(failed)?;
         let limit = limit.unwrap_or(len);
         let (seed, at) = (header.seed(), SEGMENT_HEADER_BYTES);
-        Ok(Some(SegmentSurvey { path, file, seed, limit, len, at, table: Vec::new() }))
+        let (table, lives) = (Vec::new(), Lives::NONE);
+        Ok(Some(SegmentSurvey { path, file, seed, limit, len, at, table, lives }))
     }
 
     pub fn path(&self) -> &PathBuf {
@@ -140,6 +145,9 @@ impl SegmentSurvey {
         match verified(&header, &body, self.seed) {
             Ok(records) => {
                 self.table.push(TableEntry::of(&header, self.table.last()));
+                for (_, spans) in &records {
+                    self.lives.add(Lives::of(spans.timestamp, spans.headers(&body)));
+                }
                 Ok(Some(Piece::Block(SurveyedBlock { header, body, records })))
             }
             Err(what) => Ok(Some(Piece::Damage(BlockDamage { position, what }))),
@@ -187,6 +195,15 @@ impl SegmentSurvey {
             at += PIECE_BYTES as u64;
         }
         Ok(end)
+    }
+
+    /// What is wrong with the lives in the segment's entry, once all of its blocks were read. Messages that have expired
+    /// would stay on disk.
+    pub fn check_lives(&self, state: &SegmentState) -> Option<Malformed> {
+        let is_wrong = state.lives.is_some_and(|lives| !lives.covers(self.lives));
+        is_wrong.then_some(Malformed(
+            "a segment's entry in the metalog says that its messages live longer than they do",
+        ))
     }
 
     /// What is wrong with the footer. It must stand behind the blocks that were read.

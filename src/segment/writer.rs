@@ -12,6 +12,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{
         block::BLOCK_HEADER_BYTES,
+        lives::Lives,
         meta::SegmentState,
         pack::BlockBuilder,
         record::RecordParts,
@@ -59,6 +60,7 @@ impl SegmentWriter {
             records: 0,
             max_time: Timestamp(0),
             sealed: false,
+            lives: Some(Lives::NONE),
         };
         let path = segments.path(&state);
         let failed = |error| Error::io(error, "a segment cannot be made", &path);
@@ -136,6 +138,11 @@ impl SegmentWriter {
         self.state.end = offset.next();
         self.state.records += 1;
         self.state.max_time = self.state.max_time.max(record.timestamp);
+        if let Some(lives) = &mut self.state.lives
+            && !seeded!(LivesOfSegmentsAreNotKept)
+        {
+            lives.add(Lives::of_record(record));
+        }
         Ok(())
     }
 

@@ -143,6 +143,8 @@ pub enum Shortage {
     File { bytes: u64, urgency: Urgency },
     /// The journal has its full length. A checkpoint makes it shorter.
     Checkpoint { urgency: Urgency },
+    /// Room in a queue, in which lives may be over: the messages of this cursor are to be looked at.
+    Lives { cursor: CursorId, log: LogId },
 }
 
 impl Shortage {
@@ -150,6 +152,7 @@ impl Shortage {
     pub fn urgency(self) -> Urgency {
         match self {
             Shortage::File { urgency, .. } | Shortage::Checkpoint { urgency } => urgency,
+            Shortage::Lives { .. } => Urgency::Freeing,
         }
     }
 }

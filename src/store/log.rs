@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{acks::AckSet, tail::Tail};
+use super::{acks::AckSet, ends::Ends, tail::Tail};
 use crate::{
     format::meta::{ChunkState, LogState, SegmentState},
     ids::{CursorId, LogId, Offset},
@@ -22,6 +22,7 @@ pub struct Log {
     pub cursors: Vec<CursorId>,
     /// Whether messages stay after every cursor has acked them. A stream's messages do.
     pub keeps_acked: bool,
+    pub ends: Ends,
     /// Whether the log changed since its last capture.
     pub dirty: bool,
 }
@@ -36,6 +37,7 @@ impl Log {
             segments: BTreeMap::new(),
             cursors: Vec::new(),
             keeps_acked,
+            ends: Ends::default(),
             dirty: true,
         }
     }

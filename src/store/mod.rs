@@ -15,6 +15,7 @@ mod catalog;
 mod checkpoint;
 mod commit;
 mod draft;
+mod ends;
 mod inspected;
 mod log;
 mod moving;
@@ -26,6 +27,7 @@ mod state;
 mod tail;
 #[cfg(test)]
 pub mod tests;
+mod together;
 
 pub use acks::AckSet;
 pub use cache::SegmentSource;
@@ -40,6 +42,7 @@ pub use inspected::OnDisk;
 pub use log::{Cursor, Progress};
 pub use open::{Opening, log_dirs};
 pub use state::{State, join};
+pub use together::Together;
 
 use self::{cache::SegmentCache, draft::Draft};
 use crate::{

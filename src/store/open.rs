@@ -306,6 +306,7 @@ impl Found {
             }
         }
         state.check_acks(|log| self.logs.get(&log).map(|log| log.next))?;
+        state.note_segments();
         Ok(state)
     }
 }

@@ -44,6 +44,11 @@ impl Stored {
         self.spans.key(&self.bytes)
     }
 
+    /// The size of the headers, and of the engine's note.
+    pub fn headers_len(&self) -> usize {
+        self.spans.headers(&self.bytes).len()
+    }
+
     pub fn headers(&self) -> Headers<'_> {
         Headers::new(self.spans.headers(&self.bytes))
     }
@@ -164,7 +169,7 @@ impl Source {
     }
 }
 
-fn stored_in(block: &Block, offset: Offset) -> Result<Stored> {
+pub(super) fn stored_in(block: &Block, offset: Offset) -> Result<Stored> {
     let mut place = block.seek(offset);
     match block.step(&mut place)? {
         Some((found, spans)) if found == offset => {
@@ -174,7 +179,7 @@ fn stored_in(block: &Block, offset: Offset) -> Result<Stored> {
     }
 }
 
-fn missing(offset: Offset) -> Error {
+pub(super) fn missing(offset: Offset) -> Error {
     let what = format!("message {offset} is missing from its place");
     Error::new(ErrorKind::Corrupt, what)
 }

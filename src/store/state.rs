@@ -6,6 +6,7 @@
 use super::{
     acks::{AckSet, acked_by_all},
     catalog::Catalog,
+    ends::Expiring,
     log::{Cursor, Log, Progress},
     tail::RunPlace,
 };
@@ -16,6 +17,7 @@ use crate::{
         clock::ClockState,
         commit::{Change, OffsetRanges, Run},
         entity::{Creation, Entity, EntityKind},
+        lives::Lives,
     },
     ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset, OffsetRange},
 };
@@ -31,6 +33,8 @@ pub struct State {
     pub deleted_logs: Vec<LogId>,
     /// Whether a segment is dead, so that a checkpoint frees space.
     pub reclaimable: bool,
+    /// When lives end.
+    pub expiring: Expiring,
     /// The clocks, once they were recorded.
     pub clock: Option<ClockState>,
     /// Whether the clocks were recorded since the last capture.
@@ -67,6 +71,8 @@ impl State {
         if !entity.has_shape_of(there) {
             return Err(Malformed("settings that do not fit the entity"));
         }
+        let there = there.clone();
+        self.change_time_to_live(&there, entity);
         self.catalog.insert(entity.clone());
         if !seeded!(SettingsAreNotCaptured) {
             self.changed_entities.push(entity.id);
@@ -89,6 +95,7 @@ impl State {
             self.cursors.insert(id, Cursor { id, log, progress, dirty: true });
             if !is_group && let Some(log) = self.logs.get_mut(&log) {
                 log.cursors.push(id);
+                log.ends.limit(entity.delivering().map_or(0, |it| it.time_to_live_ms));
             }
         }
     }
@@ -108,24 +115,15 @@ impl State {
             }
             for log in entity.logs() {
                 audit::step();
-                self.reclaimable |= self.logs.remove(&log).is_some_and(|l| !l.segments.is_empty());
+                if let Some(log) = self.logs.remove(&log) {
+                    self.expiring.forget(&log);
+                    self.reclaimable |= !log.segments.is_empty();
+                }
                 self.deleted_logs.push(log);
             }
             self.changed_entities.push(entity.id);
         }
         removed
-    }
-
-    /// Adds a run to a log.
-    #[inline]
-    fn append(&mut self, log: LogId, run: RunPlace, end: Offset) -> Result<(), Malformed> {
-        let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
-        if run.first != log.next() {
-            return Err(Malformed("a commit's messages do not follow the ones before"));
-        }
-        log.tail.push(run, end);
-        log.dirty = true;
-        Ok(())
     }
 
     #[inline]
@@ -233,10 +231,23 @@ impl State {
         }
     }
 
+    /// Adds a run to a log.
     #[inline(always)]
     fn append_run(&mut self, run: &Run<'_>, at: Lsn) -> Result<(), Malformed> {
+        let log = self.logs.get_mut(&run.log).ok_or(UNKNOWN)?;
+        if run.first != log.next() {
+            return Err(Malformed("a commit's messages do not follow the ones before"));
+        }
         let place = RunPlace { first: run.first, lsn: at, len: run.len() };
-        self.append(run.log, place, run.end())
+        if log.keeps_acked {
+            log.tail.push(place, run.end(), Lives::NONE);
+        } else {
+            let lives = Lives::of_run(run);
+            log.tail.push(place, run.end(), lives);
+            self.expiring.note(log, lives);
+        }
+        log.dirty = true;
+        Ok(())
     }
 
     fn apply_any(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {

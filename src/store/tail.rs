@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::{
     audit,
+    format::lives::Lives,
     ids::{Lsn, Offset},
 };
 
@@ -18,6 +19,8 @@ struct Chunk {
     first: u64,
     lsn: u64,
     runs: Vec<Entry>,
+    /// The lives of the messages in these runs.
+    lives: Lives,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,9 +68,10 @@ impl Tail {
         self.end
     }
 
-    /// Adds the run that follows. `end` is the offset behind its last message.
+    /// Adds the run that follows. `end` is the offset behind its last message, and `lives` are the lives of its
+    /// messages.
     #[inline]
-    pub fn push(&mut self, run: RunPlace, end: Offset) {
+    pub fn push(&mut self, run: RunPlace, end: Offset, lives: Lives) {
         debug_assert_eq!(run.first, self.end);
         self.end = end;
         let len = run.len as u32;
@@ -77,10 +81,19 @@ impl Tail {
             && let Ok(lsn) = u32::try_from(run.lsn.0 - chunk.lsn)
         {
             chunk.runs.push(Entry { offset, lsn, len });
+            chunk.lives.add(lives);
             return;
         }
         let runs = vec![Entry { offset: 0, lsn: 0, len }];
-        self.chunks.push_back(Chunk { first: run.first.0, lsn: run.lsn.0, runs });
+        self.chunks.push_back(Chunk { first: run.first.0, lsn: run.lsn.0, runs, lives });
+    }
+
+    /// The chunks from the one that holds an offset on: where each ends, and the lives of its messages.
+    pub fn lives_from(&self, offset: Offset) -> impl Iterator<Item = (Offset, Lives)> {
+        let first = self.chunks.partition_point(|chunk| chunk.first <= offset.0).saturating_sub(1);
+        let ends = self.chunks.range((first + 1).min(self.chunks.len())..);
+        let ends = ends.map(|next| Offset(next.first)).chain([self.end]);
+        self.chunks.range(first..).zip(ends).map(|(chunk, end)| (end, chunk.lives))
     }
 
     /// The index of the chunk and of the run in it that hold an offset.

@@ -19,6 +19,7 @@ pub mod shutdown;
 pub mod sleep;
 pub mod space;
 pub mod spill;
+pub mod sweep;
 pub mod sync;
 #[cfg(all(test, not(loom)))]
 mod tests;

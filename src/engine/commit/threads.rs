@@ -61,6 +61,7 @@ fn flush(committer: &Committer) {
             Duty::Look => committer.look_at_clock(),
             Duty::Mark(position) => mark(committer, position),
             Duty::Timer(timer) => end_leases(committer, timer),
+            Duty::Sweep => committer.checkpointer.call(),
             Duty::Wake(waker) => wake_task(waker),
         }
     }
@@ -145,8 +146,19 @@ fn count_begun(committer: &Committer, outcome: &Result<()>) {
 
 /// A round on a full disk: a checkpoint of the whole journal frees space for the next file.
 fn full_disk_round(committer: &Committer) -> Result<()> {
+    sweep(committer, true);
     committer.checkpoint(Extent::All, Urgency::Ordinary)?;
     committer.prepare_file(None, Urgency::Ordinary)
+}
+
+/// Looks at messages whose lives may be over. So what has expired leaves the store though nobody receives, and is not
+/// moved into segments. Without a thread, the calls that look at a queue do it: see `Consumer::lock_current`.
+fn sweep(committer: &Committer, must: bool) {
+    if committer.checkpointer.has_thread()
+        && committer.lock("drop expired messages").begin_sweep(committer.elapsed(), must)
+    {
+        committer.sweep();
+    }
 }
 
 /// One round of the checkpointer: prepares a journal file and makes a checkpoint, if they are needed.
@@ -161,6 +173,9 @@ pub fn checkpoint_round(committer: &Committer) -> Result<()> {
     if prepared.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
         return full_disk_round(committer);
     }
+    sweep(committer, wants_checkpoint);
+    let wants_checkpoint =
+        wants_checkpoint || committer.lock_open("checkpoint round")?.wants_checkpoint();
     if wants_checkpoint {
         committer.checkpoint(Extent::Older, Urgency::Ordinary)?;
         if committer.lock_open("checkpoint round")?.store.journal.wants_file() {

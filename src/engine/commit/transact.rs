@@ -78,6 +78,11 @@ impl Committer {
                 Ok(())
             }
             Shortage::File { bytes, urgency } => self.make_file(bytes, urgency),
+            Shortage::Lives { cursor, log } => {
+                // What cannot leave now is looked at again later, so the commit does not lack this again.
+                self.sweep_cursor(cursor, log);
+                Ok(())
+            }
         }
     }
 

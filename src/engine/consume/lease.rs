@@ -179,7 +179,13 @@ impl Consumer {
         if committer.flusher.has_thread() {
             return Ok((core, elapsed));
         }
-        // Without a flusher thread, this call does its work.
+        // Without the engine's threads, this call does their work.
+        if core.may_have_expired(self.log(), elapsed) {
+            drop(core);
+            committer.sweep_cursor(cursor, self.log());
+            core = committer.lock_open(operation)?;
+            elapsed = committer.elapsed();
+        }
         if core.has_exhausted() {
             drop(core);
             committer.move_exhausted();

@@ -132,7 +132,8 @@ impl Core {
 
     /// Forgets deleted cursors and logs, and wakes their waiters.
     pub fn forget_deleted(&mut self) {
-        let Core { consumers, arrivals, store, effects, leases_deleted, .. } = self;
+        let Core { consumers, arrivals, store, effects, lives, leases_deleted, .. } = self;
+        lives.forget_deleted(store);
         consumers.retain(|cursor, consumption| {
             audit::step();
             if store.floor(*cursor).is_some() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Core, consumption::Consumption};
+use super::{Core, commit::CommitResult, consumption::Consumption};
 use crate::{
     audit,
     delivery::weights::{Weights, weight_of},
@@ -10,7 +10,7 @@ use crate::{
     format::entity::Limit,
     ids::{CursorId, Due, Offset, OffsetRange},
     message::Message,
-    store::AckSet,
+    store::{AckSet, Refused, Shortage},
 };
 
 /// How much is added to a queue.
@@ -82,7 +82,8 @@ pub struct Dropped {
 
 impl Core {
     /// Finds capacity for `load` in a queue. The messages `acked` leave the queue in the same commit. Returns
-    /// the messages that the commit must drop.
+    /// the messages that the commit must drop. If there is no capacity, messages whose lives are over leave first: the
+    /// caller has them looked at, and tries again.
     pub fn make_capacity(
         &mut self,
         cursor: CursorId,
@@ -90,20 +91,24 @@ impl Core {
         load: Load,
         acked: &[Offset],
         elapsed: Duration,
-    ) -> Result<Dropped> {
+    ) -> CommitResult<Dropped> {
         load.check(limit)?;
         // What has come due, or has run out its lease, can be dropped. Without its thread the engine notes that here.
         self.expire(cursor, elapsed);
         let log = self.consumption(cursor)?.info.log;
         let (_, end) = self.bounds(log)?;
+        let may_have_expired = self.may_have_expired(log, elapsed);
         let (store, consumption) = self.store_and(cursor)?;
         let acks = store.acks_of(cursor)?;
         let excess = excess(consumption, acks, end, limit, load, acked);
         if excess.is_over() {
             return Ok(Dropped::default());
         }
+        if may_have_expired {
+            return Err(Refused::NeedsSpace(Shortage::Lives { cursor, log }));
+        }
         if !limit.drops_oldest {
-            return Err(full(&consumption.info.name, limit));
+            return Err(full(&consumption.info.name, limit).into());
         }
         let (mut dropped, mut excess) = drop_ready(consumption, acks, end, excess);
         consumption.drops_any = !excess.is_over();
@@ -112,7 +117,7 @@ impl Core {
             excess = drop_waiting(consumption, acks, end, excess, &mut dropped);
         }
         if !excess.is_over() {
-            return Err(full(&consumption.info.name, limit));
+            return Err(full(&consumption.info.name, limit).into());
         }
         dropped.sort_unstable();
         Ok(Dropped { ranges: ranges(&dropped) })
@@ -158,6 +163,23 @@ impl Core {
         }
         self.note_room(cursor);
         Ok(())
+    }
+
+    /// Notes that a commit removed messages whose lives were over. None of them was on lease.
+    pub fn note_expired(&mut self, cursor: CursorId, removed: &[Removal], are_moved: bool) {
+        for Removal { offset, due, .. } in removed {
+            audit::step();
+            let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+            consumption.deliveries.forget_one(*offset, *due);
+            consumption.damaged.forget(*offset);
+            self.advance_key(cursor, *offset);
+        }
+        let count = removed.len() as u64;
+        self.count(cursor, |counts| {
+            counts.expired += count;
+            counts.dead += if are_moved { count } else { 0 };
+        });
+        self.note_room(cursor);
     }
 
     /// Notes that messages were deleted from any place. None of them was on lease.

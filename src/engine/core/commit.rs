@@ -48,6 +48,7 @@ impl Core {
         self.keep_clock(now);
         let receipt = Receipt::of(self.store.commit(ops, now)?);
         self.note_arrivals();
+        self.arm_lives();
         if self.weighs {
             self.note_weights(ops);
         }

@@ -42,6 +42,16 @@ pub struct Origin {
     pub is_subscription: bool,
 }
 
+impl Origin {
+    pub fn of_queue(name: &str) -> Origin {
+        Origin { name: name.into(), is_subscription: false }
+    }
+
+    pub fn of_subscription(topic: &str, name: &str) -> Origin {
+        Origin { name: format!("{topic}/{name}").into(), is_subscription: true }
+    }
+}
+
 impl CursorInfo {
     pub fn new(
         cursor: CursorId,

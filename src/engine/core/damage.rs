@@ -26,6 +26,11 @@ impl Damaged {
         self.offsets.len() as u64
     }
 
+    /// Whether a message was set aside, and is still there.
+    pub fn contains(&self, offset: Offset) -> bool {
+        self.offsets.contains(&offset)
+    }
+
     /// Forgets a message that was deleted. Returns whether it was set aside.
     pub fn forget(&mut self, offset: Offset) -> bool {
         self.offsets.remove(&offset)

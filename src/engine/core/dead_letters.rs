@@ -1,7 +1,7 @@
 //! Dead letters. One commit removes the message from its queue and appends it to the dead-letter queue. So the
 //! message is always in exactly one of the two.
 
-use super::consumption::CursorInfo;
+use super::consumption::Origin;
 use crate::{
     format::{entity::DeadLetters, note::DeadLetter},
     ids::{LogId, Now},
@@ -46,15 +46,15 @@ impl Letter<'_> {
 
 impl<'a> DeadMessage<'a> {
     /// The message for the dead-letter queue: the original with a note on its origin and its reason.
-    pub fn letter(&self, from: &CursorInfo, to: DeadLetters, now: Now) -> Letter<'a> {
+    pub fn letter(&self, from: &Origin, to: DeadLetters, now: Now) -> Letter<'a> {
         let DeadMessage { stored, attempts, priority, reason } = *self;
         let note = DeadLetter {
             reason: cut(reason).to_owned(),
-            origin: from.origin.name.to_string(),
+            origin: from.name.to_string(),
             offset: stored.offset,
             attempts,
             died: now.stamp,
-            is_of_subscription: from.origin.is_subscription,
+            is_of_subscription: from.is_subscription,
             first: None,
         };
         let message = Message::borrowed(stored.payload(), stored.key(), stored.headers())

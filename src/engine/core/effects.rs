@@ -4,7 +4,7 @@
 //! has unlocked the core. There are two reasons. A thread that is woken under the lock would block on it and
 //! sleep again. A callback of the application may call the engine.
 
-use std::{cell::RefCell, collections::VecDeque, marker::PhantomData, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, marker::PhantomData, sync::Arc, time::Duration};
 
 use super::thresholds::{Callback, WatchedThreshold};
 use crate::engine::runtime::{
@@ -28,6 +28,8 @@ pub struct Effects {
     any: bool,
     wake_ups: Vec<WakeUp>,
     timers: Vec<Timer>,
+    /// When the lives of messages are to be looked at.
+    sweep_at: Option<Duration>,
     callbacks: Vec<Callback>,
     /// Thresholds that are no longer watched. Dropping their callbacks may call the engine.
     ended: Vec<WatchedThreshold>,
@@ -58,6 +60,12 @@ impl Effects {
         self.timers.push(timer);
     }
 
+    /// Has the lives of messages looked at.
+    pub fn sweep_at(&mut self, at: Duration) {
+        self.any = true;
+        self.sweep_at = Some(self.sweep_at.map_or(at, |set| set.min(at)));
+    }
+
     pub fn call(&mut self, callback: Callback) {
         self.any = true;
         self.callbacks.push(callback);
@@ -72,14 +80,15 @@ impl Effects {
     /// Runs the effects, unless this thread holds effects back.
     pub fn run_or_hold(self, signal: &FlusherSignal) {
         if let Some(effects) = HeldBack::hold(self) {
-            effects.run(|timer| signal.set_timer(timer));
+            effects.run(signal);
         }
     }
 
     /// Runs the effects. The caller holds no lock.
-    fn run(self, mut set_timer: impl FnMut(Timer)) {
-        let Effects { any: _, wake_ups, timers, callbacks, ended } = self;
-        timers.into_iter().for_each(&mut set_timer);
+    fn run(self, signal: &FlusherSignal) {
+        let Effects { any: _, wake_ups, timers, sweep_at, callbacks, ended } = self;
+        timers.into_iter().for_each(|timer| signal.set_timer(timer));
+        sweep_at.into_iter().for_each(|at| signal.sweep_at(at));
         for WakeUp { watch, most } in wake_ups {
             watch.wake(most);
         }
@@ -164,7 +173,7 @@ impl Drop for HeldBack<'_> {
         }
         let held = HELD_BACK.try_with(|held| held.borrow_mut().take());
         for effects in held.ok().flatten().unwrap_or_default() {
-            effects.run(|timer| self.signal.set_timer(timer));
+            effects.run(self.signal);
         }
     }
 }

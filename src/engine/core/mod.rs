@@ -47,6 +47,7 @@ pub mod failures;
 pub mod guard;
 pub mod key_order;
 pub mod leases;
+pub mod lives;
 pub mod rules;
 pub mod settlement;
 pub mod slots;
@@ -61,8 +62,8 @@ pub mod weights;
 use std::{sync::Arc, time::Duration};
 
 use self::{
-    consumption::Consumption, effects::Effects, failures::Failures, thresholds::WatchedCursors,
-    waiters::Arrivals,
+    consumption::Consumption, effects::Effects, failures::Failures, lives::Lives,
+    thresholds::WatchedCursors, waiters::Arrivals,
 };
 use crate::{
     config::Config,
@@ -84,6 +85,7 @@ pub struct Core {
     effects: Effects,
     watched: WatchedCursors,
     failures: Failures,
+    lives: Lives,
     /// The highest lease number of all deleted cursors. A new queue with an old name goes on from it, so that
     /// fencing tokens never go back.
     leases_deleted: u64,
@@ -117,6 +119,7 @@ impl Core {
             effects: Effects::default(),
             watched: WatchedCursors::default(),
             failures: Failures::new(chance),
+            lives: Lives::default(),
             leases_deleted: 0,
             weighs: false,
             clock,

@@ -62,10 +62,14 @@ impl Consumption {
 }
 
 impl Core {
+    fn find_delay_entity(&self, cursor: CursorId) -> Option<EntityId> {
+        let space = Space::DelayIndexes { queue: cursor.entity() };
+        self.store.find(space, NAME).map(|entity| entity.id)
+    }
+
     /// Finds the blocks of a queue when its first consumer is opened.
     pub(super) fn find_delay_index(&mut self, cursor: CursorId) {
-        let space = Space::DelayIndexes { queue: cursor.entity() };
-        let entity = self.store.find(space, NAME).map(|entity| entity.id);
+        let entity = self.find_delay_entity(cursor);
         let Core { consumers, store, delayed_in_memory, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
         consumption.delay_index.entity = entity;
@@ -237,7 +241,11 @@ impl Core {
     /// Removes the blocks of a queue, damaged ones included, once none of its messages is spilled.
     pub fn clear_spilled(&mut self, cursor: CursorId, now: Now) -> CommitResult<Receipt> {
         let is_needed = self.spilled(cursor) > 0;
-        let Some(entity) = self.delay_entity(cursor)?.filter(|_| !is_needed) else {
+        let entity = match self.consumers.get(&cursor) {
+            Some(consumption) => consumption.delay_index.entity,
+            None => self.find_delay_entity(cursor),
+        };
+        let Some(entity) = entity.filter(|_| !is_needed) else {
             return Ok(Receipt::of_what_is_there(&self.store));
         };
         let (_, end) = self.bounds(entity.log(0))?;
@@ -248,7 +256,9 @@ impl Core {
         }
         let clear = Op::AckRanges { cursor: entity.cursor(0), ranges: &ranges };
         let receipt = self.commit(&[clear], now)?;
-        self.consumption(cursor)?.delay_index.clear();
+        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+            consumption.delay_index.clear();
+        }
         Ok(receipt)
     }
 }

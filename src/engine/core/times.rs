@@ -74,6 +74,7 @@ impl Core {
             audit::step();
             self.arm(cursor);
         }
+        self.arm_lives_again();
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     format::entity::{Entity, EntityKind},
     ids::{CursorId, LogId, Offset},
     message::Message,
-    store::Op,
+    store::{Op, Refused},
 };
 
 /// A queue: each message goes to one consumer, and is delivered again until it is acked.
@@ -78,7 +78,7 @@ impl Queue {
             cursor: entity.id.cursor(0),
             log: entity.id.log(0),
             name: &entity.name,
-            origin: Origin { name: entity.name.as_str().into(), is_subscription: false },
+            origin: Origin::of_queue(&entity.name),
             delivering,
         };
         let consumer = Arc::new(Consumer::attach(engine, consumed)?);
@@ -153,7 +153,7 @@ impl Queue {
             if let Some(limit) = rules.limit {
                 let (load, now) = (Load::of(limit, messages), committer.elapsed());
                 let made = core.make_capacity(cursor, limit, load, &[], now);
-                if made.is_err() {
+                if matches!(made, Err(Refused::Failed(_))) {
                     full(core);
                 }
                 dropped = made?;

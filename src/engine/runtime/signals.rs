@@ -48,6 +48,8 @@ struct Agenda {
     /// When to write a watermark frame, unless there were commits since.
     mark_at: Option<(Duration, Lsn)>,
     timers: BinaryHeap<Reverse<Timer>>,
+    /// When to look at the lives of messages.
+    sweep_at: Option<Duration>,
     /// When the clocks were looked at.
     looked_at: Duration,
     /// Tasks that sleep, by the time at which they wake and by their number.
@@ -68,7 +70,8 @@ impl Agenda {
         let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
         let mark = self.mark_at.map(|(at, _)| at);
         let sleeper = self.sleepers.keys().next().map(|(at, _)| *at);
-        [self.flush_at, mark, timer, sleeper, self.next_look()].into_iter().flatten().min()
+        let all = [self.flush_at, mark, timer, self.sweep_at, sleeper, self.next_look()];
+        all.into_iter().flatten().min()
     }
 }
 
@@ -80,6 +83,8 @@ pub enum Duty {
     /// Writes a watermark frame, if the journal's tail is still at this position.
     Mark(Lsn),
     Timer(Timer),
+    /// Has the checkpointer look at the lives of messages.
+    Sweep,
     /// Looks at the clocks.
     Look,
     /// Wakes a task.
@@ -131,6 +136,19 @@ impl FlusherSignal {
             let mut agenda = self.agenda.lock();
             let is_next = agenda.next().is_none_or(|next| timer.at < next);
             agenda.timers.push(Reverse(timer));
+            drop(agenda);
+            if is_next {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Has the lives of messages looked at.
+    pub fn sweep_at(&self, at: Duration) {
+        if self.has_thread {
+            let mut agenda = self.agenda.lock();
+            let is_next = agenda.next().is_none_or(|next| at < next);
+            agenda.sweep_at = Some(agenda.sweep_at.map_or(at, |set| set.min(at)));
             drop(agenda);
             if is_next {
                 self.changed.notify_one();
@@ -209,6 +227,9 @@ impl FlusherSignal {
             {
                 agenda.timers.pop();
                 return Duty::Timer(timer);
+            }
+            if agenda.sweep_at.take_if(|at| *at <= now).is_some() {
+                return Duty::Sweep;
             }
             if let Some(sleeper) = agenda.sleepers.first_entry()
                 && sleeper.key().0 <= now

@@ -141,7 +141,7 @@ impl Transaction {
         plan: &SettlementPlan<'_>,
         rules: &BTreeMap<CursorId, Rules>,
         elapsed: Duration,
-    ) -> Result<Vec<DroppedFrom>> {
+    ) -> CommitResult<Vec<DroppedFrom>> {
         let mut loads: BTreeMap<CursorId, (Limit, Load)> = BTreeMap::new();
         if rules.values().any(|rules| rules.limit.is_some()) {
             audit::steps(self.appends.len() as u64);

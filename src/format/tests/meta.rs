@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{entity::*, meta::*, wire::*},
+    super::{entity::*, lives::Lives, meta::*, wire::*},
     batter,
     commit::clock,
 };
@@ -94,6 +94,24 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 records: 250,
                 max_time: Timestamp(1_700_000_000_000),
                 sealed: true,
+                lives: None,
+            }),
+        ),
+        (
+            "segment with lives",
+            MetaEntry::Segment(SegmentState {
+                log,
+                base,
+                generation: 1,
+                end: Offset(1300),
+                bytes: 4096,
+                records: 250,
+                max_time: Timestamp(1_700_000_000_000),
+                sealed: true,
+                lives: Some(Lives {
+                    begin: Timestamp(1_699_999_000_000),
+                    end: Some(Timestamp(1_699_999_060_000)),
+                }),
             }),
         ),
         ("segment gone", MetaEntry::SegmentGone { log, base }),

@@ -224,6 +224,7 @@ impl Survey {
                     records: 0,
                     max_time: crate::ids::Timestamp(0),
                     sealed: false,
+                    lives: None,
                 };
                 unnamed.push(SegmentFeed::source(state, 3));
             }
@@ -389,6 +390,11 @@ impl SegmentFeed {
         self.close_spots(walked, self.state.end);
         if !had_damage && (!is_whole || self.last > self.state.end) {
             let what = Malformed("a segment does not match its entry in the metalog");
+            self.note_harmless(survey, walked, 0, what);
+        }
+        if let Some(what) = self.opened.as_ref().and_then(|it| it.check_lives(&self.state))
+            && !had_damage
+        {
             self.note_harmless(survey, walked, 0, what);
         }
         if let (Some(opened), true) = (&self.opened, self.state.sealed)

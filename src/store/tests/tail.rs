@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use crate::{
+    format::lives::Lives,
     ids::{Lsn, Offset},
     store::tail::{RunPlace, Tail},
 };
@@ -23,7 +24,7 @@ proptest! {
                 lsn += distance;
                 let place = RunPlace { first: Offset(offset), lsn: Lsn(lsn), len: 100 };
                 offset += count;
-                tail.push(place, Offset(offset));
+                tail.push(place, Offset(offset), Lives::NONE);
                 list.push((place, Offset(offset)));
             }
         }
@@ -57,7 +58,7 @@ proptest! {
 fn what_is_behind_a_position_starts_at_the_end_if_there_is_nothing() {
     let mut tail = Tail::new(Offset(5));
     assert_eq!(tail.first_at_or_behind(Lsn(0)), Offset(5));
-    tail.push(RunPlace { first: Offset(5), lsn: Lsn(100), len: 9 }, Offset(8));
+    tail.push(RunPlace { first: Offset(5), lsn: Lsn(100), len: 9 }, Offset(8), Lives::NONE);
     assert_eq!(tail.first_at_or_behind(Lsn(100)), Offset(5));
     assert_eq!(tail.first_at_or_behind(Lsn(101)), Offset(8));
     tail.drop_below(Offset(8));

@@ -10,6 +10,7 @@ mod damage;
 mod dead_letter;
 mod delay;
 mod delay_index;
+mod expiry;
 mod handling;
 mod lease;
 mod limits;

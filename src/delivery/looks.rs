@@ -1,0 +1,218 @@
+//! Looks at messages for the end of their lives: which messages of a cursor were looked at, and when to look again.
+//!
+//! A store tells only a time before which no life in a part of a log is over. Once that has come, the messages of the
+//! part are read, and a [`Looks`] keeps what was found, for each *chunk* of 1,024 offsets. It keeps one time for a
+//! chunk, and up to 256 ends once messages of the chunk have begun to expire. So each message is read a few times,
+//! and memory holds nothing for chunks whose time has not come.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    audit,
+    ids::{Offset, OffsetRange, Timestamp},
+};
+
+/// The offsets of a chunk.
+const CHUNK: u64 = 1024;
+
+/// The most ends that are kept of one chunk.
+const SOON_MAX: usize = 256;
+
+/// No life ends.
+const NEVER: Timestamp = Timestamp(u64::MAX);
+
+/// The looks at the messages of one cursor.
+#[derive(Debug, Default)]
+pub struct Looks {
+    /// The time to live by which the ends were found.
+    time_to_live_ms: u64,
+    chunks: BTreeMap<u64, Chunk>,
+    /// The chunks by the time of the next look.
+    due: BTreeSet<(Timestamp, u64)>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    /// The messages of the chunk below were looked at.
+    upto: Offset,
+    /// The messages that expire first, in their order.
+    soon: Vec<(Timestamp, Offset)>,
+    /// No life of another message that was looked at is over before.
+    later: Timestamp,
+}
+
+impl Chunk {
+    fn next(&self) -> Timestamp {
+        self.soon.first().map_or(self.later, |(end, _)| (*end).min(self.later))
+    }
+
+    fn add_soon(&mut self, end: Timestamp, offset: Offset) {
+        let at = self.soon.partition_point(|it| *it < (end, offset));
+        self.soon.insert(at, (end, offset));
+        if self.soon.len() > SOON_MAX
+            && let Some((end, _)) = self.soon.pop()
+        {
+            self.later = self.later.min(end);
+        }
+    }
+}
+
+/// The messages whose lives are over, as far as is known.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    /// These messages. They may have been acked meanwhile.
+    These(Vec<Offset>),
+    /// Some message of this chunk. It counts as not looked at from now on.
+    Chunk(OffsetRange),
+}
+
+impl Looks {
+    /// Follows the time to live of the cursor. Ends that were found by another one count no more.
+    pub fn follow(&mut self, time_to_live_ms: u64) {
+        if self.time_to_live_ms != time_to_live_ms {
+            *self = Looks { time_to_live_ms, ..Looks::default() };
+        }
+    }
+
+    /// Forgets chunks all of whose messages are acked.
+    pub fn forget_below(&mut self, floor: Offset) {
+        while let Some(first) = self.chunks.first_entry() {
+            audit::step();
+            let number = *first.key();
+            if (number + 1) * CHUNK > floor.0 {
+                break;
+            }
+            self.due.remove(&(first.get().next(), number));
+            first.remove();
+        }
+    }
+
+    /// The offset up to which messages were looked at, if the message with this offset was.
+    pub fn seen_upto(&self, offset: Offset) -> Option<Offset> {
+        let chunk = self.chunks.get(&(offset.0 / CHUNK))?;
+        (offset < chunk.upto).then_some(chunk.upto)
+    }
+
+    /// The end of the chunk that holds an offset.
+    pub fn end_of_chunk(offset: Offset) -> Offset {
+        Offset((offset.0 / CHUNK + 1) * CHUNK)
+    }
+
+    /// The messages that are due for a look. [`see_again`](Looks::see_again) ends the look at them.
+    pub fn take_due(&mut self, now: Timestamp) -> Option<Due> {
+        let (_, number) = self.due.first().copied().filter(|(next, _)| *next <= now)?;
+        let chunk = self.chunks.get(&number)?;
+        let is_over = |it: &&(Timestamp, Offset)| it.0 <= now;
+        let over: Vec<Offset> =
+            chunk.soon.iter().take_while(is_over).map(|(_, offset)| *offset).collect();
+        audit::steps(over.len() as u64);
+        if !over.is_empty() {
+            return Some(Due::These(over));
+        }
+        self.due.remove(&(chunk.next(), number));
+        let range = Offset(number * CHUNK).to(chunk.upto);
+        self.chunks.remove(&number);
+        Some(Due::Chunk(range))
+    }
+
+    fn change(&mut self, number: u64, upto: Offset, change: impl FnOnce(&mut Chunk)) {
+        let fresh = Chunk { upto, soon: Vec::new(), later: NEVER };
+        let chunk = self.chunks.entry(number).or_insert(fresh);
+        let before = chunk.next();
+        change(chunk);
+        let next = chunk.next();
+        if before != next {
+            self.due.remove(&(before, number));
+            if next != NEVER {
+                self.due.insert((next, number));
+            }
+        }
+    }
+
+    /// Notes a look at a range of one chunk, which follows the messages that were looked at. `ends` are the ends of the
+    /// messages that stay. `expires` tells whether a message of the chunk has expired.
+    pub fn see(&mut self, range: OffsetRange, ends: &[(Timestamp, Offset)], expires: bool) {
+        audit::steps(ends.len() as u64);
+        self.change(range.start.0 / CHUNK, range.start, |chunk| {
+            chunk.upto = chunk.upto.max(range.end);
+            let keeps = expires || !chunk.soon.is_empty();
+            for (end, offset) in ends {
+                match keeps {
+                    true => chunk.add_soon(*end, *offset),
+                    false => chunk.later = chunk.later.min(*end),
+                }
+            }
+        });
+    }
+
+    /// Notes a look at messages of one chunk that were due. `stay` are the ones that are there still, each with the time
+    /// of the next look.
+    pub fn see_again(&mut self, seen: &[Offset], stay: &[(Timestamp, Offset)]) {
+        let Some(first) = seen.first() else { return };
+        let (number, seen) = (first.0 / CHUNK, seen.iter().copied().collect::<BTreeSet<_>>());
+        if !self.chunks.contains_key(&number) {
+            return;
+        }
+        audit::steps(seen.len() as u64);
+        self.change(number, *first, |chunk| {
+            chunk.soon.retain(|(_, offset)| !seen.contains(offset));
+            stay.iter().for_each(|(end, offset)| chunk.add_soon(*end, *offset));
+        });
+    }
+
+    /// When to look again, at the messages that were looked at.
+    pub fn next(&self) -> Option<Timestamp> {
+        self.due.first().map(|(next, _)| *next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64, offset: u64) -> (Timestamp, Offset) {
+        (Timestamp(ms), Offset(offset))
+    }
+
+    #[test]
+    fn a_chunk_that_lives_keeps_one_time_and_one_that_expires_its_next_ends() {
+        let mut looks = Looks::default();
+        let ends: Vec<_> = (0..700).map(|n| at(1000 + n, n)).collect();
+        looks.see(Offset(0).to(Offset(700)), &ends, false);
+        assert_eq!(
+            (looks.next(), looks.seen_upto(Offset(699))),
+            (Some(Timestamp(1000)), Some(Offset(700)))
+        );
+        assert_eq!(looks.seen_upto(Offset(700)), None);
+        assert_eq!(looks.take_due(Timestamp(999)), None);
+        let all = Offset(0).to(Offset(700));
+        assert_eq!(looks.take_due(Timestamp(1000)), Some(Due::Chunk(all)));
+        assert_eq!((looks.next(), looks.seen_upto(Offset(0))), (None, None));
+
+        looks.see(all, &ends[1..], true);
+        let over: Vec<Offset> = (1..=5).map(Offset).collect();
+        assert_eq!(looks.take_due(Timestamp(1005)), Some(Due::These(over.clone())));
+        looks.see_again(&over, &[at(2000, 3)]);
+        assert_eq!(looks.next(), Some(Timestamp(1006)));
+        // Of the others only the first end is known: it is that of number 257.
+        let over: Vec<Offset> = (6..=256).map(Offset).collect();
+        assert_eq!(looks.take_due(Timestamp(1300)), Some(Due::These(over.clone())));
+        looks.see_again(&over, &[]);
+        assert_eq!(looks.take_due(Timestamp(1300)), Some(Due::Chunk(all)));
+    }
+
+    #[test]
+    fn looks_are_forgotten_below_the_floor_and_when_the_time_to_live_changes() {
+        let mut looks = Looks::default();
+        for chunk in 0..3 {
+            let first = Offset(chunk * CHUNK);
+            looks.see(first.to(Looks::end_of_chunk(first)), &[at(100 + chunk, first.0)], false);
+        }
+        looks.forget_below(Offset(2 * CHUNK - 1));
+        assert_eq!((looks.next(), looks.chunks.len()), (Some(Timestamp(101)), 2));
+        looks.follow(0);
+        assert_eq!(looks.chunks.len(), 2);
+        looks.follow(5);
+        assert_eq!((looks.next(), looks.chunks.len(), looks.due.len()), (None, 0, 0));
+    }
+}

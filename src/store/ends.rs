@@ -1,0 +1,206 @@
+//! The ends of lives: when a log may hold a message whose time to live is over.
+//!
+//! A log knows the earliest begin and end of the lives in each part of it: of its segments from the metalog, and of
+//! the messages in the journal since they were committed. From that it knows a time before which no life is over. An
+//! ordered set has the logs by that time, so nothing ever walks over all logs. When the time has come, the engine
+//! *looks* at the log, and then knows the next one.
+
+use std::{collections::BTreeSet, ops::Bound};
+
+use super::{Store, log::Log, state::State};
+use crate::{
+    audit,
+    format::{entity::Entity, lives::Lives},
+    ids::{CursorId, LogId, Offset, OffsetRange, Timestamp},
+};
+
+/// No life ends.
+const NEVER: Timestamp = Timestamp(u64::MAX);
+
+/// What one log knows of the ends of its messages' lives.
+#[derive(Debug)]
+pub struct Ends {
+    /// The shortest time to live of its queue, or of its subscriptions. 0 if none has one.
+    shortest_ms: u64,
+    /// No life is over before this even time.
+    next: Timestamp,
+    /// The earliest end among the messages that came since the last look began.
+    fresh: Timestamp,
+    /// How many looks have begun.
+    looks: u64,
+}
+
+impl Default for Ends {
+    fn default() -> Ends {
+        Ends { shortest_ms: 0, next: NEVER, fresh: NEVER, looks: 0 }
+    }
+}
+
+impl Ends {
+    /// The messages live for at most so long, for one of the log's cursors. 0 is no limit.
+    pub fn limit(&mut self, time_to_live_ms: u64) {
+        let limits = [self.shortest_ms, time_to_live_ms].into_iter().filter(|ms| *ms > 0);
+        self.shortest_ms = limits.min().unwrap_or(0);
+    }
+}
+
+/// The logs by the time before which none of their messages' lives is over.
+#[derive(Debug, Default)]
+pub struct Expiring {
+    logs: BTreeSet<(Timestamp, LogId)>,
+}
+
+impl Expiring {
+    /// Notes messages that came to a log.
+    #[inline]
+    pub fn note(&mut self, log: &mut Log, lives: Lives) {
+        if let Some(end) = lives.earliest_end(log.ends.shortest_ms) {
+            let ends = &mut log.ends;
+            ends.fresh = ends.fresh.min(end);
+            if end < ends.next {
+                self.set(log, end);
+            }
+        }
+    }
+
+    /// Has the log looked at, whatever its time is.
+    pub fn look_again(&mut self, log: &mut Log) {
+        (log.ends.fresh, log.ends.looks) = (Timestamp(0), log.ends.looks + 1);
+        self.set(log, Timestamp(0));
+    }
+
+    pub fn forget(&mut self, log: &Log) {
+        self.logs.remove(&(log.ends.next, log.id));
+    }
+
+    #[cold]
+    fn set(&mut self, log: &mut Log, next: Timestamp) {
+        self.logs.remove(&(log.ends.next, log.id));
+        log.ends.next = next;
+        if next != NEVER {
+            self.logs.insert((next, log.id));
+        }
+    }
+}
+
+impl State {
+    /// Notes the lives in the segments, once the metalog was read.
+    pub fn note_segments(&mut self) {
+        let State { logs, expiring, .. } = self;
+        for log in logs.values_mut().filter(|log| !log.keeps_acked && !log.cursors.is_empty()) {
+            let mut all = Lives::NONE;
+            log.segments.values().for_each(|it| all.add(it.lives.unwrap_or(Lives::UNKNOWN)));
+            expiring.note(log, all);
+        }
+    }
+
+    /// Follows a time to live that is about to change.
+    pub fn change_time_to_live(&mut self, before: &Entity, after: &Entity) {
+        let ms = |entity: &Entity| entity.delivering().map_or(0, |it| it.time_to_live_ms);
+        if ms(before) == ms(after) {
+            return;
+        }
+        for (_, log) in after.cursors() {
+            if let Some(log) = self.logs.get_mut(&log) {
+                log.ends.limit(ms(after));
+                self.expiring.look_again(log);
+            }
+        }
+    }
+}
+
+/// A look at one log.
+#[derive(Debug)]
+pub struct Look {
+    number: u64,
+    /// The cursors for which messages may have expired.
+    pub cursors: Vec<CursorId>,
+}
+
+/// Messages that follow each other, and the lives of them.
+#[derive(Clone, Copy, Debug)]
+pub struct LivesIn {
+    pub range: OffsetRange,
+    pub lives: Lives,
+}
+
+impl Store {
+    /// The first time at which a life may be over, and the log.
+    #[inline]
+    pub fn first_end(&self) -> Option<(Timestamp, LogId)> {
+        self.state.expiring.logs.first().copied()
+    }
+
+    /// The first such time and log behind another one.
+    pub fn end_after(&self, last: Option<(Timestamp, LogId)>) -> Option<(Timestamp, LogId)> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.state.expiring.logs.range((from, Bound::Unbounded)).next().copied()
+    }
+
+    /// The time before which no life in a log is over. `None` if none ends.
+    #[inline]
+    pub fn next_end(&self, log: LogId) -> Option<Timestamp> {
+        self.state.logs.get(&log).map(|log| log.ends.next).filter(|next| *next != NEVER)
+    }
+
+    /// The time to live of the messages of a cursor. 0 if it is not limited. `None` if it is no queue and no
+    /// subscription.
+    pub fn time_to_live_ms(&self, cursor: CursorId) -> Option<u64> {
+        Some(self.state.catalog.get(cursor.entity())?.delivering()?.time_to_live_ms)
+    }
+
+    /// Begins to look at a log.
+    pub fn begin_look(&mut self, id: LogId) -> Option<Look> {
+        let State { logs, catalog, .. } = &mut self.state;
+        let log = logs.get_mut(&id)?;
+        audit::steps(log.cursors.len() as u64);
+        let entities = log.cursors.iter().filter_map(|cursor| catalog.get(cursor.entity()));
+        let limits = entities.filter_map(|it| Some(it.delivering()?.time_to_live_ms));
+        log.ends.shortest_ms = limits.filter(|ms| *ms > 0).min().unwrap_or(0);
+        log.ends.looks += 1;
+        log.ends.fresh = NEVER;
+        Some(Look { number: log.ends.looks, cursors: log.cursors.clone() })
+    }
+
+    /// Ends a look. `next` is the time before which no life is over, of the messages that were there.
+    pub fn end_look(&mut self, log: LogId, look: &Look, next: Option<Timestamp>) {
+        let State { logs, expiring, .. } = &mut self.state;
+        let Some(log) = logs.get_mut(&log) else { return };
+        let next = next.unwrap_or(NEVER).min(log.ends.fresh);
+        // A later look knows better, unless this one knows of an earlier time.
+        if log.ends.looks == look.number || next < log.ends.next {
+            expiring.set(log, next);
+        }
+    }
+
+    /// The parts of a log from an offset on, in their order, with the lives in each.
+    pub fn lives_from(&self, log: LogId, from: Offset) -> impl Iterator<Item = LivesIn> {
+        let log = self.state.logs.get(&log);
+        let segments = log.into_iter().flat_map(move |log| {
+            let first = log.segment_at_or_behind(from).map_or(log.moved, |segment| segment.base);
+            log.segments.range(first..).map(|(_, it)| (it.end, it.lives.unwrap_or(Lives::UNKNOWN)))
+        });
+        let tail = log.into_iter().flat_map(move |log| log.tail.lives_from(from.max(log.moved)));
+        let mut at = from;
+        segments.chain(tail).map(move |(end, lives)| {
+            let range = at.to(end.max(at));
+            at = range.end;
+            LivesIn { range, lives }
+        })
+    }
+
+    /// Notices segments that are dead by now, among those that hold offsets of a range.
+    pub fn note_dead(&mut self, log: LogId, range: OffsetRange) {
+        let Some(found) = self.state.logs.get(&log) else { return };
+        let mut at = range.start;
+        while let Some(segment) = found.segment_at_or_behind(at).filter(|it| it.base < range.end) {
+            audit::step();
+            let whole = segment.base.to(segment.end);
+            if self.state.dead(found, whole) == whole.len() {
+                self.state.reclaimable = true;
+                return;
+            }
+            at = segment.end;
+        }
+    }
+}
