@@ -102,11 +102,10 @@ impl Looks {
     pub fn take_due(&mut self, now: Timestamp) -> Option<Due> {
         let (_, number) = self.due.first().copied().filter(|(next, _)| *next <= now)?;
         let chunk = self.chunks.get(&number)?;
-        let is_over = |it: &&(Timestamp, Offset)| it.0 <= now;
-        let over: Vec<Offset> =
-            chunk.soon.iter().take_while(is_over).map(|(_, offset)| *offset).collect();
-        audit::steps(over.len() as u64);
-        if !over.is_empty() {
+        if chunk.later > now {
+            let over = chunk.soon.iter().take_while(|(end, _)| *end <= now);
+            let over: Vec<Offset> = over.map(|(_, offset)| *offset).collect();
+            audit::steps(over.len() as u64);
             return Some(Due::These(over));
         }
         self.due.remove(&(chunk.next(), number));
@@ -194,11 +193,10 @@ mod tests {
         assert_eq!(looks.take_due(Timestamp(1005)), Some(Due::These(over.clone())));
         looks.see_again(&over, &[at(2000, 3)]);
         assert_eq!(looks.next(), Some(Timestamp(1006)));
-        // Of the others only the first end is known: it is that of number 257.
         let over: Vec<Offset> = (6..=256).map(Offset).collect();
-        assert_eq!(looks.take_due(Timestamp(1300)), Some(Due::These(over.clone())));
-        looks.see_again(&over, &[]);
-        assert_eq!(looks.take_due(Timestamp(1300)), Some(Due::Chunk(all)));
+        assert_eq!(looks.take_due(Timestamp(1256)), Some(Due::These(over)));
+        // Of the others only the first end is known: it is that of number 257.
+        assert_eq!(looks.take_due(Timestamp(1257)), Some(Due::Chunk(all)));
     }
 
     #[test]

@@ -17,7 +17,10 @@ use std::{
 
 use posthouse::{Durability, Engine, ErrorKind, Options, sim::SimDisk};
 
-use super::state::{BOUNDED, MESSAGES_MAX, Msg, State, dump, look};
+use super::{
+    driver::sweep::after_sweep,
+    state::{BOUNDED, Entry, MESSAGES_MAX, Msg, State, dump, look},
+};
 
 /// How thoroughly each moment is examined.
 #[derive(Clone, Debug)]
@@ -39,6 +42,20 @@ pub struct Oracle {
     pub states: Cell<u64>,
     /// Files that were damaged.
     pub damages: Cell<u64>,
+}
+
+/// The time of the driver's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub now: u64,
+    /// Whether it tells nothing of the engine's time.
+    pub is_lost: bool,
+}
+
+impl Clock {
+    fn may_be_over(self, entry: &Entry) -> bool {
+        entry.ends.0.is_some_and(|end| self.is_lost || end <= self.now)
+    }
 }
 
 /// The states that a crash may lead to.
@@ -77,7 +94,13 @@ impl Oracle {
     /// Examines a moment at which the power may be cut. `all` are the states since the last opening. The
     /// crash may lead to those from `floor` on. More than one frame proves that the states before `proven`
     /// are durable.
-    pub fn examine(&self, moment: &SimDisk, all: Candidates<'_>, floor: usize, proven: usize) {
+    pub fn examine(
+        &self,
+        moment: &SimDisk,
+        all: Candidates<'_>,
+        floor_and_proven: (usize, usize),
+        clock: Clock,
+    ) {
         let mut cuts = Cuts::default();
         let mut tried = 0;
         loop {
@@ -91,19 +114,27 @@ impl Oracle {
                 disk.power_cut_with(&mut |n| if most { n - 1 } else { cuts.choose(n) });
             }
             tried += 1;
-            self.examine_survivor(&disk, all, floor, proven);
+            self.examine_survivor(&disk, all, floor_and_proven, clock);
             if tried >= self.effort.survivors || (!sampling && !cuts.advance()) {
                 break;
             }
         }
     }
 
-    fn examine_survivor(&self, disk: &SimDisk, all: Candidates<'_>, floor: usize, proven: usize) {
+    fn examine_survivor(
+        &self,
+        disk: &SimDisk,
+        all: Candidates<'_>,
+        (floor, proven): (usize, usize),
+        clock: Clock,
+    ) {
         let found = self.recover(&disk.fork(1));
         let candidates = &all[floor..];
-        if !candidates.iter().any(|state| **state == found) {
+        // The model's own state knows when lives end.
+        let Some(known) = candidates.iter().find(|state| ***state == found) else {
             panic!("{}", unexpected(&found, candidates));
-        }
+        };
+        let found = State::clone(known);
         if self.effort.damage_one_in > 0 && self.below(self.effort.damage_one_in) == 0 {
             self.damage(&disk.fork(1), all, proven);
         }
@@ -122,7 +153,7 @@ impl Oracle {
         disk.power_cut_with(&mut |_| 0);
         drop((held, engine));
         let engine = self.open(disk);
-        let more = add_to_all(&engine, &found);
+        let more = add_to_all(&engine, &found, clock.now);
         disk.power_cut_with(&mut |_| 0);
         drop(engine);
         self.states.set(self.states.get() + 1);
@@ -131,6 +162,8 @@ impl Oracle {
         disk.power_cut_with(&mut |_| 0);
         drop(engine);
         let again = self.recover(disk);
+        // The checkpoint has taken what was over.
+        let more = after_sweep(&more, &again, |entry| clock.may_be_over(entry), clock.now);
         assert!(again == more, "with new commits: {}", differ(&again, &more));
     }
 
@@ -195,7 +228,7 @@ impl Oracle {
 }
 
 /// Adds one durable message to every queue, topic and stream.
-fn add_to_all(engine: &Engine, found: &State) -> State {
+fn add_to_all(engine: &Engine, found: &State, now: u64) -> State {
     let mut state = found.clone();
     let (payload, key) = (b"more".to_vec(), Some(b"k".to_vec()));
     let message = Msg { payload, key, headers: Vec::new(), priority: 0, note: None };
@@ -209,7 +242,7 @@ fn add_to_all(engine: &Engine, found: &State) -> State {
                 queue.unacked.remove(&oldest);
             }
             assert_eq!(handle.send(message.message())?.0, queue.next);
-            queue.send(std::slice::from_ref(&message), 0);
+            queue.send(std::slice::from_ref(&message), now);
         }
         for (name, topic) in &mut state.topics {
             let handle = engine.topic(name).open()?.durability(Durability::Sync);

@@ -80,10 +80,7 @@ impl Driver<'_> {
                 let synced = self.engine().sync();
                 self.durably(synced)
             }
-            Action::Checkpoint => {
-                let made = self.engine().checkpoint();
-                self.durably(made)
-            }
+            Action::Checkpoint => self.checkpoint(),
             Action::Reopen if self.doomed => Ok(Some(())),
             Action::Reopen => {
                 self.reopen();
@@ -114,8 +111,7 @@ impl Driver<'_> {
             }
             Action::CheckpointFails(which) => {
                 self.doomed |= self.world.fail_sync_in(u64::from(*which));
-                let made = self.engine().checkpoint();
-                self.durably(made)
+                self.checkpoint()
             }
             Action::Clock(time) => {
                 let time = TIMES[usize::from(*time) % TIMES.len()];

@@ -32,6 +32,29 @@ impl Driver<'_> {
         found.unwrap_or_else(|error| panic!("cannot browse: {error}"))
     }
 
+    /// The messages among some that have become dead letters since the last commit that the model knows, in their order.
+    pub(super) fn find_letters(&self, whose: &Whose, doomed: &[u64]) -> Vec<u64> {
+        if doomed.is_empty() || !whose.is_retried() {
+            return Vec::new();
+        }
+        let copy = self.world.copy();
+        let copy = copy.map(|copy| copy.open().unwrap_or_else(|it| panic!("cannot recover: {it}")));
+        let engine = copy.as_ref().unwrap_or(self.engine());
+        let found = (|| {
+            let mut letters = Vec::new();
+            for letter in engine.queue(DEAD).open()?.browse()? {
+                let letter = letter?;
+                if letter.offset().0 >= self.letters() {
+                    letters.push(letter.dead_letter()?.expect("it is a dead letter").offset.0);
+                }
+            }
+            Ok::<_, posthouse::Error>(letters)
+        })();
+        let mut found = found.unwrap_or_else(|error| panic!("cannot browse: {error}"));
+        found.retain(|offset| doomed.contains(offset));
+        found
+    }
+
     /// Messages were dropped, each in a commit of its own: the fresh messages in their order, and the others
     /// in any order.
     pub(super) fn commit_drops(&mut self, whose: &Whose, fresh: &[u64], others: &[u64]) {

@@ -127,8 +127,21 @@ impl Driver<'_> {
             for delivery in &deliveries {
                 self.note_wait(&whose, delivery.offset().0, Settling::RunOut);
             }
-            for delivery in deliveries.iter().filter(is_last) {
-                self.commit_dead_letter(delivery.offset().0);
+            // Looking also takes what is over.
+            let last: Vec<u64> =
+                deliveries.iter().filter(is_last).map(|it| it.offset().0).collect();
+            if whose.is_retried() {
+                let mut doomed = self.over(&whose);
+                doomed.extend(
+                    last.iter().filter(|it| !doomed.contains(it)).copied().collect::<Vec<_>>(),
+                );
+                let gone = self.find_gone(&whose, &doomed);
+                let stays = last.into_iter().filter(|it| !gone.contains(it)).collect::<Vec<_>>();
+                for offset in gone.iter().chain(&stays) {
+                    self.commit_dead_letter(*offset);
+                }
+            } else {
+                self.were_swept(vec![whose.clone()], looked.is_some());
             }
             if self.doomed || looked.is_none() {
                 // If the power was off, no caller was told. Dropping the others now would count them, or not;

@@ -8,6 +8,7 @@ mod queue;
 mod receive;
 mod settle;
 mod stream;
+pub(crate) mod sweep;
 mod topic;
 mod transaction;
 
@@ -22,7 +23,7 @@ use posthouse::{Delivery, Durability, Engine, Error, ErrorKind};
 use crate::{
     World,
     action::{Action, How, Name},
-    oracle::Oracle,
+    oracle::{Clock, Oracle},
     state::{ATTEMPTS_MAX, DEAD, EXPIRING, Entry, Msg, ORDERED, RETRIED, State, Unacked},
 };
 
@@ -188,9 +189,10 @@ impl<'a> Driver<'a> {
         let (floor, epoch) = (self.floor, self.epoch);
         let proven = self.proven[floor];
         act(self);
+        let clock = Clock { now: self.time, is_lost: self.time_is_lost };
         let all = if self.epoch == epoch { &self.states } else { &self.states_before };
         for moment in self.world.moments() {
-            oracle.examine(&moment, all, floor, proven);
+            oracle.examine(&moment, all, (floor, proven), clock);
         }
     }
 

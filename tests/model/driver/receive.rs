@@ -90,7 +90,7 @@ impl Driver<'_> {
     }
 
     /// The messages that are not on lease.
-    fn free(&self, whose: &Whose, unacked: &Unacked) -> Unacked {
+    pub(super) fn free(&self, whose: &Whose, unacked: &Unacked) -> Unacked {
         let held = self.held.iter().filter(|it| it.whose == *whose);
         let held: Vec<u64> = held.map(|it| it.delivery.offset().0).collect();
         let free = unacked.iter().filter(|(n, _)| !held.contains(n));

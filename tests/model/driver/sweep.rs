@@ -1,0 +1,156 @@
+//! Sweeps: calls in which the engine drops messages whose times to live are over, or moves them to the dead letters,
+//! though nobody receives.
+
+use posthouse::Error;
+
+use super::{Driver, Whose, move_to_dead_letters, unacked, unacked_mut};
+use crate::state::{DEAD, State};
+
+/// The messages that a sweep has taken from one queue or subscription, in its order.
+struct Swept {
+    whose: Whose,
+    gone: Vec<u64>,
+}
+
+impl Driver<'_> {
+    /// All queues and subscriptions.
+    fn all_whose(&self) -> Vec<Whose> {
+        let state = self.now();
+        let queues = state.queues.keys().cloned().map(Whose::Queue);
+        let subscriptions = state.topics.iter().flat_map(|(topic, it)| {
+            let of = |name: &String| Whose::Subscription(topic.clone(), name.clone());
+            it.subscriptions.keys().map(of).collect::<Vec<_>>()
+        });
+        queues.chain(subscriptions).collect()
+    }
+
+    /// The messages of a queue or a subscription that a sweep may take.
+    pub(super) fn over(&self, whose: &Whose) -> Vec<u64> {
+        let Some(all) = unacked(self.now(), whose) else { return Vec::new() };
+        let free = self.free(whose, all);
+        free.iter().filter(|(_, it)| self.may_be_over(it)).map(|(offset, _)| *offset).collect()
+    }
+
+    /// A call has looked at all messages whose times to live may be over.
+    pub(super) fn all_were_swept(&mut self, is_done: bool) {
+        let all = self.all_whose();
+        self.were_swept(all, is_done);
+    }
+
+    /// A call has looked at the messages of some queues and subscriptions. Each loses a number of its messages, the first
+    /// ones first; one after the other, in an order that is not known here. If the call `is_done`, none may be left that
+    /// is visible.
+    pub(super) fn were_swept(&mut self, all: Vec<Whose>, is_done: bool) {
+        let mut swept = Vec::new();
+        for whose in all {
+            let over = self.over(&whose);
+            let gone = self.find_gone(&whose, &over);
+            if is_done && !self.doomed {
+                for offset in over.iter().filter(|offset| !gone.contains(offset)) {
+                    let entry = &unacked(self.now(), &whose).expect("it is there")[offset];
+                    // What was on lease or hidden when the engine looked is looked at again a second later.
+                    let key = (whose.clone(), *offset);
+                    let may_hide = self.hides_unsynced && self.born.contains_key(&key);
+                    let may_stay =
+                        may_hide || self.seen.contains(&key) || self.is_over(entry) != Some(true);
+                    assert!(may_stay, "message {offset} of {whose:?} is over, and stays");
+                }
+            }
+            if !gone.is_empty() {
+                swept.push(Swept { whose, gone });
+            }
+        }
+        self.commit_sweeps(&swept);
+    }
+
+    fn commit_sweeps(&mut self, swept: &[Swept]) {
+        let (base, now) = (self.now().clone(), self.time);
+        let before = self.letters();
+        for done in 0..1u32 << swept.len() {
+            let is_done = |n: usize| done >> n & 1 == 1;
+            let mut state = base.clone();
+            for (_, it) in swept.iter().enumerate().filter(|(n, _)| is_done(*n)) {
+                it.gone.iter().for_each(|offset| take(&mut state, &it.whose, *offset, now));
+            }
+            self.push_new(&state);
+            for (_, it) in swept.iter().enumerate().filter(|(n, _)| !is_done(*n)) {
+                let mut state = state.clone();
+                for offset in &it.gone {
+                    take(&mut state, &it.whose, *offset, now);
+                    self.push_new(&state);
+                }
+            }
+        }
+        let mut all = base;
+        for it in swept {
+            it.gone.iter().for_each(|offset| take(&mut all, &it.whose, *offset, now));
+        }
+        let first = self.states.len();
+        self.push_new(&all);
+        // A letter may be seen before the rest of the sweep is durable.
+        for letter in before..self.letters() {
+            let has = |state: &State| {
+                state.queues.get(DEAD).is_some_and(|it| it.unacked.contains_key(&letter))
+            };
+            let born = self.states[self.floor..].iter().position(|state| has(state));
+            let born = born.map_or(first, |n| n + self.floor);
+            self.born.insert((Whose::Queue(DEAD.to_owned()), letter), born);
+        }
+    }
+
+    fn push_new(&mut self, state: &State) {
+        if state != self.now() {
+            self.committed(|now| *now = state.clone());
+        }
+    }
+
+    /// Makes a checkpoint, which begins with a sweep.
+    pub(super) fn checkpoint(&mut self) -> Result<Option<()>, Error> {
+        let made = self.engine().checkpoint();
+        self.all_were_swept(made.is_ok());
+        self.durably(made)
+    }
+}
+
+/// Drops a message, or moves it to the dead letters.
+fn take(state: &mut State, whose: &Whose, offset: u64, now: u64) {
+    if whose.is_retried() {
+        move_to_dead_letters(state, offset, now);
+    } else {
+        unacked_mut(state, whose).remove(&offset);
+    }
+}
+
+/// The state in which a sweep has left `before`, if it has led to `found`. The messages that are missing there may be
+/// over.
+pub fn after_sweep(
+    before: &State,
+    found: &State,
+    may_be_over: impl Fn(&crate::state::Entry) -> bool,
+    now: u64,
+) -> State {
+    let mut state = before.clone();
+    for (name, queue) in &before.queues {
+        let whose = Whose::Queue(name.clone());
+        let there = unacked(found, &whose);
+        for (offset, entry) in &queue.unacked {
+            let is_missing = there.is_some_and(|it| !it.contains_key(offset));
+            if is_missing && may_be_over(entry) {
+                take(&mut state, &whose, *offset, now);
+            }
+        }
+    }
+    for (topic, it) in &before.topics {
+        for (name, all) in &it.subscriptions {
+            let whose = Whose::Subscription(topic.clone(), name.clone());
+            let there = unacked(found, &whose);
+            for (offset, entry) in all {
+                let is_missing = there.is_some_and(|it| !it.contains_key(offset));
+                if is_missing && may_be_over(entry) {
+                    take(&mut state, &whose, *offset, now);
+                }
+            }
+        }
+    }
+    state
+}
