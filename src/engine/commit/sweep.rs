@@ -1,17 +1,17 @@
 //! Drops messages whose lives are over, or moves them to the dead letters, whether somebody receives or not.
 //!
 //! The checkpointer's thread does it before its checkpoints, and when a life may have ended. A sender does it for a queue
-//! that has no room. Without threads, the calls that do their work do it. `core/lives.rs` says which messages to read.
+//! that has no room. Without threads, the calls that do their work do it. `core/sweep.rs` says which messages to read.
 
 use std::mem;
 
 use super::committer::Committer;
 use crate::{
     audit,
-    engine::core::Core,
     engine::core::{
+        Core,
         commit::{CommitResult, Receipt},
-        lives::{Gone, Slice, Step, Walk},
+        sweep::{AGAIN_MS, Gone, Slice, Step, Walk},
     },
     error::{ErrorKind, Result},
     ids::{CursorId, LogId, Offset, Timestamp},
@@ -55,7 +55,7 @@ impl Committer {
         let Some(look) = self.lock_open(OPERATION)?.store.begin_look(log) else { return Ok(()) };
         let cursors = look.cursors.iter().copied();
         let (mut next, mut failure, mut is_whole) = (None::<Timestamp>, None, true);
-        let again = Timestamp(now.0.saturating_add(1000));
+        let again = Timestamp(now.0.saturating_add(AGAIN_MS));
         for cursor in cursors {
             if only.is_some_and(|only| only != cursor) {
                 is_whole = false;

@@ -145,8 +145,21 @@ impl Consumer {
     }
 
     /// Locks the core and brings a cursor up to date: ends leases that have run out, counts their failures,
-    /// brings back spilled messages and releases due ones.
+    /// brings back spilled messages and releases due ones. Without the engine's threads, messages whose lives are over
+    /// leave, too.
     pub fn lock_current(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
+        let committer = self.committer();
+        if !committer.checkpointer.has_thread()
+            && committer.lock_open(operation)?.may_have_expired(self.log(), committer.elapsed())
+        {
+            committer.sweep_cursor(self.cursor(), self.log());
+        }
+        self.lock_released(operation)
+    }
+
+    /// As [`lock_current`](Consumer::lock_current), for callers that look at the messages. None leaves because its life
+    /// is over.
+    pub fn lock_released(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
         let (cursor, committer) = (self.cursor(), self.committer());
         let mut core = committer.lock_open(operation)?;
         let mut elapsed = committer.elapsed();
@@ -179,13 +192,7 @@ impl Consumer {
         if committer.flusher.has_thread() {
             return Ok((core, elapsed));
         }
-        // Without the engine's threads, this call does their work.
-        if core.may_have_expired(self.log(), elapsed) {
-            drop(core);
-            committer.sweep_cursor(cursor, self.log());
-            core = committer.lock_open(operation)?;
-            elapsed = committer.elapsed();
-        }
+        // Without a flusher thread, this call does its work.
         if core.has_exhausted() {
             drop(core);
             committer.move_exhausted();

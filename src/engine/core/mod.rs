@@ -52,6 +52,7 @@ pub mod rules;
 pub mod settlement;
 pub mod slots;
 pub mod spill;
+pub mod sweep;
 pub mod thresholds;
 pub mod times;
 pub mod update;
