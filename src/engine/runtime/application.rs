@@ -71,9 +71,9 @@ mod tests {
     #[test]
     fn panics_are_texts_and_leave_no_mark() {
         assert_eq!(call(|| (depth(), call(depth))), Ok((1, Ok(2))));
-        assert_eq!(call(|| panic!("at {}", 7)).map(|()| ()), Err("at 7".to_owned()));
-        let unnamed = call(|| panic_any(PanicsWhenDropped));
-        assert_eq!(unnamed.map(|()| ()), Err("with no message".to_owned()));
+        assert_eq!(call::<()>(|| panic!("at {}", 7)), Err("at 7".to_owned()));
+        let unnamed = call::<()>(|| panic_any(PanicsWhenDropped));
+        assert_eq!(unnamed, Err("with no message".to_owned()));
         assert_eq!(depth(), 0);
     }
 }

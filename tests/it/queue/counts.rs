@@ -278,7 +278,8 @@ fn a_full_queue_drops_what_has_come_due_before_what_was_sent_later() {
 
 #[test]
 fn a_look_at_a_queue_on_the_simulated_disk_does_what_the_threads_do_in_time() {
-    let looks: [(&str, fn(&Queue)); 6] = [
+    type Look = fn(&Queue);
+    let looks: [(&str, Look); 6] = [
         ("depth", |queue| assert_eq!(queue.depth().unwrap(), 1)),
         ("browse", |queue| assert_eq!(queue.browse().unwrap().count(), 1)),
         ("oldest_age", |queue| assert!(queue.oldest_age().unwrap().is_some())),

@@ -15,11 +15,11 @@ impl Sends {
     fn send(&self, to: &Queue) {
         let sent = (0..SENDS).map(|_| to.send(vec![7; 1000]).map(drop));
         let sent: Vec<_> = sent.collect();
-        self.0.lock().unwrap().extend(sent);
+        self.0.lock().expect("no send panics").extend(sent);
     }
 
     fn check(&self) {
-        let all = self.0.lock().unwrap();
+        let all = self.0.lock().expect("no send panics");
         let failed: Vec<_> = all.iter().filter_map(|sent| sent.as_ref().err()).collect();
         assert!(failed.is_empty(), "{} of {} failed: {}", failed.len(), all.len(), failed[0]);
         assert_eq!(all.len(), SENDS);
