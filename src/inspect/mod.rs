@@ -18,3 +18,4 @@ pub use live::{verify_base, verify_segments};
 pub use offline::{salvage, salvage_on, verify, verify_on};
 pub use report::{Affected, Amounts, Problem, VerifyReport};
 pub use salvage::{Consumer, Lost, Renamed, SalvageReport};
+pub use verify::unnamed_messages;

@@ -23,7 +23,7 @@ use crate::{
     ids::{EntityId, LogId, Offset, OffsetRange},
     journal::JournalDamage,
     layout::{Layout, Named, segment_name},
-    store::{AckSet, Cursor, join},
+    store::{AckSet, Cursor, LogName, join},
 };
 
 /// Verifies the store in a directory. The caller holds its lock.
@@ -162,15 +162,19 @@ fn verify_delay_indexes(survey: &Survey, report: &mut VerifyReport) -> Result<()
             spilled.filter(|it| !named.contains(it)).map(|it| it.to(it.next())).collect();
         join(&mut lost);
         if !lost.is_empty() {
-            let what =
-                "delayed messages that no block of the delay index names: they are never delivered";
-            let mut found = problem(&dir, 0, what);
             let log = survey.name(queue.log(0));
-            found.affected.push(Affected { log, offsets: offsets(&lost) });
-            report.problems.push(found);
+            report.problems.push(unnamed_messages(&dir, log, &lost));
         }
     }
     Ok(())
+}
+
+/// The problem of spilled messages that no block names.
+pub fn unnamed_messages(index: &Path, log: LogName, lost: &[OffsetRange]) -> Problem {
+    let what = "delayed messages that no block of the delay index names: they are never delivered";
+    let mut found = problem(index, 0, what);
+    found.affected.push(Affected { log, offsets: offsets(lost) });
+    found
 }
 
 /// The ranges as a report holds them.

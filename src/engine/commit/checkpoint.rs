@@ -47,6 +47,7 @@ impl Committer {
             inspect::verify_base(self)?
         };
         inspect::verify_segments(self, &mut report, &check_open)?;
+        self.verify_delay_indexes(&mut report, &check_open)?;
         Ok(report)
     }
 

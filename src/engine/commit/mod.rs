@@ -26,3 +26,4 @@ mod tests;
 pub mod threads;
 pub mod ticket;
 pub mod transact;
+mod verify;

@@ -178,6 +178,7 @@ fn verify_finds_delayed_messages_that_no_block_names() {
     }
     engine.sync().expect("the disk is well");
     assert!(verify(&disk).is_ok(), "{}", verify(&disk));
+    assert!(engine.verify().expect("it can be read").is_ok());
 
     // The block goes, and its messages do not come back.
     let committer = engine.committer();
@@ -202,6 +203,8 @@ fn verify_finds_delayed_messages_that_no_block_names() {
         assert_eq!(affected[0].log.to_string(), "queue \"q\"");
         let offsets: u64 = affected[0].offsets.iter().map(|it| it.end.0 - it.start.0).sum();
         assert!(offsets > 0 && offsets < 40, "{report}");
+        let of_engine = engine.verify().expect("it can be read");
+        assert_eq!(of_engine.problems, report.problems, "{of_engine}");
     }
     // Salvage makes them deliverable at once.
     disk.kill();
@@ -341,4 +344,41 @@ fn a_circle_of_dead_letters_is_found_and_stops_nothing() {
     let report = salvage_on(&process, from, to, config()).expect("it can be salvaged");
     assert_eq!(report.old_settings.len(), 1, "{report}");
     assert!(verify_on(process, to).expect("it can be read").is_ok());
+}
+
+/// Messages come back and are spilled again while verify reads the blocks.
+#[test]
+fn verify_of_an_open_store_finds_nothing_while_delayed_messages_come_and_go() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, Config { delayed_in_memory: 8, ..config() });
+    let queue = engine.queue("q").create().expect("there is space");
+    let send = |n: u64| {
+        let due = Duration::from_secs(1 + n * 7919 % 600);
+        queue.send(Message::new(n.to_string()).deliver_after(due)).expect("there is space");
+    };
+    (0..300).for_each(send);
+    let done = AtomicBool::new(false);
+    let received = thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            let (mut n, mut received) = (300, 0);
+            while !done.load(Ordering::SeqCst) {
+                (n..n + 5).for_each(send);
+                n += 5;
+                disk.advance(Duration::from_secs(5));
+                while let Some(delivery) = queue.try_receive().expect("it can be read") {
+                    delivery.ack().expect("there is space");
+                    received += 1;
+                }
+            }
+            received
+        });
+        for _ in 0..50 {
+            let report = engine.verify().expect("it can be read");
+            assert!(report.is_ok(), "{report}");
+        }
+        done.store(true, Ordering::SeqCst);
+        busy.join().expect("it ends")
+    });
+    assert!(received > 0, "messages came back");
+    engine.close().expect("the disk is well");
 }

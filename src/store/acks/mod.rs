@@ -284,6 +284,16 @@ impl AckSet {
         })
     }
 
+    /// The spilled messages of the first chunk with one at or behind an offset, and where the next chunk begins.
+    pub fn spilled_from(&self, from: Offset) -> Option<(Vec<Offset>, Offset)> {
+        let (first, _) = split(from.0);
+        let mut chunks = self.chunks.range(first..);
+        let (index, chunk) = chunks.find(|(_, chunk)| !chunk.spilled.is_empty())?;
+        let offset = |low: u32| Offset(index * CHUNK_OFFSETS + u64::from(low));
+        let spilled = chunk.spilled.iter().map(offset).collect();
+        Some((spilled, Offset((index + 1) * CHUNK_OFFSETS)))
+    }
+
     /// Marks a range as spilled: the delay index holds the times at which its messages are due.
     /// Acked messages are left as they are.
     pub fn spill(&mut self, range: OffsetRange) {
