@@ -32,10 +32,10 @@ pub enum Rank {
 }
 
 #[cfg(all(debug_assertions, not(loom)))]
-#[cfg(feature = "sim")]
-pub use checked::take_longest_holds;
-#[cfg(all(debug_assertions, not(loom)))]
 pub use checked::{Hold, Unchecked, step, steps, touches_disk};
+#[cfg(all(debug_assertions, not(loom)))]
+#[cfg(feature = "sim")]
+pub use checked::{take_longest_holds, take_steps};
 #[cfg(not(all(debug_assertions, not(loom))))]
 pub use unchecked::{Hold, Unchecked, step, steps, touches_disk};
 
@@ -53,6 +53,7 @@ mod checked {
     thread_local! {
         static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
         static STEPS: Cell<u64> = const { Cell::new(0) };
+        static ALL_STEPS: Cell<u64> = const { Cell::new(0) };
         static UNCHECKED: Cell<u32> = const { Cell::new(0) };
         static LONGEST: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
     }
@@ -116,6 +117,7 @@ mod checked {
     #[inline]
     pub fn steps(count: u64) {
         STEPS.set(STEPS.get().saturating_add(count));
+        ALL_STEPS.set(ALL_STEPS.get().saturating_add(count));
     }
 
     fn note_hold(operation: &'static str, steps: u64) {
@@ -131,6 +133,13 @@ mod checked {
     #[must_use]
     pub fn take_longest_holds() -> BTreeMap<&'static str, u64> {
         LONGEST.take()
+    }
+
+    /// How many steps this thread has counted since this was called last.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn take_steps() -> u64 {
+        ALL_STEPS.take()
     }
 
     /// Asserts that the core is not held: the disk is about to be touched.

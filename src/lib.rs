@@ -159,6 +159,6 @@ mod readme {}
 pub mod sim {
     #[cfg(all(debug_assertions, not(loom)))]
     #[doc(hidden)]
-    pub use crate::audit::take_longest_holds;
+    pub use crate::audit::{take_longest_holds, take_steps};
     pub use crate::disk::sim::SimDisk;
 }

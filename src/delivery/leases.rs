@@ -41,6 +41,13 @@ pub struct Expired {
     pub attempt: u32,
 }
 
+/// What became of a lease whose deadline has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    RanOut(Expired),
+    Renewed,
+}
+
 #[derive(Debug)]
 struct Lease {
     offset: Offset,
@@ -266,21 +273,21 @@ impl Leases {
         self.next().map(|(deadline, _)| deadline)
     }
 
+    /// Ends or renews the lease whose deadline came first. `None` if no deadline has come.
     #[inline]
-    pub fn expire_one(&mut self, now: Duration) -> Option<Expired> {
-        loop {
-            audit::step();
-            let (deadline, index) = self.next()?;
-            if now < deadline {
-                return None;
-            }
-            match self.entries[index].renewal {
-                Some((by, until)) if now < until => self.postpone(index, (now + by).min(until)),
-                _ => {
-                    let Lease { is_untouched, attempt, .. } = self.entries[index];
-                    return Some(Expired { offset: self.remove(index), is_untouched, attempt });
-                }
-            }
+    pub fn expire_one(&mut self, now: Duration) -> Option<Ended> {
+        audit::step();
+        let (deadline, index) = self.next()?;
+        if now < deadline {
+            return None;
         }
+        if let Some((by, until)) = self.entries[index].renewal
+            && now < until
+        {
+            self.postpone(index, (now + by).min(until));
+            return Some(Ended::Renewed);
+        }
+        let Lease { is_untouched, attempt, .. } = self.entries[index];
+        Some(Ended::RanOut(Expired { offset: self.remove(index), is_untouched, attempt }))
     }
 }

@@ -42,7 +42,7 @@ use std::{collections::BTreeSet, time::Duration};
 pub use groups::Groups;
 use lanes::Lanes;
 use leases::Leases;
-pub use leases::{Expired, LeaseKey, SlotId};
+pub use leases::{Ended, Expired, LeaseKey, SlotId};
 pub use retry::Retry;
 use returned::{Readiness, Returned};
 use roaring::RoaringTreemap;
@@ -213,18 +213,19 @@ impl Deliveries {
         day.into_iter().chain(even).min_by_key(|(due, _)| due.even_time(skew)).copied()
     }
 
-    /// Moves messages whose time has come from `waiting` to the due ones, until `most` are due. `now` is the even
-    /// time. Returns how many it moved.
+    /// Moves messages whose time has come from `waiting` to the due ones: `at_once` of them, and until `most` are due.
+    /// `now` is the even time. Returns how many it moved.
     #[inline]
     pub fn release_due(
         &mut self,
         now: Timestamp,
         skew: Skew,
-        most: u64,
+        (most, at_once): (u64, usize),
         acked: &impl Acked,
     ) -> usize {
         let mut count = 0;
-        while let Some((due, offset)) = self.first_waiting(skew)
+        while count < at_once
+            && let Some((due, offset)) = self.first_waiting(skew)
             && due.even_time(skew) <= now
             && self.due() < most
         {
@@ -401,12 +402,14 @@ impl Deliveries {
         self.leases.hold(key, now, renewal)
     }
 
-    /// Ends one lease whose deadline has come. The caller puts its message into another place.
+    /// Ends or renews one lease whose deadline has come. If it ran out, the caller puts its message into another place.
     #[inline]
-    pub fn expire_one(&mut self, now: Duration) -> Option<Expired> {
-        let expired = self.leases.expire_one(now)?;
-        self.note_ended(expired.offset);
-        Some(expired)
+    pub fn expire_one(&mut self, now: Duration) -> Option<Ended> {
+        let ended = self.leases.expire_one(now)?;
+        if let Ended::RanOut(expired) = ended {
+            self.note_ended(expired.offset);
+        }
+        Some(ended)
     }
 
     /// When the next lease expires.

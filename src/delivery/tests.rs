@@ -8,7 +8,7 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{Acked, Deliveries, Expired, LeaseKey, PASSED_AT_ONCE};
+use super::{Acked, Deliveries, Ended, LeaseKey, PASSED_AT_ONCE};
 use crate::{
     ids::{Due, Offset, Skew, Timestamp},
     store::AckSet,
@@ -25,6 +25,14 @@ impl Acked for Acks {
 
     fn priority(&self, offset: Offset) -> u8 {
         self.1.get(&offset.0).copied().unwrap_or(0)
+    }
+}
+
+/// The message whose lease ran out.
+fn ran_out(ended: Option<Ended>) -> Option<Offset> {
+    match ended? {
+        Ended::RanOut(expired) => Some(expired.offset),
+        Ended::Renewed => panic!("no lease is renewed"),
     }
 }
 
@@ -114,7 +122,7 @@ fn a_lease_is_lost_at_its_deadline_and_its_key_stays_dead() {
     let (_, key) = lease(&mut deliveries, &acks, 1).expect("fresh");
     assert_eq!(deliveries.held(key, at(9)), Some(Offset(0)));
     assert_eq!(deliveries.held(key, at(10)), None, "the deadline itself is too late");
-    assert_eq!(deliveries.expire_one(at(10)).map(|it| it.offset), Some(Offset(0)));
+    assert_eq!(ran_out(deliveries.expire_one(at(10))), Some(Offset(0)));
     deliveries.put(Offset(0), AT_ONCE, &acks);
     let (offset, again) = lease(&mut deliveries, &acks, 1).expect("released");
     assert_eq!(offset, 0);
@@ -132,10 +140,10 @@ fn an_extended_lease_outlives_others_and_does_not_delay_them() {
     let (_, second) = lease(&mut deliveries, &acks, 9).expect("fresh");
     assert!(deliveries.extend(first, at(5), at(60)));
     assert_eq!(deliveries.next_deadline(), Some(at(10)));
-    assert_eq!(deliveries.expire_one(at(10)).map(|it| it.offset), Some(Offset(1)));
+    assert_eq!(ran_out(deliveries.expire_one(at(10))), Some(Offset(1)));
     assert_eq!(deliveries.expire_one(at(10)), None);
     assert!(!deliveries.extend(second, at(11), at(99)), "it has run out");
-    assert_eq!(deliveries.expire_one(at(60)).map(|it| it.offset), Some(Offset(0)));
+    assert_eq!(ran_out(deliveries.expire_one(at(60))), Some(Offset(0)));
     assert_eq!(deliveries.next_deadline(), None);
 }
 
@@ -180,14 +188,14 @@ proptest! {
         // Offset, due time.
         let mut waiting: Vec<(u64, u64)> = Vec::new();
         for step in steps {
-            while let Some(Expired { offset, .. }) = deliveries.expire_one(at(now)) {
+            while let Some(offset) = ran_out(deliveries.expire_one(at(now))) {
                 let index = leased.iter().position(|lease| lease.0 == offset.0);
                 let (_, key, deadline) = leased.remove(index.expect("it was leased"));
                 deliveries.put(offset, AT_ONCE, &acks);
                 prop_assert!(deadline <= now);
                 prop_assert_eq!(deliveries.held(key, at(0)), None);
             }
-            deliveries.release_due(Timestamp(now), SKEW, u64::MAX, &acks);
+            deliveries.release_due(Timestamp(now), SKEW, (u64::MAX, usize::MAX), &acks);
             waiting.retain(|(_, due)| *due > now);
             prop_assert!(leased.iter().all(|lease| lease.2 > now));
             prop_assert_eq!(deliveries.waiting(), waiting.len() as u64);
@@ -311,7 +319,10 @@ fn how_many_messages_are_looked_at_for_one_does_not_depend_on_how_many_there_are
             }
         }
         deliveries.defer(Offset(6 * count), Due::even(Timestamp(1000)));
-        assert_eq!(deliveries.release_due(Timestamp(1), SKEW, u64::MAX, &acks) as u64, count);
+        assert_eq!(
+            deliveries.release_due(Timestamp(1), SKEW, (u64::MAX, usize::MAX), &acks) as u64,
+            count
+        );
         let rounds = (0..40).map(|_| {
             let before = acks.looks.get();
             let (offset, key) = lease(&mut deliveries, &acks);
@@ -347,7 +358,7 @@ fn those_of_one_priority_that_have_waited_come_in_the_order_in_which_they_are_du
         deliveries.prioritize(Offset(offset), 7);
         deliveries.defer(Offset(offset), Due::even(Timestamp(due)));
     }
-    assert_eq!(deliveries.release_due(Timestamp(3), SKEW, u64::MAX, &acks), 3);
+    assert_eq!(deliveries.release_due(Timestamp(3), SKEW, (u64::MAX, usize::MAX), &acks), 3);
     let got = std::iter::from_fn(|| lease(&mut deliveries, &acks, 3)).map(|it| it.0);
     assert_eq!(got.collect::<Vec<_>>(), [1, 2, 0]);
 }
@@ -398,7 +409,7 @@ fn those_that_could_be_delivered_are_sorted_by_priority_and_age() {
     deliveries.defer(Offset(5), Due::even(Timestamp(1)));
     deliveries.defer(Offset(6), Due::even(Timestamp(1)));
     deliveries.defer(Offset(8), Due::even(Timestamp(9)));
-    deliveries.release_due(Timestamp(1), SKEW, u64::MAX, &acks);
+    deliveries.release_due(Timestamp(1), SKEW, (u64::MAX, usize::MAX), &acks);
     for _ in 0..2 {
         let ready: Vec<u64> = deliveries.ready(&acks, Offset(9)).map(|it| it.0).collect();
         assert_eq!(ready, [2, 4, 5, 7, 3, 6, 0, 1]);
@@ -425,7 +436,7 @@ fn a_time_of_day_moves_with_the_clock_and_a_delay_does_not() {
     assert_eq!(latest, [Offset(0)]);
     let latest: Vec<_> = deliveries.latest(1, Skew(-800)).into_iter().map(|it| it.1).collect();
     assert_eq!(latest, [Offset(1)]);
-    assert_eq!(deliveries.release_due(Timestamp(300), Skew(-800), 9, &acks), 1);
-    assert_eq!(deliveries.release_due(Timestamp(499), Skew(-800), 9, &acks), 0);
-    assert_eq!(deliveries.release_due(Timestamp(500), Skew(0), 9, &acks), 1);
+    assert_eq!(deliveries.release_due(Timestamp(300), Skew(-800), (9, usize::MAX), &acks), 1);
+    assert_eq!(deliveries.release_due(Timestamp(499), Skew(-800), (9, usize::MAX), &acks), 0);
+    assert_eq!(deliveries.release_due(Timestamp(500), Skew(0), (9, usize::MAX), &acks), 1);
 }

@@ -1,7 +1,7 @@
 //! All interleavings of group commit, and of waiters with the threads that wake them.
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib interleavings`
 //!
-//! What is checked is the engine's own `Syncs`, `GroupCommit` and `Watch`, over a journal that is a number. Loom
+//! What is checked is the engine's own `Syncs`, `GroupCommit`, `Watch` and `FairMutex`, over a journal that is a number. Loom
 //! itself finds whoever waits for ever.
 
 use std::{
@@ -19,7 +19,10 @@ use loom::thread;
 
 use super::{
     commit::sync::{Synced, Syncs},
-    runtime::wait::{Attempt, Awaited, Watch, blocking},
+    runtime::{
+        fair::FairMutex,
+        wait::{Attempt, Awaited, Watch, blocking},
+    },
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -376,6 +379,30 @@ fn interleavings_of_giving_up_with_a_wake_up() {
                 messages.send();
             }
             waits.join().unwrap();
+        });
+    }
+}
+
+/// Threads that take a mutex again and again, and one that gives way, all have their turns.
+#[test]
+fn interleavings_of_a_fair_mutex() {
+    for overtaking_max in [0, 1] {
+        check(4, move || {
+            let mutex = Arc::new(FairMutex::with_overtaking(overtaking_max, 0));
+            let threads = [true, false].map(|gives_way| {
+                let mutex = Arc::clone(&mutex);
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        *mutex.lock().unwrap() += 1;
+                        if gives_way {
+                            mutex.give_way();
+                        }
+                    }
+                })
+            });
+            *mutex.lock().unwrap() += 1;
+            threads.into_iter().for_each(|it| it.join().unwrap());
+            assert_eq!(*mutex.lock().unwrap(), 5);
         });
     }
 }

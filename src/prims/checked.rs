@@ -3,7 +3,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::LockResult,
+    sync::{LockResult, TryLockError, TryLockResult},
     time::Duration,
 };
 
@@ -27,6 +27,13 @@ impl<T> Mutex<T> {
     pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
         let guard = self.0.lock().expect("a panic ends the check");
         Ok(MutexGuard { mutex: self, guard: Some(guard) })
+    }
+
+    pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Ok(MutexGuard { mutex: self, guard: Some(guard) }),
+            Err(_) => Err(TryLockError::WouldBlock),
+        }
     }
 
     pub fn clear_poison(&self) {}

@@ -353,7 +353,7 @@ fn measure(thing: Thing, count: usize) -> BTreeMap<&'static str, u64> {
 
 /// What still grows: with what, in which operation, and by how many steps for each. An entry leaves this list
 /// when the operation works in slices.
-const GROWING: [(Thing, &str, u64); 43] = [
+const GROWING: [(Thing, &str, u64); 41] = [
     (Queues, "checkpoint", 6),
     (Queues, "close", 2),
     (Queues, "delete", 3),
@@ -384,12 +384,9 @@ const GROWING: [(Thing, &str, u64); 43] = [
     (Delayed, "receive", 2),
     (Failed, "checkpoint", 1),
     (Expired, "checkpoint", 1),
-    // The first operation that looks at a queue ends its leases that have run out.
-    (Expired, "stats", 7),
     (Due, "checkpoint", 1),
     (Due, "purge", 1),
     (Due, "receive", 2),
-    (Due, "stats", 2),
     (Batch, "ack a batch", 2),
     (Batch, "commit a transaction", 5),
     (Batch, "receive", 2),
@@ -402,6 +399,10 @@ const GROWING: [(Thing, &str, u64); 43] = [
     (Damaged, "purge", 1),
     (Keys, "checkpoint", 2),
 ];
+
+/// What works in slices: a hold grows up to a bound that `slices.rs` asserts. The first operation that looks at a queue
+/// ends its leases that have run out, and releases messages that come due.
+const SLICED: [(Thing, &str); 2] = [(Expired, "stats"), (Due, "stats")];
 
 /// Every hold looks at every threshold that is watched, in so many steps.
 const STEPS_OF_A_THRESHOLD: u64 = 2;
@@ -427,7 +428,8 @@ fn a_hold_grows_only_with_what_is_named_here() {
     let _beside = beside_others();
     let mut found = Vec::new();
     for thing in THINGS.into_iter().filter(|thing| *thing != Watches) {
-        let growing = growth(thing).into_iter().filter(|(_, steps)| *steps > 0);
+        let growing = growth(thing).into_iter();
+        let growing = growing.filter(|(it, steps)| *steps > 0 && !SLICED.contains(&(thing, *it)));
         found.extend(growing.map(|(operation, steps)| (thing, operation, steps)));
     }
     assert_eq!(found, GROWING);

@@ -5,6 +5,7 @@
 mod bounds;
 mod heap;
 mod holds;
+mod slices;
 mod work;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

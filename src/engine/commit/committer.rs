@@ -16,6 +16,7 @@ use crate::{
         core::{Core, guard::CoreGuard},
         runtime::{
             clock::EvenClock,
+            fair::FairMutex,
             lock::RankedMutex,
             signals::{CheckpointerSignal, FlusherSignal},
             within::Within,
@@ -23,14 +24,14 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     ids::{Now, Timestamp},
-    prims::{Mutex, RwLock, RwLockReadGuard},
+    prims::{RwLock, RwLockReadGuard},
     store::Store,
 };
 
 /// The core, the functions that lock it, and the other state that commits need.
 #[derive(Debug)]
 pub struct Committer {
-    core: Mutex<Core>,
+    core: FairMutex<Core>,
     pub syncs: Syncs,
     pub disk: Arc<dyn Disk>,
     pub config: Config,
@@ -70,7 +71,7 @@ impl Committer {
         Committer {
             epoch: store.journal.epoch(),
             syncs: Syncs::new(store.journal.durable()),
-            core: Mutex::new(Core::new(store, &config, (Arc::clone(&clock), known), chance)),
+            core: FairMutex::new(Core::new(store, &config, (Arc::clone(&clock), known), chance)),
             flusher: FlusherSignal::new(has_threads, config.sync_interval),
             checkpointer: CheckpointerSignal::new(has_threads),
             space: Space::default(),
@@ -116,6 +117,19 @@ impl Committer {
         let core = self.lock(operation);
         self.check_open(&core)?;
         Ok(core)
+    }
+
+    /// Unlocks the core between two slices of work, lets a thread that waits for it have its turn, and locks it again.
+    pub fn give_way<'a>(&'a self, operation: &'static str, core: CoreGuard<'a>) -> CoreGuard<'a> {
+        drop(core);
+        self.core.give_way();
+        self.lock(operation)
+    }
+
+    /// After a slice of work that another one follows: lets a thread that waits for the core have its turn first.
+    pub fn end_slice(&self, core: CoreGuard<'_>) {
+        drop(core);
+        self.core.give_way();
     }
 
     /// Fails if the engine is closed or poisoned.

@@ -54,15 +54,16 @@ impl Committer {
     }
 
     /// Moves the messages whose last lease ran out to the dead letters, in the order in which the leases ran
-    /// out. If one cannot be moved, this stops, and the consumers that lease the others move them.
-    pub fn move_exhausted(&self) {
+    /// out: `most` of them. Returns whether there may be more to move. If one cannot be moved, this stops, and the
+    /// consumers that lease the others move them.
+    pub fn move_exhausted(&self, most: usize) -> bool {
         let operation = "move to the dead letters";
-        loop {
+        for _ in 0..most {
             let mut core = self.lock(operation);
             if self.check_open(&core).is_err() {
-                return;
+                return false;
             }
-            let Some(message) = core.next_exhausted() else { return };
+            let Some(message) = core.next_exhausted() else { return false };
             let now = self.elapsed();
             let Some(exhausted) = core.lease_exhausted(message, now) else { continue };
             let priority =
@@ -82,7 +83,7 @@ impl Committer {
                     }
                     // The consumer that leases this message next gets the error.
                     core.put_back(message.cursor, key);
-                    return;
+                    return false;
                 }
             };
             let dead = DeadMessage { stored: &stored, attempts, priority, reason: UNSETTLED };
@@ -95,8 +96,9 @@ impl Committer {
                 how: Settling::DeadLetter { letter, has_failed: false },
             };
             if !self.move_or_wait(&settlement).is_ok_and(|moved| moved) {
-                return;
+                return false;
             }
         }
+        true
     }
 }

@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use super::committer::{Committer, PANICKED};
 use crate::{
-    engine::runtime::{
-        signals::{Duty, Timer},
-        wait::wake_task,
-        within::Within,
+    engine::{
+        core::expiry::EXPIRED_AT_ONCE,
+        runtime::{
+            signals::{Duty, Timer},
+            wait::wake_task,
+            within::Within,
+        },
     },
     error::{Error, ErrorKind, Result},
     format::frame::FrameKind,
@@ -23,6 +26,9 @@ use crate::{
     },
     store::Extent,
 };
+
+/// The most messages that the flusher moves to the dead letters before its next duty.
+const MOVED_AT_ONCE: usize = 64;
 
 /// Starts both threads.
 pub fn start(committer: &Arc<Committer>) -> Result<Vec<JoinHandle<()>>> {
@@ -96,7 +102,8 @@ fn mark(committer: &Committer, position: Lsn) {
     }
 }
 
-/// Runs a timer: ends the leases of a cursor that run out, and releases its messages that come due.
+/// Runs a timer: ends the leases of a cursor that run out, and releases its messages that come due. It does one slice.
+/// If there is more, the timer is due again at once, and other duties may come between.
 fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     let operation = "timer";
     let mut core = committer.lock(operation);
@@ -112,12 +119,14 @@ fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
         committer.bring_back(cursor);
         core = committer.lock(operation);
     }
-    core.expire(cursor, now);
+    core.expire(cursor, now, EXPIRED_AT_ONCE);
     let mut core = committer.count_failures(operation, core);
     let wants_check = core.take_check(cursor, now);
-    core.arm(cursor);
-    drop(core);
-    committer.move_exhausted();
+    core.arm_from(cursor, now);
+    committer.end_slice(core);
+    if committer.move_exhausted(MOVED_AT_ONCE) {
+        committer.lock(operation).call_mover_again(now);
+    }
     if wants_check {
         committer.check_oldest(cursor);
     }
@@ -135,12 +144,13 @@ fn checkpoint(committer: &Committer) {
 
 /// Counts the attempts for which the journal had no space before a round.
 fn count_begun(committer: &Committer, outcome: &Result<()>) {
-    let mut core = committer.lock("count a delivery");
+    let operation = "count a delivery";
+    let mut core = committer.lock(operation);
     if outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
         // On a full disk, messages are handled without being counted.
         core.forget_begun();
     } else {
-        committer.count_begun(&mut core);
+        drop(committer.count_begun(operation, core));
     }
 }
 

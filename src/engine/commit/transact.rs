@@ -155,7 +155,12 @@ impl Committer {
                 break;
             }
             match core.commit_failures(self.now_plain()) {
-                Ok(_) => self.sync_soon(),
+                Ok(_) => {
+                    self.sync_soon();
+                    if core.has_failures() {
+                        core = self.give_way(operation, core);
+                    }
+                }
                 Err(Refused::NeedsSpace(shortage)) => {
                     drop(core);
                     let made = self.make_space(shortage);
@@ -174,18 +179,28 @@ impl Committer {
 
     /// Counts attempts that could not be counted when their handling began. It waits for no space: without space they are
     /// counted later.
-    pub fn count_begun(&self, core: &mut Core) {
+    pub fn count_begun<'a>(
+        &'a self,
+        operation: &'static str,
+        mut core: CoreGuard<'a>,
+    ) -> CoreGuard<'a> {
         while core.has_begun() {
-            if self.check_open(core).is_err() {
+            if self.check_open(&core).is_err() {
                 core.forget_begun();
-                return;
+                break;
             }
             match core.commit_begun(self.now_plain()) {
-                Ok(_) => self.sync_soon(),
-                Err(Refused::NeedsSpace(_)) => return,
+                Ok(_) => {
+                    self.sync_soon();
+                    if core.has_begun() {
+                        core = self.give_way(operation, core);
+                    }
+                }
+                Err(Refused::NeedsSpace(_)) => break,
                 Err(Refused::Failed(_)) => core.forget_begun(),
             }
         }
+        core
     }
 
     /// Waits for a commit as its durability demands.

@@ -285,7 +285,7 @@ impl Delivery {
                 core.call_mover(cursor, committer.elapsed());
             } else if core.has_exhausted() {
                 drop(core);
-                committer.move_exhausted();
+                committer.move_exhausted(usize::MAX);
             }
         });
     }

@@ -14,7 +14,7 @@ use crate::{
     delivery::LeaseKey,
     engine::{
         commit::patience,
-        core::{Core, guard::CoreGuard, slots::Admittance},
+        core::{Core, expiry::EXPIRED_AT_ONCE, guard::CoreGuard, slots::Admittance},
         runtime::wait::Attempt,
     },
     error::{Error, ErrorKind, Result},
@@ -174,20 +174,9 @@ impl Consumer {
             core = committer.lock_open(operation)?;
             elapsed = committer.elapsed();
         }
-        core.expire(cursor, elapsed);
-        if core.has_failures() {
-            // This may wait for space. A lease is granted from the time after it.
-            core = committer.count_failures(operation, core);
-            committer.check_open(&core)?;
-            if core.has_failures() {
-                // The caller awaits space. If it is cancelled meanwhile, another one goes on.
-                core.wake_one(self.log());
-                return Err(Error::lacks_space());
-            }
-            elapsed = committer.elapsed();
-        }
+        core = self.expire(operation, core, &mut elapsed)?;
         if core.has_begun() {
-            committer.count_begun(&mut core);
+            core = committer.count_begun(operation, core);
         }
         if committer.flusher.has_thread() {
             return Ok((core, elapsed));
@@ -195,7 +184,7 @@ impl Consumer {
         // Without a flusher thread, this call does its work.
         if core.has_exhausted() {
             drop(core);
-            committer.move_exhausted();
+            committer.move_exhausted(usize::MAX);
             core = committer.lock_open(operation)?;
             elapsed = committer.elapsed();
         }
@@ -206,6 +195,40 @@ impl Consumer {
             elapsed = committer.elapsed();
         }
         Ok((core, elapsed))
+    }
+
+    /// Ends leases that have run out, releases messages that come due, and counts failures: in slices. A lease is granted
+    /// from the time after it.
+    #[inline(always)]
+    fn expire<'a>(
+        &'a self,
+        operation: &'static str,
+        mut core: CoreGuard<'a>,
+        elapsed: &mut Duration,
+    ) -> Result<CoreGuard<'a>> {
+        let (cursor, committer) = (self.cursor(), self.committer());
+        // Leases that are granted meanwhile run out later.
+        let until = *elapsed;
+        loop {
+            let is_more = core.expire(cursor, until, EXPIRED_AT_ONCE);
+            if core.has_failures() {
+                // This may wait for space.
+                core = committer.count_failures(operation, core);
+                committer.check_open(&core)?;
+                if core.has_failures() {
+                    // The caller awaits space. If it is cancelled meanwhile, another one goes on.
+                    core.wake_one(self.log());
+                    return Err(Error::lacks_space());
+                }
+                *elapsed = committer.elapsed();
+            }
+            if !is_more {
+                return Ok(core);
+            }
+            core = committer.give_way(operation, core);
+            committer.check_open(&core)?;
+            *elapsed = committer.elapsed();
+        }
     }
 
     /// Leases the next messages. If one cannot be located, the others are delivered, and the next attempt gets

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Core, commit::CommitResult, consumption::Consumption};
+use super::{Core, commit::CommitResult, consumption::Consumption, expiry::EXPIRED_AT_ONCE};
 use crate::{
     audit,
     delivery::weights::{Weights, weight_of},
@@ -93,8 +93,31 @@ impl Core {
         elapsed: Duration,
     ) -> CommitResult<Dropped> {
         load.check(limit)?;
-        // What has come due, or has run out its lease, can be dropped. Without its thread the engine notes that here.
-        self.expire(cursor, elapsed);
+        // What has come due, or has run out its lease, can be dropped. Without its thread the engine notes that here. If
+        // that is not enough, twice as many more: so many as are dropped, at most.
+        let mut at_once = EXPIRED_AT_ONCE;
+        loop {
+            let is_more = self.expire(cursor, elapsed, at_once);
+            match self.choose_dropped(cursor, limit, load, acked, elapsed) {
+                Err(Refused::Failed(error))
+                    if error.kind() == ErrorKind::QueueFull && limit.drops_oldest && is_more =>
+                {
+                    at_once = at_once.saturating_mul(2);
+                }
+                chosen => return chosen,
+            }
+        }
+    }
+
+    /// Chooses the messages that a commit must drop.
+    fn choose_dropped(
+        &mut self,
+        cursor: CursorId,
+        limit: Limit,
+        load: Load,
+        acked: &[Offset],
+        elapsed: Duration,
+    ) -> CommitResult<Dropped> {
         let log = self.consumption(cursor)?.info.log;
         let (_, end) = self.bounds(log)?;
         let may_have_expired = self.may_have_expired(log, elapsed);

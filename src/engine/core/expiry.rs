@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::{
     Core,
     commit::{CommitResult, Receipt},
-    failures::{Exhausted, Failure, MessageId},
+    failures::{Counted, Exhausted, MessageId},
 };
 use crate::{
     audit,
     delivery::{
-        Expired, LeaseKey,
+        Ended, Expired, LeaseKey,
         disposition::{Disposition, FailedDelivery},
     },
     engine::runtime::signals::Timer,
@@ -21,8 +21,11 @@ use crate::{
     store::Op,
 };
 
+/// The most leases that end, or messages that come due, in one hold of the core. Each takes up to eight steps.
+pub const EXPIRED_AT_ONCE: usize = 128;
+
 /// The most failures that are counted in one commit.
-const FAILURES_AT_ONCE: usize = 1000;
+const FAILURES_AT_ONCE: usize = EXPIRED_AT_ONCE;
 
 /// How long a message is on lease while it moves to the dead letters.
 const MOVING: Duration = Duration::from_secs(60);
@@ -50,18 +53,18 @@ impl Core {
         }
     }
 
-    /// Ends the leases of a cursor that run out, and releases messages that come due.
+    /// Ends the leases of a cursor that run out, and releases messages that come due: `most` of them in all. Returns
+    /// whether there may be more.
     #[inline]
-    pub fn expire(&mut self, cursor: CursorId, elapsed: Duration) {
-        while let Some(consumption) = self.consumers.get_mut(&cursor) {
-            let Some(expired) = consumption.deliveries.expire_one(elapsed) else {
-                if consumption.deliveries.waiting() > 0 {
-                    self.release_due(cursor, elapsed);
-                }
-                return;
+    pub fn expire(&mut self, cursor: CursorId, elapsed: Duration, most: usize) -> bool {
+        for rest in (1..=most).rev() {
+            let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
+            let Some(ended) = consumption.deliveries.expire_one(elapsed) else {
+                let waits = consumption.deliveries.waiting() > 0;
+                return waits && self.release_due(cursor, elapsed, rest);
             };
             audit::step();
-            let Expired { offset, is_untouched, attempt } = expired;
+            let Ended::RanOut(Expired { offset, is_untouched, attempt }) = ended else { continue };
             if is_untouched {
                 // A batch was received, and this message of it was never looked at. That is no attempt.
                 self.return_untouched(cursor, offset);
@@ -70,6 +73,7 @@ impl Core {
             }
             self.note_freed_slots(cursor);
         }
+        true
     }
 
     /// Delivers a message again whose lease has ended before its handling began.
@@ -99,8 +103,8 @@ impl Core {
             consumption.deliveries.take_back(offset, acks);
             let log = consumption.info.log;
             if counts_first && attempt > 0 && acks.attempts(offset) == attempt {
-                let (attempts, due) = (attempt - 1, Due::NOW);
-                self.failures.uncounted.push(Failure { cursor, offset, attempts, due });
+                let counted = Counted { attempts: attempt - 1, due: Due::NOW };
+                self.failures.count_later(MessageId { cursor, offset }, counted);
             }
             self.wake_one(log);
         }
@@ -109,7 +113,8 @@ impl Core {
         true
     }
 
-    fn release_due(&mut self, cursor: CursorId, elapsed: Duration) {
+    /// Releases messages that come due, `at_once` of them at most. Returns whether there may be more.
+    fn release_due(&mut self, cursor: CursorId, elapsed: Duration, at_once: usize) -> bool {
         let (now, most) = (self.even(elapsed), self.delayed_in_memory);
         let skew = self.skew();
         if let Some(consumption) = self.consumers.get_mut(&cursor)
@@ -117,11 +122,13 @@ impl Core {
         {
             // Messages that are still spilled may be due before those in memory.
             let most = if consumption.delay_index.has_blocks() { most } else { u64::MAX };
-            let count = consumption.deliveries.release_due(now, skew, most, acks);
+            let count = consumption.deliveries.release_due(now, skew, (most, at_once), acks);
             audit::steps(count as u64);
             let log = consumption.info.log;
             self.wake_some(log, count);
+            return count == at_once;
         }
+        false
     }
 
     /// Handles a delivery that ended without a settlement.
@@ -135,15 +142,16 @@ impl Core {
         match disposition {
             Ok(Disposition::Retry { attempts, due }) => {
                 consumption.deliveries.put(offset, due, acks);
-                self.failures.uncounted.push(Failure { cursor, offset, attempts, due });
+                let counted = Counted { attempts, due };
+                self.failures.count_later(MessageId { cursor, offset }, counted);
                 self.wake_or_arm(cursor, log, due);
             }
             Ok(Disposition::DeadLetter(_)) => {
                 consumption.deliveries.put(offset, Due::NOW, acks);
                 if acks.attempts(offset) < attempt {
                     // The attempt could not be counted before its handling. The mover asks for the count.
-                    let (attempts, due) = (attempt, Due::NOW);
-                    self.failures.uncounted.push(Failure { cursor, offset, attempts, due });
+                    let counted = Counted { attempts: attempt, due: Due::NOW };
+                    self.failures.count_later(MessageId { cursor, offset }, counted);
                 }
                 self.failures.exhausted.push_back(MessageId { cursor, offset });
                 // A consumer that leases the message before it is moved moves it.
@@ -161,6 +169,13 @@ impl Core {
         {
             consumption.armed = Some(now);
             self.effects.set_timer(Timer { at: now, cursor });
+        }
+    }
+
+    /// Calls the engine's thread again, if there are more messages to move.
+    pub fn call_mover_again(&mut self, now: Duration) {
+        if let Some(message) = self.failures.exhausted.front() {
+            self.call_mover(message.cursor, now);
         }
     }
 
@@ -196,30 +211,25 @@ impl Core {
         !self.failures.uncounted.is_empty()
     }
 
-    /// Counts failures in one commit.
+    /// Counts failures in one commit: those of the first messages, so many as fit into one hold.
     pub fn commit_failures(&mut self, now: Now) -> CommitResult<Receipt> {
-        let Core { failures, store, .. } = self;
-        let failures = &mut failures.uncounted;
-        failures.retain(|it| store.acks(it.cursor).is_some_and(|acks| !acks.is_acked(it.offset)));
-        // If a message has failed twice by now, its last failure is stored.
-        failures.sort_unstable();
-        failures.reverse();
-        failures.dedup_by_key(|it| (it.cursor, it.offset));
         if seeded!(LeaseEndIsNotCounted) {
-            failures.clear();
+            self.forget_failures();
         }
-        audit::steps(failures.len() as u64);
-        let rest = failures.len().saturating_sub(FAILURES_AT_ONCE);
-        let defer = |&Failure { cursor, offset, attempts, due }: &Failure| Op::Defer {
-            cursor,
-            offset,
-            attempts,
-            due,
-            urgency: Urgency::Freeing,
-        };
-        let ops: Vec<Op<'_>> = failures[rest..].iter().map(defer).collect();
-        let receipt = self.commit_silently(&ops, now)?;
-        self.failures.uncounted.truncate(rest);
+        let mut count = 0;
+        let mut ops = Vec::new();
+        for (message, counted) in self.failures.uncounted.iter().take(FAILURES_AT_ONCE) {
+            audit::step();
+            count += 1;
+            let (MessageId { cursor, offset }, Counted { attempts, due }) = (*message, *counted);
+            if self.store.acks(cursor).is_some_and(|acks| !acks.is_acked(offset)) {
+                let urgency = Urgency::Freeing;
+                ops.push(Op::Defer { cursor, offset, attempts, due, urgency });
+            }
+        }
+        let receipt =
+            if ops.is_empty() { Receipt::NOTHING } else { self.commit_silently(&ops, now)? };
+        (0..count).for_each(|_| _ = self.failures.uncounted.pop_first());
         Ok(receipt)
     }
 

@@ -1,6 +1,6 @@
 //! Deliveries that ended without a settlement and are not counted yet.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     delivery::LeaseKey,
@@ -12,8 +12,8 @@ use crate::{
 /// Failures that are to be counted, and messages that are to move to the dead letters.
 #[derive(Debug)]
 pub struct Failures {
-    /// Failures to be counted before the next delivery.
-    pub(super) uncounted: Vec<Failure>,
+    /// Failures to be counted before the next delivery: the last one of each message.
+    pub(super) uncounted: BTreeMap<MessageId, Counted>,
     /// Attempts whose handling has begun, and that could not be counted for lack of space.
     pub(super) begun: Vec<Begun>,
     /// Messages whose last attempt failed: they are to move to the dead letters.
@@ -22,17 +22,15 @@ pub struct Failures {
 }
 
 /// A message of a cursor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MessageId {
     pub cursor: CursorId,
     pub offset: Offset,
 }
 
-/// A failed delivery: the number of attempts so far, and when the message is due.
+/// What a failed delivery leaves: the number of attempts so far, and when the message is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Failure {
-    pub cursor: CursorId,
-    pub offset: Offset,
+pub struct Counted {
     pub attempts: u32,
     pub due: Due,
 }
@@ -64,11 +62,17 @@ impl Failures {
     pub fn new(chance: u64) -> Failures {
         // A generator with state zero stays at zero.
         Failures {
-            uncounted: Vec::new(),
+            uncounted: BTreeMap::new(),
             begun: Vec::new(),
             exhausted: VecDeque::new(),
             chance: Chance(chance | 1),
         }
+    }
+
+    /// Notes a failure that is to be counted. If the message has failed twice by then, its last failure is stored.
+    pub(super) fn count_later(&mut self, message: MessageId, counted: Counted) {
+        let known = self.uncounted.entry(message).or_insert(counted);
+        *known = counted.max(*known);
     }
 }
 

@@ -13,7 +13,7 @@
 //! | `Directory` | the right to *work in the directory* of the store (`commit/committer.rs`), shared by working threads, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |
 //! | `Checkpoint` | *checkpoint*: the right to make one | one checkpoint or verification | any disk work |
 //! | `Core` | [`Core`]: the store and the state of each cursor | every operation, for a fraction of a microsecond | changes of memory, and the copy of a frame into the journal's map |
-//! | `Leaf` | the *flusher's agenda* and the *checkpointer's state* (`runtime/signals.rs`); the *waiters of a watch*, one *waiter* (`runtime/wait.rs`), and the *futures that were woken* of one task (`runtime/together.rs`); the *rules of a queue* (`core/rules.rs`); the state of the *group commit*, the *space for tasks* (`commit/space.rs`); the *shutdown*, its *threads to join* and *the store's lock* | for moments | nothing that takes a lock |
+//! | `Leaf` | the *flusher's agenda* and the *checkpointer's state* (`runtime/signals.rs`); the *gate of a fair mutex* (`runtime/fair.rs`); the *waiters of a watch*, one *waiter* (`runtime/wait.rs`), and the *futures that were woken* of one task (`runtime/together.rs`); the *rules of a queue* (`core/rules.rs`); the state of the *group commit*, the *space for tasks* (`commit/space.rs`); the *shutdown*, its *threads to join* and *the store's lock* | for moments | nothing that takes a lock |
 //!
 //! # Under the core
 //!
@@ -22,6 +22,8 @@
 //!   result is still valid. The journal's append is a copy into a map. In calls mode it is a `pwrite`, the one
 //!   exception.
 //! - A loop counts its steps (`audit::step`), and tests assert how many steps each operation takes.
+//! - Work that grows with what is there is done in slices. Between two slices `Committer::give_way` lets another thread
+//!   have its turn: the core's mutex is fair (`runtime/fair.rs`).
 //! - No thread is woken and no code of the application runs. Changes add [`Effects`](effects::Effects); the
 //!   [`CoreGuard`](guard::CoreGuard) runs them after it has unlocked the core.
 //!
@@ -133,6 +135,12 @@ impl Core {
 
     /// Sets a timer for the next event of a cursor, unless an earlier timer is set.
     pub fn arm(&mut self, cursor: CursorId) {
+        self.arm_from(cursor, Duration::ZERO);
+    }
+
+    /// As [`arm`](Core::arm), with a timer that is not due before `from`. If a slice of work is left, the timers of others
+    /// come first.
+    pub fn arm_from(&mut self, cursor: CursorId, from: Duration) {
         let Core { consumers, effects, clock, crowded, delayed_in_memory, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
         if consumption.is_crowded() && !crowded.contains(&cursor) {
@@ -149,7 +157,7 @@ impl Core {
         let due = if is_stocked { None } else { earliest(message_due, block_due) };
         let next = earliest(deliveries.next_deadline(), due);
         let next = earliest(next, consumption.oldest.next_check());
-        if let Some(at) = next
+        if let Some(at) = next.map(|at| at.max(from))
             && consumption.armed.is_none_or(|armed| at < armed)
         {
             consumption.armed = Some(at);

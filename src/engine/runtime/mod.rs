@@ -3,6 +3,7 @@
 
 pub mod application;
 pub mod clock;
+pub mod fair;
 pub mod histogram;
 pub mod lock;
 pub mod signals;

@@ -1,7 +1,7 @@
 //! Leases of deliveries, and consumers that wait for a message.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -181,4 +181,40 @@ fn a_shortened_lease_ends_for_waiting_consumers() {
     let again = queue.receive(Duration::from_secs(3)).unwrap();
     assert!(again.is_some());
     assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
+}
+
+/// While the leases of many messages end, other callers have the core in between.
+#[test]
+fn leases_that_run_out_together_let_other_callers_go_on() {
+    const MESSAGES: usize = 40_000;
+    let disk = SimDisk::new(1);
+    let options = Options::new().durability(Durability::Buffered).sim(&disk);
+    let engine = options.open("store").unwrap();
+    let queue = engine.queue("q").lease(Duration::from_secs(1)).create().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send_batch((0..MESSAGES).map(|_| "work")).unwrap();
+    let leased = queue.receive_batch(MESSAGES, Duration::ZERO).unwrap();
+    assert_eq!(leased.len(), MESSAGES);
+    disk.advance(Duration::from_secs(2));
+    let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    let between = thread::scope(|scope| {
+        let sends = scope.spawn(|| {
+            let mut between = 0;
+            while !ended.load(Ordering::SeqCst) {
+                let has_begun = begun.load(Ordering::SeqCst);
+                other.send("more").unwrap();
+                between += u64::from(has_begun && !ended.load(Ordering::SeqCst));
+            }
+            between
+        });
+        while other.depth().unwrap() < 10 {
+            thread::yield_now();
+        }
+        begun.store(true, Ordering::SeqCst);
+        assert_eq!(queue.stats().unwrap().ready, MESSAGES as u64);
+        ended.store(true, Ordering::SeqCst);
+        sends.join().unwrap()
+    });
+    // There are more than three hundred slices.
+    assert!(between >= 50, "{between} sends had their turn");
 }

@@ -1,0 +1,145 @@
+//! Work that grows with what is there, and is done in slices: no hold of the core is long, and all holds together take
+//! as many steps as there is work. The counts are taken at two sizes that are a factor of ten apart. The simulated disk
+//! has no threads, so the thread of the test does all the work.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use posthouse::{
+    Backoff, Durability, Engine, Message, Options, Overflow, Queue,
+    sim::{SimDisk, take_longest_holds, take_steps},
+};
+
+use super::beside_others;
+
+/// The most steps of one hold.
+const STEPS_MAX: u64 = 1200;
+
+const FEW: usize = 2_000;
+const MANY: usize = 10 * FEW;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a piece of work took.
+#[derive(Debug)]
+struct Work {
+    longest: BTreeMap<&'static str, u64>,
+    steps: u64,
+}
+
+fn count(work: impl FnOnce()) -> Work {
+    let _ = (take_longest_holds(), take_steps());
+    work();
+    Work { longest: take_longest_holds(), steps: take_steps() }
+}
+
+/// Asserts that work is linear, and done in slices. `work` does it for a number of things.
+fn assert_sliced(work: impl Fn(usize) -> Work) {
+    let _beside = beside_others();
+    let (few, many) = (work(FEW), work(MANY));
+    for work in [&few, &many] {
+        let longest = work.longest.values().max().copied().unwrap_or(0);
+        assert!(longest <= STEPS_MAX, "a hold is long: {:?}", work.longest);
+    }
+    assert!(few.steps >= FEW as u64, "the steps are not counted: {few:?}");
+    assert!(many.steps <= 12 * few.steps, "the work is not linear: {few:?}, {many:?}");
+}
+
+fn open() -> (SimDisk, Engine) {
+    let disk = SimDisk::new(7);
+    let options = Options::new().durability(Durability::Buffered);
+    let engine = options.sim(&disk).open("store").unwrap();
+    (disk, engine)
+}
+
+/// Leases `count` messages whose leases have run out when this returns.
+fn lease_all(disk: &SimDisk, queue: &Queue, count: usize) {
+    for _ in 0..count / 1000 {
+        queue.send_batch((0..1000).map(|_| "work")).unwrap();
+    }
+    for _ in 0..count / 1000 {
+        let leased = queue.receive_batch(1000, Duration::ZERO).unwrap();
+        assert_eq!(leased.len(), 1000);
+        // Looking at a message begins its handling.
+        leased.iter().for_each(|it| assert_eq!(it.payload(), b"work"));
+        std::mem::forget(leased);
+    }
+    disk.advance(2 * SECOND);
+}
+
+#[test]
+fn leases_that_run_out_together_end_in_slices() {
+    assert_sliced(|many| {
+        let (disk, engine) = open();
+        let queue = engine.queue("q").lease(SECOND).backoff(Backoff::None).create().unwrap();
+        lease_all(&disk, &queue, many);
+        let work = count(|| assert_eq!(queue.stats().unwrap().in_flight, 0));
+        assert_eq!(queue.stats().unwrap().ready, many as u64);
+        assert_eq!(queue.try_receive().unwrap().unwrap().attempt(), 2);
+        work
+    });
+}
+
+#[test]
+fn messages_whose_last_leases_run_out_together_move_to_the_dead_letters_in_slices() {
+    assert_sliced(|many| {
+        let (disk, engine) = open();
+        let letters = engine.queue("letters").create().unwrap();
+        let queue = engine.queue("q").lease(SECOND).max_attempts(1).dead_letter_queue("letters");
+        let queue = queue.create().unwrap();
+        lease_all(&disk, &queue, many);
+        let work = count(|| assert_eq!(queue.stats().unwrap().in_flight, 0));
+        assert_eq!(letters.depth().unwrap(), many as u64);
+        work
+    });
+}
+
+#[test]
+fn a_full_queue_drops_messages_whose_leases_ran_out_together_in_slices() {
+    assert_sliced(|many| {
+        let (disk, engine) = open();
+        let queue = engine.queue("q").lease(SECOND).backoff(Backoff::None);
+        let queue = queue.max_messages(many as u64).overflow(Overflow::DropOldest);
+        let queue = queue.create().unwrap();
+        lease_all(&disk, &queue, many);
+        let work = count(|| {
+            for _ in 0..many / 1000 {
+                queue.send("more").unwrap();
+            }
+            queue.stats().unwrap();
+        });
+        let stats = queue.stats().unwrap();
+        assert_eq!((stats.ready, stats.in_flight), (many as u64, 0));
+        work
+    });
+}
+
+#[test]
+fn leases_that_are_renewed_together_are_renewed_in_slices() {
+    assert_sliced(|many| {
+        let (disk, engine) = open();
+        let queue = engine.queue("q").lease(SECOND).create().unwrap();
+        queue.send_batch((0..many).map(|_| "work")).unwrap();
+        let leased = queue.receive_batch(many, Duration::ZERO).unwrap();
+        leased.iter().for_each(|it| it.hold(60 * SECOND).unwrap());
+        disk.advance(2 * SECOND);
+        let work = count(|| assert_eq!(queue.stats().unwrap().in_flight, many as u64));
+        queue.ack_batch(&leased).unwrap();
+        work
+    });
+}
+
+#[test]
+fn messages_that_come_due_together_do_so_in_slices() {
+    assert_sliced(|many| {
+        let (disk, engine) = open();
+        let queue = engine.queue("q").create().unwrap();
+        for _ in 0..many / 1000 {
+            let delayed = |_| Message::new("work").deliver_after(SECOND);
+            queue.send_batch((0..1000).map(delayed)).unwrap();
+        }
+        disk.advance(2 * SECOND);
+        let work = count(|| assert_eq!(queue.stats().unwrap().ready, many as u64));
+        assert!(queue.try_receive().unwrap().is_some());
+        work
+    });
+}
