@@ -406,3 +406,20 @@ fn interleavings_of_a_fair_mutex() {
         });
     }
 }
+
+/// Of many waiters that are woken at once, each wakes others. One of them may have given up.
+#[test]
+fn interleavings_of_a_wake_up_that_is_passed_on() {
+    check(4, || {
+        let messages = Arc::new(Messages::default());
+        let waits = [None, Some(Duration::from_secs(1))].map(|timeout| {
+            let messages = Arc::clone(&messages);
+            thread::spawn(move || messages.receive(timeout))
+        });
+        *messages.count.lock().unwrap() += 2;
+        messages.watch.wake(usize::MAX);
+        let [waits, gives_up] = waits.map(|it| it.join().unwrap());
+        assert!(waits.is_some());
+        assert!(gives_up.is_some() || *messages.count.lock().unwrap() == 1);
+    });
+}

@@ -6,6 +6,7 @@ mod bounds;
 mod heap;
 mod holds;
 mod slices;
+mod waking;
 mod work;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

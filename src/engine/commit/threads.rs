@@ -69,6 +69,7 @@ fn flush(committer: &Committer) {
             Duty::Timer(timer) => end_leases(committer, timer),
             Duty::Sweep => committer.checkpointer.call(),
             Duty::Wake(waker) => wake_task(waker),
+            Duty::Rouse(relay) => relay.finish(),
         }
     }
 }

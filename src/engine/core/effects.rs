@@ -46,7 +46,12 @@ impl Effects {
     pub fn wake(&mut self, watch: &Arc<Watch>, most: usize) {
         if most > 0 && watch.has_waiters() {
             self.any = true;
-            self.wake_ups.push(WakeUp { watch: Arc::clone(watch), most });
+            match self.wake_ups.last_mut() {
+                Some(last) if Arc::ptr_eq(&last.watch, watch) => {
+                    last.most = last.most.saturating_add(most);
+                }
+                _ => self.wake_ups.push(WakeUp { watch: Arc::clone(watch), most }),
+            }
         }
     }
 
@@ -90,7 +95,9 @@ impl Effects {
         timers.into_iter().for_each(|timer| signal.set_timer(timer));
         sweep_at.into_iter().for_each(|at| signal.sweep_at(at));
         for WakeUp { watch, most } in wake_ups {
-            watch.wake(most);
+            if let Some(rest) = watch.begin_to_wake(most) {
+                signal.rouse(rest);
+            }
         }
         call_in_turn(callbacks);
         ended.into_iter().for_each(|threshold| application::run(|| drop(threshold)));

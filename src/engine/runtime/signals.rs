@@ -4,12 +4,15 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     mem,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     task::Waker,
     time::Duration,
 };
 
-use super::lock::RankedMutex;
+use super::{
+    lock::RankedMutex,
+    wait::{Relay, wake_task},
+};
 use crate::{
     audit::Rank,
     error::{Error, Result},
@@ -55,6 +58,8 @@ struct Agenda {
     /// Tasks that sleep, by the time at which they wake and by their number.
     sleepers: BTreeMap<(Duration, u64), Waker>,
     last_sleeper: u64,
+    /// Waiters that are to be woken.
+    relays: Vec<Arc<Relay>>,
 }
 
 /// While timers are set, the clocks are looked at this often. A machine that wakes up, and a clock that is set, is
@@ -89,6 +94,8 @@ pub enum Duty {
     Look,
     /// Wakes a task.
     Wake(Waker),
+    /// Wakes waiters.
+    Rouse(Arc<Relay>),
 }
 
 impl FlusherSignal {
@@ -170,6 +177,19 @@ impl FlusherSignal {
         Some(number)
     }
 
+    /// Has waiters woken. Without a thread, wakes them here.
+    pub fn rouse(&self, relay: Arc<Relay>) {
+        let mut agenda = self.agenda.lock();
+        if agenda.stop || !self.has_thread {
+            drop(agenda);
+            relay.finish();
+            return;
+        }
+        agenda.relays.push(relay);
+        drop(agenda);
+        self.changed.notify_one();
+    }
+
     /// Ends a sleep before its time.
     pub fn end_sleep(&self, at: Duration, number: u64) {
         let waker = self.agenda.lock().sleepers.remove(&(at, number));
@@ -194,9 +214,11 @@ impl FlusherSignal {
         let mut agenda = self.agenda.lock();
         agenda.stop = true;
         let sleepers = mem::take(&mut agenda.sleepers);
+        let relays = mem::take(&mut agenda.relays);
         drop(agenda);
         self.changed.notify_one();
-        sleepers.into_values().for_each(super::wait::wake_task);
+        sleepers.into_values().for_each(wake_task);
+        relays.iter().for_each(Relay::finish);
     }
 
     /// Waits for the next duty. The clock lags by up to one `tick`.
@@ -206,6 +228,9 @@ impl FlusherSignal {
             let now = now();
             if agenda.stop {
                 return Duty::Stop;
+            }
+            if let Some(relay) = agenda.relays.pop() {
+                return Duty::Rouse(relay);
             }
             if agenda.urgent || agenda.flush_at.is_some_and(|at| at <= now) {
                 agenda.urgent = false;

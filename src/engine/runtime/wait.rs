@@ -1,7 +1,11 @@
 //! Waiting, by a thread or by a task: for messages, for capacity, or for durability.
+//!
+//! To wake a thread costs its waker as much as some appends. So a thread that adds messages for many waiters wakes two of
+//! them, and each woken thread wakes two more before it goes on ([`Relay`]). Only threads pass the wake-up on: a task
+//! runs when its executor wants it to. Of many tasks the first ones are woken at once, and the flusher wakes the others.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt, mem,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -11,7 +15,7 @@ use std::{
 
 use super::{application, lock::RankedMutex};
 use crate::{
-    audit::Rank,
+    audit::{self, Rank},
     error::Result,
     prims::{AtomicUsize, Condvar},
 };
@@ -42,11 +46,27 @@ struct Waiter {
 }
 
 enum Sleep {
-    /// A sleeping thread, or a task that was not polled yet.
-    Sound,
+    /// A thread or a task that has begun to wait, and does not sleep yet.
+    Begun,
+    Thread,
     Task(Waker),
-    Woken,
+    /// A thread that was asleep may have others to wake.
+    Woken(Option<Arc<Relay>>),
+    /// It no longer waits.
+    Gone,
 }
+
+/// Waiters that are to be woken, and that nobody has woken yet.
+#[derive(Debug)]
+pub struct Relay {
+    left: RankedMutex<VecDeque<Arc<Waiter>>>,
+}
+
+/// How many threads one thread wakes. The woken ones wake the others.
+const THREADS_AT_ONCE: usize = if cfg!(loom) { 1 } else { 2 };
+
+/// How many tasks a thread wakes that has other work to do.
+const TASKS_AT_ONCE: usize = 4;
 
 impl Default for Watch {
     fn default() -> Watch {
@@ -61,7 +81,7 @@ impl Watch {
     /// Begins to wait. The caller holds the core.
     pub fn begin(self: &Arc<Watch>) -> Waiting {
         let waiter = Arc::new(Waiter {
-            state: RankedMutex::new(Rank::Leaf, "waiter", Sleep::Sound),
+            state: RankedMutex::new(Rank::Leaf, "waiter", Sleep::Begun),
             woken: Condvar::new(),
         });
         let number = self.change(|waiters| {
@@ -87,6 +107,15 @@ impl Watch {
 
     /// Wakes up to `most` waiters, the longest waiting first.
     pub fn wake(&self, most: usize) {
+        if let Some(rest) = self.begin_to_wake(most) {
+            rest.finish();
+        }
+    }
+
+    /// Wakes the first of up to `most` waiters. Threads among them wake the others. If there are none, and many tasks
+    /// are left, returns the others: the caller has them woken.
+    #[must_use = "the others sleep until they are woken"]
+    pub fn begin_to_wake(&self, most: usize) -> Option<Arc<Relay>> {
         let woken = self.change(|waiters| {
             let rest = match waiters.asleep.keys().nth(most).copied() {
                 Some(first) => waiters.asleep.split_off(&first),
@@ -94,7 +123,36 @@ impl Watch {
             };
             mem::replace(&mut waiters.asleep, rest)
         });
-        woken.into_values().for_each(|waiter| waiter.wake());
+        if woken.len() <= THREADS_AT_ONCE {
+            woken.into_values().for_each(|waiter| _ = waiter.wake(None));
+            return None;
+        }
+        let left = RankedMutex::new(Rank::Leaf, "waiters to wake", woken.into_values().collect());
+        let relay = Arc::new(Relay { left });
+        if relay.go_on(TASKS_AT_ONCE) { None } else { Some(relay) }
+    }
+}
+
+impl Relay {
+    /// Wakes all waiters that are left, or enough threads that wake them.
+    pub fn finish(self: &Arc<Relay>) {
+        self.go_on(usize::MAX);
+    }
+
+    /// Wakes waiters. Returns `false` if `tasks` tasks were woken and no thread, so that nobody wakes the others.
+    fn go_on(self: &Arc<Relay>, tasks: usize) -> bool {
+        let (mut threads, mut others) = (0, 0);
+        while threads < THREADS_AT_ONCE {
+            if others == tasks {
+                return threads > 0;
+            }
+            let Some(waiter) = self.left.lock().pop_front() else { return true };
+            match waiter.wake(Some(self)) {
+                true => threads += 1,
+                false => others += 1,
+            }
+        }
+        true
     }
 }
 
@@ -104,13 +162,22 @@ pub fn wake_task(waker: Waker) {
 }
 
 impl Waiter {
-    fn wake(&self) {
-        let before = mem::replace(&mut *self.state.lock(), Sleep::Woken);
-        match before {
-            Sleep::Sound => self.woken.notify_one(),
-            Sleep::Task(waker) => wake_task(waker),
-            Sleep::Woken => {}
+    /// Wakes a waiter. Returns whether it is a thread that was asleep: that one goes on with the relay.
+    fn wake(&self, relay: Option<&Arc<Relay>>) -> bool {
+        audit::step();
+        let mut state = self.state.lock();
+        let goes_on = matches!(*state, Sleep::Thread);
+        if matches!(*state, Sleep::Gone) {
+            return false;
         }
+        let before = mem::replace(&mut *state, Sleep::Woken(relay.filter(|_| goes_on).cloned()));
+        drop(state);
+        match before {
+            Sleep::Thread => self.woken.notify_one(),
+            Sleep::Task(waker) => wake_task(waker),
+            Sleep::Begun | Sleep::Woken(_) | Sleep::Gone => {}
+        }
+        goes_on
     }
 }
 
@@ -126,15 +193,24 @@ pub struct Waiting {
 impl Waiting {
     /// Blocks until woken. Returns `false` if the time was over before. `None` waits for ever.
     pub fn wait(mut self, timeout: Option<Duration>) -> bool {
-        let sleeps = |state: &mut Sleep| !matches!(state, Sleep::Woken);
-        let state = self.waiter.state.lock();
-        let state = match timeout {
+        let sleeps = |state: &mut Sleep| !matches!(state, Sleep::Woken(_));
+        let mut state = self.waiter.state.lock();
+        if sleeps(&mut state) {
+            *state = Sleep::Thread;
+        }
+        let mut state = match timeout {
             Some(timeout) => state.wait_timeout_while(&self.waiter.woken, timeout, sleeps),
             None => state.wait_while(&self.waiter.woken, sleeps),
         };
-        let is_woken = matches!(*state, Sleep::Woken);
+        let (is_woken, relay) = match &mut *state {
+            Sleep::Woken(relay) => (true, relay.take()),
+            _ => (false, None),
+        };
         drop(state);
         self.is_over = is_woken;
+        if let Some(relay) = relay {
+            relay.finish();
+        }
         is_woken
     }
 
@@ -142,7 +218,7 @@ impl Waiting {
         // Cloning a waker runs code of the application, so no lock is held.
         let waker = context.waker().clone();
         let mut state = self.waiter.state.lock();
-        if matches!(*state, Sleep::Woken) {
+        if matches!(*state, Sleep::Woken(_)) {
             self.is_over = true;
             return Poll::Ready(());
         }
@@ -159,18 +235,25 @@ impl Drop for Waiting {
             return;
         }
         let number = self.number;
-        if self.watch.change(|waiters| waiters.asleep.remove(&number)).is_none() {
-            self.watch.wake(1);
+        if self.watch.change(|waiters| waiters.asleep.remove(&number)).is_some() {
+            return;
         }
+        let before = mem::replace(&mut *self.waiter.state.lock(), Sleep::Gone);
+        if let Sleep::Woken(Some(relay)) = &before {
+            relay.finish();
+        }
+        self.watch.wake(1);
     }
 }
 
 impl fmt::Debug for Sleep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Sleep::Sound => "Sound",
+            Sleep::Begun => "Begun",
+            Sleep::Thread => "Thread",
             Sleep::Task(_) => "Task",
-            Sleep::Woken => "Woken",
+            Sleep::Woken(_) => "Woken",
+            Sleep::Gone => "Gone",
         })
     }
 }
@@ -240,6 +323,88 @@ impl<T, F: FnMut() -> Result<Attempt<T>> + Unpin> Future for Awaited<F> {
                 Ok(Attempt::Wait(waiting)) => this.waiting = Some(waiting),
                 Err(error) => return Poll::Ready(Err(error)),
             }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, task::Wake, thread};
+
+    use super::*;
+
+    /// Waits until so many waiters sleep.
+    fn await_waiters(watch: &Watch, count: usize) {
+        let sleeps = |waiter: &Arc<Waiter>| !matches!(*waiter.state.lock(), Sleep::Begun);
+        while watch.waiters.lock().asleep.len() < count
+            || !watch
+                .change(|waiters| waiters.asleep.values().cloned().collect::<Vec<_>>())
+                .iter()
+                .all(sleeps)
+        {
+            thread::yield_now();
+        }
+    }
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_wakes_a_hundred_threads_wakes_two() {
+        for count in [1, 2, 3, 100] {
+            let watch = Arc::new(Watch::default());
+            let waits: Vec<_> = (0..count)
+                .map(|_| watch.begin())
+                .map(|waiting| thread::spawn(|| waiting.wait(None)))
+                .collect();
+            await_waiters(&watch, count);
+            let _ = audit::take_steps();
+            watch.wake(usize::MAX);
+            assert_eq!(audit::take_steps(), count.min(THREADS_AT_ONCE) as u64);
+            waits.into_iter().for_each(|it| assert!(it.join().expect("it is woken")));
+        }
+    }
+
+    #[test]
+    fn a_thread_that_wakes_a_hundred_tasks_wakes_four_and_has_the_others_woken() {
+        let watch = Arc::new(Watch::default());
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut waits: Vec<_> = (0..100).map(|_| watch.begin()).collect();
+        let mut context = Context::from_waker(&waker);
+        waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_pending()));
+        let _ = audit::take_steps();
+        let rest = watch.begin_to_wake(usize::MAX).expect("there are many");
+        assert_eq!((audit::take_steps(), count.0.load(Ordering::Relaxed)), (4, 4));
+        rest.finish();
+        assert_eq!(count.0.load(Ordering::Relaxed), 100);
+        waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_ready()));
+    }
+
+    #[test]
+    fn waiters_that_give_up_do_not_end_the_relay() {
+        let watch = Arc::new(Watch::default());
+        let gives_up = Some(Duration::from_micros(200));
+        for round in 0..200 {
+            let waits: Vec<_> = (0..20)
+                .map(|n| (n, watch.begin()))
+                .map(|(n, waiting)| {
+                    thread::spawn(move || waiting.wait(gives_up.filter(|_| n % 3 > 0)))
+                })
+                .collect();
+            if round % 2 == 0 {
+                await_waiters(&watch, 7);
+            }
+            watch.wake(usize::MAX);
+            let woken = waits.into_iter().map(|it| it.join().expect("it ends"));
+            let woken: Vec<bool> = woken.collect();
+            assert!(woken.iter().step_by(3).all(|it| *it));
         }
     }
 }
