@@ -140,7 +140,7 @@ impl Entity {
     }
 
     /// The logs that the entity owns.
-    pub fn logs(&self) -> impl Iterator<Item = LogId> + use<> {
+    pub fn logs(&self) -> impl ExactSizeIterator<Item = LogId> + use<> {
         let count = match self.kind {
             EntityKind::Queue(_)
             | EntityKind::Topic

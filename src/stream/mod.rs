@@ -1,4 +1,6 @@
-//! Chooses the partition of a message by its key.
+//! The partitions of a stream: which one a message goes to, by its key, and which ones got records last.
+
+pub mod recent;
 
 /// The partition of a key in a stream of `partitions` partitions.
 ///

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use posthouse::{
-    Backoff, Durability, Engine, Message, Options, Overflow, Queue,
+    Backoff, Durability, Engine, Message, Options, Overflow, Queue, Start,
     sim::{SimDisk, take_longest_holds, take_steps},
 };
 
@@ -142,4 +142,32 @@ fn messages_that_come_due_together_do_so_in_slices() {
         assert!(queue.try_receive().unwrap().is_some());
         work
     });
+}
+
+/// A reader of a stream looks at the partitions that have something for it.
+#[test]
+fn a_reader_of_many_partitions_looks_at_those_that_have_something() {
+    let _beside = beside_others();
+    let steps = [64, 640].map(|partitions| {
+        let (_disk, engine) = open();
+        let stream = engine.stream("s").partitions(partitions).create().unwrap();
+        let mut reader = stream.reader(Start::Earliest).unwrap();
+        assert!(reader.try_read().unwrap().is_none());
+        let idle = count(|| assert!(reader.try_read().unwrap().is_none())).steps;
+        let mut reads = |key: &str| {
+            for _ in 0..10 {
+                stream.append(Message::new("news").key(key)).unwrap();
+            }
+            let work = count(|| {
+                for _ in 0..10 {
+                    assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"news");
+                }
+                assert!(reader.try_read().unwrap().is_none());
+            });
+            work.steps
+        };
+        (idle, reads("a"), reads("b"))
+    });
+    assert_eq!(steps[0], steps[1], "the steps grow with the partitions");
+    assert!(steps[0].0 <= 4 && steps[0].1 <= 40, "{steps:?}");
 }

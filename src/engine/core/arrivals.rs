@@ -10,7 +10,8 @@ use crate::{
     audit,
     engine::runtime::wait::Watch,
     error::Result,
-    ids::{CursorId, LogId, Lsn, Offset},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset},
+    stream::recent::Recent,
 };
 
 impl Core {
@@ -22,13 +23,27 @@ impl Core {
     }
 
     /// The watch for messages of these logs. All logs of a stream share one watch.
-    pub fn watch(&mut self, logs: impl Iterator<Item = LogId>, receivers: Receivers) -> Arc<Watch> {
+    pub fn watch(
+        &mut self,
+        logs: impl ExactSizeIterator<Item = LogId>,
+        receivers: Receivers,
+    ) -> Arc<Watch> {
+        let partitions = logs.len() as u32;
         let mut shared: Option<Arc<Watch>> = None;
-        for log in logs {
+        let mut stream = None;
+        for (log, partition) in logs.zip(0..) {
             audit::step();
+            // The entity is that of the first log.
+            let stream = *stream.get_or_insert_with(|| log.entity());
+            let partition = (partitions > 1).then_some((stream, partition));
+            if partition == Some((stream, 0)) {
+                let recent = &mut self.arrivals.recent;
+                recent.entry(stream).or_insert_with(|| Recent::new(partitions));
+            }
             let watched = self.arrivals.watches.entry(log).or_insert_with(|| WatchedLog {
                 watch: shared.clone().unwrap_or_default(),
                 receivers,
+                partition,
                 fresh: 0,
             });
             shared.get_or_insert_with(|| Arc::clone(&watched.watch));
@@ -43,6 +58,11 @@ impl Core {
         for (log, offsets) in store.placed() {
             audit::step();
             let Some(watched) = arrivals.watches.get_mut(&log) else { continue };
+            if let Some((stream, partition)) = watched.partition
+                && let Some(recent) = arrivals.recent.get_mut(&stream)
+            {
+                recent.note(partition);
+            }
             let messages = offsets.len() as usize;
             if arrivals.hides_unsynced {
                 if watched.fresh == 0 {
@@ -53,6 +73,18 @@ impl Core {
                 watched.wake(effects, messages);
             }
         }
+    }
+
+    /// The partitions of a stream that got records after the first `seen` arrivals, newest first, and how many arrivals
+    /// there are by now. The records may not be visible yet.
+    pub fn arrivals_since(
+        &self,
+        stream: EntityId,
+        seen: u64,
+    ) -> Result<(u64, impl Iterator<Item = u32>)> {
+        let recent = self.arrivals.recent.get(&stream);
+        let recent = recent.ok_or_else(|| self.store.deleted(stream))?;
+        Ok((recent.count(), recent.since(seen)))
     }
 
     /// Wakes one waiter of a log: a message is to be delivered again, or a consumer may go on.
@@ -156,6 +188,10 @@ impl Core {
                 effects.wake_all(&watched.watch);
             }
             stays
+        });
+        arrivals.recent.retain(|stream, _| {
+            audit::step();
+            store.bounds(stream.log(0)).is_some()
         });
     }
 

@@ -6,13 +6,16 @@ use super::effects::Effects;
 use crate::{
     config::Durability,
     engine::runtime::wait::Watch,
-    ids::{IdMap, LogId},
+    ids::{EntityId, IdMap, LogId},
+    stream::recent::Recent,
 };
 
 /// Where consumers wait for messages of each log.
 #[derive(Debug)]
 pub struct Arrivals {
     pub(super) watches: IdMap<LogId, WatchedLog>,
+    /// Which partitions got records last, for each stream that has several.
+    pub(super) recent: IdMap<EntityId, Recent>,
     /// Logs whose new messages become visible with the next sync.
     pub(super) touched: Vec<LogId>,
     /// Whether consumers see only durable messages.
@@ -23,6 +26,8 @@ pub struct Arrivals {
 pub struct WatchedLog {
     pub watch: Arc<Watch>,
     pub receivers: Receivers,
+    /// The stream and the number of the partition, if the stream has several.
+    pub partition: Option<(EntityId, u32)>,
     /// Messages since the last sync.
     pub fresh: usize,
 }
@@ -60,6 +65,7 @@ impl Arrivals {
     pub fn new(durability: Durability) -> Arrivals {
         Arrivals {
             watches: IdMap::default(),
+            recent: IdMap::default(),
             touched: Vec::new(),
             hides_unsynced: durability == Durability::Sync,
         }

@@ -4,6 +4,7 @@ mod builder;
 mod group;
 mod group_builder;
 mod partition;
+mod place;
 mod readahead;
 mod reader;
 mod record;
@@ -12,6 +13,7 @@ mod shape;
 mod skip;
 mod source;
 mod start;
+mod turns;
 
 use std::{fmt, sync::Arc};
 

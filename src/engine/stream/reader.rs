@@ -3,23 +3,22 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
+    place::Place,
     readahead::ReadAhead,
     record::{OwnedRecord, Record},
-    scan::open_segment,
     shape::{Position, Shape},
-    source::{Found, OpenRun, Source},
+    source::{Found, Source},
     start::Start,
+    turns::Turns,
 };
 use crate::{
     audit,
-    disk::Shares,
     engine::{
-        commit::committer::Committer,
+        core::Core,
         runtime::wait::{Attempt, Awaited, blocking},
     },
     error::Result,
     ids::{LogId, Offset},
-    segment::SegmentReader,
     store::Chunk,
 };
 
@@ -51,6 +50,8 @@ use crate::{
 pub struct Reader {
     shape: Arc<Shape>,
     pub(super) places: Vec<Place>,
+    /// The places that may have something.
+    turns: Turns,
     /// The place that is read, or that was read last.
     turn: usize,
     /// Its partition.
@@ -69,15 +70,8 @@ enum Ended {
     ForGood,
 }
 
-/// How far one partition was read.
-#[derive(Debug)]
-pub(super) struct Place {
-    partition: u32,
-    log: LogId,
-    /// The next offset. It is stale while the source reads this place.
-    next: Offset,
-    ahead: ReadAhead,
-}
+/// How many partitions a reader looks at in one hold of the core.
+const LOOKS_AT_ONCE: usize = 256;
 
 impl Reader {
     pub(crate) fn open(
@@ -98,11 +92,13 @@ impl Reader {
             let next = start.resolve(&core, log)?;
             places.push(Place { partition, log, next, ahead: ReadAhead::new(logs) });
         }
+        let turns = Turns::new(&core, shape.id, logs)?;
         drop(core);
         let shape = Arc::clone(shape);
         Ok(Reader {
             shape,
             places,
+            turns,
             turn: 0,
             partition: 0,
             source: Source::Nothing,
@@ -303,84 +299,72 @@ impl Reader {
         (partition, log, next)
     }
 
-    /// Finds the next chunk of any partition, in turn.
+    /// Finds the next chunk of any partition, in turn, among those that may have something.
     fn find_chunk(&mut self) -> Result<Option<Chunk>> {
-        let mut core = self.shape.engine.committer().lock_open("read")?;
+        let committer = Arc::clone(self.shape.engine.committer());
+        let mut core = committer.lock_open("read")?;
+        self.turns.note_arrivals(&core, self.shape.id)?;
+        let mut rounds = self.turns.len();
+        loop {
+            let found = self.look(&mut core, rounds.min(LOOKS_AT_ONCE))?;
+            rounds -= rounds.min(LOOKS_AT_ONCE);
+            if found.is_some() || rounds == 0 {
+                return Ok(found);
+            }
+            core = committer.give_way("read", core);
+            committer.check_open(&core)?;
+        }
+    }
+
+    /// Looks at some places. Those that have nothing more are left out until something comes.
+    fn look(&mut self, core: &mut Core, most: usize) -> Result<Option<Chunk>> {
         let visible = core.visible();
-        for _ in 0..self.places.len() {
+        for _ in 0..most {
             audit::step();
-            self.turn = (self.turn + 1) % self.places.len();
-            let place = &mut self.places[self.turn];
+            let Some(n) = self.turns.next() else { return Ok(None) };
+            self.turn = n;
+            let place = &mut self.places[n];
             self.partition = place.partition;
-            // Records that were trimmed meanwhile are skipped.
-            let start = core.store.bounds(place.log).map_or(place.next, |(start, _)| start);
+            // Records that were trimmed meanwhile are skipped. If the stream was deleted, the search says so.
+            let bounds = core.store.bounds(place.log);
+            let (start, end) = bounds.unwrap_or((place.next, Offset(u64::MAX)));
             place.next = place.next.max(start);
             if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
                 return Ok(Some(chunk));
+            }
+            // Records before the end of the log may become visible.
+            if place.next >= end {
+                self.turns.leave_out();
             }
         }
         Ok(None)
     }
 
+    /// Goes on at an offset in one place.
+    pub(super) fn go_to(&mut self, n: usize, next: Offset) {
+        self.places[n].next = next;
+        self.turns.add(n);
+    }
+
     fn advance_or_wait(&mut self) -> Result<Attempt<Found>> {
-        if let Some(found) = self.advance()? {
-            return Ok(Attempt::Got(found));
-        }
-        // Search once more while the core is held. A record that comes later wakes this waiter.
-        let mut core = self.shape.engine.committer().lock_open("read")?;
-        let visible = core.visible();
-        for place in &self.places {
-            if core.store.scan(place.log, place.next, visible)?.is_some() {
-                drop(core);
-                return self.advance_or_wait();
+        loop {
+            if let Some(found) = self.advance()? {
+                return Ok(Attempt::Got(found));
             }
-        }
-        Ok(Attempt::Wait(self.shape.watch.begin()))
-    }
-}
-
-impl Place {
-    pub(super) fn go_to(&mut self, next: Offset) {
-        self.next = next;
-    }
-
-    /// Opens a chunk. `None` if nothing is in it, or if it was moved since it was found.
-    fn open(&mut self, committer: &Committer, chunk: Chunk) -> Result<Option<Source>> {
-        match chunk {
-            Chunk::Segment { segment, from, end } => {
-                let Some(reader) = open_segment(committer, self.log, segment)? else {
-                    return Ok(None);
-                };
-                let Some(index) = reader.block_at(from) else {
-                    self.next = end;
-                    return Ok(None);
-                };
-                self.open_next_segment(committer, &reader, index);
-                self.ahead.go_on(&reader, index);
-                let block = reader.block(index)?;
-                let place = block.seek(self.next);
-                let body = Shares::new(block.body().clone());
-                Ok(Some(Source::Block { block, place, body }))
+            // Search once more while the core is held. A record that comes later wakes this waiter.
+            let committer = Arc::clone(self.shape.engine.committer());
+            let mut core = committer.lock_open("read")?;
+            self.turns.note_arrivals(&core, self.shape.id)?;
+            let visible = core.visible();
+            let has_come = |n: usize| {
+                let Place { log, next, .. } = self.places[n];
+                core.store.scan(log, next, visible).transpose()
+            };
+            match self.turns.iter().find_map(has_come) {
+                Some(Err(error)) => return Err(error),
+                Some(Ok(_)) => {}
+                None => return Ok(Attempt::Wait(self.shape.watch.begin())),
             }
-            Chunk::Runs(runs) => {
-                let mut runs = runs.into_iter();
-                let run = runs.next().expect("a chunk has a run");
-                Ok(Some(Source::Run { run: OpenRun::open(run, self.next)?, behind: runs }))
-            }
-        }
-    }
-
-    /// Opens the next segment when the end of this one is near, to have its begin read ahead. An error is met
-    /// again by the read itself.
-    fn open_next_segment(&mut self, committer: &Committer, reader: &SegmentReader, index: usize) {
-        if !self.ahead.wants_next(reader, index) {
-            return;
-        }
-        let end = reader.table().last().map_or(self.next, |last| last.last.next());
-        let upcoming = committer.lock("read").store.upcoming(self.log, end);
-        let next = upcoming.map(|segment| open_segment(committer, self.log, segment));
-        if let Some(Ok(Some(next))) = next {
-            self.ahead.go_on_with(&next);
         }
     }
 }

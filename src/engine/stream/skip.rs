@@ -58,7 +58,7 @@ impl Reader {
         for n in 0..self.places.len() {
             let (partition, log, from) = self.place(n);
             let Some((end, damage)) = self.damage_at(log, from)? else { continue };
-            self.places[n].go_to(end);
+            self.go_to(n, end);
             let damage = damage.of_message(&self.shape().name, from);
             return Ok(Some(Skipped { partition, offsets: from..end, damage }));
         }

@@ -2,7 +2,9 @@
 
 use std::{thread, time::Duration};
 
-use posthouse::{ErrorKind, IoMode, Message, Offset, Options, Start, Timestamp, sim::SimDisk};
+use posthouse::{
+    ErrorKind, IoMode, Message, Offset, Options, Record, Start, Timestamp, sim::SimDisk,
+};
 
 use crate::support::{everywhere, kind, open, real};
 
@@ -161,5 +163,69 @@ fn a_time_before_a_trim_inside_a_batch_begins_at_the_first_record_that_is_left()
             let group = stream.group(&format!("from {time}")).start(start).create().unwrap();
             assert_eq!(group.lag().unwrap(), 10 - first, "{time}");
         }
+    });
+}
+
+/// Notes a record: it is the next one that is there, and was not read before.
+fn note(record: &Record<'_>, next: &mut [u64; 5], read: &mut [u64; 5]) {
+    let (n, Offset(offset)) = (record.partition() as usize, record.offset());
+    // A record that was read ahead may have been trimmed since.
+    assert!(read[n] <= offset && offset <= next[n]);
+    (read[n], next[n]) = (offset + 1, next[n].max(offset + 1));
+}
+
+/// Readers over several partitions get each record once and in order, however appends, syncs, trims and reads mix.
+#[test]
+fn readers_of_several_partitions_find_all_that_comes() {
+    everywhere(|open| {
+        let engine = open();
+        let stream = engine.stream("s").partitions(5).create().unwrap();
+        let mut readers =
+            [stream.reader(Start::Earliest).unwrap(), stream.reader(Start::Latest).unwrap()];
+        let mut next = [[0u64; 5]; 2];
+        let mut read = [[0u64; 5]; 2];
+        let mut ends = [0u64; 5];
+        let mut chance = 7u64;
+        let mut draw = |among: u64| {
+            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (chance >> 33) % among
+        };
+        for round in 0..2000 {
+            let partition = draw(5) as usize;
+            match draw(8) {
+                0..3 => {
+                    // It is not durable yet, and may not be visible.
+                    let key = round.to_string();
+                    drop(stream.append_ticket(Message::new("news").key(&*key)).unwrap());
+                    ends[posthouse::partition_of(key.as_bytes(), 5) as usize] += 1;
+                }
+                3 => engine.sync().unwrap(),
+                4 if round % 5 == 0 => {
+                    engine.sync().unwrap();
+                    let trimmed = Offset(draw(ends[partition] + 1));
+                    stream.partition(partition as u32).unwrap().trim_before(trimmed).unwrap();
+                    for next in &mut next {
+                        next[partition] = next[partition].max(trimmed.0);
+                    }
+                }
+                5 if round % 50 == 0 => engine.checkpoint().unwrap(),
+                _ => {
+                    let which = draw(2) as usize;
+                    for _ in 0..draw(4) {
+                        let Some(record) = readers[which].try_read().unwrap() else { break };
+                        note(&record, &mut next[which], &mut read[which]);
+                    }
+                }
+            }
+        }
+        engine.sync().unwrap();
+        for ((reader, mut next), mut read) in readers.iter_mut().zip(next).zip(read) {
+            while let Some(record) = reader.try_read().unwrap() {
+                note(&record, &mut next, &mut read);
+            }
+            assert_eq!(next, ends);
+        }
+        engine.stream("s").delete().unwrap();
+        readers.iter_mut().for_each(|it| assert_eq!(kind(it.try_read()), ErrorKind::NotFound));
     });
 }
