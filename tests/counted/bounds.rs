@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use posthouse::{Durability, Engine, Message, Options, Start, sim::SimDisk};
+use posthouse::{Durability, Engine, IoMode, Message, Options, Start, sim::SimDisk};
 
 use super::{
     alone,
@@ -390,4 +390,46 @@ fn a_sync_commit_writes_at_most_two_pages() {
 fn written_by_this_process() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/io").ok()?;
     text.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
+}
+
+#[test]
+fn the_work_of_an_expired_message_does_not_grow_with_the_messages_that_live() {
+    let _alone = alone();
+    let second = Duration::from_secs(1);
+    let measure = |messages: u32| {
+        let disk = SimDisk::new(9);
+        let open = || options().io(IoMode::Calls).sim(&disk).open("store").unwrap();
+        let engine = open();
+        let queue = engine.queue("q").time_to_live(Duration::from_secs(86_400)).create().unwrap();
+        for _ in 0..messages / 100 {
+            queue.send_batch(std::iter::repeat_n(&PAYLOAD, 100)).unwrap();
+            engine.checkpoint().unwrap();
+        }
+        queue.send(Message::new("brief").expire_after(second)).unwrap();
+        engine.checkpoint().unwrap();
+        engine.close().unwrap();
+        drop((queue, engine));
+        let (engine, steps) = (open(), disk.calls());
+        let queue = engine.queue("q").open().unwrap();
+        disk.advance(second);
+        let read = disk.bytes_read();
+        let (memory, stats) = peak_of(|| queue.stats().unwrap());
+        assert_eq!((stats.expired, stats.depth), (1, u64::from(messages)));
+        let first = (disk.bytes_read() - read, disk.calls() - steps);
+        // Another look finds that nothing else ends before its time.
+        disk.advance(60 * second);
+        let read = disk.bytes_read();
+        engine.checkpoint().unwrap();
+        assert_eq!(queue.stats().unwrap().expired, 1);
+        assert!(disk.bytes_read() - read < 10_000);
+        (first, memory)
+    };
+    let (small, large) = (measure(10_000), measure(100_000));
+    let ((bytes, calls), memory) = small;
+    let ((more_bytes, more_calls), more_memory) = large;
+    // It reads the part of the log in which the message is.
+    assert!(bytes < 1 << 20, "{bytes} bytes");
+    assert!(more_bytes < bytes + (300 << 10), "{bytes} bytes became {more_bytes}");
+    assert!(more_calls < calls + 500, "{calls} calls became {more_calls}");
+    assert!(more_memory < memory + (100 << 10), "{memory} bytes became {more_memory}");
 }

@@ -148,13 +148,14 @@ impl Consumer {
     /// brings back spilled messages and releases due ones. Without the engine's threads, messages whose lives are over
     /// leave, too.
     pub fn lock_current(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
+        let (core, elapsed) = self.lock_released(operation)?;
         let committer = self.committer();
-        if !committer.checkpointer.has_thread()
-            && committer.lock_open(operation)?.may_have_expired(self.log(), committer.elapsed())
-        {
-            committer.sweep_cursor(self.cursor(), self.log());
+        if committer.checkpointer.has_thread() || !core.may_have_expired(self.log(), elapsed) {
+            return Ok((core, elapsed));
         }
-        self.lock_released(operation)
+        drop(core);
+        committer.sweep_cursor(self.cursor(), self.log());
+        Ok((committer.lock_open(operation)?, committer.elapsed()))
     }
 
     /// As [`lock_current`](Consumer::lock_current), for callers that look at the messages. None leaves because its life
