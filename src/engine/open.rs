@@ -120,7 +120,7 @@ impl Engine {
     pub fn checkpoint(&self) -> Result<()> {
         let committer = self.committer();
         drop(committer.lock_open("checkpoint")?);
-        committer.sweep();
+        committer.sweep(false);
         committer.checkpoint(Extent::All, Urgency::Freeing)
     }
 

@@ -24,13 +24,22 @@ const OPERATION: &str = "drop expired messages";
 /// The most bytes of messages that leave in one commit.
 const BYTES_AT_ONCE: usize = 1 << 20;
 
+/// One look at messages.
+#[derive(Clone, Copy)]
+struct Sweep {
+    /// The even time. Lives that end later are not over.
+    now: Timestamp,
+    /// Whether it is broken off when commits may have to wait for this thread.
+    yields: bool,
+}
+
 impl Committer {
     /// Looks at all messages whose lives may be over. What cannot leave now, for example on a full disk, is tried again
-    /// later.
-    pub fn sweep(&self) {
+    /// later. If it `yields`, it is broken off when commits may have to wait for this thread. Returns whether it was not.
+    pub fn sweep(&self, yields: bool) -> bool {
         let (now, mut last) = (self.even(), None);
         loop {
-            let Ok(core) = self.lock_open(OPERATION) else { return };
+            let Ok(core) = self.lock_open(OPERATION) else { return true };
             // A log that comes again has its turn in the next round.
             let Some(due) = core.store.end_after(last).filter(|(end, _)| *end <= now) else {
                 break;
@@ -38,30 +47,34 @@ impl Committer {
             drop(core);
             last = Some(due);
             // A failure has set the log aside for a moment.
-            let _ = self.sweep_log(due.1, None, now);
+            let _ = self.sweep_log(due.1, None, Sweep { now, yields });
+            if yields && self.lock(OPERATION).needs_space_soon() {
+                return false;
+            }
         }
         self.lock(OPERATION).arm_lives();
+        true
     }
 
     /// Looks at the messages of one cursor, if the life of one may be over.
     pub fn sweep_cursor(&self, cursor: CursorId, log: LogId) {
-        let now = self.even();
+        let sweep = Sweep { now: self.even(), yields: false };
         // A failure has set the log aside for a moment.
-        let _ = self.sweep_log(log, Some(cursor), now);
+        let _ = self.sweep_log(log, Some(cursor), sweep);
     }
 
     /// Looks at the messages of a log, for all its cursors or for one.
-    fn sweep_log(&self, log: LogId, only: Option<CursorId>, now: Timestamp) -> Result<()> {
+    fn sweep_log(&self, log: LogId, only: Option<CursorId>, sweep: Sweep) -> Result<()> {
         let Some(look) = self.lock_open(OPERATION)?.store.begin_look(log) else { return Ok(()) };
         let cursors = look.cursors.iter().copied();
         let (mut next, mut failure, mut is_whole) = (None::<Timestamp>, None, true);
-        let again = Timestamp(now.0.saturating_add(AGAIN_MS));
+        let again = Timestamp(sweep.now.0.saturating_add(AGAIN_MS));
         for cursor in cursors {
             if only.is_some_and(|only| only != cursor) {
                 is_whole = false;
                 continue;
             }
-            let end = match self.sweep_one(cursor, log, now) {
+            let end = match self.sweep_one(cursor, log, sweep) {
                 Ok(end) => end,
                 Err(error) => {
                     failure = Some(error);
@@ -73,7 +86,7 @@ impl Committer {
         let mut core = self.lock(OPERATION);
         if !is_whole {
             // The other cursors were not looked at.
-            next = Some(now);
+            next = Some(sweep.now);
         }
         core.store.end_look(log, &look, next);
         core.arm_lives();
@@ -82,14 +95,19 @@ impl Committer {
     }
 
     /// Looks at the messages of one cursor. Returns the time before which no other life is over.
-    fn sweep_one(&self, cursor: CursorId, log: LogId, now: Timestamp) -> Result<Option<Timestamp>> {
-        let Some(mut walk) = self.lock_open(OPERATION)?.begin_walk(cursor, log, now) else {
+    fn sweep_one(&self, cursor: CursorId, log: LogId, sweep: Sweep) -> Result<Option<Timestamp>> {
+        let Some(mut walk) = self.lock_open(OPERATION)?.begin_walk(cursor, log, sweep.now) else {
             return Ok(None);
         };
         loop {
             let step = self.lock_open(OPERATION)?.next_slice(&mut walk)?;
             match step {
-                Step::Read(slice) => self.sweep_slice(&walk, &slice)?,
+                Step::Read(slice) => {
+                    self.sweep_slice(&walk, &slice)?;
+                    if sweep.yields && self.lock(OPERATION).needs_space_soon() {
+                        return Ok(Some(sweep.now));
+                    }
+                }
                 Step::GoOn => {}
                 Step::End(next) => return Ok(next),
             }

@@ -167,8 +167,10 @@ fn full_disk_round(committer: &Committer) -> Result<()> {
 fn sweep(committer: &Committer, must: bool) {
     if committer.checkpointer.has_thread()
         && committer.lock("drop expired messages").begin_sweep(committer.elapsed(), must)
+        && !committer.sweep(true)
     {
-        committer.sweep();
+        committer.lock("drop expired messages").break_off_sweep();
+        committer.checkpointer.call();
     }
 }
 

@@ -203,6 +203,12 @@ impl Core {
         journal.bytes_behind() > self.checkpoint_from || self.store.is_reclaimable()
     }
 
+    /// Whether commits may soon wait for the checkpointer. They do so at twice the length at which a checkpoint begins.
+    pub fn needs_space_soon(&self) -> bool {
+        let journal = &self.store.journal;
+        journal.wants_file() || journal.bytes_behind() > self.checkpoint_from / 2 * 3
+    }
+
     /// Whether many short epochs have left a small journal file each.
     pub fn wants_clearing(&self) -> bool {
         self.store.journal.small_old_files() > SMALL_OLD_FILES_MAX

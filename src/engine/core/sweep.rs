@@ -124,6 +124,11 @@ impl Core {
         is_due
     }
 
+    /// Notes that the look at all messages was broken off: the next one need not rest.
+    pub fn break_off_sweep(&mut self) {
+        self.lives.swept = None;
+    }
+
     /// Whether a life in a log may be over.
     #[inline]
     pub fn may_have_expired(&self, log: LogId, elapsed: Duration) -> bool {

@@ -189,7 +189,9 @@ impl<'a> Driver<'a> {
         let (floor, epoch) = (self.floor, self.epoch);
         let proven = self.proven[floor];
         act(self);
-        let clock = Clock { now: self.time, is_lost: self.time_is_lost };
+        // The oracle cuts the power.
+        let is_lost = self.time_is_lost || self.clock_was_set;
+        let clock = Clock { now: self.time, is_lost };
         let all = if self.epoch == epoch { &self.states } else { &self.states_before };
         for moment in self.world.moments() {
             oracle.examine(&moment, all, (floor, proven), clock);
