@@ -114,7 +114,7 @@ pub fn put_run<'a>(
     records: impl ExactSizeIterator<Item = RecordParts<'a>>,
 ) {
     let run = begin_run(out, log, first, records.len(), timestamp);
-    records.for_each(|record| record.put(out, timestamp));
+    records.for_each(|record| _ = record.put(out, timestamp));
     finish_run(out, run);
 }
 

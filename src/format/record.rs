@@ -196,9 +196,10 @@ impl<'a> RecordParts<'a> {
         (self.payload.len() + key + self.headers.encoded_len() - note) as u64
     }
 
-    /// Appends the record. `base` is the timestamp of the run around it.
+    /// Appends the record. `base` is the timestamp of the run around it. Returns whether its life begins then, as it has no
+    /// other timestamp and no note.
     #[inline]
-    pub fn put(&self, out: &mut Vec<u8>, base: Timestamp) {
+    pub fn put(&self, out: &mut Vec<u8>, base: Timestamp) -> bool {
         let headers_len = self.headers.encoded_len();
         let mut flags = 0;
         flags |= if self.timestamp != base { HAS_TIMESTAMP } else { 0 };
@@ -217,6 +218,7 @@ impl<'a> RecordParts<'a> {
             self.headers.put(out);
         }
         out.extend_from_slice(self.payload);
+        flags & (HAS_TIMESTAMP | HAS_HEADERS) == 0
     }
 
     fn put_more(&self, head: &mut Head, base: Timestamp, headers_len: usize) {

@@ -233,7 +233,8 @@ impl Store {
         audit::steps((draft.deferred.len() + ops.len()) as u64);
         for run in &draft.runs {
             audit::step();
-            state.apply(&Change::Run(run.of(&draft.frame)), Lsn(lsn.0 + run.at as u64))?;
+            let at = Lsn(lsn.0 + run.at as u64);
+            state.append_run(&run.of(&draft.frame), at, || run.lives(&draft.frame))?;
         }
         for it in draft.deferred.iter().filter(|it| it.is_new) {
             state.apply(&it.change(), lsn)?;

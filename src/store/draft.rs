@@ -8,6 +8,7 @@ use crate::{
         commit::{Change, Run, begin_run, finish_run},
         entity::Entity,
         frame::begin_frame,
+        lives::Lives,
         record::RecordParts,
     },
     ids::{CursorId, Due, LogId, Now, Offset, OffsetRange, Timestamp},
@@ -76,9 +77,22 @@ pub struct RunAt {
     body_at: usize,
     len: usize,
     timestamp: Timestamp,
+    /// Whether all lives of its messages begin at its timestamp, and no message has a time to live of its own.
+    is_plain: bool,
 }
 
 impl RunAt {
+    /// The lives of its messages.
+    #[inline]
+    pub fn lives(&self, frame: &[u8]) -> Lives {
+        if !self.is_plain {
+            return Lives::of_run(&self.of(frame));
+        }
+        let plain = Lives { begin: self.timestamp, end: None };
+        debug_assert_eq!(plain, Lives::of_run(&self.of(frame)));
+        plain
+    }
+
     #[inline]
     pub fn of<'a>(&self, frame: &'a [u8]) -> Run<'a> {
         Run {
@@ -172,6 +186,7 @@ impl Draft {
         for messages in messages.chunks(RUN_MESSAGES_MAX) {
             let at = self.frame.len();
             let run = begin_run(&mut self.frame, log, first, messages.len(), now.stamp);
+            let mut is_plain = true;
             for message in messages {
                 if message.headers().any(|(name, _)| name.is_empty()) {
                     return Err(Error::invalid("header", "a header without a name"));
@@ -181,12 +196,12 @@ impl Draft {
                 if weight > bytes_max && !message.is_moved() {
                     return Err(message_too_large(weight, bytes_max));
                 }
-                record.put(&mut self.frame, now.stamp);
+                is_plain &= record.put(&mut self.frame, now.stamp);
             }
             let body = finish_run(&mut self.frame, run);
             let end = Offset(first.0 + messages.len() as u64);
             let (body_at, len, timestamp) = (body - at, self.frame.len() - at, now.stamp);
-            self.runs.push(RunAt { log, first, end, at, body_at, len, timestamp });
+            self.runs.push(RunAt { log, first, end, at, body_at, len, timestamp, is_plain });
             first = end;
         }
         Ok(())

@@ -225,15 +225,20 @@ impl State {
     pub fn apply(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {
         // Most changes are runs of messages, and acks.
         match change {
-            Change::Run(run) => self.append_run(run, at),
+            Change::Run(run) => self.append_run(run, at, || Lives::of_run(run)),
             Change::Ack { cursor, offsets } => self.ack(*cursor, offsets),
             _ => self.apply_any(change, at),
         }
     }
 
-    /// Adds a run to a log.
+    /// Adds a run to a log. `lives` returns the lives of its messages.
     #[inline(always)]
-    fn append_run(&mut self, run: &Run<'_>, at: Lsn) -> Result<(), Malformed> {
+    pub fn append_run(
+        &mut self,
+        run: &Run<'_>,
+        at: Lsn,
+        lives: impl FnOnce() -> Lives,
+    ) -> Result<(), Malformed> {
         let log = self.logs.get_mut(&run.log).ok_or(UNKNOWN)?;
         if run.first != log.next() {
             return Err(Malformed("a commit's messages do not follow the ones before"));
@@ -242,7 +247,7 @@ impl State {
         if log.keeps_acked {
             log.tail.push(place, run.end(), Lives::NONE);
         } else {
-            let lives = Lives::of_run(run);
+            let lives = lives();
             log.tail.push(place, run.end(), lives);
             self.expiring.note(log, lives);
         }
@@ -252,7 +257,7 @@ impl State {
 
     fn apply_any(&mut self, change: &Change<'_>, at: Lsn) -> Result<(), Malformed> {
         match change {
-            Change::Run(run) => self.append_run(run, at),
+            Change::Run(run) => self.append_run(run, at, || Lives::of_run(run)),
             Change::Ack { cursor, offsets } => self.ack(*cursor, offsets),
             Change::Defer { cursor, offset, attempts, due } => {
                 self.ack_cursor(*cursor)?.0.defer(*offset, *attempts, *due);

@@ -322,7 +322,7 @@ fn a_journal_that_is_not_freed_fast_enough_makes_senders_wait() {
 fn a_delivery_lies_in_the_mapped_file() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
-    let engine = options().io(posthouse::IoMode::Map).open(dir.path().join("store")).unwrap();
+    let engine = options().io(IoMode::Map).open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").create().unwrap();
     queue.send_batch([&PAYLOAD, &PAYLOAD]).unwrap();
     for kind in [".journal", ".seg"] {

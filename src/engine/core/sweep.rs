@@ -295,6 +295,9 @@ impl Core {
         else {
             return Ok(nothing);
         };
+        if seeded!(ExpiredIsDroppedWithoutACommit) {
+            return Ok(nothing);
+        }
         let leased = self.leased_among(cursor, expired);
         let acks = self.store.acks_of(cursor)?;
         let mut letters: Vec<Letter<'_>> = Vec::new();
