@@ -5,7 +5,9 @@ use std::{io, path::Path, sync::Arc};
 use crate::{
     config::Config,
     disk::{Disk, Lock},
-    engine::commit::{committer::Committer, lifetime::Engine, shutdown::Shutdown, threads},
+    engine::commit::{
+        committer::Committer, lifetime::Engine, shutdown::Shutdown, sweep::Until, threads,
+    },
     error::{Error, Result},
     ids::StoreId,
     inspect::VerifyReport,
@@ -120,7 +122,7 @@ impl Engine {
     pub fn checkpoint(&self) -> Result<()> {
         let committer = self.committer();
         drop(committer.lock_open("checkpoint")?);
-        committer.sweep(false);
+        committer.sweep(Until::End);
         committer.checkpoint(Extent::All, Urgency::Freeing)
     }
 

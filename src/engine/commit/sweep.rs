@@ -24,19 +24,29 @@ const OPERATION: &str = "drop expired messages";
 /// The most bytes of messages that leave in one commit.
 const BYTES_AT_ONCE: usize = 1 << 20;
 
+/// When a look is broken off before all messages were looked at. A later one goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// It is not.
+    End,
+    /// Commits may have to wait for the thread that looks.
+    SpaceIsNeeded,
+    /// Messages have left, so that a full queue has room.
+    ThereIsRoom,
+}
+
 /// One look at messages.
 #[derive(Clone, Copy)]
 struct Sweep {
     /// The even time. Lives that end later are not over.
     now: Timestamp,
-    /// Whether it is broken off when commits may have to wait for this thread.
-    yields: bool,
+    until: Until,
 }
 
 impl Committer {
     /// Looks at all messages whose lives may be over. What cannot leave now, for example on a full disk, is tried again
-    /// later. If it `yields`, it is broken off when commits may have to wait for this thread. Returns whether it was not.
-    pub fn sweep(&self, yields: bool) -> bool {
+    /// later. Returns whether it was not broken off.
+    pub fn sweep(&self, until: Until) -> bool {
         let (now, mut last) = (self.even(), None);
         loop {
             let Ok(core) = self.lock_open(OPERATION) else { return true };
@@ -47,8 +57,8 @@ impl Committer {
             drop(core);
             last = Some(due);
             // A failure has set the log aside for a moment.
-            let _ = self.sweep_log(due.1, None, Sweep { now, yields });
-            if yields && self.lock(OPERATION).needs_space_soon() {
+            let _ = self.sweep_log(due.1, None, Sweep { now, until });
+            if self.breaks_off(until, false) {
                 return false;
             }
         }
@@ -56,9 +66,17 @@ impl Committer {
         true
     }
 
-    /// Looks at the messages of one cursor, if the life of one may be over.
-    pub fn sweep_cursor(&self, cursor: CursorId, log: LogId) {
-        let sweep = Sweep { now: self.even(), yields: false };
+    fn breaks_off(&self, until: Until, has_gone: bool) -> bool {
+        match until {
+            Until::End => false,
+            Until::SpaceIsNeeded => self.lock(OPERATION).needs_space_soon(),
+            Until::ThereIsRoom => has_gone,
+        }
+    }
+
+    /// Looks at the messages of one cursor.
+    pub fn sweep_cursor(&self, cursor: CursorId, log: LogId, until: Until) {
+        let sweep = Sweep { now: self.even(), until };
         // A failure has set the log aside for a moment.
         let _ = self.sweep_log(log, Some(cursor), sweep);
     }
@@ -103,8 +121,8 @@ impl Committer {
             let step = self.lock_open(OPERATION)?.next_slice(&mut walk)?;
             match step {
                 Step::Read(slice) => {
-                    self.sweep_slice(&walk, &slice)?;
-                    if sweep.yields && self.lock(OPERATION).needs_space_soon() {
+                    let has_gone = self.sweep_slice(&walk, &slice)?;
+                    if self.breaks_off(sweep.until, has_gone) {
                         return Ok(Some(sweep.now));
                     }
                 }
@@ -114,7 +132,8 @@ impl Committer {
         }
     }
 
-    fn sweep_slice(&self, walk: &Walk, slice: &Slice) -> Result<()> {
+    /// Reads messages, and has those leave whose lives are over. Returns whether one has left.
+    fn sweep_slice(&self, walk: &Walk, slice: &Slice) -> Result<bool> {
         let (mut ends, mut expired) = (Vec::new(), Vec::new());
         for place in &slice.places {
             for stored in self.read_together(walk.log, place)? {
@@ -128,10 +147,15 @@ impl Committer {
         }
         let mut gone = Vec::new();
         for batch in batches(expired) {
-            gone.extend(self.expire(walk, &batch)?);
+            match self.expire(walk, &batch) {
+                Ok(offsets) => gone.extend(offsets),
+                // The letter is larger than a commit can be. The message stays, and the others leave.
+                Err(error) if error.kind() == ErrorKind::TooLarge => {}
+                Err(error) => return Err(error),
+            }
         }
         self.lock(OPERATION).end_slice(walk, slice, &ends, &gone);
-        Ok(())
+        Ok(!gone.is_empty())
     }
 
     /// Reads messages that are in one place. Those that are gone are left out, and damaged ones, too: a consumer that meets

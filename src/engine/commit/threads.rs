@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use super::committer::{Committer, PANICKED};
+use super::{
+    committer::{Committer, PANICKED},
+    sweep::Until,
+};
 use crate::{
     engine::{
         core::expiry::EXPIRED_AT_ONCE,
@@ -167,7 +170,7 @@ fn full_disk_round(committer: &Committer) -> Result<()> {
 fn sweep(committer: &Committer, must: bool) {
     if committer.checkpointer.has_thread()
         && committer.lock("drop expired messages").begin_sweep(committer.elapsed(), must)
-        && !committer.sweep(true)
+        && !committer.sweep(Until::SpaceIsNeeded)
     {
         committer.lock("drop expired messages").break_off_sweep();
         committer.checkpointer.call();

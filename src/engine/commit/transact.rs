@@ -1,7 +1,7 @@
 //! Commits, and makes space in the journal where a commit needs it. Every change of the store runs through
 //! [`transact`](Committer::transact).
 
-use super::{committer::Committer, patience, threads};
+use super::{committer::Committer, patience, sweep::Until, threads};
 use crate::{
     config::Durability,
     engine::core::{
@@ -79,8 +79,8 @@ impl Committer {
             }
             Shortage::File { bytes, urgency } => self.make_file(bytes, urgency),
             Shortage::Lives { cursor, log } => {
-                // What cannot leave now is looked at again later, so the commit does not lack this again.
-                self.sweep_cursor(cursor, log);
+                // Either messages leave, or what cannot leave now is looked at again later. So this ends.
+                self.sweep_cursor(cursor, log, Until::ThereIsRoom);
                 Ok(())
             }
         }

@@ -153,6 +153,22 @@ fn a_full_queue_lets_go_of_what_has_expired_before_it_refuses() {
 }
 
 #[test]
+fn a_sender_makes_room_and_leaves_the_rest_to_others() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_messages(2000).time_to_live(MINUTE).create().unwrap();
+    for _ in 0..20 {
+        queue.send_batch((0..100).map(|n| n.to_string())).unwrap();
+    }
+    sim.disk.advance(MINUTE);
+    queue.send("new").unwrap();
+    let depth = queue.depth().unwrap();
+    assert!((1000..2000).contains(&depth), "{depth}");
+    queue.send_batch((0..1000).map(|n| n.to_string())).unwrap();
+    assert_eq!(queue.stats().unwrap().depth, 1001);
+    assert_eq!(queue.stats().unwrap().expired, 2000);
+}
+
+#[test]
 fn a_full_queue_drops_what_has_expired_and_no_message_that_lives() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").max_messages(3).overflow(Overflow::DropOldest);
