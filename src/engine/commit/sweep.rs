@@ -206,6 +206,9 @@ impl Committer {
     ) -> Result<(T, Receipt)> {
         loop {
             let mut core = self.lock_open(OPERATION)?;
+            if core.doubts_clock() {
+                core.look_at_clock(self.now());
+            }
             let attempted = attempt(&mut core);
             drop(core);
             match attempted {
