@@ -90,7 +90,7 @@ impl Content {
         let (start, end) = (at as usize, range.end as usize);
         let live = Arc::make_mut(&mut self.live);
         if end > live.len() {
-            live.resize(end, 0);
+            set_length(live, end);
             self.lengths.push(end as u64);
         }
         live[start..end].copy_from_slice(bytes);
@@ -104,7 +104,7 @@ impl Content {
     }
 
     pub(super) fn set_len(&mut self, len: u64) {
-        Arc::make_mut(&mut self.live).resize(len as usize, 0);
+        set_length(Arc::make_mut(&mut self.live), len as usize);
         self.lengths.push(len);
         let pages = (len as usize).div_ceil(PAGE);
         self.pages.retain(|page| *page < pages);
@@ -119,7 +119,7 @@ impl Content {
             return self.lengths.clear();
         }
         let durable = Arc::make_mut(&mut self.durable);
-        durable.resize(self.live.len(), 0);
+        set_length(durable, self.live.len());
         for page in pending.into_keys() {
             let end = ((page + 1) * PAGE).min(self.live.len());
             durable[page * PAGE..end].copy_from_slice(&self.live[page * PAGE..end]);
@@ -147,7 +147,7 @@ impl Content {
             return;
         }
         let mut survived = Vec::clone(&self.durable);
-        survived.resize(length, 0);
+        set_length(&mut survived, length);
         for (page, stores) in std::mem::take(&mut self.pending) {
             let start = page * PAGE;
             if start >= length {
@@ -188,6 +188,16 @@ fn survive(page: &mut [u8; PAGE], stores: &[Store], choose: &mut dyn FnMut(u64) 
                 page[sector..sector + SECTOR].copy_from_slice(&before[sector..sector + SECTOR]);
             }
         }
+    }
+}
+
+/// Cuts bytes off, or adds zeros. The zeros come whole from the allocator: without optimization `Vec::resize` writes
+/// them byte by byte, and files are preallocated.
+fn set_length(bytes: &mut Vec<u8>, length: usize) {
+    match length.checked_sub(bytes.len()) {
+        Some(_) if bytes.is_empty() => *bytes = vec![0; length],
+        Some(more) => bytes.extend_from_slice(&vec![0; more]),
+        None => bytes.truncate(length),
     }
 }
 
