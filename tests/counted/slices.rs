@@ -171,3 +171,26 @@ fn a_reader_of_many_partitions_looks_at_those_that_have_something() {
     assert_eq!(steps[0], steps[1], "the steps grow with the partitions");
     assert!(steps[0].0 <= 4 && steps[0].1 <= 40, "{steps:?}");
 }
+
+#[test]
+fn a_purge_of_a_queue_with_holes_works_in_slices() {
+    assert_sliced(|many| {
+        let (_disk, engine) = open();
+        let queue = engine.queue("q").create().unwrap();
+        for _ in 0..2 * many / 1000 {
+            queue.send_batch((0..1000).map(|_| "work")).unwrap();
+        }
+        for _ in 0..2 * many / 1000 {
+            let (mut n, batch) = (0, queue.receive_batch(1000, Duration::ZERO).unwrap());
+            let (holes, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(|_| {
+                n += 1;
+                n % 2 == 0
+            });
+            queue.ack_batch(&holes).unwrap();
+            drop(rest);
+        }
+        let work = count(|| assert_eq!(queue.purge().unwrap(), many as u64));
+        assert_eq!(queue.depth().unwrap(), 0);
+        work
+    });
+}

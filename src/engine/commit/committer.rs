@@ -129,6 +129,12 @@ impl Committer {
     /// After a slice of work that another one follows: lets a thread that waits for the core have its turn first.
     pub fn end_slice(&self, core: CoreGuard<'_>) {
         drop(core);
+        self.let_others_go_on();
+    }
+
+    /// After a slice of work that another one follows: lets a thread that waits for the core have its turn first. The
+    /// caller has just unlocked the core.
+    pub fn let_others_go_on(&self) {
         self.core.give_way();
     }
 

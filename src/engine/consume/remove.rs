@@ -8,8 +8,9 @@ use crate::{
     store::Op,
 };
 
-/// The most ranges that are acked in one commit.
-const RANGES_AT_ONCE: usize = 10_000;
+/// How many ranges are acked in one commit. A step passes over all messages that are on lease, and may pass over all that
+/// wait. If there are many of these, it acks as many ranges, so that the whole work stays linear.
+const RANGES_AT_ONCE: std::ops::RangeInclusive<usize> = 512..=10_000;
 
 /// One step of a purge.
 struct Purged {
@@ -66,11 +67,16 @@ impl Consumer {
                 core.count(cursor, |counts| counts.purged += messages);
                 Ok((Purged { messages, next }, receipt))
             })?;
-            let purged = committer.complete(committed, self.durability)?;
+            let purged = &committed.0;
             all += purged.messages;
             match purged.next {
-                Some(next) => from = next,
+                Some(next) => {
+                    from = next;
+                    committer.let_others_go_on();
+                }
                 None => {
+                    // What the steps before have committed is durable with this.
+                    committer.complete(committed, self.durability)?;
                     // A failure does no harm: the messages are gone, and the blocks go when they come due.
                     let _ = committer.clear_spilled(cursor);
                     return Ok(all);
@@ -81,19 +87,23 @@ impl Consumer {
 
     /// The first ranges of messages that are neither acked nor leased.
     fn idle(&self, core: &mut Core, within: OffsetRange) -> Result<Vec<OffsetRange>> {
-        let leased = core.consumption(self.cursor())?.deliveries.leased();
+        let deliveries = &core.consumption(self.cursor())?.deliveries;
+        let leased = deliveries.leased();
+        let passed_over = leased.len() as u64 + deliveries.waiting() + deliveries.due();
+        let most = passed_over.clamp(*RANGES_AT_ONCE.start() as u64, *RANGES_AT_ONCE.end() as u64);
+        let most = most as usize;
         let acks = core.store.acks_of(self.cursor())?;
         let mut idle = Vec::new();
         let mut at = within.start;
         let busy = leased.range(within.start..within.end).copied();
         for busy in busy.chain([within.end]) {
             crate::audit::step();
-            if idle.len() < RANGES_AT_ONCE && at < busy {
-                idle.extend(acks.unacked_up_to(at.to(busy), RANGES_AT_ONCE - idle.len()));
+            if idle.len() < most && at < busy {
+                idle.extend(acks.unacked_up_to(at.to(busy), most - idle.len()));
             }
             at = busy.next();
         }
-        idle.truncate(RANGES_AT_ONCE);
+        idle.truncate(most);
         Ok(idle)
     }
 }

@@ -183,21 +183,16 @@ fn a_shortened_lease_ends_for_waiting_consumers() {
     assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
 }
 
-/// While the leases of many messages end, other callers have the core in between.
-#[test]
-fn leases_that_run_out_together_let_other_callers_go_on() {
-    const MESSAGES: usize = 40_000;
+/// Runs work on many messages of a queue while another thread sends to another queue. Returns how many sends had their
+/// turn meanwhile.
+fn sends_during(work: impl FnOnce(&Engine, &SimDisk) -> Box<dyn FnOnce()>) -> u64 {
     let disk = SimDisk::new(1);
     let options = Options::new().durability(Durability::Buffered).sim(&disk);
     let engine = options.open("store").unwrap();
-    let queue = engine.queue("q").lease(Duration::from_secs(1)).create().unwrap();
     let other = engine.queue("other").create().unwrap();
-    queue.send_batch((0..MESSAGES).map(|_| "work")).unwrap();
-    let leased = queue.receive_batch(MESSAGES, Duration::ZERO).unwrap();
-    assert_eq!(leased.len(), MESSAGES);
-    disk.advance(Duration::from_secs(2));
+    let work = work(&engine, &disk);
     let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-    let between = thread::scope(|scope| {
+    thread::scope(|scope| {
         let sends = scope.spawn(|| {
             let mut between = 0;
             while !ended.load(Ordering::SeqCst) {
@@ -211,10 +206,48 @@ fn leases_that_run_out_together_let_other_callers_go_on() {
             thread::yield_now();
         }
         begun.store(true, Ordering::SeqCst);
-        assert_eq!(queue.stats().unwrap().ready, MESSAGES as u64);
+        work();
         ended.store(true, Ordering::SeqCst);
         sends.join().unwrap()
+    })
+}
+
+const MANY: usize = 40_000;
+
+/// While the leases of many messages end, other callers have the core in between.
+#[test]
+fn leases_that_run_out_together_let_other_callers_go_on() {
+    let between = sends_during(|engine, disk| {
+        let queue = engine.queue("q").lease(Duration::from_secs(1)).create().unwrap();
+        queue.send_batch((0..MANY).map(|_| "work")).unwrap();
+        let leased = queue.receive_batch(MANY, Duration::ZERO).unwrap();
+        assert_eq!(leased.len(), MANY);
+        disk.advance(Duration::from_secs(2));
+        Box::new(move || {
+            assert_eq!(queue.stats().unwrap().ready, MANY as u64);
+            drop(leased);
+        })
     });
     // There are more than three hundred slices.
     assert!(between >= 50, "{between} sends had their turn");
+}
+
+/// While many messages with holes between them are purged, other callers have the core in between.
+#[test]
+fn a_purge_lets_other_callers_go_on() {
+    let between = sends_during(|engine, _| {
+        let queue = engine.queue("q").create().unwrap();
+        queue.send_batch((0..2 * MANY).map(|_| "work")).unwrap();
+        let mut n = 0;
+        let leased = queue.receive_batch(2 * MANY, Duration::ZERO).unwrap();
+        let (holes, rest): (Vec<_>, Vec<_>) = leased.into_iter().partition(|_| {
+            n += 1;
+            n % 2 == 0
+        });
+        queue.ack_batch(&holes).unwrap();
+        drop(rest);
+        Box::new(move || assert_eq!(queue.purge().unwrap(), MANY as u64))
+    });
+    // There are almost eighty slices.
+    assert!(between >= 20, "{between} sends had their turn");
 }
