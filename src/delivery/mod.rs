@@ -183,10 +183,12 @@ impl Deliveries {
             if !is_known && !is_visible(offset) {
                 return None;
             }
-            self.next = offset.next();
             if !is_known {
+                self.next = offset.next();
                 return Some(offset);
             }
+            self.known.remove_range(..offset.0);
+            self.next = removal::end_of_run(&self.known, offset);
             self.known.remove_range(..self.next.0);
         }
     }

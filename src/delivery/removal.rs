@@ -13,6 +13,29 @@ use crate::{
     ids::{Due, Offset, OffsetRange},
 };
 
+/// The end of the run of offsets that begins at the lowest one. It takes a number of steps that is logarithmic in the
+/// length of the run: millions of delayed messages are passed over at once.
+pub(super) fn end_of_run(known: &RoaringTreemap, lowest: Offset) -> Offset {
+    let is_full = |len: u64| {
+        audit::step();
+        known.rank(lowest.0 + (len - 1)) == len
+    };
+    let mut full = 1;
+    while is_full(2 * full) {
+        full *= 2;
+    }
+    let mut too_long = 2 * full;
+    while too_long - full > 1 {
+        let middle = full.midpoint(too_long);
+        if is_full(middle) {
+            full = middle;
+        } else {
+            too_long = middle;
+        }
+    }
+    Offset(lowest.0 + full)
+}
+
 impl Deliveries {
     /// The messages that can be delivered now: the lowest priority first, and the oldest first within a
     /// priority.

@@ -7,8 +7,9 @@ use std::{
 };
 
 use proptest::prelude::*;
+use roaring::RoaringTreemap;
 
-use super::{Acked, Deliveries, Ended, LeaseKey, PASSED_AT_ONCE};
+use super::{Acked, Deliveries, Ended, LeaseKey, PASSED_AT_ONCE, removal::end_of_run};
 use crate::{
     ids::{Due, Offset, Skew, Timestamp},
     store::AckSet,
@@ -439,4 +440,27 @@ fn a_time_of_day_moves_with_the_clock_and_a_delay_does_not() {
     assert_eq!(deliveries.release_due(Timestamp(300), Skew(-800), (9, usize::MAX), &acks), 1);
     assert_eq!(deliveries.release_due(Timestamp(499), Skew(-800), (9, usize::MAX), &acks), 0);
     assert_eq!(deliveries.release_due(Timestamp(500), Skew(0), (9, usize::MAX), &acks), 1);
+}
+
+#[test]
+fn a_run_of_offsets_ends_where_the_first_one_is_missing() {
+    for len in [1, 2, 3, 4, 5, 63, 64, 65, 1000, 70_000, 1 << 20] {
+        for gap in [1, 2, 3, 70_000] {
+            let mut known = RoaringTreemap::new();
+            known.insert_range(9..9 + len);
+            known.insert_range(9 + len + gap..9 + 3 * len + gap);
+            assert_eq!(end_of_run(&known, Offset(9)), Offset(9 + len), "{len}, {gap}");
+        }
+    }
+}
+
+/// A receive passes over a million messages that wait in some steps, not in a million.
+#[test]
+fn a_million_delayed_messages_are_passed_over_at_once() {
+    let mut deliveries = Deliveries::new(Offset(0));
+    deliveries.add_spilled((0..1_000_000).map(Offset));
+    let acks = CountedAcks::default();
+    let leased = deliveries.lease_next(&acks, Offset(1_000_001), at(10), |_| true);
+    assert_eq!(leased.map(|(offset, _)| offset), Some(Offset(1_000_000)));
+    assert!(acks.looks.get() < 10, "{} offsets were visited", acks.looks.get());
 }
