@@ -10,7 +10,7 @@ use crate::{
 
 /// How many ranges are acked in one commit. A step passes over all messages that are on lease, and may pass over all that
 /// wait. If there are many of these, it acks as many ranges, so that the whole work stays linear.
-const RANGES_AT_ONCE: std::ops::RangeInclusive<usize> = 512..=10_000;
+const RANGES_AT_ONCE: std::ops::RangeInclusive<usize> = 128..=10_000;
 
 /// One step of a purge.
 struct Purged {
