@@ -129,10 +129,18 @@ fn pair_len(name: &str, value: &[u8]) -> usize {
 }
 
 /// The note that is stored with a message.
+#[inline]
 fn note_of<'a>(message: &'a Message<'_>, begin: Option<Timestamp>) -> Option<Cow<'a, [u8]>> {
-    let time_to_live =
-        || TimeToLive { from: begin, ms: message.time_to_live_ms() }.note().map(Cow::Owned);
-    message.note().map(Cow::Borrowed).or_else(time_to_live)
+    match message.note() {
+        Some(note) => Some(Cow::Borrowed(note)),
+        None if begin.is_none() && message.time_to_live_ms().is_none() => None,
+        None => life_note(begin, message.time_to_live_ms()),
+    }
+}
+
+#[cold]
+fn life_note<'a>(begin: Option<Timestamp>, ms: Option<u64>) -> Option<Cow<'a, [u8]>> {
+    TimeToLive { from: begin, ms }.note().map(Cow::Owned)
 }
 
 #[inline]
