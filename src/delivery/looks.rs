@@ -93,6 +93,12 @@ impl Looks {
         (offset < chunk.upto).then_some(chunk.upto)
     }
 
+    /// Where the look at the chunk that holds an offset goes on.
+    pub fn goes_on_at(&self, offset: Offset) -> Offset {
+        let number = offset.0 / CHUNK;
+        self.chunks.get(&number).map_or(Offset(number * CHUNK), |chunk| chunk.upto)
+    }
+
     /// The end of the chunk that holds an offset.
     pub fn end_of_chunk(offset: Offset) -> Offset {
         Offset((offset.0 / CHUNK + 1) * CHUNK)
@@ -156,6 +162,9 @@ impl Looks {
         self.change(number, *first, |chunk| {
             chunk.soon.retain(|(_, offset)| !seen.contains(offset));
             stay.iter().for_each(|(end, offset)| chunk.add_soon(*end, *offset));
+            if chunk.soon.is_empty() {
+                chunk.soon = Vec::new();
+            }
         });
     }
 

@@ -24,6 +24,9 @@ const OPERATION: &str = "drop expired messages";
 /// The most bytes of messages that leave in one commit.
 const BYTES_AT_ONCE: usize = 1 << 20;
 
+/// About how many bytes the note of a letter takes.
+const NOTE_BYTES: usize = 128;
+
 /// When a look is broken off before all messages were looked at. A later one goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -100,6 +103,11 @@ impl Committer {
                 }
             };
             next = [next, end].into_iter().flatten().min();
+            if self.breaks_off(sweep.until, false) {
+                // Commits may have to wait. The other cursors are looked at once there is space.
+                is_whole = false;
+                break;
+            }
         }
         let mut core = self.lock(OPERATION);
         if !is_whole {
@@ -232,7 +240,8 @@ impl Committer {
 fn batches(messages: Vec<Stored>) -> Vec<Vec<Stored>> {
     let (mut all, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
     for message in messages {
-        let more = message.payload().len() + message.headers_len();
+        let key = message.key().map_or(0, <[u8]>::len);
+        let more = message.payload().len() + key + message.headers_len() + NOTE_BYTES;
         if bytes + more > BYTES_AT_ONCE && !batch.is_empty() {
             all.push(mem::take(&mut batch));
             bytes = 0;

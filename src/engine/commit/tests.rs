@@ -382,3 +382,33 @@ fn verify_of_an_open_store_finds_nothing_while_delayed_messages_come_and_go() {
     assert!(received > 0, "messages came back");
     engine.close().expect("the disk is well");
 }
+
+/// The messages that wait for another attempt are listed, and claim their keys one by one. What leaves meanwhile would be
+/// at the head of its key for ever.
+#[test]
+fn a_message_that_leaves_before_it_claims_its_key_blocks_nothing() {
+    let disk = SimDisk::new(1);
+    let open = || {
+        let process = Arc::new(disk.process());
+        Engine::open_on(process, Path::new("store"), config(), false).expect("the disk is well")
+    };
+    let engine = open();
+    let queue = engine.queue("q").ordered_by_key(true).create().expect("there is space");
+    queue.send(Message::new("old").key("k")).expect("there is space");
+    let delivery = queue.try_receive().expect("it is open").expect("it is there");
+    delivery.nack_after(Duration::from_secs(3600)).expect("there is space");
+    drop(delivery);
+    engine.close().expect("the disk is well");
+    let engine = open();
+    let queue = engine.queue("q").open().expect("it is there");
+    let cursor = queue.cursor();
+    let committer = engine.committer();
+    let waiting = committer.lock("test").unclaimed_retries(cursor).expect("it is there");
+    assert_eq!(waiting, Some(vec![Offset(0)]));
+    assert!(queue.remove(Offset(0)).expect("there is space"));
+    let mut core = committer.lock("test");
+    core.claim_retry(cursor, 7, Offset(0)).expect("it is there");
+    let groups = core.consumption(cursor).expect("it is there").groups.as_ref();
+    let all = [Offset(0).to(Offset(9))];
+    assert_eq!(groups.expect("it is ordered").heads_in(&all), []);
+}

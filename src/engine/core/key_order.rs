@@ -67,7 +67,10 @@ impl Core {
 
     /// Makes a message that waits for another attempt the head of its key.
     pub fn claim_retry(&mut self, cursor: CursorId, group: u64, offset: Offset) -> Result<()> {
-        if let Some(groups) = &mut self.consumption(cursor)?.groups {
+        // It may have left meanwhile: its life was over, or it was removed.
+        if !self.store.acks_of(cursor)?.is_acked(offset)
+            && let Some(groups) = &mut self.consumption(cursor)?.groups
+        {
             groups.claim(group, offset);
         }
         Ok(())

@@ -204,7 +204,12 @@ impl Core {
                 steps += 1;
                 walk.from = offset;
                 match looks.and_then(|looks| looks.seen_upto(offset)) {
-                    None => return Ok(Some(offset.to(upto.min(Looks::end_of_chunk(offset))))),
+                    None => {
+                        // A chunk was looked at without a gap: parts of it whose lives are not over are read, too.
+                        let first = looks.map_or(offset, |looks| looks.goes_on_at(offset));
+                        let first = acks.next_unacked(first.to(offset)).unwrap_or(offset);
+                        return Ok(Some(first.to(upto.min(Looks::end_of_chunk(offset)))));
+                    }
                     Some(upto) => walk.from = upto,
                 }
                 if steps >= AT_ONCE {
@@ -273,7 +278,11 @@ impl Core {
             .collect();
         audit::steps(stay.len() as u64);
         match &slice.of {
-            SliceOf::Range(range) => looks.see(*range, &stay, !gone.is_empty()),
+            // A message that is over and stays, as one on lease does, is looked at again alone.
+            SliceOf::Range(range) => {
+                let expires = ends.iter().any(|(end, _)| *end <= walk.now);
+                looks.see(*range, &stay, expires);
+            }
             SliceOf::Due(due) => looks.see_again(due, &stay),
         }
         if let (Some(first), Some(last)) = (gone.first(), gone.last()) {

@@ -68,7 +68,8 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Agenda {
     fn next_look(&self) -> Option<Duration> {
-        (!self.timers.is_empty()).then_some(self.looked_at + LOOK)
+        let waits = !self.timers.is_empty() || self.sweep_at.is_some();
+        waits.then_some(self.looked_at + LOOK)
     }
 
     fn next(&self) -> Option<Duration> {
@@ -433,5 +434,18 @@ impl CheckpointerSignal {
         state.failures += 1;
         state.called = true;
         drop(state.wait_timeout_while(&self.changed, rest, |state| !state.stop));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clocks_are_looked_at_while_the_end_of_a_life_is_awaited() {
+        let mut agenda = Agenda::default();
+        assert_eq!(agenda.next_look(), None);
+        agenda.sweep_at = Some(Duration::from_secs(3600));
+        assert_eq!(agenda.next(), Some(LOOK));
     }
 }

@@ -394,3 +394,44 @@ fn messages_that_expire_one_after_the_other_are_read_a_few_times_each() {
     let read = sim.disk.bytes_read() - before;
     assert!(read < 10_000_000, "{read} bytes were read of {}", 3000 * 100);
 }
+
+#[test]
+fn messages_that_live_longer_than_later_ones_leave_when_their_time_comes() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_messages(20).create().unwrap();
+    for n in 0..10 {
+        queue.send(Message::new(format!("long {n}")).expire_after(HOUR)).unwrap();
+    }
+    // The two kinds are in different parts of the log: a segment, and the journal.
+    sim.engine.checkpoint().unwrap();
+    for n in 0..10 {
+        queue.send(Message::new(format!("brief {n}")).expire_after(MINUTE)).unwrap();
+    }
+    sim.disk.advance(MINUTE);
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(queue.depth().unwrap(), 10);
+    sim.disk.advance(HOUR);
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(queue.depth().unwrap(), 0);
+    for n in 0..20 {
+        queue.send(format!("new {n}")).unwrap();
+    }
+}
+
+#[test]
+fn letters_with_long_keys_move_in_commits_of_a_bounded_size() {
+    let sim = Sim::new();
+    let queue =
+        sim.engine.queue("q").time_to_live(MINUTE).dead_letter_queue("dead").create().unwrap();
+    let key = vec![7u8; 20_000];
+    for _ in 0..250 {
+        queue.send(Message::new("x").key(&key)).unwrap();
+    }
+    sim.engine.checkpoint().unwrap();
+    sim.disk.advance(2 * MINUTE);
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(sim.engine.queue("dead").open().unwrap().depth().unwrap(), 250);
+    let journal = sim.disk.files().into_iter().filter(|path| path.starts_with("store/journal"));
+    let largest = journal.map(|path| sim.disk.content(&path).unwrap().len()).max();
+    assert!(largest < Some(4 << 20), "{largest:?}");
+}
