@@ -3,7 +3,8 @@
 //! A store tells only a time before which no life in a part of a log is over. Once that has come, the messages of the
 //! part are read, and a [`Looks`] keeps what was found, for each *chunk* of 1,024 offsets. It keeps one time for a
 //! chunk, and up to 256 ends once messages of the chunk have begun to expire. So each message is read a few times,
-//! and memory holds nothing for chunks whose time has not come.
+//! and memory holds nothing for chunks in which no message's time has come. A chunk is looked at without a gap: the messages
+//! before the one whose time has come are read, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
