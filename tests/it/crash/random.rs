@@ -46,6 +46,30 @@ fn a_nack_that_a_power_cut_has_undone_delays_nothing() {
     }
 }
 
+/// Found by `simulated_without_maps`, in the model: a consumer that stands by drops what is over too, and its call fails
+/// behind that.
+#[test]
+fn a_failing_call_of_a_consumer_that_stands_by_may_have_dropped_what_was_over() {
+    let send = || Action::Transaction(vec![TxPart::SendBrief(0)], How::Sync);
+    let receive = || Action::Receive { queue: 0 };
+    let actions = [
+        Action::CreateQueue(0),
+        send(),
+        Action::Update(0, 4),
+        send(),
+        receive(),
+        Action::TimePasses,
+        Action::CallFails(2, 0),
+        Action::TimePasses,
+        receive(),
+    ];
+    for calls in 0..8 {
+        let mut actions = actions.to_vec();
+        actions[6] = Action::CallFails(calls, 0);
+        simulated(u64::from(calls), &actions, Durability::Sync, IoMode::Calls, true);
+    }
+}
+
 proptest! {
     #![proptest_config(cases(150))]
 

@@ -81,6 +81,8 @@ impl Driver<'_> {
         let Whose::Queue(name) = whose else { unreachable!("it is a queue") };
         let received = self.queue(name).and_then(|queue| queue.try_receive());
         let received = self.outcome(received)?;
+        // Any call on a queue drops what is over, that of a consumer that stands by too.
+        self.were_swept(vec![whose.clone()], received.is_some());
         Ok(received.map(|got| assert!(got.is_none(), "{name} has another active consumer")))
     }
 
