@@ -109,6 +109,10 @@ struct Deleted {
 pub struct Catalog {
     entities: BTreeMap<EntityId, Entity>,
     names: BTreeMap<(Space, String), EntityId>,
+    /// Each entity that belongs to another, behind the one to which it belongs.
+    children: BTreeSet<(EntityId, EntityId)>,
+    /// Each entity that has dead letters, behind the queue that takes them.
+    letters: BTreeSet<(EntityId, EntityId)>,
     /// The entities that were deleted last, the oldest deletion first.
     deleted: VecDeque<Deleted>,
     /// The next free id. An id is never used twice.
@@ -120,6 +124,8 @@ impl Default for Catalog {
         Catalog {
             entities: BTreeMap::new(),
             names: BTreeMap::new(),
+            children: BTreeSet::new(),
+            letters: BTreeSet::new(),
             deleted: VecDeque::new(),
             next_id: EntityId::FIRST,
         }
@@ -130,24 +136,42 @@ impl Catalog {
     pub fn insert(&mut self, entity: Entity) {
         self.next_id = self.next_id.max(entity.end_of_ids());
         self.names.insert((Space::of(&entity.kind), entity.name.clone()), entity.id);
-        self.entities.insert(entity.id, entity);
+        self.children.extend(entity.parent().map(|parent| (parent, entity.id)));
+        self.letters.extend(taker_of_letters(&entity).map(|queue| (queue, entity.id)));
+        let (id, now) = (entity.id, taker_of_letters(&entity));
+        if let Some(before) = self.entities.insert(id, entity)
+            && let Some(queue) = taker_of_letters(&before).filter(|queue| Some(*queue) != now)
+        {
+            self.letters.remove(&(queue, id));
+        }
+    }
+
+    /// An entity, and behind it the entities that belong to it.
+    pub fn family(&self, id: EntityId) -> impl Iterator<Item = &Entity> {
+        let ids = [id].into_iter().chain(behind(&self.children, id));
+        ids.filter_map(|id| self.entities.get(&id))
     }
 
     /// Removes an entity, and the entities that belong to it. Returns all of them, the children
     /// first.
     pub fn remove(&mut self, id: EntityId) -> Vec<Entity> {
-        audit::steps(self.entities.len() as u64);
-        let is_part = |entity: &&Entity| entity.id == id || entity.parent() == Some(id);
-        let mut ids: Vec<EntityId> =
-            self.entities.values().filter(is_part).map(|entity| entity.id).collect();
-        ids.sort_unstable_by(|a, b| b.cmp(a));
+        let mut ids: Vec<EntityId> = self.family(id).map(|entity| entity.id).collect();
+        audit::steps(ids.len() as u64);
+        ids.reverse();
         self.remember(&ids);
         let removed: Vec<Entity> =
             ids.into_iter().filter_map(|id| self.entities.remove(&id)).collect();
         for entity in &removed {
             self.names.remove(&(Space::of(&entity.kind), entity.name.clone()));
+            entity.parent().map(|parent| self.children.remove(&(parent, entity.id)));
+            taker_of_letters(entity).map(|queue| self.letters.remove(&(queue, entity.id)));
         }
         removed
+    }
+
+    /// The first entity whose dead letters are in a queue.
+    pub fn user_of_letters(&self, queue: EntityId) -> Option<&Entity> {
+        self.entities.get(&behind(&self.letters, queue).next()?)
     }
 
     /// Remembers entities that are about to be deleted.
@@ -203,8 +227,10 @@ impl Catalog {
 
     /// The name of a log, for people.
     pub fn log_name(&self, log: LogId) -> LogName {
-        let mut below = self.entities.range(..=log.entity()).rev().map(|(_, entity)| entity);
-        let Some(entity) = below.find(|entity| entity.logs().any(|owned| owned == log)) else {
+        // No two entities own the same id.
+        let below = self.entities.range(..=log.entity()).next_back().map(|(_, entity)| entity);
+        let is_owner = |it: &&Entity| log.0 - it.id.0 < it.logs().len() as u64;
+        let Some(entity) = below.filter(is_owner) else {
             return LogName::Unknown { log: log.0 };
         };
         let name = entity.name.clone();
@@ -225,7 +251,7 @@ impl Catalog {
 
     /// The entity that takes the dead letters of another.
     fn dead_letters_of(&self, id: EntityId) -> Option<EntityId> {
-        Some(self.entities.get(&id)?.delivering()?.dead_letters?.queue)
+        taker_of_letters(self.entities.get(&id)?)
     }
 
     /// Circles of queues, each of which moves its dead letters to the next. An engine makes none.
@@ -260,7 +286,22 @@ impl Catalog {
         {
             it.dead_letters = None;
         }
+        self.letters.retain(|(_, user)| *user != id);
     }
+}
+
+/// The queue that takes the dead letters of an entity.
+fn taker_of_letters(entity: &Entity) -> Option<EntityId> {
+    Some(entity.delivering()?.dead_letters?.queue)
+}
+
+/// The ids that stand behind another one.
+fn behind(
+    pairs: &BTreeSet<(EntityId, EntityId)>,
+    id: EntityId,
+) -> impl Iterator<Item = EntityId> + '_ {
+    let all = (id, EntityId(0))..=(id, EntityId(u64::MAX));
+    pairs.range(all).map(|(_, behind)| *behind)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::{commit::Op, log::Log, state::State};
 use crate::{
+    audit,
     config::{Config, DELAY_MAX_MS, RUN_MESSAGES_MAX},
     error::{Error, ErrorKind, Result},
     format::{
@@ -11,7 +12,7 @@ use crate::{
         lives::Lives,
         record::RecordParts,
     },
-    ids::{CursorId, Due, LogId, Now, Offset, OffsetRange, Timestamp},
+    ids::{CursorId, Due, IdMap, LogId, Now, Offset, OffsetRange, Timestamp},
     message::{Delay, Kept, Message},
 };
 
@@ -56,7 +57,21 @@ pub struct Draft {
     pub runs: Vec<RunAt>,
     pub deferred: Vec<Deferred>,
     pub prioritized: Vec<Prioritized>,
+    ends: Ends,
 }
+
+/// The ends of logs that a draft adds to. A draft of a few runs does not use it.
+#[derive(Debug, Default)]
+struct Ends {
+    by_log: IdMap<LogId, Offset>,
+    /// How many runs are in it.
+    runs: usize,
+}
+
+/// So few runs are looked through one by one.
+const RUNS_FEW: usize = 8;
+/// Longer lists are freed before the next commit.
+const RUNS_KEPT: usize = 4096;
 
 /// Messages that enter a log: the parts of [`Op::Append`].
 #[derive(Clone, Copy)]
@@ -110,9 +125,34 @@ impl Draft {
     #[inline]
     pub fn begin(&mut self) {
         begin_frame(&mut self.frame);
+        if self.ends.runs > 0 {
+            self.ends = Ends::default();
+        }
+        let longest = self.runs.capacity().max(self.deferred.capacity());
+        if longest.max(self.prioritized.capacity()) > RUNS_KEPT {
+            (self.runs, self.deferred, self.prioritized) = (Vec::new(), Vec::new(), Vec::new());
+        }
         self.runs.clear();
         self.deferred.clear();
         self.prioritized.clear();
+    }
+
+    /// The end of a log, if this draft adds to it.
+    #[inline]
+    fn end_of(&mut self, log: LogId) -> Option<Offset> {
+        if self.runs.len() > RUNS_FEW {
+            return self.looked_up_end_of(log);
+        }
+        let mut before = self.runs.iter().rev().inspect(|_| audit::step());
+        Some(before.find(|run| run.log == log)?.end)
+    }
+
+    #[cold]
+    fn looked_up_end_of(&mut self, log: LogId) -> Option<Offset> {
+        let Ends { by_log, runs } = &mut self.ends;
+        by_log.extend(self.runs[*runs..].iter().map(|run| (run.log, run.end)));
+        *runs = self.runs.len();
+        by_log.get(&log).copied()
     }
 
     /// Checks an operation, and adds it.
@@ -145,10 +185,7 @@ impl Draft {
     ) -> Result<()> {
         let Append { log, messages, .. } = append;
         let found = state.log(log)?;
-        let first = match self.runs.iter().rev().find(|run| run.log == log) {
-            Some(run) => run.end,
-            None => found.next(),
-        };
+        let first = self.end_of(log).unwrap_or(found.next());
         // A stream's records never expire, so they need no even time.
         let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
         self.add_messages(log, messages, first, config.message_bytes_max, now_of)?;

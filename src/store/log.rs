@@ -18,7 +18,7 @@ pub struct Log {
     pub tail: Tail,
     /// The segments, by their base. They do not overlap.
     pub segments: BTreeMap<Offset, SegmentState>,
-    /// The ack cursors over this log.
+    /// The ack cursors over this log, sorted.
     pub cursors: Vec<CursorId>,
     /// Whether messages stay after every cursor has acked them. A stream's messages do.
     pub keeps_acked: bool,

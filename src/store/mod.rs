@@ -40,7 +40,7 @@ pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, damaged_run};
 // For the inspector, which reads stores that no engine has open, and checks stores that an engine has open.
 pub use inspected::OnDisk;
 pub use log::{Cursor, Progress};
-pub use open::{Opening, log_dirs};
+pub use open::{Opening, log_dirs, remove_all};
 pub use state::{State, join};
 pub use together::Together;
 
@@ -128,11 +128,13 @@ impl Store {
 
     /// The name of an entity whose dead letters are in this queue.
     pub fn uses_as_dead_letters(&self, queue: EntityId) -> Option<String> {
-        let uses = |entity: &&Entity| {
-            let dead_letters = entity.delivering().and_then(|it| it.dead_letters);
-            dead_letters.is_some_and(|it| it.queue == queue)
-        };
-        self.state.catalog.all().find(uses).map(|entity| self.state.catalog.describe(entity))
+        let catalog = &self.state.catalog;
+        catalog.user_of_letters(queue).map(|entity| catalog.describe(entity))
+    }
+
+    /// An entity, and behind it the entities that belong to it.
+    pub fn family(&self, id: EntityId) -> Vec<Entity> {
+        self.state.catalog.family(id).cloned().collect()
     }
 
     /// The error of a handle whose entity was deleted. `id` is any of the ids that the entity owned.

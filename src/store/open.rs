@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -261,11 +262,11 @@ impl Found {
         };
         for log in entity.logs() {
             self.logs.remove(&log);
-            self.segments.retain(|(of, _), _| *of != log);
+            remove_all(&mut self.segments, log, Offset(0)..=Offset(u64::MAX));
         }
         for (cursor, _) in entity.cursors() {
             self.cursors.remove(&cursor);
-            self.chunks.retain(|(of, _), _| *of != cursor);
+            remove_all(&mut self.chunks, cursor, 0..=u64::MAX);
         }
     }
 
@@ -308,6 +309,19 @@ impl Found {
         state.check_acks(|log| self.logs.get(&log).map(|log| log.next))?;
         state.note_segments();
         Ok(state)
+    }
+}
+
+/// Removes all that a map holds of one log or one cursor. `all` are all the numbers that stand behind it.
+pub fn remove_all<A: Ord + Copy, B: Ord + Copy, V>(
+    map: &mut BTreeMap<(A, B), V>,
+    of: A,
+    all: RangeInclusive<B>,
+) {
+    let range = (of, *all.start())..=(of, *all.end());
+    let keys: Vec<(A, B)> = map.range(range).map(|(key, _)| *key).collect();
+    for key in keys {
+        map.remove(&key);
     }
 }
 

@@ -94,7 +94,9 @@ impl State {
                 if is_group { Progress::At(Offset(0)) } else { Progress::Acks(AckSet::default()) };
             self.cursors.insert(id, Cursor { id, log, progress, dirty: true });
             if !is_group && let Some(log) = self.logs.get_mut(&log) {
-                log.cursors.push(id);
+                if let Err(at) = log.cursors.binary_search(&id) {
+                    log.cursors.insert(at, id);
+                }
                 log.ends.limit(entity.delivering().map_or(0, |it| it.time_to_live_ms));
             }
         }
@@ -108,8 +110,9 @@ impl State {
                 audit::step();
                 self.cursors.remove(&cursor);
                 if let Some(log) = self.logs.get_mut(&log) {
-                    audit::steps(log.cursors.len() as u64);
-                    log.cursors.retain(|id| *id != cursor);
+                    if let Ok(at) = log.cursors.binary_search(&cursor) {
+                        log.cursors.remove(at);
+                    }
                     self.reclaimable |= !log.segments.is_empty();
                 }
             }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 mod bounds;
+mod flat;
 mod heap;
 mod holds;
 mod slices;

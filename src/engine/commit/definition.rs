@@ -304,8 +304,9 @@ pub fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
                 format!("queue {name:?} takes the dead letters of {other}: delete that first");
             return Err(Error::invalid("name", what).into());
         }
+        let family = core.store.family(entity);
         let receipt = core.commit(&[Op::Delete { entity }], committer.now_plain())?;
-        core.forget_deleted();
+        core.forget_deleted(&family);
         Ok(((), receipt))
     })?;
     committer.complete(committed, committer.config.durability)

@@ -10,6 +10,7 @@ use crate::{
     audit,
     engine::runtime::wait::Watch,
     error::Result,
+    format::entity::Entity,
     ids::{CursorId, EntityId, LogId, Lsn, Offset},
     stream::recent::Recent,
 };
@@ -162,15 +163,13 @@ impl Core {
         }
     }
 
-    /// Forgets deleted cursors and logs, and wakes their waiters.
-    pub fn forget_deleted(&mut self) {
-        let Core { consumers, arrivals, store, effects, lives, leases_deleted, .. } = self;
-        lives.forget_deleted(store);
-        consumers.retain(|cursor, consumption| {
+    /// Forgets the cursors and logs of entities that were deleted, and wakes their waiters.
+    pub fn forget_deleted(&mut self, deleted: &[Entity]) {
+        let Core { consumers, arrivals, effects, lives, leases_deleted, .. } = self;
+        for (cursor, _) in deleted.iter().flat_map(Entity::cursors) {
             audit::step();
-            if store.floor(*cursor).is_some() {
-                return true;
-            }
+            lives.looks.remove(&cursor);
+            let Some(mut consumption) = consumers.remove(&cursor) else { continue };
             if let Some(watched) = arrivals.watches.get(&consumption.info.log) {
                 // A subscription may be gone while its topic stays. All waiters of the topic wake, and the
                 // waiters of the subscription find that it was deleted.
@@ -179,20 +178,16 @@ impl Core {
             consumption.wake_others(effects);
             effects.drop_later(consumption.thresholds.drain(..));
             *leases_deleted = consumption.deliveries.last_number().max(*leases_deleted);
-            false
-        });
-        arrivals.watches.retain(|log, watched| {
-            audit::step();
-            let stays = store.bounds(*log).is_some();
-            if !stays {
-                effects.wake_all(&watched.watch);
+        }
+        for entity in deleted {
+            arrivals.recent.remove(&entity.id);
+            for log in entity.logs() {
+                audit::step();
+                if let Some(watched) = arrivals.watches.remove(&log) {
+                    effects.wake_all(&watched.watch);
+                }
             }
-            stays
-        });
-        arrivals.recent.retain(|stream, _| {
-            audit::step();
-            store.bounds(stream.log(0)).is_some()
-        });
+        }
     }
 
     /// The first offset of a log that still exists, and the offset behind the last.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::effects::Effects;
 use crate::{
-    audit,
     delivery::looks::Looks,
     engine::runtime::clock::EvenClock,
     ids::{CursorId, IdMap, Timestamp},
@@ -25,12 +24,6 @@ pub struct Lives {
 }
 
 impl Lives {
-    /// Forgets deleted cursors.
-    pub fn forget_deleted(&mut self, store: &Store) {
-        audit::steps(self.looks.len() as u64);
-        self.looks.retain(|cursor, _| store.floor(*cursor).is_some());
-    }
-
     /// Sets the timer for the first time at which a life may be over.
     #[inline]
     pub fn arm(&mut self, store: &Store, clock: &EvenClock, effects: &mut Effects) {

@@ -16,11 +16,11 @@ use crate::{
             settlement::{Settlement, SettlementPlan},
         },
         runtime::wait::Attempt,
-        stream::{Group, Position},
+        stream::Position,
     },
     error::Result,
     format::entity::Limit,
-    ids::{CursorId, LogId, OffsetRange},
+    ids::{CursorId, IdMap, LogId, OffsetRange},
     store::Op,
 };
 
@@ -91,9 +91,12 @@ impl Transaction {
             }
         }
         plan.put_acks(&mut ops);
+        let added = self.added();
         for Seek { group, partition, next } in &self.seeks {
             audit::step();
-            ops.push(group.seek(core, *partition, *next, self.added_to(group, *partition))?);
+            let log = group.shape().log(*partition);
+            let added = added.get(&log).copied().unwrap_or(0);
+            ops.push(group.seek(core, *partition, *next, added)?);
         }
         for Append { log, message, queue, .. } in &self.appends {
             let messages = slice::from_ref(message);
@@ -161,10 +164,14 @@ impl Transaction {
         Ok(all)
     }
 
-    /// How many records this transaction adds to a partition.
-    fn added_to(&self, group: &Group, partition: u32) -> u64 {
-        let log = group.shape().log(partition);
-        self.appends.iter().filter(|append| append.log == log).count() as u64
+    /// How many messages this transaction adds to each log, if it sets offsets.
+    fn added(&self) -> IdMap<LogId, u64> {
+        let mut added = IdMap::default();
+        if !self.seeks.is_empty() {
+            audit::steps(self.appends.len() as u64);
+            self.appends.iter().for_each(|append| *added.entry(append.log).or_default() += 1);
+        }
+        added
     }
 
     /// The positions of the messages of the last commit. Each message is a run of its own.

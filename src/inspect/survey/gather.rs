@@ -10,7 +10,7 @@ use crate::{
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
     ids::{CursorId, EntityId, LogId, Offset},
-    store::{Progress, State},
+    store::{Progress, State, remove_all},
 };
 
 /// Entries of a metalog, the newest of each key.
@@ -78,11 +78,11 @@ impl Gathered {
         self.gone.extend(entity.ids());
         for log in entity.logs() {
             self.logs.remove(&log);
-            self.segments.retain(|(of, _), _| *of != log);
+            remove_all(&mut self.segments, log, Offset(0)..=Offset(u64::MAX));
         }
         for (cursor, _) in entity.cursors() {
             self.cursors.remove(&cursor);
-            self.chunks.retain(|(of, _), _| *of != cursor);
+            remove_all(&mut self.chunks, cursor, 0..=u64::MAX);
         }
     }
 
