@@ -37,7 +37,8 @@ impl Driver<'_> {
     /// Ends the epoch by a power cut or a kill, and finds out which state is left.
     pub(super) fn crash(&mut self, power: bool) {
         let cuts = power || self.powerless;
-        self.time_is_lost |= cuts && self.clock_was_set;
+        // A sync that fails loses what the system has cached: it may be what the store has recorded of the clocks.
+        self.time_is_lost |= (cuts || self.doomed) && self.clock_was_set;
         let crashed = if cuts { self.world.cut_power() } else { self.world.kill() };
         if !crashed {
             return self.reopen();
@@ -118,6 +119,12 @@ impl Driver<'_> {
                 }
             };
             let looked = self.outcome(looked)?;
+            if self.doomed && !whose.is_retried() {
+                // A failure that cannot be counted is forgotten, and the call takes what is over all the same.
+                let before = self.now().clone();
+                self.were_swept(vec![whose.clone()], false);
+                self.committed(|state| *state = before);
+            }
             let is_last = |it: &&Delivery| whose.is_retried() && it.attempt() >= ATTEMPTS_MAX;
             self.committed(|state| {
                 for delivery in deliveries.iter().filter(|it| !is_last(it)) {
