@@ -53,6 +53,12 @@ impl Lanes {
         taken
     }
 
+    /// Whether a message with a priority is in its lane.
+    pub fn contains(&self, offset: Offset, priority: u8) -> bool {
+        let lane = self.0.get(&priority);
+        lane.is_some_and(|lane| lane.fresh.contains(offset.0) || lane.returned.contains(offset))
+    }
+
     fn retain_full(&mut self) {
         self.0.retain(|_, lane| !lane.is_empty());
     }

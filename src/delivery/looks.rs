@@ -5,8 +5,12 @@
 //! chunk, and up to 256 ends once messages of the chunk have begun to expire. So each message is read a few times,
 //! and memory holds nothing for chunks in which no message's time has come. A chunk is looked at without a gap: the messages
 //! before the one whose time has come are read, too.
+//!
+//! A message on lease is left out: it is not read. It is looked at once its lease has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use roaring::RoaringTreemap;
 
 use crate::{
     audit,
@@ -19,6 +23,9 @@ const CHUNK: u64 = 1024;
 /// The most ends that are kept of one chunk.
 const SOON_MAX: usize = 256;
 
+/// The most messages whose leases have ended that are looked at together.
+const ENDED_AT_ONCE: usize = 256;
+
 /// No life ends.
 const NEVER: Timestamp = Timestamp(u64::MAX);
 
@@ -30,6 +37,10 @@ pub struct Looks {
     chunks: BTreeMap<u64, Chunk>,
     /// The chunks by the time of the next look.
     due: BTreeSet<(Timestamp, u64)>,
+    /// Messages that were left out because they were on lease.
+    on_lease: RoaringTreemap,
+    /// Messages that were left out, and whose leases have ended since.
+    ended: BTreeSet<Offset>,
 }
 
 #[derive(Debug)]
@@ -86,6 +97,32 @@ impl Looks {
             self.due.remove(&(first.get().next(), number));
             first.remove();
         }
+        self.on_lease.remove_range(..floor.0);
+        while self.ended.first().is_some_and(|offset| *offset < floor) {
+            audit::step();
+            self.ended.pop_first();
+        }
+    }
+
+    /// Notes that a message is left out because it is on lease.
+    pub fn leave_out(&mut self, offset: Offset) {
+        self.on_lease.insert(offset.0);
+    }
+
+    /// Whether a message was left out, and its lease has not ended since.
+    pub fn is_left_out(&self, offset: Offset) -> bool {
+        self.on_lease.contains(offset.0)
+    }
+
+    /// Notes that the lease of a message has ended, and that the message is still there. Returns whether it is to be looked
+    /// at now, because it was left out.
+    #[inline]
+    pub fn end_lease(&mut self, offset: Offset) -> bool {
+        let was_left_out = !self.on_lease.is_empty() && self.on_lease.remove(offset.0);
+        if was_left_out {
+            self.ended.insert(offset);
+        }
+        was_left_out
     }
 
     /// The offset up to which messages were looked at, if the message with this offset was.
@@ -107,6 +144,13 @@ impl Looks {
 
     /// The messages that are due for a look. [`see_again`](Looks::see_again) ends the look at them.
     pub fn take_due(&mut self, now: Timestamp) -> Option<Due> {
+        if let Some(first) = self.ended.first().copied() {
+            let chunk = self.ended.range(..Looks::end_of_chunk(first)).copied();
+            let ended: Vec<Offset> = chunk.take(ENDED_AT_ONCE).collect();
+            audit::steps(ended.len() as u64);
+            ended.iter().for_each(|offset| _ = self.ended.remove(offset));
+            return Some(Due::These(ended));
+        }
         let (_, number) = self.due.first().copied().filter(|(next, _)| *next <= now)?;
         let chunk = self.chunks.get(&number)?;
         if chunk.later > now {
@@ -136,9 +180,13 @@ impl Looks {
     }
 
     /// Notes a look at a range of one chunk, which follows the messages that were looked at. `ends` are the ends of the
-    /// messages that stay. `expires` tells whether a message of the chunk has expired.
+    /// messages that stay. `expires` tells whether a message of the chunk has expired. A range with a gap before it counts
+    /// as not looked at: the chunk was forgotten meanwhile.
     pub fn see(&mut self, range: OffsetRange, ends: &[(Timestamp, Offset)], expires: bool) {
         audit::steps(ends.len() as u64);
+        if range.start > self.goes_on_at(range.start) {
+            return;
+        }
         self.change(range.start.0 / CHUNK, range.start, |chunk| {
             chunk.upto = chunk.upto.max(range.end);
             let keeps = expires || !chunk.soon.is_empty();
@@ -171,6 +219,9 @@ impl Looks {
 
     /// When to look again, at the messages that were looked at.
     pub fn next(&self) -> Option<Timestamp> {
+        if !self.ended.is_empty() {
+            return Some(Timestamp(0));
+        }
         self.due.first().map(|(next, _)| *next)
     }
 }
@@ -222,5 +273,43 @@ mod tests {
         assert_eq!(looks.chunks.len(), 2);
         looks.follow(5);
         assert_eq!((looks.next(), looks.chunks.len(), looks.due.len()), (None, 0, 0));
+    }
+
+    #[test]
+    fn a_range_in_the_middle_of_a_chunk_that_was_forgotten_counts_as_not_looked_at() {
+        let mut looks = Looks::default();
+        looks.see(Offset(0).to(Offset(256)), &[at(10, 3)], true);
+        // One look reads the next part. Another one finds the chunk due, and forgets it.
+        let next = looks.goes_on_at(Offset(256)).to(Offset(512));
+        looks.see_again(&[Offset(3)], &[]);
+        looks.see(Offset(256).to(Offset(300)), &[at(20, 256)], false);
+        looks.change(0, Offset(0), |chunk| chunk.later = Timestamp(15));
+        assert_eq!(looks.take_due(Timestamp(15)), Some(Due::Chunk(Offset(0).to(Offset(300)))));
+        looks.see(next, &[at(30, 400)], false);
+        assert_eq!((looks.seen_upto(Offset(400)), looks.seen_upto(Offset(0))), (None, None));
+        assert_eq!(looks.next(), None);
+    }
+
+    #[test]
+    fn what_is_left_out_on_lease_is_looked_at_once_its_lease_has_ended() {
+        let mut looks = Looks::default();
+        [3, 700, 1030].into_iter().for_each(|offset| looks.leave_out(Offset(offset)));
+        looks.see(Offset(0).to(Offset(1024)), &[], true);
+        assert_eq!((looks.take_due(Timestamp(9)), looks.next()), (None, None));
+        assert!(!looks.end_lease(Offset(4)), "it was not left out");
+        assert!(looks.end_lease(Offset(1030)) && looks.end_lease(Offset(3)));
+        assert_eq!(looks.next(), Some(Timestamp(0)));
+        assert_eq!(looks.take_due(Timestamp(9)), Some(Due::These(vec![Offset(3)])));
+        assert_eq!(looks.take_due(Timestamp(9)), Some(Due::These(vec![Offset(1030)])));
+        looks.see_again(&[Offset(3)], &[at(50, 3)]);
+        looks.see_again(&[Offset(1030)], &[at(40, 1030)]);
+        assert_eq!(
+            looks.next(),
+            Some(Timestamp(50)),
+            "a chunk that was not looked at is read as a whole"
+        );
+        assert!(looks.is_left_out(Offset(700)));
+        looks.forget_below(Offset(701));
+        assert!(!looks.is_left_out(Offset(700)) && !looks.end_lease(Offset(700)));
     }
 }

@@ -437,12 +437,6 @@ impl Deliveries {
         self.leases.offsets().collect()
     }
 
-    /// The leased messages among some.
-    pub fn leased_where(&self, is_one: impl Fn(&Offset) -> bool) -> BTreeSet<Offset> {
-        audit::steps(self.leases.len() as u64);
-        self.leases.offsets().filter(is_one).collect()
-    }
-
     /// How many messages are leased. Deleted ones do not count.
     pub fn in_flight(&self) -> u64 {
         (self.leases.len() - self.gone.len()) as u64

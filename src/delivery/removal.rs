@@ -108,6 +108,27 @@ impl Deliveries {
         is_fresh || was_waiting || was_returned
     }
 
+    /// Whether a message is in one of the places that this state knows, and can tell without a walk: it is neither leased nor
+    /// spilled nor parked. `due` and `priority` are those of the message.
+    pub fn has(&self, offset: Offset, due: Due, priority: u8) -> bool {
+        let is_fresh = offset >= self.next && !self.known.contains(offset.0);
+        is_fresh
+            || self.waiting.contains(&(due, offset))
+            || self.returned.contains(offset)
+            || self.lanes.contains(offset, priority)
+    }
+
+    /// Takes a message out of its place for good, although it was not deleted. Returns `false`, and changes nothing, if it is
+    /// in none of the places that this state knows.
+    pub fn take_out(&mut self, offset: Offset, due: Due) -> bool {
+        let is_known = self.known.contains(offset.0);
+        let was_there = self.forget_one(offset, due);
+        if offset >= self.next && (is_known || was_there) {
+            self.known.insert(offset.0);
+        }
+        was_there
+    }
+
     /// Notes that a leased message was deleted.
     pub fn note_gone(&mut self, offset: Offset) {
         self.gone.insert(offset);

@@ -67,6 +67,11 @@ impl Returned {
         self.due_count
     }
 
+    /// Whether a message is there.
+    pub fn contains(&self, offset: Offset) -> bool {
+        self.released.contains(offset.0) || self.is_due.contains(offset.0)
+    }
+
     /// Removes a released message. Returns whether it was there.
     pub fn remove_released(&mut self, offset: Offset) -> bool {
         self.released.remove(offset.0)

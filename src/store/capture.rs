@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     audit,
-    format::meta::{CursorState, LogState, MetaEntry},
+    format::meta::{CursorState, LogState, MetaEntry, SegmentState},
     ids::{EntityId, IdMap, LogId, Lsn, Offset},
 };
 
@@ -84,10 +84,17 @@ fn capture_log(
         }
         entries.push(MetaEntry::Log(state));
     }
+    let learned = mem::take(&mut log.learned);
+    let gone = |base: &Offset| change.is_some_and(|it| it.gone.iter().any(|s| s.base == *base));
+    let mut keep = |segment: &SegmentState| {
+        if !gone(&segment.base) {
+            entries.push(MetaEntry::Segment(segment.clone()));
+        }
+    };
     if full {
-        let gone = |base: &Offset| change.is_some_and(|it| it.gone.iter().any(|s| s.base == *base));
-        let kept = log.segments.iter().filter(|(base, _)| !gone(base));
-        entries.extend(kept.map(|(_, segment)| MetaEntry::Segment(segment.clone())));
+        log.segments.values().for_each(keep);
+    } else {
+        learned.iter().filter_map(|base| log.segments.get(base)).for_each(&mut keep);
     }
     if let Some(change) = change {
         if !full {

@@ -7,10 +7,10 @@
 
 use std::{collections::BTreeSet, ops::Bound};
 
-use super::{Store, log::Log, state::State};
+use super::{Store, cache::SegmentSource, log::Log, state::State};
 use crate::{
     audit,
-    format::{entity::Entity, lives::Lives},
+    format::{entity::Entity, lives::Lives, meta::SegmentState},
     ids::{CursorId, LogId, Offset, OffsetRange, Timestamp},
 };
 
@@ -65,7 +65,13 @@ impl Expiring {
 
     /// Has the log looked at, whatever its time is.
     pub fn look_again(&mut self, log: &mut Log) {
-        (log.ends.fresh, log.ends.looks) = (Timestamp(0), log.ends.looks + 1);
+        log.ends.looks += 1;
+        self.look_soon(log);
+    }
+
+    /// Has the log looked at soon, also if it is looked at now.
+    fn look_soon(&mut self, log: &mut Log) {
+        log.ends.fresh = Timestamp(0);
         self.set(log, Timestamp(0));
     }
 
@@ -112,7 +118,7 @@ impl State {
 /// A look at one log.
 #[derive(Debug)]
 pub struct Look {
-    number: u64,
+    pub number: u64,
     /// The cursors for which messages may have expired.
     pub cursors: Vec<CursorId>,
 }
@@ -122,6 +128,15 @@ pub struct Look {
 pub struct LivesIn {
     pub range: OffsetRange,
     pub lives: Lives,
+    /// Whether the lives are known. A segment that a build of version 1 has written says nothing of them.
+    is_known: bool,
+}
+
+impl LivesIn {
+    /// Whether these are the messages of a segment that says nothing of the lives in it, and that ends behind `asked_upto`.
+    pub fn is_unknown(&self, asked_upto: Offset) -> bool {
+        !self.is_known && self.range.end > asked_upto
+    }
 }
 
 impl Store {
@@ -163,14 +178,49 @@ impl Store {
     }
 
     /// Ends a look. `next` is the time before which no life is over, of the messages that were there.
-    pub fn end_look(&mut self, log: LogId, look: &Look, next: Option<Timestamp>) {
+    pub fn end_look(&mut self, log: LogId, number: u64, next: Option<Timestamp>) {
         let State { logs, expiring, .. } = &mut self.state;
         let Some(log) = logs.get_mut(&log) else { return };
         let next = next.unwrap_or(NEVER).min(log.ends.fresh);
-        // A later look knows better, unless this one knows of an earlier time.
-        if log.ends.looks == look.number || next < log.ends.next {
+        // If the time to live has changed meanwhile, the log is looked at again.
+        if log.ends.looks == number || next < log.ends.next {
             expiring.set(log, next);
         }
+    }
+
+    /// Has a log looked at soon: a message is there that was left out.
+    pub fn look_soon(&mut self, log: LogId) {
+        let State { logs, expiring, .. } = &mut self.state;
+        if let Some(log) = logs.get_mut(&log) {
+            expiring.look_soon(log);
+        }
+    }
+
+    /// Lets the logs go first that have been due for longer.
+    pub fn put_off(&mut self, log: LogId, now: Timestamp) {
+        let State { logs, expiring, .. } = &mut self.state;
+        if let Some(log) = logs.get_mut(&log).filter(|log| log.ends.next < now) {
+            expiring.set(log, now);
+        }
+    }
+
+    /// The segment that holds an offset, or else the first one behind it.
+    pub fn segment_at(&mut self, log: LogId, at: Offset) -> Option<(SegmentState, SegmentSource)> {
+        let segment = self.state.logs.get(&log)?.segment_at_or_behind(at)?;
+        Some((segment.clone(), self.cache.source(&self.segments, segment)))
+    }
+
+    /// Notes the lives in a segment that says nothing of them. Returns whether the segment is there still, as it was.
+    pub fn learn_lives(&mut self, of: &SegmentState, lives: Option<Lives>) -> bool {
+        let log = self.state.logs.get_mut(&of.log);
+        let Some(log) = log.filter(|log| log.segments.get(&of.base) == Some(of)) else {
+            return false;
+        };
+        if let (Some(segment), Some(lives)) = (log.segments.get_mut(&of.base), lives) {
+            segment.lives = Some(lives);
+            log.learned.push(of.base);
+        }
+        true
     }
 
     /// The parts of a log from an offset on, in their order, with the lives in each.
@@ -178,14 +228,16 @@ impl Store {
         let log = self.state.logs.get(&log);
         let segments = log.into_iter().flat_map(move |log| {
             let first = log.segment_at_or_behind(from).map_or(log.moved, |segment| segment.base);
-            log.segments.range(first..).map(|(_, it)| (it.end, it.lives.unwrap_or(Lives::UNKNOWN)))
+            log.segments.range(first..).map(|(_, it)| (it.end, it.lives))
         });
         let tail = log.into_iter().flat_map(move |log| log.tail.lives_from(from.max(log.moved)));
+        let tail = tail.map(|(end, lives)| (end, Some(lives)));
         let mut at = from;
         segments.chain(tail).map(move |(end, lives)| {
             let range = at.to(end.max(at));
             at = range.end;
-            LivesIn { range, lives }
+            let is_known = lives.is_some();
+            LivesIn { range, lives: lives.unwrap_or(Lives::UNKNOWN), is_known }
         })
     }
 

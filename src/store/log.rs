@@ -23,6 +23,8 @@ pub struct Log {
     /// Whether messages stay after every cursor has acked them. A stream's messages do.
     pub keeps_acked: bool,
     pub ends: Ends,
+    /// Segments that did not say when the lives in them begin and end, and that were read since: the next capture says it.
+    pub learned: Vec<Offset>,
     /// Whether the log changed since its last capture.
     pub dirty: bool,
 }
@@ -38,6 +40,7 @@ impl Log {
             cursors: Vec::new(),
             keeps_acked,
             ends: Ends::default(),
+            learned: Vec::new(),
             dirty: true,
         }
     }

@@ -34,6 +34,7 @@ pub use cache::SegmentSource;
 pub use catalog::{LogName, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};
 pub use commit::{Op, Receipt, Refused, Shortage};
+pub use ends::Look;
 pub use open::open;
 pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, damaged_run};
 
@@ -42,7 +43,7 @@ pub use inspected::OnDisk;
 pub use log::{Cursor, Progress};
 pub use open::{Opening, log_dirs, remove_all};
 pub use state::{State, join};
-pub use together::Together;
+pub use together::{Loaded, Located, Together};
 
 use self::{cache::SegmentCache, draft::Draft};
 use crate::{

@@ -34,6 +34,12 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// A message of a run. `bytes` are those of the run.
+    #[inline]
+    pub fn in_run(bytes: &Slice, run: &Run<'_>, spans: RecordSpans, offset: Offset) -> Stored {
+        Stored { bytes: bytes.clone().narrow(run.body_at, run.len()), spans, offset }
+    }
+
     #[inline]
     pub fn payload(&self) -> &[u8] {
         self.spans.payload(&self.bytes)

@@ -6,6 +6,7 @@ mod bounds;
 mod flat;
 mod heap;
 mod holds;
+mod lives;
 mod slices;
 mod waking;
 mod work;

@@ -1,27 +1,30 @@
 //! Drops messages whose lives are over, or moves them to the dead letters, whether somebody receives or not.
 //!
 //! The checkpointer's thread does it before its checkpoints, and when a life may have ended. A sender does it for a queue
-//! that has no room. Without threads, the calls that do their work do it. `core/sweep.rs` says which messages to read.
+//! that has no room. Without threads, the calls that do their work do it. `core/walk.rs` says which messages to read. Several threads
+//! that look at one log share the look: each takes a slice of it, and the others wait for that slice.
 
 use std::mem;
 
 use super::committer::Committer;
 use crate::{
-    audit,
     engine::core::{
         Core,
         commit::{CommitResult, Receipt},
-        sweep::{AGAIN_MS, Gone, Slice, Step, Walk},
+        effects::HeldBack,
+        expired::Gone,
+        sweep::{Seen, Turn},
+        walk::{Slice, SliceOf, WalkOf},
     },
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     ids::{CursorId, LogId, Offset, Timestamp},
     journal::Urgency,
-    store::{Extent, Refused, Shortage, Stored, Together},
+    store::{Extent, Loaded, Located, Refused, Shortage, Stored, Together},
 };
 
 const OPERATION: &str = "drop expired messages";
 
-/// The most bytes of messages that leave in one commit.
+/// About how many bytes of messages are read at once, and leave in one commit.
 const BYTES_AT_ONCE: usize = 1 << 20;
 
 /// About how many bytes the note of a letter takes.
@@ -38,12 +41,28 @@ pub enum Until {
     ThereIsRoom,
 }
 
-/// One look at messages.
+/// A thread's look at messages.
 #[derive(Clone, Copy)]
 struct Sweep {
     /// The even time. Lives that end later are not over.
     now: Timestamp,
     until: Until,
+}
+
+/// A slice that this thread reads. Its drop ends it, also after an error or a panic: what has left is noted, and others go
+/// on with the walk.
+struct Reading<'a> {
+    committer: &'a Committer,
+    slice: Option<Slice>,
+    seen: Seen,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if let Some(slice) = self.slice.take() {
+            self.committer.lock(OPERATION).end_slice(slice, &self.seen);
+        }
+    }
 }
 
 impl Committer {
@@ -59,9 +78,9 @@ impl Committer {
             };
             drop(core);
             last = Some(due);
-            // A failure has set the log aside for a moment.
-            let _ = self.sweep_log(due.1, None, Sweep { now, until });
-            if self.breaks_off(until, false) {
+            // Damage and failures keep only the messages that they are about.
+            let is_broken_off = self.sweep_log(due.1, None, Sweep { now, until });
+            if is_broken_off.unwrap_or(false) {
                 return false;
             }
         }
@@ -77,129 +96,114 @@ impl Committer {
         }
     }
 
-    /// Looks at the messages of one cursor.
+    /// Looks at the messages of one log: for one cursor, or to make room in a queue.
     pub fn sweep_cursor(&self, cursor: CursorId, log: LogId, until: Until) {
-        let sweep = Sweep { now: self.even(), until };
-        // A failure has set the log aside for a moment.
-        let _ = self.sweep_log(log, Some(cursor), sweep);
+        // The room of a queue is that of its log.
+        let only = (until != Until::ThereIsRoom).then_some(cursor);
+        // It fails only if the engine is closed: the caller finds that.
+        let _ = self.sweep_log(log, only, Sweep { now: self.even(), until });
     }
 
-    /// Looks at the messages of a log, for all its cursors or for one.
-    fn sweep_log(&self, log: LogId, only: Option<CursorId>, sweep: Sweep) -> Result<()> {
-        let Some(look) = self.lock_open(OPERATION)?.store.begin_look(log) else { return Ok(()) };
-        let cursors = look.cursors.iter().copied();
-        let (mut next, mut failure, mut is_whole) = (None::<Timestamp>, None, true);
-        let again = Timestamp(sweep.now.0.saturating_add(AGAIN_MS));
-        for cursor in cursors {
-            if only.is_some_and(|only| only != cursor) {
-                is_whole = false;
-                continue;
-            }
-            let end = match self.sweep_one(cursor, log, sweep) {
-                Ok(end) => end,
-                Err(error) => {
-                    failure = Some(error);
-                    Some(again)
-                }
-            };
-            next = [next, end].into_iter().flatten().min();
-            if self.breaks_off(sweep.until, false) {
-                // Commits may have to wait. The other cursors are looked at once there is space.
-                is_whole = false;
-                break;
-            }
-        }
-        let mut core = self.lock(OPERATION);
-        if !is_whole {
-            // The other cursors were not looked at.
-            next = Some(sweep.now);
-        }
-        core.store.end_look(log, &look, next);
-        core.arm_lives();
-        drop(core);
-        failure.map_or(Ok(()), Err)
-    }
-
-    /// Looks at the messages of one cursor. Returns the time before which no other life is over.
-    fn sweep_one(&self, cursor: CursorId, log: LogId, sweep: Sweep) -> Result<Option<Timestamp>> {
-        let Some(mut walk) = self.lock_open(OPERATION)?.begin_walk(cursor, log, sweep.now) else {
-            return Ok(None);
-        };
+    /// Looks at the messages of a log, for all its cursors or for one. Returns whether it was broken off.
+    fn sweep_log(&self, log: LogId, only: Option<CursorId>, sweep: Sweep) -> Result<bool> {
         loop {
-            let step = self.lock_open(OPERATION)?.next_slice(&mut walk)?;
-            match step {
-                Step::Read(slice) => {
-                    let has_gone = self.sweep_slice(&walk, &slice)?;
-                    if self.breaks_off(sweep.until, has_gone) {
-                        return Ok(Some(sweep.now));
+            let turn = self.lock_open(OPERATION)?.take_turn(log, only, sweep.now);
+            let has_gone = match turn {
+                Turn::Read(slice) => self.sweep_slice(slice, only)?,
+                Turn::GoOn => {
+                    self.let_others_go_on();
+                    continue;
+                }
+                Turn::End => return Ok(false),
+                Turn::Busy(waiting) => match sweep.until {
+                    // The thread that makes checkpoints does not wait: another one looks.
+                    Until::SpaceIsNeeded => return Ok(false),
+                    Until::ThereIsRoom => {
+                        // The slice of the other thread may make room.
+                        waiting.wait(None);
+                        return Ok(true);
                     }
-                }
-                Step::GoOn => {}
-                Step::End(next) => return Ok(next),
+                    Until::End => {
+                        waiting.wait(None);
+                        false
+                    }
+                },
+            };
+            if self.breaks_off(sweep.until, has_gone) {
+                self.lock(OPERATION).break_off(log, sweep.now);
+                return Ok(true);
             }
         }
     }
 
-    /// Reads messages, and has those leave whose lives are over. Returns whether one has left.
-    fn sweep_slice(&self, walk: &Walk, slice: &Slice) -> Result<bool> {
-        let (mut ends, mut expired) = (Vec::new(), Vec::new());
-        for place in &slice.places {
-            for stored in self.read_together(walk.log, place)? {
-                let Some(end) = stored.expires(walk.time_to_live_ms) else { continue };
-                ends.push((end, stored.offset));
-                let is_over = end <= walk.now || seeded!(SweepTakesTheLiving);
-                if is_over && !seeded!(ExpiredIsDelivered) {
-                    expired.push(stored);
+    /// Reads messages, and has those leave whose lives are over. Returns whether one has left. No code of the application
+    /// runs meanwhile: others wait for the slice.
+    fn sweep_slice(&self, slice: Slice, only: Option<CursorId>) -> Result<bool> {
+        let _held_back = HeldBack::begin(&self.flusher);
+        let of = slice.of;
+        let mut reading = Reading { committer: self, slice: Some(slice), seen: Seen::default() };
+        let read = reading.read();
+        let swept = read.and_then(|expired| reading.expire(expired));
+        let has_gone = !reading.seen.gone.is_empty();
+        drop(reading);
+        if let Err(error) = swept {
+            self.lock_open(OPERATION)?.give_up_walk(&of, only);
+            debug_assert!(error.kind() != ErrorKind::Corrupt, "damage stops nothing: {error}");
+        }
+        Ok(has_gone)
+    }
+
+    /// Reads messages that are in one place, from one on. A checkpoint may have replaced the segment: then they are looked
+    /// for again.
+    fn read_together(
+        &self,
+        log: LogId,
+        place: &Together,
+        from: usize,
+        left: &mut usize,
+    ) -> Result<Vec<(Offset, Result<Stored>)>> {
+        let Loaded { mut messages, parts } = place.load(from, left);
+        if !parts.is_empty() {
+            self.lock(OPERATION).store.keep(log, parts);
+        }
+        let failed = messages.iter().filter(|(_, stored)| stored.is_err());
+        let failed: Vec<Offset> = failed.map(|(offset, _)| *offset).collect();
+        if failed.is_empty() {
+            return Ok(messages);
+        }
+        let dead = |offset: &Offset| (*offset, Err(Error::new(ErrorKind::NotFound, "it is gone")));
+        let again = self.lock_open(OPERATION)?.store.locate_all_again(log, failed);
+        let Ok(Located { places, lost }) = again else {
+            return Ok(messages.iter().map(|(offset, _)| dead(offset)).collect());
+        };
+        let is_there = |offset: &Offset| {
+            places.iter().any(|it| it.offsets.binary_search(offset).is_ok())
+                || lost.iter().any(|it| it.0 == *offset)
+        };
+        for message in messages.iter_mut().filter(|it| it.1.is_err() && !is_there(&it.0)) {
+            *message = dead(&message.0);
+        }
+        for found in places.iter().filter(|found| !found.is_same(place)) {
+            for (offset, stored) in found.load(0, left).messages {
+                if let Ok(at) = messages.binary_search_by_key(&offset, |it| it.0) {
+                    messages[at].1 = stored;
                 }
             }
         }
-        let mut gone = Vec::new();
-        for batch in batches(expired) {
-            match self.expire(walk, &batch) {
-                Ok(offsets) => gone.extend(offsets),
-                // The letter is larger than a commit can be. The message stays, and the others leave.
-                Err(error) if error.kind() == ErrorKind::TooLarge => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.lock(OPERATION).end_slice(walk, slice, &ends, &gone);
-        Ok(!gone.is_empty())
-    }
-
-    /// Reads messages that are in one place. Those that are gone are left out, and damaged ones, too: a consumer that meets
-    /// them gets the error.
-    fn read_together(&self, log: LogId, place: &Together) -> Result<Vec<Stored>> {
-        if let Ok((stored, parts)) = place.load() {
-            if !parts.is_empty() {
-                self.lock(OPERATION).store.keep(log, parts);
-            }
-            return Ok(stored);
-        }
-        // A checkpoint has replaced the segment, or a message is damaged.
-        let mut all = Vec::new();
-        for offset in place.offsets.iter().copied() {
-            audit::step();
-            let source = self.lock_open(OPERATION)?.store.locate_again(log, offset);
-            match source.and_then(|source| self.read(OPERATION, log, offset, source)) {
-                Ok(stored) => all.push(stored),
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(all)
+        Ok(messages)
     }
 
     /// Has messages leave in one commit. Returns the ones that have left.
-    fn expire(&self, walk: &Walk, expired: &[Stored]) -> Result<Vec<Offset>> {
+    fn expire(&self, of: &WalkOf, expired: &[Stored]) -> Result<Vec<Offset>> {
         let (gone, receipt) =
-            self.commit_sweep(|core| core.expire_messages(walk, expired, self.now()))?;
+            self.commit_sweep(|core| core.expire_messages(of, expired, self.now()))?;
         let Gone { offsets, was_last_spilled } = gone;
         if receipt != Receipt::NOTHING {
             self.sync_soon();
         }
         if was_last_spilled {
             // A failure does no harm: the messages are gone, and the blocks go when they come due.
-            let cursor = walk.cursor;
+            let cursor = of.cursor;
             let _ =
                 self.commit_sweep(|core| Ok(((), core.clear_spilled(cursor, self.now_plain())?)));
         }
@@ -233,6 +237,70 @@ impl Committer {
                 }
             }
         }
+    }
+}
+
+impl Reading<'_> {
+    /// Reads messages, so many as fit into memory together. Returns those whose lives are over.
+    fn read(&mut self) -> Result<Vec<Stored>> {
+        let Some(slice) = &mut self.slice else { return Ok(Vec::new()) };
+        if let SliceOf::Segment(segment) = &slice.what {
+            self.seen.lives = segment.1.read_lives().ok();
+            return Ok(Vec::new());
+        }
+        self.seen.unread.append(&mut slice.lost);
+        let (of, places) = (slice.of, mem::take(&mut slice.places));
+        let (mut expired, mut left, mut count) = (Vec::new(), BYTES_AT_ONCE, 0);
+        for place in places {
+            let mut at = 0;
+            while at < place.offsets.len() {
+                if left == 0 && count > 0 {
+                    self.seen.upto = Some(place.offsets[at]);
+                    return Ok(expired);
+                }
+                let messages = self.committer.read_together(of.log, &place, at, &mut left)?;
+                (at, count) = (at + messages.len(), count + messages.len());
+                for (offset, stored) in messages {
+                    self.see(&of, offset, stored, &mut expired);
+                }
+            }
+        }
+        Ok(expired)
+    }
+
+    fn see(
+        &mut self,
+        of: &WalkOf,
+        offset: Offset,
+        stored: Result<Stored>,
+        expired: &mut Vec<Stored>,
+    ) {
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(error) => return self.seen.unread.push((offset, error)),
+        };
+        let Some(end) = stored.expires(of.time_to_live_ms) else { return };
+        self.seen.ends.push((end, offset));
+        let is_over = end <= of.now || seeded!(SweepTakesTheLiving);
+        if is_over && !seeded!(ExpiredIsDelivered) {
+            expired.push(stored);
+        }
+    }
+
+    /// Has messages leave.
+    fn expire(&mut self, expired: Vec<Stored>) -> Result<()> {
+        let Some(slice) = &self.slice else { return Ok(()) };
+        for batch in batches(expired) {
+            match self.committer.expire(&slice.of, &batch) {
+                Ok(offsets) => self.seen.gone.extend(offsets),
+                // The letter is larger than a commit can be. The message stays, and the others leave.
+                Err(error) if error.kind() == ErrorKind::TooLarge => {
+                    self.seen.stuck.extend(batch.iter().map(|stored| stored.offset));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -168,7 +168,7 @@ impl Core {
         let Core { consumers, arrivals, effects, lives, leases_deleted, .. } = self;
         for (cursor, _) in deleted.iter().flat_map(Entity::cursors) {
             audit::step();
-            lives.looks.remove(&cursor);
+            lives.forget_cursor(cursor);
             let Some(mut consumption) = consumers.remove(&cursor) else { continue };
             if let Some(watched) = arrivals.watches.get(&consumption.info.log) {
                 // A subscription may be gone while its topic stays. All waiters of the topic wake, and the
@@ -183,6 +183,7 @@ impl Core {
             arrivals.recent.remove(&entity.id);
             for log in entity.logs() {
                 audit::step();
+                lives.forget_log(log);
                 if let Some(watched) = arrivals.watches.remove(&log) {
                     effects.wake_all(&watched.watch);
                 }

@@ -11,7 +11,7 @@ use crate::{
     delivery::Deliveries,
     engine::runtime::wait::Waiting,
     error::Result,
-    ids::{CursorId, OffsetRange},
+    ids::{CursorId, Offset, OffsetRange},
     store::Store,
 };
 
@@ -78,8 +78,10 @@ impl Core {
         }
     }
 
-    /// Notes that a message is not leased any more. A queue that drops its oldest messages can drop it now.
-    pub fn note_returned(&mut self, cursor: CursorId) {
+    /// Notes that a message is not leased any more. A queue that drops its oldest messages can drop it now, and if its life
+    /// is over, it leaves.
+    pub fn note_returned(&mut self, cursor: CursorId, offset: Offset) {
+        self.look_after_lease(cursor, offset);
         if let Some(consumption) = self.consumers.get(&cursor)
             && consumption.rules.drops_oldest()
         {

@@ -80,6 +80,26 @@ impl Core {
         told
     }
 
+    /// Sets a message aside that was found to be damaged while no consumer had it. The next consumer that receives gets the
+    /// error. A message on lease, spilled or parked is left to the consumer that meets it.
+    pub fn set_aside_unread(&mut self, cursor: CursorId, offset: Offset, error: &Error) {
+        let (Some(consumption), Some(acks)) =
+            (self.consumers.get_mut(&cursor), self.store.acks(cursor))
+        else {
+            return;
+        };
+        if acks.is_acked(offset)
+            || acks.is_spilled(offset)
+            || !consumption.deliveries.take_out(offset, acks.due(offset))
+        {
+            return;
+        }
+        consumption.damaged.offsets.insert(offset);
+        let told = consumption.damage(offset, error);
+        self.advance_key(cursor, offset);
+        self.tell_later(cursor, told);
+    }
+
     /// Keeps an error for the next consumer that receives.
     pub fn tell_later(&mut self, cursor: CursorId, error: Error) {
         if let Some(consumption) = self.consumers.get_mut(&cursor) {

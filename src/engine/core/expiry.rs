@@ -87,7 +87,7 @@ impl Core {
             consumption.deliveries.put(offset, Due::NOW, acks);
             self.wake_one(log);
         }
-        self.note_returned(cursor);
+        self.note_returned(cursor, offset);
     }
 
     /// Gives a delivery back as if it had not been received: its handling did not begin, or was cancelled. If its
@@ -109,7 +109,7 @@ impl Core {
             self.wake_one(log);
         }
         self.note_freed_slots(cursor);
-        self.note_returned(cursor);
+        self.note_returned(cursor, offset);
         true
     }
 
@@ -159,7 +159,7 @@ impl Core {
             }
             Ok(Disposition::Gone) | Err(_) => self.advance_key(cursor, offset),
         }
-        self.note_returned(cursor);
+        self.note_returned(cursor, offset);
     }
 
     /// Calls the engine's thread now: it moves messages to the dead letters.

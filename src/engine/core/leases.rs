@@ -74,7 +74,7 @@ impl Core {
             }
             self.wake_or_arm(cursor, log, due);
             self.note_freed_slots(cursor);
-            self.note_returned(cursor);
+            self.note_returned(cursor, offset);
         }
     }
 

@@ -1,12 +1,16 @@
 //! What the core knows of the ends of lives: the looks at each cursor's messages, and the timer for the next one.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use super::effects::Effects;
+use super::{
+    effects::Effects,
+    walk::{LogLook, Walk},
+};
 use crate::{
+    audit,
     delivery::looks::Looks,
     engine::runtime::clock::EvenClock,
-    ids::{CursorId, IdMap, Timestamp},
+    ids::{CursorId, IdMap, LogId, Offset, Timestamp},
     store::Store,
 };
 
@@ -17,6 +21,13 @@ pub const REST: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Lives {
     pub looks: IdMap<CursorId, Looks>,
+    /// The walks that have begun, and are not over.
+    pub walks: IdMap<CursorId, Walk>,
+    /// The looks at logs that have begun, and are not over.
+    pub begun: IdMap<LogId, LogLook>,
+    /// Segments without lives that could not be read as a whole: their bases and generations. Their messages are read one
+    /// by one.
+    pub opaque: BTreeSet<(LogId, Offset, u64)>,
     /// The time for which the timer is set.
     pub armed: Option<Timestamp>,
     /// When the engine's thread looked last.
@@ -24,6 +35,22 @@ pub struct Lives {
 }
 
 impl Lives {
+    /// Forgets a cursor that was deleted.
+    pub fn forget_cursor(&mut self, cursor: CursorId) {
+        self.looks.remove(&cursor);
+        self.walks.remove(&cursor);
+    }
+
+    /// Forgets a log that was deleted.
+    pub fn forget_log(&mut self, log: LogId) {
+        self.begun.remove(&log);
+        let all = (log, Offset(0), 0)..=(log, Offset(u64::MAX), u64::MAX);
+        while let Some(one) = self.opaque.range(all.clone()).next().copied() {
+            audit::step();
+            self.opaque.remove(&one);
+        }
+    }
+
     /// Sets the timer for the first time at which a life may be over.
     #[inline]
     pub fn arm(&mut self, store: &Store, clock: &EvenClock, effects: &mut Effects) {

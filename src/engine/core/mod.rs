@@ -44,6 +44,7 @@ pub mod damage;
 pub mod dead_letters;
 pub mod effects;
 pub mod errors;
+pub mod expired;
 pub mod expiry;
 pub mod failures;
 pub mod guard;
@@ -59,6 +60,7 @@ pub mod thresholds;
 pub mod times;
 pub mod update;
 pub mod waiters;
+pub mod walk;
 pub mod watch;
 pub mod weights;
 

@@ -13,6 +13,7 @@ mod delay_index;
 mod expiry;
 mod handling;
 mod lease;
+mod letting_go;
 mod limits;
 mod order;
 mod priority;
