@@ -386,7 +386,7 @@ const GROWING: [(Thing, &str, u64); 45] = [
     // The chunk of a message that has expired is looked at without a gap, up to 256 messages in a hold.
     (Ready, "drop expired messages", 2),
     (Leased, "checkpoint", 1),
-    (Leased, "drop expired messages", 2),
+    (Leased, "drop expired messages", 1),
     (Leased, "purge", 2),
     (Delayed, "checkpoint", 1),
     (Delayed, "drop expired messages", 2),

@@ -1,7 +1,7 @@
 //! Drops messages whose lives are over, or moves them to the dead letters, whether somebody receives or not.
 //!
 //! The checkpointer's thread does it before its checkpoints, and when a life may have ended. A sender does it for a queue
-//! that has no room. Without threads, the calls that do their work do it. `core/walk.rs` says which messages to read. Several threads
+//! that has no room. Without threads, the calls that do their work do it. `core/slices.rs` says which messages to read. Several threads
 //! that look at one log share the look: each takes a slice of it, and the others wait for that slice.
 
 use std::mem;
@@ -13,8 +13,9 @@ use crate::{
         commit::{CommitResult, Receipt},
         effects::HeldBack,
         expired::Gone,
+        slices::{Slice, SliceOf},
         sweep::{Seen, Turn},
-        walk::{Slice, SliceOf, WalkOf},
+        walk::WalkOf,
     },
     error::{Error, ErrorKind, Result},
     ids::{CursorId, LogId, Offset, Timestamp},

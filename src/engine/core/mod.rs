@@ -53,6 +53,7 @@ pub mod leases;
 pub mod lives;
 pub mod rules;
 pub mod settlement;
+pub mod slices;
 pub mod slots;
 pub mod spill;
 pub mod sweep;

@@ -1,5 +1,5 @@
 //! Looks at logs for messages whose lives are over, under the core: whose turn it is, and what a look leaves behind.
-//! `walk.rs` says which messages to read, and `expired.rs` has them leave. `engine/commit/sweep.rs` reads them.
+//! `slices.rs` says which messages to read, and `expired.rs` has them leave. `engine/commit/sweep.rs` reads them.
 //!
 //! A cursor needs no handle for that: a subscriber may be away.
 
@@ -8,7 +8,8 @@ use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 use super::{
     Core,
     lives::REST,
-    walk::{LogLook, Slice, SliceOf, Step, WalkOf},
+    slices::{Slice, SliceOf, Step},
+    walk::{LogLook, WalkOf},
 };
 use crate::{
     audit,
