@@ -29,7 +29,7 @@ pub struct ConsumerStats {
     pub delayed: u64,
     /// Messages on lease. A message that was removed while it is on lease does not count.
     pub in_flight: u64,
-    /// Messages that a consumer could not be given because they are damaged on disk. A consumer got the error of
+    /// Messages that a consumer could not be given because they are damaged on disk. A consumer gets the error of
     /// each of them once. They stay until they are removed, and are tried again after the next open.
     pub damaged: u64,
     /// Deliveries.

@@ -24,6 +24,8 @@ pub struct Ends {
     shortest_ms: u64,
     /// No life is over before this even time.
     next: Timestamp,
+    /// Among logs with the same time, the order in which they were put off. 0 if this one was not.
+    turn: u64,
     /// The earliest end among the messages that came since the last look began.
     fresh: Timestamp,
     /// How many looks have begun.
@@ -32,7 +34,7 @@ pub struct Ends {
 
 impl Default for Ends {
     fn default() -> Ends {
-        Ends { shortest_ms: 0, next: NEVER, fresh: NEVER, looks: 0 }
+        Ends { shortest_ms: 0, next: NEVER, turn: 0, fresh: NEVER, looks: 0 }
     }
 }
 
@@ -44,10 +46,16 @@ impl Ends {
     }
 }
 
+/// The place of a log among those with lives: the time before which none of them is over, how often a log had been put off
+/// when this one was, and the log.
+pub type EndKey = (Timestamp, u64, LogId);
+
 /// The logs by the time before which none of their messages' lives is over.
 #[derive(Debug, Default)]
 pub struct Expiring {
-    logs: BTreeSet<(Timestamp, LogId)>,
+    logs: BTreeSet<EndKey>,
+    /// How often a log was put off.
+    put_off: u64,
 }
 
 impl Expiring {
@@ -76,16 +84,27 @@ impl Expiring {
     }
 
     pub fn forget(&mut self, log: &Log) {
-        self.logs.remove(&(log.ends.next, log.id));
+        self.logs.remove(&(log.ends.next, log.ends.turn, log.id));
     }
 
     #[cold]
     fn set(&mut self, log: &mut Log, next: Timestamp) {
-        self.logs.remove(&(log.ends.next, log.id));
-        log.ends.next = next;
+        self.set_behind(log, next, 0);
+    }
+
+    fn set_behind(&mut self, log: &mut Log, next: Timestamp, turn: u64) {
+        self.forget(log);
+        (log.ends.next, log.ends.turn) = (next, turn);
         if next != NEVER {
-            self.logs.insert((next, log.id));
+            self.logs.insert((next, turn, log.id));
         }
+    }
+
+    /// Lets the logs go first that have been due for longer.
+    fn put_off(&mut self, log: &mut Log, now: Timestamp) {
+        self.put_off += 1;
+        let turn = self.put_off;
+        self.set_behind(log, log.ends.next.max(now), turn);
     }
 }
 
@@ -143,11 +162,11 @@ impl Store {
     /// The first time at which a life may be over, and the log.
     #[inline]
     pub fn first_end(&self) -> Option<(Timestamp, LogId)> {
-        self.state.expiring.logs.first().copied()
+        self.state.expiring.logs.first().map(|(end, _, log)| (*end, *log))
     }
 
     /// The first such time and log behind another one.
-    pub fn end_after(&self, last: Option<(Timestamp, LogId)>) -> Option<(Timestamp, LogId)> {
+    pub fn end_after(&self, last: Option<EndKey>) -> Option<EndKey> {
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
         self.state.expiring.logs.range((from, Bound::Unbounded)).next().copied()
     }
@@ -199,8 +218,8 @@ impl Store {
     /// Lets the logs go first that have been due for longer.
     pub fn put_off(&mut self, log: LogId, now: Timestamp) {
         let State { logs, expiring, .. } = &mut self.state;
-        if let Some(log) = logs.get_mut(&log).filter(|log| log.ends.next < now) {
-            expiring.set(log, now);
+        if let Some(log) = logs.get_mut(&log).filter(|log| log.ends.next <= now) {
+            expiring.put_off(log, now);
         }
     }
 
@@ -239,6 +258,22 @@ impl Store {
             let is_known = lives.is_some();
             LivesIn { range, lives: lives.unwrap_or(Lives::UNKNOWN), is_known }
         })
+    }
+
+    /// Makes all segments as builds of version 1 wrote them: they say nothing of the lives in them.
+    #[cfg(test)]
+    pub fn forget_lives(&mut self) {
+        let State { logs, expiring, .. } = &mut self.state;
+        for log in logs.values_mut() {
+            log.segments.values_mut().for_each(|segment| segment.lives = None);
+            expiring.look_again(log);
+        }
+    }
+
+    /// The cursors of a log.
+    #[cfg(test)]
+    pub fn cursors_of(&self, log: LogId) -> Vec<CursorId> {
+        self.state.logs.get(&log).map_or(Vec::new(), |log| log.cursors.clone())
     }
 
     /// Notices segments that are dead by now, among those that hold offsets of a range.

@@ -74,13 +74,13 @@ impl Committer {
         loop {
             let Ok(core) = self.lock_open(OPERATION) else { return true };
             // A log that comes again has its turn in the next round.
-            let Some(due) = core.store.end_after(last).filter(|(end, _)| *end <= now) else {
+            let Some(due) = core.store.end_after(last).filter(|(end, ..)| *end <= now) else {
                 break;
             };
             drop(core);
             last = Some(due);
             // Damage and failures keep only the messages that they are about.
-            let is_broken_off = self.sweep_log(due.1, None, Sweep { now, until });
+            let is_broken_off = self.sweep_log(due.2, None, Sweep { now, until });
             if is_broken_off.unwrap_or(false) {
                 return false;
             }

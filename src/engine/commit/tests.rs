@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+mod looks;
 mod short;
 mod tasks;
 

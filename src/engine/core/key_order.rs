@@ -26,6 +26,7 @@ impl Core {
             consumption.deliveries.settle(lease);
             consumption.counts.delivered -= 1;
             self.note_freed_slots(cursor);
+            self.look_after_lease(cursor, offset);
         }
         Ok(may)
     }

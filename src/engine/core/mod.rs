@@ -30,8 +30,8 @@
 //! # Where to go next
 //!
 //! `commit.rs` commits, `settlement.rs` settles deliveries, `expiry.rs` ends leases that run out, `update.rs`
-//! follows settings that change, `times.rs` follows the time of day, and `spill.rs` moves delayed messages to disk
-//! and back. The decisions without a lock are in `delivery/`.
+//! follows settings that change, `times.rs` follows the time of day, `spill.rs` moves delayed messages to disk
+//! and back, and `sweep.rs` lets go of what has expired. The decisions without a lock are in `delivery/`.
 
 pub mod admission;
 pub mod arrivals;

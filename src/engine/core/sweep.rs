@@ -144,7 +144,11 @@ impl Core {
             return Turn::End;
         }
         let look = begun.get_mut();
-        look.left.retain(|it| *it != cursor);
+        match look.left.front() == Some(&cursor) {
+            true => _ = look.left.pop_front(),
+            // The look was broken off meanwhile.
+            false => look.left.retain(|it| *it != cursor),
+        }
         look.next = [look.next, next].into_iter().flatten().min();
         if !look.left.is_empty() {
             return Turn::GoOn;

@@ -1,0 +1,166 @@
+//! Looks at messages whose lives may be over: each cursor has its turn, and no message is read more often than it must be.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use super::{config, open};
+use crate::{
+    Engine, ErrorKind, audit,
+    config::{Config, IoMode},
+    disk::sim::SimDisk,
+    engine::commit::sweep::Until,
+    ids::Offset,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// An engine whose calls do all the work, and that reads by calls.
+fn alone(disk: &SimDisk) -> Engine {
+    let process = Arc::new(disk.process());
+    let config = Config { io: IoMode::Calls, block_bytes: 16 << 10, ..config() };
+    Engine::open_on(process, Path::new("store"), config, false).expect("the disk is well")
+}
+
+/// How many looks that are broken off after a slice it takes until each cursor had a turn, and until all is done, and
+/// the steps of all of them.
+fn broken_off(engine: &Engine, depths: impl Fn() -> Vec<u64>, full: u64) -> (u32, u32, u64) {
+    let _ = audit::take_steps();
+    let (mut all_had_one, mut rounds, mut steps) = (0, 0, 0);
+    loop {
+        let is_whole = engine.committer().sweep(Until::ThereIsRoom);
+        steps += audit::take_steps();
+        rounds += 1;
+        if all_had_one == 0 && depths().iter().all(|depth| *depth < full) {
+            all_had_one = rounds;
+        }
+        if is_whole {
+            assert!(depths().iter().all(|depth| *depth == 0));
+            return (all_had_one, rounds, steps);
+        }
+    }
+}
+
+#[test]
+fn a_look_that_breaks_off_goes_on_with_the_next_subscription_where_it_was() {
+    let measure = |is_broken_off: bool| {
+        let disk = SimDisk::new(1);
+        let engine = alone(&disk);
+        let topic = engine.topic("t").create().expect("there is space");
+        let create = |n: u32| {
+            topic.subscription(&format!("s{n}")).time_to_live(MINUTE).create().expect("it is new");
+        };
+        (0..8).for_each(create);
+        for _ in 0..10 {
+            topic.publish_batch((0..200).map(|_| "event")).expect("there is space");
+        }
+        disk.advance(MINUTE);
+        let lock = || engine.committer().lock("test");
+        let (_, log) = lock().store.first_end().expect("there are messages");
+        let left = || {
+            let core = lock();
+            let left = |it| core.store.acks(it).map_or(0, |acks| acks.unacked(Offset(2000)));
+            core.store.cursors_of(log).into_iter().map(left).collect()
+        };
+        if is_broken_off {
+            return broken_off(&engine, left, 2000);
+        }
+        let _ = audit::take_steps();
+        assert!(engine.committer().sweep(Until::End));
+        (0, 0, audit::take_steps())
+    };
+    let (_, _, at_once) = measure(false);
+    let (turns, rounds, steps) = measure(true);
+    assert!(turns <= 8, "each of 8 subscriptions had a turn after {turns} looks");
+    assert!(rounds <= 8 * 8 + 1, "{rounds} looks");
+    assert!(steps < at_once * 3 / 2, "{steps} steps, and {at_once} without a break");
+}
+
+#[test]
+fn a_look_that_breaks_off_goes_on_with_the_next_queue() {
+    let disk = SimDisk::new(1);
+    let engine = alone(&disk);
+    let queue = |n: u32| {
+        let queue = engine.queue(&format!("q{n}")).time_to_live(MINUTE).create();
+        let queue = queue.expect("there is space");
+        (0..5).for_each(|_| _ = queue.send_batch((0..200).map(|_| "work")).expect("it fits"));
+        queue
+    };
+    let queues: Vec<_> = (0..8).map(queue).collect();
+    disk.advance(MINUTE);
+    let depths = || queues.iter().map(|queue| queue.depth().expect("it is there")).collect();
+    let (turns, rounds, _) = broken_off(&engine, depths, 1000);
+    assert!(turns <= 8, "each of 8 queues had a turn after {turns} looks");
+    assert!(rounds <= 8 * 4 + 1, "{rounds} looks");
+}
+
+#[test]
+fn a_segment_without_lives_is_read_once() {
+    let disk = SimDisk::new(1);
+    let engine = alone(&disk);
+    let create = |engine: &Engine, life: Duration| {
+        let queue = engine.queue("q").time_to_live(life).max_messages(3000);
+        queue.create_or_update().expect("there is space")
+    };
+    let queue = create(&engine, 100 * HOUR);
+    for _ in 0..30 {
+        queue.send_batch((0..100).map(|_| vec![7; 100])).expect("it fits");
+    }
+    engine.checkpoint().expect("there is space");
+    engine.committer().lock("test").store.forget_lives();
+    let read = |act: &dyn Fn()| {
+        let before = disk.bytes_read();
+        act();
+        disk.bytes_read() - before
+    };
+    let send = || {
+        let error = queue.send("new").expect_err("it is full");
+        assert_eq!(error.kind(), ErrorKind::QueueFull);
+    };
+    let whole = read(&send);
+    assert!(whole > 150_000, "{whole} bytes");
+    let again = read(&send);
+    let changed = read(&|| _ = create(&engine, 99 * HOUR));
+    let looked = read(&|| _ = queue.stats().expect("it is there"));
+    engine.checkpoint().expect("there is space");
+    disk.advance(HOUR);
+    let later = read(&send);
+    assert!(again + changed + looked + later < 20_000, "{again}, {changed}, {looked}, {later}");
+    // What was learned is kept.
+    (0..20).for_each(|_| {
+        let other = engine.queue("other").create_or_update().expect("there is space");
+        other.send(vec![7; 10_000]).expect("there is space");
+    });
+    engine.checkpoint().expect("there is space");
+    drop((queue, engine));
+    disk.kill();
+    let engine = alone(&disk);
+    let queue = engine.queue("q").open().expect("it is there");
+    let reopened = read(&|| assert_eq!(queue.stats().expect("it is there").expired, 0));
+    assert!(reopened < 20_000, "{reopened} bytes, and {whole} the first time");
+    disk.advance(100 * HOUR);
+    assert_eq!(queue.stats().expect("it is there").expired, 3000);
+}
+
+/// The threads of an engine look, too, while senders want room.
+#[test]
+fn senders_and_the_thread_that_makes_checkpoints_share_their_looks() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").time_to_live(MINUTE).max_messages(500).create();
+    let queue = queue.expect("there is space");
+    for _ in 0..20 {
+        for _ in 0..5 {
+            queue.send_batch((0..100).map(|_| "work")).expect("there is room");
+        }
+        disk.advance(MINUTE);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..62).for_each(|_| _ = queue.send("new").expect("there is room")));
+            }
+        });
+        disk.advance(MINUTE);
+    }
+    let stats = queue.stats().expect("it is there");
+    assert!(stats.expired >= 19 * 996 && stats.dropped == 0, "{stats:?}");
+    engine.close().expect("the disk is well");
+}
