@@ -58,14 +58,17 @@ mod switch {
         ShelvedIsNotCaptured, BlockComesBackEmpty,
         SettingsAreNotCaptured, SettingsAreNotReplayed,
         ClockIsNotCaptured,
-        LivesOfSegmentsAreNotKept,
+        LivesOfSegmentsAreNotKept, LivesAreLostInRewrites,
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,
         ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,
         SweepTakesTheLiving, SweepTakesLeasedMessages, SweptLettersAreNotAcked,
         LettersKeepTheirOldLife, LifeGoesOnWhenRedriven,
-        SetClockIsNotCommitted, DelaysFollowTheClock, TwoConsumersAreActive,
+        FullQueueDropsTheLivingFirst, ChangedLivesAreNotLookedAt,
+        SetClockIsNotCommitted, SkewIsReadAsTheLatest, DelaysFollowTheClock, TwoConsumersAreActive,
+        CircleOfLettersIsAccepted,
+        RunIsTwoCommits, MissedRunsAreLeftOut,
     }
 
     static ON: AtomicUsize = AtomicUsize::new(Bug::None as usize);

@@ -15,7 +15,10 @@ use super::{
     input::Input,
     model::{
         small_options,
-        state::{Entry, Msg, PartitionState, QueueState, State, StreamState, TopicState, dump},
+        state::{
+            Entry, Msg, PartitionState, QueueState, State, StreamState, SubscriptionState,
+            TopicState, dump,
+        },
     },
 };
 
@@ -90,7 +93,7 @@ impl Story {
         topic.subscription("s").create().unwrap();
         story.committed(|state| {
             let subscriptions = &mut state.topics.get_mut("t").unwrap().subscriptions;
-            subscriptions.insert("s".to_owned(), BTreeMap::new());
+            subscriptions.insert("s".to_owned(), SubscriptionState::default());
         });
         let stream = engine.stream("e").create().unwrap();
         story.committed(|state| {
@@ -189,8 +192,8 @@ impl Story {
         self.commit(published, |state| {
             let topic = state.topics.get_mut("t").unwrap();
             for message in messages {
-                let unacked = topic.subscriptions.get_mut("s").unwrap();
-                unacked.insert(topic.next, Entry::new(&message, None));
+                let subscription = topic.subscriptions.get_mut("s").unwrap();
+                subscription.unacked.insert(topic.next, Entry::new(&message, 0, None));
                 topic.next += 1;
             }
         });
@@ -231,7 +234,7 @@ impl Story {
         let (acked, offset) = (delivery.ack(), delivery.offset().0);
         let acked = self.commit(acked, |state| {
             let subscriptions = &mut state.topics.get_mut("t").unwrap().subscriptions;
-            subscriptions.get_mut("s").unwrap().remove(&offset);
+            subscriptions.get_mut("s").unwrap().unacked.remove(&offset);
         });
         self.unsettled.extend((!acked).then_some(delivery));
     }
@@ -406,7 +409,7 @@ fn outcome(disk: &SimDisk, options: &Options) -> Result<State, Refusal> {
 
 fn add(queue: &mut QueueState, messages: &[Msg]) {
     for message in messages {
-        queue.unacked.insert(queue.next, Entry::new(message, None));
+        queue.unacked.insert(queue.next, Entry::new(message, 0, None));
         queue.next += 1;
     }
 }

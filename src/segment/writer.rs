@@ -140,6 +140,7 @@ impl SegmentWriter {
         self.state.max_time = self.state.max_time.max(record.timestamp);
         if let Some(lives) = &mut self.state.lives
             && !seeded!(LivesOfSegmentsAreNotKept)
+            && !(seeded!(LivesAreLostInRewrites) && self.state.generation > 0)
         {
             lives.add(Lives::of_record(record));
         }

@@ -22,6 +22,27 @@ pub enum Action {
     DeleteQueue(Name),
     /// Changes a setting of a queue.
     Update(Name, u8),
+    /// Changes the time to live of a queue.
+    Live(Name, u8),
+    /// Changes the time to live of a subscription.
+    LiveFor(Name, Name, u8),
+    /// Would have dead letters come back to their own queue.
+    CloseTheCircle,
+    /// Creates or replaces a schedule.
+    Schedule {
+        name: Name,
+        target: u8,
+        n: u8,
+    },
+    Unschedule(Name),
+    /// Runs the schedules that are due after some moments.
+    RunSchedules(u8),
+    /// Fills a queue with messages of which some are over after some moments, and sends more.
+    Fill {
+        queue: Name,
+        moments: u8,
+        how: How,
+    },
     CreateTopic(Name),
     DeleteTopic(Name),
     Subscribe(Name, Name),
@@ -69,6 +90,13 @@ pub enum Action {
     /// Sends a message with a short time to live.
     SendBrief {
         queue: Name,
+        bytes: u16,
+        how: How,
+    },
+    /// Sends a batch of messages, some of them with times to live of their own.
+    SendMixed {
+        queue: Name,
+        messages: u8,
         bytes: u16,
         how: How,
     },
@@ -166,17 +194,23 @@ fn name() -> impl Strategy<Value = Name> {
 
 /// Queues to receive from, the dead letters included.
 fn from() -> impl Strategy<Value = Name> {
-    prop_oneof![4 => Just(0u8), 3 => Just(1u8), 2 => Just(2u8), 2 => Just(3u8), 2 => Just(4u8)]
+    prop_oneof![4 => Just(0u8), 3 => Just(1u8), 2 => Just(2u8), 2 => Just(3u8), 2 => Just(4u8), 1 => Just(5u8)]
 }
 
 /// Queues to send to: all but the dead letters.
 fn to() -> impl Strategy<Value = Name> {
-    prop_oneof![4 => Just(0u8), 2 => Just(1u8), 2 => Just(3u8), 1 => Just(4u8)]
+    prop_oneof![4 => Just(0u8), 2 => Just(1u8), 2 => Just(3u8), 1 => Just(4u8), 2 => Just(5u8)]
 }
 
 /// Queues that get messages with a short time to live.
 fn brief() -> impl Strategy<Value = Name> {
-    prop_oneof![1 => Just(0u8), 2 => Just(1u8), 2 => Just(4u8)]
+    prop_oneof![
+        2 => Just(0u8),
+        2 => Just(1u8),
+        3 => Just(3u8),
+        2 => Just(4u8),
+        3 => Just(5u8)
+    ]
 }
 
 fn how() -> impl Strategy<Value = How> {
@@ -221,6 +255,15 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => prop_oneof![9 => to(), 1 => Just(2)].prop_map(CreateQueue),
         1 => to().prop_map(DeleteQueue),
         3 => (name(), any::<u8>()).prop_map(|(queue, n)| Update(queue, n)),
+        3 => (from(), any::<u8>()).prop_map(|(queue, n)| Live(queue, n)),
+        2 => (name(), name(), any::<u8>()).prop_map(|(t, s, n)| LiveFor(t, s, n)),
+        1 => Just(CloseTheCircle),
+        3 => (name(), any::<u8>(), any::<u8>())
+            .prop_map(|(name, target, n)| Schedule { name, target, n }),
+        1 => name().prop_map(Unschedule),
+        6 => (0..6u8).prop_map(RunSchedules),
+        3 => (prop_oneof![Just(3), Just(5)], 0..4u8, how())
+            .prop_map(|(queue, moments, how)| Fill { queue, moments, how }),
         2 => name().prop_map(CreateTopic),
         1 => name().prop_map(DeleteTopic),
         3 => (name(), name()).prop_map(|(t, s)| Subscribe(t, s)),
@@ -245,6 +288,8 @@ pub fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(queue, bytes, how)| SendLater { queue, bytes, how }),
         4 => (brief(), bytes(), how())
             .prop_map(|(queue, bytes, how)| SendBrief { queue, bytes, how }),
+        4 => (brief(), any::<u8>(), bytes(), how())
+            .prop_map(|(queue, messages, bytes, how)| SendMixed { queue, messages, bytes, how }),
         4 => (to(), bytes(), how())
             .prop_map(|(queue, bytes, how)| SendUrgent { queue, bytes, how }),
         1 => (name(), bytes(), how())
@@ -278,7 +323,7 @@ pub fn action() -> impl Strategy<Value = Action> {
 
 pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
     // An empty store is of little interest.
-    (proptest::collection::vec(action(), 1..most), 0..32u8).prop_map(|(mut actions, more)| {
+    (proptest::collection::vec(action(), 1..most), 0..64u8).prop_map(|(mut actions, more)| {
         let mut first = vec![
             Action::CreateQueue(0),
             Action::CreateTopic(0),
@@ -286,7 +331,7 @@ pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
             Action::CreateStream(0),
             Action::CreateGroup(0, 0),
         ];
-        let queues = [2, 1, 3, 4].map(Action::CreateQueue);
+        let queues = [2, 1, 3, 4, 5].map(Action::CreateQueue);
         let others = queues.into_iter().chain([Action::Subscribe(0, 1)]);
         let chosen = others.enumerate().filter(|(n, _)| more >> n & 1 == 1);
         first.extend(chosen.map(|(_, action)| action));

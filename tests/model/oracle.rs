@@ -12,14 +12,15 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeSet,
     rc::Rc,
 };
 
-use posthouse::{Durability, Engine, ErrorKind, Options, sim::SimDisk};
+use posthouse::{Durability, Engine, ErrorKind, Offset, Options, Queue, sim::SimDisk};
 
 use super::{
     driver::sweep::after_sweep,
-    state::{BOUNDED, Entry, MESSAGES_MAX, Msg, State, dump, look},
+    state::{BOUNDED, Entry, MESSAGES_MAX, Msg, QueueState, REFUSING, State, dump, look},
 };
 
 /// How thoroughly each moment is examined.
@@ -47,6 +48,8 @@ pub struct Oracle {
 /// The time of the driver's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
+    /// Its time when the action began that was cut off.
+    pub before: u64,
     pub now: u64,
     /// Whether it tells nothing of the engine's time.
     pub is_lost: bool,
@@ -54,7 +57,7 @@ pub struct Clock {
 
 impl Clock {
     fn may_be_over(self, entry: &Entry) -> bool {
-        entry.ends.0.is_some_and(|end| self.is_lost || end <= self.now)
+        entry.end().is_some_and(|end| self.is_lost || end <= self.now)
     }
 }
 
@@ -153,7 +156,7 @@ impl Oracle {
         disk.power_cut_with(&mut |_| 0);
         drop((held, engine));
         let engine = self.open(disk);
-        let more = add_to_all(&engine, &found, clock.now);
+        let more = add_to_all(&engine, &found, clock);
         disk.power_cut_with(&mut |_| 0);
         drop(engine);
         self.states.set(self.states.get() + 1);
@@ -228,26 +231,26 @@ impl Oracle {
 }
 
 /// Adds one durable message to every queue, topic and stream.
-fn add_to_all(engine: &Engine, found: &State, now: u64) -> State {
+fn add_to_all(engine: &Engine, found: &State, clock: Clock) -> State {
     let mut state = found.clone();
     let (payload, key) = (b"more".to_vec(), Some(b"k".to_vec()));
     let message = Msg { payload, key, headers: Vec::new(), priority: 0, note: None };
     let added = (|| {
         for (name, queue) in &mut state.queues {
             let handle = engine.queue(name).open()?.durability(Durability::Sync);
-            if name == BOUNDED && queue.unacked.len() as u64 >= MESSAGES_MAX {
-                // The oldest message of the lowest priority is dropped.
-                let oldest = queue.unacked.iter().min_by_key(|(n, it)| (it.msg.priority, **n));
-                let oldest = *oldest.expect("it is full").0;
-                queue.unacked.remove(&oldest);
+            let is_full = [BOUNDED, REFUSING].contains(&&**name)
+                && queue.unacked.len() as u64 >= MESSAGES_MAX;
+            let sent = handle.send(message.message());
+            if is_full && !make_room(&handle, name, queue, &sent, clock)? {
+                continue;
             }
-            assert_eq!(handle.send(message.message())?.0, queue.next);
-            queue.send(std::slice::from_ref(&message), now);
+            assert_eq!(sent?.0, queue.next);
+            queue.send(std::slice::from_ref(&message), clock.now);
         }
         for (name, topic) in &mut state.topics {
             let handle = engine.topic(name).open()?.durability(Durability::Sync);
             assert_eq!(handle.publish(message.message())?.0, topic.next);
-            topic.publish(std::slice::from_ref(&message));
+            topic.publish(std::slice::from_ref(&message), clock.now);
         }
         for (name, stream) in &mut state.streams {
             let handle = engine.stream(name).open()?.durability(Durability::Sync);
@@ -258,6 +261,36 @@ fn add_to_all(engine: &Engine, found: &State, now: u64) -> State {
     })();
     added.unwrap_or_else(|error| panic!("cannot go on after a recovery: {error}"));
     state
+}
+
+/// A message was sent to a full queue: first that leaves it which is over, then the oldest message of the lowest priority, if
+/// the queue drops any. Returns whether the new message had room.
+fn make_room(
+    handle: &Queue,
+    name: &str,
+    queue: &mut QueueState,
+    sent: &posthouse::Result<Offset>,
+    clock: Clock,
+) -> posthouse::Result<bool> {
+    let there: BTreeSet<u64> =
+        handle.browse()?.map(|it| Ok(it?.offset().0)).collect::<posthouse::Result<_>>()?;
+    let over = |entry: &Entry| entry.end().is_some_and(|end| end <= clock.before);
+    let must_leave = !clock.is_lost && queue.unacked.values().any(over);
+    let before = queue.unacked.len();
+    queue.unacked.retain(|n, entry| there.contains(n) || !clock.may_be_over(entry));
+    let has_room = queue.unacked.len() < before;
+    assert!(has_room || !must_leave, "{name} is full of messages that are over");
+    let is_refused = sent.as_ref().is_err_and(|it| it.kind() == ErrorKind::QueueFull);
+    if name == REFUSING {
+        assert_eq!(is_refused, !has_room, "{name} is full");
+        return Ok(has_room);
+    }
+    if !has_room {
+        let oldest = queue.unacked.iter().min_by_key(|(n, it)| (it.msg.priority, **n));
+        let oldest = *oldest.expect("it is full").0;
+        queue.unacked.remove(&oldest);
+    }
+    Ok(true)
 }
 
 fn unexpected(found: &State, candidates: Candidates<'_>) -> String {

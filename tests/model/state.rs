@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use posthouse::{
-    Browse, Browsed, DeadLetter, Delivery, Engine, ErrorKind, Message, OwnedRecord, Start,
+    Browse, Browsed, DeadLetter, Delivery, Engine, Message, MissedRuns, OwnedRecord, Start, Target,
 };
 
 /// A message, as the engine's and the model's side record it.
@@ -48,14 +48,21 @@ impl Msg {
         self
     }
 
-    /// The same message with a header that marks a short time to live.
-    pub fn brief(mut self) -> Msg {
-        self.headers.push((BRIEF_HEADER.to_owned(), Vec::new()));
+    /// The same message with a time to live of its own, of so many moments. A header bears it, too.
+    pub fn living(mut self, moments: u8) -> Msg {
+        self.headers.push((LIFE_HEADER.to_owned(), vec![moments]));
         self
     }
 
-    pub fn is_brief(&self) -> bool {
-        self.headers.iter().any(|(name, _)| name == BRIEF_HEADER)
+    /// The same message with a short time to live.
+    pub fn brief(self) -> Msg {
+        self.living(BRIEF_MOMENTS)
+    }
+
+    /// The time to live of its own, if it has one.
+    pub fn own_life(&self) -> Option<Duration> {
+        let (_, moments) = self.headers.iter().find(|(name, _)| name == LIFE_HEADER)?;
+        Some(MOMENT * u32::from(moments[0]))
     }
 
     pub fn message(&self) -> Message<'_> {
@@ -66,7 +73,10 @@ impl Msg {
         for (name, value) in &self.headers {
             message = message.header(name.as_str(), value);
         }
-        if self.is_brief() { message.expire_after(BRIEF) } else { message }
+        match self.own_life() {
+            Some(life) => message.expire_after(life),
+            None => message,
+        }
     }
 
     /// The bytes that count against a limit in bytes.
@@ -122,13 +132,44 @@ pub struct Entry {
     pub attempts: u32,
     /// Whether it was delayed. It may be due by now.
     pub waits: bool,
-    /// When its time to live is over, if ever.
-    pub ends: Untold<Option<u64>>,
+    pub life: Untold<Life>,
+}
+
+/// The life of a message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Life {
+    begin: u64,
+    own: Option<Duration>,
+    /// When it is over, if ever.
+    end: Option<u64>,
+}
+
+impl Life {
+    /// A life by its own time to live, and by that of the queue or subscription.
+    fn new(begin: u64, own: Option<Duration>, limit: Option<Duration>) -> Life {
+        let shortest = own.into_iter().chain(limit).min();
+        Life { begin, own, end: shortest.map(|life| begin + life.as_millis() as u64) }
+    }
 }
 
 impl Entry {
-    pub fn new(msg: &Msg, ends: Option<u64>) -> Entry {
-        Entry { msg: msg.clone(), attempts: 0, waits: false, ends: Untold(ends) }
+    /// A message that comes now. The time to live of a dead letter's own rests.
+    pub fn new(msg: &Msg, now: u64, limit: Option<Duration>) -> Entry {
+        let own = if msg.note.is_some() { None } else { msg.own_life() };
+        let life = Untold(Life::new(now, own, limit));
+        Entry { msg: msg.clone(), attempts: 0, waits: false, life }
+    }
+
+    /// When its life is over, if ever.
+    pub fn end(&self) -> Option<u64> {
+        self.life.0.end
+    }
+}
+
+/// The time to live of a queue or a subscription changes. It counts for the messages that are there, too.
+pub fn limit_lives(unacked: &mut Unacked, limit: Option<Duration>) {
+    for Entry { life, .. } in unacked.values_mut() {
+        life.0 = Life::new(life.0.begin, life.0.own, limit);
     }
 }
 
@@ -156,16 +197,23 @@ pub const DEAD: &str = "queue 1.dead";
 /// The queue that holds at most this many messages, and drops its oldest for more.
 pub const BOUNDED: &str = "queue 3";
 pub const MESSAGES_MAX: u64 = 10;
-/// The queue whose time to live is [`TIME_TO_LIVE`], as that of [`RETRIED`] is. It has a limit in bytes.
+/// The queue that holds as many, and refuses more.
+pub const REFUSING: &str = "queue 5";
+/// The queue whose time to live is [`TIME_TO_LIVE`] at first, as that of [`RETRIED`] is. It has a limit in bytes.
 pub const EXPIRING: &str = "queue 4";
 /// A limit in bytes that is never reached: the tests need the sum only.
 pub const BYTES_MAX: u64 = 1 << 40;
+/// The step of the clock. Times to live and waits are whole numbers of it, so they end exactly. Leases are
+/// not, so no lease ends at the very end of a step.
+pub const MOMENT: Duration = Duration::from_millis(15_007);
 /// The time to live of some queues.
 pub const TIME_TO_LIVE: Duration = Duration::from_millis(45_021);
-/// The time to live of messages that have one of their own.
-pub const BRIEF: Duration = Duration::from_millis(30_014);
-/// The header of such messages.
-const BRIEF_HEADER: &str = "brief";
+/// The time to live of many messages that have one of their own, in moments.
+pub const BRIEF_MOMENTS: u8 = 2;
+/// The header of messages with a time to live of their own.
+const LIFE_HEADER: &str = "life";
+/// The queue that holds the schedules.
+pub const REGISTRY: &str = "posthouse.schedules";
 /// The subscription that is ordered by key.
 pub const ORDERED: &str = "subscription 1";
 
@@ -174,7 +222,7 @@ pub struct QueueState {
     pub next: u64,
     pub unacked: Unacked,
     /// The time to live of its messages, if they have one.
-    pub time_to_live: Untold<Option<Duration>>,
+    pub time_to_live: Option<Duration>,
     /// Its limit in bytes. It is never reached: it is a setting that changes.
     pub max_bytes: Option<u64>,
     /// Whether one consumer is active at a time.
@@ -182,9 +230,15 @@ pub struct QueueState {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
+pub struct SubscriptionState {
+    pub unacked: Unacked,
+    pub time_to_live: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TopicState {
     pub next: u64,
-    pub subscriptions: BTreeMap<String, Unacked>,
+    pub subscriptions: BTreeMap<String, SubscriptionState>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -200,59 +254,40 @@ pub struct StreamState {
     pub groups: BTreeMap<String, Vec<u64>>,
 }
 
+/// A schedule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScheduleState {
+    pub cron: String,
+    pub missed: MissedRuns,
+    pub target: Target,
+    /// The time of day of its next run.
+    pub next: u64,
+    /// How often that run has failed.
+    pub attempts: u32,
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     pub queues: BTreeMap<String, QueueState>,
     pub topics: BTreeMap<String, TopicState>,
     pub streams: BTreeMap<String, StreamState>,
+    pub schedules: BTreeMap<String, ScheduleState>,
 }
 
 impl QueueState {
-    pub fn with_time_to_live(time_to_live: Option<Duration>) -> QueueState {
-        QueueState { time_to_live: Untold(time_to_live), ..QueueState::default() }
-    }
-
-    /// Sends messages without a time to live of their own.
     pub fn send(&mut self, messages: &[Msg], now: u64) {
-        self.send_with_time_to_live(messages, None, now);
-    }
-
-    /// Sends messages with a time to live.
-    pub fn send_with_time_to_live(
-        &mut self,
-        messages: &[Msg],
-        time_to_live: Option<Duration>,
-        now: u64,
-    ) {
-        let ends = end_of(time_to_live.into_iter().chain(self.time_to_live.0).min(), now);
         for message in messages {
-            self.unacked.insert(self.next, Entry::new(message, ends));
+            self.unacked.insert(self.next, Entry::new(message, now, self.time_to_live));
             self.next += 1;
         }
     }
 }
 
-/// When a time to live that starts now is over.
-fn end_of(time_to_live: Option<Duration>, now: u64) -> Option<u64> {
-    time_to_live.map(|time_to_live| now + time_to_live.as_millis() as u64)
-}
-
 impl TopicState {
-    pub fn publish(&mut self, messages: &[Msg]) {
-        self.publish_with_time_to_live(messages, None, 0);
-    }
-
-    /// Publishes messages with a time to live.
-    pub fn publish_with_time_to_live(
-        &mut self,
-        messages: &[Msg],
-        time_to_live: Option<Duration>,
-        now: u64,
-    ) {
-        let ends = end_of(time_to_live, now);
+    pub fn publish(&mut self, messages: &[Msg], now: u64) {
         for message in messages {
-            for unacked in self.subscriptions.values_mut() {
-                unacked.insert(self.next, Entry::new(message, ends));
+            for SubscriptionState { unacked, time_to_live } in self.subscriptions.values_mut() {
+                unacked.insert(self.next, Entry::new(message, now, *time_to_live));
             }
             self.next += 1;
         }
@@ -303,22 +338,34 @@ fn dump_and(
     let mut state = State::default();
     for name in engine.queues()? {
         let queue = engine.queue(&name).open()?;
+        if name == REGISTRY {
+            state.schedules = dump_schedules(engine)?;
+            assert_eq!(
+                queue.depth()?,
+                state.schedules.len() as u64,
+                "one message for each schedule"
+            );
+            continue;
+        }
         let unacked = all(queue.browse()?)?;
         assert_eq!(queue.depth()?, unacked.len() as u64, "depth of {name}");
         if let Some(bytes) = queue.bytes()? {
             assert_eq!(bytes, unacked.values().map(|it| it.msg.weight()).sum(), "bytes of {name}");
         }
+        let settings = queue.settings()?;
+        let time_to_live = settings.time_to_live;
+        let (max_bytes, is_exclusive) = (settings.max_bytes, settings.single_active_consumer);
         // Receiving would count attempts there. A message on lease frees no capacity here. A message whose
         // time to live is over would be dropped.
-        let can_expire = has_time_to_live(engine, &name)? || has_brief(&unacked);
-        if name != RETRIED && name != BOUNDED && !can_expire {
+        let can_expire = time_to_live.is_some() || has_lives(&unacked);
+        if ![RETRIED, BOUNDED, REFUSING].contains(&&*name) && !can_expire {
             let held = drain(&unacked, || queue.receive_batch(7, Duration::ZERO))?;
             all_held.extend(held);
         }
+        if probe && name == REFUSING {
+            queue.purge()?;
+        }
         let next = if probe { queue.send("probe")?.0 } else { 0 };
-        let settings = queue.settings()?;
-        let (max_bytes, is_exclusive) = (settings.max_bytes, settings.single_active_consumer);
-        let time_to_live = Untold(None);
         let queue = QueueState { next, unacked, time_to_live, max_bytes, is_exclusive };
         state.queues.insert(name, queue);
     }
@@ -328,13 +375,14 @@ fn dump_and(
         for name in topic.subscriptions()? {
             let subscription = topic.subscription(&name).open()?;
             let unacked = all(subscription.browse()?)?;
+            let time_to_live = subscription.settings()?.time_to_live;
             // Of the messages with one key, only the first can be received.
-            if name != ORDERED && !has_brief(&unacked) {
+            if name != ORDERED && time_to_live.is_none() && !has_lives(&unacked) {
                 let held = drain(&unacked, || subscription.receive_batch(7, Duration::ZERO))?;
                 all_held.extend(held);
             }
             assert_eq!(subscription.depth()?, unacked.len() as u64, "depth of {name}");
-            subscriptions.insert(name, unacked);
+            subscriptions.insert(name, SubscriptionState { unacked, time_to_live });
         }
         let next = if probe { topic.publish("probe")?.0 } else { 0 };
         state.topics.insert(name, TopicState { next, subscriptions });
@@ -345,17 +393,23 @@ fn dump_and(
     Ok(state)
 }
 
-/// Whether the time to live of an existing queue is [`TIME_TO_LIVE`].
-fn has_time_to_live(engine: &Engine, name: &str) -> posthouse::Result<bool> {
-    match engine.queue(name).time_to_live(TIME_TO_LIVE).create() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    }
+fn has_lives(unacked: &Unacked) -> bool {
+    unacked.values().any(|entry| entry.msg.own_life().is_some())
 }
 
-fn has_brief(unacked: &Unacked) -> bool {
-    unacked.values().any(|entry| entry.msg.is_brief())
+/// All schedules.
+pub fn dump_schedules(engine: &Engine) -> posthouse::Result<BTreeMap<String, ScheduleState>> {
+    let state = |schedule: posthouse::Schedule| {
+        let state = ScheduleState {
+            cron: schedule.cron().to_owned(),
+            missed: schedule.missed_runs(),
+            target: schedule.target().clone(),
+            next: schedule.next_run().0,
+            attempts: schedule.failed_attempts(),
+        };
+        (schedule.name().to_owned(), state)
+    };
+    Ok(engine.schedules()?.into_iter().map(state).collect())
 }
 
 fn dump_stream(engine: &Engine, name: &str) -> posthouse::Result<StreamState> {
@@ -385,8 +439,8 @@ fn all(browse: Browse) -> posthouse::Result<Unacked> {
     let entry = |browsed: posthouse::Result<Browsed>| {
         let browsed = browsed?;
         let (msg, attempts) = (Msg::of_browsed(&browsed), browsed.attempts());
-        let (waits, ends) = (browsed.due().is_some(), Untold(None));
-        Ok((browsed.offset().0, Entry { msg, attempts, waits, ends }))
+        let (waits, life) = (browsed.due().is_some(), Untold::default());
+        Ok((browsed.offset().0, Entry { msg, attempts, waits, life }))
     };
     browse.map(entry).collect()
 }

@@ -127,7 +127,7 @@ impl Core {
         if excess.is_over() {
             return Ok(Dropped::default());
         }
-        if may_have_expired {
+        if may_have_expired && !seeded!(FullQueueDropsTheLivingFirst) {
             return Err(Refused::NeedsSpace(Shortage::Lives { cursor, log }));
         }
         if !limit.drops_oldest {

@@ -108,10 +108,11 @@ impl EvenClock {
         let mut known = KnownClock { boot, ..KnownClock::default() };
         let mut base_ms = day - since_boot;
         if let Some(stored) = stored {
-            known.trusted = stored.skew;
             let latest = stored.latest.0 as i64;
+            known.trusted =
+                if seeded!(SkewIsReadAsTheLatest) { Skew(latest - day) } else { stored.skew };
             let goes_on = stored.base_ms + since_boot;
-            let by_day = day.saturating_add(stored.skew.0);
+            let by_day = day.saturating_add(known.trusted.0);
             if stored.boot == boot && boot != [0; 16] && goes_on >= latest {
                 (base_ms, known.is_doubtful) = (stored.base_ms, stored.is_doubtful);
                 known.is_recorded = true;

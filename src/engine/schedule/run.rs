@@ -1,5 +1,7 @@
 //! One run of a schedule, as one commit.
 
+use std::mem;
+
 use super::{
     registry::{Registry, now},
     stored::{NEVER, Schedule, name_of},
@@ -87,7 +89,9 @@ pub fn run(
 pub fn prepare(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Result<Prepared> {
     let schedule = Schedule::read(delivery.key(), delivery.payload(), delivery.attempt())?;
     let mut tx = engine.transaction();
-    tx.ack_if_there(delivery);
+    if !seeded!(RunIsTwoCommits) {
+        tx.ack_if_there(delivery);
+    }
     if registry.is_superseded(schedule.name(), delivery.offset())? {
         // A salvage may have brought back an old message of the schedule.
         return Ok(Prepared { tx, sends: false, end: None });
@@ -106,6 +110,10 @@ pub fn prepare(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Res
                 tx.append(&stream, message)
             }
         };
+    }
+    if seeded!(RunIsTwoCommits) {
+        mem::replace(&mut tx, engine.transaction()).commit()?;
+        tx.ack_if_there(delivery);
     }
     // A schedule that has ended stays, so that its user finds it.
     let next = turn.next.unwrap_or(NEVER);

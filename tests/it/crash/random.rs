@@ -118,6 +118,100 @@ fn a_failing_sync_may_lose_the_time_after_the_clock_was_set() {
     }
 }
 
+/// The same actions, with the power cut at each of many steps.
+fn cut_at_each_step(before: &[Action], cut: &[Action]) {
+    for steps in 1..40 {
+        let mut actions = before.to_vec();
+        actions.push(Action::PowerCutIn(steps));
+        actions.extend_from_slice(cut);
+        actions.push(Action::PowerCut);
+        actions.extend_from_slice(cut);
+        simulated(u64::from(steps), &actions, Durability::Sync, IoMode::Map, steps % 2 == 0);
+    }
+}
+
+#[test]
+fn what_is_over_makes_room_in_a_full_queue_wherever_it_crashes() {
+    let how = How::Sync;
+    for queue in [3, 5] {
+        let fill = |moments| Action::Fill { queue, moments, how };
+        let send = Action::Transaction(vec![TxPart::SendBrief(queue)], how);
+        let cut = [fill(2), fill(1), send, fill(3)];
+        cut_at_each_step(&[Action::CreateQueue(queue), fill(0)], &cut);
+    }
+}
+
+#[test]
+fn a_time_to_live_that_changes_counts_for_what_is_there_wherever_it_crashes() {
+    let how = How::Sync;
+    let send = Action::SendMixed { queue: 1, messages: 6, bytes: 30, how };
+    let publish = Action::Publish { topic: 0, messages: 2, bytes: 30, how };
+    let before = [
+        Action::CreateQueue(1),
+        Action::CreateTopic(0),
+        Action::Subscribe(0, 0),
+        send.clone(),
+        publish.clone(),
+        Action::Checkpoint,
+    ];
+    let cut = [
+        Action::Live(1, 1),
+        Action::LiveFor(0, 0, 2),
+        Action::TimePasses,
+        send,
+        Action::Live(1, 0),
+        Action::TimePasses,
+        Action::Checkpoint,
+        publish,
+        Action::Live(1, 2),
+        Action::Receive { queue: 1 },
+    ];
+    cut_at_each_step(&before, &cut);
+}
+
+#[test]
+fn lives_go_on_in_segments_that_are_rewritten() {
+    let churn = |rounds| Action::Churn { queue: 0, rounds, how: How::Buffered };
+    let before = [Action::CreateQueue(0), churn(12)];
+    let cut = [
+        Action::Checkpoint,
+        Action::Reopen,
+        Action::TimePasses,
+        churn(6),
+        Action::Checkpoint,
+        Action::TimePasses,
+        Action::TimePasses,
+        Action::TimePasses,
+        Action::Checkpoint,
+    ];
+    cut_at_each_step(&before, &cut);
+}
+
+#[test]
+fn runs_of_schedules_are_made_once_wherever_they_crash() {
+    let before = [
+        Action::CreateQueue(0),
+        Action::CreateTopic(0),
+        Action::Subscribe(0, 0),
+        // Each 20 seconds, all runs; and one for all.
+        Action::Schedule { name: 0, target: 0, n: 4 },
+        Action::Schedule { name: 1, target: 0, n: 0 },
+    ];
+    let cut = [
+        Action::RunSchedules(2),
+        Action::RunSchedules(4),
+        Action::Clock(1),
+        Action::RunSchedules(1),
+        Action::Clock(2),
+        Action::RunSchedules(5),
+        Action::DeleteTopic(0),
+        Action::RunSchedules(4),
+        Action::Unschedule(0),
+        Action::RunSchedules(4),
+    ];
+    cut_at_each_step(&before, &cut);
+}
+
 proptest! {
     #![proptest_config(cases(150))]
 

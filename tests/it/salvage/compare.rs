@@ -77,12 +77,14 @@ impl Comparison<'_> {
             for (subscription, was) in &was.subscriptions {
                 let uncertain = self.is_uncertain("subscription", subscription, Some(name));
                 match is.subscriptions.get(subscription) {
-                    Some(is) => self.consumer(&log, &key, was, is, uncertain),
+                    Some(is) => {
+                        self.consumer(&log, &key, &was.unacked, &is.unacked, uncertain);
+                    }
                     None => assert!(excused, "subscription {subscription} is gone"),
                 }
             }
             assert!(is.next >= was.next, "an offset of topic {name} comes back");
-            let unacked = was.subscriptions.values().flat_map(|it| it.keys().copied());
+            let unacked = was.subscriptions.values().flat_map(|it| it.unacked.keys().copied());
             certain.insert(log, unacked.collect());
         }
         for (name, was) in &was.streams {

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use posthouse::Error;
 
-use super::{Driver, Ended, LEASE, MOMENT, Settling, Whose, is_of_power, queue_name, text};
-use crate::action::{Action, ERRORS, TIMES};
+use super::{Driver, Ended, LEASE, Settling, Whose, is_of_power, queue_name, text};
+use crate::{
+    action::{Action, ERRORS, TIMES},
+    state::MOMENT,
+};
 
 impl Driver<'_> {
     pub(super) fn act(&mut self, action: &Action) -> Ended {
@@ -40,10 +43,23 @@ impl Driver<'_> {
             Action::Reject(n) => self.settle(*n, Settling::Reject),
             Action::SendLater { queue, bytes, how } => self.send_later(*queue, *bytes, *how),
             Action::SendBrief { queue, bytes, how } => self.send_brief(*queue, *bytes, *how),
+            Action::SendMixed { queue, messages, bytes, how } => {
+                self.send_mixed(*queue, *messages, *bytes, *how)
+            }
             Action::SendUrgent { queue, bytes, how } => self.send_urgent(*queue, *bytes, *how),
             Action::PublishBrief { topic, bytes, how } => self.publish_brief(*topic, *bytes, *how),
             Action::Remove { queue, which } => self.remove(*queue, *which),
             Action::Purge { queue } => self.purge(&Whose::Queue(queue_name(*queue))),
+            Action::Live(name, n) => self.change_life(&Whose::Queue(queue_name(*name)), *n),
+            Action::LiveFor(topic, name, n) => {
+                let (topic, name) = (text("topic", *topic), text("subscription", *name));
+                self.change_life(&Whose::Subscription(topic, name), *n)
+            }
+            Action::CloseTheCircle => self.close_the_circle(),
+            Action::Schedule { name, target, n } => self.schedule(*name, *target, *n),
+            Action::Unschedule(name) => self.unschedule(*name),
+            Action::RunSchedules(moments) => self.run_schedules_after(*moments),
+            Action::Fill { queue, moments, how } => self.fill(*queue, *moments, *how),
             Action::Redrive => self.redrive(),
             Action::Drop(n) => self.drop_delivery(*n),
             Action::Seek { stream, group, to } => self.seek(*stream, *group, *to),
@@ -115,7 +131,10 @@ impl Driver<'_> {
             }
             Action::Clock(time) => {
                 let time = TIMES[usize::from(*time) % TIMES.len()];
-                self.clock_was_set |= self.world.set_clock(time);
+                if self.world.set_clock(time) {
+                    self.clock_was_set = true;
+                    self.day = Some(time);
+                }
                 Ok(Some(()))
             }
             _ => unreachable!("an action on a model"),

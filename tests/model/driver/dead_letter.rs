@@ -2,10 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use posthouse::{Error, ErrorKind};
+
 use super::{Driver, Whose, move_to_dead_letters, offsets_of, unacked_mut};
-use crate::state::{DEAD, RETRIED, Unacked};
+use crate::state::{ATTEMPTS_MAX, DEAD, RETRIED, Unacked};
 
 impl Driver<'_> {
+    /// Dead letters that would come back to their own queue are refused.
+    pub(super) fn close_the_circle(&mut self) -> Result<Option<()>, Error> {
+        if !self.now().queues.contains_key(RETRIED) {
+            return Ok(Some(()));
+        }
+        let builder = self.engine().queue(DEAD).max_attempts(ATTEMPTS_MAX);
+        let updated = builder.dead_letter_queue(RETRIED).create_or_update().map(drop);
+        self.expect(updated, ErrorKind::InvalidInput { field: "dead_letter_queue" })
+    }
+
     /// Finds the messages that are no longer there, in the order in which they have become dead letters, if
     /// they have. It reads a copy of the disk, which also has what is not durable yet.
     pub(super) fn find_gone(&self, whose: &Whose, doomed: &[u64]) -> Vec<u64> {
@@ -48,7 +60,7 @@ impl Driver<'_> {
                     letters.push(letter.dead_letter()?.expect("it is a dead letter").offset.0);
                 }
             }
-            Ok::<_, posthouse::Error>(letters)
+            Ok::<_, Error>(letters)
         })();
         let mut found = found.unwrap_or_else(|error| panic!("cannot browse: {error}"));
         found.retain(|offset| doomed.contains(offset));

@@ -77,7 +77,7 @@ impl Driver<'_> {
         self.forget_lost_waits(&known);
         self.states_before = std::mem::replace(&mut self.states, vec![known]);
         self.proven = vec![0];
-        self.floor = 0;
+        (self.floor, self.floor_then) = (0, 0);
         self.epoch += 1;
         self.open();
     }
@@ -97,6 +97,10 @@ impl Driver<'_> {
             return Ok(Some(()));
         }
         self.time += by.as_millis() as u64;
+        if !by.is_zero() {
+            self.floor_then = self.floor;
+        }
+        self.day = self.day.map(|day| day.saturating_add(by.as_millis() as u64));
         let now = self.time;
         let mut ended: BTreeMap<Whose, Vec<Delivery>> = BTreeMap::new();
         let mut expired: Vec<Held> = self.held.extract_if(.., |it| it.until <= now).collect();

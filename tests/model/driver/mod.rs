@@ -1,11 +1,14 @@
 //! Does actions on an engine and on the model, and compares the two.
 
 mod act;
+mod capacity;
 mod commit;
 mod dead_letter;
 mod epoch;
+mod life;
 mod queue;
 mod receive;
+mod schedule;
 mod settle;
 mod stream;
 pub(crate) mod sweep;
@@ -54,6 +57,8 @@ pub struct Driver<'a> {
     states_before: Vec<Rc<State>>,
     /// The states before this one cannot come back: this one is durable, or was seen.
     floor: usize,
+    /// The floor when the clock was moved on.
+    floor_then: usize,
     /// Whether consumers must see durable messages only.
     hides_unsynced: bool,
     held: Vec<Held>,
@@ -77,6 +82,8 @@ pub struct Driver<'a> {
     /// wait.
     time: u64,
     waits_since: BTreeMap<(Whose, u64), u64>,
+    /// The time of day, if the test can set it.
+    day: Option<u64>,
     /// Whether the time of day was set.
     clock_was_set: bool,
     /// Whether the power was cut since. Then the engine takes the time of day for the time that has passed, and the
@@ -125,6 +132,7 @@ impl<'a> Driver<'a> {
             states: vec![Rc::default()],
             states_before: Vec::new(),
             floor: 0,
+            floor_then: 0,
             hides_unsynced,
             held: Vec::new(),
             fresh: BTreeMap::new(),
@@ -138,6 +146,7 @@ impl<'a> Driver<'a> {
             granted: 0,
             time: 0,
             waits_since: BTreeMap::new(),
+            day: world.set_clock(BEGIN).then_some(BEGIN),
             clock_was_set: false,
             time_is_lost: false,
             oracle: None,
@@ -186,12 +195,12 @@ impl<'a> Driver<'a> {
         let Some(oracle) = self.oracle else {
             return act(self);
         };
-        let (floor, epoch) = (self.floor, self.epoch);
+        let (floor, epoch, before) = (self.floor, self.epoch, self.time);
         let proven = self.proven[floor];
         act(self);
         // The oracle cuts the power.
         let is_lost = self.time_is_lost || self.clock_was_set;
-        let clock = Clock { now: self.time, is_lost };
+        let clock = Clock { before, now: self.time, is_lost };
         let all = if self.epoch == epoch { &self.states } else { &self.states_before };
         for moment in self.world.moments() {
             oracle.examine(&moment, all, (floor, proven), clock);
@@ -231,9 +240,8 @@ fn durability(how: How) -> Durability {
     }
 }
 
-/// The step of the clock. Times to live and waits are whole numbers of it, so they end exactly. Leases are
-/// not, so no lease ends at the very end of a step.
-const MOMENT: Duration = Duration::from_millis(15_007);
+/// The time of day at which a test begins.
+const BEGIN: u64 = 1_000_000_000_000;
 
 /// How long a delayed message waits: less than a lease.
 const WAIT: Duration = Duration::from_millis(30_014);
@@ -275,7 +283,9 @@ fn offsets_of(engine: &Engine, whose: &Whose) -> Result<BTreeSet<u64>, Error> {
 fn unacked<'s>(state: &'s State, whose: &Whose) -> Option<&'s Unacked> {
     match whose {
         Whose::Queue(name) => state.queues.get(name).map(|queue| &queue.unacked),
-        Whose::Subscription(topic, name) => state.topics.get(topic)?.subscriptions.get(name),
+        Whose::Subscription(topic, name) => {
+            state.topics.get(topic)?.subscriptions.get(name).map(|it| &it.unacked)
+        }
     }
 }
 
@@ -283,7 +293,7 @@ fn unacked_mut<'s>(state: &'s mut State, whose: &Whose) -> &'s mut Unacked {
     match whose {
         Whose::Queue(name) => &mut state.queues.get_mut(name).unwrap().unacked,
         Whose::Subscription(topic, name) => {
-            state.topics.get_mut(topic).unwrap().subscriptions.get_mut(name).unwrap()
+            &mut state.topics.get_mut(topic).unwrap().subscriptions.get_mut(name).unwrap().unacked
         }
     }
 }

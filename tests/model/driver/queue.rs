@@ -1,19 +1,17 @@
 //! Queues: sending, removing, purging and redriving.
 
-use std::time::Duration;
-
 use posthouse::{Backoff, Error, ErrorKind, Offset, Overflow, Queue, Ticket};
 
 use super::{
-    Driver, LEASE, MOMENT, RETRIED_NAME, Settling, WAIT, Whose, durability, queue_name, unacked,
-    unacked_mut,
+    Driver, LEASE, RETRIED_NAME, Settling, WAIT, Whose, capacity::is_refused, durability,
+    queue_name, unacked, unacked_mut,
 };
 use crate::{
     World,
     action::{How, Name},
     state::{
-        ATTEMPTS_MAX, BOUNDED, BRIEF, BYTES_MAX, DEAD, EXPIRING, MESSAGES_MAX, Msg, QueueState,
-        RETRIED, TIME_TO_LIVE,
+        ATTEMPTS_MAX, BOUNDED, BYTES_MAX, DEAD, EXPIRING, MESSAGES_MAX, MOMENT, Msg, QueueState,
+        REFUSING, RETRIED, TIME_TO_LIVE,
     },
 };
 
@@ -40,18 +38,27 @@ impl Driver<'_> {
         let builder = match &*name {
             RETRIED => builder.max_attempts(ATTEMPTS_MAX),
             BOUNDED => builder.max_messages(MESSAGES_MAX).overflow(Overflow::DropOldest),
+            REFUSING => builder.max_messages(MESSAGES_MAX),
             EXPIRING => builder.max_bytes(BYTES_MAX),
             _ => builder,
         };
         let made = builder.create().map(drop);
+        let max_bytes = (name == EXPIRING).then_some(BYTES_MAX);
+        let differs = |there: &QueueState| {
+            (can_expire && there.time_to_live != time_to_live)
+                || (max_bytes.is_some() && there.max_bytes != max_bytes)
+        };
+        if self.now().queues.get(&name).is_some_and(differs) {
+            return self.expect(made, ErrorKind::AlreadyExists);
+        }
         self.commit(made, |state| {
             if is_retried && !state.queues.contains_key(RETRIED) {
                 state.queues.entry(DEAD.to_owned()).or_default();
             }
-            let max_bytes = (name == EXPIRING).then_some(BYTES_MAX);
             state.queues.entry(name).or_insert_with(|| QueueState {
                 max_bytes,
-                ..QueueState::with_time_to_live(time_to_live)
+                time_to_live,
+                ..QueueState::default()
             });
         })
     }
@@ -86,7 +93,12 @@ impl Driver<'_> {
             let error = self.engine().queue(&name).delete();
             return self.expect(error, ErrorKind::NotFound);
         }
-        self.forget_held(|whose| *whose == Whose::Queue(name.clone()));
+        let of = |whose: &Whose| *whose == Whose::Queue(name.clone());
+        if self.doomed && name == RETRIED && self.held.iter().any(|it| of(&it.whose)) {
+            // Whether the deliveries that are dropped with it become dead letters before is not known.
+            return Ok(Some(()));
+        }
+        self.forget_held(of);
         let gone = self.engine().queue(&name).delete();
         self.commit(gone, |state| drop(state.queues.remove(&name)))
     }
@@ -98,17 +110,40 @@ impl Driver<'_> {
         bytes: u16,
         how: How,
     ) -> Result<Option<()>, Error> {
-        let name = queue_name(queue);
-        let Some(first) = self.now().queues.get(&name).map(|queue| queue.next) else {
+        let count = if is_bounded(&queue_name(queue)) { count % 8 } else { count };
+        let messages = self.messages(count, bytes);
+        self.send_all(&queue_name(queue), &messages, how)
+    }
+
+    /// Sends a batch of messages, of which some have times to live of their own: short and long ones.
+    pub(super) fn send_mixed(
+        &mut self,
+        queue: Name,
+        count: u8,
+        bytes: u16,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let lives = self.numbered as usize;
+        let messages = self.messages(1 + count % 7, bytes).into_iter().enumerate();
+        let messages: Vec<Msg> = messages
+            .map(|(n, message)| match [0, 1, 3, 0, 6, 40][(lives + n) % 6] {
+                0 => message,
+                moments => message.living(moments),
+            })
+            .collect();
+        self.send_all(&queue_name(queue), &messages, how)
+    }
+
+    pub(super) fn send_all(
+        &mut self,
+        name: &str,
+        messages: &[Msg],
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let Some(first) = self.now().queues.get(name).map(|queue| queue.next) else {
             return Ok(Some(()));
         };
-        let count = if name == BOUNDED { count % 8 } else { count };
-        let messages = self.messages(count, bytes);
-        let queue = self.queue(&name)?;
-        let Some(dropped) = self.dropped(&name, messages.len()) else {
-            let refused = queue.send_batch(messages.iter().map(Msg::message)).map(drop);
-            return self.expect(refused, ErrorKind::QueueFull);
-        };
+        let queue = self.queue(name)?;
         let sent = match how {
             _ if messages.len() != 1 => {
                 let batch = messages.iter().map(Msg::message);
@@ -118,34 +153,25 @@ impl Driver<'_> {
             How::Waited => queue.send_ticket(messages[0].message()).and_then(Ticket::wait),
             how => queue.durability(durability(how)).send(messages[0].message()),
         };
+        let is_refused = is_refused(&sent);
+        let Some(dropped) = self.make_room(name, messages.len(), is_refused) else {
+            return Ok(is_refused.then_some(()));
+        };
+        if is_refused {
+            // A look at what is over has failed.
+            return Ok(None);
+        }
         // An empty batch is no commit.
         let how = if messages.is_empty() { How::Buffered } else { how };
         let how = if messages.len() > 1 && how == How::Waited { How::Sync } else { how };
         let (count, now) = (messages.len() as u64, self.time);
-        let Some(offset) = self.commit_as(how, sent, |state| {
-            let queue = state.queues.get_mut(&name).unwrap();
+        let done = self.commit_as(how, sent, |state| {
+            let queue = state.queues.get_mut(name).unwrap();
             queue.unacked.retain(|offset, _| !dropped.contains(offset));
-            queue.send(&messages, now);
-        })?
-        else {
-            return Ok(None);
-        };
-        assert_eq!(offset, Offset(first));
-        self.bear(&Whose::Queue(name), first, count);
-        Ok(Some(()))
-    }
-
-    /// The messages that a queue drops for new ones; `None` if these do not fit.
-    pub(super) fn dropped(&self, name: &str, more: usize) -> Option<Vec<u64>> {
-        let depth = self.now().queues[name].unacked.len() + more;
-        let excess = depth.saturating_sub(MESSAGES_MAX as usize);
-        if name != BOUNDED || excess == 0 {
-            return Some(Vec::new());
-        }
-        let mut idle = self.idle(name).unwrap_or_default();
-        let unacked = &self.now().queues[name].unacked;
-        idle.sort_by_key(|offset| unacked[offset].msg.priority);
-        (idle.len() >= excess).then(|| idle[..excess].to_vec())
+            queue.send(messages, now);
+        })?;
+        self.bear(&Whose::Queue(name.to_owned()), first, count);
+        Ok(done.map(|offset| assert_eq!(offset, Offset(first))))
     }
 
     pub(super) fn send_later(
@@ -192,7 +218,7 @@ impl Driver<'_> {
         how: How,
     ) -> Result<Option<()>, Error> {
         let message = self.messages(1, bytes).remove(0).brief();
-        self.send_one(&queue_name(queue), &message, Some(BRIEF), how)
+        self.send_all(&queue_name(queue), &[message], how)
     }
 
     pub(super) fn send_urgent(
@@ -202,35 +228,7 @@ impl Driver<'_> {
         how: How,
     ) -> Result<Option<()>, Error> {
         let message = self.messages(1, bytes).remove(0).urgent();
-        self.send_one(&queue_name(queue), &message, None, how)
-    }
-
-    pub(super) fn send_one(
-        &mut self,
-        name: &str,
-        message: &Msg,
-        time_to_live: Option<Duration>,
-        how: How,
-    ) -> Result<Option<()>, Error> {
-        let Some(offset) = self.now().queues.get(name).map(|queue| queue.next) else {
-            return Ok(Some(()));
-        };
-        let (queue, now) = (self.queue(name)?, self.time);
-        let Some(dropped) = self.dropped(name, 1) else {
-            return self.expect(queue.send(message.message()).map(drop), ErrorKind::QueueFull);
-        };
-        let sent = match how {
-            How::Ticket => queue.send_ticket(message.message()).map(|it| *it.value().unwrap()),
-            How::Waited => queue.send_ticket(message.message()).and_then(Ticket::wait),
-            how => queue.durability(durability(how)).send(message.message()),
-        };
-        let done = self.commit_as(how, sent, |state| {
-            let queue = state.queues.get_mut(name).unwrap();
-            queue.unacked.retain(|offset, _| !dropped.contains(offset));
-            queue.send_with_time_to_live(std::slice::from_ref(message), time_to_live, now);
-        })?;
-        self.bear(&Whose::Queue(name.to_owned()), offset, 1);
-        Ok(done.map(|sent| assert_eq!(sent, Offset(offset))))
+        self.send_all(&queue_name(queue), &[message], how)
     }
 
     /// The messages of a queue that are not on lease.
@@ -320,9 +318,7 @@ impl Driver<'_> {
             self.committed(|state| {
                 let letter = state.queues.get_mut(DEAD).unwrap().unacked.remove(&offset).unwrap();
                 let message = Msg { note: None, ..letter.msg };
-                let own = message.is_brief().then_some(BRIEF);
-                let queue = state.queues.get_mut(RETRIED).unwrap();
-                queue.send_with_time_to_live(&[message], own, now);
+                state.queues.get_mut(RETRIED).unwrap().send(&[message], now);
             });
             self.bear(&Whose::Queue(RETRIED.to_owned()), first + n as u64, 1);
         }
@@ -335,9 +331,11 @@ impl Driver<'_> {
     pub(super) fn churn(&mut self, queue: Name, rounds: u8, how: How) -> Result<Option<()>, Error> {
         // Either they are acked in the journal, or they are acked in segments.
         let at_once = rounds.is_multiple_of(2);
+        // Some live longer than the rest of the churn takes: their lives go on in segments that are rewritten.
+        let lives = rounds.is_multiple_of(3);
         if at_once {
             for _ in 0..rounds {
-                if self.send(queue, 6, 190, how)?.is_none() {
+                if self.send_round(queue, lives, how)?.is_none() {
                     return Ok(None);
                 }
             }
@@ -346,7 +344,7 @@ impl Driver<'_> {
             }
         }
         for round in 0..rounds {
-            if !at_once && self.send(queue, 6, 190, how)?.is_none() {
+            if !at_once && self.send_round(queue, lives, how)?.is_none() {
                 return Ok(None);
             }
             // One in seven stays.
@@ -362,6 +360,15 @@ impl Driver<'_> {
             }
         }
         Ok(Some(()))
+    }
+
+    fn send_round(&mut self, queue: Name, lives: bool, how: How) -> Result<Option<()>, Error> {
+        let name = queue_name(queue);
+        let messages = self.messages(6, 190).into_iter().enumerate();
+        let messages: Vec<Msg> = messages
+            .map(|(n, message)| if lives && n % 2 == 0 { message.living(4) } else { message })
+            .collect();
+        self.send_all(&name, &messages, how)
     }
 
     /// A message comes, and is moved to the dead letters after some moments.
@@ -381,6 +388,10 @@ impl Driver<'_> {
         }
         self.settle_at(held, Settling::Reject)
     }
+}
+
+fn is_bounded(name: &str) -> bool {
+    [BOUNDED, REFUSING].contains(&name)
 }
 
 /// The payloads of the messages in a queue, from an offset on.

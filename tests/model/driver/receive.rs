@@ -216,7 +216,7 @@ impl Driver<'_> {
 
     /// Whether the time to live of a message is over; `None` if the model does not know.
     pub(super) fn is_over(&self, entry: &Entry) -> Option<bool> {
-        match entry.ends.0 {
+        match entry.end() {
             None => Some(false),
             Some(_) if self.time_is_lost => None,
             Some(end) => Some(end <= self.time),

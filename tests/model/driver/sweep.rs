@@ -6,6 +6,9 @@ use posthouse::Error;
 use super::{Driver, Whose, move_to_dead_letters, unacked, unacked_mut};
 use crate::state::{DEAD, State};
 
+/// How many queues and subscriptions a checkpoint sweeps.
+const SWEPT_AT_ONCE: usize = 3;
+
 /// The messages that a sweep has taken from one queue or subscription, in its order.
 struct Swept {
     whose: Whose,
@@ -14,7 +17,7 @@ struct Swept {
 
 impl Driver<'_> {
     /// All queues and subscriptions.
-    fn all_whose(&self) -> Vec<Whose> {
+    pub(super) fn all_whose(&self) -> Vec<Whose> {
         let state = self.now();
         let queues = state.queues.keys().cloned().map(Whose::Queue);
         let subscriptions = state.topics.iter().flat_map(|(topic, it)| {
@@ -46,21 +49,27 @@ impl Driver<'_> {
             let over = self.over(&whose);
             let gone = self.find_gone(&whose, &over);
             if is_done && !self.doomed {
-                for offset in over.iter().filter(|offset| !gone.contains(offset)) {
-                    let entry = &unacked(self.now(), &whose).expect("it is there")[offset];
-                    // What was on lease or hidden when the engine looked is looked at again a second later.
-                    let key = (whose.clone(), *offset);
-                    let may_hide = self.hides_unsynced && self.born.contains_key(&key);
-                    let may_stay =
-                        may_hide || self.seen.contains(&key) || self.is_over(entry) != Some(true);
-                    assert!(may_stay, "message {offset} of {whose:?} is over, and stays");
-                }
+                self.check_swept(&whose, &over, &gone);
             }
             if !gone.is_empty() {
                 swept.push(Swept { whose, gone });
             }
         }
         self.commit_sweeps(&swept);
+    }
+
+    /// The engine has looked at all messages of a queue or a subscription: of those that may be `over`, these are `gone`.
+    pub(super) fn check_swept(&self, whose: &Whose, over: &[u64], gone: &[u64]) {
+        for offset in over.iter().filter(|offset| !gone.contains(offset)) {
+            let entry = &unacked(self.now(), whose).expect("it is there")[offset];
+            // What was on lease or hidden when the engine looked is looked at again a second later.
+            let key = (whose.clone(), *offset);
+            let born = self.born.get(&key).copied().unwrap_or(0);
+            let may_hide = self.hides_unsynced && born > self.floor_then;
+            let may_stay =
+                may_hide || self.seen.contains(&key) || self.is_over(entry) != Some(true);
+            assert!(may_stay, "message {offset} of {whose:?} is over, and stays");
+        }
     }
 
     fn commit_sweeps(&mut self, swept: &[Swept]) {
@@ -98,7 +107,7 @@ impl Driver<'_> {
         }
     }
 
-    fn push_new(&mut self, state: &State) {
+    pub(super) fn push_new(&mut self, state: &State) {
         if state != self.now() {
             self.committed(|now| *now = state.clone());
         }
@@ -106,6 +115,22 @@ impl Driver<'_> {
 
     /// Makes a checkpoint, which begins with a sweep.
     pub(super) fn checkpoint(&mut self) -> Result<Option<()>, Error> {
+        // In which order it would sweep many queues is not known.
+        let mut many = self.all_whose();
+        many.retain(|whose| !self.over(whose).is_empty());
+        for whose in many.into_iter().skip(SWEPT_AT_ONCE) {
+            let looked = match &whose {
+                Whose::Queue(name) => self.queue(name).and_then(|it| it.delayed()),
+                Whose::Subscription(topic, name) => {
+                    self.subscription(topic, name).and_then(|it| it.delayed())
+                }
+            };
+            let looked = self.outcome(looked)?;
+            self.were_swept(vec![whose], looked.is_some());
+            if looked.is_none() {
+                return Ok(None);
+            }
+        }
         let made = self.engine().checkpoint();
         self.all_were_swept(made.is_ok());
         self.durably(made)
@@ -144,7 +169,7 @@ pub fn after_sweep(
         for (name, all) in &it.subscriptions {
             let whose = Whose::Subscription(topic.clone(), name.clone());
             let there = unacked(found, &whose);
-            for (offset, entry) in all {
+            for (offset, entry) in &all.unacked {
                 let is_missing = there.is_some_and(|it| !it.contains_key(offset));
                 if is_missing && may_be_over(entry) {
                     take(&mut state, &whose, *offset, now);

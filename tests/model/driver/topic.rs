@@ -5,7 +5,7 @@ use posthouse::{Error, ErrorKind, Offset, Subscription, Topic};
 use super::{Driver, LEASE, Whose, durability, text};
 use crate::{
     action::{How, Name},
-    state::{BRIEF, Msg, ORDERED},
+    state::{Msg, ORDERED},
 };
 
 impl Driver<'_> {
@@ -77,6 +77,7 @@ impl Driver<'_> {
             return Ok(Some(()));
         };
         let messages = self.messages(count.clamp(1, 40), bytes);
+        let now = self.time;
         let topic = self.topic(&name)?;
         let batch = messages.iter().map(Msg::message);
         let published = match how {
@@ -87,7 +88,7 @@ impl Driver<'_> {
         };
         let how = if how == How::Waited { How::Sync } else { how };
         let Some(offset) = self.commit_as(how, published, |state| {
-            state.topics.get_mut(&name).unwrap().publish(&messages);
+            state.topics.get_mut(&name).unwrap().publish(&messages, now);
         })?
         else {
             return Ok(None);
@@ -117,11 +118,7 @@ impl Driver<'_> {
         let topic = self.topic(&name)?.durability(durability(how));
         let published = topic.publish(message.message());
         let done = self.commit_as(how, published, |state| {
-            state.topics.get_mut(&name).unwrap().publish_with_time_to_live(
-                &[message],
-                Some(BRIEF),
-                now,
-            );
+            state.topics.get_mut(&name).unwrap().publish(&[message], now);
         })?;
         for subscription in self.now().topics[&name].subscriptions.clone().into_keys() {
             self.bear(&Whose::Subscription(name.clone(), subscription), offset, 1);

@@ -3,11 +3,12 @@
 use posthouse::{Error, Message, Offset, Ticket, Transaction};
 
 use super::{
-    Driver, Held, Settling, WAIT, Whose, durability, queue_name, seek_in, settle_in, text,
+    Driver, Held, Settling, WAIT, Whose, capacity::is_refused, durability, queue_name, seek_in,
+    settle_in, text,
 };
 use crate::{
     action::{How, TxPart},
-    state::{BOUNDED, BRIEF, MESSAGES_MAX, State},
+    state::{BOUNDED, MESSAGES_MAX, REFUSING, State},
 };
 
 /// A transaction that is being built, and what the model knows of it.
@@ -18,22 +19,39 @@ struct Draft {
     settled: Vec<usize>,
     /// The messages that it sends.
     born: Vec<(Whose, u64)>,
+    /// The full queue to which it sends a message, and does nothing else.
+    full: Option<String>,
 }
 
 impl Driver<'_> {
     pub(super) fn transact(&mut self, parts: &[TxPart], how: How) -> Result<Option<()>, Error> {
         let (state, mut tx) = (self.now().clone(), self.engine().transaction());
+        let waits_since = self.waits_since.clone();
         tx.durability(durability(how));
-        let mut draft = Draft { tx, state, settled: Vec::new(), born: Vec::new() };
+        let mut draft = Draft { tx, state, settled: Vec::new(), born: Vec::new(), full: None };
         for part in parts {
             self.add_part(part, &mut draft);
         }
-        let Draft { tx, state, mut settled, born } = draft;
+        let Draft { tx, mut state, mut settled, born, full } = draft;
         let result = match how {
             How::Ticket => tx.commit_ticket().map(drop),
             How::Waited => tx.commit_ticket().and_then(Ticket::wait).map(drop),
             _ => tx.commit().map(drop),
         };
+        if let Some(name) = full {
+            let is_refused = is_refused(&result);
+            let dropped = self.make_room(&name, 1, is_refused);
+            if is_refused {
+                self.waits_since = waits_since;
+                // If it was wrong, a look at what is over has failed.
+                return Ok(dropped.is_none().then_some(()));
+            }
+            let Some(dropped) = dropped else { return Ok(None) };
+            let there = &self.now().queues[&name];
+            let stays = |n: &u64| *n >= there.next || there.unacked.contains_key(n);
+            let unacked = &mut state.queues.get_mut(&name).unwrap().unacked;
+            unacked.retain(|n, _| stays(n) && !dropped.contains(n));
+        }
         // An empty transaction is no commit.
         let how = if state == *self.now() { How::Buffered } else { how };
         let letters = self.letters();
@@ -81,12 +99,18 @@ impl Driver<'_> {
         else {
             return;
         };
-        // The capacity that it finds depends on the other parts of the transaction.
-        let needs_capacity = matches!(part, TxPart::Send(_) | TxPart::SendUrgent(_));
-        if needs_capacity && name == BOUNDED && queue.unacked.len() as u64 >= MESSAGES_MAX {
-            return;
-        }
         let (whose, offset) = (Whose::Queue(name), queue.next);
+        let Whose::Queue(name) = &whose else { unreachable!("it is a queue") };
+        let is_bounded = [BOUNDED, REFUSING].contains(&&**name);
+        if is_bounded && queue.unacked.len() as u64 >= MESSAGES_MAX {
+            // The capacity that it finds must not depend on the other parts of the transaction.
+            let settles = |n: &usize| self.held[*n].whose == whose;
+            let sends = draft.born.iter().any(|(other, _)| *other == whose);
+            if draft.full.is_some() || sends || draft.settled.iter().any(settles) {
+                return;
+            }
+            draft.full = Some(name.clone());
+        }
         draft.born.push((whose.clone(), offset));
         match part {
             TxPart::SendLater(_) => {
@@ -94,10 +118,6 @@ impl Driver<'_> {
                 queue.send(&[message], self.time);
                 queue.unacked.get_mut(&offset).unwrap().waits = true;
                 self.waits_since.insert((whose, offset), self.time);
-            }
-            TxPart::SendBrief(_) => {
-                draft.tx.send(&handle, message.message());
-                queue.send_with_time_to_live(&[message], Some(BRIEF), self.time);
             }
             _ => {
                 draft.tx.send(&handle, message.message());
@@ -113,7 +133,7 @@ impl Driver<'_> {
                 let whose = Whose::Subscription(name.to_owned(), subscription.clone());
                 draft.born.push((whose, topic.next));
             }
-            topic.publish(&message);
+            topic.publish(&message, self.time);
             draft.tx.publish(&handle, message[0].message());
         }
     }
@@ -132,8 +152,11 @@ impl Driver<'_> {
         if index >= self.held.len() || draft.settled.contains(&index) {
             return;
         }
-        draft.settled.push(index);
         let Held { whose, delivery, .. } = &self.held[index];
+        if draft.full.as_ref().is_some_and(|name| *whose == Whose::Queue(name.clone())) {
+            return;
+        }
+        draft.settled.push(index);
         let is_bounded = *whose == Whose::Queue(BOUNDED.to_owned());
         let waits = how == Settling::NackAfter;
         let how = if is_bounded && waits { Settling::Nack } else { how };
