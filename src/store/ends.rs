@@ -238,6 +238,7 @@ impl Store {
         if let (Some(segment), Some(lives)) = (log.segments.get_mut(&of.base), lives) {
             segment.lives = Some(lives);
             log.learned.push(of.base);
+            self.state.reclaimable = true;
         }
         true
     }
@@ -260,9 +261,11 @@ impl Store {
         })
     }
 
-    /// Makes all segments as builds of version 1 wrote them: they say nothing of the lives in them.
+    /// Makes all segments as builds of version 1 wrote them: they say nothing of the lives in them. The next checkpoint
+    /// writes all of them down.
     #[cfg(test)]
     pub fn forget_lives(&mut self) {
+        (self.meta.writer, self.meta.unswept) = (None, true);
         let State { logs, expiring, .. } = &mut self.state;
         for log in logs.values_mut() {
             log.segments.values_mut().for_each(|segment| segment.lives = None);

@@ -31,7 +31,8 @@ pub struct State {
     pub changed_entities: Vec<EntityId>,
     /// Deleted logs whose segments may still exist.
     pub deleted_logs: Vec<LogId>,
-    /// Whether a segment is dead, so that a checkpoint frees space.
+    /// Whether a checkpoint has work though no message is to be moved: a segment is dead, so that it frees space, or it writes
+    /// down lives that were learned.
     pub reclaimable: bool,
     /// When lives end.
     pub expiring: Expiring,

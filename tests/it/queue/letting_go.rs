@@ -1,8 +1,13 @@
 //! What has expired leaves although something is in the way: a place that cannot be read, a full disk, other senders, leases.
 
-use std::{sync::Barrier, thread};
+use std::{
+    sync::{Arc, Barrier, Mutex, mpsc::channel},
+    thread,
+};
 
-use posthouse::{Backoff, Engine, ErrorKind, IoMode, Message, Options, Timestamp, sim::SimDisk};
+use posthouse::{
+    Backoff, Engine, ErrorKind, IoMode, Message, Options, Threshold, Timestamp, sim::SimDisk,
+};
 
 use crate::support::{EIO, HOUR, MINUTE, SECOND, Sim, kind, take};
 
@@ -222,4 +227,40 @@ fn a_message_on_lease_leaves_when_its_lease_ends() {
     depth(0);
     drop(held);
     assert_eq!(queue.stats().unwrap().expired, 5);
+}
+
+#[test]
+fn a_callback_that_waits_for_another_sender_does_not_hold_that_sender_up() {
+    let (disk, engine) = calling(Options::new());
+    let queue = engine.queue("q").time_to_live(MINUTE).max_messages(600).create().unwrap();
+    for _ in 0..6 {
+        queue.send_batch((0..100).map(|n| n.to_string())).unwrap();
+    }
+    let state = Arc::new(Mutex::new(()));
+    let (tell, told) = channel();
+    let (shared, tell_alarm) = (Arc::clone(&state), tell.clone());
+    let callback = move |alarm| {
+        tell_alarm.send(format!("{alarm:?}")).unwrap();
+        drop(shared.lock().unwrap());
+    };
+    let _watch = queue.watch(Threshold::Depth(600), callback).unwrap();
+    assert_eq!(told.recv().unwrap(), "Raised(600)");
+    disk.advance(MINUTE);
+    let locked = state.lock().unwrap();
+    thread::scope(|scope| {
+        // What this sender lets go of clears the alarm, and the callback waits for the mutex.
+        let first = scope.spawn(|| queue.send("first").unwrap());
+        assert!(told.recv().unwrap().starts_with("Cleared("));
+        // Whoever has the mutex makes room for as many as the queue holds.
+        let all = queue.clone();
+        let second = thread::spawn(move || {
+            all.send_batch((0..590).map(|n| n.to_string())).unwrap();
+            tell.send("sent".to_owned()).unwrap();
+        });
+        assert_eq!(told.recv_timeout(60 * SECOND).unwrap(), "sent");
+        drop(locked);
+        first.join().unwrap();
+        second.join().unwrap();
+    });
+    assert_eq!((queue.depth().unwrap(), queue.stats().unwrap().expired), (591, 600));
 }
