@@ -7,7 +7,10 @@ use crate::{
     Engine, ErrorKind, audit,
     config::{Config, IoMode},
     disk::sim::SimDisk,
-    engine::commit::sweep::Until,
+    engine::{
+        commit::sweep::Until,
+        core::sweep::{Seen, Turn},
+    },
     ids::Offset,
     journal::Urgency,
     store::Extent,
@@ -18,8 +21,15 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// An engine whose calls do all the work, and that reads by calls.
 fn alone(disk: &SimDisk) -> Engine {
+    alone_with(disk, reading_by_calls())
+}
+
+fn reading_by_calls() -> Config {
+    Config { io: IoMode::Calls, block_bytes: 16 << 10, ..config() }
+}
+
+fn alone_with(disk: &SimDisk, config: Config) -> Engine {
     let process = Arc::new(disk.process());
-    let config = Config { io: IoMode::Calls, block_bytes: 16 << 10, ..config() };
     Engine::open_on(process, Path::new("store"), config, false).expect("the disk is well")
 }
 
@@ -171,4 +181,37 @@ fn senders_and_the_thread_that_makes_checkpoints_share_their_looks() {
     let stats = queue.stats().expect("it is there");
     assert!(stats.expired >= 19 * 996 && stats.dropped == 0, "{stats:?}");
     engine.close().expect("the disk is well");
+}
+
+/// A slice is ended also after an error in its middle: see `Reading` in `sweep.rs`.
+#[test]
+fn what_has_left_before_a_slice_was_given_up_is_booked() {
+    let disk = SimDisk::new(1);
+    let engine = alone_with(&disk, Config { segment_bytes: 4096, ..reading_by_calls() });
+    let queue = engine.queue("q").time_to_live(MINUTE).create().expect("there is space");
+    let send = || _ = queue.send(vec![7; 5000]).expect("it fits");
+    // Each of the first two messages fills a segment.
+    (0..2).for_each(|_| send());
+    engine.committer().checkpoint(Extent::All, Urgency::Ordinary).expect("there is space");
+    send();
+    disk.advance(MINUTE);
+    let lock = || engine.committer().lock("test");
+    let (now, log) = lock().store.first_end().expect("there are messages");
+    let turn = lock().take_turn(log, None, now);
+    let Turn::Read(slice) = turn else { panic!("there is something to read: {turn:?}") };
+    let busy = lock().take_turn(log, None, now);
+    let Turn::Busy(waiting) = busy else { panic!("another thread reads: {busy:?}") };
+    // All have left but the first one. Then something failed.
+    (1..3).for_each(|n| _ = queue.remove(Offset(n)).expect("it is there"));
+    let is_dead = |core: &crate::engine::core::Core| core.store.is_reclaimable();
+    let (of, before) = (slice.of, is_dead(&lock()));
+    let (ends, gone) = ((0..3).map(|n| (now, Offset(n))), (1..3).map(Offset));
+    let seen = Seen { ends: ends.collect(), gone: gone.collect(), ..Seen::default() };
+    lock().end_slice(slice, &seen);
+    assert_eq!((before, is_dead(&lock())), (false, true));
+    assert!(waiting.wait(Some(Duration::ZERO)), "the other thread is woken");
+    lock().give_up_walk(&of, None);
+    assert!(!lock().may_have_expired(log, engine.committer().elapsed()));
+    disk.advance(MINUTE);
+    assert_eq!(queue.stats().expect("it is there").depth, 0);
 }
