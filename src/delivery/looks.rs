@@ -23,8 +23,8 @@ const CHUNK: u64 = 1024;
 /// The most ends that are kept of one chunk.
 const SOON_MAX: usize = 256;
 
-/// The most messages whose leases have ended that are looked at together.
-const ENDED_AT_ONCE: usize = 256;
+/// The most messages of a chunk that are looked at together.
+const AT_ONCE: usize = 256;
 
 /// No life ends.
 const NEVER: Timestamp = Timestamp(u64::MAX);
@@ -144,23 +144,27 @@ impl Looks {
 
     /// The messages that are due for a look. [`see_again`](Looks::see_again) ends the look at them.
     pub fn take_due(&mut self, now: Timestamp) -> Option<Due> {
-        if let Some(first) = self.ended.first().copied() {
-            let chunk = self.ended.range(..Looks::end_of_chunk(first)).copied();
-            let ended: Vec<Offset> = chunk.take(ENDED_AT_ONCE).collect();
-            audit::steps(ended.len() as u64);
-            ended.iter().for_each(|offset| _ = self.ended.remove(offset));
-            return Some(Due::These(ended));
-        }
-        let (_, number) = self.due.first().copied().filter(|(next, _)| *next <= now)?;
-        let chunk = self.chunks.get(&number)?;
+        let ended = self.ended.first().map(|offset| offset.0 / CHUNK);
+        let due = || self.due.first().filter(|(next, _)| *next <= now).map(|(_, number)| *number);
+        let number = ended.or_else(due)?;
+        let first = Offset(number * CHUNK);
+        let ended = self.ended.range(..Looks::end_of_chunk(first)).copied();
+        let mut these: Vec<Offset> = ended.take(AT_ONCE).collect();
+        these.iter().for_each(|offset| _ = self.ended.remove(offset));
+        audit::steps(these.len() as u64);
+        let Some(chunk) = self.chunks.get(&number) else {
+            // It counts as not looked at already.
+            return Some(Due::Chunk(first.to(first)));
+        };
         if chunk.later > now {
             let over = chunk.soon.iter().take_while(|(end, _)| *end <= now);
-            let over: Vec<Offset> = over.map(|(_, offset)| *offset).collect();
-            audit::steps(over.len() as u64);
-            return Some(Due::These(over));
+            let more = over.take(AT_ONCE - these.len());
+            these.extend(more.map(|(_, offset)| *offset));
+            audit::steps(these.len() as u64);
+            return Some(Due::These(these));
         }
         self.due.remove(&(chunk.next(), number));
-        let range = Offset(number * CHUNK).to(chunk.upto);
+        let range = first.to(chunk.upto);
         self.chunks.remove(&number);
         Some(Due::Chunk(range))
     }
@@ -294,20 +298,18 @@ mod tests {
     fn what_is_left_out_on_lease_is_looked_at_once_its_lease_has_ended() {
         let mut looks = Looks::default();
         [3, 700, 1030].into_iter().for_each(|offset| looks.leave_out(Offset(offset)));
-        looks.see(Offset(0).to(Offset(1024)), &[], true);
-        assert_eq!((looks.take_due(Timestamp(9)), looks.next()), (None, None));
+        looks.see(Offset(0).to(Offset(1024)), &[at(8, 2), at(50, 1)], true);
+        assert_eq!((looks.take_due(Timestamp(7)), looks.next()), (None, Some(Timestamp(8))));
         assert!(!looks.end_lease(Offset(4)), "it was not left out");
         assert!(looks.end_lease(Offset(1030)) && looks.end_lease(Offset(3)));
         assert_eq!(looks.next(), Some(Timestamp(0)));
-        assert_eq!(looks.take_due(Timestamp(9)), Some(Due::These(vec![Offset(3)])));
-        assert_eq!(looks.take_due(Timestamp(9)), Some(Due::These(vec![Offset(1030)])));
-        looks.see_again(&[Offset(3)], &[at(50, 3)]);
-        looks.see_again(&[Offset(1030)], &[at(40, 1030)]);
-        assert_eq!(
-            looks.next(),
-            Some(Timestamp(50)),
-            "a chunk that was not looked at is read as a whole"
-        );
+        // It leaves together with others of its chunk, in their order.
+        let together = vec![Offset(3), Offset(2)];
+        assert_eq!(looks.take_due(Timestamp(9)), Some(Due::These(together.clone())));
+        looks.see_again(&together, &[at(40, 3)]);
+        let unseen = Offset(1024).to(Offset(1024));
+        assert_eq!(looks.take_due(Timestamp(9)), Some(Due::Chunk(unseen)), "it is read as a whole");
+        assert_eq!((looks.take_due(Timestamp(9)), looks.next()), (None, Some(Timestamp(40))));
         assert!(looks.is_left_out(Offset(700)));
         looks.forget_below(Offset(701));
         assert!(!looks.is_left_out(Offset(700)) && !looks.end_lease(Offset(700)));

@@ -134,6 +134,7 @@ impl Core {
             }
         }
         offsets.sort_unstable();
+        offsets.dedup();
         let located = self.store.locate_all(log, &offsets)?;
         Ok(Step::Read(self.slice(walk, SliceOf::Due(due), located)))
     }
