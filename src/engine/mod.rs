@@ -21,7 +21,7 @@ mod tests;
 mod topic;
 mod transaction;
 
-pub use commit::{lifetime::Engine, ticket::Ticket};
+pub use commit::{lifetime::Engine, pressure::EngineStats, ticket::Ticket};
 #[cfg(feature = "stream")]
 pub use consume::deliveries::Deliveries;
 pub use consume::{

@@ -6,7 +6,8 @@ use crate::{
     config::Config,
     disk::{Disk, Lock},
     engine::commit::{
-        committer::Committer, lifetime::Engine, shutdown::Shutdown, sweep::Until, threads,
+        committer::Committer, lifetime::Engine, pressure::EngineStats, shutdown::Shutdown,
+        sweep::Until, threads,
     },
     error::{Error, Result},
     ids::StoreId,
@@ -96,6 +97,28 @@ impl Engine {
     #[must_use]
     pub fn flushes(&self) -> u64 {
         self.committer().syncs.flushes()
+    }
+
+    /// How long the journal is, and how long producers were held back while checkpoints shortened it.
+    ///
+    /// The guide to [durability](crate::guide::durability) says when that happens.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// engine.queue("payments").create()?.send("charge order 1")?;
+    /// let stats = engine.stats()?;
+    /// assert!(stats.journal_bytes > 0);
+    /// assert!(stats.held_back_for.is_zero(), "the disk keeps up");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
+    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
+    pub fn stats(&self) -> Result<EngineStats> {
+        self.committer().stats()
     }
 
     /// Makes a checkpoint: moves live messages from the journal to segments, and gives back free space.

@@ -128,8 +128,8 @@ impl Options {
         /// Sets the length of the journal, in bytes, at which a checkpoint begins: 64 MiB by default.
         ///
         /// A message that is acked before a checkpoint reaches it is never written a second time. A longer journal
-        /// takes longer to recover. Commits wait when the journal is twice as long. See also
-        /// [`Engine::checkpoint`].
+        /// takes longer to recover. A producer that is faster than the disk is slowed down when the journal is longer than
+        /// that; everybody waits when it is twice as long. See also [`Engine::checkpoint`] and [`Engine::stats`].
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

@@ -135,6 +135,12 @@ impl Journal {
         self.bytes_behind
     }
 
+    /// Where the oldest file begins that is still needed.
+    #[inline]
+    pub fn start(&self) -> Lsn {
+        self.files.front().expect("a journal has a file").header.start
+    }
+
     /// How many files of the smallest size earlier epochs have left. Short epochs leave such files.
     pub fn small_old_files(&self) -> usize {
         let smallest = capacity_for(self.supply.file_bytes_min, 0);

@@ -144,13 +144,20 @@ pub async fn committed<T: Unpin>(
     mut attempt: impl FnMut() -> Result<Attempt<(T, Receipt)>> + Unpin,
 ) -> Result<T> {
     let (value, receipt) = Asked::new(engine.committer(), &mut attempt).await?;
-    match durability {
+    // This is still the thread on which the commit was made.
+    let owed = engine.committer().debt_of_task();
+    let held_back = owed.map(|owed| Sleep::lasting(engine.committer(), owed));
+    let done = match durability {
         Durability::Sync => Ticket::new(&engine, (value, receipt)).await,
         Durability::Buffered => {
             engine.committer().sync_soon();
             Ok(value)
         }
+    };
+    if let Some(sleep) = held_back {
+        sleep.await;
     }
+    done
 }
 
 /// Awaits a future for at most `time`. `None` if the time is over.

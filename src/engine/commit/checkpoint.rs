@@ -1,6 +1,8 @@
 //! Checkpoints and journal files: the work on the disk that makes space for commits. `store/checkpoint.rs`
 //! explains what a checkpoint does.
 
+use std::time::Duration;
+
 use super::committer::Committer;
 use crate::{
     error::{ErrorKind, Result},
@@ -59,7 +61,7 @@ impl Committer {
     pub fn checkpoint(&self, extent: Extent, urgency: Urgency) -> Result<()> {
         let _working = self.work();
         let _checkpointing = self.checkpointing.lock();
-        drop(self.lock_open("checkpoint")?);
+        let begun = (self.lock_open("checkpoint")?.store.journal.start(), self.disk.stopwatch());
         let mut made = store::checkpoint(self, extent, true);
         if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
             self.give_up_spares(urgency)?;
@@ -77,7 +79,14 @@ impl Committer {
             }
             made = made.and_then(|()| store::checkpoint(self, extent, false));
         }
+        self.relieve(begun);
         made.map_err(|error| self.poison_if_fatal(error))
+    }
+
+    /// Lets the threads go on that wait because the journal is long.
+    fn relieve(&self, (start, at): (Lsn, Duration)) {
+        let bytes = self.lock("checkpoint").store.journal.start().0 - start.0;
+        self.pressure.relieve(bytes, self.disk.stopwatch().saturating_sub(at));
     }
 
     /// Frees the space of the reserve, on a full disk.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{space::Space, sync::Syncs};
+use super::{pressure::Pressure, space::Space, sync::Syncs};
 #[cfg(feature = "cron")]
 use crate::schedule::KnownSchedules;
 use crate::{
@@ -42,6 +42,8 @@ pub struct Committer {
     pub checkpointer: CheckpointerSignal,
     /// The space in the journal that tasks await.
     pub space: Space,
+    /// How producers are slowed down while the journal is long.
+    pub pressure: Pressure,
     /// Held by the thread that makes a checkpoint.
     pub(super) checkpointing: RankedMutex<()>,
     /// Read-locked by threads that work in the store's directory without the core. Shutdown write-locks it
@@ -75,6 +77,7 @@ impl Committer {
             flusher: FlusherSignal::new(has_threads, config.sync_interval),
             checkpointer: CheckpointerSignal::new(has_threads),
             space: Space::default(),
+            pressure: Pressure::default(),
             disk,
             config,
             clock,

@@ -14,6 +14,7 @@ pub mod group_commit;
 pub mod lifetime;
 pub mod oldest;
 pub mod patience;
+pub mod pressure;
 pub mod read;
 pub mod shutdown;
 pub mod sleep;

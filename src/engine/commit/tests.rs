@@ -12,6 +12,7 @@ use std::{
 };
 
 mod looks;
+mod pressure;
 mod short;
 mod tasks;
 

@@ -39,6 +39,7 @@ pub struct Ticket<T> {
 impl<T> Ticket<T> {
     pub(crate) fn new(engine: &Engine, (value, receipt): (T, Receipt)) -> Ticket<T> {
         engine.committer().flusher.sync_at_once();
+        engine.committer().pay();
         Ticket { engine: engine.clone(), value: Some(value), receipt, waiting: None }
     }
 

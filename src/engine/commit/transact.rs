@@ -27,8 +27,10 @@ impl Committer {
             if core.doubts_clock() {
                 core.look_at_clock(self.now());
             }
+            let before = core.store.journal.tail();
             let attempted = attempt(&mut core);
             let wants_checkpointer = core.wants_checkpointer();
+            let pressed = if wants_checkpointer { core.pressed(before) } else { None };
             let spills = attempted.is_ok() && core.is_crowded();
             let crowded = spills.then(|| core.take_crowded());
             drop(core);
@@ -39,6 +41,9 @@ impl Committer {
                     }
                     if wants_checkpointer {
                         self.call_checkpointer();
+                    }
+                    if let Some(pressed) = pressed {
+                        self.owe(pressed);
                     }
                     return Ok(committed);
                 }
@@ -135,7 +140,11 @@ impl Committer {
     /// Makes a checkpoint, or waits for the checkpointer's thread to make one.
     fn shorten_journal(&self, extent: Extent) -> Result<()> {
         if self.checkpointer.has_thread() {
-            self.checkpointer.await_checkpoint(extent == Extent::All, || self.syncs.check())
+            let begun = self.disk.stopwatch();
+            let wants_space = extent == Extent::All;
+            let ended = self.checkpointer.await_checkpoint(wants_space, || self.syncs.check());
+            self.pressure.note_wait(self.disk.stopwatch().saturating_sub(begun));
+            ended
         } else {
             self.checkpoint(extent, Urgency::Ordinary)
         }
@@ -210,6 +219,7 @@ impl Committer {
             Durability::Sync => self.await_durable(receipt)?,
             Durability::Buffered => self.sync_soon(),
         }
+        self.pay();
         Ok(value)
     }
 

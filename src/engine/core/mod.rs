@@ -67,7 +67,7 @@ pub mod walk;
 pub mod watch;
 pub mod weights;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::{
     consumption::Consumption, effects::Effects, failures::Failures, lives::Lives,
@@ -206,6 +206,12 @@ impl Core {
     pub fn wants_checkpoint(&self) -> bool {
         let journal = &self.store.journal;
         journal.bytes_behind() > self.checkpoint_from || self.store.is_reclaimable()
+    }
+
+    /// The lengths of the journal between which producers are [slowed down](crate::engine::commit::pressure). Behind the
+    /// slope, an eighth is left to the wall.
+    pub fn slope(&self) -> Range<u64> {
+        self.checkpoint_from..self.checkpoint_from / 8 * 15
     }
 
     /// Whether commits may soon wait for the checkpointer. They do so at twice the length at which a checkpoint begins.
