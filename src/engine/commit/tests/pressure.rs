@@ -63,7 +63,7 @@ fn who_writes_much_is_held_back_and_who_writes_little_or_acks_is_not() {
             for _ in 0..10 {
                 other.send("little").expect("there is space");
             }
-            for _ in 0..100 {
+            for _ in 0..180 {
                 let delivery = other.try_receive().expect("it is open").expect("there are some");
                 delivery.ack().expect("it is held");
             }
