@@ -366,7 +366,9 @@ mod tests {
             await_waiters(&watch, count);
             let _ = audit::take_steps();
             watch.wake(usize::MAX);
-            assert_eq!(audit::take_steps(), count.min(THREADS_AT_ONCE) as u64);
+            // The first woken thread may be quick, and wake the next one itself.
+            let steps = audit::take_steps();
+            assert!((1..=count.min(THREADS_AT_ONCE) as u64).contains(&steps), "{steps} of {count}");
             waits.into_iter().for_each(|it| assert!(it.join().expect("it is woken")));
         }
     }
