@@ -59,6 +59,7 @@ mod switch {
         SettingsAreNotCaptured, SettingsAreNotReplayed,
         ClockIsNotCaptured,
         LivesOfSegmentsAreNotKept, LivesAreLostInRewrites,
+        ChangedCursorIsNotListed, ChangedLogIsNotListed, RestOfTheJournalIsNotListed,
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,

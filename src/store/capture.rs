@@ -1,21 +1,31 @@
-//! A capture: the state at one instant, which a checkpoint writes into the metalog.
+//! A capture: the state at one instant, S, which a checkpoint writes into the metalog.
+//!
+//! It is taken in slices, so that no hold of the core is long. The metalog has the newest entry of each key. So a slice
+//! may be older than S: what changes behind it is listed as changed again, and captured once more. The slice that finds
+//! nothing more to capture is the instant S.
+//!
+//! The entry of an entity stands before the entries of its logs and cursors: its deletion finds them by it.
 
-use std::mem;
+use std::collections::BTreeSet;
 
 use super::{
     Store,
+    changed::Changed,
     checkpoint::LogChange,
     log::{Cursor, Log},
     state::State,
 };
 use crate::{
     audit,
-    format::meta::{CursorState, LogState, MetaEntry, SegmentState},
-    ids::{EntityId, IdMap, LogId, Lsn, Offset},
+    format::meta::{CursorState, LogState, MetaEntry},
+    ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset},
 };
 
-pub struct Capture {
-    pub entries: Vec<MetaEntry>,
+/// The most entries of one slice.
+pub const ENTRIES_AT_ONCE: usize = 256;
+
+/// The instant at which a capture ended.
+pub struct Captured {
     /// The entries reflect all commits before this position.
     pub at: Lsn,
     pub next_id: EntityId,
@@ -23,96 +33,274 @@ pub struct Capture {
     pub deleted_logs: Vec<LogId>,
 }
 
+/// What is captured.
+pub enum Walk {
+    /// What changed since the last capture.
+    Changed,
+    /// Everything there is: first what the walk comes to, then what changed meanwhile.
+    Everything(Place),
+}
+
+/// Where a walk over everything goes on.
+#[derive(Clone, Copy)]
+pub struct Place {
+    entity: EntityId,
+    partition: u32,
+    part: Part,
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Entity,
+    Log,
+    Segments(Offset),
+    Cursor,
+    Chunks(u64),
+}
+
 impl Store {
-    /// Captures everything that changed since the last capture, or everything there is.
-    pub(super) fn capture(&mut self, changes: &IdMap<LogId, LogChange>, full: bool) -> Capture {
+    /// Begins to capture everything. What is listed as changed need not be captured for itself.
+    pub(super) fn begin_full_capture(&mut self) -> Walk {
+        self.state.changed.forget_all();
+        self.state.changed.clock = self.state.clock.is_some();
+        Walk::Everything(Place { entity: EntityId(0), partition: 0, part: Part::Entity })
+    }
+
+    /// About how many entries a capture takes.
+    pub(super) fn capture_len(&self, walk: &Walk) -> usize {
+        match walk {
+            Walk::Changed => self.state.changed.len(),
+            Walk::Everything(_) => {
+                let State { logs, cursors, catalog, .. } = &self.state;
+                logs.len() + cursors.len() + catalog.all().len()
+            }
+        }
+    }
+
+    /// Captures up to `most` entries. Returns the instant if nothing more is to be captured.
+    pub(super) fn capture_some(
+        &mut self,
+        changes: &mut IdMap<LogId, LogChange>,
+        walk: &mut Walk,
+        most: usize,
+    ) -> (Vec<MetaEntry>, Option<Captured>) {
         let state = &mut self.state;
-        let mut entries = Vec::new();
-        capture_entities(state, full, &mut entries);
-        let is_due = mem::take(&mut state.clock_changed) || full;
-        let clock = state.clock.filter(|_| is_due && !seeded!(ClockIsNotCaptured));
-        entries.extend(clock.map(MetaEntry::Clock));
-        audit::steps((state.logs.len() + state.cursors.len()) as u64);
-        let mut logs: Vec<_> = state.logs.values_mut().collect();
-        logs.sort_unstable_by_key(|log| log.id);
-        for log in logs {
-            capture_log(log, changes.get(&log.id), full, &mut entries);
+        let mut slice = Slice { entries: Vec::new(), passed: 0, most, changes };
+        slice.take_entities(state);
+        if state.changed.entities.is_empty() {
+            if let Walk::Everything(place) = walk {
+                while slice.has_room() && place.step(state, &mut slice) {}
+                if slice.has_room() {
+                    *walk = Walk::Changed;
+                }
+            }
+            if matches!(walk, Walk::Changed) {
+                slice.take_changed(state);
+            }
         }
-        let mut cursors: Vec<_> = state.cursors.values_mut().collect();
-        cursors.sort_unstable_by_key(|cursor| cursor.id);
-        for cursor in cursors {
-            capture_cursor(cursor, full, &mut entries);
-        }
+        let entries = slice.entries;
         audit::steps(entries.len() as u64);
-        Capture {
-            entries,
+        let ends = matches!(walk, Walk::Changed) && state.changed.is_captured();
+        let captured = ends.then(|| Captured {
             at: self.journal.tail(),
             next_id: state.catalog.next_id,
-            deleted_logs: mem::take(&mut state.deleted_logs),
-        }
+            deleted_logs: std::mem::take(&mut state.deleted_logs).into_iter().collect(),
+        });
+        (entries, captured)
     }
 }
 
-fn capture_entities(state: &mut State, full: bool, entries: &mut Vec<MetaEntry>) {
-    let mut changed = mem::take(&mut state.changed_entities);
-    if full {
-        entries.extend(state.catalog.all().cloned().map(MetaEntry::Entity));
-        return;
-    }
-    changed.sort_unstable();
-    changed.dedup();
-    for id in changed {
-        match state.catalog.get(id) {
-            Some(entity) => entries.push(MetaEntry::Entity(entity.clone())),
-            None if seeded!(DeletionIsNotCaptured) => {}
-            None => entries.push(MetaEntry::EntityGone(id)),
-        }
-    }
+/// A slice of a capture.
+struct Slice<'a> {
+    entries: Vec<MetaEntry>,
+    /// How many ids in the lists were passed over.
+    passed: usize,
+    most: usize,
+    changes: &'a mut IdMap<LogId, LogChange>,
 }
 
-fn capture_log(
-    log: &mut Log,
-    change: Option<&LogChange>,
-    full: bool,
-    entries: &mut Vec<MetaEntry>,
-) {
-    if mem::take(&mut log.dirty) || full || change.is_some() {
-        let moved = change.map_or(log.moved, |change| change.moved);
+impl Slice<'_> {
+    fn has_room(&self) -> bool {
+        self.entries.len() + self.passed < self.most
+    }
+
+    fn take_entities(&mut self, state: &mut State) {
+        while self.has_room()
+            && let Some(id) = state.changed.entities.pop_first()
+        {
+            match state.catalog.get(id) {
+                Some(entity) => self.entries.push(MetaEntry::Entity(entity.clone())),
+                None if seeded!(DeletionIsNotCaptured) => {}
+                None => self.entries.push(MetaEntry::EntityGone(id)),
+            }
+        }
+        if std::mem::take(&mut state.changed.clock) && !seeded!(ClockIsNotCaptured) {
+            self.entries.extend(state.clock.map(MetaEntry::Clock));
+        }
+    }
+
+    fn take_changed(&mut self, state: &mut State) {
+        let State { logs, cursors, changed, .. } = state;
+        while self.has_room()
+            && let Some(id) = changed.next_log()
+        {
+            audit::step();
+            let Some(log) = logs.get_mut(&id).filter(|log| log.dirty) else {
+                self.passed += 1;
+                continue;
+            };
+            self.take_log(log);
+            self.take_learned(log);
+            if !self.take_segments(id) {
+                changed.rest_of_log(log);
+            }
+        }
+        while self.has_room()
+            && let Some(id) = changed.next_cursor()
+        {
+            audit::step();
+            match cursors.get_mut(&id).filter(|cursor| cursor.dirty) {
+                Some(cursor) => self.take_cursor(cursor, changed),
+                None => self.passed += 1,
+            }
+        }
+    }
+
+    fn take_log(&mut self, log: &mut Log) {
+        log.dirty = false;
+        let moved = self.changes.get(&log.id).map_or(log.moved, |change| change.moved);
         let mut state = LogState { moved, ..log.state() };
         if seeded!(TrimIsNotCaptured) {
             state.start = Offset(0);
         }
-        entries.push(MetaEntry::Log(state));
+        self.entries.push(MetaEntry::Log(state));
     }
-    let learned = mem::take(&mut log.learned);
-    let gone = |base: &Offset| change.is_some_and(|it| it.gone.iter().any(|s| s.base == *base));
-    let mut keep = |segment: &SegmentState| {
-        if !gone(&segment.base) {
-            entries.push(MetaEntry::Segment(segment.clone()));
-        }
-    };
-    if full {
-        log.segments.values().for_each(keep);
-    } else {
-        learned.iter().filter_map(|base| log.segments.get(base)).for_each(&mut keep);
+
+    /// The segments of which more is known by now, but for those that the checkpoint removes or changes.
+    fn take_learned(&mut self, log: &mut Log) {
+        let change = self.changes.get(&log.id);
+        let changes = change.into_iter().flat_map(|it| it.gone.iter().chain(&it.put));
+        let changes: BTreeSet<Offset> = changes.map(|it| it.base).collect();
+        let learned = std::mem::take(&mut log.learned).into_iter();
+        let learned = learned.filter(|base| !changes.contains(base));
+        let learned = learned.filter_map(|base| log.segments.get(&base));
+        self.entries.extend(learned.cloned().map(MetaEntry::Segment));
     }
-    if let Some(change) = change {
-        if !full {
-            let gone = change.gone.iter();
-            entries.extend(gone.map(|it| MetaEntry::SegmentGone { log: it.log, base: it.base }));
+
+    /// What the checkpoint does to the segments of a log, as far as there is room. Returns whether that was all.
+    fn take_segments(&mut self, log: LogId) -> bool {
+        let Some(change) = self.changes.get_mut(&log) else { return true };
+        let gone = change.gone.iter();
+        let gone = gone.map(|it| MetaEntry::SegmentGone { log: it.log, base: it.base });
+        let all = gone.chain(change.put.iter().cloned().map(MetaEntry::Segment));
+        let room = self.most.saturating_sub(self.entries.len()).max(1);
+        let before = self.entries.len();
+        self.entries.extend(all.skip(change.captured).take(room));
+        change.captured += self.entries.len() - before;
+        change.captured == change.gone.len() + change.put.len()
+    }
+
+    /// Captures a cursor, and as many of its changed chunks as there is room for.
+    fn take_cursor(&mut self, cursor: &mut Cursor, changed: &mut Changed) {
+        self.take_floor(cursor);
+        while let Some(chunk) = cursor.next_changed_chunk() {
+            self.entries.push(MetaEntry::Chunk(chunk));
+            if !self.has_room() && cursor.has_changed_chunks() {
+                changed.rest_of(cursor.id);
+                return;
+            }
         }
-        entries.extend(change.put.iter().cloned().map(MetaEntry::Segment));
+        cursor.dirty = false;
+    }
+
+    fn take_floor(&mut self, cursor: &Cursor) {
+        if seeded!(GroupsAreNotCaptured) && cursor.acks().is_none() {
+            return;
+        }
+        let (id, floor) = (cursor.id, cursor.floor());
+        self.entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
+    }
+
+    /// The segments of a log from an offset on, but for those that the checkpoint removes. Returns where to go on.
+    fn take_kept_segments(&mut self, log: &Log, from: Offset) -> Option<Offset> {
+        let change = self.changes.get(&log.id);
+        let gone = |base: Offset| change.is_some_and(|it| it.gone.iter().any(|s| s.base == base));
+        for (base, segment) in log.segments.range(from..) {
+            if self.entries.len() >= self.most {
+                return Some(*base);
+            }
+            audit::step();
+            if !gone(*base) {
+                self.entries.push(MetaEntry::Segment(segment.clone()));
+            }
+        }
+        None
     }
 }
 
-fn capture_cursor(cursor: &mut Cursor, full: bool, entries: &mut Vec<MetaEntry>) {
-    if !mem::take(&mut cursor.dirty) && !full {
-        return;
+impl Place {
+    /// Captures the next part of everything. `false` if there is none.
+    fn step(&mut self, state: &mut State, slice: &mut Slice<'_>) -> bool {
+        let State { catalog, logs, cursors, .. } = state;
+        let Some(entity) = catalog.at_or_behind(self.entity) else { return false };
+        if entity.id != self.entity {
+            *self = Place { entity: entity.id, partition: 0, part: Part::Entity };
+        }
+        let log = entity.id.log(self.partition);
+        let cursor: CursorId = entity.id.cursor(self.partition);
+        self.part = match self.part {
+            Part::Entity => {
+                slice.entries.push(MetaEntry::Entity(entity.clone()));
+                Part::Log
+            }
+            Part::Log => match logs.get_mut(&log) {
+                Some(log) => {
+                    slice.take_log(log);
+                    log.learned.clear();
+                    Part::Segments(Offset(0))
+                }
+                None => Part::Cursor,
+            },
+            Part::Segments(from) => {
+                let rest = logs.get(&log).and_then(|log| slice.take_kept_segments(log, from));
+                if rest.is_none()
+                    && let Some(change) = slice.changes.get_mut(&log)
+                {
+                    change.captured = change.gone.len() + change.put.len();
+                    slice.entries.extend(change.put.iter().cloned().map(MetaEntry::Segment));
+                }
+                rest.map_or(Part::Cursor, Part::Segments)
+            }
+            Part::Cursor => match cursors.get_mut(&cursor) {
+                Some(cursor) => {
+                    cursor.dirty = false;
+                    slice.take_floor(cursor);
+                    Part::Chunks(0)
+                }
+                None => self.behind_partition(entity.partitions()),
+            },
+            Part::Chunks(from) => {
+                let chunk = cursors.get_mut(&cursor).and_then(|it| it.capture_chunk_from(from));
+                match chunk {
+                    Some(chunk) => {
+                        let next = chunk.chunk + 1;
+                        slice.entries.push(MetaEntry::Chunk(chunk));
+                        Part::Chunks(next)
+                    }
+                    None => self.behind_partition(entity.partitions()),
+                }
+            }
+        };
+        true
     }
-    if seeded!(GroupsAreNotCaptured) && cursor.acks().is_none() {
-        return;
+
+    /// Goes on with the next partition, or the next entity.
+    fn behind_partition(&mut self, partitions: u32) -> Part {
+        self.partition += 1;
+        if self.partition < partitions {
+            return Part::Log;
+        }
+        (self.entity, self.partition) = (self.entity.plus(1), 0);
+        Part::Entity
     }
-    let (id, floor) = (cursor.id, cursor.floor());
-    entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
-    entries.extend(cursor.capture_chunks(full).into_iter().map(MetaEntry::Chunk));
 }

@@ -217,6 +217,11 @@ impl Catalog {
         self.entities.get(&id)
     }
 
+    /// The first entity whose id is this one or a later one.
+    pub fn at_or_behind(&self, id: EntityId) -> Option<&Entity> {
+        self.entities.range(id..).next().map(|(_, entity)| entity)
+    }
+
     /// The entities of a space, by name.
     pub fn list(&self, space: Space) -> impl Iterator<Item = &Entity> {
         self.names
@@ -281,12 +286,13 @@ impl Catalog {
 
     /// Leaves the messages of an entity where they are, however often they fail.
     pub fn clear_dead_letters(&mut self, id: EntityId) {
+        let taker = self.dead_letters_of(id);
+        taker.map(|queue| self.letters.remove(&(queue, id)));
         let kind = self.entities.get_mut(&id).map(|entity| &mut entity.kind);
         if let Some(EntityKind::Queue(it) | EntityKind::Subscription { delivering: it, .. }) = kind
         {
             it.dead_letters = None;
         }
-        self.letters.retain(|(_, user)| *user != id);
     }
 }
 

@@ -3,7 +3,8 @@
 //! The order is what makes it safe. Let T be the position up to which the journal is to be free.
 //!
 //! 1. Live messages before T go into segments.
-//! 2. The state is captured at one instant, S: everything that changed since the last capture.
+//! 2. The state is captured at one instant, S: everything that changed since the last capture. `capture.rs` says how
+//!    that is done in slices.
 //! 3. The journal is made durable up to S, and the segments with their names. A message was left
 //!    out in step 1 only because of acks before S, which are durable from here on.
 //! 4. The capture goes into the metalog, which becomes durable: the checkpoint counts.
@@ -12,14 +13,23 @@
 //! A crash before 4 leaves the old metalog, which knows nothing of the new segments; a crash after
 //! it leaves files that nothing refers to, which the first checkpoint after the next open removes.
 //! The disk is read and written without the store in hand, so commits go on meanwhile.
+//!
+//! The work follows what changed, and not what there is: `changed.rs` has the lists. Each access to the store takes a
+//! bounded number of steps.
 
 use std::{mem, path::PathBuf};
 
-use super::{Store, capture::Capture, open::log_dirs};
+use super::{
+    Store,
+    capture::{Captured, ENTRIES_AT_ONCE, Walk},
+    leftovers::sweep,
+    retain::REWRITTEN_MAX,
+    state::State,
+};
 use crate::{
     audit,
-    disk::{Open, is_no_dir},
-    error::{Error, ErrorKind, Result},
+    disk::Open,
+    error::{ErrorKind, Result},
     format::meta::SegmentState,
     ids::{IdMap, LogId, Lsn, Offset},
     layout::{Named, segment_name},
@@ -59,6 +69,8 @@ pub struct LogChange {
     pub moved: Offset,
     pub gone: Vec<SegmentState>,
     pub put: Vec<SegmentState>,
+    /// How many of these segments the capture has.
+    pub captured: usize,
 }
 
 /// A checkpoint that is being made.
@@ -83,6 +95,10 @@ pub struct Work {
 
 /// The most segment files that are kept open before they are synced and closed.
 const UNSYNCED_MAX: usize = 64;
+/// The most logs that are listed in one access to the store.
+const LOGS_AT_ONCE: usize = 256;
+/// The most segments and logs that are installed in one access to the store.
+const INSTALLED_AT_ONCE: usize = 256;
 
 /// Makes a checkpoint. Only one may be made at a time. If it `may_rewrite`, it also rewrites segments that are mostly
 /// dead, which needs space first.
@@ -97,31 +113,24 @@ pub fn checkpoint(shared: &impl Shared, extent: Extent, may_rewrite: bool) -> Re
     let done = make(shared, may_rewrite, &mut work);
     if done.is_err() {
         work.undo();
-        let meta = work.meta.take().filter(|_| !work.captured);
+        let meta = work.meta.take();
         shared.with(|store| store.abandon_checkpoint(meta));
     }
     done
 }
 
 fn make(shared: &impl Shared, may_rewrite: bool, work: &mut Work) -> Result<()> {
-    let logs = shared.with(|store| store.logs_with_tail_before(work.upto));
-    for log in logs {
-        work.move_log(shared, log)?;
-    }
+    work.move_logs(shared)?;
     work.retain(shared, may_rewrite)?;
 
-    let full = work.meta.is_none();
-    work.captured = true;
-    let capture = shared.with(|store| store.capture(&work.changes, full));
+    let captured = work.capture(shared)?;
     if !seeded!(JournalIsNotSyncedBeforeTheMetalog) {
-        shared.sync_to(capture.at)?;
+        shared.sync_to(captured.at)?;
     }
     work.sync_segments()?;
-    let meta = work.write_metalog(shared, &capture)?;
+    let meta = work.commit_metalog(shared, &captured)?;
 
-    let changes = mem::take(&mut work.changes);
-    let garbage = shared.with(|store| store.install(changes, work.upto, meta));
-    for path in garbage {
+    for path in work.install(shared, meta) {
         // Nothing refers to the file. If the removal fails, a later sweep finds it.
         let _ = work.segments.disk.remove(&path);
     }
@@ -131,7 +140,7 @@ fn make(shared: &impl Shared, may_rewrite: bool, work: &mut Work) -> Result<()> 
         // The checkpoint is made all the same. The next one sweeps.
         shared.with(|store| store.meta.unswept = true);
     }
-    work.remove_logs(&capture.deleted_logs);
+    work.remove_logs(&captured.deleted_logs);
     Ok(())
 }
 
@@ -173,41 +182,57 @@ impl Store {
         self.state.reclaimable = true;
     }
 
-    fn logs_with_tail_before(&self, position: Lsn) -> Vec<LogId> {
-        audit::steps(self.state.logs.len() as u64);
-        let logs = self.state.logs.values();
-        let moving = logs.filter(|log| log.tail.first_at_or_behind(position) > log.moved);
-        let mut ids: Vec<LogId> = moving.map(|log| log.id).collect();
-        ids.sort_unstable();
-        ids
+    /// Some logs with messages before a position of the journal, behind the last one that was returned.
+    fn unmoved_behind(&self, last: (Lsn, LogId), position: Lsn) -> Vec<(Lsn, LogId)> {
+        let logs = self.state.changed.unmoved_behind(last, position);
+        logs.inspect(|_| audit::step()).take(LOGS_AT_ONCE).collect()
     }
 
-    /// Takes over the result of a checkpoint whose metalog is durable. Returns the files that
-    /// nothing refers to any more.
-    fn install(
-        &mut self,
-        changes: IdMap<LogId, LogChange>,
-        upto: Lsn,
-        meta: MetaWriter,
-    ) -> Vec<PathBuf> {
-        let mut garbage = Vec::new();
-        for change in changes.into_values() {
-            audit::steps((1 + change.gone.len() + change.put.len()) as u64);
-            let Some(log) = self.state.logs.get_mut(&change.log) else {
-                continue;
-            };
-            for segment in &change.gone {
-                log.segments.remove(&segment.base);
-                self.cache.forget(segment);
-                garbage.push(self.segments.path(segment));
-            }
-            for segment in change.put {
-                self.cache.forget(&segment);
-                log.segments.insert(segment.base, segment);
-            }
-            log.moved = change.moved;
-            log.tail.drop_below(change.moved);
+    /// Begins to change the segments of a log: the change is to be captured. `None` if the log was deleted.
+    pub(super) fn begin_change(&mut self, id: LogId) -> Option<LogChange> {
+        let State { logs, changed, .. } = &mut self.state;
+        let log = logs.get_mut(&id)?;
+        changed.log(log);
+        let (gone, put) = (Vec::new(), Vec::new());
+        Some(LogChange { log: id, moved: log.moved, gone, put, captured: 0 })
+    }
+
+    /// Forgets segments of a log. Adds their files: nothing refers to them any more.
+    fn forget_segments(&mut self, log: LogId, gone: &[SegmentState], garbage: &mut Vec<PathBuf>) {
+        let State { logs, changed, .. } = &mut self.state;
+        let Some(log) = logs.get_mut(&log) else { return };
+        for segment in gone {
+            audit::step();
+            changed.judged(log, segment.base.to(segment.end));
+            log.segments.remove(&segment.base);
+            self.cache.forget(segment);
+            garbage.push(self.segments.path(segment));
         }
+    }
+
+    /// Takes over the changes of one log.
+    fn install_log(&mut self, change: LogChange, upto: Lsn, garbage: &mut Vec<PathBuf>) {
+        audit::steps(change.put.len() as u64);
+        self.forget_segments(change.log, &change.gone, garbage);
+        let State { logs, changed, .. } = &mut self.state;
+        let Some(log) = logs.get_mut(&change.log) else { return };
+        log.moved = change.moved;
+        for segment in change.put {
+            self.cache.forget(&segment);
+            let range = segment.base.to(segment.end);
+            log.segments.insert(segment.base, segment);
+            // Messages may have become dead since they were moved.
+            changed.suspect(log, range);
+        }
+        log.tail.drop_below(change.moved);
+        log.behind = None;
+        changed.moved(log, upto);
+    }
+
+    /// Takes over the metalog of a checkpoint, once the changes of all logs were taken over. Returns the files that
+    /// nothing refers to any more.
+    fn install(&mut self, upto: Lsn, meta: MetaWriter) -> Vec<PathBuf> {
+        let mut garbage = Vec::new();
         if meta.number() != self.meta.number {
             garbage.push(self.meta.place.layout.meta_file(self.meta.number));
             self.meta.number = meta.number();
@@ -222,6 +247,78 @@ impl Store {
 }
 
 impl Work {
+    fn move_logs(&mut self, shared: &impl Shared) -> Result<()> {
+        let mut last = (Lsn(0), LogId(0));
+        loop {
+            let logs = shared.with(|store| store.unmoved_behind(last, self.upto));
+            let Some(end) = logs.last() else { return Ok(()) };
+            last = *end;
+            for (_, log) in logs {
+                self.move_log(shared, log)?;
+            }
+        }
+    }
+
+    /// Writes a capture of the state into the metalog. It counts once it is committed.
+    fn capture(&mut self, shared: &impl Shared) -> Result<Captured> {
+        let is_full = self.meta.is_none();
+        let meta = match &mut self.meta {
+            Some(meta) => meta,
+            none => {
+                let (place, store, last) =
+                    shared.with(|store| (store.meta.place.clone(), store.id, store.meta.number));
+                none.insert(MetaWriter::create(&place, store, last + 1)?)
+            }
+        };
+        self.captured = true;
+        let (mut walk, len) = shared.with(|store| {
+            let walk = if is_full { store.begin_full_capture() } else { Walk::Changed };
+            let len = store.capture_len(&walk);
+            (walk, len)
+        });
+        // Commits may change as much as a slice captures, again and again. So the last slice takes all that is left.
+        let slices = 8 + 2 * len / ENTRIES_AT_ONCE;
+        for slice in 0.. {
+            let most = if slice < slices { ENTRIES_AT_ONCE } else { usize::MAX };
+            let changes = &mut self.changes;
+            let (entries, captured) =
+                shared.with(|store| store.capture_some(changes, &mut walk, most));
+            meta.put_all(&entries)?;
+            if let Some(captured) = captured {
+                return Ok(captured);
+            }
+        }
+        unreachable!("the last slice takes all")
+    }
+
+    fn install(&mut self, shared: &impl Shared, meta: MetaWriter) -> Vec<PathBuf> {
+        let mut garbage = Vec::new();
+        for change in self.changes.values_mut() {
+            // The last ones may be of segments that were rewritten: their messages are in the new ones.
+            let dead = change.gone.len().saturating_sub(REWRITTEN_MAX);
+            if dead > INSTALLED_AT_ONCE {
+                let dead: Vec<SegmentState> = change.gone.drain(..dead).collect();
+                for some in dead.chunks(INSTALLED_AT_ONCE) {
+                    shared.with(|store| store.forget_segments(change.log, some, &mut garbage));
+                }
+            }
+        }
+        let mut changes = mem::take(&mut self.changes).into_values().peekable();
+        while changes.peek().is_some() {
+            shared.with(|store| {
+                let mut room = INSTALLED_AT_ONCE;
+                while room > 0
+                    && let Some(change) = changes.next()
+                {
+                    room = room.saturating_sub(1 + change.gone.len() + change.put.len());
+                    store.install_log(change, self.upto, &mut garbage);
+                }
+            });
+        }
+        garbage.extend(shared.with(|store| store.install(self.upto, meta)));
+        garbage
+    }
+
     pub(super) fn reopen_segment(&mut self, state: SegmentState) -> Result<SegmentWriter> {
         let writer = SegmentWriter::reopen(&self.segments, &state)?;
         self.reopened.push(state);
@@ -251,24 +348,13 @@ impl Work {
         if self.unsynced.len() >= UNSYNCED_MAX { self.sync_segments() } else { Ok(()) }
     }
 
-    /// Writes the capture, and makes it durable.
-    fn write_metalog(&mut self, shared: &impl Shared, capture: &Capture) -> Result<MetaWriter> {
-        let mut meta = match self.meta.take() {
-            Some(meta) => meta,
-            None => {
-                let (place, store, last) =
-                    shared.with(|store| (store.meta.place.clone(), store.id, store.meta.number));
-                MetaWriter::create(&place, store, last + 1)?
-            }
-        };
-        if let Err(error) = meta.put_all(&capture.entries) {
-            meta.abandon();
-            return Err(error);
-        }
-        self.remove_early(shared, &capture.deleted_logs);
-        let replay_from = if seeded!(ReplayBeginsTooLate) { capture.at } else { self.upto };
+    /// Makes the capture durable.
+    fn commit_metalog(&mut self, shared: &impl Shared, captured: &Captured) -> Result<MetaWriter> {
+        let mut meta = self.meta.take().expect("the capture is in it");
+        self.remove_early(shared, &captured.deleted_logs);
+        let replay_from = if seeded!(ReplayBeginsTooLate) { captured.at } else { self.upto };
         self.may_count = true;
-        meta.commit(replay_from, capture.at, capture.next_id)?;
+        meta.commit(replay_from, captured.at, captured.next_id)?;
         Ok(meta)
     }
 
@@ -294,6 +380,9 @@ impl Work {
         self.unsynced.clear();
         if self.may_count {
             return;
+        }
+        if let Some(meta) = self.meta.take_if(|_| self.captured) {
+            meta.abandon();
         }
         let disk = &self.segments.disk;
         // If a removal fails, a later sweep finds the file. What is behind a segment's committed length is
@@ -334,34 +423,4 @@ pub(super) fn keep_going<T>(result: Result<T>) -> Result<Option<T>> {
         Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Removes segments that nothing refers to. A crash or a failed checkpoint has left them.
-fn sweep(shared: &impl Shared, segments: &Segments) -> Result<()> {
-    let disk = &*segments.disk;
-    for (log, dir) in log_dirs(disk, &segments.layout)? {
-        let failed = |error| Error::io(error, "segments cannot be listed", &dir);
-        let names = match disk.list(&dir) {
-            Err(error) if is_no_dir(&error) => continue,
-            names => names.map_err(failed)?,
-        };
-        let Some(known) = shared.with(|store| store.known_segments(log)) else {
-            continue;
-        };
-        for name in names {
-            let stays = match segment_name(&name) {
-                Named::Unknown => true,
-                Named::Unfinished => false,
-                Named::Real(segment) => known.contains(&segment),
-            };
-            if !stays {
-                let _ = disk.remove(&dir.join(name));
-            }
-        }
-        if known.is_empty() {
-            // Removing a directory that is not empty fails, as intended.
-            let _ = disk.remove_dir(&dir);
-        }
-    }
-    Ok(())
 }

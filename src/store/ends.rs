@@ -231,13 +231,15 @@ impl Store {
 
     /// Notes the lives in a segment that says nothing of them. Returns whether the segment is there still, as it was.
     pub fn learn_lives(&mut self, of: &SegmentState, lives: Option<Lives>) -> bool {
-        let log = self.state.logs.get_mut(&of.log);
+        let State { logs, changed, .. } = &mut self.state;
+        let log = logs.get_mut(&of.log);
         let Some(log) = log.filter(|log| log.segments.get(&of.base) == Some(of)) else {
             return false;
         };
         if let (Some(segment), Some(lives)) = (log.segments.get_mut(&of.base), lives) {
             segment.lives = Some(lives);
             log.learned.push(of.base);
+            changed.log(log);
             self.state.reclaimable = true;
         }
         true

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{acks::AckSet, ends::Ends, tail::Tail};
+use super::{acks::AckSet, ends::Ends, ranges::Ranges, tail::Tail};
 use crate::{
     format::meta::{ChunkState, LogState, SegmentState},
-    ids::{CursorId, LogId, Offset},
+    ids::{CursorId, LogId, Lsn, Offset},
 };
 
 #[derive(Debug)]
@@ -27,6 +27,12 @@ pub struct Log {
     pub learned: Vec<Offset>,
     /// Whether the log changed since its last capture.
     pub dirty: bool,
+    /// The position of the first message that no checkpoint moved, when it was listed.
+    pub unmoved_from: Option<Lsn>,
+    /// Segments in which messages became dead since they were judged.
+    pub suspect: Ranges,
+    /// How many cursors have their floors in the oldest segment, or below. `None` if that is not known.
+    pub behind: Option<usize>,
 }
 
 impl Log {
@@ -41,7 +47,10 @@ impl Log {
             keeps_acked,
             ends: Ends::default(),
             learned: Vec::new(),
-            dirty: true,
+            dirty: false,
+            unmoved_from: None,
+            suspect: Ranges::default(),
+            behind: None,
         }
     }
 
@@ -51,7 +60,6 @@ impl Log {
         self.moved = state.moved;
         let live = state.moved.0.saturating_sub(u64::from(seeded!(NextOffsetIsOneTooLow)));
         self.tail = Tail::new(Offset(live));
-        self.dirty = false;
     }
 
     /// The offset that the next message gets.
@@ -100,10 +108,31 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The parts of the ack state that changed since they were last captured, or all.
-    pub fn capture_chunks(&mut self, all: bool) -> Vec<ChunkState> {
+    /// The next part of the ack state that changed since it was captured.
+    pub fn next_changed_chunk(&mut self) -> Option<ChunkState> {
         match &mut self.progress {
-            Progress::Acks(acks) => acks.capture(self.id, all),
+            Progress::Acks(acks) => acks.capture_changed(self.id),
+            Progress::At(_) => None,
+        }
+    }
+
+    /// Whether there may be such a part.
+    pub fn has_changed_chunks(&self) -> bool {
+        self.acks().is_some_and(AckSet::may_have_changed)
+    }
+
+    /// The first part of the ack state from an index on.
+    pub fn capture_chunk_from(&mut self, from: u64) -> Option<ChunkState> {
+        match &mut self.progress {
+            Progress::Acks(acks) => acks.capture_from(self.id, from),
+            Progress::At(_) => None,
+        }
+    }
+
+    /// The whole ack state, in parts.
+    pub fn capture_chunks(&mut self) -> Vec<ChunkState> {
+        match &mut self.progress {
+            Progress::Acks(acks) => acks.capture_all(self.id),
             Progress::At(_) => Vec::new(),
         }
     }

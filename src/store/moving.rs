@@ -4,19 +4,22 @@
 use super::{
     Store,
     checkpoint::{LogChange, Shared, Work, keep_going},
+    needed::{Needed, needed},
     read::damaged_run,
 };
 use crate::{
     audit,
     error::Result,
     format::{commit::Run, meta::SegmentState, record::RecordParts},
-    ids::{LogId, Lsn, Offset},
+    ids::{LogId, Lsn, Offset, OffsetRange},
     journal::JournalBytes,
     segment::SegmentWriter,
 };
 
 /// The most runs that are taken in one access to the store.
 const RUNS_AT_ONCE: usize = 512;
+/// Messages that are looked at together. A checkpoint looks once at all cursors for them.
+const WINDOW_OFFSETS: u64 = 1 << 18;
 
 /// A run of the journal, and one bit for each of its messages that is set if the message is live.
 struct LiveRun {
@@ -35,25 +38,34 @@ struct Destination {
 }
 
 impl Store {
-    /// The next runs of a log before a position, and the offset behind them. Runs without a live
-    /// message are left out.
-    fn live_runs(&self, id: LogId, from: Offset, upto: Lsn) -> Result<(Vec<LiveRun>, Offset)> {
+    /// The part of a log from an offset on that is looked at together. It ends where a run ends.
+    fn window(&self, id: LogId, from: Offset, end: Offset) -> OffsetRange {
+        let far = Offset(from.0 + WINDOW_OFFSETS);
+        let run = self.state.logs.get(&id).and_then(|log| log.tail.find(far));
+        let run = run.filter(|run| run.first > from);
+        from.to(run.map_or(end, |run| run.first.min(end)))
+    }
+
+    /// The next runs of a log in a window, and the offset behind them. Runs without a live message are left out.
+    /// `needed` are the offsets that a cursor needs, in their order.
+    fn live_runs(
+        &self,
+        id: LogId,
+        window: OffsetRange,
+        needed: &mut Needed<'_>,
+    ) -> Result<(Vec<LiveRun>, Offset)> {
+        let (from, end) = (window.start, window.end);
         let Some(log) = self.state.logs.get(&id) else {
             return Ok((Vec::new(), from));
         };
-        let end = log.tail.first_at_or_behind(upto);
         let from = from.max(log.tail.start());
         let (mut runs, mut at) = (Vec::new(), end);
         let mut places = log.tail.runs_from(from).take_while(|run| run.first < end).peekable();
         let mut taken = 0;
         while let Some(place) = places.next() {
+            audit::step();
             let run_end = places.peek().map_or(end, |next| next.first);
-            let mut live = 0;
-            for offset in place.first.0..run_end.0 {
-                audit::step();
-                let alive = !self.state.is_dead(log, Offset(offset));
-                live |= u32::from(alive) << (offset - place.first.0);
-            }
+            let live = needed.bits(place.first.to(run_end));
             if live != 0 {
                 let bytes = self.journal.bytes(place.lsn, place.len)?;
                 runs.push(LiveRun { bytes, lsn: place.lsn, live });
@@ -71,27 +83,39 @@ impl Store {
 impl Work {
     /// Moves the live messages of one log that stand before T into segments.
     pub(super) fn move_log(&mut self, shared: &impl Shared, log: LogId) -> Result<()> {
-        let Some((mut at, end, open, is_first)) = shared.with(|store| {
-            let log = store.state.logs.get(&log)?;
-            let open = log.segments.values().next_back().filter(|segment| !segment.sealed);
-            let end = log.tail.first_at_or_behind(self.upto);
-            Some((log.moved, end, open.cloned(), log.segments.is_empty()))
+        let Some((mut change, end, open, is_first)) = shared.with(|store| {
+            let found = store.state.logs.get(&log)?;
+            let open = found.segments.values().next_back().filter(|segment| !segment.sealed);
+            let (open, is_first) = (open.cloned(), found.segments.is_empty());
+            let end = found.tail.first_at_or_behind(self.upto);
+            if end <= found.moved {
+                return None;
+            }
+            Some((store.begin_change(log)?, end, open, is_first))
         }) else {
             return Ok(());
         };
         let mut into = Destination { open, writer: None, is_first };
-        let moved = if seeded!(MovedTooFar) { Offset(end.0 + 1) } else { end };
-        let mut change = LogChange { log, moved, gone: Vec::new(), put: Vec::new() };
+        let mut at = change.moved;
+        change.moved = if seeded!(MovedTooFar) { Offset(end.0 + 1) } else { end };
         while at < end {
-            let (runs, next) = shared.with(|store| store.live_runs(log, at, self.upto))?;
-            if next <= at {
-                // The log was deleted meanwhile.
-                break;
+            let mut window = shared.with(|store| store.window(log, at, end));
+            let needed = needed(shared, log, window, u64::MAX);
+            let mut needed = Needed::of(&needed);
+            at = window.end;
+            while !window.is_empty() {
+                let (runs, next) =
+                    shared.with(|store| store.live_runs(log, window, &mut needed))?;
+                if next <= window.start {
+                    // The log was deleted meanwhile.
+                    at = end;
+                    break;
+                }
+                for run in runs {
+                    self.add_run(&run, &mut into, &mut change)?;
+                }
+                window.start = next;
             }
-            for run in runs {
-                self.add_run(&run, &mut into, &mut change)?;
-            }
-            at = next;
         }
         if let Some(writer) = into.writer {
             self.finish_writer(writer, &mut change)?;

@@ -300,7 +300,6 @@ impl Found {
         }
         for (id, floor) in self.cursors {
             let cursor = state.cursors.get_mut(&id).ok_or(STRAY)?;
-            cursor.dirty = false;
             match &mut cursor.progress {
                 Progress::Acks(acks) => acks.restore_floor(floor),
                 Progress::At(next) => *next = floor,
@@ -308,6 +307,7 @@ impl Found {
         }
         state.check_acks(|log| self.logs.get(&log).map(|log| log.next))?;
         state.note_segments();
+        state.suspect_all();
         Ok(state)
     }
 }

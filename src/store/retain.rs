@@ -2,21 +2,23 @@
 //! never change.
 
 use super::{
+    acks::AckSet,
     checkpoint::{LogChange, Shared, Work, keep_going},
     log::Log,
-    state::State,
+    needed::needed,
+    state::{State, dead_in},
 };
 use crate::{
     audit,
     config::REWRITE_SHARE,
     error::{ErrorKind, Result},
     format::{meta::SegmentState, record::RecordParts},
-    ids::{LogId, Offset},
+    ids::{LogId, Offset, OffsetRange},
     segment::{SegmentReader, SegmentWriter},
 };
 
 /// The most segments of one log that are rewritten in one checkpoint.
-const REWRITTEN_MAX: usize = 8;
+pub const REWRITTEN_MAX: usize = 8;
 
 /// The decision of a checkpoint about one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,12 +28,25 @@ enum Verdict {
     Drop,
 }
 
-fn judge(state: &State, log: &Log, segment: &SegmentState) -> Verdict {
+/// How many segments are judged in one access to the store.
+const JUDGED_AT_ONCE: usize = 16;
+/// The acks of so many cursors are looked at in one access to the store.
+const CURSORS_FEW: usize = 32;
+
+/// The segments of one log that were judged so far, and others that stand between them.
+type Judged = Vec<(SegmentState, Verdict)>;
+
+/// `sets` are the acks of the log's cursors.
+fn judge(log: &Log, sets: &[&AckSet], segment: &SegmentState) -> Verdict {
     let range = segment.base.to(segment.end);
     let offsets = range.len();
+    let dead = dead_in(log, sets, range);
     // Offsets that the segment does not hold are dead, too. In a salvaged stream they may be lost.
-    let dead = state.dead(log, range).saturating_sub(offsets.saturating_sub(segment.records));
-    let live = segment.records.saturating_sub(dead);
+    let dead = dead.saturating_sub(offsets.saturating_sub(segment.records));
+    verdict(segment, segment.records.saturating_sub(dead))
+}
+
+fn verdict(segment: &SegmentState, live: u64) -> Verdict {
     if live == 0 {
         Verdict::Drop
     } else if segment.sealed && live < segment.records / REWRITE_SHARE {
@@ -41,39 +56,113 @@ fn judge(state: &State, log: &Log, segment: &SegmentState) -> Verdict {
     }
 }
 
-impl Work {
-    /// Drops segments, and rewrites segments if `may_rewrite`, by the acks of this moment.
-    pub(super) fn retain(&mut self, shared: &impl Shared, may_rewrite: bool) -> Result<()> {
-        let logs = shared.with(|store| {
-            audit::steps(store.state.logs.len() as u64);
-            let with_segments = store.state.logs.values().filter(|log| !log.segments.is_empty());
-            let mut ids: Vec<LogId> = with_segments.map(|log| log.id).collect();
-            ids.sort_unstable();
-            ids
-        });
-        for id in logs {
-            let verdicts = shared.with(|store| {
-                let log = store.state.logs.get(&id)?;
-                audit::steps(log.segments.len() as u64);
-                let judged = log
-                    .segments
-                    .values()
-                    .map(|segment| (segment.clone(), judge(&store.state, log, segment)));
-                let judged: Vec<_> = judged.collect();
-                let idle = judged.iter().all(|(_, verdict)| *verdict == Verdict::Keep);
-                (!idle).then_some((judged, log.moved))
-            });
-            let Some((verdicts, moved)) = verdicts else {
+impl State {
+    /// Has all segments judged, as after an open.
+    pub fn suspect_all(&mut self) {
+        for log in self.logs.values_mut().filter(|log| !log.segments.is_empty()) {
+            self.changed.suspect(log, Offset(0).to(log.moved));
+        }
+    }
+
+    /// Judges some of the segments of a log in which messages became dead, from an offset on.
+    fn judge_some(&mut self, id: LogId, from: Offset, judged: &mut Judged) -> Next {
+        let Some(log) = self.logs.get(&id) else { return Next::Nothing };
+        let is_wide = log.cursors.len() > CURSORS_FEW && !log.keeps_acked;
+        let sets = if is_wide { Vec::new() } else { self.ack_sets(log) };
+        let (mut at, mut kept, mut next) = (from, Vec::new(), Next::Nothing);
+        while let Some(range) = log.suspect.next(at) {
+            if kept.len() >= JUDGED_AT_ONCE {
+                next = Next::From(at);
+                break;
+            }
+            at = at.max(range.start);
+            let found = log.segment_at_or_behind(at).filter(|it| it.base < range.end);
+            let Some(segment) = found else {
+                kept.push(at.to(range.end));
+                at = range.end;
                 continue;
             };
-            let mut change = self.changes.remove(&id).unwrap_or(LogChange {
-                log: id,
-                moved,
-                gone: Vec::new(),
-                put: Vec::new(),
-            });
-            self.carry_out(shared, verdicts, may_rewrite, &mut change)?;
+            audit::step();
+            let whole = segment.base.to(segment.end.max(segment.base.next()));
+            if let Some((before, _)) = judged.last()
+                && let Some((_, between)) = log.segments.range(before.end..segment.base).next()
+            {
+                judged.push((between.clone(), Verdict::Keep));
+            }
+            if is_wide {
+                // It is listed again if it does not stay.
+                kept.push(whole);
+                next = Next::Wide(segment.clone());
+                break;
+            }
+            let verdict = judge(log, &sets, segment);
+            judged.push((segment.clone(), verdict));
+            // An empty range for a segment that is dropped or rewritten: it stays suspect until it is gone.
+            let is_kept = verdict == Verdict::Keep;
+            kept.push(if is_kept { whole } else { whole.end.to(whole.end) });
+            at = whole.end;
+        }
+        let log = self.logs.get_mut(&id).expect("it is there");
+        kept.iter().for_each(|range| self.changed.judged(log, *range));
+        next
+    }
+
+    fn suspect(&mut self, id: LogId, range: OffsetRange) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            self.changed.suspect(log, range);
+        }
+    }
+}
+
+/// What is to be judged next.
+enum Next {
+    Nothing,
+    /// Segments from an offset on.
+    From(Offset),
+    /// A segment of a log with many cursors.
+    Wide(SegmentState),
+}
+
+/// Judges the segments of a log in which messages became dead.
+fn judge_all(shared: &impl Shared, log: LogId) -> Judged {
+    let (mut judged, mut from) = (Judged::new(), Offset(0));
+    loop {
+        match shared.with(|store| store.state.judge_some(log, from, &mut judged)) {
+            Next::Nothing => return judged,
+            Next::From(next) => from = next,
+            Next::Wide(segment) => {
+                let whole = segment.base.to(segment.end);
+                // So many live messages keep it.
+                let enough = (segment.records / REWRITE_SHARE).max(1);
+                let needed = needed(shared, log, whole, enough);
+                let live = needed.iter().map(|range| range.len()).sum::<u64>();
+                let verdict = verdict(&segment, live.min(segment.records));
+                if verdict != Verdict::Keep {
+                    shared.with(|store| store.state.suspect(log, whole));
+                }
+                from = segment.end.max(segment.base.next());
+                judged.push((segment, verdict));
+            }
+        }
+    }
+}
+
+impl Work {
+    /// Drops segments, and rewrites segments if `may_rewrite`, by the acks of this moment. It looks at segments in which
+    /// messages became dead since it looked last.
+    pub(super) fn retain(&mut self, shared: &impl Shared, may_rewrite: bool) -> Result<()> {
+        let mut last = None;
+        while let Some(id) = shared.with(|store| store.state.changed.suspect_behind(last)) {
+            last = Some(id);
+            let judged = judge_all(shared, id);
+            if judged.iter().all(|(_, verdict)| *verdict == Verdict::Keep) {
+                continue;
+            }
+            let Some(begun) = shared.with(|store| store.begin_change(id)) else { continue };
+            let mut change = self.changes.remove(&id).unwrap_or(begun);
+            let carried_out = self.carry_out(shared, judged, may_rewrite, &mut change);
             self.changes.insert(id, change);
+            carried_out?;
         }
         Ok(())
     }
@@ -81,13 +170,14 @@ impl Work {
     fn carry_out(
         &mut self,
         shared: &impl Shared,
-        verdicts: Vec<(SegmentState, Verdict)>,
+        verdicts: Judged,
         may_rewrite: bool,
         change: &mut LogChange,
     ) -> Result<()> {
         // Neighbours are rewritten together. A segment that stays ends a group.
         let mut groups: Vec<Vec<SegmentState>> = vec![Vec::new()];
         let mut rewritten = 0;
+        // Dead segments come before those that are rewritten: see `install`.
         for (segment, verdict) in verdicts {
             // A segment that this checkpoint has added to is left to the next checkpoint.
             let is_fresh = change.put.iter().any(|put| put.base == segment.base);

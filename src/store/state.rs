@@ -3,9 +3,12 @@
 //! A commit applies its changes once its frame is in the journal. Recovery applies the same changes
 //! with the same function when it reads the frame again. Each change is idempotent or checked.
 
+use std::collections::BTreeSet;
+
 use super::{
     acks::{AckSet, acked_by_all},
     catalog::Catalog,
+    changed::Changed,
     ends::Expiring,
     log::{Cursor, Log, Progress},
     tail::RunPlace,
@@ -27,10 +30,10 @@ pub struct State {
     pub catalog: Catalog,
     pub logs: IdMap<LogId, Log>,
     pub cursors: IdMap<CursorId, Cursor>,
-    /// Entities that were created, changed or deleted since the last capture.
-    pub changed_entities: Vec<EntityId>,
+    /// What changed since the last checkpoint.
+    pub changed: Changed,
     /// Deleted logs whose segments may still exist.
-    pub deleted_logs: Vec<LogId>,
+    pub deleted_logs: BTreeSet<LogId>,
     /// Whether a checkpoint has work though no message is to be moved: a segment is dead, so that it frees space, or it writes
     /// down lives that were learned.
     pub reclaimable: bool,
@@ -38,8 +41,6 @@ pub struct State {
     pub expiring: Expiring,
     /// The clocks, once they were recorded.
     pub clock: Option<ClockState>,
-    /// Whether the clocks were recorded since the last capture.
-    pub clock_changed: bool,
 }
 
 /// A change that contradicts the state. The journal and the metalog do not fit together.
@@ -49,14 +50,19 @@ impl State {
     fn create(&mut self, creation: &Creation) {
         let entity = &creation.entity;
         self.attach(entity);
+        for log in entity.logs() {
+            let log = self.logs.get_mut(&log).expect("attach has made it");
+            self.changed.log(log);
+        }
         for ((id, _), start) in entity.cursors().zip(&creation.starts) {
             let cursor = self.cursors.get_mut(&id).expect("attach has made it");
+            self.changed.cursor(cursor);
             match &mut cursor.progress {
                 Progress::Acks(acks) => *acks = AckSet::new(*start),
                 Progress::At(next) => *next = *start,
             }
         }
-        self.changed_entities.push(entity.id);
+        self.changed.entities.insert(entity.id);
         self.catalog.insert(entity.clone());
     }
 
@@ -76,7 +82,7 @@ impl State {
         self.change_time_to_live(&there, entity);
         self.catalog.insert(entity.clone());
         if !seeded!(SettingsAreNotCaptured) {
-            self.changed_entities.push(entity.id);
+            self.changed.entities.insert(entity.id);
         }
         Ok(())
     }
@@ -93,8 +99,9 @@ impl State {
             audit::step();
             let progress =
                 if is_group { Progress::At(Offset(0)) } else { Progress::Acks(AckSet::default()) };
-            self.cursors.insert(id, Cursor { id, log, progress, dirty: true });
+            self.cursors.insert(id, Cursor { id, log, progress, dirty: false });
             if !is_group && let Some(log) = self.logs.get_mut(&log) {
+                log.behind = None;
                 if let Err(at) = log.cursors.binary_search(&id) {
                     log.cursors.insert(at, id);
                 }
@@ -109,23 +116,27 @@ impl State {
         for entity in &removed {
             for (cursor, log) in entity.cursors() {
                 audit::step();
-                self.cursors.remove(&cursor);
+                let floor = self.cursors.remove(&cursor).map(|it| it.floor()).unwrap_or_default();
                 if let Some(log) = self.logs.get_mut(&log) {
                     if let Ok(at) = log.cursors.binary_search(&cursor) {
                         log.cursors.remove(at);
                     }
-                    self.reclaimable |= !log.segments.is_empty();
+                    log.behind = None;
+                    // Below its floor, nothing waited for it.
+                    self.reclaimable |= !log.segments.is_empty() && floor < log.moved;
+                    self.changed.suspect(log, floor.to(log.moved));
                 }
             }
             for log in entity.logs() {
                 audit::step();
                 if let Some(log) = self.logs.remove(&log) {
                     self.expiring.forget(&log);
+                    self.changed.forget(&log);
                     self.reclaimable |= !log.segments.is_empty();
                 }
-                self.deleted_logs.push(log);
+                self.deleted_logs.insert(log);
             }
-            self.changed_entities.push(entity.id);
+            self.changed.entities.insert(entity.id);
         }
         removed
     }
@@ -133,7 +144,7 @@ impl State {
     #[inline]
     fn ack_cursor(&mut self, cursor: CursorId) -> Result<(&mut AckSet, LogId), Malformed> {
         let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
-        cursor.dirty = true;
+        self.changed.cursor(cursor);
         match &mut cursor.progress {
             Progress::Acks(acks) => Ok((acks, cursor.log)),
             Progress::At(_) => Err(UNKNOWN),
@@ -150,29 +161,16 @@ impl State {
             _ => offsets.for_each(|range| acks.ack(range)),
         }
         let floor = acks.floor();
+        let Some(log) = self.logs.get_mut(&log) else {
+            return Ok(());
+        };
+        if { *offsets }.next().is_some_and(|first| first.start < log.moved) {
+            self.changed.died(log, offsets);
+        }
         if floor != before {
-            self.floor_moved(log, before, floor);
+            self.reclaimable |= floor_moved(log, &self.cursors, before, floor);
         }
         Ok(())
-    }
-
-    /// Drops the part of the tail index that no cursor needs any more. Notices a dead segment where that is
-    /// cheap.
-    #[inline]
-    fn floor_moved(&mut self, log: LogId, before: Offset, floor: Offset) {
-        let Some(log) = self.logs.get_mut(&log) else {
-            return;
-        };
-        let alone = log.cursors.len() == 1;
-        if alone {
-            log.tail.drop_below(floor);
-        }
-        let segment_end = log.first_segment_end();
-        if segment_end.is_some_and(|end| before < end && end <= floor) {
-            let lowest =
-                log.cursors.iter().filter_map(|id| self.cursors.get(id)).map(Cursor::floor);
-            self.reclaimable |= alone || lowest.min() >= segment_end;
-        }
     }
 
     /// Refuses a change that refers to a message that does not exist yet. `next` gives the next
@@ -206,7 +204,7 @@ impl State {
 
     fn seek(&mut self, cursor: CursorId, to: Offset) -> Result<(), Malformed> {
         let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
-        cursor.dirty = true;
+        self.changed.cursor(cursor);
         match &mut cursor.progress {
             Progress::At(next) => *next = to,
             Progress::Acks(_) => return Err(UNKNOWN),
@@ -216,8 +214,9 @@ impl State {
 
     fn trim(&mut self, log: LogId, start: Offset) -> Result<(), Malformed> {
         let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
+        self.changed.suspect(log, log.start.to(start));
         log.start = log.start.max(start);
-        log.dirty = true;
+        self.changed.log(log);
         log.tail.drop_below(start);
         self.reclaimable |= log.first_segment_end().is_some_and(|end| end <= log.start);
         Ok(())
@@ -255,7 +254,8 @@ impl State {
             log.tail.push(place, run.end(), lives);
             self.expiring.note(log, lives);
         }
-        log.dirty = true;
+        self.changed.log(log);
+        self.changed.arrival(log, at);
         Ok(())
     }
 
@@ -290,7 +290,7 @@ impl State {
                 Ok(())
             }
             Change::Clock(state) => {
-                (self.clock, self.clock_changed) = (Some(*state), true);
+                (self.clock, self.changed.clock) = (Some(*state), true);
                 Ok(())
             }
         }
@@ -308,7 +308,7 @@ impl State {
         }
     }
 
-    fn ack_sets(&self, log: &Log) -> Vec<&AckSet> {
+    pub(super) fn ack_sets(&self, log: &Log) -> Vec<&AckSet> {
         audit::steps(log.cursors.len() as u64);
         let cursors = log.cursors.iter().filter_map(|id| self.cursors.get(id));
         cursors.filter_map(Cursor::acks).collect()
@@ -316,10 +316,7 @@ impl State {
 
     /// How many offsets of a range are dead: no cursor needs them.
     pub fn dead(&self, log: &Log, range: OffsetRange) -> u64 {
-        if log.keeps_acked {
-            return range.start.to(log.start.clamp(range.start, range.end)).len();
-        }
-        acked_by_all(&self.ack_sets(log), range)
+        dead_in(log, &self.ack_sets(log), range)
     }
 
     /// The parts of a range that a cursor still needs.
@@ -346,6 +343,46 @@ impl State {
         }
         cursors.all(|acks| acks.is_acked(offset))
     }
+}
+
+/// How many offsets of a range are dead. `sets` are the acks of the log's cursors.
+pub fn dead_in(log: &Log, sets: &[&AckSet], range: OffsetRange) -> u64 {
+    if log.keeps_acked {
+        return range.start.to(log.start.clamp(range.start, range.end)).len();
+    }
+    acked_by_all(sets, range)
+}
+
+/// Drops the part of the tail index that no cursor needs any more. Returns whether a segment is dead, where that is cheap
+/// to tell.
+#[inline]
+fn floor_moved(
+    log: &mut Log,
+    cursors: &IdMap<CursorId, Cursor>,
+    before: Offset,
+    floor: Offset,
+) -> bool {
+    let alone = log.cursors.len() == 1;
+    if alone {
+        log.tail.drop_below(floor);
+    }
+    let Some(end) = log.first_segment_end() else { return false };
+    before < end && end <= floor && (alone || last_to_pass(log, cursors, end))
+}
+
+/// Whether a cursor whose floor has just passed the end of the oldest segment is the last one to do so.
+#[cold]
+fn last_to_pass(log: &mut Log, cursors: &IdMap<CursorId, Cursor>, end: Offset) -> bool {
+    let behind = match log.behind {
+        Some(behind) => behind.saturating_sub(1),
+        None => {
+            audit::steps(log.cursors.len() as u64);
+            let floors = log.cursors.iter().filter_map(|id| cursors.get(id)).map(Cursor::floor);
+            floors.filter(|floor| *floor < end).count()
+        }
+    };
+    log.behind = Some(behind);
+    behind == 0
 }
 
 /// Sorts ranges, and joins ranges that touch or overlap.

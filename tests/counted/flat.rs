@@ -2,13 +2,13 @@
 //! that are a factor of ten apart: the steps of all loops, the longest hold of the core, and the calls of the disk.
 
 use posthouse::{
-    Backoff, Durability, Engine, Message, Options, Queue,
+    Backoff, Durability, Engine, Message, Options, Queue, Topic,
     sim::{SimDisk, take_longest_holds, take_steps},
 };
 
 use super::beside_others;
 
-const FEW: usize = 60;
+const FEW: usize = 30;
 const MANY: usize = 10 * FEW;
 
 /// The most steps of one hold.
@@ -18,6 +18,8 @@ const STEPS_MAX: u64 = 64;
 struct Crowd {
     disk: SimDisk,
     engine: Engine,
+    queue: Queue,
+    topic: Topic,
     _others: Vec<Box<dyn std::any::Any>>,
 }
 
@@ -48,14 +50,16 @@ impl Crowd {
             stream.append("event").unwrap();
         }
         kept.push(Box::new(stream.group("g").create().unwrap()));
-        // The first checkpoint of an epoch captures everything.
+        // The first checkpoint of an epoch captures everything, and each looks once more at the segments that the one
+        // before it has made.
         for _ in 0..3 {
             queue.send_batch(["work", "more"]).unwrap();
             topic.publish("news").unwrap();
             engine.checkpoint().unwrap();
         }
-        kept.push(Box::new((queue, topic)));
-        Crowd { disk, engine, _others: kept }
+        queue.send("work").unwrap();
+        engine.checkpoint().unwrap();
+        Crowd { disk, engine, queue, topic, _others: kept }
     }
 
     fn count(&self, work: impl FnOnce()) -> Work {
@@ -79,10 +83,161 @@ fn assert_flat(work: impl Fn(&Crowd) -> Work) {
 }
 
 #[test]
+fn a_checkpoint_with_one_changed_queue_does_not_grow_with_the_others() {
+    assert_flat(|crowd| {
+        crowd.queue.send("one more").unwrap();
+        crowd.count(|| crowd.engine.checkpoint().unwrap())
+    });
+}
+
+#[test]
+fn a_checkpoint_after_one_ack_does_not_grow_with_the_others() {
+    assert_flat(|crowd| {
+        crowd.queue.try_receive().unwrap().expect("it was sent").ack().unwrap();
+        crowd.queue.send("one more").unwrap();
+        crowd.count(|| crowd.engine.checkpoint().unwrap())
+    });
+}
+
+#[test]
+fn a_checkpoint_that_drops_the_segments_of_one_queue_does_not_grow_with_the_others() {
+    assert_flat(|crowd| {
+        crowd.queue.purge().unwrap();
+        crowd.count(|| crowd.engine.checkpoint().unwrap())
+    });
+}
+
+#[test]
+fn a_checkpoint_after_one_commit_of_a_group_does_not_grow_with_the_others() {
+    assert_flat(|crowd| {
+        let group = crowd.engine.stream("s").open().unwrap().group("g").open().unwrap();
+        group.commit(3, posthouse::Offset(1)).unwrap();
+        crowd.queue.send("one more").unwrap();
+        crowd.count(|| crowd.engine.checkpoint().unwrap())
+    });
+}
+
+#[test]
+fn deleting_one_queue_does_not_grow_with_the_others() {
+    assert_flat(|crowd| {
+        crowd.count(|| {
+            crowd.engine.queue("q").delete().unwrap();
+            crowd.engine.checkpoint().unwrap();
+        })
+    });
+}
+
+#[test]
+fn deleting_a_queue_with_dead_letters_does_not_grow_with_the_others() {
+    assert_flat(|crowd| {
+        crowd.count(|| {
+            let letters = crowd.engine.queue("other 1.dead");
+            assert!(letters.delete().unwrap_err().to_string().contains("\"other 1\""));
+            crowd.engine.queue("other 1").delete().unwrap();
+            letters.delete().unwrap();
+        })
+    });
+}
+
+#[test]
+fn deleting_one_subscription_does_not_grow_with_the_others() {
+    assert_flat(|crowd| crowd.count(|| crowd.topic.subscription("s7").delete().unwrap()));
+}
+
+#[test]
 fn creating_a_queue_does_not_grow_with_the_others() {
     assert_flat(|crowd| {
         crowd.count(|| _ = crowd.engine.queue("new").max_attempts(2).create().unwrap())
     });
+}
+
+/// The most steps of a hold of work that is done in slices.
+const SLICE_MAX: u64 = 1200;
+
+/// Asserts that the work follows what changed, in slices: at most so many steps for each thing that changed.
+fn assert_follows(steps_of_each: u64, work: impl Fn(usize) -> Work) {
+    let _beside = beside_others();
+    for changed in [FEW, MANY] {
+        let work = work(changed);
+        assert!(work.steps >= changed as u64, "the steps are not counted: {work:?}");
+        let most = steps_of_each * changed as u64 + 200;
+        assert!(work.steps <= most, "{changed} things changed: {work:?}");
+        assert!(work.longest <= SLICE_MAX, "a hold is long: {changed} things changed: {work:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_many_changed_queues_works_in_slices() {
+    assert_follows(16, |changed| {
+        let crowd = Crowd::new(10);
+        for n in 0..changed {
+            let new = crowd.engine.queue(&format!("new {n}")).create().unwrap();
+            new.send_batch(["work", "more"]).unwrap();
+            new.try_receive().unwrap().expect("it was sent").ack().unwrap();
+        }
+        crowd.count(|| crowd.engine.checkpoint().unwrap())
+    });
+}
+
+/// The first checkpoint after an open captures everything, and looks at all segments.
+#[test]
+fn the_first_checkpoint_of_an_epoch_works_in_slices() {
+    assert_follows(30, |others| {
+        let mut crowd = Crowd::new(others);
+        crowd.engine.close().unwrap();
+        let options = Options::new().durability(Durability::Buffered);
+        crowd.engine = options.sim(&crowd.disk).open("store").unwrap();
+        crowd.engine.queue("q").open().unwrap().send("work").unwrap();
+        crowd.count(|| crowd.engine.checkpoint().unwrap())
+    });
+}
+
+#[test]
+fn a_checkpoint_of_a_long_queue_works_in_slices() {
+    assert_follows(4, |messages| {
+        let crowd = Crowd::new(10);
+        (0..10 * messages).for_each(|_| _ = crowd.queue.send("work").unwrap());
+        (0..messages as u64).for_each(|n| {
+            crowd.queue.remove(posthouse::Offset(20 + 3 * n)).unwrap();
+        });
+        let work = crowd.count(|| crowd.engine.checkpoint().unwrap());
+        Work { steps: work.steps / 10, ..work }
+    });
+}
+
+/// Each subscription has acked another message, and all of them the first ones.
+#[test]
+fn a_checkpoint_of_a_topic_takes_as_many_steps_as_it_has_messages_and_subscriptions() {
+    assert_follows(30, |subscriptions| {
+        let crowd = Crowd::new(subscriptions);
+        crowd.engine.checkpoint().unwrap();
+        (0..200).for_each(|_| _ = crowd.topic.publish("news").unwrap());
+        for n in 0..subscriptions {
+            let subscription = crowd.topic.subscription(&format!("s{n}")).open().unwrap();
+            let received = subscription.receive_batch(30, std::time::Duration::ZERO).unwrap();
+            subscription.ack_batch(&received).unwrap();
+        }
+        crowd.count(|| crowd.engine.checkpoint().unwrap())
+    });
+}
+
+/// Subscriptions that leave a segment behind do not look at each other.
+#[test]
+fn subscriptions_that_catch_up_take_as_many_steps_as_there_are() {
+    let _beside = beside_others();
+    let [few, many] = [FEW, MANY].map(|subscriptions| {
+        let crowd = Crowd::new(subscriptions);
+        crowd.count(|| {
+            for n in 0..subscriptions {
+                let subscription = crowd.topic.subscription(&format!("s{n}")).open().unwrap();
+                let received = subscription.receive_batch(3, std::time::Duration::ZERO).unwrap();
+                assert_eq!(received.len(), 3);
+                subscription.ack_batch(&received).unwrap();
+            }
+        })
+    });
+    assert!(few.steps >= FEW as u64, "the steps are not counted: {few:?}");
+    assert!(many.steps <= 11 * few.steps, "the work is not linear: {few:?}, {many:?}");
 }
 
 /// As many records as there are, over many partitions, in one commit.

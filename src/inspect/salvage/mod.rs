@@ -115,7 +115,7 @@ fn put_cursors(state: &mut State, entries: &mut Vec<MetaEntry>) {
     for cursor in cursors {
         let (id, floor) = (cursor.id, cursor.floor());
         entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
-        entries.extend(cursor.capture_chunks(true).into_iter().map(MetaEntry::Chunk));
+        entries.extend(cursor.capture_chunks().into_iter().map(MetaEntry::Chunk));
     }
 }
 

@@ -9,7 +9,7 @@
 mod chunk;
 mod digits;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roaring::RoaringBitmap;
 
@@ -28,6 +28,8 @@ use crate::{
 pub struct AckSet {
     floor: u64,
     chunks: BTreeMap<u64, Chunk>,
+    /// The chunks that changed since their last capture. It may name chunks that are gone.
+    changed: BTreeSet<u64>,
     /// How many offsets above the floor are acked.
     above: u64,
     /// How many messages are spilled.
@@ -84,10 +86,9 @@ impl AckSet {
     fn ack_above(&mut self, range: OffsetRange) {
         for (index, lows) in chunk_ranges(range) {
             audit::step();
-            let chunk = self.chunks.entry(index).or_default();
+            let chunk = changing(&mut self.chunks, &mut self.changed, index);
             self.above += chunk.acked.insert_range(lows.clone());
             self.spilled -= chunk.forget(lows);
-            chunk.dirty = true;
         }
     }
 
@@ -241,9 +242,8 @@ impl AckSet {
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
                 audit::step();
-                let chunk = self.chunks.entry(index).or_default();
+                let chunk = changing(&mut self.chunks, &mut self.changed, index);
                 put_number(&mut chunk.priorities, lows, u32::from(priority));
-                chunk.dirty = true;
             }
         }
     }
@@ -300,10 +300,9 @@ impl AckSet {
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
                 audit::step();
-                let chunk = self.chunks.entry(index).or_default();
+                let chunk = changing(&mut self.chunks, &mut self.changed, index);
                 chunk.forget_due(&lows);
                 self.spilled += chunk.spilled.insert_range(lows);
-                chunk.dirty = true;
             }
         }
     }
@@ -315,7 +314,7 @@ impl AckSet {
             return;
         }
         let (index, low) = split(offset.0);
-        let chunk = self.chunks.entry(index).or_default();
+        let chunk = changing(&mut self.chunks, &mut self.changed, index);
         put_number(&mut chunk.attempts, low..low + 1, attempts);
         self.spilled -= u64::from(chunk.spilled.remove(low));
         if due == Due::NOW {
@@ -323,16 +322,40 @@ impl AckSet {
         } else {
             chunk.due.insert(low as u16, due);
         }
-        chunk.dirty = true;
     }
 
-    /// The chunks that changed since the last capture, or all of them.
-    pub fn capture(&mut self, cursor: CursorId, all: bool) -> Vec<ChunkState> {
-        if seeded!(AcksAreNotCaptured) {
-            return Vec::new();
+    /// Captures the next chunk that changed since its last capture.
+    pub fn capture_changed(&mut self, cursor: CursorId) -> Option<ChunkState> {
+        while let Some(index) = self.changed.pop_first() {
+            audit::step();
+            let chunk = self.chunks.get_mut(&index).filter(|chunk| chunk.dirty);
+            if let Some(chunk) = chunk
+                && !seeded!(AcksAreNotCaptured)
+            {
+                return Some(chunk.capture(cursor, index));
+            }
         }
-        let changed = self.chunks.iter_mut().filter(|(_, chunk)| chunk.dirty || all);
-        changed.map(|(index, chunk)| chunk.capture(cursor, *index)).collect()
+        None
+    }
+
+    /// Whether there may be such a chunk.
+    pub fn may_have_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Captures the first chunk from an index on.
+    pub fn capture_from(&mut self, cursor: CursorId, from: u64) -> Option<ChunkState> {
+        let (index, chunk) = self.chunks.range_mut(from..).next()?;
+        (!seeded!(AcksAreNotCaptured)).then(|| chunk.capture(cursor, *index))
+    }
+
+    /// Captures all chunks.
+    pub fn capture_all(&mut self, cursor: CursorId) -> Vec<ChunkState> {
+        let mut all: Vec<ChunkState> = Vec::new();
+        while let Some(chunk) = self.capture_from(cursor, all.last().map_or(0, |it| it.chunk + 1)) {
+            all.push(chunk);
+        }
+        all
     }
 
     /// Takes a chunk from a metalog. It may hold offsets below the floor, which no longer count.
@@ -353,6 +376,20 @@ impl AckSet {
         self.floor = floor.0;
         self.drop_below_floor();
     }
+}
+
+/// A chunk that is about to change.
+fn changing<'a>(
+    chunks: &'a mut BTreeMap<u64, Chunk>,
+    changed: &mut BTreeSet<u64>,
+    index: u64,
+) -> &'a mut Chunk {
+    let chunk = chunks.entry(index).or_default();
+    if !chunk.dirty {
+        chunk.dirty = true;
+        changed.insert(index);
+    }
+    chunk
 }
 
 /// How many offsets of a range all cursors have acked. Without a cursor no consumer waits for a message,

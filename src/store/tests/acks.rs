@@ -55,7 +55,7 @@ struct Metalog {
 
 impl Metalog {
     fn capture(&mut self, acks: &mut AckSet) {
-        for chunk in acks.capture(CURSOR, false) {
+        while let Some(chunk) = acks.capture_changed(CURSOR) {
             self.chunks.insert(chunk.chunk, chunk);
         }
         self.floor = acks.floor();
@@ -177,14 +177,14 @@ fn a_backlog_that_nobody_has_touched_costs_nothing() {
     let mut acks = AckSet::new(Offset(0));
     acks.ack(of(0..1_000_000_000));
     assert_eq!(acks.unacked(Offset(u64::MAX / 2)), u64::MAX / 2 - 1_000_000_000);
-    assert_eq!(acks.capture(CURSOR, true), []);
+    assert_eq!(acks.capture_all(CURSOR), []);
 }
 
 #[test]
 fn a_chunk_that_was_damaged_on_the_way_is_refused() {
     let mut acks = AckSet::new(Offset(0));
     acks.ack(of(5..9));
-    let good = acks.capture(CURSOR, true).remove(0);
+    let good = acks.capture_all(CURSOR).remove(0);
     let mut bad = good.clone();
     bad.acked.truncate(bad.acked.len() - 1);
     assert!(AckSet::default().restore(&bad).is_err());
@@ -228,7 +228,7 @@ fn a_metalog_with_an_impossible_priority_is_refused() {
     acks.prioritize(of(0..70_000), 9);
     acks.prioritize(of(5..6), 8);
     acks.prioritize(of(7..8), 7);
-    let chunks = acks.capture(CURSOR, true);
+    let chunks = acks.capture_all(CURSOR);
     for chunk in &chunks {
         AckSet::default().restore(chunk).expect("they are possible");
     }
@@ -246,7 +246,7 @@ fn a_metalog_that_tells_two_places_of_a_message_is_refused() {
     acks.spill(of(2..3));
     acks.defer(Offset(4), 0, Due::day(Timestamp(9)));
     acks.ack(of(6..7));
-    let chunk = acks.capture(CURSOR, true).remove(0);
+    let chunk = acks.capture_all(CURSOR).remove(0);
     AckSet::default().restore(&chunk).expect("it is possible");
     let acked = ChunkState { acked: chunk.spilled.clone(), ..chunk.clone() };
     assert!(AckSet::default().restore(&acked).is_err());

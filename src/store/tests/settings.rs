@@ -20,7 +20,7 @@ fn with_a_queue() -> State {
     let mut state = State::default();
     let creation = Creation { entity: queue(1, "q", 1000), starts: vec![Offset(7)] };
     state.apply(&Change::Create(Cow::Owned(creation)), Lsn(0)).unwrap();
-    state.changed_entities.clear();
+    state.changed.entities.clear();
     state
 }
 
@@ -29,7 +29,8 @@ fn an_update_changes_the_settings_and_nothing_else() {
     let mut state = with_a_queue();
     state.apply(&Change::Update(Cow::Owned(queue(1, "q", 2000))), Lsn(8)).unwrap();
     assert_eq!(state.catalog.get(EntityId(1)), Some(&queue(1, "q", 2000)));
-    assert_eq!(state.changed_entities, [EntityId(1)], "the next checkpoint captures it");
+    let changed: Vec<_> = state.changed.entities.iter().copied().collect();
+    assert_eq!(changed, [EntityId(1)], "the next checkpoint captures it");
     let cursor = &state.cursors[&CursorId(1)];
     assert_eq!(cursor.acks().map(AckSet::floor), Some(Offset(7)));
     assert_eq!((state.logs.len(), state.cursors.len()), (1, 1));
@@ -45,6 +46,6 @@ fn an_update_of_another_shape_is_refused() {
         let mut state = with_a_queue();
         assert!(state.apply(&Change::Update(Cow::Owned(entity)), Lsn(8)).is_err());
         assert_eq!(state.catalog.get(EntityId(1)), Some(&queue(1, "q", 1000)));
-        assert!(state.changed_entities.is_empty());
+        assert!(state.changed.entities.is_empty());
     }
 }

@@ -1,0 +1,171 @@
+//! What changed since the last checkpoint: lists, so that the work of a checkpoint follows what changed, and not what
+//! there is.
+//!
+//! Invariants: a log or a cursor whose flag `dirty` is set is in its list. A list may also name what was deleted or
+//! captured meanwhile; that is passed over. A log with messages in the journal that no checkpoint moved is in
+//! `unmoved`. A log with a segment in which messages became dead, since that segment was judged, is in `suspects`.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ops::Bound,
+};
+
+use super::log::{Cursor, Log};
+use crate::{
+    audit,
+    format::commit::OffsetRanges,
+    ids::{CursorId, EntityId, LogId, Lsn, Offset, OffsetRange},
+};
+
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// Entities that were created, changed or deleted since they were captured.
+    pub entities: BTreeSet<EntityId>,
+    /// Whether the clocks were recorded since they were captured.
+    pub clock: bool,
+    logs: VecDeque<LogId>,
+    cursors: VecDeque<CursorId>,
+    /// By a position that is not behind the first such message.
+    unmoved: BTreeSet<(Lsn, LogId)>,
+    suspects: BTreeSet<LogId>,
+}
+
+impl Changed {
+    #[inline]
+    pub fn log(&mut self, log: &mut Log) {
+        if !log.dirty {
+            log.dirty = true;
+            if !seeded!(ChangedLogIsNotListed) {
+                self.logs.push_back(log.id);
+            }
+        }
+    }
+
+    #[inline]
+    pub fn cursor(&mut self, cursor: &mut Cursor) {
+        if !cursor.dirty {
+            cursor.dirty = true;
+            if !seeded!(ChangedCursorIsNotListed) {
+                self.cursors.push_back(cursor.id);
+            }
+        }
+    }
+
+    pub fn next_log(&mut self) -> Option<LogId> {
+        self.logs.pop_front()
+    }
+
+    pub fn next_cursor(&mut self) -> Option<CursorId> {
+        self.cursors.pop_front()
+    }
+
+    /// Puts back a log that was captured in part.
+    pub fn rest_of_log(&mut self, log: &mut Log) {
+        log.dirty = true;
+        self.logs.push_front(log.id);
+    }
+
+    /// Puts back a cursor that was captured in part.
+    pub fn rest_of(&mut self, cursor: CursorId) {
+        self.cursors.push_front(cursor);
+    }
+
+    /// Whether everything was captured.
+    pub fn is_captured(&self) -> bool {
+        self.entities.is_empty() && self.logs.is_empty() && self.cursors.is_empty()
+    }
+
+    /// Empties the lists of what is to be captured: everything is about to be.
+    pub fn forget_all(&mut self) {
+        self.entities.clear();
+        (self.logs, self.cursors) = (VecDeque::new(), VecDeque::new());
+    }
+
+    /// About how many entries a capture takes.
+    pub fn len(&self) -> usize {
+        self.entities.len() + self.logs.len() + self.cursors.len()
+    }
+
+    /// Notes a run of messages that is in the journal only.
+    #[inline]
+    pub fn arrival(&mut self, log: &mut Log, lsn: Lsn) {
+        if log.unmoved_from.is_none() {
+            self.list_unmoved(log, lsn);
+        }
+    }
+
+    #[cold]
+    fn list_unmoved(&mut self, log: &mut Log, lsn: Lsn) {
+        log.unmoved_from = Some(lsn);
+        self.unmoved.insert((lsn, log.id));
+    }
+
+    /// Follows a checkpoint that moved messages before a position. The log stays listed while it has messages behind
+    /// that, also if they are dead: the metalog has to say that they are not to be replayed.
+    pub fn moved(&mut self, log: &mut Log, upto: Lsn) {
+        let Some(before) = log.unmoved_from.take() else { return };
+        self.unmoved.remove(&(before, log.id));
+        if log.moved < log.next() && !seeded!(RestOfTheJournalIsNotListed) {
+            let first = log.tail.find(log.moved).map_or(upto, |run| run.lsn);
+            self.list_unmoved(log, first);
+        }
+    }
+
+    /// The next logs with messages in the journal before a position, in the order of their first messages.
+    pub fn unmoved_behind(
+        &self,
+        last: (Lsn, LogId),
+        upto: Lsn,
+    ) -> impl Iterator<Item = (Lsn, LogId)> {
+        let range = (Bound::Excluded(last), Bound::Excluded((upto.max(last.0), LogId(0))));
+        let is_empty = (upto, LogId(0)) <= last;
+        (!is_empty).then(|| self.unmoved.range(range).copied()).into_iter().flatten()
+    }
+
+    /// Notes messages that became dead for a cursor, and may be in segments.
+    #[cold]
+    pub fn died(&mut self, log: &mut Log, offsets: &OffsetRanges<'_>) {
+        if !log.segments.is_empty() {
+            offsets.for_each(|range| self.suspect(log, range));
+        }
+    }
+
+    /// Has the segments that hold offsets of a range judged by the next checkpoint.
+    pub fn suspect(&mut self, log: &mut Log, range: OffsetRange) {
+        audit::step();
+        let range = range.within(Offset(0).to(log.moved));
+        if range.is_empty() || log.suspect.covers(range) {
+            return;
+        }
+        let first = log.segment_at_or_behind(range.start).filter(|it| it.base < range.end);
+        let Some(start) = first.map(|it| it.base.min(range.start)) else { return };
+        let last = log.segment_of(Offset(range.end.0 - 1));
+        let end = last.map_or(range.end, |it| it.end);
+        log.suspect.add(start.to(end));
+        self.suspects.insert(log.id);
+    }
+
+    /// The next log with segments to be judged.
+    pub fn suspect_behind(&self, last: Option<LogId>) -> Option<LogId> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.suspects.range((from, Bound::Unbounded)).next().copied()
+    }
+
+    /// Notes that segments stay as they are. They are judged again when more messages in them are dead.
+    pub fn judged(&mut self, log: &mut Log, range: OffsetRange) {
+        if !range.is_empty() {
+            log.suspect.remove(range);
+        }
+        if log.suspect.is_empty() {
+            self.suspects.remove(&log.id);
+        }
+    }
+
+    /// Forgets a log that was deleted.
+    pub fn forget(&mut self, log: &Log) {
+        self.suspects.remove(&log.id);
+        if let Some(lsn) = log.unmoved_from {
+            self.unmoved.remove(&(lsn, log.id));
+        }
+    }
+}
