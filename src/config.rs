@@ -70,6 +70,8 @@ pub struct Config {
     pub segment_bytes: u64,
     pub block_bytes: u64,
     pub maps_max: usize,
+    /// How many entries, logs or segments a checkpoint deals with in one hold of the core.
+    pub slice: usize,
     pub delayed_in_memory: u64,
     pub sync_interval: Duration,
 }
@@ -87,6 +89,7 @@ impl Default for Config {
             segment_bytes: 64 << 20,
             block_bytes: 64 << 10,
             maps_max: 128,
+            slice: 256,
             delayed_in_memory: 65_536,
             sync_interval: Duration::from_millis(100),
         }

@@ -21,9 +21,6 @@ use crate::{
     ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset},
 };
 
-/// The most entries of one slice.
-pub const ENTRIES_AT_ONCE: usize = 256;
-
 /// The instant at which a capture ended.
 pub struct Captured {
     /// The entries reflect all commits before this position.

@@ -21,7 +21,7 @@ use std::{mem, path::PathBuf};
 
 use super::{
     Store,
-    capture::{Captured, ENTRIES_AT_ONCE, Walk},
+    capture::{Captured, Walk},
     leftovers::sweep,
     retain::REWRITTEN_MAX,
     state::State,
@@ -77,6 +77,8 @@ pub struct LogChange {
 pub struct Work {
     pub segments: Segments,
     pub segment_bytes: u64,
+    /// The most entries, logs or segments that are dealt with in one access to the store.
+    pub slice: usize,
     pub upto: Lsn,
     pub changes: IdMap<LogId, LogChange>,
     /// Written, but not synced.
@@ -95,10 +97,6 @@ pub struct Work {
 
 /// The most segment files that are kept open before they are synced and closed.
 const UNSYNCED_MAX: usize = 64;
-/// The most logs that are listed in one access to the store.
-const LOGS_AT_ONCE: usize = 256;
-/// The most segments and logs that are installed in one access to the store.
-const INSTALLED_AT_ONCE: usize = 256;
 
 /// Makes a checkpoint. Only one may be made at a time. If it `may_rewrite`, it also rewrites segments that are mostly
 /// dead, which needs space first.
@@ -162,6 +160,7 @@ impl Store {
         Some(Work {
             segments: self.segments.clone(),
             segment_bytes: self.config.segment_bytes,
+            slice: self.config.slice,
             upto,
             changes: IdMap::default(),
             unsynced: Vec::new(),
@@ -185,7 +184,7 @@ impl Store {
     /// Some logs with messages before a position of the journal, behind the last one that was returned.
     fn unmoved_behind(&self, last: (Lsn, LogId), position: Lsn) -> Vec<(Lsn, LogId)> {
         let logs = self.state.changed.unmoved_behind(last, position);
-        logs.inspect(|_| audit::step()).take(LOGS_AT_ONCE).collect()
+        logs.inspect(|_| audit::step()).take(self.config.slice).collect()
     }
 
     /// Begins to change the segments of a log: the change is to be captured. `None` if the log was deleted.
@@ -277,9 +276,9 @@ impl Work {
             (walk, len)
         });
         // Commits may change as much as a slice captures, again and again. So the last slice takes all that is left.
-        let slices = 8 + 2 * len / ENTRIES_AT_ONCE;
+        let slices = 8 + 2 * len / self.slice;
         for slice in 0.. {
-            let most = if slice < slices { ENTRIES_AT_ONCE } else { usize::MAX };
+            let most = if slice < slices { self.slice } else { usize::MAX };
             let changes = &mut self.changes;
             let (entries, captured) =
                 shared.with(|store| store.capture_some(changes, &mut walk, most));
@@ -296,9 +295,9 @@ impl Work {
         for change in self.changes.values_mut() {
             // The last ones may be of segments that were rewritten: their messages are in the new ones.
             let dead = change.gone.len().saturating_sub(REWRITTEN_MAX);
-            if dead > INSTALLED_AT_ONCE {
+            if dead > self.slice {
                 let dead: Vec<SegmentState> = change.gone.drain(..dead).collect();
-                for some in dead.chunks(INSTALLED_AT_ONCE) {
+                for some in dead.chunks(self.slice) {
                     shared.with(|store| store.forget_segments(change.log, some, &mut garbage));
                 }
             }
@@ -306,7 +305,7 @@ impl Work {
         let mut changes = mem::take(&mut self.changes).into_values().peekable();
         while changes.peek().is_some() {
             shared.with(|store| {
-                let mut room = INSTALLED_AT_ONCE;
+                let mut room = self.slice;
                 while room > 0
                     && let Some(change) = changes.next()
                 {

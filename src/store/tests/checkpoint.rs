@@ -37,7 +37,7 @@ fn open(disk: &SimDisk) -> Result<Store> {
     store::open(disk, Path::new("store"), config(), StoreId([1; 16]))
 }
 
-fn commit(store: &mut Store, ops: &[Op<'_>]) -> Result<()> {
+pub(super) fn commit(store: &mut Store, ops: &[Op<'_>]) -> Result<()> {
     loop {
         match store.commit(ops, Timestamp(1).into()) {
             Ok(_) => return Ok(()),

@@ -2,5 +2,6 @@
 
 mod acks;
 pub mod checkpoint;
+mod crowd;
 mod settings;
 mod tail;
