@@ -31,7 +31,8 @@ impl Committer {
     /// Moves a leased message to the dead letters. Returns whether it was moved. If that fails, for example
     /// on a full disk, the message stays in its queue and waits a little. Others are delivered meanwhile.
     pub fn move_or_wait(&self, settlement: &Settlement<'_>) -> Result<bool> {
-        let Err(error) = self.settle("move to the dead letters", settlement) else {
+        let moved = self.without_debt(|| self.settle("move to the dead letters", settlement));
+        let Err(error) = moved else {
             self.sync_soon();
             return Ok(true);
         };

@@ -155,7 +155,7 @@ impl Committer {
 
     /// Reads messages that are in one place, from one on. A checkpoint may have replaced the segment: then they are looked
     /// for again.
-    fn read_together(
+    pub(super) fn read_together(
         &self,
         log: LogId,
         place: &Together,
@@ -190,7 +190,24 @@ impl Committer {
                 }
             }
         }
+        for (offset, stored) in messages.iter_mut() {
+            if stored.as_ref().is_err_and(|error| error.kind() != ErrorKind::NotFound) {
+                *stored = self.read_alone(log, *offset, left);
+            }
+        }
         Ok(messages)
+    }
+
+    /// Reads a message that could not be read with others: it is damaged, or its segment was replaced meanwhile. Once `left`
+    /// bytes are used up, it is left to a later look.
+    fn read_alone(&self, log: LogId, offset: Offset, left: &mut usize) -> Result<Stored> {
+        if *left == 0 {
+            return Err(Error::new(ErrorKind::Io, "the message was moved while it was read"));
+        }
+        let source = self.lock_open(OPERATION)?.store.locate_again(log, offset)?;
+        let stored = self.read(OPERATION, log, offset, source)?;
+        *left = left.saturating_sub(stored.payload().len() + stored.headers_len());
+        Ok(stored)
     }
 
     /// Has messages leave in one commit. Returns the ones that have left.

@@ -4,7 +4,7 @@
 //! prepares journal files and makes checkpoints. On the simulated disk there are no threads: the calls that
 //! need this work do it themselves. `runtime/signals.rs` holds the signals by which both threads are called.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use super::{
     committer::{Committer, PANICKED},
@@ -136,8 +136,18 @@ fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     }
 }
 
+thread_local! {
+    static IS_CHECKPOINTER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is the thread that makes the checkpoints of an engine.
+pub fn is_checkpointer() -> bool {
+    IS_CHECKPOINTER.get()
+}
+
 /// The loop of the checkpointer.
 fn checkpoint(committer: &Committer) {
+    IS_CHECKPOINTER.set(true);
     while let Some(wants_space) = committer.checkpointer.next_round() {
         let outcome =
             if wants_space { full_disk_round(committer) } else { checkpoint_round(committer) };

@@ -37,7 +37,7 @@ impl Committer {
             match attempted {
                 Ok(committed) => {
                     if let Some(crowded) = crowded {
-                        crowded.into_iter().for_each(|queue| self.spill(queue));
+                        self.without_debt(|| crowded.into_iter().for_each(|it| self.spill(it)));
                     }
                     if wants_checkpointer {
                         self.call_checkpointer();
@@ -139,7 +139,8 @@ impl Committer {
 
     /// Makes a checkpoint, or waits for the checkpointer's thread to make one.
     fn shorten_journal(&self, extent: Extent) -> Result<()> {
-        if self.checkpointer.has_thread() {
+        // A callback on the checkpointer's thread may need the space: that thread cannot wait for itself.
+        if self.checkpointer.has_thread() && !threads::is_checkpointer() {
             let begun = self.disk.stopwatch();
             let wants_space = extent == Extent::All;
             let ended = self.checkpointer.await_checkpoint(wants_space, || self.syncs.check());

@@ -296,7 +296,8 @@ impl Delivery {
         let letter = self.letter(dead_letters, UNSETTLED);
         let settlement = self.settlement(Settling::DeadLetter { letter, has_failed: true });
         let committer = self.consumer.committer();
-        let moved = committer.settle("move to the dead letters", &settlement).is_ok();
+        let operation = "move to the dead letters";
+        let moved = committer.without_debt(|| committer.settle(operation, &settlement)).is_ok();
         if moved {
             committer.sync_soon();
         }

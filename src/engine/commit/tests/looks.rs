@@ -215,3 +215,38 @@ fn what_has_left_before_a_slice_was_given_up_is_booked() {
     disk.advance(MINUTE);
     assert_eq!(queue.stats().expect("it is there").depth, 0);
 }
+
+/// A checkpoint may replace a segment while a look reads it. What is not read again then, as it is too much at once, was
+/// taken for damaged.
+#[test]
+fn messages_that_are_moved_while_they_are_read_are_not_damaged() {
+    let disk = SimDisk::new(1);
+    let engine = alone_with(&disk, Config { segment_bytes: 1 << 20, ..reading_by_calls() });
+    let queue = engine.queue("q").time_to_live(HOUR).create().expect("there is space");
+    for _ in 0..200 {
+        queue.send(vec![7; 16 << 10]).expect("it fits");
+    }
+    engine.checkpoint().expect("there is space");
+    let committer = engine.committer();
+    let (_, log) = committer.lock("test").store.first_end().expect("there are messages");
+    let stays = |offset: u64| offset % 5 == 0;
+    let live: Vec<Offset> = (0..200).filter(|it| stays(*it)).map(Offset).collect();
+    let found = committer.lock("test").store.locate_all(log, &live).expect("they are there");
+    let place = &found.places[0];
+    let count = place.offsets.len();
+    assert!(found.lost.is_empty() && count > 5, "{count} messages in the first segment");
+    for offset in (0..200).filter(|it| !stays(*it)) {
+        assert!(queue.remove(Offset(offset)).expect("it is there"));
+    }
+    engine.checkpoint().expect("there is space");
+
+    let mut left = 40 << 10;
+    let read = committer.read_together(log, place, 0, &mut left).expect("the engine is open");
+    assert_eq!(read.len(), count);
+    let whole = read.iter().filter(|(_, stored)| stored.is_ok()).count();
+    assert!((1..count).contains(&whole), "{whole} of {count}, for the bytes");
+    for (offset, stored) in &read {
+        let kind = stored.as_ref().err().map(crate::Error::kind);
+        assert!(matches!(kind, None | Some(ErrorKind::Io)), "{offset:?}: {kind:?}");
+    }
+}
