@@ -37,11 +37,8 @@ impl Engine {
         // The note is for people. The lock itself keeps other engines out.
         let _ = lock.note(&format!("store {}\n", store.id()));
         let committer = Arc::new(Committer::new(store, disk, config, has_threads));
-        {
-            let mut core = committer.lock("open");
-            core.begin_clock(committer.now());
-            core.arm_lives();
-        }
+        committer.begin_clock()?;
+        committer.lock("open").arm_lives();
         let shutdown = Arc::new(Shutdown::new(Arc::clone(&committer), lock));
         let engine = Engine::new(Arc::clone(&committer), shutdown);
         if has_threads {

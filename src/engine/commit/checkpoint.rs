@@ -12,7 +12,26 @@ use crate::{
     store::{self, Extent, Store},
 };
 
+/// The most bytes of the frame that records the clocks.
+const CLOCKS_BYTES: u64 = 256;
+
 impl Committer {
+    /// Begins with the clocks of this boot, and records them. Without space, as on a full disk, the first commit records
+    /// them.
+    pub fn begin_clock(&self) -> Result<()> {
+        if self.lock("open").begin_clock(self.now()) {
+            return Ok(());
+        }
+        match self.prepare_file(Some(CLOCKS_BYTES), Urgency::Ordinary) {
+            Err(error) if error.kind() == ErrorKind::Poisoned => Err(error),
+            prepared => {
+                let is_prepared = prepared.is_ok();
+                let _ = is_prepared && self.lock("open").begin_clock(self.now());
+                Ok(())
+            }
+        }
+    }
+
     /// Prepares the next journal file. With `bytes`, the file is large enough for a frame of that many bytes. If
     /// another thread is preparing the file, waits for it.
     pub fn prepare_file(&self, bytes: Option<u64>, urgency: Urgency) -> Result<()> {

@@ -8,11 +8,14 @@ use crate::{
 };
 
 impl Core {
-    /// Begins with the clocks of this boot. A new store has nothing that depends on them.
-    pub fn begin_clock(&mut self, now: Now) {
-        if !self.store.is_new() {
-            self.keep_clock(now);
+    /// Begins with the clocks of this boot. A new store has nothing that depends on them. Returns whether they need not be
+    /// recorded any more.
+    pub fn begin_clock(&mut self, now: Now) -> bool {
+        if self.store.is_new() {
+            return true;
         }
+        self.keep_clock(now);
+        self.known_clock.is_recorded
     }
 
     /// Looks at the time of day. The flusher calls this once a second while anything waits.

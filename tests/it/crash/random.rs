@@ -118,10 +118,10 @@ fn a_failing_sync_may_lose_the_time_after_the_clock_was_set() {
     }
 }
 
-/// Found by the explorer's actions: a store that is opened after a power cut may have no journal file to record the clocks in. It
-/// records them with the first commit. If the clock is set and the store is closed before that, the even time is not known.
+/// Found by random actions: a store that was opened after a power cut had no journal file to record the clocks in, and waited
+/// for the first commit. If the clock was set before that, lives went on too long.
 #[test]
-fn a_clock_that_is_set_before_the_first_commit_of_a_boot_may_lose_the_time() {
+fn a_clock_that_is_set_before_the_first_commit_of_a_boot_extends_no_life() {
     let how = How::Sync;
     for end in [Action::Reopen, Action::Kill] {
         let actions = [

@@ -14,7 +14,6 @@ impl Driver<'_> {
         // A commit that changes nothing, such as creating something that exists, may have written no frame.
         let proven =
             if state == *self.now() { self.proven[self.states.len() - 1] } else { self.floor };
-        self.clocks_are_recorded |= state != *self.now();
         self.states.push(Rc::new(state));
         self.proven.push(proven);
     }

@@ -30,7 +30,6 @@ impl Driver<'_> {
         self.engine().close().unwrap();
         self.engine = None;
         self.is_durable();
-        self.time_is_lost |= self.clock_was_set && !self.clocks_are_recorded;
         let last = self.states.last().unwrap().clone();
         self.recovered(&[last]);
     }
@@ -39,9 +38,7 @@ impl Driver<'_> {
     pub(super) fn crash(&mut self, power: bool) {
         let cuts = power || self.powerless;
         // A sync that fails loses what the system has cached: it may be what the store has recorded of the clocks.
-        let may_lose_clocks = cuts || self.doomed;
-        self.time_is_lost |= (may_lose_clocks || !self.clocks_are_recorded) && self.clock_was_set;
-        self.clocks_are_recorded &= !may_lose_clocks;
+        self.time_is_lost |= (cuts || self.doomed) && self.clock_was_set;
         let crashed = if cuts { self.world.cut_power() } else { self.world.kill() };
         if !crashed {
             return self.reopen();

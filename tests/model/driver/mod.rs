@@ -86,9 +86,6 @@ pub struct Driver<'a> {
     day: Option<u64>,
     /// Whether the time of day was set.
     clock_was_set: bool,
-    /// Whether there was a commit since the machine was started. A store that is opened may record the clocks with its first
-    /// commit only.
-    clocks_are_recorded: bool,
     /// Whether the power was cut since. Then the engine takes the time of day for the time that has passed, and the
     /// model does not know when messages are due, and when their times to live are over.
     time_is_lost: bool,
@@ -151,7 +148,6 @@ impl<'a> Driver<'a> {
             waits_since: BTreeMap::new(),
             day: world.set_clock(BEGIN).then_some(BEGIN),
             clock_was_set: false,
-            clocks_are_recorded: true,
             time_is_lost: false,
             oracle: None,
         };
