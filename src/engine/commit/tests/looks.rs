@@ -229,7 +229,7 @@ fn messages_that_are_moved_while_they_are_read_are_not_damaged() {
     engine.checkpoint().expect("there is space");
     let committer = engine.committer();
     let (_, log) = committer.lock("test").store.first_end().expect("there are messages");
-    let stays = |offset: u64| offset % 5 == 0;
+    let stays = |offset: u64| offset.is_multiple_of(5);
     let live: Vec<Offset> = (0..200).filter(|it| stays(*it)).map(Offset).collect();
     let found = committer.lock("test").store.locate_all(log, &live).expect("they are there");
     let place = &found.places[0];
