@@ -1,0 +1,119 @@
+//! What a call costs.
+
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use posthouse::{Durability, Engine, Options};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{Result, probe::Probe};
+
+/// The cost of one call. Times are in seconds.
+#[derive(Clone, Debug, Default)]
+pub struct Cost {
+    pub wall: f64,
+    pub cpu: f64,
+    /// The longest commit of the probe.
+    pub stall: f64,
+    pub files: u64,
+    /// The bytes that the files take up on the disk.
+    pub disk: u64,
+    /// The bytes of memory that the process has gained.
+    pub memory: u64,
+}
+
+impl Cost {
+    /// All of it in one line, for [`parse`](Cost::parse).
+    pub fn line(&self) -> String {
+        let Cost { wall, cpu, stall, files, disk, memory } = self;
+        format!("{wall} {cpu} {stall} {files} {disk} {memory}")
+    }
+
+    /// The cost that [`line`](Cost::line) has written.
+    pub fn parse(line: &str) -> Option<Cost> {
+        let mut parts = line.split(' ');
+        let mut next = || parts.next();
+        let (wall, cpu, stall) =
+            (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);
+        let (files, disk, memory) =
+            (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);
+        Some(Cost { wall, cpu, stall, files, disk, memory })
+    }
+}
+
+/// A store in which a row has its things, and a probe beside them.
+pub struct Bench {
+    pub engine: Engine,
+    path: std::path::PathBuf,
+    memory: u64,
+}
+
+impl Bench {
+    /// Opens a store whose commits are buffered.
+    pub fn open(path: &Path) -> Result<Bench> {
+        let engine = Options::new().durability(Durability::Buffered).open(path)?;
+        engine.queue("probe").create()?;
+        Ok(Bench { engine, path: path.to_owned(), memory: memory()? })
+    }
+
+    /// Measures a call beside the probe.
+    pub fn measure(&self, act: impl FnOnce(&Engine) -> Result<()>) -> Result<Cost> {
+        let probe = Probe::start(&self.engine)?;
+        let (begun, cpu) = (Instant::now(), cpu());
+        act(&self.engine)?;
+        let (wall, cpu) = (begun.elapsed().as_secs_f64(), self::cpu() - cpu);
+        let stall = probe.stop()?;
+        let memory = memory()?.saturating_sub(self.memory);
+        let mut cost = Cost {
+            wall,
+            cpu: cpu.as_secs_f64(),
+            stall: stall.as_secs_f64(),
+            memory,
+            ..Cost::default()
+        };
+        self.add_space(&mut cost)?;
+        Ok(cost)
+    }
+
+    /// Looks again at what the store takes up on the disk.
+    pub fn add_space(&self, cost: &mut Cost) -> Result<()> {
+        (cost.files, cost.disk) = space(&self.path)?;
+        Ok(())
+    }
+}
+
+/// The CPU time of this process.
+fn cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The bytes of memory of this process that are resident and not of a file.
+fn memory() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.ok_or("the memory is not known")?.parse::<u64>()? << 10)
+}
+
+fn space(dir: &Path) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let (mut files, mut bytes) = (0, 0);
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(data) if data.is_dir() => {
+                let (more, of_them) = space(&entry.path())?;
+                (files, bytes) = (files + more, bytes + of_them + data.blocks() * 512);
+            }
+            Ok(data) => (files, bytes) = (files + 1, bytes + data.blocks() * 512),
+            // A checkpoint has removed it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((files, bytes))
+}

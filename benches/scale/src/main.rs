@@ -1,0 +1,103 @@
+//! How the costs of Posthouse grow with the number of things: see `README.md`.
+
+mod cost;
+mod probe;
+mod rows;
+mod table;
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use clap::Parser;
+
+use self::{
+    cost::Cost,
+    rows::{ROWS, Row},
+};
+
+/// The error of a row: whatever went wrong ends the program.
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Measures how costs grow with the number of queues, subscriptions, leases, readers and partitions.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The two smaller sizes only.
+    #[arg(long)]
+    quick: bool,
+    /// The rows to measure; all if none is named.
+    #[arg(long, value_name = "NAME")]
+    row: Vec<String>,
+    /// Names the rows.
+    #[arg(long)]
+    list: bool,
+    /// Where the stores are made. By default, in the directory for temporary files.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Measures one row at one size, and prints its cost for the program that has started this one.
+    #[arg(long, hide = true, num_args = 2)]
+    child: Option<Vec<String>>,
+}
+
+fn main() -> ExitCode {
+    match act(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(arguments: &Arguments) -> Result<()> {
+    if arguments.list {
+        ROWS.iter().for_each(|row| println!("{:20} {}", row.name, row.title));
+        return Ok(());
+    }
+    let dir = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
+    if let Some([name, size]) = arguments.child.as_deref() {
+        let size = size.parse()?;
+        let cost = measure(find(name)?, size, &dir)?;
+        println!("{}", cost.line());
+        return Ok(());
+    }
+    let chosen: Vec<&Row> = match &*arguments.row {
+        [] => ROWS.iter().collect(),
+        names => names.iter().map(|name| find(name)).collect::<Result<_>>()?,
+    };
+    println!("{}", table::HEAD);
+    for row in chosen {
+        let sizes = if arguments.quick { &row.sizes[..2] } else { &row.sizes[..] };
+        let mut before = None;
+        for size in sizes {
+            let cost = in_child(row, *size, &dir)?;
+            println!("{}", table::line(row, *size, &cost, before.as_ref()));
+            before = Some(cost);
+        }
+    }
+    Ok(())
+}
+
+fn find(name: &str) -> Result<&'static Row> {
+    let row = ROWS.iter().find(|row| row.name == name);
+    row.ok_or_else(|| format!("there is no row {name}; --list names them").into())
+}
+
+fn measure(row: &Row, size: u64, dir: &Path) -> Result<Cost> {
+    let dir = tempfile::Builder::new().prefix("posthouse-scale-").tempdir_in(dir)?;
+    (row.run)(&dir.path().join("store"), size)
+}
+
+/// Measures in a process of its own, so that the memory of one size is not that of another.
+fn in_child(row: &Row, size: u64, dir: &Path) -> Result<Cost> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--dir").arg(dir).args(["--child", row.name, &size.to_string()]);
+    let output = command.stderr(std::process::Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(format!("{} at {size}: {}", row.name, output.status).into());
+    }
+    Cost::parse(String::from_utf8(output.stdout)?.trim())
+        .ok_or_else(|| format!("{} at {size} printed no cost", row.name).into())
+}

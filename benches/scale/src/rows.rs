@@ -1,0 +1,372 @@
+//! The rows: each makes a number of things, and measures one call beside them.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use posthouse::{Engine, Message, Queue, Start};
+
+use crate::{
+    Result,
+    cost::{Bench, Cost},
+};
+
+/// A row of the table.
+#[derive(Debug)]
+pub struct Row {
+    /// The name by which it is chosen.
+    pub name: &'static str,
+    /// What is measured.
+    pub title: &'static str,
+    /// Three sizes, each ten times the one before.
+    pub sizes: [u64; 3],
+    /// Measures it in a new store, at a size.
+    pub run: fn(&Path, u64) -> Result<Cost>,
+}
+
+/// All rows.
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "checkpoint-queues",
+        title: "checkpoint, one new message in each of N queues",
+        sizes: [100, 1_000, 10_000],
+        run: checkpoint_queues,
+    },
+    Row {
+        name: "checkpoint-one",
+        title: "checkpoint with one dirty queue among N",
+        sizes: [1_000, 10_000, 100_000],
+        run: checkpoint_one,
+    },
+    Row {
+        name: "delete",
+        title: "delete 100 of N queues",
+        sizes: [1_000, 10_000, 100_000],
+        run: delete,
+    },
+    Row {
+        name: "checkpoint-topic",
+        title: "checkpoint of a topic, N subscriptions, 100,000 messages, each subscription with acks",
+        sizes: [10, 100, 1_000],
+        run: checkpoint_topic,
+    },
+    Row {
+        name: "catch-up",
+        title: "N subscriptions of one topic receive and ack 10 messages each",
+        sizes: [100, 1_000, 10_000],
+        run: catch_up,
+    },
+    Row {
+        name: "leases",
+        title: "N leases end together",
+        sizes: [10_000, 100_000, 1_000_000],
+        run: leases,
+    },
+    Row {
+        name: "delayed",
+        title: "the first receive past N delayed messages",
+        sizes: [100_000, 1_000_000, 10_000_000],
+        run: delayed,
+    },
+    Row {
+        name: "purge",
+        title: "purge of N messages, every second one acked",
+        sizes: [10_000, 100_000, 1_000_000],
+        run: purge,
+    },
+    Row {
+        name: "readers",
+        title: "100,000 appends with N readers waiting",
+        sizes: [1, 10, 100],
+        run: readers,
+    },
+    Row {
+        name: "partitions",
+        title: "one commit of 100,000 records over N partitions",
+        sizes: [40, 400, 4_000],
+        run: partitions,
+    },
+    Row {
+        name: "poll",
+        title: "100,000 records appended and read one by one, N partitions",
+        sizes: [10, 100, 1_000],
+        run: poll,
+    },
+    Row {
+        name: "transaction",
+        title: "a transaction that sends to N queues",
+        sizes: [500, 5_000, 50_000],
+        run: transaction,
+    },
+    Row {
+        name: "handles",
+        title: "N queues, opened and used once, handles dropped",
+        sizes: [1_000, 10_000, 100_000],
+        run: handles,
+    },
+    Row {
+        name: "pressure",
+        title: "N producers of 4 KiB messages, as fast as they can for 5 s",
+        sizes: [1, 2, 4],
+        run: pressure,
+    },
+    Row {
+        name: "straggler",
+        title: "N messages of 1 KiB, all but one in 10,000 acked, after 12 s idle",
+        sizes: [10_000, 100_000, 1_000_000],
+        run: straggler,
+    },
+];
+
+fn make_queues(engine: &Engine, count: u64) -> Result<Vec<Queue>> {
+    // A durable definition is a commit of its own; many threads share its syncs.
+    let made = thread::scope(|scope| {
+        let parts: Vec<_> = (0..64)
+            .map(|part| {
+                scope.spawn(move || {
+                    let names = (part..count).step_by(64);
+                    let made = names.map(|n| engine.queue(&format!("q{n}")).create());
+                    made.collect::<posthouse::Result<Vec<Queue>>>()
+                })
+            })
+            .collect();
+        parts.into_iter().map(|part| part.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    let mut queues = Vec::new();
+    for part in made {
+        queues.extend(part?);
+    }
+    Ok(queues)
+}
+
+/// Sends messages in batches.
+fn fill(queue: &Queue, count: u64, message: impl Fn(u64) -> Message<'static>) -> Result<()> {
+    for first in (0..count).step_by(1000) {
+        queue.send_batch((first..count.min(first + 1000)).map(&message))?;
+    }
+    Ok(())
+}
+
+fn payload(bytes: usize) -> Message<'static> {
+    Message::new(vec![7; bytes])
+}
+
+fn checkpoint_queues(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queues = make_queues(&bench.engine, size)?;
+    bench.engine.checkpoint()?;
+    queues.iter().try_for_each(|queue| queue.send(payload(100)).map(drop))?;
+    bench.measure(|engine| Ok(engine.checkpoint()?))
+}
+
+fn checkpoint_one(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queues = make_queues(&bench.engine, size)?;
+    bench.engine.checkpoint()?;
+    queues[0].send(payload(100))?;
+    bench.measure(|engine| Ok(engine.checkpoint()?))
+}
+
+fn delete(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    drop(make_queues(&bench.engine, size)?);
+    bench.measure(|engine| Ok((0..100).try_for_each(|n| engine.queue(&format!("q{n}")).delete())?))
+}
+
+fn checkpoint_topic(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let topic = bench.engine.topic("t").create()?;
+    let subscriptions = (0..size).map(|n| topic.subscription(&format!("s{n}")).create());
+    let subscriptions = subscriptions.collect::<posthouse::Result<Vec<_>>>()?;
+    for _ in 0..100 {
+        topic.publish_batch((0..1000).map(|_| payload(100)))?;
+    }
+    for subscription in &subscriptions {
+        let batch = subscription.receive_batch(100, Duration::ZERO)?;
+        batch.iter().step_by(2).try_for_each(posthouse::Delivery::ack)?;
+    }
+    bench.measure(|engine| Ok(engine.checkpoint()?))
+}
+
+fn catch_up(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let topic = bench.engine.topic("t").create()?;
+    let subscriptions = (0..size).map(|n| topic.subscription(&format!("s{n}")).create());
+    let subscriptions = subscriptions.collect::<posthouse::Result<Vec<_>>>()?;
+    topic.publish_batch((0..10).map(|_| payload(100)))?;
+    bench.measure(|_| {
+        for subscription in &subscriptions {
+            let batch = subscription.receive_batch(10, Duration::ZERO)?;
+            subscription.ack_batch(&batch)?;
+        }
+        Ok(())
+    })
+}
+
+fn leases(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    // All of them are received before the first one ends.
+    let lease = Duration::from_secs(1 + size / 100_000);
+    let queue = bench.engine.queue("q").lease(lease).create()?;
+    fill(&queue, size, |_| payload(100))?;
+    let mut held = Vec::new();
+    while held.len() < size as usize {
+        held.extend(queue.receive_batch(1000, Duration::ZERO)?);
+    }
+    bench.measure(|_| {
+        while queue.in_flight()? > 0 {
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    })
+}
+
+fn delayed(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queue = bench.engine.queue("q").create()?;
+    let hour = Duration::from_secs(3600);
+    fill(&queue, size, |_| payload(10).deliver_after(hour))?;
+    queue.send(payload(10))?;
+    bench.measure(|_| {
+        let delivery = queue.receive(Duration::from_secs(60))?;
+        Ok(delivery.ok_or("nothing came")?.ack()?)
+    })
+}
+
+fn purge(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queue = bench.engine.queue("q").create()?;
+    fill(&queue, size, |_| payload(10))?;
+    let mut left = size;
+    while left > 0 {
+        let batch = queue.receive_batch(1000, Duration::ZERO)?;
+        left -= batch.len() as u64;
+        let (acked, rest): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|it| it.offset().0.is_multiple_of(2));
+        queue.ack_batch(&acked)?;
+        rest.iter().try_for_each(posthouse::Delivery::release)?;
+        if left < size / 2 {
+            break;
+        }
+    }
+    bench.measure(|_| Ok(queue.purge().map(drop)?))
+}
+
+fn readers(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let stream = bench.engine.stream("s").create()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let threads: Vec<_> = (0..size)
+        .map(|_| {
+            let (mut reader, stop) = (stream.reader(Start::Latest)?, Arc::clone(&stop));
+            Ok(thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = reader.read(Duration::from_millis(100));
+                }
+            }))
+        })
+        .collect::<Result<_>>()?;
+    let cost = bench
+        .measure(|_| Ok((0..100_000).try_for_each(|_| stream.append(payload(100)).map(drop))?))?;
+    stop.store(true, Ordering::Relaxed);
+    threads.into_iter().for_each(|it| it.join().expect("no panic"));
+    Ok(cost)
+}
+
+fn partitions(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let stream = bench.engine.stream("s").partitions(size as u32).create()?;
+    let keys: Vec<String> = (0..100_000).map(|n| format!("key {n}")).collect();
+    bench.measure(|_| {
+        let batch = keys.iter().map(|key| Message::new("a record").key(key.as_bytes()));
+        Ok(stream.append_batch(batch).map(drop)?)
+    })
+}
+
+fn poll(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let stream = bench.engine.stream("s").partitions(size as u32).create()?;
+    let mut reader = stream.reader(Start::Latest)?;
+    let keys: Vec<String> = (0..100_000).map(|n| format!("key {n}")).collect();
+    bench.measure(|_| {
+        for key in &keys {
+            stream.append(Message::new("a record").key(key.as_bytes()))?;
+            reader.read(Duration::from_secs(10))?.ok_or("no record came")?;
+        }
+        Ok(())
+    })
+}
+
+fn transaction(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queues = make_queues(&bench.engine, size)?;
+    bench.measure(|engine| {
+        let mut transaction = engine.transaction();
+        for queue in &queues {
+            transaction.send(queue, "a message");
+        }
+        Ok(transaction.commit().map(drop)?)
+    })
+}
+
+fn handles(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    drop(make_queues(&bench.engine, size)?);
+    bench.measure(|engine| {
+        for n in 0..size {
+            let queue = engine.queue(&format!("q{n}")).open()?;
+            queue.send(payload(10))?;
+            queue.try_receive()?.ok_or("nothing came")?.ack()?;
+        }
+        Ok(())
+    })
+}
+
+fn pressure(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queues = make_queues(&bench.engine, size)?;
+    let cost = bench.measure(|_| {
+        let end = Instant::now() + Duration::from_secs(5);
+        let send = |queue: &Queue| {
+            while Instant::now() < end {
+                queue.send(payload(4096))?;
+            }
+            Ok::<(), posthouse::Error>(())
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> =
+                queues.iter().map(|queue| scope.spawn(move || send(queue))).collect();
+            threads.into_iter().try_for_each(|it| it.join().expect("no panic"))
+        })?;
+        Ok(())
+    })?;
+    Ok(cost)
+}
+
+fn straggler(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queue = bench.engine.queue("q").create()?;
+    fill(&queue, size, |_| payload(1024))?;
+    let mut held = Vec::new();
+    let mut left = size;
+    while left > 0 {
+        let batch = queue.receive_batch(1000, Duration::ZERO)?;
+        left -= batch.len() as u64;
+        let (stay, acked): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|it| it.offset().0.is_multiple_of(10_000));
+        queue.ack_batch(&acked)?;
+        held.extend(stay);
+    }
+    let mut cost = bench.measure(|_| {
+        thread::sleep(Duration::from_secs(12));
+        Ok(())
+    })?;
+    bench.add_space(&mut cost)?;
+    Ok(cost)
+}
