@@ -324,15 +324,21 @@ impl AckSet {
         }
     }
 
-    /// Captures the next chunk that changed since its last capture.
+    /// Captures the next chunk that changed since its last capture. A chunk that is empty by now, and was removed, is
+    /// captured as an empty one: the metalog may have it with messages above the floor, whose attempts or waits were
+    /// cleared since.
     pub fn capture_changed(&mut self, cursor: CursorId) -> Option<ChunkState> {
         while let Some(index) = self.changed.pop_first() {
             audit::step();
-            let chunk = self.chunks.get_mut(&index).filter(|chunk| chunk.dirty);
-            if let Some(chunk) = chunk
-                && !seeded!(AcksAreNotCaptured)
-            {
-                return Some(chunk.capture(cursor, index));
+            if seeded!(AcksAreNotCaptured) {
+                continue;
+            }
+            match self.chunks.get_mut(&index) {
+                Some(chunk) if chunk.dirty => return Some(chunk.capture(cursor, index)),
+                None if index >= split(self.floor).0 => {
+                    return Some(Chunk::default().capture(cursor, index));
+                }
+                _ => {}
             }
         }
         None
