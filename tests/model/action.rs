@@ -164,7 +164,8 @@ pub enum Action {
     SyncFails(u8),
     /// A checkpoint, whose n-th sync fails.
     CheckpointFails(u8),
-    /// The time of day jumps to one of [`TIMES`].
+    /// The time of day jumps to one of [`TIMES`]. From twice their number on, a checkpoint and an opening follow: then the
+    /// metalog alone has the clocks.
     Clock(u8),
 }
 
@@ -317,13 +318,13 @@ pub fn action() -> impl Strategy<Value = Action> {
         4 => (0..60u8, 0..6u8).prop_map(|(calls, error)| CallFails(calls, error)),
         5 => (0..8u8).prop_map(SyncFails),
         6 => (0..5u8).prop_map(CheckpointFails),
-        1 => (0..5u8).prop_map(Clock),
+        2 => (0..15u8).prop_map(Clock),
     ]
 }
 
 pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
     // An empty store is of little interest.
-    (proptest::collection::vec(action(), 1..most), 0..64u8).prop_map(|(mut actions, more)| {
+    (proptest::collection::vec(action(), 1..most), 0..72u8).prop_map(|(mut actions, more)| {
         let mut first = vec![
             Action::CreateQueue(0),
             Action::CreateTopic(0),
@@ -335,6 +336,11 @@ pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
         let others = queues.into_iter().chain([Action::Subscribe(0, 1)]);
         let chosen = others.enumerate().filter(|(n, _)| more >> n & 1 == 1);
         first.extend(chosen.map(|(_, action)| action));
+        if more >= 64 {
+            // A message lives while the clock is set, and the metalog has the clocks.
+            first.push(Action::SendBrief { queue: 0, bytes: 0, how: How::Sync });
+            first.push(Action::Clock(10 + more % 5));
+        }
         actions.splice(0..0, first);
         actions
     })

@@ -233,6 +233,31 @@ fn runs_of_schedules_are_made_once_wherever_they_crash() {
     cut_at_each_step(&before, &cut);
 }
 
+/// A checkpoint takes the clocks out of the journal: from then on the metalog has them.
+#[test]
+fn a_clock_that_was_set_changes_no_life_behind_a_checkpoint() {
+    let receive = || Action::Receive { queue: 0 };
+    for time in 0..5 {
+        for opened in [Action::Kill, Action::Reopen] {
+            let actions = [
+                Action::CreateQueue(0),
+                Action::SendBrief { queue: 0, bytes: 0, how: How::Sync },
+                Action::Clock(time),
+                Action::SendBrief { queue: 0, bytes: 0, how: How::Sync },
+                Action::Checkpoint,
+                opened,
+                receive(),
+                Action::TimePasses,
+                Action::TimePasses,
+                receive(),
+            ];
+            for io in [IoMode::Map, IoMode::Calls] {
+                simulated(u64::from(time), &actions, Durability::Sync, io, false);
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(cases(150))]
 

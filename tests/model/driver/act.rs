@@ -130,12 +130,20 @@ impl Driver<'_> {
                 self.checkpoint()
             }
             Action::Clock(time) => {
+                let is_followed = usize::from(*time) >= 2 * TIMES.len();
                 let time = TIMES[usize::from(*time) % TIMES.len()];
                 if self.world.set_clock(time) {
                     self.clock_was_set = true;
                     self.day = Some(time);
                 }
-                Ok(Some(()))
+                if !is_followed || self.doomed {
+                    return Ok(Some(()));
+                }
+                let made = self.checkpoint()?;
+                if made.is_some() && !self.doomed {
+                    self.reopen();
+                }
+                Ok(made)
             }
             _ => unreachable!("an action on a model"),
         }
