@@ -89,3 +89,29 @@ fn a_task_that_is_held_back_sleeps_and_does_not_block_its_thread() {
     });
     engine.close().expect("the disk is well");
 }
+
+#[test]
+fn a_thread_owes_nothing_for_a_message_that_becomes_a_dead_letter() {
+    let (engine, queue) = open_with_queue();
+    let tried = engine.queue("tried").max_attempts(1).create().expect("the disk is well");
+    for _ in 0..2 {
+        tried.send(vec![7; 100_000]).expect("there is space");
+    }
+    let held_back = || engine.stats().expect("it is open").held_back;
+    without_checkpoints(&engine, || {
+        fill(&engine, &queue, JOURNAL_BYTES / 16 * 29);
+        let before = held_back();
+        let consumer = tried.clone();
+        let consumes = thread::spawn(move || {
+            let next = || consumer.try_receive().expect("it is open").expect("there are two");
+            let (fails, succeeds) = (next(), next());
+            drop(fails);
+            succeeds.ack().expect("it is held");
+        });
+        consumes.join().expect("no panic");
+        assert_eq!(held_back(), before);
+        let letters = engine.queue("tried.dead").open().expect("it was created beside its queue");
+        assert_eq!(letters.depth().expect("it is open"), 1);
+    });
+    engine.close().expect("the disk is well");
+}
