@@ -6,8 +6,7 @@ use crate::{
     config::Config,
     disk::{Disk, Lock},
     engine::commit::{
-        committer::Committer, lifetime::Engine, pressure::EngineStats, shutdown::Shutdown,
-        sweep::Until, threads,
+        committer::Committer, lifetime::Engine, pressure::EngineStats, shutdown::Shutdown, threads,
     },
     error::{Error, Result},
     ids::StoreId,
@@ -142,7 +141,7 @@ impl Engine {
     pub fn checkpoint(&self) -> Result<()> {
         let committer = self.committer();
         drop(committer.lock_open("checkpoint")?);
-        committer.sweep(Until::End);
+        committer.sweep(None);
         committer.checkpoint(Extent::All, Urgency::Freeing)
     }
 

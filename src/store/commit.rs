@@ -143,8 +143,9 @@ pub enum Shortage {
     File { bytes: u64, urgency: Urgency },
     /// The journal has its full length. A checkpoint makes it shorter.
     Checkpoint { urgency: Urgency },
-    /// Room in a queue, in which lives may be over: the messages of this cursor are to be looked at.
-    Lives { cursor: CursorId, log: LogId },
+    /// Room in a full queue, in which lives may be over: the messages of its log are to be looked at, for about as many
+    /// steps.
+    Lives { log: LogId, steps: u64 },
 }
 
 impl Shortage {

@@ -11,7 +11,7 @@ use std::{
 use super::{
     committer::{Committer, PANICKED},
     lifetime::Engine,
-    patience,
+    patience::{self, Past},
     sleep::Sleep,
     space::{Round, SpaceWait},
     threads::PoisonsOnPanic,
@@ -34,25 +34,24 @@ use crate::{
 
 /// Has space made by a helper thread, and begins to wait for it.
 fn await_space(committer: &Arc<Committer>, shortage: Shortage) -> SpaceWait {
-    let urgency = shortage.urgency();
-    let (space, new) = committer.space.wait(urgency);
+    let (space, new) = committer.space.wait(shortage);
     if let Some(round) = new {
         let (helper, own) = (Arc::clone(committer), Arc::clone(&round));
-        let make = move || help(&helper, urgency, &own, || helper.make_space(shortage));
+        let make = move || help(&helper, shortage, &own, || helper.make(shortage));
         let builder = thread::Builder::new().name("posthouse-space".to_owned());
         if let Err(error) = builder.spawn(make) {
             let what = "a thread cannot be started";
             let error = Error::new(ErrorKind::Io, what).because(error);
-            committer.space.finish(urgency, &round, Err(error));
+            committer.space.finish(shortage, &round, Err(error));
         }
     }
     space
 }
 
 /// Makes the space that the tasks of a round await. If that panics, they fail, and the engine is poisoned.
-fn help(committer: &Committer, urgency: Urgency, round: &Round, make: impl FnOnce() -> Result<()>) {
+fn help(committer: &Committer, lacks: Shortage, round: &Round, make: impl FnOnce() -> Result<u64>) {
     let _within = Within::enter();
-    let mut ending = Ending { committer, urgency, round, outcome: None };
+    let mut ending = Ending { committer, lacks, round, outcome: None };
     // It is dropped first, so the tasks find the engine poisoned.
     let _guard = PoisonsOnPanic(committer);
     ending.outcome = Some(make());
@@ -61,16 +60,16 @@ fn help(committer: &Committer, urgency: Urgency, round: &Round, make: impl FnOnc
 /// A round that runs. Its drop ends the round, so that no task waits for ever, even after a panic.
 struct Ending<'a> {
     committer: &'a Committer,
-    urgency: Urgency,
+    lacks: Shortage,
     round: &'a Round,
-    outcome: Option<Result<()>>,
+    outcome: Option<Result<u64>>,
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         let panicked = || Err(Error::new(ErrorKind::Poisoned, PANICKED));
         let outcome = self.outcome.take().unwrap_or_else(panicked);
-        self.committer.space.finish(self.urgency, self.round, outcome);
+        self.committer.space.finish(self.lacks, self.round, outcome);
     }
 }
 
@@ -83,12 +82,27 @@ pub struct Asked<F> {
     space: Option<SpaceWait>,
     /// Whether a round failed that had begun before this call. The next one begins after it.
     has_joined_a_failure: bool,
+    /// How far rounds have looked for room in a full queue. `None` if that has no limit.
+    looked: Option<u64>,
 }
 
 impl<F> Asked<F> {
     pub fn new(committer: &Arc<Committer>, attempt: F) -> Asked<F> {
         let committer = Arc::clone(committer);
-        Asked { committer, attempt, waiting: None, space: None, has_joined_a_failure: false }
+        let looked = Some(0);
+        Asked {
+            committer,
+            attempt,
+            waiting: None,
+            space: None,
+            has_joined_a_failure: false,
+            looked,
+        }
+    }
+
+    /// Looks for room in a full queue until it is dropped.
+    pub fn patient(self) -> Asked<F> {
+        Asked { looked: None, ..self }
     }
 }
 
@@ -109,15 +123,20 @@ impl<T, F: FnMut() -> Result<Attempt<T>> + Unpin> Future for Asked<F> {
                 Some(space) => match space.poll(context) {
                     Poll::Pending => return Poll::Pending,
                     // An older failure says nothing about the space of this moment.
-                    Poll::Ready(Some(_)) if !space.is_own && !this.has_joined_a_failure => {
+                    Poll::Ready(Err(_)) if !space.is_own && !this.has_joined_a_failure => {
                         this.has_joined_a_failure = true;
                         None
                     }
-                    Poll::Ready(failure) => failure,
+                    Poll::Ready(Ok(steps)) => {
+                        this.looked = this.looked.map(|looked| looked + steps);
+                        None
+                    }
+                    Poll::Ready(Err(failure)) => Some(failure),
                 },
             };
             this.space = None;
-            match patience::ask(failure, &mut this.attempt) {
+            let past = Past { failure, looked: this.looked.unwrap_or(0) };
+            match patience::ask(past, &mut this.attempt) {
                 (Ok(Attempt::Got(value)), _) => return Poll::Ready(Ok(value)),
                 (Ok(Attempt::Wait(waiting)), _) => this.waiting = Some(waiting),
                 (Err(error), Some(lacks)) if error.is_lack_of_space() => {
@@ -202,14 +221,15 @@ mod tests {
         let queue = engine.queue("q").create().expect("there is space");
         let committer = engine.committer();
         let mut context = Context::from_waker(Waker::noop());
-        let (mut first, round) = committer.space.wait(Urgency::Ordinary);
+        let lacks = Shortage::Checkpoint { urgency: Urgency::Ordinary };
+        let (mut first, round) = committer.space.wait(lacks);
         let round = round.expect("no other round runs");
         assert!(first.poll(&mut context).is_pending());
-        let panics = || help(committer, Urgency::Ordinary, &round, || panic!("on purpose"));
+        let panics = || help(committer, lacks, &round, || panic!("on purpose"));
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
-        let Poll::Ready(Some(failure)) = first.poll(&mut context) else { panic!("it waits") };
+        let Poll::Ready(Err(failure)) = first.poll(&mut context) else { panic!("it waits") };
         assert_eq!(failure.kind(), ErrorKind::Poisoned);
-        assert!(committer.space.wait(Urgency::Ordinary).1.is_some(), "the round is over");
+        assert!(committer.space.wait(lacks).1.is_some(), "the round is over");
         let sent = pin!(queue.send_async("a")).poll(&mut context);
         let Poll::Ready(Err(error)) = sent else { panic!("the engine is not poisoned: {sent:?}") };
         assert_eq!(error.kind(), ErrorKind::Poisoned);

@@ -19,9 +19,17 @@ thread_local! {
 struct Asking {
     /// The [depth](application::depth) of the call. Code of the application that the call runs is deeper, and does not ask.
     depth: u32,
-    /// Why space could not be made before. The call gets this error instead of space.
-    failure: Option<Error>,
+    past: Past,
     lacks: Option<Shortage>,
+}
+
+/// What the earlier attempts of a call have led to.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// Why space could not be made. The call gets this error instead of space.
+    pub failure: Option<Error>,
+    /// How far expired messages were looked for: see `core/room.rs`.
+    pub looked: u64,
 }
 
 impl Asking {
@@ -30,10 +38,10 @@ impl Asking {
     }
 }
 
-/// Runs a call that asks. `failure` says why the space that it lacked before could not be made. Returns the result and,
-/// if the call lacked space, what it lacked.
-pub fn ask<T>(failure: Option<Error>, call: impl FnOnce() -> T) -> (T, Option<Shortage>) {
-    let asking = Asking { depth: application::depth(), failure, lacks: None };
+/// Runs a call that asks. `past` says what came of the space that it lacked before. Returns the result and, if the call
+/// lacked space, what it lacked.
+pub fn ask<T>(past: Past, call: impl FnOnce() -> T) -> (T, Option<Shortage>) {
+    let asking = Asking { depth: application::depth(), past, lacks: None };
     // In a thread that ends, the mark may be gone already. Then the call waits.
     let before = ASKING.try_with(|mark| mark.replace(Some(asking)));
     // A panic must not leave the mark on this thread.
@@ -59,6 +67,12 @@ pub fn is_asking() -> bool {
         .unwrap_or(false)
 }
 
+/// How far the earlier attempts of a call that asks have looked for expired messages.
+pub fn looked() -> u64 {
+    let looked = |asking: &Asking| if asking.is_of_this_call() { asking.past.looked } else { 0 };
+    ASKING.try_with(|mark| mark.borrow().as_ref().map_or(0, looked)).unwrap_or(0)
+}
+
 /// The answer to a call that lacks space: an error if it asks, and nothing if it may wait.
 pub fn answer(shortage: Shortage) -> Result<()> {
     let answered = ASKING.try_with(|mark| {
@@ -66,7 +80,7 @@ pub fn answer(shortage: Shortage) -> Result<()> {
         let Some(asking) = mark.as_mut().filter(|asking| asking.is_of_this_call()) else {
             return Ok(());
         };
-        if let Some(failure) = asking.failure.take() {
+        if let Some(failure) = asking.past.failure.take() {
             return Err(failure);
         }
         asking.lacks = Some(shortage);
@@ -83,11 +97,12 @@ mod tests {
     fn a_call_that_asks_is_told_and_gets_the_failure_of_the_last_time() {
         let lacks = Shortage::Checkpoint { urgency: crate::journal::Urgency::Ordinary };
         assert!(answer(lacks).is_ok() && !is_asking(), "others wait");
-        let (answered, lacked) = ask(None, || answer(lacks));
+        let (answered, lacked) = ask(Past::default(), || answer(lacks));
         assert!(answered.unwrap_err().is_lack_of_space());
         assert_eq!(lacked, Some(lacks));
         let failure = Error::new(crate::ErrorKind::DiskFull, "full");
-        let (answered, lacked) = ask(Some(failure), || answer(lacks));
+        let past = Past { failure: Some(failure), looked: 0 };
+        let (answered, lacked) = ask(past, || answer(lacks));
         assert_eq!(answered.unwrap_err().kind(), crate::ErrorKind::DiskFull);
         assert!(lacked.is_none() && !is_asking());
     }
@@ -95,9 +110,9 @@ mod tests {
     #[test]
     fn code_of_the_application_within_a_call_that_asks_may_wait() {
         let lacks = Shortage::Checkpoint { urgency: crate::journal::Urgency::Ordinary };
-        let (outcome, lacked) = ask(None, || {
+        let (outcome, lacked) = ask(Past::default(), || {
             let inside = application::call(|| {
-                let (inner, _) = ask(None, || answer(lacks));
+                let (inner, _) = ask(Past::default(), || answer(lacks));
                 (is_asking(), answer(lacks).is_ok(), inner.is_err())
             });
             (inside, is_asking())

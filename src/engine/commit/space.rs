@@ -11,12 +11,15 @@ use crate::{
         lock::RankedMutex,
         wait::{Waiting, Watch},
     },
-    error::{Error, Result},
+    error::Result,
+    ids::LogId,
     journal::Urgency,
+    store::Shortage,
 };
 
 /// The space that tasks await. One helper at a time makes it for ordinary commits, and one for commits that free space:
-/// on a full disk the first fails, and the second does not.
+/// on a full disk the first fails, and the second does not. A third one makes room in full queues, so that acks do not wait
+/// for it.
 #[derive(Debug)]
 pub struct Space {
     running: RankedMutex<Running>,
@@ -27,14 +30,26 @@ pub struct Space {
 struct Running {
     ordinary: Option<Arc<Round>>,
     freeing: Option<Arc<Round>>,
+    room: Option<Arc<Round>>,
 }
 
 impl Running {
-    fn of(&mut self, urgency: Urgency) -> &mut Option<Arc<Round>> {
-        match urgency {
-            Urgency::Ordinary => &mut self.ordinary,
-            Urgency::Freeing => &mut self.freeing,
+    fn of(&mut self, lacks: Shortage) -> &mut Option<Arc<Round>> {
+        match lacks {
+            Shortage::Lives { .. } => &mut self.room,
+            Shortage::File { urgency, .. } | Shortage::Checkpoint { urgency } => match urgency {
+                Urgency::Ordinary => &mut self.ordinary,
+                Urgency::Freeing => &mut self.freeing,
+            },
         }
+    }
+}
+
+/// The log of the queue that lacks room.
+fn log_of(lacks: Shortage) -> Option<LogId> {
+    match lacks {
+        Shortage::Lives { log, .. } => Some(log),
+        _ => None,
     }
 }
 
@@ -42,7 +57,9 @@ impl Running {
 #[derive(Debug, Default)]
 pub struct Round {
     watch: Arc<Watch>,
-    outcome: OnceLock<Option<Error>>,
+    /// The log of the queue in which it makes room.
+    log: Option<LogId>,
+    outcome: OnceLock<Result<u64>>,
 }
 
 /// A task's wait for space.
@@ -50,6 +67,7 @@ pub struct Round {
 pub struct SpaceWait {
     round: Arc<Round>,
     waiting: Waiting,
+    log: Option<LogId>,
     /// Whether this task began the round.
     pub is_own: bool,
 }
@@ -62,34 +80,42 @@ impl Default for Space {
 
 impl Space {
     /// Begins to wait for the helper that runs. If none runs, returns the round of a new one, which the caller starts.
-    pub fn wait(&self, urgency: Urgency) -> (SpaceWait, Option<Arc<Round>>) {
+    pub fn wait(&self, lacks: Shortage) -> (SpaceWait, Option<Arc<Round>>) {
+        let log = log_of(lacks);
         let mut all = self.running.lock();
-        let running = all.of(urgency);
+        let running = all.of(lacks);
         let is_own = running.is_none();
-        let round = Arc::clone(running.get_or_insert_default());
+        let begin = || Arc::new(Round { log, ..Round::default() });
+        let round = Arc::clone(running.get_or_insert_with(begin));
         drop(all);
         let waiting = round.watch.begin();
         let new = is_own.then(|| Arc::clone(&round));
-        (SpaceWait { round, waiting, is_own }, new)
+        (SpaceWait { round, waiting, log, is_own }, new)
     }
 
     /// Ends a round, and wakes the tasks that wait for it.
-    pub fn finish(&self, urgency: Urgency, round: &Round, outcome: Result<()>) {
-        *self.running.lock().of(urgency) = None;
-        let _ = round.outcome.set(outcome.err());
+    pub fn finish(&self, lacks: Shortage, round: &Round, outcome: Result<u64>) {
+        *self.running.lock().of(lacks) = None;
+        let _ = round.outcome.set(outcome);
         round.watch.wake(usize::MAX);
     }
 }
 
 impl SpaceWait {
-    /// Ready when the helper has ended, with the reason if it could not make space.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Error>> {
+    /// Ready when the helper has ended: with the reason if it could not make space, or else with how far it has looked for
+    /// room in the queue that this task sends to.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<u64>> {
         let is_over = self.round.outcome.get().is_some();
         if !is_over && self.waiting.poll(context).is_pending() && self.round.outcome.get().is_none()
         {
             // A helper that ends from now on wakes this task.
             return Poll::Pending;
         }
-        Poll::Ready(self.round.outcome.get().and_then(|failure| failure.as_ref().map(Error::again)))
+        Poll::Ready(match self.round.outcome.get() {
+            Some(Err(failure)) => Err(failure.again()),
+            Some(Ok(looked)) if self.round.log == self.log => Ok(*looked),
+            // It has made room in another queue.
+            Some(Ok(_)) | None => Ok(0),
+        })
     }
 }

@@ -1,10 +1,10 @@
 //! Drops messages whose lives are over, or moves them to the dead letters, whether somebody receives or not.
 //!
 //! The checkpointer's thread does it before its checkpoints, and when a life may have ended. A sender does it for a queue
-//! that has no room. Without threads, the calls that do their work do it. `core/slices.rs` says which messages to read. Several threads
+//! that has no room, for a few slices. Without threads, the calls that do their work do it. `core/slices.rs` says which messages to read. Several threads
 //! that look at one log share the look: each takes a slice of it, and the others wait for that slice.
 
-use std::mem;
+use std::{mem, time::Duration};
 
 use super::committer::Committer;
 use crate::{
@@ -13,7 +13,8 @@ use crate::{
         commit::{CommitResult, Receipt},
         effects::HeldBack,
         expired::Gone,
-        slices::{Slice, SliceOf},
+        room::BYTES_A_STEP,
+        slices::{AT_ONCE, Slice, SliceOf},
         sweep::{Seen, Turn},
         walk::WalkOf,
     },
@@ -31,23 +32,16 @@ const BYTES_AT_ONCE: usize = 1 << 20;
 /// About how many bytes the note of a letter takes.
 const NOTE_BYTES: usize = 128;
 
-/// When a look is broken off before all messages were looked at. A later one goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// It is not.
-    End,
-    /// Commits may have to wait for the thread that looks.
-    SpaceIsNeeded,
-    /// Messages have left, so that a full queue has room.
-    ThereIsRoom,
-}
+/// Whether a look is broken off before all messages were looked at. A later one goes on.
+pub type BreaksOff<'a> = &'a dyn Fn() -> bool;
 
 /// A thread's look at messages.
 #[derive(Clone, Copy)]
-struct Sweep {
+struct Sweep<'a> {
     /// The even time. Lives that end later are not over.
     now: Timestamp,
-    until: Until,
+    /// `None` if it goes on until its end.
+    breaks_off: Option<BreaksOff<'a>>,
 }
 
 /// A slice that this thread reads. Its drop ends it, also after an error or a panic: what has left is noted, and others go
@@ -56,7 +50,19 @@ struct Reading<'a> {
     committer: &'a Committer,
     slice: Option<Slice>,
     seen: Seen,
+    /// The steps that reading took.
+    steps: u64,
 }
+
+/// What came of a slice.
+struct Swept {
+    has_gone: bool,
+    /// The steps that reading took.
+    steps: u64,
+}
+
+/// Every turn counts as one look at a few messages at least.
+const STEPS_MIN: u64 = 16;
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
@@ -68,8 +74,9 @@ impl Drop for Reading<'_> {
 
 impl Committer {
     /// Looks at all messages whose lives may be over. What cannot leave now, for example on a full disk, is tried again
-    /// later. Returns whether it was not broken off.
-    pub fn sweep(&self, until: Until) -> bool {
+    /// later. It asks after each slice whether it `breaks_off`; then it does not wait for others either. Returns whether it
+    /// was not broken off.
+    pub fn sweep(&self, breaks_off: Option<BreaksOff<'_>>) -> bool {
         let (now, mut last) = (self.even(), None);
         loop {
             let Ok(core) = self.lock_open(OPERATION) else { return true };
@@ -80,7 +87,7 @@ impl Committer {
             drop(core);
             last = Some(due);
             // Damage and failures keep only the messages that they are about.
-            let is_broken_off = self.sweep_log(due.2, None, Sweep { now, until });
+            let is_broken_off = self.sweep_log(due.2, None, Sweep { now, breaks_off });
             if is_broken_off.unwrap_or(false) {
                 return false;
             }
@@ -89,68 +96,86 @@ impl Committer {
         true
     }
 
-    fn breaks_off(&self, until: Until, has_gone: bool) -> bool {
-        match until {
-            Until::End => false,
-            Until::SpaceIsNeeded => self.lock(OPERATION).needs_space_soon(),
-            Until::ThereIsRoom => has_gone,
+    /// Looks at the messages of one cursor.
+    pub fn sweep_cursor(&self, cursor: CursorId, log: LogId) {
+        // It fails only if the engine is closed: the caller finds that.
+        let _ = self.sweep_log(log, Some(cursor), Sweep { now: self.even(), breaks_off: None });
+    }
+
+    /// Looks at messages until some have left, so that a full queue has room, or for `most` steps. `left` is the time that
+    /// the caller has. Returns the steps that it took: one at least. Either messages leave, or what cannot leave now is
+    /// looked at again later. So a caller that tries again finds an end.
+    pub fn look_for_room(
+        &self,
+        log: LogId,
+        most: u64,
+        left: Option<&dyn Fn() -> Duration>,
+    ) -> Result<u64> {
+        let (now, mut steps) = (self.even(), 0);
+        loop {
+            let turn = self.lock_open(OPERATION)?.take_turn(log, None, now);
+            let mut has_gone = false;
+            match turn {
+                Turn::Read(slice) => {
+                    let swept = self.sweep_slice(slice, None)?;
+                    has_gone = swept.has_gone;
+                    steps += swept.steps.max(STEPS_MIN);
+                }
+                Turn::GoOn => {
+                    self.let_others_go_on();
+                    steps += STEPS_MIN;
+                }
+                Turn::End => return Ok(steps + STEPS_MIN),
+                Turn::Busy(waiting) => {
+                    // The slice of the other thread may make room.
+                    waiting.wait(left.map(|left| left()));
+                    return Ok(steps + AT_ONCE as u64);
+                }
+            }
+            if has_gone || steps >= most || left.is_some_and(|left| left().is_zero()) {
+                self.lock(OPERATION).break_off(log, now);
+                return Ok(steps);
+            }
         }
     }
 
-    /// Looks at the messages of one log: for one cursor, or to make room in a queue.
-    pub fn sweep_cursor(&self, cursor: CursorId, log: LogId, until: Until) {
-        // The room of a queue is that of its log.
-        let only = (until != Until::ThereIsRoom).then_some(cursor);
-        // It fails only if the engine is closed: the caller finds that.
-        let _ = self.sweep_log(log, only, Sweep { now: self.even(), until });
-    }
-
     /// Looks at the messages of a log, for all its cursors or for one. Returns whether it was broken off.
-    fn sweep_log(&self, log: LogId, only: Option<CursorId>, sweep: Sweep) -> Result<bool> {
+    fn sweep_log(&self, log: LogId, only: Option<CursorId>, sweep: Sweep<'_>) -> Result<bool> {
         loop {
             let turn = self.lock_open(OPERATION)?.take_turn(log, only, sweep.now);
-            let has_gone = match turn {
-                Turn::Read(slice) => self.sweep_slice(slice, only)?,
+            match turn {
+                Turn::Read(slice) => drop(self.sweep_slice(slice, only)?),
                 Turn::GoOn => {
                     self.let_others_go_on();
                     continue;
                 }
                 Turn::End => return Ok(false),
-                Turn::Busy(waiting) => match sweep.until {
-                    // The thread that makes checkpoints does not wait: another one looks.
-                    Until::SpaceIsNeeded => return Ok(false),
-                    Until::ThereIsRoom => {
-                        // The slice of the other thread may make room.
-                        waiting.wait(None);
-                        return Ok(true);
-                    }
-                    Until::End => {
-                        waiting.wait(None);
-                        false
-                    }
-                },
-            };
-            if self.breaks_off(sweep.until, has_gone) {
+                // The thread that makes checkpoints does not wait: another one looks.
+                Turn::Busy(_) if sweep.breaks_off.is_some() => return Ok(false),
+                Turn::Busy(waiting) => drop(waiting.wait(None)),
+            }
+            if sweep.breaks_off.is_some_and(|breaks_off| breaks_off()) {
                 self.lock(OPERATION).break_off(log, sweep.now);
                 return Ok(true);
             }
         }
     }
 
-    /// Reads messages, and has those leave whose lives are over. Returns whether one has left. No code of the application
-    /// runs meanwhile: others wait for the slice.
-    fn sweep_slice(&self, slice: Slice, only: Option<CursorId>) -> Result<bool> {
+    /// Reads messages, and has those leave whose lives are over. No code of the application runs meanwhile: others wait for
+    /// the slice.
+    fn sweep_slice(&self, slice: Slice, only: Option<CursorId>) -> Result<Swept> {
         let _held_back = HeldBack::begin(&self.flusher);
         let of = slice.of;
-        let mut reading = Reading { committer: self, slice: Some(slice), seen: Seen::default() };
+        let (slice, seen) = (Some(slice), Seen::default());
+        let mut reading = Reading { committer: self, slice, seen, steps: 0 };
         let read = reading.read();
         let swept = read.and_then(|expired| reading.expire(expired));
-        let has_gone = !reading.seen.gone.is_empty();
+        let (has_gone, steps) = (!reading.seen.gone.is_empty(), reading.steps);
         drop(reading);
         if swept.is_err() {
             self.lock_open(OPERATION)?.give_up_walk(&of, only);
         }
-        Ok(has_gone)
+        Ok(Swept { has_gone, steps })
     }
 
     /// Reads messages that are in one place, from one on. A checkpoint may have replaced the segment: then they are looked
@@ -263,6 +288,7 @@ impl Reading<'_> {
         let Some(slice) = &mut self.slice else { return Ok(Vec::new()) };
         if let SliceOf::Segment(segment) = &slice.what {
             self.seen.lives = segment.1.read_lives().ok();
+            self.steps = segment.0.bytes / BYTES_A_STEP;
             return Ok(Vec::new());
         }
         self.seen.unread.append(&mut slice.lost);
@@ -277,6 +303,7 @@ impl Reading<'_> {
                 }
                 let messages = self.committer.read_together(of.log, &place, at, &mut left)?;
                 (at, count) = (at + messages.len(), count + messages.len());
+                self.steps = count as u64 + (BYTES_AT_ONCE - left) as u64 / BYTES_A_STEP;
                 for (offset, stored) in messages {
                     self.see(&of, offset, stored, &mut expired);
                 }

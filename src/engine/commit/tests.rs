@@ -13,6 +13,7 @@ use std::{
 
 mod looks;
 mod pressure;
+mod room;
 mod short;
 mod tasks;
 

@@ -6,10 +6,7 @@
 
 use std::{cell::Cell, sync::Arc};
 
-use super::{
-    committer::{Committer, PANICKED},
-    sweep::Until,
-};
+use super::committer::{Committer, PANICKED};
 use crate::{
     engine::{
         core::expiry::EXPIRED_AT_ONCE,
@@ -178,11 +175,12 @@ fn full_disk_round(committer: &Committer) -> Result<()> {
 /// Looks at messages whose lives may be over. So what has expired leaves the store though nobody receives, and is not
 /// moved into segments. Without a thread, the calls that look at a queue do it: see `Consumer::lock_current`.
 fn sweep(committer: &Committer, must: bool) {
+    let lock = || committer.lock("drop expired messages");
     if committer.checkpointer.has_thread()
-        && committer.lock("drop expired messages").begin_sweep(committer.elapsed(), must)
-        && !committer.sweep(Until::SpaceIsNeeded)
+        && lock().begin_sweep(committer.elapsed(), must)
+        && !committer.sweep(Some(&|| lock().needs_space_soon()))
     {
-        committer.lock("drop expired messages").break_off_sweep();
+        lock().break_off_sweep();
         committer.checkpointer.call();
     }
 }

@@ -1,7 +1,13 @@
 //! Commits, and makes space in the journal where a commit needs it. Every change of the store runs through
 //! [`transact`](Committer::transact).
 
-use super::{committer::Committer, patience, sweep::Until, threads};
+use std::time::Duration;
+
+use super::{
+    committer::Committer,
+    patience::{self, Past},
+    threads,
+};
 use crate::{
     config::Durability,
     engine::core::{
@@ -10,6 +16,7 @@ use crate::{
         guard::CoreGuard,
     },
     error::{ErrorKind, Result},
+    ids::LogId,
     journal::Urgency,
     store::{Extent, Refused, Shortage},
 };
@@ -20,10 +27,24 @@ impl Committer {
     pub fn transact<T>(
         &self,
         operation: &'static str,
+        attempt: impl FnMut(&mut Core) -> CommitResult<(T, Receipt)>,
+    ) -> Result<(T, Receipt)> {
+        self.transact_within(operation, None, attempt)
+    }
+
+    /// As [`transact`](Committer::transact), for a call that has time: where a queue is full, it looks for expired messages
+    /// until no time is `left`.
+    #[inline]
+    pub fn transact_within<T>(
+        &self,
+        operation: &'static str,
+        left: Option<&dyn Fn() -> Duration>,
         mut attempt: impl FnMut(&mut Core) -> CommitResult<(T, Receipt)>,
     ) -> Result<(T, Receipt)> {
+        let mut looked = 0;
         loop {
             let mut core = self.lock_open(operation)?;
+            core.begin_attempt(looked);
             if core.doubts_clock() {
                 core.look_at_clock(self.now());
             }
@@ -48,9 +69,37 @@ impl Committer {
                     return Ok(committed);
                 }
                 Err(Refused::Failed(error)) => return Err(error),
+                Err(Refused::NeedsSpace(Shortage::Lives { log, steps })) => {
+                    looked = self.make_room(log, steps, looked, left)?;
+                }
                 Err(Refused::NeedsSpace(shortage)) => self.make_space(shortage)?,
             }
         }
+    }
+
+    /// Looks for expired messages of a full queue before the next attempt of a commit that has `looked` so far. In a call
+    /// that must not wait, this fails and asks for the look. Returns how far the call has looked by then.
+    #[cold]
+    fn make_room(
+        &self,
+        log: LogId,
+        steps: u64,
+        looked: u64,
+        left: Option<&dyn Fn() -> Duration>,
+    ) -> Result<u64> {
+        let before = patience::looked();
+        if looked < before {
+            return Ok(before);
+        }
+        if self.checkpointer.has_thread() {
+            patience::answer(Shortage::Lives { log, steps })?;
+        }
+        let more = self.look_for_room(log, steps, left)?;
+        Ok(match left {
+            None => looked + more,
+            Some(left) if left().is_zero() => u64::MAX,
+            Some(_) => looked,
+        })
     }
 
     /// Calls the checkpointer. Without a thread, runs its round here.
@@ -72,7 +121,12 @@ impl Committer {
         if self.checkpointer.has_thread() {
             patience::answer(shortage)?;
         }
-        match shortage {
+        self.make(shortage).map(drop)
+    }
+
+    /// Makes what a commit lacks. Returns how far it has looked for expired messages.
+    pub fn make(&self, shortage: Shortage) -> Result<u64> {
+        let made = match shortage {
             Shortage::Checkpoint { urgency: Urgency::Ordinary } => {
                 self.shorten_journal(Extent::Older)
             }
@@ -83,12 +137,9 @@ impl Committer {
                 Ok(())
             }
             Shortage::File { bytes, urgency } => self.make_file(bytes, urgency),
-            Shortage::Lives { cursor, log } => {
-                // Either messages leave, or what cannot leave now is looked at again later. So this ends.
-                self.sweep_cursor(cursor, log, Until::ThereIsRoom);
-                Ok(())
-            }
-        }
+            Shortage::Lives { log, steps } => return self.look_for_room(log, steps, None),
+        };
+        made.map(|()| 0)
     }
 
     /// Runs a call that asks for space, and makes the space after the call has returned: while the call holds a lock that
@@ -99,7 +150,8 @@ impl Committer {
         }
         let mut failure = None;
         loop {
-            match patience::ask(failure.take(), &mut call) {
+            let past = Past { failure: failure.take(), looked: 0 };
+            match patience::ask(past, &mut call) {
                 (Err(error), lacks) if error.is_lack_of_space() => {
                     let lacks = lacks.unwrap_or(Shortage::Checkpoint { urgency: Urgency::Freeing });
                     failure = self.make_space(lacks).err();

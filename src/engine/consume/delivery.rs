@@ -13,7 +13,7 @@ use super::{consumer::Consumer, getters::stored_message_getters, lease::Delivery
 use crate::{
     config::{check_hold, check_lease},
     engine::{
-        commit::patience,
+        commit::patience::{self, Past},
         core::{dead_letters::UNSETTLED, errors::lease_lost, settlement::Settling},
     },
     error::Result,
@@ -121,7 +121,7 @@ impl Delivery {
             let count = || self.consumer.count_begun(self.stored.offset, self.info);
             match before {
                 UNTOUCHED => drop(count()),
-                _ => drop(patience::ask(None, count)),
+                _ => drop(patience::ask(Past::default(), count)),
             }
         }
     }
@@ -269,7 +269,7 @@ impl Delivery {
         let operation = "give back";
         let (committer, cursor) = (self.consumer.committer(), self.consumer.cursor());
         let DeliveryInfo { key, attempt, .. } = self.info;
-        let _ = patience::ask(None, || {
+        let _ = patience::ask(Past::default(), || {
             if has_failed && self.becomes_letter() {
                 return;
             }

@@ -13,7 +13,7 @@ use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
     delivery::LeaseKey,
     engine::{
-        commit::{patience, sweep::Until},
+        commit::patience,
         core::{Core, expiry::EXPIRED_AT_ONCE, guard::CoreGuard, slots::Admittance},
         runtime::wait::Attempt,
     },
@@ -154,7 +154,7 @@ impl Consumer {
             return Ok((core, elapsed));
         }
         drop(core);
-        committer.sweep_cursor(self.cursor(), self.log(), Until::End);
+        committer.sweep_cursor(self.cursor(), self.log());
         Ok((committer.lock_open(operation)?, committer.elapsed()))
     }
 

@@ -83,7 +83,7 @@ pub struct Dropped {
 impl Core {
     /// Finds capacity for `load` in a queue. The messages `acked` leave the queue in the same commit. Returns
     /// the messages that the commit must drop. If there is no capacity, messages whose lives are over leave first: the
-    /// caller has them looked at, and tries again.
+    /// caller has them looked at, and tries again. `room.rs` says how far it looks.
     pub fn make_capacity(
         &mut self,
         cursor: CursorId,
@@ -93,6 +93,7 @@ impl Core {
         elapsed: Duration,
     ) -> CommitResult<Dropped> {
         load.check(limit)?;
+        self.room.allow(load);
         // What has come due, or has run out its lease, can be dropped. Without its thread the engine notes that here. If
         // that is not enough, twice as many more: so many as are dropped, at most.
         let mut at_once = EXPIRED_AT_ONCE;
@@ -120,16 +121,20 @@ impl Core {
     ) -> CommitResult<Dropped> {
         let log = self.consumption(cursor)?.info.log;
         let (_, end) = self.bounds(log)?;
-        let may_have_expired = self.may_have_expired(log, elapsed);
+        let looks = self.may_have_expired(log, elapsed).then(|| self.room.left());
         let (store, consumption) = self.store_and(cursor)?;
         let acks = store.acks_of(cursor)?;
         let excess = excess(consumption, acks, end, limit, load, acked);
         if excess.is_over() {
             return Ok(Dropped::default());
         }
-        if may_have_expired && !seeded!(FullQueueDropsTheLivingFirst) {
-            return Err(Refused::NeedsSpace(Shortage::Lives { cursor, log }));
+        match looks.filter(|_| !seeded!(FullQueueDropsTheLivingFirst)) {
+            None => {}
+            Some(0) => self.look_on(),
+            Some(steps) => return Err(Refused::NeedsSpace(Shortage::Lives { log, steps })),
         }
+        let (store, consumption) = self.store_and(cursor)?;
+        let acks = store.acks_of(cursor)?;
         if !limit.drops_oldest {
             return Err(full(&consumption.info.name, limit).into());
         }

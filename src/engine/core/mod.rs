@@ -53,6 +53,7 @@ pub mod guard;
 pub mod key_order;
 pub mod leases;
 pub mod lives;
+pub mod room;
 pub mod rules;
 pub mod settlement;
 pub mod slices;
@@ -70,7 +71,7 @@ pub mod weights;
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::{
-    consumption::Consumption, effects::Effects, failures::Failures, lives::Lives,
+    consumption::Consumption, effects::Effects, failures::Failures, lives::Lives, room::RoomLook,
     thresholds::WatchedCursors, waiters::Arrivals,
 };
 use crate::{
@@ -94,6 +95,7 @@ pub struct Core {
     watched: WatchedCursors,
     failures: Failures,
     lives: Lives,
+    room: RoomLook,
     /// The highest lease number of all deleted cursors. A new queue with an old name goes on from it, so that
     /// fencing tokens never go back.
     leases_deleted: u64,
@@ -128,6 +130,7 @@ impl Core {
             watched: WatchedCursors::default(),
             failures: Failures::new(chance),
             lives: Lives::default(),
+            room: RoomLook::default(),
             leases_deleted: 0,
             weighs: false,
             clock,

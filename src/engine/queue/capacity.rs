@@ -6,7 +6,7 @@ use super::Queue;
 use crate::{
     engine::{
         core::commit::Receipt,
-        runtime::wait::{Attempt, blocking},
+        runtime::wait::{Attempt, Deadline, blocking_while},
     },
     error::{Error, ErrorKind, Result},
     ids::Offset,
@@ -16,7 +16,8 @@ use crate::{
 impl Queue {
     /// Sends a message. If the queue is full, the call waits for capacity, for at most `timeout`.
     ///
-    /// The engine wakes the call when there is capacity: the call does not poll. See also
+    /// The engine wakes the call when there is capacity: the call does not poll. If messages may have expired, the call drops
+    /// them in small steps, and looks at its time after each step. See also
     /// [`max_messages`](crate::QueueBuilder::max_messages).
     ///
     /// ```
@@ -43,20 +44,22 @@ impl Queue {
         let message = message.into();
         let committer = self.consumer.committer();
         let messages = slice::from_ref(&message);
-        let stopwatch = || committer.disk.stopwatch();
-        let sent = blocking(Some(timeout), stopwatch, || self.send_or_wait(messages))?;
+        let deadline = Deadline::default();
+        let left = || deadline.left(timeout, || committer.disk.stopwatch());
+        let sent = blocking_while(|| Some(left()), || self.send_or_wait(messages, Some(&left)))?;
         let sent = sent.ok_or_else(|| self.was_full(timeout))?;
         committer.complete(sent, self.durability_of_commits())
     }
 
-    /// Sends messages, or begins to wait for capacity.
+    /// Sends messages, or begins to wait for capacity. `left` is the time that a thread has.
     pub(super) fn send_or_wait(
         &self,
         messages: &[Message<'_>],
+        left: Option<&dyn Fn() -> Duration>,
     ) -> Result<Attempt<(Offset, Receipt)>> {
         let cursor = self.cursor();
         let mut waiting = None;
-        let sent = self.append_or(messages, |core| waiting = core.wait_for_capacity(cursor));
+        let sent = self.append_or(messages, left, |core| waiting = core.wait_for_capacity(cursor));
         match (sent, waiting) {
             (Ok(sent), _) => Ok(Attempt::Got(sent)),
             (Err(error), Some(waiting)) if error.kind() == ErrorKind::QueueFull => {

@@ -6,7 +6,7 @@ mod moving;
 mod redrive;
 mod tasks;
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 pub use self::{
     builder::QueueBuilder,
@@ -112,13 +112,15 @@ impl Queue {
 
     #[inline]
     fn append(&self, messages: &[Message<'_>]) -> Result<(Offset, Receipt)> {
-        self.append_or(messages, |_| {})
+        self.append_or(messages, None, |_| {})
     }
 
-    /// Appends messages. `full` is called under the core if there is no capacity for them.
+    /// Appends messages. `full` is called under the core if there is no capacity for them. `left` is the time of a call that
+    /// looks for some.
     fn append_or(
         &self,
         messages: &[Message<'_>],
+        left: Option<&dyn Fn() -> Duration>,
         full: impl FnMut(&mut Core),
     ) -> Result<(Offset, Receipt)> {
         let current = &self.consumer.info.current;
@@ -130,17 +132,18 @@ impl Queue {
                 return Ok((first, receipt));
             }
         }
-        self.append_special(messages, full)
+        self.append_special(messages, left, full)
     }
 
     /// Appends messages that are delayed or live for a limited time, or to a queue with a limit or an order.
     fn append_special(
         &self,
         messages: &[Message<'_>],
+        left: Option<&dyn Fn() -> Duration>,
         mut full: impl FnMut(&mut Core),
     ) -> Result<(Offset, Receipt)> {
         let (cursor, committer) = (self.cursor(), self.consumer.committer());
-        committer.transact("send", |core| {
+        committer.transact_within("send", left, |core| {
             if messages.is_empty() {
                 let (_, next) = core.bounds(self.log())?;
                 return Ok((next, Receipt::NOTHING));
@@ -189,7 +192,8 @@ impl Queue {
     /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if a setting of the message does not fit the queue,
     /// [`NotFound`](crate::ErrorKind::NotFound) if the queue was deleted,
-    /// [`QueueFull`](crate::ErrorKind::QueueFull) if it may hold no more: the message was not sent.
+    /// [`QueueFull`](crate::ErrorKind::QueueFull) if it may hold no more: the message was not sent. Of messages that have
+    /// expired the call drops about as many as it needs room; if it finds none among some thousand, try again.
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {
         let committed = self.append(&[message.into()])?;

@@ -117,8 +117,8 @@ impl Queue {
         let (queue, message) = (self.clone(), message.into());
         async move {
             let (engine, durability) = (queue.engine().clone(), queue.durability_of_commits());
-            let attempt = || queue.send_or_wait(slice::from_ref(&message));
-            let sent = Asked::new(engine.committer(), attempt);
+            let attempt = || queue.send_or_wait(slice::from_ref(&message), None);
+            let sent = Asked::new(engine.committer(), attempt).patient();
             let Some(sent) = within(engine.committer(), timeout, sent).await else {
                 return Err(queue.was_full(timeout));
             };

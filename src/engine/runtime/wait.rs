@@ -5,6 +5,7 @@
 //! runs when its executor wants it to. Of many tasks the first ones are woken at once, and the flusher wakes the others.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, VecDeque},
     fmt, mem,
     pin::Pin,
@@ -263,18 +264,37 @@ impl fmt::Debug for Sleep {
 pub fn blocking<T>(
     timeout: Option<Duration>,
     stopwatch: impl Fn() -> Duration,
+    attempt: impl FnMut() -> Result<Attempt<T>>,
+) -> Result<Option<T>> {
+    let deadline = Deadline::default();
+    blocking_while(|| timeout.map(|timeout| deadline.left(timeout, &stopwatch)), attempt)
+}
+
+/// When the time of a call is over. It begins when the call first asks how much is left.
+#[derive(Debug, Default)]
+pub struct Deadline(Cell<Option<Duration>>);
+
+impl Deadline {
+    /// The time that is left of `timeout`. `stopwatch` is an exact clock.
+    pub fn left(&self, timeout: Duration, stopwatch: impl Fn() -> Duration) -> Duration {
+        let now = stopwatch();
+        let at = self.0.get().unwrap_or_else(|| now.saturating_add(timeout));
+        self.0.set(Some(at));
+        at.saturating_sub(now)
+    }
+}
+
+/// As [`blocking`], while there is time `left`. `None` is for ever.
+pub fn blocking_while<T>(
+    left: impl Fn() -> Option<Duration>,
     mut attempt: impl FnMut() -> Result<Attempt<T>>,
 ) -> Result<Option<T>> {
-    let mut deadline = None;
     loop {
         let waiting = match attempt()? {
             Attempt::Got(value) => return Ok(Some(value)),
             Attempt::Wait(waiting) => waiting,
         };
-        let left = timeout.map(|timeout| {
-            let now = stopwatch();
-            deadline.get_or_insert(now.saturating_add(timeout)).saturating_sub(now)
-        });
+        let left = left();
         if left == Some(Duration::ZERO) || !waiting.wait(left) {
             // The result may have come at the last moment.
             return match attempt()? {

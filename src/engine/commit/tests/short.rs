@@ -10,8 +10,10 @@ use std::{
 use super::{block_on, config, open};
 use crate::{
     Backoff, Engine, Queue, config::Durability, disk::sim::SimDisk, engine::commit::space::Round,
-    journal::Urgency,
+    journal::Urgency, store::Shortage,
 };
+
+const FREEING: Shortage = Shortage::Checkpoint { urgency: Urgency::Freeing };
 
 /// Fills the disk and the journal. Then the disk has space again, and the journal has not.
 fn fill(disk: &SimDisk, engine: &Engine, other: &Queue) -> Arc<Round> {
@@ -28,7 +30,7 @@ pub fn fill_disk(disk: &SimDisk, engine: &Engine, other: &Queue) -> Arc<Round> {
         while other.send(vec![7; size]).is_ok() {}
     }
     disk.set_capacity(Some(disk.bytes_used()));
-    let (_wait, round) = engine.committer().space.wait(Urgency::Freeing);
+    let (_wait, round) = engine.committer().space.wait(FREEING);
     let fast = other.durability(Durability::Buffered);
     while let Some(delivery) = fast.try_receive().expect("it can be read") {
         let mut acked = Box::pin(delivery.ack_async());
@@ -40,7 +42,7 @@ pub fn fill_disk(disk: &SimDisk, engine: &Engine, other: &Queue) -> Arc<Round> {
 }
 
 pub fn make_space(engine: &Engine, round: &Round) {
-    engine.committer().space.finish(Urgency::Freeing, round, Ok(()));
+    engine.committer().space.finish(FREEING, round, Ok(0));
     engine.checkpoint().expect("the disk has space");
 }
 
