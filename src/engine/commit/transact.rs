@@ -14,6 +14,7 @@ use crate::{
         Core,
         commit::{CommitResult, Receipt},
         guard::CoreGuard,
+        room::RoomLook,
     },
     error::{ErrorKind, Result},
     ids::LogId,
@@ -44,7 +45,7 @@ impl Committer {
         let mut looked = 0;
         loop {
             let mut core = self.lock_open(operation)?;
-            core.begin_attempt(looked);
+            core.room = RoomLook::of(looked);
             if core.doubts_clock() {
                 core.look_at_clock(self.now());
             }

@@ -93,7 +93,7 @@ impl Core {
         elapsed: Duration,
     ) -> CommitResult<Dropped> {
         load.check(limit)?;
-        self.room.allow(load);
+        self.room.allow(load.messages, load.bytes);
         // What has come due, or has run out its lease, can be dropped. Without its thread the engine notes that here. If
         // that is not enough, twice as many more: so many as are dropped, at most.
         let mut at_once = EXPIRED_AT_ONCE;

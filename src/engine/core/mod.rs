@@ -95,7 +95,8 @@ pub struct Core {
     watched: WatchedCursors,
     failures: Failures,
     lives: Lives,
-    room: RoomLook,
+    /// How far the call looks whose attempt to commit holds the core.
+    pub room: RoomLook,
     /// The highest lease number of all deleted cursors. A new queue with an old name goes on from it, so that
     /// fencing tokens never go back.
     leases_deleted: u64,

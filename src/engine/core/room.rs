@@ -4,8 +4,6 @@
 //! needs room. Then it gets room, is refused, or drops messages, whatever else has expired. The thread that makes
 //! checkpoints goes on with the look.
 
-use super::{Core, capacity::Load};
-
 /// How far a call looks in any case: four slices.
 const STEPS: u64 = 1024;
 
@@ -25,27 +23,19 @@ pub struct RoomLook {
 }
 
 impl RoomLook {
+    /// The look of a call that has `looked` so far.
+    #[inline]
+    pub fn of(looked: u64) -> RoomLook {
+        RoomLook { looked, allowed: 0 }
+    }
+
     /// How much further the call may look.
     pub(super) fn left(&self) -> u64 {
         self.allowed.saturating_sub(self.looked)
     }
 
-    /// Asks for room in one more queue.
-    pub(super) fn allow(&mut self, load: Load) {
-        self.allowed += STEPS + load.messages + load.bytes / BYTES_EACH;
-    }
-}
-
-impl Core {
-    /// Begins an attempt of a call that has `looked` so far.
-    #[inline]
-    pub fn begin_attempt(&mut self, looked: u64) {
-        self.room = RoomLook { looked, allowed: 0 };
-    }
-
-    /// Has the thread that makes checkpoints go on with a look that a call has broken off.
-    pub(super) fn look_on(&mut self) {
-        self.lives.swept = None;
-        self.arm_lives_again();
+    /// Asks for room for messages in one more queue.
+    pub(super) fn allow(&mut self, messages: u64, bytes: u64) {
+        self.allowed += STEPS + messages + bytes / BYTES_EACH;
     }
 }

@@ -78,6 +78,12 @@ impl Core {
         is_due
     }
 
+    /// Has the thread that makes checkpoints go on at once with a look that a call has broken off.
+    pub(super) fn look_on(&mut self) {
+        self.break_off_sweep();
+        self.arm_lives_again();
+    }
+
     /// Notes that the look at all messages was broken off: the next one need not rest.
     pub fn break_off_sweep(&mut self) {
         self.lives.swept = None;
