@@ -144,7 +144,7 @@ impl Committer {
         loop {
             let turn = self.lock_open(OPERATION)?.take_turn(log, only, sweep.now);
             match turn {
-                Turn::Read(slice) => drop(self.sweep_slice(slice, only)?),
+                Turn::Read(slice) => _ = self.sweep_slice(slice, only)?,
                 Turn::GoOn => {
                     self.let_others_go_on();
                     continue;
@@ -152,7 +152,7 @@ impl Committer {
                 Turn::End => return Ok(false),
                 // The thread that makes checkpoints does not wait: another one looks.
                 Turn::Busy(_) if sweep.breaks_off.is_some() => return Ok(false),
-                Turn::Busy(waiting) => drop(waiting.wait(None)),
+                Turn::Busy(waiting) => _ = waiting.wait(None),
             }
             if sweep.breaks_off.is_some_and(|breaks_off| breaks_off()) {
                 self.lock(OPERATION).break_off(log, sweep.now);
