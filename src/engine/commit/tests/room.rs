@@ -26,9 +26,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const PART: u64 = 1024;
 
 /// An engine whose calls do all the work.
-fn alone(disk: &SimDisk, config: Config) -> Engine {
+fn alone(disk: &SimDisk) -> Engine {
     let process = Arc::new(disk.process());
-    let config = Config { io: IoMode::Calls, journal_bytes: 1 << 30, ..config };
+    let config = Config { io: IoMode::Calls, journal_bytes: 1 << 30, ..config() };
     Engine::open_on(process, Path::new("store"), config, false).expect("the disk is well")
 }
 
@@ -62,7 +62,7 @@ fn full_queue(disk: &SimDisk, engine: &Engine, parts: u64, has_expired: bool) ->
 fn a_refused_send_looks_at_a_bounded_part_of_a_large_queue() {
     let measure = |parts: u64| {
         let disk = SimDisk::new(1);
-        let engine = alone(&disk, config());
+        let engine = alone(&disk);
         let queue = full_queue(&disk, &engine, parts, false);
         let (read, _) = (disk.bytes_read(), audit::take_steps());
         assert!(is_full(queue.send("new")));
@@ -83,7 +83,7 @@ fn a_refused_send_looks_at_a_bounded_part_of_a_large_queue() {
 #[test]
 fn a_sender_that_tries_again_finds_the_room_of_what_has_expired() {
     let disk = SimDisk::new(1);
-    let engine = alone(&disk, config());
+    let engine = alone(&disk);
     let parts = 6;
     let queue = full_queue(&disk, &engine, parts, true);
     let tries = (1..=3 * parts).find(|_| !is_full(queue.send("new")));
@@ -93,7 +93,7 @@ fn a_sender_that_tries_again_finds_the_room_of_what_has_expired() {
 #[test]
 fn a_send_frees_about_what_it_needs() {
     let disk = SimDisk::new(1);
-    let engine = alone(&disk, config());
+    let engine = alone(&disk);
     let create = |most: u64| {
         let queue = engine.queue("q").time_to_live(MINUTE).max_messages(most);
         queue.create_or_update().expect("there is space")
@@ -155,7 +155,7 @@ fn a_send_that_has_little_time_looks_no_longer() {
 #[test]
 fn a_send_does_not_wait_longer_than_it_may_for_the_slice_of_another_thread() {
     let disk = SimDisk::new(1);
-    let engine = alone(&disk, config());
+    let engine = alone(&disk);
     let queue = engine.queue("q").time_to_live(MINUTE).max_messages(2000).create();
     let queue = queue.expect("there is space");
     queue.send_batch((0..2000).map(|_| "work")).expect("there is room");
