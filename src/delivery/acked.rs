@@ -1,6 +1,10 @@
 //! The store's [`AckSet`] as the [`Acked`] of deliveries.
 
-use crate::{delivery::Acked, ids::Offset, store::AckSet};
+use crate::{
+    delivery::Acked,
+    ids::{Due, Offset},
+    store::AckSet,
+};
 
 impl Acked for AckSet {
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset> {
@@ -10,5 +14,9 @@ impl Acked for AckSet {
     #[inline]
     fn priority(&self, offset: Offset) -> u8 {
         AckSet::priority(self, offset)
+    }
+
+    fn due(&self, offset: Offset) -> Due {
+        AckSet::due(self, offset)
     }
 }

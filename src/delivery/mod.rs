@@ -37,7 +37,10 @@ mod tests;
 pub mod thresholds;
 pub mod weights;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 pub use groups::Groups;
 use lanes::Lanes;
@@ -61,6 +64,8 @@ pub trait Acked {
     fn next_unacked(&self, from: Offset, end: Offset) -> Option<Offset>;
     /// The priority of an unacked message.
     fn priority(&self, offset: Offset) -> u8;
+    /// The stored due time of an unacked message.
+    fn due(&self, offset: Offset) -> Due;
 }
 
 /// Whether a message was acked or deleted.
@@ -89,6 +94,8 @@ pub struct Deliveries {
     returned: Returned,
     /// Messages that wait: first those for a time of day, then those for an even time.
     waiting: BTreeSet<(Due, Offset)>,
+    /// The due times of waiting messages that are not the stored ones: a failure was not counted yet, or cannot be.
+    unstored: BTreeMap<Offset, Due>,
     /// Messages with a priority, fresh or returned. The fresh ones are `known`.
     lanes: Lanes,
     /// Offsets at or above `next` whose messages are in another place, or were deleted there.
@@ -110,6 +117,7 @@ impl Deliveries {
             next: floor,
             returned: Returned::default(),
             waiting: BTreeSet::new(),
+            unstored: BTreeMap::new(),
             lanes: Lanes::default(),
             known: RoaringTreemap::new(),
             passed: floor,
@@ -233,6 +241,7 @@ impl Deliveries {
         {
             audit::step();
             self.waiting.remove(&(due, offset));
+            self.unstored.remove(&offset);
             match acked.priority(offset) {
                 0 => self.returned.come_due(offset),
                 priority => self.lanes.returned(priority).come_due(offset),
@@ -258,7 +267,10 @@ impl Deliveries {
     /// Removes waiting messages that were spilled to disk. They come back with [`defer`](Deliveries::defer).
     pub fn remove_spilled(&mut self, entries: &[(Due, Offset)]) {
         audit::steps(entries.len() as u64);
-        entries.iter().for_each(|entry| _ = self.waiting.remove(entry));
+        for entry in entries {
+            self.waiting.remove(entry);
+            self.unstored.remove(&entry.1);
+        }
     }
 
     /// Notes messages that were spilled to disk before the engine was opened.
@@ -387,7 +399,12 @@ impl Deliveries {
             return;
         }
         match acked.priority(offset) {
-            _ if due.waits() => self.defer(offset, due),
+            _ if due.waits() => {
+                if acked.due(offset) != due {
+                    self.unstored.insert(offset, due);
+                }
+                self.defer(offset, due);
+            }
             0 => self.returned.release(offset),
             priority => self.lanes.returned(priority).release(offset),
         }

@@ -87,6 +87,7 @@ impl Deliveries {
         if !self.waiting.is_empty() {
             audit::steps(self.waiting.len() as u64);
             self.waiting.retain(|(_, offset)| !is_in(ranges, *offset));
+            self.unstored.retain(|offset, _| !is_in(ranges, *offset));
         }
         audit::steps(ranges.len() as u64);
         self.returned.forget_all(ranges);
@@ -98,10 +99,16 @@ impl Deliveries {
         }
     }
 
-    /// Removes one deleted message. `due` is its due time. Returns `false` if the message
+    /// When a waiting message is due. `stored` is its stored due time. If the message does not wait, returns that.
+    pub fn due_of(&self, offset: Offset, stored: Due) -> Due {
+        self.unstored.get(&offset).copied().unwrap_or(stored)
+    }
+
+    /// Removes one deleted message. `stored` is its stored due time. Returns `false` if the message
     /// was in none of the places that this state knows: it is leased, spilled or parked.
-    pub fn forget_one(&mut self, offset: Offset, due: Due) -> bool {
+    pub fn forget_one(&mut self, offset: Offset, stored: Due) -> bool {
         let is_fresh = offset >= self.next && !self.known.contains(offset.0);
+        let due = self.unstored.remove(&offset).unwrap_or(stored);
         let was_waiting = self.waiting.remove(&(due, offset));
         let was_returned = self.returned.forget(offset) | self.lanes.forget(offset);
         self.known.remove(offset.0);
@@ -109,20 +116,20 @@ impl Deliveries {
     }
 
     /// Whether a message is in one of the places that this state knows, and can tell without a walk: it is neither leased nor
-    /// spilled nor parked. `due` and `priority` are those of the message.
-    pub fn has(&self, offset: Offset, due: Due, priority: u8) -> bool {
+    /// spilled nor parked. `stored` and `priority` are the due time and the priority that the store has of it.
+    pub fn has(&self, offset: Offset, stored: Due, priority: u8) -> bool {
         let is_fresh = offset >= self.next && !self.known.contains(offset.0);
         is_fresh
-            || self.waiting.contains(&(due, offset))
+            || self.waiting.contains(&(self.due_of(offset, stored), offset))
             || self.returned.contains(offset)
             || self.lanes.contains(offset, priority)
     }
 
     /// Takes a message out of its place for good, although it was not deleted. Returns `false`, and changes nothing, if it is
     /// in none of the places that this state knows.
-    pub fn take_out(&mut self, offset: Offset, due: Due) -> bool {
+    pub fn take_out(&mut self, offset: Offset, stored: Due) -> bool {
         let is_known = self.known.contains(offset.0);
-        let was_there = self.forget_one(offset, due);
+        let was_there = self.forget_one(offset, stored);
         if offset >= self.next && (is_known || was_there) {
             self.known.insert(offset.0);
         }

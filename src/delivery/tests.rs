@@ -27,6 +27,10 @@ impl Acked for Acks {
     fn priority(&self, offset: Offset) -> u8 {
         self.1.get(&offset.0).copied().unwrap_or(0)
     }
+
+    fn due(&self, _: Offset) -> Due {
+        AT_ONCE
+    }
 }
 
 /// The message whose lease ran out.
@@ -62,6 +66,10 @@ impl Acked for CountedAcks {
     fn priority(&self, offset: Offset) -> u8 {
         self.looks.set(self.looks.get() + 1);
         (offset.0 % 3) as u8
+    }
+
+    fn due(&self, _: Offset) -> Due {
+        AT_ONCE
     }
 }
 
@@ -252,8 +260,11 @@ proptest! {
                     let offset = n as u64 % end;
                     acks.0.insert(offset);
                     if let Some(at) = waiting.iter().position(|it| it.0 == offset) {
-                        let (_, due) = waiting.remove(at);
-                        deliveries.forget_one(Offset(offset), Due::day(Timestamp(due)));
+                        waiting.remove(at);
+                        // The stored due time is another one.
+
+                        prop_assert!(deliveries.has(Offset(offset), AT_ONCE, 0));
+                        prop_assert!(deliveries.forget_one(Offset(offset), AT_ONCE));
                     }
                 }
                 Step::Extend(n, by) if !leased.is_empty() => {

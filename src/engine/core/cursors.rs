@@ -11,7 +11,7 @@ use crate::{
     delivery::Deliveries,
     engine::runtime::wait::Waiting,
     error::Result,
-    ids::{CursorId, Offset, OffsetRange},
+    ids::{CursorId, Due, Offset, OffsetRange},
     store::Store,
 };
 
@@ -87,6 +87,13 @@ impl Core {
         {
             consumption.note_capacity(&mut self.effects, 1);
         }
+    }
+
+    /// When a message is due that is not spilled. `Due::NOW` if it does not wait.
+    pub fn due_of(&self, cursor: CursorId, offset: Offset) -> Due {
+        let stored = self.store.acks(cursor).map_or(Due::NOW, |acks| acks.due(offset));
+        let consumption = self.consumers.get(&cursor);
+        consumption.map_or(stored, |it| it.deliveries.due_of(offset, stored))
     }
 
     /// Begins to wait for capacity in a queue.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{
     Core,
     consumption::Consumption,
-    failures::MessageId,
     walk::{Walk, WalkOf},
 };
 use crate::{
@@ -248,9 +247,7 @@ impl Core {
             return false;
         }
         let Consumption { deliveries, groups, damaged, .. } = consumption;
-        let uncounted = self.failures.uncounted.get(&MessageId { cursor, offset });
-        let due = uncounted.map_or_else(|| acks.due(offset), |counted| counted.due);
-        let is_elsewhere = deliveries.has(offset, due, acks.priority(offset))
+        let is_elsewhere = deliveries.has(offset, acks.due(offset), acks.priority(offset))
             || acks.is_spilled(offset)
             || damaged.contains(offset)
             || groups.as_ref().is_some_and(|groups| groups.is_parked(offset));

@@ -207,7 +207,7 @@ impl Batch {
             let due = match acks.is_spilled(offset) {
                 // Its due time is on disk.
                 true => Some(message.waits_for()).filter(|due| due.waits()),
-                false => Some(acks.due(offset)),
+                false => Some(core.due_of(cursor, offset)),
             };
             // A message that was spilled meanwhile stays: it would come early.
             let Some(due) = due else { continue };

@@ -4,11 +4,15 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{config, open};
 use crate::{
-    Engine, ErrorKind, audit,
+    Backoff, Engine, ErrorKind, Message, audit,
     config::{Config, IoMode},
+    delivery::LeaseKey,
     disk::sim::SimDisk,
-    engine::core::sweep::{Seen, Turn},
-    ids::Offset,
+    engine::core::{
+        Core,
+        sweep::{Seen, Turn},
+    },
+    ids::{CursorId, Due, Offset},
     journal::Urgency,
     store::Extent,
 };
@@ -200,7 +204,7 @@ fn what_has_left_before_a_slice_was_given_up_is_booked() {
     let Turn::Busy(waiting) = busy else { panic!("another thread reads: {busy:?}") };
     // All have left but the first one. Then something failed.
     (1..3).for_each(|n| _ = queue.remove(Offset(n)).expect("it is there"));
-    let is_dead = |core: &crate::engine::core::Core| core.store.is_reclaimable();
+    let is_dead = |core: &Core| core.store.is_reclaimable();
     let (of, before) = (slice.of, is_dead(&lock()));
     let (ends, gone) = ((0..3).map(|n| (now, Offset(n))), (1..3).map(Offset));
     let seen = Seen { ends: ends.collect(), gone: gone.collect(), ..Seen::default() };
@@ -245,5 +249,52 @@ fn messages_that_are_moved_while_they_are_read_are_not_damaged() {
     for (offset, stored) in &read {
         let kind = stored.as_ref().err().map(crate::Error::kind);
         assert!(matches!(kind, None | Some(ErrorKind::Io)), "{offset:?}: {kind:?}");
+    }
+}
+
+fn lease(core: &mut Core, cursor: CursorId) -> LeaseKey {
+    let deadline = 100 * HOUR;
+    let (store, consumption) = core.store_and(cursor).expect("it is there");
+    let acks = store.acks_of(cursor).expect("it is there");
+    let leased = consumption.deliveries.lease_next(acks, Offset(3), deadline, |_| true);
+    leased.expect("it is there").1
+}
+
+/// A message that waits was looked for by the due time that the store has. That is another one if the failure could not be
+/// counted, as on a full disk, or if the letter of the message could not be written.
+#[test]
+fn a_message_that_waits_by_a_time_that_is_not_stored_is_not_taken_for_leased() {
+    for is_exhausted in [false, true] {
+        let disk = SimDisk::new(1);
+        let engine = alone(&disk);
+        let queue = engine.queue("q").lease(20 * HOUR).backoff(Backoff::Fixed(10 * HOUR));
+        let queue = queue.max_attempts(2).create().expect("there is space");
+        let brief = || Message::new("brief").expire_after(HOUR);
+        queue.send_batch([brief(), Message::new("stays"), brief()]).expect("there is space");
+        let (committer, cursor) = (engine.committer(), queue.cursor());
+        let (first, third) = (Offset(0), Offset(2));
+        let _held = if is_exhausted {
+            // `move_or_wait` releases a message like this.
+            let mut core = committer.lock("test");
+            let due = Due::even(core.even(committer.elapsed() + 2 * HOUR));
+            let keys: Vec<LeaseKey> = (0..3).map(|_| lease(&mut core, cursor)).collect();
+            core.release(cursor, keys[0], due);
+            core.release(cursor, keys[2], due);
+            None
+        } else {
+            let receive = || queue.try_receive().expect("it can be read").expect("it is there");
+            let (_first, held, _third) = (receive(), receive(), receive());
+            Some(held)
+        };
+        committer.lock("test").forget_failures();
+        let delayed = || committer.lock("test").due_of(cursor, third);
+        assert!(delayed().waits());
+        // What is removed leaves every count.
+        assert!(queue.remove(first).expect("it is there"));
+        assert_eq!(queue.delayed().expect("it is there"), 1);
+        disk.advance(HOUR);
+        assert!(committer.sweep(None));
+        let stats = queue.stats().expect("it is there");
+        assert_eq!((stats.expired, stats.delayed, stats.in_flight), (1, 0, 1), "{is_exhausted}");
     }
 }
