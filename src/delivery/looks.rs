@@ -8,7 +8,10 @@
 //!
 //! A message on lease is left out: it is not read. It is looked at once its lease has ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use roaring::RoaringTreemap;
 
@@ -41,6 +44,13 @@ pub struct Looks {
     on_lease: RoaringTreemap,
     /// Messages that were left out, and whose leases have ended since.
     ended: BTreeSet<Offset>,
+}
+
+/// It takes a step for each chunk.
+impl Drop for Looks {
+    fn drop(&mut self) {
+        audit::steps(self.chunks.len() as u64);
+    }
 }
 
 #[derive(Debug)]
@@ -79,29 +89,46 @@ pub enum Due {
 }
 
 impl Looks {
-    /// Follows the time to live of the cursor. Ends that were found by another one count no more.
-    pub fn follow(&mut self, time_to_live_ms: u64) {
-        if self.time_to_live_ms != time_to_live_ms {
-            *self = Looks { time_to_live_ms, ..Looks::default() };
+    /// Follows the time to live of the cursor. Ends that were found by another one count no more: returns what was known,
+    /// which may be much. The caller drops it where nobody waits.
+    #[must_use]
+    pub fn follow(&mut self, time_to_live_ms: u64) -> Option<Looks> {
+        if self.time_to_live_ms == time_to_live_ms {
+            return None;
         }
+        let known = mem::take(self);
+        self.time_to_live_ms = time_to_live_ms;
+        Some(known)
     }
 
-    /// Forgets chunks all of whose messages are acked.
-    pub fn forget_below(&mut self, floor: Offset) {
-        while let Some(first) = self.chunks.first_entry() {
-            audit::step();
-            let number = *first.key();
-            if (number + 1) * CHUNK > floor.0 {
+    /// Forgets chunks all of whose messages are acked, and messages left out: 256 of each at most. Returns whether there are
+    /// more.
+    pub fn forget_below(&mut self, floor: Offset) -> bool {
+        for _ in 0..AT_ONCE {
+            let number = self.chunks.first_key_value().map(|(number, _)| *number);
+            let Some(number) = number.filter(|number| (number + 1) * CHUNK <= floor.0) else {
                 break;
+            };
+            audit::step();
+            if let Some(chunk) = self.chunks.remove(&number) {
+                self.due.remove(&(chunk.next(), number));
             }
-            self.due.remove(&(first.get().next(), number));
-            first.remove();
+        }
+        for _ in 0..AT_ONCE {
+            let Some(first) = self.ended.first().copied().filter(|first| *first < floor) else {
+                break;
+            };
+            audit::step();
+            self.ended.remove(&first);
+        }
+        let first_chunk = self.chunks.first_key_value();
+        if first_chunk.is_some_and(|(number, _)| (number + 1) * CHUNK <= floor.0)
+            || self.ended.first().is_some_and(|first| *first < floor)
+        {
+            return true;
         }
         self.on_lease.remove_range(..floor.0);
-        while self.ended.first().is_some_and(|offset| *offset < floor) {
-            audit::step();
-            self.ended.pop_first();
-        }
+        false
     }
 
     /// Notes that a message is left out because it is on lease.
@@ -271,11 +298,11 @@ mod tests {
             let first = Offset(chunk * CHUNK);
             looks.see(first.to(Looks::end_of_chunk(first)), &[at(100 + chunk, first.0)], false);
         }
-        looks.forget_below(Offset(2 * CHUNK - 1));
+        assert!(!looks.forget_below(Offset(2 * CHUNK - 1)));
         assert_eq!((looks.next(), looks.chunks.len()), (Some(Timestamp(101)), 2));
-        looks.follow(0);
+        assert!(looks.follow(0).is_none());
         assert_eq!(looks.chunks.len(), 2);
-        looks.follow(5);
+        assert!(looks.follow(5).is_some_and(|known| known.chunks.len() == 2));
         assert_eq!((looks.next(), looks.chunks.len(), looks.due.len()), (None, 0, 0));
     }
 
@@ -311,7 +338,7 @@ mod tests {
         assert_eq!(looks.take_due(Timestamp(9)), Some(Due::Chunk(unseen)), "it is read as a whole");
         assert_eq!((looks.take_due(Timestamp(9)), looks.next()), (None, Some(Timestamp(40))));
         assert!(looks.is_left_out(Offset(700)));
-        looks.forget_below(Offset(701));
+        assert!(!looks.forget_below(Offset(701)));
         assert!(!looks.is_left_out(Offset(700)) && !looks.end_lease(Offset(700)));
     }
 }

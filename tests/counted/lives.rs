@@ -92,3 +92,50 @@ fn expired_messages_on_lease_are_looked_at_once_their_leases_have_ended() {
     assert!(many.1 < 12 * few.1, "the work is not linear: {few:?}, {many:?}");
     assert!(many.2 < few.2 + 2_000, "it is done again and again: {few:?}, {many:?}");
 }
+
+/// A queue of which each chunk of messages was looked at.
+fn looked_at(thousands: usize) -> (SimDisk, Engine, Queue) {
+    let (disk, engine) = open(Options::new().journal_bytes(1 << 30));
+    let queue = engine.queue("q").create().unwrap();
+    for _ in 0..thousands {
+        queue.send(Message::new("brief").expire_after(MINUTE)).unwrap();
+        queue.send_batch((0..1000).map(|_| Message::new("long").expire_after(HOUR))).unwrap();
+    }
+    disk.advance(MINUTE);
+    engine.checkpoint().unwrap();
+    assert_eq!(queue.stats().unwrap().expired, thousands as u64);
+    (disk, engine, queue)
+}
+
+#[test]
+fn what_is_known_of_the_lives_of_many_messages_is_forgotten_in_short_holds() {
+    let _beside = beside_others();
+    type Act = fn(&SimDisk, &Engine, Queue);
+    let acts: [(&str, Act); 3] = [
+        ("the time to live has changed", |_, engine, _| {
+            engine.queue("q").time_to_live(2 * HOUR).create_or_update().unwrap();
+            engine.checkpoint().unwrap();
+        }),
+        ("they are gone", |disk, engine, queue| {
+            queue.purge().unwrap();
+            disk.advance(HOUR);
+            engine.checkpoint().unwrap();
+            queue.send(Message::new("brief").expire_after(MINUTE)).unwrap();
+            disk.advance(MINUTE);
+            engine.checkpoint().unwrap();
+        }),
+        ("the queue is deleted", |_, engine, _| engine.queue("q").delete().unwrap()),
+    ];
+    for (what, act) in acts {
+        let measure = |thousands: usize| {
+            let (disk, engine, queue) = looked_at(thousands);
+            let _ = take_longest_holds();
+            act(&disk, &engine, queue);
+            let holds = take_longest_holds();
+            let of = |operation: &str| holds.get(operation).copied().unwrap_or(0);
+            ["drop expired messages", "delete", "create"].into_iter().map(of).max().unwrap()
+        };
+        let (few, many) = (measure(30), measure(600));
+        assert!(many < few + 300 && many < 2500, "{what}: {few} steps, and {many} of many");
+    }
+}

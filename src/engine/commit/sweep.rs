@@ -4,9 +4,9 @@
 //! that has no room, for a few slices. Without threads, the calls that do their work do it. `core/slices.rs` says which messages to read. Several threads
 //! that look at one log share the look: each takes a slice of it, and the others wait for that slice.
 
-use std::{mem, time::Duration};
+use std::{cell::Cell, mem, time::Duration};
 
-use super::committer::Committer;
+use super::{committer::Committer, threads};
 use crate::{
     engine::core::{
         Core,
@@ -19,7 +19,7 @@ use crate::{
         walk::WalkOf,
     },
     error::{Error, ErrorKind, Result},
-    ids::{CursorId, LogId, Offset, Timestamp},
+    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
     journal::Urgency,
     store::{Extent, Loaded, Located, Refused, Shortage, Stored, Together},
 };
@@ -32,16 +32,20 @@ const BYTES_AT_ONCE: usize = 1 << 20;
 /// About how many bytes the note of a letter takes.
 const NOTE_BYTES: usize = 128;
 
+/// A look writes so many times less than the length of a journal before it has the journal made shorter.
+const GROWTH: u64 = 8;
+
 /// Whether a look is broken off before all messages were looked at. A later one goes on.
 pub type BreaksOff<'a> = &'a dyn Fn() -> bool;
 
 /// A thread's look at messages.
-#[derive(Clone, Copy)]
 struct Sweep<'a> {
     /// The even time. Lives that end later are not over.
     now: Timestamp,
     /// `None` if it goes on until its end.
     breaks_off: Option<BreaksOff<'a>>,
+    /// The end of the journal when the look began, or when it last had the journal made shorter.
+    short_at: Cell<Lsn>,
 }
 
 /// A slice that this thread reads. Its drop ends it, also after an error or a panic: what has left is noted, and others go
@@ -77,17 +81,17 @@ impl Committer {
     /// later. It asks after each slice whether it `breaks_off`; then it does not wait for others either. Returns whether it
     /// was not broken off.
     pub fn sweep(&self, breaks_off: Option<BreaksOff<'_>>) -> bool {
-        let (now, mut last) = (self.even(), None);
+        let (sweep, mut last) = (self.begin_sweep(breaks_off), None);
         loop {
             let Ok(core) = self.lock_open(OPERATION) else { return true };
             // A log that comes again has its turn in the next round.
-            let Some(due) = core.store.end_after(last).filter(|(end, ..)| *end <= now) else {
+            let Some(due) = core.store.end_after(last).filter(|(end, ..)| *end <= sweep.now) else {
                 break;
             };
             drop(core);
             last = Some(due);
             // Damage and failures keep only the messages that they are about.
-            let is_broken_off = self.sweep_log(due.2, None, Sweep { now, breaks_off });
+            let is_broken_off = self.sweep_log(due.2, None, &sweep);
             if is_broken_off.unwrap_or(false) {
                 return false;
             }
@@ -96,10 +100,32 @@ impl Committer {
         true
     }
 
+    fn begin_sweep<'a>(&self, breaks_off: Option<BreaksOff<'a>>) -> Sweep<'a> {
+        let short_at = Cell::new(self.lock(OPERATION).store.journal.tail());
+        Sweep { now: self.even(), breaks_off, short_at }
+    }
+
+    /// Has the journal made shorter if it is long, and the look has written much of it: letters. The first letters have no
+    /// checkpoint: it would move messages that are about to leave. A failure does no harm: the look is broken off in time.
+    fn shorten_after_letters(&self, sweep: &Sweep<'_>) {
+        let core = self.lock(OPERATION);
+        let (is_long, tail) = (core.is_long(), core.store.journal.tail());
+        drop(core);
+        if !is_long || tail.0 - sweep.short_at.get().0 < self.config.journal_bytes / GROWTH {
+            return;
+        }
+        sweep.short_at.set(tail);
+        if self.checkpointer.has_thread() && !threads::is_checkpointer() {
+            self.checkpointer.call();
+        } else {
+            let _ = self.checkpoint(Extent::Older, Urgency::Ordinary);
+        }
+    }
+
     /// Looks at the messages of one cursor.
     pub fn sweep_cursor(&self, cursor: CursorId, log: LogId) {
         // It fails only if the engine is closed: the caller finds that.
-        let _ = self.sweep_log(log, Some(cursor), Sweep { now: self.even(), breaks_off: None });
+        let _ = self.sweep_log(log, Some(cursor), &self.begin_sweep(None));
     }
 
     /// Looks at messages until some have left, so that a full queue has room, or for `most` steps. `left` is the time that
@@ -140,11 +166,14 @@ impl Committer {
     }
 
     /// Looks at the messages of a log, for all its cursors or for one. Returns whether it was broken off.
-    fn sweep_log(&self, log: LogId, only: Option<CursorId>, sweep: Sweep<'_>) -> Result<bool> {
+    fn sweep_log(&self, log: LogId, only: Option<CursorId>, sweep: &Sweep<'_>) -> Result<bool> {
         loop {
             let turn = self.lock_open(OPERATION)?.take_turn(log, only, sweep.now);
             match turn {
-                Turn::Read(slice) => _ = self.sweep_slice(slice, only)?,
+                Turn::Read(slice) => {
+                    self.sweep_slice(slice, only)?;
+                    self.shorten_after_letters(sweep);
+                }
                 Turn::GoOn => {
                     self.let_others_go_on();
                     continue;

@@ -168,7 +168,7 @@ impl Core {
         let Core { consumers, arrivals, effects, lives, leases_deleted, .. } = self;
         for (cursor, _) in deleted.iter().flat_map(Entity::cursors) {
             audit::step();
-            lives.forget_cursor(cursor);
+            lives.forget_cursor(cursor, effects);
             let Some(mut consumption) = consumers.remove(&cursor) else { continue };
             if let Some(watched) = arrivals.watches.get(&consumption.info.log) {
                 // A subscription may be gone while its topic stays. All waiters of the topic wake, and the
@@ -178,6 +178,7 @@ impl Core {
             consumption.wake_others(effects);
             effects.drop_later(consumption.thresholds.drain(..));
             *leases_deleted = consumption.deliveries.last_number().max(*leases_deleted);
+            effects.drop_after(Some(consumption));
         }
         for entity in deleted {
             arrivals.recent.remove(&entity.id);

@@ -4,7 +4,9 @@
 //! has unlocked the core. There are two reasons. A thread that is woken under the lock would block on it and
 //! sleep again. A callback of the application may call the engine.
 
-use std::{cell::RefCell, collections::VecDeque, marker::PhantomData, sync::Arc, time::Duration};
+use std::{
+    any::Any, cell::RefCell, collections::VecDeque, marker::PhantomData, sync::Arc, time::Duration,
+};
 
 use super::thresholds::{Callback, WatchedThreshold};
 use crate::engine::runtime::{
@@ -33,6 +35,8 @@ pub struct Effects {
     callbacks: Vec<Callback>,
     /// Thresholds that are no longer watched. Dropping their callbacks may call the engine.
     ended: Vec<WatchedThreshold>,
+    /// What is no longer needed, and takes long to be dropped.
+    garbage: Vec<Box<dyn Any + Send>>,
 }
 
 impl Effects {
@@ -82,6 +86,14 @@ impl Effects {
         self.any |= !self.ended.is_empty();
     }
 
+    /// Drops what is no longer needed once the core is unlocked: it may be much.
+    pub fn drop_after<T: Any + Send>(&mut self, garbage: Option<T>) {
+        if let Some(garbage) = garbage {
+            self.any = true;
+            self.garbage.push(Box::new(garbage));
+        }
+    }
+
     /// Runs the effects, unless this thread holds effects back.
     pub fn run_or_hold(self, signal: &FlusherSignal) {
         if let Some(effects) = HeldBack::hold(self) {
@@ -91,7 +103,7 @@ impl Effects {
 
     /// Runs the effects. The caller holds no lock.
     fn run(self, signal: &FlusherSignal) {
-        let Effects { any: _, wake_ups, timers, sweep_at, callbacks, ended } = self;
+        let Effects { any: _, wake_ups, timers, sweep_at, callbacks, ended, garbage } = self;
         timers.into_iter().for_each(|timer| signal.set_timer(timer));
         sweep_at.into_iter().for_each(|at| signal.sweep_at(at));
         for WakeUp { watch, most } in wake_ups {
@@ -101,6 +113,7 @@ impl Effects {
         }
         call_in_turn(callbacks);
         ended.into_iter().for_each(|threshold| application::run(|| drop(threshold)));
+        garbage.into_iter().for_each(|it| application::run(|| drop(it)));
     }
 }
 

@@ -36,8 +36,8 @@ pub struct Lives {
 
 impl Lives {
     /// Forgets a cursor that was deleted.
-    pub fn forget_cursor(&mut self, cursor: CursorId) {
-        self.looks.remove(&cursor);
+    pub fn forget_cursor(&mut self, cursor: CursorId, effects: &mut Effects) {
+        effects.drop_after(self.looks.remove(&cursor));
         self.walks.remove(&cursor);
     }
 

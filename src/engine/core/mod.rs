@@ -208,8 +208,12 @@ impl Core {
 
     #[inline]
     pub fn wants_checkpoint(&self) -> bool {
-        let journal = &self.store.journal;
-        journal.bytes_behind() > self.checkpoint_from || self.store.is_reclaimable()
+        self.is_long() || self.store.is_reclaimable()
+    }
+
+    /// Whether the journal is so long that a checkpoint begins.
+    pub fn is_long(&self) -> bool {
+        self.store.journal.bytes_behind() > self.checkpoint_from
     }
 
     /// The lengths of the journal between which producers are [slowed down](crate::engine::commit::pressure). Behind the

@@ -71,15 +71,25 @@ impl Core {
         let (Some(time_to_live_ms), Some(floor), Some((_, end))) =
             (time_to_live_ms, self.store.floor(cursor), self.store.bounds(log))
         else {
-            self.lives.looks.remove(&cursor);
+            self.effects.drop_after(self.lives.looks.remove(&cursor));
             return None;
         };
         let looks = self.lives.looks.entry(cursor).or_default();
-        looks.follow(time_to_live_ms);
-        looks.forget_below(floor);
+        self.effects.drop_after(looks.follow(time_to_live_ms));
         let of = WalkOf { cursor, log, now, time_to_live_ms };
         let (next, is_busy, watch) = (None, false, Arc::default());
-        Some(Walk { look, of, from: floor, end, next, asked_upto: Offset(0), is_busy, watch })
+        let (from, forgotten_below) = (floor, Some(floor));
+        Some(Walk {
+            look,
+            of,
+            forgotten_below,
+            from,
+            end,
+            next,
+            asked_upto: Offset(0),
+            is_busy,
+            watch,
+        })
     }
 
     /// Goes on with a walk. It looks for lives that are over at `now`.
@@ -87,6 +97,12 @@ impl Core {
         walk.of.now = walk.of.now.max(now);
         let (cursor, now) = (walk.of.cursor, walk.of.now);
         let looks = self.lives.looks.entry(cursor).or_default();
+        if let Some(floor) = walk.forgotten_below {
+            if looks.forget_below(floor) {
+                return Ok(Step::GoOn);
+            }
+            walk.forgotten_below = None;
+        }
         match looks.take_due(now) {
             None => {}
             Some(Due::Chunk(range)) => {

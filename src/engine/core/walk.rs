@@ -34,6 +34,8 @@ pub struct Walk {
     pub look: u64,
     /// What its slices have in common.
     pub(super) of: WalkOf,
+    /// What is known of messages below is to be forgotten first.
+    pub(super) forgotten_below: Option<Offset>,
     /// Where the walk goes on.
     pub(super) from: Offset,
     /// The end of the log when the walk began.

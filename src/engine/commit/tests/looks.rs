@@ -1,6 +1,6 @@
 //! Looks at messages whose lives may be over: each cursor has its turn, and no message is read more often than it must be.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{cell::Cell, path::Path, sync::Arc, time::Duration};
 
 use super::{config, open};
 use crate::{
@@ -297,4 +297,29 @@ fn a_message_that_waits_by_a_time_that_is_not_stored_is_not_taken_for_leased() {
         let stats = queue.stats().expect("it is there");
         assert_eq!((stats.expired, stats.delayed, stats.in_flight), (1, 0, 1), "{is_exhausted}");
     }
+}
+
+#[test]
+fn a_look_with_many_letters_does_not_make_the_journal_much_longer_than_it_should_be() {
+    const JOURNAL: u64 = 1 << 20;
+    let disk = SimDisk::new(1);
+    let engine = alone_with(&disk, Config { journal_bytes: JOURNAL, ..reading_by_calls() });
+    let queue = engine.queue("q").time_to_live(MINUTE).max_attempts(3).create();
+    let queue = queue.expect("there is space");
+    for _ in 0..150 {
+        queue.send_batch((0..100).map(|_| vec![7; 200])).expect("it fits");
+    }
+    engine.checkpoint().expect("there is space");
+    disk.advance(MINUTE);
+    let (most, slices) = (Cell::new(0), Cell::new(0));
+    let length = || engine.committer().lock("test").store.journal.bytes_behind();
+    let after_a_slice = || {
+        most.set(length().max(most.get()));
+        slices.set(slices.get() + 1);
+        false
+    };
+    assert!(engine.committer().sweep(Some(&after_a_slice)));
+    assert!(slices.get() >= 15_000 / 256, "{} slices", slices.get());
+    assert!(most.get() < JOURNAL / 4 * 5, "the journal has {} bytes", most.get());
+    assert_eq!(queue.stats().expect("it is there").expired, 15_000);
 }
