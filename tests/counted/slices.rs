@@ -14,7 +14,7 @@ use super::beside_others;
 /// The most steps of one hold.
 const STEPS_MAX: u64 = 1200;
 
-const FEW: usize = 2_000;
+const FEW: usize = 1_000;
 const MANY: usize = 10 * FEW;
 
 const SECOND: Duration = Duration::from_secs(1);

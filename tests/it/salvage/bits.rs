@@ -6,7 +6,7 @@
 //! proves that it was durable. It is cut, with everything behind it, and nothing before it. A store that was
 //! closed has no such frame.
 //!
-//! `cargo test` tries a sample. All of it: `POSTHOUSE_BITS=all cargo test --release --test it -- --nocapture
+//! `cargo test` tries a sample. All of it: `POSTHOUSE_WHOLE=1 cargo test --release --test it -- --nocapture
 //! salvage::bits`. A larger store has messages of up to `POSTHOUSE_BITS_MESSAGE` bytes.
 
 use std::{
@@ -27,6 +27,7 @@ use posthouse::{Durability, Engine, ErrorKind, Offset, sim::SimDisk};
 use super::check::{Tally, check_damaged, files};
 use super::sample::{Builder, History, Sample, dumped, options};
 use crate::model::state::{State, dump};
+use crate::support::one_in;
 
 /// The end of the last process of a store.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -295,11 +296,12 @@ fn number(name: &str) -> Option<usize> {
 }
 
 fn flip_bits(end: End) {
-    let all = std::env::var("POSTHOUSE_BITS").is_ok_and(|it| it == "all");
+    let usual = one_in(1511);
     let victim = victim(end, number("POSTHOUSE_BITS_MESSAGE").unwrap_or(SMALL));
     // An odd step reaches all places in a byte.
-    let step = number("POSTHOUSE_BITS_STEP").unwrap_or(if all { 1 } else { 151 });
-    let threads = if all { thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+    let step = number("POSTHOUSE_BITS_STEP").unwrap_or(usual);
+    let threads =
+        if usual == 1 { thread::available_parallelism().map_or(1, usize::from) } else { 1 };
     let began = Instant::now();
     let flips = victim.flip_all(step, threads);
     let (bytes, files) = (victim.bits() / 8, victim.files.len());
@@ -315,7 +317,12 @@ fn flip_bits(end: End) {
     }
     assert_eq!(flips.all(), victim.bits().div_ceil(step));
     let frames: usize = victim.unproven.iter().map(|(frame, _)| frame.len() * 8).sum();
-    assert!(flips.cut <= frames.div_ceil(step) && (*cut > 0) == (end != End::Closed), "{flips:?}");
+    assert!(flips.cut <= frames.div_ceil(step), "{flips:?}");
+    // A sample may miss the frames.
+    assert!(
+        end == End::Closed && *cut == 0 || end != End::Closed && (*cut > 0 || step > 151),
+        "{flips:?}"
+    );
     assert!(flips.exact > 0 && flips.refused > 0, "{flips:?}");
 }
 

@@ -32,10 +32,17 @@ pub fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// How many cases proptest tries: the given number, or `POSTHOUSE_CASES`.
-pub fn cases(default: u32) -> Config {
+/// A search takes one in `n` of its cases: `cargo test` ends soon. With `POSTHOUSE_WHOLE` it takes all of them, as CI does.
+pub fn one_in(n: usize) -> usize {
+    if std::env::var_os("POSTHOUSE_WHOLE").is_some() { 1 } else { n }
+}
+
+/// How many cases proptest tries in a whole search. `cargo test` tries a sixth of them, and `POSTHOUSE_CASES` another
+/// number.
+pub fn cases(whole: u32) -> Config {
     let cases = std::env::var("POSTHOUSE_CASES").ok().and_then(|n| n.parse().ok());
-    Config { cases: cases.unwrap_or(default), failure_persistence: None, ..Config::default() }
+    let cases = cases.unwrap_or_else(|| whole.div_ceil(one_in(6) as u32));
+    Config { cases, failure_persistence: None, ..Config::default() }
 }
 
 /// Opens a store with small files on a simulated disk.
