@@ -74,7 +74,8 @@ fn flush(committer: &Committer) {
     }
 }
 
-fn flush_all(committer: &Committer) {
+/// Syncs everything, if there is anything to sync.
+pub(super) fn flush_all(committer: &Committer) {
     let (tail, is_dirty) = {
         let core = committer.lock("flush");
         (core.store.journal.tail(), core.store.journal.is_dirty())

@@ -42,6 +42,7 @@ impl Committer {
         left: Option<&dyn Fn() -> Duration>,
         mut attempt: impl FnMut(&mut Core) -> CommitResult<(T, Receipt)>,
     ) -> Result<(T, Receipt)> {
+        self.work_alone();
         let mut looked = 0;
         loop {
             let mut core = self.lock_open(operation)?;

@@ -167,6 +167,12 @@ impl Consumer {
         if !committer.flusher.has_thread() || core.doubts_clock() {
             core.look_at_clock(committer.now());
         }
+        if !committer.flusher.has_thread() {
+            drop(core);
+            committer.work_alone();
+            core = committer.lock_open(operation)?;
+            elapsed = committer.elapsed();
+        }
         if core.wants_block(cursor, elapsed) {
             drop(core);
             // A block that cannot come back is tried again later. Damage is reported when a consumer finds no

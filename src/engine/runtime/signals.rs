@@ -139,16 +139,22 @@ impl FlusherSignal {
         }
     }
 
+    /// Sets a timer. Without a thread, calls take it when it is [due](FlusherSignal::take_due).
     pub fn set_timer(&self, timer: Timer) {
-        if self.has_thread {
-            let mut agenda = self.agenda.lock();
-            let is_next = agenda.next().is_none_or(|next| timer.at < next);
-            agenda.timers.push(Reverse(timer));
-            drop(agenda);
-            if is_next {
-                self.changed.notify_one();
-            }
+        let mut agenda = self.agenda.lock();
+        let is_next = agenda.next().is_none_or(|next| timer.at < next);
+        agenda.timers.push(Reverse(timer));
+        drop(agenda);
+        if is_next {
+            self.changed.notify_one();
         }
+    }
+
+    /// Takes the first timer that is due.
+    pub fn take_due(&self, now: Duration) -> Option<Timer> {
+        let mut agenda = self.agenda.lock();
+        let is_due = agenda.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now);
+        if is_due { agenda.timers.pop().map(|Reverse(timer)| timer) } else { None }
     }
 
     /// Has the lives of messages looked at.

@@ -10,6 +10,7 @@ mod damage;
 mod dead_letter;
 mod delay;
 mod delay_index;
+mod elsewhere;
 mod expiry;
 mod handling;
 mod lease;

@@ -108,48 +108,17 @@ impl Driver<'_> {
         for Held { whose, delivery, .. } in expired {
             ended.entry(whose).or_default().push(delivery);
         }
-        while let Some((whose, deliveries)) = ended.pop_first() {
-            for delivery in deliveries.iter().filter(|_| !self.doomed) {
-                assert_eq!(delivery.ack().expect_err("too late").kind(), ErrorKind::LeaseLost);
-                let mut tx = self.engine().transaction();
-                tx.ack(delivery);
-                assert_eq!(tx.commit().expect_err("too late").kind(), ErrorKind::LeaseLost);
-            }
-            // Looking makes the engine count the failures, in one commit.
-            let looked = match &whose {
-                Whose::Queue(name) => self.queue(name).and_then(|it| it.in_flight()),
-                Whose::Subscription(topic, name) => {
-                    self.subscription(topic, name).and_then(|it| it.in_flight())
-                }
-            };
+        for (n, whose) in ended.keys().enumerate() {
+            let looked = self.look(whose);
             let looked = self.outcome(looked)?;
-            if self.doomed && !whose.is_retried() {
-                // A failure that cannot be counted is forgotten, and the call takes what is over all the same.
-                let before = self.now().clone();
-                self.were_swept(vec![whose.clone()], false);
-                self.committed(|state| *state = before);
-            }
-            let is_last = |it: &&Delivery| whose.is_retried() && it.attempt() >= ATTEMPTS_MAX;
-            self.committed(|state| {
-                for delivery in deliveries.iter().filter(|it| !is_last(it)) {
-                    settle_in(state, &whose, delivery.offset().0, Settling::RunOut, now);
-                }
-            });
-            for delivery in &deliveries {
-                self.note_wait(&whose, delivery.offset().0, Settling::RunOut);
+            if n == 0 {
+                self.ran_out(&ended);
             }
             // Looking also takes what is over.
-            let last: Vec<u64> =
-                deliveries.iter().filter(is_last).map(|it| it.offset().0).collect();
             if whose.is_retried() {
-                let mut doomed = self.over(&whose);
-                doomed.extend(
-                    last.iter().filter(|it| !doomed.contains(it)).copied().collect::<Vec<_>>(),
-                );
-                let gone = self.find_gone(&whose, &doomed);
-                let stays = last.into_iter().filter(|it| !gone.contains(it)).collect::<Vec<_>>();
-                for offset in gone.iter().chain(&stays) {
-                    self.commit_dead_letter(*offset);
+                let over = self.over(whose);
+                for offset in self.find_gone(whose, &over) {
+                    self.commit_dead_letter(offset);
                 }
             } else {
                 self.were_swept(vec![whose.clone()], looked.is_some());
@@ -166,11 +135,71 @@ impl Driver<'_> {
                         is_admitted: false,
                     }
                 };
-                let rest = ended.into_iter();
-                self.held.extend(rest.flat_map(|(whose, all)| all.into_iter().map(held(whose))));
+                self.held.extend(
+                    ended.into_iter().flat_map(|(whose, all)| all.into_iter().map(held(whose))),
+                );
                 return Ok(None);
             }
         }
+        for delivery in ended.values().flatten().filter(|_| !self.doomed) {
+            assert_eq!(delivery.ack().expect_err("too late").kind(), ErrorKind::LeaseLost);
+            let mut tx = self.engine().transaction();
+            tx.ack(delivery);
+            assert_eq!(tx.commit().expect_err("too late").kind(), ErrorKind::LeaseLost);
+        }
         Ok(Some(()))
     }
+
+    fn look(&self, whose: &Whose) -> Result<u64, Error> {
+        match whose {
+            Whose::Queue(name) => self.queue(name).and_then(|it| it.in_flight()),
+            Whose::Subscription(topic, name) => {
+                self.subscription(topic, name).and_then(|it| it.in_flight())
+            }
+        }
+    }
+
+    /// The first call after leases have run out counts the failures, those of all queues and subscriptions in one commit.
+    /// Then messages with no attempts left move to the dead letters, each in a commit.
+    fn ran_out(&mut self, ended: &BTreeMap<Whose, Vec<Delivery>>) {
+        let now = self.time;
+        if self.doomed {
+            // A failure that cannot be counted is forgotten, and the call goes on all the same.
+            let before = self.now().clone();
+            self.moved_last(ended);
+            let first = ended.keys().next().expect("some leases have ended").clone();
+            self.were_swept(vec![first], false);
+            self.committed(|state| *state = before);
+        }
+        self.committed(|state| {
+            for (whose, deliveries) in ended {
+                for delivery in deliveries.iter().filter(|it| !is_last(whose, it)) {
+                    settle_in(state, whose, delivery.offset().0, Settling::RunOut, now);
+                }
+            }
+        });
+        for (whose, deliveries) in ended {
+            for delivery in deliveries {
+                self.note_wait(whose, delivery.offset().0, Settling::RunOut);
+            }
+        }
+        self.moved_last(ended);
+    }
+
+    /// Messages whose last leases have run out have moved to the dead letters.
+    fn moved_last(&mut self, ended: &BTreeMap<Whose, Vec<Delivery>>) {
+        for (whose, deliveries) in ended {
+            let last = deliveries.iter().filter(|it| is_last(whose, it));
+            let last: Vec<u64> = last.map(|it| it.offset().0).collect();
+            let gone = self.find_gone(whose, &last);
+            let stays = last.into_iter().filter(|it| !gone.contains(it)).collect::<Vec<_>>();
+            for offset in gone.iter().chain(&stays) {
+                self.commit_dead_letter(*offset);
+            }
+        }
+    }
+}
+
+fn is_last(whose: &Whose, delivery: &Delivery) -> bool {
+    whose.is_retried() && delivery.attempt() >= ATTEMPTS_MAX
 }
