@@ -401,9 +401,9 @@ const GROWING: [(Thing, &str, u64); 32] = [
     (Damaged, "purge", 1),
 ];
 
-/// What works in slices: a hold grows up to a bound that `slices.rs` asserts. The first operation that looks at a queue
-/// ends its leases that have run out, and releases messages that come due.
-const SLICED: [(Thing, &str); 2] = [(Expired, "stats"), (Due, "stats")];
+/// What works in slices: a hold grows up to a bound that `slices.rs` asserts. A timer ends leases that have run out, and
+/// releases messages that come due. Without threads, the next call runs it.
+const SLICED: [(Thing, &str); 2] = [(Expired, "timer"), (Due, "timer")];
 
 /// What works in slices, whatever there is: `flat.rs` asserts the bound of a hold, and that its work follows what changed.
 const ALWAYS_SLICED: &str = "checkpoint";

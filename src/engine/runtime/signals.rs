@@ -141,9 +141,14 @@ impl FlusherSignal {
 
     /// Sets a timer. Without a thread, calls take it when it is [due](FlusherSignal::take_due).
     pub fn set_timer(&self, timer: Timer) {
+        self.plan(timer.at, |agenda| agenda.timers.push(Reverse(timer)));
+    }
+
+    /// Adds something to the agenda that is due at a time.
+    fn plan(&self, at: Duration, add: impl FnOnce(&mut Agenda)) {
         let mut agenda = self.agenda.lock();
-        let is_next = agenda.next().is_none_or(|next| timer.at < next);
-        agenda.timers.push(Reverse(timer));
+        let is_next = agenda.next().is_none_or(|next| at < next);
+        add(&mut agenda);
         drop(agenda);
         if is_next {
             self.changed.notify_one();
@@ -160,13 +165,9 @@ impl FlusherSignal {
     /// Has the lives of messages looked at.
     pub fn sweep_at(&self, at: Duration) {
         if self.has_thread {
-            let mut agenda = self.agenda.lock();
-            let is_next = agenda.next().is_none_or(|next| at < next);
-            agenda.sweep_at = Some(agenda.sweep_at.map_or(at, |set| set.min(at)));
-            drop(agenda);
-            if is_next {
-                self.changed.notify_one();
-            }
+            self.plan(at, |agenda| {
+                agenda.sweep_at = Some(agenda.sweep_at.map_or(at, |set| set.min(at)));
+            });
         }
     }
 
@@ -444,13 +445,4 @@ impl CheckpointerSignal {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_clocks_are_looked_at_while_the_end_of_a_life_is_awaited() {
-        let hour = Some(Duration::from_secs(3600));
-        assert_eq!(Agenda { sweep_at: hour, ..Agenda::default() }.next(), Some(LOOK));
-        assert_eq!(Agenda::default().next(), None);
-    }
-}
+mod tests;

@@ -15,8 +15,10 @@ use posthouse::{Backoff, Message, Queue, Threshold};
 
 use crate::support::{HOUR, MINUTE, SECOND, Sim, take, texts};
 
+type Call = fn(&Sim, &Queue);
+
 /// Calls that have nothing to do with another queue.
-const CALLS: [(&str, fn(&Sim, &Queue)); 6] = [
+const CALLS: [(&str, Call); 6] = [
     ("send", |_, queue| _ = queue.send("other").unwrap()),
     ("receive", |_, queue| assert!(queue.try_receive().unwrap().is_none())),
     ("depth", |_, queue| assert_eq!(queue.depth().unwrap(), 0)),
