@@ -27,6 +27,32 @@ pub struct Layout {
     root: PathBuf,
 }
 
+/// So many segment files are in one directory at most.
+const FAN_FILES: u64 = 1000;
+/// A name with so many digits, the first of them a zero, is no log's.
+const FAN_DIGITS: usize = 17;
+
+/// The number of a directory of segment files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fan(pub u64);
+
+impl Fan {
+    /// The directory of the file with a number.
+    pub fn of(number: u64) -> Fan {
+        Fan(number / FAN_FILES)
+    }
+
+    /// The lowest number of its files.
+    pub fn first(self) -> u64 {
+        self.0.saturating_mul(FAN_FILES)
+    }
+
+    /// The lowest number behind its files.
+    pub fn end(self) -> u64 {
+        self.first().saturating_add(FAN_FILES)
+    }
+}
+
 /// What a file name in a directory of the store stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named<T> {
@@ -83,13 +109,23 @@ impl Layout {
         self.meta_dir().join(format!("{number:020}{META}"))
     }
 
+    /// The directory of the segment files with some numbers: a thousand of them.
+    pub fn fan_dir(&self, fan: Fan) -> PathBuf {
+        self.segments_dir().join(format!("{:0FAN_DIGITS$}", fan.0))
+    }
+
+    pub fn segment_file(&self, number: u64) -> PathBuf {
+        self.fan_dir(Fan::of(number)).join(format!("{number:020}{SEGMENT}"))
+    }
+
+    /// The directory of a log in versions 1 and 2.
     pub fn log_dir(&self, log: LogId) -> PathBuf {
         self.segments_dir().join(log.0.to_string())
     }
 
-    /// A segment's name holds its generation behind its base: a rewritten segment is another
-    /// file, which takes the place of the old one when the metalog says so.
-    pub fn segment_file(&self, log: LogId, base: Offset, generation: u64) -> PathBuf {
+    /// The file of a segment in versions 1 and 2. Its name holds its generation behind its base: a rewritten segment is
+    /// another file, which takes the place of the old one when the metalog says so.
+    pub fn former_segment_file(&self, log: LogId, base: Offset, generation: u64) -> PathBuf {
         self.log_dir(log).join(format!("{:020}.{generation}{SEGMENT}", base.0))
     }
 
@@ -116,7 +152,18 @@ pub fn log_dir_name(name: &str) -> Option<LogId> {
     number(name).map(LogId)
 }
 
-pub fn segment_name(name: &str) -> Named<(Offset, u64)> {
+pub fn fan_name(name: &str) -> Option<Fan> {
+    let is_padded = name.len() == FAN_DIGITS && name.starts_with('0');
+    let all_digits = name.bytes().all(|byte| byte.is_ascii_digit());
+    name.parse().ok().filter(|_| is_padded && all_digits).map(Fan)
+}
+
+pub fn segment_name(name: &str) -> Named<u64> {
+    numbered(name, SEGMENT)
+}
+
+/// The name of a segment in the directory of its log, in versions 1 and 2.
+pub fn former_segment_name(name: &str) -> Named<(Offset, u64)> {
     let Some((stem, unfinished)) = stem(name, SEGMENT) else {
         return Named::Unknown;
     };

@@ -47,12 +47,14 @@ mod switch {
         FilesAreRecycledEarly, PositionsAreUsedAgain, TornTailIsRefused, DamageIsCut,
         RecoveryDoesNotSync, RecoveryBelievesTheCache,
         // Checkpoint, segments, metalog.
-        SegmentIsNotSynced, SegmentNameIsNotSynced, LogDirectoryIsNotSynced,
+        SegmentIsNotSynced, SharedFileIsNotSynced, SegmentNameIsNotSynced, SegmentDirectoryIsNotSynced,
+        FileNumberIsUsedAgain, FileIsRemovedWithItsFirstSegment, RewriteForgetsALog,
+
         JournalIsNotSyncedBeforeTheMetalog, MetalogIsNotSynced, MetalogNameIsNotSynced,
         MetalogIsNamedEarly, MetalogBelievesTheCache, OldestMetalogWins,
         SegmentsAreRemovedEarly, DeletedLogsAreRemovedEarly,
         ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
-        RewriteKeepsItsGeneration, AppendsBehindTheFilesEnd, BlockIsNotVerified,
+        AppendsBehindTheFilesEnd, BlockIsNotVerified,
         // State.
         AcksAreNotCaptured, AttemptsAreNotCaptured, DueIsNotCaptured, PrioritiesAreNotCaptured,
         ShelvedIsNotCaptured, BlockComesBackEmpty,

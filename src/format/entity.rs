@@ -236,11 +236,15 @@ pub fn put_value(out: &mut Vec<u8>, value: &impl Serialize) {
 }
 
 pub fn take_value<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Decoded<T> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((value, [])) => Ok(value),
-        Ok(_) => Err(Malformed("bytes are left over behind a value")),
-        Err(_) => Err(Malformed("a value cannot be decoded")),
+    match take_first(bytes)? {
+        (value, []) => Ok(value),
+        _ => Err(Malformed("bytes are left over behind a value")),
     }
+}
+
+/// The value that the bytes begin with, and the bytes behind it.
+pub fn take_first<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Decoded<(T, &'a [u8])> {
+    postcard::take_from_bytes(bytes).map_err(|_| Malformed("a value cannot be decoded"))
 }
 
 impl Creation {

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     clock::ClockState,
-    entity::{Entity, put_value, take_value},
+    entity::{Entity, put_value, take_first},
     header::{self, Magic},
     lives::Lives,
+    part::PART_HEADER_BYTES,
     segment::SEGMENT_HEADER_BYTES,
     wire::{ALIGN, Decoded, Malformed, NUMBER_CEILING, Seed, check_numbers},
 };
@@ -39,6 +40,16 @@ impl MetaHeader {
     }
 }
 
+impl Place {
+    /// Where the first block of the segment stands in the file.
+    pub fn blocks_at(self) -> u64 {
+        match self {
+            Place::Former | Place::Own => SEGMENT_HEADER_BYTES,
+            Place::Part(at) => at.saturating_add(PART_HEADER_BYTES),
+        }
+    }
+}
+
 /// One entry: the newest value of its key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MetaEntry {
@@ -62,8 +73,23 @@ pub enum MetaEntry {
     Clock(ClockState),
 }
 
-/// The index of an entry of a segment with the lives of its messages. Behind it stand the fields of both.
-const SEGMENT_WITH_LIVES: u8 = 9;
+/// The indexes of the entries of segments with the lives of their messages. Behind the index stand the fields of both, and
+/// of a part its position.
+const FORMER_SEGMENT: u8 = 9;
+const OWN_SEGMENT: u8 = 10;
+const PART: u8 = 11;
+
+/// The place of a segment on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// A file in the directory of its log, from version 1 or 2. Nothing is added to it.
+    #[default]
+    Former,
+    /// A file of its own. It can be gone on with until it is sealed.
+    Own,
+    /// A part of a shared file. The part's header stands at this position.
+    Part(u64),
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogState {
@@ -111,18 +137,23 @@ pub struct ChunkState {
 pub struct SegmentState {
     pub log: LogId,
     pub base: Offset,
+    /// The number of the file. In a [`Place::Former`] it counts the rewrites of the segment with this base. Of two segments
+    /// with the same messages the one with the higher number is newer.
     pub generation: u64,
     /// The end of the segment's range, which begins at its base. Messages of the range that the segment does not
     /// hold are dead.
     pub end: Offset,
-    /// The committed length: where its blocks end. Behind them is the footer, or uncommitted data.
+    /// The position in the file at which its blocks end. Behind them is the footer, uncommitted data, or another part.
     pub bytes: u64,
     pub records: u64,
     pub max_time: Timestamp,
+    /// Nothing is added to it. A file of its own then has a footer.
     pub sealed: bool,
     /// The lives of its messages. `None` if a build of version 1 has written it.
     #[serde(skip)]
     pub lives: Option<Lives>,
+    #[serde(skip)]
+    pub place: Place,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,23 +172,45 @@ pub struct CheckpointState {
 impl MetaEntry {
     pub fn put(&self, out: &mut Vec<u8>) {
         match self {
-            MetaEntry::Segment(state @ SegmentState { lives: Some(lives), .. }) => {
-                out.push(SEGMENT_WITH_LIVES);
-                put_value(out, &(state, lives));
-            }
+            MetaEntry::Segment(state) => state.put(out, self),
             _ => put_value(out, self),
         }
     }
 
-    pub fn decode(payload: &[u8]) -> Decoded<MetaEntry> {
-        let entry = match payload.split_first() {
-            Some((&SEGMENT_WITH_LIVES, fields)) => {
-                let (state, lives): (SegmentState, Lives) = take_value(fields)?;
-                MetaEntry::Segment(SegmentState { lives: Some(lives), ..state })
-            }
-            _ => take_value(payload)?,
+    /// The only entry in these bytes.
+    pub fn decode(bytes: &[u8]) -> Decoded<MetaEntry> {
+        match MetaEntry::decode_first(bytes)? {
+            (entry, []) => Ok(entry),
+            _ => Err(Malformed("bytes are left over behind a value")),
+        }
+    }
+
+    /// The first entry in these bytes, and the bytes behind it.
+    pub fn decode_first(bytes: &[u8]) -> Decoded<(MetaEntry, &[u8])> {
+        let segment = |state: SegmentState, lives, place| {
+            MetaEntry::Segment(SegmentState { lives: Some(lives), place, ..state })
         };
-        match &entry {
+        let (entry, rest) = match bytes.split_first() {
+            Some((&FORMER_SEGMENT, fields)) => {
+                let ((state, lives), rest) = take_first(fields)?;
+                (segment(state, lives, Place::Former), rest)
+            }
+            Some((&OWN_SEGMENT, fields)) => {
+                let ((state, lives), rest) = take_first(fields)?;
+                (segment(state, lives, Place::Own), rest)
+            }
+            Some((&PART, fields)) => {
+                let ((state, lives, at), rest) = take_first(fields)?;
+                (segment(state, lives, Place::Part(at)), rest)
+            }
+            _ => take_first(bytes)?,
+        };
+        entry.check()?;
+        Ok((entry, rest))
+    }
+
+    fn check(&self) -> Decoded<()> {
+        match self {
             MetaEntry::Entity(entity) => entity.check(),
             MetaEntry::EntityGone(id) => check_numbers([id.0]),
             MetaEntry::Log(it) => check_numbers([it.log.0, it.start.0, it.moved.0, it.next.0]),
@@ -168,9 +221,20 @@ impl MetaEntry {
             MetaEntry::SegmentGone { log, base } => check_numbers([log.0, base.0]),
             MetaEntry::Checkpoint(it) => it.check(),
             MetaEntry::Clock(it) => it.check(),
-        }?;
-        Ok(entry)
+        }
     }
+}
+
+/// The entries in the payload of a frame, one behind the other. There is at least one. Ends behind the first one that does
+/// not decode.
+pub fn entries(payload: &[u8]) -> impl Iterator<Item = Decoded<MetaEntry>> {
+    let mut rest = Some(payload);
+    std::iter::from_fn(move || {
+        Some(MetaEntry::decode_first(rest.take()?).map(|(entry, behind)| {
+            rest = Some(behind).filter(|behind| !behind.is_empty());
+            entry
+        }))
+    })
 }
 
 impl ChunkState {
@@ -189,14 +253,61 @@ impl ChunkState {
 }
 
 impl SegmentState {
+    /// Where its first block stands in the file.
+    pub fn blocks_at(&self) -> u64 {
+        self.place.blocks_at()
+    }
+
+    /// How many bytes of the file are its own, but for a footer.
+    pub fn len(&self) -> u64 {
+        match self.place {
+            Place::Former | Place::Own => self.bytes,
+            Place::Part(at) => self.bytes - at,
+        }
+    }
+
+    /// Whether a footer stands behind its blocks.
+    pub fn has_footer(&self) -> bool {
+        self.sealed && !matches!(self.place, Place::Part(_))
+    }
+
+    /// Whether messages can still be added to it.
+    pub fn is_open(&self) -> bool {
+        !self.sealed && self.place == Place::Own
+    }
+
+    fn put(&self, out: &mut Vec<u8>, entry: &MetaEntry) {
+        let lives = self.lives.unwrap_or(Lives::UNKNOWN);
+        match self.place {
+            Place::Former if self.lives.is_none() => put_value(out, entry),
+            Place::Former => {
+                out.push(FORMER_SEGMENT);
+                put_value(out, &(self, lives));
+            }
+            Place::Own => {
+                out.push(OWN_SEGMENT);
+                put_value(out, &(self, lives));
+            }
+            Place::Part(at) => {
+                out.push(PART);
+                put_value(out, &(self, lives, at));
+            }
+        }
+    }
+
     fn check(&self) -> Decoded<()> {
         check_numbers([self.log.0, self.generation, self.end.0, self.bytes])?;
         let offsets = self.end.0.checked_sub(self.base.0);
         if offsets.is_none_or(|offsets| self.records > offsets) {
             return Err(Malformed("a segment's bounds contradict each other"));
         }
-        if self.bytes < SEGMENT_HEADER_BYTES || !self.bytes.is_multiple_of(ALIGN) {
+        if self.bytes < self.blocks_at() || !self.bytes.is_multiple_of(ALIGN) {
             return Err(Malformed("a segment's length is impossible"));
+        }
+        if let Place::Part(at) = self.place
+            && (at < SEGMENT_HEADER_BYTES || !at.is_multiple_of(ALIGN) || !self.sealed)
+        {
+            return Err(Malformed("a part of a shared segment file is impossible"));
         }
         Ok(())
     }

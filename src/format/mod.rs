@@ -19,6 +19,7 @@ pub mod meta;
 pub mod note;
 mod offsets;
 pub mod pack;
+pub mod part;
 pub mod record;
 mod run;
 #[cfg(feature = "cron")]

@@ -18,11 +18,24 @@ pub struct SegmentHeader {
     pub log: LogId,
     /// No record in the segment has a lower offset.
     pub base: Offset,
-    /// The number of rewrites of the segment with this base.
+    /// The number of the file. In versions 1 and 2 it is the number of rewrites of the segment with this base.
     pub generation: u64,
 }
 
+/// No log has this number: the header of a shared file has it.
+const NO_LOG: LogId = LogId(0);
+
 impl SegmentHeader {
+    /// The header of a file that logs share.
+    pub fn shared(store: StoreId, file: u64) -> SegmentHeader {
+        SegmentHeader { store, log: NO_LOG, base: Offset(0), generation: file }
+    }
+
+    /// Whether this is the header of a file that logs share.
+    pub fn is_shared(&self) -> bool {
+        self.log == NO_LOG
+    }
+
     /// The key that identifies a segment in its store.
     pub fn key(&self) -> (LogId, Offset, u64) {
         (self.log, self.base, self.generation)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{
     report::{Affected, VerifyReport},
     survey::{contradictions, problem},
-    verify::{Known, offsets, take_within, unreferenced_segments},
+    verify::{Known, offsets, take_within, unreferenced_files, unreferenced_segments},
 };
 use crate::{
     error::Result,
@@ -102,6 +102,8 @@ fn unreferenced(shared: &impl Shared, metalog: &PathBuf) -> Result<Vec<PathBuf>>
         })
     };
     found.extend(unreferenced_segments(&*segments.disk, &segments.layout, &known)?);
+    let is_known = |number| shared.with(|store| store.knows_file(number));
+    found.extend(unreferenced_files(&*segments.disk, &segments.layout, &is_known)?);
     found.retain(|path| segments.disk.len_of(path).is_ok() || segments.disk.list(path).is_ok());
     found.sort_unstable();
     Ok(found)
@@ -191,7 +193,9 @@ impl<S: Shared> LiveWalk<'_, S> {
         self.shared.with(|store| {
             let log = store.state().logs.get(&self.log);
             let now = log.and_then(|log| log.segments.get(&segment.base));
-            now.is_some_and(|now| now.generation == segment.generation)
+            now.is_some_and(|now| {
+                (now.generation, now.place) == (segment.generation, segment.place)
+            })
         })
     }
 
@@ -213,7 +217,7 @@ impl<S: Shared> LiveWalk<'_, S> {
                 Next::End(end) => {
                     let mut lost = Vec::new();
                     self.missing(&mut lost, self.at.to(end));
-                    let dir = self.segments.layout.log_dir(self.log);
+                    let dir = self.segments.layout.segments_dir();
                     let what = "messages are missing: no file holds them";
                     self.blame_none(&dir, what, &lost);
                     break;
@@ -239,13 +243,14 @@ impl<S: Shared> LiveWalk<'_, S> {
         let whole = segment.base.to(segment.end);
         let (disk, limit) = (&*self.segments.disk, Some(segment.bytes));
         let mut found = Findings { at: self.at, ..Findings::default() };
-        let Some(mut survey) = SegmentSurvey::open(disk, path, &header, limit)? else {
+        let Some(mut survey) = SegmentSurvey::open(disk, path, &header, segment.place, limit)?
+        else {
             found.note(0, "a segment is missing", whole);
             self.missing(&mut found.lost, found.at.to(whole.end));
             return Ok(Findings { at: whole.end, ..found });
         };
-        if let Some(what) = survey.check_header(&header)? {
-            found.note(0, what.0, OffsetRange::default());
+        if let Some((position, what)) = survey.check_header()? {
+            found.note(position, what.0, OffsetRange::default());
         }
         let last = self.read_blocks(&mut survey, whole, &mut found)?;
         self.missing(&mut found.lost, found.at.to(whole.end));
@@ -267,7 +272,7 @@ impl<S: Shared> LiveWalk<'_, S> {
             take_within(&mut found.lost, whole);
         }
         if found.spots.is_empty()
-            && segment.sealed
+            && segment.has_footer()
             && let Some(what) = survey.check_footer()?
         {
             found.note(segment.bytes, what.0, OffsetRange::default());

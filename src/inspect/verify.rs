@@ -19,10 +19,11 @@ use crate::{
         delay_index,
         entity::{Entity, EntityKind},
         frame::FrameKind,
+        meta::Place,
     },
     ids::{EntityId, LogId, Offset, OffsetRange},
     journal::JournalDamage,
-    layout::{Layout, Named, segment_name},
+    layout::{Layout, Named, former_segment_name, segment_name},
     store::{AckSet, Cursor, LogName, join},
 };
 
@@ -125,7 +126,7 @@ fn verify_log(
         blame(&mut journal[last], beyond);
     }
     if !lost.is_empty() {
-        let dir = survey.layout.log_dir(log);
+        let dir = survey.layout.segments_dir();
         let mut found = problem(&dir, 0, "messages are missing: no file holds them");
         let offsets = offsets(&lost);
         found.affected.push(Affected { log: name, offsets });
@@ -144,11 +145,10 @@ fn verify_delay_indexes(survey: &Survey, report: &mut VerifyReport) -> Result<()
     queues.sort_unstable();
     for queue in queues {
         let mut named = BTreeSet::new();
-        let mut dir = survey.layout.segments_dir();
+        let dir = survey.layout.segments_dir();
         let is_index =
             |it: &&Entity| matches!(it.kind, EntityKind::DelayIndex { queue: of } if of == queue);
         if let Some(index) = survey.state.catalog.all().find(is_index) {
-            dir = survey.layout.log_dir(index.id.log(0));
             survey.walk(index.id.log(0), false, &mut |_, record| {
                 // A block that does not decode names no message.
                 let entries = delay_index::decode(record.payload).unwrap_or_default();
@@ -210,16 +210,47 @@ fn unreferenced(survey: &Survey) -> Result<Vec<PathBuf>> {
     }
     let known = |log: LogId| match survey.state.logs.get(&log) {
         Some(log) => {
-            Known::These(log.segments.values().map(|it| (it.base, it.generation)).collect())
+            let former = log.segments.values().filter(|it| it.place == Place::Former);
+            Known::These(former.map(|it| (it.base, it.generation)).collect())
         }
         None => Known::Nothing,
     };
     found.extend(unreferenced_segments(&*survey.disk, &survey.layout, &known)?);
+    let segments = survey.state.logs.values().flat_map(|log| log.segments.values());
+    let numbered = segments.filter(|it| it.place != Place::Former);
+    let files: BTreeSet<u64> = numbered.map(|it| it.generation).collect();
+    let is_known = |number| files.contains(&number);
+    found.extend(unreferenced_files(&*survey.disk, &survey.layout, &is_known)?);
     found.sort_unstable();
     Ok(found)
 }
 
-/// Which segments of a log should exist.
+/// Segment files whose numbers are not known.
+pub fn unreferenced_files(
+    disk: &dyn Disk,
+    layout: &Layout,
+    is_known: &dyn Fn(u64) -> bool,
+) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for (_, dir) in survey::fan_dirs_found(disk, layout)? {
+        let failed = |error| Error::io(error, "segments cannot be listed", &dir);
+        let names = match disk.list(&dir) {
+            Err(error) if is_no_dir(&error) => continue,
+            names => names.map_err(failed)?,
+        };
+        found.extend(names.into_iter().filter_map(|name| {
+            let stays = match segment_name(&name) {
+                Named::Real(number) => is_known(number),
+                Named::Unfinished => false,
+                Named::Unknown => true,
+            };
+            (!stays).then(|| dir.join(name))
+        }));
+    }
+    Ok(found)
+}
+
+/// Which segments of a log should exist in the directory that it had in versions 1 and 2. of a log should exist.
 pub enum Known {
     These(BTreeSet<(Offset, u64)>),
     /// There is no such log.
@@ -253,7 +284,7 @@ pub fn unreferenced_segments(
             continue;
         }
         for name in names {
-            match segment_name(&name) {
+            match former_segment_name(&name) {
                 Named::Real(segment) if !stays(segment) => found.push(dir.join(name)),
                 Named::Unfinished => found.push(dir.join(name)),
                 Named::Real(_) | Named::Unknown => {}

@@ -10,7 +10,7 @@ use crate::{
         Malformed,
         frame::{FRAME_HEADER_BYTES, FrameHeader, decode_frame},
         header::UNSUPPORTED,
-        meta::{CheckpointState, META_HEADER_BYTES, MetaEntry, MetaHeader},
+        meta::{CheckpointState, META_HEADER_BYTES, MetaEntry, MetaHeader, entries},
         wire::ALIGN,
     },
     ids::{Lsn, StoreId},
@@ -120,8 +120,7 @@ fn decode(
     while at < end {
         let (frame, payload) = frames.frame(at).expect("it was verified a moment ago");
         proven = frame.watermark.0.max(proven);
-        let entry = MetaEntry::decode(payload);
-        let applied = entry.and_then(|entry| match entry {
+        let applied = entries(payload).try_for_each(|entry| match entry? {
             MetaEntry::Checkpoint(checkpoint) => {
                 if last.replace(checkpoint).is_none() {
                     // The first checkpoint was durable before the file got its name.

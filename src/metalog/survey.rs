@@ -9,7 +9,7 @@ use crate::{
     format::{
         Malformed,
         frame::{FrameHeader, decode_frame},
-        meta::{CheckpointState, META_HEADER_BYTES, MetaEntry, MetaHeader},
+        meta::{CheckpointState, META_HEADER_BYTES, MetaEntry, MetaHeader, entries},
         wire::ALIGN,
     },
     ids::{Lsn, StoreId},
@@ -119,14 +119,16 @@ impl Walk<'_> {
                 at += ALIGN;
                 continue;
             };
-            let entry = MetaEntry::decode(payload);
+            let found: Vec<_> = entries(payload).collect();
             proof = proof.max(frame.watermark.0);
             if good < at {
                 self.gaps.push((good, at));
             }
-            match entry {
-                Ok(entry) => self.found.entries.push((at, entry)),
-                Err(what) => self.found.damage.push(MetaDamage { position: at, what }),
+            for entry in found {
+                match entry {
+                    Ok(entry) => self.found.entries.push((at, entry)),
+                    Err(what) => self.found.damage.push(MetaDamage { position: at, what }),
+                }
             }
             at += frame.frame_len();
             good = at;

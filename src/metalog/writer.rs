@@ -19,6 +19,8 @@ use crate::{
 };
 
 const WRITE_BYTES: usize = 256 << 10;
+/// A frame takes entries until it has so many bytes. The more it has, the more a damaged frame costs.
+const FRAME_BYTES: usize = 4 << 10;
 
 /// One metalog file that this epoch has begun.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub struct MetaWriter {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     seed: Seed,
+    /// The frame to which entries are added. Empty if none was begun.
     frame: Vec<u8>,
     /// Frames that are not written yet. They end at `end`.
     ready: Vec<u8>,
@@ -76,10 +79,9 @@ impl MetaWriter {
         self.snapshot_bytes
     }
 
-    /// Adds entries, and writes them. They count only once a checkpoint follows.
+    /// Adds entries. They count only once a checkpoint follows.
     pub fn put_all(&mut self, entries: &[MetaEntry]) -> Result<()> {
-        entries.iter().try_for_each(|entry| self.put(entry))?;
-        self.write_ready()
+        entries.iter().try_for_each(|entry| self.put(entry))
     }
 
     /// Removes a file that has no checkpoint yet. On a full disk its space is needed at once.
@@ -92,14 +94,26 @@ impl MetaWriter {
 
     /// Adds an entry.
     pub fn put(&mut self, entry: &MetaEntry) -> Result<()> {
-        begin_frame(&mut self.frame);
+        if self.frame.is_empty() {
+            begin_frame(&mut self.frame);
+        }
         entry.put(&mut self.frame);
+        self.entries += 1;
+        if self.frame.len() >= FRAME_BYTES {
+            self.end_frame();
+        }
+        if self.ready.len() >= WRITE_BYTES { self.write_ready() } else { Ok(()) }
+    }
+
+    fn end_frame(&mut self) {
+        if self.frame.is_empty() {
+            return;
+        }
         let watermark = Lsn(self.durable);
         finish_frame(&mut self.frame, FrameKind::Commit, Lsn(self.end), watermark, self.seed);
         self.end += self.frame.len() as u64;
         self.ready.extend_from_slice(&self.frame);
-        self.entries += 1;
-        if self.ready.len() >= WRITE_BYTES { self.write_ready() } else { Ok(()) }
+        self.frame.clear();
     }
 
     fn write_ready(&mut self) -> Result<()> {
@@ -115,7 +129,10 @@ impl MetaWriter {
     pub fn commit(&mut self, replay_from: Lsn, reflects: Lsn, next_id: EntityId) -> Result<()> {
         let entries = self.entries;
         let checkpoint = CheckpointState { replay_from, reflects, next_id, entries };
+        // It has a frame of its own.
+        self.end_frame();
         self.put(&MetaEntry::Checkpoint(checkpoint))?;
+        self.end_frame();
         self.write_ready()?;
         let first = self.durable == 0;
         if first && seeded!(MetalogIsNamedEarly) {

@@ -13,7 +13,7 @@ use crate::{
         Malformed,
         block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
         header::UNSUPPORTED,
-        meta::SegmentState,
+        meta::{Place, SegmentState},
         pack::{BlockPlace, Records},
         record::RecordSpans,
         segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, take_table},
@@ -37,16 +37,20 @@ impl SegmentReader {
         let path = Arc::new(segments.path(state));
         let failed = |error| unreadable(error, &path, 0);
         let file = segments.disk.open(&path, Open::Existing).map_err(failed)?;
-        let mut header = [0; SEGMENT_HEADER_BYTES as usize];
-        read_exact_at(&*file, 0, &mut header).map_err(failed)?;
-        let header = SegmentHeader::decode(&header).map_err(|what| damaged(what, &path, 0))?;
-        if header != segments.header(state) {
-            let what = "a segment that belongs elsewhere";
-            return Err(Error::corrupt(what, path.as_ref(), 0));
+        let header = segments.header(state);
+        // Damage to the header of a shared file costs no part: the checksums of its blocks say to whom they belong.
+        if !matches!(state.place, Place::Part(_)) {
+            let mut found = [0; SEGMENT_HEADER_BYTES as usize];
+            read_exact_at(&*file, 0, &mut found).map_err(failed)?;
+            let found = SegmentHeader::decode(&found).map_err(|what| damaged(what, &path, 0))?;
+            if found != header {
+                let what = "a segment that belongs elsewhere";
+                return Err(Error::corrupt(what, path.as_ref(), 0));
+            }
         }
         let window = window(&file, state.bytes, segments.access, Purpose::Read).map_err(failed)?;
         let seed = header.seed();
-        let footer = if state.sealed { read_footer(&*file, state, seed) } else { None };
+        let footer = if state.has_footer() { read_footer(&*file, state, seed) } else { None };
         let table = match footer {
             Some(table) => table,
             None => walk_blocks(&*file, state, seed, &path)?,
@@ -141,7 +145,7 @@ fn walk_blocks(
     path: &Arc<PathBuf>,
 ) -> Result<Vec<TableEntry>> {
     let mut table: Vec<TableEntry> = Vec::new();
-    let mut position = SEGMENT_HEADER_BYTES;
+    let mut position = state.blocks_at();
     while position < state.bytes {
         let mut bytes = [0; BLOCK_HEADER_BYTES];
         read_exact_at(file, position, &mut bytes)

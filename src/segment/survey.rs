@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use super::file_header;
 use crate::{
     disk::{Disk, DiskFile, Open, is_no_dir, is_not_a_file},
     error::{Error, Result},
@@ -13,8 +14,9 @@ use crate::{
         Malformed,
         block::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind},
         lives::Lives,
-        meta::SegmentState,
+        meta::{Place, SegmentState},
         pack::Records,
+        part::{PART_HEADER_BYTES, PartHeader},
         record::RecordSpans,
         segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, take_table},
         wire::{ALIGN, Seed},
@@ -29,6 +31,8 @@ const PIECE_BYTES: usize = 1 << 20;
 pub struct SegmentSurvey {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
+    header: SegmentHeader,
+    place: Place,
     seed: Seed,
     /// Where the blocks end: the committed length from the metalog, or the file's end.
     limit: u64,
@@ -75,12 +79,13 @@ pub fn header_of(disk: &dyn Disk, path: &Path) -> Result<Option<SegmentHeader>> 
 }
 
 impl SegmentSurvey {
-    /// Opens a segment. Its header is known from its name and need not verify. `limit` is where its blocks end,
-    /// if that is known. `None` if there is no such regular file.
+    /// Opens a segment. Its header is known from its name, or from the part's own header, and need not verify. `limit` is
+    /// where its blocks end, if that is known. It must be for a part. `None` if there is no such regular file.
     pub fn open(
         disk: &dyn Disk,
         path: PathBuf,
         header: &SegmentHeader,
+        place: Place,
         limit: Option<u64>,
     ) -> Result<Option<SegmentSurvey>> {
         let failed = |error| Error::io(error, "a segment cannot be read", &path);
@@ -90,22 +95,32 @@ impl SegmentSurvey {
         };
         let len = file.len().map_err(failed)?;
         let limit = limit.unwrap_or(len);
-        let (seed, at) = (header.seed(), SEGMENT_HEADER_BYTES);
-        let (table, lives) = (Vec::new(), Lives::NONE);
-        Ok(Some(SegmentSurvey { path, file, seed, limit, len, at, table, lives }))
+        let (seed, at) = (header.seed(), place.blocks_at());
+        let (table, lives, header) = (Vec::new(), Lives::NONE, *header);
+        Ok(Some(SegmentSurvey { path, file, header, place, seed, limit, len, at, table, lives }))
     }
 
     pub fn path(&self) -> &PathBuf {
         &self.path
     }
 
-    /// What is wrong with the file's header.
-    pub fn check_header(&self, expected: &SegmentHeader) -> Result<Option<Malformed>> {
+    /// What is wrong with the header of the file, and of the part in it, and at which position.
+    pub fn check_header(&self) -> Result<Option<(u64, Malformed)>> {
         let bytes = self.read(0, SEGMENT_HEADER_BYTES as usize)?;
-        Ok(match SegmentHeader::decode(&bytes) {
-            Ok(header) if header == *expected => None,
-            Ok(_) => Some(Malformed("a segment that belongs elsewhere")),
-            Err(what) => Some(what),
+        match SegmentHeader::decode(&bytes) {
+            Ok(header) if header == file_header(&self.header, self.place) => {}
+            Ok(_) => return Ok(Some((0, Malformed("a segment that belongs elsewhere")))),
+            Err(what) => return Ok(Some((0, what))),
+        }
+        let Place::Part(at) = self.place else { return Ok(None) };
+        let SegmentHeader { store, log, base, generation } = self.header;
+        let bytes = self.read(at, PART_HEADER_BYTES as usize)?;
+        let is_right =
+            |it: &PartHeader| (it.log, it.base) == (log, base) && at + it.len() == self.limit;
+        Ok(match PartHeader::decode(&bytes, store, generation, at) {
+            Ok(header) if is_right(&header) => None,
+            Ok(_) => Some((at, Malformed("a part that belongs elsewhere"))),
+            Err(what) => Some((at, what)),
         })
     }
 
@@ -157,7 +172,7 @@ impl SegmentSurvey {
     /// Checks that a header can stand here.
     fn fitting(&self, header: BlockHeader) -> Result<BlockHeader, Malformed> {
         let in_order = self.table.last().is_none_or(|before| before.last < header.first);
-        let is_last = self.limit == self.len;
+        let is_last = self.limit == self.len && !matches!(self.place, Place::Part(_));
         match header.kind {
             BlockKind::Footer if is_last => Ok(header),
             BlockKind::Records

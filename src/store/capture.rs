@@ -13,7 +13,7 @@ use super::{
     changed::Changed,
     checkpoint::LogChange,
     log::{Cursor, Log},
-    state::State,
+    state::{DeletedLogs, State},
 };
 use crate::{
     audit,
@@ -26,8 +26,6 @@ pub struct Captured {
     /// The entries reflect all commits before this position.
     pub at: Lsn,
     pub next_id: EntityId,
-    /// Logs that the metalog refers to until it holds this capture.
-    pub deleted_logs: Vec<LogId>,
 }
 
 /// What is captured.
@@ -74,13 +72,14 @@ impl Store {
         }
     }
 
-    /// Captures up to `most` entries. Returns the instant if nothing more is to be captured.
+    /// Captures up to `most` entries. If nothing more is to be captured, returns the instant, and the deleted logs that the
+    /// metalog names until it holds this capture.
     pub(super) fn capture_some(
         &mut self,
         changes: &mut IdMap<LogId, LogChange>,
         walk: &mut Walk,
         most: usize,
-    ) -> (Vec<MetaEntry>, Option<Captured>) {
+    ) -> (Vec<MetaEntry>, Option<(Captured, DeletedLogs)>) {
         let state = &mut self.state;
         let mut slice = Slice { entries: Vec::new(), passed: 0, most, changes };
         slice.take_entities(state);
@@ -98,10 +97,9 @@ impl Store {
         let entries = slice.entries;
         audit::steps(entries.len() as u64);
         let ends = matches!(walk, Walk::Changed) && state.changed.is_captured();
-        let captured = ends.then(|| Captured {
-            at: self.journal.tail(),
-            next_id: state.catalog.next_id,
-            deleted_logs: std::mem::take(&mut state.deleted_logs).into_iter().collect(),
+        let captured = ends.then(|| {
+            let captured = Captured { at: self.journal.tail(), next_id: state.catalog.next_id };
+            (captured, std::mem::take(&mut state.deleted_logs))
         });
         (entries, captured)
     }
@@ -176,7 +174,7 @@ impl Slice<'_> {
     /// The segments of which more is known by now, but for those that the checkpoint removes or changes.
     fn take_learned(&mut self, log: &mut Log) {
         let change = self.changes.get(&log.id);
-        let changes = change.into_iter().flat_map(|it| it.gone.iter().chain(&it.put));
+        let changes = change.into_iter().flat_map(|it| it.removed().chain(&it.put));
         let changes: BTreeSet<Offset> = changes.map(|it| it.base).collect();
         let learned = std::mem::take(&mut log.learned).into_iter();
         let learned = learned.filter(|base| !changes.contains(base));
@@ -187,14 +185,15 @@ impl Slice<'_> {
     /// What the checkpoint does to the segments of a log, as far as there is room. Returns whether that was all.
     fn take_segments(&mut self, log: LogId) -> bool {
         let Some(change) = self.changes.get_mut(&log) else { return true };
-        let gone = change.gone.iter();
+        let gone = change.removed();
         let gone = gone.map(|it| MetaEntry::SegmentGone { log: it.log, base: it.base });
         let all = gone.chain(change.put.iter().cloned().map(MetaEntry::Segment));
         let room = self.most.saturating_sub(self.entries.len()).max(1);
         let before = self.entries.len();
         self.entries.extend(all.skip(change.captured).take(room));
-        change.captured += self.entries.len() - before;
-        change.captured == change.gone.len() + change.put.len()
+        let captured = change.captured + self.entries.len() - before;
+        change.captured = captured;
+        captured == change.len()
     }
 
     /// Captures a cursor, and as many of its changed chunks as there is room for.
@@ -221,7 +220,7 @@ impl Slice<'_> {
     /// The segments of a log from an offset on, but for those that the checkpoint removes. Returns where to go on.
     fn take_kept_segments(&mut self, log: &Log, from: Offset) -> Option<Offset> {
         let change = self.changes.get(&log.id);
-        let gone = |base: Offset| change.is_some_and(|it| it.gone.iter().any(|s| s.base == base));
+        let gone = |base: Offset| change.is_some_and(|it| it.removed().any(|s| s.base == base));
         for (base, segment) in log.segments.range(from..) {
             if self.entries.len() >= self.most {
                 return Some(*base);
@@ -263,7 +262,7 @@ impl Place {
                 if rest.is_none()
                     && let Some(change) = slice.changes.get_mut(&log)
                 {
-                    change.captured = change.gone.len() + change.put.len();
+                    change.captured = change.len();
                     slice.entries.extend(change.put.iter().cloned().map(MetaEntry::Segment));
                 }
                 rest.map_or(Part::Cursor, Part::Segments)

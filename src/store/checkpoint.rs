@@ -23,18 +23,15 @@ use super::{
     Store,
     capture::{Captured, Walk},
     leftovers::sweep,
-    retain::REWRITTEN_MAX,
-    state::State,
+    state::{DeletedLogs, State},
 };
 use crate::{
     audit,
-    disk::Open,
-    error::{ErrorKind, Result},
-    format::meta::SegmentState,
+    error::Result,
+    format::meta::{Place, SegmentState},
     ids::{IdMap, LogId, Lsn, Offset},
-    layout::{Named, segment_name},
     metalog::MetaWriter,
-    segment::{SegmentWriter, Segments},
+    segment::{Output, Written},
 };
 
 /// A store that several threads use, and the way to make its journal durable.
@@ -67,36 +64,50 @@ pub struct LogChange {
     pub log: LogId,
     /// Everything below is in segments now, or dead.
     pub moved: Offset,
+    /// Segments without a live message.
     pub gone: Vec<SegmentState>,
+    /// Segments whose live messages are in those of `put`.
+    pub replaced: Vec<SegmentState>,
     pub put: Vec<SegmentState>,
     /// How many of these segments the capture has.
     pub captured: usize,
 }
 
+impl LogChange {
+    /// The segments that leave the log.
+    pub fn removed(&self) -> impl Iterator<Item = &SegmentState> {
+        self.gone.iter().chain(&self.replaced)
+    }
+
+    pub fn len(&self) -> usize {
+        self.gone.len() + self.replaced.len() + self.put.len()
+    }
+
+    /// Whether a segment was replaced or written by this checkpoint.
+    pub fn is_fresh(&self, segment: &SegmentState) -> bool {
+        self.replaced.iter().chain(&self.put).any(|it| it.base == segment.base)
+    }
+}
+
 /// A checkpoint that is being made.
 pub struct Work {
-    pub segments: Segments,
-    pub segment_bytes: u64,
+    /// The segment files that are written.
+    pub out: Output,
     /// The most entries, logs or segments that are dealt with in one access to the store.
     pub slice: usize,
     pub upto: Lsn,
+    /// Whether segments may be rewritten.
+    pub may_rewrite: bool,
     pub changes: IdMap<LogId, LogChange>,
-    /// Written, but not synced.
-    unsynced: Vec<SegmentWriter>,
-    /// New files. They are removed if the checkpoint fails.
-    begun: Vec<PathBuf>,
-    /// Segments that were gone on with. What was added is cut off if the checkpoint fails.
-    reopened: Vec<SegmentState>,
     /// The metalog's current file. `None` if the checkpoint begins a new one.
     meta: Option<MetaWriter>,
     /// Whether the state was captured. From then on the capture is in this checkpoint alone.
     captured: bool,
+    /// The deleted logs that the capture has.
+    deleted: DeletedLogs,
     /// Whether the metalog may refer to the new files, although the checkpoint has failed.
     may_count: bool,
 }
-
-/// The most segment files that are kept open before they are synced and closed.
-const UNSYNCED_MAX: usize = 64;
 
 /// Makes a checkpoint. Only one may be made at a time. If it `may_rewrite`, it also rewrites segments that are mostly
 /// dead, which needs space first.
@@ -105,45 +116,47 @@ const UNSYNCED_MAX: usize = 64;
 ///
 /// `Poisoned` if a sync failed; otherwise nothing was changed, and it can be tried again.
 pub fn checkpoint(shared: &impl Shared, extent: Extent, may_rewrite: bool) -> Result<()> {
-    let Some(mut work) = shared.with(|store| store.begin_checkpoint(extent)) else {
+    let Some(mut work) = shared.with(|store| store.begin_checkpoint(extent, may_rewrite)) else {
         return Ok(());
     };
-    let done = make(shared, may_rewrite, &mut work);
+    let done = make(shared, &mut work);
     if done.is_err() {
         work.undo();
-        let meta = work.meta.take();
-        shared.with(|store| store.abandon_checkpoint(meta));
+        let (meta, next, deleted) = (work.meta.take(), work.out.next(), work.deleted);
+        shared.with(|store| store.abandon_checkpoint(meta, next, deleted));
     }
     done
 }
 
-fn make(shared: &impl Shared, may_rewrite: bool, work: &mut Work) -> Result<()> {
+fn make(shared: &impl Shared, work: &mut Work) -> Result<()> {
     work.move_logs(shared)?;
-    work.retain(shared, may_rewrite)?;
+    work.retain(shared)?;
+    work.rewrite_files(shared)?;
 
     let captured = work.capture(shared)?;
     if !seeded!(JournalIsNotSyncedBeforeTheMetalog) {
         shared.sync_to(captured.at)?;
     }
-    work.sync_segments()?;
+    let written = work.out.sync()?;
     let meta = work.commit_metalog(shared, &captured)?;
 
-    for path in work.install(shared, meta) {
+    let disk = &work.out.segments().disk.clone();
+    for path in work.install(shared, &written, meta) {
         // Nothing refers to the file. If the removal fails, a later sweep finds it.
-        let _ = work.segments.disk.remove(&path);
+        let _ = disk.remove(&path);
     }
+    work.let_go_of_deleted(shared);
     if shared.with(|store| mem::take(&mut store.meta.unswept))
-        && sweep(shared, &work.segments).is_err()
+        && sweep(shared, work.out.segments()).is_err()
     {
         // The checkpoint is made all the same. The next one sweeps.
         shared.with(|store| store.meta.unswept = true);
     }
-    work.remove_logs(&captured.deleted_logs);
     Ok(())
 }
 
 impl Store {
-    fn begin_checkpoint(&mut self, extent: Extent) -> Option<Work> {
+    fn begin_checkpoint(&mut self, extent: Extent, may_rewrite: bool) -> Option<Work> {
         let upto = match extent {
             Extent::All => self.journal.tail(),
             Extent::Older => self.journal.boundary_keeping(self.config.journal_bytes / 2),
@@ -157,17 +170,17 @@ impl Store {
         self.state.reclaimable = false;
         let slack = self.metalog_slack();
         let meta = self.meta.writer.take().filter(|meta| !meta.wants_compaction(slack));
+        let (next, is_known) = (self.files.next(), self.files.knows_fan_of_next());
+        let segments = self.segments.clone();
         Some(Work {
-            segments: self.segments.clone(),
-            segment_bytes: self.config.segment_bytes,
+            out: Output::new(segments, self.config.segment_bytes, next, is_known),
             slice: self.config.slice,
             upto,
+            may_rewrite,
             changes: IdMap::default(),
-            unsynced: Vec::new(),
-            begun: Vec::new(),
-            reopened: Vec::new(),
             meta,
             captured: false,
+            deleted: DeletedLogs::new(),
             may_count: false,
         })
     }
@@ -175,7 +188,9 @@ impl Store {
     /// Takes the metalog's writer back after a failure. Once the state was captured there is none:
     /// the file may end in the middle of an entry, and the capture is lost. So the next checkpoint
     /// begins a new file and captures everything.
-    fn abandon_checkpoint(&mut self, meta: Option<MetaWriter>) {
+    fn abandon_checkpoint(&mut self, meta: Option<MetaWriter>, next: u64, deleted: DeletedLogs) {
+        self.files.set_next(next);
+        self.state.deleted_logs.extend(deleted);
         self.meta.writer = meta;
         self.meta.unswept = true;
         self.state.reclaimable = true;
@@ -192,37 +207,73 @@ impl Store {
         let State { logs, changed, .. } = &mut self.state;
         let log = logs.get_mut(&id)?;
         changed.log(log);
-        let (gone, put) = (Vec::new(), Vec::new());
-        Some(LogChange { log: id, moved: log.moved, gone, put, captured: 0 })
+        let (gone, replaced, put) = (Vec::new(), Vec::new(), Vec::new());
+        Some(LogChange { log: id, moved: log.moved, gone, replaced, put, captured: 0 })
     }
 
-    /// Forgets segments of a log. Adds their files: nothing refers to them any more.
-    fn forget_segments(&mut self, log: LogId, gone: &[SegmentState], garbage: &mut Vec<PathBuf>) {
-        let State { logs, changed, .. } = &mut self.state;
-        let Some(log) = logs.get_mut(&log) else { return };
-        for segment in gone {
+    /// Segments no longer refer to their files. Adds the files to which nothing refers any more.
+    fn let_go<'a>(
+        &mut self,
+        segments: impl Iterator<Item = &'a SegmentState>,
+        garbage: &mut Vec<PathBuf>,
+    ) {
+        for segment in segments {
             audit::step();
-            changed.judged(log, segment.base.to(segment.end));
-            log.segments.remove(&segment.base);
             self.cache.forget(segment);
-            garbage.push(self.segments.path(segment));
+            if self.files.leave(segment) {
+                garbage.push(self.segments.path(segment));
+            }
         }
+    }
+
+    /// Forgets segments of a log.
+    fn forget_segments(&mut self, log: LogId, gone: &[SegmentState], garbage: &mut Vec<PathBuf>) {
+        let State { logs, changed, deleted_logs, .. } = &mut self.state;
+        if let Some(log) = logs.get_mut(&log) {
+            for segment in gone {
+                changed.judged(log, segment.base.to(segment.end));
+                log.segments.remove(&segment.base);
+            }
+        } else if let Some(segments) = deleted_logs.get_mut(&log) {
+            // The metalog does not know yet that the log was deleted.
+            gone.iter().for_each(|segment| drop(segments.remove(&segment.base)));
+        } else {
+            // The checkpoint lets go of all segments of the log.
+            return;
+        }
+        self.let_go(gone.iter(), garbage);
     }
 
     /// Takes over the changes of one log.
     fn install_log(&mut self, change: LogChange, upto: Lsn, garbage: &mut Vec<PathBuf>) {
         audit::steps(change.put.len() as u64);
         self.forget_segments(change.log, &change.gone, garbage);
-        let State { logs, changed, .. } = &mut self.state;
-        let Some(log) = logs.get_mut(&change.log) else { return };
-        log.moved = change.moved;
+        self.forget_segments(change.log, &change.replaced, garbage);
+        if let Some(log) = self.state.logs.get_mut(&change.log) {
+            log.moved = change.moved;
+        }
         for segment in change.put {
             self.cache.forget(&segment);
             let range = segment.base.to(segment.end);
-            log.segments.insert(segment.base, segment);
-            // Messages may have become dead since they were moved.
-            changed.suspect(log, range);
+            let State { logs, changed, deleted_logs, .. } = &mut self.state;
+            let before = if let Some(log) = logs.get_mut(&change.log) {
+                let before = log.segments.insert(segment.base, segment.clone());
+                // Messages may have become dead since they were moved.
+                changed.suspect(log, range);
+                before
+            } else if let Some(segments) = deleted_logs.get_mut(&change.log) {
+                segments.insert(segment.base, segment.clone())
+            } else {
+                if segment.place == Place::Own && !self.files.knows(segment.generation) {
+                    garbage.push(self.segments.path(&segment));
+                }
+                continue;
+            };
+            self.files.enter(&segment);
+            self.let_go(before.iter(), garbage);
         }
+        let State { logs, changed, .. } = &mut self.state;
+        let Some(log) = logs.get_mut(&change.log) else { return };
         log.tail.drop_below(change.moved);
         log.behind = None;
         changed.moved(log, upto);
@@ -230,8 +281,16 @@ impl Store {
 
     /// Takes over the metalog of a checkpoint, once the changes of all logs were taken over. Returns the files that
     /// nothing refers to any more.
-    fn install(&mut self, upto: Lsn, meta: MetaWriter) -> Vec<PathBuf> {
+    fn install(&mut self, upto: Lsn, written: &[Written], meta: MetaWriter) -> Vec<PathBuf> {
         let mut garbage = Vec::new();
+        // All logs with a part in the file may have been deleted meanwhile.
+        for Written { number, bytes } in written.iter().copied() {
+            if self.files.forget_unused(number) {
+                garbage.push(self.segments.layout.segment_file(number));
+            }
+            self.files.found(number, bytes);
+        }
+        self.state.reclaimable |= self.files.wants_rewrite();
         if meta.number() != self.meta.number {
             garbage.push(self.meta.place.layout.meta_file(self.meta.number));
             self.meta.number = meta.number();
@@ -282,6 +341,10 @@ impl Work {
             let changes = &mut self.changes;
             let (entries, captured) =
                 shared.with(|store| store.capture_some(changes, &mut walk, most));
+            let captured = captured.map(|(captured, deleted)| {
+                self.deleted = deleted;
+                captured
+            });
             meta.put_all(&entries)?;
             if let Some(captured) = captured {
                 return Ok(captured);
@@ -290,16 +353,22 @@ impl Work {
         unreachable!("the last slice takes all")
     }
 
-    fn install(&mut self, shared: &impl Shared, meta: MetaWriter) -> Vec<PathBuf> {
+    fn install(
+        &mut self,
+        shared: &impl Shared,
+        written: &[Written],
+        meta: MetaWriter,
+    ) -> Vec<PathBuf> {
         let mut garbage = Vec::new();
-        for change in self.changes.values_mut() {
-            // The last ones may be of segments that were rewritten: their messages are in the new ones.
-            let dead = change.gone.len().saturating_sub(REWRITTEN_MAX);
-            if dead > self.slice {
-                let dead: Vec<SegmentState> = change.gone.drain(..dead).collect();
-                for some in dead.chunks(self.slice) {
-                    shared.with(|store| store.forget_segments(change.log, some, &mut garbage));
-                }
+        shared.with(|store| {
+            store.files.set_next(self.out.next());
+            written.iter().for_each(|file| store.files.add(*file));
+        });
+        for change in self.changes.values_mut().filter(|it| it.gone.len() > self.slice) {
+            // Readers need the others until those take their place.
+            let gone = mem::take(&mut change.gone);
+            for some in gone.chunks(self.slice) {
+                shared.with(|store| store.forget_segments(change.log, some, &mut garbage));
             }
         }
         let mut changes = mem::take(&mut self.changes).into_values().peekable();
@@ -309,48 +378,19 @@ impl Work {
                 while room > 0
                     && let Some(change) = changes.next()
                 {
-                    room = room.saturating_sub(1 + change.gone.len() + change.put.len());
+                    room = room.saturating_sub(1 + change.len());
                     store.install_log(change, self.upto, &mut garbage);
                 }
             });
         }
-        garbage.extend(shared.with(|store| store.install(self.upto, meta)));
+        garbage.extend(shared.with(|store| store.install(self.upto, written, meta)));
         garbage
-    }
-
-    pub(super) fn reopen_segment(&mut self, state: SegmentState) -> Result<SegmentWriter> {
-        let writer = SegmentWriter::reopen(&self.segments, &state)?;
-        self.reopened.push(state);
-        Ok(writer)
-    }
-
-    pub(super) fn begin_segment(
-        &mut self,
-        log: LogId,
-        base: Offset,
-        generation: u64,
-        is_first: bool,
-    ) -> Result<SegmentWriter> {
-        self.begun.push(self.segments.layout.segment_file(log, base, generation));
-        SegmentWriter::create(&self.segments, log, base, generation, is_first)
-    }
-
-    /// Takes over a complete segment. It is synced together with others.
-    pub fn finish_writer(
-        &mut self,
-        mut writer: SegmentWriter,
-        change: &mut LogChange,
-    ) -> Result<()> {
-        writer.flush()?;
-        change.put.push(writer.state().clone());
-        self.unsynced.push(writer);
-        if self.unsynced.len() >= UNSYNCED_MAX { self.sync_segments() } else { Ok(()) }
     }
 
     /// Makes the capture durable.
     fn commit_metalog(&mut self, shared: &impl Shared, captured: &Captured) -> Result<MetaWriter> {
         let mut meta = self.meta.take().expect("the capture is in it");
-        self.remove_early(shared, &captured.deleted_logs);
+        self.remove_early(shared);
         let replay_from = if seeded!(ReplayBeginsTooLate) { captured.at } else { self.upto };
         self.may_count = true;
         meta.commit(replay_from, captured.at, captured.next_id)?;
@@ -358,68 +398,53 @@ impl Work {
     }
 
     /// Deliberate bugs: files are removed before the metalog is durable that no longer refers to them.
-    fn remove_early(&self, shared: &impl Shared, deleted_logs: &[LogId]) {
+    fn remove_early(&self, shared: &impl Shared) {
+        let segments = self.out.segments();
         if seeded!(FilesAreRecycledEarly) {
             for path in shared.with(|store| store.journal.release_below(self.upto)) {
-                let _ = self.segments.disk.remove(&path);
+                let _ = segments.disk.remove(&path);
             }
         }
         if seeded!(SegmentsAreRemovedEarly) {
-            for segment in self.changes.values().flat_map(|change| &change.gone) {
-                let _ = self.segments.disk.remove(&self.segments.path(segment));
+            for segment in self.changes.values().flat_map(LogChange::removed) {
+                let _ = segments.disk.remove(&segments.path(segment));
             }
         }
         if seeded!(DeletedLogsAreRemovedEarly) {
-            self.remove_logs(deleted_logs);
+            for segment in self.deleted.values().flat_map(|it| it.values()) {
+                let _ = segments.disk.remove(&segments.path(segment));
+            }
         }
     }
 
     /// Gives back the space of everything that was written. On a full disk it is needed at once.
     fn undo(&mut self) {
-        self.unsynced.clear();
+        self.out.let_go();
         if self.may_count {
             return;
         }
         if let Some(meta) = self.meta.take_if(|_| self.captured) {
             meta.abandon();
         }
-        let disk = &self.segments.disk;
-        // If a removal fails, a later sweep finds the file. What is behind a segment's committed length is
-        // written over by the next checkpoint.
-        for path in &self.begun {
-            let _ = disk.remove(path);
-        }
-        for segment in &self.reopened {
-            let opened = disk.open(&self.segments.path(segment), Open::Existing);
-            let _ = opened.and_then(|file| file.cut(segment.bytes));
-        }
+        self.out.undo();
     }
 
-    fn sync_segments(&mut self) -> Result<()> {
-        self.unsynced.drain(..).try_for_each(|writer| writer.sync())
-    }
-
-    /// Removes the segments of logs that were deleted.
-    fn remove_logs(&self, logs: &[LogId]) {
-        let disk = &*self.segments.disk;
-        for log in logs {
-            let dir = self.segments.layout.log_dir(*log);
-            for name in disk.list(&dir).unwrap_or_default() {
-                if segment_name(&name) != Named::Unknown {
-                    let _ = disk.remove(&dir.join(name));
-                }
+    /// Lets go of the segments of logs that were deleted, some at a time.
+    fn let_go_of_deleted(&mut self, shared: &impl Shared) {
+        let disk = &self.out.segments().disk;
+        for (log, segments) in mem::take(&mut self.deleted) {
+            let mut garbage = Vec::new();
+            let mut rest = segments.values().peekable();
+            while rest.peek().is_some() {
+                let some = rest.by_ref().take(self.slice);
+                shared.with(|store| store.let_go(some, &mut garbage));
             }
-            let _ = disk.remove_dir(&dir);
+            for path in garbage {
+                let _ = disk.remove(&path);
+            }
+            if segments.values().any(|segment| segment.place == Place::Former) {
+                let _ = disk.remove_dir(&self.out.segments().layout.log_dir(log));
+            }
         }
-    }
-}
-
-/// Turns damage into `None`. Damage is reported to the consumer that reads it. A checkpoint works
-/// around it, or else one bad block would in the end stop every queue.
-pub(super) fn keep_going<T>(result: Result<T>) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
-        Err(error) => Err(error),
     }
 }

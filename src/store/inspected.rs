@@ -5,6 +5,7 @@
 
 use super::{Store, state::State};
 use crate::{
+    format::meta::Place,
     ids::{LogId, Lsn, Offset, StoreId},
     metalog::MetaPlace,
     segment::Segments,
@@ -38,13 +39,19 @@ impl Store {
         &self.state
     }
 
-    /// The bases and generations of a log's segments, as the metalog has them. `None` if the log
+    /// The bases and generations of a log's segments in the log's own directory, as the metalog has them. `None` if the log
     /// was deleted and the metalog still refers to all of its segments.
     pub fn known_segments(&self, log: LogId) -> Option<Vec<(Offset, u64)>> {
-        if self.state.deleted_logs.contains(&log) {
+        if self.state.deleted_logs.contains_key(&log) {
             return None;
         }
         let segments = self.state.logs.get(&log).map(|log| log.segments.values());
-        Some(segments.into_iter().flatten().map(|it| (it.base, it.generation)).collect())
+        let former = segments.into_iter().flatten().filter(|it| it.place == Place::Former);
+        Some(former.map(|it| (it.base, it.generation)).collect())
+    }
+
+    /// Whether a segment refers to the file with a number.
+    pub fn knows_file(&self, number: u64) -> bool {
+        self.files.knows(number)
     }
 }

@@ -17,6 +17,7 @@ mod checkpoint;
 mod commit;
 mod draft;
 mod ends;
+mod files;
 mod inspected;
 mod leftovers;
 mod log;
@@ -27,6 +28,7 @@ mod ranges;
 mod read;
 mod reserve;
 mod retain;
+mod rewrite;
 mod state;
 mod tail;
 #[cfg(test)]
@@ -45,11 +47,11 @@ pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, damaged_run};
 // For the inspector, which reads stores that no engine has open, and checks stores that an engine has open.
 pub use inspected::OnDisk;
 pub use log::{Cursor, Progress};
-pub use open::{Opening, log_dirs, remove_all};
+pub use open::{Opening, fan_dirs, log_dirs, remove_all};
 pub use state::{State, join};
 pub use together::{Loaded, Located, Together};
 
-use self::{cache::SegmentCache, draft::Draft};
+use self::{cache::SegmentCache, draft::Draft, files::Files};
 use crate::{
     config::Config,
     error::{Error, Result},
@@ -73,6 +75,8 @@ pub struct Store {
     cache: SegmentCache,
     meta: Metalog,
     state: State,
+    /// The files of the segments.
+    files: Files,
     /// Recovery would read the journal from here on.
     replay_from: Lsn,
     /// Whether commits that free space may make the journal longer than its limit.

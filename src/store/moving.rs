@@ -3,23 +3,32 @@
 
 use super::{
     Store,
-    checkpoint::{LogChange, Shared, Work, keep_going},
+    checkpoint::{LogChange, Shared, Work},
+    log::Log,
     needed::{Needed, needed},
     read::damaged_run,
 };
 use crate::{
     audit,
     error::Result,
-    format::{commit::Run, meta::SegmentState, record::RecordParts},
+    format::{
+        commit::Run,
+        meta::{Place, SegmentState},
+    },
     ids::{LogId, Lsn, Offset, OffsetRange},
     journal::JournalBytes,
-    segment::SegmentWriter,
+    segment::{Held, Packing, keep_going},
 };
 
 /// The most runs that are taken in one access to the store.
 const RUNS_AT_ONCE: usize = 512;
 /// Messages that are looked at together. A checkpoint looks once at all cursors for them.
 const WINDOW_OFFSETS: u64 = 1 << 18;
+
+/// A log whose last segments are so many parts of shared files takes some of them along when it is moved.
+const PARTS_MOST: usize = 8;
+/// No more parts than this are taken along at once.
+const PARTS_LOOKED_AT: usize = 64;
 
 /// A run of the journal, and one bit for each of its messages that is set if the message is live.
 struct LiveRun {
@@ -30,11 +39,11 @@ struct LiveRun {
 
 /// The segments that take the messages of one log.
 struct Destination {
-    /// The log's segment that is not sealed.
+    packing: Packing,
+    /// The parts of shared files that are the log's last segments, from the newest on.
+    parts: Vec<SegmentState>,
+    /// The segment before them, if it can be gone on with.
     open: Option<SegmentState>,
-    writer: Option<SegmentWriter>,
-    /// Whether the log has no segment yet, and perhaps no directory.
-    is_first: bool,
 }
 
 impl Store {
@@ -80,22 +89,39 @@ impl Store {
     }
 }
 
+impl Log {
+    /// Where its next messages go.
+    fn destination(&self) -> Destination {
+        let mut segments = self.segments.values().rev().inspect(|_| audit::step()).peekable();
+        let mut parts = Vec::new();
+        while let Some(part) = segments.next_if(|it| matches!(it.place, Place::Part(_))) {
+            parts.push(part.clone());
+            if parts.len() == PARTS_LOOKED_AT {
+                break;
+            }
+        }
+        let open = segments.peek().filter(|segment| segment.is_open()).copied().cloned();
+        Destination { packing: Packing::new(self.id, None), parts, open }
+    }
+}
+
 impl Work {
     /// Moves the live messages of one log that stand before T into segments.
     pub(super) fn move_log(&mut self, shared: &impl Shared, log: LogId) -> Result<()> {
-        let Some((mut change, end, open, is_first)) = shared.with(|store| {
+        let Some((mut change, end, mut into)) = shared.with(|store| {
             let found = store.state.logs.get(&log)?;
-            let open = found.segments.values().next_back().filter(|segment| !segment.sealed);
-            let (open, is_first) = (open.cloned(), found.segments.is_empty());
             let end = found.tail.first_at_or_behind(self.upto);
             if end <= found.moved {
                 return None;
             }
-            Some((store.begin_change(log)?, end, open, is_first))
+            let into = found.destination();
+            Some((store.begin_change(log)?, end, into))
         }) else {
             return Ok(());
         };
-        let mut into = Destination { open, writer: None, is_first };
+        if into.parts.is_empty() {
+            into.packing.go_on_with(into.open.take());
+        }
         let mut at = change.moved;
         change.moved = if seeded!(MovedTooFar) { Offset(end.0 + 1) } else { end };
         while at < end {
@@ -112,20 +138,22 @@ impl Work {
                     break;
                 }
                 for run in runs {
-                    self.add_run(&run, &mut into, &mut change)?;
+                    self.add_run(shared, &run, &mut into, &mut change)?;
                 }
                 window.start = next;
             }
         }
-        if let Some(writer) = into.writer {
-            self.finish_writer(writer, &mut change)?;
+        if into.parts.len() >= PARTS_MOST && into.packing.waiting() > 0 {
+            self.absorb(shared, &mut into, &mut change)?;
         }
+        change.put.append(&mut into.packing.finish(&mut self.out, None, false)?);
         self.changes.insert(log, change);
         Ok(())
     }
 
     fn add_run(
         &mut self,
+        shared: &impl Shared,
         run: &LiveRun,
         into: &mut Destination,
         change: &mut LogChange,
@@ -133,40 +161,53 @@ impl Work {
         let damaged = |what| damaged_run(what, run.lsn);
         let bytes = run.bytes.clone().read()?;
         let decoded = Run::decode(&bytes).map_err(damaged)?;
+        let mut records = Vec::with_capacity(run.live.count_ones() as usize);
         for record in decoded.records() {
             let (offset, spans) = record.map_err(damaged)?;
             if run.live >> (offset.0 - decoded.first.0) & 1 == 1 {
-                let writer = self.writer_with_space(offset, into, change)?;
-                writer.push(offset, &RecordParts::stored(decoded.body, &spans))?;
+                records.push((offset, spans));
             }
+        }
+        let (from, to) = (decoded.body_at, decoded.len());
+        let held = Held { body: bytes.narrow(from, to), records };
+        if into.parts.is_empty() {
+            return into.packing.add(&mut self.out, held);
+        }
+        into.packing.hold(held);
+        if into.packing.waiting() > self.out.part_bytes() {
+            self.absorb(shared, into, change)?;
+            into.parts.clear();
+            into.packing.leave_memory(&mut self.out)?;
         }
         Ok(())
     }
 
-    /// The writer for the record with an offset. It is the current writer, the log's unsealed
-    /// segment, or a new segment.
-    fn writer_with_space<'w>(
+    /// Takes the messages of the log's last parts along, so that a log never has many. Small parts are written again seldom:
+    /// each time, what they are in is half as large again at least. If all of it goes into a file of its own, so do all
+    /// of these parts, and a segment before them is gone on with.
+    fn absorb(
         &mut self,
-        offset: Offset,
-        into: &'w mut Destination,
+        shared: &impl Shared,
+        into: &mut Destination,
         change: &mut LogChange,
-    ) -> Result<&'w mut SegmentWriter> {
-        let Destination { open, writer, is_first } = into;
-        if let Some(mut full) = writer.take_if(|writer| writer.bytes() >= self.segment_bytes) {
-            // Damage in the older part of the segment only keeps the segment from being sealed.
-            keep_going(full.seal())?;
-            self.finish_writer(full, change)?;
+    ) -> Result<()> {
+        let mut absorbed = 0;
+        if self.may_rewrite {
+            for part in &into.parts {
+                let waiting = into.packing.waiting();
+                if part.len() > 2 * waiting && waiting <= self.out.part_bytes() {
+                    break;
+                }
+                // A damaged part stays, and so do those before it.
+                let Some(held) = keep_going(self.read_live(shared, part))? else { break };
+                into.packing.put_before(part.base, held);
+                change.replaced.push(part.clone());
+                absorbed += 1;
+            }
         }
-        if writer.is_none() {
-            let reopened = match open.take() {
-                Some(state) => keep_going(self.reopen_segment(state))?,
-                None => None,
-            };
-            *writer = Some(match reopened {
-                Some(reopened) => reopened,
-                None => self.begin_segment(change.log, offset, 0, *is_first)?,
-            });
+        if absorbed == into.parts.len() {
+            into.packing.go_on_with(into.open.take());
         }
-        Ok(writer.as_mut().expect("there is one by now"))
+        Ok(())
     }
 }

@@ -8,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{Metalog, Store, cache::SegmentCache, draft::Draft, log::Progress, state::State};
+use super::{
+    Metalog, Store, cache::SegmentCache, draft::Draft, files::Files, log::Progress, state::State,
+};
 use crate::{
     config::{Config, IoMode},
     disk::{Access, Disk},
@@ -19,11 +21,11 @@ use crate::{
         commit::{Change, changes},
         entity::Entity,
         frame::FRAME_HEADER_BYTES,
-        meta::{ChunkState, LogState, MetaEntry, SegmentState},
+        meta::{ChunkState, LogState, MetaEntry, Place, SegmentState},
     },
     ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
     journal::{Journal, Supply, holds_commits, recover},
-    layout::{Layout, log_dir_name},
+    layout::{Fan, Layout, fan_name, log_dir_name},
     metalog::{Loaded, MetaPlace, MetaWriter, load},
     segment::Segments,
 };
@@ -98,7 +100,9 @@ impl Opening {
     /// Makes a store. It exists once its metalog exists.
     fn create(self, id: StoreId) -> Result<Store> {
         let supply = self.supply(id);
-        if holds_commits(&supply)? || !log_dirs(&*self.disk, &self.layout)?.is_empty() {
+        let has_segments = !log_dirs(&*self.disk, &self.layout)?.is_empty()
+            || !fan_dirs(&*self.disk, &self.layout)?.is_empty();
+        if has_segments || holds_commits(&supply)? {
             let what = "the metalog is missing, but there are messages";
             return Err(Error::corrupt(what, self.layout.meta_dir(), 0));
         }
@@ -109,7 +113,8 @@ impl Opening {
         writer.commit(journal.tail(), journal.tail(), state.catalog.next_id)?;
         let replay_from = journal.tail();
         let meta = (1, writer.snapshot_bytes());
-        Ok(self.store(id, journal, state, replay_from, Some(writer), meta))
+        let files = Files::new(self.config.segment_bytes);
+        Ok(self.store(id, journal, (state, files), replay_from, Some(writer), meta))
     }
 
     /// Makes the directories above the store durable. An earlier attempt may have made some of them.
@@ -136,12 +141,7 @@ impl Opening {
         let mut state = found.into_state().map_err(contradiction)?;
         state.catalog.next_id = state.catalog.next_id.max(checkpoint.next_id);
 
-        let segments = self.segments(loaded.store);
-        for log in state.logs.values() {
-            for segment in log.segments.values() {
-                check_segment(&segments, segment)?;
-            }
-        }
+        let files = self.check_segments(loaded.store, &state)?;
         let supply = self.supply(loaded.store);
         let reflects = checkpoint.reflects;
         let recovered = recover(supply, checkpoint.replay_from, reflects, &mut |lsn, payload| {
@@ -170,14 +170,33 @@ impl Opening {
             let _ = self.disk.remove(path);
         }
         let meta = (loaded.number, loaded.bytes);
-        Ok(self.store(loaded.store, recovered.journal, state, checkpoint.replay_from, None, meta))
+        let replay_from = checkpoint.replay_from;
+        Ok(self.store(loaded.store, recovered.journal, (state, files), replay_from, None, meta))
+    }
+
+    /// Checks that the files of all segments are there. A file that many segments share is looked at once.
+    fn check_segments(&self, store: StoreId, state: &State) -> Result<Files> {
+        let (segments, layout) = (self.segments(store), &self.layout);
+        let mut files = Files::new(self.config.segment_bytes);
+        for segment in state.logs.values().flat_map(|log| log.segments.values()) {
+            if segment.place == Place::Former {
+                check_segment(&segments, segments.path(segment), segment.bytes)?;
+            }
+            files.enter(segment);
+        }
+        let lengths: Vec<(u64, u64)> = files.lengths().collect();
+        for (number, bytes) in lengths {
+            let found = check_segment(&segments, layout.segment_file(number), bytes)?;
+            files.found(number, found);
+        }
+        Ok(files)
     }
 
     fn store(
         self,
         id: StoreId,
         journal: Journal,
-        state: State,
+        (state, files): (State, Files),
         replay_from: Lsn,
         writer: Option<MetaWriter>,
         meta: (u64, u64),
@@ -196,6 +215,7 @@ impl Opening {
             id,
             journal,
             state,
+            files,
             replay_from,
             may_outgrow: false,
             draft: Draft::default(),
@@ -210,10 +230,10 @@ fn is_foreign(error: &io::Error) -> bool {
     [PermissionDenied, ReadOnlyFilesystem, InvalidInput, Unsupported].contains(&error.kind())
 }
 
-fn check_segment(segments: &Segments, segment: &SegmentState) -> Result<()> {
-    let path = segments.path(segment);
+/// Checks that a file has as many bytes as its segments need. Returns its length.
+fn check_segment(segments: &Segments, path: PathBuf, bytes: u64) -> Result<u64> {
     match segments.disk.len_of(&path) {
-        Ok(len) if len >= segment.bytes => Ok(()),
+        Ok(len) if len >= bytes => Ok(len),
         Ok(len) => {
             let what = "a segment is shorter than its committed length";
             Err(Error::corrupt(what, path, len))
@@ -327,11 +347,24 @@ pub fn remove_all<A: Ord + Copy, B: Ord + Copy, V>(
 
 const STRAY: Malformed = Malformed("an entry refers to an entity that does not exist");
 
-/// The directories of logs on the disk.
+/// The directories that logs have on the disk, from versions 1 and 2.
 pub fn log_dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(LogId, PathBuf)>> {
+    dirs(disk, layout, log_dir_name)
+}
+
+/// The directories of segments on the disk.
+pub fn fan_dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(Fan, PathBuf)>> {
+    dirs(disk, layout, fan_name)
+}
+
+fn dirs<T>(
+    disk: &dyn Disk,
+    layout: &Layout,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<(T, PathBuf)>> {
     let dir = layout.segments_dir();
     let names = disk.list(&dir);
     let names = names.map_err(|error| Error::io(error, "the segments cannot be listed", &dir))?;
-    let named = |name: &String| log_dir_name(name).map(|log| (log, dir.join(name)));
+    let named = |name: &String| parse(name).map(|found| (found, dir.join(name)));
     Ok(names.iter().filter_map(named).collect())
 }

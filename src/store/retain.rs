@@ -3,7 +3,7 @@
 
 use super::{
     acks::AckSet,
-    checkpoint::{LogChange, Shared, Work, keep_going},
+    checkpoint::{LogChange, Shared, Work},
     log::Log,
     needed::needed,
     state::{State, dead_in},
@@ -12,13 +12,13 @@ use crate::{
     audit,
     config::REWRITE_SHARE,
     error::{ErrorKind, Result},
-    format::{meta::SegmentState, record::RecordParts},
+    format::meta::SegmentState,
     ids::{LogId, Offset, OffsetRange},
-    segment::{SegmentReader, SegmentWriter},
+    segment::keep_going,
 };
 
 /// The most segments of one log that are rewritten in one checkpoint.
-pub const REWRITTEN_MAX: usize = 8;
+const REWRITTEN_MAX: usize = 8;
 
 /// The decision of a checkpoint about one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ fn judge(log: &Log, sets: &[&AckSet], segment: &SegmentState) -> Verdict {
 fn verdict(segment: &SegmentState, live: u64) -> Verdict {
     if live == 0 {
         Verdict::Drop
-    } else if segment.sealed && live < segment.records / REWRITE_SHARE {
+    } else if live < segment.records / REWRITE_SHARE {
         Verdict::Rewrite
     } else {
         Verdict::Keep
@@ -148,9 +148,9 @@ fn judge_all(shared: &impl Shared, log: LogId) -> Judged {
 }
 
 impl Work {
-    /// Drops segments, and rewrites segments if `may_rewrite`, by the acks of this moment. It looks at segments in which
-    /// messages became dead since it looked last.
-    pub(super) fn retain(&mut self, shared: &impl Shared, may_rewrite: bool) -> Result<()> {
+    /// Drops segments, and rewrites segments if it may, by the acks of this moment. It looks at segments in which messages
+    /// became dead since it looked last.
+    pub(super) fn retain(&mut self, shared: &impl Shared) -> Result<()> {
         let mut last = None;
         while let Some(id) = shared.with(|store| store.state.changed.suspect_behind(last)) {
             last = Some(id);
@@ -160,7 +160,7 @@ impl Work {
             }
             let Some(begun) = shared.with(|store| store.begin_change(id)) else { continue };
             let mut change = self.changes.remove(&id).unwrap_or(begun);
-            let carried_out = self.carry_out(shared, judged, may_rewrite, &mut change);
+            let carried_out = self.carry_out(shared, judged, &mut change);
             self.changes.insert(id, change);
             carried_out?;
         }
@@ -171,19 +171,17 @@ impl Work {
         &mut self,
         shared: &impl Shared,
         verdicts: Judged,
-        may_rewrite: bool,
         change: &mut LogChange,
     ) -> Result<()> {
         // Neighbours are rewritten together. A segment that stays ends a group.
         let mut groups: Vec<Vec<SegmentState>> = vec![Vec::new()];
         let mut rewritten = 0;
-        // Dead segments come before those that are rewritten: see `install`.
         for (segment, verdict) in verdicts {
             // A segment that this checkpoint has added to is left to the next checkpoint.
-            let is_fresh = change.put.iter().any(|put| put.base == segment.base);
+            let is_fresh = change.is_fresh(&segment);
             match verdict {
                 Verdict::Drop if !is_fresh => change.gone.push(segment),
-                Verdict::Rewrite if !is_fresh && may_rewrite && rewritten < REWRITTEN_MAX => {
+                Verdict::Rewrite if !is_fresh && self.may_rewrite && rewritten < REWRITTEN_MAX => {
                     rewritten += 1;
                     groups.last_mut().expect("there is one").push(segment);
                 }
@@ -195,61 +193,6 @@ impl Work {
             match self.rewrite(shared, group, change) {
                 Err(error) if error.kind() == ErrorKind::DiskFull => {}
                 rewritten => drop(keep_going(rewritten)?),
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the live messages of neighbouring segments into one new segment.
-    fn rewrite(
-        &mut self,
-        shared: &impl Shared,
-        old: &[SegmentState],
-        change: &mut LogChange,
-    ) -> Result<()> {
-        let (first, last) = (&old[0], &old[old.len() - 1]);
-        let generation = old.iter().map(|segment| segment.generation).max().unwrap_or(0);
-        let generation =
-            if seeded!(RewriteKeepsItsGeneration) { generation } else { generation + 1 };
-        let mut writer = self.begin_segment(first.log, first.base, generation, false)?;
-        let copied = self.copy_live(shared, old, &mut writer).and_then(|()| {
-            writer.extend_to(last.end);
-            writer.seal()
-        });
-        if copied.is_err() || writer.state().records == 0 {
-            writer.abandon();
-            copied?;
-        } else {
-            self.finish_writer(writer, change)?;
-        }
-        change.gone.extend(old.iter().cloned());
-        Ok(())
-    }
-
-    fn copy_live(
-        &self,
-        shared: &impl Shared,
-        old: &[SegmentState],
-        writer: &mut SegmentWriter,
-    ) -> Result<()> {
-        let log = old[0].log;
-        for segment in old {
-            let reader = SegmentReader::open(&self.segments, segment)?;
-            for index in 0..reader.table().len() {
-                let block = reader.block(index)?;
-                let mut records = Vec::new();
-                let mut place = block.seek(Offset(0));
-                while let Some(record) = block.step(&mut place)? {
-                    records.push(record);
-                }
-                shared.with(|store| {
-                    let log = store.state.logs.get(&log);
-                    let dead = |offset| log.is_none_or(|log| store.state.is_dead(log, offset));
-                    records.retain(|(offset, _)| !dead(*offset));
-                });
-                for (offset, spans) in &records {
-                    writer.push(*offset, &RecordParts::stored(block.body(), spans))?;
-                }
             }
         }
         Ok(())

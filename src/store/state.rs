@@ -3,7 +3,7 @@
 //! A commit applies its changes once its frame is in the journal. Recovery applies the same changes
 //! with the same function when it reads the frame again. Each change is idempotent or checked.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::{
     acks::{AckSet, acked_by_all},
@@ -21,9 +21,13 @@ use crate::{
         commit::{Change, OffsetRanges, Run},
         entity::{Creation, Entity, EntityKind},
         lives::Lives,
+        meta::SegmentState,
     },
     ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset, OffsetRange},
 };
+
+/// Logs that were deleted, with the segments that they had.
+pub type DeletedLogs = BTreeMap<LogId, BTreeMap<Offset, SegmentState>>;
 
 #[derive(Debug, Default)]
 pub struct State {
@@ -32,8 +36,8 @@ pub struct State {
     pub cursors: IdMap<CursorId, Cursor>,
     /// What changed since the last checkpoint.
     pub changed: Changed,
-    /// Deleted logs whose segments may still exist.
-    pub deleted_logs: BTreeSet<LogId>,
+    /// The segments of deleted logs that the metalog still names.
+    pub deleted_logs: DeletedLogs,
     /// Whether a checkpoint has work though no message is to be moved: a segment is dead, so that it frees space, or it writes
     /// down lives that were learned.
     pub reclaimable: bool,
@@ -133,8 +137,8 @@ impl State {
                     self.expiring.forget(&log);
                     self.changed.forget(&log);
                     self.reclaimable |= !log.segments.is_empty();
+                    self.deleted_logs.insert(log.id, log.segments);
                 }
-                self.deleted_logs.insert(log);
             }
             self.changed.entities.insert(entity.id);
         }

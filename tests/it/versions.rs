@@ -152,9 +152,9 @@ fn a_store_of_version_1_opens_means_the_same_and_goes_on() {
         engine.queue("new").create().unwrap().send(later).unwrap();
         engine.checkpoint().unwrap();
         engine.close().unwrap();
-        assert_eq!(versions_in(&store.join("meta")), [2]);
+        assert_eq!(versions_in(&store.join("meta")), [3]);
         assert!(
-            versions_in(&store.join("journal")).contains(&2),
+            versions_in(&store.join("journal")).contains(&3),
             "an old build refuses it by name"
         );
         assert!(versions_in(&store.join("segments/1")).contains(&1), "segments stay as they are");

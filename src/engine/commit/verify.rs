@@ -41,8 +41,7 @@ impl Committer {
             if !lost.is_empty() {
                 let core = self.lock_open("verify")?;
                 let log = core.store.state().catalog.log_name(queue.log(0));
-                let index = named.index(&core.store).unwrap_or(queue);
-                let dir = core.store.on_disk().segments.layout.log_dir(index.log(0));
+                let dir = core.store.on_disk().segments.layout.segments_dir();
                 report.problems.push(unnamed_messages(&dir, log, &lost));
             }
         }

@@ -16,18 +16,15 @@ use crate::{
         survey::{Survey, problem},
         verify::take_within,
     },
-    segment::{SegmentWriter, Segments},
+    segment::{Held, Output, Packing},
     store::{Cursor, Progress, join},
 };
 
 /// One log of the new store.
 pub struct Copying<'a> {
-    segments: &'a Segments,
-    segment_bytes: u64,
+    out: &'a mut Output,
     log: LogId,
-    writer: Option<SegmentWriter>,
-    /// In a stream, where the next segment begins.
-    base: Option<Offset>,
+    packing: Packing,
     put: Vec<MetaEntry>,
     messages: u64,
     bytes: u64,
@@ -36,10 +33,10 @@ pub struct Copying<'a> {
 }
 
 impl Copying<'_> {
-    pub fn new(segments: &Segments, segment_bytes: u64, log: LogId) -> Copying<'_> {
-        let (writer, base, put) = (None, None, Vec::new());
+    pub fn new(out: &mut Output, log: LogId) -> Copying<'_> {
+        let (packing, put) = (Packing::new(log, None), Vec::new());
         let (messages, bytes, timed) = (0, 0, None);
-        Copying { segments, segment_bytes, log, writer, base, put, messages, bytes, timed }
+        Copying { out, log, packing, put, messages, bytes, timed }
     }
 
     /// Copies all messages of the log that a cursor needs, and acks lost ones.
@@ -51,11 +48,18 @@ impl Copying<'_> {
     ) -> Result<()> {
         let log = self.log;
         let state = survey.state.logs.get(&log).filter(|log| log.keeps_acked);
-        self.base = state.map(|log| log.start);
+        let is_stream = state.is_some();
+        if let Some(log) = state {
+            // A segment covers all offsets up to its end, and a missing message within counts as gone. So a stream's
+            // segments follow each other without a gap.
+            self.packing = Packing::from(self.log, log.start);
+        }
         let queue = survey.state.catalog.get(log.entity()).and_then(queue_of_delay_index);
         self.timed = queue.map(|_| RoaringTreemap::new());
         let walked = survey.walk(log, true, &mut |offset, record| self.push(offset, record))?;
-        self.finish_segment(Some(survey.next(log).max(walked.end)))?;
+        let end = is_stream.then(|| survey.next(log).max(walked.end));
+        let put = self.packing.finish(self.out, end, true)?;
+        self.put.extend(put.into_iter().map(MetaEntry::Segment));
         if self.timed.is_none() {
             report.messages += self.messages;
             report.bytes += self.bytes;
@@ -93,42 +97,13 @@ impl Copying<'_> {
     }
 
     fn push(&mut self, offset: Offset, record: &RecordParts<'_>) -> Result<()> {
-        if self.writer.as_ref().is_some_and(|writer| writer.bytes() >= self.segment_bytes) {
-            self.finish_segment(None)?;
-        }
-        let mut writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => SegmentWriter::create(
-                self.segments,
-                self.log,
-                self.base.unwrap_or(offset),
-                0,
-                true,
-            )?,
-        };
-        writer.push(offset, record)?;
-        self.writer = Some(writer);
+        self.packing.add(self.out, Held::of(offset, record))?;
         if let Some(timed) = &mut self.timed {
             let entries = delay_index::decode(record.payload).unwrap_or_default();
             timed.extend(entries.into_iter().map(|(_, offset)| offset.0));
         }
         self.messages += 1;
         self.bytes += record.weight();
-        Ok(())
-    }
-
-    /// Ends a segment. A segment covers all offsets up to its end, and a missing message within
-    /// counts as gone. So a stream's segments follow each other without a gap.
-    fn finish_segment(&mut self, end: Option<Offset>) -> Result<()> {
-        if let Some(mut writer) = self.writer.take() {
-            if let (Some(_), Some(end)) = (self.base, end) {
-                writer.extend_to(end);
-            }
-            self.base = self.base.map(|_| writer.state().end);
-            writer.seal()?;
-            writer.sync()?;
-            self.put.push(MetaEntry::Segment(writer.state().clone()));
-        }
         Ok(())
     }
 

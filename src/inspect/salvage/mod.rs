@@ -31,6 +31,7 @@ use crate::{
     ids::{EntityId, LogId, OffsetRange, StoreId},
     journal::Journal,
     metalog::MetaWriter,
+    segment::Output,
     store::{LogName, Opening, Space, State},
 };
 
@@ -68,11 +69,11 @@ pub fn salvage_store(
     let timed: BTreeSet<EntityId> =
         survey.state.catalog.all().filter_map(queue_of_delay_index).collect();
     report.entities = (entries.len() - timed.len()) as u64;
-    let segments = target.segments(id);
+    let mut out = Output::new(target.segments(id), target.config.segment_bytes, 1, false);
     for log in verify::logs(&survey) {
-        let mut copying = Copying::new(&segments, target.config.segment_bytes, log);
-        copying.copy(&mut survey, &mut report, &mut entries)?;
+        Copying::new(&mut out, log).copy(&mut survey, &mut report, &mut entries)?;
     }
+    out.sync()?;
     let queues: Vec<EntityId> = survey.state.catalog.all().map(|entity| entity.id).collect();
     for queue in queues.into_iter().filter(|id| !timed.contains(id)) {
         free_untimed(&mut survey, queue, &RoaringTreemap::new());

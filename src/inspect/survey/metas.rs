@@ -10,13 +10,13 @@ use crate::{
     ids::{EntityId, StoreId},
     inspect::report::Problem,
     journal,
-    layout::{Layout, Named, segment_name},
+    layout::{Fan, Layout, Named, former_segment_name, segment_name},
     metalog::{
         MetaPlace,
         survey::{self, MetaFile, MetaSurvey},
     },
     segment::header_of,
-    store::log_dirs,
+    store::{fan_dirs, log_dirs},
 };
 
 /// The most directories of logs that are searched for the store's id.
@@ -66,7 +66,9 @@ pub fn store_id(place: &MetaPlace) -> Result<Option<StoreId>> {
             Some((_, count)) => *count += 1,
             None => votes.push((id, 1)),
         };
-        for (_, dir) in dirs(disk, layout)?.into_iter().take(LOGS_ASKED) {
+        let former = dirs(disk, layout)?.into_iter().map(|(_, dir)| dir);
+        let now = fans(disk, layout)?.into_iter().map(|(_, dir)| dir);
+        for dir in former.take(LOGS_ASKED).chain(now.take(LOGS_ASKED)) {
             noted_in_segment(disk, &dir)?.into_iter().for_each(&mut vote);
         }
     }
@@ -79,6 +81,14 @@ pub fn dirs(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(crate::ids::LogId, 
     match disk.list(&layout.segments_dir()) {
         Err(error) if is_no_dir(&error) => Ok(Vec::new()),
         _ => log_dirs(disk, layout),
+    }
+}
+
+/// The directories of segment files. There are none if the directory for them is missing.
+pub fn fans(disk: &dyn Disk, layout: &Layout) -> Result<Vec<(Fan, PathBuf)>> {
+    match disk.list(&layout.segments_dir()) {
+        Err(error) if is_no_dir(&error) => Ok(Vec::new()),
+        _ => fan_dirs(disk, layout),
     }
 }
 
@@ -103,7 +113,9 @@ fn noted_in_segment(disk: &dyn Disk, dir: &Path) -> Result<Option<StoreId>> {
         names => names.map_err(failed)?,
     };
     for name in names {
-        if matches!(segment_name(&name), Named::Real(_)) {
+        let is_segment = matches!(segment_name(&name), Named::Real(_))
+            || matches!(former_segment_name(&name), Named::Real(_));
+        if is_segment {
             let path = dir.join(name);
             if let Some(header) = header_of(disk, &path)? {
                 return Ok(Some(header.store));

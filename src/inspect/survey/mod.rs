@@ -22,13 +22,16 @@ use std::{
 
 use self::{
     gather::Gathered,
-    metas::{Metas, dirs, store_id},
+    metas::{Metas, dirs, fans, store_id},
     orphans::{Seen, adopt},
     replay::{Replay, Settings, mentioned},
     walk::Misplaced,
 };
 pub use self::{
-    metas::dirs as log_dirs_found, orphans::Nameless, replay::LogSurvey, settings::contradictions,
+    metas::{dirs as log_dirs_found, fans as fan_dirs_found},
+    orphans::Nameless,
+    replay::LogSurvey,
+    settings::contradictions,
 };
 use super::report::Problem;
 use crate::{
@@ -39,6 +42,7 @@ use crate::{
     journal::{self, JournalSurvey, Range},
     layout::{Layout, Named, journal_name},
     metalog::{MetaPlace, survey},
+    segment::path_of,
     store::{Cursor, LogName, State},
 };
 
@@ -128,7 +132,8 @@ fn is_store(place: &MetaPlace) -> Result<bool> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         matches!(journal_name(name), Named::Real(_))
     };
-    if !survey::list(place)?.0.is_empty() || !dirs(disk, layout)?.is_empty() {
+    let has_segments = !dirs(disk, layout)?.is_empty() || !fans(disk, layout)?.is_empty();
+    if has_segments || !survey::list(place)?.0.is_empty() {
         return Ok(true);
     }
     let files: Vec<_> = journal::all_names(disk, layout)?.into_iter().filter(is_finished).collect();
@@ -252,7 +257,7 @@ impl Looking {
     /// the store reads that segment. A later checkpoint, whose damage looks like a torn tail, may have removed
     /// it.
     fn missing(&self, segment: &SegmentState) -> Option<Problem> {
-        let path = self.layout.segment_file(segment.log, segment.base, segment.generation);
+        let path = path_of(&self.layout, segment);
         match self.disk.len_of(&path) {
             Ok(len) if len >= segment.bytes => None,
             Ok(len) => Some(problem(&path, len, "a segment is shorter than its committed length")),

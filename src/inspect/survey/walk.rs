@@ -14,14 +14,14 @@ use crate::{
         Malformed,
         commit::Run,
         frame::decode_frame,
-        meta::SegmentState,
+        meta::{Place, SegmentState},
         record::{RecordParts, RecordSpans},
         segment::SegmentHeader,
     },
     ids::{LogId, Offset, OffsetRange},
     inspect::verify::take_within,
-    layout::{Named, segment_name},
-    segment::{Piece, SegmentSurvey, header_of},
+    layout::{Named, former_segment_name},
+    segment::{Piece, SegmentSurvey, header_of, path_of},
     store::join,
 };
 
@@ -156,10 +156,11 @@ impl Survey {
             };
             for name in names {
                 let path = dir.join(&name);
-                if let Named::Real(_) = segment_name(&name)
+                if let Named::Real(_) = former_segment_name(&name)
                     && let Some(header) = header_of(&*self.disk, &path)?
                     && header.store == self.id
-                    && self.layout.segment_file(header.log, header.base, header.generation) != path
+                    && self.layout.former_segment_file(header.log, header.base, header.generation)
+                        != path
                 {
                     found.insert(header.key(), path);
                 }
@@ -213,7 +214,7 @@ impl Survey {
         };
         let mut unnamed = Vec::new();
         for name in names {
-            let Named::Real((base, generation)) = segment_name(&name) else { continue };
+            let Named::Real((base, generation)) = former_segment_name(&name) else { continue };
             if base.0 < crate::format::wire::NUMBER_CEILING && !is_named(base, generation) {
                 let state = SegmentState {
                     log,
@@ -225,6 +226,7 @@ impl Survey {
                     max_time: crate::ids::Timestamp(0),
                     sealed: false,
                     lives: None,
+                    place: Place::Former,
                 };
                 unnamed.push(SegmentFeed::source(state, 3));
             }
@@ -311,28 +313,29 @@ impl SegmentFeed {
     }
 
     fn path(&self, survey: &Survey) -> PathBuf {
-        survey.layout.segment_file(self.state.log, self.state.base, self.state.generation)
+        path_of(&survey.layout, &self.state)
     }
 
     fn open(&mut self, survey: &Survey, walked: &mut Walked) -> Result<bool> {
         let header = self.header(survey);
         let limit = self.is_named.then_some(self.state.bytes);
         let (disk, path) = (&*survey.disk, self.path(survey));
-        let opened = SegmentSurvey::open(disk, path, &header, limit)?;
+        let opened = SegmentSurvey::open(disk, path, &header, self.state.place, limit)?;
         walked.segments += u64::from(self.is_current);
         let wrong = match &opened {
-            Some(opened) => opened.check_header(&header)?,
-            None => Some(Malformed("a segment is missing")),
+            Some(opened) => opened.check_header()?,
+            None => Some((0, Malformed("a segment is missing"))),
         };
         self.opened = opened;
         if wrong.is_some()
             && let Some(elsewhere) = survey.misplaced()?.get(&header.key())
-            && let Some(opened) = SegmentSurvey::open(disk, elsewhere.clone(), &header, limit)?
+            && let Some(opened) =
+                SegmentSurvey::open(disk, elsewhere.clone(), &header, self.state.place, limit)?
         {
             if self.is_current
-                && let Some(what) = wrong
+                && let Some((at, what)) = wrong
             {
-                self.note_harmless(survey, walked, 0, what);
+                self.note_harmless(survey, walked, at, what);
             }
             self.opened = Some(opened);
             return Ok(true);
@@ -347,8 +350,8 @@ impl SegmentFeed {
                 Ok(false)
             }
             Some(_) => {
-                if let (true, Some(what)) = (self.is_current, wrong) {
-                    self.note_harmless(survey, walked, 0, what);
+                if let (true, Some((at, what))) = (self.is_current, wrong) {
+                    self.note_harmless(survey, walked, at, what);
                 }
                 Ok(true)
             }
@@ -397,7 +400,7 @@ impl SegmentFeed {
         {
             self.note_harmless(survey, walked, 0, what);
         }
-        if let (Some(opened), true) = (&self.opened, self.state.sealed)
+        if let (Some(opened), true) = (&self.opened, self.state.has_footer())
             && let Some(what) = opened.check_footer()?
             && !had_damage
         {

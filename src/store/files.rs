@@ -1,0 +1,178 @@
+//! The segment files with numbers, and how much of each is referred to.
+//!
+//! Invariants: a file is in here as long as a segment refers to it. The segments are those of all logs, and those of deleted
+//! logs until the metalog no longer names them. A file that is in here is never removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    config::REWRITE_SHARE,
+    format::meta::{Place, SegmentState},
+    layout::Fan,
+    segment::Written,
+};
+
+/// A shared file is small if this many of it make up a full segment.
+const SMALL_SHARE: u64 = 8;
+/// So many small files are rewritten together.
+pub const SMALL_FILES: usize = 16;
+
+#[derive(Debug)]
+pub struct Files {
+    all: BTreeMap<u64, File>,
+    /// The number of the next file.
+    next: u64,
+    segment_bytes: u64,
+    /// Shared files of which little is referred to.
+    sparse: BTreeSet<u64>,
+    /// Shared files that are small.
+    small: BTreeSet<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct File {
+    /// Its length, but for a footer.
+    bytes: u64,
+    /// How many of its bytes segments refer to.
+    referred: u64,
+    segments: u64,
+    is_shared: bool,
+}
+
+impl Files {
+    pub fn new(segment_bytes: u64) -> Files {
+        let (all, sparse, small) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Files { all, next: 1, segment_bytes, sparse, small }
+    }
+
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Notes that lower numbers were given out.
+    pub fn set_next(&mut self, next: u64) {
+        self.next = self.next.max(next);
+    }
+
+    /// Whether a file is referred to whose directory is that of the next one.
+    pub fn knows_fan_of_next(&self) -> bool {
+        let fan = Fan::of(self.next);
+        self.all.range(fan.first()..fan.end()).next().is_some()
+    }
+
+    pub fn knows_fan(&self, fan: Fan) -> bool {
+        self.all.range(fan.first()..fan.end()).next().is_some() || fan == Fan::of(self.next)
+    }
+
+    pub fn knows(&self, number: u64) -> bool {
+        self.all.contains_key(&number)
+    }
+
+    /// Takes note of a shared file before its segments enter.
+    pub fn add(&mut self, written: Written) {
+        let Written { number, bytes } = written;
+        self.all.insert(number, File { bytes, referred: 0, segments: 0, is_shared: true });
+        if bytes < self.segment_bytes / SMALL_SHARE {
+            self.small.insert(number);
+        }
+        self.set_next(number + 1);
+    }
+
+    /// A segment refers to its file from now on.
+    pub fn enter(&mut self, segment: &SegmentState) {
+        self.set_next(segment.generation + 1);
+        let is_shared = match segment.place {
+            Place::Former => return,
+            Place::Own => false,
+            Place::Part(_) => true,
+        };
+        let none = File { bytes: 0, referred: 0, segments: 0, is_shared };
+        let file = self.all.entry(segment.generation).or_insert(none);
+        file.bytes = file.bytes.max(segment.bytes);
+        file.referred += segment.len();
+        file.segments += 1;
+        if file.referred >= file.bytes / REWRITE_SHARE {
+            self.sparse.remove(&segment.generation);
+        }
+    }
+
+    /// A segment no longer refers to its file. Returns whether nothing else does.
+    pub fn leave(&mut self, segment: &SegmentState) -> bool {
+        let number = segment.generation;
+        if segment.place == Place::Former {
+            return true;
+        }
+        let Some(file) = self.all.get_mut(&number) else { return false };
+        file.segments -= 1;
+        file.referred = file.referred.saturating_sub(segment.len());
+        if file.segments == 0 || seeded!(FileIsRemovedWithItsFirstSegment) {
+            self.forget(number);
+            return true;
+        }
+        if file.is_shared && file.referred < file.bytes / REWRITE_SHARE {
+            self.sparse.insert(number);
+        }
+        false
+    }
+
+    fn forget(&mut self, number: u64) {
+        self.all.remove(&number);
+        self.sparse.remove(&number);
+        self.small.remove(&number);
+    }
+
+    /// Forgets a shared file to which no segment refers. Returns whether it is one.
+    pub fn forget_unused(&mut self, number: u64) -> bool {
+        let is_unused = self.all.get(&number).is_some_and(|file| file.segments == 0);
+        if is_unused {
+            self.forget(number);
+        }
+        is_unused
+    }
+
+    /// Whether shared files should be rewritten.
+    pub fn wants_rewrite(&self) -> bool {
+        !self.sparse.is_empty() || self.small.len() > SMALL_FILES
+    }
+
+    /// Takes the shared files that are to be rewritten now: those of which little is referred to, and the oldest small ones,
+    /// if they are many. They have about as many bytes as a segment. A file is returned once, until more of it is dead.
+    pub fn take_wasteful(&mut self) -> Vec<u64> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        let mut take = |numbers: &mut BTreeSet<u64>, all: &BTreeMap<u64, File>, most: usize| {
+            for _ in 0..most {
+                crate::audit::step();
+                let Some(number) = numbers.pop_first() else { break };
+                bytes += all.get(&number).map_or(0, |file| file.referred);
+                taken.push(number);
+                if bytes >= self.segment_bytes {
+                    break;
+                }
+            }
+        };
+        if self.small.len() > SMALL_FILES {
+            take(&mut self.small, &self.all, SMALL_FILES);
+        }
+        take(&mut self.sparse, &self.all, SMALL_FILES);
+        taken.sort_unstable();
+        taken.dedup();
+        taken
+    }
+
+    /// The files, each with its length as far as segments refer to it.
+    pub fn lengths(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.all.iter().map(|(number, file)| (*number, file.bytes))
+    }
+
+    /// Takes note of the length that a file has on the disk.
+    pub fn found(&mut self, number: u64, bytes: u64) {
+        let Some(file) = self.all.get_mut(&number).filter(|file| file.is_shared) else { return };
+        file.bytes = file.bytes.max(bytes);
+        if file.referred < file.bytes / REWRITE_SHARE {
+            self.sparse.insert(number);
+        }
+        if file.bytes < self.segment_bytes / SMALL_SHARE {
+            self.small.insert(number);
+        }
+    }
+}
