@@ -14,9 +14,10 @@ use super::{
     frame::{FRAME_HEADER_BYTES, begin_frame, decode_frame, finish_frame},
     header::{FORMAT_VERSION, checksum},
     journal::{JOURNAL_HEADER_BYTES, JournalHeader},
-    meta::{META_HEADER_BYTES, MetaEntry, MetaHeader},
+    meta::{self, META_HEADER_BYTES, MetaEntry, MetaHeader},
     note::Note,
     pack::{BlockBuilder, Records},
+    part::{PART_HEADER_BYTES, PartHeader},
     record::{Headers, RecordParts, RecordSpans},
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TableEntry, put_footer, take_table},
     wire::{Bytes, Decoded, NUMBER_CEILING, Seed, aligned},
@@ -264,8 +265,13 @@ pub fn footer(data: &[u8]) {
     }
 }
 
-/// An entry of the metalog that decodes encodes to the same bytes.
+/// An entry of the metalog that decodes encodes to the same bytes. So do all entries of a frame together.
 pub fn meta_entry(data: &[u8]) {
+    if let Ok(all) = meta::entries(data).collect::<Decoded<Vec<MetaEntry>>>() {
+        let mut again = Vec::new();
+        all.iter().for_each(|entry| entry.put(&mut again));
+        assert_eq!(meta::entries(&again).collect::<Decoded<Vec<MetaEntry>>>(), Ok(all));
+    }
     let Ok(entry) = MetaEntry::decode(data) else {
         return;
     };
@@ -314,6 +320,7 @@ pub fn schedule(data: &[u8]) {
 /// A file header that decodes encodes to the same bytes.
 pub fn journal_header(data: &[u8]) {
     let _ = (JournalHeader::decode(data), SegmentHeader::decode(data), MetaHeader::decode(data));
+    part_header(data);
 
     let page = forge_header(data, *b"PHjournl", JOURNAL_HEADER_BYTES);
     if let Ok(header) = JournalHeader::decode(&page) {
@@ -328,6 +335,21 @@ pub fn journal_header(data: &[u8]) {
     let page = forge_header(data, *b"PHmetalg", META_HEADER_BYTES);
     if let Ok(header) = MetaHeader::decode(&page) {
         assert_eq!(header.encode(), page);
+    }
+}
+
+/// The header of a part that decodes encodes to the same bytes, if its checksum is right.
+fn part_header(data: &[u8]) {
+    let _ = PartHeader::decode(data, STORE, 27, 64);
+    let Some(data) = data.first_chunk::<{ PART_HEADER_BYTES as usize }>() else { return };
+    let mut fields = Bytes::starting_at(data, 4);
+    let blocks_len = fields.u32().expect("there is room for it");
+    let mut number = || fields.u64().expect("there is room for it");
+    let forged = PartHeader { log: LogId(number()), base: Offset(number()), blocks_len };
+    let bytes = forged.encode(STORE, 27, 64);
+    if let Ok(header) = PartHeader::decode(&bytes, STORE, 27, 64) {
+        assert_eq!(header, forged);
+        assert_eq!(bytes[4..], data[4..]);
     }
 }
 

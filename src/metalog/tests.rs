@@ -17,7 +17,7 @@ use crate::{
         entity::{Entity, EntityKind},
         frame::{FRAME_HEADER_BYTES, FrameHeader},
         meta::{
-            ChunkState, CursorState, LogState, META_HEADER_BYTES, MetaEntry, MetaHeader,
+            ChunkState, CursorState, LogState, META_HEADER_BYTES, MetaEntry, MetaHeader, Place,
             SegmentState,
         },
     },
@@ -61,6 +61,8 @@ fn commit(writer: &mut MetaWriter, nth: u64, floors: &Floors) -> Result<()> {
     for (cursor, floor) in floors {
         let (cursor, floor) = (CursorId(*cursor), Offset(*floor));
         writer.put(&MetaEntry::Cursor(CursorState { cursor, floor }))?;
+        // So that each entry has a frame of its own.
+        writer.end_frame();
     }
     writer.commit(Lsn(nth), Lsn(2 * nth), EntityId(nth))
 }
@@ -161,6 +163,7 @@ fn entries_of_every_kind_come_back_in_order_on_both_disks() {
             max_time: Timestamp(9),
             sealed: true,
             lives: None,
+            place: Place::Former,
         }),
         MetaEntry::SegmentGone { log: LogId(1), base },
     ];
@@ -240,12 +243,32 @@ fn entries_without_a_checkpoint_behind_them_do_not_count() {
     let mut writer = filled(&place(&disk), 1, 2);
     let entry = MetaEntry::Cursor(CursorState { cursor: CursorId(100), floor: Offset(999) });
     writer.put(&entry).expect("there is space");
+    writer.end_frame();
     // There is so much that all of it is written at once.
     writer.put(&ballast(300 << 10)).expect("there is space");
     disk.kill();
     let content = disk.content(&path_of(1)).expect("it is there");
     assert_eq!(frames(&content).len(), 3 + 3 + 2);
     assert_eq!(loaded_nth(&place(&disk)).expect("no damage"), 2);
+}
+
+#[test]
+fn entries_share_frames_and_a_frame_stays_short() {
+    let disk = SimDisk::new(1);
+    let mut writer = MetaWriter::create(&place(&disk), STORE, 1).expect("a new metalog");
+    let entry = |n| MetaEntry::Cursor(CursorState { cursor: CursorId(n), floor: Offset(n) });
+    let all: Vec<MetaEntry> = (0..10_000).map(entry).collect();
+    writer.put_all(&all).expect("there is space");
+    writer.commit(Lsn(1), Lsn(2), EntityId(1)).expect("the disk is well");
+    let (_, found) = entries_of(&place(&disk)).expect("no damage").expect("there is a metalog");
+    assert_eq!(found, all);
+    let content = disk.content(&path_of(1)).expect("it is there");
+    let lens: Vec<usize> = frames(&content).iter().map(ExactSizeIterator::len).collect();
+    assert!(lens.len() < 20 && lens.iter().all(|len| *len < 4200), "{lens:?}");
+    assert!(content.len() < 8 * all.len(), "{} bytes", content.len());
+    let survey =
+        super::survey::read(&place(&disk), 1, path_of(1)).expect("it can be read").survey(STORE);
+    assert_eq!((survey.committed, survey.damage), (all.len() + 1, vec![]));
 }
 
 #[test]

@@ -105,7 +105,8 @@ impl MetaWriter {
         if self.ready.len() >= WRITE_BYTES { self.write_ready() } else { Ok(()) }
     }
 
-    fn end_frame(&mut self) {
+    /// Ends the frame to which entries are added.
+    pub(super) fn end_frame(&mut self) {
         if self.frame.is_empty() {
             return;
         }

@@ -6,19 +6,22 @@ use std::{
     sync::Arc,
 };
 
-use super::{Block, SegmentReader, SegmentWriter, Segments};
+use super::{
+    Block, Held, Output, Packing, PartsSurvey, Piece, SegmentReader, SegmentSurvey, SegmentWriter,
+    Segments, Written, parts_of,
+};
 use crate::{
     disk::{Access, Disk, os::OsDisk, sim::SimDisk},
     error::{Error, ErrorKind, Result},
     format::{
         block::BLOCK_HEADER_BYTES,
-        meta::SegmentState,
+        meta::{Place, SegmentState},
         pack::BlockPlace,
         record::{Headers, RecordParts},
         segment::{SEGMENT_HEADER_BYTES, TableEntry, put_footer},
     },
     ids::{LogId, Offset, StoreId, Timestamp},
-    layout::Layout,
+    layout::{Fan, Layout},
     message::Message,
 };
 
@@ -30,8 +33,11 @@ type Stored = (Offset, Message<'static>);
 
 fn segments_on(disk: Arc<dyn Disk>, root: &Path, access: Access) -> Segments {
     let layout = Layout::new(root);
-    disk.create_dir(&layout.segments_dir()).expect("the directory can be made");
-    disk.sync_dir(root).expect("it can be synced");
+    let fan = layout.fan_dir(Fan::of(0));
+    disk.create_dir(&fan).expect("the directory can be made");
+    for dir in [root, &layout.segments_dir(), &fan] {
+        disk.sync_dir(dir).expect("it can be synced");
+    }
     Segments { disk, layout, store: STORE, access, block_bytes: 2048 }
 }
 
@@ -76,9 +82,16 @@ fn push(writer: &mut SegmentWriter, messages: &[Stored]) -> Result<()> {
     })
 }
 
+/// Makes a segment durable, with its name.
+fn sync(segments: &Segments, writer: &SegmentWriter) -> Result<()> {
+    writer.sync()?;
+    let synced = segments.disk.sync_dir(&segments.layout.fan_dir(Fan::of(0)));
+    synced.map_err(|error| Error::io(error, "a directory cannot be synced", "s/segments"))
+}
+
 /// A segment with these messages, neither sealed nor synced.
 fn written(segments: &Segments, messages: &[Stored]) -> SegmentWriter {
-    let mut writer = SegmentWriter::create(segments, LOG, BASE, 0, true).expect("a new segment");
+    let mut writer = SegmentWriter::create(segments, LOG, BASE, 0).expect("a new segment");
     push(&mut writer, messages).expect("there is space");
     writer.flush().expect("there is space");
     writer
@@ -154,7 +167,7 @@ impl Sealed {
         let disk = SimDisk::new(1);
         let segments = Segments { store, block_bytes: 128, ..segments(&disk) };
         let mut writer =
-            SegmentWriter::create(&segments, log, base, generation, true).expect("it is new");
+            SegmentWriter::create(&segments, log, base, generation).expect("it is new");
         push(&mut writer, &messages).expect("there is space");
         writer.seal().expect("there is space");
         let (state, path) = (writer.state().clone(), segments.path(writer.state()));
@@ -205,7 +218,7 @@ fn messages_of_every_shape_come_back_by_walking_and_by_offset() {
             if sealed {
                 writer.seal().expect("there is space");
             }
-            writer.sync().expect("the disk is well");
+            sync(segments, &writer).expect("the disk is well");
             let state = writer.state();
             assert_eq!((state.records, state.end, state.sealed), (1200, end, sealed));
             assert_eq!(Some(state.max_time), latest(&messages));
@@ -226,7 +239,7 @@ fn messages_of_every_shape_come_back_by_walking_and_by_offset() {
 #[test]
 fn a_segment_may_hold_nothing_and_stand_for_many_offsets() {
     let segments = segments(&SimDisk::new(1));
-    let mut writer = SegmentWriter::create(&segments, LOG, BASE, 0, true).expect("a new segment");
+    let mut writer = SegmentWriter::create(&segments, LOG, BASE, 0).expect("a new segment");
     writer.extend_to(Offset(5000));
     writer.extend_to(Offset(4000));
     writer.seal().expect("there is space");
@@ -392,7 +405,7 @@ fn what_stands_behind_the_committed_length_does_not_exist() {
     // A checkpoint that the metalog never heard of.
     push(&mut writer, &messages[50..]).expect("there is space");
     writer.seal().expect("there is space");
-    writer.sync().expect("the disk is well");
+    sync(&segments(&disk), &writer).expect("the disk is well");
     let lost = writer.state().clone();
     disk.kill();
 
@@ -441,7 +454,7 @@ fn a_power_cut_takes_only_what_was_not_synced_and_that_is_found_out() {
         let mut writer = written(&segments(&disk), &messages[..synced]);
         let committed = writer.state().clone();
         if synced > 0 {
-            writer.sync().expect("the disk is well");
+            sync(&segments(&disk), &writer).expect("the disk is well");
         }
         push(&mut writer, &messages[synced..]).expect("there is space");
         writer.seal().expect("there is space");
@@ -466,10 +479,13 @@ fn a_power_cut_takes_only_what_was_not_synced_and_that_is_found_out() {
 fn every_call_may_fail_and_a_second_attempt_succeeds() {
     let messages = messages(100);
     let attempt = |segments: &Segments| {
-        let mut writer = SegmentWriter::create(segments, LOG, BASE, 0, true)?;
+        let mut out = Output::new(segments.clone(), 1 << 20, 5000, false);
+        let mut writer = out.begin(LOG, BASE)?;
         push(&mut writer, &messages)?;
         writer.seal()?;
-        writer.sync().map(|()| writer)
+        let mut states = vec![out.finish(writer)?];
+        states.push(out.add_part(LogId(4), BASE.to(BASE), &held(&messages[..9]))?);
+        out.sync().map(|_| states)
     };
     for (number, plain) in [(5, ErrorKind::Io), (28, ErrorKind::DiskFull)] {
         let kind_at = |call| {
@@ -479,17 +495,18 @@ fn every_call_may_fail_and_a_second_attempt_succeeds() {
             let error = attempt(&here).err()?;
             assert!(error.file().is_some_and(|path| path.starts_with("s/segments")), "{error}");
             disk.heal();
-            let writer = attempt(&here).expect("the disk is well");
+            let states = attempt(&here).expect("the disk is well");
             disk.power_cut_with(&mut |_| 0);
-            assert_eq!(whole(&segments(&disk), writer.state()), messages);
+            assert_eq!(whole(&segments(&disk), &states[0]), messages);
+            assert_eq!(whole(&segments(&disk), &states[1]), messages[..9]);
             Some(error.kind())
         };
         let kinds: Vec<_> = (0..).map_while(kind_at).collect();
-        // The file, its directory and the one above are synced last. Both directories are opened first.
-        let (before, syncs) = kinds.split_at(kinds.len() - 5);
+        // Both files, their directory and the one above are synced last. The directories are opened first.
+        let (before, syncs) = kinds.split_at(kinds.len() - 6);
         assert!(before.len() > 5 && before.iter().all(|kind| *kind == plain), "{before:?}");
         let poisoned = ErrorKind::Poisoned;
-        assert_eq!(syncs, [poisoned, plain, poisoned, plain, poisoned]);
+        assert_eq!(syncs, [poisoned, poisoned, plain, poisoned, plain, poisoned]);
     }
 }
 
@@ -498,7 +515,7 @@ fn writing_goes_on_once_a_full_disk_has_space_again() {
     let disk = SimDisk::new(1);
     let segments = segments(&disk);
     let messages = messages(1200);
-    let mut writer = SegmentWriter::create(&segments, LOG, BASE, 0, true).expect("a new segment");
+    let mut writer = SegmentWriter::create(&segments, LOG, BASE, 0).expect("a new segment");
     disk.set_capacity(Some(disk.bytes_used()));
     let mut left = messages.iter();
     let refused = left.find(|it| push(&mut writer, std::slice::from_ref(*it)).is_err());
@@ -513,4 +530,140 @@ fn writing_goes_on_once_a_full_disk_has_space_again() {
     assert_eq!(whole(&segments, writer.state()), messages);
     writer.abandon();
     assert!(disk.files().is_empty(), "what was abandoned is gone");
+}
+
+/// Messages as they were read from somewhere.
+fn held(messages: &[Stored]) -> Vec<Held> {
+    let of =
+        |(offset, message): &Stored| Held::of(*offset, &RecordParts::of(message, Timestamp(0)));
+    messages.iter().map(of).collect()
+}
+
+/// A shared file of 12 parts, and the messages in each.
+fn shared_file(segments: &Segments) -> Vec<(SegmentState, Vec<Stored>)> {
+    let mut out = Output::new(segments.clone(), 1 << 20, 7, true);
+    let messages = messages(300);
+    let parts: Vec<_> = (1..=12)
+        .map(|log| {
+            let some = messages[log..log + log * 5].to_vec();
+            let range = Offset(some[0].0.0 - 1).to(Offset(0));
+            (out.add_part(LogId(log as u64), range, &held(&some)).expect("there is space"), some)
+        })
+        .collect();
+    let written = out.sync().expect("the disk is well");
+    assert_eq!(written, [Written { number: 7, bytes: parts[11].0.bytes }]);
+    parts
+}
+
+#[test]
+fn parts_of_a_shared_file_are_read_with_the_metalog_and_found_without_it() {
+    on_all_disks(|segments| {
+        let parts = shared_file(segments);
+        let found = parts_of(segments, 7).expect("it is whole");
+        assert_eq!(found.len(), parts.len());
+        for (part, (state, messages)) in found.iter().zip(&parts) {
+            assert_eq!((part.header.log, part.header.base), (state.log, state.base));
+            assert_eq!((state.place, state.generation), (Place::Part(part.at), 7));
+            assert_eq!(part.at + part.header.len(), state.bytes);
+            assert_eq!(whole(segments, state), *messages);
+            let header = segments.header(state);
+            let (path, limit) = (segments.path(state), Some(state.bytes));
+            let opened = SegmentSurvey::open(&*segments.disk, path, &header, state.place, limit);
+            let mut survey = opened.expect("it can be read").expect("it is there");
+            assert_eq!(survey.check_header().expect("it can be read"), None);
+            let mut records = 0;
+            while let Some(piece) = survey.next().expect("it can be read") {
+                let Piece::Block(block) = piece else { panic!("no damage: {piece:?}") };
+                records += block.records.len();
+            }
+            assert_eq!(records, messages.len());
+        }
+    });
+}
+
+#[test]
+fn damage_to_a_shared_file_costs_no_other_part() {
+    let disk = SimDisk::new(1);
+    let parts = shared_file(&segments(&disk));
+    let path = segments(&disk).path(&parts[0].0);
+    let content = disk.content(&path).expect("it was just written");
+    let with = |content: Vec<u8>| {
+        let disk = disk.fork(2);
+        disk.plant(&path, Some(content));
+        segments(&disk)
+    };
+    let is_in_a_header = |byte: usize| {
+        let headers = parts.iter().map(|(state, _)| state.blocks_at() as usize);
+        byte < SEGMENT_HEADER_BYTES as usize
+            || headers.into_iter().any(|at| (at - 24..at).contains(&byte))
+    };
+    for byte in (0..content.len()).filter(|byte| is_in_a_header(*byte) || byte % 97 == 0) {
+        let mut flipped = content.clone();
+        flipped[byte] ^= 1 << (byte % 8);
+        let segments = with(flipped);
+        let opened = PartsSurvey::open(&*segments.disk, &path, STORE, 7);
+        let mut survey = opened.expect("it can be read").expect("it is there");
+        let is_in_header = byte < SEGMENT_HEADER_BYTES as usize;
+        assert_eq!(survey.check_header().expect("it can be read").is_some(), is_in_header);
+        let mut found = Vec::new();
+        while let Some(part) = survey.next().expect("it can be read") {
+            found.extend(part.ok().map(|part| part.header.log));
+        }
+        for (state, messages) in &parts {
+            let Place::Part(at) = state.place else { panic!("it is a part") };
+            let range = at as usize..state.bytes as usize;
+            if !range.contains(&byte) {
+                assert!(found.contains(&state.log), "byte {byte} of part {}", state.log);
+                if byte % 9 == 0 {
+                    assert_eq!(whole(&segments, state), *messages, "byte {byte}");
+                }
+            }
+        }
+    }
+    // A part of another position, file, log or base is none of this one.
+    let (state, _) = &parts[3];
+    let other = |change: fn(&mut SegmentState)| {
+        let mut other = state.clone();
+        change(&mut other);
+        let header = segments(&disk).header(&other);
+        let (disk, limit) = (segments(&disk).disk, Some(other.bytes));
+        let opened = SegmentSurvey::open(&*disk, path.clone(), &header, other.place, limit);
+        let survey = opened.expect("it can be read").expect("it is there");
+        assert!(survey.check_header().expect("it can be read").is_some(), "{other:?}");
+    };
+    other(|state| state.log = LogId(99));
+    other(|state| state.base = Offset(7));
+    other(|state| state.generation = 8);
+    other(|state| state.bytes += 8);
+    other(|state| state.place = Place::Part(72));
+}
+
+#[test]
+fn few_messages_share_a_file_and_many_have_their_own() {
+    let disk = SimDisk::new(1);
+    let segments = segments(&disk);
+    let mut out = Output::new(segments.clone(), 256 << 10, 0, true);
+    let all = messages(1200);
+    let pack = |out: &mut Output, open: Option<SegmentState>, some: &[Stored], seal| {
+        let mut packing = Packing::new(LOG, open);
+        held(some).into_iter().for_each(|it| packing.add(out, it).expect("there is space"));
+        packing.finish(out, None, seal).expect("there is space")
+    };
+    let few = pack(&mut out, None, &all[..9], false);
+    let many = pack(&mut out, None, &all[9..400], false);
+    assert!(matches!(few[..], [SegmentState { place: Place::Part(_), sealed: true, .. }]));
+    assert!(many[0].place == Place::Own && many[0].is_open());
+    let more = pack(&mut out, Some(many[0].clone()), &all[400..], true);
+    assert!(more.len() > 1 && more.iter().all(|it| it.sealed));
+    assert_eq!((more[0].base, more[0].generation), (many[0].base, many[0].generation));
+    out.sync().expect("the disk is well");
+    let states = few.iter().chain(&more);
+    let read: Vec<_> = states.flat_map(|state| whole(&segments, state)).collect();
+    assert_eq!(read, all);
+    // Segments without a gap stand for all offsets from their begin to their end.
+    let mut packing = Packing::from(LOG, Offset(3));
+    held(&all).into_iter().for_each(|it| packing.add(&mut out, it).expect("there is space"));
+    let put = packing.finish(&mut out, Some(Offset(1 << 60)), true).expect("there is space");
+    assert_eq!((put[0].base, put[put.len() - 1].end), (Offset(3), Offset(1 << 60)));
+    assert!(put.windows(2).all(|it| it[0].end == it[1].base));
 }

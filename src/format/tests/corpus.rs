@@ -9,7 +9,7 @@ use std::{
 use super::{
     super::{
         Malformed, block::BLOCK_HEADER_BYTES, commit::changes, frame::FRAME_HEADER_BYTES, fuzzing,
-        meta::MetaEntry, segment::*, wire::Decoded,
+        meta::entries, part::PART_HEADER_BYTES, segment::*, wire::Decoded,
     },
     layout::samples,
     seed,
@@ -61,6 +61,10 @@ fn seeds() -> Seeds {
             add("delay_index", block, &bytes);
         } else if let Some(plan) = sample.strip_prefix("schedule: ") {
             add("schedule", plan, &bytes);
+        } else if sample == "metalog: two entries" {
+            add("meta_entry", "two-entries", payload());
+        } else if sample == "segment part" {
+            add("journal_header", &sample, &bytes[..PART_HEADER_BYTES as usize]);
         } else if sample == "segment block" {
             add("block", "records", without_padding(&bytes, 8, BLOCK_HEADER_BYTES));
         } else if sample == "segment footer" {
@@ -145,7 +149,8 @@ fn each_kind_of_change_has_a_seed_that_decodes() {
     };
     assert_eq!(kinds.unwrap(), (0..=u8::MAX).filter(is_known).collect::<BTreeSet<u8>>());
     for ((target, name), bytes) in seeds() {
-        assert!(target != "meta_entry" || MetaEntry::decode(&bytes).is_ok(), "{name}");
+        let decodes = || entries(&bytes).all(|entry| entry.is_ok());
+        assert!(target != "meta_entry" || decodes(), "{name}");
     }
 }
 

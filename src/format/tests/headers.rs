@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{header::*, journal::*, meta::*, segment::*, wire::*},
+    super::{header::*, journal::*, meta::*, part::*, segment::*, wire::*},
     STORE, batter, flip_each_bit,
 };
 use crate::ids::{LogId, Lsn, Offset};
@@ -205,4 +205,40 @@ proptest! {
             prop_assert!(header.first_frame() <= header.end());
         }
     }
+}
+
+fn part() -> PartHeader {
+    PartHeader { log: LogId(7), base: Offset(1000), blocks_len: 4096 }
+}
+
+#[test]
+fn a_part_is_known_by_its_store_its_file_and_its_place() {
+    let bytes = part().encode(STORE, 27, 64);
+    assert_eq!(PartHeader::decode(&bytes, STORE, 27, 64), Ok(part()));
+    assert_eq!(part().len(), 4120);
+    for (store, file, at) in
+        [(crate::ids::StoreId([9; 16]), 27, 64), (STORE, 28, 64), (STORE, 27, 72)]
+    {
+        assert!(PartHeader::decode(&bytes, store, file, at).is_err());
+    }
+    flip_each_bit(&bytes, |bit, flipped| {
+        assert!(PartHeader::decode(flipped, STORE, 27, 64).is_err(), "bit {bit}");
+    });
+    for cut in 0..bytes.len() {
+        assert!(PartHeader::decode(&bytes[..cut], STORE, 27, 64).is_err());
+    }
+    let refused =
+        |part: PartHeader| PartHeader::decode(&part.encode(STORE, 27, 64), STORE, 27, 64).is_err();
+    assert!(refused(PartHeader { log: LogId(0), ..part() }), "no log");
+    assert!(refused(PartHeader { blocks_len: 0, ..part() }), "no block");
+    assert!(refused(PartHeader { blocks_len: 4097, ..part() }), "no whole units");
+    assert!(refused(PartHeader { base: Offset(NUMBER_CEILING), ..part() }));
+    assert!(PartHeader::decode(&[0; 24], STORE, 27, 64).is_err(), "zeros are nothing");
+}
+
+#[test]
+fn a_shared_file_is_no_logs() {
+    let shared = SegmentHeader::shared(STORE, 27);
+    assert!(shared.is_shared() && !segment().is_shared());
+    assert_eq!(SegmentHeader::decode(&shared.encode()), Ok(shared));
 }

@@ -14,6 +14,7 @@ use super::{
         meta::*,
         note::*,
         pack::*,
+        part::*,
         record::{Headers, RecordParts},
         segment::*,
         wire::{Seed, put_varint},
@@ -196,6 +197,16 @@ fn segment_file(samples: &mut Samples) {
     let mut footer = Vec::new();
     put_footer(&mut footer, &[TableEntry::of(&first, None)], position, header.seed());
     samples.add("segment footer", footer);
+
+    let shared = SegmentHeader::shared(STORE, 27);
+    samples.add("segment header: a shared file", shared.encode());
+    let header = SegmentHeader { generation: 27, ..header };
+    let mut builder = BlockBuilder::default();
+    builder.push(Offset(1000), &RecordParts::of(&Message::new("m").timestamp(NOW), NOW));
+    let (mut block, at) = (Vec::new(), SEGMENT_HEADER_BYTES);
+    builder.finish(&mut block, at + PART_HEADER_BYTES, header.seed());
+    let part = PartHeader { log: header.log, base: header.base, blocks_len: block.len() as u32 };
+    samples.add("segment part", [&part.encode(STORE, 27, at)[..], &block].concat());
 }
 
 fn metalog_file(samples: &mut Samples) {
@@ -205,6 +216,9 @@ fn metalog_file(samples: &mut Samples) {
         let name = format!("metalog entry: {name}");
         samples.frame(name, FrameKind::Commit, (64, 0), header.seed(), |out| entry.put(out));
     }
+    samples.frame("metalog: two entries", FrameKind::Commit, (64, 0), header.seed(), |out| {
+        entries().iter().skip(2).take(2).for_each(|(_, entry)| entry.put(out));
+    });
 }
 
 /// Headers that consist of a note.

@@ -58,6 +58,8 @@ pub const BITMAP: [u8; 20] = [
 /// One entry of each kind.
 pub fn entries() -> Vec<(&'static str, MetaEntry)> {
     let (log, cursor, base) = (LogId(1), CursorId(1), Offset(1000));
+    let lives =
+        Lives { begin: Timestamp(1_699_999_000_000), end: Some(Timestamp(1_699_999_060_000)) };
     vec![
         ("entity", MetaEntry::Entity(entities()[4].entity.clone())),
         ("entity gone", MetaEntry::EntityGone(EntityId(3))),
@@ -95,6 +97,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 max_time: Timestamp(1_700_000_000_000),
                 sealed: true,
                 lives: None,
+                place: Place::Former,
             }),
         ),
         (
@@ -108,10 +111,38 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 records: 250,
                 max_time: Timestamp(1_700_000_000_000),
                 sealed: true,
-                lives: Some(Lives {
-                    begin: Timestamp(1_699_999_000_000),
-                    end: Some(Timestamp(1_699_999_060_000)),
-                }),
+                lives: Some(lives),
+                place: Place::Former,
+            }),
+        ),
+        (
+            "segment in a file of its own",
+            MetaEntry::Segment(SegmentState {
+                log,
+                base,
+                generation: 27,
+                end: Offset(1300),
+                bytes: 4096,
+                records: 250,
+                max_time: Timestamp(1_700_000_000_000),
+                sealed: false,
+                lives: Some(lives),
+                place: Place::Own,
+            }),
+        ),
+        (
+            "segment in a shared file",
+            MetaEntry::Segment(SegmentState {
+                log,
+                base,
+                generation: 27,
+                end: Offset(1301),
+                bytes: 4280,
+                records: 1,
+                max_time: Timestamp(1_700_000_000_000),
+                sealed: true,
+                lives: Some(lives),
+                place: Place::Part(4096),
             }),
         ),
         ("segment gone", MetaEntry::SegmentGone { log, base }),
@@ -138,6 +169,22 @@ fn put(entry: &MetaEntry) -> Vec<u8> {
 fn each_entry_there_and_back() {
     for (name, entry) in entries() {
         assert_eq!(MetaEntry::decode(&put(&entry)), Ok(entry), "{name}");
+    }
+}
+
+#[test]
+fn entries_stand_one_behind_the_other_in_a_frame() {
+    let all: Vec<MetaEntry> = entries().into_iter().map(|it| it.1).collect();
+    let payload: Vec<u8> = all.iter().flat_map(put).collect();
+    let found: Vec<MetaEntry> = super::super::meta::entries(&payload).map(Result::unwrap).collect();
+    assert_eq!(found, all);
+    for cut in 0..payload.len() {
+        let found: Vec<_> = super::super::meta::entries(&payload[..cut]).collect();
+        let (last, whole) = found.split_last().expect("there is one, or an error");
+        let ends_there = put(&all[whole.len()]).len()
+            == cut - whole.iter().flatten().map(|it| put(it).len()).sum::<usize>();
+        assert_eq!(last.is_ok(), ends_there, "cut at {cut}");
+        assert!(whole.iter().zip(&all).all(|(found, entry)| found.as_ref() == Ok(entry)));
     }
 }
 
@@ -274,6 +321,19 @@ fn contradictions_are_refused() {
     assert!(segment(|it| it.bytes = 63) && segment(|it| it.bytes = 4095));
     assert!(segment(|it| it.bytes = NUMBER_CEILING));
     assert!(segment(|it| it.end = Offset(u64::MAX)) && segment(|it| it.generation = u64::MAX));
+    let part = |at, bytes, sealed| {
+        let Some(MetaEntry::Segment(mut state)) = entries().into_iter().map(|it| it.1).nth(8)
+        else {
+            panic!("the ninth is a part");
+        };
+        (state.place, state.bytes, state.sealed) = (Place::Part(at), bytes, sealed);
+        MetaEntry::decode(&put(&MetaEntry::Segment(state))).is_err()
+    };
+    assert!(!part(64, 88, true) && !part(4096, 8192, true));
+    assert!(part(56, 8192, true), "within the file's header");
+    assert!(part(68, 8192, true), "no unit begins there");
+    assert!(part(4096, 4112, true) && part(u64::MAX, 8192, true), "ends before it begins");
+    assert!(part(4096, 8192, false), "nothing is added to a part");
 
     let checkpoint = |replay_from, reflects, next_id| {
         let (replay_from, reflects) = (Lsn(replay_from), Lsn(reflects));
