@@ -123,6 +123,13 @@ impl Layout {
         self.segments_dir().join(log.0.to_string())
     }
 
+    /// Whether this is the directory of a log.
+    pub fn is_log_dir(&self, dir: &Path) -> bool {
+        let name = dir.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| log_dir_name(name).is_some())
+            && dir.parent() == Some(&self.segments_dir())
+    }
+
     /// The file of a segment in versions 1 and 2. Its name holds its generation behind its base: a rewritten segment is
     /// another file, which takes the place of the old one when the metalog says so.
     pub fn former_segment_file(&self, log: LogId, base: Offset, generation: u64) -> PathBuf {

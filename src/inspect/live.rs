@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use super::{
     report::{Affected, VerifyReport},
     survey::{contradictions, problem},
-    verify::{Known, offsets, take_within, unreferenced_files, unreferenced_segments},
+    verify::{
+        Known, drop_repeated, offsets, take_within, unreferenced_files, unreferenced_segments,
+    },
 };
 use crate::{
     error::Result,
@@ -128,6 +130,7 @@ pub fn verify_segments(
         let mut walk = LiveWalk { shared, segments: &segments, log, at: Offset(0), go_on, report };
         walk.run()?;
     }
+    drop_repeated(&mut report.problems);
     Ok(())
 }
 

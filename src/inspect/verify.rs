@@ -52,9 +52,19 @@ pub fn verify_store(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     report.problems.append(&mut damage);
     report.problems.extend(survey.odd.iter().cloned());
     report.problems.append(&mut segments);
+    drop_repeated(&mut report.problems);
     verify_delay_indexes(&survey, &mut report)?;
     report.unreferenced = unreferenced(&survey)?;
     Ok(report)
+}
+
+/// Leaves out problems that were noted before, and affect no message: each segment in a file notes the damage to its header.
+pub fn drop_repeated(problems: &mut Vec<Problem>) {
+    let mut seen = BTreeSet::new();
+    problems.retain(|it| {
+        let is_new = seen.insert((it.file.clone(), it.position, it.what.clone()));
+        is_new || !it.affected.is_empty()
+    });
 }
 
 fn of_journal(damage: &JournalDamage) -> Problem {

@@ -94,12 +94,17 @@ impl MetaWriter {
 
     /// Adds an entry.
     pub fn put(&mut self, entry: &MetaEntry) -> Result<()> {
+        // A name that is lost cannot be found in messages. So damage to one frame costs no more than one name.
+        let is_alone = matches!(entry, MetaEntry::Entity(_) | MetaEntry::Checkpoint(_));
+        if is_alone {
+            self.end_frame();
+        }
         if self.frame.is_empty() {
             begin_frame(&mut self.frame);
         }
         entry.put(&mut self.frame);
         self.entries += 1;
-        if self.frame.len() >= FRAME_BYTES {
+        if is_alone || self.frame.len() >= FRAME_BYTES {
             self.end_frame();
         }
         if self.ready.len() >= WRITE_BYTES { self.write_ready() } else { Ok(()) }
@@ -130,10 +135,7 @@ impl MetaWriter {
     pub fn commit(&mut self, replay_from: Lsn, reflects: Lsn, next_id: EntityId) -> Result<()> {
         let entries = self.entries;
         let checkpoint = CheckpointState { replay_from, reflects, next_id, entries };
-        // It has a frame of its own.
-        self.end_frame();
         self.put(&MetaEntry::Checkpoint(checkpoint))?;
-        self.end_frame();
         self.write_ready()?;
         let first = self.durable == 0;
         if first && seeded!(MetalogIsNamedEarly) {

@@ -12,7 +12,7 @@ use crate::{
     format::{
         Malformed,
         part::{PART_HEADER_BYTES, PartHeader},
-        segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
+        segment::SEGMENT_HEADER_BYTES,
         wire::ALIGN,
     },
     ids::StoreId,
@@ -59,17 +59,6 @@ impl PartsSurvey {
         let (path, at) = (path.to_owned(), SEGMENT_HEADER_BYTES);
         let (piece, piece_at) = (Vec::new(), 0);
         Ok(Some(PartsSurvey { path, file, store, number, len, at, piece, piece_at }))
-    }
-
-    /// What is wrong with the file's header.
-    pub fn check_header(&mut self) -> Result<Option<Malformed>> {
-        let expected = SegmentHeader::shared(self.store, self.number);
-        let bytes = self.bytes(0, SEGMENT_HEADER_BYTES as usize)?;
-        Ok(match SegmentHeader::decode(bytes) {
-            Ok(header) if header == expected => None,
-            Ok(_) => Some(Malformed("a segment that belongs elsewhere")),
-            Err(what) => Some(what),
-        })
     }
 
     /// The bytes at a position, as far as there are any.

@@ -17,7 +17,7 @@
 //! The work follows what changed, and not what there is: `changed.rs` has the lists. Each access to the store takes a
 //! bounded number of steps.
 
-use std::{mem, path::PathBuf};
+use std::mem;
 
 use super::{
     Store,
@@ -28,10 +28,10 @@ use super::{
 use crate::{
     audit,
     error::Result,
-    format::meta::{Place, SegmentState},
+    format::meta::SegmentState,
     ids::{IdMap, LogId, Lsn, Offset},
     metalog::MetaWriter,
-    segment::{Output, Written},
+    segment::Output,
 };
 
 /// A store that several threads use, and the way to make its journal durable.
@@ -104,7 +104,7 @@ pub struct Work {
     /// Whether the state was captured. From then on the capture is in this checkpoint alone.
     captured: bool,
     /// The deleted logs that the capture has.
-    deleted: DeletedLogs,
+    pub(super) deleted: DeletedLogs,
     /// Whether the metalog may refer to the new files, although the checkpoint has failed.
     may_count: bool,
 }
@@ -140,12 +140,9 @@ fn make(shared: &impl Shared, work: &mut Work) -> Result<()> {
     let written = work.out.sync()?;
     let meta = work.commit_metalog(shared, &captured)?;
 
-    let disk = &work.out.segments().disk.clone();
-    for path in work.install(shared, &written, meta) {
-        // Nothing refers to the file. If the removal fails, a later sweep finds it.
-        let _ = disk.remove(&path);
-    }
-    work.let_go_of_deleted(shared);
+    let mut garbage = work.install(shared, &written, meta);
+    work.let_go_of_deleted(shared, &mut garbage);
+    work.remove(shared, &garbage);
     if shared.with(|store| mem::take(&mut store.meta.unswept))
         && sweep(shared, work.out.segments()).is_err()
     {
@@ -210,98 +207,6 @@ impl Store {
         let (gone, replaced, put) = (Vec::new(), Vec::new(), Vec::new());
         Some(LogChange { log: id, moved: log.moved, gone, replaced, put, captured: 0 })
     }
-
-    /// Segments no longer refer to their files. Adds the files to which nothing refers any more.
-    fn let_go<'a>(
-        &mut self,
-        segments: impl Iterator<Item = &'a SegmentState>,
-        garbage: &mut Vec<PathBuf>,
-    ) {
-        for segment in segments {
-            audit::step();
-            self.cache.forget(segment);
-            if self.files.leave(segment) {
-                garbage.push(self.segments.path(segment));
-            }
-        }
-    }
-
-    /// Forgets segments of a log.
-    fn forget_segments(&mut self, log: LogId, gone: &[SegmentState], garbage: &mut Vec<PathBuf>) {
-        let State { logs, changed, deleted_logs, .. } = &mut self.state;
-        if let Some(log) = logs.get_mut(&log) {
-            for segment in gone {
-                changed.judged(log, segment.base.to(segment.end));
-                log.segments.remove(&segment.base);
-            }
-        } else if let Some(segments) = deleted_logs.get_mut(&log) {
-            // The metalog does not know yet that the log was deleted.
-            gone.iter().for_each(|segment| drop(segments.remove(&segment.base)));
-        } else {
-            // The checkpoint lets go of all segments of the log.
-            return;
-        }
-        self.let_go(gone.iter(), garbage);
-    }
-
-    /// Takes over the changes of one log.
-    fn install_log(&mut self, change: LogChange, upto: Lsn, garbage: &mut Vec<PathBuf>) {
-        audit::steps(change.put.len() as u64);
-        self.forget_segments(change.log, &change.gone, garbage);
-        self.forget_segments(change.log, &change.replaced, garbage);
-        if let Some(log) = self.state.logs.get_mut(&change.log) {
-            log.moved = change.moved;
-        }
-        for segment in change.put {
-            self.cache.forget(&segment);
-            let range = segment.base.to(segment.end);
-            let State { logs, changed, deleted_logs, .. } = &mut self.state;
-            let before = if let Some(log) = logs.get_mut(&change.log) {
-                let before = log.segments.insert(segment.base, segment.clone());
-                // Messages may have become dead since they were moved.
-                changed.suspect(log, range);
-                before
-            } else if let Some(segments) = deleted_logs.get_mut(&change.log) {
-                segments.insert(segment.base, segment.clone())
-            } else {
-                if segment.place == Place::Own && !self.files.knows(segment.generation) {
-                    garbage.push(self.segments.path(&segment));
-                }
-                continue;
-            };
-            self.files.enter(&segment);
-            self.let_go(before.iter(), garbage);
-        }
-        let State { logs, changed, .. } = &mut self.state;
-        let Some(log) = logs.get_mut(&change.log) else { return };
-        log.tail.drop_below(change.moved);
-        log.behind = None;
-        changed.moved(log, upto);
-    }
-
-    /// Takes over the metalog of a checkpoint, once the changes of all logs were taken over. Returns the files that
-    /// nothing refers to any more.
-    fn install(&mut self, upto: Lsn, written: &[Written], meta: MetaWriter) -> Vec<PathBuf> {
-        let mut garbage = Vec::new();
-        // All logs with a part in the file may have been deleted meanwhile.
-        for Written { number, bytes } in written.iter().copied() {
-            if self.files.forget_unused(number) {
-                garbage.push(self.segments.layout.segment_file(number));
-            }
-            self.files.found(number, bytes);
-        }
-        self.state.reclaimable |= self.files.wants_rewrite();
-        if meta.number() != self.meta.number {
-            garbage.push(self.meta.place.layout.meta_file(self.meta.number));
-            self.meta.number = meta.number();
-        }
-        self.meta.snapshot_bytes = meta.snapshot_bytes();
-        self.meta.writer = Some(meta);
-        self.replay_from = upto;
-        self.may_outgrow = false;
-        garbage.extend(self.journal.release_below(upto));
-        garbage
-    }
 }
 
 impl Work {
@@ -353,40 +258,6 @@ impl Work {
         unreachable!("the last slice takes all")
     }
 
-    fn install(
-        &mut self,
-        shared: &impl Shared,
-        written: &[Written],
-        meta: MetaWriter,
-    ) -> Vec<PathBuf> {
-        let mut garbage = Vec::new();
-        shared.with(|store| {
-            store.files.set_next(self.out.next());
-            written.iter().for_each(|file| store.files.add(*file));
-        });
-        for change in self.changes.values_mut().filter(|it| it.gone.len() > self.slice) {
-            // Readers need the others until those take their place.
-            let gone = mem::take(&mut change.gone);
-            for some in gone.chunks(self.slice) {
-                shared.with(|store| store.forget_segments(change.log, some, &mut garbage));
-            }
-        }
-        let mut changes = mem::take(&mut self.changes).into_values().peekable();
-        while changes.peek().is_some() {
-            shared.with(|store| {
-                let mut room = self.slice;
-                while room > 0
-                    && let Some(change) = changes.next()
-                {
-                    room = room.saturating_sub(1 + change.len());
-                    store.install_log(change, self.upto, &mut garbage);
-                }
-            });
-        }
-        garbage.extend(shared.with(|store| store.install(self.upto, written, meta)));
-        garbage
-    }
-
     /// Makes the capture durable.
     fn commit_metalog(&mut self, shared: &impl Shared, captured: &Captured) -> Result<MetaWriter> {
         let mut meta = self.meta.take().expect("the capture is in it");
@@ -427,24 +298,5 @@ impl Work {
             meta.abandon();
         }
         self.out.undo();
-    }
-
-    /// Lets go of the segments of logs that were deleted, some at a time.
-    fn let_go_of_deleted(&mut self, shared: &impl Shared) {
-        let disk = &self.out.segments().disk;
-        for (log, segments) in mem::take(&mut self.deleted) {
-            let mut garbage = Vec::new();
-            let mut rest = segments.values().peekable();
-            while rest.peek().is_some() {
-                let some = rest.by_ref().take(self.slice);
-                shared.with(|store| store.let_go(some, &mut garbage));
-            }
-            for path in garbage {
-                let _ = disk.remove(&path);
-            }
-            if segments.values().any(|segment| segment.place == Place::Former) {
-                let _ = disk.remove_dir(&self.out.segments().layout.log_dir(log));
-            }
-        }
     }
 }

@@ -263,8 +263,8 @@ impl Store {
         })
     }
 
-    /// Makes all segments as builds of version 1 wrote them: they say nothing of the lives in them. The next checkpoint
-    /// writes all of them down.
+    /// Makes all segments as those that a build of version 1 has written: they say nothing of the lives in them. The next
+    /// checkpoint captures everything.
     #[cfg(test)]
     pub fn forget_lives(&mut self) {
         (self.meta.writer, self.meta.unswept) = (None, true);

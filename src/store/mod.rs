@@ -19,6 +19,7 @@ mod draft;
 mod ends;
 mod files;
 mod inspected;
+mod install;
 mod leftovers;
 mod log;
 mod moving;

@@ -74,6 +74,7 @@ pub fn salvage_store(
         Copying::new(&mut out, log).copy(&mut survey, &mut report, &mut entries)?;
     }
     out.sync()?;
+    verify::drop_repeated(&mut report.problems);
     let queues: Vec<EntityId> = survey.state.catalog.all().map(|entity| entity.id).collect();
     for queue in queues.into_iter().filter(|id| !timed.contains(id)) {
         free_untimed(&mut survey, queue, &RoaringTreemap::new());

@@ -6,6 +6,7 @@
 //! store is made of all data that verifies. Acks may be missing from it, but no message that
 //! verifies is missing.
 
+mod files;
 mod gather;
 mod metas;
 mod orphans;
@@ -21,11 +22,11 @@ use std::{
 };
 
 use self::{
+    files::SegmentFiles,
     gather::Gathered,
     metas::{Metas, dirs, fans, store_id},
     orphans::{Seen, adopt},
     replay::{Replay, Settings, mentioned},
-    walk::Misplaced,
 };
 pub use self::{
     metas::{dirs as log_dirs_found, fans as fan_dirs_found},
@@ -35,7 +36,7 @@ pub use self::{
 };
 use super::report::Problem;
 use crate::{
-    disk::{Disk, is_no_dir},
+    disk::Disk,
     error::{Error, ErrorKind, Result},
     format::{entity::Entity, meta::SegmentState},
     ids::{CursorId, EntityId, LogId, Lsn, Offset, OffsetRange, StoreId},
@@ -68,7 +69,7 @@ pub struct Survey {
     pub old_settings: BTreeSet<EntityId>,
     /// Whether entities may be gone of which nothing is left.
     pub may_lack_entities: bool,
-    misplaced: OnceCell<Misplaced>,
+    files: OnceCell<SegmentFiles>,
 }
 
 /// Whether there is a store in a directory.
@@ -122,7 +123,8 @@ pub fn survey_store(disk: Arc<dyn Disk>, root: &Path) -> Result<Survey> {
     // Either the journal lost a file, or the metalog lost its newest checkpoint.
     metas.may_end_early |= journal.damage.iter().any(|gap| Some(gap.from) == from);
     metas.damaged |= metas.may_end_early;
-    Looking { disk, layout, id, metas, journal, reflects }.finish()
+    let files = OnceCell::new();
+    Looking { disk, layout, id, metas, journal, reflects, files }.finish()
 }
 
 /// Whether there is a store, or a part of one. An attempt to make a store leaves less.
@@ -155,6 +157,7 @@ struct Looking {
     metas: Metas,
     journal: JournalSurvey,
     reflects: Lsn,
+    files: OnceCell<SegmentFiles>,
 }
 
 impl Looking {
@@ -205,7 +208,7 @@ impl Looking {
         odd.extend(contradictions.map(|what| problem(&self.metas.path, 0, what)));
         let old_settings = self.old_settings(&state, &settings);
         let may_lack_entities = self.may_lack_entities(&state, gathered.gone, &nameless);
-        let Looking { disk, layout, id, metas, journal, .. } = self;
+        let Looking { disk, layout, id, metas, journal, files, .. } = self;
         let former = gathered.former;
         Ok(Survey {
             disk,
@@ -222,7 +225,7 @@ impl Looking {
             all_uncertain,
             old_settings,
             may_lack_entities,
-            misplaced: OnceCell::new(),
+            files,
         })
     }
 
@@ -285,17 +288,8 @@ impl Looking {
                 }
                 gathered.entities.entry(id).or_insert(creation.entity);
             }
-            for (log, dir) in dirs(&*self.disk, &self.layout)? {
-                let failed = |error| Error::io(error, "segments cannot be listed", &dir);
-                match self.disk.list(&dir) {
-                    Err(error) if is_no_dir(&error) => {}
-                    names if names.as_ref().is_ok_and(Vec::is_empty) => {}
-                    names => {
-                        names.map_err(failed)?;
-                        logs.insert(log);
-                    }
-                }
-            }
+            let files = SegmentFiles::read(&*self.disk, &self.layout, self.id)?;
+            logs.append(&mut self.files.get_or_init(|| files).logs());
         }
         let nameless = adopt(gathered, &seen, logs, &older);
         gathered.gone.append(&mut seen.deleted);

@@ -1,14 +1,10 @@
 //! Walks one log: merges its messages from all segments and the journal, in the order of their offsets.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-    path::PathBuf,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, path::PathBuf};
 
-use super::{Survey, metas::dirs, replay::RunAt};
+use super::{Survey, files::SegmentFiles, replay::RunAt};
 use crate::{
-    disk::{is_no_dir, read_exact_at},
+    disk::read_exact_at,
     error::{Error, Result},
     format::{
         Malformed,
@@ -20,8 +16,7 @@ use crate::{
     },
     ids::{LogId, Offset, OffsetRange},
     inspect::verify::take_within,
-    layout::{Named, former_segment_name},
-    segment::{Piece, SegmentSurvey, header_of, path_of},
+    segment::{Piece, SegmentSurvey, file_header, path_of},
     store::join,
 };
 
@@ -81,9 +76,6 @@ struct SegmentFeed {
     open_spots: usize,
 }
 
-/// Paths by log, base and generation.
-pub type Misplaced = BTreeMap<(LogId, Offset, u64), PathBuf>;
-
 type Key = Reverse<(Offset, u8, usize)>;
 
 impl Survey {
@@ -142,31 +134,13 @@ impl Survey {
         Ok(walked)
     }
 
-    /// Segments that have another segment's name, by their headers.
-    fn misplaced(&self) -> Result<&Misplaced> {
-        if let Some(known) = self.misplaced.get() {
+    /// What the segment files hold by what they say themselves.
+    fn files(&self) -> Result<&SegmentFiles> {
+        if let Some(known) = self.files.get() {
             return Ok(known);
         }
-        let mut found = Misplaced::new();
-        for (_, dir) in dirs(&*self.disk, &self.layout)? {
-            let failed = |error| Error::io(error, "segments cannot be listed", &dir);
-            let names = match self.disk.list(&dir) {
-                Err(error) if is_no_dir(&error) => continue,
-                names => names.map_err(failed)?,
-            };
-            for name in names {
-                let path = dir.join(&name);
-                if let Named::Real(_) = former_segment_name(&name)
-                    && let Some(header) = header_of(&*self.disk, &path)?
-                    && header.store == self.id
-                    && self.layout.former_segment_file(header.log, header.base, header.generation)
-                        != path
-                {
-                    found.insert(header.key(), path);
-                }
-            }
-        }
-        Ok(self.misplaced.get_or_init(|| found))
+        let found = SegmentFiles::read(&*self.disk, &self.layout, self.id)?;
+        Ok(self.files.get_or_init(|| found))
     }
 
     fn sources(&self, log: LogId, all: bool) -> Result<Vec<Source<'_>>> {
@@ -181,10 +155,11 @@ impl Survey {
             let mut former: Vec<&SegmentState> =
                 self.former.iter().filter(|former| former.log == log).collect();
             // Of each file the longest former state counts.
-            former.sort_by_key(|it| (it.base, it.generation, Reverse(it.bytes)));
-            former.dedup_by_key(|it| (it.base, it.generation));
+            former.sort_by_key(|it| (it.base, it.generation, it.blocks_at(), Reverse(it.bytes)));
+            former.dedup_by_key(|it| (it.base, it.generation, it.blocks_at()));
             let is_current = |it: &&SegmentState| {
-                state.segments.get(&it.base).is_some_and(|now| now.generation == it.generation)
+                let now = state.segments.get(&it.base);
+                now.is_some_and(|now| (now.generation, now.place) == (it.generation, it.place))
             };
             sources.extend(former.into_iter().filter(|it| !is_current(it)).map(|it| of(it, 1)));
             if self.metas.damaged {
@@ -201,37 +176,18 @@ impl Survey {
 
     /// Segments that no remaining entry names.
     fn unnamed(&self, log: LogId, named: &[Source<'_>]) -> Result<Vec<Source<'static>>> {
-        let dir = self.layout.log_dir(log);
-        let names = match self.disk.list(&dir) {
-            Err(error) if is_no_dir(&error) => return Ok(Vec::new()),
-            names => names.map_err(|error| Error::io(error, "segments cannot be listed", &dir))?,
-        };
-        let is_named = |base: Offset, generation: u64| {
+        let is_named = |found: &SegmentState| {
             named.iter().any(|source| match &source.feed {
-                Feed::Segment(it) => (it.state.base, it.state.generation) == (base, generation),
+                Feed::Segment(it) => {
+                    let it = &it.state;
+                    (it.base, it.generation, it.place)
+                        == (found.base, found.generation, found.place)
+                }
                 Feed::Runs(_) => false,
             })
         };
-        let mut unnamed = Vec::new();
-        for name in names {
-            let Named::Real((base, generation)) = former_segment_name(&name) else { continue };
-            if base.0 < crate::format::wire::NUMBER_CEILING && !is_named(base, generation) {
-                let state = SegmentState {
-                    log,
-                    base,
-                    generation,
-                    end: base,
-                    bytes: 0,
-                    records: 0,
-                    max_time: crate::ids::Timestamp(0),
-                    sealed: false,
-                    lives: None,
-                    place: Place::Former,
-                };
-                unnamed.push(SegmentFeed::source(state, 3));
-            }
-        }
-        Ok(unnamed)
+        let unnamed = self.files()?.of(log).iter().filter(|found| !is_named(found));
+        Ok(unnamed.map(|found| SegmentFeed::source(found.clone(), 3)).collect())
     }
 }
 
@@ -318,7 +274,8 @@ impl SegmentFeed {
 
     fn open(&mut self, survey: &Survey, walked: &mut Walked) -> Result<bool> {
         let header = self.header(survey);
-        let limit = self.is_named.then_some(self.state.bytes);
+        let is_part = matches!(self.state.place, Place::Part(_));
+        let limit = (self.is_named || is_part).then_some(self.state.bytes);
         let (disk, path) = (&*survey.disk, self.path(survey));
         let opened = SegmentSurvey::open(disk, path, &header, self.state.place, limit)?;
         walked.segments += u64::from(self.is_current);
@@ -328,7 +285,8 @@ impl SegmentFeed {
         };
         self.opened = opened;
         if wrong.is_some()
-            && let Some(elsewhere) = survey.misplaced()?.get(&header.key())
+            && let Some(elsewhere) =
+                survey.files()?.misplaced(&file_header(&header, self.state.place))
             && let Some(opened) =
                 SegmentSurvey::open(disk, elsewhere.clone(), &header, self.state.place, limit)?
         {

@@ -105,7 +105,11 @@ fn a_stray_fifo_hangs_nothing() {
     let path = dir.path().join("store");
     sample(&path);
     fifo(&path.join("segments").join("77"));
-    fifo(&path.join("segments").join("1").join("00000000000000000099.0.seg"));
+    fifo(&path.join("segments/00000000000000003"));
+    fifo(&path.join("segments/00000000000000000/00000000000000000099.seg"));
+    // A directory from version 2.
+    fs::create_dir(path.join("segments/1")).unwrap();
+    fifo(&path.join("segments/1/00000000000000000099.0.seg"));
     fifo(&path.join("meta").join("00000000000000000001.meta.new"));
     let store = path.clone();
     assert!(within_a_minute("verify", move || posthouse::verify(store)).unwrap().is_ok());

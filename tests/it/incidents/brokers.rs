@@ -90,9 +90,10 @@ fn nats_7549() {
     let segments: Vec<_> =
         disk.files().into_iter().filter(|it| it.starts_with("store/segments")).collect();
     assert!(segments.len() > 1);
-    let base = |path: &Path| -> u64 {
-        let name = path.file_name().unwrap().to_str().unwrap();
-        name.split('.').next().unwrap().parse().unwrap()
+    // The header of a segment in a file of its own has the first offset.
+    let base = |path: &Path| {
+        let content = disk.content(path).unwrap();
+        u64::from_le_bytes(content[40..48].try_into().unwrap())
     };
     let (mut whole, mut damaged, mut salvaged) = (0, 0, 0);
     for (n, path) in segments.iter().enumerate() {
@@ -181,7 +182,7 @@ fn nats_6888() {
     drop(engine);
     open(&disk).unwrap();
     check(8, &disk);
-    assert!(moments > 200, "{moments}");
+    assert!(moments > 150, "{moments}");
 }
 
 /// Pulsar 25540. A subscription may ack in any order. Up to 10,000 holes between the acks were stored.

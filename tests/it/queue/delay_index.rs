@@ -1,6 +1,11 @@
 //! More delayed messages than are kept in memory.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use posthouse::{Backoff, ErrorKind, Message, Offset, Queue, Timestamp, sim::SimDisk};
 
@@ -161,20 +166,36 @@ fn failed_messages_keep_their_attempts_and_priorities_in_the_delay_index() {
     assert_eq!(came.len(), 40);
 }
 
+/// Where the blocks of a log's segments are in a segment file: behind the header of its own file, or of its parts.
+fn blocks_of(log: u64, disk: &SimDisk, path: &Path) -> Vec<(PathBuf, Range<usize>)> {
+    let content = disk.content(path).unwrap();
+    let number = |at: usize| u64::from_le_bytes(content[at..at + 8].try_into().unwrap());
+    let (mut found, mut at) = (Vec::new(), 64);
+    if number(32) == log {
+        found.push((path.to_owned(), 64..content.len()));
+    }
+    while number(32) == 0 && at < content.len() {
+        let end = at + 24 + (number(at) >> 32) as usize;
+        if number(at + 8) == log {
+            found.push((path.to_owned(), at + 24..end));
+        }
+        at = end;
+    }
+    found
+}
+
 /// Ends the engine, and damages some segments of the delay index, which is the second log.
 fn damage_blocks(sim: Sim, queue: Queue, most: usize) -> SimDisk {
     let Sim { disk, engine } = sim;
     engine.checkpoint().unwrap();
     engine.close().unwrap();
     drop((queue, engine));
-    let logs: Vec<_> =
-        disk.files().into_iter().filter(|it| it.starts_with("store/segments")).collect();
-    let delay_index = logs.last().unwrap().parent().unwrap().to_owned();
-    for path in logs.iter().filter(|it| it.starts_with(&delay_index)).take(most) {
-        let mut content = disk.content(path).unwrap();
-        let middle = content.len() / 2;
-        content[middle] ^= 1;
-        disk.plant(path, Some(content));
+    let files = disk.files().into_iter().filter(|it| it.starts_with("store/segments"));
+    let found: Vec<_> = files.flat_map(|path| blocks_of(2, &disk, &path)).collect();
+    for (path, blocks) in found.into_iter().take(most) {
+        let mut content = disk.content(&path).unwrap();
+        content[blocks.start + blocks.len() / 2] ^= 1;
+        disk.plant(&path, Some(content));
     }
     disk
 }

@@ -314,7 +314,7 @@ fn an_idle_engine_drops_what_expires_and_gives_back_its_space() {
     let queue = engine.queue("q").time_to_live(SECOND).create().unwrap();
     queue.send_batch((0..100).map(|_| vec![7; 1000])).unwrap();
     engine.checkpoint().unwrap();
-    let segments = dir.path().join("store/segments/1");
+    let segments = dir.path().join("store/segments/00000000000000000");
     let count = || std::fs::read_dir(&segments).map_or(0, Iterator::count);
     assert_eq!(count(), 1);
     until("it expires", || queue.depth().unwrap() == 0);

@@ -190,14 +190,17 @@ fn files_that_nothing_refers_to_are_listed() {
     let planted = [
         "store/journal/00000000000099999744.journal.new",
         "store/meta/00000000000000000000.meta",
-        "store/segments/1/00000000000000000000.7.seg",
-        "store/segments/1/00000000000000000900.0.seg.new",
+        "store/segments/00000000000000000/00000000000000000900.seg",
+        "store/segments/00000000000000000/00000000000000000901.seg.new",
     ];
     for path in planted {
         disk.plant(Path::new(path), Some(content.clone()));
     }
     // The directory is not a store.
-    disk.plant(Path::new("store/segments/1/notes.txt"), Some(content.clone()));
+    for name in ["notes.txt", "7.seg"] {
+        let stray = Path::new("store/segments/00000000000000000").join(name);
+        disk.plant(&stray, Some(content.clone()));
+    }
     let planted = planted.map(PathBuf::from).to_vec();
     let report = engine.verify().unwrap();
     assert!(report.is_ok(), "{report}");

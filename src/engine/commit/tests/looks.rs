@@ -119,7 +119,6 @@ fn a_segment_without_lives_is_read_once() {
         queue.send_batch((0..100).map(|_| vec![7; 100])).expect("it fits");
     }
     engine.checkpoint().expect("there is space");
-    engine.committer().lock("test").store.forget_lives();
     // A checkpoint does not look.
     let checkpoint = |engine: &Engine| {
         let made = engine.committer().checkpoint(Extent::Nothing, Urgency::Ordinary);
@@ -129,6 +128,7 @@ fn a_segment_without_lives_is_read_once() {
     drop((queue, engine));
     disk.kill();
     let engine = alone(&disk);
+    engine.committer().lock("test").store.forget_lives();
     checkpoint(&engine);
     let queue = engine.queue("q").open().expect("it is there");
     let read = |act: &dyn Fn()| {
