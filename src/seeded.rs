@@ -49,6 +49,7 @@ mod switch {
         // Checkpoint, segments, metalog.
         SegmentIsNotSynced, SharedFileIsNotSynced, SegmentNameIsNotSynced, SegmentDirectoryIsNotSynced,
         FileNumberIsUsedAgain, FileIsRemovedWithItsFirstSegment, RewriteForgetsALog,
+        DeletionTakesTheFilesOfOthers, AbsorbedPartsGoAtOnce, PartIsNamedElsewhere,
 
         JournalIsNotSyncedBeforeTheMetalog, MetalogIsNotSynced, MetalogNameIsNotSynced,
         MetalogIsNamedEarly, MetalogBelievesTheCache, OldestMetalogWins,

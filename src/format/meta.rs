@@ -290,6 +290,7 @@ impl SegmentState {
             }
             Place::Part(at) => {
                 out.push(PART);
+                let at = if seeded!(PartIsNamedElsewhere) { at + 8 } else { at };
                 put_value(out, &(self, lives, at));
             }
         }

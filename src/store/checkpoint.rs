@@ -28,7 +28,7 @@ use super::{
 use crate::{
     audit,
     error::Result,
-    format::meta::SegmentState,
+    format::meta::{Place, SegmentState},
     ids::{IdMap, LogId, Lsn, Offset},
     metalog::MetaWriter,
     segment::Output,
@@ -277,12 +277,14 @@ impl Work {
             }
         }
         if seeded!(SegmentsAreRemovedEarly) {
-            for segment in self.changes.values().flat_map(LogChange::removed) {
+            let removed = self.changes.values().flat_map(LogChange::removed);
+            for segment in removed.filter(|it| it.place == Place::Own) {
                 let _ = segments.disk.remove(&segments.path(segment));
             }
         }
         if seeded!(DeletedLogsAreRemovedEarly) {
-            for segment in self.deleted.values().flat_map(|it| it.values()) {
+            let deleted = self.deleted.values().flat_map(|it| it.values());
+            for segment in deleted.filter(|it| it.place == Place::Own) {
                 let _ = segments.disk.remove(&segments.path(segment));
             }
         }

@@ -60,6 +60,9 @@ impl Work {
                 let some = rest.by_ref().take(self.slice);
                 shared.with(|store| store.let_go(some, garbage));
             }
+            if seeded!(DeletionTakesTheFilesOfOthers) {
+                garbage.extend(segments.values().map(|it| self.out.segments().path(it)));
+            }
         }
     }
 
@@ -114,6 +117,12 @@ impl Store {
             return;
         }
         self.let_go(gone.iter(), garbage);
+    }
+
+    /// Deliberate bug: forgets a segment before another takes its place.
+    pub(super) fn forget_now(&mut self, segment: &SegmentState) {
+        let mut garbage = Vec::new();
+        self.forget_segments(segment.log, std::slice::from_ref(segment), &mut garbage);
     }
 
     /// Takes over the changes of one log.

@@ -201,6 +201,11 @@ impl Work {
                 // A damaged part stays, and so do those before it.
                 let Some(held) = keep_going(self.read_live(shared, part))? else { break };
                 into.packing.put_before(part.base, held);
+                if seeded!(AbsorbedPartsGoAtOnce) {
+                    shared.with(|store| store.forget_now(part));
+                    absorbed += 1;
+                    continue;
+                }
                 change.replaced.push(part.clone());
                 absorbed += 1;
             }
