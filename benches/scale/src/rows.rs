@@ -35,7 +35,7 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "checkpoint-queues",
         title: "checkpoint, one new message in each of N queues",
-        sizes: [100, 1_000, 10_000],
+        sizes: [1_000, 10_000, 100_000],
         run: checkpoint_queues,
     },
     Row {
