@@ -7,6 +7,7 @@ mod flat;
 mod heap;
 mod holds;
 mod lives;
+mod segments;
 mod slices;
 mod waking;
 mod work;

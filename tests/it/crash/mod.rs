@@ -1,6 +1,7 @@
 //! Crashes: on the simulated disk, and of real processes.
 
 mod random;
+mod shared;
 
 #[cfg(unix)]
 mod kill;
