@@ -108,7 +108,7 @@ impl Packing {
     /// Adds messages. Once they are many, they go into a file of their own.
     pub fn add(&mut self, out: &mut Output, held: Held) -> Result<()> {
         if self.writer.is_some() && !held.records.is_empty() {
-            return self.write(out, held);
+            return self.write(out, &held);
         }
         self.hold(held);
         if self.weight > out.part_bytes() { self.leave_memory(out) } else { Ok(()) }
@@ -119,7 +119,7 @@ impl Packing {
         let mut held = std::mem::take(&mut self.held).into_iter();
         self.weight = 0;
         while let Some(next) = held.next() {
-            self.write(out, next)?;
+            self.write(out, &next)?;
             if self.writer.is_none() && !self.held.is_empty() {
                 // A segment became full: the rest begins anew.
                 for rest in held {
@@ -132,7 +132,7 @@ impl Packing {
     }
 
     /// Writes messages to the segment in its own file. If it becomes full, the rest waits for the next one.
-    fn write(&mut self, out: &mut Output, held: Held) -> Result<()> {
+    fn write(&mut self, out: &mut Output, held: &Held) -> Result<()> {
         let first = held.records.first().map_or(Offset(0), |(offset, _)| *offset);
         let mut writer = match self.writer.take() {
             Some(writer) => writer,

@@ -111,7 +111,7 @@ impl Store {
             }
         } else if let Some(segments) = deleted_logs.get_mut(&log) {
             // The metalog does not know yet that the log was deleted.
-            gone.iter().for_each(|segment| drop(segments.remove(&segment.base)));
+            gone.iter().for_each(|segment| _ = segments.remove(&segment.base));
         } else {
             // The checkpoint lets go of all segments of the log.
             return;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use super::metas::{dirs, fans};
@@ -43,7 +43,7 @@ impl SegmentFiles {
         for (_, dir) in fans(disk, layout)? {
             for name in names(disk, &dir)? {
                 if let Named::Real(number) = segment_name(&name) {
-                    files.take(disk, dir.join(name), store, number)?;
+                    files.take(disk, &dir.join(name), store, number)?;
                 }
             }
         }
@@ -65,11 +65,11 @@ impl SegmentFiles {
         Ok(())
     }
 
-    fn take(&mut self, disk: &dyn Disk, path: PathBuf, store: StoreId, number: u64) -> Result<()> {
-        let found = header_of(disk, &path)?.filter(|found| found.store == store);
+    fn take(&mut self, disk: &dyn Disk, path: &Path, store: StoreId, number: u64) -> Result<()> {
+        let found = header_of(disk, path)?.filter(|found| found.store == store);
         if let Some(found) = found {
             if found.generation != number {
-                self.misplaced.insert(found.key(), path.clone());
+                self.misplaced.insert(found.key(), path.to_owned());
             }
             if !found.is_shared() {
                 self.add(found, Place::Own, 0);
@@ -78,7 +78,7 @@ impl SegmentFiles {
         }
         // A file whose header is damaged may be shared: then the headers of its parts verify.
         let number = found.map_or(number, |found| found.generation);
-        let Some(mut survey) = PartsSurvey::open(disk, &path, store, number)? else {
+        let Some(mut survey) = PartsSurvey::open(disk, path, store, number)? else {
             return Ok(());
         };
         while let Some(part) = survey.next()? {
@@ -126,7 +126,7 @@ impl SegmentFiles {
     }
 }
 
-fn names(disk: &dyn Disk, dir: &std::path::Path) -> Result<Vec<String>> {
+fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
     match disk.list(dir) {
         Err(error) if is_no_dir(&error) => Ok(Vec::new()),
         names => names.map_err(|error| Error::io(error, "segments cannot be listed", dir)),
