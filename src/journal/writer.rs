@@ -168,6 +168,11 @@ impl Journal {
         self.files.get(1).unwrap_or(&self.files[0]).header.first_frame()
     }
 
+    /// The first frames of all files but the oldest.
+    pub fn boundaries(&self) -> impl Iterator<Item = Lsn> {
+        self.files.iter().skip(1).map(|file| file.header.first_frame())
+    }
+
     /// How many files there are before the current one.
     pub fn older_files(&self) -> usize {
         self.files.len() - 1

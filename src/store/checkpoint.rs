@@ -56,7 +56,12 @@ pub enum Extent {
     Oldest,
     /// Nothing. Only the space of dead segments is given back, which needs next to no space.
     Nothing,
+    /// Up to a position: one part of a checkpoint. The first one also gives back the space of dead segments.
+    Part { upto: Lsn, is_first: bool },
 }
+
+/// A part of a checkpoint frees so much of the journal, as a share of the length at which all senders wait.
+const PART_SHARE: u64 = 8;
 
 /// What a checkpoint does to the segments of one log.
 #[derive(Debug)]
@@ -98,6 +103,8 @@ pub struct Work {
     pub upto: Lsn,
     /// Whether segments may be rewritten.
     pub may_rewrite: bool,
+    /// Whether it looks for dead segments.
+    pub judges: bool,
     pub changes: IdMap<LogId, LogChange>,
     /// The metalog's current file. `None` if the checkpoint begins a new one.
     meta: Option<MetaWriter>,
@@ -130,8 +137,10 @@ pub fn checkpoint(shared: &impl Shared, extent: Extent, may_rewrite: bool) -> Re
 
 fn make(shared: &impl Shared, work: &mut Work) -> Result<()> {
     work.move_logs(shared)?;
-    work.retain(shared)?;
-    work.rewrite_files(shared)?;
+    if work.judges {
+        work.retain(shared)?;
+        work.rewrite_files(shared)?;
+    }
 
     let captured = work.capture(shared)?;
     if !seeded!(JournalIsNotSyncedBeforeTheMetalog) {
@@ -153,18 +162,48 @@ fn make(shared: &impl Shared, work: &mut Work) -> Result<()> {
 }
 
 impl Store {
-    fn begin_checkpoint(&mut self, extent: Extent, may_rewrite: bool) -> Option<Work> {
-        let upto = match extent {
+    /// The parts in which a checkpoint is made, the oldest part of the journal first. Each is a whole checkpoint, so the
+    /// journal becomes shorter as they go.
+    pub fn parts(&self, extent: Extent) -> Vec<Extent> {
+        let (end, mut from) = (self.end_of(extent), self.replay_from);
+        let step = 2 * self.config.journal_bytes / PART_SHARE;
+        let mut ends = Vec::new();
+        for boundary in self.journal.boundaries().take_while(|boundary| *boundary < end) {
+            audit::step();
+            if boundary.0.saturating_sub(from.0) >= step {
+                from = boundary;
+                ends.push(boundary);
+            }
+        }
+        if ends.is_empty() {
+            return vec![extent];
+        }
+        ends.push(end);
+        let part = |(n, upto)| Extent::Part { upto, is_first: n == 0 };
+        ends.into_iter().enumerate().map(part).collect()
+    }
+
+    fn end_of(&self, extent: Extent) -> Lsn {
+        let end = match extent {
             Extent::All => self.journal.tail(),
             Extent::Older => self.journal.boundary_keeping(self.config.journal_bytes / 2),
             Extent::Oldest => self.journal.second_file(),
             Extent::Nothing => self.replay_from,
+            Extent::Part { upto, .. } => upto,
         };
-        let upto = upto.max(self.replay_from);
-        if upto == self.replay_from && !self.state.reclaimable && !self.meta.unswept {
+        end.max(self.replay_from)
+    }
+
+    fn begin_checkpoint(&mut self, extent: Extent, may_rewrite: bool) -> Option<Work> {
+        let upto = self.end_of(extent);
+        let judges = !matches!(extent, Extent::Part { is_first: false, .. });
+        let reclaims = judges && self.state.reclaimable;
+        if upto == self.replay_from && !reclaims && !self.meta.unswept {
             return None;
         }
-        self.state.reclaimable = false;
+        if judges {
+            self.state.reclaimable = false;
+        }
         let slack = self.metalog_slack();
         let meta = self.meta.writer.take().filter(|meta| !meta.wants_compaction(slack));
         let (next, is_known) = (self.files.next(), self.files.knows_fan_of_next());
@@ -174,6 +213,7 @@ impl Store {
             slice: self.config.slice,
             upto,
             may_rewrite,
+            judges,
             changes: IdMap::default(),
             meta,
             captured: false,

@@ -74,32 +74,53 @@ impl Committer {
 
     /// Makes a checkpoint.
     ///
-    /// On a full disk it removes the spare files. For a commit that frees space it removes the reserve, too, and
-    /// first of all makes a journal file, so that such commits go on whatever the checkpoint comes to. Then it moves
-    /// the journal file by file. Each file frees the space that the next one takes.
+    /// Of much journal it is made in parts. Each part makes the journal shorter, and whoever waits for that goes on.
     pub fn checkpoint(&self, extent: Extent, urgency: Urgency) -> Result<()> {
         let _working = self.work();
         let _checkpointing = self.checkpointing.lock();
-        let begun = (self.lock_open("checkpoint")?.store.journal.start(), self.disk.stopwatch());
-        let mut made = store::checkpoint(self, extent, true);
-        if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
-            self.give_up_spares(urgency)?;
-            if urgency == Urgency::Freeing
-                && let Some(job) = self.begin_prepare(None, urgency)?
-            {
-                // If there is too little space, the checkpoint may free some.
-                let _ = self.run_prepare(job);
-                self.syncs.check()?;
+        let parts = self.lock_open("checkpoint")?.store.parts(extent);
+        let mut made = Ok(());
+        for part in parts {
+            let begun = self.begun()?;
+            made = store::checkpoint(self, part, true);
+            self.relieve(begun);
+            if made.is_err() {
+                break;
             }
-            made = store::checkpoint(self, Extent::Nothing, false);
-            let older = self.lock_open("checkpoint")?.store.journal.older_files();
-            for _ in 0..older {
-                made = made.and_then(|()| store::checkpoint(self, Extent::Oldest, false));
-            }
-            made = made.and_then(|()| store::checkpoint(self, extent, false));
+            self.checkpointer.part_is_made();
         }
-        self.relieve(begun);
+        if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
+            let begun = self.begun()?;
+            made = self.checkpoint_on_full_disk(extent, urgency);
+            self.relieve(begun);
+        }
         made.map_err(|error| self.poison_if_fatal(error))
+    }
+
+    /// Removes the spare files. For a commit that frees space it removes the reserve, too, and first of all makes a journal
+    /// file, so that such commits go on whatever the checkpoint comes to. Then it moves the journal file by file. Each
+    /// file frees the space that the next one takes.
+    fn checkpoint_on_full_disk(&self, extent: Extent, urgency: Urgency) -> Result<()> {
+        self.give_up_spares(urgency)?;
+        if urgency == Urgency::Freeing
+            && let Some(job) = self.begin_prepare(None, urgency)?
+        {
+            // If there is too little space, the checkpoint may free some.
+            let _ = self.run_prepare(job);
+            self.syncs.check()?;
+        }
+        store::checkpoint(self, Extent::Nothing, false)?;
+        let older = self.lock_open("checkpoint")?.store.journal.older_files();
+        for _ in 0..older {
+            store::checkpoint(self, Extent::Oldest, false)?;
+        }
+        store::checkpoint(self, extent, false)
+    }
+
+    /// Where the journal begins, and the time.
+    fn begun(&self) -> Result<(Lsn, Duration)> {
+        let start = self.lock_open("checkpoint")?.store.journal.start();
+        Ok((start, self.disk.stopwatch()))
     }
 
     /// Lets the threads go on that wait because the journal is long.

@@ -15,11 +15,8 @@ use crate::{
     engine::{
         core::{Core, guard::CoreGuard},
         runtime::{
-            clock::EvenClock,
-            fair::FairMutex,
-            lock::RankedMutex,
-            signals::{CheckpointerSignal, FlusherSignal},
-            within::Within,
+            checkpointer::CheckpointerSignal, clock::EvenClock, fair::FairMutex, lock::RankedMutex,
+            signals::FlusherSignal, within::Within,
         },
     },
     error::{Error, ErrorKind, Result},

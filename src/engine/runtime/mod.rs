@@ -2,6 +2,7 @@
 //! messages.
 
 pub mod application;
+pub mod checkpointer;
 pub mod clock;
 pub mod fair;
 pub mod histogram;

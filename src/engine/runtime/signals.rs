@@ -1,4 +1,5 @@
-//! The signals that call the engine's two threads. The loops of the threads are in `commit/threads.rs`.
+//! The signal that calls the flusher. `checkpointer.rs` has that of the other thread. The loops of the threads are in
+//! `commit/threads.rs`.
 
 use std::{
     cmp::Reverse,
@@ -15,7 +16,6 @@ use super::{
 };
 use crate::{
     audit::Rank,
-    error::{Error, Result},
     ids::{CursorId, Lsn},
     prims::{AtomicBool, Condvar},
 };
@@ -80,6 +80,9 @@ impl Agenda {
         all.into_iter().flatten().min()
     }
 }
+
+/// The longest quiet moment after which a watermark frame is written.
+const MARK_MAX: Duration = Duration::from_secs(1);
 
 /// What the flusher does next.
 #[derive(Debug)]
@@ -278,169 +281,6 @@ impl FlusherSignal {
                 None => agenda.wait(&self.changed),
             };
         }
-    }
-}
-
-/// Calls the checkpointer, and lets other threads wait for it.
-#[derive(Debug)]
-pub struct CheckpointerSignal {
-    has_thread: bool,
-    /// Whether it was called and has not begun yet. A caller that finds it set skips the mutex.
-    is_called: AtomicBool,
-    state: RankedMutex<CheckpointerState>,
-    changed: Condvar,
-    /// Wakes the threads that wait for the checkpointer.
-    done: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct CheckpointerState {
-    stop: bool,
-    called: bool,
-    /// The disk is full: the next round frees all of the journal that it can.
-    wants_space: bool,
-    /// How many rounds have begun, and how many have ended.
-    begun: u64,
-    ended: u64,
-    /// The failure of the last round, and how many rounds in a row have failed.
-    failure: Option<Error>,
-    failures: u32,
-    /// How many times the preparation of a journal file has ended, with success or not.
-    files: u64,
-}
-
-/// The longest quiet moment after which a watermark frame is written.
-const MARK_MAX: Duration = Duration::from_secs(1);
-
-/// A waiter for a journal file checks again after this time: the file may have become ready just before the
-/// wait began.
-const FILE_WAIT: Duration = Duration::from_millis(10);
-
-/// How long the checkpointer rests after a failure, as on a full disk, before it tries again. The rest doubles with
-/// each further failure, up to `REST_MAX`. Commits that wait for a checkpoint get the outcome of the next round, so
-/// this bounds their wait, and it bounds the work that refused commits cause.
-const REST_MIN: Duration = Duration::from_millis(5);
-const REST_MAX: Duration = Duration::from_millis(200);
-
-impl CheckpointerSignal {
-    pub fn new(has_thread: bool) -> CheckpointerSignal {
-        let state = CheckpointerState::default();
-        CheckpointerSignal {
-            has_thread,
-            is_called: AtomicBool::new(false),
-            state: RankedMutex::new(Rank::Leaf, "checkpointer's state", state),
-            changed: Condvar::new(),
-            done: Condvar::new(),
-        }
-    }
-
-    #[inline]
-    pub fn has_thread(&self) -> bool {
-        self.has_thread
-    }
-
-    /// Calls the checkpointer, because it has work.
-    pub fn call(&self) {
-        if !self.is_called.load(Ordering::Relaxed) {
-            self.is_called.store(true, Ordering::Relaxed);
-            self.state.lock().called = true;
-            self.changed.notify_one();
-        }
-    }
-
-    pub fn stop(&self) {
-        self.state.lock().stop = true;
-        self.changed.notify_all();
-        self.done.notify_all();
-    }
-
-    /// Wakes all waiters: the engine is poisoned.
-    pub fn wake_waiters(&self) {
-        drop(self.state.lock());
-        self.done.notify_all();
-    }
-
-    /// Wakes the waiters for a journal file: a preparation has ended, with success or not.
-    pub fn file_is_ready(&self) {
-        self.state.lock().files += 1;
-        self.done.notify_all();
-    }
-
-    /// Waits until another thread has ended its preparation of a journal file, with success or not. `check`
-    /// fails once the engine is poisoned.
-    pub fn await_file(&self, check: impl Fn() -> Result<()>) -> Result<()> {
-        let mut state = self.state.lock();
-        let before = state.files;
-        loop {
-            // This is checked under the lock, which the thread that ends the preparation takes afterwards.
-            if state.files != before || state.stop {
-                return Ok(());
-            }
-            check()?;
-            let (woken, is_over) = state.wait_timeout(&self.done, FILE_WAIT);
-            if is_over {
-                return Ok(());
-            }
-            state = woken;
-        }
-    }
-
-    /// Waits until the checkpointer has made a checkpoint. `check` fails once the engine is poisoned.
-    ///
-    /// # Errors
-    ///
-    /// The failure of a round that began after the call. An earlier failure says nothing about the disk of now.
-    pub fn await_checkpoint(
-        &self,
-        wants_space: bool,
-        check: impl Fn() -> Result<()>,
-    ) -> Result<()> {
-        let mut state = self.state.lock();
-        state.wants_space |= wants_space;
-        let round = state.begun + 1;
-        loop {
-            check()?;
-            if state.stop {
-                return Ok(());
-            }
-            if state.ended >= round {
-                // The caller tries its commit again, and finds whether the checkpoint made enough space.
-                return state.failure.as_ref().map_or(Ok(()), |failure| Err(failure.again()));
-            }
-            state.called = true;
-            self.changed.notify_one();
-            state = state.wait(&self.done);
-        }
-    }
-
-    /// Waits for the next round. Returns whether the disk is full and space is needed; `None` to stop.
-    pub fn next_round(&self) -> Option<bool> {
-        let idle = |state: &mut CheckpointerState| !state.stop && !state.called;
-        let mut state = self.state.lock().wait_while(&self.changed, idle);
-        if state.stop {
-            return None;
-        }
-        state.called = false;
-        state.begun += 1;
-        self.is_called.store(false, Ordering::Relaxed);
-        Some(mem::take(&mut state.wants_space))
-    }
-
-    /// Ends a round. After a failure the checkpointer pauses, and the next round begins by itself.
-    pub fn finish_round(&self, wanted_space: bool, outcome: Result<()>) {
-        let mut state = self.state.lock();
-        state.wants_space |= wanted_space && outcome.is_err();
-        state.ended += 1;
-        state.failure = outcome.err();
-        self.done.notify_all();
-        if state.failure.is_none() {
-            state.failures = 0;
-            return;
-        }
-        let rest = REST_MAX.min(REST_MIN * 2u32.saturating_pow(state.failures));
-        state.failures += 1;
-        state.called = true;
-        drop(state.wait_timeout_while(&self.changed, rest, |state| !state.stop));
     }
 }
 

@@ -376,3 +376,74 @@ fn what_a_metalog_says_of_messages_that_are_not_there_is_refused() {
         assert_eq!(opened, if says { Err(ErrorKind::Corrupt) } else { Ok(()) });
     }
 }
+
+/// The same store, while nobody else uses it.
+struct Alone<'a>(&'a Busy);
+
+impl Shared for Alone<'_> {
+    fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R {
+        act(&mut self.0.store.borrow_mut())
+    }
+
+    fn sync_to(&self, position: Lsn) -> Result<()> {
+        self.0.sync_to(position)
+    }
+}
+
+/// Sends messages until the journal is as long as it may be.
+fn send_up_to_the_wall(busy: &Busy) {
+    let refused = loop {
+        let (offset, payload) = (busy.model.borrow().1, text(busy.model.borrow().1));
+        let messages = [Message::from(&payload)];
+        let op = Op::Append { log: QUEUE, messages: &messages, delay_ms: 0 };
+        let committed = busy.store.borrow_mut().commit(&[op], Timestamp(1).into());
+        match committed {
+            Ok(_) => {
+                let (unacked, next) = &mut *busy.model.borrow_mut();
+                unacked.insert(offset, payload);
+                *next += 1;
+            }
+            Err(Refused::NeedsSpace(Shortage::File { bytes, urgency })) => {
+                let store = &mut *busy.store.borrow_mut();
+                let job = store.journal.begin_prepare(Some(bytes), urgency, 0);
+                let prepared = job.expect("nobody else prepares").run();
+                store.journal.finish_prepare(prepared).expect("there is space");
+            }
+            Err(refused) => break refused,
+        }
+    };
+    let full = Shortage::Checkpoint { urgency: Urgency::Ordinary };
+    assert!(matches!(refused, Refused::NeedsSpace(shortage) if shortage == full), "{refused:?}");
+}
+
+#[test]
+fn a_checkpoint_of_much_journal_is_made_in_parts_and_the_first_one_makes_room() {
+    let disk = SimDisk::new(1);
+    let busy = busy(&disk, 1);
+    send_up_to_the_wall(&busy);
+    let parts = busy.store.borrow().parts(Extent::All);
+    assert!((6..=9).contains(&parts.len()), "{parts:?}");
+    let mut length = busy.store.borrow().journal.bytes_behind();
+    let whole = length;
+    for (n, part) in parts.iter().enumerate() {
+        let made = match n {
+            0 => store::checkpoint(&Alone(&busy), *part, true),
+            // There is room before most of the journal was moved: commits are made at each step from here on.
+            _ => store::checkpoint(&busy, *part, true),
+        };
+        made.expect("the disk is well");
+        let now = busy.store.borrow().journal.bytes_behind();
+        assert!(now < length || n + 1 == parts.len(), "part {n} frees some of the journal");
+        length = now;
+        if n == 0 {
+            assert!(now > whole / 2 && now < whole, "{now} of {whole}");
+            busy.send(1).expect("there is room");
+        }
+    }
+    let found = contents(&mut busy.store.borrow_mut());
+    assert_eq!(found, busy.model.borrow().0);
+    busy.sync_all();
+    disk.power_cut();
+    let found = contents(&mut open(&disk).expect("it recovers"));
+    assert_eq!(found, busy.model.borrow().0);
+}
