@@ -56,6 +56,9 @@ pub const REWRITE_SHARE: u64 = 4;
 /// The longest sync interval of buffered commits: an hour.
 const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(60 * 60);
 
+/// A store that is never idle: a year.
+const IDLE_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// The settings of one engine. They are not stored: each `open` may choose others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -74,6 +77,8 @@ pub struct Config {
     pub slice: usize,
     pub delayed_in_memory: u64,
     pub sync_interval: Duration,
+    /// So long after the last commit the store is idle.
+    pub idle_after: Duration,
 }
 
 impl Default for Config {
@@ -92,6 +97,7 @@ impl Default for Config {
             slice: 256,
             delayed_in_memory: 65_536,
             sync_interval: Duration::from_millis(100),
+            idle_after: Duration::from_secs(10),
         }
     }
 }
@@ -144,6 +150,11 @@ impl Config {
         if !(Duration::from_millis(1)..=SYNC_INTERVAL_MAX).contains(&interval) {
             let what = format!("sync_interval is {interval:?}; it must be from 1 ms to 1 hour");
             return Err(Error::invalid("sync_interval", what));
+        }
+        let idle = self.idle_after;
+        if !(Duration::from_millis(1)..=IDLE_MAX).contains(&idle) {
+            let what = format!("idle_after is {idle:?}; it must be from 1 ms to 366 days");
+            return Err(Error::invalid("idle_after", what));
         }
         Ok(())
     }

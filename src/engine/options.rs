@@ -218,6 +218,20 @@ impl Options {
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         sync_interval: Duration;
+        /// Sets after how long without a commit the store is idle: from 1 ms to a year, 10 s by default. An idle store
+        /// gives back the space of messages that are gone, and is checkpointed if its journal is long, so it opens soon.
+        /// Whoever wants a disk that is never used by itself says a year.
+        ///
+        /// ```
+        /// use std::time::Duration;
+        /// use posthouse::Options;
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// let engine = Options::new().idle_after(Duration::from_secs(60)).open(dir.path().join("store"))?;
+        /// # engine.close()?;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        idle_after: Duration;
     }
 
     /// Opens the engine on a simulated disk. It needs the feature `sim`.

@@ -28,6 +28,8 @@ pub struct Changed {
     /// By a position that is not behind the first such message.
     unmoved: BTreeSet<(Lsn, LogId)>,
     suspects: BTreeSet<LogId>,
+    /// About how many bytes died in segments since they were judged.
+    pub dead: u64,
 }
 
 impl Changed {
@@ -126,7 +128,12 @@ impl Changed {
     #[cold]
     pub fn died(&mut self, log: &mut Log, offsets: &OffsetRanges<'_>) {
         if !log.segments.is_empty() {
-            offsets.for_each(|range| self.suspect(log, range));
+            offsets.for_each(|range| {
+                self.suspect(log, range);
+                // With several cursors a message is dead once all of them have acked it.
+                let moved = range.within(Offset(0).to(log.moved)).len();
+                self.dead += moved * log.record_bytes / log.cursors.len().max(1) as u64;
+            });
         }
     }
 
@@ -138,7 +145,9 @@ impl Changed {
             return;
         }
         let first = log.segment_at_or_behind(range.start).filter(|it| it.base < range.end);
-        let Some(start) = first.map(|it| it.base.min(range.start)) else { return };
+        let Some(first) = first else { return };
+        let start = first.base.min(range.start);
+        log.record_bytes = first.len() / first.records.max(1);
         let last = log.segment_of(Offset(range.end.0 - 1));
         let end = last.map_or(range.end, |it| it.end);
         log.suspect.add(start.to(end));

@@ -105,6 +105,8 @@ pub struct Work {
     pub may_rewrite: bool,
     /// Whether it looks for dead segments.
     pub judges: bool,
+    /// Whether there are more segments to be rewritten than one checkpoint does.
+    pub has_more: bool,
     pub changes: IdMap<LogId, LogChange>,
     /// The metalog's current file. `None` if the checkpoint begins a new one.
     meta: Option<MetaWriter>,
@@ -162,6 +164,15 @@ fn make(shared: &impl Shared, work: &mut Work) -> Result<()> {
 }
 
 impl Store {
+    /// The checkpoint that an idle store wants: of the journal if that is long, or of the segments in which messages died.
+    pub fn idle_extent(&self) -> Option<Extent> {
+        let behind = self.journal.tail().0 - self.replay_from.0;
+        if behind >= self.config.journal_bytes / 4 {
+            return Some(Extent::All);
+        }
+        (self.is_reclaimable() || self.state.changed.dead > 0).then_some(Extent::Nothing)
+    }
+
     /// The parts in which a checkpoint is made, the oldest part of the journal first. Each is a whole checkpoint, so the
     /// journal becomes shorter as they go.
     pub fn parts(&self, extent: Extent) -> Vec<Extent> {
@@ -197,12 +208,13 @@ impl Store {
     fn begin_checkpoint(&mut self, extent: Extent, may_rewrite: bool) -> Option<Work> {
         let upto = self.end_of(extent);
         let judges = !matches!(extent, Extent::Part { is_first: false, .. });
-        let reclaims = judges && self.state.reclaimable;
+        let reclaims = judges && (self.state.reclaimable || self.state.changed.dead > 0);
         if upto == self.replay_from && !reclaims && !self.meta.unswept {
             return None;
         }
         if judges {
             self.state.reclaimable = false;
+            self.state.changed.dead = 0;
         }
         let slack = self.metalog_slack();
         let meta = self.meta.writer.take().filter(|meta| !meta.wants_compaction(slack));
@@ -214,6 +226,7 @@ impl Store {
             upto,
             may_rewrite,
             judges,
+            has_more: false,
             changes: IdMap::default(),
             meta,
             captured: false,

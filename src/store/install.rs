@@ -48,7 +48,10 @@ impl Work {
                 }
             });
         }
-        garbage.extend(shared.with(|store| store.install(self.upto, written, meta)));
+        garbage.extend(shared.with(|store| {
+            store.state.reclaimable |= self.has_more;
+            store.install(self.upto, written, meta)
+        }));
         garbage
     }
 

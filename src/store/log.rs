@@ -29,6 +29,8 @@ pub struct Log {
     pub dirty: bool,
     /// The position of the first message that no checkpoint moved, when it was listed.
     pub unmoved_from: Option<Lsn>,
+    /// About how many bytes a message takes up in the segment in which one became dead.
+    pub record_bytes: u64,
     /// Segments in which messages became dead since they were judged.
     pub suspect: Ranges,
     /// How many cursors have their floors in the oldest segment, or below. `None` if that is not known.
@@ -49,6 +51,7 @@ impl Log {
             learned: Vec::new(),
             dirty: false,
             unmoved_from: None,
+            record_bytes: 0,
             suspect: Ranges::default(),
             behind: None,
         }

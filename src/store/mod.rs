@@ -186,10 +186,10 @@ impl Store {
         self.state.logs.get(&log).map(|log| (log.start, log.next()))
     }
 
-    /// Whether a segment is dead, so that a checkpoint gives back space.
+    /// Whether a checkpoint gives back space: a segment is dead, or as much died in several as one may hold.
     #[inline]
     pub fn is_reclaimable(&self) -> bool {
-        self.state.reclaimable
+        self.state.reclaimable || self.state.changed.dead >= self.config.segment_bytes
     }
 
     /// Whether nothing was ever created.

@@ -175,7 +175,7 @@ impl Work {
     ) -> Result<()> {
         // Neighbours are rewritten together. A segment that stays ends a group.
         let mut groups: Vec<Vec<SegmentState>> = vec![Vec::new()];
-        let mut rewritten = 0;
+        let (mut rewritten, mut left) = (0, 0);
         for (segment, verdict) in verdicts {
             // A segment that this checkpoint has added to is left to the next checkpoint.
             let is_fresh = change.is_fresh(&segment);
@@ -185,14 +185,18 @@ impl Work {
                     rewritten += 1;
                     groups.last_mut().expect("there is one").push(segment);
                 }
-                _ => groups.push(Vec::new()),
+                _ => {
+                    left += u32::from(verdict == Verdict::Rewrite && !is_fresh);
+                    groups.push(Vec::new());
+                }
             }
         }
         for group in groups.iter().filter(|group| !group.is_empty()) {
             // A rewrite is optional: it is skipped if the disk is full or a block is damaged.
             match self.rewrite(shared, group, change) {
                 Err(error) if error.kind() == ErrorKind::DiskFull => {}
-                rewritten => drop(keep_going(rewritten)?),
+                // Damaged ones stay, so only those that were rewritten let others have their turn.
+                rewritten => self.has_more |= keep_going(rewritten)?.is_some() && left > 0,
             }
         }
         Ok(())

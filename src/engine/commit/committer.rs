@@ -72,7 +72,7 @@ impl Committer {
             syncs: Syncs::new(store.journal.durable()),
             core: FairMutex::new(Core::new(store, &config, (Arc::clone(&clock), known), chance)),
             flusher: FlusherSignal::new(has_threads, config.sync_interval),
-            checkpointer: CheckpointerSignal::new(has_threads),
+            checkpointer: CheckpointerSignal::new(has_threads, config.idle_after),
             space: Space::default(),
             pressure: Pressure::default(),
             disk,

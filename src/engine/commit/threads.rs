@@ -11,6 +11,7 @@ use crate::{
     engine::{
         core::expiry::EXPIRED_AT_ONCE,
         runtime::{
+            checkpointer::Round,
             signals::{Duty, Timer},
             wait::wake_task,
             within::Within,
@@ -98,6 +99,9 @@ fn mark(committer: &Committer, position: Lsn) {
     if tail == position {
         // A mark that cannot be written loses nothing.
         let _ = journal.mark(FrameKind::Watermark);
+        let tail = journal.tail();
+        drop(core);
+        committer.checkpointer.is_quiet(tail);
     } else {
         drop(core);
         committer.flusher.mark_later(|| committer.elapsed(), tail);
@@ -146,7 +150,15 @@ pub fn is_checkpointer() -> bool {
 /// The loop of the checkpointer.
 fn checkpoint(committer: &Committer) {
     IS_CHECKPOINTER.set(true);
-    while let Some(wants_space) = committer.checkpointer.next_round() {
+    while let Some(round) = committer.checkpointer.next_round() {
+        let wants_space = match round {
+            Round::Called { wants_space } => wants_space,
+            Round::Idle { tail } => {
+                // If it fails, as on a full disk, the space comes back later.
+                let _ = idle_round(committer, tail);
+                continue;
+            }
+        };
         let outcome =
             if wants_space { full_disk_round(committer) } else { checkpoint_round(committer) };
         count_begun(committer, &outcome);
@@ -171,6 +183,19 @@ fn full_disk_round(committer: &Committer) -> Result<()> {
     sweep(committer, true);
     committer.checkpoint(Extent::All, Urgency::Ordinary)?;
     committer.prepare_file(None, Urgency::Ordinary)
+}
+
+/// Gives back space while nobody needs the disk: that of messages that died in segments, and that of a journal that has
+/// become long. So a store that is left alone is small, and opens soon.
+fn idle_round(committer: &Committer, tail: Lsn) -> Result<()> {
+    let extent = {
+        let core = committer.lock_open("idle checkpoint")?;
+        if core.store.journal.tail() != tail {
+            return Ok(());
+        }
+        core.store.idle_extent()
+    };
+    extent.map_or(Ok(()), |extent| committer.checkpoint(extent, Urgency::Ordinary))
 }
 
 /// Looks at messages whose lives may be over. So what has expired leaves the store though nobody receives, and is not

@@ -6,6 +6,7 @@ use super::lock::RankedMutex;
 use crate::{
     audit::Rank,
     error::{Error, Result},
+    ids::Lsn,
     prims::{AtomicBool, Condvar},
 };
 
@@ -13,6 +14,8 @@ use crate::{
 #[derive(Debug)]
 pub struct CheckpointerSignal {
     has_thread: bool,
+    /// After so long without a commit the store is idle.
+    idle: Duration,
     /// Whether it was called and has not begun yet. A caller that finds it set skips the mutex.
     is_called: AtomicBool,
     state: RankedMutex<CheckpointerState>,
@@ -27,6 +30,8 @@ struct CheckpointerState {
     called: bool,
     /// The disk is full: the next round frees all of the journal that it can.
     wants_space: bool,
+    /// Where the journal ended when it became quiet.
+    quiet: Option<Lsn>,
     /// How many rounds have begun, and how many have ended.
     begun: u64,
     ended: u64,
@@ -37,6 +42,15 @@ struct CheckpointerState {
     failures: u32,
     /// How many times the preparation of a journal file has ended, with success or not.
     files: u64,
+}
+
+/// What the checkpointer does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// It was called. Perhaps the disk is full, and space is needed.
+    Called { wants_space: bool },
+    /// The journal ended here when it became quiet, long ago.
+    Idle { tail: Lsn },
 }
 
 /// A waiter for a journal file checks again after this time: the file may have become ready just before the
@@ -50,10 +64,11 @@ const REST_MIN: Duration = Duration::from_millis(5);
 const REST_MAX: Duration = Duration::from_millis(200);
 
 impl CheckpointerSignal {
-    pub fn new(has_thread: bool) -> CheckpointerSignal {
+    pub fn new(has_thread: bool, idle: Duration) -> CheckpointerSignal {
         let state = CheckpointerState::default();
         CheckpointerSignal {
             has_thread,
+            idle,
             is_called: AtomicBool::new(false),
             state: RankedMutex::new(Rank::Leaf, "checkpointer's state", state),
             changed: Condvar::new(),
@@ -150,17 +165,40 @@ impl CheckpointerSignal {
         }
     }
 
-    /// Waits for the next round. Returns whether the disk is full and space is needed; `None` to stop.
-    pub fn next_round(&self) -> Option<bool> {
-        let idle = |state: &mut CheckpointerState| !state.stop && !state.called;
-        let mut state = self.state.lock().wait_while(&self.changed, idle);
-        if state.stop {
-            return None;
+    /// Notes that the journal is quiet, and where it ends. If no commit follows for long, the store is idle.
+    pub fn is_quiet(&self, tail: Lsn) {
+        if self.has_thread {
+            self.state.lock().quiet = Some(tail);
+            self.changed.notify_one();
         }
-        state.called = false;
-        state.begun += 1;
-        self.is_called.store(false, Ordering::Relaxed);
-        Some(mem::take(&mut state.wants_space))
+    }
+
+    /// Waits for the next round. `None` to stop.
+    pub fn next_round(&self) -> Option<Round> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stop {
+                return None;
+            }
+            if state.called {
+                state.called = false;
+                state.begun += 1;
+                self.is_called.store(false, Ordering::Relaxed);
+                return Some(Round::Called { wants_space: mem::take(&mut state.wants_space) });
+            }
+            let before = state.quiet;
+            state = match before {
+                None => state.wait(&self.changed),
+                Some(tail) => {
+                    let (mut woken, is_over) = state.wait_timeout(&self.changed, self.idle);
+                    if is_over && !woken.called && !woken.stop && woken.quiet == before {
+                        woken.quiet = None;
+                        return Some(Round::Idle { tail });
+                    }
+                    woken
+                }
+            };
+        }
     }
 
     /// Ends a round. After a failure the checkpointer pauses, and the next round begins by itself.

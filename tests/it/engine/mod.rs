@@ -4,4 +4,5 @@ mod awaiting;
 mod message;
 mod names;
 mod open;
+mod space;
 mod wakers;
