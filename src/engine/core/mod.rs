@@ -13,7 +13,7 @@
 //! | `Directory` | the right to *work in the directory* of the store (`commit/committer.rs`), shared by working threads, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |
 //! | `Checkpoint` | *checkpoint*: the right to make one | one checkpoint or verification | any disk work |
 //! | `Core` | [`Core`]: the store and the state of each cursor | every operation, for a fraction of a microsecond | changes of memory, and the copy of a frame into the journal's map |
-//! | `Leaf` | the *flusher's agenda* and the *checkpointer's state* (`runtime/signals.rs`); the *gate of a fair mutex* (`runtime/fair.rs`); the *waiters of a watch*, the *waiters to wake*, one *waiter* (`runtime/wait.rs`), and the *futures that were woken* of one task (`runtime/together.rs`); the *rules of a queue* (`core/rules.rs`); the state of the *group commit*, the *space for tasks* (`commit/space.rs`), the rounds of the *back-pressure* (`commit/pressure.rs`); the *shutdown*, its *threads to join* and *the store's lock* | for moments | nothing that takes a lock |
+//! | `Leaf` | the *flusher's agenda* (`runtime/signals.rs`) and the *checkpointer's state* (`runtime/calls.rs`); the *gate of a fair mutex* (`runtime/fair.rs`); the *waiters of a watch*, the *waiters to wake*, one *waiter* (`runtime/wait.rs`), and the *futures that were woken* of one task (`runtime/together.rs`); the *rules of a queue* (`core/rules.rs`); the state of the *group commit*, the *space for tasks* (`commit/space.rs`), the rounds of the *back-pressure* (`commit/pressure.rs`); the *shutdown*, its *threads to join* and *the store's lock* | for moments | nothing that takes a lock |
 //!
 //! # Under the core
 //!
