@@ -65,7 +65,7 @@ mod switch {
         ChangedCursorIsNotListed, ChangedLogIsNotListed, RestOfTheJournalIsNotListed,
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
-        VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease, LeaseEndIsNotCounted,
+        VisibleBeforeDurable, TransactionIsTwoFrames, LeaseEndIsNotCounted,
         ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,
         SweepTakesTheLiving, SweepTakesLeasedMessages, SweptLettersAreNotAcked,
         LettersKeepTheirOldLife, LifeGoesOnWhenRedriven,

@@ -12,8 +12,10 @@ use crate::{
     audit,
     error::Result,
     format::{
+        block::BLOCK_HEADER_BYTES,
         commit::Run,
         meta::{Place, SegmentState},
+        part::PART_HEADER_BYTES,
     },
     ids::{LogId, Lsn, Offset, OffsetRange},
     journal::JournalBytes,
@@ -22,6 +24,8 @@ use crate::{
 
 /// The most runs that are taken in one access to the store.
 const RUNS_AT_ONCE: usize = 512;
+/// What a part takes up beside its messages: its header, and that of a block.
+const HEADERS_BYTES: u64 = PART_HEADER_BYTES + BLOCK_HEADER_BYTES as u64;
 /// Messages that are looked at together. A checkpoint looks once at all cursors for them.
 const WINDOW_OFFSETS: u64 = 1 << 18;
 
@@ -195,7 +199,8 @@ impl Work {
         if self.may_rewrite {
             for part in &into.parts {
                 let waiting = into.packing.waiting();
-                if part.len() > 2 * waiting && waiting <= self.out.part_bytes() {
+                // The headers of a part take up more than a small message.
+                if part.len() > 2 * (waiting + HEADERS_BYTES) && waiting <= self.out.part_bytes() {
                     break;
                 }
                 // A damaged part stays, and so do those before it.

@@ -71,13 +71,13 @@ fn a_checkpoint_of_many_small_queues_makes_as_many_files_and_syncs_as_one_of_few
 }
 
 /// What a stream comes to with a checkpoint behind each record: its segments, and the bytes that were written.
-fn record_by_record(records: u64) -> (u64, u64) {
+fn record_by_record(records: u64, width: usize) -> (u64, u64) {
     let disk = SimDisk::new(1);
     let engine = open(&disk);
     let stream = engine.stream("s").create().unwrap();
     let (before, mut segments) = (disk.bytes_written("segments"), 0);
     for n in 0..records {
-        stream.append(format!("{n:0100}")).unwrap();
+        stream.append(format!("{n:0width$}")).unwrap();
         engine.checkpoint().unwrap();
         if n % 10 == 9 {
             let report = engine.verify().unwrap();
@@ -87,19 +87,22 @@ fn record_by_record(records: u64) -> (u64, u64) {
         }
     }
     let read = stream.reader(Start::Earliest).unwrap().map(|it| it.unwrap().payload().to_vec());
-    assert!(read.eq((0..records).map(|n| format!("{n:0100}").into_bytes())));
+    assert!(read.eq((0..records).map(|n| format!("{n:0width$}").into_bytes())));
     (segments, disk.bytes_written("segments") - before)
 }
 
 #[test]
 fn parts_of_one_log_do_not_pile_up_and_each_record_is_written_a_few_times() {
     let _beside = beside_others();
-    let (some, twice) = (record_by_record(200), record_by_record(400));
-    assert!(some.0 <= 16 && twice.0 <= 18, "segments: {some:?}, {twice:?}");
-    // A header of the file, of the part and of its block come with each record.
-    let each = some.1 / 200;
-    assert!(each <= 1000, "{each} bytes a record");
-    assert!(twice.1 <= some.1 * 3, "n log n: {some:?}, {twice:?}");
+    // The headers of a part take up more than a small record, and much more than a tiny one.
+    for width in [100, 20, 1] {
+        let (some, twice) = (record_by_record(200, width), record_by_record(400, width));
+        assert!(some.0 <= 16 && twice.0 <= 18, "{width} bytes, segments: {some:?}, {twice:?}");
+        // A header of the file, of the part and of its block come with each record.
+        let each = some.1 / 200;
+        assert!(each <= 1000, "{each} bytes a record");
+        assert!(twice.1 <= some.1 * 3, "n log n: {some:?}, {twice:?}");
+    }
 }
 
 #[test]

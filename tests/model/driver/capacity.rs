@@ -2,7 +2,7 @@
 
 use posthouse::{Error, ErrorKind};
 
-use super::{Driver, Whose, queue_name};
+use super::{Driver, Whose, queue_name, sweep::Swept};
 use crate::{
     action::{How, Name},
     state::{BOUNDED, MESSAGES_MAX, MOMENT, Msg, REFUSING},
@@ -59,7 +59,7 @@ impl Driver<'_> {
             // Nothing is dropped or refused while there is something that is over.
             self.check_swept(&whose, &over, &swept);
         }
-        self.commit_drops(&whose, &swept, &[]);
+        self.commit_sweeps(&[Swept { whose, gone: swept }]);
         if !has_room {
             assert!(is_refused || self.doomed, "{name} is full");
             return None;

@@ -10,9 +10,22 @@ use crate::state::{DEAD, State};
 const SWEPT_AT_ONCE: usize = 3;
 
 /// The messages that a sweep has taken from one queue or subscription, in its order.
-struct Swept {
-    whose: Whose,
-    gone: Vec<u64>,
+pub(super) struct Swept {
+    pub(super) whose: Whose,
+    pub(super) gone: Vec<u64>,
+}
+
+impl Swept {
+    /// The orders in which the messages may have left: from one of them on, and then those before it. A look goes on where
+    /// the last one ended, and what is in segments leaves in a commit of its own. The order of letters is known.
+    fn orders(&self) -> impl Iterator<Item = Vec<u64>> {
+        let count = if self.whose.is_retried() { 1 } else { self.gone.len().max(1) };
+        (0..count).map(|n| {
+            let mut order = self.gone.clone();
+            order.rotate_left(n);
+            order
+        })
+    }
 }
 
 impl Driver<'_> {
@@ -40,8 +53,8 @@ impl Driver<'_> {
         self.were_swept(all, is_done);
     }
 
-    /// A call has looked at the messages of some queues and subscriptions. Each loses a number of its messages, the first
-    /// ones first; one after the other, in an order that is not known here. If the call `is_done`, none may be left that
+    /// A call has looked at the messages of some queues and subscriptions. Each loses a number of its messages, in
+    /// [one of some orders](Swept::orders); one after the other, in an order that is not known here. If the call `is_done`, none may be left that
     /// is visible.
     pub(super) fn were_swept(&mut self, all: Vec<Whose>, is_done: bool) {
         let mut swept = Vec::new();
@@ -72,7 +85,8 @@ impl Driver<'_> {
         }
     }
 
-    fn commit_sweeps(&mut self, swept: &[Swept]) {
+    /// Messages have left queues and subscriptions: all of some, and the first ones of one more.
+    pub(super) fn commit_sweeps(&mut self, swept: &[Swept]) {
         let (base, now) = (self.now().clone(), self.time);
         let before = self.letters();
         for done in 0..1u32 << swept.len() {
@@ -83,10 +97,12 @@ impl Driver<'_> {
             }
             self.push_new(&state);
             for (_, it) in swept.iter().enumerate().filter(|(n, _)| !is_done(*n)) {
-                let mut state = state.clone();
-                for offset in &it.gone {
-                    take(&mut state, &it.whose, *offset, now);
-                    self.push_new(&state);
+                for order in it.orders() {
+                    let mut state = state.clone();
+                    for offset in order {
+                        take(&mut state, &it.whose, offset, now);
+                        self.push_new(&state);
+                    }
                 }
             }
         }
