@@ -65,7 +65,8 @@ mod switch {
         ChangedCursorIsNotListed, ChangedLogIsNotListed, RestOfTheJournalIsNotListed,
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
-        VisibleBeforeDurable, TransactionIsTwoFrames, LeaseEndIsNotCounted,
+        VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease,
+        LeaseEndIsNotCounted,
         ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,
         SweepTakesTheLiving, SweepTakesLeasedMessages, SweptLettersAreNotAcked,
         LettersKeepTheirOldLife, LifeGoesOnWhenRedriven,

@@ -291,6 +291,7 @@ impl Deliveries {
     /// The offset of the leased message, if the lease still holds at `now`.
     #[inline]
     pub fn held(&self, key: LeaseKey, now: Duration) -> Option<Offset> {
+        let now = if seeded!(AckWithoutALease) { Duration::ZERO } else { now };
         self.leases.held(key, now)
     }
 

@@ -40,6 +40,8 @@ pub struct MetaWriter {
     /// The length of the first checkpoint, which holds the whole state.
     snapshot_bytes: u64,
     entries: u64,
+    /// Whether a checkpoint may count that was not reported as made.
+    may_count: bool,
 }
 
 impl MetaWriter {
@@ -61,6 +63,7 @@ impl MetaWriter {
             durable: 0,
             snapshot_bytes: 0,
             entries: 0,
+            may_count: false,
         })
     }
 
@@ -131,12 +134,25 @@ impl MetaWriter {
         Ok(())
     }
 
+    /// Whether a checkpoint may count although [`commit`](MetaWriter::commit) has failed.
+    pub fn may_count(&self) -> bool {
+        self.may_count
+    }
+
     /// Writes a checkpoint and makes it durable, with all entries before it. At that moment they count.
     pub fn commit(&mut self, replay_from: Lsn, reflects: Lsn, next_id: EntityId) -> Result<()> {
         let entries = self.entries;
         let checkpoint = CheckpointState { replay_from, reflects, next_id, entries };
-        self.put(&MetaEntry::Checkpoint(checkpoint))?;
-        self.write_ready()?;
+        self.may_count = false;
+        if let Err(error) =
+            self.put(&MetaEntry::Checkpoint(checkpoint)).and_then(|()| self.write_ready())
+        {
+            // Without space, its end was not written.
+            self.may_count = self.durable > 0 && error.kind() != ErrorKind::DiskFull;
+            return Err(error);
+        }
+        // Nothing counts in a file that has no name yet.
+        self.may_count = self.durable > 0;
         let first = self.durable == 0;
         if first && seeded!(MetalogIsNamedEarly) {
             self.take_name()?;
@@ -155,6 +171,7 @@ impl MetaWriter {
 
     /// Gives the file its real name, durably.
     fn take_name(&mut self) -> Result<()> {
+        self.may_count = true;
         let path = self.place.layout.meta_file(self.number);
         let disk = &self.place.disk;
         let meta_dir = self.place.layout.meta_dir();

@@ -22,6 +22,8 @@ use crate::{
 const PART_BYTES: u64 = 64 << 10;
 /// A shared file has room for at least so many parts.
 const PARTS_MIN: u64 = 16;
+/// A segment is written in at least so many pieces, so that a small one does not take as much memory as a large one.
+const WRITES_MIN: u64 = 4;
 /// The most files that are kept open before they are synced and closed.
 const UNSYNCED_MAX: usize = 64;
 
@@ -91,6 +93,11 @@ impl Output {
         PART_BYTES.min(self.segment_bytes / PARTS_MIN)
     }
 
+    /// The most bytes that wait to be written to one file.
+    fn write_bytes(&self) -> usize {
+        usize::try_from(self.segment_bytes / WRITES_MIN).unwrap_or(usize::MAX)
+    }
+
     /// The number of the next file. Earlier numbers may be in use.
     pub fn next(&self) -> u64 {
         self.next
@@ -116,12 +123,12 @@ impl Output {
     /// Begins a segment in a file of its own.
     pub fn begin(&mut self, log: LogId, base: Offset) -> Result<SegmentWriter> {
         let number = self.take_number()?;
-        SegmentWriter::create(&self.segments, log, base, number)
+        Ok(SegmentWriter::create(&self.segments, log, base, number)?.writing(self.write_bytes()))
     }
 
     /// Goes on with a segment.
     pub fn reopen(&mut self, state: SegmentState) -> Result<SegmentWriter> {
-        let writer = SegmentWriter::reopen(&self.segments, &state)?;
+        let writer = SegmentWriter::reopen(&self.segments, &state)?.writing(self.write_bytes());
         self.reopened.push(state);
         Ok(writer)
     }

@@ -141,7 +141,10 @@ impl Packing {
         for (n, (offset, record)) in held.records().enumerate() {
             if writer.bytes() >= out.segment_bytes() {
                 // Damage in the older part of the segment only keeps the segment from being sealed.
-                keep_going(writer.seal())?;
+                if let Err(error) = keep_going(writer.seal()) {
+                    self.writer = Some(writer);
+                    return Err(error);
+                }
                 self.base = self.base.map(|_| writer.state().end);
                 self.put.push(out.finish(writer)?);
                 let rest = Held { body: held.body.clone(), records: held.records[n..].to_vec() };

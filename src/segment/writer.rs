@@ -16,7 +16,7 @@ use crate::{
     layout::Fan,
 };
 
-/// Blocks are collected to about this size before they are written.
+/// Blocks are collected to about this size before they are written, or to a share of a segment, if segments are small.
 pub const WRITE_BYTES: usize = 256 << 10;
 
 /// Adds blocks to one segment. They count once the metalog holds the segment's new state.
@@ -28,6 +28,8 @@ pub struct SegmentWriter {
     filling: Filling,
     /// Whole blocks that are not written yet. They end at the state's `bytes`.
     ready: Vec<u8>,
+    /// So many bytes are collected before they are written.
+    write_bytes: usize,
     /// Whether the file is new.
     is_new: bool,
 }
@@ -45,7 +47,15 @@ impl SegmentWriter {
         let (file, path) = create_file(segments, number)?;
         let ready = segments.header(&state).encode();
         let filling = Filling::new(segments, state);
-        Ok(SegmentWriter { segments: segments.clone(), file, path, filling, ready, is_new: true })
+        Ok(SegmentWriter {
+            segments: segments.clone(),
+            file,
+            path,
+            filling,
+            ready,
+            write_bytes: WRITE_BYTES,
+            is_new: true,
+        })
     }
 
     /// Goes on with a segment that is not sealed, behind its committed length.
@@ -63,7 +73,20 @@ impl SegmentWriter {
             state.bytes = file.len().map_err(failed)?.next_multiple_of(8);
         }
         let (filling, ready) = (Filling::new(segments, state), Vec::new());
-        Ok(SegmentWriter { segments: segments.clone(), file, path, filling, ready, is_new: false })
+        Ok(SegmentWriter {
+            segments: segments.clone(),
+            file,
+            path,
+            filling,
+            ready,
+            write_bytes: WRITE_BYTES,
+            is_new: false,
+        })
+    }
+
+    /// Has at most so many bytes collected before they are written.
+    pub fn writing(self, most: usize) -> SegmentWriter {
+        SegmentWriter { write_bytes: WRITE_BYTES.min(most), ..self }
     }
 
     /// The state of the segment once everything that was added is flushed and synced.
@@ -92,11 +115,12 @@ impl SegmentWriter {
 
     fn finish_block(&mut self) -> Result<()> {
         let needed = self.ready.len() + self.filling.block_len();
-        if needed > WRITE_BYTES && !self.ready.is_empty() {
+        let most = self.write_bytes;
+        if needed > most && !self.ready.is_empty() {
             self.write_ready()?;
-        } else if needed > WRITE_BYTES / 8 && self.ready.capacity() < WRITE_BYTES {
+        } else if needed > most / 8 && self.ready.capacity() < most {
             // This grows the buffer once. Doubling would allocate more than is needed.
-            self.ready.reserve_exact(WRITE_BYTES - self.ready.len());
+            self.ready.reserve_exact(most - self.ready.len());
         }
         self.filling.finish_block(&mut self.ready);
         Ok(())

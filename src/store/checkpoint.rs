@@ -107,6 +107,10 @@ pub struct Work {
     pub judges: bool,
     /// Whether there are more segments to be rewritten than one checkpoint does.
     pub has_more: bool,
+    /// Shared files that it rewrites.
+    pub wasteful: Vec<u64>,
+    /// Shared files that it would have rewritten, if the disk had space.
+    pub put_off: Vec<u64>,
     pub changes: IdMap<LogId, LogChange>,
     /// The metalog's current file. `None` if the checkpoint begins a new one.
     meta: Option<MetaWriter>,
@@ -132,7 +136,12 @@ pub fn checkpoint(shared: &impl Shared, extent: Extent, may_rewrite: bool) -> Re
     if done.is_err() {
         work.undo();
         let (meta, next, deleted) = (work.meta.take(), work.out.next(), work.deleted);
-        shared.with(|store| store.abandon_checkpoint(meta, next, deleted));
+        shared.with(|store| {
+            store.abandon_checkpoint(meta, next, deleted);
+            // They waste space as before.
+            store.files.put_back(&work.wasteful);
+            store.files.put_back(&work.put_off);
+        });
     }
     done
 }
@@ -227,6 +236,8 @@ impl Store {
             may_rewrite,
             judges,
             has_more: false,
+            wasteful: Vec::new(),
+            put_off: Vec::new(),
             changes: IdMap::default(),
             meta,
             captured: false,
@@ -316,8 +327,13 @@ impl Work {
         let mut meta = self.meta.take().expect("the capture is in it");
         self.remove_early(shared);
         let replay_from = if seeded!(ReplayBeginsTooLate) { captured.at } else { self.upto };
-        self.may_count = true;
-        meta.commit(replay_from, captured.at, captured.next_id)?;
+        let committed = meta.commit(replay_from, captured.at, captured.next_id);
+        self.may_count = meta.may_count();
+        if let Err(error) = committed {
+            // On a full disk most likely. If nothing of it counts, its space is given back.
+            self.meta = (!self.may_count).then_some(meta);
+            return Err(error);
+        }
         Ok(meta)
     }
 

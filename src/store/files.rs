@@ -25,8 +25,8 @@ pub struct Files {
     segment_bytes: u64,
     /// Shared files of which little is referred to.
     sparse: BTreeSet<u64>,
-    /// Shared files that are small.
-    small: BTreeSet<u64>,
+    /// Shared files that are small, by their length.
+    small: BTreeSet<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,9 +72,7 @@ impl Files {
     pub fn add(&mut self, written: Written) {
         let Written { number, bytes } = written;
         self.all.insert(number, File { bytes, referred: 0, segments: 0, is_shared: true });
-        if bytes < self.segment_bytes / SMALL_SHARE {
-            self.small.insert(number);
-        }
+        self.list_small(number);
         self.set_next(number + 1);
     }
 
@@ -88,7 +86,10 @@ impl Files {
         };
         let none = File { bytes: 0, referred: 0, segments: 0, is_shared };
         let file = self.all.entry(segment.generation).or_insert(none);
-        file.bytes = file.bytes.max(segment.bytes);
+        if file.bytes < segment.bytes {
+            self.small.remove(&(file.bytes, segment.generation));
+            file.bytes = segment.bytes;
+        }
         file.referred += segment.len();
         file.segments += 1;
         if file.referred >= file.bytes / REWRITE_SHARE {
@@ -116,9 +117,10 @@ impl Files {
     }
 
     fn forget(&mut self, number: u64) {
-        self.all.remove(&number);
-        self.sparse.remove(&number);
-        self.small.remove(&number);
+        if let Some(file) = self.all.remove(&number) {
+            self.sparse.remove(&number);
+            self.small.remove(&(file.bytes, number));
+        }
     }
 
     /// Forgets a shared file to which no segment refers. Returns whether it is one.
@@ -135,28 +137,41 @@ impl Files {
         !self.sparse.is_empty() || self.small.len() > SMALL_FILES
     }
 
-    /// Takes the shared files that are to be rewritten now: those of which little is referred to, and the oldest small ones,
-    /// if they are many. They have about as many bytes as a segment. A file is returned once, until more of it is dead.
+    /// Takes the shared files that are to be rewritten now: those of which little is referred to, and the smallest ones, if
+    /// small ones are many. They have about as many bytes as a segment. A file is returned once, until more of it is dead.
+    ///
+    /// As the smallest ones become one that is larger than each of them by far, a message is rewritten seldom.
     pub fn take_wasteful(&mut self) -> Vec<u64> {
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        let mut take = |numbers: &mut BTreeSet<u64>, all: &BTreeMap<u64, File>, most: usize| {
-            for _ in 0..most {
-                crate::audit::step();
-                let Some(number) = numbers.pop_first() else { break };
-                bytes += all.get(&number).map_or(0, |file| file.referred);
-                taken.push(number);
-                if bytes >= self.segment_bytes {
-                    break;
-                }
+        let mut taken = BTreeSet::new();
+        let small = if self.small.len() > SMALL_FILES { SMALL_FILES } else { 0 };
+        taken.extend(std::iter::from_fn(|| Some(self.small.pop_first()?.1)).take(small));
+        let mut bytes: u64 = taken.iter().map(|number| self.referred(*number)).sum();
+        for _ in 0..SMALL_FILES {
+            if bytes >= self.segment_bytes {
+                break;
             }
-        };
-        if self.small.len() > SMALL_FILES {
-            take(&mut self.small, &self.all, SMALL_FILES);
+            let Some(number) = self.sparse.pop_first() else { break };
+            bytes += self.referred(number);
+            taken.insert(number);
         }
-        take(&mut self.sparse, &self.all, SMALL_FILES);
-        taken.sort_unstable();
-        taken.dedup();
-        taken
+        crate::audit::steps(taken.len() as u64);
+        taken.into_iter().collect()
+    }
+
+    fn referred(&self, number: u64) -> u64 {
+        self.all.get(&number).map_or(0, |file| file.referred)
+    }
+
+    /// Lists files that were taken to be rewritten, and were not.
+    pub fn put_back(&mut self, numbers: &[u64]) {
+        numbers.iter().for_each(|number| self.found(*number, 0));
+    }
+
+    fn list_small(&mut self, number: u64) {
+        let Some(file) = self.all.get(&number) else { return };
+        if file.is_shared && file.bytes < self.segment_bytes / SMALL_SHARE {
+            self.small.insert((file.bytes, number));
+        }
     }
 
     /// The files, each with its length as far as segments refer to it.
@@ -167,12 +182,48 @@ impl Files {
     /// Takes note of the length that a file has on the disk.
     pub fn found(&mut self, number: u64, bytes: u64) {
         let Some(file) = self.all.get_mut(&number).filter(|file| file.is_shared) else { return };
-        file.bytes = file.bytes.max(bytes);
+        if file.bytes < bytes {
+            self.small.remove(&(file.bytes, number));
+            file.bytes = bytes;
+        }
         if file.referred < file.bytes / REWRITE_SHARE {
             self.sparse.insert(number);
         }
-        if file.bytes < self.segment_bytes / SMALL_SHARE {
-            self.small.insert(number);
+        self.list_small(number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_small(lengths: &[u64]) -> Files {
+        let mut files = Files::new(1 << 20);
+        for (n, bytes) in lengths.iter().enumerate() {
+            files.add(Written { number: n as u64 + 1, bytes: *bytes });
         }
+        files
+    }
+
+    /// The oldest ones were taken. The file that they became was soon among them again, and all of it was written each time.
+    #[test]
+    fn the_smallest_files_become_one_and_the_large_ones_wait() {
+        let mut files = with_small(&[9000, 10, 10, 10, 10, 10, 10, 10]);
+        assert_eq!(files.take_wasteful(), []);
+        files.add(Written { number: 9, bytes: 10 });
+        assert_eq!(files.take_wasteful(), (2..=9).collect::<Vec<_>>());
+        assert!(!files.wants_rewrite());
+    }
+
+    /// Files that were taken while the disk was full were not thought of again.
+    #[test]
+    fn files_that_were_not_rewritten_are_taken_again() {
+        let mut files = with_small(&[10; 9]);
+        let taken = files.take_wasteful();
+        assert!(!files.wants_rewrite());
+        files.put_back(&taken);
+        assert!(files.wants_rewrite());
+        let again: BTreeSet<u64> = files.take_wasteful().into_iter().collect();
+        assert_eq!(again.len(), SMALL_FILES);
     }
 }

@@ -50,7 +50,10 @@ impl Work {
         }
         garbage.extend(shared.with(|store| {
             store.state.reclaimable |= self.has_more;
-            store.install(self.upto, written, meta)
+            let unused = store.install(self.upto, written, meta);
+            // They wait for the next checkpoint. None is asked for, as the disk is full.
+            store.files.put_back(&self.put_off);
+            unused
         }));
         garbage
     }
@@ -107,19 +110,21 @@ impl Store {
     /// Forgets segments of a log.
     fn forget_segments(&mut self, log: LogId, gone: &[SegmentState], garbage: &mut Vec<PathBuf>) {
         let State { logs, changed, deleted_logs, .. } = &mut self.state;
-        if let Some(log) = logs.get_mut(&log) {
-            for segment in gone {
-                changed.judged(log, segment.base.to(segment.end));
-                log.segments.remove(&segment.base);
-            }
+        let removed: Vec<SegmentState> = if let Some(log) = logs.get_mut(&log) {
+            gone.iter()
+                .filter_map(|segment| {
+                    changed.judged(log, segment.base.to(segment.end));
+                    log.segments.remove(&segment.base)
+                })
+                .collect()
         } else if let Some(segments) = deleted_logs.get_mut(&log) {
             // The metalog does not know yet that the log was deleted.
-            gone.iter().for_each(|segment| _ = segments.remove(&segment.base));
+            gone.iter().filter_map(|segment| segments.remove(&segment.base)).collect()
         } else {
             // The checkpoint lets go of all segments of the log.
             return;
-        }
-        self.let_go(gone.iter(), garbage);
+        };
+        self.let_go(removed.iter(), garbage);
     }
 
     /// Deliberate bug: forgets a segment before another takes its place.

@@ -78,13 +78,17 @@ impl Work {
         if !self.may_rewrite {
             return Ok(());
         }
-        for number in shared.with(|store| store.files.take_wasteful()) {
+        self.wasteful = shared.with(|store| store.files.take_wasteful());
+        let mut rewritten = 0;
+        for number in self.wasteful.clone() {
             // It is optional: it is skipped if the disk is full or the file is damaged.
             match self.rewrite_file(shared, number) {
-                Err(error) if error.kind() == ErrorKind::DiskFull => {}
-                rewritten => drop(keep_going(rewritten)?),
+                Err(error) if error.kind() == ErrorKind::DiskFull => break,
+                done => drop(keep_going(done)?),
             }
+            rewritten += 1;
         }
+        self.put_off = self.wasteful.split_off(rewritten);
         Ok(())
     }
 
@@ -96,7 +100,8 @@ impl Work {
                 some.iter().filter_map(|part| of(part)?.in_part(number, part)).collect()
             });
             for segment in current {
-                self.rewrite_part(shared, &segment)?;
+                // A damaged part stays in its file. The others leave it.
+                keep_going(self.rewrite_part(shared, &segment))?;
             }
         }
         Ok(())

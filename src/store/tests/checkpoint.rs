@@ -447,3 +447,29 @@ fn a_checkpoint_of_much_journal_is_made_in_parts_and_the_first_one_makes_room() 
     let found = contents(&mut open(&disk).expect("it recovers"));
     assert_eq!(found, busy.model.borrow().0);
 }
+
+/// The metalog was taken to count as soon as it was about to be written. So on a full disk the new segments stayed, and with
+/// them the space that the next try needs.
+#[test]
+fn a_checkpoint_that_has_no_space_leaves_no_file_whatever_it_was_about_to_write() {
+    const NO_SPACE: i32 = 28;
+    let segments = |disk: &SimDisk| -> Vec<_> {
+        disk.files().into_iter().filter(|it| it.starts_with("store/segments")).collect()
+    };
+    let mut refused = 0;
+    for call in 0.. {
+        let disk = SimDisk::new(1);
+        let busy = busy(&disk, 1);
+        busy.send(20).expect("there is space");
+        let before = segments(&disk);
+        disk.fail_call(disk.calls() + call, NO_SPACE, false);
+        let made = store::checkpoint(&Alone(&busy), Extent::All, true);
+        let Some(failed) = disk.failed_call() else { break };
+        let Err(error) = made else { continue };
+        if error.kind() == ErrorKind::DiskFull {
+            refused += 1;
+            assert_eq!(segments(&disk), before, "call {call}, {failed}");
+        }
+    }
+    assert!(refused >= 4, "{refused} failed for lack of space");
+}

@@ -108,11 +108,22 @@ impl Driver<'_> {
         for Held { whose, delivery, .. } in expired {
             ended.entry(whose).or_default().push(delivery);
         }
-        for (n, whose) in ended.keys().enumerate() {
+        // The first call of all counts the failures. It is a late ack; a look if they may be forgotten, as that tells more.
+        let late = ended.values().flatten().next().filter(|_| !self.doomed).map(Delivery::ack);
+        let is_lost = |error: &Error| error.kind() == ErrorKind::LeaseLost;
+        let mut is_counted = late.as_ref().is_some_and(|it| it.as_ref().is_err_and(is_lost));
+        if let Some(late) = late.filter(|_| !is_counted) {
+            assert!(self.outcome(late)?.is_none(), "too late");
+        }
+        if is_counted {
+            self.ran_out(&ended);
+        }
+        for whose in ended.keys() {
             let looked = self.look(whose);
             let looked = self.outcome(looked)?;
-            if n == 0 {
+            if !is_counted {
                 self.ran_out(&ended);
+                is_counted = true;
             }
             // Looking also takes what is over.
             if whose.is_retried() {
