@@ -109,13 +109,10 @@ impl Driver<'_> {
             ended.entry(whose).or_default().push(delivery);
         }
         // The first call of all counts the failures. It is a late ack; a look if they may be forgotten, as that tells more.
-        let late = ended.values().flatten().next().filter(|_| !self.doomed).map(Delivery::ack);
-        let is_lost = |error: &Error| error.kind() == ErrorKind::LeaseLost;
-        let mut is_counted = late.as_ref().is_some_and(|it| it.as_ref().is_err_and(is_lost));
-        if let Some(late) = late.filter(|_| !is_counted) {
-            assert!(self.outcome(late)?.is_none(), "too late");
-        }
-        if is_counted {
+        let late = ended.values().flatten().next().filter(|_| !self.doomed);
+        let mut is_counted = late.is_some();
+        if let Some(delivery) = late {
+            assert_eq!(delivery.ack().expect_err("too late").kind(), ErrorKind::LeaseLost);
             self.ran_out(&ended);
         }
         for whose in ended.keys() {
