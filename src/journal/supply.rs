@@ -72,12 +72,10 @@ impl PrepareJob {
     pub fn run(self) -> Prepared {
         let PrepareJob { supply, file, reserve: (now, target) } = self;
         if now < target
-            && let Err(error) = reserve(&supply, now, target)
+            && let Err((error, left)) = reserve(&supply, now, target)
         {
-            // The failed attempt removed the old reserve. This makes it again, if there is space.
-            let again = now > 0 && reserve(&supply, 0, now).is_ok();
-            let reserve = if again { now } else { 0 };
-            return Prepared { file: Err(error), reserve, unused: file.and_then(|file| file.used) };
+            let unused = file.and_then(|file| file.used);
+            return Prepared { file: Err(error), reserve: left, unused };
         }
         let file = file.map(|file| file.make(&supply)).transpose();
         Prepared { file, reserve: now.max(target), unused: None }
@@ -157,24 +155,28 @@ pub fn make_after_recovery(
 
 /// Takes up space that is freed on a full disk, because a commit that frees space needs some first. The content of
 /// the file does not matter, so it is never synced.
-fn reserve(supply: &Supply, now: u64, target: u64) -> Result<()> {
+///
+/// An error comes with the bytes that are left: those that there were before, if the file can be cut.
+fn reserve(supply: &Supply, now: u64, target: u64) -> std::result::Result<(), (Error, u64)> {
     let path = supply.layout.reserve();
     let failed = |error| Error::io(error, "space cannot be reserved", &path);
-    let fill = || {
-        let how = if now == 0 { Open::Fresh } else { Open::Existing };
-        let file = supply.disk.open(&path, how).map_err(failed)?;
-        let zeros = [0; RESERVE_PIECE];
-        let mut at = now;
-        while at < target {
-            let piece = zeros.len().min((target - at) as usize);
-            file.write_at(at, &zeros[..piece]).map_err(failed)?;
-            at += piece as u64;
+    let how = if now == 0 { Open::Fresh } else { Open::Existing };
+    let file = supply.disk.open(&path, how).map_err(|error| (failed(error), now))?;
+    let zeros = [0; RESERVE_PIECE];
+    let mut at = now;
+    while at < target {
+        let piece = zeros.len().min((target - at) as usize);
+        if let Err(error) = file.write_at(at, &zeros[..piece]) {
+            // What was taken in addition is free again, and nobody can take the rest meanwhile.
+            let is_cut = now > 0 && file.cut(now).is_ok();
+            if !is_cut {
+                let _ = supply.disk.remove(&path);
+            }
+            return Err((failed(error), if is_cut { now } else { 0 }));
         }
-        Ok(())
-    };
-    fill().inspect_err(|_| {
-        let _ = supply.disk.remove(&path);
-    })
+        at += piece as u64;
+    }
+    Ok(())
 }
 
 /// Begins a used file again. Its blocks are allocated and cached already.

@@ -271,3 +271,22 @@ fn a_reserve_without_space_is_not_left_behind() {
     let report = engine.verify().unwrap();
     assert!(report.unreferenced.is_empty(), "{report}");
 }
+
+/// A reserve that could not grow was removed and made anew. When something had taken a page of its space meanwhile, there
+/// was none from then on, and no checkpoint could be made behind the acks.
+#[test]
+fn a_reserve_that_cannot_grow_is_kept() {
+    check(&Setting {
+        file_min: 16384,
+        file_max: 32768,
+        journal: 131072,
+        segment: 4096,
+        disk: 454656,
+        message: 20,
+        queues: 1,
+        durability: Durability::Buffered,
+        is_filled: true,
+        between: Between::Reopened,
+        end: End::Acked,
+    });
+}

@@ -270,6 +270,7 @@ impl World {
             if self.names.contains_key(dir) {
                 return Err(io::ErrorKind::NotADirectory.into());
             }
+            self.reserve(PAGE as u64)?;
             self.change(NameChange::Put(dir.to_owned(), Node::Dir));
         }
         Ok(())

@@ -183,9 +183,14 @@ fn a_shortened_lease_ends_for_waiting_consumers() {
     assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
 }
 
-/// Runs work on many messages of a queue while another thread sends to another queue. Returns how many sends had their
-/// turn meanwhile.
-fn sends_during(work: impl FnOnce(&Engine, &SimDisk) -> Box<dyn FnOnce()>) -> u64 {
+/// Runs work on many messages of a queue, in more than a hundred slices, while another thread sends to another queue. Many
+/// sends must have their turn meanwhile. The machine may have no core for the other thread, so it is tried again.
+fn assert_that_sends_have_turns(work: impl Fn(&Engine, &SimDisk) -> Box<dyn FnOnce()>) {
+    let counts: Vec<u64> = (0..50).map(|_| sends_during(&work)).take_while(|n| *n < 50).collect();
+    assert!(counts.len() < 50, "so many sends had their turn: {counts:?}");
+}
+
+fn sends_during(work: impl Fn(&Engine, &SimDisk) -> Box<dyn FnOnce()>) -> u64 {
     let disk = SimDisk::new(1);
     let options = Options::new().durability(Durability::Buffered).sim(&disk);
     let engine = options.open("store").unwrap();
@@ -217,7 +222,7 @@ const MANY: usize = 20_000;
 /// While the leases of many messages end, other callers have the core in between.
 #[test]
 fn leases_that_run_out_together_let_other_callers_go_on() {
-    let between = sends_during(|engine, disk| {
+    assert_that_sends_have_turns(|engine, disk| {
         let queue = engine.queue("q").lease(Duration::from_secs(1)).create().unwrap();
         queue.send_batch((0..MANY).map(|_| "work")).unwrap();
         let leased = queue.receive_batch(MANY, Duration::ZERO).unwrap();
@@ -228,19 +233,15 @@ fn leases_that_run_out_together_let_other_callers_go_on() {
             drop(leased);
         })
     });
-    // There are more than a hundred and fifty slices.
-    assert!(between >= 50, "{between} sends had their turn");
 }
 
 /// While many messages with holes between them are purged, other callers have the core in between.
 #[test]
 fn a_purge_lets_other_callers_go_on() {
-    let between = sends_during(|engine, _| {
+    assert_that_sends_have_turns(|engine, _| {
         let queue = engine.queue("q").create().unwrap();
         queue.send_batch((0..2 * MANY).map(|_| "work")).unwrap();
         (0..MANY as u64).for_each(|n| assert!(queue.remove(Offset(2 * n)).unwrap()));
         Box::new(move || assert_eq!(queue.purge().unwrap(), MANY as u64))
     });
-    // There are as many slices.
-    assert!(between >= 50, "{between} sends had their turn");
 }
