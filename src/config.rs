@@ -50,7 +50,8 @@ pub const JOURNAL_FILE_BYTES_FLOOR: u64 = 8 * 1024;
 /// One over this number is the share of the current journal file that is kept for acks and deletes while no next
 /// file is prepared.
 pub const JOURNAL_RESERVE_SHARE: u64 = 4;
-/// A segment is rewritten when the share of its live records falls below one over this number.
+/// A segment is rewritten when the share of its live records falls below one over this number. An idle store has more of
+/// them rewritten.
 pub const REWRITE_SHARE: u64 = 4;
 
 /// The longest sync interval of buffered commits: an hour.

@@ -6,6 +6,7 @@
 //! if it is damaged. A shared file never changes once it is written. Every byte that is returned was verified before.
 
 mod filling;
+mod opened;
 mod output;
 mod packing;
 mod parts;
@@ -18,6 +19,7 @@ mod writer;
 
 use std::{path::PathBuf, sync::Arc};
 
+pub use opened::{OpenFiles, SharedFile};
 pub use output::{Output, Written};
 pub use packing::{Held, Packing};
 pub use parts::{FoundPart, PartsSurvey, parts_of};

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Segments;
+use super::{Segments, opened::SharedFile};
 use crate::{
     disk::{DiskFile, Open, Purpose, Slice, Window, read_exact_at, window},
     error::{Error, ErrorKind, Result},
@@ -26,36 +26,73 @@ use crate::{
 #[derive(Debug)]
 pub struct SegmentReader {
     path: Arc<PathBuf>,
-    window: Box<dyn Window>,
+    bytes: Bytes,
     seed: Seed,
     table: Vec<TableEntry>,
+}
+
+/// The bytes of a file.
+#[derive(Debug)]
+enum Bytes {
+    Own(Box<dyn Window>),
+    Shared(Arc<SharedFile>),
+}
+
+impl Bytes {
+    fn window(&self) -> &dyn Window {
+        match self {
+            Bytes::Own(window) => &**window,
+            Bytes::Shared(file) => &*file.window,
+        }
+    }
 }
 
 impl SegmentReader {
     /// Opens the segment that an entry of the metalog describes.
     pub fn open(segments: &Segments, state: &SegmentState) -> Result<SegmentReader> {
+        if matches!(state.place, Place::Part(_)) {
+            let file = Arc::new(SharedFile::open(segments, state)?);
+            return SegmentReader::in_file(segments, state, file);
+        }
         let path = Arc::new(segments.path(state));
         let failed = |error| unreadable(error, &path, 0);
         let file = segments.disk.open(&path, Open::Existing).map_err(failed)?;
         let header = segments.header(state);
-        // Damage to the header of a shared file costs no part: the checksums of its blocks say to whom they belong.
-        if !matches!(state.place, Place::Part(_)) {
-            let mut found = [0; SEGMENT_HEADER_BYTES as usize];
-            read_exact_at(&*file, 0, &mut found).map_err(failed)?;
-            let found = SegmentHeader::decode(&found).map_err(|what| damaged(what, &path, 0))?;
-            if found != header {
-                let what = "a segment that belongs elsewhere";
-                return Err(Error::corrupt(what, path.as_ref(), 0));
-            }
+        let mut found = [0; SEGMENT_HEADER_BYTES as usize];
+        read_exact_at(&*file, 0, &mut found).map_err(failed)?;
+        let found = SegmentHeader::decode(&found).map_err(|what| damaged(what, &path, 0))?;
+        if found != header {
+            let what = "a segment that belongs elsewhere";
+            return Err(Error::corrupt(what, path.as_ref(), 0));
         }
         let window = window(&file, state.bytes, segments.access, Purpose::Read).map_err(failed)?;
         let seed = header.seed();
         let footer = if state.has_footer() { read_footer(&*file, state, seed) } else { None };
         let table = match footer {
             Some(table) => table,
-            None => walk_blocks(&*file, state, seed, &path)?,
+            None => walk_blocks(&*window, state, seed, &path)?,
         };
-        Ok(SegmentReader { path, window, seed, table })
+        Ok(SegmentReader { path, bytes: Bytes::Own(window), seed, table })
+    }
+
+    /// Opens a segment that is a part of a shared file. Damage to the header of the file costs no part: the checksums of its
+    /// blocks say to whom they belong.
+    pub fn in_file(
+        segments: &Segments,
+        state: &SegmentState,
+        file: Arc<SharedFile>,
+    ) -> Result<SegmentReader> {
+        let (path, seed) = (Arc::clone(&file.path), segments.header(state).seed());
+        let table = walk_blocks(&*file.window, state, seed, &path)?;
+        Ok(SegmentReader { path, bytes: Bytes::Shared(file), seed, table })
+    }
+
+    /// The shared file in which the segment is a part.
+    pub fn shared(&self) -> Option<&Arc<SharedFile>> {
+        match &self.bytes {
+            Bytes::Own(_) => None,
+            Bytes::Shared(file) => Some(file),
+        }
     }
 
     /// The blocks, in the order of their offsets.
@@ -77,13 +114,13 @@ impl SegmentReader {
 
     /// Tells the system that a range of the file will be read soon.
     pub fn expect(&self, at: u64, len: u64) {
-        self.window.expect(at, len);
+        self.bytes.window().expect(at, len);
     }
 
     /// Reads and verifies a block.
     pub fn block(&self, index: usize) -> Result<Block> {
         let entry = &self.table[index];
-        let bytes = self.window.slice(entry.position, entry.length as usize);
+        let bytes = self.bytes.window().slice(entry.position, entry.length as usize);
         let bytes = bytes.map_err(|error| unreadable(error, &self.path, entry.position))?;
         let verified = BlockHeader::decode(&bytes, entry.position, self.seed).and_then(|header| {
             if header.kind != BlockKind::Records
@@ -139,7 +176,7 @@ fn read_footer(file: &dyn DiskFile, state: &SegmentState, seed: Seed) -> Option<
 
 /// The table, from the headers of the blocks. Bodies are verified when they are read.
 fn walk_blocks(
-    file: &dyn DiskFile,
+    window: &dyn Window,
     state: &SegmentState,
     seed: Seed,
     path: &Arc<PathBuf>,
@@ -147,9 +184,8 @@ fn walk_blocks(
     let mut table: Vec<TableEntry> = Vec::new();
     let mut position = state.blocks_at();
     while position < state.bytes {
-        let mut bytes = [0; BLOCK_HEADER_BYTES];
-        read_exact_at(file, position, &mut bytes)
-            .map_err(|error| unreadable(error, path, position))?;
+        let bytes = window.slice(position, BLOCK_HEADER_BYTES);
+        let bytes = bytes.map_err(|error| unreadable(error, path, position))?;
         let header = BlockHeader::decode(&bytes, position, seed);
         let header = header.map_err(|what| damaged(what, path, position))?;
         let before = table.last();

@@ -1,18 +1,20 @@
 //! Segments that are open for reading. Their number is limited. The least recently used one is
 //! closed first.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::{
     error::Result,
-    format::meta::SegmentState,
+    format::meta::{Place, SegmentState},
     ids::{IdMap, LogId, Offset},
-    segment::{Block, SegmentReader, Segments},
+    segment::{Block, SegmentReader, Segments, SharedFile},
 };
 
 #[derive(Debug)]
 pub struct SegmentCache {
     open: IdMap<u64, Entry>,
+    /// The shared files of these segments, by their numbers. Some may be closed by now.
+    files: IdMap<u64, Weak<SharedFile>>,
     most: usize,
     clock: u64,
 }
@@ -22,7 +24,15 @@ pub struct SegmentCache {
 pub enum SegmentSource {
     Open(Arc<SegmentReader>),
     /// Its reader opens it.
-    Closed(Box<(Segments, SegmentState)>),
+    Closed(Box<ClosedSegment>),
+}
+
+/// A segment that is not open, and the shared file in which it is a part, if that is open.
+#[derive(Clone, Debug)]
+pub struct ClosedSegment {
+    segments: Segments,
+    state: SegmentState,
+    file: Option<Arc<SharedFile>>,
 }
 
 /// A segment that was opened for a read, to be kept open.
@@ -39,8 +49,12 @@ impl SegmentSource {
         match self {
             SegmentSource::Open(reader) => Ok((reader, None)),
             SegmentSource::Closed(closed) => {
-                let (segments, state) = *closed;
-                let reader = Arc::new(SegmentReader::open(&segments, &state)?);
+                let ClosedSegment { segments, state, file } = *closed;
+                let reader = match file {
+                    Some(file) => SegmentReader::in_file(&segments, &state, file),
+                    None => SegmentReader::open(&segments, &state),
+                };
+                let reader = Arc::new(reader?);
                 let opened = OpenedSegment { state, reader: Arc::clone(&reader) };
                 Ok((reader, Some(opened)))
             }
@@ -51,7 +65,7 @@ impl SegmentSource {
     pub fn closed_base(&self) -> Option<Offset> {
         match self {
             SegmentSource::Open(_) => None,
-            SegmentSource::Closed(closed) => Some(closed.1.base),
+            SegmentSource::Closed(closed) => Some(closed.state.base),
         }
     }
 
@@ -59,7 +73,7 @@ impl SegmentSource {
     pub fn is_same(&self, other: &SegmentSource) -> bool {
         match (self, other) {
             (SegmentSource::Open(a), SegmentSource::Open(b)) => Arc::ptr_eq(a, b),
-            (SegmentSource::Closed(a), SegmentSource::Closed(b)) => a.1 == b.1,
+            (SegmentSource::Closed(a), SegmentSource::Closed(b)) => a.state == b.state,
             _ => false,
         }
     }
@@ -87,7 +101,7 @@ impl Entry {
 
 impl SegmentCache {
     pub fn new(most: usize) -> SegmentCache {
-        SegmentCache { open: IdMap::default(), most, clock: 0 }
+        SegmentCache { open: IdMap::default(), files: IdMap::default(), most, clock: 0 }
     }
 
     fn key(log: LogId, base: Offset) -> u64 {
@@ -104,7 +118,13 @@ impl SegmentCache {
                 entry.used = self.clock;
                 SegmentSource::Open(Arc::clone(&entry.reader))
             }
-            None => SegmentSource::Closed(Box::new((segments.clone(), state.clone()))),
+            None => {
+                let (segments, state) = (segments.clone(), state.clone());
+                let is_part = matches!(state.place, Place::Part(_));
+                let file = self.files.get(&state.generation).filter(|_| is_part);
+                let file = file.and_then(Weak::upgrade);
+                SegmentSource::Closed(Box::new(ClosedSegment { segments, state, file }))
+            }
         }
     }
 
@@ -117,6 +137,12 @@ impl SegmentCache {
         if self.open.len() >= self.most && !self.open.contains_key(&key) {
             let oldest = self.open.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key);
             oldest.and_then(|key| self.open.remove(&key));
+        }
+        if let Some(file) = reader.shared() {
+            if self.files.len() > 2 * self.most {
+                self.files.retain(|_, file| file.strong_count() > 0);
+            }
+            self.files.insert(state.generation, Arc::downgrade(file));
         }
         let entry = Entry {
             reader,

@@ -4,6 +4,7 @@
 //! Invariants: a log or a cursor whose flag `dirty` is set is in its list. A list may also name what was deleted or
 //! captured meanwhile; that is passed over. A log with messages in the journal that no checkpoint moved is in
 //! `unmoved`. A log with a segment in which messages became dead, since that segment was judged, is in `suspects`.
+//! `wasteful` may also name segments that are gone.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -28,6 +29,10 @@ pub struct Changed {
     /// By a position that is not behind the first such message.
     unmoved: BTreeSet<(Lsn, LogId)>,
     suspects: BTreeSet<LogId>,
+    /// Segments that were judged and stay, but are rewritten once the store is idle.
+    wasteful: BTreeSet<(LogId, Offset)>,
+    /// Whether segments are to be judged as after an open: nobody counted what is dead in them.
+    pub unjudged: bool,
     /// About how many bytes died in segments since they were judged.
     pub dead: u64,
 }
@@ -168,6 +173,26 @@ impl Changed {
         if log.suspect.is_empty() {
             self.suspects.remove(&log.id);
         }
+    }
+
+    /// Notes whether a segment that stays is to be rewritten once the store is idle.
+    pub fn stays(&mut self, log: LogId, base: Offset, is_wasteful: bool) {
+        if is_wasteful {
+            self.wasteful.insert((log, base));
+        } else if !self.wasteful.is_empty() {
+            self.wasteful.remove(&(log, base));
+        }
+    }
+
+    /// Whether an idle store has segments to be rewritten.
+    pub fn has_wasteful(&self) -> bool {
+        !self.wasteful.is_empty()
+    }
+
+    /// Takes some of the segments that are rewritten once the store is idle.
+    pub fn take_wasteful(&mut self, most: usize) -> Vec<(LogId, Offset)> {
+        let taken = std::iter::from_fn(|| self.wasteful.pop_first());
+        taken.inspect(|_| audit::step()).take(most).collect()
     }
 
     /// Forgets a log that was deleted.

@@ -31,7 +31,7 @@ use crate::{
     format::meta::{Place, SegmentState},
     ids::{IdMap, LogId, Lsn, Offset},
     metalog::MetaWriter,
-    segment::Output,
+    segment::{OpenFiles, Output},
 };
 
 /// A store that several threads use, and the way to make its journal durable.
@@ -56,6 +56,8 @@ pub enum Extent {
     Oldest,
     /// Nothing. Only the space of dead segments is given back, which needs next to no space.
     Nothing,
+    /// Nothing, while the store is idle: more space is given back than while others need the disk.
+    Idle,
     /// Up to a position: one part of a checkpoint. The first one also gives back the space of dead segments.
     Part { upto: Lsn, is_first: bool },
 }
@@ -98,6 +100,11 @@ impl LogChange {
 pub struct Work {
     /// The segment files that are written.
     pub out: Output,
+    /// The shared files that are read.
+    pub open: OpenFiles,
+    /// How many bytes of messages were moved out of the journal, and how many of parts were taken along.
+    pub moved: u64,
+    pub absorbed: u64,
     /// The most entries, logs or segments that are dealt with in one access to the store.
     pub slice: usize,
     pub upto: Lsn,
@@ -105,6 +112,10 @@ pub struct Work {
     pub may_rewrite: bool,
     /// Whether it looks for dead segments.
     pub judges: bool,
+    /// Whether the store is idle.
+    pub is_idle: bool,
+    /// How many bytes the segments have that were rewritten.
+    pub rewritten: u64,
     /// Whether there are more segments to be rewritten than one checkpoint does.
     pub has_more: bool,
     /// Shared files that it rewrites.
@@ -149,6 +160,7 @@ pub fn checkpoint(shared: &impl Shared, extent: Extent, may_rewrite: bool) -> Re
 fn make(shared: &impl Shared, work: &mut Work) -> Result<()> {
     work.move_logs(shared)?;
     if work.judges {
+        work.suspect_wasteful(shared);
         work.retain(shared)?;
         work.rewrite_files(shared)?;
     }
@@ -179,7 +191,10 @@ impl Store {
         if behind >= self.config.journal_bytes / 4 {
             return Some(Extent::All);
         }
-        (self.is_reclaimable() || self.state.changed.dead > 0).then_some(Extent::Nothing)
+        let changed = &self.state.changed;
+        let has_dead = changed.dead > 0 || changed.unjudged || changed.has_wasteful();
+        let wants = has_dead || self.is_reclaimable() || self.files.wants_rewrite(true);
+        wants.then_some(Extent::Idle)
     }
 
     /// The parts in which a checkpoint is made, the oldest part of the journal first. Each is a whole checkpoint, so the
@@ -208,7 +223,7 @@ impl Store {
             Extent::All => self.journal.tail(),
             Extent::Older => self.journal.boundary_keeping(self.config.journal_bytes / 2),
             Extent::Oldest => self.journal.second_file(),
-            Extent::Nothing => self.replay_from,
+            Extent::Nothing | Extent::Idle => self.replay_from,
             Extent::Part { upto, .. } => upto,
         };
         end.max(self.replay_from)
@@ -217,13 +232,16 @@ impl Store {
     fn begin_checkpoint(&mut self, extent: Extent, may_rewrite: bool) -> Option<Work> {
         let upto = self.end_of(extent);
         let judges = !matches!(extent, Extent::Part { is_first: false, .. });
-        let reclaims = judges && (self.state.reclaimable || self.state.changed.dead > 0);
+        let is_idle = extent == Extent::Idle;
+        let has_dead = self.state.reclaimable || self.state.changed.dead > 0;
+        let reclaims = is_idle || judges && has_dead;
         if upto == self.replay_from && !reclaims && !self.meta.unswept {
             return None;
         }
         if judges {
             self.state.reclaimable = false;
             self.state.changed.dead = 0;
+            self.state.changed.unjudged = false;
         }
         let slack = self.metalog_slack();
         let meta = self.meta.writer.take().filter(|meta| !meta.wants_compaction(slack));
@@ -231,10 +249,15 @@ impl Store {
         let segments = self.segments.clone();
         Some(Work {
             out: Output::new(segments, self.config.segment_bytes, next, is_known),
+            open: OpenFiles::default(),
+            moved: 0,
+            absorbed: 0,
             slice: self.config.slice,
             upto,
             may_rewrite,
             judges,
+            is_idle,
+            rewritten: 0,
             has_more: false,
             wasteful: Vec::new(),
             put_off: Vec::new(),

@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     config::REWRITE_SHARE,
-    format::meta::{Place, SegmentState},
+    format::{
+        meta::{Place, SegmentState},
+        segment::SEGMENT_HEADER_BYTES,
+    },
     layout::Fan,
     segment::Written,
 };
@@ -25,6 +28,8 @@ pub struct Files {
     segment_bytes: u64,
     /// Shared files of which little is referred to.
     sparse: BTreeSet<u64>,
+    /// Shared files of which less is referred to than an idle store leaves. The sparse ones are among them.
+    loose: BTreeSet<u64>,
     /// Shared files that are small, by their length.
     small: BTreeSet<(u64, u64)>,
 }
@@ -39,10 +44,22 @@ struct File {
     is_shared: bool,
 }
 
+impl File {
+    fn is_sparse(&self) -> bool {
+        self.referred < self.bytes / REWRITE_SHARE
+    }
+
+    /// Three quarters of the messages in a part are alive in an idle store, and two thirds of a file are referred to. So
+    /// half of the messages are alive.
+    fn is_loose(&self) -> bool {
+        3 * self.referred < 2 * self.bytes.saturating_sub(SEGMENT_HEADER_BYTES)
+    }
+}
+
 impl Files {
     pub fn new(segment_bytes: u64) -> Files {
-        let (all, sparse, small) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Files { all, next: 1, segment_bytes, sparse, small }
+        let (all, small) = (BTreeMap::new(), BTreeSet::new());
+        Files { all, next: 1, segment_bytes, sparse: BTreeSet::new(), loose: BTreeSet::new(), small }
     }
 
     pub fn next(&self) -> u64 {
@@ -92,8 +109,11 @@ impl Files {
         }
         file.referred += segment.len();
         file.segments += 1;
-        if file.referred >= file.bytes / REWRITE_SHARE {
+        if !file.is_sparse() {
             self.sparse.remove(&segment.generation);
+        }
+        if !file.is_loose() {
+            self.loose.remove(&segment.generation);
         }
     }
 
@@ -110,15 +130,26 @@ impl Files {
             self.forget(number);
             return true;
         }
-        if file.is_shared && file.referred < file.bytes / REWRITE_SHARE {
-            self.sparse.insert(number);
+        if file.is_shared {
+            let file = *file;
+            self.list_sparse(number, file);
         }
         false
+    }
+
+    fn list_sparse(&mut self, number: u64, file: File) {
+        if file.is_sparse() {
+            self.sparse.insert(number);
+        }
+        if file.is_loose() {
+            self.loose.insert(number);
+        }
     }
 
     fn forget(&mut self, number: u64) {
         if let Some(file) = self.all.remove(&number) {
             self.sparse.remove(&number);
+            self.loose.remove(&number);
             self.small.remove(&(file.bytes, number));
         }
     }
@@ -132,16 +163,17 @@ impl Files {
         is_unused
     }
 
-    /// Whether shared files should be rewritten.
-    pub fn wants_rewrite(&self) -> bool {
-        !self.sparse.is_empty() || self.small.len() > SMALL_FILES
+    /// Whether shared files should be rewritten, in an idle store or a busy one.
+    pub fn wants_rewrite(&self, is_idle: bool) -> bool {
+        let sparse = if is_idle { &self.loose } else { &self.sparse };
+        !sparse.is_empty() || self.small.len() > SMALL_FILES
     }
 
     /// Takes the shared files that are to be rewritten now: those of which little is referred to, and the smallest ones, if
     /// small ones are many. They have about as many bytes as a segment. A file is returned once, until more of it is dead.
     ///
     /// As the smallest ones become one that is larger than each of them by far, a message is rewritten seldom.
-    pub fn take_wasteful(&mut self) -> Vec<u64> {
+    pub fn take_wasteful(&mut self, is_idle: bool) -> Vec<u64> {
         let mut taken = BTreeSet::new();
         let small = if self.small.len() > SMALL_FILES { SMALL_FILES } else { 0 };
         taken.extend(std::iter::from_fn(|| Some(self.small.pop_first()?.1)).take(small));
@@ -150,7 +182,9 @@ impl Files {
             if bytes >= self.segment_bytes {
                 break;
             }
-            let Some(number) = self.sparse.pop_first() else { break };
+            let loose = || self.loose.pop_first().filter(|_| is_idle);
+            let Some(number) = self.sparse.pop_first().or_else(loose) else { break };
+            self.loose.remove(&number);
             bytes += self.referred(number);
             taken.insert(number);
         }
@@ -186,9 +220,8 @@ impl Files {
             self.small.remove(&(file.bytes, number));
             file.bytes = bytes;
         }
-        if file.referred < file.bytes / REWRITE_SHARE {
-            self.sparse.insert(number);
-        }
+        let file = *file;
+        self.list_sparse(number, file);
         self.list_small(number);
     }
 }
@@ -209,21 +242,21 @@ mod tests {
     #[test]
     fn the_smallest_files_become_one_and_the_large_ones_wait() {
         let mut files = with_small(&[9000, 10, 10, 10, 10, 10, 10, 10]);
-        assert_eq!(files.take_wasteful(), []);
+        assert_eq!(files.take_wasteful(false), []);
         files.add(Written { number: 9, bytes: 10 });
-        assert_eq!(files.take_wasteful(), (2..=9).collect::<Vec<_>>());
-        assert!(!files.wants_rewrite());
+        assert_eq!(files.take_wasteful(false), (2..=9).collect::<Vec<_>>());
+        assert!(!files.wants_rewrite(false));
     }
 
     /// Files that were taken while the disk was full were not thought of again.
     #[test]
     fn files_that_were_not_rewritten_are_taken_again() {
         let mut files = with_small(&[10; 9]);
-        let taken = files.take_wasteful();
-        assert!(!files.wants_rewrite());
+        let taken = files.take_wasteful(false);
+        assert!(!files.wants_rewrite(false));
         files.put_back(&taken);
-        assert!(files.wants_rewrite());
-        let again: BTreeSet<u64> = files.take_wasteful().into_iter().collect();
+        assert!(files.wants_rewrite(false));
+        let again: BTreeSet<u64> = files.take_wasteful(false).into_iter().collect();
         assert_eq!(again.len(), SMALL_FILES);
     }
 }

@@ -49,7 +49,7 @@ impl Work {
             });
         }
         garbage.extend(shared.with(|store| {
-            store.state.reclaimable |= self.has_more;
+            store.state.reclaimable |= self.has_more || store.files.wants_rewrite(self.is_idle);
             let unused = store.install(self.upto, written, meta);
             // They wait for the next checkpoint. None is asked for, as the disk is full.
             store.files.put_back(&self.put_off);
@@ -179,7 +179,6 @@ impl Store {
             }
             self.files.found(number, bytes);
         }
-        self.state.reclaimable |= self.files.wants_rewrite();
         if meta.number() != self.meta.number {
             garbage.push(self.meta.place.layout.meta_file(self.meta.number));
             self.meta.number = meta.number();

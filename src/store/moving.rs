@@ -30,7 +30,14 @@ const HEADERS_BYTES: u64 = PART_HEADER_BYTES + BLOCK_HEADER_BYTES as u64;
 const WINDOW_OFFSETS: u64 = 1 << 18;
 
 /// A log whose last segments are so many parts of shared files takes some of them along when it is moved.
-const PARTS_MOST: usize = 8;
+const PARTS_MOST: usize = 14;
+/// From so many on it does so at one checkpoint in `TURNS`. The logs that get messages at the same checkpoints have their
+/// turns at different ones, so that no checkpoint is much larger than the others.
+const PARTS_SOME: usize = 6;
+const TURNS: u64 = 4;
+/// A checkpoint takes along so many times the bytes of its new messages, and as many more as parts of this number may have.
+const ABSORBED_SHARE: u64 = 4;
+const ABSORBED_PARTS: u64 = 16;
 /// No more parts than this are taken along at once.
 const PARTS_LOOKED_AT: usize = 64;
 
@@ -93,6 +100,14 @@ impl Store {
     }
 }
 
+/// Whether a log with so many parts takes some of them along. `from` is the first offset that is moved.
+fn has_turn(log: LogId, from: Offset, parts: usize) -> bool {
+    // Neighbouring logs and offsets come to different numbers.
+    let mixed = (log.0.rotate_left(32) ^ from.0).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40;
+    parts >= PARTS_MOST || parts >= PARTS_SOME && mixed.is_multiple_of(TURNS)
+}
+
 impl Log {
     /// Where its next messages go.
     fn destination(&self) -> Destination {
@@ -127,6 +142,7 @@ impl Work {
             into.packing.go_on_with(into.open.take());
         }
         let mut at = change.moved;
+        let has_turn = has_turn(log, at, into.parts.len());
         change.moved = if seeded!(MovedTooFar) { Offset(end.0 + 1) } else { end };
         while at < end {
             let mut window = shared.with(|store| store.window(log, at, end));
@@ -147,7 +163,8 @@ impl Work {
                 window.start = next;
             }
         }
-        if into.parts.len() >= PARTS_MOST && into.packing.waiting() > 0 {
+        self.moved += into.packing.waiting();
+        if has_turn && into.packing.waiting() > 0 {
             self.absorb(shared, &mut into, &mut change)?;
         }
         change.put.append(&mut into.packing.finish(&mut self.out, None, false)?);
@@ -179,6 +196,7 @@ impl Work {
         }
         into.packing.hold(held);
         if into.packing.waiting() > self.out.part_bytes() {
+            self.moved += into.packing.waiting();
             self.absorb(shared, into, change)?;
             into.parts.clear();
             into.packing.leave_memory(&mut self.out)?;
@@ -203,8 +221,14 @@ impl Work {
                 if part.len() > 2 * (waiting + HEADERS_BYTES) && waiting <= self.out.part_bytes() {
                     break;
                 }
+                // The rest has its turn in a later checkpoint.
+                let bound = ABSORBED_PARTS * self.out.part_bytes();
+                if self.absorbed + part.len() > ABSORBED_SHARE * self.moved + bound {
+                    break;
+                }
                 // A damaged part stays, and so do those before it.
                 let Some(held) = keep_going(self.read_live(shared, part))? else { break };
+                self.absorbed += part.len();
                 into.packing.put_before(part.base, held);
                 if seeded!(AbsorbedPartsGoAtOnce) {
                     shared.with(|store| store.forget_now(part));

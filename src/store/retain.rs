@@ -2,6 +2,7 @@
 //! never change.
 
 use super::{
+    Store,
     acks::AckSet,
     checkpoint::{LogChange, Shared, Work},
     log::Log,
@@ -12,7 +13,7 @@ use crate::{
     audit,
     config::REWRITE_SHARE,
     error::{ErrorKind, Result},
-    format::meta::SegmentState,
+    format::meta::{Place, SegmentState},
     ids::{LogId, Offset, OffsetRange},
     segment::keep_going,
 };
@@ -20,10 +21,15 @@ use crate::{
 /// The most segments of one log that are rewritten in one checkpoint.
 const REWRITTEN_MAX: usize = 8;
 
+/// The most bytes of segments that are rewritten in one checkpoint, in full segments.
+const REWRITTEN_SEGMENTS: u64 = 8;
+
 /// The decision of a checkpoint about one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Keep,
+    /// It stays while the store is busy, and is rewritten once the store is idle.
+    KeepWhileBusy,
     Rewrite,
     Drop,
 }
@@ -51,8 +57,33 @@ fn verdict(segment: &SegmentState, live: u64) -> Verdict {
         Verdict::Drop
     } else if live < segment.records / REWRITE_SHARE {
         Verdict::Rewrite
+    } else if live < enough(segment) {
+        Verdict::KeepWhileBusy
     } else {
         Verdict::Keep
+    }
+}
+
+/// So many live messages keep a segment in an idle store: half of them, or three quarters in a part of a shared file, which
+/// may waste space beside its parts.
+fn enough(segment: &SegmentState) -> u64 {
+    match segment.place {
+        Place::Own | Place::Former => segment.records.div_ceil(2),
+        Place::Part(_) => (3 * segment.records).div_ceil(4),
+    }
+}
+
+impl Verdict {
+    /// What it comes to in a store that is idle or not.
+    fn then(self, is_idle: bool) -> Verdict {
+        match self {
+            Verdict::KeepWhileBusy if is_idle => Verdict::Rewrite,
+            verdict => verdict,
+        }
+    }
+
+    fn keeps(self) -> bool {
+        matches!(self, Verdict::Keep | Verdict::KeepWhileBusy)
     }
 }
 
@@ -60,16 +91,24 @@ impl State {
     /// Has all segments judged, as after an open.
     pub fn suspect_all(&mut self) {
         for log in self.logs.values_mut().filter(|log| !log.segments.is_empty()) {
+            self.changed.unjudged = true;
             self.changed.suspect(log, Offset(0).to(log.moved));
         }
     }
 
     /// Judges some of the segments of a log in which messages became dead, from an offset on.
-    fn judge_some(&mut self, id: LogId, from: Offset, judged: &mut Judged) -> Next {
+    fn judge_some(
+        &mut self,
+        id: LogId,
+        from: Offset,
+        is_idle: bool,
+        judged: &mut Judged,
+    ) -> Next {
         let Some(log) = self.logs.get(&id) else { return Next::Nothing };
         let is_wide = log.cursors.len() > CURSORS_FEW && !log.keeps_acked;
         let sets = if is_wide { Vec::new() } else { self.ack_sets(log) };
         let (mut at, mut kept, mut next) = (from, Vec::new(), Next::Nothing);
+        let mut stay = Vec::new();
         while let Some(range) = log.suspect.next(at) {
             if kept.len() >= JUDGED_AT_ONCE {
                 next = Next::From(at);
@@ -95,15 +134,18 @@ impl State {
                 next = Next::Wide(segment.clone());
                 break;
             }
-            let verdict = judge(log, &sets, segment);
+            let verdict = judge(log, &sets, segment).then(is_idle);
             judged.push((segment.clone(), verdict));
+            stay.push((segment.base, verdict == Verdict::KeepWhileBusy));
             // An empty range for a segment that is dropped or rewritten: it stays suspect until it is gone.
-            let is_kept = verdict == Verdict::Keep;
-            kept.push(if is_kept { whole } else { whole.end.to(whole.end) });
+            kept.push(if verdict.keeps() { whole } else { whole.end.to(whole.end) });
             at = whole.end;
         }
         let log = self.logs.get_mut(&id).expect("it is there");
         kept.iter().for_each(|range| self.changed.judged(log, *range));
+        for (base, is_wasteful) in stay {
+            self.changed.stays(id, base, is_wasteful);
+        }
         next
     }
 
@@ -124,22 +166,24 @@ enum Next {
 }
 
 /// Judges the segments of a log in which messages became dead.
-fn judge_all(shared: &impl Shared, log: LogId) -> Judged {
+fn judge_all(shared: &impl Shared, log: LogId, is_idle: bool) -> Judged {
     let (mut judged, mut from) = (Judged::new(), Offset(0));
     loop {
-        match shared.with(|store| store.state.judge_some(log, from, &mut judged)) {
+        match shared.with(|store| store.state.judge_some(log, from, is_idle, &mut judged)) {
             Next::Nothing => return judged,
             Next::From(next) => from = next,
             Next::Wide(segment) => {
                 let whole = segment.base.to(segment.end);
-                // So many live messages keep it.
-                let enough = (segment.records / REWRITE_SHARE).max(1);
-                let needed = needed(shared, log, whole, enough);
+                let needed = needed(shared, log, whole, enough(&segment));
                 let live = needed.iter().map(|range| range.len()).sum::<u64>();
-                let verdict = verdict(&segment, live.min(segment.records));
-                if verdict != Verdict::Keep {
-                    shared.with(|store| store.state.suspect(log, whole));
-                }
+                let verdict = verdict(&segment, live.min(segment.records)).then(is_idle);
+                shared.with(|store| {
+                    let stays = verdict == Verdict::KeepWhileBusy;
+                    store.state.changed.stays(log, segment.base, stays);
+                    if !verdict.keeps() {
+                        store.state.suspect(log, whole);
+                    }
+                });
                 from = segment.end.max(segment.base.next());
                 judged.push((segment, verdict));
             }
@@ -148,14 +192,26 @@ fn judge_all(shared: &impl Shared, log: LogId) -> Judged {
 }
 
 impl Work {
+    /// Has the segments judged again that stayed because the store was busy.
+    pub(super) fn suspect_wasteful(&self, shared: &impl Shared) {
+        let more = |store: &mut Store| {
+            let taken = store.state.changed.take_wasteful(self.slice);
+            for (log, base) in &taken {
+                store.state.suspect(*log, base.only());
+            }
+            !taken.is_empty()
+        };
+        while self.is_idle && shared.with(more) {}
+    }
+
     /// Drops segments, and rewrites segments if it may, by the acks of this moment. It looks at segments in which messages
     /// became dead since it looked last.
     pub(super) fn retain(&mut self, shared: &impl Shared) -> Result<()> {
         let mut last = None;
         while let Some(id) = shared.with(|store| store.state.changed.suspect_behind(last)) {
             last = Some(id);
-            let judged = judge_all(shared, id);
-            if judged.iter().all(|(_, verdict)| *verdict == Verdict::Keep) {
+            let judged = judge_all(shared, id, self.is_idle);
+            if judged.iter().all(|(_, verdict)| verdict.keeps()) {
                 continue;
             }
             let Some(begun) = shared.with(|store| store.begin_change(id)) else { continue };
@@ -176,13 +232,21 @@ impl Work {
         // Neighbours are rewritten together. A segment that stays ends a group.
         let mut groups: Vec<Vec<SegmentState>> = vec![Vec::new()];
         let (mut rewritten, mut left) = (0, 0);
+        let most = REWRITTEN_SEGMENTS * self.out.segment_bytes();
+        let mut bytes = self.rewritten;
         for (segment, verdict) in verdicts {
             // A segment that this checkpoint has added to is left to the next checkpoint.
             let is_fresh = change.is_fresh(&segment);
             match verdict {
                 Verdict::Drop if !is_fresh => change.gone.push(segment),
-                Verdict::Rewrite if !is_fresh && self.may_rewrite && rewritten < REWRITTEN_MAX => {
+                Verdict::Rewrite
+                    if !is_fresh
+                        && self.may_rewrite
+                        && rewritten < REWRITTEN_MAX
+                        && bytes < most =>
+                {
                     rewritten += 1;
+                    bytes += segment.len();
                     groups.last_mut().expect("there is one").push(segment);
                 }
                 _ => {
@@ -196,9 +260,16 @@ impl Work {
             match self.rewrite(shared, group, change) {
                 Err(error) if error.kind() == ErrorKind::DiskFull => {}
                 // Damaged ones stay, so only those that were rewritten let others have their turn.
-                rewritten => self.has_more |= keep_going(rewritten)?.is_some() && left > 0,
+                rewritten => {
+                    if keep_going(rewritten)?.is_some() {
+                        self.has_more |= left > 0;
+                        self.rewritten += group.iter().map(SegmentState::len).sum::<u64>();
+                    }
+                }
             }
         }
+        // The rest has its turn in the next checkpoint.
+        self.has_more |= left > 0 && self.rewritten >= most;
         Ok(())
     }
 }

@@ -54,7 +54,7 @@ impl Work {
         packing: &mut Packing,
     ) -> Result<()> {
         for segment in old {
-            let reader = SegmentReader::open(self.out.segments(), segment)?;
+            let reader = self.open.reader(self.out.segments(), segment)?;
             for index in 0..reader.table().len() {
                 let held = live_in(shared, segment, &reader, index)?;
                 packing.add(&mut self.out, held)?;
@@ -65,11 +65,11 @@ impl Work {
 
     /// The live messages of a segment.
     pub(super) fn read_live(
-        &self,
+        &mut self,
         shared: &impl Shared,
         segment: &SegmentState,
     ) -> Result<Vec<Held>> {
-        let reader = SegmentReader::open(self.out.segments(), segment)?;
+        let reader = self.open.reader(self.out.segments(), segment)?;
         (0..reader.table().len()).map(|index| live_in(shared, segment, &reader, index)).collect()
     }
 
@@ -78,7 +78,7 @@ impl Work {
         if !self.may_rewrite {
             return Ok(());
         }
-        self.wasteful = shared.with(|store| store.files.take_wasteful());
+        self.wasteful = shared.with(|store| store.files.take_wasteful(self.is_idle));
         let mut rewritten = 0;
         for number in self.wasteful.clone() {
             // It is optional: it is skipped if the disk is full or the file is damaged.

@@ -105,6 +105,72 @@ fn parts_of_one_log_do_not_pile_up_and_each_record_is_written_a_few_times() {
     }
 }
 
+/// The most bytes that one of many checkpoints writes, each with one new message in each of some queues.
+fn most_written(queues: u64) -> u64 {
+    let disk = SimDisk::new(1);
+    let options = Options::new().durability(Durability::Buffered).segment_bytes(1 << 20);
+    let engine = options.sim(&disk).open("store").unwrap();
+    let made = (0..queues).map(|n| engine.queue(&format!("q{n}")).create().unwrap());
+    let queues: Vec<_> = made.collect();
+    let (mut most, mut all) = (0, Vec::new());
+    for _ in 0..30 {
+        queues.iter().for_each(|queue| _ = queue.send(vec![7; 100]).unwrap());
+        let before = disk.bytes_written("segments");
+        engine.checkpoint().unwrap();
+        let written = disk.bytes_written("segments") - before;
+        all.push(written / queues.len() as u64);
+        most = most.max(written);
+    }
+    println!("{} queues, bytes a queue: {all:?}", queues.len());
+    for queue in queues.iter().step_by(50) {
+        assert_eq!(queue.receive_batch(100, std::time::Duration::ZERO).unwrap().len(), 30);
+    }
+    most
+}
+
+/// All queues took their parts along in the same checkpoint, the ninth.
+#[test]
+fn no_checkpoint_writes_far_more_than_its_new_messages() {
+    let _beside = beside_others();
+    for queues in [600, 1200] {
+        // With its headers a message takes up twice its bytes and more.
+        let most = most_written(queues);
+        assert!(most <= 8 * 230 * queues, "{} bytes a queue", most / queues);
+    }
+}
+
+/// The calls of the disk that read a message of each of some queues, and then those of checkpoints that rewrite their file.
+fn calls_of_parts(queues: u64) -> (u64, u64) {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk);
+    let made = (0..queues).map(|n| engine.queue(&format!("q{n}")).create().unwrap());
+    let queues: Vec<_> = made.collect();
+    queues.iter().for_each(|queue| _ = queue.send_batch([vec![7; 100], vec![8; 100]]).unwrap());
+    engine.checkpoint().unwrap();
+    let before = disk.calls();
+    let got: Vec<_> = queues.iter().map(|it| it.try_receive().unwrap().unwrap()).collect();
+    let read = disk.calls() - before;
+    let few = queues.len() / 8;
+    got[few..].iter().for_each(|it| it.ack().unwrap());
+    queues[few..].iter().for_each(|it| it.try_receive().unwrap().unwrap().ack().unwrap());
+    let before = disk.calls();
+    engine.checkpoint().unwrap();
+    engine.checkpoint().unwrap();
+    assert_eq!(segment_files(&disk), 1);
+    (read, disk.calls() - before)
+}
+
+/// Each part was opened and mapped by itself, although all of them are in one file.
+#[test]
+fn the_parts_of_a_file_are_read_through_one_map() {
+    let _beside = beside_others();
+    let (few, many) = (calls_of_parts(400), calls_of_parts(4000));
+    // A header and a block.
+    assert!(many.0 - few.0 <= 2 * 3600, "calls of reads: {few:?}, {many:?}");
+    // An eighth of the queues have messages that live. The other parts are dropped.
+    assert!(many.1 - few.1 <= 2 * 3600 / 8 + 8, "calls of checkpoints: {few:?}, {many:?}");
+}
+
 #[test]
 fn a_shared_file_of_which_little_is_needed_gives_its_space_back() {
     let _beside = beside_others();

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+mod idle;
 mod looks;
 mod pressure;
 mod room;

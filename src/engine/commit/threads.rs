@@ -188,15 +188,27 @@ fn full_disk_round(committer: &Committer) -> Result<()> {
 
 /// Gives back space while nobody needs the disk: that of messages that died in segments, and that of a journal that has
 /// become long. So a store that is left alone is small, and opens soon.
-fn idle_round(committer: &Committer, tail: Lsn) -> Result<()> {
-    let extent = {
-        let core = committer.lock_open("idle checkpoint")?;
-        if core.store.journal.tail() != tail {
-            return Ok(());
+///
+/// It goes on for as long as each checkpoint leaves something to the next one, and nobody calls.
+pub(super) fn idle_round(committer: &Committer, tail: Lsn) -> Result<()> {
+    let mut made = None;
+    loop {
+        let extent = {
+            let core = committer.lock_open("idle checkpoint")?;
+            let is_done = made == Some(Extent::Idle) && !core.store.is_reclaimable();
+            if is_done || core.store.journal.tail() != tail || committer.checkpointer.is_wanted() {
+                return Ok(());
+            }
+            core.store.idle_extent()
+        };
+        match extent {
+            // All of it was moved, but for what the disk has no space for.
+            Some(Extent::All) if made.is_some() => return Ok(()),
+            Some(extent) => committer.checkpoint(extent, Urgency::Ordinary)?,
+            None => return Ok(()),
         }
-        core.store.idle_extent()
-    };
-    extent.map_or(Ok(()), |extent| committer.checkpoint(extent, Urgency::Ordinary))
+        made = extent;
+    }
 }
 
 /// Looks at messages whose lives may be over. So what has expired leaves the store though nobody receives, and is not

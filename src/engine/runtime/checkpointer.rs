@@ -173,6 +173,12 @@ impl CheckpointerSignal {
         }
     }
 
+    /// Whether the next round is called for, or the thread is to stop.
+    pub fn is_wanted(&self) -> bool {
+        let state = self.state.lock();
+        state.called || state.stop
+    }
+
     /// Waits for the next round. `None` to stop.
     pub fn next_round(&self) -> Option<Round> {
         let mut state = self.state.lock();
