@@ -4,9 +4,12 @@
 //! may be older than S: what changes behind it is listed as changed again, and captured once more. The slice that finds
 //! nothing more to capture is the instant S.
 //!
+//! Logs and cursors are captured in passes: one captures what is listed when it begins, and what changes meanwhile belongs
+//! to the next one. So each has its turn, also if others change all the time. If commits change more than half as much as a
+//! slice may capture, the next slice may capture twice as much. So a slice is as long as what is changed between two slices,
+//! or a few times that, however much there is to capture.
+//!
 //! The entry of an entity stands before the entries of its logs and cursors: its deletion finds them by it.
-
-use std::collections::BTreeSet;
 
 use super::{
     Store,
@@ -28,12 +31,67 @@ pub struct Captured {
     pub next_id: EntityId,
 }
 
-/// What is captured.
-pub enum Walk {
-    /// What changed since the last capture.
-    Changed,
-    /// Everything there is: first what the walk comes to, then what changed meanwhile.
-    Everything(Place),
+/// A capture that goes on.
+pub struct Walk {
+    /// Where the walk over everything goes on, which comes before what changed meanwhile.
+    place: Option<Place>,
+    /// Entities from here on were created meanwhile, so they are listed.
+    end: EntityId,
+    /// The most entries of a slice.
+    most: usize,
+    pass: Pass,
+    /// How many passes there were, but for those that only went on with the segments of logs.
+    passes: u32,
+    /// What was listed when the last slice ended.
+    listings: u64,
+    entities: usize,
+}
+
+/// So many logs and cursors are captured before those that are listed meanwhile.
+#[derive(Default)]
+struct Pass {
+    logs: usize,
+    cursors: usize,
+    /// How many of the logs are left in part to the next pass.
+    rests: usize,
+}
+
+impl Pass {
+    fn is_over(&self) -> bool {
+        self.logs == 0 && self.cursors == 0
+    }
+}
+
+/// The chunks of acks that are changed again are not counted. After so many passes the slices become twice as large in any
+/// case.
+const PASSES: u32 = 16;
+
+impl Walk {
+    /// Begins a slice. If commits have listed much meanwhile, it is larger than the last one.
+    fn begin_slice(&mut self, changed: &Changed) {
+        let entities = changed.entities.len().saturating_sub(self.entities);
+        let listed = changed.listings - self.listings + entities as u64;
+        if listed > self.most as u64 / 2 {
+            self.most = self.most.saturating_mul(2);
+        }
+    }
+
+    fn end_slice(&mut self, changed: &Changed) {
+        (self.listings, self.entities) = (changed.listings, changed.entities.len());
+    }
+
+    /// Begins the next pass. `false` if there is nothing to capture.
+    fn begin_pass(&mut self, changed: &Changed) -> bool {
+        let (logs, cursors) = changed.listed();
+        if logs + cursors > self.pass.rests {
+            self.passes += 1;
+            if self.passes.is_multiple_of(PASSES) {
+                self.most = self.most.saturating_mul(2);
+            }
+        }
+        self.pass = Pass { logs, cursors, rests: 0 };
+        !self.pass.is_over()
+    }
 }
 
 /// Where a walk over everything goes on.
@@ -54,49 +112,44 @@ enum Part {
 }
 
 impl Store {
-    /// Begins to capture everything. What is listed as changed need not be captured for itself.
-    pub(super) fn begin_full_capture(&mut self) -> Walk {
-        self.state.changed.forget_all();
-        self.state.changed.clock = self.state.clock.is_some();
-        Walk::Everything(Place { entity: EntityId(0), partition: 0, part: Part::Entity })
+    /// Begins to capture what changed, or everything: then what is listed as changed need not be captured for itself.
+    pub(super) fn begin_capture(&mut self, is_full: bool, most: usize) -> Walk {
+        let place = is_full.then(|| {
+            self.state.changed.forget_all();
+            self.state.changed.clock = self.state.clock.is_some();
+            Place { entity: EntityId(0), partition: 0, part: Part::Entity }
+        });
+        let (changed, end) = (&self.state.changed, self.state.catalog.next_id);
+        let (listings, entities) = (changed.listings, changed.entities.len());
+        Walk { place, end, most, pass: Pass::default(), passes: 0, listings, entities }
     }
 
-    /// About how many entries a capture takes.
-    pub(super) fn capture_len(&self, walk: &Walk) -> usize {
-        match walk {
-            Walk::Changed => self.state.changed.len(),
-            Walk::Everything(_) => {
-                let State { logs, cursors, catalog, .. } = &self.state;
-                logs.len() + cursors.len() + catalog.all().len()
-            }
-        }
-    }
-
-    /// Captures up to `most` entries. If nothing more is to be captured, returns the instant, and the deleted logs that the
+    /// Captures a slice. If nothing more is to be captured, returns the instant, and the deleted logs that the
     /// metalog names until it holds this capture.
     pub(super) fn capture_some(
         &mut self,
         changes: &mut IdMap<LogId, LogChange>,
         walk: &mut Walk,
-        most: usize,
     ) -> (Vec<MetaEntry>, Option<(Captured, DeletedLogs)>) {
         let state = &mut self.state;
-        let mut slice = Slice { entries: Vec::new(), passed: 0, most, changes };
+        walk.begin_slice(&state.changed);
+        let mut slice = Slice { entries: Vec::new(), passed: 0, most: walk.most, changes };
         slice.take_entities(state);
         if state.changed.entities.is_empty() {
-            if let Walk::Everything(place) = walk {
-                while slice.has_room() && place.step(state, &mut slice) {}
+            if let Some(place) = &mut walk.place {
+                while slice.has_room() && place.step(state, walk.end, &mut slice) {}
                 if slice.has_room() {
-                    *walk = Walk::Changed;
+                    walk.place = None;
                 }
             }
-            if matches!(walk, Walk::Changed) {
-                slice.take_changed(state);
+            if walk.place.is_none() {
+                slice.take_changed(state, walk);
             }
         }
+        walk.end_slice(&state.changed);
         let entries = slice.entries;
         audit::steps(entries.len() as u64);
-        let ends = matches!(walk, Walk::Changed) && state.changed.is_captured();
+        let ends = walk.place.is_none() && state.changed.is_captured();
         let captured = ends.then(|| {
             let captured = Captured { at: self.journal.tail(), next_id: state.catalog.next_id };
             (captured, std::mem::take(&mut state.deleted_logs))
@@ -134,12 +187,24 @@ impl Slice<'_> {
         }
     }
 
-    fn take_changed(&mut self, state: &mut State) {
+    /// Goes on with a pass over the lists, and begins others while there is room.
+    fn take_changed(&mut self, state: &mut State, walk: &mut Walk) {
+        while self.has_room() {
+            if walk.pass.is_over() && !walk.begin_pass(&state.changed) {
+                return;
+            }
+            self.take_listed(state, &mut walk.pass);
+        }
+    }
+
+    fn take_listed(&mut self, state: &mut State, pass: &mut Pass) {
         let State { logs, cursors, changed, .. } = state;
         while self.has_room()
+            && pass.logs > 0
             && let Some(id) = changed.next_log()
         {
             audit::step();
+            pass.logs -= 1;
             let Some(log) = logs.get_mut(&id).filter(|log| log.dirty) else {
                 self.passed += 1;
                 continue;
@@ -148,12 +213,15 @@ impl Slice<'_> {
             self.take_learned(log);
             if !self.take_segments(id) {
                 changed.rest_of_log(log);
+                pass.rests += 1;
             }
         }
         while self.has_room()
+            && pass.cursors > 0
             && let Some(id) = changed.next_cursor()
         {
             audit::step();
+            pass.cursors -= 1;
             match cursors.get_mut(&id).filter(|cursor| cursor.dirty) {
                 Some(cursor) => self.take_cursor(cursor, changed),
                 None => self.passed += 1,
@@ -174,10 +242,11 @@ impl Slice<'_> {
     /// The segments of which more is known by now, but for those that the checkpoint removes or changes.
     fn take_learned(&mut self, log: &mut Log) {
         let change = self.changes.get(&log.id);
-        let changes = change.into_iter().flat_map(|it| it.removed().chain(&it.put));
-        let changes: BTreeSet<Offset> = changes.map(|it| it.base).collect();
+        let is_changed = |base: Offset| {
+            change.is_some_and(|it| it.removes(base) || it.put.iter().any(|put| put.base == base))
+        };
         let learned = std::mem::take(&mut log.learned).into_iter();
-        let learned = learned.filter(|base| !changes.contains(base));
+        let learned = learned.filter(|base| !is_changed(*base));
         let learned = learned.filter_map(|base| log.segments.get(&base));
         self.entries.extend(learned.cloned().map(MetaEntry::Segment));
     }
@@ -185,12 +254,9 @@ impl Slice<'_> {
     /// What the checkpoint does to the segments of a log, as far as there is room. Returns whether that was all.
     fn take_segments(&mut self, log: LogId) -> bool {
         let Some(change) = self.changes.get_mut(&log) else { return true };
-        let gone = change.removed();
-        let gone = gone.map(|it| MetaEntry::SegmentGone { log: it.log, base: it.base });
-        let all = gone.chain(change.put.iter().cloned().map(MetaEntry::Segment));
         let room = self.most.saturating_sub(self.entries.len()).max(1);
         let before = self.entries.len();
-        self.entries.extend(all.skip(change.captured).take(room));
+        self.entries.extend(change.entries(change.captured, room));
         let captured = change.captured + self.entries.len() - before;
         change.captured = captured;
         captured == change.len()
@@ -220,13 +286,15 @@ impl Slice<'_> {
     /// The segments of a log from an offset on, but for those that the checkpoint removes. Returns where to go on.
     fn take_kept_segments(&mut self, log: &Log, from: Offset) -> Option<Offset> {
         let change = self.changes.get(&log.id);
-        let gone = |base: Offset| change.is_some_and(|it| it.removed().any(|s| s.base == base));
+        let gone = |base: Offset| change.is_some_and(|it| it.removes(base));
         for (base, segment) in log.segments.range(from..) {
-            if self.entries.len() >= self.most {
+            if !self.has_room() {
                 return Some(*base);
             }
             audit::step();
-            if !gone(*base) {
+            if gone(*base) {
+                self.passed += 1;
+            } else {
                 self.entries.push(MetaEntry::Segment(segment.clone()));
             }
         }
@@ -236,9 +304,10 @@ impl Slice<'_> {
 
 impl Place {
     /// Captures the next part of everything. `false` if there is none.
-    fn step(&mut self, state: &mut State, slice: &mut Slice<'_>) -> bool {
+    fn step(&mut self, state: &mut State, end: EntityId, slice: &mut Slice<'_>) -> bool {
         let State { catalog, logs, cursors, .. } = state;
-        let Some(entity) = catalog.at_or_behind(self.entity) else { return false };
+        let found = catalog.at_or_behind(self.entity).filter(|found| found.id < end);
+        let Some(entity) = found else { return false };
         if entity.id != self.entity {
             *self = Place { entity: entity.id, partition: 0, part: Part::Entity };
         }

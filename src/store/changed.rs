@@ -33,6 +33,8 @@ pub struct Changed {
     wasteful: BTreeSet<(LogId, Offset)>,
     /// Whether segments are to be judged as after an open: nobody counted what is dead in them.
     pub unjudged: bool,
+    /// How many times a log or a cursor was listed.
+    pub listings: u64,
     /// About how many bytes died in segments since they were judged.
     pub dead: u64,
 }
@@ -42,6 +44,7 @@ impl Changed {
     pub fn log(&mut self, log: &mut Log) {
         if !log.dirty {
             log.dirty = true;
+            self.listings += 1;
             if !seeded!(ChangedLogIsNotListed) {
                 self.logs.push_back(log.id);
             }
@@ -52,6 +55,7 @@ impl Changed {
     pub fn cursor(&mut self, cursor: &mut Cursor) {
         if !cursor.dirty {
             cursor.dirty = true;
+            self.listings += 1;
             if !seeded!(ChangedCursorIsNotListed) {
                 self.cursors.push_back(cursor.id);
             }
@@ -66,15 +70,16 @@ impl Changed {
         self.cursors.pop_front()
     }
 
-    /// Puts back a log that was captured in part.
+    /// Lists a log again that was captured in part. The others come first, or one that changes all the time would keep them
+    /// waiting.
     pub fn rest_of_log(&mut self, log: &mut Log) {
         log.dirty = true;
-        self.logs.push_front(log.id);
+        self.logs.push_back(log.id);
     }
 
-    /// Puts back a cursor that was captured in part.
+    /// Lists a cursor again that was captured in part.
     pub fn rest_of(&mut self, cursor: CursorId) {
-        self.cursors.push_front(cursor);
+        self.cursors.push_back(cursor);
     }
 
     /// Whether everything was captured.
@@ -88,9 +93,9 @@ impl Changed {
         (self.logs, self.cursors) = (VecDeque::new(), VecDeque::new());
     }
 
-    /// About how many entries a capture takes.
-    pub fn len(&self) -> usize {
-        self.entities.len() + self.logs.len() + self.cursors.len()
+    /// How many logs and cursors are listed.
+    pub fn listed(&self) -> (usize, usize) {
+        (self.logs.len(), self.cursors.len())
     }
 
     /// Notes a run of messages that is in the journal only.

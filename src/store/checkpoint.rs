@@ -21,14 +21,14 @@ use std::mem;
 
 use super::{
     Store,
-    capture::{Captured, Walk},
+    capture::Captured,
     leftovers::sweep,
     state::{DeletedLogs, State},
 };
 use crate::{
     audit,
     error::Result,
-    format::meta::{Place, SegmentState},
+    format::meta::{MetaEntry, Place, SegmentState},
     ids::{IdMap, LogId, Lsn, Offset},
     metalog::MetaWriter,
     segment::{OpenFiles, Output},
@@ -71,7 +71,7 @@ pub struct LogChange {
     pub log: LogId,
     /// Everything below is in segments now, or dead.
     pub moved: Offset,
-    /// Segments without a live message.
+    /// Segments without a live message, in the order of their offsets.
     pub gone: Vec<SegmentState>,
     /// Segments whose live messages are in those of `put`.
     pub replaced: Vec<SegmentState>,
@@ -86,8 +86,26 @@ impl LogChange {
         self.gone.iter().chain(&self.replaced)
     }
 
+    /// Whether the segment with a base leaves the log. Many may be gone, and few are replaced.
+    pub fn removes(&self, base: Offset) -> bool {
+        self.gone.binary_search_by_key(&base, |it| it.base).is_ok()
+            || self.replaced.iter().any(|it| it.base == base)
+    }
+
     pub fn len(&self) -> usize {
         self.gone.len() + self.replaced.len() + self.put.len()
+    }
+
+    /// The entries of some of its segments, from one on.
+    pub fn entries(&self, from: usize, most: usize) -> impl Iterator<Item = MetaEntry> {
+        let gone = |it: &SegmentState| MetaEntry::SegmentGone { log: it.log, base: it.base };
+        let put = |it: &SegmentState| MetaEntry::Segment(it.clone());
+        let (first, second) = (self.gone.len(), self.gone.len() + self.replaced.len());
+        (from..self.len().min(from.saturating_add(most))).map(move |n| match n {
+            n if n < first => gone(&self.gone[n]),
+            n if n < second => gone(&self.replaced[n - first]),
+            n => put(&self.put[n - second]),
+        })
     }
 
     /// Whether a segment was replaced or written by this checkpoint.
@@ -321,18 +339,10 @@ impl Work {
             }
         };
         self.captured = true;
-        let (mut walk, len) = shared.with(|store| {
-            let walk = if is_full { store.begin_full_capture() } else { Walk::Changed };
-            let len = store.capture_len(&walk);
-            (walk, len)
-        });
-        // Commits may change as much as a slice captures, again and again. So the last slice takes all that is left.
-        let slices = 8 + 2 * len / self.slice;
-        for slice in 0.. {
-            let most = if slice < slices { self.slice } else { usize::MAX };
+        let mut walk = shared.with(|store| store.begin_capture(is_full, self.slice));
+        loop {
             let changes = &mut self.changes;
-            let (entries, captured) =
-                shared.with(|store| store.capture_some(changes, &mut walk, most));
+            let (entries, captured) = shared.with(|store| store.capture_some(changes, &mut walk));
             let captured = captured.map(|(captured, deleted)| {
                 self.deleted = deleted;
                 captured
@@ -342,7 +352,6 @@ impl Work {
                 return Ok(captured);
             }
         }
-        unreachable!("the last slice takes all")
     }
 
     /// Makes the capture durable.

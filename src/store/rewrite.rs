@@ -112,8 +112,7 @@ impl Work {
         let log = segment.log;
         let Some(begun) = shared.with(|store| store.begin_change(log)) else { return Ok(()) };
         let mut change = self.changes.remove(&log).unwrap_or(begun);
-        let is_gone = change.gone.iter().any(|gone| gone.base == segment.base);
-        let rewritten = match is_gone || change.is_fresh(segment) {
+        let rewritten = match change.removes(segment.base) || change.is_fresh(segment) {
             true => Ok(()),
             false if seeded!(RewriteForgetsALog) && log.0.is_multiple_of(2) => {
                 change.replaced.push(segment.clone());

@@ -102,7 +102,10 @@ impl AckSet {
                 break;
             }
             if *entry.key() < last {
-                let chunk = entry.remove();
+                let (index, chunk) = entry.remove_entry();
+                if chunk.dirty {
+                    self.changed.remove(&index);
+                }
                 self.above -= chunk.acked.len();
                 self.spilled -= chunk.spilled.len();
                 continue;

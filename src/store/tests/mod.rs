@@ -1,6 +1,7 @@
 //! Tests of this room.
 
 mod acks;
+mod capture;
 pub mod checkpoint;
 mod crowd;
 mod settings;
