@@ -28,27 +28,40 @@ impl SharedFile {
     }
 }
 
-/// A checkpoint keeps so many shared files open. A log has parts in fewer files than that.
-const OPEN_MAX: usize = 64;
+/// A checkpoint keeps so many shared files open at most. A log has parts in fewer files than that.
+const OPEN_MAX: usize = 32;
 
 /// The shared files that a checkpoint reads.
-#[derive(Debug, Default)]
-pub struct OpenFiles(BTreeMap<u64, Arc<SharedFile>>);
+#[derive(Debug)]
+pub struct OpenFiles {
+    open: BTreeMap<u64, Arc<SharedFile>>,
+    most: usize,
+}
 
 impl OpenFiles {
+    /// So many files are kept open at most, or fewer.
+    pub fn new(most: usize) -> OpenFiles {
+        OpenFiles { open: BTreeMap::new(), most: most.clamp(1, OPEN_MAX) }
+    }
+
+    /// Closes a file.
+    pub fn close(&mut self, number: u64) {
+        self.open.remove(&number);
+    }
+
     /// Opens a segment, and its file unless that is open.
     pub fn reader(&mut self, segments: &Segments, state: &SegmentState) -> Result<SegmentReader> {
         if !matches!(state.place, Place::Part(_)) {
             return SegmentReader::open(segments, state);
         }
-        if let Some(file) = self.0.get(&state.generation) {
+        if let Some(file) = self.open.get(&state.generation) {
             return SegmentReader::in_file(segments, state, Arc::clone(file));
         }
         let file = Arc::new(SharedFile::open(segments, state)?);
-        if self.0.len() >= OPEN_MAX {
-            self.0.pop_first();
+        if self.open.len() >= self.most {
+            self.open.pop_first();
         }
-        self.0.insert(state.generation, Arc::clone(&file));
+        self.open.insert(state.generation, Arc::clone(&file));
         SegmentReader::in_file(segments, state, file)
     }
 }

@@ -89,7 +89,7 @@ impl LogChange {
     /// Whether the segment with a base leaves the log. Many may be gone, and few are replaced.
     pub fn removes(&self, base: Offset) -> bool {
         self.gone.binary_search_by_key(&base, |it| it.base).is_ok()
-            || self.replaced.iter().any(|it| it.base == base)
+            || self.replaced.iter().inspect(|_| audit::step()).any(|it| it.base == base)
     }
 
     pub fn len(&self) -> usize {
@@ -267,7 +267,7 @@ impl Store {
         let segments = self.segments.clone();
         Some(Work {
             out: Output::new(segments, self.config.segment_bytes, next, is_known),
-            open: OpenFiles::default(),
+            open: OpenFiles::new(self.config.maps_max),
             moved: 0,
             absorbed: 0,
             slice: self.config.slice,

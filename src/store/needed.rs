@@ -1,9 +1,14 @@
 //! Finds the messages that a cursor of a log still needs. It looks at some cursors at a time, so that the work of a topic
 //! is as much as it has messages and subscriptions together, and no access to the store is long.
 
+use std::ops::Range;
+
+use roaring::RoaringBitmap;
+
 use super::{
+    acks::{CHUNK_OFFSETS, chunk_ranges, chunks_of},
     checkpoint::Shared,
-    log::Cursor,
+    log::{Cursor, Log},
     state::{State, join},
 };
 use crate::{
@@ -14,9 +19,73 @@ use crate::{
 /// The most cursors and ranges of acks that are looked at in one access to the store.
 const LOOKED_AT_ONCE: usize = 256;
 
+/// In a window of so many chunks of acks, the acks of all cursors are put together chunk by chunk. In a wider one there are
+/// few messages that live, and each is looked at.
+const CHUNKS_FEW: u64 = 16;
+
 /// The parts of a window that a cursor of a log needs. It may end once they are `enough` messages. What becomes dead
 /// meanwhile may be among them.
 pub fn needed(
+    shared: &impl Shared,
+    log: LogId,
+    window: OffsetRange,
+    enough: u64,
+) -> Vec<OffsetRange> {
+    let is_wide = chunks_of(window) > CHUNKS_FEW;
+    if is_wide || shared.with(|store| !store.state.has_many_cursors(log)) {
+        return needed_by_each(shared, log, window, enough);
+    }
+    let (mut needed, mut count) = (Vec::new(), 0);
+    for (index, lows) in chunk_ranges(window) {
+        let acked = acked_by_all_in_slices(shared, log, index, &lows);
+        count += u64::from(lows.end - lows.start) - acked.range_cardinality(lows.clone());
+        add_gaps(index, &lows, &acked, &mut needed);
+        if count >= enough {
+            break;
+        }
+    }
+    join(&mut needed);
+    needed
+}
+
+/// The offsets of a part of a chunk that no cursor of a log needs.
+fn acked_by_all_in_slices(
+    shared: &impl Shared,
+    log: LogId,
+    index: u64,
+    lows: &Range<u32>,
+) -> RoaringBitmap {
+    let (mut acked, mut from) = (None, Some(CursorId(0)));
+    while let Some(at) = from {
+        from = shared.with(|store| store.state.also_acked(log, (index, lows), at, &mut acked));
+        if acked.as_ref().is_some_and(|acked| acked.range_cardinality(lows.clone()) == 0) {
+            break;
+        }
+    }
+    acked.unwrap_or_else(|| {
+        let mut all = RoaringBitmap::new();
+        all.insert_range(lows.clone());
+        all
+    })
+}
+
+/// Adds the offsets of a part of a chunk that are not acked.
+fn add_gaps(index: u64, lows: &Range<u32>, acked: &RoaringBitmap, needed: &mut Vec<OffsetRange>) {
+    let at = |low: u32| Offset(index * CHUNK_OFFSETS + u64::from(low));
+    let mut from = lows.start;
+    for low in acked.range(lows.clone()) {
+        if low > from {
+            needed.push(at(from).to(at(low)));
+        }
+        from = low + 1;
+    }
+    if from < lows.end {
+        needed.push(at(from).to(at(lows.end)));
+    }
+}
+
+/// As [`needed`], by a look at each range of each cursor.
+fn needed_by_each(
     shared: &impl Shared,
     log: LogId,
     window: OffsetRange,
@@ -45,6 +114,30 @@ struct AcksPlace {
 }
 
 impl State {
+    fn has_many_cursors(&self, log: LogId) -> bool {
+        let has_many = |log: &Log| log.cursors.len() > 1 && !log.keeps_acked;
+        self.logs.get(&log).is_some_and(has_many) && !seeded!(DeadForOneIsDeadForAll)
+    }
+
+    /// Leaves of some offsets of a chunk those that some cursors of a log have acked. Returns the cursor to go on with.
+    fn also_acked(
+        &self,
+        log: LogId,
+        (index, lows): (u64, &Range<u32>),
+        from: CursorId,
+        acked: &mut Option<RoaringBitmap>,
+    ) -> Option<CursorId> {
+        let log = self.logs.get(&log)?;
+        let first = log.cursors.partition_point(|cursor| *cursor < from);
+        let some = log.cursors[first..].iter().take(LOOKED_AT_ONCE);
+        for cursor in some.inspect(|_| audit::step()) {
+            if let Some(acks) = self.cursors.get(cursor).and_then(Cursor::acks) {
+                acks.also_acked(index, lows, acked);
+            }
+        }
+        log.cursors.get(first + LOOKED_AT_ONCE).copied()
+    }
+
     /// Adds the parts of a window that cursors of a log need, for some cursors. `false` if that was all.
     fn add_needed(
         &self,

@@ -3,7 +3,7 @@
 
 use super::{
     Store,
-    acks::AckSet,
+    acks::{AckSet, chunks_of},
     checkpoint::{LogChange, Shared, Work},
     log::Log,
     needed::needed,
@@ -36,8 +36,8 @@ enum Verdict {
 
 /// How many segments are judged in one access to the store.
 const JUDGED_AT_ONCE: usize = 16;
-/// The acks of so many cursors are looked at in one access to the store.
-const CURSORS_FEW: usize = 32;
+/// So many chunks of acks are looked at in one access to the store. A segment with more is looked at in slices.
+const CHUNKS_AT_ONCE: u64 = 256;
 
 /// The segments of one log that were judged so far, and others that stand between them.
 type Judged = Vec<(SegmentState, Verdict)>;
@@ -105,8 +105,9 @@ impl State {
         judged: &mut Judged,
     ) -> Next {
         let Some(log) = self.logs.get(&id) else { return Next::Nothing };
-        let is_wide = log.cursors.len() > CURSORS_FEW && !log.keeps_acked;
-        let sets = if is_wide { Vec::new() } else { self.ack_sets(log) };
+        let cursors = if log.keeps_acked { 0 } else { log.cursors.len() as u64 };
+        let sets = if cursors > CHUNKS_AT_ONCE { Vec::new() } else { self.ack_sets(log) };
+        let mut looked = 0;
         let (mut at, mut kept, mut next) = (from, Vec::new(), Next::Nothing);
         let mut stay = Vec::new();
         while let Some(range) = log.suspect.next(at) {
@@ -128,10 +129,16 @@ impl State {
             {
                 judged.push((between.clone(), Verdict::Keep));
             }
-            if is_wide {
+            let cost = cursors * chunks_of(whole);
+            if cost > CHUNKS_AT_ONCE {
                 // It is listed again if it does not stay.
                 kept.push(whole);
                 next = Next::Wide(segment.clone());
+                break;
+            }
+            looked += cost;
+            if looked > CHUNKS_AT_ONCE {
+                next = Next::From(at);
                 break;
             }
             let verdict = judge(log, &sets, segment).then(is_idle);
@@ -161,7 +168,7 @@ enum Next {
     Nothing,
     /// Segments from an offset on.
     From(Offset),
-    /// A segment of a log with many cursors.
+    /// A segment for which many chunks of acks are to be looked at.
     Wide(SegmentState),
 }
 

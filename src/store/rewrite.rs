@@ -4,6 +4,7 @@
 use super::{
     checkpoint::{LogChange, Shared, Work},
     log::Log,
+    needed::needed,
 };
 use crate::{
     audit,
@@ -12,12 +13,14 @@ use crate::{
         lives::Lives,
         meta::{Place, SegmentState},
     },
-    ids::Offset,
+    ids::{LogId, Offset, OffsetRange},
     segment::{FoundPart, Held, Packing, SegmentReader, keep_going, parts_of},
 };
 
 /// How many parts of a file are looked up in one access to the store.
 const LOOKED_UP_AT_ONCE: usize = 64;
+/// About so many messages of a segment are looked at together.
+const LOOKED_AT_TOGETHER: u64 = 1 << 16;
 
 impl Work {
     /// Writes the live messages of neighbouring segments into new segments, and has them replaced.
@@ -55,8 +58,8 @@ impl Work {
     ) -> Result<()> {
         for segment in old {
             let reader = self.open.reader(self.out.segments(), segment)?;
-            for index in 0..reader.table().len() {
-                let held = live_in(shared, segment, &reader, index)?;
+            let mut blocks = LiveBlocks::new(segment.log, reader);
+            while let Some(held) = blocks.next(shared)? {
                 packing.add(&mut self.out, held)?;
             }
         }
@@ -70,7 +73,11 @@ impl Work {
         segment: &SegmentState,
     ) -> Result<Vec<Held>> {
         let reader = self.open.reader(self.out.segments(), segment)?;
-        (0..reader.table().len()).map(|index| live_in(shared, segment, &reader, index)).collect()
+        let (mut blocks, mut all) = (LiveBlocks::new(segment.log, reader), Vec::new());
+        while let Some(held) = blocks.next(shared)? {
+            all.push(held);
+        }
+        Ok(all)
     }
 
     /// Rewrites shared files that waste space, or are small.
@@ -104,6 +111,7 @@ impl Work {
                 keep_going(self.rewrite_part(shared, &segment))?;
             }
         }
+        self.open.close(number);
         Ok(())
     }
 
@@ -125,24 +133,62 @@ impl Work {
     }
 }
 
-/// The live messages in a block of a segment.
-fn live_in(
-    shared: &impl Shared,
-    segment: &SegmentState,
-    reader: &SegmentReader,
-    index: usize,
-) -> Result<Held> {
-    let block = reader.block(index)?;
-    let (mut records, mut place) = (Vec::new(), block.seek(Offset(0)));
-    while let Some(record) = block.step(&mut place)? {
-        records.push(record);
+/// Reads the live messages of a segment, block by block. It looks at the acks of all cursors once for many messages.
+struct LiveBlocks {
+    log: LogId,
+    reader: SegmentReader,
+    /// The next block, and the first one that was not looked at.
+    at: usize,
+    end: usize,
+    /// What cursors need of the blocks before `end`, and how many of these ranges are behind.
+    needed: Vec<OffsetRange>,
+    behind: usize,
+}
+
+impl LiveBlocks {
+    fn new(log: LogId, reader: SegmentReader) -> LiveBlocks {
+        LiveBlocks { log, reader, at: 0, end: 0, needed: Vec::new(), behind: 0 }
     }
-    shared.with(|store| {
-        let log = store.state.logs.get(&segment.log);
-        let dead = |offset| log.is_none_or(|log| store.state.is_dead(log, offset));
-        records.retain(|(offset, _)| !dead(*offset));
-    });
-    Ok(Held { body: block.body().clone(), records })
+
+    fn next(&mut self, shared: &impl Shared) -> Result<Option<Held>> {
+        if self.at == self.reader.table().len() {
+            return Ok(None);
+        }
+        if self.at == self.end {
+            self.look(shared);
+        }
+        let block = self.reader.block(self.at)?;
+        self.at += 1;
+        let (mut records, mut place) = (Vec::new(), block.seek(Offset(0)));
+        while let Some((offset, spans)) = block.step(&mut place)? {
+            if self.needs(offset) {
+                records.push((offset, spans));
+            }
+        }
+        Ok(Some(Held { body: block.body().clone(), records }))
+    }
+
+    /// Looks at the acks for some blocks.
+    fn look(&mut self, shared: &impl Shared) {
+        let rest = &self.reader.table()[self.at..];
+        let mut records = 0;
+        let some = rest.iter().take_while(|block| {
+            let has_room = records < LOOKED_AT_TOGETHER;
+            records += u64::from(block.count);
+            has_room
+        });
+        let count = some.count();
+        let window = rest[0].first.to(rest[count - 1].last.next());
+        self.needed = needed(shared, self.log, window, u64::MAX);
+        (self.end, self.behind) = (self.at + count, 0);
+    }
+
+    /// Whether a cursor needs a message. They are asked for in their order.
+    fn needs(&mut self, offset: Offset) -> bool {
+        let rest = &self.needed[self.behind..];
+        self.behind += rest.iter().take_while(|range| range.end <= offset).count();
+        self.needed.get(self.behind).is_some_and(|range| range.start <= offset)
+    }
 }
 
 impl Log {

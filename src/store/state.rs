@@ -341,7 +341,8 @@ impl State {
         if log.keeps_acked {
             return offset < log.start;
         }
-        let mut cursors = log.cursors.iter().filter_map(|id| self.cursors.get(id)?.acks());
+        let cursors = log.cursors.iter().inspect(|_| audit::step());
+        let mut cursors = cursors.filter_map(|id| self.cursors.get(id)?.acks());
         if seeded!(DeadForOneIsDeadForAll) {
             return cursors.any(|acks| acks.is_acked(offset));
         }

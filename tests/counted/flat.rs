@@ -221,6 +221,61 @@ fn a_checkpoint_of_a_topic_takes_as_many_steps_as_it_has_messages_and_subscripti
     });
 }
 
+/// Under the core, each message of a block was looked at for each subscription.
+#[test]
+fn a_rewrite_of_a_topic_takes_as_many_steps_as_it_has_messages_and_subscriptions() {
+    assert_follows(30, |subscriptions| {
+        let crowd = Crowd::new(subscriptions);
+        let stays = |offset: u64| offset % 8 == 0;
+        (0..400).for_each(|_| _ = crowd.topic.publish("news").unwrap());
+        crowd.engine.checkpoint().unwrap();
+        for n in 0..subscriptions {
+            let subscription = crowd.topic.subscription(&format!("s{n}")).open().unwrap();
+            let received = subscription.receive_batch(500, std::time::Duration::ZERO).unwrap();
+            let acked: Vec<_> = received.iter().filter(|it| !stays(it.offset().0)).collect();
+            subscription.ack_batch(acked).unwrap();
+        }
+        let before = crowd.disk.bytes_written("segments");
+        let work = crowd.count(|| crowd.engine.checkpoint().unwrap());
+        assert!(crowd.disk.bytes_written("segments") > before, "nothing was rewritten");
+        work
+    });
+}
+
+/// The acks of each subscription were copied for each segment that was judged.
+#[test]
+fn judging_the_segments_of_a_topic_copies_no_acks() {
+    let _alone = super::alone();
+    let of = |subscriptions: usize| {
+        let disk = SimDisk::new(7);
+        let options = Options::new().durability(Durability::Buffered);
+        let options = options.segment_bytes(64 << 10).block_bytes(8 << 10);
+        let engine = options.sim(&disk).open("store").unwrap();
+        let topic = engine.topic("t").create().unwrap();
+        let subscribe = |n| topic.subscription(&format!("s{n}")).create().unwrap();
+        let all: Vec<_> = (0..subscriptions).map(subscribe).collect();
+        for _ in 0..200 {
+            topic.publish_batch((0..100).map(|_| vec![b'x'; 100])).unwrap();
+        }
+        engine.checkpoint().unwrap();
+        for subscription in &all {
+            for _ in 0..20 {
+                let got = subscription.receive_batch(1000, std::time::Duration::ZERO).unwrap();
+                // Too few are dead for a rewrite, and in each segment some are.
+                let acked: Vec<_> = got.iter().filter(|it| it.offset().0 % 5 > 2).collect();
+                subscription.ack_batch(acked).unwrap();
+                std::mem::forget(got);
+            }
+        }
+        let before = super::heap::taken().1;
+        engine.checkpoint().unwrap();
+        super::heap::taken().1 - before
+    };
+    let (few, many) = (of(4), of(24));
+    // Each one's acks are captured, in a chunk of 8 kB.
+    assert!(many - few <= 20 * (64 << 10), "{few} and {many} bytes");
+}
+
 /// Subscriptions that leave a segment behind do not look at each other.
 #[test]
 fn subscriptions_that_catch_up_take_as_many_steps_as_there_are() {

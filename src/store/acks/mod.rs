@@ -9,12 +9,18 @@
 mod chunk;
 mod digits;
 
-use std::collections::{BTreeMap, BTreeSet};
+pub use chunk::{CHUNK_OFFSETS, chunk_ranges};
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use roaring::RoaringBitmap;
 
 use self::{
-    chunk::{CHUNK_OFFSETS, Chunk, chunk_ranges, split},
+    chunk::{Chunk, split},
     digits::{number, put_number},
 };
 use crate::{
@@ -198,15 +204,43 @@ impl AckSet {
         unacked
     }
 
-    /// The acked offsets of one chunk, including offsets below the floor.
-    fn acked_in_chunk(&self, index: u64) -> RoaringBitmap {
-        let below = self.floor.saturating_sub(index * CHUNK_OFFSETS).min(CHUNK_OFFSETS);
-        let mut acked =
-            self.chunks.get(&index).map_or_else(RoaringBitmap::new, |chunk| chunk.acked.clone());
-        if below > 0 {
-            acked.insert_range(0..below as u32);
+    /// How many offsets of a chunk are below the floor.
+    fn below_in(&self, index: u64) -> u32 {
+        self.floor.saturating_sub(index * CHUNK_OFFSETS).min(CHUNK_OFFSETS) as u32
+    }
+
+    /// How many offsets of a part of a chunk are acked.
+    fn count_in_chunk(&self, index: u64, lows: Range<u32>) -> u64 {
+        let below = self.below_in(index).clamp(lows.start, lows.end);
+        let above = self.chunks.get(&index);
+        let above = above.map_or(0, |chunk| chunk.acked.range_cardinality(below..lows.end));
+        u64::from(below - lows.start) + above
+    }
+
+    /// Leaves of some offsets of a chunk those that are acked, too. `None` stands for all of them.
+    pub fn also_acked(&self, index: u64, lows: &Range<u32>, acked: &mut Option<RoaringBitmap>) {
+        if self.below_in(index) >= lows.end {
+            return;
         }
-        acked
+        let also = self.acked_in_chunk(index);
+        match acked {
+            Some(acked) => *acked &= &*also,
+            none => *none = Some(also.into_owned()),
+        }
+    }
+
+    /// The acked offsets of one chunk, including offsets below the floor.
+    fn acked_in_chunk(&self, index: u64) -> Cow<'_, RoaringBitmap> {
+        let below = self.below_in(index);
+        let found = self.chunks.get(&index).map(|chunk| &chunk.acked);
+        if below == 0
+            && let Some(acked) = found
+        {
+            return Cow::Borrowed(acked);
+        }
+        let mut acked = found.cloned().unwrap_or_default();
+        acked.insert_range(0..below);
+        Cow::Owned(acked)
     }
 
     /// How often the delivery of an offset has failed.
@@ -401,6 +435,11 @@ fn changing<'a>(
     chunk
 }
 
+/// How many chunks a range of offsets touches.
+pub fn chunks_of(range: OffsetRange) -> u64 {
+    range.end.0.div_ceil(CHUNK_OFFSETS).saturating_sub(range.start.0 / CHUNK_OFFSETS)
+}
+
 /// How many offsets of a range all cursors have acked. Without a cursor no consumer waits for a message,
 /// so all offsets count as acked.
 pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
@@ -410,15 +449,28 @@ pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
     let below = Offset(lowest).clamp(range.start, range.end);
     let mut count = range.start.to(below).len();
     for (index, lows) in chunk_ranges(below.to(range.end)) {
-        audit::step();
-        // If one cursor has nothing acked in the chunk, no message of it is acked by all.
+        audit::steps(cursors.len() as u64);
+        if let [acks] = cursors {
+            count += acks.count_in_chunk(index, lows);
+            continue;
+        }
+        // If one cursor has nothing acked in the chunk, no message of it is acked by all. One whose floor is behind the chunk
+        // says nothing.
         let touched =
             |acks: &&AckSet| acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index);
-        if cursors.iter().all(touched) {
-            let bitmaps = cursors.iter().map(|acks| acks.acked_in_chunk(index));
-            let acked = bitmaps.reduce(|a, b| a & b).expect("there is a cursor");
-            count += acked.range_cardinality(lows);
+        if !cursors.iter().all(touched) {
+            continue;
         }
+        let mut partly = cursors.iter().filter(|acks| acks.below_in(index) < lows.end);
+        let Some(first) = partly.next() else {
+            count += u64::from(lows.end - lows.start);
+            continue;
+        };
+        let mut acked = first.acked_in_chunk(index);
+        for acks in partly {
+            *acked.to_mut() &= &*acks.acked_in_chunk(index);
+        }
+        count += acked.range_cardinality(lows);
     }
     count
 }
