@@ -162,4 +162,6 @@ pub mod sim {
     #[doc(hidden)]
     pub use crate::audit::{take_longest_holds, take_steps};
     pub use crate::disk::sim::SimDisk;
+    #[doc(hidden)]
+    pub use crate::engine::rest;
 }

@@ -54,6 +54,7 @@ mod switch {
         JournalIsNotSyncedBeforeTheMetalog, MetalogIsNotSynced, MetalogNameIsNotSynced,
         MetalogIsNamedEarly, MetalogBelievesTheCache, OldestMetalogWins,
         SegmentsAreRemovedEarly, DeletedLogsAreRemovedEarly,
+        PartFreesWhatIsNotMoved, LaterPartGoesFirst, MergedFilesGoEarly,
         ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
         AppendsBehindTheFilesEnd, BlockIsNotVerified,
         // State.

@@ -30,6 +30,8 @@ pub use consume::{
     watch::ThresholdWatch,
     worker::{Worker, WorkerBuilder},
 };
+#[cfg(feature = "sim")]
+pub use open::rest;
 pub use options::Options;
 pub use queue::{Queue, QueueBuilder, Redrive, Redriven};
 pub use runtime::histogram::{Latencies, Latency};

@@ -215,3 +215,16 @@ fn prepare_dir(disk: &dyn Disk, root: &Path) -> Result<()> {
         _ => Err(Error::io(error, "the store's directory cannot be made", root)),
     })
 }
+
+/// Does what the checkpointer does once nobody has committed anything for [`idle_after`](crate::Options::idle_after). On the
+/// simulated disk there is no such thread.
+///
+/// # Errors
+///
+/// Those of [`Engine::checkpoint`].
+#[cfg(feature = "sim")]
+pub fn rest(engine: &Engine) -> Result<()> {
+    let committer = engine.committer();
+    let tail = committer.lock_open("idle checkpoint")?.store.journal.tail();
+    threads::idle_round(committer, tail)
+}

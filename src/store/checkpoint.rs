@@ -22,6 +22,7 @@ use std::mem;
 use super::{
     Store,
     capture::Captured,
+    files::SMALL_FILES,
     leftovers::sweep,
     state::{DeletedLogs, State},
 };
@@ -128,6 +129,8 @@ pub struct Work {
     pub upto: Lsn,
     /// Whether segments may be rewritten.
     pub may_rewrite: bool,
+    /// Whether it is one of several parts.
+    pub is_part: bool,
     /// Whether it looks for dead segments.
     pub judges: bool,
     /// Whether the store is idle.
@@ -232,6 +235,10 @@ impl Store {
             return vec![extent];
         }
         ends.push(end);
+        if seeded!(LaterPartGoesFirst) {
+            // It leaves what stands before it to the part that comes now.
+            ends.swap(0, 1);
+        }
         let part = |(n, upto)| Extent::Part { upto, is_first: n == 0 };
         ends.into_iter().enumerate().map(part).collect()
     }
@@ -273,6 +280,7 @@ impl Store {
             slice: self.config.slice,
             upto,
             may_rewrite,
+            is_part: matches!(extent, Extent::Part { .. }),
             judges,
             is_idle,
             rewritten: 0,
@@ -358,7 +366,9 @@ impl Work {
     fn commit_metalog(&mut self, shared: &impl Shared, captured: &Captured) -> Result<MetaWriter> {
         let mut meta = self.meta.take().expect("the capture is in it");
         self.remove_early(shared);
-        let replay_from = if seeded!(ReplayBeginsTooLate) { captured.at } else { self.upto };
+        let is_too_late =
+            seeded!(ReplayBeginsTooLate) || seeded!(PartFreesWhatIsNotMoved) && self.is_part;
+        let replay_from = if is_too_late { captured.at } else { self.upto };
         let committed = meta.commit(replay_from, captured.at, captured.next_id);
         self.may_count = meta.may_count();
         if let Err(error) = committed {
@@ -381,6 +391,11 @@ impl Work {
             let removed = self.changes.values().flat_map(LogChange::removed);
             for segment in removed.filter(|it| it.place == Place::Own) {
                 let _ = segments.disk.remove(&segments.path(segment));
+            }
+        }
+        if seeded!(MergedFilesGoEarly) && self.wasteful.len() >= SMALL_FILES {
+            for number in &self.wasteful {
+                let _ = segments.disk.remove(&segments.layout.segment_file(*number));
             }
         }
         if seeded!(DeletedLogsAreRemovedEarly) {

@@ -59,7 +59,14 @@ impl File {
 impl Files {
     pub fn new(segment_bytes: u64) -> Files {
         let (all, small) = (BTreeMap::new(), BTreeSet::new());
-        Files { all, next: 1, segment_bytes, sparse: BTreeSet::new(), loose: BTreeSet::new(), small }
+        Files {
+            all,
+            next: 1,
+            segment_bytes,
+            sparse: BTreeSet::new(),
+            loose: BTreeSet::new(),
+            small,
+        }
     }
 
     pub fn next(&self) -> u64 {

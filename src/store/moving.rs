@@ -142,6 +142,14 @@ impl Work {
             into.packing.go_on_with(into.open.take());
         }
         let mut at = change.moved;
+        if seeded!(LaterPartGoesFirst) && self.is_part && self.judges {
+            let behind = |store: &Store| store.journal.second_file();
+            let behind = shared.with(|store| behind(store));
+            let found = |store: &Store| {
+                store.state.logs.get(&log).map_or(at, |it| it.tail.first_at_or_behind(behind))
+            };
+            at = at.max(shared.with(|store| found(store))).min(end);
+        }
         let has_turn = has_turn(log, at, into.parts.len());
         change.moved = if seeded!(MovedTooFar) { Offset(end.0 + 1) } else { end };
         while at < end {

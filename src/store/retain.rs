@@ -97,13 +97,7 @@ impl State {
     }
 
     /// Judges some of the segments of a log in which messages became dead, from an offset on.
-    fn judge_some(
-        &mut self,
-        id: LogId,
-        from: Offset,
-        is_idle: bool,
-        judged: &mut Judged,
-    ) -> Next {
+    fn judge_some(&mut self, id: LogId, from: Offset, is_idle: bool, judged: &mut Judged) -> Next {
         let Some(log) = self.logs.get(&id) else { return Next::Nothing };
         let cursors = if log.keeps_acked { 0 } else { log.cursors.len() as u64 };
         let sets = if cursors > CHUNKS_AT_ONCE { Vec::new() } else { self.ack_sets(log) };

@@ -146,6 +146,8 @@ pub enum Action {
         moments: u8,
         how: How,
     },
+    /// The store is idle for long.
+    Rest,
     /// Lets all leases run out.
     LeasesEnd,
     /// Lets a quarter of a lease pass: some leases run out, some messages are due, some times to live are
@@ -311,6 +313,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         8 => Just(TimePasses),
         2 => Just(Sync),
         4 => Just(Checkpoint),
+        2 => Just(Rest),
         3 => Just(Reopen),
         3 => Just(Kill),
         3 => Just(PowerCut),

@@ -106,6 +106,15 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
+/// A beginning with as many small segment files as a store keeps: the next checkpoint makes one of them.
+fn many_small_files() -> Vec<Action> {
+    let rounds = (0..9u8).flat_map(|round| {
+        let send = Action::Send { queue: round % 3, messages: 1, bytes: 10, how: How::Sync };
+        [send, Action::Checkpoint]
+    });
+    (0..3).map(Action::CreateQueue).chain(rounds).collect()
+}
+
 /// Random case number `n` of a seed.
 pub fn random(seed: u64, n: u64) -> Random {
     let mut bytes = [0; 32];
@@ -126,7 +135,7 @@ pub fn random(seed: u64, n: u64) -> Random {
         durability: if n % 3 == 2 { Durability::Buffered } else { Durability::Sync },
         io: if n % 4 == 3 { IoMode::Calls } else { IoMode::Map },
         pessimal: n % 5 < 2,
-        setup: Vec::new(),
+        setup: if n % 8 == 5 { many_small_files() } else { Vec::new() },
         actions,
         one_in,
         effort: Effort { survivors: 4, recovery_one_in: 10, damage_one_in: 4 },

@@ -1,6 +1,7 @@
 //! How the costs of Posthouse grow with the number of things: see `README.md`.
 
 mod cost;
+mod plot;
 mod probe;
 mod rows;
 mod table;
@@ -36,6 +37,12 @@ struct Arguments {
     /// Where the stores are made. By default, in the directory for temporary files.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Measures nothing, and draws the table in a Markdown file as an SVG.
+    #[arg(long, value_name = "SVG", requires = "table")]
+    plot: Option<PathBuf>,
+    /// The file with the table for `--plot`.
+    #[arg(long, value_name = "FILE", requires = "plot")]
+    table: Option<PathBuf>,
     /// Measures one row at one size, and prints its cost for the program that has started this one.
     #[arg(long, hide = true, num_args = 2)]
     child: Option<Vec<String>>,
@@ -55,6 +62,9 @@ fn act(arguments: &Arguments) -> Result<()> {
     if arguments.list {
         ROWS.iter().for_each(|row| println!("{:20} {}", row.name, row.title));
         return Ok(());
+    }
+    if let (Some(svg), Some(table)) = (&arguments.plot, &arguments.table) {
+        return plot::draw(table, svg);
     }
     let dir = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
     if let Some([name, size]) = arguments.child.as_deref() {

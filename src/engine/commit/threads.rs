@@ -190,7 +190,7 @@ fn full_disk_round(committer: &Committer) -> Result<()> {
 /// become long. So a store that is left alone is small, and opens soon.
 ///
 /// It goes on for as long as each checkpoint leaves something to the next one, and nobody calls.
-pub(super) fn idle_round(committer: &Committer, tail: Lsn) -> Result<()> {
+pub fn idle_round(committer: &Committer, tail: Lsn) -> Result<()> {
     let mut made = None;
     loop {
         let extent = {

@@ -48,7 +48,9 @@ struct Hot<F: Fn(&mut Store)> {
 }
 
 impl<F: Fn(&mut Store)> Hot<F> {
-    fn new(store: Store, change: F) -> Hot<F> {
+    fn new(mut store: Store, change: F) -> Hot<F> {
+        // There is work for a checkpoint.
+        store.state.reclaimable = true;
         let store = RefCell::new(store);
         Hot { store, change, longest: Cell::new(0), accesses: Cell::new(0) }
     }
@@ -153,6 +155,7 @@ fn a_capture_beside_a_cursor_with_many_chunks_has_short_slices() {
         };
         let hot = Hot::new(store, change);
         store::checkpoint(&hot, Extent::Nothing, true).expect("the disk is well");
+        assert!(hot.accesses.get() > count as u64 / SLICE as u64);
         hot.longest.get()
     };
     let (few, many) = (of(400), of(4000));
@@ -177,11 +180,8 @@ fn a_capture_of_many_segments_of_which_many_are_gone_takes_as_many_steps_as_ther
         // The file of the metalog begins anew after an open, with everything.
         let mut store = quiet.store.into_inner();
         store.meta.writer = None;
-        let bases: Vec<OffsetRange> = store.state.logs[&queue]
-            .segments
-            .values()
-            .map(|it| it.base.to(it.end))
-            .collect();
+        let bases: Vec<OffsetRange> =
+            store.state.logs[&queue].segments.values().map(|it| it.base.to(it.end)).collect();
         assert!(bases.len() as u64 >= count, "{}", bases.len());
         for range in bases.iter().step_by(2) {
             ack(&mut store, CursorId(queue.0), *range);

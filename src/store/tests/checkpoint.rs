@@ -177,7 +177,8 @@ fn contents(store: &mut Store) -> BTreeMap<u64, String> {
 }
 
 fn extent(n: u64) -> Extent {
-    [Extent::All, Extent::Older, Extent::All, Extent::Nothing][(n % 4) as usize]
+    let all = [Extent::All, Extent::Older, Extent::All, Extent::Nothing, Extent::Idle];
+    all[(n % 5) as usize]
 }
 
 #[test]

@@ -71,6 +71,7 @@ impl Driver<'_> {
             Action::TimePasses => self.time_passes(MOMENT),
             Action::Sync
             | Action::Checkpoint
+            | Action::Rest
             | Action::Reopen
             | Action::Kill
             | Action::PowerCut
@@ -97,6 +98,10 @@ impl Driver<'_> {
                 self.durably(synced)
             }
             Action::Checkpoint => self.checkpoint(),
+            Action::Rest => {
+                let rested = posthouse::sim::rest(self.engine());
+                self.outcome(rested)
+            }
             Action::Reopen if self.doomed => Ok(Some(())),
             Action::Reopen => {
                 self.reopen();

@@ -3,9 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use super::super::threads::idle_round;
-use crate::{
-    Engine, Queue, config::Config, disk::sim::SimDisk, engine::consume::calls::Consuming,
-};
+use crate::{Engine, Queue, config::Config, disk::sim::SimDisk, engine::consume::calls::Consuming};
 
 const SEGMENT: u64 = 64 << 10;
 const PAYLOAD: usize = 200;
@@ -102,7 +100,7 @@ fn an_idle_store_has_at_most_twice_its_live_bytes_and_one_segment() {
         fill(&queue, 20_000);
         idle.engine.checkpoint().expect("the disk is well");
         let live = ack_but(&queue, 20_000, |offset| offset.is_multiple_of(one_in));
-        assert_eq!(live, 20_000 / one_in);
+        assert_eq!(live, 20_000_u64.div_ceil(one_in));
         idle.assert_small(&format!("one in {one_in}"), live, 1);
         drop((queue, idle.engine));
         idle.disk.kill();

@@ -1,15 +1,27 @@
 //! Producers are slowed down while the journal is long.
 
 use std::{
+    path::Path,
     pin::pin,
-    sync::mpsc,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     task::{Context, Waker},
     thread,
     time::Duration,
 };
 
 use super::{config, open};
-use crate::{Engine, Queue, config::Config, disk::sim::SimDisk};
+use crate::{
+    Engine, Queue,
+    config::Config,
+    disk::{
+        sim::SimDisk,
+        witness::{Witness, WitnessedDisk},
+    },
+};
 
 const JOURNAL_BYTES: u64 = 1 << 20;
 
@@ -113,5 +125,74 @@ fn a_thread_owes_nothing_for_a_message_that_becomes_a_dead_letter() {
         let letters = engine.queue("tried.dead").open().expect("it was created beside its queue");
         assert_eq!(letters.depth().expect("it is open"), 1);
     });
+    engine.close().expect("the disk is well");
+}
+
+/// Holds the checkpointer at the sync of the metalog in the second part of a checkpoint.
+#[derive(Default)]
+struct Gate {
+    /// How many parts have come to their sync, once there is one to be held.
+    parts: AtomicUsize,
+    is_closed: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn close(&self, is_closed: bool) {
+        self.parts.store(0, Ordering::SeqCst);
+        *self.is_closed.lock().expect("no panic") = is_closed;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self, when: &str, call: &str, path: &Path) {
+        let is_metalog = path.extension().is_some_and(|it| it == "meta");
+        if (when, call, is_metalog) == ("before", "sync", true) {
+            let part = 1 + self.parts.fetch_add(1, Ordering::SeqCst);
+            let mut is_closed = self.is_closed.lock().expect("no panic");
+            while *is_closed && part > 1 {
+                is_closed = self.changed.wait(is_closed).expect("no panic");
+            }
+        }
+    }
+}
+
+/// They waited until all of a long journal was moved.
+#[test]
+fn who_meets_the_wall_goes_on_after_the_first_part_of_a_checkpoint() {
+    let gate = Arc::new(Gate::default());
+    let seen = Arc::clone(&gate);
+    let witness = Witness::new(move |when, call, path| {
+        seen.pass(when, call, path);
+        Ok(())
+    });
+    let disk = SimDisk::new(1);
+    let disk = Arc::new(WitnessedDisk::new(Arc::new(disk.process()), witness));
+    let file = JOURNAL_BYTES / 16;
+    let config = Config { journal_bytes: JOURNAL_BYTES, journal_file_bytes_max: file, ..config() };
+    let engine = Engine::open_on(disk, Path::new("store"), config, true).expect("it is well");
+    let queue = engine.queue("q").create().expect("the disk is well");
+    engine.checkpoint().expect("the disk is well");
+    let (tell, told) = mpsc::channel();
+    without_checkpoints(&engine, || {
+        gate.close(true);
+        fill(&engine, &queue, 2 * JOURNAL_BYTES - 40_000);
+        let producers = [queue.clone(), queue.clone()];
+        for producer in producers {
+            let tell = tell.clone();
+            thread::spawn(move || {
+                // Together they have not enough room before the wall.
+                for _ in 0..4 {
+                    producer.send(vec![7; 10_000]).expect("there is space");
+                }
+                let _ = tell.send(());
+            });
+        }
+    });
+    for _ in 0..2 {
+        // It is a guard: whoever waits for the second part waits for ever.
+        told.recv_timeout(Duration::from_secs(60)).expect("the first part made room");
+    }
+    assert!(gate.parts.load(Ordering::SeqCst) <= 2, "only the first part was made");
+    gate.close(false);
     engine.close().expect("the disk is well");
 }
