@@ -219,7 +219,8 @@ impl Options {
         /// ```
         sync_interval: Duration;
         /// Sets after how long without a commit the store is idle: from 1 ms to a year, 10 s by default. An idle store
-        /// gives back the space of messages that are gone, and is checkpointed if its journal is long, so it opens soon.
+        /// gives back the space of messages that are gone, until at most as many of them are in its segments as messages
+        /// that live, and is checkpointed if its journal is long, so it opens soon.
         /// Whoever wants a disk that is never used by itself says a year.
         ///
         /// ```

@@ -10,6 +10,11 @@
 //! or a few times that, however much there is to capture.
 //!
 //! The entry of an entity stands before the entries of its logs and cursors: its deletion finds them by it.
+//!
+//! A deletion is said twice, in two captures. If the place with one of them is damaged, salvage still knows that the entity was
+//! deleted, and does not bring it back.
+
+use std::collections::BTreeSet;
 
 use super::{
     Store,
@@ -37,6 +42,8 @@ pub struct Walk {
     place: Option<Place>,
     /// Entities from here on were created meanwhile, so they are listed.
     end: EntityId,
+    /// Deletions that are said again.
+    gone: BTreeSet<EntityId>,
     /// The most entries of a slice.
     most: usize,
     pass: Pass,
@@ -119,9 +126,12 @@ impl Store {
             self.state.changed.clock = self.state.clock.is_some();
             Place { entity: EntityId(0), partition: 0, part: Part::Entity }
         });
+        // A metalog that begins anew names no entity that is gone.
+        let mut gone = std::mem::take(&mut self.state.changed.gone);
+        gone.retain(|_| !is_full);
         let (changed, end) = (&self.state.changed, self.state.catalog.next_id);
         let (listings, entities) = (changed.listings, changed.entities.len());
-        Walk { place, end, most, pass: Pass::default(), passes: 0, listings, entities }
+        Walk { place, end, gone, most, pass: Pass::default(), passes: 0, listings, entities }
     }
 
     /// Captures a slice. If nothing more is to be captured, returns the instant, and the deleted logs that the
@@ -135,6 +145,11 @@ impl Store {
         walk.begin_slice(&state.changed);
         let mut slice = Slice { entries: Vec::new(), passed: 0, most: walk.most, changes };
         slice.take_entities(state);
+        while slice.has_room()
+            && let Some(id) = walk.gone.pop_first()
+        {
+            slice.entries.push(MetaEntry::EntityGone(id));
+        }
         if state.changed.entities.is_empty() {
             if let Some(place) = &mut walk.place {
                 while slice.has_room() && place.step(state, walk.end, &mut slice) {}
@@ -149,7 +164,7 @@ impl Store {
         walk.end_slice(&state.changed);
         let entries = slice.entries;
         audit::steps(entries.len() as u64);
-        let ends = walk.place.is_none() && state.changed.is_captured();
+        let ends = walk.place.is_none() && walk.gone.is_empty() && state.changed.is_captured();
         let captured = ends.then(|| {
             let captured = Captured { at: self.journal.tail(), next_id: state.catalog.next_id };
             (captured, std::mem::take(&mut state.deleted_logs))
@@ -179,7 +194,10 @@ impl Slice<'_> {
             match state.catalog.get(id) {
                 Some(entity) => self.entries.push(MetaEntry::Entity(entity.clone())),
                 None if seeded!(DeletionIsNotCaptured) => {}
-                None => self.entries.push(MetaEntry::EntityGone(id)),
+                None => {
+                    self.entries.push(MetaEntry::EntityGone(id));
+                    state.changed.gone.insert(id);
+                }
             }
         }
         if std::mem::take(&mut state.changed.clock) && !seeded!(ClockIsNotCaptured) {

@@ -22,6 +22,8 @@ use crate::{
 pub struct Changed {
     /// Entities that were created, changed or deleted since they were captured.
     pub entities: BTreeSet<EntityId>,
+    /// Entities whose deletion the last capture has. The next one says it again.
+    pub gone: BTreeSet<EntityId>,
     /// Whether the clocks were recorded since they were captured.
     pub clock: bool,
     logs: VecDeque<LogId>,

@@ -9,8 +9,8 @@ const PANEL: (f64, f64) = (300.0, 210.0);
 /// The part of a panel in which the lines are.
 const AREA: (f64, f64, f64, f64) = (52.0, 42.0, 288.0, 176.0);
 const HEAD: f64 = 40.0;
-/// Times from a microsecond to ten seconds, as powers of ten.
-const TIMES: (f64, f64) = (-6.0, 1.0);
+/// Times from a microsecond to 100 seconds, as powers of ten.
+const TIMES: (f64, f64) = (-6.0, 2.0);
 /// The most letters in a line of a title.
 const LETTERS: usize = 46;
 
@@ -22,7 +22,7 @@ const STYLE: &str = "\
 .back { fill: #0d1117 } .text { fill: #e6edf3 } .grid { stroke: #30363d } .linear { stroke: #8b949e }
 .cpu { stroke: #58a6ff; fill: #58a6ff } .stall { stroke: #f0883e; fill: #f0883e }
 }
-polyline, .linear { fill: none } polyline { stroke-width: 2 } .grid { stroke-width: 1 } .linear { stroke-dasharray: 3 4 }
+polyline.cpu, polyline.stall, .linear { fill: none } polyline { stroke-width: 2 } .grid { stroke-width: 1 } .linear { stroke-dasharray: 3 4 }
 </style>
 ";
 
@@ -42,7 +42,8 @@ struct Point {
 
 /// Draws the table that is in a Markdown file.
 pub fn draw(table: &Path, into: &Path) -> Result<()> {
-    let text = fs::read_to_string(table).map_err(|error| format!("{}: {error}", table.display()))?;
+    let text =
+        fs::read_to_string(table).map_err(|error| format!("{}: {error}", table.display()))?;
     let panels = panels(&text);
     if panels.is_empty() {
         return Err(format!("{} has no table of this program", table.display()).into());
@@ -54,7 +55,8 @@ pub fn draw(table: &Path, into: &Path) -> Result<()> {
 /// The rows of the table, in its order.
 fn panels(text: &str) -> Vec<Panel> {
     let mut panels: Vec<Panel> = Vec::new();
-    let lines = text.lines().skip_while(|line| *line != crate::table::HEAD.lines().next().unwrap_or(""));
+    let lines =
+        text.lines().skip_while(|line| *line != crate::table::HEAD.lines().next().unwrap_or(""));
     for line in lines.take_while(|line| line.starts_with('|')) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [title, size, _, cpu, stall, ..] = cells[..] else { continue };
@@ -141,13 +143,16 @@ fn put_panel(svg: &mut String, panel: &Panel) {
     for power in TIMES.0 as i32..=TIMES.1 as i32 {
         let at = y(10f64.powi(power));
         put(svg, format_args!("<path class=\"grid\" d=\"M{left} {at:.1} H{right}\"/>"));
-        let label = ["1 µs", "", "", "1 ms", "", "", "1 s", ""][(power + 6) as usize];
+        let label = ["1 µs", "", "", "1 ms", "", "", "1 s", "", "100 s"][(power + 6) as usize];
         put_text(svg, (left - 6.0, at + 4.0), "end", label);
     }
-    for point in &panel.points {
+    for (n, point) in panel.points.iter().enumerate() {
         let at = x(point.size);
         put(svg, format_args!("<path class=\"grid\" d=\"M{at:.1} {top} V{bottom}\"/>"));
-        put_text(svg, (at.min(right - 10.0), bottom + 16.0), "middle", &grouped(point.size));
+        // The last one does not reach into the next panel.
+        let is_last = n + 1 == panel.points.len();
+        let (at, anchor) = if is_last { (right + 6.0, "end") } else { (at, "middle") };
+        put_text(svg, (at, bottom + 16.0), anchor, &grouped(point.size));
     }
     if let Some((size, cpu)) = panel.points.iter().find_map(|it| Some((it.size, it.cpu?))) {
         let end = 10f64.powf(high);

@@ -8,14 +8,12 @@
 
 mod chunk;
 mod digits;
+mod joint;
 
 pub use chunk::{CHUNK_OFFSETS, chunk_ranges};
+pub use joint::{acked_by_all, chunks_of};
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use roaring::RoaringBitmap;
 
@@ -202,45 +200,6 @@ impl AckSet {
             }
         }
         unacked
-    }
-
-    /// How many offsets of a chunk are below the floor.
-    fn below_in(&self, index: u64) -> u32 {
-        self.floor.saturating_sub(index * CHUNK_OFFSETS).min(CHUNK_OFFSETS) as u32
-    }
-
-    /// How many offsets of a part of a chunk are acked.
-    fn count_in_chunk(&self, index: u64, lows: Range<u32>) -> u64 {
-        let below = self.below_in(index).clamp(lows.start, lows.end);
-        let above = self.chunks.get(&index);
-        let above = above.map_or(0, |chunk| chunk.acked.range_cardinality(below..lows.end));
-        u64::from(below - lows.start) + above
-    }
-
-    /// Leaves of some offsets of a chunk those that are acked, too. `None` stands for all of them.
-    pub fn also_acked(&self, index: u64, lows: &Range<u32>, acked: &mut Option<RoaringBitmap>) {
-        if self.below_in(index) >= lows.end {
-            return;
-        }
-        let also = self.acked_in_chunk(index);
-        match acked {
-            Some(acked) => *acked &= &*also,
-            none => *none = Some(also.into_owned()),
-        }
-    }
-
-    /// The acked offsets of one chunk, including offsets below the floor.
-    fn acked_in_chunk(&self, index: u64) -> Cow<'_, RoaringBitmap> {
-        let below = self.below_in(index);
-        let found = self.chunks.get(&index).map(|chunk| &chunk.acked);
-        if below == 0
-            && let Some(acked) = found
-        {
-            return Cow::Borrowed(acked);
-        }
-        let mut acked = found.cloned().unwrap_or_default();
-        acked.insert_range(0..below);
-        Cow::Owned(acked)
     }
 
     /// How often the delivery of an offset has failed.
@@ -433,44 +392,4 @@ fn changing<'a>(
         changed.insert(index);
     }
     chunk
-}
-
-/// How many chunks a range of offsets touches.
-pub fn chunks_of(range: OffsetRange) -> u64 {
-    range.end.0.div_ceil(CHUNK_OFFSETS).saturating_sub(range.start.0 / CHUNK_OFFSETS)
-}
-
-/// How many offsets of a range all cursors have acked. Without a cursor no consumer waits for a message,
-/// so all offsets count as acked.
-pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
-    let Some(lowest) = cursors.iter().map(|acks| acks.floor).min() else {
-        return range.len();
-    };
-    let below = Offset(lowest).clamp(range.start, range.end);
-    let mut count = range.start.to(below).len();
-    for (index, lows) in chunk_ranges(below.to(range.end)) {
-        audit::steps(cursors.len() as u64);
-        if let [acks] = cursors {
-            count += acks.count_in_chunk(index, lows);
-            continue;
-        }
-        // If one cursor has nothing acked in the chunk, no message of it is acked by all. One whose floor is behind the chunk
-        // says nothing.
-        let touched =
-            |acks: &&AckSet| acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index);
-        if !cursors.iter().all(touched) {
-            continue;
-        }
-        let mut partly = cursors.iter().filter(|acks| acks.below_in(index) < lows.end);
-        let Some(first) = partly.next() else {
-            count += u64::from(lows.end - lows.start);
-            continue;
-        };
-        let mut acked = first.acked_in_chunk(index);
-        for acks in partly {
-            *acked.to_mut() &= &*acks.acked_in_chunk(index);
-        }
-        count += acked.range_cardinality(lows);
-    }
-    count
 }

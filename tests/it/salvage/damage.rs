@@ -291,3 +291,39 @@ fn a_consumer_whose_attempts_are_lost_is_uncertain() {
     }
     assert!(tally.named > 100, "{tally:?}");
 }
+
+/// One damaged place of the metalog brought a deleted queue back.
+#[test]
+fn a_deleted_queue_stays_deleted_whichever_place_of_the_metalog_is_damaged() {
+    let disk = SimDisk::new(1);
+    let engine = options().sim(&disk).open("store").unwrap();
+    let [stays, goes] = ["stays", "goes"].map(|name| engine.queue(name).create().unwrap());
+    // The file of the metalog begins without them.
+    for queue in [&stays, &goes] {
+        queue.send_batch(["1", "2"]).unwrap();
+        engine.checkpoint().unwrap();
+    }
+    engine.queue("goes").delete().unwrap();
+    for n in 3..6 {
+        engine.checkpoint().unwrap();
+        stays.send(format!("{n}")).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    drop((stays, goes, engine));
+    disk.kill();
+    let is_meta = |path: &PathBuf| path.extension().is_some_and(|it| it == "meta");
+    let meta = disk.files().into_iter().rfind(is_meta).unwrap();
+    let whole = disk.content(&meta).unwrap();
+    let mut damaged_places = 0;
+    for at in (64..whole.len()).step_by(8) {
+        let disk = disk.fork(1);
+        let mut content = whole.clone();
+        content[at] ^= 1;
+        disk.plant(&meta, Some(content));
+        let report = options().sim(&disk).salvage("store", "to").unwrap();
+        damaged_places += usize::from(!report.problems.is_empty());
+        let found = dumped(&disk, "to").unwrap();
+        assert!(found.queues.keys().all(|name| name == "stays"), "{at}: {:?}", found.queues.keys());
+    }
+    assert!(damaged_places > 10, "{damaged_places} damaged places");
+}
