@@ -4,7 +4,7 @@
 //! Invariants: a log or a cursor whose flag `dirty` is set is in its list. A list may also name what was deleted or
 //! captured meanwhile; that is passed over. A log with messages in the journal that no checkpoint moved is in
 //! `unmoved`. A log with a segment in which messages became dead, since that segment was judged, is in `suspects`.
-//! `wasteful` may also name segments that are gone.
+//! `wasteful` names segments until they leave their files.
 
 use std::{
     collections::{BTreeSet, VecDeque},

@@ -101,6 +101,7 @@ impl Store {
         for segment in segments {
             audit::step();
             self.cache.forget(segment);
+            self.state.changed.stays(segment.log, segment.base, false);
             if self.files.leave(segment) {
                 garbage.push(self.segments.path(segment));
             }
