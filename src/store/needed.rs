@@ -58,9 +58,6 @@ fn acked_by_all_in_slices(
     let (mut acked, mut from) = (None, Some(CursorId(0)));
     while let Some(at) = from {
         from = shared.with(|store| store.state.also_acked(log, (index, lows), at, &mut acked));
-        if acked.as_ref().is_some_and(|acked| acked.range_cardinality(lows.clone()) == 0) {
-            break;
-        }
     }
     acked.unwrap_or_else(|| {
         let mut all = RoaringBitmap::new();
@@ -133,6 +130,10 @@ impl State {
         for cursor in some.inspect(|_| audit::step()) {
             if let Some(acks) = self.cursors.get(cursor).and_then(Cursor::acks) {
                 acks.also_acked(index, lows, acked);
+            }
+            if acked.as_ref().is_some_and(|acked| acked.range_cardinality(lows.clone()) == 0) {
+                // The others add nothing to this.
+                return None;
             }
         }
         log.cursors.get(first + LOOKED_AT_ONCE).copied()
