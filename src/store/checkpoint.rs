@@ -366,9 +366,11 @@ impl Work {
     fn commit_metalog(&mut self, shared: &impl Shared, captured: &Captured) -> Result<MetaWriter> {
         let mut meta = self.meta.take().expect("the capture is in it");
         self.remove_early(shared);
-        let is_too_late =
-            seeded!(ReplayBeginsTooLate) || seeded!(PartFreesWhatIsNotMoved) && self.is_part;
-        let replay_from = if is_too_late { captured.at } else { self.upto };
+        let replay_from = match self.is_part {
+            _ if seeded!(ReplayBeginsTooLate) => captured.at,
+            true if seeded!(PartFreesWhatIsNotMoved) => captured.at,
+            _ => self.upto,
+        };
         let committed = meta.commit(replay_from, captured.at, captured.next_id);
         self.may_count = meta.may_count();
         if let Err(error) = committed {

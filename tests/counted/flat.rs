@@ -226,7 +226,7 @@ fn a_checkpoint_of_a_topic_takes_as_many_steps_as_it_has_messages_and_subscripti
 fn a_rewrite_of_a_topic_takes_as_many_steps_as_it_has_messages_and_subscriptions() {
     assert_follows(30, |subscriptions| {
         let crowd = Crowd::new(subscriptions);
-        let stays = |offset: u64| offset % 8 == 0;
+        let stays = |offset: u64| offset.is_multiple_of(8);
         (0..400).for_each(|_| _ = crowd.topic.publish("news").unwrap());
         crowd.engine.checkpoint().unwrap();
         for n in 0..subscriptions {
