@@ -323,7 +323,12 @@ fn a_deleted_queue_stays_deleted_whichever_place_of_the_metalog_is_damaged() {
         let report = options().sim(&disk).salvage("store", "to").unwrap();
         damaged_places += usize::from(!report.problems.is_empty());
         let found = dumped(&disk, "to").unwrap();
-        assert!(found.queues.keys().all(|name| name == "stays"), "{at}: {:?}", found.queues.keys());
+        // The other one may lose its name.
+        let names: Vec<_> = found.queues.keys().map(String::as_str).collect();
+        assert!(
+            ["stays", "salvaged-queue-1"].iter().any(|it| [*it] == names[..]),
+            "{at}: {names:?}"
+        );
     }
     assert!(damaged_places > 10, "{damaged_places} damaged places");
 }
