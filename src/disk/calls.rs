@@ -5,6 +5,29 @@ use std::{io, sync::Arc};
 
 use super::{Bounds, DiskFile, LateSlice, Purpose, Slice, UnreadSlice, Window};
 
+const WHY: &str = "frames are in the order of their commits, so one is written under the core";
+
+/// Parts that wait have no more bytes than this.
+const GATHERED_BYTES_MAX: usize = 64 << 10;
+
+/// Parts that are written together.
+struct Gathered<'a> {
+    file: &'a dyn DiskFile,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Gathered<'_> {
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.bytes.is_empty() {
+            self.file.write_at(self.at, &self.bytes)?;
+            self.at += self.bytes.len() as u64;
+            self.bytes.clear();
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 pub struct CallsWindow {
     file: Arc<dyn DiskFile>,
@@ -22,10 +45,34 @@ impl CallsWindow {
 impl Window for CallsWindow {
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let end = self.bounds.write_end(at, bytes.len())?;
-        let _may = audit::Unchecked::begin(
-            "frames are in the order of their commits, so one is written under the core",
-        );
+        let _may = audit::Unchecked::begin(WHY);
         self.file.write_at(at, bytes)?;
+        self.bounds.written = end;
+        Ok(())
+    }
+
+    /// Small parts are gathered. Large ones are written as they are, so that no memory is needed for a second copy.
+    fn write_parts(
+        &mut self,
+        at: u64,
+        len: usize,
+        parts: &mut dyn Iterator<Item = &[u8]>,
+    ) -> io::Result<()> {
+        let end = self.bounds.write_end(at, len)?;
+        let _may = audit::Unchecked::begin(WHY);
+        let mut gathered = Gathered { file: &*self.file, at, bytes: Vec::new() };
+        for part in parts {
+            if gathered.bytes.len() + part.len() > GATHERED_BYTES_MAX {
+                gathered.flush()?;
+            }
+            if part.len() > GATHERED_BYTES_MAX {
+                self.file.write_at(gathered.at, part)?;
+                gathered.at += part.len() as u64;
+            } else {
+                gathered.bytes.extend_from_slice(part);
+            }
+        }
+        gathered.flush()?;
         self.bounds.written = end;
         Ok(())
     }

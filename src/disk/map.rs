@@ -310,6 +310,27 @@ impl Written {
     }
 }
 
+/// A part of a window that is about to be written.
+#[derive(Debug)]
+pub struct Ahead {
+    region: Arc<Region>,
+    start: usize,
+    len: usize,
+}
+
+impl Ahead {
+    /// Makes the pages ready for writes. Else each of them is made ready when it is first written to, which takes several
+    /// times as long. The next sync writes all of them back.
+    pub fn make_ready(&self) {
+        // This is a hint. It stores nothing, so a failure does no harm.
+        #[cfg(target_os = "linux")]
+        let _ =
+            self.region.map.advise_range(memmap2::Advice::PopulateWrite, self.start, self.len);
+        #[cfg(not(target_os = "linux"))]
+        let _ = (&self.region, self.start, self.len);
+    }
+}
+
 /// A window through a map.
 #[derive(Debug)]
 pub struct MapWindow {
@@ -373,6 +394,19 @@ impl Window for MapWindow {
         Ok(())
     }
 
+    fn write_parts(
+        &mut self,
+        mut at: u64,
+        _len: usize,
+        parts: &mut dyn Iterator<Item = &[u8]>,
+    ) -> io::Result<()> {
+        for part in parts {
+            self.write(at, part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice> {
         let start = usize::try_from(at).ok();
         let slice = start.and_then(|start| Slice::mapped(&self.region, start, len));
@@ -392,6 +426,13 @@ impl Window for MapWindow {
         // This is a hint, too. It stores nothing, so a failure does no harm.
         #[cfg(target_os = "linux")]
         let _ = self.region.map.advise(memmap2::Advice::PopulateWrite);
+    }
+
+    fn ahead(&self, at: u64, len: u64) -> Option<Ahead> {
+        let start = usize::try_from(at).ok()? / PAGE_BYTES * PAGE_BYTES;
+        let end = usize::try_from(at.saturating_add(len)).ok()?.min(self.region.map.len());
+        let len = end.checked_sub(start)?;
+        Some(Ahead { region: Arc::clone(&self.region), start, len })
     }
 
     fn written(&self, from: u64) -> Option<Written> {

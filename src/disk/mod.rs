@@ -18,7 +18,7 @@ pub mod witness;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
-pub use map::{Share, Shares, Slice, Written};
+pub use map::{Ahead, Share, Shares, Slice, Written};
 
 use crate::ids::Timestamp;
 
@@ -142,6 +142,17 @@ pub enum Purpose {
 pub trait Window: Send + Sync + fmt::Debug {
     /// Writes at a position behind everything written so far. Skipping bytes is fine.
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Writes parts that follow each other, as [`write`](Window::write) writes one. `len` is the length of all.
+    fn write_parts(
+        &mut self,
+        at: u64,
+        len: usize,
+        parts: &mut dyn Iterator<Item = &[u8]>,
+    ) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(len);
+        parts.for_each(|part| bytes.extend_from_slice(part));
+        self.write(at, &bytes)
+    }
     /// The bytes at a position, all of them written before.
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice>;
     /// The bytes at a position, all of them written before. Without a map they are not read yet, because the
@@ -154,6 +165,10 @@ pub trait Window: Send + Sync + fmt::Debug {
     /// Asks the system to make all pages of the window ready for writes. The next sync of the file writes all of
     /// them back, even the pages without writes.
     fn warm(&self) {}
+    /// The pages that `len` bytes from a position on are going to take up. `None` if there is no map.
+    fn ahead(&self, _at: u64, _len: u64) -> Option<Ahead> {
+        None
+    }
     /// The part that was written from a position on, to be taken out of the map before a sync. `None` if
     /// there is no map.
     fn written(&self, _from: u64) -> Option<Written> {

@@ -238,6 +238,16 @@ impl Window for WitnessedWindow {
         self.witness.sees("write", &path, || self.window.write(at, bytes))
     }
 
+    fn write_parts(
+        &mut self,
+        at: u64,
+        len: usize,
+        parts: &mut dyn Iterator<Item = &[u8]>,
+    ) -> io::Result<()> {
+        let path = locked(&self.place).clone();
+        self.witness.sees("write", &path, || self.window.write_parts(at, len, parts))
+    }
+
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice> {
         self.window.slice(at, len)
     }

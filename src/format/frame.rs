@@ -3,7 +3,10 @@
 //! A frame repeats its own position, and its checksum covers that position. So a frame that is left over from an earlier
 //! use of a file, or that was written to the wrong place, never verifies. `docs/FORMAT.md` has the table under "Frames".
 
-use super::wire::{ALIGN, Bytes, Decoded, Malformed, Seed, aligned};
+use super::{
+    encoded::EncodedRuns,
+    wire::{ALIGN, Bytes, Decoded, Malformed, Seed, aligned},
+};
 use crate::ids::Lsn;
 
 /// Bytes of a frame before its payload.
@@ -103,7 +106,35 @@ pub fn begin_frame(out: &mut Vec<u8>) {
 #[inline]
 pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn, seed: Seed) {
     let end = out.len();
-    let payload_len = u32::try_from(end - FRAME_HEADER_BYTES).expect("commits are below 4 GiB");
+    put_header(out, end - FRAME_HEADER_BYTES, kind, lsn, watermark);
+    let checksum = seed.checksum(&out[4..end]);
+    out[..4].copy_from_slice(&checksum.to_le_bytes());
+    let padding = aligned(end as u64) as usize - end;
+    out.extend_from_slice(&[0; ALIGN as usize][..padding]);
+}
+
+/// Finishes a frame of which `out` is only the begin: `rest` stands behind it. The padding that follows the rest is not
+/// written here. Returns the length of the frame with its padding.
+pub fn finish_split_frame(
+    out: &mut [u8],
+    rest: &EncodedRuns,
+    lsn: Lsn,
+    watermark: Lsn,
+    seed: Seed,
+) -> u64 {
+    let end = out.len() + rest.len();
+    put_header(out, end - FRAME_HEADER_BYTES, FrameKind::Commit, lsn, watermark);
+    let mut sum = seed.begin();
+    sum.add(&out[4..]);
+    rest.add_to(&mut sum);
+    out[..4].copy_from_slice(&sum.checksum().to_le_bytes());
+    aligned(end as u64)
+}
+
+/// Fills in the header, all but the checksum.
+#[inline]
+fn put_header(out: &mut [u8], payload_len: usize, kind: FrameKind, lsn: Lsn, watermark: Lsn) {
+    let payload_len = u32::try_from(payload_len).expect("commits are below 4 GiB");
     // The distance is rounded up, and is `FAR` if it does not fit. So the stored watermark may be lower
     // than the real one, but never higher.
     let distance = (lsn.0 - watermark.0).div_ceil(ALIGN);
@@ -114,8 +145,4 @@ pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn
     header[8..16].copy_from_slice(&lsn.0.to_le_bytes());
     header[16..20].copy_from_slice(&distance.to_le_bytes());
     header[20] = kind as u8;
-    let checksum = seed.checksum(&out[4..end]);
-    out[..4].copy_from_slice(&checksum.to_le_bytes());
-    let padding = aligned(end as u64) as usize - end;
-    out.extend_from_slice(&[0; ALIGN as usize][..padding]);
 }

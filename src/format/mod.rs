@@ -8,6 +8,7 @@ pub mod block;
 pub mod clock;
 pub mod commit;
 pub mod delay_index;
+pub mod encoded;
 pub mod entity;
 pub mod frame;
 #[cfg(any(test, fuzzing))]

@@ -3,7 +3,7 @@
 
 use super::{
     record::{RecordSpans, take_record},
-    wire::{Bytes, Decoded, Head, Malformed},
+    wire::{Bytes, Decoded, Head, Malformed, NUMBER_CEILING},
 };
 use crate::{
     config::RUN_MESSAGES_MAX,
@@ -103,16 +103,42 @@ pub fn begin_run(
     count: usize,
     timestamp: Timestamp,
 ) -> usize {
+    out.extend_from_slice(head(log, first, count, timestamp).bytes());
+    let length_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    length_at
+}
+
+#[inline]
+fn head(log: LogId, first: Offset, count: usize, timestamp: Timestamp) -> Head {
     debug_assert!((1..=RUN_MESSAGES_MAX).contains(&count));
     let mut head = Head::new(KIND);
     head.varint(log.0);
     head.varint(first.0);
     head.varint(count as u64);
     head.varint(timestamp.0);
-    out.extend_from_slice(head.bytes());
-    let length_at = out.len();
-    out.extend_from_slice(&[0; 4]);
-    length_at
+    head
+}
+
+/// The most bytes of a run before its records, whatever its first offset is.
+pub(super) fn head_len_max(log: LogId, count: usize, timestamp: Timestamp) -> usize {
+    head(log, Offset(NUMBER_CEILING), count, timestamp).bytes().len() + 4
+}
+
+/// Writes what stands before the records of a run, so that it ends where `room` ends. Returns the place in `room` where it
+/// begins.
+pub(super) fn put_head_before(
+    room: &mut [u8],
+    (log, first, count): (LogId, Offset, usize),
+    timestamp: Timestamp,
+    body_len: usize,
+) -> usize {
+    let head = head(log, first, count, timestamp);
+    let length_at = room.len() - 4;
+    let at = length_at - head.bytes().len();
+    room[at..length_at].copy_from_slice(head.bytes());
+    room[length_at..].copy_from_slice(&(body_len as u32).to_le_bytes());
+    at
 }
 
 /// Writes the length of the run once all records are appended. Returns the place where the first record begins.

@@ -236,10 +236,45 @@ impl Seed {
         Seed(hasher.finalize())
     }
 
+    /// Begins a checksum that is made in parts.
+    #[inline]
+    pub fn begin(self) -> Sum {
+        Sum(crc32fast::Hasher::new_with_initial(self.0))
+    }
+
     #[inline]
     pub fn checksum(self, bytes: &[u8]) -> u32 {
         let mut hasher = crc32fast::Hasher::new_with_initial(self.0);
         hasher.update(bytes);
         hasher.finalize()
+    }
+}
+
+/// A checksum that is made in parts. The sum of bytes can be made before the bytes in front of them are known.
+#[derive(Clone, Debug)]
+pub struct Sum(crc32fast::Hasher);
+
+impl Sum {
+    /// The sum of bytes that stand behind others.
+    pub fn of(bytes: &[u8]) -> Sum {
+        let mut sum = Sum(crc32fast::Hasher::new());
+        sum.add(bytes);
+        sum
+    }
+
+    /// Adds the bytes that follow.
+    #[inline]
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Adds the bytes that follow, by their sum.
+    pub fn append(&mut self, sum: &Sum) {
+        self.0.combine(&sum.0);
+    }
+
+    #[inline]
+    pub fn checksum(self) -> u32 {
+        self.0.finalize()
     }
 }

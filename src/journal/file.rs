@@ -43,6 +43,19 @@ impl JournalFile {
             .map_err(|error| Error::io(error, "a frame cannot be written", &self.path).at(at))
     }
 
+    /// Writes a frame that consists of parts.
+    pub fn write_parts(
+        &mut self,
+        lsn: Lsn,
+        len: usize,
+        parts: &mut dyn Iterator<Item = &[u8]>,
+    ) -> Result<()> {
+        let at = lsn.0 - self.header.start.0;
+        self.window
+            .write_parts(at, len, parts)
+            .map_err(|error| Error::io(error, "a frame cannot be written", &self.path).at(at))
+    }
+
     /// The part of this file that was written from a position on.
     pub fn written(&self, from: Lsn) -> Option<Written> {
         self.window.written(from.0.saturating_sub(self.header.start.0))

@@ -1,6 +1,6 @@
 //! The journal: one endless sequence of frames, stored in a sequence of files.
 //!
-//! `writer.rs` appends, `supply.rs` makes files, `recover.rs` reads the journal at open, and `survey.rs` reads a
+//! `append.rs` appends, `writer.rs` knows the files, `supply.rs` makes files, `recover.rs` reads the journal at open, and `survey.rs` reads a
 //! damaged one. The journal has no thread of its own. Work that waits for the disk is a *job*, which the caller runs
 //! without holding the journal.
 //!
@@ -8,6 +8,7 @@
 //! Nothing is ever appended to a file of an earlier epoch. A sync covers everything before the position that it then
 //! reports as durable.
 
+mod append;
 mod file;
 mod found;
 mod frame_space;

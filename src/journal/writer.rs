@@ -14,7 +14,7 @@ use crate::{
     disk::DiskFile,
     error::{Error, ErrorKind, Result},
     format::{
-        frame::{FRAME_HEADER_BYTES, FrameKind, begin_frame, finish_frame},
+        frame::{FRAME_HEADER_BYTES, FrameKind, begin_frame},
         journal::{JournalHeader, Link},
         wire::aligned,
     },
@@ -55,10 +55,10 @@ pub struct Journal {
     /// Whether the file before the current one was filled without a sync.
     is_hurried: bool,
     bytes_behind: u64,
-    tail: Lsn,
+    pub(super) tail: Lsn,
     /// The end of the last frame that is a commit.
-    content_tail: Lsn,
-    durable: Lsn,
+    pub(super) content_tail: Lsn,
+    pub(super) durable: Lsn,
 }
 
 impl Journal {
@@ -179,7 +179,7 @@ impl Journal {
     }
 
     #[inline]
-    fn current(&mut self) -> &mut JournalFile {
+    pub(super) fn current(&mut self) -> &mut JournalFile {
         self.files.back_mut().expect("a journal has a file")
     }
 
@@ -206,7 +206,7 @@ impl Journal {
     }
 
     #[inline]
-    fn fits(&mut self, frame: u64, urgency: Urgency) -> bool {
+    pub(super) fn fits(&mut self, frame: u64, urgency: Urgency) -> bool {
         let has_next = self.next.is_some();
         let tail = self.tail.0;
         let current = self.current();
@@ -234,38 +234,6 @@ impl Journal {
         self.is_hurried = self.syncs == 0;
         self.syncs = 0;
         self.files.push_back(next);
-        Ok(())
-    }
-
-    /// Appends the frame that was begun in `frame`. There must be space for it. Returns its position.
-    #[inline]
-    pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<Lsn> {
-        let lsn = self.put(frame, FrameKind::Commit)?;
-        self.content_tail = self.tail;
-        Ok(lsn)
-    }
-
-    #[inline]
-    fn put(&mut self, frame: &mut Vec<u8>, kind: FrameKind) -> Result<Lsn> {
-        let durable = if seeded!(WatermarkIsNeverMoved) { Lsn(0) } else { self.durable };
-        let lsn = self.tail;
-        let watermark = if seeded!(WatermarkClaimsTheTail) { lsn } else { durable };
-        let current = self.current();
-        finish_frame(frame, kind, lsn, watermark, current.seed);
-        current.write(lsn, frame)?;
-        self.tail = Lsn(lsn.0 + frame.len() as u64);
-        Ok(lsn)
-    }
-
-    /// Writes a frame with the durable watermark. With it, recovery tells damage to the last commits from a torn
-    /// tail.
-    pub fn mark(&mut self, kind: FrameKind) -> Result<()> {
-        debug_assert!(matches!(kind, FrameKind::Watermark | FrameKind::Close));
-        if self.fits(FRAME_HEADER_BYTES as u64, Urgency::Freeing) {
-            let mut frame = Vec::new();
-            begin_frame(&mut frame);
-            self.put(&mut frame, kind)?;
-        }
         Ok(())
     }
 

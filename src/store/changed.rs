@@ -108,6 +108,13 @@ impl Changed {
         }
     }
 
+    /// Takes back the first run of a log that no checkpoint moved: its commit was not made.
+    pub fn never_arrived(&mut self, log: &mut Log) {
+        if let Some(lsn) = log.unmoved_from.take() {
+            self.unmoved.remove(&(lsn, log.id));
+        }
+    }
+
     #[cold]
     fn list_unmoved(&mut self, log: &mut Log, lsn: Lsn) {
         log.unmoved_from = Some(lsn);

@@ -200,9 +200,7 @@ impl Store {
         }
         let lsn = self.journal.append(&mut self.draft.frame)?;
         self.apply(ops, lsn).expect("the operations were checked before");
-        if self.draft.frame.capacity() > DRAFT_BYTES_KEPT {
-            self.draft.frame = Vec::new();
-        }
+        shrink(&mut self.draft.frame);
         Ok(Receipt { end: self.journal.tail() })
     }
 
@@ -229,7 +227,7 @@ impl Store {
     /// the order of the frame gives, because a change can only refer to a new message that stands
     /// before it in the frame.
     #[inline]
-    fn apply(&mut self, ops: &[Op<'_>], lsn: Lsn) -> Result<(), Malformed> {
+    pub(super) fn apply(&mut self, ops: &[Op<'_>], lsn: Lsn) -> Result<(), Malformed> {
         let Store { draft, state, .. } = self;
         audit::steps((draft.deferred.len() + ops.len()) as u64);
         for run in &draft.runs {
@@ -265,7 +263,7 @@ impl Store {
     }
 
     #[inline]
-    fn journal_is_full(&self, urgency: Urgency) -> bool {
+    pub(super) fn journal_is_full(&self, urgency: Urgency) -> bool {
         let most = match urgency {
             Urgency::Ordinary => 2 * self.config.journal_bytes,
             Urgency::Freeing if self.may_outgrow => return false,
@@ -281,7 +279,15 @@ impl Store {
     }
 }
 
-fn too_large(bytes: usize, most: u64) -> Error {
+/// Frees a large buffer.
+#[inline]
+pub(super) fn shrink(frame: &mut Vec<u8>) {
+    if frame.capacity() > DRAFT_BYTES_KEPT {
+        *frame = Vec::new();
+    }
+}
+
+pub(super) fn too_large(bytes: usize, most: u64) -> Error {
     let what =
         format!("a commit has {bytes} bytes; at most {most} are configured (commit_bytes_max)");
     Error::new(ErrorKind::TooLarge, what)

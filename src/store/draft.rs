@@ -225,15 +225,7 @@ impl Draft {
             let run = begin_run(&mut self.frame, log, first, messages.len(), now.stamp);
             let mut is_plain = true;
             for message in messages {
-                if message.headers().any(|(name, _)| name.is_empty()) {
-                    return Err(Error::invalid("header", "a header without a name"));
-                }
-                let record = RecordParts::with_time_to_live(message, now);
-                let weight = record.weight();
-                if weight > bytes_max && !message.is_moved() {
-                    return Err(message_too_large(weight, bytes_max));
-                }
-                is_plain &= record.put(&mut self.frame, now.stamp);
+                is_plain &= put_message(&mut self.frame, message, bytes_max, now)?;
             }
             let body = finish_run(&mut self.frame, run);
             let end = Offset(first.0 + messages.len() as u64);
@@ -243,6 +235,26 @@ impl Draft {
         }
         Ok(())
     }
+}
+
+/// Checks a message, and appends its record. Returns whether its life begins at the time of the run around it, and has no
+/// end of its own.
+#[inline]
+pub fn put_message(
+    out: &mut Vec<u8>,
+    message: &Message<'_>,
+    bytes_max: u64,
+    now: Now,
+) -> Result<bool> {
+    if message.headers().any(|(name, _)| name.is_empty()) {
+        return Err(Error::invalid("header", "a header without a name"));
+    }
+    let record = RecordParts::with_time_to_live(message, now);
+    let weight = record.weight();
+    if weight > bytes_max && !message.is_moved() {
+        return Err(message_too_large(weight, bytes_max));
+    }
+    Ok(record.put(out, now.stamp))
 }
 
 /// Checks that the entity, the log or the cursor of a change exists.

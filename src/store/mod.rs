@@ -9,6 +9,7 @@
 //! message between a cursor's floor and its log's end, and 12 bytes per run in the journal.
 
 mod acks;
+mod batch;
 mod cache;
 mod capture;
 mod catalog;
@@ -37,6 +38,7 @@ pub mod tests;
 mod together;
 
 pub use acks::AckSet;
+pub use batch::{Batch, BatchArrivals, BatchedMessage};
 pub use cache::SegmentSource;
 pub use catalog::{LogName, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};

@@ -3,7 +3,7 @@
 //! It has one entry of 12 bytes per run, so the journal's length bounds its size. It is not stored.
 //! Recovery builds it again from the journal.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
 use crate::{
     audit,
@@ -49,6 +49,21 @@ impl Chunk {
     }
 }
 
+/// Memory for new runs of one log. To make it takes longer than to use it, so it is made before the store is locked.
+#[derive(Debug)]
+pub struct Spare {
+    chunks: VecDeque<Chunk>,
+    runs: Vec<Entry>,
+}
+
+impl Spare {
+    /// Memory for so many runs.
+    pub fn of(runs: usize) -> Spare {
+        let runs = Vec::with_capacity(runs.min(CHUNK_RUNS));
+        Spare { chunks: VecDeque::with_capacity(1), runs }
+    }
+}
+
 /// The runs of one log that are in the journal only, without gaps between them.
 #[derive(Debug, Default)]
 pub struct Tail {
@@ -72,6 +87,20 @@ impl Tail {
     /// messages.
     #[inline]
     pub fn push(&mut self, run: RunPlace, end: Offset, lives: Lives) {
+        self.push_into(run, end, lives, &mut Vec::new());
+    }
+
+    /// As [`push`](Tail::push), into memory that was made before.
+    #[inline]
+    pub fn push_with(&mut self, run: RunPlace, end: Offset, lives: Lives, spare: &mut Spare) {
+        if self.chunks.capacity() == 0 {
+            mem::swap(&mut self.chunks, &mut spare.chunks);
+        }
+        self.push_into(run, end, lives, &mut spare.runs);
+    }
+
+    #[inline]
+    fn push_into(&mut self, run: RunPlace, end: Offset, lives: Lives, spare: &mut Vec<Entry>) {
         debug_assert_eq!(run.first, self.end);
         self.end = end;
         let len = run.len as u32;
@@ -84,8 +113,26 @@ impl Tail {
             chunk.lives.add(lives);
             return;
         }
-        let runs = vec![Entry { offset: 0, lsn: 0, len }];
+        let mut runs = mem::take(spare);
+        if runs.capacity() == 0 {
+            runs.reserve_exact(1);
+        }
+        runs.push(Entry { offset: 0, lsn: 0, len });
         self.chunks.push_back(Chunk { first: run.first.0, lsn: run.lsn.0, runs, lives });
+    }
+
+    /// Takes back the runs from an offset on.
+    pub fn cut(&mut self, end: Offset) {
+        while let Some(chunk) = self.chunks.back_mut() {
+            if chunk.first < end.0 {
+                let behind = |run: &Entry| chunk.first + u64::from(run.offset) < end.0;
+                let kept = chunk.runs.partition_point(behind);
+                chunk.runs.truncate(kept);
+                break;
+            }
+            self.chunks.pop_back();
+        }
+        self.end = end;
     }
 
     /// The chunks from the one that holds an offset on: where each ends, and the lives of its messages.

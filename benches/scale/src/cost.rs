@@ -1,8 +1,11 @@
 //! What a call costs.
 
 use std::{
+    error::Error,
     fs, io,
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -75,6 +78,25 @@ impl Bench {
             ..Cost::default()
         };
         self.add_space(&mut cost)?;
+        Ok(cost)
+    }
+
+    /// As [`measure`](Bench::measure). The memory is the most that the process had during the call.
+    pub fn measure_peak(&self, act: impl FnOnce(&Engine) -> Result<()>) -> Result<Cost> {
+        let stop = AtomicBool::new(false);
+        let (mut cost, peak) = thread::scope(|scope| {
+            let peak = scope.spawn(|| {
+                let mut peak = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    peak = memory().unwrap_or(0).max(peak);
+                }
+                peak
+            });
+            let cost = self.measure(act);
+            stop.store(true, Ordering::Relaxed);
+            Ok::<_, Box<dyn Error>>((cost?, peak.join().map_err(|_| "the thread panicked")?))
+        })?;
+        cost.memory = peak.saturating_sub(self.memory);
         Ok(cost)
     }
 

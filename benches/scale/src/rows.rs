@@ -117,6 +117,18 @@ pub const ROWS: &[Row] = &[
         run: pressure,
     },
     Row {
+        name: "beside",
+        title: "a producer of 1 KiB messages, as fast as it can for 5 s, beside N queues of one message",
+        sizes: [100, 1_000, 10_000],
+        run: beside,
+    },
+    Row {
+        name: "message",
+        title: "a message of N bytes: sent, moved by a checkpoint, received, acked",
+        sizes: [160 << 10, 1600 << 10, 16_000 << 10],
+        run: message,
+    },
+    Row {
         name: "straggler",
         title: "N messages of 1 KiB, all but one in 10,000 acked, after 12 s idle",
         sizes: [10_000, 100_000, 1_000_000],
@@ -350,6 +362,31 @@ fn pressure(path: &Path, size: u64) -> Result<Cost> {
         Ok(())
     })?;
     Ok(cost)
+}
+
+fn beside(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queues = make_queues(&bench.engine, size)?;
+    queues.iter().try_for_each(|queue| queue.send(payload(100)).map(drop))?;
+    let fast = bench.engine.queue("fast").create()?;
+    bench.measure(|_| {
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            fast.send(payload(1024))?;
+        }
+        Ok(())
+    })
+}
+
+fn message(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queue = bench.engine.queue("q").create()?;
+    let message = payload(size as usize);
+    bench.measure_peak(|engine| {
+        queue.send(message)?;
+        engine.checkpoint()?;
+        Ok(queue.try_receive()?.ok_or("nothing came")?.ack()?)
+    })
 }
 
 fn straggler(path: &Path, size: u64) -> Result<Cost> {

@@ -1,12 +1,12 @@
 //! Appends messages to one log: the plain case of sending.
 
-use super::committer::Committer;
+use super::{batch::is_batch, committer::Committer};
 use crate::{
     engine::core::commit::Receipt,
     error::Result,
     ids::{LogId, Now, Offset},
     message::Message,
-    store::Op,
+    store::{BatchedMessage, Op},
 };
 
 impl Committer {
@@ -33,6 +33,11 @@ impl Committer {
         now: impl Fn(&Committer) -> Now,
         may: impl Fn() -> bool,
     ) -> Result<(Option<Offset>, Receipt)> {
+        if is_batch(messages.iter())
+            && let Some(appended) = self.append_batch(operation, log, messages, &now, &may)?
+        {
+            return Ok(appended);
+        }
         self.transact(operation, |core| {
             if !may() {
                 return Ok((None, Receipt::NOTHING));
@@ -43,6 +48,29 @@ impl Committer {
             }
             let receipt = core.commit(&[Op::Append { log, messages, delay_ms: 0 }], now(self))?;
             Ok((Some(core.first_placed()), receipt))
+        })
+    }
+
+    /// Appends messages that are encoded before the core is locked. `None` if they have to be appended in the ordinary way.
+    #[cold]
+    fn append_batch(
+        &self,
+        operation: &'static str,
+        log: LogId,
+        messages: &[Message<'_>],
+        now: &impl Fn(&Committer) -> Now,
+        may: &impl Fn() -> bool,
+    ) -> Result<Option<(Option<Offset>, Receipt)>> {
+        // The messages of topics and queues may expire. A stream's time has no even time of its own.
+        let of = |message| BatchedMessage { log, message, keeps_acked: false };
+        let of: Vec<BatchedMessage<'_>> = messages.iter().map(of).collect();
+        let mut batch = self.encode(&of, now(self))?;
+        self.commit_batch(operation, &mut batch, |core, batch| {
+            if !may() {
+                return Ok(None);
+            }
+            let receipt = core.commit_batch(&[], batch)?;
+            Ok(Some((Some(batch.first()), receipt)))
         })
     }
 }

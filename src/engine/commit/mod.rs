@@ -6,6 +6,7 @@
 mod alone;
 pub mod append;
 pub mod asking;
+pub mod batch;
 pub mod checkpoint;
 pub mod committer;
 pub mod dead_letters;

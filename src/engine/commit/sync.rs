@@ -22,6 +22,7 @@ use crate::{
     ids::Lsn,
     journal::SyncJob,
     prims::AtomicU64,
+    store::BatchArrivals,
 };
 
 /// How far the journal is durable, and the threads and tasks that wait for it.
@@ -179,6 +180,7 @@ impl<S: Synced> Drop for Leading<'_, S> {
 pub struct JournalSync {
     /// `None` if there is nothing to sync.
     job: Option<SyncJob>,
+    batches: Vec<BatchArrivals>,
     fresh: Vec<Fresh>,
 }
 
@@ -193,30 +195,32 @@ impl Committer {
 
 impl Synced for Committer {
     type Job = JournalSync;
-    type Effects = Effects;
+    type Effects = (Effects, Vec<BatchArrivals>);
 
     fn begin_sync(&self, covers: impl FnOnce(Lsn)) -> JournalSync {
         let mut core = self.lock("begin a sync");
         covers(core.store.journal.tail());
-        JournalSync { job: core.store.journal.begin_sync(), fresh: core.begin_visibility() }
+        let (fresh, batches) = core.begin_visibility();
+        JournalSync { job: core.store.journal.begin_sync(), fresh, batches }
     }
 
     fn run_sync(&self, sync: &JournalSync) -> Result<bool> {
         sync.job.as_ref().map_or(Ok(false), |job| job.run().map(|()| true))
     }
 
-    fn finish_sync(&self, sync: JournalSync, publish: impl FnOnce(Lsn)) -> Effects {
+    fn finish_sync(&self, sync: JournalSync, publish: impl FnOnce(Lsn)) -> Self::Effects {
         let mut core = self.lock("finish a sync");
         if let Some(job) = &sync.job {
             core.store.journal.finish_sync(job);
         }
         publish(core.store.journal.durable());
         core.finish_visibility(sync.fresh);
-        core.into_effects()
+        (core.into_effects(), sync.batches)
     }
 
-    fn run_effects(&self, effects: Effects) {
+    fn run_effects(&self, (effects, batches): Self::Effects) {
         effects.run_or_hold(&self.flusher);
+        batches.iter().for_each(|batch| self.note_batch(batch));
     }
 
     fn poison(&self, error: &Error) {

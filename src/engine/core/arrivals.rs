@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     format::entity::Entity,
     ids::{CursorId, EntityId, LogId, Lsn, Offset},
+    store::{Batch, BatchArrivals},
     stream::recent::Recent,
 };
 
@@ -76,6 +77,32 @@ impl Core {
         }
     }
 
+    /// Keeps a batch that was committed for the sync that makes it visible, if consumers see only what is durable.
+    pub(super) fn hide_batch(&mut self, batch: &Batch) {
+        if self.arrivals.hides_unsynced {
+            self.arrivals.batches.push(batch.arrivals());
+        }
+    }
+
+    /// Notes some of the logs of a batch that was committed, and wakes their waiters. If the messages are not visible yet,
+    /// the sync wakes the waiters again.
+    ///
+    /// No waiter sleeps on: one that looked before the commit waits in the watch by now, and one that looks later finds
+    /// the messages. A reader of many partitions finds them once they are noted here, and it is woken after that.
+    pub fn note_batch(&mut self, logs: &[(LogId, u64)]) {
+        let Core { arrivals, effects, .. } = self;
+        for (log, messages) in logs {
+            audit::step();
+            let Some(watched) = arrivals.watches.get(log) else { continue };
+            if let Some((stream, partition)) = watched.partition
+                && let Some(recent) = arrivals.recent.get_mut(&stream)
+            {
+                recent.note(partition);
+            }
+            watched.wake(effects, *messages as usize);
+        }
+    }
+
     /// The partitions of a stream that got records after the first `seen` arrivals, newest first, and how many arrivals
     /// there are by now. The records may not be visible yet.
     pub fn arrivals_since(
@@ -114,8 +141,8 @@ impl Core {
     }
 
     /// Begins a sync: takes the messages that the sync makes visible.
-    pub fn begin_visibility(&mut self) -> Vec<Fresh> {
-        let Arrivals { watches, touched, .. } = &mut self.arrivals;
+    pub fn begin_visibility(&mut self) -> (Vec<Fresh>, Vec<BatchArrivals>) {
+        let Arrivals { watches, touched, batches, .. } = &mut self.arrivals;
         let mut fresh = Vec::with_capacity(touched.len());
         for log in mem::take(touched) {
             audit::step();
@@ -123,7 +150,7 @@ impl Core {
                 fresh.push(Fresh { log, messages: mem::take(&mut watched.fresh) });
             }
         }
-        fresh
+        (fresh, mem::take(batches))
     }
 
     /// Ends a sync: wakes the waiters of the messages that the sync made visible.

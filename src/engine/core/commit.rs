@@ -3,7 +3,7 @@
 use super::Core;
 use crate::{
     ids::{Lsn, Now, Offset},
-    store::{self, Op, Refused, Store},
+    store::{self, Batch, Op, Refused, Store},
 };
 
 /// The position that must become durable before a result is durable.
@@ -59,6 +59,26 @@ impl Core {
             self.note_deferred();
         }
         Ok(receipt)
+    }
+
+    /// Commits a batch, and operations that append nothing, as one frame. The caller then has the batch's messages
+    /// [noted](Core::note_batch), in slices.
+    pub fn commit_batch(&mut self, ops: &[Op<'_>], batch: &mut Batch) -> CommitResult<Receipt> {
+        self.keep_clock(batch.now());
+        let receipt = Receipt::of(self.store.commit_batch(ops, batch)?);
+        self.hide_batch(batch);
+        self.arm_lives();
+        if self.weighs {
+            self.note_weights(ops);
+        }
+        Ok(receipt)
+    }
+
+    /// Whether a batch can be committed as it was encoded: the clock was not set meanwhile, and is not in doubt.
+    pub fn suits(&self, batch: &Batch) -> bool {
+        let now = batch.now();
+        let is_even = !batch.may_expire() || now.even == self.skew().even_of(now.stamp);
+        is_even && now.set.is_none() && !self.doubts_clock()
     }
 
     /// The offset of the first message of the last commit.

@@ -100,6 +100,8 @@ pub struct Core {
     /// The highest lease number of all deleted cursors. A new queue with an old name goes on from it, so that
     /// fencing tokens never go back.
     leases_deleted: u64,
+    /// How often the settings of an open queue or subscription have changed.
+    pub settings_changes: u64,
     /// Whether any queue has a limit in bytes.
     weighs: bool,
     clock: Arc<EvenClock>,
@@ -133,6 +135,7 @@ impl Core {
             lives: Lives::default(),
             room: RoomLook::default(),
             leases_deleted: 0,
+            settings_changes: 0,
             weighs: false,
             clock,
             known_clock,

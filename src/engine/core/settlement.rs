@@ -135,6 +135,11 @@ impl SettlementPlan<'_> {
         ops.extend(self.acks.iter().map(ack));
     }
 
+    /// Whether messages arrive in dead-letter queues.
+    pub fn has_letters(&self) -> bool {
+        !self.letters.is_empty()
+    }
+
     /// Adds the operations for messages that arrive in dead-letter queues.
     pub fn put_letters<'o>(&'o self, ops: &mut Vec<Op<'o>>) {
         ops.extend(self.letters.iter().map(|letter| Op::Append {

@@ -39,10 +39,11 @@ impl Core {
         let info = std::sync::Arc::clone(&consumption.info);
         let Some(rules) = self.rules_of(&info) else { return };
         let end = self.store.bounds(info.log).map_or_else(Default::default, |(_, end)| end);
-        let Core { consumers, effects, weighs, .. } = self;
+        let Core { consumers, effects, weighs, settings_changes, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
         let before = std::mem::replace(&mut consumption.rules, rules);
         info.current.set(rules);
+        *settings_changes += 1;
         if before.is_ordered != rules.is_ordered {
             consumption.groups = rules.is_ordered.then(Groups::default);
         }

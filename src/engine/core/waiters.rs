@@ -7,6 +7,7 @@ use crate::{
     config::Durability,
     engine::runtime::wait::Watch,
     ids::{EntityId, IdMap, LogId},
+    store::BatchArrivals,
     stream::recent::Recent,
 };
 
@@ -18,6 +19,8 @@ pub struct Arrivals {
     pub(super) recent: IdMap<EntityId, Recent>,
     /// Logs whose new messages become visible with the next sync.
     pub(super) touched: Vec<LogId>,
+    /// The messages of batches that become visible with the next sync.
+    pub(super) batches: Vec<BatchArrivals>,
     /// Whether consumers see only durable messages.
     pub(super) hides_unsynced: bool,
 }
@@ -67,6 +70,7 @@ impl Arrivals {
             watches: IdMap::default(),
             recent: IdMap::default(),
             touched: Vec::new(),
+            batches: Vec::new(),
             hides_unsynced: durability == Durability::Sync,
         }
     }

@@ -25,7 +25,7 @@ use crate::{
             Core,
             capacity::{Dropped, Load},
             commit::Receipt,
-            consumption::Origin,
+            consumption::{CursorInfo, Origin},
         },
     },
     error::Result,
@@ -94,6 +94,10 @@ impl Queue {
 
     pub(crate) fn cursor(&self) -> CursorId {
         self.consumer.cursor()
+    }
+
+    pub(crate) fn info(&self) -> &Arc<CursorInfo> {
+        &self.consumer.info
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -1,5 +1,6 @@
 //! Streams: handles, builders, readers and consumer groups.
 
+mod append;
 mod builder;
 mod group;
 mod group_builder;
@@ -31,14 +32,13 @@ pub use self::{
 use crate::{
     config::Durability,
     engine::{
-        commit::{asking::committed, committer::Committer, lifetime::Engine, ticket::Ticket},
-        core::commit::Receipt,
+        commit::{asking::committed, lifetime::Engine, ticket::Ticket},
         runtime::wait::Attempt,
     },
     error::Result,
     format::entity::Entity,
     message::Message,
-    store::{Op, Space},
+    store::Space,
 };
 
 /// A stream: an ordered log that any number of readers read from any point. Records stay until they are
@@ -312,39 +312,6 @@ impl Stream {
         let stream = self.clone();
         committed(self.shape.engine.clone(), self.durability, move || {
             Ok(Attempt::Got(stream.commit(&messages)?))
-        })
-    }
-
-    fn commit_one(&self, message: &Message<'_>) -> Result<(Position, Receipt)> {
-        let partition = self.shape.partition_for(message);
-        let log = self.shape.log(partition);
-        let messages = std::slice::from_ref(message);
-        let committer = self.shape.engine.committer();
-        let (offset, receipt) = committer.append("append", log, messages, Committer::now_plain)?;
-        Ok((Position { partition, offset }, receipt))
-    }
-
-    fn commit(&self, messages: &[Message<'_>]) -> Result<(Vec<Position>, Receipt)> {
-        let shape = &self.shape;
-        let partitions: Vec<u32> = messages.iter().map(|it| shape.partition_for(it)).collect();
-        // Neighbouring records of one partition go into one run.
-        let mut ops = Vec::new();
-        let mut at = 0;
-        for same in partitions.chunk_by(|a, b| a == b) {
-            let messages = &messages[at..at + same.len()];
-            ops.push(Op::Append { log: shape.log(same[0]), messages, delay_ms: 0 });
-            at += same.len();
-        }
-        let committer = shape.engine.committer();
-        committer.transact("append a batch", |core| {
-            if messages.is_empty() {
-                core.bounds(shape.log(0))?;
-                return Ok((Vec::new(), Receipt::NOTHING));
-            }
-            let receipt = core.commit(&ops, committer.now_plain())?;
-            let offsets = core.store.placed().flat_map(|(_, it)| it);
-            let position = |(&partition, offset)| Position { partition, offset };
-            Ok((partitions.iter().zip(offsets).map(position).collect(), receipt))
         })
     }
 

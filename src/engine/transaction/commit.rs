@@ -6,7 +6,7 @@ use super::{Append, Seek, Transaction};
 use crate::{
     audit,
     engine::{
-        commit::asking::committed,
+        commit::{asking::committed, batch::is_batch},
         consume::key_order::check_ordered,
         core::{
             Core,
@@ -21,8 +21,10 @@ use crate::{
     error::Result,
     format::entity::Limit,
     ids::{CursorId, IdMap, LogId, OffsetRange},
-    store::Op,
+    store::{BatchedMessage, Op},
 };
+
+const OPERATION: &str = "commit a transaction";
 
 /// The messages that are dropped from a queue to make capacity.
 struct DroppedFrom {
@@ -44,7 +46,63 @@ impl Transaction {
     }
 
     fn commit_once(&self) -> Result<(Vec<Position>, Receipt)> {
-        self.engine.committer().transact("commit a transaction", |core| self.attempt(core))
+        if is_batch(self.appends.iter().map(|append| &append.message))
+            && let Some(committed) = self.commit_batch()?
+        {
+            return Ok(committed);
+        }
+        self.engine.committer().transact(OPERATION, |core| self.attempt(core))
+    }
+
+    /// Commits with messages that are encoded before the core is locked. `None` if they have to be committed in the ordinary
+    /// way: a queue has rules for messages that it gets.
+    fn commit_batch(&self) -> Result<Option<(Vec<Position>, Receipt)>> {
+        let committer = self.engine.committer();
+        let changes = committer.lock_open(OPERATION)?.settings_changes;
+        if !self.queues.values().all(|info| info.current.takes_plain()) {
+            return Ok(None);
+        }
+        let messages: Vec<BatchedMessage<'_>> = self.appends.iter().map(Append::batched).collect();
+        let added = self.added();
+        let mut batch = committer.encode(&messages, committer.now())?;
+        let committed = committer.commit_batch(OPERATION, &mut batch, |core, batch| {
+            if core.settings_changes != changes {
+                return Ok(None);
+            }
+            let plan = core.plan_settlements(&self.settlements, committer.elapsed())?;
+            if plan.has_letters() {
+                return Ok(None);
+            }
+            let mut ops = Vec::new();
+            plan.put_deferred(&mut ops);
+            plan.put_acks(&mut ops);
+            self.put_seeks(core, &added, &mut ops)?;
+            audit::steps(ops.len() as u64);
+            let receipt = core.commit_batch(&ops, batch)?;
+            core.conclude(&self.settlements, &plan);
+            Ok(Some(((), receipt)))
+        })?;
+        let Some(((), receipt)) = committed else { return Ok(None) };
+        let places = self.appends.iter().zip(batch.offsets());
+        let place =
+            |(append, offset): (&Append, _)| Position { partition: append.partition, offset };
+        Ok(Some((places.map(place).collect(), receipt)))
+    }
+
+    /// Adds the offsets that are set for groups. `added` are the messages that this transaction adds to each log.
+    fn put_seeks(
+        &self,
+        core: &Core,
+        added: &IdMap<LogId, u64>,
+        ops: &mut Vec<Op<'_>>,
+    ) -> Result<()> {
+        for Seek { group, partition, next } in &self.seeks {
+            audit::step();
+            let log = group.shape().log(*partition);
+            let added = added.get(&log).copied().unwrap_or(0);
+            ops.push(group.seek(core, *partition, *next, added)?);
+        }
+        Ok(())
     }
 
     /// Commits as a future. It is ready when the commit is as durable as the transaction asks for. It never blocks its
@@ -91,13 +149,7 @@ impl Transaction {
             }
         }
         plan.put_acks(&mut ops);
-        let added = self.added();
-        for Seek { group, partition, next } in &self.seeks {
-            audit::step();
-            let log = group.shape().log(*partition);
-            let added = added.get(&log).copied().unwrap_or(0);
-            ops.push(group.seek(core, *partition, *next, added)?);
-        }
+        self.put_seeks(core, &self.added(), &mut ops)?;
         for Append { log, message, queue, .. } in &self.appends {
             let messages = slice::from_ref(message);
             let rules = queue.and_then(|queue| rules.get(&queue));
@@ -122,7 +174,7 @@ impl Transaction {
     /// The rules of the queues that messages are sent to, as they are now. Fails if a message does not fit them.
     fn rules(&self, core: &mut Core) -> Result<BTreeMap<CursorId, Rules>> {
         let mut all = BTreeMap::new();
-        for queue in &self.queues {
+        for queue in self.queues.keys() {
             audit::step();
             all.insert(*queue, core.consumption(*queue)?.rules);
         }

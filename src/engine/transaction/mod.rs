@@ -2,7 +2,7 @@
 
 mod commit;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     queue::Queue,
@@ -15,6 +15,7 @@ use crate::{
         commit::{lifetime::Engine, ticket::Ticket},
         consume::delivery::Delivery,
         core::{
+            consumption::CursorInfo,
             dead_letters::NACKED,
             settlement::{Settlement, Settling},
         },
@@ -22,6 +23,7 @@ use crate::{
     error::{Error, Result},
     ids::{CursorId, LogId, Offset},
     message::Message,
+    store::BatchedMessage,
 };
 
 impl Engine {
@@ -47,7 +49,7 @@ impl Engine {
             appends: Vec::new(),
             settlements: Vec::new(),
             seeks: Vec::new(),
-            queues: BTreeSet::new(),
+            queues: BTreeMap::new(),
             durability: self.committer().config.durability,
             failure: None,
         }
@@ -84,7 +86,7 @@ pub struct Transaction {
     settlements: Vec<Settlement<'static>>,
     seeks: Vec<Seek>,
     /// The queues that messages are sent to.
-    queues: BTreeSet<CursorId>,
+    queues: BTreeMap<CursorId, Arc<CursorInfo>>,
     durability: Durability,
     /// The first operation that is not possible.
     failure: Option<Error>,
@@ -98,6 +100,14 @@ struct Append {
     message: Message<'static>,
     /// The queue, if it is sent to one.
     queue: Option<CursorId>,
+    /// Whether it is appended to a stream.
+    is_record: bool,
+}
+
+impl Append {
+    fn batched(&self) -> BatchedMessage<'_> {
+        BatchedMessage { log: self.log, message: &self.message, keeps_acked: self.is_record }
+    }
 }
 
 /// An offset that is committed for a group.
@@ -168,8 +178,9 @@ impl Transaction {
         }
         let (log, cursor, message) = (queue.log(), queue.cursor(), message.into_owned());
         if self.admits(queue.engine()) {
-            self.queues.insert(cursor);
-            self.appends.push(Append { log, partition: 0, message, queue: Some(cursor) });
+            self.queues.entry(cursor).or_insert_with(|| Arc::clone(queue.info()));
+            let queue = Some(cursor);
+            self.appends.push(Append { log, partition: 0, message, queue, is_record: false });
         }
         self
     }
@@ -187,7 +198,8 @@ impl Transaction {
     /// ```
     pub fn publish<'m>(&mut self, topic: &Topic, message: impl Into<Message<'m>>) -> &mut Self {
         let message = message.into().into_owned();
-        let append = Append { log: topic.log(), partition: 0, message, queue: None };
+        let append =
+            Append { log: topic.log(), partition: 0, message, queue: None, is_record: false };
         self.add(topic.engine(), append);
         self
     }
@@ -209,7 +221,8 @@ impl Transaction {
         let partition = shape.partition_for(&message);
         let log = shape.log(partition);
         let message = message.into_owned();
-        self.add(&shape.engine, Append { log, partition, message, queue: None });
+        let append = Append { log, partition, message, queue: None, is_record: true };
+        self.add(&shape.engine, append);
         self
     }
 

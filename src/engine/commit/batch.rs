@@ -1,0 +1,85 @@
+//! Commits of many messages, or of large ones. They are encoded before the core is locked, so other commits do not wait for
+//! that.
+
+use super::committer::Committer;
+use crate::{
+    engine::core::{
+        Core,
+        commit::{CommitResult, Receipt},
+    },
+    error::Result,
+    ids::{LogId, Now},
+    message::Message,
+    store::{Batch, BatchedMessage},
+};
+
+/// So many messages are encoded before the core is locked. Fewer take less time than to lock it once more.
+const BATCH_MESSAGES_MIN: usize = 64;
+/// So many bytes of messages are, too.
+const BATCH_BYTES_MIN: usize = 64 << 10;
+/// Logs whose waiters are woken in one hold of the core.
+const LOGS_AT_ONCE: usize = 256;
+
+/// Whether messages are worth to be encoded before the core is locked. Messages with more than a payload, a key and headers
+/// have changes beside them, which depend on the state.
+#[inline]
+pub fn is_batch<'a>(messages: impl ExactSizeIterator<Item = &'a Message<'a>> + Clone) -> bool {
+    is_much(messages.clone()) && !messages.into_iter().any(Message::has_more)
+}
+
+#[inline]
+fn is_much<'a>(messages: impl ExactSizeIterator<Item = &'a Message<'a>>) -> bool {
+    if messages.len() >= BATCH_MESSAGES_MIN {
+        return true;
+    }
+    let mut bytes = 0;
+    for message in messages {
+        bytes += message.payload().len();
+    }
+    bytes >= BATCH_BYTES_MIN
+}
+
+impl Committer {
+    /// Encodes messages for [`commit_batch`](Committer::commit_batch).
+    pub fn encode(&self, messages: &[BatchedMessage<'_>], now: Now) -> Result<Batch> {
+        Batch::of(&self.config, messages, now)
+    }
+
+    /// Commits a batch: calls `attempt` under the core, and again each time after it made space for the commit. `None` if
+    /// the batch was encoded in vain, because the clock was set or `attempt` has found that something else has changed:
+    /// the caller then commits its messages in the ordinary way.
+    pub fn commit_batch<T>(
+        &self,
+        operation: &'static str,
+        batch: &mut Batch,
+        mut attempt: impl FnMut(&mut Core, &mut Batch) -> CommitResult<Option<(T, Receipt)>>,
+    ) -> Result<Option<(T, Receipt)>> {
+        let (committed, receipt) = loop {
+            let mut pages = None;
+            let (committed, receipt) = self.transact(operation, |core| {
+                pages = core.store.pages_of(batch);
+                if pages.is_some() || !core.suits(batch) {
+                    return Ok((None, Receipt::NOTHING));
+                }
+                let attempted = attempt(core, batch)?;
+                Ok(attempted.map_or((None, Receipt::NOTHING), |(it, receipt)| (Some(it), receipt)))
+            })?;
+            match pages {
+                Some(pages) => pages.make_ready(),
+                None => break (committed, receipt),
+            }
+        };
+        let Some(committed) = committed else { return Ok(None) };
+        self.note_batch(&batch.arrivals());
+        Ok(Some((committed, receipt)))
+    }
+
+    /// Wakes the waiters of the logs of a batch, in slices.
+    pub fn note_batch(&self, logs: &[(LogId, u64)]) {
+        for some in logs.chunks(LOGS_AT_ONCE) {
+            let mut core = self.lock("wake for a batch");
+            core.note_batch(some);
+            self.end_slice(core);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Commits records to the partitions of a stream.
+
+use super::{Position, Stream};
+use crate::{
+    engine::{
+        commit::{batch::is_batch, committer::Committer},
+        core::commit::Receipt,
+    },
+    error::Result,
+    message::Message,
+    store::{BatchedMessage, Op},
+};
+
+impl Stream {
+    pub(super) fn commit_one(&self, message: &Message<'_>) -> Result<(Position, Receipt)> {
+        let partition = self.shape.partition_for(message);
+        let log = self.shape.log(partition);
+        let messages = std::slice::from_ref(message);
+        let committer = self.shape.engine.committer();
+        let (offset, receipt) = committer.append("append", log, messages, Committer::now_plain)?;
+        Ok((Position { partition, offset }, receipt))
+    }
+
+    pub(super) fn commit(&self, messages: &[Message<'_>]) -> Result<(Vec<Position>, Receipt)> {
+        let shape = &self.shape;
+        let partitions: Vec<u32> = messages.iter().map(|it| shape.partition_for(it)).collect();
+        if is_batch(messages.iter())
+            && let Some(committed) = self.commit_batch(messages, &partitions)?
+        {
+            return Ok(committed);
+        }
+        // Neighbouring records of one partition go into one run.
+        let mut ops = Vec::new();
+        let mut at = 0;
+        for same in partitions.chunk_by(|a, b| a == b) {
+            let messages = &messages[at..at + same.len()];
+            ops.push(Op::Append { log: shape.log(same[0]), messages, delay_ms: 0 });
+            at += same.len();
+        }
+        let committer = shape.engine.committer();
+        committer.transact("append a batch", |core| {
+            if messages.is_empty() {
+                core.bounds(shape.log(0))?;
+                return Ok((Vec::new(), Receipt::NOTHING));
+            }
+            let receipt = core.commit(&ops, committer.now_plain())?;
+            let offsets = core.store.placed().flat_map(|(_, it)| it);
+            let position = |(&partition, offset)| Position { partition, offset };
+            Ok((partitions.iter().zip(offsets).map(position).collect(), receipt))
+        })
+    }
+
+    /// Appends records that are encoded before the core is locked. `None` if they have to be appended in the ordinary way.
+    fn commit_batch(
+        &self,
+        messages: &[Message<'_>],
+        partitions: &[u32],
+    ) -> Result<Option<(Vec<Position>, Receipt)>> {
+        let (shape, committer) = (&self.shape, self.shape.engine.committer());
+        let of = |(message, partition): (_, &u32)| BatchedMessage {
+            log: shape.log(*partition),
+            message,
+            keeps_acked: true,
+        };
+        let records: Vec<BatchedMessage<'_>> = messages.iter().zip(partitions).map(of).collect();
+        let mut batch = committer.encode(&records, committer.now_plain())?;
+        let committed = committer.commit_batch("append a batch", &mut batch, |core, batch| {
+            Ok(Some(((), core.commit_batch(&[], batch)?)))
+        })?;
+        let Some(((), receipt)) = committed else { return Ok(None) };
+        let places = partitions.iter().zip(batch.offsets());
+        let place = |(partition, offset): (&u32, _)| Position { partition: *partition, offset };
+        Ok(Some((places.map(place).collect(), receipt)))
+    }
+}

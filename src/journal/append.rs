@@ -1,0 +1,80 @@
+//! Appends frames to the journal's current file.
+
+use super::{frame_space::Urgency, writer::Journal};
+use crate::{
+    disk::Ahead,
+    error::Result,
+    format::{
+        encoded::EncodedRuns,
+        frame::{FRAME_HEADER_BYTES, FrameKind, begin_frame, finish_frame, finish_split_frame},
+        wire::ALIGN,
+    },
+    ids::Lsn,
+};
+
+/// Other commits may come before a frame whose pages are made ready.
+const AHEAD_BYTES: u64 = 64 << 10;
+
+impl Journal {
+    /// Appends the frame that was begun in `frame`. There must be space for it. Returns its position.
+    #[inline]
+    pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<Lsn> {
+        let lsn = self.put(frame, FrameKind::Commit)?;
+        self.content_tail = self.tail;
+        Ok(lsn)
+    }
+
+    /// Appends a frame that was begun in `begin`, and goes on with `rest`. There must be space for it. Returns its position.
+    pub fn append_split(&mut self, begin: &mut [u8], rest: &EncodedRuns) -> Result<Lsn> {
+        let (lsn, watermark) = (self.tail, self.watermark());
+        let current = self.current();
+        let len = finish_split_frame(begin, rest, lsn, watermark, current.seed) as usize;
+        let padding = &[0; ALIGN as usize][..len - begin.len() - rest.len()];
+        let mut parts = [&*begin].into_iter().chain(rest.parts()).chain([padding]);
+        current.write_parts(lsn, len, &mut parts)?;
+        self.tail = Lsn(lsn.0 + len as u64);
+        self.content_tail = self.tail;
+        Ok(lsn)
+    }
+
+    /// The file in which a frame of `len` bytes is going to stand, and the pages that it is going to take up. `None` if it has
+    /// no place yet, or if no map is used.
+    pub fn ahead(&mut self, len: u64) -> Option<(Lsn, Ahead)> {
+        let file = match self.fits(len, Urgency::Ordinary) {
+            true => self.files.back()?,
+            false => self.next.as_ref()?,
+        };
+        let at = self.tail.max(file.header.first_frame());
+        let pages = file.window.ahead(at.0 - file.start().0, len + AHEAD_BYTES)?;
+        Some((file.start(), pages))
+    }
+
+    /// The watermark of the next frame.
+    #[inline]
+    fn watermark(&self) -> Lsn {
+        let durable = if seeded!(WatermarkIsNeverMoved) { Lsn(0) } else { self.durable };
+        if seeded!(WatermarkClaimsTheTail) { self.tail } else { durable }
+    }
+
+    #[inline]
+    pub(super) fn put(&mut self, frame: &mut Vec<u8>, kind: FrameKind) -> Result<Lsn> {
+        let (lsn, watermark) = (self.tail, self.watermark());
+        let current = self.current();
+        finish_frame(frame, kind, lsn, watermark, current.seed);
+        current.write(lsn, frame)?;
+        self.tail = Lsn(lsn.0 + frame.len() as u64);
+        Ok(lsn)
+    }
+
+    /// Writes a frame with the durable watermark. With it, recovery tells damage to the last commits from a torn
+    /// tail.
+    pub fn mark(&mut self, kind: FrameKind) -> Result<()> {
+        debug_assert!(matches!(kind, FrameKind::Watermark | FrameKind::Close));
+        if self.fits(FRAME_HEADER_BYTES as u64, Urgency::Freeing) {
+            let mut frame = Vec::new();
+            begin_frame(&mut frame);
+            self.put(&mut frame, kind)?;
+        }
+        Ok(())
+    }
+}
