@@ -76,6 +76,8 @@ pub struct Config {
     pub maps_max: usize,
     /// How many entries, logs or segments a checkpoint deals with in one hold of the core.
     pub slice: usize,
+    /// From so many messages on, a call encodes them before it locks the core.
+    pub batch_messages: usize,
     pub delayed_in_memory: u64,
     pub sync_interval: Duration,
     /// So long after the last commit the store is idle.
@@ -96,6 +98,7 @@ impl Default for Config {
             block_bytes: 64 << 10,
             maps_max: 128,
             slice: 256,
+            batch_messages: 64,
             delayed_in_memory: 65_536,
             sync_interval: Duration::from_millis(100),
             idle_after: Duration::from_secs(10),

@@ -324,8 +324,7 @@ impl Ahead {
     pub fn make_ready(&self) {
         // This is a hint. It stores nothing, so a failure does no harm.
         #[cfg(target_os = "linux")]
-        let _ =
-            self.region.map.advise_range(memmap2::Advice::PopulateWrite, self.start, self.len);
+        let _ = self.region.map.advise_range(memmap2::Advice::PopulateWrite, self.start, self.len);
         #[cfg(not(target_os = "linux"))]
         let _ = (&self.region, self.start, self.len);
     }

@@ -259,6 +259,15 @@ impl Options {
         self
     }
 
+    /// Sets from how many messages on a call encodes them before it locks the core. For tests that send few.
+    #[cfg(any(test, feature = "sim"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn batch_messages(mut self, messages: usize) -> Options {
+        self.config.batch_messages = messages;
+        self
+    }
+
     /// Calls a function before and after each change on the real disk, with "before" or "after", the name of
     /// the call, and the path. An error that it returns is the error of the call. For tests that end the process
     /// at a change, or make a change fail.

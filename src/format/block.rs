@@ -125,6 +125,19 @@ impl BlockHeader {
         Ok(())
     }
 
+    /// A block whose body is given in parts that are not copied. Returns its header, also as it is stored, and how many zeros
+    /// stand behind the body.
+    pub fn around(mut self, body: &[&[u8]], seed: Seed) -> (BlockHeader, Vec<u8>, usize) {
+        let len: usize = body.iter().map(|part| part.len()).sum();
+        self.body_len = u32::try_from(len).expect("blocks are below 4 GiB");
+        self.raw_len = self.body_len;
+        let mut sum = seed.begin();
+        body.iter().for_each(|part| sum.add(part));
+        self.body_checksum = sum.checksum();
+        let padding = self.block_len() as usize - BLOCK_HEADER_BYTES - len;
+        (self, self.encode(seed).to_vec(), padding)
+    }
+
     /// Appends a whole block: this header with the body's length and checksum, and then the parts of the body.
     pub fn put(mut self, out: &mut Vec<u8>, body: &[&[u8]], seed: Seed) {
         let header_at = out.len();

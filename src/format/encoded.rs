@@ -14,8 +14,8 @@ use crate::ids::{LogId, Offset, Timestamp};
 /// Records of fewer bytes are summed up together with what stands before them: to join two sums takes as long.
 const SUMMED_BYTES_MIN: usize = 16 << 10;
 
-/// The head of a run has about so many bytes.
-const HEAD_BYTES: usize = 28;
+/// The head of a run has no more bytes than this.
+const HEAD_BYTES: usize = 40;
 
 /// Runs of one timestamp, in the order in which they stand in the frame.
 #[derive(Debug)]

@@ -86,9 +86,30 @@ impl BlockBuilder {
         self.count += 1;
     }
 
-    /// Appends the block to `out` for the place `position` in the file, and begins the next block.
-    pub fn finish(&mut self, out: &mut Vec<u8>, position: u64, seed: Seed) -> BlockHeader {
-        let header = BlockHeader {
+    /// A block of one record for the place `position` in the file. The payload is not copied.
+    pub fn lone<'a>(
+        offset: Offset,
+        record: &RecordParts<'a>,
+        position: u64,
+        seed: Seed,
+    ) -> LoneBlock<'a> {
+        let mut block = BlockBuilder::default();
+        block.push(offset, &RecordParts { payload: &[], ..*record });
+        let payload = record.payload;
+        let mut mark = [0; MARK_BYTES];
+        mark.copy_from_slice(&block.marks);
+        let end = (payload.len() as u32) << END_SHIFT;
+        let mark = (u32::from_le_bytes(mark) + end).to_le_bytes();
+        let header = block.header(position);
+        let (header, mut before, padding) = header.around(&[&block.data, payload, &mark], seed);
+        before.extend_from_slice(&block.data);
+        let mut behind = mark.to_vec();
+        behind.resize(MARK_BYTES + padding, 0);
+        LoneBlock { header, before, payload, behind }
+    }
+
+    fn header(&self, position: u64) -> BlockHeader {
+        BlockHeader {
             body_checksum: 0,
             body_len: 0,
             raw_len: 0,
@@ -99,7 +120,12 @@ impl BlockBuilder {
             base_time: self.base_time,
             max_time: self.max_time,
             position,
-        };
+        }
+    }
+
+    /// Appends the block to `out` for the place `position` in the file, and begins the next block.
+    pub fn finish(&mut self, out: &mut Vec<u8>, position: u64, seed: Seed) -> BlockHeader {
+        let header = self.header(position);
         let at = out.len();
         header.put(out, &[&self.data, &self.gaps, &self.marks], seed);
         self.data.clear();
@@ -108,6 +134,15 @@ impl BlockBuilder {
         self.count = 0;
         BlockHeader::decode(&out[at..], position, seed).expect("a block just encoded decodes")
     }
+}
+
+/// A block of one record, in three parts.
+#[derive(Debug)]
+pub struct LoneBlock<'a> {
+    pub header: BlockHeader,
+    pub before: Vec<u8>,
+    pub payload: &'a [u8],
+    pub behind: Vec<u8>,
 }
 
 /// A place between two records of a block.

@@ -6,7 +6,7 @@ use crate::{
         block::BLOCK_HEADER_BYTES,
         lives::Lives,
         meta::{Place, SegmentState},
-        pack::BlockBuilder,
+        pack::{BlockBuilder, LoneBlock},
         record::RecordParts,
         wire::Seed,
     },
@@ -64,8 +64,21 @@ impl Filling {
 
     /// Adds a record to the block. Offsets must grow.
     pub fn add(&mut self, offset: Offset, record: &RecordParts<'_>) {
-        debug_assert!(offset >= self.state.end);
         self.block.push(offset, record);
+        self.note(offset, record);
+    }
+
+    /// A block that holds nothing but a large record. There must be no unfinished block.
+    pub fn lone<'a>(&mut self, offset: Offset, record: &RecordParts<'a>) -> LoneBlock<'a> {
+        debug_assert!(self.block.is_empty());
+        let lone = BlockBuilder::lone(offset, record, self.state.bytes, self.seed);
+        self.note(offset, record);
+        self.state.bytes += lone.header.block_len();
+        lone
+    }
+
+    fn note(&mut self, offset: Offset, record: &RecordParts<'_>) {
+        debug_assert!(offset >= self.state.end);
         self.state.end = offset.next();
         self.state.records += 1;
         self.state.max_time = self.state.max_time.max(record.timestamp);

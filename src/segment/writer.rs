@@ -9,6 +9,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{
         meta::{Place, SegmentState},
+        pack::LoneBlock,
         record::RecordParts,
         segment::put_footer,
     },
@@ -18,6 +19,9 @@ use crate::{
 
 /// Blocks are collected to about this size before they are written, or to a share of a segment, if segments are small.
 pub const WRITE_BYTES: usize = 256 << 10;
+
+/// A record with so many bytes of payload is a block of its own, and is not copied.
+const LARGE_BYTES_MIN: usize = 256 << 10;
 
 /// Adds blocks to one segment. They count once the metalog holds the segment's new state.
 #[derive(Debug)]
@@ -101,10 +105,28 @@ impl SegmentWriter {
 
     /// Adds a record. Offsets must grow.
     pub fn push(&mut self, offset: Offset, record: &RecordParts<'_>) -> Result<()> {
+        if record.payload.len() >= LARGE_BYTES_MIN {
+            return self.push_large(offset, record);
+        }
         if self.filling.is_full_for(offset, record) {
             self.finish_block()?;
         }
         self.filling.add(offset, record);
+        Ok(())
+    }
+
+    /// Writes a large record as a block of its own, from where it is: it takes no memory.
+    fn push_large(&mut self, offset: Offset, record: &RecordParts<'_>) -> Result<()> {
+        if self.filling.unfinished() > 0 {
+            self.finish_block()?;
+        }
+        self.write_ready()?;
+        let mut at = self.state().bytes;
+        let LoneBlock { before, payload, behind, .. } = self.filling.lone(offset, record);
+        for part in [&before[..], payload, &behind] {
+            self.write(at, part)?;
+            at += part.len() as u64;
+        }
         Ok(())
     }
 

@@ -362,7 +362,7 @@ fn measure(thing: Thing, count: usize) -> BTreeMap<&'static str, u64> {
 
 /// What still grows: with what, in which operation, and by how many steps for each. An entry leaves this list
 /// when the operation works in slices.
-const GROWING: [(Thing, &str, u64); 32] = [
+const GROWING: [(Thing, &str, u64); 31] = [
     (Queues, "close", 2),
     // After the clock was set, the first operation that sees it sets the timers of all queues and subscriptions anew.
     (Queues, "receive", 1),
@@ -391,7 +391,6 @@ const GROWING: [(Thing, &str, u64); 32] = [
     // At most 256 at once.
     (Brief, "drop expired messages", 3),
     (Batch, "ack a batch", 2),
-    (Batch, "commit a transaction", 5),
     (Batch, "receive", 2),
     (Reopened, "drop expired messages", 2),
     (Reopened, "open a consumer", 1),
@@ -417,9 +416,14 @@ const STEPS_MAX: u64 = 64;
 fn growth(thing: Thing) -> Vec<(&'static str, u64)> {
     let (small, large) = (measure(thing, SMALL), measure(thing, LARGE));
     let things = (LARGE - SMALL) as u64;
-    assert_eq!(small.keys().collect::<Vec<_>>(), large.keys().collect::<Vec<_>>());
+    // Many messages of one call are encoded before the lock is taken, and their waiters are woken in slices.
+    let of_all = |it: &&&str| thing != Batch || **it != "wake for a batch";
+    let operations = |of: &BTreeMap<&'static str, u64>| -> Vec<&'static str> {
+        of.keys().filter(of_all).copied().collect()
+    };
+    assert_eq!(operations(&small), operations(&large));
     let growth = |(operation, steps): (&&'static str, &u64)| {
-        let grown = steps.saturating_sub(small[operation]);
+        let grown = steps.saturating_sub(small.get(operation).copied().unwrap_or(0));
         let growth = (grown + things / 2) / things;
         assert!(growth > 0 || *steps <= STEPS_MAX, "{thing:?}, {operation}: {steps} steps");
         (*operation, growth)

@@ -2,10 +2,12 @@
 //! so they have a binary of their own.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
+mod batches;
 mod bounds;
 mod flat;
 mod heap;
 mod holds;
+mod large;
 mod lives;
 mod segments;
 mod slices;

@@ -13,6 +13,7 @@ mod support;
 
 #[cfg(target_os = "linux")]
 mod backlog;
+mod batches;
 mod corpus;
 mod crash;
 mod deleted;

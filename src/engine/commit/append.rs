@@ -1,6 +1,6 @@
 //! Appends messages to one log: the plain case of sending.
 
-use super::{batch::is_batch, committer::Committer};
+use super::committer::Committer;
 use crate::{
     engine::core::commit::Receipt,
     error::Result,
@@ -33,7 +33,7 @@ impl Committer {
         now: impl Fn(&Committer) -> Now,
         may: impl Fn() -> bool,
     ) -> Result<(Option<Offset>, Receipt)> {
-        if is_batch(messages.iter())
+        if self.is_batch(messages.iter())
             && let Some(appended) = self.append_batch(operation, log, messages, &now, &may)?
         {
             return Ok(appended);

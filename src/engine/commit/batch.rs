@@ -13,33 +13,30 @@ use crate::{
     store::{Batch, BatchedMessage},
 };
 
-/// So many messages are encoded before the core is locked. Fewer take less time than to lock it once more.
-const BATCH_MESSAGES_MIN: usize = 64;
-/// So many bytes of messages are, too.
+/// So many bytes of messages are encoded before the core is locked, however few they are.
 const BATCH_BYTES_MIN: usize = 64 << 10;
 /// Logs whose waiters are woken in one hold of the core.
 const LOGS_AT_ONCE: usize = 256;
 
-/// Whether messages are worth to be encoded before the core is locked. Messages with more than a payload, a key and headers
-/// have changes beside them, which depend on the state.
-#[inline]
-pub fn is_batch<'a>(messages: impl ExactSizeIterator<Item = &'a Message<'a>> + Clone) -> bool {
-    is_much(messages.clone()) && !messages.into_iter().any(Message::has_more)
-}
-
-#[inline]
-fn is_much<'a>(messages: impl ExactSizeIterator<Item = &'a Message<'a>>) -> bool {
-    if messages.len() >= BATCH_MESSAGES_MIN {
-        return true;
-    }
-    let mut bytes = 0;
-    for message in messages {
-        bytes += message.payload().len();
-    }
-    bytes >= BATCH_BYTES_MIN
-}
-
 impl Committer {
+    /// Whether messages are worth to be encoded before the core is locked: with few it takes less time than the call needs
+    /// beside that. Messages with more than a payload, a key and headers have changes beside them, which depend on the
+    /// state.
+    #[inline]
+    pub fn is_batch<'a>(
+        &self,
+        messages: impl ExactSizeIterator<Item = &'a Message<'a>> + Clone,
+    ) -> bool {
+        let is_many = messages.len() >= self.config.batch_messages;
+        let mut bytes = 0;
+        if !is_many {
+            messages.clone().for_each(|message| bytes += message.payload().len());
+        }
+        (is_many || bytes >= BATCH_BYTES_MIN)
+            && messages.len() > 0
+            && !messages.into_iter().any(Message::has_more)
+    }
+
     /// Encodes messages for [`commit_batch`](Committer::commit_batch).
     pub fn encode(&self, messages: &[BatchedMessage<'_>], now: Now) -> Result<Batch> {
         Batch::of(&self.config, messages, now)

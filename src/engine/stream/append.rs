@@ -2,10 +2,7 @@
 
 use super::{Position, Stream};
 use crate::{
-    engine::{
-        commit::{batch::is_batch, committer::Committer},
-        core::commit::Receipt,
-    },
+    engine::{commit::committer::Committer, core::commit::Receipt},
     error::Result,
     message::Message,
     store::{BatchedMessage, Op},
@@ -24,7 +21,7 @@ impl Stream {
     pub(super) fn commit(&self, messages: &[Message<'_>]) -> Result<(Vec<Position>, Receipt)> {
         let shape = &self.shape;
         let partitions: Vec<u32> = messages.iter().map(|it| shape.partition_for(it)).collect();
-        if is_batch(messages.iter())
+        if shape.engine.committer().is_batch(messages.iter())
             && let Some(committed) = self.commit_batch(messages, &partitions)?
         {
             return Ok(committed);

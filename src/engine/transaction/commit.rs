@@ -6,7 +6,7 @@ use super::{Append, Seek, Transaction};
 use crate::{
     audit,
     engine::{
-        commit::{asking::committed, batch::is_batch},
+        commit::asking::committed,
         consume::key_order::check_ordered,
         core::{
             Core,
@@ -46,12 +46,13 @@ impl Transaction {
     }
 
     fn commit_once(&self) -> Result<(Vec<Position>, Receipt)> {
-        if is_batch(self.appends.iter().map(|append| &append.message))
+        let committer = self.engine.committer();
+        if committer.is_batch(self.appends.iter().map(|append| &append.message))
             && let Some(committed) = self.commit_batch()?
         {
             return Ok(committed);
         }
-        self.engine.committer().transact(OPERATION, |core| self.attempt(core))
+        committer.transact(OPERATION, |core| self.attempt(core))
     }
 
     /// Commits with messages that are encoded before the core is locked. `None` if they have to be committed in the ordinary

@@ -149,3 +149,48 @@ proptest! {
         prop_assert!(decode_frame(&bytes, at, seed()).is_err());
     }
 }
+
+/// Runs that are encoded before their offsets are known come to the same bytes, however long their heads become, and
+/// also where the checksum of their records was made before.
+#[test]
+fn a_split_frame_is_the_frame_that_is_encoded_in_one_go() {
+    use super::super::{
+        commit::{begin_run, finish_run},
+        encoded::EncodedRuns,
+    };
+    use crate::ids::{LogId, Offset, Timestamp};
+
+    let now = Timestamp(1_700_000_000_000);
+    let records = |n: usize| vec![n as u8; [1, 100, 15_000, 70_000][n % 4]];
+    for first in [0, 127, 128, 1 << 40, NUMBER_CEILING - 100] {
+        for change in [&b""[..], b"a change"] {
+            let mut whole = Vec::new();
+            begin_frame(&mut whole);
+            whole.extend_from_slice(change);
+            let mut begin = whole.clone();
+            let mut runs = EncodedRuns::with_capacity(now, 8, 0);
+            for n in 0..8_usize {
+                let log = LogId(1 << (7 * n));
+                let put = |out: &mut Vec<u8>| {
+                    out.extend_from_slice(&records(n));
+                    Ok::<bool, ()>(true)
+                };
+                runs.add(log, 1 + n, put).unwrap();
+                let begun = begin_run(&mut whole, log, Offset(first), 1 + n, now);
+                whole.extend_from_slice(&records(n));
+                finish_run(&mut whole, begun);
+            }
+            // A try that came to nothing leaves no trace.
+            for first in [NUMBER_CEILING, first] {
+                runs.begin();
+                (0..8).for_each(|n| _ = runs.place(n, Offset(first)));
+            }
+            let (lsn, mark) = (Lsn(4096), Lsn(64));
+            let len = finish_split_frame(&mut begin, &runs, lsn, mark, seed());
+            runs.parts().for_each(|part| begin.extend_from_slice(part));
+            begin.resize(len as usize, 0);
+            finish_frame(&mut whole, FrameKind::Commit, lsn, mark, seed());
+            assert!(begin == whole, "from offset {first} on");
+        }
+    }
+}
