@@ -145,7 +145,11 @@ fn rules_of_queues_hold_for_batches() {
         assert_eq!(kind(full.send_batch((0..100).map(text))), ErrorKind::QueueFull);
         late.send_batch((0..100).map(|n| n.to_string())).unwrap();
         assert_eq!((late.delayed().unwrap(), late.depth().unwrap()), (100, 100));
-        assert!(ordered.send_batch((0..100).map(|n| n.to_string())).is_err(), "no keys");
+        let prior = (0..100).map(|n| Message::new("x").key(n.to_string()).priority(1));
+        assert!(ordered.send_batch(prior).is_err(), "it delivers in order");
+        ordered.send_batch((0..100).map(|n| Message::new("x").key((n % 2).to_string()))).unwrap();
+        let held = [ordered.try_receive().unwrap(), ordered.try_receive().unwrap()];
+        assert!(held.iter().all(Option::is_some) && ordered.try_receive().unwrap().is_none());
         let mut tx = engine.transaction();
         (0..100).for_each(|n| _ = tx.send(&plain, text(n)).send(&full, text(n)));
         assert_eq!(kind(tx.commit()), ErrorKind::QueueFull);
