@@ -24,6 +24,7 @@
 //! - A loop counts its steps (`audit::step`), and tests assert how many steps each operation takes.
 //! - Work that grows with what is there is done in slices. Between two slices `Committer::give_way` lets another thread
 //!   have its turn: the core's mutex is fair (`runtime/fair.rs`).
+//! - Many messages, or large ones, are encoded before the core is locked (`commit/batch.rs`). Under it they get their offsets.
 //! - A thread that reads a slice of a walk (`walk.rs`) holds no lock, but others wait for the slice. So it waits for the
 //!   disk, for space and for locks only, and it holds its effects back until the slice has ended.
 //! - No thread is woken and no code of the application runs. Changes add [`Effects`](effects::Effects); the
