@@ -27,7 +27,7 @@ fn assert_is(n: usize, payload: &[u8], key: Option<&[u8]>, number: Option<&[u8]>
     let named = n.to_string();
     assert_eq!(number, (n % 5 == 1).then_some(named.as_bytes()), "message {n}");
     let named = format!("key {n}");
-    assert_eq!(key, (n % 5 == 0).then_some(named.as_bytes()), "message {n}");
+    assert_eq!(key, n.is_multiple_of(5).then_some(named.as_bytes()), "message {n}");
 }
 
 /// Receives all messages of a queue, which are those with these numbers.
