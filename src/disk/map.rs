@@ -40,7 +40,7 @@ use std::{
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{Purpose, Window};
+use super::{Purpose, Window, ahead::Ahead};
 use crate::prims::{Arc, AtomicUsize};
 
 /// The page size that is assumed. Where pages are larger, this is a part of a page.
@@ -51,7 +51,7 @@ const UNMAPPED_BYTES_MIN: usize = 8 * PAGE_BYTES;
 /// A mapped file with the frontier below which its bytes stay as they are.
 #[derive(Debug)]
 pub struct Region {
-    map: MmapRaw,
+    pub(super) map: MmapRaw,
     frontier: AtomicUsize,
     trace: Trace,
 }
@@ -310,26 +310,6 @@ impl Written {
     }
 }
 
-/// A part of a window that is about to be written.
-#[derive(Debug)]
-pub struct Ahead {
-    region: Arc<Region>,
-    start: usize,
-    len: usize,
-}
-
-impl Ahead {
-    /// Makes the pages ready for writes. Else each of them is made ready when it is first written to, which takes several
-    /// times as long. The next sync writes all of them back.
-    pub fn make_ready(&self) {
-        // This is a hint. It stores nothing, so a failure does no harm.
-        #[cfg(target_os = "linux")]
-        let _ = self.region.map.advise_range(memmap2::Advice::PopulateWrite, self.start, self.len);
-        #[cfg(not(target_os = "linux"))]
-        let _ = (&self.region, self.start, self.len);
-    }
-}
-
 /// A window through a map.
 #[derive(Debug)]
 pub struct MapWindow {
@@ -393,17 +373,8 @@ impl Window for MapWindow {
         Ok(())
     }
 
-    fn write_parts(
-        &mut self,
-        mut at: u64,
-        _len: usize,
-        parts: &mut dyn Iterator<Item = &[u8]>,
-    ) -> io::Result<()> {
-        for part in parts {
-            self.write(at, part)?;
-            at += part.len() as u64;
-        }
-        Ok(())
+    fn takes_parts(&self) -> bool {
+        true
     }
 
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice> {
@@ -414,24 +385,15 @@ impl Window for MapWindow {
 
     #[cfg(unix)]
     fn expect(&self, at: u64, len: u64) {
-        let all = self.region.map.len();
-        let at = usize::try_from(at).map_or(all, |at| at.min(all));
-        let len = usize::try_from(len).map_or(all - at, |len| len.min(all - at));
-        // This is a hint, so its result does not matter.
-        let _ = self.region.map.advise_range(memmap2::Advice::WillNeed, at, len);
+        Ahead::of(&self.region, at, len).expect();
     }
 
     fn warm(&self) {
-        // This is a hint, too. It stores nothing, so a failure does no harm.
-        #[cfg(target_os = "linux")]
-        let _ = self.region.map.advise(memmap2::Advice::PopulateWrite);
+        Ahead::of(&self.region, 0, u64::MAX).make_ready();
     }
 
     fn ahead(&self, at: u64, len: u64) -> Option<Ahead> {
-        let start = usize::try_from(at).ok()? / PAGE_BYTES * PAGE_BYTES;
-        let end = usize::try_from(at.saturating_add(len)).ok()?.min(self.region.map.len());
-        let len = end.checked_sub(start)?;
-        Some(Ahead { region: Arc::clone(&self.region), start, len })
+        Some(Ahead::of(&self.region, at, len))
     }
 
     fn written(&self, from: u64) -> Option<Written> {

@@ -6,6 +6,7 @@
 //! Invariants: no code outside `disk/` uses `std::fs`. Only `map.rs` has `unsafe` code. The bytes of a [`Slice`] never
 //! change while it lives.
 
+mod ahead;
 mod calls;
 mod map;
 pub mod os;
@@ -18,7 +19,8 @@ pub mod witness;
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
-pub use map::{Ahead, Share, Shares, Slice, Written};
+pub use ahead::Ahead;
+pub use map::{Share, Shares, Slice, Written};
 
 use crate::ids::Timestamp;
 
@@ -149,9 +151,21 @@ pub trait Window: Send + Sync + fmt::Debug {
         len: usize,
         parts: &mut dyn Iterator<Item = &[u8]>,
     ) -> io::Result<()> {
+        if self.takes_parts() {
+            let mut at = at;
+            for part in parts {
+                self.write(at, part)?;
+                at += part.len() as u64;
+            }
+            return Ok(());
+        }
         let mut bytes = Vec::with_capacity(len);
         parts.for_each(|part| bytes.extend_from_slice(part));
         self.write(at, &bytes)
+    }
+    /// Whether parts are written one by one, and not gathered.
+    fn takes_parts(&self) -> bool {
+        false
     }
     /// The bytes at a position, all of them written before.
     fn slice(&self, at: u64, len: usize) -> io::Result<Slice>;
