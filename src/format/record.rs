@@ -196,19 +196,30 @@ impl<'a> RecordParts<'a> {
     /// The size that counts against the limit of a message: all parts that the application has set.
     #[inline]
     pub fn weight(&self) -> u64 {
+        self.weight_with(self.headers.encoded_len())
+    }
+
+    /// As [`weight`](RecordParts::weight), with the length of the encoded headers.
+    #[inline]
+    pub fn weight_with(&self, headers_len: usize) -> u64 {
         let key = self.key.map_or(0, <[u8]>::len);
         let note = match self.headers {
-            HeaderParts::Of(message, begin) => note_len(message, begin),
-            HeaderParts::Encoded(_) => 0,
+            HeaderParts::Of(message, begin) if headers_len > 0 => note_len(message, begin),
+            _ => 0,
         };
-        (self.payload.len() + key + self.headers.encoded_len() - note) as u64
+        (self.payload.len() + key + headers_len - note) as u64
     }
 
     /// Appends the record. `base` is the timestamp of the run around it. Returns whether its life begins then, as it has no
     /// other timestamp and no note.
-    #[inline]
+    #[cfg(any(test, fuzzing))]
     pub fn put(&self, out: &mut Vec<u8>, base: Timestamp) -> bool {
-        let headers_len = self.headers.encoded_len();
+        self.put_with(out, base, self.headers.encoded_len())
+    }
+
+    /// As [`put`](RecordParts::put), with the length of the encoded headers.
+    #[inline]
+    pub fn put_with(&self, out: &mut Vec<u8>, base: Timestamp, headers_len: usize) -> bool {
         let mut flags = 0;
         flags |= if self.timestamp != base { HAS_TIMESTAMP } else { 0 };
         flags |= if self.key.is_some() { HAS_KEY } else { 0 };

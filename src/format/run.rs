@@ -109,7 +109,7 @@ pub fn begin_run(
     length_at
 }
 
-#[inline]
+#[inline(always)]
 fn head(log: LogId, first: Offset, count: usize, timestamp: Timestamp) -> Head {
     debug_assert!((1..=RUN_MESSAGES_MAX).contains(&count));
     let mut head = Head::new(KIND);

@@ -246,15 +246,17 @@ pub fn put_message(
     bytes_max: u64,
     now: Now,
 ) -> Result<bool> {
-    if message.headers().any(|(name, _)| name.is_empty()) {
+    let record = RecordParts::with_time_to_live(message, now);
+    // Most messages have no headers.
+    let headers_len = record.headers.encoded_len();
+    if headers_len > 0 && message.headers().any(|(name, _)| name.is_empty()) {
         return Err(Error::invalid("header", "a header without a name"));
     }
-    let record = RecordParts::with_time_to_live(message, now);
-    let weight = record.weight();
+    let weight = record.weight_with(headers_len);
     if weight > bytes_max && !message.is_moved() {
         return Err(message_too_large(weight, bytes_max));
     }
-    Ok(record.put(out, now.stamp))
+    Ok(record.put_with(out, now.stamp, headers_len))
 }
 
 /// Checks that the entity, the log or the cursor of a change exists.

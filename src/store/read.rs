@@ -74,7 +74,12 @@ impl Stored {
     }
 
     /// The time to live in the message's note. A note that cannot be read counts as none.
+    #[inline]
     pub fn time_to_live(&self) -> TimeToLive {
+        // A note is the first header, and its name is empty.
+        if self.spans.headers(&self.bytes).first() != Some(&0) {
+            return TimeToLive::default();
+        }
         TimeToLive::of(self.headers()).unwrap_or_default()
     }
 

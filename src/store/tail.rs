@@ -87,7 +87,9 @@ impl Tail {
     /// messages.
     #[inline]
     pub fn push(&mut self, run: RunPlace, end: Offset, lives: Lives) {
-        self.push_into(run, end, lives, &mut Vec::new());
+        if !self.push_to_last(run, end, lives) {
+            self.begin_chunk(run, Vec::with_capacity(1), lives);
+        }
     }
 
     /// As [`push`](Tail::push), into memory that was made before.
@@ -96,11 +98,15 @@ impl Tail {
         if self.chunks.capacity() == 0 {
             mem::swap(&mut self.chunks, &mut spare.chunks);
         }
-        self.push_into(run, end, lives, &mut spare.runs);
+        if !self.push_to_last(run, end, lives) {
+            let runs = mem::take(&mut spare.runs);
+            self.begin_chunk(run, runs, lives);
+        }
     }
 
-    #[inline]
-    fn push_into(&mut self, run: RunPlace, end: Offset, lives: Lives, spare: &mut Vec<Entry>) {
+    /// Adds a run to the last chunk. Returns whether it has room.
+    #[inline(always)]
+    fn push_to_last(&mut self, run: RunPlace, end: Offset, lives: Lives) -> bool {
         debug_assert_eq!(run.first, self.end);
         self.end = end;
         let len = run.len as u32;
@@ -111,13 +117,13 @@ impl Tail {
         {
             chunk.runs.push(Entry { offset, lsn, len });
             chunk.lives.add(lives);
-            return;
+            return true;
         }
-        let mut runs = mem::take(spare);
-        if runs.capacity() == 0 {
-            runs.reserve_exact(1);
-        }
-        runs.push(Entry { offset: 0, lsn: 0, len });
+        false
+    }
+
+    fn begin_chunk(&mut self, run: RunPlace, mut runs: Vec<Entry>, lives: Lives) {
+        runs.push(Entry { offset: 0, lsn: 0, len: run.len as u32 });
         self.chunks.push_back(Chunk { first: run.first.0, lsn: run.lsn.0, runs, lives });
     }
 

@@ -156,18 +156,13 @@ impl Core {
     pub fn arm_from(&mut self, cursor: CursorId, from: Duration) {
         let Core { consumers, effects, clock, crowded, delayed_in_memory, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
-        if consumption.is_crowded() && !crowded.contains(&cursor) {
-            crowded.push(cursor);
-        }
         let deliveries = &consumption.deliveries;
-        let skew = clock.skew();
-        let message_due = deliveries.next_due(skew).map(|due| clock.when(due));
-        let block_due = consumption.next_block_due(*delayed_in_memory, skew);
-        let block_due = block_due.map(|due| clock.when(due).max(consumption.delay_index.rest()));
-        // While due messages are left, the consumer that receives them brings back more. No timer is
-        // needed.
-        let is_stocked = consumption.delay_index.has_blocks() && deliveries.due() > 0;
-        let due = if is_stocked { None } else { earliest(message_due, block_due) };
+        // Most queues have no delayed messages.
+        let has_delayed = deliveries.waiting() > 0 || consumption.delay_index.has_blocks();
+        let due = match has_delayed {
+            true => next_due(consumption, clock, crowded, *delayed_in_memory),
+            false => None,
+        };
         let next = earliest(deliveries.next_deadline(), due);
         let next = earliest(next, consumption.oldest.next_check());
         if let Some(at) = next.map(|at| at.max(from))
@@ -236,6 +231,28 @@ impl Core {
     pub fn wants_clearing(&self) -> bool {
         self.store.journal.small_old_files() > SMALL_OLD_FILES_MAX
     }
+}
+
+/// When the next delayed message of a cursor is due, or comes back to memory. Notes a queue that has too many in memory.
+fn next_due(
+    consumption: &Consumption,
+    clock: &EvenClock,
+    crowded: &mut Vec<CursorId>,
+    delayed_in_memory: u64,
+) -> Option<Duration> {
+    let cursor = consumption.info.cursor;
+    if consumption.is_crowded() && !crowded.contains(&cursor) {
+        crowded.push(cursor);
+    }
+    let deliveries = &consumption.deliveries;
+    let skew = clock.skew();
+    let message_due = deliveries.next_due(skew).map(|due| clock.when(due));
+    let block_due = consumption.next_block_due(delayed_in_memory, skew);
+    let block_due = block_due.map(|due| clock.when(due).max(consumption.delay_index.rest()));
+    // While due messages are left, the consumer that receives them brings back more. No timer is
+    // needed.
+    let is_stocked = consumption.delay_index.has_blocks() && deliveries.due() > 0;
+    if is_stocked { None } else { earliest(message_due, block_due) }
 }
 
 /// The earlier of two times. `None` only if there is neither.
