@@ -175,20 +175,19 @@ fn who_meets_the_wall_goes_on_after_the_first_part_of_a_checkpoint() {
     let (tell, told) = mpsc::channel();
     without_checkpoints(&engine, || {
         gate.close(true);
-        fill(&engine, &queue, 2 * JOURNAL_BYTES - 40_000);
-        let producers = [queue.clone(), queue.clone()];
-        for producer in producers {
-            let tell = tell.clone();
+        fill(&engine, &queue, 2 * JOURNAL_BYTES);
+        for _ in 0..4 {
+            let (producer, tell) = (queue.clone(), tell.clone());
             thread::spawn(move || {
-                // Together they have not enough room before the wall.
-                for _ in 0..4 {
-                    producer.send(vec![7; 10_000]).expect("there is space");
-                }
+                // Who writes little is not held back before the wall.
+                producer.send("little").expect("there is space");
                 let _ = tell.send(());
             });
         }
+        // They come to the wall. If one is late, the test sees less.
+        thread::sleep(Duration::from_millis(100));
     });
-    for _ in 0..2 {
+    for _ in 0..4 {
         // It is a guard: whoever waits for the second part waits for ever.
         told.recv_timeout(Duration::from_secs(60)).expect("the first part made room");
     }
