@@ -79,6 +79,8 @@ pub struct Config {
     /// From so many messages on, a call encodes them before it locks the core.
     pub batch_messages: usize,
     pub delayed_in_memory: u64,
+    /// So many queues and subscriptions without handles keep their state in memory.
+    pub idle_kept: usize,
     pub sync_interval: Duration,
     /// So long after the last commit the store is idle.
     pub idle_after: Duration,
@@ -100,6 +102,7 @@ impl Default for Config {
             slice: 256,
             batch_messages: 64,
             delayed_in_memory: 65_536,
+            idle_kept: 64,
             sync_interval: Duration::from_millis(100),
             idle_after: Duration::from_secs(10),
         }

@@ -72,6 +72,11 @@ impl DelayIndex {
         self.entity.is_some() || self.spill_above != u64::MAX
     }
 
+    /// Whether there is no block, and none is being brought back.
+    pub fn is_at_rest(&self) -> bool {
+        self.blocks.is_empty() && self.taken.is_none() && self.damage.is_none()
+    }
+
     /// Sets how many delayed messages may be in memory.
     pub fn spill_above(&mut self, messages: u64) {
         self.spill_above = messages;

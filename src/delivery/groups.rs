@@ -74,6 +74,11 @@ impl Groups {
         None
     }
 
+    /// Whether no group is busy.
+    pub fn is_at_rest(&self) -> bool {
+        self.busy.is_empty()
+    }
+
     /// Whether a message waits behind the head of its group.
     pub fn is_parked(&self, offset: Offset) -> bool {
         self.parked.contains(offset.0)

@@ -454,6 +454,15 @@ impl Deliveries {
         self.leases.offsets().collect()
     }
 
+    /// Whether all messages are fresh or gone, and none is on lease: the acks tell all that this knows.
+    pub fn is_at_rest(&self) -> bool {
+        self.leases.len() == 0
+            && self.waiting.is_empty()
+            && self.returned.is_empty()
+            && self.lanes.is_empty()
+            && self.unstored.is_empty()
+    }
+
     /// How many messages are leased. Deleted ones do not count.
     pub fn in_flight(&self) -> u64 {
         (self.leases.len() - self.gone.len()) as u64

@@ -47,6 +47,11 @@ impl OldestWatch {
         self.next_check
     }
 
+    /// Whether a check runs.
+    pub fn is_checking(&self) -> bool {
+        self.is_checking
+    }
+
     /// The oldest message, if it is the one with this offset.
     pub fn known(&self, offset: Offset) -> Option<Oldest> {
         self.known.filter(|known| known.offset == offset)

@@ -128,3 +128,27 @@ pub struct Counts {
     pub removed: u64,
     pub purged: u64,
 }
+
+impl Counts {
+    /// The counts in their order.
+    pub fn to_numbers(self) -> [u64; 9] {
+        let Counts { delivered, redelivered, acked, failed, dead, expired, .. } = self;
+        let Counts { dropped, removed, purged, .. } = self;
+        [delivered, redelivered, acked, failed, dead, expired, dropped, removed, purged]
+    }
+
+    /// The counts that [`to_numbers`](Counts::to_numbers) gave.
+    pub fn from_numbers(mut next: impl FnMut() -> u64) -> Counts {
+        Counts {
+            delivered: next(),
+            redelivered: next(),
+            acked: next(),
+            failed: next(),
+            dead: next(),
+            expired: next(),
+            dropped: next(),
+            removed: next(),
+            purged: next(),
+        }
+    }
+}

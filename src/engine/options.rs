@@ -268,6 +268,15 @@ impl Options {
         self
     }
 
+    /// Sets how many queues and subscriptions without handles keep their state in memory. For tests.
+    #[cfg(any(test, feature = "sim"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn idle_kept(mut self, idle_kept: usize) -> Options {
+        self.config.idle_kept = idle_kept;
+        self
+    }
+
     /// Calls a function before and after each change on the real disk, with "before" or "after", the name of
     /// the call, and the path. An error that it returns is the error of the call. For tests that end the process
     /// at a change, or make a change fail.

@@ -195,7 +195,7 @@ impl<S: Shared> LiveWalk<'_, S> {
     fn is_current(&self, segment: &SegmentState) -> bool {
         self.shared.with(|store| {
             let log = store.state().logs.get(&self.log);
-            let now = log.and_then(|log| log.segments.get(&segment.base));
+            let now = log.and_then(|log| log.segments.get(segment.base));
             now.is_some_and(|now| {
                 (now.generation, now.place) == (segment.generation, segment.place)
             })

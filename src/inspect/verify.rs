@@ -24,7 +24,7 @@ use crate::{
     ids::{EntityId, LogId, Offset, OffsetRange},
     journal::JournalDamage,
     layout::{Layout, Named, former_segment_name, segment_name},
-    store::{AckSet, Cursor, LogName, join},
+    store::{AckSet, LogName, join},
 };
 
 /// Verifies the store in a directory. The caller holds its lock.
@@ -166,7 +166,7 @@ fn verify_delay_indexes(survey: &Survey, report: &mut VerifyReport) -> Result<()
                 Ok(())
             })?;
         }
-        let acks = survey.state.cursors.get(&queue.cursor(0)).and_then(Cursor::acks);
+        let acks = survey.state.cursors.get(&queue.cursor(0)).and_then(|it| it.acks());
         let spilled = acks.into_iter().flat_map(AckSet::all_spilled);
         let mut lost: Vec<OffsetRange> =
             spilled.filter(|it| !named.contains(it)).map(|it| it.to(it.next())).collect();

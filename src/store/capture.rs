@@ -265,7 +265,7 @@ impl Slice<'_> {
         };
         let learned = std::mem::take(&mut log.learned).into_iter();
         let learned = learned.filter(|base| !is_changed(*base));
-        let learned = learned.filter_map(|base| log.segments.get(&base));
+        let learned = learned.filter_map(|base| log.segments.get(base));
         self.entries.extend(learned.cloned().map(MetaEntry::Segment));
     }
 
@@ -305,12 +305,12 @@ impl Slice<'_> {
     fn take_kept_segments(&mut self, log: &Log, from: Offset) -> Option<Offset> {
         let change = self.changes.get(&log.id);
         let gone = |base: Offset| change.is_some_and(|it| it.removes(base));
-        for (base, segment) in log.segments.range(from..) {
+        for segment in log.segments.range(from..) {
             if !self.has_room() {
-                return Some(*base);
+                return Some(segment.base);
             }
             audit::step();
-            if gone(*base) {
+            if gone(segment.base) {
                 self.passed += 1;
             } else {
                 self.entries.push(MetaEntry::Segment(segment.clone()));

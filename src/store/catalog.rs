@@ -107,7 +107,7 @@ struct Deleted {
 
 #[derive(Debug)]
 pub struct Catalog {
-    entities: BTreeMap<EntityId, Entity>,
+    entities: BTreeMap<EntityId, Box<Entity>>,
     names: BTreeMap<(Space, String), EntityId>,
     /// Each entity that belongs to another, behind the one to which it belongs.
     children: BTreeSet<(EntityId, EntityId)>,
@@ -139,7 +139,7 @@ impl Catalog {
         self.children.extend(entity.parent().map(|parent| (parent, entity.id)));
         self.letters.extend(taker_of_letters(&entity).map(|queue| (queue, entity.id)));
         let (id, now) = (entity.id, taker_of_letters(&entity));
-        if let Some(before) = self.entities.insert(id, entity)
+        if let Some(before) = self.entities.insert(id, Box::new(entity))
             && let Some(queue) = taker_of_letters(&before).filter(|queue| Some(*queue) != now)
         {
             self.letters.remove(&(queue, id));
@@ -149,7 +149,7 @@ impl Catalog {
     /// An entity, and behind it the entities that belong to it.
     pub fn family(&self, id: EntityId) -> impl Iterator<Item = &Entity> {
         let ids = [id].into_iter().chain(behind(&self.children, id));
-        ids.filter_map(|id| self.entities.get(&id))
+        ids.filter_map(|id| self.get(id))
     }
 
     /// Removes an entity, and the entities that belong to it. Returns all of them, the children
@@ -160,7 +160,7 @@ impl Catalog {
         ids.reverse();
         self.remember(&ids);
         let removed: Vec<Entity> =
-            ids.into_iter().filter_map(|id| self.entities.remove(&id)).collect();
+            ids.into_iter().filter_map(|id| self.entities.remove(&id).map(|it| *it)).collect();
         for entity in &removed {
             self.names.remove(&(Space::of(&entity.kind), entity.name.clone()));
             entity.parent().map(|parent| self.children.remove(&(parent, entity.id)));
@@ -171,7 +171,7 @@ impl Catalog {
 
     /// The first entity whose dead letters are in a queue.
     pub fn user_of_letters(&self, queue: EntityId) -> Option<&Entity> {
-        self.entities.get(&behind(&self.letters, queue).next()?)
+        self.get(behind(&self.letters, queue).next()?)
     }
 
     /// Remembers entities that are about to be deleted.
@@ -210,16 +210,16 @@ impl Catalog {
 
     pub fn find(&self, space: Space, name: &str) -> Option<&Entity> {
         let id = self.names.get(&(space, name.to_owned()))?;
-        self.entities.get(id)
+        self.get(*id)
     }
 
     pub fn get(&self, id: EntityId) -> Option<&Entity> {
-        self.entities.get(&id)
+        self.entities.get(&id).map(|entity| &**entity)
     }
 
     /// The first entity whose id is this one or a later one.
     pub fn at_or_behind(&self, id: EntityId) -> Option<&Entity> {
-        self.entities.range(id..).next().map(|(_, entity)| entity)
+        self.entities.range(id..).next().map(|(_, entity)| &**entity)
     }
 
     /// The entities of a space, by name.
@@ -227,13 +227,13 @@ impl Catalog {
         self.names
             .range((space, String::new())..)
             .take_while(move |((found, _), _)| *found == space)
-            .filter_map(|(_, id)| self.entities.get(id))
+            .filter_map(|(_, id)| self.get(*id))
     }
 
     /// The name of a log, for people.
     pub fn log_name(&self, log: LogId) -> LogName {
         // No two entities own the same id.
-        let below = self.entities.range(..=log.entity()).next_back().map(|(_, entity)| entity);
+        let below = self.entities.range(..=log.entity()).next_back().map(|(_, it)| &**it);
         let is_owner = |it: &&Entity| log.0 - it.id.0 < it.logs().len() as u64;
         let Some(entity) = below.filter(is_owner) else {
             return LogName::Unknown { log: log.0 };
@@ -251,12 +251,12 @@ impl Catalog {
     }
 
     pub fn all(&self) -> impl ExactSizeIterator<Item = &Entity> {
-        self.entities.values()
+        self.entities.values().map(|entity| &**entity)
     }
 
     /// The entity that takes the dead letters of another.
     fn dead_letters_of(&self, id: EntityId) -> Option<EntityId> {
-        taker_of_letters(self.entities.get(&id)?)
+        taker_of_letters(self.get(id)?)
     }
 
     /// Circles of queues, each of which moves its dead letters to the next. An engine makes none.

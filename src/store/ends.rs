@@ -233,10 +233,10 @@ impl Store {
     pub fn learn_lives(&mut self, of: &SegmentState, lives: Option<Lives>) -> bool {
         let State { logs, changed, .. } = &mut self.state;
         let log = logs.get_mut(&of.log);
-        let Some(log) = log.filter(|log| log.segments.get(&of.base) == Some(of)) else {
+        let Some(log) = log.filter(|log| log.segments.get(of.base) == Some(of)) else {
             return false;
         };
-        if let (Some(segment), Some(lives)) = (log.segments.get_mut(&of.base), lives) {
+        if let (Some(segment), Some(lives)) = (log.segments.get_mut(of.base), lives) {
             segment.lives = Some(lives);
             log.learned.push(of.base);
             changed.log(log);
@@ -250,7 +250,7 @@ impl Store {
         let log = self.state.logs.get(&log);
         let segments = log.into_iter().flat_map(move |log| {
             let first = log.segment_at_or_behind(from).map_or(log.moved, |segment| segment.base);
-            log.segments.range(first..).map(|(_, it)| (it.end, it.lives))
+            log.segments.range(first..).map(|it| (it.end, it.lives))
         });
         let tail = log.into_iter().flat_map(move |log| log.tail.lives_from(from.max(log.moved)));
         let tail = tail.map(|(end, lives)| (end, Some(lives)));
@@ -270,7 +270,7 @@ impl Store {
         (self.meta.writer, self.meta.unswept) = (None, true);
         let State { logs, expiring, .. } = &mut self.state;
         for log in logs.values_mut() {
-            log.segments.values_mut().for_each(|segment| segment.lives = None);
+            log.segments.values_mut().into_iter().for_each(|segment| segment.lives = None);
             expiring.look_again(log);
         }
     }

@@ -115,12 +115,12 @@ impl Store {
             gone.iter()
                 .filter_map(|segment| {
                     changed.judged(log, segment.base.to(segment.end));
-                    log.segments.remove(&segment.base)
+                    log.segments.remove(segment.base)
                 })
                 .collect()
         } else if let Some(segments) = deleted_logs.get_mut(&log) {
             // The metalog does not know yet that the log was deleted.
-            gone.iter().filter_map(|segment| segments.remove(&segment.base)).collect()
+            gone.iter().filter_map(|segment| segments.remove(segment.base)).collect()
         } else {
             // The checkpoint lets go of all segments of the log.
             return;
@@ -147,12 +147,12 @@ impl Store {
             let range = segment.base.to(segment.end);
             let State { logs, changed, deleted_logs, .. } = &mut self.state;
             let before = if let Some(log) = logs.get_mut(&change.log) {
-                let before = log.segments.insert(segment.base, segment.clone());
+                let before = log.segments.insert(segment.clone());
                 // Messages may have become dead since they were moved.
                 changed.suspect(log, range);
                 before
             } else if let Some(segments) = deleted_logs.get_mut(&change.log) {
-                segments.insert(segment.base, segment.clone())
+                segments.insert(segment.clone())
             } else {
                 if segment.place == Place::Own && !self.files.knows(segment.generation) {
                     garbage.push(self.segments.path(&segment));
@@ -165,6 +165,7 @@ impl Store {
         let State { logs, changed, .. } = &mut self.state;
         let Some(log) = logs.get_mut(&change.log) else { return };
         log.tail.drop_below(change.moved);
+        log.tail.shrink();
         log.behind = None;
         changed.moved(log, upto);
     }

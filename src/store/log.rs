@@ -1,8 +1,6 @@
 //! The state of one log and of one cursor.
 
-use std::collections::BTreeMap;
-
-use super::{acks::AckSet, ends::Ends, ranges::Ranges, tail::Tail};
+use super::{acks::AckSet, ends::Ends, ranges::Ranges, series::Series, tail::Tail};
 use crate::{
     format::meta::{ChunkState, LogState, SegmentState},
     ids::{CursorId, LogId, Lsn, Offset},
@@ -17,7 +15,7 @@ pub struct Log {
     pub moved: Offset,
     pub tail: Tail,
     /// The segments, by their base. They do not overlap.
-    pub segments: BTreeMap<Offset, SegmentState>,
+    pub segments: Series,
     /// The ack cursors over this log, sorted.
     pub cursors: Vec<CursorId>,
     /// Whether messages stay after every cursor has acked them. A stream's messages do.
@@ -44,7 +42,7 @@ impl Log {
             start: Offset(0),
             moved: Offset(0),
             tail: Tail::new(Offset(0)),
-            segments: BTreeMap::new(),
+            segments: Series::default(),
             cursors: Vec::new(),
             keeps_acked,
             ends: Ends::default(),
@@ -78,13 +76,13 @@ impl Log {
 
     /// The segment whose range holds an offset.
     pub fn segment_of(&self, offset: Offset) -> Option<&SegmentState> {
-        let (_, segment) = self.segments.range(..=offset).next_back()?;
+        let segment = self.segments.range(..=offset).next_back()?;
         (offset < segment.end).then_some(segment)
     }
 
     /// The segment that holds an offset, or else the first one behind it.
     pub fn segment_at_or_behind(&self, offset: Offset) -> Option<&SegmentState> {
-        self.segment_of(offset).or_else(|| Some(self.segments.range(offset..).next()?.1))
+        self.segment_of(offset).or_else(|| self.segments.range(offset..).next())
     }
 
     /// The end of the oldest segment. Once all messages below are dead, its space can be freed.

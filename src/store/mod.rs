@@ -31,6 +31,7 @@ mod read;
 mod reserve;
 mod retain;
 mod rewrite;
+mod series;
 mod state;
 mod tail;
 #[cfg(test)]
@@ -171,10 +172,22 @@ impl Store {
         self.acks(cursor).ok_or_else(|| self.deleted(cursor.entity()))
     }
 
+    /// Gives back memory that a cursor and its log do not use.
+    pub fn shrink(&mut self, cursor: CursorId) {
+        let State { logs, cursors, .. } = &mut self.state;
+        let Some(cursor) = cursors.get_mut(&cursor) else { return };
+        if let Some(log) = logs.get_mut(&cursor.log) {
+            log.tail.shrink();
+        }
+        if let Progress::Acks(acks) = &mut cursor.progress {
+            acks.shrink();
+        }
+    }
+
     /// The floor of a cursor's acks, or the next offset of a group.
     #[inline]
     pub fn floor(&self, cursor: CursorId) -> Option<Offset> {
-        self.state.cursors.get(&cursor).map(Cursor::floor)
+        self.state.cursors.get(&cursor).map(|it| it.floor())
     }
 
     /// As [`floor`](Store::floor). Fails if the cursor was deleted.

@@ -8,7 +8,7 @@ use roaring::RoaringBitmap;
 use super::{
     acks::{CHUNK_OFFSETS, chunk_ranges, chunks_of},
     checkpoint::Shared,
-    log::{Cursor, Log},
+    log::Log,
     state::{State, join},
 };
 use crate::{
@@ -113,7 +113,7 @@ struct AcksPlace {
 impl State {
     fn has_many_cursors(&self, log: LogId) -> bool {
         let has_many = |log: &Log| log.cursors.len() > 1 && !log.keeps_acked;
-        self.logs.get(&log).is_some_and(has_many) && !seeded!(DeadForOneIsDeadForAll)
+        self.logs.get(&log).is_some_and(|log| has_many(log)) && !seeded!(DeadForOneIsDeadForAll)
     }
 
     /// Leaves of some offsets of a chunk those that some cursors of a log have acked. Returns the cursor to go on with.
@@ -128,7 +128,7 @@ impl State {
         let first = log.cursors.partition_point(|cursor| *cursor < from);
         let some = log.cursors[first..].iter().take(LOOKED_AT_ONCE);
         for cursor in some.inspect(|_| audit::step()) {
-            if let Some(acks) = self.cursors.get(cursor).and_then(Cursor::acks) {
+            if let Some(acks) = self.cursors.get(cursor).and_then(|it| it.acks()) {
                 acks.also_acked(index, lows, acked);
             }
             if acked.as_ref().is_some_and(|acked| acked.range_cardinality(lows.clone()) == 0) {
@@ -165,7 +165,7 @@ impl State {
             if looked >= LOOKED_AT_ONCE {
                 return true;
             }
-            let Some(acks) = self.cursors.get(cursor).and_then(Cursor::acks) else { continue };
+            let Some(acks) = self.cursors.get(cursor).and_then(|it| it.acks()) else { continue };
             let unacked = acks.unacked_up_to(from.to(window.end), LOOKED_AT_ONCE);
             looked += 1 + unacked.len();
             audit::step();

@@ -310,7 +310,7 @@ impl Found {
             if overlaps || segment.base > segment.end || segment.end > log.moved {
                 return Err(Malformed("a log's segments contradict each other"));
             }
-            log.segments.insert(segment.base, segment);
+            log.segments.insert(segment);
         }
         for chunk in self.chunks.into_values() {
             match &mut state.cursors.get_mut(&chunk.cursor).ok_or(STRAY)?.progress {

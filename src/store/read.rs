@@ -294,7 +294,7 @@ impl Store {
         let ReadParts { opened, block } = parts;
         let Some(found) = self.state.logs.get(&log) else { return };
         if let Some(OpenedSegment { state, reader }) = opened
-            && found.segments.get(&state.base).is_some_and(|there| *there == state)
+            && found.segments.get(state.base).is_some_and(|there| *there == state)
         {
             self.cache.keep(&state, reader);
         }
@@ -348,7 +348,7 @@ impl Store {
 
     /// The next segment from an offset on, to be read ahead.
     pub fn upcoming(&mut self, log: LogId, from: Offset) -> Option<SegmentSource> {
-        let (_, segment) = self.state.logs.get(&log)?.segments.range(from..).next()?;
+        let segment = self.state.logs.get(&log)?.segments.range(from..).next()?;
         Some(self.cache.source(&self.segments, segment))
     }
 

@@ -119,7 +119,7 @@ impl State {
             audit::step();
             let whole = segment.base.to(segment.end.max(segment.base.next()));
             if let Some((before, _)) = judged.last()
-                && let Some((_, between)) = log.segments.range(before.end..segment.base).next()
+                && let Some(between) = log.segments.range(before.end..segment.base).next()
             {
                 judged.push((between.clone(), Verdict::Keep));
             }

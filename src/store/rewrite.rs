@@ -195,7 +195,7 @@ impl Log {
     /// The segment that stands in a part of a shared file.
     fn in_part(&self, file: u64, part: &FoundPart) -> Option<SegmentState> {
         audit::step();
-        let segment = self.segments.get(&part.header.base)?;
+        let segment = self.segments.get(part.header.base)?;
         let is_there = segment.generation == file && segment.place == Place::Part(part.at);
         is_there.then(|| segment.clone())
     }

@@ -11,6 +11,7 @@ use super::{
     changed::Changed,
     ends::Expiring,
     log::{Cursor, Log, Progress},
+    series::Series,
     tail::RunPlace,
 };
 use crate::{
@@ -21,19 +22,18 @@ use crate::{
         commit::{Change, OffsetRanges, Run},
         entity::{Creation, Entity, EntityKind},
         lives::Lives,
-        meta::SegmentState,
     },
     ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset, OffsetRange},
 };
 
 /// Logs that were deleted, with the segments that they had.
-pub type DeletedLogs = BTreeMap<LogId, BTreeMap<Offset, SegmentState>>;
+pub type DeletedLogs = BTreeMap<LogId, Series>;
 
 #[derive(Debug, Default)]
 pub struct State {
     pub catalog: Catalog,
-    pub logs: IdMap<LogId, Log>,
-    pub cursors: IdMap<CursorId, Cursor>,
+    pub logs: IdMap<LogId, Box<Log>>,
+    pub cursors: IdMap<CursorId, Box<Cursor>>,
     /// What changed since the last checkpoint.
     pub changed: Changed,
     /// The segments of deleted logs that the metalog still names.
@@ -73,7 +73,10 @@ impl State {
     /// A log. Fails if it was deleted.
     #[inline]
     pub fn log(&self, log: LogId) -> error::Result<&Log> {
-        self.logs.get(&log).ok_or_else(|| self.catalog.deleted(log.entity()))
+        match self.logs.get(&log) {
+            Some(log) => Ok(log),
+            None => Err(self.catalog.deleted(log.entity())),
+        }
     }
 
     /// Gives an entity other settings. Its logs and cursors stay.
@@ -96,17 +99,21 @@ impl State {
         let keeps_acked = matches!(entity.kind, EntityKind::Stream { .. });
         for log in entity.logs() {
             audit::step();
-            self.logs.entry(log).or_insert_with(|| Log::new(log, keeps_acked));
+            self.logs.entry(log).or_insert_with(|| Box::new(Log::new(log, keeps_acked)));
         }
         let is_group = matches!(entity.kind, EntityKind::Group { .. });
         for (id, log) in entity.cursors() {
             audit::step();
             let progress =
                 if is_group { Progress::At(Offset(0)) } else { Progress::Acks(AckSet::default()) };
-            self.cursors.insert(id, Cursor { id, log, progress, dirty: false });
+            self.cursors.insert(id, Box::new(Cursor { id, log, progress, dirty: false }));
             if !is_group && let Some(log) = self.logs.get_mut(&log) {
                 log.behind = None;
                 if let Err(at) = log.cursors.binary_search(&id) {
+                    if log.cursors.is_empty() {
+                        // A queue's log has one.
+                        log.cursors.reserve_exact(1);
+                    }
                     log.cursors.insert(at, id);
                 }
                 log.ends.limit(entity.delivering().map_or(0, |it| it.time_to_live_ms));
@@ -200,7 +207,7 @@ impl State {
         let is_there = |cursor: &Cursor| {
             cursor.acks().is_none_or(|acks| acks.end() <= next(cursor.log).unwrap_or_default())
         };
-        match self.cursors.values().all(is_there) {
+        match self.cursors.values().map(|it| &**it).all(is_there) {
             true => Ok(()),
             false => Err(Malformed("an ack state refers to messages that do not exist")),
         }
@@ -315,7 +322,7 @@ impl State {
     pub(super) fn ack_sets(&self, log: &Log) -> Vec<&AckSet> {
         audit::steps(log.cursors.len() as u64);
         let cursors = log.cursors.iter().filter_map(|id| self.cursors.get(id));
-        cursors.filter_map(Cursor::acks).collect()
+        cursors.filter_map(|cursor| cursor.acks()).collect()
     }
 
     /// How many offsets of a range are dead: no cursor needs them.
@@ -363,7 +370,7 @@ pub fn dead_in(log: &Log, sets: &[&AckSet], range: OffsetRange) -> u64 {
 #[inline]
 fn floor_moved(
     log: &mut Log,
-    cursors: &IdMap<CursorId, Cursor>,
+    cursors: &IdMap<CursorId, Box<Cursor>>,
     before: Offset,
     floor: Offset,
 ) -> bool {
@@ -377,12 +384,12 @@ fn floor_moved(
 
 /// Whether a cursor whose floor has just passed the end of the oldest segment is the last one to do so.
 #[cold]
-fn last_to_pass(log: &mut Log, cursors: &IdMap<CursorId, Cursor>, end: Offset) -> bool {
+fn last_to_pass(log: &mut Log, cursors: &IdMap<CursorId, Box<Cursor>>, end: Offset) -> bool {
     let behind = match log.behind {
         Some(behind) => behind.saturating_sub(1),
         None => {
             audit::steps(log.cursors.len() as u64);
-            let floors = log.cursors.iter().filter_map(|id| cursors.get(id)).map(Cursor::floor);
+            let floors = log.cursors.iter().filter_map(|id| cursors.get(id)).map(|it| it.floor());
             floors.filter(|floor| *floor < end).count()
         }
     };

@@ -123,7 +123,14 @@ impl Tail {
     }
 
     fn begin_chunk(&mut self, run: RunPlace, mut runs: Vec<Entry>, lives: Lives) {
+        if runs.capacity() == 0 {
+            runs.reserve_exact(1);
+        }
         runs.push(Entry { offset: 0, lsn: 0, len: run.len as u32 });
+        if self.chunks.capacity() == 0 {
+            // Most logs have one chunk.
+            self.chunks.reserve_exact(1);
+        }
         self.chunks.push_back(Chunk { first: run.first.0, lsn: run.lsn.0, runs, lives });
     }
 
@@ -212,6 +219,13 @@ impl Tail {
             }
             debug_assert!(chunk.first <= offset.0);
             self.chunks.pop_front();
+        }
+    }
+
+    /// Gives back the memory of runs that were forgotten.
+    pub fn shrink(&mut self) {
+        if self.chunks.is_empty() {
+            self.chunks = VecDeque::new();
         }
     }
 

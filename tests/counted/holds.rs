@@ -96,18 +96,17 @@ impl Store {
         let engine = Store::options().sim(&disk).open("store").unwrap();
         let of = |it, otherwise| if thing == it { count } else { otherwise };
         let topic = engine.topic("t").create().unwrap();
+        // Without handles their state goes.
+        let mut kept: Vec<Box<dyn std::any::Any>> = Vec::new();
         for n in 0..of(Subscriptions, 1) {
-            topic
-                .subscription(&format!("s{n}"))
-                .backoff(posthouse::Backoff::None)
-                .create()
-                .unwrap();
+            let subscription = topic.subscription(&format!("s{n}"));
+            let subscription = subscription.backoff(posthouse::Backoff::None).create().unwrap();
+            kept.push(Box::new(subscription));
         }
         engine.stream("stream").partitions(of(Partitions, 1) as u32).create().unwrap();
         let queue =
             engine.queue("q").lease(HOUR).backoff(posthouse::Backoff::None).create().unwrap();
-        let (leased, kept) = (Vec::new(), Vec::new());
-        let mut store = Store { thing, disk, engine, queue, leased, kept };
+        let mut store = Store { thing, disk, engine, queue, leased: Vec::new(), kept };
         store.bear(thing, count);
         _ = take_longest_holds();
         if thing == Reopened {
@@ -121,7 +120,7 @@ impl Store {
     }
 
     fn options() -> Options {
-        Options::new().durability(Durability::Buffered).segment_bytes(64 << 10)
+        Options::new().durability(Durability::Buffered).segment_bytes(64 << 10).idle_kept(0)
     }
 
     fn reopen(&mut self) {

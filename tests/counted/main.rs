@@ -9,6 +9,7 @@ mod heap;
 mod holds;
 mod large;
 mod lives;
+mod memory;
 mod segments;
 mod slices;
 mod waking;

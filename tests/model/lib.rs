@@ -131,6 +131,7 @@ pub fn small_options() -> Options {
         .commit_bytes_max(128 << 10)
         .maps_max(2)
         .delayed_in_memory(8)
+        .idle_kept(0)
 }
 
 /// Damages the first record of a store's first segment. Returns the place, and the byte that was there.

@@ -75,10 +75,8 @@ impl Committer {
     /// is due again. The failures are counted later: those of all cursors together.
     fn run_timer(&self, Timer { at, cursor }: Timer, now: Duration) {
         let mut core = self.lock(OPERATION);
-        match core.consumption(cursor) {
-            Ok(consumption) if consumption.armed == Some(at) => consumption.armed = None,
-            // An earlier timer was set since.
-            _ => return,
+        if !core.disarm(cursor, at) {
+            return;
         }
         if core.wants_block(cursor, now) {
             drop(core);

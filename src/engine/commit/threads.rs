@@ -114,11 +114,8 @@ fn mark(committer: &Committer, position: Lsn) {
 fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     let operation = "timer";
     let mut core = committer.lock(operation);
-    match core.consumption(cursor) {
-        Ok(consumption) if consumption.armed == Some(at) => consumption.armed = None,
-        // An earlier timer was set since, and runs or has run. If this timer set another one, the number
-        // of timers would never fall.
-        _ => return,
+    if !core.disarm(cursor, at) {
+        return;
     }
     let now = committer.elapsed();
     if core.wants_block(cursor, now) {

@@ -37,6 +37,21 @@ pub struct Consumer {
     /// Set for workers: whether this one was told of the damage of spilled messages. Another consumer is told of it
     /// each time it finds no message.
     pub(super) was_told: Option<Arc<AtomicBool>>,
+    /// It is dropped last: then nothing else of the consumer is left.
+    pub(super) _open: Arc<OpenConsumer>,
+}
+
+/// A consumer that closes when its last handle and its last delivery are dropped.
+#[derive(Debug)]
+pub(super) struct OpenConsumer {
+    engine: Engine,
+    cursor: CursorId,
+}
+
+impl Drop for OpenConsumer {
+    fn drop(&mut self) {
+        self.engine.committer().lock("close a consumer").close_consumer(self.cursor);
+    }
 }
 
 /// A cursor that is to be consumed from.
@@ -63,10 +78,13 @@ impl Consumer {
         let watch = core.watch(std::iter::once(log), receivers);
         let (engine, slot) = (engine.clone(), SharedSlot::default());
         let durability = committer.config.durability;
-        let consumer = Consumer { engine, info, watch, slot, durability, was_told: None };
-        consumer.slot_in(&mut core)?;
+        let open = Arc::new(OpenConsumer { engine: engine.clone(), cursor });
+        let was_told = None;
+        let consumer = Consumer { engine, info, watch, slot, durability, was_told, _open: open };
+        let slot = consumer.slot_in(&mut core).map(drop);
+        // A consumer that is dropped locks the core.
         drop(core);
-        Ok(consumer)
+        slot.map(|()| consumer)
     }
 
     pub fn with_durability(&self, durability: Durability) -> Consumer {

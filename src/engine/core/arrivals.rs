@@ -59,7 +59,10 @@ impl Core {
         let Core { store, arrivals, effects, .. } = self;
         for (log, offsets) in store.placed() {
             audit::step();
-            let Some(watched) = arrivals.watches.get_mut(&log) else { continue };
+            let Some(watched) = arrivals.watches.get_mut(&log) else {
+                arrivals.note_unwatched(log);
+                continue;
+            };
             if let Some((stream, partition)) = watched.partition
                 && let Some(recent) = arrivals.recent.get_mut(&stream)
             {
@@ -140,10 +143,15 @@ impl Core {
         }
     }
 
-    /// Begins a sync: takes the messages that the sync makes visible.
+    /// Begins a sync: takes the messages that the sync makes visible. A consumer that is opened meanwhile may wait for
+    /// messages of a log that nobody watched.
     pub fn begin_visibility(&mut self) -> (Vec<Fresh>, Vec<BatchArrivals>) {
-        let Arrivals { watches, touched, batches, .. } = &mut self.arrivals;
-        let mut fresh = Vec::with_capacity(touched.len());
+        let Arrivals { watches, touched, unwatched, batches, .. } = &mut self.arrivals;
+        let mut fresh = Vec::with_capacity(touched.len() + unwatched.len());
+        fresh.extend(mem::take(unwatched).into_iter().map(|log| {
+            audit::step();
+            Fresh { log, messages: usize::MAX }
+        }));
         for log in mem::take(touched) {
             audit::step();
             if let Some(watched) = watches.get_mut(&log) {
@@ -192,10 +200,11 @@ impl Core {
 
     /// Forgets the cursors and logs of entities that were deleted, and wakes their waiters.
     pub fn forget_deleted(&mut self, deleted: &[Entity]) {
-        let Core { consumers, arrivals, effects, lives, leases_deleted, .. } = self;
+        let Core { consumers, without_consumers, arrivals, effects, lives, .. } = self;
         for (cursor, _) in deleted.iter().flat_map(Entity::cursors) {
             audit::step();
             lives.forget_cursor(cursor, effects);
+            without_consumers.forget_deleted(cursor);
             let Some(mut consumption) = consumers.remove(&cursor) else { continue };
             if let Some(watched) = arrivals.watches.get(&consumption.info.log) {
                 // A subscription may be gone while its topic stays. All waiters of the topic wake, and the
@@ -204,7 +213,7 @@ impl Core {
             }
             consumption.wake_others(effects);
             effects.drop_later(consumption.thresholds.drain(..));
-            *leases_deleted = consumption.deliveries.last_number().max(*leases_deleted);
+            without_consumers.number_above(consumption.deliveries.last_number());
             effects.drop_after(Some(consumption));
         }
         for entity in deleted {

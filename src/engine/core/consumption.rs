@@ -1,9 +1,10 @@
-//! The state of one ack cursor that has a consumer. It lives in memory while the engine is open.
+//! The state of one ack cursor that has a consumer. Some time after the last consumer has closed it is forgotten: see
+//! `dormant.rs`.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    damage::Damaged,
+    damaged::Damaged,
     effects::Effects,
     rules::{CurrentRules, Rules},
     slots::Slots,
@@ -89,7 +90,7 @@ pub struct Consumption {
     /// The groups of a queue that is ordered by key.
     pub groups: Option<Groups>,
     pub counts: Counts,
-    /// The end of the log when the first consumer was opened.
+    /// The end of the log when the first consumer was opened since the engine was.
     pub first: Offset,
     /// Where senders wait for capacity. `None` until the first sender waits.
     pub capacity: Option<Arc<Watch>>,
@@ -106,6 +107,10 @@ pub struct Consumption {
     pub slots: Slots,
     /// The time of the timer that is set for this cursor.
     pub armed: Option<Duration>,
+    /// How many consumers are open.
+    pub(super) consumers: usize,
+    /// Whether it is listed as idle.
+    pub(super) is_listed: bool,
 }
 
 impl Consumption {
@@ -128,6 +133,8 @@ impl Consumption {
             returning: None,
             slots: Slots::default(),
             armed: None,
+            consumers: 0,
+            is_listed: false,
         }
     }
 

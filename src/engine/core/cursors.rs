@@ -1,14 +1,12 @@
 //! The cursors that have consumers.
 
-use std::sync::Arc;
+use std::{collections::hash_map::Entry, sync::Arc};
 
 use super::{
     Core,
-    consumption::{Consumption, CursorInfo, may_spill},
+    consumption::{Consumption, CursorInfo},
 };
 use crate::{
-    audit,
-    delivery::Deliveries,
     engine::runtime::wait::Waiting,
     error::Result,
     ids::{CursorId, Due, Offset, OffsetRange},
@@ -16,52 +14,48 @@ use crate::{
 };
 
 impl Core {
-    /// Prepares a cursor for consumers, unless it is prepared. Returns the `CursorInfo` of its first handle,
-    /// which all handles share.
+    /// Opens a consumer of a cursor. Returns the `CursorInfo` of its first consumer, which all of them share. The caller
+    /// [closes](Core::close_consumer) it.
     pub fn begin_consuming(&mut self, info: CursorInfo) -> Result<Arc<CursorInfo>> {
         let cursor = info.cursor;
-        if let Some(there) = self.consumers.get(&cursor) {
-            return Ok(Arc::clone(&there.info));
+        let Core { consumers, store, without_consumers, .. } = self;
+        let consumption = match consumers.entry(cursor) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(free) => free.insert(without_consumers.prepare(store, info)?),
+        };
+        consumption.consumers += 1;
+        let (is_first, info) = (consumption.consumers == 1, Arc::clone(&consumption.info));
+        if is_first {
+            self.arm(cursor);
         }
-        let (_, end) = self.bounds(info.log)?;
-        let acks = self.store.acks_of(cursor)?;
-        let mut deliveries = Deliveries::new(acks.floor());
-        deliveries.number_above(self.leases_deleted);
-        for (offset, priority) in acks.prioritized() {
-            audit::step();
-            deliveries.prioritize(offset, priority);
-        }
-        for (offset, due) in acks.deferred(acks.floor()) {
-            audit::step();
-            deliveries.defer(offset, due);
-        }
-        // The settings may have changed since the caller read them.
-        info.current.set(self.rules_of(&info).ok_or_else(|| self.store.deleted(cursor.entity()))?);
-        let info = Arc::new(info);
-        let consumption = Consumption::new(Arc::clone(&info), end, deliveries);
-        self.consumers.insert(cursor, consumption);
-        // A queue that did not drop its oldest messages before may have spilled some.
-        let rules = info.current.all();
-        let has_spilled = !rules.is_ordered && acks.spilled() > 0;
-        let spills = may_spill(&info, &rules) || has_spilled;
-        if spills {
-            self.find_delay_index(cursor);
-        }
-        self.arm(cursor);
         Ok(info)
     }
 
     #[inline]
     pub fn consumption(&mut self, cursor: CursorId) -> Result<&mut Consumption> {
-        self.consumers.get_mut(&cursor).ok_or_else(|| self.store.deleted(cursor.entity()))
+        match self.consumers.get_mut(&cursor) {
+            Some(consumption) => Ok(consumption),
+            None => Err(self.store.deleted(cursor.entity())),
+        }
     }
 
     /// The store and the state of a cursor at once.
     #[inline]
     pub fn store_and(&mut self, cursor: CursorId) -> Result<(&mut Store, &mut Consumption)> {
-        let consumption =
-            self.consumers.get_mut(&cursor).ok_or_else(|| self.store.deleted(cursor.entity()))?;
-        Ok((&mut self.store, consumption))
+        match self.consumers.get_mut(&cursor) {
+            Some(consumption) => Ok((&mut self.store, consumption)),
+            None => Err(self.store.deleted(cursor.entity())),
+        }
+    }
+
+    /// Prepares a cursor that may have no consumer, for an operation that knows only its id: a transaction keeps no
+    /// deliveries.
+    pub fn revive(&mut self, cursor: CursorId) -> Result<()> {
+        let Core { consumers, store, without_consumers, .. } = self;
+        if let Entry::Vacant(free) = consumers.entry(cursor) {
+            free.insert(without_consumers.revive(store, cursor)?);
+        }
+        Ok(())
     }
 
     /// Wakes senders: a queue has capacity for `messages` more.

@@ -1,55 +1,12 @@
 //! Messages that are damaged. A consumer that meets one gets the error once. The message stays in its queue, and is
 //! not delivered again before the store is opened again. So it never holds up the others.
 
-use std::collections::{BTreeSet, VecDeque};
-
 use super::{Core, consumption::Consumption};
 use crate::{
-    audit,
     delivery::LeaseKey,
     error::Error,
-    ids::{CursorId, Offset, OffsetRange},
+    ids::{CursorId, Offset},
 };
-
-/// The damaged messages of one cursor.
-#[derive(Debug, Default)]
-pub struct Damaged {
-    /// The messages that were set aside, and are still there.
-    offsets: BTreeSet<Offset>,
-    /// Damage that no consumer was told of yet.
-    untold: VecDeque<Error>,
-}
-
-impl Damaged {
-    /// How many messages were set aside, and are still there.
-    pub fn len(&self) -> u64 {
-        self.offsets.len() as u64
-    }
-
-    /// Whether a message was set aside, and is still there.
-    pub fn contains(&self, offset: Offset) -> bool {
-        self.offsets.contains(&offset)
-    }
-
-    /// Forgets a message that was deleted. Returns whether it was set aside.
-    pub fn forget(&mut self, offset: Offset) -> bool {
-        self.offsets.remove(&offset)
-    }
-
-    /// Forgets messages that were deleted.
-    pub fn forget_all(&mut self, deleted: &[OffsetRange]) {
-        if self.offsets.is_empty() {
-            return;
-        }
-        for range in deleted {
-            audit::step();
-            while let Some(&offset) = self.offsets.range(range.start..range.end).next() {
-                audit::step();
-                self.offsets.remove(&offset);
-            }
-        }
-    }
-}
 
 impl Consumption {
     /// The error of a damaged message, with its offset and its queue.

@@ -44,7 +44,9 @@ pub mod commit;
 pub mod consumption;
 pub mod cursors;
 pub mod damage;
+pub mod damaged;
 pub mod dead_letters;
+pub mod dormant;
 pub mod effects;
 pub mod errors;
 pub mod expired;
@@ -72,8 +74,8 @@ pub mod weights;
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::{
-    consumption::Consumption, effects::Effects, failures::Failures, lives::Lives, room::RoomLook,
-    thresholds::WatchedCursors, waiters::Arrivals,
+    consumption::Consumption, dormant::WithoutConsumers, effects::Effects, failures::Failures,
+    lives::Lives, room::RoomLook, thresholds::WatchedCursors, waiters::Arrivals,
 };
 use crate::{
     config::Config,
@@ -90,7 +92,8 @@ use crate::{
 pub struct Core {
     pub store: Store,
     pub is_closed: bool,
-    consumers: IdMap<CursorId, Consumption>,
+    consumers: IdMap<CursorId, Box<Consumption>>,
+    without_consumers: WithoutConsumers,
     arrivals: Arrivals,
     effects: Effects,
     watched: WatchedCursors,
@@ -98,9 +101,6 @@ pub struct Core {
     lives: Lives,
     /// How far the call looks whose attempt to commit holds the core.
     pub room: RoomLook,
-    /// The highest lease number of all deleted cursors. A new queue with an old name goes on from it, so that
-    /// fencing tokens never go back.
-    leases_deleted: u64,
     /// How often the settings of an open queue or subscription have changed.
     pub settings_changes: u64,
     /// Whether any queue has a limit in bytes.
@@ -129,13 +129,13 @@ impl Core {
             store,
             is_closed: false,
             consumers: IdMap::default(),
+            without_consumers: WithoutConsumers::new(config),
             arrivals: Arrivals::new(config.durability),
             effects: Effects::default(),
             watched: WatchedCursors::default(),
             failures: Failures::new(chance),
             lives: Lives::default(),
             room: RoomLook::default(),
-            leases_deleted: 0,
             settings_changes: 0,
             weighs: false,
             clock,

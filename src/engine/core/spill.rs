@@ -22,7 +22,7 @@ use crate::{
     ids::{CursorId, Due, EntityId, Now, Offset, Skew, Timestamp},
     journal::Urgency,
     message::Message,
-    store::{AckSet, Op, Source, Space, Stored},
+    store::{AckSet, Op, Source, Space, Store, Stored},
 };
 
 /// The stored name of the entity that holds a queue's blocks. It is on disk, so it keeps its old word.
@@ -61,32 +61,41 @@ impl Consumption {
     }
 }
 
-impl Core {
-    fn find_delay_entity(&self, cursor: CursorId) -> Option<EntityId> {
-        let space = Space::DelayIndexes { queue: cursor.entity() };
-        self.store.find(space, NAME).map(|entity| entity.id)
-    }
-
+impl Consumption {
     /// Finds the blocks of a queue when its first consumer is opened.
-    pub(super) fn find_delay_index(&mut self, cursor: CursorId) {
-        let entity = self.find_delay_entity(cursor);
-        let Core { consumers, store, delayed_in_memory, .. } = self;
-        let Some(consumption) = consumers.get_mut(&cursor) else { return };
-        consumption.delay_index.entity = entity;
-        consumption.delay_index.spill_above(*delayed_in_memory);
+    pub(super) fn find_delay_index(&mut self, store: &Store, delayed_in_memory: u64) {
+        let cursor = self.info.cursor;
+        let entity = find_delay_entity(store, cursor);
+        self.delay_index.entity = entity;
+        self.delay_index.spill_above(delayed_in_memory);
         let Some(id) = entity else { return };
         let (Some((_, end)), Some(blocks)) = (store.bounds(id.log(0)), store.acks(id.cursor(0)))
         else {
             return;
         };
         let there = blocks.unacked_in(blocks.floor().to(end)).into_iter().flatten();
-        consumption.delay_index.add(there.map(|offset| {
+        self.delay_index.add(there.map(|offset| {
             audit::step();
             SpilledBlock { due: blocks.due(offset), offset }
         }));
         if let Some(acks) = store.acks(cursor) {
             audit::steps(acks.spilled());
-            consumption.deliveries.add_spilled(acks.all_spilled());
+            self.deliveries.add_spilled(acks.all_spilled());
+        }
+    }
+}
+
+fn find_delay_entity(store: &Store, cursor: CursorId) -> Option<EntityId> {
+    let space = Space::DelayIndexes { queue: cursor.entity() };
+    store.find(space, NAME).map(|entity| entity.id)
+}
+
+impl Core {
+    /// Finds the blocks of a queue that may spill from now on.
+    pub(super) fn find_delay_index(&mut self, cursor: CursorId) {
+        let Core { consumers, store, delayed_in_memory, .. } = self;
+        if let Some(consumption) = consumers.get_mut(&cursor) {
+            consumption.find_delay_index(store, *delayed_in_memory);
         }
     }
 
@@ -243,7 +252,7 @@ impl Core {
         let is_needed = self.spilled(cursor) > 0;
         let entity = match self.consumers.get(&cursor) {
             Some(consumption) => consumption.delay_index.entity,
-            None => self.find_delay_entity(cursor),
+            None => find_delay_entity(&self.store, cursor),
         };
         let Some(entity) = entity.filter(|_| !is_needed) else {
             return Ok(Receipt::of_what_is_there(&self.store));

@@ -9,15 +9,18 @@ use crate::{
     delivery::{Groups, delay_index::DelayIndex, weights::Weights},
     format::entity::Entity,
     ids::CursorId,
+    store::Store,
 };
 
-impl Core {
+impl CursorInfo {
     /// The rules of a cursor that exists in the store.
-    pub(super) fn rules_of(&self, info: &CursorInfo) -> Option<Rules> {
-        let entity = self.store.entity(info.cursor.entity())?;
-        Some(Rules::of(entity.delivering()?, info.tick))
+    pub(super) fn rules_in(&self, store: &Store) -> Option<Rules> {
+        let entity = store.entity(self.cursor.entity())?;
+        Some(Rules::of(entity.delivering()?, self.tick))
     }
+}
 
+impl Core {
     /// How many messages of a cursor are not acked.
     pub fn depth(&self, cursor: CursorId) -> u64 {
         let Some(entity) = self.store.entity(cursor.entity()) else { return 0 };
@@ -37,7 +40,7 @@ impl Core {
         let cursor = entity.id.cursor(0);
         let Some(consumption) = self.consumers.get(&cursor) else { return };
         let info = std::sync::Arc::clone(&consumption.info);
-        let Some(rules) = self.rules_of(&info) else { return };
+        let Some(rules) = info.rules_in(&self.store) else { return };
         let end = self.store.bounds(info.log).map_or_else(Default::default, |(_, end)| end);
         let Core { consumers, effects, weighs, settings_changes, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };

@@ -1,6 +1,6 @@
 //! Where consumers wait for messages of each log.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::effects::Effects;
 use crate::{
@@ -21,6 +21,8 @@ pub struct Arrivals {
     pub(super) touched: Vec<LogId>,
     /// The messages of batches that become visible with the next sync.
     pub(super) batches: Vec<BatchArrivals>,
+    /// Logs that nobody watched when messages came that become visible with the next sync.
+    pub(super) unwatched: BTreeSet<LogId>,
     /// Whether consumers see only durable messages.
     pub(super) hides_unsynced: bool,
 }
@@ -65,12 +67,20 @@ pub struct Fresh {
 }
 
 impl Arrivals {
+    /// Notes messages of a log that nobody watches.
+    pub(super) fn note_unwatched(&mut self, log: LogId) {
+        if self.hides_unsynced {
+            self.unwatched.insert(log);
+        }
+    }
+
     pub fn new(durability: Durability) -> Arrivals {
         Arrivals {
             watches: IdMap::default(),
             recent: IdMap::default(),
             touched: Vec::new(),
             batches: Vec::new(),
+            unwatched: BTreeSet::new(),
             hides_unsynced: durability == Durability::Sync,
         }
     }

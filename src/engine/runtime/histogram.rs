@@ -1,8 +1,9 @@
 //! Histograms: they count times in buckets, without a lock.
 //!
 //! A bucket is a sixteenth of a power of two wide. So a value is exact to a sixteenth, from a millisecond to
-//! weeks (the log-linear buckets of HdrHistogram; Tene, 2012). Memory is taken one octave at a time, when a time
-//! falls into it: a few hundred bytes in practice, and 4 KiB at most.
+//! weeks (the log-linear buckets of HdrHistogram; Tene, 2012). The first three buckets that are needed have their places
+//! in the histogram itself: messages that are fetched at once need no more. For others, memory is taken one octave at a
+//! time: a few hundred bytes in practice, and 4 KiB at most.
 
 use std::{
     array,
@@ -231,12 +232,12 @@ impl Latency {
 
 /// The bucket of a time.
 #[inline]
-fn bucket_of(ms: u64) -> (usize, usize) {
+fn bucket_of(ms: u64) -> usize {
     let octave = (u64::BITS - (ms / WIDTH as u64).leading_zeros()) as usize;
     if octave >= OCTAVES {
-        return (OCTAVES - 1, WIDTH - 1);
+        return OCTAVES * WIDTH - 1;
     }
-    (octave, (ms >> octave.saturating_sub(1)) as usize % WIDTH)
+    octave * WIDTH + (ms >> octave.saturating_sub(1)) as usize % WIDTH
 }
 
 fn lowest_of(bucket: usize) -> Duration {
@@ -251,12 +252,23 @@ fn highest_of(bucket: usize) -> Duration {
     lowest_of(bucket + 1) - Duration::from_millis(1)
 }
 
+/// How many buckets have their places in the histogram itself.
+const FIRST: usize = 3;
+
+/// Such a place holds the number of its bucket, plus one, above the count. 0 is a free place.
+const COUNT_BITS: u32 = 48;
+
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+
 type Octave = Box<[AtomicU64; WIDTH]>;
 
 /// Counts times as they are measured.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Histogram {
-    octaves: [OnceLock<Octave>; OCTAVES],
+    /// The buckets that were needed first.
+    first: [AtomicU64; FIRST],
+    /// The others, by octaves.
+    others: OnceLock<Box<[OnceLock<Octave>; OCTAVES]>>,
     /// The sum of the times in milliseconds.
     sum_ms: AtomicU64,
 }
@@ -265,41 +277,88 @@ impl Histogram {
     #[inline]
     pub fn record(&self, time: Duration) {
         let ms = time.as_secs().saturating_mul(1000) + u64::from(time.subsec_millis());
-        let (octave, within) = bucket_of(ms);
-        let octave = self.octaves[octave].get_or_init(Octave::default);
-        octave[within].fetch_add(1, Ordering::Relaxed);
+        self.add(bucket_of(ms), 1);
         self.sum_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
-    fn snapshot(&self) -> Latency {
-        let octaves = self.octaves.iter().flat_map(|octave| match octave.get() {
-            Some(octave) => octave.each_ref().map(|count| count.load(Ordering::Relaxed)),
-            None => [0; WIDTH],
+    /// A place that a bucket has taken stays its own. So no bucket is among the others if a place was free for it.
+    #[inline]
+    fn add(&self, bucket: usize, count: u64) {
+        let tag = (bucket as u64 + 1) << COUNT_BITS;
+        for place in &self.first {
+            let mut word = place.load(Ordering::Relaxed);
+            if word == 0 {
+                let (taken, order) = (tag | count, Ordering::Relaxed);
+                match place.compare_exchange(0, taken, order, order) {
+                    Ok(_) => return,
+                    // Another thread has taken it, perhaps for the same bucket.
+                    Err(now) => word = now,
+                }
+            }
+            if word & !COUNT_MASK == tag {
+                place.fetch_add(count, Ordering::Relaxed);
+                return;
+            }
+        }
+        let octaves = self.others.get_or_init(|| Box::new(array::from_fn(|_| OnceLock::new())));
+        let octave = octaves[bucket / WIDTH].get_or_init(Octave::default);
+        octave[bucket % WIDTH].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The buckets that hold times, each with its count.
+    fn filled(&self) -> impl Iterator<Item = (usize, u64)> {
+        let first = self.first.iter().map(|place| place.load(Ordering::Relaxed));
+        let first = first.filter(|word| *word > 0);
+        let first = first.map(|word| ((word >> COUNT_BITS) as usize - 1, word & COUNT_MASK));
+        let octaves = self.others.get().into_iter().flat_map(|all| all.iter().enumerate());
+        let octaves = octaves.filter_map(|(n, octave)| Some((n * WIDTH, octave.get()?)));
+        let others = octaves.flat_map(|(base, octave)| {
+            let counts = octave.iter().map(|count| count.load(Ordering::Relaxed));
+            counts.enumerate().map(move |(n, count)| (base + n, count))
         });
-        Latency::of(octaves.collect(), self.sum_ms.load(Ordering::Relaxed))
+        first.chain(others.filter(|(_, count)| *count > 0))
+    }
+
+    fn snapshot(&self) -> Latency {
+        let mut counts = vec![0; self.filled().map(|(bucket, _)| bucket + 1).max().unwrap_or(0)];
+        self.filled().for_each(|(bucket, count)| counts[bucket] += count);
+        Latency::of(counts, self.sum_ms.load(Ordering::Relaxed))
     }
 }
 
 /// The two histograms of a cursor.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Histograms {
     pub waiting: Histogram,
     pub handling: Histogram,
 }
 
-impl Default for Histograms {
-    fn default() -> Histograms {
-        let histogram = || Histogram {
-            octaves: array::from_fn(|_| OnceLock::new()),
-            sum_ms: AtomicU64::new(0),
-        };
-        Histograms { waiting: histogram(), handling: histogram() }
-    }
-}
-
 impl Histograms {
     pub fn snapshot(&self) -> Latencies {
         Latencies { waiting: self.waiting.snapshot(), handling: self.handling.snapshot() }
+    }
+
+    /// What was counted, as a few numbers: the two sums, and the buckets that hold times, each with its count.
+    pub fn pack(&self) -> Vec<u64> {
+        let both = [&self.waiting, &self.handling];
+        let mut numbers: Vec<u64> = both.map(|it| it.sum_ms.load(Ordering::Relaxed)).into();
+        for (n, histogram) in both.iter().enumerate() {
+            // Those of the first histogram have an even number.
+            let filled = histogram.filled();
+            numbers.extend(filled.flat_map(|(bucket, count)| [(2 * bucket + n) as u64, count]));
+        }
+        numbers
+    }
+
+    /// Adds what was [packed](Histograms::pack).
+    pub fn unpack(&self, mut numbers: impl Iterator<Item = u64>) {
+        let both = [&self.waiting, &self.handling];
+        for (histogram, sum) in both.iter().zip(numbers.by_ref()) {
+            histogram.sum_ms.fetch_add(sum, Ordering::Relaxed);
+        }
+        while let (Some(bucket), Some(count)) = (numbers.next(), numbers.next()) {
+            both[bucket as usize % 2].add(bucket as usize / 2, count);
+        }
     }
 }
 
@@ -325,15 +384,14 @@ mod tests {
         for bucket in 0..OCTAVES * WIDTH {
             let (low, high) = (lowest_of(bucket), highest_of(bucket));
             for time in [low, high] {
-                let (octave, within) = bucket_of(time.as_millis() as u64);
-                assert_eq!(octave * WIDTH + within, bucket);
+                assert_eq!(bucket_of(time.as_millis() as u64), bucket);
             }
             assert_eq!(high + ms(1), lowest_of(bucket + 1));
             assert!(high - low <= low / WIDTH as u32, "{bucket}");
         }
         // A time beyond the last bucket is counted in the last bucket.
-        assert_eq!(bucket_of(u64::MAX), (OCTAVES - 1, WIDTH - 1));
-        assert_eq!(bucket_of(1 << 40), (OCTAVES - 1, WIDTH - 1));
+        assert_eq!(bucket_of(u64::MAX), OCTAVES * WIDTH - 1);
+        assert_eq!(bucket_of(1 << 40), OCTAVES * WIDTH - 1);
     }
 
     #[test]
@@ -343,6 +401,38 @@ mod tests {
         assert_eq!(none.buckets().count(), 0);
         assert_eq!(of(&[]), none);
         assert_eq!(of(&[5, 70]).since(&of(&[5, 70])), none);
+    }
+
+    /// Every bucket is filled, in an order that has each table full.
+    #[test]
+    fn every_bucket_finds_a_place_and_is_packed() {
+        let histograms = Histograms::default();
+        for round in 1..=3 {
+            for n in 0..OCTAVES * WIDTH {
+                histograms.handling.record(lowest_of(n * 7 % (OCTAVES * WIDTH)));
+            }
+            let latency = histograms.snapshot().handling;
+            assert!(latency.counts.iter().all(|count| *count == round), "{latency:?}");
+        }
+        histograms.waiting.record(ms(5));
+        let again = Histograms::default();
+        again.unpack(histograms.pack().into_iter());
+        assert_eq!(again.snapshot(), histograms.snapshot());
+        assert_eq!(Histograms::default().pack(), [0, 0]);
+    }
+
+    #[test]
+    fn threads_that_record_at_once_lose_nothing() {
+        let histograms = Histograms::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..5000).for_each(|n| histograms.waiting.record(ms(n % 100))));
+            }
+        });
+        assert_eq!(histograms.snapshot().waiting.count(), 20_000);
+        let buckets: Vec<_> = histograms.waiting.filled().map(|it| it.0).collect();
+        let once: std::collections::BTreeSet<_> = buckets.iter().collect();
+        assert_eq!(once.len(), buckets.len(), "each bucket has one place");
     }
 
     proptest! {

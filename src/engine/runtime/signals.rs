@@ -66,7 +66,18 @@ struct Agenda {
 /// noticed by then.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The timers take up no more than so many places, or eight times as many as there are.
+const PLACES_KEPT: usize = 1024;
+
 impl Agenda {
+    fn pop_timer(&mut self) -> Option<Timer> {
+        let popped = self.timers.pop();
+        if self.timers.capacity() > PLACES_KEPT.max(8 * self.timers.len()) {
+            self.timers.shrink_to(2 * self.timers.len());
+        }
+        popped.map(|Reverse(timer)| timer)
+    }
+
     fn next_look(&self) -> Option<Duration> {
         let waits = !self.timers.is_empty() || self.sweep_at.is_some();
         waits.then_some(self.looked_at + LOOK)
@@ -162,7 +173,7 @@ impl FlusherSignal {
     pub fn take_due(&self, now: Duration) -> Option<Timer> {
         let mut agenda = self.agenda.lock();
         let is_due = agenda.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now);
-        if is_due { agenda.timers.pop().map(|Reverse(timer)| timer) } else { None }
+        if is_due { agenda.pop_timer() } else { None }
     }
 
     /// Has the lives of messages looked at.
@@ -261,7 +272,7 @@ impl FlusherSignal {
             if let Some(Reverse(timer)) = agenda.timers.peek().copied()
                 && timer.at <= now
             {
-                agenda.timers.pop();
+                agenda.pop_timer();
                 return Duty::Timer(timer);
             }
             if agenda.sweep_at.take_if(|at| *at <= now).is_some() {

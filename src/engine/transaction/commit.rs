@@ -139,6 +139,10 @@ impl Transaction {
     fn attempt(&self, core: &mut Core) -> CommitResult<(Vec<Position>, Receipt)> {
         let committer = self.engine.committer();
         let elapsed = committer.elapsed();
+        for settlement in &self.settlements {
+            audit::step();
+            core.revive(settlement.cursor)?;
+        }
         let plan = core.plan_settlements(&self.settlements, elapsed)?;
         let rules = self.rules(core)?;
         let dropped = self.make_capacity(core, &plan, &rules, elapsed)?;

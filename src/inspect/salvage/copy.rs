@@ -17,7 +17,7 @@ use crate::{
         verify::take_within,
     },
     segment::{Held, Output, Packing},
-    store::{Cursor, Progress, join},
+    store::{Progress, join},
 };
 
 /// One log of the new store.
@@ -124,7 +124,7 @@ impl Copying<'_> {
         let is_empty = log.keeps_acked && self.messages == 0;
         let start = if is_empty { next } else { log.start };
         for id in cursors {
-            let cursor: Option<&mut Cursor> = survey.state.cursors.get_mut(&id);
+            let cursor = survey.state.cursors.get_mut(&id);
             if let Some(Progress::Acks(acks)) = cursor.map(|cursor| &mut cursor.progress) {
                 settled.iter().for_each(|range| acks.ack(*range));
                 next = next.max(acks.end());

@@ -137,7 +137,7 @@ impl Gathered {
             if overlaps || segment.base > segment.end || segment.end > log.moved {
                 odd.push("a log's segments contradict each other");
             }
-            log.segments.insert(segment.base, segment.clone());
+            log.segments.insert(segment.clone());
         }
     }
 

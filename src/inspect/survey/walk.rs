@@ -158,7 +158,7 @@ impl Survey {
             former.sort_by_key(|it| (it.base, it.generation, it.blocks_at(), Reverse(it.bytes)));
             former.dedup_by_key(|it| (it.base, it.generation, it.blocks_at()));
             let is_current = |it: &&SegmentState| {
-                let now = state.segments.get(&it.base);
+                let now = state.segments.get(it.base);
                 now.is_some_and(|now| (now.generation, now.place) == (it.generation, it.place))
             };
             sources.extend(former.into_iter().filter(|it| !is_current(it)).map(|it| of(it, 1)));

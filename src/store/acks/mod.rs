@@ -337,7 +337,18 @@ impl AckSet {
                 _ => {}
             }
         }
+        self.shrink();
         None
+    }
+
+    /// Gives back the memory of trees that became empty: they keep a node.
+    pub fn shrink(&mut self) {
+        if self.chunks.is_empty() {
+            self.chunks = BTreeMap::new();
+        }
+        if self.changed.is_empty() {
+            self.changed = BTreeSet::new();
+        }
     }
 
     /// Whether there may be such a chunk.

@@ -24,6 +24,7 @@ mod settings;
 mod tasks;
 mod time_to_live;
 mod times;
+mod without_handles;
 mod worker;
 
 use posthouse::Message;

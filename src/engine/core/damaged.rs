@@ -1,0 +1,54 @@
+//! The damaged messages of one cursor. `damage.rs` sets them aside.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::{
+    audit,
+    error::Error,
+    ids::{Offset, OffsetRange},
+};
+
+/// The damaged messages of one cursor.
+#[derive(Debug, Default)]
+pub struct Damaged {
+    /// The messages that were set aside, and are still there.
+    pub(super) offsets: BTreeSet<Offset>,
+    /// Damage that no consumer was told of yet.
+    pub(super) untold: VecDeque<Error>,
+}
+
+impl Damaged {
+    /// How many messages were set aside, and are still there.
+    pub fn len(&self) -> u64 {
+        self.offsets.len() as u64
+    }
+
+    /// Whether no message was set aside, and no consumer is to be told of one.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty() && self.untold.is_empty()
+    }
+
+    /// Whether a message was set aside, and is still there.
+    pub fn contains(&self, offset: Offset) -> bool {
+        self.offsets.contains(&offset)
+    }
+
+    /// Forgets a message that was deleted. Returns whether it was set aside.
+    pub fn forget(&mut self, offset: Offset) -> bool {
+        self.offsets.remove(&offset)
+    }
+
+    /// Forgets messages that were deleted.
+    pub fn forget_all(&mut self, deleted: &[OffsetRange]) {
+        if self.offsets.is_empty() {
+            return;
+        }
+        for range in deleted {
+            audit::step();
+            while let Some(&offset) = self.offsets.range(range.start..range.end).next() {
+                audit::step();
+                self.offsets.remove(&offset);
+            }
+        }
+    }
+}
