@@ -116,6 +116,11 @@ impl Series {
     }
 
     #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.values().count()
+    }
+
+    #[cfg(test)]
     pub fn values_mut(&mut self) -> Vec<&mut SegmentState> {
         match &mut self.0 {
             Kept::Few(few) => few.iter_mut().collect(),
