@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use posthouse::{Durability, Engine, ErrorKind, Options, Queue, sim::SimDisk};
 use proptest::prelude::*;
 
-use crate::{model::small_options, support::cases};
+use crate::{
+    model::small_options,
+    support::{cases, one_in},
+};
 
 const PAGE: u64 = 4096;
 
@@ -219,44 +222,46 @@ proptest! {
 /// journal's length, and the reserve was never given up.
 #[test]
 fn a_short_journal_with_large_files_on_a_full_disk_takes_acks() {
-    for journal in [32 << 10, 64 << 10, 128 << 10] {
-        for end in [End::Acked, End::Purged, End::Deleted, End::Checkpointed] {
-            check(&Setting {
-                file_min: 8 << 10,
-                file_max: 256 << 10,
-                journal,
-                segment: 1 << 20,
-                disk: 2 << 20,
-                message: 200,
-                queues: 1,
-                durability: Durability::Buffered,
-                is_filled: true,
-                between: Between::Nothing,
-                end,
-            });
-        }
+    let journals = [32 << 10, 64 << 10, 128 << 10];
+    let ends = [End::Acked, End::Purged, End::Deleted, End::Checkpointed];
+    let all = journals.into_iter().flat_map(|journal| ends.map(|end| (journal, end)));
+    for (journal, end) in all.step_by(one_in(5)) {
+        check(&Setting {
+            file_min: 8 << 10,
+            file_max: 256 << 10,
+            journal,
+            segment: 1 << 20,
+            disk: 2 << 20,
+            message: 200,
+            queues: 1,
+            durability: Durability::Buffered,
+            is_filled: true,
+            between: Between::Nothing,
+            end,
+        });
     }
 }
 
 /// A disk that was filled while the store was closed: the reserve is given up for the new journal file.
 #[test]
 fn a_store_opens_on_a_disk_that_was_filled_while_it_was_closed() {
-    for between in [Between::Reopened, Between::Killed] {
-        for end in [End::Acked, End::Purged, End::Deleted, End::Checkpointed] {
-            check(&Setting {
-                file_min: 8 << 10,
-                file_max: 64 << 10,
-                journal: 256 << 10,
-                segment: 1 << 20,
-                disk: 2 << 20,
-                message: 200,
-                queues: 2,
-                durability: Durability::Sync,
-                is_filled: true,
-                between,
-                end,
-            });
-        }
+    let ends = [End::Acked, End::Purged, End::Deleted, End::Checkpointed];
+    let betweens = [Between::Reopened, Between::Killed];
+    let all = betweens.into_iter().flat_map(|between| ends.map(|end| (between, end)));
+    for (between, end) in all.step_by(one_in(3)) {
+        check(&Setting {
+            file_min: 8 << 10,
+            file_max: 64 << 10,
+            journal: 256 << 10,
+            segment: 1 << 20,
+            disk: 2 << 20,
+            message: 200,
+            queues: 2,
+            durability: Durability::Sync,
+            is_filled: true,
+            between,
+            end,
+        });
     }
 }
 

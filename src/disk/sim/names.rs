@@ -47,3 +47,8 @@ impl NameChange {
 pub(super) fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
+
+/// Whether this is a directory that is always there.
+pub(super) fn is_root(dir: &Path) -> bool {
+    matches!(dir.as_os_str().as_encoded_bytes(), b"" | b"/")
+}

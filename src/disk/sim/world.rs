@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Bound,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
     file::{Content, PAGE},
-    names::{NameChange, Node, parent},
+    names::{NameChange, Node, is_root, parent},
     random::Random,
 };
 use crate::{disk::not_a_file, ids::Timestamp};
@@ -224,19 +225,16 @@ impl World {
         }
     }
 
-    /// Drops the files of directories whose own names did not survive.
+    /// Drops the files of directories whose own names did not survive. A directory comes before what is in it.
     fn drop_orphans(&mut self) {
-        let dirs: Vec<PathBuf> = self
-            .durable_names
-            .iter()
-            .filter(|(_, node)| **node == Node::Dir)
-            .map(|(path, _)| path.clone())
-            .collect();
-        self.durable_names.retain(|path, _| {
-            path.ancestors().skip(1).all(|dir| {
-                dir == Path::new("") || dir == Path::new("/") || dirs.iter().any(|d| d == dir)
-            })
-        });
+        let mut kept = BTreeMap::new();
+        for (path, node) in std::mem::take(&mut self.durable_names) {
+            let dir = parent(&path);
+            if is_root(dir) || kept.get(dir) == Some(&Node::Dir) {
+                kept.insert(path, node);
+            }
+        }
+        self.durable_names = kept;
     }
 
     fn drop_nameless(&mut self) {
@@ -261,7 +259,7 @@ impl World {
     }
 
     fn is_dir(&self, dir: &Path) -> bool {
-        dir == Path::new("") || dir == Path::new("/") || self.names.get(dir) == Some(&Node::Dir)
+        is_root(dir) || self.names.get(dir) == Some(&Node::Dir)
     }
 
     pub(super) fn create_dir(&mut self, dir: &Path) -> io::Result<()> {
@@ -280,7 +278,10 @@ impl World {
         if !self.is_dir(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let inside = self.names.keys().filter(|path| path.parent() == Some(dir));
+        // What is in a directory comes behind it.
+        let behind = self.names.range::<Path, _>((Bound::Excluded(dir), Bound::Unbounded));
+        let below = behind.map(|(path, _)| path).take_while(|path| path.starts_with(dir));
+        let inside = below.filter(|path| parent(path) == dir);
         let name = |path: &PathBuf| path.file_name()?.to_str().map(str::to_owned);
         Ok(inside.filter_map(name).collect())
     }

@@ -51,7 +51,7 @@ fn an_intact_store_is_salvaged_whole() {
 #[test]
 fn a_flipped_bit_is_named_and_all_else_is_salvaged() {
     let sample = sample(true);
-    let step = 7 * one_in(151);
+    let step = 7 * one_in(301);
     let tally = damage_each(&sample, &mut |_, content, damaged| {
         for at in (0..content.len()).step_by(step) {
             let mut flipped = content.to_vec();
