@@ -222,6 +222,7 @@ impl Store {
             }
         };
         self.apply(ops, lsn).expect("the operations were checked before");
+        self.draft.has_batch = true;
         shrink(&mut self.draft.frame);
         Ok(Receipt { end: self.journal.tail() })
     }

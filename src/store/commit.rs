@@ -205,10 +205,16 @@ impl Store {
     }
 
     /// The logs and offsets of the messages in the last commit, in the order in which they were
-    /// committed.
+    /// committed. Those of a batch are in the batch.
     #[inline]
     pub fn placed(&self) -> impl Iterator<Item = (LogId, OffsetRange)> {
         self.draft.runs.iter().map(|run| (run.log, run.first.to(run.end)))
+    }
+
+    /// Whether the last commit added messages.
+    #[inline]
+    pub fn has_placed(&self) -> bool {
+        self.draft.has_batch || !self.draft.runs.is_empty()
     }
 
     /// The messages that the last commit delayed.

@@ -57,6 +57,8 @@ pub struct Draft {
     pub runs: Vec<RunAt>,
     pub deferred: Vec<Deferred>,
     pub prioritized: Vec<Prioritized>,
+    /// Whether the messages of a batch, which was encoded elsewhere, were committed beside it.
+    pub has_batch: bool,
     ends: Ends,
 }
 
@@ -135,6 +137,7 @@ impl Draft {
         self.runs.clear();
         self.deferred.clear();
         self.prioritized.clear();
+        self.has_batch = false;
     }
 
     /// The end of a log, if this draft adds to it.

@@ -156,7 +156,7 @@ impl Core {
         let journal = &self.store.journal;
         let bytes = journal.tail().0 - since.0;
         let is_on_slope = journal.bytes_behind() > self.slope().start;
-        if bytes == 0 || !is_on_slope || self.store.placed().next().is_none() {
+        if bytes == 0 || !is_on_slope || !self.store.has_placed() {
             return None;
         }
         let length = journal.tail().0 - journal.start().0;
