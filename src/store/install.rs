@@ -49,7 +49,9 @@ impl Work {
             });
         }
         garbage.extend(shared.with(|store| {
-            store.state.reclaimable |= self.has_more || store.files.wants_rewrite(self.is_idle);
+            // A checkpoint that may not rewrite, as the disk is full, asks for no other one: that would rewrite nothing, too.
+            let wants_more = self.may_rewrite && store.files.wants_rewrite(self.is_idle);
+            store.state.reclaimable |= self.has_more || wants_more;
             let unused = store.install(self.upto, written, meta);
             // They wait for the next checkpoint. None is asked for, as the disk is full.
             store.files.put_back(&self.put_off);

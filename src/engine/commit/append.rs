@@ -61,7 +61,6 @@ impl Committer {
         now: &impl Fn(&Committer) -> Now,
         may: &impl Fn() -> bool,
     ) -> Result<Option<(Option<Offset>, Receipt)>> {
-        // The messages of topics and queues may expire. A stream's time has no even time of its own.
         let of = |message| BatchedMessage { log, message, keeps_acked: false };
         let of: Vec<BatchedMessage<'_>> = messages.iter().map(of).collect();
         let mut batch = self.encode(&of, now(self))?;

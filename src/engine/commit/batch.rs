@@ -1,6 +1,8 @@
 //! Commits of many messages, or of large ones. They are encoded before the core is locked, so other commits do not wait for
 //! that.
 
+use std::time::Duration;
+
 use super::committer::Committer;
 use crate::{
     engine::core::{
@@ -15,6 +17,9 @@ use crate::{
 
 /// So many bytes of messages are encoded before the core is locked, however few they are.
 const BATCH_BYTES_MIN: usize = 64 << 10;
+/// A batch that has waited longer for space is given up: its messages have the time at which they were encoded, and lives
+/// count from it.
+const STALE: Duration = Duration::from_secs(1);
 /// Logs whose waiters are woken in one hold of the core.
 const LOGS_AT_ONCE: usize = 256;
 
@@ -43,7 +48,8 @@ impl Committer {
     }
 
     /// Commits a batch: calls `attempt` under the core, and again each time after it made space for the commit. `None` if
-    /// the batch was encoded in vain, because the clock was set or `attempt` has found that something else has changed:
+    /// the batch was encoded in vain, because it waited long, the clock was set, or `attempt` has found that something else has
+    /// changed:
     /// the caller then commits its messages in the ordinary way.
     pub fn commit_batch<T>(
         &self,
@@ -51,11 +57,13 @@ impl Committer {
         batch: &mut Batch,
         mut attempt: impl FnMut(&mut Core, &mut Batch) -> CommitResult<Option<(T, Receipt)>>,
     ) -> Result<Option<(T, Receipt)>> {
+        let begun = self.elapsed();
         let (committed, receipt) = loop {
             let mut pages = None;
             let (committed, receipt) = self.transact(operation, |core| {
                 pages = core.store.pages_of(batch);
-                if pages.is_some() || !core.suits(batch) {
+                let is_stale = self.elapsed().saturating_sub(begun) > STALE;
+                if pages.is_some() || is_stale || !core.suits(batch) {
                     return Ok((None, Receipt::NOTHING));
                 }
                 let attempted = attempt(core, batch)?;

@@ -5,7 +5,10 @@ use std::time::Duration;
 use super::{Core, commit::CommitResult, consumption::Consumption, expiry::EXPIRED_AT_ONCE};
 use crate::{
     audit,
-    delivery::weights::{Weights, weight_of},
+    delivery::{
+        stats::Counts,
+        weights::{Weights, weight_of},
+    },
     error::{Error, ErrorKind, Result},
     format::entity::Limit,
     ids::{CursorId, Due, Offset, OffsetRange},
@@ -195,6 +198,14 @@ impl Core {
 
     /// Notes that a commit removed messages whose lives were over. None of them was on lease.
     pub fn note_expired(&mut self, cursor: CursorId, removed: &[Removal], are_moved: bool) {
+        let count = removed.len() as u64;
+        let add = |counts: &mut Counts| {
+            counts.expired += count;
+            counts.dead += if are_moved { count } else { 0 };
+        };
+        if !self.consumers.contains_key(&cursor) {
+            return self.without_consumers.count(cursor, add);
+        }
         for Removal { offset, due, .. } in removed {
             audit::step();
             let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
@@ -202,11 +213,7 @@ impl Core {
             consumption.damaged.forget(*offset);
             self.advance_key(cursor, *offset);
         }
-        let count = removed.len() as u64;
-        self.count(cursor, |counts| {
-            counts.expired += count;
-            counts.dead += if are_moved { count } else { 0 };
-        });
+        self.count(cursor, add);
         self.note_room(cursor);
     }
 

@@ -71,6 +71,13 @@ impl WithoutConsumers {
         }
     }
 
+    /// Counts something that has happened to a cursor without consumers.
+    pub(super) fn count(&mut self, cursor: CursorId, add: impl FnOnce(&mut Counts)) {
+        if let Some(dormant) = self.dormant.get_mut(&cursor) {
+            dormant.count(add);
+        }
+    }
+
     /// Prepares a cursor for its first consumer.
     pub(super) fn prepare(&mut self, store: &Store, info: CursorInfo) -> Result<Box<Consumption>> {
         let cursor = info.cursor;
@@ -159,6 +166,14 @@ impl Dormant {
 
     fn disarm(&mut self) {
         *self = Dormant::pack([0].into_iter().chain(self.numbers().skip(1)));
+    }
+
+    fn count(&mut self, add: impl FnOnce(&mut Counts)) {
+        let mut numbers = self.numbers();
+        let head: Vec<u64> = numbers.by_ref().take(3).collect();
+        let mut counts = Counts::from_numbers(|| numbers.next().unwrap_or(0));
+        add(&mut counts);
+        *self = Dormant::pack(head.into_iter().chain(counts.to_numbers()).chain(numbers));
     }
 
     /// Gives a new consumption what was counted before.

@@ -320,8 +320,10 @@ impl Histogram {
     }
 
     fn snapshot(&self) -> Latency {
-        let mut counts = vec![0; self.filled().map(|(bucket, _)| bucket + 1).max().unwrap_or(0)];
-        self.filled().for_each(|(bucket, count)| counts[bucket] += count);
+        // Others go on recording, so it looks once.
+        let filled: Vec<(usize, u64)> = self.filled().collect();
+        let mut counts = vec![0; filled.iter().map(|(bucket, _)| bucket + 1).max().unwrap_or(0)];
+        filled.into_iter().for_each(|(bucket, count)| counts[bucket] += count);
         Latency::of(counts, self.sum_ms.load(Ordering::Relaxed))
     }
 }
@@ -370,6 +372,23 @@ mod tests {
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
+    }
+
+    /// It looked twice, and met a bucket for which it had made no place.
+    #[test]
+    fn a_snapshot_is_taken_while_others_record() {
+        let histograms = Histograms::default();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..200_000).for_each(|n| histograms.waiting.record(ms(n)));
+                ended.store(true, Ordering::SeqCst);
+            });
+            while !ended.load(Ordering::SeqCst) {
+                let _ = histograms.snapshot();
+            }
+        });
+        assert_eq!(histograms.snapshot().waiting.count(), 200_000);
     }
 
     fn of(times: &[u64]) -> Latency {

@@ -14,6 +14,11 @@ impl Stream {
         let log = self.shape.log(partition);
         let messages = std::slice::from_ref(message);
         let committer = self.shape.engine.committer();
+        if committer.is_batch(messages.iter())
+            && let Some((positions, receipt)) = self.commit_batch(messages, &[partition])?
+        {
+            return Ok((positions[0], receipt));
+        }
         let (offset, receipt) = committer.append("append", log, messages, Committer::now_plain)?;
         Ok((Position { partition, offset }, receipt))
     }

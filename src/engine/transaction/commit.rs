@@ -70,6 +70,7 @@ impl Transaction {
             if core.settings_changes != changes {
                 return Ok(None);
             }
+            self.revive(core)?;
             let plan = core.plan_settlements(&self.settlements, committer.elapsed())?;
             if plan.has_letters() {
                 return Ok(None);
@@ -139,10 +140,7 @@ impl Transaction {
     fn attempt(&self, core: &mut Core) -> CommitResult<(Vec<Position>, Receipt)> {
         let committer = self.engine.committer();
         let elapsed = committer.elapsed();
-        for settlement in &self.settlements {
-            audit::step();
-            core.revive(settlement.cursor)?;
-        }
+        self.revive(core)?;
         let plan = core.plan_settlements(&self.settlements, elapsed)?;
         let rules = self.rules(core)?;
         let dropped = self.make_capacity(core, &plan, &rules, elapsed)?;
@@ -174,6 +172,14 @@ impl Transaction {
             core.note_made_capacity(*cursor, dropped);
         }
         Ok(committed)
+    }
+
+    /// Prepares the queues of the settlements: the last handle of one may be gone.
+    fn revive(&self, core: &mut Core) -> Result<()> {
+        self.settlements.iter().try_for_each(|settlement| {
+            audit::step();
+            core.revive(settlement.cursor)
+        })
     }
 
     /// The rules of the queues that messages are sent to, as they are now. Fails if a message does not fit them.

@@ -63,12 +63,19 @@ fn a_transaction_sends_to_queues_whose_handles_are_gone() {
 /// The delivery goes back when it is dropped. Its handle was the last one.
 #[test]
 fn a_transaction_tells_that_the_lease_of_a_dropped_delivery_is_lost() {
+    // Many messages are encoded before the commit.
+    [1, 100].into_iter().for_each(a_transaction_finds_a_lost_lease);
+}
+
+fn a_transaction_finds_a_lost_lease(messages: usize) {
     let disk = SimDisk::new(1);
     let engine = open(&disk);
+    let other = engine.queue("other").create().unwrap();
     let queue = engine.queue("q").create().unwrap();
     queue.send("a").unwrap();
     let delivery = queue.try_receive().unwrap().unwrap();
     let mut tx = engine.transaction();
+    (0..messages).for_each(|_| _ = tx.send(&other, "b"));
     tx.ack(&delivery);
     delivery.release().unwrap();
     drop((queue, delivery));
@@ -76,6 +83,26 @@ fn a_transaction_tells_that_the_lease_of_a_dropped_delivery_is_lost() {
     taken.ack().unwrap();
     drop(taken);
     assert_eq!(tx.commit().unwrap_err().kind(), ErrorKind::LeaseLost);
+    assert_eq!(other.depth().unwrap(), 0);
+}
+
+#[test]
+fn what_expires_while_a_queue_has_no_handles_is_counted() {
+    for letters in [false, true] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk);
+        let builder = engine.queue("q").time_to_live(Duration::from_secs(1));
+        let builder = if letters { builder.max_attempts(3) } else { builder };
+        let queue = builder.create().unwrap();
+        queue.send_batch(["a", "b", "c"]).unwrap();
+        queue.try_receive().unwrap().unwrap().ack().unwrap();
+        drop(queue);
+        disk.advance(Duration::from_secs(2));
+        engine.checkpoint().unwrap();
+        let stats = engine.queue("q").open().unwrap().stats().unwrap();
+        let dead = if letters { 2 } else { 0 };
+        assert_eq!((stats.depth, stats.acked, stats.expired, stats.dead), (0, 1, 2, dead));
+    }
 }
 
 /// A delivery keeps its queue, and a message that waits or came back is where it was.

@@ -177,6 +177,32 @@ fn a_store_that_was_opened_and_is_idle_is_small() {
     Idle { disk, engine }.assert_small("opened again", live, 1);
 }
 
+/// There is space for a part of what would be rewritten. The round began anew for ever.
+#[test]
+fn an_idle_round_ends_where_there_is_space_for_some() {
+    for free in [0, 1, 2, 3, 4, 6, 8, 10, 14, 20] {
+        let idle = Idle::new();
+        let queues: Vec<Queue> = (0..60)
+            .map(|n| idle.engine.queue(&format!("q{n}")).create().expect("there is space"))
+            .collect();
+        for round in 0..12 {
+            queues.iter().skip(round % 3).step_by(3).for_each(|queue| fill(queue, 5));
+            idle.engine.checkpoint().expect("the disk is well");
+        }
+        queues.iter().for_each(|it| _ = ack_but(it, 20, |n| n.is_multiple_of(3)));
+        idle.disk.set_capacity(Some(idle.disk.bytes_used() + free * 4096));
+        for _ in 0..3 {
+            let calls = idle.disk.calls();
+            let tail = idle.engine.committer().lock("test").store.journal.tail();
+            // Whatever has no end, ends in an error.
+            idle.disk.stop_at_step(idle.disk.steps() + 5_000);
+            let _ = idle_round(idle.engine.committer(), tail);
+            let calls = idle.disk.calls() - calls;
+            assert!(calls < 3000, "{calls} calls with {free} pages");
+        }
+    }
+}
+
 /// A full disk, or damage, does not make it try again and again.
 #[test]
 fn an_idle_round_ends_where_nothing_can_be_rewritten() {
