@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use posthouse::{Error, ErrorKind};
 
-use super::{Driver, Whose, move_to_dead_letters, offsets_of, unacked_mut};
+use super::{Driver, Whose, move_to_dead_letters, offsets_of, sweep::rotations, unacked_mut};
 use crate::state::{ATTEMPTS_MAX, DEAD, RETRIED, Unacked};
 
 impl Driver<'_> {
@@ -67,8 +67,8 @@ impl Driver<'_> {
         found
     }
 
-    /// Messages were dropped, each in a commit of its own: the fresh messages in their order, and the others
-    /// in any order.
+    /// Messages were dropped, each in a commit of its own: the fresh messages in one of the orders in which a
+    /// [look](rotations) comes to them, and the others in any order.
     pub(super) fn commit_drops(&mut self, whose: &Whose, fresh: &[u64], others: &[u64]) {
         let base = self.now().clone();
         for some in 0..1 << others.len() {
@@ -79,10 +79,12 @@ impl Driver<'_> {
                     unacked.remove(offset);
                 }
             }
-            for offset in [None].into_iter().chain(fresh.iter().map(Some)) {
-                offset.map(|offset| unacked_mut(&mut state, whose).remove(offset));
-                if state != *self.now() {
-                    self.committed(|now| *now = state.clone());
+            for order in rotations(fresh) {
+                let mut state = state.clone();
+                self.push_new(&state);
+                for offset in order {
+                    unacked_mut(&mut state, whose).remove(&offset);
+                    self.push_new(&state);
                 }
             }
         }

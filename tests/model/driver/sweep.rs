@@ -16,16 +16,20 @@ pub(super) struct Swept {
 }
 
 impl Swept {
-    /// The orders in which the messages may have left: from one of them on, and then those before it. A look goes on where
-    /// the last one ended, and what is in segments leaves in a commit of its own. The order of letters is known.
+    /// The orders in which the messages may have left. That of letters is known.
     fn orders(&self) -> impl Iterator<Item = Vec<u64>> {
-        let count = if self.whose.is_retried() { 1 } else { self.gone.len().max(1) };
-        (0..count).map(|n| {
-            let mut order = self.gone.clone();
-            order.rotate_left(n);
-            order
-        })
+        rotations(&self.gone).take(if self.whose.is_retried() { 1 } else { usize::MAX })
     }
+}
+
+/// The orders in which a look may come to messages: from one of them on, and then those before it. It goes on where the last
+/// one ended, and what is in segments leaves in a commit of its own.
+pub(super) fn rotations(messages: &[u64]) -> impl Iterator<Item = Vec<u64>> {
+    (0..messages.len().max(1)).map(|n| {
+        let mut order = messages.to_vec();
+        order.rotate_left(n);
+        order
+    })
 }
 
 impl Driver<'_> {
