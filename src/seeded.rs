@@ -54,7 +54,7 @@ mod switch {
         JournalIsNotSyncedBeforeTheMetalog, MetalogIsNotSynced, MetalogNameIsNotSynced,
         MetalogIsNamedEarly, MetalogBelievesTheCache, OldestMetalogWins,
         SegmentsAreRemovedEarly, DeletedLogsAreRemovedEarly,
-        PartFreesWhatIsNotMoved, LaterPartGoesFirst, MergedFilesGoEarly,
+        PartFreesWhatIsNotMoved, LaterPartGoesFirst,
         ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
         AppendsBehindTheFilesEnd, BlockIsNotVerified,
         // State.
