@@ -54,7 +54,7 @@ mod switch {
         JournalIsNotSyncedBeforeTheMetalog, MetalogIsNotSynced, MetalogNameIsNotSynced,
         MetalogIsNamedEarly, MetalogBelievesTheCache, OldestMetalogWins,
         SegmentsAreRemovedEarly, DeletedLogsAreRemovedEarly,
-        PartFreesWhatIsNotMoved, LaterPartGoesFirst,
+        PartFreesWhatIsNotMoved, LaterPartGoesFirst, MergedFilesGoEarly,
         ReplayBeginsTooLate, MovedTooFar, DeadForOneIsDeadForAll,
         AppendsBehindTheFilesEnd, BlockIsNotVerified,
         // State.

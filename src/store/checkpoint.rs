@@ -22,6 +22,7 @@ use std::mem;
 use super::{
     Store,
     capture::Captured,
+    files::SMALL_FILES,
     leftovers::sweep,
     state::{DeletedLogs, State},
 };
@@ -392,6 +393,11 @@ impl Work {
             let removed = self.changes.values().flat_map(LogChange::removed);
             for segment in removed.filter(|it| it.place == Place::Own) {
                 let _ = segments.disk.remove(&segments.path(segment));
+            }
+        }
+        if seeded!(MergedFilesGoEarly) && self.wasteful.len() >= SMALL_FILES {
+            for number in &self.wasteful {
+                let _ = segments.disk.remove(&segments.layout.segment_file(*number));
             }
         }
         if seeded!(DeletedLogsAreRemovedEarly) {

@@ -18,7 +18,7 @@ use crate::{
 /// A shared file is small if this many of it make up a full segment.
 const SMALL_SHARE: u64 = 8;
 /// So many small files are rewritten together.
-const SMALL_FILES: usize = 8;
+pub const SMALL_FILES: usize = 8;
 
 #[derive(Debug)]
 pub struct Files {
