@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+mod batch;
 mod idle;
 mod looks;
 mod pressure;

@@ -1,6 +1,7 @@
 //! Tests of this room.
 
 mod acks;
+#[cfg(not(loom))]
 mod capture;
 pub mod checkpoint;
 mod crowd;
