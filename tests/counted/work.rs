@@ -1,6 +1,6 @@
 //! The cost of a send, a receive and an ack does not depend on how many messages there are. The tests count
 //! the work: allocations of the thread, calls and steps of the disk, and bytes written and read. Each kind of
-//! queue bears a burden, and then a burden a hundred times larger. The costs of its rounds may differ by a
+//! queue bears a burden, and then one ten times larger. The costs of its rounds may differ by a
 //! fifth.
 //!
 //! These counts do not show a walk through memory. So `src/delivery/tests.rs` counts the messages that are
@@ -57,9 +57,9 @@ struct Burden {
 }
 
 /// Enough for the rounds.
-const BACKLOG: u64 = 400;
-const ASIDE: u64 = 100;
-const LARGER: u64 = 20;
+const BACKLOG: u64 = 300;
+const ASIDE: u64 = 75;
+const LARGER: u64 = 10;
 
 impl Burden {
     /// The burdens that a kind of queue can bear: each alone, and all at once.
