@@ -296,7 +296,7 @@ fn number(name: &str) -> Option<usize> {
 }
 
 fn flip_bits(end: End) {
-    let usual = one_in(3001);
+    let usual = one_in(4507);
     let victim = victim(end, number("POSTHOUSE_BITS_MESSAGE").unwrap_or(SMALL));
     // An odd step reaches all places in a byte.
     let step = number("POSTHOUSE_BITS_STEP").unwrap_or(usual);

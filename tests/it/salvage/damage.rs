@@ -51,7 +51,7 @@ fn an_intact_store_is_salvaged_whole() {
 #[test]
 fn a_flipped_bit_is_named_and_all_else_is_salvaged() {
     let sample = sample(true);
-    let step = 7 * one_in(301);
+    let step = 7 * one_in(601);
     let tally = damage_each(&sample, &mut |_, content, damaged| {
         for at in (0..content.len()).step_by(step) {
             let mut flipped = content.to_vec();
@@ -59,14 +59,21 @@ fn a_flipped_bit_is_named_and_all_else_is_salvaged() {
             damaged(&format!("bit flipped at {at}"), Some(flipped));
         }
     });
-    assert!(tally.named > 20, "{tally:?}");
+    assert!(tally.named > 10, "{tally:?}");
 }
 
 #[test]
 fn a_file_that_is_cut_zeroed_missing_or_swapped_costs_only_itself() {
     let sample = sample(true);
     let all = files(&sample.disk);
-    let tally = damage_each(&sample, &mut |path, content, damaged| {
+    let mut harm = 0;
+    let tally = damage_each(&sample, &mut |path, content, check_damaged| {
+        let mut damaged = |what: &str, content| {
+            harm += 1;
+            if harm % one_in(2) == 0 {
+                check_damaged(what, content);
+            }
+        };
         damaged("missing", None);
         damaged("empty", Some(Vec::new()));
         for part in [4, 1, 7].into_iter().step_by(one_in(3)) {
@@ -87,7 +94,7 @@ fn a_file_that_is_cut_zeroed_missing_or_swapped_costs_only_itself() {
             damaged(&format!("replaced by {}", other.display()), Some(all[other].clone()));
         }
     });
-    assert!(tally.named > 50 / one_in(3), "{tally:?}");
+    assert!(tally.named > 50 / one_in(6), "{tally:?}");
 }
 
 #[test]
