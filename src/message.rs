@@ -289,6 +289,13 @@ impl<'a> Message<'a> {
         self.more.is_some()
     }
 
+    /// Whether it has only a payload.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        let Message { payload: _, key, headers, timestamp, more } = self;
+        key.is_none() && headers.is_empty() && timestamp.is_none() && more.is_none()
+    }
+
     /// Its time to live in milliseconds.
     #[inline]
     pub(crate) fn time_to_live_ms(&self) -> Option<u64> {

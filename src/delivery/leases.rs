@@ -264,8 +264,12 @@ impl Leases {
     #[inline]
     fn next(&self) -> Option<(Duration, usize)> {
         let listed = self.first.map(|index| (self.entries[index].deadline, index));
-        let sorted = self.sorted.first().copied();
-        listed.into_iter().chain(sorted).min()
+        // Most leases are not extended.
+        match (listed, self.sorted.first()) {
+            (listed, None) => listed,
+            (None, Some(sorted)) => Some(*sorted),
+            (Some(listed), Some(sorted)) => Some(listed.min(*sorted)),
+        }
     }
 
     #[inline]

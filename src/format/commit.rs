@@ -13,7 +13,7 @@ use super::{
 };
 pub use super::{
     offsets::OffsetRanges,
-    run::{Run, begin_run, finish_run},
+    run::{Run, begin_run, finish_run, put_plain_run},
 };
 use crate::{
     config::PRIORITY_MAX,
@@ -129,7 +129,7 @@ fn put_numbers<const N: usize>(out: &mut Vec<u8>, kind: u8, numbers: [u64; N]) {
     for number in numbers {
         head.varint(number);
     }
-    out.extend_from_slice(head.bytes());
+    head.append_to(out);
 }
 
 fn put_run(out: &mut Vec<u8>, run: &Run<'_>) {

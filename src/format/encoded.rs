@@ -7,7 +7,7 @@
 use super::{
     lives::Lives,
     run::{Run, head_len_max, put_head_before},
-    wire::Sum,
+    wire::{Head, Sum},
 };
 use crate::ids::{LogId, Offset, Timestamp};
 
@@ -56,7 +56,7 @@ pub struct PlacedRun {
 impl EncodedRuns {
     /// No runs, with memory for so many, and for so many bytes of records.
     pub fn with_capacity(timestamp: Timestamp, runs: usize, records_bytes: usize) -> EncodedRuns {
-        let bytes = Vec::with_capacity(records_bytes + runs * HEAD_BYTES);
+        let bytes = Vec::with_capacity(records_bytes + runs * HEAD_BYTES + Head::BYTES);
         EncodedRuns { timestamp, bytes, records_len: 0, runs: Vec::with_capacity(runs), len: 0 }
     }
 

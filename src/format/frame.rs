@@ -5,7 +5,7 @@
 
 use super::{
     encoded::EncodedRuns,
-    wire::{ALIGN, Bytes, Decoded, Malformed, Seed, aligned},
+    wire::{ALIGN, Bytes, Decoded, Malformed, Seed, Sum, aligned},
 };
 use crate::ids::Lsn;
 
@@ -102,15 +102,16 @@ pub fn begin_frame(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
 }
 
-/// Finishes the frame that `begin_frame` began: fills in the header and pads to the next unit.
+/// Finishes the frame that `begin_frame` began: fills in the header and pads to the next unit. `begun` is the checksum that
+/// [`Seed::begin`] has begun: to begin one asks the processor what it can do, which takes longer than to copy it.
 #[inline]
-pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn, seed: Seed) {
+pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn, mut begun: Sum) {
     let end = out.len();
     put_header(out, end - FRAME_HEADER_BYTES, kind, lsn, watermark);
-    let checksum = seed.checksum(&out[4..end]);
-    out[..4].copy_from_slice(&checksum.to_le_bytes());
-    let padding = aligned(end as u64) as usize - end;
-    out.extend_from_slice(&[0; ALIGN as usize][..padding]);
+    begun.add(&out[4..end]);
+    out[..4].copy_from_slice(&begun.checksum().to_le_bytes());
+    out.extend_from_slice(&[0; ALIGN as usize]);
+    out.truncate(aligned(end as u64) as usize);
 }
 
 /// Finishes a frame of which `out` is only the begin: `rest` stands behind it. The padding that follows the rest is not
@@ -120,11 +121,10 @@ pub fn finish_split_frame(
     rest: &EncodedRuns,
     lsn: Lsn,
     watermark: Lsn,
-    seed: Seed,
+    mut sum: Sum,
 ) -> u64 {
     let end = out.len() + rest.len();
     put_header(out, end - FRAME_HEADER_BYTES, FrameKind::Commit, lsn, watermark);
-    let mut sum = seed.begin();
     sum.add(&out[4..]);
     rest.add_to(&mut sum);
     out[..4].copy_from_slice(&sum.checksum().to_le_bytes());

@@ -53,7 +53,7 @@ pub fn frame(data: &[u8]) {
     let mut again = Vec::new();
     begin_frame(&mut again);
     again.extend_from_slice(payload);
-    finish_frame(&mut again, header.kind, lsn, header.watermark, seed(1));
+    finish_frame(&mut again, header.kind, lsn, header.watermark, seed(1).begin());
     assert_eq!(header.frame_len(), again.len() as u64);
     forged.resize(again.len(), 0);
     assert_eq!(forged, again);

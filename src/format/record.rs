@@ -13,6 +13,8 @@ use crate::{
 const HAS_TIMESTAMP: u8 = 1;
 const HAS_KEY: u8 = 2;
 const HAS_HEADERS: u8 = 4;
+/// The flags of a record that has only a payload.
+pub(super) const PLAIN: u8 = 0;
 const KNOWN: u8 = HAS_TIMESTAMP | HAS_KEY | HAS_HEADERS;
 
 /// The places of a record's parts in the bytes that it was read from. The parts follow each other: key, headers, payload.
@@ -229,7 +231,7 @@ impl<'a> RecordParts<'a> {
             self.put_more(&mut head, base, headers_len);
         }
         head.varint(self.payload.len() as u64);
-        out.extend_from_slice(head.bytes());
+        head.append_to(out);
         if let Some(key) = self.key {
             out.extend_from_slice(key);
         }
@@ -258,7 +260,7 @@ impl<'a> RecordParts<'a> {
 pub fn take_record(bytes: &[u8], at: usize, base: Timestamp) -> Decoded<RecordSpans> {
     let mut input = Bytes::starting_at(bytes, at);
     let flags = input.u8()?;
-    if flags == 0 {
+    if flags == PLAIN {
         let length = input.length()?;
         return RecordSpans::of(base, input.position(), (None, 0, length), bytes.len());
     }

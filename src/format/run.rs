@@ -2,8 +2,8 @@
 //! `docs/FORMAT.md` has the table under "Changes".
 
 use super::{
-    record::{RecordSpans, take_record},
-    wire::{Bytes, Decoded, Head, Malformed, NUMBER_CEILING},
+    record::{PLAIN, RecordSpans, take_record},
+    wire::{Bytes, Decoded, Head, Malformed, NUMBER_CEILING, varint_len},
 };
 use crate::{
     config::RUN_MESSAGES_MAX,
@@ -103,10 +103,32 @@ pub fn begin_run(
     count: usize,
     timestamp: Timestamp,
 ) -> usize {
-    out.extend_from_slice(head(log, first, count, timestamp).bytes());
-    let length_at = out.len();
-    out.extend_from_slice(&[0; 4]);
-    length_at
+    let mut head = head(log, first, count, timestamp);
+    head.four([0; 4]);
+    head.append_to(out);
+    out.len() - 4
+}
+
+/// Appends a run of one message that has only a payload. Its life begins at the timestamp of the run. These are the bytes
+/// that [`begin_run`], the record and [`finish_run`] make of it. Returns where the record begins, counted from the first byte
+/// of the run.
+#[inline]
+pub fn put_plain_run(
+    out: &mut Vec<u8>,
+    log: LogId,
+    first: Offset,
+    timestamp: Timestamp,
+    payload: &[u8],
+) -> usize {
+    let mut head = head(log, first, 1, timestamp);
+    let record_len = 1 + varint_len(payload.len() as u64) + payload.len();
+    head.four((record_len as u32).to_le_bytes());
+    let body_at = head.len();
+    head.varint(u64::from(PLAIN));
+    head.varint(payload.len() as u64);
+    head.append_to(out);
+    out.extend_from_slice(payload);
+    body_at
 }
 
 #[inline(always)]

@@ -99,7 +99,33 @@ impl<'a> Bytes<'a> {
         }
     }
 
+    #[inline]
     fn long_varint(&mut self) -> Decoded<u64> {
+        let Some(bytes) = self.all.get(self.at..).and_then(<[u8]>::first_chunk) else {
+            return self.longest_varint();
+        };
+        let bytes = u64::from_le_bytes(*bytes);
+        let ends = !bytes & 0x8080_8080_8080_8080;
+        if ends == 0 {
+            return self.longest_varint();
+        }
+        // The bytes up to the first one that ends a varint.
+        let mut digits = bytes & (ends ^ (ends - 1));
+        let length = ends.trailing_zeros() as usize / 8 + 1;
+        if length > 1 && digits >> (8 * (length - 1)) == 0 {
+            return self.longest_varint();
+        }
+        // The reverse of `Head::varint`.
+        digits &= 0x7F7F_7F7F_7F7F_7F7F;
+        digits = (digits & 0x7F_007F_007F_007F) | ((digits & 0x7F00_7F00_7F00_7F00) >> 1);
+        digits = (digits & 0x3FFF_0000_3FFF) | ((digits & 0x3FFF_0000_3FFF_0000) >> 2);
+        digits = (digits & 0x0FFF_FFFF) | ((digits & 0x0FFF_FFFF_0000_0000) >> 4);
+        self.at += length;
+        Ok(digits)
+    }
+
+    #[inline(never)]
+    fn longest_varint(&mut self) -> Decoded<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
@@ -144,8 +170,8 @@ pub struct Head {
 }
 
 impl Head {
-    /// The capacity: a byte and six varints of any size, and the bytes that writing a varint may overwrite.
-    const BYTES: usize = 72;
+    /// The capacity: a byte and four varints of any size, and the bytes that writing a varint may overwrite.
+    pub const BYTES: usize = 48;
 
     #[inline]
     pub fn new(first: u8) -> Head {
@@ -164,19 +190,24 @@ impl Head {
         }
     }
 
-    fn long_varint(&mut self, mut value: u64) {
-        if value < 1 << 56 {
-            // This spreads all digits at once: it moves halves of 28 bits apart, then of 14, then of 7.
-            let length = varint_len(value);
-            let mut digits = value;
-            digits = (digits & 0x0FFF_FFFF) | ((digits & 0x00FF_FFFF_F000_0000) << 4);
-            digits = (digits & 0x3FFF_0000_3FFF) | ((digits & 0x0FFF_C000_0FFF_C000) << 2);
-            digits = (digits & 0x7F_007F_007F_007F) | ((digits & 0x3F80_3F80_3F80_3F80) << 1);
-            let more = 0x8080_8080_8080_8080 & ((1 << (8 * (length - 1))) - 1);
-            self.bytes[self.len..self.len + 8].copy_from_slice(&(digits | more).to_le_bytes());
-            self.len += length;
-            return;
+    #[inline]
+    fn long_varint(&mut self, value: u64) {
+        if value >= 1 << 56 {
+            return self.longest_varint(value);
         }
+        // This spreads all digits at once: it moves halves of 28 bits apart, then of 14, then of 7.
+        let length = varint_len(value);
+        let mut digits = value;
+        digits = (digits & 0x0FFF_FFFF) | ((digits & 0x00FF_FFFF_F000_0000) << 4);
+        digits = (digits & 0x3FFF_0000_3FFF) | ((digits & 0x0FFF_C000_0FFF_C000) << 2);
+        digits = (digits & 0x7F_007F_007F_007F) | ((digits & 0x3F80_3F80_3F80_3F80) << 1);
+        let more = 0x8080_8080_8080_8080 & ((1 << (8 * (length - 1))) - 1);
+        self.bytes[self.len..self.len + 8].copy_from_slice(&(digits | more).to_le_bytes());
+        self.len += length;
+    }
+
+    #[cold]
+    fn longest_varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.bytes[self.len] = value as u8 | 0x80;
             self.len += 1;
@@ -186,9 +217,30 @@ impl Head {
         self.len += 1;
     }
 
+    /// Adds four bytes as they are.
+    #[inline]
+    pub fn four(&mut self, bytes: [u8; 4]) {
+        self.bytes[self.len..self.len + 4].copy_from_slice(&bytes);
+        self.len += 4;
+    }
+
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+
+    /// Appends the bytes. To append them all, and to take back those that mean nothing, is quicker than to append as many as
+    /// there are: the compiler knows the number. So `out` gets memory for [`Head::BYTES`] bytes.
+    #[inline]
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        let end = out.len() + self.len;
+        out.extend_from_slice(&self.bytes);
+        out.truncate(end);
     }
 }
 
@@ -200,7 +252,7 @@ pub fn put_varint(out: &mut Vec<u8>, value: u64) {
     }
     let mut head = Head { bytes: [0; Head::BYTES], len: 0 };
     head.varint(value);
-    out.extend_from_slice(head.bytes());
+    head.append_to(out);
 }
 
 #[must_use]

@@ -27,8 +27,8 @@ impl Journal {
     /// Appends a frame that was begun in `begin`, and goes on with `rest`. There must be space for it. Returns its position.
     pub fn append_split(&mut self, begin: &mut [u8], rest: &EncodedRuns) -> Result<Lsn> {
         let (lsn, watermark) = (self.tail, self.watermark());
+        let len = finish_split_frame(begin, rest, lsn, watermark, self.begun.clone()) as usize;
         let current = self.current();
-        let len = finish_split_frame(begin, rest, lsn, watermark, current.seed) as usize;
         let padding = &[0; ALIGN as usize][..len - begin.len() - rest.len()];
         let mut parts = [&*begin].into_iter().chain(rest.parts()).chain([padding]);
         current.write_parts(lsn, len, &mut parts)?;
@@ -59,9 +59,8 @@ impl Journal {
     #[inline]
     pub(super) fn put(&mut self, frame: &mut Vec<u8>, kind: FrameKind) -> Result<Lsn> {
         let (lsn, watermark) = (self.tail, self.watermark());
-        let current = self.current();
-        finish_frame(frame, kind, lsn, watermark, current.seed);
-        current.write(lsn, frame)?;
+        finish_frame(frame, kind, lsn, watermark, self.begun.clone());
+        self.current().write(lsn, frame)?;
         self.tail = Lsn(lsn.0 + frame.len() as u64);
         Ok(lsn)
     }

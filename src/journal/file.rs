@@ -8,7 +8,7 @@ use std::{
 use crate::{
     disk::{DiskFile, LateSlice, Slice, Window, Written},
     error::{Error, ErrorKind, Result},
-    format::{journal::JournalHeader, wire::Seed},
+    format::journal::JournalHeader,
     ids::Lsn,
 };
 
@@ -18,7 +18,6 @@ pub struct JournalFile {
     pub path: PathBuf,
     pub file: Arc<dyn DiskFile>,
     pub window: Box<dyn Window>,
-    pub seed: Seed,
     /// Whether this epoch has made the file. Only such a file may be filled again. The system caches a file
     /// that recovery read in large pieces, which makes its syncs slow.
     pub of_this_epoch: bool,

@@ -389,8 +389,7 @@ fn reopen(supply: &Supply, found: FoundFile) -> Result<JournalFile> {
     let window = window(&file, len.min(header.capacity), supply.access, Purpose::Read);
     let window =
         window.map_err(|error| Error::io(error, "a journal file cannot be mapped", &path))?;
-    let seed = header.frame_seed();
-    Ok(JournalFile { header, path, file, window, seed, of_this_epoch: false })
+    Ok(JournalFile { header, path, file, window, of_this_epoch: false })
 }
 
 /// Whether there is a journal that holds commits, or may have held some. A store without a metalog is new if not,

@@ -185,12 +185,10 @@ fn refill(mut used: JournalFile, header: JournalHeader) -> Result<JournalFile> {
         .write(0, &header.encode())
         .map_err(|error| Error::io(error, "a journal file cannot be written", &used.path))?;
     if seeded!(RefilledFileIsNotSynced) {
-        used.seed = header.frame_seed();
         used.header = header;
         return Ok(used);
     }
     used.file.sync().map_err(|error| sync_failed(error, &used.path))?;
-    used.seed = header.frame_seed();
     used.header = header;
     Ok(used)
 }
@@ -212,8 +210,7 @@ fn make(supply: &Supply, header: JournalHeader) -> Result<JournalFile> {
         file.sync().map_err(|error| sync_failed(error, path))?;
     }
     let window = window(&file, header.capacity, supply.access, Purpose::Append).map_err(failed)?;
-    let seed = header.frame_seed();
-    Ok(JournalFile { header, path: path.clone(), file, window, seed, of_this_epoch: true })
+    Ok(JournalFile { header, path: path.clone(), file, window, of_this_epoch: true })
 }
 
 /// The header of a store's first file.

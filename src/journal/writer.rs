@@ -16,7 +16,7 @@ use crate::{
     format::{
         frame::{FRAME_HEADER_BYTES, FrameKind, begin_frame},
         journal::{JournalHeader, Link},
-        wire::aligned,
+        wire::{Sum, aligned},
     },
     ids::Lsn,
     layout::Layout,
@@ -55,6 +55,8 @@ pub struct Journal {
     /// Whether the file before the current one was filled without a sync.
     is_hurried: bool,
     bytes_behind: u64,
+    /// The checksum of every frame of this epoch begins with it.
+    pub(super) begun: Sum,
     pub(super) tail: Lsn,
     /// The end of the last frame that is a commit.
     pub(super) content_tail: Lsn,
@@ -71,7 +73,8 @@ impl Journal {
 
     /// A journal whose last file is empty. That file and everything before it are durable.
     pub(super) fn new(supply: Supply, files: VecDeque<JournalFile>) -> Journal {
-        let tail = files.back().expect("a journal has a file").header.first_frame();
+        let current = files.back().expect("a journal has a file");
+        let (tail, begun) = (current.header.first_frame(), current.header.frame_seed().begin());
         let bytes_behind = files.iter().rev().skip(1).map(|file| file.header.capacity).sum();
         Journal {
             bytes_behind,
@@ -89,6 +92,7 @@ impl Journal {
             starved: false,
             refilling: None,
             pool: Vec::new(),
+            begun,
             tail,
             content_tail: tail,
             durable: tail,

@@ -119,7 +119,13 @@ impl MetaWriter {
             return;
         }
         let watermark = Lsn(self.durable);
-        finish_frame(&mut self.frame, FrameKind::Commit, Lsn(self.end), watermark, self.seed);
+        finish_frame(
+            &mut self.frame,
+            FrameKind::Commit,
+            Lsn(self.end),
+            watermark,
+            self.seed.begin(),
+        );
         self.end += self.frame.len() as u64;
         self.ready.extend_from_slice(&self.frame);
         self.frame.clear();

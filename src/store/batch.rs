@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::{
     Store,
-    commit::{Op, Receipt, Refused, Shortage, shrink, too_large},
+    commit::{Op, Receipt, Refused, make_space, shrink, too_large},
     draft::put_message,
     state::State,
     tail::{RunPlace, Spare},
@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     format::{encoded::EncodedRuns, frame::FRAME_HEADER_BYTES, lives::Lives},
     ids::{LogId, Lsn, Now, Offset},
-    journal::{FrameSpace, Urgency},
+    journal::Urgency,
     message::Message,
 };
 
@@ -199,13 +199,8 @@ impl Store {
             return Err(too_large(changes_len + batch.runs.records_len(), most).into());
         }
         let urgency = Urgency::Ordinary;
-        if self.journal_is_full(urgency) {
-            return Err(Refused::NeedsSpace(Shortage::Checkpoint { urgency }));
-        }
         let len_max = changes_len + batch.runs.len_max();
-        if let FrameSpace::NeedsFile(bytes) = self.journal.make_space(len_max, urgency)? {
-            return Err(Refused::NeedsSpace(Shortage::File { bytes, urgency }));
-        }
+        make_space(&mut self.journal, &self.config, (urgency, self.may_outgrow), len_max)?;
         let begin = Lsn(self.journal.tail().0 + self.draft.frame.len() as u64);
         self.state.take_batch(batch, begin)?;
         let payload_len = changes_len + batch.runs.len();

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use super::{
     Store,
-    draft::{Deferred, Prioritized},
+    draft::{Deferred, Draft, Prioritized},
 };
 use crate::{
     audit,
-    config::COMMIT_BYTES_CEILING,
+    config::{COMMIT_BYTES_CEILING, Config},
     error::{Error, ErrorKind, Result},
     format::{
         Malformed,
@@ -18,7 +18,7 @@ use crate::{
         frame::FRAME_HEADER_BYTES,
     },
     ids::{CursorId, Due, EntityId, LogId, Lsn, Now, Offset, OffsetRange},
-    journal::{FrameSpace, Urgency},
+    journal::{FrameSpace, Journal, Urgency},
     message::Message,
 };
 
@@ -187,18 +187,12 @@ impl Store {
             }
         }
         let payload_len = self.draft.frame.len() - FRAME_HEADER_BYTES;
-        let most = self.config.commit_bytes_max;
-        let is_too_large = |most| payload_len as u64 > most;
-        if is_too_large(most) && (!self.moves(ops) || is_too_large(COMMIT_BYTES_CEILING)) {
-            return Err(too_large(payload_len, most).into());
-        }
-        if self.journal_is_full(urgency) {
-            return Err(Refused::NeedsSpace(Shortage::Checkpoint { urgency }));
-        }
-        if let FrameSpace::NeedsFile(bytes) = self.journal.make_space(payload_len, urgency)? {
-            return Err(Refused::NeedsSpace(Shortage::File { bytes, urgency }));
-        }
-        let lsn = self.journal.append(&mut self.draft.frame)?;
+        let most = match payload_len as u64 > self.config.commit_bytes_max {
+            true if self.moves(ops) => COMMIT_BYTES_CEILING,
+            _ => self.config.commit_bytes_max,
+        };
+        let Store { journal, config, draft, may_outgrow, .. } = self;
+        let lsn = write(journal, config, draft, (urgency, *may_outgrow), most)?;
         self.apply(ops, lsn).expect("the operations were checked before");
         shrink(&mut self.draft.frame);
         Ok(Receipt { end: self.journal.tail() })
@@ -268,20 +262,50 @@ impl Store {
         })
     }
 
-    #[inline]
-    pub(super) fn journal_is_full(&self, urgency: Urgency) -> bool {
-        let most = match urgency {
-            Urgency::Ordinary => 2 * self.config.journal_bytes,
-            Urgency::Freeing if self.may_outgrow => return false,
-            Urgency::Freeing => 3 * self.config.journal_bytes,
-        };
-        self.journal.bytes_behind() >= most
-    }
-
     /// Lets commits that free space make the journal longer than its limit, until the next checkpoint. On a full
     /// disk there may be too little space for a checkpoint, and enough for the acks that make a checkpoint small.
     pub fn let_outgrow(&mut self) {
         self.may_outgrow = true;
+    }
+}
+
+/// Writes the frame of a draft, if it has at most `most` bytes of payload and the journal has space for it. Returns its
+/// position. `may_outgrow` is whether commits that free space may make the journal longer than its limit.
+#[inline]
+pub(super) fn write(
+    journal: &mut Journal,
+    config: &Config,
+    draft: &mut Draft,
+    (urgency, may_outgrow): (Urgency, bool),
+    most: u64,
+) -> Result<Lsn, Refused> {
+    let payload_len = draft.frame.len() - FRAME_HEADER_BYTES;
+    if payload_len as u64 > most {
+        return Err(too_large(payload_len, config.commit_bytes_max).into());
+    }
+    make_space(journal, config, (urgency, may_outgrow), payload_len)?;
+    Ok(journal.append(&mut draft.frame)?)
+}
+
+/// Finds space in the journal for a frame with so many bytes of payload.
+#[inline]
+pub(super) fn make_space(
+    journal: &mut Journal,
+    config: &Config,
+    (urgency, may_outgrow): (Urgency, bool),
+    payload_len: usize,
+) -> Result<(), Refused> {
+    let most = match urgency {
+        Urgency::Ordinary => 2 * config.journal_bytes,
+        Urgency::Freeing if may_outgrow => u64::MAX,
+        Urgency::Freeing => 3 * config.journal_bytes,
+    };
+    if journal.bytes_behind() >= most {
+        return Err(Refused::NeedsSpace(Shortage::Checkpoint { urgency }));
+    }
+    match journal.make_space(payload_len, urgency)? {
+        FrameSpace::Ready => Ok(()),
+        FrameSpace::NeedsFile(bytes) => Err(Refused::NeedsSpace(Shortage::File { bytes, urgency })),
     }
 }
 

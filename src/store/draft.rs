@@ -6,7 +6,7 @@ use crate::{
     config::{Config, DELAY_MAX_MS, RUN_MESSAGES_MAX},
     error::{Error, ErrorKind, Result},
     format::{
-        commit::{Change, Run, begin_run, finish_run},
+        commit::{Change, Run, begin_run, finish_run, put_plain_run},
         entity::Entity,
         frame::begin_frame,
         lives::Lives,
@@ -138,6 +138,15 @@ impl Draft {
         self.deferred.clear();
         self.prioritized.clear();
         self.has_batch = false;
+    }
+
+    /// Adds a run of one message that has only a payload, and whose life begins at its timestamp.
+    #[inline]
+    pub fn add_plain(&mut self, log: LogId, first: Offset, timestamp: Timestamp, payload: &[u8]) {
+        let (at, end) = (self.frame.len(), first.next());
+        let body_at = put_plain_run(&mut self.frame, log, first, timestamp, payload);
+        let len = self.frame.len() - at;
+        self.runs.push(RunAt { log, first, end, at, body_at, len, timestamp, is_plain: true });
     }
 
     /// The end of a log, if this draft adds to it.

@@ -26,6 +26,7 @@ mod log;
 mod moving;
 mod needed;
 mod open;
+mod plain;
 mod ranges;
 mod read;
 mod reserve;

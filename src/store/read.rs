@@ -132,6 +132,19 @@ pub struct JournalRun {
     pub lsn: Lsn,
 }
 
+impl JournalRun {
+    /// Reads a message of the run.
+    #[inline]
+    pub fn load(self, offset: Offset) -> Result<Stored> {
+        let JournalRun { bytes, lsn } = self;
+        let bytes = bytes.read()?;
+        let decoded =
+            Run::decode(&bytes).and_then(|run| Ok((run.record(offset)?, run.body_at, run.len())));
+        let (spans, body_at, end) = decoded.map_err(|what| damaged_run(what, lsn))?;
+        Ok(Stored { bytes: bytes.narrow(body_at, end), spans, offset })
+    }
+}
+
 /// The segment and the block that were read for a message. [`Store::keep`] keeps them for the next message.
 #[derive(Debug, Default)]
 pub struct ReadParts {
@@ -151,14 +164,7 @@ impl Source {
     #[inline]
     pub fn load(self, offset: Offset) -> Result<(Stored, ReadParts)> {
         match self {
-            Source::Run(JournalRun { bytes, lsn }) => {
-                let bytes = bytes.read()?;
-                let decoded = Run::decode(&bytes)
-                    .and_then(|run| Ok((run.record(offset)?, run.body_at, run.len())));
-                let (spans, body_at, end) = decoded.map_err(|what| damaged_run(what, lsn))?;
-                let stored = Stored { bytes: bytes.narrow(body_at, end), spans, offset };
-                Ok((stored, ReadParts::default()))
-            }
+            Source::Run(run) => Ok((run.load(offset)?, ReadParts::default())),
             Source::Block(block) => Ok((stored_in(&block, offset)?, ReadParts::default())),
             Source::Segment(segment) => {
                 let (reader, opened) = segment.open()?;

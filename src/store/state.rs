@@ -253,20 +253,13 @@ impl State {
         at: Lsn,
         lives: impl FnOnce() -> Lives,
     ) -> Result<(), Malformed> {
-        let log = self.logs.get_mut(&run.log).ok_or(UNKNOWN)?;
+        let State { logs, expiring, changed, .. } = self;
+        let log = logs.get_mut(&run.log).ok_or(UNKNOWN)?;
         if run.first != log.next() {
             return Err(Malformed("a commit's messages do not follow the ones before"));
         }
         let place = RunPlace { first: run.first, lsn: at, len: run.len() };
-        if log.keeps_acked {
-            log.tail.push(place, run.end(), Lives::NONE);
-        } else {
-            let lives = lives();
-            log.tail.push(place, run.end(), lives);
-            self.expiring.note(log, lives);
-        }
-        self.changed.log(log);
-        self.changed.arrival(log, at);
+        note_run(log, expiring, changed, place, run.end(), lives);
         Ok(())
     }
 
@@ -355,6 +348,27 @@ impl State {
         }
         cursors.all(|acks| acks.is_acked(offset))
     }
+}
+
+/// Adds a run to a log that was looked up. `lives` returns the lives of its messages.
+#[inline(always)]
+pub fn note_run(
+    log: &mut Log,
+    expiring: &mut Expiring,
+    changed: &mut Changed,
+    place: RunPlace,
+    end: Offset,
+    lives: impl FnOnce() -> Lives,
+) {
+    if log.keeps_acked {
+        log.tail.push(place, end, Lives::NONE);
+    } else {
+        let lives = lives();
+        log.tail.push(place, end, lives);
+        expiring.note(log, lives);
+    }
+    changed.log(log);
+    changed.arrival(log, place.lsn);
 }
 
 /// How many offsets of a range are dead. `sets` are the acks of the log's cursors.

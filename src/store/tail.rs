@@ -156,13 +156,28 @@ impl Tail {
         self.chunks.range(first..).zip(ends).map(|(chunk, end)| (end, chunk.lives))
     }
 
+    /// The chunk that holds an offset below the end.
+    #[inline]
+    fn chunk_of(&self, offset: Offset) -> Option<usize> {
+        let first = self.chunks.front()?.first;
+        // If every run holds one message, the distance tells the chunk.
+        let guess = (offset.0.checked_sub(first)? / CHUNK_RUNS as u64) as usize;
+        let holds = |chunk: &Chunk| chunk.first <= offset.0;
+        if self.chunks.get(guess).is_some_and(holds)
+            && !self.chunks.get(guess + 1).is_some_and(holds)
+        {
+            return Some(guess);
+        }
+        self.chunks.partition_point(holds).checked_sub(1)
+    }
+
     /// The index of the chunk and of the run in it that hold an offset.
     #[inline]
     fn position(&self, offset: Offset) -> Option<(usize, usize)> {
         if offset >= self.end {
             return None;
         }
-        let chunk = self.chunks.partition_point(|chunk| chunk.first <= offset.0).checked_sub(1)?;
+        let chunk = self.chunk_of(offset)?;
         let runs = &self.chunks[chunk].runs;
         let distance = offset.0 - self.chunks[chunk].first;
         // If every run holds one message, the distance is the index.

@@ -46,7 +46,10 @@ impl Committer {
                 let (_, next) = core.bounds(log)?;
                 return Ok((Some(next), Receipt::NOTHING));
             }
-            let receipt = core.commit(&[Op::Append { log, messages, delay_ms: 0 }], now(self))?;
+            let receipt = match messages {
+                [message] => core.append_one(log, message, now(self))?,
+                _ => core.commit(&[Op::Append { log, messages, delay_ms: 0 }], now(self))?,
+            };
             Ok((Some(core.first_placed()), receipt))
         })
     }

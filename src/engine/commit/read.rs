@@ -16,8 +16,22 @@ impl Committer {
     /// # Errors
     ///
     /// `NotFound` if the message was acked by all meanwhile, or trimmed.
-    #[inline]
+    #[inline(always)]
     pub fn read(
+        &self,
+        operation: &'static str,
+        log: LogId,
+        offset: Offset,
+        source: Source,
+    ) -> Result<Stored> {
+        match source {
+            Source::Run(run) => run.load(offset),
+            source => self.read_segment(operation, log, offset, source),
+        }
+    }
+
+    #[inline(never)]
+    fn read_segment(
         &self,
         operation: &'static str,
         log: LogId,

@@ -71,12 +71,12 @@ const UNTOUCHED: u8 = 1;
 const UNTOUCHED_IN_TASK: u8 = 2;
 
 impl Delivery {
+    #[inline]
     pub(crate) fn new(consumer: Arc<Consumer>, stored: Stored, info: DeliveryInfo) -> Delivery {
         if info.attempt == 1 {
             let since = stored.begins().max(info.due);
-            let now = consumer.committer().even();
-            let ms = now.0.saturating_sub(since.0);
-            consumer.info.latencies.waiting.record(Duration::from_millis(ms));
+            let now = consumer.committer().clock.even(info.leased);
+            consumer.info.latencies.waiting.record_ms(now.0.saturating_sub(since.0));
         }
         let (is_settled, handling) = (AtomicBool::new(false), AtomicU8::new(BEGUN));
         Delivery { consumer, stored, info, is_settled, handling, is_lent: false }

@@ -160,10 +160,25 @@ impl Consumer {
 
     /// As [`lock_current`](Consumer::lock_current), for callers that look at the messages. None leaves because its life
     /// is over.
+    #[inline]
     pub fn lock_released(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
+        let committer = self.committer();
+        let core = committer.lock_open(operation)?;
+        let elapsed = committer.elapsed();
+        if committer.flusher.has_thread() && core.is_quiet(self.cursor(), elapsed) {
+            return Ok((core, elapsed));
+        }
+        self.release(operation, core, elapsed)
+    }
+
+    #[inline(never)]
+    fn release<'a>(
+        &'a self,
+        operation: &'static str,
+        mut core: CoreGuard<'a>,
+        mut elapsed: Duration,
+    ) -> Result<(CoreGuard<'a>, Duration)> {
         let (cursor, committer) = (self.cursor(), self.committer());
-        let mut core = committer.lock_open(operation)?;
-        let mut elapsed = committer.elapsed();
         if !committer.flusher.has_thread() || core.doubts_clock() {
             core.look_at_clock(committer.now());
         }
@@ -274,8 +289,8 @@ impl Consumer {
         Ok(Some(leased))
     }
 
-    /// Leases the next message.
-    #[inline]
+    /// Leases the next message. It is inlined, so that what it returns is not moved about.
+    #[inline(always)]
     pub(super) fn lease_next(&self, core: &mut Core, elapsed: Duration) -> Result<Option<Leased>> {
         let (visible, skew) = (core.visible(), core.skew());
         let (store, consumption) = core.store_and(self.cursor())?;
@@ -403,7 +418,7 @@ impl Consumer {
     }
 
     /// Reads one leased message. `None` if it was discarded.
-    #[inline]
+    #[inline(always)]
     fn read(self: &Arc<Consumer>, leased: Leased) -> Result<Option<Delivery>> {
         let Leased { offset, source, delivered, exhausted } = leased;
         let stored = self.load(source, offset)?;

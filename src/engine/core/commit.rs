@@ -1,8 +1,11 @@
 //! Commits under the core. `engine/commit/transact.rs` calls them, and retries a commit that needs space.
 
+use std::slice;
+
 use super::Core;
 use crate::{
-    ids::{Lsn, Now, Offset},
+    ids::{CursorId, LogId, Lsn, Now, Offset},
+    message::Message,
     store::{self, Batch, Op, Refused, Store},
 };
 
@@ -57,6 +60,51 @@ impl Core {
         }
         if !self.store.deferred().is_empty() {
             self.note_deferred();
+        }
+        Ok(receipt)
+    }
+
+    /// Appends one message, without a delay of its log. As [`commit`](Core::commit), for the most frequent commit: rare
+    /// cases take that way.
+    #[inline]
+    pub fn append_one(
+        &mut self,
+        log: LogId,
+        message: &Message<'_>,
+        now: Now,
+    ) -> CommitResult<Receipt> {
+        if !message.is_plain() || self.weighs || self.doubts_clock() {
+            return self.append_special(log, message, now);
+        }
+        self.keep_clock(now);
+        let receipt = Receipt::of(self.store.append_one(log, message, now)?);
+        self.note_arrivals();
+        self.arm_lives();
+        Ok(receipt)
+    }
+
+    #[inline(never)]
+    fn append_special(
+        &mut self,
+        log: LogId,
+        message: &Message<'_>,
+        now: Now,
+    ) -> CommitResult<Receipt> {
+        self.commit(&[Op::Append { log, messages: slice::from_ref(message), delay_ms: 0 }], now)
+    }
+
+    /// Acks one message. As [`commit`](Core::commit), for the most frequent commit but one.
+    #[inline]
+    pub(super) fn ack_one(
+        &mut self,
+        cursor: CursorId,
+        offset: Offset,
+        now: Now,
+    ) -> CommitResult<Receipt> {
+        self.keep_clock(now);
+        let receipt = Receipt::of(self.store.ack_one(cursor, offset)?);
+        if self.weighs {
+            self.note_weights(&[Op::Ack { cursor, offsets: &[offset] }]);
         }
         Ok(receipt)
     }

@@ -138,6 +138,12 @@ impl Consumption {
         }
     }
 
+    /// Whether messages wait until they are due, in memory or on disk.
+    #[inline]
+    pub fn has_delayed(&self) -> bool {
+        self.deliveries.waiting() > 0 || self.delay_index.has_blocks()
+    }
+
     /// Wakes senders: there is capacity for `messages` more.
     #[inline]
     pub fn note_capacity(&self, effects: &mut Effects, messages: usize) {

@@ -61,6 +61,7 @@ impl Core {
     pub fn tell_later(&mut self, cursor: CursorId, error: Error) {
         if let Some(consumption) = self.consumers.get_mut(&cursor) {
             consumption.damaged.untold.push_back(error);
+            self.has_told_later = true;
             let log = consumption.info.log;
             self.wake_one(log);
         }
@@ -69,6 +70,10 @@ impl Core {
     /// The next damage that no consumer was told of.
     #[inline]
     pub fn take_untold(&mut self, cursor: CursorId) -> Option<Error> {
+        // Most stores never have any.
+        if !self.has_told_later {
+            return None;
+        }
         self.consumers.get_mut(&cursor)?.damaged.untold.pop_front()
     }
 }

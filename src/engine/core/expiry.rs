@@ -76,6 +76,22 @@ impl Core {
         true
     }
 
+    /// Whether nothing is to be done for a cursor before its messages are looked at: no lease has run out, no message waits
+    /// until it is due, no failure is to be counted, and the clock is in no doubt.
+    #[inline]
+    pub fn is_quiet(&self, cursor: CursorId, elapsed: Duration) -> bool {
+        let Some(consumption) = self.consumers.get(&cursor) else { return false };
+        let no_lease_ran_out =
+            consumption.deliveries.next_deadline().is_none_or(|deadline| elapsed < deadline);
+        let is_quiet = no_lease_ran_out
+            && !consumption.has_delayed()
+            && !self.has_failures()
+            && !self.has_begun()
+            && !self.doubts_clock();
+        audit::steps(u64::from(is_quiet));
+        is_quiet
+    }
+
     /// Delivers a message again whose lease has ended before its handling began.
     fn return_untouched(&mut self, cursor: CursorId, offset: Offset) {
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };

@@ -35,16 +35,26 @@ impl<'a> CoreGuard<'a> {
 
     /// Unlocks the core and returns its effects, for a caller that must release more before it runs them.
     pub fn into_effects(mut self) -> Effects {
-        self.unlock().unwrap_or_default()
+        self.settle().map(|core| self.unlock(core)).unwrap_or_default()
     }
 
-    /// Unlocks the core, unless it is unlocked. Returns the effects, if there are any: most holds have none, and
-    /// pay for no empty lists.
+    /// Finds the effects of what was changed. Returns the core, still locked, if there are any. Most holds have none, and
+    /// move no empty lists about.
     #[inline(always)]
-    fn unlock(&mut self) -> Option<Effects> {
+    fn settle(&mut self) -> Option<MutexGuard<'a, Core>> {
         let mut core = self.core.take()?;
         core.check_thresholds();
-        let effects = (!core.effects.is_empty()).then(|| mem::take(&mut core.effects));
+        if !core.effects.is_empty() {
+            return Some(core);
+        }
+        drop(core);
+        self.hold.end();
+        None
+    }
+
+    #[inline(never)]
+    fn unlock(&mut self, mut core: MutexGuard<'a, Core>) -> Effects {
+        let effects = mem::take(&mut core.effects);
         drop(core);
         self.hold.end();
         effects
@@ -75,8 +85,8 @@ impl Drop for CoreGuard<'_> {
             // poisons the engine and wakes all waiters.
             return;
         }
-        if let Some(effects) = self.unlock() {
-            effects.run_or_hold(self.signal);
+        if let Some(core) = self.settle() {
+            self.unlock(core).run_or_hold(self.signal);
         }
     }
 }

@@ -98,6 +98,8 @@ pub struct Core {
     effects: Effects,
     watched: WatchedCursors,
     failures: Failures,
+    /// Whether damage was ever kept for the next consumer.
+    has_told_later: bool,
     lives: Lives,
     /// How far the call looks whose attempt to commit holds the core.
     pub room: RoomLook,
@@ -134,6 +136,7 @@ impl Core {
             effects: Effects::default(),
             watched: WatchedCursors::default(),
             failures: Failures::new(chance),
+            has_told_later: false,
             lives: Lives::default(),
             room: RoomLook::default(),
             settings_changes: 0,
@@ -156,18 +159,18 @@ impl Core {
     pub fn arm_from(&mut self, cursor: CursorId, from: Duration) {
         let Core { consumers, effects, clock, crowded, delayed_in_memory, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
-        let deliveries = &consumption.deliveries;
-        // Most queues have no delayed messages.
-        let has_delayed = deliveries.waiting() > 0 || consumption.delay_index.has_blocks();
-        let due = match has_delayed {
-            true => next_due(consumption, clock, crowded, *delayed_in_memory),
-            false => None,
-        };
-        let next = earliest(deliveries.next_deadline(), due);
-        let next = earliest(next, consumption.oldest.next_check());
-        if let Some(at) = next.map(|at| at.max(from))
-            && consumption.armed.is_none_or(|armed| at < armed)
+        let mut next = consumption.deliveries.next_deadline();
+        // Most queues have no delayed messages, and no threshold is watched.
+        if consumption.has_delayed() {
+            next = earliest(next, next_due(consumption, clock, crowded, *delayed_in_memory));
+        }
+        if let Some(check) = consumption.oldest.next_check() {
+            next = earliest(next, Some(check));
+        }
+        if let Some(at) = next
+            && consumption.armed.is_none_or(|armed| at.max(from) < armed)
         {
+            let at = at.max(from);
             consumption.armed = Some(at);
             effects.set_timer(Timer { at, cursor });
         }

@@ -296,7 +296,7 @@ impl Core {
         now: Now,
     ) -> CommitResult<Receipt> {
         let offset = self.held(cursor, key, elapsed)?;
-        let receipt = self.commit(&[Op::Ack { cursor, offsets: &[offset] }], now)?;
+        let receipt = self.ack_one(cursor, offset, now)?;
         self.end_acked(cursor, key, elapsed.saturating_sub(leased));
         Ok(receipt)
     }

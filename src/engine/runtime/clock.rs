@@ -44,7 +44,8 @@ impl Timestamp {
 #[derive(Debug)]
 pub struct EvenClock {
     disk: Arc<dyn Disk>,
-    tick: Duration,
+    /// So far apart are the clocks of the last tick, at most, if none was set.
+    apart_ms: u64,
     /// When the engine was opened.
     opened: Duration,
     /// The even time less the time since boot, in milliseconds.
@@ -135,7 +136,7 @@ impl EvenClock {
         }
         let skew = if known.is_doubtful { base_ms + since_boot - day } else { known.trusted.0 };
         let clock = EvenClock {
-            tick: disk.tick(),
+            apart_ms: (2 * disk.tick()).as_millis() as u64 + UNNOTICED_MS,
             disk,
             opened: elapsed,
             base_ms: AtomicI64::new(base_ms),
@@ -192,8 +193,7 @@ impl EvenClock {
     pub fn tick_now(&self) -> Now {
         let (day, even) = (self.disk.now(), self.even(self.disk.elapsed()));
         let stamp = self.skew().day_of(even);
-        let apart = Duration::from_millis(stamp.0.abs_diff(day.0));
-        if apart > 2 * self.tick + Duration::from_millis(UNNOTICED_MS) {
+        if stamp.0.abs_diff(day.0) > self.apart_ms {
             return self.now();
         }
         Now { stamp, even, start: even, set: None }

@@ -276,7 +276,11 @@ pub struct Histogram {
 impl Histogram {
     #[inline]
     pub fn record(&self, time: Duration) {
-        let ms = time.as_secs().saturating_mul(1000) + u64::from(time.subsec_millis());
+        self.record_ms(time.as_secs().saturating_mul(1000) + u64::from(time.subsec_millis()));
+    }
+
+    #[inline]
+    pub fn record_ms(&self, ms: u64) {
         self.add(bucket_of(ms), 1);
         self.sum_ms.fetch_add(ms, Ordering::Relaxed);
     }

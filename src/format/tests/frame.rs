@@ -10,7 +10,7 @@ fn frame(kind: FrameKind, payload: &[u8], lsn: u64, watermark: u64) -> Vec<u8> {
     let mut out = vec![0xAA; 5];
     begin_frame(&mut out);
     out.extend_from_slice(payload);
-    finish_frame(&mut out, kind, Lsn(lsn), Lsn(watermark), seed());
+    finish_frame(&mut out, kind, Lsn(lsn), Lsn(watermark), seed().begin());
     out
 }
 
@@ -186,10 +186,10 @@ fn a_split_frame_is_the_frame_that_is_encoded_in_one_go() {
                 (0..8).for_each(|n| _ = runs.place(n, Offset(first)));
             }
             let (lsn, mark) = (Lsn(4096), Lsn(64));
-            let len = finish_split_frame(&mut begin, &runs, lsn, mark, seed());
+            let len = finish_split_frame(&mut begin, &runs, lsn, mark, seed().begin());
             runs.parts().for_each(|part| begin.extend_from_slice(part));
             begin.resize(len as usize, 0);
-            finish_frame(&mut whole, FrameKind::Commit, lsn, mark, seed());
+            finish_frame(&mut whole, FrameKind::Commit, lsn, mark, seed().begin());
             assert!(begin == whole, "from offset {first} on");
         }
     }

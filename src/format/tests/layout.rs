@@ -48,7 +48,7 @@ impl Samples {
         let mut frame = Vec::new();
         begin_frame(&mut frame);
         put(&mut frame);
-        finish_frame(&mut frame, kind, Lsn(lsn), Lsn(watermark), seed);
+        finish_frame(&mut frame, kind, Lsn(lsn), Lsn(watermark), seed.begin());
         self.add(name, frame);
     }
 

@@ -255,7 +255,11 @@ impl AckSet {
     }
 
     /// When a message is due. `Due::NOW` if it is not delayed.
+    #[inline]
     pub fn due(&self, offset: Offset) -> Due {
+        if self.chunks.is_empty() {
+            return Due::NOW;
+        }
         let (index, low) = split(offset.0);
         let due = self.chunks.get(&index).and_then(|chunk| chunk.due.get(&(low as u16)));
         due.copied().unwrap_or_default()
