@@ -352,6 +352,23 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
+    fn a_plain_run_has_the_bytes_of_any_run(
+        log in 0..NUMBER_CEILING,
+        first in 0..NUMBER_CEILING,
+        time: u64,
+        payload in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        let (log, first, time) = (LogId(log), Offset(first), Timestamp(time));
+        let message = crate::message::Message::new(&payload);
+        let parts = std::iter::once(RecordParts::of(&message, time));
+        let any = bytes(|out| put_run(out, log, first, time, parts));
+        let mut body_at = 0;
+        let plain = bytes(|out| body_at = put_plain_run(out, log, first, time, &payload));
+        prop_assert_eq!(&plain, &any);
+        prop_assert_eq!(body_at, Run::decode(&any).expect("it decodes").body_at);
+    }
+
+    #[test]
     fn any_run_there_and_back(
         records in prop::collection::vec(any_record(), 1..=RUN_MESSAGES_MAX),
         first in 0..NUMBER_CEILING - 64,

@@ -132,6 +132,16 @@ proptest! {
     }
 
     #[test]
+    fn a_varint_is_read_alike_whether_other_bytes_follow_or_not(
+        bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(0x80), Just(0), Just(0xFF)], 1..12),
+    ) {
+        // With fewer than eight bytes it is read byte by byte.
+        let alone = (1..=bytes.len()).find_map(|len| varint(&bytes[..len]).ok());
+        let followed = [&bytes[..], &[0x80; 16]].concat();
+        prop_assert_eq!(varint(&followed).ok(), alone);
+    }
+
+    #[test]
     fn zigzag_there_and_back(value: i64) {
         prop_assert_eq!(unzigzag(zigzag(value)), value);
         prop_assert!(zigzag(value) <= value.unsigned_abs().saturating_mul(2));

@@ -5,5 +5,7 @@ mod acks;
 mod capture;
 pub mod checkpoint;
 mod crowd;
+#[cfg(not(loom))]
+mod plain;
 mod settings;
 mod tail;
