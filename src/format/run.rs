@@ -81,8 +81,17 @@ impl<'a> Run<'a> {
     /// The record with this offset.
     #[inline]
     pub fn record(&self, offset: Offset) -> Decoded<RecordSpans> {
-        let mut at = 0;
-        for n in self.first.0..self.end().0 {
+        self.record_behind((self.first, 0), offset)
+    }
+
+    /// The record with this offset, which is not before the record of an offset that begins at `at`.
+    #[inline]
+    pub fn record_behind(
+        &self,
+        (before, mut at): (Offset, usize),
+        offset: Offset,
+    ) -> Decoded<RecordSpans> {
+        for n in before.0..self.end().0 {
             let spans = take_record(self.body, at, self.timestamp)?;
             if n == offset.0 {
                 return Ok(spans);

@@ -66,7 +66,10 @@ impl JournalFile {
         let at = lsn.0 - self.header.start.0;
         match self.window.late_slice(at, len) {
             Ok(LateSlice::Ready(slice)) => Ok(JournalBytes(Bytes::Ready(slice))),
-            Ok(late) => Ok(JournalBytes(Bytes::Late { late, path: self.path.clone(), at })),
+            Ok(late) => {
+                let late = Late { late, path: self.path.clone(), at };
+                Ok(JournalBytes(Bytes::Late(Box::new(late))))
+            }
             Err(error) => Err(unreadable(error, &self.path, at)),
         }
     }
@@ -79,7 +82,15 @@ pub struct JournalBytes(Bytes);
 #[derive(Clone, Debug)]
 enum Bytes {
     Ready(Slice),
-    Late { late: LateSlice, path: PathBuf, at: u64 },
+    Late(Box<Late>),
+}
+
+/// Bytes that are read when they are asked for.
+#[derive(Clone, Debug)]
+struct Late {
+    late: LateSlice,
+    path: PathBuf,
+    at: u64,
 }
 
 impl JournalBytes {
@@ -88,7 +99,8 @@ impl JournalBytes {
     pub fn read(self) -> Result<Slice> {
         match self.0 {
             Bytes::Ready(slice) => Ok(slice),
-            Bytes::Late { late, path, at } => {
+            Bytes::Late(late) => {
+                let Late { late, path, at } = *late;
                 late.get().map_err(|error| unreadable(error, &path, at))
             }
         }

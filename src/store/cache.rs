@@ -89,7 +89,7 @@ struct Entry {
     bytes: u64,
     used: u64,
     /// The block that was read last. The next message of a consumer is usually in it.
-    recent: Option<Block>,
+    recent: Option<Arc<Block>>,
 }
 
 impl Entry {
@@ -157,14 +157,14 @@ impl SegmentCache {
     }
 
     /// The block of a segment that was read last, if it holds the offset.
-    pub fn recent(&self, state: &SegmentState, offset: Offset) -> Option<Block> {
+    pub fn recent(&self, state: &SegmentState, offset: Offset) -> Option<Arc<Block>> {
         let entry = self.open.get(&SegmentCache::key(state.log, state.base))?;
         let block = entry.recent.as_ref().filter(|_| entry.is_of(state))?;
-        (block.first()..=block.last()).contains(&offset).then(|| block.clone())
+        (block.first()..=block.last()).contains(&offset).then(|| Arc::clone(block))
     }
 
     /// Keeps a block for the next read of this segment.
-    pub fn remember(&mut self, state: &SegmentState, block: Block) {
+    pub fn remember(&mut self, state: &SegmentState, block: Arc<Block>) {
         if let Some(entry) = self.open.get_mut(&SegmentCache::key(state.log, state.base))
             && entry.is_of(state)
         {

@@ -7,7 +7,7 @@
 use super::{
     Store,
     commit::{Op, Receipt, Refused, shrink, write},
-    state::{State, note_run},
+    state::{State, ack_in, note_run},
     tail::RunPlace,
 };
 use crate::{
@@ -95,17 +95,21 @@ impl Store {
     /// Those of [`commit`](Store::commit).
     #[inline]
     pub fn ack_one(&mut self, cursor: CursorId, offset: Offset) -> Result<Receipt, Refused> {
-        if !self.state.cursors.contains_key(&cursor) {
+        let Store { state, journal, config, draft, may_outgrow, .. } = self;
+        let State { cursors, changed, .. } = state;
+        let Some(found) = cursors.get_mut(&cursor) else {
             return Err(self.deleted(cursor.entity()).into());
-        }
+        };
         audit::steps(2);
-        let Store { journal, config, draft, may_outgrow, .. } = self;
-        let change = Change::Ack { cursor, offsets: OffsetRanges::Listed(&[offset]) };
+        let offsets = OffsetRanges::Listed(&[offset]);
         draft.begin();
-        change.put(&mut draft.frame);
+        Change::Ack { cursor, offsets }.put(&mut draft.frame);
         let space = (Urgency::Freeing, *may_outgrow);
-        let lsn = write(journal, config, draft, space, config.commit_bytes_max)?;
-        self.state.apply(&change, lsn).expect("the cursor was there");
-        Ok(Receipt { end: self.journal.tail() })
+        write(journal, config, draft, space, config.commit_bytes_max)?;
+        let receipt = Receipt { end: journal.tail() };
+        let floors = ack_in(found, changed, |acks| acks.ack(offset.only()));
+        let floors = floors.expect("what is acked has an ack cursor");
+        state.note_acked(floors, &offsets);
+        Ok(receipt)
     }
 }

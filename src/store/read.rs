@@ -3,6 +3,8 @@
 //! To find a message needs the store, and to read it does not. A [`Source`] or a [`Chunk`] is found while the caller
 //! holds the store, and read without holding it.
 
+use std::sync::Arc;
+
 use super::{
     Store,
     acks::AckSet,
@@ -120,7 +122,7 @@ pub enum Source {
     /// In a run of the journal.
     Run(JournalRun),
     /// In a block that was read before.
-    Block(Block),
+    Block(Arc<Block>),
     /// In a block that must be read.
     Segment(SegmentSource),
 }
@@ -132,15 +134,34 @@ pub struct JournalRun {
     pub lsn: Lsn,
 }
 
+/// How far messages were read that follow each other: in a run of many, each record is looked at once.
+#[derive(Debug, Default)]
+pub struct RunWalk {
+    run: Lsn,
+    next: Offset,
+    /// Where the record of `next` begins.
+    at: usize,
+}
+
 impl JournalRun {
     /// Reads a message of the run.
-    #[inline]
     pub fn load(self, offset: Offset) -> Result<Stored> {
+        self.load_behind(&mut RunWalk::default(), offset)
+    }
+
+    /// As [`load`](JournalRun::load). If the walk has come to a message of this run that is not behind this one, the messages
+    /// before are not looked at.
+    #[inline(always)]
+    pub fn load_behind(self, walk: &mut RunWalk, offset: Offset) -> Result<Stored> {
         let JournalRun { bytes, lsn } = self;
         let bytes = bytes.read()?;
-        let decoded =
-            Run::decode(&bytes).and_then(|run| Ok((run.record(offset)?, run.body_at, run.len())));
+        let decoded = Run::decode(&bytes).and_then(|run| {
+            let goes_on = walk.run == lsn && walk.next <= offset;
+            let from = if goes_on { (walk.next, walk.at) } else { (run.first, 0) };
+            Ok((run.record_behind(from, offset)?, run.body_at, run.len()))
+        });
         let (spans, body_at, end) = decoded.map_err(|what| damaged_run(what, lsn))?;
+        *walk = RunWalk { run: lsn, next: offset.next(), at: spans.end() };
         Ok(Stored { bytes: bytes.narrow(body_at, end), spans, offset })
     }
 }
@@ -149,7 +170,7 @@ impl JournalRun {
 #[derive(Debug, Default)]
 pub struct ReadParts {
     pub opened: Option<OpenedSegment>,
-    pub block: Option<Block>,
+    pub block: Option<Arc<Block>>,
 }
 
 impl ReadParts {
@@ -171,7 +192,7 @@ impl Source {
                 let index = reader.block_at(offset).ok_or_else(|| missing(offset))?;
                 let block = reader.block(index)?;
                 let stored = stored_in(&block, offset)?;
-                Ok((stored, ReadParts { opened, block: Some(block) }))
+                Ok((stored, ReadParts { opened, block: Some(Arc::new(block)) }))
             }
         }
     }
@@ -225,6 +246,7 @@ impl View<'_> {
     }
 
     /// The run of the journal that holds a message, unless it was moved.
+    #[inline]
     pub fn run(&self, offset: Offset) -> Option<RunPlace> {
         if self.is_moved(offset) { None } else { self.log.tail.find(offset) }
     }

@@ -164,24 +164,27 @@ impl State {
 
     #[inline]
     fn ack(&mut self, cursor: CursorId, offsets: &OffsetRanges<'_>) -> Result<(), Malformed> {
-        let (acks, log) = self.ack_cursor(cursor)?;
-        let before = acks.floor();
-        match offsets {
+        let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
+        let floors = ack_in(cursor, &mut self.changed, |acks| match offsets {
             // Most acks are of one message.
             OffsetRanges::Listed([offset]) => acks.ack(offset.only()),
             _ => offsets.for_each(|range| acks.ack(range)),
-        }
-        let floor = acks.floor();
-        let Some(log) = self.logs.get_mut(&log) else {
-            return Ok(());
-        };
+        })?;
+        self.note_acked(floors, offsets);
+        Ok(())
+    }
+
+    /// Notes what acks mean for the log.
+    #[inline(always)]
+    pub fn note_acked(&mut self, floors: Floors, offsets: &OffsetRanges<'_>) {
+        let Floors { log, before, floor } = floors;
+        let Some(log) = self.logs.get_mut(&log) else { return };
         if { *offsets }.next().is_some_and(|first| first.start < log.moved) {
             self.changed.died(log, offsets);
         }
         if floor != before {
             self.reclaimable |= floor_moved(log, &self.cursors, before, floor);
         }
-        Ok(())
     }
 
     /// Refuses a change that refers to a message that does not exist yet. `next` gives the next
@@ -348,6 +351,29 @@ impl State {
         }
         cursors.all(|acks| acks.is_acked(offset))
     }
+}
+
+/// What acks have done to the floor of a cursor over a log.
+#[derive(Clone, Copy, Debug)]
+pub struct Floors {
+    log: LogId,
+    before: Offset,
+    floor: Offset,
+}
+
+/// Acks messages of a cursor that was looked up.
+#[inline(always)]
+pub fn ack_in(
+    cursor: &mut Cursor,
+    changed: &mut Changed,
+    ack: impl FnOnce(&mut AckSet),
+) -> Result<Floors, Malformed> {
+    changed.cursor(cursor);
+    let log = cursor.log;
+    let Progress::Acks(acks) = &mut cursor.progress else { return Err(UNKNOWN) };
+    let before = acks.floor();
+    ack(acks);
+    Ok(Floors { log, before, floor: acks.floor() })
 }
 
 /// Adds a run to a log that was looked up. `lives` returns the lives of its messages.

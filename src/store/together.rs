@@ -1,5 +1,7 @@
 //! Reads several messages of one log together: a run or a block is read once for all of its messages.
 
+use std::sync::Arc;
+
 use super::{
     ReadParts, Source, Store, Stored,
     cache::SegmentSource,
@@ -175,7 +177,7 @@ fn load_blocks(segment: &SegmentSource, offsets: &[Offset], left: &mut usize) ->
         };
         messages.push((offset, stored));
     }
-    let block = last.and_then(|(_, block)| block.ok());
+    let block = last.and_then(|(_, block)| block.ok()).map(Arc::new);
     Loaded { messages, parts: ReadParts { opened, block } }
 }
 

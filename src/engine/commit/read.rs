@@ -4,7 +4,7 @@ use super::committer::Committer;
 use crate::{
     error::Result,
     ids::{LogId, Offset},
-    store::{Source, Stored},
+    store::{RunWalk, Source, Stored},
 };
 
 impl Committer {
@@ -16,7 +16,6 @@ impl Committer {
     /// # Errors
     ///
     /// `NotFound` if the message was acked by all meanwhile, or trimmed.
-    #[inline(always)]
     pub fn read(
         &self,
         operation: &'static str,
@@ -24,8 +23,20 @@ impl Committer {
         offset: Offset,
         source: Source,
     ) -> Result<Stored> {
+        self.read_behind(operation, (log, offset), source, &mut RunWalk::default())
+    }
+
+    /// As [`read`](Committer::read), for one of many messages. `walk` is that of the messages before.
+    #[inline(always)]
+    pub fn read_behind(
+        &self,
+        operation: &'static str,
+        (log, offset): (LogId, Offset),
+        source: Source,
+        walk: &mut RunWalk,
+    ) -> Result<Stored> {
         match source {
-            Source::Run(run) => run.load(offset),
+            Source::Run(run) => run.load_behind(walk, offset),
             source => self.read_segment(operation, log, offset, source),
         }
     }

@@ -84,10 +84,15 @@ impl Delivery {
 
     /// The delivery as a part of a batch: its handling has not begun.
     pub(super) fn untouched(self) -> Delivery {
-        let in_task = patience::is_asking();
+        self.leave_untouched(patience::is_asking());
+        self
+    }
+
+    /// As [`untouched`](Delivery::untouched), for the deliveries of a task or of a thread.
+    #[inline]
+    pub(super) fn leave_untouched(&self, in_task: bool) {
         let handling = if in_task { UNTOUCHED_IN_TASK } else { UNTOUCHED };
         self.handling.store(handling, Ordering::Relaxed);
-        self
     }
 
     /// A second delivery with the same lease, for the handler of a worker. The worker settles this one.

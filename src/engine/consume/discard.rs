@@ -9,13 +9,14 @@ use crate::{
     },
     error::Result,
     format::entity::DeadLetters,
+    ids::Timestamp,
     store::Stored,
 };
 
 impl Consumer {
     /// Discards a leased message if it was tried too often or has expired: moves it to the dead letters, or
     /// drops it. Returns whether it was discarded.
-    #[inline]
+    #[inline(always)]
     pub(super) fn discards(
         &self,
         stored: &Stored,
@@ -23,6 +24,21 @@ impl Consumer {
         exhausted: Option<DeadLetters>,
     ) -> Result<bool> {
         let expires = stored.expires(self.info.current.time_to_live_ms());
+        // Most messages live for ever, and are not tried too often.
+        if exhausted.is_none() && expires.is_none() {
+            return Ok(false);
+        }
+        self.discards_over(stored, delivered, exhausted, expires)
+    }
+
+    #[inline(never)]
+    fn discards_over(
+        &self,
+        stored: &Stored,
+        delivered: DeliveryInfo,
+        exhausted: Option<DeadLetters>,
+        expires: Option<Timestamp>,
+    ) -> Result<bool> {
         match (exhausted, expires) {
             (None, None) => Ok(false),
             (Some(dead_letters), _) => {

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::entity::DeadLetters,
     ids::{Offset, Timestamp},
-    store::{Source, Stored},
+    store::{RunWalk, Source, Stored},
 };
 
 /// A message that was leased, and where to read it.
@@ -81,18 +81,22 @@ impl Consumer {
             if self.reads_first() {
                 return self.attempt_read();
             }
-            let leased = self.lease_with(|core, elapsed| match self.reads_first() {
-                // The settings have just changed.
-                true => Ok(Some(None)),
-                false => Ok(self.lease_next(core, elapsed)?.map(Some)),
+            // It is put into its place here: to hand it through would move it each time.
+            let mut leased = None;
+            let attempted = self.lease_with(|core, elapsed| {
+                if self.reads_first() {
+                    // The settings have just changed.
+                    return Ok(Some(()));
+                }
+                leased = self.lease_next(core, elapsed)?;
+                Ok(leased.as_ref().map(drop))
             })?;
-            let leased = match leased {
-                Attempt::Got(Some(leased)) => leased,
-                Attempt::Got(None) => continue,
-                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
-            };
+            if let Attempt::Wait(waiting) = attempted {
+                return Ok(Attempt::Wait(waiting));
+            }
+            let Some(leased) = leased else { continue };
             let (offset, delivered) = (leased.offset, leased.delivered);
-            match self.read(leased) {
+            match self.read(leased, &mut RunWalk::default()) {
                 Ok(Some(delivery)) => return Ok(Attempt::Got(delivery)),
                 Ok(None) => {}
                 Err(error) => self.return_unread(offset, delivered, error)?,
@@ -147,6 +151,7 @@ impl Consumer {
     /// Locks the core and brings a cursor up to date: ends leases that have run out, counts their failures,
     /// brings back spilled messages and releases due ones. Without the engine's threads, messages whose lives are over
     /// leave, too.
+    #[inline(always)]
     pub fn lock_current(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
         let (core, elapsed) = self.lock_released(operation)?;
         let committer = self.committer();
@@ -160,7 +165,7 @@ impl Consumer {
 
     /// As [`lock_current`](Consumer::lock_current), for callers that look at the messages. None leaves because its life
     /// is over.
-    #[inline]
+    #[inline(always)]
     pub fn lock_released(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
         let committer = self.committer();
         let core = committer.lock_open(operation)?;
@@ -253,112 +258,20 @@ impl Consumer {
         }
     }
 
-    /// Leases the next messages. If one cannot be located, the others are delivered, and the next attempt gets
-    /// the error.
-    fn lease_many(
-        &self,
-        core: &mut Core,
-        elapsed: Duration,
-        most: usize,
-    ) -> Result<Option<Vec<Leased>>> {
-        let mut leased = Vec::new();
-        let most = match self.slot.get() {
-            None => most,
-            Some(slot) => match core.admit(slot.slot())? {
-                Admittance::UpTo(admitted) => (most as u64).min(admitted) as usize,
-                Admittance::Wait(_) => 0,
-            },
-        };
-        while leased.len() < most {
-            match self.lease_next(core, elapsed) {
-                Ok(Some(one)) => {
-                    core.set_untouched(self.cursor(), one.delivered.key, true);
-                    leased.push(one);
-                }
-                Ok(None) => break,
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    core.tell_later(self.cursor(), error);
-                }
-                Err(error) if leased.is_empty() => return Err(error),
-                Err(_) => break,
-            }
-        }
-        if leased.is_empty() {
-            return core.take_untold(self.cursor()).map_or(Ok(None), Err);
-        }
-        Ok(Some(leased))
-    }
-
-    /// Leases the next message. It is inlined, so that what it returns is not moved about.
-    #[inline(always)]
-    pub(super) fn lease_next(&self, core: &mut Core, elapsed: Duration) -> Result<Option<Leased>> {
-        let (visible, skew) = (core.visible(), core.skew());
-        let (store, consumption) = core.store_and(self.cursor())?;
-        let view = store
-            .view(self.cursor(), self.log())
-            .ok_or_else(|| store.deleted(self.cursor().entity()))?;
-        let mut run = None;
-        let is_visible = |offset| {
-            let found = view.run(offset);
-            let is_visible = match found {
-                Some(run) => run.lsn < visible,
-                None => view.is_moved(offset),
-            };
-            if is_visible {
-                // The first visible message is the one that is leased.
-                run = found;
-            }
-            is_visible
-        };
-        let rules = consumption.rules;
-        let deadline = elapsed + rules.lease;
-        let leased = consumption.deliveries.lease_next(view.acks, view.end(), deadline, is_visible);
-        let Some((offset, key)) = leased else {
-            return Ok(None);
-        };
-        if let Some(slot) = self.slot.get() {
-            consumption.deliveries.assign(key, slot.number());
-        }
-        let tried = view.acks.attempts(offset);
-        let exhausted = rules.retry.dead_letters_after(tried);
-        let attempt = if exhausted.is_some() { tried } else { tried.saturating_add(1) };
-        let due = if tried == 0 { view.acks.due(offset).even_time(skew) } else { Timestamp(0) };
-        consumption.deliveries.set_attempt(key, attempt);
-        let priority = view.acks.priority(offset);
-        let was_tried = tried > 0;
-        let delivered = DeliveryInfo { key, attempt, was_tried, priority, due, leased: elapsed };
-        let located = match run {
-            Some(run) => store.at_run(run),
-            None => store.locate(self.log(), offset),
-        };
-        match located {
-            Ok(source) => {
-                consumption.counts.delivered += 1;
-                consumption.counts.redelivered += u64::from(was_tried);
-                Ok(Some(Leased { offset, source, delivered, exhausted }))
-            }
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                Err(core.set_aside(self.cursor(), offset, key, &error))
-            }
-            Err(error) => {
-                core.put_back(self.cursor(), key);
-                Err(error)
-            }
-        }
-    }
-
     /// Reads leased messages. A damaged one is set aside: the others are delivered, and the next attempt gets its
     /// error. If one cannot be read for another reason, the messages before it are delivered. That one and the
     /// later ones stay in the queue.
     fn read_all(self: &Arc<Consumer>, leased: Vec<Leased>) -> Result<Vec<Delivery>> {
         let mut deliveries = Vec::with_capacity(leased.len());
-        let mut damage = Vec::new();
-        let mut leased = leased.into_iter();
+        let (mut damage, in_task) = (Vec::new(), patience::is_asking());
+        let (mut leased, mut walk) = (leased.into_iter(), RunWalk::default());
         while let Some(one) = leased.next() {
             let (offset, delivered) = (one.offset, one.delivered);
-            let error = match self.read(one) {
-                Ok(delivery) => {
-                    deliveries.extend(delivery.map(Delivery::untouched));
+            let error = match self.read(one, &mut walk) {
+                Ok(None) => continue,
+                Ok(Some(delivery)) => {
+                    delivery.leave_untouched(in_task);
+                    deliveries.push(delivery);
                     continue;
                 }
                 Err(error) => error,
@@ -412,16 +325,15 @@ impl Consumer {
         }
     }
 
-    #[inline(always)]
     pub(super) fn load(&self, source: Source, offset: Offset) -> Result<Stored> {
         self.committer().read("receive", self.log(), offset, source)
     }
 
     /// Reads one leased message. `None` if it was discarded.
     #[inline(always)]
-    fn read(self: &Arc<Consumer>, leased: Leased) -> Result<Option<Delivery>> {
+    fn read(self: &Arc<Consumer>, leased: Leased, walk: &mut RunWalk) -> Result<Option<Delivery>> {
         let Leased { offset, source, delivered, exhausted } = leased;
-        let stored = self.load(source, offset)?;
+        let stored = self.committer().read_behind("receive", (self.log(), offset), source, walk)?;
         if self.discards(&stored, delivered, exhausted)? {
             return Ok(None);
         }

@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod discard;
 pub mod due_times;
 pub mod getters;
+mod grant;
 pub mod key_order;
 pub mod lease;
 pub mod receive;

@@ -58,26 +58,14 @@ impl Core {
     pub(super) fn note_arrivals(&mut self) {
         let Core { store, arrivals, effects, .. } = self;
         for (log, offsets) in store.placed() {
-            audit::step();
-            let Some(watched) = arrivals.watches.get_mut(&log) else {
-                arrivals.note_unwatched(log);
-                continue;
-            };
-            if let Some((stream, partition)) = watched.partition
-                && let Some(recent) = arrivals.recent.get_mut(&stream)
-            {
-                recent.note(partition);
-            }
-            let messages = offsets.len() as usize;
-            if arrivals.hides_unsynced {
-                if watched.fresh == 0 {
-                    arrivals.touched.push(log);
-                }
-                watched.fresh += messages;
-            } else {
-                watched.wake(effects, messages);
-            }
+            arrivals.note(log, offsets.len() as usize, effects);
         }
+    }
+
+    /// Notes that one message was committed, as [`note_arrivals`](Core::note_arrivals).
+    #[inline]
+    pub(super) fn note_arrival(&mut self, log: LogId) {
+        self.arrivals.note(log, 1, &mut self.effects);
     }
 
     /// Keeps a batch that was committed for the sync that makes it visible, if consumers see only what is durable.

@@ -78,7 +78,7 @@ impl Core {
         }
         self.keep_clock(now);
         let receipt = Receipt::of(self.store.append_one(log, message, now)?);
-        self.note_arrivals();
+        self.note_arrival(log);
         self.arm_lives();
         Ok(receipt)
     }

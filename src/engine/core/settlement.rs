@@ -187,7 +187,8 @@ impl Core {
     ) -> Result<Ending> {
         let Settlement { cursor, key, attempt, leased, how } = settlement;
         let offset = self.held(*cursor, *key, elapsed)?;
-        let is_gone = self.is_gone(*cursor, offset);
+        // Only an ack is the same whether the message is gone or not.
+        let is_gone = !matches!(how, Settling::Ack) && self.is_gone(*cursor, offset);
         let ending = match how {
             Settling::Ack => Ending::Acked { took: elapsed.saturating_sub(*leased) },
             #[cfg(feature = "cron")]

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::effects::Effects;
 use crate::{
+    audit,
     config::Durability,
     engine::runtime::wait::Watch,
     ids::{EntityId, IdMap, LogId},
@@ -67,6 +68,28 @@ pub struct Fresh {
 }
 
 impl Arrivals {
+    /// Notes messages that were committed.
+    #[inline]
+    pub(super) fn note(&mut self, log: LogId, messages: usize, effects: &mut Effects) {
+        audit::step();
+        let Some(watched) = self.watches.get_mut(&log) else {
+            return self.note_unwatched(log);
+        };
+        if let Some((stream, partition)) = watched.partition
+            && let Some(recent) = self.recent.get_mut(&stream)
+        {
+            recent.note(partition);
+        }
+        if self.hides_unsynced {
+            if watched.fresh == 0 {
+                self.touched.push(log);
+            }
+            watched.fresh += messages;
+        } else {
+            watched.wake(effects, messages);
+        }
+    }
+
     /// Notes messages of a log that nobody watches.
     pub(super) fn note_unwatched(&mut self, log: LogId) {
         if self.hides_unsynced {
