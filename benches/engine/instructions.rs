@@ -169,7 +169,7 @@ fn table() -> PathBuf {
 
 /// The table: a row in each line, and the count in front of it.
 fn read_table() -> Vec<(String, u64)> {
-    let text = fs::read_to_string(table()).unwrap_or_default();
+    let text = fs::read_to_string(table()).expect("the table is beside this file");
     let rows = text.lines().filter_map(|line| line.trim().split_once(' '));
     rows.map(|(count, name)| (name.trim().to_owned(), count.parse().unwrap())).collect()
 }

@@ -1,2 +1,2 @@
-//! This library is empty: the benches are `engine.rs`, `replay.rs` and `group.rs`. Cargo needs a library
+//! This library is empty: the benches are `engine.rs`, `replay.rs`, `group.rs` and `instructions.rs`. Cargo needs a library
 //! beside them.

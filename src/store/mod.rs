@@ -54,7 +54,8 @@ pub use tail::RunPlace;
 pub use inspected::OnDisk;
 pub use log::{Cursor, Progress};
 pub use open::{Opening, fan_dirs, log_dirs, remove_all};
-pub use state::{State, join};
+pub use ranges::join;
+pub use state::State;
 pub use together::{Loaded, Located, Together};
 
 use self::{cache::SegmentCache, draft::Draft, files::Files};

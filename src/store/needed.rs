@@ -9,7 +9,8 @@ use super::{
     acks::{CHUNK_OFFSETS, chunk_ranges, chunks_of},
     checkpoint::Shared,
     log::Log,
-    state::{State, join},
+    ranges::join,
+    state::State,
 };
 use crate::{
     audit,

@@ -111,6 +111,19 @@ impl Ranges {
     }
 }
 
+/// Sorts ranges, and joins ranges that touch or overlap.
+pub fn join(ranges: &mut Vec<OffsetRange>) {
+    ranges.retain(|range| !range.is_empty());
+    ranges.sort_unstable_by_key(|range| (range.start, range.end));
+    ranges.dedup_by(|next, before| {
+        let touches = next.start <= before.end;
+        if touches {
+            before.end = before.end.max(next.end);
+        }
+        touches
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -11,6 +11,7 @@ use super::{
     changed::Changed,
     ends::Expiring,
     log::{Cursor, Log, Progress},
+    ranges::join,
     series::Series,
     tail::RunPlace,
 };
@@ -435,17 +436,4 @@ fn last_to_pass(log: &mut Log, cursors: &IdMap<CursorId, Box<Cursor>>, end: Offs
     };
     log.behind = Some(behind);
     behind == 0
-}
-
-/// Sorts ranges, and joins ranges that touch or overlap.
-pub fn join(ranges: &mut Vec<OffsetRange>) {
-    ranges.retain(|range| !range.is_empty());
-    ranges.sort_unstable_by_key(|range| (range.start, range.end));
-    ranges.dedup_by(|next, before| {
-        let touches = next.start <= before.end;
-        if touches {
-            before.end = before.end.max(next.end);
-        }
-        touches
-    });
 }

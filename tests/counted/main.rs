@@ -10,6 +10,7 @@ mod holds;
 mod large;
 mod lives;
 mod memory;
+mod plain;
 mod segments;
 mod slices;
 mod waking;
