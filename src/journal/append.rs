@@ -40,7 +40,7 @@ impl Journal {
     /// The file in which a frame of `len` bytes is going to stand, and the pages that it is going to take up. `None` if it has
     /// no place yet, or if no map is used.
     pub fn ahead(&mut self, len: u64) -> Option<(Lsn, Ahead)> {
-        let file = match self.fits(len, Urgency::Ordinary) {
+        let file = match self.has_place(len, Urgency::Ordinary) {
             true => self.files.back()?,
             false => self.next.as_ref()?,
         };

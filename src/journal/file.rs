@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use super::grain::Grain;
 use crate::{
     disk::{DiskFile, LateSlice, Slice, Window, Written},
     error::{Error, ErrorKind, Result},
@@ -18,6 +19,8 @@ pub struct JournalFile {
     pub path: PathBuf,
     pub file: Arc<dyn DiskFile>,
     pub window: Box<dyn Window>,
+    /// How it was zeroed, if this epoch has made it.
+    pub grain: Grain,
     /// Whether this epoch has made the file. Only such a file may be filled again. The system caches a file
     /// that recovery read in large pieces, which makes its syncs slow.
     pub of_this_epoch: bool,

@@ -13,6 +13,8 @@ mod file;
 mod found;
 mod frame_space;
 mod frames;
+mod grain;
+mod pool;
 mod recover;
 mod spares;
 mod supply;

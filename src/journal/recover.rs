@@ -16,6 +16,7 @@ use std::{
 use super::{
     file::{JournalFile, sync_failed},
     frames::{FoundFile, FrameReader, PIECE_BYTES},
+    grain::Grain,
     supply::{Supply, capacity_for, make_after_recovery},
     writer::Journal,
 };
@@ -389,7 +390,8 @@ fn reopen(supply: &Supply, found: FoundFile) -> Result<JournalFile> {
     let window = window(&file, len.min(header.capacity), supply.access, Purpose::Read);
     let window =
         window.map_err(|error| Error::io(error, "a journal file cannot be mapped", &path))?;
-    Ok(JournalFile { header, path, file, window, of_this_epoch: false })
+    let grain = Grain::Fine;
+    Ok(JournalFile { header, path, file, window, grain, of_this_epoch: false })
 }
 
 /// Whether there is a journal that holds commits, or may have held some. A store without a metalog is new if not,

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::file::{JournalFile, sync_failed};
+use super::{
+    file::{JournalFile, sync_failed},
+    grain::Grain,
+};
 use crate::{
     disk::{Access, Disk, Open, Purpose, window},
     error::{Error, ErrorKind, Result},
@@ -14,9 +17,6 @@ use crate::{
     layout::Layout,
 };
 
-/// Files are zeroed in pieces of this size. While a file is cached, the system writes back as much at once as one write
-/// call has zeroed. Small pieces keep the later syncs of commits small.
-const ZERO_PIECE: usize = 4096;
 const RESERVE_PIECE: usize = 64 << 10;
 
 /// The settings and the disk that are needed to make journal files.
@@ -51,6 +51,8 @@ pub struct PrepareJob {
 #[derive(Debug)]
 pub struct NewFile {
     pub header: JournalHeader,
+    /// How the file is zeroed. A used file was zeroed in the same way.
+    pub grain: Grain,
     /// A used file to be filled again, whose content is no longer needed.
     pub used: Option<JournalFile>,
     /// Whether commits will soon fill it, without a sync in between.
@@ -85,12 +87,12 @@ impl PrepareJob {
 impl NewFile {
     /// Makes the file durable, with its name.
     pub fn make(self, supply: &Supply) -> Result<JournalFile> {
-        let NewFile { header, used, is_urgent } = self;
+        let NewFile { header, grain, used, is_urgent } = self;
         let unfinished = Layout::unfinished(&supply.layout.journal_file(header.start));
         let begun = used.as_ref().map_or(unfinished, |used| used.path.clone());
         let made = match used {
             Some(used) => refill(used, header),
-            None => make(supply, header),
+            None => make(supply, header, grain),
         };
         let journal = supply.layout.journal_dir();
         let named = made.and_then(|mut file| {
@@ -129,7 +131,8 @@ pub fn make_after_recovery(
 ) -> Result<(JournalFile, u64)> {
     // If a removal fails, the next open tries it again.
     let remove = |path: &PathBuf| _ = supply.disk.remove(path);
-    let make = || NewFile { header, used: None, is_urgent: false }.make(supply);
+    let new = || NewFile { header, grain: Grain::Fine, used: None, is_urgent: false };
+    let make = || new().make(supply);
     let is_full = |made: &Result<_>| {
         made.as_ref().is_err_and(|error: &Error| error.kind() == ErrorKind::DiskFull)
     };
@@ -195,22 +198,24 @@ fn refill(mut used: JournalFile, header: JournalHeader) -> Result<JournalFile> {
 
 /// Makes a file and writes every block of it. On a full disk, a store through a map into a hole would kill the
 /// process. Unwritten extents would cost each sync a second flush.
-fn make(supply: &Supply, header: JournalHeader) -> Result<JournalFile> {
+fn make(supply: &Supply, header: JournalHeader, grain: Grain) -> Result<JournalFile> {
     let path = &Layout::unfinished(&supply.layout.journal_file(header.start));
     let failed = |error| Error::io(error, "a journal file cannot be made", path);
     let file = supply.disk.open(path, Open::Fresh).map_err(failed)?;
     file.write_at(0, &header.encode()).map_err(failed)?;
-    let zeros = [0; ZERO_PIECE];
+    let zeros = vec![0; grain.bytes() as usize];
     let mut at = JOURNAL_HEADER_BYTES;
     while at < header.capacity {
-        file.write_at(at, &zeros).map_err(failed)?;
-        at += ZERO_PIECE as u64;
+        let end = (at + 1).next_multiple_of(grain.bytes()).min(header.capacity);
+        file.write_at(at, &zeros[..(end - at) as usize]).map_err(failed)?;
+        at = end;
     }
     if !seeded!(NewFileIsNotSynced) {
         file.sync().map_err(|error| sync_failed(error, path))?;
     }
     let window = window(&file, header.capacity, supply.access, Purpose::Append).map_err(failed)?;
-    Ok(JournalFile { header, path: path.clone(), file, window, of_this_epoch: true })
+    let path = path.clone();
+    Ok(JournalFile { header, path, file, window, grain, of_this_epoch: true })
 }
 
 /// The header of a store's first file.

@@ -1,6 +1,8 @@
 //! Tests of `journal/`. Bodies that can run on both disks do.
 #![allow(clippy::disallowed_methods)]
 
+mod grains;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,

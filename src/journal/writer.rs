@@ -1,11 +1,12 @@
 //! The journal while the engine is open: appends frames, rolls to the next file, begins syncs, and releases files that
 //! a checkpoint covers.
 
-use std::{collections::VecDeque, mem, path::PathBuf, sync::Arc};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use super::{
     file::{JournalBytes, JournalFile},
     frame_space::{FrameSpace, Urgency},
+    grain::Grain,
     supply::{NewFile, PrepareJob, Prepared, Supply, capacity_for, first_header},
     sync::{SyncJob, Unsynced},
 };
@@ -43,7 +44,7 @@ pub struct Journal {
     pub(super) reserve: u64,
     pub(super) overhead_bytes: u64,
     /// Whether the disk was full when a file was last prepared, and no space was freed since.
-    starved: bool,
+    pub(super) starved: bool,
     /// The old name of a file that is being filled again.
     refilling: Option<PathBuf>,
     /// Used files to be filled again.
@@ -54,7 +55,11 @@ pub struct Journal {
     syncs: u32,
     /// Whether the file before the current one was filled without a sync.
     is_hurried: bool,
-    bytes_behind: u64,
+    /// The grain of the next file.
+    pub(super) grain: Grain,
+    /// Whether the current file is left as soon as there is a next one.
+    is_too_coarse: bool,
+    pub(super) bytes_behind: u64,
     /// The checksum of every frame of this epoch begins with it.
     pub(super) begun: Sum,
     pub(super) tail: Lsn,
@@ -66,8 +71,8 @@ pub struct Journal {
 impl Journal {
     /// Makes the journal of a new store.
     pub fn create(supply: Supply) -> Result<Journal> {
-        let first = NewFile { header: first_header(&supply), used: None, is_urgent: false }
-            .make(&supply)?;
+        let (header, grain) = (first_header(&supply), Grain::Fine);
+        let first = NewFile { header, grain, used: None, is_urgent: false }.make(&supply)?;
         Ok(Journal::new(supply, VecDeque::from([first])))
     }
 
@@ -81,6 +86,8 @@ impl Journal {
             target: supply.file_bytes_min,
             syncs: 0,
             is_hurried: false,
+            grain: Grain::Fine,
+            is_too_coarse: false,
             supply,
             files,
             next: None,
@@ -195,7 +202,7 @@ impl Journal {
         if urgency == Urgency::Ordinary && self.reserve == 0 {
             return Ok(FrameSpace::NeedsFile(frame));
         }
-        if self.fits(frame, urgency) {
+        if self.has_place(frame, urgency) {
             return Ok(FrameSpace::Ready);
         }
         let Some(next) = &self.next else {
@@ -207,6 +214,18 @@ impl Journal {
         self.roll()?;
         // `capacity_for` made the new file large enough for the frame and the reserve.
         Ok(FrameSpace::Ready)
+    }
+
+    /// Whether the next frame stands in the current file. If not, it needs the next file.
+    #[inline]
+    pub(super) fn has_place(&mut self, frame: u64, urgency: Urgency) -> bool {
+        self.fits(frame, urgency) && !(self.is_too_coarse && self.may_leave_for(frame))
+    }
+
+    /// Whether there is a next file for a frame, so that the current file need not be filled.
+    #[cold]
+    fn may_leave_for(&self, frame: u64) -> bool {
+        self.next.as_ref().is_some_and(|next| next.header.capacity >= capacity_for(0, frame))
     }
 
     #[inline]
@@ -230,15 +249,22 @@ impl Journal {
         self.put(&mut frame, FrameKind::Roll)?;
         let next = self.next.take().expect("the caller checked that there is a next file");
         self.next_frees = false;
+        self.grain = Grain::behind(self.filled(), self.syncs);
         self.tail = next.header.first_frame();
         self.bytes_behind += self.current().header.capacity;
-        if self.syncs < SYNCS_A_FILE {
+        if self.syncs < SYNCS_A_FILE && !self.is_too_coarse {
             self.target = (self.target * 2).min(self.supply.file_bytes_max);
         }
         self.is_hurried = self.syncs == 0;
         self.syncs = 0;
+        self.is_too_coarse = false;
         self.files.push_back(next);
         Ok(())
+    }
+
+    /// The bytes of the frames in the current file.
+    fn filled(&mut self) -> u64 {
+        self.tail.0 - self.current().header.first_frame().0
     }
 
     /// The sync that makes everything up to the tail durable. `None` if everything is durable.
@@ -265,6 +291,8 @@ impl Journal {
     pub fn finish_sync(&mut self, job: &SyncJob) {
         self.durable = self.durable.max(job.upto);
         self.syncs = self.syncs.saturating_add(1);
+        let (filled, syncs) = (self.filled(), self.syncs);
+        self.is_too_coarse |= self.current().grain.is_too_coarse(filled, syncs);
     }
 
     /// The job that makes the next file before it is needed. The file must hold a frame of `frame` bytes. The
@@ -306,11 +334,9 @@ impl Journal {
             watermark: self.durable,
             link: Link::Roll,
         };
-        let fitting =
-            |file: &mut JournalFile| file.header.capacity == capacity && file.window.reuse();
-        let used = self.pool.iter_mut().position(fitting).map(|n| self.pool.swap_remove(n));
+        let used = self.take_used(capacity);
         self.refilling = used.as_ref().map(|file| file.path.clone());
-        NewFile { header, used, is_urgent: self.is_hurried }
+        NewFile { header, grain: self.grain, used, is_urgent: self.is_hurried }
     }
 
     pub fn finish_prepare(&mut self, prepared: Prepared) -> Result<()> {
@@ -351,35 +377,6 @@ impl Journal {
     #[inline]
     pub fn wants_file(&self) -> bool {
         (self.next.is_none() || self.reserve == 0) && !self.preparing && !self.starved
-    }
-
-    /// Releases the files that end at or before a position, because a checkpoint covers them. Returns the files
-    /// to remove.
-    pub fn release_below(&mut self, position: Lsn) -> Vec<PathBuf> {
-        let mut removed = Vec::new();
-        while self.files.len() > 1 && self.files[0].end() <= position {
-            let file = self.files.pop_front().expect("there are two");
-            self.bytes_behind -= file.header.capacity;
-            let pooled: u64 = self.pool.iter().map(|file| file.header.capacity).sum();
-            if file.of_this_epoch
-                && file.header.capacity == capacity_for(self.target, 0)
-                && pooled + file.header.capacity <= self.supply.pool_bytes
-            {
-                self.pool.push(file);
-            } else {
-                removed.push(file.path);
-            }
-        }
-        let capacity = capacity_for(self.target, 0);
-        for file in mem::take(&mut self.pool) {
-            if file.header.capacity == capacity {
-                self.pool.push(file);
-            } else {
-                removed.push(file.path);
-            }
-        }
-        self.starved &= removed.is_empty();
-        removed
     }
 
     /// The files of the journal, the oldest first.

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(test)]
+use super::traffic::Call;
 use super::{process::SimProcess, world::FileId};
 use crate::{
     audit,
@@ -228,6 +230,8 @@ impl DiskFile for SimFile {
             let end = (start + buffer.len()).min(live.len());
             buffer[..end - start].copy_from_slice(&live[start..end]);
             world.bytes_read += (end - start) as u64;
+            #[cfg(test)]
+            world.traffic.note(self.file, Call::Read, at, buffer.len());
             Ok(end - start)
         })
     }
@@ -244,6 +248,8 @@ impl DiskFile for SimFile {
             return Err(error);
         }
         world.begin_step()?;
+        #[cfg(test)]
+        world.traffic.note(self.file, Call::Write, at, bytes.len());
         world.write(self.file, at, bytes)
     }
 

@@ -29,6 +29,8 @@ mod file;
 mod names;
 mod process;
 mod random;
+#[cfg(test)]
+pub(crate) mod traffic;
 mod world;
 
 use std::{

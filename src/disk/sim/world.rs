@@ -64,6 +64,8 @@ pub(super) struct World {
     pub(super) sync_time: Duration,
     /// Copies of the disk before recorded steps.
     pub(super) record: Record,
+    #[cfg(test)]
+    pub(super) traffic: super::traffic::Traffic,
 }
 
 /// Which steps are recorded, and the recorded copies.
@@ -102,6 +104,8 @@ impl World {
             boot: 0,
             sync_time: Duration::ZERO,
             record: Record::default(),
+            #[cfg(test)]
+            traffic: super::traffic::Traffic::default(),
         }
     }
 
