@@ -1,9 +1,9 @@
-//! The pages of a map that are about to be used.
+//! The pages of a map that are about to be written to.
 
 use super::map::Region;
 use crate::prims::Arc;
 
-/// A part of a map that is about to be read or written.
+/// A part of a map that is about to be written.
 #[derive(Debug)]
 pub struct Ahead {
     region: Arc<Region>,
@@ -21,13 +21,6 @@ impl Ahead {
         let start = within(at) / PAGE_BYTES * PAGE_BYTES;
         let len = within(at.saturating_add(len)) - start;
         Ahead { region: Arc::clone(region), start, len }
-    }
-
-    /// Tells the system that the pages will be read soon.
-    #[cfg(unix)]
-    pub(super) fn expect(&self) {
-        // This is a hint, so its result does not matter.
-        let _ = self.region.map.advise_range(memmap2::Advice::WillNeed, self.start, self.len);
     }
 
     /// Makes the pages ready for writes. Else each of them is made ready when it is first written to, which takes several

@@ -87,10 +87,6 @@ impl Window for CallsWindow {
         Ok(LateSlice::Unread(UnreadSlice { file, at, len, _pin: pin }))
     }
 
-    fn expect(&self, at: u64, len: u64) {
-        self.file.expect(at, len);
-    }
-
     /// Slices that were read are copies. Only slices that are still to be read forbid a reuse.
     fn reuse(&mut self) -> bool {
         let is_free = Arc::strong_count(&self.pin) == 1;

@@ -383,11 +383,6 @@ impl Window for MapWindow {
         slice.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    #[cfg(unix)]
-    fn expect(&self, at: u64, len: u64) {
-        Ahead::of(&self.region, at, len).expect();
-    }
-
     fn warm(&self) {
         Ahead::of(&self.region, 0, u64::MAX).make_ready();
     }

@@ -125,8 +125,6 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn sync(&self) -> io::Result<()>;
     /// Maps the first `len` bytes, all of which must have been written.
     fn map(&self, len: u64, purpose: Purpose) -> io::Result<Box<dyn Window>>;
-    /// Tells the system that a range will be read soon.
-    fn expect(&self, _at: u64, _len: u64) {}
 }
 
 /// The purpose of a window.
@@ -174,8 +172,6 @@ pub trait Window: Send + Sync + fmt::Debug {
     fn late_slice(&self, at: u64, len: usize) -> io::Result<LateSlice> {
         self.slice(at, len).map(LateSlice::Ready)
     }
-    /// Tells the system that a range will be read soon.
-    fn expect(&self, _at: u64, _len: u64) {}
     /// Asks the system to make all pages of the window ready for writes. The next sync of the file writes all of
     /// them back, even the pages without writes.
     fn warm(&self) {}

@@ -381,13 +381,6 @@ impl DiskFile for OsFile {
         audit::touches_disk("map");
         Ok(Box::new(MapWindow::open(&self.0, len, purpose)?))
     }
-
-    #[cfg(target_os = "linux")]
-    fn expect(&self, at: u64, len: u64) {
-        // This is a hint, so its result does not matter.
-        let len = std::num::NonZeroU64::new(len);
-        let _ = rustix::fs::fadvise(&self.0, at, len, rustix::fs::Advice::WillNeed);
-    }
 }
 
 #[cfg(unix)]

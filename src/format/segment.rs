@@ -10,7 +10,7 @@ use crate::ids::{LogId, Offset, StoreId, Timestamp};
 
 pub const SEGMENT_HEADER_BYTES: u64 = 64;
 const MAGIC: Magic = *b"PHsegmnt";
-const TABLE_ENTRY_BYTES: usize = 40;
+pub const TABLE_ENTRY_BYTES: usize = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {

@@ -3,7 +3,7 @@
 use super::Segments;
 use crate::{
     format::{
-        block::BLOCK_HEADER_BYTES,
+        block::{BLOCK_HEADER_BYTES, BlockHeader},
         lives::Lives,
         meta::{Place, SegmentState},
         pack::{BlockBuilder, LoneBlock},
@@ -90,9 +90,10 @@ impl Filling {
     }
 
     /// Appends the block to bytes that end at `state.bytes`. There must be one.
-    pub fn finish_block(&mut self, ready: &mut Vec<u8>) {
+    pub fn finish_block(&mut self, ready: &mut Vec<u8>) -> BlockHeader {
         let header = self.block.finish(ready, self.state.bytes, self.seed);
         self.state.bytes += header.block_len();
+        header
     }
 
     /// The bytes that the block takes up once it is finished.

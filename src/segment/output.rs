@@ -1,7 +1,7 @@
 //! The segment files that one checkpoint writes, and how they become durable: each file, and once each directory that got a
 //! new name.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, mem, path::Path};
 
 use super::{
     Segments,
@@ -41,6 +41,8 @@ pub struct Output {
     unsynced: Vec<SegmentWriter>,
     /// New files. They are removed if the checkpoint fails.
     begun: Vec<u64>,
+    /// The buffer of the last segment that was written, for the next one. Segments are written one after the other.
+    buffer: Vec<u8>,
     /// Segments that were gone on with. What was added is cut off if the checkpoint fails.
     reopened: Vec<SegmentState>,
     /// A directory that holds files that the metalog names.
@@ -71,6 +73,7 @@ impl Output {
             unsynced_shared: Vec::new(),
             unsynced: Vec::new(),
             begun: Vec::new(),
+            buffer: Vec::new(),
             reopened: Vec::new(),
             known: is_known.then_some(Fan::of(next)),
             fans: BTreeSet::new(),
@@ -91,11 +94,6 @@ impl Output {
     /// The most bytes of messages in a part of a shared file.
     pub fn part_bytes(&self) -> u64 {
         PART_BYTES.min(self.segment_bytes / PARTS_MIN)
-    }
-
-    /// The most bytes that wait to be written to one file.
-    fn write_bytes(&self) -> usize {
-        usize::try_from(self.segment_bytes / WRITES_MIN).unwrap_or(usize::MAX)
     }
 
     /// The number of the next file. Earlier numbers may be in use.
@@ -123,14 +121,15 @@ impl Output {
     /// Begins a segment in a file of its own.
     pub fn begin(&mut self, log: LogId, base: Offset) -> Result<SegmentWriter> {
         let number = self.take_number()?;
-        Ok(SegmentWriter::create(&self.segments, log, base, number)?.writing(self.write_bytes()))
+        let writer = SegmentWriter::create(&self.segments, log, base, number)?;
+        Ok(writer.writing(self.segment_bytes / WRITES_MIN, mem::take(&mut self.buffer)))
     }
 
     /// Goes on with a segment.
     pub fn reopen(&mut self, state: SegmentState) -> Result<SegmentWriter> {
-        let writer = SegmentWriter::reopen(&self.segments, &state)?.writing(self.write_bytes());
+        let writer = SegmentWriter::reopen(&self.segments, &state)?;
         self.reopened.push(state);
-        Ok(writer)
+        Ok(writer.writing(self.segment_bytes / WRITES_MIN, mem::take(&mut self.buffer)))
     }
 
     /// Takes over a segment that is complete. It is synced together with others.
@@ -140,6 +139,7 @@ impl Output {
             return Err(error);
         }
         let state = writer.state().clone();
+        self.buffer = writer.take_buffer();
         self.unsynced.push(writer);
         if self.unsynced.len() >= UNSYNCED_MAX {
             self.unsynced.drain(..).try_for_each(|writer| writer.sync())?;
@@ -194,7 +194,8 @@ impl Output {
         if self.has_new_fan && !seeded!(SegmentDirectoryIsNotSynced) {
             sync_dir(&layout.segments_dir())?;
         }
-        Ok(std::mem::take(&mut self.written))
+        self.buffer = Vec::new();
+        Ok(mem::take(&mut self.written))
     }
 
     /// Gives up segments that were begun, because writing what comes behind them failed. Parts stay in their file, where
@@ -224,6 +225,7 @@ impl Output {
 
     /// Closes all files.
     pub fn let_go(&mut self) {
+        self.buffer = Vec::new();
         self.shared = None;
         self.unsynced_shared.clear();
         self.unsynced.clear();

@@ -54,6 +54,19 @@ impl SegmentReader {
             let file = Arc::new(SharedFile::open(segments, state)?);
             return SegmentReader::in_file(segments, state, file);
         }
+        SegmentReader::in_own_file(segments, state, state.has_footer() || state.is_open())
+    }
+
+    /// Opens a segment that is being written. A footer behind its blocks is of an earlier attempt, and does not count.
+    pub fn open_unfinished(segments: &Segments, state: &SegmentState) -> Result<SegmentReader> {
+        SegmentReader::in_own_file(segments, state, false)
+    }
+
+    fn in_own_file(
+        segments: &Segments,
+        state: &SegmentState,
+        may_have_footer: bool,
+    ) -> Result<SegmentReader> {
         let path = Arc::new(segments.path(state));
         let failed = |error| unreadable(error, &path, 0);
         let file = segments.disk.open(&path, Open::Existing).map_err(failed)?;
@@ -67,7 +80,7 @@ impl SegmentReader {
         }
         let window = window(&file, state.bytes, segments.access, Purpose::Read).map_err(failed)?;
         let seed = header.seed();
-        let footer = if state.has_footer() { read_footer(&*file, state, seed) } else { None };
+        let footer = may_have_footer.then(|| read_footer(&*file, state, seed)).flatten();
         let table = match footer {
             Some(table) => table,
             None => walk_blocks(&*window, state, seed, &path)?,
@@ -112,11 +125,6 @@ impl SegmentReader {
         (index < self.table.len()).then_some(index)
     }
 
-    /// Tells the system that a range of the file will be read soon.
-    pub fn expect(&self, at: u64, len: u64) {
-        self.bytes.window().expect(at, len);
-    }
-
     /// Reads and verifies a block.
     pub fn block(&self, index: usize) -> Result<Block> {
         let entry = &self.table[index];
@@ -159,8 +167,13 @@ fn damaged(what: Malformed, path: &Arc<PathBuf>, position: u64) -> Error {
     Error::corrupt(what.0, path.as_ref(), position)
 }
 
-/// The table in the footer. `None` if the footer is damaged: the caller reads the table from the blocks.
-fn read_footer(file: &dyn DiskFile, state: &SegmentState, seed: Seed) -> Option<Vec<TableEntry>> {
+/// The table in the footer. `None` if the footer is damaged, or if there is none behind a segment that is not sealed: the
+/// caller reads the table from the blocks.
+pub fn read_footer(
+    file: &dyn DiskFile,
+    state: &SegmentState,
+    seed: Seed,
+) -> Option<Vec<TableEntry>> {
     let mut bytes = vec![0; BLOCK_HEADER_BYTES];
     read_exact_at(file, state.bytes, &mut bytes).ok()?;
     let header = BlockHeader::decode(&bytes, state.bytes, seed).ok()?;

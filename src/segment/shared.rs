@@ -6,7 +6,7 @@ use super::{
     Segments,
     filling::Filling,
     packing::Held,
-    writer::{WRITE_BYTES, create_file, sync_failed},
+    writer::{create_file, sync_failed},
 };
 use crate::{
     disk::DiskFile,
@@ -18,6 +18,9 @@ use crate::{
     },
     ids::{LogId, OffsetRange},
 };
+
+/// Parts are collected to about this size before they are written.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// Adds parts to one new file. They count once the metalog names them.
 #[derive(Debug)]

@@ -3,22 +3,35 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{SegmentReader, Segments, filling::Filling, reader::unreadable};
+use super::{
+    SegmentReader, Segments,
+    filling::Filling,
+    reader::{read_footer, unreadable},
+};
 use crate::{
     disk::{DiskFile, Open},
     error::{Error, ErrorKind, Result},
     format::{
+        block::BlockHeader,
         meta::{Place, SegmentState},
         pack::LoneBlock,
         record::RecordParts,
-        segment::put_footer,
+        segment::{TABLE_ENTRY_BYTES, TableEntry, put_footer},
     },
     ids::{LogId, Offset},
     layout::Fan,
 };
 
-/// Blocks are collected to about this size before they are written, or to a share of a segment, if segments are small.
-pub const WRITE_BYTES: usize = 256 << 10;
+/// Blocks are written in pieces of this size, each at a multiple of it, or of a share of a segment, if segments are small.
+/// Linux keeps such a piece in memory as one large page, and maps it as one.
+const PIECE_BYTES: u64 = 2 << 20;
+
+/// A block may be so much longer than it should be, but for a large record.
+const ROUNDING_BYTES: usize = 1024;
+
+/// The table of a segment that is not full is written again by each checkpoint that adds to it, unless it has more than
+/// one byte for so many that are added.
+const TABLE_SHARE: u64 = 64;
 
 /// A record with so many bytes of payload is a block of its own, and is not copied.
 const LARGE_BYTES_MIN: usize = 256 << 10;
@@ -30,12 +43,14 @@ pub struct SegmentWriter {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     filling: Filling,
-    /// Whole blocks that are not written yet. They end at the state's `bytes`.
+    /// Blocks that are not written yet. They end at the state's `bytes`.
     ready: Vec<u8>,
-    /// So many bytes are collected before they are written.
-    write_bytes: usize,
-    /// Whether the file is new.
-    is_new: bool,
+    /// The size of the pieces in which they are written.
+    piece: u64,
+    /// The blocks, if they are known. Those of a segment that is gone on with are in its footer, if it has one.
+    table: Option<Vec<TableEntry>>,
+    /// The segment that is gone on with.
+    old: Option<SegmentState>,
 }
 
 impl SegmentWriter {
@@ -51,15 +66,9 @@ impl SegmentWriter {
         let (file, path) = create_file(segments, number)?;
         let ready = segments.header(&state).encode();
         let filling = Filling::new(segments, state);
-        Ok(SegmentWriter {
-            segments: segments.clone(),
-            file,
-            path,
-            filling,
-            ready,
-            write_bytes: WRITE_BYTES,
-            is_new: true,
-        })
+        let segments = segments.clone();
+        let (piece, table, old) = (PIECE_BYTES, Some(Vec::new()), None);
+        Ok(SegmentWriter { segments, file, path, filling, ready, piece, table, old })
     }
 
     /// Goes on with a segment that is not sealed, behind its committed length.
@@ -76,21 +85,25 @@ impl SegmentWriter {
         if seeded!(AppendsBehindTheFilesEnd) {
             state.bytes = file.len().map_err(failed)?.next_multiple_of(8);
         }
-        let (filling, ready) = (Filling::new(segments, state), Vec::new());
-        Ok(SegmentWriter {
-            segments: segments.clone(),
-            file,
-            path,
-            filling,
-            ready,
-            write_bytes: WRITE_BYTES,
-            is_new: false,
-        })
+        let old = Some(state.clone());
+        let filling = Filling::new(segments, state);
+        let table = read_footer(&*file, &filling.state, filling.seed());
+        let (segments, ready, piece) = (segments.clone(), Vec::new(), PIECE_BYTES);
+        Ok(SegmentWriter { segments, file, path, filling, ready, piece, table, old })
     }
 
-    /// Has at most so many bytes collected before they are written.
-    pub fn writing(self, most: usize) -> SegmentWriter {
-        SegmentWriter { write_bytes: WRITE_BYTES.min(most), ..self }
+    /// Has the blocks written in pieces of about so many bytes at most, and collected in a buffer of another writer.
+    pub fn writing(mut self, most: u64, mut buffer: Vec<u8>) -> SegmentWriter {
+        self.piece = PIECE_BYTES.min(1 << most.max(1).ilog2());
+        buffer.clear();
+        buffer.append(&mut self.ready);
+        self.ready = buffer;
+        self
+    }
+
+    /// The buffer of a writer that was flushed, for the next one.
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.ready)
     }
 
     /// The state of the segment once everything that was added is flushed and synced.
@@ -122,7 +135,8 @@ impl SegmentWriter {
         }
         self.write_ready()?;
         let mut at = self.state().bytes;
-        let LoneBlock { before, payload, behind, .. } = self.filling.lone(offset, record);
+        let LoneBlock { header, before, payload, behind } = self.filling.lone(offset, record);
+        self.note(&header);
         for part in [&before[..], payload, &behind] {
             self.write(at, part)?;
             at += part.len() as u64;
@@ -137,20 +151,36 @@ impl SegmentWriter {
 
     fn finish_block(&mut self) -> Result<()> {
         let needed = self.ready.len() + self.filling.block_len();
-        let most = self.write_bytes;
-        if needed > most && !self.ready.is_empty() {
-            self.write_ready()?;
-        } else if needed > most / 8 && self.ready.capacity() < most {
+        let most = (self.piece + self.segments.block_bytes) as usize + ROUNDING_BYTES;
+        if needed > self.ready.capacity() && needed > most / 8 {
             // This grows the buffer once. Doubling would allocate more than is needed.
-            self.ready.reserve_exact(most - self.ready.len());
+            self.ready.reserve_exact(most.max(needed) - self.ready.len());
         }
-        self.filling.finish_block(&mut self.ready);
+        let header = self.filling.finish_block(&mut self.ready);
+        self.note(&header);
+        let (begin, end) = (self.ready_at(), self.state().bytes / self.piece * self.piece);
+        if begin < end {
+            let whole = (end - begin) as usize;
+            self.write(begin, &self.ready[..whole])?;
+            self.ready.drain(..whole);
+        }
         Ok(())
     }
 
+    fn note(&mut self, block: &BlockHeader) {
+        if let Some(table) = &mut self.table {
+            let entry = TableEntry::of(block, table.last());
+            table.push(entry);
+        }
+    }
+
+    /// Where the bytes begin that are not written yet.
+    fn ready_at(&self) -> u64 {
+        self.state().bytes - self.ready.len() as u64
+    }
+
     fn write_ready(&mut self) -> Result<()> {
-        let at = self.state().bytes - self.ready.len() as u64;
-        self.write(at, &self.ready)?;
+        self.write(self.ready_at(), &self.ready)?;
         self.ready.clear();
         Ok(())
     }
@@ -160,24 +190,56 @@ impl SegmentWriter {
         written.map_err(|error| Error::io(error, "a segment cannot be written", &self.path).at(at))
     }
 
-    /// Writes everything that was added, and frees the buffer: many segments may wait for their sync.
+    /// Writes everything that was added, and the table of the blocks behind it.
     pub fn flush(&mut self) -> Result<()> {
+        if self.state().sealed {
+            return Ok(());
+        }
+        self.flush_blocks()?;
+        let added = self.state().bytes - self.old.as_ref().map_or(0, |old| old.bytes);
+        let blocks = self.state().bytes / self.segments.block_bytes + 1;
+        if blocks * TABLE_ENTRY_BYTES as u64 * TABLE_SHARE <= added
+            && self.learn_table().is_ok()
+            && let Some(table) = &self.table
+        {
+            match self.write_footer(table) {
+                Err(error) if error.kind() == ErrorKind::DiskFull => {}
+                written => return written,
+            }
+        }
+        // A checkpoint that failed may have left the footer of other blocks here.
+        self.write_footer(&[])
+    }
+
+    fn flush_blocks(&mut self) -> Result<()> {
         if self.filling.unfinished() > 0 {
             self.finish_block()?;
         }
         self.write_ready()?;
-        self.ready = Vec::new();
         self.filling.rest();
         Ok(())
     }
 
+    /// Reads the table from the blocks, unless it is known.
+    fn learn_table(&mut self) -> Result<()> {
+        if self.table.is_none() {
+            let reader = SegmentReader::open_unfinished(&self.segments, self.state())?;
+            self.table = Some(reader.table().to_vec());
+        }
+        Ok(())
+    }
+
+    fn write_footer(&self, table: &[TableEntry]) -> Result<()> {
+        let (mut footer, end) = (Vec::new(), self.state().bytes);
+        put_footer(&mut footer, table, end, self.filling.seed());
+        self.write(end, &footer)
+    }
+
     /// Seals the segment: writes its footer. Nothing can be added afterwards.
     pub fn seal(&mut self) -> Result<()> {
-        self.flush()?;
-        let reader = SegmentReader::open(&self.segments, self.state())?;
-        let (mut footer, end) = (Vec::new(), self.state().bytes);
-        put_footer(&mut footer, reader.table(), end, self.filling.seed());
-        self.write(end, &footer)?;
+        self.flush_blocks()?;
+        self.learn_table()?;
+        self.write_footer(self.table.as_deref().unwrap_or_default())?;
         self.filling.state.sealed = true;
         Ok(())
     }
@@ -192,7 +254,7 @@ impl SegmentWriter {
 
     /// Gives up a segment that was begun, because writing its content failed.
     pub fn abandon(self) {
-        if self.is_new {
+        if self.old.is_none() {
             // If the removal fails, a sweep removes the file.
             let _ = self.segments.disk.remove(&self.path);
         }

@@ -6,7 +6,7 @@ use posthouse::{
     sim::{SimDisk, take_longest_holds},
 };
 
-use super::beside_others;
+use super::{alone, beside_others, heap::peak_of};
 
 fn open(disk: &SimDisk) -> Engine {
     let options = Options::new().durability(Durability::Buffered).io(IoMode::Map);
@@ -201,4 +201,29 @@ fn a_shared_file_of_which_little_is_needed_gives_its_space_back() {
     assert_eq!(queues[39].try_receive().unwrap().unwrap().payload(), [7; 1000]);
     let report = engine.verify().unwrap();
     assert!(report.is_ok() && report.unreferenced.is_empty(), "{report}");
+}
+
+/// The most memory that a checkpoint takes whose messages go into so many files.
+fn checkpoint_peak(streams: usize) -> usize {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().durability(Durability::Buffered).journal_bytes(256 << 20);
+    let engine = options.open(dir.path().join("store")).unwrap();
+    let stream = |n| engine.stream(&format!("s{n}")).create().unwrap();
+    let streams: Vec<_> = (0..streams).map(stream).collect();
+    for stream in &streams {
+        // More than one piece of a segment for each of them.
+        (0..25).for_each(|_| _ = stream.append_batch(vec![vec![7_u8; 1000]; 100]).unwrap());
+    }
+    let (peak, ()) = peak_of(|| engine.checkpoint().unwrap());
+    for stream in streams {
+        assert_eq!(stream.reader(Start::Earliest).unwrap().count(), 2500);
+    }
+    peak
+}
+
+#[test]
+fn segments_are_written_through_one_buffer_however_many_files_there_are() {
+    let _alone = alone();
+    let (few, many) = (checkpoint_peak(2), checkpoint_peak(12));
+    assert!(few <= 3 << 20 && many <= few + (256 << 10), "{few}, {many}");
 }

@@ -6,7 +6,6 @@ mod group;
 mod group_builder;
 mod partition;
 mod place;
-mod readahead;
 mod reader;
 mod record;
 mod scan;

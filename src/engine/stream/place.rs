@@ -1,7 +1,6 @@
 //! The place of a reader in one partition.
 
 use super::{
-    readahead::ReadAhead,
     scan::open_segment,
     source::{OpenRun, Source},
 };
@@ -10,7 +9,6 @@ use crate::{
     engine::commit::committer::Committer,
     error::Result,
     ids::{LogId, Offset},
-    segment::SegmentReader,
     store::Chunk,
 };
 
@@ -21,7 +19,6 @@ pub struct Place {
     pub log: LogId,
     /// The next offset. It is stale while the source reads this place.
     pub next: Offset,
-    pub ahead: ReadAhead,
 }
 
 impl Place {
@@ -36,8 +33,6 @@ impl Place {
                     self.next = end;
                     return Ok(None);
                 };
-                self.open_next_segment(committer, &reader, index);
-                self.ahead.go_on(&reader, index);
                 let block = reader.block(index)?;
                 let place = block.seek(self.next);
                 let body = Shares::new(block.body().clone());
@@ -48,20 +43,6 @@ impl Place {
                 let run = runs.next().expect("a chunk has a run");
                 Ok(Some(Source::Run { run: OpenRun::open(run, self.next)?, behind: runs }))
             }
-        }
-    }
-
-    /// Opens the next segment when the end of this one is near, to have its begin read ahead. An error is met
-    /// again by the read itself.
-    fn open_next_segment(&mut self, committer: &Committer, reader: &SegmentReader, index: usize) {
-        if !self.ahead.wants_next(reader, index) {
-            return;
-        }
-        let end = reader.table().last().map_or(self.next, |last| last.last.next());
-        let upcoming = committer.lock("read").store.upcoming(self.log, end);
-        let next = upcoming.map(|segment| open_segment(committer, self.log, segment));
-        if let Some(Ok(Some(next))) = next {
-            self.ahead.go_on_with(&next);
         }
     }
 }

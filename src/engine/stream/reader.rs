@@ -4,7 +4,6 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     place::Place,
-    readahead::ReadAhead,
     record::{OwnedRecord, Record},
     shape::{Position, Shape},
     source::{Found, Source},
@@ -90,7 +89,7 @@ impl Reader {
             audit::step();
             let log = shape.log(partition);
             let next = start.resolve(&core, log)?;
-            places.push(Place { partition, log, next, ahead: ReadAhead::new(logs) });
+            places.push(Place { partition, log, next });
         }
         let turns = Turns::new(&core, shape.id, logs)?;
         drop(core);
