@@ -1,6 +1,6 @@
 //! Which parts of which files are read and written by calls, for tests that count them.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::{SimDisk, world::FileId};
 
@@ -32,7 +32,7 @@ impl SimDisk {
     }
 
     /// The positions and lengths of what was noted of a file that has a name now.
-    pub(crate) fn traffic(&self, path: &PathBuf, call: Call) -> Vec<(u64, u64)> {
+    pub(crate) fn traffic(&self, path: &Path, call: Call) -> Vec<(u64, u64)> {
         let world = self.world();
         let file = world.find(path).expect("the file is there");
         let of = world.traffic.calls.iter().filter(|it| (it.0, it.1) == (file, call));
