@@ -222,10 +222,12 @@ impl Journal {
         self.fits(frame, urgency) && !(self.is_too_coarse && self.may_leave_for(frame))
     }
 
-    /// Whether there is a next file for a frame, so that the current file need not be filled.
+    /// Whether there is a next file for a frame, so that the current file need not be filled. On a full disk it is.
     #[cold]
     fn may_leave_for(&self, frame: u64) -> bool {
-        self.next.as_ref().is_some_and(|next| next.header.capacity >= capacity_for(0, frame))
+        let has_space = !self.starved && !self.next_frees;
+        has_space
+            && self.next.as_ref().is_some_and(|next| next.header.capacity >= capacity_for(0, frame))
     }
 
     #[inline]
