@@ -89,7 +89,7 @@ struct Entry {
     bytes: u64,
     used: u64,
     /// The block that was read last. The next message of a consumer is usually in it.
-    recent: Option<Arc<Block>>,
+    recent: [Option<Arc<Block>>; 2],
 }
 
 impl Entry {
@@ -151,16 +151,18 @@ impl SegmentCache {
             generation: state.generation,
             bytes: state.bytes,
             used: self.clock,
-            recent: None,
+            recent: [None, None],
         };
         self.open.insert(key, entry);
     }
 
-    /// The block of a segment that was read last, if it holds the offset.
+    /// One of the two blocks of a segment that were read last, if it holds the offset. Several subscriptions read the same
+    /// messages, a little apart: where one reads the next block already, the others still need the one before.
     pub fn recent(&self, state: &SegmentState, offset: Offset) -> Option<Arc<Block>> {
         let entry = self.open.get(&SegmentCache::key(state.log, state.base))?;
-        let block = entry.recent.as_ref().filter(|_| entry.is_of(state))?;
-        (block.first()..=block.last()).contains(&offset).then(|| Arc::clone(block))
+        let holds = |block: &&Arc<Block>| (block.first()..=block.last()).contains(&offset);
+        let block = entry.recent.iter().flatten().find(holds).filter(|_| entry.is_of(state))?;
+        Some(Arc::clone(block))
     }
 
     /// Keeps a block for the next read of this segment.
@@ -168,7 +170,11 @@ impl SegmentCache {
         if let Some(entry) = self.open.get_mut(&SegmentCache::key(state.log, state.base))
             && entry.is_of(state)
         {
-            entry.recent = Some(block);
+            let is_there = |it: &Arc<Block>| it.first() == block.first();
+            if !entry.recent.iter().flatten().any(is_there) {
+                entry.recent.swap(0, 1);
+                entry.recent[0] = Some(block);
+            }
         }
     }
 

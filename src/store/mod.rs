@@ -47,7 +47,7 @@ pub use checkpoint::{Extent, Shared, checkpoint};
 pub use commit::{Op, Receipt, Refused, Shortage};
 pub use ends::Look;
 pub use open::open;
-pub use read::{Chunk, JournalRun, ReadParts, RunWalk, Source, Stored, View, damaged_run};
+pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, View, Walk, damaged_run};
 pub use tail::RunPlace;
 
 // For the inspector, which reads stores that no engine has open, and checks stores that an engine has open.

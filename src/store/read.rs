@@ -134,25 +134,46 @@ pub struct JournalRun {
     pub lsn: Lsn,
 }
 
-/// How far messages were read that follow each other: in a run of many, each record is looked at once.
+/// How far messages were read that follow each other. In a run of many, each record is looked at once, and a block of a
+/// segment is read once.
 #[derive(Debug, Default)]
-pub struct RunWalk {
+pub struct Walk {
     run: Lsn,
     next: Offset,
     /// Where the record of `next` begins.
     at: usize,
+    /// The block that was read last, and its segment.
+    block: Option<(SegmentSource, Arc<Block>)>,
+}
+
+impl Walk {
+    /// Reads a message from the block that was read last, if the block holds it.
+    pub fn load(&self, source: &Source, offset: Offset) -> Option<Result<Stored>> {
+        let (Source::Segment(segment), Some((read, block))) = (source, &self.block) else {
+            return None;
+        };
+        let holds = segment.is_same(read) && (block.first()..=block.last()).contains(&offset);
+        holds.then(|| stored_in(block, offset))
+    }
+
+    /// Keeps a block that was read for a message.
+    pub fn keep(&mut self, segment: Option<SegmentSource>, read: &ReadParts) {
+        if let (Some(segment), Some(block)) = (segment, &read.block) {
+            self.block = Some((segment, Arc::clone(block)));
+        }
+    }
 }
 
 impl JournalRun {
     /// Reads a message of the run.
     pub fn load(self, offset: Offset) -> Result<Stored> {
-        self.load_behind(&mut RunWalk::default(), offset)
+        self.load_behind(&mut Walk::default(), offset)
     }
 
     /// As [`load`](JournalRun::load). If the walk has come to a message of this run that is not behind this one, the messages
     /// before are not looked at.
     #[inline(always)]
-    pub fn load_behind(self, walk: &mut RunWalk, offset: Offset) -> Result<Stored> {
+    pub fn load_behind(self, walk: &mut Walk, offset: Offset) -> Result<Stored> {
         let JournalRun { bytes, lsn } = self;
         let bytes = bytes.read()?;
         let decoded = Run::decode(&bytes).and_then(|run| {
@@ -161,7 +182,7 @@ impl JournalRun {
             Ok((run.record_behind(from, offset)?, run.body_at, run.len()))
         });
         let (spans, body_at, end) = decoded.map_err(|what| damaged_run(what, lsn))?;
-        *walk = RunWalk { run: lsn, next: offset.next(), at: spans.end() };
+        (walk.run, walk.next, walk.at) = (lsn, offset.next(), spans.end());
         Ok(Stored { bytes: bytes.narrow(body_at, end), spans, offset })
     }
 }
@@ -194,6 +215,14 @@ impl Source {
                 let stored = stored_in(&block, offset)?;
                 Ok((stored, ReadParts { opened, block: Some(Arc::new(block)) }))
             }
+        }
+    }
+
+    /// The segment that is read, if the message is in a block that must be read.
+    pub fn segment(&self) -> Option<&SegmentSource> {
+        match self {
+            Source::Segment(segment) => Some(segment),
+            _ => None,
         }
     }
 

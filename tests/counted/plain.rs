@@ -1,6 +1,8 @@
-//! The plain case: what a send, a receive and an ack allocate.
+//! The plain case: what a send, a receive and an ack allocate, and how often a message of many subscriptions is read.
 
-use posthouse::{Durability, Engine, Options};
+use std::time::Duration;
+
+use posthouse::{Durability, Engine, IoMode, Options, Queue, sim::SimDisk};
 
 use super::{beside_others, heap::taken};
 
@@ -45,4 +47,56 @@ fn a_plain_send_receive_and_ack_allocate_nothing() {
     let stream = engine.stream("s").create().unwrap();
     (0..100).for_each(|_| _ = stream.append(&[7; 100]).unwrap());
     assert_eq!(allocations(200, || _ = stream.append(&[7; 100]).unwrap()), 0, "an append");
+}
+
+#[test]
+fn a_batch_is_received_and_acked_by_a_few_allocations_however_many_messages_it_has() {
+    let _beside_others = beside_others();
+    let of = |messages: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine(dir.path());
+        let queue: Queue = engine.queue("q").create().unwrap();
+        let take = || queue.receive_batch(messages, Duration::ZERO).unwrap();
+        (0..30 * messages).for_each(|_| _ = queue.send(&[7; 100]).unwrap());
+        let mut batches = Vec::with_capacity(20);
+        let received = allocations(20, || batches.push(take()));
+        assert!(batches.iter().all(|batch| batch.len() == messages));
+        let mut left = batches.iter();
+        let acked = allocations(20, || queue.ack_batch(left.next().unwrap()).unwrap());
+        (received, acked)
+    };
+    let (few, many) = (of(10), of(1000));
+    // A list that grows is allocated anew each time it has doubled.
+    assert!(many.0 <= few.0 + 20, "{few:?} and {many:?} allocations to receive");
+    assert!(many.1 <= few.1 + 20, "{few:?} and {many:?} allocations to ack");
+}
+
+/// The bytes that are read while all subscriptions of a topic receive its messages, by turns.
+fn bytes_read(subscriptions: usize) -> u64 {
+    const MESSAGES: usize = 2000;
+    let disk = SimDisk::new(5);
+    let options = Options::new().durability(Durability::Buffered).io(IoMode::Calls);
+    let engine = options.sim(&disk).open("store").unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    let make = |n| topic.subscription(&format!("s{n}")).create().unwrap();
+    let subscriptions: Vec<_> = (0..subscriptions).map(make).collect();
+    (0..MESSAGES).for_each(|_| _ = topic.publish(&[7; 100]).unwrap());
+    engine.checkpoint().unwrap();
+    let before = disk.bytes_read();
+    for _ in 0..MESSAGES / 20 {
+        for subscription in &subscriptions {
+            let batch = subscription.receive_batch(20, Duration::ZERO).unwrap();
+            assert_eq!(batch.len(), 20);
+            subscription.ack_batch(&batch).unwrap();
+        }
+    }
+    disk.bytes_read() - before
+}
+
+#[test]
+fn the_messages_of_a_topic_are_read_once_for_however_many_subscriptions() {
+    let _beside_others = beside_others();
+    let (few, many) = (bytes_read(2), bytes_read(20));
+    assert!(few >= 2000 * 100, "they were read from a segment: {few} bytes");
+    assert!(many <= few + few / 10, "{few} bytes with 2 subscriptions, and {many} with 20");
 }

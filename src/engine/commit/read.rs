@@ -4,7 +4,7 @@ use super::committer::Committer;
 use crate::{
     error::Result,
     ids::{LogId, Offset},
-    store::{RunWalk, Source, Stored},
+    store::{Source, Stored, Walk},
 };
 
 impl Committer {
@@ -23,7 +23,7 @@ impl Committer {
         offset: Offset,
         source: Source,
     ) -> Result<Stored> {
-        self.read_behind(operation, (log, offset), source, &mut RunWalk::default())
+        self.read_behind(operation, (log, offset), source, &mut Walk::default())
     }
 
     /// As [`read`](Committer::read), for one of many messages. `walk` is that of the messages before.
@@ -33,11 +33,11 @@ impl Committer {
         operation: &'static str,
         (log, offset): (LogId, Offset),
         source: Source,
-        walk: &mut RunWalk,
+        walk: &mut Walk,
     ) -> Result<Stored> {
         match source {
             Source::Run(run) => run.load_behind(walk, offset),
-            source => self.read_segment(operation, log, offset, source),
+            source => self.read_segment(operation, (log, offset), source, walk),
         }
     }
 
@@ -45,11 +45,14 @@ impl Committer {
     fn read_segment(
         &self,
         operation: &'static str,
-        log: LogId,
-        offset: Offset,
+        (log, offset): (LogId, Offset),
         source: Source,
+        walk: &mut Walk,
     ) -> Result<Stored> {
-        let closed = source.closed_segment();
+        if let Some(stored) = walk.load(&source, offset) {
+            return stored;
+        }
+        let (segment, closed) = (source.segment().cloned(), source.closed_segment());
         let (stored, parts) = match (source.load(offset), closed) {
             (Ok(read), _) => read,
             (Err(error), None) => return Err(error),
@@ -61,6 +64,7 @@ impl Committer {
                 return self.read(operation, log, offset, found);
             }
         };
+        walk.keep(segment, &parts);
         if !parts.is_empty() {
             self.lock(operation).store.keep(log, parts);
         }

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::entity::DeadLetters,
     ids::{Offset, Timestamp},
-    store::{RunWalk, Source, Stored},
+    store::{Source, Stored, Walk},
 };
 
 /// A message that was leased, and where to read it.
@@ -96,7 +96,7 @@ impl Consumer {
             }
             let Some(leased) = leased else { continue };
             let (offset, delivered) = (leased.offset, leased.delivered);
-            match self.read(leased, &mut RunWalk::default()) {
+            match self.read(leased, &mut Walk::default()) {
                 Ok(Some(delivery)) => return Ok(Attempt::Got(delivery)),
                 Ok(None) => {}
                 Err(error) => self.return_unread(offset, delivered, error)?,
@@ -264,7 +264,7 @@ impl Consumer {
     fn read_all(self: &Arc<Consumer>, leased: Vec<Leased>) -> Result<Vec<Delivery>> {
         let mut deliveries = Vec::with_capacity(leased.len());
         let (mut damage, in_task) = (Vec::new(), patience::is_asking());
-        let (mut leased, mut walk) = (leased.into_iter(), RunWalk::default());
+        let (mut leased, mut walk) = (leased.into_iter(), Walk::default());
         while let Some(one) = leased.next() {
             let (offset, delivered) = (one.offset, one.delivered);
             let error = match self.read(one, &mut walk) {
@@ -331,7 +331,7 @@ impl Consumer {
 
     /// Reads one leased message. `None` if it was discarded.
     #[inline(always)]
-    fn read(self: &Arc<Consumer>, leased: Leased, walk: &mut RunWalk) -> Result<Option<Delivery>> {
+    fn read(self: &Arc<Consumer>, leased: Leased, walk: &mut Walk) -> Result<Option<Delivery>> {
         let Leased { offset, source, delivered, exhausted } = leased;
         let stored = self.committer().read_behind("receive", (self.log(), offset), source, walk)?;
         if self.discards(&stored, delivered, exhausted)? {

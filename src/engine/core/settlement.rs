@@ -161,7 +161,8 @@ impl Core {
         settlements: &'s [Settlement<'s>],
         elapsed: Duration,
     ) -> Result<SettlementPlan<'s>> {
-        let mut plan = SettlementPlan::default();
+        let endings = Vec::with_capacity(settlements.len());
+        let mut plan = SettlementPlan { endings, ..SettlementPlan::default() };
         for settlement in settlements {
             audit::step();
             let ending = self.plan_one(settlement, elapsed, &mut plan)?;
