@@ -132,3 +132,29 @@ fn a_coarse_file_is_left_when_commits_become_small_and_synced() {
     let small = found.iter().filter(|payload| *payload == b"a small commit").count();
     assert_eq!(small, 1000);
 }
+
+#[test]
+fn a_coarse_file_is_not_left_early_on_a_full_disk() {
+    let (disk, mut journal) = journal(0);
+    for _ in 0..3 {
+        fill_one(&mut journal, None);
+    }
+    sync(&mut journal);
+    disk.set_capacity(Some(disk.bytes_used()));
+    let small_commits = |journal: &mut Journal| {
+        let begins = (0..300).map(|_| {
+            append(journal, b"a small commit");
+            sync(journal);
+            if let Some(job) = journal.begin_prepare(None, Urgency::Ordinary, 0) {
+                let _ = journal.finish_prepare(job.run());
+            }
+            journal.boundary_keeping(0)
+        });
+        let mut begins: Vec<_> = begins.collect();
+        begins.dedup();
+        begins.len()
+    };
+    // The next file was made while there was space. Behind it there is none.
+    assert_eq!(small_commits(&mut journal), 2);
+    assert_eq!(small_commits(&mut journal), 1);
+}
