@@ -45,6 +45,7 @@ impl Figure {
             Kind::Ours => "ours",
             Kind::Limit => "limit",
             Kind::Embedded => "embedded",
+            Kind::Shown => "shown",
             Kind::Server => "server",
         };
         Figure {

@@ -65,6 +65,8 @@ pub enum Kind {
     Limit,
     /// Another engine that is linked into the program.
     Embedded,
+    /// An engine that does less than its row asks: it is shown, and not compared.
+    Shown,
     /// A server over loopback: context, not a rival.
     Server,
 }

@@ -88,11 +88,14 @@ fn date_of(days: u64) -> String {
 /// servers by what they say themselves.
 pub fn versions() -> Vec<(String, String)> {
     const LOCK: &str = include_str!("../../Cargo.lock");
-    const CRATES: [(&str, &str); 10] = [
+    const CRATES: [(&str, &str); 13] = [
         ("posthouse", "posthouse"),
         ("walrus", "walrus-rust"),
         ("yaque", "yaque"),
+        ("khata", "khata-rs"),
         ("okaywal", "okaywal"),
+        ("open-wal", "open-wal"),
+        ("seglog", "seglog"),
         ("commitlog", "commitlog"),
         ("redb", "redb"),
         ("fjall", "fjall"),

@@ -2,7 +2,8 @@
 //!
 //! - Buffered: a copy and a checksum into a warm mapped file, under a mutex.
 //! - Sync: a page written in place with `pwrite`, and `fdatasync`, on a file that was written once
-//!   before, so that neither needs new blocks. From many threads: one of those for 64 commits.
+//!   before, so that neither needs new blocks. From many threads: one thread that does one of those for 64 commits,
+//!   and, as *limit, threads*, 64 threads that wait for a flush which one of them makes for all.
 //! - Replay: a checksum over packed records of 64 KiB, and a walk over them.
 //! - Hand-over: a mutex and a condition variable.
 
@@ -34,6 +35,8 @@ const BLOCK: usize = 64 << 10;
 const HEADER: usize = 8;
 /// How many commits share a flush if 64 threads wait for it.
 pub const SHARED: usize = 64;
+/// The name of the limit with 64 threads.
+pub const CROWD: &str = "limit, threads";
 
 impl Side for Limit {
     fn name(&self) -> &'static str {
@@ -65,6 +68,94 @@ impl Side for Limit {
             Job::Replay => Box::new(Packed { path: dir.join("packed") }),
             _ => Box::new(Mapped::open(dir)?),
         })
+    }
+}
+
+/// The limit with as many threads as the others have: a mutex, a condition variable, and one flush for all who wait.
+pub struct Crowd;
+
+impl Side for Crowd {
+    fn name(&self) -> &'static str {
+        CROWD
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Limit
+    }
+
+    fn offer(&self, job: Job) -> Offer {
+        match job {
+            Job::AppendMany(Durability::Sync) => {
+                Ok("64 threads, a condvar, a flush for all who wait")
+            }
+            _ => Err("it is for many threads"),
+        }
+    }
+
+    fn open(&self, dir: &Path, _job: Job) -> Result<Box<dyn Store>> {
+        std::fs::create_dir_all(dir)?;
+        let paged = Paged::open(dir, 1)?;
+        let file = PageWriter { file: paged.file, page: 0, shared: 1 };
+        Ok(Box::new(Waiting(Arc::new((Mutex::new(Gathered::new(file)), Condvar::new())))))
+    }
+}
+
+/// The commits that wait for the next flush.
+struct Gathered {
+    /// `None` while somebody writes and flushes with it.
+    file: Option<PageWriter>,
+    bytes: Vec<u8>,
+    /// How many commits were gathered, and how many of them are durable.
+    gathered: u64,
+    durable: u64,
+    has_failed: bool,
+}
+
+impl Gathered {
+    fn new(file: PageWriter) -> Gathered {
+        let file = Some(file);
+        Gathered { file, bytes: Vec::new(), gathered: 0, durable: 0, has_failed: false }
+    }
+}
+
+#[derive(Clone)]
+struct Waiting(Arc<(Mutex<Gathered>, Condvar)>);
+
+impl Store for Waiting {
+    fn writer(&self) -> Result<Box<dyn Writer>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Waiting {
+    fn commit(&self, payload: &[u8]) -> Result<()> {
+        let (gathered, done) = &*self.0;
+        let mut held = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        held.bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        held.bytes.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
+        held.bytes.extend_from_slice(payload);
+        held.gathered += 1;
+        let mine = held.gathered;
+        while held.durable < mine {
+            let Some(mut file) = held.file.take() else {
+                held = done.wait(held).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let (bytes, upto) = (std::mem::take(&mut held.bytes), held.gathered);
+            drop(held);
+            let flushed = file.flush(bytes);
+            held = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            (held.file, held.durable) = (Some(file), upto);
+            held.has_failed |= flushed.is_err();
+            done.notify_all();
+        }
+        if held.has_failed { Err("a flush has failed".into()) } else { Ok(()) }
+    }
+}
+
+impl Writer for Waiting {
+    fn append(&mut self, payloads: &mut Payloads, count: u64) -> Result<()> {
+        (0..count).try_for_each(|_| self.commit(payloads.next()))
     }
 }
 
@@ -169,9 +260,15 @@ struct PageWriter {
 
 impl PageWriter {
     fn put(&mut self, payload: &[u8], count: u64) -> Result<()> {
-        let pages = ((HEADER + payload.len()) as u64 * count).div_ceil(PAGE as u64);
-        let mut bytes = vec![7; pages as usize * PAGE];
+        let mut bytes = vec![7; (HEADER + payload.len()) * count as usize];
         bytes[..payload.len()].copy_from_slice(payload);
+        self.flush(bytes)
+    }
+
+    /// Writes whole pages in place, and flushes them.
+    fn flush(&mut self, mut bytes: Vec<u8>) -> Result<()> {
+        let pages = bytes.len().div_ceil(PAGE) as u64;
+        bytes.resize(pages as usize * PAGE, 7);
         if self.page + pages > FILE_PAGES {
             self.page = 0;
         }

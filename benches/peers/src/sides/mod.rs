@@ -3,13 +3,16 @@
 pub mod commitlog;
 pub mod fjall;
 pub mod honker;
+pub mod khata;
 pub mod limit;
 pub mod lmdb;
 pub mod nats;
 pub mod okaywal;
+pub mod open_wal;
 pub mod posthouse;
 pub mod redb;
 pub mod redis;
+pub mod seglog;
 pub mod server;
 pub mod sqlite;
 pub mod walrus;
@@ -18,12 +21,17 @@ pub mod yaque;
 use crate::side::{Able, Job, Side};
 
 /// All sides.
-pub const ALL: [&dyn Side; 13] = [
+pub const ALL: [&dyn Side; 18] = [
     &limit::Limit,
+    &limit::Crowd,
     &posthouse::Posthouse,
     &walrus::WalrusSide,
     &yaque::Yaque,
+    &khata::Khata { checksums: true },
+    &khata::Khata { checksums: false },
     &okaywal::Okaywal,
+    &open_wal::OpenWal,
+    &seglog::Seglog,
     &commitlog::Commitlog,
     &redb::Redb,
     &fjall::Fjall,

@@ -1,4 +1,5 @@
-//! Four producers and four consumers on one queue, beside one and one: do they slow each other down?
+//! Four producers and four consumers on one queue, beside one and one, and one thread that does both: do they slow each
+//! other down?
 //! Producers wait while more than a bounded number of messages is in the queue.
 
 use std::{
@@ -7,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::PAYLOAD;
+use super::{PAYLOAD, queue};
 use crate::{
     bench::{Bench, Contender, Opened, failed},
     outcome::Row,
@@ -19,6 +20,9 @@ use crate::{
 
 /// Producers go on while fewer messages than this are there.
 const THERE_MAX: u64 = 10_000;
+
+/// The name of one thread that sends, receives and acks.
+const ALONE: &str = "posthouse, one thread";
 
 /// Runs it.
 pub fn run(bench: &Bench) -> Result<Row> {
@@ -36,6 +40,9 @@ pub fn run(bench: &Bench) -> Result<Row> {
                 contender.named(name)
             })),
             Err(error) => row.left_out.push(failed(one.able.side.name(), &*error)),
+        }
+        if one.able.side.kind() == Kind::Ours {
+            contenders.push(queue::contender(one)?.named(ALONE.to_owned()));
         }
         if one.able.side.kind() != Kind::Limit {
             ones.push(one.able.side.name());
@@ -55,6 +62,7 @@ pub fn run(bench: &Bench) -> Result<Row> {
             figure.details.push(shown);
         }
     }
+    row.ratio("0.9 of one thread", &format!("{}, 1 and 1", posthouse::NAME), ALONE, 0.9);
     let cores = thread::available_parallelism().map_or(1, usize::from);
     row.notes.push(format!("On {cores} cores; messages that went through, a second."));
     Ok(row)

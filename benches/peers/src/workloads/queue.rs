@@ -5,7 +5,6 @@ use crate::{
     bench::{Bench, Contender, Opened, chunked, failed},
     outcome::Row,
     payload::Payloads,
-    report::number,
     side::{Durability, Job, Result},
     sides::posthouse,
 };
@@ -38,9 +37,7 @@ pub fn run(bench: &Bench) -> Result<Row> {
         }
     }
     bench.laps(contenders, u64::MAX / 2, &mut row);
-    if let Some(rate) = row.value(posthouse::NAME) {
-        row.at_least("2 M/s", rate, 2e6, number::rate(rate));
-    }
+    row.ratio("0.25 of the limit", posthouse::NAME, "limit", 0.25);
     row.ratio("3 times yaque", posthouse::NAME, "yaque", 3.0);
     row.ratio("60 times SQLite", posthouse::NAME, "SQLite", 60.0);
     Ok(row)

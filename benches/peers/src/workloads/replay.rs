@@ -104,7 +104,7 @@ pub fn cold(bench: &Bench) -> Result<Row> {
     // What a server has in memory is not dropped by us; the limit is read in its own way.
     for filled in fill_all(bench, &mut row) {
         match filled.opened.able.side.kind() {
-            Kind::Ours | Kind::Embedded => all.push(filled),
+            Kind::Ours | Kind::Embedded | Kind::Shown => all.push(filled),
             Kind::Server => row.left_out.push((
                 filled.opened.able.side.name().into(),
                 "what a server has in memory cannot be dropped".into(),

@@ -11,6 +11,7 @@ use crate::{
     payload::Payloads,
     report::number,
     side::{Able, Durability, Job, Kind, Result},
+    sides::posthouse,
 };
 
 const CHUNK: u64 = 100;
@@ -37,6 +38,11 @@ pub fn run(bench: &Bench) -> Result<Row> {
             Err(error) => row.left_out.push(failed(able.side.name(), &*error)),
         }
         bench.clear()?;
+    }
+    row.ratio("0.35 of the limit", posthouse::NAME, "limit", 0.35);
+    if let (Some(ours), Some(best)) = (row.value(posthouse::NAME), row.best_peer().cloned()) {
+        let shown = format!("{} times {}", number::ratio(ours / best.value), best.side);
+        row.at_least("ahead of every peer", ours / best.value, 1.0, shown);
     }
     row.notes.push(format!(
         "{} of appends, and then everything is made durable, which counts.",

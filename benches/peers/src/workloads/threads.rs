@@ -29,6 +29,7 @@ pub fn run(bench: &Bench) -> Result<Row> {
         }
     }
     bench.laps(contenders, u64::MAX / 2, &mut row);
+    row.ratio("0.9 of 64 threads that share a flush", posthouse::NAME, limit::CROWD, 0.9);
     row.ratio("4 times okaywal", posthouse::NAME, "okaywal", 4.0);
     let shared = row.find(posthouse::NAME).and_then(|it| it.details.first().cloned());
     if let Some(shared) = shared.filter(|_| bench.disk.counts()) {
@@ -40,7 +41,7 @@ pub fn run(bench: &Bench) -> Result<Row> {
 }
 
 fn contender(opened: &Opened) -> Result<Contender<'_>> {
-    if opened.able.side.kind() == Kind::Limit {
+    if opened.able.side.kind() == Kind::Limit && opened.able.side.name() != limit::CROWD {
         let mut writer = opened.store.writer()?;
         let mut payloads = Payloads::new(PAYLOAD);
         let grain = limit::SHARED as u64;

@@ -43,7 +43,7 @@ pub fn run(bench: &Bench) -> Result<Row> {
     if let Some(bytes) = row.value(posthouse::NAME) {
         let ratio = bytes / (PAYLOAD as f64 + HEADER);
         let shown = format!("{} times", number::ratio(ratio));
-        row.at_most("1.5 times payload plus header", ratio, 1.5, shown);
+        row.at_most("1.1 times payload plus header", ratio, 1.1, shown);
     }
     let segments = row.find(posthouse::NAME).and_then(|it| it.details.last().cloned());
     if let Some(segments) = segments {

@@ -1,0 +1,124 @@
+//! khata-rs: a log in a mapped file, with one writer and many readers.
+//!
+//! It never syncs by itself. Its checksum is a CRC-16 of the payload and its default; without it the side is shown, and
+//! is no rival in the same row. Blocks of 256 MiB as in its own example, and a file a day, its default. `flush` syncs the
+//! map, and is what the side does between bursts.
+
+use std::path::Path;
+
+use khata_rs::{Queue, Reader as KhataReader, Writer as KhataWriter};
+use self_cell::self_cell;
+
+use crate::{
+    payload::Payloads,
+    side::{Durability, Job, Kind, Offer, Replay, Result, Seen, Side, Store, Writer},
+};
+
+/// khata-rs.
+pub struct Khata {
+    /// Whether it writes and verifies checksums.
+    pub checksums: bool,
+}
+
+impl Side for Khata {
+    fn name(&self) -> &'static str {
+        if self.checksums { "khata" } else { "khata, no checksum" }
+    }
+
+    fn kind(&self) -> Kind {
+        if self.checksums { Kind::Embedded } else { Kind::Shown }
+    }
+
+    fn offer(&self, job: Job) -> Offer {
+        match job {
+            Job::Append(Durability::Buffered) | Job::Replay if self.checksums => {
+                Ok("survives the process; no fsync; CRC-16")
+            }
+            Job::Append(Durability::Buffered) | Job::Replay => {
+                Ok("survives the process; no fsync; no checksum")
+            }
+            Job::Append(_) | Job::AppendMany(_) => Err("it has one writer, which never syncs"),
+            _ => Err("it is a log alone"),
+        }
+    }
+
+    fn open(&self, dir: &Path, _job: Job) -> Result<Box<dyn Store>> {
+        let open = || Queue::new(dir).block_size(256 << 20).checksums(self.checksums).build();
+        Ok(Box::new(Log { writer: open()?, reader: dir.to_owned(), checksums: self.checksums }))
+    }
+}
+
+struct Log {
+    writer: Queue,
+    reader: std::path::PathBuf,
+    checksums: bool,
+}
+
+impl Log {
+    /// A queue of its own for each object that threads work with, as those borrow from it.
+    fn queue(&self) -> khata_rs::Result<Queue> {
+        Queue::new(&self.reader).block_size(256 << 20).checksums(self.checksums).build()
+    }
+}
+
+impl Store for Log {
+    fn writer(&self) -> Result<Box<dyn Writer>> {
+        Ok(Box::new(Appending(OwnedWriter::try_new(self.queue()?, Queue::writer)?)))
+    }
+
+    fn replay(&self) -> Result<Box<dyn Replay>> {
+        Ok(Box::new(Reading(OwnedReader::try_new(self.queue()?, Queue::reader)?)))
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(self.writer.writer()?.flush()?)
+    }
+}
+
+self_cell!(
+    struct OwnedWriter {
+        owner: Queue,
+        #[covariant]
+        dependent: KhataWriter,
+    }
+);
+
+self_cell!(
+    struct OwnedReader {
+        owner: Queue,
+        #[covariant]
+        dependent: KhataReader,
+    }
+);
+
+struct Appending(OwnedWriter);
+
+impl Writer for Appending {
+    fn append(&mut self, payloads: &mut Payloads, count: u64) -> Result<()> {
+        self.0.with_dependent_mut(|_, writer| {
+            for _ in 0..count {
+                writer.write(payloads.next())?;
+            }
+            Ok(())
+        })
+    }
+}
+
+struct Reading(OwnedReader);
+
+impl Replay for Reading {
+    fn rewind(&mut self) -> Result<()> {
+        self.0.with_dependent_mut(|_, reader| reader.rewind().map(drop))?;
+        Ok(())
+    }
+
+    fn replay(&mut self) -> Result<Seen> {
+        self.0.with_dependent_mut(|_, reader| {
+            let mut seen = Seen::default();
+            while let Some(payload) = reader.read()? {
+                seen.see(payload);
+            }
+            Ok(seen)
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! seglog: segment files of records with a CRC-32C, one writer each.
+//!
+//! The crate knows single files. This side begins a new one when a record does not fit, as its users must. Files of
+//! 128 MiB. Buffered: its own buffer is written out with each commit, so that a commit survives the process. Sync:
+//! `fdatasync` with each commit. Readers see what is synced, so a replay begins behind a sync.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use seglog::{read::Reader as SegmentReader, write::Writer as SegmentWriter};
+
+use crate::{
+    payload::Payloads,
+    side::{Durability, Job, Offer, Replay, Result, Seen, Side, Store, Writer},
+};
+
+/// seglog.
+pub struct Seglog;
+
+const SEGMENT: usize = 128 << 20;
+/// More than it writes in front of and behind a record.
+const HEADER: u64 = 64;
+
+impl Side for Seglog {
+    fn name(&self) -> &'static str {
+        "seglog"
+    }
+
+    fn offer(&self, job: Job) -> Offer {
+        match job {
+            Job::Append(Durability::Buffered) | Job::Replay => Ok("survives the process; no fsync"),
+            Job::Append(Durability::Sync) => Ok("fdatasync each"),
+            Job::AppendMany(_) => Err("it has one writer"),
+            _ => Err("it is a log alone"),
+        }
+    }
+
+    fn open(&self, dir: &Path, job: Job) -> Result<Box<dyn Store>> {
+        std::fs::create_dir_all(dir)?;
+        let mut segments = Segments { dir: dir.to_owned(), writers: Vec::new() };
+        segments.begin()?;
+        Ok(Box::new(Log { segments: Arc::new(Mutex::new(segments)), durability: job.durability() }))
+    }
+}
+
+struct Segments {
+    dir: PathBuf,
+    writers: Vec<SegmentWriter<0>>,
+}
+
+impl Segments {
+    fn path(&self, n: usize) -> PathBuf {
+        self.dir.join(format!("{n}.seg"))
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        if let Some(full) = self.writers.last_mut() {
+            full.sync()?;
+        }
+        let path = self.path(self.writers.len());
+        let mut writer = SegmentWriter::<0>::create(path, SEGMENT, 0)?;
+        writer.set_max_record(16 << 20);
+        self.writers.push(writer);
+        Ok(())
+    }
+
+    fn writer(&mut self) -> Result<&mut SegmentWriter<0>> {
+        self.writers.last_mut().ok_or_else(|| "there is no segment".into())
+    }
+}
+
+#[derive(Clone)]
+struct Log {
+    segments: Arc<Mutex<Segments>>,
+    durability: Durability,
+}
+
+impl Store for Log {
+    fn writer(&self) -> Result<Box<dyn Writer>> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn replay(&self) -> Result<Box<dyn Replay>> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner).writer()?.sync()?;
+        Ok(())
+    }
+}
+
+impl Writer for Log {
+    fn append(&mut self, payloads: &mut Payloads, count: u64) -> Result<()> {
+        self.append_batches(payloads, 1, count)
+    }
+
+    fn append_batches(&mut self, payloads: &mut Payloads, size: u64, count: u64) -> Result<()> {
+        let mut segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..count {
+            for payload in payloads.many(size) {
+                if segments.writer()?.remaining_bytes() < payload.len() as u64 + HEADER {
+                    segments.begin()?;
+                }
+                segments.writer()?.append_data(payload)?;
+            }
+            match self.durability {
+                Durability::Buffered => segments.writer()?.flush_writer()?,
+                Durability::Sync => _ = segments.writer()?.sync()?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Replay for Log {
+    fn rewind(&mut self) -> Result<()> {
+        self.sync()
+    }
+
+    fn replay(&mut self) -> Result<Seen> {
+        let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = Seen::default();
+        for (n, writer) in segments.writers.iter().enumerate() {
+            let flushed = writer.flushed_offset();
+            let mut reader = SegmentReader::<0>::open_read_only(segments.path(n), Some(flushed))?;
+            let mut records = reader.iter(0);
+            while let Some(record) = records.next_record()? {
+                seen.see(&record.data);
+            }
+        }
+        Ok(seen)
+    }
+}
