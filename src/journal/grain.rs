@@ -15,6 +15,9 @@ pub enum Grain {
 
 /// With so many coarse pieces between two syncs, what a sync writes in vain is little.
 const PIECES_A_SYNC: u64 = 8;
+/// Coarse files go on while there are so many. The two numbers are apart, so that a load between them does not change
+/// the kind with each file: used files are filled again only as what they are.
+const PIECES_TO_GO_ON: u64 = 2;
 /// A coarse file is left early only after so many syncs.
 const SYNCS_MIN: u32 = 32;
 
@@ -27,10 +30,14 @@ impl Grain {
         }
     }
 
-    /// The grain of the next file, if so many bytes and syncs went into the last one.
-    pub fn behind(filled: u64, syncs: u32) -> Grain {
+    /// The grain of the next file, if so many bytes and syncs went into the last one, which should have had this grain.
+    pub fn behind(self, filled: u64, syncs: u32) -> Grain {
         let between = filled / u64::from(syncs.max(1));
-        let is_coarse = syncs == 0 || between >= PIECES_A_SYNC * Grain::Coarse.bytes();
+        let pieces = match self {
+            Grain::Fine => PIECES_A_SYNC,
+            Grain::Coarse => PIECES_TO_GO_ON,
+        };
+        let is_coarse = syncs == 0 || between >= pieces * Grain::Coarse.bytes();
         if is_coarse { Grain::Coarse } else { Grain::Fine }
     }
 
@@ -48,12 +55,28 @@ mod tests {
     #[test]
     fn files_that_fill_between_two_syncs_are_coarse_and_those_that_are_synced_often_fine() {
         let file = 8 << 20;
-        assert_eq!(Grain::behind(200 << 10, 0), Grain::Coarse, "no sync at all");
-        assert_eq!(Grain::behind(file, 1), Grain::Coarse);
-        assert_eq!(Grain::behind(file, 16), Grain::Coarse);
-        assert_eq!(Grain::behind(file, 17), Grain::Fine);
-        assert_eq!(Grain::behind(200 << 10, 1), Grain::Fine);
-        assert_eq!(Grain::behind(file, u32::MAX), Grain::Fine);
+        assert_eq!(Grain::Fine.behind(200 << 10, 0), Grain::Coarse, "no sync at all");
+        assert_eq!(Grain::Fine.behind(file, 1), Grain::Coarse);
+        assert_eq!(Grain::Fine.behind(file, 16), Grain::Coarse);
+        assert_eq!(Grain::Fine.behind(file, 17), Grain::Fine);
+        assert_eq!(Grain::Fine.behind(200 << 10, 1), Grain::Fine);
+        assert_eq!(Grain::Fine.behind(file, u32::MAX), Grain::Fine);
+    }
+
+    #[test]
+    fn the_kind_does_not_change_with_each_file_at_any_load() {
+        let file = 8 << 20;
+        assert_eq!(Grain::Coarse.behind(file, 64), Grain::Coarse);
+        assert_eq!(Grain::Coarse.behind(file, 65), Grain::Fine);
+        for syncs in 1..200 {
+            // One sync more or less in each second file.
+            let mut kinds = vec![Grain::Fine];
+            for n in 0..20 {
+                kinds.push(kinds[n].behind(file, syncs + n as u32 % 2));
+            }
+            let changes = kinds.windows(2).filter(|pair| pair[0] != pair[1]).count();
+            assert!(changes <= 1, "{syncs}: {kinds:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{mem, path::PathBuf};
 
-use super::{file::JournalFile, supply::capacity_for, writer::Journal};
+use super::{file::JournalFile, grain::Grain, supply::capacity_for, writer::Journal};
 use crate::ids::Lsn;
 
 impl Journal {
@@ -47,11 +47,14 @@ impl Journal {
         }
     }
 
-    /// Takes a used file of a capacity that was zeroed as the next file is to be.
-    pub(super) fn take_used(&mut self, capacity: u64) -> Option<JournalFile> {
-        let grain = self.grain;
+    /// Takes a used file of a capacity and of a grain.
+    pub(super) fn take_used(
+        &mut self,
+        capacity: u64,
+        suits: impl Fn(Grain) -> bool,
+    ) -> Option<JournalFile> {
         let mut fits = |file: &mut JournalFile| {
-            file.header.capacity == capacity && file.grain == grain && file.window.reuse()
+            file.header.capacity == capacity && suits(file.grain) && file.window.reuse()
         };
         let n = self.pool.iter_mut().position(&mut fits)?;
         Some(self.pool.swap_remove(n))

@@ -55,6 +55,8 @@ pub struct NewFile {
     pub grain: Grain,
     /// A used file to be filled again, whose content is no longer needed.
     pub used: Option<JournalFile>,
+    /// A used file that was zeroed in the other way. It is filled again if there is no space for a new one.
+    pub other: Option<JournalFile>,
     /// Whether commits will soon fill it, without a sync in between.
     pub is_urgent: bool,
 }
@@ -76,18 +78,38 @@ impl PrepareJob {
         if now < target
             && let Err((error, left)) = reserve(&supply, now, target)
         {
-            let unused = file.and_then(|file| file.used);
+            let unused = file.and_then(|file| file.used.or(file.other));
             return Prepared { file: Err(error), reserve: left, unused };
         }
-        let file = file.map(|file| file.make(&supply)).transpose();
-        Prepared { file, reserve: now.max(target), unused: None }
+        let (file, unused) = match file {
+            Some(file) => file.make_or_refill(&supply),
+            None => (Ok(None), None),
+        };
+        Prepared { file, reserve: now.max(target), unused }
     }
 }
 
 impl NewFile {
+    /// As [`make`](NewFile::make). Without space for a new file, a used one of the other kind is filled again. Returns that one
+    /// if it is not needed.
+    fn make_or_refill(
+        mut self,
+        supply: &Supply,
+    ) -> (Result<Option<JournalFile>>, Option<JournalFile>) {
+        let (header, is_urgent, other) = (self.header, self.is_urgent, self.other.take());
+        match (self.make(supply), other) {
+            (Err(error), Some(other)) if error.kind() == ErrorKind::DiskFull => {
+                let (grain, used) = (other.grain, Some(other));
+                let refilled = NewFile { header, grain, used, other: None, is_urgent };
+                (refilled.make(supply).map(Some), None)
+            }
+            (made, other) => (made.map(Some), other),
+        }
+    }
+
     /// Makes the file durable, with its name.
     pub fn make(self, supply: &Supply) -> Result<JournalFile> {
-        let NewFile { header, grain, used, is_urgent } = self;
+        let NewFile { header, grain, used, is_urgent, .. } = self;
         let unfinished = Layout::unfinished(&supply.layout.journal_file(header.start));
         let begun = used.as_ref().map_or(unfinished, |used| used.path.clone());
         let made = match used {
@@ -131,7 +153,7 @@ pub fn make_after_recovery(
 ) -> Result<(JournalFile, u64)> {
     // If a removal fails, the next open tries it again.
     let remove = |path: &PathBuf| _ = supply.disk.remove(path);
-    let new = || NewFile { header, grain: Grain::Fine, used: None, is_urgent: false };
+    let new = || NewFile { header, grain: Grain::Fine, used: None, other: None, is_urgent: false };
     let make = || new().make(supply);
     let is_full = |made: &Result<_>| {
         made.as_ref().is_err_and(|error: &Error| error.kind() == ErrorKind::DiskFull)

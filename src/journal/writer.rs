@@ -72,7 +72,8 @@ impl Journal {
     /// Makes the journal of a new store.
     pub fn create(supply: Supply) -> Result<Journal> {
         let (header, grain) = (first_header(&supply), Grain::Fine);
-        let first = NewFile { header, grain, used: None, is_urgent: false }.make(&supply)?;
+        let first =
+            NewFile { header, grain, used: None, other: None, is_urgent: false }.make(&supply)?;
         Ok(Journal::new(supply, VecDeque::from([first])))
     }
 
@@ -222,11 +223,14 @@ impl Journal {
         self.fits(frame, urgency) && !(self.is_too_coarse && self.may_leave_for(frame))
     }
 
-    /// Whether there is a next file for a frame, so that the current file need not be filled. On a full disk it is.
+    /// Whether there is a next file for a frame, so that the current file need not be filled. On a full disk it is, and in
+    /// a long journal: what is skipped counts like what is written, so it would bring back-pressure nearer.
     #[cold]
     fn may_leave_for(&self, frame: u64) -> bool {
         let has_space = !self.starved && !self.next_frees;
+        let is_short = 2 * self.bytes_behind <= self.supply.pool_bytes;
         has_space
+            && is_short
             && self.next.as_ref().is_some_and(|next| next.header.capacity >= capacity_for(0, frame))
     }
 
@@ -251,7 +255,7 @@ impl Journal {
         self.put(&mut frame, FrameKind::Roll)?;
         let next = self.next.take().expect("the caller checked that there is a next file");
         self.next_frees = false;
-        self.grain = Grain::behind(self.filled(), self.syncs);
+        self.grain = self.grain.behind(self.filled(), self.syncs);
         self.tail = next.header.first_frame();
         self.bytes_behind += self.current().header.capacity;
         if self.syncs < SYNCS_A_FILE && !self.is_too_coarse {
@@ -294,7 +298,7 @@ impl Journal {
         self.durable = self.durable.max(job.upto);
         self.syncs = self.syncs.saturating_add(1);
         let (filled, syncs) = (self.filled(), self.syncs);
-        self.is_too_coarse |= self.current().grain.is_too_coarse(filled, syncs);
+        self.is_too_coarse = self.current().grain.is_too_coarse(filled, syncs);
     }
 
     /// The job that makes the next file before it is needed. The file must hold a frame of `frame` bytes. The
@@ -336,9 +340,11 @@ impl Journal {
             watermark: self.durable,
             link: Link::Roll,
         };
-        let used = self.take_used(capacity);
-        self.refilling = used.as_ref().map(|file| file.path.clone());
-        NewFile { header, grain: self.grain, used, is_urgent: self.is_hurried }
+        let wanted = self.grain;
+        let used = self.take_used(capacity, |grain| grain == wanted);
+        let other = if used.is_none() { self.take_used(capacity, |_| true) } else { None };
+        self.refilling = used.as_ref().or(other.as_ref()).map(|file| file.path.clone());
+        NewFile { header, grain: self.grain, used, other, is_urgent: self.is_hurried }
     }
 
     pub fn finish_prepare(&mut self, prepared: Prepared) -> Result<()> {

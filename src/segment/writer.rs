@@ -101,8 +101,9 @@ impl SegmentWriter {
         self
     }
 
-    /// The buffer of a writer that was flushed, for the next one.
+    /// The buffer of a writer that was flushed, for the next one. What is left needs no more than its sync.
     pub fn take_buffer(&mut self) -> Vec<u8> {
+        self.table = None;
         std::mem::take(&mut self.ready)
     }
 
@@ -207,8 +208,8 @@ impl SegmentWriter {
                 written => return written,
             }
         }
-        // A checkpoint that failed may have left the footer of other blocks here.
-        self.write_footer(&[])
+        // A checkpoint that failed may have left the footer of other blocks here, but not in a new file.
+        if self.old.is_none() { Ok(()) } else { self.write_footer(&[]) }
     }
 
     fn flush_blocks(&mut self) -> Result<()> {

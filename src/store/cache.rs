@@ -170,10 +170,15 @@ impl SegmentCache {
         if let Some(entry) = self.open.get_mut(&SegmentCache::key(state.log, state.base))
             && entry.is_of(state)
         {
-            let is_there = |it: &Arc<Block>| it.first() == block.first();
-            if !entry.recent.iter().flatten().any(is_there) {
-                entry.recent.swap(0, 1);
-                entry.recent[0] = Some(block);
+            let is_there =
+                |it: &Option<Arc<Block>>| it.as_ref().is_some_and(|it| it.first() == block.first());
+            match entry.recent.iter().position(is_there) {
+                // After a rewrite it may reach further than the one that was read before.
+                Some(n) => entry.recent[n] = Some(block),
+                None => {
+                    entry.recent.swap(0, 1);
+                    entry.recent[0] = Some(block);
+                }
             }
         }
     }

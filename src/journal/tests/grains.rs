@@ -106,7 +106,7 @@ fn a_used_file_is_filled_again_only_if_it_was_zeroed_as_the_next_one_is_to_be() 
 
 #[test]
 fn a_coarse_file_is_left_when_commits_become_small_and_synced() {
-    let (disk, mut journal) = journal(0);
+    let (disk, mut journal) = journal(12);
     for _ in 0..3 {
         fill_one(&mut journal, None);
     }
@@ -136,7 +136,7 @@ fn a_coarse_file_is_left_when_commits_become_small_and_synced() {
 #[test]
 fn a_coarse_file_is_not_left_early_on_a_full_disk() {
     for urgency in [Urgency::Ordinary, Urgency::Freeing] {
-        let (_, mut journal) = journal(0);
+        let (_, mut journal) = journal(12);
         // The last append has rolled, and no next file was made yet.
         fill_one(&mut journal, None);
         fill_one(&mut journal, None);
@@ -152,4 +152,38 @@ fn a_coarse_file_is_not_left_early_on_a_full_disk() {
         // A file that was made for commits that free space is for them when nothing else is left.
         assert_eq!(journal.boundary_keeping(0) == begin, urgency == Urgency::Freeing);
     }
+}
+
+/// What is skipped counts like what is written. In a journal that is long already, whoever writes next would pay for it.
+#[test]
+fn a_coarse_file_of_a_long_journal_is_filled_to_its_end() {
+    let (_, mut journal) = journal(4);
+    for _ in 0..4 {
+        fill_one(&mut journal, None);
+    }
+    let begins = journal.boundary_keeping(0);
+    for _ in 0..100 {
+        append(&mut journal, b"a small commit");
+        sync(&mut journal);
+        prepare(&mut journal);
+    }
+    assert_eq!(journal.boundary_keeping(0), begins);
+}
+
+#[test]
+fn on_a_full_disk_a_used_file_of_the_other_kind_is_filled_again() {
+    let (disk, mut journal) = journal(2);
+    for _ in 0..4 {
+        fill_one(&mut journal, None);
+    }
+    for path in journal.release_below(journal.tail()) {
+        disk.plant(&path, None);
+    }
+    disk.set_capacity(Some(disk.bytes_used()));
+    for _ in 0..2 {
+        // With syncs, the next file should be a fine one. There is no space for it.
+        fill_one(&mut journal, Some(8 << 10));
+    }
+    let kept = journal.kept_paths();
+    assert!(journal_files(&disk).iter().all(|path| kept.contains(path)));
 }
