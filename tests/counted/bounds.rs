@@ -56,8 +56,9 @@ fn memory_does_not_grow_with_the_backlog() {
     for (what, (small, large)) in
         ["filling", "opening", "using"].iter().zip(small.iter().zip(large))
     {
-        // Ten times the messages: 5 MB more on disk, and next to nothing more in memory.
-        assert!(large < small + (100 << 10), "{what}: {small} bytes became {large}");
+        // Ten times the messages: 5 MB more on disk, and next to nothing more in memory. A journal file is zeroed by 64 KiB
+        // and a segment written by 64 KiB, at the same time or not.
+        assert!(large < small + (200 << 10), "{what}: {small} bytes became {large}");
     }
 }
 
