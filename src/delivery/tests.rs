@@ -185,6 +185,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     /// Every unacked message is leased, or can be leased. No message is leased twice. No message is leased while
     /// one of a higher priority is free. A lease holds exactly until its deadline.
     #[test]

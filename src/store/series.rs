@@ -186,6 +186,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
         /// It does what a map does, whether it has few segments or many.
         #[test]
         fn a_series_is_a_map_by_bases(

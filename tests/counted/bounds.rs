@@ -137,7 +137,7 @@ fn a_queue_whose_consumers_keep_up_never_leaves_the_journal() {
         let names = (0..subscriptions).map(|n| format!("s{n}"));
         let all: Vec<_> = names.map(|it| topic.subscription(&it).create().unwrap()).collect();
         // A hundred messages are under way all the time.
-        for n in 0..20_000 {
+        for n in 0..8_000 {
             queue.send(&PAYLOAD).unwrap();
             topic.publish(&PAYLOAD).unwrap();
             if n >= 100 {
@@ -147,7 +147,7 @@ fn a_queue_whose_consumers_keep_up_never_leaves_the_journal() {
                 }
             }
         }
-        assert!(disk.bytes_written("journal") > 20 * (256 << 10), "it was checkpointed many times");
+        assert!(disk.bytes_written("journal") > 8 * (256 << 10), "it was checkpointed many times");
         assert_eq!(disk.bytes_written("segments"), 0);
         assert!(disk.bytes_used() < 1 << 20, "{} bytes are used", disk.bytes_used());
     }
@@ -160,14 +160,14 @@ fn space_returns_when_all_subscriptions_have_acked() {
     let engine = options().sim(&disk).open("store").unwrap();
     let topic = engine.topic("t").create().unwrap();
     let subscriptions = ["a", "b"].map(|name| topic.subscription(name).create().unwrap());
-    for _ in 0..20_000 {
+    for _ in 0..10_000 {
         topic.publish(&PAYLOAD).unwrap();
     }
     // Stored once, however many subscribe.
     let written = disk.bytes_written("segments");
-    assert!((1_500_000..2_400_000).contains(&written), "{written}");
+    assert!((600_000..1_300_000).contains(&written), "{written}");
     for subscription in &subscriptions {
-        assert!(disk.bytes_used() > 1_500_000);
+        assert!(disk.bytes_used() > 750_000);
         while let Some(delivery) = subscription.try_receive().unwrap() {
             delivery.ack().unwrap();
         }
@@ -183,7 +183,7 @@ fn an_empty_store_is_small() {
     engine.queue("q").create().unwrap();
     engine.close().unwrap();
     assert!(disk.bytes_used() < 2 << 20, "{} bytes", disk.bytes_used());
-    for opening in 0..50 {
+    for opening in 0..25 {
         let engine = Options::new().sim(&disk).open("store").unwrap();
         if opening % 3 == 0 {
             let queue = engine.queue("q").open().unwrap();
@@ -202,12 +202,12 @@ fn at_most_so_many_segments_are_open() {
     let path = dir.path().join("store");
     let engine = options().maps_max(3).open(&path).unwrap();
     let stream = engine.stream("s").partitions(32).create().unwrap();
-    for n in 0..20_000 {
+    for n in 0..8_000 {
         let message = Message::new(&PAYLOAD).key(format!("key {n}"));
         stream.append(message).unwrap();
     }
     engine.checkpoint().unwrap();
-    assert_eq!(stream.reader(Start::Earliest).unwrap().count(), 20_000);
+    assert_eq!(stream.reader(Start::Earliest).unwrap().count(), 8_000);
     if cfg!(target_os = "linux") {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let open = maps.lines().filter(|line| line.contains(".seg")).count();

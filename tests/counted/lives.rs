@@ -135,7 +135,7 @@ fn what_is_known_of_the_lives_of_many_messages_is_forgotten_in_short_holds() {
             let of = |operation: &str| holds.get(operation).copied().unwrap_or(0);
             ["drop expired messages", "delete", "create"].into_iter().map(of).max().unwrap()
         };
-        let (few, many) = (measure(20), measure(200));
+        let (few, many) = (measure(8), measure(80));
         assert!(many < few + 300 && many < 2500, "{what}: {few} steps, and {many} of many");
     }
 }

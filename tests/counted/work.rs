@@ -57,8 +57,8 @@ struct Burden {
 }
 
 /// Enough for the rounds.
-const BACKLOG: u64 = 300;
-const ASIDE: u64 = 75;
+const BACKLOG: u64 = 200;
+const ASIDE: u64 = 50;
 const LARGER: u64 = 10;
 
 impl Burden {
@@ -304,9 +304,9 @@ type Work = [u64; WORK.len()];
 struct Round([Work; ACTS.len()]);
 
 const WARM: u64 = 20;
-const ROUNDS: usize = 160;
+const ROUNDS: usize = 100;
 /// The number of rounds that do not count, in which a larger buffer or another file was needed.
-const SPARED: usize = 10;
+const SPARED: usize = 7;
 
 /// The costs of some rounds together, by act.
 fn cost(kind: Kind, burden: Burden) -> [Work; ACTS.len()] {

@@ -9,6 +9,8 @@ use crate::{
 };
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     #[test]
     fn agrees_with_a_plain_list(
         start in 0..100u64,
