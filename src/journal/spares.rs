@@ -23,6 +23,11 @@ impl Journal {
         Some(paths)
     }
 
+    /// Whether there is a reserve or a next file, or a thread is making one.
+    pub fn has_spares(&self) -> bool {
+        self.reserve > 0 || self.next.is_some() || self.preparing
+    }
+
     pub fn spares_are_gone(&mut self) {
         self.preparing = false;
     }

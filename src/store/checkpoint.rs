@@ -127,6 +127,8 @@ pub struct Work {
     /// The most entries, logs or segments that are dealt with in one access to the store.
     pub slice: usize,
     pub upto: Lsn,
+    /// Whether a segment was dead when it began.
+    pub had_dead_segment: bool,
     /// Whether segments may be rewritten.
     pub may_rewrite: bool,
     /// Whether it is one of several parts.
@@ -170,6 +172,7 @@ pub fn checkpoint(shared: &impl Shared, extent: Extent, may_rewrite: bool) -> Re
         let (meta, next, deleted) = (work.meta.take(), work.out.next(), work.deleted);
         shared.with(|store| {
             store.abandon_checkpoint(meta, next, deleted);
+            store.state.has_dead_segment |= work.had_dead_segment;
             // They waste space as before.
             store.files.put_back(&work.wasteful);
             store.files.put_back(&work.put_off);
@@ -263,8 +266,10 @@ impl Store {
         if upto == self.replay_from && !reclaims && !self.meta.unswept {
             return None;
         }
+        let had_dead_segment = self.state.has_dead_segment;
         if judges {
             self.state.reclaimable = false;
+            self.state.has_dead_segment = false;
             self.state.changed.dead = 0;
             self.state.changed.unjudged = false;
         }
@@ -279,6 +284,7 @@ impl Store {
             absorbed: 0,
             slice: self.config.slice,
             upto,
+            had_dead_segment,
             may_rewrite,
             is_part: matches!(extent, Extent::Part { .. }),
             judges,

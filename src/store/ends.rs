@@ -290,6 +290,7 @@ impl Store {
             let whole = segment.base.to(segment.end);
             if self.state.dead(found, whole) == whole.len() {
                 self.state.reclaimable = true;
+                self.state.has_dead_segment = true;
                 return;
             }
             at = segment.end;

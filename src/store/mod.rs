@@ -210,6 +210,11 @@ impl Store {
         self.state.reclaimable || self.state.changed.dead >= self.config.segment_bytes
     }
 
+    /// Whether the next checkpoint frees space, as a segment is dead.
+    pub fn has_dead_segment(&self) -> bool {
+        self.state.has_dead_segment
+    }
+
     /// Whether nothing was ever created.
     pub fn is_new(&self) -> bool {
         self.state.catalog.next_id == EntityId::FIRST

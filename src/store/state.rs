@@ -42,6 +42,8 @@ pub struct State {
     /// Whether a checkpoint has work though no message is to be moved: a segment is dead, so that it frees space, or it writes
     /// down lives that were learned.
     pub reclaimable: bool,
+    /// Whether a segment is dead: the next checkpoint frees space.
+    pub has_dead_segment: bool,
     /// When lives end.
     pub expiring: Expiring,
     /// The clocks, once they were recorded.
@@ -135,7 +137,9 @@ impl State {
                     }
                     log.behind = None;
                     // Below its floor, nothing waited for it.
-                    self.reclaimable |= !log.segments.is_empty() && floor < log.moved;
+                    let may_be_dead = !log.segments.is_empty() && floor < log.moved;
+                    self.reclaimable |= may_be_dead;
+                    self.has_dead_segment |= may_be_dead;
                     self.changed.suspect(log, floor.to(log.moved));
                 }
             }
@@ -144,7 +148,9 @@ impl State {
                 if let Some(log) = self.logs.remove(&log) {
                     self.expiring.forget(&log);
                     self.changed.forget(&log);
-                    self.reclaimable |= !log.segments.is_empty();
+                    let is_dead = !log.segments.is_empty();
+                    self.reclaimable |= is_dead;
+                    self.has_dead_segment |= is_dead;
                     self.deleted_logs.insert(log.id, log.segments);
                 }
             }
@@ -184,7 +190,9 @@ impl State {
             self.changed.died(log, offsets);
         }
         if floor != before {
-            self.reclaimable |= floor_moved(log, &self.cursors, before, floor);
+            let is_dead = floor_moved(log, &self.cursors, before, floor);
+            self.reclaimable |= is_dead;
+            self.has_dead_segment |= is_dead;
         }
     }
 
@@ -233,7 +241,9 @@ impl State {
         log.start = log.start.max(start);
         self.changed.log(log);
         log.tail.drop_below(start);
-        self.reclaimable |= log.first_segment_end().is_some_and(|end| end <= log.start);
+        let is_dead = log.first_segment_end().is_some_and(|end| end <= log.start);
+        self.reclaimable |= is_dead;
+        self.has_dead_segment |= is_dead;
         Ok(())
     }
 

@@ -78,7 +78,10 @@ impl Committer {
     pub fn checkpoint(&self, extent: Extent, urgency: Urgency) -> Result<()> {
         let _working = self.work();
         let _checkpointing = self.checkpointing.lock();
-        let parts = self.lock_open("checkpoint")?.store.parts(extent);
+        let (parts, frees) = {
+            let core = self.lock_open("checkpoint")?;
+            (core.store.parts(extent), core.store.has_dead_segment())
+        };
         let mut made = Ok(());
         for part in parts {
             let begun = self.begun()?;
@@ -91,6 +94,8 @@ impl Committer {
         }
         if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
             let begun = self.begun()?;
+            // Whoever asks for it, it frees space, and the reserve is made anew with that.
+            let urgency = if frees { Urgency::Freeing } else { urgency };
             made = self.checkpoint_on_full_disk(extent, urgency);
             self.relieve(begun);
         }

@@ -101,6 +101,28 @@ fn on_a_full_disk_the_acks_of_many_threads_succeed() {
     engine.close().expect("the disk is well");
 }
 
+/// The last commit that freed space found a place in the journal, so nobody has made a checkpoint since. There is no space
+/// for one, but for the reserve.
+#[test]
+fn on_a_full_disk_a_send_gets_the_space_of_what_was_acked_in_one_commit() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").create().expect("there is space");
+    disk.set_capacity(Some(2 << 20));
+    let mut sent = 0;
+    while queue.send(vec![7; 200]).is_ok() {
+        sent += 1;
+    }
+    disk.set_capacity(Some(disk.bytes_used()));
+    let leased = queue.receive_batch(sent, Duration::ZERO).expect("they can be read");
+    assert_eq!(leased.len(), sent);
+    queue.ack_batch(&leased).expect("acks free space");
+    for _ in 0..sent / 2 {
+        queue.send(vec![7; 200]).expect("the space of acked messages is given back");
+    }
+    engine.close().expect("the disk is well");
+}
+
 /// Waits until the flusher has written a watermark frame. The disk's clock moves on, and the flusher sleeps in real
 /// time.
 fn await_mark(disk: &SimDisk, engine: &Engine) {

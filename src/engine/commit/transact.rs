@@ -22,6 +22,9 @@ use crate::{
     store::{Extent, Refused, Shortage},
 };
 
+/// How often a commit that frees space tries to make a file, while other threads take the space that it has freed.
+const TRIES_MAX: u32 = 16;
+
 impl Committer {
     /// Commits: calls `attempt` under the core, and again each time after it made space for the commit.
     #[inline]
@@ -176,13 +179,25 @@ impl Committer {
             self.shorten_journal(Extent::All)?;
             return self.prepare_file(Some(bytes), urgency);
         }
-        self.checkpoint_if_it_fits(Extent::All)?;
-        match self.prepare_file(Some(bytes), urgency) {
-            Err(error) if error.kind() == ErrorKind::DiskFull => {
-                self.give_up_reserve()?;
-                self.prepare_file(Some(bytes), urgency)
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            self.checkpoint_if_it_fits(Extent::All)?;
+            match self.prepare_file(Some(bytes), urgency) {
+                Err(error) if error.kind() == ErrorKind::DiskFull => {}
+                prepared => return prepared,
             }
-            prepared => prepared,
+            self.give_up_reserve()?;
+            match self.prepare_file(Some(bytes), urgency) {
+                Err(error) if error.kind() == ErrorKind::DiskFull => {
+                    // Another thread may have taken the space, for a new reserve or a file that serves this commit, too.
+                    let core = self.lock_open("make a journal file")?;
+                    if tries == TRIES_MAX || !core.store.journal.has_spares() {
+                        return Err(error);
+                    }
+                }
+                prepared => return prepared,
+            }
         }
     }
 
