@@ -30,7 +30,8 @@ impl Side for Seglog {
 
     fn offer(&self, job: Job) -> Offer {
         match job {
-            Job::Append(Durability::Buffered) | Job::Replay => Ok("survives the process; no fsync"),
+            Job::Append(Durability::Buffered) => Ok("survives the process; no fsync"),
+            Job::Replay => Err("this side cannot open its files again yet"),
             Job::Append(Durability::Sync) => Ok("fdatasync each"),
             Job::AppendMany(_) => Err("it has one writer"),
             _ => Err("it is a log alone"),
