@@ -20,8 +20,15 @@ fn open(dir: &Path) -> Engine {
 
 /// What one more of something takes. `kept` makes so many, and returns the bytes that they take, at several times.
 fn bytes_each<const N: usize>(kept: impl Fn(usize) -> [usize; N]) -> [usize; N] {
-    let (few, many) = (kept(FEW), kept(MANY));
-    std::array::from_fn(|n| many[n].saturating_sub(few[n]) / (MANY - FEW))
+    bytes_each_of((FEW, MANY), kept)
+}
+
+fn bytes_each_of<const N: usize>(
+    (less, more): (usize, usize),
+    kept: impl Fn(usize) -> [usize; N],
+) -> [usize; N] {
+    let (few, many) = (kept(less), kept(more));
+    std::array::from_fn(|n| many[n].saturating_sub(few[n]) / (more - less))
 }
 
 fn queue(engine: &Engine, n: usize) -> Queue {
@@ -36,7 +43,7 @@ fn use_once(queue: &Queue) {
 #[test]
 fn a_queue_that_was_used_takes_little_memory_once_its_handles_are_gone() {
     let _alone = alone();
-    let [created, holding, used, again] = bytes_each(|count| {
+    let [created, holding, used, again] = bytes_each_of((1_500, 10_000), |count| {
         let dir = tempfile::tempdir().unwrap();
         let engine = open(dir.path());
         let before = live();
@@ -61,8 +68,8 @@ fn a_queue_that_was_used_takes_little_memory_once_its_handles_are_gone() {
         [created, holding, used, again]
     });
     let told = format!("{created}, {holding}, {used} and {again} bytes a queue");
-    // With 10,000 queues each takes less than 1,000 bytes.
-    assert!(created < 900 && holding < 1150 && used < 1150, "{told}");
+    // At a few thousand queues it is some 100 bytes more.
+    assert!(created < 900 && holding < 1000 && used < 1000, "{told}");
     assert!(again < used + 20, "{told}");
 }
 
