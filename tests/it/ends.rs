@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_core::Stream;
-use posthouse::{Engine, Error, ErrorKind, Message, Queue, Start, Subscription};
+use posthouse::{Error, ErrorKind, Message, Queue, Start, Subscription};
 
 use crate::support::{EIO, HOUR, MINUTE, SECOND, Sim, block_on, kind};
 
@@ -178,9 +178,9 @@ fn a_stream_of_deliveries_ends() {
 type Waits = Box<dyn FnOnce() -> posthouse::Result<()> + Send>;
 
 /// The calls that wait, and those that run until they are stopped.
+#[cfg_attr(not(feature = "cron"), allow(unused_variables))]
 fn calls_that_wait(all: &All, how: End) -> Vec<(&'static str, Waits)> {
     let All { empty, full, stream, .. } = all;
-    let engine: &Engine = &all.sim.engine;
     let mut calls: Vec<(&'static str, Waits)> = Vec::new();
     let of = |queue: &Queue| queue.clone();
     let it = of(empty);
@@ -221,8 +221,9 @@ fn calls_that_wait(all: &All, how: End) -> Vec<(&'static str, Waits)> {
             Ok(())
         }),
     ));
-    if cfg!(feature = "cron") && how != End::Delete {
-        let scheduler = engine.scheduler();
+    #[cfg(feature = "cron")]
+    if how != End::Delete {
+        let scheduler = all.sim.engine.scheduler();
         calls.push(("scheduler", Box::new(move || block_on(scheduler.run_async()))));
     }
     calls

@@ -118,7 +118,9 @@ fn assert_that_all_is_there(engine: &Engine, attempts_of_the_held_one: u32) {
     assert_eq!(records.map(Result::unwrap).count(), 29);
     let readers = history.group("readers").open().unwrap();
     assert_eq!(readers.committed(0).unwrap(), Offset(3));
+    #[cfg(feature = "cron")]
     let nightly = engine.schedule("nightly").open().unwrap();
+    #[cfg(feature = "cron")]
     assert_eq!((nightly.name(), nightly.time_zone()), ("nightly", "Europe/Berlin"));
 }
 

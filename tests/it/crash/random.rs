@@ -208,6 +208,7 @@ fn lives_go_on_in_segments_that_are_rewritten() {
     cut_at_each_step(&before, &cut);
 }
 
+#[cfg(feature = "cron")]
 #[test]
 fn runs_of_schedules_are_made_once_wherever_they_crash() {
     let before = [

@@ -56,9 +56,16 @@ impl Driver<'_> {
                 self.change_life(&Whose::Subscription(topic, name), *n)
             }
             Action::CloseTheCircle => self.close_the_circle(),
+            #[cfg(feature = "cron")]
             Action::Schedule { name, target, n } => self.schedule(*name, *target, *n),
+            #[cfg(feature = "cron")]
             Action::Unschedule(name) => self.unschedule(*name),
+            #[cfg(feature = "cron")]
             Action::RunSchedules(moments) => self.run_schedules_after(*moments),
+            #[cfg(not(feature = "cron"))]
+            Action::Schedule { .. } | Action::Unschedule(_) | Action::RunSchedules(_) => {
+                Ok(Some(()))
+            }
             Action::Fill { queue, moments, how } => self.fill(*queue, *moments, *how),
             Action::Redrive => self.redrive(),
             Action::Drop(n) => self.drop_delivery(*n),

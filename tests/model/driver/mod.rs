@@ -8,6 +8,7 @@ mod epoch;
 mod life;
 mod queue;
 mod receive;
+#[cfg(feature = "cron")]
 mod schedule;
 mod settle;
 mod stream;
