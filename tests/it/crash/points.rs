@@ -3,7 +3,7 @@
 //! The disk itself tells the process of each change, and the process ends without another change. Everything
 //! that it had reported must be there afterwards.
 //!
-//! `cargo test` ends it once at each fifth point, another fifth each time, and a [whole](one_in) search at each. More:
+//! `cargo test` ends it once at each twelfth point, other points each time, and a [whole](one_in) search at each. More:
 //! `POSTHOUSE_POINTS=all cargo test --release --test it -- --nocapture crash::points`.
 
 use std::{
@@ -282,7 +282,7 @@ fn end_at_all(place: &mut Place, all: bool) {
     let missing: Vec<_> = NEEDED.iter().filter(|it| !points.contains_key(**it)).collect();
     assert!(missing.is_empty(), "{missing:?} are not among {points:#?}");
     let (mut ended, mut lived) = (0, 0);
-    let step = if all { 1 } else { one_in(8) };
+    let step = if all { 1 } else { one_in(12) };
     let start = place.random.below(step as u64) as usize;
     for (point, count) in points.iter().skip(start).step_by(step) {
         let n = 1 + place.random.below(*count);

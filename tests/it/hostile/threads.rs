@@ -12,7 +12,7 @@ use std::{
 use posthouse::{Backoff, ErrorKind, IoMode, Offset, Start, sim::SimDisk};
 
 use crate::model::{drain, small_options};
-use crate::support::{Count, open, poll};
+use crate::support::{Count, one_in, open, poll};
 
 /// Eight threads for a while: nothing hangs, no message is lost, and none comes again after its ack. The test
 /// never failed. `POSTHOUSE_SECONDS` makes it longer.
@@ -22,8 +22,10 @@ fn many_threads() {
         collections::HashSet,
         sync::{Mutex, atomic::AtomicBool},
     };
-    let seconds =
-        std::env::var("POSTHOUSE_SECONDS").ok().and_then(|it| it.parse().ok()).unwrap_or(5);
+    let seconds = std::env::var("POSTHOUSE_SECONDS")
+        .ok()
+        .and_then(|it| it.parse().ok())
+        .unwrap_or(6 / one_in(3) as u64);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let io =

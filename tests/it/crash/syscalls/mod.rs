@@ -18,6 +18,7 @@ use std::{
 
 use posthouse::{Durability, IoMode};
 
+use crate::support::one_in;
 use crate::support::process::{
     Random,
     account::Accounts,
@@ -85,7 +86,7 @@ fn cases(io: IoMode, calls: &Calls, harms: Harms, reopens: bool) -> Vec<Case> {
 /// Runs all cases, or some.
 fn sweep(name: &str, samples: usize, cases: &[Case], run: impl Fn(Case) -> bool) {
     let all = std::env::var("POSTHOUSE_SYSCALLS").is_ok_and(|it| it == "all");
-    let step = if all { 1 } else { cases.len().div_ceil(samples) };
+    let step = if all { 1 } else { cases.len().div_ceil(samples.div_ceil(one_in(2))) };
     let start = Random::from_clock().below(step as u64) as usize;
     let (began, mut ran, mut harmed) = (Instant::now(), 0, 0);
     for case in cases.iter().skip(start).step_by(step) {
