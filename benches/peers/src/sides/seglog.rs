@@ -31,7 +31,7 @@ impl Side for Seglog {
     fn offer(&self, job: Job) -> Offer {
         match job {
             Job::Append(Durability::Buffered) => Ok("survives the process; no fsync"),
-            Job::Replay => Err("this side cannot open its files again yet"),
+            Job::Replay => Ok("CRC-32C verified"),
             Job::Append(Durability::Sync) => Ok("fdatasync each"),
             Job::AppendMany(_) => Err("it has one writer"),
             _ => Err("it is a log alone"),
@@ -40,15 +40,17 @@ impl Side for Seglog {
 
     fn open(&self, dir: &Path, job: Job) -> Result<Box<dyn Store>> {
         std::fs::create_dir_all(dir)?;
-        let mut segments = Segments { dir: dir.to_owned(), writers: Vec::new() };
-        segments.begin()?;
+        let mut segments = Segments { dir: dir.to_owned(), full: 0, writer: None };
+        segments.open()?;
         Ok(Box::new(Log { segments: Arc::new(Mutex::new(segments)), durability: job.durability() }))
     }
 }
 
 struct Segments {
     dir: PathBuf,
-    writers: Vec<SegmentWriter<0>>,
+    /// The number of full segments, which have the numbers below.
+    full: usize,
+    writer: Option<SegmentWriter<0>>,
 }
 
 impl Segments {
@@ -56,19 +58,33 @@ impl Segments {
         self.dir.join(format!("{n}.seg"))
     }
 
-    fn begin(&mut self) -> Result<()> {
-        if let Some(full) = self.writers.last_mut() {
-            full.sync()?;
+    /// Goes on in the newest segment, or makes the first one.
+    fn open(&mut self) -> Result<()> {
+        while self.path(self.full + 1).exists() {
+            self.full += 1;
         }
-        let path = self.path(self.writers.len());
-        let mut writer = SegmentWriter::<0>::create(path, SEGMENT, 0)?;
+        let path = self.path(self.full);
+        let mut writer = if path.exists() {
+            SegmentWriter::<0>::open(path, SEGMENT, 0)?
+        } else {
+            SegmentWriter::<0>::create(path, SEGMENT, 0)?
+        };
         writer.set_max_record(16 << 20);
-        self.writers.push(writer);
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        self.writer()?.sync()?;
+        self.full += 1;
+        let mut writer = SegmentWriter::<0>::create(self.path(self.full), SEGMENT, 0)?;
+        writer.set_max_record(16 << 20);
+        self.writer = Some(writer);
         Ok(())
     }
 
     fn writer(&mut self) -> Result<&mut SegmentWriter<0>> {
-        self.writers.last_mut().ok_or_else(|| "there is no segment".into())
+        self.writer.as_mut().ok_or_else(|| "there is no segment".into())
     }
 }
 
@@ -122,11 +138,13 @@ impl Replay for Log {
     }
 
     fn replay(&mut self) -> Result<Seen> {
-        let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        let flushed = segments.writer()?.flushed_offset();
         let mut seen = Seen::default();
-        for (n, writer) in segments.writers.iter().enumerate() {
-            let flushed = writer.flushed_offset();
-            let mut reader = SegmentReader::<0>::open_read_only(segments.path(n), Some(flushed))?;
+        for n in 0..=segments.full {
+            // A full segment is read up to the end of its records.
+            let end = (n == segments.full).then(|| flushed.clone());
+            let mut reader = SegmentReader::<0>::open_read_only(segments.path(n), end)?;
             let mut records = reader.iter(0);
             while let Some(record) = records.next_record()? {
                 seen.see(&record.data);
