@@ -1,8 +1,8 @@
 //! seglog: segment files of records with a CRC-32C, one writer each.
 //!
 //! The crate knows single files. This side begins a new one when a record does not fit, as its users must. Files of
-//! 128 MiB. Buffered: its own buffer is written out with each commit, so that a commit survives the process. Sync:
-//! `fdatasync` with each commit. Readers see what is synced, so a replay begins behind a sync.
+//! 128 MiB. Buffered: its own buffer is written out with each commit, so that a commit survives the process. Sync: its
+//! commit, which is a marker and `fdatasync`. Readers see what is synced, so a replay begins behind a sync.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +32,7 @@ impl Side for Seglog {
         match job {
             Job::Append(Durability::Buffered) => Ok("survives the process; no fsync"),
             Job::Replay => Ok("CRC-32C verified"),
-            Job::Append(Durability::Sync) => Ok("fdatasync each"),
+            Job::Append(Durability::Sync) => Ok("a commit marker and fdatasync each"),
             Job::AppendMany(_) => Err("it has one writer"),
             _ => Err("it is a log alone"),
         }
@@ -40,7 +40,7 @@ impl Side for Seglog {
 
     fn open(&self, dir: &Path, job: Job) -> Result<Box<dyn Store>> {
         std::fs::create_dir_all(dir)?;
-        let mut segments = Segments { dir: dir.to_owned(), full: 0, writer: None };
+        let mut segments = Segments { dir: dir.to_owned(), full: 0, writer: None, commits: 0 };
         segments.open()?;
         Ok(Box::new(Log { segments: Arc::new(Mutex::new(segments)), durability: job.durability() }))
     }
@@ -51,6 +51,8 @@ struct Segments {
     /// The number of full segments, which have the numbers below.
     full: usize,
     writer: Option<SegmentWriter<0>>,
+    /// The number of commits, which the newest marker has.
+    commits: u64,
 }
 
 impl Segments {
@@ -75,11 +77,19 @@ impl Segments {
     }
 
     fn begin(&mut self) -> Result<()> {
-        self.writer()?.sync()?;
+        self.commit()?;
         self.full += 1;
         let mut writer = SegmentWriter::<0>::create(self.path(self.full), SEGMENT, 0)?;
         writer.set_max_record(16 << 20);
         self.writer = Some(writer);
+        Ok(())
+    }
+
+    /// Writes a marker, and syncs. Records without a marker behind them are dropped when a segment is opened again.
+    fn commit(&mut self) -> Result<()> {
+        self.commits += 1;
+        let n = self.commits;
+        self.writer()?.commit(n)?;
         Ok(())
     }
 
@@ -104,8 +114,7 @@ impl Store for Log {
     }
 
     fn sync(&self) -> Result<()> {
-        self.segments.lock().unwrap_or_else(PoisonError::into_inner).writer()?.sync()?;
-        Ok(())
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner).commit()
     }
 }
 
@@ -125,7 +134,7 @@ impl Writer for Log {
             }
             match self.durability {
                 Durability::Buffered => segments.writer()?.flush_writer()?,
-                Durability::Sync => _ = segments.writer()?.sync()?,
+                Durability::Sync => segments.commit()?,
             }
         }
         Ok(())
