@@ -25,7 +25,7 @@ struct Working;
 
 impl Working {
     fn begin() -> Option<Working> {
-        (!IS_WORKING.replace(true)).then_some(Working)
+        if IS_WORKING.replace(true) { None } else { Some(Working) }
     }
 }
 

@@ -293,3 +293,29 @@ proptest! {
         Driver::new(&Real { dir, options }, true).run(&actions);
     }
 }
+
+/// Found by `simulated_sync`, in the engine on the simulated disk: while it brought delayed messages back for a timer, it
+/// began with the other timers anew, and counted the failures of some cursors in a commit of their own.
+#[test]
+fn leases_that_end_together_are_counted_together_while_delayed_messages_come_back() {
+    let actions = [
+        Action::CreateQueue(0),
+        Action::CreateTopic(0),
+        Action::Subscribe(0, 0),
+        Action::CreateStream(0),
+        Action::CreateGroup(0, 0),
+        Action::CreateQueue(2),
+        Action::CreateQueue(1),
+        Action::CreateQueue(3),
+        Action::CreateQueue(5),
+        Action::Fill { queue: 3, moments: 0, how: How::Sync },
+        Action::Churn { queue: 0, rounds: 1, how: How::Sync },
+        Action::Receive { queue: 3 },
+        Action::SendUrgent { queue: 0, bytes: 0, how: How::Sync },
+        Action::SendLater { queue: 0, bytes: 115, how: How::Sync },
+        Action::Publish { topic: 0, messages: 1, bytes: 121, how: How::Sync },
+        Action::PowerCutIn(3),
+        Action::LeasesEnd,
+    ];
+    simulated(10307969976505901306, &actions, Durability::Sync, IoMode::Auto, false);
+}
