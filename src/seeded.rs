@@ -69,7 +69,7 @@ mod switch {
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease,
         LeaseEndIsNotCounted,
         ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,
-        SweepTakesTheLiving, SweepTakesLeasedMessages, SweptLettersAreNotAcked,
+        SweepTakesTheLiving, SweepTakesLeasedMessages, SweptLettersAreNotAcked, SweepLeavesTheOthers,
         LettersKeepTheirOldLife, LifeGoesOnWhenRedriven,
         FullQueueDropsTheLivingFirst, ChangedLivesAreNotLookedAt,
         SetClockIsNotCommitted, SkewIsReadAsTheLatest, DelaysFollowTheClock, TwoConsumersAreActive,

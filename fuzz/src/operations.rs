@@ -1,5 +1,7 @@
 //! Any operations, with failing calls, kills and power cuts, against the model.
 
+use std::time::Duration;
+
 use posthouse::{Durability, IoMode, sim::SimDisk};
 
 use super::{
@@ -30,12 +32,35 @@ pub fn run(settings: u8, mut input: Input<'_>) {
     while !input.is_empty() && actions.len() < ACTIONS_MOST {
         actions.push(action(&mut input));
     }
-    let world = Simulated { disk, options: small_options().durability(durability).io(io) };
+    let mut options = small_options().durability(durability).io(io);
+    if set(3) {
+        // The engine syncs no commit by itself, as time passes.
+        options = options.sync_interval(Duration::from_secs(3600));
+    }
+    let world = Simulated { disk, options };
     Driver::new(&world, durability == Durability::Sync).run(&actions);
 }
 
+/// Actions that came later have bytes that were none of the actions in the corpus.
 fn action(input: &mut Input<'_>) -> Action {
-    match input.byte() % 72 {
+    match input.byte() {
+        240 => Action::Rest,
+        241 => Action::TimePasses,
+        245 => {
+            let (queue, bytes) = (name(input), input.size());
+            Action::SendBrief { queue, bytes, how: how(input) }
+        }
+        251 => Action::Live(name(input), input.byte()),
+        253 => {
+            let (topic, bytes) = (name(input), input.size());
+            Action::PublishBrief { topic, bytes, how: how(input) }
+        }
+        byte => first_action(byte % 72, input),
+    }
+}
+
+fn first_action(number: u8, input: &mut Input<'_>) -> Action {
+    match number {
         0 => Action::CreateQueue(name(input)),
         1 => Action::DeleteQueue(name(input)),
         2 => Action::CreateTopic(name(input)),

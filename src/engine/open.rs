@@ -2,6 +2,8 @@
 
 use std::{io, path::Path, sync::Arc};
 
+#[cfg(feature = "sim")]
+use crate::engine::commit::alone::Working;
 use crate::{
     config::Config,
     disk::{Disk, Lock},
@@ -73,6 +75,8 @@ impl Engine {
     /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if the sync fails.
     pub fn sync(&self) -> Result<()> {
+        drop(self.committer().lock_open("sync")?);
+        self.committer().work_alone();
         let tail = self.committer().lock_open("sync")?.store.journal.tail();
         self.committer().sync_to(tail)
     }
@@ -141,6 +145,7 @@ impl Engine {
     pub fn checkpoint(&self) -> Result<()> {
         let committer = self.committer();
         drop(committer.lock_open("checkpoint")?);
+        committer.work_alone();
         committer.sweep(None);
         committer.checkpoint(Extent::All, Urgency::Freeing)
     }
@@ -227,4 +232,12 @@ pub fn rest(engine: &Engine) -> Result<()> {
     let committer = engine.committer();
     let tail = committer.lock_open("idle checkpoint")?.store.journal.tail();
     threads::idle_round(committer, tail)
+}
+
+/// Makes calls that leave undone what has become due in time, on a simulated disk. So they show a store as a crash has left
+/// it.
+#[cfg(feature = "sim")]
+pub fn still<T>(calls: impl FnOnce() -> T) -> T {
+    let _working = Working::begin();
+    calls()
 }

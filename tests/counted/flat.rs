@@ -117,6 +117,29 @@ fn a_checkpoint_after_one_commit_of_a_group_does_not_grow_with_the_others() {
     });
 }
 
+/// On the simulated disk, a call does what the engine's threads do in time.
+#[test]
+fn a_call_that_has_what_expired_leave_does_not_grow_with_the_queues_whose_messages_live() {
+    assert_flat(|crowd| {
+        let life = std::time::Duration::from_secs(1);
+        let queues = crowd.engine.queues().unwrap();
+        for (n, name) in queues.iter().enumerate() {
+            let queue = crowd.engine.queue(name).open().unwrap();
+            let life = if n < 3 { life } else { 1000 * life };
+            queue.send(Message::new("brief").expire_after(life)).unwrap();
+        }
+        let before = crowd.count(|| _ = crowd.queue.depth().unwrap());
+        assert!(before.steps <= 8 && before.calls == 0, "nothing has expired: {before:?}");
+        crowd.disk.advance(life);
+        let swept = crowd.count(|| _ = crowd.queue.depth().unwrap());
+        let expired =
+            |name: &String| crowd.engine.queue(name).open().unwrap().stats().unwrap().expired;
+        assert_eq!(queues.iter().map(expired).sum::<u64>(), 3);
+        assert!(swept.steps > before.steps, "{before:?}, {swept:?}");
+        swept
+    });
+}
+
 #[test]
 fn deleting_one_queue_does_not_grow_with_the_others() {
     assert_flat(|crowd| {

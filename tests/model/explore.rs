@@ -4,6 +4,7 @@ use std::{
     any::Any,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use posthouse::{Durability, IoMode, sim::SimDisk};
@@ -19,6 +20,9 @@ use super::{
     oracle::{Effort, Oracle},
     small_options,
 };
+
+/// The longest interval between two syncs.
+const SYNC_MAX: Duration = Duration::from_secs(3600);
 
 /// How much was examined.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +90,10 @@ impl Case {
         if self.seed.is_multiple_of(2) {
             // All messages are encoded before the core is locked, as those of large calls are.
             options = options.batch_messages(1);
+        }
+        if self.seed % 4 < 2 {
+            // The engine syncs no commit by itself, as time passes.
+            options = options.sync_interval(SYNC_MAX);
         }
         let oracle = Oracle::new(options.clone(), self.effort.clone(), self.seed);
         let world = Simulated { disk, options };

@@ -10,16 +10,12 @@
 //! 6. Injected damage is a typed error that names a file, or has no consequence.
 //! 7. After a checkpoint every file is referred to.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeSet,
-    rc::Rc,
-};
+use std::cell::{Cell, RefCell};
 
-use posthouse::{Durability, Engine, ErrorKind, Offset, Options, Queue, sim::SimDisk};
+use posthouse::{Durability, Engine, ErrorKind, Offset, Options, sim::SimDisk};
 
 use super::{
-    driver::sweep::after_sweep,
+    driver::history::{History, after_sweep},
     state::{BOUNDED, Entry, MESSAGES_MAX, Msg, QueueState, REFUSING, State, dump, look},
 };
 
@@ -59,10 +55,11 @@ impl Clock {
     fn may_be_over(self, entry: &Entry) -> bool {
         entry.end().is_some_and(|end| self.is_lost || end <= self.now)
     }
-}
 
-/// The states that a crash may lead to.
-pub type Candidates<'a> = &'a [Rc<State>];
+    fn is_over(self, entry: &Entry) -> bool {
+        entry.end().is_some_and(|end| !self.is_lost && end <= self.before)
+    }
+}
 
 impl Oracle {
     pub fn new(options: Options, effort: Effort, seed: u64) -> Oracle {
@@ -100,7 +97,7 @@ impl Oracle {
     pub fn examine(
         &self,
         moment: &SimDisk,
-        all: Candidates<'_>,
+        all: &History,
         floor_and_proven: (usize, usize),
         clock: Clock,
     ) {
@@ -127,17 +124,16 @@ impl Oracle {
     fn examine_survivor(
         &self,
         disk: &SimDisk,
-        all: Candidates<'_>,
+        all: &History,
         (floor, proven): (usize, usize),
         clock: Clock,
     ) {
         let found = self.recover(&disk.fork(1));
-        let candidates = &all[floor..];
         // The model's own state knows when lives end.
-        let Some(known) = candidates.iter().find(|state| ***state == found) else {
-            panic!("{}", unexpected(&found, candidates));
+        let Some(known) = all.find(&found, floor) else {
+            panic!("{}", all.unexpected(&found, floor));
         };
-        let found = State::clone(known);
+        let found = State::clone(&known);
         if self.effort.damage_one_in > 0 && self.below(self.effort.damage_one_in) == 0 {
             self.damage(&disk.fork(1), all, proven);
         }
@@ -156,6 +152,7 @@ impl Oracle {
         disk.power_cut_with(&mut |_| 0);
         drop((held, engine));
         let engine = self.open(disk);
+        let found = self.sweep(&engine, disk, &found, clock);
         let more = add_to_all(&engine, &found, clock);
         disk.power_cut_with(&mut |_| 0);
         drop(engine);
@@ -165,9 +162,21 @@ impl Oracle {
         disk.power_cut_with(&mut |_| 0);
         drop(engine);
         let again = self.recover(disk);
-        // The checkpoint has taken what was over.
-        let more = after_sweep(&more, &again, |entry| clock.may_be_over(entry), clock.now);
         assert!(again == more, "with new commits: {}", differ(&again, &more));
+    }
+
+    /// The first call has what is over leave. Returns what is left.
+    fn sweep(&self, engine: &Engine, disk: &SimDisk, found: &State, clock: Clock) -> State {
+        engine.sync().unwrap_or_else(|error| panic!("no sync: {error}"));
+        let seen = self.recover(&disk.fork(1));
+        let left = after_sweep(found, &seen, |entry| clock.may_be_over(entry), clock.now);
+        assert!(seen == left, "after a sweep: {}", differ(&seen, &left));
+        let queues = left.queues.values().map(|it| &it.unacked);
+        let subscriptions = left.topics.values().flat_map(|it| it.subscriptions.values());
+        let stays = queues.chain(subscriptions.map(|it| &it.unacked)).flat_map(|it| it.values());
+        let stays = stays.filter(|entry| clock.is_over(entry)).collect::<Vec<_>>();
+        assert!(stays.is_empty(), "these are over, and stay: {stays:?}");
+        left
     }
 
     /// After a checkpoint no file from before it is left, and all files that are left verify.
@@ -182,7 +191,7 @@ impl Oracle {
     }
 
     /// Spoils one file.
-    fn damage(&self, disk: &SimDisk, all: Candidates<'_>, proven: usize) {
+    fn damage(&self, disk: &SimDisk, all: &History, proven: usize) {
         let files: Vec<_> =
             disk.files().into_iter().filter(|path| !path.ends_with("LOCK")).collect();
         let pick = |n: usize| self.below(n as u64) as usize;
@@ -216,9 +225,10 @@ impl Oracle {
             Ok(state) => {
                 // Damage to the last frames looks like a torn tail. An earlier state is a right answer then;
                 // a state that never was is not. One flipped bit damages one frame.
-                let all = if what == 2 { &all[proven..] } else { all };
-                let honest = all.iter().any(|it| **it == state);
-                assert!(honest, "{path:?} was damaged ({what}): {}", unexpected(&state, all));
+                let from = if what == 2 { proven } else { 0 };
+                let honest = all.find(&state, from).is_some();
+                let unexpected = || all.unexpected(&state, from);
+                assert!(honest, "{path:?} was damaged ({what}): {}", unexpected());
             }
             Err(error) => {
                 let kind = error.kind();
@@ -241,7 +251,7 @@ fn add_to_all(engine: &Engine, found: &State, clock: Clock) -> State {
             let is_full = [BOUNDED, REFUSING].contains(&&**name)
                 && queue.unacked.len() as u64 >= MESSAGES_MAX;
             let sent = handle.send(message.message());
-            if is_full && !make_room(&handle, name, queue, &sent, clock)? {
+            if is_full && !make_room(name, queue, &sent) {
                 continue;
             }
             assert_eq!(sent?.0, queue.next);
@@ -263,44 +273,18 @@ fn add_to_all(engine: &Engine, found: &State, clock: Clock) -> State {
     state
 }
 
-/// A message was sent to a full queue: first that leaves it which is over, then the oldest message of the lowest priority, if
-/// the queue drops any. Returns whether the new message had room.
-fn make_room(
-    handle: &Queue,
-    name: &str,
-    queue: &mut QueueState,
-    sent: &posthouse::Result<Offset>,
-    clock: Clock,
-) -> posthouse::Result<bool> {
-    let there: BTreeSet<u64> =
-        handle.browse()?.map(|it| Ok(it?.offset().0)).collect::<posthouse::Result<_>>()?;
-    let over = |entry: &Entry| entry.end().is_some_and(|end| end <= clock.before);
-    let must_leave = !clock.is_lost && queue.unacked.values().any(over);
-    let before = queue.unacked.len();
-    queue.unacked.retain(|n, entry| there.contains(n) || !clock.may_be_over(entry));
-    let has_room = queue.unacked.len() < before;
-    assert!(has_room || !must_leave, "{name} is full of messages that are over");
-    let is_refused = sent.as_ref().is_err_and(|it| it.kind() == ErrorKind::QueueFull);
+/// A message was sent to a full queue: the oldest message of the lowest priority leaves it, if the queue drops any. Returns
+/// whether the new message had room.
+fn make_room(name: &str, queue: &mut QueueState, sent: &posthouse::Result<Offset>) -> bool {
     if name == REFUSING {
-        assert_eq!(is_refused, !has_room, "{name} is full");
-        return Ok(has_room);
+        let is_refused = sent.as_ref().is_err_and(|it| it.kind() == ErrorKind::QueueFull);
+        assert!(is_refused, "{name} is full");
+        return false;
     }
-    if !has_room {
-        let oldest = queue.unacked.iter().min_by_key(|(n, it)| (it.msg.priority, **n));
-        let oldest = *oldest.expect("it is full").0;
-        queue.unacked.remove(&oldest);
-    }
-    Ok(true)
-}
-
-fn unexpected(found: &State, candidates: Candidates<'_>) -> String {
-    let count = candidates.len();
-    format!(
-        "recovered a state that is none of the {count} that it may be\nfound: {found:#?}\n\
-         first: {:#?}\nlast: {:#?}",
-        candidates[0],
-        candidates[count - 1]
-    )
+    let oldest = queue.unacked.iter().min_by_key(|(n, it)| (it.msg.priority, **n));
+    let oldest = *oldest.expect("it is full").0;
+    queue.unacked.remove(&oldest);
+    true
 }
 
 fn differ(found: &State, expected: &State) -> String {

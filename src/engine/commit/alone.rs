@@ -1,14 +1,19 @@
-//! What the flusher's thread does in time, done by calls: an engine on the simulated disk has no threads.
+//! What the engine's threads do in time, done by calls: an engine on the simulated disk has no threads.
 //!
-//! Each call that commits or looks at messages does it first, for all queues and subscriptions. The timers are in their
-//! order, so that takes time for what is due, and not for what is there.
+//! Each call that commits or looks at messages does it first, for all queues and subscriptions, in the order of the
+//! flusher's duties. Timers and the ends of lives are in their order, so that takes time for what is due, and not for what
+//! is there. The call does not depend on the outcome: as with threads, what fails is tried again later, and only a sync that
+//! fails poisons.
 
 use std::{cell::Cell, time::Duration};
 
 use super::{committer::Committer, threads};
 use crate::{
     config::Durability,
-    engine::{core::expiry::EXPIRED_AT_ONCE, runtime::signals::Timer},
+    engine::{
+        core::{effects::HeldBack, expiry::EXPIRED_AT_ONCE},
+        runtime::{signals::Timer, wait::wake_task},
+    },
 };
 
 const OPERATION: &str = "timer";
@@ -21,10 +26,12 @@ thread_local! {
 }
 
 /// Marks a thread that does this work. What it calls does not begin the same work.
-struct Working;
+#[derive(Debug)]
+pub struct Working;
 
 impl Working {
-    fn begin() -> Option<Working> {
+    /// `None` if this thread works already. It makes no `Working` then: the drop of that would end the work.
+    pub fn begin() -> Option<Working> {
         if IS_WORKING.replace(true) { None } else { Some(Working) }
     }
 }
@@ -36,7 +43,7 @@ impl Drop for Working {
 }
 
 impl Committer {
-    /// Without the flusher's thread, does what is due.
+    /// Without the engine's threads, does what is due.
     #[inline]
     pub fn work_alone(&self) {
         if !self.flusher.has_thread() {
@@ -46,17 +53,37 @@ impl Committer {
 
     #[cold]
     fn do_what_is_due(&self) {
+        // The call that works goes on with it.
+        let Some(_working) = Working::begin() else { return };
         let now = self.elapsed();
-        let Some(first) = self.flusher.take_due(now) else { return };
-        let Some(_working) = Working::begin() else {
-            // The call that works goes on with it.
-            self.flusher.set_timer(first);
-            return;
-        };
-        let mut next = Some(first);
-        while let Some(timer) = next {
+        if self.flusher.take_sync(now) {
+            threads::flush_all(self);
+        }
+        self.look_at_clock();
+        if let Some(position) = self.flusher.take_mark(now) {
+            threads::mark(self, position);
+        }
+        let has_moved = self.run_timers(now);
+        let has_swept = self.sweep_alone(now);
+        if (has_moved || has_swept) && self.config.durability == Durability::Sync {
+            // Consumers see a letter once it is durable.
+            threads::flush_all(self);
+        }
+        // Wakers are code of the application.
+        while !HeldBack::is_here()
+            && let Some(sleeper) = self.flusher.take_sleeper(now)
+        {
+            wake_task(sleeper);
+        }
+    }
+
+    /// Runs the timers that are due. Returns whether it has moved messages to the dead letters.
+    fn run_timers(&self, now: Duration) -> bool {
+        let Some(mut timer) = self.flusher.take_timer(now) else { return false };
+        loop {
             self.run_timer(timer, now);
-            next = self.flusher.take_due(now);
+            let Some(next) = self.flusher.take_timer(now) else { break };
+            timer = next;
         }
         let core = self.lock(OPERATION);
         let core = if core.has_failures() { self.count_failures(OPERATION, core) } else { core };
@@ -64,11 +91,8 @@ impl Committer {
         drop(core);
         if has_exhausted {
             self.move_exhausted(usize::MAX);
-            if self.config.durability == Durability::Sync {
-                // Consumers see a letter once it is durable.
-                threads::flush_all(self);
-            }
         }
+        has_exhausted
     }
 
     /// Ends leases of a cursor that run out, and releases its messages that come due: one slice. If there is more, the timer
@@ -90,5 +114,27 @@ impl Committer {
         if wants_check {
             self.check_oldest(cursor);
         }
+    }
+
+    /// Has all messages leave that have expired, and makes the checkpoint that this asks for. Returns whether it has
+    /// committed.
+    fn sweep_alone(&self, now: Duration) -> bool {
+        let tail = {
+            let core = self.lock(OPERATION);
+            if !core.has_expired(now) {
+                return false;
+            }
+            core.store.journal.tail()
+        };
+        // Like the checkpointer's thread, this waits for no other thread that looks at a log.
+        self.sweep(Some(&|| false));
+        let core = self.lock(OPERATION);
+        let (has_swept, wants_checkpointer) =
+            (core.store.journal.tail() != tail, core.wants_checkpointer());
+        drop(core);
+        if has_swept && wants_checkpointer {
+            let _ = threads::checkpoint_round(self);
+        }
+        has_swept
     }
 }

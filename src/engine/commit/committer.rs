@@ -193,6 +193,11 @@ impl Committer {
         self.flusher.sync_soon(|| self.elapsed());
     }
 
+    /// Asks the flusher to sync everything at once.
+    pub fn sync_at_once(&self) {
+        self.flusher.sync_at_once(|| self.elapsed());
+    }
+
     /// Stops all use of the engine, after an error that leaves the state of the disk unknown.
     pub fn poison(&self, error: &Error) {
         self.syncs.poison(error);

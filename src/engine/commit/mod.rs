@@ -3,7 +3,7 @@
 //! `transact.rs` commits, `sync.rs` and `group_commit.rs` make commits durable, and `checkpoint.rs` makes
 //! space. The engine's threads, its poison and its shutdown are here, too.
 
-mod alone;
+pub mod alone;
 pub mod append;
 pub mod asking;
 pub mod batch;

@@ -1,8 +1,8 @@
 //! Drops messages whose lives are over, or moves them to the dead letters, whether somebody receives or not.
 //!
 //! The checkpointer's thread does it before its checkpoints, and when a life may have ended. A sender does it for a queue
-//! that has no room, for a few slices. Without threads, the calls that do their work do it. `core/slices.rs` says which messages to read. Several threads
-//! that look at one log share the look: each takes a slice of it, and the others wait for that slice.
+//! that has no room, for a few slices. Without threads, calls do it (`alone.rs`). `core/slices.rs` says which messages to
+//! read. Several threads that look at one log share the look: each takes a slice of it, and the others wait for that slice.
 
 use std::{cell::Cell, mem, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
         walk::WalkOf,
     },
     error::{Error, ErrorKind, Result},
-    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    ids::{LogId, Lsn, Offset, Timestamp},
     journal::Urgency,
     store::{Extent, Loaded, Located, Refused, Shortage, Stored, Together},
 };
@@ -89,9 +89,12 @@ impl Committer {
                 break;
             };
             drop(core);
+            if last.is_some() && seeded!(SweepLeavesTheOthers) {
+                break;
+            }
             last = Some(due);
             // Damage and failures keep only the messages that they are about.
-            let is_broken_off = self.sweep_log(due.2, None, &sweep);
+            let is_broken_off = self.sweep_log(due.2, &sweep);
             if is_broken_off.unwrap_or(false) {
                 return false;
             }
@@ -122,12 +125,6 @@ impl Committer {
         }
     }
 
-    /// Looks at the messages of one cursor.
-    pub fn sweep_cursor(&self, cursor: CursorId, log: LogId) {
-        // It fails only if the engine is closed: the caller finds that.
-        let _ = self.sweep_log(log, Some(cursor), &self.begin_sweep(None));
-    }
-
     /// Looks at messages until some have left, so that a full queue has room, or for `most` steps. `left` is the time that
     /// the caller has. Returns the steps that it took: one at least. Either messages leave, or what cannot leave now is
     /// looked at again later. So a caller that tries again finds an end.
@@ -139,11 +136,11 @@ impl Committer {
     ) -> Result<u64> {
         let (now, mut steps) = (self.even(), 0);
         loop {
-            let turn = self.lock_open(OPERATION)?.take_turn(log, None, now);
+            let turn = self.lock_open(OPERATION)?.take_turn(log, now);
             let mut has_gone = false;
             match turn {
                 Turn::Read(slice) => {
-                    let swept = self.sweep_slice(slice, None)?;
+                    let swept = self.sweep_slice(slice)?;
                     has_gone = swept.has_gone;
                     steps += swept.steps.max(STEPS_MIN);
                 }
@@ -165,13 +162,13 @@ impl Committer {
         }
     }
 
-    /// Looks at the messages of a log, for all its cursors or for one. Returns whether it was broken off.
-    fn sweep_log(&self, log: LogId, only: Option<CursorId>, sweep: &Sweep<'_>) -> Result<bool> {
+    /// Looks at the messages of a log, for all its cursors. Returns whether it was broken off.
+    fn sweep_log(&self, log: LogId, sweep: &Sweep<'_>) -> Result<bool> {
         loop {
-            let turn = self.lock_open(OPERATION)?.take_turn(log, only, sweep.now);
+            let turn = self.lock_open(OPERATION)?.take_turn(log, sweep.now);
             match turn {
                 Turn::Read(slice) => {
-                    self.sweep_slice(slice, only)?;
+                    self.sweep_slice(slice)?;
                     self.shorten_after_letters(sweep);
                 }
                 Turn::GoOn => {
@@ -192,7 +189,7 @@ impl Committer {
 
     /// Reads messages, and has those leave whose lives are over. No code of the application runs meanwhile: others wait for
     /// the slice.
-    fn sweep_slice(&self, slice: Slice, only: Option<CursorId>) -> Result<Swept> {
+    fn sweep_slice(&self, slice: Slice) -> Result<Swept> {
         let _held_back = HeldBack::begin(&self.flusher);
         let of = slice.of;
         let (slice, seen) = (Some(slice), Seen::default());
@@ -202,7 +199,7 @@ impl Committer {
         let (has_gone, steps) = (!reading.seen.gone.is_empty(), reading.steps);
         drop(reading);
         if swept.is_err() {
-            self.lock_open(OPERATION)?.give_up_walk(&of, only);
+            self.lock_open(OPERATION)?.give_up_walk(&of);
         }
         Ok(Swept { has_gone, steps })
     }

@@ -89,7 +89,7 @@ pub(super) fn flush_all(committer: &Committer) {
 }
 
 /// Writes a watermark frame, if there were no commits since a sync up to a position.
-fn mark(committer: &Committer, position: Lsn) {
+pub(super) fn mark(committer: &Committer, position: Lsn) {
     let mut core = committer.lock("watermark");
     let journal = &mut core.store.journal;
     if !journal.wants_mark() {
@@ -209,7 +209,7 @@ pub fn idle_round(committer: &Committer, tail: Lsn) -> Result<()> {
 }
 
 /// Looks at messages whose lives may be over. So what has expired leaves the store though nobody receives, and is not
-/// moved into segments. Without a thread, the calls that look at a queue do it: see `Consumer::lock_current`.
+/// moved into segments. Without a thread, calls have done it before: see `alone.rs`.
 fn sweep(committer: &Committer, must: bool) {
     let lock = || committer.lock("drop expired messages");
     if committer.checkpointer.has_thread()

@@ -38,7 +38,7 @@ pub struct Ticket<T> {
 
 impl<T> Ticket<T> {
     pub(crate) fn new(engine: &Engine, (value, receipt): (T, Receipt)) -> Ticket<T> {
-        engine.committer().flusher.sync_at_once();
+        engine.committer().sync_at_once();
         engine.committer().pay();
         Ticket { engine: engine.clone(), value: Some(value), receipt, waiting: None }
     }
@@ -133,7 +133,7 @@ impl<T: Unpin> Future for Ticket<T> {
                 // A sync that ended before the wait began did not wake this task: check once more.
                 None => {
                     this.waiting = Some(committer.syncs.listen());
-                    committer.flusher.sync_at_once();
+                    committer.sync_at_once();
                 }
                 Some(waiting) => match waiting.poll(context) {
                     Poll::Ready(()) => this.waiting = None,

@@ -127,7 +127,7 @@ impl Consumer {
         if self.committer().flusher.has_thread() {
             self.committer().lock_open(operation)
         } else {
-            Ok(self.lock_released(operation)?.0)
+            Ok(self.lock_current(operation)?.0)
         }
     }
 

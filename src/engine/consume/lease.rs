@@ -149,24 +149,10 @@ impl Consumer {
     }
 
     /// Locks the core and brings a cursor up to date: ends leases that have run out, counts their failures,
-    /// brings back spilled messages and releases due ones. Without the engine's threads, messages whose lives are over
-    /// leave, too.
+    /// brings back spilled messages and releases due ones. Without the engine's threads, it does first what is due for all
+    /// cursors.
     #[inline(always)]
     pub fn lock_current(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
-        let (core, elapsed) = self.lock_released(operation)?;
-        let committer = self.committer();
-        if committer.checkpointer.has_thread() || !core.may_have_expired(self.log(), elapsed) {
-            return Ok((core, elapsed));
-        }
-        drop(core);
-        committer.sweep_cursor(self.cursor(), self.log());
-        Ok((committer.lock_open(operation)?, committer.elapsed()))
-    }
-
-    /// As [`lock_current`](Consumer::lock_current), for callers that look at the messages. None leaves because its life
-    /// is over.
-    #[inline(always)]
-    pub fn lock_released(&self, operation: &'static str) -> Result<(CoreGuard<'_>, Duration)> {
         let committer = self.committer();
         let core = committer.lock_open(operation)?;
         let elapsed = committer.elapsed();
@@ -184,7 +170,7 @@ impl Consumer {
         mut elapsed: Duration,
     ) -> Result<(CoreGuard<'a>, Duration)> {
         let (cursor, committer) = (self.cursor(), self.committer());
-        if !committer.flusher.has_thread() || core.doubts_clock() {
+        if core.doubts_clock() {
             core.look_at_clock(committer.now());
         }
         if !committer.flusher.has_thread() {

@@ -173,6 +173,11 @@ impl<'a> HeldBack<'a> {
         HeldBack { signal, is_nested, _thread: PhantomData }
     }
 
+    /// Whether this thread holds effects back.
+    pub fn is_here() -> bool {
+        HELD_BACK.try_with(|held| held.borrow().is_some()).unwrap_or(true)
+    }
+
     /// Keeps the effects if this thread holds effects back. Otherwise returns them. A thread that ends holds
     /// nothing back: its thread-local values, among them handles of the application, are dropped one by one.
     fn hold(effects: Effects) -> Option<Effects> {

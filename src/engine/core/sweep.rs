@@ -67,8 +67,7 @@ impl Core {
     /// does not rest.
     pub fn begin_sweep(&mut self, now: Duration, must: bool) -> bool {
         let may = must || self.lives.swept.is_none_or(|swept| now >= swept + REST);
-        let even = self.even(now);
-        let is_due = may && self.store.first_end().is_some_and(|(end, _)| end <= even);
+        let is_due = may && self.has_expired(now);
         if is_due {
             (self.lives.armed, self.lives.swept) = (None, Some(now));
         } else {
@@ -95,17 +94,21 @@ impl Core {
         self.store.next_end(log).is_some_and(|end| end <= self.even(elapsed))
     }
 
-    /// Takes the next turn of the look at a log, or of a look at a single cursor of it.
-    pub fn take_turn(&mut self, log: LogId, only: Option<CursorId>, now: Timestamp) -> Turn {
-        let turn = only.map(|cursor| (cursor, 0)).or_else(|| self.whose_turn(log));
-        let Some((cursor, look)) = turn else { return Turn::End };
+    /// Whether any life may be over.
+    pub fn has_expired(&self, elapsed: Duration) -> bool {
+        self.store.first_end().is_some_and(|(end, _)| end <= self.even(elapsed))
+    }
+
+    /// Takes the next turn of the look at a log.
+    pub fn take_turn(&mut self, log: LogId, now: Timestamp) -> Turn {
+        let Some((cursor, look)) = self.whose_turn(log) else { return Turn::End };
         if let Some(walk) = self.lives.walks.get(&cursor).filter(|walk| walk.is_busy) {
             return Turn::Busy(walk.watch.begin());
         }
         // A walk that began before the look at the log does not know what came since.
         let begun = self.lives.walks.remove(&cursor).filter(|walk| walk.look >= look);
         let begun = begun.or_else(|| self.begin_walk((cursor, log), look, now));
-        let Some(mut walk) = begun else { return self.end_walk(log, only, cursor, None) };
+        let Some(mut walk) = begun else { return self.end_walk(log, cursor, None) };
         match self.next_slice(&mut walk, now) {
             Ok(Step::Read(slice)) => {
                 walk.is_busy = true;
@@ -116,9 +119,9 @@ impl Core {
                 self.lives.walks.insert(cursor, walk);
                 Turn::GoOn
             }
-            Ok(Step::End(next)) => self.end_walk(log, only, cursor, next),
+            Ok(Step::End(next)) => self.end_walk(log, cursor, next),
             // The cursor or the log was deleted.
-            Err(_) => self.end_walk(log, only, cursor, None),
+            Err(_) => self.end_walk(log, cursor, None),
         }
     }
 
@@ -138,17 +141,8 @@ impl Core {
     }
 
     /// Notes that the walk of a cursor is over. `next` is the time before which no other life is over.
-    fn end_walk(
-        &mut self,
-        log: LogId,
-        only: Option<CursorId>,
-        cursor: CursorId,
-        next: Option<Timestamp>,
-    ) -> Turn {
+    fn end_walk(&mut self, log: LogId, cursor: CursorId, next: Option<Timestamp>) -> Turn {
         let Entry::Occupied(mut begun) = self.lives.begun.entry(log) else { return Turn::End };
-        if only.is_some() {
-            return Turn::End;
-        }
         let look = begun.get_mut();
         match look.left.front() == Some(&cursor) {
             true => _ = look.left.pop_front(),
@@ -166,9 +160,9 @@ impl Core {
     }
 
     /// Ends the walk of a cursor because messages could not leave. They are looked at again later.
-    pub fn give_up_walk(&mut self, of: &WalkOf, only: Option<CursorId>) {
+    pub fn give_up_walk(&mut self, of: &WalkOf) {
         self.lives.walks.remove(&of.cursor);
-        self.end_walk(of.log, only, of.cursor, Some(of.again()));
+        self.end_walk(of.log, of.cursor, Some(of.again()));
     }
 
     /// Breaks a look at a log off. It goes on later: where it was, but with another cursor, and after the other logs.

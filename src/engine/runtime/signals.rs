@@ -66,10 +66,23 @@ struct Agenda {
 /// noticed by then.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Without a thread, a sync that was to come at once comes so much later.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// The timers take up no more than so many places, or eight times as many as there are.
 const PLACES_KEPT: usize = 1024;
 
 impl Agenda {
+    fn take_timer(&mut self, now: Duration) -> Option<Timer> {
+        let is_due = self.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now);
+        if is_due { self.pop_timer() } else { None }
+    }
+
+    fn take_sleeper(&mut self, now: Duration) -> Option<Waker> {
+        let sleeper = self.sleepers.first_entry()?;
+        (sleeper.key().0 <= now).then(|| sleeper.remove())
+    }
+
     fn pop_timer(&mut self) -> Option<Timer> {
         let popped = self.timers.pop();
         if self.timers.capacity() > PLACES_KEPT.max(8 * self.timers.len()) {
@@ -136,7 +149,7 @@ impl FlusherSignal {
     pub fn sync_soon(&self, elapsed: impl FnOnce() -> Duration) {
         // The flusher clears the flag before it begins a sync. So that sync covers every commit that finds the
         // flag set.
-        if self.has_thread && !self.is_scheduled.load(Ordering::Relaxed) {
+        if !self.is_scheduled.load(Ordering::Relaxed) {
             self.is_scheduled.store(true, Ordering::Relaxed);
             let at = elapsed() + self.interval;
             self.agenda.lock().flush_at.get_or_insert(at);
@@ -144,16 +157,24 @@ impl FlusherSignal {
         }
     }
 
-    /// Asks for a sync of everything at once.
-    pub fn sync_at_once(&self) {
-        if self.has_thread && !self.is_urgent.load(Ordering::Relaxed) {
-            self.is_urgent.store(true, Ordering::Relaxed);
-            self.agenda.lock().urgent = true;
-            self.changed.notify_one();
+    /// Asks for a sync of everything at once. Without a thread, it is due as soon as the clock has moved.
+    pub fn sync_at_once(&self, elapsed: impl FnOnce() -> Duration) {
+        if self.is_urgent.load(Ordering::Relaxed) {
+            return;
         }
+        self.is_urgent.store(true, Ordering::Relaxed);
+        let mut agenda = self.agenda.lock();
+        if self.has_thread {
+            agenda.urgent = true;
+        } else {
+            let soon = elapsed() + AT_ONCE;
+            agenda.flush_at = Some(agenda.flush_at.map_or(soon, |at| at.min(soon)));
+        }
+        drop(agenda);
+        self.changed.notify_one();
     }
 
-    /// Sets a timer. Without a thread, calls take it when it is [due](FlusherSignal::take_due).
+    /// Sets a timer.
     pub fn set_timer(&self, timer: Timer) {
         self.plan(timer.at, |agenda| agenda.timers.push(Reverse(timer)));
     }
@@ -169,14 +190,44 @@ impl FlusherSignal {
         }
     }
 
-    /// Takes the first timer that is due.
-    pub fn take_due(&self, now: Duration) -> Option<Timer> {
-        let mut agenda = self.agenda.lock();
-        let is_due = agenda.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now);
-        if is_due { agenda.pop_timer() } else { None }
+    /// Takes the first timer that is due. Without a thread, calls take what is due.
+    pub fn take_timer(&self, now: Duration) -> Option<Timer> {
+        self.agenda.lock().take_timer(now)
     }
 
-    /// Has the lives of messages looked at.
+    /// Whether a sync is due. The caller makes it.
+    pub fn take_sync(&self, now: Duration) -> bool {
+        self.take_sync_of(&mut self.agenda.lock(), now)
+    }
+
+    fn take_sync_of(&self, agenda: &mut Agenda, now: Duration) -> bool {
+        let is_due = agenda.urgent || agenda.flush_at.is_some_and(|at| at <= now);
+        if is_due {
+            agenda.urgent = false;
+            agenda.flush_at = None;
+            self.is_urgent.store(false, Ordering::Relaxed);
+            self.is_scheduled.store(false, Ordering::Relaxed);
+        }
+        is_due
+    }
+
+    /// Takes the watermark frame that is due: its position.
+    pub fn take_mark(&self, now: Duration) -> Option<Lsn> {
+        self.take_mark_of(&mut self.agenda.lock(), now)
+    }
+
+    fn take_mark_of(&self, agenda: &mut Agenda, now: Duration) -> Option<Lsn> {
+        let (_, position) = agenda.mark_at.take_if(|(at, _)| *at <= now)?;
+        self.is_marking.store(false, Ordering::Relaxed);
+        Some(position)
+    }
+
+    /// Takes a task whose sleep is over.
+    pub fn take_sleeper(&self, now: Duration) -> Option<Waker> {
+        self.agenda.lock().take_sleeper(now)
+    }
+
+    /// Has the lives of messages looked at. Without a thread, each call asks the store whether it is time.
     pub fn sweep_at(&self, at: Duration) {
         if self.has_thread {
             self.plan(at, |agenda| {
@@ -224,7 +275,7 @@ impl FlusherSignal {
     #[inline]
     pub fn mark_later(&self, elapsed: impl FnOnce() -> Duration, position: Lsn) {
         // The flusher clears the flag before it looks at the journal. So it sees each sync that finds the flag set.
-        if self.has_thread && !self.is_marking.load(Ordering::Relaxed) {
+        if !self.is_marking.load(Ordering::Relaxed) {
             self.is_marking.store(true, Ordering::Relaxed);
             let at = elapsed() + self.interval.min(MARK_MAX);
             self.agenda.lock().mark_at.get_or_insert((at, position));
@@ -254,34 +305,24 @@ impl FlusherSignal {
             if let Some(relay) = agenda.relays.pop() {
                 return Duty::Rouse(relay);
             }
-            if agenda.urgent || agenda.flush_at.is_some_and(|at| at <= now) {
-                agenda.urgent = false;
-                agenda.flush_at = None;
-                self.is_urgent.store(false, Ordering::Relaxed);
-                self.is_scheduled.store(false, Ordering::Relaxed);
+            if self.take_sync_of(&mut agenda, now) {
                 return Duty::Sync;
             }
             if agenda.next_look().is_some_and(|at| at <= now) {
                 agenda.looked_at = now;
                 return Duty::Look;
             }
-            if let Some((_, position)) = agenda.mark_at.take_if(|(at, _)| *at <= now) {
-                self.is_marking.store(false, Ordering::Relaxed);
+            if let Some(position) = self.take_mark_of(&mut agenda, now) {
                 return Duty::Mark(position);
             }
-            if let Some(Reverse(timer)) = agenda.timers.peek().copied()
-                && timer.at <= now
-            {
-                agenda.pop_timer();
+            if let Some(timer) = agenda.take_timer(now) {
                 return Duty::Timer(timer);
             }
             if agenda.sweep_at.take_if(|at| *at <= now).is_some() {
                 return Duty::Sweep;
             }
-            if let Some(sleeper) = agenda.sleepers.first_entry()
-                && sleeper.key().0 <= now
-            {
-                return Duty::Wake(sleeper.remove());
+            if let Some(sleeper) = agenda.take_sleeper(now) {
+                return Duty::Wake(sleeper);
             }
             agenda = match agenda.next() {
                 Some(at) => {

@@ -1,4 +1,5 @@
 //! On the simulated disk there are no threads. Each call does what is due for all queues, as the threads would.
+//! `time_to_live.rs` and `expiry.rs` have more of what expires.
 
 use std::{
     future::Future,
@@ -11,9 +12,9 @@ use std::{
     task::{Context, Poll, Wake},
 };
 
-use posthouse::{Backoff, Message, Queue, Threshold};
+use posthouse::{Alarm, Backoff, Durability, ErrorKind, Message, Options, Queue, Threshold};
 
-use crate::support::{HOUR, MINUTE, SECOND, Sim, take, texts};
+use crate::support::{HOUR, MINUTE, SECOND, Sim, kind, take, texts};
 
 type Call = fn(&Sim, &Queue);
 
@@ -39,7 +40,7 @@ fn a_call_on_one_queue_tells_the_watch_of_another_one_what_has_come_due() {
         let queue = sim.engine.queue("b").create().unwrap();
         let (tell, told) = channel();
         let tell_age = tell.clone();
-        let ready = move |_: posthouse::Alarm| tell.send("ready").unwrap();
+        let ready = move |_: Alarm| tell.send("ready").unwrap();
         let _ready = queue.watch(Threshold::Ready(1), ready).unwrap();
         let age = Threshold::OldestAge(HOUR);
         let _age = queue.watch(age, move |_| tell_age.send("old").unwrap()).unwrap();
@@ -112,5 +113,195 @@ fn a_task_that_waits_for_a_queue_is_woken_by_a_call_on_another_one() {
         assert_eq!(woken.0.load(Ordering::SeqCst), 1, "{name}");
         let Poll::Ready(delivery) = next.as_mut().poll(&mut context) else { panic!("it waits") };
         assert_eq!(delivery.unwrap().attempt(), 2, "{name}");
+    }
+}
+
+#[test]
+fn what_expires_in_one_queue_is_a_dead_letter_for_who_receives_only_these() {
+    for durability in [Durability::Sync, Durability::Buffered] {
+        let disk = posthouse::sim::SimDisk::new(1);
+        let engine = Options::new().durability(durability).sim(&disk).open("store").unwrap();
+        let letters = engine.queue("dead").create().unwrap();
+        let queue = engine.queue("q").time_to_live(MINUTE).dead_letter_queue("dead").create();
+        let queue = queue.unwrap();
+        let topic = engine.topic("t").create().unwrap();
+        let away = topic.subscription("away").time_to_live(2 * MINUTE).create().unwrap();
+        queue.send_batch(["a", "b"]).unwrap();
+        topic.publish("news").unwrap();
+        disk.advance(MINUTE);
+        let both = letters.receive_batch(9, std::time::Duration::ZERO).unwrap();
+        assert_eq!(both.iter().map(posthouse::Delivery::payload).collect::<Vec<_>>(), [b"a", b"b"]);
+        assert_eq!(both[0].dead_letter().unwrap().unwrap().reason, "its time to live is over");
+        both.iter().for_each(|it| it.ack().unwrap());
+        let depth = |seen: u64| assert_eq!(posthouse::sim::still(|| away.depth()).unwrap(), seen);
+        depth(1);
+        disk.advance(MINUTE);
+        assert!(take(&letters).is_none());
+        depth(0);
+    }
+}
+
+#[test]
+fn a_call_on_one_queue_takes_what_has_expired_from_the_counts_and_the_watch_of_another_one() {
+    for (name, call) in CALLS {
+        let sim = Sim::new();
+        let other = sim.engine.queue("a").create().unwrap();
+        let queue = sim.engine.queue("b").time_to_live(MINUTE).create().unwrap();
+        let (tell, told) = channel();
+        let watch = queue.watch(Threshold::Depth(2), move |alarm| tell.send(alarm).unwrap());
+        let _watch = watch.unwrap();
+        queue.send_batch(["a", "b"]).unwrap();
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [Alarm::Raised(2)]);
+        sim.disk.advance(MINUTE);
+        call(&sim, &other);
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [Alarm::Cleared(0)], "{name}");
+        let stats = posthouse::sim::still(|| queue.stats()).unwrap();
+        assert_eq!((stats.depth, stats.expired, stats.dropped), (0, 2, 0), "{name}");
+    }
+    // Counting is such a call.
+    let sim = Sim::new();
+    let queue = sim.engine.queue("b").time_to_live(MINUTE).create().unwrap();
+    queue.send("a").unwrap();
+    sim.disk.advance(MINUTE);
+    assert_eq!((queue.depth().unwrap(), texts(&queue).len()), (0, 0));
+}
+
+#[test]
+fn a_call_on_one_queue_lets_the_next_message_of_a_key_go_on_in_another_one() {
+    for (name, call) in CALLS {
+        let sim = Sim::new();
+        let other = sim.engine.queue("a").create().unwrap();
+        let queue = sim.engine.queue("b").ordered_by_key(true).create().unwrap();
+        let (first, next) = (Message::new("first").key("k"), Message::new("next").key("k"));
+        queue.send(first.expire_after(2 * MINUTE)).unwrap();
+        queue.send(next).unwrap();
+        take(&queue).unwrap().nack_after(HOUR).unwrap();
+        assert!(take(&queue).is_none(), "the first message of the key waits");
+        sim.disk.advance(2 * MINUTE);
+        call(&sim, &other);
+        let next = posthouse::sim::still(|| take(&queue)).expect(name);
+        assert_eq!(next.payload(), b"next", "{name}");
+    }
+}
+
+#[test]
+fn a_call_on_one_queue_gives_the_space_back_of_what_has_expired_in_another_one() {
+    for (name, call) in CALLS {
+        let sim = Sim::new();
+        let other = sim.engine.queue("a").create().unwrap();
+        let queue = sim.engine.queue("b").time_to_live(MINUTE).create().unwrap();
+        (0..10).for_each(|_| _ = queue.send(vec![7; 60_000]).unwrap());
+        sim.engine.checkpoint().unwrap();
+        let bytes = || -> usize {
+            let files = sim.disk.files().into_iter();
+            let segments = files.filter(|it| it.starts_with("store/segments"));
+            segments.map(|it| sim.disk.content(&it).unwrap().len()).sum()
+        };
+        assert!(bytes() >= 600_000);
+        sim.disk.advance(MINUTE);
+        call(&sim, &other);
+        assert!(bytes() < 100_000, "{name}: {} bytes are left", bytes());
+    }
+}
+
+#[test]
+fn what_cannot_leave_one_queue_fails_no_call_on_another_one() {
+    for (name, call) in CALLS {
+        let sim = Sim::new();
+        let other = sim.engine.queue("a").create().unwrap();
+        let queue = sim.engine.queue("b").time_to_live(MINUTE).create().unwrap();
+        queue.send("work").unwrap();
+        sim.engine.checkpoint().unwrap();
+        let sim = sim.kill();
+        let [other, queue] = [other, queue].map(|it| sim.engine.queue(it.name()).open().unwrap());
+        sim.disk.advance(MINUTE);
+        // The segment cannot be opened.
+        let looks_only = ["receive", "depth", "stats"].contains(&name);
+        sim.disk.fail_call(sim.disk.calls(), 5, looks_only);
+        call(&sim, &other);
+        assert!(sim.disk.failed_call().is_some(), "{name}: nothing has failed");
+        if !looks_only {
+            // It was tried again.
+            continue;
+        }
+        assert_eq!(queue.depth().unwrap(), 1, "{name}: it is looked at again later");
+        sim.disk.heal();
+        // A message that cannot be read rests for a minute.
+        sim.disk.advance(MINUTE);
+        call(&sim, &other);
+        assert_eq!(posthouse::sim::still(|| queue.depth()).unwrap(), 0, "{name}");
+    }
+    // A letter that finds no space stays a message, and everything else goes on.
+    let sim = Sim::new();
+    let other = sim.engine.queue("a").create().unwrap();
+    let queue = sim.engine.queue("b").time_to_live(MINUTE).max_attempts(2).create().unwrap();
+    (0..40).for_each(|_| _ = queue.send(vec![7; 50_000]).unwrap());
+    sim.disk.set_capacity(Some(sim.disk.bytes_used()));
+    sim.disk.advance(MINUTE);
+    assert_eq!(other.depth().unwrap(), 0);
+    assert!(take(&other).is_none());
+    let left = queue.depth().unwrap();
+    assert!(left > 0, "there was no space for all letters");
+    sim.disk.set_capacity(None);
+    sim.disk.advance(MINUTE);
+    assert_eq!(other.depth().unwrap(), 0);
+    assert_eq!(posthouse::sim::still(|| queue.depth()).unwrap(), 0);
+    assert_eq!(sim.engine.queue("b.dead").open().unwrap().depth().unwrap(), 40);
+}
+
+#[test]
+fn a_sync_that_fails_in_what_a_call_does_for_others_poisons_the_engine() {
+    let sim = Sim::new();
+    let other = sim.engine.queue("a").create().unwrap();
+    let queue = sim.engine.queue("b").time_to_live(MINUTE).max_attempts(2).create().unwrap();
+    queue.send("work").unwrap();
+    sim.disk.advance(MINUTE);
+    sim.disk.fail_sync(0, 5);
+    assert_eq!(kind(other.depth()), ErrorKind::Poisoned);
+}
+
+#[test]
+fn what_was_buffered_is_seen_once_the_time_of_a_sync_has_come() {
+    for (name, call) in CALLS {
+        let sim = Sim::new();
+        let other = sim.engine.queue("a").create().unwrap();
+        let queue = sim.engine.queue("b").create().unwrap();
+        let see = || posthouse::sim::still(|| take(&queue).is_some());
+        queue.clone().durability(Durability::Buffered).send("work").unwrap();
+        assert!(!see(), "{name}: it is not durable");
+        // This is the interval by default.
+        sim.disk.advance(SECOND / 10);
+        call(&sim, &other);
+        assert!(see(), "{name}");
+        // The sync of a ticket comes as soon as it can.
+        drop(queue.send_ticket("work").unwrap());
+        let _ = other.purge();
+        sim.disk.advance(SECOND / 1000);
+        call(&sim, &other);
+        assert!(see(), "{name}, a ticket");
+    }
+}
+
+#[test]
+fn a_task_whose_time_is_over_is_woken_by_a_call_on_another_queue() {
+    for (name, call) in CALLS {
+        let sim = Sim::new();
+        let other = sim.engine.queue("a").create().unwrap();
+        let queue = sim.engine.queue("b").max_messages(1).create().unwrap();
+        queue.send("full").unwrap();
+        let woken = Arc::new(Woken::default());
+        let waker = Arc::clone(&woken).into();
+        let mut context = Context::from_waker(&waker);
+        let mut sent = pin!(queue.send_within_async("more", MINUTE));
+        assert!(sent.as_mut().poll(&mut context).is_pending());
+        sim.disk.advance(MINUTE - SECOND);
+        call(&sim, &other);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 0, "{name}");
+        let _ = other.purge().unwrap();
+        sim.disk.advance(SECOND);
+        call(&sim, &other);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1, "{name}");
+        let Poll::Ready(sent) = sent.as_mut().poll(&mut context) else { panic!("it waits") };
+        assert_eq!(kind(sent), ErrorKind::QueueFull);
     }
 }

@@ -12,14 +12,17 @@ impl Driver<'_> {
         let mut state = self.now().clone();
         change(&mut state);
         // A commit that changes nothing, such as creating something that exists, may have written no frame.
-        let proven =
-            if state == *self.now() { self.proven[self.states.len() - 1] } else { self.floor };
-        self.states.push(Rc::new(state));
+        let proven = if state == *self.now() {
+            self.proven[self.history.states.len() - 1]
+        } else {
+            self.floor
+        };
+        self.history.states.push(Rc::new(state));
         self.proven.push(proven);
     }
 
     pub(super) fn is_durable(&mut self) {
-        self.floor = self.states.len() - 1;
+        self.floor = self.history.states.len() - 1;
     }
 
     /// Takes the outcome of a commit: its result, or its error if that error was expected.
@@ -81,7 +84,7 @@ impl Driver<'_> {
     }
 
     pub(super) fn bear(&mut self, whose: &Whose, first: u64, count: u64) {
-        let state = self.states.len() - 1;
+        let state = self.history.states.len() - 1;
         for offset in first..first + count {
             self.born.insert((whose.clone(), offset), state);
         }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use posthouse::{Error, ErrorKind};
+use posthouse::{Engine, Error, ErrorKind, sim};
 
-use super::{Driver, Whose, move_to_dead_letters, offsets_of, sweep::rotations, unacked_mut};
+use super::{Driver, Whose, move_to_dead_letters, offsets_of};
 use crate::state::{ATTEMPTS_MAX, DEAD, RETRIED, Unacked};
 
 impl Driver<'_> {
@@ -24,10 +24,8 @@ impl Driver<'_> {
         if doomed.is_empty() {
             return Vec::new();
         }
-        let copy = self.world.copy();
-        let copy = copy.map(|copy| copy.open().unwrap_or_else(|it| panic!("cannot recover: {it}")));
-        let engine = copy.as_ref().unwrap_or(self.engine());
-        let found = offsets_of(engine, whose).and_then(|there| {
+        let found = self.on_copy(|engine| {
+            let there = offsets_of(engine, whose)?;
             let mut gone: Vec<u64> =
                 doomed.iter().copied().filter(|it| !there.contains(it)).collect();
             if whose.is_retried() {
@@ -39,55 +37,16 @@ impl Driver<'_> {
                 }
                 gone.sort_by_key(|offset| letters.get(offset).copied());
             }
-            Ok(gone)
+            Ok::<_, Error>(gone)
         });
         found.unwrap_or_else(|error| panic!("cannot browse: {error}"))
     }
 
-    /// The messages among some that have become dead letters since the last commit that the model knows, in their order.
-    pub(super) fn find_letters(&self, whose: &Whose, doomed: &[u64]) -> Vec<u64> {
-        if doomed.is_empty() || !whose.is_retried() {
-            return Vec::new();
-        }
+    /// Reads a copy of the disk, on which nothing happens in time. The engine is read itself if there can be no copy.
+    pub(super) fn on_copy<T>(&self, read: impl FnOnce(&Engine) -> T) -> T {
         let copy = self.world.copy();
         let copy = copy.map(|copy| copy.open().unwrap_or_else(|it| panic!("cannot recover: {it}")));
-        let engine = copy.as_ref().unwrap_or(self.engine());
-        let found = (|| {
-            let mut letters = Vec::new();
-            for letter in engine.queue(DEAD).open()?.browse()? {
-                let letter = letter?;
-                if letter.offset().0 >= self.letters() {
-                    letters.push(letter.dead_letter()?.expect("it is a dead letter").offset.0);
-                }
-            }
-            Ok::<_, Error>(letters)
-        })();
-        let mut found = found.unwrap_or_else(|error| panic!("cannot browse: {error}"));
-        found.retain(|offset| doomed.contains(offset));
-        found
-    }
-
-    /// Messages were dropped, each in a commit of its own: the fresh messages in one of the orders in which a
-    /// [look](rotations) comes to them, and the others in any order.
-    pub(super) fn commit_drops(&mut self, whose: &Whose, fresh: &[u64], others: &[u64]) {
-        let base = self.now().clone();
-        for some in 0..1 << others.len() {
-            let mut state = base.clone();
-            let unacked = unacked_mut(&mut state, whose);
-            for (n, offset) in others.iter().enumerate() {
-                if some >> n & 1 == 1 {
-                    unacked.remove(offset);
-                }
-            }
-            for order in rotations(fresh) {
-                let mut state = state.clone();
-                self.push_new(&state);
-                for offset in order {
-                    unacked_mut(&mut state, whose).remove(&offset);
-                    self.push_new(&state);
-                }
-            }
-        }
+        sim::still(|| read(copy.as_ref().unwrap_or(self.engine())))
     }
 
     /// A receive was cut off, between any two of its commits: some messages have become dead letters, and one

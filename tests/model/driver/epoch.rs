@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use posthouse::{Delivery, Error, ErrorKind};
 
-use super::{Driver, Held, Settling, Whose, settle_in, unacked};
+use super::{Driver, Held, Settling, Whose, history::History, settle_in, unacked};
 use crate::state::{ATTEMPTS_MAX, State, dump};
 
 impl Driver<'_> {
@@ -30,8 +30,7 @@ impl Driver<'_> {
         self.engine().close().unwrap();
         self.engine = None;
         self.is_durable();
-        let last = self.states.last().unwrap().clone();
-        self.recovered(&[last]);
+        self.recovered();
     }
 
     /// Ends the epoch by a power cut or a kill, and finds out which state is left.
@@ -49,33 +48,21 @@ impl Driver<'_> {
         }
         self.held.clear();
         self.engine = None;
-        let candidates = self.states[self.floor..].to_vec();
-        self.recovered(&candidates);
+        self.recovered();
     }
 
-    pub(super) fn recovered(&mut self, candidates: &[Rc<State>]) {
-        let state = match self.world.copy() {
+    fn recovered(&mut self) {
+        let known = match self.world.copy() {
             Some(copy) => {
                 let engine = copy.open().unwrap_or_else(|error| panic!("cannot recover: {error}"));
                 let found = dump(&engine).unwrap_or_else(|error| panic!("cannot read: {error}"));
-                drop(engine);
-                Rc::new(found)
+                let known = self.history.find(&found, self.floor);
+                known.unwrap_or_else(|| panic!("{}", self.history.unexpected(&found, self.floor)))
             }
-            None => candidates.last().unwrap().clone(),
-        };
-        // The model's own state has the things that the engine does not show.
-        let known = candidates.iter().rfind(|it| **it == state);
-        let Some(known) = known.cloned() else {
-            let count = candidates.len();
-            panic!(
-                "recovered a state that is none of the {count} that it may be\nfound: {state:#?}\n\
-                 first: {:#?}\nlast: {:#?}",
-                candidates[0],
-                candidates[count - 1]
-            );
+            None => Rc::clone(self.history.now()),
         };
         self.forget_lost_waits(&known);
-        self.states_before = std::mem::replace(&mut self.states, vec![known]);
+        self.history_before = std::mem::replace(&mut self.history, History::new(known));
         self.proven = vec![0];
         (self.floor, self.floor_then) = (0, 0);
         self.epoch += 1;
@@ -85,22 +72,30 @@ impl Driver<'_> {
     /// A nack that the crash has undone does not tell when its message is due: an earlier nack does, of
     /// which the time is not known any more.
     fn forget_lost_waits(&mut self, recovered: &State) {
-        let last = Rc::clone(self.states.last().expect("there is one"));
+        let last = Rc::clone(self.history.now());
         let attempts = |state: &State, (whose, offset): &(Whose, u64)| {
             unacked(state, whose).and_then(|it| it.get(offset)).map(|entry| entry.attempts)
         };
         self.waits_since.retain(|key, _| attempts(recovered, key) == attempts(&last, key));
     }
 
-    pub(super) fn time_passes(&mut self, by: Duration) -> Result<Option<()>, Error> {
-        if !self.world.advance(by) {
-            return Ok(Some(()));
+    /// Moves the clock, and makes no call.
+    pub(super) fn pass_time(&mut self, by: Duration) -> bool {
+        let is_moved = self.world.advance(by);
+        if is_moved {
+            self.time += by.as_millis() as u64;
+            self.day = self.day.map(|day| day.saturating_add(by.as_millis() as u64));
         }
-        self.time += by.as_millis() as u64;
-        if !by.is_zero() {
+        if is_moved && !by.is_zero() {
             self.floor_then = self.floor;
         }
-        self.day = self.day.map(|day| day.saturating_add(by.as_millis() as u64));
+        is_moved
+    }
+
+    pub(super) fn time_passes(&mut self, by: Duration) -> Result<Option<()>, Error> {
+        if !self.pass_time(by) {
+            return Ok(Some(()));
+        }
         let now = self.time;
         let mut ended: BTreeMap<Whose, Vec<Delivery>> = BTreeMap::new();
         let mut expired: Vec<Held> = self.held.extract_if(.., |it| it.until <= now).collect();
@@ -108,63 +103,40 @@ impl Driver<'_> {
         for Held { whose, delivery, .. } in expired {
             ended.entry(whose).or_default().push(delivery);
         }
-        // The first call of all counts the failures. It is a late ack; a look if they may be forgotten, as that tells more.
-        let late = ended.values().flatten().next().filter(|_| !self.doomed);
-        let mut is_counted = late.is_some();
-        if let Some(delivery) = late {
-            assert_eq!(delivery.ack().expect_err("too late").kind(), ErrorKind::LeaseLost);
+        let Some(whose) = ended.keys().next() else { return self.catch_up() };
+        // The first call of all counts the failures, and takes what is over. It is a late ack; a look if they may be forgotten,
+        // as that tells more.
+        if self.doomed {
+            let looked = self.in_flight(whose);
+            self.outcome(looked)?;
             self.ran_out(&ended);
-        }
-        for whose in ended.keys() {
-            let looked = self.look(whose);
-            let looked = self.outcome(looked)?;
-            if !is_counted {
-                self.ran_out(&ended);
-                is_counted = true;
-            }
-            // Looking also takes what is over.
-            if whose.is_retried() {
-                let over = self.over(whose);
-                for offset in self.find_gone(whose, &over) {
-                    self.commit_dead_letter(offset);
+            self.all_were_swept(false);
+            // If the power was off, no caller was told. Dropping the deliveries now would count them, or not; they end with
+            // this epoch.
+            let held = |whose: Whose| {
+                move |delivery| Held {
+                    whose: whose.clone(),
+                    delivery,
+                    granted: 0,
+                    until: 0,
+                    is_admitted: false,
                 }
-            } else {
-                self.were_swept(vec![whose.clone()], looked.is_some());
-            }
-            if self.doomed || looked.is_none() {
-                // If the power was off, no caller was told. Dropping the others now would count them, or not;
-                // they end with this epoch.
-                let held = |whose: Whose| {
-                    move |delivery| Held {
-                        whose: whose.clone(),
-                        delivery,
-                        granted: 0,
-                        until: 0,
-                        is_admitted: false,
-                    }
-                };
-                self.held.extend(
-                    ended.into_iter().flat_map(|(whose, all)| all.into_iter().map(held(whose))),
-                );
-                return Ok(None);
-            }
+            };
+            self.held.extend(
+                ended.into_iter().flat_map(|(whose, all)| all.into_iter().map(held(whose))),
+            );
+            return Ok(None);
         }
-        for delivery in ended.values().flatten().filter(|_| !self.doomed) {
+        assert_eq!(ended[whose][0].ack().expect_err("too late").kind(), ErrorKind::LeaseLost);
+        self.ran_out(&ended);
+        self.all_were_swept(true);
+        for delivery in ended.values().flatten() {
             assert_eq!(delivery.ack().expect_err("too late").kind(), ErrorKind::LeaseLost);
             let mut tx = self.engine().transaction();
             tx.ack(delivery);
             assert_eq!(tx.commit().expect_err("too late").kind(), ErrorKind::LeaseLost);
         }
-        Ok(Some(()))
-    }
-
-    fn look(&self, whose: &Whose) -> Result<u64, Error> {
-        match whose {
-            Whose::Queue(name) => self.queue(name).and_then(|it| it.in_flight()),
-            Whose::Subscription(topic, name) => {
-                self.subscription(topic, name).and_then(|it| it.in_flight())
-            }
-        }
+        self.catch_up()
     }
 
     /// The first call after leases have run out counts the failures, those of all queues and subscriptions in one commit.
@@ -175,8 +147,7 @@ impl Driver<'_> {
             // A failure that cannot be counted is forgotten, and the call goes on all the same.
             let before = self.now().clone();
             self.moved_last(ended);
-            let first = ended.keys().next().expect("some leases have ended").clone();
-            self.were_swept(vec![first], false);
+            self.all_were_swept(false);
             self.committed(|state| *state = before);
         }
         self.committed(|state| {

@@ -5,6 +5,7 @@ mod capacity;
 mod commit;
 mod dead_letter;
 mod epoch;
+pub(crate) mod history;
 mod life;
 mod queue;
 mod receive;
@@ -12,7 +13,7 @@ mod receive;
 mod schedule;
 mod settle;
 mod stream;
-pub(crate) mod sweep;
+mod sweep;
 mod topic;
 mod transaction;
 
@@ -22,8 +23,9 @@ use std::{
     time::Duration,
 };
 
-use posthouse::{Delivery, Durability, Engine, Error, ErrorKind};
+use posthouse::{Delivery, Durability, Engine, Error, ErrorKind, sim};
 
+use self::history::History;
 use crate::{
     World,
     action::{Action, How, Name},
@@ -52,10 +54,10 @@ struct Held {
 pub struct Driver<'a> {
     world: &'a dyn World,
     engine: Option<Engine>,
-    /// The state after each commit since the last recovery. The first one is the recovered state.
-    states: Vec<Rc<State>>,
-    /// Those of the epoch before.
-    states_before: Vec<Rc<State>>,
+    /// The state after each commit since the last recovery.
+    history: History,
+    /// That of the epoch before.
+    history_before: History,
     /// The states before this one cannot come back: this one is durable, or was seen.
     floor: usize,
     /// The floor when the clock was moved on.
@@ -70,6 +72,8 @@ pub struct Driver<'a> {
     /// The state in which each message came, for the messages since the last recovery.
     born: BTreeMap<(Whose, u64), usize>,
     numbered: u64,
+    /// Counts the calls that were made to have what is over leave.
+    looks: usize,
     /// Whether the power may be off, or a call may fail: then an error ends this epoch.
     doomed: bool,
     /// Whether the power may be off.
@@ -130,8 +134,8 @@ impl<'a> Driver<'a> {
         let mut driver = Driver {
             world,
             engine: None,
-            states: vec![Rc::default()],
-            states_before: Vec::new(),
+            history: History::new(Rc::default()),
+            history_before: History::new(Rc::default()),
             floor: 0,
             floor_then: 0,
             hides_unsynced,
@@ -140,6 +144,7 @@ impl<'a> Driver<'a> {
             seen: BTreeSet::new(),
             born: BTreeMap::new(),
             numbered: 0,
+            looks: 0,
             doomed: false,
             powerless: false,
             proven: vec![0],
@@ -173,7 +178,16 @@ impl<'a> Driver<'a> {
     /// Does one action, and recovers if the power is cut in the middle of it.
     pub fn one(&mut self, action: &Action) {
         self.examined(|driver| {
-            if let Ended::Dead = driver.act(action) {
+            let epoch = driver.epoch;
+            let mut ended = driver.caught_up();
+            if let Ended::Fine = ended {
+                ended = driver.act(action);
+            }
+            // After a recovery, nothing happens before the next action.
+            if matches!(ended, Ended::Fine) && driver.epoch == epoch {
+                ended = driver.caught_up();
+            }
+            if let Ended::Dead = ended {
                 // After an error the machine may stay up, with the data that the system has cached.
                 driver.crash(driver.powerless || driver.numbered.is_multiple_of(2));
             }
@@ -185,7 +199,7 @@ impl<'a> Driver<'a> {
     /// limit in bytes.
     fn compare_bytes(&self) {
         let (false, Some(known)) = (self.doomed, self.now().queues.get(EXPIRING)) else { return };
-        let bytes = self.queue(EXPIRING).and_then(|queue| queue.bytes());
+        let bytes = sim::still(|| self.queue(EXPIRING).and_then(|queue| queue.bytes()));
         let bytes = bytes.unwrap_or_else(|error| panic!("the bytes are not known: {error}"));
         let sum = known.unacked.values().map(|entry| entry.msg.weight()).sum();
         assert_eq!(bytes, Some(sum), "bytes of {EXPIRING}");
@@ -202,7 +216,7 @@ impl<'a> Driver<'a> {
         // The oracle cuts the power.
         let is_lost = self.time_is_lost || self.clock_was_set;
         let clock = Clock { before, now: self.time, is_lost };
-        let all = if self.epoch == epoch { &self.states } else { &self.states_before };
+        let all = if self.epoch == epoch { &self.history } else { &self.history_before };
         for moment in self.world.moments() {
             oracle.examine(&moment, all, (floor, proven), clock);
         }
@@ -213,7 +227,7 @@ impl<'a> Driver<'a> {
     }
 
     fn now(&self) -> &State {
-        self.states.last().unwrap()
+        self.history.now()
     }
 
     /// Makes new messages.
@@ -246,9 +260,6 @@ const BEGIN: u64 = 1_000_000_000_000;
 
 /// How long a delayed message waits: less than a lease.
 const WAIT: Duration = Duration::from_millis(30_014);
-
-/// From this many dropped messages on, their order is not known.
-const UNORDERED_MAX: usize = 3;
 
 impl Whose {
     fn is_ordered(&self) -> bool {

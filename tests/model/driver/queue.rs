@@ -7,7 +7,6 @@ use super::{
     queue_name, unacked, unacked_mut,
 };
 use crate::{
-    World,
     action::{How, Name},
     state::{
         ATTEMPTS_MAX, BOUNDED, BYTES_MAX, DEAD, EXPIRING, MESSAGES_MAX, MOMENT, Msg, QueueState,
@@ -259,27 +258,16 @@ impl Driver<'_> {
 
     pub(super) fn purge(&mut self, whose: &Whose) -> Result<Option<()>, Error> {
         let Some(idle) = self.idle_of(whose) else { return Ok(Some(())) };
-        let over = self.over(whose);
         let purged = match whose {
             Whose::Queue(name) => self.queue(name).and_then(|queue| queue.purge()),
             Whose::Subscription(topic, name) => {
                 self.subscription(topic, name).and_then(|it| it.purge())
             }
         };
-        // What is over may have become dead letters before.
-        let swept = self.find_letters(whose, &over);
-        swept.iter().for_each(|offset| self.commit_dead_letter(*offset));
-        if !whose.is_retried() {
-            self.commit_drops(whose, &over, &[]);
-        }
         let done = self.commit(purged, |state| {
             unacked_mut(state, whose).retain(|offset, _| !idle.contains(offset));
         })?;
-        Ok(done.map(|purged| {
-            let most = (idle.len() - swept.len()) as u64;
-            let least = (idle.len() - over.len()) as u64;
-            assert!((least..=most).contains(&purged), "{purged} of {least} to {most}");
-        }))
+        Ok(done.map(|purged| assert_eq!(purged, idle.len() as u64)))
     }
 
     pub(super) fn redrive(&mut self) -> Result<Option<()>, Error> {
@@ -290,26 +278,7 @@ impl Driver<'_> {
         // Messages that are not visible yet stay, and so do messages that cannot be read.
         let done = self.outcome(redriven)?;
         let dead = Whose::Queue(DEAD.to_owned());
-        let moved = match (self.world.copy(), done) {
-            (Some(copy), _) => {
-                let gone = self.find_gone(&dead, &idle);
-                // The letters whose times to live are over were dropped before.
-                let first = self.now().queues[RETRIED].next;
-                let there = &self.now().queues[DEAD].unacked;
-                let moved = payloads_from(&*copy, RETRIED, first);
-                let is_moved = |offset: &u64| moved.contains(&there[offset].msg.payload);
-                let (moved, dropped): (Vec<u64>, Vec<u64>) =
-                    gone.iter().partition(|it| is_moved(it));
-                assert!(
-                    dropped.iter().all(|it| self.may_be_over(&there[it])),
-                    "{dropped:?} are lost"
-                );
-                self.commit_drops(&dead, &dropped, &[]);
-                moved
-            }
-            (None, Some(done)) => idle[..done.moved as usize].to_vec(),
-            (None, None) => unreachable!("only what can be copied fails"),
-        };
+        let moved = self.find_gone(&dead, &idle);
         if let Some(done) = done {
             assert_eq!(done.moved, moved.len() as u64);
         }
@@ -392,15 +361,4 @@ impl Driver<'_> {
 
 fn is_bounded(name: &str) -> bool {
     [BOUNDED, REFUSING].contains(&name)
-}
-
-/// The payloads of the messages in a queue, from an offset on.
-fn payloads_from(world: &dyn World, queue: &str, first: u64) -> Vec<Vec<u8>> {
-    let read = || {
-        let engine = world.open()?;
-        let all: Vec<_> = engine.queue(queue).open()?.browse()?.collect::<Result<_, _>>()?;
-        let new = all.iter().filter(|it| it.offset().0 >= first);
-        Ok::<_, Error>(new.map(|it| it.payload().to_vec()).collect())
-    };
-    read().unwrap_or_else(|error| panic!("cannot browse: {error}"))
 }

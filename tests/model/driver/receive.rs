@@ -2,7 +2,7 @@
 
 use posthouse::{Delivery, Error};
 
-use super::{Driver, Held, UNORDERED_MAX, WAIT, Whose, unacked, unacked_mut};
+use super::{Driver, Held, WAIT, Whose, unacked, unacked_mut};
 use crate::state::{Entry, Msg, RETRIED, Unacked};
 
 /// The messages of a receive.
@@ -31,12 +31,6 @@ impl Driver<'_> {
             .filter(|(_, entry)| self.may_be_over(entry) || whose.is_worn_out(entry))
             .map(|(offset, _)| *offset)
             .collect();
-        let (fresh, others): (Vec<u64>, Vec<u64>) =
-            doomed.iter().partition(|offset| self.is_in_order(&whose, **offset, &free));
-        if !is_retried && others.len() > UNORDERED_MAX {
-            // The order in which many messages are dropped is not known.
-            return self.purge(&whose);
-        }
         let received = match &whose {
             Whose::Queue(name) => self.queue(name).and_then(|queue| queue.try_receive()),
             Whose::Subscription(topic, name) => {
@@ -60,10 +54,7 @@ impl Driver<'_> {
             }
             gone.iter().for_each(|offset| self.commit_dead_letter(*offset));
         } else {
-            let of = |all: Vec<u64>| -> Vec<u64> {
-                all.into_iter().filter(|n| gone.contains(n)).collect()
-            };
-            self.commit_drops(&whose, &of(fresh), &of(others));
+            self.commit_sweep(vec![(whose.clone(), gone.clone())]);
         }
         let Some(received) = received else {
             return Ok(None);
@@ -81,8 +72,6 @@ impl Driver<'_> {
         let Whose::Queue(name) = whose else { unreachable!("it is a queue") };
         let received = self.queue(name).and_then(|queue| queue.try_receive());
         let received = self.outcome(received)?;
-        // Any call on a queue drops what is over, that of a consumer that stands by too.
-        self.were_swept(vec![whose.clone()], received.is_some());
         Ok(received.map(|got| assert!(got.is_none(), "{name} has another active consumer")))
     }
 
@@ -188,6 +177,13 @@ impl Driver<'_> {
         }
     }
 
+    pub(super) fn in_flight(&self, whose: &Whose) -> Result<u64, Error> {
+        match whose {
+            Whose::Queue(name) => self.queue(name)?.in_flight(),
+            Whose::Subscription(topic, name) => self.subscription(topic, name)?.in_flight(),
+        }
+    }
+
     /// Whether a message that is not on lease must not be delivered, as far as the model knows.
     pub(super) fn may_be_withheld(&self, whose: &Whose, offset: u64, entry: &Entry) -> bool {
         let born = self.born.get(&(whose.clone(), offset)).copied().unwrap_or(0);
@@ -225,13 +221,6 @@ impl Driver<'_> {
 
     pub(super) fn may_be_over(&self, entry: &Entry) -> bool {
         self.is_over(entry) != Some(false)
-    }
-
-    /// Whether the engine reaches this message only behind all such messages of lower offsets.
-    pub(super) fn is_in_order(&self, whose: &Whose, offset: u64, free: &Unacked) -> bool {
-        let entry = &free[&offset];
-        let is_plain = !whose.is_ordered() && !entry.waits && entry.msg.priority == 0;
-        is_plain && !self.seen.contains(&(whose.clone(), offset))
     }
 
     /// Whether a delivery of [`RETRIED`] was counted: on a full disk it is not.

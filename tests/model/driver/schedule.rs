@@ -194,16 +194,14 @@ impl Driver<'_> {
 
     /// The schedules as a copy of the disk has them, which also has what is not durable yet.
     fn schedules_there(&self) -> std::collections::BTreeMap<String, ScheduleState> {
-        let copy = self.world.copy().expect("a world whose clock can be set can be copied");
-        let engine = copy.open().unwrap_or_else(|error| panic!("cannot recover: {error}"));
-        let found = crate::state::dump_schedules(&engine);
+        let found = self.on_copy(crate::state::dump_schedules);
         found.unwrap_or_else(|error| panic!("cannot list the schedules: {error}"))
     }
 
     /// Each step was a commit: those of one schedule in their order, and those of two in any.
     fn commit_steps(&mut self, all: &[(String, Vec<Step>)]) {
         let (base, now) = (self.now().clone(), self.time);
-        let first = self.states.len();
+        let first = self.history.states.len();
         let mut some = vec![0; all.len()];
         loop {
             let mut state = base.clone();
@@ -231,7 +229,7 @@ impl Driver<'_> {
                 let has = |state: &State| {
                     unacked(state, &whose).is_some_and(|it| it.contains_key(offset))
                 };
-                let born = self.states[first..].iter().position(|state| has(state));
+                let born = self.history.states[first..].iter().position(|state| has(state));
                 let born = born.expect("it is in the last one") + first;
                 self.born.insert((whose.clone(), *offset), born);
             }

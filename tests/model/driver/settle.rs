@@ -81,6 +81,8 @@ impl Driver<'_> {
         self.committed(|state| settle_in(state, whose, offset, Settling::Drop, now));
         self.note_wait(whose, offset, Settling::Drop);
         self.bear_letters(letters);
+        // The message may be over. A failure is met again.
+        let _ = self.catch_up();
     }
 
     /// The deliveries of something that is about to be deleted. Their leases end with it.

@@ -52,7 +52,7 @@ fn a_batch_that_has_waited_long_is_given_up() {
 fn a_large_record_is_a_batch_after_the_clock_was_set_too() {
     let disk = SimDisk::new(1);
     let config = Config { journal_bytes: 1 << 20, ..config() };
-    // Without threads, each call on a queue looks at the clock.
+    // Without threads, each call looks at the clock.
     let process = Arc::new(disk.process());
     let engine = Engine::open_on(process, Path::new("store"), config, false).expect("it is well");
     let queue = engine.queue("q").create().expect("there is space");

@@ -198,9 +198,9 @@ fn what_has_left_before_a_slice_was_given_up_is_booked() {
     disk.advance(MINUTE);
     let lock = || engine.committer().lock("test");
     let (now, log) = lock().store.first_end().expect("there are messages");
-    let turn = lock().take_turn(log, None, now);
+    let turn = lock().take_turn(log, now);
     let Turn::Read(slice) = turn else { panic!("there is something to read: {turn:?}") };
-    let busy = lock().take_turn(log, None, now);
+    let busy = lock().take_turn(log, now);
     let Turn::Busy(waiting) = busy else { panic!("another thread reads: {busy:?}") };
     // All have left but the first two. Then something failed.
     (2..4).for_each(|n| _ = queue.remove(Offset(n)).expect("it is there"));
@@ -211,7 +211,7 @@ fn what_has_left_before_a_slice_was_given_up_is_booked() {
     lock().end_slice(slice, &seen);
     assert_eq!((before, is_dead(&lock())), (false, true));
     assert!(waiting.wait(Some(Duration::ZERO)), "the other thread is woken");
-    lock().give_up_walk(&of, None);
+    lock().give_up_walk(&of);
     assert!(!lock().may_have_expired(log, engine.committer().elapsed()));
     disk.advance(MINUTE);
     assert_eq!(queue.stats().expect("it is there").depth, 0);

@@ -13,7 +13,10 @@ use crate::{
     Engine, ErrorKind, Message, Queue, Result, audit,
     config::{Config, IoMode},
     disk::sim::SimDisk,
-    engine::core::sweep::{Seen, Turn},
+    engine::{
+        commit::alone::Working,
+        core::sweep::{Seen, Turn},
+    },
     ids::{LogId, Offset},
     journal::Urgency,
     store::Shortage,
@@ -30,6 +33,11 @@ fn alone(disk: &SimDisk) -> Engine {
     let process = Arc::new(disk.process());
     let config = Config { io: IoMode::Calls, journal_bytes: 1 << 30, ..config() };
     Engine::open_on(process, Path::new("store"), config, false).expect("the disk is well")
+}
+
+/// Until it is dropped, the calls of this thread leave to the senders what has expired.
+fn still() -> Working {
+    Working::begin().expect("it was not begun")
 }
 
 fn is_full<T: std::fmt::Debug>(sent: Result<T>) -> bool {
@@ -60,6 +68,7 @@ fn full_queue(disk: &SimDisk, engine: &Engine, parts: u64, has_expired: bool) ->
 
 #[test]
 fn a_refused_send_looks_at_a_bounded_part_of_a_large_queue() {
+    let _still = still();
     let measure = |parts: u64| {
         let disk = SimDisk::new(1);
         let engine = alone(&disk);
@@ -82,6 +91,7 @@ fn a_refused_send_looks_at_a_bounded_part_of_a_large_queue() {
 
 #[test]
 fn a_sender_that_tries_again_finds_the_room_of_what_has_expired() {
+    let _still = still();
     let disk = SimDisk::new(1);
     let engine = alone(&disk);
     let parts = 6;
@@ -92,6 +102,7 @@ fn a_sender_that_tries_again_finds_the_room_of_what_has_expired() {
 
 #[test]
 fn a_send_frees_about_what_it_needs() {
+    let _still = still();
     let disk = SimDisk::new(1);
     let engine = alone(&disk);
     let create = |most: u64| {
@@ -123,6 +134,7 @@ fn a_send_frees_about_what_it_needs() {
 
 #[test]
 fn a_send_that_has_little_time_looks_no_longer() {
+    let _still = still();
     let disk = SimDisk::new(1);
     let small = Config { journal_bytes: 64 << 10, ..config() };
     let process = Arc::new(disk.process());
@@ -154,6 +166,7 @@ fn a_send_that_has_little_time_looks_no_longer() {
 
 #[test]
 fn a_send_does_not_wait_longer_than_it_may_for_the_slice_of_another_thread() {
+    let _still = still();
     let disk = SimDisk::new(1);
     let engine = alone(&disk);
     let queue = engine.queue("q").time_to_live(MINUTE).max_messages(2000).create();
@@ -162,7 +175,7 @@ fn a_send_does_not_wait_longer_than_it_may_for_the_slice_of_another_thread() {
     disk.advance(MINUTE);
     let lock = || engine.committer().lock("test");
     let (now, log) = lock().store.first_end().expect("there are messages");
-    let Turn::Read(slice) = lock().take_turn(log, None, now) else { panic!("there is one") };
+    let Turn::Read(slice) = lock().take_turn(log, now) else { panic!("there is one") };
     assert!(is_full(queue.send_within("new", Duration::ZERO)));
     lock().end_slice(slice, &Seen::default());
     queue.send_within("new", Duration::ZERO).expect("it looks at one slice at least");
