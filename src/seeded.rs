@@ -63,7 +63,7 @@ mod switch {
         SettingsAreNotCaptured, SettingsAreNotReplayed,
         ClockIsNotCaptured,
         LivesOfSegmentsAreNotKept, LivesAreLostInRewrites,
-        ChangedCursorIsNotListed, ChangedLogIsNotListed, RestOfTheJournalIsNotListed,
+        ChangedCursorIsNotListed, ChangedLogIsNotListed, BatchIsNotListed, RestOfTheJournalIsNotListed,
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease,

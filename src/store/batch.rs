@@ -240,8 +240,10 @@ impl State {
             };
             it.first = log.next();
             it.was_listed = log.unmoved_from.is_some();
-            self.changed.log(log);
-            self.changed.arrival(log, at);
+            if !seeded!(BatchIsNotListed) {
+                self.changed.log(log);
+                self.changed.arrival(log, at);
+            }
             let mut first = it.first;
             for n in next_run..next_run + it.runs {
                 let run = runs.place(n, first);
