@@ -163,5 +163,5 @@ pub mod sim {
     pub use crate::audit::{take_longest_holds, take_steps};
     pub use crate::disk::sim::SimDisk;
     #[doc(hidden)]
-    pub use crate::engine::{rest, still};
+    pub use crate::engine::{awake, rest, still};
 }

@@ -42,6 +42,19 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// The state without the slots that stand by, as numbers.
+    pub fn to_numbers(&self) -> [u64; 3] {
+        let number = |slot: Option<SlotId>| slot.map_or(0, u64::from);
+        [u64::from(self.last_slot), number(self.active), self.last_place.0]
+    }
+
+    /// The state that [`to_numbers`](Admission::to_numbers) gave.
+    pub fn from_numbers(mut next: impl FnMut() -> u64) -> Admission {
+        let mut slot = || SlotId::try_from(next()).unwrap_or(0);
+        let (last_slot, active) = (slot(), Some(slot()).filter(|slot| *slot > 0));
+        Admission { last_slot, active, standby: BTreeMap::new(), last_place: Place(next()) }
+    }
+
     /// Gives out the number of a new slot.
     pub fn open_slot(&mut self) -> SlotId {
         self.last_slot += 1;

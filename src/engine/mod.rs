@@ -31,7 +31,7 @@ pub use consume::{
     worker::{Worker, WorkerBuilder},
 };
 #[cfg(feature = "sim")]
-pub use open::{rest, still};
+pub use open::{awake, rest, still};
 pub use options::Options;
 pub use queue::{Queue, QueueBuilder, Redrive, Redriven};
 pub use runtime::histogram::{Latencies, Latency};

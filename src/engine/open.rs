@@ -241,3 +241,9 @@ pub fn still<T>(calls: impl FnOnce() -> T) -> T {
     let _working = Working::begin();
     calls()
 }
+
+/// How many queues and subscriptions have their state in memory. For tests.
+#[cfg(feature = "sim")]
+pub fn awake(engine: &Engine) -> usize {
+    engine.committer().lock("states in memory").awake()
+}

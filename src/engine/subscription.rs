@@ -16,7 +16,7 @@ use crate::{
             calls::{Consuming, consumer_calls},
             consumer::{ConsumedCursor, Consumer},
         },
-        core::{Core, consumption::Origin},
+        core::Core,
         queue::Redrive,
     },
     error::Result,
@@ -33,7 +33,7 @@ use crate::{
 pub struct SubscriptionBuilder {
     engine: Engine,
     topic: EntityId,
-    topic_name: String,
+    topic_name: Arc<str>,
     name: String,
     settings: Settings,
 }
@@ -42,10 +42,10 @@ impl SubscriptionBuilder {
     pub(crate) fn new(
         engine: &Engine,
         topic: EntityId,
-        topic_name: &str,
+        topic_name: &Arc<str>,
         name: &str,
     ) -> SubscriptionBuilder {
-        let (topic_name, name) = (topic_name.to_owned(), name.to_owned());
+        let (topic_name, name) = (Arc::clone(topic_name), name.to_owned());
         SubscriptionBuilder {
             engine: engine.clone(),
             topic,
@@ -102,14 +102,14 @@ impl Definition for SubscriptionBuilder {
 
     fn kind(&self, dead_letters: Option<EntityId>) -> Result<EntityKind> {
         let delivering = self.settings.definition(dead_letters)?;
-        Ok(EntityKind::Subscription { topic: self.topic, delivering })
+        Ok(EntityKind::Subscription { topic: self.topic, delivering: delivering.into() })
     }
 
     fn applied_to(&self, there: &EntityKind, letters: Option<EntityId>) -> Result<EntityKind> {
         match there {
             EntityKind::Subscription { topic, delivering } => {
                 let delivering = self.settings.applied_to(delivering, letters)?;
-                Ok(EntityKind::Subscription { topic: *topic, delivering })
+                Ok(EntityKind::Subscription { topic: *topic, delivering: delivering.into() })
             }
             other => Ok(other.clone()),
         }
@@ -163,15 +163,15 @@ impl Consuming for Subscription {
 }
 
 impl Subscription {
-    fn attach(engine: &Engine, topic_name: &str, entity: &Entity) -> Result<Subscription> {
+    fn attach(engine: &Engine, topic_name: &Arc<str>, entity: &Entity) -> Result<Subscription> {
         let EntityKind::Subscription { topic, delivering } = &entity.kind else {
             unreachable!("the space of subscriptions holds subscriptions");
         };
         let consumed = ConsumedCursor {
             cursor: entity.id.cursor(0),
             log: topic.log(0),
-            name: &entity.name,
-            origin: Origin::of_subscription(topic_name, &entity.name),
+            name: Arc::clone(&entity.name),
+            topic: Some(Arc::clone(topic_name)),
             delivering,
         };
         Ok(Subscription { consumer: Arc::new(Consumer::attach(engine, consumed)?) })

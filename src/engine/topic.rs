@@ -131,7 +131,7 @@ impl Topic {
         let log = std::iter::once(entity.id.log(0));
         committer.lock_open("open a topic")?.watch(log, Receivers::All);
         let durability = committer.config.durability;
-        let (engine, name) = (engine.clone(), entity.name.as_str().into());
+        let (engine, name) = (engine.clone(), Arc::clone(&entity.name));
         Ok(Topic { engine, name, id: entity.id, durability })
     }
 

@@ -1,6 +1,8 @@
 //! The entities of the catalog: queues, topics, subscriptions, streams, groups and delay indexes.
 //! `docs/FORMAT.md` has the table under "Entities".
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::wire::{Decoded, Malformed, NUMBER_CEILING};
@@ -10,22 +12,22 @@ use crate::{
 };
 
 /// One entity. Ids come from one counter and are never used twice. An entity with several logs or cursors owns that many
-/// ids in a row.
+/// ids in a row. Handles share its name, and entities with equal settings may share those.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entity {
     pub id: EntityId,
-    pub name: String,
+    pub name: Arc<str>,
     pub kind: EntityKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntityKind {
     /// One log with one ack cursor, both with the entity's id.
-    Queue(Delivering),
+    Queue(Arc<Delivering>),
     /// One log with the entity's id.
     Topic,
     /// An ack cursor with the entity's id, over the topic's log.
-    Subscription { topic: EntityId, delivering: Delivering },
+    Subscription { topic: EntityId, delivering: Arc<Delivering> },
     /// As many logs as partitions: the entity's id and those behind it.
     Stream { partitions: u32 },
     /// An offset cursor for each partition of the stream: the entity's id and those behind it.

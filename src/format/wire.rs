@@ -88,7 +88,7 @@ impl<'a> Bytes<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn varint(&mut self) -> Decoded<u64> {
         match self.all.get(self.at) {
             Some(&byte) if byte < 0x80 => {
@@ -180,7 +180,7 @@ impl Head {
         Head { bytes, len: 1 }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn varint(&mut self, value: u64) {
         if value < 0x80 {
             self.bytes[self.len] = value as u8;

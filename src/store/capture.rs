@@ -263,10 +263,14 @@ impl Slice<'_> {
         let is_changed = |base: Offset| {
             change.is_some_and(|it| it.removes(base) || it.put.iter().any(|put| put.base == base))
         };
-        let learned = std::mem::take(&mut log.learned).into_iter();
+        if log.judging.learned.is_empty() {
+            return;
+        }
+        let learned = std::mem::take(&mut log.judging.learned).into_iter();
         let learned = learned.filter(|base| !is_changed(*base));
         let learned = learned.filter_map(|base| log.segments.get(base));
         self.entries.extend(learned.cloned().map(MetaEntry::Segment));
+        log.shrink_judging();
     }
 
     /// What the checkpoint does to the segments of a log, as far as there is room. Returns whether that was all.
@@ -339,7 +343,9 @@ impl Place {
             Part::Log => match logs.get_mut(&log) {
                 Some(log) => {
                     slice.take_log(log);
-                    log.learned.clear();
+                    if !log.judging.learned.is_empty() {
+                        log.judging.learned.clear();
+                    }
                     Part::Segments(Offset(0))
                 }
                 None => Part::Cursor,

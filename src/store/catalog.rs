@@ -1,15 +1,18 @@
 //! The catalog: all entities, by id and by name.
 
 use std::{
+    borrow::Borrow,
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
-    ops::Range,
+    ops::{Bound, Range},
+    sync::Arc,
 };
 
 use crate::{
     audit,
     error::{Error, ErrorKind},
-    format::entity::{Entity, EntityKind},
+    format::entity::{Delivering, Entity, EntityKind},
     ids::{EntityId, LogId},
 };
 
@@ -105,10 +108,84 @@ struct Deleted {
     description: String,
 }
 
+/// So many settings are looked through for equal ones.
+const SHARED_MAX: usize = 16;
+
+/// An entity in the order of the spaces and the names.
+#[derive(Debug)]
+struct ByName(Arc<Entity>);
+
+/// A name in a space.
+trait Named {
+    fn named(&self) -> (Space, &str);
+}
+
+struct NameRef<'a>(Space, &'a str);
+
+impl Named for ByName {
+    fn named(&self) -> (Space, &str) {
+        (Space::of(&self.0.kind), &self.0.name)
+    }
+}
+
+impl Named for NameRef<'_> {
+    fn named(&self) -> (Space, &str) {
+        (self.0, self.1)
+    }
+}
+
+impl<'a> Borrow<dyn Named + 'a> for ByName {
+    fn borrow(&self) -> &(dyn Named + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn Named + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.named() == other.named()
+    }
+}
+
+impl Eq for dyn Named + '_ {}
+
+impl PartialOrd for dyn Named + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn Named + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.named().cmp(&other.named())
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &ByName) -> bool {
+        self.named() == other.named()
+    }
+}
+
+impl Eq for ByName {}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &ByName) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &ByName) -> Ordering {
+        self.named().cmp(&other.named())
+    }
+}
+
 #[derive(Debug)]
 pub struct Catalog {
-    entities: BTreeMap<EntityId, Box<Entity>>,
-    names: BTreeMap<(Space, String), EntityId>,
+    entities: BTreeMap<EntityId, Arc<Entity>>,
+    names: BTreeSet<ByName>,
+    /// Settings that entities have, shared by those that have the same.
+    settings: Vec<Arc<Delivering>>,
     /// Each entity that belongs to another, behind the one to which it belongs.
     children: BTreeSet<(EntityId, EntityId)>,
     /// Each entity that has dead letters, behind the queue that takes them.
@@ -123,7 +200,8 @@ impl Default for Catalog {
     fn default() -> Catalog {
         Catalog {
             entities: BTreeMap::new(),
-            names: BTreeMap::new(),
+            names: BTreeSet::new(),
+            settings: Vec::new(),
             children: BTreeSet::new(),
             letters: BTreeSet::new(),
             deleted: VecDeque::new(),
@@ -133,17 +211,37 @@ impl Default for Catalog {
 }
 
 impl Catalog {
-    pub fn insert(&mut self, entity: Entity) {
+    pub fn insert(&mut self, mut entity: Entity) {
+        self.share_settings(&mut entity.kind);
+        let entity = Arc::new(entity);
         self.next_id = self.next_id.max(entity.end_of_ids());
-        self.names.insert((Space::of(&entity.kind), entity.name.clone()), entity.id);
+        self.names.replace(ByName(Arc::clone(&entity)));
         self.children.extend(entity.parent().map(|parent| (parent, entity.id)));
         self.letters.extend(taker_of_letters(&entity).map(|queue| (queue, entity.id)));
         let (id, now) = (entity.id, taker_of_letters(&entity));
-        if let Some(before) = self.entities.insert(id, Box::new(entity))
+        if let Some(before) = self.entities.insert(id, entity)
             && let Some(queue) = taker_of_letters(&before).filter(|queue| Some(*queue) != now)
         {
             self.letters.remove(&(queue, id));
         }
+    }
+
+    /// Has an entity share the settings of others.
+    fn share_settings(&mut self, kind: &mut EntityKind) {
+        let (EntityKind::Queue(ours) | EntityKind::Subscription { delivering: ours, .. }) = kind
+        else {
+            return;
+        };
+        audit::step();
+        if let Some(there) = self.settings.iter().find(|it| *it == ours) {
+            *ours = Arc::clone(there);
+            return;
+        }
+        self.settings.retain(|it| Arc::strong_count(it) > 1);
+        if self.settings.len() == SHARED_MAX {
+            self.settings.remove(0);
+        }
+        self.settings.push(Arc::clone(ours));
     }
 
     /// An entity, and behind it the entities that belong to it.
@@ -154,15 +252,15 @@ impl Catalog {
 
     /// Removes an entity, and the entities that belong to it. Returns all of them, the children
     /// first.
-    pub fn remove(&mut self, id: EntityId) -> Vec<Entity> {
+    pub fn remove(&mut self, id: EntityId) -> Vec<Arc<Entity>> {
         let mut ids: Vec<EntityId> = self.family(id).map(|entity| entity.id).collect();
         audit::steps(ids.len() as u64);
         ids.reverse();
         self.remember(&ids);
-        let removed: Vec<Entity> =
-            ids.into_iter().filter_map(|id| self.entities.remove(&id).map(|it| *it)).collect();
+        let removed: Vec<Arc<Entity>> =
+            ids.into_iter().filter_map(|id| self.entities.remove(&id)).collect();
         for entity in &removed {
-            self.names.remove(&(Space::of(&entity.kind), entity.name.clone()));
+            self.names.remove(&NameRef(Space::of(&entity.kind), &entity.name) as &dyn Named);
             entity.parent().map(|parent| self.children.remove(&(parent, entity.id)));
             taker_of_letters(entity).map(|queue| self.letters.remove(&(queue, entity.id)));
         }
@@ -209,8 +307,8 @@ impl Catalog {
     }
 
     pub fn find(&self, space: Space, name: &str) -> Option<&Entity> {
-        let id = self.names.get(&(space, name.to_owned()))?;
-        self.get(*id)
+        let found = self.names.get(&NameRef(space, name) as &dyn Named)?;
+        Some(&found.0)
     }
 
     pub fn get(&self, id: EntityId) -> Option<&Entity> {
@@ -224,10 +322,10 @@ impl Catalog {
 
     /// The entities of a space, by name.
     pub fn list(&self, space: Space) -> impl Iterator<Item = &Entity> {
-        self.names
-            .range((space, String::new())..)
-            .take_while(move |((found, _), _)| *found == space)
-            .filter_map(|(_, id)| self.get(*id))
+        let first: Bound<&dyn Named> = Bound::Included(&NameRef(space, ""));
+        let named = self.names.range::<dyn Named, _>((first, Bound::Unbounded));
+        let named = named.map(|it| &*it.0);
+        named.take_while(move |it| Space::of(&it.kind) == space)
     }
 
     /// The name of a log, for people.
@@ -238,12 +336,12 @@ impl Catalog {
         let Some(entity) = below.filter(is_owner) else {
             return LogName::Unknown { log: log.0 };
         };
-        let name = entity.name.clone();
+        let name = entity.name.to_string();
         match entity.kind {
             EntityKind::Queue(_) => LogName::Queue(name),
             EntityKind::Topic => LogName::Topic(name),
             EntityKind::DelayIndex { queue } => {
-                let queue = self.entities.get(&queue).map(|queue| queue.name.clone());
+                let queue = self.entities.get(&queue).map(|queue| queue.name.to_string());
                 LogName::DelayIndex(queue.unwrap_or_default())
             }
             _ => LogName::Partition { stream: name, partition: log.partition_of(entity.id) },
@@ -288,11 +386,13 @@ impl Catalog {
     pub fn clear_dead_letters(&mut self, id: EntityId) {
         let taker = self.dead_letters_of(id);
         taker.map(|queue| self.letters.remove(&(queue, id)));
-        let kind = self.entities.get_mut(&id).map(|entity| &mut entity.kind);
-        if let Some(EntityKind::Queue(it) | EntityKind::Subscription { delivering: it, .. }) = kind
+        let Some(mut entity) = self.get(id).cloned() else { return };
+        if let EntityKind::Queue(it) | EntityKind::Subscription { delivering: it, .. } =
+            &mut entity.kind
         {
-            it.dead_letters = None;
+            Arc::make_mut(it).dead_letters = None;
         }
+        self.insert(entity);
     }
 }
 
@@ -316,7 +416,7 @@ mod tests {
 
     fn add(catalog: &mut Catalog, name: &str, kind: EntityKind) -> EntityId {
         let id = catalog.next_id;
-        catalog.insert(Entity { id, name: name.to_owned(), kind });
+        catalog.insert(Entity { id, name: name.into(), kind });
         id
     }
 

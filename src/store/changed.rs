@@ -151,7 +151,7 @@ impl Changed {
                 self.suspect(log, range);
                 // With several cursors a message is dead once all of them have acked it.
                 let moved = range.within(Offset(0).to(log.moved)).len();
-                self.dead += moved * log.record_bytes / log.cursors.len().max(1) as u64;
+                self.dead += moved * log.judging.record_bytes / log.cursors.len().max(1) as u64;
             });
         }
     }
@@ -160,16 +160,16 @@ impl Changed {
     pub fn suspect(&mut self, log: &mut Log, range: OffsetRange) {
         audit::step();
         let range = range.within(Offset(0).to(log.moved));
-        if range.is_empty() || log.suspect.covers(range) {
+        if range.is_empty() || log.judging.suspect.covers(range) {
             return;
         }
         let first = log.segment_at_or_behind(range.start).filter(|it| it.base < range.end);
         let Some(first) = first else { return };
         let start = first.base.min(range.start);
-        log.record_bytes = first.len() / first.records.max(1);
+        log.judging.record_bytes = first.len() / first.records.max(1);
         let last = log.segment_of(Offset(range.end.0 - 1));
         let end = last.map_or(range.end, |it| it.end);
-        log.suspect.add(start.to(end));
+        log.judging.suspect.add(start.to(end));
         self.suspects.insert(log.id);
     }
 
@@ -181,10 +181,11 @@ impl Changed {
 
     /// Notes that segments stay as they are. They are judged again when more messages in them are dead.
     pub fn judged(&mut self, log: &mut Log, range: OffsetRange) {
-        if !range.is_empty() {
-            log.suspect.remove(range);
+        if !range.is_empty() && !log.judging.suspect.is_empty() {
+            log.judging.suspect.remove(range);
         }
-        if log.suspect.is_empty() {
+        log.shrink_judging();
+        if log.judging.suspect.is_empty() {
             self.suspects.remove(&log.id);
         }
     }

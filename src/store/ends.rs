@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, ops::Bound};
 
-use super::{Store, cache::SegmentSource, log::Log, state::State};
+use super::{Store, cache::SegmentSource, lazy::Absent, log::Log, state::State};
 use crate::{
     audit,
     format::{entity::Entity, lives::Lives, meta::SegmentState},
@@ -32,9 +32,12 @@ pub struct Ends {
     looks: u64,
 }
 
-impl Default for Ends {
-    fn default() -> Ends {
-        Ends { shortest_ms: 0, next: NEVER, turn: 0, fresh: NEVER, looks: 0 }
+impl Absent for Ends {
+    const ABSENT: Ends = Ends { shortest_ms: 0, next: NEVER, turn: 0, fresh: NEVER, looks: 0 };
+
+    fn absent() -> &'static Ends {
+        static ABSENT: Ends = Ends::ABSENT;
+        &ABSENT
     }
 }
 
@@ -60,14 +63,19 @@ pub struct Expiring {
 
 impl Expiring {
     /// Notes messages that came to a log.
-    #[inline]
+    #[inline(always)]
     pub fn note(&mut self, log: &mut Log, lives: Lives) {
-        if let Some(end) = lives.earliest_end(log.ends.shortest_ms) {
-            let ends = &mut log.ends;
-            ends.fresh = ends.fresh.min(end);
-            if end < ends.next {
-                self.set(log, end);
-            }
+        let shortest_ms = log.ends.get().map_or(0, |ends| ends.shortest_ms);
+        if let Some(end) = lives.earliest_end(shortest_ms) {
+            self.note_end(log, end);
+        }
+    }
+
+    fn note_end(&mut self, log: &mut Log, end: Timestamp) {
+        let ends = &mut log.ends;
+        ends.fresh = ends.fresh.min(end);
+        if end < ends.next {
+            self.set(log, end);
         }
     }
 
@@ -127,7 +135,7 @@ impl State {
         }
         for (_, log) in after.cursors() {
             if let Some(log) = self.logs.get_mut(&log) {
-                log.ends.limit(ms(after));
+                log.limit_lives(ms(after));
                 self.expiring.look_again(log);
             }
         }
@@ -238,7 +246,7 @@ impl Store {
         };
         if let (Some(segment), Some(lives)) = (log.segments.get_mut(of.base), lives) {
             segment.lives = Some(lives);
-            log.learned.push(of.base);
+            log.judging.learned.push(of.base);
             changed.log(log);
             self.state.reclaimable = true;
         }

@@ -1,6 +1,13 @@
 //! The state of one log and of one cursor.
 
-use super::{acks::AckSet, ends::Ends, ranges::Ranges, series::Series, tail::Tail};
+use super::{
+    acks::AckSet,
+    ends::Ends,
+    lazy::{Absent, Lazy},
+    ranges::Ranges,
+    series::Series,
+    tail::Tail,
+};
 use crate::{
     format::meta::{ChunkState, LogState, SegmentState},
     ids::{CursorId, LogId, Lsn, Offset},
@@ -20,19 +27,35 @@ pub struct Log {
     pub cursors: Vec<CursorId>,
     /// Whether messages stay after every cursor has acked them. A stream's messages do.
     pub keeps_acked: bool,
-    pub ends: Ends,
-    /// Segments that did not say when the lives in them begin and end, and that were read since: the next capture says it.
-    pub learned: Vec<Offset>,
+    pub ends: Lazy<Ends>,
+    pub judging: Lazy<Judging>,
     /// Whether the log changed since its last capture.
     pub dirty: bool,
     /// The position of the first message that no checkpoint moved, when it was listed.
     pub unmoved_from: Option<Lsn>,
-    /// About how many bytes a message takes up in the segment in which one became dead.
-    pub record_bytes: u64,
+    /// How many cursors have their floors in the oldest segment, or below. `None` if that is not known.
+    pub behind: Option<u32>,
+}
+
+/// What is known of some of a log's segments until the next checkpoint.
+#[derive(Debug)]
+pub struct Judging {
+    /// Segments that did not say when the lives in them begin and end, and that were read since: the next capture says it.
+    pub learned: Vec<Offset>,
     /// Segments in which messages became dead since they were judged.
     pub suspect: Ranges,
-    /// How many cursors have their floors in the oldest segment, or below. `None` if that is not known.
-    pub behind: Option<usize>,
+    /// About how many bytes a message takes up in the segment in which one became dead.
+    pub record_bytes: u64,
+}
+
+impl Absent for Judging {
+    const ABSENT: Judging =
+        Judging { learned: Vec::new(), suspect: Ranges::Empty, record_bytes: 0 };
+
+    fn absent() -> &'static Judging {
+        static ABSENT: Judging = Judging::ABSENT;
+        &ABSENT
+    }
 }
 
 impl Log {
@@ -45,13 +68,18 @@ impl Log {
             segments: Series::default(),
             cursors: Vec::new(),
             keeps_acked,
-            ends: Ends::default(),
-            learned: Vec::new(),
+            ends: Lazy::default(),
+            judging: Lazy::default(),
             dirty: false,
             unmoved_from: None,
-            record_bytes: 0,
-            suspect: Ranges::default(),
             behind: None,
+        }
+    }
+
+    /// Gives back the memory of what is known of segments, once nothing is.
+    pub fn shrink_judging(&mut self) {
+        if self.judging.suspect.is_empty() && self.judging.learned.is_empty() {
+            self.judging = Lazy::default();
         }
     }
 
@@ -61,6 +89,13 @@ impl Log {
         self.moved = state.moved;
         let live = state.moved.0.saturating_sub(u64::from(seeded!(NextOffsetIsOneTooLow)));
         self.tail = Tail::new(Offset(live));
+    }
+
+    /// The messages live for at most so long, for one of the cursors. 0 is no limit.
+    pub fn limit_lives(&mut self, time_to_live_ms: u64) {
+        if time_to_live_ms > 0 {
+            self.ends.limit(time_to_live_ms);
+        }
     }
 
     /// The offset that the next message gets.

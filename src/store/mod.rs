@@ -21,6 +21,7 @@ mod ends;
 mod files;
 mod inspected;
 mod install;
+mod lazy;
 mod leftovers;
 mod log;
 mod moving;
@@ -117,18 +118,18 @@ impl Store {
     }
 
     pub fn list(&self, space: Space) -> Vec<String> {
-        self.state.catalog.list(space).map(|entity| entity.name.clone()).collect()
+        self.state.catalog.list(space).map(|entity| entity.name.to_string()).collect()
     }
 
     /// A new entity with the next free id. It exists once it is committed.
     pub fn new_entity(&self, name: &str, kind: EntityKind) -> Entity {
-        Entity { id: self.state.catalog.next_id, name: name.to_owned(), kind }
+        Entity { id: self.state.catalog.next_id, name: name.into(), kind }
     }
 
     /// The name of the queue for dead letters, if there is one.
     pub fn dead_letter_queue_of(&self, delivering: &Delivering) -> Option<String> {
         let queue = delivering.dead_letters?.queue;
-        Some(self.state.catalog.get(queue)?.name.clone())
+        Some(self.state.catalog.get(queue)?.name.to_string())
     }
 
     /// Whether the dead letters of `queue`, the dead letters of the queue that takes them, and so on come to `end`.

@@ -104,7 +104,7 @@ impl State {
         let mut looked = 0;
         let (mut at, mut kept, mut next) = (from, Vec::new(), Next::Nothing);
         let mut stay = Vec::new();
-        while let Some(range) = log.suspect.next(at) {
+        while let Some(range) = log.judging.suspect.next(at) {
             if kept.len() >= JUDGED_AT_ONCE {
                 next = Next::From(at);
                 break;

@@ -3,7 +3,7 @@
 //! A commit applies its changes once its frame is in the journal. Recovery applies the same changes
 //! with the same function when it reads the frame again. Each change is idempotent or checked.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     acks::{AckSet, acked_by_all},
@@ -119,13 +119,13 @@ impl State {
                     }
                     log.cursors.insert(at, id);
                 }
-                log.ends.limit(entity.delivering().map_or(0, |it| it.time_to_live_ms));
+                log.limit_lives(entity.delivering().map_or(0, |it| it.time_to_live_ms));
             }
         }
     }
 
     /// Deletes an entity, and the entities that belong to it.
-    fn delete(&mut self, id: EntityId) -> Vec<Entity> {
+    fn delete(&mut self, id: EntityId) -> Vec<Arc<Entity>> {
         let removed = self.catalog.remove(id);
         for entity in &removed {
             for (cursor, log) in entity.cursors() {
@@ -441,7 +441,7 @@ fn last_to_pass(log: &mut Log, cursors: &IdMap<CursorId, Box<Cursor>>, end: Offs
         None => {
             audit::steps(log.cursors.len() as u64);
             let floors = log.cursors.iter().filter_map(|id| cursors.get(id)).map(|it| it.floor());
-            floors.filter(|floor| *floor < end).count()
+            floors.filter(|floor| *floor < end).count() as u32
         }
     };
     log.behind = Some(behind);

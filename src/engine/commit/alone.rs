@@ -69,6 +69,9 @@ impl Committer {
             // Consumers see a letter once it is durable.
             threads::flush_all(self);
         }
+        if self.flusher.take_rest(now) {
+            self.make_awaited_round();
+        }
         // Wakers are code of the application.
         while !HeldBack::is_here()
             && let Some(sleeper) = self.flusher.take_sleeper(now)

@@ -74,7 +74,8 @@ impl Committer {
 
     /// Makes a checkpoint.
     ///
-    /// Of much journal it is made in parts. Each part makes the journal shorter, and whoever waits for that goes on.
+    /// Of much journal it is made in parts. Each part makes the journal shorter, and whoever waits for that goes on. Queues
+    /// that are not used go to rest.
     pub fn checkpoint(&self, extent: Extent, urgency: Urgency) -> Result<()> {
         let _working = self.work();
         let _checkpointing = self.checkpointing.lock();
@@ -99,6 +100,7 @@ impl Committer {
             made = self.checkpoint_on_full_disk(extent, urgency);
             self.relieve(begun);
         }
+        self.make_round(false);
         made.map_err(|error| self.poison_if_fatal(error))
     }
 

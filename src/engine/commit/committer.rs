@@ -70,7 +70,13 @@ impl Committer {
         Committer {
             epoch: store.journal.epoch(),
             syncs: Syncs::new(store.journal.durable()),
-            core: FairMutex::new(Core::new(store, &config, (Arc::clone(&clock), known), chance)),
+            core: FairMutex::new(Core::new(
+                store,
+                &config,
+                (Arc::clone(&clock), known),
+                disk.tick(),
+                chance,
+            )),
             flusher: FlusherSignal::new(has_threads, config.sync_interval),
             checkpointer: CheckpointerSignal::new(has_threads, config.idle_after),
             space: Space::default(),
@@ -78,10 +84,10 @@ impl Committer {
             disk,
             config,
             clock,
-            checkpointing: RankedMutex::new(Rank::Checkpoint, "checkpoint", ()),
+            checkpointing: RankedMutex::new(&(Rank::Checkpoint, "checkpoint"), ()),
             directory: RwLock::new(()),
             #[cfg(feature = "cron")]
-            schedules: RankedMutex::new(Rank::Registry, "schedules", KnownSchedules::default()),
+            schedules: RankedMutex::new(&(Rank::Registry, "schedules"), KnownSchedules::default()),
         }
     }
 

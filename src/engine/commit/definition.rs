@@ -200,7 +200,7 @@ impl<D: Definition> Wanted<'_, D> {
         let Some(name) = self.definition.dead_letter_queue(there) else { return Ok(None) };
         check_not_reserved("dead_letter_queue", &name)?;
         let Some(found) = core.store.find(Space::Queues, &name) else {
-            let entity = core.store.new_entity(&name, EntityKind::Queue(settings::plain()));
+            let entity = core.store.new_entity(&name, EntityKind::Queue(settings::plain().into()));
             let (id, starts) = (entity.id, vec![Offset(0)]);
             return Ok(Some(LetterQueue { id, creation: Some(Creation { entity, starts }) }));
         };

@@ -117,7 +117,7 @@ struct Ended {
 impl GroupCommit {
     pub fn new() -> GroupCommit {
         GroupCommit {
-            state: RankedMutex::new(Rank::Leaf, "group commit", State::default()),
+            state: RankedMutex::new(&(Rank::Leaf, "group commit"), State::default()),
             ended: [Condvar::new(), Condvar::new()],
             covers: AtomicU64::new(0),
         }

@@ -18,6 +18,7 @@ pub mod oldest;
 pub mod patience;
 pub mod pressure;
 pub mod read;
+mod rounds;
 pub mod shutdown;
 pub mod sleep;
 pub mod space;

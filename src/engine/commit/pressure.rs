@@ -101,7 +101,7 @@ impl Default for Pressure {
             rate: AtomicU64::new(RATE_FIRST),
             waits: AtomicU64::new(0),
             waited_nanos: AtomicU64::new(0),
-            ended: RankedMutex::new(Rank::Leaf, "back-pressure", 0),
+            ended: RankedMutex::new(&(Rank::Leaf, "back-pressure"), 0),
             has_ended: Condvar::new(),
         }
     }

@@ -38,9 +38,9 @@ impl Shutdown {
     pub fn new(committer: Arc<Committer>, lock: Box<dyn HeldLock>) -> Shutdown {
         Shutdown {
             committer,
-            threads: RankedMutex::new(Rank::Leaf, "threads to join", Vec::new()),
-            lock: RankedMutex::new(Rank::Leaf, "the store's lock", Some(lock)),
-            state: RankedMutex::new(Rank::Leaf, "shutdown", State::Open),
+            threads: RankedMutex::new(&(Rank::Leaf, "threads to join"), Vec::new()),
+            lock: RankedMutex::new(&(Rank::Leaf, "the store's lock"), Some(lock)),
+            state: RankedMutex::new(&(Rank::Leaf, "shutdown"), State::Open),
             ended: Condvar::new(),
         }
     }

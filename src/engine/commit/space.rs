@@ -74,7 +74,7 @@ pub struct SpaceWait {
 
 impl Default for Space {
     fn default() -> Space {
-        Space { running: RankedMutex::new(Rank::Leaf, "space for tasks", Running::default()) }
+        Space { running: RankedMutex::new(&(Rank::Leaf, "space for tasks"), Running::default()) }
     }
 }
 

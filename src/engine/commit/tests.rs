@@ -350,7 +350,7 @@ fn a_circle_of_dead_letters_is_found_and_stops_nothing() {
         let Some(mut delivering) = a.delivering().cloned() else { panic!("a queue delivers") };
         delivering.dead_letters =
             delivering.dead_letters.map(|it| DeadLetters { queue: a.id, ..it });
-        b.kind = EntityKind::Queue(delivering);
+        b.kind = EntityKind::Queue(delivering.into());
         Ok(((), core.commit(&[Op::Update { entity: &b }], committer.now_plain())?))
     });
     let _ = closed.expect("there is space");

@@ -10,7 +10,7 @@ use std::{cell::Cell, sync::Arc};
 use super::committer::{Committer, PANICKED};
 use crate::{
     engine::{
-        core::expiry::EXPIRED_AT_ONCE,
+        core::{expiry::EXPIRED_AT_ONCE, rounds},
         runtime::{
             checkpointer::Round,
             signals::{Duty, Timer},
@@ -62,6 +62,7 @@ impl Drop for PoisonsOnPanic<'_> {
 /// The loop of the flusher.
 fn flush(committer: &Committer) {
     let tick = committer.disk.tick();
+    let mut round = None;
     loop {
         match committer.flusher.next_duty(|| committer.elapsed(), tick) {
             Duty::Stop => return,
@@ -70,9 +71,23 @@ fn flush(committer: &Committer) {
             Duty::Mark(position) => mark(committer, position),
             Duty::Timer(timer) => end_leases(committer, timer),
             Duty::Sweep => committer.checkpointer.call(),
+            Duty::Rest => let_rest(committer, &mut round),
             Duty::Wake(waker) => wake_task(waker),
             Duty::Rouse(relay) => relay.finish(),
         }
+    }
+}
+
+/// Makes a slice of a round over the queues and subscriptions. Other duties come between two slices.
+fn let_rest(committer: &Committer, round: &mut Option<rounds::Round>) {
+    let mut core = committer.lock("let queues rest");
+    let mut under_way = round.take().unwrap_or_else(|| core.begin_round(false));
+    if core.go_round(&mut under_way) {
+        *round = Some(under_way);
+        committer.end_slice(core);
+        committer.flusher.rest_on();
+    } else {
+        core.end_round(&under_way);
     }
 }
 
@@ -186,8 +201,9 @@ fn full_disk_round(committer: &Committer) -> Result<()> {
 /// Gives back space while nobody needs the disk: that of messages that died in segments, and that of a journal that has
 /// become long. So a store that is left alone is small, and opens soon.
 ///
-/// It goes on for as long as each checkpoint leaves something to the next one, and nobody calls.
+/// What is not used goes to rest. It goes on for as long as each checkpoint leaves something to the next one, and nobody calls.
 pub fn idle_round(committer: &Committer, tail: Lsn) -> Result<()> {
+    committer.make_round(true);
     let mut made = None;
     loop {
         let extent = {

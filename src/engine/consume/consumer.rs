@@ -11,14 +11,8 @@ use crate::{
     delivery::in_force::DeliverySettings,
     engine::{
         commit::{committer::Committer, lifetime::Engine},
-        core::{
-            Core,
-            consumption::{CursorInfo, Origin},
-            guard::CoreGuard,
-            rules::Rules,
-            waiters::Receivers,
-        },
-        runtime::{histogram::Latencies, wait::Watch},
+        core::{Core, consumption::CursorInfo, guard::CoreGuard, rules::Rules},
+        runtime::histogram::Latencies,
     },
     error::Result,
     format::entity::{Delivering, Entity},
@@ -30,27 +24,47 @@ use crate::{
 pub struct Consumer {
     pub engine: Engine,
     pub info: Arc<CursorInfo>,
-    /// Where it waits for messages.
-    pub(super) watch: Arc<Watch>,
     pub(super) slot: SharedSlot,
     pub durability: Durability,
     /// Set for workers: whether this one was told of the damage of spilled messages. Another consumer is told of it
     /// each time it finds no message.
     pub(super) was_told: Option<Arc<AtomicBool>>,
     /// It is dropped last: then nothing else of the consumer is left.
-    pub(super) _open: Arc<OpenConsumer>,
+    pub(super) _open: OpenConsumer,
 }
 
-/// A consumer that closes when its last handle and its last delivery are dropped.
+/// An open consumer. It closes when its handles and its deliveries are dropped.
 #[derive(Debug)]
 pub(super) struct OpenConsumer {
     engine: Engine,
-    cursor: CursorId,
+    /// `None` once it is closed.
+    info: Option<Arc<CursorInfo>>,
+}
+
+impl OpenConsumer {
+    /// `info` was counted as opened.
+    fn new(engine: &Engine, info: &Arc<CursorInfo>) -> OpenConsumer {
+        OpenConsumer { engine: engine.clone(), info: Some(Arc::clone(info)) }
+    }
+}
+
+impl Clone for OpenConsumer {
+    fn clone(&self) -> OpenConsumer {
+        if let Some(info) = &self.info {
+            info.note_cloned();
+        }
+        OpenConsumer { engine: self.engine.clone(), info: self.info.clone() }
+    }
 }
 
 impl Drop for OpenConsumer {
     fn drop(&mut self) {
-        self.engine.committer().lock("close a consumer").close_consumer(self.cursor);
+        if let Some(info) = self.info.take() {
+            let cursor = info.cursor;
+            // The core tells by the references that are left whether a transaction needs the rules.
+            drop(info);
+            self.engine.committer().lock("close a consumer").close_consumer(cursor);
+        }
     }
 }
 
@@ -60,27 +74,26 @@ pub struct ConsumedCursor<'a> {
     pub cursor: CursorId,
     pub log: LogId,
     /// The name of the queue, or of the subscription.
-    pub name: &'a str,
-    pub origin: Origin,
+    pub name: Arc<str>,
+    /// The topic's name, for a subscription.
+    pub topic: Option<Arc<str>>,
     pub delivering: &'a Delivering,
 }
 
 impl Consumer {
     /// Opens a consumer of a cursor.
     pub fn attach(engine: &Engine, consumed: ConsumedCursor<'_>) -> Result<Consumer> {
-        let ConsumedCursor { cursor, log, name, origin, delivering } = consumed;
+        let ConsumedCursor { cursor, log, name, topic, delivering } = consumed;
         let committer = engine.committer();
-        let receivers = if origin.is_subscription { Receivers::All } else { Receivers::One };
-        let tick = committer.disk.tick();
-        let info = CursorInfo::new(cursor, log, name, origin, Rules::of(delivering, tick), tick);
+        let rules = Rules::of(delivering, committer.disk.tick());
         let mut core = committer.lock_open("open a consumer")?;
+        let info = CursorInfo::new((cursor, log), name, topic, core.share(rules));
         let info = core.begin_consuming(info)?;
-        let watch = core.watch(std::iter::once(log), receivers);
         let (engine, slot) = (engine.clone(), SharedSlot::default());
         let durability = committer.config.durability;
-        let open = Arc::new(OpenConsumer { engine: engine.clone(), cursor });
+        let open = OpenConsumer::new(&engine, &info);
         let was_told = None;
-        let consumer = Consumer { engine, info, watch, slot, durability, was_told, _open: open };
+        let consumer = Consumer { engine, info, slot, durability, was_told, _open: open };
         let slot = consumer.slot_in(&mut core).map(drop);
         // A consumer that is dropped locks the core.
         drop(core);
@@ -166,8 +179,8 @@ impl Consumer {
     }
 
     pub fn latencies(&self) -> Result<Latencies> {
-        // This fails if the queue was deleted.
-        self.depth()?;
-        Ok(self.info.latencies.snapshot())
+        let mut core = self.lock_looked("latencies")?;
+        let handling = core.consumption(self.cursor())?.handling.snapshot();
+        Ok(Latencies { waiting: self.info.waited.snapshot(), handling })
     }
 }

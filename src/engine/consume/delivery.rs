@@ -76,7 +76,7 @@ impl Delivery {
         if info.attempt == 1 {
             let since = stored.begins().max(info.due);
             let now = consumer.committer().clock.even(info.leased);
-            consumer.info.latencies.waiting.record_ms(now.0.saturating_sub(since.0));
+            consumer.info.waited.record_ms(now.0.saturating_sub(since.0));
         }
         let (is_settled, handling) = (AtomicBool::new(false), AtomicU8::new(BEGUN));
         Delivery { consumer, stored, info, is_settled, handling, is_lent: false }

@@ -75,7 +75,12 @@ impl Consumer {
     #[inline(always)]
     pub(super) fn lease_next(&self, core: &mut Core, elapsed: Duration) -> Result<Option<Leased>> {
         let (visible, skew) = (core.visible(), core.skew());
-        let (store, consumption) = core.store_and(self.cursor())?;
+        let (store, consumption) = loop {
+            if let Some(both) = core.store_and_awake(self.cursor()) {
+                break both;
+            }
+            core.wake(self.cursor())?;
+        };
         let view = self.view(store)?;
         let Some(chosen) = self.choose(consumption, &view, (visible, skew), elapsed) else {
             return Ok(None);

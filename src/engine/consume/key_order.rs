@@ -107,7 +107,7 @@ impl Consumer {
         // A callback of the application may receive from this queue. It runs after `leasing` is unlocked.
         let hold_back = || HeldBack::begin(&self.committer().flusher);
         let _held_back = is_ordered.then(hold_back);
-        let _leasing = is_ordered.then(|| self.info.leasing.lock());
+        let _leasing = is_ordered.then(|| self.info.lease_in_order());
         if is_ordered {
             self.claim_retries()?;
         }

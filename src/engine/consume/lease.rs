@@ -138,7 +138,7 @@ impl Consumer {
             }
             return match core.spill_damage(self.cursor()).filter(|_| self.is_to_be_told()) {
                 Some(damage) => Err(damage),
-                None => Ok(Attempt::Wait(self.watch.begin())),
+                None => Ok(Attempt::Wait(core.wait_for_message(&self.info))),
             };
         }
     }

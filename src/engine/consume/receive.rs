@@ -76,8 +76,9 @@ impl Consumer {
 
     /// Wakes all consumers of the cursor that wait, so that they try again.
     pub fn wake_all(&self) {
-        self.watch.wake(usize::MAX);
-        self.committer().lock("wake consumers").wake_receivers(self.cursor());
+        let mut core = self.committer().lock("wake consumers");
+        core.wake_some(self.log(), usize::MAX);
+        core.wake_receivers(self.cursor());
     }
 
     pub fn try_receive(self: &Arc<Consumer>) -> Result<Option<Delivery>> {

@@ -59,15 +59,14 @@ impl Core {
 
     /// Closes the slot of a consumer that was dropped.
     pub fn close_slot(&mut self, slot: &Slot) {
-        let Core { consumers, effects, .. } = self;
-        let Some(consumption) = consumers.get_mut(&slot.cursor) else { return };
+        let Ok(consumption) = self.consumption(slot.cursor) else { return };
         let Slots { admission, standby, .. } = &mut consumption.slots;
         standby.remove(&slot.number);
         let still_waits = |slot| standby.get(&slot).is_some_and(|watch| watch.has_waiters());
         if let Some(next) = admission.leave(slot.number, slot.place(), still_waits)
             && let Some(watch) = standby.remove(&next)
         {
-            effects.wake_all(&watch);
+            self.effects.wake_all(&watch);
         }
     }
 }

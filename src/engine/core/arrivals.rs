@@ -159,28 +159,46 @@ impl Core {
 
     /// Notes the messages of the last commit that have a priority.
     pub(super) fn note_prioritized(&mut self) {
+        let mut dormant = Vec::new();
         for it in self.store.prioritized() {
-            let Some(consumption) = self.consumers.get_mut(&it.cursor) else { continue };
+            let Some(consumption) = self.consumers.get_mut(&it.cursor) else {
+                dormant.push(it.cursor);
+                continue;
+            };
             for offset in it.offsets {
                 audit::step();
                 consumption.deliveries.prioritize(offset, it.priority);
             }
+        }
+        self.wake_dormant(dormant);
+    }
+
+    /// Wakes those of these cursors that have consumers. The store has what their states are to know.
+    fn wake_dormant(&mut self, cursors: Vec<CursorId>) {
+        for cursor in cursors {
+            audit::step();
+            let _ = self.consumption(cursor);
         }
     }
 
     /// Notes the delayed messages that arrived with the last commit. Messages that were there before, and
     /// failed, were noted when their leases ended.
     pub(super) fn note_deferred(&mut self) {
-        let mut cursors: Vec<CursorId> = Vec::new();
+        let (mut cursors, mut dormant) = (Vec::new(), Vec::new());
         // A message that was moved with its attempts, and does not wait, is a fresh message here.
         for it in self.store.deferred().iter().filter(|it| it.is_new && it.due.waits()) {
             audit::step();
-            let Some(consumption) = self.consumers.get_mut(&it.cursor) else { continue };
-            consumption.deliveries.defer(it.offset, it.due);
-            if cursors.last() != Some(&it.cursor) {
-                cursors.push(it.cursor);
+            let consumption = self.consumers.get_mut(&it.cursor);
+            let list = if consumption.is_some() { &mut cursors } else { &mut dormant };
+            if list.last() != Some(&it.cursor) {
+                list.push(it.cursor);
+            }
+            if let Some(consumption) = consumption {
+                consumption.deliveries.defer(it.offset, it.due);
             }
         }
+        cursors.extend_from_slice(&dormant);
+        self.wake_dormant(dormant);
         for cursor in cursors {
             self.arm(cursor);
         }
@@ -188,20 +206,24 @@ impl Core {
 
     /// Forgets the cursors and logs of entities that were deleted, and wakes their waiters.
     pub fn forget_deleted(&mut self, deleted: &[Entity]) {
-        let Core { consumers, without_consumers, arrivals, effects, lives, .. } = self;
-        for (cursor, _) in deleted.iter().flat_map(Entity::cursors) {
+        let Core { consumers, dormancy, arrivals, effects, lives, .. } = self;
+        for (cursor, log) in deleted.iter().flat_map(Entity::cursors) {
             audit::step();
             lives.forget_cursor(cursor, effects);
-            without_consumers.forget_deleted(cursor);
-            let Some(mut consumption) = consumers.remove(&cursor) else { continue };
-            if let Some(watched) = arrivals.watches.get(&consumption.info.log) {
+            let had_consumers = dormancy.forget_deleted(cursor);
+            let consumption = consumers.remove(&cursor);
+            if (had_consumers || consumption.is_some())
+                && let Some(watched) = arrivals.watches.get(&log)
+            {
                 // A subscription may be gone while its topic stays. All waiters of the topic wake, and the
                 // waiters of the subscription find that it was deleted.
                 effects.wake_all(&watched.watch);
             }
+            let Some(mut consumption) = consumption else { continue };
+            dormancy.tidy(consumers);
             consumption.wake_others(effects);
             effects.drop_later(consumption.thresholds.drain(..));
-            without_consumers.number_above(consumption.deliveries.last_number());
+            dormancy.number_above(consumption.deliveries.last_number());
             effects.drop_after(Some(consumption));
         }
         for entity in deleted {

@@ -204,7 +204,7 @@ impl Core {
             counts.dead += if are_moved { count } else { 0 };
         };
         if !self.consumers.contains_key(&cursor) {
-            return self.without_consumers.count(cursor, add);
+            return self.dormancy.count(cursor, add);
         }
         for Removal { offset, due, .. } in removed {
             audit::step();

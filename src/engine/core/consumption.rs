@@ -1,7 +1,12 @@
-//! The state of one ack cursor that has a consumer. Some time after the last consumer has closed it is forgotten: see
-//! `dormant.rs`.
+//! The state of one ack cursor that is in use. Some time after its last use it is forgotten: see `dormant.rs`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{
     damaged::Damaged,
@@ -9,6 +14,7 @@ use super::{
     rules::{CurrentRules, Rules},
     slots::Slots,
     thresholds::WatchedThreshold,
+    waiters::Receivers,
 };
 use crate::{
     audit::Rank,
@@ -16,24 +22,30 @@ use crate::{
         Deliveries, Groups, delay_index::DelayIndex, oldest::OldestWatch, stats::Counts,
         weights::Weights,
     },
-    engine::runtime::{histogram::Histograms, lock::RankedMutex, wait::Watch},
+    engine::runtime::{
+        histogram::{Histogram, Recorder},
+        lock::{RankedGuard, RankedMutex},
+        wait::Watch,
+    },
     ids::{CursorId, LogId, Offset},
 };
 
-/// The facts of one cursor that the core and the handles share. All are fixed but the rules.
+/// The facts of one cursor that the core and the handles share. All are fixed but the rules. It is there for each handle that
+/// is idle, so it is small.
 #[derive(Debug)]
 pub struct CursorInfo {
     pub cursor: CursorId,
     pub log: LogId,
     /// The name of the queue, or of the subscription.
-    pub name: Box<str>,
-    pub origin: Origin,
-    /// The resolution of the clock.
-    pub tick: Duration,
+    pub name: Arc<str>,
+    /// The topic's name, for a subscription.
+    topic: Option<Arc<str>>,
     pub current: CurrentRules,
-    pub latencies: Histograms,
-    /// Held by the one consumer that leases from a queue that is ordered by key.
-    pub leasing: RankedMutex<()>,
+    /// How long messages waited.
+    pub waited: Recorder,
+    leasing: OnceLock<Box<RankedMutex<()>>>,
+    /// How many consumers are open. Under the core it rises from zero, and falls.
+    consumers: AtomicU32,
 }
 
 /// The origin that the dead letters of a cursor name.
@@ -54,31 +66,71 @@ impl Origin {
 }
 
 impl CursorInfo {
+    /// `topic` is the topic's name, for a subscription.
     pub fn new(
-        cursor: CursorId,
-        log: LogId,
-        name: &str,
-        origin: Origin,
-        rules: Rules,
-        tick: Duration,
+        (cursor, log): (CursorId, LogId),
+        name: Arc<str>,
+        topic: Option<Arc<str>>,
+        rules: Arc<Rules>,
     ) -> CursorInfo {
         CursorInfo {
             cursor,
             log,
-            name: name.into(),
-            origin,
-            tick,
+            name,
+            topic,
             current: CurrentRules::new(rules),
-            latencies: Histograms::default(),
-            leasing: RankedMutex::new(Rank::KeyOrder, "leasing in key order", ()),
+            waited: Recorder::default(),
+            leasing: OnceLock::new(),
+            consumers: AtomicU32::new(0),
         }
+    }
+
+    pub fn is_subscription(&self) -> bool {
+        self.topic.is_some()
+    }
+
+    pub fn origin(&self) -> Origin {
+        match &self.topic {
+            Some(topic) => Origin::of_subscription(topic, &self.name),
+            None => Origin::of_queue(&self.name),
+        }
+    }
+
+    /// Who receives a message of the log.
+    pub fn receivers(&self) -> Receivers {
+        if self.is_subscription() { Receivers::All } else { Receivers::One }
+    }
+
+    /// Takes the right to lease from a queue that is ordered by key. One consumer has it at a time.
+    pub fn lease_in_order(&self) -> RankedGuard<'_, ()> {
+        let leasing = || Box::new(RankedMutex::new(&(Rank::KeyOrder, "leasing in key order"), ()));
+        self.leasing.get_or_init(leasing).lock()
+    }
+
+    pub(super) fn has_consumers(&self) -> bool {
+        self.consumers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts a consumer that is opened. Returns whether it is the only one.
+    pub(super) fn note_opened(&self) -> bool {
+        self.consumers.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// Counts one more consumer, beside one that is open. The caller need not hold the core.
+    pub fn note_cloned(&self) {
+        self.consumers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a consumer that is closed. Returns whether it was the last one.
+    pub(super) fn note_closed(&self) -> bool {
+        self.consumers.fetch_sub(1, Ordering::Relaxed) == 1
     }
 }
 
 /// Whether delayed messages may be spilled to disk. A queue that drops its oldest messages has a limit already. A
 /// queue that is ordered by key has no delayed messages.
 pub fn may_spill(info: &CursorInfo, rules: &Rules) -> bool {
-    !info.origin.is_subscription && !rules.is_ordered && !rules.drops_oldest()
+    !info.is_subscription() && !rules.is_ordered && !rules.drops_oldest()
 }
 
 /// The state of one ack cursor.
@@ -90,6 +142,8 @@ pub struct Consumption {
     /// The groups of a queue that is ordered by key.
     pub groups: Option<Groups>,
     pub counts: Counts,
+    /// How long messages were handled.
+    pub handling: Histogram,
     /// The end of the log when the first consumer was opened since the engine was.
     pub first: Offset,
     /// Where senders wait for capacity. `None` until the first sender waits.
@@ -107,14 +161,22 @@ pub struct Consumption {
     pub slots: Slots,
     /// The time of the timer that is set for this cursor.
     pub armed: Option<Duration>,
-    /// How many consumers are open.
-    pub(super) consumers: usize,
     /// Whether it is listed as idle.
     pub(super) is_listed: bool,
+    /// Tells it from an earlier state of the same cursor.
+    pub(super) number: u64,
+    /// The number of the last lease when a round looked at it. `None` if none has.
+    pub(super) looked_at: Option<u64>,
 }
 
 impl Consumption {
-    pub(super) fn new(info: Arc<CursorInfo>, first: Offset, deliveries: Deliveries) -> Consumption {
+    /// `number` tells it from earlier states of the cursor, and `first` is the end of the log.
+    pub(super) fn new(
+        info: Arc<CursorInfo>,
+        number: u64,
+        first: Offset,
+        deliveries: Deliveries,
+    ) -> Consumption {
         let rules = info.current.all();
         Consumption {
             groups: rules.is_ordered.then(Groups::default),
@@ -122,6 +184,7 @@ impl Consumption {
             rules,
             deliveries,
             counts: Counts::default(),
+            handling: Histogram::default(),
             first,
             capacity: None,
             drops_any: false,
@@ -133,8 +196,9 @@ impl Consumption {
             returning: None,
             slots: Slots::default(),
             armed: None,
-            consumers: 0,
             is_listed: false,
+            number,
+            looked_at: None,
         }
     }
 

@@ -1,10 +1,12 @@
-//! The cursors that have consumers.
+//! The cursors that are in use.
 
-use std::{collections::hash_map::Entry, sync::Arc};
+use std::{collections::hash_map::Entry, iter, sync::Arc};
 
 use super::{
     Core,
     consumption::{Consumption, CursorInfo},
+    dormant::Attached,
+    rules::Rules,
 };
 use crate::{
     engine::runtime::wait::Waiting,
@@ -18,42 +20,71 @@ impl Core {
     /// [closes](Core::close_consumer) it.
     pub fn begin_consuming(&mut self, info: CursorInfo) -> Result<Arc<CursorInfo>> {
         let cursor = info.cursor;
-        let Core { consumers, store, without_consumers, .. } = self;
-        let consumption = match consumers.entry(cursor) {
-            Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(free) => free.insert(without_consumers.prepare(store, info)?),
+        let Core { consumers, store, dormancy, .. } = self;
+        let info = match consumers.entry(cursor) {
+            Entry::Occupied(there) => Arc::clone(&there.get().info),
+            Entry::Vacant(free) => match dormancy.attach(store, info)? {
+                Attached::Dormant(info) => info,
+                Attached::Awake(consumption) => Arc::clone(&free.insert(consumption).info),
+            },
         };
-        consumption.consumers += 1;
-        let (is_first, info) = (consumption.consumers == 1, Arc::clone(&consumption.info));
-        if is_first {
+        if info.note_opened() {
             self.arm(cursor);
         }
+        self.dormancy.ask_for_round(&mut self.effects);
         Ok(info)
     }
 
+    /// The state of a cursor that has consumers. If it is dormant, it wakes.
     #[inline]
     pub fn consumption(&mut self, cursor: CursorId) -> Result<&mut Consumption> {
-        match self.consumers.get_mut(&cursor) {
-            Some(consumption) => Ok(consumption),
-            None => Err(self.store.deleted(cursor.entity())),
-        }
+        Ok(self.store_and(cursor)?.1)
     }
 
-    /// The store and the state of a cursor at once.
+    /// The store and the state of a cursor at once. If it is dormant, it wakes.
     #[inline]
     pub fn store_and(&mut self, cursor: CursorId) -> Result<(&mut Store, &mut Consumption)> {
-        match self.consumers.get_mut(&cursor) {
-            Some(consumption) => Ok((&mut self.store, consumption)),
-            None => Err(self.store.deleted(cursor.entity())),
+        if !self.consumers.contains_key(&cursor) {
+            self.wake(cursor)?;
         }
+        let consumption = self.consumers.get_mut(&cursor).expect("it is awake");
+        Ok((&mut self.store, consumption))
+    }
+
+    /// The store and the state of a cursor, for what is done most often. `None` if it is dormant, or was deleted.
+    #[inline(always)]
+    pub fn store_and_awake(&mut self, cursor: CursorId) -> Option<(&mut Store, &mut Consumption)> {
+        let consumption = self.consumers.get_mut(&cursor)?;
+        Some((&mut self.store, consumption))
+    }
+
+    /// Wakes a dormant cursor. Fails if it was deleted.
+    #[cold]
+    #[inline(never)]
+    pub fn wake(&mut self, cursor: CursorId) -> Result<()> {
+        let woken = self.dormancy.wake(&self.store, cursor)?;
+        self.arrivals.watch_one(woken.info.log, woken.info.receivers());
+        self.consumers.insert(cursor, woken);
+        self.dormancy.ask_for_round(&mut self.effects);
+        Ok(())
+    }
+
+    /// Begins to wait for a message.
+    pub fn wait_for_message(&mut self, info: &CursorInfo) -> Waiting {
+        self.watch(iter::once(info.log), info.receivers()).begin()
+    }
+
+    /// The rules of the cursors, shared by those that have the same.
+    pub fn share(&mut self, rules: Rules) -> Arc<Rules> {
+        self.dormancy.share(rules)
     }
 
     /// Prepares a cursor that may have no consumer, for an operation that knows only its id: a transaction keeps no
     /// deliveries.
     pub fn revive(&mut self, cursor: CursorId) -> Result<()> {
-        let Core { consumers, store, without_consumers, .. } = self;
+        let Core { consumers, store, dormancy, .. } = self;
         if let Entry::Vacant(free) = consumers.entry(cursor) {
-            free.insert(without_consumers.revive(store, cursor)?);
+            free.insert(dormancy.revive(store, cursor)?);
         }
         Ok(())
     }
@@ -92,7 +123,7 @@ impl Core {
 
     /// Begins to wait for capacity in a queue.
     pub fn wait_for_capacity(&mut self, cursor: CursorId) -> Option<Waiting> {
-        let consumption = self.consumers.get_mut(&cursor)?;
+        let consumption = self.consumption(cursor).ok()?;
         Some(consumption.capacity.get_or_insert_default().begin())
     }
 

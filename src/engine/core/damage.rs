@@ -59,10 +59,10 @@ impl Core {
 
     /// Keeps an error for the next consumer that receives.
     pub fn tell_later(&mut self, cursor: CursorId, error: Error) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
+        if let Ok(consumption) = self.consumption(cursor) {
             consumption.damaged.untold.push_back(error);
-            self.has_told_later = true;
             let log = consumption.info.log;
+            self.has_told_later = true;
             self.wake_one(log);
         }
     }

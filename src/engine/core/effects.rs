@@ -32,6 +32,8 @@ pub struct Effects {
     timers: Vec<Timer>,
     /// When the lives of messages are to be looked at.
     sweep_at: Option<Duration>,
+    /// Whether a round over the cursors is to be made in some seconds.
+    rest_soon: bool,
     callbacks: Vec<Callback>,
     /// Thresholds that are no longer watched. Dropping their callbacks may call the engine.
     ended: Vec<WatchedThreshold>,
@@ -75,6 +77,11 @@ impl Effects {
         self.sweep_at = Some(self.sweep_at.map_or(at, |set| set.min(at)));
     }
 
+    /// Has a round over the cursors made in some seconds.
+    pub fn rest_soon(&mut self) {
+        (self.any, self.rest_soon) = (true, true);
+    }
+
     pub fn call(&mut self, callback: Callback) {
         self.any = true;
         self.callbacks.push(callback);
@@ -103,9 +110,13 @@ impl Effects {
 
     /// Runs the effects. The caller holds no lock.
     fn run(self, signal: &FlusherSignal) {
-        let Effects { any: _, wake_ups, timers, sweep_at, callbacks, ended, garbage } = self;
+        let Effects { any: _, wake_ups, timers, sweep_at, rest_soon, .. } = self;
+        let Effects { callbacks, ended, garbage, .. } = self;
         timers.into_iter().for_each(|timer| signal.set_timer(timer));
         sweep_at.into_iter().for_each(|at| signal.sweep_at(at));
+        if rest_soon {
+            signal.rest_soon();
+        }
         for WakeUp { watch, most } in wake_ups {
             if let Some(rest) = watch.begin_to_wake(most) {
                 signal.rouse(rest);

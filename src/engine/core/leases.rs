@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Core, consumption::Consumption, errors::lease_lost};
 use crate::{
     delivery::{LeaseKey, stats::Counts},
-    error::Result,
+    error::{Error, Result},
     ids::{CursorId, Due, LogId, Offset},
 };
 
@@ -13,7 +13,20 @@ impl Core {
     /// The offset of a delivery whose lease holds.
     #[inline]
     pub fn held(&mut self, cursor: CursorId, key: LeaseKey, now: Duration) -> Result<Offset> {
-        self.consumption(cursor)?.deliveries.held(key, now).ok_or_else(lease_lost)
+        match self.consumers.get(&cursor) {
+            Some(consumption) => consumption.deliveries.held(key, now).ok_or_else(lease_lost),
+            None => Err(self.not_held(cursor)),
+        }
+    }
+
+    /// The error of a delivery whose cursor has no state. A dormant cursor has no leases.
+    #[cold]
+    fn not_held(&self, cursor: CursorId) -> Error {
+        if self.store.acks(cursor).is_some() {
+            lease_lost()
+        } else {
+            self.store.deleted(cursor.entity())
+        }
     }
 
     /// Ends the lease of a message that has left the cursor, and counts it.
@@ -49,7 +62,7 @@ impl Core {
     pub fn end_acked(&mut self, cursor: CursorId, key: LeaseKey, took: Duration) {
         self.end_lease(cursor, key, |consumption| {
             consumption.counts.acked += 1;
-            consumption.info.latencies.handling.record(took);
+            consumption.handling.record(took);
         });
     }
 
@@ -80,9 +93,7 @@ impl Core {
 
     /// Ends a lease because the delivery failed.
     pub fn release_failed(&mut self, cursor: CursorId, key: LeaseKey, due: Due) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            consumption.counts.failed += 1;
-        }
+        self.count(cursor, |counts| counts.failed += 1);
         self.release(cursor, key, due);
     }
 
@@ -117,17 +128,18 @@ impl Core {
 
     /// Changes the counts of a cursor.
     pub fn count(&mut self, cursor: CursorId, change: impl FnOnce(&mut Counts)) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            change(&mut consumption.counts);
+        match self.consumers.get_mut(&cursor) {
+            Some(consumption) => change(&mut consumption.counts),
+            None => self.dormancy.count(cursor, change),
         }
     }
 
     /// Corrects the counts for a leased message that was not delivered.
     pub fn note_undelivered(&mut self, cursor: CursorId, was_tried: bool) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            consumption.counts.delivered -= 1;
-            consumption.counts.redelivered -= u64::from(was_tried);
-        }
+        self.count(cursor, |counts| {
+            counts.delivered -= 1;
+            counts.redelivered -= u64::from(was_tried);
+        });
     }
 
     /// Whether a message was acked or deleted, for example while it was leased.

@@ -13,7 +13,7 @@
 //! | `Directory` | the right to *work in the directory* of the store (`commit/committer.rs`), shared by working threads, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |
 //! | `Checkpoint` | *checkpoint*: the right to make one | one checkpoint or verification | any disk work |
 //! | `Core` | [`Core`]: the store and the state of each cursor | every operation, for a fraction of a microsecond | changes of memory, and the copy of a frame into the journal's map |
-//! | `Leaf` | the *flusher's agenda* (`runtime/signals.rs`) and the *checkpointer's state* (`runtime/calls.rs`); the *gate of a fair mutex* (`runtime/fair.rs`); the *waiters of a watch*, the *waiters to wake*, one *waiter* (`runtime/wait.rs`), and the *futures that were woken* of one task (`runtime/together.rs`); the *rules of a queue* (`core/rules.rs`); the state of the *group commit*, the *space for tasks* (`commit/space.rs`), the rounds of the *back-pressure* (`commit/pressure.rs`); the *shutdown*, its *threads to join* and *the store's lock* | for moments | nothing that takes a lock |
+//! | `Leaf` | the *flusher's agenda* (`runtime/signals.rs`) and the *checkpointer's state* (`runtime/calls.rs`); the *gate of a fair mutex* (`runtime/fair.rs`); the *waiters of a watch*, the *waiters to wake*, one *waiter* (`runtime/wait.rs`), and the *futures that were woken* of one task (`runtime/together.rs`); the *rules of a queue* (`core/rules.rs`); the *latencies* of a queue (`runtime/histogram.rs`); the state of the *group commit*, the *space for tasks* (`commit/space.rs`), the rounds of the *back-pressure* (`commit/pressure.rs`); the *shutdown*, its *threads to join* and *the store's lock* | for moments | nothing that takes a lock |
 //!
 //! # Under the core
 //!
@@ -57,6 +57,7 @@ pub mod key_order;
 pub mod leases;
 pub mod lives;
 pub mod room;
+pub mod rounds;
 pub mod rules;
 pub mod settlement;
 pub mod slices;
@@ -74,7 +75,7 @@ pub mod weights;
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::{
-    consumption::Consumption, dormant::WithoutConsumers, effects::Effects, failures::Failures,
+    consumption::Consumption, dormant::Dormancy, effects::Effects, failures::Failures,
     lives::Lives, room::RoomLook, thresholds::WatchedCursors, waiters::Arrivals,
 };
 use crate::{
@@ -87,13 +88,13 @@ use crate::{
     store::Store,
 };
 
-/// What the engine's one mutex holds: the store, and the state of each cursor that has consumers.
+/// What the engine's one mutex holds: the store, and the state of each cursor that is in use.
 #[derive(Debug)]
 pub struct Core {
     pub store: Store,
     pub is_closed: bool,
     consumers: IdMap<CursorId, Box<Consumption>>,
-    without_consumers: WithoutConsumers,
+    dormancy: Dormancy,
     arrivals: Arrivals,
     effects: Effects,
     watched: WatchedCursors,
@@ -125,13 +126,14 @@ impl Core {
         store: Store,
         config: &Config,
         (clock, known_clock): (Arc<EvenClock>, KnownClock),
+        tick: Duration,
         chance: u64,
     ) -> Core {
         Core {
             store,
             is_closed: false,
             consumers: IdMap::default(),
-            without_consumers: WithoutConsumers::new(config),
+            dormancy: Dormancy::new(config, tick),
             arrivals: Arrivals::new(config.durability),
             effects: Effects::default(),
             watched: WatchedCursors::default(),

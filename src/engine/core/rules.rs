@@ -4,12 +4,15 @@
 //! core read [`CurrentRules`]. What such a thread has read may be old when it locks the core, so it looks again there.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use crate::{
-    audit::Rank,
+    audit::{self, Rank},
     delivery::Retry,
     engine::runtime::lock::RankedMutex,
     format::entity::{Delivering, Limit},
@@ -78,22 +81,22 @@ const EXPIRES: u32 = 16;
 pub struct CurrentRules {
     /// The rules that every send and receive asks for.
     bits: AtomicU32,
-    rules: RankedMutex<Rules>,
+    rules: RankedMutex<Arc<Rules>>,
 }
 
 impl CurrentRules {
-    pub fn new(rules: Rules) -> CurrentRules {
+    pub fn new(rules: Arc<Rules>) -> CurrentRules {
         let bits = AtomicU32::new(rules.bits());
-        CurrentRules { bits, rules: RankedMutex::new(Rank::Leaf, "rules of a queue", rules) }
+        CurrentRules { bits, rules: RankedMutex::new(&(Rank::Leaf, "rules of a queue"), rules) }
     }
 
-    pub(super) fn set(&self, rules: Rules) {
+    pub(super) fn set(&self, rules: Arc<Rules>) {
         self.bits.store(rules.bits(), Ordering::Relaxed);
         *self.rules.lock() = rules;
     }
 
     pub fn all(&self) -> Rules {
-        *self.rules.lock()
+        **self.rules.lock()
     }
 
     #[inline]
@@ -134,5 +137,29 @@ impl CurrentRules {
     #[inline]
     pub fn time_to_live_ms(&self) -> u64 {
         if self.has(EXPIRES) { self.all().time_to_live_ms } else { 0 }
+    }
+}
+
+/// The rules that cursors share. Most queues have those of others.
+#[derive(Debug, Default)]
+pub struct SharedRules(Vec<Arc<Rules>>);
+
+/// So many rules are looked through for equal ones.
+const SHARED_MAX: usize = 16;
+
+impl SharedRules {
+    /// These rules, shared with other cursors that have the same.
+    pub fn share(&mut self, rules: Rules) -> Arc<Rules> {
+        audit::step();
+        if let Some(there) = self.0.iter().find(|it| ***it == rules) {
+            return Arc::clone(there);
+        }
+        self.0.retain(|it| Arc::strong_count(it) > 1);
+        let rules = Arc::new(rules);
+        if self.0.len() == SHARED_MAX {
+            self.0.remove(0);
+        }
+        self.0.push(Arc::clone(&rules));
+        rules
     }
 }

@@ -1,5 +1,7 @@
 //! What changes in memory when the settings of a queue or a subscription change.
 
+use std::{mem, sync::Arc, time::Duration};
+
 use super::{
     Core,
     consumption::{CursorInfo, may_spill},
@@ -13,10 +15,10 @@ use crate::{
 };
 
 impl CursorInfo {
-    /// The rules of a cursor that exists in the store.
-    pub(super) fn rules_in(&self, store: &Store) -> Option<Rules> {
+    /// The rules of a cursor that exists in the store. `tick` is the resolution of the clock.
+    pub(super) fn rules_in(&self, store: &Store, tick: Duration) -> Option<Rules> {
         let entity = store.entity(self.cursor.entity())?;
-        Some(Rules::of(entity.delivering()?, self.tick))
+        Some(Rules::of(entity.delivering()?, tick))
     }
 }
 
@@ -38,14 +40,14 @@ impl Core {
     /// new settings from now on.
     pub fn follow_settings(&mut self, entity: &Entity) {
         let cursor = entity.id.cursor(0);
-        let Some(consumption) = self.consumers.get(&cursor) else { return };
-        let info = std::sync::Arc::clone(&consumption.info);
-        let Some(rules) = info.rules_in(&self.store) else { return };
+        let Ok(consumption) = self.consumption(cursor) else { return };
+        let info = Arc::clone(&consumption.info);
+        let Some(rules) = info.rules_in(&self.store, self.dormancy.tick()) else { return };
         let end = self.store.bounds(info.log).map_or_else(Default::default, |(_, end)| end);
-        let Core { consumers, effects, weighs, settings_changes, .. } = self;
+        let Core { consumers, effects, weighs, settings_changes, dormancy, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
-        let before = std::mem::replace(&mut consumption.rules, rules);
-        info.current.set(rules);
+        let before = mem::replace(&mut consumption.rules, rules);
+        info.current.set(dormancy.share(rules));
         *settings_changes += 1;
         if before.is_ordered != rules.is_ordered {
             consumption.groups = rules.is_ordered.then(Groups::default);

@@ -97,6 +97,13 @@ impl Arrivals {
         }
     }
 
+    /// Watches a log that has no partitions beside it.
+    pub(super) fn watch_one(&mut self, log: LogId, receivers: Receivers) {
+        let (watch, partition, fresh) = (Arc::default(), None, 0);
+        let watched = WatchedLog { watch, receivers, partition, fresh };
+        self.watches.entry(log).or_insert(watched);
+    }
+
     pub fn new(durability: Durability) -> Arrivals {
         Arrivals {
             watches: IdMap::default(),

@@ -19,11 +19,11 @@ use crate::{
 
 impl Core {
     /// The statistics of a cursor, without `oldest_age` and `uptime`.
-    pub fn stats(&self, cursor: CursorId) -> Result<ConsumerStats> {
-        let consumption =
-            self.consumers.get(&cursor).ok_or_else(|| self.store.deleted(cursor.entity()))?;
-        let (_, end) = self.bounds(consumption.info.log)?;
-        let depth = self.store.acks_of(cursor)?.unacked(end);
+    pub fn stats(&mut self, cursor: CursorId) -> Result<ConsumerStats> {
+        let spilled = self.spilled(cursor);
+        let (store, consumption) = self.store_and(cursor)?;
+        let end = store.bounds(consumption.info.log).map_or(Offset(0), |(_, end)| end);
+        let depth = store.acks_of(cursor)?.unacked(end);
         let Counts {
             delivered,
             redelivered,
@@ -35,7 +35,7 @@ impl Core {
             removed,
             purged,
         } = consumption.counts;
-        let delayed = consumption.deliveries.waiting() + self.spilled(cursor);
+        let delayed = consumption.deliveries.waiting() + spilled;
         let in_flight = consumption.deliveries.in_flight();
         let damaged = consumption.damaged.len();
         Ok(ConsumerStats {
@@ -59,10 +59,9 @@ impl Core {
     }
 
     /// The offset of the oldest message that a cursor has not acked.
-    pub fn oldest(&self, cursor: CursorId) -> Result<Option<Offset>> {
-        let consumption =
-            self.consumers.get(&cursor).ok_or_else(|| self.store.deleted(cursor.entity()))?;
-        let (_, end) = self.bounds(consumption.info.log)?;
+    pub fn oldest(&mut self, cursor: CursorId) -> Result<Option<Offset>> {
+        let log = self.consumption(cursor)?.info.log;
+        let (_, end) = self.bounds(log)?;
         let acks = self.store.acks_of(cursor)?;
         Ok(acks.next_unacked(acks.floor().to(end)))
     }

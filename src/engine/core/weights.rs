@@ -41,13 +41,8 @@ impl Core {
     /// Begins to keep the weights of a queue, unless it does already. Returns the offset before which weights
     /// must still be read. `None` if all are known.
     pub fn begin_weighing(&mut self, cursor: CursorId) -> Result<Option<Offset>> {
-        let (_, end) = self.bounds(
-            self.consumers
-                .get(&cursor)
-                .ok_or_else(|| self.store.deleted(cursor.entity()))?
-                .info
-                .log,
-        )?;
+        let log = self.consumption(cursor)?.info.log;
+        let (_, end) = self.bounds(log)?;
         self.weighs = true;
         let weights = &mut self.consumption(cursor)?.weights;
         Ok(weights.get_or_insert_with(|| Weights::new(end)).unread_before())
@@ -75,10 +70,8 @@ impl Core {
 
     /// Sets weights that were read. Messages that were acked meanwhile weigh nothing.
     pub fn set_weights(&mut self, cursor: CursorId, read: &[(Offset, u64)]) -> Result<()> {
-        let Core { store, consumers, .. } = self;
+        let (store, consumption) = self.store_and(cursor)?;
         let acks = store.acks_of(cursor)?;
-        let consumption =
-            consumers.get_mut(&cursor).ok_or_else(|| store.deleted(cursor.entity()))?;
         let Some(weights) = &mut consumption.weights else { return Ok(()) };
         for (offset, weight) in read {
             audit::step();

@@ -221,13 +221,13 @@ impl Definition for QueueBuilder {
     }
 
     fn kind(&self, dead_letters: Option<EntityId>) -> Result<EntityKind> {
-        Ok(EntityKind::Queue(self.settings.definition(dead_letters)?))
+        Ok(EntityKind::Queue(self.settings.definition(dead_letters)?.into()))
     }
 
     fn applied_to(&self, there: &EntityKind, letters: Option<EntityId>) -> Result<EntityKind> {
         match there {
             EntityKind::Queue(stored) => {
-                Ok(EntityKind::Queue(self.settings.applied_to(stored, letters)?))
+                Ok(EntityKind::Queue(self.settings.applied_to(stored, letters)?.into()))
             }
             other => Ok(other.clone()),
         }

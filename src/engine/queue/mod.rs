@@ -25,7 +25,7 @@ use crate::{
             Core,
             capacity::{Dropped, Load},
             commit::Receipt,
-            consumption::{CursorInfo, Origin},
+            consumption::CursorInfo,
         },
     },
     error::Result,
@@ -77,8 +77,8 @@ impl Queue {
         let consumed = ConsumedCursor {
             cursor: entity.id.cursor(0),
             log: entity.id.log(0),
-            name: &entity.name,
-            origin: Origin::of_queue(&entity.name),
+            name: Arc::clone(&entity.name),
+            topic: None,
             delivering,
         };
         let consumer = Arc::new(Consumer::attach(engine, consumed)?);

@@ -70,7 +70,7 @@ impl CheckpointerSignal {
             has_thread,
             idle,
             is_called: AtomicBool::new(false),
-            state: RankedMutex::new(Rank::Leaf, "checkpointer's state", state),
+            state: RankedMutex::new(&(Rank::Leaf, "checkpointer's state"), state),
             changed: Condvar::new(),
             done: Condvar::new(),
         }

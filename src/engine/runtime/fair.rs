@@ -42,7 +42,7 @@ impl<T> FairMutex<T> {
             waiting: AtomicUsize::new(0),
             overtaking: AtomicUsize::new(0),
             overtaking_max,
-            gate: RankedMutex::new(Rank::Leaf, "gate of a fair mutex", ()),
+            gate: RankedMutex::new(&(Rank::Leaf, "gate of a fair mutex"), ()),
             opened: Condvar::new(),
         }
     }

@@ -1,18 +1,14 @@
-//! Histograms: they count times in buckets, without a lock.
+//! Histograms: they count times in buckets.
 //!
 //! A bucket is a sixteenth of a power of two wide. So a value is exact to a sixteenth, from a millisecond to
 //! weeks (the log-linear buckets of HdrHistogram; Tene, 2012). The first three buckets that are needed have their places
 //! in the histogram itself: messages that are fetched at once need no more. For others, memory is taken one octave at a
 //! time: a few hundred bytes in practice, and 4 KiB at most.
 
-use std::{
-    array,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{array, time::Duration};
+
+use super::lock::RankedMutex;
+use crate::audit::Rank;
 
 /// Buckets of one octave.
 const WIDTH: usize = 16;
@@ -260,110 +256,145 @@ const COUNT_BITS: u32 = 48;
 
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
-type Octave = Box<[AtomicU64; WIDTH]>;
+type Octave = Box<[u64; WIDTH]>;
 
 /// Counts times as they are measured.
 #[derive(Debug, Default)]
 pub struct Histogram {
     /// The buckets that were needed first.
-    first: [AtomicU64; FIRST],
+    first: [u64; FIRST],
     /// The others, by octaves.
-    others: OnceLock<Box<[OnceLock<Octave>; OCTAVES]>>,
+    others: Option<Box<[Option<Octave>; OCTAVES]>>,
     /// The sum of the times in milliseconds.
-    sum_ms: AtomicU64,
+    sum_ms: u64,
 }
 
 impl Histogram {
     #[inline]
-    pub fn record(&self, time: Duration) {
+    pub fn record(&mut self, time: Duration) {
         self.record_ms(time.as_secs().saturating_mul(1000) + u64::from(time.subsec_millis()));
     }
 
-    #[inline]
-    pub fn record_ms(&self, ms: u64) {
+    #[inline(always)]
+    fn record_ms(&mut self, ms: u64) {
         self.add(bucket_of(ms), 1);
-        self.sum_ms.fetch_add(ms, Ordering::Relaxed);
+        self.sum_ms = self.sum_ms.wrapping_add(ms);
+    }
+
+    #[cold]
+    fn record_first(&mut self, ms: u64) {
+        self.record_ms(ms);
     }
 
     /// A place that a bucket has taken stays its own. So no bucket is among the others if a place was free for it.
-    #[inline]
-    fn add(&self, bucket: usize, count: u64) {
+    #[inline(always)]
+    fn add(&mut self, bucket: usize, count: u64) {
         let tag = (bucket as u64 + 1) << COUNT_BITS;
-        for place in &self.first {
-            let mut word = place.load(Ordering::Relaxed);
-            if word == 0 {
-                let (taken, order) = (tag | count, Ordering::Relaxed);
-                match place.compare_exchange(0, taken, order, order) {
-                    Ok(_) => return,
-                    // Another thread has taken it, perhaps for the same bucket.
-                    Err(now) => word = now,
-                }
-            }
-            if word & !COUNT_MASK == tag {
-                place.fetch_add(count, Ordering::Relaxed);
+        for place in &mut self.first {
+            if *place & !COUNT_MASK == tag {
+                *place += count;
                 return;
             }
         }
-        let octaves = self.others.get_or_init(|| Box::new(array::from_fn(|_| OnceLock::new())));
-        let octave = octaves[bucket / WIDTH].get_or_init(Octave::default);
-        octave[bucket % WIDTH].fetch_add(count, Ordering::Relaxed);
+        self.add_other(bucket, count);
+    }
+
+    #[inline(never)]
+    fn add_other(&mut self, bucket: usize, count: u64) {
+        if let Some(free) = self.first.iter_mut().find(|place| **place == 0) {
+            *free = ((bucket as u64 + 1) << COUNT_BITS) | count;
+            return;
+        }
+        let octaves = self.others.get_or_insert_with(|| Box::new(array::from_fn(|_| None)));
+        octaves[bucket / WIDTH].get_or_insert_default()[bucket % WIDTH] += count;
     }
 
     /// The buckets that hold times, each with its count.
     fn filled(&self) -> impl Iterator<Item = (usize, u64)> {
-        let first = self.first.iter().map(|place| place.load(Ordering::Relaxed));
-        let first = first.filter(|word| *word > 0);
-        let first = first.map(|word| ((word >> COUNT_BITS) as usize - 1, word & COUNT_MASK));
-        let octaves = self.others.get().into_iter().flat_map(|all| all.iter().enumerate());
-        let octaves = octaves.filter_map(|(n, octave)| Some((n * WIDTH, octave.get()?)));
+        let first = self.first.iter().filter(|place| **place > 0);
+        let first = first.map(|place| ((place >> COUNT_BITS) as usize - 1, place & COUNT_MASK));
+        let octaves = self.others.iter().flat_map(|all| all.iter().enumerate());
+        let octaves = octaves.filter_map(|(n, octave)| Some((n * WIDTH, octave.as_ref()?)));
         let others = octaves.flat_map(|(base, octave)| {
-            let counts = octave.iter().map(|count| count.load(Ordering::Relaxed));
-            counts.enumerate().map(move |(n, count)| (base + n, count))
+            octave.iter().enumerate().map(move |(n, count)| (base + n, *count))
         });
         first.chain(others.filter(|(_, count)| *count > 0))
     }
 
-    fn snapshot(&self) -> Latency {
-        // Others go on recording, so it looks once.
-        let filled: Vec<(usize, u64)> = self.filled().collect();
-        let mut counts = vec![0; filled.iter().map(|(bucket, _)| bucket + 1).max().unwrap_or(0)];
-        filled.into_iter().for_each(|(bucket, count)| counts[bucket] += count);
-        Latency::of(counts, self.sum_ms.load(Ordering::Relaxed))
+    pub fn is_empty(&self) -> bool {
+        self.filled().next().is_none()
+    }
+
+    /// Adds what another one has counted.
+    pub fn add_all(&mut self, other: &Histogram) {
+        self.sum_ms = self.sum_ms.wrapping_add(other.sum_ms);
+        other.filled().for_each(|(bucket, count)| self.add(bucket, count));
+    }
+
+    pub fn snapshot(&self) -> Latency {
+        let mut counts = vec![0; self.filled().map(|(bucket, _)| bucket + 1).max().unwrap_or(0)];
+        self.filled().for_each(|(bucket, count)| counts[bucket] += count);
+        Latency::of(counts, self.sum_ms)
     }
 }
 
-/// The two histograms of a cursor.
-#[derive(Debug, Default)]
-pub struct Histograms {
-    pub waiting: Histogram,
-    pub handling: Histogram,
+/// The numbers of two histograms: the two sums, and the buckets that hold times, each with its count.
+pub fn pack(waiting: &Histogram, handling: &Histogram) -> Vec<u64> {
+    let mut numbers = vec![waiting.sum_ms, handling.sum_ms];
+    for (n, histogram) in [waiting, handling].into_iter().enumerate() {
+        // Those of the first histogram have an even number.
+        let filled = histogram.filled();
+        numbers.extend(filled.flat_map(|(bucket, count)| [(2 * bucket + n) as u64, count]));
+    }
+    numbers
 }
 
-impl Histograms {
-    pub fn snapshot(&self) -> Latencies {
-        Latencies { waiting: self.waiting.snapshot(), handling: self.handling.snapshot() }
+/// The histograms of which these are the numbers.
+pub fn unpack(mut numbers: impl Iterator<Item = u64>) -> (Histogram, Histogram) {
+    let mut both = [Histogram::default(), Histogram::default()];
+    for (histogram, sum) in both.iter_mut().zip(numbers.by_ref()) {
+        histogram.sum_ms = sum;
+    }
+    while let (Some(bucket), Some(count)) = (numbers.next(), numbers.next()) {
+        both[bucket as usize % 2].add(bucket as usize / 2, count);
+    }
+    let [waiting, handling] = both;
+    (waiting, handling)
+}
+
+/// A histogram into which several threads record. It is made when the first time is counted, and the core takes it while
+/// the cursor is at rest.
+#[derive(Debug)]
+pub struct Recorder(RankedMutex<Option<Box<Histogram>>>);
+
+impl Default for Recorder {
+    fn default() -> Recorder {
+        Recorder(RankedMutex::new(&(Rank::Leaf, "latencies"), None))
+    }
+}
+
+impl Recorder {
+    #[inline]
+    pub fn record_ms(&self, ms: u64) {
+        match &mut *self.0.lock() {
+            Some(histogram) => histogram.record_ms(ms),
+            none => none.insert(Box::default()).record_first(ms),
+        }
     }
 
-    /// What was counted, as a few numbers: the two sums, and the buckets that hold times, each with its count.
-    pub fn pack(&self) -> Vec<u64> {
-        let both = [&self.waiting, &self.handling];
-        let mut numbers: Vec<u64> = both.map(|it| it.sum_ms.load(Ordering::Relaxed)).into();
-        for (n, histogram) in both.iter().enumerate() {
-            // Those of the first histogram have an even number.
-            let filled = histogram.filled();
-            numbers.extend(filled.flat_map(|(bucket, count)| [(2 * bucket + n) as u64, count]));
-        }
-        numbers
+    pub fn snapshot(&self) -> Latency {
+        self.0.lock().as_ref().map_or_else(Latency::default, |it| it.snapshot())
     }
 
-    /// Adds what was [packed](Histograms::pack).
-    pub fn unpack(&self, mut numbers: impl Iterator<Item = u64>) {
-        let both = [&self.waiting, &self.handling];
-        for (histogram, sum) in both.iter().zip(numbers.by_ref()) {
-            histogram.sum_ms.fetch_add(sum, Ordering::Relaxed);
-        }
-        while let (Some(bucket), Some(count)) = (numbers.next(), numbers.next()) {
-            both[bucket as usize % 2].add(bucket as usize / 2, count);
+    /// Takes what was counted.
+    pub fn take(&self) -> Histogram {
+        self.0.lock().take().map(|histogram| *histogram).unwrap_or_default()
+    }
+
+    /// Adds what was counted before.
+    pub fn add(&self, before: &Histogram) {
+        if !before.is_empty() {
+            self.0.lock().get_or_insert_default().add_all(before);
         }
     }
 }
@@ -372,33 +403,34 @@ impl Histograms {
 mod tests {
     use proptest::prelude::*;
 
+    use std::sync::atomic::Ordering::SeqCst;
+
     use super::*;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
-    /// It looked twice, and met a bucket for which it had made no place.
     #[test]
     fn a_snapshot_is_taken_while_others_record() {
-        let histograms = Histograms::default();
+        let recorder = Recorder::default();
         let ended = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                (0..200_000).for_each(|n| histograms.waiting.record(ms(n)));
-                ended.store(true, Ordering::SeqCst);
+                (0..200_000).for_each(|n| recorder.record_ms(n));
+                ended.store(true, SeqCst);
             });
-            while !ended.load(Ordering::SeqCst) {
-                let _ = histograms.snapshot();
+            while !ended.load(SeqCst) {
+                let _ = recorder.snapshot();
             }
         });
-        assert_eq!(histograms.snapshot().waiting.count(), 200_000);
+        assert_eq!(recorder.snapshot().count(), 200_000);
     }
 
     fn of(times: &[u64]) -> Latency {
-        let histograms = Histograms::default();
-        times.iter().for_each(|time| histograms.waiting.record(ms(*time)));
-        histograms.snapshot().waiting
+        let mut histogram = Histogram::default();
+        times.iter().for_each(|time| histogram.record_ms(*time));
+        histogram.snapshot()
     }
 
     #[test]
@@ -429,33 +461,39 @@ mod tests {
     /// Every bucket is filled, in an order that has each table full.
     #[test]
     fn every_bucket_finds_a_place_and_is_packed() {
-        let histograms = Histograms::default();
+        let (mut waiting, mut handling) = (Histogram::default(), Histogram::default());
         for round in 1..=3 {
             for n in 0..OCTAVES * WIDTH {
-                histograms.handling.record(lowest_of(n * 7 % (OCTAVES * WIDTH)));
+                handling.record(lowest_of(n * 7 % (OCTAVES * WIDTH)));
             }
-            let latency = histograms.snapshot().handling;
+            let latency = handling.snapshot();
             assert!(latency.counts.iter().all(|count| *count == round), "{latency:?}");
         }
-        histograms.waiting.record(ms(5));
-        let again = Histograms::default();
-        again.unpack(histograms.pack().into_iter());
-        assert_eq!(again.snapshot(), histograms.snapshot());
-        assert_eq!(Histograms::default().pack(), [0, 0]);
+        waiting.record_ms(5);
+        let (unpacked, again) = unpack(pack(&waiting, &handling).into_iter());
+        assert_eq!(unpacked.snapshot(), waiting.snapshot());
+        assert_eq!(again.snapshot(), handling.snapshot());
+        assert_eq!(pack(&Histogram::default(), &Histogram::default()), [0, 0]);
+        assert!(!waiting.is_empty() && Histogram::default().is_empty());
     }
 
     #[test]
     fn threads_that_record_at_once_lose_nothing() {
-        let histograms = Histograms::default();
+        let recorder = Recorder::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..5000).for_each(|n| histograms.waiting.record(ms(n % 100))));
+                scope.spawn(|| (0..5000).for_each(|n| recorder.record_ms(n % 100)));
             }
+            // Others take and give back meanwhile.
+            (0..100).for_each(|_| recorder.add(&recorder.take()));
         });
-        assert_eq!(histograms.snapshot().waiting.count(), 20_000);
-        let buckets: Vec<_> = histograms.waiting.filled().map(|it| it.0).collect();
-        let once: std::collections::BTreeSet<_> = buckets.iter().collect();
-        assert_eq!(once.len(), buckets.len(), "each bucket has one place");
+        assert_eq!(recorder.snapshot().count(), 20_000);
+        assert_eq!(recorder.snapshot().sum(), ms(4 * 50 * 4950));
+        let taken = recorder.take();
+        assert!(recorder.take().is_empty());
+        recorder.record_ms(3);
+        recorder.add(&taken);
+        assert_eq!(recorder.snapshot().count(), 20_001);
     }
 
     proptest! {

@@ -14,18 +14,18 @@ use crate::{
 
 #[derive(Debug)]
 pub struct RankedMutex<T> {
-    rank: Rank,
-    name: &'static str,
+    /// Its rank and its name.
+    which: &'static (Rank, &'static str),
     mutex: Mutex<T>,
 }
 
 impl<T> RankedMutex<T> {
-    pub fn new(rank: Rank, name: &'static str, value: T) -> RankedMutex<T> {
-        RankedMutex { rank, name, mutex: Mutex::new(value) }
+    pub fn new(which: &'static (Rank, &'static str), value: T) -> RankedMutex<T> {
+        RankedMutex { which, mutex: Mutex::new(value) }
     }
 
     pub fn lock(&self) -> RankedGuard<'_, T> {
-        let hold = Hold::begin(self.rank, self.name);
+        let hold = Hold::begin(self.which.0, self.which.1);
         let guard = self.mutex.lock().unwrap_or_else(PoisonError::into_inner);
         RankedGuard { guard, hold }
     }

@@ -53,6 +53,10 @@ struct Agenda {
     timers: BinaryHeap<Reverse<Timer>>,
     /// When to look at the lives of messages.
     sweep_at: Option<Duration>,
+    /// When a round over the queues is made.
+    rest_at: Option<Duration>,
+    /// Whether such a round was asked for, and its time is not set yet.
+    rest_soon: bool,
     /// When the clocks were looked at.
     looked_at: Duration,
     /// Tasks that sleep, by the time at which they wake and by their number.
@@ -91,6 +95,13 @@ impl Agenda {
         popped.map(|Reverse(timer)| timer)
     }
 
+    fn take_rest(&mut self, now: Duration) -> bool {
+        if mem::take(&mut self.rest_soon) {
+            self.rest_at.get_or_insert(now + REST_AFTER);
+        }
+        self.rest_at.take_if(|at| *at <= now).is_some()
+    }
+
     fn next_look(&self) -> Option<Duration> {
         let waits = !self.timers.is_empty() || self.sweep_at.is_some();
         waits.then_some(self.looked_at + LOOK)
@@ -100,10 +111,14 @@ impl Agenda {
         let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
         let mark = self.mark_at.map(|(at, _)| at);
         let sleeper = self.sleepers.keys().next().map(|(at, _)| *at);
-        let all = [self.flush_at, mark, timer, self.sweep_at, sleeper, self.next_look()];
+        let look = self.next_look();
+        let all = [self.flush_at, mark, timer, self.sweep_at, self.rest_at, sleeper, look];
         all.into_iter().flatten().min()
     }
 }
+
+/// The time from a use of a queue to the next round.
+const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// The longest quiet moment after which a watermark frame is written.
 const MARK_MAX: Duration = Duration::from_secs(1);
@@ -118,6 +133,8 @@ pub enum Duty {
     Timer(Timer),
     /// Has the checkpointer look at the lives of messages.
     Sweep,
+    /// Makes a slice of a round over the queues and subscriptions.
+    Rest,
     /// Looks at the clocks.
     Look,
     /// Wakes a task.
@@ -134,7 +151,7 @@ impl FlusherSignal {
             is_scheduled: AtomicBool::new(false),
             is_urgent: AtomicBool::new(false),
             is_marking: AtomicBool::new(false),
-            agenda: RankedMutex::new(Rank::Leaf, "flusher's agenda", Agenda::default()),
+            agenda: RankedMutex::new(&(Rank::Leaf, "flusher's agenda"), Agenda::default()),
             changed: Condvar::new(),
         }
     }
@@ -236,6 +253,21 @@ impl FlusherSignal {
         }
     }
 
+    /// Has a round over the queues and subscriptions made after [`REST_AFTER`].
+    pub fn rest_soon(&self) {
+        self.plan(Duration::ZERO, |agenda| agenda.rest_soon = true);
+    }
+
+    /// Has the next slice of a round made at once, after other duties.
+    pub fn rest_on(&self) {
+        self.plan(Duration::ZERO, |agenda| agenda.rest_at = Some(Duration::ZERO));
+    }
+
+    /// Whether a round is due: without a thread, calls make it.
+    pub fn take_rest(&self, now: Duration) -> bool {
+        self.agenda.lock().take_rest(now)
+    }
+
     /// Has a task woken at a time. Returns the number of its sleep. `None` if the flusher has stopped.
     pub fn wake_at(&self, at: Duration, waker: Waker) -> Option<u64> {
         let mut agenda = self.agenda.lock();
@@ -320,6 +352,9 @@ impl FlusherSignal {
             }
             if agenda.sweep_at.take_if(|at| *at <= now).is_some() {
                 return Duty::Sweep;
+            }
+            if agenda.take_rest(now) {
+                return Duty::Rest;
             }
             if let Some(sleeper) = agenda.take_sleeper(now) {
                 return Duty::Wake(sleeper);

@@ -55,7 +55,7 @@ impl<F> Together<F> {
     pub fn new(futures: impl Iterator<Item = F>) -> Together<F> {
         let futures: Vec<_> = futures.map(|future| Some(Box::pin(future))).collect();
         let all = (0..futures.len()).collect();
-        let state = RankedMutex::new(Rank::Leaf, "futures that were woken", (all, None));
+        let state = RankedMutex::new(&(Rank::Leaf, "futures that were woken"), (all, None));
         let woken = Arc::new(Woken { state });
         let alarm = |index| {
             let (is_raised, woken) = (AtomicBool::new(true), Arc::clone(&woken));

@@ -72,7 +72,7 @@ const TASKS_AT_ONCE: usize = 4;
 impl Default for Watch {
     fn default() -> Watch {
         Watch {
-            waiters: RankedMutex::new(Rank::Leaf, "waiters of a watch", Waiters::default()),
+            waiters: RankedMutex::new(&(Rank::Leaf, "waiters of a watch"), Waiters::default()),
             count: AtomicUsize::new(0),
         }
     }
@@ -82,7 +82,7 @@ impl Watch {
     /// Begins to wait. The caller holds the core.
     pub fn begin(self: &Arc<Watch>) -> Waiting {
         let waiter = Arc::new(Waiter {
-            state: RankedMutex::new(Rank::Leaf, "waiter", Sleep::Begun),
+            state: RankedMutex::new(&(Rank::Leaf, "waiter"), Sleep::Begun),
             woken: Condvar::new(),
         });
         let number = self.change(|waiters| {
@@ -128,7 +128,8 @@ impl Watch {
             woken.into_values().for_each(|waiter| _ = waiter.wake(None));
             return None;
         }
-        let left = RankedMutex::new(Rank::Leaf, "waiters to wake", woken.into_values().collect());
+        let left =
+            RankedMutex::new(&(Rank::Leaf, "waiters to wake"), woken.into_values().collect());
         let relay = Arc::new(Relay { left });
         if relay.go_on(TASKS_AT_ONCE) { None } else { Some(relay) }
     }

@@ -71,7 +71,7 @@ impl Registry {
             single_active_consumer: Some(true),
             ..Settings::default()
         };
-        let wanted = EntityKind::Queue(settings.definition(None)?);
+        let wanted = EntityKind::Queue(settings.definition(None)?.into());
         let core = engine.committer().lock_open("open the schedules")?;
         let there = core.store.find(Space::Queues, REGISTRY).map(|entity| &entity.kind);
         if there.is_none_or(|kind| *kind == wanted) {

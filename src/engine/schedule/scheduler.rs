@@ -91,11 +91,11 @@ impl SchedulerBuilder {
     pub fn start(self) -> Result<Scheduler> {
         let registry = Registry::create(&self.engine)?;
         let work = Arc::new(Work {
-            registry: RankedMutex::new(Rank::Scheduler, "scheduler's registry", registry),
+            registry: RankedMutex::new(&(Rank::Scheduler, "scheduler's registry"), registry),
             engine: self.engine,
             on_failure: self.on_failure,
             is_stopped: AtomicBool::new(false),
-            stopping: RankedMutex::new(Rank::Scheduler, "scheduler", ()),
+            stopping: RankedMutex::new(&(Rank::Scheduler, "scheduler"), ()),
             stopped: Condvar::new(),
             runs: AtomicU64::new(0),
             failed: AtomicU64::new(0),

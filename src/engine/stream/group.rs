@@ -57,7 +57,7 @@ impl Group {
         let found = found.ok_or_else(|| core.store.deleted(stream))?;
         drop(core);
         let shape = Shape::attach(engine, &found)?;
-        Ok(Group { shape, name: entity.name.as_str().into(), id: entity.id })
+        Ok(Group { shape, name: Arc::clone(&entity.name), id: entity.id })
     }
 
     /// The group's name.

@@ -27,7 +27,7 @@ pub struct Position {
 #[derive(Debug)]
 pub struct Shape {
     pub engine: Engine,
-    pub name: Box<str>,
+    pub name: Arc<str>,
     pub id: EntityId,
     pub partitions: u32,
     pub watch: Arc<Watch>,
@@ -45,7 +45,7 @@ impl Shape {
         drop(core);
         Ok(Arc::new(Shape {
             engine: engine.clone(),
-            name: entity.name.as_str().into(),
+            name: Arc::clone(&entity.name),
             id: entity.id,
             partitions,
             watch,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn creation(id: u64, name: &str, kind: EntityKind) -> Creation {
-    let entity = Entity { id: EntityId(id), name: name.to_owned(), kind };
+    let entity = Entity { id: EntityId(id), name: name.into(), kind };
     let starts = entity.cursors().map(|(cursor, _)| Offset(cursor.0 * 10)).collect();
     Creation { entity, starts }
 }
@@ -33,12 +33,15 @@ fn payments() -> Delivering {
 /// One creation of each kind.
 pub fn entities() -> Vec<Creation> {
     vec![
-        creation(1, "payments", EntityKind::Queue(payments())),
+        creation(1, "payments", EntityKind::Queue(payments().into())),
         creation(2, "order.created", EntityKind::Topic),
         creation(
             3,
             "shipping",
-            EntityKind::Subscription { topic: EntityId(2), delivering: Delivering::leasing(1000) },
+            EntityKind::Subscription {
+                topic: EntityId(2),
+                delivering: Delivering::leasing(1000).into(),
+            },
         ),
         creation(4, "history", EntityKind::Stream { partitions: 4 }),
         creation(8, "billing", EntityKind::Group { stream: EntityId(4), partitions: 4 }),
@@ -279,7 +282,7 @@ fn refused(entity: Entity) -> bool {
 fn impossible_entities_are_refused() {
     let stream = |id, partitions| Entity {
         id: EntityId(id),
-        name: "s".to_owned(),
+        name: "s".into(),
         kind: EntityKind::Stream { partitions },
     };
     assert!(!refused(stream(1, 1)) && !refused(stream(1, PARTITIONS_MAX)));
@@ -289,7 +292,8 @@ fn impossible_entities_are_refused() {
     for id in [NUMBER_CEILING - 1, NUMBER_CEILING, u64::MAX - 1, u64::MAX] {
         assert!(refused(stream(id, 1)), "no id is left behind {id}");
     }
-    let named = |name: String| Entity { id: EntityId(1), name, kind: EntityKind::Topic };
+    let named =
+        |name: String| Entity { id: EntityId(1), name: name.into(), kind: EntityKind::Topic };
     assert!(!refused(named("n".repeat(NAME_BYTES_MAX))));
     assert!(refused(named("n".repeat(NAME_BYTES_MAX + 1))) && refused(named(String::new())));
 }
@@ -298,7 +302,7 @@ fn impossible_entities_are_refused() {
 fn what_something_belongs_to_was_there_before() {
     let group = |id, stream| Entity {
         id: EntityId(id),
-        name: "g".to_owned(),
+        name: "g".into(),
         kind: EntityKind::Group { stream: EntityId(stream), partitions: 2 },
     };
     assert!(!refused(group(9, 7)));

@@ -134,7 +134,7 @@ fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {
         match nameless {
             Nameless::Named(entity) if survey.state.catalog.get(entity.id).is_some() => {
                 let noun = Space::of(&entity.kind).noun();
-                report.renamed.push(Renamed { noun, name: entity.name.clone() });
+                report.renamed.push(Renamed { noun, name: entity.name.to_string() });
             }
             Nameless::Named(_) => {}
             Nameless::Lost(cursor) => report.lost_consumers.push(cursor.0),
@@ -158,8 +158,8 @@ fn consumer(survey: &Survey, entity: &Entity) -> Consumer {
     let parent = entity.parent().and_then(|parent| survey.state.catalog.get(parent));
     Consumer {
         noun: Space::of(&entity.kind).noun(),
-        name: entity.name.clone(),
-        parent: parent.map(|parent| parent.name.clone()),
+        name: entity.name.to_string(),
+        parent: parent.map(|parent| parent.name.to_string()),
     }
 }
 

@@ -90,7 +90,7 @@ impl Adoption<'_> {
             self.invent(id, kind);
         } else if self.has_cursor(log.queue_cursor()) {
             let lease_ms = LEASE_DEFAULT.as_millis() as u64;
-            self.invent(log.entity(), EntityKind::Queue(Delivering::leasing(lease_ms)));
+            self.invent(log.entity(), EntityKind::Queue(Delivering::leasing(lease_ms).into()));
         } else {
             self.invent(log.entity(), EntityKind::Stream { partitions: 1 });
         }
@@ -102,7 +102,7 @@ impl Adoption<'_> {
         let created = self.seen.created.values().map(|creation| &creation.entity);
         let queue = |id: EntityId| {
             let lease_ms = LEASE_DEFAULT.as_millis() as u64;
-            Some((id, EntityKind::Queue(Delivering::leasing(lease_ms))))
+            Some((id, EntityKind::Queue(Delivering::leasing(lease_ms).into())))
         };
         self.gathered.entities.values().chain(created).find_map(|entity| match entity.kind {
             _ if takes_dead_letters_of(entity) == Some(log.entity()) => queue(log.entity()),
@@ -160,12 +160,12 @@ impl Adoption<'_> {
         let mut name = format!("salvaged-{noun}-{id}");
         let is_taken = |name: &String| {
             let created = self.seen.created.values().map(|creation| &creation.entity);
-            self.gathered.entities.values().chain(created).any(|entity| entity.name == *name)
+            self.gathered.entities.values().chain(created).any(|entity| *entity.name == **name)
         };
         while is_taken(&name) {
             name.push('x');
         }
-        let entity = Entity { id, name, kind };
+        let entity = Entity { id, name: name.into(), kind };
         self.nameless.push(Nameless::Named(entity.clone()));
         self.gathered.entities.insert(id, entity);
     }

@@ -71,7 +71,7 @@ impl Looking {
 /// Contradictions of settings.
 pub fn contradictions(state: &State) -> Vec<String> {
     let catalog = &state.catalog;
-    let name = |id: &EntityId| catalog.get(*id).map(|it| it.name.as_str()).unwrap_or_default();
+    let name = |id: &EntityId| catalog.get(*id).map(|it| &*it.name).unwrap_or_default();
     let circles = catalog.circles_of_dead_letters().into_iter().map(|circle| {
         let names: Vec<&str> = circle.iter().map(name).collect();
         format!("the dead letters of queues go in a circle: {}", names.join(", "))

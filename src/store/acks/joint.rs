@@ -22,7 +22,7 @@ impl AckSet {
     /// How many offsets of a part of a chunk are acked.
     fn count_in_chunk(&self, index: u64, lows: Range<u32>) -> u64 {
         let below = self.below_in(index).clamp(lows.start, lows.end);
-        let above = self.chunks.get(&index);
+        let above = self.upper.chunks.get(&index);
         let above = above.map_or(0, |chunk| chunk.acked.range_cardinality(below..lows.end));
         u64::from(below - lows.start) + above
     }
@@ -42,7 +42,7 @@ impl AckSet {
     /// The acked offsets of one chunk, including offsets below the floor.
     fn acked_in_chunk(&self, index: u64) -> Cow<'_, RoaringBitmap> {
         let below = self.below_in(index);
-        let found = self.chunks.get(&index).map(|chunk| &chunk.acked);
+        let found = self.upper.chunks.get(&index).map(|chunk| &chunk.acked);
         if below == 0
             && let Some(acked) = found
         {
@@ -75,8 +75,9 @@ pub fn acked_by_all(cursors: &[&AckSet], range: OffsetRange) -> u64 {
         }
         // If one cursor has nothing acked in the chunk, no message of it is acked by all. One whose floor is behind the chunk
         // says nothing.
-        let touched =
-            |acks: &&AckSet| acks.floor > index * CHUNK_OFFSETS || acks.chunks.contains_key(&index);
+        let touched = |acks: &&AckSet| {
+            acks.floor > index * CHUNK_OFFSETS || acks.upper.chunks.contains_key(&index)
+        };
         if !cursors.iter().inspect(|_| audit::step()).all(touched) {
             continue;
         }

@@ -9,6 +9,7 @@
 mod chunk;
 mod digits;
 mod joint;
+mod upper;
 
 pub use chunk::{CHUNK_OFFSETS, chunk_ranges};
 pub use joint::{acked_by_all, chunks_of};
@@ -20,7 +21,9 @@ use roaring::RoaringBitmap;
 use self::{
     chunk::{Chunk, split},
     digits::{number, put_number},
+    upper::Upper,
 };
+use super::lazy::Lazy;
 use crate::{
     audit,
     format::{Malformed, meta::ChunkState},
@@ -31,15 +34,10 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct AckSet {
     floor: u64,
-    chunks: BTreeMap<u64, Chunk>,
-    /// The chunks that changed since their last capture. It may name chunks that are gone.
-    changed: BTreeSet<u64>,
     /// How many offsets above the floor are acked.
     above: u64,
-    /// How many messages are spilled.
-    spilled: u64,
-    /// Whether a message has had a priority since the store was opened.
-    has_priorities: bool,
+    /// The state above the floor. Most cursors at rest have none.
+    upper: Lazy<Upper>,
 }
 
 impl AckSet {
@@ -51,6 +49,11 @@ impl AckSet {
     #[inline]
     pub fn floor(&self) -> Offset {
         Offset(self.floor)
+    }
+
+    /// Whether there is nothing but the floor.
+    pub fn is_plain(&self) -> bool {
+        self.upper.chunks.is_empty()
     }
 
     /// How many offsets below `end` are not acked.
@@ -67,7 +70,7 @@ impl AckSet {
             return false;
         }
         let (index, low) = split(offset.0);
-        self.chunks.get(&index).is_some_and(|chunk| chunk.acked.contains(low))
+        self.upper.chunks.get(&index).is_some_and(|chunk| chunk.acked.contains(low))
     }
 
     /// Acks a range. Messages that are acked already stay acked.
@@ -81,7 +84,7 @@ impl AckSet {
             return;
         }
         self.floor = range.end.0;
-        if !self.chunks.is_empty() {
+        if !self.upper.is_absent() {
             self.drop_below_floor();
             self.absorb();
         }
@@ -90,17 +93,21 @@ impl AckSet {
     fn ack_above(&mut self, range: OffsetRange) {
         for (index, lows) in chunk_ranges(range) {
             audit::step();
-            let chunk = changing(&mut self.chunks, &mut self.changed, index);
+            let upper = &mut *self.upper;
+            let chunk = changing(&mut upper.chunks, &mut upper.changed, index);
             self.above += chunk.acked.insert_range(lows.clone());
-            self.spilled -= chunk.forget(lows);
+            upper.spilled -= chunk.forget(lows);
         }
     }
 
     /// Removes offsets below the floor from the chunks. This does not make a chunk dirty, because a restore
     /// ignores offsets below the floor.
     fn drop_below_floor(&mut self) {
-        let (last, low) = split(self.floor);
-        while let Some(mut entry) = self.chunks.first_entry() {
+        if self.upper.chunks.is_empty() {
+            return;
+        }
+        let ((last, low), upper) = (split(self.floor), &mut *self.upper);
+        while let Some(mut entry) = upper.chunks.first_entry() {
             audit::step();
             if *entry.key() > last {
                 break;
@@ -108,15 +115,15 @@ impl AckSet {
             if *entry.key() < last {
                 let (index, chunk) = entry.remove_entry();
                 if chunk.dirty {
-                    self.changed.remove(&index);
+                    upper.changed.remove(&index);
                 }
                 self.above -= chunk.acked.len();
-                self.spilled -= chunk.spilled.len();
+                upper.spilled -= chunk.spilled.len();
                 continue;
             }
             let chunk = entry.get_mut();
             self.above -= chunk.acked.remove_range(0..low);
-            self.spilled -= chunk.forget(0..low);
+            upper.spilled -= chunk.forget(0..low);
             if chunk.is_empty() {
                 entry.remove();
             }
@@ -129,7 +136,7 @@ impl AckSet {
         while self.above > 0 {
             audit::step();
             let (index, low) = split(self.floor);
-            let Some(chunk) = self.chunks.get_mut(&index) else {
+            let Some(chunk) = self.upper.chunks.get_mut(&index) else {
                 return;
             };
             if chunk.acked.min() != Some(low) {
@@ -145,10 +152,14 @@ impl AckSet {
     #[inline]
     pub fn next_unacked(&self, range: OffsetRange) -> Option<Offset> {
         let mut at = range.start.0.max(self.floor);
+        if self.above == 0 {
+            audit::step();
+            return (at < range.end.0).then_some(Offset(at));
+        }
         while at < range.end.0 {
             audit::step();
             let (index, low) = split(at);
-            let chunk = if self.above == 0 { None } else { self.chunks.get(&index) };
+            let chunk = self.upper.chunks.get(&index);
             let Some(chunk) = chunk.filter(|chunk| chunk.acked.contains(low)) else {
                 return Some(Offset(at));
             };
@@ -166,7 +177,7 @@ impl AckSet {
             let due = chunk.due.last_key_value().map(|(low, _)| u32::from(*low));
             bits.chain(due).max().map(|low| index * CHUNK_OFFSETS + u64::from(low) + 1)
         };
-        Offset(self.chunks.iter().rev().find_map(last).unwrap_or(0).max(self.floor))
+        Offset(self.upper.chunks.iter().rev().find_map(last).unwrap_or(0).max(self.floor))
     }
 
     /// The parts of a range that are not acked.
@@ -180,12 +191,13 @@ impl AckSet {
         let mut at = range.start.max(self.floor());
         while let Some(from) = self.next_unacked(at.to(range.end)) {
             let (index, low) = split(from.0);
-            let chunk = if self.above == 0 { None } else { self.chunks.get(&index) };
+            let chunk = if self.above == 0 { None } else { self.upper.chunks.get(&index) };
             let next = chunk.and_then(|chunk| chunk.acked.range(low..).next());
             let end = match next {
                 Some(acked) => index * CHUNK_OFFSETS + u64::from(acked),
                 // No message is acked up to the next chunk.
                 None => self
+                    .upper
                     .chunks
                     .range(index + 1..)
                     .next()
@@ -205,26 +217,22 @@ impl AckSet {
     /// How often the delivery of an offset has failed.
     #[inline]
     pub fn attempts(&self, offset: Offset) -> u32 {
-        if self.chunks.is_empty() {
-            return 0;
-        }
+        let Some(upper) = self.upper.get() else { return 0 };
         let (index, low) = split(offset.0);
-        self.chunks.get(&index).map_or(0, |chunk| number(&chunk.attempts, low))
+        upper.chunks.get(&index).map_or(0, |chunk| number(&chunk.attempts, low))
     }
 
     /// The priority of an offset.
     #[inline]
     pub fn priority(&self, offset: Offset) -> u8 {
-        if !self.has_priorities {
-            return 0;
-        }
+        let Some(upper) = self.upper.get().filter(|upper| upper.has_priorities) else { return 0 };
         let (index, low) = split(offset.0);
-        self.chunks.get(&index).map_or(0, |chunk| number(&chunk.priorities, low) as u8)
+        upper.chunks.get(&index).map_or(0, |chunk| number(&chunk.priorities, low) as u8)
     }
 
     /// The messages with a priority above the lowest, and their priorities.
     pub fn prioritized(&self) -> impl Iterator<Item = (Offset, u8)> {
-        self.chunks.iter().flat_map(|(index, chunk)| {
+        self.upper.chunks.iter().flat_map(|(index, chunk)| {
             let any: RoaringBitmap =
                 chunk.priorities.iter().fold(RoaringBitmap::new(), |a, b| a | b);
             let offset = move |low| Offset(index * CHUNK_OFFSETS + u64::from(low));
@@ -234,11 +242,12 @@ impl AckSet {
 
     /// Sets the priority of a range. Acked messages are left as they are.
     pub fn prioritize(&mut self, range: OffsetRange, priority: u8) {
-        self.has_priorities = true;
+        self.upper.has_priorities = true;
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
                 audit::step();
-                let chunk = changing(&mut self.chunks, &mut self.changed, index);
+                let Upper { chunks, changed, .. } = &mut *self.upper;
+                let chunk = changing(chunks, changed, index);
                 put_number(&mut chunk.priorities, lows, u32::from(priority));
             }
         }
@@ -247,7 +256,7 @@ impl AckSet {
     /// The delayed messages from an offset on, and when they are due.
     pub fn deferred(&self, from: Offset) -> impl Iterator<Item = (Offset, Due)> {
         let (first, low) = split(from.0.max(self.floor));
-        self.chunks.range(first..).flat_map(move |(index, chunk)| {
+        self.upper.chunks.range(first..).flat_map(move |(index, chunk)| {
             let low = if *index == first { low as u16 } else { 0 };
             let due = chunk.due.range(low..);
             due.map(move |(low, due)| (Offset(index * CHUNK_OFFSETS + u64::from(*low)), *due))
@@ -257,29 +266,28 @@ impl AckSet {
     /// When a message is due. `Due::NOW` if it is not delayed.
     #[inline]
     pub fn due(&self, offset: Offset) -> Due {
-        if self.chunks.is_empty() {
-            return Due::NOW;
-        }
+        let Some(upper) = self.upper.get() else { return Due::NOW };
         let (index, low) = split(offset.0);
-        let due = self.chunks.get(&index).and_then(|chunk| chunk.due.get(&(low as u16)));
+        let due = upper.chunks.get(&index).and_then(|chunk| chunk.due.get(&(low as u16)));
         due.copied().unwrap_or_default()
     }
 
     /// How many messages are spilled.
     #[inline]
     pub fn spilled(&self) -> u64 {
-        self.spilled
+        self.upper.get().map_or(0, |upper| upper.spilled)
     }
 
     /// Whether a message is spilled.
     pub fn is_spilled(&self, offset: Offset) -> bool {
         let (index, low) = split(offset.0);
-        self.spilled > 0 && self.chunks.get(&index).is_some_and(|it| it.spilled.contains(low))
+        self.upper.spilled > 0
+            && self.upper.chunks.get(&index).is_some_and(|it| it.spilled.contains(low))
     }
 
     /// All spilled messages.
     pub fn all_spilled(&self) -> impl Iterator<Item = Offset> {
-        self.chunks.iter().flat_map(|(index, chunk)| {
+        self.upper.chunks.iter().flat_map(|(index, chunk)| {
             chunk.spilled.iter().map(move |low| Offset(index * CHUNK_OFFSETS + u64::from(low)))
         })
     }
@@ -287,7 +295,7 @@ impl AckSet {
     /// The spilled messages of the first chunk with one at or behind an offset, and where the next chunk begins.
     pub fn spilled_from(&self, from: Offset) -> Option<(Vec<Offset>, Offset)> {
         let (first, _) = split(from.0);
-        let mut chunks = self.chunks.range(first..);
+        let mut chunks = self.upper.chunks.range(first..);
         let (index, chunk) = chunks.find(|(_, chunk)| !chunk.spilled.is_empty())?;
         let offset = |low: u32| Offset(index * CHUNK_OFFSETS + u64::from(low));
         let spilled = chunk.spilled.iter().map(offset).collect();
@@ -300,9 +308,10 @@ impl AckSet {
         for range in self.unacked_in(range) {
             for (index, lows) in chunk_ranges(range) {
                 audit::step();
-                let chunk = changing(&mut self.chunks, &mut self.changed, index);
+                let Upper { chunks, changed, spilled, .. } = &mut *self.upper;
+                let chunk = changing(chunks, changed, index);
                 chunk.forget_due(&lows);
-                self.spilled += chunk.spilled.insert_range(lows);
+                *spilled += chunk.spilled.insert_range(lows);
             }
         }
     }
@@ -314,9 +323,10 @@ impl AckSet {
             return;
         }
         let (index, low) = split(offset.0);
-        let chunk = changing(&mut self.chunks, &mut self.changed, index);
+        let Upper { chunks, changed, spilled, .. } = &mut *self.upper;
+        let chunk = changing(chunks, changed, index);
         put_number(&mut chunk.attempts, low..low + 1, attempts);
-        self.spilled -= u64::from(chunk.spilled.remove(low));
+        *spilled -= u64::from(chunk.spilled.remove(low));
         if due == Due::NOW {
             chunk.due.remove(&(low as u16));
         } else {
@@ -328,12 +338,14 @@ impl AckSet {
     /// captured as an empty one: the metalog may have it with messages above the floor, whose attempts or waits were
     /// cleared since.
     pub fn capture_changed(&mut self, cursor: CursorId) -> Option<ChunkState> {
-        while let Some(index) = self.changed.pop_first() {
+        while !self.upper.changed.is_empty()
+            && let Some(index) = self.upper.changed.pop_first()
+        {
             audit::step();
             if seeded!(AcksAreNotCaptured) {
                 continue;
             }
-            match self.chunks.get_mut(&index) {
+            match self.upper.chunks.get_mut(&index) {
                 Some(chunk) if chunk.dirty => return Some(chunk.capture(cursor, index)),
                 None if index >= split(self.floor).0 => {
                     return Some(Chunk::default().capture(cursor, index));
@@ -345,24 +357,21 @@ impl AckSet {
         None
     }
 
-    /// Gives back the memory of trees that became empty: they keep a node.
+    /// Gives back the memory of what became empty.
     pub fn shrink(&mut self) {
-        if self.chunks.is_empty() {
-            self.chunks = BTreeMap::new();
-        }
-        if self.changed.is_empty() {
-            self.changed = BTreeSet::new();
+        if self.upper.chunks.is_empty() && self.upper.changed.is_empty() {
+            self.upper = Lazy::default();
         }
     }
 
     /// Whether there may be such a chunk.
     pub fn may_have_changed(&self) -> bool {
-        !self.changed.is_empty()
+        !self.upper.changed.is_empty()
     }
 
     /// Captures the first chunk from an index on.
     pub fn capture_from(&mut self, cursor: CursorId, from: u64) -> Option<ChunkState> {
-        let (index, chunk) = self.chunks.range_mut(from..).next()?;
+        let (index, chunk) = self.upper.chunks.range_mut(from..).next()?;
         (!seeded!(AcksAreNotCaptured)).then(|| chunk.capture(cursor, *index))
     }
 
@@ -378,12 +387,13 @@ impl AckSet {
     /// Takes a chunk from a metalog. It may hold offsets below the floor, which no longer count.
     pub fn restore(&mut self, state: &ChunkState) -> Result<(), Malformed> {
         let chunk = Chunk::restore(state)?;
+        let upper = &mut *self.upper;
         self.above += chunk.acked.len();
-        self.spilled += chunk.spilled.len();
-        self.has_priorities |= !chunk.priorities.is_empty();
-        if let Some(old) = self.chunks.insert(state.chunk, chunk) {
+        upper.spilled += chunk.spilled.len();
+        upper.has_priorities |= !chunk.priorities.is_empty();
+        if let Some(old) = upper.chunks.insert(state.chunk, chunk) {
             self.above -= old.acked.len();
-            self.spilled -= old.spilled.len();
+            upper.spilled -= old.spilled.len();
         }
         Ok(())
     }

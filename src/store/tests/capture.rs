@@ -81,7 +81,7 @@ impl<F: Fn(&mut Store)> Shared for Hot<F> {
 
 fn create_queues(store: &mut Store, count: usize) -> Vec<LogId> {
     let create = |n: usize| {
-        let kind = EntityKind::Queue(Delivering::leasing(1000));
+        let kind = EntityKind::Queue(Delivering::leasing(1000).into());
         let entity = store.new_entity(&format!("q{n}"), kind);
         let log = entity.logs().next().expect("a queue has one");
         let creation = Creation { entity, starts: vec![Offset(0)] };

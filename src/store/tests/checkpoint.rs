@@ -153,7 +153,7 @@ impl Shared for Busy {
 
 fn busy(disk: &SimDisk, seed: u64) -> Busy {
     let mut store = open(disk).expect("a new store");
-    let entity = store.new_entity("queue", EntityKind::Queue(Delivering::leasing(1000)));
+    let entity = store.new_entity("queue", EntityKind::Queue(Delivering::leasing(1000).into()));
     assert_eq!(entity.id, QUEUE.entity());
     let creation = Creation { entity, starts: vec![Offset(0)] };
     commit(&mut store, &[Op::Create { creation: &creation }]).expect("there is room");

@@ -64,12 +64,12 @@ impl Crowd {
             (0, _) => EntityKind::Topic,
             (1, _) => EntityKind::Stream { partitions: 3 },
             (2..4, Some((topic, EntityKind::Topic))) => {
-                EntityKind::Subscription { topic, delivering }
+                EntityKind::Subscription { topic, delivering: delivering.into() }
             }
             (2..4, Some((stream, EntityKind::Stream { .. }))) => {
                 EntityKind::Group { stream, partitions: 3 }
             }
-            _ => EntityKind::Queue(delivering),
+            _ => EntityKind::Queue(delivering.into()),
         };
         let entity = self.store.borrow().new_entity(&name, kind);
         let end = |log| self.store.borrow().bounds(log).map_or(Offset(0), |(_, end)| end);
@@ -122,7 +122,8 @@ impl Crowd {
             3 => {
                 let kind = match &entity.kind {
                     EntityKind::Queue(it) => {
-                        EntityKind::Queue(Delivering { lease_ms: it.lease_ms + 1, ..it.clone() })
+                        let lease_ms = it.lease_ms + 1;
+                        EntityKind::Queue(Delivering { lease_ms, ..Delivering::clone(it) }.into())
                     }
                     kind => kind.clone(),
                 };

@@ -63,7 +63,7 @@ fn open() -> Store {
     let mut store =
         store::open(disk, Path::new("store"), config, StoreId([1; 16])).expect("it opens");
     let kinds = [
-        EntityKind::Queue(Delivering::leasing(1000)),
+        EntityKind::Queue(Delivering::leasing(1000).into()),
         EntityKind::Topic,
         EntityKind::Stream { partitions: 1 },
     ];

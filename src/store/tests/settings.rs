@@ -12,8 +12,8 @@ use crate::{
 };
 
 fn queue(id: u64, name: &str, lease_ms: u64) -> Entity {
-    let kind = EntityKind::Queue(Delivering::leasing(lease_ms));
-    Entity { id: EntityId(id), name: name.to_owned(), kind }
+    let kind = EntityKind::Queue(Delivering::leasing(lease_ms).into());
+    Entity { id: EntityId(id), name: name.into(), kind }
 }
 
 fn with_a_queue() -> State {
@@ -38,8 +38,10 @@ fn an_update_changes_the_settings_and_nothing_else() {
 
 #[test]
 fn an_update_of_another_shape_is_refused() {
-    let subscription =
-        EntityKind::Subscription { topic: EntityId(1), delivering: Delivering::leasing(1000) };
+    let subscription = EntityKind::Subscription {
+        topic: EntityId(1),
+        delivering: Delivering::leasing(1000).into(),
+    };
     let topic = Entity { kind: EntityKind::Topic, ..queue(1, "q", 1000) };
     let other = Entity { kind: subscription, ..queue(1, "q", 1000) };
     for entity in [queue(1, "other", 1000), queue(2, "q", 1000), topic, other] {

@@ -13,6 +13,7 @@ mod delay_index;
 mod elsewhere;
 mod expiry;
 mod handling;
+mod idle_handles;
 mod lease;
 mod letting_go;
 mod limits;

@@ -22,6 +22,7 @@ impl Driver<'_> {
 
     /// Ends the epoch by closing the engine.
     pub(super) fn reopen(&mut self) {
+        self.kept.borrow_mut().clear();
         for held in std::mem::take(&mut self.held) {
             // The engine is closed first, so that dropping it counts no failure.
             self.engine().close().unwrap();
@@ -35,6 +36,7 @@ impl Driver<'_> {
 
     /// Ends the epoch by a power cut or a kill, and finds out which state is left.
     pub(super) fn crash(&mut self, power: bool) {
+        self.kept.borrow_mut().clear();
         let cuts = power || self.powerless;
         // A sync that fails loses what the system has cached: it may be what the store has recorded of the clocks.
         self.time_is_lost |= (cuts || self.doomed) && self.clock_was_set;

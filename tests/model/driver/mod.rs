@@ -18,12 +18,13 @@ mod topic;
 mod transaction;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
     time::Duration,
 };
 
-use posthouse::{Delivery, Durability, Engine, Error, ErrorKind, sim};
+use posthouse::{Delivery, Durability, Engine, Error, ErrorKind, Queue, Subscription, sim};
 
 use self::history::History;
 use crate::{
@@ -65,6 +66,8 @@ pub struct Driver<'a> {
     /// Whether consumers must see durable messages only.
     hides_unsynced: bool,
     held: Vec<Held>,
+    /// Handles that stay open between the actions, and use nothing.
+    kept: RefCell<BTreeMap<Whose, Handle>>,
     /// The highest offset that was delivered in this epoch, for each consumer and priority.
     fresh: BTreeMap<(Whose, u8), u64>,
     /// The messages that were delivered in this epoch.
@@ -96,6 +99,13 @@ pub struct Driver<'a> {
     time_is_lost: bool,
     /// Examines the moments that the world has recorded.
     oracle: Option<&'a Oracle>,
+}
+
+/// A handle that stays open.
+#[derive(Clone, Debug)]
+enum Handle {
+    Queue(Queue),
+    Subscription(Subscription),
 }
 
 /// How a delivery is settled.
@@ -140,6 +150,7 @@ impl<'a> Driver<'a> {
             floor_then: 0,
             hides_unsynced,
             held: Vec::new(),
+            kept: RefCell::default(),
             fresh: BTreeMap::new(),
             seen: BTreeSet::new(),
             born: BTreeMap::new(),
@@ -224,6 +235,27 @@ impl<'a> Driver<'a> {
 
     fn engine(&self) -> &Engine {
         self.engine.as_ref().expect("the engine is open")
+    }
+
+    /// The handle that was kept of a queue or a subscription, or a new one, which may be kept. A consumer that keeps others
+    /// out ends with each action.
+    fn handle(
+        &self,
+        whose: Whose,
+        open: impl FnOnce() -> Result<Handle, Error>,
+    ) -> Result<Handle, Error> {
+        if self.is_exclusive(&whose) {
+            self.kept.borrow_mut().remove(&whose);
+            return open();
+        }
+        if let Some(kept) = self.kept.borrow().get(&whose) {
+            return Ok(kept.clone());
+        }
+        let handle = open()?;
+        if self.numbered.is_multiple_of(2) {
+            self.kept.borrow_mut().insert(whose, handle.clone());
+        }
+        Ok(handle)
     }
 
     fn now(&self) -> &State {

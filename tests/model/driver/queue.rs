@@ -3,7 +3,7 @@
 use posthouse::{Backoff, Error, ErrorKind, Offset, Overflow, Queue, Ticket};
 
 use super::{
-    Driver, LEASE, RETRIED_NAME, Settling, WAIT, Whose, capacity::is_refused, durability,
+    Driver, Handle, LEASE, RETRIED_NAME, Settling, WAIT, Whose, capacity::is_refused, durability,
     queue_name, unacked, unacked_mut,
 };
 use crate::{
@@ -16,7 +16,11 @@ use crate::{
 
 impl Driver<'_> {
     pub(super) fn queue(&self, name: &str) -> Result<Queue, Error> {
-        self.engine().queue(name).open()
+        let open = || Ok(Handle::Queue(self.engine().queue(name).open()?));
+        match self.handle(Whose::Queue(name.to_owned()), open)? {
+            Handle::Queue(queue) => Ok(queue),
+            Handle::Subscription(_) => unreachable!("a queue has queues"),
+        }
     }
 
     pub(super) fn create_queue(&mut self, name: Name) -> Result<Option<()>, Error> {

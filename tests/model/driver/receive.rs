@@ -75,7 +75,7 @@ impl Driver<'_> {
         Ok(received.map(|got| assert!(got.is_none(), "{name} has another active consumer")))
     }
 
-    fn is_exclusive(&self, whose: &Whose) -> bool {
+    pub(super) fn is_exclusive(&self, whose: &Whose) -> bool {
         let Whose::Queue(name) = whose else { return false };
         self.now().queues.get(name).is_some_and(|queue| queue.is_exclusive)
     }

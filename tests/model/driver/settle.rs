@@ -87,6 +87,7 @@ impl Driver<'_> {
 
     /// The deliveries of something that is about to be deleted. Their leases end with it.
     pub(super) fn forget_held(&mut self, of: impl Fn(&Whose) -> bool) {
+        self.kept.borrow_mut().retain(|whose, _| !of(whose));
         let mut kept = Vec::new();
         for held in std::mem::take(&mut self.held) {
             if of(&held.whose) {

@@ -2,7 +2,7 @@
 
 use posthouse::{Error, ErrorKind, Offset, Subscription, Topic};
 
-use super::{Driver, LEASE, Whose, durability, text};
+use super::{Driver, Handle, LEASE, Whose, durability, text};
 use crate::{
     action::{How, Name},
     state::{Msg, ORDERED},
@@ -14,7 +14,11 @@ impl Driver<'_> {
     }
 
     pub(super) fn subscription(&self, topic: &str, name: &str) -> Result<Subscription, Error> {
-        self.topic(topic)?.subscription(name).open()
+        let open = || Ok(Handle::Subscription(self.topic(topic)?.subscription(name).open()?));
+        match self.handle(Whose::Subscription(topic.to_owned(), name.to_owned()), open)? {
+            Handle::Subscription(subscription) => Ok(subscription),
+            Handle::Queue(_) => unreachable!("a subscription has subscriptions"),
+        }
     }
 
     pub(super) fn create_topic(&mut self, name: Name) -> Result<Option<()>, Error> {

@@ -85,7 +85,7 @@ impl Work {
             max_handling_time,
             on_error,
             is_stopped: AtomicBool::new(false),
-            running: RankedMutex::new(Rank::Scheduler, "worker", Running::default()),
+            running: RankedMutex::new(&(Rank::Scheduler, "worker"), Running::default()),
             changed: Condvar::new(),
             done: AtomicU64::new(0),
             failed: AtomicU64::new(0),

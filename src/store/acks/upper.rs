@@ -1,0 +1,31 @@
+//! The part of an ack state above its floor. Most cursors at rest have none, so it has memory of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{super::lazy::Absent, chunk::Chunk};
+
+/// The state of messages above the floor.
+#[derive(Clone, Debug)]
+pub struct Upper {
+    pub chunks: BTreeMap<u64, Chunk>,
+    /// The chunks that changed since their last capture. It may name chunks that are gone.
+    pub changed: BTreeSet<u64>,
+    /// How many messages are spilled.
+    pub spilled: u64,
+    /// Whether a message has had a priority since this state was made.
+    pub has_priorities: bool,
+}
+
+impl Absent for Upper {
+    const ABSENT: Upper = Upper {
+        chunks: BTreeMap::new(),
+        changed: BTreeSet::new(),
+        spilled: 0,
+        has_priorities: false,
+    };
+
+    fn absent() -> &'static Upper {
+        static ABSENT: Upper = Upper::ABSENT;
+        &ABSENT
+    }
+}
