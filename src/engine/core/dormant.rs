@@ -260,8 +260,9 @@ impl Dormant {
 
     fn count(&mut self, add: impl FnOnce(&mut Counts)) {
         let mut numbers = self.numbers();
-        let head: Vec<u64> = numbers.by_ref().take(3).collect();
-        let mut counts = Counts::from_numbers(|| numbers.next().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        let head = [next(), next(), next()];
+        let mut counts = Counts::from_numbers(next);
         add(&mut counts);
         self.packed = pack(head.into_iter().chain(counts.to_numbers()).chain(numbers));
     }

@@ -194,6 +194,20 @@ fn what_expires_while_a_queue_rests_is_counted() {
     assert_eq!((stats.depth, stats.acked, stats.expired), (0, 1, 2));
 }
 
+/// Nothing was counted of it, and its log was empty when it was opened.
+#[test]
+fn what_expires_in_a_queue_that_was_never_used_is_counted() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk);
+    let queue = engine.queue("q").time_to_live(Duration::from_secs(1)).create().unwrap();
+    queue.send("a").unwrap();
+    rest(&engine).unwrap();
+    disk.advance(Duration::from_secs(2));
+    engine.checkpoint().unwrap();
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.sent, stats.expired, stats.delivered), (1, 1, 0));
+}
+
 #[test]
 fn a_queue_that_is_ordered_by_key_rests_and_goes_on() {
     let disk = SimDisk::new(1);
