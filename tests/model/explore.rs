@@ -130,6 +130,17 @@ fn many_small_files() -> Vec<Action> {
     (0..4).map(Action::CreateQueue).chain(rounds).collect()
 }
 
+/// A beginning with a message that waits after a nack, and a clock that is set then: the wait does not change.
+fn a_wait_and_a_set_clock(time: u8) -> Vec<Action> {
+    vec![
+        Action::CreateQueue(0),
+        Action::Send { queue: 0, messages: 2, bytes: 10, how: How::Sync },
+        Action::Receive { queue: 0 },
+        Action::NackAfter(0),
+        Action::Clock(time),
+    ]
+}
+
 /// Random case number `n` of a seed.
 pub fn random(seed: u64, n: u64) -> Random {
     let mut bytes = [0; 32];
@@ -150,7 +161,11 @@ pub fn random(seed: u64, n: u64) -> Random {
         durability: if n % 3 == 2 { Durability::Buffered } else { Durability::Sync },
         io: if n % 4 == 3 { IoMode::Calls } else { IoMode::Map },
         pessimal: n % 5 < 2,
-        setup: if n % 8 == 5 { many_small_files() } else { Vec::new() },
+        setup: match n % 8 {
+            5 => many_small_files(),
+            1 => a_wait_and_a_set_clock((n / 8 % 8) as u8),
+            _ => Vec::new(),
+        },
         actions,
         one_in,
         effort: Effort { survivors: 4, recovery_one_in: 10, damage_one_in: 4 },
