@@ -323,3 +323,31 @@ fn leases_that_end_together_are_counted_together_while_delayed_messages_come_bac
     ];
     simulated(10307969976505901306, &actions, Durability::Sync, IoMode::Auto, false);
 }
+
+/// Found by the explorer, in the model (`--seed 4711 --case 173`): while the deliveries of a deleted subscription were
+/// dropped, the model took all other deliveries for free.
+#[cfg(feature = "cron")]
+#[test]
+fn a_delivery_stays_on_lease_while_those_of_a_deleted_subscription_are_dropped() {
+    let send = |queue| Action::Send { queue, messages: 1, bytes: 10, how: How::Sync };
+    let mut actions: Vec<Action> = (0..4).map(Action::CreateQueue).collect();
+    for queue in [0, 1, 3, 0, 1, 3, 0, 1] {
+        actions.extend([send(queue), Action::Checkpoint]);
+    }
+    actions.extend([
+        Action::CreateTopic(0),
+        Action::Subscribe(0, 0),
+        Action::Publish { topic: 0, messages: 1, bytes: 0, how: How::Sync },
+        Action::RunSchedules(2),
+        Action::Receive { queue: 1 },
+        Action::TimePasses,
+        Action::ReceiveFrom { topic: 0, subscription: 0 },
+        Action::Unsubscribe(0, 0),
+    ]);
+    let disk = SimDisk::new(4810);
+    let options =
+        small_options().durability(Durability::Buffered).io(IoMode::Map).batch_messages(1);
+    let options = options.sync_interval(std::time::Duration::from_secs(3600));
+    let world = Simulated { disk, options };
+    Driver::new(&world, false).run(&actions);
+}

@@ -88,17 +88,12 @@ impl Driver<'_> {
     /// The deliveries of something that is about to be deleted. Their leases end with it.
     pub(super) fn forget_held(&mut self, of: impl Fn(&Whose) -> bool) {
         self.kept.borrow_mut().retain(|whose, _| !of(whose));
-        let mut kept = Vec::new();
-        for held in std::mem::take(&mut self.held) {
-            if of(&held.whose) {
-                // This counts a failure of a message that is about to be gone.
-                let Held { whose, delivery, .. } = held;
-                self.drop_one(&whose, delivery);
-            } else {
-                kept.push(held);
-            }
+        // The other deliveries stay on lease meanwhile.
+        let ended: Vec<Held> = self.held.extract_if(.., |held| of(&held.whose)).collect();
+        for Held { whose, delivery, .. } in ended {
+            // This counts a failure of a message that is about to be gone.
+            self.drop_one(&whose, delivery);
         }
-        self.held = kept;
         self.fresh.retain(|(whose, _), _| !of(whose));
         self.seen.retain(|(whose, _)| !of(whose));
         self.waits_since.retain(|(whose, _), _| !of(whose));
