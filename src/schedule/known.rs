@@ -22,13 +22,16 @@ impl KnownSchedules {
         self.next
     }
 
-    /// Everything before this offset was looked at.
-    pub fn looked_before(&mut self, next: Offset) {
-        self.next = next;
-    }
-
-    pub fn add(&mut self, name: &str, offset: Offset) {
-        self.by_name.entry(name.to_owned()).or_default().insert(offset);
+    /// Adds the names of messages. All messages before `next` were looked at. What another thread has found meanwhile stays.
+    pub fn add(&mut self, log: LogId, named: Vec<(String, Offset)>, next: Offset) {
+        if self.log != Some(log) {
+            // The queue was deleted meanwhile.
+            return;
+        }
+        self.next = self.next.max(next);
+        for (name, offset) in named {
+            self.by_name.entry(name).or_default().insert(offset);
+        }
     }
 
     /// The messages that have a name, the newest last. Those that are gone are forgotten.

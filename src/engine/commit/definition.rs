@@ -136,6 +136,16 @@ pub fn create(
     definition: &impl Definition,
     if_exists: IfExists,
 ) -> Result<Entity> {
+    let (committer, committed) = (engine.committer(), commit(engine, definition, if_exists)?);
+    committer.complete(committed, committer.config.durability)
+}
+
+/// The same, and does not wait until it is durable.
+pub fn commit(
+    engine: &Engine,
+    definition: &impl Definition,
+    if_exists: IfExists,
+) -> Result<(Entity, Receipt)> {
     let (space, name) = (definition.space(), definition.name());
     check_name(space.noun(), name)?;
     let of_a_new_one = definition.dead_letter_queue(None);
@@ -150,7 +160,7 @@ pub fn create(
         there.map_or(Ok(()), |there| definition.before_update(&there))?;
     }
     let wanted = Wanted { definition, prepared: definition.prepare()? };
-    let committed = committer.transact("create", |core| {
+    committer.transact("create", |core| {
         let Some(entity) = core.store.find(space, name) else {
             return wanted.create(core, committer);
         };
@@ -164,8 +174,7 @@ pub fn create(
         }
         // The caller relies on the commit that created it.
         Ok((entity, Receipt::of_what_is_there(&core.store)))
-    })?;
-    committer.complete(committed, committer.config.durability)
+    })
 }
 
 /// Creates an entity and makes a handle of it. If another thread deletes the entity in between, creates it again.

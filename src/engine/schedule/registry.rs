@@ -12,10 +12,16 @@ use crate::{
     config::Backoff,
     delivery::settings::Settings,
     engine::{
-        commit::{committer::Committer, lifetime::Engine},
+        commit::{
+            asking::committed,
+            committer::Committer,
+            definition::{self, IfExists},
+            lifetime::Engine,
+        },
         consume::{calls::Consuming, consumer::Consumer},
         core::{capacity::ranges, commit::Receipt},
-        queue::Queue,
+        queue::{Queue, QueueBuilder},
+        runtime::wait::Attempt,
     },
     error::{Error, ErrorKind, Result},
     format::{entity::EntityKind, schedule::Plan},
@@ -45,14 +51,37 @@ pub struct Found {
 impl Registry {
     /// Opens the queue, and creates it if it does not exist.
     pub fn create(engine: &Engine) -> Result<Registry> {
-        let settings = engine
+        let queue = Registry::settings(engine).create()?;
+        Registry::check(engine)?;
+        Ok(Registry { queue })
+    }
+
+    /// The same in a task, which awaits room in a full journal, and the sync.
+    pub async fn create_in_task(engine: &Engine) -> Result<Registry> {
+        let (settings, durability) =
+            (Registry::settings(engine), engine.committer().config.durability);
+        loop {
+            let create =
+                || Ok(Attempt::Got(definition::commit(engine, &settings, IfExists::Open)?));
+            let entity = committed(engine.clone(), durability, create).await?;
+            match Queue::attach(engine, &entity) {
+                // It was deleted in between.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                attached => {
+                    let queue = attached?;
+                    Registry::check(engine)?;
+                    return Ok(Registry { queue });
+                }
+            }
+        }
+    }
+
+    fn settings(engine: &Engine) -> QueueBuilder {
+        engine
             .queue(REGISTRY)
             .internal()
             .backoff(Backoff::exponential(AGAIN_FIRST, AGAIN_MOST))
-            .single_active_consumer(true);
-        let queue = settings.create()?;
-        Registry::check(engine)?;
-        Ok(Registry { queue })
+            .single_active_consumer(true)
     }
 
     /// Opens the queue, if it exists.
@@ -164,29 +193,36 @@ impl Registry {
     }
 
     /// Reads the messages that came since the last call.
+    ///
+    /// What is known is not locked meanwhile: without the engine's threads, to browse does all that is due in time, and that
+    /// may run code of the application, which may ask for schedules itself.
     fn read_new(&self, is_strict: bool) -> Result<()> {
-        let mut known = self.committer().schedules.lock();
-        let from = known.begin(self.queue.log());
-        let mut is_whole = true;
-        for browsed in self.consumer().browse_from(from)? {
+        let (known, log) = (&self.committer().schedules, self.queue.log());
+        let mut looked = known.lock().begin(log);
+        let (mut named, mut outcome, mut is_whole) = (Vec::new(), Ok(()), true);
+        for browsed in self.consumer().browse_from(looked)? {
             match browsed {
                 Ok(browsed) => {
                     if is_whole {
-                        known.looked_before(browsed.offset().next());
+                        looked = browsed.offset().next();
                     }
                     if let Some(name) = name_of(browsed.key())
                         && Plan::decode(browsed.payload()).is_ok()
                     {
-                        known.add(name, browsed.offset());
+                        named.push((name.to_owned(), browsed.offset()));
                     }
                 }
                 // A damaged message may have any name.
-                Err(error) if is_strict || error.kind() != ErrorKind::Corrupt => return Err(error),
+                Err(error) if is_strict || error.kind() != ErrorKind::Corrupt => {
+                    outcome = Err(error);
+                    break;
+                }
                 // The others are listed all the same. The next call reads it again.
                 Err(_) => is_whole = false,
             }
         }
-        Ok(())
+        known.lock().add(log, named, looked);
+        outcome
     }
 
     /// The messages that have a name, among the messages that were read. The newest is the last.
@@ -217,7 +253,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{Options, QueueBuilder, disk::sim::SimDisk};
+    use crate::{Options, disk::sim::SimDisk};
 
     /// Stores of builds that did not reserve the name may have such a queue.
     #[test]

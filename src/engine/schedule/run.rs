@@ -35,12 +35,12 @@ pub struct ScheduleFailure {
 }
 
 /// A run that is prepared, and not committed yet.
-pub struct Prepared {
-    pub tx: Transaction,
+struct Prepared {
+    tx: Transaction,
     /// Whether it sends a message.
-    pub sends: bool,
+    sends: bool,
     /// Set if the schedule ends with it.
-    pub end: Option<ScheduleFailure>,
+    end: Option<ScheduleFailure>,
 }
 
 /// Whether another attempt would be useless.
@@ -53,6 +53,16 @@ pub fn put_off(delivery: &Delivery, error: Error) -> ScheduleFailure {
     // The nack need not be durable. If the commit fails, for example on a full disk, the schedule waits all the
     // same until the engine closes.
     let _ = delivery.nack_ticket();
+    failed(delivery, error)
+}
+
+/// The same in a task, which awaits room in a full journal.
+pub async fn put_off_in_task(delivery: &Delivery, error: Error) -> ScheduleFailure {
+    let _ = delivery.nack_async().await;
+    failed(delivery, error)
+}
+
+fn failed(delivery: &Delivery, error: Error) -> ScheduleFailure {
     let schedule = name_of(delivery.key()).map(str::to_owned);
     ScheduleFailure { schedule, attempt: delivery.attempt(), error, has_ended: false }
 }
@@ -79,14 +89,31 @@ pub fn run(
         tx.commit()?;
         Ok((sends, end))
     });
+    unless_lost(committed, (false, None))
+}
+
+/// The same in a task, which awaits room in a full journal, and the sync.
+pub async fn run_in_task(
+    engine: &Engine,
+    registry: &Registry,
+    delivery: &Delivery,
+) -> Result<Option<ScheduleFailure>> {
+    let committed = match prepare(engine, registry, delivery) {
+        Ok(Prepared { tx, end, .. }) => tx.commit_async().await.map(|_| end),
+        Err(error) => Err(error),
+    };
+    unless_lost(committed, None)
+}
+
+/// The outcome of a run. `nothing` if the schedule was deleted or replaced meanwhile, or another scheduler has it.
+fn unless_lost<T>(committed: Result<T>, nothing: T) -> Result<T> {
     match committed {
-        // The schedule was deleted or replaced meanwhile, or another scheduler has it.
-        Err(error) if error.kind() == ErrorKind::LeaseLost => Ok((false, None)),
+        Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(nothing),
         committed => committed,
     }
 }
 
-pub fn prepare(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Result<Prepared> {
+fn prepare(engine: &Engine, registry: &Registry, delivery: &Delivery) -> Result<Prepared> {
     let schedule = Schedule::read(delivery.key(), delivery.payload(), delivery.attempt())?;
     let mut tx = engine.transaction();
     if !seeded!(RunIsTwoCommits) {

@@ -14,12 +14,12 @@ use std::{
 
 use super::{
     registry::Registry,
-    run::{Prepared, ScheduleFailure, ends, prepare, put_off, run},
+    run::{ScheduleFailure, ends, put_off, put_off_in_task, run, run_in_task},
 };
 use crate::{
     audit::Rank,
     engine::{
-        commit::{committer::PANICKED, lifetime::Engine},
+        commit::{committer::PANICKED, lifetime::Engine, sleep::Sleep},
         consume::delivery::Delivery,
         runtime::{application, lock::RankedMutex, together::give_way},
     },
@@ -173,37 +173,44 @@ impl SchedulerBuilder {
     /// # Ok::<(), posthouse::Error>(())
     /// ```
     ///
+    /// It awaits room in a full journal, and syncs, without blocking its thread.
+    ///
     /// # Errors
     ///
-    /// The errors of [`receive`](crate::Queue::receive), except [`Closed`](ErrorKind::Closed).
+    /// [`Poisoned`](ErrorKind::Poisoned) if a sync failed; the errors of [`start`](SchedulerBuilder::start). After any other
+    /// error it calls [`on_failure`](SchedulerBuilder::on_failure), rests for a second and goes on, as the thread does.
     pub async fn run_async(self) -> Result<()> {
-        let mut registry = Registry::create(&self.engine)?;
+        let mut registry = Registry::create_in_task(&self.engine).await?;
         loop {
-            let delivery = match registry.consumer().receive_async().await {
-                Ok(delivery) => delivery,
-                Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    registry = Registry::create(&self.engine)?;
-                    continue;
+            if let Err(error) = self.run_next(&mut registry).await {
+                if !goes_on(error, |failure| self.tell(failure))? {
+                    return Ok(());
                 }
-                Err(error) => return Err(error),
-            };
-            let begun = prepare(&self.engine, &registry, &delivery)
-                .and_then(|Prepared { tx, end, .. }| Ok((tx.commit_ticket()?, end)));
-            let committed = match begun {
-                Ok((ticket, end)) => ticket.await.map(|_| end),
-                Err(error) => Err(error),
-            };
-            match committed {
-                Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
-                Err(error) if ends(&error) => return Err(error),
-                // The schedule was deleted or replaced meanwhile, or another scheduler has it.
-                Err(error) if error.kind() == ErrorKind::LeaseLost => {}
-                Err(error) => self.tell(&put_off(&delivery, error)),
-                Ok(end) => end.iter().for_each(|end| self.tell(end)),
+                Sleep::lasting(self.engine.committer(), REST).await;
             }
             give_way().await;
         }
+    }
+
+    /// Awaits the next schedule that is due, and runs it.
+    async fn run_next(&self, registry: &mut Registry) -> Result<()> {
+        let delivery = match registry.consumer().receive_async().await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // The application has deleted the queue of schedules.
+                *registry = Registry::create_in_task(&self.engine).await?;
+                return Ok(());
+            }
+            received => received?,
+        };
+        let ran = async {
+            match run_in_task(&self.engine, registry, &delivery).await {
+                Ok(end) => end.iter().for_each(|end| self.tell(end)),
+                Err(error) if ends(&error) => return Err(error),
+                Err(error) => self.tell(&put_off_in_task(&delivery, error).await),
+            }
+            Ok(())
+        };
+        delivery.handling(ran).await
     }
 
     fn tell(&self, failure: &ScheduleFailure) {
@@ -233,9 +240,15 @@ struct Work {
     failed: AtomicU64,
 }
 
-/// A failure that belongs to no schedule.
-fn unnamed(error: Error) -> ScheduleFailure {
-    ScheduleFailure { schedule: None, attempt: 1, error, has_ended: false }
+/// Judges an error that belongs to no schedule, for the thread and for the task: tells it. Returns whether the scheduler goes on
+/// after a rest. It ends when the engine is closed, and with an error if the engine is poisoned.
+fn goes_on(error: Error, tell: impl FnOnce(&ScheduleFailure)) -> Result<bool> {
+    if error.kind() == ErrorKind::Closed {
+        return Ok(false);
+    }
+    let failure = ScheduleFailure { schedule: None, attempt: 1, error, has_ended: false };
+    tell(&failure);
+    if ends(&failure.error) { Err(failure.error) } else { Ok(true) }
 }
 
 impl Work {
@@ -250,15 +263,9 @@ impl Work {
                 Err(error) => Err(error),
             };
             let Err(error) = outcome else { continue };
-            if error.kind() == ErrorKind::Closed {
+            if !goes_on(error, |failure| self.tell(failure))? {
                 return Ok(());
             }
-            if ends(&error) {
-                let again = error.again();
-                self.tell(&unnamed(error));
-                return Err(again);
-            }
-            self.tell(&unnamed(error));
             self.rest();
         }
     }

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use posthouse::{ErrorKind, MissedRuns, Overflow, Schedule, Timestamp};
+use posthouse::{ErrorKind, Message, MissedRuns, Overflow, Schedule, Threshold, Timestamp};
 
 use super::{BEGIN, REGISTRY, hourly, minutely, reopen, run_due, times};
 use crate::model::{rot_first_record, small_options};
-use crate::support::{DAY, HOUR, MINUTE, Sim, kind, take};
+use crate::support::{DAY, EMFILE, HOUR, MINUTE, SECOND, Sim, Task, kind, take};
 
 #[test]
 fn a_full_queue_is_told_and_tried_again() {
@@ -224,4 +224,82 @@ fn a_poisoned_engine_says_so() {
     let queue = engine.queue("q").open().unwrap();
     run_due(&engine);
     assert_eq!(times(&queue), ["2023-11-14T23:00:00Z"], "once, whatever the sync did");
+}
+
+/// Without the engine's threads, whoever looks for a schedule does first what is due in time, with all that this calls.
+#[test]
+fn a_callback_that_comes_due_while_a_schedule_is_looked_for_may_look_for_it_too() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("q").create().unwrap();
+    hourly(&engine, &queue).create().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let _watch = {
+        let (engine, seen) = (engine.clone(), Arc::clone(&seen));
+        let look = move |_| {
+            let opened = engine.schedule("hourly").open().unwrap();
+            let named = hourly(&engine, &engine.queue("q").open().unwrap()).replace().unwrap();
+            seen.lock().unwrap().push((opened.name().to_owned(), named.name().to_owned()));
+        };
+        queue.watch(Threshold::Ready(1), look).unwrap()
+    };
+    let schedule = || engine.schedule("hourly");
+    let calls: [&dyn Fn() -> posthouse::Result<()>; 3] =
+        [&|| schedule().open().map(drop), &|| hourly(&engine, &queue).replace().map(drop), &|| {
+            schedule().delete()
+        }];
+    for call in calls {
+        queue.send(Message::new("later").deliver_after(MINUTE)).unwrap();
+        disk.advance(MINUTE);
+        let before = seen.lock().unwrap().len();
+        call().unwrap();
+        assert!(seen.lock().unwrap().len() > before, "the callback did not end");
+        take(&queue).unwrap().ack().unwrap();
+    }
+}
+
+/// The task ended with the first error that belongs to no run, and all schedules stopped. The thread goes on.
+#[test]
+fn a_task_goes_on_after_an_error_that_belongs_to_no_run() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("q").create().unwrap();
+    let damaged = engine.schedule("damaged").cron("0 * * * *");
+    damaged.to_queue(&queue, "x".repeat(2000)).create().unwrap();
+    hourly(&engine, &queue).create().unwrap();
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    drop((queue, engine));
+    let _ = rot_first_record(&disk);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let scheduler = engine.scheduler().on_failure(move |failure| {
+        tell.lock().unwrap().push((failure.schedule.clone(), failure.error.kind()));
+    });
+    let mut task = Task::waiting(scheduler.run_async());
+    let mut run = |steps: u32| {
+        for _ in 0..steps {
+            // A call wakes the task, if its time has come.
+            let _ = queue.depth();
+            assert!(task.poll().is_none(), "it has ended");
+            disk.advance(SECOND);
+        }
+        std::mem::take(&mut *told.lock().unwrap())
+    };
+    disk.advance(HOUR);
+    assert_eq!(run(9), [(None, ErrorKind::Corrupt)], "told once");
+    assert_eq!(times(&queue), ["2023-11-14T23:00:00Z"], "others run");
+
+    // Now the other one cannot be read for a while.
+    engine.checkpoint().unwrap();
+    disk.advance(HOUR);
+    disk.fail_call(disk.calls(), EMFILE, true);
+    let failures = run(3);
+    assert!(failures.len() > 1, "it is tried again");
+    assert!(failures.iter().all(|it| *it == (None, ErrorKind::Io)), "{failures:?}");
+    disk.heal();
+    assert_eq!(run(9), []);
+    assert_eq!(times(&queue).len(), 2, "it goes on");
+    engine.close().unwrap();
+    assert!(matches!(task.poll(), Some(Ok(()))), "it ends with the engine");
 }

@@ -124,3 +124,83 @@ fn a_task_does_not_block_while_a_thread_that_receives_in_the_order_of_keys_await
     let delivery = receiving.join().unwrap().unwrap().expect("it came back");
     assert_eq!((delivery.payload(), delivery.attempt()), (&b"a"[..], 2));
 }
+
+/// Polls a future again and again while no space can be made, and after `make_space` until it is seen to be `done`. This
+/// thread looks whether a poll blocks.
+#[cfg(feature = "cron")]
+fn poll_without_space(
+    mut future: std::pin::Pin<Box<dyn Future<Output = crate::Result<()>> + Send>>,
+    make_space: impl FnOnce(),
+    done: impl Fn() -> bool,
+) {
+    const POLLS: usize = 50;
+    let polls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&polls);
+    thread::spawn(move || {
+        let mut context = Context::from_waker(Waker::noop());
+        while future.as_mut().poll(&mut context).is_pending() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let await_for = |what: &str, is_so: &dyn Fn() -> bool| {
+        for _ in 0..2000 {
+            if is_so() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{what} after {} polls", polls.load(Ordering::SeqCst));
+    };
+    await_for("a poll blocks its thread", &|| polls.load(Ordering::SeqCst) >= POLLS);
+    assert!(!done(), "there was space");
+    make_space();
+    await_for("it does not go on", &done);
+}
+
+/// It commits runs and failures of runs, and creates its queue.
+#[cfg(feature = "cron")]
+#[test]
+fn a_scheduler_in_a_task_does_not_block_while_it_awaits_space() {
+    for (what, creates, has_target) in
+        [("a run", true, true), ("a failure", true, false), ("its queue", false, true)]
+    {
+        println!("{what}");
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, config());
+        let [queue, other] = ["q", "other"].map(|name| engine.queue(name).create().unwrap());
+        let hourly = engine.schedule("hourly").cron("@hourly").to_queue(&queue, "tick");
+        if creates {
+            hourly.create().unwrap();
+        }
+        if !has_target {
+            engine.queue("q").delete().unwrap();
+        }
+        let round = fill_disk(&disk, &engine, &other);
+        disk.advance(HOUR);
+        let (lock, is_locked) = mpsc::channel();
+        let (unlock, is_over) = mpsc::channel();
+        // Nobody makes a checkpoint, so there is no space.
+        let (held, holds) = (engine.clone(), lock);
+        let holding = thread::spawn(move || {
+            let _checkpointing = held.committer().checkpointing.lock();
+            holds.send(()).expect("the test waits");
+            is_over.recv().expect("the test goes on");
+        });
+        is_locked.recv().unwrap();
+        let make_space = || {
+            disk.set_capacity(None);
+            unlock.send(()).unwrap();
+            holding.join().unwrap();
+            make_space(&engine, &round);
+        };
+        let done = || match (creates, has_target) {
+            (true, true) => queue.depth().unwrap() == 1,
+            (true, false) => engine.schedule("hourly").open().unwrap().failed_attempts() == 1,
+            _ => engine.queues().unwrap().len() == 3,
+        };
+        let task = engine.scheduler().run_async();
+        poll_without_space(Box::pin(task), make_space, done);
+        engine.close().unwrap();
+    }
+}
