@@ -238,7 +238,7 @@ pub fn rest(engine: &Engine) -> Result<()> {
 /// it.
 #[cfg(feature = "sim")]
 pub fn still<T>(calls: impl FnOnce() -> T) -> T {
-    let _working = Working::begin();
+    let _working = Working::for_all();
     calls()
 }
 

@@ -5,7 +5,7 @@
 //! is there. The call does not depend on the outcome: as with threads, what fails is tried again later, and only a sync that
 //! fails poisons.
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::RefCell, marker::PhantomData, ptr, time::Duration};
 
 use super::{committer::Committer, threads};
 use crate::{
@@ -22,23 +22,44 @@ const OPERATION: &str = "timer";
 const LATER: Duration = Duration::from_millis(1);
 
 thread_local! {
-    static IS_WORKING: Cell<bool> = const { Cell::new(false) };
+    /// The engines that this thread works for, and null for all engines. They are compared, and never looked into.
+    static WORKING: RefCell<Vec<*const Committer>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Marks a thread that does this work. What it calls does not begin the same work.
+/// Marks a thread that does this work for an engine. What it calls does not begin the same work. A callback may call
+/// another engine, and that does its own.
 #[derive(Debug)]
-pub struct Working;
+pub struct Working {
+    /// It stays on its thread.
+    _thread: PhantomData<*const ()>,
+}
 
 impl Working {
-    /// `None` if this thread works already. It makes no `Working` then: the drop of that would end the work.
-    pub fn begin() -> Option<Working> {
-        if IS_WORKING.replace(true) { None } else { Some(Working) }
+    /// `None` if this thread works for that engine already. It makes no `Working` then: the drop of that would end the work.
+    pub fn begin(engine: &Committer) -> Option<Working> {
+        WORKING.with_borrow_mut(|all| {
+            if all.iter().any(|it| it.is_null() || ptr::eq(*it, engine)) {
+                return None;
+            }
+            all.push(engine);
+            Some(Working { _thread: PhantomData })
+        })
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Working {
+    /// As if this thread worked for all engines: their calls leave undone what is due.
+    pub fn for_all() -> Working {
+        WORKING.with_borrow_mut(|all| all.push(ptr::null()));
+        Working { _thread: PhantomData }
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        IS_WORKING.set(false);
+        // What began last ends first.
+        WORKING.with_borrow_mut(|all| _ = all.pop());
     }
 }
 
@@ -51,10 +72,21 @@ impl Committer {
         }
     }
 
+    /// As [`work_alone`](Committer::work_alone), for a call that then takes a lock under which it cannot be done: until the
+    /// result is dropped, this thread does not begin it.
+    #[inline]
+    pub fn work_alone_first(&self) -> Option<Working> {
+        if self.flusher.has_thread() {
+            return None;
+        }
+        self.do_what_is_due();
+        Working::begin(self)
+    }
+
     #[cold]
     fn do_what_is_due(&self) {
         // The call that works goes on with it.
-        let Some(_working) = Working::begin() else { return };
+        let Some(_working) = Working::begin(self) else { return };
         let now = self.elapsed();
         if self.flusher.take_sync(now) {
             threads::flush_all(self);
@@ -66,8 +98,12 @@ impl Committer {
         let has_moved = self.run_timers(now);
         let has_swept = self.sweep_alone(now);
         if (has_moved || has_swept) && self.config.durability == Durability::Sync {
-            // Consumers see a letter once it is durable.
+            // Consumers see a letter once it is durable. Tasks that wait for one are woken here, and not under the locks of a
+            // checkpoint.
             threads::flush_all(self);
+        }
+        if has_swept && self.lock(OPERATION).wants_checkpointer() {
+            let _ = threads::checkpoint_round(self);
         }
         if self.flusher.take_rest(now) {
             self.make_awaited_round();
@@ -119,8 +155,7 @@ impl Committer {
         }
     }
 
-    /// Has all messages leave that have expired, and makes the checkpoint that this asks for. Returns whether it has
-    /// committed.
+    /// Has all messages leave that have expired. Returns whether it has committed.
     fn sweep_alone(&self, now: Duration) -> bool {
         let tail = {
             let core = self.lock(OPERATION);
@@ -131,13 +166,6 @@ impl Committer {
         };
         // Like the checkpointer's thread, this waits for no other thread that looks at a log.
         self.sweep(Some(&|| false));
-        let core = self.lock(OPERATION);
-        let (has_swept, wants_checkpointer) =
-            (core.store.journal.tail() != tail, core.wants_checkpointer());
-        drop(core);
-        if has_swept && wants_checkpointer {
-            let _ = threads::checkpoint_round(self);
-        }
-        has_swept
+        self.lock(OPERATION).store.journal.tail() != tail
     }
 }

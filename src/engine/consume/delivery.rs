@@ -274,6 +274,8 @@ impl Delivery {
         let operation = "give back";
         let (committer, cursor) = (self.consumer.committer(), self.consumer.cursor());
         let DeliveryInfo { key, attempt, .. } = self.info;
+        // Its lease may have ended.
+        committer.work_alone();
         let _ = patience::ask(Past::default(), || {
             if has_failed && self.becomes_letter() {
                 return;

@@ -104,6 +104,8 @@ impl Consumer {
 
     /// One attempt. In a queue that is ordered by key it holds `leasing`; its effects run after that is unlocked.
     fn attempt_claimed(self: &Arc<Consumer>, is_ordered: bool, counts: bool) -> Result<Claimed> {
+        // Without the engine's threads: what wakes tasks and makes checkpoints comes before that lock.
+        let _worked = is_ordered.then(|| self.committer().work_alone_first());
         // A callback of the application may receive from this queue. It runs after `leasing` is unlocked.
         let hold_back = || HeldBack::begin(&self.committer().flusher);
         let _held_back = is_ordered.then(hold_back);

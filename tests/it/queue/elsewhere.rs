@@ -305,3 +305,51 @@ fn a_task_whose_time_is_over_is_woken_by_a_call_on_another_queue() {
         assert_eq!(kind(sent), ErrorKind::QueueFull);
     }
 }
+
+#[test]
+fn a_receive_in_the_order_of_keys_does_all_that_is_due() {
+    let sim = Sim::new();
+    let ordered = sim.engine.queue("a").ordered_by_key(true).create().unwrap();
+    let full = sim.engine.queue("b").max_messages(1).create().unwrap();
+    full.send("full").unwrap();
+    let woken = Arc::new(Woken::default());
+    let waker = Arc::clone(&woken).into();
+    let mut context = Context::from_waker(&waker);
+    let mut sent = pin!(full.send_within_async("more", MINUTE));
+    assert!(sent.as_mut().poll(&mut context).is_pending());
+    let leased = sim.engine.queue("c").lease(MINUTE).create().unwrap();
+    leased.send_batch(vec!["work"; 1000]).unwrap();
+    let held = leased.receive_batch(1000, std::time::Duration::ZERO).unwrap();
+    assert_eq!(held.len(), 1000);
+    sim.disk.advance(2 * MINUTE);
+    assert!(take(&ordered).is_none());
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "the time of the task is over");
+    assert_eq!(posthouse::sim::still(|| leased.in_flight()).unwrap(), 0);
+}
+
+#[test]
+fn a_delivery_that_is_dropped_after_its_lease_has_ended_comes_again_at_once() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").lease(MINUTE).backoff(Backoff::Fixed(HOUR)).create().unwrap();
+    queue.send("work").unwrap();
+    let held = take(&queue).unwrap();
+    sim.disk.advance(2 * MINUTE);
+    drop(held);
+    assert_eq!(take(&queue).expect("a lease that ran out does not wait").attempt(), 2);
+}
+
+#[test]
+fn a_callback_may_call_another_engine_and_that_does_its_own_work() {
+    let (sim, other) = (Sim::new(), Sim::new());
+    let brief = other.engine.queue("brief").time_to_live(MINUTE).create().unwrap();
+    brief.send("work").unwrap();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let (tell, told) = channel();
+    let ready = move |_: Alarm| tell.send(brief.depth().unwrap()).unwrap();
+    let _ready = queue.watch(Threshold::Ready(1), ready).unwrap();
+    queue.send(Message::new("later").deliver_after(MINUTE)).unwrap();
+    other.disk.advance(MINUTE);
+    sim.disk.advance(MINUTE);
+    assert_eq!(queue.depth().unwrap(), 1);
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [0]);
+}

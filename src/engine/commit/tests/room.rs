@@ -37,7 +37,7 @@ fn alone(disk: &SimDisk) -> Engine {
 
 /// Until it is dropped, the calls of this thread leave to the senders what has expired.
 fn still() -> Working {
-    Working::begin().expect("it was not begun")
+    Working::for_all()
 }
 
 fn is_full<T: std::fmt::Debug>(sent: Result<T>) -> bool {
