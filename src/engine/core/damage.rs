@@ -40,6 +40,10 @@ impl Core {
     /// Sets a message aside that was found to be damaged while no consumer had it. The next consumer that receives gets the
     /// error. A message on lease, spilled or parked is left to the consumer that meets it.
     pub fn set_aside_unread(&mut self, cursor: CursorId, offset: Offset, error: &Error) {
+        // A cursor at rest that has consumers wakes, as they are to be told.
+        if self.consumption(cursor).is_err() {
+            return;
+        }
         let (Some(consumption), Some(acks)) =
             (self.consumers.get_mut(&cursor), self.store.acks(cursor))
         else {

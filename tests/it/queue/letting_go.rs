@@ -77,6 +77,7 @@ fn segments_that_cannot_be_read_at_all_do_not_keep_what_is_behind_them() {
 
 #[test]
 fn what_is_left_after_a_read_that_failed_once_leaves_soon() {
+    let mut checked = 0;
     for call in 0..30 {
         let (disk, engine) = calling(Options::new().segment_bytes(64 << 10));
         let queue = engine.queue("q").time_to_live(MINUTE).max_messages(200).create().unwrap();
@@ -90,9 +91,16 @@ fn what_is_left_after_a_read_that_failed_once_leaves_soon() {
         let _ = queue.send("new");
         disk.heal();
         disk.advance(2 * MINUTE);
+        let failed = disk.failed_call().expect("a call has failed");
+        if failed.contains("sync") {
+            assert_eq!(kind(engine.checkpoint()), ErrorKind::Poisoned);
+            continue;
+        }
         engine.checkpoint().unwrap();
-        assert_eq!(queue.depth().unwrap(), 0, "call {call}: {:?}", disk.failed_call());
+        assert_eq!(queue.depth().unwrap(), 0, "call {call}: {failed:?}");
+        checked += 1;
     }
+    assert!(checked >= 20, "only {checked} calls were no syncs");
 }
 
 #[test]
