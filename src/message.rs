@@ -154,7 +154,7 @@ impl<'a> Message<'a> {
     /// Delays the delivery: a queue delivers the message no earlier than `delay` after its commit. Only for
     /// queues.
     ///
-    /// A delay goes on evenly, however the clock is set, also while the machine sleeps and while the engine is closed.
+    /// A delay goes on evenly, however the clock is set, also while the engine is closed and, on Linux, while the machine sleeps.
     /// Parts of a millisecond are rounded up. A delay of 0 delivers at once, also where the queue has a delay of its own.
     /// A delay of more than a year is an error when the message is sent. See also [`QueueBuilder::delay`](crate::QueueBuilder::delay).
     ///
@@ -216,9 +216,11 @@ impl<'a> Message<'a> {
 
     /// Sets the message's time to live, from its timestamp on. Not for streams.
     ///
-    /// After that time a queue or a subscription drops the message, or moves it to its dead letters. This
-    /// happens when the message is next in turn: until then it counts as any other. A time of 0 is an error
-    /// when the message is sent, and so is a time that ends before the message is due. See also [`time_to_live`](crate::QueueBuilder::time_to_live).
+    /// After that time a queue or a subscription drops the message, or moves it to its dead letters. The engine does that
+    /// by itself, within about a second, whether somebody receives or not. Until then the message counts as any other,
+    /// and is not delivered. A time of 0 is an error when the message is sent, and so is a time that ends before the
+    /// message is due, by its own delay or by that of the queue. See also
+    /// [`time_to_live`](crate::QueueBuilder::time_to_live).
     ///
     /// ```
     /// use std::time::Duration;

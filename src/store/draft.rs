@@ -218,7 +218,7 @@ impl Draft {
     ) -> Result<()> {
         // The log is looked up once more: a parameter for it costs all other appends 15 instructions.
         if let Some(log) = state.logs.get(&append.log) {
-            check_expiry(log, append.messages, now.stamp)?;
+            check_expiry(log, append, now.stamp)?;
         }
         self.add_delays(state, append, first, now)?;
         self.add_priorities(state, append, first)
@@ -288,7 +288,8 @@ fn check(state: &State, change: &Change<'_>) -> Result<()> {
     if is_there { Ok(()) } else { Err(state.catalog.deleted(id)) }
 }
 
-fn check_expiry(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<()> {
+fn check_expiry(log: &Log, append: &Append<'_>, now: Timestamp) -> Result<()> {
+    let Append { messages, delay_ms, .. } = *append;
     if messages.iter().all(|it| it.time_to_live_ms().is_none()) {
         return Ok(());
     }
@@ -300,17 +301,19 @@ fn check_expiry(log: &Log, messages: &[Message<'_>], now: Timestamp) -> Result<(
         let what = "a time to live of 0 ms: give the message 1 ms or more";
         return Err(Error::invalid("expire_after", what));
     }
+    let waits_ms = |it: &Message<'_>| match it.delay() {
+        None => delay_ms,
+        Some(Delay::After(ms)) => ms,
+        Some(Delay::At(at)) => at.0.saturating_sub(now.0),
+        Some(Delay::Until(_)) => 0,
+    };
     // The time to live of a moved message began earlier.
-    let never_comes = |it: &Message<'_>| match (it.delay(), it.time_to_live_ms()) {
-        (Some(Delay::After(ms)), Some(ms_to_live)) => ms_to_live <= ms && !it.is_moved(),
-        (Some(Delay::At(at)), Some(ms_to_live)) => {
-            ms_to_live <= at.0.saturating_sub(now.0) && !it.is_moved()
-        }
-        _ => false,
+    let never_comes = |it: &Message<'_>| {
+        !it.is_moved() && it.time_to_live_ms().is_some_and(|ms_to_live| ms_to_live <= waits_ms(it))
     };
     if messages.iter().any(never_comes) {
         let what = "the message would expire before it is due: give it a time to live that is longer \
-                    than its delay";
+                    than its delay, or than the delay of the queue";
         return Err(Error::invalid("expire_after", what));
     }
     Ok(())

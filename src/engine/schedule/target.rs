@@ -52,7 +52,15 @@ impl Aim {
                 let what = format!("the queue {REGISTRY:?} keeps schedules, and nothing else");
                 Err(Error::invalid("target", what))
             }
-            Aim::Queue(queue) => queue.check_message(message),
+            Aim::Queue(queue) => {
+                let delay = queue.settings()?.delay.as_millis();
+                if message.time_to_live_ms().is_some_and(|it| u128::from(it) <= delay) {
+                    let what = "each message would expire before it is due: give it a time to live that is longer \
+                                than the delay of the queue";
+                    return Err(Error::invalid("expire_after", what));
+                }
+                queue.check_message(message)
+            }
             Aim::Stream(_) if message.time_to_live_ms().is_some() => {
                 let what = "a stream keeps its records until it is trimmed; set no expire_after";
                 Err(Error::invalid("expire_after", what))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use posthouse::{Message, Timestamp};
 
 use super::keyed;
-use crate::support::{SECOND, Sim, field, take};
+use crate::support::{SECOND, Sim, block_on, field, take};
 
 #[test]
 fn a_message_that_would_be_over_before_it_is_due_is_refused() {
@@ -18,6 +18,56 @@ fn a_message_that_would_be_over_before_it_is_due_is_refused() {
     queue.send(brief().deliver_after(9 * SECOND)).unwrap();
     sim.disk.advance(9 * SECOND);
     assert!(take(&queue).is_some());
+}
+
+/// Each way into a queue with a delay of its own.
+#[test]
+fn a_message_that_would_be_over_before_its_queue_has_it_due_is_refused() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").delay(10 * SECOND).create().unwrap();
+    let brief = || Message::new("a").expire_after(10 * SECOND);
+    assert_eq!(field(queue.send(brief())), "expire_after");
+    assert_eq!(field(queue.send_within(brief(), SECOND)), "expire_after");
+    assert_eq!(field(queue.send_ticket(brief())), "expire_after");
+    assert_eq!(field(queue.send_batch([Message::new("b"), brief()])), "expire_after");
+    assert_eq!(field(block_on(queue.send_async(brief()))), "expire_after");
+    assert_eq!(field(block_on(queue.send_batch_async([brief()]))), "expire_after");
+    let mut tx = sim.engine.transaction();
+    tx.send(&queue, brief());
+    assert_eq!(field(tx.commit()), "expire_after");
+    assert_eq!(queue.depth().unwrap(), 0);
+
+    // A delay of the message takes the place of the queue's.
+    queue.send(brief().deliver_after(SECOND)).unwrap();
+    queue.send(Message::new("b").expire_after(11 * SECOND)).unwrap();
+    sim.disk.advance(SECOND);
+    assert!(take(&queue).is_some_and(|it| it.payload() == b"a"));
+    sim.disk.advance(9 * SECOND);
+    assert!(take(&queue).is_some_and(|it| it.payload() == b"b"));
+
+    // What is moved has had its wait.
+    let other = sim.engine.queue("r").create().unwrap();
+    other.send(brief()).unwrap();
+    other.redrive().to(&queue).run().unwrap();
+    assert!(take(&queue).is_some());
+
+    // The settings may change later.
+    sim.engine.queue("q").delay(SECOND).create_or_update().unwrap();
+    queue.send(brief()).unwrap();
+    sim.engine.queue("q").delay(20 * SECOND).create_or_update().unwrap();
+    assert_eq!(field(queue.send(brief())), "expire_after");
+}
+
+#[test]
+fn a_queue_whose_messages_would_all_be_over_before_they_are_due_is_refused() {
+    let sim = Sim::new();
+    let builder = |name| sim.engine.queue(name).time_to_live(10 * SECOND);
+    assert_eq!(field(builder("q").delay(10 * SECOND).create()), "time_to_live");
+    builder("q").delay(9 * SECOND).create().unwrap();
+    assert_eq!(field(sim.engine.queue("q").delay(11 * SECOND).create_or_update()), "time_to_live");
+    let shorter = sim.engine.queue("q").time_to_live(SECOND);
+    assert_eq!(field(shorter.create_or_update()), "time_to_live");
+    sim.engine.queue("q").without_time_to_live().delay(11 * SECOND).create_or_update().unwrap();
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn bad_input_is_named_and_nothing_is_stored() {
     let stream = engine.stream("s").create().unwrap();
     let foreign = other.engine.queue("q").create().unwrap();
     let keyed = engine.queue("o").ordered_by_key(true).create().unwrap();
+    let slow = engine.queue("d").delay(SECOND).create().unwrap();
     let named = |name: &str| engine.schedule(name).cron("* * * * *").to_queue(&queue, "x");
     let long = "x".repeat(256);
     let bare = engine.schedule("x");
@@ -101,6 +102,7 @@ fn bad_input_is_named_and_nothing_is_stored() {
         ("header", given(Message::new("x").header("scheduled-for", "x"))),
         ("header", given(Message::new("x").header("", "x"))),
         ("expire_after", given(Message::new("x").expire_after(Duration::ZERO))),
+        ("expire_after", timed.clone().to_queue(&slow, Message::new("x").expire_after(SECOND))),
         ("expire_after", timed.clone().to_stream(&stream, Message::new("x").expire_after(SECOND))),
         ("key", timed.clone().to_queue(&keyed, Message::new("x").key(vec![0; 2000]))),
     ] {
