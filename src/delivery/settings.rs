@@ -8,7 +8,7 @@ use crate::{
         ATTEMPTS_DEFAULT, Backoff, LEASE_DEFAULT, Overflow, check_delay, check_lease, check_name,
     },
     error::{Error, Result},
-    format::entity::{BackoffMs, DeadLetters, Delivering, Limit},
+    format::entity::{BackoffMs, DeadLetters, Delivering, Limit, ms},
     ids::EntityId,
 };
 
@@ -33,18 +33,6 @@ pub struct Settings {
     pub max_messages: Option<Option<u64>>,
     pub max_bytes: Option<Option<u64>>,
     pub overflow: Option<Overflow>,
-}
-
-/// The definition of a queue with default settings.
-pub fn plain() -> Delivering {
-    Delivering {
-        backoff: backoff_ms(Backoff::default()),
-        ..Delivering::leasing(lease_ms(LEASE_DEFAULT))
-    }
-}
-
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 fn lease_ms(lease: Duration) -> u64 {
@@ -122,7 +110,7 @@ impl Settings {
     ///
     /// `InvalidInput` if two settings contradict each other.
     pub fn definition(&self, dead_letters: Option<EntityId>) -> Result<Delivering> {
-        self.applied_to(&plain(), dead_letters)
+        self.applied_to(&Delivering::plain(), dead_letters)
     }
 
     /// A definition with the given settings changed, and all others as they are. The values are checked already.
@@ -154,7 +142,7 @@ impl Settings {
         let definition = Delivering {
             lease_ms: self.lease.map_or(stored.lease_ms, lease_ms),
             delay_ms: self.delay.map_or(stored.delay_ms, ms),
-            backoff: self.backoff.map_or(stored.backoff, backoff_ms),
+            backoff: self.backoff.map_or(stored.backoff, BackoffMs::from),
             time_to_live_ms: self
                 .time_to_live
                 .map_or(stored.time_to_live_ms, |it| it.map_or(0, ms)),
@@ -165,6 +153,15 @@ impl Settings {
         };
         if definition.is_ordered && definition.delay_ms > 0 {
             return Err(Error::invalid("delay", UNDELAYED));
+        }
+        let says_when = self.delay.is_some() || self.time_to_live.is_some();
+        let Delivering { delay_ms, time_to_live_ms, .. } = definition;
+        if says_when && time_to_live_ms > 0 && time_to_live_ms <= delay_ms {
+            let what = format!(
+                "a time to live of {time_to_live_ms} ms with a delay of {delay_ms} ms: each message would expire \
+                 before it is due; give the queue a longer time to live"
+            );
+            return Err(Error::invalid("time_to_live", what));
         }
         Ok(definition)
     }
@@ -182,15 +179,5 @@ impl Settings {
             None => (dead_letters?, ATTEMPTS_DEFAULT),
         };
         Some(DeadLetters { queue, attempts_max: self.max_attempts.unwrap_or(attempts) })
-    }
-}
-
-fn backoff_ms(backoff: Backoff) -> BackoffMs {
-    match backoff {
-        Backoff::None => BackoffMs::None,
-        Backoff::Fixed(delay) => BackoffMs::Fixed { ms: ms(delay) },
-        Backoff::Exponential { first, most, jitter } => {
-            BackoffMs::Exponential { first_ms: ms(first), most_ms: ms(most), has_jitter: jitter }
-        }
     }
 }

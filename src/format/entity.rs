@@ -1,13 +1,13 @@
 //! The entities of the catalog: queues, topics, subscriptions, streams, groups and delay indexes.
 //! `docs/FORMAT.md` has the table under "Entities".
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::wire::{Decoded, Malformed, NUMBER_CEILING};
 use crate::{
-    config::{NAME_BYTES_MAX, PARTITIONS_MAX},
+    config::{Backoff, LEASE_DEFAULT, NAME_BYTES_MAX, PARTITIONS_MAX},
     ids::{CursorId, EntityId, LogId, Offset},
 };
 
@@ -89,7 +89,32 @@ pub struct DeadLetters {
     pub attempts_max: u32,
 }
 
+/// A time in whole milliseconds, rounded up.
+pub fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+impl From<Backoff> for BackoffMs {
+    fn from(backoff: Backoff) -> BackoffMs {
+        match backoff {
+            Backoff::None => BackoffMs::None,
+            Backoff::Fixed(delay) => BackoffMs::Fixed { ms: ms(delay) },
+            Backoff::Exponential { first, most, jitter } => BackoffMs::Exponential {
+                first_ms: ms(first),
+                most_ms: ms(most),
+                has_jitter: jitter,
+            },
+        }
+    }
+}
+
 impl Delivering {
+    /// The default settings of a queue.
+    pub fn plain() -> Delivering {
+        let backoff = Backoff::default().into();
+        Delivering { backoff, ..Delivering::leasing(LEASE_DEFAULT.as_millis() as u64) }
+    }
+
     /// Settings with a lease, and no other features.
     pub fn leasing(lease_ms: u64) -> Delivering {
         Delivering {

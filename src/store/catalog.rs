@@ -382,6 +382,24 @@ impl Catalog {
         self.entities.keys().copied().filter(is_stray).collect()
     }
 
+    /// Entities with a name that a newer entity of their space has. An engine makes none, and a salvage gives each another
+    /// name.
+    pub fn twins(&self) -> Vec<EntityId> {
+        if self.has_unique_names() {
+            return Vec::new();
+        }
+        let (mut newest, mut twins) = (BTreeMap::new(), Vec::new());
+        for entity in self.all() {
+            twins.extend(newest.insert((Space::of(&entity.kind), &*entity.name), entity.id));
+        }
+        twins
+    }
+
+    /// Whether no name stands for two entities.
+    pub fn has_unique_names(&self) -> bool {
+        self.names.len() == self.entities.len()
+    }
+
     /// Leaves the messages of an entity where they are, however often they fail.
     pub fn clear_dead_letters(&mut self, id: EntityId) {
         let taker = self.dead_letters_of(id);

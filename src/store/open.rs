@@ -165,6 +165,10 @@ impl Opening {
                 return Err(contradiction(what));
             }
         }
+        if !state.catalog.has_unique_names() {
+            let what = "two queues, topics, streams, subscriptions or groups have one name: salvage the store";
+            return Err(contradiction(Malformed(what)));
+        }
         for path in recovered.leftovers.iter().chain(&loaded.leftovers) {
             // Nothing refers to these files. If a removal fails, the next open tries it again.
             let _ = self.disk.remove(path);

@@ -5,14 +5,14 @@ use crate::{
     config::{check_name, check_not_reserved},
     delivery::{
         in_force::{DeliverySettings, Difference},
-        settings::{self, Settings},
+        settings::Settings,
     },
     engine::core::{
         Core,
         commit::{CommitResult, Receipt},
     },
     error::{Error, ErrorKind, Result},
-    format::entity::{Creation, Entity, EntityKind},
+    format::entity::{Creation, Delivering, Entity, EntityKind},
     ids::{EntityId, Offset},
     store::{Op, Space},
 };
@@ -209,7 +209,8 @@ impl<D: Definition> Wanted<'_, D> {
         let Some(name) = self.definition.dead_letter_queue(there) else { return Ok(None) };
         check_not_reserved("dead_letter_queue", &name)?;
         let Some(found) = core.store.find(Space::Queues, &name) else {
-            let entity = core.store.new_entity(&name, EntityKind::Queue(settings::plain().into()));
+            let entity =
+                core.store.new_entity(&name, EntityKind::Queue(Delivering::plain().into()));
             let (id, starts) = (entity.id, vec![Offset(0)]);
             return Ok(Some(LetterQueue { id, creation: Some(Creation { entity, starts }) }));
         };

@@ -56,6 +56,7 @@ pub fn salvage_store(
     let mut report = Report { problems: verify::problems(&survey), ..Report::default() };
     verify::count(&survey, &mut report.read)?;
     mend_dead_letters(&mut survey);
+    report.renamed = mend_names(&mut survey);
     let target = Opening::new(Arc::clone(disk), to, config)?;
     let marker = target.layout.log_dir(NO_LOG);
     let segments_dir = target.layout.segments_dir();
@@ -111,6 +112,25 @@ fn mend_dead_letters(survey: &mut Survey) {
     }
 }
 
+/// Gives other names to entities whose names newer ones have: their deletion was lost.
+fn mend_names(survey: &mut Survey) -> Vec<Renamed> {
+    let catalog = &mut survey.state.catalog;
+    let mut names: BTreeSet<Arc<str>> = catalog.all().map(|it| Arc::clone(&it.name)).collect();
+    let mut renamed = Vec::new();
+    for id in catalog.twins() {
+        let Some(twin) = catalog.get(id).cloned() else { continue };
+        let noun = Space::of(&twin.kind).noun();
+        let mut name = survey::invented_name(noun, id);
+        while !names.insert(name.as_str().into()) {
+            name.push('x');
+        }
+        let formerly = Some(twin.name.to_string());
+        renamed.push(Renamed { noun, name: name.clone(), formerly });
+        catalog.insert(Entity { name: name.into(), ..twin });
+    }
+    renamed
+}
+
 fn put_cursors(state: &mut State, entries: &mut Vec<MetaEntry>) {
     let mut cursors: Vec<_> = state.cursors.values_mut().collect();
     cursors.sort_unstable_by_key(|cursor| cursor.id);
@@ -134,7 +154,11 @@ fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {
         match nameless {
             Nameless::Named(entity) if survey.state.catalog.get(entity.id).is_some() => {
                 let noun = Space::of(&entity.kind).noun();
-                report.renamed.push(Renamed { noun, name: entity.name.to_string() });
+                report.renamed.push(Renamed {
+                    noun,
+                    name: entity.name.to_string(),
+                    formerly: None,
+                });
             }
             Nameless::Named(_) => {}
             Nameless::Lost(cursor) => report.lost_consumers.push(cursor.0),

@@ -26,7 +26,8 @@ pub struct SalvageReport {
     pub problems: Vec<Problem>,
     /// Messages that the old store should hold, and the new store does not.
     pub lost: Vec<Lost>,
-    /// Queues, topics and streams whose names were lost. They have new names in the new store.
+    /// Queues, topics and streams whose names were lost, and whatever had a name that a newer one of its kind has: its
+    /// deletion was lost. They have new names in the new store.
     pub renamed: Vec<Renamed>,
     /// Subscriptions and groups that were lost, by their numbers in the store. Nothing else is known of them.
     pub lost_consumers: Vec<u64>,
@@ -55,7 +56,7 @@ pub struct Lost {
     pub is_certain: bool,
 }
 
-/// A queue, topic or stream whose name was lost.
+/// A queue, topic or stream whose name was lost, or anything whose name a newer one has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Renamed {
@@ -63,6 +64,8 @@ pub struct Renamed {
     pub noun: &'static str,
     /// The name in the new store.
     pub name: String,
+    /// The name in the old store, if that is known. A newer one of the same kind has it in the new store.
+    pub formerly: Option<String>,
 }
 
 /// A row of a [`SalvageReport`]: it names a queue, a subscription or a group.
@@ -116,8 +119,14 @@ impl fmt::Display for SalvageReport {
         for lost in &self.lost {
             writeln!(f, "- {lost}")?;
         }
-        for Renamed { noun, name } in &self.renamed {
-            writeln!(f, "- renamed: {noun} {name:?}, whose own name is lost")?;
+        for Renamed { noun, name, formerly } in &self.renamed {
+            match formerly {
+                Some(formerly) => writeln!(
+                    f,
+                    "- renamed: {noun} {name:?}, formerly {formerly:?}, which is the name of a newer one"
+                )?,
+                None => writeln!(f, "- renamed: {noun} {name:?}, whose own name is lost")?,
+            }
         }
         for number in &self.lost_consumers {
             writeln!(f, "- lost: a subscription or group, number {number} in the store")?;

@@ -30,7 +30,7 @@ use self::{
 };
 pub use self::{
     metas::{dirs as log_dirs_found, fans as fan_dirs_found},
-    orphans::Nameless,
+    orphans::{Nameless, invented_name},
     replay::LogSurvey,
     settings::contradictions,
 };

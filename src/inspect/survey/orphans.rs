@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::gather::Gathered;
 use crate::{
-    config::LEASE_DEFAULT,
     format::entity::{Creation, Delivering, Entity, EntityKind},
     ids::{CursorId, EntityId, LogId},
 };
@@ -27,6 +26,11 @@ pub enum Nameless {
     Named(Entity),
     /// Only the number of a subscription or group is left.
     Lost(CursorId),
+}
+
+/// The name of an entity that cannot have its own.
+pub fn invented_name(noun: &str, id: EntityId) -> String {
+    format!("salvaged-{noun}-{id}")
 }
 
 /// Finds or makes an entity for every orphan. `older` are the entities of earlier metalogs.
@@ -89,8 +93,7 @@ impl Adoption<'_> {
         if let Some((id, kind)) = self.kind_by_children(log) {
             self.invent(id, kind);
         } else if self.has_cursor(log.queue_cursor()) {
-            let lease_ms = LEASE_DEFAULT.as_millis() as u64;
-            self.invent(log.entity(), EntityKind::Queue(Delivering::leasing(lease_ms).into()));
+            self.invent(log.entity(), EntityKind::Queue(Delivering::plain().into()));
         } else {
             self.invent(log.entity(), EntityKind::Stream { partitions: 1 });
         }
@@ -100,10 +103,7 @@ impl Adoption<'_> {
     /// has a delay index, or takes dead letters.
     fn kind_by_children(&self, log: LogId) -> Option<(EntityId, EntityKind)> {
         let created = self.seen.created.values().map(|creation| &creation.entity);
-        let queue = |id: EntityId| {
-            let lease_ms = LEASE_DEFAULT.as_millis() as u64;
-            Some((id, EntityKind::Queue(Delivering::leasing(lease_ms).into())))
-        };
+        let queue = |id: EntityId| Some((id, EntityKind::Queue(Delivering::plain().into())));
         self.gathered.entities.values().chain(created).find_map(|entity| match entity.kind {
             _ if takes_dead_letters_of(entity) == Some(log.entity()) => queue(log.entity()),
             EntityKind::Subscription { topic, .. } if topic == log.entity() => {
@@ -157,7 +157,7 @@ impl Adoption<'_> {
 
     fn invent(&mut self, id: EntityId, kind: EntityKind) {
         let noun = crate::store::Space::of(&kind).noun();
-        let mut name = format!("salvaged-{noun}-{id}");
+        let mut name = invented_name(noun, id);
         let is_taken = |name: &String| {
             let created = self.seen.created.values().map(|creation| &creation.entity);
             self.gathered.entities.values().chain(created).any(|entity| *entity.name == **name)

@@ -80,5 +80,10 @@ pub fn contradictions(state: &State) -> Vec<String> {
     let strays = strays
         .iter()
         .map(|id| format!("the dead letters of {:?} go to a queue that does not exist", name(id)));
-    circles.chain(strays).collect()
+    let twins = catalog.twins();
+    let twins = twins
+        .iter()
+        .filter_map(|id| catalog.get(*id))
+        .map(|twin| format!("there is a newer one of the same name: {}", catalog.describe(twin)));
+    circles.chain(strays).chain(twins).collect()
 }

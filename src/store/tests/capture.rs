@@ -80,9 +80,11 @@ impl<F: Fn(&mut Store)> Shared for Hot<F> {
 }
 
 fn create_queues(store: &mut Store, count: usize) -> Vec<LogId> {
-    let create = |n: usize| {
+    let create = |_| {
         let kind = EntityKind::Queue(Delivering::leasing(1000).into());
-        let entity = store.new_entity(&format!("q{n}"), kind);
+        // No two queues have one name.
+        let name = format!("q{}", store.state().catalog.next_id);
+        let entity = store.new_entity(&name, kind);
         let log = entity.logs().next().expect("a queue has one");
         let creation = Creation { entity, starts: vec![Offset(0)] };
         commit(store, &[Op::Create { creation: &creation }]).expect("there is room");

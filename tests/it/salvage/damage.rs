@@ -336,6 +336,11 @@ fn a_deleted_queue_stays_deleted_whichever_place_of_the_metalog_is_damaged() {
             ["stays", "salvaged-queue-1"].iter().any(|it| [*it] == names[..]),
             "{at}: {names:?}"
         );
+        if names == ["salvaged-queue-1"] {
+            let engine = options().sim(&disk).open("to").unwrap();
+            let settings = engine.queue("salvaged-queue-1").open().unwrap().settings().unwrap();
+            assert_eq!(settings.backoff, Backoff::default(), "a dropped delivery does not spin");
+        }
     }
     assert!(damaged_places > 10, "{damaged_places} damaged places");
 }

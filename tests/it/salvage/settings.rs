@@ -5,6 +5,7 @@ use std::time::Duration;
 use posthouse::{Engine, ErrorKind, Message, SalvageReport, sim::SimDisk};
 
 use super::sample::{open, options};
+use crate::support::texts;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -23,6 +24,21 @@ fn rot(disk: &SimDisk, folder: &str, text: &str, last: bool) {
         }
     }
     assert_eq!(rotten, 1);
+}
+
+/// Damages all frames of the journal between two texts, and that of the second one.
+fn rot_between(disk: &SimDisk, from: &str, to: &str) {
+    for path in disk.files().into_iter().filter(|it| it.starts_with("store/journal")) {
+        let mut content = disk.content(&path).unwrap();
+        let place =
+            |text: &str| content.windows(text.len()).position(|bytes| bytes == text.as_bytes());
+        if let (Some(from_at), Some(to_at)) = (place(from), place(to)) {
+            content[from_at + from.len()..to_at].iter_mut().for_each(|byte| *byte ^= 1);
+            disk.plant(&path, Some(content));
+            return;
+        }
+    }
+    panic!("the texts are in no file");
 }
 
 fn salvage(disk: &SimDisk) -> (Engine, SalvageReport) {
@@ -69,6 +85,55 @@ fn salvage_breaks_a_circle_of_dead_letters() {
     assert_eq!(letters_of(&engine, "bbbb-q").as_deref(), Some("aaaa-q"));
     let third = engine.queue("cccc-q").max_attempts(2).dead_letter_queue("bbbb-q");
     third.create_or_update().expect("it ends");
+}
+
+/// The deletion of a queue is lost, and another queue has its name.
+#[test]
+fn salvage_gives_another_name_to_a_queue_whose_deletion_is_lost() {
+    for checkpointed in [false, true] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, "store").unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        let topic = engine.topic("t").create().unwrap();
+        topic.subscription("s").create().unwrap();
+        if checkpointed {
+            engine.checkpoint().unwrap();
+        }
+        queue.send("old").unwrap();
+        // The record of the deletions stands between these two.
+        let marks = engine.queue("marks").create().unwrap();
+        marks.send("from here").unwrap();
+        engine.queue("q").delete().unwrap();
+        topic.subscription("s").delete().unwrap();
+        marks.send("to there").unwrap();
+        engine.queue("q").create().unwrap().send("new").unwrap();
+        topic.subscription("s").create().unwrap();
+        drop((queue, topic, marks));
+        engine.close().unwrap();
+        rot_between(&disk, "from here", "to there");
+        let verified = options().sim(&disk).verify("store").unwrap();
+        assert!(verified.to_string().contains("of the same name: queue \"q\""), "{verified}");
+
+        let (engine, report) = salvage(&disk);
+        let renamed: Vec<_> =
+            report.renamed.iter().map(|it| (it.noun, it.formerly.as_deref())).collect();
+        assert_eq!(renamed, [("queue", Some("q")), ("subscription", Some("s"))]);
+        assert!(!report.is_complete());
+        assert!(report.to_string().contains("formerly \"q\""), "{report}");
+        let older = &report.renamed[0].name;
+        assert_eq!(texts(&engine.queue("q").open().unwrap()), ["new"]);
+        assert_eq!(texts(&engine.queue(older).open().unwrap()), ["old"]);
+        let topic = engine.topic("t").open().unwrap();
+        topic.subscription(&report.renamed[1].name).open().unwrap();
+
+        // The older one does not come back under the name.
+        engine.queue("q").delete().unwrap();
+        engine.close().unwrap();
+        drop((topic, engine));
+        let engine = open(&disk, "to").unwrap();
+        assert_eq!(engine.queue("q").open().unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(texts(&engine.queue(older).open().unwrap()), ["old"]);
+    }
 }
 
 #[test]
