@@ -238,11 +238,13 @@ impl Definition for QueueBuilder {
         delivery_difference(core, &self.settings, named, there)
     }
 
-    /// A limit in bytes counts at once, so the queue is weighed before.
+    /// A limit in bytes counts at once, so the queue is weighed before. What cannot be read is then an error of a call that
+    /// has changed nothing.
     fn before_update(&self, entity: &Entity) -> Result<()> {
-        match self.settings.max_bytes {
-            Some(Some(_)) => Queue::attach(&self.engine, entity)?.consumer.weigh(),
-            _ => Ok(()),
+        let there = entity.delivering().and_then(|it| it.limit?.bytes);
+        match self.settings.max_bytes.unwrap_or(there) {
+            Some(_) => Queue::attach(&self.engine, entity)?.consumer.weigh(),
+            None => Ok(()),
         }
     }
 }

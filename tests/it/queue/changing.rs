@@ -364,3 +364,35 @@ fn settings_of_what_was_deleted_are_not_found() {
     sim.engine.queue("q").lease(SECOND).create_or_update().unwrap();
     assert_eq!(kind(queue.send("a")), ErrorKind::NotFound, "it is another queue");
 }
+
+/// A queue with a limit in bytes is weighed when it is opened. What cannot be read there is an error before the commit.
+#[test]
+fn an_error_of_create_or_update_leaves_the_settings_as_they_were() {
+    let prepare = || {
+        let sim = Sim::new();
+        let queue = sim.engine.queue("q").lease(SECOND).max_bytes(1000).create().unwrap();
+        queue.send_batch(["a", "b", "c"]).unwrap();
+        sim.engine.checkpoint().unwrap();
+        drop(queue);
+        sim.kill()
+    };
+    let update = |sim: &Sim| sim.engine.queue("q").lease(2 * SECOND).create_or_update().map(drop);
+    let sim = prepare();
+    let before = sim.disk.calls();
+    update(&sim).unwrap();
+    let calls = sim.disk.calls() - before;
+    let mut failures = 0;
+    for call in 0..calls {
+        let sim = prepare();
+        sim.disk.fail_call(sim.disk.calls() + call, 5, false);
+        let failed = update(&sim);
+        sim.disk.heal();
+        if failed.is_ok() || sim.engine.sync().is_err() {
+            continue;
+        }
+        failures += 1;
+        let settings = sim.engine.queue("q").open().unwrap().settings().unwrap();
+        assert_eq!(settings.lease, SECOND, "call {call}: {failed:?}");
+    }
+    assert!(failures > 0, "none of {calls} calls made it fail");
+}
