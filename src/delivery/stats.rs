@@ -127,14 +127,16 @@ pub struct Counts {
     pub dropped: u64,
     pub removed: u64,
     pub purged: u64,
+    /// Messages that entered the log for other cursors, and were acked for this one at once.
+    pub passed_by: u64,
 }
 
 impl Counts {
     /// The counts in their order.
-    pub fn to_numbers(self) -> [u64; 9] {
+    pub fn to_numbers(self) -> [u64; 10] {
         let Counts { delivered, redelivered, acked, failed, dead, expired, .. } = self;
-        let Counts { dropped, removed, purged, .. } = self;
-        [delivered, redelivered, acked, failed, dead, expired, dropped, removed, purged]
+        let Counts { dropped, removed, purged, passed_by, .. } = self;
+        [delivered, redelivered, acked, failed, dead, expired, dropped, removed, purged, passed_by]
     }
 
     /// The counts that [`to_numbers`](Counts::to_numbers) gave.
@@ -149,6 +151,7 @@ impl Counts {
             dropped: next(),
             removed: next(),
             purged: next(),
+            passed_by: next(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The two kinds of time.
 //!
-//! *Even time* goes on evenly: nobody sets it, and it goes on while the machine sleeps. It counts durations: delays,
+//! *Even time* goes on evenly: nobody sets it, and on Linux it goes on while the machine sleeps. It counts durations: delays,
 //! backoffs, times to live, ages. The *time of day* is the one that people and programs set. Both are milliseconds, and a
 //! [`Timestamp`] holds either. They are equal in a store whose clock was never set; their difference is the [`Skew`].
 

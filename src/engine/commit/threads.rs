@@ -2,7 +2,7 @@
 //!
 //! The *flusher* syncs the commits that no thread waits for, and ends leases on time. The *checkpointer*
 //! prepares journal files and makes checkpoints. On the simulated disk there are no threads: the calls that
-//! need this work do it themselves. `runtime/signals.rs` has the signal that calls the flusher, `runtime/calls.rs`
+//! need this work do it themselves. `runtime/signals.rs` has the signal that calls the flusher, `runtime/checkpointer.rs`
 //! the one that calls the checkpointer.
 
 use std::{cell::Cell, sync::Arc};

@@ -160,9 +160,9 @@ impl Browse {
             self.range.start = self.range.end;
             return Ok(None);
         };
-        let (attempts, mut due) = (view.acks.attempts(offset), view.acks.due(offset));
+        let (attempts, priority) = (view.acks.attempts(offset), view.acks.priority(offset));
         let is_spilled = view.acks.is_spilled(offset);
-        let (priority, skew) = (view.acks.priority(offset), core.skew());
+        let (mut due, skew) = (core.due_of(cursor, offset), core.skew());
         self.range.start = offset.next();
         let source = core.store.locate(log, offset);
         drop(core);
@@ -192,7 +192,7 @@ impl Browse {
             let acks = core.store.acks_of(self.consumer.cursor())?;
             if !acks.is_spilled(offset) {
                 // The message has come back into memory meanwhile.
-                return Ok(acks.due(offset));
+                return Ok(core.due_of(self.consumer.cursor(), offset));
             }
             let index = &core.consumption(self.consumer.cursor())?.delay_index;
             let damage = self.due_times.damage.as_ref().or(index.damage());

@@ -64,7 +64,8 @@ macro_rules! consumer_calls {
         ///
         /// At the limit the consumer receives nothing. It is woken when one of its deliveries is settled. So
         /// a slow consumer does not lease messages that other consumers could handle. Clones of the handle
-        /// share the limit.
+        /// share the limit. The handle that this is called on has no limit: receive from the handle that is returned.
+        /// Nothing warns of a call whose handle is dropped after a `?`.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

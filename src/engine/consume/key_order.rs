@@ -180,7 +180,8 @@ impl Consumer {
             && let Some(group) = key_hash(&stored)
         {
             let mut core = self.committer().lock_open("receive")?;
-            if !core.claim_key(self.cursor(), group, offset, delivered.key)? {
+            let DeliveryInfo { key, was_tried, .. } = delivered;
+            if !core.claim_key(self.cursor(), group, offset, key, was_tried)? {
                 return Ok(None);
             }
         }

@@ -44,7 +44,7 @@ impl Consumer {
 
     /// The sum of the weights of all unacked messages. `None` if the queue has no limit in bytes.
     pub fn bytes(&self) -> Result<Option<u64>> {
-        let mut core = self.committer().lock_open("bytes")?;
+        let mut core = self.lock_looked("bytes")?;
         let consumption = core.consumption(self.cursor())?;
         let weights = consumption.weights.as_ref().filter(|_| consumption.rules.weighs());
         Ok(weights.map(Weights::sum))

@@ -78,6 +78,6 @@ impl Core {
         if !self.has_told_later {
             return None;
         }
-        self.consumers.get_mut(&cursor)?.damaged.untold.pop_front()
+        self.consumers.get_mut(&cursor)?.damaged.take_untold()
     }
 }

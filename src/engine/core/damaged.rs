@@ -13,7 +13,7 @@ use crate::{
 pub struct Damaged {
     /// The messages that were set aside, and are still there.
     pub(super) offsets: BTreeSet<Offset>,
-    /// Damage that no consumer was told of yet.
+    /// Damage that no consumer was told of yet. Damage of a message that has left since is not told.
     pub(super) untold: VecDeque<Error>,
 }
 
@@ -35,7 +35,9 @@ impl Damaged {
 
     /// Forgets a message that was deleted. Returns whether it was set aside.
     pub fn forget(&mut self, offset: Offset) -> bool {
-        self.offsets.remove(&offset)
+        let was_there = self.offsets.remove(&offset);
+        self.forget_untold();
+        was_there
     }
 
     /// Forgets messages that were deleted.
@@ -49,6 +51,26 @@ impl Damaged {
                 audit::step();
                 self.offsets.remove(&offset);
             }
+        }
+        self.forget_untold();
+    }
+
+    /// The next damage to tell.
+    pub(super) fn take_untold(&mut self) -> Option<Error> {
+        loop {
+            audit::step();
+            let error = self.untold.pop_front()?;
+            if error.offset().is_none_or(|offset| self.offsets.contains(&offset)) {
+                return Some(error);
+            }
+        }
+    }
+
+    /// Forgets all damage of messages, once the last damaged message has left.
+    fn forget_untold(&mut self) {
+        if self.offsets.is_empty() && !self.untold.is_empty() {
+            audit::steps(self.untold.len() as u64);
+            self.untold.retain(|error| error.offset().is_none());
         }
     }
 }

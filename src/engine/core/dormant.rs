@@ -291,7 +291,7 @@ impl Dormant {
 }
 
 /// How many numbers stand before those of the latencies.
-const COUNTED: usize = 15;
+const COUNTED: usize = 16;
 
 /// Numbers as varints, without the zeros behind the last other number.
 fn pack(numbers: impl Iterator<Item = u64>) -> Box<[u8]> {

@@ -18,13 +18,14 @@ impl Core {
         group: u64,
         offset: Offset,
         lease: LeaseKey,
+        was_tried: bool,
     ) -> Result<bool> {
         let consumption = self.consumption(cursor)?;
         let Some(groups) = &mut consumption.groups else { return Ok(true) };
         let may = groups.claim(group, offset);
         if !may {
             consumption.deliveries.settle(lease);
-            consumption.counts.delivered -= 1;
+            self.note_undelivered(cursor, was_tried);
             self.note_freed_slots(cursor);
             self.look_after_lease(cursor, offset);
         }

@@ -34,12 +34,13 @@ impl Core {
             dropped,
             removed,
             purged,
+            passed_by,
         } = consumption.counts;
         let delayed = consumption.deliveries.waiting() + spilled;
         let in_flight = consumption.deliveries.in_flight();
         let damaged = consumption.damaged.len();
         Ok(ConsumerStats {
-            sent: end.0.saturating_sub(consumption.first.0),
+            sent: end.0.saturating_sub(consumption.first.0).saturating_sub(passed_by),
             depth,
             ready: depth.saturating_sub(delayed + in_flight + damaged),
             delayed,

@@ -184,6 +184,10 @@ impl Batch {
         let removed = core.removals(cursor, &offsets)?;
         let receipt = core.commit(&ops, now)?;
         core.note_removed(cursor, &removed)?;
+        for (other, ranges) in &acked {
+            let messages: u64 = ranges.iter().map(|range| range.len()).sum();
+            core.count(*other, |counts| counts.passed_by += messages);
+        }
         Ok((moved, receipt))
     }
 

@@ -286,3 +286,30 @@ fn a_worker_handles_what_lies_behind_damaged_messages_at_once() {
     assert_eq!(queue.stats().unwrap().damaged, told.len() as u64);
     worker.stop().unwrap();
 }
+
+/// The errors of damaged messages that a batch has set aside are told by the next calls, unless the messages are gone.
+#[test]
+fn damage_of_messages_that_were_deleted_is_told_no_more() {
+    let with_untold = || {
+        let (disk, engine, queue) = damaged(padded, |it| it);
+        let batch = queue.receive_batch(1000, Duration::ZERO).unwrap();
+        queue.ack_batch(&batch).unwrap();
+        let depth = queue.depth().unwrap();
+        assert!(depth > 1 && queue.stats().unwrap().damaged == depth);
+        (disk, engine, queue, depth)
+    };
+    let (_disk, _engine, queue, depth) = with_untold();
+    assert_eq!(queue.purge().unwrap(), depth);
+    assert!(queue.try_receive().unwrap().is_none(), "the queue is empty");
+    queue.send("sound").unwrap();
+    assert_eq!(queue.try_receive().unwrap().unwrap().payload(), b"sound");
+
+    // The others are told all the same.
+    let (_disk, _engine, queue, depth) = with_untold();
+    let there: Vec<Offset> =
+        queue.browse().unwrap().map(|it| it.unwrap_err().offset().unwrap()).collect();
+    assert!(queue.remove(there[0]).unwrap());
+    let (came, told) = drain(&queue);
+    assert_eq!((came, told.len() as u64), (vec![], depth - 1));
+    assert!(!told.contains(&there[0]));
+}

@@ -212,3 +212,13 @@ fn a_sender_that_waits_for_bytes_is_woken_when_they_fit() {
     });
     assert_eq!(queue.bytes().unwrap(), Some(10));
 }
+
+#[test]
+fn the_bytes_of_messages_that_have_expired_do_not_count() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").max_bytes(1000).create().unwrap();
+    queue.send(Message::new("brief").expire_after(SECOND)).unwrap();
+    queue.send("long").unwrap();
+    sim.disk.advance(2 * SECOND);
+    assert_eq!(queue.bytes().unwrap(), Some(4));
+}

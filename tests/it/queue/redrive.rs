@@ -380,3 +380,24 @@ fn the_life_of_a_moved_message_goes_on_after_the_clock_was_set() {
         assert!(take(&sim.engine.queue("stays").open().unwrap()).is_none());
     }
 }
+
+/// A message that was tried is parked behind its key: that is no redelivery.
+#[test]
+fn a_tried_message_that_waits_for_its_key_counts_as_no_redelivery() {
+    let sim = Sim::new();
+    let from = sim.engine.queue("from").backoff(Backoff::None).create().unwrap();
+    let to = sim.engine.queue("to").ordered_by_key(true).create().unwrap();
+    let keyed = |text: &'static str| Message::new(text).key("k");
+    to.send(keyed("head")).unwrap();
+    let head = take(&to).unwrap();
+    from.send(keyed("tried")).unwrap();
+    take(&from).unwrap().nack().unwrap();
+    assert_eq!(from.redrive().to(&to).run().unwrap().moved, 1);
+    assert!(take(&to).is_none(), "it waits for the head of its key");
+    let stats = to.stats().unwrap();
+    assert_eq!((stats.delivered, stats.redelivered), (1, 0));
+    head.ack().unwrap();
+    let tried = take(&to).unwrap();
+    let stats = to.stats().unwrap();
+    assert_eq!((tried.attempt(), stats.delivered, stats.redelivered), (2, 2, 1));
+}

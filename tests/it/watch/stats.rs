@@ -118,3 +118,26 @@ fn stats_are_there_although_the_oldest_message_is_damaged() {
     let stats = queue.stats().unwrap();
     assert_eq!((stats.depth, stats.oldest_age), (1, None));
 }
+
+/// A letter that goes back to one subscription is acked for the others: nothing was sent to them.
+#[test]
+fn a_letter_of_one_subscription_is_not_sent_to_the_others() {
+    let sim = Sim::new();
+    let topic = sim.engine.topic("t").create().unwrap();
+    let a = topic.subscription("a").max_attempts(1).create().unwrap();
+    let b = topic.subscription("b").create().unwrap();
+    topic.publish("x").unwrap();
+    b.try_receive().unwrap().unwrap().ack().unwrap();
+    a.try_receive().unwrap().unwrap().nack().unwrap();
+    let letters = sim.engine.queue("t.a.dead").open().unwrap();
+    assert_eq!(letters.redrive().run().unwrap().moved, 1);
+    assert_eq!(a.stats().unwrap().sent, 2);
+    let stats = b.stats().unwrap();
+    assert_eq!((stats.sent, stats.acked, stats.depth), (1, 1, 0));
+    // It is so also for a subscription that rests meanwhile.
+    drop(b);
+    sim.engine.checkpoint().unwrap();
+    a.try_receive().unwrap().unwrap().nack().unwrap();
+    assert_eq!(letters.redrive().run().unwrap().moved, 1);
+    assert_eq!(topic.subscription("b").open().unwrap().stats().unwrap().sent, 1);
+}

@@ -289,6 +289,10 @@ fn a_message_that_waits_by_a_time_that_is_not_stored_is_not_taken_for_leased() {
         committer.lock("test").forget_failures();
         let delayed = || committer.lock("test").due_of(cursor, third);
         assert!(delayed().waits());
+        let shown =
+            queue.browse().expect("it is there").map(|it| it.expect("it can be read").due());
+        let shown = shown.map(|due| due.is_some());
+        assert_eq!(shown.collect::<Vec<_>>(), [true, false, true], "{is_exhausted}");
         // What is removed leaves every count.
         assert!(queue.remove(first).expect("it is there"));
         assert_eq!(queue.delayed().expect("it is there"), 1);
