@@ -216,11 +216,9 @@ impl<'a> Message<'a> {
 
     /// Sets the message's time to live, from its timestamp on. Not for streams.
     ///
-    /// After that time a queue or a subscription drops the message, or moves it to its dead letters. The engine does that
-    /// by itself, within about a second, whether somebody receives or not. Until then the message counts as any other,
-    /// and is not delivered. A time of 0 is an error when the message is sent, and so is a time that ends before the
-    /// message is due, by its own delay or by that of the queue. See also
-    /// [`time_to_live`](crate::QueueBuilder::time_to_live).
+    /// After that time a queue or a subscription drops the message, or moves it to its dead letters, within about a second
+    /// and by itself. Until then it counts as any other. A time of 0 is an error when the message is sent, and so is one
+    /// that ends before it is due. See also [`time_to_live`](crate::QueueBuilder::time_to_live).
     ///
     /// ```
     /// use std::time::Duration;

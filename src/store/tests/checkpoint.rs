@@ -14,7 +14,7 @@ use crate::{
     ids::{CursorId, Due, LogId, Lsn, Offset, StoreId, Timestamp},
     journal::Urgency,
     message::Message,
-    store::{self, Extent, Op, Refused, Shared, Shortage, Store},
+    store::{self, Extent, Op, Refused, Shared, Shortage, Space, Store},
 };
 
 const QUEUE: LogId = LogId(1);
@@ -473,4 +473,24 @@ fn a_checkpoint_that_has_no_space_leaves_no_file_whatever_it_was_about_to_write(
         }
     }
     assert!(refused >= 4, "{refused} failed for lack of space");
+}
+
+/// An early salvage wrote such stores.
+#[test]
+fn a_store_in_which_two_queues_have_one_name_is_not_opened() {
+    let disk = SimDisk::new(1);
+    let mut store = open(&disk).expect("a new store");
+    let mut make = |name: &str| {
+        let entity = store.new_entity(name, EntityKind::Queue(Delivering::leasing(1000).into()));
+        let creation = Creation { entity: entity.clone(), starts: vec![Offset(0)] };
+        commit(&mut store, &[Op::Create { creation: &creation }]).expect("there is room");
+        entity.id
+    };
+    let [first, second, _, fourth] = ["q", "q", "other", "q"].map(&mut make);
+    assert_eq!(store.state().catalog.twins(), [first, second]);
+    assert_eq!(store.state().catalog.find(Space::Queues, "q").map(|it| it.id), Some(fourth));
+    drop(store);
+    let error = open(&disk).expect_err("it is damaged");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("one name"), "{error}");
 }
