@@ -490,7 +490,7 @@ fn a_store_in_which_two_queues_have_one_name_is_not_opened() {
     assert_eq!(store.state().catalog.twins(), [first, second]);
     assert_eq!(store.state().catalog.find(Space::Queues, "q").map(|it| it.id), Some(fourth));
     drop(store);
-    let error = open(&disk).expect_err("it is damaged");
+    let error = open(&disk).map(drop).expect_err("it is damaged");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("one name"), "{error}");
 }
