@@ -86,6 +86,8 @@ pub struct Driver<'a> {
     /// Counts recoveries.
     epoch: u64,
     granted: u64,
+    /// The last fencing token of each queue and subscription.
+    tokens: BTreeMap<Whose, u64>,
     /// The milliseconds by which the clock was moved on. For messages that wait, that sum when they began to
     /// wait.
     time: u64,
@@ -161,6 +163,7 @@ impl<'a> Driver<'a> {
             proven: vec![0],
             epoch: 0,
             granted: 0,
+            tokens: BTreeMap::new(),
             time: 0,
             waits_since: BTreeMap::new(),
             day: world.set_clock(BEGIN).then_some(BEGIN),

@@ -61,7 +61,12 @@ impl Driver<'_> {
         };
         let offered = Offered { free, doomed, gone };
         match received {
-            Some(delivery) => self.delivered(whose, delivery, &offered),
+            Some(delivery) => {
+                let token = delivery.fencing_token();
+                let last = self.tokens.insert(whose.clone(), token);
+                assert!(last.is_none_or(|last| last < token), "a fencing token went back");
+                self.delivered(whose, delivery, &offered);
+            }
             None => self.check_withheld(&whose, &offered),
         }
         Ok(Some(()))
