@@ -208,6 +208,16 @@ impl Error {
         error
     }
 
+    /// A copy of the error of a damaged block of a delay index: delayed messages of a queue cannot be delivered. With the
+    /// offset of the message, if it is only one.
+    pub(crate) fn of_block(&self, of: &str, only: Option<Offset>) -> Error {
+        let what =
+            format!("delayed messages of {of:?}, in a block of its delay index: {}", self.0.what);
+        let mut error = self.again();
+        (error.0.what, error.0.offset) = (what.into(), only);
+        error
+    }
+
     /// Whether every later call on the same handle fails, too: the engine was closed or is poisoned, or the
     /// entity was deleted. Iterators, futures and loops end after such an error.
     pub(crate) fn is_final(&self) -> bool {

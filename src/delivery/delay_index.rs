@@ -38,6 +38,14 @@ pub struct SpilledBlock {
     pub offset: Offset,
 }
 
+/// The damage of a block.
+#[derive(Debug)]
+struct BlockDamage {
+    /// It rises in each engine from one damage to the next. So a consumer knows which ones it was told of.
+    number: u64,
+    error: Error,
+}
+
 /// The blocks of one queue.
 #[derive(Debug)]
 pub struct DelayIndex {
@@ -46,8 +54,10 @@ pub struct DelayIndex {
     blocks: BTreeSet<SpilledBlock>,
     /// With more delayed messages than this in memory, some are spilled.
     spill_above: u64,
-    /// Why a block whose messages are due cannot be read.
-    damage: Option<Error>,
+    /// The damage of the blocks whose messages are due and cannot be read.
+    damages: Vec<BlockDamage>,
+    /// Why the last block whose messages are due could not come back, if that may pass and consumers are to be told.
+    failure: Option<Error>,
     /// The block that a thread is bringing back.
     taken: Option<SpilledBlock>,
     /// No block comes back before this time.
@@ -61,7 +71,8 @@ impl DelayIndex {
             entity: None,
             blocks: BTreeSet::new(),
             spill_above: u64::MAX,
-            damage: None,
+            damages: Vec::new(),
+            failure: None,
             taken: None,
             rest: Duration::ZERO,
         }
@@ -74,7 +85,7 @@ impl DelayIndex {
 
     /// Whether there is no block, and none is being brought back.
     pub fn is_at_rest(&self) -> bool {
-        self.blocks.is_empty() && self.taken.is_none() && self.damage.is_none()
+        self.blocks.is_empty() && self.taken.is_none() && self.damages.is_empty()
     }
 
     /// Sets how many delayed messages may be in memory.
@@ -107,7 +118,7 @@ impl DelayIndex {
 
     pub fn clear(&mut self) {
         self.blocks.clear();
-        self.damage = None;
+        self.forget_damage();
     }
 
     /// The block that is due first. In their order those that wait for a time of day come first.
@@ -153,29 +164,60 @@ impl DelayIndex {
 
     /// Ends `take`: the block has come back.
     pub fn release(&mut self) {
-        self.taken = None;
+        (self.taken, self.failure) = (None, None);
     }
 
-    /// Ends `take`: the block could not come back. The next attempt is not before `time`.
-    pub fn rest_until(&mut self, time: Duration) {
-        (self.rest, self.taken) = (time, None);
+    /// Ends `take`: the block could not come back. The next attempt is not before `time`. Consumers that find no message
+    /// until then get `failure`, if there is one.
+    pub fn rest_until(&mut self, time: Duration, failure: Option<Error>) {
+        (self.rest, self.taken, self.failure) = (time, None, failure);
     }
 
     /// Ends `take`: the block is damaged, and is not tried again. Returns `false` if no block was taken.
-    pub fn set_damaged(&mut self, error: &Error) -> bool {
+    pub fn set_damaged(&mut self, number: u64, error: &Error) -> bool {
         let Some(taken) = self.taken.take() else { return false };
         self.blocks.remove(&taken);
-        self.damage = Some(error.again());
+        self.damages.push(BlockDamage { number, error: error.again() });
+        self.failure = None;
         true
     }
 
+    /// The last damage.
     pub fn damage(&self) -> Option<&Error> {
-        self.damage.as_ref()
+        self.damages.last().map(|damage| &damage.error)
     }
 
-    /// Forgets the damage: the messages of the damaged block were deleted.
+    /// The first damage behind that of a number, and its number.
+    pub fn damage_after(&self, number: u64) -> Option<(u64, &Error)> {
+        let damage = self.damages.iter().find(|damage| damage.number > number)?;
+        Some((damage.number, &damage.error))
+    }
+
+    /// Whether there is one block, and it is damaged.
+    pub fn has_one_damaged_block(&self) -> bool {
+        self.damages.len() == 1 && !self.has_blocks()
+    }
+
+    /// Why the last block could not come back.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// How many of the `spilled` messages are known to be in damaged blocks: one of each while there are other blocks, for
+    /// it is not known which messages a damaged block names, and then all.
+    #[inline]
+    pub fn lost(&self, spilled: u64) -> u64 {
+        match (self.damages.len() as u64, self.has_blocks()) {
+            (0, _) => 0,
+            (damaged, true) => damaged.min(spilled),
+            (_, false) => spilled,
+        }
+    }
+
+    /// Forgets the damage: the messages of the damaged blocks were deleted.
     pub fn forget_damage(&mut self) {
-        self.damage = None;
+        self.damages.clear();
+        self.failure = None;
     }
 }
 

@@ -30,7 +30,8 @@ pub struct ConsumerStats {
     /// Messages on lease. A message that was removed while it is on lease does not count.
     pub in_flight: u64,
     /// Messages that a consumer could not be given because they are damaged on disk. A consumer gets the error of
-    /// each of them once. They stay until they are removed, and are tried again after the next open.
+    /// each of them once. They stay until they are removed, and are tried again after the next open. If a block of the delay
+    /// index is damaged, it counts as one message while other messages are on disk, and then as all that it names.
     pub damaged: u64,
     /// Deliveries.
     pub delivered: u64,

@@ -66,26 +66,31 @@ impl Committer {
     /// in the order of their due times.
     ///
     /// A block that cannot come back is tried again a little later. A damaged block is skipped. Consumers that
-    /// find no message, including the ones that wait, get the damage as an error.
+    /// find no message, including the ones that wait, get the damage or the failure as an error. On a full disk messages come
+    /// late, and nobody is told.
     pub fn bring_back(&self, cursor: CursorId) {
         // Consumers wait for the block that this thread takes. So no code of the application runs meanwhile.
         let _held_back = HeldBack::begin(&self.flusher);
         while let Err(error) = self.bring_back_due(cursor) {
             let mut core = self.lock("bring back spilled messages");
-            let (is_corrupt, mut is_damaged) = (error.kind() == ErrorKind::Corrupt, false);
-            let until = self.elapsed() + REST;
-            core.end_return(cursor, |index| {
-                is_damaged = is_corrupt && index.set_damaged(&error);
-                if !is_damaged {
-                    index.rest_until(until);
-                }
-            });
+            let is_damaged =
+                error.kind() == ErrorKind::Corrupt && core.set_block_damaged(cursor, &error);
+            let is_hidden = matches!(error.kind(), ErrorKind::DiskFull | ErrorKind::Corrupt)
+                || error.is_lack_of_space()
+                || error.is_final();
+            let is_told = is_damaged || !is_hidden;
             if !is_damaged {
-                break;
+                let until = self.elapsed() + REST;
+                core.end_return(cursor, |index| index.rest_until(until, is_told.then_some(error)));
             }
             let Ok(consumption) = core.consumption(cursor) else { return };
             let log = consumption.info.log;
-            core.wake_some(log, usize::MAX);
+            if is_told {
+                core.wake_some(log, usize::MAX);
+            }
+            if !is_damaged {
+                break;
+            }
         }
         self.lock("bring back spilled messages").arm(cursor);
     }

@@ -1,7 +1,7 @@
 //! A consumer: the state that the handles of one queue or subscription share.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -26,9 +26,8 @@ pub struct Consumer {
     pub info: Arc<CursorInfo>,
     pub(super) slot: SharedSlot,
     pub durability: Durability,
-    /// Set for workers: whether this one was told of the damage of spilled messages. Another consumer is told of it
-    /// each time it finds no message.
-    pub(super) was_told: Option<Arc<AtomicBool>>,
+    /// The number of the last damage of spilled messages that this consumer was told of.
+    pub(super) told: Arc<AtomicU64>,
     /// It is dropped last: then nothing else of the consumer is left.
     pub(super) _open: OpenConsumer,
 }
@@ -92,8 +91,8 @@ impl Consumer {
         let (engine, slot) = (engine.clone(), SharedSlot::default());
         let durability = committer.config.durability;
         let open = OpenConsumer::new(&engine, &info);
-        let was_told = None;
-        let consumer = Consumer { engine, info, slot, durability, was_told, _open: open };
+        let told = Arc::default();
+        let consumer = Consumer { engine, info, slot, durability, told, _open: open };
         let slot = consumer.slot_in(&mut core).map(drop);
         // A consumer that is dropped locks the core.
         drop(core);
@@ -104,9 +103,9 @@ impl Consumer {
         Consumer { durability, ..self.clone() }
     }
 
-    /// This consumer, for a worker.
+    /// This consumer, for a worker, which is told of all damage itself.
     pub fn for_worker(&self) -> Consumer {
-        Consumer { was_told: Some(Arc::default()), ..self.clone() }
+        Consumer { told: Arc::default(), ..self.clone() }
     }
 
     #[inline]
@@ -166,7 +165,7 @@ impl Consumer {
     pub fn delayed(&self) -> Result<u64> {
         self.query("delayed", |core| {
             let waiting = core.consumption(self.cursor())?.deliveries.waiting();
-            Ok(waiting + core.spilled(self.cursor()))
+            Ok(waiting + core.spilled_and_lost(self.cursor()).0)
         })
     }
 

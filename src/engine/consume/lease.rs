@@ -136,16 +136,22 @@ impl Consumer {
                 returning.wait(None);
                 continue;
             }
-            return match core.spill_damage(self.cursor()).filter(|_| self.is_to_be_told()) {
-                Some(damage) => Err(damage),
+            return match self.trouble_with_spilled(&core, elapsed) {
+                Some(error) => Err(error),
                 None => Ok(Attempt::Wait(core.wait_for_message(&self.info))),
             };
         }
     }
 
-    /// Whether this consumer is to get the damage of spilled messages: a worker once, and others each time.
-    fn is_to_be_told(&self) -> bool {
-        self.was_told.as_ref().is_none_or(|was_told| !was_told.swap(true, Ordering::Relaxed))
+    /// Why messages that are due on disk are not delivered: the damage of a block, once for each block, or an error that
+    /// may pass.
+    fn trouble_with_spilled(&self, core: &Core, elapsed: Duration) -> Option<Error> {
+        let told = self.told.load(Ordering::Relaxed);
+        if let Some((number, damage)) = core.spill_damage(self.cursor(), told) {
+            self.told.store(number, Ordering::Relaxed);
+            return Some(damage);
+        }
+        core.spill_failure(self.cursor(), elapsed)
     }
 
     /// Locks the core and brings a cursor up to date: ends leases that have run out, counts their failures,
@@ -181,7 +187,7 @@ impl Consumer {
         }
         if core.wants_block(cursor, elapsed) {
             drop(core);
-            // A block that cannot come back is tried again later. Damage is reported when a consumer finds no
+            // A block that cannot come back is tried again later. That and damage are told to a consumer that finds no
             // message.
             committer.bring_back(cursor);
             core = committer.lock_open(operation)?;

@@ -101,6 +101,8 @@ pub struct Core {
     failures: Failures,
     /// Whether damage was ever kept for the next consumer.
     has_told_later: bool,
+    /// How many blocks of delay indexes were found to be damaged.
+    damaged_blocks: u64,
     lives: Lives,
     /// How far the call looks whose attempt to commit holds the core.
     pub room: RoomLook,
@@ -139,6 +141,7 @@ impl Core {
             watched: WatchedCursors::default(),
             failures: Failures::new(chance),
             has_told_later: false,
+            damaged_blocks: 0,
             lives: Lives::default(),
             room: RoomLook::default(),
             settings_changes: 0,

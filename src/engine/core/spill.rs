@@ -109,6 +109,14 @@ impl Core {
         Ok(())
     }
 
+    /// How many messages of a queue wait on disk until they are due, and how many of its spilled messages are known to be in
+    /// damaged blocks.
+    pub fn spilled_and_lost(&self, cursor: CursorId) -> (u64, u64) {
+        let spilled = self.spilled(cursor);
+        let lost = self.consumers.get(&cursor).map_or(0, |it| it.delay_index.lost(spilled));
+        (spilled - lost, lost)
+    }
+
     /// How many messages of a queue are spilled.
     #[inline]
     pub fn spilled(&self, cursor: CursorId) -> u64 {
@@ -240,11 +248,32 @@ impl Core {
         Ok(receipt)
     }
 
-    /// The damage of a block whose messages are due and cannot be delivered.
-    pub fn spill_damage(&self, cursor: CursorId) -> Option<Error> {
-        let damage = self.consumers.get(&cursor)?.delay_index.damage();
-        // The messages of the damaged block may have been deleted meanwhile.
-        damage.filter(|_| self.spilled(cursor) > 0).map(Error::again)
+    /// Ends `take_block`: the block is damaged. `false` if it was taken by no one, as after a purge.
+    pub fn set_block_damaged(&mut self, cursor: CursorId, error: &Error) -> bool {
+        let (number, mut is_damaged) = (self.damaged_blocks + 1, false);
+        self.end_return(cursor, |index| is_damaged = index.set_damaged(number, error));
+        self.damaged_blocks += u64::from(is_damaged);
+        is_damaged
+    }
+
+    /// The first damage of a block behind that of the number `told`, and its number. The messages of the block were due, and
+    /// cannot be delivered.
+    pub fn spill_damage(&self, cursor: CursorId, told: u64) -> Option<(u64, Error)> {
+        let consumption = self.consumers.get(&cursor)?;
+        let (number, error) = consumption.delay_index.damage_after(told)?;
+        let acks = self.store.acks(cursor)?;
+        // The messages of the damaged blocks may have been deleted meanwhile.
+        let first = acks.all_spilled().next()?;
+        let is_only_one = acks.spilled() == 1 && consumption.delay_index.has_one_damaged_block();
+        Some((number, error.of_block(&consumption.info.name, is_only_one.then_some(first))))
+    }
+
+    /// Why overdue messages cannot come back from disk at the moment.
+    pub fn spill_failure(&self, cursor: CursorId, elapsed: Duration) -> Option<Error> {
+        let consumption = self.consumers.get(&cursor)?;
+        let failure = consumption.delay_index.failure()?;
+        let due = consumption.next_block_due(self.delayed_in_memory, self.skew())?;
+        (due <= self.even(elapsed) && self.spilled(cursor) > 0).then(|| failure.again())
     }
 
     /// Removes the blocks of a queue, damaged ones included, once none of its messages is spilled.

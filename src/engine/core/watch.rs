@@ -20,7 +20,7 @@ use crate::{
 impl Core {
     /// The statistics of a cursor, without `oldest_age` and `uptime`.
     pub fn stats(&mut self, cursor: CursorId) -> Result<ConsumerStats> {
-        let spilled = self.spilled(cursor);
+        let (spilled, lost) = self.spilled_and_lost(cursor);
         let (store, consumption) = self.store_and(cursor)?;
         let end = store.bounds(consumption.info.log).map_or(Offset(0), |(_, end)| end);
         let depth = store.acks_of(cursor)?.unacked(end);
@@ -38,7 +38,7 @@ impl Core {
         } = consumption.counts;
         let delayed = consumption.deliveries.waiting() + spilled;
         let in_flight = consumption.deliveries.in_flight();
-        let damaged = consumption.damaged.len();
+        let damaged = consumption.damaged.len() + lost;
         Ok(ConsumerStats {
             sent: end.0.saturating_sub(consumption.first.0).saturating_sub(passed_by),
             depth,

@@ -4,13 +4,17 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use posthouse::{Backoff, ErrorKind, Message, Offset, Queue, Timestamp, sim::SimDisk};
+use futures_core::Stream;
+use posthouse::{Backoff, ErrorKind, IoMode, Message, Offset, Queue, Timestamp, sim::SimDisk};
 
 use crate::model::small_options;
-use crate::support::{SECOND, Sim, Task, kind, take};
+use crate::support::{EIO, EMFILE, SECOND, Sim, Task, kind, take};
 
 /// A random number, the same for the same seed.
 fn draw(seed: &mut u64, below: u64) -> u64 {
@@ -200,6 +204,29 @@ fn damage_blocks(sim: Sim, queue: Queue, most: usize) -> SimDisk {
     disk
 }
 
+/// Receives and acks all messages. Returns how many there were, and how often damage was told.
+fn drain_told(queue: &Queue) -> (u64, u64) {
+    let (mut came, mut told) = (0, 0);
+    loop {
+        assert!(told < 1000, "the damage is told for ever");
+        match queue.try_receive() {
+            Ok(Some(delivery)) => {
+                delivery.ack().unwrap();
+                came += 1;
+            }
+            Ok(None) => return (came, told),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+                assert!(
+                    error.to_string().contains("\"q\", in a block of its delay index"),
+                    "{error}"
+                );
+                told += 1;
+            }
+        }
+    }
+}
+
 #[test]
 fn a_damaged_delay_index_is_reported_and_holds_up_no_other_message() {
     let sim = Sim::new();
@@ -212,22 +239,24 @@ fn a_damaged_delay_index_is_reported_and_holds_up_no_other_message() {
     let queue = engine.queue("q").open().unwrap();
     queue.send("1000").unwrap();
     disk.advance(100 * SECOND);
-    let mut came = 0;
-    let error = loop {
-        match queue.try_receive() {
-            Ok(Some(delivery)) => delivery.ack().unwrap(),
-            Ok(None) => panic!("nothing is said of the damage"),
-            Err(error) => break error,
-        }
-        came += 1;
-    };
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    // Another handle is told of each block, too, and a clone is the same consumer.
+    let (other, clone) = (engine.queue("q").open().unwrap(), queue.clone());
+    let (came, told) = drain_told(&queue);
     assert!(came > 1, "those that are known have come");
-    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt, "it is told again");
-    queue.send("1001").unwrap();
-    take(&queue).unwrap().ack().unwrap();
+    assert!(told > 1, "{told} blocks");
+    assert_eq!(drain_told(&clone), (0, 0), "it is told again");
+    assert_eq!(drain_told(&other), (0, told));
     let left = queue.depth().unwrap();
     assert_eq!(left + came, 61);
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.ready, stats.delayed, stats.damaged), (0, 0, left));
+    assert_eq!(queue.delayed().unwrap(), 0);
+    // Then a receive waits as usual.
+    assert!(queue.receive(Duration::ZERO).unwrap().is_none());
+    let mut waiting = Task::waiting(queue.receive_async());
+    queue.send("1001").unwrap();
+    let delivery = waiting.poll().expect("it is woken").unwrap();
+    delivery.ack().unwrap();
     engine.close().unwrap();
     drop((queue, engine));
     // A message whose due time is lost comes at once.
@@ -296,10 +325,7 @@ fn a_purge_ends_the_damage_of_a_delay_index() {
     let engine = small_options().sim(&disk).open("store").unwrap();
     let queue = engine.queue("q").open().unwrap();
     disk.advance(100 * SECOND);
-    while let Ok(Some(delivery)) = queue.try_receive() {
-        delivery.ack().unwrap();
-    }
-    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
+    assert!(drain_told(&queue).1 > 0);
     assert!(queue.purge().unwrap() > 0);
     assert!(take(&queue).is_none(), "no lost message is expected any more");
     engine.checkpoint().unwrap();
@@ -312,10 +338,7 @@ fn a_purge_ends_the_damage_of_a_delay_index() {
     let queue = engine.queue("q").open().unwrap();
     disk.advance(100 * SECOND);
     let depth = queue.depth().unwrap();
-    while let Ok(Some(delivery)) = queue.try_receive() {
-        delivery.ack().unwrap();
-    }
-    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
+    assert!(drain_told(&queue).1 > 0);
     assert_eq!(depth, 60);
     (0..1000).for_each(|offset| _ = queue.remove(Offset(offset)).unwrap());
     assert!(take(&queue).is_none());
@@ -355,11 +378,134 @@ fn a_damaged_block_holds_up_no_other_block_and_waiting_consumers_get_the_error()
         assert!(queue.remove(it.unwrap().offset()).unwrap());
     }
     // Nothing is left that could wake it.
-    let waiting = Task::waiting(queue.receive_async());
+    let mut waiting = Task::waiting(queue.receive_async());
     disk.advance(101 * SECOND);
-    assert_eq!(queue.stats().unwrap().delayed, lost.len() as u64);
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.ready, stats.delayed, stats.damaged), (0, 0, lost.len() as u64));
     assert!(waiting.is_woken());
-    assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
+    let told = waiting.poll().expect("it gets the error").map(drop);
+    assert_eq!(kind(told), ErrorKind::Corrupt);
+    let (_, told) = drain_told(&queue);
+    // The stream and the worker go on.
+    let mut stream = engine.queue("q").open().unwrap().deliveries();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut next = || Pin::new(&mut stream).poll_next(&mut context);
+    for _ in 0..=told {
+        assert!(matches!(next(), Poll::Ready(Some(Err(_)))));
+    }
+    assert!(next().is_pending(), "the damage is told for ever");
+    queue.send("1000").unwrap();
+    assert!(matches!(next(), Poll::Ready(Some(Ok(_)))));
+}
+
+/// If the message of a damaged block is known, it is named.
+#[test]
+fn a_damaged_block_with_one_message_is_told_with_its_offset() {
+    let disk = SimDisk::new(7);
+    let open =
+        |disk: &SimDisk| small_options().delayed_in_memory(2).sim(disk).open("store").unwrap();
+    let engine = open(&disk);
+    let queue = engine.queue("q").create().unwrap();
+    for n in 1..=3 {
+        queue.send(Message::new(n.to_string()).deliver_after(n * SECOND)).unwrap();
+    }
+    let disk = damage_blocks(Sim { disk, engine }, queue, usize::MAX);
+    let engine = open(&disk);
+    let queue = engine.queue("q").open().unwrap();
+    disk.advance(20 * SECOND);
+    let mut told = Vec::new();
+    while told.len() < 10 {
+        match queue.try_receive() {
+            Ok(Some(delivery)) => delivery.ack().unwrap(),
+            Ok(None) => break,
+            Err(error) => told.push(error.offset()),
+        }
+    }
+    assert_eq!(told, [Some(Offset(2))]);
+    assert_eq!((queue.depth().unwrap(), queue.stats().unwrap().damaged), (1, 1));
+    assert!(queue.remove(Offset(2)).unwrap());
+    assert_eq!(queue.stats().unwrap().damaged, 0);
+    assert!(take(&queue).is_none());
+}
+
+/// A receive gave no message and no error, for as long as the disk failed, although messages were overdue.
+#[test]
+fn messages_that_cannot_come_back_from_disk_are_told_and_tried_again() {
+    for error in [EIO, EMFILE] {
+        let disk = SimDisk::new(7);
+        let engine = small_options().io(IoMode::Calls).sim(&disk).open("store").unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        for n in 1..=40 {
+            queue.send(Message::new(n.to_string()).deliver_after(n * SECOND)).unwrap();
+        }
+        engine.checkpoint().unwrap();
+        // Those in memory come, up to the first one on disk.
+        let mut came = 0;
+        loop {
+            engine.sync().unwrap();
+            disk.fail_call(disk.calls(), error, true);
+            disk.advance(SECOND);
+            if queue.stats().unwrap().ready == 0 {
+                break;
+            }
+            disk.heal();
+            take(&queue).unwrap().ack().unwrap();
+            came += 1;
+        }
+        assert!(came > 1, "some are in memory");
+        disk.heal();
+        disk.advance(10 * SECOND);
+        disk.fail_call(disk.calls(), error, true);
+        let mut stream = queue.deliveries();
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            assert_eq!(kind(queue.try_receive()), ErrorKind::Io);
+            assert_eq!(kind(queue.receive(SECOND)), ErrorKind::Io);
+            assert_eq!(kind(queue.receive_batch(9, SECOND)), ErrorKind::Io);
+            let next = Pin::new(&mut stream).poll_next(&mut context);
+            assert!(matches!(next, Poll::Ready(Some(Err(error))) if error.kind() == ErrorKind::Io));
+            disk.advance(SECOND);
+        }
+        disk.heal();
+        disk.advance(SECOND);
+        let delivery = take(&queue).expect("it is tried again");
+        assert_eq!(number(delivery.payload()), came + 1);
+        delivery.ack().unwrap();
+        disk.advance(100 * SECOND);
+        assert_eq!(drain(&queue).len() as u64, 40 - 1 - came);
+    }
+}
+
+/// A worker tells it, rests, and handles them later.
+#[test]
+fn a_worker_tells_what_cannot_come_back_from_disk_and_goes_on() {
+    let disk = SimDisk::new(7);
+    let engine = small_options().io(IoMode::Calls).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    for n in 1..=40 {
+        queue.send(Message::new(n.to_string()).deliver_after(n * SECOND)).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let worker = queue.worker().on_error(move |error| tell.lock().unwrap().push(error.kind()));
+    let mut run = Task::waiting(worker.run_async(async |_| Ok::<(), String>(())));
+    disk.fail_call(disk.calls(), EMFILE, true);
+    for _ in 0..5 {
+        disk.advance(20 * SECOND);
+        let _ = queue.stats();
+        assert!(run.poll().is_none(), "it has ended");
+    }
+    let count = told.lock().unwrap().len();
+    assert!((1..=5).contains(&count), "{count}: it rests");
+    assert!(told.lock().unwrap().iter().all(|it| *it == ErrorKind::Io));
+    disk.heal();
+    for _ in 0..100 {
+        disk.advance(SECOND);
+        let _ = queue.stats();
+        assert!(run.poll().is_none());
+    }
+    assert_eq!(queue.depth().unwrap(), 0);
 }
 
 #[test]

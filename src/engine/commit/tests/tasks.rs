@@ -97,7 +97,7 @@ fn a_task_does_not_block_while_another_thread_brings_messages_back_from_disk() {
     assert!(run.as_mut().poll(&mut context).is_ready());
 
     drop(taken);
-    committer.lock("test").end_return(cursor, |index| index.rest_until(Duration::ZERO));
+    committer.lock("test").end_return(cursor, |index| index.rest_until(Duration::ZERO, None));
     let next = block_on(waiting).unwrap();
     assert_eq!(next.offset(), first_spilled, "it came back");
 }
