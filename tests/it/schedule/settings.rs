@@ -114,9 +114,9 @@ fn bad_input_is_named_and_nothing_is_stored() {
     assert_eq!(field(engine.schedule("").delete()), "name");
     assert_eq!(kind(engine.schedule("x").open()), ErrorKind::NotFound);
     assert_eq!(kind(engine.schedule("x").delete()), ErrorKind::NotFound);
-    assert_eq!(engine.queues().unwrap(), ["o", "q"], "not even a queue for schedules");
+    assert_eq!(engine.queues().unwrap(), ["d", "o", "q"], "not even a queue for schedules");
     assert_eq!(kind(given(Message::new(vec![0; 65 << 10])).create()), ErrorKind::TooLarge);
-    assert_eq!(engine.queues().unwrap(), ["o", "q"]);
+    assert_eq!(engine.queues().unwrap(), ["d", "o", "q"]);
     timed.clone().to_topic(&topic, Message::new("x").expire_after(SECOND)).create().unwrap();
     let registry = engine.queue(REGISTRY).open().unwrap();
     assert_eq!(field(timed.clone().to_queue(&registry, "x").replace()), "target");
