@@ -13,6 +13,11 @@ use super::{alone, heap::live};
 const FEW: usize = 1_000;
 const MANY: usize = 4 * FEW;
 
+/// Whether the sizes are those of a whole search. With a few thousand of something one more takes up to 100 bytes more.
+fn is_whole() -> bool {
+    std::env::var_os("POSTHOUSE_WHOLE").is_some()
+}
+
 fn open(dir: &Path) -> Engine {
     let options = Options::new().durability(Durability::Buffered);
     options.idle_after(Duration::from_secs(3600)).open(dir.join("store")).unwrap()
@@ -43,34 +48,36 @@ fn use_once(queue: &Queue) {
 #[test]
 fn a_queue_that_was_used_takes_little_memory_once_its_handles_are_gone() {
     let _alone = alone();
-    let [created, holding, used, again] = bytes_each_of((1_500, 10_000), |count| {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = open(dir.path());
-        let before = live();
-        let take = || live().saturating_sub(before);
-        (0..count).for_each(|n| drop(queue(&engine, n)));
-        let created = take();
-        (0..count).for_each(|n| _ = queue(&engine, n).send("a message").unwrap());
-        engine.checkpoint().unwrap();
-        let holding = take();
-        let use_all = || {
-            for n in 0..count {
-                let queue = queue(&engine, n);
-                use_once(&queue);
-            }
-            // It takes over what is dead, too.
+    let [created, holding, used, again] =
+        bytes_each_of(if is_whole() { (1_500, 10_000) } else { (FEW, MANY) }, |count| {
+            let dir = tempfile::tempdir().unwrap();
+            let engine = open(dir.path());
+            let before = live();
+            let take = || live().saturating_sub(before);
+            (0..count).for_each(|n| drop(queue(&engine, n)));
+            let created = take();
+            (0..count).for_each(|n| _ = queue(&engine, n).send("a message").unwrap());
             engine.checkpoint().unwrap();
-            engine.checkpoint().unwrap();
-            take()
-        };
-        let used = use_all();
-        let again = (0..3).map(|_| use_all()).min().unwrap();
-        [created, holding, used, again]
-    });
+            let holding = take();
+            let use_all = || {
+                for n in 0..count {
+                    let queue = queue(&engine, n);
+                    use_once(&queue);
+                }
+                // It takes over what is dead, too.
+                engine.checkpoint().unwrap();
+                engine.checkpoint().unwrap();
+                take()
+            };
+            let used = use_all();
+            let again = (0..3).map(|_| use_all()).min().unwrap();
+            [created, holding, used, again]
+        });
     let told = format!("{created}, {holding}, {used} and {again} bytes a queue");
-    // At a few thousand queues it is some 100 bytes more.
-    assert!(created < 620 && holding < 800 && used < 800, "{told}");
-    assert!(again < used + 20, "{told}");
+    let more = if is_whole() { 0 } else { 100 };
+    let (created, holding) = (created.saturating_sub(more), holding.saturating_sub(more));
+    assert!(created < 620 && holding < 800 && used < 800 + more, "{told}");
+    assert!(again < used + 20 + more, "{told}");
 }
 
 #[test]
@@ -137,7 +144,9 @@ fn assert_small(each: [usize; 6], what: &str) {
 fn a_queue_with_an_idle_handle_takes_little_memory() {
     let _alone = alone();
     assert_small(queues_with_handles(10_000).map(|bytes| bytes / 10_000), "10,000");
-    assert_small(bytes_each_of((4_000, 10_000), queues_with_handles), "one more");
+    if is_whole() {
+        assert_small(bytes_each_of((4_000, 10_000), queues_with_handles), "one more");
+    }
 }
 
 /// `cargo test --release --test counted -- --ignored --nocapture a_hundred_thousand`
@@ -173,11 +182,13 @@ fn a_subscription_with_an_idle_handle_takes_little_memory() {
         drop(subscriptions);
         [used, again, take()]
     };
-    let whole = of(10_000).map(|bytes| bytes / 10_000);
-    let [used, again, gone] = bytes_each_of((4_000, 10_000), of);
+    let (few, many) = if is_whole() { (4_000, 10_000) } else { (FEW, MANY) };
+    let whole = of(many).map(|bytes| bytes / many);
+    let [used, again, gone] = bytes_each_of((few, many), of);
     let told = format!("{used}, {again} and, without handles, {gone} bytes; in all {whole:?}");
     assert!(used < 800 && again < 800 && gone < 600, "{told}");
-    assert!(whole.iter().all(|bytes| *bytes < 800), "{told}");
+    let most = if is_whole() { 800 } else { 900 };
+    assert!(whole.iter().all(|bytes| *bytes < most), "{told}");
 }
 
 #[test]
