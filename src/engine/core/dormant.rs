@@ -231,7 +231,8 @@ impl Dormant {
         let nanos = |at: Duration| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
         let armed = armed.map_or(0, |at| nanos(at).saturating_add(1));
         let last_lease = if seeded!(DormantForgetsLeases) { 0 } else { deliveries.last_number() };
-        let counted = [armed, last_lease, first.0].into_iter().chain(counts.to_numbers());
+        let first = first.0 + counts.passed_by;
+        let counted = [armed, last_lease, first].into_iter().chain(counts.to_numbers());
         let counted = counted.chain(slots.admission.to_numbers());
         let waited = info.waited.take();
         let packed = pack(counted.chain(histogram::pack(&waited, handling)));
@@ -261,9 +262,10 @@ impl Dormant {
     fn count(&mut self, add: impl FnOnce(&mut Counts)) {
         let mut numbers = self.numbers();
         let mut next = || numbers.next().unwrap_or(0);
-        let head = [next(), next(), next()];
+        let mut head = [next(), next(), next()];
         let mut counts = Counts::from_numbers(next);
         add(&mut counts);
+        head[2] += counts.passed_by;
         self.packed = pack(head.into_iter().chain(counts.to_numbers()).chain(numbers));
     }
 
@@ -291,7 +293,7 @@ impl Dormant {
 }
 
 /// How many numbers stand before those of the latencies.
-const COUNTED: usize = 16;
+const COUNTED: usize = 15;
 
 /// Numbers as varints, without the zeros behind the last other number.
 fn pack(numbers: impl Iterator<Item = u64>) -> Box<[u8]> {

@@ -139,5 +139,10 @@ fn a_letter_of_one_subscription_is_not_sent_to_the_others() {
     sim.engine.checkpoint().unwrap();
     a.try_receive().unwrap().unwrap().nack().unwrap();
     assert_eq!(letters.redrive().run().unwrap().moved, 1);
-    assert_eq!(topic.subscription("b").open().unwrap().stats().unwrap().sent, 1);
+    let b = topic.subscription("b").open().unwrap();
+    assert_eq!(b.stats().unwrap().sent, 1);
+    sim.disk.advance(60 * SECOND);
+    topic.publish("y").unwrap();
+    sim.engine.checkpoint().unwrap();
+    assert_eq!(b.stats().unwrap().sent, 2);
 }
