@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{pressure::Pressure, space::Space, sync::Syncs};
+use super::{lack::Lack, pressure::Pressure, space::Space, sync::Syncs};
 #[cfg(feature = "cron")]
 use crate::schedule::KnownSchedules;
 use crate::{
@@ -39,6 +39,8 @@ pub struct Committer {
     pub checkpointer: CheckpointerSignal,
     /// The space in the journal that tasks await.
     pub space: Space,
+    /// Whether space lacks on the disk.
+    pub(super) lack: Lack,
     /// How producers are slowed down while the journal is long.
     pub pressure: Pressure,
     /// Held by the thread that makes a checkpoint.
@@ -80,6 +82,7 @@ impl Committer {
             flusher: FlusherSignal::new(has_threads, config.sync_interval),
             checkpointer: CheckpointerSignal::new(has_threads, config.idle_after),
             space: Space::default(),
+            lack: Lack::default(),
             pressure: Pressure::default(),
             disk,
             config,

@@ -1,7 +1,5 @@
 //! Moves messages to the dead letters.
 
-use std::time::Duration;
-
 use super::committer::Committer;
 use crate::{
     engine::core::{
@@ -13,9 +11,6 @@ use crate::{
     error::{ErrorKind, Result},
     ids::Due,
 };
-
-/// How long a message waits after it could not be moved.
-const AGAIN: Duration = Duration::from_secs(1);
 
 impl Committer {
     /// Settles one delivery in a commit of its own.
@@ -31,7 +26,8 @@ impl Committer {
     /// Moves a leased message to the dead letters. Returns whether it was moved. If that fails, for example
     /// on a full disk, the message stays in its queue and waits a little. Others are delivered meanwhile.
     pub fn move_or_wait(&self, settlement: &Settlement<'_>) -> Result<bool> {
-        let moved = self.without_debt(|| self.settle("move to the dead letters", settlement));
+        let settle = || self.settle("move to the dead letters", settlement);
+        let moved = self.without_debt(|| self.wait_for_space_once(settle));
         let Err(error) = moved else {
             self.sync_soon();
             return Ok(true);
@@ -41,7 +37,7 @@ impl Committer {
             core.put_back(settlement.cursor, settlement.key);
             return Err(error);
         }
-        let due = core.even(self.elapsed().saturating_add(AGAIN));
+        let due = core.even(self.elapsed().saturating_add(self.wait_of_unmoved()));
         let due = Due::even(due);
         core.release(settlement.cursor, settlement.key, due);
         drop(core);

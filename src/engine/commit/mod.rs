@@ -13,6 +13,7 @@ pub mod dead_letters;
 pub mod definition;
 pub mod delivery_settings;
 pub mod group_commit;
+pub mod lack;
 pub mod lifetime;
 pub mod oldest;
 pub mod patience;

@@ -70,13 +70,18 @@ impl Consumer {
             match self.attempt_in_turn(counts)? {
                 Claimed::Done(attempt) => return Ok(attempt),
                 Claimed::Discarded => {}
-                Claimed::Short(shortage) => match self.committer().make_space(shortage) {
+                Claimed::Short(shortage) => match self.make_space_once(shortage) {
                     // On a full disk the message is delivered without being counted.
                     Err(error) if error.kind() == ErrorKind::DiskFull => is_uncounted = true,
                     made => made?,
                 },
             }
         }
+    }
+
+    /// Makes space for the count of an attempt. Once it was found that the disk has none, no other attempt waits for it.
+    fn make_space_once(&self, shortage: Shortage) -> Result<()> {
+        self.committer().wait_for_space_once(|| self.committer().make_space(shortage))
     }
 
     /// Receives one message of a batch. The attempt is counted when its handling begins.
@@ -228,7 +233,7 @@ impl Consumer {
     /// space leaves the count to a later commit.
     pub(super) fn count_begun(&self, offset: Offset, delivered: DeliveryInfo) -> Result<()> {
         while let Some(shortage) = self.count(offset, delivered)? {
-            if let Err(error) = self.committer().make_space(shortage) {
+            if let Err(error) = self.make_space_once(shortage) {
                 let cursor = self.cursor();
                 let mut core = self.committer().lock("count a delivery");
                 core.set_untouched(cursor, delivered.key, false);

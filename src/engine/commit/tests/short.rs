@@ -1,7 +1,11 @@
 //! The journal is short of space, and a task or a dropped delivery does not wait for it.
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
     task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
@@ -9,8 +13,8 @@ use std::{
 
 use super::{block_on, config, open};
 use crate::{
-    Backoff, Engine, Queue, config::Durability, disk::sim::SimDisk, engine::commit::space::Round,
-    journal::Urgency, store::Shortage,
+    Backoff, Engine, Message, Queue, config::Durability, disk::sim::SimDisk,
+    engine::commit::space::Round, journal::Urgency, store::Shortage,
 };
 
 const FREEING: Shortage = Shortage::Checkpoint { urgency: Urgency::Freeing };
@@ -263,4 +267,76 @@ fn a_message_that_cannot_be_discarded_for_lack_of_space_is_not_counted_as_delive
     assert!(queue.try_receive().unwrap().is_none());
     let stats = queue.stats().unwrap();
     assert_eq!((stats.delivered, stats.redelivered, stats.expired), (0, 0, 1));
+}
+
+/// Fills the disk and the journal with messages, until none fits.
+fn fill_to_the_brim(disk: &SimDisk, other: &Queue) {
+    disk.set_capacity(Some(2 << 20));
+    for size in [3000, 300, 30, 1] {
+        while other.send(vec![7; size]).is_ok() {}
+    }
+    disk.set_capacity(Some(disk.bytes_used()));
+    while other.send("").is_ok() {}
+}
+
+/// A call passed over expired messages again and again, and waited for space for each of them. It never returned: the first
+/// one was due again before the last one was tried.
+#[test]
+fn a_receive_on_a_full_disk_waits_once_for_the_space_of_dead_letters_and_counts() {
+    const EXPIRE: u64 = 10;
+    const LIVE: u64 = 5;
+    for in_task in [false, true] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, config());
+        let queue = engine.queue("q").max_attempts(3).lease(24 * HOUR).create().unwrap();
+        let other = engine.queue("other").create().unwrap();
+        for n in 0..EXPIRE + LIVE {
+            let message = Message::new("x");
+            let is_live = n >= EXPIRE;
+            queue.send(if is_live { message } else { message.expire_after(HOUR) }).unwrap();
+        }
+        fill_to_the_brim(&disk, &other);
+        disk.advance(HOUR);
+        let rounds = || engine.committer().pressure.waits().0;
+        let before = rounds();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (clock, stopped) = (disk.clone(), Arc::clone(&is_over));
+        let ticking = thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                clock.advance(Duration::from_secs(1));
+                thread::sleep(Duration::from_millis(150));
+            }
+        });
+        let own = queue.clone();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let mut held = Vec::new();
+            for _ in 0..LIVE {
+                held.push(if in_task {
+                    block_on(own.receive_async()).unwrap()
+                } else {
+                    own.receive(HOUR).unwrap().expect("one lives")
+                });
+            }
+            assert!(own.try_receive().unwrap().is_none(), "none is left");
+            tell.send(held).expect("the test waits");
+        });
+        let came = told.recv_timeout(Duration::from_secs(20)).expect("a receive does not return");
+        assert_eq!(came.len() as u64, LIVE);
+        if !in_task {
+            let waited = rounds() - before;
+            assert!(waited <= 2, "it waited for {waited} rounds");
+        }
+        came.iter().for_each(|delivery| delivery.ack().unwrap());
+        // There is space again, and they are moved.
+        disk.set_capacity(None);
+        let letters = engine.queue("q.dead").open().unwrap();
+        await_value(EXPIRE, || {
+            assert!(queue.try_receive().unwrap().is_none());
+            letters.depth().unwrap()
+        });
+        is_over.store(true, Ordering::SeqCst);
+        ticking.join().unwrap();
+        assert_eq!(queue.depth().unwrap(), 0);
+    }
 }
