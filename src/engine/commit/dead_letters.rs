@@ -37,7 +37,8 @@ impl Committer {
             core.put_back(settlement.cursor, settlement.key);
             return Err(error);
         }
-        let due = core.even(self.elapsed().saturating_add(self.wait_of_unmoved()));
+        let due =
+            core.even(self.elapsed().saturating_add(self.lack.wait_of_unmoved(self.elapsed())));
         let due = Due::even(due);
         core.release(settlement.cursor, settlement.key, due);
         drop(core);

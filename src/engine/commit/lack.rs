@@ -10,12 +10,6 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    committer::Committer,
-    patience::{self, Past},
-};
-use crate::error::{Error, ErrorKind, Result};
-
 /// How long a message waits after it could not be moved: this long at first.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -29,42 +23,27 @@ pub struct Lack {
     since: AtomicU64,
 }
 
-impl Committer {
-    /// Runs a call that commits what no caller has asked for. If space lacks already, the call does not wait for it.
-    pub fn wait_for_space_once<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        let is_known = self.lack.since.load(Ordering::Relaxed) != 0;
-        let outcome = if is_known {
-            let what = "there was no space on the disk a moment ago";
-            let failure = Some(Error::new(ErrorKind::DiskFull, what));
-            patience::ask(Past { failure, looked: 0 }, call).0
-        } else {
-            call()
-        };
-        let is_full = outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull);
-        if is_full && self.checkpointer.has_thread() {
-            if is_known {
-                // It finds whether that is still so.
-                self.checkpointer.call();
-            } else {
-                let now = self.elapsed().as_millis() as u64 + 1;
-                self.lack.since.store(now, Ordering::Relaxed);
-            }
-        }
-        outcome
+impl Lack {
+    pub fn is_known(&self) -> bool {
+        self.since.load(Ordering::Relaxed) != 0
+    }
+
+    pub fn note(&self, now: Duration) {
+        self.since.store(now.as_millis() as u64 + 1, Ordering::Relaxed);
     }
 
     /// A round of the checkpointer has made all that was wanted.
-    pub(super) fn space_is_there(&self) {
-        self.lack.since.store(0, Ordering::Relaxed);
+    pub fn end(&self) {
+        self.since.store(0, Ordering::Relaxed);
     }
 
     /// How long a message waits that could not be moved.
-    pub(super) fn wait_of_unmoved(&self) -> Duration {
-        match self.lack.since.load(Ordering::Relaxed) {
+    pub fn wait_of_unmoved(&self, now: Duration) -> Duration {
+        match self.since.load(Ordering::Relaxed) {
             0 => AGAIN,
             since => {
                 let since = Duration::from_millis(since - 1);
-                self.elapsed().saturating_sub(since).clamp(AGAIN, AGAIN_MOST)
+                now.saturating_sub(since).clamp(AGAIN, AGAIN_MOST)
             }
         }
     }

@@ -175,7 +175,7 @@ fn checkpoint(committer: &Committer) {
         let outcome =
             if wants_space { full_disk_round(committer) } else { checkpoint_round(committer) };
         if outcome.is_ok() {
-            committer.space_is_there();
+            committer.lack.end();
         }
         count_begun(committer, &outcome);
         committer.checkpointer.finish_round(wants_space, outcome);

@@ -16,7 +16,7 @@ use crate::{
         guard::CoreGuard,
         room::RoomLook,
     },
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     ids::LogId,
     journal::Urgency,
     store::{Extent, Refused, Shortage},
@@ -130,6 +130,27 @@ impl Committer {
             patience::answer(shortage)?;
         }
         self.make(shortage).map(drop)
+    }
+
+    /// Runs a call that commits what no caller has asked for. If the disk is known to lack space, the call does not wait for
+    /// it: see `lack.rs`.
+    pub fn wait_for_space_once<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        let is_known = self.lack.is_known();
+        let outcome = if is_known {
+            let what = "there was no space on the disk a moment ago";
+            let failure = Some(Error::new(ErrorKind::DiskFull, what));
+            patience::ask(Past { failure, looked: 0 }, call).0
+        } else {
+            call()
+        };
+        let is_full = outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull);
+        if is_full && is_known {
+            // It finds whether that is still so.
+            self.checkpointer.call();
+        } else if is_full && self.checkpointer.has_thread() {
+            self.lack.note(self.elapsed());
+        }
+        outcome
     }
 
     /// Makes what a commit lacks. Returns how far it has looked for expired messages.
