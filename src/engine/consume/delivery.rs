@@ -56,7 +56,7 @@ pub struct Delivery {
     pub(super) consumer: Arc<Consumer>,
     pub(super) stored: Stored,
     pub(super) info: DeliveryInfo,
-    pub(super) is_settled: AtomicBool,
+    pub(in crate::engine) is_settled: AtomicBool,
     /// Whether the handling of the message has begun: one of the constants.
     handling: AtomicU8,
     /// Whether a worker settles this delivery after its handler. Then a drop does nothing.

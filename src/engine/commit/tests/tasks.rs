@@ -22,6 +22,11 @@ use crate::{
     Backoff, Delivery, Engine, Message, Queue, config::Config, disk::sim::SimDisk, ids::CursorId,
     store::Space,
 };
+#[cfg(feature = "cron")]
+use crate::{
+    engine::commit::patience::{Past, ask},
+    store::Shortage,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -158,6 +163,33 @@ fn poll_without_space(
     await_for("it does not go on", &done);
 }
 
+/// Fills the journal, until commits that free space lack space, too. Nobody makes a checkpoint meanwhile.
+#[cfg(feature = "cron")]
+fn fill_journal(engine: &Engine, other: &Queue, held: &[Delivery]) {
+    let committer = engine.committer();
+    // Whether a commit lacks a checkpoint. If it lacks a file, that is made.
+    let lacks = |call: &dyn Fn() -> crate::Result<()>| match ask(Past::default(), call) {
+        (_, Some(Shortage::Checkpoint { .. })) => true,
+        (_, Some(lacks)) => {
+            committer.make_space(lacks).expect("the disk has space");
+            false
+        }
+        (done, None) => {
+            done.expect("nothing else is wrong");
+            false
+        }
+    };
+    while !lacks(&|| other.send_ticket(vec![7; 3000]).map(drop)) {}
+    for delivery in held {
+        while !delivery.is_settled.load(Ordering::Relaxed) {
+            if lacks(&|| delivery.ack_ticket().map(drop)) {
+                return;
+            }
+        }
+    }
+    panic!("the journal never lacked space");
+}
+
 /// It commits runs and failures of runs, and creates its queue.
 #[cfg(feature = "cron")]
 #[test]
@@ -168,7 +200,8 @@ fn a_scheduler_in_a_task_does_not_block_while_it_awaits_space() {
         println!("{what}");
         let disk = SimDisk::new(1);
         let engine = open(&disk, config());
-        let [queue, other] = ["q", "other"].map(|name| engine.queue(name).create().unwrap());
+        let queue = engine.queue("q").create().unwrap();
+        let other = engine.queue("other").lease(24 * HOUR).create().unwrap();
         let hourly = engine.schedule("hourly").cron("@hourly").to_queue(&queue, "tick");
         if creates {
             hourly.create().unwrap();
@@ -176,23 +209,22 @@ fn a_scheduler_in_a_task_does_not_block_while_it_awaits_space() {
         if !has_target {
             engine.queue("q").delete().unwrap();
         }
-        let round = fill_disk(&disk, &engine, &other);
+        other.send_batch((0..5000).map(|_| "x")).unwrap();
+        let held = other.receive_batch(5000, Duration::ZERO).unwrap();
         disk.advance(HOUR);
         let (lock, is_locked) = mpsc::channel();
         let (unlock, is_over) = mpsc::channel();
-        // Nobody makes a checkpoint, so there is no space.
-        let (held, holds) = (engine.clone(), lock);
+        let own = engine.clone();
         let holding = thread::spawn(move || {
-            let _checkpointing = held.committer().checkpointing.lock();
-            holds.send(()).expect("the test waits");
+            let _checkpointing = own.committer().checkpointing.lock();
+            lock.send(()).expect("the test waits");
             is_over.recv().expect("the test goes on");
         });
         is_locked.recv().unwrap();
+        fill_journal(&engine, &other, &held);
         let make_space = || {
-            disk.set_capacity(None);
             unlock.send(()).unwrap();
             holding.join().unwrap();
-            make_space(&engine, &round);
         };
         let done = || match (creates, has_target) {
             (true, true) => queue.depth().unwrap() == 1,
