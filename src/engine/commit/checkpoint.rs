@@ -100,6 +100,10 @@ impl Committer {
             made = self.checkpoint_on_full_disk(extent, urgency);
             self.relieve(begun);
         }
+        if made.is_ok() {
+            // A full journal may have had no space for the clocks.
+            self.lock("checkpoint").keep_clock(self.now());
+        }
         self.make_round(false);
         made.map_err(|error| self.poison_if_fatal(error))
     }

@@ -48,7 +48,7 @@ impl Core {
     /// Keeps the store's knowledge of the clocks ahead of a commit. So no message depends on a setting of the clock
     /// that a crash makes the store forget.
     #[inline]
-    pub(super) fn keep_clock(&mut self, now: Now) {
+    pub fn keep_clock(&mut self, now: Now) {
         if now.set.is_some() || !self.known_clock.is_recorded {
             self.keep_new_clock(now);
         }

@@ -351,3 +351,32 @@ fn a_delivery_stays_on_lease_while_those_of_a_deleted_subscription_are_dropped()
     let world = Simulated { disk, options };
     Driver::new(&world, false).run(&actions);
 }
+
+/// Found by the explorer (`--seed 20261129 --case 1692`): after a power cut the journal was full, and the clocks of the new
+/// boot were not recorded. The clock was set, a checkpoint made space, and the engine was closed. The next one took the
+/// setting for time that had passed.
+#[test]
+fn a_checkpoint_that_makes_space_records_the_clocks() {
+    let mut case = posthouse_model::explore::random(20261129, 1692).case;
+    let (queue, stream) = (0, 0);
+    let parts = vec![
+        TxPart::Append(stream),
+        TxPart::SendLater(queue),
+        TxPart::Seek { stream, group: 0, to: 253 },
+        TxPart::Send(1),
+        TxPart::Nack(91),
+    ];
+    case.one_in = 1_000_000;
+    case.actions = vec![
+        Action::CreateQueue(queue),
+        Action::Fill { queue: 3, moments: 2, how: How::Waited },
+        Action::Send { queue, messages: 4, bytes: 14_986, how: How::Ticket },
+        Action::SendUrgent { queue: 3, bytes: 195, how: How::Sync },
+        Action::Transaction(parts, How::Buffered),
+        Action::Send { queue: 1, messages: 3, bytes: 67, how: How::Sync },
+        Action::CheckpointFails(4),
+        Action::Clock(14),
+        Action::Churn { queue, rounds: 14, how: How::Sync },
+    ];
+    case.examine();
+}
