@@ -5,8 +5,6 @@ use posthouse::{
     sim::{SimDisk, take_longest_holds},
 };
 
-use super::beside_others;
-
 /// Logs whose waiters are woken in one hold.
 const SLICE: u64 = 256;
 /// The steps of a hold that do not grow.
@@ -28,7 +26,6 @@ fn holds(of: &str, act: impl FnOnce()) -> (u64, u64) {
 
 #[test]
 fn a_transaction_to_many_queues_holds_the_core_for_a_step_for_each() {
-    let _beside = beside_others();
     for durability in [Durability::Buffered, Durability::Sync] {
         for count in [300, 3000] {
             let engine = open(durability);
@@ -48,7 +45,6 @@ fn a_transaction_to_many_queues_holds_the_core_for_a_step_for_each() {
 
 #[test]
 fn a_batch_over_many_partitions_holds_the_core_for_a_step_for_each() {
-    let _beside = beside_others();
     for durability in [Durability::Buffered, Durability::Sync] {
         for partitions in [300, 3000] {
             let engine = open(durability);
@@ -68,7 +64,6 @@ fn a_batch_over_many_partitions_holds_the_core_for_a_step_for_each() {
 
 #[test]
 fn a_batch_to_one_queue_holds_the_core_for_a_step_for_each_run() {
-    let _beside = beside_others();
     for messages in [320, 32_000] {
         let engine = open(Durability::Buffered);
         let queue = engine.queue("q").create().unwrap();

@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use posthouse::{Durability, Engine, IoMode, Message, Options, Start, sim::SimDisk};
 
-use super::{
-    alone,
-    heap::{live, peak_of},
-};
+use super::heap::{live, peak_of};
 
 fn options() -> Options {
     Options::new()
@@ -36,7 +33,7 @@ fn fill(engine: &Engine, messages: u32) {
 
 #[test]
 fn memory_does_not_grow_with_the_backlog() {
-    let _alone = alone();
+    alone!();
     let measure = |messages: u32| {
         let dir = tempfile::tempdir().unwrap();
         let open = || options().open(dir.path().join("store")).unwrap();
@@ -64,7 +61,7 @@ fn memory_does_not_grow_with_the_backlog() {
 
 #[test]
 fn memory_does_not_grow_with_the_delayed_messages() {
-    let _alone = alone();
+    alone!();
     let hour = Duration::from_secs(3600);
     let measure = |messages: u64| {
         let dir = tempfile::tempdir().unwrap();
@@ -108,7 +105,7 @@ fn memory_does_not_grow_with_the_delayed_messages() {
 
 #[test]
 fn the_work_of_opening_does_not_grow_with_the_backlog() {
-    let _alone = alone();
+    alone!();
     let measure = |messages: u32| {
         let disk = SimDisk::new(1);
         fill(&options().sim(&disk).open("store").unwrap(), messages);
@@ -128,7 +125,7 @@ fn the_work_of_opening_does_not_grow_with_the_backlog() {
 
 #[test]
 fn a_queue_whose_consumers_keep_up_never_leaves_the_journal() {
-    let _alone = alone();
+    alone!();
     for subscriptions in [0, 3] {
         let disk = SimDisk::new(1);
         let engine = options().sim(&disk).open("store").unwrap();
@@ -155,7 +152,7 @@ fn a_queue_whose_consumers_keep_up_never_leaves_the_journal() {
 
 #[test]
 fn space_returns_when_all_subscriptions_have_acked() {
-    let _alone = alone();
+    alone!();
     let disk = SimDisk::new(1);
     let engine = options().sim(&disk).open("store").unwrap();
     let topic = engine.topic("t").create().unwrap();
@@ -177,7 +174,7 @@ fn space_returns_when_all_subscriptions_have_acked() {
 
 #[test]
 fn an_empty_store_is_small() {
-    let _alone = alone();
+    alone!();
     let disk = SimDisk::new(1);
     let engine = Options::new().sim(&disk).open("store").unwrap();
     engine.queue("q").create().unwrap();
@@ -197,7 +194,7 @@ fn an_empty_store_is_small() {
 
 #[test]
 fn at_most_so_many_segments_are_open() {
-    let _alone = alone();
+    alone!();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let engine = options().maps_max(3).open(&path).unwrap();
@@ -217,7 +214,7 @@ fn at_most_so_many_segments_are_open() {
 
 #[test]
 fn queues_that_come_and_go_leave_nothing_in_memory() {
-    let _alone = alone();
+    alone!();
     let dir = tempfile::tempdir().unwrap();
     let engine = options().open(dir.path().join("store")).unwrap();
     let come_and_go = |count: u32| {
@@ -240,7 +237,7 @@ fn queues_that_come_and_go_leave_nothing_in_memory() {
 /// for each commit.
 #[test]
 fn threads_that_wait_share_a_sync() {
-    let _alone = alone();
+    alone!();
     let disk = SimDisk::new(1);
     // The disk is slow by its own clock, so a leader waits for others, long enough on any machine.
     disk.set_sync_time(Duration::from_millis(100));
@@ -264,7 +261,7 @@ fn threads_that_wait_share_a_sync() {
 /// A lone writer does not wait for threads that have ended. Threads that come again share syncs again.
 #[test]
 fn a_lone_writer_does_not_wait_for_threads_that_ended() {
-    let _alone = alone();
+    alone!();
     let disk = SimDisk::new(1);
     disk.set_sync_time(Duration::from_millis(100));
     let engine = Options::new().sim(&disk).open("store").unwrap();
@@ -295,7 +292,7 @@ fn bytes_below(dir: &std::path::Path) -> u64 {
 /// Producers that are faster than the disk wait. Neither the journal nor the heap grows instead.
 #[test]
 fn a_journal_that_is_not_freed_fast_enough_makes_senders_wait() {
-    let _alone = alone();
+    alone!();
     let dir = tempfile::tempdir().unwrap();
     let options = options().journal_bytes(1 << 20).journal_file_bytes_max(128 << 10);
     let engine = options.open(dir.path().join("store")).unwrap();
@@ -321,7 +318,7 @@ fn a_journal_that_is_not_freed_fast_enough_makes_senders_wait() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_delivery_lies_in_the_mapped_file() {
-    let _alone = alone();
+    alone!();
     let dir = tempfile::tempdir().unwrap();
     let engine = options().io(IoMode::Map).open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").create().unwrap();
@@ -356,7 +353,7 @@ fn mapped_file(address: usize) -> Option<String> {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_sync_commit_writes_at_most_two_pages() {
-    let _alone = alone();
+    alone!();
     let dir = tempfile::tempdir().unwrap();
     let Some(before) = written_by_this_process() else {
         eprintln!("skipped: the kernel does not count what a process writes");
@@ -395,7 +392,7 @@ fn written_by_this_process() -> Option<u64> {
 
 #[test]
 fn the_work_of_an_expired_message_does_not_grow_with_the_messages_that_live() {
-    let _alone = alone();
+    alone!();
     let second = Duration::from_secs(1);
     let measure = |messages: u32| {
         let disk = SimDisk::new(9);

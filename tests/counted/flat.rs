@@ -6,8 +6,6 @@ use posthouse::{
     sim::{SimDisk, take_longest_holds, take_steps},
 };
 
-use super::beside_others;
-
 const FEW: usize = 30;
 const MANY: usize = 10 * FEW;
 
@@ -73,7 +71,6 @@ impl Crowd {
 
 /// Asserts that the work is the same beside few and beside many others.
 fn assert_flat(work: impl Fn(&Crowd) -> Work) {
-    let _beside = beside_others();
     let [few, many] = [FEW, MANY].map(|others| work(&Crowd::new(others)));
     // A search in a tree takes a few steps more.
     let grown = many.steps.saturating_sub(few.steps);
@@ -179,7 +176,6 @@ const SLICE_MAX: u64 = 1200;
 
 /// Asserts that the work follows what changed, in slices: at most so many steps for each thing that changed.
 fn assert_follows(steps_of_each: u64, work: impl Fn(usize) -> Work) {
-    let _beside = beside_others();
     for changed in [FEW, MANY] {
         let work = work(changed);
         assert!(work.steps >= changed as u64, "the steps are not counted: {work:?}");
@@ -268,7 +264,7 @@ fn a_rewrite_of_a_topic_takes_as_many_steps_as_it_has_messages_and_subscriptions
 /// The acks of each subscription were copied for each segment that was judged.
 #[test]
 fn judging_the_segments_of_a_topic_copies_no_acks() {
-    let _alone = super::alone();
+    alone!();
     let of = |subscriptions: usize| {
         let disk = SimDisk::new(7);
         let options = Options::new().durability(Durability::Buffered);
@@ -302,7 +298,6 @@ fn judging_the_segments_of_a_topic_copies_no_acks() {
 /// Subscriptions that leave a segment behind do not look at each other.
 #[test]
 fn subscriptions_that_catch_up_take_as_many_steps_as_there_are() {
-    let _beside = beside_others();
     let [few, many] = [FEW, MANY].map(|subscriptions| {
         let crowd = Crowd::new(subscriptions);
         crowd.count(|| {
@@ -321,7 +316,6 @@ fn subscriptions_that_catch_up_take_as_many_steps_as_there_are() {
 /// The records of one commit over many partitions: a step for each run of a partition, and one to wake its readers.
 #[test]
 fn a_batch_over_many_partitions_takes_as_many_steps_as_there_are_partitions() {
-    let _beside = beside_others();
     let [few, many] = [FEW, MANY].map(|partitions| {
         let crowd = Crowd::new(10);
         let stream = crowd.engine.stream("wide").partitions(partitions as u32).create().unwrap();
@@ -337,7 +331,6 @@ fn a_batch_over_many_partitions_takes_as_many_steps_as_there_are_partitions() {
 
 #[test]
 fn a_transaction_to_many_queues_takes_as_many_steps_as_there_are_queues() {
-    let _beside = beside_others();
     let [few, many] = [FEW, MANY].map(|queues| {
         let crowd = Crowd::new(queues);
         let open = |n| crowd.engine.queue(&format!("other {n}")).open().unwrap();

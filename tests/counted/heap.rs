@@ -60,6 +60,7 @@ static COUNTING: Counting = Counting;
 
 /// How many bytes are on the heap.
 pub fn live() -> usize {
+    assert!(super::runs_alone(), "the heap is that of the process: begin the test with alone!()");
     LIVE.load(Ordering::Relaxed)
 }
 

@@ -12,8 +12,6 @@ use posthouse::{
     sim::{SimDisk, take_longest_holds},
 };
 
-use super::beside_others;
-
 /// Of what there are many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Thing {
@@ -428,7 +426,6 @@ fn growth(thing: Thing) -> Vec<(&'static str, u64)> {
 
 #[test]
 fn a_hold_grows_only_with_what_is_named_here() {
-    let _beside = beside_others();
     let mut found = Vec::new();
     for thing in THINGS.into_iter().filter(|thing| *thing != Watches) {
         let growing = growth(thing).into_iter();
@@ -441,7 +438,6 @@ fn a_hold_grows_only_with_what_is_named_here() {
 
 #[test]
 fn a_hold_grows_with_each_threshold_that_is_watched() {
-    let _beside = beside_others();
     let growth = growth(Watches);
     assert!(growth.len() > 40, "operations are missing: {growth:?}");
     for (operation, steps) in growth {

@@ -2,7 +2,7 @@
 
 use posthouse::{Durability, Engine, IoMode, Options, Start, sim::SimDisk};
 
-use super::{alone, beside_others, heap::peak_of};
+use super::heap::peak_of;
 
 const LARGE: usize = 16 << 20;
 /// What else a call may take on the heap.
@@ -38,7 +38,7 @@ fn peaks(io: IoMode) -> Peaks {
 
 #[test]
 fn a_large_message_takes_twice_its_size_in_memory_at_most() {
-    let _alone = alone();
+    alone!();
     // The message that is sent is there before the call. It is encoded once.
     let map = peaks(IoMode::Map);
     assert!(map.send <= LARGE + REST, "{map:?}");
@@ -53,7 +53,7 @@ fn a_large_message_takes_twice_its_size_in_memory_at_most() {
 
 #[test]
 fn large_records_of_streams_transactions_and_tasks_are_encoded_once() {
-    let _alone = alone();
+    alone!();
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path(), IoMode::Map);
     let (stream, queue) =
@@ -81,7 +81,6 @@ fn large_records_of_streams_transactions_and_tasks_are_encoded_once() {
 
 #[test]
 fn a_large_message_is_written_to_the_journal_once_and_to_a_segment_once() {
-    let _beside = beside_others();
     let disk = SimDisk::new(1);
     let options = Options::new().durability(Durability::Buffered).io(IoMode::Map);
     let engine = options.sim(&disk).open("store").unwrap();

@@ -7,7 +7,7 @@ use posthouse::{
     sim::{SimDisk, take_longest_holds, take_steps},
 };
 
-use super::{alone, beside_others, heap::peak_of};
+use super::heap::peak_of;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ fn open(options: Options) -> (SimDisk, Engine) {
 
 #[test]
 fn a_look_holds_few_bytes_of_messages_in_memory_however_large_they_are() {
-    let _alone = alone();
+    alone!();
     for (in_segments, at_once) in [(true, 1), (false, 1), (false, 8)] {
         let (disk, engine) = open(Options::new().journal_bytes(1 << 30));
         let queue = engine.queue("q").time_to_live(SECOND).create().unwrap();
@@ -60,7 +60,6 @@ fn all_on_lease(count: usize) -> (SimDisk, Engine, Queue) {
 
 #[test]
 fn expired_messages_on_lease_are_looked_at_once_their_leases_have_ended() {
-    let _beside = beside_others();
     let measure = |count: usize| {
         let (disk, engine, queue) = all_on_lease(count);
         // One message more keeps commits coming.
@@ -108,7 +107,6 @@ fn looked_at(thousands: usize) -> (SimDisk, Engine, Queue) {
 
 #[test]
 fn what_is_known_of_the_lives_of_many_messages_is_forgotten_in_short_holds() {
-    let _beside = beside_others();
     type Act = fn(&SimDisk, &Engine, Queue);
     let acts: [(&str, Act); 3] = [
         ("the time to live has changed", |_, engine, _| {

@@ -2,6 +2,15 @@
 //! so they have a binary of their own.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
+/// For a test that counts the work of the whole process: it runs in a process of its own, so that others may run beside it.
+macro_rules! alone {
+    () => {
+        if !$crate::is_alone() {
+            return;
+        }
+    };
+}
+
 mod batches;
 mod bounds;
 mod flat;
@@ -16,16 +25,30 @@ mod slices;
 mod waking;
 mod work;
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::{env, process::Command, thread};
 
-static PROCESS: RwLock<()> = RwLock::new(());
+/// Set in the process of one test.
+const ALONE: &str = "POSTHOUSE_COUNTED_ALONE";
 
-/// For a test that counts the work of the whole process: no other test runs beside it.
-fn alone() -> RwLockWriteGuard<'static, ()> {
-    PROCESS.write().unwrap_or_else(PoisonError::into_inner)
+/// True in a process in which only this test runs; else runs it in such a process, and fails if it fails.
+fn is_alone() -> bool {
+    if runs_alone() {
+        return true;
+    }
+    let this = thread::current();
+    let name = this.name().expect("the harness names the thread of a test");
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args([name, "--exact", "--include-ignored", "--nocapture"]).env(ALONE, "1");
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    print!("{told}");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name} failed in its process: {}", output.status);
+    assert!(told.contains("test result: ok. 1 passed"), "{name} did not run");
+    false
 }
 
-/// For a test that counts the work of its thread: other such tests may run beside it.
-fn beside_others() -> RwLockReadGuard<'static, ()> {
-    PROCESS.read().unwrap_or_else(PoisonError::into_inner)
+/// With one thread the harness runs one test after the other on its own thread.
+fn runs_alone() -> bool {
+    env::var_os(ALONE).is_some() || thread::current().name() == Some("main")
 }

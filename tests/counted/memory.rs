@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use posthouse::{Durability, Engine, Message, Options, Queue, Start, Subscription, Topic};
 
-use super::{alone, heap::live};
+use super::heap::live;
 
 // A factor of four, so that the tables of both are filled to the same part.
 const FEW: usize = 1_000;
@@ -47,7 +47,7 @@ fn use_once(queue: &Queue) {
 
 #[test]
 fn a_queue_that_was_used_takes_little_memory_once_its_handles_are_gone() {
-    let _alone = alone();
+    alone!();
     let [created, holding, used, again] =
         bytes_each_of(if is_whole() { (1_500, 10_000) } else { (FEW, MANY) }, |count| {
             let dir = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ fn a_queue_that_was_used_takes_little_memory_once_its_handles_are_gone() {
 
 #[test]
 fn a_queue_that_is_reopened_takes_little_memory() {
-    let _alone = alone();
+    alone!();
     let [reopened] = bytes_each(|count| {
         let dir = tempfile::tempdir().unwrap();
         let engine = open(dir.path());
@@ -143,7 +143,7 @@ fn assert_small(each: [usize; 6], what: &str) {
 /// little.
 #[test]
 fn a_queue_with_an_idle_handle_takes_little_memory() {
-    let _alone = alone();
+    alone!();
     assert_small(queues_with_handles(10_000).map(|bytes| bytes / 10_000), "10,000");
     if is_whole() {
         assert_small(bytes_each_of((4_000, 10_000), queues_with_handles), "one more");
@@ -154,13 +154,13 @@ fn a_queue_with_an_idle_handle_takes_little_memory() {
 #[test]
 #[ignore = "it takes long"]
 fn a_hundred_thousand_queues_with_idle_handles_take_little_memory() {
-    let _alone = alone();
+    alone!();
     assert_small(queues_with_handles(100_000).map(|bytes| bytes / 100_000), "100,000");
 }
 
 #[test]
 fn a_subscription_with_an_idle_handle_takes_little_memory() {
-    let _alone = alone();
+    alone!();
     let of = |count| {
         let dir = tempfile::tempdir().unwrap();
         let engine = open(dir.path());
@@ -194,7 +194,7 @@ fn a_subscription_with_an_idle_handle_takes_little_memory() {
 
 #[test]
 fn a_subscription_that_was_used_takes_little_memory_once_its_handles_are_gone() {
-    let _alone = alone();
+    alone!();
     let [used, again] = bytes_each(|count| {
         let dir = tempfile::tempdir().unwrap();
         let engine = open(dir.path());
@@ -220,7 +220,7 @@ fn a_subscription_that_was_used_takes_little_memory_once_its_handles_are_gone() 
 
 #[test]
 fn a_partition_that_was_used_takes_little_memory() {
-    let _alone = alone();
+    alone!();
     let [used, again] = bytes_each(|count| {
         let dir = tempfile::tempdir().unwrap();
         let engine = open(dir.path());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use posthouse::{Durability, Engine, IoMode, Options, Queue, sim::SimDisk};
 
-use super::{beside_others, heap::taken};
+use super::heap::taken;
 
 fn engine(dir: &std::path::Path) -> Engine {
     Options::new().durability(Durability::Buffered).open(dir.join("store")).unwrap()
@@ -26,7 +26,6 @@ fn allocations(rounds: usize, mut act: impl FnMut()) -> u64 {
 
 #[test]
 fn a_plain_send_receive_and_ack_allocate_nothing() {
-    let _beside_others = beside_others();
     let dir = tempfile::tempdir().unwrap();
     let engine = engine(dir.path());
     let queue = engine.queue("q").create().unwrap();
@@ -51,7 +50,6 @@ fn a_plain_send_receive_and_ack_allocate_nothing() {
 
 #[test]
 fn a_batch_is_received_and_acked_by_a_few_allocations_however_many_messages_it_has() {
-    let _beside_others = beside_others();
     let of = |messages: usize| {
         let dir = tempfile::tempdir().unwrap();
         let engine = engine(dir.path());
@@ -95,7 +93,6 @@ fn bytes_read(subscriptions: usize) -> u64 {
 
 #[test]
 fn the_messages_of_a_topic_are_read_once_for_however_many_subscriptions() {
-    let _beside_others = beside_others();
     let (few, many) = (bytes_read(2), bytes_read(20));
     assert!(few >= 2000 * 100, "they were read from a segment: {few} bytes");
     assert!(many <= few + few / 10, "{few} bytes with 2 subscriptions, and {many} with 20");

@@ -6,7 +6,7 @@ use posthouse::{
     sim::{SimDisk, take_longest_holds},
 };
 
-use super::{alone, beside_others, heap::peak_of};
+use super::heap::peak_of;
 
 fn open(disk: &SimDisk) -> Engine {
     let options = Options::new().durability(Durability::Buffered).io(IoMode::Map);
@@ -60,7 +60,6 @@ fn checkpoint_of(queues: usize) -> Made {
 
 #[test]
 fn a_checkpoint_of_many_small_queues_makes_as_many_files_and_syncs_as_one_of_few() {
-    let _beside = beside_others();
     let (few, many) = (checkpoint_of(200), checkpoint_of(2000));
     assert_eq!((few.files, many.files), (1, 1), "{few:?}, {many:?}");
     // Syncs are among the calls.
@@ -93,7 +92,6 @@ fn record_by_record(records: u64, width: usize) -> (u64, u64) {
 
 #[test]
 fn parts_of_one_log_do_not_pile_up_and_each_record_is_written_a_few_times() {
-    let _beside = beside_others();
     // The headers of a part take up more than a small record, and much more than a tiny one.
     for width in [100, 20, 1] {
         let (some, twice) = (record_by_record(200, width), record_by_record(400, width));
@@ -131,7 +129,6 @@ fn most_written(queues: u64) -> u64 {
 /// All queues took their parts along in the same checkpoint, the ninth.
 #[test]
 fn no_checkpoint_writes_far_more_than_its_new_messages() {
-    let _beside = beside_others();
     for queues in [600, 1200] {
         // With its headers a message takes up some 200 bytes.
         let most = most_written(queues);
@@ -163,7 +160,6 @@ fn calls_of_parts(queues: u64) -> (u64, u64) {
 /// Each part was opened and mapped by itself, although all of them are in one file.
 #[test]
 fn the_parts_of_a_file_are_read_through_one_map() {
-    let _beside = beside_others();
     let (few, many) = (calls_of_parts(400), calls_of_parts(4000));
     // A header and a block.
     assert!(many.0 - few.0 <= 2 * 3600, "calls of reads: {few:?}, {many:?}");
@@ -173,7 +169,6 @@ fn the_parts_of_a_file_are_read_through_one_map() {
 
 #[test]
 fn a_shared_file_of_which_little_is_needed_gives_its_space_back() {
-    let _beside = beside_others();
     let disk = SimDisk::new(1);
     let engine = open(&disk);
     let queues: Vec<_> =
@@ -223,7 +218,7 @@ fn checkpoint_peak(streams: usize) -> usize {
 
 #[test]
 fn segments_are_written_through_one_buffer_however_many_files_there_are() {
-    let _alone = alone();
+    alone!();
     let (few, many) = (checkpoint_peak(2), checkpoint_peak(12));
     assert!(few <= 3 << 20 && many <= few + (256 << 10), "{few}, {many}");
 }

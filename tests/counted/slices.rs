@@ -9,8 +9,6 @@ use posthouse::{
     sim::{SimDisk, take_longest_holds, take_steps},
 };
 
-use super::beside_others;
-
 /// The most steps of one hold.
 const STEPS_MAX: u64 = 1200;
 
@@ -34,7 +32,6 @@ fn count(work: impl FnOnce()) -> Work {
 
 /// Asserts that work is linear, and done in slices. `work` does it for a number of things.
 fn assert_sliced(work: impl Fn(usize) -> Work) {
-    let _beside = beside_others();
     let (few, many) = (work(FEW), work(MANY));
     for work in [&few, &many] {
         let longest = work.longest.values().max().copied().unwrap_or(0);
@@ -147,7 +144,6 @@ fn messages_that_come_due_together_do_so_in_slices() {
 /// A reader of a stream looks at the partitions that have something for it.
 #[test]
 fn a_reader_of_many_partitions_looks_at_those_that_have_something() {
-    let _beside = beside_others();
     let steps = [64, 640].map(|partitions| {
         let (_disk, engine) = open();
         let stream = engine.stream("s").partitions(partitions).create().unwrap();

@@ -13,8 +13,6 @@ use std::{
 
 use posthouse::{Durability, Options, Start, sim::take_steps};
 
-use super::beside_others;
-
 #[derive(Default)]
 struct Count(AtomicUsize);
 
@@ -53,7 +51,6 @@ fn steps_of_an_append(durability: Durability, readers: usize) -> u64 {
 /// To wake those that wait is not the work of the thread that appends.
 #[test]
 fn an_append_to_a_hundred_readers_takes_at_most_three_times_the_steps_of_one_to_one() {
-    let _beside = beside_others();
     for durability in [Durability::Buffered, Durability::Sync] {
         let [one, ten, hundred] =
             [1, 10, 100].map(|readers| steps_of_an_append(durability, readers));
@@ -65,7 +62,6 @@ fn an_append_to_a_hundred_readers_takes_at_most_three_times_the_steps_of_one_to_
 /// The engine is closed while many wait: all of them hear of it.
 #[test]
 fn a_close_reaches_all_of_a_hundred_tasks() {
-    let _beside = beside_others();
     let dir = tempfile::tempdir().unwrap();
     let engine = posthouse::Engine::open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").create().unwrap();

@@ -16,7 +16,7 @@ use posthouse::{
     sim::SimDisk,
 };
 
-use super::{beside_others, heap::taken};
+use super::heap::taken;
 
 /// The kind of queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -321,7 +321,6 @@ fn cost(kind: Kind, burden: Burden) -> [Work; ACTS.len()] {
 }
 
 fn assert_alike(kind: Kind) {
-    let _beside_others = beside_others();
     for burden in Burden::all(kind) {
         let (small, large) = (cost(kind, burden), cost(kind, burden.larger()));
         for (act, name) in ACTS.iter().enumerate() {
