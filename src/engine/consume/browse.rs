@@ -2,13 +2,17 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{consumer::Consumer, due_times::DueTimes, getters::stored_message_getters};
+use super::{
+    consumer::Consumer,
+    due_times::{DueTimes, SpilledDue},
+    getters::stored_message_getters,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     format::{note::DeadLetter, record::Headers},
     ids::{Due, Offset, OffsetRange, Skew, Timestamp},
     message::Message,
-    store::Stored,
+    store::{Store, Stored},
 };
 
 /// A message that [`Browse`] shows. It stays where it is, and a consumer can receive it.
@@ -18,6 +22,8 @@ pub struct Browsed {
     stored: Stored,
     attempts: u32,
     due: Due,
+    /// Where the due time of a spilled message was read.
+    spilled: Option<SpilledDue>,
     skew: Skew,
     priority: u8,
 }
@@ -75,6 +81,11 @@ impl Browsed {
     /// The due time with its kind.
     pub(crate) fn waits_for(&self) -> Due {
         self.due
+    }
+
+    /// The due time of a message that is spilled now. `None` if it was spilled after it was read.
+    pub(crate) fn spilled_due(&self, store: &Store) -> Option<Due> {
+        self.spilled.filter(|it| it.is_current(store)).map(|it| it.due)
     }
 
     /// The engine's note about it.
@@ -166,33 +177,35 @@ impl Browse {
         self.range.start = offset.next();
         let source = core.store.locate(log, offset);
         drop(core);
+        let mut spilled = None;
         if is_spilled {
-            due = self.due_of(offset)?;
+            (due, spilled) = self.due_of(offset)?;
         }
         let stored = source.and_then(|source| self.consumer.load(source, offset));
         let stored = stored.map_err(|error| match error.kind() {
             ErrorKind::Corrupt => error.of_message(&self.consumer.info.name, offset),
             _ => error,
         })?;
-        Ok(Some(Browsed { stored, attempts, due, skew, priority }))
+        Ok(Some(Browsed { stored, attempts, due, spilled, skew, priority }))
     }
 
-    /// When a spilled message is due.
-    fn due_of(&mut self, offset: Offset) -> Result<Due> {
+    /// When a message is due that was spilled just now.
+    fn due_of(&mut self, offset: Offset) -> Result<(Due, Option<SpilledDue>)> {
         let mut reads = 0;
         loop {
             if reads == 0 && !self.due_times.range.contains(offset) {
                 self.read_due_times(offset)?;
                 reads = 1;
             }
-            if let Some(due) = self.due_times.due.get(&offset) {
-                return Ok(*due);
-            }
             let mut core = self.consumer.committer().lock_open("browse")?;
             let acks = core.store.acks_of(self.consumer.cursor())?;
             if !acks.is_spilled(offset) {
                 // The message has come back into memory meanwhile.
-                return Ok(core.due_of(self.consumer.cursor(), offset));
+                return Ok((core.due_of(self.consumer.cursor(), offset), None));
+            }
+            let known = self.due_times.due.get(&offset);
+            if let Some(known) = known.filter(|it| it.is_current(&core.store)) {
+                return Ok((known.due, Some(*known)));
             }
             let index = &core.consumption(self.consumer.cursor())?.delay_index;
             let damage = self.due_times.damage.as_ref().or(index.damage());

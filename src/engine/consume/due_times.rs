@@ -6,15 +6,31 @@ use super::consumer::Consumer;
 use crate::{
     engine::core::spill::entries_of,
     error::{Error, ErrorKind, Result},
-    ids::{Due, Offset, OffsetRange},
+    ids::{Due, EntityId, Offset, OffsetRange},
+    store::Store,
 };
+
+/// When a spilled message is due, and the block that says so.
+#[derive(Clone, Copy, Debug)]
+pub struct SpilledDue {
+    pub due: Due,
+    entity: EntityId,
+    block: Offset,
+}
+
+impl SpilledDue {
+    /// Whether the block still says so. A message that came back into memory may have been spilled again.
+    pub fn is_current(&self, store: &Store) -> bool {
+        store.acks(self.entity.cursor(0)).is_some_and(|acks| !acks.is_acked(self.block))
+    }
+}
 
 /// The due times of the spilled messages in a range.
 #[derive(Debug, Default)]
 pub struct DueTimes {
     /// The offsets whose due times were read.
     pub range: OffsetRange,
-    pub due: BTreeMap<Offset, Due>,
+    pub due: BTreeMap<Offset, SpilledDue>,
     /// The damage of a block, if one could not be read.
     pub damage: Option<Error>,
 }
@@ -48,7 +64,10 @@ impl Consumer {
             match read.and_then(|stored| entries_of(&stored)) {
                 Ok(entries) => {
                     let entries = entries.into_iter().filter(|it| range.contains(it.1));
-                    found.due.extend(entries.map(|(due, offset)| (offset, due)));
+                    let block = block.offset;
+                    found.due.extend(
+                        entries.map(|(due, offset)| (offset, SpilledDue { due, entity, block })),
+                    );
                 }
                 Err(error) if error.kind() == ErrorKind::Corrupt => found.damage = Some(error),
                 Err(error) => return Err(error),

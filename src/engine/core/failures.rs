@@ -69,6 +69,11 @@ impl Failures {
         }
     }
 
+    /// Whether a message has no failure that is still to be counted.
+    pub(super) fn is_counted(&self, message: MessageId) -> bool {
+        !self.uncounted.contains_key(&message)
+    }
+
     /// Notes a failure that is to be counted. If the message has failed twice by then, its last failure is stored.
     pub(super) fn count_later(&mut self, message: MessageId, counted: Counted) {
         let known = self.uncounted.entry(message).or_insert(counted);

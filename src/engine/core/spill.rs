@@ -12,6 +12,7 @@ use super::{
     Core,
     commit::{CommitResult, Receipt},
     consumption::Consumption,
+    failures::MessageId,
 };
 use crate::{
     audit,
@@ -135,6 +136,13 @@ impl Core {
         let mut entries = consumption.deliveries.latest(sizes.batch, skew);
         audit::steps(entries.len() as u64);
         entries.retain(|(due, _)| due.even_time(skew) > now.start);
+        // Counting a failure stores that the message waits in memory.
+        let is_counted = |offset| {
+            self.failures.is_counted(MessageId { cursor, offset })
+                || seeded!(UncountedFailureIsSpilled)
+        };
+        entries.retain(|(_, offset)| is_counted(*offset));
+        let consumption = self.consumption(cursor)?;
         if entries.len() < sizes.block {
             // Most of these messages are due already. They leave memory soon without a spill.
             consumption.postpone_spilling(sizes.batch);

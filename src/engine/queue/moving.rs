@@ -86,9 +86,14 @@ pub fn way_back(committer: &Committer, letter: &DeadLetter) -> Result<Target> {
         Some(Target::Subscription { log: topic.log(0), cursor })
     });
     let found: Vec<Target> = found.collect();
-    match found[..] {
-        [one] => Ok(one),
-        [] => {
+    // The subscription may have been one of another topic that is there, and be gone.
+    let topics = origin.match_indices('/').filter(|(at, _)| {
+        audit::step();
+        core.store.find(Space::Topics, &origin[..*at]).is_some()
+    });
+    match (&found[..], topics.count()) {
+        ([one], ..=1) => Ok(*one),
+        ([], _) => {
             let what = format!(
                 "there is no subscription {origin:?} any more: say to which queue its letters are to go with \
                  .to(&queue)"
@@ -97,8 +102,8 @@ pub fn way_back(committer: &Committer, letter: &DeadLetter) -> Result<Target> {
         }
         _ => {
             let what = format!(
-                "{origin:?} is the name of two subscriptions: say to which queue its letters are to go with \
-                 .to(&queue)"
+                "{origin:?} may be a subscription of several topics: say to which queue its letters are to go \
+                 with .to(&queue)"
             );
             Err(Error::invalid("to", what))
         }
@@ -115,7 +120,7 @@ fn check_target(core: &Core, outgoing: &Outgoing, due: Due, now: Now) -> Result<
             let waits = !is_dead && due.even_time(now.skew()) > now.even;
             if waits && queue.delivering().is_some_and(|it| it.is_ordered) {
                 let what = format!(
-                    "the message at offset {} is due at {} (ms since 1970), and queue {:?} is ordered by key, so it \
+                    "the message at offset {} is due at {}, and queue {:?} is ordered by key, so it \
                      delays no message: move it when it is due, or to another queue",
                     message.offset(),
                     due.day_time(now.skew()),
@@ -210,10 +215,10 @@ impl Batch {
             }
             let due = match acks.is_spilled(offset) {
                 // Its due time is on disk.
-                true => Some(message.waits_for()).filter(|due| due.waits()),
+                true => message.spilled_due(&core.store),
                 false => Some(core.due_of(cursor, offset)),
             };
-            // A message that was spilled meanwhile stays: it would come early.
+            // A message that was spilled after it was read stays: it would come early.
             let Some(due) = due else { continue };
             let kept = Kept { attempts: acks.attempts(offset), due };
             let checked = check_target(core, outgoing, due, now);

@@ -238,8 +238,8 @@ impl<'a> Redrive<'a> {
             let (bytes, offset) = (weight(&letter), letter.offset());
             let outgoing = match self.outgoing(letter) {
                 Ok(outgoing) => outgoing,
-                // A message on lease stays, whatever it is.
-                Err(_) if self.is_leased(offset)? => continue,
+                // A message on lease stays, whatever it is. One that is gone goes nowhere.
+                Err(_) if self.is_leased_or_gone(offset)? => continue,
                 Err(error) => {
                     run.failure.get_or_insert(error);
                     continue;
@@ -255,9 +255,11 @@ impl<'a> Redrive<'a> {
         self.move_batch(run)
     }
 
-    fn is_leased(&self, offset: Offset) -> Result<bool> {
+    fn is_leased_or_gone(&self, offset: Offset) -> Result<bool> {
         let (mut core, _) = self.from.lock_current("redrive")?;
-        Ok(core.consumption(self.from.cursor())?.deliveries.leased().contains(&offset))
+        let cursor = self.from.cursor();
+        let is_leased = core.consumption(cursor)?.deliveries.leased().contains(&offset);
+        Ok(is_leased || core.store.acks_of(cursor)?.is_acked(offset))
     }
 
     /// Where a message goes.

@@ -307,11 +307,21 @@ impl ScheduleBuilder {
 
     fn make(&self, if_there: IfThere) -> Result<Schedule> {
         let wanted = self.wanted()?;
+        loop {
+            match self.keep(&wanted, if_there) {
+                // The queue of schedules was deleted meanwhile. If the engine is closed, that is the error.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                kept => return kept,
+            }
+        }
+    }
+
+    fn keep(&self, wanted: &Schedule, if_there: IfThere) -> Result<Schedule> {
         let registry = Registry::create(&self.engine)?;
         loop {
             let found = registry.find(&self.name)?;
             if let (Some(there), true) = (&found.newest, if_there != IfThere::Replace) {
-                if if_there == IfThere::Open && self.suits(&wanted, there) {
+                if if_there == IfThere::Open && self.suits(wanted, there) {
                     return Ok(there.clone());
                 }
                 let how = if if_there == IfThere::Open { ", and it is another one" } else { "" };
@@ -319,7 +329,7 @@ impl ScheduleBuilder {
                 return Err(Error::new(ErrorKind::AlreadyExists, what));
             }
             if registry.put(&found, Some(&wanted.stored()))? {
-                return Ok(wanted);
+                return Ok(wanted.clone());
             }
         }
     }
@@ -363,6 +373,7 @@ impl ScheduleBuilder {
         };
         let schedule = Schedule { name: self.name.clone(), plan, attempts: 0 };
         check_size(&self.engine, &schedule)?;
+        aim.admit_size(&schedule.message_of(next)?)?;
         Ok(schedule)
     }
 }

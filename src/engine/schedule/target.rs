@@ -2,6 +2,7 @@
 
 use super::stored::{REGISTRY, Schedule};
 use crate::{
+    delivery::weights::weight_of,
     engine::{commit::lifetime::Engine, queue::Queue, stream::Stream, topic::Topic},
     error::{Error, ErrorKind, Result},
     format::{
@@ -66,6 +67,24 @@ impl Aim {
                 Err(Error::invalid("expire_after", what))
             }
             Aim::Topic(_) | Aim::Stream(_) => Ok(()),
+        }
+    }
+}
+
+impl Aim {
+    /// Refuses a message that is larger than a queue may ever be. `sent` is the message of a run.
+    pub fn admit_size(&self, sent: &Message<'_>) -> Result<()> {
+        let Aim::Queue(queue) = self else { return Ok(()) };
+        let (weight, most) = (weight_of(sent), queue.settings()?.max_bytes);
+        match most.filter(|most| weight > *most) {
+            Some(most) => {
+                let what = format!(
+                    "each message has {weight} bytes, and queue {:?} holds at most {most} (max_bytes)",
+                    queue.name()
+                );
+                Err(Error::new(ErrorKind::TooLarge, what))
+            }
+            None => Ok(()),
         }
     }
 }

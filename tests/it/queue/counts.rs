@@ -12,7 +12,7 @@ use std::{
 };
 
 use posthouse::{
-    Alarm, Message, Offset, Options, Overflow, Queue, Threshold, Timestamp, sim::SimDisk,
+    Alarm, Backoff, Message, Offset, Options, Overflow, Queue, Threshold, Timestamp, sim::SimDisk,
 };
 
 use crate::model::small_options;
@@ -303,4 +303,29 @@ fn a_look_at_a_queue_on_the_simulated_disk_does_what_the_threads_do_in_time() {
         );
         drop(held);
     }
+}
+
+/// A message whose lease ran out was spilled before its failure was counted. Counting it then said that it waits in memory.
+#[test]
+fn a_message_that_fails_while_others_are_spilled_comes_again() {
+    let disk = SimDisk::new(7);
+    let engine = engine_with(&disk, 16);
+    let lease = |name| engine.queue(name).lease(10 * SECOND).backoff(Backoff::Fixed(HOUR));
+    let queue = lease("x").create().unwrap();
+    queue.send("m").unwrap();
+    take(&queue).unwrap().nack_after(Duration::ZERO).unwrap();
+    let held = take(&queue).expect("at once");
+    let later = |delay| (0..16).map(move |_| Message::new("later").deliver_after(delay));
+    queue.send_batch(later(10 * MINUTE)).unwrap();
+    // Its blocks come back when the lease ends, and that spills messages of the other queue.
+    let other = engine.queue("y").create().unwrap();
+    other.send_batch(later(20 * SECOND)).unwrap();
+    other.send(Message::new("later").deliver_after(20 * SECOND)).unwrap();
+    disk.advance(20 * SECOND);
+    assert_eq!(queue.depth().unwrap(), 17);
+    drop(held);
+    disk.advance(2 * HOUR);
+    assert_eq!(drain(&queue), 17);
+    assert_eq!((queue.depth().unwrap(), queue.stats().unwrap().ready), (0, 0));
+    assert_eq!(drain(&other), 17);
 }

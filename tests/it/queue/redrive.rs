@@ -401,3 +401,86 @@ fn a_tried_message_that_waits_for_its_key_counts_as_no_redelivery() {
     let stats = to.stats().unwrap();
     assert_eq!((tried.attempt(), stats.delivered, stats.redelivered), (2, 2, 1));
 }
+
+/// A message came back, failed and was spilled once more, after a browse had read the old block.
+#[test]
+fn a_due_time_is_that_of_the_block_in_which_the_message_is_now() {
+    for redrives in [false, true] {
+        let sim = Sim::new();
+        let [from, to] = ["from", "to"].map(|name| sim.engine.queue(name).create().unwrap());
+        let later = |delay| (0..40).map(move |_| Message::new("later").deliver_after(delay));
+        from.send_batch(later(10 * MINUTE)).unwrap();
+        from.send(Message::new("a").deliver_after(20 * MINUTE)).unwrap();
+        let spill_again = || {
+            sim.disk.advance(20 * MINUTE);
+            while let Some(delivery) = take(&from) {
+                match delivery.payload() {
+                    b"a" => return delivery.nack_after(HOUR).unwrap(),
+                    _ => delivery.ack().unwrap(),
+                }
+            }
+            panic!("it is due");
+        };
+        let fill = || from.send_batch(later(10 * MINUTE)).unwrap();
+        if redrives {
+            let mut is_done = false;
+            let only = |it: &posthouse::Browsed| {
+                if it.payload() == b"a" && !is_done {
+                    spill_again();
+                    fill();
+                    is_done = true;
+                }
+                it.payload() == b"a"
+            };
+            from.redrive().to(&to).only(only).run().unwrap();
+            assert!(take(&to).is_none(), "it waits for an hour");
+            sim.disk.advance(HOUR);
+            let all = || [&from, &to].into_iter().find_map(take);
+            let comes = std::iter::from_fn(all).any(|it| it.payload() == b"a");
+            assert!(comes, "it is in one of them");
+        } else {
+            let mut browse = from.browse().unwrap();
+            let first = browse.next().unwrap().unwrap();
+            assert_eq!(first.payload(), b"later");
+            spill_again();
+            fill();
+            let found = browse.map(Result::unwrap).find(|it| it.payload() == b"a");
+            let due = |it: &posthouse::Browsed| it.due().expect("it waits").0;
+            assert_eq!(
+                due(&found.unwrap()) - due(&first),
+                70 * 60_000,
+                "from the second failure on"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_letter_goes_to_no_other_subscription_by_an_accident_of_names() {
+    let sim = Sim::new();
+    let topics = ["a", "a/b"].map(|name| sim.engine.topic(name).create().unwrap());
+    let other = topics[0].subscription("b/c").create().unwrap();
+    let own =
+        topics[1].subscription("c").max_attempts(1).dead_letter_queue("dead").create().unwrap();
+    topics[1].publish("m").unwrap();
+    own.try_receive().unwrap().unwrap().nack().unwrap();
+    drop(own);
+    topics[1].subscription("c").delete().unwrap();
+    let dead = sim.engine.queue("dead").open().unwrap();
+    assert_eq!(field(dead.redrive().run()), "to");
+    assert_eq!((dead.depth().unwrap(), other.depth().unwrap()), (1, 0));
+}
+
+/// What left while it was looked at is no error.
+#[test]
+fn a_message_that_is_acked_meanwhile_is_not_reported() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send("m").unwrap();
+    let held = take(&queue).unwrap();
+    let only = |_: &posthouse::Browsed| {
+        held.ack().unwrap();
+        true
+    };
+    assert_eq!(queue.redrive().only(only).run().unwrap().moved, 0);
+}

@@ -122,6 +122,20 @@ fn bad_input_is_named_and_nothing_is_stored() {
     assert_eq!(field(timed.clone().to_queue(&registry, "x").replace()), "target");
 }
 
+/// Its runs would all fail.
+#[test]
+fn a_message_that_its_queue_can_never_hold_is_refused() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("small").max_bytes(100).create().unwrap();
+    let of = |bytes| engine.schedule("s").cron("* * * * *").to_queue(&queue, vec![7; bytes]);
+    assert_eq!(kind(of(100).create()), ErrorKind::TooLarge, "it gets two headers");
+    assert_eq!(kind(of(100).replace()), ErrorKind::TooLarge);
+    let fits = (0..100).rev().find(|bytes| of(*bytes).create().is_ok()).unwrap();
+    assert!(fits > 20, "{fits}");
+    disk.advance(MINUTE);
+    assert_eq!(run_due(&engine), 1);
+}
+
 #[test]
 fn the_largest_that_is_taken_can_be_run() {
     let disk = SimDisk::new(1);
