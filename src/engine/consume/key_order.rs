@@ -258,8 +258,15 @@ impl Consumer {
         let Some(waiting) = waiting else { return Ok(()) };
         for offset in waiting {
             let source = committer.lock_open(operation)?.store.locate(self.log(), offset);
-            // A damaged message is reported when it is received.
-            let Ok(stored) = source.and_then(|source| self.load(source, offset)) else { continue };
+            let stored = match source.and_then(|source| self.load(source, offset)) {
+                Ok(stored) => stored,
+                // A damaged message is reported when it is received. One that has left keeps no key.
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                    continue;
+                }
+                // The read may succeed later. Until then a later message of the key could overtake this one.
+                Err(error) => return Err(error),
+            };
             if let Some(group) = key_hash(&stored) {
                 committer.lock_open(operation)?.claim_retry(cursor, group, offset)?;
             }

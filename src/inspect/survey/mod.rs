@@ -36,7 +36,7 @@ pub use self::{
 };
 use super::report::Problem;
 use crate::{
-    disk::Disk,
+    disk::{Disk, is_no_dir, is_not_a_file},
     error::{Error, ErrorKind, Result},
     format::{entity::Entity, meta::SegmentState},
     ids::{CursorId, EntityId, LogId, Lsn, Offset, OffsetRange, StoreId},
@@ -198,7 +198,9 @@ impl Looking {
         for (log, segments) in referred {
             // The segments of other logs are walked.
             if !damaged && !state.logs.contains_key(&log) {
-                odd.extend(segments.iter().filter_map(|segment| self.missing(segment)));
+                for segment in &segments {
+                    odd.extend(self.missing(segment)?);
+                }
             }
         }
 
@@ -259,13 +261,16 @@ impl Looking {
     /// The problem of a missing segment, if its log was deleted after the last checkpoint that counts. Opening
     /// the store reads that segment. A later checkpoint, whose damage looks like a torn tail, may have removed
     /// it.
-    fn missing(&self, segment: &SegmentState) -> Option<Problem> {
+    fn missing(&self, segment: &SegmentState) -> Result<Option<Problem>> {
         let path = path_of(&self.layout, segment);
-        match self.disk.len_of(&path) {
+        Ok(match self.disk.len_of(&path) {
             Ok(len) if len >= segment.bytes => None,
             Ok(len) => Some(problem(&path, len, "a segment is shorter than its committed length")),
-            Err(_) => Some(problem(&path, 0, "a segment is missing")),
-        }
+            Err(error) if is_not_a_file(&error) || is_no_dir(&error) => {
+                Some(problem(&path, 0, "a segment is missing"))
+            }
+            Err(error) => return Err(Error::io(error, "a segment cannot be looked up", path)),
+        })
     }
 
     /// Finds or makes entities for logs and cursors whose entity is lost.

@@ -6,7 +6,7 @@ use posthouse::{Backoff, Delivery, ErrorKind, Message, Offset, Queue, Timestamp}
 
 use super::keyed;
 use crate::model::oracle::Chance;
-use crate::support::{SECOND, Sim, field, kind, take};
+use crate::support::{EIO, EMFILE, MINUTE, SECOND, Sim, field, kind, take};
 
 #[test]
 fn messages_with_one_key_come_in_order_and_one_at_a_time() {
@@ -76,6 +76,47 @@ fn the_order_of_a_key_survives_a_kill() {
     assert!(take(&queue).is_none());
     sim.disk.advance(60 * SECOND);
     assert_eq!(take(&queue).unwrap().offset(), Offset(0));
+}
+
+/// The keys of the messages that wait for another attempt are read at the first receive after a restart. A read that fails
+/// and may succeed later is an error of that receive: no later message of a key overtakes the one that waits.
+#[test]
+fn a_passing_error_at_the_first_receive_breaks_no_order() {
+    let mut failures = 0;
+    for (error, for_good) in [(EIO, false), (EMFILE, true)] {
+        for call in 0..4 {
+            let mut sim = Sim::new();
+            let queue = sim.engine.queue("q").ordered_by_key(true).create().unwrap();
+            queue.send_batch([keyed("a", 0), keyed("b", 1)]).unwrap();
+            take(&queue).unwrap().nack_after(MINUTE).unwrap();
+            take(&queue).unwrap().nack_after(MINUTE).unwrap();
+            sim.engine.checkpoint().unwrap();
+            queue.send_batch([keyed("a", 2), keyed("b", 3)]).unwrap();
+            drop(queue);
+            sim = sim.kill();
+            let queue = sim.engine.queue("q").open().unwrap();
+            sim.disk.fail_call(sim.disk.calls() + call, error, for_good);
+            match queue.try_receive() {
+                Ok(early) => assert!(early.is_none(), "call {call}, error {error}: {early:?}"),
+                Err(failed) => {
+                    failures += 1;
+                    assert_eq!(failed.kind(), ErrorKind::Io, "call {call}, error {error}");
+                }
+            }
+            sim.disk.heal();
+            let early = take(&queue);
+            assert!(early.is_none(), "call {call}, error {error}: {early:?}");
+            sim.disk.advance(MINUTE);
+            let mut got = Vec::new();
+            while let Some(delivery) = take(&queue) {
+                got.push(delivery.offset().0);
+                delivery.ack().unwrap();
+            }
+            let of_key = |key| got.iter().copied().filter(move |n| n % 2 == key);
+            assert!(of_key(0).eq([0, 2]) && of_key(1).eq([1, 3]), "{got:?}");
+        }
+    }
+    assert!(failures > 2, "only {failures} receives failed");
 }
 
 /// The cost of a message does not depend on how many messages of a key wait behind a leased one.

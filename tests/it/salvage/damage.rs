@@ -11,7 +11,7 @@ use posthouse::{Backoff, ErrorKind, Message, sim::SimDisk};
 
 use super::check::{Tally, check_damaged, files};
 use super::sample::{Builder, Sample, dumped, open, options, sample};
-use crate::support::one_in;
+use crate::support::{EIO, one_in};
 
 /// Takes a file, its content, and a function that tries a damage to it.
 type EachFile<'a> = dyn FnMut(&Path, &[u8], &mut dyn FnMut(&str, Option<Vec<u8>>)) + 'a;
@@ -150,6 +150,38 @@ fn faults_of_the_disk_are_typed_errors() {
             }
         }
     }
+}
+
+/// A fault that may pass is no damage, also where only the presence of a file is looked at: that of a queue that was deleted
+/// since the last checkpoint.
+#[test]
+fn verify_takes_no_passing_fault_for_damage() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, "store").unwrap();
+    engine.queue("q").create().unwrap().send("a").unwrap();
+    engine.checkpoint().unwrap();
+    disk.record(1);
+    // This ends with a checkpoint, which removes the segment.
+    engine.queue("q").delete().unwrap();
+    let verify = |disk: &SimDisk| options().sim(disk).verify("store");
+    let (moments, mut failures) = (disk.take_moments(), 0);
+    assert!(!moments.is_empty());
+    for moment in moments {
+        let before = moment.calls();
+        assert!(verify(&moment).unwrap().is_ok());
+        for call in 0..moment.calls() - before {
+            let disk = moment.fork(1);
+            disk.fail_call(disk.calls() + call, EIO, false);
+            match verify(&disk) {
+                Ok(report) => assert!(report.is_ok(), "call {call}: {report}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Io, "call {call}");
+                    failures += 1;
+                }
+            }
+        }
+    }
+    assert!(failures > 100, "only {failures}");
 }
 
 #[test]
