@@ -171,6 +171,13 @@ impl Leases {
         self.get(key).filter(holds).map(|lease| lease.offset)
     }
 
+    /// The lease whose deadline comes first, and the number of its attempt.
+    pub fn first(&self) -> Option<(LeaseKey, u32)> {
+        let (_, index) = self.next()?;
+        let Lease { token, attempt, .. } = self.entries[index];
+        Some((LeaseKey { index, token }, attempt))
+    }
+
     /// Ends a lease. Returns `None` if it has ended before.
     #[inline]
     pub fn end(&mut self, key: LeaseKey) -> Option<Offset> {

@@ -431,6 +431,11 @@ impl Deliveries {
         Some(ended)
     }
 
+    /// The lease that runs out first, and the number of its attempt.
+    pub fn first_lease(&self) -> Option<(LeaseKey, u32)> {
+        self.leases.first()
+    }
+
     /// When the next lease expires.
     #[inline]
     pub fn next_deadline(&self) -> Option<Duration> {

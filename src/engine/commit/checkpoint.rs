@@ -49,7 +49,7 @@ impl Committer {
         Ok(core.store.begin_prepare(bytes, urgency))
     }
 
-    fn run_prepare(&self, job: PrepareJob) -> Result<()> {
+    pub(super) fn run_prepare(&self, job: PrepareJob) -> Result<()> {
         let prepared = job.run();
         let mut core = self.lock("prepare a journal file");
         let finished = core.store.journal.finish_prepare(prepared);

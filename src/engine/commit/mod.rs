@@ -8,6 +8,7 @@ pub mod append;
 pub mod asking;
 pub mod batch;
 pub mod checkpoint;
+mod closing;
 pub mod committer;
 pub mod dead_letters;
 pub mod definition;

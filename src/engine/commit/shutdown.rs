@@ -91,6 +91,7 @@ impl Shutdown {
     /// Ends the threads, makes everything durable, and releases the store's lock.
     fn end(&self) -> Result<()> {
         let committer = &self.committer;
+        committer.end_leases_at_close();
         committer.flusher.stop();
         committer.checkpointer.stop();
         let threads = mem::take(&mut *self.threads.lock());
@@ -135,6 +136,7 @@ impl Drop for Ending<'_> {
 /// Makes everything durable, and writes a close mark. With the mark, recovery tells damage to the last commits
 /// from a torn tail.
 fn close_journal(committer: &Committer) -> Result<()> {
+    committer.count_last();
     let tail = {
         let mut core = committer.lock("close");
         if core.store.journal.is_unused() {

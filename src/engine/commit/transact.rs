@@ -245,16 +245,19 @@ impl Committer {
     }
 
     /// Counts the failures of deliveries that ended without a settlement. If the commit fails, for example on
-    /// a full disk, they stay uncounted, and the messages are delivered again all the same. A closed or
-    /// poisoned engine commits nothing. A call that must not wait for space leaves the failures for the next one.
+    /// a full disk, they stay uncounted, and the messages are delivered again all the same. A poisoned engine
+    /// commits nothing, and a closed one leaves them to the [close](Committer::count_last). A call that must not wait for
+    /// space leaves the failures for the next one.
     pub fn count_failures<'a>(
         &'a self,
         operation: &'static str,
         mut core: CoreGuard<'a>,
     ) -> CoreGuard<'a> {
         while core.has_failures() {
-            if self.check_open(&core).is_err() {
-                core.forget_failures();
+            if let Err(error) = self.check_open(&core) {
+                if error.kind() != ErrorKind::Closed {
+                    core.forget_failures();
+                }
                 break;
             }
             match core.commit_failures(self.now_plain()) {
@@ -270,6 +273,8 @@ impl Committer {
                     core = self.lock(operation);
                     match made {
                         Err(error) if error.is_lack_of_space() => break,
+                        // The close counts them.
+                        Err(error) if error.kind() == ErrorKind::Closed => break,
                         Err(_) => core.forget_failures(),
                         Ok(()) => {}
                     }

@@ -281,9 +281,10 @@ impl Delivery {
                 return;
             }
             let mut core = committer.lock(operation);
-            if has_failed {
+            if has_failed && !core.is_closed {
                 core.give_back(cursor, key, attempt);
             } else {
+                // A closed engine has not let the consumer settle it.
                 core.give_back_uncounted(cursor, key, attempt);
             }
             core = committer.count_failures(operation, core);

@@ -183,7 +183,10 @@ impl Consumer {
         let exhausted = rules.retry.dead_letters_after(tried);
         let attempt = if exhausted.is_some() { tried } else { tried.saturating_add(1) };
         let due = if tried == 0 { view.acks.due(offset).even_time(skew) } else { Timestamp(0) };
-        deliveries.set_attempt(key, attempt);
+        if exhausted.is_none() {
+            // A message that is about to move begins no attempt.
+            deliveries.set_attempt(key, attempt);
+        }
         let priority = view.acks.priority(offset);
         let was_tried = tried > 0;
         let delivered = DeliveryInfo { key, attempt, was_tried, priority, due, leased: elapsed };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{
     Core,
     commit::{CommitResult, Receipt},
+    consumption::Consumption,
     failures::{Counted, Exhausted, MessageId},
 };
 use crate::{
@@ -63,15 +64,49 @@ impl Core {
                 let waits = consumption.deliveries.waiting() > 0;
                 return waits && self.release_due(cursor, elapsed, rest);
             };
-            audit::step();
-            let Ended::RanOut(Expired { offset, is_untouched, attempt }) = ended else { continue };
-            if is_untouched {
-                // A batch was received, and this message of it was never looked at. That is no attempt.
-                self.return_untouched(cursor, offset);
-            } else {
-                self.fail(cursor, FailedDelivery { offset, attempt, delay: None, ran_out: true });
+            self.end_expired_lease(cursor, ended);
+        }
+        true
+    }
+
+    #[inline]
+    fn end_expired_lease(&mut self, cursor: CursorId, ended: Ended) {
+        audit::step();
+        let Ended::RanOut(Expired { offset, is_untouched, attempt }) = ended else { return };
+        if is_untouched {
+            // A batch was received, and this message of it was never looked at. That is no attempt.
+            self.return_untouched(cursor, offset);
+        } else {
+            self.fail(cursor, FailedDelivery { offset, attempt, delay: None, ran_out: true });
+        }
+        self.note_freed_slots(cursor);
+    }
+
+    /// The cursors that count attempts first, and have messages on lease.
+    pub fn cursors_with_begun(&self) -> Vec<CursorId> {
+        audit::steps(self.consumers.len() as u64);
+        let has_begun = |it: &Consumption| {
+            it.rules.retry.counts_first() && it.deliveries.first_lease().is_some()
+        };
+        let begun = self.consumers.iter().filter(|(_, it)| has_begun(it));
+        begun.map(|(cursor, _)| *cursor).collect()
+    }
+
+    /// Ends the leases of a cursor in a closed engine: `most` of them. Those that hold end as if they had not been granted.
+    /// Returns whether there may be more.
+    pub fn end_leases_at_close(&mut self, cursor: CursorId, elapsed: Duration, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
+            if let Some(ended) = consumption.deliveries.expire_one(elapsed) {
+                self.end_expired_lease(cursor, ended);
+                continue;
             }
-            self.note_freed_slots(cursor);
+            let Some((key, attempt)) = consumption.deliveries.first_lease() else { return false };
+            audit::step();
+            if !self.give_back_uncounted(cursor, key, attempt) {
+                // The queue was deleted.
+                return false;
+            }
         }
         true
     }

@@ -4,6 +4,7 @@ mod admission;
 mod browse;
 mod changing;
 mod clock;
+mod closing;
 mod corners;
 mod counts;
 mod damage;
