@@ -2,6 +2,8 @@
 
 use std::{
     fmt,
+    future::poll_fn,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -20,7 +22,6 @@ use crate::{
     format::{note::DeadLetter, record::Headers},
     ids::{Offset, Timestamp},
     message::Message,
-    prims::panicking,
     store::Stored,
 };
 
@@ -313,7 +314,7 @@ impl Delivery {
     }
 
     /// Awaits a future that handles this delivery. If it is cancelled, that is dropped before it is ready, the
-    /// delivery is given back, and that is no failed attempt.
+    /// delivery is given back, and that is no failed attempt. So it is if another future of the task panics.
     ///
     /// In a task that may be cancelled, as by a timeout or a `select`, a delivery that is simply dropped counts as a
     /// failed attempt: the engine cannot know why it was dropped. A panic of the future is a failed attempt here, too.
@@ -336,23 +337,37 @@ impl Delivery {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn handling<T>(&self, future: impl Future<Output = T>) -> T {
-        let mut cancelled = Cancelled { delivery: self, is_over: false };
-        let value = future.await;
-        cancelled.is_over = true;
-        value
+        let mut handling = Handling { delivery: self, progress: Progress::Waits };
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            handling.progress = Progress::Runs;
+            let polled = future.as_mut().poll(context);
+            handling.progress = if polled.is_ready() { Progress::IsOver } else { Progress::Waits };
+            polled
+        })
+        .await
     }
 }
 
 /// Gives a delivery back uncounted if the future that handles it is dropped before it is ready.
-struct Cancelled<'a> {
+struct Handling<'a> {
     delivery: &'a Delivery,
-    is_over: bool,
+    progress: Progress,
 }
 
-impl Drop for Cancelled<'_> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// If it is dropped now, it is cancelled: also by the panic of another future.
+    Waits,
+    /// If it is dropped now, it has panicked itself.
+    Runs,
+    IsOver,
+}
+
+impl Drop for Handling<'_> {
     fn drop(&mut self) {
         let is_settled = self.delivery.is_settled.load(Ordering::Relaxed);
-        if !self.is_over && !is_settled && !panicking() {
+        if self.progress == Progress::Waits && !is_settled {
             self.delivery.give_back(false);
         }
     }

@@ -94,7 +94,12 @@ impl Core {
 
     /// Ends the leases of a cursor in a closed engine: `most` of them. Those that hold end as if they had not been granted.
     /// Returns whether there may be more.
-    pub fn end_leases_at_close(&mut self, cursor: CursorId, elapsed: Duration, most: usize) -> bool {
+    pub fn end_leases_at_close(
+        &mut self,
+        cursor: CursorId,
+        elapsed: Duration,
+        most: usize,
+    ) -> bool {
         for _ in 0..most {
             let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
             if let Some(ended) = consumption.deliveries.expire_one(elapsed) {

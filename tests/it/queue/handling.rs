@@ -1,7 +1,12 @@
 //! An attempt is counted when the handling of a message begins. What was never looked at, released or cancelled is no
 //! failed attempt.
 
-use std::{future, mem, time::Duration};
+use std::{
+    future, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use posthouse::{Backoff, Delivery, Engine, ErrorKind, Queue};
 
@@ -158,19 +163,58 @@ fn a_cancelled_handling_is_no_attempt_and_a_panic_in_it_is_one() {
             delivery.handling(future::pending::<()>()).await;
         };
         let mut handled = Box::pin(handled);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         assert!(handled.as_mut().poll(&mut context).is_pending());
         drop(handled);
     }
-    let panics = std::panic::AssertUnwindSafe(|| {
+    let panics = AssertUnwindSafe(|| {
         block_on(async {
             let delivery: Delivery = queue.receive_async().await.unwrap();
             delivery.handling(async { panic!("it fails") }).await
         })
     });
-    assert!(std::panic::catch_unwind(panics).is_err());
+    assert!(catch_unwind(panics).is_err());
     let again = queue.receive(SECOND).unwrap().unwrap();
     assert_eq!(again.attempt(), 2);
+}
+
+/// Another future of the same task panics, and all of them are dropped while the thread unwinds.
+#[test]
+fn a_panic_elsewhere_in_the_task_is_no_attempt_of_an_innocent_handler() {
+    let (engine, _dir) = real();
+    let queue = open(&engine, 3);
+    send(&queue, 3);
+    let handler = |_: Delivery| future::pending::<Result<(), String>>();
+    let mut is_first = true;
+    let stop = future::poll_fn(move |_| match mem::take(&mut is_first) {
+        true => Poll::<()>::Pending,
+        false => panic!("the signal cannot be awaited"),
+    });
+    let mut task = Box::pin(queue.worker().concurrency(3).run_until(stop, handler));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(task.as_mut().poll(&mut context).is_pending());
+    assert_eq!((queue.in_flight().unwrap(), attempts(&queue)), (3, vec![1; 3]));
+    let polled = AssertUnwindSafe(move || task.as_mut().poll(&mut context).is_ready());
+    assert!(catch_unwind(polled).is_err());
+    assert_eq!((queue.in_flight().unwrap(), attempts(&queue)), (0, vec![0; 3]));
+
+    // One of two panics, in one future.
+    let mut batch = queue.receive_batch(2, SECOND).unwrap();
+    let (guilty, innocent) = (batch.remove(1), batch.remove(0));
+    let failed = guilty.offset().0;
+    let both = async move {
+        let _ = (guilty.payload(), innocent.payload());
+        let mut waits = Box::pin(innocent.handling(future::pending::<()>()));
+        let mut panics = Box::pin(guilty.handling(async { panic!("it fails") }));
+        future::poll_fn(|context| {
+            let _ = waits.as_mut().poll(context);
+            Future::poll(panics.as_mut(), context)
+        })
+        .await
+    };
+    assert!(catch_unwind(AssertUnwindSafe(|| block_on(both))).is_err());
+    let expected: Vec<u32> = (0..3).map(|offset| u32::from(offset == failed)).collect();
+    assert_eq!(attempts(&queue), expected);
 }
 
 #[test]

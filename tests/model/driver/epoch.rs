@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use posthouse::{Delivery, Error, ErrorKind};
 
-use super::{Driver, Held, Settling, Whose, history::History, settle_in, unacked};
+use super::{Driver, Held, Settling, Whose, history::History, settle_in, unacked, unacked_mut};
 use crate::state::{ATTEMPTS_MAX, State, dump};
 
 impl Driver<'_> {
@@ -23,12 +23,18 @@ impl Driver<'_> {
     /// Ends the epoch by closing the engine.
     pub(super) fn reopen(&mut self) {
         self.kept.borrow_mut().clear();
-        for held in std::mem::take(&mut self.held) {
-            // The engine is closed first, so that dropping it counts no failure.
-            self.engine().close().unwrap();
-            drop(held);
-        }
         self.engine().close().unwrap();
+        // What is on lease was not settled, and the close has taken back the attempts that were counted first.
+        let held = std::mem::take(&mut self.held);
+        self.committed(|state| {
+            for Held { whose, delivery, .. } in held.iter().filter(|it| it.whose.is_retried()) {
+                let unacked = unacked_mut(state, whose);
+                if let Some(entry) = unacked.get_mut(&delivery.offset().0) {
+                    entry.attempts -= 1;
+                }
+            }
+        });
+        drop(held);
         self.engine = None;
         self.is_durable();
         self.recovered();
