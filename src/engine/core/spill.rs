@@ -137,10 +137,7 @@ impl Core {
         audit::steps(entries.len() as u64);
         entries.retain(|(due, _)| due.even_time(skew) > now.start);
         // Counting a failure stores that the message waits in memory.
-        let is_counted = |offset| {
-            self.failures.is_counted(MessageId { cursor, offset })
-                || seeded!(UncountedFailureIsSpilled)
-        };
+        let is_counted = |offset| self.failures.is_counted(MessageId { cursor, offset });
         entries.retain(|(_, offset)| is_counted(*offset));
         let consumption = self.consumption(cursor)?;
         if entries.len() < sizes.block {
