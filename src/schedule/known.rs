@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{LogId, Offset};
+use crate::{
+    error::Error,
+    ids::{LogId, Offset},
+};
 
 /// The offsets of the messages of each name. Of several messages with one name the newest counts.
 #[derive(Debug, Default)]
@@ -11,25 +14,37 @@ pub struct KnownSchedules {
     /// Messages before this offset were looked at.
     next: Offset,
     by_name: BTreeMap<String, BTreeSet<Offset>>,
+    /// The messages that cannot be read. They may have any name.
+    damaged: BTreeMap<Offset, Error>,
+}
+
+/// What was found in a part of the queue.
+#[derive(Debug)]
+pub struct Looked {
+    pub named: Vec<(String, Offset)>,
+    pub damaged: Vec<(Offset, Error)>,
+    /// All messages before this offset were looked at.
+    pub next: Offset,
 }
 
 impl KnownSchedules {
-    /// Where to go on looking in a log. All is forgotten if it is another log than before.
-    pub fn begin(&mut self, log: LogId) -> Offset {
+    /// Begins to look on in a log: nothing is found yet. All is forgotten if it is another log than before.
+    pub fn begin(&mut self, log: LogId) -> Looked {
         if self.log != Some(log) {
             *self = KnownSchedules { log: Some(log), ..KnownSchedules::default() };
         }
-        self.next
+        Looked { named: Vec::new(), damaged: Vec::new(), next: self.next }
     }
 
-    /// Adds the names of messages. All messages before `next` were looked at. What another thread has found meanwhile stays.
-    pub fn add(&mut self, log: LogId, named: Vec<(String, Offset)>, next: Offset) {
+    /// Adds what was found. What another thread has found meanwhile stays.
+    pub fn add(&mut self, log: LogId, looked: Looked) {
         if self.log != Some(log) {
             // The queue was deleted meanwhile.
             return;
         }
-        self.next = self.next.max(next);
-        for (name, offset) in named {
+        self.next = self.next.max(looked.next);
+        self.damaged.extend(looked.damaged);
+        for (name, offset) in looked.named {
             self.by_name.entry(name).or_default().insert(offset);
         }
     }
@@ -43,5 +58,16 @@ impl KnownSchedules {
             self.by_name.remove(name);
         }
         there
+    }
+
+    /// The error of the first damaged message that is still there.
+    pub fn damage(&mut self, is_gone: impl Fn(Offset) -> bool) -> Option<Error> {
+        while let Some(first) = self.damaged.first_entry() {
+            if !is_gone(*first.key()) {
+                return Some(first.get().again());
+            }
+            first.remove();
+        }
+        None
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! | Rank | Lock | Held by | What may be done under it |
 //! |---|---|---|---|
-//! | `Scheduler` | the *scheduler's registry* and the pause of a *scheduler* (`schedule/scheduler.rs`); the state of a *worker*: its pause, its threads, and the deliveries that they handle (`consume/worker/work.rs`) | a scheduler or worker, for moments | anything |
+//! | `Scheduler` | the *scheduler's registry* and the pause and the end of a *scheduler* (`schedule/thread.rs`); the state of a *worker*: its pause, its threads, and the deliveries that they handle (`consume/worker/work.rs`) | a scheduler or worker, for moments | anything |
 //! | `Registry` | *schedules*: which messages are schedules (`schedule/registry.rs`) | a thread that looks up a schedule | reads of the store |
 //! | `KeyOrder` | *leasing in key order*: the right to lease from one queue that is ordered by key (`consume/key_order.rs`) | one consumer of that queue, for one attempt | reads, and commits that do not wait for space in the journal |
 //! | `Directory` | the right to *work in the directory* of the store (`commit/committer.rs`), shared by working threads, exclusive for shutdown | checkpoints, prepared files, verification | any disk work |

@@ -6,10 +6,9 @@ mod run;
 mod scheduler;
 mod stored;
 mod target;
+mod thread;
 
 pub use self::{
-    builder::ScheduleBuilder,
-    run::ScheduleFailure,
-    scheduler::{Scheduler, SchedulerBuilder},
-    stored::Schedule,
+    builder::ScheduleBuilder, run::ScheduleFailure, scheduler::SchedulerBuilder, stored::Schedule,
+    thread::Scheduler,
 };

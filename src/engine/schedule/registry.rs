@@ -192,37 +192,53 @@ impl Registry {
         committer.complete(committed, committer.config.durability)
     }
 
-    /// Reads the messages that came since the last call.
+    /// Reads the messages that came since the last call. A damaged message may have any name: while one is there, the search
+    /// of a `strict` caller fails.
     ///
     /// What is known is not locked meanwhile: without the engine's threads, to browse does all that is due in time, and that
     /// may run code of the application, which may ask for schedules itself.
     fn read_new(&self, is_strict: bool) -> Result<()> {
         let (known, log) = (&self.committer().schedules, self.queue.log());
-        let mut looked = known.lock().begin(log);
-        let (mut named, mut outcome, mut is_whole) = (Vec::new(), Ok(()), true);
-        for browsed in self.consumer().browse_from(looked)? {
+        let mut new = known.lock().begin(log);
+        let (mut outcome, mut is_whole) = (Ok(()), true);
+        for browsed in self.consumer().browse_from(new.next)? {
             match browsed {
                 Ok(browsed) => {
                     if is_whole {
-                        looked = browsed.offset().next();
+                        new.next = browsed.offset().next();
                     }
                     if let Some(name) = name_of(browsed.key())
                         && Plan::decode(browsed.payload()).is_ok()
                     {
-                        named.push((name.to_owned(), browsed.offset()));
+                        new.named.push((name.to_owned(), browsed.offset()));
                     }
                 }
-                // A damaged message may have any name.
-                Err(error) if is_strict || error.kind() != ErrorKind::Corrupt => {
-                    outcome = Err(error);
-                    break;
-                }
-                // The others are listed all the same. The next call reads it again.
-                Err(_) => is_whole = false,
+                Err(error) => match error.offset() {
+                    // It is not read again before the store is opened again.
+                    Some(offset) if error.kind() == ErrorKind::Corrupt => {
+                        if is_whole {
+                            new.next = offset.next();
+                        }
+                        new.damaged.push((offset, error));
+                    }
+                    // When it is due cannot be read. The next call looks at it again.
+                    None if error.kind() == ErrorKind::Corrupt && !is_strict => is_whole = false,
+                    _ => {
+                        outcome = Err(error);
+                        break;
+                    }
+                },
             }
         }
-        known.lock().add(log, named, looked);
-        outcome
+        let mut known = known.lock();
+        known.add(log, new);
+        outcome?;
+        if !is_strict {
+            return Ok(());
+        }
+        let cursor = self.queue.cursor();
+        let core = self.committer().lock_open("look for a schedule")?;
+        known.damage(|offset| core.is_gone(cursor, offset)).map_or(Ok(()), Err)
     }
 
     /// The messages that have a name, among the messages that were read. The newest is the last.

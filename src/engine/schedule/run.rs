@@ -1,6 +1,6 @@
-//! One run of a schedule, as one commit.
+//! One run of a schedule, as one commit, and what becomes of an error.
 
-use std::mem;
+use std::{mem, sync::Arc, time::Duration};
 
 use super::{
     registry::{Registry, now},
@@ -34,6 +34,11 @@ pub struct ScheduleFailure {
     pub has_ended: bool,
 }
 
+/// How long a scheduler pauses after it could not receive.
+pub const REST: Duration = Duration::from_secs(1);
+
+pub type OnFailure = Arc<dyn Fn(&ScheduleFailure) + Send + Sync>;
+
 /// A run that is prepared, and not committed yet.
 struct Prepared {
     tx: Transaction,
@@ -46,6 +51,35 @@ struct Prepared {
 /// Whether another attempt would be useless.
 pub fn ends(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Closed | ErrorKind::Poisoned)
+}
+
+/// What a scheduler does after an error that belongs to no schedule, and does not end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    GoOn,
+    Rest,
+}
+
+/// Judges an error that belongs to no schedule, for the thread, the task and the step: tells it. Returns what the scheduler
+/// does then, and the error. `Err` ends the scheduler, also if the engine is closed, which is not told.
+pub fn judge(error: Error, tell: impl FnOnce(&ScheduleFailure)) -> Result<(Next, Error)> {
+    if error.kind() == ErrorKind::Closed {
+        return Err(error);
+    }
+    let failure = ScheduleFailure { schedule: None, attempt: 1, error, has_ended: false };
+    tell(&failure);
+    let ScheduleFailure { error, .. } = failure;
+    match error.kind() {
+        _ if ends(&error) => Err(error),
+        // A damaged schedule was set aside, so others come at once.
+        ErrorKind::Corrupt => Ok((Next::GoOn, error)),
+        _ => Ok((Next::Rest, error)),
+    }
+}
+
+/// The outcome of a scheduler that an error has ended. The close of the engine is no error.
+pub fn ended_by(error: Error) -> Result<()> {
+    if error.kind() == ErrorKind::Closed { Ok(()) } else { Err(error) }
 }
 
 /// Delays the next try of a schedule whose run has failed.

@@ -3,37 +3,23 @@
 //! A run is one commit. It acks the message of the schedule, sends the schedule's message, and sends the
 //! schedule again with its next time. So no crash makes a run twice, and no crash loses the schedule.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc};
 
 use super::{
     registry::Registry,
-    run::{ScheduleFailure, ends, put_off, put_off_in_task, run, run_in_task},
+    run::{
+        Next, OnFailure, REST, ScheduleFailure, ended_by, ends, judge, put_off, put_off_in_task,
+        run, run_in_task,
+    },
+    thread::Scheduler,
 };
 use crate::{
-    audit::Rank,
     engine::{
-        commit::{committer::PANICKED, lifetime::Engine, sleep::Sleep},
-        consume::delivery::Delivery,
-        runtime::{application, lock::RankedMutex, together::give_way},
+        commit::{lifetime::Engine, sleep::Sleep},
+        runtime::{application, together::give_way},
     },
-    error::{Error, ErrorKind, Result},
-    prims::{
-        Condvar,
-        thread::{self, JoinHandle},
-    },
+    error::{ErrorKind, Result},
 };
-
-/// How long a scheduler pauses after it could not receive.
-const REST: Duration = Duration::from_secs(1);
-
-type OnFailure = Arc<dyn Fn(&ScheduleFailure) + Send + Sync>;
 
 /// The settings of a scheduler, before it starts. [`Engine::scheduler`] returns it.
 #[derive(Clone)]
@@ -90,25 +76,7 @@ impl SchedulerBuilder {
     /// [`send`](crate::Queue::send) if a commit fails.
     pub fn start(self) -> Result<Scheduler> {
         let registry = Registry::create(&self.engine)?;
-        let work = Arc::new(Work {
-            registry: RankedMutex::new(&(Rank::Scheduler, "scheduler's registry"), registry),
-            engine: self.engine,
-            on_failure: self.on_failure,
-            is_stopped: AtomicBool::new(false),
-            stopping: RankedMutex::new(&(Rank::Scheduler, "scheduler"), ()),
-            stopped: Condvar::new(),
-            runs: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-        });
-        let builder = thread::Builder::new().name("posthouse-schedule".to_owned());
-        let started = {
-            let work = Arc::clone(&work);
-            builder.spawn(move || work.run())
-        };
-        let started = started.map_err(|error| {
-            Error::new(ErrorKind::Io, "a thread cannot be started").because(error)
-        })?;
-        Ok(Scheduler { work, thread: Some(started) })
+        Scheduler::start(self.engine, registry, self.on_failure)
     }
 
     /// Runs the schedules that are due now, on this thread, and returns how many messages it sent. For loops of
@@ -131,12 +99,24 @@ impl SchedulerBuilder {
     ///
     /// # Errors
     ///
-    /// The first failure of a run, after all other runs were tried: the failed run is tried again later. The
-    /// errors of [`Queue::receive`](crate::Queue::receive), if schedules cannot be received.
+    /// The first failure of a run, after all other runs were tried: the failed run is tried again later. Likewise
+    /// [`Corrupt`](ErrorKind::Corrupt) if a schedule is damaged, once for each: it is set aside. The other errors of
+    /// [`Queue::receive`](crate::Queue::receive), if schedules cannot be received.
     pub fn run_due(&self) -> Result<u64> {
         let Some(registry) = Registry::open(&self.engine)? else { return Ok(0) };
         let (mut runs, mut failure) = (0, None);
-        while let Some(delivery) = registry.consumer().try_receive()? {
+        loop {
+            let delivery = match registry.consumer().try_receive() {
+                Ok(Some(delivery)) => delivery,
+                Ok(None) => return failure.map_or(Ok(runs), Err),
+                Err(error) => match judge(error, |failure| self.tell(failure))? {
+                    (Next::GoOn, damage) => {
+                        failure.get_or_insert(damage);
+                        continue;
+                    }
+                    (Next::Rest, error) => return Err(error),
+                },
+            };
             match run(&self.engine, &registry, &delivery) {
                 Ok((ran, end)) => {
                     runs += u64::from(ran);
@@ -150,7 +130,6 @@ impl SchedulerBuilder {
                 }
             }
         }
-        failure.map_or(Ok(runs), Err)
     }
 
     /// Runs schedules when they are due, as a future, for tasks. The future ends when the engine is closed.
@@ -178,15 +157,17 @@ impl SchedulerBuilder {
     /// # Errors
     ///
     /// [`Poisoned`](ErrorKind::Poisoned) if a sync failed; the errors of [`start`](SchedulerBuilder::start). After any other
-    /// error it calls [`on_failure`](SchedulerBuilder::on_failure), rests for a second and goes on, as the thread does.
+    /// error it calls [`on_failure`](SchedulerBuilder::on_failure), and goes on as the thread does: at once after a damaged
+    /// schedule, and after a second otherwise.
     pub async fn run_async(self) -> Result<()> {
         let mut registry = Registry::create_in_task(&self.engine).await?;
         loop {
             if let Err(error) = self.run_next(&mut registry).await {
-                if !goes_on(error, |failure| self.tell(failure))? {
-                    return Ok(());
+                match judge(error, |failure| self.tell(failure)) {
+                    Ok((Next::GoOn, _)) => {}
+                    Ok((Next::Rest, _)) => Sleep::lasting(self.engine.committer(), REST).await,
+                    Err(error) => return ended_by(error),
                 }
-                Sleep::lasting(self.engine.committer(), REST).await;
             }
             give_way().await;
         }
@@ -223,159 +204,6 @@ impl SchedulerBuilder {
 impl fmt::Debug for SchedulerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SchedulerBuilder").field("engine", &self.engine).finish_non_exhaustive()
-    }
-}
-
-/// The state that a scheduler and its thread share.
-struct Work {
-    engine: Engine,
-    /// Changes when the queue was deleted.
-    registry: RankedMutex<Registry>,
-    on_failure: Option<OnFailure>,
-    is_stopped: AtomicBool,
-    stopping: RankedMutex<()>,
-    /// Wakes the thread when it pauses.
-    stopped: Condvar,
-    runs: AtomicU64,
-    failed: AtomicU64,
-}
-
-/// Judges an error that belongs to no schedule, for the thread and for the task: tells it. Returns whether the scheduler goes on
-/// after a rest. It ends when the engine is closed, and with an error if the engine is poisoned.
-fn goes_on(error: Error, tell: impl FnOnce(&ScheduleFailure)) -> Result<bool> {
-    if error.kind() == ErrorKind::Closed {
-        return Ok(false);
-    }
-    let failure = ScheduleFailure { schedule: None, attempt: 1, error, has_ended: false };
-    tell(&failure);
-    if ends(&failure.error) { Err(failure.error) } else { Ok(true) }
-}
-
-impl Work {
-    /// Runs schedules until it is stopped, or the engine is closed.
-    fn run(&self) -> Result<()> {
-        loop {
-            let registry = self.registry.lock().clone();
-            let outcome = match registry.consumer().receive_unless(&self.is_stopped) {
-                Ok(None) => return Ok(()),
-                Ok(Some(delivery)) => self.handle(&registry, &delivery),
-                Err(error) if error.kind() == ErrorKind::NotFound => self.begin_anew(registry),
-                Err(error) => Err(error),
-            };
-            let Err(error) = outcome else { continue };
-            if !goes_on(error, |failure| self.tell(failure))? {
-                return Ok(());
-            }
-            self.rest();
-        }
-    }
-
-    fn handle(&self, registry: &Registry, delivery: &Delivery) -> Result<()> {
-        match run(&self.engine, registry, delivery) {
-            Ok((ran, end)) => {
-                self.runs.fetch_add(u64::from(ran), Ordering::Relaxed);
-                end.iter().for_each(|end| self.tell(end));
-            }
-            Err(error) if ends(&error) => return Err(error),
-            Err(error) => self.tell(&put_off(delivery, error)),
-        }
-        Ok(())
-    }
-
-    /// Opens the queue of schedules anew: the application has deleted it, with all schedules.
-    fn begin_anew(&self, old: Registry) -> Result<()> {
-        let registry = Registry::create(&self.engine)?;
-        *self.registry.lock() = registry;
-        drop(old);
-        Ok(())
-    }
-
-    fn tell(&self, failure: &ScheduleFailure) {
-        self.failed.fetch_add(u64::from(!failure.has_ended), Ordering::Relaxed);
-        if let Some(call) = &self.on_failure {
-            application::run(|| call(failure));
-        }
-    }
-
-    fn rest(&self) {
-        let goes_on = |(): &mut ()| !self.is_stopped.load(Ordering::SeqCst);
-        drop(self.stopping.lock().wait_timeout_while(&self.stopped, REST, goes_on));
-    }
-
-    fn stop(&self) {
-        self.is_stopped.store(true, Ordering::SeqCst);
-        drop(self.stopping.lock());
-        self.stopped.notify_all();
-        let registry = self.registry.lock().clone();
-        registry.consumer().wake_all();
-    }
-}
-
-/// A thread that runs schedules.
-///
-/// It runs until [`stop`](Scheduler::stop), until the scheduler is dropped, or until the engine is closed.
-/// Dropping the scheduler waits as `stop` does. See [`SchedulerBuilder::start`] for an example.
-#[must_use = "it is stopped when it is dropped"]
-pub struct Scheduler {
-    work: Arc<Work>,
-    thread: Option<JoinHandle<Result<()>>>,
-}
-
-impl Scheduler {
-    /// How many messages the scheduler has sent.
-    #[must_use]
-    pub fn runs(&self) -> u64 {
-        self.work.runs.load(Ordering::Relaxed)
-    }
-
-    /// How many runs have failed.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.work.failed.load(Ordering::Relaxed)
-    }
-
-    /// Stops the scheduler, and waits for a run that has begun.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-    /// let scheduler = engine.scheduler().start()?;
-    /// scheduler.stop()?; // schedules stay in the store, and wait
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// The error that ended the thread before, such as [`Poisoned`](ErrorKind::Poisoned).
-    pub fn stop(mut self) -> Result<()> {
-        self.end()
-    }
-
-    fn end(&mut self) -> Result<()> {
-        self.work.stop();
-        match self.thread.take() {
-            // The application's function stops its own scheduler. The thread ends when the function has returned.
-            Some(thread) if thread.thread().id() == thread::current().id() => Ok(()),
-            // Panics of the application's function are caught, so this is one of the engine's own code.
-            Some(thread) => {
-                let panicked = |_| Err(Error::new(ErrorKind::Poisoned, PANICKED));
-                thread.join().unwrap_or_else(panicked)
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Scheduler {
-    fn drop(&mut self) {
-        // An error is lost here. An application that needs it calls `stop`.
-        let _ = self.end();
-    }
-}
-
-impl fmt::Debug for Scheduler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scheduler").field("runs", &self.runs()).finish_non_exhaustive()
     }
 }
 

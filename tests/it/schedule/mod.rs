@@ -1,6 +1,7 @@
 //! Recurring schedules: their documented behaviour, with crashes, on a simulated clock and on a real one.
 
 mod crash;
+mod damage;
 mod queue;
 mod runs;
 mod scheduler;
