@@ -8,6 +8,8 @@
 
 mod ahead;
 mod calls;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod map;
 pub mod os;
 #[cfg(any(test, feature = "sim"))]
@@ -59,13 +61,17 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// The time of day, as of the last tick.
     fn now(&self) -> Timestamp;
     /// The time since some fixed point, as of the last tick. Never goes backwards, and goes on while the machine
-    /// sleeps: see `notice_sleep`.
+    /// sleeps.
     fn elapsed(&self) -> Duration;
+    /// Both clocks, as of the last tick.
+    fn ticks(&self) -> (Timestamp, Duration) {
+        (self.now(), self.elapsed())
+    }
     /// Both clocks at one moment, without a lag: the time of day since 1970, and `elapsed`.
     fn exact(&self) -> (Duration, Duration) {
         (Duration::from_millis(self.now().0), self.elapsed())
     }
-    /// Looks whether the machine has slept. From then on `elapsed` includes that time.
+    /// Looks whether the machine has slept. `elapsed` sees that by itself, unless the time of day was set back by as much.
     fn notice_sleep(&self) {}
     /// The boot of the machine. Within one boot `elapsed` counts from the same point in all processes. Zeros if the
     /// system does not tell.

@@ -10,11 +10,10 @@ use std::{
 };
 
 #[cfg(target_os = "linux")]
-use std::sync::atomic::Ordering;
-
-#[cfg(target_os = "linux")]
 use rustix::time::ClockId;
 
+#[cfg(target_os = "linux")]
+use super::clocks::{self, Clocks, clock};
 use super::{
     Directory, Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow, not_a_file,
 };
@@ -28,9 +27,8 @@ use crate::{
 pub struct OsDisk {
     #[cfg(not(target_os = "linux"))]
     started: std::time::Instant,
-    /// How long the machine has slept since it booted, in nanoseconds, as far as it was noticed.
     #[cfg(target_os = "linux")]
-    slept: std::sync::atomic::AtomicU64,
+    clocks: Clocks,
 }
 
 impl OsDisk {
@@ -39,7 +37,7 @@ impl OsDisk {
             #[cfg(not(target_os = "linux"))]
             started: std::time::Instant::now(),
             #[cfg(target_os = "linux")]
-            slept: std::sync::atomic::AtomicU64::new(0),
+            clocks: Clocks::default(),
         };
         disk.notice_sleep();
         disk
@@ -168,41 +166,29 @@ impl Disk for OsDisk {
 
     #[cfg(target_os = "linux")]
     fn now(&self) -> Timestamp {
-        let now = clock(ClockId::RealtimeCoarse);
-        Timestamp(u64::try_from(now.as_millis()).unwrap_or(0))
+        in_ms(clock(ClockId::RealtimeCoarse))
     }
 
     #[cfg(target_os = "linux")]
+    #[inline]
     fn elapsed(&self) -> Duration {
-        let slept = Duration::from_nanos(self.slept.load(Ordering::Relaxed));
-        clock(ClockId::MonotonicCoarse) + slept
+        self.clocks.ticks(clock).1
+    }
+
+    #[cfg(target_os = "linux")]
+    fn ticks(&self) -> (Timestamp, Duration) {
+        let (day, elapsed) = self.clocks.ticks(clock);
+        (in_ms(day), elapsed)
     }
 
     #[cfg(target_os = "linux")]
     fn exact(&self) -> (Duration, Duration) {
-        // A thread that is interrupted between the two clocks reads them again.
-        let read = || {
-            let day = clock(ClockId::Realtime);
-            (day, clock(ClockId::Boottime))
-        };
-        let mut before = clock(ClockId::Boottime);
-        for _ in 0..8 {
-            let (day, elapsed) = read();
-            if elapsed - before < BETWEEN_CLOCKS {
-                return (day, elapsed);
-            }
-            before = clock(ClockId::Boottime);
-        }
-        read()
+        clocks::exact()
     }
 
     #[cfg(target_os = "linux")]
     fn notice_sleep(&self) {
-        // This order finds a little less than the truth, so `elapsed` is never ahead of `exact`.
-        let since_boot = clock(ClockId::Boottime);
-        let awake = clock(ClockId::Monotonic);
-        let slept = since_boot.saturating_sub(awake).as_nanos() as u64;
-        self.slept.fetch_max(slept, Ordering::Relaxed);
+        self.clocks.notice_sleep(clock);
     }
 
     #[cfg(target_os = "linux")]
@@ -231,18 +217,9 @@ impl Disk for OsDisk {
     }
 }
 
-/// The longest time between two readings that count as one moment.
 #[cfg(target_os = "linux")]
-const BETWEEN_CLOCKS: Duration = Duration::from_micros(200);
-
-/// Reads a clock. A coarse one shows the time of the kernel's last tick: mostly at most 4 ms ago, and longer if the tick
-/// was held up. It costs a third of an exact clock, and every commit and every delivery reads it.
-#[cfg(target_os = "linux")]
-#[inline]
-fn clock(clock: ClockId) -> Duration {
-    let now = rustix::time::clock_gettime(clock);
-    // A clock that is set to before 1970 shows 1970.
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), now.tv_nsec as u32)
+fn in_ms(day: Duration) -> Timestamp {
+    Timestamp(u64::try_from(day.as_millis()).unwrap_or(0))
 }
 
 /// Fails if there is something else than a regular file. There may be nothing if `may_be_missing`.

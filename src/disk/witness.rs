@@ -151,6 +151,10 @@ impl Disk for WitnessedDisk {
         self.disk.elapsed()
     }
 
+    fn ticks(&self) -> (Timestamp, Duration) {
+        self.disk.ticks()
+    }
+
     fn exact(&self) -> (Duration, Duration) {
         self.disk.exact()
     }

@@ -110,7 +110,7 @@ impl Committer {
         }
         // Wakers are code of the application.
         while !HeldBack::is_here()
-            && let Some(sleeper) = self.flusher.take_sleeper(now)
+            && let Some(sleeper) = self.flusher.take_sleeper(self.disk.stopwatch())
         {
             wake_task(sleeper);
         }

@@ -9,7 +9,8 @@ use std::{
 
 use super::committer::Committer;
 
-/// A future that is ready at a time of the engine's clock, or once the engine is closed.
+/// A future that is ready at a time of the stopwatch, or once the engine is closed. As the timeouts of threads, it pauses
+/// while the machine sleeps.
 #[derive(Debug)]
 pub struct Sleep {
     committer: Arc<Committer>,
@@ -18,14 +19,9 @@ pub struct Sleep {
 }
 
 impl Sleep {
-    pub fn until(committer: &Arc<Committer>, at: Duration) -> Sleep {
-        Sleep { committer: Arc::clone(committer), at, number: None }
-    }
-
     pub fn lasting(committer: &Arc<Committer>, time: Duration) -> Sleep {
-        // The clock lags by up to one tick.
-        let at = committer.elapsed().saturating_add(time).saturating_add(committer.disk.tick());
-        Sleep::until(committer, at)
+        let at = committer.disk.stopwatch().saturating_add(time);
+        Sleep { committer: Arc::clone(committer), at, number: None }
     }
 
     fn end(&mut self) {
@@ -40,7 +36,7 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         self.end();
-        if self.committer.elapsed() >= self.at {
+        if self.committer.disk.stopwatch() >= self.at {
             return Poll::Ready(());
         }
         // Cloning a waker runs code of the application, so no lock is held.

@@ -61,10 +61,10 @@ impl Drop for PoisonsOnPanic<'_> {
 
 /// The loop of the flusher.
 fn flush(committer: &Committer) {
-    let tick = committer.disk.tick();
+    let (tick, stopwatch) = (committer.disk.tick(), || committer.disk.stopwatch());
     let mut round = None;
     loop {
-        match committer.flusher.next_duty(|| committer.elapsed(), tick) {
+        match committer.flusher.next_duty(|| committer.elapsed(), stopwatch, tick) {
             Duty::Stop => return,
             Duty::Sync => flush_all(committer),
             Duty::Look => committer.look_at_clock(),

@@ -191,7 +191,8 @@ impl EvenClock {
     /// difference is no setting.
     #[inline]
     pub fn tick_now(&self) -> Now {
-        let (day, even) = (self.disk.now(), self.even(self.disk.elapsed()));
+        let (day, elapsed) = self.disk.ticks();
+        let even = self.even(elapsed);
         let stamp = self.skew().day_of(even);
         if stamp.0.abs_diff(day.0) > self.apart_ms {
             return self.now();

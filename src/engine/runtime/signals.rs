@@ -59,7 +59,8 @@ struct Agenda {
     rest_soon: bool,
     /// When the clocks were looked at.
     looked_at: Duration,
-    /// Tasks that sleep, by the time at which they wake and by their number.
+    /// Tasks that sleep, by the time at which they wake and by their number. That is the time of the stopwatch, which stands
+    /// still while the machine sleeps.
     sleepers: BTreeMap<(Duration, u64), Waker>,
     last_sleeper: u64,
     /// Waiters that are to be woken.
@@ -82,9 +83,9 @@ impl Agenda {
         if is_due { self.pop_timer() } else { None }
     }
 
-    fn take_sleeper(&mut self, now: Duration) -> Option<Waker> {
+    fn take_sleeper(&mut self, stopwatch: impl Fn() -> Duration) -> Option<Waker> {
         let sleeper = self.sleepers.first_entry()?;
-        (sleeper.key().0 <= now).then(|| sleeper.remove())
+        (sleeper.key().0 <= stopwatch()).then(|| sleeper.remove())
     }
 
     fn pop_timer(&mut self) -> Option<Timer> {
@@ -110,10 +111,16 @@ impl Agenda {
     fn next(&self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
         let mark = self.mark_at.map(|(at, _)| at);
-        let sleeper = self.sleepers.keys().next().map(|(at, _)| *at);
-        let look = self.next_look();
-        let all = [self.flush_at, mark, timer, self.sweep_at, self.rest_at, sleeper, look];
+        let all = [self.flush_at, mark, timer, self.sweep_at, self.rest_at, self.next_look()];
         all.into_iter().flatten().min()
+    }
+
+    /// How long to wait for the next duty.
+    fn wait_for(&self, now: Duration, stopwatch: impl Fn() -> Duration) -> Option<Duration> {
+        let next = self.next().map(|at| at.saturating_sub(now));
+        let sleeper = self.sleepers.keys().next();
+        let sleeper = sleeper.map(|(at, _)| at.saturating_sub(stopwatch()));
+        next.into_iter().chain(sleeper).min()
     }
 }
 
@@ -239,9 +246,9 @@ impl FlusherSignal {
         Some(position)
     }
 
-    /// Takes a task whose sleep is over.
-    pub fn take_sleeper(&self, now: Duration) -> Option<Waker> {
-        self.agenda.lock().take_sleeper(now)
+    /// Takes a task whose sleep is over at a time of the stopwatch.
+    pub fn take_sleeper(&self, stopwatch: Duration) -> Option<Waker> {
+        self.agenda.lock().take_sleeper(|| stopwatch)
     }
 
     /// Has the lives of messages looked at. Without a thread, each call asks the store whether it is time.
@@ -268,7 +275,7 @@ impl FlusherSignal {
         self.agenda.lock().take_rest(now)
     }
 
-    /// Has a task woken at a time. Returns the number of its sleep. `None` if the flusher has stopped.
+    /// Has a task woken at a time of the stopwatch. Returns the number of its sleep. `None` if the flusher has stopped.
     pub fn wake_at(&self, at: Duration, waker: Waker) -> Option<u64> {
         let mut agenda = self.agenda.lock();
         if agenda.stop {
@@ -327,7 +334,12 @@ impl FlusherSignal {
     }
 
     /// Waits for the next duty. The clock lags by up to one `tick`.
-    pub fn next_duty(&self, now: impl Fn() -> Duration, tick: Duration) -> Duty {
+    pub fn next_duty(
+        &self,
+        now: impl Fn() -> Duration,
+        stopwatch: impl Fn() -> Duration,
+        tick: Duration,
+    ) -> Duty {
         let mut agenda = self.agenda.lock();
         loop {
             let now = now();
@@ -356,15 +368,12 @@ impl FlusherSignal {
             if agenda.take_rest(now) {
                 return Duty::Rest;
             }
-            if let Some(sleeper) = agenda.take_sleeper(now) {
+            if let Some(sleeper) = agenda.take_sleeper(&stopwatch) {
                 return Duty::Wake(sleeper);
             }
-            agenda = match agenda.next() {
-                Some(at) => {
-                    // The clock moves once a tick, so after a shorter sleep it would show the same time.
-                    let sleep = at.saturating_sub(now).max(tick / 2);
-                    agenda.wait_timeout(&self.changed, sleep).0
-                }
+            agenda = match agenda.wait_for(now, &stopwatch) {
+                // The clock moves once a tick, so after a shorter sleep it would show the same time.
+                Some(time) => agenda.wait_timeout(&self.changed, time.max(tick / 2)).0,
                 None => agenda.wait(&self.changed),
             };
         }
