@@ -66,10 +66,14 @@ impl Journal {
     }
 
     /// Writes a frame with the durable watermark. With it, recovery tells damage to the last commits from a torn
-    /// tail.
+    /// tail. Behind a commit there is space for one mark. Where there is none for another, the first one says enough.
     pub fn mark(&mut self, kind: FrameKind) -> Result<()> {
         debug_assert!(matches!(kind, FrameKind::Watermark | FrameKind::Close));
-        if self.fits(FRAME_HEADER_BYTES as u64, Urgency::Freeing) {
+        let end = self.current().end();
+        // Behind every frame there must be space for a roll frame.
+        let has_space = self.tail.0 + 2 * FRAME_HEADER_BYTES as u64 <= end.0;
+        debug_assert!(has_space || self.tail > self.content_tail, "a commit has left no space");
+        if has_space {
             let mut frame = Vec::new();
             begin_frame(&mut frame);
             self.put(&mut frame, kind)?;

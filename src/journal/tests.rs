@@ -280,6 +280,39 @@ fn a_mark_tells_damage_to_the_last_commit_from_a_torn_tail() {
     }
 }
 
+/// Where a commit left space for a roll frame only, no mark was written, and damage to that commit was cut as a torn tail.
+#[test]
+fn a_mark_has_a_place_behind_every_commit() {
+    for urgency in [Urgency::Ordinary, Urgency::Freeing] {
+        for left in (0..=96).step_by(8) {
+            let disk = SimDisk::new(1);
+            let mut journal = Journal::create(supply(&disk)).expect("a new journal");
+            append(&mut journal, &payload(0));
+            // There is a next file: then commits fill the current one.
+            if let Some(job) = journal.begin_prepare(None, Urgency::Ordinary, 0) {
+                journal.finish_prepare(job.run()).expect("there is space");
+            }
+            let end = journal.current().end();
+            let room = end.0 - journal.tail().0 - FRAME_HEADER_BYTES as u64;
+            let last = append_as(&mut journal, &vec![7; (room - left) as usize], urgency);
+            let last = last.expect("there is room");
+            sync(&mut journal);
+            assert!(journal.wants_mark());
+            journal.mark(FrameKind::Close).expect("there is room");
+            drop(journal);
+            disk.kill();
+            let count = |disk: &SimDisk| recovered(&supply(disk)).map(|it| it.1.len());
+            assert_eq!(count(&disk.fork(2)).expect("it is whole"), 2, "{left} left");
+            let start = if last < end { Lsn(0) } else { end };
+            let path = Layout::new(Path::new("s")).journal_file(start);
+            damage(&disk, &path, last.0 - start.0 + 30);
+            let outcome = count(&disk);
+            let kind = outcome.as_ref().err().map(Error::kind);
+            assert_eq!(kind, Some(ErrorKind::Corrupt), "{left} left: {outcome:?}");
+        }
+    }
+}
+
 #[test]
 fn files_that_are_missing_swapped_cut_or_foreign_are_found_out() {
     let disk = SimDisk::new(1);

@@ -27,6 +27,9 @@ use crate::{
 /// larger file has to be zeroed first, all of it.
 const SYNCS_A_FILE: u32 = 2048;
 
+/// Behind every commit there is space for a mark, which proves that the commit was durable, and for a roll frame.
+const BEHIND_A_COMMIT: u64 = 2 * FRAME_HEADER_BYTES as u64;
+
 #[derive(Debug)]
 pub struct Journal {
     pub(super) supply: Supply,
@@ -235,7 +238,7 @@ impl Journal {
     }
 
     #[inline]
-    pub(super) fn fits(&mut self, frame: u64, urgency: Urgency) -> bool {
+    fn fits(&mut self, frame: u64, urgency: Urgency) -> bool {
         let has_next = self.next.is_some();
         let tail = self.tail.0;
         let current = self.current();
@@ -244,8 +247,7 @@ impl Journal {
         } else {
             0
         };
-        // Behind every frame there must be space for a roll frame.
-        frame + FRAME_HEADER_BYTES as u64 + reserve <= current.end().0 - tail
+        frame + BEHIND_A_COMMIT + reserve <= current.end().0 - tail
     }
 
     /// Writes a roll frame, and goes on in the next file.

@@ -21,6 +21,13 @@ fn a_sleep_of_the_machine_ends_no_sleep_of_a_task() {
     assert!(matches!(duty(8 * hour, moment), Duty::Timer(_)));
     let is_due_in = |agenda: &Agenda| agenda.wait_for(8 * hour, || moment);
     assert_eq!(is_due_in(&flusher.agenda.lock()), Some(Duration::from_secs(30) - moment));
-    assert!(flusher.take_sleeper(moment).is_none());
     assert!(matches!(duty(8 * hour, Duration::from_secs(30)), Duty::Wake(_)));
+    flusher.wake_at(Duration::from_secs(30), Waker::noop().clone());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(moment);
+            flusher.stop();
+        });
+        assert!(matches!(duty(8 * hour, moment), Duty::Stop), "there is nothing else to do");
+    });
 }
