@@ -52,6 +52,7 @@ impl Core {
         let receipt = Receipt::of(self.store.commit(ops, now)?);
         self.note_arrivals();
         self.arm_lives();
+        self.touch_changed(ops);
         if self.weighs {
             self.note_weights(ops);
         }
@@ -79,6 +80,9 @@ impl Core {
         self.keep_clock(now);
         let receipt = Receipt::of(self.store.append_one(log, message, now)?);
         self.note_arrival(log);
+        if self.watches_thresholds() {
+            self.consumers.touch_log(log);
+        }
         self.arm_lives();
         Ok(receipt)
     }
@@ -103,6 +107,9 @@ impl Core {
     ) -> CommitResult<Receipt> {
         self.keep_clock(now);
         let receipt = Receipt::of(self.store.ack_one(cursor, offset)?);
+        if self.watches_thresholds() {
+            _ = self.consumers.get_mut(&cursor);
+        }
         if self.weighs {
             self.note_weights(&[Op::Ack { cursor, offsets: &[offset] }]);
         }
@@ -115,6 +122,7 @@ impl Core {
         self.keep_clock(batch.now());
         let receipt = Receipt::of(self.store.commit_batch(ops, batch)?);
         self.hide_batch(batch);
+        self.touch_changed(ops);
         self.arm_lives();
         if self.weighs {
             self.note_weights(ops);
@@ -139,6 +147,16 @@ impl Core {
     /// Commits operations that add no message.
     pub(super) fn commit_silently(&mut self, ops: &[Op<'_>], now: Now) -> CommitResult<Receipt> {
         self.keep_clock(now);
-        Ok(Receipt::of(self.store.commit(ops, now)?))
+        let receipt = Receipt::of(self.store.commit(ops, now)?);
+        self.touch_changed(ops);
+        Ok(receipt)
+    }
+
+    /// Has the thresholds looked at that the operations of a commit may have crossed.
+    #[inline]
+    fn touch_changed(&mut self, ops: &[Op<'_>]) {
+        if self.watches_thresholds() {
+            self.consumers.touch_changed(ops);
+        }
     }
 }

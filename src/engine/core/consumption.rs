@@ -153,6 +153,8 @@ pub struct Consumption {
     /// The weights of the messages, if the queue has a limit in bytes.
     pub weights: Option<Weights>,
     pub thresholds: Vec<WatchedThreshold>,
+    /// Whether it is listed to have its thresholds looked at.
+    pub(super) is_touched: bool,
     pub oldest: OldestWatch,
     pub delay_index: DelayIndex,
     pub damaged: Damaged,
@@ -190,6 +192,7 @@ impl Consumption {
             drops_any: false,
             weights: None,
             thresholds: Vec::new(),
+            is_touched: false,
             oldest: OldestWatch::default(),
             delay_index: DelayIndex::unused(),
             damaged: Damaged::default(),

@@ -41,6 +41,7 @@ pub mod arrivals;
 pub mod begun;
 pub mod capacity;
 pub mod commit;
+pub mod consumers;
 pub mod consumption;
 pub mod cursors;
 pub mod damage;
@@ -75,8 +76,8 @@ pub mod weights;
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::{
-    consumption::Consumption, dormant::Dormancy, effects::Effects, failures::Failures,
-    lives::Lives, room::RoomLook, thresholds::WatchedCursors, waiters::Arrivals,
+    consumers::Consumers, consumption::Consumption, dormant::Dormancy, effects::Effects,
+    failures::Failures, lives::Lives, room::RoomLook, waiters::Arrivals,
 };
 use crate::{
     config::Config,
@@ -84,7 +85,7 @@ use crate::{
         clock::{EvenClock, KnownClock},
         signals::Timer,
     },
-    ids::{CursorId, IdMap, Skew, Timestamp},
+    ids::{CursorId, Skew, Timestamp},
     store::Store,
 };
 
@@ -93,11 +94,12 @@ use crate::{
 pub struct Core {
     pub store: Store,
     pub is_closed: bool,
-    consumers: IdMap<CursorId, Box<Consumption>>,
+    consumers: Consumers,
     dormancy: Dormancy,
     arrivals: Arrivals,
     effects: Effects,
-    watched: WatchedCursors,
+    /// The number of the last threshold that was watched.
+    last_threshold: u64,
     failures: Failures,
     /// Whether damage was ever kept for the next consumer.
     has_told_later: bool,
@@ -134,11 +136,11 @@ impl Core {
         Core {
             store,
             is_closed: false,
-            consumers: IdMap::default(),
+            consumers: Consumers::default(),
             dormancy: Dormancy::new(config, tick),
             arrivals: Arrivals::new(config.durability),
             effects: Effects::default(),
-            watched: WatchedCursors::default(),
+            last_threshold: 0,
             failures: Failures::new(chance),
             has_told_later: false,
             damaged_blocks: 0,
@@ -163,7 +165,7 @@ impl Core {
     /// come first.
     pub fn arm_from(&mut self, cursor: CursorId, from: Duration) {
         let Core { consumers, effects, clock, crowded, delayed_in_memory, .. } = self;
-        let Some(consumption) = consumers.get_mut(&cursor) else { return };
+        let Some(consumption) = consumers.get_untouched(cursor) else { return };
         let mut next = consumption.deliveries.next_deadline();
         // Most queues have no delayed messages, and no threshold is watched.
         if consumption.has_delayed() {

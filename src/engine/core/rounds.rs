@@ -4,11 +4,8 @@
 //! was added, and again while rounds find that cursors were used or have gone to rest. So a store that is not used makes
 //! none. A round works in slices, and its work follows what was used: a cursor at rest is not looked at again.
 
-use super::{Core, consumption::Consumption, dormant::Dormancy, effects::Effects};
-use crate::{
-    audit,
-    ids::{CursorId, IdMap},
-};
+use super::{Core, consumers::Consumers, dormant::Dormancy, effects::Effects};
+use crate::audit;
 
 /// The most cursors that are looked at in one hold of the core.
 const LOOKS_AT_ONCE: usize = 64;
@@ -38,7 +35,7 @@ impl Dormancy {
     }
 
     /// After a state has gone: looks at two places of the list, so that it does not fill with states that are gone.
-    pub(super) fn tidy(&mut self, consumers: &IdMap<CursorId, Box<Consumption>>) {
+    pub(super) fn tidy(&mut self, consumers: &Consumers) {
         for _ in 0..2 {
             if self.awake.len() <= LISTED_MIN.max(2 * consumers.len()) {
                 return;
@@ -76,7 +73,7 @@ impl Core {
             round.left -= 1;
             audit::step();
             let Some((cursor, number)) = self.dormancy.awake.pop_front() else { return false };
-            let consumption = self.consumers.get_mut(&cursor).filter(|it| it.number == number);
+            let consumption = self.consumers.get_untouched(cursor).filter(|it| it.number == number);
             let Some(consumption) = consumption else { continue };
             let last = consumption.deliveries.last_number();
             let was_used = consumption.looked_at.replace(last) != Some(last);

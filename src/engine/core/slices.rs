@@ -262,7 +262,7 @@ impl Core {
         if consumption.deliveries.in_flight() == 0 || seeded!(SweepTakesLeasedMessages) {
             return false;
         }
-        let Consumption { deliveries, groups, damaged, .. } = &**consumption;
+        let Consumption { deliveries, groups, damaged, .. } = consumption;
         let is_elsewhere = deliveries.has(offset, acks.due(offset), acks.priority(offset))
             || acks.is_spilled(offset)
             || damaged.contains(offset)

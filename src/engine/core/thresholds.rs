@@ -5,7 +5,6 @@ use std::{fmt, sync::Arc};
 use crate::{
     delivery::thresholds::{Alarm, Probe},
     engine::runtime::application,
-    ids::CursorId,
 };
 
 /// A function of the application that is called with alarms.
@@ -42,11 +41,4 @@ impl fmt::Debug for Callback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Callback").field("alarm", &self.alarm).finish_non_exhaustive()
     }
-}
-
-/// The cursors that have a watched threshold.
-#[derive(Debug, Default)]
-pub struct WatchedCursors {
-    pub(super) cursors: Vec<CursorId>,
-    pub(super) last_number: u64,
 }

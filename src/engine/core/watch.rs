@@ -1,6 +1,6 @@
 //! Statistics, and the thresholds that are watched.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Core,
@@ -74,13 +74,11 @@ impl Core {
         threshold: Threshold,
         call: OnAlarm,
     ) -> Result<u64> {
-        let number = self.watched.last_number + 1;
+        let number = self.last_threshold + 1;
         let watched = WatchedThreshold { number, probe: Probe::new(threshold), call };
         self.consumption(cursor)?.thresholds.push(watched);
-        self.watched.last_number = number;
-        if !self.watched.cursors.contains(&cursor) {
-            self.watched.cursors.push(cursor);
-        }
+        self.last_threshold = number;
+        self.consumers.set_watched(cursor, true);
         Ok(number)
     }
 
@@ -93,7 +91,7 @@ impl Core {
         };
         let ended = thresholds.remove(at);
         if thresholds.is_empty() {
-            self.watched.cursors.retain(|it| *it != cursor);
+            self.consumers.set_watched(cursor, false);
         }
         self.effects.drop_later([ended]);
     }
@@ -101,26 +99,28 @@ impl Core {
     /// Whether any threshold is watched.
     #[inline]
     pub fn watches_thresholds(&self) -> bool {
-        !self.watched.cursors.is_empty()
+        self.consumers.watches()
     }
 
-    /// Finds the thresholds that were crossed since the last call.
+    /// Finds the thresholds that were crossed since the last call. It looks at the cursors that were touched.
     #[inline]
     pub(super) fn check_thresholds(&mut self) {
-        if self.watches_thresholds() {
-            self.check_watched_thresholds();
+        if self.consumers.has_touched() {
+            self.check_touched();
         }
     }
 
     #[cold]
-    fn check_watched_thresholds(&mut self) {
-        for cursor in mem::take(&mut self.watched.cursors) {
+    fn check_touched(&mut self) {
+        for cursor in self.consumers.take_touched() {
             audit::step();
-            let (Ok(stats), Ok(oldest)) = (self.stats(cursor), self.oldest(cursor)) else {
+            if !self.consumers.contains_key(&cursor) {
                 continue;
-            };
+            }
+            let seen = (self.stats(cursor), self.oldest(cursor));
             let Core { consumers, effects, .. } = self;
-            let Some(consumption) = consumers.get_mut(&cursor) else { continue };
+            let Some(consumption) = consumers.look_at(cursor) else { continue };
+            let (Ok(stats), Ok(oldest)) = seen else { continue };
             for WatchedThreshold { probe, call, .. } in &mut consumption.thresholds {
                 audit::step();
                 if let Some(alarm) = probe.note_stats(&stats) {
@@ -131,8 +131,30 @@ impl Core {
             if consumption.oldest.note_oldest(oldest, probes) {
                 self.arm(cursor);
             }
-            self.watched.cursors.push(cursor);
         }
+        _ = self.consumers.take_touched();
+        #[cfg(debug_assertions)]
+        self.assert_others_untouched();
+    }
+
+    /// What was not touched has crossed no threshold. Looks at a few watched cursors only: it would take the time that is
+    /// saved.
+    #[cfg(debug_assertions)]
+    fn assert_others_untouched(&mut self) {
+        const MOST: usize = 8;
+        if self.consumers.watched().len() > MOST || std::thread::panicking() {
+            return;
+        }
+        let watched: Vec<CursorId> = self.consumers.watched().collect();
+        for cursor in watched {
+            let Ok(stats) = self.stats(cursor) else { continue };
+            let Some(consumption) = self.consumers.look_at(cursor) else { continue };
+            for it in &consumption.thresholds {
+                let mut probe = it.probe;
+                assert!(probe.note_stats(&stats).is_none(), "{cursor:?} has changed untouched");
+            }
+        }
+        _ = self.consumers.take_touched();
     }
 
     /// Takes the check of the oldest message that is due. Returns whether there is one; the caller runs it.

@@ -1,0 +1,169 @@
+//! The states of the cursors that are in use, and which of the watched ones may have changed.
+//!
+//! A threshold is looked at once its cursor was touched: its state was borrowed to be changed, or a commit has changed
+//! its messages. So an unlock of the core costs nothing for all others, however many are watched.
+
+use std::{
+    collections::{
+        BTreeSet,
+        hash_map::{Entry, Iter, Keys, Values},
+    },
+    mem,
+};
+
+use super::consumption::Consumption;
+use crate::{
+    audit,
+    ids::{CursorId, IdMap, LogId},
+    store::Op,
+};
+
+/// The states of the cursors that are in use.
+#[derive(Debug, Default)]
+pub struct Consumers {
+    all: IdMap<CursorId, Box<Consumption>>,
+    /// The cursors with watched thresholds, by the log whose messages they count.
+    watched: BTreeSet<(LogId, CursorId)>,
+    /// Watched cursors that may have changed since they were looked at.
+    touched: Vec<CursorId>,
+}
+
+impl Consumers {
+    #[inline]
+    pub fn get(&self, cursor: &CursorId) -> Option<&Consumption> {
+        self.all.get(cursor).map(|it| &**it)
+    }
+
+    /// The state of a cursor, to be changed.
+    #[inline]
+    pub fn get_mut(&mut self, cursor: &CursorId) -> Option<&mut Consumption> {
+        let consumption = &mut **self.all.get_mut(cursor)?;
+        if !consumption.thresholds.is_empty() {
+            touch(&mut self.touched, *cursor, consumption);
+        }
+        Some(consumption)
+    }
+
+    #[inline]
+    pub fn contains_key(&self, cursor: &CursorId) -> bool {
+        self.all.contains_key(cursor)
+    }
+
+    /// For a cursor that may be new.
+    pub fn entry(&mut self, cursor: CursorId) -> Entry<'_, CursorId, Box<Consumption>> {
+        self.all.entry(cursor)
+    }
+
+    pub fn insert(&mut self, cursor: CursorId, consumption: Box<Consumption>) {
+        self.all.insert(cursor, consumption);
+    }
+
+    pub fn remove(&mut self, cursor: &CursorId) -> Option<Box<Consumption>> {
+        let removed = self.all.remove(cursor)?;
+        self.watched.remove(&(removed.info.log, *cursor));
+        Some(removed)
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub fn keys(&self) -> Keys<'_, CursorId, Box<Consumption>> {
+        self.all.keys()
+    }
+
+    pub fn values(&self) -> Values<'_, CursorId, Box<Consumption>> {
+        self.all.values()
+    }
+
+    pub fn iter(&self) -> Iter<'_, CursorId, Box<Consumption>> {
+        self.all.iter()
+    }
+
+    /// Notes that a cursor has watched thresholds from now on, or none any more.
+    pub fn set_watched(&mut self, cursor: CursorId, is_watched: bool) {
+        let Some(consumption) = self.all.get_mut(&cursor) else { return };
+        let watched = (consumption.info.log, cursor);
+        if is_watched {
+            self.watched.insert(watched);
+            touch(&mut self.touched, cursor, consumption);
+        } else {
+            self.watched.remove(&watched);
+        }
+    }
+
+    /// Whether any threshold is watched.
+    #[inline]
+    pub fn watches(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
+    /// Touches the watched cursors of a log: it has more messages now.
+    #[inline(never)]
+    pub fn touch_log(&mut self, log: LogId) {
+        let of_log = (log, CursorId(0))..;
+        for (_, cursor) in self.watched.range(of_log).take_while(|(it, _)| *it == log) {
+            audit::step();
+            if let Some(consumption) = self.all.get_mut(cursor) {
+                touch(&mut self.touched, *cursor, consumption);
+            }
+        }
+    }
+
+    /// Touches the watched cursors whose messages these operations change.
+    #[inline(never)]
+    pub fn touch_changed(&mut self, ops: &[Op<'_>]) {
+        for op in ops {
+            audit::step();
+            match *op {
+                Op::Ack { cursor, .. }
+                | Op::AckRanges { cursor, .. }
+                | Op::Defer { cursor, .. }
+                | Op::Spill { cursor, .. } => _ = self.get_mut(&cursor),
+                Op::Append { log, .. } => self.touch_log(log),
+                // Groups and streams have no thresholds. What is deleted has none any more.
+                Op::Seek { .. }
+                | Op::Trim { .. }
+                | Op::Create { .. }
+                | Op::Update { .. }
+                | Op::Delete { .. }
+                | Op::Clock(_) => {}
+            }
+        }
+    }
+
+    #[inline]
+    pub fn has_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    pub fn take_touched(&mut self) -> Vec<CursorId> {
+        mem::take(&mut self.touched)
+    }
+
+    /// The state of a cursor, for a change of something that no threshold counts.
+    #[inline]
+    pub fn get_untouched(&mut self, cursor: CursorId) -> Option<&mut Consumption> {
+        self.all.get_mut(&cursor).map(|it| &mut **it)
+    }
+
+    /// The state of a touched cursor that was looked at.
+    pub fn look_at(&mut self, cursor: CursorId) -> Option<&mut Consumption> {
+        let consumption = self.all.get_mut(&cursor)?;
+        consumption.is_touched = false;
+        Some(consumption)
+    }
+
+    /// The watched cursors.
+    #[cfg(debug_assertions)]
+    pub fn watched(&self) -> impl ExactSizeIterator<Item = CursorId> + '_ {
+        self.watched.iter().map(|(_, cursor)| *cursor)
+    }
+}
+
+#[cold]
+fn touch(touched: &mut Vec<CursorId>, cursor: CursorId, consumption: &mut Consumption) {
+    if !mem::replace(&mut consumption.is_touched, true) {
+        touched.push(cursor);
+    }
+}
