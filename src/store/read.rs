@@ -423,7 +423,7 @@ impl Store {
         for segment in found.segments.values() {
             audit::step();
             if segment.end > from && segment.max_time >= time {
-                let end = segment.end;
+                let (from, end) = (from.max(segment.base), segment.end);
                 let segment = self.cache.source(&self.segments, segment);
                 return Ok(Some(Chunk::Segment { segment, from, end }));
             }

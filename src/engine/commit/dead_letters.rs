@@ -23,16 +23,27 @@ impl Committer {
         Ok(settled.1)
     }
 
-    /// Moves a leased message to the dead letters. Returns whether it was moved. If that fails, for example
-    /// on a full disk, the message stays in its queue and waits a little. Others are delivered meanwhile.
+    /// Moves a leased message to the dead letters. Returns whether it was moved: see
+    /// [`settle_or_wait`](Committer::settle_or_wait).
     pub fn move_or_wait(&self, settlement: &Settlement<'_>) -> Result<bool> {
-        let settle = || self.settle("move to the dead letters", settlement);
+        self.settle_or_wait("move to the dead letters", settlement)
+    }
+
+    /// Has a leased message leave its queue before a handler sees it. Returns whether it left. If that fails, for example
+    /// on a full disk, the message stays in its queue and waits a little. Others are delivered meanwhile. If its lease has run
+    /// out meanwhile, the message is another delivery's.
+    pub fn settle_or_wait(
+        &self,
+        operation: &'static str,
+        settlement: &Settlement<'_>,
+    ) -> Result<bool> {
+        let settle = || self.settle(operation, settlement);
         let moved = self.without_debt(|| self.wait_for_space_once(settle));
         let Err(error) = moved else {
             self.sync_soon();
             return Ok(true);
         };
-        let mut core = self.lock("move to the dead letters");
+        let mut core = self.lock(operation);
         if error.is_lack_of_space() {
             core.put_back(settlement.cursor, settlement.key);
             return Err(error);

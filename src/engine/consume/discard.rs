@@ -3,7 +3,6 @@
 use super::{consumer::Consumer, lease::DeliveryInfo};
 use crate::{
     engine::core::{
-        commit::Receipt,
         dead_letters::{DeadMessage, EXPIRED, UNSETTLED},
         settlement::{Settlement, Settling},
     },
@@ -68,10 +67,9 @@ impl Consumer {
             let mut core = committer.lock_open("drop an expired message")?;
             core.end_deleted(self.cursor(), delivered.key, false);
         } else {
-            let _: Receipt = committer
-                .settle("drop an expired message", &self.settlement(delivered, Settling::Drop))?;
+            let settlement = self.settlement(delivered, Settling::Drop);
+            committer.settle_or_wait("drop an expired message", &settlement)?;
         }
-        committer.sync_soon();
         committer.lock("drop an expired message").note_undelivered(self.cursor(), tried > 0);
         Ok(())
     }
@@ -102,5 +100,36 @@ impl Consumer {
     pub fn settlement<'a>(&self, delivered: DeliveryInfo, how: Settling<'a>) -> Settlement<'a> {
         let DeliveryInfo { key, attempt, leased, .. } = delivered;
         Settlement { cursor: self.cursor(), key, attempt, leased, how }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{path::Path, sync::Arc, time::Duration};
+
+    use crate::{Engine, config::Config, disk::sim::SimDisk};
+
+    /// The read of a message may take longer than its lease, and than its life. `receive` returned `LeaseLost` then.
+    #[test]
+    fn a_lease_that_ends_before_an_expired_message_is_dropped_is_no_error() {
+        let second = Duration::from_secs(1);
+        for has_letters in [false, true] {
+            let disk = SimDisk::new(1);
+            let process = Arc::new(disk.process());
+            let engine = Engine::open_on(process, Path::new("store"), Config::default(), false);
+            let engine = engine.expect("the disk is well");
+            let builder = engine.queue("q").lease(second).time_to_live(10 * second);
+            let builder = if has_letters { builder.max_attempts(3) } else { builder };
+            let queue = builder.create().expect("there is space");
+            queue.send_batch(["a", "b"]).expect("there is space");
+            let one = queue.try_receive().expect("it is there").expect("it was sent");
+            disk.advance(20 * second);
+            // Another consumer has noticed that the lease has run out.
+            assert!(queue.try_receive().expect("there is space").is_none());
+            let discarded = one.consumer.discards(&one.stored, one.info, None);
+            assert!(discarded.expect("no error"), "it is not delivered");
+            let counts = queue.stats().expect("it is there");
+            assert_eq!((counts.depth, counts.in_flight), (0, 0));
+        }
     }
 }

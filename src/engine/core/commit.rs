@@ -47,7 +47,9 @@ impl Core {
             let _ = self.commit(&ops[..1], now)?;
             return self.commit(&ops[1..], now);
         }
-        self.end_doubt(ops);
+        if self.ends_doubt(ops) {
+            return self.commit_in_doubt(ops, now);
+        }
         self.keep_clock(now);
         let receipt = Receipt::of(self.store.commit(ops, now)?);
         self.note_arrivals();

@@ -1,6 +1,9 @@
 //! The time of day under the core: follows it when it is set, and records it.
 
-use super::Core;
+use super::{
+    Core,
+    commit::{CommitResult, Receipt},
+};
 use crate::{
     audit,
     ids::{CursorId, Now},
@@ -30,13 +33,25 @@ impl Core {
         }
     }
 
-    /// Ends the doubt about the time of day when a message is sent whose delay or time to live begins now. Otherwise the
-    /// time for which the machine was off would count for it, too, once the time of day is right.
+    /// Whether operations end the doubt about the time of day: a message is sent whose delay or time to live begins now.
+    /// Otherwise the time for which the machine was off would count for it, too, once the time of day is right.
     #[inline]
-    pub(super) fn end_doubt(&mut self, ops: &[Op<'_>]) {
-        if self.doubts_clock() && ops.iter().any(begins_durations) {
-            self.clock.stop_doubting(&mut self.known_clock);
+    pub(super) fn ends_doubt(&self, ops: &[Op<'_>]) -> bool {
+        self.doubts_clock() && ops.iter().any(begins_durations)
+    }
+
+    /// Commits operations that end the doubt. If they are refused, the doubt goes on.
+    #[cold]
+    pub(super) fn commit_in_doubt(&mut self, ops: &[Op<'_>], now: Now) -> CommitResult<Receipt> {
+        let before = self.known_clock;
+        self.clock.stop_doubting(&mut self.known_clock);
+        let committed = self.commit(ops, now);
+        if committed.is_err() {
+            // The store may have recorded already that the doubt is over.
+            (self.known_clock, self.known_clock.is_recorded) = (before, false);
+            self.record_clock(now);
         }
+        committed
     }
 
     /// Whether the time of day was behind the store's when the machine had booted, and has not caught up yet.

@@ -20,7 +20,8 @@ pub enum Start {
     /// with this offset, and skips the records before it. An offset that was trimmed is an error.
     Offset(Offset),
     /// At the first record with this timestamp or a later one. Where timestamps are not in order, later records
-    /// may have earlier timestamps.
+    /// may have earlier timestamps. Damaged records that may be the first come first: reading fails with
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), and [`Reader::skip_damaged`](crate::Reader::skip_damaged) skips them.
     Time(Timestamp),
 }
 

@@ -11,7 +11,8 @@ use std::{
 };
 
 use posthouse::{
-    Engine, ErrorKind, Message, Offset, Options, Overflow, Queue, QueueBuilder, Start, sim::SimDisk,
+    Engine, ErrorKind, Message, Offset, Options, Overflow, Queue, QueueBuilder, Start, Timestamp,
+    sim::SimDisk,
 };
 
 use crate::model::{rot_first_record, small_options};
@@ -241,6 +242,51 @@ fn a_reader_skips_damaged_records_on_request() {
     assert_eq!(next, skipped.offsets.end);
     assert!(reader.skip_damaged().unwrap().is_none(), "the next record is sound");
     assert_eq!(reader.count() as u64 + next.0 + 1, MESSAGES);
+}
+
+/// The search for a time stands before damage, as a reader does, and each record behind it is read.
+#[test]
+fn a_start_at_a_time_in_damaged_records_begins_there() {
+    let disk = SimDisk::new(1);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let stream = engine.stream("s").partitions(2).create().unwrap();
+    let at = |n| padded(n).timestamp(Timestamp(1000 + n));
+    (0..MESSAGES).for_each(|n| _ = stream.append(at(n).key((n % 2).to_string())).unwrap());
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    drop((stream, engine));
+    rot_first_record(&disk);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let stream = engine.stream("s").open().unwrap();
+    let (mut damaged, mut whole) = (0, 0);
+    for n in (0..MESSAGES).step_by(7) {
+        let start = Start::Time(Timestamp(1000 + n));
+        let group = stream.group(&format!("from {n}")).start(start).create().unwrap();
+        for mut reader in [stream.reader(start).unwrap(), group.reader().unwrap()] {
+            let (mut lost, mut read) = (Vec::new(), Vec::new());
+            loop {
+                match reader.try_read() {
+                    Ok(Some(record)) => read.push(record.timestamp().0 - 1000),
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Corrupt);
+                        lost.push(reader.skip_damaged().unwrap().expect("it stands there"));
+                    }
+                }
+            }
+            assert!(lost.len() < 2);
+            let skipped = lost.iter().map(|it| it.offsets.end.0 - it.offsets.start.0).sum::<u64>();
+            assert!(read.len() as u64 + skipped >= MESSAGES - n, "{n}: {read:?}, {lost:?}");
+            if lost.is_empty() {
+                whole += 1;
+                read.sort_unstable();
+                assert!(read.into_iter().eq(n..MESSAGES), "{n}");
+            } else {
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged > 0 && whole > 0, "{damaged}, {whole}");
 }
 
 /// Flips a bit in the first block of the only segment.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use posthouse::{Backoff, Message, Options, Queue, Timestamp, sim::SimDisk};
+use posthouse::{Backoff, ErrorKind, Message, Options, Queue, Timestamp, sim::SimDisk};
 
-use crate::support::{HOUR, MINUTE, SECOND, Sim, open, take};
+use crate::support::{HOUR, MINUTE, SECOND, Sim, kind, open, take};
 
 const HOUR_MS: u64 = 3_600_000;
 const YEAR_MS: u64 = 365 * 24 * HOUR_MS;
@@ -26,6 +26,17 @@ fn drain(queue: &Queue) -> Vec<String> {
         delivery.ack().unwrap();
     }
     texts
+}
+
+/// Receives everything that is due, and gives it back.
+fn drain_unsettled(queue: &Queue) -> Vec<String> {
+    let all = queue.receive_batch(9, Duration::ZERO).unwrap();
+    let text = |it: posthouse::Delivery| {
+        let text = String::from_utf8(it.payload().to_vec()).unwrap();
+        it.release().unwrap();
+        text
+    };
+    all.into_iter().map(text).collect()
 }
 
 #[test]
@@ -237,6 +248,37 @@ fn messages_that_are_sent_while_the_clock_is_in_doubt_keep_their_durations() {
         drop((queue, engine));
         let engine = open(&disk).unwrap();
         assert!(drain(&engine.queue("q").open().unwrap()).is_empty(), "{boot_at}");
+    }
+}
+
+/// Nothing was sent, so nothing depends on the clock in doubt.
+#[test]
+fn a_send_that_is_refused_ends_no_doubt_about_the_clock() {
+    for kill in [false, true] {
+        let sim = Sim::new();
+        let queue = sim.engine.queue("q").create().unwrap();
+        queue.send(Message::new("brief").expire_after(HOUR)).unwrap();
+        let disk = sim.disk.clone();
+        disk.power_cut();
+        drop((queue, sim));
+        disk.set_now(Timestamp(5000));
+        let mut engine = open(&disk).unwrap();
+        let mut queue = engine.queue("q").open().unwrap();
+        let many = || (0..64).map(|_| Message::new(vec![0; 1 << 20]).expire_after(HOUR));
+        assert_eq!(kind(queue.send_batch(many())), ErrorKind::TooLarge);
+        let mut tx = engine.transaction();
+        many().for_each(|message| _ = tx.send(&queue, message));
+        assert_eq!(kind(tx.commit()), ErrorKind::TooLarge);
+        if kill {
+            disk.kill();
+            drop((queue, engine));
+            engine = open(&disk).unwrap();
+            queue = engine.queue("q").open().unwrap();
+        }
+        assert_eq!(drain_unsettled(&queue), ["brief"], "nobody knows that its life is over");
+        disk.set_now(Timestamp(NOW + 2 * HOUR_MS));
+        assert!(take(&queue).is_none(), "the machine was off for two hours");
+        drop(engine);
     }
 }
 
