@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
@@ -220,6 +220,42 @@ fn a_last_attempt_that_was_not_counted_becomes_a_letter_once_there_is_space() {
     drop(last);
     make_space(&engine, &round);
     await_value((0, 1), || (queue.depth().unwrap(), dead.depth().unwrap()));
+}
+
+/// Its deadline says how long it waits. It waited for the space of the correction, too.
+#[test]
+fn a_worker_that_is_stopped_within_a_time_waits_for_no_space() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").max_attempts(2).lease(HOUR).create().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    queue.send("a").unwrap();
+    let ((began, has_begun), (go, goes_on)) = (mpsc::channel(), mpsc::channel::<()>());
+    let goes_on = Mutex::new(goes_on);
+    let worker = queue.worker().start(move |_| {
+        began.send(()).unwrap();
+        let _ = goes_on.lock().unwrap().recv();
+        Ok::<(), String>(())
+    });
+    let worker = worker.unwrap();
+    has_begun.recv_timeout(HOUR).unwrap();
+    let round = fill_disk(&disk, &engine, &other);
+    // A checkpoint takes long.
+    let checkpoint = engine.committer().checkpointing.lock();
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(worker.stop_within(Duration::ZERO)));
+    let given = told.recv_timeout(Duration::from_secs(10));
+    drop(checkpoint);
+    disk.set_capacity(None);
+    assert_eq!(given.expect("it waits for space").unwrap(), 1);
+    make_space(&engine, &round);
+    await_value(0, || {
+        queue.stats().unwrap();
+        attempts(&queue)
+    });
+    let again = queue.try_receive().unwrap().expect("it is given back");
+    assert_eq!(again.attempt(), 1);
+    drop(go);
 }
 
 /// The thread that drops a delivery has its message in hand. It read and moved those of others, too.

@@ -9,7 +9,10 @@ use std::{
 use super::work::{Next, REST, Running, Work, text_of};
 use crate::{
     engine::{
-        commit::committer::PANICKED,
+        commit::{
+            committer::PANICKED,
+            patience::{self, Past},
+        },
         consume::{delivery::Delivery, lease::DeliveryInfo},
         runtime::application,
     },
@@ -301,7 +304,8 @@ impl Work {
         true
     }
 
-    /// Gives the messages back whose handlers still run, except that of the calling thread `own`. Returns how many.
+    /// Gives the messages back whose handlers still run, except that of the calling thread `own`. Returns how many. It does
+    /// not wait for space: without it, what was given back is written later.
     fn give_back_held(&self, own: Option<usize>) -> u64 {
         let mut held = std::mem::take(&mut self.running.lock().held);
         if let Some(own) = own {
@@ -309,14 +313,17 @@ impl Work {
         }
         let operation = "give back";
         let committer = self.consumer.committer();
-        let mut core = committer.lock(operation);
-        let mut given = 0;
-        for delivered in held.values() {
-            let DeliveryInfo { key, attempt, .. } = *delivered;
-            let is_given = core.give_back_uncounted(self.consumer.cursor(), key, attempt);
-            given += u64::from(is_given);
-        }
-        drop(committer.count_failures(operation, core));
-        given
+        let give_back = || {
+            let mut core = committer.lock(operation);
+            let mut given = 0;
+            for delivered in held.values() {
+                let DeliveryInfo { key, attempt, .. } = *delivered;
+                let is_given = core.give_back_uncounted(self.consumer.cursor(), key, attempt);
+                given += u64::from(is_given);
+            }
+            drop(committer.count_failures(operation, core));
+            given
+        };
+        patience::ask(Past::default(), give_back).0
     }
 }
