@@ -2,7 +2,7 @@
 
 use posthouse::{ErrorKind, Message, Offset};
 
-use crate::support::{everywhere, kind, real};
+use crate::support::{SECOND, Sim, everywhere, kind, real};
 
 #[test]
 fn a_transaction_is_all_or_nothing() {
@@ -101,4 +101,39 @@ fn a_transaction_is_all_or_nothing() {
         }
         assert_eq!(left, [(1, 2), (3, 1)]);
     });
+}
+
+#[test]
+fn lost_leases_are_named() {
+    let Sim { disk, engine } = Sim::new();
+    let queue = engine.queue("q").lease(SECOND).create().unwrap();
+    let subscription = engine.topic("t").create().unwrap().subscription("s");
+    let subscription = subscription.lease(SECOND).create().unwrap();
+    queue.send_batch((0..20).map(|n| n.to_string())).unwrap();
+    engine.topic("t").open().unwrap().publish("first").unwrap();
+    let mut held = queue.receive_batch(20, SECOND).unwrap();
+    held.push(subscription.try_receive().unwrap().unwrap());
+    disk.advance(2 * SECOND);
+    let kept = queue.receive_batch(1, SECOND).unwrap();
+    let commit = |lost: &[usize], messages: u64| {
+        let mut tx = engine.transaction();
+        tx.ack(&kept[0]);
+        lost.iter().for_each(|n| _ = tx.ack(&held[*n]));
+        // Many messages are encoded before the leases are checked.
+        (0..messages)
+            .for_each(|_| _ = tx.append(&engine.stream("s").create().unwrap(), vec![7; 100]));
+        let error = tx.commit().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LeaseLost);
+        error.to_string()
+    };
+    for messages in [0, 1000] {
+        let one = commit(&[7], messages);
+        assert!(one.contains("1 of 2 leases are lost: of message 7 of \"q\""), "{one}");
+        let two = commit(&[3, 20], messages);
+        assert!(two.contains("message 3 of \"q\", 0 of \"s\""), "{two}");
+        assert!(two.contains("Nothing was committed"), "{two}");
+        let many = commit(&(0..20).collect::<Vec<_>>(), messages);
+        assert!(many.contains("20 of 21") && many.contains("9 of \"q\", ..."), "{many}");
+    }
+    assert_eq!(queue.depth().unwrap(), 20);
 }

@@ -309,6 +309,60 @@ macro_rules! consumer_calls {
             self.consumer().ack_batch_async(deliveries).await
         }
 
+        /// Acks deliveries as [`ack_batch_held`](Self::ack_batch_held), without waiting for the disk. The ticket has the places
+        /// of those whose leases are lost.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        #[doc = concat!($setup)]
+        /// let batch = handle.receive_batch(100, std::time::Duration::ZERO)?;
+        /// let ticket = handle.ack_batch_held_ticket(&batch)?;
+        /// assert!(ticket.wait()?.is_empty()); // or `ticket.await`
+        /// # assert_eq!(handle.depth()?, 0);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        ///
+        /// # Errors
+        ///
+        /// The same errors as [`ack_batch_held`](Self::ack_batch_held). An error of the sync comes from the ticket.
+        pub fn ack_batch_held_ticket<'d>(
+            &self,
+            deliveries: impl IntoIterator<Item = &'d crate::Delivery>,
+        ) -> crate::Result<crate::Ticket<Vec<usize>>> {
+            self.consumer().ack_batch_held_ticket(deliveries)
+        }
+
+        /// Acks deliveries as [`ack_batch_held`](Self::ack_batch_held), as a future.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        #[doc = concat!($setup)]
+        /// let handled = async {
+        ///     let batch = handle.receive_batch_async(100).await?;
+        ///     for late in handle.ack_batch_held_async(&batch).await? {
+        ///         eprintln!("the lease of message {} was lost", batch[late].offset());
+        ///     }
+        ///     Ok::<(), posthouse::Error>(())
+        /// };
+        /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        /// # let mut handled = std::pin::pin!(handled);
+        /// # while handled.as_mut().poll(&mut context).is_pending() { std::thread::yield_now(); }
+        /// # assert_eq!(handle.depth()?, 0);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        ///
+        /// # Errors
+        ///
+        /// The same errors as [`ack_batch_held`](Self::ack_batch_held).
+        pub async fn ack_batch_held_async<'d>(
+            &self,
+            deliveries: impl IntoIterator<Item = &'d crate::Delivery>,
+        ) -> crate::Result<Vec<usize>> {
+            self.consumer().ack_batch_held_async(deliveries).await
+        }
+
         /// The messages as a `Stream`, for `while let Some(delivery) = deliveries.next().await`. It ends when
         /// the engine is closed. A stream that is dropped loses no message.
         ///

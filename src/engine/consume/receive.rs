@@ -17,6 +17,7 @@ use crate::{
         },
         core::{
             commit::Receipt,
+            errors::leases_lost,
             settlement::{Settlement, Settling},
         },
         runtime::wait::{Attempt, blocking},
@@ -214,10 +215,24 @@ impl Consumer {
         let batch = self.batch(deliveries)?;
         self.committer().complete(self.ack_held(&batch)?, self.durability)
     }
-}
 
-/// How many lost leases an error names.
-const LOST_NAMED: usize = 10;
+    pub fn ack_batch_held_ticket<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+    ) -> Result<Ticket<Vec<usize>>> {
+        let batch = self.batch(deliveries)?;
+        Ok(Ticket::new(&self.engine, self.ack_held(&batch)?))
+    }
+
+    pub async fn ack_batch_held_async<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+    ) -> Result<Vec<usize>> {
+        let batch = self.batch(deliveries)?;
+        let attempt = || Ok(Attempt::Got(self.ack_held(&batch)?));
+        committed(self.engine.clone(), self.durability, attempt).await
+    }
+}
 
 impl AckedBatch<'_> {
     /// Notes that all deliveries were acked, except the ones at these places.
@@ -229,18 +244,11 @@ impl AckedBatch<'_> {
 
     /// The error of a batch that was not acked because leases are lost.
     fn explain(&self, lost: &[usize]) -> Error {
-        let name = |n: &usize| {
+        let named = lost.iter().map(|n| {
             let delivery = self.deliveries[*n];
-            format!("{} of {:?}", delivery.offset(), delivery.consumer().info.name)
-        };
-        let named: Vec<String> = lost.iter().take(LOST_NAMED).map(name).collect();
-        let more = if lost.len() > LOST_NAMED { ", ..." } else { "" };
-        let what = format!(
-            "{} of {} leases are lost: of message {}{more}. Nothing was acked: ack_batch_held acks the others",
-            lost.len(),
-            self.deliveries.len(),
-            named.join(", ")
-        );
-        Error::new(ErrorKind::LeaseLost, what)
+            (delivery.offset(), Some(&*delivery.consumer().info.name))
+        });
+        let then = "Nothing was acked: ack_batch_held acks the others";
+        leases_lost(named, self.deliveries.len(), then)
     }
 }

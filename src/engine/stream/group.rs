@@ -6,7 +6,7 @@ use super::{reader::Reader, shape::Shape, start::Start};
 use crate::{
     audit,
     engine::{
-        commit::{asking::committed, lifetime::Engine},
+        commit::{asking::committed, lifetime::Engine, ticket::Ticket},
         core::{Core, commit::Receipt},
         runtime::wait::Attempt,
     },
@@ -125,7 +125,7 @@ impl Group {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such partition, or if the offset is past
     /// its end; [`NotFound`](crate::ErrorKind::NotFound) if the group was deleted.
     pub fn commit(&self, partition: u32, next: Offset) -> Result<()> {
-        self.commit_all(std::iter::once((partition, next)))
+        self.commit_all(&[(partition, next)])
     }
 
     /// Commits the [positions](Reader::positions) of a reader, in all its partitions at once. The last record
@@ -153,10 +153,7 @@ impl Group {
     /// The same errors as [`commit`](Group::commit); [`InvalidInput`](crate::ErrorKind::InvalidInput) if the
     /// reader reads another stream.
     pub fn commit_reader(&self, reader: &Reader) -> Result<()> {
-        if !self.suits(reader) {
-            return Err(Group::unsuited());
-        }
-        self.commit_all(reader.positions().map(|place| (place.partition, place.offset)))
+        self.commit_all(&self.places_of(reader)?)
     }
 
     /// Whether a reader reads the group's stream.
@@ -166,6 +163,72 @@ impl Group {
 
     pub(crate) fn unsuited() -> Error {
         Error::invalid("reader", "the reader reads another stream than the group")
+    }
+
+    /// Commits an offset as [`commit`](Group::commit), without waiting for the disk. The [`Ticket`] tells when it is durable.
+    ///
+    /// ```
+    /// use posthouse::Offset;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let billing = history.group("billing").create()?;
+    /// history.append("order 1")?;
+    /// let ticket = billing.commit_ticket(0, Offset(1))?;
+    /// assert_eq!(billing.committed(0)?, Offset(1));
+    /// ticket.wait()?; // or `ticket.await`
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`commit`](Group::commit). An error of the sync comes from the ticket.
+    pub fn commit_ticket(&self, partition: u32, next: Offset) -> Result<Ticket<()>> {
+        Ok(Ticket::new(self.engine(), self.commit_once(&[(partition, next)])?))
+    }
+
+    /// Commits the positions of a reader as [`commit_reader`](Group::commit_reader), without waiting for the disk. See
+    /// [`commit_ticket`](Group::commit_ticket).
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`commit_reader`](Group::commit_reader). An error of the sync comes from the ticket.
+    pub fn commit_reader_ticket(&self, reader: &Reader) -> Result<Ticket<()>> {
+        Ok(Ticket::new(self.engine(), self.commit_once(&self.places_of(reader)?)?))
+    }
+
+    /// Commits an offset as a future: see [`commit`](Group::commit). It never blocks its thread.
+    ///
+    /// ```
+    /// use posthouse::Start;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").create()?;
+    /// let billing = history.group("billing").create()?;
+    /// history.append("order 1")?;
+    /// let handled = async {
+    ///     let mut reader = billing.reader()?;
+    ///     let record = reader.read_async().await?;
+    ///     billing.commit_async(record.partition(), record.offset().next()).await
+    /// };
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let mut handled = std::pin::pin!(handled);
+    /// # while handled.as_mut().poll(&mut context).is_pending() { std::thread::yield_now(); }
+    /// # assert_eq!(billing.lag()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`commit`](Group::commit).
+    pub fn commit_async(
+        &self,
+        partition: u32,
+        next: Offset,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
+        self.commit_in_task(Ok(vec![(partition, next)]))
     }
 
     /// Commits the positions of a reader as a future: see [`commit_reader`](Group::commit_reader). It never blocks its
@@ -178,23 +241,32 @@ impl Group {
         &self,
         reader: &Reader,
     ) -> impl Future<Output = Result<()>> + Send + use<> {
-        let group = self.clone();
-        let suits = self.suits(reader);
-        let offsets: Vec<_> = reader.positions().map(|it| (it.partition, it.offset)).collect();
-        let engine = self.shape.engine.clone();
+        self.commit_in_task(self.places_of(reader))
+    }
+
+    fn commit_in_task(
+        &self,
+        offsets: Result<Vec<(u32, Offset)>>,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
+        let (group, engine) = (self.clone(), self.engine().clone());
         let durability = engine.committer().config.durability;
         committed(engine, durability, move || {
-            if !suits {
-                return Err(Group::unsuited());
-            }
-            Ok(Attempt::Got(group.commit_once(&offsets)?))
+            let offsets = offsets.as_ref().map_err(Error::again)?;
+            Ok(Attempt::Got(group.commit_once(offsets)?))
         })
     }
 
-    fn commit_all(&self, offsets: impl Iterator<Item = (u32, Offset)>) -> Result<()> {
-        let offsets: Vec<(u32, Offset)> = offsets.collect();
+    /// The places of a reader of the group's stream.
+    fn places_of(&self, reader: &Reader) -> Result<Vec<(u32, Offset)>> {
+        if !self.suits(reader) {
+            return Err(Group::unsuited());
+        }
+        Ok(reader.positions().map(|place| (place.partition, place.offset)).collect())
+    }
+
+    fn commit_all(&self, offsets: &[(u32, Offset)]) -> Result<()> {
         let committer = self.shape.engine.committer();
-        committer.complete(self.commit_once(&offsets)?, committer.config.durability)
+        committer.complete(self.commit_once(offsets)?, committer.config.durability)
     }
 
     fn commit_once(&self, offsets: &[(u32, Offset)]) -> Result<((), Receipt)> {

@@ -12,13 +12,14 @@ use crate::{
             Core,
             capacity::{Dropped, Load},
             commit::{CommitResult, Receipt},
+            errors::leases_lost,
             rules::Rules,
             settlement::{Settlement, SettlementPlan},
         },
         runtime::wait::Attempt,
         stream::Position,
     },
-    error::Result,
+    error::{ErrorKind, Result},
     format::entity::Limit,
     ids::{CursorId, IdMap, LogId, OffsetRange},
     store::{BatchedMessage, Op},
@@ -71,7 +72,7 @@ impl Transaction {
                 return Ok(None);
             }
             self.revive(core)?;
-            let plan = core.plan_settlements(&self.settlements, committer.elapsed())?;
+            let plan = self.plan(core, committer.elapsed())?;
             if plan.has_letters() {
                 return Ok(None);
             }
@@ -141,7 +142,7 @@ impl Transaction {
         let committer = self.engine.committer();
         let elapsed = committer.elapsed();
         self.revive(core)?;
-        let plan = core.plan_settlements(&self.settlements, elapsed)?;
+        let plan = self.plan(core, elapsed)?;
         let rules = self.rules(core)?;
         let dropped = self.make_capacity(core, &plan, &rules, elapsed)?;
         let mut ops = Vec::new();
@@ -172,6 +173,25 @@ impl Transaction {
             core.note_made_capacity(*cursor, dropped);
         }
         Ok(committed)
+    }
+
+    /// Plans the settlements. The error of lost leases names their messages.
+    fn plan(&self, core: &mut Core, elapsed: Duration) -> Result<SettlementPlan<'_>> {
+        core.plan_settlements(&self.settlements, elapsed).map_err(|error| {
+            if error.kind() != ErrorKind::LeaseLost {
+                return error;
+            }
+            let lost = core.lost(&self.settlements, elapsed);
+            if lost.is_empty() {
+                // The message was deleted.
+                return error;
+            }
+            let named = lost.iter().map(|n| {
+                let from = core.store.entity(self.settlements[*n].cursor.entity());
+                (self.settled[*n], from.map(|from| &*from.name))
+            });
+            leases_lost(named, self.settlements.len(), "Nothing was committed")
+        })
     }
 
     /// Prepares the queues of the settlements: the last handle of one may be gone.

@@ -48,6 +48,7 @@ impl Engine {
             engine: self.clone(),
             appends: Vec::new(),
             settlements: Vec::new(),
+            settled: Vec::new(),
             seeks: Vec::new(),
             queues: BTreeMap::new(),
             durability: self.committer().config.durability,
@@ -84,6 +85,8 @@ pub struct Transaction {
     engine: Engine,
     appends: Vec<Append>,
     settlements: Vec<Settlement<'static>>,
+    /// The messages of the settlements.
+    settled: Vec<Offset>,
     seeks: Vec<Seek>,
     /// The queues that messages are sent to.
     queues: BTreeMap<CursorId, Arc<CursorInfo>>,
@@ -305,6 +308,7 @@ impl Transaction {
     fn settle(&mut self, delivery: &Delivery, how: Settling<'static>) -> &mut Self {
         if self.admits(&delivery.consumer().engine) {
             self.settlements.push(delivery.settlement(how));
+            self.settled.push(delivery.offset());
         }
         self
     }

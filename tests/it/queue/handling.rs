@@ -234,6 +234,30 @@ fn a_handling_that_ended_counts_as_usual() {
 }
 
 #[test]
+fn ack_batch_held_has_a_form_for_tasks_and_one_that_does_not_wait() {
+    for in_task in [false, true] {
+        let Sim { disk, engine } = Sim::new();
+        let queue = engine.queue("q").lease(SECOND).create().unwrap();
+        send(&queue, 5);
+        let batch = queue.receive_batch(5, Duration::ZERO).unwrap();
+        for held in [0, 2, 4] {
+            batch[held].extend(HOUR).unwrap();
+        }
+        disk.advance(MINUTE);
+        let lost = match in_task {
+            true => block_on(queue.ack_batch_held_async(&batch)).unwrap(),
+            false => queue.ack_batch_held_ticket(&batch).unwrap().wait().unwrap(),
+        };
+        assert_eq!(lost, [1, 3]);
+        assert_eq!(queue.depth().unwrap(), 2);
+        let all = [0, 1, 2, 3, 4];
+        assert_eq!(block_on(queue.ack_batch_held_async(&batch)).unwrap(), all);
+        engine.close().unwrap();
+        assert_eq!(kind(block_on(queue.ack_batch_held_async(&batch))), ErrorKind::Closed);
+    }
+}
+
+#[test]
 fn ack_batch_names_the_lost_leases_and_ack_batch_held_acks_the_others() {
     let Sim { disk, engine } = Sim::new();
     let queue = engine.queue("q").lease(SECOND).create().unwrap();

@@ -1,8 +1,8 @@
 //! Groups keep their offsets in a stream.
 
-use posthouse::{ErrorKind, Message, Start};
+use posthouse::{ErrorKind, Message, Offset, Start};
 
-use crate::support::{everywhere, kind};
+use crate::support::{Sim, block_on, everywhere, field, kind};
 
 #[test]
 fn a_group_keeps_its_offsets() {
@@ -44,4 +44,36 @@ fn a_group_keeps_its_offsets() {
         engine.sync().unwrap();
         assert_eq!(group.lag().unwrap(), 8, "the records of the transaction itself");
     });
+}
+
+#[test]
+fn a_commit_has_a_form_for_tasks_and_one_that_does_not_wait() {
+    let sim = Sim::new();
+    let stream = sim.engine.stream("s").create().unwrap();
+    let other = sim.engine.stream("other").create().unwrap();
+    let group = stream.group("g").create().unwrap();
+    (0..4).for_each(|n| _ = stream.append(n.to_string()).unwrap());
+    let committed = || group.committed(0).unwrap();
+    let unpolled = group.commit_async(0, Offset(4));
+    assert_eq!(committed(), Offset(0), "nothing happens before it is polled");
+    drop(unpolled);
+    block_on(group.commit_async(0, Offset(1))).unwrap();
+    assert_eq!(committed(), Offset(1));
+    let ticket = group.commit_ticket(0, Offset(2)).unwrap();
+    assert_eq!(committed(), Offset(2));
+    ticket.wait().unwrap();
+    let mut reader = group.reader().unwrap();
+    let _ = reader.try_read().unwrap();
+    group.commit_reader_ticket(&reader).unwrap().wait().unwrap();
+    assert_eq!(committed(), Offset(3));
+    let _ = reader.try_read().unwrap();
+    block_on(group.commit_reader_async(&reader)).unwrap();
+    assert_eq!(committed(), Offset(4));
+
+    assert_eq!(field(block_on(group.commit_async(1, Offset(0)))), "partition");
+    assert_eq!(field(group.commit_ticket(0, Offset(5))), "offset");
+    let elsewhere = other.reader(Start::Earliest).unwrap();
+    assert_eq!(field(group.commit_reader_ticket(&elsewhere)), "reader");
+    assert_eq!(field(block_on(group.commit_reader_async(&elsewhere))), "reader");
+    assert_eq!(committed(), Offset(4));
 }
