@@ -67,7 +67,7 @@ mod switch {
         GroupsAreNotCaptured, TrimIsNotCaptured, DeletionIsNotCaptured, NextOffsetIsOneTooLow,
         // Engine.
         VisibleBeforeDurable, TransactionIsTwoFrames, AckWithoutALease,
-        LeaseEndIsNotCounted, LeasedCursorRests, DormantForgetsLeases,
+        LeaseEndIsNotCounted, CloseBurnsAttempts, LeasedCursorRests, DormantForgetsLeases,
         ExpiredIsDelivered, ExpiresTooEarly, ExpiredIsDroppedWithoutACommit,
         SweepTakesTheLiving, SweepTakesLeasedMessages, SweptLettersAreNotAcked, SweepLeavesTheOthers,
         LettersKeepTheirOldLife, LifeGoesOnWhenRedriven,
