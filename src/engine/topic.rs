@@ -129,7 +129,7 @@ impl Topic {
         let committer = engine.committer();
         // From here on a sync counts what it makes visible, for subscribers that come before it.
         let log = std::iter::once(entity.id.log(0));
-        committer.lock_open("open a topic")?.watch(log, Receivers::All);
+        committer.lock_open("open a topic")?.watch(log, Receivers::EachSubscription);
         let durability = committer.config.durability;
         let (engine, name) = (engine.clone(), Arc::clone(&entity.name));
         Ok(Topic { engine, name, id: entity.id, durability })

@@ -1,17 +1,20 @@
 //! The work of a thread that wakes others. The store is on a real disk, where the engine has its threads.
 
 use std::{
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
 };
 
-use posthouse::{Durability, Options, Start, sim::take_steps};
+use posthouse::{
+    Backoff, Delivery, Durability, Engine, Message, Options, Result, Start, Subscription,
+    sim::{SimDisk, take_steps},
+};
 
 #[derive(Default)]
 struct Count(AtomicUsize);
@@ -63,7 +66,7 @@ fn an_append_to_a_hundred_readers_takes_at_most_three_times_the_steps_of_one_to_
 #[test]
 fn a_close_reaches_all_of_a_hundred_tasks() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = posthouse::Engine::open(dir.path().join("store")).unwrap();
+    let engine = Engine::open(dir.path().join("store")).unwrap();
     let queue = engine.queue("q").create().unwrap();
     let count = Arc::new(Count::default());
     let waker = Waker::from(Arc::clone(&count));
@@ -76,4 +79,80 @@ fn a_close_reaches_all_of_a_hundred_tasks() {
     }
     let mut closed = pin!(queue.receive_async());
     assert!(closed.as_mut().poll(&mut context).is_ready());
+}
+
+/// How often a task was woken.
+fn woken(count: &Arc<Count>) -> usize {
+    count.0.load(Ordering::Relaxed)
+}
+
+/// An engine without threads, so that all who are woken are woken when a call returns.
+fn alone() -> Engine {
+    let disk = SimDisk::new(7);
+    Options::new().durability(Durability::Buffered).sim(&disk).open("store").unwrap()
+}
+
+/// A message that comes back to one of many subscriptions is news for that one only. S subscriptions with a failure each woke
+/// S times S consumers.
+#[test]
+fn what_concerns_one_subscription_wakes_no_other() {
+    const MANY: usize = 50;
+    let engine = alone();
+    let topic = engine.topic("t").create().unwrap();
+    let subscribe = |n: usize| {
+        let subscription = topic.subscription(&n.to_string()).backoff(Backoff::None);
+        subscription.create().unwrap()
+    };
+    let all: Vec<_> = (0..MANY).map(subscribe).collect();
+    topic.publish("m").unwrap();
+    let held: Vec<_> = all.iter().map(|it| it.try_receive().unwrap().unwrap()).collect();
+    let counts: Vec<_> = all.iter().map(|_| Arc::new(Count::default())).collect();
+    let wakers: Vec<_> = counts.iter().map(|it| Waker::from(Arc::clone(it))).collect();
+    let poll = |n: usize, waiting: &mut Pin<Box<dyn Future<Output = Result<Delivery>> + '_>>| {
+        waiting.as_mut().poll(&mut Context::from_waker(&wakers[n]))
+    };
+    let waiting = |it: &_| -> Pin<Box<dyn Future<Output = Result<Delivery>>>> {
+        let it: Subscription = Clone::clone(it);
+        Box::pin(async move { it.receive_async().await })
+    };
+    let mut waits: Vec<_> = all.iter().map(waiting).collect();
+    waits.iter_mut().enumerate().for_each(|(n, it)| assert!(poll(n, it).is_pending()));
+    for (n, it) in held.into_iter().enumerate() {
+        it.nack().unwrap();
+        let sum: usize = counts.iter().map(woken).sum();
+        assert_eq!((sum, woken(&counts[n])), (n + 1, 1), "after nack {n}");
+    }
+    for (n, it) in waits.iter_mut().enumerate() {
+        let Poll::Ready(received) = poll(n, it) else { panic!("it was woken") };
+        received.unwrap().ack().unwrap();
+    }
+    // A second consumer of a subscription does not wake for a message that the first one gets.
+    let mut waits: Vec<_> = all.iter().chain(&all).map(waiting).collect();
+    waits.iter_mut().enumerate().for_each(|(n, it)| assert!(poll(n % MANY, it).is_pending()));
+    topic.publish("news").unwrap();
+    assert!(counts.iter().all(|it| woken(it) == 2), "one consumer of each");
+    // Who waits for a subscription that is deleted hears of it, and nobody else.
+    topic.subscription("7").delete().unwrap();
+    let others = counts.iter().enumerate().filter(|(n, _)| *n != 7);
+    assert!(others.into_iter().all(|(_, it)| woken(it) == 2));
+    assert!(woken(&counts[7]) > 2);
+}
+
+/// A record of one partition is news for those who read that partition, and for those who read all.
+#[test]
+fn a_record_wakes_the_readers_of_its_partition() {
+    let engine = alone();
+    let stream = engine.stream("s").partitions(50).create().unwrap();
+    let reader = |n| stream.partition(n).unwrap().reader(Start::Latest).unwrap();
+    let mut readers: Vec<_> = (0..50).map(reader).collect();
+    readers.push(stream.reader(Start::Latest).unwrap());
+    let counts: Vec<_> = readers.iter().map(|_| Arc::new(Count::default())).collect();
+    let mut waits: Vec<_> = readers.iter_mut().map(|it| Box::pin(it.read_async())).collect();
+    for (waiting, count) in waits.iter_mut().zip(&counts) {
+        let waker = Waker::from(Arc::clone(count));
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    let partition = stream.append(Message::new("news").key("k")).unwrap().partition as usize;
+    let told = counts.iter().enumerate().filter(|(_, it)| woken(it) > 0);
+    assert_eq!(told.map(|(n, _)| n).collect::<Vec<_>>(), [partition, 50]);
 }

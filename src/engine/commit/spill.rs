@@ -86,7 +86,7 @@ impl Committer {
             let Ok(consumption) = core.consumption(cursor) else { return };
             let log = consumption.info.log;
             if is_told {
-                core.wake_some(log, usize::MAX);
+                core.wake_consumers(cursor, log, usize::MAX);
             }
             if !is_damaged {
                 break;

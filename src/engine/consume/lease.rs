@@ -236,7 +236,7 @@ impl Consumer {
                 committer.check_open(&core)?;
                 if core.has_failures() {
                     // The caller awaits space. If it is cancelled meanwhile, another one goes on.
-                    core.wake_one(self.log());
+                    core.wake_one(cursor, self.log());
                     return Err(Error::lacks_space());
                 }
                 *elapsed = committer.elapsed();

@@ -78,7 +78,7 @@ impl Consumer {
     /// Wakes all consumers of the cursor that wait, so that they try again.
     pub fn wake_all(&self) {
         let mut core = self.committer().lock("wake consumers");
-        core.wake_some(self.log(), usize::MAX);
+        core.wake_consumers(self.cursor(), self.log(), usize::MAX);
         core.wake_receivers(self.cursor());
     }
 

@@ -42,7 +42,7 @@ impl Core {
                 // This consumer may have used up the wake-up for a message that it cannot take. Another
                 // consumer is woken for that message.
                 let log = consumption.info.log;
-                self.wake_one(log);
+                self.wake_one(slot.cursor, log);
                 Ok(Admittance::Wait(waiting))
             }
         }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     audit,
-    engine::runtime::wait::Watch,
+    engine::runtime::{interest::Whom, wait::Watch},
     error::Result,
     format::entity::Entity,
     ids::{CursorId, EntityId, LogId, Lsn, Offset},
@@ -109,13 +109,21 @@ impl Core {
         Ok((recent.count(), recent.since(seen)))
     }
 
-    /// Wakes one waiter of a log: a message is to be delivered again, or a consumer may go on.
-    pub fn wake_one(&mut self, log: LogId) {
-        self.wake_some(log, 1);
+    /// Wakes a consumer of a cursor: a message is to be delivered again, or a consumer may go on.
+    pub fn wake_one(&mut self, cursor: CursorId, log: LogId) {
+        self.wake_consumers(cursor, log, 1);
+    }
+
+    /// Wakes up to so many consumers of a cursor. Those of other subscriptions have nothing from it.
+    pub fn wake_consumers(&mut self, cursor: CursorId, log: LogId, most: usize) {
+        if let Some(watched) = self.arrivals.watches.get(&log) {
+            let whom = Whom::Only(watched.interest_of(cursor));
+            self.effects.wake_those(&watched.watch, whom, most);
+        }
     }
 
     /// Wakes waiters of a log for `messages` messages that can be received.
-    pub fn wake_some(&mut self, log: LogId, messages: usize) {
+    fn wake_some(&mut self, log: LogId, messages: usize) {
         if let Some(watched) = self.arrivals.watches.get(&log) {
             watched.wake(&mut self.effects, messages);
         }
@@ -218,9 +226,9 @@ impl Core {
             if (had_consumers || consumption.is_some())
                 && let Some(watched) = arrivals.watches.get(&log)
             {
-                // A subscription may be gone while its topic stays. All waiters of the topic wake, and the
-                // waiters of the subscription find that it was deleted.
-                effects.wake_all(&watched.watch);
+                // A subscription may be gone while its topic stays. Its waiters find that it was deleted.
+                let whom = Whom::Only(watched.interest_of(cursor));
+                effects.wake_those(&watched.watch, whom, usize::MAX);
             }
             let Some(mut consumption) = consumption else { continue };
             dormancy.tidy(consumers);

@@ -98,7 +98,7 @@ impl CursorInfo {
 
     /// Who receives a message of the log.
     pub fn receivers(&self) -> Receivers {
-        if self.is_subscription() { Receivers::All } else { Receivers::One }
+        if self.is_subscription() { Receivers::EachSubscription } else { Receivers::One }
     }
 
     /// Takes the right to lease from a queue that is ordered by key. One consumer has it at a time.

@@ -71,7 +71,8 @@ impl Core {
 
     /// Begins to wait for a message.
     pub fn wait_for_message(&mut self, info: &CursorInfo) -> Waiting {
-        self.watch(iter::once(info.log), info.receivers()).begin()
+        let receivers = info.receivers();
+        self.watch(iter::once(info.log), receivers).begin_for(receivers.interest_of(info.cursor))
     }
 
     /// The rules of the cursors, shared by those that have the same.

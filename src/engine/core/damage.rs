@@ -67,7 +67,7 @@ impl Core {
             consumption.damaged.untold.push_back(error);
             let log = consumption.info.log;
             self.has_told_later = true;
-            self.wake_one(log);
+            self.wake_one(cursor, log);
         }
     }
 

@@ -11,14 +11,16 @@ use std::{
 use super::thresholds::{Callback, WatchedThreshold};
 use crate::engine::runtime::{
     application,
+    interest::Whom,
     signals::{FlusherSignal, Timer},
     wait::Watch,
 };
 
-/// Wakes the first `most` waiters of a watch.
+/// Wakes waiters of a watch: the first `most` of each interest.
 #[derive(Debug)]
 struct WakeUp {
     watch: Arc<Watch>,
+    whom: Whom,
     most: usize,
 }
 
@@ -47,16 +49,26 @@ impl Effects {
         !self.any
     }
 
-    /// Wakes up to `most` waiters, the longest waiting first.
+    /// Wakes up to `most` waiters of each interest, the longest waiting first.
     #[inline]
     pub fn wake(&mut self, watch: &Arc<Watch>, most: usize) {
+        self.wake_those(watch, Whom::Each, most);
+    }
+
+    /// Wakes up to `most` waiters of these interests. In one hold with others of the same watch, all waiters may wake: a
+    /// commit to a thousand partitions keeps no list of them.
+    #[inline]
+    pub fn wake_those(&mut self, watch: &Arc<Watch>, whom: Whom, most: usize) {
         if most > 0 && watch.has_waiters() {
             self.any = true;
             match self.wake_ups.last_mut() {
                 Some(last) if Arc::ptr_eq(&last.watch, watch) => {
                     last.most = last.most.saturating_add(most);
+                    if last.whom != whom {
+                        last.whom = Whom::Each;
+                    }
                 }
-                _ => self.wake_ups.push(WakeUp { watch: Arc::clone(watch), most }),
+                _ => self.wake_ups.push(WakeUp { watch: Arc::clone(watch), whom, most }),
             }
         }
     }
@@ -117,8 +129,8 @@ impl Effects {
         if rest_soon {
             signal.rest_soon();
         }
-        for WakeUp { watch, most } in wake_ups {
-            if let Some(rest) = watch.begin_to_wake(most) {
+        for WakeUp { watch, whom, most } in wake_ups {
+            if let Some(rest) = watch.begin_to_wake(whom, most) {
                 signal.rouse(rest);
             }
         }

@@ -141,7 +141,7 @@ impl Core {
             self.advance_key(cursor, offset);
         } else {
             consumption.deliveries.put(offset, Due::NOW, acks);
-            self.wake_one(log);
+            self.wake_one(cursor, log);
         }
         self.note_returned(cursor, offset);
     }
@@ -162,7 +162,7 @@ impl Core {
                 let counted = Counted { attempts: attempt - 1, due: Due::NOW };
                 self.failures.count_later(MessageId { cursor, offset }, counted);
             }
-            self.wake_one(log);
+            self.wake_one(cursor, log);
         }
         self.note_freed_slots(cursor);
         self.note_returned(cursor, offset);
@@ -181,7 +181,7 @@ impl Core {
             let count = consumption.deliveries.release_due(now, skew, (most, at_once), acks);
             audit::steps(count as u64);
             let log = consumption.info.log;
-            self.wake_some(log, count);
+            self.wake_consumers(cursor, log, count);
             return count == at_once;
         }
         false
@@ -211,7 +211,7 @@ impl Core {
                 }
                 self.failures.exhausted.push_back(MessageId { cursor, offset });
                 // A consumer that leases the message before it is moved moves it.
-                self.wake_one(log);
+                self.wake_one(cursor, log);
             }
             Ok(Disposition::Gone) | Err(_) => self.advance_key(cursor, offset),
         }

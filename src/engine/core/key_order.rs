@@ -41,7 +41,7 @@ impl Core {
         if let Some(next) = groups.done(offset, |offset| !acks.is_acked(offset)) {
             consumption.deliveries.put(next, Due::NOW, acks);
             let log = consumption.info.log;
-            self.wake_one(log);
+            self.wake_one(cursor, log);
         }
     }
 

@@ -120,7 +120,7 @@ impl Core {
     /// Wakes a waiter for a returned message, or sets a timer if the message has to wait.
     pub(super) fn wake_or_arm(&mut self, cursor: CursorId, log: LogId, due: Due) {
         if due == Due::NOW {
-            self.wake_one(log);
+            self.wake_one(cursor, log);
         } else {
             self.arm(cursor);
         }

@@ -65,7 +65,7 @@ impl Core {
         consumption.note_capacity(effects, usize::MAX);
         consumption.wake_others(effects);
         self.follow_spilling(cursor, &info, before, rules);
-        self.wake_some(info.log, usize::MAX);
+        self.wake_consumers(cursor, info.log, usize::MAX);
         self.arm(cursor);
     }
 

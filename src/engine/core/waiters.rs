@@ -6,8 +6,11 @@ use super::effects::Effects;
 use crate::{
     audit,
     config::Durability,
-    engine::runtime::wait::Watch,
-    ids::{EntityId, IdMap, LogId},
+    engine::runtime::{
+        interest::{Interest, Whom},
+        wait::Watch,
+    },
+    ids::{CursorId, EntityId, IdMap, LogId},
     store::BatchArrivals,
     stream::recent::Recent,
 };
@@ -43,20 +46,42 @@ pub struct WatchedLog {
 pub enum Receivers {
     /// One waiter, as in a queue.
     One,
-    /// All waiters: subscriptions of a topic, readers of a stream.
-    All,
+    /// One waiter of each subscription of a topic.
+    EachSubscription,
+    /// All readers of a stream, or of that partition of it.
+    Readers,
+}
+
+impl Receivers {
+    /// What the consumers of a cursor wait for.
+    pub fn interest_of(self, cursor: CursorId) -> Interest {
+        match self {
+            Receivers::EachSubscription => Interest::of_cursor(cursor),
+            Receivers::One | Receivers::Readers => Interest::ALL,
+        }
+    }
 }
 
 impl WatchedLog {
+    /// Wakes waiters for messages that have come.
     #[inline]
     pub fn wake(&self, effects: &mut Effects, messages: usize) {
-        let most = match self.receivers {
-            Receivers::One => messages,
-            Receivers::All => usize::MAX,
-        };
-        if messages > 0 {
-            effects.wake(&self.watch, most);
+        match (self.receivers, self.partition) {
+            (Receivers::One | Receivers::EachSubscription, _) => {
+                effects.wake(&self.watch, messages);
+            }
+            (Receivers::Readers, None) if messages > 0 => effects.wake_all(&self.watch),
+            (Receivers::Readers, Some((_, partition))) if messages > 0 => {
+                let whom = Whom::Only(Interest::of_partition(partition));
+                effects.wake_those(&self.watch, whom, usize::MAX);
+            }
+            (Receivers::Readers, _) => {}
         }
+    }
+
+    /// What the consumers of a cursor wait for.
+    pub fn interest_of(&self, cursor: CursorId) -> Interest {
+        self.receivers.interest_of(cursor)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod checkpointer;
 pub mod clock;
 pub mod fair;
 pub mod histogram;
+pub mod interest;
 pub mod lock;
 pub mod signals;
 pub mod together;

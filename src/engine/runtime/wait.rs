@@ -6,7 +6,7 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fmt, mem,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -14,7 +14,11 @@ use std::{
     time::Duration,
 };
 
-use super::{application, lock::RankedMutex};
+use super::{
+    application,
+    interest::{Interest, Key, Waiters, Whom},
+    lock::RankedMutex,
+};
 use crate::{
     audit::{self, Rank},
     error::Result,
@@ -28,16 +32,9 @@ use crate::{
 /// waiter would block on it and sleep again.
 #[derive(Debug)]
 pub struct Watch {
-    waiters: RankedMutex<Waiters>,
+    waiters: RankedMutex<Waiters<Arc<Waiter>>>,
     /// The number of waiters that were not woken, readable without the mutex.
     count: AtomicUsize,
-}
-
-/// The waiters that were not woken, in the order in which they registered.
-#[derive(Debug, Default)]
-struct Waiters {
-    asleep: BTreeMap<u64, Arc<Waiter>>,
-    last: u64,
 }
 
 #[derive(Debug)]
@@ -79,24 +76,25 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// Begins to wait. The caller holds the core.
+    /// Begins to wait for whatever comes. The caller holds the core.
     pub fn begin(self: &Arc<Watch>) -> Waiting {
+        self.begin_for(Interest::ALL)
+    }
+
+    /// Begins to wait with an interest. The caller holds the core.
+    pub fn begin_for(self: &Arc<Watch>, interest: Interest) -> Waiting {
         let waiter = Arc::new(Waiter {
             state: RankedMutex::new(&(Rank::Leaf, "waiter"), Sleep::Begun),
             woken: Condvar::new(),
         });
-        let number = self.change(|waiters| {
-            waiters.last += 1;
-            waiters.asleep.insert(waiters.last, Arc::clone(&waiter));
-            waiters.last
-        });
-        Waiting { watch: Arc::clone(self), waiter, number, is_over: false }
+        let key = self.change(|waiters| waiters.add(interest, Arc::clone(&waiter)));
+        Waiting { watch: Arc::clone(self), waiter, key, is_over: false }
     }
 
-    fn change<T>(&self, act: impl FnOnce(&mut Waiters) -> T) -> T {
+    fn change<T>(&self, act: impl FnOnce(&mut Waiters<Arc<Waiter>>) -> T) -> T {
         let mut waiters = self.waiters.lock();
         let value = act(&mut waiters);
-        self.count.store(waiters.asleep.len(), Ordering::Relaxed);
+        self.count.store(waiters.len(), Ordering::Relaxed);
         value
     }
 
@@ -106,30 +104,27 @@ impl Watch {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Wakes up to `most` waiters, the longest waiting first.
+    /// Wakes up to `most` waiters of each interest, the longest waiting first.
     pub fn wake(&self, most: usize) {
-        if let Some(rest) = self.begin_to_wake(most) {
+        self.wake_those(Whom::Each, most);
+    }
+
+    fn wake_those(&self, whom: Whom, most: usize) {
+        if let Some(rest) = self.begin_to_wake(whom, most) {
             rest.finish();
         }
     }
 
-    /// Wakes the first of up to `most` waiters. Threads among them wake the others. If there are none, and many tasks
-    /// are left, returns the others: the caller has them woken.
+    /// Wakes the first of up to `most` waiters of each interest. Threads among them wake the others. If there are none, and
+    /// many tasks are left, returns the others: the caller has them woken.
     #[must_use = "the others sleep until they are woken"]
-    pub fn begin_to_wake(&self, most: usize) -> Option<Arc<Relay>> {
-        let woken = self.change(|waiters| {
-            let rest = match waiters.asleep.keys().nth(most).copied() {
-                Some(first) => waiters.asleep.split_off(&first),
-                None => BTreeMap::new(),
-            };
-            mem::replace(&mut waiters.asleep, rest)
-        });
+    pub fn begin_to_wake(&self, whom: Whom, most: usize) -> Option<Arc<Relay>> {
+        let woken = self.change(|waiters| waiters.take(whom, most));
         if woken.len() <= THREADS_AT_ONCE {
-            woken.into_values().for_each(|waiter| _ = waiter.wake(None));
+            woken.into_iter().for_each(|waiter| _ = waiter.wake(None));
             return None;
         }
-        let left =
-            RankedMutex::new(&(Rank::Leaf, "waiters to wake"), woken.into_values().collect());
+        let left = RankedMutex::new(&(Rank::Leaf, "waiters to wake"), woken);
         let relay = Arc::new(Relay { left });
         if relay.go_on(TASKS_AT_ONCE) { None } else { Some(relay) }
     }
@@ -188,7 +183,7 @@ impl Waiter {
 pub struct Waiting {
     watch: Arc<Watch>,
     waiter: Arc<Waiter>,
-    number: u64,
+    key: Key,
     is_over: bool,
 }
 
@@ -236,15 +231,15 @@ impl Drop for Waiting {
         if self.is_over {
             return;
         }
-        let number = self.number;
-        if self.watch.change(|waiters| waiters.asleep.remove(&number)).is_some() {
+        let key = self.key;
+        if self.watch.change(|waiters| waiters.remove(key)).is_some() {
             return;
         }
         let before = mem::replace(&mut *self.waiter.state.lock(), Sleep::Gone);
         if let Sleep::Woken(Some(relay)) = &before {
             relay.finish();
         }
-        self.watch.wake(1);
+        self.watch.wake_those(Whom::Only(key.0), 1);
     }
 }
 
@@ -357,9 +352,9 @@ mod tests {
     /// Waits until so many waiters sleep.
     fn await_waiters(watch: &Watch, count: usize) {
         let sleeps = |waiter: &Arc<Waiter>| !matches!(*waiter.state.lock(), Sleep::Begun);
-        while watch.waiters.lock().asleep.len() < count
+        while watch.waiters.lock().len() < count
             || !watch
-                .change(|waiters| waiters.asleep.values().cloned().collect::<Vec<_>>())
+                .change(|waiters| waiters.iter().cloned().collect::<Vec<_>>())
                 .iter()
                 .all(sleeps)
         {
@@ -403,7 +398,7 @@ mod tests {
         let mut context = Context::from_waker(&waker);
         waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_pending()));
         let _ = audit::take_steps();
-        let rest = watch.begin_to_wake(usize::MAX).expect("there are many");
+        let rest = watch.begin_to_wake(Whom::Each, usize::MAX).expect("there are many");
         assert_eq!((audit::take_steps(), count.0.load(Ordering::Relaxed)), (4, 4));
         rest.finish();
         assert_eq!(count.0.load(Ordering::Relaxed), 100);

@@ -14,7 +14,10 @@ use crate::{
     audit,
     engine::{
         core::Core,
-        runtime::wait::{Attempt, Awaited, blocking},
+        runtime::{
+            interest::Interest,
+            wait::{Attempt, Awaited, blocking},
+        },
     },
     error::Result,
     ids::{LogId, Offset},
@@ -345,6 +348,16 @@ impl Reader {
         self.turns.add(n);
     }
 
+    /// What it waits for: its partition, if it reads one of several.
+    fn interest(&self) -> Interest {
+        match self.places[..] {
+            [Place { partition, .. }] if self.shape.partitions > 1 => {
+                Interest::of_partition(partition)
+            }
+            _ => Interest::ALL,
+        }
+    }
+
     fn advance_or_wait(&mut self) -> Result<Attempt<Found>> {
         loop {
             if let Some(found) = self.advance()? {
@@ -362,7 +375,7 @@ impl Reader {
             match self.turns.iter().find_map(has_come) {
                 Some(Err(error)) => return Err(error),
                 Some(Ok(_)) => {}
-                None => return Ok(Attempt::Wait(self.shape.watch.begin())),
+                None => return Ok(Attempt::Wait(self.shape.watch.begin_for(self.interest()))),
             }
         }
     }

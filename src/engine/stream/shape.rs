@@ -41,7 +41,7 @@ impl Shape {
             unreachable!("the space of streams holds streams");
         };
         let mut core = engine.committer().lock_open("open a stream")?;
-        let watch = core.watch(entity.logs(), Receivers::All);
+        let watch = core.watch(entity.logs(), Receivers::Readers);
         drop(core);
         Ok(Arc::new(Shape {
             engine: engine.clone(),
