@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use roaring::RoaringTreemap;
+use roaring::RoaringBitmap;
 
-use super::returned::{Readiness, Returned, merge};
+use super::{
+    offset_set::OffsetSet,
+    returned::{Readiness, Returned, merge},
+};
 use crate::{
     audit,
     ids::{Offset, OffsetRange},
@@ -18,7 +21,7 @@ pub struct Lanes(BTreeMap<u8, Lane>);
 
 #[derive(Debug, Default)]
 struct Lane {
-    fresh: RoaringTreemap,
+    fresh: OffsetSet,
     returned: Returned,
     fresh_first: bool,
 }
@@ -31,7 +34,20 @@ impl Lanes {
 
     /// Adds a fresh message.
     pub fn insert(&mut self, offset: Offset, priority: u8) {
-        self.0.entry(priority).or_default().fresh.insert(offset.0);
+        self.0.entry(priority).or_default().fresh.insert(offset);
+    }
+
+    /// Adds fresh messages of a chunk.
+    pub fn insert_chunk(&mut self, index: u64, lows: &RoaringBitmap, priority: u8) {
+        self.0.entry(priority).or_default().fresh.insert_chunk(index, lows);
+    }
+
+    /// Removes fresh messages of a chunk that move to another place.
+    pub fn remove_chunk(&mut self, index: u64, lows: &RoaringBitmap) {
+        for lane in self.0.values_mut() {
+            lane.fresh.remove_chunk(index, lows);
+        }
+        self.retain_full();
     }
 
     /// The returned messages of a priority.
@@ -56,7 +72,7 @@ impl Lanes {
     /// Whether a message with a priority is in its lane.
     pub fn contains(&self, offset: Offset, priority: u8) -> bool {
         let lane = self.0.get(&priority);
-        lane.is_some_and(|lane| lane.fresh.contains(offset.0) || lane.returned.contains(offset))
+        lane.is_some_and(|lane| lane.fresh.contains(offset) || lane.returned.contains(offset))
     }
 
     fn retain_full(&mut self) {
@@ -72,7 +88,7 @@ impl Lanes {
     pub fn forget(&mut self, offset: Offset) -> bool {
         let mut was_there = false;
         for lane in self.0.values_mut() {
-            was_there |= lane.fresh.remove(offset.0) | lane.returned.forget(offset);
+            was_there |= lane.fresh.remove(offset) | lane.returned.forget(offset);
         }
         self.retain_full();
         was_there
@@ -82,7 +98,7 @@ impl Lanes {
     pub fn forget_first(&mut self, ranges: &[OffsetRange]) {
         for lane in self.0.values_mut() {
             for range in ranges {
-                lane.fresh.remove_range(range.start.0..range.end.0);
+                lane.fresh.remove_range(*range);
             }
             lane.returned.forget_first(ranges);
         }
@@ -93,7 +109,7 @@ impl Lanes {
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         for lane in self.0.values_mut() {
             for range in ranges {
-                lane.fresh.remove_range(range.start.0..range.end.0);
+                lane.fresh.remove_range(*range);
             }
             lane.returned.forget_all(ranges);
         }
@@ -110,7 +126,7 @@ impl Lanes {
 
     /// All messages: the lowest priority first, and the oldest first within a priority.
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
-        self.0.values().flat_map(|lane| merge(lane.fresh.iter().map(Offset), lane.returned.iter()))
+        self.0.values().flat_map(|lane| merge(lane.fresh.iter(), lane.returned.iter()))
     }
 }
 
@@ -131,13 +147,13 @@ impl Lane {
     fn take_fresh(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         while let Some(first) = self.fresh.min() {
             audit::step();
-            let readiness = readiness(Offset(first));
+            let readiness = readiness(first);
             if readiness == Readiness::Invisible {
                 return None;
             }
             self.fresh.remove(first);
             if readiness == Readiness::Ready {
-                return Some(Offset(first));
+                return Some(first);
             }
         }
         None

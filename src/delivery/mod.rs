@@ -26,7 +26,9 @@ pub mod in_force;
 mod lanes;
 mod leases;
 pub mod looks;
+mod offset_set;
 pub mod oldest;
+mod opening;
 mod removal;
 mod retry;
 mod returned;
@@ -46,9 +48,9 @@ pub use groups::Groups;
 use lanes::Lanes;
 use leases::Leases;
 pub use leases::{Ended, Expired, LeaseKey, SlotId};
+use offset_set::OffsetSet;
 pub use retry::Retry;
 use returned::{Readiness, Returned};
-use roaring::RoaringTreemap;
 
 use crate::{
     audit,
@@ -99,7 +101,7 @@ pub struct Deliveries {
     /// Messages with a priority, fresh or returned. The fresh ones are `known`.
     lanes: Lanes,
     /// Offsets at or above `next` whose messages are in another place, or were deleted there.
-    known: RoaringTreemap,
+    known: OffsetSet,
     /// All messages from `next` up to this offset are `known` or acked. `ready` starts its walk here.
     passed: Offset,
     /// Whether a fresh message goes before a returned one. The two kinds alternate, so that a message that
@@ -119,7 +121,7 @@ impl Deliveries {
             waiting: BTreeSet::new(),
             unstored: BTreeMap::new(),
             lanes: Lanes::default(),
-            known: RoaringTreemap::new(),
+            known: OffsetSet::default(),
             passed: floor,
             fresh_first: false,
             leases: Leases::default(),
@@ -172,7 +174,7 @@ impl Deliveries {
         let unacked = acked.next_unacked(self.next, end).unwrap_or(end);
         if unacked.0 - self.next.0 >= PASSED_AT_ONCE {
             self.next = unacked;
-            self.known.remove_range(..unacked.0);
+            self.known.remove_below(unacked);
         }
         self.lanes.take(&mut readiness(acked, is_visible))
     }
@@ -187,7 +189,7 @@ impl Deliveries {
         loop {
             audit::step();
             let offset = acked.next_unacked(self.next, end)?;
-            let is_known = !self.known.is_empty() && self.known.contains(offset.0);
+            let is_known = !self.known.is_empty() && self.known.contains(offset);
             if !is_known && !is_visible(offset) {
                 return None;
             }
@@ -195,16 +197,15 @@ impl Deliveries {
                 self.next = offset.next();
                 return Some(offset);
             }
-            self.known.remove_range(..offset.0);
-            self.next = removal::end_of_run(&self.known, offset);
-            self.known.remove_range(..self.next.0);
+            self.next = self.known.end_of_run(offset);
+            self.known.remove_below(self.next);
         }
     }
 
     /// Adds a message with a priority. For a delayed message, [`defer`](Deliveries::defer) comes after this.
     pub fn prioritize(&mut self, offset: Offset, priority: u8) {
         self.lanes.insert(offset, priority);
-        self.known.insert(offset.0);
+        self.known.insert(offset);
     }
 
     /// Makes a message that is not leased wait until it is due.
@@ -212,7 +213,7 @@ impl Deliveries {
         self.lanes.forget(offset);
         self.waiting.insert((due, offset));
         if offset >= self.next {
-            self.known.insert(offset.0);
+            self.known.insert(offset);
         }
     }
 
@@ -270,15 +271,6 @@ impl Deliveries {
         for entry in entries {
             self.waiting.remove(entry);
             self.unstored.remove(&entry.1);
-        }
-    }
-
-    /// Notes messages that were spilled to disk before the engine was opened.
-    pub fn add_spilled(&mut self, offsets: impl Iterator<Item = Offset>) {
-        for offset in offsets {
-            audit::step();
-            self.lanes.forget(offset);
-            self.known.insert(offset.0);
         }
     }
 

@@ -2,39 +2,15 @@
 //!
 //! A message that was deleted leaves every count at once, wherever it was.
 
-use roaring::RoaringTreemap;
-
 use super::{
     Acked, Deliveries,
+    offset_set::OffsetSet,
     returned::{is_in, merge},
 };
 use crate::{
     audit,
     ids::{Due, Offset, OffsetRange},
 };
-
-/// The end of the run of offsets that begins at the lowest one. It takes a number of steps that is logarithmic in the
-/// length of the run: millions of delayed messages are passed over at once.
-pub(super) fn end_of_run(known: &RoaringTreemap, lowest: Offset) -> Offset {
-    let is_full = |len: u64| {
-        audit::step();
-        known.rank(lowest.0 + (len - 1)) == len
-    };
-    let mut full = 1;
-    while is_full(2 * full) {
-        full *= 2;
-    }
-    let mut too_long = 2 * full;
-    while too_long - full > 1 {
-        let middle = full.midpoint(too_long);
-        if is_full(middle) {
-            full = middle;
-        } else {
-            too_long = middle;
-        }
-    }
-    Offset(lowest.0 + full)
-}
 
 impl Deliveries {
     /// The messages that can be delivered now: the lowest priority first, and the oldest first within a
@@ -44,14 +20,14 @@ impl Deliveries {
         acked: &'a impl Acked,
         end: Offset,
     ) -> impl Iterator<Item = Offset> {
-        let known = move |known: &RoaringTreemap, from| {
-            acked.next_unacked(from, end).filter(|offset| known.contains(offset.0))
+        let known = move |known: &OffsetSet, from| {
+            acked.next_unacked(from, end).filter(|offset| known.contains(*offset))
         };
-        // The walk passes each known offset once, however often `ready` is called.
+        // The walk passes each run of known offsets once, however often `ready` is called.
         self.passed = self.passed.max(self.next);
         while let Some(offset) = known(&self.known, self.passed) {
             audit::step();
-            self.passed = offset.next();
+            self.passed = self.known.end_of_run(offset);
         }
         let this = &*self;
         let mut next = this.passed;
@@ -59,7 +35,7 @@ impl Deliveries {
             audit::step();
             while let Some(offset) = known(&this.known, next) {
                 audit::step();
-                next = offset.next();
+                next = this.known.end_of_run(offset);
             }
             let fresh = acked.next_unacked(next, end)?;
             next = fresh.next();
@@ -78,7 +54,7 @@ impl Deliveries {
             self.lanes.forget_first(ranges);
         }
         for range in ranges {
-            self.known.remove_range(range.start.0..range.end.0);
+            self.known.remove_range(*range);
         }
     }
 
@@ -95,7 +71,7 @@ impl Deliveries {
             self.lanes.forget_all(ranges);
         }
         for range in ranges {
-            self.known.remove_range(range.start.0..range.end.0);
+            self.known.remove_range(*range);
         }
     }
 
@@ -107,18 +83,18 @@ impl Deliveries {
     /// Removes one deleted message. `stored` is its stored due time. Returns `false` if the message
     /// was in none of the places that this state knows: it is leased, spilled or parked.
     pub fn forget_one(&mut self, offset: Offset, stored: Due) -> bool {
-        let is_fresh = offset >= self.next && !self.known.contains(offset.0);
+        let is_fresh = offset >= self.next && !self.known.contains(offset);
         let due = self.unstored.remove(&offset).unwrap_or(stored);
         let was_waiting = self.waiting.remove(&(due, offset));
         let was_returned = self.returned.forget(offset) | self.lanes.forget(offset);
-        self.known.remove(offset.0);
+        self.known.remove(offset);
         is_fresh || was_waiting || was_returned
     }
 
     /// Whether a message is in one of the places that this state knows, and can tell without a walk: it is neither leased nor
     /// spilled nor parked. `stored` and `priority` are the due time and the priority that the store has of it.
     pub fn has(&self, offset: Offset, stored: Due, priority: u8) -> bool {
-        let is_fresh = offset >= self.next && !self.known.contains(offset.0);
+        let is_fresh = offset >= self.next && !self.known.contains(offset);
         is_fresh
             || self.waiting.contains(&(self.due_of(offset, stored), offset))
             || self.returned.contains(offset)
@@ -128,10 +104,10 @@ impl Deliveries {
     /// Takes a message out of its place for good, although it was not deleted. Returns `false`, and changes nothing, if it is
     /// in none of the places that this state knows.
     pub fn take_out(&mut self, offset: Offset, stored: Due) -> bool {
-        let is_known = self.known.contains(offset.0);
+        let is_known = self.known.contains(offset);
         let was_there = self.forget_one(offset, stored);
         if offset >= self.next && (is_known || was_there) {
-            self.known.insert(offset.0);
+            self.known.insert(offset);
         }
         was_there
     }

@@ -40,7 +40,7 @@ mod tail;
 pub mod tests;
 mod together;
 
-pub use acks::AckSet;
+pub use acks::{AckSet, CHUNK_OFFSETS};
 pub use batch::{Batch, BatchArrivals, BatchedMessage};
 pub use cache::SegmentSource;
 pub use catalog::{LogName, Space};

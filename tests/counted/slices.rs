@@ -182,3 +182,35 @@ fn a_purge_of_a_queue_with_holes_works_in_slices() {
         work
     });
 }
+
+/// What the longest hold takes when the first consumer of a queue is opened after a restart.
+fn steps_of_opening(messages: usize, message: impl Fn(usize) -> Message<'static>) -> u64 {
+    let disk = SimDisk::new(7);
+    let options = Options::new().durability(Durability::Buffered).delayed_in_memory(1024);
+    let engine = options.clone().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    for n in 0..messages / 1000 {
+        queue.send_batch((0..1000).map(|m| message(1000 * n + m))).unwrap();
+    }
+    engine.close().unwrap();
+    let engine = options.clone().sim(&disk).open("store").unwrap();
+    let work = count(|| _ = engine.queue("q").open().unwrap().depth().unwrap());
+    work.longest.values().max().copied().unwrap()
+}
+
+/// Delayed messages beyond the limit in memory are on disk, in blocks of 64.
+#[test]
+fn opening_a_queue_takes_a_step_for_each_block_of_delayed_messages() {
+    let later = |n| SECOND * (3600 + n as u32);
+    let of = |many| steps_of_opening(many, |n| Message::new("work").deliver_after(later(n)));
+    let (few, many) = (of(4 * FEW), of(4 * MANY));
+    let blocks = 4 * (MANY - FEW) as u64 / 64;
+    assert!(many <= few + blocks + 200, "{few} and {many} steps");
+}
+
+#[test]
+fn opening_a_queue_takes_over_its_messages_with_priorities_together() {
+    let of = |many| steps_of_opening(many, |n| Message::new("work").priority(n as u8 % 10));
+    let (few, many) = (of(4 * FEW), of(4 * MANY));
+    assert!(many <= few + 50 && many <= 64, "{few} and {many} steps");
+}

@@ -153,16 +153,8 @@ impl Dormancy {
         let deleted = || store.deleted(cursor.entity());
         let (_, end) = store.bounds(info.log).ok_or_else(deleted)?;
         let acks = store.acks_of(cursor)?;
-        let mut deliveries = Deliveries::new(acks.floor());
+        let mut deliveries = Deliveries::of(acks);
         deliveries.number_above(self.leases_deleted);
-        for (offset, priority) in acks.prioritized() {
-            audit::step();
-            deliveries.prioritize(offset, priority);
-        }
-        for (offset, due) in acks.deferred(acks.floor()) {
-            audit::step();
-            deliveries.defer(offset, due);
-        }
         self.states += 1;
         let mut consumption = Box::new(Consumption::new(info, self.states, end, deliveries));
         if let Some(dormant) = self.dormant.remove(&cursor) {

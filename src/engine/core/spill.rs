@@ -80,8 +80,7 @@ impl Consumption {
             SpilledBlock { due: blocks.due(offset), offset }
         }));
         if let Some(acks) = store.acks(cursor) {
-            audit::steps(acks.spilled());
-            self.deliveries.add_spilled(acks.all_spilled());
+            self.deliveries.add_spilled(acks);
         }
     }
 }

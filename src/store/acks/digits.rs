@@ -30,3 +30,19 @@ pub fn put_number(digits: &mut Vec<RoaringBitmap>, range: Range<u32>, number: u3
         digits.pop();
     }
 }
+
+/// The members whose number is not 0, by number.
+pub fn by_number(digits: &[RoaringBitmap]) -> Vec<(u32, RoaringBitmap)> {
+    let any = digits.iter().fold(RoaringBitmap::new(), |a, b| a | b);
+    let mut parts = vec![(0, any)];
+    for (n, digit) in digits.iter().enumerate() {
+        let split = |(number, members): (u32, RoaringBitmap)| {
+            let with = &members & digit;
+            [(number | 1 << n, with), (number, members - digit)]
+        };
+        parts = parts.into_iter().flat_map(split).collect();
+        parts.retain(|(_, members)| !members.is_empty());
+    }
+    parts.retain(|(_, members)| !members.is_empty());
+    parts
+}

@@ -20,7 +20,7 @@ use roaring::RoaringBitmap;
 
 use self::{
     chunk::{Chunk, split},
-    digits::{number, put_number},
+    digits::{by_number, number, put_number},
     upper::Upper,
 };
 use super::lazy::Lazy;
@@ -230,13 +230,11 @@ impl AckSet {
         upper.chunks.get(&index).map_or(0, |chunk| number(&chunk.priorities, low) as u8)
     }
 
-    /// The messages with a priority above the lowest, and their priorities.
-    pub fn prioritized(&self) -> impl Iterator<Item = (Offset, u8)> {
+    /// The messages with a priority above the lowest, chunk by chunk and by priority.
+    pub fn prioritized_chunks(&self) -> impl Iterator<Item = (u64, u8, RoaringBitmap)> {
         self.upper.chunks.iter().flat_map(|(index, chunk)| {
-            let any: RoaringBitmap =
-                chunk.priorities.iter().fold(RoaringBitmap::new(), |a, b| a | b);
-            let offset = move |low| Offset(index * CHUNK_OFFSETS + u64::from(low));
-            any.into_iter().map(move |low| (offset(low), number(&chunk.priorities, low) as u8))
+            let by_priority = by_number(&chunk.priorities).into_iter();
+            by_priority.map(move |(priority, lows)| (*index, priority as u8, lows))
         })
     }
 
@@ -261,6 +259,11 @@ impl AckSet {
             let due = chunk.due.range(low..);
             due.map(move |(low, due)| (Offset(index * CHUNK_OFFSETS + u64::from(*low)), *due))
         })
+    }
+
+    /// The delayed messages, chunk by chunk.
+    pub fn deferred_chunks(&self) -> impl Iterator<Item = (u64, &BTreeMap<u16, Due>)> {
+        self.upper.chunks.iter().map(|(index, chunk)| (*index, &chunk.due))
     }
 
     /// When a message is due. `Due::NOW` if it is not delayed.
@@ -290,6 +293,11 @@ impl AckSet {
         self.upper.chunks.iter().flat_map(|(index, chunk)| {
             chunk.spilled.iter().map(move |low| Offset(index * CHUNK_OFFSETS + u64::from(low)))
         })
+    }
+
+    /// All spilled messages, chunk by chunk.
+    pub fn spilled_chunks(&self) -> impl Iterator<Item = (u64, &RoaringBitmap)> {
+        self.upper.chunks.iter().map(|(index, chunk)| (*index, &chunk.spilled))
     }
 
     /// The spilled messages of the first chunk with one at or behind an offset, and where the next chunk begins.

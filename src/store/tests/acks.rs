@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::{
     format::meta::ChunkState,
     ids::{CursorId, Due, Offset, OffsetRange, Timestamp},
-    store::acks::{AckSet, acked_by_all},
+    store::acks::{AckSet, CHUNK_OFFSETS, acked_by_all},
 };
 
 const CURSOR: CursorId = CursorId(1);
@@ -145,7 +145,10 @@ proptest! {
             let due = deferred.iter().filter(|(_, (_, due))| *due > 0);
             let due: Vec<_> = due.map(|(at, (_, due))| (Offset(*at), Due::from_stored(*due))).collect();
             prop_assert_eq!(waiting, due);
-            let told: BTreeMap<u64, u8> = acks.prioritized().map(|(at, of)| (at.0, of)).collect();
+            let told = acks.prioritized_chunks().flat_map(|(index, priority, lows)| {
+                lows.into_iter().map(move |low| (index * CHUNK_OFFSETS + u64::from(low), priority))
+            });
+            let told: BTreeMap<u64, u8> = told.collect();
             prop_assert_eq!(&told, &priorities);
             for at in [0, floor, 39, 65_535, 65_536, OFFSETS - 1] {
                 let priority = priorities.get(&at).copied().unwrap_or(0);
