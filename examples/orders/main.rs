@@ -33,7 +33,6 @@ use std::{
     time::Instant,
 };
 
-use indicatif::MultiProgress;
 use posthouse::{Durability, Options};
 
 use args::Args;
@@ -78,7 +77,6 @@ fn run(args: &Args) -> Result<bool> {
 
 fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
     let begun = Instant::now();
-    let bars = MultiProgress::new();
     let open = || {
         let durability = if args.buffered { Durability::Buffered } else { Durability::Sync };
         Options::new().durability(durability).open(dir)
@@ -86,7 +84,7 @@ fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
 
     let (mut lines, settled) = {
         let engine = open()?;
-        let traded = trade(&Shop::open(&engine)?, sales, args.kill, &bars)?;
+        let traded = trade(&Shop::open(&engine)?, sales, args.kill)?;
         args.kill.missed();
         // Handled messages leave the journal, so the replay below reads segments.
         engine.checkpoint()?;
@@ -99,7 +97,7 @@ fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
     let engine = open()?;
     let shop = Shop::open(&engine)?;
     let reopened = reopening.elapsed();
-    lines.push(totals::rebuild(&engine, &shop.history, sales, &bars)?);
+    lines.push(totals::rebuild(&engine, &shop.history, sales)?);
 
     let audit = audit::check(&engine, &shop, sales)?;
     report::print(&lines, &audit, &sales.sums(), settled, (reopened, begun.elapsed()));
@@ -109,9 +107,9 @@ fn all_of_it(args: &Args, dir: &Path, sales: &Sales) -> Result<bool> {
 
 /// Creates the orders that are not created yet, and handles them at the same time, until nothing is left to
 /// do. Returns the outcome of each stage, and how many orders were settled by hand.
-fn trade(shop: &Shop, sales: &Sales, kill: Kill, bars: &MultiProgress) -> Result<(Vec<Line>, u64)> {
+fn trade(shop: &Shop, sales: &Sales, kill: Kill) -> Result<(Vec<Line>, u64)> {
     let failed = AtomicBool::new(false);
-    let stage = |name, before| Stage::new(name, before, sales.count(), bars, &failed);
+    let stage = |name, before| Stage::new(name, before, sales.count(), &failed);
 
     let created = stage("created", shop::records(&shop.history)?)?;
     let charged = stage("charged", shop::records(&shop.ledger)?)?;

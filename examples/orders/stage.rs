@@ -1,7 +1,7 @@
-//! One stage of the work: its progress, shown as a bar.
+//! One stage of the work, and its progress.
 
 use std::{
-    fmt::Write,
+    io::{self, IsTerminal},
     sync::{
         OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
-
 use sales::Result;
 
 /// A stage that has not moved for this time is stuck. The time is longer than a lease, because after a stall
 /// of the machine a message may have to wait for one.
 const STALL_MAX: Duration = Duration::from_secs(90);
+
+/// Progress is told in so many steps.
+const STEPS: u64 = 5;
 
 pub struct Stage<'a> {
     pub name: &'static str,
@@ -27,7 +28,8 @@ pub struct Stage<'a> {
     moved_ms: AtomicU64,
     started: Instant,
     took: OnceLock<Duration>,
-    bar: ProgressBar,
+    /// Whether somebody looks on.
+    is_shown: bool,
     /// Whether another thread has failed.
     failed: &'a AtomicBool,
 }
@@ -37,24 +39,12 @@ impl<'a> Stage<'a> {
         name: &'static str,
         before: u64,
         total: u64,
-        bars: &MultiProgress,
         failed: &'a AtomicBool,
     ) -> Result<Stage<'a>> {
         if before > total {
             let what = format!("the store has {before} orders {name}, but there are only {total}");
             return Err(what.into());
         }
-        let style = ProgressStyle::with_template(
-            "{prefix:>9} {wide_bar} {human_pos:>7}/{human_len} {rate:>9}",
-        )?;
-        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
-            // A bar that cannot be drawn is no reason to stop.
-            let _ = write!(out, "{:.0}/s", state.per_sec());
-        });
-        let bar = ProgressBar::new(total).with_style(style).with_prefix(name);
-        let bar = bars.add(bar.with_position(before));
-        // The work of earlier runs says nothing about this run's pace.
-        bar.reset_eta();
         let stage = Stage {
             name,
             before,
@@ -63,7 +53,7 @@ impl<'a> Stage<'a> {
             moved_ms: AtomicU64::new(0),
             started: Instant::now(),
             took: OnceLock::new(),
-            bar,
+            is_shown: io::stderr().is_terminal(),
             failed,
         };
         stage.advance(0);
@@ -75,10 +65,12 @@ impl<'a> Stage<'a> {
         let elapsed = self.started.elapsed();
         let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
         self.moved_ms.store(elapsed.as_millis() as u64, Ordering::Relaxed);
-        self.bar.inc(count);
         if done >= self.total {
             self.took.get_or_init(|| elapsed);
-            self.bar.finish();
+        }
+        let step = |done: u64| done * STEPS / self.total.max(1);
+        if self.is_shown && step(done) > step(done - count) {
+            eprintln!("{:>9} {done:>7} of {}", self.name, self.total);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::AtomicBool;
 
-use indicatif::MultiProgress;
 use posthouse::{Engine, Message, Stream};
 
 use crate::{report::Line, stage::Stage};
@@ -13,16 +12,11 @@ const NAME: &str = "customer-totals";
 /// Reads the history from the group's offset, which is its beginning at first, and adds it to the customers'
 /// totals. The new totals and the group's offsets are one transaction. So each order is counted once, however
 /// often this runs and wherever it is killed.
-pub fn rebuild(
-    engine: &Engine,
-    history: &Stream,
-    sales: &Sales,
-    bars: &MultiProgress,
-) -> Result<Line> {
+pub fn rebuild(engine: &Engine, history: &Stream, sales: &Sales) -> Result<Line> {
     let group = history.group(NAME).create()?;
     let before = sales.count().saturating_sub(group.lag()?);
     let failed = AtomicBool::new(false);
-    let stage = Stage::new("replayed", before, sales.count(), bars, &failed)?;
+    let stage = Stage::new("replayed", before, sales.count(), &failed)?;
 
     let mut added = Totals::new();
     let mut reader = group.reader()?;
