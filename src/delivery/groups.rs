@@ -7,21 +7,17 @@
 //! A hash tells groups apart: two keys with the same hash are one group, which costs speed but not order.
 //! This state is in memory only; the log has the order.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 use roaring::RoaringTreemap;
 
-use super::returned::is_in;
-use crate::{
-    audit,
-    ids::{Offset, OffsetRange},
-};
+use crate::{audit, ids::Offset};
 
 #[derive(Debug, Default)]
 pub struct Groups {
     busy: HashMap<u64, Group>,
     /// The group of each head.
-    heads: HashMap<Offset, u64>,
+    heads: BTreeMap<Offset, u64>,
     /// The parked messages of all groups.
     parked: RoaringTreemap,
     /// Whether the messages that wait for another attempt are heads already.
@@ -84,22 +80,14 @@ impl Groups {
         self.parked.contains(offset.0)
     }
 
-    /// The heads of busy groups in ranges, which are sorted. The work grows with the smaller of two numbers: that of the
-    /// busy groups, and that of the offsets in the ranges.
-    pub fn heads_in(&self, ranges: &[OffsetRange]) -> Vec<Offset> {
-        let busy = self.heads.len() as u64;
-        let mut few = Vec::new();
-        for range in ranges {
-            audit::step();
-            if few.len() as u64 + range.len() > busy {
-                audit::steps(busy);
-                return self.heads.keys().copied().filter(|head| is_in(ranges, *head)).collect();
-            }
-            few.extend((range.start.0..range.end.0).map(Offset));
-        }
-        audit::steps(few.len() as u64);
-        few.retain(|offset| self.heads.contains_key(offset));
-        few
+    /// The heads of busy groups from an offset on.
+    pub fn heads_from(&self, from: Offset) -> impl Iterator<Item = Offset> {
+        self.heads.range(from..).map(|(head, _)| *head)
+    }
+
+    /// The messages that wait behind the heads of their groups.
+    pub fn all_parked(&self) -> impl Iterator<Item = Offset> {
+        self.parked.iter().map(Offset)
     }
 }
 
@@ -122,9 +110,9 @@ mod tests {
         assert_eq!(groups.done(Offset(4), |_| true), None);
         assert!(groups.claim(1, Offset(5)), "the group is free again");
         assert_eq!(groups.done(Offset(2), |_| true), None);
-        assert_eq!(groups.heads_in(&[Offset(0).to(Offset(9))]), [Offset(5)]);
-        assert_eq!(groups.heads_in(&[Offset(5).to(Offset(6))]), [Offset(5)]);
-        assert_eq!(groups.heads_in(&[Offset(4).to(Offset(5)), Offset(6).to(Offset(9))]), []);
+        assert!(groups.heads_from(Offset(0)).eq([Offset(5)]));
+        assert!(groups.heads_from(Offset(5)).eq([Offset(5)]));
+        assert!(groups.heads_from(Offset(6)).eq([]));
         assert_eq!(groups.done(Offset(5), |_| true), None);
         let is_empty = groups.busy.is_empty() && groups.heads.is_empty();
         assert!(is_empty && groups.parked.is_empty(), "nothing is kept");

@@ -32,6 +32,11 @@ impl Lanes {
         self.0.is_empty()
     }
 
+    /// How many lanes have messages.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Adds a fresh message.
     pub fn insert(&mut self, offset: Offset, priority: u8) {
         self.0.entry(priority).or_default().fresh.insert(offset);
@@ -94,17 +99,6 @@ impl Lanes {
         was_there
     }
 
-    /// Removes deleted messages. They are the first ones that `iter` returned.
-    pub fn forget_first(&mut self, ranges: &[OffsetRange]) {
-        for lane in self.0.values_mut() {
-            for range in ranges {
-                lane.fresh.remove_range(*range);
-            }
-            lane.returned.forget_first(ranges);
-        }
-        self.retain_full();
-    }
-
     /// Removes deleted messages.
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         for lane in self.0.values_mut() {
@@ -114,6 +108,11 @@ impl Lanes {
             lane.returned.forget_all(ranges);
         }
         self.retain_full();
+    }
+
+    /// For each lane, the due messages in a range, by offset.
+    pub fn due_in(&self, range: OffsetRange) -> impl Iterator<Item = impl Iterator<Item = Offset>> {
+        self.0.values().map(move |lane| lane.returned.due_in(range))
     }
 
     /// Removes a released message. Returns whether it was there.

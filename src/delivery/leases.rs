@@ -12,6 +12,7 @@ use std::{
 
 use slab::Slab;
 
+use super::offset_set::OffsetSet;
 use crate::{audit, ids::Offset};
 
 /// The number of a consumer's slot. A lease with slot 0 belongs to no slot.
@@ -72,6 +73,15 @@ enum Place {
     Sorted,
 }
 
+/// Leased messages by their offsets.
+#[derive(Debug, Default)]
+struct ByOffset {
+    offsets: OffsetSet,
+    /// The leases at these places are listed. Those that are granted later are, too.
+    upto: usize,
+    is_complete: bool,
+}
+
 #[derive(Debug, Default)]
 pub struct Leases {
     entries: Slab<Lease>,
@@ -83,6 +93,8 @@ pub struct Leases {
     held_by_slot: BTreeMap<SlotId, u64>,
     /// Whether a lease of a slot has ended since the last call of `take_freed`.
     has_freed: bool,
+    /// It is there while someone needs it, as to keep it would make each receive and each ack slower.
+    by_offset: Option<Box<ByOffset>>,
 }
 
 impl Leases {
@@ -90,8 +102,33 @@ impl Leases {
         self.entries.len()
     }
 
-    pub fn offsets(&self) -> impl Iterator<Item = Offset> {
-        self.entries.iter().map(|(_, lease)| lease.offset)
+    /// Lists the leases at the next `most` places. Returns whether all are listed.
+    pub fn list(&mut self, most: usize) -> bool {
+        let list = self.by_offset.get_or_insert_default();
+        list.is_complete |= self.entries.is_empty();
+        if !list.is_complete {
+            let upto = (list.upto + most).min(self.entries.capacity());
+            for index in list.upto..upto {
+                audit::step();
+                if let Some(lease) = self.entries.get(index) {
+                    list.offsets.insert(lease.offset);
+                }
+            }
+            list.upto = upto;
+            list.is_complete = upto == self.entries.capacity();
+        }
+        list.is_complete
+    }
+
+    /// Takes the list away. The caller drops it, without the core.
+    pub fn drop_list(&mut self) -> impl Sized + Send + use<> {
+        self.by_offset.take()
+    }
+
+    /// The listed offsets from one on.
+    pub fn listed_from(&self, from: Offset) -> impl Iterator<Item = Offset> {
+        let list = self.by_offset.as_ref();
+        list.into_iter().flat_map(move |list| list.offsets.iter_from(from))
     }
 
     /// The number of the last lease. [`count_from`](Leases::count_from) may have skipped numbers before it.
@@ -117,6 +154,9 @@ impl Leases {
         let (attempt, slot, is_untouched, renewal) = (0, 0, false, None);
         let lease = Lease { offset, attempt, slot, is_untouched, token, deadline, renewal, place };
         let index = self.entries.insert(lease);
+        if let Some(list) = &mut self.by_offset {
+            list.offsets.insert(offset);
+        }
         if in_order {
             match last {
                 Some(last) => self.relink(last, |_, behind| *behind = Some(index)),
@@ -191,6 +231,9 @@ impl Leases {
         let Lease { offset, slot, .. } = self.entries.remove(index);
         if slot != 0 {
             self.free(slot);
+        }
+        if let Some(list) = &mut self.by_offset {
+            list.offsets.remove(offset);
         }
         offset
     }

@@ -49,7 +49,9 @@ use lanes::Lanes;
 use leases::Leases;
 pub use leases::{Ended, Expired, LeaseKey, SlotId};
 use offset_set::OffsetSet;
+pub use removal::nth;
 pub use retry::Retry;
+pub use returned::merge;
 use returned::{Readiness, Returned};
 
 use crate::{
@@ -96,6 +98,8 @@ pub struct Deliveries {
     returned: Returned,
     /// Messages that wait: first those for a time of day, then those for an even time.
     waiting: BTreeSet<(Due, Offset)>,
+    /// The same messages by their offsets.
+    waits: OffsetSet,
     /// The due times of waiting messages that are not the stored ones: a failure was not counted yet, or cannot be.
     unstored: BTreeMap<Offset, Due>,
     /// Messages with a priority, fresh or returned. The fresh ones are `known`.
@@ -119,6 +123,7 @@ impl Deliveries {
             next: floor,
             returned: Returned::default(),
             waiting: BTreeSet::new(),
+            waits: OffsetSet::default(),
             unstored: BTreeMap::new(),
             lanes: Lanes::default(),
             known: OffsetSet::default(),
@@ -212,6 +217,7 @@ impl Deliveries {
     pub fn defer(&mut self, offset: Offset, due: Due) {
         self.lanes.forget(offset);
         self.waiting.insert((due, offset));
+        self.waits.insert(offset);
         if offset >= self.next {
             self.known.insert(offset);
         }
@@ -241,7 +247,7 @@ impl Deliveries {
             && self.due() < most
         {
             audit::step();
-            self.waiting.remove(&(due, offset));
+            self.end_wait((due, offset));
             self.unstored.remove(&offset);
             match acked.priority(offset) {
                 0 => self.returned.come_due(offset),
@@ -269,9 +275,18 @@ impl Deliveries {
     pub fn remove_spilled(&mut self, entries: &[(Due, Offset)]) {
         audit::steps(entries.len() as u64);
         for entry in entries {
-            self.waiting.remove(entry);
+            self.end_wait(*entry);
             self.unstored.remove(&entry.1);
         }
+    }
+
+    /// Takes a message out of those that wait. Returns whether it was there.
+    fn end_wait(&mut self, entry: (Due, Offset)) -> bool {
+        let was_there = self.waiting.remove(&entry);
+        if was_there {
+            self.waits.remove(entry.1);
+        }
+        was_there
     }
 
     /// How many messages have waited, and are due.
@@ -443,12 +458,6 @@ impl Deliveries {
     /// How many messages wait until they are due.
     pub fn waiting(&self) -> u64 {
         self.waiting.len() as u64
-    }
-
-    /// The leased messages, in order.
-    pub fn leased(&self) -> BTreeSet<Offset> {
-        audit::steps(self.leases.len() as u64);
-        self.leases.offsets().collect()
     }
 
     /// Whether all messages are fresh or gone, and none is on lease: the acks tell all that this knows.

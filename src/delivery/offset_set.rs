@@ -117,6 +117,15 @@ impl OffsetSet {
         }
     }
 
+    /// The offsets from one on.
+    pub fn iter_from(&self, from: Offset) -> impl Iterator<Item = Offset> {
+        let (first, low) = split(from);
+        self.0.range(first..).flat_map(move |(index, chunk)| {
+            let lows = chunk.range(if *index == first { low } else { 0 }..);
+            lows.map(|low| join(*index, low))
+        })
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
         self.0.iter().flat_map(|(index, chunk)| chunk.iter().map(|low| join(*index, low)))
     }
@@ -167,6 +176,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(set.contains(offset), plain.contains(&at));
+                prop_assert!(set.iter_from(offset).map(|it| it.0).eq(plain.range(at..).copied()));
                 prop_assert_eq!(set.min().map(|it| it.0), plain.first().copied());
                 prop_assert_eq!(set.is_empty(), plain.is_empty());
             }

@@ -2,15 +2,17 @@
 //!
 //! A message that was deleted leaves every count at once, wherever it was.
 
-use super::{
-    Acked, Deliveries,
-    offset_set::OffsetSet,
-    returned::{is_in, merge},
-};
+use super::{Acked, Deliveries, offset_set::OffsetSet, returned::merge};
 use crate::{
     audit,
     ids::{Due, Offset, OffsetRange},
 };
+
+/// The offset that `most` sorted ones come before, or `end` if that is not behind it.
+pub fn nth(offsets: impl Iterator<Item = Offset>, most: usize, end: Offset) -> Offset {
+    let mut before = offsets.take_while(|offset| *offset < end).inspect(|_| audit::step());
+    before.nth(most).unwrap_or(end)
+}
 
 impl Deliveries {
     /// The messages that can be delivered now: the lowest priority first, and the oldest first within a
@@ -46,24 +48,12 @@ impl Deliveries {
         plain.chain(this.lanes.iter()).filter(unacked)
     }
 
-    /// Removes deleted messages. They are the first ones that `ready` returned, so none of them waits.
-    pub fn forget_ready(&mut self, ranges: &[OffsetRange]) {
-        audit::steps(ranges.len() as u64);
-        self.returned.forget_first(ranges);
-        if !self.lanes.is_empty() {
-            self.lanes.forget_first(ranges);
-        }
-        for range in ranges {
-            self.known.remove_range(*range);
-        }
-    }
-
-    /// Removes deleted messages from every place.
-    pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
-        if !self.waiting.is_empty() {
-            audit::steps(self.waiting.len() as u64);
-            self.waiting.retain(|(_, offset)| !is_in(ranges, *offset));
-            self.unstored.retain(|offset, _| !is_in(ranges, *offset));
+    /// Removes deleted messages from every place. `waiting` are those of them that waited.
+    pub fn forget_all(&mut self, ranges: &[OffsetRange], waiting: &[(Due, Offset)]) {
+        for entry in waiting {
+            audit::step();
+            self.end_wait(*entry);
+            self.unstored.remove(&entry.1);
         }
         audit::steps(ranges.len() as u64);
         self.returned.forget_all(ranges);
@@ -85,7 +75,7 @@ impl Deliveries {
     pub fn forget_one(&mut self, offset: Offset, stored: Due) -> bool {
         let is_fresh = offset >= self.next && !self.known.contains(offset);
         let due = self.unstored.remove(&offset).unwrap_or(stored);
-        let was_waiting = self.waiting.remove(&(due, offset));
+        let was_waiting = self.end_wait((due, offset));
         let was_returned = self.returned.forget(offset) | self.lanes.forget(offset);
         self.known.remove(offset);
         is_fresh || was_waiting || was_returned
@@ -110,6 +100,49 @@ impl Deliveries {
             self.known.insert(offset);
         }
         was_there
+    }
+
+    /// The messages of a range that wait, by offset, and when they are due.
+    pub fn waiting_in(
+        &self,
+        range: OffsetRange,
+        acked: &impl Acked,
+    ) -> impl Iterator<Item = (Due, Offset)> {
+        self.waits_from(range.start)
+            .take_while(move |offset| *offset < range.end)
+            .map(|offset| (self.due_of(offset, acked.due(offset)), offset))
+    }
+
+    /// The messages that wait, from an offset on.
+    pub fn waits_from(&self, from: Offset) -> impl Iterator<Item = Offset> {
+        self.waits.iter_from(from)
+    }
+
+    /// Lists leased messages by their offsets: looks at the next `most` places of leases. Returns whether all are listed.
+    /// The list is kept up to date until it is dropped.
+    pub fn list_leased(&mut self, most: usize) -> bool {
+        self.leases.list(most)
+    }
+
+    /// The list of the leased messages, which is no longer needed.
+    pub fn drop_list_of_leased(&mut self) -> impl Sized + Send + use<> {
+        self.leases.drop_list()
+    }
+
+    /// The leased messages of a range. They are listed.
+    pub fn leased_in(&self, range: OffsetRange) -> impl Iterator<Item = Offset> {
+        self.leases.listed_from(range.start).take_while(move |offset| *offset < range.end)
+    }
+
+    /// Where a slice ends that begins at the start of a range: it has about `most` messages of each kind that costs
+    /// steps when it is removed or passed over.
+    pub fn end_of_slice(&self, range: OffsetRange, most: usize) -> Offset {
+        let end = nth(self.leased_in(range), most, range.end);
+        let end = nth(self.waits_from(range.start), most, end);
+        let end = nth(self.returned.due_in(range.start.to(end)), most, end);
+        let of_each = (most / self.lanes.len().max(1)).max(1);
+        let lanes = self.lanes.due_in(range.start.to(end));
+        lanes.fold(end, |end, due| nth(due, of_each, end))
     }
 
     /// Notes that a leased message was deleted.

@@ -4,7 +4,10 @@
 //! Released messages go round-robin by offset. Due messages go in the order in which they came due. The two
 //! kinds alternate.
 
-use std::{collections::VecDeque, iter};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    iter,
+};
 
 use roaring::RoaringTreemap;
 
@@ -23,32 +26,24 @@ pub enum Readiness {
     Gone,
 }
 
-/// How many more deleted messages than due ones may be left in `due`.
-const STALE_MAX: u64 = 64;
-
 #[derive(Debug, Default)]
 pub struct Returned {
     released: RoaringTreemap,
-    /// In the order in which they came due. Those that are not in `is_due` were deleted.
-    due: VecDeque<Offset>,
-    is_due: RoaringTreemap,
-    /// How many messages are due. `is_due` would have to count them.
-    due_count: u64,
+    /// The due messages by number, in the order in which they came due.
+    due: BTreeMap<u64, Offset>,
+    /// The number of each due message.
+    numbers: BTreeMap<Offset, u64>,
+    /// The number of the message that came due last.
+    last_number: u64,
     /// The round-robin goes on at the first released message at or above this offset.
     round_robin_from: u64,
     due_first: bool,
 }
 
-/// Whether an offset lies in one of the ranges, which are sorted.
-pub fn is_in(ranges: &[OffsetRange], offset: Offset) -> bool {
-    let at = ranges.partition_point(|range| range.end <= offset);
-    ranges.get(at).is_some_and(|range| range.contains(offset))
-}
-
 impl Returned {
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.released.is_empty() && self.due_count == 0
+        self.released.is_empty() && self.due.is_empty()
     }
 
     pub fn release(&mut self, offset: Offset) {
@@ -56,20 +51,21 @@ impl Returned {
     }
 
     pub fn come_due(&mut self, offset: Offset) {
-        if self.is_due.insert(offset.0) {
-            self.due.push_back(offset);
-            self.due_count += 1;
+        if let Entry::Vacant(number) = self.numbers.entry(offset) {
+            self.last_number += 1;
+            number.insert(self.last_number);
+            self.due.insert(self.last_number, offset);
         }
     }
 
     /// How many messages are due.
     pub fn due(&self) -> u64 {
-        self.due_count
+        self.due.len() as u64
     }
 
     /// Whether a message is there.
     pub fn contains(&self, offset: Offset) -> bool {
-        self.released.contains(offset.0) || self.is_due.contains(offset.0)
+        self.released.contains(offset.0) || self.numbers.contains_key(&offset)
     }
 
     /// Removes a released message. Returns whether it was there.
@@ -79,47 +75,27 @@ impl Returned {
 
     /// Removes a deleted message. Returns whether it was there.
     pub fn forget(&mut self, offset: Offset) -> bool {
-        let was_due = self.is_due.remove(offset.0);
-        if was_due {
-            self.due_count -= 1;
-            self.drop_stale();
-        }
+        let number = self.numbers.remove(&offset);
+        let was_due = number.is_some_and(|number| self.due.remove(&number).is_some());
         self.released.remove(offset.0) || was_due
-    }
-
-    /// Drops what is left in `due` of deleted messages: at its front, and everywhere once it is the larger part.
-    fn drop_stale(&mut self) {
-        while self.due.front().is_some_and(|offset| !self.is_due.contains(offset.0)) {
-            audit::step();
-            self.due.pop_front();
-        }
-        if self.due.len() as u64 > 2 * self.due_count + STALE_MAX {
-            audit::steps(self.due.len() as u64);
-            let Returned { due, is_due, .. } = self;
-            due.retain(|offset| is_due.contains(offset.0));
-        }
     }
 
     /// Removes deleted messages.
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
-        self.forget_first(ranges);
-        if !self.due.is_empty() {
-            audit::steps(self.due.len() as u64);
-            self.due.retain(|offset| !is_in(ranges, *offset));
-        }
-    }
-
-    /// Removes deleted messages. They are the first ones that `iter` returned.
-    pub fn forget_first(&mut self, ranges: &[OffsetRange]) {
         for range in ranges {
             audit::step();
             self.released.remove_range(range.start.0..range.end.0);
-            self.due_count -= self.is_due.remove_range(range.start.0..range.end.0);
+            let within = range.start..range.end;
+            while let Some((&offset, _)) = self.numbers.range(within.clone()).next() {
+                audit::step();
+                self.forget(offset);
+            }
         }
-        while self.due.front().is_some_and(|offset| is_in(ranges, *offset)) {
-            audit::step();
-            self.due.pop_front();
-        }
+    }
+
+    /// The due messages in a range, by offset.
+    pub fn due_in(&self, range: OffsetRange) -> impl Iterator<Item = Offset> {
+        self.numbers.range(range.start..range.end).map(|(offset, _)| *offset)
     }
 
     /// Takes the next message that is ready.
@@ -135,20 +111,13 @@ impl Returned {
     fn take_due(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         for _ in 0..self.due.len() {
             audit::step();
-            let offset = self.due.pop_front()?;
-            if !self.is_due.contains(offset.0) {
-                continue;
-            }
+            let (_, offset) = self.due.pop_first()?;
+            self.numbers.remove(&offset);
             match readiness(offset) {
+                Readiness::Ready => return Some(offset),
                 // Later ones may be visible.
-                Readiness::Invisible => self.due.push_back(offset),
-                ready => {
-                    self.is_due.remove(offset.0);
-                    self.due_count -= 1;
-                    if ready == Readiness::Ready {
-                        return Some(offset);
-                    }
-                }
+                Readiness::Invisible => self.come_due(offset),
+                Readiness::Gone => {}
             }
         }
         None
@@ -175,8 +144,7 @@ impl Returned {
 
     /// All messages. Of the next released and the next due message, the older one goes first.
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
-        let due = self.due.iter().copied().filter(|offset| self.is_due.contains(offset.0));
-        merge(due, self.released.iter().map(Offset))
+        merge(self.due.values().copied(), self.released.iter().map(Offset))
     }
 }
 

@@ -406,7 +406,7 @@ fn what_is_known_of_messages_with_a_priority_is_forgotten_with_them() {
             let end = Offset(offset + 1);
             assert_eq!(deliveries.ready(&acks, end).next(), Some(Offset(dropped)));
             acks.ack(Offset(dropped).only());
-            deliveries.forget_all(&[Offset(dropped).only()]);
+            deliveries.forget_all(&[Offset(dropped).only()], &[]);
         }
     }
     assert_eq!(deliveries.known.iter().count(), 10);

@@ -20,6 +20,7 @@ mod large;
 mod lives;
 mod memory;
 mod plain;
+mod removal_slices;
 mod segments;
 mod slices;
 mod waking;

@@ -10,28 +10,28 @@ use posthouse::{
 };
 
 /// The most steps of one hold.
-const STEPS_MAX: u64 = 1200;
+pub const STEPS_MAX: u64 = 1200;
 
-const FEW: usize = 1_000;
-const MANY: usize = 10 * FEW;
+pub const FEW: usize = 1_000;
+pub const MANY: usize = 10 * FEW;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub const SECOND: Duration = Duration::from_secs(1);
 
 /// What a piece of work took.
 #[derive(Debug)]
-struct Work {
-    longest: BTreeMap<&'static str, u64>,
-    steps: u64,
+pub struct Work {
+    pub longest: BTreeMap<&'static str, u64>,
+    pub steps: u64,
 }
 
-fn count(work: impl FnOnce()) -> Work {
+pub fn count(work: impl FnOnce()) -> Work {
     let _ = (take_longest_holds(), take_steps());
     work();
     Work { longest: take_longest_holds(), steps: take_steps() }
 }
 
 /// Asserts that work is linear, and done in slices. `work` does it for a number of things.
-fn assert_sliced(work: impl Fn(usize) -> Work) {
+pub fn assert_sliced(work: impl Fn(usize) -> Work) {
     let (few, many) = (work(FEW), work(MANY));
     for work in [&few, &many] {
         let longest = work.longest.values().max().copied().unwrap_or(0);
@@ -41,7 +41,7 @@ fn assert_sliced(work: impl Fn(usize) -> Work) {
     assert!(many.steps <= 12 * few.steps, "the work is not linear: {few:?}, {many:?}");
 }
 
-fn open() -> (SimDisk, Engine) {
+pub fn open() -> (SimDisk, Engine) {
     let disk = SimDisk::new(7);
     let options = Options::new().durability(Durability::Buffered);
     let engine = options.sim(&disk).open("store").unwrap();

@@ -2,15 +2,11 @@
 
 use super::consumer::Consumer;
 use crate::{
-    engine::core::{Core, commit::Receipt},
+    engine::core::{commit::Receipt, purge::Idle},
     error::Result,
-    ids::{Offset, OffsetRange},
+    ids::Offset,
     store::Op,
 };
-
-/// How many ranges are acked in one commit. A step passes over all messages that are on lease, and may pass over all that
-/// wait. If there are many of these, it acks as many ranges, so that the whole work stays linear.
-const RANGES_AT_ONCE: std::ops::RangeInclusive<usize> = 128..=10_000;
 
 /// One step of a purge.
 struct Purged {
@@ -48,22 +44,27 @@ impl Consumer {
 
     /// Deletes all messages that are not leased. Returns how many.
     pub fn purge(&self) -> Result<u64> {
+        let purged = self.purge_in_slices();
+        self.committer().lock("purge").end_purge(self.cursor());
+        purged
+    }
+
+    fn purge_in_slices(&self) -> Result<u64> {
         let (cursor, committer) = (self.cursor(), self.committer());
         // Messages whose leases have run out are not leased.
         let (_, end) = self.lock_current("purge")?.0.bounds(self.log())?;
         let (mut all, mut from) = (0, Offset(0));
         loop {
             let committed = committer.transact("purge", |core| {
-                let ranges = self.idle(core, from.to(end))?;
-                let Some(last) = ranges.last() else {
-                    let nothing = Purged { messages: 0, next: None };
+                let Idle { dropped, next } = core.idle(cursor, from.to(end))?;
+                if dropped.ranges.is_empty() {
+                    let nothing = Purged { messages: 0, next };
                     return Ok((nothing, Receipt::of_what_is_there(&core.store)));
-                };
-                let next = Some(last.end);
-                let messages = ranges.iter().map(|range| range.len()).sum();
-                let ack = Op::AckRanges { cursor, ranges: &ranges };
+                }
+                let messages = dropped.ranges.iter().map(|range| range.len()).sum();
+                let ack = Op::AckRanges { cursor, ranges: &dropped.ranges };
                 let receipt = core.commit(&[ack], committer.now_plain())?;
-                core.note_dropped(cursor, &ranges);
+                core.note_dropped(cursor, &dropped);
                 core.count(cursor, |counts| counts.purged += messages);
                 Ok((Purged { messages, next }, receipt))
             })?;
@@ -83,27 +84,5 @@ impl Consumer {
                 }
             }
         }
-    }
-
-    /// The first ranges of messages that are neither acked nor leased.
-    fn idle(&self, core: &mut Core, within: OffsetRange) -> Result<Vec<OffsetRange>> {
-        let deliveries = &core.consumption(self.cursor())?.deliveries;
-        let leased = deliveries.leased();
-        let passed_over = leased.len() as u64 + deliveries.waiting() + deliveries.due();
-        let most = passed_over.clamp(*RANGES_AT_ONCE.start() as u64, *RANGES_AT_ONCE.end() as u64);
-        let most = most as usize;
-        let acks = core.store.acks_of(self.cursor())?;
-        let mut idle = Vec::new();
-        let mut at = within.start;
-        let busy = leased.range(within.start..within.end).copied();
-        for busy in busy.chain([within.end]) {
-            crate::audit::step();
-            if idle.len() < most && at < busy {
-                idle.extend(acks.unacked_up_to(at.to(busy), most - idle.len()));
-            }
-            at = busy.next();
-        }
-        idle.truncate(most);
-        Ok(idle)
     }
 }

@@ -6,6 +6,7 @@ use super::{Core, commit::CommitResult, consumption::Consumption, expiry::EXPIRE
 use crate::{
     audit,
     delivery::{
+        Groups, merge,
         stats::Counts,
         weights::{Weights, weight_of},
     },
@@ -81,6 +82,8 @@ impl Excess {
 pub struct Dropped {
     /// Sorted, with a gap between any two.
     pub ranges: Vec<OffsetRange>,
+    /// Those of the messages that wait, and when they are due.
+    pub waiting: Vec<(Due, Offset)>,
 }
 
 impl Core {
@@ -142,28 +145,21 @@ impl Core {
             return Err(full(&consumption.info.name, limit).into());
         }
         let (mut dropped, mut excess) = drop_ready(consumption, acks, end, excess);
-        consumption.drops_any = !excess.is_over();
-        if consumption.drops_any {
-            // Only delayed messages and leased messages are left. Delayed ones can be dropped.
-            excess = drop_waiting(consumption, acks, end, excess, &mut dropped);
+        let mut waiting = Vec::new();
+        if !excess.is_over() {
+            // Only messages that wait and leased messages are left. Those that wait can be dropped.
+            (waiting, excess) = drop_waiting(consumption, acks, excess, &mut dropped);
         }
         if !excess.is_over() {
             return Err(full(&consumption.info.name, limit).into());
         }
         dropped.sort_unstable();
-        Ok(Dropped { ranges: ranges(&dropped) })
+        Ok(Dropped { ranges: ranges(&dropped), waiting })
     }
 
     /// Notes that the commit dropped the messages that `make_capacity` returned.
     pub fn note_made_capacity(&mut self, cursor: CursorId, dropped: &Dropped) {
-        match self.consumers.get_mut(&cursor) {
-            Some(consumption) if !consumption.drops_any && !dropped.ranges.is_empty() => {
-                // Damaged messages are not ready.
-                consumption.deliveries.forget_ready(&dropped.ranges);
-                self.note_deleted(cursor, &dropped.ranges);
-            }
-            _ => self.note_dropped(cursor, &dropped.ranges),
-        }
+        self.note_dropped(cursor, dropped);
         let messages: u64 = dropped.ranges.iter().map(|range| range.len()).sum();
         self.count(cursor, |counts| counts.dropped += messages);
     }
@@ -180,7 +176,11 @@ impl Core {
 
     /// Notes that a commit deleted messages, wherever each of them was.
     pub fn note_removed(&mut self, cursor: CursorId, removed: &[Removal]) -> Result<()> {
-        self.consumption(cursor)?.counts.removed += removed.len() as u64;
+        self.count(cursor, |counts| counts.removed += removed.len() as u64);
+        if !self.consumers.contains_key(&cursor) {
+            // Nothing is on lease.
+            return Ok(());
+        }
         for Removal { offset, due, was_spilled } in removed {
             audit::step();
             let Consumption { deliveries, groups, damaged, .. } = self.consumption(cursor)?;
@@ -218,15 +218,16 @@ impl Core {
     }
 
     /// Notes that messages were deleted from any place. None of them was on lease.
-    pub fn note_dropped(&mut self, cursor: CursorId, dropped: &[OffsetRange]) {
-        if dropped.is_empty() {
+    pub fn note_dropped(&mut self, cursor: CursorId, dropped: &Dropped) {
+        let Dropped { ranges, waiting } = dropped;
+        if ranges.is_empty() {
             return;
         }
         if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            consumption.deliveries.forget_all(dropped);
-            consumption.damaged.forget_all(dropped);
+            consumption.deliveries.forget_all(ranges, waiting);
+            consumption.damaged.forget_all(ranges);
         }
-        self.note_deleted(cursor, dropped);
+        self.note_deleted(cursor, ranges);
     }
 }
 
@@ -288,27 +289,31 @@ fn drop_ready(
     (dropped, excess)
 }
 
-/// Chooses messages that are not leased, the oldest first.
+/// Chooses messages that can be delivered later and are not leased, the oldest first. Returns those that wait until they
+/// are due.
 fn drop_waiting(
     consumption: &Consumption,
     acks: &AckSet,
-    end: Offset,
     mut excess: Excess,
     dropped: &mut Vec<Offset>,
-) -> Excess {
-    let leased = consumption.deliveries.leased();
-    let ready = dropped.len();
-    for offset in acks.unacked_in(Offset(0).to(end)).into_iter().flatten() {
+) -> (Vec<(Due, Offset)>, Excess) {
+    let Consumption { deliveries, groups, damaged, .. } = consumption;
+    let spilled = (acks.spilled() > 0).then(|| acks.all_spilled()).into_iter().flatten();
+    let waiting = merge(deliveries.waits_from(Offset(0)), spilled);
+    let parked = groups.iter().flat_map(Groups::all_parked);
+    let mut waits = Vec::new();
+    for offset in merge(waiting, merge(parked, damaged.from(Offset(0)))) {
         if excess.is_over() {
             break;
         }
         audit::step();
-        if !leased.contains(&offset) && dropped[..ready].binary_search(&offset).is_err() {
+        if !acks.is_acked(offset) {
             excess.drop_one(weight(consumption, offset));
             dropped.push(offset);
+            waits.extend(deliveries.waiting_in(offset.only(), acks));
         }
     }
-    excess
+    (waits, excess)
 }
 
 /// Joins sorted offsets into ranges.

@@ -148,8 +148,6 @@ pub struct Consumption {
     pub first: Offset,
     /// Where senders wait for capacity. `None` until the first sender waits.
     pub capacity: Option<Arc<Watch>>,
-    /// Whether the last drop to make capacity included messages that were not deliverable yet.
-    pub drops_any: bool,
     /// The weights of the messages, if the queue has a limit in bytes.
     pub weights: Option<Weights>,
     pub thresholds: Vec<WatchedThreshold>,
@@ -189,7 +187,6 @@ impl Consumption {
             handling: Histogram::default(),
             first,
             capacity: None,
-            drops_any: false,
             weights: None,
             thresholds: Vec::new(),
             is_touched: false,

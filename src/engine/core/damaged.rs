@@ -33,6 +33,11 @@ impl Damaged {
         self.offsets.contains(&offset)
     }
 
+    /// The messages that were set aside, from an offset on.
+    pub fn from(&self, from: Offset) -> impl Iterator<Item = Offset> {
+        self.offsets.range(from..).copied()
+    }
+
     /// Forgets a message that was deleted. Returns whether it was set aside.
     pub fn forget(&mut self, offset: Offset) -> bool {
         let was_there = self.offsets.remove(&offset);

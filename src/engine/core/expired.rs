@@ -58,7 +58,7 @@ impl Core {
             if acks.is_acked(offset) {
                 continue;
             }
-            if self.is_on_lease(cursor, offset) {
+            if self.is_left_out(cursor, offset) {
                 // It was leased while it was read.
                 on_lease.push(offset);
                 continue;

@@ -47,11 +47,20 @@ impl Core {
 
     /// Advances the keys whose heads were deleted and were not leased.
     pub(super) fn advance_keys_of_deleted(&mut self, cursor: CursorId, deleted: &[OffsetRange]) {
-        let Some(consumption) = self.consumers.get(&cursor) else { return };
-        let Some(groups) = &consumption.groups else { return };
-        for offset in groups.heads_in(deleted) {
-            self.advance_key(cursor, offset);
+        for range in deleted {
+            let mut rest = *range;
+            while let Some(head) = self.next_head(cursor, rest) {
+                audit::step();
+                self.advance_key(cursor, head);
+                rest.start = head.next();
+            }
         }
+    }
+
+    /// The first head of a key in a range.
+    fn next_head(&self, cursor: CursorId, within: OffsetRange) -> Option<Offset> {
+        let groups = self.consumers.get(&cursor)?.groups.as_ref()?;
+        groups.heads_from(within.start).next().filter(|head| *head < within.end)
     }
 
     /// The messages that wait for another attempt since an earlier epoch. Their keys must be claimed first.

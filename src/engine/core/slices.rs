@@ -143,7 +143,7 @@ impl Core {
             if self.store.acks_of(cursor)?.is_acked(offset) {
                 continue;
             }
-            match self.is_on_lease(cursor, offset) {
+            match self.is_left_out(cursor, offset) {
                 true => self.leave_out(cursor, offset),
                 false => offsets.push(offset),
             }
@@ -229,7 +229,7 @@ impl Core {
                 break;
             }
             (last, count) = (Some(offset), count + 1);
-            if self.is_on_lease(cursor, offset) {
+            if self.is_left_out(cursor, offset) {
                 on_lease.push(offset);
             } else if damaged.is_none_or(|damaged| !damaged.contains(offset)) {
                 offsets.push(offset);
@@ -251,15 +251,20 @@ impl Core {
         Ok(Step::Read(self.slice(walk, SliceOf::Range(range.start.to(end)), located)))
     }
 
+    /// As [`is_on_lease`](Core::is_on_lease), for walks.
+    pub(super) fn is_left_out(&self, cursor: CursorId, offset: Offset) -> bool {
+        self.is_on_lease(cursor, offset) && !seeded!(SweepTakesLeasedMessages)
+    }
+
     /// Whether a message that is not acked is on lease: it is in none of the other places. So this takes no walk over the
     /// leases.
-    pub(super) fn is_on_lease(&self, cursor: CursorId, offset: Offset) -> bool {
+    pub fn is_on_lease(&self, cursor: CursorId, offset: Offset) -> bool {
         let (Some(consumption), Some(acks)) =
             (self.consumers.get(&cursor), self.store.acks(cursor))
         else {
             return false;
         };
-        if consumption.deliveries.in_flight() == 0 || seeded!(SweepTakesLeasedMessages) {
+        if consumption.deliveries.in_flight() == 0 {
             return false;
         }
         let Consumption { deliveries, groups, damaged, .. } = consumption;

@@ -199,18 +199,17 @@ impl Batch {
     /// The messages that can be moved, and why the first of the others cannot.
     fn movable(
         &self,
-        core: &mut Core,
+        core: &Core,
         cursor: CursorId,
         now: Now,
     ) -> Result<(Vec<Moving<'_>>, Option<Error>)> {
-        let leased = core.consumption(cursor)?.deliveries.leased();
         let acks = core.store.acks_of(cursor)?;
         let (mut moving, mut failure) = (Vec::with_capacity(self.messages.len()), None);
         for outgoing in &self.messages {
             audit::step();
             let message = &outgoing.message;
             let offset = message.offset();
-            if acks.is_acked(offset) || leased.contains(&offset) {
+            if acks.is_acked(offset) || core.is_on_lease(cursor, offset) {
                 continue;
             }
             let due = match acks.is_spilled(offset) {

@@ -256,10 +256,10 @@ impl<'a> Redrive<'a> {
     }
 
     fn is_leased_or_gone(&self, offset: Offset) -> Result<bool> {
-        let (mut core, _) = self.from.lock_current("redrive")?;
+        let (core, _) = self.from.lock_current("redrive")?;
         let cursor = self.from.cursor();
-        let is_leased = core.consumption(cursor)?.deliveries.leased().contains(&offset);
-        Ok(is_leased || core.store.acks_of(cursor)?.is_acked(offset))
+        let is_gone = core.store.acks_of(cursor)?.is_acked(offset);
+        Ok(is_gone || core.is_on_lease(cursor, offset))
     }
 
     /// Where a message goes.

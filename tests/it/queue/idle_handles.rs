@@ -347,3 +347,22 @@ fn a_round_comes_some_seconds_after_the_last_use() {
         assert_eq!(awake(&engine), expected);
     }
 }
+
+/// The state of the queue was made after the message was gone, and took it for one on lease.
+#[test]
+fn a_message_that_is_removed_from_a_queue_at_rest_is_not_on_lease() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk);
+    let (queue, other) =
+        (engine.queue("q").create().unwrap(), engine.queue("other").create().unwrap());
+    queue.send_batch(["a", "b", "c"]).unwrap();
+    rest(&engine).unwrap();
+    assert!(queue.remove(posthouse::Offset(0)).unwrap());
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.in_flight, stats.ready, stats.removed), (0, 2, 1), "{stats:?}");
+    rest(&engine).unwrap();
+    assert_eq!(queue.redrive().to(&other).most(1).run().unwrap().moved, 1);
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.in_flight, stats.ready, stats.removed), (0, 1, 2), "{stats:?}");
+    assert_eq!(queue.purge().unwrap(), 1);
+}
