@@ -7,21 +7,26 @@
 use std::path::{Path, PathBuf};
 
 use super::{
+    letters::contradictions_in_use,
     report::{Affected, VerifyReport},
-    survey::{contradictions, problem},
+    survey::problem,
     verify::{
         Known, drop_repeated, offsets, take_within, unreferenced_files, unreferenced_segments,
     },
 };
 use crate::{
+    audit,
     error::Result,
     format::{commit::changes, frame::FrameKind, meta::SegmentState},
-    ids::{LogId, Offset, OffsetRange},
+    ids::{EntityId, LogId, Offset, OffsetRange},
     journal::{self, Range as JournalRange},
     metalog::survey as metalog,
     segment::{Piece, SegmentSurvey, Segments},
     store::{LogName, OnDisk, Shared},
 };
+
+/// So many entities are looked at in one hold of the store.
+const ENTITIES_AT_ONCE: usize = 256;
 
 /// Verifies the metalog and the journal, and lists files that nothing refers to.
 ///
@@ -33,12 +38,9 @@ pub fn verify_base(shared: &impl Shared) -> Result<VerifyReport> {
     let on_disk = shared.with(|store| store.on_disk());
     let (place, number, id) = (on_disk.metalog, on_disk.metalog_number, on_disk.id);
     let path = place.layout.meta_file(number);
-    let (entities, contradictions) = shared.with(|store| {
-        let state = store.state();
-        (state.catalog.all().len() as u64, contradictions(state))
-    });
-    report.read.entities = entities;
-    report.problems.extend(contradictions.into_iter().map(|what| problem(&path, 0, what)));
+    report.read.entities = shared.with(|store| store.state().catalog.all().len() as u64);
+    let contradictions = contradictions_in_use(shared).into_iter();
+    report.problems.extend(contradictions.map(|what| problem(&path, 0, what)));
     let file = metalog::read(&place, number, path.clone())?;
     match file.header {
         Err(what) => report.problems.push(problem(&path, 0, what.0)),
@@ -123,12 +125,19 @@ pub fn verify_segments(
     go_on: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let segments = shared.with(|store| store.on_disk().segments);
-    let mut logs: Vec<LogId> = shared.with(|store| store.state().logs.keys().copied().collect());
-    logs.sort_unstable();
-    for log in logs {
-        go_on()?;
-        let mut walk = LiveWalk { shared, segments: &segments, log, at: Offset(0), go_on, report };
-        walk.run()?;
+    let (mut from, end) = (EntityId::FIRST, shared.with(|store| store.state().catalog.next_id));
+    loop {
+        let entities: Vec<_> = shared.with(|store| {
+            let older = store.state().catalog.from(from).take_while(|entity| entity.id < end);
+            older.take(ENTITIES_AT_ONCE).map(|entity| (entity.id, entity.logs())).collect()
+        });
+        let Some((last, _)) = entities.last() else { break };
+        from = last.plus(1);
+        for log in entities.into_iter().flat_map(|(_, logs)| logs) {
+            go_on()?;
+            let at = Offset(0);
+            LiveWalk { shared, segments: &segments, log, at, go_on, report }.run()?;
+        }
     }
     drop_repeated(&mut report.problems);
     Ok(())
@@ -182,7 +191,8 @@ impl<S: Shared> LiveWalk<'_, S> {
     fn next(&self) -> Option<Next> {
         self.shared.with(|store| {
             let log = store.state().logs.get(&self.log)?;
-            let next = log.segments.values().find(|segment| segment.end > self.at);
+            audit::step();
+            let next = log.segment_at_or_behind(self.at);
             Some(next.cloned().map_or(Next::End(log.moved), Next::Segment))
         })
     }

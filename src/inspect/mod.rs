@@ -5,6 +5,7 @@
 //!
 //! Invariant: the inspector changes nothing in the store that it reads.
 
+mod letters;
 mod live;
 mod offline;
 mod report;

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use super::circles::circles;
 use crate::{
     audit,
     error::{Error, ErrorKind},
@@ -320,11 +321,16 @@ impl Catalog {
         self.entities.range(id..).next().map(|(_, entity)| &**entity)
     }
 
-    /// The entities of a space, by name.
-    pub fn list(&self, space: Space) -> impl Iterator<Item = &Entity> {
-        let first: Bound<&dyn Named> = Bound::Included(&NameRef(space, ""));
-        let named = self.names.range::<dyn Named, _>((first, Bound::Unbounded));
-        let named = named.map(|it| &*it.0);
+    /// The entities from an id on, by id.
+    pub fn from(&self, id: EntityId) -> impl Iterator<Item = &Entity> {
+        self.entities.range(id..).inspect(|_| audit::step()).map(|(_, entity)| &**entity)
+    }
+
+    /// The entities of a space whose names stand behind a name, by name. The empty name stands before all.
+    pub fn list(&self, space: Space, behind: &str) -> impl Iterator<Item = &Entity> {
+        let behind: Bound<&dyn Named> = Bound::Excluded(&NameRef(space, behind));
+        let named = self.names.range::<dyn Named, _>((behind, Bound::Unbounded));
+        let named = named.inspect(|_| audit::step()).map(|it| &*it.0);
         named.take_while(move |it| Space::of(&it.kind) == space)
     }
 
@@ -353,32 +359,31 @@ impl Catalog {
     }
 
     /// The entity that takes the dead letters of another.
-    fn dead_letters_of(&self, id: EntityId) -> Option<EntityId> {
+    pub fn dead_letters_of(&self, id: EntityId) -> Option<EntityId> {
         taker_of_letters(self.get(id)?)
     }
 
     /// Circles of queues, each of which moves its dead letters to the next. An engine makes none.
     pub fn circles_of_dead_letters(&self) -> Vec<Vec<EntityId>> {
-        let (mut circles, mut seen) = (Vec::new(), BTreeSet::new());
-        for start in self.entities.keys() {
-            let (mut chain, mut at) = (Vec::new(), Some(*start));
-            while let Some(id) = at.filter(|id| seen.insert(*id)) {
-                chain.push(id);
-                at = self.dead_letters_of(id);
-            }
-            if let Some(first) = chain.iter().position(|id| at == Some(*id)) {
-                circles.push(chain.split_off(first));
-            }
-        }
-        circles
+        circles(self.entities.keys(), |id| self.dead_letters_of(id))
+    }
+
+    /// Entities that have dead letters, each behind the queue that takes them.
+    pub fn letters_from(
+        &self,
+        from: Bound<(EntityId, EntityId)>,
+    ) -> impl Iterator<Item = (EntityId, EntityId)> {
+        self.letters.range((from, Bound::Unbounded)).inspect(|_| audit::step()).copied()
+    }
+
+    pub fn is_queue(&self, id: EntityId) -> bool {
+        self.get(id).is_some_and(|it| matches!(it.kind, EntityKind::Queue(_)))
     }
 
     /// Entities whose dead letters go to something that is no queue. An engine makes none.
     pub fn stray_dead_letters(&self) -> Vec<EntityId> {
-        let is_stray = |id: &EntityId| {
-            let queue = self.dead_letters_of(*id).map(|queue| self.entities.get(&queue));
-            queue.is_some_and(|it| !it.is_some_and(|it| matches!(it.kind, EntityKind::Queue(_))))
-        };
+        let is_stray =
+            |id: &EntityId| self.dead_letters_of(*id).is_some_and(|queue| !self.is_queue(queue));
         self.entities.keys().copied().filter(is_stray).collect()
     }
 

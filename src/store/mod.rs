@@ -15,6 +15,7 @@ mod capture;
 mod catalog;
 mod changed;
 mod checkpoint;
+mod circles;
 mod commit;
 mod draft;
 mod ends;
@@ -43,8 +44,9 @@ mod together;
 pub use acks::{AckSet, CHUNK_OFFSETS};
 pub use batch::{Batch, BatchArrivals, BatchedMessage};
 pub use cache::SegmentSource;
-pub use catalog::{LogName, Space};
+pub use catalog::{Catalog, LogName, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};
+pub use circles::circles;
 pub use commit::{Op, Receipt, Refused, Shortage};
 pub use ends::Look;
 pub use open::open;
@@ -117,8 +119,10 @@ impl Store {
         self.state.catalog.get(id)
     }
 
-    pub fn list(&self, space: Space) -> Vec<String> {
-        self.state.catalog.list(space).map(|entity| entity.name.to_string()).collect()
+    /// The next names of a space behind one, at most `most`. The empty name stands before all.
+    pub fn list(&self, space: Space, behind: &str, most: usize) -> Vec<String> {
+        let next = self.state.catalog.list(space, behind).take(most);
+        next.map(|entity| entity.name.to_string()).collect()
     }
 
     /// A new entity with the next free id. It exists once it is committed.

@@ -214,3 +214,51 @@ fn opening_a_queue_takes_over_its_messages_with_priorities_together() {
     let (few, many) = (of(4 * FEW), of(4 * MANY));
     assert!(many <= few + 50 && many <= 64, "{few} and {many} steps");
 }
+
+/// A store with so many queues. Every hundredth has dead letters.
+fn open_queues(many: usize) -> (SimDisk, Engine) {
+    let (disk, engine) = open();
+    for n in 0..many {
+        let queue = engine.queue(&format!("q{n}"));
+        let queue = if n.is_multiple_of(100) { queue.max_attempts(3) } else { queue };
+        queue.create().unwrap().send("work").unwrap();
+    }
+    engine.checkpoint().unwrap();
+    (disk, engine)
+}
+
+#[test]
+fn the_names_of_queues_are_listed_in_slices() {
+    assert_sliced(|many| {
+        let (_disk, engine) = open_queues(many);
+        count(|| assert_eq!(engine.queues().unwrap().len(), many + many / 100))
+    });
+}
+
+#[test]
+fn a_store_in_use_is_verified_in_slices() {
+    assert_sliced(|many| {
+        let (_disk, engine) = open_queues(many);
+        count(|| assert!(engine.verify().unwrap().problems.is_empty()))
+    });
+}
+
+#[test]
+fn segments_are_verified_without_a_look_at_those_before() {
+    let steps = [30, 300].map(|segments| {
+        let disk = SimDisk::new(7);
+        let options = Options::new().durability(Durability::Buffered).segment_bytes(64 << 10);
+        let engine = options.sim(&disk).open("store").unwrap();
+        let stream = engine.stream("s").create().unwrap();
+        for _ in 0..segments {
+            stream.append(vec![7; 64 << 10]).unwrap();
+            engine.checkpoint().unwrap();
+        }
+        let mut read = 0;
+        let work = count(|| read = engine.verify().unwrap().read.segments);
+        assert!(read >= segments, "{read} segments of {segments}");
+        work.steps
+    });
+    assert!(steps[0] >= 30, "the steps are not counted: {steps:?}");
+    assert!(steps[1] <= 12 * steps[0], "the work is not linear: {steps:?}");
+}

@@ -5,6 +5,9 @@ use std::{fmt, sync::Arc};
 use super::{committer::Committer, shutdown::Shutdown};
 use crate::{error::Result, store::Space};
 
+/// So many names are taken in one hold of the core.
+const NAMES_AT_ONCE: usize = 32;
+
 /// An open store.
 ///
 /// Clones are the same engine. Every handle keeps the engine open, also deliveries, readers and tickets.
@@ -54,15 +57,29 @@ impl Engine {
     }
 
     /// The names in a space, sorted. Fails if the topic or the stream that they belong to was deleted.
+    ///
+    /// The names are taken in slices. What is created or deleted meanwhile may be among them or not.
     pub(crate) fn list(&self, space: Space) -> Result<Vec<String>> {
-        let core = self.committer().lock_open("list")?;
-        match space {
-            Space::Subscriptions { topic: parent } | Space::Groups { stream: parent }
-                if core.store.entity(parent).is_none() =>
-            {
-                Err(core.store.deleted(parent))
+        let committer = self.committer();
+        let mut names: Vec<String> = Vec::new();
+        loop {
+            let core = committer.lock_open("list")?;
+            match space {
+                Space::Subscriptions { topic: parent } | Space::Groups { stream: parent }
+                    if core.store.entity(parent).is_none() =>
+                {
+                    return Err(core.store.deleted(parent));
+                }
+                _ => {}
             }
-            _ => Ok(core.store.list(space)),
+            let last = names.last().map_or("", |name| name);
+            let next = core.store.list(space, last, NAMES_AT_ONCE);
+            committer.end_slice(core);
+            let is_last = next.len() < NAMES_AT_ONCE;
+            names.extend(next);
+            if is_last {
+                return Ok(names);
+            }
         }
     }
 }

@@ -17,6 +17,9 @@ use crate::{
 /// How often in a row there may be new blocks before the rest is left out: other threads spill all the time.
 const ATTEMPTS: usize = 100;
 
+/// So many entities are looked at in one hold of the core.
+const ENTITIES_AT_ONCE: usize = 32;
+
 impl Committer {
     /// Looks at all delay indexes. `go_on` is called before each step, and ends it by an error.
     pub(super) fn verify_delay_indexes(
@@ -24,13 +27,7 @@ impl Committer {
         report: &mut VerifyReport,
         go_on: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
-        let core = self.lock_open("verify")?;
-        let has_spilled =
-            |it: &EntityId| core.store.acks(it.cursor(0)).is_some_and(|acks| acks.spilled() > 0);
-        let ids = core.store.state().catalog.all().map(|entity| entity.id);
-        let queues: Vec<EntityId> = ids.filter(has_spilled).collect();
-        drop(core);
-        for queue in queues {
+        for queue in self.spilled_queues()? {
             let mut named = Named {
                 committer: self,
                 queue,
@@ -46,6 +43,23 @@ impl Committer {
             }
         }
         Ok(())
+    }
+
+    /// The queues that have spilled messages, found in slices.
+    fn spilled_queues(&self) -> Result<Vec<EntityId>> {
+        let (mut queues, mut next) = (Vec::new(), Some(EntityId::FIRST));
+        while let Some(from) = next {
+            let core = self.lock_open("verify")?;
+            let slice = core.store.state().catalog.from(from).take(ENTITIES_AT_ONCE);
+            let ids: Vec<EntityId> = slice.map(|entity| entity.id).collect();
+            let has_spilled = |it: &EntityId| {
+                core.store.acks(it.cursor(0)).is_some_and(|acks| acks.spilled() > 0)
+            };
+            queues.extend(ids.iter().copied().filter(has_spilled));
+            self.end_slice(core);
+            next = ids.last().map(|last| last.plus(1));
+        }
+        Ok(queues)
     }
 }
 

@@ -32,7 +32,7 @@ pub use self::{
     metas::{dirs as log_dirs_found, fans as fan_dirs_found},
     orphans::{Nameless, invented_name},
     replay::LogSurvey,
-    settings::contradictions,
+    settings::{contradictions, tell_circle, tell_stray},
 };
 use super::report::Problem;
 use crate::{

@@ -6,7 +6,7 @@ use super::{Looking, Nameless, replay::Settings};
 use crate::{
     format::entity::Entity,
     ids::{EntityId, Lsn},
-    store::State,
+    store::{Catalog, State},
 };
 
 impl Looking {
@@ -68,18 +68,29 @@ impl Looking {
     }
 }
 
+fn name(catalog: &Catalog, id: EntityId) -> &str {
+    catalog.get(id).map(|it| &*it.name).unwrap_or_default()
+}
+
+/// What is said of queues that move their dead letters in a circle.
+pub fn tell_circle(catalog: &Catalog, circle: &[EntityId]) -> String {
+    let names: Vec<&str> = circle.iter().map(|id| name(catalog, *id)).collect();
+    format!("the dead letters of queues go in a circle: {}", names.join(", "))
+}
+
+/// What is said of an entity whose dead letters go to something that is no queue.
+pub fn tell_stray(catalog: &Catalog, id: EntityId) -> String {
+    let name = name(catalog, id);
+    format!("the dead letters of {name:?} go to a queue that does not exist")
+}
+
 /// Contradictions of settings.
 pub fn contradictions(state: &State) -> Vec<String> {
     let catalog = &state.catalog;
-    let name = |id: &EntityId| catalog.get(*id).map(|it| &*it.name).unwrap_or_default();
-    let circles = catalog.circles_of_dead_letters().into_iter().map(|circle| {
-        let names: Vec<&str> = circle.iter().map(name).collect();
-        format!("the dead letters of queues go in a circle: {}", names.join(", "))
-    });
+    let circles = catalog.circles_of_dead_letters();
+    let circles = circles.iter().map(|circle| tell_circle(catalog, circle));
     let strays = catalog.stray_dead_letters();
-    let strays = strays
-        .iter()
-        .map(|id| format!("the dead letters of {:?} go to a queue that does not exist", name(id)));
+    let strays = strays.iter().map(|id| tell_stray(catalog, *id));
     let twins = catalog.twins();
     let twins = twins
         .iter()
