@@ -32,6 +32,44 @@ pub struct DeadLetter {
     /// Its first death, if it died before: it was redriven, or it died once more among the dead letters.
     #[serde(skip)]
     pub first: Option<Box<DeadLetter>>,
+    /// How many bytes of `origin` are the topic's name, if it says so.
+    #[serde(skip)]
+    pub(crate) topic_bytes: Option<usize>,
+}
+
+/// The origin of a letter of a subscription, as it is stored. Names may have slashes: where the one between them cannot be
+/// told from others, the length of the topic's name follows.
+pub fn stored_origin(topic: &str, subscription: &str) -> String {
+    let origin = format!("{topic}/{subscription}");
+    match origin.matches('/').count() > 1 || origin.contains('\0') {
+        true => format!("{origin}\0{}", topic.len()),
+        false => origin,
+    }
+}
+
+impl DeadLetter {
+    /// The letter with its origin as an application sees it.
+    fn with_origin_read(mut self) -> DeadLetter {
+        if let Some((origin, bytes)) = self.origin.rsplit_once('\0')
+            && let Ok(bytes) = bytes.parse()
+            && origin.as_bytes().get(bytes) == Some(&b'/')
+            && self.is_of_subscription
+        {
+            (self.origin, self.topic_bytes) = (origin.to_owned(), Some(bytes));
+        }
+        self
+    }
+
+    /// The names of the topic and the subscription. `None` if they cannot be told apart for sure.
+    pub(crate) fn names(&self) -> Option<(&str, &str)> {
+        let at = match self.topic_bytes {
+            Some(bytes) => bytes,
+            // Older engines left the length out.
+            None if self.origin.matches('/').count() == 1 => self.origin.find('/')?,
+            None => return None,
+        };
+        Some((self.origin.get(..at)?, self.origin.get(at + 1..)?))
+    }
 }
 
 /// A note, as it is stored.
@@ -135,9 +173,12 @@ impl DeadLetter {
     /// The dead letter in a message's note, if the message is one.
     pub(crate) fn of(headers: Headers<'_>) -> Decoded<Option<DeadLetter>> {
         Ok(match headers.note().map(take_value).transpose()? {
-            Some(Note::DeadLetter(letter) | Note::DeadLetterFrom(letter, _)) => Some(letter),
+            Some(Note::DeadLetter(letter) | Note::DeadLetterFrom(letter, _)) => {
+                Some(letter.with_origin_read())
+            }
             Some(Note::DeadLetterWith { letter, first, .. }) => {
-                Some(DeadLetter { first: first.map(Box::new), ..letter })
+                let first = first.map(|it| Box::new(it.with_origin_read()));
+                Some(DeadLetter { first, ..letter.with_origin_read() })
             }
             Some(Note::TimeToLive(_) | Note::Restarted(..) | Note::Redriven { .. }) | None => None,
         })

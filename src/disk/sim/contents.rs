@@ -35,6 +35,23 @@ impl SimDisk {
         self.world().calls
     }
 
+    /// How many files were synced, over the whole life of the disk. See [`fail_sync`](Self::fail_sync).
+    ///
+    /// ```
+    /// use posthouse::{Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let payments = Options::new().sim(&disk).open("store")?.queue("payments").create()?;
+    /// let before = disk.syncs();
+    /// payments.send("charge order 1")?;
+    /// assert_eq!(disk.syncs() - before, 1);
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.world().syncs
+    }
+
     /// How many bytes the files take up now, in pages of 4 KiB.
     ///
     /// ```

@@ -83,9 +83,14 @@ impl Browsed {
         self.due
     }
 
-    /// The due time of a message that is spilled now. `None` if it was spilled after it was read.
-    pub(crate) fn spilled_due(&self, store: &Store) -> Option<Due> {
-        self.spilled.filter(|it| it.is_current(store)).map(|it| it.due)
+    /// The due time of a message that is spilled now, after so many attempts. `None` if it has another one than when it was
+    /// read.
+    pub(crate) fn spilled_due(&self, store: &Store, attempts: u32) -> Option<Due> {
+        match self.spilled {
+            Some(spilled) => spilled.is_current(store).then_some(spilled.due),
+            // It was in memory when it was read.
+            None => (self.due.waits() && self.attempts == attempts).then_some(self.due),
+        }
     }
 
     /// The engine's note about it.

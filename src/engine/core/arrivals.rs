@@ -81,12 +81,9 @@ impl Core {
     /// No waiter sleeps on: one that looked before the commit waits in the watch by now, and one that looks later finds
     /// the messages. A reader of many partitions finds them once they are noted here, and it is woken after that.
     pub fn note_batch(&mut self, logs: &[(LogId, u64)]) {
-        let Core { arrivals, consumers, effects, .. } = self;
+        let Core { arrivals, effects, .. } = self;
         for (log, messages) in logs {
             audit::step();
-            if consumers.watches() {
-                consumers.touch_log(*log);
-            }
             let Some(watched) = arrivals.watches.get(log) else { continue };
             if let Some((stream, partition)) = watched.partition
                 && let Some(recent) = arrivals.recent.get_mut(&stream)

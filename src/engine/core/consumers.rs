@@ -101,6 +101,7 @@ impl Consumers {
     /// Touches the watched cursors of a log: it has more messages now.
     #[inline(never)]
     pub fn touch_log(&mut self, log: LogId) {
+        audit::step();
         let of_log = (log, CursorId(0))..;
         for (_, cursor) in self.watched.range(of_log).take_while(|(it, _)| *it == log) {
             audit::step();

@@ -27,6 +27,7 @@ use crate::{
         lock::{RankedGuard, RankedMutex},
         wait::Watch,
     },
+    format::note::stored_origin,
     ids::{CursorId, LogId, Offset},
 };
 
@@ -61,7 +62,7 @@ impl Origin {
     }
 
     pub fn of_subscription(topic: &str, name: &str) -> Origin {
-        Origin { name: format!("{topic}/{name}").into(), is_subscription: true }
+        Origin { name: stored_origin(topic, name).into(), is_subscription: true }
     }
 }
 

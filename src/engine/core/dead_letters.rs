@@ -56,6 +56,7 @@ impl<'a> DeadMessage<'a> {
             died: now.stamp,
             is_of_subscription: from.is_subscription,
             first: None,
+            topic_bytes: None,
         };
         let message = Message::borrowed(stored.payload(), stored.key(), stored.headers())
             .timestamp(stored.timestamp())

@@ -77,37 +77,25 @@ pub fn way_back(committer: &Committer, letter: &DeadLetter) -> Result<Target> {
         };
         return Ok(Target::Queue(queue.id.log(0)));
     }
-    // Names may have slashes, too.
-    let found = origin.match_indices('/').filter_map(|(at, _)| {
-        audit::step();
-        let topic = core.store.find(Space::Topics, &origin[..at])?.id;
-        let space = Space::Subscriptions { topic };
-        let cursor = core.store.find(space, &origin[at + 1..])?.id.cursor(0);
-        Some(Target::Subscription { log: topic.log(0), cursor })
+    let Some((topic, name)) = letter.names() else {
+        let what = format!(
+            "{origin:?} may be a subscription of several topics: say to which queue its letters are to go with \
+             .to(&queue)"
+        );
+        return Err(Error::invalid("to", what));
+    };
+    let cursor = core.store.find(Space::Topics, topic).and_then(|topic| {
+        let subscription = core.store.find(Space::Subscriptions { topic: topic.id }, name)?;
+        Some((topic.id.log(0), subscription.id.cursor(0)))
     });
-    let found: Vec<Target> = found.collect();
-    // The subscription may have been one of another topic that is there, and be gone.
-    let topics = origin.match_indices('/').filter(|(at, _)| {
-        audit::step();
-        core.store.find(Space::Topics, &origin[..*at]).is_some()
-    });
-    match (&found[..], topics.count()) {
-        ([one], ..=1) => Ok(*one),
-        ([], _) => {
-            let what = format!(
-                "there is no subscription {origin:?} any more: say to which queue its letters are to go with \
-                 .to(&queue)"
-            );
-            Err(Error::new(ErrorKind::NotFound, what))
-        }
-        _ => {
-            let what = format!(
-                "{origin:?} may be a subscription of several topics: say to which queue its letters are to go \
-                 with .to(&queue)"
-            );
-            Err(Error::invalid("to", what))
-        }
-    }
+    let Some((log, cursor)) = cursor else {
+        let what = format!(
+            "there is no subscription {origin:?} any more: say to which queue its letters are to go with \
+             .to(&queue)"
+        );
+        return Err(Error::new(ErrorKind::NotFound, what));
+    };
+    Ok(Target::Subscription { log, cursor })
 }
 
 /// Fails if the place where a message goes is gone, or cannot take it as it is. The commit checks it once more: the
@@ -214,10 +202,10 @@ impl Batch {
             }
             let due = match acks.is_spilled(offset) {
                 // Its due time is on disk.
-                true => message.spilled_due(&core.store),
+                true => message.spilled_due(&core.store, acks.attempts(offset)),
                 false => Some(core.due_of(cursor, offset)),
             };
-            // A message that was spilled after it was read stays: it would come early.
+            // One that was delivered since it was read, and is spilled again, stays as one on lease does.
             let Some(due) = due else { continue };
             let kept = Kept { attempts: acks.attempts(offset), due };
             let checked = check_target(core, outgoing, due, now);

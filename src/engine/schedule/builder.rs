@@ -432,6 +432,13 @@ impl Engine {
     /// [`Closed`](ErrorKind::Closed) if the engine is closed; [`Poisoned`](ErrorKind::Poisoned) if a sync
     /// failed; [`Corrupt`](ErrorKind::Corrupt) if a schedule is damaged.
     pub fn schedules(&self) -> Result<Vec<Schedule>> {
-        Registry::open(self)?.map_or(Ok(Vec::new()), |registry| registry.list())
+        loop {
+            let Some(registry) = Registry::open(self)? else { return Ok(Vec::new()) };
+            match registry.list() {
+                // The queue of schedules was deleted meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                listed => return listed,
+            }
+        }
     }
 }

@@ -100,15 +100,22 @@ impl SchedulerBuilder {
     /// # Errors
     ///
     /// The first failure of a run, after all other runs were tried: the failed run is tried again later. Likewise
-    /// [`Corrupt`](ErrorKind::Corrupt) if a schedule is damaged, once for each: it is set aside. The other errors of
+    /// [`Corrupt`](ErrorKind::Corrupt) if a schedule is damaged, once for each: it is set aside. (Damage to what says when
+    /// waiting schedules are due is told at each call.) The other errors of
     /// [`Queue::receive`](crate::Queue::receive), if schedules cannot be received.
     pub fn run_due(&self) -> Result<u64> {
-        let Some(registry) = Registry::open(&self.engine)? else { return Ok(0) };
         let (mut runs, mut failure) = (0, None);
+        let mut opened = Registry::open(&self.engine)?;
         loop {
+            let Some(registry) = &opened else { return failure.map_or(Ok(runs), Err) };
             let delivery = match registry.consumer().try_receive() {
                 Ok(Some(delivery)) => delivery,
                 Ok(None) => return failure.map_or(Ok(runs), Err),
+                // The queue of schedules was deleted meanwhile, and there may be a new one.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    opened = Registry::open(&self.engine)?;
+                    continue;
+                }
                 Err(error) => match judge(error, |failure| self.tell(failure))? {
                     (Next::GoOn, damage) => {
                         failure.get_or_insert(damage);
@@ -117,7 +124,7 @@ impl SchedulerBuilder {
                     (Next::Rest, error) => return Err(error),
                 },
             };
-            match run(&self.engine, &registry, &delivery) {
+            match run(&self.engine, registry, &delivery) {
                 Ok((ran, end)) => {
                     runs += u64::from(ran);
                     end.iter().for_each(|end| self.tell(end));

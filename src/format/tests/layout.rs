@@ -239,6 +239,7 @@ fn notes(samples: &mut Samples) {
         died: NOW,
         is_of_subscription: false,
         first: None,
+        topic_bytes: None,
     };
     samples.add("note: a time to live", minute.note().expect("it is limited"));
     let anew = TimeToLive { from: Some(NOW), ..minute };

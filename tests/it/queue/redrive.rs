@@ -456,19 +456,52 @@ fn a_due_time_is_that_of_the_block_in_which_the_message_is_now() {
 }
 
 #[test]
-fn a_letter_goes_to_no_other_subscription_by_an_accident_of_names() {
+fn a_letter_goes_to_its_subscription_and_no_other_although_names_have_slashes() {
+    for deleted in ["nothing", "subscription", "topic"] {
+        let sim = Sim::new();
+        let topics = ["a", "a/b"].map(|name| sim.engine.topic(name).create().unwrap());
+        let other = topics[0].subscription("b/c").create().unwrap();
+        let own = topics[1].subscription("c").max_attempts(1).dead_letter_queue("dead");
+        let own = own.create().unwrap();
+        topics[1].publish("m").unwrap();
+        own.try_receive().unwrap().unwrap().nack().unwrap();
+        let dead = sim.engine.queue("dead").open().unwrap();
+        let letter = dead.browse().unwrap().next().unwrap().unwrap();
+        assert_eq!(letter.dead_letter().unwrap().unwrap().origin, "a/b/c");
+        match deleted {
+            "subscription" => topics[1].subscription("c").delete().unwrap(),
+            "topic" => sim.engine.topic("a/b").delete().unwrap(),
+            _ => {
+                assert_eq!(dead.redrive().run().unwrap().moved, 1);
+                assert_eq!((own.depth().unwrap(), other.depth().unwrap()), (1, 0));
+                continue;
+            }
+        }
+        assert_eq!(kind(dead.redrive().run()), ErrorKind::NotFound);
+        assert_eq!((dead.depth().unwrap(), other.depth().unwrap()), (1, 0));
+    }
+}
+
+/// The message was in memory when it was read, and on disk when it was moved.
+#[test]
+fn redrive_moves_what_is_spilled_meanwhile() {
     let sim = Sim::new();
-    let topics = ["a", "a/b"].map(|name| sim.engine.topic(name).create().unwrap());
-    let other = topics[0].subscription("b/c").create().unwrap();
-    let own =
-        topics[1].subscription("c").max_attempts(1).dead_letter_queue("dead").create().unwrap();
-    topics[1].publish("m").unwrap();
-    own.try_receive().unwrap().unwrap().nack().unwrap();
-    drop(own);
-    topics[1].subscription("c").delete().unwrap();
-    let dead = sim.engine.queue("dead").open().unwrap();
-    assert_eq!(field(dead.redrive().run()), "to");
-    assert_eq!((dead.depth().unwrap(), other.depth().unwrap()), (1, 0));
+    let [from, to] = ["from", "to"].map(|name| sim.engine.queue(name).create().unwrap());
+    let later = |count, delay| (0..count).map(move |_| Message::new("later").deliver_after(delay));
+    from.send_batch(later(5, HOUR)).unwrap();
+    let mut is_first = true;
+    let only = |_: &posthouse::Browsed| {
+        if std::mem::take(&mut is_first) {
+            from.send_batch(later(40, MINUTE)).unwrap();
+        }
+        true
+    };
+    assert_eq!(from.redrive().to(&to).only(only).run().unwrap().moved, 5);
+    assert_eq!((from.depth().unwrap(), to.delayed().unwrap()), (40, 5));
+    sim.disk.advance(HOUR - SECOND);
+    assert!(take(&to).is_none());
+    sim.disk.advance(SECOND);
+    assert!(take(&to).is_some());
 }
 
 /// What left while it was looked at is no error.

@@ -1,7 +1,11 @@
 //! Thresholds: reaching one raises its alarm once, and leaving it clears the alarm once.
 
 use std::{
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, channel},
+    },
     thread,
     time::Duration,
 };
@@ -189,4 +193,27 @@ fn a_threshold_of_zero_is_refused_by_name() {
     let _watch = queue.watch(Threshold::OldestAge(Duration::MAX), |_| panic!("reached")).unwrap();
     queue.send("a").unwrap();
     queue.stats().unwrap();
+}
+
+/// The messages of a batch were told to thresholds later than its acks: builds with debug assertions took that for a change
+/// that nothing had told.
+#[test]
+fn a_batch_crosses_thresholds_as_single_messages_do() {
+    let Sim { disk: _disk, engine } = Sim::new();
+    let [a, b] = ["a", "b"].map(|name| engine.queue(name).create().unwrap());
+    let raised = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&raised);
+    let _watches = (
+        a.watch(Threshold::Depth(9), |_| {}).unwrap(),
+        b.watch(Threshold::Depth(64), move |_| _ = count.fetch_add(1, Ordering::Relaxed)).unwrap(),
+    );
+    a.send("m").unwrap();
+    let delivery = a.try_receive().unwrap().unwrap();
+    let mut tx = engine.transaction();
+    tx.ack(&delivery);
+    (0..64).for_each(|n| _ = tx.send(&b, n.to_string()));
+    tx.commit().unwrap();
+    assert_eq!(raised.load(Ordering::Relaxed), 1);
+    b.send_batch((0..64).map(|n| n.to_string())).unwrap();
+    assert_eq!(b.depth().unwrap(), 128);
 }
