@@ -208,7 +208,8 @@ mod tests {
     #[test]
     fn a_table_that_this_program_printed_is_drawn() {
         let row = &ROWS[0];
-        let cost = Cost { wall: 0.02, cpu: 0.015, stall: 0.0, files: 1, disk: 4096, memory: 0 };
+        let cost =
+            Cost { wall: 0.02, cpu: 0.015, stall: 0.0, rare: 0.0, files: 1, disk: 4096, memory: 0 };
         let lines = row.sizes.map(|size| table::line(row, size, &cost, None));
         let text = format!("Prose.\n\n{}\n{}\n\nMore.\n", table::HEAD, lines.join("\n"));
         let panels = panels(&text);

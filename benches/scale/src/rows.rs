@@ -15,6 +15,7 @@ use posthouse::{Engine, Message, Queue, Start};
 use crate::{
     Result,
     cost::{Bench, Cost},
+    counted::{self, Bounds},
 };
 
 /// A row of the table.
@@ -26,6 +27,8 @@ pub struct Row {
     pub title: &'static str,
     /// Three sizes, each ten times the one before.
     pub sizes: [u64; 3],
+    /// What its counts are to keep. `None` if they cannot be counted.
+    pub bounds: Option<Bounds>,
     /// Measures it in a new store, at a size.
     pub run: fn(&Path, u64) -> Result<Cost>,
 }
@@ -36,107 +39,142 @@ pub const ROWS: &[Row] = &[
         name: "checkpoint-queues",
         title: "checkpoint, one new message in each of N queues",
         sizes: [1_000, 10_000, 100_000],
+        bounds: Some(Bounds { syncs: 100, written_each: 700, files: 20, ..Bounds::LINEAR }),
         run: checkpoint_queues,
     },
     Row {
         name: "checkpoint-one",
         title: "checkpoint with one dirty queue among N",
         sizes: [1_000, 10_000, 100_000],
+        bounds: Some(Bounds::FLAT),
         run: checkpoint_one,
     },
     Row {
         name: "delete",
         title: "delete 100 of N queues",
         sizes: [1_000, 10_000, 100_000],
+        bounds: Some(Bounds::FLAT),
         run: delete,
     },
     Row {
         name: "checkpoint-topic",
         title: "checkpoint of a topic, N subscriptions, 100,000 messages, each subscription with acks",
         sizes: [10, 100, 1_000],
+        bounds: Some(Bounds::LINEAR),
         run: checkpoint_topic,
     },
     Row {
         name: "catch-up",
         title: "N subscriptions of one topic receive and ack 10 messages each",
         sizes: [100, 1_000, 10_000],
+        bounds: Some(Bounds::LINEAR),
         run: catch_up,
     },
     Row {
         name: "leases",
         title: "N leases end together",
         sizes: [10_000, 100_000, 1_000_000],
+        bounds: Some(Bounds::LINEAR),
         run: leases,
     },
     Row {
         name: "delayed",
         title: "the first receive past N delayed messages",
         sizes: [100_000, 1_000_000, 10_000_000],
+        bounds: Some(Bounds::FLAT),
         run: delayed,
     },
     Row {
         name: "purge",
         title: "purge of N messages, every second one acked",
         sizes: [10_000, 100_000, 1_000_000],
+        bounds: Some(Bounds::LINEAR),
         run: purge,
     },
     Row {
         name: "readers",
         title: "100,000 appends with N readers waiting",
         sizes: [1, 10, 100],
+        bounds: None,
         run: readers,
     },
     Row {
         name: "partitions",
         title: "one commit of 100,000 records over N partitions",
         sizes: [40, 400, 4_000],
+        bounds: Some(Bounds::ONE_LOOK_EACH),
         run: partitions,
+    },
+    Row {
+        name: "checkpoint-partitions",
+        title: "checkpoint, one new record in each of N partitions",
+        sizes: [40, 400, 4_000],
+        bounds: Some(Bounds { syncs: 100, files: 20, ..Bounds::LINEAR }),
+        run: checkpoint_partitions,
     },
     Row {
         name: "poll",
         title: "100,000 records appended and read one by one, N partitions",
         sizes: [10, 100, 1_000],
+        bounds: Some(Bounds::FLAT),
         run: poll,
     },
     Row {
         name: "transaction",
         title: "a transaction that sends to N queues",
         sizes: [500, 5_000, 50_000],
+        bounds: Some(Bounds::ONE_LOOK_EACH),
         run: transaction,
     },
     Row {
         name: "handles",
         title: "N queues, opened and used once, handles dropped",
         sizes: [1_000, 10_000, 100_000],
+        bounds: Some(Bounds::LINEAR),
         run: handles,
+    },
+    Row {
+        name: "held",
+        title: "N queues, used once, idle, handles kept",
+        sizes: [1_000, 10_000, 100_000],
+        bounds: None,
+        run: held,
     },
     Row {
         name: "pressure",
         title: "N producers of 4 KiB messages, as fast as they can for 5 s",
         sizes: [1, 2, 4],
+        bounds: None,
         run: pressure,
     },
     Row {
         name: "beside",
         title: "a producer of 1 KiB messages, as fast as it can for 5 s, beside N queues of one message",
         sizes: [100, 1_000, 10_000],
+        bounds: None,
         run: beside,
     },
     Row {
         name: "message",
         title: "a message of N bytes: sent, moved by a checkpoint, received, acked",
         sizes: [160 << 10, 1600 << 10, 16_000 << 10],
+        bounds: Some(Bounds::FLAT),
         run: message,
     },
     Row {
         name: "straggler",
         title: "N messages of 1 KiB, all but one in 10,000 acked, after 12 s idle",
         sizes: [10_000, 100_000, 1_000_000],
+        bounds: None,
         run: straggler,
     },
 ];
 
 fn make_queues(engine: &Engine, count: u64) -> Result<Vec<Queue>> {
+    if counted::is_on() {
+        let made = (0..count).map(|n| engine.queue(&format!("q{n}")).create());
+        return Ok(made.collect::<posthouse::Result<_>>()?);
+    }
     // A durable definition is a commit of its own; many threads share its syncs.
     let made = thread::scope(|scope| {
         let parts: Vec<_> = (0..64)
@@ -236,7 +274,7 @@ fn leases(path: &Path, size: u64) -> Result<Cost> {
     }
     bench.measure(|_| {
         while queue.in_flight()? > 0 {
-            thread::sleep(Duration::from_millis(20));
+            bench.pass(Duration::from_millis(20));
         }
         Ok(())
     })
@@ -304,6 +342,15 @@ fn partitions(path: &Path, size: u64) -> Result<Cost> {
     })
 }
 
+fn checkpoint_partitions(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let stream = bench.engine.stream("s").partitions(size as u32).create()?;
+    bench.engine.checkpoint()?;
+    // Records without a key go round the partitions.
+    stream.append_batch((0..size).map(|_| payload(100)))?;
+    bench.measure(|engine| Ok(engine.checkpoint()?))
+}
+
 fn poll(path: &Path, size: u64) -> Result<Cost> {
     let bench = Bench::open(path)?;
     let stream = bench.engine.stream("s").partitions(size as u32).create()?;
@@ -342,6 +389,22 @@ fn handles(path: &Path, size: u64) -> Result<Cost> {
         }
         Ok(())
     })
+}
+
+fn held(path: &Path, size: u64) -> Result<Cost> {
+    let bench = Bench::open(path)?;
+    let queues = make_queues(&bench.engine, size)?;
+    let cost = bench.measure(|engine| {
+        for queue in &queues {
+            queue.send(payload(10))?;
+            queue.try_receive()?.ok_or("nothing came")?.ack()?;
+        }
+        engine.checkpoint()?;
+        // The memory of an idle queue is asserted in `tests/counted/memory.rs`.
+        Ok(engine.checkpoint()?)
+    })?;
+    drop(queues);
+    Ok(cost)
 }
 
 fn pressure(path: &Path, size: u64) -> Result<Cost> {

@@ -4,8 +4,8 @@ use crate::{cost::Cost, rows::Row};
 
 /// The head of the table.
 pub const HEAD: &str = "\
-| Row | Size | wall | CPU | stall | files | disk | memory | growth |
-|---|---|---|---|---|---|---|---|---|";
+| Row | Size | wall | CPU | stall | p99.9 | files | disk | memory | growth |
+|---|---|---|---|---|---|---|---|---|---|";
 
 /// A line of the table. `before` is the cost at a tenth of the size.
 pub fn line(row: &Row, size: u64, cost: &Cost, before: Option<&Cost>) -> String {
@@ -14,11 +14,12 @@ pub fn line(row: &Row, size: u64, cost: &Cost, before: Option<&Cost>) -> String 
         if before.cpu < 1e-3 { "-".to_owned() } else { format!("{:.1}", cost.cpu / before.cpu) }
     });
     format!(
-        "| {} | {size} | {} | {} | {} | {} | {} | {} | {growth} |",
+        "| {} | {size} | {} | {} | {} | {} | {} | {} | {} | {growth} |",
         row.title,
         time(cost.wall),
         time(cost.cpu),
         time(cost.stall),
+        time(cost.rare),
         cost.files,
         bytes(cost.disk),
         bytes(cost.memory),
