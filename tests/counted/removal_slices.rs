@@ -190,3 +190,52 @@ fn a_redrive_does_not_grow_with_the_messages_on_lease() {
         work
     });
 }
+
+/// Messages of one key are parked behind its head, and leave. When the head is acked, the next one of the key is behind
+/// them all.
+fn ack_before_many_that_have_left(many: usize, leave: impl FnOnce(&Queue)) -> Work {
+    let (_disk, engine) = open();
+    let queue = engine.queue("q").lease(HOUR).ordered_by_key(true).create().unwrap();
+    let send = |what: &'static str| _ = queue.send(Message::new(what).key("hot")).unwrap();
+    let receive = || queue.try_receive().unwrap();
+    (0..=many).for_each(|_| send("work"));
+    let head = receive().expect("its key is free");
+    assert!(receive().is_none(), "the others are parked");
+    leave(&queue);
+    assert_eq!(queue.depth().unwrap(), 1, "the head is on lease");
+    send("more");
+    assert!(receive().is_none(), "it is parked");
+    let mut work = count(|| head.ack().unwrap());
+    let received = count(|| {
+        send("last");
+        let next = receive().expect("its key is free");
+        assert_eq!(next.payload(), b"more");
+        assert!(receive().is_none(), "the last one is parked");
+        next.ack().unwrap();
+    });
+    assert_eq!(receive().unwrap().payload(), b"last");
+    work.steps += received.steps;
+    for (operation, steps) in received.longest {
+        let longest = work.longest.entry(operation).or_default();
+        *longest = steps.max(*longest);
+    }
+    work
+}
+
+#[test]
+fn an_ack_of_a_key_whose_other_messages_were_purged_works_in_slices() {
+    assert_sliced(|many| {
+        ack_before_many_that_have_left(many, |queue| {
+            assert_eq!(queue.purge().unwrap(), many as u64);
+        })
+    });
+}
+
+#[test]
+fn an_ack_of_a_key_whose_other_messages_were_removed_works_in_slices() {
+    assert_sliced(|many| {
+        ack_before_many_that_have_left(many, |queue| {
+            (1..=many as u64).for_each(|n| assert!(queue.remove(Offset(n)).unwrap()));
+        })
+    });
+}

@@ -104,7 +104,7 @@ impl Core {
         // that is not enough, twice as many more: so many as are dropped, at most.
         let mut at_once = EXPIRED_AT_ONCE;
         loop {
-            let is_more = self.expire(cursor, elapsed, at_once);
+            let is_more = self.expire_some(cursor, elapsed, at_once);
             match self.choose_dropped(cursor, limit, load, acked, elapsed) {
                 Err(Refused::Failed(error))
                     if error.kind() == ErrorKind::QueueFull && limit.drops_oldest && is_more =>
@@ -185,6 +185,7 @@ impl Core {
             audit::step();
             let Consumption { deliveries, groups, damaged, .. } = self.consumption(cursor)?;
             let is_parked = groups.as_ref().is_some_and(|groups| groups.is_parked(*offset));
+            groups.iter_mut().for_each(|groups| groups.forget_parked(offset.only()));
             if deliveries.forget_one(*offset, *due) || *was_spilled || damaged.forget(*offset) {
                 self.advance_key(cursor, *offset);
             } else if !is_parked {
@@ -209,8 +210,10 @@ impl Core {
         for Removal { offset, due, .. } in removed {
             audit::step();
             let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
-            consumption.deliveries.forget_one(*offset, *due);
-            consumption.damaged.forget(*offset);
+            let Consumption { deliveries, groups, damaged, .. } = consumption;
+            deliveries.forget_one(*offset, *due);
+            damaged.forget(*offset);
+            groups.iter_mut().for_each(|groups| groups.forget_parked(offset.only()));
             self.advance_key(cursor, *offset);
         }
         self.count(cursor, add);
@@ -224,8 +227,12 @@ impl Core {
             return;
         }
         if let Some(consumption) = self.consumers.get_mut(&cursor) {
-            consumption.deliveries.forget_all(ranges, waiting);
-            consumption.damaged.forget_all(ranges);
+            let Consumption { deliveries, groups, damaged, .. } = consumption;
+            deliveries.forget_all(ranges, waiting);
+            damaged.forget_all(ranges);
+            if let Some(groups) = groups {
+                ranges.iter().for_each(|range| groups.forget_parked(*range));
+            }
         }
         self.note_deleted(cursor, ranges);
     }

@@ -209,6 +209,12 @@ impl Consumption {
         self.deliveries.waiting() > 0 || self.delay_index.has_blocks()
     }
 
+    /// Whether the next message of a key is being looked for.
+    #[inline]
+    pub fn advances_keys(&self) -> bool {
+        self.groups.as_ref().is_some_and(Groups::is_advancing)
+    }
+
     /// Wakes senders: there is capacity for `messages` more.
     #[inline]
     pub fn note_capacity(&self, effects: &mut Effects, messages: usize) {

@@ -25,6 +25,9 @@ use crate::{
 /// The most leases that end, or messages that come due, in one hold of the core. Each takes up to eight steps.
 pub const EXPIRED_AT_ONCE: usize = 128;
 
+/// How many messages are passed over in place of a lease that ends: that takes as many steps.
+const PASSED_OF_EACH: usize = 8;
+
 /// The most failures that are counted in one commit.
 const FAILURES_AT_ONCE: usize = EXPIRED_AT_ONCE;
 
@@ -54,10 +57,21 @@ impl Core {
         }
     }
 
+    /// Ends the leases of a cursor that run out, releases messages that come due, and goes on with keys whose next messages
+    /// are looked for: one slice. Returns whether there may be more.
+    #[inline]
+    pub fn expire(&mut self, cursor: CursorId, elapsed: Duration, most: usize) -> bool {
+        let is_more = self.expire_some(cursor, elapsed, most);
+        match self.consumers.get(&cursor).is_some_and(Consumption::advances_keys) {
+            true if !is_more => self.advance_keys(cursor, PASSED_OF_EACH * most),
+            _ => is_more,
+        }
+    }
+
     /// Ends the leases of a cursor that run out, and releases messages that come due: `most` of them in all. Returns
     /// whether there may be more.
     #[inline]
-    pub fn expire(&mut self, cursor: CursorId, elapsed: Duration, most: usize) -> bool {
+    pub(super) fn expire_some(&mut self, cursor: CursorId, elapsed: Duration, most: usize) -> bool {
         for rest in (1..=most).rev() {
             let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
             let Some(ended) = consumption.deliveries.expire_one(elapsed) else {
@@ -125,6 +139,7 @@ impl Core {
             consumption.deliveries.next_deadline().is_none_or(|deadline| elapsed < deadline);
         let is_quiet = no_lease_ran_out
             && !consumption.has_delayed()
+            && !consumption.advances_keys()
             && !self.has_failures()
             && !self.has_begun()
             && !self.doubts_clock();

@@ -38,8 +38,38 @@ impl Core {
         let (Some(groups), Some(acks)) = (&mut consumption.groups, self.store.acks(cursor)) else {
             return;
         };
-        if let Some(next) = groups.done(offset, |offset| !acks.is_acked(offset)) {
-            consumption.deliveries.put(next, Due::NOW, acks);
+        let next = groups.done(offset, |offset| !acks.is_acked(offset));
+        let is_advancing = groups.is_advancing();
+        self.deliver_head(cursor, next);
+        if is_advancing {
+            self.arm(cursor);
+        }
+    }
+
+    /// Goes on with keys whose next messages are looked for: passes over `most` messages. Returns whether there may be more.
+    pub(super) fn advance_keys(&mut self, cursor: CursorId, mut most: usize) -> bool {
+        while most > 0 {
+            let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
+            let (Some(groups), Some(acks)) = (&mut consumption.groups, self.store.acks(cursor))
+            else {
+                return false;
+            };
+            if !groups.is_advancing() {
+                return false;
+            }
+            let next = groups.go_on(&mut most, |offset| !acks.is_acked(offset));
+            self.deliver_head(cursor, next);
+        }
+        true
+    }
+
+    /// Has the next message of a key delivered.
+    fn deliver_head(&mut self, cursor: CursorId, head: Option<Offset>) {
+        if let Some(head) = head
+            && let Some(consumption) = self.consumers.get_mut(&cursor)
+            && let Some(acks) = self.store.acks(cursor)
+        {
+            consumption.deliveries.put(head, Due::NOW, acks);
             let log = consumption.info.log;
             self.wake_one(cursor, log);
         }

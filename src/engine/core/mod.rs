@@ -172,6 +172,9 @@ impl Core {
         if consumption.has_delayed() {
             next = earliest(next, next_due(consumption, clock, crowded, *delayed_in_memory));
         }
+        if consumption.advances_keys() {
+            next = Some(Duration::ZERO);
+        }
         if let Some(check) = consumption.oldest.next_check() {
             next = earliest(next, Some(check));
         }

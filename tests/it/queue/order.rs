@@ -253,3 +253,38 @@ fn settings_that_contradict_order_by_key_are_refused_by_name() {
     assert_eq!(field(tx.commit()), "deliver_after");
     assert_eq!(made.depth().unwrap(), 0);
 }
+
+/// The messages between two of a key have left. They are passed over in slices, by the engine's threads or by a receive.
+#[test]
+fn the_next_message_of_a_key_comes_though_thousands_before_it_have_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = posthouse::Options::new().durability(posthouse::Durability::Buffered);
+    let engine = options.open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").ordered_by_key(true).create().unwrap();
+    queue.send_batch((0..=20_000).map(|n| keyed("hot", n))).unwrap();
+    let park = || {
+        let head = take(&queue).unwrap();
+        assert!(take(&queue).is_none(), "the others are parked");
+        head
+    };
+    let head = park();
+    assert_eq!(queue.purge().unwrap(), 20_000);
+    queue.send_batch([keyed("hot", 20_001), keyed("hot", 20_002)]).unwrap();
+    assert!(take(&queue).is_none(), "they are parked");
+    head.ack().unwrap();
+    let next = take(&queue).expect("a receive that does not wait finds it");
+    assert_eq!(next.payload(), b"20001");
+    assert!(take(&queue).is_none(), "one at a time");
+    queue.send_batch((0..20_000).map(|n| keyed("hot", n))).unwrap();
+    assert!(take(&queue).is_none(), "they are parked");
+    assert_eq!(queue.purge().unwrap(), 20_001);
+    queue.send(keyed("hot", 30_000)).unwrap();
+    std::thread::scope(|scope| {
+        let begun = std::time::Instant::now();
+        let waiter = scope.spawn(|| queue.receive(MINUTE).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+        next.ack().unwrap();
+        assert_eq!(waiter.join().unwrap().expect("it is woken").payload(), b"30000");
+        assert!(begun.elapsed() < MINUTE, "it found the message when its time was over");
+    });
+}
