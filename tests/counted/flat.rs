@@ -87,6 +87,37 @@ fn a_checkpoint_with_one_changed_queue_does_not_grow_with_the_others() {
     });
 }
 
+/// Queues with a delayed message keep their state. Each checkpoint looked at all of them.
+#[test]
+fn a_checkpoint_does_not_grow_with_the_queues_that_cannot_go_to_rest() {
+    let works = [FEW, MANY].map(|others| {
+        let disk = SimDisk::new(7);
+        let options = Options::new().durability(Durability::Buffered).idle_kept(0);
+        let engine = options.sim(&disk).open("store").unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        let hour = std::time::Duration::from_secs(3600);
+        let open = |n| engine.queue(&format!("other {n}")).create().unwrap();
+        let others: Vec<Queue> = (0..others).map(open).collect();
+        for other in &others {
+            other.send(Message::new("later").deliver_after(hour)).unwrap();
+        }
+        let checkpoint = || {
+            queue.send("work").unwrap();
+            let _ = (take_longest_holds(), take_steps());
+            engine.checkpoint().unwrap();
+            take_steps()
+        };
+        let _ = [checkpoint(), checkpoint(), checkpoint()];
+        let steps = checkpoint();
+        // Those whose messages are gone go to rest.
+        others.iter().for_each(|other| assert_eq!(other.purge().unwrap(), 1));
+        let _ = [checkpoint(), checkpoint(), checkpoint()];
+        assert!(posthouse::sim::awake(&engine) <= 1);
+        steps
+    });
+    assert!(works[1] <= works[0] + 8, "the steps grow: {works:?}");
+}
+
 #[test]
 fn a_checkpoint_after_one_ack_does_not_grow_with_the_others() {
     assert_flat(|crowd| {

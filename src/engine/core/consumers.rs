@@ -26,6 +26,8 @@ pub struct Consumers {
     watched: BTreeSet<(LogId, CursorId)>,
     /// Watched cursors that may have changed since they were looked at.
     touched: Vec<CursorId>,
+    /// Cursors that rounds left out, and that were borrowed to be changed since, each with the number of its state.
+    loosened: Vec<(CursorId, u64)>,
 }
 
 impl Consumers {
@@ -41,7 +43,20 @@ impl Consumers {
         if !consumption.thresholds.is_empty() {
             touch(&mut self.touched, *cursor, consumption);
         }
+        if consumption.is_kept {
+            loosen(&mut self.loosened, *cursor, consumption);
+        }
         Some(consumption)
+    }
+
+    /// How many cursors that rounds left out may go to rest now.
+    pub fn loosened(&self) -> usize {
+        self.loosened.len()
+    }
+
+    /// Takes one of the cursors that rounds left out and that may go to rest now, and the number of its state.
+    pub fn take_loosened(&mut self) -> Option<(CursorId, u64)> {
+        self.loosened.pop()
     }
 
     #[inline]
@@ -160,6 +175,12 @@ impl Consumers {
     pub fn watched(&self) -> impl ExactSizeIterator<Item = CursorId> + '_ {
         self.watched.iter().map(|(_, cursor)| *cursor)
     }
+}
+
+#[cold]
+fn loosen(loosened: &mut Vec<(CursorId, u64)>, cursor: CursorId, consumption: &mut Consumption) {
+    consumption.is_kept = false;
+    loosened.push((cursor, consumption.number));
 }
 
 #[cold]

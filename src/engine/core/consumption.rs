@@ -168,6 +168,8 @@ pub struct Consumption {
     pub(super) number: u64,
     /// The number of the last lease when a round looked at it. `None` if none has.
     pub(super) looked_at: Option<u64>,
+    /// Whether rounds leave it out until it is borrowed to be changed: something keeps it from going to rest.
+    pub(super) is_kept: bool,
 }
 
 impl Consumption {
@@ -200,6 +202,7 @@ impl Consumption {
             is_listed: false,
             number,
             looked_at: None,
+            is_kept: false,
         }
     }
 

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     audit,
     config::Config,
-    delivery::{Deliveries, Groups, admission::Admission, stats::Counts},
+    delivery::{Deliveries, admission::Admission, stats::Counts},
     engine::runtime::histogram::{self, Histogram},
     error::Result,
     format::wire::{Bytes, put_varint},
@@ -303,15 +303,20 @@ impl Consumption {
         let waits = self.capacity.iter().chain(&self.returning).chain(self.slots.watches());
         // A transaction that sends to the queue has the rules.
         (self.info.has_consumers() || Arc::strong_count(&self.info) == 1)
-            && (self.deliveries.is_at_rest() || seeded!(LeasedCursorRests))
-            && self.groups.as_ref().is_none_or(Groups::is_at_rest)
+            && !self.must_stay()
             && acks.spilled() == 0
-            && self.weights.is_none()
-            && self.thresholds.is_empty()
-            && !self.oldest.is_checking()
-            && self.delay_index.is_at_rest()
-            && self.damaged.is_empty()
             && !waits.into_iter().any(|watch| watch.has_waiters())
+    }
+
+    /// Whether it knows something that the store does not, and will do so until it is changed.
+    pub(super) fn must_stay(&self) -> bool {
+        !(self.deliveries.is_at_rest() || seeded!(LeasedCursorRests))
+            || self.groups.as_ref().is_some_and(|groups| !groups.is_at_rest())
+            || self.weights.is_some()
+            || !self.thresholds.is_empty()
+            || self.oldest.is_checking()
+            || !self.delay_index.is_at_rest()
+            || !self.damaged.is_empty()
     }
 }
 

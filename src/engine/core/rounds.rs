@@ -2,7 +2,8 @@
 //!
 //! A checkpoint makes a round. If there are more states than are kept in any case, one is made some seconds after a state
 //! was added, and again while rounds find that cursors were used or have gone to rest. So a store that is not used makes
-//! none. A round works in slices, and its work follows what was used: a cursor at rest is not looked at again.
+//! none. A round works in slices, and its work follows what was used: a cursor at rest is not looked at again. Nor is one that
+//! cannot go to rest, such as one with a delayed message, until its state is borrowed to be changed.
 
 use super::{Core, consumers::Consumers, dormant::Dormancy, effects::Effects};
 use crate::audit;
@@ -61,7 +62,8 @@ impl Core {
 
     /// Begins a round. In an idle store all cursors go that are at rest, whenever they were used.
     pub fn begin_round(&self, is_idle: bool) -> Round {
-        Round { left: self.dormancy.awake.len(), is_idle, has_changed: false }
+        let left = self.dormancy.awake.len() + self.consumers.loosened();
+        Round { left, is_idle, has_changed: false }
     }
 
     /// Goes on with a round. Returns whether there is more to look at.
@@ -72,11 +74,17 @@ impl Core {
             }
             round.left -= 1;
             audit::step();
-            let Some((cursor, number)) = self.dormancy.awake.pop_front() else { return false };
+            let loosened = self.consumers.take_loosened();
+            let next = loosened.or_else(|| self.dormancy.awake.pop_front());
+            let Some((cursor, number)) = next else { return false };
             let consumption = self.consumers.get_untouched(cursor).filter(|it| it.number == number);
             let Some(consumption) = consumption else { continue };
             let last = consumption.deliveries.last_number();
             let was_used = consumption.looked_at.replace(last) != Some(last);
+            consumption.is_kept = !was_used && consumption.must_stay();
+            if consumption.is_kept {
+                continue;
+            }
             let may_rest = consumption.info.has_consumers() && (round.is_idle || !was_used);
             let rests = may_rest && self.let_rest(cursor);
             round.has_changed |= was_used || rests;
