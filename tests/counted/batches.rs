@@ -1,7 +1,11 @@
 //! Commits of many messages, or to many logs, hold the core for one step for each log, and everything else is done outside.
 
+use std::time::Duration;
+
 use posthouse::{
-    Durability, Engine, Message, Options, Queue,
+    Durability, Engine, Message, Options,
+    Overflow::DropOldest,
+    Queue,
     sim::{SimDisk, take_longest_holds},
 };
 
@@ -62,14 +66,29 @@ fn a_batch_over_many_partitions_holds_the_core_for_a_step_for_each() {
     }
 }
 
+/// Also where the queue has rules for what it gets: each message was encoded under the core then.
 #[test]
 fn a_batch_to_one_queue_holds_the_core_for_a_step_for_each_run() {
     for messages in [320, 32_000] {
         let engine = open(Durability::Buffered);
-        let queue = engine.queue("q").create().unwrap();
-        let (hold, others) =
-            holds("send", || _ = queue.send_batch((0..messages).map(|_| "work")).unwrap());
-        assert!(hold <= messages / 32 + REST, "{messages} messages: {hold} steps");
-        assert!(others <= SLICE, "{messages} messages: {others} steps");
+        let queue = || engine.queue("q");
+        let hour = Duration::from_secs(3600);
+        let kinds = [
+            ("plain", queue()),
+            ("with a time to live", queue().time_to_live(hour)),
+            ("with a limit", queue().max_messages(messages)),
+            ("that drops its oldest", queue().max_messages(messages).overflow(DropOldest)),
+            ("ordered by key", queue().ordered_by_key(true)),
+        ];
+        for (kind, builder) in kinds {
+            let queue = builder.create().unwrap();
+            let (hold, others) =
+                holds("send", || _ = queue.send_batch((0..messages).map(|_| "work")).unwrap());
+            assert!(hold <= messages / 32 + REST, "{messages} to a queue {kind}: {hold} steps");
+            assert!(others <= SLICE, "{messages} to a queue {kind}: {others} steps");
+            assert_eq!(queue.depth().unwrap(), messages);
+            drop(queue);
+            engine.queue("q").delete().unwrap();
+        }
     }
 }

@@ -49,18 +49,29 @@ impl Committer {
 
     /// Commits a batch: calls `attempt` under the core, and again each time after it made space for the commit. `None` if
     /// the batch was encoded in vain, because it waited long, the clock was set, or `attempt` has found that something else has
-    /// changed:
-    /// the caller then commits its messages in the ordinary way.
+    /// changed: the caller then commits its messages in the ordinary way.
     pub fn commit_batch<T>(
         &self,
         operation: &'static str,
+        batch: &mut Batch,
+        attempt: impl FnMut(&mut Core, &mut Batch) -> CommitResult<Option<(T, Receipt)>>,
+    ) -> Result<Option<(T, Receipt)>> {
+        self.commit_batch_within(operation, None, batch, attempt)
+    }
+
+    /// As [`commit_batch`](Committer::commit_batch), for a call that has time: see
+    /// [`transact_within`](Committer::transact_within).
+    pub fn commit_batch_within<T>(
+        &self,
+        operation: &'static str,
+        left: Option<&dyn Fn() -> Duration>,
         batch: &mut Batch,
         mut attempt: impl FnMut(&mut Core, &mut Batch) -> CommitResult<Option<(T, Receipt)>>,
     ) -> Result<Option<(T, Receipt)>> {
         let begun = self.elapsed();
         let (committed, receipt) = loop {
             let mut pages = None;
-            let (committed, receipt) = self.transact(operation, |core| {
+            let (committed, receipt) = self.transact_within(operation, left, |core| {
                 pages = core.store.pages_of(batch);
                 let is_stale = self.elapsed().saturating_sub(begun) > STALE;
                 if pages.is_some() || is_stale || !core.suits(batch) {

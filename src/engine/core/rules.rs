@@ -57,10 +57,7 @@ impl Rules {
     }
 
     fn bits(&self) -> u32 {
-        let is_plain = self.delay_ms == 0
-            && self.time_to_live_ms == 0
-            && self.limit.is_none()
-            && !self.is_ordered;
+        let is_plain = self.delay_ms == 0 && self.limit.is_none() && !self.is_ordered;
         let bit = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
         bit(is_plain, TAKES_PLAIN)
             | bit(self.is_ordered, ORDERED)
@@ -104,7 +101,7 @@ impl CurrentRules {
         self.bits.load(Ordering::Relaxed) & bit != 0
     }
 
-    /// Whether a send needs nothing but an append: no delay, no time to live, no limit and no order.
+    /// Whether a send needs nothing but an append: no delay, no limit and no order.
     #[inline]
     pub fn takes_plain(&self) -> bool {
         self.has(TAKES_PLAIN)

@@ -24,15 +24,15 @@ use crate::{
         core::{
             Core,
             capacity::{Dropped, Load},
-            commit::Receipt,
+            commit::{CommitResult, Receipt},
             consumption::CursorInfo,
         },
     },
     error::Result,
-    format::entity::{Entity, EntityKind},
+    format::entity::{Entity, EntityKind, Limit},
     ids::{CursorId, LogId, Offset},
     message::Message,
-    store::{Op, Refused},
+    store::{BatchedMessage, Op, Refused},
 };
 
 /// A queue: each message goes to one consumer, and is delivered again until it is acked.
@@ -147,6 +147,11 @@ impl Queue {
         mut full: impl FnMut(&mut Core),
     ) -> Result<(Offset, Receipt)> {
         let (cursor, committer) = (self.cursor(), self.consumer.committer());
+        if committer.is_batch(messages.iter())
+            && let Some(appended) = self.append_batch(messages, left, &mut full)?
+        {
+            return Ok(appended);
+        }
         committer.transact_within("send", left, |core| {
             if messages.is_empty() {
                 let (_, next) = core.bounds(self.log())?;
@@ -156,15 +161,7 @@ impl Queue {
             if rules.is_ordered {
                 messages.iter().try_for_each(check_ordered)?;
             }
-            let mut dropped = Dropped::default();
-            if let Some(limit) = rules.limit {
-                let (load, now) = (Load::of(limit, messages), committer.elapsed());
-                let made = core.make_capacity(cursor, limit, load, &[], now);
-                if matches!(made, Err(Refused::Failed(_))) {
-                    full(core);
-                }
-                dropped = made?;
-            }
+            let dropped = self.make_capacity(core, rules.limit, messages, &mut full)?;
             let append = Op::Append { log: self.log(), messages, delay_ms: rules.delay_ms };
             let drop = Op::AckRanges { cursor, ranges: &dropped.ranges };
             let ops = [append, drop];
@@ -173,6 +170,59 @@ impl Queue {
             core.note_made_capacity(cursor, &dropped);
             Ok((core.first_placed(), receipt))
         })
+    }
+
+    /// As [`append_special`](Queue::append_special), with messages that are encoded before the core is locked. `None` if they
+    /// have to be appended in that way: each has a change of its own, or is weighed.
+    #[cold]
+    fn append_batch(
+        &self,
+        messages: &[Message<'_>],
+        left: Option<&dyn Fn() -> Duration>,
+        full: &mut impl FnMut(&mut Core),
+    ) -> Result<Option<(Offset, Receipt)>> {
+        let (cursor, committer) = (self.cursor(), self.consumer.committer());
+        let changes = committer.lock_open("send")?.settings_changes;
+        let rules = self.consumer.info.current.all();
+        if rules.delay_ms > 0 || rules.weighs() {
+            return Ok(None);
+        }
+        if rules.is_ordered {
+            messages.iter().try_for_each(check_ordered)?;
+        }
+        let of = |message| BatchedMessage { log: self.log(), message, keeps_acked: false };
+        let batched: Vec<BatchedMessage<'_>> = messages.iter().map(of).collect();
+        let mut batch = committer.encode(&batched, committer.now())?;
+        committer.commit_batch_within("send", left, &mut batch, |core, batch| {
+            if core.settings_changes != changes {
+                return Ok(None);
+            }
+            // A queue that was deleted says so here.
+            core.consumption(cursor)?;
+            let dropped = self.make_capacity(core, rules.limit, messages, full)?;
+            let drop = [Op::AckRanges { cursor, ranges: &dropped.ranges }];
+            let drops = if dropped.ranges.is_empty() { &[] } else { &drop[..] };
+            let receipt = core.commit_batch(drops, batch)?;
+            core.note_made_capacity(cursor, &dropped);
+            Ok(Some((batch.first(), receipt)))
+        })
+    }
+
+    /// Makes capacity for messages, if the queue has a limit. `full` is called if there is none.
+    fn make_capacity(
+        &self,
+        core: &mut Core,
+        limit: Option<Limit>,
+        messages: &[Message<'_>],
+        full: &mut impl FnMut(&mut Core),
+    ) -> CommitResult<Dropped> {
+        let Some(limit) = limit else { return Ok(Dropped::default()) };
+        let (load, now) = (Load::of(limit, messages), self.consumer.committer().elapsed());
+        let made = core.make_capacity(self.cursor(), limit, load, &[], now);
+        if matches!(made, Err(Refused::Failed(_))) {
+            full(core);
+        }
+        made
     }
 
     /// Sends a message, and returns its offset in the queue.
