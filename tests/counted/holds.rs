@@ -390,7 +390,8 @@ const GROWING: [(Thing, &str, u64); 25] = [
     (Queues, "look at the clock", 1),
     // A deletion is one commit.
     (Subscriptions, "delete", 5),
-    // Each letter that goes back to a subscription is acked for all others of the topic.
+    // Letters that go back to a subscription are acked for all others of the topic: a range for each of them, however many
+    // letters there are.
     (Subscriptions, "redrive", 4),
     (Partitions, "close", 1),
     (Partitions, "create", 1),

@@ -7,6 +7,9 @@ use posthouse::{Backoff, Engine, Message, Offset, Overflow, Queue};
 
 use crate::slices::{FEW, MANY, SECOND, STEPS_MAX, Work, assert_sliced, count, open};
 
+/// The most steps for each other subscription, where letters go back to some.
+const STEPS_OF_A_SUBSCRIPTION: u64 = 4;
+
 /// The most steps of a hold whose work is small.
 const STEPS_OF_FEW: u64 = 64;
 
@@ -238,4 +241,42 @@ fn an_ack_of_a_key_whose_other_messages_were_removed_works_in_slices() {
             (1..=many as u64).for_each(|n| assert!(queue.remove(Offset(n)).unwrap()));
         })
     });
+}
+
+/// Letters go back to subscriptions of a topic with many. Each letter is acked for all subscriptions but its own: as a range
+/// for each of them, in one commit of many letters.
+fn redrive_to(subscriptions: usize, targets: usize) -> Work {
+    const LETTERS: usize = 100;
+    let (_disk, engine) = open();
+    let letters = engine.queue("letters").create().unwrap();
+    let topic = engine.topic("t").create().unwrap();
+    let all: Vec<_> = (0..subscriptions)
+        .map(|n| {
+            let subscription = topic.subscription(&format!("s{n}"));
+            subscription.max_attempts(1).dead_letter_queue("letters").create().unwrap()
+        })
+        .collect();
+    for _ in 0..LETTERS / targets {
+        topic.publish("news").unwrap();
+        for subscription in &all[..targets] {
+            subscription.try_receive().unwrap().expect("it was published").nack().unwrap();
+        }
+    }
+    let depths = || all.iter().map(|it| it.depth().unwrap()).collect::<Vec<_>>();
+    let before = depths();
+    assert_eq!(letters.depth().unwrap(), LETTERS as u64);
+    let work = count(|| assert_eq!(letters.redrive().run().unwrap().moved, LETTERS as u64));
+    let grown = |n| if n < targets { (LETTERS / targets) as u64 } else { 0 };
+    assert!(depths().iter().enumerate().all(|(n, depth)| *depth == before[n] + grown(n)));
+    work
+}
+
+#[test]
+fn a_redrive_to_subscriptions_takes_no_step_for_each_letter_and_each_subscription() {
+    for targets in [1, 10] {
+        let [few, many] = [30, 300].map(|subscriptions| redrive_to(subscriptions, targets));
+        let steps = many.steps.saturating_sub(few.steps);
+        assert!(steps <= 270 * STEPS_OF_A_SUBSCRIPTION, "{targets}: {few:?}, {many:?}");
+        assert!(few.steps <= 100 * 30, "{few:?}");
+    }
 }

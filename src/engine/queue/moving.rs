@@ -12,12 +12,11 @@ use crate::{
         consume::{browse::Browsed, consumer::Consumer},
         core::{
             Core,
-            capacity::ranges,
             commit::{CommitResult, Receipt},
         },
     },
     error::{Error, ErrorKind, Result},
-    format::note::DeadLetter,
+    format::{entity::EntityKind, note::DeadLetter},
     ids::{CursorId, Due, LogId, Now, Offset, OffsetRange},
     message::{Kept, Message},
     store::{Op, Space},
@@ -119,7 +118,11 @@ fn check_target(core: &Core, outgoing: &Outgoing, due: Due, now: Now) -> Result<
             Ok(())
         }
         Target::Subscription { log, cursor } => {
-            let is_there = core.store.cursors_over(*log).contains(cursor);
+            let subscription = core.store.entity(cursor.entity());
+            let is_there = subscription.is_some_and(|it| match it.kind {
+                EntityKind::Subscription { topic, .. } => topic.log(0) == *log,
+                _ => false,
+            });
             if is_there { Ok(()) } else { Err(target_gone(message)) }
         }
     }
@@ -244,24 +247,64 @@ impl Outgoing {
     }
 }
 
-/// The acks for the subscriptions that do not get the messages which go back to another subscription of their topic.
+/// The acks for the subscriptions that do not get the messages which go back to another subscription of their topic. It
+/// takes a step for each message and each subscription, and not for each pair of them.
 fn acks_of_others(
     core: &Core,
     moving: &[Moving<'_>],
 ) -> Result<BTreeMap<CursorId, Vec<OffsetRange>>> {
-    let mut next: BTreeMap<LogId, Offset> = BTreeMap::new();
-    let mut acked: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
+    let mut topics: BTreeMap<LogId, OffsetRange> = BTreeMap::new();
+    let mut own: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
     for it in moving {
+        audit::step();
         let Target::Subscription { log, cursor } = it.to else { continue };
         let end = core.bounds(log)?.1;
-        let next = next.entry(log).or_insert(end);
-        for other in core.store.cursors_over(log) {
-            audit::step();
-            if *other != cursor {
-                acked.entry(*other).or_default().push(*next);
+        let added = topics.entry(log).or_insert(end.to(end));
+        own.entry(cursor).or_default().push(added.end);
+        added.end = added.end.next();
+    }
+    let mut acked = BTreeMap::new();
+    for (log, added) in topics {
+        for cursor in core.store.cursors_over(log) {
+            let own = own.get(cursor).map_or(&[][..], |own| own);
+            let ranges = all_but(added, own);
+            if !ranges.is_empty() {
+                acked.insert(*cursor, ranges);
             }
         }
-        *next = next.next();
     }
-    Ok(acked.into_iter().map(|(cursor, offsets)| (cursor, ranges(&offsets))).collect())
+    Ok(acked)
+}
+
+/// The parts of a range between sorted offsets in it.
+fn all_but(range: OffsetRange, offsets: &[Offset]) -> Vec<OffsetRange> {
+    let mut at = range.start;
+    let mut parts = Vec::new();
+    for offset in offsets.iter().copied().chain([range.end]) {
+        audit::step();
+        if at < offset {
+            parts.push(at.to(offset));
+        }
+        at = offset.next();
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_between_offsets() {
+        let all_but = |offsets: &[u64]| {
+            let offsets: Vec<Offset> = offsets.iter().copied().map(Offset).collect();
+            let parts = all_but(Offset(3).to(Offset(8)), &offsets).into_iter();
+            parts.map(|part| (part.start.0, part.end.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(all_but(&[]), [(3, 8)]);
+        assert_eq!(all_but(&[3]), [(4, 8)]);
+        assert_eq!(all_but(&[7]), [(3, 7)]);
+        assert_eq!(all_but(&[4, 5, 7]), [(3, 4), (6, 7)]);
+        assert_eq!(all_but(&[3, 4, 5, 6, 7]), []);
+    }
 }
