@@ -295,18 +295,32 @@ pub(super) fn make_space(
     (urgency, may_outgrow): (Urgency, bool),
     payload_len: usize,
 ) -> Result<(), Refused> {
-    let most = match urgency {
-        Urgency::Ordinary => 2 * config.journal_bytes,
-        Urgency::Freeing if may_outgrow => u64::MAX,
-        Urgency::Freeing => 3 * config.journal_bytes,
+    let (length, limit) = (journal.bytes_behind(), config.journal_bytes);
+    let is_at_the_wall = match urgency {
+        Urgency::Ordinary => meets_wall(length, limit, payload_len as u64),
+        Urgency::Freeing => !may_outgrow && length >= 3 * limit,
     };
-    if journal.bytes_behind() >= most {
+    if is_at_the_wall {
         return Err(Refused::NeedsSpace(Shortage::Checkpoint { urgency }));
     }
     match journal.make_space(payload_len, urgency)? {
         FrameSpace::Ready => Ok(()),
         FrameSpace::NeedsFile(bytes) => Err(Refused::NeedsSpace(Shortage::File { bytes, urgency })),
     }
+}
+
+/// Commits of more bytes leave the end of the journal to others.
+const SMALL_COMMIT_BYTES: u64 = 1 << 20;
+
+/// Whether a commit that frees no space waits for a checkpoint. The journal may have twice its limit. The last eighth of the
+/// limit is kept for small commits: a large one neither begins there nor reaches into it, unless it begins within the limit.
+#[inline]
+fn meets_wall(length: u64, limit: u64, bytes: u64) -> bool {
+    if bytes <= SMALL_COMMIT_BYTES {
+        return length >= 2 * limit;
+    }
+    let kept_from = limit / 8 * 15;
+    length >= kept_from || length > limit && length + bytes > kept_from
 }
 
 /// Frees a large buffer.
@@ -321,4 +335,30 @@ pub(super) fn too_large(bytes: usize, most: u64) -> Error {
     let what =
         format!("a commit has {bytes} bytes; at most {most} are configured (commit_bytes_max)");
     Error::new(ErrorKind::TooLarge, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_journal_is_kept_for_small_commits() {
+        const MIB: u64 = 1 << 20;
+        let limit = 64 * MIB;
+        for (length, bytes, waits) in [
+            (2 * limit - 1, 100, false),
+            (2 * limit, 100, true),
+            // Large commits stop an eighth of the limit before that, and reach not into it.
+            (120 * MIB, MIB, false),
+            (120 * MIB, MIB + 1, true),
+            (118 * MIB, 2 * MIB, false),
+            (118 * MIB + 1, 2 * MIB, true),
+            (100 * MIB, 30 * MIB, true),
+            // Within the limit any commit is made: else a large one would wait for ever.
+            (limit, 64 * MIB, false),
+            (0, 200 * MIB, false),
+        ] {
+            assert_eq!(meets_wall(length, limit, bytes), waits, "{length}, {bytes}");
+        }
+    }
 }
