@@ -29,6 +29,11 @@ pub fn run(code: impl FnOnce()) {
     let _ = call(code);
 }
 
+/// As [`run`]. Returns whether it came to its end.
+pub fn has_run(code: impl FnOnce()) -> bool {
+    call(code).is_ok()
+}
+
 struct Inside;
 
 impl Inside {

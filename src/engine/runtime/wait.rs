@@ -39,8 +39,20 @@ pub struct Watch {
 
 #[derive(Debug)]
 struct Waiter {
+    interest: Interest,
     state: RankedMutex<Sleep>,
     woken: Condvar,
+}
+
+/// What came of waking a waiter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Roused {
+    /// A thread that was asleep: it goes on with the relay.
+    Thread,
+    /// A task, or one that was not asleep.
+    Other,
+    /// A task whose waker panicked. Another waiter of its interest is woken in its place.
+    Panicked,
 }
 
 enum Sleep {
@@ -57,6 +69,7 @@ enum Sleep {
 /// Waiters that are to be woken, and that nobody has woken yet.
 #[derive(Debug)]
 pub struct Relay {
+    watch: Arc<Watch>,
     left: RankedMutex<VecDeque<Arc<Waiter>>>,
 }
 
@@ -84,6 +97,7 @@ impl Watch {
     /// Begins to wait with an interest. The caller holds the core.
     pub fn begin_for(self: &Arc<Watch>, interest: Interest) -> Waiting {
         let waiter = Arc::new(Waiter {
+            interest,
             state: RankedMutex::new(&(Rank::Leaf, "waiter"), Sleep::Begun),
             woken: Condvar::new(),
         });
@@ -105,11 +119,11 @@ impl Watch {
     }
 
     /// Wakes up to `most` waiters of each interest, the longest waiting first.
-    pub fn wake(&self, most: usize) {
+    pub fn wake(self: &Arc<Watch>, most: usize) {
         self.wake_those(Whom::Each, most);
     }
 
-    fn wake_those(&self, whom: Whom, most: usize) {
+    fn wake_those(self: &Arc<Watch>, whom: Whom, most: usize) {
         if let Some(rest) = self.begin_to_wake(whom, most) {
             rest.finish();
         }
@@ -118,15 +132,24 @@ impl Watch {
     /// Wakes the first of up to `most` waiters of each interest. Threads among them wake the others. If there are none, and
     /// many tasks are left, returns the others: the caller has them woken.
     #[must_use = "the others sleep until they are woken"]
-    pub fn begin_to_wake(&self, whom: Whom, most: usize) -> Option<Arc<Relay>> {
-        let woken = self.change(|waiters| waiters.take(whom, most));
+    pub fn begin_to_wake(self: &Arc<Watch>, whom: Whom, most: usize) -> Option<Arc<Relay>> {
+        let mut woken = self.change(|waiters| waiters.take(whom, most));
         if woken.len() <= THREADS_AT_ONCE {
-            woken.into_iter().for_each(|waiter| _ = waiter.wake(None));
+            while let Some(waiter) = woken.pop_front() {
+                if waiter.wake(None) == Roused::Panicked {
+                    woken.extend(self.next_of(waiter.interest));
+                }
+            }
             return None;
         }
         let left = RankedMutex::new(&(Rank::Leaf, "waiters to wake"), woken);
-        let relay = Arc::new(Relay { left });
+        let relay = Arc::new(Relay { watch: Arc::clone(self), left });
         if relay.go_on(TASKS_AT_ONCE) { None } else { Some(relay) }
+    }
+
+    /// Takes the next waiter of an interest.
+    fn next_of(&self, interest: Interest) -> VecDeque<Arc<Waiter>> {
+        self.change(|waiters| waiters.take(Whom::Only(interest), 1))
     }
 }
 
@@ -145,8 +168,13 @@ impl Relay {
             }
             let Some(waiter) = self.left.lock().pop_front() else { return true };
             match waiter.wake(Some(self)) {
-                true => threads += 1,
-                false => others += 1,
+                Roused::Thread => threads += 1,
+                Roused::Other => others += 1,
+                Roused::Panicked => {
+                    others += 1;
+                    let next = self.watch.next_of(waiter.interest);
+                    self.left.lock().extend(next);
+                }
             }
         }
         true
@@ -159,22 +187,26 @@ pub fn wake_task(waker: Waker) {
 }
 
 impl Waiter {
-    /// Wakes a waiter. Returns whether it is a thread that was asleep: that one goes on with the relay.
-    fn wake(&self, relay: Option<&Arc<Relay>>) -> bool {
+    /// Wakes a waiter.
+    fn wake(&self, relay: Option<&Arc<Relay>>) -> Roused {
         audit::step();
         let mut state = self.state.lock();
         let goes_on = matches!(*state, Sleep::Thread);
         if matches!(*state, Sleep::Gone) {
-            return false;
+            return Roused::Other;
         }
         let before = mem::replace(&mut *state, Sleep::Woken(relay.filter(|_| goes_on).cloned()));
         drop(state);
         match before {
             Sleep::Thread => self.woken.notify_one(),
-            Sleep::Task(waker) => wake_task(waker),
+            Sleep::Task(waker) => {
+                if !application::has_run(|| waker.wake()) {
+                    return Roused::Panicked;
+                }
+            }
             Sleep::Begun | Sleep::Woken(_) | Sleep::Gone => {}
         }
-        goes_on
+        if goes_on { Roused::Thread } else { Roused::Other }
     }
 }
 
@@ -344,85 +376,4 @@ impl<T, F: FnMut() -> Result<Attempt<T>> + Unpin> Future for Awaited<F> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use std::{sync::atomic::AtomicUsize, task::Wake, thread};
-
-    use super::*;
-
-    /// Waits until so many waiters sleep.
-    fn await_waiters(watch: &Watch, count: usize) {
-        let sleeps = |waiter: &Arc<Waiter>| !matches!(*waiter.state.lock(), Sleep::Begun);
-        while watch.waiters.lock().len() < count
-            || !watch
-                .change(|waiters| waiters.iter().cloned().collect::<Vec<_>>())
-                .iter()
-                .all(sleeps)
-        {
-            thread::yield_now();
-        }
-    }
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    #[test]
-    fn a_thread_that_wakes_a_hundred_threads_wakes_two() {
-        for count in [1, 2, 3, 100] {
-            let watch = Arc::new(Watch::default());
-            let waits: Vec<_> = (0..count)
-                .map(|_| watch.begin())
-                .map(|waiting| thread::spawn(|| waiting.wait(None)))
-                .collect();
-            await_waiters(&watch, count);
-            let _ = audit::take_steps();
-            watch.wake(usize::MAX);
-            // The first woken thread may be quick, and wake the next one itself.
-            let steps = audit::take_steps();
-            assert!((1..=count.min(THREADS_AT_ONCE) as u64).contains(&steps), "{steps} of {count}");
-            waits.into_iter().for_each(|it| assert!(it.join().expect("it is woken")));
-        }
-    }
-
-    #[test]
-    fn a_thread_that_wakes_a_hundred_tasks_wakes_four_and_has_the_others_woken() {
-        let watch = Arc::new(Watch::default());
-        let count = Arc::new(Count::default());
-        let waker = Waker::from(Arc::clone(&count));
-        let mut waits: Vec<_> = (0..100).map(|_| watch.begin()).collect();
-        let mut context = Context::from_waker(&waker);
-        waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_pending()));
-        let _ = audit::take_steps();
-        let rest = watch.begin_to_wake(Whom::Each, usize::MAX).expect("there are many");
-        assert_eq!((audit::take_steps(), count.0.load(Ordering::Relaxed)), (4, 4));
-        rest.finish();
-        assert_eq!(count.0.load(Ordering::Relaxed), 100);
-        waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_ready()));
-    }
-
-    #[test]
-    fn waiters_that_give_up_do_not_end_the_relay() {
-        let watch = Arc::new(Watch::default());
-        let gives_up = Some(Duration::from_micros(200));
-        for round in 0..200 {
-            let waits: Vec<_> = (0..20)
-                .map(|n| (n, watch.begin()))
-                .map(|(n, waiting)| {
-                    thread::spawn(move || waiting.wait(gives_up.filter(|_| n % 3 > 0)))
-                })
-                .collect();
-            if round % 2 == 0 {
-                await_waiters(&watch, 7);
-            }
-            watch.wake(usize::MAX);
-            let woken = waits.into_iter().map(|it| it.join().expect("it ends"));
-            let woken: Vec<bool> = woken.collect();
-            assert!(woken.iter().step_by(3).all(|it| *it));
-        }
-    }
-}
+mod tests;

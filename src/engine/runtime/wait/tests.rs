@@ -1,0 +1,75 @@
+use std::{sync::atomic::AtomicUsize, task::Wake, thread};
+
+use super::*;
+
+/// Waits until so many waiters sleep.
+fn await_waiters(watch: &Watch, count: usize) {
+    let sleeps = |waiter: &Arc<Waiter>| !matches!(*waiter.state.lock(), Sleep::Begun);
+    while watch.waiters.lock().len() < count
+        || !watch.change(|waiters| waiters.iter().cloned().collect::<Vec<_>>()).iter().all(sleeps)
+    {
+        thread::yield_now();
+    }
+}
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_thread_that_wakes_a_hundred_threads_wakes_two() {
+    for count in [1, 2, 3, 100] {
+        let watch = Arc::new(Watch::default());
+        let waits: Vec<_> = (0..count)
+            .map(|_| watch.begin())
+            .map(|waiting| thread::spawn(|| waiting.wait(None)))
+            .collect();
+        await_waiters(&watch, count);
+        let _ = audit::take_steps();
+        watch.wake(usize::MAX);
+        // The first woken thread may be quick, and wake the next one itself.
+        let steps = audit::take_steps();
+        assert!((1..=count.min(THREADS_AT_ONCE) as u64).contains(&steps), "{steps} of {count}");
+        waits.into_iter().for_each(|it| assert!(it.join().expect("it is woken")));
+    }
+}
+
+#[test]
+fn a_thread_that_wakes_a_hundred_tasks_wakes_four_and_has_the_others_woken() {
+    let watch = Arc::new(Watch::default());
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&count));
+    let mut waits: Vec<_> = (0..100).map(|_| watch.begin()).collect();
+    let mut context = Context::from_waker(&waker);
+    waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_pending()));
+    let _ = audit::take_steps();
+    let rest = watch.begin_to_wake(Whom::Each, usize::MAX).expect("there are many");
+    assert_eq!((audit::take_steps(), count.0.load(Ordering::Relaxed)), (4, 4));
+    rest.finish();
+    assert_eq!(count.0.load(Ordering::Relaxed), 100);
+    waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_ready()));
+}
+
+#[test]
+fn waiters_that_give_up_do_not_end_the_relay() {
+    let watch = Arc::new(Watch::default());
+    let gives_up = Some(Duration::from_micros(200));
+    for round in 0..200 {
+        let waits: Vec<_> = (0..20)
+            .map(|n| (n, watch.begin()))
+            .map(|(n, waiting)| thread::spawn(move || waiting.wait(gives_up.filter(|_| n % 3 > 0))))
+            .collect();
+        if round % 2 == 0 {
+            await_waiters(&watch, 7);
+        }
+        watch.wake(usize::MAX);
+        let woken = waits.into_iter().map(|it| it.join().expect("it ends"));
+        let woken: Vec<bool> = woken.collect();
+        assert!(woken.iter().step_by(3).all(|it| *it));
+    }
+}
