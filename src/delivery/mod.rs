@@ -49,6 +49,7 @@ use lanes::Lanes;
 use leases::Leases;
 pub use leases::{Ended, Expired, LeaseKey, SlotId};
 use offset_set::OffsetSet;
+pub use opening::Delayed;
 pub use removal::nth;
 pub use retry::Retry;
 pub use returned::merge;

@@ -126,6 +126,10 @@ impl OffsetSet {
         })
     }
 
+    pub fn chunks(&self) -> impl Iterator<Item = (u64, &RoaringBitmap)> {
+        self.0.iter().map(|(index, lows)| (*index, lows))
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
         self.0.iter().flat_map(|(index, chunk)| chunk.iter().map(|low| join(*index, low)))
     }

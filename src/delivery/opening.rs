@@ -4,26 +4,62 @@ use std::collections::BTreeSet;
 
 use roaring::RoaringBitmap;
 
-use super::Deliveries;
+use super::{Deliveries, offset_set::OffsetSet};
 use crate::{
     audit,
     ids::{Due, Offset},
-    store::AckSet,
+    store::{AckSet, CHUNK_OFFSETS},
 };
 
+/// The delayed messages of a cursor that are not on disk.
+#[derive(Debug)]
+pub struct Delayed {
+    waiting: BTreeSet<(Due, Offset)>,
+    offsets: OffsetSet,
+}
+
+impl Delayed {
+    /// The messages are sorted.
+    pub fn of(messages: &[(Offset, Due)]) -> Delayed {
+        let index = |it: &(Offset, Due)| it.0.0 / CHUNK_OFFSETS;
+        let mut offsets = OffsetSet::default();
+        for chunk in messages.chunk_by(|a, b| index(a) == index(b)) {
+            let lows = chunk.iter().map(|(offset, _)| (offset.0 % CHUNK_OFFSETS) as u32);
+            offsets.insert_chunk(index(&chunk[0]), &lows.collect());
+        }
+        let waiting = messages.iter().map(|(offset, due)| (*due, *offset)).collect();
+        Delayed { waiting, offsets }
+    }
+
+    pub fn insert(&mut self, offset: Offset, due: Due) {
+        self.waiting.insert((due, offset));
+        self.offsets.insert(offset);
+    }
+
+    pub fn remove(&mut self, offset: Offset, due: Due) {
+        self.waiting.remove(&(due, offset));
+        self.offsets.remove(offset);
+    }
+}
+
 impl Deliveries {
-    /// The deliveries of a cursor, but for messages that were spilled.
-    pub fn of(acks: &AckSet) -> Deliveries {
+    /// The deliveries of a cursor, but for messages that were spilled. `delayed` are its delayed messages, if they were
+    /// copied before.
+    pub fn of(acks: &AckSet, delayed: Option<Delayed>) -> Deliveries {
         let mut deliveries = Deliveries::new(acks.floor());
         for (index, priority, lows) in acks.prioritized_chunks() {
             deliveries.known.insert_chunk(index, &lows);
             deliveries.lanes.insert_chunk(index, &lows, priority);
         }
-        for (index, due) in acks.deferred_chunks() {
-            deliveries.move_elsewhere(index, &due.keys().map(|low| u32::from(*low)).collect());
+        let copy = || {
+            let messages: Vec<_> = acks.deferred(acks.floor()).collect();
+            audit::steps(messages.len() as u64);
+            Delayed::of(&messages)
+        };
+        let Delayed { waiting, offsets } = delayed.unwrap_or_else(copy);
+        for (index, lows) in offsets.chunks() {
+            deliveries.move_elsewhere(index, lows);
         }
-        let waiting = acks.deferred(acks.floor()).inspect(|_| audit::step());
-        let waiting: BTreeSet<(Due, Offset)> = waiting.map(|(offset, due)| (due, offset)).collect();
         deliveries.waiting = waiting;
         deliveries
     }

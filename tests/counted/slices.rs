@@ -198,6 +198,25 @@ fn steps_of_opening(messages: usize, message: impl Fn(usize) -> Message<'static>
     work.longest.values().max().copied().unwrap()
 }
 
+#[test]
+fn the_delayed_messages_of_a_queue_that_is_opened_are_taken_over_in_slices() {
+    assert_sliced(|many| {
+        let (disk, engine) = open();
+        let queue = engine.queue("q").create().unwrap();
+        for n in 0..many / 1000 {
+            let later = |m| SECOND * (3600 + (n * 7 + m) as u32);
+            queue
+                .send_batch((0..1000).map(|m| Message::new("work").deliver_after(later(m))))
+                .unwrap();
+        }
+        engine.close().unwrap();
+        let engine = Options::new().sim(&disk).open("store").unwrap();
+        let work = count(|| _ = engine.queue("q").open().unwrap());
+        assert_eq!(engine.queue("q").open().unwrap().delayed().unwrap(), many as u64);
+        work
+    });
+}
+
 /// Delayed messages beyond the limit in memory are on disk, in blocks of 64.
 #[test]
 fn opening_a_queue_takes_a_step_for_each_block_of_delayed_messages() {

@@ -85,9 +85,18 @@ impl Consumer {
         let ConsumedCursor { cursor, log, name, topic, delivering } = consumed;
         let committer = engine.committer();
         let rules = Rules::of(delivering, committer.disk.tick());
-        let mut core = committer.lock_open("open a consumer")?;
+        let operation = "open a consumer";
+        let (mut core, mut prepared) = (committer.lock_open(operation)?, None);
+        if let Some(mut preparing) = core.begin_preparing(cursor) {
+            while core.go_on_preparing(&mut preparing) {
+                core = committer.give_way(operation, core);
+            }
+            drop(core);
+            prepared = Some(preparing.end());
+            core = committer.lock_open(operation)?;
+        }
         let info = CursorInfo::new((cursor, log), name, topic, core.share(rules));
-        let info = core.begin_consuming(info)?;
+        let info = core.begin_consuming(info, prepared)?;
         let (engine, slot) = (engine.clone(), SharedSlot::default());
         let durability = committer.config.durability;
         let open = OpenConsumer::new(&engine, &info);

@@ -157,11 +157,15 @@ impl Core {
         Ok(receipt)
     }
 
-    /// Has the thresholds looked at that the operations of a commit may have crossed.
+    /// Has the thresholds looked at that the operations of a commit may have crossed. Notes what cursors that are prepared are
+    /// to look at again.
     #[inline]
     fn touch_changed(&mut self, ops: &[Op<'_>]) {
         if self.watches_thresholds() {
             self.consumers.touch_changed(ops);
+        }
+        if !self.dormancy.notes.is_empty() {
+            self.note_changed(ops);
         }
     }
 }

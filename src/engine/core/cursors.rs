@@ -6,6 +6,7 @@ use super::{
     Core,
     consumption::{Consumption, CursorInfo},
     dormant::Attached,
+    preparing::Prepared,
     rules::Rules,
 };
 use crate::{
@@ -17,13 +18,18 @@ use crate::{
 
 impl Core {
     /// Opens a consumer of a cursor. Returns the `CursorInfo` of its first consumer, which all of them share. The caller
-    /// [closes](Core::close_consumer) it.
-    pub fn begin_consuming(&mut self, info: CursorInfo) -> Result<Arc<CursorInfo>> {
+    /// [closes](Core::close_consumer) it. `prepared` are its delayed messages, if they were copied before.
+    pub fn begin_consuming(
+        &mut self,
+        info: CursorInfo,
+        prepared: Option<Prepared>,
+    ) -> Result<Arc<CursorInfo>> {
         let cursor = info.cursor;
+        let delayed = prepared.and_then(|prepared| self.end_preparing(prepared));
         let Core { consumers, store, dormancy, .. } = self;
         let info = match consumers.entry(cursor) {
             Entry::Occupied(there) => Arc::clone(&there.get().info),
-            Entry::Vacant(free) => match dormancy.attach(store, info)? {
+            Entry::Vacant(free) => match dormancy.attach(store, info, delayed)? {
                 Attached::Dormant(info) => info,
                 Attached::Awake(consumption) => Arc::clone(&free.insert(consumption).info),
             },

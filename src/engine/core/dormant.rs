@@ -20,12 +20,13 @@ use std::{collections::VecDeque, iter, mem, sync::Arc, time::Duration};
 use super::{
     Core,
     consumption::{Consumption, CursorInfo, may_spill},
+    preparing::Notes,
     rules::{Rules, SharedRules},
 };
 use crate::{
     audit,
     config::Config,
-    delivery::{Deliveries, admission::Admission, stats::Counts},
+    delivery::{Delayed, Deliveries, admission::Admission, stats::Counts},
     engine::runtime::histogram::{self, Histogram},
     error::Result,
     format::wire::{Bytes, put_varint},
@@ -67,6 +68,8 @@ pub struct Dormancy {
     delayed_in_memory: u64,
     /// The resolution of the clock.
     tick: Duration,
+    /// What changes of the cursors that are prepared.
+    pub(super) notes: Notes,
 }
 
 impl Dormancy {
@@ -82,6 +85,7 @@ impl Dormancy {
             kept: config.idle_kept,
             delayed_in_memory: config.delayed_in_memory,
             tick,
+            notes: Notes::default(),
         }
     }
 
@@ -121,7 +125,12 @@ impl Dormancy {
 
     /// Adds a consumer's cursor without its state: if it has no messages that wait or have a priority, the first use makes
     /// it. Otherwise returns the state.
-    pub(super) fn attach(&mut self, store: &Store, info: CursorInfo) -> Result<Attached> {
+    pub(super) fn attach(
+        &mut self,
+        store: &Store,
+        info: CursorInfo,
+        delayed: Option<Delayed>,
+    ) -> Result<Attached> {
         let cursor = info.cursor;
         let deleted = || store.deleted(cursor.entity());
         let (_, end) = store.bounds(info.log).ok_or_else(deleted)?;
@@ -132,7 +141,7 @@ impl Dormancy {
             None => Arc::new(info),
         };
         if !store.acks_of(cursor)?.is_plain() {
-            return Ok(Attached::Awake(self.prepare(store, info)?));
+            return Ok(Attached::Awake(self.prepare(store, info, delayed)?));
         }
         let dormant = self.dormant.entry(cursor);
         dormant.or_insert_with(|| Dormant::new(end)).info = Some(Arc::clone(&info));
@@ -143,17 +152,24 @@ impl Dormancy {
     #[cold]
     pub(super) fn wake(&mut self, store: &Store, cursor: CursorId) -> Result<Box<Consumption>> {
         let info = self.dormant.get(&cursor).and_then(|dormant| dormant.info.clone());
-        self.prepare(store, info.ok_or_else(|| store.deleted(cursor.entity()))?)
+        self.prepare(store, info.ok_or_else(|| store.deleted(cursor.entity()))?, None)
     }
 
     /// Makes the state of a cursor.
-    fn prepare(&mut self, store: &Store, info: Arc<CursorInfo>) -> Result<Box<Consumption>> {
+    fn prepare(
+        &mut self,
+        store: &Store,
+        info: Arc<CursorInfo>,
+        delayed: Option<Delayed>,
+    ) -> Result<Box<Consumption>> {
         audit::step();
         let cursor = info.cursor;
+        // From now on some of what changes is not noted.
+        self.notes.drop_those_of(cursor);
         let deleted = || store.deleted(cursor.entity());
         let (_, end) = store.bounds(info.log).ok_or_else(deleted)?;
         let acks = store.acks_of(cursor)?;
-        let mut deliveries = Deliveries::of(acks);
+        let mut deliveries = Deliveries::of(acks, delayed);
         deliveries.number_above(self.leases_deleted);
         self.states += 1;
         let mut consumption = Box::new(Consumption::new(info, self.states, end, deliveries));
@@ -185,7 +201,7 @@ impl Dormancy {
         let topic = topic.map(|topic| Arc::clone(&topic.name));
         let rules = self.rules_in(store, cursor).ok_or_else(deleted)?;
         let info = CursorInfo::new((cursor, log), Arc::clone(&entity.name), topic, rules);
-        let mut consumption = self.prepare(store, Arc::new(info))?;
+        let mut consumption = self.prepare(store, Arc::new(info), None)?;
         consumption.is_listed = true;
         self.idle.push_back(cursor);
         Ok(consumption)

@@ -57,6 +57,7 @@ pub mod guard;
 pub mod key_order;
 pub mod leases;
 pub mod lives;
+pub mod preparing;
 pub mod purge;
 pub mod room;
 pub mod rounds;

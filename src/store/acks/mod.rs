@@ -261,9 +261,14 @@ impl AckSet {
         })
     }
 
-    /// The delayed messages, chunk by chunk.
-    pub fn deferred_chunks(&self) -> impl Iterator<Item = (u64, &BTreeMap<u16, Due>)> {
-        self.upper.chunks.iter().map(|(index, chunk)| (*index, &chunk.due))
+    /// Whether there are more than so many delayed messages.
+    pub fn has_deferred(&self, more_than: usize) -> bool {
+        let mut count = 0;
+        self.upper.chunks.values().any(|chunk| {
+            audit::step();
+            count += chunk.due.len();
+            count > more_than
+        })
     }
 
     /// When a message is due. `Due::NOW` if it is not delayed.
