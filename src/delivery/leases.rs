@@ -120,6 +120,17 @@ impl Leases {
         list.is_complete
     }
 
+    /// Keeps the list up to date: an offset is on lease now, or no longer. Out of line, as a list is rarely there.
+    #[cold]
+    #[inline(never)]
+    fn note_listed(&mut self, offset: Offset, is_leased: bool) {
+        match &mut self.by_offset {
+            Some(list) if is_leased => list.offsets.insert(offset),
+            Some(list) => _ = list.offsets.remove(offset),
+            None => {}
+        }
+    }
+
     /// Takes the list away. The caller drops it, without the core.
     pub fn drop_list(&mut self) -> impl Sized + Send + use<> {
         self.by_offset.take()
@@ -154,8 +165,8 @@ impl Leases {
         let (attempt, slot, is_untouched, renewal) = (0, 0, false, None);
         let lease = Lease { offset, attempt, slot, is_untouched, token, deadline, renewal, place };
         let index = self.entries.insert(lease);
-        if let Some(list) = &mut self.by_offset {
-            list.offsets.insert(offset);
+        if self.by_offset.is_some() {
+            self.note_listed(offset, true);
         }
         if in_order {
             match last {
@@ -232,8 +243,8 @@ impl Leases {
         if slot != 0 {
             self.free(slot);
         }
-        if let Some(list) = &mut self.by_offset {
-            list.offsets.remove(offset);
+        if self.by_offset.is_some() {
+            self.note_listed(offset, false);
         }
         offset
     }
