@@ -14,6 +14,7 @@ use std::{
 mod batch;
 mod idle;
 mod looks;
+mod others;
 mod preparing;
 mod pressure;
 mod room;
