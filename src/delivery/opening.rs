@@ -60,7 +60,7 @@ impl Deliveries {
         for (index, lows) in offsets.chunks() {
             deliveries.move_elsewhere(index, lows);
         }
-        deliveries.waiting = waiting;
+        (deliveries.waiting, deliveries.waits) = (waiting, offsets);
         deliveries
     }
 

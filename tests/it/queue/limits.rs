@@ -222,3 +222,27 @@ fn the_bytes_of_messages_that_have_expired_do_not_count() {
     sim.disk.advance(2 * SECOND);
     assert_eq!(queue.bytes().unwrap(), Some(4));
 }
+
+/// The messages wait since before the store was opened.
+#[test]
+fn messages_that_wait_are_dropped_and_purged_after_a_restart() {
+    let disk = posthouse::sim::SimDisk::new(1);
+    let open = || posthouse::Options::new().sim(&disk).open("store").unwrap();
+    let engine = open();
+    let full = engine.queue("q").max_messages(4).overflow(Overflow::DropOldest);
+    let queue = full.create().unwrap();
+    let hour = Duration::from_secs(3600);
+    for n in 0..4u64 {
+        queue.send(Message::new(n.to_string()).deliver_after(hour)).unwrap();
+    }
+    engine.close().unwrap();
+    let engine = open();
+    let queue = engine.queue("q").open().unwrap();
+    queue.send(Message::new("4").deliver_after(hour)).unwrap();
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.delayed, stats.dropped, stats.depth), (4, 1, 4), "{stats:?}");
+    assert!(!queue.remove(Offset(0)).unwrap(), "the oldest one was dropped");
+    assert_eq!(queue.purge().unwrap(), 4);
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.delayed, stats.ready, stats.depth), (0, 0, 0), "{stats:?}");
+}
