@@ -313,14 +313,11 @@ pub(super) fn make_space(
 const SMALL_COMMIT_BYTES: u64 = 1 << 20;
 
 /// Whether a commit that frees no space waits for a checkpoint. The journal may have twice its limit. The last eighth of the
-/// limit is kept for small commits: a large one neither begins there nor reaches into it, unless it begins within the limit.
+/// limit is kept for small commits: a large one does not begin there. It may reach into it: one that had to fit before would
+/// wait for ever beside producers that keep the journal long.
 #[inline]
 fn meets_wall(length: u64, limit: u64, bytes: u64) -> bool {
-    if bytes <= SMALL_COMMIT_BYTES {
-        return length >= 2 * limit;
-    }
-    let kept_from = limit / 8 * 15;
-    length >= kept_from || length > limit && length + bytes > kept_from
+    length >= if bytes <= SMALL_COMMIT_BYTES { 2 * limit } else { limit / 8 * 15 }
 }
 
 /// Frees a large buffer.
@@ -346,16 +343,12 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let limit = 64 * MIB;
         for (length, bytes, waits) in [
-            (2 * limit - 1, 100, false),
+            (2 * limit - 1, MIB, false),
             (2 * limit, 100, true),
-            // Large commits stop an eighth of the limit before that, and reach not into it.
-            (120 * MIB, MIB, false),
+            // Large commits stop an eighth of the limit before that.
+            (120 * MIB - 1, MIB + 1, false),
             (120 * MIB, MIB + 1, true),
-            (118 * MIB, 2 * MIB, false),
-            (118 * MIB + 1, 2 * MIB, true),
-            (100 * MIB, 30 * MIB, true),
-            // Within the limit any commit is made: else a large one would wait for ever.
-            (limit, 64 * MIB, false),
+            (100 * MIB, 60 * MIB, false),
             (0, 200 * MIB, false),
         ] {
             assert_eq!(meets_wall(length, limit, bytes), waits, "{length}, {bytes}");

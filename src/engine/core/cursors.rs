@@ -37,7 +37,7 @@ impl Core {
         if info.note_opened() {
             self.arm(cursor);
         }
-        self.dormancy.ask_for_round(&mut self.effects);
+        self.dormancy.ask_for_round(self.consumers.loosened(), &mut self.effects);
         Ok(info)
     }
 
@@ -71,7 +71,7 @@ impl Core {
         let woken = self.dormancy.wake(&self.store, cursor)?;
         self.arrivals.watch_one(woken.info.log, woken.info.receivers());
         self.consumers.insert(cursor, woken);
-        self.dormancy.ask_for_round(&mut self.effects);
+        self.dormancy.ask_for_round(self.consumers.loosened(), &mut self.effects);
         Ok(())
     }
 

@@ -101,8 +101,13 @@ impl Core {
     /// Ends the copying: what has changed is looked at again. `None` if the cursor was in use meanwhile.
     pub(super) fn end_preparing(&mut self, prepared: Prepared) -> Option<Delayed> {
         let Prepared { number, copied, mut delayed } = prepared;
-        let noted = self.dormancy.notes.end(number)?;
-        let acks = self.store.acks(noted.cursor)?;
+        let noted = self.dormancy.notes.end(number);
+        let acks = noted.as_ref().and_then(|noted| self.store.acks(noted.cursor));
+        let (Some(noted), Some(acks)) = (noted, acks) else {
+            // It may be much, and nobody needs it.
+            self.effects.drop_after(Some(delayed));
+            return None;
+        };
         for range in noted.changed {
             audit::step();
             let from = copied.partition_point(|(offset, _)| *offset < range.start);

@@ -27,9 +27,10 @@ pub struct Round {
 
 impl Dormancy {
     /// Has a round made in some seconds, if there are more states than are kept in any case.
+    /// `loosened` are those that can go to rest again.
     #[inline]
-    pub(super) fn ask_for_round(&mut self, effects: &mut Effects) {
-        if self.awake.len() > self.kept && !self.awaits_round {
+    pub(super) fn ask_for_round(&mut self, loosened: usize, effects: &mut Effects) {
+        if self.awake.len() + loosened > self.kept && !self.awaits_round {
             self.awaits_round = true;
             effects.rest_soon();
         }
@@ -99,7 +100,7 @@ impl Core {
     pub fn end_round(&mut self, round: &Round) {
         self.dormancy.awaits_round = false;
         if round.has_changed {
-            self.dormancy.ask_for_round(&mut self.effects);
+            self.dormancy.ask_for_round(self.consumers.loosened(), &mut self.effects);
         }
     }
 }

@@ -133,18 +133,23 @@ impl Watch {
     /// many tasks are left, returns the others: the caller has them woken.
     #[must_use = "the others sleep until they are woken"]
     pub fn begin_to_wake(self: &Arc<Watch>, whom: Whom, most: usize) -> Option<Arc<Relay>> {
-        let mut woken = self.change(|waiters| waiters.take(whom, most));
+        let woken = self.change(|waiters| waiters.take(whom, most));
         if woken.len() <= THREADS_AT_ONCE {
-            while let Some(waiter) = woken.pop_front() {
-                if waiter.wake(None) == Roused::Panicked {
-                    woken.extend(self.next_of(waiter.interest));
-                }
-            }
+            self.wake_each(woken);
             return None;
         }
         let left = RankedMutex::new(&(Rank::Leaf, "waiters to wake"), woken);
         let relay = Arc::new(Relay { watch: Arc::clone(self), left });
         if relay.go_on(TASKS_AT_ONCE) { None } else { Some(relay) }
+    }
+
+    /// Wakes these, and for each whose waker panics the next one of its interest.
+    fn wake_each(&self, mut woken: VecDeque<Arc<Waiter>>) {
+        while let Some(waiter) = woken.pop_front() {
+            if waiter.wake(None) == Roused::Panicked {
+                woken.extend(self.next_of(waiter.interest));
+            }
+        }
     }
 
     /// Takes the next waiter of an interest.
@@ -172,8 +177,8 @@ impl Relay {
                 Roused::Other => others += 1,
                 Roused::Panicked => {
                     others += 1;
-                    let next = self.watch.next_of(waiter.interest);
-                    self.left.lock().extend(next);
+                    // The other threads of the relay may have come to its end.
+                    self.watch.wake_each(self.watch.next_of(waiter.interest));
                 }
             }
         }

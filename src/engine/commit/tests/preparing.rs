@@ -99,4 +99,7 @@ fn assert_waits(core: &mut crate::engine::core::Core, cursor: CursorId) {
         deliveries.latest(u64::MAX, Skew(0)).into_iter().collect();
     assert!(stored.len() > 2000);
     assert_eq!(waiting, stored);
+    // They are known by offset, too: a purge and a full queue look there.
+    let offsets: BTreeSet<Offset> = deliveries.waits_from(Offset(0)).collect();
+    assert_eq!(offsets, stored.iter().map(|(_, offset)| *offset).collect());
 }

@@ -73,3 +73,29 @@ fn waiters_that_give_up_do_not_end_the_relay() {
         assert!(woken.iter().step_by(3).all(|it| *it));
     }
 }
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics");
+    }
+}
+
+/// The one that is woken in its place was handed to a relay that may have ended.
+#[test]
+fn where_a_waker_panics_the_next_waiter_is_woken_in_its_place() {
+    let watch = Arc::new(Watch::default());
+    let count = Arc::new(Count::default());
+    let (waker, panics) = (Waker::from(Arc::clone(&count)), Waker::from(Arc::new(Panics)));
+    let mut waits: Vec<_> = (0..7).map(|_| watch.begin()).collect();
+    for (n, it) in waits.iter_mut().enumerate() {
+        let waker = if [3, 4].contains(&n) { &panics } else { &waker };
+        assert!(it.poll(&mut Context::from_waker(waker)).is_pending());
+    }
+    watch.wake(4);
+    // The fourth panics, and so does the fifth, in whose place the sixth is woken.
+    assert_eq!(count.0.load(Ordering::Relaxed), 4);
+    watch.wake(1);
+    assert_eq!(count.0.load(Ordering::Relaxed), 5);
+}
