@@ -84,9 +84,9 @@ impl Op<'_> {
     #[inline]
     fn urgency(&self) -> Urgency {
         match self {
-            Op::Append { .. } | Op::Create { .. } | Op::Update { .. } | Op::Clock(_) => {
-                Urgency::Ordinary
-            }
+            Op::Append { .. } | Op::Create { .. } | Op::Update { .. } => Urgency::Ordinary,
+            // It is small, and what was sent before depends on it: it goes on where a journal is too long for messages.
+            Op::Clock(_) => Urgency::Freeing,
             Op::Defer { urgency, .. } => *urgency,
             _ => Urgency::Freeing,
         }

@@ -19,14 +19,14 @@ impl Committer {
     /// Begins with the clocks of this boot, and records them. Without space, as on a full disk, the first commit records
     /// them.
     pub fn begin_clock(&self) -> Result<()> {
-        if self.lock("open").begin_clock(self.now()) {
+        if self.lock("open").has_recorded_clock(self.now()) {
             return Ok(());
         }
         match self.prepare_file(Some(CLOCKS_BYTES), Urgency::Ordinary) {
             Err(error) if error.kind() == ErrorKind::Poisoned => Err(error),
             prepared => {
                 let is_prepared = prepared.is_ok();
-                let _ = is_prepared && self.lock("open").begin_clock(self.now());
+                let _ = is_prepared && self.lock("open").has_recorded_clock(self.now());
                 Ok(())
             }
         }

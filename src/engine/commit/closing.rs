@@ -11,6 +11,9 @@ use crate::{
 
 const OPERATION: &str = "close";
 
+/// More bytes than the frame of a record of the clocks has.
+const CLOCK_FRAME_BYTES_MAX: u64 = 256;
+
 impl Committer {
     /// Ends the leases of a closed engine. [`count_last`](Committer::count_last) then takes their attempts back.
     pub fn end_leases_at_close(&self) {
@@ -22,6 +25,22 @@ impl Committer {
         for cursor in cursors {
             while self.lock(OPERATION).end_leases_at_close(cursor, elapsed, EXPIRED_AT_ONCE) {
                 self.let_others_go_on();
+            }
+        }
+    }
+
+    /// Records the clocks, if that was impossible before. Who opens the store next would take a setting of the clock for time
+    /// that has passed.
+    pub fn record_last_clock(&self) {
+        for _ in 0..2 {
+            let mut core = self.lock(OPERATION);
+            core.store.let_outgrow();
+            if self.syncs.check().is_err() || core.has_recorded_clock(self.now()) {
+                return;
+            }
+            drop(core);
+            if self.make_last_file(CLOCK_FRAME_BYTES_MAX).is_err() {
+                return;
             }
         }
     }

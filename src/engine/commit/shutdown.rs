@@ -136,6 +136,7 @@ impl Drop for Ending<'_> {
 /// Makes everything durable, and writes a close mark. With the mark, recovery tells damage to the last commits
 /// from a torn tail.
 fn close_journal(committer: &Committer) -> Result<()> {
+    committer.record_last_clock();
     committer.count_last();
     let tail = {
         let mut core = committer.lock("close");

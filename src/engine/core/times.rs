@@ -11,9 +11,9 @@ use crate::{
 };
 
 impl Core {
-    /// Begins with the clocks of this boot. A new store has nothing that depends on them. Returns whether they need not be
-    /// recorded any more.
-    pub fn begin_clock(&mut self, now: Now) -> bool {
+    /// Records the clocks of this boot, unless they are recorded. A new store has nothing that depends on them. Returns
+    /// whether they need not be recorded any more.
+    pub fn has_recorded_clock(&mut self, now: Now) -> bool {
         if self.store.is_new() {
             return true;
         }

@@ -166,3 +166,26 @@ fn a_restart_after_the_clock_was_set_back_loses_nothing() {
         assert!(received.iter().all(Option::is_some), "{by}: lost before their time");
     }
 }
+
+/// The disk was full when the machine had booted, so its clocks were not recorded; a close did not try it again.
+#[test]
+fn a_clock_that_is_set_while_the_disk_is_full_is_no_time_that_has_passed() {
+    const HOUR_MS: u64 = 3_600_000;
+    let mut sim = Sim::new();
+    let began = sim.now();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send(Message::new("later").deliver_after(Duration::from_secs(3600))).unwrap();
+    drop(queue);
+    sim = sim.power_cut();
+    sim.engine.close().unwrap();
+    sim.disk.set_capacity(Some(sim.disk.bytes_used()));
+    sim = sim.power_cut();
+    sim.disk.set_now(Timestamp(began.0 + 2 * HOUR_MS));
+    sim.engine.close().unwrap();
+    sim.disk.set_capacity(None);
+    sim = sim.power_cut();
+    let queue = sim.engine.queue("q").open().unwrap();
+    assert!(take(&queue).is_none(), "an hour has not passed");
+    sim.disk.advance(Duration::from_secs(3600));
+    assert!(take(&queue).is_some());
+}

@@ -26,6 +26,15 @@ impl Sim {
         reader.unwrap().last().unwrap().unwrap().timestamp()
     }
 
+    /// Cuts the power, and opens the store after the next boot.
+    pub fn power_cut(self) -> Sim {
+        let Sim { disk, engine } = self;
+        disk.power_cut();
+        drop(engine);
+        let engine = open(&disk).unwrap();
+        Sim { disk, engine }
+    }
+
     /// Kills the process, and opens the store in the next one.
     pub fn kill(self) -> Sim {
         let Sim { disk, engine } = self;
