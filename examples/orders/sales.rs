@@ -1,13 +1,11 @@
 //! The purchases: one file, built into the program, and its sums.
 
-use std::{collections::BTreeMap, error::Error, fmt, io::Read, str::SplitWhitespace};
-
-use flate2::read::GzDecoder;
+use std::{collections::BTreeMap, error::Error, fmt, str::SplitWhitespace};
 
 /// A failure as a sentence: from the engine, from the data, or from the example itself.
 pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-static CDNOW: &[u8] = include_bytes!("../data/cdnow.txt.gz");
+static CDNOW: &str = include_str!("../data/cdnow.txt");
 
 /// One purchase. Its number is its place in the file once the file is sorted by date, from 1 on.
 ///
@@ -131,12 +129,8 @@ pub struct Sales {
 
 impl Sales {
     pub fn load() -> Result<Sales> {
-        let mut text = String::new();
-        GzDecoder::new(CDNOW)
-            .read_to_string(&mut text)
-            .map_err(|error| format!("the built-in data cannot be unpacked: {error}"))?;
         let mut orders = Vec::new();
-        for (at, line) in text.lines().enumerate().skip(1) {
+        for (at, line) in CDNOW.lines().enumerate().skip(1) {
             let order = purchase(0, line.split_whitespace());
             let wrong = || format!("line {} of the data holds no purchase: {line:?}", at + 1);
             orders.push(order.ok_or_else(wrong)?);

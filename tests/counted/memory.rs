@@ -18,6 +18,11 @@ fn is_whole() -> bool {
     std::env::var_os("POSTHOUSE_WHOLE").is_some()
 }
 
+/// How often they are used once more. The least counts: a timer may still be there.
+fn rounds() -> u32 {
+    if is_whole() { 3 } else { 1 }
+}
+
 fn open(dir: &Path) -> Engine {
     let options = Options::new().durability(Durability::Buffered);
     options.idle_after(Duration::from_secs(3600)).open(dir.join("store")).unwrap()
@@ -70,7 +75,7 @@ fn a_queue_that_was_used_takes_little_memory_once_its_handles_are_gone() {
                 take()
             };
             let used = use_all();
-            let again = (0..3).map(|_| use_all()).min().unwrap();
+            let again = (0..rounds()).map(|_| use_all()).min().unwrap();
             [created, holding, used, again]
         });
     let told = format!("{created}, {holding}, {used} and {again} bytes a queue");
@@ -120,7 +125,7 @@ fn queues_with_handles(count: usize) -> [usize; 6] {
         rest()
     };
     let used = use_all();
-    let again = (0..3).map(|_| use_all()).min().unwrap();
+    let again = (0..rounds()).map(|_| use_all()).min().unwrap();
     queues.iter().for_each(|queue| _ = queue.send("a message").unwrap());
     let leased: Vec<_> = queues.iter().map(|it| it.try_receive().unwrap().unwrap()).collect();
     leased.iter().for_each(|it| it.ack().unwrap());
@@ -179,7 +184,7 @@ fn a_subscription_with_an_idle_handle_takes_little_memory() {
             take()
         };
         let used = use_all();
-        let again = (0..3).map(|_| use_all()).min().unwrap();
+        let again = (0..rounds()).map(|_| use_all()).min().unwrap();
         drop(subscriptions);
         [used, again, take()]
     };
@@ -213,7 +218,7 @@ fn a_subscription_that_was_used_takes_little_memory_once_its_handles_are_gone() 
             live().saturating_sub(before)
         };
         let used = use_all();
-        [used, (0..3).map(|_| use_all()).min().unwrap()]
+        [used, (0..rounds()).map(|_| use_all()).min().unwrap()]
     });
     assert!(used < 600 && again < used + 20, "{used} and {again} bytes a subscription");
 }

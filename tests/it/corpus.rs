@@ -34,7 +34,7 @@ fn damaged_stores() {
     let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let cases = match number("POSTHOUSE_CASE") {
         Some(case) => case..case + 1,
-        None => 0..number("POSTHOUSE_CASES").unwrap_or(200 / one_in(2) as u64),
+        None => 0..number("POSTHOUSE_CASES").unwrap_or(200 / one_in(4) as u64),
     };
     for case in cases {
         println!("POSTHOUSE_CASE={case}");

@@ -146,7 +146,7 @@ fn every_call_may_fail_with_every_error() {
         let calls = whole.calls();
         assert!(calls > 250, "{calls}");
         let mut failures = 0;
-        let step = one_in(11);
+        let step = one_in(17);
         for (n, error) in ERRORS.into_iter().enumerate() {
             // Errors take turns at the calls.
             for call in (0..calls).skip(n % step).step_by(step) {
@@ -190,7 +190,7 @@ fn only_a_sync_that_fails_poisons() {
     let mut poisons = BTreeSet::new();
     let mut harmless = BTreeSet::new();
     for error in [EMFILE, EACCES, EIO] {
-        let step = if error == EMFILE { 1 } else { one_in(3) };
+        let step = if error == EMFILE { 1 } else { one_in(5) };
         for call in (0..whole.calls()).step_by(step) {
             let disk = SimDisk::new(1);
             disk.fail_call(call, error, false);
@@ -306,7 +306,7 @@ fn a_disk_that_fails_for_good_is_survived_and_heals() {
     work(&whole, &mut Told::default(), &mut Vec::new());
     let marking = calls_of_a_close();
     for (n, error) in ERRORS.into_iter().enumerate() {
-        for call in (0..whole.calls()).skip(n).step_by(5 * one_in(5)) {
+        for call in (0..whole.calls()).skip(n).step_by(5 * one_in(8)) {
             let disk = SimDisk::new(call);
             let (mut told, mut errors) = (Told::default(), Vec::new());
             disk.fail_call(call, error, true);

@@ -225,7 +225,7 @@ fn a_short_journal_with_large_files_on_a_full_disk_takes_acks() {
     let journals = [32 << 10, 64 << 10, 128 << 10];
     let ends = [End::Acked, End::Purged, End::Deleted, End::Checkpointed];
     let all = journals.into_iter().flat_map(|journal| ends.map(|end| (journal, end)));
-    for (journal, end) in all.step_by(one_in(7)) {
+    for (journal, end) in all.step_by(one_in(12)) {
         check(&Setting {
             file_min: 8 << 10,
             file_max: 256 << 10,
@@ -248,7 +248,7 @@ fn a_store_opens_on_a_disk_that_was_filled_while_it_was_closed() {
     let ends = [End::Acked, End::Purged, End::Deleted, End::Checkpointed];
     let betweens = [Between::Reopened, Between::Killed];
     let all = betweens.into_iter().flat_map(|between| ends.map(|end| (between, end)));
-    for (between, end) in all.step_by(one_in(5)) {
+    for (between, end) in all.step_by(one_in(8)) {
         check(&Setting {
             file_min: 8 << 10,
             file_max: 64 << 10,

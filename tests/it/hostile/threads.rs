@@ -25,7 +25,7 @@ fn many_threads() {
     let seconds = std::env::var("POSTHOUSE_SECONDS")
         .ok()
         .and_then(|it| it.parse().ok())
-        .unwrap_or(6 / one_in(3) as u64);
+        .unwrap_or(6 / one_in(6) as u64);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let io =
