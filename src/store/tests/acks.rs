@@ -90,7 +90,7 @@ fn what_was_cleared_in_a_chunk_that_is_empty_now_does_not_come_back() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
     fn agrees_with_a_plain_set(steps in proptest::collection::vec(step(), 1..40)) {

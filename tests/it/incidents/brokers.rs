@@ -189,7 +189,7 @@ fn nats_6888() {
 /// Further holes were dropped in silence, and after a restart messages came again that had been acked.
 #[test]
 fn pulsar_25540() {
-    let messages = 30_000 / one_in(8) as u64;
+    let messages = 30_000 / one_in(15) as u64;
     let disk = SimDisk::new(1);
     let open = |disk: &SimDisk| Options::new().sim(disk).open("store").unwrap();
     let engine = open(&disk);
