@@ -34,7 +34,7 @@ fn whatever_was_reported_survives_kills() {
     if orders().is_some() {
         return;
     }
-    let kills = std::env::var("POSTHOUSE_KILLS").ok().and_then(|it| it.parse().ok()).unwrap_or(16);
+    let kills = std::env::var("POSTHOUSE_KILLS").ok().and_then(|it| it.parse().ok()).unwrap_or(12);
     let durability = match std::env::var("POSTHOUSE_KILL_DURABILITY").as_deref() {
         Ok("sync") => Durability::Sync,
         _ => Durability::Buffered,

@@ -282,7 +282,7 @@ fn end_at_all(place: &mut Place, all: bool) {
     let missing: Vec<_> = NEEDED.iter().filter(|it| !points.contains_key(**it)).collect();
     assert!(missing.is_empty(), "{missing:?} are not among {points:#?}");
     let (mut ended, mut lived) = (0, 0);
-    let step = if all { 1 } else { one_in(12) };
+    let step = if all { 1 } else { one_in(16) };
     let start = place.random.below(step as u64) as usize;
     for (point, count) in points.iter().skip(start).step_by(step) {
         let n = 1 + place.random.below(*count);

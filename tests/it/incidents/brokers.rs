@@ -298,7 +298,7 @@ fn iggy_3970() {
     for (n, (path, content, footer)) in segments.iter().enumerate() {
         let (blocks, index) = content.split_at(*footer);
         let mut tries: Vec<Vec<u8>> = (0..index.len() * 8)
-            .step_by(one_in(7))
+            .step_by(one_in(11))
             .map(|bit| {
                 let mut index = index.to_vec();
                 index[bit / 8] ^= 1 << (bit % 8);

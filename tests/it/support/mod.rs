@@ -37,11 +37,11 @@ pub fn one_in(n: usize) -> usize {
     if std::env::var_os("POSTHOUSE_WHOLE").is_some() { 1 } else { n }
 }
 
-/// How many cases proptest tries in a whole search. `cargo test` tries a twentieth of them, and `POSTHOUSE_CASES` another
+/// How many cases proptest tries in a whole search. `cargo test` tries one in 25 of them, and `POSTHOUSE_CASES` another
 /// number.
 pub fn cases(whole: u32) -> Config {
     let cases = std::env::var("POSTHOUSE_CASES").ok().and_then(|n| n.parse().ok());
-    let cases = cases.unwrap_or_else(|| whole.div_ceil(one_in(20) as u32));
+    let cases = cases.unwrap_or_else(|| whole.div_ceil(one_in(25) as u32));
     Config { cases, failure_persistence: None, ..Config::default() }
 }
 
