@@ -103,7 +103,9 @@ fn sweep(name: &str, samples: usize, cases: &[Case], run: impl Fn(Case) -> bool)
         }
     }
     eprintln!("{name}: {ran} of {} cases, {harmed} hit, {:?}", cases.len(), began.elapsed());
-    assert!(harmed * 10 >= ran * 7, "only {harmed} of {ran} hit");
+    // Of few samples there may be several by chance that the process did not come to.
+    let least = if all { 7 } else { 5 };
+    assert!(harmed * 10 >= ran * least, "only {harmed} of {ran} hit");
 }
 
 /// Checks the store, works on, and checks again.
