@@ -217,3 +217,35 @@ impl Note {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_tells_its_topic_from_its_subscription_whatever_their_names() {
+        for (topic, subscription) in [
+            ("orders", "shipping"),
+            ("orders/eu", "shipping"),
+            ("orders", "eu/shipping"),
+            ("/", "/"),
+            ("a", "b\u{0}1"),
+            ("a\u{0}", "b/c\u{0}2"),
+            ("é/é", "ü"),
+        ] {
+            let letter = DeadLetter {
+                reason: String::new(),
+                origin: stored_origin(topic, subscription),
+                offset: Offset(0),
+                attempts: 1,
+                died: Timestamp(1),
+                is_of_subscription: true,
+                first: None,
+                topic_bytes: None,
+            };
+            let letter = letter.with_origin_read();
+            assert_eq!(letter.origin, format!("{topic}/{subscription}"));
+            assert_eq!(letter.names(), Some((topic, subscription)));
+        }
+    }
+}

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The most bytes of the frame that records the clocks.
-const CLOCKS_BYTES: u64 = 256;
+pub(super) const CLOCKS_BYTES: u64 = 256;
 
 impl Committer {
     /// Begins with the clocks of this boot, and records them. Without space, as on a full disk, the first commit records

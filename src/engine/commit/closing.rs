@@ -1,7 +1,7 @@
 //! What a close does with messages on lease. Their consumers cannot settle them any more, so they are as if they had been
 //! given back: an attempt that was counted when it began is taken back.
 
-use super::committer::Committer;
+use super::{checkpoint::CLOCKS_BYTES, committer::Committer};
 use crate::{
     engine::core::expiry::EXPIRED_AT_ONCE,
     error::{ErrorKind, Result},
@@ -10,9 +10,6 @@ use crate::{
 };
 
 const OPERATION: &str = "close";
-
-/// More bytes than the frame of a record of the clocks has.
-const CLOCK_FRAME_BYTES_MAX: u64 = 256;
 
 impl Committer {
     /// Ends the leases of a closed engine. [`count_last`](Committer::count_last) then takes their attempts back.
@@ -39,7 +36,7 @@ impl Committer {
                 return;
             }
             drop(core);
-            if self.make_last_file(CLOCK_FRAME_BYTES_MAX).is_err() {
+            if self.make_last_file(CLOCKS_BYTES).is_err() {
                 return;
             }
         }

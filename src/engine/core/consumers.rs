@@ -171,7 +171,7 @@ impl Consumers {
     }
 
     /// The watched cursors.
-    #[cfg(debug_assertions)]
+    #[cfg(all(debug_assertions, feature = "sim"))]
     pub fn watched(&self) -> impl ExactSizeIterator<Item = CursorId> + '_ {
         self.watched.iter().map(|(_, cursor)| *cursor)
     }

@@ -248,6 +248,12 @@ fn notes(samples: &mut Samples) {
     samples.add("note: a dead letter", letter.clone().encode(None, bare));
     samples
         .add("note: a dead letter after the clock was set", letter.clone().encode(Some(NOW), bare));
+    let origin = stored_origin("orders/eu", "shipping");
+    let of_subscription = DeadLetter { origin, is_of_subscription: true, ..letter.clone() };
+    samples.add(
+        "note: a dead letter of a subscription, with slashes in its names",
+        of_subscription.encode(None, bare),
+    );
     let brief = with_note(&minute.note().expect("it is limited"));
     let died = letter.clone().encode(None, Headers::new(&brief));
     let redriven = DeadLetter::redriven(Headers::new(&with_note(&died)), NOW).unwrap();
