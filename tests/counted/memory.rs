@@ -192,8 +192,8 @@ fn a_subscription_with_an_idle_handle_takes_little_memory() {
     let whole = of(many).map(|bytes| bytes / many);
     let [used, again, gone] = bytes_each_of((few, many), of);
     let told = format!("{used}, {again} and, without handles, {gone} bytes; in all {whole:?}");
-    assert!(used < 850 && again < 850 && gone < 600, "{told}");
-    let most = if is_whole() { 850 } else { 900 };
+    assert!(used < 800 && again < 800 && gone < 600, "{told}");
+    let most = if is_whole() { 800 } else { 850 };
     assert!(whole.iter().all(|bytes| *bytes < most), "{told}");
 }
 
