@@ -3,11 +3,7 @@
 //! A message is leased under the core, and read after the core was unlocked. A queue that needs a step between
 //! reading and delivering (a key to claim, an attempt to count) leases messages one by one (`key_order.rs`).
 
-use std::{
-    iter,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{iter, sync::Arc, time::Duration};
 
 use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
@@ -146,9 +142,9 @@ impl Consumer {
     /// Why messages that are due on disk are not delivered: the damage of a block, once for each block, or an error that
     /// may pass.
     fn trouble_with_spilled(&self, core: &Core, elapsed: Duration) -> Option<Error> {
-        let told = self.told.load(Ordering::Relaxed);
+        let told = self.told.number();
         if let Some((number, damage)) = core.spill_damage(self.cursor(), told) {
-            self.told.store(number, Ordering::Relaxed);
+            self.told.set(number);
             return Some(damage);
         }
         core.spill_failure(self.cursor(), elapsed)
