@@ -178,7 +178,8 @@ impl Engine {
     ///
     /// All handles then fail with [`Closed`](crate::ErrorKind::Closed), also calls that wait for a message: so
     /// another thread ends a receive loop. Messages on lease will be delivered again. The call waits for a
-    /// running checkpoint.
+    /// running checkpoint, and for a callback of the application that the engine runs. If that takes longer than 30 seconds,
+    /// the call says so on the standard error stream, and waits on.
     ///
     /// Inside a waker that the engine calls during its own work, the call returns at once, and the store is
     /// unlocked when that work has ended.

@@ -4,25 +4,28 @@
 //! close the engine, or drop the last handle, while the engine's work runs on the same thread. Then shutdown would
 //! wait for its own thread. So a close from within the engine's work runs on a new thread.
 
-use std::{fmt, mem, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::committer::{Committer, PANICKED};
+use super::{
+    committer::{Committer, PANICKED},
+    threads::Threads,
+};
 use crate::{
     audit::Rank,
     disk::HeldLock,
     engine::runtime::{lock::RankedMutex, within::Within},
     error::{Error, ErrorKind, Result},
     format::frame::FrameKind,
-    prims::{
-        Condvar,
-        thread::{self, JoinHandle},
-    },
+    prims::{Condvar, thread},
 };
+
+/// A close that waits for longer says so: it must not hang in silence.
+const TOLD_AFTER: Duration = Duration::from_secs(30);
 
 /// The parts of the engine that shutdown ends, and its outcome.
 pub struct Shutdown {
     committer: Arc<Committer>,
-    threads: RankedMutex<Vec<JoinHandle<()>>>,
+    threads: RankedMutex<Option<Threads>>,
     lock: RankedMutex<Option<Box<dyn HeldLock>>>,
     state: RankedMutex<State>,
     ended: Condvar,
@@ -38,7 +41,7 @@ impl Shutdown {
     pub fn new(committer: Arc<Committer>, lock: Box<dyn HeldLock>) -> Shutdown {
         Shutdown {
             committer,
-            threads: RankedMutex::new(&(Rank::Leaf, "threads to join"), Vec::new()),
+            threads: RankedMutex::new(&(Rank::Leaf, "threads to join"), None),
             lock: RankedMutex::new(&(Rank::Leaf, "the store's lock"), Some(lock)),
             state: RankedMutex::new(&(Rank::Leaf, "shutdown"), State::Open),
             ended: Condvar::new(),
@@ -46,8 +49,8 @@ impl Shutdown {
     }
 
     /// Takes over the threads that shutdown joins.
-    pub fn join_later(&self, threads: Vec<JoinHandle<()>>) {
-        *self.threads.lock() = threads;
+    pub fn join_later(&self, threads: Threads) {
+        *self.threads.lock() = Some(threads);
     }
 
     /// Closes the engine, and waits until it is closed, unless this thread does the engine's work.
@@ -94,10 +97,15 @@ impl Shutdown {
         committer.end_leases_at_close();
         committer.flusher.stop();
         committer.checkpointer.stop();
-        let threads = mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            // A thread that panicked has poisoned the engine, and `check` below reports that.
-            let _ = thread.join();
+        let threads = self.threads.lock().take();
+        if let Some(threads) = threads {
+            if !threads.end_within(TOLD_AFTER) {
+                eprintln!(
+                    "posthouse: the engine is being closed, and one of its threads still works after {TOLD_AFTER:?}. \
+                     A callback or a waker of the application that does not return holds it. The close waits for it."
+                );
+            }
+            threads.join();
         }
         committer.await_quiet();
         let synced = committer.syncs.check().and_then(|()| close_journal(committer));

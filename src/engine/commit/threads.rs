@@ -5,7 +5,11 @@
 //! need this work do it themselves. `runtime/signals.rs` has the signal that calls the flusher, `runtime/checkpointer.rs`
 //! the one that calls the checkpointer.
 
-use std::{cell::Cell, sync::Arc};
+use std::{
+    cell::Cell,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use super::committer::{Committer, PANICKED};
 use crate::{
@@ -32,11 +36,35 @@ use crate::{
 /// The most messages that the flusher moves to the dead letters before its next duty.
 const MOVED_AT_ONCE: usize = 64;
 
+/// The threads of an engine.
+#[derive(Debug)]
+pub struct Threads {
+    handles: Vec<JoinHandle<()>>,
+    /// It is disconnected once all of them have ended.
+    running: mpsc::Receiver<()>,
+}
+
+impl Threads {
+    /// Waits until the threads have ended, for at most so long. Returns whether they have.
+    pub fn end_within(&self, time: Duration) -> bool {
+        self.running.recv_timeout(time) != Err(mpsc::RecvTimeoutError::Timeout)
+    }
+
+    pub fn join(self) {
+        for thread in self.handles {
+            // A thread that panicked has poisoned the engine, and the close reports that.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Starts both threads.
-pub fn start(committer: &Arc<Committer>) -> Result<Vec<JoinHandle<()>>> {
+pub fn start(committer: &Arc<Committer>) -> Result<Threads> {
+    let (runs, running) = mpsc::channel::<()>();
     let spawn = |name: &str, work: fn(&Committer)| {
-        let committer = Arc::clone(committer);
+        let (committer, runs) = (Arc::clone(committer), runs.clone());
         let guarded = move || {
+            let _runs = runs;
             let _within = Within::enter();
             let _guard = PoisonsOnPanic(&committer);
             work(&committer);
@@ -45,7 +73,9 @@ pub fn start(committer: &Arc<Committer>) -> Result<Vec<JoinHandle<()>>> {
         spawned
             .map_err(|error| Error::new(ErrorKind::Io, "a thread cannot be started").because(error))
     };
-    Ok(vec![spawn("posthouse-flush", flush)?, spawn("posthouse-checkpoint", checkpoint)?])
+    let handles =
+        vec![spawn("posthouse-flush", flush)?, spawn("posthouse-checkpoint", checkpoint)?];
+    Ok(Threads { handles, running })
 }
 
 /// Poisons the engine when one of its threads panics, so that no caller waits for that thread.
@@ -262,4 +292,29 @@ pub fn checkpoint_round(committer: &Committer) -> Result<()> {
         }
     }
     prepared
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// The close of an engine tells of a thread that a callback holds, and waits for it.
+    #[test]
+    fn who_waits_for_threads_learns_that_one_does_not_end() {
+        let (runs, running) = mpsc::channel();
+        let (held, may_end) = mpsc::channel::<()>();
+        let another = runs.clone();
+        let handles = vec![
+            thread::spawn(move || drop(another)),
+            thread::spawn(move || {
+                let _runs = runs;
+                let _ = may_end.recv();
+            }),
+        ];
+        let threads = Threads { handles, running };
+        assert!(!threads.end_within(Duration::from_millis(1)));
+        drop(held);
+        assert!(threads.end_within(Duration::from_secs(60)));
+        threads.join();
+    }
 }

@@ -110,6 +110,9 @@ macro_rules! consumer_calls {
 
         /// Receives the next message, and waits up to `timeout` for one. `None` if the time is over.
         ///
+        /// The time is for a message to come. What the call has to write or to read takes as long as the disk needs, also
+        /// where the journal is short of space.
+        ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
         /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;

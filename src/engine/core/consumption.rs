@@ -139,6 +139,8 @@ pub fn may_spill(info: &CursorInfo, rules: &Rules) -> bool {
 pub struct Consumption {
     pub info: Arc<CursorInfo>,
     pub rules: Rules,
+    /// Whether an earlier setting had attempts counted when they begin. Those that are on lease since then are counted.
+    pub(super) counted_first: bool,
     pub deliveries: Deliveries,
     /// The groups of a queue that is ordered by key.
     pub groups: Option<Groups>,
@@ -185,6 +187,7 @@ impl Consumption {
             groups: rules.is_ordered.then(Groups::default),
             info,
             rules,
+            counted_first: false,
             deliveries,
             counts: Counts::default(),
             handling: Histogram::default(),
@@ -204,6 +207,11 @@ impl Consumption {
             looked_at: None,
             is_kept: false,
         }
+    }
+
+    /// Whether messages may be on lease whose attempts were counted when they began.
+    pub(super) fn has_counted_first(&self) -> bool {
+        self.counted_first || self.rules.retry.counts_first()
     }
 
     /// Whether messages wait until they are due, in memory or on disk.

@@ -99,9 +99,8 @@ impl Core {
     /// The cursors that count attempts first, and have messages on lease.
     pub fn cursors_with_begun(&self) -> Vec<CursorId> {
         audit::steps(self.consumers.len() as u64);
-        let has_begun = |it: &Consumption| {
-            it.rules.retry.counts_first() && it.deliveries.first_lease().is_some()
-        };
+        let has_begun =
+            |it: &Consumption| it.has_counted_first() && it.deliveries.first_lease().is_some();
         let begun = self.consumers.iter().filter(|(_, it)| has_begun(it));
         begun.map(|(cursor, _)| *cursor).collect()
     }
@@ -165,7 +164,6 @@ impl Core {
     /// attempt was counted, a later commit takes that back. `false` if the lease has ended already.
     pub fn give_back_uncounted(&mut self, cursor: CursorId, key: LeaseKey, attempt: u32) -> bool {
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
-        let counts_first = consumption.rules.retry.counts_first();
         let Some(acks) = self.store.acks(cursor) else { return false };
         let Some(offset) = consumption.deliveries.settle(key) else { return false };
         if acks.is_acked(offset) {
@@ -173,7 +171,8 @@ impl Core {
         } else {
             consumption.deliveries.take_back(offset, acks);
             let log = consumption.info.log;
-            if counts_first && attempt > 0 && acks.attempts(offset) == attempt {
+            // It was counted when it began, perhaps under settings that have changed since.
+            if attempt > 0 && acks.attempts(offset) == attempt {
                 let counted = Counted { attempts: attempt - 1, due: Due::NOW };
                 self.failures.count_later(MessageId { cursor, offset }, counted);
             }

@@ -200,7 +200,7 @@ impl Core {
                 return Ok(Ending::Gone { has_failed: false });
             }
             Settling::Release => {
-                self.plan_release(*cursor, offset, *attempt, plan)?;
+                self.plan_release(*cursor, offset, *attempt, plan);
                 return Ok(Ending::Returned);
             }
             Settling::Nack { .. } if is_gone => return Ok(Ending::Gone { has_failed: true }),
@@ -239,19 +239,18 @@ impl Core {
 
     /// Plans to take back the attempt of a released message, if it was counted.
     fn plan_release(
-        &mut self,
+        &self,
         cursor: CursorId,
         offset: Offset,
         attempt: u32,
         plan: &mut SettlementPlan<'_>,
-    ) -> Result<()> {
-        let counts_first = self.consumption(cursor)?.rules.retry.counts_first();
+    ) {
         let tried = self.store.acks(cursor).map_or(0, |acks| acks.attempts(offset));
-        if counts_first && attempt > 0 && tried == attempt {
+        // It was counted when it began, perhaps under settings that have changed since.
+        if attempt > 0 && tried == attempt {
             let (attempts, due, urgency) = (attempt - 1, Due::NOW, Urgency::Freeing);
             plan.deferred.push(Op::Defer { cursor, offset, attempts, due, urgency });
         }
-        Ok(())
     }
 
     /// Ends the leases of a plan that was committed.

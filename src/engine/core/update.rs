@@ -47,6 +47,7 @@ impl Core {
         let Core { consumers, effects, weighs, settings_changes, dormancy, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
         let before = mem::replace(&mut consumption.rules, rules);
+        consumption.counted_first |= before.retry.counts_first();
         info.current.set(dormancy.share(rules));
         *settings_changes += 1;
         if before.is_ordered != rules.is_ordered {

@@ -14,7 +14,8 @@ use crate::{
 };
 
 impl Queue {
-    /// Sends a message. If the queue is full, the call waits for capacity, for at most `timeout`.
+    /// Sends a message. If the queue is full, the call waits for capacity, for at most `timeout`. The commit itself takes as
+    /// long as the disk needs, as with [`send`](Queue::send).
     ///
     /// The engine wakes the call when there is capacity: the call does not poll. If messages may have expired, the call drops
     /// them in small steps, and looks at its time after each step. See also

@@ -62,6 +62,29 @@ fn a_close_burns_no_attempt_of_what_is_on_lease() {
     }
 }
 
+/// Attempts were counted when they began. Then the dead letters are taken away, and attempts are counted when they fail.
+#[test]
+fn attempts_that_began_under_earlier_settings_are_neither_burnt_nor_counted_twice() {
+    for ordered in [false, true] {
+        let Sim { disk, engine } = Sim::new();
+        let before = queue(&engine, ordered);
+        before.send_batch((0..300).map(|n| n.to_string())).unwrap();
+        let held: Vec<Delivery> = (0..200).map(|_| take(&before).unwrap()).collect();
+        assert_eq!(attempts(&before)[199..201], [1, 0]);
+        let update = |engine: &Engine| engine.queue("q").without_dead_letters().create_or_update();
+        let after = update(&engine).unwrap();
+        held[0].release().unwrap();
+        held[1].nack_after(HOUR).unwrap();
+        assert_eq!(attempts(&after)[..3], [0, 1, 1], "ordered: {ordered}");
+        engine.close().unwrap();
+        drop((held, before, after, engine));
+        let engine = open(&disk).unwrap();
+        let mut expected = vec![0; 300];
+        expected[1] = 1;
+        assert_eq!(attempts(&engine.queue("q").open().unwrap()), expected, "ordered: {ordered}");
+    }
+}
+
 /// The close wakes all that wait. One of them drops its delivery before the close goes on.
 #[test]
 fn what_is_dropped_while_the_engine_closes_is_no_attempt_either() {

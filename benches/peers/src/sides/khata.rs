@@ -1,8 +1,9 @@
 //! khata-rs: a log in a mapped file, with one writer and many readers.
 //!
 //! It never syncs by itself. Its checksum is a CRC-16 of the payload and its default; without it the side is shown, and
-//! is no rival in the same row. Blocks of 256 MiB as in its own example, and a file a day, its default. `flush` syncs the
-//! map, and is what the side does between bursts.
+//! is no rival in the same row. A file a day, its default. A file cannot grow past its block, so the block is as large as
+//! the longest workload needs; what is not written of it takes no space. `flush` syncs the map, and is what the side does
+//! between bursts.
 
 use std::path::Path;
 
@@ -13,6 +14,9 @@ use crate::{
     payload::Payloads,
     side::{Durability, Job, Kind, Offer, Replay, Result, Seen, Side, Store, Writer},
 };
+
+/// The size of a file: more than a workload writes.
+const BLOCK: usize = 16 << 30;
 
 /// khata-rs.
 pub struct Khata {
@@ -45,7 +49,7 @@ impl Side for Khata {
     }
 
     fn open(&self, dir: &Path, _job: Job) -> Result<Box<dyn Store>> {
-        let open = || Queue::new(dir).block_size(256 << 20).checksums(self.checksums).build();
+        let open = || Queue::new(dir).block_size(BLOCK).checksums(self.checksums).build();
         Ok(Box::new(Log { writer: open()?, reader: dir.to_owned(), checksums: self.checksums }))
     }
 }
@@ -59,7 +63,7 @@ struct Log {
 impl Log {
     /// A queue of its own for each object that threads work with, as those borrow from it.
     fn queue(&self) -> khata_rs::Result<Queue> {
-        Queue::new(&self.reader).block_size(256 << 20).checksums(self.checksums).build()
+        Queue::new(&self.reader).block_size(BLOCK).checksums(self.checksums).build()
     }
 }
 
