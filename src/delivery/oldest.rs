@@ -17,6 +17,9 @@ use crate::{
 /// The shortest time between two checks.
 const REST: Duration = Duration::from_millis(10);
 
+/// How much longer the time is after a check that failed.
+const FAILED_REST: Duration = Duration::from_secs(1);
+
 /// The oldest message of a cursor.
 #[derive(Clone, Copy, Debug)]
 pub struct Oldest {
@@ -106,9 +109,10 @@ impl OldestWatch {
         true
     }
 
-    /// Ends a check that failed: the message is damaged, or the engine is closed.
-    pub fn fail_check(&mut self) {
+    /// Ends a check that failed: the message cannot be read, or the engine is closed. The next one comes a while later.
+    pub fn fail_check(&mut self, now: Duration) {
         (self.is_checking, self.next_check) = (false, None);
+        self.checked = now.saturating_add(FAILED_REST);
     }
 
     /// Ends a check. Sets the next one for the time at which the next threshold is reached. `time` is the even

@@ -35,8 +35,9 @@ pub struct Settings {
     pub overflow: Option<Overflow>,
 }
 
+/// A lease in whole milliseconds, rounded up: it ends no earlier than it says.
 fn lease_ms(lease: Duration) -> u64 {
-    lease.as_millis() as u64
+    lease.as_nanos().div_ceil(1_000_000) as u64
 }
 
 impl Settings {

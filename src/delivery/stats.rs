@@ -56,8 +56,8 @@ pub struct ConsumerStats {
     pub purged: u64,
     /// Messages that were sent, published or moved here.
     pub sent: u64,
-    /// The age of the oldest message that is not acked, by its timestamp. `None` if there is no message, or if
-    /// the message is damaged: [`oldest_age`](crate::Queue::oldest_age) then returns the error.
+    /// The age of the oldest message that is not acked, by its timestamp. Damaged messages are passed over. `None` if there is
+    /// no other, or if it cannot be read: [`oldest_age`](crate::Queue::oldest_age) then returns the error.
     pub oldest_age: Option<Duration>,
     /// How long the engine was open when the counts were taken.
     pub uptime: Duration,

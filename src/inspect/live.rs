@@ -22,7 +22,7 @@ use crate::{
     journal::{self, Range as JournalRange},
     metalog::survey as metalog,
     segment::{Piece, SegmentSurvey, Segments},
-    store::{LogName, OnDisk, Shared},
+    store::{LogName, OnDisk, Shared, needed},
 };
 
 /// So many entities are looked at in one hold of the store.
@@ -215,10 +215,7 @@ impl<S: Shared> LiveWalk<'_, S> {
     /// Adds the offsets of a range that a cursor needs to the lost ones.
     fn missing(&self, lost: &mut Vec<OffsetRange>, range: OffsetRange) {
         if !range.is_empty() {
-            lost.extend(self.shared.with(|store| {
-                let log = store.state().logs.get(&self.log);
-                log.map_or_else(Vec::new, |log| store.state().needed(log, range))
-            }));
+            lost.extend(needed(self.shared, self.log, range, u64::MAX));
         }
     }
 

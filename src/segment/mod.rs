@@ -80,12 +80,13 @@ pub fn path_of(layout: &Layout, state: &SegmentState) -> PathBuf {
     }
 }
 
-/// Turns damage into `None`. Damage is reported to the consumer that reads it. A checkpoint works
-/// around it, or else one bad block would in the end stop every queue.
-pub fn keep_going<T>(result: Result<T>) -> Result<Option<T>> {
+/// Turns damage, and what cannot be read or written, into `None`: for what a checkpoint may leave out and tries again in a
+/// later one. Damage is reported to the consumer that reads it. A checkpoint works around it, and around a sector that can
+/// never be read, or else one bad block would in the end stop every queue.
+pub fn skip_unreadable<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Output, SegmentWriter, keep_going};
+use super::{Output, SegmentWriter, skip_unreadable};
 use crate::{
     disk::Slice,
     error::Result,
@@ -140,8 +140,7 @@ impl Packing {
         };
         for (n, (offset, record)) in held.records().enumerate() {
             if writer.bytes() >= out.segment_bytes() {
-                // Damage in the older part of the segment only keeps the segment from being sealed.
-                if let Err(error) = keep_going(writer.seal()) {
+                if let Err(error) = writer.seal() {
                     self.writer = Some(writer);
                     return Err(error);
                 }
@@ -161,7 +160,7 @@ impl Packing {
 
     fn begin(&mut self, out: &mut Output, first: Offset) -> Result<SegmentWriter> {
         if let Some(open) = self.open.take()
-            && let Some(reopened) = keep_going(out.reopen(open))?
+            && let Some(reopened) = skip_unreadable(out.reopen(open))?
         {
             return Ok(reopened);
         }

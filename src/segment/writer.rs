@@ -7,6 +7,7 @@ use super::{
     SegmentReader, Segments,
     filling::Filling,
     reader::{read_footer, unreadable},
+    skip_unreadable,
 };
 use crate::{
     disk::{DiskFile, Open},
@@ -236,10 +237,13 @@ impl SegmentWriter {
         self.write(end, &footer)
     }
 
-    /// Seals the segment: writes its footer. Nothing can be added afterwards.
+    /// Seals the segment: writes its footer. Nothing can be added afterwards. If the table cannot be read from an older part
+    /// of it, the segment is complete all the same, and stays unsealed.
     pub fn seal(&mut self) -> Result<()> {
         self.flush_blocks()?;
-        self.learn_table()?;
+        if skip_unreadable(self.learn_table())?.is_none() {
+            return Ok(());
+        }
         self.write_footer(self.table.as_deref().unwrap_or_default())?;
         self.filling.state.sealed = true;
         Ok(())

@@ -310,7 +310,7 @@ pub(super) fn make_space(
 }
 
 /// Commits of more bytes leave the end of the journal to others.
-const SMALL_COMMIT_BYTES: u64 = 1 << 20;
+const SMALL_COMMIT_BYTES: u64 = 128 << 10;
 
 /// Whether a commit that frees no space waits for a checkpoint. The journal may have twice its limit. The last eighth of the
 /// limit is kept for small commits: a large one does not begin there. It may reach into it: one that had to fit before would
@@ -343,11 +343,11 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let limit = 64 * MIB;
         for (length, bytes, waits) in [
-            (2 * limit - 1, MIB, false),
+            (2 * limit - 1, MIB / 8, false),
             (2 * limit, 100, true),
             // Large commits stop an eighth of the limit before that.
-            (120 * MIB - 1, MIB + 1, false),
-            (120 * MIB, MIB + 1, true),
+            (120 * MIB - 1, MIB / 8 + 1, false),
+            (120 * MIB, MIB / 8 + 1, true),
             (100 * MIB, 60 * MIB, false),
             (0, 200 * MIB, false),
         ] {

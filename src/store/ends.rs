@@ -166,6 +166,9 @@ impl LivesIn {
     }
 }
 
+/// So many cursors are asked at most, each time that messages of a log leave.
+const ASKED_MAX: usize = 16;
+
 impl Store {
     /// The first time at which a life may be over, and the log.
     #[inline]
@@ -296,7 +299,12 @@ impl Store {
         while let Some(segment) = found.segment_at_or_behind(at).filter(|it| it.base < range.end) {
             audit::step();
             let whole = segment.base.to(segment.end);
-            if self.state.dead(found, whole) == whole.len() {
+            // With many cursors it is told by their floors. What that leaves is found by the next checkpoint, in slices.
+            let is_dead = match found.cursors.len() > ASKED_MAX {
+                true => found.all_reach(segment.end),
+                false => self.state.dead(found, whole) == whole.len(),
+            };
+            if is_dead {
                 self.state.reclaimable = true;
                 self.state.has_dead_segment = true;
                 return;

@@ -168,7 +168,6 @@ impl Store {
         let Some(log) = logs.get_mut(&change.log) else { return };
         log.tail.drop_below(change.moved);
         log.tail.shrink();
-        log.behind = None;
         changed.moved(log, upto);
     }
 

@@ -3,6 +3,7 @@
 use super::{
     acks::AckSet,
     ends::Ends,
+    floor_counts::FloorCounts,
     lazy::{Absent, Lazy},
     ranges::Ranges,
     series::Series,
@@ -33,8 +34,8 @@ pub struct Log {
     pub dirty: bool,
     /// The position of the first message that no checkpoint moved, when it was listed.
     pub unmoved_from: Option<Lsn>,
-    /// How many cursors have their floors in the oldest segment, or below. `None` if that is not known.
-    pub behind: Option<u32>,
+    /// The floors of the cursors. `None` while there are fewer than two.
+    floors: Option<Box<FloorCounts>>,
 }
 
 /// What is known of some of a log's segments until the next checkpoint.
@@ -72,7 +73,7 @@ impl Log {
             judging: Lazy::default(),
             dirty: false,
             unmoved_from: None,
-            behind: None,
+            floors: None,
         }
     }
 
@@ -118,6 +119,56 @@ impl Log {
     /// The segment that holds an offset, or else the first one behind it.
     pub fn segment_at_or_behind(&self, offset: Offset) -> Option<&SegmentState> {
         self.segment_of(offset).or_else(|| self.segments.range(offset..).next())
+    }
+
+    /// Adds a cursor with a floor, unless it is there. `floor_of` tells the floors of others.
+    pub fn add_cursor(
+        &mut self,
+        cursor: CursorId,
+        floor: Offset,
+        floor_of: impl Fn(CursorId) -> Offset,
+    ) {
+        let Err(at) = self.cursors.binary_search(&cursor) else { return };
+        if self.cursors.is_empty() {
+            // A queue's log has one.
+            self.cursors.reserve_exact(1);
+        }
+        self.cursors.insert(at, cursor);
+        match &mut self.floors {
+            Some(floors) => floors.add(floor),
+            None => self.count_floors(floor_of),
+        }
+    }
+
+    /// Removes a cursor.
+    pub fn remove_cursor(&mut self, cursor: CursorId, floor: Offset) {
+        let Ok(at) = self.cursors.binary_search(&cursor) else { return };
+        self.cursors.remove(at);
+        if self.cursors.len() < 2 {
+            self.floors = None;
+        } else if let Some(floors) = &mut self.floors {
+            floors.remove(floor);
+        }
+    }
+
+    /// Counts the floors of the cursors anew.
+    pub fn count_floors(&mut self, floor_of: impl Fn(CursorId) -> Offset) {
+        let is_shared = self.cursors.len() > 1;
+        let count = || Box::new(FloorCounts::of(self.cursors.iter().map(|it| floor_of(*it))));
+        self.floors = is_shared.then(count);
+    }
+
+    /// Notes that the floor of a cursor has moved.
+    #[inline]
+    pub fn note_floor(&mut self, before: Offset, floor: Offset) {
+        if let Some(floors) = &mut self.floors {
+            floors.replace(before, floor);
+        }
+    }
+
+    /// Whether the floors of all cursors are at `end` or above it. That of the cursor that has just moved is.
+    pub fn all_reach(&self, end: Offset) -> bool {
+        self.floors.as_ref().is_none_or(|floors| floors.least().is_none_or(|least| least >= end))
     }
 
     /// The end of the oldest segment. Once all messages below are dead, its space can be freed.
@@ -189,4 +240,13 @@ impl Cursor {
             Progress::At(next) => *next,
         }
     }
+}
+
+/// The states of cursors and logs that were deleted.
+#[derive(Debug, Default)]
+// They are boxed already, and moving the boxes is quick.
+#[allow(clippy::vec_box)]
+pub struct Freed {
+    pub cursors: Vec<Box<Cursor>>,
+    pub logs: Vec<Box<Log>>,
 }

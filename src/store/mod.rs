@@ -20,6 +20,7 @@ mod commit;
 mod draft;
 mod ends;
 mod files;
+mod floor_counts;
 mod inspected;
 mod install;
 mod lazy;
@@ -55,7 +56,8 @@ pub use tail::RunPlace;
 
 // For the inspector, which reads stores that no engine has open, and checks stores that an engine has open.
 pub use inspected::OnDisk;
-pub use log::{Cursor, Progress};
+pub use log::{Cursor, Freed, Progress};
+pub use needed::needed;
 pub use open::{Opening, fan_dirs, log_dirs, remove_all};
 pub use ranges::join;
 pub use state::State;
@@ -162,6 +164,11 @@ impl Store {
     #[cold]
     pub fn deleted(&self, id: EntityId) -> Error {
         self.state.catalog.deleted(id)
+    }
+
+    /// Takes the states of what was deleted, to be dropped once no lock is held.
+    pub fn take_freed(&mut self) -> Freed {
+        std::mem::take(&mut self.state.freed)
     }
 
     /// The ack cursors over a log.

@@ -19,7 +19,7 @@ use crate::{
     },
     ids::{LogId, Lsn, Offset, OffsetRange},
     journal::JournalBytes,
-    segment::{Held, Packing, keep_going},
+    segment::{Held, Packing, skip_unreadable},
 };
 
 /// The most runs that are taken in one access to the store.
@@ -234,8 +234,8 @@ impl Work {
                 if self.absorbed + part.len() > ABSORBED_SHARE * self.moved + bound {
                     break;
                 }
-                // A damaged part stays, and so do those before it.
-                let Some(held) = keep_going(self.read_live(shared, part))? else { break };
+                // A damaged part, or one that cannot be read, stays, and so do those before it.
+                let Some(held) = skip_unreadable(self.read_live(shared, part))? else { break };
                 self.absorbed += part.len();
                 into.packing.put_before(part.base, held);
                 if seeded!(AbsorbedPartsGoAtOnce) {

@@ -9,7 +9,12 @@ use std::{
 };
 
 use super::{
-    Metalog, Store, cache::SegmentCache, draft::Draft, files::Files, log::Progress, state::State,
+    Metalog, Store,
+    cache::SegmentCache,
+    draft::Draft,
+    files::Files,
+    log::{Freed, Progress},
+    state::State,
 };
 use crate::{
     config::{Config, IoMode},
@@ -200,11 +205,12 @@ impl Opening {
         self,
         id: StoreId,
         journal: Journal,
-        (state, files): (State, Files),
+        (mut state, files): (State, Files),
         replay_from: Lsn,
         writer: Option<MetaWriter>,
         meta: (u64, u64),
     ) -> Store {
+        state.freed = Freed::default();
         Store {
             segments: self.segments(id),
             cache: SegmentCache::new(self.config.maps_max),
@@ -329,6 +335,7 @@ impl Found {
                 Progress::At(next) => *next = floor,
             }
         }
+        state.count_floors();
         state.check_acks(|log| self.logs.get(&log).map(|log| log.next))?;
         state.note_segments();
         state.suspect_all();

@@ -15,7 +15,7 @@ use crate::{
     error::{ErrorKind, Result},
     format::meta::{Place, SegmentState},
     ids::{LogId, Offset, OffsetRange},
-    segment::keep_going,
+    segment::skip_unreadable,
 };
 
 /// The most segments of one log that are rewritten in one checkpoint.
@@ -257,12 +257,12 @@ impl Work {
             }
         }
         for group in groups.iter().filter(|group| !group.is_empty()) {
-            // A rewrite is optional: it is skipped if the disk is full or a block is damaged.
+            // A rewrite is optional: it is skipped if the disk is full, or a block is damaged or cannot be read.
             match self.rewrite(shared, group, change) {
                 Err(error) if error.kind() == ErrorKind::DiskFull => {}
                 // Damaged ones stay, so only those that were rewritten let others have their turn.
                 rewritten => {
-                    if keep_going(rewritten)?.is_some() {
+                    if skip_unreadable(rewritten)?.is_some() {
                         self.has_more |= left > 0;
                         self.rewritten += group.iter().map(SegmentState::len).sum::<u64>();
                     }

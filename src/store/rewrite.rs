@@ -14,7 +14,7 @@ use crate::{
         meta::{Place, SegmentState},
     },
     ids::{LogId, Offset, OffsetRange},
-    segment::{FoundPart, Held, Packing, SegmentReader, keep_going, parts_of},
+    segment::{FoundPart, Held, Packing, SegmentReader, parts_of, skip_unreadable},
 };
 
 /// How many parts of a file are looked up in one access to the store.
@@ -88,10 +88,10 @@ impl Work {
         self.wasteful = shared.with(|store| store.files.take_wasteful(self.is_idle));
         let mut rewritten = 0;
         for number in self.wasteful.clone() {
-            // It is optional: it is skipped if the disk is full or the file is damaged.
+            // It is optional: it is skipped if the disk is full, or the file is damaged or cannot be read.
             match self.rewrite_file(shared, number) {
                 Err(error) if error.kind() == ErrorKind::DiskFull => break,
-                done => drop(keep_going(done)?),
+                done => drop(skip_unreadable(done)?),
             }
             rewritten += 1;
         }
@@ -108,7 +108,7 @@ impl Work {
             });
             for segment in current {
                 // A damaged part stays in its file. The others leave it.
-                keep_going(self.rewrite_part(shared, &segment))?;
+                skip_unreadable(self.rewrite_part(shared, &segment))?;
             }
         }
         self.open.close(number);

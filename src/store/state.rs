@@ -3,14 +3,14 @@
 //! A commit applies its changes once its frame is in the journal. Recovery applies the same changes
 //! with the same function when it reads the frame again. Each change is idempotent or checked.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 use super::{
     acks::{AckSet, acked_by_all},
     catalog::Catalog,
     changed::Changed,
     ends::Expiring,
-    log::{Cursor, Log, Progress},
+    log::{Cursor, Freed, Log, Progress},
     ranges::join,
     series::Series,
     tail::RunPlace,
@@ -48,6 +48,8 @@ pub struct State {
     pub expiring: Expiring,
     /// The clocks, once they were recorded.
     pub clock: Option<ClockState>,
+    /// What was deleted, to be dropped by a caller that holds no lock: it may be much.
+    pub freed: Freed,
 }
 
 /// A change that contradicts the state. The journal and the metalog do not fit together.
@@ -65,7 +67,12 @@ impl State {
             let cursor = self.cursors.get_mut(&id).expect("attach has made it");
             self.changed.cursor(cursor);
             match &mut cursor.progress {
-                Progress::Acks(acks) => *acks = AckSet::new(*start),
+                Progress::Acks(acks) => {
+                    *acks = AckSet::new(*start);
+                    if let Some(log) = self.logs.get_mut(&cursor.log) {
+                        log.note_floor(Offset(0), *start);
+                    }
+                }
                 Progress::At(next) => *next = *start,
             }
         }
@@ -110,15 +117,9 @@ impl State {
             let progress =
                 if is_group { Progress::At(Offset(0)) } else { Progress::Acks(AckSet::default()) };
             self.cursors.insert(id, Box::new(Cursor { id, log, progress, dirty: false }));
-            if !is_group && let Some(log) = self.logs.get_mut(&log) {
-                log.behind = None;
-                if let Err(at) = log.cursors.binary_search(&id) {
-                    if log.cursors.is_empty() {
-                        // A queue's log has one.
-                        log.cursors.reserve_exact(1);
-                    }
-                    log.cursors.insert(at, id);
-                }
+            let State { logs, cursors, .. } = self;
+            if !is_group && let Some(log) = logs.get_mut(&log) {
+                log.add_cursor(id, Offset(0), |cursor| floor_of(cursors, cursor));
                 log.limit_lives(entity.delivering().map_or(0, |it| it.time_to_live_ms));
             }
         }
@@ -130,12 +131,11 @@ impl State {
         for entity in &removed {
             for (cursor, log) in entity.cursors() {
                 audit::step();
-                let floor = self.cursors.remove(&cursor).map(|it| it.floor()).unwrap_or_default();
+                let removed = self.cursors.remove(&cursor);
+                let floor = removed.as_ref().map(|it| it.floor()).unwrap_or_default();
+                self.freed.cursors.extend(removed);
                 if let Some(log) = self.logs.get_mut(&log) {
-                    if let Ok(at) = log.cursors.binary_search(&cursor) {
-                        log.cursors.remove(at);
-                    }
-                    log.behind = None;
+                    log.remove_cursor(cursor, floor);
                     // Below its floor, nothing waited for it.
                     let may_be_dead = !log.segments.is_empty() && floor < log.moved;
                     self.reclaimable |= may_be_dead;
@@ -145,18 +145,25 @@ impl State {
             }
             for log in entity.logs() {
                 audit::step();
-                if let Some(log) = self.logs.remove(&log) {
+                if let Some(mut log) = self.logs.remove(&log) {
                     self.expiring.forget(&log);
                     self.changed.forget(&log);
                     let is_dead = !log.segments.is_empty();
                     self.reclaimable |= is_dead;
                     self.has_dead_segment |= is_dead;
-                    self.deleted_logs.insert(log.id, log.segments);
+                    self.deleted_logs.insert(log.id, mem::take(&mut log.segments));
+                    self.freed.logs.push(log);
                 }
             }
             self.changed.entities.insert(entity.id);
         }
         removed
+    }
+
+    /// Counts the floors of the cursors over each log, once they are restored.
+    pub fn count_floors(&mut self) {
+        let State { logs, cursors, .. } = self;
+        logs.values_mut().for_each(|log| log.count_floors(|cursor| floor_of(cursors, cursor)));
     }
 
     #[inline]
@@ -190,7 +197,7 @@ impl State {
             self.changed.died(log, offsets);
         }
         if floor != before {
-            let is_dead = floor_moved(log, &self.cursors, before, floor);
+            let is_dead = floor_moved(log, before, floor);
             self.reclaimable |= is_dead;
             self.has_dead_segment |= is_dead;
         }
@@ -419,31 +426,17 @@ pub fn dead_in(log: &Log, sets: &[&AckSet], range: OffsetRange) -> u64 {
 /// Drops the part of the tail index that no cursor needs any more. Returns whether a segment is dead, where that is cheap
 /// to tell.
 #[inline]
-fn floor_moved(
-    log: &mut Log,
-    cursors: &IdMap<CursorId, Box<Cursor>>,
-    before: Offset,
-    floor: Offset,
-) -> bool {
-    let alone = log.cursors.len() == 1;
-    if alone {
+fn floor_moved(log: &mut Log, before: Offset, floor: Offset) -> bool {
+    if log.cursors.len() == 1 {
         log.tail.drop_below(floor);
+    } else {
+        log.note_floor(before, floor);
     }
     let Some(end) = log.first_segment_end() else { return false };
-    before < end && end <= floor && (alone || last_to_pass(log, cursors, end))
+    before < end && end <= floor && log.all_reach(end)
 }
 
-/// Whether a cursor whose floor has just passed the end of the oldest segment is the last one to do so.
-#[cold]
-fn last_to_pass(log: &mut Log, cursors: &IdMap<CursorId, Box<Cursor>>, end: Offset) -> bool {
-    let behind = match log.behind {
-        Some(behind) => behind.saturating_sub(1),
-        None => {
-            audit::steps(log.cursors.len() as u64);
-            let floors = log.cursors.iter().filter_map(|id| cursors.get(id)).map(|it| it.floor());
-            floors.filter(|floor| *floor < end).count() as u32
-        }
-    };
-    log.behind = Some(behind);
-    behind == 0
+/// The floor of a cursor, if it is there.
+fn floor_of(cursors: &IdMap<CursorId, Box<Cursor>>, cursor: CursorId) -> Offset {
+    cursors.get(&cursor).map(|it| it.floor()).unwrap_or_default()
 }

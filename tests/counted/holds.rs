@@ -105,6 +105,8 @@ impl Store {
             let subscription = subscription.backoff(posthouse::Backoff::None).create().unwrap();
             kept.push(Box::new(subscription));
         }
+        // A segment of the topic, which each subscription passes.
+        (0..3).for_each(|_| _ = topic.publish("old news").unwrap());
         engine.stream("stream").partitions(of(Partitions, 1) as u32).create().unwrap();
         let queue =
             engine.queue("q").lease(HOUR).backoff(posthouse::Backoff::None).create().unwrap();
@@ -281,7 +283,7 @@ impl Store {
         self.queue.stats().unwrap();
         self.queue.in_flight().unwrap();
         let is_damaged = self.thing == Damaged;
-        assert_eq!(self.queue.oldest_age().is_err(), is_damaged, "the oldest message is damaged");
+        assert!(self.queue.oldest_age().unwrap().is_some(), "damaged ones are passed over");
         let first = self.queue.browse().unwrap().next().unwrap();
         assert_eq!(first.is_err(), is_damaged);
         let first = first.map_or_else(|error| error.offset().unwrap(), |first| first.offset());
@@ -339,7 +341,9 @@ impl Store {
         let topic = self.engine.topic("t").open().unwrap();
         topic.publish("news").unwrap();
         let subscription = topic.subscription("s0").open().unwrap();
-        subscription.try_receive().unwrap().expect("it was published").ack().unwrap();
+        for _ in 0..4 {
+            subscription.try_receive().unwrap().expect("it was published").ack().unwrap();
+        }
         let letters = self.engine.queue("letters").create().unwrap();
         let failing = topic.subscription("failing").max_attempts(1).dead_letter_queue("letters");
         let failing = failing.create().unwrap();

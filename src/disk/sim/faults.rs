@@ -1,8 +1,11 @@
 //! Faults of a simulated disk: calls that fail, a full disk, slow syncs.
 
-use std::time::Duration;
+use std::{io, ops::Range, path::Path, time::Duration};
 
-use super::{SimDisk, world::Fault};
+use super::{
+    SimDisk,
+    world::{Fault, FileId, World},
+};
 
 impl SimDisk {
     /// Makes all calls fail from a step on, as if the power had gone, until [`power_cut`](Self::power_cut) or
@@ -82,7 +85,34 @@ impl SimDisk {
         self.world().failed
     }
 
-    /// Ends the fault that [`fail_call`](Self::fail_call) or [`fail_sync`](Self::fail_sync) has set.
+    /// Makes some bytes of a file unreadable, as bad sectors are: calls that read any of them fail with a device error
+    /// (EIO) until [`heal`](Self::heal). Maps read them all the same: on a real disk that would end the process, so test with
+    /// [`IoMode::Calls`](crate::IoMode::Calls). Without such a file it does nothing.
+    ///
+    /// ```
+    /// use posthouse::{ErrorKind, IoMode, Options, sim::SimDisk};
+    ///
+    /// let disk = SimDisk::new(7);
+    /// let options = Options::new().io(IoMode::Calls).sim(&disk);
+    /// let payments = options.open("store")?.queue("payments").create()?;
+    /// payments.send("charge order 1")?;
+    /// for file in disk.files() {
+    ///     disk.set_unreadable(&file, 0..u64::MAX);
+    /// }
+    /// assert_eq!(payments.try_receive().unwrap_err().kind(), ErrorKind::Io);
+    /// disk.heal();
+    /// assert!(payments.try_receive()?.is_some());
+    /// # Ok::<(), posthouse::Error>(())
+    /// ```
+    pub fn set_unreadable(&self, path: &Path, bytes: Range<u64>) {
+        let mut world = self.world();
+        if let Ok(file) = world.find(path) {
+            world.unreadable.push((file, bytes));
+        }
+    }
+
+    /// Ends the fault that [`fail_call`](Self::fail_call) or [`fail_sync`](Self::fail_sync) has set, and makes all bytes
+    /// readable again.
     ///
     /// ```
     /// use posthouse::{Options, sim::SimDisk};
@@ -94,7 +124,9 @@ impl SimDisk {
     /// assert!(Options::new().sim(&disk).open("store").is_ok());
     /// ```
     pub fn heal(&self) {
-        self.world().fault = None;
+        let mut world = self.world();
+        world.fault = None;
+        world.unreadable.clear();
     }
 
     /// Sets the size of the disk in bytes. Writes that need more fail as on a full disk. `None` removes the
@@ -150,5 +182,21 @@ impl SimDisk {
     /// ```
     pub fn set_sync_time(&self, time: Duration) {
         self.world().sync_time = time;
+    }
+}
+
+/// The error of a device, on Linux and others.
+const EIO: i32 = 5;
+
+impl World {
+    /// Fails if a call cannot read some of these bytes.
+    pub(super) fn check_readable(&self, file: FileId, at: u64, len: usize) -> io::Result<()> {
+        let end = at.saturating_add(len as u64);
+        let is_hit =
+            |(of, bytes): &(FileId, Range<u64>)| *of == file && bytes.start < end && at < bytes.end;
+        if self.unreadable.iter().any(is_hit) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
     }
 }

@@ -225,6 +225,7 @@ impl DiskFile for SimFile {
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         audit::touches_disk("read_at");
         self.process.call("read", |world| {
+            world.check_readable(self.file, at, buffer.len())?;
             let live = &world.content_of(self.file).live;
             let start = (at as usize).min(live.len());
             let end = (start + buffer.len()).min(live.len());

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    ops::Bound,
+    ops::{Bound, Range},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -50,6 +50,8 @@ pub(super) struct World {
     pub(super) syncs: u64,
     pub(super) stop_at: Option<u64>,
     pub(super) fault: Option<Fault>,
+    /// Bytes of files that calls cannot read.
+    pub(super) unreadable: Vec<(FileId, Range<u64>)>,
     /// The call that the last fault has hit.
     pub(super) failed: Option<&'static str>,
     pub(super) capacity: Option<u64>,
@@ -95,6 +97,7 @@ impl World {
             syncs: 0,
             stop_at: None,
             fault: None,
+            unreadable: Vec::new(),
             failed: None,
             capacity: None,
             pessimal: false,
@@ -125,6 +128,7 @@ impl World {
             calls: self.calls,
             stop_at: None,
             fault: None,
+            unreadable: self.unreadable.clone(),
             ..World::new(seed)
         }
         .with_clock(self)

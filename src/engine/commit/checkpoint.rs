@@ -166,7 +166,10 @@ impl Committer {
 
 impl store::Shared for Committer {
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R {
-        act(&mut self.lock("checkpoint").store)
+        let mut core = self.lock("checkpoint");
+        let done = act(&mut core.store);
+        self.end_slice(core);
+        done
     }
 
     fn sync_to(&self, position: Lsn) -> Result<()> {

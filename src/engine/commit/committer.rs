@@ -13,14 +13,14 @@ use crate::{
     config::Config,
     disk::Disk,
     engine::{
-        core::{Core, guard::CoreGuard},
+        core::{Core, guard::CoreGuard, preparing::Prepared},
         runtime::{
             checkpointer::CheckpointerSignal, clock::EvenClock, fair::FairMutex, lock::RankedMutex,
             signals::FlusherSignal, within::Within,
         },
     },
     error::{Error, ErrorKind, Result},
-    ids::{Now, Timestamp},
+    ids::{CursorId, Now, Timestamp},
     prims::{RwLock, RwLockReadGuard},
     store::Store,
 };
@@ -163,6 +163,23 @@ impl Committer {
         Now::from(self.disk.now())
     }
 
+    /// Locks the core to make the state of a cursor. If the cursor has many delayed messages and no state, they are copied
+    /// before, in slices.
+    pub fn prepare_cursor(
+        &self,
+        operation: &'static str,
+        cursor: CursorId,
+    ) -> Result<(CoreGuard<'_>, Option<Prepared>)> {
+        let mut core = self.lock_open(operation)?;
+        let Some(mut preparing) = core.begin_preparing(cursor) else { return Ok((core, None)) };
+        while core.go_on_preparing(&mut preparing) {
+            core = self.give_way(operation, core);
+        }
+        drop(core);
+        let prepared = preparing.end();
+        Ok((self.lock_open(operation)?, Some(prepared)))
+    }
+
     /// The time for any commit.
     #[inline]
     pub fn now(&self) -> Now {
@@ -186,8 +203,14 @@ impl Committer {
         self.disk.notice_sleep();
         let mut core = self.lock("look at the clock");
         if self.check_open(&core).is_ok() {
-            let now = self.now();
-            core.look_at_clock(now);
+            self.look_at_clock_in(&mut core);
+        }
+    }
+
+    /// Looks whether the time of day was set. What is recorded of it is synced soon.
+    pub fn look_at_clock_in(&self, core: &mut Core) {
+        if core.look_at_clock(self.now()) {
+            self.sync_soon();
         }
     }
 

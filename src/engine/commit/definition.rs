@@ -1,6 +1,10 @@
 //! Creates, opens and deletes named entities: queues, topics, subscriptions, streams and groups.
 
-use super::{committer::Committer, lifetime::Engine};
+use super::{
+    committer::Committer,
+    lifetime::Engine,
+    updating::{check_update, prepare_update},
+};
 use crate::{
     config::{check_name, check_not_reserved},
     delivery::{
@@ -156,8 +160,7 @@ pub fn commit(
     }
     let committer = engine.committer();
     if if_exists == IfExists::Update {
-        let there = committer.lock_open("create")?.store.find(space, name).cloned();
-        there.map_or(Ok(()), |there| definition.before_update(&there))?;
+        prepare_update(committer, definition)?;
     }
     let wanted = Wanted { definition, prepared: definition.prepare()? };
     committer.transact("create", |core| {
@@ -253,6 +256,9 @@ impl<D: Definition> Wanted<'_, D> {
         committer: &Committer,
         there: &Entity,
     ) -> CommitResult<(Entity, Receipt)> {
+        if !self.definition.is_internal() {
+            check_not_reserved("name", self.definition.name())?;
+        }
         let letters = self.letter_queue(core, Some(&there.kind))?;
         let kind = self.definition.applied_to(&there.kind, letters.as_ref().map(|it| it.id))?;
         let entity = Entity { kind, ..there.clone() };
@@ -267,33 +273,6 @@ impl<D: Definition> Wanted<'_, D> {
         core.follow_settings(&entity);
         Ok((entity, receipt))
     }
-}
-
-/// Refuses settings that contradict the messages that are there, or other queues.
-fn check_update(core: &Core, there: &Entity, entity: &Entity) -> Result<()> {
-    let (Some(before), Some(after)) = (there.delivering(), entity.delivering()) else {
-        return Ok(());
-    };
-    let (noun, name) = (Space::of(&entity.kind).noun(), &entity.name);
-    let messages = core.depth(entity.id.cursor(0));
-    if before.is_ordered != after.is_ordered && messages > 0 {
-        let what = format!(
-            "{noun} {name:?} holds {messages} messages that came under another order: order by key changes only \
-             while it is empty. Receive them first, or move them with redrive().to(&other)"
-        );
-        return Err(Error::invalid("ordered_by_key", what));
-    }
-    if let Some(letters) = after.dead_letters
-        && core.store.dead_letters_reach(letters.queue, entity.id)
-        && !seeded!(CircleOfLettersIsAccepted)
-    {
-        let what = format!(
-            "the dead letters of queue {name:?} would come back to it: the queue that is to take them moves its \
-             own dead letters there. Name another queue"
-        );
-        return Err(Error::invalid("dead_letter_queue", what));
-    }
-    Ok(())
 }
 
 /// Finds an existing entity.

@@ -32,4 +32,5 @@ mod tests;
 pub mod threads;
 pub mod ticket;
 pub mod transact;
+mod updating;
 mod verify;

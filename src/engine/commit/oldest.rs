@@ -8,20 +8,27 @@ use crate::{
 };
 
 impl Committer {
-    /// The oldest message that a cursor has not acked.
+    /// The oldest message that a cursor has not acked. Damaged ones are passed over: they tell no age.
     pub fn oldest(&self, cursor: CursorId) -> Result<Option<Oldest>> {
         loop {
             let mut core = self.lock_open("oldest message")?;
+            if core.pass_damaged(cursor)? {
+                self.end_slice(core);
+                continue;
+            }
             let Some(offset) = core.oldest(cursor)? else { return Ok(None) };
             let consumption = core.consumption(cursor)?;
             if let Some(known) = consumption.oldest.known(offset) {
                 return Ok(Some(known));
             }
             let log = consumption.info.log;
-            let source = core.store.locate(log, offset)?;
+            let source = core.store.locate(log, offset);
             drop(core);
-            match self.read("oldest message", log, offset, source) {
+            match source.and_then(|source| self.read("oldest message", log, offset, source)) {
                 Ok(stored) => return Ok(Some(Oldest { offset, since: stored.begins() })),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.lock_open("oldest message")?.pass_oldest(cursor, offset)?;
+                }
                 // It was deleted while it was read. If the queue was, the next round says so.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

@@ -287,7 +287,7 @@ impl Committer {
         loop {
             let mut core = self.lock_open(OPERATION)?;
             if core.doubts_clock() {
-                core.look_at_clock(self.now());
+                self.look_at_clock_in(&mut core);
             }
             let attempted = attempt(&mut core);
             drop(core);

@@ -432,7 +432,7 @@ fn a_message_that_leaves_before_it_claims_its_key_blocks_nothing() {
     let queue = engine.queue("q").open().expect("it is there");
     let cursor = queue.cursor();
     let committer = engine.committer();
-    let waiting = committer.lock("test").unclaimed_retries(cursor).expect("it is there");
+    let waiting = committer.lock("test").unclaimed_retries(cursor, Offset(0)).expect("it is there");
     assert_eq!(waiting, Some(vec![Offset(0)]));
     assert!(queue.remove(Offset(0)).expect("there is space"));
     let mut core = committer.lock("test");

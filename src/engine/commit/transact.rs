@@ -54,7 +54,7 @@ impl Committer {
             let mut core = self.lock_open(operation)?;
             core.room = RoomLook::of(looked);
             if core.doubts_clock() {
-                core.look_at_clock(self.now());
+                self.look_at_clock_in(&mut core);
             }
             let before = core.store.journal.tail();
             let attempted = attempt(&mut core);
@@ -62,7 +62,12 @@ impl Committer {
             let pressed = if wants_checkpointer { core.pressed(before) } else { None };
             let spills = attempted.is_ok() && core.is_crowded();
             let crowded = spills.then(|| core.take_crowded());
+            // A refused commit may have recorded the clocks.
+            let wrote_in_vain = attempted.is_err() && core.store.journal.tail() != before;
             drop(core);
+            if wrote_in_vain {
+                self.sync_soon();
+            }
             match attempted {
                 Ok(committed) => {
                     if let Some(crowded) = crowded {

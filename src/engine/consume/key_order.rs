@@ -167,7 +167,7 @@ impl Consumer {
                     return Ok(Attempt::Wait(waiting));
                 }
                 Err(error) if deliveries.is_empty() => return Err(error),
-                Err(error) if error.offset().is_some() => {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
                     self.committer().lock("tell of damage").tell_later(self.cursor(), error);
                     break;
                 }
@@ -254,9 +254,21 @@ impl Consumer {
     fn claim_retries(&self) -> Result<()> {
         let operation = "receive";
         let (cursor, committer) = (self.cursor(), self.committer());
-        let waiting = committer.lock_open(operation)?.unclaimed_retries(cursor)?;
-        let Some(waiting) = waiting else { return Ok(()) };
-        for offset in waiting {
+        let mut from = Offset(0);
+        loop {
+            // No message is leased before this ends, so no other one comes to wait for another attempt.
+            let waiting = committer.lock_open(operation)?.unclaimed_retries(cursor, from)?;
+            let Some(waiting) = waiting else { return Ok(()) };
+            let Some(last) = waiting.last() else { break };
+            from = last.next();
+            self.claim_some(&waiting)?;
+        }
+        committer.lock_open(operation)?.finish_claiming_retries(cursor)
+    }
+
+    fn claim_some(&self, waiting: &[Offset]) -> Result<()> {
+        let (operation, cursor, committer) = ("receive", self.cursor(), self.committer());
+        for offset in waiting.iter().copied() {
             let source = committer.lock_open(operation)?.store.locate(self.log(), offset);
             let stored = match source.and_then(|source| self.load(source, offset)) {
                 Ok(stored) => stored,
@@ -264,13 +276,14 @@ impl Consumer {
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
                     continue;
                 }
-                // The read may succeed later. Until then a later message of the key could overtake this one.
-                Err(error) => return Err(error),
+                // The read may succeed later. Until then a later message of the key could overtake this one. If it never
+                // does, the application removes the message.
+                Err(error) => return Err(error.of_message(&self.info.name, offset)),
             };
             if let Some(group) = key_hash(&stored) {
                 committer.lock_open(operation)?.claim_retry(cursor, group, offset)?;
             }
         }
-        committer.lock_open(operation)?.finish_claiming_retries(cursor)
+        Ok(())
     }
 }

@@ -173,7 +173,7 @@ impl Consumer {
     ) -> Result<(CoreGuard<'a>, Duration)> {
         let (cursor, committer) = (self.cursor(), self.committer());
         if core.doubts_clock() {
-            core.look_at_clock(committer.now());
+            committer.look_at_clock_in(&mut core);
         }
         if !committer.flusher.has_thread() {
             drop(core);
@@ -305,6 +305,14 @@ impl Consumer {
             ErrorKind::NotFound => {
                 self.put_back(iter::once(delivered));
                 Ok(())
+            }
+            // The read may succeed later. Until then no later message of its key may overtake it, and which key that is
+            // nobody knows.
+            _ if self.info.current.is_ordered() => {
+                let mut core = self.committer().lock("put back");
+                core.note_undelivered(self.cursor(), delivered.was_tried);
+                core.take_back(self.cursor(), delivered.key);
+                Err(error.of_message(&self.info.name, offset))
             }
             _ => {
                 self.put_back(iter::once(delivered));

@@ -59,7 +59,8 @@ macro_rules! consumer_state_calls {
             self.consumer().delayed()
         }
 
-        /// The age of the oldest message that is not acked, by its timestamp. `None` if all are acked.
+        /// The age of the oldest message that is not acked, by its timestamp. Damaged messages are passed over. `None` if there
+        /// is no other.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;
@@ -71,8 +72,7 @@ macro_rules! consumer_state_calls {
         ///
         /// # Errors
         ///
-        /// The same errors as [`depth`](Self::depth); [`Corrupt`](crate::ErrorKind::Corrupt) if the message is
-        /// damaged.
+        /// The same errors as [`depth`](Self::depth); [`Io`](crate::ErrorKind::Io) if the message cannot be read.
         pub fn oldest_age(&self) -> crate::Result<Option<std::time::Duration>> {
             self.consumer().oldest_age()
         }

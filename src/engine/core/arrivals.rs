@@ -214,7 +214,8 @@ impl Core {
 
     /// Forgets the cursors and logs of entities that were deleted, and wakes their waiters.
     pub fn forget_deleted(&mut self, deleted: &[Entity]) {
-        let Core { consumers, dormancy, arrivals, effects, lives, .. } = self;
+        let Core { consumers, dormancy, arrivals, effects, lives, store, .. } = self;
+        effects.drop_after(Some(store.take_freed()));
         for (cursor, log) in deleted.iter().flat_map(Entity::cursors) {
             audit::step();
             lives.forget_cursor(cursor, effects);

@@ -4,6 +4,7 @@ use std::slice;
 
 use super::Core;
 use crate::{
+    audit,
     ids::{CursorId, LogId, Lsn, Now, Offset},
     message::Message,
     store::{self, Batch, Op, Refused, Store},
@@ -135,11 +136,25 @@ impl Core {
         Ok(receipt)
     }
 
-    /// Whether a batch can be committed as it was encoded: the clock was not set meanwhile, and is not in doubt.
+    /// Whether a batch can be committed as it was encoded: the clock was not set meanwhile, and is not in doubt. And no queue
+    /// of it is weighed: the weights of a batch are not noted.
     pub fn suits(&self, batch: &Batch) -> bool {
         let now = batch.now();
         let is_even = !batch.may_expire() || now.even == self.skew().even_of(now.stamp);
-        is_even && now.set.is_none() && !self.doubts_clock()
+        is_even && now.set.is_none() && !self.doubts_clock() && !self.weighs_any(batch)
+    }
+
+    /// Whether a queue of a batch is weighed, perhaps for a limit that it is about to get.
+    fn weighs_any(&self, batch: &Batch) -> bool {
+        if !self.weighs {
+            return false;
+        }
+        let logs = batch.arrivals();
+        audit::steps(logs.len() as u64);
+        let is_weighed = |log: LogId| {
+            self.consumers.get(&log.queue_cursor()).is_some_and(|it| it.weights.is_some())
+        };
+        logs.iter().any(|(log, _)| is_weighed(*log))
     }
 
     /// The offset of the first message of the last commit.

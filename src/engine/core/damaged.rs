@@ -15,6 +15,8 @@ pub struct Damaged {
     pub(super) offsets: BTreeSet<Offset>,
     /// Damage that no consumer was told of yet. Damage of a message that has left since is not told.
     pub(super) untold: VecDeque<Error>,
+    /// The messages before it that are not acked are all damaged, as far as the oldest message was looked for.
+    passed: Offset,
 }
 
 impl Damaged {
@@ -36,6 +38,16 @@ impl Damaged {
     /// The messages that were set aside, from an offset on.
     pub fn from(&self, from: Offset) -> impl Iterator<Item = Offset> {
         self.offsets.range(from..).copied()
+    }
+
+    /// The offset from which on the oldest message is looked for: behind damaged ones that were passed over.
+    pub(super) fn search_from(&self, floor: Offset) -> Offset {
+        self.passed.max(floor)
+    }
+
+    /// Passes over a damaged message in front of all others: it does not count as the oldest.
+    pub(super) fn pass(&mut self, offset: Offset) {
+        self.passed = self.passed.max(offset.next());
     }
 
     /// Forgets a message that was deleted. Returns whether it was set aside.

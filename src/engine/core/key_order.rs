@@ -9,6 +9,9 @@ use crate::{
     ids::{CursorId, Due, Offset, OffsetRange},
 };
 
+/// So many messages that wait for another attempt are listed in one hold of the core.
+const RETRIES_AT_ONCE: usize = 1000;
+
 impl Core {
     /// Claims the key of a leased message. Returns whether the message may be delivered. If not, its lease
     /// ends, and it is parked behind the head of its key.
@@ -93,15 +96,20 @@ impl Core {
         groups.heads_from(within.start).next().filter(|head| *head < within.end)
     }
 
-    /// The messages that wait for another attempt since an earlier epoch. Their keys must be claimed first.
-    /// `None` if that was done before.
-    pub fn unclaimed_retries(&mut self, cursor: CursorId) -> Result<Option<Vec<Offset>>> {
+    /// The next messages, from an offset on, that wait for another attempt since an earlier epoch. Their keys must be claimed
+    /// first. `None` if that was done before.
+    pub fn unclaimed_retries(
+        &mut self,
+        cursor: CursorId,
+        from: Offset,
+    ) -> Result<Option<Vec<Offset>>> {
         let groups = &self.consumption(cursor)?.groups;
         if groups.as_ref().is_none_or(|groups| groups.is_prepared) {
             return Ok(None);
         }
         let acks = self.store.acks_of(cursor)?;
-        let waiting: Vec<Offset> = acks.deferred(acks.floor()).map(|(offset, _)| offset).collect();
+        let waiting = acks.deferred(acks.floor().max(from)).take(RETRIES_AT_ONCE);
+        let waiting: Vec<Offset> = waiting.map(|(offset, _)| offset).collect();
         audit::steps(waiting.len() as u64);
         Ok(Some(waiting))
     }

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     audit,
     ids::{CursorId, Now},
+    message::Message,
     store::Op,
 };
 
@@ -21,16 +22,20 @@ impl Core {
         self.known_clock.is_recorded
     }
 
-    /// Looks at the time of day. The flusher calls this once a second while anything waits.
-    pub fn look_at_clock(&mut self, now: Now) {
+    /// Looks at the time of day. The flusher calls this once a second while anything waits. Returns whether something was
+    /// recorded: the caller has it synced, as no other commit may follow.
+    #[must_use = "what is recorded is to be synced"]
+    pub fn look_at_clock(&mut self, now: Now) -> bool {
         if let Some(skew) = now.set {
             self.clock.follow(&mut self.known_clock, skew);
         }
         let is_settled = self.clock.settle(&mut self.known_clock, now);
-        if now.set.is_some() || is_settled {
+        let has_changed = now.set.is_some() || is_settled;
+        if has_changed {
             self.arm_all();
             self.record_clock(now);
         }
+        has_changed
     }
 
     /// Whether operations end the doubt about the time of day: a message is sent whose delay or time to live begins now.
@@ -96,8 +101,12 @@ impl Core {
     }
 }
 
-/// Whether an operation sends a message. One that is moved as it is goes on with its times.
+/// Whether an operation sends a message, or moves one whose life begins anew: a dead letter, or one that is redriven. One
+/// that is moved as it is goes on with its times, and a block of spilled messages has none.
 fn begins_durations(op: &Op<'_>) -> bool {
     let Op::Append { messages, .. } = op else { return false };
-    messages.iter().any(|message| !message.is_moved() && message.kept().is_none())
+    let begins = |message: &Message<'_>| {
+        message.kept().is_none() && (!message.is_moved() || message.note().is_some())
+    };
+    messages.iter().any(begins)
 }

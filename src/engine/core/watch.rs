@@ -17,6 +17,9 @@ use crate::{
     ids::{CursorId, Offset, Timestamp},
 };
 
+/// So many damaged messages are passed over in one hold of the core.
+const PASSED_AT_ONCE: usize = 32;
+
 impl Core {
     /// The statistics of a cursor, without `oldest_age` and `uptime`.
     pub fn stats(&mut self, cursor: CursorId) -> Result<ConsumerStats> {
@@ -59,12 +62,33 @@ impl Core {
         })
     }
 
-    /// The offset of the oldest message that a cursor has not acked.
+    /// The offset of the oldest message that a cursor has not acked, behind damaged ones that were passed over.
     pub fn oldest(&mut self, cursor: CursorId) -> Result<Option<Offset>> {
         let log = self.consumption(cursor)?.info.log;
         let (_, end) = self.bounds(log)?;
-        let acks = self.store.acks_of(cursor)?;
-        Ok(acks.next_unacked(acks.floor().to(end)))
+        let (store, consumption) = self.store_and(cursor)?;
+        let acks = store.acks_of(cursor)?;
+        Ok(acks.next_unacked(consumption.damaged.search_from(acks.floor()).to(end)))
+    }
+
+    /// Passes over damaged messages in front of all others, some at a time. Returns whether there are more.
+    pub fn pass_damaged(&mut self, cursor: CursorId) -> Result<bool> {
+        for _ in 0..PASSED_AT_ONCE {
+            let oldest = self.oldest(cursor)?;
+            let damaged = &mut self.consumption(cursor)?.damaged;
+            let Some(offset) = oldest.filter(|offset| damaged.contains(*offset)) else {
+                return Ok(false);
+            };
+            audit::step();
+            damaged.pass(offset);
+        }
+        Ok(true)
+    }
+
+    /// Passes over the oldest message, which could not be read because it is damaged.
+    pub fn pass_oldest(&mut self, cursor: CursorId, offset: Offset) -> Result<()> {
+        self.consumption(cursor)?.damaged.pass(offset);
+        Ok(())
     }
 
     /// Begins to watch a threshold. Returns its number.
@@ -117,6 +141,8 @@ impl Core {
             if !self.consumers.contains_key(&cursor) {
                 continue;
             }
+            // The others are passed over by the check.
+            _ = self.pass_damaged(cursor);
             let seen = (self.stats(cursor), self.oldest(cursor));
             let Core { consumers, effects, .. } = self;
             let Some(consumption) = consumers.look_at(cursor) else { continue };
@@ -178,7 +204,7 @@ impl Core {
         let Core { consumers, effects, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
         let Ok(oldest) = *oldest else {
-            consumption.oldest.fail_check();
+            consumption.oldest.fail_check(now);
             return;
         };
         let (mut probes, mut calls) = (Vec::new(), Vec::new());

@@ -396,3 +396,68 @@ fn an_error_of_create_or_update_leaves_the_settings_as_they_were() {
     }
     assert!(failures > 0, "none of {calls} calls made it fail");
 }
+
+/// A queue is weighed before it gets a limit in bytes. What comes then is weighed, too, also if the change is refused.
+#[test]
+fn batches_after_a_change_that_was_refused_are_weighed() {
+    for batch in ["plain", "with a life", "transaction", "large"] {
+        let sim = Sim::new();
+        let queue = sim.engine.queue("q").create().unwrap();
+        let refused = sim.engine.queue("q").max_bytes(1000).ordered_by_key(true).delay(SECOND);
+        assert!(matches!(kind(refused.create_or_update()), ErrorKind::InvalidInput { .. }));
+        let messages = || (0..100).map(|_| Message::new([7; 100].as_slice()));
+        match batch {
+            "plain" => _ = queue.send_batch(messages()).unwrap(),
+            "with a life" => {
+                let living = messages().map(|it| it.expire_after(60 * SECOND));
+                _ = queue.send_batch(living).unwrap();
+            }
+            "transaction" => {
+                let mut tx = sim.engine.transaction();
+                messages().for_each(|it| _ = tx.send(&queue, it));
+                tx.commit().unwrap();
+            }
+            _ => _ = queue.send(vec![7; 65_536]).unwrap(),
+        }
+        let limited = sim.engine.queue("q").max_bytes(1000).create_or_update().unwrap();
+        assert!(limited.bytes().unwrap() >= Some(10_000), "{batch}: {:?}", limited.bytes());
+        assert_eq!(kind(limited.send(vec![7; 900])), ErrorKind::QueueFull, "{batch}");
+        while let Some(delivery) = take(&limited) {
+            delivery.ack().unwrap();
+        }
+        assert_eq!(limited.bytes().unwrap(), Some(0), "{batch}");
+    }
+}
+
+/// While a queue is weighed, another thread may delete it. Then it is created.
+#[test]
+fn an_update_that_races_with_a_delete_creates() {
+    let (engine, _dir) = real();
+    let queue = || engine.queue("q").max_bytes(1 << 30);
+    thread::scope(|scope| {
+        let deleting = scope.spawn(|| {
+            for _ in 0..300 {
+                let queue = engine.queue("q").create_or_update().unwrap();
+                // It may have been deleted.
+                _ = queue.send_batch((0..200).map(|_| "a message"));
+                drop(queue);
+                _ = engine.queue("q").delete();
+            }
+        });
+        while !deleting.is_finished() {
+            queue().create_or_update().expect("it is created anew");
+        }
+    });
+}
+
+#[test]
+fn a_lease_is_rounded_up_to_whole_milliseconds() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").lease(Duration::from_micros(1500)).create().unwrap();
+    assert_eq!(queue.settings().unwrap().lease, Duration::from_millis(2));
+    queue.send("a").unwrap();
+    let delivery = take(&queue).unwrap();
+    sim.disk.advance(Duration::from_millis(1));
+    assert!(take(&queue).is_none());
+    delivery.ack().unwrap();
+}

@@ -11,12 +11,12 @@ use std::{
 };
 
 use posthouse::{
-    Engine, ErrorKind, Message, Offset, Options, Overflow, Queue, QueueBuilder, Start, Timestamp,
-    sim::SimDisk,
+    Alarm, Engine, ErrorKind, IoMode, Message, Offset, Options, Overflow, Queue, QueueBuilder,
+    Start, Threshold, Timestamp, sim::SimDisk,
 };
 
 use crate::model::{rot_first_record, small_options};
-use crate::support::{HOUR, MINUTE, kind};
+use crate::support::{HOUR, MINUTE, SECOND, kind};
 
 const MESSAGES: u64 = 200;
 
@@ -358,4 +358,92 @@ fn damage_of_messages_that_were_deleted_is_told_no_more() {
     let (came, told) = drain(&queue);
     assert_eq!((came, told.len() as u64), (vec![], depth - 1));
     assert!(!told.contains(&there[0]));
+}
+
+/// A damaged message has no age. Those behind it raise the alarm, and clear it.
+#[test]
+fn an_alarm_of_age_looks_past_damaged_messages() {
+    for received in [false, true] {
+        let (disk, _engine, queue) = damaged(padded, |queue| queue);
+        disk.advance(MINUTE);
+        if received {
+            assert_eq!(kind(queue.try_receive()), ErrorKind::Corrupt);
+        }
+        let (tell, told) = std::sync::mpsc::channel();
+        let call = move |alarm| tell.send(alarm).unwrap();
+        let _watch = queue.watch(Threshold::OldestAge(2 * MINUTE), call).unwrap();
+        assert!(queue.stats().unwrap().oldest_age.is_some(), "received: {received}");
+        assert!(queue.oldest_age().unwrap() >= Some(MINUTE), "received: {received}");
+        disk.advance(HOUR);
+        _ = queue.stats().unwrap();
+        assert!(matches!(told.try_recv(), Ok(Alarm::Raised(_))), "received: {received}");
+        let (came, told_of) = drain(&queue);
+        assert!(came.len() as u64 > MESSAGES / 2 && !told_of.is_empty());
+        disk.advance(HOUR);
+        let read = disk.bytes_read();
+        _ = queue.stats().unwrap();
+        assert_eq!(told.try_recv(), Ok(Alarm::Cleared(0)), "received: {received}");
+        for _ in 0..20 {
+            disk.advance(SECOND);
+            _ = queue.stats().unwrap();
+        }
+        assert!(told.try_recv().is_err());
+        assert_eq!(disk.bytes_read(), read, "what is damaged is not read again and again");
+    }
+}
+
+/// Sectors that cannot be read stop no checkpoint, and no other queue. What is there comes once they can be read.
+#[test]
+fn unreadable_sectors_stop_nobody_else() {
+    for size in [20, 900] {
+        let disk = SimDisk::new(1);
+        let engine = small_options().io(IoMode::Calls).sim(&disk).open("store").unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        let payload = |n: u64| format!("{n} {}", "x".repeat(size));
+        (0..MESSAGES).for_each(|n| _ = queue.send(payload(n)).unwrap());
+        engine.checkpoint().unwrap();
+        let is_segment = |it: &std::path::PathBuf| it.starts_with("store/segments");
+        let segments: Vec<_> = disk.files().into_iter().filter(is_segment).collect();
+        for segment in &segments {
+            let bytes = disk.content(segment).unwrap().len() as u64;
+            disk.set_unreadable(segment, bytes / 2..bytes / 2 + 1);
+        }
+        // The messages in front of them and behind them leave.
+        let (mut came, mut failures) = (0, 0);
+        while failures < 1000 {
+            match queue.try_receive() {
+                Ok(Some(delivery)) => {
+                    delivery.ack().unwrap();
+                    came += 1;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+                    failures += 1;
+                }
+            }
+        }
+        assert!(came > MESSAGES / 4 && failures > 0, "{size}: {came} came, {failures} failures");
+        let other = engine.queue("other").create().unwrap();
+        for n in 0..400 {
+            other.send(payload(n)).unwrap();
+            if n % 50 == 0 {
+                engine.checkpoint().unwrap();
+                disk.advance(MINUTE);
+            }
+            if n % 2 == 0 {
+                other.try_receive().unwrap().unwrap().ack().unwrap();
+            }
+        }
+        queue.send(payload(MESSAGES)).unwrap();
+        engine.checkpoint().unwrap();
+        disk.heal();
+        while let Some(delivery) = queue.try_receive().unwrap() {
+            delivery.ack().unwrap();
+            came += 1;
+        }
+        assert_eq!(came, MESSAGES + 1, "{size}");
+        engine.checkpoint().unwrap();
+        assert!(engine.verify().unwrap().problems.is_empty());
+    }
 }

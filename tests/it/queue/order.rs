@@ -119,6 +119,59 @@ fn a_passing_error_at_the_first_receive_breaks_no_order() {
     assert!(failures > 2, "only {failures} receives failed");
 }
 
+/// A message that cannot be read for the moment has claimed no key yet. No later one of its key overtakes it.
+#[test]
+fn a_passing_error_at_any_receive_breaks_no_order() {
+    let mut failures = 0;
+    for had_a_retry in [false, true] {
+        for batch in [false, true] {
+            let mut sim = Sim::new();
+            let queue = sim.engine.queue("q").ordered_by_key(true).create().unwrap();
+            queue.send_batch([keyed("other", 7), keyed("a", 0), keyed("a", 1)]).unwrap();
+            sim.engine.checkpoint().unwrap();
+            queue.send_batch([keyed("a", 2), keyed("b", 3)]).unwrap();
+            drop(queue);
+            sim = sim.kill();
+            let queue = sim.engine.queue("q").open().unwrap();
+            let first = take(&queue).unwrap();
+            if had_a_retry {
+                first.nack_after(Duration::ZERO).unwrap();
+                take(&queue).unwrap().ack().unwrap();
+            } else {
+                first.ack().unwrap();
+            }
+            drop(queue);
+            sim = sim.kill();
+            let queue = sim.engine.queue("q").open().unwrap();
+            sim.disk.fail_call(sim.disk.calls(), EMFILE, true);
+            for _ in 0..4 {
+                let failed = match batch {
+                    true => queue.receive_batch(3, Duration::ZERO).map(|it| it.len()),
+                    false => {
+                        queue.try_receive().map(|it| it.map_or(0, |it| it.offset().0 as usize))
+                    }
+                };
+                let error = failed.expect_err("a later message overtakes, or none is told of");
+                assert_eq!(
+                    (error.kind(), error.offset()),
+                    (ErrorKind::Io, Some(Offset(1))),
+                    "{error}"
+                );
+                failures += 1;
+            }
+            sim.disk.heal();
+            let mut got = Vec::new();
+            while let Some(delivery) = take(&queue) {
+                got.push(delivery.offset().0);
+                delivery.ack().unwrap();
+            }
+            let of_a: Vec<u64> = got.iter().copied().filter(|n| *n != 4).collect();
+            assert_eq!((of_a, got.len()), (vec![1, 2, 3], 4), "{got:?}");
+        }
+    }
+    assert_eq!(failures, 16);
+}
+
 /// The cost of a message does not depend on how many messages of a key wait behind a leased one.
 #[test]
 fn a_stuck_key_is_walked_past_once() {

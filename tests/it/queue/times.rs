@@ -251,6 +251,64 @@ fn messages_that_are_sent_while_the_clock_is_in_doubt_keep_their_durations() {
     }
 }
 
+/// The life of a letter, and of one that is redriven, begins when it moves. So that ends the doubt as a send does.
+#[test]
+fn letters_that_move_while_the_clock_is_in_doubt_keep_their_lives() {
+    for kill in [false, true] {
+        let sim = Sim::new();
+        let dead = sim.engine.queue("q.dead").time_to_live(HOUR).create().unwrap();
+        let queue = sim.engine.queue("q").max_attempts(1).create().unwrap();
+        let other = sim.engine.queue("other").create().unwrap();
+        queue.send("a letter").unwrap();
+        queue.send(Message::new("redriven").expire_after(HOUR)).unwrap();
+        take(&queue).unwrap().release().unwrap();
+        let disk = sim.disk.clone();
+        disk.power_cut();
+        drop((queue, dead, other, sim));
+        disk.set_now(Timestamp(5000));
+        let mut engine = open(&disk).unwrap();
+        let open_all = |engine: &posthouse::Engine| {
+            ["q", "q.dead", "other"].map(|name| engine.queue(name).open().unwrap())
+        };
+        let [mut queue, mut dead, mut other] = open_all(&engine);
+        take(&queue).unwrap().nack().unwrap();
+        take(&queue).unwrap().nack().unwrap();
+        let moved = dead.redrive().to(&other).only(|it| it.payload() == b"redriven").run();
+        assert_eq!(moved.unwrap().moved, 1);
+        if kill {
+            disk.kill();
+            drop((queue, dead, other, engine));
+            engine = open(&disk).unwrap();
+            [queue, dead, other] = open_all(&engine);
+        }
+        disk.advance(30 * MINUTE);
+        disk.set_now(Timestamp(NOW + 48 * HOUR_MS));
+        assert_eq!(queue.depth().unwrap(), 0);
+        assert_eq!(drain_unsettled(&dead), ["a letter"], "its life began when it moved");
+        assert_eq!(drain_unsettled(&other), ["redriven"], "its life began anew");
+        disk.advance(31 * MINUTE);
+        assert!(take(&dead).is_none() && take(&other).is_none(), "their lives are over");
+        drop(engine);
+    }
+}
+
+/// What is noticed of a setting of the clock is synced within the interval, although nobody commits anything.
+#[test]
+fn a_setting_that_was_noticed_is_synced_without_a_commit() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send(Message::new("a").expire_after(HOUR)).unwrap();
+    sim.disk.set_now(Timestamp(NOW + 2 * HOUR_MS));
+    assert_eq!(queue.depth().unwrap(), 1);
+    sim.disk.advance(SECOND);
+    assert_eq!(queue.depth().unwrap(), 1);
+    let disk = sim.disk.clone();
+    disk.power_cut_with(&mut |_| 0);
+    drop((queue, sim));
+    let engine = open(&disk).unwrap();
+    assert_eq!(drain(&engine.queue("q").open().unwrap()), ["a"], "no time has passed");
+}
+
 /// Nothing was sent, so nothing depends on the clock in doubt.
 #[test]
 fn a_send_that_is_refused_ends_no_doubt_about_the_clock() {

@@ -44,6 +44,19 @@ fn creating_the_same_again_is_fine_and_another_is_not() {
     assert_eq!(queue.depth().unwrap(), 0);
 }
 
+/// The queue of schedules is the engine's. A life there would drop schedules that wait.
+#[test]
+fn the_settings_of_the_queue_of_schedules_cannot_be_changed() {
+    let Sim { engine, .. } = Sim::new();
+    let queue = engine.queue("q").create().unwrap();
+    hourly(&engine, &queue).create().unwrap();
+    let before = engine.queue(REGISTRY).open().unwrap().settings().unwrap();
+    let changed = engine.queue(REGISTRY).time_to_live(MINUTE).create_or_update();
+    assert!(matches!(kind(changed), ErrorKind::InvalidInput { .. }));
+    assert_eq!(engine.queue(REGISTRY).open().unwrap().settings().unwrap(), before);
+    hourly(&engine, &queue).create().unwrap();
+}
+
 #[test]
 fn a_schedule_is_listed_with_its_settings() {
     let Sim { engine, .. } = Sim::new();

@@ -113,8 +113,7 @@ fn stats_are_there_although_the_oldest_message_is_damaged() {
         content[at] ^= 1;
         sim.disk.plant(&path, Some(content));
     }
-    let error = queue.oldest_age().unwrap_err();
-    assert_eq!(error.kind(), posthouse::ErrorKind::Corrupt);
+    assert_eq!(queue.oldest_age().unwrap(), None, "there is no other");
     let stats = queue.stats().unwrap();
     assert_eq!((stats.depth, stats.oldest_age), (1, None));
 }
