@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use posthouse::{
-    Backoff, Durability, Engine, ErrorKind, Message, Offset, Options, Overflow, Queue, Start,
+    Backoff, Durability, Engine, Message, Offset, Options, Overflow, Queue, Start,
     sim::{SimDisk, take_longest_holds, take_steps},
 };
 
@@ -232,32 +232,6 @@ fn retries_of_a_queue_that_is_ordered_by_key_are_claimed_in_slices() {
         let engine = Options::new().sim(&disk).open("store").unwrap();
         let queue = engine.queue("q").open().unwrap();
         count(|| assert!(queue.try_receive().unwrap().is_none()))
-    });
-}
-
-/// A transaction keeps no handle of the subscriptions from which it acks. Their delayed messages are copied in slices.
-#[test]
-fn a_subscription_without_handles_is_prepared_for_a_transaction_in_slices() {
-    assert_sliced(|many| {
-        let disk = SimDisk::new(7);
-        let options = Options::new().durability(Durability::Buffered).idle_kept(0);
-        let engine = options.sim(&disk).open("store").unwrap();
-        let topic = engine.topic("t").create().unwrap();
-        let subscription = topic.subscription("s").create().unwrap();
-        for _ in 0..many {
-            topic.publish("work").unwrap();
-            subscription.try_receive().unwrap().unwrap().nack_after(3600 * SECOND).unwrap();
-        }
-        topic.publish("the last").unwrap();
-        let delivery = subscription.try_receive().unwrap().unwrap();
-        let mut tx = engine.transaction();
-        tx.ack(&delivery);
-        drop((delivery, subscription));
-        for _ in 0..3 {
-            disk.advance(60 * SECOND);
-            engine.checkpoint().unwrap();
-        }
-        count(|| assert_eq!(tx.commit().unwrap_err().kind(), ErrorKind::LeaseLost))
     });
 }
 

@@ -13,14 +13,14 @@ use crate::{
     config::Config,
     disk::Disk,
     engine::{
-        core::{Core, guard::CoreGuard, preparing::Prepared},
+        core::{Core, guard::CoreGuard},
         runtime::{
             checkpointer::CheckpointerSignal, clock::EvenClock, fair::FairMutex, lock::RankedMutex,
             signals::FlusherSignal, within::Within,
         },
     },
     error::{Error, ErrorKind, Result},
-    ids::{CursorId, Now, Timestamp},
+    ids::{Now, Timestamp},
     prims::{RwLock, RwLockReadGuard},
     store::Store,
 };
@@ -161,23 +161,6 @@ impl Committer {
     #[inline]
     pub fn now_plain(&self) -> Now {
         Now::from(self.disk.now())
-    }
-
-    /// Locks the core to make the state of a cursor. If the cursor has many delayed messages and no state, they are copied
-    /// before, in slices.
-    pub fn prepare_cursor(
-        &self,
-        operation: &'static str,
-        cursor: CursorId,
-    ) -> Result<(CoreGuard<'_>, Option<Prepared>)> {
-        let mut core = self.lock_open(operation)?;
-        let Some(mut preparing) = core.begin_preparing(cursor) else { return Ok((core, None)) };
-        while core.go_on_preparing(&mut preparing) {
-            core = self.give_way(operation, core);
-        }
-        drop(core);
-        let prepared = preparing.end();
-        Ok((self.lock_open(operation)?, Some(prepared)))
     }
 
     /// The time for any commit.

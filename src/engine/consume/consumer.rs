@@ -109,7 +109,15 @@ impl Consumer {
         let committer = engine.committer();
         let rules = Rules::of(delivering, committer.disk.tick());
         let operation = "open a consumer";
-        let (mut core, prepared) = committer.prepare_cursor(operation, cursor)?;
+        let (mut core, mut prepared) = (committer.lock_open(operation)?, None);
+        if let Some(mut preparing) = core.begin_preparing(cursor) {
+            while core.go_on_preparing(&mut preparing) {
+                core = committer.give_way(operation, core);
+            }
+            drop(core);
+            prepared = Some(preparing.end());
+            core = committer.lock_open(operation)?;
+        }
         let info = CursorInfo::new((cursor, log), name, topic, core.share(rules));
         let info = core.begin_consuming(info, prepared)?;
         let (engine, slot) = (engine.clone(), SharedSlot::default());

@@ -89,15 +89,9 @@ impl Core {
     /// Prepares a cursor that may have no consumer, for an operation that knows only its id: a transaction keeps no
     /// deliveries.
     pub fn revive(&mut self, cursor: CursorId) -> Result<()> {
-        self.revive_with(cursor, None)
-    }
-
-    /// As [`revive`](Core::revive), with the delayed messages of the cursor, if they were copied before.
-    pub fn revive_with(&mut self, cursor: CursorId, prepared: Option<Prepared>) -> Result<()> {
-        let delayed = prepared.and_then(|prepared| self.end_preparing(prepared));
         let Core { consumers, store, dormancy, .. } = self;
         if let Entry::Vacant(free) = consumers.entry(cursor) {
-            free.insert(dormancy.revive(store, cursor, delayed)?);
+            free.insert(dormancy.revive(store, cursor)?);
         }
         Ok(())
     }

@@ -189,12 +189,7 @@ impl Dormancy {
 
     /// Makes the state of a cursor of which an operation knows only the id.
     #[cold]
-    pub(super) fn revive(
-        &mut self,
-        store: &Store,
-        cursor: CursorId,
-        delayed: Option<Delayed>,
-    ) -> Result<Box<Consumption>> {
+    pub(super) fn revive(&mut self, store: &Store, cursor: CursorId) -> Result<Box<Consumption>> {
         if self.dormant.get(&cursor).is_some_and(|dormant| dormant.info.is_some()) {
             return self.wake(store, cursor);
         }
@@ -206,7 +201,7 @@ impl Dormancy {
         let topic = topic.map(|topic| Arc::clone(&topic.name));
         let rules = self.rules_in(store, cursor).ok_or_else(deleted)?;
         let info = CursorInfo::new((cursor, log), Arc::clone(&entity.name), topic, rules);
-        let mut consumption = self.prepare(store, Arc::new(info), delayed)?;
+        let mut consumption = self.prepare(store, Arc::new(info), None)?;
         consumption.is_listed = true;
         self.idle.push_back(cursor);
         Ok(consumption)

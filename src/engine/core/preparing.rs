@@ -77,18 +77,12 @@ impl Preparing {
 }
 
 impl Core {
-    /// Whether a cursor is not in use, and has so many delayed messages that they are copied in slices.
-    pub fn takes_preparing(&self, cursor: CursorId) -> bool {
-        !self.consumers.contains_key(&cursor)
-            && self.store.acks(cursor).is_some_and(|acks| acks.has_deferred(AT_ONCE))
-    }
-
     /// Begins to copy the delayed messages of a cursor that is not in use. `None` if there are few.
     pub fn begin_preparing(&mut self, cursor: CursorId) -> Option<Preparing> {
-        if !self.takes_preparing(cursor) {
+        let acks = self.store.acks(cursor)?;
+        if self.consumers.contains_key(&cursor) || !acks.has_deferred(AT_ONCE) {
             return None;
         }
-        let acks = self.store.acks(cursor)?;
         let number = self.dormancy.notes.begin(cursor);
         Some(Preparing { cursor, number, upto: acks.floor(), copied: Vec::new() })
     }

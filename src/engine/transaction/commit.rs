@@ -1,10 +1,6 @@
 //! Commits a transaction: all its sends, acks and offsets in one frame.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    slice,
-    time::Duration,
-};
+use std::{collections::BTreeMap, slice, time::Duration};
 
 use super::{Append, Seek, Transaction};
 use crate::{
@@ -52,7 +48,6 @@ impl Transaction {
 
     fn commit_once(&self) -> Result<(Vec<Position>, Receipt)> {
         let committer = self.engine.committer();
-        self.prepare()?;
         if committer.is_batch(self.appends.iter().map(|append| &append.message))
             && let Some(committed) = self.commit_batch()?
         {
@@ -199,25 +194,8 @@ impl Transaction {
         })
     }
 
-    /// Prepares the queues of the settlements that have many delayed messages, in slices: the last handle of one may be gone.
-    fn prepare(&self) -> Result<()> {
-        let committer = self.engine.committer();
-        if self.settlements.is_empty() {
-            return Ok(());
-        }
-        let core = committer.lock_open(OPERATION)?;
-        audit::steps(self.settlements.len() as u64);
-        let cursors = self.settlements.iter().map(|it| it.cursor);
-        let long: BTreeSet<CursorId> = cursors.filter(|it| core.takes_preparing(*it)).collect();
-        drop(core);
-        for cursor in long {
-            let (mut core, prepared) = committer.prepare_cursor(OPERATION, cursor)?;
-            core.revive_with(cursor, prepared)?;
-        }
-        Ok(())
-    }
-
-    /// Prepares the queues of the settlements: the last handle of one may be gone.
+    /// Prepares the queues of the settlements: the last handle of one may be gone. A queue with delayed messages keeps its
+    /// state, so this is short.
     fn revive(&self, core: &mut Core) -> Result<()> {
         self.settlements.iter().try_for_each(|settlement| {
             audit::step();
