@@ -208,6 +208,16 @@ impl Error {
         error
     }
 
+    /// A copy of the error of a sound message that cannot be read for the moment: its words name the message, and
+    /// [`offset`](Error::offset) does not, as that is for damage.
+    pub(crate) fn while_reading(&self, of: &str, offset: Offset) -> Error {
+        let mut error = self.again();
+        if error.kind() == ErrorKind::Io {
+            error.0.what = format!("message {offset} of {of:?}: {}", self.0.what).into();
+        }
+        error
+    }
+
     /// A copy of the error of a damaged block of a delay index: delayed messages of a queue cannot be delivered. With the
     /// offset of the message, if it is only one.
     pub(crate) fn of_block(&self, of: &str, only: Option<Offset>) -> Error {

@@ -50,8 +50,6 @@ impl FailedDelivery {
         // A queue that counts first has stored this attempt already, unless the disk was full.
         let attempts = match retry.counts_first() {
             true => tried.max(self.attempt),
-            // It was counted when it began, under settings that have changed since.
-            false if self.attempt > 0 && tried == self.attempt => tried,
             false => tried.saturating_add(1),
         };
         if let Some(dead_letters) = retry.dead_letters_after(attempts) {
@@ -129,8 +127,5 @@ mod tests {
         assert_eq!(failed(2, None).disposition(&retry, 0, NOW, 9), at_once(2), "the disk was full");
         let last = failed(3, None).disposition(&retry, 3, NOW, 9);
         assert_eq!(last, Disposition::DeadLetter(dead_letters));
-        let no_longer = Retry::of(&Delivering::leasing(1000));
-        assert_eq!(failed(3, None).disposition(&no_longer, 3, NOW, 9), at_once(3), "it was then");
-        assert_eq!(failed(3, None).disposition(&no_longer, 2, NOW, 9), at_once(3));
     }
 }

@@ -152,22 +152,38 @@ impl TimeToLive {
     }
 }
 
+/// The note of a dead letter without the time at which it moves.
+#[derive(Clone, Debug)]
+pub(crate) struct UndatedNote {
+    letter: DeadLetter,
+    own_ms: Option<u64>,
+    first: Option<DeadLetter>,
+}
+
+impl UndatedNote {
+    /// The note of a letter that moves at a time of day. Its time to live among the dead letters begins at `begin`, or else
+    /// when it moves.
+    pub(crate) fn encode(&self, died: Timestamp, begin: Option<Timestamp>) -> Vec<u8> {
+        let UndatedNote { letter, own_ms, first } = self.clone();
+        let letter = DeadLetter { died, ..letter };
+        match begin {
+            _ if first.is_some() || own_ms.is_some() => {
+                let from = begin.unwrap_or(died);
+                Note::DeadLetterWith { letter, from, own_ms, first }.encode()
+            }
+            None => Note::DeadLetter(letter).encode(),
+            Some(begin) => Note::DeadLetterFrom(letter, begin).encode(),
+        }
+    }
+}
+
 impl DeadLetter {
-    /// The note of a dead letter whose message has these headers until now. Its time to live among the dead letters
-    /// begins at `begin`, or else when it was moved.
-    pub(crate) fn encode(self, begin: Option<Timestamp>, headers: Headers<'_>) -> Vec<u8> {
+    /// The note of a dead letter whose message has these headers until now.
+    pub(crate) fn undated(self, headers: Headers<'_>) -> UndatedNote {
         // A note that cannot be read tells nothing.
         let before = headers.note().map(take_value).transpose().ok().flatten();
         let own_ms = before.as_ref().and_then(Note::own_ms);
-        let first = before.and_then(Note::into_first);
-        match begin {
-            _ if first.is_some() || own_ms.is_some() => {
-                let from = begin.unwrap_or(self.died);
-                Note::DeadLetterWith { letter: self, from, own_ms, first }.encode()
-            }
-            None => Note::DeadLetter(self).encode(),
-            Some(begin) => Note::DeadLetterFrom(self, begin).encode(),
-        }
+        UndatedNote { letter: self, own_ms, first: before.and_then(Note::into_first) }
     }
 
     /// The dead letter in a message's note, if the message is one.

@@ -86,33 +86,41 @@ impl Work {
             return Ok(());
         }
         self.wasteful = shared.with(|store| store.files.take_wasteful(self.is_idle));
-        let mut rewritten = 0;
+        let (mut rewritten, mut unread) = (0, Vec::new());
         for number in self.wasteful.clone() {
-            // It is optional: it is skipped if the disk is full, or the file is damaged or cannot be read.
+            // It is optional: it is skipped if the disk is full, or the file is damaged. If it cannot be read, a later
+            // checkpoint tries it again.
             match self.rewrite_file(shared, number) {
                 Err(error) if error.kind() == ErrorKind::DiskFull => break,
+                Err(error) if error.kind() == ErrorKind::Io => unread.push(number),
                 done => drop(skip_unreadable(done)?),
             }
             rewritten += 1;
         }
         self.put_off = self.wasteful.split_off(rewritten);
+        self.wasteful.retain(|number| !unread.contains(number));
+        self.put_off.append(&mut unread);
         Ok(())
     }
 
     fn rewrite_file(&mut self, shared: &impl Shared, number: u64) -> Result<()> {
         let parts = parts_of(self.out.segments(), number)?;
+        let mut outcome = Ok(());
         for some in parts.chunks(LOOKED_UP_AT_ONCE) {
             let current: Vec<SegmentState> = shared.with(|store| {
                 let of = |part: &FoundPart| store.state.logs.get(&part.header.log);
                 some.iter().filter_map(|part| of(part)?.in_part(number, part)).collect()
             });
             for segment in current {
-                // A damaged part stays in its file. The others leave it.
-                skip_unreadable(self.rewrite_part(shared, &segment))?;
+                // A damaged part stays in its file, and one that cannot be read. The others leave it.
+                match self.rewrite_part(shared, &segment) {
+                    Err(error) if error.kind() == ErrorKind::Io => outcome = Err(error),
+                    done => drop(skip_unreadable(done)?),
+                }
             }
         }
         self.open.close(number);
-        Ok(())
+        outcome
     }
 
     /// Rewrites a segment in a shared file, unless this checkpoint changes it anyway.

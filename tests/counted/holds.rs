@@ -414,6 +414,7 @@ const GROWING: [(Thing, &str, u64); 24] = [
     // At most 256 at once.
     (Brief, "drop expired messages", 3),
     (Batch, "ack a batch", 2),
+    // At most 512 at once.
     (Batch, "receive", 2),
     // As with queues that are not watched.
     (Watched, "close", 2),

@@ -217,6 +217,50 @@ fn the_delayed_messages_of_a_queue_that_is_opened_are_taken_over_in_slices() {
     });
 }
 
+#[test]
+fn a_large_batch_is_received_in_slices() {
+    assert_sliced(|many| {
+        let (_disk, engine) = open();
+        let queue = engine.queue("q").create().unwrap();
+        for _ in 0..many / 1000 {
+            queue.send_batch((0..1000).map(|_| "work")).unwrap();
+        }
+        count(|| assert_eq!(queue.receive_batch(many, Duration::ZERO).unwrap().len(), many))
+    });
+}
+
+/// Consumers see what is durable: a sync makes the messages of many queues visible, and wakes those who wait for them.
+#[test]
+fn a_sync_wakes_the_consumers_of_many_queues_in_slices() {
+    for watched in [true, false] {
+        for many in [FEW / 2, 5 * FEW] {
+            let disk = SimDisk::new(7);
+            let engine = Options::new().idle_kept(0).sim(&disk).open("store").unwrap();
+            let mut tx = engine.transaction();
+            let queues: Vec<Queue> = (0..many)
+                .map(|n| {
+                    let queue = engine.queue(&format!("q{n}")).create().unwrap();
+                    tx.send(&queue, "work");
+                    queue
+                })
+                .collect();
+            let kept = if watched { queues } else { Vec::new() };
+            for queue in &kept {
+                assert!(queue.try_receive().unwrap().is_none(), "its log is watched from here on");
+            }
+            let work = count(|| _ = tx.commit().unwrap());
+            for operation in ["begin a sync", "finish a sync"] {
+                let longest = work.longest.get(operation).copied().unwrap_or(0);
+                assert!(longest <= 300, "{many} queues: {longest} steps in {operation}");
+            }
+            assert!(work.longest.contains_key("finish a sync"));
+            for queue in &kept {
+                assert!(queue.try_receive().unwrap().is_some());
+            }
+        }
+    }
+}
+
 /// The keys of the messages that wait for another attempt are claimed before the first message after a restart.
 #[test]
 fn retries_of_a_queue_that_is_ordered_by_key_are_claimed_in_slices() {

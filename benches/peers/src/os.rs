@@ -214,11 +214,19 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 /// of their pages is in memory all the same.
 pub fn drop_cache(dir: &Path) -> io::Result<f64> {
     sync_dir(dir)?;
-    let (mut resident, mut pages) = (0, 0);
-    for (path, size) in files(dir)? {
+    for (path, _) in files(dir)? {
         let file = File::open(path)?;
         // SAFETY: a call without pointers.
         unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    }
+    in_memory(dir)
+}
+
+/// Which part of the files in a directory is in the page cache.
+pub fn in_memory(dir: &Path) -> io::Result<f64> {
+    let (mut resident, mut pages) = (0, 0);
+    for (path, size) in files(dir)? {
+        let file = File::open(path)?;
         if size > 0 {
             let (some, all) = resident_pages(&file, size as usize)?;
             resident += some;

@@ -8,6 +8,7 @@ use crate::{
     engine::core::{
         Core,
         commit::{CommitResult, Receipt},
+        waiters::LOGS_AT_ONCE,
     },
     error::Result,
     ids::{LogId, Now},
@@ -20,8 +21,6 @@ const BATCH_BYTES_MIN: usize = 64 << 10;
 /// A batch that has waited longer for space is given up: its messages have the time at which they were encoded, and lives
 /// count from it.
 const STALE: Duration = Duration::from_secs(1);
-/// Logs whose waiters are woken in one hold of the core.
-const LOGS_AT_ONCE: usize = 256;
 
 impl Committer {
     /// Whether messages are worth to be encoded before the core is locked: with few it takes less time than the call needs

@@ -96,7 +96,7 @@ impl Committer {
                 }
             };
             let dead = DeadMessage { stored: &stored, attempts, priority, reason: UNSETTLED };
-            let letter = Box::new(dead.letter(&info.origin(), dead_letters, self.now()));
+            let letter = Box::new(dead.letter(&info.origin(), dead_letters));
             let settlement = Settlement {
                 cursor: message.cursor,
                 key,

@@ -1,17 +1,30 @@
 //! Reads the oldest message of a cursor, and checks its age. `delivery/oldest.rs` sets the times of checks.
 
+use std::error::Error as _;
+
 use super::committer::Committer;
 use crate::{
     delivery::oldest::Oldest,
-    error::{ErrorKind, Result},
-    ids::CursorId,
+    error::{Error, ErrorKind, Result},
+    ids::{CursorId, Offset},
+    store::Source,
 };
+
+/// So many damaged blocks are passed over in one check. The flusher has other duties.
+const BLOCKS_PASSED_MAX: usize = 64;
 
 impl Committer {
     /// The oldest message that a cursor has not acked. Damaged ones are passed over: they tell no age.
     pub fn oldest(&self, cursor: CursorId) -> Result<Option<Oldest>> {
+        self.oldest_behind(cursor, usize::MAX)
+    }
+
+    /// The same, behind so many damaged blocks at most. The error of the next one says that there are more.
+    fn oldest_behind(&self, cursor: CursorId, blocks: usize) -> Result<Option<Oldest>> {
+        let operation = "oldest message";
+        let mut passed = 0;
         loop {
-            let mut core = self.lock_open("oldest message")?;
+            let mut core = self.lock_open(operation)?;
             if core.pass_damaged(cursor)? {
                 self.end_slice(core);
                 continue;
@@ -22,15 +35,17 @@ impl Committer {
                 return Ok(Some(known));
             }
             let log = consumption.info.log;
-            let source = core.store.locate(log, offset);
+            let source = core.store.locate(log, offset)?;
             drop(core);
-            match source.and_then(|source| self.read("oldest message", log, offset, source)) {
+            match self.read(operation, log, offset, source.clone()) {
                 Ok(stored) => return Ok(Some(Oldest { offset, since: stored.begins() })),
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.lock_open("oldest message")?.pass_oldest(cursor, offset)?;
-                }
                 // It was deleted while it was read. If the queue was, the next round says so.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if is_rot(&error) && passed < blocks => {
+                    passed += 1;
+                    let end = end_of_block(&source, offset);
+                    self.lock_open(operation)?.pass_oldest(cursor, end)?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -43,8 +58,21 @@ impl Committer {
         if !self.lock("oldest message").begin_check(cursor, now) {
             return;
         }
-        let oldest = self.oldest(cursor);
+        let oldest = self.oldest_behind(cursor, BLOCKS_PASSED_MAX);
         let time = self.even();
         self.lock("oldest message").finish_check(cursor, &oldest, time, now);
     }
+}
+
+/// Whether an error tells of bytes that are wrong for good. A file that is missing may come back.
+fn is_rot(error: &Error) -> bool {
+    error.kind() == ErrorKind::Corrupt && error.source().is_none()
+}
+
+/// The end of the block in which a damaged message is.
+fn end_of_block(source: &Source, offset: Offset) -> Offset {
+    let segment = source.segment().cloned().and_then(|segment| segment.open().ok());
+    let last = segment
+        .and_then(|(reader, _)| reader.block_at(offset).map(|block| reader.table()[block].last));
+    last.unwrap_or(offset).next()
 }

@@ -102,7 +102,8 @@ impl Shutdown {
             if !threads.end_within(TOLD_AFTER) {
                 eprintln!(
                     "posthouse: the engine is being closed, and one of its threads still works after {TOLD_AFTER:?}. \
-                     A callback or a waker of the application that does not return holds it. The close waits for it."
+                     It makes a checkpoint or a sync that takes long, or runs a callback or a waker of the application that \
+                     does not return. The close waits for it."
                 );
             }
             threads.join();

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     engine::{
-        core::{effects::Effects, waiters::Fresh},
+        core::{
+            effects::Effects,
+            waiters::{Fresh, LOGS_AT_ONCE, Visibility},
+        },
         runtime::wait::{Waiting, Watch},
     },
     error::{Error, ErrorKind, Result},
@@ -180,8 +183,7 @@ impl<S: Synced> Drop for Leading<'_, S> {
 pub struct JournalSync {
     /// `None` if there is nothing to sync.
     job: Option<SyncJob>,
-    batches: Vec<BatchArrivals>,
-    fresh: Vec<Fresh>,
+    visibility: Visibility,
 }
 
 impl Committer {
@@ -195,13 +197,13 @@ impl Committer {
 
 impl Synced for Committer {
     type Job = JournalSync;
-    type Effects = (Effects, Vec<BatchArrivals>);
+    type Effects = (Effects, Vec<Fresh>, Vec<BatchArrivals>);
 
     fn begin_sync(&self, covers: impl FnOnce(Lsn)) -> JournalSync {
         let mut core = self.lock("begin a sync");
         covers(core.store.journal.tail());
-        let (fresh, batches) = core.begin_visibility();
-        JournalSync { job: core.store.journal.begin_sync(), fresh, batches }
+        let visibility = core.begin_visibility();
+        JournalSync { job: core.store.journal.begin_sync(), visibility }
     }
 
     fn run_sync(&self, sync: &JournalSync) -> Result<bool> {
@@ -209,17 +211,25 @@ impl Synced for Committer {
     }
 
     fn finish_sync(&self, sync: JournalSync, publish: impl FnOnce(Lsn)) -> Self::Effects {
+        let Visibility { mut touched, unwatched, batches } = sync.visibility;
+        touched.extend(unwatched.into_iter().map(|log| Fresh { log, messages: usize::MAX }));
+        let rest = touched.split_off(touched.len().min(LOGS_AT_ONCE));
         let mut core = self.lock("finish a sync");
         if let Some(job) = &sync.job {
             core.store.journal.finish_sync(job);
         }
         publish(core.store.journal.durable());
-        core.finish_visibility(sync.fresh);
-        (core.into_effects(), sync.batches)
+        core.wake_fresh(&touched);
+        (core.into_effects(), rest, batches)
     }
 
-    fn run_effects(&self, (effects, batches): Self::Effects) {
+    fn run_effects(&self, (effects, rest, batches): Self::Effects) {
         effects.run_or_hold(&self.flusher);
+        for some in rest.chunks(LOGS_AT_ONCE) {
+            let mut core = self.lock("finish a sync");
+            core.wake_fresh(some);
+            self.end_slice(core);
+        }
         batches.iter().for_each(|batch| self.note_batch(batch));
     }
 

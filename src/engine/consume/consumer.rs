@@ -1,10 +1,7 @@
 //! A consumer: the state that the handles of one queue or subscription share.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -29,30 +26,10 @@ pub struct Consumer {
     pub info: Arc<CursorInfo>,
     pub(super) slot: SharedSlot,
     pub durability: Durability,
-    pub(super) told: ToldDamage,
+    /// The number of the last damage of spilled messages that a worker was told of, which is told of all damage itself.
+    pub(super) worker_told: Option<Arc<AtomicU64>>,
     /// It is dropped last: then nothing else of the consumer is left.
     pub(super) _open: OpenConsumer,
-}
-
-/// The number of the last damage of spilled messages that a consumer was told of. A copy goes on by itself. It is there
-/// for each handle that is idle, so it is no allocation.
-#[derive(Debug, Default)]
-pub(super) struct ToldDamage(AtomicU64);
-
-impl ToldDamage {
-    pub fn number(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub fn set(&self, number: u64) {
-        self.0.store(number, Ordering::Relaxed);
-    }
-}
-
-impl Clone for ToldDamage {
-    fn clone(&self) -> ToldDamage {
-        ToldDamage(AtomicU64::new(self.number()))
-    }
 }
 
 /// An open consumer. It closes when its handles and its deliveries are dropped.
@@ -123,8 +100,7 @@ impl Consumer {
         let (engine, slot) = (engine.clone(), SharedSlot::default());
         let durability = committer.config.durability;
         let open = OpenConsumer::new(&engine, &info);
-        let told = ToldDamage::default();
-        let consumer = Consumer { engine, info, slot, durability, told, _open: open };
+        let consumer = Consumer { engine, info, slot, durability, worker_told: None, _open: open };
         let slot = consumer.slot_in(&mut core).map(drop);
         // A consumer that is dropped locks the core.
         drop(core);
@@ -137,7 +113,12 @@ impl Consumer {
 
     /// This consumer, for a worker, which is told of all damage itself.
     pub fn for_worker(&self) -> Consumer {
-        Consumer { told: ToldDamage::default(), ..self.clone() }
+        Consumer { worker_told: Some(Arc::default()), ..self.clone() }
+    }
+
+    /// The number of the last damage of spilled messages that this consumer was told of.
+    pub(super) fn told(&self) -> &AtomicU64 {
+        self.worker_told.as_deref().unwrap_or(&self.slot.told)
     }
 
     #[inline]

@@ -85,7 +85,7 @@ impl Consumer {
     ) -> Result<()> {
         let committer = self.committer();
         let dead = DeadMessage { stored, attempts, priority: delivered.priority, reason };
-        let letter = Box::new(dead.letter(&self.info.origin(), dead_letters, committer.now()));
+        let letter = Box::new(dead.letter(&self.info.origin(), dead_letters));
         let how = Settling::DeadLetter { letter, has_failed: false };
         let was_moved = committer.move_or_wait(&self.settlement(delivered, how))?;
         let mut core = committer.lock("move to the dead letters");

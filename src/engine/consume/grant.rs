@@ -45,8 +45,8 @@ impl Consumer {
         core: &mut Core,
         elapsed: Duration,
         most: usize,
-    ) -> Result<Option<Vec<Leased>>> {
-        let mut leased = Vec::new();
+        leased: &mut Vec<Leased>,
+    ) -> Result<Option<()>> {
         let most = match self.slot.get() {
             None => most,
             Some(slot) => match core.admit(slot.slot())? {
@@ -55,7 +55,7 @@ impl Consumer {
             },
         };
         while leased.len() < most {
-            match self.lease_up_to(core, elapsed, most, &mut leased) {
+            match self.lease_up_to(core, elapsed, most, leased) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -68,7 +68,7 @@ impl Consumer {
         if leased.is_empty() {
             return core.take_untold(self.cursor()).map_or(Ok(None), Err);
         }
-        Ok(Some(leased))
+        Ok(Some(()))
     }
 
     /// Leases the next message. It is inlined, so that what it returns is not moved about.

@@ -278,7 +278,7 @@ impl Consumer {
                 }
                 // The read may succeed later. Until then a later message of the key could overtake this one. If it never
                 // does, the application removes the message.
-                Err(error) => return Err(error.of_message(&self.info.name, offset)),
+                Err(error) => return Err(error.while_reading(&self.info.name, offset)),
             };
             if let Some(group) = key_hash(&stored) {
                 committer.lock_open(operation)?.claim_retry(cursor, group, offset)?;

@@ -3,7 +3,11 @@
 //! A message is leased under the core, and read after the core was unlocked. A queue that needs a step between
 //! reading and delivering (a key to claim, an attempt to count) leases messages one by one (`key_order.rs`).
 
-use std::{iter, sync::Arc, time::Duration};
+use std::{
+    iter,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
@@ -29,6 +33,9 @@ pub struct Leased {
     pub exhausted: Option<DeadLetters>,
 }
 
+/// So many messages are leased in one hold of the core.
+const LEASED_AT_ONCE: usize = 512;
+
 /// The facts about a delivery that are not in its message.
 #[derive(Clone, Copy, Debug)]
 pub struct DeliveryInfo {
@@ -44,26 +51,51 @@ pub struct DeliveryInfo {
 }
 
 impl Consumer {
-    /// Leases and reads up to `most` messages, or waits. Their attempts are counted when their handling begins.
+    /// Leases and reads up to `most` messages, or waits for the first. Their attempts are counted when their handling begins.
     pub(super) fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
+        let (mut leased, mut all) = (Vec::new(), Vec::new());
         loop {
-            if self.info.current.is_ordered() {
+            if self.info.current.is_ordered() && all.is_empty() {
                 return self.attempt_each(most);
             }
-            let leased = self.lease_with(|core, elapsed| match self.info.current.is_ordered() {
-                // The settings have just changed.
-                true => Ok(Some(Vec::new())),
-                false => self.lease_many(core, elapsed, most),
-            })?;
-            let leased = match leased {
-                Attempt::Got(leased) => leased,
-                Attempt::Wait(waiting) => return Ok(Attempt::Wait(waiting)),
+            let some = (most - all.len()).min(LEASED_AT_ONCE);
+            let count = match self.attempt_some(some, &mut leased, &mut all) {
+                Ok(Attempt::Got(count)) => count,
+                Ok(Attempt::Wait(waiting)) if all.is_empty() => return Ok(Attempt::Wait(waiting)),
+                Ok(Attempt::Wait(_)) => 0,
+                Err(error) if all.is_empty() => return Err(error),
+                Err(error) => {
+                    self.tell(&all, vec![error])?;
+                    0
+                }
             };
-            let deliveries = self.read_all(leased)?;
-            if !deliveries.is_empty() {
-                return Ok(Attempt::Got(deliveries));
+            if !all.is_empty() && (count < some || all.len() == most) {
+                return Ok(Attempt::Got(all));
             }
         }
+    }
+
+    /// Leases some messages in one hold of the core, and reads them. Returns how many it has leased: some may not be
+    /// delivered. `leased` is empty before and afterwards.
+    fn attempt_some(
+        self: &Arc<Consumer>,
+        most: usize,
+        leased: &mut Vec<Leased>,
+        all: &mut Vec<Delivery>,
+    ) -> Result<Attempt<usize>> {
+        let attempted = self.lease_with(|core, elapsed| match self.info.current.is_ordered() {
+            // The settings have just changed.
+            true => Ok(Some(())),
+            false => self.lease_many(core, elapsed, most, leased),
+        })?;
+        Ok(match attempted {
+            Attempt::Got(()) => {
+                let count = leased.len();
+                self.read_all(leased, all)?;
+                Attempt::Got(count)
+            }
+            Attempt::Wait(waiting) => Attempt::Wait(waiting),
+        })
     }
 
     /// Whether a message that is received alone needs a step between reading and delivering it.
@@ -142,9 +174,9 @@ impl Consumer {
     /// Why messages that are due on disk are not delivered: the damage of a block, once for each block, or an error that
     /// may pass.
     fn trouble_with_spilled(&self, core: &Core, elapsed: Duration) -> Option<Error> {
-        let told = self.told.number();
+        let told = self.told().load(Ordering::Relaxed);
         if let Some((number, damage)) = core.spill_damage(self.cursor(), told) {
-            self.told.set(number);
+            self.told().store(number, Ordering::Relaxed);
             return Some(damage);
         }
         core.spill_failure(self.cursor(), elapsed)
@@ -249,10 +281,14 @@ impl Consumer {
     /// Reads leased messages. A damaged one is set aside: the others are delivered, and the next attempt gets its
     /// error. If one cannot be read for another reason, the messages before it are delivered. That one and the
     /// later ones stay in the queue.
-    fn read_all(self: &Arc<Consumer>, leased: Vec<Leased>) -> Result<Vec<Delivery>> {
-        let mut deliveries = Vec::with_capacity(leased.len());
+    fn read_all(
+        self: &Arc<Consumer>,
+        leased: &mut Vec<Leased>,
+        deliveries: &mut Vec<Delivery>,
+    ) -> Result<()> {
+        deliveries.reserve(leased.len());
         let (mut damage, in_task) = (Vec::new(), patience::is_asking());
-        let (mut leased, mut walk) = (leased.into_iter(), Walk::default());
+        let (mut leased, mut walk) = (leased.drain(..), Walk::default());
         while let Some(one) = leased.next() {
             let (offset, delivered) = (one.offset, one.delivered);
             let error = match self.read(one, &mut walk) {
@@ -274,9 +310,9 @@ impl Consumer {
         self.tell(deliveries, damage)
     }
 
-    /// Returns deliveries, and keeps the damage for the next attempts. If there is no delivery, returns the first
-    /// damage at once. An error that is no damage is met again.
-    fn tell(&self, deliveries: Vec<Delivery>, damage: Vec<Error>) -> Result<Vec<Delivery>> {
+    /// Keeps damage for the next attempts. If there is no delivery, returns the first damage at once. An error that is no
+    /// damage is met again.
+    fn tell(&self, deliveries: &[Delivery], damage: Vec<Error>) -> Result<()> {
         let mut damage = damage.into_iter();
         let first = if deliveries.is_empty() { damage.next() } else { None };
         let later = damage.filter(|error| error.kind() == ErrorKind::Corrupt);
@@ -285,7 +321,7 @@ impl Consumer {
             let core = core.get_or_insert_with(|| self.committer().lock("tell of damage"));
             core.tell_later(self.cursor(), error);
         }
-        first.map_or(Ok(deliveries), Err)
+        first.map_or(Ok(()), Err)
     }
 
     /// Ends the lease of a message that could not be read. A damaged message is set aside, and its error returned.
@@ -312,7 +348,7 @@ impl Consumer {
                 let mut core = self.committer().lock("put back");
                 core.note_undelivered(self.cursor(), delivered.was_tried);
                 core.take_back(self.cursor(), delivered.key);
-                Err(error.of_message(&self.info.name, offset))
+                Err(error.while_reading(&self.info.name, offset))
             }
             _ => {
                 self.put_back(iter::once(delivered));

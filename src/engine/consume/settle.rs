@@ -29,7 +29,7 @@ impl Delivery {
     pub(super) fn letter<'a>(&'a self, to: DeadLetters, reason: &'a str) -> Box<Letter<'a>> {
         let DeliveryInfo { attempt: attempts, priority, .. } = self.info;
         let dead = DeadMessage { stored: &self.stored, attempts, priority, reason };
-        Box::new(dead.letter(&self.consumer.info.origin(), to, self.consumer.committer().now()))
+        Box::new(dead.letter(&self.consumer.info.origin(), to))
     }
 
     /// The queue of the dead letters, if this is the last attempt.

@@ -3,7 +3,10 @@
 //! A handle, its clones and their deliveries are one consumer. A consumer has a slot only if the queue has a single
 //! active consumer or had one, or if the consumer has a prefetch limit. `delivery/admission.rs` has the rules.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::consumer::Consumer;
 use crate::{
@@ -49,9 +52,29 @@ impl Drop for OwnedSlot {
     }
 }
 
-/// The slot of a consumer, shared by its handles and deliveries. It is opened when the consumer needs one: the
-/// queue may get a single active consumer later.
-pub type SharedSlot = Arc<OnceLock<Arc<OwnedSlot>>>;
+/// What the handles and deliveries of a consumer share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// The slot. It is opened when the consumer needs one: the queue may get a single active consumer later.
+    slot: OnceLock<Arc<OwnedSlot>>,
+    /// The number of the last damage of spilled messages that the consumer was told of.
+    pub told: AtomicU64,
+}
+
+pub type SharedSlot = Arc<Shared>;
+
+impl Shared {
+    #[inline]
+    pub fn get(&self) -> Option<&Arc<OwnedSlot>> {
+        self.slot.get()
+    }
+
+    /// As much was told as of another consumer.
+    fn told_as(other: &Shared, slot: OnceLock<Arc<OwnedSlot>>) -> SharedSlot {
+        let told = AtomicU64::new(other.told.load(Ordering::Relaxed));
+        Arc::new(Shared { slot, told })
+    }
+}
 
 impl Consumer {
     /// The slot of this consumer, if it needs one.
@@ -59,14 +82,15 @@ impl Consumer {
         if self.slot.get().is_none() && self.info.current.is_exclusive() {
             let slot = OwnedSlot::open(&self.engine, core, self.cursor(), u64::MAX)?;
             // Slots are opened under the core, so no other thread has opened one meanwhile.
-            let _ = self.slot.set(slot);
+            let _ = self.slot.slot.set(slot);
         }
         Ok(self.slot.get())
     }
 
     /// The same consumer without a slot, for callers that only read. They do not keep the slot open.
     pub fn without_slot(&self) -> Arc<Consumer> {
-        Arc::new(Consumer { slot: SharedSlot::default(), ..self.clone() })
+        let slot = Shared::told_as(&self.slot, OnceLock::new());
+        Arc::new(Consumer { slot, ..self.clone() })
     }
 
     /// A new consumer that holds at most `prefetch` deliveries.
@@ -80,7 +104,8 @@ impl Consumer {
         let mut core = self.committer().lock_open("open a consumer")?;
         let slot = OwnedSlot::open(&self.engine, &mut core, self.cursor(), prefetch)?;
         drop(core);
-        Ok(Consumer { slot: Arc::new(OnceLock::from(slot)), ..self.clone() })
+        let slot = Shared::told_as(&self.slot, OnceLock::from(slot));
+        Ok(Consumer { slot, ..self.clone() })
     }
 
     /// Whether this consumer is the one that receives.

@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use super::{
     Core,
-    waiters::{Arrivals, Fresh, Receivers, WatchedLog},
+    waiters::{Arrivals, Fresh, Receivers, Visibility, WatchedLog},
 };
 use crate::{
     audit,
@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     format::entity::Entity,
     ids::{CursorId, EntityId, LogId, Lsn, Offset},
-    store::{Batch, BatchArrivals},
+    store::Batch,
     stream::recent::Recent,
 };
 
@@ -46,7 +46,7 @@ impl Core {
                 watch: shared.clone().unwrap_or_default(),
                 receivers,
                 partition,
-                fresh: 0,
+                place: 0,
             });
             shared.get_or_insert_with(|| Arc::clone(&watched.watch));
         }
@@ -141,27 +141,20 @@ impl Core {
 
     /// Begins a sync: takes the messages that the sync makes visible. A consumer that is opened meanwhile may wait for
     /// messages of a log that nobody watched.
-    pub fn begin_visibility(&mut self) -> (Vec<Fresh>, Vec<BatchArrivals>) {
-        let Arrivals { watches, touched, unwatched, batches, .. } = &mut self.arrivals;
-        let mut fresh = Vec::with_capacity(touched.len() + unwatched.len());
-        fresh.extend(mem::take(unwatched).into_iter().map(|log| {
-            audit::step();
-            Fresh { log, messages: usize::MAX }
-        }));
-        for log in mem::take(touched) {
-            audit::step();
-            if let Some(watched) = watches.get_mut(&log) {
-                fresh.push(Fresh { log, messages: mem::take(&mut watched.fresh) });
-            }
+    pub fn begin_visibility(&mut self) -> Visibility {
+        let Arrivals { touched, unwatched, batches, .. } = &mut self.arrivals;
+        Visibility {
+            touched: mem::take(touched),
+            unwatched: mem::take(unwatched),
+            batches: mem::take(batches),
         }
-        (fresh, mem::take(batches))
     }
 
-    /// Ends a sync: wakes the waiters of the messages that the sync made visible.
-    pub fn finish_visibility(&mut self, fresh: Vec<Fresh>) {
+    /// Wakes the waiters of messages that a sync made visible.
+    pub fn wake_fresh(&mut self, fresh: &[Fresh]) {
         for Fresh { log, messages } in fresh {
             audit::step();
-            self.wake_some(log, messages);
+            self.wake_some(*log, *messages);
         }
     }
 

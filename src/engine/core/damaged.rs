@@ -45,9 +45,9 @@ impl Damaged {
         self.passed.max(floor)
     }
 
-    /// Passes over a damaged message in front of all others: it does not count as the oldest.
-    pub(super) fn pass(&mut self, offset: Offset) {
-        self.passed = self.passed.max(offset.next());
+    /// Passes over damaged messages in front of all others: they do not count as the oldest.
+    pub(super) fn pass_up_to(&mut self, end: Offset) {
+        self.passed = self.passed.max(end);
     }
 
     /// Forgets a message that was deleted. Returns whether it was set aside.

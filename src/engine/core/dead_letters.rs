@@ -3,8 +3,11 @@
 
 use super::consumption::Origin;
 use crate::{
-    format::{entity::DeadLetters, note::DeadLetter},
-    ids::{LogId, Now},
+    format::{
+        entity::DeadLetters,
+        note::{DeadLetter, UndatedNote},
+    },
+    ids::{LogId, Now, Timestamp},
     message::Message,
     store::Stored,
 };
@@ -31,38 +34,46 @@ pub struct DeadMessage<'a> {
     pub reason: &'a str,
 }
 
-/// A message in the form in which it arrives in the dead-letter queue.
+/// A message that is about to arrive in the dead-letter queue.
 #[derive(Clone, Debug)]
 pub struct Letter<'a> {
     pub log: LogId,
-    pub message: Message<'a>,
+    /// The message without a note.
+    message: Message<'a>,
+    note: UndatedNote,
 }
 
 impl Letter<'_> {
     pub fn into_owned(self) -> Letter<'static> {
-        Letter { log: self.log, message: self.message.into_owned() }
+        Letter { log: self.log, message: self.message.into_owned(), note: self.note }
+    }
+
+    /// The message in the form in which it arrives: with a note on its origin, its reason and the time. The commit that
+    /// moves it asks for it: the clock may have been set since the letter was written.
+    pub fn dated(&self, now: Now) -> Message<'_> {
+        let note = self.note.encode(now.stamp, now.time_to_live_start(now.stamp));
+        Message::from(&self.message).noting(note)
     }
 }
 
 impl<'a> DeadMessage<'a> {
-    /// The message for the dead-letter queue: the original with a note on its origin and its reason.
-    pub fn letter(&self, from: &Origin, to: DeadLetters, now: Now) -> Letter<'a> {
+    /// The letter for the dead-letter queue.
+    pub fn letter(&self, from: &Origin, to: DeadLetters) -> Letter<'a> {
         let DeadMessage { stored, attempts, priority, reason } = *self;
         let note = DeadLetter {
             reason: cut(reason).to_owned(),
             origin: from.name.to_string(),
             offset: stored.offset,
             attempts,
-            died: now.stamp,
+            died: Timestamp(0),
             is_of_subscription: from.is_subscription,
             first: None,
             topic_bytes: None,
         };
         let message = Message::borrowed(stored.payload(), stored.key(), stored.headers())
             .timestamp(stored.timestamp())
-            .noting(note.encode(now.time_to_live_start(now.stamp), stored.headers()))
             .priority(priority);
-        Letter { log: to.queue.log(0), message }
+        Letter { log: to.queue.log(0), message, note: note.undated(stored.headers()) }
     }
 }
 

@@ -421,8 +421,8 @@ impl super::waiters::Arrivals {
     fn let_go(&mut self, log: LogId) {
         let watched = self.watches.get(&log);
         let is_unused = |it: &&super::waiters::WatchedLog| {
-            // With `fresh` messages, a sync is to come that wakes the consumers of a later handle.
-            it.fresh == 0 && it.partition.is_none() && Arc::strong_count(&it.watch) == 1
+            // With fresh messages, a sync is to come that wakes the consumers of a later handle.
+            !self.is_touched(log, it) && it.partition.is_none() && Arc::strong_count(&it.watch) == 1
         };
         if watched.filter(is_unused).is_some() {
             self.watches.remove(&log);

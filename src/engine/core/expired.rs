@@ -67,7 +67,7 @@ impl Core {
             if let Some(to) = owner.dead_letters {
                 let (attempts, priority) = (acks.attempts(offset), acks.priority(offset));
                 let dead = DeadMessage { stored, attempts, priority, reason: EXPIRED };
-                letters.push(dead.letter(&owner.origin, to, now));
+                letters.push(dead.letter(&owner.origin, to));
             }
         }
         let was_spilled = offsets.iter().any(|offset| acks.is_spilled(*offset));
@@ -77,9 +77,10 @@ impl Core {
         }
         let removed = self.removals(cursor, &offsets)?;
         let mut ops = vec![Op::Ack { cursor, offsets: &offsets }];
-        ops.extend(letters.iter().map(|letter| Op::Append {
-            log: letter.log,
-            messages: slice::from_ref(&letter.message),
+        let dated: Vec<_> = letters.iter().map(|letter| (letter.log, letter.dated(now))).collect();
+        ops.extend(dated.iter().map(|(log, message)| Op::Append {
+            log: *log,
+            messages: slice::from_ref(message),
             delay_ms: 0,
         }));
         if seeded!(SweptLettersAreNotAcked) && ops.len() > 1 {

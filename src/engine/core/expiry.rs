@@ -43,8 +43,19 @@ impl Core {
         if acks.is_acked(failed.offset) {
             return Ok(Disposition::Gone);
         }
-        let tried = acks.attempts(failed.offset);
+        let mut tried = acks.attempts(failed.offset);
+        let counts_first = self.consumption(cursor)?.rules.retry.counts_first();
+        if !counts_first && self.was_counted_first(cursor) && tried == failed.attempt {
+            // It was counted when it began, under settings that have changed since.
+            tried = tried.saturating_sub(1);
+        }
         Ok(failed.disposition(&self.consumption(cursor)?.rules.retry, tried, now, chance))
+    }
+
+    /// Whether messages of a cursor may be on lease whose attempts were counted when they began: by its settings, or by those
+    /// that it had before.
+    pub(super) fn was_counted_first(&self, cursor: CursorId) -> bool {
+        self.consumers.get(&cursor).is_some_and(Consumption::has_counted_first)
     }
 
     /// Ends the lease of a dropped delivery. A later commit counts the failure.
@@ -171,8 +182,7 @@ impl Core {
         } else {
             consumption.deliveries.take_back(offset, acks);
             let log = consumption.info.log;
-            // It was counted when it began, perhaps under settings that have changed since.
-            if attempt > 0 && acks.attempts(offset) == attempt {
+            if consumption.has_counted_first() && attempt > 0 && acks.attempts(offset) == attempt {
                 let counted = Counted { attempts: attempt - 1, due: Due::NOW };
                 self.failures.count_later(MessageId { cursor, offset }, counted);
             }

@@ -17,8 +17,9 @@ use crate::{
         disposition::{Disposition, FailedDelivery},
     },
     error::{Error, Result},
-    ids::{CursorId, Due, Now, Offset},
+    ids::{CursorId, Due, LogId, Now, Offset},
     journal::Urgency,
+    message::Message,
     store::Op,
 };
 
@@ -113,7 +114,7 @@ enum Ending {
 pub struct SettlementPlan<'s> {
     deferred: Vec<Op<'static>>,
     acks: BTreeMap<CursorId, Vec<Offset>>,
-    letters: Vec<&'s Letter<'s>>,
+    letters: Vec<(LogId, Message<'s>)>,
     endings: Vec<Ending>,
 }
 
@@ -142,9 +143,9 @@ impl SettlementPlan<'_> {
 
     /// Adds the operations for messages that arrive in dead-letter queues.
     pub fn put_letters<'o>(&'o self, ops: &mut Vec<Op<'o>>) {
-        ops.extend(self.letters.iter().map(|letter| Op::Append {
-            log: letter.log,
-            messages: slice::from_ref(&letter.message),
+        ops.extend(self.letters.iter().map(|(log, message)| Op::Append {
+            log: *log,
+            messages: slice::from_ref(message),
             delay_ms: 0,
         }));
     }
@@ -208,7 +209,7 @@ impl Core {
                 return Ok(Ending::Gone { has_failed: *has_failed });
             }
             Settling::Nack { letter: Some(letter), .. } => {
-                plan.letters.push(letter);
+                plan.letters.push((letter.log, letter.dated(self.clock.now())));
                 Ending::Dead { has_failed: true }
             }
             Settling::Nack { delay, letter: None } => {
@@ -228,7 +229,7 @@ impl Core {
                 return Ok(Ending::Release { due });
             }
             Settling::DeadLetter { letter, has_failed } => {
-                plan.letters.push(letter);
+                plan.letters.push((letter.log, letter.dated(self.clock.now())));
                 Ending::Dead { has_failed: *has_failed }
             }
             Settling::Drop => Ending::Expired,
@@ -246,8 +247,7 @@ impl Core {
         plan: &mut SettlementPlan<'_>,
     ) {
         let tried = self.store.acks(cursor).map_or(0, |acks| acks.attempts(offset));
-        // It was counted when it began, perhaps under settings that have changed since.
-        if attempt > 0 && tried == attempt {
+        if self.was_counted_first(cursor) && attempt > 0 && tried == attempt {
             let (attempts, due, urgency) = (attempt - 1, Due::NOW, Urgency::Freeing);
             plan.deferred.push(Op::Defer { cursor, offset, attempts, due, urgency });
         }

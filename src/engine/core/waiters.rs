@@ -15,14 +15,17 @@ use crate::{
     stream::recent::Recent,
 };
 
+/// Logs whose waiters are woken in one hold of the core.
+pub const LOGS_AT_ONCE: usize = 256;
+
 /// Where consumers wait for messages of each log.
 #[derive(Debug)]
 pub struct Arrivals {
     pub(super) watches: IdMap<LogId, WatchedLog>,
     /// Which partitions got records last, for each stream that has several.
     pub(super) recent: IdMap<EntityId, Recent>,
-    /// Logs whose new messages become visible with the next sync.
-    pub(super) touched: Vec<LogId>,
+    /// Messages that become visible with the next sync.
+    pub(super) touched: Vec<Fresh>,
     /// The messages of batches that become visible with the next sync.
     pub(super) batches: Vec<BatchArrivals>,
     /// Logs that nobody watched when messages came that become visible with the next sync.
@@ -37,8 +40,8 @@ pub struct WatchedLog {
     pub receivers: Receivers,
     /// The stream and the number of the partition, if the stream has several.
     pub partition: Option<(EntityId, u32)>,
-    /// Messages since the last sync.
-    pub fresh: usize,
+    /// Where the log stands among those that were touched since the last sync, if it does.
+    pub place: u32,
 }
 
 /// Who receives a message of a log.
@@ -85,11 +88,19 @@ impl WatchedLog {
     }
 }
 
-/// Messages that a sync makes visible.
-#[derive(Debug)]
+/// Messages of a log that a sync makes visible.
+#[derive(Clone, Copy, Debug)]
 pub struct Fresh {
     pub log: LogId,
     pub messages: usize,
+}
+
+/// What a sync makes visible.
+#[derive(Debug, Default)]
+pub struct Visibility {
+    pub touched: Vec<Fresh>,
+    pub unwatched: BTreeSet<LogId>,
+    pub batches: Vec<BatchArrivals>,
 }
 
 impl Arrivals {
@@ -106,10 +117,13 @@ impl Arrivals {
             recent.note(partition);
         }
         if self.hides_unsynced {
-            if watched.fresh == 0 {
-                self.touched.push(log);
+            match self.touched.get_mut(watched.place as usize) {
+                Some(fresh) if fresh.log == log => fresh.messages += messages,
+                _ => {
+                    watched.place = self.touched.len() as u32;
+                    self.touched.push(Fresh { log, messages });
+                }
             }
-            watched.fresh += messages;
         } else {
             watched.wake(effects, messages);
         }
@@ -122,10 +136,15 @@ impl Arrivals {
         }
     }
 
+    /// Whether messages of a log become visible with the next sync.
+    pub(super) fn is_touched(&self, log: LogId, watched: &WatchedLog) -> bool {
+        self.touched.get(watched.place as usize).is_some_and(|it| it.log == log)
+    }
+
     /// Watches a log that has no partitions beside it.
     pub(super) fn watch_one(&mut self, log: LogId, receivers: Receivers) {
-        let (watch, partition, fresh) = (Arc::default(), None, 0);
-        let watched = WatchedLog { watch, receivers, partition, fresh };
+        let (watch, partition, place) = (Arc::default(), None, 0);
+        let watched = WatchedLog { watch, receivers, partition, place };
         self.watches.entry(log).or_insert(watched);
     }
 

@@ -80,14 +80,14 @@ impl Core {
                 return Ok(false);
             };
             audit::step();
-            damaged.pass(offset);
+            damaged.pass_up_to(offset.next());
         }
         Ok(true)
     }
 
-    /// Passes over the oldest message, which could not be read because it is damaged.
-    pub fn pass_oldest(&mut self, cursor: CursorId, offset: Offset) -> Result<()> {
-        self.consumption(cursor)?.damaged.pass(offset);
+    /// Passes over the oldest messages, which are damaged, up to an offset.
+    pub fn pass_oldest(&mut self, cursor: CursorId, end: Offset) -> Result<()> {
+        self.consumption(cursor)?.damaged.pass_up_to(end);
         Ok(())
     }
 

@@ -245,19 +245,22 @@ fn notes(samples: &mut Samples) {
     let anew = TimeToLive { from: Some(NOW), ..minute };
     samples.add("note: a time to live that begins anew", anew.note().expect("it is limited"));
     let bare = Headers::new(&[]);
-    samples.add("note: a dead letter", letter.clone().encode(None, bare));
-    samples
-        .add("note: a dead letter after the clock was set", letter.clone().encode(Some(NOW), bare));
+    samples.add("note: a dead letter", letter.clone().undated(bare).encode(letter.died, None));
+    samples.add(
+        "note: a dead letter after the clock was set",
+        letter.clone().undated(bare).encode(letter.died, Some(NOW)),
+    );
     let origin = stored_origin("orders/eu", "shipping");
     let of_subscription = DeadLetter { origin, is_of_subscription: true, ..letter.clone() };
     samples.add(
         "note: a dead letter of a subscription, with slashes in its names",
-        of_subscription.encode(None, bare),
+        of_subscription.undated(bare).encode(letter.died, None),
     );
     let brief = with_note(&minute.note().expect("it is limited"));
-    let died = letter.clone().encode(None, Headers::new(&brief));
+    let died = letter.clone().undated(Headers::new(&brief)).encode(letter.died, None);
     let redriven = DeadLetter::redriven(Headers::new(&with_note(&died)), NOW).unwrap();
-    let again = letter.encode(None, Headers::new(&with_note(&redriven)));
+    let again =
+        letter.clone().undated(Headers::new(&with_note(&redriven))).encode(letter.died, None);
     samples.add("note: a dead letter with a time to live of its own", died);
     samples.add("note: a dead letter that was redriven", redriven);
     samples.add("note: a dead letter that died twice", again);

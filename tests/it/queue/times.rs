@@ -292,6 +292,39 @@ fn letters_that_move_while_the_clock_is_in_doubt_keep_their_lives() {
     }
 }
 
+/// The note of a letter says when its life begins: the commit that moves it knows, and not the call that wrote it.
+#[test]
+fn letters_that_are_written_before_the_clock_is_right_live_from_the_commit_on() {
+    for in_transaction in [false, true] {
+        let sim = Sim::new();
+        sim.engine.queue("q.dead").time_to_live(HOUR).create().unwrap();
+        let queue = sim.engine.queue("q").max_attempts(1).create().unwrap();
+        queue.send("a letter").unwrap();
+        let disk = sim.disk.clone();
+        disk.power_cut();
+        drop((queue, sim));
+        disk.set_now(Timestamp(5000));
+        let engine = open(&disk).unwrap();
+        let queue = engine.queue("q").open().unwrap();
+        let delivery = take(&queue).unwrap();
+        let mut tx = engine.transaction();
+        if in_transaction {
+            tx.nack(&delivery);
+        }
+        disk.set_now(Timestamp(NOW + 48 * HOUR_MS));
+        match in_transaction {
+            true => drop(tx.commit().unwrap()),
+            false => delivery.nack().unwrap(),
+        }
+        let dead = engine.queue("q.dead").open().unwrap();
+        disk.advance(59 * MINUTE);
+        assert_eq!(drain_unsettled(&dead), ["a letter"], "in a transaction: {in_transaction}");
+        disk.advance(2 * MINUTE);
+        assert!(take(&dead).is_none());
+        drop(engine);
+    }
+}
+
 /// What is noticed of a setting of the clock is synced within the interval, although nobody commits anything.
 #[test]
 fn a_setting_that_was_noticed_is_synced_without_a_commit() {
