@@ -331,9 +331,11 @@ fn a_setting_that_was_noticed_is_synced_without_a_commit() {
     let sim = Sim::new();
     let queue = sim.engine.queue("q").create().unwrap();
     queue.send(Message::new("a").expire_after(HOUR)).unwrap();
+    sim.disk.advance(MINUTE);
+    assert_eq!(queue.depth().unwrap(), 1);
     sim.disk.set_now(Timestamp(NOW + 2 * HOUR_MS));
     assert_eq!(queue.depth().unwrap(), 1);
-    sim.disk.advance(SECOND);
+    sim.disk.advance(Duration::from_millis(200));
     assert_eq!(queue.depth().unwrap(), 1);
     let disk = sim.disk.clone();
     disk.power_cut_with(&mut |_| 0);
