@@ -95,6 +95,13 @@ impl OldestWatch {
         is_sooner
     }
 
+    /// Has a check made at once, if one is set: even time has moved forward.
+    pub fn hurry(&mut self) {
+        if self.next_check.is_some() {
+            self.next_check = Some(Duration::ZERO);
+        }
+    }
+
     /// Takes the check that is due. Returns whether there is one; the caller runs it.
     pub fn take_check(&mut self, now: Duration) -> bool {
         self.next_check.take_if(|at| *at <= now).is_some()

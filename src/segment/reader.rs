@@ -1,6 +1,7 @@
 //! Reads segments: finds the block, verifies it, finds the record.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -71,8 +72,11 @@ impl SegmentReader {
         let failed = |error| unreadable(error, &path, 0);
         let file = segments.disk.open(&path, Open::Existing).map_err(failed)?;
         let header = segments.header(state);
-        let mut found = [0; SEGMENT_HEADER_BYTES as usize];
-        read_exact_at(&*file, 0, &mut found).map_err(failed)?;
+        let read = |at, len: usize| {
+            let mut bytes = vec![0; len];
+            read_exact_at(&*file, at, &mut bytes).map(|()| bytes)
+        };
+        let found = surely(read, 0, SEGMENT_HEADER_BYTES as usize, state.bytes, &path)?;
         let found = SegmentHeader::decode(&found).map_err(|what| damaged(what, &path, 0))?;
         if found != header {
             let what = "a segment that belongs elsewhere";
@@ -128,8 +132,9 @@ impl SegmentReader {
     /// Reads and verifies a block.
     pub fn block(&self, index: usize) -> Result<Block> {
         let entry = &self.table[index];
-        let bytes = self.bytes.window().slice(entry.position, entry.length as usize);
-        let bytes = bytes.map_err(|error| unreadable(error, &self.path, entry.position))?;
+        let (window, len) = (self.bytes.window(), entry.length as usize);
+        let end = self.table.last().map_or(0, |last| last.position + u64::from(last.length));
+        let bytes = surely(|at, len| window.slice(at, len), entry.position, len, end, &self.path)?;
         let verified = BlockHeader::decode(&bytes, entry.position, self.seed).and_then(|header| {
             if header.kind != BlockKind::Records
                 || header.block_len() != u64::from(entry.length)
@@ -150,11 +155,38 @@ impl SegmentReader {
     }
 }
 
+/// The error of a device that cannot read.
+const EIO: i32 = 5;
+
+/// Reads a part of a segment that ends at `end`. What a device cannot read may come back: the read is tried once more. If the
+/// device then reads the file's first or last byte, some sectors are broken. That is damage, and nobody waits for it. If it
+/// does not, the device fails as a whole, which may pass.
+fn surely<T>(
+    read: impl Fn(u64, usize) -> io::Result<T>,
+    position: u64,
+    len: usize,
+    end: u64,
+    path: &Path,
+) -> Result<T> {
+    let is_broken = |error: &io::Error| error.raw_os_error() == Some(EIO);
+    let read_again = match read(position, len) {
+        Err(error) if is_broken(&error) => read(position, len),
+        read => read,
+    };
+    read_again.map_err(|error| {
+        if is_broken(&error) && (read(0, 1).is_ok() || read(end.saturating_sub(1), 1).is_ok()) {
+            let what = "the device cannot read a part of a segment";
+            return Error::corrupt(what, path, position).because(error);
+        }
+        unreadable(error, path, position)
+    })
+}
+
 /// Turns an error of the system into one of ours, for a file that the metalog refers to.
-pub fn unreadable(error: std::io::Error, path: &Path, position: u64) -> Error {
+pub fn unreadable(error: io::Error, path: &Path, position: u64) -> Error {
     let what = match error.kind() {
-        std::io::ErrorKind::NotFound => "a segment is missing",
-        std::io::ErrorKind::UnexpectedEof => "a segment ends too early",
+        io::ErrorKind::NotFound => "a segment is missing",
+        io::ErrorKind::UnexpectedEof => "a segment ends too early",
         _ => return Error::io(error, "a segment cannot be read", path).at(position),
     };
     Error::corrupt(what, path, position).because(error)
@@ -197,8 +229,8 @@ fn walk_blocks(
     let mut table: Vec<TableEntry> = Vec::new();
     let mut position = state.blocks_at();
     while position < state.bytes {
-        let bytes = window.slice(position, BLOCK_HEADER_BYTES);
-        let bytes = bytes.map_err(|error| unreadable(error, path, position))?;
+        let read = |at, len| window.slice(at, len);
+        let bytes = surely(read, position, BLOCK_HEADER_BYTES, state.bytes, path)?;
         let header = BlockHeader::decode(&bytes, position, seed);
         let header = header.map_err(|what| damaged(what, path, position))?;
         let before = table.last();

@@ -171,6 +171,11 @@ impl Store {
         std::mem::take(&mut self.state.freed)
     }
 
+    /// Whether a log is that of a stream: its messages stay, and do not expire.
+    pub fn keeps_acked(&self, log: LogId) -> bool {
+        self.state.logs.get(&log).is_some_and(|log| log.keeps_acked)
+    }
+
     /// The ack cursors over a log.
     pub fn cursors_over(&self, log: LogId) -> &[CursorId] {
         self.state.logs.get(&log).map_or(&[], |log| &log.cursors)

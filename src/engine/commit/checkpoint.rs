@@ -102,7 +102,12 @@ impl Committer {
         }
         if made.is_ok() {
             // A full journal may have had no space for the clocks.
-            self.lock("checkpoint").keep_clock(self.now());
+            let mut core = self.lock("checkpoint");
+            let before = core.store.journal.tail();
+            core.keep_clock(self.now());
+            if core.store.journal.tail() != before {
+                self.sync_soon();
+            }
         }
         self.make_round(false);
         made.map_err(|error| self.poison_if_fatal(error))

@@ -1,6 +1,6 @@
 //! Reads the oldest message of a cursor, and checks its age. `delivery/oldest.rs` sets the times of checks.
 
-use std::error::Error as _;
+use std::{error::Error as _, io};
 
 use super::committer::Committer;
 use crate::{
@@ -66,7 +66,9 @@ impl Committer {
 
 /// Whether an error tells of bytes that are wrong for good. A file that is missing may come back.
 fn is_rot(error: &Error) -> bool {
-    error.kind() == ErrorKind::Corrupt && error.source().is_none()
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    error.kind() == ErrorKind::Corrupt
+        && source.is_none_or(|source| source.kind() != io::ErrorKind::NotFound)
 }
 
 /// The end of the block in which a damaged message is.

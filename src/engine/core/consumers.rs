@@ -107,6 +107,16 @@ impl Consumers {
         }
     }
 
+    /// Has all ages that are watched looked at once more: even time has moved forward.
+    pub fn look_at_ages(&mut self) {
+        for (_, cursor) in &self.watched {
+            audit::step();
+            if let Some(consumption) = self.all.get_mut(cursor) {
+                consumption.oldest.hurry();
+            }
+        }
+    }
+
     /// Whether any threshold is watched.
     #[inline]
     pub fn watches(&self) -> bool {

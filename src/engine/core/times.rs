@@ -8,7 +8,7 @@ use crate::{
     audit,
     ids::{CursorId, Now},
     message::Message,
-    store::Op,
+    store::{Op, Store},
 };
 
 impl Core {
@@ -32,6 +32,10 @@ impl Core {
         let is_settled = self.clock.settle(&mut self.known_clock, now);
         let has_changed = now.set.is_some() || is_settled;
         if has_changed {
+            if is_settled {
+                // Messages have become older at once.
+                self.consumers.look_at_ages();
+            }
             self.arm_all();
             self.record_clock(now);
         }
@@ -42,7 +46,7 @@ impl Core {
     /// Otherwise the time for which the machine was off would count for it, too, once the time of day is right.
     #[inline]
     pub(super) fn ends_doubt(&self, ops: &[Op<'_>]) -> bool {
-        self.doubts_clock() && ops.iter().any(begins_durations)
+        self.doubts_clock() && ops.iter().any(|op| begins_durations(op, &self.store))
     }
 
     /// Commits operations that end the doubt. If they are refused, the doubt goes on.
@@ -102,9 +106,12 @@ impl Core {
 }
 
 /// Whether an operation sends a message, or moves one whose life begins anew: a dead letter, or one that is redriven. One
-/// that is moved as it is goes on with its times, and a block of spilled messages has none.
-fn begins_durations(op: &Op<'_>) -> bool {
-    let Op::Append { messages, .. } = op else { return false };
+/// that is moved as it is goes on with its times. A block of spilled messages has none, and neither has a record of a stream.
+fn begins_durations(op: &Op<'_>, store: &Store) -> bool {
+    let Op::Append { log, messages, .. } = op else { return false };
+    if store.keeps_acked(*log) {
+        return false;
+    }
     let begins = |message: &Message<'_>| {
         message.kept().is_none() && (!message.is_moved() || message.note().is_some())
     };

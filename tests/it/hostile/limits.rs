@@ -5,7 +5,7 @@ use std::{thread, time::Instant};
 use posthouse::{Delivery, Engine, ErrorKind, Message, Options, Overflow, sim::SimDisk};
 
 use crate::model::small_options;
-use crate::support::{HOUR, SECOND, Sim, kind, ms, one_in, take, texts};
+use crate::support::{EMFILE, HOUR, SECOND, Sim, kind, ms, one_in, take, texts};
 
 #[test]
 fn the_oldest_that_is_ready_is_dropped_before_those_that_wait() {
@@ -133,7 +133,7 @@ fn an_error_while_bytes_are_counted_is_told_and_makes_no_queue_lighter() {
     for call in (0..).step_by(one_in(3)) {
         let engine = small_options().sim(&disk).open("store").unwrap();
         let before = disk.calls();
-        disk.fail_call(before + call, 5, false);
+        disk.fail_call(before + call, EMFILE, false);
         let opened = engine.queue("q").open();
         let was_met = disk.calls() - before > call;
         disk.heal();

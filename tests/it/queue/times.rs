@@ -292,6 +292,69 @@ fn letters_that_move_while_the_clock_is_in_doubt_keep_their_lives() {
     }
 }
 
+/// The same where a checkpoint notices it.
+#[test]
+fn a_setting_that_a_checkpoint_noticed_is_synced_without_a_commit() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send(Message::new("a").expire_after(HOUR)).unwrap();
+    sim.engine.checkpoint().unwrap();
+    queue.send(Message::new("b").expire_after(HOUR)).unwrap();
+    sim.disk.advance(MINUTE);
+    assert_eq!(queue.depth().unwrap(), 2);
+    sim.disk.set_now(Timestamp(NOW + 2 * HOUR_MS));
+    sim.engine.checkpoint().unwrap();
+    sim.disk.advance(Duration::from_millis(200));
+    assert_eq!(queue.depth().unwrap(), 2);
+    let disk = sim.disk.clone();
+    disk.power_cut_with(&mut |_| 0);
+    drop((queue, sim));
+    let engine = open(&disk).unwrap();
+    assert_eq!(drain(&engine.queue("q").open().unwrap()), ["a", "b"], "no time has passed");
+}
+
+/// A record of a stream has no life. So it does not end the doubt about the clock.
+#[test]
+fn a_record_ends_no_doubt_about_the_clock() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send(Message::new("later").deliver_after(24 * HOUR)).unwrap();
+    sim.engine.stream("s").create().unwrap();
+    let disk = sim.disk.clone();
+    disk.power_cut();
+    drop((queue, sim));
+    disk.set_now(Timestamp(5000));
+    let engine = open(&disk).unwrap();
+    let (queue, stream) = (engine.queue("q").open().unwrap(), engine.stream("s").open().unwrap());
+    stream.append("a record").unwrap();
+    stream.append_batch((0..100).map(|_| "records")).unwrap();
+    disk.set_now(Timestamp(NOW + 25 * HOUR_MS));
+    assert_eq!(drain(&queue), ["later"], "the machine was off for a day");
+}
+
+/// The time for which the machine was off makes messages older at once, and their watches hear of it.
+#[test]
+fn an_age_that_the_time_off_has_raised_is_told_at_once() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    queue.send("old").unwrap();
+    let disk = sim.disk.clone();
+    disk.power_cut();
+    drop((queue, sim));
+    disk.set_now(Timestamp(NOW - HOUR_MS));
+    let engine = open(&disk).unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let call = move |alarm| tell.send(alarm).unwrap();
+    let _watch = queue.watch(posthouse::Threshold::OldestAge(HOUR), call).unwrap();
+    assert!(told.try_recv().is_err());
+    disk.set_now(Timestamp(NOW + 8 * HOUR_MS));
+    _ = queue.stats().unwrap();
+    disk.advance(SECOND);
+    _ = queue.stats().unwrap();
+    assert!(matches!(told.try_recv(), Ok(posthouse::Alarm::Raised(age)) if age >= 8 * HOUR_MS));
+}
+
 /// The note of a letter says when its life begins: the commit that moves it knows, and not the call that wrote it.
 #[test]
 fn letters_that_are_written_before_the_clock_is_right_live_from_the_commit_on() {

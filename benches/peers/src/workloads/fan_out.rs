@@ -99,7 +99,7 @@ fn lap(fan: &Fan, payloads: &mut Payloads, messages: u64) -> Result<[f64; 3]> {
     let began = Instant::now();
     let mut count = 0;
     for subscription in &fan.subscriptions {
-        count += drain_batches(&fan.engine, subscription)?;
+        count += drain_batches(subscription)?;
     }
     let delivering = count as f64 / began.elapsed().as_secs_f64();
     let fewer = (messages / fan.subscriptions.len() as u64).max(10);
@@ -124,19 +124,17 @@ fn publish(fan: &Fan, payloads: &mut Payloads, messages: u64) -> Result<f64> {
     Ok(messages as f64 / began.elapsed().as_secs_f64())
 }
 
-fn drain_batches(engine: &Engine, subscription: &Subscription) -> Result<u64> {
+fn drain_batches(subscription: &Subscription) -> Result<u64> {
     let mut count = 0;
     loop {
         let deliveries = subscription.receive_batch(BATCH, Duration::ZERO)?;
         if deliveries.is_empty() {
             return Ok(count);
         }
-        let mut transaction = engine.transaction();
         for delivery in &deliveries {
             std::hint::black_box(delivery.payload());
-            transaction.ack(delivery);
         }
-        transaction.commit()?;
+        subscription.ack_batch(&deliveries)?;
         count += deliveries.len() as u64;
     }
 }

@@ -181,13 +181,15 @@ impl ColdSide {
         let bytes = self.bytes()? as f64;
         self.resident = f64::max(self.resident, os::drop_cache(&self.dir)?);
         let store = self.able.side.open(&self.dir, Job::Replay)?;
+        let mut replay = store.replay()?;
+        replay.rewind()?;
         let read = os::in_memory(&self.dir)? - self.resident;
         if read > READ_AT_OPENING_MAX {
             let what = format!("opening it, which is not timed, reads {:.0}% of it", read * 100.0);
             self.failure = Some(what);
             return Ok(());
         }
-        let (rate, _) = timed(&mut *store.replay()?, self.records)?;
+        let (rate, _) = timed(&mut *replay, self.records)?;
         self.rates.push(rate / self.records as f64 * bytes);
         Ok(())
     }
