@@ -115,10 +115,10 @@ impl Lanes {
         self.0.values().map(move |lane| lane.returned.due_in(range))
     }
 
-    /// Removes a released message. Returns whether it was there.
-    pub fn remove_released(&mut self, offset: Offset, priority: u8) -> bool {
+    /// Removes a message that was released or has come due. Returns whether it was there.
+    pub fn remove_returned(&mut self, offset: Offset, priority: u8) -> bool {
         let lane = self.0.get_mut(&priority);
-        let was_there = lane.is_some_and(|lane| lane.returned.remove_released(offset));
+        let was_there = lane.is_some_and(|lane| lane.returned.forget(offset));
         self.retain_full();
         was_there
     }

@@ -344,16 +344,16 @@ impl Deliveries {
         }
     }
 
-    /// Leases a released message. `None` if it is not among the released ones.
-    pub fn lease_released(
+    /// Leases a message that was released or has come due. `None` if it is not among those.
+    pub fn lease_returned(
         &mut self,
         offset: Offset,
         deadline: Duration,
         acked: &impl Acked,
     ) -> Option<LeaseKey> {
         let was_there = match acked.priority(offset) {
-            0 => self.returned.remove_released(offset),
-            priority => self.lanes.remove_released(offset, priority),
+            0 => self.returned.forget(offset),
+            priority => self.lanes.remove_returned(offset, priority),
         };
         was_there.then(|| self.leases.grant(offset, deadline))
     }

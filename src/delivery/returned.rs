@@ -68,11 +68,6 @@ impl Returned {
         self.released.contains(offset.0) || self.numbers.contains_key(&offset)
     }
 
-    /// Removes a released message. Returns whether it was there.
-    pub fn remove_released(&mut self, offset: Offset) -> bool {
-        self.released.remove(offset.0)
-    }
-
     /// Removes a deleted message. Returns whether it was there.
     pub fn forget(&mut self, offset: Offset) -> bool {
         let number = self.numbers.remove(&offset);

@@ -295,3 +295,38 @@ fn a_reserve_that_cannot_grow_is_kept() {
         end: End::Acked,
     });
 }
+
+/// The last attempt of a message has failed, and the disk has no space for its letter. Once it has, the engine moves it, though
+/// nobody receives from the queue.
+#[test]
+fn letters_that_found_no_space_move_without_a_receiver() {
+    for priority in [0, 5] {
+        let disk = SimDisk::new(3);
+        let engine = small_options().sim(&disk).open("store").unwrap();
+        let dead = engine.queue("q.dead").create().unwrap();
+        let queue = engine.queue("q").max_attempts(1).create().unwrap();
+        for n in 0..3_u8 {
+            queue.send(posthouse::Message::new(vec![n; 6000]).priority(priority)).unwrap();
+        }
+        let held: Vec<_> = (0..3).map(|_| queue.try_receive().unwrap().unwrap()).collect();
+        held.iter().for_each(|it| assert_eq!(it.payload().len(), 6000));
+        let filler = engine.queue("filler").create().unwrap();
+        disk.set_capacity(Some(disk.bytes_used()));
+        while filler.send(vec![9; 1000]).is_ok() {}
+        while filler.send(vec![9; 10]).is_ok() {}
+        drop(held);
+        let second = std::time::Duration::from_secs(1);
+        for _ in 0..3 {
+            disk.advance(second);
+            assert_eq!(dead.depth().unwrap() + queue.depth().unwrap(), 3);
+        }
+        assert!(queue.depth().unwrap() > 0, "there was space for all letters");
+        disk.set_capacity(None);
+        // The longer there was no space, the later they are tried again.
+        for _ in 0..120 {
+            disk.advance(second);
+            _ = dead.stats().unwrap();
+        }
+        assert_eq!((dead.depth().unwrap(), queue.depth().unwrap()), (3, 0), "{priority}");
+    }
+}

@@ -126,6 +126,8 @@ impl Committer {
         }
         let core = self.lock(OPERATION);
         let core = if core.has_failures() { self.count_failures(OPERATION, core) } else { core };
+        let mut core = core;
+        core.take_unmoved(now);
         let has_exhausted = core.has_exhausted();
         drop(core);
         if has_exhausted {

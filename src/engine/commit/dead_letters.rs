@@ -48,9 +48,12 @@ impl Committer {
             core.put_back(settlement.cursor, settlement.key);
             return Err(error);
         }
-        let due =
-            core.even(self.elapsed().saturating_add(self.lack.wait_of_unmoved(self.elapsed())));
-        let due = Due::even(due);
+        let now = self.elapsed();
+        let later = now.saturating_add(self.lack.wait_of_unmoved(now));
+        let due = Due::even(core.even(later));
+        if matches!(settlement.how, Settling::DeadLetter { .. }) {
+            core.move_later(settlement.cursor, settlement.key, later);
+        }
         core.release(settlement.cursor, settlement.key, due);
         drop(core);
         match error.kind() {
@@ -67,6 +70,7 @@ impl Committer {
     /// consumers that lease the others move them.
     pub fn move_exhausted(&self, most: usize) -> bool {
         let operation = "move to the dead letters";
+        self.lock(operation).take_unmoved(self.elapsed());
         for _ in 0..most {
             let mut core = self.lock(operation);
             if self.check_open(&core).is_err() {

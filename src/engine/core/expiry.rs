@@ -1,7 +1,7 @@
 //! Deliveries that end without a settlement: a lease runs out, or a delivery is dropped. Delayed messages come
 //! due here, too. Failures are collected, and many are counted in one commit.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 use super::{
     Core,
@@ -259,6 +259,27 @@ impl Core {
         }
     }
 
+    /// Has a message on lease that could not be moved to the dead letters moved at a later time. The caller has it wait so
+    /// long, so that a timer comes then.
+    pub fn move_later(&mut self, cursor: CursorId, key: LeaseKey, at: Duration) {
+        let consumption = self.consumers.get(&cursor);
+        let offset = consumption.and_then(|it| it.deliveries.held(key, Duration::ZERO));
+        let message = offset.map(|offset| Reverse((at, MessageId { cursor, offset })));
+        self.failures.unmoved.extend(message);
+    }
+
+    /// Has the messages moved whose time has come.
+    pub fn take_unmoved(&mut self, elapsed: Duration) {
+        let unmoved = &mut self.failures.unmoved;
+        while let Some(Reverse((_, message))) =
+            unmoved.peek().copied().filter(|Reverse((at, _))| *at <= elapsed)
+        {
+            audit::step();
+            unmoved.pop();
+            self.failures.exhausted.push_back(message);
+        }
+    }
+
     pub fn has_exhausted(&self) -> bool {
         !self.failures.exhausted.is_empty()
     }
@@ -276,7 +297,7 @@ impl Core {
         let dead_letters = consumption.rules.retry.dead_letters_after(attempts)?;
         let deadline = elapsed.saturating_add(MOVING);
         let acks = self.store.acks(cursor)?;
-        let key = consumption.deliveries.lease_released(offset, deadline, acks)?;
+        let key = consumption.deliveries.lease_returned(offset, deadline, acks)?;
         match self.store.locate(consumption.info.log, offset) {
             Ok(source) => Some(Exhausted { key, source, attempts, dead_letters }),
             Err(_) => {

@@ -1,6 +1,10 @@
 //! Deliveries that ended without a settlement and are not counted yet.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+    time::Duration,
+};
 
 use crate::{
     delivery::LeaseKey,
@@ -18,6 +22,8 @@ pub struct Failures {
     pub(super) begun: Vec<Begun>,
     /// Messages whose last attempt failed: they are to move to the dead letters.
     pub(super) exhausted: VecDeque<MessageId>,
+    /// Such messages that could not be moved, each with the time from which on it is tried again.
+    pub(super) unmoved: BinaryHeap<Reverse<(Duration, MessageId)>>,
     pub(super) chance: Chance,
 }
 
@@ -65,6 +71,7 @@ impl Failures {
             uncounted: BTreeMap::new(),
             begun: Vec::new(),
             exhausted: VecDeque::new(),
+            unmoved: BinaryHeap::new(),
             chance: Chance(chance | 1),
         }
     }
