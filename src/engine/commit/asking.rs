@@ -100,6 +100,11 @@ impl<F> Asked<F> {
         }
     }
 
+    /// Whether the call awaits space in the journal, and not that something happens.
+    fn awaits_journal(&self) -> bool {
+        self.space.as_ref().is_some_and(SpaceWait::is_for_journal)
+    }
+
     /// Looks for room in a full queue until it is dropped.
     pub fn patient(self) -> Asked<F> {
         Asked { looked: None, ..self }
@@ -179,17 +184,20 @@ pub async fn committed<T: Unpin>(
     done
 }
 
-/// Awaits a future for at most `time`. `None` if the time is over.
-pub async fn within<T>(
+/// Awaits a call for at most `time`. `None` if the time is over. It is not over while the call awaits space in the journal, as
+/// with a thread.
+pub async fn within<T, F: FnMut() -> Result<Attempt<T>> + Unpin>(
     committer: &Arc<Committer>,
     time: Duration,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    let mut future = std::pin::pin!(future);
+    mut call: Asked<F>,
+) -> Option<Result<T>> {
     let mut sleep = std::pin::pin!(None);
     std::future::poll_fn(|context| {
-        if let Poll::Ready(value) = future.as_mut().poll(context) {
+        if let Poll::Ready(value) = Pin::new(&mut call).poll(context) {
             return Poll::Ready(Some(value));
+        }
+        if call.awaits_journal() {
+            return Poll::Pending;
         }
         if sleep.is_none() {
             sleep.set(Some(Sleep::lasting(committer, time)));

@@ -102,6 +102,11 @@ impl Space {
 }
 
 impl SpaceWait {
+    /// Whether the space is that of the journal, and not room in a full queue.
+    pub fn is_for_journal(&self) -> bool {
+        self.log.is_none()
+    }
+
     /// Ready when the helper has ended: with the reason if it could not make space, or else with how far it has looked for
     /// room in the queue that this task sends to.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<u64>> {

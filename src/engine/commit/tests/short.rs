@@ -376,3 +376,27 @@ fn a_receive_on_a_full_disk_waits_once_for_the_space_of_dead_letters_and_counts(
         assert_eq!(queue.depth().unwrap(), 0);
     }
 }
+
+/// The time of a send is for capacity. While the journal is short of space the call waits, as that of a thread does.
+#[test]
+fn a_send_of_a_task_that_has_time_awaits_space_in_the_journal_beyond_it() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let queue = engine.queue("q").create().unwrap();
+    let other = engine.queue("other").create().unwrap();
+    let round = fill(&disk, &engine, &other);
+    let ordinary = Shortage::Checkpoint { urgency: Urgency::Ordinary };
+    let (_wait, held) = engine.committer().space.wait(ordinary);
+    let held = held.expect("no other helper runs");
+    let mut sent = Box::pin(queue.send_within_async(vec![7; 3000], Duration::from_millis(1)));
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..3 {
+        assert!(sent.as_mut().poll(&mut context).is_pending());
+        disk.advance(Duration::from_secs(1));
+        thread::sleep(Duration::from_millis(5));
+    }
+    make_space(&engine, &round);
+    engine.committer().space.finish(ordinary, &held, Ok(0));
+    block_on(sent).expect("there is space");
+    assert_eq!(queue.depth().unwrap(), 1);
+}
