@@ -23,7 +23,7 @@ pub use opened::{OpenFiles, SharedFile};
 pub use output::{Output, Written};
 pub use packing::{Held, Packing};
 pub use parts::{FoundPart, PartsSurvey, parts_of};
-pub use reader::{Block, SegmentReader};
+pub use reader::{Block, SegmentReader, is_of_device};
 pub use survey::{Piece, SegmentSurvey, header_of};
 pub use writer::SegmentWriter;
 

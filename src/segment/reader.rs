@@ -155,8 +155,8 @@ impl SegmentReader {
     }
 }
 
-/// The error of a device that cannot read.
-const EIO: i32 = 5;
+/// The error of a device that cannot read: `EIO`, or `ERROR_CRC` on Windows.
+const BROKEN: i32 = if cfg!(windows) { 23 } else { 5 };
 
 /// Reads a part of a segment that ends at `end`. What a device cannot read may come back: the read is tried once more. If the
 /// device then reads the file's first or last byte, some sectors are broken. That is damage, and nobody waits for it. If it
@@ -168,18 +168,34 @@ fn surely<T>(
     end: u64,
     path: &Path,
 ) -> Result<T> {
-    let is_broken = |error: &io::Error| error.raw_os_error() == Some(EIO);
     let read_again = match read(position, len) {
         Err(error) if is_broken(&error) => read(position, len),
         read => read,
     };
-    read_again.map_err(|error| {
-        if is_broken(&error) && (read(0, 1).is_ok() || read(end.saturating_sub(1), 1).is_ok()) {
-            let what = "the device cannot read a part of a segment";
-            return Error::corrupt(what, path, position).because(error);
-        }
-        unreadable(error, path, position)
+    let error = match read_again {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    let reads_others =
+        is_broken(&error) && (read(0, 1).is_ok() || read(end.saturating_sub(1), 1).is_ok());
+    if !reads_others {
+        return Err(unreadable(error, path, position));
+    }
+    // It may have come back meanwhile.
+    read(position, len).map_err(|_| {
+        let what = "the device cannot read a part of a segment";
+        Error::corrupt(what, path, position).because(error)
     })
+}
+
+fn is_broken(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(BROKEN)
+}
+
+/// Whether an error says that the device could not read something. Other errors of the system say that it was not asked.
+pub fn is_of_device(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.and_then(|source| source.downcast_ref::<io::Error>()).is_some_and(is_broken)
 }
 
 /// Turns an error of the system into one of ours, for a file that the metalog refers to.

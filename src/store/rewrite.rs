@@ -14,7 +14,7 @@ use crate::{
         meta::{Place, SegmentState},
     },
     ids::{LogId, Offset, OffsetRange},
-    segment::{FoundPart, Held, Packing, SegmentReader, parts_of, skip_unreadable},
+    segment::{FoundPart, Held, Packing, SegmentReader, is_of_device, parts_of, skip_unreadable},
 };
 
 /// How many parts of a file are looked up in one access to the store.
@@ -92,7 +92,10 @@ impl Work {
             // checkpoint tries it again.
             match self.rewrite_file(shared, number) {
                 Err(error) if error.kind() == ErrorKind::DiskFull => break,
-                Err(error) if error.kind() == ErrorKind::Io => unread.push(number),
+                // A broken sector stays broken.
+                Err(error) if error.kind() == ErrorKind::Io && !is_of_device(&error) => {
+                    unread.push(number);
+                }
                 done => drop(skip_unreadable(done)?),
             }
             rewritten += 1;

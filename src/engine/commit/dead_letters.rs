@@ -1,5 +1,7 @@
 //! Moves messages to the dead letters.
 
+use std::time::Duration;
+
 use super::committer::Committer;
 use crate::{
     engine::core::{
@@ -11,6 +13,9 @@ use crate::{
     error::{ErrorKind, Result},
     ids::Due,
 };
+
+/// A message that cannot be read for the moment is tried again so much later.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 impl Committer {
     /// Settles one delivery in a commit of its own.
@@ -78,7 +83,10 @@ impl Committer {
             }
             let Some(message) = core.next_exhausted() else { return false };
             let now = self.elapsed();
-            let Some(exhausted) = core.lease_exhausted(message, now) else { continue };
+            let Some(exhausted) = core.lease_exhausted(message, now) else {
+                core.keep_unmoved(message, now);
+                continue;
+            };
             let priority =
                 core.store.acks(message.cursor).map_or(0, |it| it.priority(message.offset));
             let Ok(consumption) = core.consumption(message.cursor) else { continue };
@@ -94,8 +102,11 @@ impl Committer {
                         core.tell_later(message.cursor, error);
                         continue;
                     }
-                    // The consumer that leases this message next gets the error.
-                    core.put_back(message.cursor, key);
+                    // The consumer that leases this message next gets the error. Without one it is tried again.
+                    let later = now.saturating_add(READ_AGAIN);
+                    core.move_later(message.cursor, key, later);
+                    let due = Due::even(core.even(later));
+                    core.release(message.cursor, key, due);
                     return false;
                 }
             };

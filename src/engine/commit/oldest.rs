@@ -35,7 +35,14 @@ impl Committer {
                 return Ok(Some(known));
             }
             let log = consumption.info.log;
-            let source = core.store.locate(log, offset)?;
+            let source = match core.store.locate(log, offset) {
+                Err(error) if is_rot(&error) && passed < blocks => {
+                    passed += 1;
+                    core.pass_oldest(cursor, offset.next())?;
+                    continue;
+                }
+                located => located?,
+            };
             drop(core);
             match self.read(operation, log, offset, source.clone()) {
                 Ok(stored) => return Ok(Some(Oldest { offset, since: stored.begins() })),

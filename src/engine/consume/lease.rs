@@ -13,7 +13,7 @@ use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
     delivery::LeaseKey,
     engine::{
-        commit::patience,
+        commit::patience::{self, Past},
         core::{Core, expiry::EXPIRED_AT_ONCE, guard::CoreGuard, slots::Admittance},
         runtime::wait::Attempt,
     },
@@ -54,46 +54,47 @@ impl Consumer {
     /// Leases and reads up to `most` messages, or waits for the first. Their attempts are counted when their handling begins.
     pub(super) fn attempt(self: &Arc<Consumer>, most: usize) -> Result<Attempt<Vec<Delivery>>> {
         let (mut leased, mut all) = (Vec::new(), Vec::new());
+        let in_task = patience::is_asking();
         loop {
             if self.info.current.is_ordered() && all.is_empty() {
                 return self.attempt_each(most);
             }
-            let some = (most - all.len()).min(LEASED_AT_ONCE);
-            let count = match self.attempt_some(some, &mut leased, &mut all) {
-                Ok(Attempt::Got(count)) => count,
-                Ok(Attempt::Wait(waiting)) if all.is_empty() => return Ok(Attempt::Wait(waiting)),
-                Ok(Attempt::Wait(_)) => 0,
-                Err(error) if all.is_empty() => return Err(error),
-                Err(error) => {
-                    self.tell(&all, vec![error])?;
-                    0
-                }
+            let (before, some) = (all.len(), (most - all.len()).min(LEASED_AT_ONCE));
+            let mut attempt = || self.attempt_some(some, &mut leased, &mut all, in_task);
+            // With messages in hand the call waits for nothing.
+            let attempted = match before {
+                0 => attempt(),
+                _ => patience::ask(Past::default(), attempt).0,
             };
-            if !all.is_empty() && (count < some || all.len() == most) {
+            match attempted {
+                Ok(Attempt::Wait(waiting)) if all.is_empty() => return Ok(Attempt::Wait(waiting)),
+                Err(error) if all.is_empty() => return Err(error),
+                Err(error) => self.tell(&all, vec![error])?,
+                Ok(_) => {}
+            }
+            // Where one was not delivered, because it cannot be read or has expired, the rest is for the next call.
+            if !all.is_empty() && (all.len() - before < some || all.len() == most) {
                 return Ok(Attempt::Got(all));
             }
         }
     }
 
-    /// Leases some messages in one hold of the core, and reads them. Returns how many it has leased: some may not be
-    /// delivered. `leased` is empty before and afterwards.
+    /// Leases some messages in one hold of the core, and reads them. Some may not be delivered. `leased` is empty before and
+    /// afterwards.
     fn attempt_some(
         self: &Arc<Consumer>,
         most: usize,
         leased: &mut Vec<Leased>,
         all: &mut Vec<Delivery>,
-    ) -> Result<Attempt<usize>> {
+        in_task: bool,
+    ) -> Result<Attempt<()>> {
         let attempted = self.lease_with(|core, elapsed| match self.info.current.is_ordered() {
             // The settings have just changed.
             true => Ok(Some(())),
             false => self.lease_many(core, elapsed, most, leased),
         })?;
         Ok(match attempted {
-            Attempt::Got(()) => {
-                let count = leased.len();
-                self.read_all(leased, all)?;
-                Attempt::Got(count)
-            }
+            Attempt::Got(()) => Attempt::Got(self.read_all(leased, all, in_task)?),
             Attempt::Wait(waiting) => Attempt::Wait(waiting),
         })
     }
@@ -285,9 +286,10 @@ impl Consumer {
         self: &Arc<Consumer>,
         leased: &mut Vec<Leased>,
         deliveries: &mut Vec<Delivery>,
+        in_task: bool,
     ) -> Result<()> {
         deliveries.reserve(leased.len());
-        let (mut damage, in_task) = (Vec::new(), patience::is_asking());
+        let mut damage = Vec::new();
         let (mut leased, mut walk) = (leased.drain(..), Walk::default());
         while let Some(one) = leased.next() {
             let (offset, delivered) = (one.offset, one.delivered);

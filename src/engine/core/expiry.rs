@@ -34,6 +34,9 @@ const FAILURES_AT_ONCE: usize = EXPIRED_AT_ONCE;
 /// How long a message is on lease while it moves to the dead letters.
 const MOVING: Duration = Duration::from_secs(60);
 
+/// So many messages that could not be moved are tried again at once.
+const UNMOVED_AT_ONCE: usize = 256;
+
 impl Core {
     /// The disposition of a failed delivery.
     pub fn disposition(&mut self, cursor: CursorId, failed: FailedDelivery) -> Result<Disposition> {
@@ -264,12 +267,28 @@ impl Core {
     pub fn move_later(&mut self, cursor: CursorId, key: LeaseKey, at: Duration) {
         let consumption = self.consumers.get(&cursor);
         let offset = consumption.and_then(|it| it.deliveries.held(key, Duration::ZERO));
+        // The due time of a message is in whole milliseconds. The timer must find it here.
+        let at = Duration::from_millis(at.as_millis() as u64);
         let message = offset.map(|offset| Reverse((at, MessageId { cursor, offset })));
         self.failures.unmoved.extend(message);
     }
 
-    /// Has the messages moved whose time has come.
+    /// Keeps a message that could not be leased for moving, if it still waits: its own timer is about to come.
+    pub fn keep_unmoved(&mut self, message: MessageId, elapsed: Duration) {
+        let MessageId { cursor, offset } = message;
+        let waits = self.consumers.get(&cursor).zip(self.store.acks(cursor)).is_some_and(
+            |(consumption, acks)| {
+                consumption.deliveries.waiting_in(offset.only(), acks).next().is_some()
+            },
+        );
+        if waits {
+            self.failures.unmoved.push(Reverse((elapsed, message)));
+        }
+    }
+
+    /// Has the messages moved whose time has come, some at a time.
     pub fn take_unmoved(&mut self, elapsed: Duration) {
+        let most = self.failures.exhausted.len() + UNMOVED_AT_ONCE;
         let unmoved = &mut self.failures.unmoved;
         while let Some(Reverse((_, message))) =
             unmoved.peek().copied().filter(|Reverse((at, _))| *at <= elapsed)
@@ -277,6 +296,9 @@ impl Core {
             audit::step();
             unmoved.pop();
             self.failures.exhausted.push_back(message);
+            if self.failures.exhausted.len() == most {
+                break;
+            }
         }
     }
 

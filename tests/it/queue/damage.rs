@@ -16,7 +16,7 @@ use posthouse::{
 };
 
 use crate::model::{rot_first_record, small_options};
-use crate::support::{HOUR, MINUTE, SECOND, kind};
+use crate::support::{EMFILE, HOUR, MINUTE, SECOND, kind};
 
 const MESSAGES: u64 = 200;
 
@@ -471,4 +471,30 @@ fn batches_flow_past_unreadable_sectors() {
     }
     assert!(damaged > 0 && came > 0);
     assert_eq!((came + damaged, queue.stats().unwrap().damaged), (MESSAGES, damaged));
+}
+
+/// Some messages of a batch cannot be read for the moment. The others come at once, and the next call returns the error.
+#[test]
+fn a_batch_ends_before_messages_that_cannot_be_read_for_the_moment() {
+    for most in [16, 1000] {
+        let disk = SimDisk::new(1);
+        let engine = small_options().sim(&disk).open("store").unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        for part in 0..2_u8 {
+            (0..8).for_each(|_| _ = queue.send(vec![part; 1200]).unwrap());
+            engine.checkpoint().unwrap();
+        }
+        engine.close().unwrap();
+        let engine = small_options().sim(&disk).open("store").unwrap();
+        let queue = engine.queue("q").open().unwrap();
+        // Its segment is open from here on.
+        queue.try_receive().unwrap().unwrap().release().unwrap();
+        disk.fail_call(disk.calls(), EMFILE, true);
+        let batch = queue.receive_batch(most, Duration::ZERO).unwrap();
+        assert!((1..16).contains(&batch.len()), "{} came", batch.len());
+        assert_eq!(kind(queue.receive_batch(most, Duration::ZERO)), ErrorKind::Io);
+        disk.heal();
+        let rest = queue.receive_batch(most, Duration::ZERO).unwrap();
+        assert_eq!(batch.len() + rest.len(), 16);
+    }
 }
