@@ -125,8 +125,8 @@ impl Committer {
             timer = next;
         }
         let core = self.lock(OPERATION);
-        let core = if core.has_failures() { self.count_failures(OPERATION, core) } else { core };
-        let mut core = core;
+        let mut core =
+            if core.has_failures() { self.count_failures(OPERATION, core) } else { core };
         core.take_unmoved(now);
         let has_exhausted = core.has_exhausted();
         drop(core);

@@ -276,8 +276,7 @@ impl Consumer {
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
                     continue;
                 }
-                // The read may succeed later. Until then a later message of the key could overtake this one. If it never
-                // does, the application removes the message.
+                // The read may succeed later. Until then a later message of the key could overtake this one.
                 Err(error) => return Err(error.while_reading(&self.info.name, offset)),
             };
             if let Some(group) = key_hash(&stored) {

@@ -16,7 +16,7 @@ use posthouse::{
 };
 
 use crate::model::{rot_first_record, small_options};
-use crate::support::{EMFILE, HOUR, MINUTE, SECOND, kind};
+use crate::support::{EIO, EMFILE, HOUR, MINUTE, SECOND, kind};
 
 const MESSAGES: u64 = 200;
 
@@ -497,4 +497,34 @@ fn a_batch_ends_before_messages_that_cannot_be_read_for_the_moment() {
         let rest = queue.receive_batch(most, Duration::ZERO).unwrap();
         assert_eq!(batch.len() + rest.len(), 16);
     }
+}
+
+/// A device that fails once is asked once more. So one failed read sets nothing aside.
+#[test]
+fn one_read_that_fails_is_no_damage() {
+    let mut reads = 0;
+    for call in 0..6 {
+        let disk = SimDisk::new(1);
+        let open = || small_options().io(IoMode::Calls).sim(&disk).open("store").unwrap();
+        let engine = open();
+        (0..3).for_each(|n| _ = engine.queue("q").create().unwrap().send(padded(n)).unwrap());
+        engine.checkpoint().unwrap();
+        engine.close().unwrap();
+        let engine = open();
+        let queue = engine.queue("q").open().unwrap();
+        disk.fail_call(disk.calls() + call, EIO, false);
+        let mut came = 0;
+        for _ in 0..10 {
+            match queue.try_receive() {
+                Ok(Some(delivery)) => came += u64::from(delivery.ack().is_ok()),
+                Ok(None) => break,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Io, "call {call}: {error}"),
+            }
+        }
+        reads += u64::from(disk.failed_call() == Some("read"));
+        disk.heal();
+        assert_eq!(queue.stats().unwrap().damaged, 0, "call {call}");
+        assert!(came > 0, "call {call}");
+    }
+    assert!(reads > 0, "no read has failed");
 }

@@ -6,7 +6,7 @@ use posthouse::{Backoff, Delivery, ErrorKind, Message, Offset, Queue, Timestamp}
 
 use super::keyed;
 use crate::model::oracle::Chance;
-use crate::support::{EMFILE, MINUTE, SECOND, Sim, field, kind, one_in, take};
+use crate::support::{EIO, EMFILE, MINUTE, SECOND, Sim, field, kind, one_in, take};
 
 #[test]
 fn messages_with_one_key_come_in_order_and_one_at_a_time() {
@@ -83,7 +83,7 @@ fn the_order_of_a_key_survives_a_kill() {
 #[test]
 fn a_passing_error_at_the_first_receive_breaks_no_order() {
     let mut failures = 0;
-    for (error, for_good) in [(EMFILE, false), (EMFILE, true)] {
+    for (error, for_good) in [(EIO, false), (EMFILE, false), (EMFILE, true)] {
         for call in 0..4 {
             let mut sim = Sim::new();
             let queue = sim.engine.queue("q").ordered_by_key(true).create().unwrap();

@@ -292,7 +292,7 @@ fn letters_that_move_while_the_clock_is_in_doubt_keep_their_lives() {
     }
 }
 
-/// The same where a checkpoint notices it.
+/// What only a checkpoint has noticed of a setting of the clock is synced within the interval, too.
 #[test]
 fn a_setting_that_a_checkpoint_noticed_is_synced_without_a_commit() {
     let sim = Sim::new();
