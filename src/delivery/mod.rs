@@ -240,6 +240,7 @@ impl Deliveries {
         skew: Skew,
         (most, at_once): (u64, usize),
         acked: &impl Acked,
+        mut came_due: impl FnMut(Offset),
     ) -> usize {
         let mut count = 0;
         while count < at_once
@@ -254,6 +255,7 @@ impl Deliveries {
                 0 => self.returned.come_due(offset),
                 priority => self.lanes.returned(priority).come_due(offset),
             }
+            came_due(offset);
             count += 1;
         }
         count

@@ -95,7 +95,11 @@ impl Committer {
         if let Some(position) = self.flusher.take_mark(now) {
             threads::mark(self, position);
         }
-        let has_moved = self.run_timers(now);
+        self.run_timers(now);
+        let has_moved = self.flusher.take_move(now);
+        if has_moved {
+            self.move_exhausted(usize::MAX);
+        }
         let has_swept = self.sweep_alone(now);
         if (has_moved || has_swept) && self.config.durability == Durability::Sync {
             // Consumers see a letter once it is durable. Tasks that wait for one are woken here, and not under the locks of a
@@ -116,24 +120,18 @@ impl Committer {
         }
     }
 
-    /// Runs the timers that are due. Returns whether it has moved messages to the dead letters.
-    fn run_timers(&self, now: Duration) -> bool {
-        let Some(mut timer) = self.flusher.take_timer(now) else { return false };
+    /// Runs the timers that are due.
+    fn run_timers(&self, now: Duration) {
+        let Some(mut timer) = self.flusher.take_timer(now) else { return };
         loop {
             self.run_timer(timer, now);
             let Some(next) = self.flusher.take_timer(now) else { break };
             timer = next;
         }
         let core = self.lock(OPERATION);
-        let mut core =
-            if core.has_failures() { self.count_failures(OPERATION, core) } else { core };
-        core.take_unmoved(now);
-        let has_exhausted = core.has_exhausted();
-        drop(core);
-        if has_exhausted {
-            self.move_exhausted(usize::MAX);
+        if core.has_failures() {
+            drop(self.count_failures(OPERATION, core));
         }
-        has_exhausted
     }
 
     /// Ends leases of a cursor that run out, and releases its messages that come due: one slice. If there is more, the timer

@@ -101,6 +101,7 @@ fn flush(committer: &Committer) {
             Duty::Mark(position) => mark(committer, position),
             Duty::Timer(timer) => end_leases(committer, timer),
             Duty::Sweep => committer.checkpointer.call(),
+            Duty::Move => committer.move_exhausted(MOVED_AT_ONCE),
             Duty::Rest => let_rest(committer, &mut round),
             Duty::Wake(waker) => wake_task(waker),
             Duty::Rouse(relay) => relay.finish(),
@@ -173,9 +174,6 @@ fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     let wants_check = core.take_check(cursor, now);
     core.arm_from(cursor, now);
     committer.end_slice(core);
-    if committer.move_exhausted(MOVED_AT_ONCE) {
-        committer.lock(operation).call_mover_again(now);
-    }
     if wants_check {
         committer.check_oldest(cursor);
     }

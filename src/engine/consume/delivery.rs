@@ -289,10 +289,8 @@ impl Delivery {
                 core.give_back_uncounted(cursor, key, attempt);
             }
             core = committer.count_failures(operation, core);
-            if core.has_exhausted() && committer.flusher.has_thread() {
-                // That thread waits for space, and this one does not.
-                core.call_mover(cursor, committer.elapsed());
-            } else if core.has_exhausted() {
+            // The engine's thread waits for space, and this one does not.
+            if core.has_exhausted() && !committer.flusher.has_thread() {
                 drop(core);
                 committer.move_exhausted(usize::MAX);
             }

@@ -34,6 +34,8 @@ pub struct Effects {
     timers: Vec<Timer>,
     /// When the lives of messages are to be looked at.
     sweep_at: Option<Duration>,
+    /// When messages that wait for that are to move to the dead letters.
+    move_at: Option<Duration>,
     /// Whether a round over the cursors is to be made in some seconds.
     rest_soon: bool,
     callbacks: Vec<Callback>,
@@ -89,6 +91,12 @@ impl Effects {
         self.sweep_at = Some(self.sweep_at.map_or(at, |set| set.min(at)));
     }
 
+    /// Has messages moved to the dead letters.
+    pub fn move_at(&mut self, at: Duration) {
+        self.any = true;
+        self.move_at = Some(self.move_at.map_or(at, |set| set.min(at)));
+    }
+
     /// Has a round over the cursors made in some seconds.
     pub fn rest_soon(&mut self) {
         (self.any, self.rest_soon) = (true, true);
@@ -122,10 +130,11 @@ impl Effects {
 
     /// Runs the effects. The caller holds no lock.
     fn run(self, signal: &FlusherSignal) {
-        let Effects { any: _, wake_ups, timers, sweep_at, rest_soon, .. } = self;
+        let Effects { any: _, wake_ups, timers, sweep_at, move_at, rest_soon, .. } = self;
         let Effects { callbacks, ended, garbage, .. } = self;
         timers.into_iter().for_each(|timer| signal.set_timer(timer));
         sweep_at.into_iter().for_each(|at| signal.sweep_at(at));
+        move_at.into_iter().for_each(|at| signal.move_at(at));
         if rest_soon {
             signal.rest_soon();
         }

@@ -1,7 +1,7 @@
 //! Deliveries that end without a settlement: a lease runs out, or a delivery is dropped. Delayed messages come
 //! due here, too. Failures are collected, and many are counted in one commit.
 
-use std::{cmp::Reverse, time::Duration};
+use std::time::Duration;
 
 use super::{
     Core,
@@ -15,7 +15,6 @@ use crate::{
         Ended, Expired, LeaseKey,
         disposition::{Disposition, FailedDelivery},
     },
-    engine::runtime::signals::Timer,
     error::Result,
     ids::{CursorId, Due, Now, Offset},
     journal::Urgency,
@@ -33,9 +32,6 @@ const FAILURES_AT_ONCE: usize = EXPIRED_AT_ONCE;
 
 /// How long a message is on lease while it moves to the dead letters.
 const MOVING: Duration = Duration::from_secs(60);
-
-/// So many messages that could not be moved are tried again at once.
-const UNMOVED_AT_ONCE: usize = 256;
 
 impl Core {
     /// The disposition of a failed delivery.
@@ -205,10 +201,21 @@ impl Core {
         {
             // Messages that are still spilled may be due before those in memory.
             let most = if consumption.delay_index.has_blocks() { most } else { u64::MAX };
-            let count = consumption.deliveries.release_due(now, skew, (most, at_once), acks);
+            let (retry, mut exhausted) = (&consumption.rules.retry, Vec::new());
+            let came_due = |offset| {
+                if retry.dead_letters_after(acks.attempts(offset)).is_some() {
+                    exhausted.push(offset);
+                }
+            };
+            let limits = (most, at_once);
+            let count = consumption.deliveries.release_due(now, skew, limits, acks, came_due);
             audit::steps(count as u64);
             let log = consumption.info.log;
             self.wake_consumers(cursor, log, count);
+            // They waited as they could not be moved, or the settings have changed.
+            for offset in exhausted {
+                self.move_soon(MessageId { cursor, offset });
+            }
             return count == at_once;
         }
         false
@@ -236,69 +243,35 @@ impl Core {
                     let counted = Counted { attempts: attempt, due: Due::NOW };
                     self.failures.count_later(MessageId { cursor, offset }, counted);
                 }
-                self.failures.exhausted.push_back(MessageId { cursor, offset });
-                // A consumer that leases the message before it is moved moves it.
                 self.wake_one(cursor, log);
+                self.move_soon(MessageId { cursor, offset });
             }
             Ok(Disposition::Gone) | Err(_) => self.advance_key(cursor, offset),
         }
         self.note_returned(cursor, offset);
     }
 
-    /// Calls the engine's thread now: it moves messages to the dead letters.
-    pub fn call_mover(&mut self, cursor: CursorId, now: Duration) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor)
-            && consumption.armed.is_none_or(|armed| now < armed)
+    /// Has a message that was put back moved to the dead letters if its last attempt has failed.
+    pub(super) fn move_if_exhausted(&mut self, cursor: CursorId, offset: Option<Offset>) {
+        if let Some(offset) = offset
+            && let Some(consumption) = self.consumers.get(&cursor)
+            && let Some(acks) = self.store.acks(cursor)
+            && consumption.rules.retry.dead_letters_after(acks.attempts(offset)).is_some()
         {
-            consumption.armed = Some(now);
-            self.effects.set_timer(Timer { at: now, cursor });
+            self.move_soon(MessageId { cursor, offset });
         }
     }
 
-    /// Calls the engine's thread again, if there are more messages to move.
-    pub fn call_mover_again(&mut self, now: Duration) {
-        if let Some(message) = self.failures.exhausted.front() {
-            self.call_mover(message.cursor, now);
-        }
+    /// Has a message moved to the dead letters by the engine. A consumer that leases it before moves it itself.
+    fn move_soon(&mut self, message: MessageId) {
+        self.failures.exhausted.push(message);
+        self.effects.move_at(Duration::ZERO);
     }
 
-    /// Has a message on lease that could not be moved to the dead letters moved at a later time. The caller has it wait so
-    /// long, so that a timer comes then.
-    pub fn move_later(&mut self, cursor: CursorId, key: LeaseKey, at: Duration) {
-        let consumption = self.consumers.get(&cursor);
-        let offset = consumption.and_then(|it| it.deliveries.held(key, Duration::ZERO));
-        // The due time of a message is in whole milliseconds. The timer must find it here.
-        let at = Duration::from_millis(at.as_millis() as u64);
-        let message = offset.map(|offset| Reverse((at, MessageId { cursor, offset })));
-        self.failures.unmoved.extend(message);
-    }
-
-    /// Keeps a message that could not be leased for moving, if it still waits: its own timer is about to come.
-    pub fn keep_unmoved(&mut self, message: MessageId, elapsed: Duration) {
-        let MessageId { cursor, offset } = message;
-        let waits = self.consumers.get(&cursor).zip(self.store.acks(cursor)).is_some_and(
-            |(consumption, acks)| {
-                consumption.deliveries.waiting_in(offset.only(), acks).next().is_some()
-            },
-        );
-        if waits {
-            self.failures.unmoved.push(Reverse((elapsed, message)));
-        }
-    }
-
-    /// Has the messages moved whose time has come, some at a time.
-    pub fn take_unmoved(&mut self, elapsed: Duration) {
-        let most = self.failures.exhausted.len() + UNMOVED_AT_ONCE;
-        let unmoved = &mut self.failures.unmoved;
-        while let Some(Reverse((_, message))) =
-            unmoved.peek().copied().filter(|Reverse((at, _))| *at <= elapsed)
-        {
-            audit::step();
-            unmoved.pop();
-            self.failures.exhausted.push_back(message);
-            if self.failures.exhausted.len() == most {
-                break;
-            }
+    /// Has the messages moved that belong to the dead letters, from a time on.
+    pub fn call_mover(&mut self, at: Duration) {
+        if self.has_exhausted() {
+            self.effects.move_at(at);
         }
     }
 
@@ -308,7 +281,7 @@ impl Core {
 
     /// The next message that belongs to the dead letters because its last lease ran out.
     pub fn next_exhausted(&mut self) -> Option<MessageId> {
-        self.failures.exhausted.pop_front()
+        self.failures.exhausted.pop()
     }
 
     /// Leases a message that is to move to the dead letters. `None` if another thread moves it already.
@@ -320,13 +293,8 @@ impl Core {
         let deadline = elapsed.saturating_add(MOVING);
         let acks = self.store.acks(cursor)?;
         let key = consumption.deliveries.lease_returned(offset, deadline, acks)?;
-        match self.store.locate(consumption.info.log, offset) {
-            Ok(source) => Some(Exhausted { key, source, attempts, dead_letters }),
-            Err(_) => {
-                self.put_back(cursor, key);
-                None
-            }
-        }
+        let source = self.store.locate(consumption.info.log, offset);
+        Some(Exhausted { key, source, attempts, dead_letters })
     }
 
     #[inline]

@@ -1,13 +1,10 @@
 //! Deliveries that ended without a settlement and are not counted yet.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
     delivery::LeaseKey,
+    error::Result,
     format::entity::DeadLetters,
     ids::{CursorId, Due, Offset},
     store::Source,
@@ -21,9 +18,7 @@ pub struct Failures {
     /// Attempts whose handling has begun, and that could not be counted for lack of space.
     pub(super) begun: Vec<Begun>,
     /// Messages whose last attempt failed: they are to move to the dead letters.
-    pub(super) exhausted: VecDeque<MessageId>,
-    /// Such messages that could not be moved, each with the time from which on it is tried again.
-    pub(super) unmoved: BinaryHeap<Reverse<(Duration, MessageId)>>,
+    pub(super) exhausted: Queued,
     pub(super) chance: Chance,
 }
 
@@ -51,6 +46,31 @@ pub struct Begun {
     pub attempt: u32,
 }
 
+/// Messages in the order in which they came, each once.
+#[derive(Debug, Default)]
+pub struct Queued {
+    queue: VecDeque<MessageId>,
+    known: BTreeSet<MessageId>,
+}
+
+impl Queued {
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub fn push(&mut self, message: MessageId) {
+        if self.known.insert(message) {
+            self.queue.push_back(message);
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<MessageId> {
+        let message = self.queue.pop_front()?;
+        self.known.remove(&message);
+        Some(message)
+    }
+}
+
 /// Pseudo-random numbers for jitter (xorshift; Marsaglia, 2003).
 #[derive(Debug)]
 pub struct Chance(u64);
@@ -70,8 +90,7 @@ impl Failures {
         Failures {
             uncounted: BTreeMap::new(),
             begun: Vec::new(),
-            exhausted: VecDeque::new(),
-            unmoved: BinaryHeap::new(),
+            exhausted: Queued::default(),
             chance: Chance(chance | 1),
         }
     }
@@ -92,7 +111,24 @@ impl Failures {
 #[derive(Debug)]
 pub struct Exhausted {
     pub key: LeaseKey,
-    pub source: Source,
+    pub source: Result<Source>,
     pub attempts: u32,
     pub dead_letters: DeadLetters,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each try of a consumer on a full disk left the mover one more.
+    #[test]
+    fn a_message_is_queued_once() {
+        let message = |offset| MessageId { cursor: CursorId(1), offset: Offset(offset) };
+        let mut queued = Queued::default();
+        (0..100).for_each(|n| queued.push(message(n % 2)));
+        assert_eq!((queued.queue.len(), queued.known.len()), (2, 2));
+        assert_eq!([(); 3].map(|()| queued.pop()), [Some(message(0)), Some(message(1)), None]);
+        queued.push(message(0));
+        assert_eq!(queued.pop(), Some(message(0)));
+    }
 }

@@ -99,12 +99,16 @@ impl Core {
 
     /// Ends the lease of a message that no handler has seen. That is no failure.
     pub fn put_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        let offset = self.held(cursor, key, Duration::ZERO).ok();
         self.release(cursor, key, Due::NOW);
+        self.move_if_exhausted(cursor, offset);
     }
 
     /// Ends a lease as if it had never been granted. Its attempt was not counted.
     pub fn take_back(&mut self, cursor: CursorId, key: LeaseKey) {
+        let offset = self.held(cursor, key, Duration::ZERO).ok();
         self.give_back_uncounted(cursor, key, 0);
+        self.move_if_exhausted(cursor, offset);
     }
 
     /// Notes whether the handling of a leased message is still to begin. It does nothing where attempts are counted when

@@ -53,6 +53,8 @@ struct Agenda {
     timers: BinaryHeap<Reverse<Timer>>,
     /// When to look at the lives of messages.
     sweep_at: Option<Duration>,
+    /// When messages are to move to the dead letters.
+    move_at: Option<Duration>,
     /// When a round over the queues is made.
     rest_at: Option<Duration>,
     /// Whether such a round was asked for, and its time is not set yet.
@@ -103,6 +105,10 @@ impl Agenda {
         self.rest_at.take_if(|at| *at <= now).is_some()
     }
 
+    fn take_move(&mut self, now: Duration) -> bool {
+        self.move_at.take_if(|at| *at <= now).is_some()
+    }
+
     fn next_look(&self) -> Option<Duration> {
         let waits = !self.timers.is_empty() || self.sweep_at.is_some();
         waits.then_some(self.looked_at + LOOK)
@@ -111,8 +117,8 @@ impl Agenda {
     fn next(&self) -> Option<Duration> {
         let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
         let mark = self.mark_at.map(|(at, _)| at);
-        let all = [self.flush_at, mark, timer, self.sweep_at, self.rest_at, self.next_look()];
-        all.into_iter().flatten().min()
+        let plans = [self.sweep_at, self.move_at, self.rest_at, self.next_look()];
+        [self.flush_at, mark, timer].into_iter().chain(plans).flatten().min()
     }
 
     /// How long to wait for the next duty.
@@ -140,6 +146,8 @@ pub enum Duty {
     Timer(Timer),
     /// Has the checkpointer look at the lives of messages.
     Sweep,
+    /// Moves messages to the dead letters, some at a time.
+    Move,
     /// Makes a slice of a round over the queues and subscriptions.
     Rest,
     /// Looks at the clocks.
@@ -260,6 +268,18 @@ impl FlusherSignal {
         }
     }
 
+    /// Has messages moved to the dead letters.
+    pub fn move_at(&self, at: Duration) {
+        self.plan(at, |agenda| {
+            agenda.move_at = Some(agenda.move_at.map_or(at, |set| set.min(at)));
+        });
+    }
+
+    /// Whether messages are to be moved to the dead letters. Without a thread, calls move them.
+    pub fn take_move(&self, now: Duration) -> bool {
+        self.agenda.lock().take_move(now)
+    }
+
     /// Has a round over the queues and subscriptions made after [`REST_AFTER`].
     pub fn rest_soon(&self) {
         self.plan(Duration::ZERO, |agenda| agenda.rest_soon = true);
@@ -359,6 +379,10 @@ impl FlusherSignal {
             if let Some(position) = self.take_mark_of(&mut agenda, now) {
                 return Duty::Mark(position);
             }
+            // Timers and moves may be many, and each is followed by the next.
+            if let Some(sleeper) = agenda.take_sleeper(&stopwatch) {
+                return Duty::Wake(sleeper);
+            }
             if let Some(timer) = agenda.take_timer(now) {
                 return Duty::Timer(timer);
             }
@@ -368,8 +392,8 @@ impl FlusherSignal {
             if agenda.take_rest(now) {
                 return Duty::Rest;
             }
-            if let Some(sleeper) = agenda.take_sleeper(&stopwatch) {
-                return Duty::Wake(sleeper);
+            if agenda.take_move(now) {
+                return Duty::Move;
             }
             agenda = match agenda.wait_for(now, &stopwatch) {
                 // The clock moves once a tick, so after a shorter sleep it would show the same time.

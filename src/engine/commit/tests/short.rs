@@ -205,6 +205,39 @@ fn a_dropped_last_attempt_becomes_a_letter_once_there_is_space() {
     await_value((0, 1), || (queue.depth().unwrap(), dead.depth().unwrap()));
 }
 
+/// The mover's next try was bound to the queue of the first letter. When that was deleted, nothing called it for the others.
+#[test]
+fn letters_of_a_deleted_queue_do_not_hold_up_those_of_others() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, config());
+    let [gone, queue] = ["gone", "q"]
+        .map(|name| engine.queue(name).max_attempts(1).dead_letter_queue("dead").create().unwrap());
+    let other = engine.queue("other").create().unwrap();
+    gone.send_batch((0..200).map(|n| n.to_string())).unwrap();
+    queue.send_batch(["a", "b"]).unwrap();
+    let mut held = gone.receive_batch(200, Duration::ZERO).unwrap();
+    assert_eq!(held.len(), 200);
+    held.extend(queue.receive_batch(2, Duration::ZERO).unwrap());
+    held.iter().for_each(|it| assert!(!it.payload().is_empty(), "its handling begins"));
+    let round = fill_disk(&disk, &engine, &other);
+    drop(held);
+    // The mover has tried all that it tries at once.
+    for _ in 0..20 {
+        disk.advance(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(5));
+    }
+    disk.set_capacity(None);
+    engine.queue("gone").delete().unwrap();
+    make_space(&engine, &round);
+    let dead = engine.queue("dead").open().unwrap();
+    await_value((0, 2), || {
+        disk.advance(Duration::from_secs(1));
+        let left = queue.browse().unwrap().count();
+        let letters = dead.browse().unwrap().map(|it| it.unwrap().payload().to_vec());
+        (left, letters.filter(|payload| payload == b"a" || payload == b"b").count())
+    });
+}
+
 /// The attempt is the last one, and the disk was full when it was to be counted.
 #[test]
 fn a_last_attempt_that_was_not_counted_becomes_a_letter_once_there_is_space() {
