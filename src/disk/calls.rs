@@ -81,6 +81,10 @@ impl Window for CallsWindow {
         self.late_slice(at, len)?.get()
     }
 
+    fn forget_cached(&self, at: u64, len: u64) {
+        self.file.forget_cached(at, len);
+    }
+
     fn late_slice(&self, at: u64, len: usize) -> io::Result<LateSlice> {
         self.bounds.check_read(at, len)?;
         let (file, pin) = (Arc::clone(&self.file), Arc::clone(&self.pin));

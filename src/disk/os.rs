@@ -330,6 +330,14 @@ impl DiskFile for OsFile {
         Ok(filled)
     }
 
+    #[cfg(target_os = "linux")]
+    fn forget_cached(&self, at: u64, len: u64) {
+        audit::touches_disk("forget_cached");
+        let advice = rustix::fs::Advice::DontNeed;
+        // It is only advice. Pages that are not written back stay.
+        let _ = rustix::fs::fadvise(&self.0, at, std::num::NonZeroU64::new(len), advice);
+    }
+
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         audit::touches_disk("write_at");
         let mut done = 0;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Segments;
+use super::{Segments, reader::is_broken};
 use crate::{
     disk::{Disk, DiskFile, Open, is_no_dir, is_not_a_file},
     error::{Error, Result},
@@ -68,9 +68,12 @@ impl PartsSurvey {
         if !is_there {
             let wanted = (PIECE_BYTES.max(len) as u64).min(self.len.saturating_sub(at));
             self.piece.resize(wanted as usize, 0);
-            let read = self
-                .file
-                .read_at(at, &mut self.piece)
+            // What a device cannot read may come back.
+            let read = match self.file.read_at(at, &mut self.piece) {
+                Err(error) if is_broken(&error) => self.file.read_at(at, &mut self.piece),
+                read => read,
+            };
+            let read = read
                 .map_err(|error| Error::io(error, "a segment cannot be read", &self.path).at(at))?;
             self.piece.truncate(read);
             self.piece_at = at;

@@ -76,7 +76,9 @@ impl SegmentReader {
             let mut bytes = vec![0; len];
             read_exact_at(&*file, at, &mut bytes).map(|()| bytes)
         };
-        let found = surely(read, 0, SEGMENT_HEADER_BYTES as usize, state.bytes, &path)?;
+        let forget_cached = &|at, len| file.forget_cached(at, len);
+        let asked = Asked { read, forget_cached, end: state.bytes, path: &path };
+        let found = asked.surely(0, SEGMENT_HEADER_BYTES as usize)?;
         let found = SegmentHeader::decode(&found).map_err(|what| damaged(what, &path, 0))?;
         if found != header {
             let what = "a segment that belongs elsewhere";
@@ -134,7 +136,7 @@ impl SegmentReader {
         let entry = &self.table[index];
         let (window, len) = (self.bytes.window(), entry.length as usize);
         let end = self.table.last().map_or(0, |last| last.position + u64::from(last.length));
-        let bytes = surely(|at, len| window.slice(at, len), entry.position, len, end, &self.path)?;
+        let bytes = surely(window, entry.position, len, end, &self.path)?;
         let verified = BlockHeader::decode(&bytes, entry.position, self.seed).and_then(|header| {
             if header.kind != BlockKind::Records
                 || header.block_len() != u64::from(entry.length)
@@ -158,37 +160,62 @@ impl SegmentReader {
 /// The error of a device that cannot read: `EIO`, or `ERROR_CRC` on Windows.
 const BROKEN: i32 = if cfg!(windows) { 23 } else { 5 };
 
-/// Reads a part of a segment that ends at `end`. What a device cannot read may come back: the read is tried once more. If the
-/// device then reads the file's first or last byte, some sectors are broken. That is damage, and nobody waits for it. If it
-/// does not, the device fails as a whole, which may pass.
-fn surely<T>(
-    read: impl Fn(u64, usize) -> io::Result<T>,
-    position: u64,
-    len: usize,
+/// What a device reads at once, at most: a read of its first byte may have put so much into the system's cache.
+const CACHED_BYTES: u64 = 128 << 10;
+
+/// A file, or a window of one, of which a part is to be read.
+struct Asked<'a, R> {
+    read: R,
+    /// Has the next read of a part ask the device.
+    forget_cached: &'a dyn Fn(u64, u64),
+    /// The end of the segment.
     end: u64,
-    path: &Path,
-) -> Result<T> {
-    let read_again = match read(position, len) {
-        Err(error) if is_broken(&error) => read(position, len),
-        read => read,
-    };
-    let error = match read_again {
-        Ok(read) => return Ok(read),
-        Err(error) => error,
-    };
-    let reads_others =
-        is_broken(&error) && (read(0, 1).is_ok() || read(end.saturating_sub(1), 1).is_ok());
-    if !reads_others {
-        return Err(unreadable(error, path, position));
-    }
-    // It may have come back meanwhile.
-    read(position, len).map_err(|_| {
-        let what = "the device cannot read a part of a segment";
-        Error::corrupt(what, path, position).because(error)
-    })
+    path: &'a Path,
 }
 
-fn is_broken(error: &io::Error) -> bool {
+impl<R: Fn(u64, usize) -> io::Result<T>, T> Asked<'_, R> {
+    /// Reads a part. What a device cannot read may come back: the read is tried once more. If the device then reads the
+    /// first or the last byte, some sectors are broken. That is damage, and nobody waits for it. If it does not, the device
+    /// fails as a whole, which may pass.
+    fn surely(&self, position: u64, len: usize) -> Result<T> {
+        let read_again = match (self.read)(position, len) {
+            Err(error) if is_broken(&error) => (self.read)(position, len),
+            read => read,
+        };
+        let error = match read_again {
+            Ok(read) => return Ok(read),
+            Err(error) => error,
+        };
+        let last = self.end.saturating_sub(1);
+        if !is_broken(&error) || !(self.is_readable(0) || self.is_readable(last)) {
+            return Err(unreadable(error, self.path, position));
+        }
+        // It may have come back meanwhile.
+        (self.read)(position, len).map_err(|again| {
+            if !is_broken(&again) {
+                return unreadable(again, self.path, position);
+            }
+            let what = "the device cannot read a part of a segment";
+            Error::corrupt(what, self.path, position).because(error)
+        })
+    }
+
+    /// Whether the device, and not the system's cache, reads a byte.
+    fn is_readable(&self, at: u64) -> bool {
+        let from = at - at % CACHED_BYTES;
+        (self.forget_cached)(from, CACHED_BYTES);
+        (self.read)(at, 1).is_ok()
+    }
+}
+
+/// Reads a part of a window. See [`Asked::surely`].
+fn surely(window: &dyn Window, position: u64, len: usize, end: u64, path: &Path) -> Result<Slice> {
+    let forget_cached = &|at, len| window.forget_cached(at, len);
+    let read = |at, len| window.slice(at, len);
+    Asked { read, forget_cached, end, path }.surely(position, len)
+}
+
+pub(super) fn is_broken(error: &io::Error) -> bool {
     error.raw_os_error() == Some(BROKEN)
 }
 
@@ -245,8 +272,7 @@ fn walk_blocks(
     let mut table: Vec<TableEntry> = Vec::new();
     let mut position = state.blocks_at();
     while position < state.bytes {
-        let read = |at, len| window.slice(at, len);
-        let bytes = surely(read, position, BLOCK_HEADER_BYTES, state.bytes, path)?;
+        let bytes = surely(window, position, BLOCK_HEADER_BYTES, state.bytes, path)?;
         let header = BlockHeader::decode(&bytes, position, seed);
         let header = header.map_err(|what| damaged(what, path, position))?;
         let before = table.last();
@@ -304,5 +330,68 @@ impl Block {
     pub fn step(&self, place: &mut BlockPlace) -> Result<Option<(Offset, RecordSpans)>> {
         let stepped = self.records.step(&self.body, place);
         stepped.map_err(|what| damaged(what, &self.path, self.header.position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    const SECTOR: u64 = 512;
+
+    /// The kind of error of a read of one sector. `read` reads, and gets the number of the read, and whether the system may
+    /// answer from its cache.
+    fn kind_of(read: impl Fn(u64, usize, bool) -> io::Result<()>) -> Option<ErrorKind> {
+        let (count, forgotten) = (Cell::new(0), RefCell::new(Vec::new()));
+        let read = |at: u64, _: usize| {
+            let is_cached =
+                !forgotten.borrow().iter().any(|(from, len)| (*from..from + len).contains(&at));
+            count.set(count.get() + 1);
+            read(at, count.get(), is_cached)
+        };
+        let forget_cached = &|at, len| forgotten.borrow_mut().push((at, len));
+        let (end, path) = (1 << 20, Path::new("segment"));
+        let asked = Asked { read, forget_cached, end, path };
+        asked.surely(SECTOR, SECTOR as usize).err().map(|error| error.kind())
+    }
+
+    fn broken() -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(BROKEN))
+    }
+
+    #[test]
+    fn a_broken_sector_is_damage() {
+        let read = |at, _, _| if at == SECTOR { broken() } else { Ok(()) };
+        assert_eq!(kind_of(read), Some(ErrorKind::Corrupt));
+    }
+
+    /// The file was opened a moment ago, so its first byte was in the system's cache.
+    #[test]
+    fn a_device_that_fails_as_a_whole_is_no_damage() {
+        let read = |at, _, is_cached| if at == 0 && is_cached { Ok(()) } else { broken() };
+        assert_eq!(kind_of(read), Some(ErrorKind::Io));
+    }
+
+    #[test]
+    fn a_read_that_succeeds_at_last_is_no_error() {
+        for first_good in 1..=4 {
+            let read = |at, nth, _| if at == 0 || nth >= first_good { Ok(()) } else { broken() };
+            assert_eq!(kind_of(read), None, "{first_good}");
+        }
+    }
+
+    /// The last read was not made, for lack of file descriptors or of memory.
+    #[test]
+    fn what_the_device_was_not_asked_is_no_damage() {
+        let no_memory = || Err(io::ErrorKind::OutOfMemory.into());
+        let read = |at, nth, _| match at {
+            0 => Ok(()),
+            _ if nth > 2 => no_memory(),
+            _ => broken(),
+        };
+        assert_eq!(kind_of(read), Some(ErrorKind::Io));
+        assert_eq!(kind_of(|_, _, _| no_memory()), Some(ErrorKind::Io));
     }
 }

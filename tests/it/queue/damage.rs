@@ -16,7 +16,7 @@ use posthouse::{
 };
 
 use crate::model::{rot_first_record, small_options};
-use crate::support::{EIO, EMFILE, HOUR, MINUTE, SECOND, kind};
+use crate::support::{EIO, EMFILE, HOUR, MINUTE, SECOND, kind, take};
 
 const MESSAGES: u64 = 200;
 
@@ -527,4 +527,32 @@ fn one_read_that_fails_is_no_damage() {
         assert!(came > 0, "call {call}");
     }
     assert!(reads > 0, "no read has failed");
+}
+
+/// The last lease of a message has run out, and the message cannot be read for the moment. The engine moves it to the dead
+/// letters once it can be read, though nobody receives.
+#[test]
+fn a_letter_that_cannot_be_read_for_the_moment_moves_later() {
+    for error in [EIO, EMFILE] {
+        let disk = SimDisk::new(5);
+        let open = || small_options().io(IoMode::Calls).sim(&disk).open("store").unwrap();
+        let engine = open();
+        let queue = engine.queue("q").max_attempts(1).lease(SECOND).create().unwrap();
+        queue.send("a").unwrap();
+        let held = take(&queue).unwrap();
+        engine.checkpoint().unwrap();
+        engine.sync().unwrap();
+        disk.fail_call(disk.calls(), error, true);
+        disk.advance(SECOND);
+        let dead = engine.queue("q.dead").open().unwrap();
+        for _ in 0..3 {
+            disk.advance(SECOND);
+            assert_eq!((queue.depth().unwrap(), dead.depth().unwrap()), (1, 0));
+        }
+        assert!(disk.failed_call().is_some(), "it was not read");
+        disk.heal();
+        disk.advance(2 * SECOND);
+        assert_eq!((queue.depth().unwrap(), dead.depth().unwrap()), (0, 1));
+        drop(held);
+    }
 }
