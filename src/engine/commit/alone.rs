@@ -11,9 +11,10 @@ use super::{committer::Committer, threads};
 use crate::{
     config::Durability,
     engine::{
-        core::{effects::HeldBack, expiry::EXPIRED_AT_ONCE},
+        core::{effects::HeldBack, expiry::EXPIRED_AT_ONCE, guard::CoreGuard},
         runtime::{signals::Timer, wait::wake_task},
     },
+    error::Result,
 };
 
 const OPERATION: &str = "timer";
@@ -70,6 +71,13 @@ impl Committer {
         if !self.flusher.has_thread() {
             self.do_what_is_due();
         }
+    }
+
+    /// Locks the core for a call that looks at what is there. Without the engine's threads, it does first what is due.
+    #[inline]
+    pub fn lock_to_look(&self, operation: &'static str) -> Result<CoreGuard<'_>> {
+        self.work_alone();
+        self.lock_open(operation)
     }
 
     /// As [`work_alone`](Committer::work_alone), for a call that then takes a lock under which it cannot be done: until the

@@ -78,6 +78,11 @@ impl<T> Ticket<T> {
     /// ```
     #[must_use]
     pub fn is_durable(&self) -> bool {
+        self.engine.committer().work_alone();
+        self.is_durable_by_now()
+    }
+
+    fn is_durable_by_now(&self) -> bool {
         matches!(self.outcome(), Some(Ok(())))
     }
 
@@ -148,7 +153,7 @@ impl<T: fmt::Debug> fmt::Debug for Ticket<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket")
             .field("value", &self.value)
-            .field("is_durable", &self.is_durable())
+            .field("is_durable", &self.is_durable_by_now())
             .finish_non_exhaustive()
     }
 }

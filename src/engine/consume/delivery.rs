@@ -334,16 +334,21 @@ impl Delivery {
     /// assert_eq!(payments.try_receive()?.expect("it is back").attempt(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub async fn handling<T>(&self, future: impl Future<Output = T>) -> T {
-        let mut handling = Handling { delivery: self, progress: Progress::Waits };
-        let mut future = pin!(future);
-        poll_fn(|context| {
-            handling.progress = Progress::Runs;
-            let polled = future.as_mut().poll(context);
-            handling.progress = if polled.is_ready() { Progress::IsOver } else { Progress::Waits };
-            polled
-        })
-        .await
+    pub fn handling<T>(&self, future: impl Future<Output = T>) -> impl Future<Output = T> {
+        // It is here from now on, also if the future is dropped before it is polled.
+        let handling = Handling { delivery: self, progress: Progress::Waits };
+        async move {
+            let mut handling = handling;
+            let mut future = pin!(future);
+            poll_fn(|context| {
+                handling.progress = Progress::Runs;
+                let polled = future.as_mut().poll(context);
+                handling.progress =
+                    if polled.is_ready() { Progress::IsOver } else { Progress::Waits };
+                polled
+            })
+            .await
+        }
     }
 }
 

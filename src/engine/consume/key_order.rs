@@ -68,6 +68,12 @@ impl Consumer {
         loop {
             let counts = self.info.current.counts_first() && !is_uncounted;
             match self.attempt_in_turn(counts)? {
+                Claimed::Done(Attempt::Got(delivery)) if is_uncounted => {
+                    let mut core = self.committer().lock("receive");
+                    core.set_untouched(self.cursor(), delivery.info.key, false);
+                    drop(core);
+                    return Ok(Attempt::Got(delivery));
+                }
                 Claimed::Done(attempt) => return Ok(attempt),
                 Claimed::Discarded => {}
                 Claimed::Short(shortage) => match self.make_space_once(shortage) {
@@ -88,10 +94,6 @@ impl Consumer {
     fn attempt_untouched(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
         loop {
             let Claimed::Done(attempt) = self.attempt_in_turn(false)? else { continue };
-            if let Attempt::Got(delivery) = &attempt {
-                let mut core = self.committer().lock("receive");
-                core.set_untouched(self.cursor(), delivery.info.key, true);
-            }
             return Ok(match attempt {
                 Attempt::Got(delivery) => Attempt::Got(delivery.untouched()),
                 wait => wait,
@@ -123,7 +125,12 @@ impl Consumer {
                 // The settings have just changed.
                 return Ok(Some(None));
             }
-            Ok(self.lease_next(core, elapsed)?.map(Some))
+            let leased = self.lease_next(core, elapsed)?;
+            if let Some(leased) = &leased {
+                // Until it is read and counted nobody has looked at it, also if its lease runs out.
+                core.set_untouched(self.cursor(), leased.delivered.key, true);
+            }
+            Ok(leased.map(Some))
         })?;
         let leased = match leased {
             Attempt::Got(Some(leased)) => leased,

@@ -214,15 +214,22 @@ impl Consumer {
             core = committer.lock_open(operation)?;
             elapsed = committer.elapsed();
         }
-        if core.wants_block(cursor, elapsed) {
-            drop(core);
-            // A block that cannot come back is tried again later. That and damage are told to a consumer that finds no
-            // message.
-            committer.bring_back(cursor);
-            core = committer.lock_open(operation)?;
-            elapsed = committer.elapsed();
+        loop {
+            if core.wants_block(cursor, elapsed) {
+                drop(core);
+                // A block that cannot come back is tried again later. That and damage are told to a consumer that finds no
+                // message.
+                committer.bring_back(cursor);
+                core = committer.lock_open(operation)?;
+                elapsed = committer.elapsed();
+            }
+            let has_waited;
+            (core, has_waited) = self.expire(operation, core, &mut elapsed)?;
+            // Another thread may have brought messages back meanwhile that are due.
+            if !has_waited {
+                break;
+            }
         }
-        core = self.expire(operation, core, &mut elapsed)?;
         if core.has_begun() {
             core = committer.count_begun(operation, core);
         }
@@ -246,21 +253,23 @@ impl Consumer {
     }
 
     /// Ends leases that have run out, releases messages that come due, and counts failures: in slices. A lease is granted
-    /// from the time after it.
+    /// from the time after it. Returns whether it may have waited for space.
     #[inline(always)]
     fn expire<'a>(
         &'a self,
         operation: &'static str,
         mut core: CoreGuard<'a>,
         elapsed: &mut Duration,
-    ) -> Result<CoreGuard<'a>> {
+    ) -> Result<(CoreGuard<'a>, bool)> {
         let (cursor, committer) = (self.cursor(), self.committer());
+        let mut may_have_waited = false;
         // Leases that are granted meanwhile run out later.
         let until = *elapsed;
         loop {
             let is_more = core.expire(cursor, until, EXPIRED_AT_ONCE);
             if core.has_failures() {
                 // This may wait for space.
+                may_have_waited = true;
                 core = committer.count_failures(operation, core);
                 committer.check_open(&core)?;
                 if core.has_failures() {
@@ -271,7 +280,7 @@ impl Consumer {
                 *elapsed = committer.elapsed();
             }
             if !is_more {
-                return Ok(core);
+                return Ok((core, may_have_waited));
             }
             core = committer.give_way(operation, core);
             committer.check_open(&core)?;

@@ -264,9 +264,8 @@ fn next_due(
     let message_due = deliveries.next_due(skew).map(|due| clock.when(due));
     let block_due = consumption.next_block_due(delayed_in_memory, skew);
     let block_due = block_due.map(|due| clock.when(due).max(consumption.delay_index.rest()));
-    // While due messages are left, the consumer that receives them brings back more. No timer is
-    // needed.
-    let is_stocked = consumption.delay_index.has_blocks() && deliveries.due() > 0;
+    // While so many due messages are left, the consumer that receives them brings back more. No timer is needed.
+    let is_stocked = consumption.delay_index.has_blocks() && deliveries.due() >= delayed_in_memory;
     if is_stocked { None } else { earliest(message_due, block_due) }
 }
 

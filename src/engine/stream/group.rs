@@ -320,7 +320,7 @@ impl Group {
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) if the group was deleted.
     pub fn lags(&self) -> Result<Vec<u64>> {
-        let core = self.shape.engine.committer().lock_open("look at a group")?;
+        let core = self.shape.engine.committer().lock_to_look("look at a group")?;
         let visible = core.visible();
         let lag = |partition| {
             audit::step();

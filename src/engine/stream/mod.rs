@@ -156,7 +156,7 @@ impl Stream {
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
     pub fn len(&self) -> Result<u64> {
-        let core = self.shape.engine.committer().lock_open("length of a stream")?;
+        let core = self.shape.engine.committer().lock_to_look("length of a stream")?;
         let visible = core.visible();
         let mut records = 0;
         for partition in 0..self.shape.partitions {

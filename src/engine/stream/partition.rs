@@ -62,7 +62,7 @@ impl Partition {
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
     pub fn start(&self) -> Result<Offset> {
-        let core = self.shape.engine.committer().lock_open("look at a partition")?;
+        let core = self.shape.engine.committer().lock_to_look("look at a partition")?;
         Ok(core.bounds(self.log())?.0)
     }
 
@@ -83,7 +83,7 @@ impl Partition {
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted.
     pub fn end(&self) -> Result<Offset> {
-        let core = self.shape.engine.committer().lock_open("look at a partition")?;
+        let core = self.shape.engine.committer().lock_to_look("look at a partition")?;
         core.store.end_before(self.log(), core.visible())
     }
 

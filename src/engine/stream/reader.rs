@@ -81,6 +81,7 @@ impl Reader {
         starts: impl ExactSizeIterator<Item = (u32, Start)>,
     ) -> Result<Reader> {
         let committer = shape.engine.committer();
+        committer.work_alone();
         let logs = starts.len();
         let mut found = Vec::with_capacity(logs);
         for (partition, start) in starts {
@@ -304,7 +305,7 @@ impl Reader {
     /// Finds the next chunk of any partition, in turn, among those that may have something.
     fn find_chunk(&mut self) -> Result<Option<Chunk>> {
         let committer = Arc::clone(self.shape.engine.committer());
-        let mut core = committer.lock_open("read")?;
+        let mut core = committer.lock_to_look("read")?;
         self.turns.note_arrivals(&core, self.shape.id)?;
         let mut rounds = self.turns.len();
         loop {

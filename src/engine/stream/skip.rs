@@ -70,7 +70,7 @@ impl Reader {
         let committer = self.shape().engine.committer();
         let mut from = from;
         loop {
-            let mut core = committer.lock_open("skip damaged records")?;
+            let mut core = committer.lock_to_look("skip damaged records")?;
             let visible = core.visible();
             let Some(chunk) = core.store.scan(log, from, visible)? else { return Ok(None) };
             let end_of_run = core.store.end_of_run(log, from);

@@ -11,7 +11,9 @@ use std::{
 };
 
 use futures_core::Stream;
-use posthouse::{Backoff, ErrorKind, IoMode, Message, Offset, Queue, Timestamp, sim::SimDisk};
+use posthouse::{
+    Alarm, Backoff, ErrorKind, IoMode, Message, Offset, Queue, Threshold, Timestamp, sim::SimDisk,
+};
 
 use crate::model::small_options;
 use crate::support::{EIO, EMFILE, SECOND, Sim, Task, kind, take};
@@ -571,4 +573,30 @@ fn messages_of_a_lost_delay_index_come_at_once_from_a_salvaged_store() {
     assert_eq!(drain(&queue).len() as u64, 60 - waiting);
     disk.advance(100 * SECOND);
     assert_eq!(drain(&queue).len() as u64, waiting);
+}
+
+/// Messages in memory came due one after the other, and with others on disk only the first one was told of: a dead consumer
+/// is what a watch is for.
+#[test]
+fn a_watch_tells_of_all_that_come_due_beside_messages_on_disk() {
+    for delayed in [0, 20] {
+        let disk = SimDisk::new(11);
+        let engine = small_options().delayed_in_memory(16).sim(&disk).open("store").unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        let later = |seconds: u32| Message::new("work").deliver_after(seconds * SECOND);
+        (0..delayed).for_each(|n| _ = queue.send(later(3600 + n)).unwrap());
+        let (tell, told) = std::sync::mpsc::channel();
+        let _watch = queue.watch(Threshold::Ready(2), move |alarm| tell.send(alarm).unwrap());
+        (1..=3).for_each(|n| _ = queue.send(later(n)).unwrap());
+        // Another queue's call does what is due.
+        let other = engine.queue("other").create().unwrap();
+        for second in 1..=3 {
+            disk.advance(SECOND);
+            assert_eq!(other.depth().unwrap(), 0);
+            let alarms: Vec<Alarm> = told.try_iter().collect();
+            let raised: &[Alarm] = if second == 2 { &[Alarm::Raised(2)] } else { &[] };
+            assert_eq!(alarms, raised, "{delayed} on disk, after {second} s");
+        }
+        assert_eq!(queue.stats().unwrap().ready, 3);
+    }
 }

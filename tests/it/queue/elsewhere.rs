@@ -12,7 +12,10 @@ use std::{
     task::{Context, Poll, Wake},
 };
 
-use posthouse::{Alarm, Backoff, Durability, ErrorKind, Message, Options, Queue, Threshold};
+use posthouse::{
+    Alarm, Backoff, Durability, ErrorKind, Group, Message, Offset, Options, Queue, Reader, Start,
+    Stream, Threshold, Timestamp,
+};
 
 use crate::support::{HOUR, MINUTE, SECOND, Sim, kind, take, texts};
 
@@ -280,6 +283,48 @@ fn what_was_buffered_is_seen_once_the_time_of_a_sync_has_come() {
         call(&sim, &other);
         assert!(see(), "{name}, a ticket");
     }
+}
+
+/// Those who only read a stream, or hold a ticket, saw nothing until some other call did the sync.
+#[test]
+fn what_was_buffered_is_read_from_a_stream_once_the_time_of_a_sync_has_come() {
+    type See = fn(&Stream, &mut Reader, &Group) -> bool;
+    let sees: [(&str, See); 6] = [
+        ("try_read", |_, reader, _| reader.try_read().unwrap().is_some()),
+        ("len", |stream, _, _| stream.len().unwrap() == 1),
+        ("end", |stream, _, _| stream.partition(0).unwrap().end().unwrap() == Offset(1)),
+        ("lags", |_, _, group| group.lags().unwrap() == [1]),
+        ("time", |stream, _, _| {
+            stream.reader(Start::Time(Timestamp(0))).unwrap().try_read().unwrap().is_some()
+        }),
+        ("latest", |stream, _, _| {
+            let mut latest = stream.reader(Start::Latest).unwrap();
+            stream.append("next").unwrap();
+            latest.try_read().unwrap().unwrap().offset() == Offset(1)
+        }),
+    ];
+    for (name, see) in sees {
+        for is_ticket in [false, true] {
+            let sim = Sim::new();
+            let stream = sim.engine.stream("s").create().unwrap();
+            let group = stream.group("g").create().unwrap();
+            let mut reader = stream.reader(Start::Earliest).unwrap();
+            let wait = if is_ticket {
+                drop(stream.append_ticket("record").unwrap());
+                SECOND / 1000
+            } else {
+                stream.durability(Durability::Buffered).append("record").unwrap();
+                SECOND / 10
+            };
+            sim.disk.advance(wait);
+            assert!(see(&stream, &mut reader, &group), "{name}, ticket: {is_ticket}");
+        }
+    }
+    let sim = Sim::new();
+    let ticket = sim.engine.queue("q").create().unwrap().send_ticket("work").unwrap();
+    assert!(!ticket.is_durable());
+    sim.disk.advance(SECOND / 1000);
+    assert!(ticket.is_durable());
 }
 
 #[test]

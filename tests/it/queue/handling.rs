@@ -280,3 +280,24 @@ fn ack_batch_names_the_lost_leases_and_ack_batch_held_acks_the_others() {
     assert!(queue.ack_batch_held(&again).unwrap().is_empty());
     assert_eq!(queue.ack_batch_held(&again).unwrap(), [0, 1], "they were acked before");
 }
+
+/// Half of the time a `select` polls the other future first, and that was ready.
+#[test]
+fn a_handling_that_was_dropped_before_it_was_polled_is_no_failed_attempt() {
+    let sim = Sim::new();
+    let queue = open(&sim.engine, 1);
+    send(&queue, 1);
+    for touched in [false, true] {
+        let delivery = take(&queue).unwrap();
+        if touched {
+            assert_eq!(delivery.payload(), b"0");
+        }
+        drop(delivery.handling(future::pending::<()>()));
+        drop(delivery);
+        assert_eq!(attempts(&queue), [0]);
+    }
+    let delivery = take(&queue).unwrap();
+    assert_eq!(delivery.attempt(), 1);
+    block_on(delivery.handling(future::ready(())));
+    delivery.ack().unwrap();
+}
