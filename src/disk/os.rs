@@ -227,7 +227,10 @@ fn check_is_file(path: &Path, may_be_missing: bool) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(()),
         Ok(_) => Err(not_a_file()),
-        Err(error) if may_be_missing && error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // A symbolic link to nothing.
+        Err(_) if fs::symlink_metadata(path).is_ok() => Err(not_a_file()),
+        Err(_) if may_be_missing => Ok(()),
         Err(error) => Err(error),
     }
 }

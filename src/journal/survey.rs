@@ -112,6 +112,11 @@ pub fn survey_files(
 }
 
 impl JournalSurvey {
+    /// Whether there is no file of the journal. A store has one at any time.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     fn of(layout: &Layout, found: Finding, range: Range) -> Result<JournalSurvey> {
         let Finding { files, mut spare, trouble, empty } = found;
         let spoken_of = files.iter().filter_map(|file| match file.found.header.link {

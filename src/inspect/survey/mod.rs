@@ -120,8 +120,9 @@ pub fn survey_store(disk: Arc<dyn Disk>, root: &Path) -> Result<Survey> {
         journal = survey(metas.survey.checkpoint().map(|last| last.replay_from), reflects)?;
     }
     let from = metas.survey.checkpoint().map(|checkpoint| checkpoint.replay_from);
-    // Either the journal lost a file, or the metalog lost its newest checkpoint.
-    metas.may_end_early |= journal.damage.iter().any(|gap| Some(gap.from) == from);
+    // Either the journal lost files, or the metalog lost its newest checkpoint.
+    metas.may_end_early |=
+        journal.is_empty() || journal.damage.iter().any(|gap| Some(gap.from) == from);
     metas.damaged |= metas.may_end_early;
     let files = OnceCell::new();
     Looking { disk, layout, id, metas, journal, reflects, files }.finish()

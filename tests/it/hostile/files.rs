@@ -51,23 +51,23 @@ fn sample(path: &Path) {
 
 /// `verify` and `salvage` waited for ever for a writer of the FIFO, and so did `open`.
 #[test]
-fn a_fifo_or_a_directory_in_the_place_of_a_file_does_not_hang() {
+fn a_fifo_a_directory_or_a_dead_link_in_the_place_of_a_file_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     sample(&path);
     let files = files_in(&path);
     assert!(files.len() > 5, "{files:?}");
     for (n, file) in files.iter().enumerate() {
-        for is_fifo in [true, false] {
-            let place = dir.path().join(format!("{n}-{is_fifo}"));
+        for other in ["fifo", "directory", "link"] {
+            let place = dir.path().join(format!("{n}-{other}"));
             let status = Command::new("cp").arg("-r").arg(&path).arg(&place).status();
             assert!(status.unwrap().success());
             let file = place.join(file.strip_prefix(&path).unwrap());
             fs::remove_file(&file).unwrap();
-            if is_fifo {
-                fifo(&file);
-            } else {
-                fs::create_dir(&file).unwrap();
+            match other {
+                "fifo" => fifo(&file),
+                "link" => std::os::unix::fs::symlink(dir.path().join("nothing"), &file).unwrap(),
+                _ => fs::create_dir(&file).unwrap(),
             }
             check(&place, &file);
         }

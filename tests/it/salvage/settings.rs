@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use posthouse::{Engine, ErrorKind, Message, SalvageReport, sim::SimDisk};
+use posthouse::{Engine, ErrorKind, Message, SalvageReport, Timestamp, sim::SimDisk};
 
 use super::sample::{open, options};
 use crate::support::texts;
@@ -302,4 +302,53 @@ fn salvage_says_that_names_may_be_gone_of_which_nothing_is_left() {
     }
     println!("{tally:?}");
     assert!(tally.iter().all(|it| *it > 0), "{tally:?}");
+}
+
+/// A machine began in 1970, and its clock was set. The store has a note of that. Without the note the lives of all messages
+/// from before seem to be over.
+#[test]
+fn salvage_says_that_the_clock_is_lost() {
+    let hour = Duration::from_secs(3600);
+    let whole = SimDisk::new(1);
+    let now = Timestamp(1_790_000_000_000);
+    whole.set_now(Timestamp(3_600_000));
+    let engine = open(&whole, "store").unwrap();
+    let queue = engine.queue("q").time_to_live(hour).create().unwrap();
+    queue.send("work").unwrap();
+    whole.set_now(now);
+    for _ in 0..3 {
+        engine.checkpoint().unwrap();
+        queue.send("work").unwrap();
+    }
+    drop(queue);
+    engine.close().unwrap();
+    let meta = whole.files().into_iter().rfind(|it| it.starts_with("store/meta")).unwrap();
+    let content = whole.content(&meta).unwrap();
+    let mut lost = 0;
+    for from in (0..content.len()).step_by(64) {
+        let disk = whole.fork(1);
+        for path in disk.files().into_iter().filter(|it| it.starts_with("store/journal")) {
+            // Only the metalog knows the clock.
+            disk.plant(&path, None);
+        }
+        let mut content = content.clone();
+        content[from..].fill(0);
+        disk.plant(&meta, Some(content));
+        let Ok(report) = options().sim(&disk).salvage("store", "to") else { continue };
+        let engine = open(&disk, "to").unwrap();
+        let left: u64 = engine
+            .queues()
+            .unwrap()
+            .iter()
+            .map(|name| {
+                let queue = engine.queue(name).open().unwrap();
+                u64::from(queue.try_receive().unwrap().is_some())
+            })
+            .sum();
+        assert!(left > 0 || report.clock_is_lost || !report.lost.is_empty(), "{from}: {report}");
+        lost += u32::from(report.clock_is_lost);
+    }
+    assert!(lost > 0, "the clock was never lost");
+    let report = options().sim(&whole).salvage("store", "to").unwrap();
+    assert!(!report.clock_is_lost && report.is_complete(), "{report}");
 }
