@@ -173,6 +173,14 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+impl Store {
+    /// Has the next checkpoint capture everything.
+    pub fn begin_metalog_anew(&mut self) {
+        (self.meta.writer, self.meta.unswept) = (None, true);
+    }
+}
+
 /// A slice of a capture.
 struct Slice<'a> {
     entries: Vec<MetaEntry>,

@@ -4,12 +4,11 @@ use std::{
     borrow::Borrow,
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt,
     ops::{Bound, Range},
     sync::Arc,
 };
 
-use super::circles::circles;
+use super::{circles::circles, log_name::LogName};
 use crate::{
     audit,
     error::{Error, ErrorKind},
@@ -56,45 +55,6 @@ impl Space {
             Space::Subscriptions { .. } => "subscription",
             Space::Groups { .. } => "group",
             Space::DelayIndexes { .. } => "delay index",
-        }
-    }
-}
-
-/// The name of a log, for people.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum LogName {
-    /// A queue, by its name.
-    Queue(String),
-    /// A topic, by its name.
-    Topic(String),
-    /// A partition of a stream.
-    Partition {
-        /// The stream's name.
-        stream: String,
-        /// The partition's number.
-        partition: u32,
-    },
-    /// The delay index of the queue with this name: it holds the times at which delayed messages
-    /// are due.
-    DelayIndex(String),
-    /// A log whose name is lost.
-    Unknown {
-        /// Its number in the store.
-        log: u64,
-    },
-}
-
-impl fmt::Display for LogName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LogName::Queue(name) => write!(f, "queue {name:?}"),
-            LogName::Topic(name) => write!(f, "topic {name:?}"),
-            LogName::Partition { stream, partition } => {
-                write!(f, "stream {stream:?}, partition {partition}")
-            }
-            LogName::DelayIndex(queue) => write!(f, "the delay index of queue {queue:?}"),
-            LogName::Unknown { log } => write!(f, "log {log}, whose name is lost"),
         }
     }
 }
@@ -191,6 +151,8 @@ pub struct Catalog {
     children: BTreeSet<(EntityId, EntityId)>,
     /// Each entity that has dead letters, behind the queue that takes them.
     letters: BTreeSet<(EntityId, EntityId)>,
+    /// Entities that were deleted, while entities are left that belong to them.
+    dying: Vec<Arc<Entity>>,
     /// The entities that were deleted last, the oldest deletion first.
     deleted: VecDeque<Deleted>,
     /// The next free id. An id is never used twice.
@@ -205,6 +167,7 @@ impl Default for Catalog {
             settings: Vec::new(),
             children: BTreeSet::new(),
             letters: BTreeSet::new(),
+            dying: Vec::new(),
             deleted: VecDeque::new(),
             next_id: EntityId::FIRST,
         }
@@ -245,50 +208,74 @@ impl Catalog {
         self.settings.push(Arc::clone(ours));
     }
 
-    /// An entity, and behind it the entities that belong to it.
-    pub fn family(&self, id: EntityId) -> impl Iterator<Item = &Entity> {
-        let ids = [id].into_iter().chain(behind(&self.children, id));
-        ids.filter_map(|id| self.get(id))
+    /// Removes an entity. Nothing finds the entities that belong to it from now on. They leave one by one by
+    /// [`remove_child`](Catalog::remove_child), and then comes [`end_removal`](Catalog::end_removal).
+    pub fn begin_removal(&mut self, id: EntityId) -> Option<Arc<Entity>> {
+        self.get(id)?;
+        let root = self.take(id)?;
+        self.dying.push(Arc::clone(&root));
+        Some(root)
     }
 
-    /// Removes an entity, and the entities that belong to it. Returns all of them, the children
-    /// first.
-    pub fn remove(&mut self, id: EntityId) -> Vec<Arc<Entity>> {
-        let mut ids: Vec<EntityId> = self.family(id).map(|entity| entity.id).collect();
-        audit::steps(ids.len() as u64);
-        ids.reverse();
-        self.remember(&ids);
-        let removed: Vec<Arc<Entity>> =
-            ids.into_iter().filter_map(|id| self.entities.remove(&id)).collect();
-        for entity in &removed {
-            self.names.remove(&NameRef(Space::of(&entity.kind), &entity.name) as &dyn Named);
-            entity.parent().map(|parent| self.children.remove(&(parent, entity.id)));
-            taker_of_letters(entity).map(|queue| self.letters.remove(&(queue, entity.id)));
+    /// The last entity that belongs to one, which may be gone.
+    pub fn last_child(&self, id: EntityId) -> Option<Arc<Entity>> {
+        self.entities.get(&behind(&self.children, id).next_back()?).cloned()
+    }
+
+    /// Removes an entity that belongs to one which is gone.
+    pub fn remove_child(&mut self, id: EntityId) {
+        if let Some(entity) = self.take(id) {
+            self.remember(&entity);
         }
-        removed
+    }
+
+    /// Ends a removal: no entity is left that belongs to `root`.
+    pub fn end_removal(&mut self, root: &Entity) {
+        self.dying.retain(|it| it.id != root.id);
+        self.remember(root);
+    }
+
+    fn take(&mut self, id: EntityId) -> Option<Arc<Entity>> {
+        audit::step();
+        let entity = self.entities.remove(&id)?;
+        self.names.remove(&NameRef(Space::of(&entity.kind), &entity.name) as &dyn Named);
+        entity.parent().map(|parent| self.children.remove(&(parent, id)));
+        taker_of_letters(&entity).map(|queue| self.letters.remove(&(queue, id)));
+        Some(entity)
+    }
+
+    /// Whether an entity belongs to one that is gone.
+    #[inline]
+    fn is_gone(&self, entity: &Entity) -> bool {
+        !self.dying.is_empty() && self.dying_of(entity.parent()).is_some()
+    }
+
+    /// The entity that is gone, and of which others are left.
+    #[cold]
+    fn dying_of(&self, id: Option<EntityId>) -> Option<&Arc<Entity>> {
+        audit::steps(self.dying.len() as u64);
+        self.dying.iter().find(|it| Some(it.id) == id)
     }
 
     /// The first entity whose dead letters are in a queue.
     pub fn user_of_letters(&self, queue: EntityId) -> Option<&Entity> {
-        self.get(behind(&self.letters, queue).next()?)
+        behind(&self.letters, queue).inspect(|_| audit::step()).find_map(|id| self.get(id))
     }
 
-    /// Remembers entities that are about to be deleted.
-    fn remember(&mut self, ids: &[EntityId]) {
-        // The parent is the last, so it is kept if not all fit.
-        let fit = &ids[ids.len().saturating_sub(DELETED_MAX)..];
-        audit::steps(fit.len() as u64);
-        for entity in fit.iter().filter_map(|id| self.entities.get(id)) {
-            let (ids, description) = (entity.id..entity.end_of_ids(), self.describe(entity));
-            self.deleted.push_back(Deleted { ids, description });
+    /// Remembers an entity that was deleted. One comes behind those that belong to it, so it is kept if not all fit.
+    fn remember(&mut self, entity: &Entity) {
+        audit::step();
+        let (ids, description) = (entity.id..entity.end_of_ids(), self.describe(entity));
+        self.deleted.push_back(Deleted { ids, description });
+        if self.deleted.len() > DELETED_MAX {
+            self.deleted.pop_front();
         }
-        let surplus = self.deleted.len().saturating_sub(DELETED_MAX);
-        self.deleted.drain(..surplus);
     }
 
     /// The noun and the name of an entity, for people.
     pub fn describe(&self, entity: &Entity) -> String {
-        let parent = entity.parent().and_then(|id| self.entities.get(&id));
+        let parent = entity.parent();
+        let parent = parent.and_then(|id| self.entities.get(&id)).or_else(|| self.dying_of(parent));
         let of_parent = parent.map(|it| format!(" of {}", self.describe(it))).unwrap_or_default();
         format!("{} {:?}{of_parent}", Space::of(&entity.kind).noun(), entity.name)
     }
@@ -296,11 +283,19 @@ impl Catalog {
     /// The error of a handle whose entity was deleted. `id` is any of the ids that the entity owned.
     #[cold]
     pub fn deleted(&self, id: EntityId) -> Error {
-        audit::steps(self.deleted.len() as u64);
-        let found = self.deleted.iter().rev().find(|it| it.ids.contains(&id));
-        let what = found.map_or("the queue, topic, stream, subscription or group", |it| {
-            it.description.as_str()
-        });
+        audit::steps((self.dying.len() + self.deleted.len()) as u64);
+        let owns = |entity: &&Arc<Entity>| (entity.id..entity.end_of_ids()).contains(&id);
+        let dying = self.dying.iter().find(owns);
+        let dying =
+            dying.or_else(|| self.entities.range(..=id).next_back().map(|it| it.1).filter(owns));
+        let known = || self.deleted.iter().rev().find(|it| it.ids.contains(&id));
+        let what = match dying {
+            Some(entity) => self.describe(entity),
+            None => known()
+                .map_or("the queue, topic, stream, subscription or group".to_owned(), |it| {
+                    it.description.clone()
+                }),
+        };
         let what = format!(
             "{what} was deleted; this handle is of no use any more: create or open it again"
         );
@@ -309,11 +304,12 @@ impl Catalog {
 
     pub fn find(&self, space: Space, name: &str) -> Option<&Entity> {
         let found = self.names.get(&NameRef(space, name) as &dyn Named)?;
-        Some(&found.0)
+        Some(&*found.0).filter(|it| !self.is_gone(it))
     }
 
     pub fn get(&self, id: EntityId) -> Option<&Entity> {
-        self.entities.get(&id).map(|entity| &**entity)
+        let entity = &**self.entities.get(&id)?;
+        Some(entity).filter(|it| !self.is_gone(it))
     }
 
     /// The first entity whose id is this one or a later one.
@@ -323,7 +319,8 @@ impl Catalog {
 
     /// The entities from an id on, by id.
     pub fn from(&self, id: EntityId) -> impl Iterator<Item = &Entity> {
-        self.entities.range(id..).inspect(|_| audit::step()).map(|(_, entity)| &**entity)
+        let all = self.entities.range(id..).inspect(|_| audit::step()).map(|(_, entity)| &**entity);
+        all.filter(|it| !self.is_gone(it))
     }
 
     /// The entities of a space whose names stand behind a name, by name. The empty name stands before all.
@@ -331,7 +328,7 @@ impl Catalog {
         let behind: Bound<&dyn Named> = Bound::Excluded(&NameRef(space, behind));
         let named = self.names.range::<dyn Named, _>((behind, Bound::Unbounded));
         let named = named.inspect(|_| audit::step()).map(|it| &*it.0);
-        named.take_while(move |it| Space::of(&it.kind) == space)
+        named.take_while(move |it| Space::of(&it.kind) == space && !self.is_gone(it))
     }
 
     /// The name of a log, for people.
@@ -428,7 +425,7 @@ fn taker_of_letters(entity: &Entity) -> Option<EntityId> {
 fn behind(
     pairs: &BTreeSet<(EntityId, EntityId)>,
     id: EntityId,
-) -> impl Iterator<Item = EntityId> + '_ {
+) -> impl DoubleEndedIterator<Item = EntityId> + '_ {
     let all = (id, EntityId(0))..=(id, EntityId(u64::MAX));
     pairs.range(all).map(|(_, behind)| *behind)
 }
@@ -436,6 +433,15 @@ fn behind(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn remove(catalog: &mut Catalog, id: EntityId) {
+        let root = catalog.begin_removal(id).unwrap();
+        while let Some(child) = catalog.last_child(id) {
+            assert!(catalog.get(child.id).is_none());
+            catalog.remove_child(child.id);
+        }
+        catalog.end_removal(&root);
+    }
 
     fn add(catalog: &mut Catalog, name: &str, kind: EntityKind) -> EntityId {
         let id = catalog.next_id;
@@ -449,7 +455,7 @@ mod tests {
         let topics = 0..DELETED_MAX + 1;
         let ids = topics.map(|n| add(&mut catalog, &n.to_string(), EntityKind::Topic));
         let ids: Vec<EntityId> = ids.collect();
-        ids.iter().for_each(|id| drop(catalog.remove(*id)));
+        ids.iter().for_each(|id| remove(&mut catalog, *id));
         let said = |catalog: &Catalog, n: usize| catalog.deleted(ids[n]).to_string();
         assert!(said(&catalog, 0).starts_with("the queue, topic, stream,"), "it is the oldest");
         assert!(said(&catalog, 1).starts_with("topic \"1\" was deleted"));
@@ -459,7 +465,7 @@ mod tests {
         for n in 0..=DELETED_MAX {
             add(&mut catalog, &n.to_string(), EntityKind::Group { stream, partitions: 3 });
         }
-        catalog.remove(stream);
+        remove(&mut catalog, stream);
         for id in [stream, stream.plus(2)] {
             let error = catalog.deleted(id).to_string();
             assert!(error.starts_with("stream \"s\" was deleted"), "{error}");

@@ -243,7 +243,10 @@ impl Store {
             state.apply(&it.change(), lsn)?;
         }
         for change in ops.iter().filter_map(Op::change) {
-            state.apply(&change, lsn)?;
+            match change {
+                Change::Delete { entity } => state.begin_delete(entity)?,
+                _ => state.apply(&change, lsn)?,
+            }
         }
         Ok(())
     }

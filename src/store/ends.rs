@@ -278,7 +278,7 @@ impl Store {
     /// checkpoint captures everything.
     #[cfg(test)]
     pub fn forget_lives(&mut self) {
-        (self.meta.writer, self.meta.unswept) = (None, true);
+        self.begin_metalog_anew();
         let State { logs, expiring, .. } = &mut self.state;
         for log in logs.values_mut() {
             log.segments.values_mut().into_iter().for_each(|segment| segment.lives = None);

@@ -1,17 +1,20 @@
 //! The state of one log and of one cursor.
 
+use std::ops::Range;
+
 use super::{
     acks::AckSet,
     ends::Ends,
     floor_counts::FloorCounts,
     lazy::{Absent, Lazy},
+    living::Belongs,
     ranges::Ranges,
     series::Series,
     tail::Tail,
 };
 use crate::{
     format::meta::{ChunkState, LogState, SegmentState},
-    ids::{CursorId, LogId, Lsn, Offset},
+    ids::{CursorId, EntityId, LogId, Lsn, Offset},
 };
 
 #[derive(Debug)]
@@ -177,6 +180,12 @@ impl Log {
     }
 }
 
+impl Belongs for Log {
+    fn belongs_to(&self, owner: &Range<EntityId>) -> bool {
+        owner.contains(&self.id.entity())
+    }
+}
+
 /// The progress of a cursor.
 #[derive(Debug)]
 pub enum Progress {
@@ -239,6 +248,12 @@ impl Cursor {
             Progress::Acks(acks) => acks.floor(),
             Progress::At(next) => *next,
         }
+    }
+}
+
+impl Belongs for Cursor {
+    fn belongs_to(&self, owner: &Range<EntityId>) -> bool {
+        owner.contains(&self.id.entity()) || owner.contains(&self.log.entity())
     }
 }
 

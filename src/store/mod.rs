@@ -17,6 +17,7 @@ mod changed;
 mod checkpoint;
 mod circles;
 mod commit;
+mod deletion;
 mod draft;
 mod ends;
 mod files;
@@ -25,7 +26,9 @@ mod inspected;
 mod install;
 mod lazy;
 mod leftovers;
+mod living;
 mod log;
+mod log_name;
 mod moving;
 mod needed;
 mod open;
@@ -45,18 +48,20 @@ mod together;
 pub use acks::{AckSet, CHUNK_OFFSETS};
 pub use batch::{Batch, BatchArrivals, BatchedMessage};
 pub use cache::SegmentSource;
-pub use catalog::{Catalog, LogName, Space};
+pub use catalog::{Catalog, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};
 pub use circles::circles;
 pub use commit::{Op, Receipt, Refused, Shortage};
 pub use ends::Look;
+pub use living::{Belongs, Living};
 pub use open::open;
 pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, View, Walk, damaged_run};
 pub use tail::RunPlace;
 
 // For the inspector, which reads stores that no engine has open, and checks stores that an engine has open.
 pub use inspected::OnDisk;
-pub use log::{Cursor, Freed, Progress};
+pub use log::{Cursor, Progress};
+pub use log_name::LogName;
 pub use needed::needed;
 pub use open::{Opening, fan_dirs, log_dirs, remove_all};
 pub use ranges::join;
@@ -155,20 +160,10 @@ impl Store {
         catalog.user_of_letters(queue).map(|entity| catalog.describe(entity))
     }
 
-    /// An entity, and behind it the entities that belong to it.
-    pub fn family(&self, id: EntityId) -> Vec<Entity> {
-        self.state.catalog.family(id).cloned().collect()
-    }
-
     /// The error of a handle whose entity was deleted. `id` is any of the ids that the entity owned.
     #[cold]
     pub fn deleted(&self, id: EntityId) -> Error {
         self.state.catalog.deleted(id)
-    }
-
-    /// Takes the states of what was deleted, to be dropped once no lock is held.
-    pub fn take_freed(&mut self) -> Freed {
-        std::mem::take(&mut self.state.freed)
     }
 
     /// Whether a log is that of a stream: its messages stay, and do not expire.

@@ -3,13 +3,15 @@
 //! A commit applies its changes once its frame is in the journal. Recovery applies the same changes
 //! with the same function when it reads the frame again. Each change is idempotent or checked.
 
-use std::{collections::BTreeMap, mem, sync::Arc};
+use std::collections::BTreeMap;
 
 use super::{
     acks::{AckSet, acked_by_all},
     catalog::Catalog,
     changed::Changed,
+    deletion::AllDying,
     ends::Expiring,
+    living::Living,
     log::{Cursor, Freed, Log, Progress},
     ranges::join,
     series::Series,
@@ -24,7 +26,7 @@ use crate::{
         entity::{Creation, Entity, EntityKind},
         lives::Lives,
     },
-    ids::{CursorId, EntityId, IdMap, LogId, Lsn, Offset, OffsetRange},
+    ids::{CursorId, LogId, Lsn, Offset, OffsetRange},
 };
 
 /// Logs that were deleted, with the segments that they had.
@@ -33,8 +35,8 @@ pub type DeletedLogs = BTreeMap<LogId, Series>;
 #[derive(Debug, Default)]
 pub struct State {
     pub catalog: Catalog,
-    pub logs: IdMap<LogId, Box<Log>>,
-    pub cursors: IdMap<CursorId, Box<Cursor>>,
+    pub logs: Living<LogId, Log>,
+    pub cursors: Living<CursorId, Cursor>,
     /// What changed since the last checkpoint.
     pub changed: Changed,
     /// The segments of deleted logs that the metalog still names.
@@ -48,6 +50,8 @@ pub struct State {
     pub expiring: Expiring,
     /// The clocks, once they were recorded.
     pub clock: Option<ClockState>,
+    /// What was deleted, and is not out of memory yet.
+    pub dying: AllDying,
     /// What was deleted, to be dropped by a caller that holds no lock: it may be much.
     pub freed: Freed,
 }
@@ -109,7 +113,7 @@ impl State {
         let keeps_acked = matches!(entity.kind, EntityKind::Stream { .. });
         for log in entity.logs() {
             audit::step();
-            self.logs.entry(log).or_insert_with(|| Box::new(Log::new(log, keeps_acked)));
+            self.logs.insert_new(log, || Log::new(log, keeps_acked));
         }
         let is_group = matches!(entity.kind, EntityKind::Group { .. });
         for (id, log) in entity.cursors() {
@@ -123,41 +127,6 @@ impl State {
                 log.limit_lives(entity.delivering().map_or(0, |it| it.time_to_live_ms));
             }
         }
-    }
-
-    /// Deletes an entity, and the entities that belong to it.
-    fn delete(&mut self, id: EntityId) -> Vec<Arc<Entity>> {
-        let removed = self.catalog.remove(id);
-        for entity in &removed {
-            for (cursor, log) in entity.cursors() {
-                audit::step();
-                let removed = self.cursors.remove(&cursor);
-                let floor = removed.as_ref().map(|it| it.floor()).unwrap_or_default();
-                self.freed.cursors.extend(removed);
-                if let Some(log) = self.logs.get_mut(&log) {
-                    log.remove_cursor(cursor, floor);
-                    // Below its floor, nothing waited for it.
-                    let may_be_dead = !log.segments.is_empty() && floor < log.moved;
-                    self.reclaimable |= may_be_dead;
-                    self.has_dead_segment |= may_be_dead;
-                    self.changed.suspect(log, floor.to(log.moved));
-                }
-            }
-            for log in entity.logs() {
-                audit::step();
-                if let Some(mut log) = self.logs.remove(&log) {
-                    self.expiring.forget(&log);
-                    self.changed.forget(&log);
-                    let is_dead = !log.segments.is_empty();
-                    self.reclaimable |= is_dead;
-                    self.has_dead_segment |= is_dead;
-                    self.deleted_logs.insert(log.id, mem::take(&mut log.segments));
-                    self.freed.logs.push(log);
-                }
-            }
-            self.changed.entities.insert(entity.id);
-        }
-        removed
     }
 
     /// Counts the floors of the cursors over each log, once they are restored.
@@ -226,7 +195,7 @@ impl State {
         let is_there = |cursor: &Cursor| {
             cursor.acks().is_none_or(|acks| acks.end() <= next(cursor.log).unwrap_or_default())
         };
-        match self.cursors.values().map(|it| &**it).all(is_there) {
+        match self.cursors.values().all(is_there) {
             true => Ok(()),
             false => Err(Malformed("an ack state refers to messages that do not exist")),
         }
@@ -298,10 +267,7 @@ impl State {
                 Ok(())
             }
             Change::Update(entity) => self.update(entity),
-            Change::Delete { entity } => match self.delete(*entity).is_empty() {
-                true => Err(UNKNOWN),
-                false => Ok(()),
-            },
+            Change::Delete { entity } => self.delete(*entity),
             Change::Trim { log, start } => self.trim(*log, *start),
             Change::Prioritize { cursor, first, count, priority } => {
                 self.ack_cursor(*cursor)?
@@ -437,6 +403,6 @@ fn floor_moved(log: &mut Log, before: Offset, floor: Offset) -> bool {
 }
 
 /// The floor of a cursor, if it is there.
-fn floor_of(cursors: &IdMap<CursorId, Box<Cursor>>, cursor: CursorId) -> Offset {
+fn floor_of(cursors: &Living<CursorId, Cursor>, cursor: CursorId) -> Offset {
     cursors.get(&cursor).map(|it| it.floor()).unwrap_or_default()
 }

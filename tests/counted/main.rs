@@ -13,6 +13,7 @@ macro_rules! alone {
 
 mod batches;
 mod bounds;
+mod deletion;
 mod flat;
 mod heap;
 mod holds;

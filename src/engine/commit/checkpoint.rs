@@ -172,6 +172,10 @@ impl Committer {
 impl store::Shared for Committer {
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R {
         let mut core = self.lock("checkpoint");
+        while core.store.has_dying() {
+            core.store.take_out();
+            core = self.give_way("checkpoint", core);
+        }
         let done = act(&mut core.store);
         self.end_slice(core);
         done

@@ -135,6 +135,15 @@ impl Committer {
         self.lock(operation)
     }
 
+    /// Takes what was deleted out of memory, in slices.
+    #[cold]
+    pub fn take_out(&self) {
+        let mut core = self.lock("delete");
+        while core.take_out() {
+            core = self.give_way("delete", core);
+        }
+    }
+
     /// After a slice of work that another one follows: lets a thread that waits for the core have its turn first.
     pub fn end_slice(&self, core: CoreGuard<'_>) {
         drop(core);

@@ -294,12 +294,14 @@ pub fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
                 format!("queue {name:?} takes the dead letters of {other}: delete that first");
             return Err(Error::invalid("name", what).into());
         }
-        let family = core.store.family(entity);
         let receipt = core.commit(&[Op::Delete { entity }], committer.now_plain())?;
-        core.forget_deleted(&family);
-        Ok(((), receipt))
+        Ok((core.follow_deletions(), receipt))
     })?;
-    committer.complete(committed, committer.config.durability)
+    let (is_more, receipt) = committed;
+    if is_more {
+        committer.take_out();
+    }
+    committer.complete(((), receipt), committer.config.durability)
 }
 
 /// The calls that every builder has. `$builder` is code for the examples: it makes a builder.

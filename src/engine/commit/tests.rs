@@ -12,6 +12,7 @@ use std::{
 };
 
 mod batch;
+mod deletion;
 mod idle;
 mod looks;
 mod others;

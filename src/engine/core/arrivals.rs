@@ -10,7 +10,6 @@ use crate::{
     audit,
     engine::runtime::{interest::Whom, wait::Watch},
     error::Result,
-    format::entity::Entity,
     ids::{CursorId, EntityId, LogId, Lsn, Offset},
     store::Batch,
     stream::recent::Recent,
@@ -202,41 +201,6 @@ impl Core {
         self.wake_dormant(dormant);
         for cursor in cursors {
             self.arm(cursor);
-        }
-    }
-
-    /// Forgets the cursors and logs of entities that were deleted, and wakes their waiters.
-    pub fn forget_deleted(&mut self, deleted: &[Entity]) {
-        let Core { consumers, dormancy, arrivals, effects, lives, store, .. } = self;
-        effects.drop_after(Some(store.take_freed()));
-        for (cursor, log) in deleted.iter().flat_map(Entity::cursors) {
-            audit::step();
-            lives.forget_cursor(cursor, effects);
-            let had_consumers = dormancy.forget_deleted(cursor);
-            let consumption = consumers.remove(&cursor);
-            if (had_consumers || consumption.is_some())
-                && let Some(watched) = arrivals.watches.get(&log)
-            {
-                // A subscription may be gone while its topic stays. Its waiters find that it was deleted.
-                let whom = Whom::Only(watched.interest_of(cursor));
-                effects.wake_those(&watched.watch, whom, usize::MAX);
-            }
-            let Some(mut consumption) = consumption else { continue };
-            dormancy.tidy(consumers);
-            consumption.wake_others(effects);
-            effects.drop_later(consumption.thresholds.drain(..));
-            dormancy.number_above(consumption.deliveries.last_number());
-            effects.drop_after(Some(consumption));
-        }
-        for entity in deleted {
-            arrivals.recent.remove(&entity.id);
-            for log in entity.logs() {
-                audit::step();
-                lives.forget_log(log);
-                if let Some(watched) = arrivals.watches.remove(&log) {
-                    effects.wake_all(&watched.watch);
-                }
-            }
         }
     }
 

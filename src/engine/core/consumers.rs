@@ -6,22 +6,23 @@
 use std::{
     collections::{
         BTreeSet,
-        hash_map::{Entry, Iter, Keys, Values},
+        hash_map::{Iter, Keys},
     },
     mem,
+    ops::Range,
 };
 
 use super::consumption::Consumption;
 use crate::{
     audit,
-    ids::{CursorId, IdMap, LogId},
-    store::Op,
+    ids::{CursorId, EntityId, LogId},
+    store::{Belongs, Living, Op},
 };
 
 /// The states of the cursors that are in use.
 #[derive(Debug, Default)]
 pub struct Consumers {
-    all: IdMap<CursorId, Box<Consumption>>,
+    all: Living<CursorId, Consumption>,
     /// The cursors with watched thresholds, by the log whose messages they count.
     watched: BTreeSet<(LogId, CursorId)>,
     /// Watched cursors that may have changed since they were looked at.
@@ -33,13 +34,13 @@ pub struct Consumers {
 impl Consumers {
     #[inline]
     pub fn get(&self, cursor: &CursorId) -> Option<&Consumption> {
-        self.all.get(cursor).map(|it| &**it)
+        self.all.get(cursor)
     }
 
     /// The state of a cursor, to be changed.
     #[inline]
     pub fn get_mut(&mut self, cursor: &CursorId) -> Option<&mut Consumption> {
-        let consumption = &mut **self.all.get_mut(cursor)?;
+        let consumption = self.all.get_mut(cursor)?;
         if !consumption.thresholds.is_empty() {
             touch(&mut self.touched, *cursor, consumption);
         }
@@ -64,11 +65,6 @@ impl Consumers {
         self.all.contains_key(cursor)
     }
 
-    /// For a cursor that may be new.
-    pub fn entry(&mut self, cursor: CursorId) -> Entry<'_, CursorId, Box<Consumption>> {
-        self.all.entry(cursor)
-    }
-
     pub fn insert(&mut self, cursor: CursorId, consumption: Box<Consumption>) {
         self.all.insert(cursor, consumption);
     }
@@ -79,6 +75,12 @@ impl Consumers {
         Some(removed)
     }
 
+    /// From now on nothing is found that belongs to these entities: they were deleted. With `also`, what belongs to those
+    /// before them is not found either.
+    pub fn lose(&mut self, gone: &[Range<EntityId>], also: bool) {
+        self.all.lose(gone, also);
+    }
+
     pub fn len(&self) -> usize {
         self.all.len()
     }
@@ -87,7 +89,7 @@ impl Consumers {
         self.all.keys()
     }
 
-    pub fn values(&self) -> Values<'_, CursorId, Box<Consumption>> {
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &Consumption> {
         self.all.values()
     }
 
@@ -170,7 +172,7 @@ impl Consumers {
     /// The state of a cursor, for a change of something that no threshold counts.
     #[inline]
     pub fn get_untouched(&mut self, cursor: CursorId) -> Option<&mut Consumption> {
-        self.all.get_mut(&cursor).map(|it| &mut **it)
+        self.all.get_mut(&cursor)
     }
 
     /// The state of a touched cursor that was looked at.
@@ -184,6 +186,12 @@ impl Consumers {
     #[cfg(all(debug_assertions, feature = "sim"))]
     pub fn watched(&self) -> impl ExactSizeIterator<Item = CursorId> + '_ {
         self.watched.iter().map(|(_, cursor)| *cursor)
+    }
+}
+
+impl Belongs for Consumption {
+    fn belongs_to(&self, owner: &Range<EntityId>) -> bool {
+        owner.contains(&self.info.cursor.entity()) || owner.contains(&self.info.log.entity())
     }
 }
 

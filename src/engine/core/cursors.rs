@@ -1,6 +1,6 @@
 //! The cursors that are in use.
 
-use std::{collections::hash_map::Entry, iter, sync::Arc};
+use std::{iter, sync::Arc};
 
 use super::{
     Core,
@@ -27,11 +27,15 @@ impl Core {
         let cursor = info.cursor;
         let delayed = prepared.and_then(|prepared| self.end_preparing(prepared));
         let Core { consumers, store, dormancy, .. } = self;
-        let info = match consumers.entry(cursor) {
-            Entry::Occupied(there) => Arc::clone(&there.get().info),
-            Entry::Vacant(free) => match dormancy.attach(store, info, delayed)? {
+        let info = match consumers.get(&cursor) {
+            Some(there) => Arc::clone(&there.info),
+            None => match dormancy.attach(store, info, delayed)? {
                 Attached::Dormant(info) => info,
-                Attached::Awake(consumption) => Arc::clone(&free.insert(consumption).info),
+                Attached::Awake(consumption) => {
+                    let info = Arc::clone(&consumption.info);
+                    consumers.insert(cursor, consumption);
+                    info
+                }
             },
         };
         if info.note_opened() {
@@ -90,8 +94,8 @@ impl Core {
     /// deliveries.
     pub fn revive(&mut self, cursor: CursorId) -> Result<()> {
         let Core { consumers, store, dormancy, .. } = self;
-        if let Entry::Vacant(free) = consumers.entry(cursor) {
-            free.insert(dormancy.revive(store, cursor)?);
+        if !consumers.contains_key(&cursor) {
+            consumers.insert(cursor, dormancy.revive(store, cursor)?);
         }
         Ok(())
     }

@@ -47,6 +47,7 @@ pub mod cursors;
 pub mod damage;
 pub mod damaged;
 pub mod dead_letters;
+pub mod deletion;
 pub mod dormant;
 pub mod effects;
 pub mod errors;

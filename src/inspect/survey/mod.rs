@@ -256,7 +256,7 @@ impl Looking {
             };
             position.is_none() || position < last_damage
         };
-        state.cursors.values().map(|it| &**it).filter(is_old).map(|cursor| cursor.id).collect()
+        state.cursors.values().filter(is_old).map(|cursor| cursor.id).collect()
     }
 
     /// The problem of a missing segment, if its log was deleted after the last checkpoint that counts. Opening
