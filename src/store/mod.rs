@@ -202,7 +202,7 @@ impl Store {
     /// The floor of a cursor's acks, or the next offset of a group.
     #[inline]
     pub fn floor(&self, cursor: CursorId) -> Option<Offset> {
-        self.state.cursors.get(&cursor).map(|it| it.floor())
+        self.state.cursors.get(&cursor).map(Cursor::floor)
     }
 
     /// As [`floor`](Store::floor). Fails if the cursor was deleted.

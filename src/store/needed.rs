@@ -114,7 +114,7 @@ struct AcksPlace {
 impl State {
     fn has_many_cursors(&self, log: LogId) -> bool {
         let has_many = |log: &Log| log.cursors.len() > 1 && !log.keeps_acked;
-        self.logs.get(&log).is_some_and(|log| has_many(log)) && !seeded!(DeadForOneIsDeadForAll)
+        self.logs.get(&log).is_some_and(has_many) && !seeded!(DeadForOneIsDeadForAll)
     }
 
     /// Leaves of some offsets of a chunk those that some cursors of a log have acked. Returns the cursor to go on with.

@@ -404,5 +404,5 @@ fn floor_moved(log: &mut Log, before: Offset, floor: Offset) -> bool {
 
 /// The floor of a cursor, if it is there.
 fn floor_of(cursors: &Living<CursorId, Cursor>, cursor: CursorId) -> Offset {
-    cursors.get(&cursor).map(|it| it.floor()).unwrap_or_default()
+    cursors.get(&cursor).map(Cursor::floor).unwrap_or_default()
 }

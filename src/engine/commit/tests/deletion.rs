@@ -59,12 +59,20 @@ fn deleted(disk: &SimDisk) -> Engine {
         assert!(topic.subscription(&name(n)).open().is_err());
         assert!(topic.subscription(&name(n)).create().is_err());
         assert!(subscriptions[n].stats().is_err());
+        assert!(delivery.extend(Duration::from_secs(60)).is_err());
+        assert_eq!(delivery.ack().expect_err("it was deleted").kind(), ErrorKind::NotFound);
     }
     assert!(topic.subscriptions().is_err() && topic.publish("news").is_err());
     assert!(stream.groups().is_err() && stream.append("event").is_err());
     for group in groups {
-        let error = group.commit(position.partition, position.offset).expect_err("it was deleted");
-        assert_eq!(error.kind(), ErrorKind::NotFound);
+        for partition in [0, position.partition, PARTITIONS - 1] {
+            let error = group.commit(partition, Offset(0)).expect_err("it was deleted");
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+            let part = stream.partition(partition);
+            assert!(part.and_then(|part| part.trim_before(Offset(0))).is_err());
+            let to_it = stream.append(Message::new("event").key(partition.to_string()));
+            assert!(to_it.is_err());
+        }
         assert!(group.lag().is_err() && group.reader().is_err());
     }
     assert!(stream.reader(crate::Start::Earliest).is_err());
