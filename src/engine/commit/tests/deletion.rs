@@ -5,6 +5,7 @@ use crate::{engine::core::commit::CommitResult, ids::EntityId};
 
 const SUBSCRIPTIONS: usize = 200;
 const PARTITIONS: u32 = 100;
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Deletes a topic or a stream as `definition::delete` does, and leaves what belongs to it to later slices.
 fn begin_to_delete(engine: &Engine, space: Space, name: &str) {
@@ -32,7 +33,7 @@ fn deleted(disk: &SimDisk) -> Engine {
     let subscriptions: Vec<_> = (0..SUBSCRIPTIONS)
         .map(|n| {
             let subscription = topic.subscription(&name(n)).dead_letter_queue("letters");
-            let subscription = subscription.max_attempts(3).lease(Duration::from_secs(1));
+            let subscription = subscription.max_attempts(3).lease(HOUR);
             subscription.create().expect("there is space")
         })
         .collect();
@@ -77,7 +78,7 @@ fn deleted(disk: &SimDisk) -> Engine {
     }
     assert!(stream.reader(crate::Start::Earliest).is_err());
     // Their leases run out.
-    disk.advance(Duration::from_secs(5));
+    disk.advance(2 * HOUR);
     engine.committer().sync_soon();
     engine
 }
