@@ -23,9 +23,10 @@ fn entities(engine: &Engine) -> usize {
     engine.committer().lock("test").store.state().catalog.all().len()
 }
 
-/// A topic with many subscriptions that have messages on lease, and a stream with groups. All are deleted.
-fn deleted(disk: &SimDisk) -> Engine {
-    let engine = open(disk, config());
+/// A topic with many subscriptions that have messages on lease, and a stream with groups. All are deleted. If they have segments,
+/// the checkpointer comes at once.
+fn deleted(disk: &SimDisk, has_segments: bool) -> Engine {
+    let engine = open(disk, Config { journal_bytes: 4 << 20, ..config() });
     let letters = engine.queue("letters").create().expect("there is space");
     letters.send("a letter").expect("there is space");
     let topic = engine.topic("t").create().expect("there is space");
@@ -41,7 +42,9 @@ fn deleted(disk: &SimDisk) -> Engine {
     let groups = ["g", "h"].map(|name| stream.group(name).create().expect("there is space"));
     topic.publish("news").expect("there is space");
     let position = stream.append("event").expect("there is space");
-    engine.checkpoint().expect("the disk is well");
+    if has_segments {
+        engine.checkpoint().expect("the disk is well");
+    }
     topic.publish("more news").expect("there is space");
     let receive = |n: usize| subscriptions[n].try_receive().expect("it is there").expect("news");
     let held = [0, SUBSCRIPTIONS - 1].map(receive);
@@ -86,27 +89,28 @@ fn deleted(disk: &SimDisk) -> Engine {
 #[test]
 fn a_deletion_is_whole_for_all_others_before_its_slices_end() {
     let disk = SimDisk::new(3);
-    let engine = deleted(&disk);
+    let engine = deleted(&disk, false);
+    assert!(engine.committer().lock("test").store.has_dying());
+    assert!(entities(&engine) > SUBSCRIPTIONS / 2);
     let topic = engine.topic("t").create().expect("the name is free");
     let subscription = topic.subscription("s0").create().expect("the name is free");
     topic.publish("new").expect("there is space");
     let delivery = subscription.try_receive().expect("it is there").expect("it was published");
     assert_eq!(delivery.payload(), b"new");
     delivery.ack().expect("it is held");
-    // The queue takes the letters of what is gone only.
     engine.stream("s").create().expect("the name is free");
-    subscription.stats().expect("it is there");
-    topic.subscription("s0").delete().expect("it is there");
+    assert!(engine.committer().lock("test").store.has_dying());
+    engine.queue("letters").delete().expect("only what is gone has used it");
     assert_eq!(entities(&engine), 3, "the deletion has taken out what was left of the others");
-    engine.queue("letters").delete().expect("nobody uses it");
+    subscription.stats().expect("it is there");
     engine.close().expect("the disk is well");
 }
 
 #[test]
 fn a_checkpoint_between_the_slices_of_a_deletion_knows_all_that_is_gone() {
-    for is_full in [false, true] {
+    for (is_full, has_segments) in [(false, false), (false, true), (true, false), (true, true)] {
         let disk = SimDisk::new(3);
-        let engine = deleted(&disk);
+        let engine = deleted(&disk, has_segments);
         if is_full {
             engine.committer().lock("test").store.begin_metalog_anew();
         }
@@ -127,7 +131,7 @@ fn a_checkpoint_between_the_slices_of_a_deletion_knows_all_that_is_gone() {
 #[test]
 fn a_crash_between_the_slices_of_a_deletion_leaves_nothing_of_it() {
     let disk = SimDisk::new(3);
-    let engine = deleted(&disk);
+    let engine = deleted(&disk, false);
     engine.sync().expect("the disk is well");
     disk.power_cut();
     drop(engine);
