@@ -216,6 +216,16 @@ pub struct UnreadSlice {
 }
 
 impl LateSlice {
+    /// A part of it.
+    pub fn narrow(self, start: usize, len: usize) -> LateSlice {
+        match self {
+            LateSlice::Ready(slice) => LateSlice::Ready(slice.narrow(start, start + len)),
+            LateSlice::Unread(unread) => {
+                LateSlice::Unread(UnreadSlice { at: unread.at + start as u64, len, ..unread })
+            }
+        }
+    }
+
     /// Returns the bytes, and reads them if they were not read yet.
     #[inline]
     pub fn get(self) -> io::Result<Slice> {

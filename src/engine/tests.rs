@@ -423,3 +423,39 @@ fn interleavings_of_a_wake_up_that_is_passed_on() {
         assert!(gives_up.is_some() || *messages.count.lock().unwrap() == 1);
     });
 }
+
+/// All readers are woken for each record. A wake-up comes while threads still pass on the one before.
+#[test]
+fn interleavings_of_wake_ups_of_all_while_one_is_passed_on() {
+    check(3, || {
+        let records = Arc::new(Messages::default());
+        let readers = [(); 2].map(|()| {
+            let records = Arc::clone(&records);
+            thread::spawn(move || {
+                for seen in 0..2 {
+                    let attempt = || {
+                        let count = records.count.lock().unwrap();
+                        let has_more = *count > seen;
+                        Ok(if has_more {
+                            Attempt::Got(())
+                        } else {
+                            Attempt::Wait(records.watch.begin())
+                        })
+                    };
+                    blocking(None, || Duration::ZERO, attempt).unwrap().unwrap();
+                }
+            })
+        });
+        for _ in 0..2 {
+            let wakes = {
+                let mut count = records.count.lock().unwrap();
+                *count += 1;
+                records.watch.has_waiters()
+            };
+            if wakes {
+                records.watch.wake(usize::MAX);
+            }
+        }
+        readers.into_iter().for_each(|it| it.join().unwrap());
+    });
+}

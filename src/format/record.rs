@@ -255,6 +255,16 @@ impl<'a> RecordParts<'a> {
     }
 }
 
+/// Reads the record that begins at `at`, if it is a short one with only a payload. `None` if it is another one, or if it is
+/// damaged: [`take_record`] tells.
+#[inline(always)]
+pub fn take_plain_record(bytes: &[u8], at: usize, base: Timestamp) -> Option<RecordSpans> {
+    let &[flags, length] = bytes.get(at..)?.first_chunk()?;
+    let end = at + 2 + usize::from(length);
+    let is_plain = flags == PLAIN && length < 0x80 && end <= bytes.len();
+    is_plain.then(|| RecordSpans::plain(base, at as u32 + 2, end as u32))
+}
+
 /// Reads the record that begins at `at`.
 #[inline]
 pub fn take_record(bytes: &[u8], at: usize, base: Timestamp) -> Decoded<RecordSpans> {

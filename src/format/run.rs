@@ -28,7 +28,7 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Decodes a run from bytes that begin with it.
-    #[inline]
+    #[inline(always)]
     pub fn decode(bytes: &'a [u8]) -> Decoded<Run<'a>> {
         let mut input = Bytes::new(bytes);
         if input.u8()? != KIND {
@@ -37,7 +37,7 @@ impl<'a> Run<'a> {
         Run::take(&mut input, 0)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(input: &mut Bytes<'a>, started: usize) -> Decoded<Run<'a>> {
         let log = LogId(input.number()?);
         let first = Offset(input.number()?);

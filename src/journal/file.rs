@@ -97,6 +97,23 @@ struct Late {
 }
 
 impl JournalBytes {
+    /// A part of these bytes. Bytes that were not read yet are read for this part alone.
+    pub fn narrow(self, start: usize, len: usize) -> JournalBytes {
+        JournalBytes(match self.0 {
+            Bytes::Ready(slice) => Bytes::Ready(slice.narrow(start, start + len)),
+            Bytes::Late(late) => {
+                let Late { late, path, at } = *late;
+                let (late, at) = (late.narrow(start, len), at + start as u64);
+                Bytes::Late(Box::new(Late { late, path, at }))
+            }
+        })
+    }
+
+    /// The first bytes of these, to be read if all of them cannot be. `None` if they are read already.
+    pub fn again(&self, len: usize) -> Option<JournalBytes> {
+        matches!(self.0, Bytes::Late(_)).then(|| self.clone().narrow(0, len))
+    }
+
     /// Returns the bytes, and reads them if they were not read yet.
     #[inline]
     pub fn read(self) -> Result<Slice> {

@@ -410,7 +410,13 @@ impl Journal {
         paths
     }
 
-    /// The bytes from a position on. They must lie within one appended frame.
+    /// Where the file ends that holds a position.
+    pub fn file_end(&self, lsn: Lsn) -> Lsn {
+        let index = self.files.partition_point(|file| file.start() <= lsn);
+        index.checked_sub(1).map_or(lsn, |index| self.files[index].end())
+    }
+
+    /// The bytes from a position on. They were appended, and lie in one file.
     #[inline]
     pub fn bytes(&self, lsn: Lsn, len: usize) -> Result<JournalBytes> {
         if let Some(file) = self.files.back().filter(|file| file.start() <= lsn) {

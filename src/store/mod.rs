@@ -40,6 +40,7 @@ mod retain;
 mod rewrite;
 mod series;
 mod state;
+mod stretch;
 mod tail;
 #[cfg(test)]
 pub mod tests;
@@ -56,6 +57,7 @@ pub use ends::Look;
 pub use living::{Belongs, Living};
 pub use open::open;
 pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, View, Walk, damaged_run};
+pub use stretch::{ReadStretch, RunAt};
 pub use tail::RunPlace;
 
 // For the inspector, which reads stores that no engine has open, and checks stores that an engine has open.

@@ -10,6 +10,7 @@ use super::{
     acks::AckSet,
     cache::{OpenedSegment, SegmentSource},
     log::Log,
+    stretch::Stretch,
     tail::RunPlace,
 };
 use crate::{
@@ -291,11 +292,8 @@ pub enum Chunk {
         from: Offset,
         end: Offset,
     },
-    Runs(Vec<JournalRun>),
+    Runs(Stretch),
 }
-
-/// How many runs of the journal are returned at once.
-const CHUNK_RUNS: usize = 64;
 
 impl Store {
     fn log(&self, log: LogId) -> Result<&Log> {
@@ -380,20 +378,7 @@ impl Store {
             let segment = self.cache.source(&self.segments, segment);
             return Ok(Some(Chunk::Segment { segment, from, end }));
         }
-        self.scan_journal(log, from, limit)
-    }
-
-    fn scan_journal(&self, log: LogId, from: Offset, limit: Lsn) -> Result<Option<Chunk>> {
-        let found = self.log(log)?;
-        let mut runs = Vec::new();
-        for run in found.tail.runs_from(from.max(found.moved)).take(CHUNK_RUNS) {
-            if run.lsn >= limit {
-                break;
-            }
-            audit::step();
-            runs.push(self.journal_run(run)?);
-        }
-        Ok((!runs.is_empty()).then_some(Chunk::Runs(runs)))
+        Ok(self.stretch(log, from, limit)?.map(Chunk::Runs))
     }
 
     /// The offset behind the run of the journal that holds an offset.
@@ -428,6 +413,6 @@ impl Store {
                 return Ok(Some(Chunk::Segment { segment, from, end }));
             }
         }
-        self.scan_journal(log, from, limit)
+        Ok(self.stretch(log, from, limit)?.map(Chunk::Runs))
     }
 }

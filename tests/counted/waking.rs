@@ -16,6 +16,8 @@ use posthouse::{
     sim::{SimDisk, take_steps},
 };
 
+use super::heap::taken;
+
 #[derive(Default)]
 struct Count(AtomicUsize);
 
@@ -60,6 +62,55 @@ fn an_append_to_a_hundred_readers_takes_at_most_three_times_the_steps_of_one_to_
         assert!(one > 1, "the steps are not counted");
         assert!(ten <= 3 * one && hundred <= 3 * one, "{durability:?}: {one}, {ten}, {hundred}");
     }
+}
+
+/// The steps of many appends while so many threads read what comes, all of which read everything.
+fn steps_of_appends(readers: usize) -> u64 {
+    const APPENDS: u64 = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().durability(Durability::Buffered);
+    let engine = options.open(dir.path().join("store")).unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..readers {
+            let mut reader = stream.reader(Start::Latest).unwrap();
+            scope.spawn(move || {
+                for n in 0..APPENDS {
+                    let record = reader.read(Duration::from_secs(60)).unwrap().expect("it comes");
+                    assert_eq!(record.offset().0, n);
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(20));
+        let _ = take_steps();
+        (0..APPENDS).for_each(|_| _ = stream.append([7; 100].as_slice()).unwrap());
+        take_steps()
+    })
+}
+
+/// The steps are those under the core, and one for each thread that is woken.
+#[test]
+fn many_appends_to_a_hundred_threads_take_at_most_three_times_the_steps_of_those_to_one() {
+    let [one, ten, hundred] = [1, 10, 100].map(steps_of_appends);
+    assert!(ten <= 3 * one && hundred <= 3 * one, "{one}, {ten}, {hundred}");
+}
+
+/// A reader looks at the core, and holds the bytes of the journal, once for hundreds of records that were committed one by one.
+#[test]
+fn a_reader_takes_records_of_many_commits_at_once() {
+    const RECORDS: u64 = 10_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().durability(Durability::Buffered);
+    let engine = options.open(dir.path().join("store")).unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    (0..RECORDS).for_each(|_| _ = stream.append([7; 100].as_slice()).unwrap());
+    let mut reader = stream.reader(Start::Earliest).unwrap();
+    let before = taken().0;
+    for _ in 0..RECORDS {
+        assert_eq!(reader.try_read().unwrap().expect("it is there").payload(), [7; 100]);
+    }
+    let allocations = taken().0 - before;
+    assert!(allocations <= RECORDS / 20, "{allocations} allocations");
 }
 
 /// The engine is closed while many wait: all of them hear of it.

@@ -8,6 +8,7 @@ pub mod fair;
 pub mod histogram;
 pub mod interest;
 pub mod lock;
+pub mod relay;
 pub mod signals;
 pub mod together;
 pub mod wait;

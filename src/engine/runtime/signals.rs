@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    lock::RankedMutex,
-    wait::{Relay, wake_task},
-};
+use super::{lock::RankedMutex, relay::Relay, wait::wake_task};
 use crate::{
     audit::Rank,
     ids::{CursorId, Lsn},

@@ -1,8 +1,12 @@
 //! Waiting, by a thread or by a task: for messages, for capacity, or for durability.
 //!
 //! To wake a thread costs its waker as much as some appends. So a thread that adds messages for many waiters wakes two of
-//! them, and each woken thread wakes two more before it goes on ([`Relay`]). Only threads pass the wake-up on: a task
-//! runs when its executor wants it to. Of many tasks the first ones are woken at once, and the flusher wakes the others.
+//! them, and each woken thread wakes the next before it goes on ([`Relay`]). So many threads run at once as there are cores,
+//! and those that woke them keep their share of the cores. Only threads pass the wake-up on: a task runs when its executor
+//! wants it to. Of many tasks the first ones are woken at once, and the flusher wakes the others.
+//!
+//! While a wake-up of all waiters is passed on, further ones wake nobody. They are noted, and the last thread of the relay
+//! has it go on with those who have begun to wait in the meantime.
 
 use std::{
     cell::Cell,
@@ -16,8 +20,9 @@ use std::{
 
 use super::{
     application,
-    interest::{Interest, Key, Waiters, Whom},
+    interest::{Interest, Key, Whom},
     lock::RankedMutex,
+    relay::{Passing, Relay, THREADS_AT_ONCE, Watchers},
 };
 use crate::{
     audit::{self, Rank},
@@ -32,21 +37,21 @@ use crate::{
 /// waiter would block on it and sleep again.
 #[derive(Debug)]
 pub struct Watch {
-    waiters: RankedMutex<Waiters<Arc<Waiter>>>,
+    waiters: RankedMutex<Watchers>,
     /// The number of waiters that were not woken, readable without the mutex.
     count: AtomicUsize,
 }
 
 #[derive(Debug)]
-struct Waiter {
-    interest: Interest,
+pub struct Waiter {
+    pub(super) interest: Interest,
     state: RankedMutex<Sleep>,
     woken: Condvar,
 }
 
 /// What came of waking a waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Roused {
+pub enum Roused {
     /// A thread that was asleep: it goes on with the relay.
     Thread,
     /// A task, or one that was not asleep.
@@ -66,23 +71,13 @@ enum Sleep {
     Gone,
 }
 
-/// Waiters that are to be woken, and that nobody has woken yet.
-#[derive(Debug)]
-pub struct Relay {
-    watch: Arc<Watch>,
-    left: RankedMutex<VecDeque<Arc<Waiter>>>,
-}
-
-/// How many threads one thread wakes. The woken ones wake the others.
-const THREADS_AT_ONCE: usize = if cfg!(loom) { 1 } else { 2 };
-
 /// How many tasks a thread wakes that has other work to do.
 const TASKS_AT_ONCE: usize = 4;
 
 impl Default for Watch {
     fn default() -> Watch {
         Watch {
-            waiters: RankedMutex::new(&(Rank::Leaf, "waiters of a watch"), Waiters::default()),
+            waiters: RankedMutex::new(&(Rank::Leaf, "waiters of a watch"), Watchers::default()),
             count: AtomicUsize::new(0),
         }
     }
@@ -101,14 +96,14 @@ impl Watch {
             state: RankedMutex::new(&(Rank::Leaf, "waiter"), Sleep::Begun),
             woken: Condvar::new(),
         });
-        let key = self.change(|waiters| waiters.add(interest, Arc::clone(&waiter)));
+        let key = self.change(|it| it.asleep.add(interest, Arc::clone(&waiter)));
         Waiting { watch: Arc::clone(self), waiter, key, is_over: false }
     }
 
-    fn change<T>(&self, act: impl FnOnce(&mut Waiters<Arc<Waiter>>) -> T) -> T {
-        let mut waiters = self.waiters.lock();
-        let value = act(&mut waiters);
-        self.count.store(waiters.len(), Ordering::Relaxed);
+    pub(super) fn change<T>(&self, act: impl FnOnce(&mut Watchers) -> T) -> T {
+        let mut watchers = self.waiters.lock();
+        let value = act(&mut watchers);
+        self.count.store(watchers.asleep.len(), Ordering::Relaxed);
         value
     }
 
@@ -133,18 +128,39 @@ impl Watch {
     /// many tasks are left, returns the others: the caller has them woken.
     #[must_use = "the others sleep until they are woken"]
     pub fn begin_to_wake(self: &Arc<Watch>, whom: Whom, most: usize) -> Option<Arc<Relay>> {
-        let woken = self.change(|waiters| waiters.take(whom, most));
-        if woken.len() <= THREADS_AT_ONCE {
-            self.wake_each(woken);
-            return None;
-        }
-        let left = RankedMutex::new(&(Rank::Leaf, "waiters to wake"), woken);
-        let relay = Arc::new(Relay { watch: Arc::clone(self), left });
-        if relay.go_on(TASKS_AT_ONCE) { None } else { Some(relay) }
+        let relay = self.take(whom, most)?;
+        if relay.go_on(THREADS_AT_ONCE, TASKS_AT_ONCE) { None } else { Some(relay.without_watch()) }
+    }
+
+    /// Wakes one or two waiters. Of more of them, returns the relay.
+    fn take(self: &Arc<Watch>, whom: Whom, most: usize) -> Option<Arc<Relay>> {
+        let is_of_all = whom == Whom::Each && most == usize::MAX;
+        let few = self.change(|it| match &mut it.passing {
+            Some(passing) if is_of_all => {
+                passing.again = true;
+                Some(VecDeque::new())
+            }
+            passing => {
+                let taken = it.asleep.take(whom, most);
+                if taken.len() > THREADS_AT_ONCE && is_of_all {
+                    *passing = Some(Passing { left: taken, again: false });
+                    return None;
+                }
+                Some(taken)
+            }
+        });
+        let left = match few {
+            Some(few) if few.len() <= THREADS_AT_ONCE => {
+                self.wake_each(few);
+                return None;
+            }
+            many => many,
+        };
+        Some(Relay::new(self, left))
     }
 
     /// Wakes these, and for each whose waker panics the next one of its interest.
-    fn wake_each(&self, mut woken: VecDeque<Arc<Waiter>>) {
+    pub(super) fn wake_each(&self, mut woken: VecDeque<Arc<Waiter>>) {
         while let Some(waiter) = woken.pop_front() {
             if waiter.wake(None) == Roused::Panicked {
                 woken.extend(self.next_of(waiter.interest));
@@ -153,36 +169,8 @@ impl Watch {
     }
 
     /// Takes the next waiter of an interest.
-    fn next_of(&self, interest: Interest) -> VecDeque<Arc<Waiter>> {
-        self.change(|waiters| waiters.take(Whom::Only(interest), 1))
-    }
-}
-
-impl Relay {
-    /// Wakes all waiters that are left, or enough threads that wake them.
-    pub fn finish(self: &Arc<Relay>) {
-        self.go_on(usize::MAX);
-    }
-
-    /// Wakes waiters. Returns `false` if `tasks` tasks were woken and no thread, so that nobody wakes the others.
-    fn go_on(self: &Arc<Relay>, tasks: usize) -> bool {
-        let (mut threads, mut others) = (0, 0);
-        while threads < THREADS_AT_ONCE {
-            if others == tasks {
-                return threads > 0;
-            }
-            let Some(waiter) = self.left.lock().pop_front() else { return true };
-            match waiter.wake(Some(self)) {
-                Roused::Thread => threads += 1,
-                Roused::Other => others += 1,
-                Roused::Panicked => {
-                    others += 1;
-                    // The other threads of the relay may have come to its end.
-                    self.watch.wake_each(self.watch.next_of(waiter.interest));
-                }
-            }
-        }
-        true
+    pub(super) fn next_of(&self, interest: Interest) -> VecDeque<Arc<Waiter>> {
+        self.change(|it| it.asleep.take(Whom::Only(interest), 1))
     }
 }
 
@@ -193,7 +181,7 @@ pub fn wake_task(waker: Waker) {
 
 impl Waiter {
     /// Wakes a waiter.
-    fn wake(&self, relay: Option<&Arc<Relay>>) -> Roused {
+    pub(super) fn wake(&self, relay: Option<&Arc<Relay>>) -> Roused {
         audit::step();
         let mut state = self.state.lock();
         let goes_on = matches!(*state, Sleep::Thread);
@@ -269,7 +257,7 @@ impl Drop for Waiting {
             return;
         }
         let key = self.key;
-        if self.watch.change(|waiters| waiters.remove(key)).is_some() {
+        if self.watch.change(|it| it.asleep.remove(key)).is_some() {
             return;
         }
         let before = mem::replace(&mut *self.waiter.state.lock(), Sleep::Gone);

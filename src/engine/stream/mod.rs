@@ -9,6 +9,7 @@ mod place;
 mod reader;
 mod record;
 mod scan;
+mod search;
 mod shape;
 mod skip;
 mod source;

@@ -2,7 +2,7 @@
 
 use super::{
     scan::open_segment,
-    source::{OpenRun, Source},
+    source::{OpenRuns, Source},
 };
 use crate::{
     disk::Shares,
@@ -38,11 +38,7 @@ impl Place {
                 let body = Shares::new(block.body().clone());
                 Ok(Some(Source::Block { block, place, body }))
             }
-            Chunk::Runs(runs) => {
-                let mut runs = runs.into_iter();
-                let run = runs.next().expect("a chunk has a run");
-                Ok(Some(Source::Run { run: OpenRun::open(run, self.next)?, behind: runs }))
-            }
+            Chunk::Runs(runs) => Ok(Some(Source::Runs(OpenRuns::open(runs.read()?, self.next)?))),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     place::Place,
     record::{OwnedRecord, Record},
+    search::Search,
     shape::{Position, Shape},
     source::{Found, Source},
     start::Start,
@@ -12,16 +13,9 @@ use super::{
 };
 use crate::{
     audit,
-    engine::{
-        core::Core,
-        runtime::{
-            interest::Interest,
-            wait::{Attempt, Awaited, blocking},
-        },
-    },
+    engine::runtime::wait::{Attempt, Awaited, Waiting, blocking},
     error::Result,
     ids::{LogId, Offset},
-    store::Chunk,
 };
 
 /// Reads a stream or one of its partitions, and goes on as records come.
@@ -50,14 +44,14 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Reader {
-    shape: Arc<Shape>,
+    pub(super) shape: Arc<Shape>,
     pub(super) places: Vec<Place>,
     /// The places that may have something.
-    turns: Turns,
+    pub(super) turns: Turns,
     /// The place that is read, or that was read last.
-    turn: usize,
+    pub(super) turn: usize,
     /// Its partition.
-    partition: u32,
+    pub(super) partition: u32,
     source: Source,
     /// What the last error means for the iterator.
     ended: Ended,
@@ -72,8 +66,11 @@ enum Ended {
     ForGood,
 }
 
-/// How many partitions a reader looks at in one hold of the core.
-const LOOKS_AT_ONCE: usize = 256;
+/// Whether the next chunk is open.
+enum Load {
+    Opened,
+    Nothing(Option<Waiting>),
+}
 
 impl Reader {
     pub(crate) fn open(
@@ -195,10 +192,15 @@ impl Reader {
     ///
     /// The same errors as [`try_read`](Reader::try_read).
     pub fn read(&mut self, timeout: Duration) -> Result<Option<Record<'_>>> {
-        let committer = Arc::clone(self.shape.engine.committer());
-        let advanced =
-            blocking(Some(timeout), || committer.disk.stopwatch(), || self.advance_or_wait())?;
-        Ok(advanced.map(|found| self.record(found)))
+        let found = match self.quick() {
+            Some(found) => Some(found),
+            None => {
+                let committer = Arc::clone(self.shape.engine.committer());
+                let stopwatch = || committer.disk.stopwatch();
+                blocking(Some(timeout), stopwatch, || self.advance_or_wait())?
+            }
+        };
+        Ok(found.map(|found| self.record(found)))
     }
 
     /// Reads the next record as a future, which waits for one.
@@ -236,13 +238,14 @@ impl Reader {
         Record { bytes: self.source.bytes(), spans, partition: self.partition, offset }
     }
 
-    /// The next record, if it is in the block that is read: most records are. The compiler inlines this part
+    /// The next record, if it is in the block or the runs that are read: most records are. The compiler inlines this part
     /// of reading into the caller's code.
     #[inline]
     fn quick(&mut self) -> Option<Found> {
         match &mut self.source {
             Source::Block { block, place, .. } => block.quick(place),
-            _ => None,
+            Source::Runs(runs) => runs.quick(),
+            Source::Nothing => None,
         }
     }
 
@@ -252,7 +255,7 @@ impl Reader {
             if let Some(found) = self.source.step()? {
                 return Ok(Some(found));
             }
-            if !self.load()? {
+            if let Load::Nothing(_) = self.load(false)? {
                 return Ok(None);
             }
         }
@@ -275,17 +278,20 @@ impl Reader {
         next
     }
 
-    /// Goes to the next chunk of any partition. `false` if there is none yet.
-    fn load(&mut self) -> Result<bool> {
+    /// Goes to the next chunk of any partition. If there is none yet, it may have begun to wait.
+    fn load(&mut self, waits: bool) -> Result<Load> {
         self.leave_source();
-        while let Some(chunk) = self.find_chunk()? {
+        loop {
+            let chunk = match self.search(waits)? {
+                Search::Found(chunk) => chunk,
+                Search::Nothing(waiting) => return Ok(Load::Nothing(waiting)),
+            };
             let place = &mut self.places[self.turn];
             if let Some(source) = place.open(self.shape.engine.committer(), chunk)? {
                 self.source = source;
-                return Ok(true);
+                return Ok(Load::Opened);
             }
         }
-        Ok(false)
     }
 
     /// Ends the reading of the present source, and notes how far it was read.
@@ -302,81 +308,26 @@ impl Reader {
         (partition, log, next)
     }
 
-    /// Finds the next chunk of any partition, in turn, among those that may have something.
-    fn find_chunk(&mut self) -> Result<Option<Chunk>> {
-        let committer = Arc::clone(self.shape.engine.committer());
-        let mut core = committer.lock_to_look("read")?;
-        self.turns.note_arrivals(&core, self.shape.id)?;
-        let mut rounds = self.turns.len();
-        loop {
-            let found = self.look(&mut core, rounds.min(LOOKS_AT_ONCE))?;
-            rounds -= rounds.min(LOOKS_AT_ONCE);
-            if found.is_some() || rounds == 0 {
-                return Ok(found);
-            }
-            core = committer.give_way("read", core);
-            committer.check_open(&core)?;
-        }
-    }
-
-    /// Looks at some places. Those that have nothing more are left out until something comes.
-    fn look(&mut self, core: &mut Core, most: usize) -> Result<Option<Chunk>> {
-        let visible = core.visible();
-        for _ in 0..most {
-            audit::step();
-            let Some(n) = self.turns.next() else { return Ok(None) };
-            self.turn = n;
-            let place = &mut self.places[n];
-            self.partition = place.partition;
-            // Records that were trimmed meanwhile are skipped. If the stream was deleted, the search says so.
-            let bounds = core.store.bounds(place.log);
-            let (start, end) = bounds.unwrap_or((place.next, Offset(u64::MAX)));
-            place.next = place.next.max(start);
-            if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
-                return Ok(Some(chunk));
-            }
-            // Records before the end of the log may become visible.
-            if place.next >= end {
-                self.turns.leave_out();
-            }
-        }
-        Ok(None)
-    }
-
     /// Goes on at an offset in one place.
     pub(super) fn go_to(&mut self, n: usize, next: Offset) {
         self.places[n].next = next;
         self.turns.add(n);
     }
 
-    /// What it waits for: its partition, if it reads one of several.
-    fn interest(&self) -> Interest {
-        match self.places[..] {
-            [Place { partition, .. }] if self.shape.partitions > 1 => {
-                Interest::of_partition(partition)
-            }
-            _ => Interest::ALL,
-        }
-    }
-
     fn advance_or_wait(&mut self) -> Result<Attempt<Found>> {
         loop {
-            if let Some(found) = self.advance()? {
+            if let Some(found) = self.source.step()? {
                 return Ok(Attempt::Got(found));
             }
-            // Search once more while the core is held. A record that comes later wakes this waiter.
-            let committer = Arc::clone(self.shape.engine.committer());
-            let mut core = committer.lock_open("read")?;
-            self.turns.note_arrivals(&core, self.shape.id)?;
-            let visible = core.visible();
-            let has_come = |n: usize| {
-                let Place { log, next, .. } = self.places[n];
-                core.store.scan(log, next, visible).transpose()
-            };
-            match self.turns.iter().find_map(has_come) {
-                Some(Err(error)) => return Err(error),
-                Some(Ok(_)) => {}
-                None => return Ok(Attempt::Wait(self.shape.watch.begin_for(self.interest()))),
+            match self.load(true)? {
+                Load::Opened => {}
+                Load::Nothing(Some(waiting)) => return Ok(Attempt::Wait(waiting)),
+                // Others had the core in between, so all is searched once more in one hold.
+                Load::Nothing(None) => {
+                    if let Some(waiting) = self.search_at_once()? {
+                        return Ok(Attempt::Wait(waiting));
+                    }
+                }
             }
         }
     }
@@ -398,7 +349,7 @@ impl Iterator for Reader {
         };
         let bytes = match &mut self.source {
             Source::Block { body, .. } => body.take(),
-            Source::Run { run, .. } => run.body.take(),
+            Source::Runs(runs) => runs.body.take(),
             Source::Nothing => unreachable!("a record has a source"),
         };
         Some(Ok(OwnedRecord { bytes, spans, partition: self.partition, offset }))

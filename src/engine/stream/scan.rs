@@ -58,7 +58,7 @@ pub fn first_from_time(
         }
         Chunk::Runs(runs) => {
             let mut next = from;
-            for run in runs {
+            for run in runs.each() {
                 match first_in_run(run, from, time) {
                     Ok(FromTime::Behind(end)) => next = end,
                     Ok(found) => return Ok(found),

@@ -1,10 +1,10 @@
 //! Skips damaged records, where the application asks for it.
 
-use super::{reader::Reader, scan::open_segment, source::OpenRun};
+use super::{reader::Reader, scan::open_segment, source::OpenRuns};
 use crate::{
     error::{Error, ErrorKind, Result},
     ids::{LogId, Offset},
-    store::Chunk,
+    store::{Chunk, ReadStretch},
 };
 
 /// Damaged records that [`Reader::skip_damaged`] has skipped.
@@ -95,8 +95,9 @@ impl Reader {
                     }
                 }
                 Chunk::Runs(runs) => {
-                    let Some(run) = runs.into_iter().next() else { return Ok(None) };
-                    (OpenRun::open(run, from).and_then(OpenRun::check), end_of_run)
+                    let Some(run) = runs.each().next() else { return Ok(None) };
+                    let runs = ReadStretch::of(run).and_then(|it| OpenRuns::open(it, from));
+                    (runs.and_then(OpenRuns::check), end_of_run)
                 }
             };
             return match read {

@@ -4,15 +4,16 @@ use std::vec;
 
 use crate::{
     disk::Shares,
-    error::Result,
+    error::{Error, Result},
     format::{
+        Malformed,
         commit::Run,
         pack::BlockPlace,
-        record::{RecordSpans, take_record},
+        record::{RecordSpans, take_plain_record, take_record},
     },
     ids::{Lsn, Offset, Timestamp},
     segment::Block,
-    store::{JournalRun, damaged_run},
+    store::{ReadStretch, RunAt, damaged_run},
 };
 
 /// A record that was read: its offset, and the places of its parts in the source.
@@ -28,36 +29,44 @@ pub enum Source {
         /// The block's body, shared with records that outlive the source.
         body: Shares,
     },
-    Run {
-        run: OpenRun,
-        behind: vec::IntoIter<JournalRun>,
-    },
+    Runs(OpenRuns),
 }
 
-/// A run of the journal that is being read.
+/// Runs of the journal that are being read.
 #[derive(Debug)]
-pub struct OpenRun {
-    /// The records.
+pub struct OpenRuns {
+    /// The bytes of all of them, shared with records that outlive the source.
     pub body: Shares,
-    lsn: Lsn,
-    timestamp: Timestamp,
+    start: Lsn,
+    behind: vec::IntoIter<RunAt>,
+    /// The run that is read: its place, where its next record begins, and where it ends.
+    run: RunAt,
     at: usize,
+    run_end: usize,
+    timestamp: Timestamp,
     next: Offset,
     end: Offset,
 }
 
-impl OpenRun {
-    /// Opens a run before the first record from `from` on.
-    pub fn open(run: JournalRun, from: Offset) -> Result<OpenRun> {
-        let JournalRun { bytes, lsn } = run;
-        let bytes = bytes.read()?;
-        let run = Run::decode(&bytes).map_err(|what| damaged_run(what, lsn))?;
-        let (timestamp, next, end) = (run.timestamp, run.first, run.end());
-        let (start, len) = (run.body_at, run.len());
-        let body = Shares::new(bytes.narrow(start, len));
-        let mut run = OpenRun { lsn, timestamp, at: 0, next, end, body };
-        while run.next < from && run.step()?.is_some() {}
-        Ok(run)
+impl OpenRuns {
+    /// Opens runs before the first record from `from` on, which the first run holds.
+    pub fn open(stretch: ReadStretch, from: Offset) -> Result<OpenRuns> {
+        let ReadStretch { bytes, start, runs } = stretch;
+        let mut runs = OpenRuns {
+            body: Shares::new(bytes),
+            start,
+            behind: runs,
+            run: RunAt { at: 0, len: 0 },
+            at: 0,
+            run_end: 0,
+            timestamp: Timestamp(0),
+            next: from,
+            end: from,
+        };
+        if runs.open_next()? {
+            while runs.next < from && runs.step_in_run()?.is_some() {}
+        }
+        Ok(runs)
     }
 
     /// Reads all records that are left.
@@ -66,16 +75,70 @@ impl OpenRun {
         Ok(())
     }
 
-    pub fn step(&mut self) -> Result<Option<Found>> {
+    /// The next record. `None` if there is none, or if it cannot be read: [`step`](OpenRuns::step) tells. What it returns stays
+    /// in registers, where it is inlined.
+    #[inline]
+    pub fn quick(&mut self) -> Option<Found> {
+        if self.next == self.end && !self.can_open_next() {
+            return None;
+        }
+        let body = &self.body[..self.run_end];
+        let spans = match take_plain_record(body, self.at, self.timestamp) {
+            Some(spans) => spans,
+            None => take_record(body, self.at, self.timestamp).ok()?,
+        };
+        let offset = self.next;
+        self.at = spans.end();
+        self.next = offset.next();
+        Some((offset, spans))
+    }
+
+    fn can_open_next(&mut self) -> bool {
+        self.open_next().is_ok_and(|is_open| is_open)
+    }
+
+    fn step(&mut self) -> Result<Option<Found>> {
+        loop {
+            if let Some(found) = self.step_in_run()? {
+                return Ok(Some(found));
+            }
+            if !self.open_next()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    #[inline]
+    fn step_in_run(&mut self) -> Result<Option<Found>> {
         if self.next == self.end {
             return Ok(None);
         }
-        let spans = take_record(&self.body, self.at, self.timestamp);
-        let spans = spans.map_err(|what| damaged_run(what, self.lsn))?;
+        let spans = take_record(&self.body[..self.run_end], self.at, self.timestamp);
+        let spans = spans.map_err(|what| self.damaged(what, self.run))?;
         let offset = self.next;
         self.at = spans.end();
         self.next = offset.next();
         Ok(Some((offset, spans)))
+    }
+
+    /// Opens the next run. `false` if there is none. A run that cannot be opened stays: it is reported again, not skipped.
+    #[inline]
+    fn open_next(&mut self) -> Result<bool> {
+        let Some(place) = self.behind.as_slice().first().copied() else { return Ok(false) };
+        let at = place.at as usize;
+        let run_end = at + place.len as usize;
+        let run = Run::decode(&self.body[at..run_end]);
+        let run = run.map_err(|what| self.damaged(what, place))?;
+        let (next, end, body_at, len) = (run.first, run.end(), run.body_at, run.len());
+        (self.timestamp, self.next, self.end) = (run.timestamp, next, end);
+        (self.run, self.at, self.run_end) = (place, at + body_at, at + len);
+        self.behind.next();
+        Ok(true)
+    }
+
+    #[cold]
+    fn damaged(&self, what: Malformed, run: RunAt) -> Error {
+        damaged_run(what, Lsn(self.start.0 + u64::from(run.at)))
     }
 }
 
@@ -85,7 +148,7 @@ impl Source {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Source::Block { block, .. } => block.body(),
-            Source::Run { run, .. } => &run.body,
+            Source::Runs(runs) => &runs.body,
             Source::Nothing => &[],
         }
     }
@@ -93,17 +156,7 @@ impl Source {
     pub fn step(&mut self) -> Result<Option<Found>> {
         match self {
             Source::Block { block, place, .. } => block.step(place),
-            Source::Run { run, behind } => loop {
-                if let Some(found) = run.step()? {
-                    return Ok(Some(found));
-                }
-                // A run that cannot be opened stays: it is reported again, not skipped.
-                let Some(next) = behind.as_slice().first().cloned() else {
-                    return Ok(None);
-                };
-                *run = OpenRun::open(next, run.next)?;
-                behind.next();
-            },
+            Source::Runs(runs) => runs.step(),
             Source::Nothing => Ok(None),
         }
     }
@@ -112,7 +165,7 @@ impl Source {
     pub fn next(&self) -> Option<Offset> {
         match self {
             Source::Block { place, .. } => Some(place.next()),
-            Source::Run { run, .. } => Some(run.next),
+            Source::Runs(runs) => Some(runs.next),
             Source::Nothing => None,
         }
     }

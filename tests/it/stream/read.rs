@@ -145,6 +145,34 @@ fn a_reader_does_not_skip_a_damaged_run() {
     assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the third");
 }
 
+/// Records of many commits are read in one piece. Where a part of it cannot be read, the others are.
+#[test]
+fn a_reader_reads_up_to_a_part_of_the_journal_that_cannot_be_read() {
+    let disk = SimDisk::new(1);
+    let engine = Options::new().io(IoMode::Calls).sim(&disk).open("store").unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    let payload = |n: u64| format!("record {n:03}");
+    (0..100).for_each(|n| _ = stream.append(payload(n)).unwrap());
+    let holds = |path: &std::path::PathBuf| {
+        let content = disk.content(path).unwrap();
+        content.windows(10).position(|it| it == payload(50).as_bytes())
+    };
+    let found = disk.files().into_iter().find_map(|it| holds(&it).map(|at| (it, at as u64)));
+    let (path, at) = found.unwrap();
+    disk.set_unreadable(&path, at..at + 1);
+    let mut reader = stream.reader(Start::Earliest).unwrap();
+    for n in 0..50 {
+        assert_eq!(reader.try_read().unwrap().unwrap().payload(), payload(n).as_bytes());
+    }
+    for _ in 0..3 {
+        assert_eq!(kind(reader.try_read()), ErrorKind::Io);
+    }
+    disk.heal();
+    for n in 50..100 {
+        assert_eq!(reader.try_read().unwrap().unwrap().payload(), payload(n).as_bytes());
+    }
+}
+
 /// The records of one batch are one run of the journal, and a trim ends inside of it.
 #[test]
 fn a_time_before_a_trim_inside_a_batch_begins_at_the_first_record_that_is_left() {

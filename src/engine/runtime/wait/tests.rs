@@ -5,8 +5,8 @@ use super::*;
 /// Waits until so many waiters sleep.
 fn await_waiters(watch: &Watch, count: usize) {
     let sleeps = |waiter: &Arc<Waiter>| !matches!(*waiter.state.lock(), Sleep::Begun);
-    while watch.waiters.lock().len() < count
-        || !watch.change(|waiters| waiters.iter().cloned().collect::<Vec<_>>()).iter().all(sleeps)
+    while watch.waiters.lock().asleep.len() < count
+        || !watch.change(|it| it.asleep.iter().cloned().collect::<Vec<_>>()).iter().all(sleeps)
     {
         thread::yield_now();
     }
@@ -72,6 +72,53 @@ fn waiters_that_give_up_do_not_end_the_relay() {
         let woken: Vec<bool> = woken.collect();
         assert!(woken.iter().step_by(3).all(|it| *it));
     }
+}
+
+/// A wake-up of all is not lost while another one is passed on, and wakes nobody by itself.
+#[test]
+fn a_wake_up_of_all_while_another_is_passed_on_is_passed_on_with_it() {
+    for latecomers in [1, 2, 10] {
+        let watch = Arc::new(Watch::default());
+        let wait = |count: usize| -> Vec<_> {
+            let waits: Vec<_> = (0..count).map(|_| watch.begin()).collect();
+            waits.into_iter().map(|it| thread::spawn(|| it.wait(None))).collect()
+        };
+        let first = wait(5);
+        await_waiters(&watch, 5);
+        let relay = watch.take(Whom::Each, usize::MAX).expect("there are many");
+        let later = wait(latecomers);
+        await_waiters(&watch, latecomers);
+        let _ = audit::take_steps();
+        for _ in 0..3 {
+            watch.wake(usize::MAX);
+        }
+        assert_eq!(audit::take_steps(), 0, "somebody was woken at once");
+        relay.finish();
+        first.into_iter().chain(later).for_each(|it| assert!(it.join().expect("it is woken")));
+        // The next one begins anew.
+        assert!(watch.waiters.lock().passing.is_none());
+        let last = wait(1);
+        watch.wake(usize::MAX);
+        last.into_iter().for_each(|it| assert!(it.join().expect("it is woken")));
+    }
+}
+
+/// The flusher may be at work for long, so a wake-up does not stand behind one that the flusher has.
+#[test]
+fn a_wake_up_does_not_wait_for_the_flusher() {
+    let watch = Arc::new(Watch::default());
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&count));
+    let mut context = Context::from_waker(&waker);
+    let mut waits: Vec<_> = (0..10).map(|_| watch.begin()).collect();
+    waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_pending()));
+    let rest = watch.begin_to_wake(Whom::Each, usize::MAX).expect("there are many");
+    let mut later = watch.begin();
+    assert!(later.poll(&mut context).is_pending());
+    watch.wake(usize::MAX);
+    assert!(later.poll(&mut context).is_ready());
+    rest.finish();
+    waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_ready()));
 }
 
 struct Panics;
