@@ -261,6 +261,28 @@ impl Deliveries {
         count
     }
 
+    /// Has due messages from an offset on wait again whose time is still to come: about `most` of them. Returns where the next
+    /// slice begins. `None` if there is none.
+    pub fn wait_again(
+        &mut self,
+        from: Offset,
+        most: usize,
+        is_early: impl Fn(Due) -> bool,
+        acked: &impl Acked,
+    ) -> Option<Offset> {
+        let last = Offset(u64::MAX);
+        let range = from.to(self.end_of_slice(from.to(last), most));
+        let lanes = self.lanes.due_in(range).flatten();
+        let due = self.returned.due_in(range).chain(lanes).inspect(|_| audit::step());
+        let early = due.map(|offset| (acked.due(offset), offset));
+        let early: Vec<_> = early.filter(|(due, _)| due.waits() && is_early(*due)).collect();
+        for (due, offset) in early {
+            self.returned.forget(offset);
+            self.defer(offset, due);
+        }
+        (range.end < last).then_some(range.end)
+    }
+
     /// The `count` waiting messages that are due last.
     pub fn latest(&self, count: u64, skew: Skew) -> Vec<(Due, Offset)> {
         let first_even = (Due::FIRST_EVEN, Offset(0));

@@ -81,8 +81,8 @@ impl Window for CallsWindow {
         self.late_slice(at, len)?.get()
     }
 
-    fn forget_cached(&self, at: u64, len: u64) {
-        self.file.forget_cached(at, len);
+    fn forget_cached(&self) {
+        self.file.forget_cached();
     }
 
     fn late_slice(&self, at: u64, len: usize) -> io::Result<LateSlice> {

@@ -127,8 +127,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// Cuts the file to a length, so that the space behind it is free. No map may reach behind it.
     fn cut(&self, len: u64) -> io::Result<()>;
-    /// Has the next read of a part ask the device, where the system can be told so. The part was written and synced.
-    fn forget_cached(&self, _at: u64, _len: u64) {}
+    /// Has the next reads ask the device, where the system can be told so.
+    fn forget_cached(&self) {}
     /// Makes everything that was written before the call durable, through a map or not, and the length.
     fn sync(&self) -> io::Result<()>;
     /// Maps the first `len` bytes, all of which must have been written.
@@ -180,8 +180,8 @@ pub trait Window: Send + Sync + fmt::Debug {
     fn late_slice(&self, at: u64, len: usize) -> io::Result<LateSlice> {
         self.slice(at, len).map(LateSlice::Ready)
     }
-    /// Has the next read of a part ask the device, where that is done by calls.
-    fn forget_cached(&self, _at: u64, _len: u64) {}
+    /// Has the next reads ask the device, where that is done by calls.
+    fn forget_cached(&self) {}
     /// Asks the system to make all pages of the window ready for writes. The next sync of the file writes all of
     /// them back, even the pages without writes.
     fn warm(&self) {}

@@ -15,7 +15,8 @@ use rustix::time::ClockId;
 #[cfg(target_os = "linux")]
 use super::clocks::{self, Clocks, clock};
 use super::{
-    Directory, Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, map::MapWindow, not_a_file,
+    Directory, Disk, DiskFile, HeldLock, Lock, Open, Purpose, Window, is_not_a_file,
+    map::MapWindow, not_a_file,
 };
 use crate::{
     audit,
@@ -92,8 +93,8 @@ impl Disk for OsDisk {
 
     fn len_of(&self, path: &Path) -> io::Result<u64> {
         audit::touches_disk("len_of");
-        let metadata = fs::metadata(path)?;
-        if metadata.is_file() { Ok(metadata.len()) } else { Err(not_a_file()) }
+        check_is_file(path, false)?;
+        fs::metadata(path).map(|metadata| metadata.len())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -132,7 +133,8 @@ impl Disk for OsDisk {
         audit::touches_disk("lock_as_is");
         match check_is_file(path, false).and_then(|()| File::open(path)) {
             Ok(file) => lock_file(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Nobody can hold a lock on what is no regular file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_not_a_file(&error) => {
                 Ok(Lock::Held(Box::new(NothingToLock)))
             }
             Err(error) => Err(error),
@@ -227,10 +229,9 @@ fn check_is_file(path: &Path, may_be_missing: bool) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(()),
         Ok(_) => Err(not_a_file()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        // A symbolic link to nothing.
-        Err(_) if fs::symlink_metadata(path).is_ok() => Err(not_a_file()),
-        Err(_) if may_be_missing => Ok(()),
+        // A link to nothing, or to itself.
+        Err(_) if fs::symlink_metadata(path).is_ok_and(|it| it.is_symlink()) => Err(not_a_file()),
+        Err(error) if may_be_missing && error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -334,11 +335,11 @@ impl DiskFile for OsFile {
     }
 
     #[cfg(target_os = "linux")]
-    fn forget_cached(&self, at: u64, len: u64) {
+    fn forget_cached(&self) {
         audit::touches_disk("forget_cached");
-        let advice = rustix::fs::Advice::DontNeed;
-        // It is only advice. Pages that are not written back stay.
-        let _ = rustix::fs::fadvise(&self.0, at, std::num::NonZeroU64::new(len), advice);
+        // It is only advice. Pages that are not written back stay. It is for the whole file, as large pages of the cache
+        // that lie only partly within a range stay, too.
+        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {

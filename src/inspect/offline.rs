@@ -3,12 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    SalvageReport, VerifyReport, salvage::salvage_store, survey::check_is_store,
+    Problem, SalvageReport, VerifyReport,
+    salvage::salvage_store,
+    survey::{check_is_store, problem},
     verify::verify_store,
 };
 use crate::{
     config::Config,
-    disk::{Disk, HeldLock, Lock, os::OsDisk},
+    disk::{Disk, HeldLock, Lock, Open, is_not_a_file, os::OsDisk},
     error::{Error, Result},
     ids::StoreId,
     layout::Layout,
@@ -44,7 +46,10 @@ pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
 /// Verifies the store in a directory of a disk.
 pub fn verify_on(disk: Arc<dyn Disk>, root: &Path) -> Result<VerifyReport> {
     let _lock = lock_as_is(&*disk, root)?;
-    verify_store(disk, root)
+    let odd_lock = odd_lock(&*disk, root);
+    let mut report = verify_store(disk, root)?;
+    report.problems.extend(odd_lock);
+    Ok(report)
 }
 
 /// Copies the sound part of a damaged store into a new store, and reports exactly which messages were lost.
@@ -113,7 +118,18 @@ pub fn salvage_on(
     let id = StoreId(disk.draw().map_err(failed)?);
     // The note is for people. The lock itself keeps other engines out.
     let _ = lock.note(&format!("store {id}\n"));
-    salvage_store(disk, from, to, config, id)
+    let mut report = salvage_store(disk, from, to, config, id)?;
+    report.problems.extend(odd_lock(&**disk, from));
+    Ok(report)
+}
+
+/// Whether there is something else than a regular file in the place of the lock.
+fn odd_lock(disk: &dyn Disk, root: &Path) -> Option<Problem> {
+    let path = Layout::new(root).lock();
+    let is_odd = disk.open(&path, Open::Reading).is_err_and(|error| is_not_a_file(&error));
+    is_odd.then(|| {
+        problem(&path, 0, "there is something else than a regular file in the place of the lock")
+    })
 }
 
 /// Checks that the directory of the new store is empty. It may hold the lock file of an earlier attempt that failed at

@@ -76,7 +76,7 @@ impl SegmentReader {
             let mut bytes = vec![0; len];
             read_exact_at(&*file, at, &mut bytes).map(|()| bytes)
         };
-        let forget_cached = &|at, len| file.forget_cached(at, len);
+        let forget_cached = &|| file.forget_cached();
         let asked = Asked { read, forget_cached, end: state.bytes, path: &path };
         let found = asked.surely(0, SEGMENT_HEADER_BYTES as usize)?;
         let found = SegmentHeader::decode(&found).map_err(|what| damaged(what, &path, 0))?;
@@ -160,14 +160,11 @@ impl SegmentReader {
 /// The error of a device that cannot read: `EIO`, or `ERROR_CRC` on Windows.
 const BROKEN: i32 = if cfg!(windows) { 23 } else { 5 };
 
-/// What a device reads at once, at most: a read of its first byte may have put so much into the system's cache.
-const CACHED_BYTES: u64 = 128 << 10;
-
 /// A file, or a window of one, of which a part is to be read.
 struct Asked<'a, R> {
     read: R,
-    /// Has the next read of a part ask the device.
-    forget_cached: &'a dyn Fn(u64, u64),
+    /// Has the next reads ask the device, and not the system's cache.
+    forget_cached: &'a dyn Fn(),
     /// The end of the segment.
     end: u64,
     path: &'a Path,
@@ -186,8 +183,7 @@ impl<R: Fn(u64, usize) -> io::Result<T>, T> Asked<'_, R> {
             Ok(read) => return Ok(read),
             Err(error) => error,
         };
-        let last = self.end.saturating_sub(1);
-        if !is_broken(&error) || !(self.is_readable(0) || self.is_readable(last)) {
+        if !is_broken(&error) || !self.is_readable() {
             return Err(unreadable(error, self.path, position));
         }
         // It may have come back meanwhile.
@@ -200,17 +196,16 @@ impl<R: Fn(u64, usize) -> io::Result<T>, T> Asked<'_, R> {
         })
     }
 
-    /// Whether the device, and not the system's cache, reads a byte.
-    fn is_readable(&self, at: u64) -> bool {
-        let from = at - at % CACHED_BYTES;
-        (self.forget_cached)(from, CACHED_BYTES);
-        (self.read)(at, 1).is_ok()
+    /// Whether the device reads the first or the last byte.
+    fn is_readable(&self) -> bool {
+        (self.forget_cached)();
+        [0, self.end.saturating_sub(1)].into_iter().any(|at| (self.read)(at, 1).is_ok())
     }
 }
 
 /// Reads a part of a window. See [`Asked::surely`].
 fn surely(window: &dyn Window, position: u64, len: usize, end: u64, path: &Path) -> Result<Slice> {
-    let forget_cached = &|at, len| window.forget_cached(at, len);
+    let forget_cached = &|| window.forget_cached();
     let read = |at, len| window.slice(at, len);
     Asked { read, forget_cached, end, path }.surely(position, len)
 }
@@ -335,7 +330,7 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::cell::Cell;
 
     use super::*;
 
@@ -344,14 +339,12 @@ mod tests {
     /// The kind of error of a read of one sector. `read` reads, and gets the number of the read, and whether the system may
     /// answer from its cache.
     fn kind_of(read: impl Fn(u64, usize, bool) -> io::Result<()>) -> Option<ErrorKind> {
-        let (count, forgotten) = (Cell::new(0), RefCell::new(Vec::new()));
+        let (count, is_cached) = (Cell::new(0), Cell::new(true));
         let read = |at: u64, _: usize| {
-            let is_cached =
-                !forgotten.borrow().iter().any(|(from, len)| (*from..from + len).contains(&at));
             count.set(count.get() + 1);
-            read(at, count.get(), is_cached)
+            read(at, count.get(), is_cached.get())
         };
-        let forget_cached = &|at, len| forgotten.borrow_mut().push((at, len));
+        let forget_cached = &|| is_cached.set(false);
         let (end, path) = (1 << 20, Path::new("segment"));
         let asked = Asked { read, forget_cached, end, path };
         asked.surely(SECTOR, SECTOR as usize).err().map(|error| error.kind())

@@ -330,3 +330,38 @@ fn letters_that_found_no_space_move_without_a_receiver() {
         assert_eq!((dead.depth().unwrap(), queue.depth().unwrap()), (3, 0), "{priority}");
     }
 }
+
+/// Without space for the letter the worker gave the message back as if it had not run: its handler ran again each second.
+#[test]
+fn a_worker_runs_a_last_attempt_once_although_the_letter_has_no_space() {
+    let disk = SimDisk::new(3);
+    let engine = small_options().sim(&disk).open("store").unwrap();
+    let dead = engine.queue("q.dead").create().unwrap();
+    let queue = engine.queue("q").max_attempts(1).create().unwrap();
+    queue.send(vec![1; 6000]).unwrap();
+    let filler = engine.queue("filler").create().unwrap();
+    let runs = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = std::sync::Arc::clone(&runs);
+    let is_full = disk.clone();
+    let worker = queue.worker().run_async(move |_| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        is_full.set_capacity(Some(is_full.bytes_used()));
+        while filler.send(vec![9; 1000]).is_ok() {}
+        while filler.send(vec![9; 10]).is_ok() {}
+        async { Err::<(), _>("it fails") }
+    });
+    let mut worker = crate::support::Task::waiting(worker);
+    let runs = || runs.load(std::sync::atomic::Ordering::Relaxed);
+    for _ in 0..10 {
+        assert!(worker.poll().is_none());
+        disk.advance(std::time::Duration::from_secs(1));
+        assert_eq!(dead.depth().unwrap() + queue.depth().unwrap(), 1);
+    }
+    assert_eq!((queue.depth().unwrap(), runs()), (1, 1), "there was space, or it ran again");
+    disk.set_capacity(None);
+    for _ in 0..120 {
+        disk.advance(std::time::Duration::from_secs(1));
+        assert!(worker.poll().is_none());
+    }
+    assert_eq!((queue.depth().unwrap(), dead.depth().unwrap(), runs()), (0, 1, 1));
+}

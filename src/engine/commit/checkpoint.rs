@@ -19,14 +19,24 @@ impl Committer {
     /// Begins with the clocks of this boot, and records them. Without space, as on a full disk, the first commit records
     /// them.
     pub fn begin_clock(&self) -> Result<()> {
-        if self.lock("open").has_recorded_clock(self.now()) {
+        let mut core = self.lock("open");
+        let was_recorded = core.knows_recorded_clock();
+        if core.has_recorded_clock(self.now()) {
+            drop(core);
+            if !was_recorded {
+                // No other commit may follow.
+                self.sync_soon();
+            }
             return Ok(());
         }
+        drop(core);
         match self.prepare_file(Some(CLOCKS_BYTES), Urgency::Ordinary) {
             Err(error) if error.kind() == ErrorKind::Poisoned => Err(error),
             prepared => {
                 let is_prepared = prepared.is_ok();
-                let _ = is_prepared && self.lock("open").has_recorded_clock(self.now());
+                if is_prepared && self.lock("open").has_recorded_clock(self.now()) {
+                    self.sync_soon();
+                }
                 Ok(())
             }
         }

@@ -142,6 +142,9 @@ impl Drop for Ending<'_> {
     }
 }
 
+/// An engine that was open for a shorter time, and has committed nothing, does not record how long that was.
+const UNRECORDED: Duration = Duration::from_secs(60);
+
 /// Makes everything durable, and writes a close mark. With the mark, recovery tells damage to the last commits
 /// from a torn tail.
 fn close_journal(committer: &Committer) -> Result<()> {
@@ -149,7 +152,8 @@ fn close_journal(committer: &Committer) -> Result<()> {
     committer.count_last();
     let tail = {
         let mut core = committer.lock("close");
-        if core.store.journal.is_unused() {
+        let was_short = core.uptime(committer.elapsed()) < UNRECORDED;
+        if core.store.journal.is_unused() && (was_short || core.store.is_new()) {
             // The commits of earlier epochs are durable, and the file's header says so.
             return Ok(());
         }

@@ -60,20 +60,27 @@ enum Claimed {
     Short(Shortage),
 }
 
+/// When the attempt of a message is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    Now,
+    /// When its handling begins.
+    Later,
+    /// When it has failed, or not at all: on a full disk.
+    Never,
+}
+
 impl Consumer {
     /// Receives one message. The message is read first, and then claimed and counted. So a message that cannot
     /// be read is not counted.
     pub(super) fn attempt_read(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
         let mut is_uncounted = false;
         loop {
-            let counts = self.info.current.counts_first() && !is_uncounted;
+            let counts = match self.info.current.counts_first() && !is_uncounted {
+                true => Counts::Now,
+                false => Counts::Never,
+            };
             match self.attempt_in_turn(counts)? {
-                Claimed::Done(Attempt::Got(delivery)) if is_uncounted => {
-                    let mut core = self.committer().lock("receive");
-                    core.set_untouched(self.cursor(), delivery.info.key, false);
-                    drop(core);
-                    return Ok(Attempt::Got(delivery));
-                }
                 Claimed::Done(attempt) => return Ok(attempt),
                 Claimed::Discarded => {}
                 Claimed::Short(shortage) => match self.make_space_once(shortage) {
@@ -93,7 +100,7 @@ impl Consumer {
     /// Receives one message of a batch. The attempt is counted when its handling begins.
     fn attempt_untouched(self: &Arc<Consumer>) -> Result<Attempt<Delivery>> {
         loop {
-            let Claimed::Done(attempt) = self.attempt_in_turn(false)? else { continue };
+            let Claimed::Done(attempt) = self.attempt_in_turn(Counts::Later)? else { continue };
             return Ok(match attempt {
                 Attempt::Got(delivery) => Attempt::Got(delivery.untouched()),
                 wait => wait,
@@ -103,14 +110,14 @@ impl Consumer {
 
     /// One attempt. In a queue that is ordered by key, one consumer at a time makes one. Space is made between two
     /// attempts: others, tasks among them, do not wait for it.
-    fn attempt_in_turn(self: &Arc<Consumer>, counts: bool) -> Result<Claimed> {
+    fn attempt_in_turn(self: &Arc<Consumer>, counts: Counts) -> Result<Claimed> {
         let is_ordered = self.info.current.is_ordered();
         let attempt = || self.attempt_claimed(is_ordered, counts);
         if is_ordered { self.committer().make_space_between(attempt) } else { attempt() }
     }
 
     /// One attempt. In a queue that is ordered by key it holds `leasing`; its effects run after that is unlocked.
-    fn attempt_claimed(self: &Arc<Consumer>, is_ordered: bool, counts: bool) -> Result<Claimed> {
+    fn attempt_claimed(self: &Arc<Consumer>, is_ordered: bool, counts: Counts) -> Result<Claimed> {
         // Without the engine's threads: what wakes tasks and makes checkpoints comes before that lock.
         let _worked = is_ordered.then(|| self.committer().work_alone_first());
         // A callback of the application may receive from this queue. It runs after `leasing` is unlocked.
@@ -126,8 +133,8 @@ impl Consumer {
                 return Ok(Some(None));
             }
             let leased = self.lease_next(core, elapsed)?;
-            if let Some(leased) = &leased {
-                // Until it is read and counted nobody has looked at it, also if its lease runs out.
+            if let Some(leased) = leased.as_ref().filter(|_| counts == Counts::Later) {
+                // Nobody has looked at it, also if its lease runs out while it is read.
                 core.set_untouched(self.cursor(), leased.delivered.key, true);
             }
             Ok(leased.map(Some))
@@ -146,7 +153,7 @@ impl Consumer {
                 return Ok(Claimed::Discarded);
             }
         };
-        if counts {
+        if counts == Counts::Now {
             let counted = self.count(offset, delivered);
             if !matches!(counted, Ok(None)) {
                 let mut core = self.committer().lock("put back");

@@ -354,8 +354,8 @@ impl Consumer {
                 Ok(())
             }
             // The read may succeed later. Until then no later message of its key may overtake it, and which key that is
-            // nobody knows.
-            _ if self.info.current.is_ordered() => {
+            // nobody knows, unless it was tried before.
+            _ if self.info.current.is_ordered() && !delivered.was_tried => {
                 let mut core = self.committer().lock("put back");
                 core.note_undelivered(self.cursor(), delivered.was_tried);
                 core.take_back(self.cursor(), delivered.key);
@@ -363,7 +363,8 @@ impl Consumer {
             }
             _ => {
                 self.put_back(iter::once(delivered));
-                Err(error)
+                let is_ordered = self.info.current.is_ordered();
+                Err(if is_ordered { error.while_reading(&self.info.name, offset) } else { error })
             }
         }
     }

@@ -197,7 +197,8 @@ macro_rules! consumer_state_calls {
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         ///
-        /// Up to 10,000 ranges of messages are deleted in one commit, so nearly every purge is one.
+        /// Messages that follow each other are deleted together, and up to 96 ranges in one commit. A purge of more is several
+        /// commits, between which other calls have their turn.
         ///
         /// # Errors
         ///

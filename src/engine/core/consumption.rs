@@ -164,6 +164,8 @@ pub struct Consumption {
     pub slots: Slots,
     /// The time of the timer that is set for this cursor.
     pub armed: Option<Duration>,
+    /// How often the clock had been set back when its due messages were looked at.
+    pub(super) setbacks: u32,
     /// Whether it is listed as idle.
     pub(super) is_listed: bool,
     /// Tells it from an earlier state of the same cursor.
@@ -202,6 +204,7 @@ impl Consumption {
             returning: None,
             slots: Slots::default(),
             armed: None,
+            setbacks: 0,
             is_listed: false,
             number,
             looked_at: None,

@@ -71,6 +71,9 @@ impl Core {
     /// are looked for: one slice. Returns whether there may be more.
     #[inline]
     pub fn expire(&mut self, cursor: CursorId, elapsed: Duration, most: usize) -> bool {
+        if self.send_back_early(cursor, elapsed, most) {
+            return true;
+        }
         let is_more = self.expire_some(cursor, elapsed, most);
         match self.consumers.get(&cursor).is_some_and(Consumption::advances_keys) {
             true if !is_more => self.advance_keys(cursor, PASSED_OF_EACH * most),
@@ -151,7 +154,8 @@ impl Core {
             && !consumption.advances_keys()
             && !self.has_failures()
             && !self.has_begun()
-            && !self.doubts_clock();
+            && !self.doubts_clock()
+            && consumption.setbacks == self.setbacks.count;
         audit::steps(u64::from(is_quiet));
         is_quiet
     }
@@ -166,6 +170,7 @@ impl Core {
         } else {
             consumption.deliveries.put(offset, Due::NOW, acks);
             self.wake_one(cursor, log);
+            self.move_if_exhausted(cursor, Some(offset));
         }
         self.note_returned(cursor, offset);
     }
@@ -294,6 +299,8 @@ impl Core {
         let acks = self.store.acks(cursor)?;
         let key = consumption.deliveries.lease_returned(offset, deadline, acks)?;
         let source = self.store.locate(consumption.info.log, offset);
+        // One fewer is due. Others may have waited for that.
+        self.arm(cursor);
         Some(Exhausted { key, source, attempts, dead_letters })
     }
 

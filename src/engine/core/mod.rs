@@ -49,6 +49,7 @@ pub mod damaged;
 pub mod dead_letters;
 pub mod deletion;
 pub mod dormant;
+mod early;
 pub mod effects;
 pub mod errors;
 pub mod expired;
@@ -79,8 +80,8 @@ pub mod weights;
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::{
-    consumers::Consumers, consumption::Consumption, dormant::Dormancy, effects::Effects,
-    failures::Failures, lives::Lives, room::RoomLook, waiters::Arrivals,
+    consumers::Consumers, consumption::Consumption, dormant::Dormancy, early::Setbacks,
+    effects::Effects, failures::Failures, lives::Lives, room::RoomLook, waiters::Arrivals,
 };
 use crate::{
     config::Config,
@@ -117,6 +118,7 @@ pub struct Core {
     weighs: bool,
     clock: Arc<EvenClock>,
     known_clock: KnownClock,
+    setbacks: Setbacks,
     /// A journal longer than this is checkpointed.
     checkpoint_from: u64,
     /// The most delayed messages of a queue in memory.
@@ -153,6 +155,7 @@ impl Core {
             weighs: false,
             clock,
             known_clock,
+            setbacks: Setbacks::default(),
             checkpoint_from: config.journal_bytes,
             delayed_in_memory: config.delayed_in_memory,
             crowded: Vec::new(),
@@ -167,14 +170,14 @@ impl Core {
     /// As [`arm`](Core::arm), with a timer that is not due before `from`. If a slice of work is left, the timers of others
     /// come first.
     pub fn arm_from(&mut self, cursor: CursorId, from: Duration) {
-        let Core { consumers, effects, clock, crowded, delayed_in_memory, .. } = self;
+        let Core { consumers, effects, clock, setbacks, crowded, delayed_in_memory, .. } = self;
         let Some(consumption) = consumers.get_untouched(cursor) else { return };
         let mut next = consumption.deliveries.next_deadline();
         // Most queues have no delayed messages, and no threshold is watched.
         if consumption.has_delayed() {
             next = earliest(next, next_due(consumption, clock, crowded, *delayed_in_memory));
         }
-        if consumption.advances_keys() {
+        if consumption.advances_keys() || setbacks.concern(consumption) {
             next = Some(Duration::ZERO);
         }
         if let Some(check) = consumption.oldest.next_check() {

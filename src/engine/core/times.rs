@@ -12,6 +12,11 @@ use crate::{
 };
 
 impl Core {
+    /// Whether the store has recorded the clocks as they are.
+    pub fn knows_recorded_clock(&self) -> bool {
+        self.known_clock.is_recorded
+    }
+
     /// Records the clocks of this boot, unless they are recorded. A new store has nothing that depends on them. Returns
     /// whether they need not be recorded any more.
     pub fn has_recorded_clock(&mut self, now: Now) -> bool {
@@ -27,6 +32,7 @@ impl Core {
     #[must_use = "what is recorded is to be synced"]
     pub fn look_at_clock(&mut self, now: Now) -> bool {
         if let Some(skew) = now.set {
+            self.setbacks.note(self.clock.skew(), skew);
             self.clock.follow(&mut self.known_clock, skew);
         }
         let is_settled = self.clock.settle(&mut self.known_clock, now);
@@ -81,6 +87,7 @@ impl Core {
     #[cold]
     fn keep_new_clock(&mut self, now: Now) {
         if let Some(skew) = now.set {
+            self.setbacks.note(self.clock.skew(), skew);
             self.clock.follow(&mut self.known_clock, skew);
             self.arm_all();
         }

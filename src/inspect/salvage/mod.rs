@@ -165,8 +165,7 @@ fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {
         }
     }
     report.may_lack_entities = survey.may_lack_entities;
-    let may_lack_its_clock = survey.metas.lacks_entries() || survey.all_uncertain;
-    report.clock_is_lost = may_lack_its_clock && survey.state.clock.is_none();
+    report.clock_is_uncertain = survey.clock_is_uncertain;
     let old = survey.old_settings.iter().filter_map(|id| survey.state.catalog.get(*id));
     report.old_settings.extend(old.map(|entity| consumer(survey, entity)));
     for entity in survey.state.catalog.all() {

@@ -40,9 +40,9 @@ pub struct SalvageReport {
     /// nothing is left of them. Either the metalog lost entries, and gave away numbers that nothing refers to: they
     /// may also belong to what was deleted long ago. Or the journal was damaged where something may have been created.
     pub may_lack_entities: bool,
-    /// Whether it is lost how far the clock of the machine was set while the store was open. Lives and waits of messages may
-    /// end earlier or later by as much.
-    pub clock_is_lost: bool,
+    /// Whether the store's newest note of the clock may be lost. If the clock of the machine was set, lives and waits of
+    /// messages may end earlier or later by as much.
+    pub clock_is_uncertain: bool,
 }
 
 /// Messages of one log that were lost.
@@ -108,7 +108,7 @@ impl SalvageReport {
             && self.uncertain.is_empty()
             && self.old_settings.is_empty()
             && !self.may_lack_entities
-            && !self.clock_is_lost
+            && !self.clock_is_uncertain
     }
 }
 
@@ -145,9 +145,8 @@ impl fmt::Display for SalvageReport {
             let what = "queues, topics, subscriptions, streams or groups may be gone of which nothing is left";
             writeln!(f, "- {what}")?;
         }
-        if self.clock_is_lost {
-            let what =
-                "it is lost how far the clock was set: lives and waits may end earlier or later";
+        if self.clock_is_uncertain {
+            let what = "a note of how the clock was set may be lost: lives and waits may end earlier or later";
             writeln!(f, "- {what}")?;
         }
         for problem in &self.problems {

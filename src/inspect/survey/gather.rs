@@ -28,7 +28,7 @@ pub struct Gathered {
     pub segments: BTreeMap<(LogId, Offset), SegmentState>,
     /// Former states of segments. Their files may still exist.
     pub former: Vec<SegmentState>,
-    pub clock: Option<ClockState>,
+    pub clock: Option<(u64, ClockState)>,
 }
 
 impl Gathered {
@@ -66,7 +66,7 @@ impl Gathered {
                 self.former.extend(self.segments.remove(&(log, base)));
             }
             MetaEntry::Checkpoint(_) => {}
-            MetaEntry::Clock(state) => self.clock = Some(state),
+            MetaEntry::Clock(state) => self.clock = Some((position, state)),
         }
     }
 
@@ -105,7 +105,7 @@ impl Gathered {
 
     /// The state that the entries lead to, and their contradictions.
     pub fn state(&self) -> (State, Vec<&'static str>) {
-        let mut state = State { clock: self.clock, ..State::default() };
+        let mut state = State { clock: self.clock.map(|(_, clock)| clock), ..State::default() };
         let mut odd = Vec::new();
         for entity in self.entities.values() {
             state.attach(entity);

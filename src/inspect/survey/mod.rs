@@ -69,6 +69,8 @@ pub struct Survey {
     pub old_settings: BTreeSet<EntityId>,
     /// Whether entities may be gone of which nothing is left.
     pub may_lack_entities: bool,
+    /// Whether the newest note of the clock may be lost.
+    pub clock_is_uncertain: bool,
     files: OnceCell<SegmentFiles>,
 }
 
@@ -210,9 +212,9 @@ impl Looking {
         let contradictions = contradictions(&state).into_iter();
         odd.extend(contradictions.map(|what| problem(&self.metas.path, 0, what)));
         let old_settings = self.old_settings(&state, &settings);
-        let may_lack_entities = self.may_lack_entities(&state, gathered.gone, &nameless);
+        let may_lack_entities = self.may_lack_entities(&state, &gathered.gone, &nameless);
+        let clock_is_uncertain = all_uncertain || self.clock_is_uncertain(&gathered);
         let Looking { disk, layout, id, metas, journal, files, .. } = self;
-        let former = gathered.former;
         Ok(Survey {
             disk,
             layout,
@@ -222,12 +224,13 @@ impl Looking {
             state,
             logs,
             odd,
-            former,
+            former: gathered.former,
             nameless,
             uncertain,
             all_uncertain,
             old_settings,
             may_lack_entities,
+            clock_is_uncertain,
             files,
         })
     }
@@ -235,6 +238,13 @@ impl Looking {
     /// Whether the journal has a gap behind all that the metalog reflects.
     fn has_gap_behind_metalog(&self) -> bool {
         self.journal.damage.iter().any(|gap| gap.from < gap.to && gap.to > self.reflects)
+    }
+
+    /// Whether a damaged metalog may lack the newest note of the clock.
+    fn clock_is_uncertain(&self, gathered: &Gathered) -> bool {
+        let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
+        let noted = gathered.clock.map(|(position, _)| position);
+        self.metas.lacks_entries() && (noted.is_none() || noted < last_damage)
     }
 
     /// The cursors of which a damaged metalog may lack something.

@@ -47,7 +47,7 @@ impl Looking {
     pub(super) fn may_lack_entities(
         &self,
         state: &State,
-        gone: BTreeSet<EntityId>,
+        gone: &BTreeSet<EntityId>,
         nameless: &[Nameless],
     ) -> bool {
         if self.has_gap_behind_metalog() {
@@ -62,7 +62,8 @@ impl Looking {
             Nameless::Lost(cursor) => Some(cursor.entity()),
             Nameless::Named(_) => None,
         });
-        let known = state.catalog.all().flat_map(Entity::ids).chain(gone).chain(lost);
+        let known =
+            state.catalog.all().flat_map(Entity::ids).chain(gone.iter().copied()).chain(lost);
         let known: BTreeSet<EntityId> = known.filter(|id| *id < next_id).collect();
         (known.len() as u64) < next_id.0 - EntityId::FIRST.0
     }

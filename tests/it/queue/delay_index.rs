@@ -600,3 +600,23 @@ fn a_watch_tells_of_all_that_come_due_beside_messages_on_disk() {
         assert_eq!(queue.stats().unwrap().ready, 3);
     }
 }
+
+/// As many messages were due as are kept in memory, so no timer was set: who receives brings back more. The engine moved these
+/// to the dead letters, and nobody received.
+#[test]
+fn letters_from_a_queue_with_messages_on_disk_all_move_without_a_receiver() {
+    let disk = SimDisk::new(11);
+    let engine = small_options().delayed_in_memory(16).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").backoff(Backoff::Fixed(10 * SECOND)).create().unwrap();
+    (0..40).for_each(|n| _ = queue.send(n.to_string()).unwrap());
+    (0..40).for_each(|_| take(&queue).unwrap().nack().unwrap());
+    assert_eq!(queue.delayed().unwrap(), 40);
+    engine.queue("q").max_attempts(1).dead_letter_queue("dead").create_or_update().unwrap();
+    let dead = engine.queue("dead").open().unwrap();
+    disk.advance(10 * SECOND);
+    for _ in 0..20 {
+        dead.depth().unwrap();
+        disk.advance(SECOND);
+    }
+    assert_eq!((dead.depth().unwrap(), queue.depth().unwrap()), (40, 0));
+}

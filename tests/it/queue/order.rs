@@ -338,3 +338,32 @@ fn the_next_message_of_a_key_comes_though_thousands_before_it_have_left() {
         assert!(begun.elapsed() < MINUTE, "it found the message when its time was over");
     });
 }
+
+/// The process died in the last attempt. The message could not be read for a moment, and nobody received any more.
+#[test]
+fn a_letter_of_an_ordered_queue_that_cannot_be_read_for_the_moment_moves_later() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").ordered_by_key(true).max_attempts(1).create().unwrap();
+    queue.send_batch([keyed("a", 0), keyed("b", 1)]).unwrap();
+    sim.engine.checkpoint().unwrap();
+    let delivery = take(&queue).unwrap();
+    assert_eq!(delivery.offset(), Offset(0));
+    sim.engine.sync().unwrap();
+    std::mem::forget(delivery);
+    drop(queue);
+    let sim = sim.kill();
+    let queue = sim.engine.queue("q").open().unwrap();
+    let dead = sim.engine.queue("q.dead").open().unwrap();
+    for call in 0..8 {
+        sim.disk.fail_call(sim.disk.calls() + call, EMFILE, true);
+        if let Err(failed) = queue.try_receive() {
+            assert_eq!(failed.kind(), ErrorKind::Io);
+        }
+        sim.disk.heal();
+        if dead.depth().unwrap() == 1 {
+            break;
+        }
+    }
+    sim.disk.advance(2 * SECOND);
+    assert_eq!(dead.depth().unwrap(), 1);
+}

@@ -587,3 +587,55 @@ fn a_due_time_is_shown_as_a_time_of_day() {
     let due = || queue.browse().unwrap().map(|it| it.unwrap().due().unwrap()).collect::<Vec<_>>();
     assert_eq!(due(), [Timestamp(NOW + YEAR_MS + HOUR_MS); 2]);
 }
+
+/// The clock was ahead for a moment. What had come due by it, and was not received, came at once.
+#[test]
+fn what_a_wrong_clock_brought_waits_again_once_it_is_set_back() {
+    for more in [0, 300] {
+        for priority in [0, 5] {
+            let sim = Sim::new();
+            let queue = sim.engine.queue("q").create().unwrap();
+            for n in 0..=more {
+                queue.send(at(NOW + HOUR_MS + n).priority(priority)).unwrap();
+            }
+            queue.send(at(NOW + 1000)).unwrap();
+            queue.send(after(SECOND)).unwrap();
+            queue.send("now").unwrap();
+            sim.disk.set_now(Timestamp(NOW + 2 * HOUR_MS));
+            sim.disk.advance(SECOND);
+            assert!(queue.stats().unwrap().ready > 3);
+            sim.disk.set_now(Timestamp(NOW + SECOND.as_millis() as u64));
+            let mut got = drain(&queue);
+            got.sort();
+            assert_eq!(got, ["after", "at", "now"], "{more}, {priority}");
+            let stats = queue.stats().unwrap();
+            assert_eq!((stats.ready, stats.delayed), (0, more + 1));
+            assert!(queue.browse().unwrap().all(|it| it.unwrap().due().is_some()));
+            sim.disk.advance(HOUR - 2 * SECOND);
+            assert!(drain(&queue).is_empty());
+            sim.disk.advance(2 * SECOND);
+            assert_eq!(drain(&queue).len() as u64, more + 1);
+        }
+    }
+}
+
+/// An engine was open for hours, and committed nothing. Then the machine went off, and its clock was behind.
+#[test]
+fn a_close_records_the_time_of_an_engine_that_has_only_looked() {
+    let mut sim = Sim::new();
+    let queue = sim.engine.queue("q").time_to_live(10 * HOUR).create().unwrap();
+    queue.send("work").unwrap();
+    drop(queue);
+    sim.engine.close().unwrap();
+    sim.engine = open(&sim.disk).unwrap();
+    sim.disk.advance(9 * HOUR);
+    sim.engine.close().unwrap();
+    sim.disk.power_cut();
+    sim.disk.set_now(Timestamp(NOW));
+    sim.engine = open(&sim.disk).unwrap();
+    let queue = sim.engine.queue("q").open().unwrap();
+    sim.disk.advance(HOUR - MINUTE);
+    assert_eq!(queue.depth().unwrap(), 1);
+    sim.disk.advance(2 * MINUTE);
+    assert!(take(&queue).is_none());
+}

@@ -78,11 +78,12 @@ impl Work {
         let _ = delivery.hold(self.max_handling_time);
         let lent = delivery.lend();
         let handled = async {
-            let settled = match self.note(catch(|| handler(lent)).await) {
+            let reason = self.note(catch(|| handler(lent)).await);
+            let settled = match &reason {
                 None => delivery.ack_async().await,
-                Some(reason) => delivery.nack_because_async(&reason).await,
+                Some(reason) => delivery.nack_because_async(reason).await,
             };
-            self.judge_settled(&delivery, settled)
+            self.judge_settled(&delivery, settled, reason.is_some())
         };
         delivery.handling(handled).await
     }

@@ -265,7 +265,7 @@ impl Work {
             Some(reason) => delivery.nack_because(reason),
         };
         self.running.lock().held.remove(&n);
-        self.judge_settled(delivery, settled)
+        self.judge_settled(delivery, settled, reason.is_some())
     }
 
     /// Notes that a thread begins to handle a delivery. `false` if the worker was stopped before: whoever stopped it

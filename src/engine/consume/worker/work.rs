@@ -106,14 +106,24 @@ impl Work {
     }
 
     /// Judges the outcome of settling a delivery after its handler.
-    pub fn judge_settled(&self, delivery: &Delivery, settled: Result<()>) -> Result<Next> {
+    pub fn judge_settled(
+        &self,
+        delivery: &Delivery,
+        settled: Result<()>,
+        has_failed: bool,
+    ) -> Result<Next> {
         let Err(error) = settled else { return Ok(Next::GoOn) };
         if error.kind() == ErrorKind::LeaseLost {
             // The lease ran out, or the handler settled the delivery itself.
             return Ok(Next::GoOn);
         }
-        // The handler is done, so that this cannot be written is no failed attempt.
-        delivery.give_back(false);
+        // If the handler is done, that this cannot be written is no failed attempt.
+        delivery.give_back(has_failed);
+        if error.kind() == ErrorKind::Corrupt {
+            // That is no damage of this message: nothing can be written.
+            self.tell(&error);
+            return Ok(Next::Rest);
+        }
         self.judge(error)
     }
 
