@@ -1,7 +1,7 @@
 //! Searches for crashes that break a promise, on the simulated disk.
 //!
 //! ```sh
-//! cargo run --release -p posthouse-crash -- --states 100000 --seed 1
+//! cargo run --profile explore -p posthouse-crash -- --states 100000 --seed 1
 //! ```
 //!
 //! It runs random sequences of operations on all models beside a plain model, and cuts the power at many of
@@ -62,6 +62,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if cfg!(panic = "abort") {
+        eprintln!("it catches panics: build it with --profile explore");
+        return ExitCode::from(2);
+    }
     // A failing case is printed once, when it is simple, and not by every thread.
     std::panic::set_hook(Box::new(|_| {}));
     #[cfg(seeded_bugs)]
@@ -92,7 +96,9 @@ fn main() -> ExitCode {
         Some((failure, replay)) => {
             println!("\n{failure}");
             if let Some(replay) = replay {
-                println!("run it again: cargo run --release -p posthouse-crash -- {replay}");
+                println!(
+                    "run it again: cargo run --profile explore -p posthouse-crash -- {replay}"
+                );
             }
             ExitCode::FAILURE
         }
