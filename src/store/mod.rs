@@ -128,6 +128,11 @@ impl Store {
         self.state.catalog.get(id)
     }
 
+    /// The entities from an id on, at most `most`.
+    pub fn entities_from(&self, id: EntityId, most: usize) -> Vec<EntityId> {
+        self.state.catalog.from(id).take(most).map(|entity| entity.id).collect()
+    }
+
     /// The next names of a space behind one, at most `most`. The empty name stands before all.
     pub fn list(&self, space: Space, behind: &str, most: usize) -> Vec<String> {
         let next = self.state.catalog.list(space, behind).take(most);

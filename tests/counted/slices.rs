@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use posthouse::{
-    Backoff, Durability, Engine, Message, Offset, Options, Overflow, Queue, Start,
+    Backoff, Durability, Engine, Message, Offset, Options, Overflow, Queue, Start, Timestamp,
     sim::{SimDisk, take_longest_holds, take_steps},
 };
 
@@ -72,6 +72,27 @@ fn leases_that_run_out_together_end_in_slices() {
         let work = count(|| assert_eq!(queue.stats().unwrap().in_flight, 0));
         assert_eq!(queue.stats().unwrap().ready, many as u64);
         assert_eq!(queue.try_receive().unwrap().unwrap().attempt(), 2);
+        work
+    });
+}
+
+/// After a setting of the clock the timers of all queues are set anew. The flusher does it, or the next call.
+#[test]
+fn a_setting_of_the_clock_sets_the_timers_of_many_queues_in_slices() {
+    let start = Timestamp(2_000_000_000_000);
+    assert_sliced(|many| {
+        let (disk, engine) = open();
+        disk.set_now(start);
+        let queues = (0..many).map(|n| engine.queue(&n.to_string()).create().unwrap());
+        let queues: Vec<Queue> = queues.collect();
+        let at = Timestamp(start.0 + 3_600_000);
+        queues.iter().for_each(|it| _ = it.send(Message::new("work").deliver_at(at)).unwrap());
+        disk.set_now(Timestamp(at.0 + 1000));
+        let work = count(|| assert_eq!(queues[7].stats().unwrap().ready, 1));
+        assert!(work.longest["timer"] < 600, "{work:?}");
+        for queue in [&queues[0], &queues[many - 1]] {
+            assert_eq!(queue.try_receive().unwrap().unwrap().payload(), b"work");
+        }
         work
     });
 }

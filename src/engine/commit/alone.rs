@@ -11,7 +11,7 @@ use super::{committer::Committer, threads};
 use crate::{
     config::Durability,
     engine::{
-        core::{effects::HeldBack, expiry::EXPIRED_AT_ONCE, guard::CoreGuard},
+        core::{effects::HeldBack, expiry::EXPIRED_AT_ONCE, guard::CoreGuard, times::EVERY_CURSOR},
         runtime::{signals::Timer, wait::wake_task},
     },
     error::Result,
@@ -146,6 +146,9 @@ impl Committer {
     /// is due again. The failures are counted later: those of all cursors together.
     fn run_timer(&self, Timer { at, cursor }: Timer, now: Duration) {
         let mut core = self.lock(OPERATION);
+        if cursor == EVERY_CURSOR {
+            return core.arm_some();
+        }
         if !core.disarm(cursor, at) {
             return;
         }

@@ -14,7 +14,7 @@ use std::{
 use super::committer::{Committer, PANICKED};
 use crate::{
     engine::{
-        core::{expiry::EXPIRED_AT_ONCE, rounds},
+        core::{expiry::EXPIRED_AT_ONCE, rounds, times::EVERY_CURSOR},
         runtime::{
             checkpointer::Round,
             signals::{Duty, Timer},
@@ -160,6 +160,10 @@ pub(super) fn mark(committer: &Committer, position: Lsn) {
 fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     let operation = "timer";
     let mut core = committer.lock(operation);
+    if cursor == EVERY_CURSOR {
+        core.arm_some();
+        return committer.end_slice(core);
+    }
     if !core.disarm(cursor, at) {
         return;
     }

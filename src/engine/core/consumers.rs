@@ -4,10 +4,7 @@
 //! its messages. So an unlock of the core costs nothing for all others, however many are watched.
 
 use std::{
-    collections::{
-        BTreeSet,
-        hash_map::{Iter, Keys},
-    },
+    collections::{BTreeSet, hash_map::Iter},
     mem,
     ops::Range,
 };
@@ -85,10 +82,6 @@ impl Consumers {
         self.all.len()
     }
 
-    pub fn keys(&self) -> Keys<'_, CursorId, Box<Consumption>> {
-        self.all.keys()
-    }
-
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Consumption> {
         self.all.values()
     }
@@ -109,13 +102,12 @@ impl Consumers {
         }
     }
 
-    /// Has all ages that are watched looked at once more: even time has moved forward.
-    pub fn look_at_ages(&mut self) {
-        for (_, cursor) in &self.watched {
-            audit::step();
-            if let Some(consumption) = self.all.get_mut(cursor) {
-                consumption.oldest.hurry();
-            }
+    /// Has the age of a cursor, if it is watched, looked at once more: even time has moved forward.
+    pub fn look_at_age(&mut self, cursor: CursorId) {
+        if let Some(consumption) = self.all.get_mut(&cursor)
+            && !consumption.thresholds.is_empty()
+        {
+            consumption.oldest.hurry();
         }
     }
 

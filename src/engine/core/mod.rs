@@ -81,7 +81,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::{
     consumers::Consumers, consumption::Consumption, dormant::Dormancy, early::Setbacks,
-    effects::Effects, failures::Failures, lives::Lives, room::RoomLook, waiters::Arrivals,
+    effects::Effects, failures::Failures, lives::Lives, room::RoomLook, times::Arming, waiters::Arrivals,
 };
 use crate::{
     config::Config,
@@ -119,6 +119,8 @@ pub struct Core {
     clock: Arc<EvenClock>,
     known_clock: KnownClock,
     setbacks: Setbacks,
+    /// How far the timers were set anew, after the clock was set.
+    arming: Option<Arming>,
     /// A journal longer than this is checkpointed.
     checkpoint_from: u64,
     /// The most delayed messages of a queue in memory.
@@ -156,6 +158,7 @@ impl Core {
             clock,
             known_clock,
             setbacks: Setbacks::default(),
+            arming: None,
             checkpoint_from: config.journal_bytes,
             delayed_in_memory: config.delayed_in_memory,
             crowded: Vec::new(),

@@ -1,15 +1,33 @@
 //! The time of day under the core: follows it when it is set, and records it.
 
+use std::time::Duration;
+
 use super::{
     Core,
     commit::{CommitResult, Receipt},
 };
 use crate::{
     audit,
-    ids::{CursorId, Now},
+    engine::runtime::signals::Timer,
+    ids::{CursorId, EntityId, Now},
     message::Message,
     store::{Op, Store},
 };
+
+/// The timer with this cursor sets those of all cursors. No cursor has this number.
+pub const EVERY_CURSOR: CursorId = CursorId(0);
+
+/// So many entities are looked at in a slice.
+const ARMED_AT_ONCE: usize = 128;
+
+/// The timers of all cursors are set anew, in slices.
+#[derive(Clone, Copy, Debug)]
+pub struct Arming {
+    /// The entity at which the next slice begins.
+    next: EntityId,
+    /// Whether the ages that are watched are looked at.
+    ages: bool,
+}
 
 impl Core {
     /// Whether the store has recorded the clocks as they are.
@@ -38,11 +56,8 @@ impl Core {
         let is_settled = self.clock.settle(&mut self.known_clock, now);
         let has_changed = now.set.is_some() || is_settled;
         if has_changed {
-            if is_settled {
-                // Messages have become older at once.
-                self.consumers.look_at_ages();
-            }
-            self.arm_all();
+            // Where the doubt is over, messages have become older at once.
+            self.arm_all(is_settled);
             self.record_clock(now);
         }
         has_changed
@@ -89,7 +104,7 @@ impl Core {
         if let Some(skew) = now.set {
             self.setbacks.note(self.clock.skew(), skew);
             self.clock.follow(&mut self.known_clock, skew);
-            self.arm_all();
+            self.arm_all(false);
         }
         self.record_clock(now);
     }
@@ -101,14 +116,34 @@ impl Core {
         self.known_clock.is_recorded = is_left_out || self.store.commit(&[op], now).is_ok();
     }
 
-    /// Sets the timers of all cursors anew: those that wait for a time of day come at another moment.
-    fn arm_all(&mut self) {
-        let cursors: Vec<CursorId> = self.consumers.keys().copied().collect();
-        for cursor in cursors {
+    /// Has the timers of all cursors set anew: those that wait for a time of day come at another moment. With `ages`, the ages
+    /// that are watched are looked at once more. A timer does it in slices. Meanwhile a timer that comes at an old time finds
+    /// nothing to do, and consumers that receive compare with the clock itself.
+    fn arm_all(&mut self, ages: bool) {
+        let ages = ages || self.arming.is_some_and(|it| it.ages);
+        self.arming = Some(Arming { next: EntityId::FIRST, ages });
+        self.effects.set_timer(Timer { at: Duration::ZERO, cursor: EVERY_CURSOR });
+        self.arm_lives_again();
+    }
+
+    /// Goes on with that: a slice. The next one is a timer.
+    pub fn arm_some(&mut self) {
+        let Some(Arming { next, ages }) = self.arming.take() else { return };
+        let slice = self.store.entities_from(next, ARMED_AT_ONCE);
+        for id in &slice {
             audit::step();
+            let cursor = id.cursor(0);
+            if ages {
+                self.consumers.look_at_age(cursor);
+            }
             self.arm(cursor);
         }
-        self.arm_lives_again();
+        if slice.len() == ARMED_AT_ONCE
+            && let Some(last) = slice.last()
+        {
+            self.arming = Some(Arming { next: last.plus(1), ages });
+            self.effects.set_timer(Timer { at: Duration::ZERO, cursor: EVERY_CURSOR });
+        }
     }
 }
 
