@@ -420,10 +420,11 @@ const GROWING: [(Thing, &str, u64); 20] = [
 /// What works in slices: a hold grows up to a bound that `slices.rs`, `removal_slices.rs` and `deletion.rs` assert. A timer ends leases
 /// that have run out, and releases messages that come due. Without threads, the next call runs it. Delayed
 /// messages are copied before a consumer is opened.
-const SLICED: [(Thing, &str); 15] = [
+const SLICED: [(Thing, &str); 16] = [
     // After the clock was set, a timer sets those of all queues and subscriptions anew.
     (Queues, "timer"),
     (Watched, "timer"),
+    (Subscriptions, "timer"),
     // A deletion is one commit. What it deletes leaves in slices.
     (Subscriptions, "delete"),
     (Partitions, "delete"),

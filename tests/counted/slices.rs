@@ -2,7 +2,17 @@
 //! as many steps as there is work. The counts are taken at two sizes that are a factor of ten apart. The simulated disk
 //! has no threads, so the thread of the test does all the work.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
 
 use posthouse::{
     Backoff, Durability, Engine, Message, Offset, Options, Overflow, Queue, Start, Timestamp,
@@ -76,6 +86,15 @@ fn leases_that_run_out_together_end_in_slices() {
     });
 }
 
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Flag>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// After a setting of the clock the timers of all queues are set anew. The flusher does it, or the next call.
 #[test]
 fn a_setting_of_the_clock_sets_the_timers_of_many_queues_in_slices() {
@@ -87,8 +106,13 @@ fn a_setting_of_the_clock_sets_the_timers_of_many_queues_in_slices() {
         let queues: Vec<Queue> = queues.collect();
         let at = Timestamp(start.0 + 3_600_000);
         queues.iter().for_each(|it| _ = it.send(Message::new("work").deliver_at(at)).unwrap());
+        let woken = Arc::new(Flag::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut waiting = queues[many - 2].receive_async();
+        assert!(Pin::new(&mut waiting).poll(&mut Context::from_waker(&waker)).is_pending());
         disk.set_now(Timestamp(at.0 + 1000));
         let work = count(|| assert_eq!(queues[7].stats().unwrap().ready, 1));
+        assert!(woken.0.load(Ordering::Relaxed), "its timer was set and has come");
         assert!(work.longest["timer"] < 600, "{work:?}");
         for queue in [&queues[0], &queues[many - 1]] {
             assert_eq!(queue.try_receive().unwrap().unwrap().payload(), b"work");
