@@ -30,10 +30,14 @@ pub struct Ends {
     fresh: Timestamp,
     /// How many looks have begun.
     looks: u64,
+    /// The shortest time to live among the cursors that the look has come to, and among those that were limited since it began.
+    /// 0 if there is none.
+    found_ms: u64,
 }
 
 impl Absent for Ends {
-    const ABSENT: Ends = Ends { shortest_ms: 0, next: NEVER, turn: 0, fresh: NEVER, looks: 0 };
+    const ABSENT: Ends =
+        Ends { shortest_ms: 0, next: NEVER, turn: 0, fresh: NEVER, looks: 0, found_ms: 0 };
 
     fn absent() -> &'static Ends {
         static ABSENT: Ends = Ends::ABSENT;
@@ -44,9 +48,14 @@ impl Absent for Ends {
 impl Ends {
     /// The messages live for at most so long, for one of the log's cursors. 0 is no limit.
     pub fn limit(&mut self, time_to_live_ms: u64) {
-        let limits = [self.shortest_ms, time_to_live_ms].into_iter().filter(|ms| *ms > 0);
-        self.shortest_ms = limits.min().unwrap_or(0);
+        self.shortest_ms = shorter(self.shortest_ms, time_to_live_ms);
+        self.found_ms = shorter(self.found_ms, time_to_live_ms);
     }
+}
+
+/// The shorter of two times to live. 0 is no limit.
+fn shorter(a: u64, b: u64) -> u64 {
+    [a, b].into_iter().filter(|ms| *ms > 0).min().unwrap_or(0)
 }
 
 /// The place of a log among those with lives: the time before which none of them is over, how often a log had been put off
@@ -142,14 +151,6 @@ impl State {
     }
 }
 
-/// A look at one log.
-#[derive(Debug)]
-pub struct Look {
-    pub number: u64,
-    /// The cursors for which messages may have expired.
-    pub cursors: Vec<CursorId>,
-}
-
 /// Messages that follow each other, and the lives of them.
 #[derive(Clone, Copy, Debug)]
 pub struct LivesIn {
@@ -194,26 +195,38 @@ impl Store {
         Some(self.state.catalog.get(cursor.entity())?.delivering()?.time_to_live_ms)
     }
 
-    /// Begins to look at a log.
-    pub fn begin_look(&mut self, id: LogId) -> Option<Look> {
-        let State { logs, catalog, .. } = &mut self.state;
-        let log = logs.get_mut(&id)?;
-        audit::steps(log.cursors.len() as u64);
-        let entities = log.cursors.iter().filter_map(|cursor| catalog.get(cursor.entity()));
-        let limits = entities.filter_map(|it| Some(it.delivering()?.time_to_live_ms));
-        log.ends.shortest_ms = limits.filter(|ms| *ms > 0).min().unwrap_or(0);
+    /// Begins to look at a log. Returns the number of the look.
+    pub fn begin_look(&mut self, log: LogId) -> Option<u64> {
+        let log = self.state.logs.get_mut(&log)?;
         log.ends.looks += 1;
-        log.ends.fresh = NEVER;
-        Some(Look { number: log.ends.looks, cursors: log.cursors.clone() })
+        (log.ends.fresh, log.ends.found_ms) = (NEVER, 0);
+        Some(log.ends.looks)
     }
 
-    /// Ends a look. `next` is the time before which no life is over, of the messages that were there.
+    /// The first cursor of a log from one on, for the look at it.
+    pub fn cursor_to_look_at(&mut self, log: LogId, from: CursorId) -> Option<CursorId> {
+        let State { logs, catalog, .. } = &mut self.state;
+        let log = logs.get_mut(&log)?;
+        let cursor = *log.cursors.get(log.cursors.partition_point(|cursor| *cursor < from))?;
+        let delivering = catalog.get(cursor.entity()).and_then(Entity::delivering);
+        let limit = delivering.map_or(0, |it| it.time_to_live_ms);
+        if limit > 0 {
+            log.ends.found_ms = shorter(log.ends.found_ms, limit);
+        }
+        Some(cursor)
+    }
+
+    /// Ends a look at all cursors. `next` is the time before which no life is over, of the messages that were there.
     pub fn end_look(&mut self, log: LogId, number: u64, next: Option<Timestamp>) {
         let State { logs, expiring, .. } = &mut self.state;
         let Some(log) = logs.get_mut(&log) else { return };
         let next = next.unwrap_or(NEVER).min(log.ends.fresh);
         // If the time to live has changed meanwhile, the log is looked at again.
-        if log.ends.looks == number || next < log.ends.next {
+        let is_last = log.ends.looks == number;
+        if is_last {
+            log.ends.shortest_ms = log.ends.found_ms;
+        }
+        if is_last || next < log.ends.next {
             expiring.set(log, next);
         }
     }

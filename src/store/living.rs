@@ -37,13 +37,19 @@ impl<K: Eq + Hash, V: Belongs> Living<K, V> {
     #[inline(always)]
     pub fn get(&self, id: &K) -> Option<&V> {
         let found = &**self.all.get(id)?;
-        (self.gone.is_empty() || !is_gone(&self.gone, found)).then_some(found)
+        if !self.gone.is_empty() && is_gone(&self.gone, found) {
+            return None;
+        }
+        Some(found)
     }
 
     #[inline(always)]
     pub fn get_mut(&mut self, id: &K) -> Option<&mut V> {
         let found = &mut **self.all.get_mut(id)?;
-        (self.gone.is_empty() || !is_gone(&self.gone, found)).then_some(found)
+        if !self.gone.is_empty() && is_gone(&self.gone, found) {
+            return None;
+        }
+        Some(found)
     }
 
     #[inline]
@@ -96,6 +102,7 @@ impl<K, V> Living<K, V> {
 }
 
 #[cold]
+#[inline(never)]
 fn is_gone<V: Belongs>(gone: &[Range<EntityId>], value: &V) -> bool {
     audit::steps(gone.len() as u64);
     gone.iter().any(|owner| value.belongs_to(owner))

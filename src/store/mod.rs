@@ -53,7 +53,6 @@ pub use catalog::{Catalog, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};
 pub use circles::circles;
 pub use commit::{Op, Receipt, Refused, Shortage};
-pub use ends::Look;
 pub use living::{Belongs, Living};
 pub use open::open;
 pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, View, Walk, damaged_run};

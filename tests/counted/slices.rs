@@ -385,3 +385,20 @@ fn segments_are_verified_without_a_look_at_those_before() {
     assert!(steps[0] >= 30, "the steps are not counted: {steps:?}");
     assert!(steps[1] <= 12 * steps[0], "the work is not linear: {steps:?}");
 }
+
+/// A look at a topic whose messages have expired asks one subscription after the other.
+#[test]
+fn messages_of_a_topic_expire_for_many_subscriptions_in_slices() {
+    assert_sliced(|many| {
+        let (disk, engine) = open();
+        let topic = engine.topic("t").create().unwrap();
+        let all: Vec<_> = (0..many)
+            .map(|n| topic.subscription(&n.to_string()).time_to_live(SECOND).create().unwrap())
+            .collect();
+        topic.publish("news").unwrap();
+        disk.advance(2 * SECOND);
+        let work = count(|| assert_eq!(all[0].stats().unwrap().expired, 1));
+        assert!(all.iter().all(|it| it.stats().unwrap().expired == 1));
+        work
+    });
+}

@@ -17,7 +17,6 @@ use crate::{
     error::{Error, ErrorKind},
     format::lives::Lives,
     ids::{CursorId, LogId, Offset, Timestamp},
-    store::Look,
 };
 
 /// What the thread that looks does next.
@@ -127,36 +126,36 @@ impl Core {
 
     /// The cursor whose turn it is in the look at a log, and the number of the look. It begins a look if there is none.
     fn whose_turn(&mut self, log: LogId) -> Option<(CursorId, u64)> {
-        if !self.lives.begun.contains_key(&log) {
-            let Look { number, cursors } = self.store.begin_look(log)?;
-            if cursors.is_empty() {
-                self.store.end_look(log, number, None);
-                return None;
+        let Core { lives, store, .. } = self;
+        let look = match lives.begun.entry(log) {
+            Entry::Occupied(look) => look.into_mut(),
+            Entry::Vacant(free) => free.insert(LogLook::new(store.begin_look(log)?)),
+        };
+        match look.turn(|from| store.cursor_to_look_at(log, from)) {
+            Some(cursor) => Some((cursor, look.number)),
+            None => {
+                self.end_look(log);
+                None
             }
-            let look = LogLook { number, left: cursors.into(), next: None };
-            self.lives.begun.insert(log, look);
         }
-        let look = self.lives.begun.get(&log)?;
-        Some((*look.left.front()?, look.number))
+    }
+
+    fn end_look(&mut self, log: LogId) {
+        if let Some(LogLook { number, next, .. }) = self.lives.begun.remove(&log) {
+            self.store.end_look(log, number, next);
+            self.arm_lives();
+        }
     }
 
     /// Notes that the walk of a cursor is over. `next` is the time before which no other life is over.
     fn end_walk(&mut self, log: LogId, cursor: CursorId, next: Option<Timestamp>) -> Turn {
-        let Entry::Occupied(mut begun) = self.lives.begun.entry(log) else { return Turn::End };
-        let look = begun.get_mut();
-        match look.left.front() == Some(&cursor) {
-            true => _ = look.left.pop_front(),
-            // The look was broken off meanwhile.
-            false => look.left.retain(|it| *it != cursor),
-        }
+        let Some(look) = self.lives.begun.get_mut(&log) else { return Turn::End };
+        look.end(cursor);
         look.next = [look.next, next].into_iter().flatten().min();
-        if !look.left.is_empty() {
-            return Turn::GoOn;
+        match self.whose_turn(log) {
+            Some(_) => Turn::GoOn,
+            None => Turn::End,
         }
-        let LogLook { number, next, .. } = begun.remove();
-        self.store.end_look(log, number, next);
-        self.arm_lives();
-        Turn::End
     }
 
     /// Ends the walk of a cursor because messages could not leave. They are looked at again later.
@@ -168,7 +167,7 @@ impl Core {
     /// Breaks a look at a log off. It goes on later: where it was, but with another cursor, and after the other logs.
     pub fn break_off(&mut self, log: LogId, now: Timestamp) {
         if let Some(look) = self.lives.begun.get_mut(&log) {
-            look.left.rotate_left(1);
+            look.break_off();
         }
         self.store.put_off(log, now);
         self.arm_lives();

@@ -4,9 +4,13 @@
 //! walk is busy, and others wait for the slice. So several threads that want the messages looked at do the work of one,
 //! and a walk that is broken off goes on where it was.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
+    audit,
     engine::runtime::wait::Watch,
     ids::{CursorId, LogId, Offset, Timestamp},
 };
@@ -21,10 +25,66 @@ const MUCH_LATER_MS: u64 = 60_000;
 #[derive(Debug)]
 pub struct LogLook {
     pub number: u64,
-    /// The cursors whose walks are not over.
-    pub left: VecDeque<CursorId>,
+    /// The cursor whose turn it is.
+    pub now: Option<CursorId>,
+    /// The cursors from here on had no turn yet.
+    pub from: CursorId,
+    /// Cursors whose walks were broken off. They go on after the others.
+    pub broken_off: VecDeque<CursorId>,
+    /// Those of them whose walks have ended since.
+    pub ended: BTreeSet<CursorId>,
     /// The first time at which another life may be over, for the cursors whose walks have ended.
     pub next: Option<Timestamp>,
+}
+
+impl LogLook {
+    pub fn new(number: u64) -> LogLook {
+        LogLook {
+            number,
+            now: None,
+            from: CursorId(0),
+            broken_off: VecDeque::new(),
+            ended: BTreeSet::new(),
+            next: None,
+        }
+    }
+
+    /// The cursor whose turn it is. `behind` tells the first cursor of the log from one on. `None` if the look is over.
+    pub fn turn(&mut self, behind: impl FnOnce(CursorId) -> Option<CursorId>) -> Option<CursorId> {
+        if self.now.is_none() {
+            self.now = behind(self.from);
+            match self.now {
+                Some(cursor) => self.from = CursorId(cursor.0 + 1),
+                None => self.now = self.next_broken_off(),
+            }
+        }
+        self.now
+    }
+
+    fn next_broken_off(&mut self) -> Option<CursorId> {
+        loop {
+            audit::step();
+            let cursor = self.broken_off.pop_front()?;
+            if !self.ended.remove(&cursor) {
+                return Some(cursor);
+            }
+        }
+    }
+
+    /// Has the walk of the next cursor go on, and that of this one later.
+    pub fn break_off(&mut self) {
+        self.broken_off.extend(self.now.take());
+    }
+
+    /// Notes that the walk of a cursor is over.
+    pub fn end(&mut self, cursor: CursorId) {
+        if self.now == Some(cursor) {
+            self.now = None;
+        } else if !self.broken_off.is_empty() {
+            // The look was broken off meanwhile.
+            self.ended.insert(cursor);
+        }
+    }
 }
 
 /// A look at the messages of one cursor.
