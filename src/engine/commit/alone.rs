@@ -11,7 +11,9 @@ use super::{committer::Committer, threads};
 use crate::{
     config::Durability,
     engine::{
-        core::{effects::HeldBack, expiry::EXPIRED_AT_ONCE, guard::CoreGuard, times::EVERY_CURSOR},
+        core::{
+            arming::EVERY_CURSOR, effects::HeldBack, expiry::EXPIRED_AT_ONCE, guard::CoreGuard,
+        },
         runtime::{signals::Timer, wait::wake_task},
     },
     error::Result,

@@ -14,7 +14,7 @@ use std::{
 use super::committer::{Committer, PANICKED};
 use crate::{
     engine::{
-        core::{expiry::EXPIRED_AT_ONCE, rounds, times::EVERY_CURSOR},
+        core::{arming::EVERY_CURSOR, expiry::EXPIRED_AT_ONCE, rounds},
         runtime::{
             checkpointer::Round,
             signals::{Duty, Timer},

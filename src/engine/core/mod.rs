@@ -37,6 +37,7 @@
 //! and back, and `sweep.rs` lets go of what has expired. The decisions without a lock are in `delivery/`.
 
 pub mod admission;
+pub mod arming;
 pub mod arrivals;
 pub mod begun;
 pub mod capacity;
@@ -80,8 +81,9 @@ pub mod weights;
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::{
-    consumers::Consumers, consumption::Consumption, dormant::Dormancy, early::Setbacks,
-    effects::Effects, failures::Failures, lives::Lives, room::RoomLook, times::Arming, waiters::Arrivals,
+    arming::Arming, consumers::Consumers, consumption::Consumption, dormant::Dormancy,
+    early::Setbacks, effects::Effects, failures::Failures, lives::Lives, room::RoomLook,
+    waiters::Arrivals,
 };
 use crate::{
     config::Config,

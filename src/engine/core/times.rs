@@ -4,30 +4,16 @@ use std::time::Duration;
 
 use super::{
     Core,
+    arming::{AT_ONCE, Arming, EVERY_CURSOR},
     commit::{CommitResult, Receipt},
 };
 use crate::{
     audit,
     engine::runtime::signals::Timer,
-    ids::{CursorId, EntityId, Now},
+    ids::{EntityId, Now},
     message::Message,
     store::{Op, Store},
 };
-
-/// The timer with this cursor sets those of all cursors. No cursor has this number.
-pub const EVERY_CURSOR: CursorId = CursorId(0);
-
-/// So many entities are looked at in a slice.
-const ARMED_AT_ONCE: usize = 128;
-
-/// The timers of all cursors are set anew, in slices.
-#[derive(Clone, Copy, Debug)]
-pub struct Arming {
-    /// The entity at which the next slice begins.
-    next: EntityId,
-    /// Whether the ages that are watched are looked at.
-    ages: bool,
-}
 
 impl Core {
     /// Whether the store has recorded the clocks as they are.
@@ -129,7 +115,7 @@ impl Core {
     /// Goes on with that: a slice. The next one is a timer.
     pub fn arm_some(&mut self) {
         let Some(Arming { next, ages }) = self.arming.take() else { return };
-        let slice = self.store.entities_from(next, ARMED_AT_ONCE);
+        let slice = self.store.entities_from(next, AT_ONCE);
         for id in &slice {
             audit::step();
             let cursor = id.cursor(0);
@@ -138,7 +124,7 @@ impl Core {
             }
             self.arm(cursor);
         }
-        if slice.len() == ARMED_AT_ONCE
+        if slice.len() == AT_ONCE
             && let Some(last) = slice.last()
         {
             self.arming = Some(Arming { next: last.plus(1), ages });
