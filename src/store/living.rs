@@ -36,20 +36,33 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Living<K, V> {
 impl<K: Eq + Hash, V: Belongs> Living<K, V> {
     #[inline(always)]
     pub fn get(&self, id: &K) -> Option<&V> {
-        let found = &**self.all.get(id)?;
-        if !self.gone.is_empty() && is_gone(&self.gone, found) {
-            return None;
+        if !self.gone.is_empty() {
+            return self.get_living(id);
         }
-        Some(found)
+        Some(&**self.all.get(id)?)
     }
 
     #[inline(always)]
     pub fn get_mut(&mut self, id: &K) -> Option<&mut V> {
-        let found = &mut **self.all.get_mut(id)?;
-        if !self.gone.is_empty() && is_gone(&self.gone, found) {
-            return None;
+        if !self.gone.is_empty() {
+            return self.get_living_mut(id);
         }
-        Some(found)
+        Some(&mut **self.all.get_mut(id)?)
+    }
+
+    // What is done most often pays only for the look whether anything is gone.
+    #[cold]
+    #[inline(never)]
+    fn get_living(&self, id: &K) -> Option<&V> {
+        let found = self.all.get(id)?;
+        (!is_gone(&self.gone, &**found)).then_some(&**found)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn get_living_mut(&mut self, id: &K) -> Option<&mut V> {
+        let found = self.all.get_mut(id)?;
+        (!is_gone(&self.gone, &**found)).then_some(&mut **found)
     }
 
     #[inline]
@@ -101,8 +114,6 @@ impl<K, V> Living<K, V> {
     }
 }
 
-#[cold]
-#[inline(never)]
 fn is_gone<V: Belongs>(gone: &[Range<EntityId>], value: &V) -> bool {
     audit::steps(gone.len() as u64);
     gone.iter().any(|owner| value.belongs_to(owner))

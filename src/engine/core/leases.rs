@@ -11,7 +11,7 @@ use crate::{
 
 impl Core {
     /// The offset of a delivery whose lease holds.
-    #[inline]
+    #[inline(always)]
     pub fn held(&mut self, cursor: CursorId, key: LeaseKey, now: Duration) -> Result<Offset> {
         match self.consumers.get(&cursor) {
             Some(consumption) => consumption.deliveries.held(key, now).ok_or_else(lease_lost),
