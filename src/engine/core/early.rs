@@ -1,36 +1,9 @@
 //! A clock that is set back: messages for a time of day that had come due wait again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use super::{Core, consumption::Consumption};
-use crate::ids::{CursorId, Offset, Skew};
-
-/// How often the clock was set back, and how far its messages were looked at since.
-#[derive(Debug, Default)]
-pub struct Setbacks {
-    pub(super) count: u32,
-    /// Cursors of which a part was looked at, with the offset at which the next slice begins.
-    begun: BTreeMap<CursorId, Offset>,
-}
-
-impl Setbacks {
-    /// Notes a setting of the clock.
-    pub(super) fn note(&mut self, before: Skew, after: Skew) {
-        if after.0 > before.0 {
-            self.count += 1;
-            self.begun.clear();
-        }
-    }
-
-    /// Whether messages that are due may have to wait again.
-    #[inline]
-    pub(super) fn concern(&self, consumption: &mut Consumption) -> bool {
-        if consumption.setbacks != self.count && consumption.deliveries.due() == 0 {
-            consumption.setbacks = self.count;
-        }
-        consumption.setbacks != self.count
-    }
-}
+use super::Core;
+use crate::ids::{CursorId, Offset};
 
 impl Core {
     /// Has messages of a cursor wait again whose time of day is still to come: about `most` of them. Returns whether there may

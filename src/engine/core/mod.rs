@@ -65,6 +65,7 @@ pub mod purge;
 pub mod room;
 pub mod rounds;
 pub mod rules;
+mod setbacks;
 pub mod settlement;
 pub mod slices;
 pub mod slots;
@@ -82,7 +83,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::{
     arming::Arming, consumers::Consumers, consumption::Consumption, dormant::Dormancy,
-    early::Setbacks, effects::Effects, failures::Failures, lives::Lives, room::RoomLook,
+    effects::Effects, failures::Failures, lives::Lives, room::RoomLook, setbacks::Setbacks,
     waiters::Arrivals,
 };
 use crate::{
