@@ -229,11 +229,21 @@ fn check_is_file(path: &Path, may_be_missing: bool) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(()),
         Ok(_) => Err(not_a_file()),
-        // A link to nothing, or to itself.
-        Err(_) if fs::symlink_metadata(path).is_ok_and(|it| it.is_symlink()) => Err(not_a_file()),
+        Err(error) if leads_nowhere(&error) && is_link(path) => Err(not_a_file()),
         Err(error) if may_be_missing && error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a symbolic link leads to nothing, or to itself.
+fn leads_nowhere(error: &io::Error) -> bool {
+    /// `ELOOP`.
+    const LOOP: i32 = if cfg!(target_os = "linux") { 40 } else { 62 };
+    error.kind() == io::ErrorKind::NotFound || cfg!(unix) && error.raw_os_error() == Some(LOOP)
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
 }
 
 /// Makes directories that only the owner may use.

@@ -20,10 +20,11 @@ impl Committer {
     /// them.
     pub fn begin_clock(&self) -> Result<()> {
         let mut core = self.lock("open");
-        let was_recorded = core.knows_recorded_clock();
+        let before = core.store.journal.tail();
         if core.has_recorded_clock(self.now()) {
+            let has_recorded = core.store.journal.tail() != before;
             drop(core);
-            if !was_recorded {
+            if has_recorded {
                 // No other commit may follow.
                 self.sync_soon();
             }

@@ -165,7 +165,7 @@ impl Browse {
 
     fn try_next_message(&mut self) -> Result<Option<Browsed>> {
         let (cursor, log) = (self.consumer.cursor(), self.consumer.log());
-        let mut core = self.consumer.committer().lock_open("browse")?;
+        let mut core = self.consumer.committer().lock_to_look("browse")?;
         let visible = core.visible();
         let view =
             core.store.view(cursor, log).ok_or_else(|| core.store.deleted(cursor.entity()))?;

@@ -354,17 +354,20 @@ impl Consumer {
                 Ok(())
             }
             // The read may succeed later. Until then no later message of its key may overtake it, and which key that is
-            // nobody knows, unless it was tried before.
-            _ if self.info.current.is_ordered() && !delivered.was_tried => {
+            // nobody knows, unless it has claimed it.
+            _ if self.info.current.is_ordered() => {
                 let mut core = self.committer().lock("put back");
                 core.note_undelivered(self.cursor(), delivered.was_tried);
-                core.take_back(self.cursor(), delivered.key);
+                if core.has_claimed_its_key(self.cursor(), offset) {
+                    core.put_back(self.cursor(), delivered.key);
+                } else {
+                    core.take_back(self.cursor(), delivered.key);
+                }
                 Err(error.while_reading(&self.info.name, offset))
             }
             _ => {
                 self.put_back(iter::once(delivered));
-                let is_ordered = self.info.current.is_ordered();
-                Err(if is_ordered { error.while_reading(&self.info.name, offset) } else { error })
+                Err(error)
             }
         }
     }

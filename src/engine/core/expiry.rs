@@ -71,9 +71,6 @@ impl Core {
     /// are looked for: one slice. Returns whether there may be more.
     #[inline]
     pub fn expire(&mut self, cursor: CursorId, elapsed: Duration, most: usize) -> bool {
-        if self.send_back_early(cursor, elapsed, most) {
-            return true;
-        }
         let is_more = self.expire_some(cursor, elapsed, most);
         match self.consumers.get(&cursor).is_some_and(Consumption::advances_keys) {
             true if !is_more => self.advance_keys(cursor, PASSED_OF_EACH * most),
@@ -85,6 +82,9 @@ impl Core {
     /// whether there may be more.
     #[inline]
     pub(super) fn expire_some(&mut self, cursor: CursorId, elapsed: Duration, most: usize) -> bool {
+        if self.send_back_early(cursor, elapsed, most) {
+            return true;
+        }
         for rest in (1..=most).rev() {
             let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
             let Some(ended) = consumption.deliveries.expire_one(elapsed) else {

@@ -35,6 +35,13 @@ impl Core {
         Ok(may)
     }
 
+    /// Whether a message is the first of its key that is not settled, and known to be. Until it is settled, no later one of its
+    /// key is delivered.
+    pub fn has_claimed_its_key(&self, cursor: CursorId, offset: Offset) -> bool {
+        let groups = self.consumers.get(&cursor).and_then(|it| it.groups.as_ref());
+        groups.is_some_and(|groups| groups.heads_from(offset).next() == Some(offset))
+    }
+
     /// Ends a message that was acked, deleted or moved: the next message of its key can be delivered.
     pub fn advance_key(&mut self, cursor: CursorId, offset: Offset) {
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return };

@@ -16,11 +16,6 @@ use crate::{
 };
 
 impl Core {
-    /// Whether the store has recorded the clocks as they are.
-    pub fn knows_recorded_clock(&self) -> bool {
-        self.known_clock.is_recorded
-    }
-
     /// Records the clocks of this boot, unless they are recorded. A new store has nothing that depends on them. Returns
     /// whether they need not be recorded any more.
     pub fn has_recorded_clock(&mut self, now: Now) -> bool {
