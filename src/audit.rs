@@ -35,7 +35,7 @@ pub enum Rank {
 pub use checked::{Hold, Unchecked, step, steps, touches_disk};
 #[cfg(all(debug_assertions, not(loom)))]
 #[cfg(feature = "sim")]
-pub use checked::{take_longest_holds, take_steps};
+pub use checked::{OfProcess, take_longest_holds, take_of_process, take_steps, watch_process};
 #[cfg(not(all(debug_assertions, not(loom))))]
 pub use unchecked::{Hold, Unchecked, step, steps, touches_disk};
 
@@ -45,7 +45,12 @@ mod checked {
         cell::{Cell, RefCell},
         collections::BTreeMap,
         marker::PhantomData,
+        sync::{
+            OnceLock,
+            atomic::{AtomicU64, Ordering},
+        },
         thread::panicking,
+        time::Duration,
     };
 
     use super::Rank;
@@ -58,12 +63,20 @@ mod checked {
         static LONGEST: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
     }
 
+    /// The clock by which holds of the core are timed, if anybody watches this process. This room has none of its own.
+    static CLOCK: OnceLock<fn() -> Duration> = OnceLock::new();
+    static MOST_STEPS: AtomicU64 = AtomicU64::new(0);
+    static LONGEST_NS: AtomicU64 = AtomicU64::new(0);
+    static SYNCS: AtomicU64 = AtomicU64::new(0);
+
     /// A lock that this thread holds.
     #[derive(Debug)]
     pub struct Hold {
         /// `None` once it was ended.
         rank: Option<Rank>,
         operation: &'static str,
+        /// When the core was locked, if holds are timed.
+        since: Option<Duration>,
         /// A hold stays on its thread.
         _thread: PhantomData<*const ()>,
     }
@@ -84,7 +97,13 @@ mod checked {
             if rank == Rank::Core {
                 STEPS.set(0);
             }
-            Hold { rank: Some(rank), operation, _thread: PhantomData }
+            Hold { rank: Some(rank), operation, since: None, _thread: PhantomData }
+        }
+
+        /// Notes that the lock was taken, after what may have been a long wait.
+        #[inline]
+        pub fn is_taken(&mut self) {
+            self.since = CLOCK.get().map(|clock| clock());
         }
 
         /// Notes that the lock was released.
@@ -97,6 +116,11 @@ mod checked {
             });
             if rank == Rank::Core {
                 note_hold(self.operation, STEPS.get());
+                if let (Some(since), Some(clock)) = (self.since, CLOCK.get()) {
+                    let held = clock().saturating_sub(since).as_nanos();
+                    LONGEST_NS.fetch_max(held as u64, Ordering::Relaxed);
+                    MOST_STEPS.fetch_max(STEPS.get(), Ordering::Relaxed);
+                }
             }
         }
     }
@@ -142,8 +166,39 @@ mod checked {
         ALL_STEPS.take()
     }
 
+    /// The work of all threads of the process since it was asked for last.
+    #[cfg(any(test, feature = "sim"))]
+    #[derive(Clone, Copy, Debug)]
+    #[non_exhaustive]
+    pub struct OfProcess {
+        /// The most steps in one hold of the core.
+        pub hold_steps: u64,
+        /// The longest hold of the core.
+        pub hold_time: Duration,
+        /// Syncs of files and directories.
+        pub syncs: u64,
+    }
+
+    /// Counts the work of all threads from now on, and times their holds by a clock.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn watch_process(clock: fn() -> Duration) {
+        let _ = CLOCK.set(clock);
+    }
+
+    /// What was counted since this was called last, by the clock that [`watch_process`] has got.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn take_of_process() -> OfProcess {
+        let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+        let hold_time = Duration::from_nanos(take(&LONGEST_NS));
+        OfProcess { hold_steps: take(&MOST_STEPS), hold_time, syncs: take(&SYNCS) }
+    }
+
     /// Asserts that the core is not held: the disk is about to be touched.
     pub fn touches_disk(call: &str) {
+        if CLOCK.get().is_some() && call.starts_with("sync") {
+            SYNCS.fetch_add(1, Ordering::Relaxed);
+        }
         let holds_core = HELD.try_with(|held| held.borrow().contains(&Rank::Core)).unwrap_or(false);
         let is_fine = !holds_core || UNCHECKED.get() > 0 || panicking();
         assert!(is_fine, "{call} touches the disk while the core is held");
@@ -217,6 +272,9 @@ mod unchecked {
         pub fn begin(_rank: Rank, _operation: &'static str) -> Hold {
             Hold
         }
+
+        #[inline(always)]
+        pub fn is_taken(&mut self) {}
 
         #[inline(always)]
         pub fn end(&mut self) {}

@@ -160,7 +160,9 @@ mod readme {}
 pub mod sim {
     #[cfg(all(debug_assertions, not(loom)))]
     #[doc(hidden)]
-    pub use crate::audit::{take_longest_holds, take_steps};
+    pub use crate::audit::{
+        OfProcess, take_longest_holds, take_of_process, take_steps, watch_process,
+    };
     pub use crate::disk::sim::SimDisk;
     #[doc(hidden)]
     pub use crate::engine::{awake, rest, still};

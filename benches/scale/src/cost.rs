@@ -12,40 +12,109 @@ use std::{
 use posthouse::{Durability, Engine, Options, sim::SimDisk};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{Result, counted, probe::Probe};
+use crate::{Result, counted, heap, probe::Probe};
 
-/// The cost of one call. Times are in seconds.
-#[derive(Clone, Debug, Default)]
-pub struct Cost {
-    pub wall: f64,
-    pub cpu: f64,
+/// What is measured of a call. Times are in seconds, the others are counts or bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    Wall,
+    /// Over all threads of the process.
+    Cpu,
     /// The longest commit of the probe.
-    pub stall: f64,
+    Stall,
     /// The commit of the probe that is longer than 999 of 1,000.
-    pub rare: f64,
-    pub files: u64,
+    Rare,
+    /// Files of the store afterwards.
+    Files,
     /// The bytes that the files take up on the disk.
-    pub disk: u64,
+    Disk,
+    /// Those of them that are segments.
+    Segments,
+    /// The bytes that the process made the system write.
+    Written,
     /// The bytes of memory that the process has gained.
-    pub memory: u64,
+    Memory,
+    /// The longest hold of the core, in time. This one and the following are measured in builds with debug assertions.
+    HoldTime,
+    /// The longest hold of the core, in steps of loops.
+    HoldSteps,
+    /// Syncs of files and directories.
+    Syncs,
+    /// The bytes on the heap that the process has gained.
+    Heap,
+    /// Allocations of the thread that makes the call.
+    Allocations,
+}
+
+const MEASURES: usize = Measure::Allocations as usize + 1;
+
+impl Measure {
+    pub fn name(self) -> &'static str {
+        match self {
+            Measure::Wall => "wall",
+            Measure::Cpu => "CPU",
+            Measure::Stall => "stall",
+            Measure::Rare => "p99.9",
+            Measure::Files => "files",
+            Measure::Disk => "disk",
+            Measure::Segments => "segments",
+            Measure::Written => "written",
+            Measure::Memory => "memory",
+            Measure::HoldTime => "hold",
+            Measure::HoldSteps => "steps",
+            Measure::Syncs => "fsyncs",
+            Measure::Heap => "heap",
+            Measure::Allocations => "allocations",
+        }
+    }
+
+    pub fn is_time(self) -> bool {
+        use Measure::{Cpu, HoldTime, Rare, Stall, Wall};
+        matches!(self, Wall | Cpu | Stall | Rare | HoldTime)
+    }
+
+    /// Whether builds with debug assertions measure it, and others do not.
+    fn is_counted(self) -> bool {
+        self as usize >= Measure::HoldTime as usize
+    }
+}
+
+/// The cost of one call. What was not measured is no number.
+#[derive(Clone, Debug)]
+pub struct Cost([f64; MEASURES]);
+
+impl Default for Cost {
+    fn default() -> Cost {
+        Cost([f64::NAN; MEASURES])
+    }
 }
 
 impl Cost {
+    /// `None` if it was not measured.
+    pub fn get(&self, measure: Measure) -> Option<f64> {
+        Some(self.0[measure as usize]).filter(|it| !it.is_nan())
+    }
+
+    pub fn set(&mut self, measure: Measure, value: f64) {
+        self.0[measure as usize] = value;
+    }
+
+    /// Takes what builds with debug assertions measure from another cost.
+    pub fn take_counted(&mut self, other: &Cost) {
+        const COUNTED: usize = Measure::HoldTime as usize;
+        debug_assert!(Measure::HoldTime.is_counted() && !Measure::Memory.is_counted());
+        self.0[COUNTED..].copy_from_slice(&other.0[COUNTED..]);
+    }
+
     /// All of it in one line, for [`parse`](Cost::parse).
     pub fn line(&self) -> String {
-        let Cost { wall, cpu, stall, rare, files, disk, memory } = self;
-        format!("{wall} {cpu} {stall} {rare} {files} {disk} {memory}")
+        self.0.map(|it| it.to_string()).join(" ")
     }
 
     /// The cost that [`line`](Cost::line) has written.
     pub fn parse(line: &str) -> Option<Cost> {
-        let mut parts = line.split(' ');
-        let mut next = || parts.next();
-        let (wall, cpu) = (next()?.parse().ok()?, next()?.parse().ok()?);
-        let (stall, rare) = (next()?.parse().ok()?, next()?.parse().ok()?);
-        let (files, disk, memory) =
-            (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);
-        Some(Cost { wall, cpu, stall, rare, files, disk, memory })
+        let values: std::result::Result<Vec<f64>, _> = line.split(' ').map(str::parse).collect();
+        Some(Cost(values.ok()?.try_into().ok()?))
     }
 }
 
@@ -54,6 +123,7 @@ pub struct Bench {
     pub engine: Engine,
     path: PathBuf,
     memory: u64,
+    heap: u64,
     /// The disk, if work is counted and not timed.
     disk: Option<SimDisk>,
 }
@@ -68,7 +138,8 @@ impl Bench {
             None => options.open(path)?,
         };
         engine.queue("probe").create()?;
-        Ok(Bench { engine, path: path.to_owned(), memory: memory()?, disk })
+        let (memory, heap) = (memory()?, heap::live());
+        Ok(Bench { engine, path: path.to_owned(), memory, heap, disk })
     }
 
     /// Lets time pass: it is the real disk's, or the simulated one's.
@@ -85,20 +156,29 @@ impl Bench {
             counted::count(disk, || act(&self.engine))?;
             return Ok(Cost::default());
         }
+        let mut cost = Cost::default();
         let probe = Probe::start(&self.engine)?;
+        let (written, taken) = (written(), heap::taken());
+        counted::watch();
         let (begun, cpu) = (Instant::now(), cpu());
         act(&self.engine)?;
         let (wall, cpu) = (begun.elapsed().as_secs_f64(), self::cpu() - cpu);
+        counted::put_watched(&mut cost);
+        if cfg!(debug_assertions) {
+            cost.set(Measure::Allocations, (heap::taken() - taken) as f64);
+        }
         let (stall, rare) = probe.stop()?;
-        let memory = memory()?.saturating_sub(self.memory);
-        let mut cost = Cost {
-            wall,
-            cpu: cpu.as_secs_f64(),
-            stall: stall.as_secs_f64(),
-            rare: rare.as_secs_f64(),
-            memory,
-            ..Cost::default()
-        };
+        cost.set(Measure::Wall, wall);
+        cost.set(Measure::Cpu, cpu.as_secs_f64());
+        cost.set(Measure::Stall, stall.as_secs_f64());
+        cost.set(Measure::Rare, rare.as_secs_f64());
+        cost.set(Measure::Memory, memory()?.saturating_sub(self.memory) as f64);
+        if let (Some(before), Some(after)) = (written, self::written()) {
+            cost.set(Measure::Written, (after - before) as f64);
+        }
+        if cfg!(debug_assertions) {
+            cost.set(Measure::Heap, heap::live().saturating_sub(self.heap) as f64);
+        }
         self.add_space(&mut cost)?;
         Ok(cost)
     }
@@ -118,7 +198,7 @@ impl Bench {
             stop.store(true, Ordering::Relaxed);
             Ok::<_, Box<dyn Error>>((cost?, peak.join().map_err(|_| "the thread panicked")?))
         })?;
-        cost.memory = peak.saturating_sub(self.memory);
+        cost.set(Measure::Memory, peak.saturating_sub(self.memory) as f64);
         Ok(cost)
     }
 
@@ -127,7 +207,11 @@ impl Bench {
         if self.disk.is_some() {
             return Ok(());
         }
-        (cost.files, cost.disk) = space(&self.path)?;
+        let (files, disk) = space(&self.path)?;
+        let (_, segments) = space(&self.path.join("segments"))?;
+        cost.set(Measure::Files, files as f64);
+        cost.set(Measure::Disk, disk as f64);
+        cost.set(Measure::Segments, segments as f64);
         Ok(())
     }
 }
@@ -138,18 +222,33 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The bytes of memory of this process that are resident and not of a file.
-fn memory() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib.ok_or("the memory is not known")?.parse::<u64>()? << 10)
+/// The number behind a name in a file of the system, such as `RssAnon:     120 kB`.
+fn number(file: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
+/// The bytes of memory of this process that are resident and not of a file.
+fn memory() -> Result<u64> {
+    Ok(number("/proc/self/status", "RssAnon:").ok_or("the memory is not known")? << 10)
+}
+
+/// The bytes that this process has made the system write so far. `None` if the system does not tell.
+fn written() -> Option<u64> {
+    number("/proc/self/io", "write_bytes:")
+}
+
+/// The files of a directory, and the bytes that they take up. Nothing where there is none.
 fn space(dir: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        Err(error) => return Err(error),
+    };
     let (mut files, mut bytes) = (0, 0);
-    for entry in fs::read_dir(dir)? {
+    for entry in entries {
         let entry = entry?;
         match entry.metadata() {
             Ok(data) if data.is_dir() => {

@@ -1,16 +1,18 @@
 //! Counts the work of a row in place of its time: the steps of loops, the longest hold of the core, and the calls and bytes
-//! of a simulated disk. It needs a build with debug assertions.
+//! of a simulated disk. It needs a build with debug assertions. On the real disk it counts what all threads of the process do.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
 use posthouse::sim::SimDisk;
 
-use crate::{Result, rows::Row};
+use crate::{Result, cost::Cost, rows::Row};
+#[cfg(debug_assertions)]
+use crate::{cost::Measure, heap};
 
 /// The head of the table of counts.
 pub const HEAD: &str = "\
-| Row | Size | longest hold | steps | growth | syncs | calls of the disk | written | files | to reach | |
-|---|---|---|---|---|---|---|---|---|---|---|";
+| Row | Size | longest hold | steps | growth | syncs | calls of the disk | written | segments | files | allocations | to reach | |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// What a call took.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +24,11 @@ pub struct Counts {
     pub syncs: u64,
     pub calls: u64,
     pub written: u64,
+    /// The bytes of segments afterwards.
+    pub segments: u64,
+    /// The files of segments afterwards.
     pub files: u64,
+    pub allocations: u64,
 }
 
 /// What a row is to keep, at each size.
@@ -38,6 +44,10 @@ pub struct Bounds {
     pub written_each: u64,
     /// The most files of segments afterwards.
     pub files: u64,
+    /// The most bytes of segments afterwards.
+    pub segments: u64,
+    /// The most allocations, for each of the things.
+    pub allocations_each: u64,
 }
 
 impl Bounds {
@@ -47,8 +57,12 @@ impl Bounds {
         syncs: u64::MAX,
         written_each: u64::MAX,
         files: u64::MAX,
+        segments: u64::MAX,
+        allocations_each: u64::MAX,
     };
     pub const FLAT: Bounds = Bounds { growth: 1.5, ..Bounds::LINEAR };
+    /// As [`LINEAR`](Bounds::LINEAR), but a table of states is made smaller at once, now and then.
+    pub const TABLE: Bounds = Bounds { hold: 20_000, ..Bounds::LINEAR };
     /// A hold looks up each thing, and all else is done outside.
     pub const ONE_LOOK_EACH: Bounds = Bounds { hold: 60_000, ..Bounds::LINEAR };
 }
@@ -58,6 +72,10 @@ const HOLD: u64 = 2_000;
 
 /// Fewer steps than this say nothing of growth.
 const FEW: u64 = 1_000;
+
+/// Where the segments are on the simulated disk.
+#[cfg(debug_assertions)]
+const SEGMENTS: &str = "store/segments";
 
 thread_local! {
     static COUNTED: RefCell<Option<Counts>> = const { RefCell::new(None) };
@@ -85,10 +103,13 @@ pub fn count(disk: &SimDisk, act: impl FnOnce() -> Result<()>) -> Result<()> {
 
     let _ = (take_longest_holds(), take_steps());
     let (calls, syncs, written) = (disk.calls(), disk.syncs(), disk.bytes_written(""));
+    let taken = heap::taken();
     act()?;
+    let allocations = heap::taken() - taken;
     let (operation, hold) =
         take_longest_holds().into_iter().max_by_key(|(_, steps)| *steps).unwrap_or_default();
-    let files = disk.files().iter().filter(|it| it.starts_with("store/segments")).count();
+    let files: Vec<_> = disk.files().into_iter().filter(|it| it.starts_with(SEGMENTS)).collect();
+    let bytes_of = |path: &std::path::PathBuf| disk.content(path).map_or(0, |it| it.len() as u64);
     let counts = Counts {
         hold,
         operation: operation.to_owned(),
@@ -96,11 +117,43 @@ pub fn count(disk: &SimDisk, act: impl FnOnce() -> Result<()>) -> Result<()> {
         syncs: disk.syncs() - syncs,
         calls: disk.calls() - calls,
         written: disk.bytes_written("") - written,
-        files: files as u64,
+        segments: files.iter().map(bytes_of).sum(),
+        files: files.len() as u64,
+        allocations,
     };
     COUNTED.set(Some(counts));
     Ok(())
 }
+
+/// Counts from now on what all threads of the process do on the real disk.
+#[cfg(debug_assertions)]
+pub fn watch() {
+    use std::time::Duration;
+
+    use posthouse::sim::{take_of_process, watch_process};
+    use rustix::time::{ClockId, clock_gettime};
+
+    watch_process(|| {
+        let time = clock_gettime(ClockId::Monotonic);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    });
+    let _ = take_of_process();
+}
+
+/// Notes what was counted since [`watch`].
+#[cfg(debug_assertions)]
+pub fn put_watched(cost: &mut Cost) {
+    let of_process = posthouse::sim::take_of_process();
+    cost.set(Measure::HoldTime, of_process.hold_time.as_secs_f64());
+    cost.set(Measure::HoldSteps, of_process.hold_steps as f64);
+    cost.set(Measure::Syncs, of_process.syncs as f64);
+}
+
+#[cfg(not(debug_assertions))]
+pub fn watch() {}
+
+#[cfg(not(debug_assertions))]
+pub fn put_watched(_: &mut Cost) {}
 
 #[cfg(not(debug_assertions))]
 pub fn count(_: &SimDisk, _: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -138,14 +191,21 @@ impl Bounds {
             ("syncs", counts.syncs > self.syncs),
             ("bytes", counts.written > self.written_each.saturating_mul(size)),
             ("files", counts.files > self.files),
+            ("segments", counts.segments > self.segments),
+            ("allocations", counts.allocations > self.allocations_each.saturating_mul(size)),
         ]);
         holds.into_iter().filter(|(_, is_broken)| *is_broken).map(|(it, _)| it.to_owned()).collect()
     }
 
     fn told(&self) -> String {
         let mut told = vec![format!("a hold of {}", self.hold), format!("growth {}", self.growth)];
-        let most =
-            [(self.syncs, "syncs"), (self.written_each, "bytes each"), (self.files, "files")];
+        let most = [
+            (self.syncs, "syncs"),
+            (self.written_each, "bytes each"),
+            (self.files, "files"),
+            (self.segments, "bytes of segments"),
+            (self.allocations_each, "allocations each"),
+        ];
         let set = most.iter().filter(|(most, _)| *most != u64::MAX);
         told.extend(set.map(|(most, what)| format!("{most} {what}")));
         told.join(", ")
@@ -160,11 +220,13 @@ fn line(
     bounds: Bounds,
     verdict: &str,
 ) -> String {
-    let Counts { hold, operation, steps, syncs, calls, written, files } = counts;
+    let Counts { hold, operation, steps, syncs, calls, written, segments, files, allocations } =
+        counts;
     let growth = growth.map_or_else(String::new, |growth| format!("{growth:.1}"));
     let (title, told) = (row.title, bounds.told());
     format!(
-        "| {title} | {size} | {hold} ({operation}) | {steps} | {growth} | {syncs} | {calls} | {} KiB | {files} | {told} | {verdict} |",
-        written >> 10
+        "| {title} | {size} | {hold} ({operation}) | {steps} | {growth} | {syncs} | {calls} | {} KiB | {} KiB | {files} | {allocations} | {told} | {verdict} |",
+        written >> 10,
+        segments >> 10
     )
 }

@@ -2,10 +2,13 @@
 
 mod cost;
 mod counted;
+mod heap;
 mod plot;
 mod probe;
 mod rows;
 mod table;
+mod target;
+mod work;
 
 use std::{
     error::Error,
@@ -26,9 +29,13 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Measures how costs grow with the number of queues, subscriptions, leases, readers and partitions.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The two smaller sizes only.
+    /// The two smaller sizes only, and the smallest one of rows that take long.
     #[arg(long)]
     quick: bool,
+    /// This program, built with the profile `counted`: it measures the holds of the core, syncs and the heap, which this build
+    /// cannot see. Each row is then run once by each of them.
+    #[arg(long, value_name = "PROGRAM")]
+    counted: Option<PathBuf>,
     /// Counts work on a simulated disk in place of times, and fails where a bound is not kept. It needs a build with debug
     /// assertions.
     #[arg(long)]
@@ -85,27 +92,30 @@ fn act(arguments: &Arguments) -> Result<()> {
     if arguments.count {
         return count(&chosen, arguments.quick, &dir);
     }
-    println!("{}", table::HEAD);
+    println!("{}", table::head());
     for row in chosen {
-        let sizes = if arguments.quick { &row.sizes[..2] } else { &row.sizes[..] };
-        let mut before = None;
-        for size in sizes {
-            let cost = in_child(row, *size, &dir)?;
-            println!("{}", table::line(row, *size, &cost, before.as_ref()));
-            before = Some(cost);
+        let sizes = row.sizes(arguments.quick);
+        let mut costs = Vec::new();
+        for (n, size) in sizes.iter().enumerate() {
+            let mut cost = in_child(&std::env::current_exe()?, row, *size, &dir)?;
+            if let Some(program) = &arguments.counted {
+                cost.take_counted(&in_child(program, row, *size, &dir)?);
+            }
+            costs.push((*size, cost));
+            println!("{}", table::line(row, &costs, n + 1 == sizes.len()));
         }
     }
     Ok(())
 }
 
-/// Counts the work of rows. Rows that have threads of their own, or run for a time, cannot be counted.
+/// Counts the work of rows on a simulated disk, where no thread but this one works.
 fn count(chosen: &[&Row], is_quick: bool, dir: &Path) -> Result<()> {
     counted::turn_on()?;
     println!("{}", counted::HEAD);
     let mut broken = Vec::new();
     for row in chosen {
         let Some(bounds) = row.bounds else { continue };
-        let sizes = if is_quick { &row.sizes[..2] } else { &row.sizes[..] };
+        let sizes = if is_quick { &row.counted[..2] } else { &row.counted[..] };
         broken.extend(counted::run(row, bounds, sizes, |size| measure(row, size, dir).map(drop))?);
     }
     if broken.is_empty() { Ok(()) } else { Err(broken.join("\n").into()) }
@@ -122,8 +132,8 @@ fn measure(row: &Row, size: u64, dir: &Path) -> Result<Cost> {
 }
 
 /// Measures in a process of its own, so that the memory of one size is not that of another.
-fn in_child(row: &Row, size: u64, dir: &Path) -> Result<Cost> {
-    let mut command = Command::new(std::env::current_exe()?);
+fn in_child(program: &Path, row: &Row, size: u64, dir: &Path) -> Result<Cost> {
+    let mut command = Command::new(program);
     command.arg("--dir").arg(dir).args(["--child", row.name, &size.to_string()]);
     let output = command.stderr(std::process::Stdio::inherit()).output()?;
     if !output.status.success() {

@@ -205,15 +205,22 @@ fn grouped(size: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cost::Cost, rows::ROWS, table};
+    use crate::{
+        cost::{Cost, Measure},
+        rows::ROWS,
+        table,
+    };
 
     #[test]
     fn a_table_that_this_program_printed_is_drawn() {
         let row = &ROWS[0];
-        let cost =
-            Cost { wall: 0.02, cpu: 0.015, stall: 0.0, rare: 0.0, files: 1, disk: 4096, memory: 0 };
-        let lines = row.sizes.map(|size| table::line(row, size, &cost, None));
-        let text = format!("Prose.\n\n{}\n{}\n\nMore.\n", table::HEAD, lines.join("\n"));
+        let mut cost = Cost::default();
+        let figures = [(Measure::Wall, 0.02), (Measure::Cpu, 0.015), (Measure::Stall, 0.0)];
+        figures.into_iter().for_each(|(measure, figure)| cost.set(measure, figure));
+        let costs: Vec<_> = row.sizes.iter().map(|size| (*size, cost.clone())).collect();
+        let lines = (1..=3).map(|n| table::line(row, &costs[..n], n == 3));
+        let lines: Vec<_> = lines.collect();
+        let text = format!("Prose.\n\n{}\n{}\n\nMore.\n", table::head(), lines.join("\n"));
         let panels = panels(&text);
         assert_eq!(panels.len(), 1);
         assert_eq!(panels[0].title, row.title);

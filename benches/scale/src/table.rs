@@ -1,29 +1,66 @@
 //! The table.
 
-use crate::{cost::Cost, rows::Row};
+use crate::{
+    cost::{Cost, Measure},
+    rows::Row,
+    target,
+};
+
+/// The columns of measures, in their order.
+const COLUMNS: [Measure; 14] = [
+    Measure::Wall,
+    Measure::Cpu,
+    Measure::Stall,
+    Measure::Rare,
+    Measure::HoldTime,
+    Measure::HoldSteps,
+    Measure::Syncs,
+    Measure::Files,
+    Measure::Disk,
+    Measure::Segments,
+    Measure::Written,
+    Measure::Memory,
+    Measure::Heap,
+    Measure::Allocations,
+];
 
 /// The head of the table.
-pub const HEAD: &str = "\
-| Row | Size | wall | CPU | stall | p99.9 | files | disk | memory | growth |
-|---|---|---|---|---|---|---|---|---|---|";
+pub fn head() -> String {
+    let names: Vec<&str> = COLUMNS.iter().map(|it| it.name()).collect();
+    let lines = "---|".repeat(COLUMNS.len() + 5);
+    format!("| Row | Size | {} | growth | to reach | |\n|{lines}", names.join(" | "))
+}
 
-/// A line of the table. `before` is the cost at a tenth of the size.
-pub fn line(row: &Row, size: u64, cost: &Cost, before: Option<&Cost>) -> String {
-    let growth = before.map_or_else(String::new, |before| {
+/// The line of the size that was measured last. The verdict stands in the line of the largest size.
+pub fn line(row: &Row, costs: &[(u64, Cost)], is_last: bool) -> String {
+    let Some((size, cost)) = costs.last() else { return String::new() };
+    let before = costs.len().checked_sub(2).map(|n| &costs[n].1);
+    let growth = before.and_then(|before| {
+        let (before, cpu) = (before.get(Measure::Cpu)?, cost.get(Measure::Cpu)?);
         // Times of less than a millisecond say little.
-        if before.cpu < 1e-3 { "-".to_owned() } else { format!("{:.1}", cost.cpu / before.cpu) }
+        Some(if before < 1e-3 { "-".to_owned() } else { format!("{:.1}", cpu / before) })
     });
-    format!(
-        "| {} | {size} | {} | {} | {} | {} | {} | {} | {} | {growth} |",
-        row.title,
-        time(cost.wall),
-        time(cost.cpu),
-        time(cost.stall),
-        time(cost.rare),
-        cost.files,
-        bytes(cost.disk),
-        bytes(cost.memory),
-    )
+    let cells: Vec<String> = COLUMNS
+        .iter()
+        .map(|it| cost.get(*it).map_or_else(|| "-".to_owned(), |value| self::value(*it, value)))
+        .collect();
+    let (told, verdict) = match is_last {
+        true => (target::told(row.targets), target::verdict(row.targets, costs)),
+        false => Default::default(),
+    };
+    let growth = growth.unwrap_or_default();
+    format!("| {} | {size} | {} | {growth} | {told} | {verdict} |", row.title, cells.join(" | "))
+}
+
+/// A value of a measure, with its unit.
+pub fn value(measure: Measure, value: f64) -> String {
+    match measure {
+        it if it.is_time() => time(value),
+        Measure::HoldSteps | Measure::Syncs | Measure::Files | Measure::Allocations => {
+            format!("{value:.0}")
+        }
+        _ => bytes(value),
+    }
 }
 
 fn time(seconds: f64) -> String {
@@ -36,9 +73,11 @@ fn time(seconds: f64) -> String {
     }
 }
 
-fn bytes(bytes: u64) -> String {
+fn bytes(bytes: f64) -> String {
     match bytes {
-        b if b >= 10 << 20 => format!("{} MiB", b >> 20),
-        b => format!("{} KiB", b >> 10),
+        b if b >= f64::from(10 << 20) => format!("{:.0} MiB", b / f64::from(1 << 20)),
+        b if b < 1.0 && b > 0.0 => format!("{b:.2} B"),
+        b if b >= 10_000.0 => format!("{:.0} KiB", b / 1024.0),
+        b => format!("{b:.0} B"),
     }
 }

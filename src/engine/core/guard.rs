@@ -28,8 +28,9 @@ impl<'a> CoreGuard<'a> {
     pub fn new(
         core: MutexGuard<'a, Core>,
         signal: &'a FlusherSignal,
-        hold: audit::Hold,
+        mut hold: audit::Hold,
     ) -> CoreGuard<'a> {
+        hold.is_taken();
         CoreGuard { core: Some(core), signal, hold, was_panicking: panicking() }
     }
 

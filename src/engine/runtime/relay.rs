@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     mem,
-    num::NonZero,
     sync::{Arc, OnceLock, atomic::Ordering},
     thread::available_parallelism,
 };
@@ -44,10 +43,11 @@ pub struct Passing {
 /// How many threads are woken by a thread that has other work to do. The woken ones wake the others.
 pub const THREADS_AT_ONCE: usize = if cfg!(loom) { 1 } else { 2 };
 
-/// How many threads pass a wake-up on at the same time: as many as there are cores.
+/// How many threads pass a wake-up on at the same time: twice as many as there are cores, as one may run while another one
+/// gets ready.
 fn carriers_max() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| available_parallelism().map_or(THREADS_AT_ONCE, NonZero::get))
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| available_parallelism().map_or(THREADS_AT_ONCE, |cores| 2 * cores.get()))
 }
 
 impl Watchers {

@@ -1,8 +1,8 @@
 //! Waiting, by a thread or by a task: for messages, for capacity, or for durability.
 //!
 //! To wake a thread costs its waker as much as some appends. So a thread that adds messages for many waiters wakes two of
-//! them, and each woken thread wakes the next before it goes on ([`Relay`]). So many threads run at once as there are cores,
-//! and those that woke them keep their share of the cores. Only threads pass the wake-up on: a task runs when its executor
+//! them, and each woken thread wakes the next before it goes on ([`Relay`]). So only a few of them compete for a core with the
+//! thread that woke them. Only threads pass the wake-up on: a task runs when its executor
 //! wants it to. Of many tasks the first ones are woken at once, and the flusher wakes the others.
 //!
 //! While a wake-up of all waiters is passed on, further ones wake nobody. They are noted, and the last thread of the relay
