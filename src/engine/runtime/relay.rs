@@ -94,17 +94,26 @@ impl Relay {
         let others = self.carriers.load(Ordering::Relaxed);
         let threads = if others < carriers_max() { 2 } else { 1 };
         self.carriers.fetch_add(threads - 1, Ordering::Relaxed);
-        self.go_on(threads, usize::MAX);
+        if let Some(rest) = self.go_on(threads, usize::MAX) {
+            debug_assert!(false, "{rest:?} is left");
+        }
     }
 
-    /// Wakes waiters. Returns `false` if `tasks` tasks were woken and no thread, so that nobody wakes the others.
-    pub fn go_on(self: &Arc<Relay>, threads_max: usize, tasks: usize) -> bool {
+    /// Wakes waiters. If `tasks` tasks were woken and no thread, so that nobody wakes the others, returns those.
+    #[must_use = "the others sleep until they are woken"]
+    pub fn go_on(self: &Arc<Relay>, threads_max: usize, tasks: usize) -> Option<Arc<Relay>> {
         let (mut threads, mut others) = (0, 0);
         while threads < threads_max {
             if others == tasks {
-                return threads > 0;
+                return (threads == 0).then(|| Arc::clone(self).without_watch());
             }
-            let Some(waiter) = self.next() else { return true };
+            let waiter = self.next()?;
+            if self.left.is_none() && waiter.is_task() {
+                // Its waker is code of the application, and may take long. Further wake-ups do not wait for it.
+                let mut left = self.watch.change(Watchers::end_passing);
+                left.push_front(waiter);
+                return Relay::new(&self.watch, Some(left)).go_on(threads_max - threads, tasks);
+            }
             match waiter.wake(Some(self)) {
                 Roused::Thread => threads += 1,
                 Roused::Other => others += 1,
@@ -115,7 +124,7 @@ impl Relay {
                 }
             }
         }
-        true
+        None
     }
 
     fn next(&self) -> Option<Arc<Waiter>> {

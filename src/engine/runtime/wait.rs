@@ -128,8 +128,7 @@ impl Watch {
     /// many tasks are left, returns the others: the caller has them woken.
     #[must_use = "the others sleep until they are woken"]
     pub fn begin_to_wake(self: &Arc<Watch>, whom: Whom, most: usize) -> Option<Arc<Relay>> {
-        let relay = self.take(whom, most)?;
-        if relay.go_on(THREADS_AT_ONCE, TASKS_AT_ONCE) { None } else { Some(relay.without_watch()) }
+        self.take(whom, most)?.go_on(THREADS_AT_ONCE, TASKS_AT_ONCE)
     }
 
     /// Wakes one or two waiters. Of more of them, returns the relay.
@@ -180,6 +179,10 @@ pub fn wake_task(waker: Waker) {
 }
 
 impl Waiter {
+    pub(super) fn is_task(&self) -> bool {
+        matches!(*self.state.lock(), Sleep::Task(_))
+    }
+
     /// Wakes a waiter.
     pub(super) fn wake(&self, relay: Option<&Arc<Relay>>) -> Roused {
         audit::step();

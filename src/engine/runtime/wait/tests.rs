@@ -121,6 +121,34 @@ fn a_wake_up_does_not_wait_for_the_flusher() {
     waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_ready()));
 }
 
+/// While a task's waker runs, further wake-ups of all do not wait for it: it may take long, wait for another waiter of the
+/// watch, or begin to wait again, which kept the thread that woke it for ever.
+#[test]
+fn a_thread_that_wakes_tasks_keeps_no_further_wake_up() {
+    struct Look(Arc<Watch>, Count);
+    impl Wake for Look {
+        fn wake(self: Arc<Self>) {
+            let is_free = self.0.waiters.lock().passing.is_none();
+            self.1.0.fetch_add(usize::from(is_free), Ordering::Relaxed);
+        }
+    }
+    for threads in [0, 5] {
+        let watch = Arc::new(Watch::default());
+        let slept: Vec<_> = (0..threads).map(|_| watch.begin()).collect();
+        let slept: Vec<_> = slept.into_iter().map(|it| thread::spawn(|| it.wait(None))).collect();
+        await_waiters(&watch, threads);
+        let look = Arc::new(Look(Arc::clone(&watch), Count::default()));
+        let waker = Waker::from(Arc::clone(&look));
+        let mut waits: Vec<_> = (0..10).map(|_| watch.begin()).collect();
+        let mut context = Context::from_waker(&waker);
+        waits.iter_mut().for_each(|it| assert!(it.poll(&mut context).is_pending()));
+        watch.take(Whom::Each, usize::MAX).expect("there are many").finish();
+        slept.into_iter().for_each(|it| assert!(it.join().expect("it is woken")));
+        waits.iter_mut().for_each(|it| while it.poll(&mut context).is_pending() {});
+        assert_eq!(look.1.0.load(Ordering::Relaxed), 10, "beside {threads} threads");
+    }
+}
+
 struct Panics;
 
 impl Wake for Panics {
