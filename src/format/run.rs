@@ -102,6 +102,64 @@ impl<'a> Run<'a> {
     }
 }
 
+/// The shape of the head of a run of one message. The run behind it mostly has the same head, but for the last digit of its
+/// offset: then its parts are known without being decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadShape {
+    /// The bits of that digit, in the first eight bytes.
+    digit_at: u32,
+    /// The bytes before the length of the records.
+    len: usize,
+}
+
+/// Heads are compared in words of eight bytes.
+type HeadWords = [u64; 3];
+
+impl HeadShape {
+    const LEN_MAX: usize = size_of::<HeadWords>();
+
+    /// `None` if the run has more messages, or a head that is too long.
+    #[inline]
+    pub fn of(run: &Run<'_>) -> Option<HeadShape> {
+        let (digit, len) = (1 + varint_len(run.log.0), run.body_at - 4);
+        let is_short = digit < 8 && len <= HeadShape::LEN_MAX;
+        (run.count == 1 && is_short).then_some(HeadShape { digit_at: 8 * digit as u32, len })
+    }
+
+    /// Where the records of a run begin and end, if it is the next one behind the run with this shape: of one message, at the
+    /// same time. `None` if it is another one, or if it is damaged: [`Run::decode`] tells.
+    #[inline]
+    pub fn next(self, before: &[u8], run: &[u8]) -> Option<(usize, usize)> {
+        let (old, new) = (words(before)?, words(run)?);
+        let digit = (old[0] >> self.digit_at) & 0xFF;
+        if digit & 0x7F == 0x7F {
+            return None;
+        }
+        // What differs between the two heads, and what should.
+        let differs = [
+            old[0] ^ new[0] ^ ((digit ^ (digit + 1)) << self.digit_at),
+            old[1] ^ new[1],
+            old[2] ^ new[2],
+        ];
+        let bits = |n: usize| (8 * self.len).saturating_sub(64 * n).min(64);
+        let within = |n: usize| differs[n].unbounded_shl(64 - bits(n) as u32);
+        if within(0) | within(1) | within(2) != 0 {
+            return None;
+        }
+        let length = run.get(self.len..)?.first_chunk().copied().map(u32::from_le_bytes)?;
+        let body_at = self.len + 4;
+        let end = body_at + length as usize;
+        (end <= run.len()).then_some((body_at, end))
+    }
+}
+
+#[inline]
+fn words(bytes: &[u8]) -> Option<HeadWords> {
+    let bytes: &[u8; HeadShape::LEN_MAX] = bytes.first_chunk()?;
+    let word = |n: usize| bytes[8 * n..].first_chunk().copied().map(u64::from_le_bytes);
+    Some([word(0)?, word(1)?, word(2)?])
+}
+
 /// Begins a run of up to [`RUN_MESSAGES_MAX`] records. The caller appends the records. Returns the `length_at` of
 /// [`finish_run`].
 #[inline]

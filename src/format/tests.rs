@@ -11,6 +11,7 @@ mod headers;
 mod layout;
 mod meta;
 mod record;
+mod run;
 #[cfg(feature = "cron")]
 mod schedule;
 mod wire;

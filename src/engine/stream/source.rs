@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     format::{
         Malformed,
-        commit::Run,
+        commit::{HeadShape, Run},
         pack::BlockPlace,
         record::{RecordSpans, take_plain_record, take_record},
     },
@@ -46,6 +46,8 @@ pub struct OpenRuns {
     timestamp: Timestamp,
     next: Offset,
     end: Offset,
+    /// The shape of its head, if it is a run of one message.
+    shape: Option<HeadShape>,
 }
 
 impl OpenRuns {
@@ -62,6 +64,7 @@ impl OpenRuns {
             timestamp: Timestamp(0),
             next: from,
             end: from,
+            shape: None,
         };
         if runs.open_next()? {
             while runs.next < from && runs.step_in_run()?.is_some() {}
@@ -126,11 +129,20 @@ impl OpenRuns {
     fn open_next(&mut self) -> Result<bool> {
         let Some(place) = self.behind.as_slice().first().copied() else { return Ok(false) };
         let at = place.at as usize;
-        let run_end = at + place.len as usize;
-        let run = Run::decode(&self.body[at..run_end]);
+        let bytes = &self.body[at..at + place.len as usize];
+        if let Some(shape) = self.shape
+            && let Some((body_at, end)) = shape.next(&self.body[self.run.at as usize..at], bytes)
+        {
+            self.end = self.next.next();
+            (self.run, self.at, self.run_end) = (place, at + body_at, at + end);
+            self.behind.next();
+            return Ok(true);
+        }
+        let run = Run::decode(bytes);
         let run = run.map_err(|what| self.damaged(what, place))?;
         let (next, end, body_at, len) = (run.first, run.end(), run.body_at, run.len());
-        (self.timestamp, self.next, self.end) = (run.timestamp, next, end);
+        let shape = HeadShape::of(&run);
+        (self.timestamp, self.next, self.end, self.shape) = (run.timestamp, next, end, shape);
         (self.run, self.at, self.run_end) = (place, at + body_at, at + len);
         self.behind.next();
         Ok(true)
