@@ -238,7 +238,10 @@ fn check_is_file(path: &Path, may_be_missing: bool) -> io::Result<()> {
 /// Whether a symbolic link leads to nothing, or to itself.
 fn leads_nowhere(error: &io::Error) -> bool {
     /// `ELOOP`.
-    const LOOP: i32 = if cfg!(target_os = "linux") { 40 } else { 62 };
+    #[cfg(target_os = "linux")]
+    const LOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();
+    #[cfg(not(target_os = "linux"))]
+    const LOOP: i32 = 62;
     error.kind() == io::ErrorKind::NotFound || cfg!(unix) && error.raw_os_error() == Some(LOOP)
 }
 

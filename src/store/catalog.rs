@@ -319,8 +319,19 @@ impl Catalog {
 
     /// The entities from an id on, by id.
     pub fn from(&self, id: EntityId) -> impl Iterator<Item = &Entity> {
-        let all = self.entities.range(id..).inspect(|_| audit::step()).map(|(_, entity)| &**entity);
-        all.filter(|it| !self.is_gone(it))
+        self.all_behind(id).filter(|it| !self.is_gone(it))
+    }
+
+    fn all_behind(&self, id: EntityId) -> impl Iterator<Item = &Entity> {
+        self.entities.range(id..).inspect(|_| audit::step()).map(|(_, entity)| &**entity)
+    }
+
+    /// The entities from an id on, by id: `most` are looked at. And where the next slice begins, unless this was the last one.
+    pub fn slice_from(&self, id: EntityId, most: usize) -> (Vec<EntityId>, Option<EntityId>) {
+        let looked_at = || self.all_behind(id).take(most);
+        let last = looked_at().last().map(|entity| entity.id);
+        let there = looked_at().filter(|it| !self.is_gone(it)).map(|entity| entity.id);
+        (there.collect(), last.map(|last| last.plus(1)))
     }
 
     /// The entities of a space whose names stand behind a name, by name. The empty name stands before all.

@@ -127,9 +127,9 @@ impl Store {
         self.state.catalog.get(id)
     }
 
-    /// The entities from an id on, at most `most`.
-    pub fn entities_from(&self, id: EntityId, most: usize) -> Vec<EntityId> {
-        self.state.catalog.from(id).take(most).map(|entity| entity.id).collect()
+    /// The entities from an id on: `most` are looked at. And where the next slice begins.
+    pub fn entities_from(&self, id: EntityId, most: usize) -> (Vec<EntityId>, Option<EntityId>) {
+        self.state.catalog.slice_from(id, most)
     }
 
     /// The next names of a space behind one, at most `most`. The empty name stands before all.

@@ -50,14 +50,13 @@ impl Committer {
         let (mut queues, mut next) = (Vec::new(), Some(EntityId::FIRST));
         while let Some(from) = next {
             let core = self.lock_open("verify")?;
-            let slice = core.store.state().catalog.from(from).take(ENTITIES_AT_ONCE);
-            let ids: Vec<EntityId> = slice.map(|entity| entity.id).collect();
+            let (ids, behind) = core.store.entities_from(from, ENTITIES_AT_ONCE);
             let has_spilled = |it: &EntityId| {
                 core.store.acks(it.cursor(0)).is_some_and(|acks| acks.spilled() > 0)
             };
-            queues.extend(ids.iter().copied().filter(has_spilled));
+            queues.extend(ids.into_iter().filter(has_spilled));
             self.end_slice(core);
-            next = ids.last().map(|last| last.plus(1));
+            next = behind;
         }
         Ok(queues)
     }

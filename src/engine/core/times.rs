@@ -110,8 +110,8 @@ impl Core {
     /// Goes on with that: a slice. The next one is a timer.
     pub fn arm_some(&mut self) {
         let Some(Arming { next, ages }) = self.arming.take() else { return };
-        let slice = self.store.entities_from(next, AT_ONCE);
-        for id in &slice {
+        let (slice, next) = self.store.entities_from(next, AT_ONCE);
+        for id in slice {
             audit::step();
             let cursor = id.cursor(0);
             if ages {
@@ -119,10 +119,8 @@ impl Core {
             }
             self.arm(cursor);
         }
-        if slice.len() == AT_ONCE
-            && let Some(last) = slice.last()
-        {
-            self.arming = Some(Arming { next: last.plus(1), ages });
+        if let Some(next) = next {
+            self.arming = Some(Arming { next, ages });
             self.effects.set_timer(Timer { at: Duration::ZERO, cursor: EVERY_CURSOR });
         }
     }

@@ -108,15 +108,15 @@ impl Relay {
                 return (threads == 0).then(|| Arc::clone(self).without_watch());
             }
             let waiter = self.next()?;
-            if self.left.is_none() && waiter.is_task() {
-                // Its waker is code of the application, and may take long. Further wake-ups do not wait for it.
-                let mut left = self.watch.change(Watchers::end_passing);
-                left.push_front(waiter);
-                return Relay::new(&self.watch, Some(left)).go_on(threads_max - threads, tasks);
-            }
             match waiter.wake(Some(self)) {
                 Roused::Thread => threads += 1,
                 Roused::Other => others += 1,
+                Roused::Not => {
+                    // Its waker is code of the application, and may take long. Further wake-ups do not wait for it.
+                    let mut left = self.watch.change(Watchers::end_passing);
+                    left.push_front(waiter);
+                    return Relay::new(&self.watch, Some(left)).go_on(threads_max - threads, tasks);
+                }
                 Roused::Panicked => {
                     others += 1;
                     // The other threads of the relay may have come to its end.
@@ -125,6 +125,11 @@ impl Relay {
             }
         }
         None
+    }
+
+    /// Whether further wake-ups of all wait for this one.
+    pub fn is_passing(&self) -> bool {
+        self.left.is_none()
     }
 
     fn next(&self) -> Option<Arc<Waiter>> {

@@ -56,6 +56,8 @@ pub enum Roused {
     Thread,
     /// A task, or one that was not asleep.
     Other,
+    /// A task that was not woken: others would wait for its waker.
+    Not,
     /// A task whose waker panicked. Another waiter of its interest is woken in its place.
     Panicked,
 }
@@ -179,18 +181,17 @@ pub fn wake_task(waker: Waker) {
 }
 
 impl Waiter {
-    pub(super) fn is_task(&self) -> bool {
-        matches!(*self.state.lock(), Sleep::Task(_))
-    }
-
-    /// Wakes a waiter.
+    /// Wakes a waiter, unless it is a task for whose waker further wake-ups of all would wait.
     pub(super) fn wake(&self, relay: Option<&Arc<Relay>>) -> Roused {
-        audit::step();
         let mut state = self.state.lock();
         let goes_on = matches!(*state, Sleep::Thread);
         if matches!(*state, Sleep::Gone) {
             return Roused::Other;
         }
+        if matches!(*state, Sleep::Task(_)) && relay.is_some_and(|it| it.is_passing()) {
+            return Roused::Not;
+        }
+        audit::step();
         let before = mem::replace(&mut *state, Sleep::Woken(relay.filter(|_| goes_on).cloned()));
         drop(state);
         match before {

@@ -32,7 +32,7 @@ impl Start {
         let Start::Time(time) = self else { return Ok(Found::Plain(self)) };
         let mut from = Offset(0);
         loop {
-            let mut core = committer.lock_open("find a time")?;
+            let mut core = committer.lock_to_look("find a time")?;
             let visible = core.visible();
             from = from.max(core.bounds(log)?.0);
             let Some(chunk) = core.store.scan_from_time(log, from, time, visible)? else {

@@ -289,13 +289,19 @@ fn what_was_buffered_is_seen_once_the_time_of_a_sync_has_come() {
 #[test]
 fn what_was_buffered_is_read_from_a_stream_once_the_time_of_a_sync_has_come() {
     type See = fn(&Stream, &mut Reader, &Group) -> bool;
-    let sees: [(&str, See); 6] = [
+    let sees: [(&str, See); 7] = [
         ("try_read", |_, reader, _| reader.try_read().unwrap().is_some()),
         ("len", |stream, _, _| stream.len().unwrap() == 1),
         ("end", |stream, _, _| stream.partition(0).unwrap().end().unwrap() == Offset(1)),
         ("lags", |_, _, group| group.lags().unwrap() == [1]),
         ("time", |stream, _, _| {
             stream.reader(Start::Time(Timestamp(0))).unwrap().try_read().unwrap().is_some()
+        }),
+        ("group", |stream, _, _| {
+            // The record is from before this time.
+            let later = Start::Time(Timestamp(u64::MAX / 4));
+            let group = stream.group("later").start(later).create().unwrap();
+            group.committed(0).unwrap() == Offset(1)
         }),
         ("latest", |stream, _, _| {
             let mut latest = stream.reader(Start::Latest).unwrap();
