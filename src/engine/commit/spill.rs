@@ -116,6 +116,8 @@ impl Committer {
             let receipt = core.clear_spilled(cursor, self.now_plain())?;
             Ok(((), receipt))
         });
+        // The sync of a purge or a redrive came before.
+        self.sync_soon();
         cleared.map(drop)
     }
 }

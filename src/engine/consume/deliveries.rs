@@ -44,9 +44,10 @@ impl futures_core::Stream for Deliveries {
             self.is_over = true;
             return Poll::Ready(None);
         }
-        // After a message that cannot be read, the stream goes on with the next one. Any other error ends the
-        // stream.
-        let goes_on = |kind| matches!(kind, ErrorKind::Corrupt | ErrorKind::Io);
+        // After a message that cannot be read the stream goes on with the next one, and a full disk may have space again. Any
+        // other error ends the stream.
+        let goes_on =
+            |kind| matches!(kind, ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::DiskFull);
         self.is_over = received.as_ref().is_err_and(|error| !goes_on(error.kind()));
         self.next = Box::pin(self.consumer.receive_async());
         Poll::Ready(Some(received))

@@ -80,14 +80,20 @@ impl Consumer {
                 true => Counts::Now,
                 false => Counts::Never,
             };
-            match self.attempt_in_turn(counts)? {
-                Claimed::Done(attempt) => return Ok(attempt),
-                Claimed::Discarded => {}
-                Claimed::Short(shortage) => match self.make_space_once(shortage) {
-                    // On a full disk the message is delivered without being counted.
-                    Err(error) if error.kind() == ErrorKind::DiskFull => is_uncounted = true,
-                    made => made?,
-                },
+            let claimed = match self.attempt_in_turn(counts) {
+                Ok(Claimed::Short(shortage)) => {
+                    self.make_space_once(shortage).map(|()| Claimed::Discarded)
+                }
+                claimed => claimed,
+            };
+            match claimed {
+                Ok(Claimed::Done(attempt)) => return Ok(attempt),
+                // On a full disk the message is delivered without being counted.
+                Err(error) if error.kind() == ErrorKind::DiskFull && counts == Counts::Now => {
+                    is_uncounted = true;
+                }
+                Ok(_) => {}
+                Err(error) => return Err(error),
             }
         }
     }
