@@ -19,6 +19,7 @@
 
 pub mod acked;
 pub mod admission;
+pub mod batch_end;
 pub mod delay_index;
 pub mod disposition;
 mod groups;
@@ -115,6 +116,8 @@ pub struct Deliveries {
     leases: Leases,
     /// Leased messages that were deleted. Their consumers hold them until they settle.
     gone: BTreeSet<Offset>,
+    /// How many leased messages were acked by a batch that has yet to end their leases.
+    settled: u64,
 }
 
 impl Deliveries {
@@ -132,6 +135,7 @@ impl Deliveries {
             fresh_first: false,
             leases: Leases::default(),
             gone: BTreeSet::new(),
+            settled: 0,
         }
     }
 
@@ -494,8 +498,8 @@ impl Deliveries {
             && self.unstored.is_empty()
     }
 
-    /// How many messages are leased. Deleted ones do not count.
+    /// How many messages are leased. Deleted ones do not count, and acked ones.
     pub fn in_flight(&self) -> u64 {
-        (self.leases.len() - self.gone.len()) as u64
+        ((self.leases.len() - self.gone.len()) as u64).saturating_sub(self.settled)
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+mod acks;
 mod batch;
 mod deletion;
 mod idle;
