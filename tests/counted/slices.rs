@@ -437,3 +437,22 @@ fn a_batch_of_many_deliveries_that_do_not_follow_each_other_takes_a_step_for_eac
     assert!(work.longest["ack a batch"] <= FEW as u64 + 64, "{work:?}");
     assert!(work.steps <= 8 * FEW as u64, "{work:?}");
 }
+
+/// Tables of states become smaller as queues go to rest, and as they are used again. To make one smaller moves all that is left.
+#[test]
+fn queues_go_to_rest_and_come_back_in_slices() {
+    assert_sliced(|queues| {
+        let (_disk, engine) = open();
+        let make = |n: usize| engine.queue(&format!("q{n}")).create().unwrap();
+        let all: Vec<Queue> = (0..queues).map(make).collect();
+        let used = |queue: &Queue| {
+            queue.send("m").unwrap();
+            queue.try_receive().unwrap().unwrap().ack().unwrap();
+        };
+        count(|| {
+            all.iter().for_each(used);
+            (0..2).for_each(|_| engine.checkpoint().unwrap());
+            all.iter().for_each(used);
+        })
+    });
+}

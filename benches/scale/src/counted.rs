@@ -61,8 +61,6 @@ impl Bounds {
         allocations_each: u64::MAX,
     };
     pub const FLAT: Bounds = Bounds { growth: 1.5, ..Bounds::LINEAR };
-    /// As [`LINEAR`](Bounds::LINEAR), but a table of states is made smaller at once, now and then.
-    pub const TABLE: Bounds = Bounds { hold: 20_000, ..Bounds::LINEAR };
     /// A hold looks up each thing, and all else is done outside.
     pub const ONE_LOOK_EACH: Bounds = Bounds { hold: 60_000, ..Bounds::LINEAR };
 }

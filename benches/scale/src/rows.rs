@@ -43,8 +43,6 @@ const LINEAR: Target = Growth(Cpu, 13.0);
 const FLAT: Target = Growth(Cpu, 2.0);
 /// Work is done in slices.
 const SLICES: Target = Most(HoldSteps, 2_000.0);
-/// As [`SLICES`], but a table of states is made smaller at once, now and then.
-const TABLE: Target = Most(HoldSteps, 20_000.0);
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// All rows.
@@ -103,7 +101,7 @@ pub const ROWS: &[Row] = &[
         name: "catch-up",
         title: "N subscriptions of one topic receive and ack 10 messages each",
         sizes: &[1_000, 10_000, 100_000],
-        targets: &[Growth(Cpu, 14.0), TABLE],
+        targets: &[Growth(Cpu, 14.0), SLICES],
         counted: [100, 1_000, 10_000],
         bounds: Some(Bounds::LINEAR),
         quick: 2,
@@ -215,9 +213,9 @@ pub const ROWS: &[Row] = &[
         name: "held",
         title: "N queues, used once, idle, handles kept",
         sizes: &[1_000, 10_000, 100_000],
-        targets: &[LINEAR, TABLE, Each(Heap, 1_000.0)],
+        targets: &[LINEAR, SLICES, Each(Heap, 1_000.0)],
         counted: [1_000, 10_000, 100_000],
-        bounds: Some(Bounds::TABLE),
+        bounds: Some(Bounds::LINEAR),
         quick: 2,
         run: work::held,
     },

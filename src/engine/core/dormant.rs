@@ -404,7 +404,7 @@ impl Core {
 fn shrink<K: Eq + std::hash::Hash, V, S: std::hash::BuildHasher>(
     map: &mut std::collections::HashMap<K, V, S>,
 ) {
-    if map.capacity() > SMALL && map.len() < map.capacity() / SPARSE {
+    if map.capacity() > SMALL && map.len() < LEFT_MAX.min(map.capacity() / SPARSE) {
         audit::steps(map.len() as u64);
         map.shrink_to(2 * map.len());
     }
@@ -415,6 +415,9 @@ const SMALL: usize = 1024;
 
 /// A map is sparse if one over this number of its space is used.
 const SPARSE: usize = 8;
+
+/// A table of more entries is not made smaller: all of them move in one hold of the core.
+const LEFT_MAX: usize = 1024;
 
 impl super::waiters::Arrivals {
     /// Forgets the watch of a log on which no consumer can wait any more.
