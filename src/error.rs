@@ -200,6 +200,16 @@ impl Error {
         self.0.lacks_space
     }
 
+    /// The error of a store that does not open. If it is damaged, it says what to do.
+    pub(crate) fn of_a_store_that_does_not_open(mut self) -> Error {
+        if self.kind() == ErrorKind::Corrupt {
+            let what = &self.0.what;
+            let tools = "posthouse::verify() lists what is damaged, and posthouse::salvage() saves what can be read";
+            self.0.what = format!("{what}: {tools}").into();
+        }
+        self
+    }
+
     /// A copy of the error that names the message it is about. `of` is the queue, the topic or the stream.
     pub(crate) fn of_message(&self, of: &str, offset: Offset) -> Error {
         let mut error = self.again();

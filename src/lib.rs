@@ -12,7 +12,7 @@
 //! limits, and the assumptions about the disk.
 //!
 //! Guides: [queues](guide::queues), [topics](guide::topics), [streams](guide::streams),
-//! [durability](guide::durability), and with the feature `cron` recurring schedules.
+//! [time](guide::time), [durability](guide::durability), and with the feature `cron` recurring schedules.
 //!
 //! # Features
 //!
@@ -123,7 +123,7 @@ pub use format::fuzzing;
 /// The guides, as they are in `docs/` of the repository.
 #[cfg(any(doc, doctest))]
 pub mod guide {
-    #[doc = "[durability]: crate::guide::durability\n"]
+    #[doc = "[durability]: crate::guide::durability\n[time]: crate::guide::time\n"]
     #[doc = include_str!("../docs/QUEUES.md")]
     pub mod queues {}
 
@@ -142,6 +142,7 @@ pub mod guide {
     #[doc = include_str!("../docs/TIME.md")]
     pub mod time {}
 
+    #[doc = "[time]: crate::guide::time\n"]
     #[doc = include_str!("../docs/DURABILITY.md")]
     pub mod durability {}
 }

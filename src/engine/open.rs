@@ -34,7 +34,8 @@ impl Engine {
         };
         let failed = |error| Error::io(error, "the system has no random numbers", root);
         let new_id = StoreId(disk.draw().map_err(failed)?);
-        let store = store::open(Arc::clone(&disk), root, config.clone(), new_id)?;
+        let store = store::open(Arc::clone(&disk), root, config.clone(), new_id)
+            .map_err(Error::of_a_store_that_does_not_open)?;
         // The note is for people. The lock itself keeps other engines out.
         let _ = lock.note(&format!("store {}\n", store.id()));
         let committer = Arc::new(Committer::new(store, disk, config, has_threads));

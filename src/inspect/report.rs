@@ -98,7 +98,10 @@ impl fmt::Display for VerifyReport {
             writeln!(f, "- {problem}")?;
         }
         if !self.unreferenced.is_empty() {
-            writeln!(f, "nothing refers to these files:")?;
+            writeln!(
+                f,
+                "these files are spare or left over; they do no harm, and the next open sees to them:"
+            )?;
             for path in &self.unreferenced {
                 writeln!(f, "- {}", path.display())?;
             }

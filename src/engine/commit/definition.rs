@@ -82,12 +82,9 @@ pub trait Definition {
     }
 }
 
-fn not_found(space: Space, name: &str) -> Error {
+fn not_found(space: Space, name: &str, way_out: &str) -> Error {
     let noun = space.noun();
-    Error::new(
-        ErrorKind::NotFound,
-        format!("there is no {noun} named {name:?}: create() makes one"),
-    )
+    Error::new(ErrorKind::NotFound, format!("there is no {noun} named {name:?}{way_out}"))
 }
 
 fn already_exists(space: Space, name: &str, differs: Option<Difference>) -> Error {
@@ -279,7 +276,10 @@ impl<D: Definition> Wanted<'_, D> {
 pub fn open(engine: &Engine, space: Space, name: &str) -> Result<Entity> {
     check_name(space.noun(), name)?;
     let core = engine.committer().lock_open("open")?;
-    core.store.find(space, name).cloned().ok_or_else(|| not_found(space, name))
+    core.store
+        .find(space, name)
+        .cloned()
+        .ok_or_else(|| not_found(space, name, ": create() makes one"))
 }
 
 /// Deletes an existing entity.
@@ -287,7 +287,7 @@ pub fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
     check_name(space.noun(), name)?;
     let committer = engine.committer();
     let committed = committer.transact("delete", |core| {
-        let found = core.store.find(space, name).ok_or_else(|| not_found(space, name))?;
+        let found = core.store.find(space, name).ok_or_else(|| not_found(space, name, ""))?;
         let entity = found.id;
         if let Some(other) = core.store.uses_as_dead_letters(entity) {
             let what =
