@@ -138,7 +138,9 @@ impl SegmentSurvey {
     pub fn next(&mut self) -> Result<Option<Piece>> {
         let end = self.limit.min(self.len);
         if self.at >= end {
-            return Ok(if self.at < self.limit { Some(self.cut_short()) } else { None });
+            // The last block may be whole without the bytes that fill it up. A store with such a file does not open.
+            let is_short = self.len < self.limit && self.at <= self.limit;
+            return Ok(is_short.then(|| self.cut_short()));
         }
         let position = self.at;
         let bytes = self.read(position, BLOCK_HEADER_BYTES)?;
@@ -186,7 +188,7 @@ impl SegmentSurvey {
 
     fn cut_short(&mut self) -> Piece {
         let position = self.len;
-        self.at = self.limit;
+        self.at = u64::MAX;
         Piece::Damage(BlockDamage { position, what: Malformed("a segment ends too early") })
     }
 

@@ -157,3 +157,9 @@ proptest! {
         damage_many(seed);
     }
 }
+
+/// Verify found nothing, and the store did not open.
+#[test]
+fn a_damage_that_was_found_at_random_9758460715572107351() {
+    damage_many(9_758_460_715_572_107_351);
+}
