@@ -71,8 +71,8 @@ enum Place {
     Listed { before: Option<usize>, behind: Option<usize> },
     /// In the sorted set.
     Sorted,
-    /// Nowhere: it is being settled, and does not run out. The deadline comes back if it is not.
-    Pinned { deadline: Duration },
+    /// Nowhere: it is being settled, and does not run out.
+    Pinned,
 }
 
 /// Leased messages by their offsets.
@@ -84,6 +84,13 @@ struct ByOffset {
     is_complete: bool,
 }
 
+/// What is kept of a lease while it is being settled.
+#[derive(Clone, Copy, Debug)]
+struct Pinned {
+    deadline: Duration,
+    renewal: Option<(Duration, Duration)>,
+}
+
 #[derive(Debug, Default)]
 pub struct Leases {
     entries: Slab<Lease>,
@@ -93,6 +100,10 @@ pub struct Leases {
     tokens: u64,
     /// How many leases each slot holds. A slot without leases is not in it.
     held_by_slot: BTreeMap<SlotId, u64>,
+    /// The deadlines and the renewals of the leases that are being settled, by their places.
+    // Most of the time there are none, and every queue that is in use has this.
+    #[allow(clippy::box_collection)]
+    pinned: Option<Box<BTreeMap<usize, Pinned>>>,
     /// Whether a lease of a slot has ended since the last call of `take_freed`.
     has_freed: bool,
     /// It is there while someone needs it, as to keep it would make each receive and each ack slower.
@@ -212,9 +223,19 @@ impl Leases {
 
     #[cold]
     fn take_unlisted(&mut self, place: Place, deadline: Duration, index: usize) {
-        if place == Place::Sorted {
-            self.sorted.remove(&(deadline, index));
+        match place {
+            Place::Pinned => _ = self.take_pinned(index),
+            _ => _ = self.sorted.remove(&(deadline, index)),
         }
+    }
+
+    fn take_pinned(&mut self, index: usize) -> Option<Pinned> {
+        let pinned = self.pinned.as_mut()?;
+        let taken = pinned.remove(&index);
+        if pinned.is_empty() {
+            self.pinned = None;
+        }
+        taken
     }
 
     /// Begins to settle a lease that holds. Until it is ended or [let go of](Leases::unpin) it does not run out, and to
@@ -223,27 +244,28 @@ impl Leases {
         let offset = self.held(key, now)?;
         self.take_out(key.index);
         let lease = &mut self.entries[key.index];
-        let deadline = mem::take(&mut lease.deadline);
-        // With renewals it holds until these end.
-        let renewed = lease.renewal.take().map_or(Duration::ZERO, |(_, until)| until);
-        lease.place = Place::Pinned { deadline: deadline.max(renewed) };
+        let (deadline, renewal) = (mem::take(&mut lease.deadline), lease.renewal.take());
+        lease.place = Place::Pinned;
+        let pinned = self.pinned.get_or_insert_default();
+        pinned.insert(key.index, Pinned { deadline, renewal });
         Some(offset)
     }
 
     /// Lets go of a lease that was not settled.
     pub fn unpin(&mut self, key: LeaseKey) {
-        if let Some(&mut deadline) = self.pinned(key) {
-            self.postpone(key.index, deadline);
+        if self.get(key).is_none() {
+            return;
         }
+        let Some(Pinned { deadline, renewal }) = self.take_pinned(key.index) else { return };
+        let lease = &mut self.entries[key.index];
+        (lease.deadline, lease.renewal, lease.place) = (deadline, renewal, Place::Sorted);
+        self.sorted.insert((deadline, key.index));
     }
 
-    /// The deadline of a lease that is being settled.
-    fn pinned(&mut self, key: LeaseKey) -> Option<&mut Duration> {
+    /// A lease that is being settled.
+    fn pinned(&mut self, key: LeaseKey) -> Option<&mut Pinned> {
         self.get(key)?;
-        match &mut self.entries[key.index].place {
-            Place::Pinned { deadline } => Some(deadline),
-            _ => None,
-        }
+        self.pinned.as_mut()?.get_mut(&key.index)
     }
 
     #[inline]
@@ -341,7 +363,7 @@ impl Leases {
             return true;
         }
         let pinned = self.pinned(key);
-        pinned.map(|it| *it = deadline).is_some()
+        pinned.map(|it| it.deadline = deadline).is_some()
     }
 
     fn postpone(&mut self, index: usize, deadline: Duration) {
@@ -358,7 +380,7 @@ impl Leases {
             return true;
         }
         let pinned = self.pinned(key);
-        pinned.map(|it| *it = renewal.1.max(*it)).is_some()
+        pinned.map(|it| it.renewal = Some(renewal)).is_some()
     }
 
     #[inline]

@@ -26,11 +26,8 @@ use crate::{
 
 const OPERATION: &str = "ack a batch";
 
-/// The leases of so many deliveries are looked at in one hold of the core.
+/// The leases of so many deliveries are looked at in one hold of the core. A batch that has no more is acked in one.
 const AT_ONCE: usize = 64;
-
-/// A batch that has no more is acked in one hold: to pin leases takes longer.
-const ONE_HOLD: usize = 128;
 
 /// Deliveries that are acked in one commit.
 struct AckedBatch<'d> {
@@ -58,7 +55,7 @@ impl Consumer {
 
     /// Acks all deliveries of a batch, or none.
     fn ack_all(&self, batch: &AckedBatch<'_>) -> Result<((), Receipt)> {
-        if batch.settlements.len() > ONE_HOLD {
+        if batch.settlements.len() > AT_ONCE {
             let (_, receipt) = self.ack_in_slices(batch, false)?;
             return Ok(((), receipt));
         }
@@ -84,7 +81,7 @@ impl Consumer {
 
     /// Acks the deliveries of a batch whose leases hold. Returns the places of the others.
     fn ack_held(&self, batch: &AckedBatch<'_>) -> Result<(Vec<usize>, Receipt)> {
-        if batch.settlements.len() > ONE_HOLD {
+        if batch.settlements.len() > AT_ONCE {
             return self.ack_in_slices(batch, true);
         }
         let committer = self.committer();
