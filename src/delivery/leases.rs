@@ -101,8 +101,6 @@ pub struct Leases {
     /// How many leases each slot holds. A slot without leases is not in it.
     held_by_slot: BTreeMap<SlotId, u64>,
     /// The deadlines and the renewals of the leases that are being settled, by their places.
-    // Most of the time there are none, and every queue that is in use has this.
-    #[allow(clippy::box_collection)]
     pinned: Option<Box<BTreeMap<usize, Pinned>>>,
     /// Whether a lease of a slot has ended since the last call of `take_freed`.
     has_freed: bool,

@@ -41,15 +41,15 @@ fn nobody_else_settles_a_delivery_between_the_slices_and_no_lease_runs_out() {
     let engine = alone(&disk);
     let (queue, leased) = leased(&engine);
     let pinned = pin(&engine, &leased[..100]);
+    disk.advance(2 * LEASE);
+    // The other leases have run out.
+    assert_eq!((queue.in_flight().expect("open"), queue.stats().expect("open").ready), (100, 100));
+    leased[0].extend(LEASE).expect("it is about to be acked");
     for delivery in &leased[..2] {
         let mut tx = engine.transaction();
         tx.ack(delivery);
         assert_eq!(tx.commit().expect_err("it is settled now").kind(), ErrorKind::LeaseLost);
     }
-    disk.advance(2 * LEASE);
-    // The other leases have run out.
-    assert_eq!((queue.in_flight().expect("open"), queue.stats().expect("open").ready), (100, 100));
-    leased[0].extend(LEASE).expect("it is about to be acked");
     let again = queue.receive_batch(MANY, Duration::ZERO).expect("it is open");
     assert_eq!(again.len(), 100, "only the others come again");
     assert!(again.iter().all(|it| it.offset() >= Offset(100)));
