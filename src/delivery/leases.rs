@@ -71,8 +71,6 @@ enum Place {
     Listed { before: Option<usize>, behind: Option<usize> },
     /// In the sorted set.
     Sorted,
-    /// Nowhere: it is being settled, and does not run out.
-    Pinned,
 }
 
 /// Leased messages by their offsets.
@@ -84,13 +82,6 @@ struct ByOffset {
     is_complete: bool,
 }
 
-/// What is kept of a lease while it is being settled.
-#[derive(Clone, Copy, Debug)]
-struct Pinned {
-    deadline: Duration,
-    renewal: Option<(Duration, Duration)>,
-}
-
 #[derive(Debug, Default)]
 pub struct Leases {
     entries: Slab<Lease>,
@@ -100,8 +91,6 @@ pub struct Leases {
     tokens: u64,
     /// How many leases each slot holds. A slot without leases is not in it.
     held_by_slot: BTreeMap<SlotId, u64>,
-    /// The deadlines and the renewals of the leases that are being settled, by their places.
-    pinned: Option<Box<BTreeMap<usize, Pinned>>>,
     /// Whether a lease of a slot has ended since the last call of `take_freed`.
     has_freed: bool,
     /// It is there while someone needs it, as to keep it would make each receive and each ack slower.
@@ -199,7 +188,7 @@ impl Leases {
     ) {
         match &mut self.entries[index].place {
             Place::Listed { before, behind } => change(before, behind),
-            _ => unreachable!("neighbours in the list are listed"),
+            Place::Sorted => unreachable!("neighbours in the list are listed"),
         }
     }
 
@@ -207,7 +196,8 @@ impl Leases {
     fn take_out(&mut self, index: usize) {
         let Lease { place, deadline, .. } = self.entries[index];
         let Place::Listed { before, behind } = place else {
-            return self.take_unlisted(place, deadline, index);
+            self.sorted.remove(&(deadline, index));
+            return;
         };
         match before {
             Some(before) => self.relink(before, |_, link| *link = behind),
@@ -217,53 +207,6 @@ impl Leases {
             Some(behind) => self.relink(behind, |link, _| *link = before),
             None => self.last = before,
         }
-    }
-
-    #[cold]
-    fn take_unlisted(&mut self, place: Place, deadline: Duration, index: usize) {
-        match place {
-            Place::Pinned => _ = self.take_pinned(index),
-            _ => _ = self.sorted.remove(&(deadline, index)),
-        }
-    }
-
-    fn take_pinned(&mut self, index: usize) -> Option<Pinned> {
-        let pinned = self.pinned.as_mut()?;
-        let taken = pinned.remove(&index);
-        if pinned.is_empty() {
-            self.pinned = None;
-        }
-        taken
-    }
-
-    /// Begins to settle a lease that holds. Until it is ended or [let go of](Leases::unpin) it does not run out, and to
-    /// others it is as if it were lost.
-    pub fn pin(&mut self, key: LeaseKey, now: Duration) -> Option<Offset> {
-        let offset = self.held(key, now)?;
-        self.take_out(key.index);
-        let lease = &mut self.entries[key.index];
-        let (deadline, renewal) = (mem::take(&mut lease.deadline), lease.renewal.take());
-        lease.place = Place::Pinned;
-        let pinned = self.pinned.get_or_insert_default();
-        pinned.insert(key.index, Pinned { deadline, renewal });
-        Some(offset)
-    }
-
-    /// Lets go of a lease that was not settled.
-    pub fn unpin(&mut self, key: LeaseKey) {
-        if self.get(key).is_none() {
-            return;
-        }
-        let Some(Pinned { deadline, renewal }) = self.take_pinned(key.index) else { return };
-        let lease = &mut self.entries[key.index];
-        (lease.deadline, lease.renewal, lease.place) = (deadline, renewal, Place::Sorted);
-        self.sorted.insert((deadline, key.index));
-    }
-
-    /// A lease that is being settled.
-    fn pinned(&mut self, key: LeaseKey) -> Option<&mut Pinned> {
-        self.get(key)?;
-        self.pinned.as_mut()?.get_mut(&key.index)
     }
 
     #[inline]
@@ -356,12 +299,11 @@ impl Leases {
     }
 
     pub fn extend(&mut self, key: LeaseKey, now: Duration, deadline: Duration) -> bool {
-        if self.held(key, now).is_some() {
-            self.postpone(key.index, deadline);
-            return true;
+        if self.held(key, now).is_none() {
+            return false;
         }
-        let pinned = self.pinned(key);
-        pinned.map(|it| it.deadline = deadline).is_some()
+        self.postpone(key.index, deadline);
+        true
     }
 
     fn postpone(&mut self, index: usize, deadline: Duration) {
@@ -373,12 +315,11 @@ impl Leases {
     }
 
     pub fn hold(&mut self, key: LeaseKey, now: Duration, renewal: (Duration, Duration)) -> bool {
-        if self.held(key, now).is_some() {
+        let holds = self.held(key, now).is_some();
+        if holds {
             self.entries[key.index].renewal = Some(renewal);
-            return true;
         }
-        let pinned = self.pinned(key);
-        pinned.map(|it| it.renewal = Some(renewal)).is_some()
+        holds
     }
 
     #[inline]

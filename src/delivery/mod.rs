@@ -19,7 +19,6 @@
 
 pub mod acked;
 pub mod admission;
-pub mod batch_end;
 pub mod delay_index;
 pub mod disposition;
 mod groups;
@@ -116,8 +115,6 @@ pub struct Deliveries {
     leases: Leases,
     /// Leased messages that were deleted. Their consumers hold them until they settle.
     gone: BTreeSet<Offset>,
-    /// How many leased messages were acked by a batch that has yet to end their leases.
-    settled: u64,
 }
 
 impl Deliveries {
@@ -135,7 +132,6 @@ impl Deliveries {
             fresh_first: false,
             leases: Leases::default(),
             gone: BTreeSet::new(),
-            settled: 0,
         }
     }
 
@@ -498,8 +494,8 @@ impl Deliveries {
             && self.unstored.is_empty()
     }
 
-    /// How many messages are leased. Deleted ones do not count, and acked ones.
+    /// How many messages are leased. Deleted ones do not count.
     pub fn in_flight(&self) -> u64 {
-        ((self.leases.len() - self.gone.len()) as u64).saturating_sub(self.settled)
+        (self.leases.len() - self.gone.len()) as u64
     }
 }

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-mod acks;
 mod batch;
 mod deletion;
 mod idle;

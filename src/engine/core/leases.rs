@@ -21,7 +21,7 @@ impl Core {
 
     /// The error of a delivery whose cursor has no state. A dormant cursor has no leases.
     #[cold]
-    pub(super) fn not_held(&self, cursor: CursorId) -> Error {
+    fn not_held(&self, cursor: CursorId) -> Error {
         if self.store.acks(cursor).is_some() {
             lease_lost()
         } else {
