@@ -126,20 +126,28 @@ impl Registry {
 
     /// All schedules, by name.
     pub fn list(&self) -> Result<Vec<Schedule>> {
-        let mut newest = BTreeMap::new();
-        for browsed in self.consumer().browse()? {
-            let browsed = browsed?;
-            if let Ok(schedule) =
-                Schedule::read(browsed.key(), browsed.payload(), browsed.attempts())
-            {
-                newest.insert(schedule.name().to_owned(), schedule);
+        let (mut newest, mut from) = (BTreeMap::new(), Offset(0));
+        loop {
+            // A schedule that runs meanwhile has its next message behind this.
+            let end = self.visible_end()?;
+            if from == end {
+                return Ok(newest.into_values().collect());
             }
+            for browsed in self.consumer().browse_from(from)? {
+                let browsed = browsed?;
+                if let Ok(schedule) =
+                    Schedule::read(browsed.key(), browsed.payload(), browsed.attempts())
+                {
+                    newest.insert(schedule.name().to_owned(), schedule);
+                }
+            }
+            from = end;
         }
-        Ok(newest.into_values().collect())
     }
 
-    /// Searches for a name.
-    pub fn find(&self, name: &str) -> Result<Found> {
+    /// The end of the messages, all of which are visible then. Messages that are not durable are not visible yet, but their
+    /// names count.
+    fn visible_end(&self) -> Result<Offset> {
         let (log, committer) = (self.queue.log(), self.committer());
         let (end, tail, visible) = {
             let core = committer.lock_open("look for a schedule")?;
@@ -147,9 +155,24 @@ impl Registry {
             (end, core.store.journal.tail(), core.visible())
         };
         if visible < tail {
-            // Messages that are not durable are not visible yet, but their names count.
             committer.sync_to(tail)?;
         }
+        Ok(end)
+    }
+
+    /// Searches for a name. A schedule that runs meanwhile has its next message behind the last one, so if none is found, and
+    /// messages have come, it is searched for once more.
+    pub fn find(&self, name: &str) -> Result<Found> {
+        loop {
+            let found = self.find_once(name)?;
+            if found.newest.is_some() || self.visible_end()? == found.end {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn find_once(&self, name: &str) -> Result<Found> {
+        let end = self.visible_end()?;
         self.read_new(true)?;
         let offsets = self.with_name(name)?;
         let newest = match offsets.last() {

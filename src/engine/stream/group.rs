@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{reader::Reader, shape::Shape, start::Start};
+use super::{reader::Reader, shape::Shape, start::Found};
 use crate::{
     audit,
     engine::{
@@ -376,11 +376,11 @@ impl Group {
     pub fn reader(&self) -> Result<Reader> {
         let starts = (0..self.shape.partitions).map(|partition| {
             let core = self.shape.engine.committer().lock_open("look at a group")?;
-            let (first, _) = core.bounds(self.shape.log(partition))?;
+            // What was trimmed meanwhile is passed over.
             let next = core.store.floor_of(self.cursor(partition)?)?;
-            Ok((partition, Start::Offset(next.max(first))))
+            Ok((partition, Found::Offset(next)))
         });
-        Reader::open(&self.shape, starts.collect::<Result<Vec<_>>>()?.into_iter())
+        Reader::at(&self.shape, starts.collect::<Result<Vec<_>>>()?)
     }
 
     pub(crate) fn shape(&self) -> &Arc<Shape> {

@@ -8,7 +8,7 @@ use super::{
     search::Search,
     shape::{Position, Shape},
     source::{Found, Source},
-    start::Start,
+    start::{self, Start},
     turns::Turns,
 };
 use crate::{
@@ -79,12 +79,16 @@ impl Reader {
     ) -> Result<Reader> {
         let committer = shape.engine.committer();
         committer.work_alone();
-        let logs = starts.len();
-        let mut found = Vec::with_capacity(logs);
+        let mut found = Vec::with_capacity(starts.len());
         for (partition, start) in starts {
             found.push((partition, start.find_time(committer, shape.log(partition))?));
         }
-        let core = committer.lock_open("read")?;
+        Reader::at(shape, found)
+    }
+
+    pub(super) fn at(shape: &Arc<Shape>, found: Vec<(u32, start::Found)>) -> Result<Reader> {
+        let logs = found.len();
+        let core = shape.engine.committer().lock_open("read")?;
         let mut places = Vec::with_capacity(logs);
         for (partition, start) in found {
             audit::step();

@@ -36,11 +36,11 @@ impl Start {
             let visible = core.visible();
             from = from.max(core.bounds(log)?.0);
             let Some(chunk) = core.store.scan_from_time(log, from, time, visible)? else {
-                return Ok(Found::Time(core.store.end_before(log, visible)?));
+                return Ok(Found::Offset(core.store.end_before(log, visible)?));
             };
             drop(core);
             match first_from_time(committer, log, chunk, from, time)? {
-                FromTime::At(found) => return Ok(Found::Time(found)),
+                FromTime::At(found) => return Ok(Found::Offset(found)),
                 FromTime::Behind(next) => from = next,
             }
         }
@@ -52,8 +52,8 @@ impl Start {
 pub enum Found {
     /// No time.
     Plain(Start),
-    /// The first offset from a time on.
-    Time(Offset),
+    /// The first offset from a time on, or the one at which a group goes on.
+    Offset(Offset),
 }
 
 impl Found {
@@ -62,7 +62,7 @@ impl Found {
         let (first, _) = core.bounds(log)?;
         match self {
             // The log may have been trimmed since it was found.
-            Found::Time(offset) => Ok(offset.max(first)),
+            Found::Offset(offset) => Ok(offset.max(first)),
             Found::Plain(Start::Earliest) => Ok(first),
             Found::Plain(Start::Latest | Start::Time(_)) => {
                 core.store.end_before(log, core.visible())

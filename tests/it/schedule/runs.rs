@@ -189,3 +189,22 @@ fn time_zones_have_their_clocks_changed() {
     assert_eq!(of("2024-10-27"), ["2024-10-27T00:30:00Z"]);
     assert_eq!(of("2024-10-28"), ["2024-10-28T01:30:00Z"]);
 }
+
+/// The old message of the schedule was acked, and the new one not yet durable.
+#[test]
+fn a_schedule_that_runs_is_listed_and_found() {
+    let sim = Sim::new();
+    let reports = sim.engine.queue("reports").create().unwrap();
+    sim.engine.schedule("x").cron("@hourly").to_queue(&reports, "report").create().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let engine = sim.engine.clone();
+    let look = move |_| {
+        let listed = engine.schedules().map(|all| all.len());
+        tell.send((listed.unwrap(), engine.schedule("x").open().is_ok())).unwrap();
+    };
+    let _watch = reports.watch(posthouse::Threshold::Depth(1), look).unwrap();
+    sim.disk.advance(HOUR);
+    assert_eq!(run_due(&sim.engine), 1);
+    assert_eq!(told.try_iter().next(), Some((1, true)));
+    drop(sim);
+}
