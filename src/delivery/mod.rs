@@ -261,6 +261,18 @@ impl Deliveries {
         count
     }
 
+    /// Has a message that is to be delivered wait until it is due. `false` if it is on lease, or waits already.
+    pub fn wait_until(&mut self, offset: Offset, due: Due, acked: &impl Acked) -> bool {
+        let is_leased = self.leased_in(offset.only()).next().is_some();
+        if is_leased || self.waits.contains(offset) || is_gone(acked, offset) {
+            return false;
+        }
+        self.returned.forget(offset);
+        self.unstored.insert(offset, due);
+        self.defer(offset, due);
+        true
+    }
+
     /// Has due messages from an offset on wait again whose time is still to come: about `most` of them. Returns where the next
     /// slice begins. `None` if there is none.
     pub fn wait_again(

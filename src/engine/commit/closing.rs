@@ -46,6 +46,7 @@ impl Committer {
     /// more. What cannot be written, as on a full disk, is as after a crash.
     pub fn count_last(&self) {
         let mut has_space = true;
+        self.lock(OPERATION).take_back_all();
         loop {
             let mut core = self.lock(OPERATION);
             if !core.has_failures() || self.syncs.check().is_err() {

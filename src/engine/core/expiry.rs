@@ -7,7 +7,7 @@ use super::{
     Core,
     commit::{CommitResult, Receipt},
     consumption::Consumption,
-    failures::{Counted, Exhausted, MessageId},
+    failures::{Counted, Exhausted, Failures, MessageId},
 };
 use crate::{
     audit,
@@ -16,7 +16,7 @@ use crate::{
         disposition::{Disposition, FailedDelivery},
     },
     error::Result,
-    ids::{CursorId, Due, Now, Offset},
+    ids::{CursorId, Due, Now, Offset, Timestamp},
     journal::Urgency,
     store::Op,
 };
@@ -32,6 +32,9 @@ const FAILURES_AT_ONCE: usize = EXPIRED_AT_ONCE;
 
 /// How long a message is on lease while it moves to the dead letters.
 const MOVING: Duration = Duration::from_secs(60);
+
+/// An attempt that could not be taken back, as the journal could not be written, is taken back so much later.
+const TAKE_BACK_AGAIN_MS: u64 = 1000;
 
 impl Core {
     /// The disposition of a failed delivery.
@@ -207,8 +210,15 @@ impl Core {
             // Messages that are still spilled may be due before those in memory.
             let most = if consumption.delay_index.has_blocks() { most } else { u64::MAX };
             let (retry, mut exhausted) = (&consumption.rules.retry, Vec::new());
+            let Failures { taken_back, uncounted, .. } = &mut self.failures;
             let came_due = |offset| {
-                if retry.dead_letters_after(acks.attempts(offset)).is_some() {
+                let message = MessageId { cursor, offset };
+                if !taken_back.is_empty()
+                    && let Some(counted) = taken_back.remove(&message)
+                {
+                    // It is counted before a consumer leases the message.
+                    uncounted.insert(message, counted);
+                } else if retry.dead_letters_after(acks.attempts(offset)).is_some() {
                     exhausted.push(offset);
                 }
             };
@@ -331,8 +341,27 @@ impl Core {
         Ok(receipt)
     }
 
-    /// Forgets failures that cannot be counted. Their messages are delivered again all the same.
+    /// Forgets failures that cannot be counted. Their messages are delivered again all the same. An attempt that is to be
+    /// taken back is not forgotten: its message waits a little, and then that is tried again.
     pub fn forget_failures(&mut self) {
-        self.failures.uncounted.clear();
+        let due = Due::even(Timestamp(self.clock.now().start.0 + TAKE_BACK_AGAIN_MS));
+        for (message, counted) in std::mem::take(&mut self.failures.uncounted) {
+            let MessageId { cursor, offset } = message;
+            if let Some(consumption) = self.consumers.get_mut(&cursor)
+                && let Some(acks) = self.store.acks(cursor)
+                && counted.attempts < acks.attempts(offset)
+                && consumption.deliveries.wait_until(offset, due, acks)
+            {
+                audit::step();
+                self.failures.taken_back.insert(message, counted);
+                self.arm(cursor);
+            }
+        }
+    }
+
+    /// Has all attempts taken back that could not be taken back.
+    pub fn take_back_all(&mut self) {
+        let taken_back = std::mem::take(&mut self.failures.taken_back);
+        self.failures.uncounted.extend(taken_back);
     }
 }

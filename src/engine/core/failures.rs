@@ -15,6 +15,8 @@ use crate::{
 pub struct Failures {
     /// Failures to be counted before the next delivery: the last one of each message.
     pub(super) uncounted: BTreeMap<MessageId, Counted>,
+    /// Attempts that could not be taken back. Each message waits, and its attempt is taken back once it comes due.
+    pub(super) taken_back: BTreeMap<MessageId, Counted>,
     /// Attempts whose handling has begun, and that could not be counted for lack of space.
     pub(super) begun: Vec<Begun>,
     /// Messages whose last attempt failed: they are to move to the dead letters.
@@ -89,6 +91,7 @@ impl Failures {
         // A generator with state zero stays at zero.
         Failures {
             uncounted: BTreeMap::new(),
+            taken_back: BTreeMap::new(),
             begun: Vec::new(),
             exhausted: Queued::default(),
             chance: Chance(chance | 1),

@@ -301,3 +301,29 @@ fn a_handling_that_was_dropped_before_it_was_polled_is_no_failed_attempt() {
     block_on(delivery.handling(future::ready(())));
     delivery.ack().unwrap();
 }
+
+/// The write of the correction fails once, and then the disk is well again.
+#[test]
+fn an_attempt_that_cannot_be_taken_back_at_once_is_taken_back_later() {
+    for attempts in [1, 3] {
+        let disk = posthouse::sim::SimDisk::new(5);
+        let calls = posthouse::IoMode::Calls;
+        let engine = crate::model::small_options().io(calls).sim(&disk).open("store").unwrap();
+        let queue = open(&engine, attempts);
+        send(&queue, 2);
+        let delivery = take(&queue).unwrap();
+        let failed = disk.calls();
+        disk.fail_call(failed, crate::support::EIO, false);
+        drop(delivery.handling(future::pending::<()>()));
+        drop(delivery);
+        assert!(disk.failed_call().is_some(), "nothing was written");
+        disk.heal();
+        let other = take(&queue).unwrap();
+        assert_eq!((other.payload(), other.attempt()), (&b"1"[..], 1));
+        assert!(queue.try_receive().unwrap().is_none(), "it waits until that is put right");
+        disk.advance(SECOND);
+        let again = take(&queue).unwrap();
+        assert_eq!((again.payload(), again.attempt()), (&b"0"[..], 1));
+        again.ack().unwrap();
+    }
+}
