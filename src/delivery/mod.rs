@@ -261,10 +261,10 @@ impl Deliveries {
         count
     }
 
-    /// Has a message that is to be delivered wait until it is due. `false` if it is on lease, or waits already.
+    /// Has a message that is to be delivered, and is not on lease, wait until it is due. `false` if it waits already, or is
+    /// gone.
     pub fn wait_until(&mut self, offset: Offset, due: Due, acked: &impl Acked) -> bool {
-        let is_leased = self.leased_in(offset.only()).next().is_some();
-        if is_leased || self.waits.contains(offset) || is_gone(acked, offset) {
+        if self.waits.contains(offset) || is_gone(acked, offset) {
             return false;
         }
         self.returned.forget(offset);

@@ -60,6 +60,8 @@ pub struct Delivery {
     pub(in crate::engine) is_settled: AtomicBool,
     /// Whether the handling of the message has begun: one of the constants.
     handling: AtomicU8,
+    /// Whether a `release` failed: what follows is no failed attempt.
+    pub(super) is_released: AtomicBool,
     /// Whether a worker settles this delivery after its handler. Then a drop does nothing.
     is_lent: bool,
 }
@@ -80,7 +82,8 @@ impl Delivery {
             consumer.info.waited.record_ms(now.0.saturating_sub(since.0));
         }
         let (is_settled, handling) = (AtomicBool::new(false), AtomicU8::new(BEGUN));
-        Delivery { consumer, stored, info, is_settled, handling, is_lent: false }
+        let is_released = AtomicBool::new(false);
+        Delivery { consumer, stored, info, is_settled, handling, is_released, is_lent: false }
     }
 
     /// The delivery as a part of a batch: its handling has not begun.
@@ -104,6 +107,7 @@ impl Delivery {
             info: self.info,
             is_settled: AtomicBool::new(false),
             handling: AtomicU8::new(BEGUN),
+            is_released: AtomicBool::new(false),
             is_lent: true,
         }
     }
@@ -381,7 +385,8 @@ impl Drop for Delivery {
         if self.is_lent || self.is_settled.load(Ordering::Relaxed) {
             return;
         }
-        let has_failed = self.handling.load(Ordering::Relaxed) == BEGUN;
+        let has_failed = self.handling.load(Ordering::Relaxed) == BEGUN
+            && !self.is_released.load(Ordering::Relaxed);
         self.give_back(has_failed);
     }
 }

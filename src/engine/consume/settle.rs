@@ -391,8 +391,12 @@ impl Delivery {
     }
 
     fn settle(&self, how: Settling<'_>) -> Result<Receipt> {
+        let is_release = matches!(how, Settling::Release);
         let settlement = self.settlement(how);
         let settled = self.consumer.committer().settle("settle", &settlement);
+        if is_release && settled.is_err() {
+            self.is_released.store(true, Ordering::Relaxed);
+        }
         self.note_settled(settled)
     }
 

@@ -346,13 +346,15 @@ impl Core {
     pub fn forget_failures(&mut self) {
         let due = Due::even(Timestamp(self.clock.now().start.0 + TAKE_BACK_AGAIN_MS));
         for (message, counted) in std::mem::take(&mut self.failures.uncounted) {
+            audit::step();
             let MessageId { cursor, offset } = message;
-            if let Some(consumption) = self.consumers.get_mut(&cursor)
+            if !self.is_on_lease(cursor, offset)
+                && let Some(consumption) = self.consumers.get_mut(&cursor)
+                && !consumption.damaged.contains(offset)
                 && let Some(acks) = self.store.acks(cursor)
                 && counted.attempts < acks.attempts(offset)
                 && consumption.deliveries.wait_until(offset, due, acks)
             {
-                audit::step();
                 self.failures.taken_back.insert(message, counted);
                 self.arm(cursor);
             }

@@ -305,7 +305,7 @@ fn a_handling_that_was_dropped_before_it_was_polled_is_no_failed_attempt() {
 /// The write of the correction fails once, and then the disk is well again.
 #[test]
 fn an_attempt_that_cannot_be_taken_back_at_once_is_taken_back_later() {
-    for attempts in [1, 3] {
+    for (attempts, released) in [(1, false), (3, false), (1, true), (3, true)] {
         let disk = posthouse::sim::SimDisk::new(5);
         let calls = posthouse::IoMode::Calls;
         let engine = crate::model::small_options().io(calls).sim(&disk).open("store").unwrap();
@@ -314,7 +314,12 @@ fn an_attempt_that_cannot_be_taken_back_at_once_is_taken_back_later() {
         let delivery = take(&queue).unwrap();
         let failed = disk.calls();
         disk.fail_call(failed, crate::support::EIO, false);
-        drop(delivery.handling(future::pending::<()>()));
+        if released {
+            assert_eq!(kind(delivery.release()), ErrorKind::Io);
+            disk.fail_call(disk.calls(), crate::support::EIO, false);
+        } else {
+            drop(delivery.handling(future::pending::<()>()));
+        }
         drop(delivery);
         assert!(disk.failed_call().is_some(), "nothing was written");
         disk.heal();
