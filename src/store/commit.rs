@@ -164,6 +164,10 @@ impl From<Error> for Refused {
     }
 }
 
+/// A commit without messages may have so many bytes, however low the limit is. The engine makes such commits by itself, for
+/// hundreds of messages at once: attempts, what has expired, purges.
+const WITHOUT_MESSAGES_BYTES: u64 = 64 << 10;
+
 /// A larger buffer is freed after its commit.
 const DRAFT_BYTES_KEPT: usize = 1 << 20;
 
@@ -189,6 +193,9 @@ impl Store {
         let payload_len = self.draft.frame.len() - FRAME_HEADER_BYTES;
         let most = match payload_len as u64 > self.config.commit_bytes_max {
             true if self.moves(ops) => COMMIT_BYTES_CEILING,
+            true if !ops.iter().any(|op| matches!(op, Op::Append { .. })) => {
+                self.config.commit_bytes_max.max(WITHOUT_MESSAGES_BYTES)
+            }
             _ => self.config.commit_bytes_max,
         };
         let Store { journal, config, draft, may_outgrow, .. } = self;

@@ -246,3 +246,36 @@ fn messages_that_wait_are_dropped_and_purged_after_a_restart() {
     let stats = queue.stats().unwrap();
     assert_eq!((stats.delayed, stats.ready, stats.depth), (0, 0, 0), "{stats:?}");
 }
+
+/// What the engine commits for many messages at once was larger than a small limit: attempts were burnt, and nothing expired.
+#[test]
+fn the_limit_of_a_commit_is_for_messages() {
+    let disk = posthouse::sim::SimDisk::new(3);
+    let options = || crate::model::small_options().message_bytes_max(200).commit_bytes_max(200);
+    let engine = options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").max_attempts(1).create().unwrap();
+    let brief = engine.queue("brief").create().unwrap();
+    for n in 0..120 {
+        queue.send(n.to_string()).unwrap();
+        let mut message = Message::new("work");
+        if n % 2 == 0 {
+            message = message.expire_after(SECOND);
+        }
+        brief.send(message).unwrap();
+    }
+    // Attempts that are taken back together, and many ranges that expire or are purged together.
+    let held: Vec<_> = (0..120).map(|_| take(&queue).unwrap()).collect();
+    disk.advance(2 * SECOND);
+    for _ in 0..4 {
+        engine.checkpoint().unwrap();
+    }
+    assert_eq!(brief.depth().unwrap(), 60);
+    engine.close().unwrap();
+    drop((held, queue, brief, engine));
+    let engine = options().sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    let all = queue.receive_batch(200, Duration::ZERO).unwrap();
+    assert!(all.iter().all(|it| it.attempt() == 1));
+    assert_eq!(all.len(), 120);
+    assert_eq!(engine.queue("brief").open().unwrap().purge().unwrap(), 60);
+}
