@@ -421,3 +421,34 @@ fn queues_go_to_rest_and_come_back_in_slices() {
         })
     });
 }
+
+/// The clock was ahead, and is set back: all that had come due waits again.
+#[test]
+fn due_messages_wait_again_in_slices_when_the_clock_is_set_back() {
+    for priority in [0, 5] {
+        assert_sliced(|many| {
+            let (disk, engine) = open();
+            let begin = Timestamp(1_800_000_000_000);
+            disk.set_now(begin);
+            let queue = engine.queue("q").create().unwrap();
+            let later = Timestamp(begin.0 + 3_600_000);
+            for _ in 0..many / 1000 {
+                let batch = (0..1000).map(|_| Message::new("work").deliver_at(later));
+                queue.send_batch(batch.map(|it| it.priority(priority))).unwrap();
+            }
+            disk.set_now(Timestamp(later.0 + 1000));
+            while (queue.stats().unwrap().ready as usize) < many {
+                disk.advance(SECOND);
+            }
+            disk.set_now(begin);
+            let work = count(|| {
+                for _ in 0..many / 100 {
+                    assert!(queue.try_receive().unwrap().is_none(), "it comes early");
+                    disk.advance(SECOND / 100);
+                }
+            });
+            assert_eq!(queue.stats().unwrap().delayed as usize, many);
+            work
+        });
+    }
+}
