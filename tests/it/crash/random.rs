@@ -380,3 +380,32 @@ fn a_checkpoint_that_makes_space_records_the_clocks() {
     ];
     case.examine();
 }
+
+/// Found by `simulated_sync_with_pessimal_names`, in the model: an attempt that could not be counted when it began, as a file
+/// could not be made, is counted with the rejection or the failure.
+#[test]
+fn an_attempt_that_was_not_counted_when_it_began_is_counted_when_it_ends() {
+    let how = How::Sync;
+    let nack = || {
+        let send = Action::Send { queue: 1, messages: 1, bytes: 60, how };
+        [send, Action::Receive { queue: 1 }, Action::Transaction(vec![TxPart::Nack(0)], how)]
+    };
+    let ends = [vec![Action::Die { moments: 0, how }], nack().to_vec()];
+    for (calls, seed) in (0..6).flat_map(|calls| (0..4).map(move |seed| (calls, seed))) {
+        for end in &ends {
+            let mut actions = vec![
+                Action::CreateQueue(0),
+                Action::CreateTopic(0),
+                Action::Subscribe(0, 0),
+                Action::CreateStream(0),
+                Action::CreateGroup(0, 0),
+                Action::CreateQueue(1),
+                Action::CreateQueue(4),
+                Action::CreateQueue(5),
+                Action::CallFails(calls, 1),
+            ];
+            actions.extend(end.iter().cloned());
+            simulated(seed, &actions, Durability::Sync, IoMode::Map, true);
+        }
+    }
+}

@@ -161,7 +161,8 @@ impl Driver<'_> {
         self.committed(|state| {
             for (whose, deliveries) in ended {
                 for delivery in deliveries.iter().filter(|it| !is_last(whose, it)) {
-                    settle_in(state, whose, delivery.offset().0, Settling::RunOut, now);
+                    let message = (delivery.offset().0, delivery.attempt());
+                    settle_in(state, whose, message, Settling::RunOut, now);
                 }
             }
         });

@@ -345,7 +345,14 @@ fn unacked_mut<'s>(state: &'s mut State, whose: &Whose) -> &'s mut Unacked {
     }
 }
 
-fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling, now: u64) {
+/// Settles delivery number `attempt` of a message.
+fn settle_in(
+    state: &mut State,
+    whose: &Whose,
+    (offset, attempt): (u64, u32),
+    how: Settling,
+    now: u64,
+) {
     let unacked = unacked_mut(state, whose);
     if how == Settling::Ack {
         unacked.remove(&offset).expect("it was on lease");
@@ -353,7 +360,8 @@ fn settle_in(state: &mut State, whose: &Whose, offset: u64, how: Settling, now: 
     }
     let entry = unacked.get_mut(&offset).expect("it was on lease");
     if whose.is_retried() {
-        // It was counted when it was delivered.
+        // It was counted when it was delivered, or is now if the disk was full then.
+        entry.attempts = entry.attempts.max(attempt);
         if how == Settling::Reject || entry.attempts >= ATTEMPTS_MAX {
             return move_to_dead_letters(state, offset, now);
         }

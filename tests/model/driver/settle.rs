@@ -42,10 +42,11 @@ impl Driver<'_> {
             Settling::Reject => delivery.reject("no"),
             Settling::Drop | Settling::RunOut => unreachable!("these are no calls"),
         };
-        let offset = delivery.offset().0;
+        let (offset, attempt) = (delivery.offset().0, delivery.attempt());
         let failed = result.is_err();
         let (letters, now) = (self.letters(), self.time);
-        let settled = self.commit(result, |state| settle_in(state, &whose, offset, how, now))?;
+        let settled =
+            self.commit(result, |state| settle_in(state, &whose, (offset, attempt), how, now))?;
         self.bear_letters(letters);
         self.note_wait(&whose, offset, how);
         if failed {
@@ -75,10 +76,10 @@ impl Driver<'_> {
     }
 
     pub(super) fn drop_one(&mut self, whose: &Whose, delivery: Delivery) {
-        let offset = delivery.offset().0;
+        let (offset, attempt) = (delivery.offset().0, delivery.attempt());
         drop(delivery);
         let (letters, now) = (self.letters(), self.time);
-        self.committed(|state| settle_in(state, whose, offset, Settling::Drop, now));
+        self.committed(|state| settle_in(state, whose, (offset, attempt), Settling::Drop, now));
         self.note_wait(whose, offset, Settling::Drop);
         self.bear_letters(letters);
         // The message may be over. A failure is met again.

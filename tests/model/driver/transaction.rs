@@ -160,8 +160,8 @@ impl Driver<'_> {
         let is_bounded = *whose == Whose::Queue(BOUNDED.to_owned());
         let waits = how == Settling::NackAfter;
         let how = if is_bounded && waits { Settling::Nack } else { how };
-        let offset = delivery.offset().0;
-        settle_in(&mut draft.state, whose, offset, how, self.time);
+        let (offset, attempt) = (delivery.offset().0, delivery.attempt());
+        settle_in(&mut draft.state, whose, (offset, attempt), how, self.time);
         match how {
             Settling::Ack => draft.tx.ack(delivery),
             Settling::Nack => draft.tx.nack(delivery),
