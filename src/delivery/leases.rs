@@ -338,6 +338,25 @@ impl Leases {
         self.next().map(|(deadline, _)| deadline)
     }
 
+    /// The message of the lease whose deadline came first, if it has come.
+    pub fn first_overdue(&self, now: Duration) -> Option<Offset> {
+        let (deadline, index) = self.next()?;
+        (deadline <= now).then(|| self.entries[index].offset)
+    }
+
+    /// Puts the first deadline off.
+    pub fn put_off_first(&mut self, deadline: Duration) {
+        if let Some((_, index)) = self.next() {
+            self.postpone(index, deadline);
+        }
+    }
+
+    /// Until when a lease holds, with its renewals.
+    pub fn holds_until(&self, key: LeaseKey) -> Option<Duration> {
+        let lease = self.get(key)?;
+        Some(lease.renewal.map_or(lease.deadline, |(_, until)| until.max(lease.deadline)))
+    }
+
     /// Ends or renews the lease whose deadline came first. `None` if no deadline has come.
     #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Ended> {

@@ -19,6 +19,7 @@
 
 pub mod acked;
 pub mod admission;
+pub mod batch_end;
 pub mod delay_index;
 pub mod disposition;
 mod groups;
@@ -115,6 +116,8 @@ pub struct Deliveries {
     leases: Leases,
     /// Leased messages that were deleted. Their consumers hold them until they settle.
     gone: BTreeSet<Offset>,
+    /// Large batches that are being acked. Rarely there.
+    batches: Option<Box<batch_end::Batches>>,
 }
 
 impl Deliveries {
@@ -132,6 +135,7 @@ impl Deliveries {
             fresh_first: false,
             leases: Leases::default(),
             gone: BTreeSet::new(),
+            batches: None,
         }
     }
 
@@ -336,7 +340,9 @@ impl Deliveries {
     #[inline]
     pub fn held(&self, key: LeaseKey, now: Duration) -> Option<Offset> {
         let now = if seeded!(AckWithoutALease) { Duration::ZERO } else { now };
-        self.leases.held(key, now)
+        let offset = self.leases.held(key, now)?;
+        let is_acked = self.batches.is_some() && self.is_acked_by_batch(offset);
+        (!is_acked).then_some(offset)
     }
 
     /// Ends a lease. The caller has acked the message, or puts it into another place. Returns `None` if the
@@ -350,8 +356,9 @@ impl Deliveries {
 
     #[inline]
     fn note_ended(&mut self, offset: Offset) {
-        if !self.gone.is_empty() {
-            self.gone.remove(&offset);
+        let is_gone = !self.gone.is_empty() && self.gone.remove(&offset);
+        if self.batches.is_some() {
+            self.note_ended_beside(offset, is_gone);
         }
     }
 
@@ -468,6 +475,11 @@ impl Deliveries {
     /// Ends or renews one lease whose deadline has come. If it ran out, the caller puts its message into another place.
     #[inline]
     pub fn expire_one(&mut self, now: Duration) -> Option<Ended> {
+        if self.batches.is_some()
+            && let Some(ended) = self.put_off_acked(now)
+        {
+            return Some(ended);
+        }
         let ended = self.leases.expire_one(now)?;
         if let Ended::RanOut(expired) = ended {
             self.note_ended(expired.offset);
@@ -504,10 +516,11 @@ impl Deliveries {
             && self.returned.is_empty()
             && self.lanes.is_empty()
             && self.unstored.is_empty()
+            && self.batches.is_none()
     }
 
-    /// How many messages are leased. Deleted ones do not count.
+    /// How many messages are leased. Deleted ones do not count, and acked ones.
     pub fn in_flight(&self) -> u64 {
-        (self.leases.len() - self.gone.len()) as u64
+        (self.leases.len() - self.gone.len()) as u64 - self.acked_by_batches()
     }
 }

@@ -148,5 +148,6 @@ impl Deliveries {
     /// Notes that a leased message was deleted.
     pub fn note_gone(&mut self, offset: Offset) {
         self.gone.insert(offset);
+        self.note_gone_beside(offset);
     }
 }

@@ -452,3 +452,38 @@ fn due_messages_wait_again_in_slices_when_the_clock_is_set_back() {
         });
     }
 }
+
+/// Acks as many messages of a queue as stay, in one batch. With gaps it is every other one.
+fn ack_many(many: usize, has_gaps: bool) -> Work {
+    let (_disk, engine) = open();
+    let queue = engine.queue("q").lease(1000 * SECOND).create().unwrap();
+    for _ in 0..2 * many / 1000 {
+        queue.send_batch((0..1000).map(|_| "work")).unwrap();
+    }
+    let mut leased = Vec::new();
+    while leased.len() < 2 * many {
+        leased.extend(queue.receive_batch(1000, Duration::ZERO).unwrap());
+    }
+    let is_acked = |n: usize| if has_gaps { n.is_multiple_of(2) } else { n < many };
+    let batch = leased.iter().enumerate().filter(|(n, _)| is_acked(*n)).map(|it| it.1);
+    let work = count(|| queue.ack_batch(batch.clone()).unwrap());
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.depth, stats.in_flight, stats.ready), (many as u64, many as u64, 0));
+    assert_eq!(stats.acked, many as u64);
+    assert_eq!(queue.ack_batch_held(&leased).unwrap().len(), many);
+    assert_eq!(queue.depth().unwrap(), 0);
+    work
+}
+
+#[test]
+fn a_batch_of_many_deliveries_is_acked_in_slices() {
+    assert_sliced(|many| ack_many(many, false));
+}
+
+/// The commit is one hold, and takes a step for each range of messages that follow each other.
+#[test]
+fn a_batch_of_many_deliveries_that_do_not_follow_each_other_takes_a_step_for_each() {
+    let work = ack_many(FEW, true);
+    assert!(work.longest["ack a batch"] <= FEW as u64 + 64, "{work:?}");
+    assert!(work.steps <= 8 * FEW as u64, "{work:?}");
+}

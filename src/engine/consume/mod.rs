@@ -1,5 +1,6 @@
 //! Consuming: the calls of a consumer of a queue or a subscription, and of its deliveries.
 
+mod ack_batch;
 pub mod browse;
 pub mod calls;
 pub mod consumer;

@@ -11,18 +11,10 @@ use std::{
 use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
     engine::{
-        commit::{
-            asking::{Asked, committed},
-            ticket::Ticket,
-        },
-        core::{
-            commit::Receipt,
-            errors::leases_lost,
-            settlement::{Settlement, Settling},
-        },
+        commit::asking::Asked,
         runtime::wait::{Attempt, blocking},
     },
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
 };
 
 fn check_most(most: usize) -> Result<()> {
@@ -115,140 +107,5 @@ impl Consumer {
             check_most(most)?;
             consumer.attempt(most)
         })
-    }
-}
-
-/// Deliveries that are acked in one commit.
-struct AckedBatch<'d> {
-    deliveries: Vec<&'d Delivery>,
-    settlements: Vec<Settlement<'d>>,
-}
-
-impl Consumer {
-    fn batch<'d>(
-        &self,
-        deliveries: impl IntoIterator<Item = &'d Delivery>,
-    ) -> Result<AckedBatch<'d>> {
-        let deliveries: Vec<&Delivery> = deliveries.into_iter().collect();
-        let mut settlements = Vec::with_capacity(deliveries.len());
-        for delivery in &deliveries {
-            if !self.engine.is_same(&delivery.consumer().engine) {
-                let what = "the deliveries of a batch must all come from the same engine";
-                return Err(Error::invalid("handle", what));
-            }
-            settlements.push(delivery.settlement(Settling::Ack));
-        }
-        Settlement::check_once(&settlements)?;
-        Ok(AckedBatch { deliveries, settlements })
-    }
-
-    /// Acks all deliveries of a batch, or none.
-    fn ack_all(&self, batch: &AckedBatch<'_>) -> Result<((), Receipt)> {
-        let committer = self.committer();
-        let mut lost = Vec::new();
-        let acked = committer.transact("ack a batch", |core| {
-            let elapsed = committer.elapsed();
-            let settled = core.settle(&batch.settlements, elapsed, committer.now_plain());
-            if settled.is_err() {
-                lost = core.lost(&batch.settlements, elapsed);
-            }
-            Ok(((), settled?))
-        });
-        match acked {
-            Err(error) if error.kind() == ErrorKind::LeaseLost => Err(batch.explain(&lost)),
-            acked => {
-                let acked = acked?;
-                batch.note_acked(&[]);
-                Ok(acked)
-            }
-        }
-    }
-
-    /// Acks the deliveries of a batch whose leases hold. Returns the places of the others.
-    fn ack_held(&self, batch: &AckedBatch<'_>) -> Result<(Vec<usize>, Receipt)> {
-        let committer = self.committer();
-        let (lost, receipt) = committer.transact("ack a batch", |core| {
-            let elapsed = committer.elapsed();
-            let lost = core.lost(&batch.settlements, elapsed);
-            let held: Vec<Settlement<'_>> = batch
-                .settlements
-                .iter()
-                .enumerate()
-                .filter(|(n, _)| lost.binary_search(n).is_err())
-                .map(|(_, it)| Settlement { how: Settling::Ack, ..*it })
-                .collect();
-            let receipt = core.settle(&held, elapsed, committer.now_plain())?;
-            Ok((lost, receipt))
-        })?;
-        batch.note_acked(&lost);
-        Ok((lost, receipt))
-    }
-
-    /// Acks deliveries in one commit.
-    pub fn ack_batch<'d>(&self, deliveries: impl IntoIterator<Item = &'d Delivery>) -> Result<()> {
-        let batch = self.batch(deliveries)?;
-        self.committer().complete(self.ack_all(&batch)?, self.durability)
-    }
-
-    pub fn ack_batch_ticket<'d>(
-        &self,
-        deliveries: impl IntoIterator<Item = &'d Delivery>,
-    ) -> Result<Ticket<()>> {
-        let batch = self.batch(deliveries)?;
-        Ok(Ticket::new(&self.engine, self.ack_all(&batch)?))
-    }
-
-    pub async fn ack_batch_async<'d>(
-        &self,
-        deliveries: impl IntoIterator<Item = &'d Delivery>,
-    ) -> Result<()> {
-        let batch = self.batch(deliveries)?;
-        let attempt = || Ok(Attempt::Got(self.ack_all(&batch)?));
-        committed(self.engine.clone(), self.durability, attempt).await
-    }
-
-    /// Acks the deliveries whose leases hold in one commit. Returns the places of the others.
-    pub fn ack_batch_held<'d>(
-        &self,
-        deliveries: impl IntoIterator<Item = &'d Delivery>,
-    ) -> Result<Vec<usize>> {
-        let batch = self.batch(deliveries)?;
-        self.committer().complete(self.ack_held(&batch)?, self.durability)
-    }
-
-    pub fn ack_batch_held_ticket<'d>(
-        &self,
-        deliveries: impl IntoIterator<Item = &'d Delivery>,
-    ) -> Result<Ticket<Vec<usize>>> {
-        let batch = self.batch(deliveries)?;
-        Ok(Ticket::new(&self.engine, self.ack_held(&batch)?))
-    }
-
-    pub async fn ack_batch_held_async<'d>(
-        &self,
-        deliveries: impl IntoIterator<Item = &'d Delivery>,
-    ) -> Result<Vec<usize>> {
-        let batch = self.batch(deliveries)?;
-        let attempt = || Ok(Attempt::Got(self.ack_held(&batch)?));
-        committed(self.engine.clone(), self.durability, attempt).await
-    }
-}
-
-impl AckedBatch<'_> {
-    /// Notes that all deliveries were acked, except the ones at these places.
-    fn note_acked(&self, lost: &[usize]) {
-        let acked =
-            self.deliveries.iter().enumerate().filter(|(n, _)| lost.binary_search(n).is_err());
-        acked.for_each(|(_, delivery)| delivery.is_settled.store(true, Ordering::Relaxed));
-    }
-
-    /// The error of a batch that was not acked because leases are lost.
-    fn explain(&self, lost: &[usize]) -> Error {
-        let named = lost.iter().map(|n| {
-            let delivery = self.deliveries[*n];
-            (delivery.offset(), Some(&*delivery.consumer().info.name))
-        });
-        let then = "Nothing was acked: ack_batch_held acks the others";
-        leases_lost(named, self.deliveries.len(), then)
     }
 }

@@ -39,6 +39,7 @@
 pub mod admission;
 pub mod arming;
 pub mod arrivals;
+pub mod batch_acks;
 pub mod begun;
 pub mod capacity;
 pub mod commit;

@@ -1,0 +1,359 @@
+//! Acks of many deliveries in one commit.
+//!
+//! The commit is one hold of the core, and takes a step for each range of messages that follow each other. Of a large batch the
+//! leases are looked at before it and ended after it, in slices. What happens to one of them between the slices is told by
+//! [`Event`]s: then the batch looks again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{consumer::Consumer, delivery::Delivery};
+use crate::{
+    audit,
+    delivery::batch_end::Event,
+    engine::{
+        commit::{asking::committed, committer::Committer, ticket::Ticket},
+        core::{
+            Core,
+            batch_acks::{Looked, Part},
+            commit::Receipt,
+            errors::{lease_lost, leases_lost},
+            settlement::{Settlement, Settling},
+        },
+        runtime::wait::Attempt,
+    },
+    error::{Error, ErrorKind, Result},
+    ids::{CursorId, OffsetRange},
+    store::join,
+};
+
+const OPERATION: &str = "ack a batch";
+
+/// The leases of so many deliveries are looked at in one hold of the core. A batch that has no more is acked in one.
+const AT_ONCE: usize = 64;
+
+/// Deliveries that are acked in one commit.
+struct AckedBatch<'d> {
+    deliveries: Vec<&'d Delivery>,
+    settlements: Vec<Settlement<'d>>,
+}
+
+impl Consumer {
+    fn batch<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+    ) -> Result<AckedBatch<'d>> {
+        let deliveries: Vec<&Delivery> = deliveries.into_iter().collect();
+        let mut settlements = Vec::with_capacity(deliveries.len());
+        for delivery in &deliveries {
+            if !self.engine.is_same(&delivery.consumer().engine) {
+                let what = "the deliveries of a batch must all come from the same engine";
+                return Err(Error::invalid("handle", what));
+            }
+            settlements.push(delivery.settlement(Settling::Ack));
+        }
+        Settlement::check_once(&settlements)?;
+        Ok(AckedBatch { deliveries, settlements })
+    }
+
+    /// Acks all deliveries of a batch, or none.
+    fn ack_all(&self, batch: &AckedBatch<'_>) -> Result<((), Receipt)> {
+        if batch.settlements.len() > AT_ONCE {
+            let (_, receipt) = self.ack_in_slices(batch, false)?;
+            return Ok(((), receipt));
+        }
+        let committer = self.committer();
+        let mut lost = Vec::new();
+        let acked = committer.transact(OPERATION, |core| {
+            let elapsed = committer.elapsed();
+            let settled = core.settle(&batch.settlements, elapsed, committer.now_plain());
+            if settled.is_err() {
+                lost = core.lost(&batch.settlements, elapsed);
+            }
+            Ok(((), settled?))
+        });
+        match acked {
+            Err(error) if error.kind() == ErrorKind::LeaseLost => Err(batch.explain(&lost)),
+            acked => {
+                let acked = acked?;
+                batch.note_acked(&[]);
+                Ok(acked)
+            }
+        }
+    }
+
+    /// Acks the deliveries of a batch whose leases hold. Returns the places of the others.
+    fn ack_held(&self, batch: &AckedBatch<'_>) -> Result<(Vec<usize>, Receipt)> {
+        if batch.settlements.len() > AT_ONCE {
+            return self.ack_in_slices(batch, true);
+        }
+        let committer = self.committer();
+        let (lost, receipt) = committer.transact(OPERATION, |core| {
+            let elapsed = committer.elapsed();
+            let lost = core.lost(&batch.settlements, elapsed);
+            let held: Vec<Settlement<'_>> = batch
+                .settlements
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| lost.binary_search(n).is_err())
+                .map(|(_, it)| Settlement { how: Settling::Ack, ..*it })
+                .collect();
+            let receipt = core.settle(&held, elapsed, committer.now_plain())?;
+            Ok((lost, receipt))
+        })?;
+        batch.note_acked(&lost);
+        Ok((lost, receipt))
+    }
+
+    /// Acks many deliveries. If leases are lost, it acks the others, or none. Returns the places of the lost ones.
+    fn ack_in_slices(
+        &self,
+        batch: &AckedBatch<'_>,
+        may_lose: bool,
+    ) -> Result<(Vec<usize>, Receipt)> {
+        let mut looks = Looks::new(self.committer(), batch);
+        looks.look_at_all()?;
+        let receipt = looks.commit(may_lose)?;
+        let lost = looks.end_leases();
+        batch.note_acked(&lost);
+        Ok((lost, receipt))
+    }
+
+    /// Acks deliveries in one commit.
+    pub fn ack_batch<'d>(&self, deliveries: impl IntoIterator<Item = &'d Delivery>) -> Result<()> {
+        let batch = self.batch(deliveries)?;
+        self.committer().complete(self.ack_all(&batch)?, self.durability)
+    }
+
+    pub fn ack_batch_ticket<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+    ) -> Result<Ticket<()>> {
+        let batch = self.batch(deliveries)?;
+        Ok(Ticket::new(&self.engine, self.ack_all(&batch)?))
+    }
+
+    pub async fn ack_batch_async<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+    ) -> Result<()> {
+        let batch = self.batch(deliveries)?;
+        let attempt = || Ok(Attempt::Got(self.ack_all(&batch)?));
+        committed(self.engine.clone(), self.durability, attempt).await
+    }
+
+    /// Acks the deliveries whose leases hold in one commit. Returns the places of the others.
+    pub fn ack_batch_held<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+    ) -> Result<Vec<usize>> {
+        let batch = self.batch(deliveries)?;
+        self.committer().complete(self.ack_held(&batch)?, self.durability)
+    }
+
+    pub fn ack_batch_held_ticket<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+    ) -> Result<Ticket<Vec<usize>>> {
+        let batch = self.batch(deliveries)?;
+        Ok(Ticket::new(&self.engine, self.ack_held(&batch)?))
+    }
+
+    pub async fn ack_batch_held_async<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+    ) -> Result<Vec<usize>> {
+        let batch = self.batch(deliveries)?;
+        let attempt = || Ok(Attempt::Got(self.ack_held(&batch)?));
+        committed(self.engine.clone(), self.durability, attempt).await
+    }
+}
+
+/// What a large batch knows of its leases.
+struct Looks<'a> {
+    committer: &'a Committer,
+    batch: &'a AckedBatch<'a>,
+    /// One for each settlement. `None` if its lease is lost.
+    looked: Vec<Option<Looked>>,
+    parts: BTreeMap<CursorId, Part>,
+    /// All leases hold until then, unless something happens to one of them.
+    until: Duration,
+    /// The first error of a lease that is lost.
+    error: Option<Error>,
+    is_committed: bool,
+}
+
+impl<'a> Looks<'a> {
+    fn new(committer: &'a Committer, batch: &'a AckedBatch<'a>) -> Looks<'a> {
+        let (looked, parts) = (vec![None; batch.settlements.len()], BTreeMap::new());
+        let until = Duration::MAX;
+        Looks { committer, batch, looked, parts, until, error: None, is_committed: false }
+    }
+
+    /// Looks at all leases for the first time.
+    fn look_at_all(&mut self) -> Result<()> {
+        self.committer.work_alone();
+        self.look_at(|_| true)
+    }
+
+    /// Looks at leases, in slices: at those of which `is_meant` says so by what is known of them.
+    fn look_at(&mut self, is_meant: impl Fn(&Option<Looked>) -> bool) -> Result<()> {
+        self.until = Duration::MAX;
+        for start in (0..self.batch.settlements.len()).step_by(AT_ONCE) {
+            let mut core = self.committer.lock_open(OPERATION)?;
+            let elapsed = self.committer.elapsed();
+            let end = self.batch.settlements.len().min(start + AT_ONCE);
+            for (it, known) in
+                self.batch.settlements[start..end].iter().zip(&mut self.looked[start..end])
+            {
+                if !is_meant(known) {
+                    continue;
+                }
+                let begin = |core: &mut Core| Part {
+                    place: core.begin_batch(it.cursor),
+                    ..Part::default()
+                };
+                self.parts.entry(it.cursor).or_insert_with(|| begin(&mut core));
+                let looked = core.look_at(it, elapsed);
+                if let Ok(looked) = &looked {
+                    self.until = self.until.min(looked.until);
+                }
+                *known = looked.map_err(|error| self.error.get_or_insert(error)).ok();
+            }
+            self.committer.end_slice(core);
+        }
+        self.note_ranges();
+        Ok(())
+    }
+
+    /// Acks all that are held, or fails if leases are lost and may not be.
+    fn commit(&mut self, may_lose: bool) -> Result<Receipt> {
+        loop {
+            if let Some(error) = self.error.take_if(|_| !may_lose) {
+                return Err(match error.kind() {
+                    ErrorKind::LeaseLost => self.batch.explain(&self.lost()),
+                    _ => error,
+                });
+            }
+            let committer = self.committer;
+            let attempt = |core: &mut Core| {
+                if committer.elapsed() >= self.until {
+                    return Ok((false, Receipt::NOTHING));
+                }
+                let acked = core.ack_looked(&self.parts, AT_ONCE, committer.now_plain())?;
+                Ok((acked.is_some(), acked.unwrap_or(Receipt::NOTHING)))
+            };
+            let (is_committed, receipt) = committer.transact(OPERATION, attempt)?;
+            if is_committed {
+                self.is_committed = true;
+                return Ok(receipt);
+            }
+            self.look_again()?;
+        }
+    }
+
+    /// Follows what has happened to leases since they were looked at, in slices.
+    fn look_again(&mut self) -> Result<()> {
+        let (mut ended, mut gone) = (BTreeSet::new(), BTreeSet::new());
+        for (cursor, part) in &mut self.parts {
+            loop {
+                let core = self.committer.lock_open(OPERATION)?;
+                let events = core.events_since(*cursor, part.place, AT_ONCE).to_vec();
+                self.committer.end_slice(core);
+                part.place += events.len();
+                for event in &events {
+                    match *event {
+                        Event::Ended(offset) => ended.insert((*cursor, offset)),
+                        Event::Gone(offset) => gone.insert((*cursor, offset)),
+                    };
+                }
+                if events.len() < AT_ONCE {
+                    break;
+                }
+            }
+        }
+        for (it, known) in self.batch.settlements.iter().zip(&mut self.looked) {
+            let Some(looked) = known else { continue };
+            looked.is_gone |= gone.contains(&(it.cursor, looked.offset));
+            if ended.contains(&(it.cursor, looked.offset)) {
+                *known = None;
+                self.error.get_or_insert_with(lease_lost);
+            }
+        }
+        // Leases may have run out, or their queue was deleted.
+        self.look_at(Option::is_some)
+    }
+
+    /// Notes what is to be acked.
+    fn note_ranges(&mut self) {
+        let mut all: BTreeMap<CursorId, (Vec<OffsetRange>, u64)> = BTreeMap::new();
+        for (it, looked) in self.batch.settlements.iter().zip(&self.looked) {
+            let Some(Looked { offset, is_gone, .. }) = looked else { continue };
+            let (ranges, leased) = all.entry(it.cursor).or_default();
+            ranges.push(offset.only());
+            *leased += u64::from(!is_gone);
+        }
+        for (cursor, part) in &mut self.parts {
+            let (mut ranges, leased) = all.remove(cursor).unwrap_or_default();
+            join(&mut ranges);
+            (part.ranges, part.leased) = (Arc::new(ranges), leased);
+        }
+    }
+
+    /// The places of those whose leases are lost.
+    fn lost(&self) -> Vec<usize> {
+        let places = self.looked.iter().enumerate();
+        places.filter(|(_, looked)| looked.is_none()).map(|(n, _)| n).collect()
+    }
+
+    /// Ends the leases, as their messages were acked, in slices. Returns the places of the lost ones.
+    fn end_leases(&self) -> Vec<usize> {
+        let elapsed = self.committer.elapsed();
+        let places = self.batch.settlements.iter().zip(&self.looked);
+        let held: Vec<_> =
+            places.filter(|(_, looked)| looked.is_some()).map(|(it, _)| it).collect();
+        for some in held.chunks(AT_ONCE) {
+            let mut core = self.committer.lock(OPERATION);
+            for it in some {
+                audit::step();
+                core.end_acked(it.cursor, it.key, elapsed.saturating_sub(it.leased));
+            }
+            self.committer.end_slice(core);
+        }
+        self.lost()
+    }
+}
+
+impl Drop for Looks<'_> {
+    fn drop(&mut self) {
+        if !self.is_committed {
+            let mut core = self.committer.lock(OPERATION);
+            self.parts.keys().for_each(|cursor| core.end_batch(*cursor));
+        }
+    }
+}
+
+impl AckedBatch<'_> {
+    /// Notes that all deliveries were acked, except the ones at these places.
+    fn note_acked(&self, lost: &[usize]) {
+        let acked =
+            self.deliveries.iter().enumerate().filter(|(n, _)| lost.binary_search(n).is_err());
+        acked.for_each(|(_, delivery)| delivery.is_settled.store(true, Ordering::Relaxed));
+    }
+
+    /// The error of a batch that was not acked because leases are lost.
+    fn explain(&self, lost: &[usize]) -> Error {
+        let named = lost.iter().map(|n| {
+            let delivery = self.deliveries[*n];
+            (delivery.offset(), Some(&*delivery.consumer().info.name))
+        });
+        let then = "Nothing was acked: ack_batch_held acks the others";
+        leases_lost(named, self.deliveries.len(), then)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,185 @@
+//! Large batches of acks: what happens between the slices, and what others see.
+
+use std::{path::Path, sync::Arc};
+
+use super::*;
+use crate::{
+    Engine, Queue,
+    config::{Backoff, Config, Durability},
+    disk::sim::SimDisk,
+    ids::Offset,
+};
+
+const MANY: usize = 1000;
+const LEASE: Duration = Duration::from_secs(30);
+
+/// An engine without threads, so that a test says when a lease runs out.
+fn leased(disk: &SimDisk) -> (Engine, Queue, Vec<Delivery>) {
+    let process = Arc::new(disk.process());
+    let config = Config { durability: Durability::Buffered, ..Config::default() };
+    let engine = Engine::open_on(process, Path::new("store"), config, false);
+    let engine = engine.expect("the disk is well");
+    let queue = engine.queue("q").lease(LEASE).backoff(Backoff::None).max_attempts(2);
+    let queue = queue.create().expect("there is space");
+    queue.send_batch((0..2 * MANY).map(|n| n.to_string())).expect("there is space");
+    let mut all = Vec::new();
+    while all.len() < 2 * MANY {
+        all.extend(queue.receive_batch(500, Duration::ZERO).expect("they are there"));
+    }
+    // Looking at a message begins its handling.
+    all.iter().for_each(|it| assert!(!it.payload().is_empty()));
+    (engine, queue, all)
+}
+
+fn counts(queue: &Queue) -> (u64, u64, u64) {
+    let stats = queue.stats().expect("it is open");
+    assert_eq!((stats.failed, stats.depth), (0, stats.ready + stats.delayed + stats.in_flight));
+    (stats.depth, stats.in_flight, stats.acked)
+}
+
+/// Something happens to one of the deliveries after a batch of the first half has looked at all leases. Returns what the
+/// batch says, which loses leases or fails, and the rest of what there was.
+fn beside(
+    act: impl Fn(&Engine, &Queue, &[Delivery]),
+    may_lose: bool,
+) -> (Result<Vec<usize>>, Engine, Queue, Vec<Delivery>) {
+    let disk = SimDisk::new(3);
+    let (engine, queue, all) = leased(&disk);
+    let consumer = all[0].consumer();
+    let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
+    let mut looks = Looks::new(consumer.committer(), &batch);
+    looks.look_at_all().expect("it is open");
+    act(&engine, &queue, &all);
+    let lost = looks.commit(may_lose).map(|_| looks.end_leases());
+    drop(looks);
+    if let Ok(lost) = &lost {
+        batch.note_acked(lost);
+    }
+    drop(batch);
+    (lost, engine, queue, all)
+}
+
+#[test]
+fn a_lease_that_is_lost_between_the_slices_is_lost_to_the_batch() {
+    let (settle, run_out): (&dyn Fn(&Delivery), _) = (&|it| it.ack().expect("it is held"), 7);
+    let release: &dyn Fn(&Delivery) = &|it| it.release().expect("it is held");
+    let nack: &dyn Fn(&Delivery) = &|it| it.nack_after(LEASE).expect("it is held");
+    for act in [settle, release, nack] {
+        let act = |_: &Engine, queue: &Queue, all: &[Delivery]| {
+            act(&all[run_out]);
+            // If it is to be had again, another consumer has it now.
+            std::mem::forget(queue.try_receive().expect("it is open"));
+        };
+        let (error, ..) = beside(act, false);
+        let error = error.expect_err("one is lost");
+        assert_eq!(error.kind(), ErrorKind::LeaseLost);
+        assert!(error.to_string().contains('7'), "{error}");
+        let (lost, _engine, queue, _all) = beside(act, true);
+        assert_eq!(lost.expect("the others are acked"), [run_out]);
+        let depth = queue.depth().expect("it is open");
+        assert!([MANY, MANY + 1].contains(&(depth as usize)), "{depth}");
+    }
+}
+
+#[test]
+fn what_happens_to_other_leases_does_not_disturb_a_batch() {
+    let act = |_: &Engine, queue: &Queue, all: &[Delivery]| {
+        // More than is looked at in one hold.
+        all[MANY..MANY + 300].iter().for_each(|it| it.ack().expect("it is held"));
+        assert!(queue.remove(Offset(1900)).expect("it is there"));
+        assert!(queue.remove(Offset(5)).expect("it is there"), "one of the batch");
+    };
+    let (lost, engine, queue, all) = beside(act, false);
+    assert_eq!(lost.expect("all are held"), []);
+    assert_eq!(counts(&queue), (699, 699, MANY as u64 + 300));
+    queue.ack_batch(&all[MANY + 300..]).expect("they are held");
+    assert_eq!(counts(&queue).1, 0);
+    engine.close().expect("the disk is well");
+}
+
+#[test]
+fn leases_that_run_out_between_the_slices_are_lost() {
+    let disk = SimDisk::new(3);
+    let (engine, queue, all) = leased(&disk);
+    all[7].extend(3 * LEASE).expect("it is held");
+    let consumer = all[0].consumer();
+    let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
+    let mut looks = Looks::new(consumer.committer(), &batch);
+    looks.look_at_all().expect("it is open");
+    disk.advance(2 * LEASE);
+    let _receipt = looks.commit(true).expect("there is space");
+    assert_eq!(looks.end_leases().len(), MANY - 1);
+    batch.note_acked(&looks.lost());
+    drop(looks);
+    assert_eq!(queue.depth().expect("it is open"), 2 * MANY as u64 - 1);
+    let again = queue.receive_batch(500, Duration::ZERO).expect("it is open");
+    assert_eq!((again.len(), again[0].attempt()), (500, 2));
+    engine.close().expect("the disk is well");
+}
+
+#[test]
+fn a_queue_that_is_deleted_or_closed_between_the_slices_is_told() {
+    let delete = |engine: &Engine, _: &Queue, _: &[Delivery]| {
+        engine.queue("q").delete().expect("it is there");
+    };
+    let (deleted, ..) = beside(delete, false);
+    assert_eq!(deleted.expect_err("it is deleted").kind(), ErrorKind::NotFound);
+    let (lost, ..) = beside(delete, true);
+    assert_eq!(lost.expect("all are lost").len(), MANY);
+    let close = |engine: &Engine, _: &Queue, _: &[Delivery]| engine.close().expect("it is well");
+    let (closed, ..) = beside(close, true);
+    assert_eq!(closed.expect_err("it is closed").kind(), ErrorKind::Closed);
+}
+
+/// Between the commit and the ends of the leases.
+#[test]
+fn acked_messages_whose_leases_are_yet_to_end_are_in_no_count_and_not_settled_again() {
+    let disk = SimDisk::new(3);
+    let (engine, queue, all) = leased(&disk);
+    assert!(queue.remove(Offset(7)).expect("it is there"), "while it is on lease");
+    let consumer = all[0].consumer();
+    let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
+    let mut looks = Looks::new(consumer.committer(), &batch);
+    looks.look_at_all().expect("it is open");
+    let _receipt = looks.commit(false).expect("there is space");
+    assert_eq!(counts(&queue), (MANY as u64, MANY as u64, 0));
+    assert_eq!(all[0].nack().expect_err("it is acked").kind(), ErrorKind::LeaseLost);
+    let mut tx = engine.transaction();
+    tx.ack(&all[1]).send(&queue, "twice");
+    assert_eq!(tx.commit().expect_err("it is acked").kind(), ErrorKind::LeaseLost);
+    for it in &all[MANY..] {
+        it.extend(3 * LEASE).expect("it is held");
+    }
+    disk.advance(LEASE + Duration::from_millis(500));
+    assert_eq!(counts(&queue), (MANY as u64, MANY as u64, 0), "no acked message has failed");
+    assert_eq!(looks.end_leases(), []);
+    batch.note_acked(&[]);
+    drop(looks);
+    assert_eq!(counts(&queue), (MANY as u64, MANY as u64, MANY as u64));
+    queue.ack_batch(&all[MANY..]).expect("they are held");
+    assert_eq!(counts(&queue), (0, 0, 2 * MANY as u64));
+    engine.close().expect("the disk is well");
+}
+
+/// The close gives back what is on lease, and what is acked is on lease for a moment longer.
+#[test]
+fn a_close_before_the_leases_end_keeps_all_acks() {
+    let disk = SimDisk::new(3);
+    let (engine, queue, all) = leased(&disk);
+    let consumer = all[0].consumer();
+    let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
+    let mut looks = Looks::new(consumer.committer(), &batch);
+    looks.look_at_all().expect("it is open");
+    let _receipt = looks.commit(false).expect("there is space");
+    engine.close().expect("the disk is well");
+    assert_eq!(looks.end_leases(), []);
+    drop(looks);
+    drop(batch);
+    drop((all, queue, engine));
+    let process = Arc::new(disk.process());
+    let engine = Engine::open_on(process, Path::new("store"), Config::default(), false);
+    let queue = engine.expect("the disk is well").queue("q").open().expect("it is there");
+    assert_eq!(queue.depth().expect("it is open"), MANY as u64);
+    let first = queue.try_receive().expect("it is open").expect("the second half is there");
+    assert_eq!((first.offset(), first.attempt()), (Offset(MANY as u64), 1));
+}
