@@ -106,8 +106,11 @@ fn leases_that_run_out_between_the_slices_are_lost() {
     let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
     let mut looks = Looks::new(consumer.committer(), &batch);
     looks.look_at_all().expect("it is open");
+    // No thread has noticed yet that they have run out.
+    let working = consumer.committer().work_alone_first();
     disk.advance(2 * LEASE);
     let _receipt = looks.commit(true).expect("there is space");
+    drop(working);
     assert_eq!(looks.end_leases().len(), MANY - 1);
     batch.note_acked(&looks.lost());
     drop(looks);
