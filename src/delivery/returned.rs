@@ -121,11 +121,10 @@ impl Returned {
     fn take_released(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         while !self.released.is_empty() {
             audit::step();
-            let rank = match self.round_robin_from {
-                0 => 0,
-                from => self.released.rank(from - 1),
-            };
-            let found = self.released.select(rank).or_else(|| self.released.min())?;
+            // `rank` and `select` would look at all that is before it.
+            let mut later = self.released.iter();
+            later.advance_to(self.round_robin_from);
+            let found = later.next().or_else(|| self.released.min())?;
             self.round_robin_from = found + 1;
             self.released.remove(found);
             // It may have been deleted. If not, it was delivered before, so it is visible. The call
