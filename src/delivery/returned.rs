@@ -9,8 +9,7 @@ use std::{
     iter,
 };
 
-use roaring::RoaringTreemap;
-
+use super::offset_set::OffsetSet;
 use crate::{
     audit,
     ids::{Offset, OffsetRange},
@@ -28,7 +27,7 @@ pub enum Readiness {
 
 #[derive(Debug, Default)]
 pub struct Returned {
-    released: RoaringTreemap,
+    released: OffsetSet,
     /// The due messages by number, in the order in which they came due.
     due: BTreeMap<u64, Offset>,
     /// The number of each due message.
@@ -36,7 +35,7 @@ pub struct Returned {
     /// The number of the message that came due last.
     last_number: u64,
     /// The round-robin goes on at the first released message at or above this offset.
-    round_robin_from: u64,
+    round_robin_from: Offset,
     due_first: bool,
 }
 
@@ -47,7 +46,7 @@ impl Returned {
     }
 
     pub fn release(&mut self, offset: Offset) {
-        self.released.insert(offset.0);
+        self.released.insert(offset);
     }
 
     pub fn come_due(&mut self, offset: Offset) {
@@ -65,21 +64,21 @@ impl Returned {
 
     /// Whether a message is there.
     pub fn contains(&self, offset: Offset) -> bool {
-        self.released.contains(offset.0) || self.numbers.contains_key(&offset)
+        self.released.contains(offset) || self.numbers.contains_key(&offset)
     }
 
     /// Removes a deleted message. Returns whether it was there.
     pub fn forget(&mut self, offset: Offset) -> bool {
         let number = self.numbers.remove(&offset);
         let was_due = number.is_some_and(|number| self.due.remove(&number).is_some());
-        self.released.remove(offset.0) || was_due
+        self.released.remove(offset) || was_due
     }
 
     /// Removes deleted messages.
     pub fn forget_all(&mut self, ranges: &[OffsetRange]) {
         for range in ranges {
             audit::step();
-            self.released.remove_range(range.start.0..range.end.0);
+            self.released.remove_range(*range);
             let within = range.start..range.end;
             while let Some((&offset, _)) = self.numbers.range(within.clone()).next() {
                 audit::step();
@@ -121,16 +120,14 @@ impl Returned {
     fn take_released(&mut self, readiness: &mut impl FnMut(Offset) -> Readiness) -> Option<Offset> {
         while !self.released.is_empty() {
             audit::step();
-            // `rank` and `select` would look at all that is before it.
-            let mut later = self.released.iter();
-            later.advance_to(self.round_robin_from);
-            let found = later.next().or_else(|| self.released.min())?;
-            self.round_robin_from = found + 1;
+            let later = self.released.iter_from(self.round_robin_from).next();
+            let found = later.or_else(|| self.released.min())?;
+            self.round_robin_from = found.next();
             self.released.remove(found);
             // It may have been deleted. If not, it was delivered before, so it is visible. The call
             // must happen all the same: the caller notes where the message is.
-            if readiness(Offset(found)) == Readiness::Ready {
-                return Some(Offset(found));
+            if readiness(found) == Readiness::Ready {
+                return Some(found);
             }
         }
         None
@@ -138,7 +135,7 @@ impl Returned {
 
     /// All messages. Of the next released and the next due message, the older one goes first.
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
-        merge(self.due.values().copied(), self.released.iter().map(Offset))
+        merge(self.due.values().copied(), self.released.iter_from(Offset(0)))
     }
 }
 
