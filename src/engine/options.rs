@@ -110,8 +110,9 @@ impl Options {
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         message_bytes_max: u64;
-        /// Sets the largest commit in bytes, of a batch or a transaction: 64 MiB by default, 1 GiB at most. A larger
-        /// commit is refused with [`TooLarge`](crate::ErrorKind::TooLarge).
+        /// Sets the most bytes of messages in one commit, of a batch or a transaction: 64 MiB by default, 1 GiB at most. A
+        /// larger commit is refused with [`TooLarge`](crate::ErrorKind::TooLarge). Acks and all else that is no message do
+        /// not count.
         ///
         /// ```
         /// use posthouse::{ErrorKind, Options};

@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 use super::{
     Store,
-    commit::{Op, Receipt, Refused, make_space, shrink, too_large},
+    commit::{Op, Receipt, Refused, check_messages, make_space, shrink, too_large},
     draft::put_message,
     state::State,
     tail::{RunPlace, Spare},
 };
 use crate::{
     audit,
-    config::{Config, RUN_MESSAGES_MAX},
+    config::{COMMIT_BYTES_CEILING, Config, RUN_MESSAGES_MAX},
     disk::Ahead,
     error::{Error, Result},
     format::{encoded::EncodedRuns, frame::FRAME_HEADER_BYTES, lives::Lives},
@@ -194,21 +194,19 @@ impl Store {
             self.draft.add(&self.state, &self.config, op, batch.now)?;
         }
         let changes_len = self.draft.frame.len() - FRAME_HEADER_BYTES;
-        let most = self.config.commit_bytes_max;
-        if (changes_len + batch.runs.records_len()) as u64 > most {
-            return Err(too_large(changes_len + batch.runs.records_len(), most).into());
-        }
+        check_messages(batch.runs.records_len(), &self.config)?;
         let urgency = Urgency::Ordinary;
         let len_max = changes_len + batch.runs.len_max();
         make_space(&mut self.journal, &self.config, (urgency, self.may_outgrow), len_max)?;
         let begin = Lsn(self.journal.tail().0 + self.draft.frame.len() as u64);
         self.state.take_batch(batch, begin)?;
         let payload_len = changes_len + batch.runs.len();
-        let written = if payload_len as u64 > most {
-            Err(too_large(payload_len, most))
-        } else {
+        let written = check_messages(batch.runs.len(), &self.config).and_then(|()| {
+            if payload_len as u64 > COMMIT_BYTES_CEILING {
+                return Err(too_large(payload_len, COMMIT_BYTES_CEILING));
+            }
             self.journal.append_split(&mut self.draft.frame, &batch.runs)
-        };
+        });
         let lsn = match written {
             Ok(lsn) => lsn,
             Err(error) => {

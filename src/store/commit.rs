@@ -14,7 +14,7 @@ use crate::{
         Malformed,
         clock::ClockState,
         commit::{Change, OffsetRanges},
-        entity::{Creation, Entity, EntityKind},
+        entity::{Creation, Entity},
         frame::FRAME_HEADER_BYTES,
     },
     ids::{CursorId, Due, EntityId, LogId, Lsn, Now, Offset, OffsetRange},
@@ -164,10 +164,6 @@ impl From<Error> for Refused {
     }
 }
 
-/// A commit without messages may have so many bytes, however low the limit is. The engine makes such commits by itself, for
-/// hundreds of messages at once: attempts, what has expired, purges.
-const WITHOUT_MESSAGES_BYTES: u64 = 64 << 10;
-
 /// A larger buffer is freed after its commit.
 const DRAFT_BYTES_KEPT: usize = 1 << 20;
 
@@ -191,12 +187,9 @@ impl Store {
             }
         }
         let payload_len = self.draft.frame.len() - FRAME_HEADER_BYTES;
-        let most = match payload_len as u64 > self.config.commit_bytes_max {
-            true if self.moves(ops) => COMMIT_BYTES_CEILING,
-            true if !ops.iter().any(|op| matches!(op, Op::Append { .. })) => {
-                self.config.commit_bytes_max.max(WITHOUT_MESSAGES_BYTES)
-            }
-            _ => self.config.commit_bytes_max,
+        let most = match self.config.commit_bytes_max {
+            most if payload_len as u64 > most => self.most_of_large(ops)?,
+            most => most,
         };
         let Store { journal, config, draft, may_outgrow, .. } = self;
         let lsn = write(journal, config, draft, (urgency, *may_outgrow), most)?;
@@ -258,18 +251,19 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the commit moves messages that the store has accepted before, or brings messages back from a
-    /// delay index. Such a commit may be larger than the configured limit.
+    /// The most bytes of a commit that is larger than the configured limit. The limit is for messages. What is committed beside
+    /// them does not count: the engine acks hundreds of messages at once, to drop or to expire them, and to count attempts.
+    /// Messages that the store has accepted before, and that are moved, do not count either.
     #[cold]
-    fn moves(&self, ops: &[Op<'_>]) -> bool {
-        ops.iter().any(|op| match op {
+    fn most_of_large(&self, ops: &[Op<'_>]) -> Result<u64> {
+        let is_move = |op: &Op<'_>| match op {
             Op::Append { messages, .. } => messages.iter().any(Message::is_moved),
-            Op::Ack { cursor, .. } => {
-                let entity = self.state.catalog.get(cursor.entity());
-                entity.is_some_and(|it| matches!(it.kind, EntityKind::DelayIndex { .. }))
-            }
             _ => false,
-        })
+        };
+        if !ops.iter().any(is_move) {
+            check_messages(self.draft.messages_len, &self.config)?;
+        }
+        Ok(COMMIT_BYTES_CEILING)
     }
 
     /// Lets commits that free space make the journal longer than its limit, until the next checkpoint. On a full
@@ -291,7 +285,7 @@ pub(super) fn write(
 ) -> Result<Lsn, Refused> {
     let payload_len = draft.frame.len() - FRAME_HEADER_BYTES;
     if payload_len as u64 > most {
-        return Err(too_large(payload_len, config.commit_bytes_max).into());
+        return Err(too_large(payload_len, most).into());
     }
     make_space(journal, config, (urgency, may_outgrow), payload_len)?;
     Ok(journal.append(&mut draft.frame)?)
@@ -336,6 +330,12 @@ pub(super) fn shrink(frame: &mut Vec<u8>) {
     if frame.capacity() > DRAFT_BYTES_KEPT {
         *frame = Vec::new();
     }
+}
+
+/// Fails if messages take more bytes than a commit may have of them.
+pub(super) fn check_messages(bytes: usize, config: &Config) -> Result<()> {
+    let most = config.commit_bytes_max;
+    if bytes as u64 > most { Err(too_large(bytes, most)) } else { Ok(()) }
 }
 
 pub(super) fn too_large(bytes: usize, most: u64) -> Error {

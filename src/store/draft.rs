@@ -59,6 +59,8 @@ pub struct Draft {
     pub prioritized: Vec<Prioritized>,
     /// Whether the messages of a batch, which was encoded elsewhere, were committed beside it.
     pub has_batch: bool,
+    /// How many bytes of the frame are messages, with their delays and priorities.
+    pub messages_len: usize,
     ends: Ends,
 }
 
@@ -138,6 +140,7 @@ impl Draft {
         self.deferred.clear();
         self.prioritized.clear();
         self.has_batch = false;
+        self.messages_len = 0;
     }
 
     /// Adds a run of one message that has only a payload, and whose life begins at its timestamp.
@@ -200,10 +203,12 @@ impl Draft {
         let first = self.end_of(log).unwrap_or(found.next());
         // A stream's records never expire, so they need no even time.
         let now_of = if found.keeps_acked { Now::from(now.stamp) } else { now };
+        let begin = self.frame.len();
         self.add_messages(log, messages, first, config.message_bytes_max, now_of)?;
         if append.delay_ms > 0 || messages.iter().any(Message::has_more) {
             self.add_settings(state, &append, first, now)?;
         }
+        self.messages_len += self.frame.len() - begin;
         Ok(())
     }
 

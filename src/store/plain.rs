@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     audit,
+    config::COMMIT_BYTES_CEILING,
     format::{
         commit::{Change, OffsetRanges},
         lives::Lives,
@@ -105,7 +106,7 @@ impl Store {
         draft.begin();
         Change::Ack { cursor, offsets }.put(&mut draft.frame);
         let space = (Urgency::Freeing, *may_outgrow);
-        write(journal, config, draft, space, config.commit_bytes_max)?;
+        write(journal, config, draft, space, COMMIT_BYTES_CEILING)?;
         let receipt = Receipt { end: journal.tail() };
         let floors = ack_in(found, changed, |acks| acks.ack(offset.only()));
         let floors = floors.expect("what is acked has an ack cursor");

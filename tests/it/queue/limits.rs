@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use posthouse::{Engine, ErrorKind, Message, Offset, Overflow};
+use posthouse::{Engine, ErrorKind, Message, Offset, Options, Overflow};
 
 use crate::support::{SECOND, Sim, field, kind, take, texts};
 
@@ -227,7 +227,7 @@ fn the_bytes_of_messages_that_have_expired_do_not_count() {
 #[test]
 fn messages_that_wait_are_dropped_and_purged_after_a_restart() {
     let disk = posthouse::sim::SimDisk::new(1);
-    let open = || posthouse::Options::new().sim(&disk).open("store").unwrap();
+    let open = || Options::new().sim(&disk).open("store").unwrap();
     let engine = open();
     let full = engine.queue("q").max_messages(4).overflow(Overflow::DropOldest);
     let queue = full.create().unwrap();
@@ -278,4 +278,68 @@ fn the_limit_of_a_commit_is_for_messages() {
     assert!(all.iter().all(|it| it.attempt() == 1));
     assert_eq!(all.len(), 120);
     assert_eq!(engine.queue("brief").open().unwrap().purge().unwrap(), 60);
+    engine.close().unwrap();
+    drop((all, queue, engine));
+    let engine =
+        options().message_bytes_max(1).commit_bytes_max(1).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").open().unwrap();
+    take(&queue).unwrap().ack().unwrap();
+    let all = queue.receive_batch(200, Duration::ZERO).unwrap();
+    queue.ack_batch(&all).unwrap();
+    assert_eq!(queue.depth().unwrap(), 0);
+}
+
+/// The acks of the messages that a queue drops counted against the limit of a commit, so a message that fits was refused for
+/// good.
+#[test]
+fn what_is_dropped_does_not_count_against_the_limit_of_a_commit() {
+    let open = |batch_messages: usize| {
+        let disk = posthouse::sim::SimDisk::new(3);
+        let options = Options::new().batch_messages(batch_messages);
+        let options = options.message_bytes_max(1000).commit_bytes_max(1200);
+        let engine = options.sim(&disk).open("store").unwrap();
+        let limited = engine.queue("q").max_messages(1000).max_bytes(1000);
+        (limited.overflow(Overflow::DropOldest).create().unwrap(), engine)
+    };
+    let full = |batch_messages: usize| {
+        let (queue, engine) = open(batch_messages);
+        for _ in 0..500 {
+            queue.send("a").unwrap();
+            queue.send(Message::new("b").priority(1)).unwrap();
+        }
+        assert_eq!(queue.depth().unwrap(), 1000);
+        (queue, engine)
+    };
+    for batch_messages in [1, usize::MAX] {
+        let (queue, _engine) = full(batch_messages);
+        queue.send(vec![0; 500]).unwrap();
+        assert_eq!((queue.depth().unwrap(), queue.stats().unwrap().dropped), (501, 500));
+
+        let (queue, _engine) = full(batch_messages);
+        queue.send_batch([vec![0; 250], vec![0; 250]]).unwrap();
+        assert_eq!(queue.depth().unwrap(), 502);
+        assert_eq!(kind(queue.send(vec![0; 1001])), ErrorKind::TooLarge);
+
+        let (queue, engine) = full(batch_messages);
+        let held = queue.receive_batch(100, Duration::ZERO).unwrap();
+        let mut tx = engine.transaction();
+        tx.send(&queue, vec![0; 500]);
+        held.iter().step_by(2).for_each(|it| _ = tx.ack(it));
+        tx.commit().unwrap();
+        assert_eq!(queue.bytes().unwrap(), Some(1000));
+        assert_eq!(queue.stats().unwrap().dropped, 450);
+
+        // Messages that are encoded as a batch: their queue has no limit in bytes.
+        let (queue, engine) = full(batch_messages);
+        let limited = engine.queue("q").max_messages(1000).overflow(Overflow::DropOldest);
+        limited.create_or_update().unwrap();
+        queue.send_batch(vec!["c"; 250]).unwrap();
+        assert_eq!(queue.depth().unwrap(), 1000);
+
+        let other = engine.queue("other").create().unwrap();
+        let mut tx = engine.transaction();
+        tx.send(&other, vec![0; 700]).send(&other, vec![0; 600]);
+        assert_eq!(kind(tx.commit()), ErrorKind::TooLarge, "that are messages");
+        assert_eq!(kind(other.send_batch([vec![0; 700], vec![0; 600]])), ErrorKind::TooLarge);
+    }
 }
