@@ -60,10 +60,11 @@ pub struct Delivery {
     pub(in crate::engine) is_settled: AtomicBool,
     /// Whether the handling of the message has begun: one of the constants.
     handling: AtomicU8,
-    /// Whether a `release` failed: what follows is no failed attempt.
-    pub(super) is_released: AtomicBool,
-    /// Whether a worker settles this delivery after its handler. Then a drop does nothing.
-    is_lent: bool,
+    /// Whether a `release` could not be written: what follows is no failed attempt.
+    is_released: AtomicBool,
+    /// Set if a worker settles this delivery after its handler: there it looks whether a `release` could not be written.
+    /// Then a drop does nothing.
+    lender: Option<Arc<AtomicBool>>,
 }
 
 /// The handling has begun. It was counted as an attempt, where attempts are counted first.
@@ -83,7 +84,7 @@ impl Delivery {
         }
         let (is_settled, handling) = (AtomicBool::new(false), AtomicU8::new(BEGUN));
         let is_released = AtomicBool::new(false);
-        Delivery { consumer, stored, info, is_settled, handling, is_released, is_lent: false }
+        Delivery { consumer, stored, info, is_settled, handling, is_released, lender: None }
     }
 
     /// The delivery as a part of a batch: its handling has not begun.
@@ -99,17 +100,33 @@ impl Delivery {
         self.handling.store(handling, Ordering::Relaxed);
     }
 
-    /// A second delivery with the same lease, for the handler of a worker. The worker settles this one.
-    pub(super) fn lend(&self) -> Delivery {
-        Delivery {
+    /// A second delivery with the same lease, for the handler of a worker. The worker settles this one. It also gets whether
+    /// a `release` of the handler could not be written.
+    pub(super) fn lend(&self) -> (Delivery, Arc<AtomicBool>) {
+        let is_released = Arc::new(AtomicBool::new(false));
+        let lent = Delivery {
             consumer: Arc::clone(&self.consumer),
             stored: self.stored.clone(),
             info: self.info,
             is_settled: AtomicBool::new(false),
             handling: AtomicU8::new(BEGUN),
             is_released: AtomicBool::new(false),
-            is_lent: true,
+            lender: Some(Arc::clone(&is_released)),
+        };
+        (lent, is_released)
+    }
+
+    /// Notes whether a `release` could not be written.
+    pub(super) fn note_released(&self, is_released: bool) {
+        self.is_released.store(is_released, Ordering::Relaxed);
+        if let Some(lender) = &self.lender {
+            lender.store(is_released, Ordering::Relaxed);
         }
+    }
+
+    /// Whether a `release` could not be written.
+    pub(super) fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::Relaxed)
     }
 
     /// The message. The handling begins when the application first looks into it.
@@ -273,32 +290,34 @@ impl Delivery {
 
 impl Delivery {
     /// Gives the delivery back without waiting for the disk, and without waiting for space in the journal if a thread
-    /// of the engine can make it.
-    pub(super) fn give_back(&self, has_failed: bool) {
+    /// of the engine can make it. Returns whether its lease had not ended.
+    pub(super) fn give_back(&self, has_failed: bool) -> bool {
         self.is_settled.store(true, Ordering::Relaxed);
         let operation = "give back";
         let (committer, cursor) = (self.consumer.committer(), self.consumer.cursor());
         let DeliveryInfo { key, attempt, .. } = self.info;
         // Its lease may have ended.
         committer.work_alone();
-        let _ = patience::ask(Past::default(), || {
+        let give_back = || {
             if has_failed && self.becomes_letter() {
-                return;
+                return true;
             }
             let mut core = committer.lock(operation);
-            if has_failed && !core.is_closed {
-                core.give_back(cursor, key, attempt);
+            let is_given = if has_failed && !core.is_closed {
+                core.give_back(cursor, key, attempt)
             } else {
                 // A closed engine has not let the consumer settle it.
-                core.give_back_uncounted(cursor, key, attempt);
-            }
+                core.give_back_uncounted(cursor, key, attempt)
+            };
             core = committer.count_failures(operation, core);
             // The engine's thread waits for space, and this one does not.
             if core.has_exhausted() && !committer.flusher.has_thread() {
                 drop(core);
                 committer.move_exhausted(usize::MAX);
             }
-        });
+            is_given
+        };
+        patience::ask(Past::default(), give_back).0
     }
 
     /// Moves the message to the dead letters if this was its last attempt. Returns whether it was moved.
@@ -382,11 +401,10 @@ impl Drop for Handling<'_> {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if self.is_lent || self.is_settled.load(Ordering::Relaxed) {
+        if self.lender.is_some() || self.is_settled.load(Ordering::Relaxed) {
             return;
         }
-        let has_failed = self.handling.load(Ordering::Relaxed) == BEGUN
-            && !self.is_released.load(Ordering::Relaxed);
+        let has_failed = self.handling.load(Ordering::Relaxed) == BEGUN && !self.is_released();
         self.give_back(has_failed);
     }
 }

@@ -394,8 +394,9 @@ impl Delivery {
         let is_release = matches!(how, Settling::Release);
         let settlement = self.settlement(how);
         let settled = self.consumer.committer().settle("settle", &settlement);
-        if is_release && settled.is_err() {
-            self.is_released.store(true, Ordering::Relaxed);
+        if is_release && let Err(error) = &settled {
+            // A lease that ran out counts as an attempt.
+            self.note_released(error.kind() != ErrorKind::LeaseLost);
         }
         self.note_settled(settled)
     }

@@ -60,14 +60,13 @@ impl Core {
         self.consumers.get(&cursor).is_some_and(Consumption::has_counted_first)
     }
 
-    /// Ends the lease of a dropped delivery. A later commit counts the failure.
-    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey, attempt: u32) {
-        if let Some(consumption) = self.consumers.get_mut(&cursor)
-            && let Some(offset) = consumption.deliveries.settle(key)
-        {
-            self.fail(cursor, FailedDelivery { offset, attempt, delay: None, ran_out: false });
-            self.note_freed_slots(cursor);
-        }
+    /// Ends the lease of a dropped delivery. A later commit counts the failure. `false` if the lease has ended already.
+    pub fn give_back(&mut self, cursor: CursorId, key: LeaseKey, attempt: u32) -> bool {
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
+        let Some(offset) = consumption.deliveries.settle(key) else { return false };
+        self.fail(cursor, FailedDelivery { offset, attempt, delay: None, ran_out: false });
+        self.note_freed_slots(cursor);
+        true
     }
 
     /// Ends the leases of a cursor that run out, releases messages that come due, and goes on with keys whose next messages

@@ -4,6 +4,7 @@
 use std::{
     future, mem,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -330,5 +331,89 @@ fn an_attempt_that_cannot_be_taken_back_at_once_is_taken_back_later() {
         let again = take(&queue).unwrap();
         assert_eq!((again.payload(), again.attempt()), (&b"0"[..], 1));
         again.ack().unwrap();
+    }
+}
+
+/// An engine on a disk whose calls can fail, and a queue with one message.
+fn with_calls(attempts: u32) -> (posthouse::sim::SimDisk, Engine, Queue) {
+    let disk = posthouse::sim::SimDisk::new(5);
+    let calls = posthouse::IoMode::Calls;
+    let engine = crate::model::small_options().io(calls).sim(&disk).open("store").unwrap();
+    let queue = open(&engine, attempts);
+    send(&queue, 1);
+    (disk, engine, queue)
+}
+
+/// The write fails once, and then the disk is well again.
+fn release_in_vain(disk: &posthouse::sim::SimDisk, delivery: &Delivery) -> posthouse::Result<()> {
+    disk.fail_call(disk.calls(), crate::support::EIO, false);
+    let released = delivery.release();
+    disk.heal();
+    assert_eq!(released.as_ref().unwrap_err().kind(), ErrorKind::Io);
+    released
+}
+
+/// The worker nacked the message, which became a dead letter, or acked it.
+#[test]
+fn what_a_handler_could_not_release_is_given_back_uncounted_by_its_worker() {
+    for (attempts_max, is_told, in_task) in
+        [(1, true, false), (1, false, false), (3, true, true), (1, true, true), (1, false, true)]
+    {
+        let (disk, engine, queue) = with_calls(attempts_max);
+        let (calls, seen) = mpsc::channel();
+        let handle = move |delivery: &Delivery| {
+            calls.send(delivery.attempt()).unwrap();
+            let released = release_in_vain(&disk, delivery);
+            if is_told { released } else { Ok(()) }
+        };
+        if in_task {
+            let handler = move |delivery: Delivery| future::ready(handle(&delivery));
+            let worker = queue.worker();
+            let mut task = Box::pin(worker.run_async(handler));
+            let mut context = Context::from_waker(Waker::noop());
+            for _ in 0..3 {
+                assert!(task.as_mut().poll(&mut context).is_pending());
+            }
+        } else {
+            let worker = queue.worker().start(handle).unwrap();
+            super::worker::until("it was not handled", || worker.handled() + worker.failed() > 0);
+            worker.stop().unwrap();
+        }
+        assert_eq!(seen.try_iter().collect::<Vec<_>>(), [1], "it rests before the next one");
+        assert_eq!(attempts(&queue), [0], "{attempts_max} {is_told} {in_task}");
+        let dead = engine.queue("q.dead").open().unwrap();
+        assert_eq!((queue.stats().unwrap().in_flight, dead.depth().unwrap()), (0, 0));
+        assert_eq!(take(&queue).unwrap().attempt(), 1);
+    }
+}
+
+/// What a handler settles after that counts, and its worker goes on at once.
+#[test]
+fn a_handler_may_settle_what_it_could_not_release() {
+    let (disk, _engine, queue) = with_calls(1);
+    let worker = queue.worker().start(move |delivery| {
+        let _ = release_in_vain(&disk, delivery);
+        delivery.ack()
+    });
+    super::worker::until("it was not handled", || queue.depth().unwrap() == 0);
+    worker.unwrap().stop().unwrap();
+}
+
+/// The lease ran out before the release, and no timer had run yet. The drop took the attempt back.
+#[test]
+fn a_release_that_comes_too_late_is_a_failed_attempt() {
+    for in_async in [false, true] {
+        let Sim { disk, engine } = Sim::new();
+        let queue = open(&engine, 3);
+        send(&queue, 1);
+        let delivery = take(&queue).unwrap();
+        disk.advance(MINUTE);
+        posthouse::sim::still(|| {
+            let released =
+                if in_async { block_on(delivery.release_async()) } else { delivery.release() };
+            assert_eq!(kind(released), ErrorKind::LeaseLost);
+            drop(delivery);
+        });
+        assert_eq!(attempts(&queue), [1]);
     }
 }

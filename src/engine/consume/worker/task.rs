@@ -1,6 +1,6 @@
 //! A worker as a future: its handlers run side by side in one task.
 
-use std::{fmt::Display, pin::pin, task::Poll, time::Duration};
+use std::{fmt::Display, pin::pin, sync::atomic::Ordering, task::Poll, time::Duration};
 
 use super::work::{Handled, Next, REST, Work, text_of};
 use crate::{
@@ -76,9 +76,12 @@ impl Work {
     ) -> Result<Next> {
         // If the lease is lost already, the handler runs in vain. That does no harm.
         let _ = delivery.hold(self.max_handling_time);
-        let lent = delivery.lend();
+        let (lent, is_released) = delivery.lend();
         let handled = async {
             let reason = self.note(catch(|| handler(lent)).await);
+            if is_released.load(Ordering::Relaxed) {
+                return Ok(self.give_back_released(&delivery));
+            }
             let settled = match &reason {
                 None => delivery.ack_async().await,
                 Some(reason) => delivery.nack_because_async(reason).await,

@@ -260,6 +260,11 @@ impl Work {
         // If the lease is lost already, the handler runs in vain. That does no harm.
         let _ = delivery.hold(self.max_handling_time);
         let reason = self.note(application::call(|| handler(delivery).map_err(text_of)));
+        if delivery.is_released() {
+            let next = self.give_back_released(delivery);
+            self.running.lock().held.remove(&n);
+            return Ok(next);
+        }
         let settled = match &reason {
             None => delivery.ack(),
             Some(reason) => delivery.nack_because(reason),

@@ -105,6 +105,13 @@ impl Work {
         reason
     }
 
+    /// Gives back a delivery whose handler wanted to release it, which could not be written. Whatever the handler returned,
+    /// that is no failed attempt and no success.
+    pub fn give_back_released(&self, delivery: &Delivery) -> Next {
+        // The handler knows the error, and the next call of this worker meets it if it does not pass.
+        if delivery.give_back(false) { Next::Rest } else { Next::GoOn }
+    }
+
     /// Judges the outcome of settling a delivery after its handler.
     pub fn judge_settled(
         &self,
