@@ -14,7 +14,10 @@ mod upper;
 pub use chunk::{CHUNK_OFFSETS, chunk_ranges};
 pub use joint::{acked_by_all, chunks_of};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use roaring::RoaringBitmap;
 
@@ -83,9 +86,9 @@ impl AckSet {
             self.ack_above(range);
             return;
         }
-        self.floor = range.end.0;
+        let before = mem::replace(&mut self.floor, range.end.0);
         if !self.upper.is_absent() {
-            self.drop_below_floor();
+            self.drop_below_floor(before);
             self.absorb();
         }
     }
@@ -101,12 +104,14 @@ impl AckSet {
     }
 
     /// Removes offsets below the floor from the chunks. This does not make a chunk dirty, because a restore
-    /// ignores offsets below the floor.
-    fn drop_below_floor(&mut self) {
+    /// ignores offsets below the floor. There is none below `before`: a look at all of a chunk for each ack would cost more
+    /// than the ack.
+    fn drop_below_floor(&mut self, before: u64) {
         if self.upper.chunks.is_empty() {
             return;
         }
         let ((last, low), upper) = (split(self.floor), &mut *self.upper);
+        let first = if split(before).0 == last { split(before).1 } else { 0 };
         while let Some(mut entry) = upper.chunks.first_entry() {
             audit::step();
             if *entry.key() > last {
@@ -122,8 +127,8 @@ impl AckSet {
                 continue;
             }
             let chunk = entry.get_mut();
-            self.above -= chunk.acked.remove_range(0..low);
-            upper.spilled -= chunk.forget(0..low);
+            self.above -= chunk.acked.remove_range(first..low);
+            upper.spilled -= chunk.forget(first..low);
             if chunk.is_empty() {
                 entry.remove();
             }
@@ -139,12 +144,13 @@ impl AckSet {
             let Some(chunk) = self.upper.chunks.get_mut(&index) else {
                 return;
             };
-            if chunk.acked.min() != Some(low) {
+            if !chunk.acked.contains(low) {
                 return;
             }
-            let run = chunk.acked.iter().next_range().expect("it is not empty");
+            let run = chunk.acked.range(low..).next_range().expect("it holds this bit");
+            let before = self.floor;
             self.floor += u64::from(run.end() - run.start()) + 1;
-            self.drop_below_floor();
+            self.drop_below_floor(before);
         }
     }
 
@@ -414,7 +420,7 @@ impl AckSet {
     /// Sets the floor from a metalog, once all chunks are restored.
     pub fn restore_floor(&mut self, floor: Offset) {
         self.floor = floor.0;
-        self.drop_below_floor();
+        self.drop_below_floor(0);
     }
 }
 
