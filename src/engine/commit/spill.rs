@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::committer::Committer;
 use crate::{
-    delivery::delay_index::SpillSizes,
+    delivery::delay_index::{DelayIndex, SpillSizes},
     engine::core::{
         commit::Receipt,
         effects::HeldBack,
@@ -12,11 +12,14 @@ use crate::{
     },
     error::{ErrorKind, Result},
     format::entity::{Creation, EntityKind},
-    ids::{CursorId, Offset},
+    ids::{CursorId, Due, EntityId, Offset},
+    store::Source,
 };
 
 /// How long a block waits after it could not come back, for example on a full disk.
 const REST: Duration = Duration::from_millis(500);
+
+const BRING_BACK: &str = "bring back spilled messages";
 
 impl Committer {
     /// Spills delayed messages of a queue until the rest fits into memory.
@@ -72,7 +75,7 @@ impl Committer {
         // Consumers wait for the block that this thread takes. So no code of the application runs meanwhile.
         let _held_back = HeldBack::begin(&self.flusher);
         while let Err(error) = self.bring_back_due(cursor) {
-            let mut core = self.lock("bring back spilled messages");
+            let mut core = self.lock(BRING_BACK);
             let is_damaged =
                 error.kind() == ErrorKind::Corrupt && core.set_block_damaged(cursor, &error);
             let is_hidden = matches!(error.kind(), ErrorKind::DiskFull | ErrorKind::Corrupt)
@@ -92,21 +95,52 @@ impl Committer {
                 break;
             }
         }
-        self.lock("bring back spilled messages").arm(cursor);
+        self.lock(BRING_BACK).arm(cursor);
     }
 
     fn bring_back_due(&self, cursor: CursorId) -> Result<()> {
-        let operation = "bring back spilled messages";
         loop {
-            let taken = self.lock_open(operation)?.take_block(cursor, self.elapsed())?;
-            let Some(ReturningBlock { entity, block, source }) = taken else { return Ok(()) };
-            let stored = self.read(operation, entity.log(0), block.offset, source?)?;
-            let entries = entries_of(&stored)?;
-            let _ = self.transact(operation, |core| {
-                let receipt = core.bring_back(cursor, entity, block, &entries, self.now())?;
-                Ok(((), receipt))
-            })?;
-            self.sync_soon();
+            let taken = self.lock_open(BRING_BACK)?.take_block(cursor, self.elapsed())?;
+            let Some(block) = taken else { return Ok(()) };
+            self.bring_back_block(cursor, block)?;
+        }
+    }
+
+    pub(super) fn bring_back_block(
+        &self,
+        cursor: CursorId,
+        returning: ReturningBlock,
+    ) -> Result<()> {
+        let ReturningBlock { entity, block, source } = returning;
+        let Some(entries) = self.read_block(BRING_BACK, entity, block.offset, source)? else {
+            // Its messages were deleted meanwhile, by a purge for example.
+            let end = |index: &mut DelayIndex| {
+                index.remove(block);
+                index.release();
+            };
+            self.lock(BRING_BACK).end_return(cursor, end);
+            return Ok(());
+        };
+        let _ = self.transact(BRING_BACK, |core| {
+            let receipt = core.bring_back(cursor, entity, block, &entries, self.now())?;
+            Ok(((), receipt))
+        })?;
+        self.sync_soon();
+        Ok(())
+    }
+
+    /// Reads the messages that a block names. `None` if the block is gone: its messages came back or were deleted meanwhile.
+    pub fn read_block(
+        &self,
+        operation: &'static str,
+        entity: EntityId,
+        block: Offset,
+        source: Result<Source>,
+    ) -> Result<Option<Vec<(Due, Offset)>>> {
+        let read = source.and_then(|source| self.read(operation, entity.log(0), block, source));
+        match read {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            read => entries_of(&read?).map(Some),
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 mod batch;
+mod blocks;
 mod deletion;
 mod idle;
 mod looks;

@@ -7,7 +7,7 @@ use roaring::RoaringTreemap;
 
 use super::committer::Committer;
 use crate::{
-    engine::core::spill::{NAME, entries_of},
+    engine::core::spill::NAME,
     error::{ErrorKind, Result},
     ids::{CursorId, EntityId, Offset, OffsetRange},
     inspect::{VerifyReport, unnamed_messages},
@@ -130,16 +130,14 @@ impl Named<'_> {
         for block in blocks {
             let mut core = committer.lock_open(operation)?;
             let Some(index) = self.index(&core.store) else { break };
-            let log = index.log(0);
-            let source = core.store.locate_again(log, *block);
+            let source = core.store.locate_again(index.log(0), *block);
             drop(core);
-            let stored = source.and_then(|source| committer.read(operation, log, *block, source));
-            match stored.and_then(|stored| entries_of(&stored)) {
-                Ok(entries) => self.offsets.extend(entries.into_iter().map(|(_, it)| it.0)),
-                // Its messages came back meanwhile, or it is damaged and names none.
-                Err(error)
-                    if error.kind() == ErrorKind::NotFound
-                        || error.kind() == ErrorKind::Corrupt => {}
+            match committer.read_block(operation, index, *block, source) {
+                Ok(entries) => {
+                    self.offsets.extend(entries.into_iter().flatten().map(|(_, it)| it.0));
+                }
+                // It names none.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {}
                 Err(error) => return Err(error),
             }
         }

@@ -20,12 +20,18 @@ use crate::{
 /// See [`Queue::browse`](crate::Queue::browse) for an example.
 pub struct Browsed {
     stored: Stored,
+    state: State,
+    skew: Skew,
+    priority: u8,
+}
+
+/// What is known of a message at one moment.
+#[derive(Clone, Copy)]
+struct State {
     attempts: u32,
     due: Due,
     /// Where the due time of a spilled message was read.
     spilled: Option<SpilledDue>,
-    skew: Skew,
-    priority: u8,
 }
 
 impl Browsed {
@@ -54,7 +60,7 @@ impl Browsed {
     /// ```
     #[must_use]
     pub fn attempts(&self) -> u32 {
-        self.attempts
+        self.state.attempts
     }
 
     /// The time before which the message is not delivered. `None` if the message never had to wait.
@@ -75,21 +81,22 @@ impl Browsed {
     /// ```
     #[must_use]
     pub fn due(&self) -> Option<Timestamp> {
-        self.due.waits().then(|| self.due.day_time(self.skew))
+        self.state.due.waits().then(|| self.state.due.day_time(self.skew))
     }
 
     /// The due time with its kind.
     pub(crate) fn waits_for(&self) -> Due {
-        self.due
+        self.state.due
     }
 
     /// The due time of a message that is spilled now, after so many attempts. `None` if it has another one than when it was
-    /// read.
+    /// read: [`Browse::look_again`] finds it.
     pub(crate) fn spilled_due(&self, store: &Store, attempts: u32) -> Option<Due> {
-        match self.spilled {
-            Some(spilled) => spilled.is_current(store).then_some(spilled.due),
+        let State { due, spilled, .. } = self.state;
+        match spilled {
+            Some(spilled) => spilled.is_current(store).then_some(due),
             // It was in memory when it was read.
-            None => (self.due.waits() && self.attempts == attempts).then_some(self.due),
+            None => (due.waits() && self.state.attempts == attempts).then_some(due),
         }
     }
 
@@ -116,7 +123,7 @@ impl fmt::Debug for Browsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Browsed")
             .field("offset", &self.offset())
-            .field("attempts", &self.attempts)
+            .field("attempts", &self.state.attempts)
             .field("payload_len", &self.payload().len())
             .finish_non_exhaustive()
     }
@@ -141,6 +148,15 @@ pub struct Browse {
     is_over: bool,
 }
 
+/// What a look at the next message finds.
+enum Next {
+    Message(Browsed),
+    /// The message was deleted meanwhile.
+    Gone,
+    /// There is none.
+    Nothing,
+}
+
 /// The number of messages whose due times are read at once.
 const DUE_TIMES_AT_ONCE: u64 = 1 << 16;
 
@@ -150,20 +166,15 @@ const READS_MAX: u32 = 10;
 impl Browse {
     fn next_message(&mut self) -> Result<Option<Browsed>> {
         loop {
-            match self.try_next_message() {
-                // The message was deleted while it was read. If the queue was, the next round says so.
-                Err(error) if error.kind() == ErrorKind::NotFound && !self.is_deleted() => {}
-                read => return read,
+            match self.try_next_message()? {
+                Next::Message(browsed) => return Ok(Some(browsed)),
+                Next::Nothing => return Ok(None),
+                Next::Gone => {}
             }
         }
     }
 
-    fn is_deleted(&self) -> bool {
-        let core = self.consumer.committer().lock_open("browse");
-        core.is_ok_and(|core| core.store.acks(self.consumer.cursor()).is_none())
-    }
-
-    fn try_next_message(&mut self) -> Result<Option<Browsed>> {
+    fn try_next_message(&mut self) -> Result<Next> {
         let (cursor, log) = (self.consumer.cursor(), self.consumer.log());
         let mut core = self.consumer.committer().lock_to_look("browse")?;
         let visible = core.visible();
@@ -174,28 +185,41 @@ impl Browse {
             |offset| view.run(offset).map_or(view.is_moved(offset), |run| run.lsn < visible);
         let Some(offset) = next.filter(|offset| is_visible(*offset)) else {
             self.range.start = self.range.end;
-            return Ok(None);
+            return Ok(Next::Nothing);
         };
         let (attempts, priority) = (view.acks.attempts(offset), view.acks.priority(offset));
         let is_spilled = view.acks.is_spilled(offset);
-        let (mut due, skew) = (core.due_of(cursor, offset), core.skew());
+        let (due, skew) = (core.due_of(cursor, offset), core.skew());
         self.range.start = offset.next();
         let source = core.store.locate(log, offset);
         drop(core);
-        let mut spilled = None;
-        if is_spilled {
-            (due, spilled) = self.due_of(offset)?;
-        }
-        let stored = source.and_then(|source| self.consumer.load(source, offset));
-        let stored = stored.map_err(|error| match error.kind() {
-            ErrorKind::Corrupt => error.of_message(&self.consumer.info.name, offset),
-            _ => error,
-        })?;
-        Ok(Some(Browsed { stored, attempts, due, spilled, skew, priority }))
+        let state = match is_spilled {
+            true => self.state_of(offset)?,
+            false => State { attempts, due, spilled: None },
+        };
+        let stored = match source.and_then(|source| self.consumer.load(source, offset)) {
+            Ok(stored) => stored,
+            // It was deleted while it was read. If the queue was, that is the error.
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.consumer.is_deleted() => {
+                return Ok(Next::Gone);
+            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                return Err(error.of_message(&self.consumer.info.name, offset));
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Next::Message(Browsed { stored, state, skew, priority }))
     }
 
-    /// When a message is due that was spilled just now.
-    fn due_of(&mut self, offset: Offset) -> Result<(Due, Option<SpilledDue>)> {
+    /// Finds anew when a message is due, and how often it was delivered. It may have come back into memory since it was read,
+    /// and may have been spilled once more.
+    pub(crate) fn look_again(&mut self, browsed: &mut Browsed) -> Result<()> {
+        browsed.state = self.state_of(browsed.offset())?;
+        Ok(())
+    }
+
+    /// The state of a message that was spilled just now.
+    fn state_of(&mut self, offset: Offset) -> Result<State> {
         let mut reads = 0;
         loop {
             if reads == 0 && !self.due_times.range.contains(offset) {
@@ -204,13 +228,15 @@ impl Browse {
             }
             let mut core = self.consumer.committer().lock_open("browse")?;
             let acks = core.store.acks_of(self.consumer.cursor())?;
+            let attempts = acks.attempts(offset);
             if !acks.is_spilled(offset) {
                 // The message has come back into memory meanwhile.
-                return Ok((core.due_of(self.consumer.cursor(), offset), None));
+                let due = core.due_of(self.consumer.cursor(), offset);
+                return Ok(State { attempts, due, spilled: None });
             }
             let known = self.due_times.due.get(&offset);
             if let Some(known) = known.filter(|it| it.is_current(&core.store)) {
-                return Ok((known.due, Some(*known)));
+                return Ok(State { attempts, due: known.due, spilled: Some(*known) });
             }
             let index = &core.consumption(self.consumer.cursor())?.delay_index;
             let damage = self.due_times.damage.as_ref().or(index.damage());
@@ -262,6 +288,12 @@ impl Consumer {
             due_times,
             is_over: false,
         })
+    }
+
+    /// Whether the queue or the subscription was deleted.
+    pub(super) fn is_deleted(&self) -> bool {
+        let core = self.committer().lock_open("look for a queue");
+        core.is_ok_and(|core| core.store.acks(self.cursor()).is_none())
     }
 
     /// Browses from an offset on.

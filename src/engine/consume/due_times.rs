@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::consumer::Consumer;
 use crate::{
-    engine::core::spill::entries_of,
     error::{Error, ErrorKind, Result},
     ids::{Due, EntityId, Offset, OffsetRange},
     store::Store,
@@ -58,12 +57,10 @@ impl Consumer {
                     _ => continue,
                 }
             };
-            let log = entity.log(0);
-            let read =
-                source.and_then(|source| committer.read("browse", log, block.offset, source));
-            match read.and_then(|stored| entries_of(&stored)) {
+            match committer.read_block("browse", entity, block.offset, source) {
                 Ok(entries) => {
-                    let entries = entries.into_iter().filter(|it| range.contains(it.1));
+                    let entries = entries.into_iter().flatten();
+                    let entries = entries.filter(|it| range.contains(it.1));
                     let block = block.offset;
                     found.due.extend(
                         entries.map(|(due, offset)| (offset, SpilledDue { due, entity, block })),

@@ -150,10 +150,22 @@ pub struct Moved {
     pub messages: u64,
     /// Why the first message that cannot be moved stays.
     pub failure: Option<Error>,
+    /// The places of the messages whose due times have to be looked up once more.
+    pub unknown: Vec<usize>,
 }
 
 impl Batch {
-    /// Moves the messages in one commit. Messages that are gone or on lease stay, and so do those that cannot be moved.
+    /// Keeps the messages at some places.
+    pub fn keep(&mut self, places: &[usize]) {
+        let mut place = 0;
+        self.messages.retain(|_| {
+            place += 1;
+            places.binary_search(&(place - 1)).is_ok()
+        });
+    }
+
+    /// Moves the messages in one commit. Messages that are gone or on lease stay, and so do those that cannot be moved. Those
+    /// that were spilled since they were read stay until the caller has looked at them again.
     pub fn commit(
         &self,
         from: &Consumer,
@@ -161,8 +173,7 @@ impl Batch {
         core: &mut Core,
     ) -> CommitResult<(Moved, Receipt)> {
         let (cursor, now) = (from.cursor(), committer.now());
-        let (moving, failure) = self.movable(core, cursor, now)?;
-        let moved = Moved { messages: moving.len() as u64, failure };
+        let (moving, moved) = self.movable(core, cursor, now)?;
         if moving.is_empty() {
             return Ok((moved, Receipt::of_what_is_there(&core.store)));
         }
@@ -187,16 +198,12 @@ impl Batch {
         Ok((moved, receipt))
     }
 
-    /// The messages that can be moved, and why the first of the others cannot.
-    fn movable(
-        &self,
-        core: &Core,
-        cursor: CursorId,
-        now: Now,
-    ) -> Result<(Vec<Moving<'_>>, Option<Error>)> {
+    /// The messages that can be moved, and what becomes of the others.
+    fn movable(&self, core: &Core, cursor: CursorId, now: Now) -> Result<(Vec<Moving<'_>>, Moved)> {
         let acks = core.store.acks_of(cursor)?;
-        let (mut moving, mut failure) = (Vec::with_capacity(self.messages.len()), None);
-        for outgoing in &self.messages {
+        let mut moving = Vec::with_capacity(self.messages.len());
+        let mut moved = Moved { messages: 0, failure: None, unknown: Vec::new() };
+        for (place, outgoing) in self.messages.iter().enumerate() {
             audit::step();
             let message = &outgoing.message;
             let offset = message.offset();
@@ -208,18 +215,21 @@ impl Batch {
                 true => message.spilled_due(&core.store, acks.attempts(offset)),
                 false => Some(core.due_of(cursor, offset)),
             };
-            // One that was delivered since it was read, and is spilled again, stays as one on lease does.
-            let Some(due) = due else { continue };
+            let Some(due) = due else {
+                moved.unknown.push(place);
+                continue;
+            };
             let kept = Kept { attempts: acks.attempts(offset), due };
             let checked = check_target(core, outgoing, due, now);
             match checked.and_then(|()| outgoing.message(kept, now)) {
                 Ok(message) => {
                     moving.push(Moving { offset, to: outgoing.to, message: [message] });
                 }
-                Err(error) => drop(failure.get_or_insert(error)),
+                Err(error) => drop(moved.failure.get_or_insert(error)),
             }
         }
-        Ok((moving, failure))
+        moved.messages = moving.len() as u64;
+        Ok((moving, moved))
     }
 }
 

@@ -7,7 +7,10 @@ use super::{
     moving::{Batch, Outgoing, Target, way_back, weight},
 };
 use crate::{
-    engine::consume::{browse::Browsed, consumer::Consumer},
+    engine::consume::{
+        browse::{Browse, Browsed},
+        consumer::Consumer,
+    },
     error::{Error, Result},
     ids::Offset,
 };
@@ -215,10 +218,11 @@ impl<'a> Redrive<'a> {
     fn run_all(&mut self, run: &mut Run) -> Result<()> {
         let config = &self.from.committer().config;
         let bytes_most = BYTES_AT_ONCE.min(config.commit_bytes_max as usize / 2);
-        for letter in self.from.browse()? {
+        let mut browse = self.from.browse()?;
+        while let Some(letter) = browse.next() {
             if run.done.moved + run.batch.messages.len() as u64 >= self.most {
                 // Some of the batch may stay.
-                self.move_batch(run)?;
+                self.move_batch(run, &mut browse)?;
                 if run.done.moved >= self.most {
                     break;
                 }
@@ -247,12 +251,12 @@ impl<'a> Redrive<'a> {
             };
             let batch = &run.batch;
             if batch.bytes + bytes > bytes_most || batch.messages.len() >= LETTERS_AT_ONCE {
-                self.move_batch(run)?;
+                self.move_batch(run, &mut browse)?;
             }
             run.batch.bytes += bytes;
             run.batch.messages.push(outgoing);
         }
-        self.move_batch(run)
+        self.move_batch(run, &mut browse)
     }
 
     fn is_leased_or_gone(&self, offset: Offset) -> Result<bool> {
@@ -289,20 +293,27 @@ impl<'a> Redrive<'a> {
     }
 
     /// Moves the batch. An error ends the redrive: it is about no single message.
-    fn move_batch(&mut self, run: &mut Run) -> Result<()> {
-        let batch = std::mem::take(&mut run.batch);
-        if batch.messages.is_empty() {
-            return Ok(());
+    fn move_batch(&mut self, run: &mut Run, browse: &mut Browse) -> Result<()> {
+        let mut batch = std::mem::take(&mut run.batch);
+        while !batch.messages.is_empty() {
+            let committer = self.from.committer();
+            let (moved, receipt) =
+                committer.transact("redrive", |core| batch.commit(&self.from, committer, core))?;
+            if let Some(error) = moved.failure {
+                run.failure.get_or_insert(error);
+            }
+            committer.complete(((), receipt), self.from.durability)?;
+            run.done.moved += moved.messages;
+            self.tell(run);
+            batch.keep(&moved.unknown);
+            batch.messages.retain_mut(|it| match browse.look_again(&mut it.message) {
+                Ok(()) => true,
+                Err(error) => {
+                    run.failure.get_or_insert(error);
+                    false
+                }
+            });
         }
-        let committer = self.from.committer();
-        let (moved, receipt) =
-            committer.transact("redrive", |core| batch.commit(&self.from, committer, core))?;
-        if let Some(error) = moved.failure {
-            run.failure.get_or_insert(error);
-        }
-        committer.complete(((), receipt), self.from.durability)?;
-        run.done.moved += moved.messages;
-        self.tell(run);
         Ok(())
     }
 

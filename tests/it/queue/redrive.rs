@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use posthouse::{Backoff, ErrorKind, Message};
+use posthouse::{Backoff, ErrorKind, Message, sim::SimDisk};
 
+use crate::model::small_options;
 use crate::support::{HOUR, MINUTE, SECOND, Sim, field, kind, take, texts};
 
 #[test]
@@ -516,4 +517,53 @@ fn a_message_that_is_acked_meanwhile_is_not_reported() {
         true
     };
     assert_eq!(queue.redrive().only(only).run().unwrap().moved, 0);
+}
+
+/// A block came back while a redrive read its messages, and those behind its first one were spilled anew. They stayed, and
+/// nothing told so.
+#[test]
+fn a_message_that_is_spilled_anew_meanwhile_is_moved_with_its_new_due_time() {
+    for nacked in [false, true] {
+        let disk = SimDisk::new(11);
+        let engine = small_options().delayed_in_memory(16).sim(&disk).open("store").unwrap();
+        let backoff = Backoff::Fixed(2 * HOUR);
+        let from = engine.queue("from").backoff(backoff).create().unwrap();
+        let to = engine.queue("to").create().unwrap();
+        let later = |name: &str, delay| Message::new(name.to_owned()).deliver_after(delay);
+        (0..9).for_each(|_| _ = from.send(later("near", 10 * SECOND)).unwrap());
+        from.send(later("1", 20 * SECOND)).unwrap();
+        (2..9).for_each(|n| _ = from.send(later(&n.to_string(), HOUR)).unwrap());
+        let mut due = 0;
+        let redriven = from.redrive().to(&to).only(|it| {
+            if it.payload() == b"2" {
+                disk.advance(21 * SECOND);
+                from.depth().unwrap();
+                if nacked {
+                    // Number 2 comes due, is delivered once, and waits for another time.
+                    disk.advance(HOUR);
+                    let all = std::iter::from_fn(|| from.try_receive().unwrap());
+                    let (again, others): (Vec<_>, Vec<_>) =
+                        all.partition(|it| it.payload() == b"2");
+                    others.into_iter().for_each(|it| it.release().unwrap());
+                    again.into_iter().for_each(|it| it.nack().unwrap());
+                }
+                (0..20).for_each(|_| _ = from.send(later("new", 10 * MINUTE)).unwrap());
+                due = from
+                    .browse()
+                    .unwrap()
+                    .map(Result::unwrap)
+                    .find(|it| it.payload() == b"2")
+                    .and_then(|it| it.due())
+                    .unwrap()
+                    .0;
+            }
+            true
+        });
+        let redriven = redriven.run().unwrap();
+        assert_eq!((redriven.seen, redriven.moved), (17, 17));
+        assert_eq!((from.depth().unwrap(), to.depth().unwrap()), (20, 17));
+        let mut moved = to.browse().unwrap().map(Result::unwrap);
+        let moved = moved.find(|it| it.payload() == b"2").unwrap();
+        assert_eq!((moved.due().unwrap().0, moved.attempts()), (due, u32::from(nacked)));
+    }
 }

@@ -31,12 +31,12 @@ fn work(queue: &Queue) -> Work {
 #[test]
 fn only_errors_that_cannot_pass_end_a_worker() {
     use ErrorKind::*;
-    let (_engine, queue) = open();
+    let (engine, queue) = open();
     let work = work(&queue);
     let judged = |kind| work.judge(Error::new(kind, "for a test")).map_err(|error| error.kind());
     assert_eq!(judged(Closed), Ok(Next::End));
     assert_eq!(judged(Poisoned), Err(Poisoned));
-    assert_eq!(judged(NotFound), Err(NotFound), "the queue was deleted");
+    assert_eq!(judged(NotFound), Ok(Next::Rest), "another queue was deleted");
     assert_eq!(judged(Corrupt), Ok(Next::GoOn));
     let others = [
         Io,
@@ -52,6 +52,8 @@ fn only_errors_that_cannot_pass_end_a_worker() {
     for kind in others {
         assert_eq!(judged(kind), Ok(Next::Rest), "{kind:?}");
     }
+    engine.queue("q").delete().expect("it is there");
+    assert_eq!(judged(NotFound), Err(NotFound), "the queue was deleted");
 }
 
 /// The thread had received the message when the worker was stopped. `stop_within` has seen no handler that runs.

@@ -143,6 +143,8 @@ impl Work {
                 self.damaged.fetch_add(1, Ordering::Relaxed);
                 Next::GoOn
             }
+            // A queue for dead letters that was deleted is no end of this one.
+            ErrorKind::NotFound if !self.consumer.is_deleted() => Next::Rest,
             _ if error.is_final() => {
                 self.tell(&error);
                 return Err(error);
