@@ -101,6 +101,8 @@ impl Deliveries {
     }
 
     /// Whether a message was acked by a batch that has yet to end its lease.
+    #[cold]
+    #[inline(never)]
     pub(super) fn is_acked_by_batch(&self, offset: Offset) -> bool {
         self.batches.as_ref().is_some_and(|it| it.acked(offset).is_some())
     }
@@ -112,6 +114,7 @@ impl Deliveries {
 
     /// Notes that a lease has ended. `is_gone` tells whether its message was deleted.
     #[cold]
+    #[inline(never)]
     pub(super) fn note_ended_beside(&mut self, offset: Offset, is_gone: bool) {
         let Some(batches) = &mut self.batches else { return };
         batches.note(Event::Ended(offset));
@@ -132,6 +135,7 @@ impl Deliveries {
 
     /// If the lease that runs out first is of a message that a batch has acked, it is put off.
     #[cold]
+    #[inline(never)]
     pub(super) fn put_off_acked(&mut self, now: Duration) -> Option<Ended> {
         let offset = self.leases.first_overdue(now)?;
         if !self.is_acked_by_batch(offset) {

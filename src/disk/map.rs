@@ -347,13 +347,13 @@ impl MapWindow {
     }
 }
 
-impl Window for MapWindow {
+impl MapWindow {
+    /// Where a write ends that may be made.
     #[inline]
-    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+    fn end_of_write(&self, at: u64, len: usize) -> io::Result<usize> {
         let region = &*self.region;
         let frontier = region.frontier.load(Ordering::Relaxed) as u64;
-        let end = at.checked_add(bytes.len() as u64);
-        let end = end.filter(|end| *end <= region.map.len() as u64);
+        let end = at.checked_add(len as u64).filter(|end| *end <= region.map.len() as u64);
         let (Some(end), true) = (end, self.writable && at >= frontier) else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -361,6 +361,15 @@ impl Window for MapWindow {
             ));
         };
         region.trace.write(at as usize, end as usize);
+        Ok(end as usize)
+    }
+}
+
+impl Window for MapWindow {
+    #[inline]
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = self.end_of_write(at, bytes.len())?;
+        let region = &*self.region;
         // SAFETY: the range lies in the map, as was just checked, and the map is writable. It lies
         // at or above the frontier, where no reader looks; `&mut self` of the only window makes
         // this the only writer. The source is a borrow and so cannot overlap: readers' borrows
@@ -369,7 +378,29 @@ impl Window for MapWindow {
             let target = region.map.as_mut_ptr().add(at as usize);
             target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         }
-        region.frontier.store(end as usize, Ordering::Release);
+        region.frontier.store(end, Ordering::Release);
+        Ok(())
+    }
+
+    #[inline]
+    fn write_with(
+        &mut self,
+        at: u64,
+        len: usize,
+        _scratch: &mut Vec<u8>,
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) -> io::Result<()> {
+        let end = self.end_of_write(at, len)?;
+        let region = &*self.region;
+        // SAFETY: the range lies in the map, as was just checked, the map is writable, and its bytes are initialized, as
+        // those of every file. It lies at or above the frontier, where no reader looks; `&mut self` of the only window
+        // makes this the only borrow of it.
+        let room = unsafe {
+            let target = region.map.as_mut_ptr().add(at as usize);
+            slice::from_raw_parts_mut(target, len)
+        };
+        fill(room);
+        region.frontier.store(end, Ordering::Release);
         Ok(())
     }
 

@@ -169,6 +169,19 @@ pub trait Window: Send + Sync + fmt::Debug {
         parts.for_each(|part| bytes.extend_from_slice(part));
         self.write(at, &bytes)
     }
+    /// Writes `len` bytes at a position behind everything written so far. `fill` writes them, all of them: straight into the
+    /// map, or into `scratch` if there is none.
+    fn write_with(
+        &mut self,
+        at: u64,
+        len: usize,
+        scratch: &mut Vec<u8>,
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) -> io::Result<()> {
+        scratch.resize(len, 0);
+        fill(scratch);
+        self.write(at, scratch)
+    }
     /// Whether parts are written one by one, and not gathered.
     fn takes_parts(&self) -> bool {
         false

@@ -242,6 +242,17 @@ impl Window for WitnessedWindow {
         self.witness.sees("write", &path, || self.window.write(at, bytes))
     }
 
+    fn write_with(
+        &mut self,
+        at: u64,
+        len: usize,
+        scratch: &mut Vec<u8>,
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) -> io::Result<()> {
+        let path = locked(&self.place).clone();
+        self.witness.sees("write", &path, || self.window.write_with(at, len, scratch, fill))
+    }
+
     fn write_parts(
         &mut self,
         at: u64,

@@ -13,7 +13,7 @@ use super::{
 };
 pub use super::{
     offsets::OffsetRanges,
-    run::{HeadShape, Run, begin_run, finish_run, put_plain_run},
+    run::{HeadShape, PlainRun, Run, begin_run, finish_run},
 };
 use crate::{
     config::PRIORITY_MAX,

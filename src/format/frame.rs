@@ -114,6 +114,28 @@ pub fn finish_frame(out: &mut Vec<u8>, kind: FrameKind, lsn: Lsn, watermark: Lsn
     out.truncate(aligned(end as u64) as usize);
 }
 
+/// Finishes a commit's frame whose payload stands in its place in `frame`, which has the frame's length on disk.
+#[inline]
+pub fn finish_whole_frame(
+    frame: &mut [u8],
+    payload_len: usize,
+    (lsn, watermark): (Lsn, Lsn),
+    mut begun: Sum,
+) {
+    let end = FRAME_HEADER_BYTES + payload_len;
+    put_header(frame, payload_len, FrameKind::Commit, lsn, watermark);
+    begun.add(&frame[4..end]);
+    frame[..4].copy_from_slice(&begun.checksum().to_le_bytes());
+}
+
+/// Clears the place of a frame's padding, before the frame is written.
+#[inline]
+pub fn clear_padding(frame: &mut [u8]) {
+    if let Some(last) = frame.last_chunk_mut::<{ ALIGN as usize }>() {
+        *last = [0; ALIGN as usize];
+    }
+}
+
 /// Finishes a frame of which `out` is only the begin: `rest` stands behind it. The padding that follows the rest is not
 /// written here. Returns the length of the frame with its padding.
 pub fn finish_split_frame(

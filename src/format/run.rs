@@ -176,26 +176,39 @@ pub fn begin_run(
     out.len() - 4
 }
 
-/// Appends a run of one message that has only a payload. Its life begins at the timestamp of the run. These are the bytes
-/// that [`begin_run`], the record and [`finish_run`] make of it. Returns where the record begins, counted from the first byte
-/// of the run.
-#[inline]
-pub fn put_plain_run(
-    out: &mut Vec<u8>,
-    log: LogId,
-    first: Offset,
-    timestamp: Timestamp,
-    payload: &[u8],
-) -> usize {
-    let mut head = head(log, first, 1, timestamp);
-    let record_len = 1 + varint_len(payload.len() as u64) + payload.len();
-    head.four((record_len as u32).to_le_bytes());
-    let body_at = head.len();
-    head.varint(u64::from(PLAIN));
-    head.varint(payload.len() as u64);
-    head.append_to(out);
-    out.extend_from_slice(payload);
-    body_at
+/// A run of one message that has only a payload. Its life begins at the timestamp of the run. It has the bytes that
+/// [`begin_run`], the record and [`finish_run`] make of it.
+#[derive(Debug)]
+pub struct PlainRun<'a> {
+    head: Head,
+    /// Where its record begins, counted from its first byte.
+    pub body_at: usize,
+    payload: &'a [u8],
+}
+
+impl PlainRun<'_> {
+    #[inline]
+    pub fn new(log: LogId, first: Offset, timestamp: Timestamp, payload: &[u8]) -> PlainRun<'_> {
+        let mut head = head(log, first, 1, timestamp);
+        let record_len = 1 + varint_len(payload.len() as u64) + payload.len();
+        head.four((record_len as u32).to_le_bytes());
+        let body_at = head.len();
+        head.varint(u64::from(PLAIN));
+        head.varint(payload.len() as u64);
+        PlainRun { head, body_at, payload }
+    }
+
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    /// Writes the run. `out` has its length.
+    #[inline]
+    pub fn put(&self, out: &mut [u8]) {
+        self.head.put(out);
+        out[self.head.len()..].copy_from_slice(self.payload);
+    }
 }
 
 #[inline(always)]

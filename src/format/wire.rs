@@ -242,6 +242,15 @@ impl Head {
         out.extend_from_slice(&self.bytes);
         out.truncate(end);
     }
+
+    /// Writes the bytes to the begin of `out`. Up to [`Head::BYTES`] bytes of it are overwritten.
+    #[inline]
+    pub fn put(&self, out: &mut [u8]) {
+        match out.first_chunk_mut() {
+            Some(first) => *first = self.bytes,
+            None => out[..self.len].copy_from_slice(self.bytes()),
+        }
+    }
 }
 
 #[inline]

@@ -6,8 +6,11 @@ use crate::{
     error::Result,
     format::{
         encoded::EncodedRuns,
-        frame::{FRAME_HEADER_BYTES, FrameKind, begin_frame, finish_frame, finish_split_frame},
-        wire::ALIGN,
+        frame::{
+            FRAME_HEADER_BYTES, FrameKind, begin_frame, clear_padding, finish_frame,
+            finish_split_frame, finish_whole_frame,
+        },
+        wire::{ALIGN, aligned},
     },
     ids::Lsn,
 };
@@ -20,6 +23,28 @@ impl Journal {
     #[inline]
     pub fn append(&mut self, frame: &mut Vec<u8>) -> Result<Lsn> {
         let lsn = self.put(frame, FrameKind::Commit)?;
+        self.content_tail = self.tail;
+        Ok(lsn)
+    }
+
+    /// Appends a frame of so many bytes of payload, which `put` writes. There must be space for it. Returns its position.
+    #[inline]
+    pub fn append_with(
+        &mut self,
+        payload_len: usize,
+        scratch: &mut Vec<u8>,
+        put: impl Fn(&mut [u8]),
+    ) -> Result<Lsn> {
+        let (lsn, watermark) = (self.tail, self.watermark());
+        let begun = self.begun.clone();
+        let len = aligned((FRAME_HEADER_BYTES + payload_len) as u64);
+        let mut fill = |frame: &mut [u8]| {
+            clear_padding(frame);
+            put(&mut frame[FRAME_HEADER_BYTES..][..payload_len]);
+            finish_whole_frame(frame, payload_len, (lsn, watermark), begun.clone());
+        };
+        self.current().write_with(lsn, len as usize, scratch, &mut fill)?;
+        self.tail = Lsn(lsn.0 + len);
         self.content_tail = self.tail;
         Ok(lsn)
     }

@@ -45,6 +45,21 @@ impl JournalFile {
             .map_err(|error| Error::io(error, "a frame cannot be written", &self.path).at(at))
     }
 
+    /// Writes a frame that `fill` encodes: straight into the map, if there is one.
+    #[inline]
+    pub fn write_with(
+        &mut self,
+        lsn: Lsn,
+        len: usize,
+        scratch: &mut Vec<u8>,
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<()> {
+        let at = lsn.0 - self.header.start.0;
+        self.window
+            .write_with(at, len, scratch, fill)
+            .map_err(|error| Error::io(error, "a frame cannot be written", &self.path).at(at))
+    }
+
     /// Writes a frame that consists of parts.
     pub fn write_parts(
         &mut self,

@@ -6,9 +6,9 @@ use crate::{
     config::{Config, DELAY_MAX_MS, RUN_MESSAGES_MAX},
     error::{Error, ErrorKind, Result},
     format::{
-        commit::{Change, Run, begin_run, finish_run, put_plain_run},
+        commit::{Change, PlainRun, Run, begin_run, finish_run},
         entity::Entity,
-        frame::begin_frame,
+        frame::{FRAME_HEADER_BYTES, begin_frame},
         lives::Lives,
         record::RecordParts,
     },
@@ -143,12 +143,18 @@ impl Draft {
         self.messages_len = 0;
     }
 
-    /// Adds a run of one message that has only a payload, and whose life begins at its timestamp.
+    /// Begins a commit of one message that has only a payload, and that is encoded elsewhere.
     #[inline]
-    pub fn add_plain(&mut self, log: LogId, first: Offset, timestamp: Timestamp, payload: &[u8]) {
-        let (at, end) = (self.frame.len(), first.next());
-        let body_at = put_plain_run(&mut self.frame, log, first, timestamp, payload);
-        let len = self.frame.len() - at;
+    pub fn begin_plain(
+        &mut self,
+        run: &PlainRun<'_>,
+        log: LogId,
+        first: Offset,
+        timestamp: Timestamp,
+    ) {
+        self.begin();
+        let (end, at) = (first.next(), FRAME_HEADER_BYTES);
+        let (body_at, len) = (run.body_at, run.len());
         self.runs.push(RunAt { log, first, end, at, body_at, len, timestamp, is_plain: true });
     }
 

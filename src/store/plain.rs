@@ -6,7 +6,7 @@
 
 use super::{
     Store,
-    commit::{Op, Receipt, Refused, shrink, write},
+    commit::{Op, Receipt, Refused, make_space, shrink, write},
     state::{State, ack_in, note_run},
     tail::RunPlace,
 };
@@ -14,7 +14,8 @@ use crate::{
     audit,
     config::COMMIT_BYTES_CEILING,
     format::{
-        commit::{Change, OffsetRanges},
+        commit::{Change, OffsetRanges, PlainRun},
+        frame::FRAME_HEADER_BYTES,
         lives::Lives,
     },
     ids::{CursorId, LogId, Lsn, Now, Offset},
@@ -73,16 +74,21 @@ impl Store {
             return None;
         }
         audit::step();
-        draft.begin();
-        let (first, at) = (log.next(), draft.frame.len());
-        draft.add_plain(id, first, now.stamp, payload);
-        let len = draft.frame.len() - at;
-        let space = (Urgency::Ordinary, *may_outgrow);
-        let lsn = match write(journal, config, draft, space, config.commit_bytes_max) {
+        let first = log.next();
+        let run = PlainRun::new(id, first, now.stamp, payload);
+        let len = run.len();
+        if len as u64 > config.commit_bytes_max {
+            return None;
+        }
+        draft.begin_plain(&run, id, first, now.stamp);
+        if let Err(refused) = make_space(journal, config, (Urgency::Ordinary, *may_outgrow), len) {
+            return Some(Err(refused));
+        }
+        let lsn = match journal.append_with(len, &mut draft.frame, |out| run.put(out)) {
             Ok(lsn) => lsn,
-            Err(refused) => return Some(Err(refused)),
+            Err(error) => return Some(Err(error.into())),
         };
-        let place = RunPlace { first, lsn: Lsn(lsn.0 + at as u64), len };
+        let place = RunPlace { first, lsn: Lsn(lsn.0 + FRAME_HEADER_BYTES as u64), len };
         let lives = Lives { begin: now.stamp, end: None };
         note_run(log, expiring, changed, place, first.next(), || lives);
         shrink(&mut draft.frame);

@@ -25,6 +25,29 @@ fn bytes_live_as_long_as_any_share() {
     assert_eq!(weak.strong_count(), 0);
 }
 
+/// What does not fit is refused, and changes nothing.
+#[test]
+fn what_is_encoded_in_the_map_is_written() {
+    let (len, file) = (4 * PAGE_BYTES as u64, tempfile::tempfile().expect("a file"));
+    file.set_len(len).expect("room");
+    let mut window = MapWindow::open(&file, len, Purpose::Append).expect("a map");
+    let put = |window: &mut MapWindow, at: u64, len: usize, byte: u8| {
+        let mut fill = |out: &mut [u8]| {
+            assert_eq!(out.len(), len);
+            out.fill(byte);
+        };
+        window.write_with(at, len, &mut Vec::new(), &mut fill)
+    };
+    window.write(0, &[1; 5]).expect("room");
+    put(&mut window, 8, 5000, 2).expect("room");
+    put(&mut window, 5008, 100, 3).expect("room");
+    put(&mut window, 5000, 1, 4).expect_err("that is written already");
+    put(&mut window, len - 1, 2, 4).expect_err("it is past the end");
+    put(&mut window, u64::MAX, 2, 4).expect_err("there is no such place");
+    let expected: Vec<u8> = [vec![2; 5000], vec![3; 100]].concat();
+    assert_eq!(window.slice(8, 5100).expect("it is written")[..], expected[..]);
+}
+
 #[cfg(unix)]
 #[test]
 fn pages_that_were_taken_out_of_a_map_are_as_they_were() {

@@ -32,8 +32,11 @@ use crate::{
 
 const OPERATION: &str = "ack a batch";
 
-/// The leases of so many deliveries are looked at in one hold of the core. A batch that has no more is acked in one.
+/// The leases of so many deliveries are looked at in one hold of the core.
 const AT_ONCE: usize = 64;
+
+/// A batch of no more deliveries is acked in one hold: to look twice takes longer.
+const FEW: usize = 128;
 
 /// Deliveries that are acked in one commit.
 struct AckedBatch<'d> {
@@ -61,7 +64,7 @@ impl Consumer {
 
     /// Acks all deliveries of a batch, or none.
     fn ack_all(&self, batch: &AckedBatch<'_>) -> Result<((), Receipt)> {
-        if batch.settlements.len() > AT_ONCE {
+        if batch.settlements.len() > FEW {
             let (_, receipt) = self.ack_in_slices(batch, false)?;
             return Ok(((), receipt));
         }
@@ -87,7 +90,7 @@ impl Consumer {
 
     /// Acks the deliveries of a batch whose leases hold. Returns the places of the others.
     fn ack_held(&self, batch: &AckedBatch<'_>) -> Result<(Vec<usize>, Receipt)> {
-        if batch.settlements.len() > AT_ONCE {
+        if batch.settlements.len() > FEW {
             return self.ack_in_slices(batch, true);
         }
         let committer = self.committer();

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        commit::{HeadShape, Run, put_plain_run},
+        commit::{HeadShape, PlainRun, Run},
         record::{take_plain_record, take_record},
     },
     batter,
@@ -12,8 +12,10 @@ use super::{
 use crate::ids::{LogId, Offset, Timestamp};
 
 fn plain_run(log: u64, first: u64, timestamp: u64, payload: usize) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_plain_run(&mut out, LogId(log), Offset(first), Timestamp(timestamp), &vec![7; payload]);
+    let payload = vec![7; payload];
+    let run = PlainRun::new(LogId(log), Offset(first), Timestamp(timestamp), &payload);
+    let mut out = vec![0; run.len()];
+    run.put(&mut out);
     out
 }
 
