@@ -5,9 +5,9 @@
 //! A [`Region`] is one shared map of a file and a frontier. *All bytes below the frontier are
 //! never written again while anyone can read them*:
 //!
-//! - Only a [`MapWindow`] writes, through `&mut self`, and it is never cloned: one writer.
-//! - It writes at the frontier or behind it, and then moves the frontier past what it wrote
-//!   (release). Readers look only at bytes below the frontier that they loaded (acquire).
+//! - Only a [`MapWindow`] writes, through `&mut self`, and it is never cloned: one writer. It writes at the frontier or behind
+//!   it, and then moves the frontier past what it wrote (release). Readers look only at bytes below the frontier that they
+//!   loaded (acquire).
 //! - The frontier goes back only in `reuse`, which needs the only reference to the region. No slice
 //!   is alive then, and none can be made meanwhile, because that takes `&self`.
 //!
@@ -25,9 +25,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    fmt,
-    fs::File,
-    io,
+    fmt, fs, io,
     ops::Deref,
     process,
     ptr::NonNull,
@@ -40,7 +38,7 @@ use std::{
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{Purpose, Window, ahead::Ahead};
+use super::{Bounds, Purpose, Window, ahead::Ahead};
 use crate::prims::{Arc, AtomicUsize};
 
 /// The page size that is assumed. Where pages are larger, this is a part of a page.
@@ -318,7 +316,7 @@ pub struct MapWindow {
 }
 
 impl MapWindow {
-    pub fn open(file: &File, len: u64, purpose: Purpose) -> io::Result<MapWindow> {
+    pub fn open(file: &fs::File, len: u64, purpose: Purpose) -> io::Result<MapWindow> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
         if file.metadata()?.len() < len as u64 {
             // A map past the end of the file would raise SIGBUS when it is touched.
@@ -345,41 +343,28 @@ impl MapWindow {
     pub fn region(&self) -> Arc<Region> {
         Arc::clone(&self.region)
     }
-}
 
-impl MapWindow {
-    /// Where a write ends that may be made.
+    /// Writes `len` bytes, which `fill` puts into the map.
     #[inline]
-    fn end_of_write(&self, at: u64, len: usize) -> io::Result<usize> {
+    fn fill(&mut self, at: u64, len: usize, fill: impl FnOnce(&mut [u8])) -> io::Result<()> {
         let region = &*self.region;
-        let frontier = region.frontier.load(Ordering::Relaxed) as u64;
-        let end = at.checked_add(len as u64).filter(|end| *end <= region.map.len() as u64);
-        let (Some(end), true) = (end, self.writable && at >= frontier) else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a write that is not behind all others, or past the end of its window",
-            ));
-        };
+        let written = region.frontier.load(Ordering::Relaxed) as u64;
+        let len_max = if self.writable { region.map.len() as u64 } else { 0 };
+        let end = Bounds { written, len: len_max }.write_end(at, len)?;
         region.trace.write(at as usize, end as usize);
-        Ok(end as usize)
+        // SAFETY: the range lies in the map, as was just checked, the map is writable, and its bytes are initialized, as
+        // those of every file. It lies at or above the frontier, where no reader looks; `&mut self` of the only window
+        // makes this the only borrow of it.
+        fill(unsafe { slice::from_raw_parts_mut(region.map.as_mut_ptr().add(at as usize), len) });
+        region.frontier.store(end as usize, Ordering::Release);
+        Ok(())
     }
 }
 
 impl Window for MapWindow {
     #[inline]
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let end = self.end_of_write(at, bytes.len())?;
-        let region = &*self.region;
-        // SAFETY: the range lies in the map, as was just checked, and the map is writable. It lies
-        // at or above the frontier, where no reader looks; `&mut self` of the only window makes
-        // this the only writer. The source is a borrow and so cannot overlap: readers' borrows
-        // end at the frontier.
-        unsafe {
-            let target = region.map.as_mut_ptr().add(at as usize);
-            target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-        }
-        region.frontier.store(end, Ordering::Release);
-        Ok(())
+        self.fill(at, bytes.len(), |room| room.copy_from_slice(bytes))
     }
 
     #[inline]
@@ -390,18 +375,7 @@ impl Window for MapWindow {
         _scratch: &mut Vec<u8>,
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> io::Result<()> {
-        let end = self.end_of_write(at, len)?;
-        let region = &*self.region;
-        // SAFETY: the range lies in the map, as was just checked, the map is writable, and its bytes are initialized, as
-        // those of every file. It lies at or above the frontier, where no reader looks; `&mut self` of the only window
-        // makes this the only borrow of it.
-        let room = unsafe {
-            let target = region.map.as_mut_ptr().add(at as usize);
-            slice::from_raw_parts_mut(target, len)
-        };
-        fill(room);
-        region.frontier.store(end, Ordering::Release);
-        Ok(())
+        self.fill(at, len, fill)
     }
 
     fn takes_parts(&self) -> bool {

@@ -153,8 +153,7 @@ impl Draft {
         timestamp: Timestamp,
     ) {
         self.begin();
-        let (end, at) = (first.next(), FRAME_HEADER_BYTES);
-        let (body_at, len) = (run.body_at, run.len());
+        let (end, at, body_at, len) = (first.next(), FRAME_HEADER_BYTES, run.body_at, run.len());
         self.runs.push(RunAt { log, first, end, at, body_at, len, timestamp, is_plain: true });
     }
 

@@ -16,7 +16,7 @@ use crate::{
 const LISTED_AT_ONCE: usize = 512;
 
 /// The most messages of each kind, and the most ranges, in one slice.
-const AT_ONCE: usize = 96;
+const AT_ONCE: usize = 72;
 
 /// The most offsets in one slice. The acks are kept in chunks of offsets.
 const OFFSETS_AT_ONCE: u64 = 1 << 22;
