@@ -6,8 +6,9 @@ use super::committer::Committer;
 use crate::{
     engine::core::{
         commit::Receipt,
+        consumption::CursorInfo,
         dead_letters::{DeadMessage, UNSETTLED},
-        failures::Exhausted,
+        failures::{Exhausted, MessageId},
         settlement::{Settlement, Settling},
     },
     error::{ErrorKind, Result},
@@ -109,6 +110,18 @@ impl Committer {
         let Ok(consumption) = core.consumption(message.cursor) else { return Ok(()) };
         let info = std::sync::Arc::clone(&consumption.info);
         drop(core);
+        self.move_leased(message, &info, priority, exhausted)
+    }
+
+    /// Moves a message that was leased for it.
+    pub(super) fn move_leased(
+        &self,
+        message: MessageId,
+        info: &CursorInfo,
+        priority: u8,
+        exhausted: Exhausted,
+    ) -> std::result::Result<(), NotMoved> {
+        let now = self.elapsed();
         let Exhausted { key, source, attempts, dead_letters } = exhausted;
         let stored = source.and_then(|it| self.read(MOVE, info.log, message.offset, it));
         let stored = match stored {
@@ -118,6 +131,11 @@ impl Committer {
                 if error.kind() == ErrorKind::Corrupt {
                     let error = core.set_aside(message.cursor, message.offset, key, &error);
                     core.tell_later(message.cursor, error);
+                    return Ok(());
+                }
+                if error.kind() == ErrorKind::NotFound {
+                    // It was deleted meanwhile. Those behind it do not wait for that.
+                    core.put_back(message.cursor, key);
                     return Ok(());
                 }
                 // The consumer that leases this message next gets the error. Without one it is tried again.
@@ -147,7 +165,8 @@ impl Committer {
 }
 
 /// Why a message was not moved to the dead letters.
-enum NotMoved {
+#[derive(Debug)]
+pub enum NotMoved {
     NoneLeft,
     ReadFailed,
     NoSpace,

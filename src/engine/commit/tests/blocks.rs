@@ -1,11 +1,14 @@
-//! Blocks of delayed messages that leave while another thread is about to read them.
+//! Messages, and blocks of delayed ones, that leave while a thread is about to read them.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use super::config;
 use crate::{
-    Engine, ErrorKind, Message, Queue, config::Config, disk::sim::SimDisk,
-    engine::core::spill::ReturningBlock,
+    Engine, ErrorKind, Message, Queue,
+    config::Config,
+    disk::sim::SimDisk,
+    engine::{commit::alone::Working, core::spill::ReturningBlock},
+    ids::Offset,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -88,4 +91,50 @@ fn a_block_that_is_purged_before_it_is_read_holds_up_no_other_block() {
     let mut core = engine.committer().lock("test");
     let index = &core.consumption(queue.cursor()).expect("it is there").delay_index;
     assert!(index.is_at_rest() && index.rest() == Duration::ZERO);
+}
+
+/// The mover took it for a message that cannot be read for the moment, and rested for a second.
+#[test]
+fn a_message_that_is_removed_before_it_moves_to_the_dead_letters_holds_up_no_other_one() {
+    let disk = SimDisk::new(1);
+    let open = || {
+        let process = Arc::new(disk.process());
+        Engine::open_on(process, Path::new("store"), config(), false).expect("it is well")
+    };
+    let engine = open();
+    let queue = engine.queue("q").create().expect("there is space");
+    queue.send_batch(["a", "b"]).expect("there is space");
+    for delivery in queue.receive_batch(2, Duration::ZERO).expect("it can be read") {
+        delivery.nack_after(SECOND).expect("it is held");
+    }
+    engine.checkpoint().expect("there is space");
+    engine.close().expect("there is space");
+    drop((queue, engine));
+    let engine = open();
+    let queue = engine.queue("q").max_attempts(1).create_or_update().expect("there is space");
+    let (committer, cursor) = (engine.committer(), queue.cursor());
+    disk.advance(SECOND);
+    let idle = Working::for_all();
+    let (message, info, exhausted) = {
+        let mut core = committer.lock("test");
+        core.expire(cursor, committer.elapsed(), 2);
+        let message = core.next_exhausted().expect("it has come due");
+        let exhausted = core.lease_exhausted(message, committer.elapsed());
+        let info = Arc::clone(&core.consumption(cursor).expect("it is there").info);
+        (message, info, exhausted.expect("it is not on lease"))
+    };
+    assert!(queue.remove(message.offset).expect("there is space"));
+    let other = Offset(1 - message.offset.0);
+    for _ in 0..4 {
+        engine.checkpoint().expect("there is space");
+    }
+    let moved = committer.move_leased(message, &info, 0, exhausted);
+    assert!(moved.is_ok(), "{moved:?}");
+    drop(idle);
+    committer.move_exhausted(1);
+    assert_eq!(queue.depth().expect("it is open"), 0);
+    let letters = engine.queue("q.dead").open().expect("it is there");
+    let letter = letters.browse().expect("it is open").next().expect("it was moved");
+    let letter = letter.expect("it can be read").dead_letter().expect("it is one");
+    assert_eq!(letter.expect("it is one").offset, other);
 }
