@@ -113,6 +113,8 @@ pub struct Deliveries {
     /// Whether a fresh message goes before a returned one. The two kinds alternate, so that a message that
     /// fails for ever does not hold up the others.
     fresh_first: bool,
+    /// Whether a message for a time of day may be among the due ones.
+    has_due_days: bool,
     leases: Leases,
     /// Leased messages that were deleted. Their consumers hold them until they settle.
     gone: BTreeSet<Offset>,
@@ -133,6 +135,7 @@ impl Deliveries {
             known: OffsetSet::default(),
             passed: floor,
             fresh_first: false,
+            has_due_days: false,
             leases: Leases::default(),
             gone: BTreeSet::new(),
             batches: None,
@@ -247,6 +250,7 @@ impl Deliveries {
         mut came_due: impl FnMut(Offset),
     ) -> usize {
         let mut count = 0;
+        self.has_due_days = self.may_wait_again();
         while count < at_once
             && let Some((due, offset)) = self.first_waiting(skew)
             && due.even_time(skew) <= now
@@ -255,14 +259,27 @@ impl Deliveries {
             audit::step();
             self.end_wait((due, offset));
             self.unstored.remove(&offset);
-            match acked.priority(offset) {
-                0 => self.returned.come_due(offset),
-                priority => self.lanes.returned(priority).come_due(offset),
-            }
+            self.has_due_days |= acked.due(offset).is_day();
+            self.returned_like(offset, acked).come_due(offset);
             came_due(offset);
             count += 1;
         }
         count
+    }
+
+    /// The returned messages of the same priority.
+    #[inline]
+    fn returned_like(&mut self, offset: Offset, acked: &impl Acked) -> &mut Returned {
+        match acked.priority(offset) {
+            0 => &mut self.returned,
+            priority => self.lanes.returned(priority),
+        }
+    }
+
+    /// Whether due messages may wait again once the clock is set back: some are for a time of day.
+    #[inline]
+    pub fn may_wait_again(&self) -> bool {
+        self.has_due_days && self.due() > 0
     }
 
     /// Has a message that is to be delivered, and is not on lease, wait until it is due. `false` if it waits already, or is
@@ -370,11 +387,25 @@ impl Deliveries {
         Some(offset)
     }
 
+    /// Puts a message back that no consumer has seen: behind the others. One for a time of day is due again, so that it waits
+    /// once the clock is set back.
+    pub fn put_unseen(&mut self, offset: Offset, acked: &impl Acked) {
+        if is_gone(acked, offset) || !acked.due(offset).is_day() {
+            return self.put(offset, Due::NOW, acked);
+        }
+        self.has_due_days = true;
+        self.returned_like(offset, acked).come_due(offset);
+    }
+
     /// Puts a message whose lease has ended back as if it had never been leased. A message that was fresh is fresh
     /// again, unless an unacked message lies between it and `next`. To put back several, begin with the last one.
     pub fn take_back(&mut self, offset: Offset, acked: &impl Acked) {
         if is_gone(acked, offset) {
             return;
+        }
+        if acked.due(offset).is_day() {
+            self.has_due_days = true;
+            return self.returned_like(offset, acked).put_first(offset);
         }
         let priority = acked.priority(offset);
         if priority > 0 {
@@ -449,16 +480,13 @@ impl Deliveries {
         if is_gone(acked, offset) {
             return;
         }
-        match acked.priority(offset) {
-            _ if due.waits() => {
-                if acked.due(offset) != due {
-                    self.unstored.insert(offset, due);
-                }
-                self.defer(offset, due);
-            }
-            0 => self.returned.release(offset),
-            priority => self.lanes.returned(priority).release(offset),
+        if !due.waits() {
+            return self.returned_like(offset, acked).release(offset);
         }
+        if acked.due(offset) != due {
+            self.unstored.insert(offset, due);
+        }
+        self.defer(offset, due);
     }
 
     /// Moves the deadline of a lease. Returns `false` if the lease does not hold at `now`.

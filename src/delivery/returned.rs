@@ -5,7 +5,7 @@
 //! kinds alternate.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     iter,
 };
 
@@ -28,8 +28,8 @@ pub enum Readiness {
 #[derive(Debug, Default)]
 pub struct Returned {
     released: OffsetSet,
-    /// The due messages by number, in the order in which they came due.
-    due: BTreeMap<u64, Offset>,
+    /// The due messages by number, in the order in which they came due. Those that were put back first have the number 0.
+    due: BTreeSet<(u64, Offset)>,
     /// The number of each due message.
     numbers: BTreeMap<Offset, u64>,
     /// The number of the message that came due last.
@@ -53,7 +53,15 @@ impl Returned {
         if let Entry::Vacant(number) = self.numbers.entry(offset) {
             self.last_number += 1;
             number.insert(self.last_number);
-            self.due.insert(self.last_number, offset);
+            self.due.insert((self.last_number, offset));
+        }
+    }
+
+    /// Puts a due message back that was taken: in front of the others.
+    pub fn put_first(&mut self, offset: Offset) {
+        if let Entry::Vacant(number) = self.numbers.entry(offset) {
+            number.insert(0);
+            self.due.insert((0, offset));
         }
     }
 
@@ -70,7 +78,7 @@ impl Returned {
     /// Removes a deleted message. Returns whether it was there.
     pub fn forget(&mut self, offset: Offset) -> bool {
         let number = self.numbers.remove(&offset);
-        let was_due = number.is_some_and(|number| self.due.remove(&number).is_some());
+        let was_due = number.is_some_and(|number| self.due.remove(&(number, offset)));
         self.released.remove(offset) || was_due
     }
 
@@ -135,7 +143,7 @@ impl Returned {
 
     /// All messages. Of the next released and the next due message, the older one goes first.
     pub fn iter(&self) -> impl Iterator<Item = Offset> {
-        merge(self.due.values().copied(), self.released.iter_from(Offset(0)))
+        merge(self.due.iter().map(|(_, offset)| *offset), self.released.iter_from(Offset(0)))
     }
 }
 

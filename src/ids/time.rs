@@ -65,6 +65,12 @@ impl Due {
         self.0 & EVEN != 0
     }
 
+    /// Whether the message waits for a time of day. A setting of the clock moves that.
+    #[inline]
+    pub fn is_day(self) -> bool {
+        self.waits() && !self.is_even()
+    }
+
     /// The time without its kind.
     pub fn time(self) -> Timestamp {
         Timestamp(self.0 & !EVEN)

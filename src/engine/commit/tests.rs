@@ -13,6 +13,7 @@ use std::{
 
 mod batch;
 mod blocks;
+mod clock;
 mod deletion;
 mod idle;
 mod looks;

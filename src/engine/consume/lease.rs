@@ -205,7 +205,7 @@ impl Consumer {
         mut elapsed: Duration,
     ) -> Result<(CoreGuard<'a>, Duration)> {
         let (cursor, committer) = (self.cursor(), self.committer());
-        if core.doubts_clock() {
+        if core.doubts_clock() || committer.flusher.has_thread() && core.depends_on_clock(cursor) {
             committer.look_at_clock_in(&mut core);
         }
         if !committer.flusher.has_thread() {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     audit,
     delivery::{
-        Ended, Expired, LeaseKey,
+        Deliveries, Ended, Expired, LeaseKey,
         disposition::{Disposition, FailedDelivery},
     },
     error::Result,
@@ -157,6 +157,7 @@ impl Core {
             && !self.has_failures()
             && !self.has_begun()
             && !self.doubts_clock()
+            && !consumption.deliveries.may_wait_again()
             && consumption.setbacks == self.setbacks.count;
         audit::steps(u64::from(is_quiet));
         is_quiet
@@ -164,16 +165,8 @@ impl Core {
 
     /// Delivers a message again whose lease has ended before its handling began.
     fn return_untouched(&mut self, cursor: CursorId, offset: Offset) {
-        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
-        let Some(acks) = self.store.acks(cursor) else { return };
-        let log = consumption.info.log;
-        if acks.is_acked(offset) {
-            self.advance_key(cursor, offset);
-        } else {
-            consumption.deliveries.put(offset, Due::NOW, acks);
-            self.wake_one(cursor, log);
-            self.move_if_exhausted(cursor, Some(offset));
-        }
+        self.put_unhandled(cursor, offset, Deliveries::put_unseen);
+        self.move_if_exhausted(cursor, Some(offset));
         self.note_returned(cursor, offset);
     }
 
@@ -183,17 +176,13 @@ impl Core {
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
         let Some(acks) = self.store.acks(cursor) else { return false };
         let Some(offset) = consumption.deliveries.settle(key) else { return false };
-        if acks.is_acked(offset) {
-            self.advance_key(cursor, offset);
-        } else {
-            consumption.deliveries.take_back(offset, acks);
-            let log = consumption.info.log;
-            if consumption.has_counted_first() && attempt > 0 && acks.attempts(offset) == attempt {
-                let counted = Counted { attempts: attempt - 1, due: Due::NOW };
-                self.failures.count_later(MessageId { cursor, offset }, counted);
-            }
-            self.wake_one(cursor, log);
+        let was_counted =
+            consumption.has_counted_first() && attempt > 0 && acks.attempts(offset) == attempt;
+        if was_counted && !acks.is_acked(offset) {
+            let counted = Counted { attempts: attempt - 1, due: Due::NOW };
+            self.failures.count_later(MessageId { cursor, offset }, counted);
         }
+        self.put_unhandled(cursor, offset, Deliveries::take_back);
         self.note_freed_slots(cursor);
         self.note_returned(cursor, offset);
         true

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Core, consumption::Consumption, errors::lease_lost};
 use crate::{
-    delivery::{LeaseKey, stats::Counts},
+    delivery::{Deliveries, LeaseKey, stats::Counts},
     error::{Error, Result},
     ids::{CursorId, Due, LogId, Offset},
 };
@@ -99,9 +99,12 @@ impl Core {
 
     /// Ends the lease of a message that no handler has seen. That is no failure.
     pub fn put_back(&mut self, cursor: CursorId, key: LeaseKey) {
-        let offset = self.held(cursor, key, Duration::ZERO).ok();
-        self.release(cursor, key, Due::NOW);
-        self.move_if_exhausted(cursor, offset);
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return };
+        let Some(offset) = consumption.deliveries.settle(key) else { return };
+        self.put_unhandled(cursor, offset, Deliveries::put_unseen);
+        self.note_freed_slots(cursor);
+        self.note_returned(cursor, offset);
+        self.move_if_exhausted(cursor, Some(offset));
     }
 
     /// Ends a lease as if it had never been granted. Its attempt was not counted.

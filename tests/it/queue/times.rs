@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use posthouse::{Backoff, ErrorKind, Message, Options, Queue, Timestamp, sim::SimDisk};
+use posthouse::{Backoff, Engine, ErrorKind, Message, Options, Queue, Timestamp, sim::SimDisk};
 
-use crate::support::{HOUR, MINUTE, SECOND, Sim, kind, open, take};
+use crate::support::{EIO, EMFILE, HOUR, MINUTE, SECOND, Sim, kind, open, take};
 
 const HOUR_MS: u64 = 3_600_000;
 const YEAR_MS: u64 = 365 * 24 * HOUR_MS;
@@ -267,7 +267,7 @@ fn letters_that_move_while_the_clock_is_in_doubt_keep_their_lives() {
         drop((queue, dead, other, sim));
         disk.set_now(Timestamp(5000));
         let mut engine = open(&disk).unwrap();
-        let open_all = |engine: &posthouse::Engine| {
+        let open_all = |engine: &Engine| {
             ["q", "q.dead", "other"].map(|name| engine.queue(name).open().unwrap())
         };
         let [mut queue, mut dead, mut other] = open_all(&engine);
@@ -638,4 +638,148 @@ fn a_close_records_the_time_of_an_engine_that_has_only_looked() {
     assert_eq!(queue.depth().unwrap(), 1);
     sim.disk.advance(2 * MINUTE);
     assert!(take(&queue).is_none());
+}
+
+/// A queue on a disk whose calls can fail, with a message for a time of day. The clock is ahead, and the message is due by it.
+fn due_by_a_wrong_clock(attempts: Option<u32>, priority: u8) -> (SimDisk, Engine, Queue) {
+    let disk = SimDisk::new(1);
+    disk.set_now(Timestamp(NOW));
+    let calls = posthouse::IoMode::Calls;
+    let open = || crate::model::small_options().io(calls).sim(&disk).open("store").unwrap();
+    let engine = open();
+    let queue = engine.queue("q");
+    let queue = match attempts {
+        Some(most) => queue.max_attempts(most).create().unwrap(),
+        None => queue.create().unwrap(),
+    };
+    queue.send(at(NOW + HOUR_MS).priority(priority)).unwrap();
+    let others = engine.queue("others").create().unwrap();
+    (0..3).for_each(|_| _ = others.send(vec![7; 1200]).unwrap());
+    engine.checkpoint().unwrap();
+    drop((queue, others));
+    engine.close().unwrap();
+    // Its segment is not open from here on.
+    let engine = open();
+    let queue = engine.queue("q").open().unwrap();
+    disk.set_now(Timestamp(NOW + 2 * HOUR_MS));
+    // It brings what is due, and reads nothing.
+    assert_eq!(queue.depth().unwrap(), 1);
+    (disk, engine, queue)
+}
+
+/// The clock is right again: the message waits until its time.
+fn assert_waits_again(disk: &SimDisk, queue: &Queue, what: &str) {
+    disk.set_now(Timestamp(NOW));
+    assert!(take(queue).is_none(), "{what}");
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.ready, stats.delayed, stats.in_flight), (0, 1, 0), "{what}");
+    disk.advance(HOUR);
+    assert_eq!(take(queue).expect("its time has come").attempt(), 1, "{what}");
+}
+
+/// A read or a write failed, so no consumer had the message. It was among the fresh or the released ones then, and came early.
+#[test]
+fn what_could_not_be_received_waits_again_once_the_clock_is_set_back() {
+    for (attempts, priority, in_batch) in [
+        (None, 0, false),
+        (None, 5, false),
+        (None, 0, true),
+        (Some(3), 0, false),
+        (Some(3), 5, false),
+    ] {
+        let mut failures = Vec::new();
+        for (failed, error) in (0..8).flat_map(|failed| [(failed, EIO), (failed, EMFILE)]) {
+            let (disk, _engine, queue) = due_by_a_wrong_clock(attempts, priority);
+            disk.fail_call(disk.calls() + failed, error, true);
+            let received = posthouse::sim::still(|| match in_batch {
+                true => queue.receive_batch(2, Duration::ZERO).map(drop),
+                false => queue.try_receive().map(drop),
+            });
+            let call = disk.failed_call().filter(|_| received.is_err());
+            disk.heal();
+            let Some(call) = call else { continue };
+            failures.push(call);
+            let what = format!("{attempts:?} {priority} {in_batch} {failed}");
+            assert_waits_again(&disk, &queue, &what);
+        }
+        assert!(failures.contains(&"read"), "{failures:?}");
+        assert_eq!(attempts.is_some(), failures.contains(&"write"), "{failures:?}");
+    }
+}
+
+/// Nobody has looked into it, or the consumer gave it back at once.
+#[test]
+fn what_was_received_in_vain_waits_again_once_the_clock_is_set_back() {
+    for (attempts, priority) in [(None, 0), (Some(3), 0), (None, 5), (Some(3), 5)] {
+        let back_before = |disk: &SimDisk| disk.set_now(Timestamp(NOW));
+        for before in [false, true] {
+            let (disk, _engine, queue) = due_by_a_wrong_clock(attempts, priority);
+            let batch = queue.receive_batch(2, Duration::ZERO).unwrap();
+            if before {
+                back_before(&disk);
+                queue.stats().unwrap();
+            }
+            assert_eq!(batch.len(), 1);
+            drop(batch);
+            assert_waits_again(&disk, &queue, &format!("batch {attempts:?} {priority} {before}"));
+            let (disk, _engine, queue) = due_by_a_wrong_clock(None, priority);
+            let delivery = take(&queue).unwrap();
+            if before {
+                back_before(&disk);
+                queue.stats().unwrap();
+            }
+            delivery.release().unwrap();
+            drop(delivery);
+            assert_waits_again(&disk, &queue, &format!("released {priority} {before}"));
+        }
+    }
+}
+
+/// What had come due by a wrong clock was moved without its time of day.
+#[test]
+fn what_a_wrong_clock_brought_waits_again_also_after_it_was_moved() {
+    for (priority, is_received, stays) in
+        [(0, false, false), (0, true, false), (5, false, false), (0, false, true)]
+    {
+        let (disk, engine, queue) = due_by_a_wrong_clock(None, priority);
+        let other = engine.queue("other").create().unwrap();
+        assert_eq!(queue.redrive().to(&other).run().unwrap().moved, 1);
+        if is_received {
+            take(&other).expect("it is due at once").release().unwrap();
+        }
+        if stays {
+            assert_eq!(take(&other).expect("it is due at once").payload(), b"at");
+            continue;
+        }
+        assert_waits_again(&disk, &other, &format!("{priority} {is_received}"));
+    }
+}
+
+/// A queue that is ordered by key delays nothing.
+#[test]
+fn what_has_come_due_moves_to_an_ordered_queue_for_good() {
+    let (disk, engine, queue) = due_by_a_wrong_clock(None, 0);
+    let other = engine.queue("other").ordered_by_key(true).create().unwrap();
+    assert_eq!(queue.redrive().to(&other).run().unwrap().moved, 1);
+    disk.set_now(Timestamp(NOW));
+    assert_eq!(take(&other).expect("it is due at once").payload(), b"at");
+}
+
+/// They are due again, in front of the others.
+#[test]
+fn due_messages_that_are_given_back_keep_their_order() {
+    for priority in [0, 3] {
+        let sim = Sim::new();
+        sim.disk.set_now(Timestamp(NOW));
+        let queue = sim.engine.queue("q").create().unwrap();
+        let send = |n: u64| {
+            let message = Message::new(n.to_string()).deliver_at(Timestamp(NOW + 1000 * n));
+            queue.send(message.priority(priority)).unwrap();
+        };
+        (1..=5).for_each(send);
+        sim.disk.advance(5 * SECOND);
+        let batch = queue.receive_batch(3, Duration::ZERO).unwrap();
+        drop(batch);
+        assert_eq!(drain(&queue), ["1", "2", "3", "4", "5"]);
+    }
 }
