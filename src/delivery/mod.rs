@@ -35,6 +35,7 @@ mod retry;
 mod returned;
 pub mod settings;
 pub mod stats;
+mod taken_back;
 #[cfg(test)]
 mod tests;
 pub mod thresholds;
@@ -104,6 +105,8 @@ pub struct Deliveries {
     waits: OffsetSet,
     /// The due times of waiting messages that are not the stored ones: a failure was not counted yet, or cannot be.
     unstored: BTreeMap<Offset, Due>,
+    /// The waiting messages of which an attempt is to be taken back, and how many attempts are left then.
+    taken_back: BTreeMap<Offset, u32>,
     /// Messages with a priority, fresh or returned. The fresh ones are `known`.
     lanes: Lanes,
     /// Offsets at or above `next` whose messages are in another place, or were deleted there.
@@ -131,6 +134,7 @@ impl Deliveries {
             waiting: BTreeSet::new(),
             waits: OffsetSet::default(),
             unstored: BTreeMap::new(),
+            taken_back: BTreeMap::new(),
             lanes: Lanes::default(),
             known: OffsetSet::default(),
             passed: floor,
@@ -239,7 +243,8 @@ impl Deliveries {
     }
 
     /// Moves messages whose time has come from `waiting` to the due ones: `at_once` of them, and until `most` are due.
-    /// `now` is the even time. Returns how many it moved.
+    /// `now` is the even time. Returns how many it moved. `came_due` gets each of them, and how many attempts are left if one
+    /// is to be taken back.
     #[inline]
     pub fn release_due(
         &mut self,
@@ -247,7 +252,7 @@ impl Deliveries {
         skew: Skew,
         (most, at_once): (u64, usize),
         acked: &impl Acked,
-        mut came_due: impl FnMut(Offset),
+        mut came_due: impl FnMut(Offset, Option<u32>),
     ) -> usize {
         let mut count = 0;
         self.has_due_days = self.may_wait_again();
@@ -258,10 +263,10 @@ impl Deliveries {
         {
             audit::step();
             self.end_wait((due, offset));
-            self.unstored.remove(&offset);
+            let attempts_left = self.forget_wait(offset);
             self.has_due_days |= acked.due(offset).is_day();
             self.returned_like(offset, acked).come_due(offset);
-            came_due(offset);
+            came_due(offset, attempts_left);
             count += 1;
         }
         count
@@ -334,7 +339,7 @@ impl Deliveries {
         audit::steps(entries.len() as u64);
         for entry in entries {
             self.end_wait(*entry);
-            self.unstored.remove(&entry.1);
+            self.forget_wait(entry.1);
         }
     }
 

@@ -53,7 +53,7 @@ impl Deliveries {
         for entry in waiting {
             audit::step();
             self.end_wait(*entry);
-            self.unstored.remove(&entry.1);
+            self.forget_wait(entry.1);
         }
         audit::steps(ranges.len() as u64);
         self.returned.forget_all(ranges);
@@ -74,7 +74,8 @@ impl Deliveries {
     /// was in none of the places that this state knows: it is leased, spilled or parked.
     pub fn forget_one(&mut self, offset: Offset, stored: Due) -> bool {
         let is_fresh = offset >= self.next && !self.known.contains(offset);
-        let due = self.unstored.remove(&offset).unwrap_or(stored);
+        let due = self.due_of(offset, stored);
+        self.forget_wait(offset);
         let was_waiting = self.end_wait((due, offset));
         let was_returned = self.returned.forget(offset) | self.lanes.forget(offset);
         self.known.remove(offset);

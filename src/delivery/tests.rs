@@ -205,7 +205,7 @@ proptest! {
                 prop_assert!(deadline <= now);
                 prop_assert_eq!(deliveries.held(key, at(0)), None);
             }
-            deliveries.release_due(Timestamp(now), SKEW, (u64::MAX, usize::MAX), &acks, |_| ());
+            deliveries.release_due(Timestamp(now), SKEW, (u64::MAX, usize::MAX), &acks, |_, _| ());
             waiting.retain(|(_, due)| *due > now);
             prop_assert!(leased.iter().all(|lease| lease.2 > now));
             prop_assert_eq!(deliveries.waiting(), waiting.len() as u64);
@@ -333,7 +333,7 @@ fn how_many_messages_are_looked_at_for_one_does_not_depend_on_how_many_there_are
         }
         deliveries.defer(Offset(6 * count), Due::even(Timestamp(1000)));
         assert_eq!(
-            deliveries.release_due(Timestamp(1), SKEW, (u64::MAX, usize::MAX), &acks, |_| ())
+            deliveries.release_due(Timestamp(1), SKEW, (u64::MAX, usize::MAX), &acks, |_, _| ())
                 as u64,
             count
         );
@@ -373,7 +373,7 @@ fn those_of_one_priority_that_have_waited_come_in_the_order_in_which_they_are_du
         deliveries.defer(Offset(offset), Due::even(Timestamp(due)));
     }
     assert_eq!(
-        deliveries.release_due(Timestamp(3), SKEW, (u64::MAX, usize::MAX), &acks, |_| ()),
+        deliveries.release_due(Timestamp(3), SKEW, (u64::MAX, usize::MAX), &acks, |_, _| ()),
         3
     );
     let got = std::iter::from_fn(|| lease(&mut deliveries, &acks, 3)).map(|it| it.0);
@@ -427,7 +427,7 @@ fn those_that_could_be_delivered_are_sorted_by_priority_and_age() {
     deliveries.defer(Offset(5), Due::even(Timestamp(1)));
     deliveries.defer(Offset(6), Due::even(Timestamp(1)));
     deliveries.defer(Offset(8), Due::even(Timestamp(9)));
-    deliveries.release_due(Timestamp(1), SKEW, (u64::MAX, usize::MAX), &acks, |_| ());
+    deliveries.release_due(Timestamp(1), SKEW, (u64::MAX, usize::MAX), &acks, |_, _| ());
     for _ in 0..2 {
         let ready: Vec<u64> = deliveries.ready(&acks, Offset(9)).map(|it| it.0).collect();
         assert_eq!(ready, [2, 4, 5, 7, 3, 6, 0, 1]);
@@ -455,14 +455,17 @@ fn a_time_of_day_moves_with_the_clock_and_a_delay_does_not() {
     let latest: Vec<_> = deliveries.latest(1, Skew(-800)).into_iter().map(|it| it.1).collect();
     assert_eq!(latest, [Offset(1)]);
     assert_eq!(
-        deliveries.release_due(Timestamp(300), Skew(-800), (9, usize::MAX), &acks, |_| ()),
+        deliveries.release_due(Timestamp(300), Skew(-800), (9, usize::MAX), &acks, |_, _| ()),
         1
     );
     assert_eq!(
-        deliveries.release_due(Timestamp(499), Skew(-800), (9, usize::MAX), &acks, |_| ()),
+        deliveries.release_due(Timestamp(499), Skew(-800), (9, usize::MAX), &acks, |_, _| ()),
         0
     );
-    assert_eq!(deliveries.release_due(Timestamp(500), Skew(0), (9, usize::MAX), &acks, |_| ()), 1);
+    assert_eq!(
+        deliveries.release_due(Timestamp(500), Skew(0), (9, usize::MAX), &acks, |_, _| ()),
+        1
+    );
 }
 
 /// A receive passes over a million messages that wait in some steps, not in a million.

@@ -46,7 +46,12 @@ impl Committer {
     /// more. What cannot be written, as on a full disk, is as after a crash.
     pub fn count_last(&self) {
         let mut has_space = true;
-        self.lock(OPERATION).take_back_all();
+        let cursors = self.lock(OPERATION).cursors_with_taken_back();
+        for cursor in cursors {
+            while self.lock(OPERATION).take_back_some(cursor) {
+                self.let_others_go_on();
+            }
+        }
         loop {
             let mut core = self.lock(OPERATION);
             if !core.has_failures() || self.syncs.check().is_err() {

@@ -22,6 +22,7 @@ mod preparing;
 mod pressure;
 mod room;
 mod short;
+mod taken_back;
 mod tasks;
 
 use crate::{

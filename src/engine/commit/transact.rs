@@ -261,7 +261,7 @@ impl Committer {
         while core.has_failures() {
             if let Err(error) = self.check_open(&core) {
                 if error.kind() != ErrorKind::Closed {
-                    core.forget_failures();
+                    core = self.forget_failures(operation, core);
                 }
                 break;
             }
@@ -280,12 +280,26 @@ impl Committer {
                         Err(error) if error.is_lack_of_space() => break,
                         // The close counts them.
                         Err(error) if error.kind() == ErrorKind::Closed => break,
-                        Err(_) => core.forget_failures(),
+                        Err(_) => core = self.forget_failures(operation, core),
                         Ok(()) => {}
                     }
                 }
-                Err(Refused::Failed(_)) => core.forget_failures(),
+                Err(Refused::Failed(_)) => core = self.forget_failures(operation, core),
             }
+        }
+        core
+    }
+
+    /// Forgets the failures that are not counted now, in slices.
+    #[cold]
+    fn forget_failures<'a>(
+        &'a self,
+        operation: &'static str,
+        mut core: CoreGuard<'a>,
+    ) -> CoreGuard<'a> {
+        for _ in 0..core.slices_of_failures() {
+            core.forget_failures();
+            core = self.give_way(operation, core);
         }
         core
     }

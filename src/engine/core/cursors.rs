@@ -6,6 +6,7 @@ use super::{
     Core,
     consumption::{Consumption, CursorInfo},
     dormant::Attached,
+    failures::MessageId,
     preparing::Prepared,
     rules::Rules,
 };
@@ -130,6 +131,13 @@ impl Core {
         let stored = self.store.acks(cursor).map_or(Due::NOW, |acks| acks.due(offset));
         let consumption = self.consumers.get(&cursor);
         consumption.map_or(stored, |it| it.deliveries.due_of(offset, stored))
+    }
+
+    /// How many attempts a message has once all is counted and taken back.
+    pub fn attempts_of(&self, cursor: CursorId, offset: Offset) -> u32 {
+        let stored = self.store.acks(cursor).map_or(0, |acks| acks.attempts(offset));
+        let left = self.consumers.get(&cursor).and_then(|it| it.deliveries.attempts_left(offset));
+        left.or_else(|| self.failures.attempts_of(MessageId { cursor, offset })).unwrap_or(stored)
     }
 
     /// Begins to wait for capacity in a queue.

@@ -373,8 +373,12 @@ impl Core {
 
     /// Forgets the state of a cursor. Returns `false` if it is not at rest.
     pub(super) fn let_rest(&mut self, cursor: CursorId) -> bool {
-        let Core { consumers, dormancy, store, effects, arrivals, .. } = self;
+        let Core { consumers, dormancy, store, effects, arrivals, failures, .. } = self;
         let Some(consumption) = consumers.get(&cursor) else { return true };
+        if failures.concern(cursor) {
+            // If that cannot be written, the message waits here.
+            return false;
+        }
         if !store.acks(cursor).is_some_and(|acks| consumption.is_at_rest(acks)) {
             return false;
         }

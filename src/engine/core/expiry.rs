@@ -198,14 +198,12 @@ impl Core {
             // Messages that are still spilled may be due before those in memory.
             let most = if consumption.delay_index.has_blocks() { most } else { u64::MAX };
             let (retry, mut exhausted) = (&consumption.rules.retry, Vec::new());
-            let Failures { taken_back, uncounted, .. } = &mut self.failures;
-            let came_due = |offset| {
-                let message = MessageId { cursor, offset };
-                if !taken_back.is_empty()
-                    && let Some(counted) = taken_back.remove(&message)
-                {
+            let Failures { uncounted, .. } = &mut self.failures;
+            let came_due = |offset, attempts_left| {
+                if let Some(attempts) = attempts_left {
                     // It is counted before a consumer leases the message.
-                    uncounted.insert(message, counted);
+                    let message = MessageId { cursor, offset };
+                    uncounted.insert(message, Counted { attempts, due: Due::NOW });
                 } else if retry.dead_letters_after(acks.attempts(offset)).is_some() {
                     exhausted.push(offset);
                 }
@@ -309,7 +307,7 @@ impl Core {
 
     /// Counts failures in one commit: those of the first messages, so many as fit into one hold.
     pub fn commit_failures(&mut self, now: Now) -> CommitResult<Receipt> {
-        if seeded!(LeaseEndIsNotCounted) {
+        while seeded!(LeaseEndIsNotCounted) && self.has_failures() {
             self.forget_failures();
         }
         let mut count = 0;
@@ -329,11 +327,17 @@ impl Core {
         Ok(receipt)
     }
 
-    /// Forgets failures that cannot be counted. Their messages are delivered again all the same. An attempt that is to be
-    /// taken back is not forgotten: its message waits a little, and then that is tried again.
+    /// In how many slices all failures are forgotten that are not counted now.
+    pub fn slices_of_failures(&self) -> usize {
+        self.failures.uncounted.len().div_ceil(FAILURES_AT_ONCE)
+    }
+
+    /// Forgets failures that cannot be counted: a slice. Their messages are delivered again all the same. An attempt that is to
+    /// be taken back is not forgotten: its message waits a little, and then that is tried again.
     pub fn forget_failures(&mut self) {
         let due = Due::even(Timestamp(self.clock.now().start.0 + TAKE_BACK_AGAIN_MS));
-        for (message, counted) in std::mem::take(&mut self.failures.uncounted) {
+        for _ in 0..FAILURES_AT_ONCE {
+            let Some((message, counted)) = self.failures.uncounted.pop_first() else { return };
             audit::step();
             let MessageId { cursor, offset } = message;
             if !self.is_on_lease(cursor, offset)
@@ -341,17 +345,28 @@ impl Core {
                 && !consumption.damaged.contains(offset)
                 && let Some(acks) = self.store.acks(cursor)
                 && counted.attempts < acks.attempts(offset)
-                && consumption.deliveries.wait_until(offset, due, acks)
+                && consumption.deliveries.wait_to_take_back((offset, counted.attempts), due, acks)
             {
-                self.failures.taken_back.insert(message, counted);
                 self.arm(cursor);
             }
         }
     }
 
-    /// Has all attempts taken back that could not be taken back.
-    pub fn take_back_all(&mut self) {
-        let taken_back = std::mem::take(&mut self.failures.taken_back);
-        self.failures.uncounted.extend(taken_back);
+    /// The cursors with attempts that could not be taken back.
+    pub fn cursors_with_taken_back(&self) -> Vec<CursorId> {
+        audit::steps(self.consumers.len() as u64);
+        let has_some = self.consumers.iter().filter(|(_, it)| it.deliveries.has_taken_back());
+        has_some.map(|(cursor, _)| *cursor).collect()
+    }
+
+    /// Has attempts of a cursor taken back that could not be taken back: a slice. Returns whether there may be more.
+    pub fn take_back_some(&mut self, cursor: CursorId) -> bool {
+        let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
+        let taken = consumption.deliveries.drain_taken_back(FAILURES_AT_ONCE);
+        for (offset, attempts) in &taken {
+            let counted = Counted { attempts: *attempts, due: Due::NOW };
+            self.failures.uncounted.insert(MessageId { cursor, offset: *offset }, counted);
+        }
+        taken.len() == FAILURES_AT_ONCE
     }
 }

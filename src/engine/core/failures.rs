@@ -15,8 +15,6 @@ use crate::{
 pub struct Failures {
     /// Failures to be counted before the next delivery: the last one of each message.
     pub(super) uncounted: BTreeMap<MessageId, Counted>,
-    /// Attempts that could not be taken back. Each message waits, and its attempt is taken back once it comes due.
-    pub(super) taken_back: BTreeMap<MessageId, Counted>,
     /// Attempts whose handling has begun, and that could not be counted for lack of space.
     pub(super) begun: Vec<Begun>,
     /// Messages whose last attempt failed: they are to move to the dead letters.
@@ -91,7 +89,6 @@ impl Failures {
         // A generator with state zero stays at zero.
         Failures {
             uncounted: BTreeMap::new(),
-            taken_back: BTreeMap::new(),
             begun: Vec::new(),
             exhausted: Queued::default(),
             chance: Chance(chance | 1),
@@ -101,6 +98,17 @@ impl Failures {
     /// Whether a message has no failure that is still to be counted.
     pub(super) fn is_counted(&self, message: MessageId) -> bool {
         !self.uncounted.contains_key(&message)
+    }
+
+    /// Whether failures of a cursor are still to be counted, or attempts of it to be taken back.
+    pub(super) fn concern(&self, cursor: CursorId) -> bool {
+        let of = |offset| MessageId { cursor, offset: Offset(offset) };
+        self.uncounted.range(of(0)..=of(u64::MAX)).next().is_some()
+    }
+
+    /// How many attempts a message is to have whose failure is still to be counted, or whose attempt is to be taken back.
+    pub(super) fn attempts_of(&self, message: MessageId) -> Option<u32> {
+        self.uncounted.get(&message).map(|counted| counted.attempts)
     }
 
     /// Notes a failure that is to be counted. If the message has failed twice by then, its last failure is stored.

@@ -139,6 +139,8 @@ impl Core {
         let is_counted = |offset| self.failures.is_counted(MessageId { cursor, offset });
         entries.retain(|(_, offset)| is_counted(*offset));
         let consumption = self.consumption(cursor)?;
+        // An attempt is taken back once its message comes due in memory.
+        entries.retain(|(_, offset)| consumption.deliveries.attempts_left(*offset).is_none());
         if entries.len() < sizes.block {
             // Most of these messages are due already. They leave memory soon without a spill.
             consumption.postpone_spilling(sizes.batch);

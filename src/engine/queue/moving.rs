@@ -219,7 +219,7 @@ impl Batch {
                 moved.unknown.push(place);
                 continue;
             };
-            let kept = Kept { attempts: acks.attempts(offset), due };
+            let kept = Kept { attempts: core.attempts_of(cursor, offset), due };
             let checked = check_target(core, outgoing, due, now);
             match checked.and_then(|()| outgoing.message(kept, now)) {
                 Ok(message) => {
