@@ -372,7 +372,7 @@ impl Consumer {
         }
     }
 
-    pub(super) fn load(&self, source: Source, offset: Offset) -> Result<Stored> {
+    pub fn load(&self, source: Source, offset: Offset) -> Result<Stored> {
         self.committer().read("receive", self.log(), offset, source)
     }
 

@@ -1,6 +1,7 @@
 //! Schedules. A queue of their own keeps them; a scheduler runs them.
 
 mod builder;
+mod instant;
 mod registry;
 mod run;
 mod scheduler;

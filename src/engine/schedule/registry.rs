@@ -7,7 +7,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::stored::{REGISTRY, Schedule, name_of};
+use super::{
+    instant::{AT_ONCE, Instant},
+    stored::{REGISTRY, Schedule, name_of},
+};
 use crate::{
     config::Backoff,
     delivery::settings::Settings,
@@ -126,60 +129,88 @@ impl Registry {
 
     /// All schedules, by name.
     pub fn list(&self) -> Result<Vec<Schedule>> {
-        let (mut newest, mut from) = (BTreeMap::new(), Offset(0));
+        let (mut newest, mut from, mut most) = (BTreeMap::new(), Offset(0), AT_ONCE);
+        let mut first_end = None;
         loop {
-            // A schedule that runs meanwhile has its next message behind this.
-            let end = self.visible_end()?;
-            if from == end {
-                return Ok(newest.into_values().collect());
+            let instant = self.instant(from, most)?;
+            let mut is_complete = instant.is_whole();
+            from = instant.next;
+            // A schedule that runs meanwhile has its next message behind this, and so it goes on, with more messages at once
+            // each time. So the last look has all that are left.
+            if from >= *first_end.get_or_insert(instant.end) {
+                most = most.saturating_mul(2);
             }
-            for browsed in self.consumer().browse_from(from)? {
-                let browsed = browsed?;
-                if let Ok(schedule) =
-                    Schedule::read(browsed.key(), browsed.payload(), browsed.attempts())
-                {
+            for there in instant.messages {
+                let attempts = there.attempts;
+                let Some(stored) = there.read(self.consumer())? else {
+                    is_complete = false;
+                    continue;
+                };
+                if let Ok(schedule) = Schedule::read(stored.key(), stored.payload(), attempts) {
                     newest.insert(schedule.name().to_owned(), schedule);
                 }
             }
-            from = end;
-        }
-    }
-
-    /// The end of the messages, all of which are visible then. Messages that are not durable are not visible yet, but their
-    /// names count.
-    fn visible_end(&self) -> Result<Offset> {
-        let (log, committer) = (self.queue.log(), self.committer());
-        let (end, tail, visible) = {
-            let core = committer.lock_open("look for a schedule")?;
-            let (_, end) = core.bounds(log)?;
-            (end, core.store.journal.tail(), core.visible())
-        };
-        if visible < tail {
-            committer.sync_to(tail)?;
-        }
-        Ok(end)
-    }
-
-    /// Searches for a name. A schedule that runs meanwhile has its next message behind the last one, so if none is found, and
-    /// messages have come, it is searched for once more.
-    pub fn find(&self, name: &str) -> Result<Found> {
-        loop {
-            let found = self.find_once(name)?;
-            if found.newest.is_some() || self.visible_end()? == found.end {
-                return Ok(found);
+            if is_complete {
+                return Ok(newest.into_values().collect());
             }
         }
     }
 
-    fn find_once(&self, name: &str) -> Result<Found> {
-        let end = self.visible_end()?;
-        self.read_new(true)?;
-        let offsets = self.with_name(name)?;
-        let newest = match offsets.last() {
-            Some(offset) => self.read(*offset)?,
-            None => None,
+    /// Takes messages from an offset on, and waits until they are visible. Messages that are not durable are not visible yet,
+    /// but their names count.
+    fn instant(&self, from: Offset, most: usize) -> Result<Instant> {
+        let mut core = self.committer().lock_to_look("look for schedules")?;
+        let instant =
+            Instant::take(&mut core, (self.queue.cursor(), self.queue.log()), from, most)?;
+        drop(core);
+        instant.make_visible(self.committer())?;
+        Ok(instant)
+    }
+
+    /// Searches for a name. The last look at what was not read yet has all of it, so a schedule that runs meanwhile is found.
+    pub fn find(&self, name: &str) -> Result<Found> {
+        let mut most = AT_ONCE;
+        loop {
+            self.read_new(true)?;
+            if let Some(found) = self.find_at_once(name, most)? {
+                return Ok(found);
+            }
+            most = most.saturating_mul(2);
+        }
+    }
+
+    /// Searches for a name among the messages that are there at one instant. `None` if `most` of them are not all that were
+    /// not read yet, or if one that has left cannot be read any more.
+    fn find_at_once(&self, name: &str, most: usize) -> Result<Option<Found>> {
+        let (cursor, log) = (self.queue.cursor(), self.queue.log());
+        let (mut offsets, mut newest, instant) = {
+            let mut known = self.committer().schedules.lock();
+            let mut core = self.committer().lock_open("look for a schedule")?;
+            let instant = Instant::take(&mut core, (cursor, log), known.begin(log).next, most)?;
+            let offsets = known.those_named(name, |offset| core.is_gone(cursor, offset));
+            let newest = match offsets.last() {
+                Some(last) => Instant::take(&mut core, (cursor, log), *last, 1)?.messages.pop(),
+                None => None,
+            };
+            (offsets, newest, instant)
         };
-        Ok(Found { newest, offsets, end })
+        if !instant.is_whole() {
+            return Ok(None);
+        }
+        instant.make_visible(self.committer())?;
+        let mut schedule = None;
+        for there in newest.take().into_iter().chain(instant.messages) {
+            let (offset, attempts) = (there.offset, there.attempts);
+            let Some(stored) = there.read(self.consumer())? else { return Ok(None) };
+            if name_of(stored.key()) != Some(name) || Plan::decode(stored.payload()).is_err() {
+                continue;
+            }
+            if offsets.last().is_none_or(|last| *last < offset) {
+                offsets.push(offset);
+            }
+            schedule = Some(Schedule::read(stored.key(), stored.payload(), attempts)?);
+        }
+        Ok(Some(Found { newest: schedule, offsets, end: instant.end }))
     }
 
     /// Whether a newer message has the same name.
@@ -270,15 +301,6 @@ impl Registry {
         let mut known = self.committer().schedules.lock();
         let core = self.committer().lock_open("look for a schedule")?;
         Ok(known.those_named(name, |offset| core.is_gone(cursor, offset)))
-    }
-
-    fn read(&self, offset: Offset) -> Result<Option<Schedule>> {
-        let Some(browsed) = self.consumer().browse_from(offset)?.next() else { return Ok(None) };
-        let browsed = browsed?;
-        if browsed.offset() != offset {
-            return Ok(None);
-        }
-        Schedule::read(browsed.key(), browsed.payload(), browsed.attempts()).map(Some)
     }
 }
 

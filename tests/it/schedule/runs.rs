@@ -1,11 +1,21 @@
 //! The messages that a schedule sends, and their times.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Wake, Waker},
+};
 
-use posthouse::{Message, MissedRuns, Schedule, Start, Target, Timestamp, sim::SimDisk};
+use posthouse::{
+    Delivery, Engine, ErrorKind, Message, MissedRuns, Queue, Schedule, Start, Target, Timestamp,
+    sim::SimDisk,
+};
 
 use super::{BEGIN, hourly, reopen, run_due, times};
-use crate::support::{DAY, HOUR, MINUTE, SECOND, Sim, field, open, take};
+use crate::support::{DAY, HOUR, MINUTE, SECOND, Sim, field, kind, open, take};
 
 #[test]
 fn it_runs_at_its_times_and_says_for_which() {
@@ -207,4 +217,72 @@ fn a_schedule_that_runs_is_listed_and_found() {
     assert_eq!(run_due(&sim.engine), 1);
     assert_eq!(told.try_iter().next(), Some((1, true)));
     drop(sim);
+}
+
+type Receive = Pin<Box<dyn Future<Output = posthouse::Result<Delivery>> + Send>>;
+
+/// A waker that runs the schedule each time that it is called, and waits for the next call.
+struct Runs {
+    disk: SimDisk,
+    engine: Engine,
+    ticks: Queue,
+    left: AtomicU64,
+    /// The receives that have waited. They hold the wakers.
+    waits: Mutex<Vec<Receive>>,
+}
+
+impl Runs {
+    fn wait(self: &Arc<Runs>) {
+        let ticks = self.ticks.clone();
+        let mut wait = Box::pin(async move { ticks.receive_async().await });
+        let waker = Waker::from(Arc::clone(self));
+        assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        self.waits.lock().unwrap().push(wait);
+    }
+}
+
+impl Wake for Runs {
+    fn wake(self: Arc<Runs>) {
+        if self.left.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        self.left.fetch_sub(1, Ordering::SeqCst);
+        take(&self.ticks).expect("it is due").ack().unwrap();
+        self.disk.advance(HOUR);
+        assert!(run_due(&self.engine) > 0);
+        self.ticks.send(Message::new("tick").deliver_after(HOUR)).unwrap();
+        Runs::wait(&self);
+        self.disk.advance(HOUR);
+    }
+}
+
+/// Each look found another run, and looked once more.
+#[test]
+fn schedules_are_listed_and_looked_for_while_one_runs_all_the_time() {
+    const RUNS: u64 = 200;
+    let looks: [fn(&Engine); 4] = [
+        |engine| assert_eq!(engine.schedules().unwrap().len(), 2),
+        |engine| assert_eq!(kind(engine.schedule("absent").open()), ErrorKind::NotFound),
+        |engine| assert_eq!(engine.schedule("x").open().unwrap().name(), "x"),
+        |engine| assert_eq!(engine.schedule("y").open().unwrap().name(), "y"),
+    ];
+    for look in looks {
+        let Sim { disk, engine } = Sim::new();
+        let reports = engine.queue("reports").create().unwrap();
+        let schedule = |name: &str| engine.schedule(name).to_queue(&reports, "report");
+        schedule("x").cron("@hourly").create().unwrap();
+        schedule("y").cron("@yearly").create().unwrap();
+        let ticks = engine.queue("ticks").create().unwrap();
+        ticks.send(Message::new("tick").deliver_after(HOUR)).unwrap();
+        let left = AtomicU64::new(RUNS);
+        let (disk_too, engine_too) = (disk.clone(), engine.clone());
+        let waits = Mutex::default();
+        let runs = Arc::new(Runs { disk: disk_too, engine: engine_too, ticks, left, waits });
+        runs.wait();
+        disk.advance(HOUR);
+        look(&engine);
+        let made = RUNS - runs.left.swap(0, Ordering::SeqCst);
+        assert!((1..20).contains(&made), "it went on until {made} runs were made");
+        runs.waits.lock().unwrap().clear();
+    }
 }
