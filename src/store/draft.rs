@@ -350,13 +350,9 @@ impl Draft {
             let field = if is_at { "deliver_at" } else { "deliver_after" };
             return Err(Error::invalid(field, what));
         }
-        let queue = || state.catalog.get(log.entity()).and_then(Entity::delivering);
-        let may_wait = || queue().is_some_and(|it| !it.is_ordered);
         for (n, message) in messages.iter().enumerate() {
             if let Some(Kept { attempts, due }) = message.kept() {
-                // A time of day stays also if it has passed: the clock may be ahead.
-                let stays = due.even_time(now.skew()) > now.even || due.is_day() && may_wait();
-                let due = if stays { due } else { Due::NOW };
+                let due = state.kept_due(log, due, now);
                 self.keep(cursor, Offset(first.0 + n as u64), attempts, due);
                 continue;
             }

@@ -26,7 +26,7 @@ use crate::{
         entity::{Creation, Entity, EntityKind},
         lives::Lives,
     },
-    ids::{CursorId, LogId, Lsn, Offset, OffsetRange},
+    ids::{CursorId, Due, LogId, Lsn, Now, Offset, OffsetRange},
 };
 
 /// Logs that were deleted, with the segments that they had.
@@ -91,6 +91,15 @@ impl State {
             Some(log) => Ok(log),
             None => Err(self.catalog.deleted(log.entity())),
         }
+    }
+
+    /// The due time of a message that is moved into a queue with its due time. A time of day stays also if it has passed: the
+    /// clock may be ahead. A queue that is ordered by key delays nothing.
+    pub fn kept_due(&self, log: LogId, due: Due, now: Now) -> Due {
+        let queue = self.catalog.get(log.entity()).and_then(Entity::delivering);
+        let may_wait = queue.is_some_and(|it| !it.is_ordered);
+        let stays = due.even_time(now.skew()) > now.even || due.is_day() && may_wait;
+        if stays { due } else { Due::NOW }
     }
 
     /// Gives an entity other settings. Its logs and cursors stay.

@@ -1,10 +1,11 @@
 //! Schedules. A queue of their own keeps them; a scheduler runs them.
 
 mod builder;
-mod instant;
+
 mod registry;
 mod run;
 mod scheduler;
+mod snapshot;
 mod stored;
 mod target;
 mod thread;

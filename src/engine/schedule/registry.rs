@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    instant::{AT_ONCE, Instant},
+    snapshot::{AT_ONCE, Snapshot},
     stored::{REGISTRY, Schedule, name_of},
 };
 use crate::{
@@ -132,15 +132,15 @@ impl Registry {
         let (mut newest, mut from, mut most) = (BTreeMap::new(), Offset(0), AT_ONCE);
         let mut first_end = None;
         loop {
-            let instant = self.instant(from, most)?;
-            let mut is_complete = instant.is_whole();
-            from = instant.next;
+            let snapshot = self.snapshot(from, most)?;
+            let mut is_complete = snapshot.is_whole();
+            from = snapshot.next;
             // A schedule that runs meanwhile has its next message behind this, and so it goes on, with more messages at once
             // each time. So the last look has all that are left.
-            if from >= *first_end.get_or_insert(instant.end) {
+            if from >= *first_end.get_or_insert(snapshot.end) {
                 most = most.saturating_mul(2);
             }
-            for there in instant.messages {
+            for there in snapshot.messages {
                 let attempts = there.attempts;
                 let Some(stored) = there.read(self.consumer())? else {
                     is_complete = false;
@@ -158,13 +158,13 @@ impl Registry {
 
     /// Takes messages from an offset on, and waits until they are visible. Messages that are not durable are not visible yet,
     /// but their names count.
-    fn instant(&self, from: Offset, most: usize) -> Result<Instant> {
+    fn snapshot(&self, from: Offset, most: usize) -> Result<Snapshot> {
         let mut core = self.committer().lock_to_look("look for schedules")?;
-        let instant =
-            Instant::take(&mut core, (self.queue.cursor(), self.queue.log()), from, most)?;
+        let snapshot =
+            Snapshot::take(&mut core, (self.queue.cursor(), self.queue.log()), from, most)?;
         drop(core);
-        instant.make_visible(self.committer())?;
-        Ok(instant)
+        snapshot.make_visible(self.committer())?;
+        Ok(snapshot)
     }
 
     /// Searches for a name. The last look at what was not read yet has all of it, so a schedule that runs meanwhile is found.
@@ -179,27 +179,27 @@ impl Registry {
         }
     }
 
-    /// Searches for a name among the messages that are there at one instant. `None` if `most` of them are not all that were
+    /// Searches for a name among the messages that are there at one snapshot. `None` if `most` of them are not all that were
     /// not read yet, or if one that has left cannot be read any more.
     fn find_at_once(&self, name: &str, most: usize) -> Result<Option<Found>> {
         let (cursor, log) = (self.queue.cursor(), self.queue.log());
-        let (mut offsets, mut newest, instant) = {
+        let (mut offsets, mut newest, snapshot) = {
             let mut known = self.committer().schedules.lock();
             let mut core = self.committer().lock_open("look for a schedule")?;
-            let instant = Instant::take(&mut core, (cursor, log), known.begin(log).next, most)?;
+            let snapshot = Snapshot::take(&mut core, (cursor, log), known.begin(log).next, most)?;
             let offsets = known.those_named(name, |offset| core.is_gone(cursor, offset));
             let newest = match offsets.last() {
-                Some(last) => Instant::take(&mut core, (cursor, log), *last, 1)?.messages.pop(),
+                Some(last) => Snapshot::take(&mut core, (cursor, log), *last, 1)?.messages.pop(),
                 None => None,
             };
-            (offsets, newest, instant)
+            (offsets, newest, snapshot)
         };
-        if !instant.is_whole() {
+        if !snapshot.is_whole() {
             return Ok(None);
         }
-        instant.make_visible(self.committer())?;
+        snapshot.make_visible(self.committer())?;
         let mut schedule = None;
-        for there in newest.take().into_iter().chain(instant.messages) {
+        for there in newest.take().into_iter().chain(snapshot.messages) {
             let (offset, attempts) = (there.offset, there.attempts);
             let Some(stored) = there.read(self.consumer())? else { return Ok(None) };
             if name_of(stored.key()) != Some(name) || Plan::decode(stored.payload()).is_err() {
@@ -210,7 +210,7 @@ impl Registry {
             }
             schedule = Some(Schedule::read(stored.key(), stored.payload(), attempts)?);
         }
-        Ok(Some(Found { newest: schedule, offsets, end: instant.end }))
+        Ok(Some(Found { newest: schedule, offsets, end: snapshot.end }))
     }
 
     /// Whether a newer message has the same name.

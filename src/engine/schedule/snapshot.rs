@@ -1,4 +1,4 @@
-//! Messages of the registry's queue that are there at one instant, to be read after it.
+//! Messages of the registry's queue that are there at one snapshot, to be read after it.
 //!
 //! A schedule that runs has its next message behind all others. So whoever looks at one message after the other can miss it
 //! again and again, if it runs often enough. What was taken in one hold of the core can be read though it has left meanwhile.
@@ -14,9 +14,9 @@ use crate::{
 /// So many messages are taken at first.
 pub const AT_ONCE: usize = 128;
 
-/// Messages that were there at one instant.
+/// Messages that were there at one snapshot.
 #[derive(Debug)]
-pub struct Instant {
+pub struct Snapshot {
     pub messages: Vec<There>,
     /// The end of the queue.
     pub end: Offset,
@@ -34,14 +34,14 @@ pub struct There {
     source: Result<Source>,
 }
 
-impl Instant {
+impl Snapshot {
     /// Takes `most` messages from an offset on.
     pub fn take(
         core: &mut Core,
         (cursor, log): (CursorId, LogId),
         from: Offset,
         most: usize,
-    ) -> Result<Instant> {
+    ) -> Result<Snapshot> {
         let view = core.store.view(cursor, log);
         let view = view.ok_or_else(|| core.store.deleted(cursor.entity()))?;
         let (end, mut next) = (view.end(), from);
@@ -62,7 +62,7 @@ impl Instant {
         };
         let messages = there.into_iter().map(locate).collect();
         let (tail, visible) = (core.store.journal.tail(), core.visible());
-        Ok(Instant { messages, end, next, tail, visible })
+        Ok(Snapshot { messages, end, next, tail, visible })
     }
 
     /// Whether no message was left out.
