@@ -107,9 +107,11 @@ fn a_message_that_is_removed_before_it_moves_to_the_dead_letters_holds_up_no_oth
     for delivery in queue.receive_batch(2, Duration::ZERO).expect("it can be read") {
         delivery.nack_after(SECOND).expect("it is held");
     }
+    let filler = engine.queue("filler").create().expect("there is space");
+    filler.send_batch((0..100).map(|_| vec![7; 100])).expect("there is space");
     engine.checkpoint().expect("there is space");
     engine.close().expect("there is space");
-    drop((queue, engine));
+    drop((queue, filler, engine));
     let engine = open();
     let queue = engine.queue("q").max_attempts(1).create_or_update().expect("there is space");
     let (committer, cursor) = (engine.committer(), queue.cursor());
@@ -125,9 +127,13 @@ fn a_message_that_is_removed_before_it_moves_to_the_dead_letters_holds_up_no_oth
     };
     assert!(queue.remove(message.offset).expect("there is space"));
     let other = Offset(1 - message.offset.0);
+    engine.queue("filler").open().expect("it is there").purge().expect("there is space");
     for _ in 0..4 {
         engine.checkpoint().expect("there is space");
     }
+    let source = exhausted.source.as_ref().expect("it was there").clone();
+    let read = committer.read("test", info.log, message.offset, source);
+    assert_eq!(read.map(drop).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
     let moved = committer.move_leased(message, &info, 0, exhausted);
     assert!(moved.is_ok(), "{moved:?}");
     drop(idle);
