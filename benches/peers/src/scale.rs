@@ -46,6 +46,8 @@ pub struct Scale {
     pub fan_out: u64,
     /// How many messages are handed over, in all rounds.
     pub hand_overs: u64,
+    /// How long messages are handed over where the longest time counts.
+    pub hand_over_long: Duration,
     /// How many queues are opened.
     pub queues: u64,
     /// How many bytes of journal are recovered.
@@ -78,6 +80,7 @@ impl Scale {
                 backlog: 2_000,
                 fan_out: 50,
                 hand_overs: 20,
+                hand_over_long: Duration::from_millis(20),
                 queues: 50,
                 journal: 1 << 20,
                 written: 1_000,
@@ -96,6 +99,7 @@ impl Scale {
                 backlog: 200_000,
                 fan_out: 10_000,
                 hand_overs: 300,
+                hand_over_long: Duration::ZERO,
                 queues: 10_000,
                 journal: 64 << 20,
                 written: 100_000,
@@ -114,6 +118,7 @@ impl Scale {
                 backlog: 10_000_000,
                 fan_out: 100_000,
                 hand_overs: 30_000,
+                hand_over_long: Duration::from_secs(600),
                 queues: 10_000,
                 journal: 512 << 20,
                 written: 2_000_000,

@@ -111,6 +111,37 @@ pub fn run(bench: &Bench) -> Result<Row> {
     Ok(row)
 }
 
+/// Hands over for long on two cores, Posthouse and the bare form by turns: a second of the one, and a tenth of it of the other.
+pub fn long(bench: &Bench) -> Result<Row> {
+    let mut row = Row::new();
+    let job = Job::HandOver(Durability::Buffered);
+    let (able, _) = sides::split(job);
+    let asked = |it: &Able| it.side.kind() == Kind::Ours || it.side.name() == "limit";
+    let pairs: Result<Vec<Pair>> =
+        able.into_iter().filter(asked).map(|able| open(bench, able, job)).collect();
+    let mut pairs = pairs?;
+    let ends = Instant::now() + bench.scale.hand_over_long;
+    bench.progress.begin(1);
+    bench.progress.step("by turns");
+    while Instant::now() < ends {
+        for pair in &mut pairs {
+            let is_ours = pair.able.side.kind() == Kind::Ours;
+            lap(pair, 0, if is_ours { 5_000 } else { 500 }, true)?;
+        }
+    }
+    let tails: Vec<_> = pairs.into_iter().flat_map(|pair| put_figure(pair, &mut row)).collect();
+    let tail_of = |side: &str| tails.iter().find(|(it, _)| it == side).map(|(_, nanos)| *nanos);
+    if let (Some(ours), Some(bare)) = (tail_of(posthouse::NAME), tail_of("limit")) {
+        let shown = format!("{} times", number::ratio(ours / bare));
+        row.at_most("p99.9 within 2 times a condvar".to_owned(), ours / bare, 2.0, shown);
+    }
+    row.notes.push(
+        "Messages of 100 B, some 5,000 a second, on two cores. The journal is checkpointed as it fills."
+            .to_owned(),
+    );
+    Ok(row)
+}
+
 fn open(bench: &Bench, able: Able, job: Job) -> Result<Pair> {
     let opened = bench.open(able, job)?;
     let (writer, taker) = (opened.store.writer()?, opened.store.taker()?);
@@ -178,7 +209,8 @@ fn put_figure(pair: Pair, row: &mut Row) -> Vec<(String, f64)> {
         return Vec::new();
     }
     let mut tails = Vec::new();
-    for (placed, to) in pair.placed.into_iter().zip(["", ONE_CORE]) {
+    let measured = pair.placed.into_iter().zip(["", ONE_CORE]);
+    for (placed, to) in measured.filter(|(placed, _)| !placed.medians.is_empty()) {
         let at = |quantile| number::seconds(placed.nanos.value_at_quantile(quantile) as f64 / 1e9);
         let (name, kind) = (format!("{}{to}", pair.name), pair.able.side.kind());
         let figure = Figure::new(name, kind, Unit::Seconds, placed.medians.clone())

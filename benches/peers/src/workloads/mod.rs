@@ -84,6 +84,8 @@ workloads! {
         "0.9 of the disk's own sequential read at every size", false, replay::cold;
     "hand-over", "publish to receive, with the other thread waiting",
         "p50 and p99.9 within 2 times a bare condvar hand-over", false, hand_over::run;
+    "hand-over-long", "publish to receive for ten minutes, with the checkpoints that come by themselves",
+        "p99.9 within 2 times a bare condvar hand-over; the longest is shown", true, hand_over::long;
     "open", "Open: a backlog; many queues; a journal to replay",
         "100 ms; 500 ms; 1 GB/s", false, open::run;
     "written", "Bytes written while consumers keep up",
