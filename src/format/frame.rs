@@ -166,5 +166,6 @@ fn put_header(out: &mut [u8], payload_len: usize, kind: FrameKind, lsn: Lsn, wat
     header[4..8].copy_from_slice(&payload_len.to_le_bytes());
     header[8..16].copy_from_slice(&lsn.0.to_le_bytes());
     header[16..20].copy_from_slice(&distance.to_le_bytes());
-    header[20] = kind as u8;
+    // The place may hold other bytes: that of a frame in a journal file that is used again.
+    header[20..].copy_from_slice(&[kind as u8, 0, 0, 0]);
 }

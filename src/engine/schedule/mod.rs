@@ -1,7 +1,6 @@
 //! Schedules. A queue of their own keeps them; a scheduler runs them.
 
 mod builder;
-
 mod registry;
 mod run;
 mod scheduler;

@@ -53,6 +53,21 @@ fn padding_means_nothing() {
     });
 }
 
+/// A journal file that is used again holds the bytes of its former frames. Those of the header that mean nothing were left
+/// there, and the frame was no frame.
+#[test]
+fn a_frame_that_is_written_in_its_place_leaves_nothing_of_what_was_there() {
+    for payload in [&b""[..], b"four", b"eight by", b"longer than that"] {
+        let expected = frame(FrameKind::Commit, payload, 4096, 64);
+        let mut place = vec![0x78; expected.len()];
+        clear_padding(&mut place);
+        place[FRAME_HEADER_BYTES..][..payload.len()].copy_from_slice(payload);
+        let watermark = (Lsn(4096), Lsn(64));
+        finish_whole_frame(&mut place, payload.len(), watermark, seed().begin());
+        assert_eq!(place, expected);
+    }
+}
+
 #[test]
 fn it_belongs_to_one_place_one_life_and_one_store() {
     let bytes = frame(FrameKind::Commit, b"payload", 4096, 0);
