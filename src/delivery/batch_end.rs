@@ -5,21 +5,60 @@
 //! at those again. Behind the commit the leases of acked messages still exist for a moment: they do not run out, nobody else
 //! settles them, and their messages are in flight no more.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{Deliveries, Ended, LeaseKey};
-use crate::ids::{Offset, OffsetRange};
+use crate::{
+    audit,
+    ids::{Offset, OffsetRange},
+};
 
 /// The leases of acked messages run out so much later. They are ended long before.
 const LATER: Duration = Duration::from_secs(1);
 
-/// What has happened to a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What has happened to leases.
+#[derive(Clone, Debug)]
 pub enum Event {
-    /// It has ended.
+    /// One has ended.
     Ended(Offset),
     /// Its message was deleted.
     Gone(Offset),
+    /// Its deadline has moved.
+    Moved(Offset),
+    /// A batch has acked the messages. It has yet to end the leases.
+    Acked(Arc<Vec<OffsetRange>>),
+}
+
+impl Event {
+    /// Whether it is about one of the messages in sorted ranges.
+    pub fn is_about(&self, ranges: &[OffsetRange]) -> bool {
+        match self {
+            Event::Ended(offset) | Event::Gone(offset) | Event::Moved(offset) => {
+                is_in(ranges, *offset)
+            }
+            Event::Acked(acked) => meet(acked, ranges),
+        }
+    }
+}
+
+/// Whether sorted ranges have an offset.
+pub fn is_in(ranges: &[OffsetRange], offset: Offset) -> bool {
+    let n = ranges.partition_point(|range| range.end <= offset);
+    ranges.get(n).is_some_and(|range| range.start <= offset)
+}
+
+/// Whether two lists of sorted ranges have an offset in common.
+fn meet(some: &[OffsetRange], others: &[OffsetRange]) -> bool {
+    let (few, many) = if some.len() < others.len() { (some, others) } else { (others, some) };
+    few.iter().any(|range| {
+        audit::step();
+        let n = many.partition_point(|it| it.end <= range.start);
+        many.get(n).is_some_and(|it| it.start < range.end)
+    })
 }
 
 /// Messages that were acked in one commit.
@@ -31,21 +70,28 @@ pub struct Acked {
     pub leased: u64,
 }
 
+/// The number of a batch that looks at leases of a cursor.
+pub type BatchId = u64;
+
 /// The batches of a cursor.
 #[derive(Debug, Default)]
 pub struct Batches {
-    /// How many batches look at leases.
-    looking: usize,
-    /// What has happened since the first of them began.
-    events: Vec<Event>,
-    /// Those that were committed, and of which leases have not ended.
+    /// How many batches have begun.
+    begun: BatchId,
+    /// Those that look at leases, and how many events each of them knows.
+    looking: BTreeMap<BatchId, u64>,
+    /// What has happened, but for what all of them know.
+    events: VecDeque<Event>,
+    /// How many events have gone from the front.
+    gone: u64,
+    /// The batches that were committed, and of which leases have not ended.
     acked: Vec<Acked>,
 }
 
 impl Batches {
     fn note(&mut self, event: Event) {
-        if self.looking > 0 {
-            self.events.push(event);
+        if !self.looking.is_empty() {
+            self.events.push_back(event);
         }
     }
 
@@ -56,42 +102,72 @@ impl Batches {
     fn leased(&self) -> u64 {
         self.acked.iter().map(|it| it.leased).sum()
     }
-}
 
-/// Whether sorted ranges have an offset.
-pub fn is_in(ranges: &[OffsetRange], offset: Offset) -> bool {
-    let n = ranges.partition_point(|range| range.end <= offset);
-    ranges.get(n).is_some_and(|range| range.start <= offset)
+    /// Lets go of the events that all batches know.
+    fn forget_known(&mut self) {
+        let all = self.gone + self.events.len() as u64;
+        let known = self.looking.values().copied().min().unwrap_or(all);
+        self.events.drain(..(known - self.gone) as usize);
+        self.gone = known;
+    }
 }
 
 impl Deliveries {
-    /// A batch begins to look at leases. Returns its place among the events.
-    pub fn begin_batch(&mut self) -> usize {
+    /// A batch begins to look at leases.
+    pub fn begin_batch(&mut self) -> BatchId {
         let batches = self.batches.get_or_insert_default();
-        batches.looking += 1;
-        batches.events.len()
+        batches.begun += 1;
+        batches.looking.insert(batches.begun, batches.gone + batches.events.len() as u64);
+        batches.begun
     }
 
-    /// What has happened since a place, that [`begin_batch`](Deliveries::begin_batch) or this function has told.
-    pub fn events_since(&self, place: usize) -> &[Event] {
-        self.batches.as_ref().and_then(|it| it.events.get(place..)).unwrap_or_default()
+    /// The events that a batch does not know.
+    pub fn events_for(&self, batch: BatchId) -> impl ExactSizeIterator<Item = &Event> {
+        let known = self.batches.as_ref().and_then(|it| Some((it, it.looking.get(&batch)?)));
+        let events = known.map(|(it, known)| it.events.range((known - it.gone) as usize..));
+        events.unwrap_or_default()
+    }
+
+    /// The next events that a batch does not know, `most` of them. Then it knows them.
+    pub fn take_events(&mut self, batch: BatchId, most: usize) -> Vec<Event> {
+        let events: Vec<Event> = self.events_for(batch).take(most).cloned().collect();
+        audit::steps(events.len() as u64);
+        if let Some(batches) = &mut self.batches
+            && let Some(known) = batches.looking.get_mut(&batch)
+        {
+            *known += events.len() as u64;
+            batches.forget_known();
+        }
+        events
     }
 
     /// A batch looks at leases no more: it was committed, with `acked`, or has failed.
-    pub fn end_batch(&mut self, acked: Option<Acked>) {
+    pub fn end_batch(&mut self, batch: BatchId, acked: Option<Acked>) {
         let Some(batches) = &mut self.batches else { return };
-        batches.looking = batches.looking.saturating_sub(1);
-        batches.acked.extend(acked.filter(|it| it.leased > 0));
+        batches.looking.remove(&batch);
+        if let Some(acked) = acked {
+            batches.note(Event::Acked(Arc::clone(&acked.ranges)));
+            batches.acked.extend(Some(acked).filter(|it| it.leased > 0));
+        }
         self.tidy_batches();
     }
 
     fn tidy_batches(&mut self) {
         let Some(batches) = &mut self.batches else { return };
-        if batches.looking == 0 {
-            batches.events.clear();
-        }
-        if batches.looking == 0 && batches.acked.is_empty() {
+        batches.forget_known();
+        if batches.looking.is_empty() && batches.acked.is_empty() {
             self.batches = None;
+        }
+    }
+
+    /// Notes that a deadline was moved.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn note_moved_beside(&mut self, key: LeaseKey) {
+        if let Some(offset) = self.leases.offset(key)
+            && let Some(batches) = &mut self.batches
+        {
+            batches.note(Event::Moved(offset));
         }
     }
 

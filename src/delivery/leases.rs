@@ -351,6 +351,11 @@ impl Leases {
         }
     }
 
+    /// The message of a lease.
+    pub fn offset(&self, key: LeaseKey) -> Option<Offset> {
+        self.get(key).map(|lease| lease.offset)
+    }
+
     /// Until when a lease holds, with its renewals.
     pub fn holds_until(&self, key: LeaseKey) -> Option<Duration> {
         let lease = self.get(key)?;

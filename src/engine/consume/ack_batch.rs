@@ -13,7 +13,7 @@ use std::{
 use super::{consumer::Consumer, delivery::Delivery};
 use crate::{
     audit,
-    delivery::batch_end::Event,
+    delivery::batch_end::{Event, is_in},
     engine::{
         commit::{asking::committed, committer::Committer, ticket::Ticket},
         core::{
@@ -26,7 +26,7 @@ use crate::{
         runtime::wait::Attempt,
     },
     error::{Error, ErrorKind, Result},
-    ids::{CursorId, OffsetRange},
+    ids::{CursorId, Offset, OffsetRange},
     store::join,
 };
 
@@ -175,6 +175,36 @@ impl Consumer {
     }
 }
 
+/// What has happened to leases of a batch.
+#[derive(Debug, Default)]
+struct Happened {
+    ended: BTreeSet<(CursorId, Offset)>,
+    /// Acked by other batches.
+    acked: Vec<(CursorId, Arc<Vec<OffsetRange>>)>,
+    gone: BTreeSet<(CursorId, Offset)>,
+    moved: BTreeSet<(CursorId, Offset)>,
+    /// Whether a cursor has no state any more.
+    has_deleted: bool,
+}
+
+impl Happened {
+    fn note(&mut self, cursor: CursorId, part: &Part, events: Vec<Event>) {
+        for event in events.into_iter().filter(|event| event.is_about(&part.ranges)) {
+            match event {
+                Event::Ended(offset) => _ = self.ended.insert((cursor, offset)),
+                Event::Gone(offset) => _ = self.gone.insert((cursor, offset)),
+                Event::Moved(offset) => _ = self.moved.insert((cursor, offset)),
+                Event::Acked(ranges) => self.acked.push((cursor, ranges)),
+            }
+        }
+    }
+
+    fn has_ended(&self, (cursor, offset): (CursorId, Offset)) -> bool {
+        self.ended.contains(&(cursor, offset))
+            || self.acked.iter().any(|(whose, ranges)| *whose == cursor && is_in(ranges, offset))
+    }
+}
+
 /// What a large batch knows of its leases.
 struct Looks<'a> {
     committer: &'a Committer,
@@ -199,24 +229,24 @@ impl<'a> Looks<'a> {
     /// Looks at all leases for the first time.
     fn look_at_all(&mut self) -> Result<()> {
         self.committer.work_alone();
-        self.look_at(|_| true)
+        self.look_at(|_, _| true)
     }
 
     /// Looks at leases, in slices: at those of which `is_meant` says so by what is known of them.
-    fn look_at(&mut self, is_meant: impl Fn(&Option<Looked>) -> bool) -> Result<()> {
-        self.until = Duration::MAX;
+    fn look_at(&mut self, is_meant: impl Fn(CursorId, &Option<Looked>) -> bool) -> Result<()> {
         for start in (0..self.batch.settlements.len()).step_by(AT_ONCE) {
+            let end = self.batch.settlements.len().min(start + AT_ONCE);
+            let places =
+                self.batch.settlements[start..end].iter().zip(&mut self.looked[start..end]);
+            let mut meant = places.filter(|(it, known)| is_meant(it.cursor, known)).peekable();
+            if meant.peek().is_none() {
+                continue;
+            }
             let mut core = self.committer.lock_open(OPERATION)?;
             let elapsed = self.committer.elapsed();
-            let end = self.batch.settlements.len().min(start + AT_ONCE);
-            for (it, known) in
-                self.batch.settlements[start..end].iter().zip(&mut self.looked[start..end])
-            {
-                if !is_meant(known) {
-                    continue;
-                }
+            for (it, known) in meant {
                 let begin = |core: &mut Core| Part {
-                    place: core.begin_batch(it.cursor),
+                    batch: core.begin_batch(it.cursor),
                     ..Part::default()
                 };
                 self.parts.entry(it.cursor).or_insert_with(|| begin(&mut core));
@@ -258,36 +288,41 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// Follows what has happened to leases since they were looked at, in slices.
+    /// Follows what has happened to leases since they were looked at, in slices. Looks at all again only if one may have run
+    /// out, or a queue was deleted: beside a busy consumer a large batch would look for ever.
     fn look_again(&mut self) -> Result<()> {
-        let (mut ended, mut gone) = (BTreeSet::new(), BTreeSet::new());
-        for (cursor, part) in &mut self.parts {
+        let mut happened = Happened::default();
+        for (cursor, part) in &self.parts {
             loop {
-                let core = self.committer.lock_open(OPERATION)?;
-                let events = core.events_since(*cursor, part.place, AT_ONCE).to_vec();
+                let mut core = self.committer.lock_open(OPERATION)?;
+                let events = core.take_events(*cursor, part, AT_ONCE);
                 self.committer.end_slice(core);
-                part.place += events.len();
-                for event in &events {
-                    match *event {
-                        Event::Ended(offset) => ended.insert((*cursor, offset)),
-                        Event::Gone(offset) => gone.insert((*cursor, offset)),
-                    };
-                }
-                if events.len() < AT_ONCE {
+                happened.has_deleted |= events.is_none() && !part.ranges.is_empty();
+                let events = events.unwrap_or_default();
+                let is_last = events.len() < AT_ONCE;
+                happened.note(*cursor, part, events);
+                if is_last {
                     break;
                 }
             }
         }
         for (it, known) in self.batch.settlements.iter().zip(&mut self.looked) {
             let Some(looked) = known else { continue };
-            looked.is_gone |= gone.contains(&(it.cursor, looked.offset));
-            if ended.contains(&(it.cursor, looked.offset)) {
+            let place = (it.cursor, looked.offset);
+            looked.is_gone |= happened.gone.contains(&place);
+            if happened.has_ended(place) {
                 *known = None;
                 self.error.get_or_insert_with(lease_lost);
             }
         }
-        // Leases may have run out, or their queue was deleted.
-        self.look_at(Option::is_some)
+        if happened.has_deleted || self.committer.elapsed() >= self.until {
+            self.until = Duration::MAX;
+            return self.look_at(|_, known| known.is_some());
+        }
+        let is_moved = |cursor, known: &Option<Looked>| {
+            known.as_ref().is_some_and(|it| happened.moved.contains(&(cursor, it.offset)))
+        };
+        self.look_at(is_moved)
     }
 
     /// Notes what is to be acked.
@@ -334,7 +369,7 @@ impl Drop for Looks<'_> {
     fn drop(&mut self) {
         if !self.is_committed {
             let mut core = self.committer.lock(OPERATION);
-            self.parts.keys().for_each(|cursor| core.end_batch(*cursor));
+            self.parts.iter().for_each(|(cursor, part)| core.end_batch(*cursor, part, None));
         }
     }
 }

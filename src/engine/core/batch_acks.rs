@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     audit,
-    delivery::batch_end::{Acked, Event, is_in},
+    delivery::batch_end::{Acked, BatchId, Event},
     error::Result,
     ids::{CursorId, Now, Offset, OffsetRange},
     store::Op,
@@ -27,8 +27,8 @@ pub struct Looked {
 /// The part of a batch that belongs to one cursor.
 #[derive(Debug, Default)]
 pub struct Part {
-    /// The place behind the last event of the cursor's leases that this knows.
-    pub place: usize,
+    /// `None` if the cursor has no state, and so no leases.
+    pub batch: Option<BatchId>,
     /// The messages that are to be acked. Sorted, with gaps between them.
     pub ranges: Arc<Vec<OffsetRange>>,
     /// How many of them were not deleted.
@@ -37,14 +37,17 @@ pub struct Part {
 
 impl Core {
     /// A batch begins to look at leases of a cursor.
-    pub fn begin_batch(&mut self, cursor: CursorId) -> usize {
-        self.consumers.get_untouched(cursor).map_or(0, |it| it.deliveries.begin_batch())
+    pub fn begin_batch(&mut self, cursor: CursorId) -> Option<BatchId> {
+        let consumption = self.consumers.get_untouched(cursor)?;
+        Some(consumption.deliveries.begin_batch())
     }
 
-    /// A batch has failed, and looks at leases of a cursor no more.
-    pub fn end_batch(&mut self, cursor: CursorId) {
-        if let Some(consumption) = self.consumers.get_untouched(cursor) {
-            consumption.deliveries.end_batch(None);
+    /// A batch looks at leases of a cursor no more.
+    pub fn end_batch(&mut self, cursor: CursorId, part: &Part, acked: Option<Acked>) {
+        if let Some(batch) = part.batch
+            && let Some(consumption) = self.consumers.get_mut(&cursor)
+        {
+            consumption.deliveries.end_batch(batch, acked);
         }
     }
 
@@ -62,27 +65,25 @@ impl Core {
         Ok(Looked { offset, is_gone, until: until.unwrap_or_default() })
     }
 
-    /// What has happened to leases of a cursor since a place: the first `most` events.
-    pub fn events_since(&self, cursor: CursorId, place: usize, most: usize) -> &[Event] {
-        let events = self.consumers.get(&cursor).map(|it| it.deliveries.events_since(place));
-        let events = events.unwrap_or_default();
-        &events[..events.len().min(most)]
+    /// What has happened to leases of a cursor: the next `most` events. `None` if the cursor has no state any more.
+    pub fn take_events(
+        &mut self,
+        cursor: CursorId,
+        part: &Part,
+        most: usize,
+    ) -> Option<Vec<Event>> {
+        let consumption = self.consumers.get_untouched(cursor)?;
+        Some(consumption.deliveries.take_events(part.batch?, most))
     }
 
     /// Whether nothing has happened to the leases of a part since they were looked at. `false` also if more has happened than
     /// can be looked at in one hold.
     fn is_current(&self, cursor: CursorId, part: &Part, most: usize) -> bool {
-        let Some(consumption) = self.consumers.get(&cursor) else { return false };
-        let events = consumption.deliveries.events_since(part.place);
-        if events.len() > most {
-            return false;
-        }
-        audit::steps(events.len() as u64);
-        let is_of_part = |event: &Event| {
-            let (Event::Ended(offset) | Event::Gone(offset)) = event;
-            is_in(&part.ranges, *offset)
-        };
-        !events.iter().any(is_of_part)
+        let consumption = self.consumers.get(&cursor);
+        let Some((consumption, batch)) = consumption.zip(part.batch) else { return false };
+        let mut events = consumption.deliveries.events_for(batch);
+        audit::steps(events.len().min(most) as u64);
+        events.len() <= most && !events.any(|event| event.is_about(&part.ranges))
     }
 
     /// Acks the messages of a batch in one commit. `None`, and changes nothing, if something has happened to one of their
@@ -105,10 +106,8 @@ impl Core {
         let ops: Vec<_> = acked().map(ack).collect();
         let receipt = if ops.is_empty() { Receipt::NOTHING } else { self.commit(&ops, now)? };
         for (cursor, part) in parts {
-            if let Some(consumption) = self.consumers.get_mut(cursor) {
-                let (ranges, leased) = (Arc::clone(&part.ranges), part.leased);
-                consumption.deliveries.end_batch(Some(Acked { ranges, leased }));
-            }
+            let acked = Acked { ranges: Arc::clone(&part.ranges), leased: part.leased };
+            self.end_batch(*cursor, part, Some(acked).filter(|it| !it.ranges.is_empty()));
         }
         Ok(Some(receipt))
     }

@@ -186,3 +186,86 @@ fn a_close_before_the_leases_end_keeps_all_acks() {
     let first = queue.try_receive().expect("it is open").expect("the second half is there");
     assert_eq!((first.offset(), first.attempt()), (Offset(MANY as u64), 1));
 }
+
+/// Two threads ack the same deliveries, and both have looked at them before one commits.
+#[test]
+fn deliveries_that_two_batches_share_are_acked_by_one_of_them() {
+    let disk = SimDisk::new(3);
+    let (engine, queue, all) = leased(&disk);
+    let consumer = all[0].consumer();
+    let one = consumer.batch(&all[..MANY]).expect("they are of one engine");
+    let other = consumer.batch(&all[MANY - 10..MANY + 500]).expect("they are of one engine");
+    let (mut first, mut second) =
+        (Looks::new(consumer.committer(), &one), Looks::new(consumer.committer(), &other));
+    first.look_at_all().expect("it is open");
+    second.look_at_all().expect("it is open");
+    let _receipt = first.commit(false).expect("all are held");
+    let error = second.commit(false).map(drop).expect_err("ten of them are acked");
+    assert_eq!(error.kind(), ErrorKind::LeaseLost);
+    drop(second);
+    let mut second = Looks::new(consumer.committer(), &other);
+    second.look_at_all().expect("it is open");
+    let _receipt = second.commit(true).expect("the others are held");
+    assert_eq!(second.end_leases(), (0..10).collect::<Vec<_>>());
+    assert_eq!(counts(&queue).1, MANY as u64 - 490 - 10);
+    assert_eq!(first.end_leases(), []);
+    drop((first, second));
+    assert_eq!(counts(&queue), (MANY as u64 - 500, MANY as u64 - 500, MANY as u64 + 500));
+    one.note_acked(&[]);
+    other.note_acked(&[]);
+    queue.ack_batch(&all[MANY + 500..]).expect("they are held");
+    assert_eq!(counts(&queue), (0, 0, 2 * MANY as u64));
+    engine.close().expect("the disk is well");
+}
+
+/// Beside a busy consumer it looked at all its leases again and again.
+#[test]
+fn events_of_others_are_no_reason_to_look_at_all_leases_again() {
+    let disk = SimDisk::new(3);
+    let (_engine, _queue, all) = leased(&disk);
+    let consumer = all[0].consumer();
+    let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
+    let mut looks = Looks::new(consumer.committer(), &batch);
+    looks.look_at_all().expect("it is open");
+    all[MANY..MANY + 300].iter().for_each(|it| it.ack().expect("it is held"));
+    let _ = crate::sim::take_steps();
+    looks.look_again().expect("it is open");
+    let steps = crate::sim::take_steps();
+    assert!(steps < MANY as u64, "{steps}");
+    let _receipt = looks.commit(false).expect("all are held");
+    assert_eq!(looks.end_leases(), []);
+}
+
+/// A batch that has lost all leases of a queue at rest ended the look of another one.
+#[test]
+fn a_batch_without_leases_ends_no_look_but_its_own() {
+    let disk = SimDisk::new(3);
+    let (_engine, queue, all) = leased(&disk);
+    let consumer = all[0].consumer();
+    let batch = consumer.batch(&all[MANY..]).expect("they are of one engine");
+    let mut looks = Looks::new(consumer.committer(), &batch);
+    looks.look_at_all().expect("it is open");
+    // The cursor had no state when the other one began.
+    let without = Part::default();
+    consumer.committer().lock("test").end_batch(consumer.cursor(), &without, None);
+    all[MANY].release().expect("it is held");
+    std::mem::forget(queue.try_receive().expect("it is there"));
+    let error = looks.commit(false).map(drop).expect_err("one is lost");
+    assert_eq!(error.kind(), ErrorKind::LeaseLost);
+}
+
+#[test]
+fn a_lease_that_is_cut_short_between_the_slices_holds_no_longer() {
+    let disk = SimDisk::new(3);
+    let (_engine, _queue, all) = leased(&disk);
+    let consumer = all[0].consumer();
+    let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
+    let mut looks = Looks::new(consumer.committer(), &batch);
+    looks.look_at_all().expect("it is open");
+    all[7].extend(Duration::from_secs(1)).expect("it is held");
+    let working = consumer.committer().work_alone_first();
+    disk.advance(Duration::from_secs(2));
+    let _receipt = looks.commit(true).expect("the others are held");
+    drop(working);
+    assert_eq!(looks.end_leases(), [7]);
+}
