@@ -188,7 +188,7 @@ impl Store {
         }
         let payload_len = self.draft.frame.len() - FRAME_HEADER_BYTES;
         let most = match self.config.commit_bytes_max {
-            most if payload_len as u64 > most => self.most_of_large(ops)?,
+            most if payload_len as u64 > most => self.most_of_large()?,
             most => most,
         };
         let Store { journal, config, draft, may_outgrow, .. } = self;
@@ -255,14 +255,8 @@ impl Store {
     /// them does not count: the engine acks hundreds of messages at once, to drop or to expire them, and to count attempts.
     /// Messages that the store has accepted before, and that are moved, do not count either.
     #[cold]
-    fn most_of_large(&self, ops: &[Op<'_>]) -> Result<u64> {
-        let is_move = |op: &Op<'_>| match op {
-            Op::Append { messages, .. } => messages.iter().any(Message::is_moved),
-            _ => false,
-        };
-        if !ops.iter().any(is_move) {
-            check_messages(self.draft.messages_len, &self.config)?;
-        }
+    fn most_of_large(&self) -> Result<u64> {
+        check_messages(self.draft.messages_len, &self.config)?;
         Ok(COMMIT_BYTES_CEILING)
     }
 

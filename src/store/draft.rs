@@ -145,13 +145,8 @@ impl Draft {
 
     /// Begins a commit of one message that has only a payload, and that is encoded elsewhere.
     #[inline]
-    pub fn begin_plain(
-        &mut self,
-        run: &PlainRun<'_>,
-        log: LogId,
-        first: Offset,
-        timestamp: Timestamp,
-    ) {
+    pub fn begin_plain(&mut self, run: &PlainRun<'_>, of: (LogId, Offset, Timestamp)) {
+        let (log, first, timestamp) = of;
         self.begin();
         let (end, at, body_at, len) = (first.next(), FRAME_HEADER_BYTES, run.body_at, run.len());
         self.runs.push(RunAt { log, first, end, at, body_at, len, timestamp, is_plain: true });
@@ -213,7 +208,10 @@ impl Draft {
         if append.delay_ms > 0 || messages.iter().any(Message::has_more) {
             self.add_settings(state, &append, first, now)?;
         }
-        self.messages_len += self.frame.len() - begin;
+        // What the store has accepted before, and is moved, does not count.
+        if !messages.iter().any(Message::is_moved) {
+            self.messages_len += self.frame.len() - begin;
+        }
         Ok(())
     }
 

@@ -80,7 +80,7 @@ impl Store {
         if len as u64 > config.commit_bytes_max {
             return None;
         }
-        draft.begin_plain(&run, id, first, now.stamp);
+        draft.begin_plain(&run, (id, first, now.stamp));
         if let Err(refused) = make_space(journal, config, (Urgency::Ordinary, *may_outgrow), len) {
             return Some(Err(refused));
         }

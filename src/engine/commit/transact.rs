@@ -298,6 +298,10 @@ impl Committer {
         mut core: CoreGuard<'a>,
     ) -> CoreGuard<'a> {
         for _ in 0..core.slices_of_failures() {
+            // The close counts what is left.
+            if core.is_closed {
+                break;
+            }
             core.forget_failures();
             core = self.give_way(operation, core);
         }

@@ -331,12 +331,17 @@ impl<'a> Looks<'a> {
         for (it, looked) in self.batch.settlements.iter().zip(&self.looked) {
             let Some(Looked { offset, is_gone, .. }) = looked else { continue };
             let (ranges, leased) = all.entry(it.cursor).or_default();
-            ranges.push(offset.only());
+            // Batches come in the order of their offsets.
+            match ranges.last_mut().filter(|last| last.end == *offset) {
+                Some(last) => last.end = offset.next(),
+                None => ranges.push(offset.only()),
+            }
             *leased += u64::from(!is_gone);
         }
         for (cursor, part) in &mut self.parts {
             let (mut ranges, leased) = all.remove(cursor).unwrap_or_default();
             join(&mut ranges);
+            ranges.shrink_to_fit();
             (part.ranges, part.leased) = (Arc::new(ranges), leased);
         }
     }
@@ -350,12 +355,10 @@ impl<'a> Looks<'a> {
     /// Ends the leases, as their messages were acked, in slices. Returns the places of the lost ones.
     fn end_leases(&self) -> Vec<usize> {
         let elapsed = self.committer.elapsed();
-        let places = self.batch.settlements.iter().zip(&self.looked);
-        let held: Vec<_> =
-            places.filter(|(_, looked)| looked.is_some()).map(|(it, _)| it).collect();
-        for some in held.chunks(AT_ONCE) {
+        let places = self.batch.settlements.chunks(AT_ONCE).zip(self.looked.chunks(AT_ONCE));
+        for (some, looked) in places {
             let mut core = self.committer.lock(OPERATION);
-            for it in some {
+            for (it, _) in some.iter().zip(looked).filter(|(_, looked)| looked.is_some()) {
                 audit::step();
                 core.end_acked(it.cursor, it.key, elapsed.saturating_sub(it.leased));
             }

@@ -341,5 +341,12 @@ fn what_is_dropped_does_not_count_against_the_limit_of_a_commit() {
         tx.send(&other, vec![0; 700]).send(&other, vec![0; 600]);
         assert_eq!(kind(tx.commit()), ErrorKind::TooLarge, "that are messages");
         assert_eq!(kind(other.send_batch([vec![0; 700], vec![0; 600]])), ErrorKind::TooLarge);
+        // Beside a message that is moved.
+        let letters = engine.queue("letters").max_attempts(1).create().unwrap();
+        letters.send("work").unwrap();
+        let delivery = letters.try_receive().unwrap().unwrap();
+        let mut tx = engine.transaction();
+        tx.nack(&delivery).send(&other, vec![0; 700]).send(&other, vec![0; 600]);
+        assert_eq!(kind(tx.commit()), ErrorKind::TooLarge, "two of them are not moved");
     }
 }
