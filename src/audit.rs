@@ -31,6 +31,16 @@ pub enum Rank {
     Leaf,
 }
 
+/// A place that is about to be written, with other bytes than those that it had, in builds with debug assertions. So a test finds
+/// what a writer leaves out.
+#[inline(always)]
+pub fn spoiled(bytes: &mut [u8]) -> &mut [u8] {
+    if cfg!(debug_assertions) {
+        bytes.fill(0x78);
+    }
+    bytes
+}
+
 #[cfg(all(debug_assertions, not(loom)))]
 pub use checked::{Hold, Unchecked, step, steps, touches_disk};
 #[cfg(all(debug_assertions, not(loom)))]

@@ -11,8 +11,7 @@
 //! - The frontier goes back only in `reuse`, which needs the only reference to the region. No slice
 //!   is alive then, and none can be made meanwhile, because that takes `&self`.
 //!
-//! [`Written`] takes pages out of the map, not out of the file. A later access finds the same bytes, because
-//! the map is shared and not private.
+//! [`Written`] takes pages out of the map, not out of the file. A later access finds the same bytes: the map is shared.
 //!
 //! A [`Slice`] is a pointer to such bytes, or to bytes on the heap, together with a reference count that keeps
 //! them in place. [`Shares`] makes many references to one slice and counts them in advance. The count in
@@ -375,7 +374,7 @@ impl Window for MapWindow {
         _scratch: &mut Vec<u8>,
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> io::Result<()> {
-        self.fill(at, len, fill)
+        self.fill(at, len, |room| fill(crate::audit::spoiled(room)))
     }
 
     fn takes_parts(&self) -> bool {

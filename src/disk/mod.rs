@@ -179,7 +179,7 @@ pub trait Window: Send + Sync + fmt::Debug {
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> io::Result<()> {
         scratch.resize(len, 0);
-        fill(scratch);
+        fill(crate::audit::spoiled(scratch));
         self.write(at, scratch)
     }
     /// Whether parts are written one by one, and not gathered.

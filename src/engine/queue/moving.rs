@@ -54,6 +54,8 @@ pub struct Outgoing {
 pub struct Batch {
     pub messages: Vec<Outgoing>,
     pub bytes: usize,
+    /// Whether times of day that have passed are forgotten. The queue that gets the messages has them in memory.
+    pub forgets_passed: bool,
 }
 
 /// About how many bytes a message takes in a commit.
@@ -219,6 +221,8 @@ impl Batch {
                 moved.unknown.push(place);
                 continue;
             };
+            let has_passed = due.is_day() && due.even_time(now.skew()) <= now.even;
+            let due = if self.forgets_passed && has_passed { Due::NOW } else { due };
             let kept = Kept { attempts: core.attempts_of(cursor, offset), due };
             let checked = check_target(core, outgoing, due, now);
             match checked.and_then(|()| outgoing.message(kept, now)) {

@@ -297,6 +297,7 @@ impl<'a> Redrive<'a> {
         let mut batch = std::mem::take(&mut run.batch);
         while !batch.messages.is_empty() {
             let committer = self.from.committer();
+            batch.forgets_passed = run.done.moved >= committer.config.delayed_in_memory;
             let (moved, receipt) =
                 committer.transact("redrive", |core| batch.commit(&self.from, committer, core))?;
             if let Some(error) = moved.failure {

@@ -755,6 +755,24 @@ fn what_a_wrong_clock_brought_waits_again_also_after_it_was_moved() {
     }
 }
 
+/// The times of day that have passed are in the memory of the queue that gets the messages, so a redrive keeps few of them.
+#[test]
+fn a_redrive_keeps_a_bounded_number_of_times_that_have_passed() {
+    let disk = SimDisk::new(1);
+    disk.set_now(Timestamp(NOW));
+    let engine = Options::new().delayed_in_memory(16).sim(&disk).open("store").unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let at = |n: u64| Message::new("at").deliver_at(Timestamp(NOW + 60_000 + n));
+    (0..1000).for_each(|n| _ = queue.send(at(n)).unwrap());
+    disk.set_now(Timestamp(NOW + 3_600_000));
+    let other = engine.queue("other").create().unwrap();
+    assert_eq!(queue.redrive().to(&other).run().unwrap().moved, 1000);
+    disk.set_now(Timestamp(NOW));
+    let stats = other.stats().unwrap();
+    assert_eq!(stats.depth, 1000);
+    assert!((1..=16 + 256).contains(&stats.delayed), "{stats:?}");
+}
+
 /// A queue that is ordered by key delays nothing.
 #[test]
 fn what_has_come_due_moves_to_an_ordered_queue_for_good() {
