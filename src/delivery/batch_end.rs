@@ -20,6 +20,9 @@ use crate::{
 /// The leases of acked messages run out so much later. They are ended long before.
 const LATER: Duration = Duration::from_secs(1);
 
+/// So many ranges are compared in a hold of the core, for each batch that was acked meanwhile.
+const FEW_RANGES: usize = 16;
+
 /// What has happened to leases.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -42,6 +45,12 @@ impl Event {
             }
             Event::Acked(acked) => meet(acked, ranges),
         }
+    }
+
+    /// As [`is_about`](Event::is_about), and `true` also if that takes more than a few steps to tell.
+    pub fn may_be_about(&self, ranges: &[OffsetRange]) -> bool {
+        let is_long = |acked: &[OffsetRange]| acked.len().min(ranges.len()) > FEW_RANGES;
+        matches!(self, Event::Acked(acked) if is_long(acked)) || self.is_about(ranges)
     }
 }
 

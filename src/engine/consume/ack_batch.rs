@@ -35,6 +35,9 @@ const OPERATION: &str = "ack a batch";
 /// The leases of so many deliveries are looked at in one hold of the core.
 const AT_ONCE: usize = 64;
 
+/// So many events are looked at in one hold. They are more than happen from one look to the next, also beside busy consumers.
+const EVENTS_AT_ONCE: usize = 512;
+
 /// A batch of no more deliveries is acked in one hold: to look twice takes longer.
 const FEW: usize = 128;
 
@@ -199,6 +202,11 @@ impl Happened {
         }
     }
 
+    fn is_nothing(&self) -> bool {
+        let Happened { ended, acked, gone, moved, has_deleted } = self;
+        !has_deleted && ended.is_empty() && acked.is_empty() && gone.is_empty() && moved.is_empty()
+    }
+
     fn has_ended(&self, (cursor, offset): (CursorId, Offset)) -> bool {
         self.ended.contains(&(cursor, offset))
             || self.acked.iter().any(|(whose, ranges)| *whose == cursor && is_in(ranges, offset))
@@ -276,7 +284,7 @@ impl<'a> Looks<'a> {
                 if committer.elapsed() >= self.until {
                     return Ok((false, Receipt::NOTHING));
                 }
-                let acked = core.ack_looked(&self.parts, AT_ONCE, committer.now_plain())?;
+                let acked = core.ack_looked(&self.parts, EVENTS_AT_ONCE, committer.now_plain())?;
                 Ok((acked.is_some(), acked.unwrap_or(Receipt::NOTHING)))
             };
             let (is_committed, receipt) = committer.transact(OPERATION, attempt)?;
@@ -295,16 +303,20 @@ impl<'a> Looks<'a> {
         for (cursor, part) in &self.parts {
             loop {
                 let mut core = self.committer.lock_open(OPERATION)?;
-                let events = core.take_events(*cursor, part, AT_ONCE);
+                let events = core.take_events(*cursor, part, EVENTS_AT_ONCE);
                 self.committer.end_slice(core);
                 happened.has_deleted |= events.is_none() && !part.ranges.is_empty();
                 let events = events.unwrap_or_default();
-                let is_last = events.len() < AT_ONCE;
+                let is_last = events.len() < EVENTS_AT_ONCE;
                 happened.note(*cursor, part, events);
                 if is_last {
                     break;
                 }
             }
+        }
+        if happened.is_nothing() && self.committer.elapsed() < self.until {
+            // It is quick to try again, before more events come than are looked at in one hold.
+            return Ok(());
         }
         for (it, known) in self.batch.settlements.iter().zip(&mut self.looked) {
             let Some(looked) = known else { continue };

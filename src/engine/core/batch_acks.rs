@@ -83,7 +83,7 @@ impl Core {
         let Some((consumption, batch)) = consumption.zip(part.batch) else { return false };
         let mut events = consumption.deliveries.events_for(batch);
         audit::steps(events.len().min(most) as u64);
-        events.len() <= most && !events.any(|event| event.is_about(&part.ranges))
+        events.len() <= most && !events.any(|event| event.may_be_about(&part.ranges))
     }
 
     /// Acks the messages of a batch in one commit. `None`, and changes nothing, if something has happened to one of their

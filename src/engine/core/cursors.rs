@@ -13,7 +13,7 @@ use super::{
 use crate::{
     engine::runtime::wait::Waiting,
     error::Result,
-    ids::{CursorId, Due, Offset, OffsetRange},
+    ids::{CursorId, Due, LogId, Offset, OffsetRange},
     store::Store,
 };
 
@@ -131,6 +131,12 @@ impl Core {
         let stored = self.store.acks(cursor).map_or(Due::NOW, |acks| acks.due(offset));
         let consumption = self.consumers.get(&cursor);
         consumption.map_or(stored, |it| it.deliveries.due_of(offset, stored))
+    }
+
+    /// Whether a queue has as many due messages in memory as it may have delayed ones.
+    pub fn has_many_due(&self, log: LogId) -> bool {
+        let consumption = self.consumers.get(&log.queue_cursor());
+        consumption.is_some_and(|it| it.deliveries.due() >= self.delayed_in_memory)
     }
 
     /// How many attempts a message has once all is counted and taken back.

@@ -54,8 +54,8 @@ pub struct Outgoing {
 pub struct Batch {
     pub messages: Vec<Outgoing>,
     pub bytes: usize,
-    /// Whether times of day that have passed are forgotten. The queue that gets the messages has them in memory.
-    pub forgets_passed: bool,
+    /// How many times of day that have passed are kept. The queue that gets the messages has them in memory.
+    pub passed_most: u64,
 }
 
 /// About how many bytes a message takes in a commit.
@@ -150,6 +150,8 @@ impl Outgoing {
 /// The outcome of a batch.
 pub struct Moved {
     pub messages: u64,
+    /// How many times of day that have passed were kept.
+    pub passed: u64,
     /// Why the first message that cannot be moved stays.
     pub failure: Option<Error>,
     /// The places of the messages whose due times have to be looked up once more.
@@ -204,7 +206,7 @@ impl Batch {
     fn movable(&self, core: &Core, cursor: CursorId, now: Now) -> Result<(Vec<Moving<'_>>, Moved)> {
         let acks = core.store.acks_of(cursor)?;
         let mut moving = Vec::with_capacity(self.messages.len());
-        let mut moved = Moved { messages: 0, failure: None, unknown: Vec::new() };
+        let mut moved = Moved { messages: 0, passed: 0, failure: None, unknown: Vec::new() };
         for (place, outgoing) in self.messages.iter().enumerate() {
             audit::step();
             let message = &outgoing.message;
@@ -222,7 +224,11 @@ impl Batch {
                 continue;
             };
             let has_passed = due.is_day() && due.even_time(now.skew()) <= now.even;
-            let due = if self.forgets_passed && has_passed { Due::NOW } else { due };
+            let is_kept = has_passed
+                && moved.passed < self.passed_most
+                && !core.has_many_due(outgoing.to.log());
+            moved.passed += u64::from(is_kept);
+            let due = if has_passed && !is_kept { Due::NOW } else { due };
             let kept = Kept { attempts: core.attempts_of(cursor, offset), due };
             let checked = check_target(core, outgoing, due, now);
             match checked.and_then(|()| outgoing.message(kept, now)) {

@@ -37,6 +37,8 @@ struct Run {
     /// The progress that was told last.
     told: Option<Redriven>,
     batch: Batch,
+    /// How many times of day that have passed were kept.
+    passed: u64,
     /// The first error about a single message. The others are moved all the same.
     failure: Option<Error>,
 }
@@ -297,7 +299,7 @@ impl<'a> Redrive<'a> {
         let mut batch = std::mem::take(&mut run.batch);
         while !batch.messages.is_empty() {
             let committer = self.from.committer();
-            batch.forgets_passed = run.done.moved >= committer.config.delayed_in_memory;
+            batch.passed_most = committer.config.delayed_in_memory.saturating_sub(run.passed);
             let (moved, receipt) =
                 committer.transact("redrive", |core| batch.commit(&self.from, committer, core))?;
             if let Some(error) = moved.failure {
@@ -305,6 +307,7 @@ impl<'a> Redrive<'a> {
             }
             committer.complete(((), receipt), self.from.durability)?;
             run.done.moved += moved.messages;
+            run.passed += moved.passed;
             self.tell(run);
             batch.keep(&moved.unknown);
             batch.messages.retain_mut(|it| match browse.look_again(&mut it.message) {

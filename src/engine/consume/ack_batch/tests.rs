@@ -227,13 +227,38 @@ fn events_of_others_are_no_reason_to_look_at_all_leases_again() {
     let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
     let mut looks = Looks::new(consumer.committer(), &batch);
     looks.look_at_all().expect("it is open");
-    all[MANY..MANY + 300].iter().for_each(|it| it.ack().expect("it is held"));
+    let (before, between) = all[MANY..].split_at(EVENTS_AT_ONCE + 50);
+    before.iter().for_each(|it| it.ack().expect("it is held"));
     let _ = crate::sim::take_steps();
     looks.look_again().expect("it is open");
     let steps = crate::sim::take_steps();
     assert!(steps < MANY as u64, "{steps}");
-    let _receipt = looks.commit(false).expect("all are held");
+    between.iter().for_each(|it| it.ack().expect("it is held"));
+    let committer = consumer.committer();
+    let tried = committer.lock("test").ack_looked(&looks.parts, 512, committer.now_plain());
+    assert!(tried.expect("there is space").is_some(), "it is committed by the next try");
+    looks.is_committed = true;
     assert_eq!(looks.end_leases(), []);
+}
+
+#[test]
+fn a_batch_beside_another_thread_that_settles_as_fast_as_it_can_ends() {
+    let disk = SimDisk::new(3);
+    let process = Arc::new(disk.process());
+    let engine = Engine::open_on(process, Path::new("store"), Config::default(), true);
+    let engine = engine.expect("the disk is well");
+    let queue = engine.queue("q").lease(LEASE).create().expect("there is space");
+    queue.send_batch(vec!["work"; 4 * MANY]).expect("there is space");
+    let batch = queue.receive_batch(MANY, Duration::ZERO).expect("they are there");
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            while queue.try_receive().expect("open").is_some_and(|it| it.ack().is_ok()) {}
+        });
+        queue.ack_batch(&batch).expect("all are held");
+        busy.join().expect("no panic");
+    });
+    assert_eq!(queue.depth().expect("it is open"), 0);
+    engine.close().expect("the disk is well");
 }
 
 /// A batch that has lost all leases of a queue at rest ended the look of another one.
