@@ -156,7 +156,7 @@ impl Committer {
         }
         if core.wants_block(cursor, now) {
             drop(core);
-            self.bring_back(cursor);
+            let _ = self.bring_back(cursor);
             core = self.lock(OPERATION);
         }
         let is_more = core.expire(cursor, now, EXPIRED_AT_ONCE);

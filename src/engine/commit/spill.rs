@@ -71,22 +71,35 @@ impl Committer {
     /// A block that cannot come back is tried again a little later. A damaged block is skipped. Consumers that
     /// find no message, including the ones that wait, get the damage or the failure as an error. On a full disk messages come
     /// late, and nobody is told.
-    pub fn bring_back(&self, cursor: CursorId) {
+    ///
+    /// # Errors
+    ///
+    /// Lack of space in a call that asks for it (`patience.rs`). Another call may bring the block back meanwhile.
+    pub fn bring_back(&self, cursor: CursorId) -> Result<()> {
         // Consumers wait for the block that this thread takes. So no code of the application runs meanwhile.
         let _held_back = HeldBack::begin(&self.flusher);
         while let Err(error) = self.bring_back_due(cursor) {
             let mut core = self.lock(BRING_BACK);
+            if error.is_lack_of_space() {
+                // The caller awaits space. If it is cancelled meanwhile, or goes on without, another one goes on.
+                let now = self.elapsed();
+                core.end_return(cursor, |index| index.rest_until(now, None));
+                if let Ok(consumption) = core.consumption(cursor) {
+                    let log = consumption.info.log;
+                    core.wake_one(cursor, log);
+                }
+                return Err(error);
+            }
             let is_damaged =
                 error.kind() == ErrorKind::Corrupt && core.set_block_damaged(cursor, &error);
             let is_hidden = matches!(error.kind(), ErrorKind::DiskFull | ErrorKind::Corrupt)
-                || error.is_lack_of_space()
                 || error.is_final();
             let is_told = is_damaged || !is_hidden;
             if !is_damaged {
                 let until = self.elapsed() + REST;
                 core.end_return(cursor, |index| index.rest_until(until, is_told.then_some(error)));
             }
-            let Ok(consumption) = core.consumption(cursor) else { return };
+            let Ok(consumption) = core.consumption(cursor) else { return Ok(()) };
             let log = consumption.info.log;
             if is_told {
                 core.wake_consumers(cursor, log, usize::MAX);
@@ -96,6 +109,7 @@ impl Committer {
             }
         }
         self.lock(BRING_BACK).arm(cursor);
+        Ok(())
     }
 
     fn bring_back_due(&self, cursor: CursorId) -> Result<()> {

@@ -170,7 +170,7 @@ fn end_leases(committer: &Committer, Timer { at, cursor }: Timer) {
     let now = committer.elapsed();
     if core.wants_block(cursor, now) {
         drop(core);
-        committer.bring_back(cursor);
+        let _ = committer.bring_back(cursor);
         core = committer.lock(operation);
     }
     core.expire(cursor, now, EXPIRED_AT_ONCE);

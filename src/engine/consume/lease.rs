@@ -219,7 +219,7 @@ impl Consumer {
                 drop(core);
                 // A block that cannot come back is tried again later. That and damage are told to a consumer that finds no
                 // message.
-                committer.bring_back(cursor);
+                committer.bring_back(cursor)?;
                 core = committer.lock_open(operation)?;
                 elapsed = committer.elapsed();
             }

@@ -190,6 +190,24 @@ fn fill_journal(engine: &Engine, other: &Queue, held: &[Delivery]) {
     panic!("the journal never lacked space");
 }
 
+/// Another thread has the right to make a checkpoint until the result is called.
+#[cfg(feature = "cron")]
+fn hold_checkpoints(engine: &Engine) -> impl FnOnce() {
+    let (lock, is_locked) = mpsc::channel();
+    let (unlock, is_over) = mpsc::channel();
+    let own = engine.clone();
+    let holding = thread::spawn(move || {
+        let _checkpointing = own.committer().checkpointing.lock();
+        lock.send(()).expect("the test waits");
+        is_over.recv().expect("the test goes on");
+    });
+    is_locked.recv().unwrap();
+    move || {
+        unlock.send(()).unwrap();
+        holding.join().unwrap();
+    }
+}
+
 /// It commits runs and failures of runs, and creates its queue.
 #[cfg(feature = "cron")]
 #[test]
@@ -212,27 +230,57 @@ fn a_scheduler_in_a_task_does_not_block_while_it_awaits_space() {
         other.send_batch((0..5000).map(|_| "x")).unwrap();
         let held = other.receive_batch(5000, Duration::ZERO).unwrap();
         disk.advance(HOUR);
-        let (lock, is_locked) = mpsc::channel();
-        let (unlock, is_over) = mpsc::channel();
-        let own = engine.clone();
-        let holding = thread::spawn(move || {
-            let _checkpointing = own.committer().checkpointing.lock();
-            lock.send(()).expect("the test waits");
-            is_over.recv().expect("the test goes on");
-        });
-        is_locked.recv().unwrap();
+        let release = hold_checkpoints(&engine);
         fill_journal(&engine, &other, &held);
-        let make_space = || {
-            unlock.send(()).unwrap();
-            holding.join().unwrap();
-        };
         let done = || match (creates, has_target) {
             (true, true) => queue.depth().unwrap() == 1,
             (true, false) => engine.schedule("hourly").open().unwrap().failed_attempts() == 1,
             _ => engine.queues().unwrap().len() == 3,
         };
         let task = engine.scheduler().run_async();
-        poll_without_space(Box::pin(task), make_space, done);
+        poll_without_space(Box::pin(task), release, done);
         engine.close().unwrap();
     }
+}
+
+/// It took the lack of space for a full disk: for half a second nobody got the messages.
+#[cfg(feature = "cron")]
+#[test]
+fn a_call_that_awaits_space_for_overdue_messages_keeps_them_from_nobody() {
+    for _ in 0..50 {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, Config { delayed_in_memory: 8, ..config() });
+        let queue = engine.queue("q").create().unwrap();
+        for n in 1..=40u32 {
+            queue.send(Message::new(n.to_string()).deliver_after(n * HOUR / 2)).unwrap();
+        }
+        let other = engine.queue("other").lease(24 * HOUR).create().unwrap();
+        other.send_batch((0..5000).map(|_| "x")).unwrap();
+        let held = other.receive_batch(5000, Duration::ZERO).unwrap();
+        let (committer, cursor) = (engine.committer(), cursor(&engine, "q"));
+        let release = hold_checkpoints(&engine);
+        fill_journal(&engine, &other, &held);
+        disk.advance(20 * HOUR);
+        let (outcome, lacks) = ask(Past::default(), || committer.bring_back(cursor));
+        let Err(error) = outcome else {
+            // The flusher's thread was quicker.
+            release();
+            continue;
+        };
+        assert!(error.is_lack_of_space() && lacks.is_some());
+        let core = committer.lock("test");
+        let is_free = core.wants_block(cursor, committer.elapsed());
+        drop(core);
+        release();
+        assert!(is_free, "the next one may bring them back");
+        let mut left = 40;
+        while queue.receive(HOUR).unwrap().is_some_and(|it| it.ack().is_ok()) {
+            left -= 1;
+            if left == 0 {
+                break;
+            }
+        }
+        return engine.close().unwrap();
+    }
+    panic!("the flusher's thread was always quicker");
 }
