@@ -78,18 +78,31 @@ impl Core {
     /// the sync wakes the waiters again.
     ///
     /// No waiter sleeps on: one that looked before the commit waits in the watch by now, and one that looks later finds
-    /// the messages. A reader of many partitions finds them once they are noted here, and it is woken after that.
+    /// the messages.
     pub fn note_batch(&mut self, logs: &[(LogId, u64)]) {
         let Core { arrivals, effects, .. } = self;
         for (log, messages) in logs {
             audit::step();
-            let Some(watched) = arrivals.watches.get(log) else { continue };
-            if let Some((stream, partition)) = watched.partition
-                && let Some(recent) = arrivals.recent.get_mut(&stream)
+            if let Some(watched) = arrivals.watches.get(log) {
+                watched.wake(effects, *messages as usize);
+            }
+        }
+    }
+
+    /// Notes the partitions that get records of a batch, in the hold that commits it: a reader of many partitions looks at
+    /// no others, and whoever sees that the records are there may call it at once.
+    pub(super) fn note_partitions(&mut self, batch: &Batch) {
+        let Arrivals { recent, watches, .. } = &mut self.arrivals;
+        if recent.is_empty() {
+            return;
+        }
+        for (log, _) in batch.arrivals().iter() {
+            audit::step();
+            if let Some(recent) = recent.get_mut(&log.entity())
+                && let Some((_, partition)) = watches.get(log).and_then(|it| it.partition)
             {
                 recent.note(partition);
             }
-            watched.wake(effects, *messages as usize);
         }
     }
 

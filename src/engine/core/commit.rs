@@ -125,6 +125,7 @@ impl Core {
         self.keep_clock(batch.now());
         let receipt = Receipt::of(self.store.commit_batch(ops, batch)?);
         self.hide_batch(batch);
+        self.note_partitions(batch);
         if self.watches_thresholds() {
             self.consumers.touch_changed(ops);
             batch.arrivals().iter().for_each(|(log, _)| self.consumers.touch_log(*log));

@@ -1,9 +1,14 @@
 //! Readers of a stream.
 
-use std::{thread, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 
 use posthouse::{
-    ErrorKind, IoMode, Message, Offset, Options, Record, Start, Timestamp, sim::SimDisk,
+    Durability, ErrorKind, IoMode, Message, Offset, Options, Record, Start, Threshold, Timestamp,
+    sim::SimDisk,
 };
 
 use crate::support::{everywhere, kind, open, real};
@@ -256,4 +261,32 @@ fn readers_of_several_partitions_find_all_that_comes() {
         engine.stream("s").delete().unwrap();
         readers.iter_mut().for_each(|it| assert_eq!(kind(it.try_read()), ErrorKind::NotFound));
     });
+}
+
+/// The partitions of a batch were noted for readers in a later hold of the core: whoever was told of the commit before found
+/// nothing there.
+#[test]
+fn a_reader_of_many_partitions_finds_a_large_batch_as_soon_as_it_is_committed() {
+    for (records, is_sync) in [(10, false), (64, false), (64, true)] {
+        let disk = SimDisk::new(1);
+        let durability = if is_sync { Durability::Sync } else { Durability::Buffered };
+        let engine = Options::new().durability(durability).sim(&disk).open("store").unwrap();
+        let stream = engine.stream("s").partitions(2).create().unwrap();
+        let queue = engine.queue("q").create().unwrap();
+        let mut reader = stream.reader(Start::Earliest).unwrap();
+        assert!(reader.try_read().unwrap().is_none());
+        let (told, found) = (Arc::new(Mutex::new(None)), stream.clone());
+        let (tell, reader) = (Arc::clone(&told), Mutex::new(reader));
+        let look = move |_| {
+            let read = reader.lock().unwrap().try_read().unwrap();
+            *tell.lock().unwrap() = Some((found.len().unwrap(), read.is_some()));
+        };
+        let _watch = queue.watch(Threshold::Depth(1), look).unwrap();
+        let mut tx = engine.transaction();
+        (0..records).for_each(|_| _ = tx.append(&stream, "x"));
+        tx.send(&queue, "go");
+        tx.commit().unwrap();
+        let (there, is_found) = told.lock().unwrap().expect("the queue has a message");
+        assert_eq!(is_found, there > 0, "{records} {is_sync}: {there} records are there");
+    }
 }
