@@ -278,8 +278,8 @@ fn a_reader_of_many_partitions_finds_a_large_batch_as_soon_as_it_is_committed() 
         let (told, found) = (Arc::new(Mutex::new(None)), stream.clone());
         let (tell, reader) = (Arc::clone(&told), Mutex::new(reader));
         let look = move |_| {
-            let read = reader.lock().unwrap().try_read().unwrap();
-            *tell.lock().unwrap() = Some((found.len().unwrap(), read.is_some()));
+            let read = reader.lock().unwrap().try_read().unwrap().is_some();
+            *tell.lock().unwrap() = Some((found.len().unwrap(), read));
         };
         let _watch = queue.watch(Threshold::Depth(1), look).unwrap();
         let mut tx = engine.transaction();
