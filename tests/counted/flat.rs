@@ -344,7 +344,8 @@ fn subscriptions_that_catch_up_take_as_many_steps_as_there_are() {
     assert!(many.steps <= 11 * few.steps, "the work is not linear: {few:?}, {many:?}");
 }
 
-/// The records of one commit over many partitions: a step for each run of a partition, and one to wake its readers.
+/// The records of one commit over many partitions: a step for each run of a partition, one to note it for readers, and one
+/// to wake them.
 #[test]
 fn a_batch_over_many_partitions_takes_as_many_steps_as_there_are_partitions() {
     let [few, many] = [FEW, MANY].map(|partitions| {
@@ -356,7 +357,7 @@ fn a_batch_over_many_partitions_takes_as_many_steps_as_there_are_partitions() {
     });
     assert!(few.steps >= FEW as u64, "the steps are not counted: {few:?}");
     for (cost, partitions) in [(few, FEW), (many, MANY)] {
-        assert!(cost.steps <= 2 * partitions as u64 + 10, "{cost:?}");
+        assert!(cost.steps <= 3 * partitions as u64 + 10, "{cost:?}");
     }
 }
 
