@@ -201,10 +201,10 @@ fn hold_checkpoints(engine: &Engine) -> impl FnOnce() {
         lock.send(()).expect("the test waits");
         is_over.recv().expect("the test goes on");
     });
-    is_locked.recv().unwrap();
+    is_locked.recv().expect("the other thread works");
     move || {
-        unlock.send(()).unwrap();
-        holding.join().unwrap();
+        unlock.send(()).expect("the other thread works");
+        holding.join().expect("the other thread works");
     }
 }
 
@@ -218,11 +218,12 @@ fn a_scheduler_in_a_task_does_not_block_while_it_awaits_space() {
         println!("{what}");
         let disk = SimDisk::new(1);
         let engine = open(&disk, config());
-        let queue = engine.queue("q").create().unwrap();
-        let other = engine.queue("other").lease(24 * HOUR).create().unwrap();
+        let queue = engine.queue("q").create().expect("the other thread works");
+        let other =
+            engine.queue("other").lease(24 * HOUR).create().expect("the other thread works");
         let hourly = engine.schedule("hourly").cron("@hourly").to_queue(&queue, "tick");
         if creates {
-            hourly.create().unwrap();
+            hourly.create().expect("the other thread works");
         }
         if !has_target {
             engine.queue("q").delete().unwrap();
