@@ -5,11 +5,7 @@
 //! at those again. Behind the commit the leases of acked messages still exist for a moment: they do not run out, nobody else
 //! settles them, and their messages are in flight no more.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use super::{Deliveries, Ended, LeaseKey};
 use crate::{
@@ -20,7 +16,7 @@ use crate::{
 /// The leases of acked messages run out so much later. They are ended long before.
 const LATER: Duration = Duration::from_secs(1);
 
-/// So many ranges are compared in a hold of the core, for each batch that was acked meanwhile.
+/// So many ranges are compared in a hold of the core, for each batch that looks while another one is acked.
 const FEW_RANGES: usize = 16;
 
 /// What has happened to leases.
@@ -37,20 +33,14 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether it is about one of the messages in sorted ranges.
-    pub fn is_about(&self, ranges: &[OffsetRange]) -> bool {
+    /// Whether it is about one of the messages in sorted ranges. Also `true` if that takes more than a few steps to tell.
+    fn may_be_about(&self, ranges: &[OffsetRange]) -> bool {
         match self {
             Event::Ended(offset) | Event::Gone(offset) | Event::Moved(offset) => {
                 is_in(ranges, *offset)
             }
-            Event::Acked(acked) => meet(acked, ranges),
+            Event::Acked(acked) => meet(acked, ranges).unwrap_or(true),
         }
-    }
-
-    /// As [`is_about`](Event::is_about), and `true` also if that takes more than a few steps to tell.
-    pub fn may_be_about(&self, ranges: &[OffsetRange]) -> bool {
-        let is_long = |acked: &[OffsetRange]| acked.len().min(ranges.len()) > FEW_RANGES;
-        matches!(self, Event::Acked(acked) if is_long(acked)) || self.is_about(ranges)
     }
 }
 
@@ -60,14 +50,15 @@ pub fn is_in(ranges: &[OffsetRange], offset: Offset) -> bool {
     ranges.get(n).is_some_and(|range| range.start <= offset)
 }
 
-/// Whether two lists of sorted ranges have an offset in common.
-fn meet(some: &[OffsetRange], others: &[OffsetRange]) -> bool {
+/// Whether two lists of sorted ranges have an offset in common. `None` if that takes more than a few steps to tell.
+fn meet(some: &[OffsetRange], others: &[OffsetRange]) -> Option<bool> {
     let (few, many) = if some.len() < others.len() { (some, others) } else { (others, some) };
-    few.iter().any(|range| {
+    let is_met = |range: &OffsetRange| {
         audit::step();
         let n = many.partition_point(|it| it.end <= range.start);
         many.get(n).is_some_and(|it| it.start < range.end)
-    })
+    };
+    (few.len() <= FEW_RANGES).then(|| few.iter().any(is_met))
 }
 
 /// Messages that were acked in one commit.
@@ -82,25 +73,32 @@ pub struct Acked {
 /// The number of a batch that looks at leases of a cursor.
 pub type BatchId = u64;
 
+/// A batch that looks at leases.
+#[derive(Debug)]
+struct Looking {
+    /// Its messages.
+    ranges: Arc<Vec<OffsetRange>>,
+    /// What has happened to their leases, and the batch has not taken. What happens to others does not matter to it, however busy
+    /// they are.
+    events: Vec<Event>,
+}
+
 /// The batches of a cursor.
 #[derive(Debug, Default)]
 pub struct Batches {
     /// How many batches have begun.
     begun: BatchId,
-    /// Those that look at leases, and how many events each of them knows.
-    looking: BTreeMap<BatchId, u64>,
-    /// What has happened, but for what all of them know.
-    events: VecDeque<Event>,
-    /// How many events have gone from the front.
-    gone: u64,
+    looking: BTreeMap<BatchId, Looking>,
     /// The batches that were committed, and of which leases have not ended.
     acked: Vec<Acked>,
 }
 
 impl Batches {
-    fn note(&mut self, event: Event) {
-        if !self.looking.is_empty() {
-            self.events.push_back(event);
+    fn note(&mut self, event: &Event) {
+        for looking in self.looking.values_mut() {
+            if event.may_be_about(&looking.ranges) {
+                looking.events.push(event.clone());
+            }
         }
     }
 
@@ -111,43 +109,27 @@ impl Batches {
     fn leased(&self) -> u64 {
         self.acked.iter().map(|it| it.leased).sum()
     }
-
-    /// Lets go of the events that all batches know.
-    fn forget_known(&mut self) {
-        let all = self.gone + self.events.len() as u64;
-        let known = self.looking.values().copied().min().unwrap_or(all);
-        self.events.drain(..(known - self.gone) as usize);
-        self.gone = known;
-    }
 }
 
 impl Deliveries {
-    /// A batch begins to look at leases.
-    pub fn begin_batch(&mut self) -> BatchId {
+    /// A batch begins to look at leases, of messages in sorted ranges.
+    pub fn begin_batch(&mut self, ranges: Arc<Vec<OffsetRange>>) -> BatchId {
         let batches = self.batches.get_or_insert_default();
         batches.begun += 1;
-        batches.looking.insert(batches.begun, batches.gone + batches.events.len() as u64);
+        batches.looking.insert(batches.begun, Looking { ranges, events: Vec::new() });
         batches.begun
     }
 
-    /// The events that a batch does not know.
-    pub fn events_for(&self, batch: BatchId) -> impl ExactSizeIterator<Item = &Event> {
-        let known = self.batches.as_ref().and_then(|it| Some((it, it.looking.get(&batch)?)));
-        let events = known.map(|(it, known)| it.events.range((known - it.gone) as usize..));
-        events.unwrap_or_default()
+    /// Whether nothing has happened to the leases of a batch that it does not know.
+    pub fn is_current(&self, batch: BatchId) -> bool {
+        let looking = self.batches.as_ref().and_then(|it| it.looking.get(&batch));
+        looking.is_some_and(|it| it.events.is_empty())
     }
 
-    /// The next events that a batch does not know, `most` of them. Then it knows them.
-    pub fn take_events(&mut self, batch: BatchId, most: usize) -> Vec<Event> {
-        let events: Vec<Event> = self.events_for(batch).take(most).cloned().collect();
-        audit::steps(events.len() as u64);
-        if let Some(batches) = &mut self.batches
-            && let Some(known) = batches.looking.get_mut(&batch)
-        {
-            *known += events.len() as u64;
-            batches.forget_known();
-        }
-        events
+    /// Takes what has happened to the leases of a batch.
+    pub fn take_events(&mut self, batch: BatchId) -> Vec<Event> {
+        let looking = self.batches.as_mut().and_then(|it| it.looking.get_mut(&batch));
+        looking.map(|it| mem::take(&mut it.events)).unwrap_or_default()
     }
 
     /// A batch looks at leases no more: it was committed, with `acked`, or has failed.
@@ -155,7 +137,7 @@ impl Deliveries {
         let Some(batches) = &mut self.batches else { return };
         batches.looking.remove(&batch);
         if let Some(acked) = acked {
-            batches.note(Event::Acked(Arc::clone(&acked.ranges)));
+            batches.note(&Event::Acked(Arc::clone(&acked.ranges)));
             batches.acked.extend(Some(acked).filter(|it| it.leased > 0));
         }
         self.tidy_batches();
@@ -163,7 +145,6 @@ impl Deliveries {
 
     fn tidy_batches(&mut self) {
         let Some(batches) = &mut self.batches else { return };
-        batches.forget_known();
         if batches.looking.is_empty() && batches.acked.is_empty() {
             self.batches = None;
         }
@@ -176,7 +157,7 @@ impl Deliveries {
         if let Some(offset) = self.leases.offset(key)
             && let Some(batches) = &mut self.batches
         {
-            batches.note(Event::Moved(offset));
+            batches.note(&Event::Moved(offset));
         }
     }
 
@@ -202,7 +183,7 @@ impl Deliveries {
     #[inline(never)]
     pub(super) fn note_ended_beside(&mut self, offset: Offset, is_gone: bool) {
         let Some(batches) = &mut self.batches else { return };
-        batches.note(Event::Ended(offset));
+        batches.note(&Event::Ended(offset));
         if !is_gone && let Some(n) = batches.acked(offset) {
             batches.acked[n].leased -= 1;
             if batches.acked[n].leased == 0 {
@@ -214,7 +195,7 @@ impl Deliveries {
 
     pub(super) fn note_gone_beside(&mut self, offset: Offset) {
         if let Some(batches) = &mut self.batches {
-            batches.note(Event::Gone(offset));
+            batches.note(&Event::Gone(offset));
         }
     }
 

@@ -35,9 +35,6 @@ const OPERATION: &str = "ack a batch";
 /// The leases of so many deliveries are looked at in one hold of the core.
 const AT_ONCE: usize = 64;
 
-/// So many events are looked at in one hold. They are more than happen from one look to the next, also beside busy consumers.
-const EVENTS_AT_ONCE: usize = 512;
-
 /// A batch of no more deliveries is acked in one hold: to look twice takes longer.
 const FEW: usize = 128;
 
@@ -191,8 +188,8 @@ struct Happened {
 }
 
 impl Happened {
-    fn note(&mut self, cursor: CursorId, part: &Part, events: Vec<Event>) {
-        for event in events.into_iter().filter(|event| event.is_about(&part.ranges)) {
+    fn note(&mut self, cursor: CursorId, events: Vec<Event>) {
+        for event in events {
             match event {
                 Event::Ended(offset) => _ = self.ended.insert((cursor, offset)),
                 Event::Gone(offset) => _ = self.gone.insert((cursor, offset)),
@@ -200,11 +197,6 @@ impl Happened {
                 Event::Acked(ranges) => self.acked.push((cursor, ranges)),
             }
         }
-    }
-
-    fn is_nothing(&self) -> bool {
-        let Happened { ended, acked, gone, moved, has_deleted } = self;
-        !has_deleted && ended.is_empty() && acked.is_empty() && gone.is_empty() && moved.is_empty()
     }
 
     fn has_ended(&self, (cursor, offset): (CursorId, Offset)) -> bool {
@@ -220,6 +212,8 @@ struct Looks<'a> {
     /// One for each settlement. `None` if its lease is lost.
     looked: Vec<Option<Looked>>,
     parts: BTreeMap<CursorId, Part>,
+    /// The messages of the cursors that it has not looked at yet.
+    unbegun: BTreeMap<CursorId, Arc<Vec<OffsetRange>>>,
     /// All leases hold until then, unless something happens to one of them.
     until: Duration,
     /// The first error of a lease that is lost.
@@ -230,8 +224,10 @@ struct Looks<'a> {
 impl<'a> Looks<'a> {
     fn new(committer: &'a Committer, batch: &'a AckedBatch<'a>) -> Looks<'a> {
         let (looked, parts) = (vec![None; batch.settlements.len()], BTreeMap::new());
-        let until = Duration::MAX;
-        Looks { committer, batch, looked, parts, until, error: None, is_committed: false }
+        let all = batch.settlements.iter().zip(&batch.deliveries);
+        let unbegun = ranges_of(all.map(|(it, delivery)| (it.cursor, delivery.offset())));
+        let (until, error, is_committed) = (Duration::MAX, None, false);
+        Looks { committer, batch, looked, parts, unbegun, until, error, is_committed }
     }
 
     /// Looks at all leases for the first time.
@@ -253,11 +249,10 @@ impl<'a> Looks<'a> {
             let mut core = self.committer.lock_open(OPERATION)?;
             let elapsed = self.committer.elapsed();
             for (it, known) in meant {
-                let begin = |core: &mut Core| Part {
-                    batch: core.begin_batch(it.cursor),
-                    ..Part::default()
-                };
-                self.parts.entry(it.cursor).or_insert_with(|| begin(&mut core));
+                if let Some(ranges) = self.unbegun.remove(&it.cursor) {
+                    let batch = core.begin_batch(it.cursor, ranges);
+                    self.parts.insert(it.cursor, Part { batch, ..Part::default() });
+                }
                 let looked = core.look_at(it, elapsed);
                 if let Ok(looked) = &looked {
                     self.until = self.until.min(looked.until);
@@ -284,7 +279,7 @@ impl<'a> Looks<'a> {
                 if committer.elapsed() >= self.until {
                     return Ok((false, Receipt::NOTHING));
                 }
-                let acked = core.ack_looked(&self.parts, EVENTS_AT_ONCE, committer.now_plain())?;
+                let acked = core.ack_looked(&self.parts, committer.now_plain())?;
                 Ok((acked.is_some(), acked.unwrap_or(Receipt::NOTHING)))
             };
             let (is_committed, receipt) = committer.transact(OPERATION, attempt)?;
@@ -296,27 +291,16 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// Follows what has happened to leases since they were looked at, in slices. Looks at all again only if one may have run
-    /// out, or a queue was deleted: beside a busy consumer a large batch would look for ever.
+    /// Follows what has happened to leases since they were looked at. Looks at all again only if one may have run out, or a
+    /// queue was deleted. Each lease ends once, so a batch does not look for ever.
     fn look_again(&mut self) -> Result<()> {
         let mut happened = Happened::default();
         for (cursor, part) in &self.parts {
-            loop {
-                let mut core = self.committer.lock_open(OPERATION)?;
-                let events = core.take_events(*cursor, part, EVENTS_AT_ONCE);
-                self.committer.end_slice(core);
-                happened.has_deleted |= events.is_none() && !part.ranges.is_empty();
-                let events = events.unwrap_or_default();
-                let is_last = events.len() < EVENTS_AT_ONCE;
-                happened.note(*cursor, part, events);
-                if is_last {
-                    break;
-                }
-            }
-        }
-        if happened.is_nothing() && self.committer.elapsed() < self.until {
-            // It is quick to try again, before more events come than are looked at in one hold.
-            return Ok(());
+            let mut core = self.committer.lock_open(OPERATION)?;
+            let events = core.take_events(*cursor, part);
+            self.committer.end_slice(core);
+            happened.has_deleted |= events.is_none() && !part.ranges.is_empty();
+            happened.note(*cursor, events.unwrap_or_default());
         }
         for (it, known) in self.batch.settlements.iter().zip(&mut self.looked) {
             let Some(looked) = known else { continue };
@@ -339,22 +323,15 @@ impl<'a> Looks<'a> {
 
     /// Notes what is to be acked.
     fn note_ranges(&mut self) {
-        let mut all: BTreeMap<CursorId, (Vec<OffsetRange>, u64)> = BTreeMap::new();
-        for (it, looked) in self.batch.settlements.iter().zip(&self.looked) {
-            let Some(Looked { offset, is_gone, .. }) = looked else { continue };
-            let (ranges, leased) = all.entry(it.cursor).or_default();
-            // Batches come in the order of their offsets.
-            match ranges.last_mut().filter(|last| last.end == *offset) {
-                Some(last) => last.end = offset.next(),
-                None => ranges.push(offset.only()),
-            }
-            *leased += u64::from(!is_gone);
+        self.parts.values_mut().for_each(|part| part.leased = 0);
+        let places = self.batch.settlements.iter().zip(&self.looked);
+        let held = places.filter_map(|(it, looked)| Some((it.cursor, (*looked)?)));
+        for (cursor, _) in held.clone().filter(|(_, looked)| !looked.is_gone) {
+            self.parts.get_mut(&cursor).expect("it was looked at").leased += 1;
         }
+        let mut all = ranges_of(held.map(|(cursor, looked)| (cursor, looked.offset)));
         for (cursor, part) in &mut self.parts {
-            let (mut ranges, leased) = all.remove(cursor).unwrap_or_default();
-            join(&mut ranges);
-            ranges.shrink_to_fit();
-            (part.ranges, part.leased) = (Arc::new(ranges), leased);
+            part.ranges = all.remove(cursor).unwrap_or_default();
         }
     }
 
@@ -387,6 +364,25 @@ impl Drop for Looks<'_> {
             self.parts.iter().for_each(|(cursor, part)| core.end_batch(*cursor, part, None));
         }
     }
+}
+
+/// The ranges of messages, by their cursors. Those of a batch mostly come in the order of their offsets.
+fn ranges_of(
+    messages: impl Iterator<Item = (CursorId, Offset)>,
+) -> BTreeMap<CursorId, Arc<Vec<OffsetRange>>> {
+    let mut all: BTreeMap<CursorId, Vec<OffsetRange>> = BTreeMap::new();
+    for (cursor, offset) in messages {
+        let ranges = all.entry(cursor).or_default();
+        match ranges.last_mut().filter(|last| last.end == offset) {
+            Some(last) => last.end = offset.next(),
+            None => ranges.push(offset.only()),
+        }
+    }
+    let joined = |(cursor, mut ranges): (CursorId, Vec<OffsetRange>)| {
+        join(&mut ranges);
+        (cursor, Arc::new(ranges))
+    };
+    all.into_iter().map(joined).collect()
 }
 
 impl AckedBatch<'_> {

@@ -36,10 +36,14 @@ pub struct Part {
 }
 
 impl Core {
-    /// A batch begins to look at leases of a cursor.
-    pub fn begin_batch(&mut self, cursor: CursorId) -> Option<BatchId> {
+    /// A batch begins to look at leases of a cursor, of messages in sorted ranges.
+    pub fn begin_batch(
+        &mut self,
+        cursor: CursorId,
+        ranges: Arc<Vec<OffsetRange>>,
+    ) -> Option<BatchId> {
         let consumption = self.consumers.get_untouched(cursor)?;
-        Some(consumption.deliveries.begin_batch())
+        Some(consumption.deliveries.begin_batch(ranges))
     }
 
     /// A batch looks at leases of a cursor no more.
@@ -65,38 +69,28 @@ impl Core {
         Ok(Looked { offset, is_gone, until: until.unwrap_or_default() })
     }
 
-    /// What has happened to leases of a cursor: the next `most` events. `None` if the cursor has no state any more.
-    pub fn take_events(
-        &mut self,
-        cursor: CursorId,
-        part: &Part,
-        most: usize,
-    ) -> Option<Vec<Event>> {
+    /// What has happened to the leases of a part. `None` if the cursor has no state any more.
+    pub fn take_events(&mut self, cursor: CursorId, part: &Part) -> Option<Vec<Event>> {
         let consumption = self.consumers.get_untouched(cursor)?;
-        Some(consumption.deliveries.take_events(part.batch?, most))
+        Some(consumption.deliveries.take_events(part.batch?))
     }
 
-    /// Whether nothing has happened to the leases of a part since they were looked at. `false` also if more has happened than
-    /// can be looked at in one hold.
-    fn is_current(&self, cursor: CursorId, part: &Part, most: usize) -> bool {
-        let consumption = self.consumers.get(&cursor);
-        let Some((consumption, batch)) = consumption.zip(part.batch) else { return false };
-        let mut events = consumption.deliveries.events_for(batch);
-        audit::steps(events.len().min(most) as u64);
-        events.len() <= most && !events.any(|event| event.may_be_about(&part.ranges))
+    /// Whether nothing has happened to the leases of a part since they were looked at.
+    fn is_current(&self, cursor: CursorId, part: &Part) -> bool {
+        let consumption = self.consumers.get(&cursor).zip(part.batch);
+        consumption.is_some_and(|(it, batch)| it.deliveries.is_current(batch))
     }
 
     /// Acks the messages of a batch in one commit. `None`, and changes nothing, if something has happened to one of their
-    /// leases, or to more than `most` others.
+    /// leases.
     pub fn ack_looked<'p>(
         &mut self,
         parts: &'p BTreeMap<CursorId, Part>,
-        most: usize,
         now: Now,
     ) -> CommitResult<Option<Receipt>> {
         audit::steps(parts.len() as u64);
         let acked = || parts.iter().filter(|(_, part)| !part.ranges.is_empty());
-        if !acked().all(|(cursor, part)| self.is_current(*cursor, part, most)) {
+        if !acked().all(|(cursor, part)| self.is_current(*cursor, part)) {
             return Ok(None);
         }
         let ack = |(cursor, part): (&CursorId, &'p Part)| Op::AckRanges {

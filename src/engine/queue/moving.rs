@@ -227,12 +227,12 @@ impl Batch {
             let is_kept = has_passed
                 && moved.passed < self.passed_most
                 && !core.has_many_due(outgoing.to.log());
-            moved.passed += u64::from(is_kept);
             let due = if has_passed && !is_kept { Due::NOW } else { due };
             let kept = Kept { attempts: core.attempts_of(cursor, offset), due };
             let checked = check_target(core, outgoing, due, now);
             match checked.and_then(|()| outgoing.message(kept, now)) {
                 Ok(message) => {
+                    moved.passed += u64::from(is_kept);
                     moving.push(Moving { offset, to: outgoing.to, message: [message] });
                 }
                 Err(error) => drop(moved.failure.get_or_insert(error)),

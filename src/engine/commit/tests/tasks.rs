@@ -269,8 +269,9 @@ fn a_call_that_awaits_space_for_overdue_messages_keeps_them_from_nobody() {
             continue;
         };
         assert!(error.is_lack_of_space() && lacks.is_some());
-        let core = committer.lock("test");
-        let is_free = core.wants_block(cursor, committer.elapsed());
+        // The flusher's thread may have begun meanwhile.
+        let (mut core, now) = (committer.lock("test"), committer.elapsed());
+        let is_free = core.wants_block(cursor, now) || core.wait_for_block(cursor, now).is_some();
         drop(core);
         release();
         assert!(is_free, "the next one may bring them back");

@@ -218,47 +218,26 @@ fn deliveries_that_two_batches_share_are_acked_by_one_of_them() {
     engine.close().expect("the disk is well");
 }
 
-/// Beside a busy consumer it looked at all its leases again and again.
+/// Beside busy consumers it looked again and again, and kept what happened to their leases.
 #[test]
-fn events_of_others_are_no_reason_to_look_at_all_leases_again() {
+fn what_happens_to_leases_of_others_is_nothing_to_a_batch() {
     let disk = SimDisk::new(3);
-    let (_engine, _queue, all) = leased(&disk);
+    let (_engine, queue, all) = leased(&disk);
     let consumer = all[0].consumer();
     let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
     let mut looks = Looks::new(consumer.committer(), &batch);
     looks.look_at_all().expect("it is open");
-    let (before, between) = all[MANY..].split_at(EVENTS_AT_ONCE + 50);
-    before.iter().for_each(|it| it.ack().expect("it is held"));
-    let _ = crate::sim::take_steps();
-    looks.look_again().expect("it is open");
-    let steps = crate::sim::take_steps();
-    assert!(steps < MANY as u64, "{steps}");
-    between.iter().for_each(|it| it.ack().expect("it is held"));
+    queue.ack_batch(&all[MANY..MANY + 500]).expect("they are held");
+    all[MANY + 500..].iter().for_each(|it| it.release().expect("it is held"));
+    let again = queue.receive_batch(500, Duration::ZERO).expect("it is open");
+    again.iter().for_each(|it| it.extend(LEASE).expect("it is held"));
     let committer = consumer.committer();
-    let tried = committer.lock("test").ack_looked(&looks.parts, 512, committer.now_plain());
-    assert!(tried.expect("there is space").is_some(), "it is committed by the next try");
+    let tried = committer.lock("test").ack_looked(&looks.parts, committer.now_plain());
+    assert!(tried.expect("there is space").is_some(), "the first try commits it");
     looks.is_committed = true;
     assert_eq!(looks.end_leases(), []);
-}
-
-#[test]
-fn a_batch_beside_another_thread_that_settles_as_fast_as_it_can_ends() {
-    let disk = SimDisk::new(3);
-    let process = Arc::new(disk.process());
-    let engine = Engine::open_on(process, Path::new("store"), Config::default(), true);
-    let engine = engine.expect("the disk is well");
-    let queue = engine.queue("q").lease(LEASE).create().expect("there is space");
-    queue.send_batch(vec!["work"; 4 * MANY]).expect("there is space");
-    let batch = queue.receive_batch(MANY, Duration::ZERO).expect("they are there");
-    std::thread::scope(|scope| {
-        let busy = scope.spawn(|| {
-            while queue.try_receive().expect("open").is_some_and(|it| it.ack().is_ok()) {}
-        });
-        queue.ack_batch(&batch).expect("all are held");
-        busy.join().expect("no panic");
-    });
-    assert_eq!(queue.depth().expect("it is open"), 0);
-    engine.close().expect("the disk is well");
+    drop(looks);
+    assert_eq!(counts(&queue), (500, 500, MANY as u64 + 500));
 }
 
 /// A batch that has lost all leases of a queue at rest ended the look of another one.
