@@ -19,6 +19,9 @@ const LATER: Duration = Duration::from_secs(1);
 /// So many ranges are compared in a hold of the core, for each batch that looks while another one is acked.
 const FEW_RANGES: usize = 16;
 
+/// The most events that are kept for a batch. A lease that a batch has lost may end again and again.
+const EVENTS_MOST: usize = 1024;
+
 /// What has happened to leases.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -66,7 +69,9 @@ fn meet(some: &[OffsetRange], others: &[OffsetRange]) -> Option<bool> {
 pub struct Acked {
     /// Sorted, with gaps between them.
     pub ranges: Arc<Vec<OffsetRange>>,
-    /// How many of their leases have not ended, of messages that were not deleted.
+    /// How many of their leases have not ended.
+    pub leases: u64,
+    /// How many of these are of messages that were not deleted.
     pub leased: u64,
 }
 
@@ -81,6 +86,8 @@ struct Looking {
     /// What has happened to their leases, and the batch has not taken. What happens to others does not matter to it, however busy
     /// they are.
     events: Vec<Event>,
+    /// Whether more has happened than is kept.
+    is_full: bool,
 }
 
 /// The batches of a cursor.
@@ -97,7 +104,10 @@ impl Batches {
     fn note(&mut self, event: &Event) {
         for looking in self.looking.values_mut() {
             if event.may_be_about(&looking.ranges) {
-                looking.events.push(event.clone());
+                looking.is_full |= looking.events.len() >= EVENTS_MOST;
+                if !looking.is_full {
+                    looking.events.push(event.clone());
+                }
             }
         }
     }
@@ -116,20 +126,23 @@ impl Deliveries {
     pub fn begin_batch(&mut self, ranges: Arc<Vec<OffsetRange>>) -> BatchId {
         let batches = self.batches.get_or_insert_default();
         batches.begun += 1;
-        batches.looking.insert(batches.begun, Looking { ranges, events: Vec::new() });
+        batches
+            .looking
+            .insert(batches.begun, Looking { ranges, events: Vec::new(), is_full: false });
         batches.begun
     }
 
     /// Whether nothing has happened to the leases of a batch that it does not know.
     pub fn is_current(&self, batch: BatchId) -> bool {
         let looking = self.batches.as_ref().and_then(|it| it.looking.get(&batch));
-        looking.is_some_and(|it| it.events.is_empty())
+        looking.is_some_and(|it| it.events.is_empty() && !it.is_full)
     }
 
-    /// Takes what has happened to the leases of a batch.
-    pub fn take_events(&mut self, batch: BatchId) -> Vec<Event> {
-        let looking = self.batches.as_mut().and_then(|it| it.looking.get_mut(&batch));
-        looking.map(|it| mem::take(&mut it.events)).unwrap_or_default()
+    /// Takes what has happened to the leases of a batch. `None` if it is more than was kept.
+    pub fn take_events(&mut self, batch: BatchId) -> Option<Vec<Event>> {
+        let looking = self.batches.as_mut()?.looking.get_mut(&batch)?;
+        let events = mem::take(&mut looking.events);
+        (!mem::take(&mut looking.is_full)).then_some(events)
     }
 
     /// A batch looks at leases no more: it was committed, with `acked`, or has failed.
@@ -138,7 +151,7 @@ impl Deliveries {
         batches.looking.remove(&batch);
         if let Some(acked) = acked {
             batches.note(&Event::Acked(Arc::clone(&acked.ranges)));
-            batches.acked.extend(Some(acked).filter(|it| it.leased > 0));
+            batches.acked.extend(Some(acked).filter(|it| it.leases > 0));
         }
         self.tidy_batches();
     }
@@ -150,15 +163,15 @@ impl Deliveries {
         }
     }
 
-    /// Notes that a deadline was moved.
+    /// Notes that a deadline is about to be moved. `false` if it must not be: a batch has acked the message.
     #[cold]
     #[inline(never)]
-    pub(super) fn note_moved_beside(&mut self, key: LeaseKey) {
-        if let Some(offset) = self.leases.offset(key)
-            && let Some(batches) = &mut self.batches
-        {
+    pub(super) fn may_move_beside(&mut self, key: LeaseKey) -> bool {
+        let Some(offset) = self.leases.offset(key) else { return false };
+        if let Some(batches) = &mut self.batches {
             batches.note(&Event::Moved(offset));
         }
+        !self.is_acked_by_batch(offset)
     }
 
     /// Until when a lease holds if nothing happens to it.
@@ -184,9 +197,11 @@ impl Deliveries {
     pub(super) fn note_ended_beside(&mut self, offset: Offset, is_gone: bool) {
         let Some(batches) = &mut self.batches else { return };
         batches.note(&Event::Ended(offset));
-        if !is_gone && let Some(n) = batches.acked(offset) {
-            batches.acked[n].leased -= 1;
-            if batches.acked[n].leased == 0 {
+        if let Some(n) = batches.acked(offset) {
+            let acked = &mut batches.acked[n];
+            acked.leases -= 1;
+            acked.leased -= u64::from(!is_gone);
+            if acked.leases == 0 {
                 batches.acked.swap_remove(n);
             }
             self.tidy_batches();

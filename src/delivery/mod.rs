@@ -496,19 +496,15 @@ impl Deliveries {
 
     /// Moves the deadline of a lease. Returns `false` if the lease does not hold at `now`.
     pub fn extend(&mut self, key: LeaseKey, now: Duration, deadline: Duration) -> bool {
-        if self.batches.is_some() {
-            self.note_moved_beside(key);
-        }
-        self.leases.extend(key, now, deadline)
+        let may_move = self.batches.is_none() || self.may_move_beside(key);
+        may_move && self.leases.extend(key, now, deadline)
     }
 
     /// Renews a lease each time it would run out. `renewal` is how long one renewal lasts, and the time at
     /// which renewals end. Returns `false` if the lease does not hold at `now`.
     pub fn hold(&mut self, key: LeaseKey, now: Duration, renewal: (Duration, Duration)) -> bool {
-        if self.batches.is_some() {
-            self.note_moved_beside(key);
-        }
-        self.leases.hold(key, now, renewal)
+        let may_move = self.batches.is_none() || self.may_move_beside(key);
+        may_move && self.leases.hold(key, now, renewal)
     }
 
     /// Ends or renews one lease whose deadline has come. If it ran out, the caller puts its message into another place.

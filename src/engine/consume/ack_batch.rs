@@ -38,6 +38,9 @@ const AT_ONCE: usize = 64;
 /// A batch of no more deliveries is acked in one hold: to look twice takes longer.
 const FEW: usize = 128;
 
+/// After so many tries a large batch is acked in one hold, too: something may happen to its leases again and again.
+const TRIES: usize = 8;
+
 /// Deliveries that are acked in one commit.
 struct AckedBatch<'d> {
     deliveries: Vec<&'d Delivery>,
@@ -68,6 +71,11 @@ impl Consumer {
             let (_, receipt) = self.ack_in_slices(batch, false)?;
             return Ok(((), receipt));
         }
+        self.ack_all_at_once(batch)
+    }
+
+    /// Acks all deliveries of a batch, or none, in one hold of the core.
+    fn ack_all_at_once(&self, batch: &AckedBatch<'_>) -> Result<((), Receipt)> {
         let committer = self.committer();
         let mut lost = Vec::new();
         let acked = committer.transact(OPERATION, |core| {
@@ -93,6 +101,11 @@ impl Consumer {
         if batch.settlements.len() > FEW {
             return self.ack_in_slices(batch, true);
         }
+        self.ack_held_at_once(batch)
+    }
+
+    /// Acks the deliveries of a batch whose leases hold, in one hold of the core.
+    fn ack_held_at_once(&self, batch: &AckedBatch<'_>) -> Result<(Vec<usize>, Receipt)> {
         let committer = self.committer();
         let (lost, receipt) = committer.transact(OPERATION, |core| {
             let elapsed = committer.elapsed();
@@ -119,10 +132,17 @@ impl Consumer {
     ) -> Result<(Vec<usize>, Receipt)> {
         let mut looks = Looks::new(self.committer(), batch);
         looks.look_at_all()?;
-        let receipt = looks.commit(may_lose)?;
-        let lost = looks.end_leases();
-        batch.note_acked(&lost);
-        Ok((lost, receipt))
+        if let Some(receipt) = looks.commit(may_lose)? {
+            let lost = looks.end_leases();
+            batch.note_acked(&lost);
+            return Ok((lost, receipt));
+        }
+        drop(looks);
+        if may_lose {
+            return self.ack_held_at_once(batch);
+        }
+        let ((), receipt) = self.ack_all_at_once(batch)?;
+        Ok((Vec::new(), receipt))
     }
 
     /// Acks deliveries in one commit.
@@ -183,8 +203,8 @@ struct Happened {
     acked: Vec<(CursorId, Arc<Vec<OffsetRange>>)>,
     gone: BTreeSet<(CursorId, Offset)>,
     moved: BTreeSet<(CursorId, Offset)>,
-    /// Whether a cursor has no state any more.
-    has_deleted: bool,
+    /// Whether a cursor has no state any more, or more has happened than was kept.
+    is_unknown: bool,
 }
 
 impl Happened {
@@ -265,9 +285,9 @@ impl<'a> Looks<'a> {
         Ok(())
     }
 
-    /// Acks all that are held, or fails if leases are lost and may not be.
-    fn commit(&mut self, may_lose: bool) -> Result<Receipt> {
-        loop {
+    /// Acks all that are held, or fails if leases are lost and may not be. `None` if something has happened to them each time.
+    fn commit(&mut self, may_lose: bool) -> Result<Option<Receipt>> {
+        for _ in 0..TRIES {
             if let Some(error) = self.error.take_if(|_| !may_lose) {
                 return Err(match error.kind() {
                     ErrorKind::LeaseLost => self.batch.explain(&self.lost()),
@@ -285,21 +305,22 @@ impl<'a> Looks<'a> {
             let (is_committed, receipt) = committer.transact(OPERATION, attempt)?;
             if is_committed {
                 self.is_committed = true;
-                return Ok(receipt);
+                return Ok(Some(receipt));
             }
             self.look_again()?;
         }
+        Ok(None)
     }
 
-    /// Follows what has happened to leases since they were looked at. Looks at all again only if one may have run out, or a
-    /// queue was deleted. Each lease ends once, so a batch does not look for ever.
+    /// Follows what has happened to leases since they were looked at. Looks at all again only if one may have run out, or what
+    /// has happened is not known.
     fn look_again(&mut self) -> Result<()> {
         let mut happened = Happened::default();
         for (cursor, part) in &self.parts {
             let mut core = self.committer.lock_open(OPERATION)?;
             let events = core.take_events(*cursor, part);
             self.committer.end_slice(core);
-            happened.has_deleted |= events.is_none() && !part.ranges.is_empty();
+            happened.is_unknown |= events.is_none() && !part.ranges.is_empty();
             happened.note(*cursor, events.unwrap_or_default());
         }
         for (it, known) in self.batch.settlements.iter().zip(&mut self.looked) {
@@ -311,7 +332,7 @@ impl<'a> Looks<'a> {
                 self.error.get_or_insert_with(lease_lost);
             }
         }
-        if happened.has_deleted || self.committer.elapsed() >= self.until {
+        if happened.is_unknown || self.committer.elapsed() >= self.until {
             self.until = Duration::MAX;
             return self.look_at(|_, known| known.is_some());
         }
@@ -323,11 +344,13 @@ impl<'a> Looks<'a> {
 
     /// Notes what is to be acked.
     fn note_ranges(&mut self) {
-        self.parts.values_mut().for_each(|part| part.leased = 0);
+        self.parts.values_mut().for_each(|part| (part.leases, part.leased) = (0, 0));
         let places = self.batch.settlements.iter().zip(&self.looked);
         let held = places.filter_map(|(it, looked)| Some((it.cursor, (*looked)?)));
-        for (cursor, _) in held.clone().filter(|(_, looked)| !looked.is_gone) {
-            self.parts.get_mut(&cursor).expect("it was looked at").leased += 1;
+        for (cursor, looked) in held.clone() {
+            let part = self.parts.get_mut(&cursor).expect("it was looked at");
+            part.leases += 1;
+            part.leased += u64::from(!looked.is_gone);
         }
         let mut all = ranges_of(held.map(|(cursor, looked)| (cursor, looked.offset)));
         for (cursor, part) in &mut self.parts {

@@ -31,6 +31,8 @@ pub struct Part {
     pub batch: Option<BatchId>,
     /// The messages that are to be acked. Sorted, with gaps between them.
     pub ranges: Arc<Vec<OffsetRange>>,
+    /// How many they are.
+    pub leases: u64,
     /// How many of them were not deleted.
     pub leased: u64,
 }
@@ -69,10 +71,10 @@ impl Core {
         Ok(Looked { offset, is_gone, until: until.unwrap_or_default() })
     }
 
-    /// What has happened to the leases of a part. `None` if the cursor has no state any more.
+    /// What has happened to the leases of a part. `None` if the cursor has no state any more, or more has happened than is kept.
     pub fn take_events(&mut self, cursor: CursorId, part: &Part) -> Option<Vec<Event>> {
         let consumption = self.consumers.get_untouched(cursor)?;
-        Some(consumption.deliveries.take_events(part.batch?))
+        consumption.deliveries.take_events(part.batch?)
     }
 
     /// Whether nothing has happened to the leases of a part since they were looked at.
@@ -100,7 +102,8 @@ impl Core {
         let ops: Vec<_> = acked().map(ack).collect();
         let receipt = if ops.is_empty() { Receipt::NOTHING } else { self.commit(&ops, now)? };
         for (cursor, part) in parts {
-            let acked = Acked { ranges: Arc::clone(&part.ranges), leased: part.leased };
+            let Part { leases, leased, .. } = *part;
+            let acked = Acked { ranges: Arc::clone(&part.ranges), leases, leased };
             self.end_batch(*cursor, part, Some(acked).filter(|it| !it.ranges.is_empty()));
         }
         Ok(Some(receipt))

@@ -50,7 +50,10 @@ fn beside(
     let mut looks = Looks::new(consumer.committer(), &batch);
     looks.look_at_all().expect("it is open");
     act(&engine, &queue, &all);
-    let lost = looks.commit(may_lose).map(|_| looks.end_leases());
+    let lost = looks.commit(may_lose).map(|acked| {
+        let _receipt = acked.expect("nothing happens again");
+        looks.end_leases()
+    });
     drop(looks);
     if let Ok(lost) = &lost {
         batch.note_acked(lost);
@@ -109,7 +112,7 @@ fn leases_that_run_out_between_the_slices_are_lost() {
     // No thread has noticed yet that they have run out.
     let working = consumer.committer().work_alone_first();
     disk.advance(2 * LEASE);
-    let _receipt = looks.commit(true).expect("there is space");
+    let _receipt = looks.commit(true).expect("there is space").expect("it is committed");
     drop(working);
     assert_eq!(looks.end_leases().len(), MANY - 1);
     batch.note_acked(&looks.lost());
@@ -144,9 +147,13 @@ fn acked_messages_whose_leases_are_yet_to_end_are_in_no_count_and_not_settled_ag
     let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
     let mut looks = Looks::new(consumer.committer(), &batch);
     looks.look_at_all().expect("it is open");
-    let _receipt = looks.commit(false).expect("there is space");
+    let _receipt = looks.commit(false).expect("there is space").expect("it is committed");
     assert_eq!(counts(&queue), (MANY as u64, MANY as u64, 0));
-    assert_eq!(all[0].nack().expect_err("it is acked").kind(), ErrorKind::LeaseLost);
+    // Also the message that was deleted.
+    for it in [&all[0], &all[7]] {
+        assert_eq!(it.nack().expect_err("it is acked").kind(), ErrorKind::LeaseLost);
+        assert_eq!(it.extend(LEASE).expect_err("it is acked").kind(), ErrorKind::LeaseLost);
+    }
     let mut tx = engine.transaction();
     tx.ack(&all[1]).send(&queue, "twice");
     assert_eq!(tx.commit().expect_err("it is acked").kind(), ErrorKind::LeaseLost);
@@ -173,7 +180,7 @@ fn a_close_before_the_leases_end_keeps_all_acks() {
     let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
     let mut looks = Looks::new(consumer.committer(), &batch);
     looks.look_at_all().expect("it is open");
-    let _receipt = looks.commit(false).expect("there is space");
+    let _receipt = looks.commit(false).expect("there is space").expect("it is committed");
     engine.close().expect("the disk is well");
     assert_eq!(looks.end_leases(), []);
     drop(looks);
@@ -199,13 +206,13 @@ fn deliveries_that_two_batches_share_are_acked_by_one_of_them() {
         (Looks::new(consumer.committer(), &one), Looks::new(consumer.committer(), &other));
     first.look_at_all().expect("it is open");
     second.look_at_all().expect("it is open");
-    let _receipt = first.commit(false).expect("all are held");
+    let _receipt = first.commit(false).expect("all are held").expect("it is committed");
     let error = second.commit(false).map(drop).expect_err("ten of them are acked");
     assert_eq!(error.kind(), ErrorKind::LeaseLost);
     drop(second);
     let mut second = Looks::new(consumer.committer(), &other);
     second.look_at_all().expect("it is open");
-    let _receipt = second.commit(true).expect("the others are held");
+    let _receipt = second.commit(true).expect("the others are held").expect("it is committed");
     assert_eq!(second.end_leases(), (0..10).collect::<Vec<_>>());
     assert_eq!(counts(&queue).1, MANY as u64 - 490 - 10);
     assert_eq!(first.end_leases(), []);
@@ -269,7 +276,33 @@ fn a_lease_that_is_cut_short_between_the_slices_holds_no_longer() {
     all[7].extend(Duration::from_secs(1)).expect("it is held");
     let working = consumer.committer().work_alone_first();
     disk.advance(Duration::from_secs(2));
-    let _receipt = looks.commit(true).expect("the others are held");
+    let _receipt = looks.commit(true).expect("the others are held").expect("it is committed");
     drop(working);
     assert_eq!(looks.end_leases(), [7]);
+}
+
+/// A lease that a batch has lost may end again and again with other consumers.
+#[test]
+fn a_batch_to_whose_messages_something_happens_each_time_is_acked_in_one_hold() {
+    let disk = SimDisk::new(3);
+    let (engine, queue, all) = leased(&disk);
+    all[5].release().expect("it is held");
+    let consumer = all[0].consumer();
+    let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
+    let mut looks = Looks::new(consumer.committer(), &batch);
+    looks.look_at_all().expect("it is open");
+    // More than is kept.
+    for _ in 0..2000 {
+        let other = queue.try_receive().expect("it is open").expect("it is there");
+        other.release().expect("it is held");
+    }
+    let _receipt = looks.commit(true).expect("there is space").expect("it is committed");
+    assert_eq!(looks.end_leases(), [5]);
+    drop(looks);
+    // What `ack_batch_held` does if that goes on and on.
+    let rest = consumer.batch(&all[MANY..]).expect("they are of one engine");
+    let (lost, _receipt) = consumer.ack_held_at_once(&rest).expect("there is space");
+    assert_eq!(lost, []);
+    assert_eq!(queue.depth().expect("it is open"), 1);
+    engine.close().expect("the disk is well");
 }
