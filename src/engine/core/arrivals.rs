@@ -98,8 +98,8 @@ impl Core {
         }
         for (log, _) in batch.arrivals().iter() {
             audit::step();
-            if let Some(recent) = recent.get_mut(&log.entity())
-                && let Some((_, partition)) = watches.get(log).and_then(|it| it.partition)
+            if let Some((stream, partition)) = watches.get(log).and_then(|it| it.partition)
+                && let Some(recent) = recent.get_mut(&stream)
             {
                 recent.note(partition);
             }
