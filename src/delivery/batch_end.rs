@@ -186,6 +186,12 @@ impl Deliveries {
         self.batches.as_ref().is_some_and(|it| it.acked(offset).is_some())
     }
 
+    /// Whether a batch has acked the message of a lease, and has yet to end it.
+    pub fn is_settled(&self, key: LeaseKey) -> bool {
+        let offset = self.batches.as_ref().and_then(|_| self.leases.offset(key));
+        offset.is_some_and(|offset| self.is_acked_by_batch(offset))
+    }
+
     /// How many leased messages were acked by batches that have yet to end their leases.
     pub(super) fn acked_by_batches(&self) -> u64 {
         self.batches.as_ref().map_or(0, |it| it.leased())

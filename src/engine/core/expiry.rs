@@ -136,6 +136,10 @@ impl Core {
             }
             let Some((key, attempt)) = consumption.deliveries.first_lease() else { return false };
             audit::step();
+            if consumption.deliveries.is_settled(key) {
+                consumption.deliveries.settle(key);
+                continue;
+            }
             if !self.give_back_uncounted(cursor, key, attempt) {
                 // The queue was deleted.
                 return false;
@@ -171,10 +175,13 @@ impl Core {
     }
 
     /// Gives a delivery back as if it had not been received: its handling did not begin, or was cancelled. If its
-    /// attempt was counted, a later commit takes that back. `false` if the lease has ended already.
+    /// attempt was counted, a later commit takes that back. `false` if the lease has ended already, or is about to.
     pub fn give_back_uncounted(&mut self, cursor: CursorId, key: LeaseKey, attempt: u32) -> bool {
         let Some(consumption) = self.consumers.get_mut(&cursor) else { return false };
         let Some(acks) = self.store.acks(cursor) else { return false };
+        if consumption.deliveries.is_settled(key) {
+            return false;
+        }
         let Some(offset) = consumption.deliveries.settle(key) else { return false };
         let was_counted =
             consumption.has_counted_first() && attempt > 0 && acks.attempts(offset) == attempt;

@@ -154,6 +154,9 @@ fn acked_messages_whose_leases_are_yet_to_end_are_in_no_count_and_not_settled_ag
         assert_eq!(it.nack().expect_err("it is acked").kind(), ErrorKind::LeaseLost);
         assert_eq!(it.extend(LEASE).expect_err("it is acked").kind(), ErrorKind::LeaseLost);
     }
+    let key = batch.settlements[2].key;
+    let is_given = consumer.committer().lock("test").give_back_uncounted(consumer.cursor(), key, 1);
+    assert!(!is_given, "a worker that stops gives it back no more");
     let mut tx = engine.transaction();
     tx.ack(&all[1]).send(&queue, "twice");
     assert_eq!(tx.commit().expect_err("it is acked").kind(), ErrorKind::LeaseLost);
