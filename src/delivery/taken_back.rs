@@ -28,8 +28,8 @@ impl Deliveries {
         self.taken_back.get(&offset).copied()
     }
 
-    /// Takes the next messages, from an offset on, that wait to have an attempt taken back: `most` of them, each with the
-    /// attempts that it is to have.
+    /// Takes the first messages that wait to have an attempt taken back: `most` of them, each with the attempts that it is to
+    /// have.
     pub fn drain_taken_back(&mut self, most: usize) -> Vec<(Offset, u32)> {
         let taken = std::iter::from_fn(|| self.taken_back.pop_first());
         taken.take(most).inspect(|_| audit::step()).collect()

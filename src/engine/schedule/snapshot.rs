@@ -1,4 +1,4 @@
-//! Messages of the registry's queue that are there at one snapshot, to be read after it.
+//! A snapshot: messages of the registry's queue that are there at one instant, to be read after it.
 //!
 //! A schedule that runs has its next message behind all others. So whoever looks at one message after the other can miss it
 //! again and again, if it runs often enough. What was taken in one hold of the core can be read though it has left meanwhile.

@@ -294,11 +294,16 @@ fn a_batch_to_whose_messages_something_happens_each_time_is_acked_in_one_hold() 
     let batch = consumer.batch(&all[..MANY]).expect("they are of one engine");
     let mut looks = Looks::new(consumer.committer(), &batch);
     looks.look_at_all().expect("it is open");
-    // More than is kept.
+    let mut beside = Looks::new(consumer.committer(), &batch);
+    beside.look_at_all().expect("it is open");
     for _ in 0..2000 {
         let other = queue.try_receive().expect("it is open").expect("it is there");
         other.release().expect("it is held");
     }
+    let (cursor, part) = beside.parts.first_key_value().expect("it has one");
+    let events = consumer.committer().lock("test").take_events(*cursor, part);
+    assert!(events.is_none(), "more has happened than is kept");
+    drop(beside);
     let _receipt = looks.commit(true).expect("there is space").expect("it is committed");
     assert_eq!(looks.end_leases(), [5]);
     drop(looks);
