@@ -103,6 +103,7 @@ pub struct Batches {
 impl Batches {
     fn note(&mut self, event: &Event) {
         for looking in self.looking.values_mut() {
+            audit::step();
             if event.may_be_about(&looking.ranges) {
                 looking.is_full |= looking.events.len() >= EVENTS_MOST;
                 if !looking.is_full {
@@ -113,6 +114,7 @@ impl Batches {
     }
 
     fn acked(&self, offset: Offset) -> Option<usize> {
+        audit::steps(self.acked.len() as u64);
         self.acked.iter().position(|it| is_in(&it.ranges, offset))
     }
 

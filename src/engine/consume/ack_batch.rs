@@ -33,7 +33,7 @@ use crate::{
 const OPERATION: &str = "ack a batch";
 
 /// The leases of so many deliveries are looked at in one hold of the core.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 32;
 
 /// A batch of no more deliveries is acked in one hold: to look twice takes longer.
 const FEW: usize = 128;
