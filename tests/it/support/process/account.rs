@@ -131,7 +131,11 @@ impl Account {
             "trimming" => self.trimming = self.trimming.max(n),
             "untrimmed" => self.trimming = n,
             "trimmed" => self.trimmed = n,
-            "creating" | "deleting" => self.extra_sure = false,
+            "creating" | "deleting" => {
+                self.extra_sure = false;
+                // What was reported of it before says no more what is there.
+                self.buffered.retain(|it| !matches!(&it.what[..], "created" | "deleted"));
+            }
             "created" | "deleted" => {
                 (self.extra, self.extra_sure) = (Some(what == "created"), true);
             }
