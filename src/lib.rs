@@ -166,5 +166,5 @@ pub mod sim {
     };
     pub use crate::disk::sim::SimDisk;
     #[doc(hidden)]
-    pub use crate::engine::{awake, rest, still};
+    pub use crate::engine::{awake, publish_to, rest, still};
 }

@@ -75,6 +75,7 @@ mod switch {
         SetClockIsNotCommitted, SkewIsReadAsTheLatest, DelaysFollowTheClock, TwoConsumersAreActive,
         CircleOfLettersIsAccepted,
         RunIsTwoCommits, MissedRunsAreLeftOut,
+        OthersGetWhatOneGets, OneAcksForItselfToo, CheckpointForgetsTheOthers,
     }
 
     static ON: AtomicUsize = AtomicUsize::new(Bug::None as usize);

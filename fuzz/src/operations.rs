@@ -55,6 +55,10 @@ fn action(input: &mut Input<'_>) -> Action {
             let (topic, bytes) = (name(input), input.size());
             Action::PublishBrief { topic, bytes, how: how(input) }
         }
+        254 => {
+            let (topic, subscription, bytes) = (name(input), name(input), input.size());
+            Action::PublishTo { topic, subscription, bytes, how: how(input) }
+        }
         byte => first_action(byte % 72, input),
     }
 }

@@ -41,6 +41,8 @@ pub use stream::{
     Group, GroupBuilder, OwnedRecord, Partition, Position, Reader, Record, Skipped, Start, Stream,
     StreamBuilder, StreamSettings,
 };
+#[cfg(feature = "sim")]
+pub use subscription::publish_to;
 pub use subscription::{Subscription, SubscriptionBuilder};
 pub use topic::{Topic, TopicBuilder, TopicSettings};
 pub use transaction::Transaction;

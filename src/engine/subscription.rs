@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+#[cfg(feature = "sim")]
+use crate::{config::Durability, message::Message, store::Op};
 use crate::{
     delivery::{in_force::Difference, settings::Settings},
     engine::{
@@ -210,4 +212,31 @@ impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription").field("name", &self.name()).finish_non_exhaustive()
     }
+}
+
+/// Publishes a message that only one subscription of its topic gets, as the redrive of a dead letter does. For tests: a message
+/// needs no life as a dead letter before that.
+///
+/// # Errors
+///
+/// Those of [`Topic::publish`](crate::Topic::publish).
+#[cfg(feature = "sim")]
+pub fn publish_to(
+    subscription: &Subscription,
+    message: Message<'_>,
+    durability: Durability,
+) -> Result<Offset> {
+    let (consumer, messages) = (&subscription.consumer, [message]);
+    let (committer, log) = (consumer.committer(), consumer.log());
+    let committed = committer.transact("publish", |core| {
+        let ranges = [core.bounds(log)?.1.only()];
+        let ops = [
+            Op::Append { log, messages: &messages, delay_ms: 0 },
+            Op::AckOthers { log, keeper: consumer.cursor(), ranges: &ranges },
+        ];
+        let receipt = core.commit(&ops, committer.now())?;
+        Ok((core.first_placed(), receipt))
+    })?;
+    committer.pass_all("publish");
+    committer.complete(committed, durability)
 }

@@ -32,6 +32,7 @@ const UPDATE: u8 = 10;
 /// As `DEFER`, with an even time.
 const DEFER_EVENLY: u8 = 11;
 const CLOCK: u8 = 12;
+const ACK_OTHERS: u8 = 13;
 
 /// One change of the store. A commit encodes and applies it. Recovery decodes and applies it.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +41,8 @@ pub enum Change<'a> {
     Run(Run<'a>),
     /// Messages are acked.
     Ack { cursor: CursorId, offsets: OffsetRanges<'a> },
+    /// Messages are acked for all ack cursors over a log but one.
+    AckOthers { log: LogId, keeper: CursorId, offsets: OffsetRanges<'a> },
     /// A message is delivered later, or again, but not before it is due. `attempts` is the total number of
     /// attempts, so applying the change twice changes nothing.
     Defer { cursor: CursorId, offset: Offset, attempts: u32, due: Due },
@@ -70,6 +73,7 @@ impl Change<'_> {
             | Change::Seek { cursor, .. }
             | Change::Prioritize { cursor, .. }
             | Change::Spill { cursor, .. } => Some(*cursor),
+            Change::AckOthers { keeper, .. } => Some(*keeper),
             Change::Run(_)
             | Change::Create(_)
             | Change::Update(_)
@@ -113,6 +117,10 @@ impl Change<'_> {
             }
             Change::Spill { cursor, offsets } => {
                 put_numbers(out, SPILL, [cursor.0]);
+                offsets.put(out);
+            }
+            Change::AckOthers { log, keeper, offsets } => {
+                put_numbers(out, ACK_OTHERS, [log.0, keeper.0]);
                 offsets.put(out);
             }
             Change::Clock(state) => {
@@ -187,6 +195,10 @@ fn take_change<'a>(input: &mut Bytes<'a>, at: usize) -> Decoded<Change<'a>> {
         SPILL => {
             let cursor = CursorId(input.number()?);
             Change::Spill { cursor, offsets: OffsetRanges::take(input)? }
+        }
+        ACK_OTHERS => {
+            let (log, keeper) = (LogId(input.number()?), CursorId(input.number()?));
+            Change::AckOthers { log, keeper, offsets: OffsetRanges::take(input)? }
         }
         CLOCK => Change::Clock(ClockState::take(input)?),
         // The application chooses a group's offset, so it may be any number.

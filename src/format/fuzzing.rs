@@ -90,7 +90,9 @@ pub fn commit_changes(data: &[u8]) {
 fn put_change(out: &mut Vec<u8>, change: &Change<'_>) -> Decoded<()> {
     match change {
         Change::Run(run) => return put_run_again(out, run),
-        Change::Ack { offsets, .. } | Change::Spill { offsets, .. } => {
+        Change::Ack { offsets, .. }
+        | Change::AckOthers { offsets, .. }
+        | Change::Spill { offsets, .. } => {
             let ranges: Vec<_> = offsets.collect();
             assert!(ranges.is_sorted_by(|a, b| a.end < b.start), "{ranges:?}");
         }

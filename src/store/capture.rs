@@ -162,6 +162,7 @@ impl Store {
             }
         }
         walk.end_slice(&state.changed);
+        debug_assert!(state.passing.is_empty() || seeded!(CheckpointForgetsTheOthers));
         let entries = slice.entries;
         audit::steps(entries.len() as u64);
         let ends = walk.place.is_none() && walk.gone.is_empty() && state.changed.is_captured();

@@ -42,6 +42,12 @@ pub enum Op<'a> {
         cursor: CursorId,
         ranges: &'a [OffsetRange],
     },
+    /// Acks ranges for all cursors over a log but one. The ranges are sorted, with gaps between them.
+    AckOthers {
+        log: LogId,
+        keeper: CursorId,
+        ranges: &'a [OffsetRange],
+    },
     /// Sets the number of attempts of a message, and the time at which it is due.
     Defer {
         cursor: CursorId,
@@ -103,6 +109,9 @@ impl Op<'_> {
             }
             Op::AckRanges { cursor, ranges } => {
                 Change::Ack { cursor, offsets: OffsetRanges::Ranges(ranges) }
+            }
+            Op::AckOthers { log, keeper, ranges } => {
+                Change::AckOthers { log, keeper, offsets: OffsetRanges::Ranges(ranges) }
             }
             Op::Defer { cursor, offset, attempts, due, .. } => {
                 Change::Defer { cursor, offset, attempts, due }
@@ -245,6 +254,9 @@ impl Store {
         for change in ops.iter().filter_map(Op::change) {
             match change {
                 Change::Delete { entity } => state.begin_delete(entity)?,
+                Change::AckOthers { log, keeper, offsets } => {
+                    state.begin_passing(log, keeper, offsets)?;
+                }
                 _ => state.apply(&change, lsn)?,
             }
         }

@@ -288,6 +288,7 @@ fn check(state: &State, change: &Change<'_>) -> Result<()> {
         Change::Delete { entity } => (state.catalog.get(*entity).is_some(), *entity),
         Change::Trim { log, .. } => (state.logs.contains_key(log), log.entity()),
         Change::Ack { cursor, .. }
+        | Change::AckOthers { keeper: cursor, .. }
         | Change::Defer { cursor, .. }
         | Change::Seek { cursor, .. }
         | Change::Prioritize { cursor, .. }

@@ -32,6 +32,7 @@ mod log_name;
 mod moving;
 mod needed;
 mod open;
+mod passing;
 mod plain;
 mod ranges;
 mod read;
@@ -55,6 +56,7 @@ pub use circles::circles;
 pub use commit::{Op, Receipt, Refused, Shortage};
 pub use living::{Belongs, Living};
 pub use open::open;
+pub use passing::Passed;
 pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, View, Walk, damaged_run};
 pub use stretch::{ReadStretch, RunAt};
 pub use tail::RunPlace;
@@ -175,11 +177,6 @@ impl Store {
     /// Whether a log is that of a stream: its messages stay, and do not expire.
     pub fn keeps_acked(&self, log: LogId) -> bool {
         self.state.logs.get(&log).is_some_and(|log| log.keeps_acked)
-    }
-
-    /// The ack cursors over a log.
-    pub fn cursors_over(&self, log: LogId) -> &[CursorId] {
-        self.state.logs.get(&log).map_or(&[], |log| &log.cursors)
     }
 
     #[inline]

@@ -262,12 +262,13 @@ pub fn damaged_run(what: Malformed, lsn: Lsn) -> Error {
 pub struct View<'a> {
     pub acks: &'a AckSet,
     log: &'a Log,
+    end: Offset,
 }
 
 impl View<'_> {
-    /// The offset behind the last message.
+    /// The offset behind the last message that the cursor sees.
     pub fn end(&self) -> Offset {
-        self.log.next()
+        self.end
     }
 
     /// Whether a message is in a segment, and so durable, or is dead.
@@ -303,7 +304,8 @@ impl Store {
     /// A cursor and its log, for finding the next message.
     #[inline]
     pub fn view(&self, cursor: CursorId, log: LogId) -> Option<View<'_>> {
-        Some(View { acks: self.acks(cursor)?, log: self.state.logs.get(&log)? })
+        let log = self.state.logs.get(&log)?;
+        Some(View { acks: self.acks(cursor)?, log, end: self.state.end_for(cursor, log) })
     }
 
     /// The place of a run of the journal.

@@ -13,6 +13,7 @@ use super::{
     ends::Expiring,
     living::Living,
     log::{Cursor, Freed, Log, Progress},
+    passing::AllPassing,
     ranges::join,
     series::Series,
     tail::RunPlace,
@@ -52,12 +53,14 @@ pub struct State {
     pub clock: Option<ClockState>,
     /// What was deleted, and is not out of memory yet.
     pub dying: AllDying,
+    /// Messages that pass by cursors whose turn is still to come.
+    pub passing: AllPassing,
     /// What was deleted, to be dropped by a caller that holds no lock: it may be much.
     pub freed: Freed,
 }
 
 /// A change that contradicts the state. The journal and the metalog do not fit together.
-const UNKNOWN: Malformed = Malformed("a commit refers to something that does not exist");
+pub(super) const UNKNOWN: Malformed = Malformed("a commit refers to something that does not exist");
 
 impl State {
     fn create(&mut self, creation: &Creation) {
@@ -192,6 +195,9 @@ impl State {
             Change::Defer { cursor, offset, .. } => (cursor, offset.0 + 1),
             Change::Prioritize { cursor, first, count, .. } => (cursor, first.0 + count),
             Change::Spill { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end.0)),
+            Change::AckOthers { keeper, offsets, .. } => {
+                (keeper, offsets.last().map_or(0, |it| it.end.0))
+            }
             _ => return Ok(()),
         };
         let next = self.cursors.get(cursor).and_then(|cursor| next(cursor.log));
@@ -289,6 +295,7 @@ impl State {
                 offsets.for_each(|range| acks.spill(range));
                 Ok(())
             }
+            Change::AckOthers { log, keeper, offsets } => self.pass_by(*log, *keeper, *offsets),
             Change::Clock(state) => {
                 (self.clock, self.changed.clock) = (Some(*state), true);
                 Ok(())

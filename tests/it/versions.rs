@@ -10,7 +10,7 @@ use std::{
 use posthouse::{DeadLetter, Engine, IoMode, Offset, Options, Start, Timestamp, salvage, verify};
 
 /// The version of this build.
-const NEWEST: u32 = 3;
+const NEWEST: u32 = 4;
 
 fn options(io: IoMode) -> Options {
     Options::new()

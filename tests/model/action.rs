@@ -112,6 +112,13 @@ pub enum Action {
         bytes: u16,
         how: How,
     },
+    /// Publishes a message that only one subscription gets.
+    PublishTo {
+        topic: Name,
+        subscription: Name,
+        bytes: u16,
+        how: How,
+    },
     /// Deletes a message.
     Remove {
         queue: Name,
@@ -297,6 +304,8 @@ pub fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(queue, bytes, how)| SendUrgent { queue, bytes, how }),
         1 => (name(), bytes(), how())
             .prop_map(|(topic, bytes, how)| PublishBrief { topic, bytes, how }),
+        3 => (name(), name(), bytes(), how())
+            .prop_map(|(topic, subscription, bytes, how)| PublishTo { topic, subscription, bytes, how }),
         2 => (from(), any::<u8>()).prop_map(|(queue, which)| Remove { queue, which }),
         1 => from().prop_map(|queue| Purge { queue }),
         2 => Just(Redrive),

@@ -294,6 +294,13 @@ impl TopicState {
             self.next += 1;
         }
     }
+
+    /// A message that only one subscription gets.
+    pub fn publish_to(&mut self, subscription: &str, message: &Msg, now: u64) {
+        let it = self.subscriptions.get_mut(subscription).expect("it was there");
+        it.unacked.insert(self.next, Entry::new(message, now, it.time_to_live));
+        self.next += 1;
+    }
 }
 
 impl StreamState {

@@ -183,8 +183,10 @@ impl Committer {
 impl store::Shared for Committer {
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R {
         let mut core = self.lock("checkpoint");
-        while core.store.has_dying() {
+        let waits_for_others = !seeded!(CheckpointForgetsTheOthers);
+        while core.store.has_dying() || core.store.is_passing() && waits_for_others {
             core.store.take_out();
+            core.pass_some();
             core = self.give_way("checkpoint", core);
         }
         let done = act(&mut core.store);

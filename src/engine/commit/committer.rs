@@ -135,6 +135,15 @@ impl Committer {
         self.lock(operation)
     }
 
+    /// Has messages pass by the cursors that do not get them, in slices.
+    #[cold]
+    pub fn pass_all(&self, operation: &'static str) {
+        let mut core = self.lock(operation);
+        while core.pass_some() {
+            core = self.give_way(operation, core);
+        }
+    }
+
     /// Takes what was deleted out of memory, in slices.
     #[cold]
     pub fn take_out(&self) {

@@ -18,6 +18,7 @@ mod deletion;
 mod idle;
 mod looks;
 mod others;
+mod passing;
 mod preparing;
 mod pressure;
 mod room;

@@ -279,7 +279,7 @@ impl Iterator for Browse {
 impl Consumer {
     pub fn browse(self: &Arc<Consumer>) -> Result<Browse> {
         let core = self.lock_looked("browse")?;
-        let (_, end) = core.bounds(self.log())?;
+        let end = core.end_for(self.cursor(), self.log())?;
         let floor = core.store.floor_of(self.cursor())?;
         let due_times = DueTimes::default();
         Ok(Browse {

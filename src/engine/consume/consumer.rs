@@ -159,7 +159,7 @@ impl Consumer {
     /// How many committed messages are not acked.
     pub fn depth(&self) -> Result<u64> {
         let core = self.lock_looked("depth")?;
-        let (_, end) = core.bounds(self.log())?;
+        let end = core.end_for(self.cursor(), self.log())?;
         Ok(core.store.acks_of(self.cursor())?.unacked(end))
     }
 

@@ -21,7 +21,7 @@ impl Consumer {
         let (cursor, committer) = (self.cursor(), self.committer());
         let mut was_last_spilled = false;
         let committed = committer.transact("remove", |core| {
-            let (_, end) = core.bounds(self.log())?;
+            let end = core.end_for(cursor, self.log())?;
             let acks = core.store.acks_of(cursor)?;
             if offset >= end || acks.is_acked(offset) {
                 // The caller relies on the commit that removed it.
@@ -52,7 +52,7 @@ impl Consumer {
     fn purge_in_slices(&self) -> Result<u64> {
         let (cursor, committer) = (self.cursor(), self.committer());
         // Messages whose leases have run out are not leased.
-        let (_, end) = self.lock_current("purge")?.0.bounds(self.log())?;
+        let end = self.lock_current("purge")?.0.end_for(cursor, self.log())?;
         let (mut all, mut from) = (0, Offset(0));
         loop {
             let committed = committer.transact("purge", |core| {

@@ -126,7 +126,7 @@ impl Core {
         elapsed: Duration,
     ) -> CommitResult<Dropped> {
         let log = self.consumption(cursor)?.info.log;
-        let (_, end) = self.bounds(log)?;
+        let end = self.end_for(cursor, log)?;
         let looks = self.may_have_expired(log, elapsed).then(|| self.room.left());
         let (store, consumption) = self.store_and(cursor)?;
         let acks = store.acks_of(cursor)?;

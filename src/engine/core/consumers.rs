@@ -141,6 +141,8 @@ impl Consumers {
                 | Op::Defer { cursor, .. }
                 | Op::Spill { cursor, .. } => _ = self.get_mut(&cursor),
                 Op::Append { log, .. } => self.touch_log(log),
+                // Its slices touch the others.
+                Op::AckOthers { .. } => {}
                 // Groups and streams have no thresholds. What is deleted has none any more.
                 Op::Seek { .. }
                 | Op::Trim { .. }

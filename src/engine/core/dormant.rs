@@ -133,7 +133,7 @@ impl Dormancy {
     ) -> Result<Attached> {
         let cursor = info.cursor;
         let deleted = || store.deleted(cursor.entity());
-        let (_, end) = store.bounds(info.log).ok_or_else(deleted)?;
+        let end = store.end_for(cursor, info.log).ok_or_else(deleted)?;
         // The settings may have changed since the caller read them.
         info.current.set(self.rules_in(store, cursor).ok_or_else(deleted)?);
         let info = match self.dormant.get(&cursor).and_then(|dormant| dormant.info.clone()) {
@@ -167,7 +167,7 @@ impl Dormancy {
         // From now on some of what changes is not noted.
         self.notes.drop_those_of(cursor);
         let deleted = || store.deleted(cursor.entity());
-        let (_, end) = store.bounds(info.log).ok_or_else(deleted)?;
+        let end = store.end_for(cursor, info.log).ok_or_else(deleted)?;
         let acks = store.acks_of(cursor)?;
         let mut deliveries = Deliveries::of(acks, delayed);
         deliveries.number_above(self.leases_deleted);

@@ -27,7 +27,7 @@ impl Core {
     pub fn depth(&self, cursor: CursorId) -> u64 {
         let Some(entity) = self.store.entity(cursor.entity()) else { return 0 };
         let log = entity.cursors().find(|(id, _)| *id == cursor).map(|(_, log)| log);
-        let end = log.and_then(|log| self.store.bounds(log)).map(|(_, end)| end);
+        let end = log.and_then(|log| self.store.end_for(cursor, log));
         match (end, self.store.acks(cursor)) {
             (Some(end), Some(acks)) => acks.unacked(end),
             _ => 0,
@@ -43,7 +43,7 @@ impl Core {
         let Ok(consumption) = self.consumption(cursor) else { return };
         let info = Arc::clone(&consumption.info);
         let Some(rules) = info.rules_in(&self.store, self.dormancy.tick()) else { return };
-        let end = self.store.bounds(info.log).map_or_else(Default::default, |(_, end)| end);
+        let end = self.store.end_for(cursor, info.log).unwrap_or_default();
         let Core { consumers, effects, weighs, settings_changes, dormancy, .. } = self;
         let Some(consumption) = consumers.get_mut(&cursor) else { return };
         let before = mem::replace(&mut consumption.rules, rules);

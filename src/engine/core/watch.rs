@@ -25,7 +25,7 @@ impl Core {
     pub fn stats(&mut self, cursor: CursorId) -> Result<ConsumerStats> {
         let (spilled, lost) = self.spilled_and_lost(cursor);
         let (store, consumption) = self.store_and(cursor)?;
-        let end = store.bounds(consumption.info.log).map_or(Offset(0), |(_, end)| end);
+        let end = store.end_for(cursor, consumption.info.log).unwrap_or_default();
         let depth = store.acks_of(cursor)?.unacked(end);
         let Counts {
             delivered,
@@ -65,7 +65,7 @@ impl Core {
     /// The offset of the oldest message that a cursor has not acked, behind damaged ones that were passed over.
     pub fn oldest(&mut self, cursor: CursorId) -> Result<Option<Offset>> {
         let log = self.consumption(cursor)?.info.log;
-        let (_, end) = self.bounds(log)?;
+        let end = self.end_for(cursor, log)?;
         let (store, consumption) = self.store_and(cursor)?;
         let acks = store.acks_of(cursor)?;
         Ok(acks.next_unacked(consumption.damaged.search_from(acks.floor()).to(end)))

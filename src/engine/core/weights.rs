@@ -42,7 +42,7 @@ impl Core {
     /// must still be read. `None` if all are known.
     pub fn begin_weighing(&mut self, cursor: CursorId) -> Result<Option<Offset>> {
         let log = self.consumption(cursor)?.info.log;
-        let (_, end) = self.bounds(log)?;
+        let end = self.end_for(cursor, log)?;
         self.weighs = true;
         let weights = &mut self.consumption(cursor)?.weights;
         Ok(weights.get_or_insert_with(|| Weights::new(end)).unread_before())

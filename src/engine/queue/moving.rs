@@ -3,7 +3,7 @@
 //! A dead letter begins anew. Any other message is moved as it is: its attempts, its due time and its time to live go
 //! on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use crate::{
     audit,
@@ -183,22 +183,18 @@ impl Batch {
         }
         let mut offsets: Vec<Offset> = moving.iter().map(|it| it.offset).collect();
         offsets.sort_unstable();
-        let acked = acks_of_others(core, &moving)?;
+        let kept = kept(core, &moving)?;
         let mut ops = vec![Op::Ack { cursor, offsets: &offsets }];
         for Moving { to, message, .. } in &moving {
             audit::step();
             ops.push(Op::Append { log: to.log(), messages: message, delay_ms: 0 });
         }
-        for (cursor, ranges) in &acked {
-            ops.push(Op::AckRanges { cursor: *cursor, ranges });
+        for ((log, keeper), ranges) in &kept {
+            ops.push(Op::AckOthers { log: *log, keeper: *keeper, ranges });
         }
         let removed = core.removals(cursor, &offsets)?;
         let receipt = core.commit(&ops, now)?;
         core.note_removed(cursor, &removed)?;
-        for (other, ranges) in &acked {
-            let messages: u64 = ranges.iter().map(|range| range.len()).sum();
-            core.count(*other, |counts| counts.passed_by += messages);
-        }
         Ok((moved, receipt))
     }
 
@@ -267,64 +263,27 @@ impl Outgoing {
     }
 }
 
-/// The acks for the subscriptions that do not get the messages which go back to another subscription of their topic. It
-/// takes a step for each message and each subscription, and not for each pair of them.
-fn acks_of_others(
+/// The messages that go back to subscriptions: for each of these its offsets, which the other subscriptions of the topic do
+/// not get.
+fn kept(
     core: &Core,
     moving: &[Moving<'_>],
-) -> Result<BTreeMap<CursorId, Vec<OffsetRange>>> {
-    let mut topics: BTreeMap<LogId, OffsetRange> = BTreeMap::new();
-    let mut own: BTreeMap<CursorId, Vec<Offset>> = BTreeMap::new();
+) -> Result<BTreeMap<(LogId, CursorId), Vec<OffsetRange>>> {
+    let mut ends: BTreeMap<LogId, Offset> = BTreeMap::new();
+    let mut kept: BTreeMap<(LogId, CursorId), Vec<OffsetRange>> = BTreeMap::new();
     for it in moving {
         audit::step();
         let Target::Subscription { log, cursor } = it.to else { continue };
-        let end = core.bounds(log)?.1;
-        let added = topics.entry(log).or_insert(end.to(end));
-        own.entry(cursor).or_default().push(added.end);
-        added.end = added.end.next();
-    }
-    let mut acked = BTreeMap::new();
-    for (log, added) in topics {
-        for cursor in core.store.cursors_over(log) {
-            let own = own.get(cursor).map_or(&[][..], |own| own);
-            let ranges = all_but(added, own);
-            if !ranges.is_empty() {
-                acked.insert(*cursor, ranges);
-            }
-        }
-    }
-    Ok(acked)
-}
-
-/// The parts of a range between sorted offsets in it.
-fn all_but(range: OffsetRange, offsets: &[Offset]) -> Vec<OffsetRange> {
-    let mut at = range.start;
-    let mut parts = Vec::new();
-    for offset in offsets.iter().copied().chain([range.end]) {
-        audit::step();
-        if at < offset {
-            parts.push(at.to(offset));
-        }
-        at = offset.next();
-    }
-    parts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_parts_between_offsets() {
-        let all_but = |offsets: &[u64]| {
-            let offsets: Vec<Offset> = offsets.iter().copied().map(Offset).collect();
-            let parts = all_but(Offset(3).to(Offset(8)), &offsets).into_iter();
-            parts.map(|part| (part.start.0, part.end.0)).collect::<Vec<_>>()
+        let end = match ends.entry(log) {
+            Entry::Occupied(end) => end.into_mut(),
+            Entry::Vacant(end) => end.insert(core.bounds(log)?.1),
         };
-        assert_eq!(all_but(&[]), [(3, 8)]);
-        assert_eq!(all_but(&[3]), [(4, 8)]);
-        assert_eq!(all_but(&[7]), [(3, 7)]);
-        assert_eq!(all_but(&[4, 5, 7]), [(3, 4), (6, 7)]);
-        assert_eq!(all_but(&[3, 4, 5, 6, 7]), []);
+        let ranges = kept.entry((log, cursor)).or_default();
+        match ranges.last_mut() {
+            Some(last) if last.end == *end => last.end = end.next(),
+            _ => ranges.push(end.only()),
+        }
+        *end = end.next();
     }
+    Ok(kept)
 }

@@ -59,7 +59,13 @@ fn one_of_each() -> Vec<u8> {
     Change::Update(Cow::Borrowed(&entities()[2].entity)).put(&mut out);
     even_deferral().put(&mut out);
     Change::Clock(clock()).put(&mut out);
+    acks_of_others().put(&mut out);
     out
+}
+
+fn acks_of_others() -> Change<'static> {
+    let offsets = OffsetRanges::Listed(&[Offset(40), Offset(41), Offset(43)]);
+    Change::AckOthers { log: LogId(3), keeper: CursorId(6), offsets }
 }
 
 fn even_deferral() -> Change<'static> {
@@ -122,7 +128,7 @@ fn each_change_there_and_back() {
     let found: Vec<_> = offsets.into_iter().map(|it| it.start.0..it.end.0).collect();
     assert_eq!(found, [4..6, 8..9]);
     assert_eq!(changes[9], Change::Update(Cow::Owned(entities()[2].entity.clone())));
-    assert_eq!(changes[10..], [even_deferral(), Change::Clock(clock())]);
+    assert_eq!(changes[10..], [even_deferral(), Change::Clock(clock()), acks_of_others()]);
     assert_eq!(
         changes[2..8],
         [
@@ -298,7 +304,7 @@ fn ranges_are_refused_where_they_end_nowhere() {
 #[test]
 fn numbers_that_nobody_gave_out_are_refused() {
     let (over, fine) = (NUMBER_CEILING, NUMBER_CEILING - 1);
-    let puts: [fn(&mut Vec<u8>, u64); 8] = [
+    let puts: [fn(&mut Vec<u8>, u64); 10] = [
         |out, n| Change::Delete { entity: EntityId(n) }.put(out),
         |out, n| Change::Trim { log: LogId(n), start: Offset(0) }.put(out),
         |out, n| Change::Trim { log: LogId(0), start: Offset(n) }.put(out),
@@ -314,6 +320,14 @@ fn numbers_that_nobody_gave_out_are_refused() {
         |out, n| {
             Change::Ack { cursor: CursorId(n), offsets: OffsetRanges::Listed(&[Offset(0)]) }
                 .put(out);
+        },
+        |out, n| {
+            let offsets = OffsetRanges::Listed(&[Offset(0)]);
+            Change::AckOthers { log: LogId(n), keeper: CursorId(0), offsets }.put(out);
+        },
+        |out, n| {
+            let offsets = OffsetRanges::Listed(&[Offset(0)]);
+            Change::AckOthers { log: LogId(0), keeper: CursorId(n), offsets }.put(out);
         },
         |out, n| {
             Change::Spill { cursor: CursorId(n), offsets: OffsetRanges::Listed(&[Offset(0)]) }

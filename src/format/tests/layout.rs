@@ -165,6 +165,14 @@ fn frames(samples: &mut Samples) {
         }
         .put(out);
     });
+    samples.change("an ack for all others", |out| {
+        Change::AckOthers {
+            log: LogId(4),
+            keeper: CursorId(5),
+            offsets: OffsetRanges::Listed(&[41, 42, 50].map(Offset)),
+        }
+        .put(out);
+    });
     samples.change("several changes", |out| {
         Change::Ack { cursor: CursorId(1), offsets: OffsetRanges::Listed(&[Offset(40)]) }.put(out);
         put_messages(out, 41, &[Message::new("charged")]);

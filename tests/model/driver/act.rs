@@ -48,6 +48,9 @@ impl Driver<'_> {
             }
             Action::SendUrgent { queue, bytes, how } => self.send_urgent(*queue, *bytes, *how),
             Action::PublishBrief { topic, bytes, how } => self.publish_brief(*topic, *bytes, *how),
+            Action::PublishTo { topic, subscription, bytes, how } => {
+                self.publish_to(*topic, *subscription, *bytes, *how)
+            }
             Action::Remove { queue, which } => self.remove(*queue, *which),
             Action::Purge { queue } => self.purge(&Whose::Queue(queue_name(*queue))),
             Action::Live(name, n) => self.change_life(&Whose::Queue(queue_name(*name)), *n),

@@ -1,6 +1,6 @@
 //! Topics and subscriptions.
 
-use posthouse::{Error, ErrorKind, Offset, Subscription, Topic};
+use posthouse::{Error, ErrorKind, Offset, Subscription, Topic, sim};
 
 use super::{Driver, Handle, LEASE, Whose, durability, text};
 use crate::{
@@ -127,6 +127,30 @@ impl Driver<'_> {
         for subscription in self.now().topics[&name].subscriptions.clone().into_keys() {
             self.bear(&Whose::Subscription(name.clone(), subscription), offset, 1);
         }
+        Ok(done.map(|published| assert_eq!(published, Offset(offset))))
+    }
+
+    pub(super) fn publish_to(
+        &mut self,
+        topic: Name,
+        subscription: Name,
+        bytes: u16,
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let (name, to) = (text("topic", topic), text("subscription", subscription));
+        let there = self.now().topics.get(&name);
+        let Some(there) = there.filter(|topic| topic.subscriptions.contains_key(&to)) else {
+            return Ok(Some(()));
+        };
+        let (offset, now) = (there.next, self.time);
+        let message = self.messages(1, bytes).remove(0);
+        let how = if how == How::Ticket { How::Buffered } else { how };
+        let subscription = self.subscription(&name, &to)?;
+        let published = sim::publish_to(&subscription, message.message(), durability(how));
+        let done = self.commit_as(how, published, |state| {
+            state.topics.get_mut(&name).unwrap().publish_to(&to, &message, now);
+        })?;
+        self.bear(&Whose::Subscription(name, to), offset, 1);
         Ok(done.map(|published| assert_eq!(published, Offset(offset))))
     }
 }
