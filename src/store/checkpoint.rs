@@ -44,6 +44,8 @@ pub trait Shared {
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R;
     /// Returns when the journal is durable up to a position.
     fn sync_to(&self, position: Lsn) -> Result<()>;
+    /// Does what a capture waits for: messages [pass](super::passing) by the cursors that do not get them.
+    fn settle(&self) {}
 }
 
 /// How much of the journal a checkpoint frees.
@@ -356,6 +358,7 @@ impl Work {
         let mut walk = shared.with(|store| store.begin_capture(is_full, self.slice));
         loop {
             let changes = &mut self.changes;
+            shared.settle();
             let (entries, captured) = shared.with(|store| store.capture_some(changes, &mut walk));
             let captured = captured.map(|(captured, deleted)| {
                 self.deleted = deleted;

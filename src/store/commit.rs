@@ -255,7 +255,7 @@ impl Store {
             match change {
                 Change::Delete { entity } => state.begin_delete(entity)?,
                 Change::AckOthers { log, keeper, offsets } => {
-                    state.begin_passing(log, keeper, offsets)?;
+                    state.begin_passing(log, keeper, offsets, Some(lsn))?;
                 }
                 _ => state.apply(&change, lsn)?,
             }

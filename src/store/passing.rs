@@ -2,50 +2,85 @@
 //!
 //! One change says so, however many others there are. In memory each of them acks the messages. The commit leaves that to
 //! slices, as a topic may have 100,000 subscriptions, and the caller goes on with them, each in a hold of the core of its
-//! own. Until its turn has come, a cursor sees the log end before the messages. A checkpoint comes when nothing is left, so
-//! it captures no cursor whose turn is still to come. Recovery does all slices at once.
+//! own. Until its turn has come, a cursor sees the log end before the messages. The messages of one commit in one log have
+//! one turn, so each cursor sees none of them, or all that it gets. A capture ends when nothing is left. Recovery gives all
+//! turns at its end.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Store,
     log::Log,
+    ranges::join,
     state::{State, UNKNOWN, ack_in},
 };
 use crate::{
     audit,
     format::{Malformed, commit::OffsetRanges},
-    ids::{CursorId, LogId, Offset, OffsetRange},
+    ids::{CursorId, LogId, Lsn, Offset, OffsetRange},
 };
 
 /// So many steps are done in one slice.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 24;
 
-/// Messages of one log that pass by all cursors but one.
+/// A recovery would take long once so many acks were given in slices: a capture spares it them.
+const WORK_MAX: u64 = if cfg!(test) { 1 << 9 } else { 1 << 24 };
+
+/// The messages of a commit in one log of which each has one cursor that gets it.
 #[derive(Debug)]
 pub struct Passing {
     log: LogId,
-    /// The cursor that gets the messages.
-    keeper: CursorId,
-    messages: Arc<[OffsetRange]>,
+    /// The position of the commit. `None` in a recovery, where those of all commits have one turn.
+    at: Option<Lsn>,
+    /// The first of the messages.
+    first: Offset,
+    /// The messages of each cursor that gets some.
+    kept: Vec<(CursorId, Vec<OffsetRange>)>,
+    /// All messages, once the first cursor has its turn.
+    all: Option<Messages>,
     /// Cursors up to here have had their turn.
     done: Option<CursorId>,
     /// The last cursor that was there. Those that came later begin behind the messages.
     last: CursorId,
 }
 
-/// Messages whose cursors have not all had their turn, in the order of their commits.
-pub type AllPassing = VecDeque<Passing>;
+type Messages = Arc<[OffsetRange]>;
+
+/// Messages for which cursors are still to have their turn, in the order of their commits.
+#[derive(Debug, Default)]
+pub struct AllPassing {
+    all: VecDeque<Passing>,
+    /// How many ranges were acked in slices since the last capture.
+    work: u64,
+}
 
 /// What a slice has done.
 #[derive(Debug)]
 pub struct Passed {
     pub log: LogId,
-    /// The cursors that the messages have passed by.
-    pub cursors: Vec<CursorId>,
-    pub messages: Arc<[OffsetRange]>,
+    /// The cursors that messages have passed by, and which messages.
+    pub by: Vec<(CursorId, Messages)>,
+    /// Cursors that get some of the messages, and see them from now on.
+    pub keepers: Vec<CursorId>,
     /// Whether all cursors have had their turn.
     pub ended: bool,
+}
+
+impl AllPassing {
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// What was acked in slices so far is captured.
+    pub fn is_captured(&mut self) {
+        self.work = 0;
+    }
+
+    /// The messages of a commit in a log to which a change adds some.
+    fn of(&mut self, log: LogId, at: Option<Lsn>) -> Option<&mut Passing> {
+        let of_commit = self.all.iter_mut().rev().take_while(|it| it.at == at);
+        of_commit.inspect(|_| audit::step()).find(|it| it.log == log && it.all.is_none())
+    }
 }
 
 impl Passing {
@@ -54,75 +89,129 @@ impl Passing {
         cursor <= self.last && self.done.is_none_or(|done| done < cursor)
     }
 
-    fn first(&self) -> Offset {
-        self.messages.first().map_or(Offset(u64::MAX), |range| range.start)
+    fn all(&mut self) -> Messages {
+        let kept = &self.kept;
+        let all = self.all.get_or_insert_with(|| {
+            let mut all: Vec<OffsetRange> =
+                kept.iter().flat_map(|(_, ranges)| ranges).copied().collect();
+            audit::steps(all.len() as u64);
+            join(&mut all);
+            all.into()
+        });
+        Arc::clone(all)
+    }
+
+    /// The messages that a cursor gets.
+    fn kept_by(&self, cursor: CursorId) -> Vec<OffsetRange> {
+        let kept = self.kept.iter().inspect(|_| audit::step());
+        let own = kept.filter(|(keeper, _)| *keeper == cursor);
+        let mut own: Vec<OffsetRange> = own.flat_map(|(_, ranges)| ranges).copied().collect();
+        join(&mut own);
+        own
     }
 }
 
+/// The parts of sorted ranges outside other sorted ranges.
+fn outside(all: &[OffsetRange], others: &[OffsetRange]) -> Vec<OffsetRange> {
+    let (mut parts, mut others) = (Vec::new(), others.iter().peekable());
+    for range in all {
+        let mut at = range.start;
+        while let Some(other) = others.peek().filter(|it| it.start < range.end) {
+            audit::step();
+            parts.push(at.to(other.start.max(at)));
+            at = at.max(other.end);
+            if other.end > range.end {
+                break;
+            }
+            others.next();
+        }
+        parts.push(at.min(range.end).to(range.end));
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
 impl State {
-    /// Has messages pass by all cursors of a log but one. The slices are still to be done.
+    /// Has messages of a commit pass by all cursors of a log but one. The turns are still to come.
     pub(super) fn begin_passing(
         &mut self,
         log: LogId,
         keeper: CursorId,
         messages: OffsetRanges<'_>,
+        at: Option<Lsn>,
     ) -> Result<(), Malformed> {
-        let cursors = &self.logs.get(&log).ok_or(UNKNOWN)?.cursors;
-        if let Some(last) = cursors.last().copied() {
-            let messages = messages.collect();
-            self.passing.push_back(Passing { log, keeper, messages, done: None, last });
+        let there = self.logs.get(&log).ok_or(UNKNOWN)?;
+        if self.cursors.get(&keeper).is_some_and(|it| it.log != log) {
+            return Err(UNKNOWN);
+        }
+        let Some(last) = there.cursors.last().copied() else { return Ok(()) };
+        let kept = (keeper, messages.collect::<Vec<_>>());
+        let first = kept.1.first().map_or(there.next(), |range| range.start);
+        match self.passing.of(log, at) {
+            Some(passing) => {
+                passing.first = passing.first.min(first);
+                passing.last = passing.last.max(last);
+                passing.kept.push(kept);
+            }
+            None => {
+                let (kept, all, done) = (vec![kept], None, None);
+                self.passing.all.push_back(Passing { log, at, first, kept, all, done, last });
+            }
         }
         Ok(())
     }
 
-    /// Has messages pass by all cursors of a log but one, at once. The caller holds no lock.
-    pub(super) fn pass_by(
-        &mut self,
-        log: LogId,
-        keeper: CursorId,
-        messages: OffsetRanges<'_>,
-    ) -> Result<(), Malformed> {
-        if seeded!(OthersGetWhatOneGets) {
-            return Ok(());
-        }
-        self.begin_passing(log, keeper, messages)?;
+    /// Gives all cursors their turns. The caller holds no lock.
+    pub fn end_passing(&mut self) {
         while self.pass_some(usize::MAX).is_some() {}
-        Ok(())
+        self.passing.is_captured();
     }
 
     /// Does a slice of the oldest messages. `None` if no cursor awaits its turn.
-    pub(super) fn pass_some(&mut self, most: usize) -> Option<Passed> {
-        let mut passing = self.passing.pop_front()?;
-        let (log, messages) = (passing.log, Arc::clone(&passing.messages));
+    fn pass_some(&mut self, most: usize) -> Option<Passed> {
+        let mut passing = self.passing.all.pop_front()?;
+        let (log, all) = (passing.log, passing.all());
+        let most = (most / (1 + all.len())).max(1);
         let next: Vec<CursorId> = match self.logs.get(&log) {
             // The topic was deleted.
             None => Vec::new(),
             Some(log) => {
-                let from =
-                    log.cursors.partition_point(|it| passing.done.is_some_and(|done| *it <= done));
-                let most = (most / (1 + messages.len())).max(1);
-                log.cursors[from..]
-                    .iter()
-                    .copied()
-                    .take_while(|it| *it <= passing.last)
-                    .take(most)
-                    .collect()
+                let is_done = |it: &CursorId| passing.done.is_some_and(|done| *it <= done);
+                let from = log.cursors.partition_point(is_done);
+                let rest = log.cursors[from..].iter().copied();
+                rest.take_while(|it| *it <= passing.last).take(most).collect()
             }
         };
-        let mut cursors = Vec::with_capacity(next.len());
+        let (mut by, mut keepers) = (Vec::with_capacity(next.len()), Vec::new());
         for id in &next {
             audit::step();
-            let is_passed_by = *id != passing.keeper || seeded!(OneAcksForItselfToo);
-            if is_passed_by && self.ack_passing(*id, &messages) {
-                cursors.push(*id);
+            let mut messages = Arc::clone(&all);
+            if passing.kept.iter().any(|(keeper, _)| keeper == id) {
+                let own = passing.kept_by(*id);
+                keepers.push(*id);
+                if !seeded!(OneAcksForItselfToo) {
+                    messages = outside(&all, &own).into();
+                }
+            }
+            if !messages.is_empty() && self.ack_passing(*id, &messages) {
+                by.push((*id, messages));
             }
         }
         passing.done = next.last().copied().or(Some(passing.last));
         let ended = !passing.awaits(passing.last);
         if !ended {
-            self.passing.push_front(passing);
+            self.passing.all.push_front(passing);
         }
-        Some(Passed { log, cursors, messages, ended })
+        self.count_passed(next.len() as u64 * all.len() as u64);
+        Some(Passed { log, by, keepers, ended })
+    }
+
+    /// Counts acks that a recovery would give again. Once they are many, it calls for a checkpoint.
+    fn count_passed(&mut self, acks: u64) {
+        self.passing.work += acks;
+        if self.passing.work >= WORK_MAX {
+            self.reclaimable = true;
+        }
     }
 
     /// `false` if the cursor is gone, or no ack cursor.
@@ -142,19 +231,15 @@ impl State {
     /// The end of a log for a cursor: where messages begin for which the turn of the cursor is still to come.
     #[inline]
     pub(super) fn end_for(&self, cursor: CursorId, log: &Log) -> Offset {
-        let end = log.next();
-        if self.passing.is_empty() {
-            end
-        } else {
-            self.first_passing(cursor, log.id).unwrap_or(end)
-        }
+        if self.passing.is_empty() { log.next() } else { self.end_beside(cursor, log) }
     }
 
     #[cold]
-    fn first_passing(&self, cursor: CursorId, log: LogId) -> Option<Offset> {
-        let passing = self.passing.iter().inspect(|_| audit::step());
-        // The messages of later commits are behind those of earlier ones.
-        passing.filter(|it| it.log == log && it.awaits(cursor)).map(Passing::first).next()
+    fn end_beside(&self, cursor: CursorId, log: &Log) -> Offset {
+        let passing = self.passing.all.iter().inspect(|_| audit::step());
+        // The messages of a later commit are behind those of an earlier one.
+        let first = passing.filter(|it| it.log == log.id && it.awaits(cursor)).map(|it| it.first);
+        first.min().unwrap_or(log.next())
     }
 }
 
@@ -163,6 +248,12 @@ impl Store {
     #[inline]
     pub fn is_passing(&self) -> bool {
         !self.state.passing.is_empty()
+    }
+
+    /// Whether the turn of a cursor is still to come.
+    pub fn awaits_turn(&self, cursor: CursorId, log: LogId) -> bool {
+        let mut passing = self.state.passing.all.iter().inspect(|_| audit::step());
+        passing.any(|it| it.log == log && it.awaits(cursor))
     }
 
     /// Does a slice of that. `None` if nothing is left.
@@ -174,5 +265,29 @@ impl Store {
     #[inline]
     pub fn end_for(&self, cursor: CursorId, log: LogId) -> Option<Offset> {
         Some(self.state.end_for(cursor, self.state.logs.get(&log)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_outside() {
+        let ranges = |all: &[(u64, u64)]| -> Vec<OffsetRange> {
+            all.iter().map(|(start, end)| Offset(*start).to(Offset(*end))).collect()
+        };
+        for (all, others, expected) in [
+            (&[(3, 8)][..], &[][..], &[(3, 8)][..]),
+            (&[(3, 8)], &[(3, 8)], &[]),
+            (&[(3, 8)], &[(3, 4)], &[(4, 8)]),
+            (&[(3, 8)], &[(7, 8)], &[(3, 7)]),
+            (&[(3, 8)], &[(4, 6), (7, 8)], &[(3, 4), (6, 7)]),
+            (&[(3, 8), (10, 12)], &[(4, 5), (10, 11)], &[(3, 4), (5, 8), (11, 12)]),
+            (&[(3, 8), (10, 12)], &[(6, 11)], &[(3, 6), (11, 12)]),
+            (&[(3, 8), (10, 12)], &[(0, 20)], &[]),
+        ] {
+            assert_eq!(outside(&ranges(all), &ranges(others)), ranges(expected), "{others:?}");
+        }
     }
 }

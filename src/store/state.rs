@@ -195,8 +195,13 @@ impl State {
             Change::Defer { cursor, offset, .. } => (cursor, offset.0 + 1),
             Change::Prioritize { cursor, first, count, .. } => (cursor, first.0 + count),
             Change::Spill { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end.0)),
-            Change::AckOthers { keeper, offsets, .. } => {
-                (keeper, offsets.last().map_or(0, |it| it.end.0))
+            Change::AckOthers { log, offsets, .. } => {
+                let end = offsets.last().map_or(Offset(0), |it| it.end);
+                return if next(*log).is_some_and(|next| end > next) {
+                    Err(UNKNOWN)
+                } else {
+                    Ok(())
+                };
             }
             _ => return Ok(()),
         };
@@ -295,7 +300,11 @@ impl State {
                 offsets.for_each(|range| acks.spill(range));
                 Ok(())
             }
-            Change::AckOthers { log, keeper, offsets } => self.pass_by(*log, *keeper, *offsets),
+            Change::AckOthers { .. } if seeded!(OthersGetWhatOneGets) => Ok(()),
+            // Recovery gives all turns at its end.
+            Change::AckOthers { log, keeper, offsets } => {
+                self.begin_passing(*log, *keeper, *offsets, None)
+            }
             Change::Clock(state) => {
                 (self.clock, self.changed.clock) = (Some(*state), true);
                 Ok(())

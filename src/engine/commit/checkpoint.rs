@@ -183,10 +183,8 @@ impl Committer {
 impl store::Shared for Committer {
     fn with<R>(&self, act: impl FnOnce(&mut Store) -> R) -> R {
         let mut core = self.lock("checkpoint");
-        let waits_for_others = !seeded!(CheckpointForgetsTheOthers);
-        while core.store.has_dying() || core.store.is_passing() && waits_for_others {
+        while core.store.has_dying() {
             core.store.take_out();
-            core.pass_some();
             core = self.give_way("checkpoint", core);
         }
         let done = act(&mut core.store);
@@ -196,5 +194,11 @@ impl store::Shared for Committer {
 
     fn sync_to(&self, position: Lsn) -> Result<()> {
         Committer::sync_to(self, position)
+    }
+
+    fn settle(&self) {
+        if !seeded!(CheckpointForgetsTheOthers) {
+            self.pass_all("checkpoint");
+        }
     }
 }

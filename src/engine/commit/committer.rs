@@ -20,7 +20,7 @@ use crate::{
         },
     },
     error::{Error, ErrorKind, Result},
-    ids::{Now, Timestamp},
+    ids::{CursorId, LogId, Now, Timestamp},
     prims::{RwLock, RwLockReadGuard},
     store::Store,
 };
@@ -142,6 +142,22 @@ impl Committer {
         while core.pass_some() {
             core = self.give_way(operation, core);
         }
+    }
+
+    /// As [`pass_all`](Committer::pass_all), until a cursor has had its turn: it sees all that was committed.
+    #[cold]
+    pub fn await_turn<'a>(
+        &'a self,
+        operation: &'static str,
+        mut core: CoreGuard<'a>,
+        (cursor, log): (CursorId, LogId),
+    ) -> Result<CoreGuard<'a>> {
+        while core.store.awaits_turn(cursor, log) {
+            core.pass_some();
+            core = self.give_way(operation, core);
+            self.check_open(&core)?;
+        }
+        Ok(core)
     }
 
     /// Takes what was deleted out of memory, in slices.

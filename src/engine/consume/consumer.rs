@@ -150,7 +150,12 @@ impl Consumer {
     /// simulated disk, this call does it first.
     pub fn lock_looked(&self, operation: &'static str) -> Result<CoreGuard<'_>> {
         if self.committer().flusher.has_thread() {
-            self.committer().lock_open(operation)
+            let core = self.committer().lock_open(operation)?;
+            if core.store.is_passing() {
+                let of = (self.cursor(), self.log());
+                return self.committer().await_turn(operation, core, of);
+            }
+            Ok(core)
         } else {
             Ok(self.lock_current(operation)?.0)
         }

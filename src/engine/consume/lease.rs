@@ -205,6 +205,9 @@ impl Consumer {
         mut elapsed: Duration,
     ) -> Result<(CoreGuard<'a>, Duration)> {
         let (cursor, committer) = (self.cursor(), self.committer());
+        if core.store.is_passing() {
+            core = committer.await_turn(operation, core, (cursor, self.log()))?;
+        }
         if core.doubts_clock() || committer.flusher.has_thread() && core.depends_on_clock(cursor) {
             committer.look_at_clock_in(&mut core);
         }

@@ -2,11 +2,24 @@
 
 use super::consumer::Consumer;
 use crate::{
-    engine::core::{commit::Receipt, purge::Idle},
+    engine::core::{
+        Core,
+        commit::{CommitResult, Receipt},
+        purge::Idle,
+    },
     error::Result,
     ids::Offset,
     store::Op,
 };
+
+/// What a removal has found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Removed {
+    Nothing,
+    Message,
+    /// The last message of which the due time was on disk.
+    LastSpilled,
+}
 
 /// One step of a purge.
 struct Purged {
@@ -19,27 +32,45 @@ impl Consumer {
     /// Deletes one message. `false` if it is not there.
     pub fn remove(&self, offset: Offset) -> Result<bool> {
         let (cursor, committer) = (self.cursor(), self.committer());
-        let mut was_last_spilled = false;
-        let committed = committer.transact("remove", |core| {
-            let end = core.end_for(cursor, self.log())?;
-            let acks = core.store.acks_of(cursor)?;
-            if offset >= end || acks.is_acked(offset) {
-                // The caller relies on the commit that removed it.
-                return Ok((false, Receipt::of_what_is_there(&core.store)));
+        let (removed, receipt) = loop {
+            let (removed, receipt) =
+                committer.transact("remove", |core| self.remove_seen(core, offset))?;
+            if let Some(removed) = removed {
+                break (removed, receipt);
             }
-            let was_spilled = acks.is_spilled(offset);
-            let removed = core.removals(cursor, &[offset])?;
-            let ack = Op::Ack { cursor, offsets: &[offset] };
-            let receipt = core.commit(&[ack], committer.now_plain())?;
-            core.note_removed(cursor, &removed)?;
-            was_last_spilled = was_spilled && core.spilled(cursor) == 0;
-            Ok((true, receipt))
-        })?;
-        if was_last_spilled {
+            let core = committer.lock_open("remove")?;
+            drop(committer.await_turn("remove", core, (cursor, self.log()))?);
+        };
+        if removed == Removed::LastSpilled {
             // A failure does no harm: the message is gone, and the blocks go when they come due.
             let _ = committer.clear_spilled(cursor);
         }
-        committer.complete(committed, self.durability)
+        committer.complete((removed != Removed::Nothing, receipt), self.durability)
+    }
+
+    /// Deletes one message. `None` if the cursor does not see all messages yet.
+    fn remove_seen(
+        &self,
+        core: &mut Core,
+        offset: Offset,
+    ) -> CommitResult<(Option<Removed>, Receipt)> {
+        let (cursor, log) = (self.cursor(), self.log());
+        if core.store.awaits_turn(cursor, log) {
+            return Ok((None, Receipt::NOTHING));
+        }
+        let end = core.end_for(cursor, log)?;
+        let acks = core.store.acks_of(cursor)?;
+        if offset >= end || acks.is_acked(offset) {
+            // The caller relies on the commit that removed it.
+            return Ok((Some(Removed::Nothing), Receipt::of_what_is_there(&core.store)));
+        }
+        let was_spilled = acks.is_spilled(offset);
+        let removed = core.removals(cursor, &[offset])?;
+        let ack = Op::Ack { cursor, offsets: &[offset] };
+        let receipt = core.commit(&[ack], self.committer().now_plain())?;
+        core.note_removed(cursor, &removed)?;
+        let was_last = was_spilled && core.spilled(cursor) == 0;
+        Ok((Some(if was_last { Removed::LastSpilled } else { Removed::Message }), receipt))
     }
 
     /// Deletes all messages that are not leased. Returns how many.

@@ -132,7 +132,7 @@ impl Core {
     }
 
     /// Wakes waiters of a log for `messages` messages that can be received.
-    pub(super) fn wake_some(&mut self, log: LogId, messages: usize) {
+    fn wake_some(&mut self, log: LogId, messages: usize) {
         if let Some(watched) = self.arrivals.watches.get(&log) {
             watched.wake(&mut self.effects, messages);
         }

@@ -176,7 +176,7 @@ impl Core {
     /// Has the thresholds looked at that the operations of a commit may have crossed. Notes what cursors that are prepared are
     /// to look at again.
     #[inline]
-    pub(super) fn touch_changed(&mut self, ops: &[Op<'_>]) {
+    fn touch_changed(&mut self, ops: &[Op<'_>]) {
         if self.watches_thresholds() {
             self.consumers.touch_changed(ops);
         }

@@ -161,6 +161,7 @@ impl Core {
             && !self.has_failures()
             && !self.has_begun()
             && !self.doubts_clock()
+            && !self.store.is_passing()
             && !consumption.deliveries.may_wait_again()
             && consumption.setbacks == self.setbacks.count;
         audit::steps(u64::from(is_quiet));

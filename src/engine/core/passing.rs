@@ -1,5 +1,8 @@
 //! Messages that pass by all cursors of a log but one, as those of a redrive do: the slices of `store/passing.rs`, under the
 //! core.
+//!
+//! The commit has woken who waits for the messages. Whoever looks at a cursor goes on with the slices until the cursor has had
+//! its turn. So a slice wakes nobody.
 
 use super::Core;
 use crate::{
@@ -18,30 +21,28 @@ impl Core {
 
     /// Does a slice. Returns whether there is more to do.
     pub fn pass_some(&mut self) -> bool {
-        let Some(Passed { log, cursors, messages, ended }) = self.store.pass_some() else {
+        let Some(Passed { log, by, keepers, ended }) = self.store.pass_some() else {
             return false;
         };
-        let ack = |cursor: &CursorId| Op::AckRanges { cursor: *cursor, ranges: &messages };
-        let acks: Vec<Op<'_>> = cursors.iter().map(ack).collect();
-        self.touch_changed(&acks);
-        let count: u64 = messages.iter().map(|range| range.len()).sum();
-        for cursor in &cursors {
+        let acks = by.iter().map(|(cursor, ranges)| Op::AckRanges { cursor: *cursor, ranges });
+        let acks: Vec<Op<'_>> = acks.collect();
+        if self.watches_thresholds() {
+            self.consumers.touch_changed(&acks);
+        }
+        if !self.dormancy.notes.is_empty() {
+            self.note_operations(&acks);
+        }
+        for (cursor, messages) in &by {
             audit::step();
+            let count: u64 = messages.iter().map(|range| range.len()).sum();
             self.count(*cursor, |counts| counts.passed_by += count);
         }
-        if ended {
-            self.end_passing(log, messages.first().map_or(Offset(0), |range| range.start));
+        if self.watches_thresholds() {
+            keepers.iter().for_each(|cursor| _ = self.consumers.get_mut(cursor));
+            if ended {
+                self.consumers.touch_log(log);
+            }
         }
         self.store.is_passing()
-    }
-
-    /// Wakes the waiters that found the log to end at an offset.
-    fn end_passing(&mut self, log: LogId, first: Offset) {
-        // The topic may be deleted.
-        let Some((_, end)) = self.store.bounds(log) else { return };
-        self.wake_some(log, usize::try_from(end.0 - first.0).unwrap_or(usize::MAX));
-        if self.watches_thresholds() {
-            self.consumers.touch_log(log);
-        }
     }
 }

@@ -128,8 +128,18 @@ impl Core {
     /// Notes what the operations of a commit have changed of the cursors that are prepared.
     #[cold]
     pub(super) fn note_changed(&mut self, ops: &[Op<'_>]) {
+        self.note_operations(ops);
         let Core { dormancy, store, .. } = self;
         for Noted { cursor, changed, .. } in &mut dormancy.notes.all {
+            let deferred = store.deferred().iter().filter(|it| it.cursor == *cursor);
+            changed.extend(deferred.map(|it| it.offset.only()));
+        }
+    }
+
+    /// As [`note_changed`](Core::note_changed), without what the commit has deferred.
+    #[cold]
+    pub(super) fn note_operations(&mut self, ops: &[Op<'_>]) {
+        for Noted { cursor, changed, .. } in &mut self.dormancy.notes.all {
             let of = |it: &CursorId| it == cursor;
             for op in ops {
                 audit::step();
@@ -141,8 +151,6 @@ impl Core {
                     _ => {}
                 }
             }
-            let deferred = store.deferred().iter().filter(|it| of(&it.cursor));
-            changed.extend(deferred.map(|it| it.offset.only()));
         }
     }
 }

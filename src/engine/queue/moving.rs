@@ -156,6 +156,8 @@ pub struct Moved {
     pub failure: Option<Error>,
     /// The places of the messages whose due times have to be looked up once more.
     pub unknown: Vec<usize>,
+    /// Whether messages go back to subscriptions, and are to pass by others.
+    pub passes_by: bool,
 }
 
 impl Batch {
@@ -177,13 +179,14 @@ impl Batch {
         core: &mut Core,
     ) -> CommitResult<(Moved, Receipt)> {
         let (cursor, now) = (from.cursor(), committer.now());
-        let (moving, moved) = self.movable(core, cursor, now)?;
+        let (moving, mut moved) = self.movable(core, cursor, now)?;
         if moving.is_empty() {
             return Ok((moved, Receipt::of_what_is_there(&core.store)));
         }
         let mut offsets: Vec<Offset> = moving.iter().map(|it| it.offset).collect();
         offsets.sort_unstable();
         let kept = kept(core, &moving)?;
+        moved.passes_by = !kept.is_empty();
         let mut ops = vec![Op::Ack { cursor, offsets: &offsets }];
         for Moving { to, message, .. } in &moving {
             audit::step();
@@ -202,7 +205,8 @@ impl Batch {
     fn movable(&self, core: &Core, cursor: CursorId, now: Now) -> Result<(Vec<Moving<'_>>, Moved)> {
         let acks = core.store.acks_of(cursor)?;
         let mut moving = Vec::with_capacity(self.messages.len());
-        let mut moved = Moved { messages: 0, passed: 0, failure: None, unknown: Vec::new() };
+        let (unknown, passes_by) = (Vec::new(), false);
+        let mut moved = Moved { messages: 0, passed: 0, failure: None, unknown, passes_by };
         for (place, outgoing) in self.messages.iter().enumerate() {
             audit::step();
             let message = &outgoing.message;

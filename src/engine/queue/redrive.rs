@@ -302,7 +302,9 @@ impl<'a> Redrive<'a> {
             batch.passed_most = committer.config.delayed_in_memory.saturating_sub(run.passed);
             let (moved, receipt) =
                 committer.transact("redrive", |core| batch.commit(&self.from, committer, core))?;
-            committer.pass_all("redrive");
+            if moved.passes_by {
+                committer.pass_all("redrive");
+            }
             if let Some(error) = moved.failure {
                 run.failure.get_or_insert(error);
             }

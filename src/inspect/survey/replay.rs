@@ -252,6 +252,7 @@ impl Replay<'_> {
 
     /// Compares each log's end with the metalog and with gaps of the journal.
     fn finish(&mut self) {
+        self.state.end_passing();
         // Positions of the journal.
         let damage = self.journal.damage.iter();
         let gaps: Vec<Range<Lsn>> = damage

@@ -1,6 +1,17 @@
 //! Messages that only one subscription gets: between the slices in which they pass the others by.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::Path,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
 
 use super::config;
 use crate::{
@@ -8,6 +19,7 @@ use crate::{
     config::Config,
     disk::{Disk, sim::SimDisk},
     engine::consume::calls::Consuming,
+    ids::{CursorId, OffsetRange},
     inspect::salvage_on,
     store::Op,
 };
@@ -45,18 +57,24 @@ fn take(subscription: &Subscription) -> Option<String> {
     Some(payload)
 }
 
-/// Commits messages that one subscription gets, without a slice.
-fn commit_for(engine: &Engine, keeper: &Subscription, payloads: &[&str]) {
+/// Commits messages, each of which one subscription gets, without a slice.
+fn commit_for_each(engine: &Engine, keepers: &[&Subscription], payload: &str) {
     let committer = engine.committer();
-    let (cursor, log) = (keeper.consumer().cursor(), keeper.consumer().log());
-    let messages: Vec<Message<'_>> = payloads.iter().map(|it| Message::new(*it)).collect();
+    let log = keepers[0].consumer().log();
+    let messages: Vec<Message<'_>> = keepers.iter().map(|_| Message::new(payload)).collect();
     let mut core = committer.lock("test");
-    let first = core.bounds(log).expect("it is there").1;
-    let ranges = [first.to(Offset(first.0 + messages.len() as u64))];
-    let ops = [
-        Op::Append { log, messages: &messages, delay_ms: 0 },
-        Op::AckOthers { log, keeper: cursor, ranges: &ranges },
-    ];
+    let first = core.bounds(log).expect("it is there").1.0;
+    // As a redrive does: by the subscriptions, and not by the messages.
+    let mut kept: BTreeMap<CursorId, Vec<OffsetRange>> = BTreeMap::new();
+    for (keeper, offset) in keepers.iter().zip(first..) {
+        let ranges = kept.entry(keeper.consumer().cursor()).or_default();
+        match ranges.last_mut().filter(|last| last.end == Offset(offset)) {
+            Some(last) => last.end = last.end.next(),
+            None => ranges.push(Offset(offset).only()),
+        }
+    }
+    let mut ops = vec![Op::Append { log, messages: &messages, delay_ms: 0 }];
+    ops.extend(kept.iter().map(|(keeper, ranges)| Op::AckOthers { log, keeper: *keeper, ranges }));
     let committed = core.commit(&ops, committer.now());
     assert!(committed.is_ok());
 }
@@ -65,103 +83,141 @@ fn pass_some(engine: &Engine) -> bool {
     engine.committer().lock("test").pass_some()
 }
 
-fn depths(all: &[Subscription]) -> Vec<u64> {
-    all.iter().map(|it| it.depth().expect("it is there")).collect()
+/// What a subscription shows without being given its turn.
+fn shown(engine: &Engine, subscription: &Subscription) -> (u64, u64) {
+    let (cursor, log) = (subscription.consumer().cursor(), subscription.consumer().log());
+    let mut core = engine.committer().lock("test");
+    let end = core.end_for(cursor, log).expect("it is there");
+    let unacked = core.store.acks_of(cursor).expect("it is there").unacked_in(Offset(0).to(end));
+    let listed: u64 = unacked.iter().map(|range| range.len()).sum();
+    let stats = core.stats(cursor).expect("it is there");
+    assert_eq!((stats.depth, core.depth(cursor)), (listed, listed));
+    (stats.depth, stats.sent)
 }
 
+/// Whatever the order of the messages in one commit, and with a message before them that is not acked.
 #[test]
 fn each_subscription_sees_its_own_messages_only_wherever_the_slices_are() {
-    const KEEPER: usize = 17;
-    let disk = SimDisk::new(1);
-    let engine = alone(&disk);
-    let (topic, all) = topic(&engine);
-    commit_for(&engine, &all[KEEPER], &["one 1", "one 2"]);
-    topic.publish("all 3").expect("there is space");
-    let mut slices = 0;
-    loop {
-        for (n, depth) in depths(&all).into_iter().enumerate() {
-            let whole = if n == KEEPER { 3 } else { 1 };
-            assert!(depth == 0 || depth == whole, "{n}: {depth}");
-            let browsed = all[n].browse().expect("it is there").count();
-            assert_eq!(browsed as u64, depth, "{n}");
-            let stats = all[n].stats().expect("it is there");
-            assert_eq!((stats.depth, stats.sent), (depth, 1 + depth), "{n}");
+    let (a, b) = (5, 17);
+    for keepers in [&[a, a][..], &[a, b], &[b, a], &[a, b, a, b, b], &[b, b, a], &[0, MANY - 1]] {
+        let disk = SimDisk::new(1);
+        let engine = alone(&disk);
+        let (topic, all) = topic(&engine);
+        topic.publish("all 1").expect("there is space");
+        let of: Vec<&Subscription> = keepers.iter().map(|n| &all[*n]).collect();
+        commit_for_each(&engine, &of, "one");
+        topic.publish("all 2").expect("there is space");
+        let own = |n: usize| keepers.iter().filter(|it| **it == n).count() as u64;
+        let mut slices = 0;
+        loop {
+            let mut seen = 0;
+            for (n, subscription) in all.iter().enumerate() {
+                let (depth, sent) = shown(&engine, subscription);
+                assert!(depth == 1 || depth == 2 + own(n), "{keepers:?}, {n}: {depth}");
+                assert_eq!(sent, 1 + depth, "{keepers:?}, {n}");
+                seen += usize::from(depth > 1);
+            }
+            assert!(slices > 0 || seen == 0, "{seen}");
+            slices += 1;
+            if !pass_some(&engine) {
+                break;
+            }
         }
-        slices += 1;
-        if !pass_some(&engine) {
-            break;
+        assert!(slices >= 3, "{slices}");
+        for (n, subscription) in all.iter().enumerate() {
+            assert_eq!(take(subscription).as_deref(), Some("all 1"));
+            for _ in 0..own(n) {
+                assert_eq!(take(subscription).as_deref(), Some("one"));
+            }
+            assert_eq!(take(subscription).as_deref(), Some("all 2"));
+            assert_eq!(take(subscription), None);
+            assert_eq!(subscription.stats().expect("it is there").sent, 3 + own(n));
         }
+        engine.close().expect("the disk is well");
     }
-    assert!(slices >= 3, "{slices}");
-    for (n, subscription) in all.iter().enumerate() {
-        if n == KEEPER {
-            assert_eq!(take(subscription).as_deref(), Some("one 1"));
-            assert_eq!(take(subscription).as_deref(), Some("one 2"));
-        }
-        assert_eq!(take(subscription).as_deref(), Some("all 3"));
-        assert_eq!(take(subscription), None);
-    }
-    engine.close().expect("the disk is well");
 }
 
-/// The first half of the subscriptions receives, acks and purges while the turn of the others is still to come.
+/// Subscriptions come and go between the slices, and further messages of this kind come.
 #[test]
 fn subscriptions_go_on_between_the_slices() {
     let disk = SimDisk::new(1);
     let engine = alone(&disk);
     let (topic, all) = topic(&engine);
-    commit_for(&engine, &all[MANY - 1], &["one 1"]);
+    commit_for_each(&engine, &[&all[MANY - 1]], "one 1");
     topic.publish("all 2").expect("there is space");
     assert!(pass_some(&engine));
-    // A second commit of this kind, and a subscription that comes, and one that goes.
-    commit_for(&engine, &all[0], &["one 3"]);
+    commit_for_each(&engine, &[&all[0]], "one 3");
     let late = topic.subscription("late").create().expect("there is space");
     topic.subscription(&name(20)).delete().expect("it is there");
     topic.publish("all 4").expect("there is space");
-    let received = take(&all[1]);
-    assert_eq!(received.as_deref(), Some("all 2"), "its turn was the first");
-    assert_eq!(all[1].purge().expect("it is there"), 0, "it sees nothing of the second commit");
-    assert_eq!(take(&all[MANY - 1]), None);
-    assert_eq!(take(&late).as_deref(), Some("all 4"), "it came behind both commits");
+    assert_eq!(shown(&engine, &all[1]).0, 1, "its turn was the first, and the second is to come");
+    assert_eq!(shown(&engine, &all[MANY - 1]).0, 0);
+    assert_eq!(shown(&engine, &late), (1, 1), "it came behind both commits");
     while pass_some(&engine) {}
-    assert_eq!(take(&all[1]).as_deref(), Some("all 4"));
+    assert_eq!(late.stats().expect("it is there").sent, 1);
     let rest = |it: &Subscription| std::iter::from_fn(|| take(it)).collect::<Vec<_>>();
     assert_eq!(rest(&all[0]), ["all 2", "one 3", "all 4"]);
+    assert_eq!(rest(&all[1]), ["all 2", "all 4"]);
     assert_eq!(rest(&all[MANY - 1]), ["one 1", "all 2", "all 4"]);
-    assert_eq!(rest(&all[2]), ["all 2", "all 4"]);
-    assert_eq!(rest(&late), [""; 0]);
-    assert_eq!(late.stats().expect("it is there").sent, 1);
+    assert_eq!(rest(&late), ["all 4"]);
     engine.close().expect("the disk is well");
 }
 
-/// A consumer that waits is woken when it sees what was published meanwhile.
+/// Who looks at a subscription goes on with the slices until it sees all that was published.
 #[test]
-fn a_task_that_waits_is_woken_at_the_end() {
-    use std::{
-        future::Future,
-        pin::pin,
-        sync::atomic::{AtomicUsize, Ordering},
-        task::{Context, Wake, Waker},
-    };
+fn calls_see_what_was_published_before_them() {
+    type Look = fn(&Subscription) -> u64;
+    let looks: [(&str, Look); 7] = [
+        ("receive", |it| take(it).map_or(0, |_| 1)),
+        ("depth", |it| it.depth().expect("it is there")),
+        ("browse", |it| it.browse().expect("it is there").count() as u64),
+        ("remove", |it| u64::from(it.remove(Offset(2)).expect("it is there"))),
+        ("purge", |it| it.purge().expect("it is there")),
+        ("stats", |it| it.stats().expect("it is there").depth),
+        ("batch", |it| it.receive_batch(9, Duration::ZERO).expect("it is there").len() as u64),
+    ];
+    for has_threads in [false, true] {
+        for (name, look) in looks {
+            let disk = SimDisk::new(1);
+            let process = Arc::new(disk.process());
+            let engine = Engine::open_on(process, Path::new("store"), config(), has_threads)
+                .expect("the disk is well");
+            let (topic, all) = topic(&engine);
+            commit_for_each(&engine, &[&all[0]], "one 1");
+            topic.publish("all 2").expect("there is space");
+            assert_eq!(shown(&engine, &all[MANY - 1]).0, 0);
+            assert_eq!(look(&all[MANY - 1]), 1, "{name}");
+            engine.close().expect("the disk is well");
+        }
+    }
+}
+
+/// A consumer that waits is woken by the commit, and gives itself its turn when it looks.
+#[test]
+fn a_task_that_waits_receives_between_the_slices() {
     struct Counted(AtomicUsize);
     impl Wake for Counted {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
-    let disk = SimDisk::new(1);
-    let engine = alone(&disk);
-    let (topic, all) = topic(&engine);
-    commit_for(&engine, &all[0], &["one 1"]);
-    topic.publish("all 2").expect("there is space");
-    let last = all[MANY - 1].clone();
-    let woken = Arc::new(Counted(AtomicUsize::new(0)));
-    let waker = Waker::from(Arc::clone(&woken));
-    let mut received = pin!(async move { last.receive_async().await });
-    assert!(received.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    while pass_some(&engine) {}
-    assert!(woken.0.load(Ordering::SeqCst) > 0, "it was not woken");
-    assert!(received.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    for n in [0, MANY - 1] {
+        let disk = SimDisk::new(1);
+        let engine = alone(&disk);
+        let (topic, all) = topic(&engine);
+        let woken = Arc::new(Counted(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let subscription = all[n].clone();
+        let mut received = pin!(async move { subscription.receive_async().await });
+        let mut poll = || received.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(poll().is_pending());
+        commit_for_each(&engine, &[&all[0]], "one 1");
+        topic.publish("all 2").expect("there is space");
+        assert!(woken.0.load(Ordering::SeqCst) > 0, "it was not woken");
+        let Poll::Ready(Ok(delivery)) = poll() else { panic!("it finds nothing") };
+        let expected = if n == 0 { "one 1" } else { "all 2" };
+        assert_eq!(delivery.payload(), expected.as_bytes());
+    }
 }
 
 #[test]
@@ -170,7 +226,7 @@ fn a_crash_a_checkpoint_and_a_salvage_between_the_slices_double_and_lose_nothing
         let disk = SimDisk::new(1);
         let engine = alone(&disk);
         let (topic, all) = topic(&engine);
-        commit_for(&engine, &all[3], &["one 1"]);
+        commit_for_each(&engine, &[&all[7], &all[3], &all[7]], "one");
         topic.publish("all 2").expect("there is space");
         assert!(pass_some(&engine));
         if checkpoints {
@@ -193,7 +249,11 @@ fn a_crash_a_checkpoint_and_a_salvage_between_the_slices_double_and_lose_nothing
             for n in 0..MANY {
                 let subscription = topic.subscription(&name(n)).open().expect("it is there");
                 let rest: Vec<String> = std::iter::from_fn(|| take(&subscription)).collect();
-                let expected: &[&str] = if n == 3 { &["one 1", "all 2"] } else { &["all 2"] };
+                let expected: &[&str] = match n {
+                    3 => &["one", "all 2"],
+                    7 => &["one", "one", "all 2"],
+                    _ => &["all 2"],
+                };
                 assert_eq!(rest, expected, "{store}, {n}");
             }
             engine.close().expect("the disk is well");
@@ -207,13 +267,14 @@ fn lives_that_are_over_are_found_behind_the_slices() {
     let disk = SimDisk::new(1);
     let engine = alone(&disk);
     let (topic, all) = topic(&engine);
-    commit_for(&engine, &all[0], &["one 1"]);
+    commit_for_each(&engine, &[&all[0]], "one 1");
     let brief = Message::new("brief").expire_after(Duration::from_millis(10));
     topic.publish(brief).expect("there is space");
     assert!(pass_some(&engine));
     disk.advance(Duration::from_secs(1));
     // A call looks for what is over, while some see nothing of it.
-    assert_eq!(take(&all[MANY - 1]), None);
+    drop(engine.queue("q").create().expect("there is space").try_receive());
+    assert!(engine.committer().lock("test").store.is_passing());
     while pass_some(&engine) {}
     disk.advance(Duration::from_secs(1));
     for subscription in &all[1..] {
@@ -223,4 +284,27 @@ fn lives_that_are_over_are_found_behind_the_slices() {
     assert_eq!(all[0].depth().expect("it is there"), 1);
     assert_eq!(take(&all[0]).as_deref(), Some("one 1"));
     engine.close().expect("the disk is well");
+}
+
+/// The acks of slices are few bytes in the journal, and take a recovery as long as they took before. So many of them call for
+/// a checkpoint, which spares a recovery all of them.
+#[test]
+fn many_acks_of_slices_call_for_a_checkpoint() {
+    let disk = SimDisk::new(1);
+    let engine = alone(&disk);
+    let (_topic, all) = topic(&engine);
+    let wants = || engine.committer().lock("test").wants_checkpoint();
+    let mut rounds = 0;
+    while !wants() {
+        commit_for_each(&engine, &[&all[3]], "one");
+        while pass_some(&engine) {}
+        rounds += 1;
+        assert!(rounds < 100, "nothing calls for a checkpoint");
+    }
+    assert!(rounds > 10, "{rounds}");
+    engine.checkpoint().expect("the disk is well");
+    assert!(!wants());
+    commit_for_each(&engine, &[&all[3]], "one");
+    while pass_some(&engine) {}
+    assert!(!wants());
 }
