@@ -263,7 +263,8 @@ impl Store {
         let upto = self.end_of(extent);
         let judges = !matches!(extent, Extent::Part { is_first: false, .. });
         let is_idle = extent == Extent::Idle;
-        let has_dead = self.state.reclaimable || self.state.changed.dead > 0;
+        let wants_capture = self.state.passing.wants_capture();
+        let has_dead = self.state.reclaimable || wants_capture || self.state.changed.dead > 0;
         let reclaims = is_idle || judges && has_dead;
         if upto == self.replay_from && !reclaims && !self.meta.unswept {
             return None;

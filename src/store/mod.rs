@@ -222,7 +222,9 @@ impl Store {
     /// Whether a checkpoint gives back space: a segment is dead, or as much died in several as one may hold.
     #[inline]
     pub fn is_reclaimable(&self) -> bool {
-        self.state.reclaimable || self.state.changed.dead >= self.config.segment_bytes
+        self.state.reclaimable
+            || self.state.passing.wants_capture()
+            || self.state.changed.dead >= self.config.segment_bytes
     }
 
     /// Whether the next checkpoint frees space, as a segment is dead.

@@ -23,6 +23,9 @@ use crate::{
 /// So many steps are done in one slice.
 const AT_ONCE: usize = 24;
 
+/// So many steps of a slice in a recovery: nobody waits for it, and what a slice has done takes memory.
+const RECOVERED_AT_ONCE: usize = 1 << 16;
+
 /// A recovery would take long once so many acks were given in slices: a capture spares it them.
 const WORK_MAX: u64 = if cfg!(test) { 1 << 9 } else { 1 << 24 };
 
@@ -34,9 +37,10 @@ pub struct Passing {
     at: Option<Lsn>,
     /// The first of the messages.
     first: Offset,
-    /// The messages of each cursor that gets some.
+    /// The messages of each cursor that gets some. Sorted by the cursors, and each of them once, when the first cursor has its
+    /// turn.
     kept: Vec<(CursorId, Vec<OffsetRange>)>,
-    /// All messages, once the first cursor has its turn.
+    /// All messages, from then on.
     all: Option<Messages>,
     /// Cursors up to here have had their turn.
     done: Option<CursorId>,
@@ -71,6 +75,11 @@ impl AllPassing {
         self.all.is_empty()
     }
 
+    /// Whether a recovery would have to ack so much again that it is worth a capture.
+    pub fn wants_capture(&self) -> bool {
+        self.work >= WORK_MAX
+    }
+
     /// What was acked in slices so far is captured.
     pub fn is_captured(&mut self) {
         self.work = 0;
@@ -90,24 +99,29 @@ impl Passing {
     }
 
     fn all(&mut self) -> Messages {
-        let kept = &self.kept;
-        let all = self.all.get_or_insert_with(|| {
-            let mut all: Vec<OffsetRange> =
-                kept.iter().flat_map(|(_, ranges)| ranges).copied().collect();
-            audit::steps(all.len() as u64);
-            join(&mut all);
-            all.into()
+        if let Some(all) = &self.all {
+            return Arc::clone(all);
+        }
+        self.kept.sort_by_key(|(keeper, _)| *keeper);
+        self.kept.dedup_by(|next, before| {
+            let is_same = next.0 == before.0;
+            if is_same {
+                before.1.append(&mut next.1);
+            }
+            is_same
         });
-        Arc::clone(all)
+        self.kept.iter_mut().for_each(|(_, ranges)| join(ranges));
+        let kept = self.kept.iter().flat_map(|(_, ranges)| ranges);
+        let mut all: Vec<OffsetRange> = kept.copied().collect();
+        audit::steps(all.len() as u64);
+        join(&mut all);
+        Arc::clone(self.all.insert(all.into()))
     }
 
-    /// The messages that a cursor gets.
-    fn kept_by(&self, cursor: CursorId) -> Vec<OffsetRange> {
-        let kept = self.kept.iter().inspect(|_| audit::step());
-        let own = kept.filter(|(keeper, _)| *keeper == cursor);
-        let mut own: Vec<OffsetRange> = own.flat_map(|(_, ranges)| ranges).copied().collect();
-        join(&mut own);
-        own
+    /// The messages that a cursor gets, if it gets some.
+    fn kept_by(&self, cursor: CursorId) -> Option<&[OffsetRange]> {
+        let at = self.kept.binary_search_by_key(&cursor, |(keeper, _)| *keeper).ok()?;
+        Some(&self.kept[at].1)
     }
 }
 
@@ -163,8 +177,7 @@ impl State {
 
     /// Gives all cursors their turns. The caller holds no lock.
     pub fn end_passing(&mut self) {
-        while self.pass_some(usize::MAX).is_some() {}
-        self.passing.is_captured();
+        while self.pass_some(RECOVERED_AT_ONCE).is_some() {}
     }
 
     /// Does a slice of the oldest messages. `None` if no cursor awaits its turn.
@@ -186,11 +199,10 @@ impl State {
         for id in &next {
             audit::step();
             let mut messages = Arc::clone(&all);
-            if passing.kept.iter().any(|(keeper, _)| keeper == id) {
-                let own = passing.kept_by(*id);
+            if let Some(own) = passing.kept_by(*id) {
                 keepers.push(*id);
                 if !seeded!(OneAcksForItselfToo) {
-                    messages = outside(&all, &own).into();
+                    messages = outside(&all, own).into();
                 }
             }
             if !messages.is_empty() && self.ack_passing(*id, &messages) {
@@ -202,16 +214,8 @@ impl State {
         if !ended {
             self.passing.all.push_front(passing);
         }
-        self.count_passed(next.len() as u64 * all.len() as u64);
+        self.passing.work += next.len() as u64 * all.len() as u64;
         Some(Passed { log, by, keepers, ended })
-    }
-
-    /// Counts acks that a recovery would give again. Once they are many, it calls for a checkpoint.
-    fn count_passed(&mut self, acks: u64) {
-        self.passing.work += acks;
-        if self.passing.work >= WORK_MAX {
-            self.reclaimable = true;
-        }
     }
 
     /// `false` if the cursor is gone, or no ack cursor.

@@ -154,6 +154,9 @@ impl Committer {
     ) -> Result<CoreGuard<'a>> {
         while core.store.awaits_turn(cursor, log) {
             core.pass_some();
+            if !core.store.awaits_turn(cursor, log) {
+                break;
+            }
             core = self.give_way(operation, core);
             self.check_open(&core)?;
         }

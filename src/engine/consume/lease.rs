@@ -165,6 +165,10 @@ impl Consumer {
                 returning.wait(None);
                 continue;
             }
+            if core.store.awaits_turn(self.cursor(), self.log()) {
+                // The core was given away behind the turn, and what came meanwhile wakes nobody any more.
+                continue;
+            }
             return match self.trouble_with_spilled(&core, elapsed) {
                 Some(error) => Err(error),
                 None => Ok(Attempt::Wait(core.wait_for_message(&self.info))),
@@ -207,6 +211,7 @@ impl Consumer {
         let (cursor, committer) = (self.cursor(), self.committer());
         if core.store.is_passing() {
             core = committer.await_turn(operation, core, (cursor, self.log()))?;
+            elapsed = committer.elapsed();
         }
         if core.doubts_clock() || committer.flusher.has_thread() && core.depends_on_clock(cursor) {
             committer.look_at_clock_in(&mut core);
