@@ -71,6 +71,17 @@ pub enum ErrorKind {
     Poisoned,
     /// The lease of a delivery ran out, or the delivery was settled before. Nothing was changed.
     LeaseLost,
+    /// A partition of a stream does not end where the caller [expected](crate::Partition::append_if) it to end. Nothing was
+    /// changed.
+    Conflict {
+        /// The partition's number. The text of the error names the stream, too.
+        partition: u32,
+        /// The end that the caller expected. In a [transaction](crate::Transaction::append_if), the end before the
+        /// transaction's own records.
+        expected: Offset,
+        /// The end of the partition: the offset that its next record gets.
+        actual: Offset,
+    },
     /// The engine was closed.
     Closed,
     /// The operating system refused a call, for another reason.
@@ -145,6 +156,20 @@ impl Error {
         position: u64,
     ) -> Error {
         Error::new(ErrorKind::Corrupt, what).in_file(file).at(position)
+    }
+
+    /// The error of a partition that does not end where the caller expected it to end.
+    pub(crate) fn conflict(
+        stream: &str,
+        partition: u32,
+        expected: Offset,
+        actual: Offset,
+    ) -> Error {
+        let what = format!(
+            "partition {partition} of {stream:?} ends at {actual}, and {expected} was expected: nothing was \
+             committed. Read what has come, and decide again"
+        );
+        Error::new(ErrorKind::Conflict { partition, expected, actual }, what)
     }
 
     /// The error of a store that another engine has open.

@@ -75,6 +75,7 @@ mod switch {
         SetClockIsNotCommitted, SkewIsReadAsTheLatest, DelaysFollowTheClock, TwoConsumersAreActive,
         CircleOfLettersIsAccepted,
         RunIsTwoCommits, MissedRunsAreLeftOut,
+        ConflictIsNotSeen, ExpectedEndIsTheVisibleOne,
         OthersGetWhatOneGets, OneAcksForItselfToo, CheckpointForgetsTheOthers,
     }
 

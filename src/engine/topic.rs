@@ -7,6 +7,7 @@ use crate::{
     config::Durability,
     engine::{
         commit::{
+            append::Target,
             asking::committed,
             committer::Committer,
             definition::{self, Definition, IfExists, builder_calls, update_call},
@@ -226,7 +227,8 @@ impl Topic {
     }
 
     fn append(&self, messages: &[Message<'_>]) -> Result<(Offset, Receipt)> {
-        self.engine.committer().append("publish", self.log(), messages, Committer::tick_now)
+        let target = Target { log: self.log(), keeps_acked: false };
+        self.engine.committer().append("publish", target, messages, Committer::tick_now)
     }
 
     /// Publishes a message, and returns its offset in the topic.

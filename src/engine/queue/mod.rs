@@ -15,7 +15,7 @@ pub use self::{
 use crate::{
     config::Durability,
     engine::{
-        commit::{committer::Committer, lifetime::Engine, ticket::Ticket},
+        commit::{append::Target, committer::Committer, lifetime::Engine, ticket::Ticket},
         consume::{
             calls::{Consuming, consumer_calls},
             consumer::{ConsumedCursor, Consumer},
@@ -130,9 +130,10 @@ impl Queue {
         let current = &self.consumer.info.current;
         if current.takes_plain() && !messages.iter().any(Message::has_more) {
             let (committer, now) = (self.consumer.committer(), Committer::tick_now);
-            let may = || current.takes_plain();
-            let appended = committer.append_if("send", self.log(), messages, now, may)?;
-            if let (Some(first), receipt) = appended {
+            let target = Target { log: self.log(), keeps_acked: false };
+            let forbids = |_: &Core| (!current.takes_plain()).then_some(());
+            let appended = committer.append_unless("send", target, messages, now, forbids)?;
+            if let (Ok(first), receipt) = appended {
                 return Ok((first, receipt));
             }
         }

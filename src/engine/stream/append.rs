@@ -1,9 +1,13 @@
 //! Commits records to the partitions of a stream.
 
-use super::{Position, Stream};
+use super::{Partition, Position, Stream};
 use crate::{
-    engine::{commit::committer::Committer, core::commit::Receipt},
+    engine::{
+        commit::{append::Target, committer::Committer},
+        core::{Core, commit::Receipt},
+    },
     error::Result,
+    ids::Offset,
     message::Message,
     store::{BatchedMessage, Op},
 };
@@ -11,15 +15,14 @@ use crate::{
 impl Stream {
     pub(super) fn commit_one(&self, message: &Message<'_>) -> Result<(Position, Receipt)> {
         let partition = self.shape.partition_for(message);
-        let log = self.shape.log(partition);
+        let target = Target { log: self.shape.log(partition), keeps_acked: true };
         let messages = std::slice::from_ref(message);
-        let committer = self.shape.engine.committer();
-        if committer.is_batch(messages.iter())
-            && let Some((positions, receipt)) = self.commit_batch(messages, &[partition])?
-        {
-            return Ok((positions[0], receipt));
-        }
-        let (offset, receipt) = committer.append("append", log, messages, Committer::now_plain)?;
+        let (offset, receipt) = self.shape.engine.committer().append(
+            "append",
+            target,
+            messages,
+            Committer::now_plain,
+        )?;
         Ok((Position { partition, offset }, receipt))
     }
 
@@ -73,5 +76,22 @@ impl Stream {
         let places = partitions.iter().zip(batch.offsets());
         let place = |(partition, offset): (&u32, _)| Position { partition: *partition, offset };
         Ok(Some((places.map(place).collect(), receipt)))
+    }
+}
+
+impl Partition {
+    /// Appends records if the partition ends at an offset. Otherwise it returns the conflict, with a receipt of the records that
+    /// are there.
+    pub(super) fn commit_if(
+        &self,
+        expected_end: Offset,
+        messages: &[Message<'_>],
+    ) -> Result<(Result<Offset>, Receipt)> {
+        let Partition { shape, number, .. } = self;
+        messages.iter().try_for_each(|message| shape.check_key(message, *number))?;
+        let target = Target { log: self.log(), keeps_acked: true };
+        let forbids = |core: &Core| shape.conflict(core, *number, expected_end);
+        let committer = shape.engine.committer();
+        committer.append_unless("append", target, messages, Committer::now_plain, forbids)
     }
 }

@@ -2,6 +2,7 @@
 
 mod append;
 mod builder;
+mod conditional;
 mod group;
 mod group_builder;
 mod partition;
@@ -139,7 +140,7 @@ impl Stream {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such partition.
     pub fn partition(&self, number: u32) -> Result<Partition> {
-        Partition::new(&self.shape, number)
+        Partition::new(&self.shape, number, self.durability)
     }
 
     /// How many records can be read, in all partitions.

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{reader::Reader, shape::Shape, start::Start};
 use crate::{
+    config::Durability,
     error::{Error, Result},
     ids::{LogId, Offset},
     store::Op,
@@ -23,14 +24,24 @@ use crate::{
 /// [`Stream::partition`]: crate::Stream::partition
 #[derive(Clone)]
 pub struct Partition {
-    shape: Arc<Shape>,
-    number: u32,
+    pub(super) shape: Arc<Shape>,
+    pub(super) number: u32,
+    /// The durability of records that are appended through this handle.
+    pub(super) durability: Durability,
 }
 
 impl Partition {
-    pub(super) fn new(shape: &Arc<Shape>, number: u32) -> Result<Partition> {
+    pub(super) fn new(
+        shape: &Arc<Shape>,
+        number: u32,
+        durability: Durability,
+    ) -> Result<Partition> {
         shape.check_partition(number)?;
-        Ok(Partition { shape: Arc::clone(shape), number })
+        Ok(Partition { shape: Arc::clone(shape), number, durability })
+    }
+
+    pub(crate) fn shape(&self) -> &Arc<Shape> {
+        &self.shape
     }
 
     /// The number of the partition: 0 for the first.
@@ -39,7 +50,7 @@ impl Partition {
         self.number
     }
 
-    fn log(&self) -> LogId {
+    pub(crate) fn log(&self) -> LogId {
         self.shape.log(self.number)
     }
 

@@ -6,7 +6,11 @@ use std::sync::{
 };
 
 use crate::{
-    engine::{commit::lifetime::Engine, core::waiters::Receivers, runtime::wait::Watch},
+    engine::{
+        commit::lifetime::Engine,
+        core::{Core, waiters::Receivers},
+        runtime::wait::Watch,
+    },
     error::{Error, Result},
     format::entity::{Entity, EntityKind},
     ids::{EntityId, LogId, Offset},
@@ -79,6 +83,35 @@ impl Shape {
                 (count % u64::from(self.partitions)) as u32
             }
         }
+    }
+
+    /// Fails if a message has a key that belongs to another partition.
+    pub fn check_key(&self, message: &Message<'_>, partition: u32) -> Result<()> {
+        let Some(key) = message.key_bytes() else { return Ok(()) };
+        let its = partition_of(key, self.partitions);
+        if its == partition {
+            return Ok(());
+        }
+        let what = format!(
+            "the key belongs to partition {its}, and not to {partition}: posthouse::partition_of gives the \
+             partition of a key"
+        );
+        Err(Error::invalid("key", what))
+    }
+
+    /// The error of a partition that does not end at `expected`. All records count that are committed, also those that nobody
+    /// sees yet. `None` if the stream was deleted, too: the caller finds that.
+    #[inline]
+    pub fn conflict(&self, core: &Core, partition: u32, expected: Offset) -> Option<Error> {
+        let log = self.log(partition);
+        let (_, mut actual) = core.store.bounds(log)?;
+        if seeded!(ExpectedEndIsTheVisibleOne) {
+            actual = core.store.end_before(log, core.visible()).ok()?;
+        }
+        if actual == expected || seeded!(ConflictIsNotSeen) {
+            return None;
+        }
+        Some(Error::conflict(&self.name, partition, expected, actual))
     }
 
     /// Sends the next record without a key to the partition whose turn this number is.

@@ -34,7 +34,7 @@ struct DroppedFrom {
 }
 
 impl Transaction {
-    pub(super) fn make(mut self) -> Result<(Vec<Position>, Receipt)> {
+    pub(super) fn make(mut self) -> Result<(Result<Vec<Position>>, Receipt)> {
         self.check()?;
         self.commit_once()
     }
@@ -43,15 +43,18 @@ impl Transaction {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
+        self.prepare_expectations()?;
         Settlement::check_once(&self.settlements)
     }
 
-    fn commit_once(&self) -> Result<(Vec<Position>, Receipt)> {
+    /// Commits. If a partition ends elsewhere than it was expected to, that is returned with a receipt of the records that are
+    /// there.
+    fn commit_once(&self) -> Result<(Result<Vec<Position>>, Receipt)> {
         let committer = self.engine.committer();
         if committer.is_batch(self.appends.iter().map(|append| &append.message))
-            && let Some(committed) = self.commit_batch()?
+            && let Some((positions, receipt)) = self.commit_batch()?
         {
-            return Ok(committed);
+            return Ok((Ok(positions), receipt));
         }
         committer.transact(OPERATION, |core| self.attempt(core))
     }
@@ -68,7 +71,8 @@ impl Transaction {
         let added = self.added();
         let mut batch = committer.encode(&messages, committer.now())?;
         let committed = committer.commit_batch(OPERATION, &mut batch, |core, batch| {
-            if core.settings_changes != changes {
+            // The ordinary way finds a conflict, too.
+            if core.settings_changes != changes || self.conflict(core)?.is_some() {
                 return Ok(None);
             }
             self.revive(core)?;
@@ -134,11 +138,14 @@ impl Transaction {
     pub async fn commit_async(mut self) -> Result<Vec<Position>> {
         self.check()?;
         let (engine, durability) = (self.engine.clone(), self.durability);
-        committed(engine, durability, || Ok(Attempt::Got(self.commit_once()?))).await
+        committed(engine, durability, || Ok(Attempt::Got(self.commit_once()?))).await?
     }
 
     /// One attempt to commit.
-    fn attempt(&self, core: &mut Core) -> CommitResult<(Vec<Position>, Receipt)> {
+    fn attempt(&self, core: &mut Core) -> CommitResult<(Result<Vec<Position>>, Receipt)> {
+        if let Some(conflict) = self.conflict(core)? {
+            return Ok((Err(conflict), Receipt::of_what_is_there(&core.store)));
+        }
         let committer = self.engine.committer();
         let elapsed = committer.elapsed();
         self.revive(core)?;
@@ -162,7 +169,7 @@ impl Transaction {
         }
         plan.put_letters(&mut ops);
         audit::steps(ops.len() as u64);
-        let committed = if ops.is_empty() {
+        let (positions, receipt) = if ops.is_empty() {
             (Vec::new(), Receipt::NOTHING)
         } else {
             let receipt = core.commit(&ops, committer.now())?;
@@ -172,7 +179,7 @@ impl Transaction {
         for DroppedFrom { cursor, dropped } in &dropped {
             core.note_made_capacity(*cursor, dropped);
         }
-        Ok(committed)
+        Ok((Ok(positions), receipt))
     }
 
     /// Plans the settlements. The error of lost leases names their messages.

@@ -1,9 +1,11 @@
 //! Transactions: operations over several handles in one frame of the journal.
 
 mod commit;
+mod expectation;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use self::expectation::Expectation;
 use super::{
     queue::Queue,
     stream::{Group, Position, Reader, Stream},
@@ -50,6 +52,7 @@ impl Engine {
             settlements: Vec::new(),
             settled: Vec::new(),
             seeks: Vec::new(),
+            expectations: Vec::new(),
             queues: BTreeMap::new(),
             durability: self.committer().config.durability,
             failure: None,
@@ -88,6 +91,7 @@ pub struct Transaction {
     /// The messages of the settlements.
     settled: Vec<Offset>,
     seeks: Vec<Seek>,
+    expectations: Vec<Expectation>,
     /// The queues that messages are sent to.
     queues: BTreeMap<CursorId, Arc<CursorInfo>>,
     durability: Durability,
@@ -389,6 +393,7 @@ impl Transaction {
     /// # Errors
     ///
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease of a delivery was lost,
+    /// [`Conflict`](crate::ErrorKind::Conflict) if a partition does not end where it was expected to,
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput), [`TooLarge`](crate::ErrorKind::TooLarge),
     /// [`NotFound`](crate::ErrorKind::NotFound), [`QueueFull`](crate::ErrorKind::QueueFull),
     /// [`DiskFull`](crate::ErrorKind::DiskFull), [`Closed`](crate::ErrorKind::Closed): nothing was changed.
@@ -396,7 +401,7 @@ impl Transaction {
     pub fn commit(self) -> Result<Vec<Position>> {
         let (engine, durability) = (self.engine.clone(), self.durability);
         let committed = self.make()?;
-        engine.committer().complete(committed, durability)
+        engine.committer().complete(committed, durability)?
     }
 
     /// Commits without waiting for the disk. The [`Ticket`] tells when the commit is durable.
@@ -417,6 +422,7 @@ impl Transaction {
     /// The same errors as [`commit`](Transaction::commit). An error of the sync comes from the ticket.
     pub fn commit_ticket(self) -> Result<Ticket<Vec<Position>>> {
         let engine = self.engine.clone();
-        Ok(Ticket::new(&engine, self.make()?))
+        let (positions, receipt) = self.make()?;
+        Ok(Ticket::new(&engine, (positions?, receipt)))
     }
 }

@@ -1,4 +1,5 @@
 //! The documented behaviour of streams.
 
+mod conditional;
 mod group;
 mod read;

@@ -7,7 +7,10 @@ use crate::{
     Engine, Timestamp,
     config::Config,
     disk::sim::SimDisk,
-    engine::core::commit::Receipt,
+    engine::{
+        commit::{append::Target, committer::Committer},
+        core::{Core, commit::Receipt},
+    },
     ids::Skew,
     journal::Urgency,
     message::Message,
@@ -69,4 +72,36 @@ fn a_large_record_is_a_batch_after_the_clock_was_set_too() {
         assert!(core.store.has_placed() && core.store.placed().next().is_none(), "{is_set}");
     }
     engine.close().expect("the disk is well");
+}
+
+/// A commit that had to wait for space looks again whether it may be made: meanwhile others have committed.
+#[test]
+fn what_forbids_an_append_is_looked_at_again_after_a_wait_for_space() {
+    for bytes in [100, LARGE] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, Config { journal_bytes: 256 << 10, ..config() });
+        let stream = engine.stream("s").create().expect("there is space");
+        let log = stream.shape().log(0);
+        let target = Target { log, keeps_acked: true };
+        let (message, mut appended) = (Message::new(vec![7; bytes]), 0);
+        let is_refused = loop {
+            let looks = Cell::new(0);
+            let forbids = |_: &Core| {
+                looks.set(looks.get() + 1);
+                (looks.get() > 1).then_some("it has waited")
+            };
+            let messages = std::slice::from_ref(&message);
+            let now = Committer::now_plain;
+            let outcome = engine.committer().append_unless("test", target, messages, now, forbids);
+            match outcome.expect("there is space").0 {
+                Ok(_) => appended += 1,
+                Err(reason) => break reason,
+            }
+        };
+        assert_eq!(is_refused, "it has waited");
+        engine.sync().expect("the disk is well");
+        assert_eq!(stream.len().expect("it is open"), appended);
+        drop(stream);
+        engine.close().expect("the disk is well");
+    }
 }
