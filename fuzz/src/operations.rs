@@ -59,6 +59,11 @@ fn action(input: &mut Input<'_>) -> Action {
             let (topic, subscription, bytes) = (name(input), name(input), input.size());
             Action::PublishTo { topic, subscription, bytes, how: how(input) }
         }
+        255 => {
+            let (stream, at, messages) = (name(input), input.byte(), messages(input));
+            let bytes = input.size();
+            Action::AppendIf { stream, at, messages, bytes, how: how(input) }
+        }
         byte => first_action(byte % 72, input),
     }
 }

@@ -68,6 +68,14 @@ pub enum Action {
         bytes: u16,
         how: How,
     },
+    /// Appends to one partition, at its end or at another offset, which is a conflict.
+    AppendIf {
+        stream: Name,
+        at: u8,
+        messages: u8,
+        bytes: u16,
+        how: How,
+    },
     Receive {
         queue: Name,
     },
@@ -192,10 +200,16 @@ pub enum TxPart {
     SendUrgent(Name),
     Publish(Name),
     Append(Name),
+    /// Appends at the end of a partition, or at another offset, which is a conflict.
+    AppendIf(Name, u8),
     Ack(u8),
     Nack(u8),
     NackAfter(u8),
-    Seek { stream: Name, group: Name, to: u8 },
+    Seek {
+        stream: Name,
+        group: Name,
+        to: u8,
+    },
 }
 
 fn name() -> impl Strategy<Value = Name> {
@@ -248,6 +262,7 @@ fn part() -> impl Strategy<Value = TxPart> {
         to().prop_map(TxPart::SendUrgent),
         name().prop_map(TxPart::Publish),
         name().prop_map(TxPart::Append),
+        (name(), any::<u8>()).prop_map(|(stream, at)| TxPart::AppendIf(stream, at)),
         any::<u8>().prop_map(TxPart::Ack),
         any::<u8>().prop_map(TxPart::Nack),
         any::<u8>().prop_map(TxPart::NackAfter),
@@ -287,6 +302,9 @@ pub fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(topic, messages, bytes, how)| Publish { topic, messages, bytes, how }),
         8 => (name(), messages(), bytes(), how())
             .prop_map(|(stream, messages, bytes, how)| Append { stream, messages, bytes, how }),
+        4 => (name(), any::<u8>(), messages(), bytes(), how()).prop_map(
+            |(stream, at, messages, bytes, how)| AppendIf { stream, at, messages, bytes, how }
+        ),
         16 => from().prop_map(|queue| Receive { queue }),
         16 => (name(), 0..2u8)
             .prop_map(|(topic, subscription)| ReceiveFrom { topic, subscription }),

@@ -308,11 +308,16 @@ impl StreamState {
     pub fn append(&mut self, message: &Msg) -> (u32, u64) {
         let count = self.partitions.len() as u32;
         let number = posthouse::partition_of(message.key.as_deref().unwrap(), count);
+        (number, self.append_to(number, message))
+    }
+
+    /// Returns the offset.
+    pub fn append_to(&mut self, number: u32, message: &Msg) -> u64 {
         let partition = &mut self.partitions[number as usize];
         let offset = partition.next;
         partition.records.insert(offset, message.clone());
         partition.next += 1;
-        (number, offset)
+        offset
     }
 }
 

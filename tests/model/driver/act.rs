@@ -32,6 +32,9 @@ impl Driver<'_> {
             Action::Append { stream, messages, bytes, how } => {
                 self.append(*stream, *messages, *bytes, *how)
             }
+            Action::AppendIf { stream, at, messages, bytes, how } => {
+                self.append_if(*stream, *at, (*messages, *bytes), *how)
+            }
             Action::Receive { queue } => self.receive(Whose::Queue(queue_name(*queue))),
             Action::ReceiveFrom { topic, subscription } => self.receive(Whose::Subscription(
                 text("topic", *topic),

@@ -1,6 +1,6 @@
 //! Streams and groups.
 
-use posthouse::{Error, ErrorKind, Offset, Stream, Ticket};
+use posthouse::{Error, ErrorKind, Offset, Stream, Ticket, partition_of};
 
 use super::{Driver, durability, seek_in, text};
 use crate::{
@@ -81,6 +81,78 @@ impl Driver<'_> {
             return Ok(Some(()));
         }
         Ok(None)
+    }
+
+    /// A message for a partition: with its key, if that belongs to the partition.
+    pub(super) fn for_partition(&self, message: &mut Msg, number: u32) {
+        message.key.take_if(|key| partition_of(key, 2) != number);
+    }
+
+    /// The place that a number stands for: a partition, and an offset at which one may expect it to end. One time in four
+    /// it is wrong.
+    pub(super) fn end_expected(partitions: &[PartitionState], at: u8) -> (u32, u64) {
+        let number = u32::from(at % 2);
+        let next = partitions[number as usize].next;
+        match at / 2 % 16 {
+            0 | 1 => (number, next + 1),
+            2 => (number, next.saturating_sub(1)),
+            3 => (number, 0),
+            _ => (number, next),
+        }
+    }
+
+    pub(super) fn append_if(
+        &mut self,
+        stream: Name,
+        at: u8,
+        (count, bytes): (u8, u16),
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let name = text("stream", stream);
+        let Some(known) = self.now().streams.get(&name) else { return Ok(Some(())) };
+        let (number, expected) = Self::end_expected(&known.partitions, at);
+        let next = known.partitions[number as usize].next;
+        let mut messages = self.messages(count.max(1), bytes);
+        messages.iter_mut().for_each(|message| self.for_partition(message, number));
+        let stream = self.stream(&name)?.durability(durability(how));
+        let partition = stream.partition(number)?;
+        let (end, batch) = (Offset(expected), messages.iter().map(Msg::message));
+        let appended = match how {
+            How::Ticket => {
+                partition.append_batch_if_ticket(end, batch).map(|it| it.value().cloned().unwrap())
+            }
+            How::Waited => partition.append_batch_if_ticket(end, batch).and_then(Ticket::wait),
+            _ if messages.len() == 1 => {
+                partition.append_if(end, messages[0].message()).map(|offset| offset..offset.next())
+            }
+            _ => partition.append_batch_if(end, batch),
+        };
+        if expected != next {
+            return self.expect_conflict(appended.map(drop), (number, expected, next), how);
+        }
+        let done = self.commit_as(how, appended, |state| {
+            let stream = state.streams.get_mut(&name).unwrap();
+            messages.iter().for_each(|message| _ = stream.append_to(number, message));
+        })?;
+        let Some(offsets) = done else { return Ok(None) };
+        assert_eq!(offsets, end..Offset(next + messages.len() as u64));
+        Ok(Some(()))
+    }
+
+    /// Takes the outcome of a commit that expects another end than a partition has. A call that waits is answered when the
+    /// records are durable that are there.
+    pub(super) fn expect_conflict(
+        &mut self,
+        result: Result<(), Error>,
+        (partition, expected, actual): (u32, u64, u64),
+        how: How,
+    ) -> Result<Option<()>, Error> {
+        let (expected, actual) = (Offset(expected), Offset(actual));
+        let done = self.expect(result, ErrorKind::Conflict { partition, expected, actual })?;
+        if done.is_some() && how == How::Sync {
+            self.is_durable();
+        }
+        Ok(done)
     }
 
     pub(super) fn seek(&mut self, stream: Name, group: Name, to: u8) -> Result<Option<()>, Error> {

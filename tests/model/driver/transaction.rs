@@ -1,5 +1,7 @@
 //! Transactions over all models.
 
+use std::collections::BTreeSet;
+
 use posthouse::{Error, Message, Offset, Ticket, Transaction};
 
 use super::{
@@ -21,6 +23,10 @@ struct Draft {
     born: Vec<(Whose, u64)>,
     /// The full queue to which it sends a message, and does nothing else.
     full: Option<String>,
+    /// The partitions in which it expects an end.
+    expecting: BTreeSet<(String, u32)>,
+    /// An end that it expects, and that is wrong: the partition, what it expects, and what is there.
+    conflict: Option<(u32, u64, u64)>,
 }
 
 impl Driver<'_> {
@@ -28,16 +34,28 @@ impl Driver<'_> {
         let (state, mut tx) = (self.now().clone(), self.engine().transaction());
         let waits_since = self.waits_since.clone();
         tx.durability(durability(how));
-        let mut draft = Draft { tx, state, settled: Vec::new(), born: Vec::new(), full: None };
+        let mut draft = Draft {
+            tx,
+            state,
+            settled: Vec::new(),
+            born: Vec::new(),
+            full: None,
+            expecting: BTreeSet::new(),
+            conflict: None,
+        };
         for part in parts {
             self.add_part(part, &mut draft);
         }
-        let Draft { tx, mut state, mut settled, born, full } = draft;
+        let Draft { tx, mut state, mut settled, born, full, conflict, .. } = draft;
         let result = match how {
             How::Ticket => tx.commit_ticket().map(drop),
             How::Waited => tx.commit_ticket().and_then(Ticket::wait).map(drop),
             _ => tx.commit().map(drop),
         };
+        if let Some(conflict) = conflict {
+            self.waits_since = waits_since;
+            return self.expect_conflict(result, conflict, how);
+        }
         if let Some(name) = full {
             let is_refused = is_refused(&result);
             let dropped = self.make_room(&name, 1, is_refused);
@@ -79,6 +97,7 @@ impl Driver<'_> {
             | TxPart::SendUrgent(name) => self.add_send(part, queue_name(*name), draft),
             TxPart::Publish(name) => self.add_publish(&text("topic", *name), draft),
             TxPart::Append(name) => self.add_append(&text("stream", *name), draft),
+            TxPart::AppendIf(name, at) => self.add_append_if(text("stream", *name), *at, draft),
             TxPart::Ack(n) => self.add_settling(*n, Settling::Ack, draft),
             TxPart::Nack(n) => self.add_settling(*n, Settling::Nack, draft),
             TxPart::NackAfter(n) => self.add_settling(*n, Settling::NackAfter, draft),
@@ -145,6 +164,30 @@ impl Driver<'_> {
             stream.append(&message);
             draft.tx.append(&handle, Message::from(&message.message()));
         }
+    }
+
+    fn add_append_if(&mut self, name: String, at: u8, draft: &mut Draft) {
+        let mut message = self.messages(1, 50).remove(0);
+        let (Some(stream), Ok(handle), None) =
+            (draft.state.streams.get_mut(&name), self.stream(&name), draft.conflict)
+        else {
+            return;
+        };
+        let (number, expected) = Self::end_expected(&stream.partitions, at);
+        self.for_partition(&mut message, number);
+        let next = stream.partitions[number as usize].next;
+        let own = next - self.now().streams[&name].partitions[number as usize].next;
+        let is_first = draft.expecting.insert((name, number));
+        if expected != next {
+            if !is_first || expected < own {
+                // It would contradict itself, which is another error.
+                return;
+            }
+            draft.conflict = Some((number, expected - own, next - own));
+        }
+        let partition = handle.partition(number).expect("there are two");
+        draft.tx.append_if(&partition, Offset(expected), Message::from(&message.message()));
+        stream.append_to(number, &message);
     }
 
     fn add_settling(&mut self, n: u8, how: Settling, draft: &mut Draft) {
