@@ -2,7 +2,7 @@
 //! that are a factor of ten apart: the steps of all loops, the longest hold of the core, and the calls of the disk.
 
 use posthouse::{
-    Backoff, Durability, Engine, Message, Options, Queue, Topic,
+    Backoff, Durability, Engine, Message, Offset, Options, Queue, Topic, partition_of,
     sim::{SimDisk, take_longest_holds, take_steps},
 };
 
@@ -139,7 +139,7 @@ fn a_checkpoint_that_drops_the_segments_of_one_queue_does_not_grow_with_the_othe
 fn a_checkpoint_after_one_commit_of_a_group_does_not_grow_with_the_others() {
     assert_flat(|crowd| {
         let group = crowd.engine.stream("s").open().unwrap().group("g").open().unwrap();
-        group.commit(3, posthouse::Offset(1)).unwrap();
+        group.commit(3, Offset(1)).unwrap();
         crowd.queue.send("one more").unwrap();
         crowd.count(|| crowd.engine.checkpoint().unwrap())
     });
@@ -248,7 +248,7 @@ fn a_checkpoint_of_a_long_queue_works_in_slices() {
         let crowd = Crowd::new(10);
         (0..10 * messages).for_each(|_| _ = crowd.queue.send("work").unwrap());
         (0..messages as u64).for_each(|n| {
-            crowd.queue.remove(posthouse::Offset(20 + 3 * n)).unwrap();
+            crowd.queue.remove(Offset(20 + 3 * n)).unwrap();
         });
         let work = crowd.count(|| crowd.engine.checkpoint().unwrap());
         Work { steps: work.steps / 10, ..work }
@@ -373,11 +373,41 @@ fn a_transaction_to_many_queues_takes_as_many_steps_as_there_are_queues() {
             let mut tx = crowd.engine.transaction();
             for (n, queue) in queues.iter().enumerate() {
                 tx.send(queue, "work");
-                tx.commit_offset(&group, n as u32, posthouse::Offset(1));
+                tx.commit_offset(&group, n as u32, Offset(1));
             }
             tx.commit().unwrap();
         })
     });
     assert!(few.steps >= FEW as u64, "the steps are not counted: {few:?}");
     assert!(many.steps <= 11 * few.steps, "the work is not linear: {few:?}, {many:?}");
+}
+
+/// The end is compared under the core: that takes the lookup of the log, and no walk.
+#[test]
+fn an_append_at_the_expected_end_takes_the_steps_of_a_plain_one() {
+    for durability in [Durability::Buffered, Durability::Sync] {
+        let crowd = Crowd::new(FEW);
+        let stream = crowd.engine.stream("s").open().unwrap().durability(durability);
+        let key = (0..).map(|n| n.to_string()).find(|key| partition_of(key.as_bytes(), 30) == 7);
+        let (key, partition) = (key.unwrap(), stream.partition(7).unwrap());
+        let record = || Message::new("event").key(key.clone());
+        let end = || Offset(partition.end().unwrap().0);
+        for is_first in [true, false] {
+            let plain = crowd.count(|| _ = stream.append(record()).unwrap());
+            let at = end();
+            let expecting = crowd.count(|| _ = partition.append_if(at, record()).unwrap());
+            let refused = crowd.count(|| _ = partition.append_if(at, record()).unwrap_err());
+            let in_many = crowd.count(|| {
+                let mut tx = crowd.engine.transaction();
+                tx.durability(durability).append_if(&partition, at.next(), record());
+                tx.expect_end(&stream.partition(0).unwrap(), Offset(1));
+                tx.commit().unwrap();
+            });
+            if !is_first {
+                assert_eq!(plain, expecting, "{durability:?}");
+                assert!(refused.steps <= plain.steps && refused.calls == 0, "{refused:?}");
+                assert!(in_many.steps <= plain.steps + 6, "{plain:?}, {in_many:?}");
+            }
+        }
+    }
 }

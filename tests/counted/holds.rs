@@ -357,6 +357,9 @@ impl Store {
         let stream = self.engine.stream("stream").open().unwrap();
         let Position { partition, offset } = stream.append("event").unwrap();
         stream.append_batch(["one", "two"]).unwrap();
+        let end = stream.partition(partition).unwrap();
+        let conflict = end.append_if(offset, "event").unwrap_err();
+        assert!(matches!(conflict.kind(), ErrorKind::Conflict { .. }), "{conflict}");
         let group = stream.group("g").create().unwrap();
         let mut reader = group.reader().unwrap();
         assert!(reader.try_read().unwrap().is_some());

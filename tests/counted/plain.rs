@@ -46,6 +46,12 @@ fn a_plain_send_receive_and_ack_allocate_nothing() {
     let stream = engine.stream("s").create().unwrap();
     (0..100).for_each(|_| _ = stream.append(&[7; 100]).unwrap());
     assert_eq!(allocations(200, || _ = stream.append(&[7; 100]).unwrap()), 0, "an append");
+    let (partition, mut end) = (stream.partition(0).unwrap(), stream.partition(0).unwrap().end());
+    let mut append_if = || {
+        let at = end.as_mut().unwrap();
+        *at = partition.append_if(*at, &[7; 100]).unwrap().next();
+    };
+    assert_eq!(allocations(200, &mut append_if), 0, "a conditional append");
 }
 
 #[test]
