@@ -85,6 +85,7 @@ fn what_forbids_an_append_is_looked_at_again_after_a_wait_for_space() {
         let target = Target { log, keeps_acked: true };
         let (message, mut appended) = (Message::new(vec![7; bytes]), 0);
         let is_refused = loop {
+            assert!(appended < 10_000, "no commit has waited, or none has looked again");
             let looks = Cell::new(0);
             let forbids = |_: &Core| {
                 looks.set(looks.get() + 1);
