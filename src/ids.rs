@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 pub struct Offset(pub u64);
 
 impl Offset {
+    /// No message has so high an offset.
+    pub(crate) const MAX: Offset = Offset(u64::MAX);
+
     /// The next offset: a consumer that has handled this message goes on there.
     ///
     /// ```

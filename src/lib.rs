@@ -91,9 +91,9 @@ pub use delivery::{
 #[cfg(feature = "stream")]
 pub use engine::Deliveries;
 pub use engine::{
-    Browse, Browsed, Delivery, Engine, EngineStats, Group, GroupBuilder, Latencies, Latency,
-    Options, OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record, Redrive,
-    Redriven, Skipped, Start, Stream, StreamBuilder, StreamSettings, Subscription,
+    BoundedReader, Browse, Browsed, Delivery, Engine, EngineStats, Group, GroupBuilder, Latencies,
+    Latency, Options, OwnedRecord, Partition, Position, Queue, QueueBuilder, Reader, Record,
+    Redrive, Redriven, Skipped, Start, Stream, StreamBuilder, StreamSettings, Subscription,
     SubscriptionBuilder, ThresholdWatch, Ticket, Topic, TopicBuilder, TopicSettings, Transaction,
     Worker, WorkerBuilder,
 };

@@ -292,7 +292,7 @@ impl Records {
     fn place(&self, body: &[u8], index: u32) -> BlockPlace {
         let gaps = self.gaps(body);
         let (from, behind) = around(gaps, gaps.partition_point(|gap| gap_of(gap).0 <= index));
-        let stop = behind.map_or(self.count, |(stop, _)| stop);
+        let stop = behind.map_or(self.count, |(stop, _)| stop.min(self.count));
         let at = index.checked_sub(1).and_then(|before| self.mark(body, before));
         let at = at.map_or(0, |mark| mark >> END_SHIFT);
         let delta = u64::from(from.1) + u64::from(index - from.0);
@@ -306,8 +306,13 @@ impl Records {
         let passed = gaps.partition_point(|gap| u64::from(gap_of(gap).1) <= distance);
         let (from, behind) = around(gaps, passed);
         let stop = behind.map_or(self.count, |(stop, _)| stop);
-        let steps = (distance - u64::from(from.1)).min(u64::from(stop - from.0));
+        let steps = (distance - u64::from(from.1)).min(u64::from(stop.saturating_sub(from.0)));
         self.place(body, from.0 + steps as u32)
+    }
+
+    /// The records before an offset.
+    pub fn before(&self, body: &[u8], end: Offset) -> Records {
+        Records { count: self.seek(body, end).index, ..*self }
     }
 }
 

@@ -315,6 +315,14 @@ impl Block {
         self.records.seek(&self.body, offset)
     }
 
+    /// The block with its records before an offset only.
+    pub fn before(self, end: Offset) -> Block {
+        if end > self.header.last {
+            return self;
+        }
+        Block { records: self.records.before(&self.body, end), ..self }
+    }
+
     /// The record at a place, if it is cheap to read. The place moves on.
     #[inline]
     pub fn quick(&self, place: &mut BlockPlace) -> Option<(Offset, RecordSpans)> {

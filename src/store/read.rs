@@ -23,7 +23,7 @@ use crate::{
         note::{DeadLetter, TimeToLive},
         record::{Headers, RecordSpans},
     },
-    ids::{CursorId, LogId, Lsn, Offset, Timestamp},
+    ids::{CursorId, LogId, Lsn, Offset, OffsetRange, Timestamp},
     journal::JournalBytes,
     segment::Block,
 };
@@ -371,16 +371,47 @@ impl Store {
     /// The messages from an offset on that were committed before a position. `None` if there are
     /// none yet.
     pub fn scan(&mut self, log: LogId, from: Offset, limit: Lsn) -> Result<Option<Chunk>> {
+        self.scan_until(log, from.to(Offset::MAX), limit)
+    }
+
+    /// As [`scan`](Store::scan), for the messages of a range. A segment or a run may have others behind these.
+    pub fn scan_until(
+        &mut self,
+        log: LogId,
+        offsets: OffsetRange,
+        limit: Lsn,
+    ) -> Result<Option<Chunk>> {
         let found = self.state.log(log)?;
-        let from = from.max(found.start);
+        let from = offsets.start.max(found.start);
         if from < found.moved
             && let Some(segment) = found.segment_at_or_behind(from)
         {
+            if segment.base >= offsets.end {
+                return Ok(None);
+            }
             let end = segment.end;
             let segment = self.cache.source(&self.segments, segment);
             return Ok(Some(Chunk::Segment { segment, from, end }));
         }
-        Ok(self.stretch(log, from, limit)?.map(Chunk::Runs))
+        Ok(self.stretch(log, from.to(offsets.end), limit)?.map(Chunk::Runs))
+    }
+
+    /// What has the last message of a log that was committed before a position: its run, or the last segment. `None` if there
+    /// is none.
+    pub fn scan_last(&mut self, log: LogId, limit: Lsn) -> Result<Option<Chunk>> {
+        let found = self.state.log(log)?;
+        let (start, end) = (found.start, self.end_before(log, limit)?);
+        if end <= start {
+            return Ok(None);
+        }
+        if end > found.moved {
+            let last = Offset(end.0 - 1);
+            return Ok(self.stretch(log, last.to(end), limit)?.map(Chunk::Runs));
+        }
+        let Some(segment) = found.segments.values().next_back() else { return Ok(None) };
+        let (from, end) = (segment.base.max(start), segment.end);
+        let segment = self.cache.source(&self.segments, segment);
+        Ok(Some(Chunk::Segment { segment, from, end }))
     }
 
     /// The offset behind the run of the journal that holds an offset.
@@ -415,6 +446,6 @@ impl Store {
                 return Ok(Some(Chunk::Segment { segment, from, end }));
             }
         }
-        Ok(self.stretch(log, from, limit)?.map(Chunk::Runs))
+        Ok(self.stretch(log, from.to(Offset::MAX), limit)?.map(Chunk::Runs))
     }
 }

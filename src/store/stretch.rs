@@ -10,7 +10,7 @@ use crate::{
     audit,
     disk::Slice,
     error::Result,
-    ids::{LogId, Lsn, Offset},
+    ids::{LogId, Lsn, OffsetRange},
     journal::JournalBytes,
 };
 
@@ -85,10 +85,16 @@ impl ReadStretch {
 }
 
 impl Store {
-    /// The runs of the journal from an offset on that were committed before a position.
-    pub(super) fn stretch(&self, log: LogId, from: Offset, limit: Lsn) -> Result<Option<Stretch>> {
+    /// The runs of the journal with the messages of a range that were committed before a position.
+    pub(super) fn stretch(
+        &self,
+        log: LogId,
+        offsets: OffsetRange,
+        limit: Lsn,
+    ) -> Result<Option<Stretch>> {
         let found = self.state.log(log)?;
-        let mut places = found.tail.runs_from(from.max(found.moved));
+        let places = found.tail.runs_from(offsets.start.max(found.moved));
+        let mut places = places.take_while(|run| run.first < offsets.end);
         let Some(first) = places.next().filter(|first| first.lsn < limit) else { return Ok(None) };
         audit::step();
         let start = first.lsn;

@@ -141,6 +141,7 @@ fn the_error_of_a_deleted_stream_or_group_says_which() {
     let last = stream.partition(2).unwrap();
     let group = stream.group("counters").create().unwrap();
     let other = stream.group("others").create().unwrap();
+    let until = stream.reader(Start::Latest).unwrap();
     let (mut reader, mut of_group) = (stream.reader(Start::Latest).unwrap(), group.reader());
     stream.group("counters").delete().unwrap();
     let calls = |group: &posthouse::Group, reader: &posthouse::Reader| -> Calls {
@@ -172,6 +173,12 @@ fn the_error_of_a_deleted_stream_or_group_says_which() {
         ("append_async", block_on(stream.append_async("a")).map(drop)),
         ("start", last.start().map(drop)),
         ("end", last.end().map(drop)),
+        ("last", last.last().map(drop)),
+        ("append_if", last.append_if(Offset(0), "a").map(drop)),
+        ("append_if_async", block_on(last.append_if_async(Offset(0), "a")).map(drop)),
+        ("append_batch_if of none", last.append_batch_if::<&str>(Offset(0), []).map(drop)),
+        ("reader_at", stream.reader_at([]).map(drop)),
+        ("until_now", until.until_now().map(drop)),
         ("trim_before", last.trim_before(Offset(0))),
         ("reader of a partition", last.reader(Start::Earliest).map(drop)),
         ("reader of the latest", stream.reader(Start::Latest).map(drop)),

@@ -1,10 +1,12 @@
 //! Streams: handles, builders, readers and consumer groups.
 
 mod append;
+mod bounded;
 mod builder;
 mod conditional;
 mod group;
 mod group_builder;
+mod last;
 mod partition;
 mod place;
 mod reader;
@@ -20,6 +22,7 @@ mod turns;
 use std::{fmt, sync::Arc};
 
 pub use self::{
+    bounded::BoundedReader,
     builder::{StreamBuilder, StreamSettings},
     group::Group,
     group_builder::GroupBuilder,

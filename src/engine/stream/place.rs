@@ -19,9 +19,16 @@ pub struct Place {
     pub log: LogId,
     /// The next offset. It is stale while the source reads this place.
     pub next: Offset,
+    /// Where reading ends. [`Offset::MAX`] if it does not.
+    pub end: Offset,
 }
 
 impl Place {
+    /// Whether all of it was read that is to be read.
+    pub fn is_done(&self) -> bool {
+        self.next >= self.end
+    }
+
     /// Opens a chunk. `None` if nothing is in it, or if it was moved since it was found.
     pub fn open(&mut self, committer: &Committer, chunk: Chunk) -> Result<Option<Source>> {
         match chunk {
@@ -33,12 +40,19 @@ impl Place {
                     self.next = end;
                     return Ok(None);
                 };
-                let block = reader.block(index)?;
+                if reader.table()[index].first >= self.end {
+                    self.next = self.end;
+                    return Ok(None);
+                }
+                let block = reader.block(index)?.before(self.end);
                 let place = block.seek(self.next);
                 let body = Shares::new(block.body().clone());
                 Ok(Some(Source::Block { block, place, body }))
             }
-            Chunk::Runs(runs) => Ok(Some(Source::Runs(OpenRuns::open(runs.read()?, self.next)?))),
+            Chunk::Runs(runs) => {
+                let offsets = self.next.to(self.end);
+                Ok(Some(Source::Runs(OpenRuns::open(runs.read()?, offsets)?)))
+            }
         }
     }
 }

@@ -94,7 +94,7 @@ impl Reader {
             audit::step();
             let log = shape.log(partition);
             let next = start.resolve(&core, log)?;
-            places.push(Place { partition, log, next });
+            places.push(Place { partition, log, next, end: Offset::MAX });
         }
         let turns = Turns::new(&core, shape.id, logs)?;
         drop(core);
@@ -238,14 +238,14 @@ impl Reader {
     }
 
     #[inline]
-    fn record(&self, (offset, spans): Found) -> Record<'_> {
+    pub(super) fn record(&self, (offset, spans): Found) -> Record<'_> {
         Record { bytes: self.source.bytes(), spans, partition: self.partition, offset }
     }
 
     /// The next record, if it is in the block or the runs that are read: most records are. The compiler inlines this part
     /// of reading into the caller's code.
     #[inline]
-    fn quick(&mut self) -> Option<Found> {
+    pub(super) fn quick(&mut self) -> Option<Found> {
         match &mut self.source {
             Source::Block { block, place, .. } => block.quick(place),
             Source::Runs(runs) => runs.quick(),
@@ -318,7 +318,7 @@ impl Reader {
         self.turns.add(n);
     }
 
-    fn advance_or_wait(&mut self) -> Result<Attempt<Found>> {
+    pub(super) fn advance_or_wait(&mut self) -> Result<Attempt<Found>> {
         loop {
             if let Some(found) = self.source.step()? {
                 return Ok(Attempt::Got(found));

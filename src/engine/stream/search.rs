@@ -65,13 +65,22 @@ impl Reader {
             self.partition = place.partition;
             // Records that were trimmed meanwhile are skipped. If the stream was deleted, the search says so.
             let bounds = core.store.bounds(place.log);
-            let (start, end) = bounds.unwrap_or((place.next, Offset(u64::MAX)));
+            let (start, end) = bounds.unwrap_or((place.next, Offset::MAX));
             place.next = place.next.max(start);
-            if let Some(chunk) = core.store.scan(place.log, place.next, visible)? {
+            if place.is_done() {
+                self.turns.leave_out();
+                continue;
+            }
+            let offsets = place.next.to(place.end);
+            if let Some(chunk) = core.store.scan_until(place.log, offsets, visible)? {
                 return Ok(Some(chunk));
             }
+            if place.end < Offset::MAX && place.end <= core.store.end_before(place.log, visible)? {
+                // The last records before its end are lost.
+                place.next = place.end;
+            }
             // Records before the end of the log may become visible.
-            if place.next >= end {
+            if place.next >= end || place.is_done() {
                 self.turns.leave_out();
             }
         }
@@ -95,8 +104,11 @@ impl Reader {
         self.turns.note_arrivals(&core, self.shape.id)?;
         let visible = core.visible();
         let has_come = |n: usize| {
-            let Place { log, next, .. } = self.places[n];
-            core.store.scan(log, next, visible).transpose()
+            let Place { log, next, end, .. } = self.places[n];
+            if next >= end {
+                return None;
+            }
+            core.store.scan_until(log, next.to(end), visible).transpose()
         };
         match self.turns.iter().find_map(has_come) {
             Some(found) => found.map(|_| None),

@@ -57,6 +57,9 @@ impl Reader {
         self.leave_source();
         for n in 0..self.places.len() {
             let (partition, log, from) = self.place(n);
+            if self.places[n].is_done() {
+                continue;
+            }
             let Some((end, damage)) = self.damage_at(log, from)? else { continue };
             self.go_to(n, end);
             let damage = damage.of_message(&self.shape().name, from);
@@ -96,7 +99,8 @@ impl Reader {
                 }
                 Chunk::Runs(runs) => {
                     let Some(run) = runs.each().next() else { return Ok(None) };
-                    let runs = ReadStretch::of(run).and_then(|it| OpenRuns::open(it, from));
+                    let runs = ReadStretch::of(run)
+                        .and_then(|it| OpenRuns::open(it, from.to(Offset::MAX)));
                     (runs.and_then(OpenRuns::check), end_of_run)
                 }
             };

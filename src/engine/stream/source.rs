@@ -11,7 +11,7 @@ use crate::{
         pack::BlockPlace,
         record::{RecordSpans, take_plain_record, take_record},
     },
-    ids::{Lsn, Offset, Timestamp},
+    ids::{Lsn, Offset, OffsetRange, Timestamp},
     segment::Block,
     store::{ReadStretch, RunAt, damaged_run},
 };
@@ -46,13 +46,17 @@ pub struct OpenRuns {
     timestamp: Timestamp,
     next: Offset,
     end: Offset,
+    /// Records from here on are left out.
+    until: Offset,
     /// The shape of its head, if it is a run of one message.
     shape: Option<HeadShape>,
 }
 
 impl OpenRuns {
-    /// Opens runs before the first record from `from` on, which the first run holds.
-    pub fn open(stretch: ReadStretch, from: Offset) -> Result<OpenRuns> {
+    /// Opens runs before the first record of a range, which the first run holds. Records behind the range are left out, if a
+    /// run has some.
+    pub fn open(stretch: ReadStretch, offsets: OffsetRange) -> Result<OpenRuns> {
+        let (from, until) = (offsets.start, offsets.end);
         let ReadStretch { bytes, start, runs } = stretch;
         let mut runs = OpenRuns {
             body: Shares::new(bytes),
@@ -64,6 +68,7 @@ impl OpenRuns {
             timestamp: Timestamp(0),
             next: from,
             end: from,
+            until,
             shape: None,
         };
         if runs.open_next()? {
@@ -140,7 +145,8 @@ impl OpenRuns {
         }
         let run = Run::decode(bytes);
         let run = run.map_err(|what| self.damaged(what, place))?;
-        let (next, end, body_at, len) = (run.first, run.end(), run.body_at, run.len());
+        let end = run.end().min(self.until);
+        let (next, body_at, len) = (run.first, run.body_at, run.len());
         let shape = HeadShape::of(&run);
         (self.timestamp, self.next, self.end, self.shape) = (run.timestamp, next, end, shape);
         (self.run, self.at, self.run_end) = (place, at + body_at, at + len);

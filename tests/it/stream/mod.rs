@@ -1,5 +1,6 @@
 //! The documented behaviour of streams.
 
+mod bounded;
 mod conditional;
 mod group;
 mod read;
