@@ -270,6 +270,54 @@ fn a_last_record_that_is_damaged_is_an_error() {
     assert!(reader.next().is_none() && reader.is_done(), "{reader:?}");
 }
 
+/// Changes a byte of each record that is given by its number.
+fn rot(disk: &SimDisk, records: &[u64]) {
+    for n in records {
+        let text = format!("{n} {}", "x".repeat(20));
+        for path in disk.files().into_iter().filter(|it| it.starts_with("store/segments")) {
+            let mut content = disk.content(&path).unwrap();
+            if let Some(at) = content.windows(text.len()).position(|it| it == text.as_bytes()) {
+                content[at + 10] ^= 1;
+                disk.plant(&path, Some(content));
+            }
+        }
+    }
+}
+
+/// A copy of a damaged store lacks records, in the middle and at the end. Blocks have gaps there, and nobody waits for them.
+#[test]
+fn records_that_are_missing_are_not_waited_for() {
+    for lost in [&[100][..], &[MESSAGES - 1], &[50, 120, MESSAGES - 1], &[0, 100]] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk).unwrap();
+        let stream = engine.stream("s").create().unwrap();
+        (0..MESSAGES).for_each(|n| _ = stream.append(format!("{n} {}", "x".repeat(20))).unwrap());
+        engine.checkpoint().unwrap();
+        engine.close().unwrap();
+        drop((stream, engine));
+        rot(&disk, lost);
+        small_options().sim(&disk).salvage("store", "copy").unwrap();
+        let engine = small_options().sim(&disk).open("copy").unwrap();
+        let stream = engine.stream("s").open().unwrap();
+        let partition = stream.partition(0).unwrap();
+        for _ in 0..2 {
+            let all: Vec<u64> =
+                stream.reader(Start::Earliest).unwrap().map(|it| it.unwrap().offset().0).collect();
+            assert!((MESSAGES / 2..MESSAGES).contains(&(all.len() as u64)), "{}", all.len());
+            assert_eq!(partition.last().unwrap().unwrap().offset().0, *all.last().unwrap());
+            for until in 0..=partition.end().unwrap().0 {
+                let reader = stream.reader(Start::Earliest).unwrap();
+                let mut reader = reader.until([position(0, until)]).unwrap();
+                let read: Vec<u64> = reader.by_ref().map(|it| it.unwrap().offset().0).collect();
+                assert!(read.iter().eq(all.iter().take_while(|it| **it < until)), "{until}");
+                assert!(reader.is_done() && reader.read(HOUR).unwrap().is_none(), "{reader:?}");
+            }
+            // Segments are written anew.
+            (0..3).for_each(|_| engine.checkpoint().unwrap());
+        }
+    }
+}
+
 /// Records that are not durable are neither read nor waited for.
 #[test]
 fn now_is_what_can_be_read() {
