@@ -103,6 +103,33 @@ fn a_block_there_and_back() {
     assert_eq!(walk(&header, &body), Ok(model));
 }
 
+/// Its end may be before a gap, in it, and behind it.
+#[test]
+fn a_block_before_an_offset() {
+    let model: Model = [7, 8, 9, 20, 21, 1000].map(plain).to_vec();
+    let (header, block) = pack(&model);
+    let body = body(&header, &block);
+    for end in (0..30).chain([999, 1000, 1001]) {
+        let whole = Records::new(&header, &body).unwrap();
+        let records = whole.before(&body, Offset(end));
+        for from in (0..=end.min(30)).chain([end]) {
+            let (mut place, mut found) = (records.seek(&body, Offset(from)), Vec::new());
+            let mut quick = place;
+            while let Some((offset, _)) = records.step(&body, &mut place).unwrap() {
+                found.push(offset.0);
+            }
+            let offsets = model.iter().map(|it| it.0).filter(|it| (from..end).contains(it));
+            assert!(found.iter().copied().eq(offsets), "{from} to {end}: {found:?}");
+            // Who looks again is behind the end then.
+            let again = records.seek(&body, place.next()).next();
+            assert!(end > 1000 || again >= Offset(end), "{from} to {end}: {again}");
+            while let Some((offset, _)) = records.quick(&body, &mut quick) {
+                assert!(found.contains(&offset.0), "{from} to {end}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_record_costs_four_bytes_beside_its_payload() {
     let bytes = |model: &Model| pack(model).0.body_len;
