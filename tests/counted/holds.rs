@@ -367,6 +367,10 @@ impl Store {
         group.commit(partition, offset).unwrap();
         group.lag().unwrap();
         stream.len().unwrap();
+        end.last().unwrap().expect("there are three");
+        let kept: Vec<Position> = stream.reader(Start::Earliest).unwrap().positions().collect();
+        let reader = stream.reader_at(kept).unwrap().until_now().unwrap();
+        assert!(reader.count() > 0);
         drop(stream.reader(Start::Time(Timestamp(1))).unwrap());
         stream.partition(partition).unwrap().trim_before(offset).unwrap();
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use posthouse::{Durability, Engine, IoMode, Options, Queue, sim::SimDisk};
+use posthouse::{Durability, Engine, IoMode, Offset, Options, Queue, sim::SimDisk};
 
 use super::heap::taken;
 
@@ -102,4 +102,34 @@ fn the_messages_of_a_topic_are_read_once_for_however_many_subscriptions() {
     let (few, many) = (bytes_read(2), bytes_read(20));
     assert!(few >= 2000 * 100, "they were read from a segment: {few} bytes");
     assert!(many <= few + few / 10, "{few} bytes with 2 subscriptions, and {many} with 20");
+}
+
+/// The bytes and calls of the disk for the last record of a partition, in a segment and in the journal.
+fn cost_of_last(records: usize) -> [(u64, u64); 2] {
+    let disk = SimDisk::new(5);
+    let options = Options::new().durability(Durability::Buffered).io(IoMode::Calls);
+    let engine = options.sim(&disk).open("store").unwrap();
+    let partition = engine.stream("s").create().unwrap().partition(0).unwrap();
+    partition.append_batch_if(Offset(0), (0..records).map(|_| &[7; 100])).unwrap();
+    engine.checkpoint().unwrap();
+    [false, true].map(|is_in_journal| {
+        if is_in_journal {
+            let end = partition.end().unwrap();
+            partition.append_batch_if(end, (0..records).map(|_| &[7; 100])).unwrap();
+        }
+        partition.last().unwrap().expect("there are many");
+        let before = (disk.bytes_read(), disk.calls());
+        let last = partition.last().unwrap().expect("there are many").offset();
+        assert_eq!(last.next(), partition.end().unwrap());
+        (disk.bytes_read() - before.0, disk.calls() - before.1)
+    })
+}
+
+#[test]
+fn the_last_record_takes_one_block_or_one_run_however_many_there_are() {
+    let (few, many) = (cost_of_last(5_000), cost_of_last(50_000));
+    for ((few, many), what) in few.into_iter().zip(many).zip(["a segment", "the journal"]) {
+        assert!(few.0 > 100 && many.1 <= few.1, "in {what}: {few:?}, {many:?}");
+        assert!(few.0.max(many.0) < 400 << 10, "in {what}: {few:?}, {many:?}");
+    }
 }
