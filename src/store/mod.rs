@@ -39,6 +39,7 @@ mod read;
 mod reserve;
 mod retain;
 mod rewrite;
+mod scan;
 mod series;
 mod state;
 mod stretch;
@@ -57,7 +58,8 @@ pub use commit::{Op, Receipt, Refused, Shortage};
 pub use living::{Belongs, Living};
 pub use open::open;
 pub use passing::Passed;
-pub use read::{Chunk, JournalRun, ReadParts, Source, Stored, View, Walk, damaged_run};
+pub use read::{JournalRun, ReadParts, Source, Stored, View, Walk, damaged_run};
+pub use scan::Chunk;
 pub use stretch::{ReadStretch, RunAt};
 pub use tail::RunPlace;
 
