@@ -75,8 +75,8 @@ mod switch {
         SetClockIsNotCommitted, SkewIsReadAsTheLatest, DelaysFollowTheClock, TwoConsumersAreActive,
         CircleOfLettersIsAccepted,
         RunIsTwoCommits, MissedRunsAreLeftOut,
-        ConflictIsNotSeen, ExpectedEndIsTheVisibleOne,
         OthersGetWhatOneGets, OneAcksForItselfToo, CheckpointForgetsTheOthers,
+        ConflictIsNotSeen, ExpectedEndIsTheVisibleOne,
     }
 
     static ON: AtomicUsize = AtomicUsize::new(Bug::None as usize);

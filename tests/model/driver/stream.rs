@@ -85,7 +85,7 @@ impl Driver<'_> {
 
     /// A message for a partition: with its key, if that belongs to the partition.
     pub(super) fn for_partition(&self, message: &mut Msg, number: u32) {
-        message.key.take_if(|key| partition_of(key, 2) != number);
+        message.key.take_if(|key| posthouse::partition_of(key, 2) != number);
     }
 
     /// The place that a number stands for: a partition, and an offset at which one may expect it to end. One time in four
