@@ -1,6 +1,6 @@
 //! Streams and groups.
 
-use posthouse::{Error, ErrorKind, Offset, Stream, Ticket, partition_of};
+use posthouse::{Error, ErrorKind, Offset, Stream, Ticket};
 
 use super::{Driver, durability, seek_in, text};
 use crate::{
