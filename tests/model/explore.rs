@@ -215,6 +215,7 @@ fn operations() -> Vec<Vec<Action>> {
         vec![Action::Subscribe(0, 1)],
         vec![Action::PublishTo { topic, subscription: 0, bytes: 30, how }],
         vec![Action::Append { stream, messages, bytes: 30, how }],
+        vec![Action::AppendIf { stream, at: 0, messages, bytes: 30, how }],
         vec![Action::Seek { stream, group: 0, to: 2 }],
         vec![
             receive,
