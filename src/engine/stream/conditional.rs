@@ -23,7 +23,7 @@ impl Partition {
     ///
     /// All committed records count, also those that are not durable yet and that no reader sees yet, and those that were
     /// trimmed. With [`Durability::Sync`](crate::Durability::Sync), the call waits until the records with which it conflicts
-    /// are durable: a read finds them then. Read from `expected_end` on, decide again, and append at the new end.
+    /// are durable: a read finds them then. Read from `expected_end` on, decide again, and append at the end that the error names.
     ///
     /// If an answer was lost, by a crash or by [`Poisoned`](crate::ErrorKind::Poisoned), read the record at `expected_end`
     /// after the store was opened again. If there is none, append it again. If there is one, compare it with the own one,
@@ -35,7 +35,7 @@ impl Partition {
     /// The message may have a key that belongs to this partition, or none.
     ///
     /// ```
-    /// use posthouse::{Engine, ErrorKind, Message, Offset, Start, partition_of};
+    /// use posthouse::{Engine, ErrorKind, Message, Offset, Position, Start, partition_of};
     ///
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("store"))?;
@@ -44,10 +44,10 @@ impl Partition {
     /// accounts.append(Message::new("deposit 50").key("account-7"))?;
     ///
     /// // Decides by all records that are there.
-    /// let mut reader = partition.reader(Start::Earliest)?;
-    /// let mut end = partition.start()?;
-    /// while let Some(record) = reader.try_read()? {
-    ///     end = record.offset().next();
+    /// let end = partition.end()?;
+    /// let here = Position { partition: partition.number(), offset: end };
+    /// for record in partition.reader(Start::Earliest)?.until([here])? {
+    ///     record?;
     /// }
     /// let withdrawal = || Message::new("withdraw 30").key("account-7");
     /// assert_eq!(partition.append_if(end, withdrawal())?, Offset(1));

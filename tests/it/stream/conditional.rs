@@ -284,3 +284,27 @@ fn a_writer_whose_answer_was_lost_finds_its_record() {
         assert_eq!(payloads(&partition), [&b"0"[..], b"mine"]);
     }
 }
+
+/// What a comparison has found to be there is durable when a `Sync` call says so, also if nothing is appended.
+#[test]
+fn a_comparison_that_appends_nothing_is_durable() {
+    for in_transaction in [true, false] {
+        let disk = SimDisk::new(1);
+        let options = Options::new().sync_interval(HOUR);
+        let open = || options.clone().sim(&disk).open("store").unwrap();
+        let engine = open();
+        let stream = engine.stream("s").create().unwrap();
+        stream.durability(Durability::Buffered).append("record").unwrap();
+        let partition = stream.partition(0).unwrap();
+        if in_transaction {
+            let mut tx = engine.transaction();
+            tx.expect_end(&partition, Offset(1));
+            tx.commit().unwrap();
+        } else {
+            assert!(partition.append_batch_if(Offset(1), [""; 0]).unwrap().is_empty());
+        }
+        drop((partition, stream, engine));
+        disk.power_cut_with(&mut |_| 0);
+        assert_eq!(open().stream("s").open().unwrap().len().unwrap(), 1);
+    }
+}
