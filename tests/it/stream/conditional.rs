@@ -291,8 +291,8 @@ fn a_comparison_that_appends_nothing_is_durable() {
     for in_transaction in [true, false] {
         let disk = SimDisk::new(1);
         let options = Options::new().sync_interval(HOUR);
-        let open = || options.clone().sim(&disk).open("store").unwrap();
-        let engine = open();
+        let open = |disk| options.clone().sim(disk).open("store").unwrap();
+        let engine = open(&disk);
         let stream = engine.stream("s").create().unwrap();
         stream.durability(Durability::Buffered).append("record").unwrap();
         let partition = stream.partition(0).unwrap();
@@ -303,8 +303,8 @@ fn a_comparison_that_appends_nothing_is_durable() {
         } else {
             assert!(partition.append_batch_if(Offset(1), [""; 0]).unwrap().is_empty());
         }
-        drop((partition, stream, engine));
-        disk.power_cut_with(&mut |_| 0);
-        assert_eq!(open().stream("s").open().unwrap().len().unwrap(), 1);
+        let cut = disk.fork(2);
+        cut.power_cut_with(&mut |_| 0);
+        assert_eq!(open(&cut).stream("s").open().unwrap().len().unwrap(), 1);
     }
 }
