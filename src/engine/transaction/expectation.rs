@@ -51,6 +51,10 @@ impl Transaction {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput). See [`Partition::append_if`] for which records of others count, and
     /// for the key of the message.
     ///
+    /// The error has ends before the transaction's own records. So after a conflict, give `actual`, and one more for each record
+    /// that the transaction appends to this partition before. [`append`](Transaction::append) of a record without a key may
+    /// come to any partition, so do not use both with one stream. [`expect_end`](Transaction::expect_end) counts no own records.
+    ///
     /// ```
     /// use posthouse::{Engine, ErrorKind, Offset};
     ///

@@ -392,6 +392,9 @@ impl Transaction {
     ///
     /// # Errors
     ///
+    /// The deliveries of a transaction that failed are still on lease. Decide again, or [release](Delivery::release) them: one
+    /// that is dropped is a failed attempt.
+    ///
     /// [`LeaseLost`](crate::ErrorKind::LeaseLost) if the lease of a delivery was lost,
     /// [`Conflict`](crate::ErrorKind::Conflict) if a partition does not end where it was expected to,
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput), [`TooLarge`](crate::ErrorKind::TooLarge),
