@@ -6,7 +6,7 @@ use std::{
     path::Path,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -15,7 +15,7 @@ use std::{
 
 use super::config;
 use crate::{
-    Engine, Message, Offset, Subscription, Topic,
+    Backoff, Engine, Message, Offset, Subscription, Topic,
     config::Config,
     disk::{Disk, sim::SimDisk},
     engine::consume::calls::Consuming,
@@ -323,4 +323,43 @@ fn many_acks_of_slices_call_for_one_checkpoint() {
     commit_for_each(&engine, &[&all[3]], "one");
     while pass_some(&engine) {}
     assert!(!wants(&engine));
+}
+
+/// A call gives the core away behind its turn, and a woken task publishes. The call finds that all the same: the waiters were
+/// woken before it is one of them.
+#[test]
+fn what_comes_behind_the_turn_of_a_call_is_found() {
+    type Work = Box<dyn FnOnce() + Send>;
+    struct Works(Mutex<Option<Work>>);
+    impl Wake for Works {
+        fn wake(self: Arc<Self>) {
+            let work = self.0.lock().expect("no panic").take();
+            work.into_iter().for_each(|work| work());
+        }
+    }
+    let disk = SimDisk::new(1);
+    let engine = alone(&disk);
+    let topic = engine.topic("t").create().expect("there is space");
+    let subscription = |n| {
+        let builder = topic.subscription(&name(n)).backoff(Backoff::None);
+        builder.lease(Duration::from_secs(1)).create().expect("there is space")
+    };
+    let all: Vec<Subscription> = (0..2).map(subscription).collect();
+    topic.publish("all 0").expect("there is space");
+    take(&all[1]);
+    // The lease of the first one ends in a call on the second one, and that wakes a task.
+    let held = all[0].try_receive().expect("it can be read");
+    let (other, keeper, publishes) = (engine.clone(), all[0].clone(), topic.clone());
+    let works = Arc::new(Works(Mutex::new(Some(Box::new(move || {
+        commit_for_each(&other, &[&keeper], "one");
+        publishes.publish("all 2").expect("there is space");
+    })))));
+    let waiting = all[0].clone();
+    let mut received = pin!(async move { waiting.receive_async().await });
+    let waker = Waker::from(Arc::clone(&works));
+    assert!(received.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    disk.advance(Duration::from_secs(2));
+    assert_eq!(take(&all[1]).as_deref(), Some("all 2"));
+    assert!(works.0.lock().expect("no panic").is_none(), "it was not woken");
+    drop(held);
 }
