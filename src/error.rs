@@ -165,9 +165,14 @@ impl Error {
         expected: Offset,
         actual: Offset,
     ) -> Error {
+        let advice = if expected < actual {
+            "Read what has come, and decide again"
+        } else {
+            "It has fewer records than that: read it anew"
+        };
         let what = format!(
             "partition {partition} of {stream:?} ends at {actual}, and {expected} was expected: nothing was \
-             committed. Read what has come, and decide again"
+             committed. {advice}"
         );
         Error::new(ErrorKind::Conflict { partition, expected, actual }, what)
     }

@@ -94,7 +94,7 @@ impl Definition for GroupBuilder {
     }
 
     fn starts(&self, core: &Core, entity: &Entity, found: &Vec<Found>) -> Result<Vec<Offset>> {
-        let cursors = entity.cursors().zip(found);
-        cursors.map(|((_, log), start)| start.resolve(core, log)).collect()
+        let logs = (0..).zip(entity.cursors().map(|(_, log)| log));
+        logs.zip(found).map(|(of, start)| start.resolve(core, of)).collect()
     }
 }

@@ -58,7 +58,7 @@ pub enum Found {
 
 impl Found {
     /// The offset at which reading begins.
-    pub fn resolve(self, core: &Core, log: LogId) -> Result<Offset> {
+    pub fn resolve(self, core: &Core, (partition, log): (u32, LogId)) -> Result<Offset> {
         let (first, _) = core.bounds(log)?;
         match self {
             // The log may have been trimmed since it was found.
@@ -68,7 +68,9 @@ impl Found {
                 core.store.end_before(log, core.visible())
             }
             Found::Plain(Start::Offset(offset)) if offset < first => {
-                let what = format!("offset {offset} was trimmed; the earliest is {first}");
+                let what = format!(
+                    "offset {offset} of partition {partition} was trimmed; the earliest is {first}"
+                );
                 Err(Error::invalid("start", what))
             }
             Found::Plain(Start::Offset(offset)) => Ok(offset),

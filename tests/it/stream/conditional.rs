@@ -48,6 +48,9 @@ fn a_record_is_appended_at_the_expected_end_or_not_at_all() {
         }
         let error = partition.append_if(Offset(0), "x").unwrap_err().to_string();
         assert!(error.contains("partition 1 of \"s\" ends at 1, and 0 was expected"), "{error}");
+        assert!(error.contains("Read what has come"), "{error}");
+        let error = partition.append_if(Offset(9), "x").unwrap_err().to_string();
+        assert!(error.contains("It has fewer records than that"), "{error}");
 
         let ends = partition.append_batch_if(Offset(1), ["1", "2"]).unwrap();
         assert_eq!(ends, Offset(1)..Offset(3));
