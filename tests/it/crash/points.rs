@@ -334,7 +334,7 @@ fn end_at_all(place: &mut Place, all: bool) {
         place.accounts.messages(),
         began.elapsed()
     );
-    assert!(lived * 3 <= ended, "too few have ended at their points");
+    assert!(lived * 4 <= ended, "too few have ended at their points");
 }
 
 #[test]
