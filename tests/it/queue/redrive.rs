@@ -483,6 +483,27 @@ fn a_letter_goes_to_its_subscription_and_no_other_although_names_have_slashes() 
     }
 }
 
+/// What the guide to topics says of letters whose subscription is made anew, and of messages that were redriven.
+#[test]
+fn a_letter_goes_to_a_new_subscription_of_its_name_and_is_a_letter_no_more() {
+    let sim = Sim::new();
+    let topic = sim.engine.topic("t").create().unwrap();
+    let other = topic.subscription("other").create().unwrap();
+    let own = topic.subscription("own").max_attempts(1).create().unwrap();
+    topic.publish("m").unwrap();
+    other.try_receive().unwrap().unwrap().ack().unwrap();
+    own.try_receive().unwrap().unwrap().nack().unwrap();
+    drop(own);
+    topic.subscription("own").delete().unwrap();
+    let own = topic.subscription("own").create().unwrap();
+    let dead = sim.engine.queue("t.own.dead").open().unwrap();
+    assert_eq!(dead.redrive().run().unwrap().moved, 1);
+    let delivery = own.try_receive().unwrap().unwrap();
+    assert_eq!((delivery.payload(), delivery.attempt()), (&b"m"[..], 1));
+    assert_eq!(delivery.dead_letter().unwrap(), None);
+    assert_eq!(other.depth().unwrap(), 0);
+}
+
 /// The message was in memory when it was read, and on disk when it was moved.
 #[test]
 fn redrive_moves_what_is_spilled_meanwhile() {
