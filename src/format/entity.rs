@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Decoded, Malformed, NUMBER_CEILING};
+pub use super::stored::Retention;
+use super::{
+    stored::StoredKind,
+    wire::{Decoded, Malformed, NUMBER_CEILING},
+};
 use crate::{
     config::{Backoff, LEASE_DEFAULT, NAME_BYTES_MAX, PARTITIONS_MAX},
     ids::{CursorId, EntityId, LogId, Offset},
@@ -21,6 +25,7 @@ pub struct Entity {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "StoredKind", try_from = "StoredKind")]
 pub enum EntityKind {
     /// One log with one ack cursor, both with the entity's id.
     Queue(Arc<Delivering>),
@@ -28,8 +33,8 @@ pub enum EntityKind {
     Topic,
     /// An ack cursor with the entity's id, over the topic's log.
     Subscription { topic: EntityId, delivering: Arc<Delivering> },
-    /// As many logs as partitions: the entity's id and those behind it.
-    Stream { partitions: u32 },
+    /// As many logs as partitions: the entity's id and those behind it. The limits, if it has any.
+    Stream { partitions: u32, retention: Option<Box<Retention>> },
     /// An offset cursor for each partition of the stream: the entity's id and those behind it.
     Group { stream: EntityId, partitions: u32 },
     /// The blocks of a queue's spilled messages, as messages: one log with one ack cursor, both with
@@ -151,7 +156,9 @@ impl Entity {
     /// How many ids the entity owns, its own id first: one for each partition.
     pub fn partitions(&self) -> u32 {
         match self.kind {
-            EntityKind::Stream { partitions } | EntityKind::Group { partitions, .. } => partitions,
+            EntityKind::Stream { partitions, .. } | EntityKind::Group { partitions, .. } => {
+                partitions
+            }
             _ => 1,
         }
     }
@@ -215,6 +222,9 @@ impl Entity {
                 EntityKind::Subscription { topic, .. },
                 EntityKind::Subscription { topic: same, .. },
             ) => topic == same,
+            (EntityKind::Stream { .. }, EntityKind::Stream { .. }) => {
+                self.partitions() == other.partitions()
+            }
             (ours, theirs) => ours == theirs,
         };
         is_same_kind && self.id == other.id && self.name == other.name

@@ -26,6 +26,7 @@ mod run;
 #[cfg(feature = "cron")]
 pub mod schedule;
 pub mod segment;
+pub mod stored;
 pub mod wire;
 
 #[cfg(test)]

@@ -472,7 +472,7 @@ mod tests {
         assert!(said(&catalog, 1).starts_with("topic \"1\" was deleted"));
         assert_eq!(catalog.deleted.len(), DELETED_MAX);
 
-        let stream = add(&mut catalog, "s", EntityKind::Stream { partitions: 3 });
+        let stream = add(&mut catalog, "s", EntityKind::Stream { partitions: 3, retention: None });
         for n in 0..=DELETED_MAX {
             add(&mut catalog, &n.to_string(), EntityKind::Group { stream, partitions: 3 });
         }

@@ -10,7 +10,7 @@ use std::{
 use posthouse::{DeadLetter, Engine, IoMode, Offset, Options, Start, Timestamp, salvage, verify};
 
 /// The version of this build.
-const NEWEST: u32 = 4;
+const NEWEST: u32 = 5;
 
 fn options(io: IoMode) -> Options {
     Options::new()
@@ -234,9 +234,7 @@ fn opens_means_the_same_and_goes_on(number: u32) {
         let engine = options(io).open(&store).unwrap();
         assert_that_all_is_there(&engine, 1);
         assert_that_all_of_version_2_is_there(&engine, number);
-        if number >= 3 {
-            assert_that_all_of_version_3_is_there(&engine);
-        }
+        assert_that_all_of_later_versions_is_there(&engine, number);
         let report = engine.verify().unwrap();
         assert!(report.is_ok(), "{report}");
 
@@ -258,9 +256,7 @@ fn opens_means_the_same_and_goes_on(number: u32) {
 
         let engine = options(io).open(&store).unwrap();
         assert_that_all_is_there(&engine, 1);
-        if number >= 3 {
-            assert_that_all_of_version_3_is_there(&engine);
-        }
+        assert_that_all_of_later_versions_is_there(&engine, number);
         let bulk = engine.stream("bulk").open().unwrap();
         let records = bulk.reader(Start::Earliest).unwrap().map(|it| text(it.unwrap().payload()));
         let expected =
@@ -275,21 +271,47 @@ fn opens_means_the_same_and_goes_on(number: u32) {
     }
 }
 
+/// What versions from the third on brought.
+fn assert_that_all_of_later_versions_is_there(engine: &Engine, number: u32) {
+    if number >= 3 {
+        assert_that_all_of_version_3_is_there(engine);
+    }
+    if number >= 4 {
+        assert_that_all_of_version_4_is_there(engine);
+    }
+}
+
 /// What version 3 brought.
 fn assert_that_all_of_version_3_is_there(engine: &Engine) {
     for n in 0..12 {
         let all = [format!("a {n}"), format!("b {n}")];
         assert_eq!(payloads(engine, &format!("small {n}")), all[usize::from(n == 3)..]);
     }
-    let invoices = engine.topic("invoices").open().unwrap();
-    let waiting = |name: &str| {
-        let subscription = invoices.subscription(name).open().unwrap();
-        let all = subscription.browse().unwrap();
-        all.map(|it| text(it.unwrap().payload())).collect::<Vec<_>>()
-    };
+    let waiting = |name: &str| waiting(engine, "invoices", name);
     assert_eq!(waiting("x"), ["invoice 0", "invoice 1"], "its letter went back to it");
     assert_eq!(waiting("y"), ["invoice 1"]);
     assert_eq!(waiting("z"), ["invoice 0", "invoice 1"], "it has the first one once");
+}
+
+fn waiting(engine: &Engine, topic: &str, subscription: &str) -> Vec<String> {
+    let subscription = engine.topic(topic).open().unwrap().subscription(subscription).open();
+    let all = subscription.unwrap().browse().unwrap();
+    all.map(|it| text(it.unwrap().payload())).collect()
+}
+
+/// What version 4 brought.
+fn assert_that_all_of_version_4_is_there(engine: &Engine) {
+    let parcels = |name| waiting(engine, "parcels", name);
+    assert_eq!(parcels("a"), ["parcel 1", "parcel 2", "parcel 0"], "its letter went back to it");
+    assert_eq!(parcels("b"), ["parcel 2", "parcel 1"], "its letter went back to it");
+    for other in ["c", "d"] {
+        assert_eq!(parcels(other), ["parcel 0", "parcel 1", "parcel 2"], "{other}");
+    }
+    let accounts = engine.stream("accounts").open().unwrap();
+    let all = accounts.reader(Start::Earliest).unwrap();
+    let mut all: Vec<_> = all.map(|it| text(it.unwrap().payload())).collect();
+    all.sort();
+    assert_eq!(all, ["-100", "100", "opened"]);
 }
 
 #[test]
@@ -302,6 +324,11 @@ fn a_store_of_version_3_opens_means_the_same_and_goes_on() {
     opens_means_the_same_and_goes_on(3);
 }
 
+#[test]
+fn a_store_of_version_4_opens_means_the_same_and_goes_on() {
+    opens_means_the_same_and_goes_on(4);
+}
+
 fn is_salvaged_whole(number: u32) {
     let dir = tempfile::tempdir().unwrap();
     let store = version(number, dir.path());
@@ -310,9 +337,7 @@ fn is_salvaged_whole(number: u32) {
     let engine = options(IoMode::Auto).open(dir.path().join("salvaged")).unwrap();
     assert_that_all_is_there(&engine, 1);
     assert_that_all_of_version_2_is_there(&engine, number);
-    if number >= 3 {
-        assert_that_all_of_version_3_is_there(&engine);
-    }
+    assert_that_all_of_later_versions_is_there(&engine, number);
 }
 
 #[test]
@@ -323,4 +348,9 @@ fn a_store_of_version_2_is_salvaged_whole() {
 #[test]
 fn a_store_of_version_3_is_salvaged_whole() {
     is_salvaged_whole(3);
+}
+
+#[test]
+fn a_store_of_version_4_is_salvaged_whole() {
+    is_salvaged_whole(4);
 }

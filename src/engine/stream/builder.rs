@@ -109,12 +109,12 @@ impl Definition for StreamBuilder {
     }
 
     fn kind(&self, _dead_letters: Option<EntityId>) -> Result<EntityKind> {
-        Ok(EntityKind::Stream { partitions: self.partitions.unwrap_or(1) })
+        Ok(EntityKind::Stream { partitions: self.partitions.unwrap_or(1), retention: None })
     }
 
     fn applied_to(&self, there: &EntityKind, _letters: Option<EntityId>) -> Result<EntityKind> {
         match (there, self.partitions) {
-            (EntityKind::Stream { partitions }, Some(asked)) if *partitions != asked => {
+            (EntityKind::Stream { partitions, .. }, Some(asked)) if *partitions != asked => {
                 let what = format!(
                     "stream {:?} has {partitions} partitions, and keeps that number: with {asked} the records of \
                      a key would go to another partition than the earlier ones, out of order. Create another \

@@ -41,7 +41,7 @@ pub struct Shape {
 
 impl Shape {
     pub fn attach(engine: &Engine, entity: &Entity) -> Result<Arc<Shape>> {
-        let EntityKind::Stream { partitions } = entity.kind else {
+        let EntityKind::Stream { partitions, .. } = entity.kind else {
             unreachable!("the space of streams holds streams");
         };
         let mut core = engine.committer().lock_open("open a stream")?;

@@ -7,6 +7,7 @@ use super::{
     super::{
         commit::*,
         delay_index,
+        entity::{Creation, Entity, EntityKind, Retention},
         frame::*,
         fuzzing::put_run,
         header::FORMAT_VERSION,
@@ -149,6 +150,17 @@ fn frames(samples: &mut Samples) {
             Change::Create(Cow::Borrowed(&creation)).put(out);
         });
     }
+    samples.change("creation of a stream with limits", |out| {
+        let retention = Retention {
+            max_age_ms: Some(604_800_000),
+            max_bytes: None,
+            max_records: Some(1_000_000),
+        };
+        let retention = Some(Box::new(retention));
+        let kind = EntityKind::Stream { partitions: 2, retention };
+        let entity = Entity { id: EntityId(20), name: "clicks".into(), kind };
+        Change::Create(Cow::Owned(Creation { entity, starts: Vec::new() })).put(out);
+    });
     samples.change("other settings", |out| {
         Change::Update(Cow::Borrowed(&entities()[0].entity)).put(out);
     });

@@ -43,7 +43,7 @@ pub fn entities() -> Vec<Creation> {
                 delivering: Delivering::leasing(1000).into(),
             },
         ),
-        creation(4, "history", EntityKind::Stream { partitions: 4 }),
+        creation(4, "history", EntityKind::Stream { partitions: 4, retention: None }),
         creation(8, "billing", EntityKind::Group { stream: EntityId(4), partitions: 4 }),
         creation(12, "timetable", EntityKind::DelayIndex { queue: EntityId(1) }),
     ]
@@ -278,13 +278,41 @@ fn refused(entity: Entity) -> bool {
     MetaEntry::decode(&put(&MetaEntry::Entity(entity))).is_err()
 }
 
+/// A kind with settings has some, each once.
+#[test]
+fn impossible_settings_are_refused() {
+    let retention: &[u8] = &[0, 0, 0, 1, 9];
+    let decode = |kind: &[u8], settings: &[&[u8]]| {
+        let count = settings.len() as u8;
+        let bytes = [&[1, 1, b's', 6], kind, &[count], &settings.concat()].concat();
+        Entity::decode(&bytes)
+    };
+    let stream: &[u8] = &[3, 2];
+    let found = decode(stream, &[retention]).unwrap();
+    let limits = Retention { max_records: Some(9), ..Retention::default() };
+    let retention_of = Some(Box::new(limits));
+    assert_eq!(found.kind, EntityKind::Stream { partitions: 2, retention: retention_of });
+    assert!(decode(stream, &[]).is_err(), "no settings");
+    assert!(decode(stream, &[retention, retention]).is_err(), "twice");
+    assert!(decode(stream, &[&[0, 0, 0, 0]]).is_err(), "no limit");
+    assert!(decode(stream, &[&[99]]).is_err(), "unknown");
+    assert!(decode(&[1], &[retention]).is_err(), "a topic has no retention");
+    assert!(decode(&[4, 1, 1], &[retention]).is_err(), "a group has no settings");
+}
+
 #[test]
 fn impossible_entities_are_refused() {
     let stream = |id, partitions| Entity {
         id: EntityId(id),
         name: "s".into(),
-        kind: EntityKind::Stream { partitions },
+        kind: EntityKind::Stream { partitions, retention: None },
     };
+    let limited = |retention| Entity {
+        kind: EntityKind::Stream { partitions: 1, retention: Some(Box::new(retention)) },
+        ..stream(1, 1)
+    };
+    let limit = |bytes| Retention { max_bytes: Some(bytes), ..Retention::default() };
+    assert!(!refused(limited(limit(1))) && refused(limited(limit(0))), "a limit of 0");
     assert!(!refused(stream(1, 1)) && !refused(stream(1, PARTITIONS_MAX)));
     assert!(refused(stream(1, 0)), "no partitions");
     assert!(refused(stream(1, PARTITIONS_MAX + 1)) && refused(stream(1, u32::MAX)));

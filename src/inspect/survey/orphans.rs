@@ -95,7 +95,7 @@ impl Adoption<'_> {
         } else if self.has_cursor(log.queue_cursor()) {
             self.invent(log.entity(), EntityKind::Queue(Delivering::plain().into()));
         } else {
-            self.invent(log.entity(), EntityKind::Stream { partitions: 1 });
+            self.invent(log.entity(), EntityKind::Stream { partitions: 1, retention: None });
         }
     }
 
@@ -113,7 +113,8 @@ impl Adoption<'_> {
             EntityKind::Group { stream, partitions }
                 if (0..partitions).any(|partition| stream.log(partition) == log) =>
             {
-                Some((stream, EntityKind::Stream { partitions }))
+                let retention = None;
+                Some((stream, EntityKind::Stream { partitions, retention }))
             }
             _ => None,
         })

@@ -62,7 +62,7 @@ impl Crowd {
         let delivering = Delivering::leasing(1000);
         let kind = match (self.below(5), self.any().map(|it| (it.id, it.kind))) {
             (0, _) => EntityKind::Topic,
-            (1, _) => EntityKind::Stream { partitions: 3 },
+            (1, _) => EntityKind::Stream { partitions: 3, retention: None },
             (2..4, Some((topic, EntityKind::Topic))) => {
                 EntityKind::Subscription { topic, delivering: delivering.into() }
             }

@@ -65,7 +65,7 @@ fn open() -> Store {
     let kinds = [
         EntityKind::Queue(Delivering::leasing(1000).into()),
         EntityKind::Topic,
-        EntityKind::Stream { partitions: 1 },
+        EntityKind::Stream { partitions: 1, retention: None },
     ];
     for (kind, name) in kinds.into_iter().zip(["queue", "topic", "stream"]) {
         let entity = store.new_entity(name, kind);
