@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    ids::Timestamp,
+};
 
 /// When a commit is done. [`Options::durability`](crate::Options::durability) sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -53,6 +56,8 @@ pub const JOURNAL_RESERVE_SHARE: u64 = 4;
 /// A segment is rewritten when the share of its live records falls below one over this number. An idle store has more of
 /// them rewritten.
 pub const REWRITE_SHARE: u64 = 4;
+/// A time of day before the year 2000 is that of a machine without a clock.
+pub const CLOCKLESS: Timestamp = Timestamp(946_684_800_000);
 
 /// The longest sync interval of buffered commits: an hour.
 const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(60 * 60);

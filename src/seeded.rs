@@ -75,6 +75,7 @@ mod switch {
         SetClockIsNotCommitted, SkewIsReadAsTheLatest, DelaysFollowTheClock, TwoConsumersAreActive,
         CircleOfLettersIsAccepted,
         RunIsTwoCommits, MissedRunsAreLeftOut,
+        RetentionTakesTooMuch, LimitsStayAsTheyWere, UnreadIsNotSpared, ArrivalsAreNotLookedAt,
         OthersGetWhatOneGets, OneAcksForItselfToo, CheckpointForgetsTheOthers,
         ConflictIsNotSeen, ExpectedEndIsTheVisibleOne,
     }

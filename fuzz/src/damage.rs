@@ -99,7 +99,7 @@ impl Story {
         story.committed(|state| {
             let partitions = vec![PartitionState::default()];
             let groups = BTreeMap::new();
-            state.streams.insert("e".to_owned(), StreamState { partitions, groups });
+            state.streams.insert("e".to_owned(), StreamState { partitions, groups, limit: None });
         });
         stream.group("g").create().unwrap();
         story.committed(|state| {

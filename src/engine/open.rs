@@ -15,7 +15,7 @@ use crate::{
     inspect::VerifyReport,
     journal::Urgency,
     layout::Layout,
-    store::{self, Extent},
+    store::{self, Extent, Occasion},
 };
 
 impl Engine {
@@ -148,7 +148,10 @@ impl Engine {
         drop(committer.lock_open("checkpoint")?);
         committer.work_alone();
         committer.sweep(None);
-        committer.checkpoint(Extent::All, Urgency::Freeing)
+        committer.retain(Occasion::BeforeCheckpoint, None)?;
+        let made = committer.checkpoint(Extent::All, Urgency::Freeing);
+        committer.retain(Occasion::BehindCheckpoint, None)?;
+        made
     }
 
     /// Reads everything that the store relies on, and reports damage. Other threads go on: only checkpoints wait

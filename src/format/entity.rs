@@ -36,7 +36,8 @@ pub enum EntityKind {
     /// As many logs as partitions: the entity's id and those behind it. The limits, if it has any.
     Stream { partitions: u32, retention: Option<Box<Retention>> },
     /// An offset cursor for each partition of the stream: the entity's id and those behind it.
-    Group { stream: EntityId, partitions: u32 },
+    /// Whether the limits of the stream spare records that the group has not passed.
+    Group { stream: EntityId, partitions: u32, keeps_unread: bool },
     /// The blocks of a queue's spilled messages, as messages: one log with one ack cursor, both with
     /// the entity's id.
     DelayIndex { queue: EntityId },
@@ -191,7 +192,7 @@ impl Entity {
         let (count, owner) = match self.kind {
             EntityKind::Queue(_) | EntityKind::DelayIndex { .. } => (1, self.id),
             EntityKind::Subscription { topic, .. } => (1, topic),
-            EntityKind::Group { stream, partitions } => (partitions, stream),
+            EntityKind::Group { stream, partitions, .. } => (partitions, stream),
             EntityKind::Topic | EntityKind::Stream { .. } => (0, self.id),
         };
         let id = self.id;
@@ -222,8 +223,9 @@ impl Entity {
                 EntityKind::Subscription { topic, .. },
                 EntityKind::Subscription { topic: same, .. },
             ) => topic == same,
-            (EntityKind::Stream { .. }, EntityKind::Stream { .. }) => {
-                self.partitions() == other.partitions()
+            (EntityKind::Stream { .. }, EntityKind::Stream { .. })
+            | (EntityKind::Group { .. }, EntityKind::Group { .. }) => {
+                (self.parent(), self.partitions()) == (other.parent(), other.partitions())
             }
             (ours, theirs) => ours == theirs,
         };

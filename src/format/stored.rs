@@ -51,12 +51,15 @@ pub enum Kind {
     Topic,
     Subscription { topic: EntityId, delivering: Arc<Delivering> },
     Stream { partitions: u32 },
+    Group { stream: EntityId, partitions: u32 },
 }
 
 /// What an entity may have beside what all of its kind have. They are stored in the order of their indexes.
 #[derive(Serialize, Deserialize)]
 pub enum Setting {
     Retention(Retention),
+    /// A group spares the records that it has not passed from the limits of its stream.
+    KeepsUnread,
 }
 
 impl From<EntityKind> for StoredKind {
@@ -72,7 +75,12 @@ impl From<EntityKind> for StoredKind {
                 let settings = vec![Setting::Retention(*retention)];
                 StoredKind::With(Kind::Stream { partitions }, settings)
             }
-            EntityKind::Group { stream, partitions } => StoredKind::Group { stream, partitions },
+            EntityKind::Group { stream, partitions, keeps_unread: false } => {
+                StoredKind::Group { stream, partitions }
+            }
+            EntityKind::Group { stream, partitions, keeps_unread: true } => {
+                StoredKind::With(Kind::Group { stream, partitions }, vec![Setting::KeepsUnread])
+            }
             EntityKind::DelayIndex { queue } => StoredKind::DelayIndex { queue },
         }
     }
@@ -92,7 +100,7 @@ impl TryFrom<StoredKind> for EntityKind {
                 (EntityKind::Stream { partitions, retention: None }, Vec::new())
             }
             StoredKind::Group { stream, partitions } => {
-                (EntityKind::Group { stream, partitions }, Vec::new())
+                (EntityKind::Group { stream, partitions, keeps_unread: false }, Vec::new())
             }
             StoredKind::DelayIndex { queue } => (EntityKind::DelayIndex { queue }, Vec::new()),
             StoredKind::With(_, settings) if settings.is_empty() => {
@@ -120,6 +128,9 @@ impl From<Kind> for EntityKind {
                 EntityKind::Subscription { topic, delivering }
             }
             Kind::Stream { partitions } => EntityKind::Stream { partitions, retention: None },
+            Kind::Group { stream, partitions } => {
+                EntityKind::Group { stream, partitions, keeps_unread: false }
+            }
         }
     }
 }
@@ -128,6 +139,7 @@ impl Setting {
     fn index(&self) -> u8 {
         match self {
             Setting::Retention(_) => 0,
+            Setting::KeepsUnread => 1,
         }
     }
 
@@ -139,7 +151,8 @@ impl Setting {
                     return Err("a retention without a limit, or with the limit 0");
                 }
             }
-            (Setting::Retention(_), _) => return Err("a retention of what has none"),
+            (Setting::KeepsUnread, EntityKind::Group { keeps_unread, .. }) => *keeps_unread = true,
+            _ => return Err("a setting of a kind that does not have it"),
         }
         Ok(())
     }

@@ -474,7 +474,11 @@ mod tests {
 
         let stream = add(&mut catalog, "s", EntityKind::Stream { partitions: 3, retention: None });
         for n in 0..=DELETED_MAX {
-            add(&mut catalog, &n.to_string(), EntityKind::Group { stream, partitions: 3 });
+            add(
+                &mut catalog,
+                &n.to_string(),
+                EntityKind::Group { stream, partitions: 3, keeps_unread: false },
+            );
         }
         remove(&mut catalog, stream);
         for id in [stream, stream.plus(2)] {

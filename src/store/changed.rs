@@ -39,6 +39,8 @@ pub struct Changed {
     pub listings: u64,
     /// About how many bytes died in segments since they were judged.
     pub dead: u64,
+    /// Logs with limits of age, bytes or records to which messages came, or in which they were moved, since they were looked at.
+    to_look_at: BTreeSet<LogId>,
 }
 
 impl Changed {
@@ -119,11 +121,30 @@ impl Changed {
     fn list_unmoved(&mut self, log: &mut Log, lsn: Lsn) {
         log.unmoved_from = Some(lsn);
         self.unmoved.insert((lsn, log.id));
+        self.look_at(log);
+    }
+
+    /// Notes that a log has other messages, or has them elsewhere, than when its limits were looked at.
+    fn look_at(&mut self, log: &Log) {
+        if log.retains && !seeded!(ArrivalsAreNotLookedAt) {
+            self.to_look_at.insert(log.id);
+        }
+    }
+
+    /// The next of those logs behind one.
+    pub fn next_to_look_at(&self, last: LogId) -> Option<LogId> {
+        self.to_look_at.range((Bound::Excluded(last), Bound::Unbounded)).next().copied()
+    }
+
+    /// Nobody has to look at the limits of a log.
+    pub fn looked_at(&mut self, log: LogId) {
+        self.to_look_at.remove(&log);
     }
 
     /// Follows a checkpoint that moved messages before a position. The log stays listed while it has messages behind
     /// that, also if they are dead: the metalog has to say that they are not to be replayed.
     pub fn moved(&mut self, log: &mut Log, upto: Lsn) {
+        self.look_at(log);
         let Some(before) = log.unmoved_from.take() else { return };
         self.unmoved.remove(&(before, log.id));
         if log.moved < log.next() && !seeded!(RestOfTheJournalIsNotListed) {
@@ -154,6 +175,13 @@ impl Changed {
                 self.dead += moved * log.judging.record_bytes / log.cursors.len().max(1) as u64;
             });
         }
+    }
+
+    /// Notes records that were trimmed, and may be in segments.
+    pub fn trimmed(&mut self, log: &mut Log, range: OffsetRange) {
+        self.suspect(log, range);
+        let moved = range.within(Offset(0).to(log.moved)).len();
+        self.dead += moved * log.judging.record_bytes;
     }
 
     /// Has the segments that hold offsets of a range judged by the next checkpoint.

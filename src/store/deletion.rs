@@ -33,6 +33,7 @@ impl State {
         let unknown = Malformed("a deletion refers to something that does not exist");
         let root = self.catalog.begin_removal(id).ok_or(unknown)?;
         self.changed.entities.insert(root.id);
+        self.forget_limits(root.id);
         self.dying.push_back(Dying { now: Arc::clone(&root), root, partition: 0 });
         self.lose();
         let last = self.dying.len() - 1;
@@ -83,6 +84,7 @@ impl State {
     fn take_out_partition(&mut self, entity: &Entity, partition: u32) {
         if let Some(mut log) = self.logs.remove(&entity.id.log(partition)) {
             self.expiring.forget(&log);
+            self.forget_retained(log.id);
             self.changed.forget(&log);
             self.note_dead_segments(!log.segments.is_empty());
             self.deleted_logs.insert(log.id, mem::take(&mut log.segments));
@@ -90,6 +92,9 @@ impl State {
         }
         let Some(cursor) = self.cursors.remove(&entity.id.cursor(partition)) else { return };
         let floor = cursor.floor();
+        if cursor.spares {
+            self.retaining.spare_no_more(cursor.log, floor);
+        }
         if let Some(log) = self.logs.get_mut(&cursor.log) {
             log.remove_cursor(cursor.id, floor);
             // Below its floor, nothing waited for it.

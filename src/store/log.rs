@@ -31,6 +31,8 @@ pub struct Log {
     pub cursors: Vec<CursorId>,
     /// Whether messages stay after every cursor has acked them. A stream's messages do.
     pub keeps_acked: bool,
+    /// Whether its stream has limits of age, bytes or records.
+    pub retains: bool,
     pub ends: Lazy<Ends>,
     pub judging: Lazy<Judging>,
     /// Whether the log changed since its last capture.
@@ -72,6 +74,7 @@ impl Log {
             segments: Series::default(),
             cursors: Vec::new(),
             keeps_acked,
+            retains: false,
             ends: Lazy::default(),
             judging: Lazy::default(),
             dirty: false,
@@ -201,6 +204,8 @@ pub struct Cursor {
     pub log: LogId,
     pub progress: Progress,
     pub dirty: bool,
+    /// Whether it is that of a group that has the stream keep what it has not passed.
+    pub spares: bool,
 }
 
 impl Cursor {

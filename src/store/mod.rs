@@ -10,6 +10,7 @@
 
 mod acks;
 mod batch;
+mod beyond;
 mod cache;
 mod capture;
 mod catalog;
@@ -38,6 +39,7 @@ mod ranges;
 mod read;
 mod reserve;
 mod retain;
+mod retaining;
 mod rewrite;
 mod scan;
 mod series;
@@ -50,6 +52,7 @@ mod together;
 
 pub use acks::{AckSet, CHUNK_OFFSETS};
 pub use batch::{Batch, BatchArrivals, BatchedMessage};
+pub use beyond::{Aged, Kept, RetentionLook, Weighed};
 pub use cache::SegmentSource;
 pub use catalog::{Catalog, Space};
 pub use checkpoint::{Extent, Shared, checkpoint};
@@ -59,6 +62,7 @@ pub use living::{Belongs, Living};
 pub use open::open;
 pub use passing::Passed;
 pub use read::{JournalRun, ReadParts, Source, Stored, View, Walk, damaged_run};
+pub use retaining::{Occasion, RetentionRound, Turn};
 pub use scan::Chunk;
 pub use stretch::{ReadStretch, RunAt};
 pub use tail::RunPlace;

@@ -337,6 +337,7 @@ impl Found {
             }
         }
         state.count_floors();
+        state.count_spared();
         state.check_acks(|log| self.logs.get(&log).map(|log| log.next))?;
         state.note_segments();
         state.suspect_all();

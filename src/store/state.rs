@@ -3,7 +3,7 @@
 //! A commit applies its changes once its frame is in the journal. Recovery applies the same changes
 //! with the same function when it reads the frame again. Each change is idempotent or checked.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
 use super::{
     acks::{AckSet, acked_by_all},
@@ -15,6 +15,7 @@ use super::{
     log::{Cursor, Freed, Log, Progress},
     passing::AllPassing,
     ranges::join,
+    retaining::Retaining,
     series::Series,
     tail::RunPlace,
 };
@@ -55,6 +56,8 @@ pub struct State {
     pub dying: AllDying,
     /// Messages that pass by cursors whose turn is still to come.
     pub passing: AllPassing,
+    /// Streams whose records may leave.
+    pub retaining: Retaining,
     /// What was deleted, to be dropped by a caller that holds no lock: it may be much.
     pub freed: Freed,
 }
@@ -81,6 +84,9 @@ impl State {
                     }
                 }
                 Progress::At(next) => *next = *start,
+            }
+            if cursor.spares {
+                self.retaining.follow_group(cursor.log, Offset(0), *start);
             }
         }
         self.changed.entities.insert(entity.id);
@@ -113,6 +119,9 @@ impl State {
         }
         let there = there.clone();
         self.change_time_to_live(&there, entity);
+        if !seeded!(LimitsStayAsTheyWere) {
+            self.follow_retention(entity);
+        }
         self.catalog.insert(entity.clone());
         if !seeded!(SettingsAreNotCaptured) {
             self.changed.entities.insert(entity.id);
@@ -132,13 +141,15 @@ impl State {
             audit::step();
             let progress =
                 if is_group { Progress::At(Offset(0)) } else { Progress::Acks(AckSet::default()) };
-            self.cursors.insert(id, Box::new(Cursor { id, log, progress, dirty: false }));
+            self.cursors
+                .insert(id, Box::new(Cursor { id, log, progress, dirty: false, spares: false }));
             let State { logs, cursors, .. } = self;
             if !is_group && let Some(log) = logs.get_mut(&log) {
                 log.add_cursor(id, Offset(0), |cursor| floor_of(cursors, cursor));
                 log.limit_lives(entity.delivering().map_or(0, |it| it.time_to_live_ms));
             }
         }
+        self.follow_retention(entity);
     }
 
     /// Counts the floors of the cursors over each log, once they are restored.
@@ -225,7 +236,12 @@ impl State {
         let cursor = self.cursors.get_mut(&cursor).ok_or(UNKNOWN)?;
         self.changed.cursor(cursor);
         match &mut cursor.progress {
-            Progress::At(next) => *next = to,
+            Progress::At(next) => {
+                let before = mem::replace(next, to);
+                if cursor.spares {
+                    self.retaining.follow_group(cursor.log, before, to);
+                }
+            }
             Progress::Acks(_) => return Err(UNKNOWN),
         }
         Ok(())
@@ -233,7 +249,7 @@ impl State {
 
     fn trim(&mut self, log: LogId, start: Offset) -> Result<(), Malformed> {
         let log = self.logs.get_mut(&log).ok_or(UNKNOWN)?;
-        self.changed.suspect(log, log.start.to(start));
+        self.changed.trimmed(log, log.start.to(start));
         log.start = log.start.max(start);
         self.changed.log(log);
         log.tail.drop_below(start);

@@ -87,6 +87,58 @@ fn a_checkpoint_with_one_changed_queue_does_not_grow_with_the_others() {
     });
 }
 
+/// Of all streams with limits, a checkpoint looks at those that records came to.
+#[test]
+fn a_checkpoint_does_not_grow_with_the_streams_that_have_limits() {
+    let hour = std::time::Duration::from_secs(3600);
+    let works = [FEW, MANY].map(|others| {
+        let disk = SimDisk::new(7);
+        let options = Options::new().durability(Durability::Buffered);
+        let engine = options.sim(&disk).open("store").unwrap();
+        let limited = |name: &str| {
+            let builder = engine.stream(name).max_records(5).max_bytes(1000).max_age(hour);
+            builder.create().unwrap()
+        };
+        for n in 0..others {
+            limited(&format!("other {n}")).append("record").unwrap();
+        }
+        let stream = limited("s");
+        let checkpoint = || {
+            stream.append_batch(["one", "more"]).unwrap();
+            let _ = (take_longest_holds(), take_steps());
+            engine.checkpoint().unwrap();
+            take_steps()
+        };
+        // The first ones look at all of them.
+        let _ = [checkpoint(), checkpoint(), checkpoint()];
+        checkpoint()
+    });
+    assert!(works[1] <= works[0] + 8, "{works:?}");
+}
+
+/// What groups have not read is told by the one that is behind all others.
+#[test]
+fn a_trim_does_not_grow_with_the_groups_that_keep_what_they_have_not_read() {
+    let works = [FEW, MANY].map(|groups| {
+        let disk = SimDisk::new(7);
+        let options = Options::new().durability(Durability::Buffered);
+        let engine = options.sim(&disk).open("store").unwrap();
+        let stream = engine.stream("s").max_records(5).create().unwrap();
+        stream.append_batch(["record"; 100]).unwrap();
+        for n in 0..groups {
+            let builder = stream.group(&format!("{n}")).keeps_unread(true);
+            builder.create().unwrap().commit(0, Offset(90 + n as u64 % 5)).unwrap();
+        }
+        engine.checkpoint().unwrap();
+        assert_eq!(stream.len().unwrap(), 10);
+        stream.append_batch(["one", "more"]).unwrap();
+        let _ = (take_longest_holds(), take_steps());
+        engine.checkpoint().unwrap();
+        take_steps()
+    });
+    assert!(works[1] <= works[0] + 8, "{works:?}");
+}
+
 /// Queues with a delayed message keep their state. Each checkpoint looked at all of them.
 #[test]
 fn a_checkpoint_does_not_grow_with_the_queues_that_cannot_go_to_rest() {

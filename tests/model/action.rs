@@ -50,6 +50,8 @@ pub enum Action {
     CreateStream(Name),
     DeleteStream(Name),
     CreateGroup(Name, Name),
+    /// Changes how many records the stream with limits keeps.
+    Limit(u8),
     Send {
         queue: Name,
         messages: u8,
@@ -296,6 +298,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => name().prop_map(CreateStream),
         1 => name().prop_map(DeleteStream),
         2 => (name(), name()).prop_map(|(s, g)| CreateGroup(s, g)),
+        2 => any::<u8>().prop_map(Limit),
         12 => (to(), messages(), bytes(), how())
             .prop_map(|(queue, messages, bytes, how)| Send { queue, messages, bytes, how }),
         8 => (name(), messages(), bytes(), how())

@@ -141,6 +141,13 @@ fn a_wait_and_a_set_clock(time: u8) -> Vec<Action> {
     ]
 }
 
+/// A beginning with a stream that has limits, more records than these keep, and a group that has it keep some of them.
+fn a_stream_with_limits() -> Vec<Action> {
+    let append = |messages| Action::Append { stream: 1, messages, bytes: 20, how: How::Sync };
+    let group = Action::CreateGroup(1, 0);
+    vec![Action::CreateStream(1), append(25), Action::Checkpoint, append(20), group, append(30)]
+}
+
 /// Random case number `n` of a seed.
 pub fn random(seed: u64, n: u64) -> Random {
     let mut bytes = [0; 32];
@@ -164,6 +171,7 @@ pub fn random(seed: u64, n: u64) -> Random {
         setup: match n % 8 {
             5 => many_small_files(),
             1 => a_wait_and_a_set_clock((n / 8 % 8) as u8),
+            3 => a_stream_with_limits(),
             _ => Vec::new(),
         },
         actions,

@@ -214,6 +214,11 @@ pub const BRIEF_MOMENTS: u8 = 2;
 const LIFE_HEADER: &str = "life";
 /// The queue that holds the schedules.
 pub const REGISTRY: &str = "posthouse.schedules";
+/// The stream that keeps so many of the newest records of each partition at first.
+pub const RETAINING: &str = "stream 1";
+pub const RECORDS_MAX: u64 = 12;
+/// The group of that stream that has it keep what it has not read.
+pub const SPARING: &str = "group 0";
 /// The subscription that is ordered by key.
 pub const ORDERED: &str = "subscription 1";
 
@@ -252,6 +257,9 @@ pub struct PartitionState {
 pub struct StreamState {
     pub partitions: Vec<PartitionState>,
     pub groups: BTreeMap<String, Vec<u64>>,
+    /// How many records each partition keeps. Only [`RETAINING`] has a limit, and [`SPARING`] has it
+    /// keep what it has not read.
+    pub limit: Option<u64>,
 }
 
 /// A schedule.
@@ -303,7 +311,40 @@ impl TopicState {
     }
 }
 
+impl PartitionState {
+    pub fn trim(&mut self, start: u64) {
+        self.start = self.start.max(start);
+        self.records = self.records.split_off(&self.start);
+    }
+}
+
 impl StreamState {
+    fn may_become(&self, found: &StreamState) -> bool {
+        let pairs = self.partitions.iter().zip(&found.partitions);
+        let may = |(it, found): (&PartitionState, &PartitionState)| {
+            it.next == found.next && it.records.range(found.start..).eq(&found.records)
+        };
+        let leaves = |(n, found): (usize, &PartitionState)| {
+            (self.partitions[n].start..=self.may_leave(n)).contains(&found.start)
+        };
+        let is_alike = (&self.groups, self.limit, self.partitions.len())
+            == (&found.groups, found.limit, found.partitions.len());
+        is_alike && pairs.into_iter().all(may) && found.partitions.iter().enumerate().all(leaves)
+    }
+
+    /// The offset before which records of a partition may leave by the limit.
+    pub fn may_leave(&self, partition: usize) -> u64 {
+        let PartitionState { start, next, .. } = self.partitions[partition];
+        let beyond = self.limit.map_or(0, |limit| next.saturating_sub(limit));
+        let unread = self.groups.get(SPARING).map_or(u64::MAX, |it| it[partition]);
+        beyond.min(unread).max(start)
+    }
+
+    /// Where a group begins.
+    pub fn starts(&self) -> Vec<u64> {
+        self.partitions.iter().map(|partition| partition.start).collect()
+    }
+
     /// Returns the partition and the offset.
     pub fn append(&mut self, message: &Msg) -> (u32, u64) {
         let count = self.partitions.len() as u32;
@@ -322,6 +363,40 @@ impl StreamState {
 }
 
 impl State {
+    /// This state, if checkpoints have let records leave [`RETAINING`] as in `found`. More than its limit lets go stay.
+    pub fn retained_as(&self, found: &State) -> State {
+        let mut state = self.clone();
+        let streams = (state.streams.get_mut(RETAINING), found.streams.get(RETAINING));
+        if let (Some(stream), Some(found)) = streams {
+            for (n, found) in found.partitions.iter().enumerate() {
+                let most = stream.may_leave(n);
+                let partition = &mut stream.partitions[n];
+                partition.trim(found.start.clamp(partition.start, most));
+            }
+        }
+        state
+    }
+
+    /// Whether `found` is this state, but for records that checkpoints may have let leave [`RETAINING`].
+    pub fn may_become(&self, found: &State) -> bool {
+        let is_retained = |(name, stream): (&String, &StreamState)| {
+            let found = found.streams.get(name);
+            name == RETAINING && found.is_some_and(|found| stream.may_become(found))
+        };
+        let is_same = |it: (&String, &StreamState)| found.streams.get(it.0) == Some(it.1);
+        let streams = self.streams.len() == found.streams.len()
+            && self.streams.iter().all(|it| is_same(it) || is_retained(it));
+        #[cfg(feature = "cron")]
+        let streams = streams && self.schedules == found.schedules;
+        streams && self.queues == found.queues && self.topics == found.topics
+    }
+
+    /// The last record that left [`RETAINING`], over all partitions.
+    pub fn has_left(&self) -> u64 {
+        let stream = self.streams.get(RETAINING);
+        stream.map_or(0, |it| it.partitions.iter().map(|partition| partition.start).sum())
+    }
+
     /// This state, as [`look`] shows it.
     pub fn looked_at(&self) -> State {
         let mut state = self.clone();
@@ -438,7 +513,7 @@ pub fn dump_schedules(engine: &Engine) -> posthouse::Result<BTreeMap<String, Sch
 
 fn dump_stream(engine: &Engine, name: &str) -> posthouse::Result<StreamState> {
     let stream = engine.stream(name).open()?;
-    let mut state = StreamState::default();
+    let mut state = StreamState { limit: stream.settings()?.max_records, ..StreamState::default() };
     for number in 0..stream.partitions() {
         let partition = stream.partition(number)?;
         let mut records = BTreeMap::new();

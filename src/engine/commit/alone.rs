@@ -17,6 +17,7 @@ use crate::{
         runtime::{signals::Timer, wait::wake_task},
     },
     error::Result,
+    store::Occasion,
 };
 
 const OPERATION: &str = "timer";
@@ -110,7 +111,7 @@ impl Committer {
         if has_moved {
             self.move_exhausted(usize::MAX);
         }
-        let has_swept = self.sweep_alone(now);
+        let has_swept = self.sweep_alone(now) | self.retain_alone();
         if (has_moved || has_swept) && self.config.durability == Durability::Sync {
             // Consumers see a letter once it is durable. Tasks that wait for one are woken here, and not under the locks of a
             // checkpoint.
@@ -166,6 +167,15 @@ impl Committer {
         if wants_check {
             self.check_oldest(cursor);
         }
+    }
+
+    /// Has records leave that have come of age. Returns whether any may have left.
+    fn retain_alone(&self) -> bool {
+        let is_due = self.wants_retention();
+        if is_due {
+            let _ = self.retain(Occasion::Time, None);
+        }
+        is_due
     }
 
     /// Has all messages leave that have expired. Returns whether it has committed.

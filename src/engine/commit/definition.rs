@@ -91,9 +91,10 @@ fn already_exists(space: Space, name: &str, differs: Option<Difference>) -> Erro
     let noun = space.noun();
     let how = match differs {
         Some(Difference { setting, stored, asked }) => {
-            let change = match space {
-                Space::Streams | Space::Groups { .. } => String::new(),
-                _ => "; or call create_or_update(), to change it".to_owned(),
+            let change = match setting {
+                // Records of a key would be in two partitions.
+                "number of partitions" => "",
+                _ => "; or call create_or_update(), to change it",
             };
             format!(
                 ", with another {setting}: it is {stored} there, and {asked} here. Leave out {setting}, or \

@@ -20,6 +20,7 @@ pub mod oldest;
 pub mod patience;
 pub mod pressure;
 pub mod read;
+mod retention;
 mod rounds;
 pub mod shutdown;
 pub mod sleep;

@@ -1,13 +1,36 @@
 //! Reads messages outside the core.
 
+use std::sync::Arc;
+
 use super::committer::Committer;
 use crate::{
     error::Result,
     ids::{LogId, Offset},
-    store::{Source, Stored, Walk},
+    segment::SegmentReader,
+    store::{ReadParts, SegmentSource, Source, Stored, Walk},
 };
 
 impl Committer {
+    /// Opens a segment. `None` if a checkpoint has replaced it since it was found: the caller finds it again.
+    pub fn open_segment(
+        &self,
+        log: LogId,
+        segment: SegmentSource,
+    ) -> Result<Option<Arc<SegmentReader>>> {
+        let found = segment.clone();
+        let error = match segment.open() {
+            Ok((reader, None)) => return Ok(Some(reader)),
+            Ok((reader, opened)) => {
+                self.lock("read").store.keep(log, ReadParts { opened, block: None });
+                return Ok(Some(reader));
+            }
+            Err(error) => error,
+        };
+        let base = found.closed_base().unwrap_or_default();
+        let there = self.lock_open("read")?.store.upcoming(log, base);
+        if there.is_some_and(|there| there.is_same(&found)) { Err(error) } else { Ok(None) }
+    }
+
     /// Reads one message from where it was found.
     ///
     /// This may open the segment that holds the message. A checkpoint may have replaced that segment since the

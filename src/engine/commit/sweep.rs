@@ -280,7 +280,7 @@ impl Committer {
 
     /// Commits. It makes the space that the commit lacks itself: the thread that makes checkpoints for others may be this
     /// one. It has no use of the reserve for letters: on a full disk they wait.
-    fn commit_sweep<T>(
+    pub(super) fn commit_sweep<T>(
         &self,
         mut attempt: impl FnMut(&mut Core) -> CommitResult<(T, Receipt)>,
     ) -> Result<(T, Receipt)> {

@@ -21,6 +21,7 @@ mod others;
 mod passing;
 mod preparing;
 mod pressure;
+mod retention;
 mod room;
 mod short;
 mod taken_back;

@@ -30,7 +30,7 @@ use crate::{
         panicking,
         thread::{self, JoinHandle},
     },
-    store::Extent,
+    store::{Extent, Occasion},
 };
 
 /// The most messages that the flusher moves to the dead letters before its next duty.
@@ -229,7 +229,11 @@ fn count_begun(committer: &Committer, outcome: &Result<()>) {
 /// A round on a full disk: a checkpoint of the whole journal frees space for the next file.
 fn full_disk_round(committer: &Committer) -> Result<()> {
     sweep(committer, true);
-    committer.checkpoint(Extent::All, Urgency::Ordinary)?;
+    // The rounds before it may have ended early.
+    committer.retain(Occasion::BehindCheckpoint, None)?;
+    let made = committer.checkpoint(Extent::All, Urgency::Ordinary);
+    committer.retain(Occasion::BehindCheckpoint, None)?;
+    made?;
     committer.prepare_file(None, Urgency::Ordinary)
 }
 
@@ -239,6 +243,7 @@ fn full_disk_round(committer: &Committer) -> Result<()> {
 /// What is not used goes to rest. It goes on for as long as each checkpoint leaves something to the next one, and nobody calls.
 pub fn idle_round(committer: &Committer, tail: Lsn) -> Result<()> {
     committer.make_round(true);
+    committer.retain(Occasion::BeforeCheckpoint, Some(&|| committer.checkpointer.is_wanted()))?;
     let mut made = None;
     loop {
         let extent = {
@@ -255,6 +260,8 @@ pub fn idle_round(committer: &Committer, tail: Lsn) -> Result<()> {
             Some(extent) => committer.checkpoint(extent, Urgency::Ordinary)?,
             None => return Ok(()),
         }
+        committer
+            .retain(Occasion::BehindCheckpoint, Some(&|| committer.checkpointer.is_wanted()))?;
         made = extent;
     }
 }
@@ -285,10 +292,19 @@ pub fn checkpoint_round(committer: &Committer) -> Result<()> {
         return full_disk_round(committer);
     }
     sweep(committer, wants_checkpoint);
+    // Commits may wait for the checkpoint.
+    let is_short = || committer.lock("retention").needs_space_soon();
+    if wants_checkpoint {
+        committer.retain(Occasion::BeforeCheckpoint, Some(&is_short))?;
+    } else if committer.wants_retention() {
+        committer.retain(Occasion::Time, Some(&is_short))?;
+    }
     let wants_checkpoint =
         wants_checkpoint || committer.lock_open("checkpoint round")?.wants_checkpoint();
     if wants_checkpoint {
-        committer.checkpoint(Extent::Older, Urgency::Ordinary)?;
+        let made = committer.checkpoint(Extent::Older, Urgency::Ordinary);
+        committer.retain(Occasion::BehindCheckpoint, Some(&is_short))?;
+        made?;
         if committer.lock_open("checkpoint round")?.store.journal.wants_file() {
             return committer.prepare_file(None, Urgency::Ordinary);
         }

@@ -54,7 +54,8 @@ impl Lives {
     /// Sets the timer for the first time at which a life may be over.
     #[inline]
     pub fn arm(&mut self, store: &Store, clock: &EvenClock, effects: &mut Effects) {
-        if let Some((end, _)) = store.first_end()
+        let of_age = store.retention_due().map(|day| clock.skew().even_of(day));
+        if let Some(end) = store.first_end().map(|(end, _)| end).into_iter().chain(of_age).min()
             && self.armed.is_none_or(|armed| end < armed)
         {
             self.armed = Some(end);

@@ -104,6 +104,7 @@ impl Core {
         let ages = ages || self.arming.is_some_and(|it| it.ages);
         self.arming = Some(Arming { next: EntityId::FIRST, ages });
         self.effects.set_timer(Timer { at: Duration::ZERO, cursor: EVERY_CURSOR });
+        self.store.relist_retention();
         self.arm_lives_again();
     }
 

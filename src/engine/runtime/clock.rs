@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    config::CLOCKLESS,
     disk::{Disk, os::OsDisk},
     format::clock::ClockState,
     ids::{Now, Skew, Timestamp},
@@ -70,9 +71,6 @@ pub struct KnownClock {
 
 /// Settings of the clock up to this one are not noticed. Readings of the two clocks are rounded to milliseconds.
 const UNNOTICED_MS: u64 = 1;
-
-/// A time of day before the year 2000 is that of a machine without a clock.
-const CLOCKLESS: Timestamp = Timestamp(946_684_800_000);
 
 /// A clock that was behind counts as right once it is set forward by this.
 const PUT_RIGHT_MS: i64 = 1000;

@@ -46,7 +46,8 @@ use crate::{
 };
 
 /// A stream: an ordered log that any number of readers read from any point. Records stay until they are
-/// [trimmed](Partition::trim_before).
+/// [trimmed](Partition::trim_before), or are beyond a limit of the stream, such as
+/// [`max_age`](StreamBuilder::max_age).
 ///
 /// Records with one key are in one partition, in order. Records without a key go to the partitions in turn.
 /// Clones are cheap and are the same stream.
@@ -119,7 +120,7 @@ impl Stream {
         let core = self.shape.engine.committer().lock_open("settings")?;
         let entity =
             core.store.entity(self.shape.id).ok_or_else(|| core.store.deleted(self.shape.id))?;
-        Ok(StreamSettings { partitions: entity.partitions() })
+        Ok(StreamSettings::of(entity))
     }
 
     /// The number of partitions of the stream.

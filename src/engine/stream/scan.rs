@@ -8,27 +8,16 @@ use crate::{
     format::commit::Run,
     ids::{LogId, Offset, Timestamp},
     segment::SegmentReader,
-    store::{Chunk, JournalRun, ReadParts, SegmentSource, damaged_run},
+    store::{Chunk, JournalRun, SegmentSource, damaged_run},
 };
 
-/// Opens a segment. `None` if a checkpoint has replaced it since it was found: the caller finds it again.
+/// Opens a segment. See [`Committer::open_segment`].
 pub fn open_segment(
     committer: &Committer,
     log: LogId,
     segment: SegmentSource,
 ) -> Result<Option<Arc<SegmentReader>>> {
-    let found = segment.clone();
-    let error = match segment.open() {
-        Ok((reader, None)) => return Ok(Some(reader)),
-        Ok((reader, opened)) => {
-            committer.lock("read").store.keep(log, ReadParts { opened, block: None });
-            return Ok(Some(reader));
-        }
-        Err(error) => error,
-    };
-    let base = found.closed_base().unwrap_or_default();
-    let there = committer.lock_open("read")?.store.upcoming(log, base);
-    if there.is_some_and(|there| there.is_same(&found)) { Err(error) } else { Ok(None) }
+    committer.open_segment(log, segment)
 }
 
 /// The place of the first record from a time on.
@@ -49,7 +38,7 @@ pub fn first_from_time(
 ) -> Result<FromTime> {
     match chunk {
         Chunk::Segment { segment, from, end } => {
-            match open_segment(committer, log, segment) {
+            match committer.open_segment(log, segment) {
                 Ok(Some(reader)) => first_in_segment(&reader, from, end, time),
                 Ok(None) => Ok(FromTime::Behind(from)),
                 // A record of that time is in the segment, or was.

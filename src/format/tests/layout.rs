@@ -161,6 +161,12 @@ fn frames(samples: &mut Samples) {
         let entity = Entity { id: EntityId(20), name: "clicks".into(), kind };
         Change::Create(Cow::Owned(Creation { entity, starts: Vec::new() })).put(out);
     });
+    samples.change("creation of a group that keeps unread records", |out| {
+        let kind = EntityKind::Group { stream: EntityId(20), partitions: 2, keeps_unread: true };
+        let entity = Entity { id: EntityId(22), name: "billing".into(), kind };
+        let starts = vec![Offset(0), Offset(7)];
+        Change::Create(Cow::Owned(Creation { entity, starts })).put(out);
+    });
     samples.change("other settings", |out| {
         Change::Update(Cow::Borrowed(&entities()[0].entity)).put(out);
     });

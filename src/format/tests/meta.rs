@@ -44,7 +44,11 @@ pub fn entities() -> Vec<Creation> {
             },
         ),
         creation(4, "history", EntityKind::Stream { partitions: 4, retention: None }),
-        creation(8, "billing", EntityKind::Group { stream: EntityId(4), partitions: 4 }),
+        creation(
+            8,
+            "billing",
+            EntityKind::Group { stream: EntityId(4), partitions: 4, keeps_unread: false },
+        ),
         creation(12, "timetable", EntityKind::DelayIndex { queue: EntityId(1) }),
     ]
 }
@@ -297,7 +301,12 @@ fn impossible_settings_are_refused() {
     assert!(decode(stream, &[&[0, 0, 0, 0]]).is_err(), "no limit");
     assert!(decode(stream, &[&[99]]).is_err(), "unknown");
     assert!(decode(&[1], &[retention]).is_err(), "a topic has no retention");
-    assert!(decode(&[4, 1, 1], &[retention]).is_err(), "a group has no settings");
+    assert!(decode(&[4, 0, 1], &[retention]).is_err(), "a group has no retention");
+    assert!(decode(stream, &[&[1]]).is_err(), "a stream reads nothing");
+    assert!(decode(&[5, 0], &[&[1]]).is_err(), "a delay index has no settings");
+    let group = decode(&[4, 0, 1], &[&[1]]).unwrap().kind;
+    let stream = EntityId(0);
+    assert_eq!(group, EntityKind::Group { stream, partitions: 1, keeps_unread: true });
 }
 
 #[test]
@@ -331,7 +340,7 @@ fn what_something_belongs_to_was_there_before() {
     let group = |id, stream| Entity {
         id: EntityId(id),
         name: "g".into(),
-        kind: EntityKind::Group { stream: EntityId(stream), partitions: 2 },
+        kind: EntityKind::Group { stream: EntityId(stream), partitions: 2, keeps_unread: false },
     };
     assert!(!refused(group(9, 7)));
     assert!(refused(group(9, 9)) && refused(group(9, 10)) && refused(group(9, u64::MAX)));

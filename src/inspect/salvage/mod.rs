@@ -25,7 +25,7 @@ use crate::{
     disk::Disk,
     error::{Error, Result},
     format::{
-        entity::Entity,
+        entity::{Entity, EntityKind},
         meta::{CursorState, MetaEntry},
     },
     ids::{EntityId, LogId, OffsetRange, StoreId},
@@ -56,6 +56,7 @@ pub fn salvage_store(
     let mut report = Report { problems: verify::problems(&survey), ..Report::default() };
     verify::count(&survey, &mut report.read)?;
     mend_dead_letters(&mut survey);
+    mend_limits(&mut survey);
     report.renamed = mend_names(&mut survey);
     let target = Opening::new(Arc::clone(disk), to, config)?;
     let marker = target.layout.log_dir(NO_LOG);
@@ -109,6 +110,32 @@ fn mend_dead_letters(survey: &mut Survey) {
     for id in cleared {
         catalog.clear_dead_letters(id);
         survey.old_settings.insert(id);
+    }
+}
+
+/// Takes the limits from streams of which these may be old, or whose groups may have them keep more: the first checkpoint of
+/// the new store would have records leave that the old store kept.
+fn mend_limits(survey: &mut Survey) {
+    let lacks_groups = survey.may_lack_entities
+        || survey.nameless.iter().any(|it| matches!(it, Nameless::Lost(_)));
+    let old = &survey.old_settings;
+    let is_old = |group: &&Entity| match group.kind {
+        EntityKind::Group { keeps_unread, .. } => {
+            let may_be_behind = group.cursors().any(|(cursor, _)| survey.is_uncertain(cursor));
+            old.contains(&group.id) || keeps_unread && may_be_behind
+        }
+        _ => false,
+    };
+    let of_old: BTreeSet<EntityId> =
+        survey.state.catalog.all().filter(is_old).filter_map(Entity::parent).collect();
+    let limited = survey.state.catalog.all().filter(|it| {
+        let is_limited = matches!(it.kind, EntityKind::Stream { retention: Some(_), .. });
+        is_limited && (lacks_groups || old.contains(&it.id) || of_old.contains(&it.id))
+    });
+    for stream in limited.cloned().collect::<Vec<_>>() {
+        let kind = EntityKind::Stream { partitions: stream.partitions(), retention: None };
+        survey.old_settings.insert(stream.id);
+        survey.state.catalog.insert(Entity { kind, ..stream });
     }
 }
 

@@ -33,8 +33,9 @@ pub struct SalvageReport {
     pub lost_consumers: Vec<u64>,
     /// Consumers that may have lost acks, attempts or offsets: they may receive handled messages again.
     pub uncertain: Vec<Consumer>,
-    /// Queues and subscriptions whose settings may be older than they were. If their dead letters would have come back
-    /// to them, or if the queue for them is gone, they have no dead letters now.
+    /// Queues, subscriptions, streams and groups whose settings may be older than they were. If their dead letters would have
+    /// come back to them, or if the queue for them is gone, they have no dead letters now. Streams among them have no
+    /// limits now: older limits might take records that are there.
     pub old_settings: Vec<Consumer>,
     /// Whether queues, topics, subscriptions, streams or groups may be gone that this report cannot name, because
     /// nothing is left of them. Either the metalog lost entries, and gave away numbers that nothing refers to: they
@@ -139,7 +140,8 @@ impl fmt::Display for SalvageReport {
             writeln!(f, "- {consumer}: what it had handled may be delivered again")?;
         }
         for consumer in &self.old_settings {
-            writeln!(f, "- {consumer}: its settings may be old ones")?;
+            let limits = if consumer.noun == "stream" { ", and it has no limits now" } else { "" };
+            writeln!(f, "- {consumer}: its settings may be old ones{limits}")?;
         }
         if self.may_lack_entities {
             let what = "queues, topics, subscriptions, streams or groups may be gone of which nothing is left";

@@ -110,7 +110,7 @@ impl Adoption<'_> {
                 Some((topic, EntityKind::Topic))
             }
             EntityKind::DelayIndex { queue: of } if of == log.entity() => queue(of),
-            EntityKind::Group { stream, partitions }
+            EntityKind::Group { stream, partitions, .. }
                 if (0..partitions).any(|partition| stream.log(partition) == log) =>
             {
                 let retention = None;

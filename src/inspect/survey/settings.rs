@@ -1,10 +1,10 @@
-//! The settings of queues and subscriptions in a damaged store: which may be old, and which contradict each other.
+//! The settings in a damaged store: which may be old, and which contradict each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Looking, Nameless, replay::Settings};
 use crate::{
-    format::entity::Entity,
+    format::entity::{Entity, EntityKind},
     ids::{EntityId, Lsn},
     store::{Catalog, State},
 };
@@ -36,8 +36,8 @@ impl Looking {
             let by_journal = settings.in_journal.get(&id).is_some_and(|at| last_gap <= *at);
             by_journal || (settings.in_metalog.contains(&id) && last_gap <= self.reflects)
         };
-        let of_deliveries = state.catalog.all().filter(|it| it.delivering().is_some());
-        of_deliveries.map(|entity| entity.id).filter(|id| !is_known(*id)).collect()
+        let changes = state.catalog.all().filter(|it| has_settings(&it.kind));
+        changes.map(|entity| entity.id).filter(|id| !is_known(*id)).collect()
     }
 
     /// Whether entities may be gone of which nothing is left, not even a number.
@@ -66,6 +66,17 @@ impl Looking {
             state.catalog.all().flat_map(Entity::ids).chain(gone.iter().copied()).chain(lost);
         let known: BTreeSet<EntityId> = known.filter(|id| *id < next_id).collect();
         (known.len() as u64) < next_id.0 - EntityId::FIRST.0
+    }
+}
+
+/// Whether an entity of this kind has settings that change.
+fn has_settings(kind: &EntityKind) -> bool {
+    match kind {
+        EntityKind::Queue(_)
+        | EntityKind::Subscription { .. }
+        | EntityKind::Stream { .. }
+        | EntityKind::Group { .. } => true,
+        EntityKind::Topic | EntityKind::DelayIndex { .. } => false,
     }
 }
 

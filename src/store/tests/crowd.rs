@@ -67,7 +67,7 @@ impl Crowd {
                 EntityKind::Subscription { topic, delivering: delivering.into() }
             }
             (2..4, Some((stream, EntityKind::Stream { .. }))) => {
-                EntityKind::Group { stream, partitions: 3 }
+                EntityKind::Group { stream, partitions: 3, keeps_unread: false }
             }
             _ => EntityKind::Queue(delivering.into()),
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use posthouse::{Engine, ErrorKind, Message, SalvageReport, Timestamp, sim::SimDisk};
+use posthouse::{Engine, ErrorKind, Message, Offset, SalvageReport, Timestamp, sim::SimDisk};
 
 use super::sample::{open, options};
 use crate::support::texts;
@@ -356,4 +356,47 @@ fn salvage_says_that_the_clock_is_uncertain() {
     assert!(lost > 0, "the clock was never lost");
     let report = options().sim(&whole).salvage("store", "to").unwrap();
     assert!(!report.clock_is_uncertain && report.is_complete(), "{report}");
+}
+
+/// A limit that may be an old one would take records at the first checkpoint.
+#[test]
+fn salvage_takes_limits_away_that_may_be_old() {
+    for (what, lost) in
+        [("a higher limit", 0), ("a group", 1), ("something else", 2), ("nothing", 3)]
+    {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, "store").unwrap();
+        let stream = engine.stream("ssss-s").max_records(3).create().unwrap();
+        let group = stream.group("gggg-g").create().unwrap();
+        engine.checkpoint().unwrap();
+        engine.queue("from").create().unwrap().send("begin").unwrap();
+        let builder = || stream.group("gggg-g").keeps_unread(true);
+        match lost {
+            0 => drop(engine.stream("ssss-s").max_records(100).create_or_update().unwrap()),
+            1 => drop(builder().create_or_update().unwrap()),
+            _ => {}
+        }
+        engine.queue("from").open().unwrap().send("end").unwrap();
+        if lost == 3 {
+            engine.stream("ssss-s").max_records(4).create_or_update().unwrap();
+            builder().create_or_update().unwrap();
+            group.commit(0, Offset(0)).unwrap();
+        }
+        stream.append_batch((0..10).map(|n| format!("record {n}"))).unwrap();
+        engine.sync().unwrap();
+        drop((stream, group, engine));
+        disk.kill();
+        if lost < 3 {
+            rot_between(&disk, "begin", "end");
+        }
+        let (engine, report) = salvage(&disk);
+        let stream = engine.stream("ssss-s").open().unwrap();
+        engine.checkpoint().unwrap();
+        assert_eq!(stream.len().unwrap(), 10, "{what}: {report}");
+        let is_told = old_settings(&report).contains(&"ssss-s");
+        assert_eq!(is_told, lost < 3, "{what}: {report}");
+        assert_eq!(report.to_string().contains("it has no limits now"), lost < 3, "{report}");
+        let limit = stream.settings().unwrap().max_records;
+        assert_eq!(limit, (lost == 3).then_some(4), "{what}");
+    }
 }

@@ -4,3 +4,4 @@ mod bounded;
 mod conditional;
 mod group;
 mod read;
+mod retention;

@@ -23,6 +23,7 @@ impl Driver<'_> {
             Action::CreateStream(name) => self.create_stream(*name),
             Action::DeleteStream(name) => self.delete_stream(*name),
             Action::CreateGroup(stream, name) => self.create_group(*stream, *name),
+            Action::Limit(n) => self.limit(*n),
             Action::Send { queue, messages, bytes, how } => {
                 self.send(*queue, *messages, *bytes, *how)
             }
@@ -94,6 +95,9 @@ impl Driver<'_> {
             | Action::CheckpointFails(_)
             | Action::Clock(_) => self.act_on_the_whole(action),
         };
+        if !self.doomed {
+            self.follow_retention(matches!(action, Action::Checkpoint));
+        }
         match done {
             Ok(Some(())) => Ended::Fine,
             Ok(None) => Ended::Dead,

@@ -77,12 +77,14 @@ impl History {
     /// The model's own state for one that was found after a crash, if the crash may lead from state number `from`, or a later
     /// one, to that. It has the things that the engine does not show.
     pub fn find(&self, found: &State, from: usize) -> Option<Rc<State>> {
-        let same = self.states[from..].iter().rfind(|it| ***it == *found);
-        same.cloned().or_else(|| {
+        // The model follows what leaves a stream with limits. A crash may undo that, and what looks at the state after it may
+        // have it leave again. So of the states that may be meant, the one counts from which least has left.
+        let states = self.states[from..].iter().rev().filter(|it| it.may_become(found));
+        states.min_by_key(|it| it.has_left()).cloned().or_else(|| {
             let mut parts = self.sweeps.range(from + 1..).rev();
             parts.find_map(|(at, sweep)| {
                 let part = sweep.part(&self.states[at - 1], found);
-                (part == *found).then(|| Rc::new(part))
+                part.may_become(found).then(|| Rc::new(part))
             })
         })
     }

@@ -1,11 +1,11 @@
 //! Streams and groups.
 
-use posthouse::{Error, ErrorKind, Offset, Stream, Ticket};
+use posthouse::{Error, ErrorKind, Offset, Start, Stream, Ticket, sim};
 
 use super::{Driver, durability, seek_in, text};
 use crate::{
     action::{How, Name},
-    state::{Msg, PartitionState, StreamState},
+    state::{Msg, PartitionState, RECORDS_MAX, RETAINING, SPARING, StreamState},
 };
 
 impl Driver<'_> {
@@ -15,10 +15,13 @@ impl Driver<'_> {
 
     pub(super) fn create_stream(&mut self, name: Name) -> Result<Option<()>, Error> {
         let name = text("stream", name);
-        let made = self.engine().stream(&name).partitions(2).create().map(drop);
+        let builder = self.engine().stream(&name).partitions(2);
+        let builder = if name == RETAINING { builder.max_records(RECORDS_MAX) } else { builder };
+        let made = builder.create().map(drop);
         self.commit(made, |state| {
             let partitions = vec![PartitionState::default(); 2];
-            let fresh = StreamState { partitions, ..StreamState::default() };
+            let limit = (name == RETAINING).then_some(RECORDS_MAX);
+            let fresh = StreamState { partitions, limit, ..StreamState::default() };
             state.streams.entry(name).or_insert(fresh);
         })
     }
@@ -34,13 +37,17 @@ impl Driver<'_> {
 
     pub(super) fn create_group(&mut self, stream: Name, name: Name) -> Result<Option<()>, Error> {
         let (stream, name) = (text("stream", stream), text("group", name));
-        if !self.now().streams.contains_key(&stream) {
-            return Ok(Some(()));
+        let Some(known) = self.now().streams.get(&stream) else { return Ok(Some(())) };
+        let (mut starts, mut builder) = (known.starts(), self.stream(&stream)?.group(&name));
+        if stream == RETAINING {
+            // Where its records begin depends on whether a checkpoint was before it. So it begins behind all of them.
+            let end = known.partitions.iter().map(|it| it.next).max().unwrap();
+            starts.fill(end);
+            builder = builder.start(Start::Offset(Offset(end))).keeps_unread(name == SPARING);
         }
-        let made = self.stream(&stream).and_then(|it| it.group(&name).create().map(drop));
+        let made = builder.create().map(drop);
         self.commit(made, |state| {
             let stream = state.streams.get_mut(&stream).unwrap();
-            let starts = stream.partitions.iter().map(|partition| partition.start).collect();
             stream.groups.entry(name).or_insert(starts);
         })
     }
@@ -172,12 +179,18 @@ impl Driver<'_> {
         self.commit(committed, |state| seek_in(state, &stream, &group, partition, offset))
     }
 
-    pub(super) fn seek_target(&self, stream: &str, group: &str, to: u8) -> Option<(u32, u64)> {
-        let stream = self.now().streams.get(stream)?;
+    pub(super) fn seek_target(&self, name: &str, group: &str, to: u8) -> Option<(u32, u64)> {
+        let stream = self.now().streams.get(name)?;
         stream.groups.get(group)?;
         let partition = u32::from(to % 2);
         let next = stream.partitions[partition as usize].next;
-        Some((partition, u64::from(to) % (next + 1)))
+        let to = u64::from(to) % (next + 1);
+        if name != RETAINING {
+            return Some((partition, to));
+        }
+        // It does not go back: a checkpoint may have been before.
+        let at = stream.groups[group][partition as usize];
+        (at <= next).then(|| (partition, to.max(at)))
     }
 
     pub(super) fn trim(&mut self, stream: Name, to: u8) -> Result<Option<()>, Error> {
@@ -192,9 +205,55 @@ impl Driver<'_> {
             .and_then(|stream| stream.partition(number)?.trim_before(Offset(offset)));
         self.commit(trimmed, |state| {
             let stream = state.streams.get_mut(&name).unwrap();
-            let partition = &mut stream.partitions[number as usize];
-            partition.start = partition.start.max(offset);
-            partition.records = partition.records.split_off(&partition.start);
+            stream.partitions[number as usize].trim(offset);
         })
+    }
+
+    /// Changes how many records the stream with limits keeps.
+    pub(super) fn limit(&mut self, n: u8) -> Result<Option<()>, Error> {
+        // With a disk that fails, it is not known which of the limits have let records leave.
+        if self.doomed || !self.now().streams.contains_key(RETAINING) {
+            return Ok(Some(()));
+        }
+        // What leaves by the former limits has left.
+        self.stream(RETAINING)?.len()?;
+        self.follow_retention(false);
+        let limit = [None, Some(3), Some(RECORDS_MAX), Some(40)][usize::from(n) % 4];
+        let builder = self.engine().stream(RETAINING);
+        let builder = match limit {
+            Some(limit) => builder.max_records(limit),
+            None => builder.without_max_records(),
+        };
+        let made = builder.create_or_update().map(drop);
+        let done = self.commit(made, |state| {
+            state.streams.get_mut(RETAINING).unwrap().limit = limit;
+        })?;
+        if done.is_some() {
+            self.stream(RETAINING)?.len()?;
+        }
+        Ok(done)
+    }
+
+    /// Follows what has left the stream with limits meanwhile. After a checkpoint, `all` that may leave has left.
+    pub(super) fn follow_retention(&mut self, all: bool) {
+        let Some(stream) = self.now().streams.get(RETAINING) else { return };
+        let (known, mut trims) = (stream.clone(), Vec::new());
+        for number in 0..known.partitions.len() {
+            let start = |stream: Stream| stream.partition(number as u32)?.start();
+            // A failure is met again. And this look takes nothing that is over.
+            let start = sim::still(|| self.stream(RETAINING).and_then(start));
+            let Ok(start) = start else { return };
+            let (from, most) = (known.partitions[number].start, known.may_leave(number));
+            assert!((from..=most).contains(&start.0), "{start} of partition {number}: {known:?}");
+            assert!(!all || start.0 == most, "{start} of partition {number} is there: {known:?}");
+            if start.0 != from {
+                trims.push((number, start.0));
+            }
+        }
+        for (number, start) in trims {
+            self.committed(|state| {
+                state.streams.get_mut(RETAINING).unwrap().partitions[number].trim(start);
+            });
+        }
     }
 }
