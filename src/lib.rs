@@ -11,7 +11,7 @@
 //! survives a power cut. The guide to [durability](guide::durability) lists the guarantees, their
 //! limits, and the assumptions about the disk.
 //!
-//! Guides: [queues](guide::queues), [topics](guide::topics), [streams](guide::streams),
+//! Guides: [choosing](guide::choosing), [queues](guide::queues), [topics](guide::topics), [streams](guide::streams),
 //! [time](guide::time), [durability](guide::durability), and with the feature `cron` recurring schedules.
 //!
 //! # Features
@@ -123,6 +123,11 @@ pub use format::fuzzing;
 /// The guides, as they are in `docs/` of the repository.
 #[cfg(any(doc, doctest))]
 pub mod guide {
+    #[doc = "[queues]: crate::guide::queues\n[topics]: crate::guide::topics\n[streams]: crate::guide::streams\n"]
+    #[doc = "[time]: crate::guide::time\n[durability]: crate::guide::durability\n"]
+    #[doc = include_str!("../docs/CHOOSING.md")]
+    pub mod choosing {}
+
     #[doc = "[durability]: crate::guide::durability\n[time]: crate::guide::time\n"]
     #[doc = include_str!("../docs/QUEUES.md")]
     pub mod queues {}
