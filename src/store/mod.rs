@@ -21,6 +21,7 @@ mod commit;
 mod deletion;
 mod draft;
 mod ends;
+mod extent;
 mod files;
 mod floor_counts;
 mod inspected;

@@ -366,7 +366,9 @@ impl Store {
         drop(reader);
         group.commit(partition, offset).unwrap();
         group.lag().unwrap();
+        assert!(group.lag_time().unwrap().is_some());
         stream.len().unwrap();
+        assert!(stream.stats().unwrap().bytes() > 0);
         end.last().unwrap().expect("there are three");
         let kept: Vec<Position> = stream.reader(Start::Earliest).unwrap().positions().collect();
         let reader = stream.reader_at(kept).unwrap().until_now().unwrap();
@@ -423,7 +425,8 @@ const GROWING: [(Thing, &str, u64); 18] = [
 /// What works in slices: a hold grows up to a bound that `slices.rs`, `removal_slices.rs` and `deletion.rs` assert. A timer ends leases
 /// that have run out, and releases messages that come due. Without threads, the next call runs it. Delayed
 /// messages are copied before a consumer is opened.
-const SLICED: [(Thing, &str); 16] = [
+const SLICED: [(Thing, &str); 17] = [
+    (Segments, "size of a partition"),
     // After the clock was set, a timer sets those of all queues and subscriptions anew.
     (Queues, "timer"),
     (Watched, "timer"),

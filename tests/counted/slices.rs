@@ -213,6 +213,19 @@ fn a_reader_of_many_partitions_looks_at_those_that_have_something() {
     assert!(steps[0].0 <= 4 && steps[0].1 <= 40, "{steps:?}");
 }
 
+/// The bytes of a partition are counted by a step for each commit in the journal, and for each segment.
+#[test]
+fn the_bytes_of_a_partition_are_counted_in_slices() {
+    assert_sliced(|many| {
+        let (_disk, engine) = open();
+        let stream = engine.stream("s").create().unwrap();
+        (0..many).for_each(|_| _ = stream.append("news").unwrap());
+        let work = count(|| assert!(stream.stats().unwrap().bytes() > 8 * many as u64));
+        assert!(work.longest["size of a partition"] <= 300, "{work:?}");
+        work
+    });
+}
+
 #[test]
 fn a_purge_of_a_queue_with_holes_works_in_slices() {
     assert_sliced(|many| {

@@ -6,6 +6,7 @@ mod builder;
 mod conditional;
 mod group;
 mod group_builder;
+mod lag;
 mod last;
 mod partition;
 mod place;
@@ -17,6 +18,7 @@ mod shape;
 mod skip;
 mod source;
 mod start;
+mod stats;
 mod turns;
 
 use std::{fmt, sync::Arc};
@@ -32,6 +34,7 @@ pub use self::{
     shape::{Position, Shape},
     skip::Skipped,
     start::Start,
+    stats::{PartitionStats, StreamStats},
 };
 use crate::{
     config::Durability,
@@ -190,6 +193,30 @@ impl Stream {
         Ok(self.len()? == 0)
     }
 
+    /// The numbers of each partition, one after the other: records that come meanwhile count in some partitions, and not in
+    /// others. See [`Partition::bytes`] for what they take.
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// let position = history.append(Message::new("created").key("customer-17"))?;
+    /// let stats = history.stats()?;
+    /// assert_eq!(stats.records(), 1);
+    /// assert_eq!(stats.partitions[position.partition as usize].records(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`Partition::len`].
+    pub fn stats(&self) -> Result<StreamStats> {
+        let numbers = 0..self.partitions();
+        let stats = numbers.map(|number| self.partition(number)?.stats());
+        Ok(StreamStats { partitions: stats.collect::<Result<_>>()? })
+    }
     /// Appends a record, and returns its position.
     ///
     /// The record is durable when the call returns, unless the handle has another

@@ -3,5 +3,6 @@
 mod bounded;
 mod conditional;
 mod group;
+mod numbers;
 mod read;
 mod retention;
