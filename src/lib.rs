@@ -91,11 +91,11 @@ pub use delivery::{
 #[cfg(feature = "stream")]
 pub use engine::Deliveries;
 pub use engine::{
-    BoundedReader, Browse, Browsed, Delivery, Engine, EngineStats, Group, GroupBuilder, Latencies,
-    Latency, Options, OwnedRecord, Partition, PartitionStats, Position, Queue, QueueBuilder,
-    Reader, Record, Redrive, Redriven, Skipped, Start, Stream, StreamBuilder, StreamSettings,
-    StreamStats, Subscription, SubscriptionBuilder, ThresholdWatch, Ticket, Topic, TopicBuilder,
-    TopicSettings, Transaction, Worker, WorkerBuilder,
+    BackwardReader, Batches, BoundedReader, Browse, Browsed, Delivery, Engine, EngineStats, Group,
+    GroupBuilder, Latencies, Latency, Options, OwnedRecord, Partition, PartitionStats, Position,
+    Queue, QueueBuilder, Reader, Record, Redrive, Redriven, Skipped, Start, Stream, StreamBuilder,
+    StreamSettings, StreamStats, Subscription, SubscriptionBuilder, ThresholdWatch, Ticket, Topic,
+    TopicBuilder, TopicSettings, Transaction, Worker, WorkerBuilder,
 };
 #[cfg(feature = "cron")]
 pub use engine::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};

@@ -38,8 +38,9 @@ pub use runtime::histogram::{Latencies, Latency};
 #[cfg(feature = "cron")]
 pub use schedule::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};
 pub use stream::{
-    BoundedReader, Group, GroupBuilder, OwnedRecord, Partition, PartitionStats, Position, Reader,
-    Record, Skipped, Start, Stream, StreamBuilder, StreamSettings, StreamStats,
+    BackwardReader, Batches, BoundedReader, Group, GroupBuilder, OwnedRecord, Partition,
+    PartitionStats, Position, Reader, Record, Skipped, Start, Stream, StreamBuilder,
+    StreamSettings, StreamStats,
 };
 #[cfg(feature = "sim")]
 pub use subscription::publish_to;

@@ -299,6 +299,17 @@ impl Records {
         BlockPlace { index, stop, at, next: Offset(self.first.0 + delta) }
     }
 
+    /// How many records there are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The record with a number. `None` if there are not so many.
+    pub fn nth(&self, body: &[u8], index: u32) -> Decoded<Option<(Offset, RecordSpans)>> {
+        let mut place = self.place(body, index.min(self.count));
+        self.step(body, &mut place)
+    }
+
     /// The place before the first record whose offset is `offset` or larger.
     pub fn seek(&self, body: &[u8], offset: Offset) -> BlockPlace {
         let distance = offset.0.saturating_sub(self.first.0);

@@ -125,6 +125,11 @@ impl SegmentReader {
         (index < self.table.len()).then_some(index)
     }
 
+    /// The last block that begins before `offset`.
+    pub fn block_before(&self, offset: Offset) -> Option<usize> {
+        self.table.partition_point(|entry| entry.first < offset).checked_sub(1)
+    }
+
     /// The first block with a record of this time or later.
     pub fn block_at_time(&self, time: Timestamp) -> Option<usize> {
         let index = self.table.partition_point(|entry| entry.max_time < time);
@@ -321,6 +326,17 @@ impl Block {
             return self;
         }
         Block { records: self.records.before(&self.body, end), ..self }
+    }
+
+    /// How many records it has.
+    pub fn count(&self) -> u32 {
+        self.records.count()
+    }
+
+    /// The record with a number in the block.
+    pub fn nth(&self, index: u32) -> Result<Option<(Offset, RecordSpans)>> {
+        let found = self.records.nth(&self.body, index);
+        found.map_err(|what| damaged(what, &self.path, self.header.position))
     }
 
     /// The record at a place, if it is cheap to read. The place moves on.

@@ -21,6 +21,14 @@ pub enum Chunk {
     Runs(Stretch),
 }
 
+/// The last messages of a log before an offset, to be read without the store.
+#[derive(Debug)]
+pub struct Before {
+    pub chunk: Chunk,
+    /// Messages below are trimmed, or in another chunk.
+    pub floor: Offset,
+}
+
 impl Store {
     /// The offset behind the last message that was committed before a position.
     pub fn end_before(&self, log: LogId, limit: Lsn) -> Result<Offset> {
@@ -72,6 +80,37 @@ impl Store {
         let (from, end) = (segment.base.max(start), segment.end);
         let segment = self.cache.source(&self.segments, segment);
         Ok(Some(Chunk::Segment { segment, from, end }))
+    }
+
+    /// The last messages of a log before an offset: `most` runs of the journal at most, or a segment. `None` if there are none.
+    /// The caller sees all messages before the offset.
+    pub fn scan_before(
+        &mut self,
+        log: LogId,
+        before: Offset,
+        most: usize,
+    ) -> Result<Option<Before>> {
+        let found = self.state.log(log)?;
+        let (start, moved) = (found.start, found.moved);
+        let floor = start.max(moved);
+        if before > floor
+            && let Some(runs) = self.stretch_before(log, floor.to(before), most)?
+        {
+            return Ok(Some(Before { chunk: Chunk::Runs(runs), floor }));
+        }
+        let segment = self.state.log(log)?.segments.range(..before.min(moved)).next_back();
+        let Some(segment) = segment.filter(|segment| segment.end > start && before > start) else {
+            return Ok(None);
+        };
+        let (floor, end) = (segment.base.max(start), segment.end);
+        let segment = self.cache.source(&self.segments, segment);
+        Ok(Some(Before { chunk: Chunk::Segment { segment, from: floor, end }, floor }))
+    }
+
+    /// The first offset of the run of the journal that holds an offset.
+    pub fn start_of_run(&self, log: LogId, offset: Offset) -> Offset {
+        let run = self.state.logs.get(&log).and_then(|log| log.tail.find(offset));
+        run.map_or(offset, |run| run.first)
     }
 
     /// The offset behind the run of the journal that holds an offset.

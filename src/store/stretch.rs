@@ -57,6 +57,12 @@ impl Stretch {
         })
     }
 
+    /// Reads the bytes, all of them or none.
+    pub fn read_whole(self) -> Result<ReadStretch> {
+        let Stretch { bytes, start, runs } = self;
+        Ok(ReadStretch { bytes: bytes.read()?, start, runs: runs.into_iter() })
+    }
+
     /// Reads the bytes. If they cannot be read in one piece, reads those of the first run: the others may be what cannot
     /// be read.
     pub fn read(mut self) -> Result<ReadStretch> {
@@ -118,5 +124,41 @@ impl Store {
             bytes => bytes?,
         };
         Ok(Some(Stretch { bytes, start, runs }))
+    }
+    /// The last runs of the journal with messages of a range: `most` of them, from the one that holds the last message of the
+    /// range backwards.
+    pub(super) fn stretch_before(
+        &self,
+        log: LogId,
+        offsets: OffsetRange,
+        most: usize,
+    ) -> Result<Option<Stretch>> {
+        let mut places = self.state.log(log)?.tail.runs_before(offsets.end);
+        let Some(last) = places.next().filter(|_| !offsets.is_empty()) else { return Ok(None) };
+        audit::step();
+        let end = Lsn(last.lsn.0 + last.len as u64);
+        let (mut first, mut found) = (last, vec![last]);
+        for run in places {
+            let gap = first.lsn.0 - (run.lsn.0 + run.len as u64);
+            let is_far = end.0 - run.lsn.0 > BYTES_MAX || gap > GAP_BYTES_MAX;
+            let is_enough = first.first <= offsets.start || found.len() == most.min(RUNS_MAX);
+            if is_enough || is_far || self.journal.file_end(run.lsn) < end {
+                break;
+            }
+            audit::step();
+            first = run;
+            found.push(run);
+        }
+        let bytes = match self.journal.bytes(first.lsn, (end.0 - first.lsn.0) as usize) {
+            Err(_) if found.len() > 1 => {
+                found.truncate(1);
+                first = last;
+                self.journal.bytes(last.lsn, last.len)?
+            }
+            bytes => bytes?,
+        };
+        let at =
+            |run: &RunPlace| RunAt { at: (run.lsn.0 - first.lsn.0) as u32, len: run.len as u32 };
+        Ok(Some(Stretch { bytes, start: first.lsn, runs: found.iter().rev().map(at).collect() }))
     }
 }

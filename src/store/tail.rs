@@ -208,6 +208,17 @@ impl Tail {
         })
     }
 
+    /// The runs before an offset, the last one first: from the one that holds the offset before it.
+    pub fn runs_before(&self, offset: Offset) -> impl Iterator<Item = RunPlace> {
+        let last = offset.min(self.end).0.checked_sub(1).and_then(|it| self.position(Offset(it)));
+        let (last_chunk, runs) = last.map_or((0, 0), |(chunk, run)| (chunk, run + 1));
+        let chunks = self.chunks.range(..(last_chunk + 1).min(self.chunks.len()));
+        chunks.enumerate().rev().flat_map(move |(n, chunk)| {
+            let upto = if n == last_chunk { runs } else { chunk.runs.len() };
+            chunk.runs[..upto].iter().rev().map(|run| chunk.place(*run))
+        })
+    }
+
     /// The first offset whose run is at or behind a position. The end if there is none.
     pub fn first_at_or_behind(&self, lsn: Lsn) -> Offset {
         let Some(chunk) = self.chunks.partition_point(|chunk| chunk.lsn < lsn.0).checked_sub(1)

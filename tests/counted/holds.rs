@@ -370,6 +370,7 @@ impl Store {
         stream.len().unwrap();
         assert!(stream.stats().unwrap().bytes() > 0);
         end.last().unwrap().expect("there are three");
+        assert!(end.reader_back(Start::Latest).unwrap().count() > 0);
         let kept: Vec<Position> = stream.reader(Start::Earliest).unwrap().positions().collect();
         let reader = stream.reader_at(kept).unwrap().until_now().unwrap();
         assert!(reader.count() > 0);

@@ -21,6 +21,7 @@ mod large;
 mod lives;
 mod memory;
 mod plain;
+mod reading;
 mod removal_slices;
 mod segments;
 mod slices;

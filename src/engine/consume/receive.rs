@@ -17,11 +17,12 @@ use crate::{
     error::{Error, Result},
 };
 
-fn check_most(most: usize) -> Result<()> {
+/// Fails if a batch can have no message.
+pub fn check_most(most: usize) -> Result<()> {
     if most > 0 {
         return Ok(());
     }
-    let what = "a batch of at most 0 messages is always empty: give it 1 or more";
+    let what = "a batch of at most 0 is always empty: give it 1 or more";
     Err(Error::invalid("most", what))
 }
 

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     Stream,
+    batches::Batches,
     reader::Reader,
     record::{OwnedRecord, Record},
     shape::Position,
@@ -246,6 +247,30 @@ impl BoundedReader {
     pub async fn read_async(&mut self) -> Result<Option<Record<'_>>> {
         let found = Awaited::new(|| self.advance_or_wait()).await?;
         Ok(found.map(|found| self.reader.record(found)))
+    }
+
+    /// An iterator over batches of the records before the ends: see [`Reader::batches`].
+    ///
+    /// ```
+    /// use posthouse::Start;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let prices = engine.stream("prices").create()?;
+    /// prices.append_batch(["tea costs 3", "milk costs 1", "tea costs 4"])?;
+    /// let mut reader = prices.reader(Start::Earliest)?.until_now()?;
+    /// for batch in reader.batches(2)? {
+    ///     println!("{} more", batch?.len()); // one commit of your database, for example
+    /// }
+    /// assert!(reader.is_done());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`Reader::batches`].
+    pub fn batches(&mut self, most: usize) -> Result<Batches<'_>> {
+        self.reader.batches(most)
     }
 
     /// Skips damaged records: see [`Reader::skip_damaged`].

@@ -75,12 +75,7 @@ impl Partition {
     /// The record at which a source stands.
     fn last_of(&self, mut source: Source) -> Result<Option<OwnedRecord>> {
         let Some((offset, spans)): Option<Found> = source.step()? else { return Ok(None) };
-        let bytes = match &mut source {
-            Source::Block { body, .. } => body.take(),
-            Source::Runs(runs) => runs.body.take(),
-            Source::Nothing => unreachable!("a record has a source"),
-        };
-        Ok(Some(OwnedRecord { bytes, spans, partition: self.number, offset }))
+        Ok(Some(OwnedRecord { bytes: source.share(), spans, partition: self.number, offset }))
     }
 
     fn while_reading_last(&self, error: &Error, last: Offset) -> Error {

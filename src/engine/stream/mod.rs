@@ -1,6 +1,9 @@
 //! Streams: handles, builders, readers and consumer groups.
 
 mod append;
+mod back_source;
+mod backward;
+mod batches;
 mod bounded;
 mod builder;
 mod conditional;
@@ -24,6 +27,8 @@ mod turns;
 use std::{fmt, sync::Arc};
 
 pub use self::{
+    backward::BackwardReader,
+    batches::Batches,
     bounded::BoundedReader,
     builder::{StreamBuilder, StreamSettings},
     group::Group,

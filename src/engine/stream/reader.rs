@@ -242,6 +242,13 @@ impl Reader {
         Record { bytes: self.source.bytes(), spans, partition: self.partition, offset }
     }
 
+    /// The same, to outlive the source.
+    #[inline]
+    pub(super) fn own(&mut self, (offset, spans): Found) -> OwnedRecord {
+        let (bytes, partition) = (self.source.share(), self.partition);
+        OwnedRecord { bytes, spans, partition, offset }
+    }
+
     /// The next record, if it is in the block or the runs that are read: most records are. The compiler inlines this part
     /// of reading into the caller's code.
     #[inline]
@@ -254,7 +261,7 @@ impl Reader {
     }
 
     /// Goes to the next record. `None` if there is none yet.
-    fn advance(&mut self) -> Result<Option<Found>> {
+    pub(super) fn advance(&mut self) -> Result<Option<Found>> {
         loop {
             if let Some(found) = self.source.step()? {
                 return Ok(Some(found));
@@ -344,19 +351,14 @@ impl Iterator for Reader {
 
     #[inline]
     fn next(&mut self) -> Option<Result<OwnedRecord>> {
-        let (offset, spans) = match self.quick() {
+        let found = match self.quick() {
             Some(found) => found,
             None => match self.advance_iterator()? {
                 Ok(found) => found,
                 Err(error) => return Some(Err(error)),
             },
         };
-        let bytes = match &mut self.source {
-            Source::Block { body, .. } => body.take(),
-            Source::Runs(runs) => runs.body.take(),
-            Source::Nothing => unreachable!("a record has a source"),
-        };
-        Some(Ok(OwnedRecord { bytes, spans, partition: self.partition, offset }))
+        Some(Ok(self.own(found)))
     }
 }
 

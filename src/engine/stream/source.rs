@@ -3,7 +3,7 @@
 use std::vec;
 
 use crate::{
-    disk::Shares,
+    disk::{Share, Shares},
     error::{Error, Result},
     format::{
         Malformed,
@@ -168,6 +168,15 @@ impl Source {
             Source::Block { block, .. } => block.body(),
             Source::Runs(runs) => &runs.body,
             Source::Nothing => &[],
+        }
+    }
+
+    /// The same bytes, for a record that outlives the source.
+    #[inline]
+    pub fn share(&mut self) -> Share {
+        match self {
+            Source::Block { body, .. } | Source::Runs(OpenRuns { body, .. }) => body.take(),
+            Source::Nothing => unreachable!("a record has a source"),
         }
     }
 

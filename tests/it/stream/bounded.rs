@@ -194,7 +194,7 @@ fn positions_that_do_not_fit_are_refused() {
     assert!(until(&[]).unwrap().is_done());
 }
 
-const MESSAGES: u64 = 200;
+pub const MESSAGES: u64 = 200;
 
 /// A stream in a segment whose first block is damaged.
 fn damaged() -> (SimDisk, Engine) {
@@ -271,7 +271,7 @@ fn a_last_record_that_is_damaged_is_an_error() {
 }
 
 /// Changes a byte of each record that is given by its number.
-fn rot(disk: &SimDisk, records: &[u64]) {
+pub fn rot(disk: &SimDisk, records: &[u64]) {
     for n in records {
         let text = format!("{n} {}", "x".repeat(20));
         for path in disk.files().into_iter().filter(|it| it.starts_with("store/segments")) {

@@ -1,5 +1,7 @@
 //! The documented behaviour of streams.
 
+mod backward;
+mod batches;
 mod bounded;
 mod conditional;
 mod group;

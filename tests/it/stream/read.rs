@@ -1,6 +1,8 @@
 //! Readers of a stream.
 
 use std::{
+    fs::File,
+    path::Path,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -115,11 +117,28 @@ fn a_reader_skips_what_was_trimmed_meanwhile() {
     }
 }
 
+/// The end of the header of the run whose first record has a payload: the length of the run, and that of the record. Returns
+/// the journal file, the place and the bytes.
+pub fn end_of_run_header(store: &Path, payload: &[u8]) -> (File, u64, [u8; 6]) {
+    use std::os::unix::fs::FileExt;
+    let journal = std::fs::read_dir(store.join("journal")).unwrap();
+    let mut journal = journal.map(|it| it.unwrap().path());
+    let found = journal.find_map(|file| {
+        let content = std::fs::read(&file).unwrap();
+        content.windows(payload.len()).position(|it| it == payload).map(|at| (file, at))
+    });
+    let (file, at) = found.unwrap();
+    let file = File::options().read(true).write(true).open(file).unwrap();
+    let (mut before, at) = ([0; 6], at as u64 - 6);
+    file.read_exact_at(&mut before, at).unwrap();
+    (file, at, before)
+}
+
 /// The journal run is damaged while a reader reads. The reader reports the damage until the run is whole
 /// again. A reader that is asked again does not go on behind it.
 #[test]
 fn a_reader_does_not_skip_a_damaged_run() {
-    use std::{fs::File, os::unix::fs::FileExt};
+    use std::os::unix::fs::FileExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let engine = Options::new().io(IoMode::Map).open(&path).unwrap();
@@ -127,17 +146,7 @@ fn a_reader_does_not_skip_a_damaged_run() {
     for payload in ["the first", "the second", "the third"] {
         stream.append(payload).unwrap();
     }
-    let journal = std::fs::read_dir(path.join("journal")).unwrap();
-    let journal = journal.map(|it| it.unwrap().path());
-    let find = |file: &std::path::PathBuf| {
-        let content = std::fs::read(file).unwrap();
-        content.windows(10).position(|it| it == b"the second")
-    };
-    let (file, at) = journal.filter_map(|it| find(&it).map(|at| (it, at))).next().unwrap();
-    let file = File::options().read(true).write(true).open(file).unwrap();
-    // The end of the run's header: its length, and the length of its record.
-    let (mut before, at) = ([0; 6], at as u64 - 6);
-    file.read_exact_at(&mut before, at).unwrap();
+    let (file, at, before) = end_of_run_header(&path, b"the second");
 
     let mut reader = stream.reader(Start::Earliest).unwrap();
     assert_eq!(reader.try_read().unwrap().unwrap().payload(), b"the first");

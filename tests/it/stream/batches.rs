@@ -1,0 +1,145 @@
+//! Readers that return many records at a time, and readers of partitions side by side.
+
+use std::{thread, time::Duration};
+
+use posthouse::{ErrorKind, Message, Offset, OwnedRecord, Start, sim::SimDisk};
+
+use super::bounded::{MESSAGES, rot};
+use crate::support::{HOUR, SECOND, Task, block_on, everywhere, field, kind, open, real};
+
+fn offsets(batch: &[OwnedRecord]) -> Vec<u64> {
+    batch.iter().map(|it| it.offset().0).collect()
+}
+
+#[test]
+fn a_batch_has_what_is_there() {
+    everywhere(|open| {
+        let engine = open();
+        let stream = engine.stream("s").create().unwrap();
+        let mut reader = stream.reader(Start::Earliest).unwrap();
+        assert!(reader.read_batch(10, Duration::ZERO).unwrap().is_empty());
+        assert_eq!(field(reader.read_batch(0, Duration::ZERO)), "most");
+        assert_eq!(field(block_on(reader.read_batch_async(0))), "most");
+        assert_eq!(field(reader.batches(0)), "most");
+        let append = |from: u64, upto: u64| {
+            stream.append_batch((from..upto).map(|n| n.to_string())).unwrap();
+        };
+        append(0, 20);
+        engine.checkpoint().unwrap();
+        append(20, 30);
+        append(30, 40);
+        engine.sync().unwrap();
+        assert_eq!(offsets(&reader.read_batch(7, HOUR).unwrap()), (0..7).collect::<Vec<_>>());
+        let batch = block_on(reader.read_batch_async(18)).unwrap();
+        assert_eq!(offsets(&batch), (7..25).collect::<Vec<_>>(), "from a segment and the journal");
+        assert_eq!(reader.positions().next().unwrap().offset, Offset(25));
+        let batch = reader.read_batch(usize::MAX, HOUR).unwrap();
+        assert_eq!(offsets(&batch), (25..40).collect::<Vec<_>>());
+        // They stay valid.
+        drop((reader, engine, stream));
+        batch.iter().for_each(|it| assert_eq!(it.payload(), it.offset().to_string().as_bytes()));
+    });
+}
+
+#[test]
+fn a_batch_waits_for_its_first_record_only() {
+    let (engine, _dir) = real();
+    let stream = engine.stream("s").create().unwrap();
+    let mut reader = stream.reader(Start::Earliest).unwrap();
+    let writer = {
+        let stream = stream.clone();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            stream.append("first").unwrap();
+        })
+    };
+    assert_eq!(reader.read_batch(1000, HOUR).unwrap().len(), 1);
+    writer.join().unwrap();
+    // Its future is polled by hand.
+    let mut other = stream.reader(Start::Latest).unwrap();
+    let mut task =
+        Task::waiting(async move { other.read_batch_async(1000).await.map(|it| it.len()) });
+    stream.append_batch(["second", "third"]).unwrap();
+    assert_eq!(task.poll().expect("they have come").unwrap(), 2);
+    assert_eq!(reader.read_batch(10, SECOND).unwrap().len(), 2);
+    engine.close().unwrap();
+    assert_eq!(kind(reader.read_batch(1, HOUR)), ErrorKind::Closed);
+}
+
+#[test]
+fn batches_end_when_all_is_read_and_go_on_later() {
+    let (engine, _dir) = real();
+    let stream = engine.stream("s").partitions(3).create().unwrap();
+    let group = stream.group("g").create().unwrap();
+    stream.append_batch((0..250).map(|n| n.to_string())).unwrap();
+    let mut reader = group.reader().unwrap();
+    let sizes: Vec<usize> = reader.batches(100).unwrap().map(|it| it.unwrap().len()).collect();
+    assert_eq!(sizes, [100, 100, 50]);
+    group.commit_reader(&reader).unwrap();
+    assert_eq!(group.lag().unwrap(), 0);
+    let mut bounded = stream.reader(Start::Earliest).unwrap().until_now().unwrap();
+    stream.append("later").unwrap();
+    let sizes: Vec<usize> = bounded.batches(240).unwrap().map(|it| it.unwrap().len()).collect();
+    assert_eq!((sizes, bounded.is_done()), (vec![240, 10], true));
+    let mut batches = reader.batches(100).unwrap();
+    assert_eq!(batches.next().unwrap().unwrap().len(), 1);
+    assert!(batches.next().is_none());
+}
+
+/// The records before damage come first, and then the error, again and again: nothing is skipped.
+#[test]
+fn a_batch_ends_before_damage() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    (0..MESSAGES).for_each(|n| _ = stream.append(format!("{n} {}", "x".repeat(20))).unwrap());
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    rot(&disk, &[100]);
+    let engine = open(&disk).unwrap();
+    let stream = engine.stream("s").open().unwrap();
+    let mut reader = stream.reader(Start::Earliest).unwrap();
+    let before = reader.read_batch(1000, SECOND).unwrap().len() as u64;
+    assert!((50..=100).contains(&before), "{before}");
+    for _ in 0..3 {
+        assert_eq!(kind(reader.read_batch(1000, SECOND)), ErrorKind::Corrupt);
+    }
+    let behind = reader.skip_damaged().unwrap().unwrap().offsets.end.0;
+    assert_eq!(reader.read_batch(1000, SECOND).unwrap()[0].offset().0, behind);
+
+    let mut reader = stream.reader(Start::Earliest).unwrap();
+    let mut batches = reader.batches(before as usize / 2 + 1).unwrap();
+    let sizes = batches.by_ref().map(|it| it.map(|it| it.len() as u64).map_err(|it| it.kind()));
+    let sizes: Vec<_> = sizes.collect();
+    let half = before / 2 + 1;
+    assert_eq!(sizes, [Ok(half), Ok(before - half), Err(ErrorKind::Corrupt)]);
+    assert_eq!(batches.next().unwrap().unwrap_err().kind(), ErrorKind::Corrupt, "it tries again");
+}
+
+/// Each partition is read by a thread of its own, and each record once and in order.
+#[test]
+fn partitions_are_read_side_by_side() {
+    let (engine, _dir) = real();
+    let stream = engine.stream("s").partitions(4).create().unwrap();
+    let message = |n: u64| Message::new(n.to_string()).key((n % 10).to_string());
+    stream.append_batch((0..1000).map(message)).unwrap();
+    engine.checkpoint().unwrap();
+    stream.append_batch((1000..2000).map(message)).unwrap();
+    let read = |number| {
+        let partition = stream.partition(number).unwrap();
+        let mut reader = partition.reader(Start::Earliest).unwrap().until_now().unwrap();
+        let mut numbers: Vec<u64> = Vec::new();
+        for batch in reader.batches(64).unwrap() {
+            let text = |it: &OwnedRecord| String::from_utf8(it.payload().to_vec()).unwrap();
+            numbers.extend(batch.unwrap().iter().map(|it| text(it).parse::<u64>().unwrap()));
+        }
+        assert!(reader.is_done() && numbers.is_sorted());
+        numbers
+    };
+    let mut all: Vec<u64> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|number| scope.spawn(move || read(number))).collect();
+        threads.into_iter().flat_map(|it| it.join().unwrap()).collect()
+    });
+    all.sort_unstable();
+    assert_eq!(all, (0..2000).collect::<Vec<_>>());
+}
