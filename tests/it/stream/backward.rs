@@ -46,6 +46,11 @@ fn backwards(reader: BackwardReader) -> Vec<Seen> {
             let headers = it.headers().count();
             seen.push((it.offset().0, it.payload().to_vec(), key, it.timestamp(), headers));
         }
+        assert!(
+            seen.windows(2).last().is_none_or(|pair| pair[1].0 < pair[0].0),
+            "{:?}",
+            seen.last()
+        );
         let last = Offset(seen[seen.len() - 1].0);
         assert_eq!(reader.place(), Position { partition: 0, offset: last });
     }
