@@ -184,6 +184,17 @@ pub fn check_name(what: &'static str, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Why messages have no priority, where they have none.
+pub fn no_priority(is_queue: bool, is_ordered: bool) -> Option<&'static str> {
+    match (is_queue, is_ordered) {
+        (true, false) => None,
+        (true, true) => {
+            Some("the queue is ordered by key, so its messages have no priority: set none")
+        }
+        (false, _) => Some("messages of topics and streams have no priority: set none"),
+    }
+}
+
 /// Names that begin like this belong to the engine.
 pub const RESERVED_PREFIX: &str = "posthouse.";
 

@@ -177,6 +177,12 @@ impl Error {
         Error::new(ErrorKind::Conflict { partition, expected, actual }, what)
     }
 
+    /// The same error with one more sentence.
+    pub(crate) fn adding(mut self, sentence: &str) -> Error {
+        self.0.what = format!("{}. {sentence}", self.0.what).into();
+        self
+    }
+
     /// The error of a store that another engine has open.
     pub(crate) fn locked(holder: Option<u32>, root: &Path) -> Error {
         let what = match holder {

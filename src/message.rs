@@ -263,19 +263,17 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Checks the priority. `takes_priorities` is whether messages at the target can have one.
-    pub(crate) fn check_priority(&self, takes_priorities: bool) -> Result<()> {
+    /// Checks the priority. `refusal` says why messages at the target have none.
+    pub(crate) fn check_priority(&self, refusal: Option<&'static str>) -> Result<()> {
         let priority = self.priority_set();
         if priority > PRIORITY_MAX {
             let what = format!("a priority of {priority}; the highest is {PRIORITY_MAX}");
             return Err(Error::invalid("priority", what));
         }
-        if priority > 0 && !takes_priorities {
-            let what =
-                "only messages of queues that are not ordered by key have a priority; set none";
-            return Err(Error::invalid("priority", what));
+        match refusal.filter(|_| priority > 0) {
+            Some(what) => Err(Error::invalid("priority", what)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     #[inline]

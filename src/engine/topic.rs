@@ -248,7 +248,8 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the message has a delay or a priority, a header without a name, or a
+    /// time to live of 0; [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
     /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted: the message was not
     /// published. [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn publish<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {

@@ -60,6 +60,35 @@ impl DeadLetter {
         self
     }
 
+    /// The topic, if the letter comes from a subscription.
+    ///
+    /// `None`, too, if an early version has written the letter and a name has a slash: then it is not known where one name ends
+    /// and the other begins. [`origin`](DeadLetter::origin) has both.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let created = engine.topic("order.created").create()?;
+    /// let billing = created.subscription("billing").max_attempts(1).create()?;
+    /// created.publish("order 1")?;
+    /// billing.try_receive()?.expect("it was published").reject("no address")?;
+    /// let dead = engine.queue("order.created.billing.dead").open()?;
+    /// let letter = dead.try_receive()?.expect("it was rejected");
+    /// let death = letter.dead_letter()?.expect("it is a dead letter");
+    /// assert_eq!((death.topic(), death.subscription()), (Some("order.created"), Some("billing")));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn topic(&self) -> Option<&str> {
+        self.names().filter(|_| self.is_of_subscription).map(|(topic, _)| topic)
+    }
+
+    /// The subscription, if the letter comes from one. See [`topic`](DeadLetter::topic).
+    #[must_use]
+    pub fn subscription(&self) -> Option<&str> {
+        self.names().filter(|_| self.is_of_subscription).map(|(_, subscription)| subscription)
+    }
+
     /// The names of the topic and the subscription. `None` if they cannot be told apart for sure.
     pub(crate) fn names(&self) -> Option<(&str, &str)> {
         let at = match self.topic_bytes {

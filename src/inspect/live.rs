@@ -11,7 +11,8 @@ use super::{
     report::{Affected, VerifyReport},
     survey::problem,
     verify::{
-        Known, drop_repeated, offsets, take_within, unreferenced_files, unreferenced_segments,
+        Known, drop_repeated, offsets, records_in, take_within, unreferenced_files,
+        unreferenced_segments,
     },
 };
 use crate::{
@@ -73,6 +74,7 @@ fn verify_journal(shared: &impl Shared, report: &mut VerifyReport) -> Result<()>
     report.read.journal_files = survey.files() as u64;
     survey.frames(&mut |place, kind, payload| {
         report.read.journal_frames += 1;
+        report.read.journal_records += records_in(kind, payload);
         report.read.journal_bytes += if kind == FrameKind::Roll { 0 } else { place.len };
         if kind == FrameKind::Commit
             && let Some(Err(what)) = changes(payload).find(std::result::Result::is_err)

@@ -30,6 +30,8 @@ pub struct Amounts {
     pub journal_frames: u64,
     /// The bytes of these frames.
     pub journal_bytes: u64,
+    /// Records in these frames, whether a checkpoint has moved them into a segment or not.
+    pub journal_records: u64,
     /// Segments.
     pub segments: u64,
     /// Blocks in them.
@@ -112,12 +114,12 @@ impl fmt::Display for VerifyReport {
 
 impl fmt::Display for Amounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Amounts { journal_files, journal_frames, journal_bytes, .. } = self;
+        let Amounts { journal_files, journal_frames, journal_bytes, journal_records, .. } = self;
         let Amounts { segments, blocks, records, meta_entries, entities, .. } = self;
         write!(
             f,
-            "{journal_frames} frames ({journal_bytes} bytes) in {journal_files} journal files, \
-             {records} records in {blocks} blocks of {segments} segments, {meta_entries} entries \
+            "{journal_records} records in {journal_frames} frames ({journal_bytes} bytes) of {journal_files} \
+             journal files, {records} records in {blocks} blocks of {segments} segments, {meta_entries} entries \
              of the metalog, {entities} entities"
         )
     }

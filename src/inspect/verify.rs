@@ -16,6 +16,7 @@ use crate::{
     disk::{Disk, is_no_dir},
     error::{Error, Result},
     format::{
+        commit::{Change, changes},
         delay_index,
         entity::{Entity, EntityKind},
         frame::FrameKind,
@@ -92,11 +93,22 @@ pub fn count(survey: &Survey, read: &mut Amounts) -> Result<()> {
     let named = |it: &&Entity| !matches!(it.kind, EntityKind::DelayIndex { .. });
     read.entities = survey.state.catalog.all().filter(named).count() as u64;
     read.journal_files = survey.journal.files() as u64;
-    survey.journal.frames(&mut |place, kind, _| {
+    survey.journal.frames(&mut |place, kind, payload| {
         read.journal_frames += 1;
+        read.journal_records += records_in(kind, payload);
         read.journal_bytes += if kind == FrameKind::Roll { 0 } else { place.len };
         Ok(())
     })
+}
+
+/// How many records the frame of a commit has.
+pub fn records_in(kind: FrameKind, payload: &[u8]) -> u64 {
+    let payload = if kind == FrameKind::Commit { payload } else { &[] };
+    let count = |change| match change {
+        Ok((_, Change::Run(run))) => u64::from(run.count),
+        _ => 0,
+    };
+    changes(payload).map(count).sum()
 }
 
 /// Walks one log, and assigns its missing messages to the damage that they were lost in.
@@ -213,6 +225,11 @@ pub fn take_within(ranges: &mut Vec<OffsetRange>, bounds: OffsetRange) -> Vec<Of
 fn unreferenced(survey: &Survey) -> Result<Vec<PathBuf>> {
     let mut found = survey.metas.spare.clone();
     found.extend(survey.journal.spare.iter().cloned());
+    // The reserve for a full disk is no left-over file.
+    let reserve = survey.layout.reserve();
+    if survey.disk.len_of(&reserve).is_ok_and(|bytes| bytes > 0) {
+        found.retain(|path| *path != reserve);
+    }
     if survey.metas.damaged {
         // Without the whole metalog it is unknown which files it referred to.
         found.sort_unstable();

@@ -3,7 +3,7 @@
 use super::{commit::Op, log::Log, state::State};
 use crate::{
     audit,
-    config::{Config, DELAY_MAX_MS, RUN_MESSAGES_MAX},
+    config::{Config, DELAY_MAX_MS, RUN_MESSAGES_MAX, no_priority},
     error::{Error, ErrorKind, Result},
     format::{
         commit::{Change, PlainRun, Run, begin_run, finish_run},
@@ -402,8 +402,8 @@ impl Draft {
             // order.
             return Ok(());
         }
-        let takes_priorities = queue.is_some() && !is_ordered;
-        messages.iter().try_for_each(|it| it.check_priority(takes_priorities))?;
+        let refusal = no_priority(queue.is_some(), is_ordered);
+        messages.iter().try_for_each(|it| it.check_priority(refusal))?;
         let mut at = first;
         for same in messages.chunk_by(|a, b| a.priority_set() == b.priority_set()) {
             let end = Offset(at.0 + same.len() as u64);

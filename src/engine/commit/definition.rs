@@ -3,7 +3,7 @@
 use super::{
     committer::Committer,
     lifetime::Engine,
-    updating::{check_update, prepare_update},
+    updating::{check_letters_name, check_update, prepare_update},
 };
 use crate::{
     config::{check_name, check_not_reserved},
@@ -82,22 +82,27 @@ pub trait Definition {
     }
 }
 
-fn not_found(space: Space, name: &str, way_out: &str) -> Error {
+fn not_found(core: &Core, space: Space, name: &str, way_out: &str) -> Error {
     let noun = space.noun();
-    Error::new(ErrorKind::NotFound, format!("there is no {noun} named {name:?}{way_out}"))
+    let owner = match space {
+        Space::Subscriptions { topic: it } | Space::Groups { stream: it } => core.store.entity(it),
+        _ => None,
+    };
+    let of = owner.map_or(String::new(), |it| format!(" of {:?}", it.name));
+    Error::new(ErrorKind::NotFound, format!("there is no {noun} named {name:?}{of}{way_out}"))
 }
 
 fn already_exists(space: Space, name: &str, differs: Option<Difference>) -> Error {
     let noun = space.noun();
     let how = match differs {
         Some(Difference { setting, stored, asked }) => {
-            let change = match setting {
+            let (left_out, change) = match setting {
                 // Records of a key would be in two partitions.
-                "number of partitions" => "",
-                _ => "; or call create_or_update(), to change it",
+                "number of partitions" => ("partitions()", ""),
+                _ => (setting, "; or call create_or_update(), to change it"),
             };
             format!(
-                ", with another {setting}: it is {stored} there, and {asked} here. Leave out {setting}, or \
+                ", with another {setting}: it is {stored} there, and {asked} here. Leave out {left_out}, or \
                  call open(), to use the {noun} as it is{change}"
             )
         }
@@ -151,6 +156,7 @@ pub fn commit(
     let (space, name) = (definition.space(), definition.name());
     check_name(space.noun(), name)?;
     let of_a_new_one = definition.dead_letter_queue(None);
+    check_letters_name(definition, of_a_new_one.as_deref())?;
     definition.check(of_a_new_one.as_deref())?;
     if space == Space::Queues && of_a_new_one.as_deref() == Some(name) {
         let what = format!("the dead letters of queue {name:?} cannot be in itself");
@@ -280,7 +286,7 @@ pub fn open(engine: &Engine, space: Space, name: &str) -> Result<Entity> {
     core.store
         .find(space, name)
         .cloned()
-        .ok_or_else(|| not_found(space, name, ": create() makes one"))
+        .ok_or_else(|| not_found(&core, space, name, ": create() makes one"))
 }
 
 /// Deletes an existing entity.
@@ -288,7 +294,7 @@ pub fn delete(engine: &Engine, space: Space, name: &str) -> Result<()> {
     check_name(space.noun(), name)?;
     let committer = engine.committer();
     let committed = committer.transact("delete", |core| {
-        let found = core.store.find(space, name).ok_or_else(|| not_found(space, name, ""))?;
+        let found = core.store.find(space, name).ok_or_else(|| not_found(core, space, name, ""))?;
         let entity = found.id;
         if let Some(other) = core.store.uses_as_dead_letters(entity) {
             let what =

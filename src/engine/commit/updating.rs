@@ -1,12 +1,26 @@
-//! What comes before the settings of an entity change.
+//! What comes before an entity is created, or its settings change.
 
 use super::{committer::Committer, definition::Definition};
 use crate::{
+    config::NAME_BYTES_MAX,
     engine::core::Core,
     error::{Error, ErrorKind, Result},
     format::entity::Entity,
     store::Space,
 };
+
+/// Checks the name of the queue for dead letters where it follows from that of its entity, and was not given.
+pub fn check_letters_name(definition: &impl Definition, letters: Option<&str>) -> Result<()> {
+    let is_long =
+        |length: &usize| !definition.names_dead_letter_queue() && *length > NAME_BYTES_MAX;
+    let Some(length) = letters.map(str::len).filter(is_long) else { return Ok(()) };
+    let (noun, name) = (definition.space().noun(), definition.name());
+    let what = format!(
+        "the queue for the dead letters of {noun} {name:?} would have a name of {length} bytes, and names have at \
+         most {NAME_BYTES_MAX}: give it a shorter one with dead_letter_queue()"
+    );
+    Err(Error::invalid("dead_letter_queue", what))
+}
 
 /// Prepares the update of an entity, if there is one. Another thread may delete it meanwhile, and may create another one.
 pub fn prepare_update(committer: &Committer, definition: &impl Definition) -> Result<()> {

@@ -9,9 +9,9 @@ use crate::{
 const LOST_NAMED: usize = 10;
 
 pub fn lease_lost() -> Error {
-    let what = "the lease of this delivery has run out, or the delivery was settled before; \
-                the message may have been delivered again. For slow handlers: a longer lease, \
-                Delivery::extend or Delivery::hold";
+    let what = "nothing was changed: the delivery was settled before, by a transaction for example, or its lease \
+                has run out, and the message may have been delivered again. A handler that takes longer needs a \
+                longer lease, Delivery::extend or Delivery::hold";
     Error::new(ErrorKind::LeaseLost, what)
 }
 

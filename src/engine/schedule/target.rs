@@ -2,6 +2,7 @@
 
 use super::stored::{REGISTRY, Schedule};
 use crate::{
+    config::no_priority,
     delivery::weights::weight_of,
     engine::{commit::lifetime::Engine, queue::Queue, stream::Stream, topic::Topic},
     error::{Error, ErrorKind, Result},
@@ -47,7 +48,11 @@ impl Aim {
             let what = "a schedule's target must come from the engine that keeps the schedule";
             return Err(Error::invalid("target", what));
         }
-        message.check_priority(matches!(self, Aim::Queue(queue) if !queue.is_ordered()))?;
+        let (is_queue, is_ordered) = match self {
+            Aim::Queue(queue) => (true, queue.is_ordered()),
+            Aim::Topic(_) | Aim::Stream(_) => (false, false),
+        };
+        message.check_priority(no_priority(is_queue, is_ordered))?;
         match self {
             Aim::Queue(queue) if queue.name() == REGISTRY => {
                 let what = format!("the queue {REGISTRY:?} keeps schedules, and nothing else");

@@ -10,9 +10,27 @@ use crate::{
     ids::Offset,
     message::Message,
     store::{BatchedMessage, Op},
+    stream::partition_of,
 };
 
 impl Stream {
+    /// The partition of the records with a key: [`partition_of`](crate::partition_of) for this stream.
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let history = engine.stream("order-history").partitions(8).create()?;
+    /// let position = history.append(Message::new("created").key("customer-17"))?;
+    /// assert_eq!(history.partition_of_key("customer-17"), position.partition);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn partition_of_key(&self, key: impl AsRef<[u8]>) -> u32 {
+        partition_of(key.as_ref(), self.shape.partitions)
+    }
+
     pub(super) fn commit_one(&self, message: &Message<'_>) -> Result<(Position, Receipt)> {
         let partition = self.shape.partition_for(message);
         let target = Target { log: self.shape.log(partition), keeps_acked: true };

@@ -50,7 +50,7 @@ impl Partition {
         committer.work_alone();
         let found = start.find_time(committer, log)?;
         let core = committer.lock_open("read")?;
-        let place = found.resolve(&core, (self.number, log))?;
+        let place = found.resolve(&core, log)?;
         let before = place.min(core.store.end_before(log, core.visible())?);
         drop(core);
         let (shape, partition) = (Arc::clone(&self.shape), self.number);

@@ -141,7 +141,7 @@ impl Reader {
             // A reader reads one partition, or all of them in their order.
             let n = partition.checked_sub(first).map(|n| n as usize);
             let Some(n) = n.filter(|n| *n < named.len()) else {
-                let what = format!("the reader does not read partition {partition}");
+                let what = format!("the reader reads partition {first} only, and not {partition}");
                 return Err(Error::invalid("partition", what));
             };
             if std::mem::replace(&mut named[n], true) {

@@ -62,7 +62,8 @@ impl Partition {
     /// # Errors
     ///
     /// [`Conflict`](crate::ErrorKind::Conflict) if the partition ends elsewhere,
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the key belongs to another partition,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the key belongs to another partition, or if the message is none for
+    /// a stream: see [`Stream::append`](crate::Stream::append);
     /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted: nothing was appended.
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.

@@ -151,7 +151,7 @@ impl Definition for GroupBuilder {
     }
 
     fn starts(&self, core: &Core, entity: &Entity, found: &Vec<Found>) -> Result<Vec<Offset>> {
-        let logs = (0..).zip(entity.cursors().map(|(_, log)| log));
-        logs.zip(found).map(|(of, start)| start.resolve(core, of)).collect()
+        let logs = entity.cursors().map(|(_, log)| log);
+        logs.zip(found).map(|(log, start)| start.resolve(core, log)).collect()
     }
 }

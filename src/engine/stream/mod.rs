@@ -241,7 +241,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the message has a delay, a priority or a time to live, or a header
+    /// without a name; [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted: nothing was appended.
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn append<'m>(&self, message: impl Into<Message<'m>>) -> Result<Position> {

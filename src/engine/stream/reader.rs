@@ -93,7 +93,7 @@ impl Reader {
         for (partition, start) in found {
             audit::step();
             let log = shape.log(partition);
-            let next = start.resolve(&core, (partition, log))?;
+            let next = start.resolve(&core, log)?;
             places.push(Place { partition, log, next, end: Offset::MAX });
         }
         let turns = Turns::new(&core, shape.id, logs)?;

@@ -58,7 +58,7 @@ pub enum Found {
 
 impl Found {
     /// The offset at which reading begins.
-    pub fn resolve(self, core: &Core, (partition, log): (u32, LogId)) -> Result<Offset> {
+    pub fn resolve(self, core: &Core, log: LogId) -> Result<Offset> {
         let (first, _) = core.bounds(log)?;
         match self {
             // The log may have been trimmed since it was found.
@@ -68,9 +68,9 @@ impl Found {
                 core.store.end_before(log, core.visible())
             }
             Found::Plain(Start::Offset(offset)) if offset < first => {
-                let what = format!(
-                    "offset {offset} of partition {partition} was trimmed; the earliest is {first}"
-                );
+                // Such as: stream "prices", partition 1.
+                let of = core.store.state().catalog.log_name(log);
+                let what = format!("{of}: offset {offset} was trimmed; the earliest is {first}");
                 Err(Error::invalid("start", what))
             }
             Found::Plain(Start::Offset(offset)) => Ok(offset),

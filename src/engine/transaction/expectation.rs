@@ -164,7 +164,8 @@ impl Transaction {
             audit::step();
             core.bounds(it.log())?;
             if let Some(conflict) = it.shape.conflict(core, it.partition, it.end) {
-                return Ok(Some(conflict));
+                let ends = "Both are ends before the transaction's own records";
+                return Ok(Some(conflict.adding(ends)));
             }
         }
         Ok(None)

@@ -6,3 +6,4 @@ mod names;
 mod open;
 mod space;
 mod wakers;
+mod words;
