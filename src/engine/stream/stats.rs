@@ -31,7 +31,7 @@ impl PartitionStats {
     }
 }
 
-/// The numbers of a stream. [`Stream::stats`] returns them.
+/// The numbers of a stream. [`Stream::stats`](crate::Stream::stats) returns them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamStats {

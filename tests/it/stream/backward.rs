@@ -139,9 +139,10 @@ impl Store {
     fn append(&mut self, count: u64, bytes: usize) {
         let message = |n: u64| {
             let message = Message::new(format!("{n} {}", "x".repeat(bytes)));
-            let message = if n % 5 == 0 { message.key(n.to_string()) } else { message };
-            let message = if n % 7 == 0 { message.header("n", n.to_string()) } else { message };
-            if n % 3 == 0 { message.timestamp(Timestamp(1000 + n)) } else { message }
+            let message = if n.is_multiple_of(5) { message.key(n.to_string()) } else { message };
+            let message =
+                if n.is_multiple_of(7) { message.header("n", n.to_string()) } else { message };
+            if n.is_multiple_of(3) { message.timestamp(Timestamp(1000 + n)) } else { message }
         };
         let messages = (self.next..self.next + count).map(message);
         self.stream().append_batch(messages).unwrap();
