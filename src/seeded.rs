@@ -78,6 +78,7 @@ mod switch {
         RetentionTakesTooMuch, LimitsStayAsTheyWere, UnreadIsNotSpared, ArrivalsAreNotLookedAt,
         OthersGetWhatOneGets, OneAcksForItselfToo, CheckpointForgetsTheOthers,
         ConflictIsNotSeen, ExpectedEndIsTheVisibleOne,
+        TrimmedIsReadBackwards, OlderSegmentsAreNotReadBackwards,
     }
 
     static ON: AtomicUsize = AtomicUsize::new(Bug::None as usize);

@@ -99,10 +99,14 @@ impl Store {
             return Ok(Some(Before { chunk: Chunk::Runs(runs), floor }));
         }
         let segment = self.state.log(log)?.segments.range(..before.min(moved)).next_back();
-        let Some(segment) = segment.filter(|segment| segment.end > start && before > start) else {
+        let segment = segment.filter(|segment| segment.end > start && before > start);
+        let is_left_out = seeded!(OlderSegmentsAreNotReadBackwards) && before < moved;
+        let Some(segment) = segment.filter(|_| !is_left_out) else {
             return Ok(None);
         };
-        let (floor, end) = (segment.base.max(start), segment.end);
+        let floor =
+            if seeded!(TrimmedIsReadBackwards) { segment.base } else { segment.base.max(start) };
+        let end = segment.end;
         let segment = self.cache.source(&self.segments, segment);
         Ok(Some(Before { chunk: Chunk::Segment { segment, from: floor, end }, floor }))
     }

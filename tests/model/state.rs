@@ -522,6 +522,14 @@ fn dump_stream(engine: &Engine, name: &str) -> posthouse::Result<StreamState> {
             assert_eq!(record.partition(), number);
             records.insert(record.offset().0, Msg::of_record(&record));
         }
+        let back = partition.reader_back(Start::Latest)?;
+        let back = back.map(|it| it.map(|it| (it.offset().0, Msg::of_record(&it))));
+        let back = back.collect::<posthouse::Result<Vec<_>>>()?;
+        let is_same = back.iter().map(|(n, msg)| (n, msg)).eq(records.iter().rev());
+        assert!(
+            is_same,
+            "partition {number} of {name:?}, backwards: {back:?}, forwards: {records:?}"
+        );
         let (start, next) = (partition.start()?.0, partition.end()?.0);
         state.partitions.push(PartitionState { start, records, next });
     }
