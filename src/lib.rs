@@ -18,7 +18,7 @@
 //!
 //! All features are off by default.
 //!
-//! - `stream`: deliveries as a `Stream` of the crate `futures`.
+//! - `stream`: deliveries, and the records of readers, as a `Stream` of the crate `futures`.
 //! - `cron`: recurring schedules, which send messages at the times of cron expressions.
 //! - `sim`: a simulated disk and clock, to crash-test handlers.
 //!
@@ -88,8 +88,6 @@ pub use delivery::{
     stats::{ConsumerStats, Rates},
     thresholds::{Alarm, Threshold},
 };
-#[cfg(feature = "stream")]
-pub use engine::Deliveries;
 pub use engine::{
     BackwardReader, Batches, BoundedReader, Browse, Browsed, Delivery, Engine, EngineStats, Group,
     GroupBuilder, Latencies, Latency, Options, OwnedRecord, Partition, PartitionStats, Position,
@@ -97,6 +95,8 @@ pub use engine::{
     StreamSettings, StreamStats, Subscription, SubscriptionBuilder, ThresholdWatch, Ticket, Topic,
     TopicBuilder, TopicSettings, Transaction, Worker, WorkerBuilder,
 };
+#[cfg(feature = "stream")]
+pub use engine::{Deliveries, Records};
 #[cfg(feature = "cron")]
 pub use engine::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};
 pub use error::{Error, ErrorKind, Result};

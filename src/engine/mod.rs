@@ -37,6 +37,8 @@ pub use queue::{Queue, QueueBuilder, Redrive, Redriven};
 pub use runtime::histogram::{Latencies, Latency};
 #[cfg(feature = "cron")]
 pub use schedule::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, SchedulerBuilder};
+#[cfg(feature = "stream")]
+pub use stream::Records;
 pub use stream::{
     BackwardReader, Batches, BoundedReader, Group, GroupBuilder, OwnedRecord, Partition,
     PartitionStats, Position, Reader, Record, Skipped, Start, Stream, StreamBuilder,

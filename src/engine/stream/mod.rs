@@ -15,6 +15,8 @@ mod partition;
 mod place;
 mod reader;
 mod record;
+#[cfg(feature = "stream")]
+mod records;
 mod scan;
 mod search;
 mod shape;
@@ -26,6 +28,8 @@ mod turns;
 
 use std::{fmt, sync::Arc};
 
+#[cfg(feature = "stream")]
+pub use self::records::Records;
 pub use self::{
     backward::BackwardReader,
     batches::Batches,

@@ -1,8 +1,14 @@
 //! Readers that return many records at a time, and readers of partitions side by side.
 
-use std::{thread, time::Duration};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    thread,
+    time::Duration,
+};
 
-use posthouse::{ErrorKind, Message, Offset, OwnedRecord, Start, sim::SimDisk};
+use futures_core::Stream as _;
+use posthouse::{ErrorKind, Message, Offset, OwnedRecord, Records, Start, sim::SimDisk};
 
 use super::bounded::{MESSAGES, rot};
 use crate::support::{HOUR, SECOND, Task, block_on, everywhere, field, kind, open, real};
@@ -114,6 +120,60 @@ fn a_batch_ends_before_damage() {
     let half = before / 2 + 1;
     assert_eq!(sizes, [Ok(half), Ok(before - half), Err(ErrorKind::Corrupt)]);
     assert_eq!(batches.next().unwrap().unwrap_err().kind(), ErrorKind::Corrupt, "it tries again");
+}
+
+/// The next record of a stream. `None` if it has none yet; otherwise its payload, the kind of the error, or the end.
+fn next(records: &mut Records) -> Option<Option<Result<Vec<u8>, ErrorKind>>> {
+    let mut context = Context::from_waker(Waker::noop());
+    match Pin::new(records).poll_next(&mut context) {
+        Poll::Pending => None,
+        Poll::Ready(next) => Some(next.map(|it| match it {
+            Ok(record) => Ok(record.payload().to_vec()),
+            Err(error) => Err(error.kind()),
+        })),
+    }
+}
+
+#[test]
+fn records_are_a_stream_that_waits_and_ends() {
+    let (engine, _dir) = real();
+    let stream = engine.stream("s").partitions(2).create().unwrap();
+    let group = stream.group("g").create().unwrap();
+    let mut records = group.reader().unwrap().records();
+    assert!(next(&mut records).is_none());
+    stream.append("first").unwrap();
+    assert_eq!(next(&mut records), Some(Some(Ok(b"first".to_vec()))));
+    group.commit_reader(records.reader()).unwrap();
+    assert_eq!(group.lag().unwrap(), 0);
+    stream.append("second").unwrap();
+    drop(records); // it skips nothing
+    let mut records = group.reader().unwrap().records();
+    assert_eq!(next(&mut records), Some(Some(Ok(b"second".to_vec()))));
+    assert!(next(&mut records).is_none());
+    assert!(records.into_reader().try_read().unwrap().is_none());
+    let mut records = stream.reader(Start::Latest).unwrap().records();
+    assert!(next(&mut records).is_none());
+    engine.close().unwrap();
+    assert_eq!((next(&mut records), next(&mut records)), (Some(None), Some(None)));
+}
+
+#[test]
+fn a_stream_of_records_gives_an_error_once_and_its_reader_goes_on() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let stream = engine.stream("s").create().unwrap();
+    (0..MESSAGES).for_each(|n| _ = stream.append(format!("{n} {}", "x".repeat(20))).unwrap());
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    rot(&disk, &[0]);
+    let engine = open(&disk).unwrap();
+    let mut records = engine.stream("s").open().unwrap().reader(Start::Earliest).unwrap().records();
+    assert_eq!(next(&mut records), Some(Some(Err(ErrorKind::Corrupt))));
+    assert_eq!(next(&mut records), Some(None));
+    let mut reader = records.into_reader();
+    let behind = reader.skip_damaged().unwrap().unwrap().offsets.end;
+    let first = next(&mut reader.records()).unwrap().unwrap().unwrap();
+    assert!(first.starts_with(format!("{behind} ").as_bytes()));
 }
 
 /// Each partition is read by a thread of its own, and each record once and in order.
