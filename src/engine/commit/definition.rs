@@ -417,7 +417,7 @@ macro_rules! update_call {
         /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
         #[doc = concat!("let created = ", $builder, ".create_or_update()?;")]
         #[doc = concat!("let again = ", $builder, ".create_or_update()?;")]
-        /// assert_eq!(created.settings()?, again.settings()?);
+        /// assert_eq!(created.name(), again.name());
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         ///
