@@ -82,6 +82,16 @@ pub enum ErrorKind {
         /// The end of the partition: the offset that its next record gets.
         actual: Offset,
     },
+    /// Records were trimmed before a reader came to them that is to [say so](crate::Reader::fail_on_trimmed). Call
+    /// [`skip_trimmed`](crate::Reader::skip_trimmed) to go on behind them.
+    Trimmed {
+        /// The partition's number. The text of the error names the stream, too.
+        partition: u32,
+        /// The offset of the next record for the reader.
+        next: Offset,
+        /// The first offset that is still there.
+        start: Offset,
+    },
     /// The engine was closed.
     Closed,
     /// The operating system refused a call, for another reason.
@@ -175,6 +185,15 @@ impl Error {
              committed. {advice}"
         );
         Error::new(ErrorKind::Conflict { partition, expected, actual }, what)
+    }
+
+    /// The error of a reader that has come to a gap.
+    pub(crate) fn trimmed(stream: &str, (partition, next, start): (u32, Offset, Offset)) -> Error {
+        let what = format!(
+            "records of partition {partition} of {stream:?} were trimmed before they were read: the next one is \
+             {next}, and the first one that is left is {start}. Call skip_trimmed() to go on there"
+        );
+        Error::new(ErrorKind::Trimmed { partition, next, start }, what)
     }
 
     /// The same error with one more sentence.

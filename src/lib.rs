@@ -89,11 +89,11 @@ pub use delivery::{
     thresholds::{Alarm, Threshold},
 };
 pub use engine::{
-    BackwardReader, Batches, BoundedReader, Browse, Browsed, Delivery, Engine, EngineStats, Group,
-    GroupBuilder, Latencies, Latency, Options, OwnedRecord, Partition, PartitionStats, Position,
-    Queue, QueueBuilder, Reader, Record, Redrive, Redriven, Skipped, Start, Stream, StreamBuilder,
-    StreamSettings, StreamStats, Subscription, SubscriptionBuilder, ThresholdWatch, Ticket, Topic,
-    TopicBuilder, TopicSettings, Transaction, Worker, WorkerBuilder,
+    BackwardReader, Batches, BoundedReader, Browse, Browsed, Delivery, Engine, EngineStats, Gap,
+    Group, GroupBuilder, Latencies, Latency, Options, OwnedRecord, Partition, PartitionStats,
+    Position, Queue, QueueBuilder, Reader, Record, Redrive, Redriven, Skipped, Start, Stream,
+    StreamBuilder, StreamSettings, StreamStats, Subscription, SubscriptionBuilder, ThresholdWatch,
+    Ticket, Topic, TopicBuilder, TopicSettings, Transaction, Worker, WorkerBuilder,
 };
 #[cfg(feature = "stream")]
 pub use engine::{Deliveries, Records};

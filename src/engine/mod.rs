@@ -40,7 +40,7 @@ pub use schedule::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, Schedu
 #[cfg(feature = "stream")]
 pub use stream::Records;
 pub use stream::{
-    BackwardReader, Batches, BoundedReader, Group, GroupBuilder, OwnedRecord, Partition,
+    BackwardReader, Batches, BoundedReader, Gap, Group, GroupBuilder, OwnedRecord, Partition,
     PartitionStats, Position, Reader, Record, Skipped, Start, Stream, StreamBuilder,
     StreamSettings, StreamStats,
 };

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     Stream,
     batches::Batches,
+    gap::Gap,
     reader::Reader,
     record::{OwnedRecord, Record},
     shape::Position,
@@ -271,6 +272,15 @@ impl BoundedReader {
     /// The same errors as [`Reader::batches`].
     pub fn batches(&mut self, most: usize) -> Result<Batches<'_>> {
         self.reader.batches(most)
+    }
+
+    /// Goes on behind trimmed records: see [`Reader::skip_trimmed`].
+    ///
+    /// # Errors
+    ///
+    /// The same errors as [`Reader::skip_trimmed`].
+    pub fn skip_trimmed(&mut self) -> Result<Option<Gap>> {
+        self.reader.skip_trimmed()
     }
 
     /// Skips damaged records: see [`Reader::skip_damaged`].

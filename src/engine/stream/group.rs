@@ -376,9 +376,8 @@ impl Group {
     pub fn reader(&self) -> Result<Reader> {
         let starts = (0..self.shape.partitions).map(|partition| {
             let core = self.shape.engine.committer().lock_open("look at a group")?;
-            // What was trimmed meanwhile is passed over.
             let next = core.store.floor_of(self.cursor(partition)?)?;
-            Ok((partition, Found::Offset(next)))
+            Ok((partition, Found::Committed(next)))
         });
         Reader::at(&self.shape, starts.collect::<Result<Vec<_>>>()?)
     }

@@ -7,6 +7,7 @@ mod batches;
 mod bounded;
 mod builder;
 mod conditional;
+mod gap;
 mod group;
 mod group_builder;
 mod lag;
@@ -35,6 +36,7 @@ pub use self::{
     batches::Batches,
     bounded::BoundedReader,
     builder::{StreamBuilder, StreamSettings},
+    gap::Gap,
     group::Group,
     group_builder::GroupBuilder,
     partition::Partition,

@@ -55,6 +55,8 @@ pub struct Reader {
     source: Source,
     /// What the last error means for the iterator.
     ended: Ended,
+    /// Whether it fails where records were trimmed before it came to them.
+    pub(super) fails_on_trimmed: bool,
 }
 
 /// Whether an error ended the iterator.
@@ -107,6 +109,7 @@ impl Reader {
             partition: 0,
             source: Source::Nothing,
             ended: Ended::No,
+            fails_on_trimmed: false,
         })
     }
 

@@ -9,7 +9,7 @@ use crate::{
         core::Core,
         runtime::{interest::Interest, wait::Waiting},
     },
-    error::Result,
+    error::{Error, Result},
     ids::Offset,
     store::Chunk,
 };
@@ -63,9 +63,12 @@ impl Reader {
             self.turn = n;
             let place = &mut self.places[n];
             self.partition = place.partition;
-            // Records that were trimmed meanwhile are skipped. If the stream was deleted, the search says so.
+            // If the stream was deleted, the search says so.
             let bounds = core.store.bounds(place.log);
             let (start, end) = bounds.unwrap_or((place.next, Offset::MAX));
+            if self.fails_on_trimmed && place.next < start && !place.is_done() {
+                return Err(Error::trimmed(&self.shape.name, (place.partition, place.next, start)));
+            }
             place.next = place.next.max(start);
             if place.is_done() {
                 self.turns.leave_out();

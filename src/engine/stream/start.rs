@@ -52,8 +52,10 @@ impl Start {
 pub enum Found {
     /// No time.
     Plain(Start),
-    /// The first offset from a time on, or the one at which a group goes on.
+    /// The first offset from a time on.
     Offset(Offset),
+    /// The one at which a group goes on. What was trimmed before it is told where reading begins.
+    Committed(Offset),
 }
 
 impl Found {
@@ -63,6 +65,7 @@ impl Found {
         match self {
             // The log may have been trimmed since it was found.
             Found::Offset(offset) => Ok(offset.max(first)),
+            Found::Committed(offset) => Ok(offset),
             Found::Plain(Start::Earliest) => Ok(first),
             Found::Plain(Start::Latest | Start::Time(_)) => {
                 core.store.end_before(log, core.visible())

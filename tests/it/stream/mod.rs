@@ -4,6 +4,7 @@ mod backward;
 mod batches;
 mod bounded;
 mod conditional;
+mod gaps;
 mod group;
 mod numbers;
 mod read;
