@@ -65,6 +65,10 @@ impl BackRuns {
     fn open(&mut self, RunAt { at, len }: RunAt) -> Result<(), Malformed> {
         let at = at as usize;
         let run = Run::decode(&self.body[at..at + len as usize])?;
+        // It holds the record before the one that was read last.
+        if run.first >= self.offsets.end || run.end() < self.offsets.end {
+            return Err(Malformed("a run with other messages than it should have"));
+        }
         let (end, mut record_at) = (at + run.len(), at + run.body_at);
         for offset in run.first.to(run.end()) {
             let spans = take_record(&self.body[..end], record_at, run.timestamp)?;
@@ -73,6 +77,10 @@ impl BackRuns {
                 self.found.push((offset, spans));
             }
         }
+        if record_at != end {
+            return Err(Malformed("bytes are left over behind the messages of a run"));
+        }
+        self.offsets.end = run.first;
         Ok(())
     }
 }

@@ -276,6 +276,11 @@ impl BackwardReader {
                 self.before = self.floor;
                 continue;
             };
+            if reader.table()[index].last < self.floor {
+                // Only trimmed records are left in the segment.
+                self.before = self.floor;
+                continue;
+            }
             let first = reader.table()[index].first.max(self.floor);
             let block = reader.block(index).map_err(Failed::from_offset(first))?;
             self.source = BackSource::block(block, self.before);

@@ -8,7 +8,7 @@ use crate::{
         consume::receive::check_most,
         runtime::wait::{Attempt, Awaited, blocking},
     },
-    error::{Error, Result},
+    error::Result,
 };
 
 /// A batch begins with room for so many records at most.
@@ -99,7 +99,7 @@ impl Reader {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `most` is 0.
     pub fn batches(&mut self, most: usize) -> Result<Batches<'_>> {
         check_most(most)?;
-        Ok(Batches { reader: self, most, failed: None })
+        Ok(Batches { reader: self, most })
     }
 
     fn batch_or_wait(&mut self, most: usize) -> Result<Attempt<Vec<OwnedRecord>>> {
@@ -112,10 +112,13 @@ impl Reader {
         while batch.len() < most {
             let found = match self.quick() {
                 Some(found) => found,
-                // A reader skips nothing: the next call finds the error again.
                 None => match self.advance() {
                     Ok(Some(found)) => found,
-                    Ok(None) | Err(_) => break,
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.put_off(error);
+                        break;
+                    }
                 },
             };
             batch.push(self.own(found));
@@ -128,31 +131,25 @@ impl Reader {
 pub struct Batches<'r> {
     reader: &'r mut Reader,
     most: usize,
-    /// The error behind the last batch.
-    failed: Option<Error>,
 }
 
 impl Iterator for Batches<'_> {
     type Item = Result<Vec<OwnedRecord>>;
 
     fn next(&mut self) -> Option<Result<Vec<OwnedRecord>>> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
-        }
         let mut batch = Vec::new();
         for record in self.reader.by_ref().take(self.most) {
             match record {
                 Ok(record) => batch.push(record),
+                Err(error) if batch.is_empty() => return Some(Err(error)),
+                // The records before it come first. It comes also if this iterator is dropped meanwhile.
                 Err(error) => {
-                    self.failed = Some(error);
+                    self.reader.put_off(error);
                     break;
                 }
             }
         }
-        match batch.is_empty() {
-            true => self.failed.take().map(Err),
-            false => Some(Ok(batch)),
-        }
+        (!batch.is_empty()).then_some(Ok(batch))
     }
 }
 

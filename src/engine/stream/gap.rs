@@ -44,6 +44,10 @@ impl Reader {
     #[must_use]
     pub fn fail_on_trimmed(mut self, fails: bool) -> Reader {
         self.fails_on_trimmed = fails;
+        for place in self.places.iter_mut().filter(|_| fails) {
+            // Nothing was read yet, or the gap is behind the reader.
+            place.next = place.missed.take().unwrap_or(place.next);
+        }
         self
     }
 
@@ -57,13 +61,18 @@ impl Reader {
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     pub fn skip_trimmed(&mut self) -> Result<Option<Gap>> {
         self.leave_source();
+        self.pending = None;
         for n in 0..self.places.len() {
             let (partition, log, next) = self.place(n);
+            if self.places[n].is_done() {
+                continue;
+            }
             let committer = self.shape().engine.committer();
             let (start, _) = committer.lock_open("skip trimmed records")?.bounds(log)?;
-            if next < start {
-                self.go_to(n, start);
-                return Ok(Some(Gap { partition, offsets: next..start }));
+            let behind = start.min(self.places[n].end);
+            if next < behind {
+                self.go_to(n, behind);
+                return Ok(Some(Gap { partition, offsets: next..behind }));
             }
         }
         Ok(None)

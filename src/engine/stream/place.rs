@@ -21,6 +21,8 @@ pub struct Place {
     pub next: Offset,
     /// Where reading ends. [`Offset::MAX`] if it does not.
     pub end: Offset,
+    /// Where a group would go on, if what stood there was trimmed before the reader was made.
+    pub missed: Option<Offset>,
 }
 
 impl Place {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     audit,
     engine::runtime::wait::{Attempt, Awaited, Waiting, blocking},
-    error::Result,
+    error::{Error, Result},
     ids::{LogId, Offset},
 };
 
@@ -57,6 +57,8 @@ pub struct Reader {
     ended: Ended,
     /// Whether it fails where records were trimmed before it came to them.
     pub(super) fails_on_trimmed: bool,
+    /// The error behind the last batch: the next read returns it.
+    pub(super) pending: Option<Error>,
 }
 
 /// Whether an error ended the iterator.
@@ -96,7 +98,8 @@ impl Reader {
             audit::step();
             let log = shape.log(partition);
             let next = start.resolve(&core, log)?;
-            places.push(Place { partition, log, next, end: Offset::MAX });
+            let missed = start.committed().filter(|committed| *committed < next);
+            places.push(Place { partition, log, next, end: Offset::MAX, missed });
         }
         let turns = Turns::new(&core, shape.id, logs)?;
         drop(core);
@@ -110,6 +113,7 @@ impl Reader {
             source: Source::Nothing,
             ended: Ended::No,
             fails_on_trimmed: false,
+            pending: None,
         })
     }
 
@@ -164,6 +168,8 @@ impl Reader {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the stream was deleted;
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if the next records are damaged: the reader does not skip them, but
     /// see [`skip_damaged`](Reader::skip_damaged);
+    /// [`Trimmed`](crate::ErrorKind::Trimmed) if the next records were trimmed, and the reader is to
+    /// [fail](Reader::fail_on_trimmed) there;
     /// [`Io`](crate::ErrorKind::Io) if they cannot be read;
     /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
     #[inline]
@@ -265,6 +271,9 @@ impl Reader {
 
     /// Goes to the next record. `None` if there is none yet.
     pub(super) fn advance(&mut self) -> Result<Option<Found>> {
+        if let Some(error) = self.pending.take() {
+            return Err(error);
+        }
         loop {
             if let Some(found) = self.source.step()? {
                 return Ok(Some(found));
@@ -290,6 +299,12 @@ impl Reader {
             self.ended = if error.is_final() { Ended::ForGood } else { Ended::Once };
         }
         next
+    }
+
+    /// Has the next read return an error, as records before it are given out first.
+    pub(super) fn put_off(&mut self, error: Error) {
+        self.pending = Some(error);
+        self.ended = Ended::No;
     }
 
     /// Goes to the next chunk of any partition. If there is none yet, it may have begun to wait.
@@ -329,6 +344,9 @@ impl Reader {
     }
 
     pub(super) fn advance_or_wait(&mut self) -> Result<Attempt<Found>> {
+        if let Some(error) = self.pending.take() {
+            return Err(error);
+        }
         loop {
             if let Some(found) = self.source.step()? {
                 return Ok(Attempt::Got(found));

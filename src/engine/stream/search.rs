@@ -70,6 +70,7 @@ impl Reader {
                 return Err(Error::trimmed(&self.shape.name, (place.partition, place.next, start)));
             }
             place.next = place.next.max(start);
+            place.missed = None;
             if place.is_done() {
                 self.turns.leave_out();
                 continue;

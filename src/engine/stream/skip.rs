@@ -55,11 +55,19 @@ impl Reader {
     /// The same errors as [`try_read`](Reader::try_read), except [`Corrupt`](ErrorKind::Corrupt).
     pub fn skip_damaged(&mut self) -> Result<Option<Skipped>> {
         self.leave_source();
+        self.pending = None;
         for n in 0..self.places.len() {
-            let (partition, log, from) = self.place(n);
+            let (partition, log, next) = self.place(n);
             if self.places[n].is_done() {
                 continue;
             }
+            let committer = self.shape().engine.committer();
+            let (start, _) = committer.lock_open("skip damaged records")?.bounds(log)?;
+            if self.fails_on_trimmed && next < start {
+                // A gap is before it: it is told first.
+                continue;
+            }
+            let from = next.max(start);
             let Some((end, damage)) = self.damage_at(log, from)? else { continue };
             self.go_to(n, end);
             let damage = damage.of_message(&self.shape().name, from);

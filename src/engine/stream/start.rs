@@ -54,18 +54,25 @@ pub enum Found {
     Plain(Start),
     /// The first offset from a time on.
     Offset(Offset),
-    /// The one at which a group goes on. What was trimmed before it is told where reading begins.
+    /// The one at which a group goes on. Records from there on may be trimmed: a reader may be to say so.
     Committed(Offset),
 }
 
 impl Found {
+    /// Where a group goes on, if it is that.
+    pub fn committed(self) -> Option<Offset> {
+        match self {
+            Found::Committed(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
     /// The offset at which reading begins.
     pub fn resolve(self, core: &Core, log: LogId) -> Result<Offset> {
         let (first, _) = core.bounds(log)?;
         match self {
             // The log may have been trimmed since it was found.
-            Found::Offset(offset) => Ok(offset.max(first)),
-            Found::Committed(offset) => Ok(offset),
+            Found::Offset(offset) | Found::Committed(offset) => Ok(offset.max(first)),
             Found::Plain(Start::Earliest) => Ok(first),
             Found::Plain(Start::Latest | Start::Time(_)) => {
                 core.store.end_before(log, core.visible())

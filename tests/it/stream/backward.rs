@@ -423,6 +423,35 @@ fn a_damaged_run_of_the_journal_is_not_passed_over() {
     assert_eq!((read, skipped), (vec![2, 0], vec![(1, 2)]));
 }
 
+/// The head of a run names other messages than it has: they are not left out in silence, and no read goes on for ever.
+#[test]
+fn a_run_that_names_other_messages_is_damaged() {
+    for (records, of, at, byte) in [(3, 2, 2, 9), (1, 0, 2, 9), (3, 1, 2, 0), (3, 2, 3, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let engine = Options::new().io(IoMode::Map).open(&path).unwrap();
+        let stream = engine.stream("s").create().unwrap();
+        let payload = |n: u64| format!("the record {n}");
+        (0..records).for_each(|n| _ = stream.append(payload(n)).unwrap());
+        let (file, header, _) = end_of_run_header(&path, payload(of).as_bytes());
+        let mut bytes = [0; 40];
+        let from = header.saturating_sub(34);
+        file.read_exact_at(&mut bytes, from).unwrap();
+        // A run, its log, its first offset, and how many messages it has.
+        let head = [1, 1, of as u8, 1];
+        let place = bytes.windows(4).rposition(|it| it == head).unwrap() as u64;
+        file.write_all_at(&[byte], from + place + at).unwrap();
+        let mut reader = stream.partition(0).unwrap().reader_back(Start::Latest).unwrap();
+        for n in (of + 1..records).rev() {
+            assert_eq!(reader.try_read().unwrap().unwrap().payload(), payload(n).as_bytes());
+        }
+        for _ in 0..2 {
+            let error = reader.try_read().unwrap_err();
+            assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(Offset(of))));
+        }
+    }
+}
+
 /// Runs that follow each other are read in one piece. Where a part of it cannot be read, those behind it are.
 #[test]
 fn a_part_of_the_journal_that_cannot_be_read_stops_only_what_is_before_it() {

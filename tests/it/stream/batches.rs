@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_core::Stream as _;
-use posthouse::{ErrorKind, Message, Offset, OwnedRecord, Records, Start, sim::SimDisk};
+use posthouse::{ErrorKind, Message, Offset, OwnedRecord, Partition, Records, Start, sim::SimDisk};
 
 use super::bounded::{MESSAGES, rot};
 use crate::support::{HOUR, SECOND, Task, block_on, everywhere, field, kind, open, real};
@@ -120,6 +120,45 @@ fn a_batch_ends_before_damage() {
     let half = before / 2 + 1;
     assert_eq!(sizes, [Ok(half), Ok(before - half), Err(ErrorKind::Corrupt)]);
     assert_eq!(batches.next().unwrap().unwrap_err().kind(), ErrorKind::Corrupt, "it tries again");
+}
+
+/// Also for who takes each batch from a new iterator, and while another partition always has more.
+#[test]
+fn the_error_behind_a_batch_is_not_lost() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk).unwrap();
+    let stream = engine.stream("s").partitions(2).create().unwrap();
+    let [p0, p1] = [0, 1].map(|number| stream.partition(number).unwrap());
+    let append = |to: &Partition| to.append_if(to.end().unwrap(), "a").map(drop).unwrap();
+    (0..10).for_each(|_| append(&p0));
+    (0..10).for_each(|_| append(&p1));
+    let new = || stream.reader(Start::Earliest).unwrap().fail_on_trimmed(true);
+    let [mut batches, mut batch] = [new(), new()];
+    let trimmed = Err(ErrorKind::Trimmed { partition: 1, next: Offset(0), start: Offset(4) });
+    p1.trim_before(Offset(4)).unwrap();
+    let (mut read, mut failed) = (0, 0);
+    while let Some(found) = batches.batches(1000).unwrap().next() {
+        match found.map(|it| it.len()).map_err(|it| it.kind()) {
+            Ok(len) => read += len,
+            error => {
+                assert_eq!(error.map(drop), trimmed);
+                failed += 1;
+                break;
+            }
+        }
+    }
+    assert_eq!(failed, 1, "after {read} records");
+    for _ in 0..20 {
+        append(&p0);
+        if let Err(error) = batch.read_batch(1000, SECOND) {
+            assert_eq!(Err(error.kind()), trimmed);
+            batch.skip_trimmed().unwrap();
+            let rest = batch.read_batch(1000, SECOND).unwrap();
+            assert_eq!(rest.iter().filter(|it| it.partition() == 1).count(), 6);
+            return;
+        }
+    }
+    panic!("the error never comes");
 }
 
 /// The next record of a stream. `None` if it has none yet; otherwise its payload, the kind of the error, or the end.

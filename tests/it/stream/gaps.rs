@@ -1,6 +1,8 @@
 //! Readers that fail where records were trimmed before they came to them.
 
-use posthouse::{Error, ErrorKind, Offset, Partition, Reader, Start, Stream, sim::SimDisk};
+use posthouse::{
+    Error, ErrorKind, Offset, Partition, Position, Reader, Start, Stream, sim::SimDisk,
+};
 
 use crate::support::open;
 
@@ -108,6 +110,39 @@ fn a_reader_of_a_group_fails_at_what_left_since_its_last_commit() {
     reader.skip_trimmed().unwrap();
     group.commit_reader(&reader).unwrap();
     assert_eq!((group.committed(0).unwrap(), group.lag().unwrap()), (Offset(5), 5));
+    // A reader that is not to say so has its place behind the gap, as one that begins there.
+    group.commit(0, Offset(2)).unwrap();
+    let positions: Vec<_> = group.reader().unwrap().positions().collect();
+    assert_eq!(positions[0].offset, Offset(5));
+    assert!(stream.reader_at(positions).unwrap().try_read().unwrap().is_some());
+    stream.partition(0).unwrap().trim_before(Offset(10)).unwrap();
+    assert!(group.reader().unwrap().until_now().unwrap().is_done());
+}
+
+/// What was trimmed is not damaged, and what is behind the end of a reader is no gap of it.
+#[test]
+fn a_gap_ends_where_the_reader_does() {
+    let disk = SimDisk::new(1);
+    let stream = filled(&disk, 2);
+    let end = |partition, offset| Position { partition, offset: Offset(offset) };
+    let reader = stream.reader(Start::Earliest).unwrap().fail_on_trimmed(true);
+    let mut reader = reader.until([end(0, 3), end(1, 6)]).unwrap();
+    for _ in 0..6 {
+        assert!(reader.try_read().unwrap().is_some());
+    }
+    for number in 0..2 {
+        stream.partition(number).unwrap().trim_before(Offset(8)).unwrap();
+    }
+    let mut gaps = Vec::new();
+    while let Some(gap) = reader.skip_trimmed().unwrap() {
+        assert!(gap.offsets.end <= Offset([3, 6][gap.partition as usize]), "{gap:?}");
+        gaps.push(gap);
+    }
+    assert!(reader.is_done() && gaps.len() <= 2, "{gaps:?}");
+    let mut reader = stream.reader(Start::Earliest).unwrap().fail_on_trimmed(true);
+    stream.partition(0).unwrap().trim_before(Offset(9)).unwrap();
+    assert_eq!(reader.skip_damaged().unwrap().map(|it| it.offsets), None);
+    assert_eq!(reader.skip_trimmed().unwrap().unwrap().offsets, Offset(8)..Offset(9));
 }
 
 #[test]
