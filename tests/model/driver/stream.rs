@@ -16,7 +16,9 @@ impl Driver<'_> {
     pub(super) fn create_stream(&mut self, name: Name) -> Result<Option<()>, Error> {
         let name = text("stream", name);
         let builder = self.engine().stream(&name).partitions(2);
-        let builder = if name == RETAINING { builder.max_records(RECORDS_MAX) } else { builder };
+        // One that exists may have another limit by now.
+        let is_limited = name == RETAINING && !self.now().streams.contains_key(&name);
+        let builder = if is_limited { builder.max_records(RECORDS_MAX) } else { builder };
         let made = builder.create().map(drop);
         self.commit(made, |state| {
             let partitions = vec![PartitionState::default(); 2];
