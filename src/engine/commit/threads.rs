@@ -232,8 +232,7 @@ fn full_disk_round(committer: &Committer) -> Result<()> {
     // The rounds before it may have ended early.
     committer.retain(Occasion::BehindCheckpoint, None)?;
     let made = committer.checkpoint(Extent::All, Urgency::Ordinary);
-    committer.retain(Occasion::BehindCheckpoint, None)?;
-    made?;
+    made.and(committer.retain(Occasion::BehindCheckpoint, None))?;
     committer.prepare_file(None, Urgency::Ordinary)
 }
 
@@ -303,8 +302,7 @@ pub fn checkpoint_round(committer: &Committer) -> Result<()> {
         wants_checkpoint || committer.lock_open("checkpoint round")?.wants_checkpoint();
     if wants_checkpoint {
         let made = committer.checkpoint(Extent::Older, Urgency::Ordinary);
-        committer.retain(Occasion::BehindCheckpoint, Some(&is_short))?;
-        made?;
+        made.and(committer.retain(Occasion::BehindCheckpoint, Some(&is_short)))?;
         if committer.lock_open("checkpoint round")?.store.journal.wants_file() {
             return committer.prepare_file(None, Urgency::Ordinary);
         }
