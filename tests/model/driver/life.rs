@@ -35,7 +35,7 @@ impl Driver<'_> {
                 }
             }),
         };
-        self.commit(updated, |state| match whose {
+        let done = self.commit(updated, |state| match whose {
             Whose::Queue(name) => {
                 let queue = state.queues.get_mut(name).unwrap();
                 queue.time_to_live = life;
@@ -47,6 +47,11 @@ impl Driver<'_> {
                 subscription.time_to_live = life;
                 limit_lives(&mut subscription.unacked, life);
             }
-        })
+        })?;
+        if done.is_none() {
+            // The call that failed may have had messages leave before.
+            self.all_were_swept(false);
+        }
+        Ok(done)
     }
 }
