@@ -236,10 +236,12 @@ impl Driver<'_> {
         Ok(done)
     }
 
-    /// Follows what has left the stream with limits meanwhile. After a checkpoint, `all` that may leave has left.
+    /// Follows what has left the stream with limits meanwhile. After a checkpoint, `all` that may leave has left, unless a group
+    /// had it kept: then it leaves within a minute.
     pub(super) fn follow_retention(&mut self, all: bool) {
         let Some(stream) = self.now().streams.get(RETAINING) else { return };
         let (known, mut trims) = (stream.clone(), Vec::new());
+        let all = all && !known.groups.contains_key(SPARING);
         for number in 0..known.partitions.len() {
             let start = |stream: Stream| stream.partition(number as u32)?.start();
             // A failure is met again. And this look takes nothing that is over.
