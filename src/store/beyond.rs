@@ -180,8 +180,8 @@ impl Store {
     }
 }
 
-/// Whether all records of a segment with a date are older than a time, and there are some. A machine that did not know the date
-/// has written others.
+/// Whether a segment has records with a date, and all of those are older than a time. It may have records without a date, too: of a
+/// machine that did not know it.
 fn is_old(segment: &SegmentState, oldest: Timestamp) -> bool {
     (CLOCKLESS..oldest).contains(&segment.max_time)
 }

@@ -125,6 +125,7 @@ impl Store {
         };
         Ok(Some(Stretch { bytes, start, runs }))
     }
+
     /// The last runs of the journal with messages of a range: `most` of them, from the one that holds the last message of the
     /// range backwards.
     pub(super) fn stretch_before(
