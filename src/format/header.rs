@@ -5,7 +5,7 @@ use super::wire::{Bytes, Decoded, Malformed};
 use crate::ids::StoreId;
 
 /// The version of the whole format: journal, segments and metalog change together.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 /// The oldest version that this build reads. It begins new files in [`FORMAT_VERSION`] as soon as it opens a store, so an
 /// older build then refuses the store by name.

@@ -10,7 +10,7 @@ use std::{
 use posthouse::{DeadLetter, Engine, IoMode, Offset, Options, Start, Timestamp, salvage, verify};
 
 /// The version of this build.
-const NEWEST: u32 = 5;
+const NEWEST: u32 = 6;
 
 fn options(io: IoMode) -> Options {
     Options::new()
@@ -279,6 +279,9 @@ fn assert_that_all_of_later_versions_is_there(engine: &Engine, number: u32) {
     if number >= 4 {
         assert_that_all_of_version_4_is_there(engine);
     }
+    if number >= 5 {
+        assert_that_all_of_version_5_is_there(engine);
+    }
 }
 
 /// What version 3 brought.
@@ -314,6 +317,23 @@ fn assert_that_all_of_version_4_is_there(engine: &Engine) {
     assert_eq!(all, ["-100", "100", "opened"]);
 }
 
+/// What version 5 brought. A salvage takes limits away that may be old.
+fn assert_that_all_of_version_5_is_there(engine: &Engine) {
+    let newest = engine.stream("newest").open().unwrap();
+    let all = newest.reader(Start::Earliest).unwrap();
+    let all: Vec<_> = all.map(|it| text(it.unwrap().payload())).collect();
+    let is_one = |(n, it): (usize, &String)| *it == format!("newest {}", 11 - all.len() + n);
+    assert!((4..=5).contains(&all.len()) && all.iter().enumerate().all(is_one), "{all:?}");
+    let spared = engine.stream("spared").open().unwrap();
+    let audit = spared.group("audit").open().unwrap();
+    assert_eq!((audit.committed(0).unwrap(), audit.committed(1).unwrap()), (Offset(3), Offset(0)));
+    let first = spared.partition(0).unwrap().start().unwrap();
+    assert!(first <= Offset(3), "the group holds it back: {first:?}");
+    assert_eq!(spared.partition(1).unwrap().len().unwrap(), 5);
+    let kept = engine.stream("kept").open().unwrap();
+    assert_eq!((kept.len().unwrap(), kept.settings().unwrap().max_age), (10, None));
+}
+
 #[test]
 fn a_store_of_version_2_opens_means_the_same_and_goes_on() {
     opens_means_the_same_and_goes_on(2);
@@ -327,6 +347,11 @@ fn a_store_of_version_3_opens_means_the_same_and_goes_on() {
 #[test]
 fn a_store_of_version_4_opens_means_the_same_and_goes_on() {
     opens_means_the_same_and_goes_on(4);
+}
+
+#[test]
+fn a_store_of_version_5_opens_means_the_same_and_goes_on() {
+    opens_means_the_same_and_goes_on(5);
 }
 
 fn is_salvaged_whole(number: u32) {
@@ -353,4 +378,9 @@ fn a_store_of_version_3_is_salvaged_whole() {
 #[test]
 fn a_store_of_version_4_is_salvaged_whole() {
     is_salvaged_whole(4);
+}
+
+#[test]
+fn a_store_of_version_5_is_salvaged_whole() {
+    is_salvaged_whole(5);
 }
