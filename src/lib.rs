@@ -64,6 +64,7 @@ mod ids;
 mod layout;
 mod message;
 mod prims;
+mod subject;
 
 mod disk;
 mod format;
@@ -102,7 +103,7 @@ pub use engine::{Schedule, ScheduleBuilder, ScheduleFailure, Scheduler, Schedule
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "cron")]
 pub use format::schedule::{MissedRuns, Target};
-pub use format::{note::DeadLetter, record::Headers};
+pub use format::{filter::HeaderFilter, note::DeadLetter, record::Headers};
 pub use ids::{Offset, Timestamp};
 pub use inspect::{
     Affected, Amounts, Consumer, Lost, Problem, Renamed, SalvageReport, VerifyReport, salvage,
@@ -132,7 +133,7 @@ pub mod guide {
     #[doc = include_str!("../docs/QUEUES.md")]
     pub mod queues {}
 
-    #[doc = "[queues]: crate::guide::queues\n[streams]: crate::guide::streams\n"]
+    #[doc = "[queues]: crate::guide::queues\n[streams]: crate::guide::streams\n[durability]: crate::guide::durability\n"]
     #[doc = include_str!("../docs/TOPICS.md")]
     pub mod topics {}
 

@@ -1,12 +1,13 @@
 //! Messages that an application sends: a payload with an optional key, headers and timestamp.
 
+mod bytes;
+mod checks;
+
 use std::{borrow::Cow, time::Duration};
 
-use crate::{
-    config::PRIORITY_MAX,
-    error::{Error, Result},
-    ids::{Due, Timestamp},
-};
+pub use bytes::IntoBytes;
+
+use crate::ids::{Due, Timestamp};
 
 /// A message to send, publish or append.
 ///
@@ -27,6 +28,7 @@ pub struct Message<'a> {
     payload: Cow<'a, [u8]>,
     key: Option<Cow<'a, [u8]>>,
     headers: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
+    subject: Option<Cow<'a, str>>,
     timestamp: Option<Timestamp>,
     /// The parts that few messages have.
     more: Option<Box<More>>,
@@ -86,9 +88,15 @@ impl<'a> Message<'a> {
             payload: Cow::Borrowed(payload),
             key: key.map(Cow::Borrowed),
             headers: headers.collect(),
+            subject: None,
             timestamp: None,
             more: None,
         }
+    }
+
+    /// The same message with the subject of a stored one, if that has one.
+    pub(crate) fn with_subject(self, subject: Option<&'a str>) -> Message<'a> {
+        Message { subject: subject.map(Cow::Borrowed), ..self }
     }
 
     /// Sets the key. A stream puts all messages with one key into one partition, in order.
@@ -125,6 +133,39 @@ impl<'a> Message<'a> {
         value: impl IntoBytes<'a>,
     ) -> Message<'a> {
         self.headers.push((name.into(), value.into_bytes()));
+        self
+    }
+
+    /// Sets the subject under which a topic publishes the message: tokens with dots between them, such as
+    /// `orders.eu.created`.
+    ///
+    /// Subscriptions choose subjects by [patterns](crate::SubscriptionBuilder::pattern). A message without a subject is
+    /// matched by the name of its topic. The subject stays with the message wherever it goes, also in queues and streams,
+    /// which do not look at it.
+    ///
+    /// A subject has 1 to 255 bytes and at most 32 tokens. A token is not empty, and has no space, no control character,
+    /// no `*` and no `>`. Anything else is an error when the message is sent.
+    ///
+    /// ```
+    /// use posthouse::{ErrorKind, Message};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let orders = engine.topic("orders").create()?;
+    /// let europe = orders.subscription("europe").pattern("orders.eu.>").create()?;
+    /// orders.publish(Message::new("order 1").subject("orders.eu.created"))?;
+    /// orders.publish(Message::new("order 2").subject("orders.us.created"))?;
+    /// assert_eq!(europe.depth()?, 1);
+    /// let delivery = europe.try_receive()?.expect("it was published");
+    /// assert_eq!(delivery.subject(), Some("orders.eu.created"));
+    ///
+    /// let refused = orders.publish(Message::new("order 3").subject("orders.*"));
+    /// assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput { field: "subject" });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn subject(mut self, subject: impl Into<Cow<'a, str>>) -> Message<'a> {
+        self.subject = Some(subject.into());
         self
     }
 
@@ -263,19 +304,6 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// Checks the priority. `refusal` says why messages at the target have none.
-    pub(crate) fn check_priority(&self, refusal: Option<&'static str>) -> Result<()> {
-        let priority = self.priority_set();
-        if priority > PRIORITY_MAX {
-            let what = format!("a priority of {priority}; the highest is {PRIORITY_MAX}");
-            return Err(Error::invalid("priority", what));
-        }
-        match refusal.filter(|_| priority > 0) {
-            Some(what) => Err(Error::invalid("priority", what)),
-            None => Ok(()),
-        }
-    }
-
     #[inline]
     pub(crate) fn priority_set(&self) -> u8 {
         self.more.as_ref().map_or(0, |more| more.priority)
@@ -290,8 +318,12 @@ impl<'a> Message<'a> {
     /// Whether it has only a payload.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        let Message { payload: _, key, headers, timestamp, more } = self;
-        key.is_none() && headers.is_empty() && timestamp.is_none() && more.is_none()
+        let Message { payload: _, key, headers, subject, timestamp, more } = self;
+        key.is_none()
+            && headers.is_empty()
+            && subject.is_none()
+            && timestamp.is_none()
+            && more.is_none()
     }
 
     /// Its time to live in milliseconds.
@@ -354,6 +386,13 @@ impl<'a> Message<'a> {
         self.headers.iter().map(|(name, value)| (&**name, &**value))
     }
 
+    /// The subject, if one was set.
+    #[must_use]
+    #[inline]
+    pub fn subject_set(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+
     /// The timestamp, if one was set.
     #[must_use]
     pub fn timestamp_set(&self) -> Option<Timestamp> {
@@ -381,52 +420,10 @@ impl<'a> Message<'a> {
                 .into_iter()
                 .map(|(name, value)| (Cow::Owned(name.into_owned()), own(value)))
                 .collect(),
+            subject: self.subject.map(|subject| Cow::Owned(subject.into_owned())),
             timestamp: self.timestamp,
             more: self.more,
         }
-    }
-}
-
-/// Types that can be a payload, a key or the value of a header: bytes and text, borrowed or owned.
-pub trait IntoBytes<'a> {
-    /// Converts into bytes, without a copy.
-    fn into_bytes(self) -> Cow<'a, [u8]>;
-}
-
-macro_rules! bytes_from {
-    ($($from:ty, $this:ident => $bytes:expr;)*) => {$(
-        impl<'a> IntoBytes<'a> for $from {
-            fn into_bytes(self) -> Cow<'a, [u8]> {
-                let $this = self;
-                $bytes
-            }
-        }
-        impl<'a> From<$from> for Message<'a> {
-            fn from(payload: $from) -> Message<'a> {
-                Message::new(payload)
-            }
-        }
-    )*};
-}
-bytes_from! {
-    &'a [u8], this => Cow::Borrowed(this);
-    &'a str, this => Cow::Borrowed(this.as_bytes());
-    &'a Vec<u8>, this => Cow::Borrowed(this);
-    &'a String, this => Cow::Borrowed(this.as_bytes());
-    Vec<u8>, this => Cow::Owned(this);
-    String, this => Cow::Owned(this.into_bytes());
-    Cow<'a, [u8]>, this => this;
-}
-
-impl<'a, const N: usize> IntoBytes<'a> for &'a [u8; N] {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        Cow::Borrowed(self)
-    }
-}
-
-impl<'a, const N: usize> From<&'a [u8; N]> for Message<'a> {
-    fn from(payload: &'a [u8; N]) -> Message<'a> {
-        Message::new(payload)
     }
 }
 
@@ -441,6 +438,7 @@ impl<'a> From<&'a Message<'_>> for Message<'a> {
                 .iter()
                 .map(|(name, value)| (Cow::Borrowed(&**name), Cow::Borrowed(&**value)))
                 .collect(),
+            subject: message.subject.as_deref().map(Cow::Borrowed),
             timestamp: message.timestamp,
             more: message.more.clone(),
         }

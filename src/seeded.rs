@@ -77,6 +77,8 @@ mod switch {
         RunIsTwoCommits, MissedRunsAreLeftOut,
         RetentionTakesTooMuch, LimitsStayAsTheyWere, UnreadIsNotSpared, ArrivalsAreNotLookedAt,
         OthersGetWhatOneGets, OneAcksForItselfToo, CheckpointForgetsTheOthers,
+        RejectedStaysUnacked, KeeperIsFiltered, ChangedFilterIsNotFollowed,
+        MatchIsNotCaptured, SeenIsTheLogsEnd, FilterForgottenAtRecovery,
         ConflictIsNotSeen, ExpectedEndIsTheVisibleOne,
         TrimmedIsReadBackwards, OlderSegmentsAreNotReadBackwards,
     }

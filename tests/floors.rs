@@ -12,7 +12,7 @@ use std::{
 /// The rooms, floor by floor, from the ground up. A room imports only rooms of lower floors.
 const FLOORS: &[&[&str]] = &[
     // The ground floor counts as one room.
-    &["audit", "config", "error", "ids", "layout", "message", "prims", "seeded"],
+    &["audit", "config", "error", "ids", "layout", "message", "prims", "seeded", "subject"],
     &["disk", "format"],
     &["journal", "metalog", "segment"],
     &["store"],

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::{
     config::{Backoff, Overflow},
-    format::entity::{BackoffMs, Delivering},
+    format::{
+        entity::{BackoffMs, Delivering},
+        filter::HeaderFilter,
+    },
 };
 
 /// The settings of a queue or a subscription that exists. [`Queue::settings`](crate::Queue::settings) and
@@ -49,6 +52,11 @@ pub struct DeliverySettings {
     pub max_attempts: Option<u32>,
     /// The name of the queue of the dead letters. `None`: there are no dead letters.
     pub dead_letter_queue: Option<String>,
+    /// The patterns of which one matches the subject of each message, sorted. Empty: every subject matches. Those of a queue
+    /// are empty.
+    pub patterns: Vec<String>,
+    /// The conditions that the headers of each message meet, sorted. Empty in a queue.
+    pub header_filters: Vec<HeaderFilter>,
 }
 
 /// A setting with two values: one is stored, and another one is asked for.
@@ -77,11 +85,13 @@ impl DeliverySettings {
             single_active_consumer: stored.is_exclusive,
             max_attempts: stored.dead_letters.map(|it| it.attempts_max),
             dead_letter_queue,
+            patterns: stored.filter.as_ref().map_or(Vec::new(), |it| it.patterns.clone()),
+            header_filters: stored.filter.as_ref().map_or(Vec::new(), |it| it.headers.clone()),
         }
     }
 
     /// Each setting by its name, with its value for people.
-    fn named(&self) -> [(&'static str, String); 11] {
+    fn named(&self) -> [(&'static str, String); 13] {
         fn or_none<T: std::fmt::Debug>(value: Option<&T>) -> String {
             value.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"))
         }
@@ -97,6 +107,8 @@ impl DeliverySettings {
             ("single_active_consumer", self.single_active_consumer.to_string()),
             ("max_attempts", or_none(self.max_attempts.as_ref())),
             ("dead_letter_queue", or_none(self.dead_letter_queue.as_ref())),
+            ("pattern", format!("{:?}", self.patterns)),
+            ("header_filter", format!("{:?}", self.header_filters)),
         ]
     }
 

@@ -1,14 +1,17 @@
 //! The settings of queues and subscriptions: builders collect and check them here, and make the definition that
 //! is stored.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::{
         ATTEMPTS_DEFAULT, Backoff, LEASE_DEFAULT, Overflow, check_delay, check_lease, check_name,
     },
     error::{Error, Result},
-    format::entity::{BackoffMs, DeadLetters, Delivering, Limit, ms},
+    format::{
+        entity::{BackoffMs, DeadLetters, Delivering, Limit, ms},
+        filter::{Filter, HeaderFilter},
+    },
     ids::EntityId,
 };
 
@@ -33,6 +36,8 @@ pub struct Settings {
     pub max_messages: Option<Option<u64>>,
     pub max_bytes: Option<Option<u64>>,
     pub overflow: Option<Overflow>,
+    pub patterns: Option<Vec<String>>,
+    pub header_filters: Option<Vec<HeaderFilter>>,
 }
 
 /// A lease in whole milliseconds, rounded up: it ends no earlier than it says.
@@ -59,6 +64,7 @@ impl Settings {
         check_delay("delay", self.delay.unwrap_or_default())?;
         self.check_backoff()?;
         self.check_limits()?;
+        self.check_filter()?;
         if self.time_to_live.flatten().is_some_and(|ttl| ttl.is_zero()) {
             let what = "a time to live of 0 ms: give messages 1 ms or more";
             return Err(Error::invalid("time_to_live", what));
@@ -103,6 +109,26 @@ impl Settings {
             return Err(Error::invalid("max_bytes", what));
         }
         Ok(())
+    }
+
+    fn check_filter(&self) -> Result<()> {
+        let (patterns, headers) = (&self.patterns, &self.header_filters);
+        let given = Filter {
+            patterns: patterns.clone().unwrap_or_default(),
+            headers: headers.clone().unwrap_or_default(),
+        };
+        given.check().map_err(|(field, what)| Error::invalid(field, what))
+    }
+
+    /// The filter that `stored` becomes.
+    fn filter(&self, stored: Option<&Arc<Filter>>) -> Option<Arc<Filter>> {
+        if self.patterns.is_none() && self.header_filters.is_none() {
+            return stored.cloned();
+        }
+        let there = stored.map(|filter| Filter::clone(filter)).unwrap_or_default();
+        let patterns = self.patterns.clone().unwrap_or(there.patterns);
+        let headers = self.header_filters.clone().unwrap_or(there.headers);
+        Filter::of(patterns, headers).map(Arc::new)
     }
 
     /// The definition of a new queue or subscription. `dead_letters` is the id of the queue for dead letters.
@@ -151,6 +177,7 @@ impl Settings {
             is_ordered: self.ordered_by_key.unwrap_or(stored.is_ordered),
             is_exclusive: self.single_active_consumer.unwrap_or(stored.is_exclusive),
             limit: has_limit.then_some(limit),
+            filter: self.filter(stored.filter.as_ref()),
         };
         if definition.is_ordered && definition.delay_ms > 0 {
             return Err(Error::invalid("delay", UNDELAYED));

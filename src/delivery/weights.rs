@@ -156,22 +156,25 @@ impl Weights {
     }
 }
 
-/// The weight of a message: its payload, key and headers.
+/// The weight of a message: its payload, key, headers and subject.
 fn weight<'a>(
     payload: &[u8],
     key: Option<&[u8]>,
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    subject: Option<&str>,
 ) -> u64 {
     let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
-    (payload.len() + key.map_or(0, <[u8]>::len) + headers) as u64
+    let key = key.map_or(0, <[u8]>::len);
+    (payload.len() + key + headers + subject.map_or(0, str::len)) as u64
 }
 
 pub fn weight_of(message: &Message<'_>) -> u64 {
-    weight(message.payload(), message.key_bytes(), message.headers())
+    let subject = message.subject_set();
+    weight(message.payload(), message.key_bytes(), message.headers(), subject)
 }
 
 pub fn weight_of_stored(stored: &Stored) -> u64 {
-    weight(stored.payload(), stored.key(), stored.headers())
+    weight(stored.payload(), stored.key(), stored.headers(), stored.subject())
 }
 
 #[cfg(test)]

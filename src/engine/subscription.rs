@@ -22,7 +22,10 @@ use crate::{
         queue::Redrive,
     },
     error::Result,
-    format::entity::{Entity, EntityKind},
+    format::{
+        entity::{Entity, EntityKind},
+        filter::HeaderFilter,
+    },
     ids::{EntityId, Offset},
     store::Space,
 };
@@ -58,6 +61,145 @@ impl SubscriptionBuilder {
     }
 
     delivery_settings!("engine.topic(\"order.created\").create()?.subscription(\"shipping\")");
+
+    /// Adds a pattern: the subscription gets only messages whose subject matches one of its patterns.
+    ///
+    /// A pattern has tokens with dots between them, as a [subject](crate::Message::subject) has. The token `*` stands for any
+    /// one token, and `>` at the end for one or more. A message without a subject is matched by the name of its topic. What
+    /// does not match is as if it had not been published: it counts nowhere, and nothing has to ack it.
+    ///
+    /// [`create_or_update`](SubscriptionBuilder::create_or_update) puts the patterns that are given in the place of those that
+    /// were there. They hold for messages that are published afterwards. Messages that wait stay.
+    ///
+    /// A subscription has at most 64 patterns, of 255 bytes and 32 tokens at most.
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let orders = engine.topic("orders").create()?;
+    /// let billing =
+    ///     orders.subscription("billing").pattern("orders.*.paid").pattern("refunds.>").create()?;
+    /// orders.publish(Message::new("order 1").subject("orders.eu.paid"))?;
+    /// orders.publish(Message::new("order 2").subject("orders.eu.created"))?;
+    /// orders.publish(Message::new("order 3").subject("refunds.us.asked.late"))?;
+    /// assert_eq!(billing.depth()?, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pattern(mut self, pattern: impl Into<String>) -> SubscriptionBuilder {
+        self.settings.patterns.get_or_insert_default().push(pattern.into());
+        self
+    }
+
+    /// Sets that subjects do not matter. That is the default;
+    /// [`create_or_update`](SubscriptionBuilder::create_or_update) takes all patterns away with it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let orders = engine.topic("orders").create()?;
+    /// let billing = orders.subscription("billing").pattern("orders.*.paid").create()?;
+    /// orders.subscription("billing").without_patterns().create_or_update()?;
+    /// orders.publish("order 1")?;
+    /// assert_eq!(billing.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn without_patterns(mut self) -> SubscriptionBuilder {
+        self.settings.patterns = Some(Vec::new());
+        self
+    }
+
+    /// Adds a condition: the subscription gets only messages with a header of this name and this value.
+    ///
+    /// All conditions on headers must hold, and one of the [patterns](SubscriptionBuilder::pattern) must match, if there are
+    /// any. Each message costs as much as there are subscriptions with conditions whose patterns match it.
+    /// A subscription has at most 16 conditions, with names and values of at most 1,024 bytes.
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let orders = engine.topic("orders").create()?;
+    /// let europe = orders.subscription("europe").header_equals("region", "eu").create()?;
+    /// orders.publish(Message::new("order 1").header("region", "eu"))?;
+    /// orders.publish(Message::new("order 2").header("region", "us"))?;
+    /// assert_eq!(europe.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn header_equals(
+        self,
+        name: impl Into<String>,
+        value: impl Into<Vec<u8>>,
+    ) -> SubscriptionBuilder {
+        self.header_filter(HeaderFilter::Equals { name: name.into(), value: value.into() })
+    }
+
+    /// Adds a condition: the subscription gets only messages with a header of this name. See
+    /// [`header_equals`](SubscriptionBuilder::header_equals).
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let orders = engine.topic("orders").create()?;
+    /// let traced = orders.subscription("traced").header_exists("trace").create()?;
+    /// orders.publish(Message::new("order 1").header("trace", "17"))?;
+    /// orders.publish("order 2")?;
+    /// assert_eq!(traced.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn header_exists(self, name: impl Into<String>) -> SubscriptionBuilder {
+        self.header_filter(HeaderFilter::Exists { name: name.into() })
+    }
+
+    /// Adds a condition: the subscription gets only messages with a header of this name whose value begins with these bytes.
+    /// See [`header_equals`](SubscriptionBuilder::header_equals).
+    ///
+    /// ```
+    /// use posthouse::Message;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let orders = engine.topic("orders").create()?;
+    /// let texts = orders.subscription("texts").header_prefix("content-type", "text/").create()?;
+    /// orders.publish(Message::new("order 1").header("content-type", "text/plain"))?;
+    /// orders.publish(Message::new("order 2").header("content-type", "image/png"))?;
+    /// assert_eq!(texts.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn header_prefix(
+        self,
+        name: impl Into<String>,
+        prefix: impl Into<Vec<u8>>,
+    ) -> SubscriptionBuilder {
+        self.header_filter(HeaderFilter::Prefix { name: name.into(), prefix: prefix.into() })
+    }
+
+    fn header_filter(mut self, filter: HeaderFilter) -> SubscriptionBuilder {
+        self.settings.header_filters.get_or_insert_default().push(filter);
+        self
+    }
+
+    /// Sets that headers do not matter. That is the default;
+    /// [`create_or_update`](SubscriptionBuilder::create_or_update) takes all conditions away with it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let orders = engine.topic("orders").create()?;
+    /// let traced = orders.subscription("traced").header_exists("trace").create()?;
+    /// orders.subscription("traced").without_header_filters().create_or_update()?;
+    /// orders.publish("order 1")?;
+    /// assert_eq!(traced.depth()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn without_header_filters(mut self) -> SubscriptionBuilder {
+        self.settings.header_filters = Some(Vec::new());
+        self
+    }
 
     builder_calls!(
         "subscription",

@@ -102,6 +102,9 @@ pub struct TopicSettings {}
 
 /// A topic: every subscription gets a copy of each message. The store keeps each message once.
 ///
+/// A subscription can ask for some messages only: by [patterns](crate::SubscriptionBuilder::pattern) for their
+/// [subjects](Message::subject), or by [headers](crate::SubscriptionBuilder::header_equals).
+///
 /// Clones are cheap and are the same topic. A message that is published while the topic has no subscription
 /// reaches no consumer.
 ///
@@ -243,13 +246,15 @@ impl Topic {
     /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
     /// let created = engine.topic("order.created").create()?;
     /// created.publish(Message::new("order 1").key("customer-17").header("region", "eu"))?;
+    /// created.publish(Message::new("order 2").subject("orders.eu.created"))?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the message has a delay or a priority, a header without a name, or a
-    /// time to live of 0; [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the message has a delay or a priority, a header without a name, a time
+    /// to live of 0, or a [subject](Message::subject) that is not valid;
+    /// [`TooLarge`](crate::ErrorKind::TooLarge), [`DiskFull`](crate::ErrorKind::DiskFull),
     /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted: the message was not
     /// published. [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed: the commit may be lost, or not.
     pub fn publish<'m>(&self, message: impl Into<Message<'m>>) -> Result<Offset> {

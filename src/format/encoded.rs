@@ -127,6 +127,13 @@ impl EncodedRuns {
         PlacedRun { len, end: Offset(first.0 + u64::from(run.count)), lives: run.lives }
     }
 
+    /// A run whose first offset is known.
+    pub fn run(&self, n: usize, first: Offset) -> Run<'_> {
+        let EncodedRun { log, count, body, end, .. } = self.runs[n];
+        let (timestamp, body) = (self.timestamp, &self.bytes[body..end]);
+        Run { log, first, count, timestamp, body, body_at: 0 }
+    }
+
     /// Adds the bytes of all runs to a checksum.
     pub(super) fn add_to(&self, sum: &mut Sum) {
         for run in &self.runs {

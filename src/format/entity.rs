@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::stored::Retention;
 use super::{
+    filter::Filter,
     stored::StoredKind,
     wire::{Decoded, Malformed, NUMBER_CEILING},
 };
@@ -59,6 +60,9 @@ pub struct Delivering {
     pub is_exclusive: bool,
     /// The capacity of a queue. Subscriptions have none.
     pub limit: Option<Limit>,
+    /// Which messages a subscription gets. `None`: all of them. It is stored as a setting of its own.
+    #[serde(skip)]
+    pub filter: Option<Arc<Filter>>,
 }
 
 /// The capacity of a queue, and what happens when it is full.
@@ -132,6 +136,7 @@ impl Delivering {
             is_ordered: false,
             is_exclusive: false,
             limit: None,
+            filter: None,
         }
     }
 }
@@ -152,6 +157,11 @@ impl Entity {
     /// The settings of deliveries, for a queue or a subscription.
     pub fn delivering(&self) -> Option<&Delivering> {
         self.kind.delivering()
+    }
+
+    /// The filter of a subscription.
+    pub fn filter(&self) -> Option<&Arc<Filter>> {
+        self.delivering()?.filter.as_ref()
     }
 
     /// How many ids the entity owns, its own id first: one for each partition.

@@ -59,7 +59,7 @@ pub enum MetaEntry {
     EntityGone(EntityId),
     /// Key: the log.
     Log(LogState),
-    /// Key: the cursor.
+    /// Key: the cursor. That of a cursor with a filter has an index of its own.
     Cursor(CursorState),
     /// Key: the cursor and the chunk's number.
     Chunk(ChunkState),
@@ -78,6 +78,8 @@ pub enum MetaEntry {
 const FORMER_SEGMENT: u8 = 9;
 const OWN_SEGMENT: u8 = 10;
 const PART: u8 = 11;
+/// The index of the entry of a cursor with a filter. Behind its fields stands where it has seen the log.
+const FILTERED_CURSOR: u8 = 12;
 
 /// The place of a segment on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +109,9 @@ pub struct CursorState {
     pub cursor: CursorId,
     /// All messages below are acked. For a group, the offset at which it goes on.
     pub floor: Offset,
+    /// Of a subscription with a filter: the offset behind the last message that matched. Messages from there on are acked.
+    #[serde(skip)]
+    pub seen: Option<Offset>,
 }
 
 /// The number of offsets in one chunk of a cursor's ack state.
@@ -173,6 +178,10 @@ impl MetaEntry {
     pub fn put(&self, out: &mut Vec<u8>) {
         match self {
             MetaEntry::Segment(state) => state.put(out, self),
+            MetaEntry::Cursor(state @ CursorState { seen: Some(seen), .. }) => {
+                out.push(FILTERED_CURSOR);
+                put_value(out, &(state, seen));
+            }
             _ => put_value(out, self),
         }
     }
@@ -203,6 +212,10 @@ impl MetaEntry {
                 let ((state, lives, at), rest) = take_first(fields)?;
                 (segment(state, lives, Place::Part(at)), rest)
             }
+            Some((&FILTERED_CURSOR, fields)) => {
+                let ((state, seen), rest): ((CursorState, Offset), _) = take_first(fields)?;
+                (MetaEntry::Cursor(CursorState { seen: Some(seen), ..state }), rest)
+            }
             _ => take_first(bytes)?,
         };
         entry.check()?;
@@ -215,7 +228,13 @@ impl MetaEntry {
             MetaEntry::EntityGone(id) => check_numbers([id.0]),
             MetaEntry::Log(it) => check_numbers([it.log.0, it.start.0, it.moved.0, it.next.0]),
             // The application chooses a group's offset, so it may be any number.
-            MetaEntry::Cursor(it) => check_numbers([it.cursor.0]),
+            MetaEntry::Cursor(CursorState { cursor, seen: None, .. }) => check_numbers([cursor.0]),
+            MetaEntry::Cursor(CursorState { cursor, floor, seen: Some(seen) }) => {
+                match floor > seen {
+                    true => Err(Malformed("a cursor has not seen what it has acked")),
+                    false => check_numbers([cursor.0, seen.0]),
+                }
+            }
             MetaEntry::Chunk(it) => it.check(),
             MetaEntry::Segment(it) => it.check(),
             MetaEntry::SegmentGone { log, base } => check_numbers([log.0, base.0]),

@@ -10,6 +10,7 @@ pub mod commit;
 pub mod delay_index;
 pub mod encoded;
 pub mod entity;
+pub mod filter;
 pub mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

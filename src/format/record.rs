@@ -101,7 +101,8 @@ impl HeaderParts<'_> {
             HeaderParts::Encoded(bytes) => bytes.len(),
             HeaderParts::Of(message, begin) => {
                 let headers = message.headers().map(|(name, value)| pair_len(name, value));
-                headers.sum::<usize>() + note_len(message, *begin)
+                let subject = message.subject_set().map_or(0, subject_len);
+                headers.sum::<usize>() + subject + note_len(message, *begin)
             }
         }
     }
@@ -116,6 +117,9 @@ impl HeaderParts<'_> {
                     put_bytes(out, b"");
                     put_bytes(out, &note);
                 }
+                if let Some(subject) = message.subject_set() {
+                    put_subject(out, subject);
+                }
                 for (name, value) in message.headers() {
                     put_bytes(out, name.as_bytes());
                     put_bytes(out, value);
@@ -128,6 +132,23 @@ impl HeaderParts<'_> {
 fn pair_len(name: &str, value: &[u8]) -> usize {
     let lens = (name.len(), value.len());
     varint_len(lens.0 as u64) + lens.0 + varint_len(lens.1 as u64) + lens.1
+}
+
+/// The first byte of the value of a header without a name that is the subject. No note begins with it.
+const SUBJECT: u8 = 0xFF;
+
+fn subject_len(subject: &str) -> usize {
+    let len = 1 + subject.len();
+    1 + varint_len(len as u64) + len
+}
+
+/// Adds the subject: a header without a name.
+#[cold]
+fn put_subject(out: &mut Vec<u8>, subject: &str) {
+    put_bytes(out, b"");
+    put_varint(out, 1 + subject.len() as u64);
+    out.push(SUBJECT);
+    out.extend_from_slice(subject.as_bytes());
 }
 
 /// The note that is stored with a message.
@@ -298,6 +319,10 @@ fn take_full_record(
     RecordSpans::of(timestamp, input.position(), (key_len, headers_len, payload_len), end)
 }
 
+fn is_subject(value: &[u8]) -> bool {
+    value.first() == Some(&SUBJECT)
+}
+
 /// The headers of a stored message, in the order in which they were added.
 #[derive(Clone, Copy, Debug)]
 pub struct Headers<'a>(Bytes<'a>);
@@ -328,6 +353,19 @@ impl<'a> Headers<'a> {
 
     /// The engine's note about the message. It is the first header, with an empty name.
     pub(crate) fn note(mut self) -> Option<&'a [u8]> {
+        self.own().filter(|value| !is_subject(value))
+    }
+
+    /// The subject of the message. It is the first header behind the note, with an empty name.
+    pub(crate) fn subject(mut self) -> Option<&'a str> {
+        let first = self.own()?;
+        let value =
+            if is_subject(first) { first } else { self.own().filter(|it| is_subject(it))? };
+        std::str::from_utf8(&value[1..]).ok()
+    }
+
+    /// The value of the next header, if it has no name.
+    fn own(&mut self) -> Option<&'a [u8]> {
         self.pair().ok().filter(|(name, _)| name.is_empty()).map(|(_, value)| value)
     }
 
@@ -348,7 +386,7 @@ impl<'a> Iterator for Headers<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         while !self.0.is_empty() {
             match self.pair() {
-                // The note is not a header of the application.
+                // The note and the subject are not headers of the application.
                 Ok(("", _)) => {}
                 Ok(pair) => return Some(pair),
                 Err(_) => self.0 = Bytes::new(&[]),

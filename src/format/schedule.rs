@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::entity::{put_value, take_value};
-use crate::ids::Timestamp;
+use crate::{ids::Timestamp, message::Message};
 
 /// The version of the layout. There is no other version.
 const VERSION: u8 = 1;
@@ -54,6 +54,7 @@ pub struct Plan {
 pub struct Template {
     pub payload: Vec<u8>,
     pub key: Option<Vec<u8>>,
+    /// A header without a name is the subject. It stands before the others.
     pub headers: Vec<(String, Vec<u8>)>,
     pub time_to_live_ms: Option<u64>,
     pub priority: u8,
@@ -65,6 +66,27 @@ pub enum NoPlan {
     /// The bytes have a version that this build does not know.
     Version(u8),
     Malformed,
+}
+
+impl Template {
+    /// The headers of a message, and its subject.
+    pub fn headers_of(message: &Message<'_>) -> Vec<(String, Vec<u8>)> {
+        let subject = message.subject_set().map(|subject| ("", subject.as_bytes()));
+        let all = subject.into_iter().chain(message.headers());
+        all.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
+    }
+
+    /// The headers that the application has set.
+    pub fn own_headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let all = self.headers.iter().map(|(name, value)| (&**name, &**value));
+        all.filter(|(name, _)| !name.is_empty())
+    }
+
+    /// The subject.
+    pub fn subject(&self) -> Option<&str> {
+        let (name, value) = self.headers.first()?;
+        name.is_empty().then(|| std::str::from_utf8(value).ok())?
+    }
 }
 
 impl Plan {

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::entity::{Delivering, EntityKind};
+use super::{
+    entity::{Delivering, EntityKind},
+    filter::Filter,
+};
 use crate::ids::EntityId;
 
 /// How long a stream keeps its records. Without any limit they stay until they are trimmed.
@@ -60,6 +63,7 @@ pub enum Setting {
     Retention(Retention),
     /// A group spares the records that it has not passed from the limits of its stream.
     KeepsUnread,
+    Filter(Filter),
 }
 
 impl From<EntityKind> for StoredKind {
@@ -67,9 +71,13 @@ impl From<EntityKind> for StoredKind {
         match kind {
             EntityKind::Queue(delivering) => StoredKind::Queue(delivering),
             EntityKind::Topic => StoredKind::Topic,
-            EntityKind::Subscription { topic, delivering } => {
-                StoredKind::Subscription { topic, delivering }
-            }
+            EntityKind::Subscription { topic, delivering } => match delivering.filter.as_deref() {
+                None => StoredKind::Subscription { topic, delivering },
+                Some(filter) => {
+                    let settings = vec![Setting::Filter(filter.clone())];
+                    StoredKind::With(Kind::Subscription { topic, delivering }, settings)
+                }
+            },
             EntityKind::Stream { partitions, retention: None } => StoredKind::Stream { partitions },
             EntityKind::Stream { partitions, retention: Some(retention) } => {
                 let settings = vec![Setting::Retention(*retention)];
@@ -140,6 +148,7 @@ impl Setting {
         match self {
             Setting::Retention(_) => 0,
             Setting::KeepsUnread => 1,
+            Setting::Filter(_) => 2,
         }
     }
 
@@ -152,6 +161,12 @@ impl Setting {
                 }
             }
             (Setting::KeepsUnread, EntityKind::Group { keeps_unread, .. }) => *keeps_unread = true,
+            (Setting::Filter(filter), EntityKind::Subscription { delivering, .. }) => {
+                if !filter.is_stored_form() {
+                    return Err("an impossible filter");
+                }
+                Arc::make_mut(delivering).filter = Some(Arc::new(filter));
+            }
             _ => return Err("a setting of a kind that does not have it"),
         }
         Ok(())

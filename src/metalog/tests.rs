@@ -60,7 +60,7 @@ type Floors = BTreeMap<u64, u64>;
 fn commit(writer: &mut MetaWriter, nth: u64, floors: &Floors) -> Result<()> {
     for (cursor, floor) in floors {
         let (cursor, floor) = (CursorId(*cursor), Offset(*floor));
-        writer.put(&MetaEntry::Cursor(CursorState { cursor, floor }))?;
+        writer.put(&MetaEntry::Cursor(CursorState { cursor, floor, seen: None }))?;
         // So that each entry has a frame of its own.
         writer.end_frame();
     }
@@ -150,7 +150,7 @@ fn entries_of_every_kind_come_back_in_order_on_both_disks() {
         MetaEntry::Entity(Entity { id: EntityId(1), name: "q".into(), kind: EntityKind::Topic }),
         MetaEntry::EntityGone(EntityId(2)),
         MetaEntry::Log(LogState { log: LogId(1), start: base, moved: base, next: Offset(50) }),
-        MetaEntry::Cursor(CursorState { cursor: CursorId(1), floor: Offset(u64::MAX) }),
+        MetaEntry::Cursor(CursorState { cursor: CursorId(1), floor: Offset(u64::MAX), seen: None }),
         // The entries are large, so that some are written before their checkpoint.
         ballast(150 << 10),
         MetaEntry::Segment(SegmentState {
@@ -241,7 +241,8 @@ fn entries_without_a_checkpoint_behind_them_do_not_count() {
     let found = entries_of(&place(&disk)).expect("nothing is wrong");
     assert!(found.is_none(), "a file has no real name before its first checkpoint");
     let mut writer = filled(&place(&disk), 1, 2);
-    let entry = MetaEntry::Cursor(CursorState { cursor: CursorId(100), floor: Offset(999) });
+    let entry =
+        MetaEntry::Cursor(CursorState { cursor: CursorId(100), floor: Offset(999), seen: None });
     writer.put(&entry).expect("there is space");
     writer.end_frame();
     // There is so much that all of it is written at once.
@@ -256,7 +257,8 @@ fn entries_without_a_checkpoint_behind_them_do_not_count() {
 fn entries_share_frames_and_a_frame_stays_short() {
     let disk = SimDisk::new(1);
     let mut writer = MetaWriter::create(&place(&disk), STORE, 1).expect("a new metalog");
-    let entry = |n| MetaEntry::Cursor(CursorState { cursor: CursorId(n), floor: Offset(n) });
+    let entry =
+        |n| MetaEntry::Cursor(CursorState { cursor: CursorId(n), floor: Offset(n), seen: None });
     let all: Vec<MetaEntry> = (0..10_000).map(entry).collect();
     writer.put_all(&all).expect("there is space");
     writer.commit(Lsn(1), Lsn(2), EntityId(1)).expect("the disk is well");

@@ -14,6 +14,7 @@ use super::{
     Store,
     commit::{Op, Receipt, Refused, check_messages, make_space, shrink, too_large},
     draft::put_message,
+    early::EarlyMatches,
     state::State,
     tail::{RunPlace, Spare},
 };
@@ -39,12 +40,12 @@ pub struct BatchedMessage<'a> {
 
 /// The messages that a batch adds to one log.
 #[derive(Debug)]
-struct BatchLog {
-    log: LogId,
-    messages: u64,
+pub(super) struct BatchLog {
+    pub log: LogId,
+    pub messages: u64,
     /// The offset of the first one, once it is committed.
-    first: Offset,
-    runs: usize,
+    pub first: Offset,
+    pub runs: usize,
     /// Memory for them in the index of the log.
     spare: Spare,
     /// Whether the log had messages that no checkpoint has moved.
@@ -57,8 +58,8 @@ pub type BatchArrivals = Arc<[(LogId, u64)]>;
 /// Encoded messages, by log.
 #[derive(Debug)]
 pub struct Batch {
-    runs: EncodedRuns,
-    logs: Vec<BatchLog>,
+    pub(super) runs: EncodedRuns,
+    pub(super) logs: Vec<BatchLog>,
     /// The places of the messages in the order in which they were given, by log. Empty if all are of one log.
     order: Vec<u32>,
     arrivals: BatchArrivals,
@@ -67,6 +68,8 @@ pub struct Batch {
     ready: Option<Lsn>,
     /// Whether messages may be among them that expire, so that their even time matters.
     may_expire: bool,
+    /// What its messages match, if that was found before the commit.
+    pub(super) early: Option<EarlyMatches>,
 }
 
 impl Batch {
@@ -106,7 +109,16 @@ impl Batch {
         }
         let arrivals = logs.iter().map(|it| (it.log, it.messages)).collect();
         let may_expire = messages.iter().any(|it| !it.keeps_acked);
-        Ok(Batch { runs: encoded, logs, order, arrivals, now, ready: None, may_expire })
+        Ok(Batch {
+            runs: encoded,
+            logs,
+            order,
+            arrivals,
+            now,
+            ready: None,
+            may_expire,
+            early: None,
+        })
     }
 
     /// The logs that get messages.
@@ -145,7 +157,8 @@ fn bytes_of(message: &Message<'_>) -> usize {
     const LENGTHS_BYTES: usize = 12;
     let headers = message.headers().map(|(name, value)| name.len() + value.len() + LENGTHS_BYTES);
     let key = message.key_bytes().map_or(0, <[u8]>::len);
-    message.payload().len() + key + headers.sum::<usize>() + LENGTHS_BYTES
+    let subject = message.subject_set().map_or(0, |it| it.len() + LENGTHS_BYTES);
+    message.payload().len() + key + headers.sum::<usize>() + subject + LENGTHS_BYTES
 }
 
 /// Divides messages into logs, which follow each other.
@@ -188,6 +201,7 @@ impl Store {
     /// The same as of [`commit`](Store::commit).
     pub fn commit_batch(&mut self, ops: &[Op<'_>], batch: &mut Batch) -> Result<Receipt, Refused> {
         self.draft.begin();
+        self.state.filtering.matched.clear();
         for op in ops {
             audit::step();
             debug_assert!(!matches!(op, Op::Append { .. }), "its messages are in the batch");
@@ -215,6 +229,9 @@ impl Store {
             }
         };
         self.apply(ops, lsn).expect("the operations were checked before");
+        if self.state.has_filters() {
+            self.match_batch(batch);
+        }
         self.draft.has_batch = true;
         shrink(&mut self.draft.frame);
         Ok(Receipt { end: self.journal.tail() })

@@ -314,8 +314,8 @@ impl Slice<'_> {
         if seeded!(GroupsAreNotCaptured) && cursor.acks().is_none() {
             return;
         }
-        let (id, floor) = (cursor.id, cursor.floor());
-        self.entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
+        let (id, floor, seen) = (cursor.id, cursor.floor(), cursor.seen());
+        self.entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor, seen }));
     }
 
     /// The segments of a log from an offset on, but for those that the checkpoint removes. Returns where to go on.

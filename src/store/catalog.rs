@@ -196,6 +196,10 @@ impl Catalog {
         else {
             return;
         };
+        // Filters differ. Settings with one would be in the place of those that others share.
+        if ours.filter.is_some() {
+            return;
+        }
         audit::step();
         if let Some(there) = self.settings.iter().find(|it| *it == ours) {
             *ours = Arc::clone(there);

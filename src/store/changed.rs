@@ -170,9 +170,9 @@ impl Changed {
         if !log.segments.is_empty() {
             offsets.for_each(|range| {
                 self.suspect(log, range);
-                // With several cursors a message is dead once all of them have acked it.
+                // With several cursors a message is dead once all that need it have acked it.
                 let moved = range.within(Offset(0).to(log.moved)).len();
-                self.dead += moved * log.judging.record_bytes / log.cursors.len().max(1) as u64;
+                self.dead += moved * log.judging.record_bytes / log.needing();
             });
         }
     }

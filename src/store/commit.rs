@@ -187,6 +187,7 @@ impl Store {
     /// Nothing was changed in either case.
     pub fn commit(&mut self, ops: &[Op<'_>], now: Now) -> Result<Receipt, Refused> {
         self.draft.begin();
+        self.state.filtering.matched.clear();
         let mut urgency = Urgency::Freeing;
         for op in ops {
             audit::step();
@@ -203,6 +204,9 @@ impl Store {
         let Store { journal, config, draft, may_outgrow, .. } = self;
         let lsn = write(journal, config, draft, (urgency, *may_outgrow), most)?;
         self.apply(ops, lsn).expect("the operations were checked before");
+        if self.state.has_filters() {
+            self.match_messages(ops);
+        }
         shrink(&mut self.draft.frame);
         Ok(Receipt { end: self.journal.tail() })
     }

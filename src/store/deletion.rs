@@ -86,17 +86,19 @@ impl State {
             self.expiring.forget(&log);
             self.forget_retained(log.id);
             self.changed.forget(&log);
+            self.filtering.logs -= usize::from(log.filters.is_some());
             self.note_dead_segments(!log.segments.is_empty());
             self.deleted_logs.insert(log.id, mem::take(&mut log.segments));
             self.freed.logs.push(log);
         }
         let Some(cursor) = self.cursors.remove(&entity.id.cursor(partition)) else { return };
+        self.detach_filter(entity, &cursor);
         let floor = cursor.floor();
         if cursor.spares {
             self.retaining.spare_no_more(cursor.log, floor);
         }
         if let Some(log) = self.logs.get_mut(&cursor.log) {
-            log.remove_cursor(cursor.id, floor);
+            log.remove_cursor(cursor.id, cursor.held());
             // Below its floor, nothing waited for it.
             let may_be_dead = !log.segments.is_empty() && floor < log.moved;
             self.changed.suspect(log, floor.to(log.moved));

@@ -269,8 +269,8 @@ pub fn put_message(
     let record = RecordParts::with_time_to_live(message, now);
     // Most messages have no headers.
     let headers_len = record.headers.encoded_len();
-    if headers_len > 0 && message.headers().any(|(name, _)| name.is_empty()) {
-        return Err(Error::invalid("header", "a header without a name"));
+    if headers_len > 0 {
+        message.check_headers()?;
     }
     let weight = record.weight_with(headers_len);
     if weight > bytes_max && !message.is_moved() {

@@ -6,7 +6,11 @@ use crate::{audit, ids::Offset};
 
 /// How many cursors have each floor.
 #[derive(Debug, Default)]
-pub struct FloorCounts(BTreeMap<Offset, u32>);
+pub struct FloorCounts {
+    by_floor: BTreeMap<Offset, u32>,
+    /// How many cursors there are.
+    cursors: u64,
+}
 
 impl FloorCounts {
     pub fn of(floors: impl Iterator<Item = Offset>) -> FloorCounts {
@@ -19,24 +23,32 @@ impl FloorCounts {
     }
 
     pub fn add(&mut self, floor: Offset) {
-        *self.0.entry(floor).or_default() += 1;
+        *self.by_floor.entry(floor).or_default() += 1;
+        self.cursors += 1;
     }
 
     pub fn remove(&mut self, floor: Offset) {
-        let Some(count) = self.0.get_mut(&floor) else { return };
+        let Some(count) = self.by_floor.get_mut(&floor) else { return };
         *count -= 1;
+        self.cursors -= 1;
         if *count == 0 {
-            self.0.remove(&floor);
+            self.by_floor.remove(&floor);
         }
     }
 
-    pub fn replace(&mut self, before: Offset, floor: Offset) {
-        self.remove(before);
-        self.add(floor);
+    /// `None` stands for a cursor that needs nothing.
+    pub fn replace(&mut self, before: Option<Offset>, floor: Option<Offset>) {
+        before.into_iter().for_each(|before| self.remove(before));
+        floor.into_iter().for_each(|floor| self.add(floor));
     }
 
     /// The least floor.
     pub fn least(&self) -> Option<Offset> {
-        self.0.first_key_value().map(|(floor, _)| *floor)
+        self.by_floor.first_key_value().map(|(floor, _)| *floor)
+    }
+
+    /// How many cursors need messages.
+    pub fn cursors(&self) -> u64 {
+        self.cursors
     }
 }

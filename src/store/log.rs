@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{
     acks::AckSet,
     ends::Ends,
+    filters::Filters,
     floor_counts::FloorCounts,
     lazy::{Absent, Lazy},
     living::Belongs,
@@ -39,8 +40,10 @@ pub struct Log {
     pub dirty: bool,
     /// The position of the first message that no checkpoint moved, when it was listed.
     pub unmoved_from: Option<Lsn>,
-    /// The floors of the cursors. `None` while there are fewer than two.
+    /// The floors of the cursors that need messages. `None` while there are fewer than two cursors.
     floors: Option<Box<FloorCounts>>,
+    /// The filters of its subscriptions. Most logs have none.
+    pub filters: Option<Box<Filters>>,
 }
 
 /// What is known of some of a log's segments until the next checkpoint.
@@ -80,6 +83,7 @@ impl Log {
             dirty: false,
             unmoved_from: None,
             floors: None,
+            filters: None,
         }
     }
 
@@ -127,12 +131,13 @@ impl Log {
         self.segment_of(offset).or_else(|| self.segments.range(offset..).next())
     }
 
-    /// Adds a cursor with a floor, unless it is there. `floor_of` tells the floors of others.
+    /// Adds a cursor that [holds](Cursor::held) messages from a floor on, unless it is there. `held_by` tells the floors of
+    /// others.
     pub fn add_cursor(
         &mut self,
         cursor: CursorId,
-        floor: Offset,
-        floor_of: impl Fn(CursorId) -> Offset,
+        held: Option<Offset>,
+        held_by: impl Fn(CursorId) -> Option<Offset>,
     ) {
         let Err(at) = self.cursors.binary_search(&cursor) else { return };
         if self.cursors.is_empty() {
@@ -141,40 +146,46 @@ impl Log {
         }
         self.cursors.insert(at, cursor);
         match &mut self.floors {
-            Some(floors) => floors.add(floor),
-            None => self.count_floors(floor_of),
+            Some(floors) => held.into_iter().for_each(|floor| floors.add(floor)),
+            None => self.count_floors(held_by),
         }
     }
 
     /// Removes a cursor.
-    pub fn remove_cursor(&mut self, cursor: CursorId, floor: Offset) {
+    pub fn remove_cursor(&mut self, cursor: CursorId, held: Option<Offset>) {
         let Ok(at) = self.cursors.binary_search(&cursor) else { return };
         self.cursors.remove(at);
         if self.cursors.len() < 2 {
             self.floors = None;
         } else if let Some(floors) = &mut self.floors {
-            floors.remove(floor);
+            held.into_iter().for_each(|floor| floors.remove(floor));
         }
     }
 
     /// Counts the floors of the cursors anew.
-    pub fn count_floors(&mut self, floor_of: impl Fn(CursorId) -> Offset) {
+    pub fn count_floors(&mut self, held_by: impl Fn(CursorId) -> Option<Offset>) {
         let is_shared = self.cursors.len() > 1;
-        let count = || Box::new(FloorCounts::of(self.cursors.iter().map(|it| floor_of(*it))));
+        let held = || self.cursors.iter().filter_map(|it| held_by(*it));
+        let count = || Box::new(FloorCounts::of(held()));
         self.floors = is_shared.then(count);
     }
 
     /// Notes that the floor of a cursor has moved.
     #[inline]
-    pub fn note_floor(&mut self, before: Offset, floor: Offset) {
+    pub fn note_floor(&mut self, before: Option<Offset>, held: Option<Offset>) {
         if let Some(floors) = &mut self.floors {
-            floors.replace(before, floor);
+            floors.replace(before, held);
         }
     }
 
     /// Whether the floors of all cursors are at `end` or above it. That of the cursor that has just moved is.
     pub fn all_reach(&self, end: Offset) -> bool {
         self.floors.as_ref().is_none_or(|floors| floors.least().is_none_or(|least| least >= end))
+    }
+
+    /// How many cursors need messages, at least one.
+    pub fn needing(&self) -> u64 {
+        self.floors.as_ref().map_or(1, |floors| floors.cursors().max(1))
     }
 
     /// The end of the oldest segment. Once all messages below are dead, its space can be freed.
@@ -244,6 +255,20 @@ impl Cursor {
             Progress::Acks(acks) => Some(acks),
             Progress::At(_) => None,
         }
+    }
+
+    /// The floor from which on the cursor may need messages. `None` if it has a filter, and needs none.
+    #[inline]
+    pub fn held(&self) -> Option<Offset> {
+        match &self.progress {
+            Progress::Acks(acks) => acks.held(),
+            Progress::At(next) => Some(*next),
+        }
+    }
+
+    /// The offset behind the last message that a cursor with a filter got.
+    pub fn seen(&self) -> Option<Offset> {
+        self.acks().and_then(AckSet::seen)
     }
 
     /// The floor of the acks, or the next offset of a group.

@@ -16,13 +16,16 @@ mod capture;
 mod catalog;
 mod changed;
 mod checkpoint;
+mod checks;
 mod circles;
 mod commit;
 mod deletion;
 mod draft;
+mod early;
 mod ends;
 mod extent;
 mod files;
+mod filters;
 mod floor_counts;
 mod inspected;
 mod install;
@@ -31,6 +34,7 @@ mod leftovers;
 mod living;
 mod log;
 mod log_name;
+mod matches;
 mod moving;
 mod needed;
 mod open;
@@ -60,6 +64,7 @@ pub use checkpoint::{Extent, Shared, checkpoint};
 pub use circles::circles;
 pub use commit::{Op, Receipt, Refused, Shortage};
 pub use living::{Belongs, Living};
+pub use matches::Match;
 pub use open::open;
 pub use passing::Passed;
 pub use read::{JournalRun, ReadParts, Source, Stored, View, Walk, damaged_run};
@@ -207,6 +212,19 @@ impl Store {
         if let Progress::Acks(acks) = &mut cursor.progress {
             acks.shrink();
         }
+    }
+
+    /// What the last commit means to cursors with filters. Each cursor is in it once.
+    #[inline]
+    pub fn take_matched(&mut self) -> Vec<Match> {
+        let matched = &mut self.state.filtering.matched;
+        if matched.is_empty() { Vec::new() } else { matched.take() }
+    }
+
+    /// Whether a cursor has a filter.
+    #[inline]
+    pub fn is_filtered(&self, cursor: CursorId) -> bool {
+        self.state.has_filters() && self.acks(cursor).is_some_and(|acks| acks.seen().is_some())
     }
 
     /// The floor of a cursor's acks, or the next offset of a group.

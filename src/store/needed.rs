@@ -32,6 +32,9 @@ pub fn needed(
     window: OffsetRange,
     enough: u64,
 ) -> Vec<OffsetRange> {
+    if shared.with(|store| store.state.needs_nothing(log, window)) {
+        return Vec::new();
+    }
     let is_wide = chunks_of(window) > CHUNKS_FEW;
     if is_wide || shared.with(|store| !store.state.has_many_cursors(log)) {
         return needed_by_each(shared, log, window, enough);
@@ -112,6 +115,13 @@ struct AcksPlace {
 }
 
 impl State {
+    /// Whether the floors of all cursors of a log are behind a window. They are kept in order.
+    fn needs_nothing(&self, log: LogId, window: OffsetRange) -> bool {
+        let has_floors = |log: &Log| log.cursors.len() > 1 && !log.keeps_acked;
+        let log = self.logs.get(&log).filter(|log| has_floors(log));
+        log.is_some_and(|log| log.all_reach(window.end))
+    }
+
     fn has_many_cursors(&self, log: LogId) -> bool {
         let has_many = |log: &Log| log.cursors.len() > 1 && !log.keeps_acked;
         self.logs.get(&log).is_some_and(has_many) && !seeded!(DeadForOneIsDeadForAll)

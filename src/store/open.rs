@@ -26,7 +26,7 @@ use crate::{
         commit::{Change, changes},
         entity::Entity,
         frame::FRAME_HEADER_BYTES,
-        meta::{ChunkState, LogState, MetaEntry, Place, SegmentState},
+        meta::{ChunkState, CursorState, LogState, MetaEntry, Place, SegmentState},
     },
     ids::{CursorId, EntityId, LogId, Lsn, Offset, StoreId},
     journal::{Journal, Supply, holds_commits, recover},
@@ -162,6 +162,10 @@ impl Opening {
                     state.apply(&change, at)?;
                 }
             }
+            // What was matched before is in the metalog.
+            if lsn >= reflects {
+                state.match_again(payload)?;
+            }
             Ok(())
         })?;
         state.end_passing();
@@ -261,7 +265,7 @@ fn check_segment(segments: &Segments, path: PathBuf, bytes: u64) -> Result<u64> 
 struct Found {
     entities: BTreeMap<EntityId, Entity>,
     logs: BTreeMap<LogId, LogState>,
-    cursors: BTreeMap<CursorId, Offset>,
+    cursors: BTreeMap<CursorId, CursorState>,
     chunks: BTreeMap<(CursorId, u64), ChunkState>,
     segments: BTreeMap<(LogId, Offset), SegmentState>,
     clock: Option<ClockState>,
@@ -273,7 +277,7 @@ impl Found {
             MetaEntry::Entity(entity) => drop(self.entities.insert(entity.id, entity)),
             MetaEntry::EntityGone(id) => self.forget(id),
             MetaEntry::Log(state) => drop(self.logs.insert(state.log, state)),
-            MetaEntry::Cursor(state) => drop(self.cursors.insert(state.cursor, state.floor)),
+            MetaEntry::Cursor(state) => drop(self.cursors.insert(state.cursor, state)),
             MetaEntry::Chunk(state) => {
                 self.chunks.insert((state.cursor, state.chunk), state);
             }
@@ -329,11 +333,19 @@ impl Found {
                 Progress::At(_) => return Err(STRAY),
             }
         }
-        for (id, floor) in self.cursors {
-            let cursor = state.cursors.get_mut(&id).ok_or(STRAY)?;
+        for (id, it) in &self.cursors {
+            let cursor = state.cursors.get_mut(id).ok_or(STRAY)?;
+            let is_filtered = cursor.seen().is_some();
             match &mut cursor.progress {
-                Progress::Acks(acks) => acks.restore_floor(floor),
-                Progress::At(next) => *next = floor,
+                Progress::Acks(acks) => {
+                    acks.restore_floor(it.floor);
+                    let end = self.logs.get(&cursor.log).map(|log| log.next);
+                    acks.restore_seen(it.seen.map(|seen| seen_in(seen, end)));
+                }
+                Progress::At(next) => *next = it.floor,
+            }
+            if is_filtered != it.seen.is_some() {
+                return Err(Malformed("a cursor with a filter does not say what it has seen"));
             }
         }
         state.count_floors();
@@ -343,6 +355,11 @@ impl Found {
         state.suspect_all();
         Ok(state)
     }
+}
+
+/// Where a cursor has seen a log that ends at `end`.
+fn seen_in(seen: Offset, end: Option<Offset>) -> Offset {
+    if seeded!(SeenIsTheLogsEnd) { end.unwrap_or(seen) } else { seen }
 }
 
 /// Removes all that a map holds of one log or one cursor. `all` are all the numbers that stand behind it.

@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Store,
-    log::Log,
+    log::{Cursor, Log},
     ranges::join,
     state::{State, UNKNOWN, ack_in},
 };
@@ -205,6 +205,9 @@ impl State {
                     messages = outside(&all, own).into();
                 }
             }
+            if self.cursors.get(id).is_some_and(|it| it.seen().is_some()) {
+                messages = self.not_rejected(*id, &messages);
+            }
             if !messages.is_empty() && self.ack_passing(*id, &messages) {
                 by.push((*id, messages));
             }
@@ -216,6 +219,15 @@ impl State {
         }
         self.passing.work += next.len() as u64 * all.len() as u64;
         Some(Passed { log, by, keepers, ended })
+    }
+
+    /// The messages that a cursor with a filter would get: it got the filter when they were there already. The others do not
+    /// match.
+    fn not_rejected(&self, cursor: CursorId, messages: &[OffsetRange]) -> Messages {
+        audit::steps(messages.len() as u64);
+        let acks = self.cursors.get(&cursor).and_then(Cursor::acks);
+        let is_own = |range: &&OffsetRange| acks.is_some_and(|acks| !acks.is_acked(range.start));
+        messages.iter().filter(is_own).copied().collect()
     }
 
     /// `false` if the cursor is gone, or no ack cursor.
@@ -232,10 +244,16 @@ impl State {
         true
     }
 
-    /// The end of a log for a cursor: where messages begin for which the turn of the cursor is still to come.
+    /// The end of a log for a cursor: where messages begin for which the turn of the cursor is still to come. For a cursor with
+    /// a filter, it is behind the last message that has matched.
     #[inline]
     pub(super) fn end_for(&self, cursor: CursorId, log: &Log) -> Offset {
-        if self.passing.is_empty() { log.next() } else { self.end_beside(cursor, log) }
+        let end = if self.passing.is_empty() { log.next() } else { self.end_beside(cursor, log) };
+        if log.filters.is_none() {
+            return end;
+        }
+        let acks = self.cursors.get(&cursor).and_then(Cursor::acks);
+        acks.map_or(end, |acks| acks.end_of(end))
     }
 
     #[cold]

@@ -73,6 +73,10 @@ impl Store {
         if !log.keeps_acked && now.time_to_live_start(now.stamp).is_some() {
             return None;
         }
+        // Subscriptions with filters are to match the message.
+        if log.filters.is_some() {
+            return None;
+        }
         audit::step();
         let first = log.next();
         let run = PlainRun::new(id, first, now.stamp, payload);

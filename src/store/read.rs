@@ -60,6 +60,10 @@ impl Stored {
         Headers::new(self.spans.headers(&self.bytes))
     }
 
+    pub fn subject(&self) -> Option<&str> {
+        self.headers().subject()
+    }
+
     #[inline]
     pub fn timestamp(&self) -> Timestamp {
         self.spans.timestamp

@@ -107,7 +107,7 @@ impl Retaining {
     /// A group that spares what it has not passed has gone on or back.
     pub fn follow_group(&mut self, log: LogId, before: Offset, floor: Offset) {
         if let Some(spared) = self.spared.get_mut(&log) {
-            spared.replace(before, floor);
+            spared.replace(Some(before), Some(floor));
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
     changed::Changed,
     deletion::AllDying,
     ends::Expiring,
+    filters::Filtering,
     living::Living,
     log::{Cursor, Freed, Log, Progress},
     passing::AllPassing,
@@ -56,6 +57,8 @@ pub struct State {
     pub dying: AllDying,
     /// Messages that pass by cursors whose turn is still to come.
     pub passing: AllPassing,
+    /// The filters of subscriptions. Those of a topic are in its log.
+    pub filtering: Filtering,
     /// Streams whose records may leave.
     pub retaining: Retaining,
     /// What was deleted, to be dropped by a caller that holds no lock: it may be much.
@@ -78,9 +81,14 @@ impl State {
             self.changed.cursor(cursor);
             match &mut cursor.progress {
                 Progress::Acks(acks) => {
+                    let before = acks.held();
+                    let is_filtered = acks.seen().is_some();
                     *acks = AckSet::new(*start);
+                    if is_filtered {
+                        acks.begin_filter(*start);
+                    }
                     if let Some(log) = self.logs.get_mut(&cursor.log) {
-                        log.note_floor(Offset(0), *start);
+                        log.note_floor(before, acks.held());
                     }
                 }
                 Progress::At(next) => *next = *start,
@@ -119,6 +127,7 @@ impl State {
         }
         let there = there.clone();
         self.change_time_to_live(&there, entity);
+        self.change_filter(&there, entity);
         if !seeded!(LimitsStayAsTheyWere) {
             self.follow_retention(entity);
         }
@@ -143,9 +152,11 @@ impl State {
                 if is_group { Progress::At(Offset(0)) } else { Progress::Acks(AckSet::default()) };
             self.cursors
                 .insert(id, Box::new(Cursor { id, log, progress, dirty: false, spares: false }));
+            self.attach_filter(entity, id, log);
             let State { logs, cursors, .. } = self;
             if !is_group && let Some(log) = logs.get_mut(&log) {
-                log.add_cursor(id, Offset(0), |cursor| floor_of(cursors, cursor));
+                let held_by = |cursor| held_by(cursors, cursor);
+                log.add_cursor(id, held_by(id), held_by);
                 log.limit_lives(entity.delivering().map_or(0, |it| it.time_to_live_ms));
             }
         }
@@ -155,7 +166,7 @@ impl State {
     /// Counts the floors of the cursors over each log, once they are restored.
     pub fn count_floors(&mut self) {
         let State { logs, cursors, .. } = self;
-        logs.values_mut().for_each(|log| log.count_floors(|cursor| floor_of(cursors, cursor)));
+        logs.values_mut().for_each(|log| log.count_floors(|cursor| held_by(cursors, cursor)));
     }
 
     #[inline]
@@ -183,52 +194,14 @@ impl State {
     /// Notes what acks mean for the log.
     #[inline(always)]
     pub fn note_acked(&mut self, floors: Floors, offsets: &OffsetRanges<'_>) {
-        let Floors { log, before, floor } = floors;
-        let Some(log) = self.logs.get_mut(&log) else { return };
+        let Some(log) = self.logs.get_mut(&floors.log) else { return };
         if { *offsets }.next().is_some_and(|first| first.start < log.moved) {
             self.changed.died(log, offsets);
         }
-        if floor != before {
-            let is_dead = floor_moved(log, before, floor);
+        if floors.held != floors.before {
+            let is_dead = floor_moved(log, floors);
             self.reclaimable |= is_dead;
             self.has_dead_segment |= is_dead;
-        }
-    }
-
-    /// Refuses a change that refers to a message that does not exist yet. `next` gives the next
-    /// offset of a log.
-    pub fn check_is_there(
-        &self,
-        change: &Change<'_>,
-        next: impl Fn(LogId) -> Option<Offset>,
-    ) -> Result<(), Malformed> {
-        let (cursor, end) = match change {
-            Change::Defer { cursor, offset, .. } => (cursor, offset.0 + 1),
-            Change::Prioritize { cursor, first, count, .. } => (cursor, first.0 + count),
-            Change::Spill { cursor, offsets } => (cursor, offsets.last().map_or(0, |it| it.end.0)),
-            Change::AckOthers { log, offsets, .. } => {
-                let end = offsets.last().map_or(Offset(0), |it| it.end);
-                return if next(*log).is_some_and(|next| end > next) {
-                    Err(UNKNOWN)
-                } else {
-                    Ok(())
-                };
-            }
-            _ => return Ok(()),
-        };
-        let next = self.cursors.get(cursor).and_then(|cursor| next(cursor.log));
-        if next.is_some_and(|next| end > next.0) { Err(UNKNOWN) } else { Ok(()) }
-    }
-
-    /// Refuses ack states of a metalog that refer to messages that do not exist. `next` gives the
-    /// next offset of a log in the metalog.
-    pub fn check_acks(&self, next: impl Fn(LogId) -> Option<Offset>) -> Result<(), Malformed> {
-        let is_there = |cursor: &Cursor| {
-            cursor.acks().is_none_or(|acks| acks.end() <= next(cursor.log).unwrap_or_default())
-        };
-        match self.cursors.values().all(is_there) {
-            true => Ok(()),
-            false => Err(Malformed("an ack state refers to messages that do not exist")),
         }
     }
 
@@ -381,8 +354,9 @@ impl State {
 /// What acks have done to the floor of a cursor over a log.
 #[derive(Clone, Copy, Debug)]
 pub struct Floors {
-    log: LogId,
-    before: Offset,
+    pub log: LogId,
+    pub before: Option<Offset>,
+    pub held: Option<Offset>,
     floor: Offset,
 }
 
@@ -396,9 +370,9 @@ pub fn ack_in(
     changed.cursor(cursor);
     let log = cursor.log;
     let Progress::Acks(acks) = &mut cursor.progress else { return Err(UNKNOWN) };
-    let before = acks.floor();
+    let before = acks.held();
     ack(acks);
-    Ok(Floors { log, before, floor: acks.floor() })
+    Ok(Floors { log, before, held: acks.held(), floor: acks.floor() })
 }
 
 /// Adds a run to a log that was looked up. `lives` returns the lives of its messages.
@@ -433,17 +407,20 @@ pub fn dead_in(log: &Log, sets: &[&AckSet], range: OffsetRange) -> u64 {
 /// Drops the part of the tail index that no cursor needs any more. Returns whether a segment is dead, where that is cheap
 /// to tell.
 #[inline]
-fn floor_moved(log: &mut Log, before: Offset, floor: Offset) -> bool {
+fn floor_moved(log: &mut Log, floors: Floors) -> bool {
+    let Floors { before, held, floor, .. } = floors;
     if log.cursors.len() == 1 {
+        // Messages behind the end of a cursor with a filter may still come to match: their commit is being applied.
         log.tail.drop_below(floor);
     } else {
-        log.note_floor(before, floor);
+        log.note_floor(before, held);
     }
     let Some(end) = log.first_segment_end() else { return false };
-    before < end && end <= floor && log.all_reach(end)
+    let reaches = |floor: Option<Offset>| floor.is_none_or(|floor| end <= floor);
+    !reaches(before) && reaches(held) && log.all_reach(end)
 }
 
-/// The floor of a cursor, if it is there.
-fn floor_of(cursors: &Living<CursorId, Cursor>, cursor: CursorId) -> Offset {
-    cursors.get(&cursor).map(Cursor::floor).unwrap_or_default()
+/// The floor from which on a cursor may need messages, if it is there.
+fn held_by(cursors: &Living<CursorId, Cursor>, cursor: CursorId) -> Option<Offset> {
+    cursors.get(&cursor).map_or(Some(Offset(0)), Cursor::held)
 }

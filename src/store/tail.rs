@@ -83,6 +83,11 @@ impl Tail {
         self.end
     }
 
+    /// Goes on behind messages whose places nobody asks for.
+    pub fn skip_to(&mut self, end: Offset) {
+        *self = Tail::new(end);
+    }
+
     /// Adds the run that follows. `end` is the offset behind its last message, and `lives` are the lives of its
     /// messages.
     #[inline]

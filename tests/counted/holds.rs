@@ -19,6 +19,8 @@ enum Thing {
     Queues,
     /// Subscriptions of the topic.
     Subscriptions,
+    /// Subscriptions with filters that match nothing.
+    Filtered,
     /// Partitions of the stream.
     Partitions,
     /// Messages that are ready.
@@ -55,9 +57,10 @@ enum Thing {
 
 use Thing::*;
 
-const THINGS: [Thing; 18] = [
+const THINGS: [Thing; 19] = [
     Queues,
     Subscriptions,
+    Filtered,
     Partitions,
     Ready,
     Leased,
@@ -105,6 +108,10 @@ impl Store {
             let subscription = subscription.backoff(posthouse::Backoff::None).create().unwrap();
             kept.push(Box::new(subscription));
         }
+        for n in 0..of(Filtered, 0) {
+            let subscription = topic.subscription(&format!("f{n}")).pattern(format!("f.{n}"));
+            kept.push(Box::new(subscription.create().unwrap()));
+        }
         // A segment of the topic, which each subscription passes.
         (0..3).for_each(|_| _ = topic.publish("old news").unwrap());
         engine.stream("stream").partitions(of(Partitions, 1) as u32).create().unwrap();
@@ -148,7 +155,7 @@ impl Store {
                     self.leased.extend(other.try_receive().unwrap());
                 }
             }
-            Subscriptions | Partitions | Batch => {}
+            Subscriptions | Filtered | Partitions | Batch => {}
             Ready => (0..count).for_each(|_| send(Message::new("work"))),
             Leased | Failed => {
                 (0..count).for_each(|_| send(Message::new("work")));
@@ -426,12 +433,13 @@ const GROWING: [(Thing, &str, u64); 18] = [
 /// What works in slices: a hold grows up to a bound that `slices.rs`, `removal_slices.rs` and `deletion.rs` assert. A timer ends leases
 /// that have run out, and releases messages that come due. Without threads, the next call runs it. Delayed
 /// messages are copied before a consumer is opened.
-const SLICED: [(Thing, &str); 17] = [
+const SLICED: [(Thing, &str); 18] = [
     (Segments, "size of a partition"),
     // After the clock was set, a timer sets those of all queues and subscriptions anew.
     (Queues, "timer"),
     (Watched, "timer"),
     (Subscriptions, "timer"),
+    (Filtered, "timer"),
     // A deletion is one commit. What it deletes leaves in slices.
     (Subscriptions, "delete"),
     (Partitions, "delete"),

@@ -14,6 +14,7 @@ macro_rules! alone {
 mod batches;
 mod bounds;
 mod deletion;
+mod filters;
 mod flat;
 mod heap;
 mod holds;

@@ -47,6 +47,8 @@ pub enum Action {
     DeleteTopic(Name),
     Subscribe(Name, Name),
     Unsubscribe(Name, Name),
+    /// Changes the filter of a subscription.
+    Filter(Name, Name, u8),
     CreateStream(Name),
     DeleteStream(Name),
     CreateGroup(Name, Name),
@@ -218,6 +220,11 @@ fn name() -> impl Strategy<Value = Name> {
     prop_oneof![4 => Just(0u8), 1 => Just(1u8)]
 }
 
+/// Subscriptions, the one with a filter included.
+fn subscription() -> impl Strategy<Value = Name> {
+    prop_oneof![4 => Just(0u8), 1 => Just(1u8), 4 => Just(2u8)]
+}
+
 /// Queues to receive from, the dead letters included.
 fn from() -> impl Strategy<Value = Name> {
     prop_oneof![4 => Just(0u8), 3 => Just(1u8), 2 => Just(2u8), 2 => Just(3u8), 2 => Just(4u8), 1 => Just(5u8)]
@@ -283,7 +290,8 @@ pub fn action() -> impl Strategy<Value = Action> {
         1 => to().prop_map(DeleteQueue),
         3 => (name(), any::<u8>()).prop_map(|(queue, n)| Update(queue, n)),
         3 => (from(), any::<u8>()).prop_map(|(queue, n)| Live(queue, n)),
-        2 => (name(), name(), any::<u8>()).prop_map(|(t, s, n)| LiveFor(t, s, n)),
+        2 => (name(), subscription(), any::<u8>()).prop_map(|(t, s, n)| LiveFor(t, s, n)),
+        3 => (name(), subscription(), any::<u8>()).prop_map(|(t, s, n)| Filter(t, s, n)),
         1 => Just(CloseTheCircle),
         3 => (name(), any::<u8>(), any::<u8>())
             .prop_map(|(name, target, n)| Schedule { name, target, n }),
@@ -293,8 +301,8 @@ pub fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(queue, moments, how)| Fill { queue, moments, how }),
         2 => name().prop_map(CreateTopic),
         1 => name().prop_map(DeleteTopic),
-        3 => (name(), name()).prop_map(|(t, s)| Subscribe(t, s)),
-        1 => (name(), name()).prop_map(|(t, s)| Unsubscribe(t, s)),
+        3 => (name(), subscription()).prop_map(|(t, s)| Subscribe(t, s)),
+        1 => (name(), subscription()).prop_map(|(t, s)| Unsubscribe(t, s)),
         2 => name().prop_map(CreateStream),
         1 => name().prop_map(DeleteStream),
         2 => (name(), name()).prop_map(|(s, g)| CreateGroup(s, g)),
@@ -309,7 +317,7 @@ pub fn action() -> impl Strategy<Value = Action> {
             |(stream, at, messages, bytes, how)| AppendIf { stream, at, messages, bytes, how }
         ),
         16 => from().prop_map(|queue| Receive { queue }),
-        16 => (name(), 0..2u8)
+        20 => (name(), subscription())
             .prop_map(|(topic, subscription)| ReceiveFrom { topic, subscription }),
         16 => any::<u8>().prop_map(Ack),
         4 => any::<u8>().prop_map(Nack),
@@ -325,7 +333,7 @@ pub fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(queue, bytes, how)| SendUrgent { queue, bytes, how }),
         1 => (name(), bytes(), how())
             .prop_map(|(topic, bytes, how)| PublishBrief { topic, bytes, how }),
-        3 => (name(), name(), bytes(), how())
+        3 => (name(), subscription(), bytes(), how())
             .prop_map(|(topic, subscription, bytes, how)| PublishTo { topic, subscription, bytes, how }),
         2 => (from(), any::<u8>()).prop_map(|(queue, which)| Remove { queue, which }),
         1 => from().prop_map(|queue| Purge { queue }),
@@ -367,6 +375,9 @@ pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
         ];
         let queues = [2, 1, 3, 4, 5].map(Action::CreateQueue);
         let others = queues.into_iter().chain([Action::Subscribe(0, 1)]);
+        if more % 3 > 0 {
+            first.push(Action::Subscribe(0, 2));
+        }
         let chosen = others.enumerate().filter(|(n, _)| more >> n & 1 == 1);
         first.extend(chosen.map(|(_, action)| action));
         if more >= 64 {

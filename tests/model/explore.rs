@@ -221,6 +221,7 @@ fn operations() -> Vec<Vec<Action>> {
         vec![receive.clone(), Action::Nack(0)],
         vec![Action::Publish { topic, messages, bytes: 30, how }],
         vec![Action::Subscribe(0, 1)],
+        vec![Action::Filter(0, 2, 3)],
         vec![Action::PublishTo { topic, subscription: 0, bytes: 30, how }],
         vec![Action::Append { stream, messages, bytes: 30, how }],
         vec![Action::AppendIf { stream, at: 0, messages, bytes: 30, how }],
@@ -255,9 +256,11 @@ pub fn sequence(length: u32, n: u64) -> Case {
         Action::CreateQueue(0),
         Action::CreateTopic(0),
         Action::Subscribe(0, 0),
+        Action::Subscribe(0, 2),
         Action::CreateStream(0),
         Action::CreateGroup(0, 0),
-        Action::Send { queue: 0, messages: 2, bytes: 20, how: How::Sync },
+        // The next ones have subjects.
+        Action::Send { queue: 0, messages: 5, bytes: 20, how: How::Sync },
         Action::Append { stream: 0, messages: 2, bytes: 20, how: How::Sync },
     ];
     let mut last = Vec::new();

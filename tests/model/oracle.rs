@@ -249,7 +249,8 @@ impl Oracle {
 fn add_to_all(engine: &Engine, found: &State, clock: Clock) -> State {
     let mut state = found.clone();
     let (payload, key) = (b"more".to_vec(), Some(b"k".to_vec()));
-    let message = Msg { payload, key, headers: Vec::new(), priority: 0, note: None };
+    let subject = Some("a.b".to_owned());
+    let message = Msg { payload, key, headers: Vec::new(), subject, priority: 0, note: None };
     let added = (|| {
         for (name, queue) in &mut state.queues {
             let handle = engine.queue(name).open()?.durability(Durability::Sync);
@@ -265,7 +266,7 @@ fn add_to_all(engine: &Engine, found: &State, clock: Clock) -> State {
         for (name, topic) in &mut state.topics {
             let handle = engine.topic(name).open()?.durability(Durability::Sync);
             assert_eq!(handle.publish(message.message())?.0, topic.next);
-            topic.publish(std::slice::from_ref(&message), clock.now);
+            topic.publish(name, std::slice::from_ref(&message), clock.now);
         }
         for (name, stream) in &mut state.streams {
             let handle = engine.stream(name).open()?.durability(Durability::Sync);

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use posthouse::{Browse, Browsed, DeadLetter, Delivery, Engine, Message, OwnedRecord, Start, sim};
+use posthouse::{
+    Browse, Browsed, DeadLetter, Delivery, Engine, HeaderFilter, Message, OwnedRecord, Start, sim,
+};
 #[cfg(feature = "cron")]
 use posthouse::{MissedRuns, Target};
 
@@ -12,6 +14,7 @@ pub struct Msg {
     pub payload: Vec<u8>,
     pub key: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
+    pub subject: Option<String>,
     pub priority: u8,
     /// Of a dead letter: its origin, its offset there, and how often it was tried.
     pub note: Option<(String, u64, u32)>,
@@ -20,18 +23,19 @@ pub struct Msg {
 impl fmt::Debug for Msg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = String::from_utf8_lossy(&self.payload[..self.payload.len().min(12)]);
-        let Msg { payload, key, headers, priority, note } = self;
+        let Msg { payload, key, headers, subject, priority, note } = self;
         let (key, headers) = (key.as_ref().map(|it| String::from_utf8_lossy(it)), headers.len());
         let bytes = payload.len();
         write!(
             f,
-            "{text:?} ({bytes} bytes, key {key:?}, {headers} headers, priority {priority}, note {note:?})"
+            "{text:?} ({bytes} bytes, key {key:?}, {headers} headers, subject {subject:?}, \
+             priority {priority}, note {note:?})"
         )
     }
 }
 
 impl Msg {
-    /// Message number `n`, of about this many bytes; some have a key and headers.
+    /// Message number `n`, of about this many bytes; some have a key, headers and a subject.
     pub fn number(n: u64, bytes: usize) -> Msg {
         let mut payload = format!("message {n} ").into_bytes();
         payload.resize(payload.len().max(bytes), b'a' + (n % 26) as u8);
@@ -39,7 +43,8 @@ impl Msg {
         let header = |name: &str| (name.to_owned(), n.to_le_bytes().to_vec());
         let headers =
             if n.is_multiple_of(4) { vec![header("n"), header("ü")] } else { Vec::new() };
-        Msg { payload, key, headers, priority: 0, note: None }
+        let subject = SUBJECTS.get((n % 7) as usize).map(|it| (*it).to_owned());
+        Msg { payload, key, headers, subject, priority: 0, note: None }
     }
 
     /// The same message with a priority; some have a higher one than others.
@@ -73,6 +78,9 @@ impl Msg {
         for (name, value) in &self.headers {
             message = message.header(name.as_str(), value);
         }
+        if let Some(subject) = &self.subject {
+            message = message.subject(subject);
+        }
         match self.own_life() {
             Some(life) => message.expire_after(life),
             None => message,
@@ -83,7 +91,8 @@ impl Msg {
     pub fn weight(&self) -> u64 {
         let headers: usize =
             self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        (self.payload.len() + self.key.as_ref().map_or(0, Vec::len) + headers) as u64
+        let subject = self.subject.as_ref().map_or(0, String::len);
+        (self.payload.len() + self.key.as_ref().map_or(0, Vec::len) + headers + subject) as u64
     }
 
     pub fn of_delivery(delivery: &Delivery) -> Msg {
@@ -92,6 +101,7 @@ impl Msg {
             payload: delivery.payload().to_vec(),
             key: delivery.key().map(<[u8]>::to_vec),
             headers: delivery.headers().map(header).collect(),
+            subject: delivery.subject().map(str::to_owned),
             priority: delivery.priority(),
             note: delivery.dead_letter().unwrap().map(noted),
         }
@@ -103,6 +113,7 @@ impl Msg {
             payload: browsed.payload().to_vec(),
             key: browsed.key().map(<[u8]>::to_vec),
             headers: browsed.headers().map(header).collect(),
+            subject: browsed.subject().map(str::to_owned),
             priority: browsed.priority(),
             note: browsed.dead_letter().unwrap().map(noted),
         }
@@ -114,6 +125,7 @@ impl Msg {
             payload: record.payload().to_vec(),
             key: record.key().map(<[u8]>::to_vec),
             headers: record.headers().map(header).collect(),
+            subject: record.subject().map(str::to_owned),
             priority: 0,
             note: None,
         }
@@ -214,6 +226,10 @@ pub const BRIEF_MOMENTS: u8 = 2;
 const LIFE_HEADER: &str = "life";
 /// The queue that holds the schedules.
 pub const REGISTRY: &str = "posthouse.schedules";
+/// The subjects that messages have. Some have none.
+const SUBJECTS: [&str; 4] = ["a.b", "a.b.c", "a.c", "b"];
+/// The subscription that has a filter from its creation on.
+pub const FILTERED: &str = "subscription 2";
 /// The stream that keeps so many of the newest records of each partition at first.
 pub const RETAINING: &str = "stream 1";
 pub const RECORDS_MAX: u64 = 12;
@@ -238,6 +254,69 @@ pub struct QueueState {
 pub struct SubscriptionState {
     pub unacked: Unacked,
     pub time_to_live: Option<Duration>,
+    pub filter: FilterState,
+}
+
+/// Which messages a subscription gets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FilterState {
+    pub patterns: Vec<String>,
+    pub headers: Vec<HeaderFilter>,
+}
+
+impl FilterState {
+    /// One of a few filters. Number 0 rejects nothing.
+    pub fn number(n: u8) -> FilterState {
+        let exists = HeaderFilter::Exists { name: "n".to_owned() };
+        let prefix = HeaderFilter::Prefix { name: "n".to_owned(), prefix: vec![4] };
+        let (patterns, headers): (&[&str], _) = match n % 7 {
+            0 => (&[], vec![]),
+            1 | 2 => (&["a.>"], vec![]),
+            3 => (&["*.b", "b"], vec![]),
+            // The name of a topic is one token.
+            4 => (&["*"], vec![]),
+            5 => (&[], vec![exists]),
+            _ => (&["*.*.c", "a.b"], vec![exists, prefix]),
+        };
+        let mut headers = headers;
+        headers.sort();
+        FilterState { patterns: patterns.iter().map(|it| (*it).to_owned()).collect(), headers }
+    }
+
+    /// Whether a message of a topic passes it.
+    pub fn admits(&self, topic: &str, message: &Msg) -> bool {
+        fn matches(pattern: &[&str], subject: &[&str]) -> bool {
+            match (pattern, subject) {
+                ([], []) => true,
+                ([">"], [_, ..]) => true,
+                ([token, pattern @ ..], [same, subject @ ..]) => {
+                    (*token == "*" || token == same) && matches(pattern, subject)
+                }
+                _ => false,
+            }
+        }
+        let subject = message.subject.as_deref().unwrap_or(topic);
+        let subject: Vec<&str> = subject.split('.').collect();
+        let is_match = |pattern: &String| {
+            let pattern: Vec<&str> = pattern.split('.').collect();
+            matches(&pattern, &subject)
+        };
+        let is_met = |filter: &HeaderFilter| {
+            message.headers.iter().any(|(name, value)| match filter {
+                HeaderFilter::Exists { name: wanted } => name == wanted,
+                HeaderFilter::Prefix { name: wanted, prefix } => {
+                    name == wanted && value.starts_with(prefix)
+                }
+                other => panic!("{other:?} is none of the filters"),
+            })
+        };
+        (self.patterns.is_empty() || self.patterns.iter().any(is_match))
+            && self.headers.iter().all(is_met)
+    }
+
+    fn of(settings: posthouse::DeliverySettings) -> FilterState {
+        FilterState { patterns: settings.patterns, headers: settings.header_filters }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -294,10 +373,14 @@ impl QueueState {
 }
 
 impl TopicState {
-    pub fn publish(&mut self, messages: &[Msg], now: u64) {
+    /// Publishes messages to the topic of this name.
+    pub fn publish(&mut self, name: &str, messages: &[Msg], now: u64) {
         for message in messages {
-            for SubscriptionState { unacked, time_to_live } in self.subscriptions.values_mut() {
-                unacked.insert(self.next, Entry::new(message, now, *time_to_live));
+            for subscription in self.subscriptions.values_mut() {
+                let SubscriptionState { unacked, time_to_live, filter } = subscription;
+                if filter.admits(name, message) {
+                    unacked.insert(self.next, Entry::new(message, now, *time_to_live));
+                }
             }
             self.next += 1;
         }
@@ -480,7 +563,8 @@ fn dump_still(
                 all_held.extend(held);
             }
             assert_eq!(subscription.depth()?, unacked.len() as u64, "depth of {name}");
-            subscriptions.insert(name, SubscriptionState { unacked, time_to_live });
+            let filter = FilterState::of(subscription.settings()?);
+            subscriptions.insert(name, SubscriptionState { unacked, time_to_live, filter });
         }
         let next = if probe { topic.publish("probe")?.0 } else { 0 };
         state.topics.insert(name, TopicState { next, subscriptions });

@@ -69,24 +69,41 @@ impl Committer {
     ) -> Result<Option<(T, Receipt)>> {
         let begun = self.elapsed();
         let (committed, receipt) = loop {
-            let mut pages = None;
+            let (mut pages, mut wants_match) = (None, false);
             let (committed, receipt) = self.transact_within(operation, left, |core| {
                 pages = core.store.pages_of(batch);
+                wants_match = core.store.wants_match(batch);
                 let is_stale = self.elapsed().saturating_sub(begun) > STALE;
-                if pages.is_some() || is_stale || !core.suits(batch) {
+                if pages.is_some() || wants_match || is_stale || !core.suits(batch) {
                     return Ok((None, Receipt::NOTHING));
                 }
                 let attempted = attempt(core, batch)?;
                 Ok(attempted.map_or((None, Receipt::NOTHING), |(it, receipt)| (Some(it), receipt)))
             })?;
+            if wants_match {
+                self.match_early(batch);
+            }
             match pages {
                 Some(pages) => pages.make_ready(),
+                None if wants_match => {}
                 None => break (committed, receipt),
             }
         };
         let Some(committed) = committed else { return Ok(None) };
         self.note_batch(&batch.arrivals());
         Ok(Some((committed, receipt)))
+    }
+
+    /// Finds the subscriptions with filters that the messages of a batch match, in slices.
+    fn match_early(&self, batch: &mut Batch) {
+        loop {
+            let mut core = self.lock("match a batch");
+            let is_more = core.store.match_early(batch);
+            self.end_slice(core);
+            if !is_more {
+                return;
+            }
+        }
     }
 
     /// Wakes the waiters of the logs of a batch, in slices.

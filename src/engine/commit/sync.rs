@@ -212,7 +212,8 @@ impl Synced for Committer {
 
     fn finish_sync(&self, sync: JournalSync, publish: impl FnOnce(Lsn)) -> Self::Effects {
         let Visibility { mut touched, unwatched, batches } = sync.visibility;
-        touched.extend(unwatched.into_iter().map(|log| Fresh { log, messages: usize::MAX }));
+        let of_unwatched = |log| Fresh { log, of: None, messages: usize::MAX };
+        touched.extend(unwatched.into_iter().map(of_unwatched));
         let rest = touched.split_off(touched.len().min(LOGS_AT_ONCE));
         let mut core = self.lock("finish a sync");
         if let Some(job) = &sync.job {

@@ -15,6 +15,7 @@ mod batch;
 mod blocks;
 mod clock;
 mod deletion;
+mod filters;
 mod idle;
 mod looks;
 mod others;

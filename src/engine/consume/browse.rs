@@ -111,11 +111,12 @@ impl Browsed {
     }
 }
 
-/// Borrows the payload, the key and the headers, to send the message on. The new message bears the time of
+/// Borrows the payload, the key, the headers and the subject, to send the message on. The new message bears the time of
 /// its own commit. [`Message::timestamp`] gives it the time of this message instead.
 impl<'a> From<&'a Browsed> for Message<'a> {
     fn from(browsed: &'a Browsed) -> Message<'a> {
         Message::borrowed(browsed.payload(), browsed.key(), browsed.headers())
+            .with_subject(browsed.subject())
     }
 }
 

@@ -409,12 +409,13 @@ impl Drop for Delivery {
     }
 }
 
-/// Borrows the payload, the key and the headers, to send the message on. The new message bears the time of
+/// Borrows the payload, the key, the headers and the subject, to send the message on. The new message bears the time of
 /// its own commit. [`Message::timestamp`] gives it the time of the delivery instead.
 impl<'a> From<&'a Delivery> for Message<'a> {
     fn from(delivery: &'a Delivery) -> Message<'a> {
         let stored = delivery.look();
         Message::borrowed(stored.payload(), stored.key(), stored.headers())
+            .with_subject(stored.subject())
     }
 }
 

@@ -41,6 +41,27 @@ macro_rules! stored_message_getters {
             self.headers().named(name)
         }
 
+        /// The [subject](Message::subject) with which the message was published. `None` if its sender has set none:
+        /// its topic has matched it by the topic's own name.
+        ///
+        /// ```
+        /// use posthouse::Message;
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        /// let orders = engine.topic("orders").create()?;
+        /// let all = orders.subscription("all").create()?;
+        /// orders.publish(Message::new("order 1").subject("orders.eu"))?;
+        /// orders.publish("order 2")?;
+        /// assert_eq!(all.try_receive()?.expect("it was published").subject(), Some("orders.eu"));
+        /// assert_eq!(all.try_receive()?.expect("it was published").subject(), None);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        #[must_use]
+        pub fn subject(&self) -> Option<&str> {
+            self.look().subject()
+        }
+
         /// The time of the message's commit, or the [timestamp](Message::timestamp) that its sender has set.
         #[must_use]
         pub fn timestamp(&self) -> Timestamp {

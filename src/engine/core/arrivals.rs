@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     audit,
-    engine::runtime::{interest::Whom, wait::Watch},
+    engine::runtime::wait::Watch,
     error::Result,
     ids::{CursorId, EntityId, LogId, Lsn, Offset},
-    store::Batch,
+    store::{Batch, Match},
     stream::recent::Recent,
 };
 
@@ -126,15 +126,39 @@ impl Core {
     /// Wakes up to so many consumers of a cursor. Those of other subscriptions have nothing from it.
     pub fn wake_consumers(&mut self, cursor: CursorId, log: LogId, most: usize) {
         if let Some(watched) = self.arrivals.watches.get(&log) {
-            let whom = Whom::Only(watched.interest_of(cursor));
-            self.effects.wake_those(&watched.watch, whom, most);
+            let of = (cursor, self.store.is_filtered(cursor));
+            watched.wake_of(&mut self.effects, of, most);
         }
     }
 
-    /// Wakes waiters of a log for `messages` messages that can be received.
-    fn wake_some(&mut self, log: LogId, messages: usize) {
+    /// Wakes all consumers of a cursor whose filter may have changed.
+    pub(super) fn wake_whatever_its_filter(&mut self, cursor: CursorId, log: LogId) {
         if let Some(watched) = self.arrivals.watches.get(&log) {
-            watched.wake(&mut self.effects, messages);
+            for is_filtered in [false, true] {
+                watched.wake_of(&mut self.effects, (cursor, is_filtered), usize::MAX);
+            }
+        }
+    }
+
+    /// Notes what the last commit means to cursors with filters: those that its messages match are woken once they are
+    /// visible.
+    #[inline]
+    pub(super) fn note_matches(&mut self) {
+        let matched = self.store.take_matched();
+        if !matched.is_empty() {
+            self.note_all_matches(&matched);
+        }
+    }
+
+    #[cold]
+    fn note_all_matches(&mut self, matched: &[Match]) {
+        for it in matched {
+            audit::step();
+            // Before this, as many were counted as the log has, so what was rejected is taken away.
+            self.count(it.cursor, |counts| counts.passed_by += it.rejected);
+            if it.messages > 0 {
+                self.arrivals.note_match(it, &mut self.effects);
+            }
         }
     }
 
@@ -164,9 +188,16 @@ impl Core {
 
     /// Wakes the waiters of messages that a sync made visible.
     pub fn wake_fresh(&mut self, fresh: &[Fresh]) {
-        for Fresh { log, messages } in fresh {
+        let Core { arrivals, effects, .. } = self;
+        for Fresh { log, of, messages } in fresh {
             audit::step();
-            self.wake_some(*log, *messages);
+            let Some(watched) = arrivals.watches.get(log) else { continue };
+            match of {
+                // Nobody watched the log when the messages came, so nobody was noted for whom they are.
+                None if *messages == usize::MAX => effects.wake_all(&watched.watch),
+                None => watched.wake(effects, *messages),
+                Some(cursor) => watched.wake_of(effects, (*cursor, true), *messages),
+            }
         }
     }
 

@@ -54,6 +54,7 @@ impl Core {
         self.keep_clock(now);
         let receipt = Receipt::of(self.store.commit(ops, now)?);
         self.note_arrivals();
+        self.note_matches();
         self.arm_lives();
         self.touch_changed(ops);
         if self.weighs {
@@ -83,6 +84,7 @@ impl Core {
         self.keep_clock(now);
         let receipt = Receipt::of(self.store.append_one(log, message, now)?);
         self.note_arrival(log);
+        self.note_matches();
         if self.watches_thresholds() {
             self.consumers.touch_log(log);
         }
@@ -126,6 +128,7 @@ impl Core {
         let receipt = Receipt::of(self.store.commit_batch(ops, batch)?);
         self.hide_batch(batch);
         self.note_partitions(batch);
+        self.note_matches();
         if self.watches_thresholds() {
             self.consumers.touch_changed(ops);
             batch.arrivals().iter().for_each(|(log, _)| self.consumers.touch_log(*log));

@@ -20,8 +20,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Consumers {
     all: Living<CursorId, Consumption>,
-    /// The cursors with watched thresholds, by the log whose messages they count.
-    watched: BTreeSet<(LogId, CursorId)>,
+    /// The cursors with watched thresholds, by the log whose messages they count, and by whether they have filters.
+    watched: BTreeSet<(LogId, bool, CursorId)>,
     /// Watched cursors that may have changed since they were looked at.
     touched: Vec<CursorId>,
     /// Cursors that rounds left out, and that were borrowed to be changed since, each with the number of its state.
@@ -68,7 +68,7 @@ impl Consumers {
 
     pub fn remove(&mut self, cursor: &CursorId) -> Option<Box<Consumption>> {
         let removed = self.all.remove(cursor)?;
-        self.watched.remove(&(removed.info.log, *cursor));
+        self.forget_watched(removed.info.log, *cursor);
         Some(removed)
     }
 
@@ -90,15 +90,20 @@ impl Consumers {
         self.all.iter()
     }
 
-    /// Notes that a cursor has watched thresholds from now on, or none any more.
-    pub fn set_watched(&mut self, cursor: CursorId, is_watched: bool) {
+    /// Notes that a cursor has watched thresholds from now on, and whether it has a filter, or that it has none any more.
+    pub fn set_watched(&mut self, cursor: CursorId, is_filtered: Option<bool>) {
         let Some(consumption) = self.all.get_mut(&cursor) else { return };
-        let watched = (consumption.info.log, cursor);
-        if is_watched {
-            self.watched.insert(watched);
+        let log = consumption.info.log;
+        if is_filtered.is_some() {
             touch(&mut self.touched, cursor, consumption);
-        } else {
-            self.watched.remove(&watched);
+        }
+        self.forget_watched(log, cursor);
+        self.watched.extend(is_filtered.map(|is_filtered| (log, is_filtered, cursor)));
+    }
+
+    fn forget_watched(&mut self, log: LogId, cursor: CursorId) {
+        for is_filtered in [false, true] {
+            self.watched.remove(&(log, is_filtered, cursor));
         }
     }
 
@@ -117,12 +122,12 @@ impl Consumers {
         !self.watched.is_empty()
     }
 
-    /// Touches the watched cursors of a log: it has more messages now.
+    /// Touches the watched cursors of a log: it has more messages now. Those with filters are touched by what they match.
     #[inline(never)]
     pub fn touch_log(&mut self, log: LogId) {
         audit::step();
-        let of_log = (log, CursorId(0))..;
-        for (_, cursor) in self.watched.range(of_log).take_while(|(it, _)| *it == log) {
+        let of_log = (log, false, CursorId(0))..(log, true, CursorId(0));
+        for (.., cursor) in self.watched.range(of_log) {
             audit::step();
             if let Some(consumption) = self.all.get_mut(cursor) {
                 touch(&mut self.touched, *cursor, consumption);
@@ -179,7 +184,7 @@ impl Consumers {
     /// The watched cursors.
     #[cfg(all(debug_assertions, feature = "sim"))]
     pub fn watched(&self) -> impl ExactSizeIterator<Item = CursorId> + '_ {
-        self.watched.iter().map(|(_, cursor)| *cursor)
+        self.watched.iter().map(|(.., cursor)| *cursor)
     }
 }
 

@@ -83,7 +83,8 @@ impl Core {
     /// Begins to wait for a message.
     pub fn wait_for_message(&mut self, info: &CursorInfo) -> Waiting {
         let receivers = info.receivers();
-        self.watch(iter::once(info.log), receivers).begin_for(receivers.interest_of(info.cursor))
+        let interest = receivers.interest_of(info.cursor, self.store.is_filtered(info.cursor));
+        self.watch(iter::once(info.log), receivers).begin_for(interest)
     }
 
     /// The rules of the cursors, shared by those that have the same.

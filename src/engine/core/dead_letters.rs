@@ -71,6 +71,7 @@ impl<'a> DeadMessage<'a> {
             topic_bytes: None,
         };
         let message = Message::borrowed(stored.payload(), stored.key(), stored.headers())
+            .with_subject(stored.subject())
             .timestamp(stored.timestamp())
             .priority(priority);
         Letter { log: to.queue.log(0), message, note: note.undated(stored.headers()) }

@@ -1,7 +1,7 @@
 //! Deleted entities: what the core knows of their cursors and logs leaves with these, in slices.
 
 use super::Core;
-use crate::{audit, engine::runtime::interest::Whom, store::Cursor};
+use crate::{audit, store::Cursor};
 
 impl Core {
     /// Takes some of what was deleted out of memory. Returns whether there is more. A checkpoint may have taken it out of the
@@ -44,8 +44,7 @@ impl Core {
             && let Some(watched) = arrivals.watches.get(&log)
         {
             // A subscription may be gone while its topic stays. Its waiters find that it was deleted.
-            let whom = Whom::Only(watched.interest_of(cursor));
-            effects.wake_those(&watched.watch, whom, usize::MAX);
+            watched.wake_of(effects, (cursor, deleted.seen().is_some()), usize::MAX);
         }
         let Some(mut consumption) = consumption else { return };
         dormancy.tidy(consumers);

@@ -24,6 +24,13 @@ struct WakeUp {
     most: usize,
 }
 
+impl WakeUp {
+    /// Whether a wake-up of others of the same watch may become one with this.
+    fn joins(&self, whom: Whom) -> bool {
+        self.whom == whom || !(self.whom.minds_filters() || whom.minds_filters())
+    }
+}
+
 /// The effects of one hold of the core. Most holds have none.
 #[derive(Debug, Default)]
 #[must_use = "waiters sleep for ever if effects are not run"]
@@ -58,13 +65,13 @@ impl Effects {
     }
 
     /// Wakes up to `most` waiters of these interests. In one hold with others of the same watch, all waiters may wake: a
-    /// commit to a thousand partitions keeps no list of them.
+    /// commit to a thousand partitions keeps no list of them. Of subscriptions with filters, only those that match wake.
     #[inline]
     pub fn wake_those(&mut self, watch: &Arc<Watch>, whom: Whom, most: usize) {
         if most > 0 && watch.has_waiters() {
             self.any = true;
             match self.wake_ups.last_mut() {
-                Some(last) if Arc::ptr_eq(&last.watch, watch) => {
+                Some(last) if Arc::ptr_eq(&last.watch, watch) && last.joins(whom) => {
                     last.most = last.most.saturating_add(most);
                     if last.whom != whom {
                         last.whom = Whom::Each;

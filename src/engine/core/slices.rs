@@ -68,12 +68,8 @@ impl Core {
         now: Timestamp,
     ) -> Option<Walk> {
         let time_to_live_ms = self.store.time_to_live_ms(cursor);
-        let (Some(time_to_live_ms), Some(floor), Some((_, log_end)), Some(end)) = (
-            time_to_live_ms,
-            self.store.floor(cursor),
-            self.store.bounds(log),
-            self.store.end_for(cursor, log),
-        ) else {
+        let (floor, end) = (self.store.floor(cursor), self.store.end_for(cursor, log));
+        let (Some(time_to_live_ms), Some(floor), Some(end)) = (time_to_live_ms, floor, end) else {
             self.effects.drop_after(self.lives.looks.remove(&cursor));
             return None;
         };
@@ -81,7 +77,7 @@ impl Core {
         self.effects.drop_after(looks.follow(time_to_live_ms));
         let of = WalkOf { cursor, log, now, time_to_live_ms };
         // The cursor is about to see more messages. They are looked at a moment later.
-        let next = (end < log_end).then(|| Timestamp(now.0.saturating_add(1)));
+        let next = self.store.awaits_turn(cursor, log).then(|| Timestamp(now.0.saturating_add(1)));
         let (is_busy, watch) = (false, Arc::default());
         let (from, forgotten_below) = (floor, Some(floor));
         Some(Walk {

@@ -65,8 +65,11 @@ impl Core {
         // Senders may have capacity now, and consumers may be admitted.
         consumption.note_capacity(effects, usize::MAX);
         consumption.wake_others(effects);
+        if !consumption.thresholds.is_empty() {
+            consumers.set_watched(cursor, Some(self.store.is_filtered(cursor)));
+        }
         self.follow_spilling(cursor, &info, before, rules);
-        self.wake_consumers(cursor, info.log, usize::MAX);
+        self.wake_whatever_its_filter(cursor, info.log);
         self.arm(cursor);
     }
 

@@ -11,7 +11,7 @@ use crate::{
         wait::Watch,
     },
     ids::{CursorId, EntityId, IdMap, LogId},
-    store::BatchArrivals,
+    store::{BatchArrivals, Match},
     stream::recent::Recent,
 };
 
@@ -57,8 +57,9 @@ pub enum Receivers {
 
 impl Receivers {
     /// What the consumers of a cursor wait for.
-    pub fn interest_of(self, cursor: CursorId) -> Interest {
+    pub fn interest_of(self, cursor: CursorId, is_filtered: bool) -> Interest {
         match self {
+            Receivers::EachSubscription if is_filtered => Interest::of_filtered(cursor),
             Receivers::EachSubscription => Interest::of_cursor(cursor),
             Receivers::One | Receivers::Readers => Interest::ALL,
         }
@@ -70,8 +71,9 @@ impl WatchedLog {
     #[inline]
     pub fn wake(&self, effects: &mut Effects, messages: usize) {
         match (self.receivers, self.partition) {
-            (Receivers::One | Receivers::EachSubscription, _) => {
-                effects.wake(&self.watch, messages);
+            (Receivers::One, _) => effects.wake(&self.watch, messages),
+            (Receivers::EachSubscription, _) => {
+                effects.wake_those(&self.watch, Whom::Unfiltered, messages);
             }
             (Receivers::Readers, None) if messages > 0 => effects.wake_all(&self.watch),
             (Receivers::Readers, Some((_, partition))) if messages > 0 => {
@@ -82,9 +84,10 @@ impl WatchedLog {
         }
     }
 
-    /// What the consumers of a cursor wait for.
-    pub fn interest_of(&self, cursor: CursorId) -> Interest {
-        self.receivers.interest_of(cursor)
+    /// Wakes consumers of a cursor.
+    pub fn wake_of(&self, effects: &mut Effects, of: (CursorId, bool), most: usize) {
+        let whom = Whom::Only(self.receivers.interest_of(of.0, of.1));
+        effects.wake_those(&self.watch, whom, most);
     }
 }
 
@@ -92,6 +95,8 @@ impl WatchedLog {
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh {
     pub log: LogId,
+    /// The cursor with a filter that they match. `None` for all cursors without one.
+    pub of: Option<CursorId>,
     pub messages: usize,
 }
 
@@ -118,14 +123,26 @@ impl Arrivals {
         }
         if self.hides_unsynced {
             match self.touched.get_mut(watched.place as usize) {
-                Some(fresh) if fresh.log == log => fresh.messages += messages,
+                Some(fresh) if fresh.log == log && fresh.of.is_none() => fresh.messages += messages,
                 _ => {
                     watched.place = self.touched.len() as u32;
-                    self.touched.push(Fresh { log, messages });
+                    self.touched.push(Fresh { log, of: None, messages });
                 }
             }
         } else {
             watched.wake(effects, messages);
+        }
+    }
+
+    /// Notes messages that match the filter of a cursor.
+    pub(super) fn note_match(&mut self, it: &Match, effects: &mut Effects) {
+        audit::step();
+        let Match { log, cursor, messages, .. } = *it;
+        if self.hides_unsynced {
+            // Whoever begins to wait before the sync may be the first one to watch the log.
+            self.touched.push(Fresh { log, of: Some(cursor), messages });
+        } else if let Some(watched) = self.watches.get(&log) {
+            watched.wake_of(effects, (cursor, true), messages);
         }
     }
 
@@ -138,7 +155,8 @@ impl Arrivals {
 
     /// Whether messages of a log become visible with the next sync.
     pub(super) fn is_touched(&self, log: LogId, watched: &WatchedLog) -> bool {
-        self.touched.get(watched.place as usize).is_some_and(|it| it.log == log)
+        let touched = self.touched.get(watched.place as usize);
+        touched.is_some_and(|it| it.log == log && it.of.is_none())
     }
 
     /// Watches a log that has no partitions beside it.

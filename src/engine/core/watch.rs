@@ -102,7 +102,7 @@ impl Core {
         let watched = WatchedThreshold { number, probe: Probe::new(threshold), call };
         self.consumption(cursor)?.thresholds.push(watched);
         self.last_threshold = number;
-        self.consumers.set_watched(cursor, true);
+        self.consumers.set_watched(cursor, Some(self.store.is_filtered(cursor)));
         Ok(number)
     }
 
@@ -115,7 +115,7 @@ impl Core {
         };
         let ended = thresholds.remove(at);
         if thresholds.is_empty() {
-            self.consumers.set_watched(cursor, false);
+            self.consumers.set_watched(cursor, None);
         }
         self.effects.drop_later([ended]);
     }

@@ -100,8 +100,8 @@ impl QueueBuilder {
         self
     }
 
-    /// Sets how many bytes the messages in the queue may have together: any number by default. Keys and headers
-    /// count.
+    /// Sets how many bytes the messages in the queue may have together: any number by default. Keys, headers
+    /// and subjects count.
     ///
     /// Otherwise it works as [`max_messages`](QueueBuilder::max_messages). The count takes 4 bytes of memory per
     /// message. The engine reads the queue once, when it is first opened. See also [`Queue::bytes`].

@@ -62,7 +62,8 @@ pub struct Batch {
 pub fn weight(message: &Browsed) -> usize {
     let headers = message.headers().map(|(name, value)| name.len() + value.len() + 16);
     let key = message.key().map_or(0, <[u8]>::len);
-    message.payload().len() + key + headers.sum::<usize>() + 128
+    let subject = message.subject().map_or(0, str::len);
+    message.payload().len() + key + headers.sum::<usize>() + subject + 128
 }
 
 /// The place that a dead letter comes from.

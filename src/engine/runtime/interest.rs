@@ -29,6 +29,18 @@ impl Interest {
         Interest(cursor.0 + 1)
     }
 
+    /// That of a subscription with a filter: it waits for messages that match, and not for whatever comes to the topic. These
+    /// interests are behind all others.
+    pub fn of_filtered(cursor: CursorId) -> Interest {
+        Interest(Interest::FILTERED.0 + cursor.0 + 1)
+    }
+
+    const FILTERED: Interest = Interest(1 << 63);
+
+    fn is_filtered(self) -> bool {
+        self >= Interest::FILTERED
+    }
+
     pub fn of_partition(partition: u32) -> Interest {
         Interest(u64::from(partition) + 1)
     }
@@ -39,8 +51,22 @@ impl Interest {
 pub enum Whom {
     /// The longest waiting of each interest: there are messages for each.
     Each,
+    /// As `Each`, without subscriptions that have a filter.
+    Unfiltered,
     /// Those of one interest, and those that wait for whatever comes.
     Only(Interest),
+}
+
+impl Whom {
+    /// Whether it leaves out subscriptions with filters, or is one of them. There may be very many, so nobody wakes all of them
+    /// for one.
+    pub fn minds_filters(self) -> bool {
+        match self {
+            Whom::Each => false,
+            Whom::Unfiltered => true,
+            Whom::Only(interest) => interest.is_filtered(),
+        }
+    }
 }
 
 impl<W> Default for Waiters<W> {
@@ -83,10 +109,11 @@ impl<W> Waiters<W> {
         let keys: Vec<Key> = match whom {
             Whom::Only(Interest::ALL) => first_of(Interest::ALL).collect(),
             Whom::Only(interest) => first_of(Interest::ALL).chain(first_of(interest)).collect(),
-            Whom::Each => {
+            Whom::Each | Whom::Unfiltered => {
                 let mut next = self.asleep.first_key_value().map(|(key, _)| key.0);
                 let interests = iter::from_fn(|| {
-                    let interest = next?;
+                    let is_woken = |it: &Interest| whom == Whom::Each || !it.is_filtered();
+                    let interest = next.filter(is_woken)?;
                     let behind = self.asleep.range((interest, u64::MAX)..).next();
                     next = behind.map(|(key, _)| key.0);
                     Some(interest)
@@ -121,10 +148,31 @@ mod tests {
             (Whom::Only(b), usize::MAX, vec!["any1", "any2", "b1", "b2", "b3"]),
             (Whom::Only(Interest::ALL), 1, vec!["any1"]),
             (Whom::Only(Interest(5)), 1, vec!["any1"]),
+            (Whom::Unfiltered, 1, vec!["any1", "a1", "b1"]),
         ] {
             let mut waiters = three_interests();
             assert_eq!(waiters.take(whom, most), taken, "{whom:?}, {most}");
             assert_eq!(waiters.len(), 7 - taken.len());
+        }
+    }
+
+    #[test]
+    fn subscriptions_with_filters_are_woken_by_name() {
+        let of = |cursor: u64| Interest::of_filtered(CursorId(cursor));
+        let waiters = || {
+            let mut waiters = three_interests();
+            for (name, n) in [("f1", 1), ("f2", 2), ("f3", 2)] {
+                waiters.add(of(n), name);
+            }
+            waiters
+        };
+        for (whom, most, taken) in [
+            (Whom::Unfiltered, 1, vec!["any1", "a1", "b1"]),
+            (Whom::Unfiltered, 100, vec!["any1", "any2", "a1", "a2", "b1", "b2", "b3"]),
+            (Whom::Only(of(2)), 2, vec!["any1", "any2", "f2", "f3"]),
+            (Whom::Each, 1, vec!["any1", "a1", "b1", "f1", "f2"]),
+        ] {
+            assert_eq!(waiters().take(whom, most), taken, "{whom:?}, {most}");
         }
     }
 }

@@ -125,9 +125,11 @@ impl Schedule {
     /// ```
     #[must_use]
     pub fn message(&self) -> Message<'_> {
-        let Template { payload, key, headers, time_to_live_ms, priority } = &self.plan.template;
-        let headers = headers.iter().map(|(name, value)| (&**name, &**value));
-        let message = Message::borrowed(payload, key.as_deref(), headers).priority(*priority);
+        let template = &self.plan.template;
+        let Template { payload, key, time_to_live_ms, priority, .. } = template;
+        let message = Message::borrowed(payload, key.as_deref(), template.own_headers())
+            .with_subject(template.subject())
+            .priority(*priority);
         match time_to_live_ms {
             Some(ms) => message.expire_after(Duration::from_millis(*ms)),
             None => message,

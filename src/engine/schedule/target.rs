@@ -107,6 +107,7 @@ pub fn template(message: &Message<'_>) -> Result<Template> {
     if message.time_to_live_ms() == Some(0) {
         return Err(Error::invalid("expire_after", "a message that lives for no time at all"));
     }
+    message.check_subject()?;
     let ours = [Schedule::NAME_HEADER, Schedule::TIME_HEADER];
     if let Some((name, _)) = message.headers().find(|(it, _)| it.is_empty() || ours.contains(it)) {
         let what = format!("a header named {name:?}: it needs a name, and not one of {ours:?}");
@@ -115,7 +116,7 @@ pub fn template(message: &Message<'_>) -> Result<Template> {
     Ok(Template {
         payload: message.payload().to_vec(),
         key: message.key_bytes().map(<[u8]>::to_vec),
-        headers: message.headers().map(|(name, it)| (name.to_owned(), it.to_vec())).collect(),
+        headers: Template::headers_of(message),
         time_to_live_ms: message.time_to_live_ms(),
         priority: message.priority_set(),
     })

@@ -52,6 +52,24 @@ macro_rules! record_getters {
             $self.headers().named(name)
         }
 
+        /// The [subject](Message::subject) that was set when the record was appended.
+        ///
+        /// ```
+        /// use posthouse::{Message, Start};
+        ///
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        /// let history = engine.stream("order-history").create()?;
+        /// history.append(Message::new("order 1").subject("orders.eu"))?;
+        /// let mut reader = history.reader(Start::Earliest)?;
+        /// assert_eq!(reader.try_read()?.expect("it was appended").subject(), Some("orders.eu"));
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        #[must_use]
+        pub fn subject(&$self) -> Option<&$life str> {
+            $self.headers().subject()
+        }
+
         /// The time of the record's commit, or the [timestamp](Message::timestamp) that was set when it was
         /// appended.
         #[must_use]
@@ -92,11 +110,12 @@ impl<'a> Record<'a> {
     record_getters!('a, self => self.bytes);
 }
 
-/// Borrows the payload, the key and the headers, to send the record on. The new message bears the time of
+/// Borrows the payload, the key, the headers and the subject, to send the record on. The new message bears the time of
 /// its own commit. [`Message::timestamp`] gives it the time of the record instead.
 impl<'a> From<&Record<'a>> for Message<'a> {
     fn from(record: &Record<'a>) -> Message<'a> {
         Message::borrowed(record.payload(), record.key(), record.headers())
+            .with_subject(record.subject())
     }
 }
 
@@ -121,10 +140,11 @@ impl OwnedRecord {
     record_getters!('_, self => &self.bytes);
 }
 
-/// Borrows the payload, the key and the headers, as for a [`Record`].
+/// Borrows the payload, the key, the headers and the subject, as for a [`Record`].
 impl<'a> From<&'a OwnedRecord> for Message<'a> {
     fn from(record: &'a OwnedRecord) -> Message<'a> {
         Message::borrowed(record.payload(), record.key(), record.headers())
+            .with_subject(record.subject())
     }
 }
 

@@ -1,13 +1,14 @@
 //! The layout on disk, pinned: a sample of each structure, byte for byte, in `layout.snapshot`.
 //! The examples in `docs/FORMAT.md` are the same bytes; a test compares them, too.
 
-use std::{borrow::Cow, fmt::Write, path::PathBuf};
+use std::{borrow::Cow, fmt::Write, path::PathBuf, sync::Arc};
 
 use super::{
     super::{
         commit::*,
         delay_index,
-        entity::{Creation, Entity, EntityKind, Retention},
+        entity::{Creation, Delivering, Entity, EntityKind, Retention},
+        filter::{Filter, HeaderFilter},
         frame::*,
         fuzzing::put_run,
         header::FORMAT_VERSION,
@@ -116,6 +117,11 @@ fn frames(samples: &mut Samples) {
     samples.change("a run with key, headers and timestamp", |out| {
         put_messages(out, 41, &[full_message(), Message::new("")]);
     });
+    samples.change("a run with a subject", |out| {
+        let message = Message::new("charge order 3").subject("orders.eu.created");
+        let brief = Message::new("m").subject("a").header("b", "c");
+        put_messages(out, 43, &[message, brief]);
+    });
     samples.change("an ack", |out| {
         Change::Ack {
             cursor: CursorId(1),
@@ -166,6 +172,22 @@ fn frames(samples: &mut Samples) {
         let entity = Entity { id: EntityId(22), name: "billing".into(), kind };
         let starts = vec![Offset(0), Offset(7)];
         Change::Create(Cow::Owned(Creation { entity, starts })).put(out);
+    });
+    samples.change("creation of a subscription with a filter", |out| {
+        let prefix = |name: &str, prefix: &str| HeaderFilter::Prefix {
+            name: name.to_owned(),
+            prefix: prefix.as_bytes().to_vec(),
+        };
+        let patterns = ["orders.*.paid", "orders.eu.>"].map(str::to_owned).to_vec();
+        let headers = vec![
+            prefix("content-type", "text/"),
+            HeaderFilter::Exists { name: "trace".to_owned() },
+        ];
+        let filter = Filter::of(patterns, headers).map(Arc::new);
+        let delivering = Delivering { filter, ..Delivering::leasing(1000) };
+        let kind = EntityKind::Subscription { topic: EntityId(2), delivering: delivering.into() };
+        let entity = Entity { id: EntityId(22), name: "europe".into(), kind };
+        Change::Create(Cow::Owned(Creation { entity, starts: vec![Offset(1290)] })).put(out);
     });
     samples.change("other settings", |out| {
         Change::Update(Cow::Borrowed(&entities()[0].entity)).put(out);

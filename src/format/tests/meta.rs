@@ -27,6 +27,7 @@ fn payments() -> Delivering {
         is_ordered: true,
         is_exclusive: true,
         limit: Some(Limit { messages: Some(1_000_000), bytes: Some(1 << 30), drops_oldest: false }),
+        filter: None,
     }
 }
 
@@ -79,7 +80,7 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
                 next: Offset(1311),
             }),
         ),
-        ("cursor", MetaEntry::Cursor(CursorState { cursor, floor: Offset(1024) })),
+        ("cursor", MetaEntry::Cursor(CursorState { cursor, floor: Offset(1024), seen: None })),
         (
             "chunk",
             MetaEntry::Chunk(ChunkState {
@@ -163,6 +164,14 @@ pub fn entries() -> Vec<(&'static str, MetaEntry)> {
             }),
         ),
         ("clocks", MetaEntry::Clock(clock())),
+        (
+            "cursor with a filter",
+            MetaEntry::Cursor(CursorState {
+                cursor: CursorId(3),
+                floor: Offset(1024),
+                seen: Some(Offset(1290)),
+            }),
+        ),
     ]
 }
 
@@ -412,7 +421,7 @@ fn numbers_that_nobody_gave_out_are_refused() {
         MetaEntry::EntityGone(EntityId(over)),
         MetaEntry::Log(LogState { log, start: Offset(0), moved: Offset(0), next: Offset(0) }),
         MetaEntry::Log(LogState { log: LogId(1), start: offset, moved: offset, next: offset }),
-        MetaEntry::Cursor(CursorState { cursor: CursorId(over), floor: Offset(0) }),
+        MetaEntry::Cursor(CursorState { cursor: CursorId(over), floor: Offset(0), seen: None }),
         MetaEntry::SegmentGone { log, base: Offset(0) },
         MetaEntry::SegmentGone { log: LogId(1), base: offset },
     ];

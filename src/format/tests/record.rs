@@ -11,6 +11,7 @@ use crate::{ids::Timestamp, message::Message};
 pub struct Owned {
     pub timestamp: u64,
     pub key: Option<Vec<u8>>,
+    pub subject: Option<String>,
     pub headers: Vec<(String, Vec<u8>)>,
     pub payload: Vec<u8>,
 }
@@ -20,6 +21,9 @@ impl Owned {
         let mut message = Message::new(&self.payload).timestamp(Timestamp(self.timestamp));
         if let Some(key) = &self.key {
             message = message.key(key);
+        }
+        if let Some(subject) = &self.subject {
+            message = message.subject(subject);
         }
         for (name, value) in &self.headers {
             message = message.header(name.as_str(), value);
@@ -32,6 +36,7 @@ impl Owned {
         Owned {
             timestamp: spans.timestamp.0,
             key: spans.key(bytes).map(<[u8]>::to_vec),
+            subject: Headers::new(spans.headers(bytes)).subject().map(str::to_owned),
             headers: Headers::new(spans.headers(bytes)).map(header).collect(),
             payload: spans.payload(bytes).to_vec(),
         }
@@ -42,8 +47,17 @@ pub fn any_record() -> impl Strategy<Value = Owned> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..40);
     let header = ("\\PC{1,6}", prop::collection::vec(any::<u8>(), 0..8));
     let timestamp = prop_oneof![3 => Just(1000u64), 2 => 900..1100u64, 1 => any::<u64>()];
-    (timestamp, prop::option::of(bytes()), prop::collection::vec(header, 0..3), bytes())
-        .prop_map(|(timestamp, key, headers, payload)| Owned { timestamp, key, headers, payload })
+    let subject = prop::option::weighted(0.3, "[a-z.]{1,9}");
+    let headers = prop::collection::vec(header, 0..3);
+    (timestamp, prop::option::of(bytes()), subject, headers, bytes()).prop_map(
+        |(timestamp, key, subject, headers, payload)| Owned {
+            timestamp,
+            key,
+            subject,
+            headers,
+            payload,
+        },
+    )
 }
 
 fn put(record: &Owned, base: u64) -> Vec<u8> {

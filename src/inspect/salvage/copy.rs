@@ -130,6 +130,7 @@ impl Copying<'_> {
                 next = next.max(acks.end());
             }
         }
+        survey.state.end_doubts(self.log, next);
         let log = self.log;
         entries.push(MetaEntry::Log(LogState { log, start, moved: next, next }));
         entries.append(&mut self.put);

@@ -162,8 +162,8 @@ fn put_cursors(state: &mut State, entries: &mut Vec<MetaEntry>) {
     let mut cursors: Vec<_> = state.cursors.values_mut().collect();
     cursors.sort_unstable_by_key(|cursor| cursor.id);
     for cursor in cursors {
-        let (id, floor) = (cursor.id, cursor.floor());
-        entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor }));
+        let (id, floor, seen) = (cursor.id, cursor.floor(), cursor.seen());
+        entries.push(MetaEntry::Cursor(CursorState { cursor: id, floor, seen }));
         entries.extend(cursor.capture_chunks().into_iter().map(MetaEntry::Chunk));
     }
 }

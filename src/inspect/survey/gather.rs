@@ -22,6 +22,8 @@ pub struct Gathered {
     pub gone: BTreeSet<EntityId>,
     pub logs: BTreeMap<LogId, LogState>,
     pub cursors: BTreeMap<CursorId, (u64, Offset)>,
+    /// How far cursors with filters have seen their logs.
+    seen: BTreeMap<CursorId, Offset>,
     /// The position of the first entry that creates each cursor. Entries before it are about no such cursor.
     pub since: BTreeMap<CursorId, u64>,
     pub chunks: BTreeMap<(CursorId, u64), ChunkState>,
@@ -54,6 +56,10 @@ impl Gathered {
             MetaEntry::Log(state) => drop(self.logs.insert(state.log, state)),
             MetaEntry::Cursor(state) => {
                 self.cursors.insert(state.cursor, (position, state.floor));
+                match state.seen {
+                    Some(seen) => self.seen.insert(state.cursor, seen),
+                    None => self.seen.remove(&state.cursor),
+                };
             }
             MetaEntry::Chunk(state) => {
                 self.chunks.insert((state.cursor, state.chunk), state);
@@ -103,9 +109,11 @@ impl Gathered {
         }
     }
 
-    /// The state that the entries lead to, and their contradictions.
-    pub fn state(&self) -> (State, Vec<&'static str>) {
-        let mut state = State { clock: self.clock.map(|(_, clock)| clock), ..State::default() };
+    /// The state that the entries lead to, and their contradictions. With `doubts_filters`, no cursor follows its filter.
+    pub fn state(&self, doubts_filters: bool) -> (State, Vec<&'static str>) {
+        let clock = self.clock.map(|(_, clock)| clock);
+        let mut state = State { clock, ..State::default() };
+        state.filtering.is_in_doubt = doubts_filters;
         let mut odd = Vec::new();
         for entity in self.entities.values() {
             state.attach(entity);
@@ -152,7 +160,16 @@ impl Gathered {
         }
         for (id, (_, floor)) in &self.cursors {
             match state.cursors.get_mut(id).map(|cursor| &mut cursor.progress) {
-                Some(Progress::Acks(acks)) => acks.restore_floor(*floor),
+                Some(Progress::Acks(acks)) => {
+                    acks.restore_floor(*floor);
+                    let seen = self.seen.get(id).copied();
+                    if !state.filtering.is_in_doubt {
+                        if seen.is_some() != acks.seen().is_some() {
+                            odd.push("a cursor with a filter does not say what it has seen");
+                        }
+                        acks.restore_seen(seen);
+                    }
+                }
                 Some(Progress::At(next)) => *next = *floor,
                 None => odd.push(STRAY),
             }

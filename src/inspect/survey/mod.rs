@@ -174,7 +174,7 @@ impl Looking {
             let from = if damaged { Lsn(0) } else { self.reflects };
             nameless = self.adopt(&mut gathered, mentioned(&self.journal, from)?)?;
         }
-        let (mut state, odd) = gathered.state();
+        let (mut state, odd) = gathered.state(self.doubts_filters());
         let meta_path = &self.metas.path;
         let mut odd: Vec<Problem> =
             odd.into_iter().map(|what| problem(meta_path, 0, what)).collect();
@@ -240,6 +240,11 @@ impl Looking {
         self.journal.damage.iter().any(|gap| gap.from < gap.to && gap.to > self.reflects)
     }
 
+    /// Whether a change of a filter may be lost, or a message that was matched: then what filters have rejected is not known.
+    fn doubts_filters(&self) -> bool {
+        self.metas.damaged || self.has_gap_behind_metalog()
+    }
+
     /// Whether a damaged metalog may lack the newest note of the clock.
     fn clock_is_uncertain(&self, gathered: &Gathered) -> bool {
         let last_damage = self.metas.survey.damage.last().map(|damage| damage.position);
@@ -266,7 +271,11 @@ impl Looking {
             };
             position.is_none() || position < last_damage
         };
-        state.cursors.values().filter(is_old).map(|cursor| cursor.id).collect()
+        let is_filtered = |cursor: &&Cursor| {
+            state.catalog.get(cursor.id.entity()).and_then(Entity::filter).is_some()
+        };
+        let uncertain = state.cursors.values().filter(|it| is_old(it) || is_filtered(it));
+        uncertain.map(|cursor| cursor.id).collect()
     }
 
     /// The problem of a missing segment, if its log was deleted after the last checkpoint that counts. Opening

@@ -157,6 +157,10 @@ impl Replay<'_> {
             };
             odd = odd.or(applied.err());
         }
+        // Before, the metalog has what was matched.
+        if place.lsn >= self.reflects && !self.damaged {
+            self.state.match_again(payload).map_err(|what| what.0)?;
+        }
         odd.map_or(Ok(()), Err)
     }
 
@@ -179,6 +183,9 @@ impl Replay<'_> {
         if !self.state.logs.contains_key(&run.log) {
             let excused = place.lsn < self.reflects || gap.is_some() || self.damaged;
             return if excused { Ok(()) } else { Err(UNKNOWN) };
+        }
+        if let Some(log) = self.state.logs.get_mut(&run.log) {
+            log.note_end(run.end());
         }
         let log = self.logs.entry(run.log).or_default();
         let (first, end) = (run.first, run.end());

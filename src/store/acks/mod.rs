@@ -4,11 +4,14 @@
 //! of 65,536 offsets. A chunk exists only if one of its messages was touched, so a backlog costs
 //! nothing until it is touched. Numbers of attempts and priorities are bit-sliced bitmaps
 //! ([`digits`]), which cost a few bits for each message that has one. The time at which a message
-//! is due is kept for delayed messages only.
+//! is due is kept for delayed messages only. The state of a cursor with a filter ends where the cursor has
+//! [seen](seen) the log.
 
 mod chunk;
 mod digits;
 mod joint;
+mod seen;
+mod spilled;
 mod upper;
 
 pub use chunk::{CHUNK_OFFSETS, chunk_ranges};
@@ -61,7 +64,7 @@ impl AckSet {
 
     /// How many offsets below `end` are not acked.
     pub fn unacked(&self, end: Offset) -> u64 {
-        end.0.saturating_sub(self.floor).saturating_sub(self.above)
+        self.own_end(end).0.saturating_sub(self.floor).saturating_sub(self.above)
     }
 
     #[inline]
@@ -69,16 +72,23 @@ impl AckSet {
         if offset.0 < self.floor {
             return true;
         }
-        if self.above == 0 {
-            return false;
+        let Some(upper) = self.upper.get() else { return false };
+        if offset.0 >= upper.seen || self.above == 0 {
+            return offset.0 >= upper.seen;
         }
         let (index, low) = split(offset.0);
-        self.upper.chunks.get(&index).is_some_and(|chunk| chunk.acked.contains(low))
+        upper.chunks.get(&index).is_some_and(|chunk| chunk.acked.contains(low))
     }
 
     /// Acks a range. Messages that are acked already stay acked.
     #[inline]
     pub fn ack(&mut self, range: OffsetRange) {
+        self.ack_own(range.start.to(self.own_end(range.end)));
+    }
+
+    /// Acks a range of the cursor's own messages.
+    #[inline]
+    fn ack_own(&mut self, range: OffsetRange) {
         if range.end.0 <= self.floor {
             return;
         }
@@ -94,6 +104,9 @@ impl AckSet {
     }
 
     fn ack_above(&mut self, range: OffsetRange) {
+        if range.is_empty() {
+            return;
+        }
         for (index, lows) in chunk_ranges(range) {
             audit::step();
             let upper = &mut *self.upper;
@@ -158,11 +171,12 @@ impl AckSet {
     #[inline]
     pub fn next_unacked(&self, range: OffsetRange) -> Option<Offset> {
         let mut at = range.start.0.max(self.floor);
+        let end = self.own_end(range.end).0;
         if self.above == 0 {
             audit::step();
-            return (at < range.end.0).then_some(Offset(at));
+            return (at < end).then_some(Offset(at));
         }
-        while at < range.end.0 {
+        while at < end {
             audit::step();
             let (index, low) = split(at);
             let chunk = self.upper.chunks.get(&index);
@@ -183,7 +197,8 @@ impl AckSet {
             let due = chunk.due.last_key_value().map(|(low, _)| u32::from(*low));
             bits.chain(due).max().map(|low| index * CHUNK_OFFSETS + u64::from(low) + 1)
         };
-        Offset(self.upper.chunks.iter().rev().find_map(last).unwrap_or(0).max(self.floor))
+        let last = self.upper.chunks.iter().rev().find_map(last).unwrap_or(0).max(self.floor);
+        self.seen().map_or(Offset(last), |seen| Offset(last).max(seen))
     }
 
     /// The parts of a range that are not acked.
@@ -194,6 +209,7 @@ impl AckSet {
     /// The first parts of a range that are not acked, at most `most` parts.
     pub fn unacked_up_to(&self, range: OffsetRange, most: usize) -> Vec<OffsetRange> {
         let mut unacked: Vec<OffsetRange> = Vec::new();
+        let range = range.start.to(self.own_end(range.end));
         let mut at = range.start.max(self.floor());
         while let Some(from) = self.next_unacked(at.to(range.end)) {
             let (index, low) = split(from.0);
@@ -286,55 +302,6 @@ impl AckSet {
         due.copied().unwrap_or_default()
     }
 
-    /// How many messages are spilled.
-    #[inline]
-    pub fn spilled(&self) -> u64 {
-        self.upper.get().map_or(0, |upper| upper.spilled)
-    }
-
-    /// Whether a message is spilled.
-    pub fn is_spilled(&self, offset: Offset) -> bool {
-        let (index, low) = split(offset.0);
-        self.upper.spilled > 0
-            && self.upper.chunks.get(&index).is_some_and(|it| it.spilled.contains(low))
-    }
-
-    /// All spilled messages.
-    pub fn all_spilled(&self) -> impl Iterator<Item = Offset> {
-        self.upper.chunks.iter().flat_map(|(index, chunk)| {
-            chunk.spilled.iter().map(move |low| Offset(index * CHUNK_OFFSETS + u64::from(low)))
-        })
-    }
-
-    /// All spilled messages, chunk by chunk.
-    pub fn spilled_chunks(&self) -> impl Iterator<Item = (u64, &RoaringBitmap)> {
-        self.upper.chunks.iter().map(|(index, chunk)| (*index, &chunk.spilled))
-    }
-
-    /// The spilled messages of the first chunk with one at or behind an offset, and where the next chunk begins.
-    pub fn spilled_from(&self, from: Offset) -> Option<(Vec<Offset>, Offset)> {
-        let (first, _) = split(from.0);
-        let mut chunks = self.upper.chunks.range(first..);
-        let (index, chunk) = chunks.find(|(_, chunk)| !chunk.spilled.is_empty())?;
-        let offset = |low: u32| Offset(index * CHUNK_OFFSETS + u64::from(low));
-        let spilled = chunk.spilled.iter().map(offset).collect();
-        Some((spilled, Offset((index + 1) * CHUNK_OFFSETS)))
-    }
-
-    /// Marks a range as spilled: the delay index holds the times at which its messages are due.
-    /// Acked messages are left as they are.
-    pub fn spill(&mut self, range: OffsetRange) {
-        for range in self.unacked_in(range) {
-            for (index, lows) in chunk_ranges(range) {
-                audit::step();
-                let Upper { chunks, changed, spilled, .. } = &mut *self.upper;
-                let chunk = changing(chunks, changed, index);
-                chunk.forget_due(&lows);
-                *spilled += chunk.spilled.insert_range(lows);
-            }
-        }
-    }
-
     /// Sets the number of attempts of a message, and when it is due. An acked message is left as it
     /// is.
     pub fn defer(&mut self, offset: Offset, attempts: u32, due: Due) {
@@ -378,7 +345,8 @@ impl AckSet {
 
     /// Gives back the memory of what became empty.
     pub fn shrink(&mut self) {
-        if self.upper.chunks.is_empty() && self.upper.changed.is_empty() {
+        let is_filtered = self.seen().is_some();
+        if self.upper.chunks.is_empty() && self.upper.changed.is_empty() && !is_filtered {
             self.upper = Lazy::default();
         }
     }

@@ -1,8 +1,11 @@
-//! The part of an ack state above its floor. Most cursors at rest have none, so it has memory of its own.
+//! The part of an ack state above its floor. Most cursors at rest have none, but for those with a filter. So it has memory of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{super::lazy::Absent, chunk::Chunk};
+
+/// No message is beyond it: the cursor gets every message.
+pub const ALL: u64 = u64::MAX;
 
 /// The state of messages above the floor.
 #[derive(Clone, Debug)]
@@ -14,6 +17,8 @@ pub struct Upper {
     pub spilled: u64,
     /// Whether a message has had a priority since this state was made.
     pub has_priorities: bool,
+    /// Messages from here on are none of the cursor's: see [`seen`](super::seen). `ALL` if the cursor gets every message.
+    pub seen: u64,
 }
 
 impl Absent for Upper {
@@ -22,6 +27,7 @@ impl Absent for Upper {
         changed: BTreeSet::new(),
         spilled: 0,
         has_priorities: false,
+        seen: ALL,
     };
 
     fn absent() -> &'static Upper {

@@ -5,6 +5,9 @@ mod acks;
 mod capture;
 pub mod checkpoint;
 mod crowd;
+mod filtered;
+#[cfg(not(loom))]
+mod filters;
 #[cfg(not(loom))]
 mod plain;
 mod settings;

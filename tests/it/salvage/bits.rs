@@ -106,8 +106,13 @@ fn victim(end: End, message_bytes: usize) -> Victim {
     let disk = SimDisk::new(5);
     let open = || options().durability(durability).sim(&disk).open("store").unwrap();
     let (mut history, mut number) = (History::new(), 0);
-    let begin =
-        |engine: Engine, history, number| Builder { engine, history, number, message_bytes };
+    let begin = |engine: Engine, history, number| Builder {
+        engine,
+        history,
+        number,
+        message_bytes,
+        has_filters: false,
+    };
     for n in 0..3 {
         let mut builder = begin(open(), history, number);
         epoch(&mut builder, n);

@@ -303,7 +303,13 @@ fn a_consumer_whose_attempts_are_lost_is_uncertain() {
     let disk = SimDisk::new(1);
     let engine = open(&disk, "store").unwrap();
     let queue = engine.queue("q").backoff(Backoff::None).create().unwrap();
-    let mut builder = Builder { engine, history: BTreeMap::new(), number: 0, message_bytes: 60 };
+    let mut builder = Builder {
+        engine,
+        history: BTreeMap::new(),
+        number: 0,
+        message_bytes: 60,
+        has_filters: false,
+    };
     builder.send("q", 6);
     let held = queue.receive_batch(6, Duration::ZERO).unwrap();
     held[3].nack().unwrap();

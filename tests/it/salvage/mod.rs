@@ -5,6 +5,7 @@ mod check;
 mod compare;
 mod crash;
 mod damage;
+mod filters;
 mod random;
 mod sample;
 mod settings;

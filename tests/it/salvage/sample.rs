@@ -41,6 +41,8 @@ pub struct Builder {
     pub number: u64,
     /// Messages have fewer bytes than this.
     pub message_bytes: usize,
+    /// Whether a subscription has a filter, which changes.
+    pub has_filters: bool,
 }
 
 impl Builder {
@@ -101,6 +103,10 @@ impl Builder {
         let topic = engine.topic("events").create().unwrap();
         let subscription = |name: &str| topic.subscription(name).create().unwrap();
         let (a, b) = (subscription("a"), subscription("b"));
+        let filtered = self.has_filters.then(|| {
+            let filtered = topic.subscription("filtered").pattern(["a.>", "*.b", "*"][n as usize]);
+            filtered.backoff(Backoff::None).create_or_update().unwrap()
+        });
         self.publish("events", 30);
         self.append("history", 60);
         let orders = engine.queue("orders").open().unwrap();
@@ -108,6 +114,7 @@ impl Builder {
         engine.checkpoint().unwrap();
         self.consume(|| a.try_receive().unwrap(), 20);
         self.consume(|| b.try_receive().unwrap(), 12);
+        self.consume(|| filtered.as_ref().and_then(|it| it.try_receive().unwrap()), 5);
         let history = engine.stream("history").open().unwrap();
         let group = history.group("readers").create().unwrap();
         group.commit(0, posthouse::Offset(n * 11)).unwrap();
@@ -123,11 +130,20 @@ impl Builder {
 }
 
 pub fn sample(close: bool) -> Sample {
+    sample_with(false, close)
+}
+
+/// As [`sample`], with a subscription that has a filter, which changes.
+pub fn filtered_sample(close: bool) -> Sample {
+    sample_with(true, close)
+}
+
+fn sample_with(has_filters: bool, close: bool) -> Sample {
     let disk = SimDisk::new(3);
     let (mut history, mut number) = (History::new(), 0);
     for n in 0..3 {
         let engine = open(&disk, "store").unwrap();
-        let mut builder = Builder { engine, history, number, message_bytes: 230 };
+        let mut builder = Builder { engine, history, number, message_bytes: 230, has_filters };
         builder.epoch(n);
         (history, number) = (builder.history, builder.number);
         if n == 1 {
@@ -137,7 +153,7 @@ pub fn sample(close: bool) -> Sample {
         }
     }
     let engine = open(&disk, "store").unwrap();
-    let mut builder = Builder { engine, history, number, message_bytes: 230 };
+    let mut builder = Builder { engine, history, number, message_bytes: 230, has_filters };
     let mut states = vec![dumped(&disk, "store").unwrap()];
     for n in 0..24 {
         match n % 4 {
@@ -150,6 +166,11 @@ pub fn sample(close: bool) -> Sample {
             }
         }
         states.push(dumped(&disk, "store").unwrap());
+        if n == 10 && has_filters {
+            let topic = builder.engine.topic("events").open().unwrap();
+            topic.subscription("filtered").pattern("a.*").create_or_update().unwrap();
+            states.push(dumped(&disk, "store").unwrap());
+        }
     }
     let Builder { engine, history, .. } = builder;
     if close {

@@ -286,3 +286,29 @@ fn schedules_are_listed_and_looked_for_while_one_runs_all_the_time() {
         runs.waits.lock().unwrap().clear();
     }
 }
+
+#[test]
+fn the_messages_of_a_schedule_have_its_subject() {
+    let sim = Sim::new();
+    let engine = &sim.engine;
+    let topic = engine.topic("hours").create().unwrap();
+    let subscription =
+        |name: &str, pattern: &str| topic.subscription(name).pattern(pattern).create().unwrap();
+    let (berlin, paris) = (subscription("a", "hour.berlin"), subscription("b", "hour.paris"));
+    let hour = |subject: &'static str| Message::new("hour").header("h", "v").subject(subject);
+    let schedule = engine.schedule("t").cron("@hourly");
+    let created = schedule.clone().to_topic(&topic, hour("hour.berlin")).create().unwrap();
+    assert_eq!(created.message().subject_set(), Some("hour.berlin"));
+    assert_eq!(created.message().headers().count(), 1);
+    assert_eq!(field(schedule.clone().to_topic(&topic, hour("hour.*")).create()), "subject");
+    drop((berlin, paris, schedule, topic));
+    let Sim { disk, engine } = reopen(sim);
+    disk.advance(HOUR);
+    assert_eq!(run_due(&engine), 1);
+    let got = |name: &str| {
+        let topic = engine.topic("hours").open().unwrap();
+        topic.subscription(name).open().unwrap().try_receive().unwrap()
+    };
+    assert_eq!(got("a").expect("it matches").subject(), Some("hour.berlin"));
+    assert!(got("b").is_none());
+}

@@ -1,3 +1,5 @@
 //! The documented behaviour of topics.
 
 mod fan_out;
+mod filters;
+mod nats;

@@ -20,6 +20,7 @@ impl Driver<'_> {
             Action::DeleteTopic(name) => self.delete_topic(*name),
             Action::Subscribe(topic, name) => self.subscribe(*topic, *name),
             Action::Unsubscribe(topic, name) => self.unsubscribe(*topic, *name),
+            Action::Filter(topic, name, n) => self.change_filter(*topic, *name, *n),
             Action::CreateStream(name) => self.create_stream(*name),
             Action::DeleteStream(name) => self.delete_stream(*name),
             Action::CreateGroup(stream, name) => self.create_group(*stream, *name),

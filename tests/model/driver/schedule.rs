@@ -264,6 +264,7 @@ fn message_of(name: &str, target: &Target) -> Msg {
         payload: format!("tick of {name}").into_bytes(),
         key: Some(name.as_bytes().to_vec()),
         headers: Vec::new(),
+        subject: Some("a.c".to_owned()),
         priority: 0,
         note: None,
     };
@@ -314,7 +315,9 @@ fn take_step(state: &mut State, name: &str, step: Step, now: u64) {
     message.headers.extend([header("schedule", name), header("scheduled-for", &rfc_3339(time))]);
     match &target {
         Target::Queue(name) => state.queues.get_mut(name).unwrap().send(&[message], now),
-        Target::Topic(name) => state.topics.get_mut(name).unwrap().publish(&[message], now),
+        Target::Topic(name) => {
+            state.topics.get_mut(name).unwrap().publish(name, &[message], now);
+        }
         Target::Stream(name) => {
             state.streams.get_mut(name).unwrap().append(&message);
         }

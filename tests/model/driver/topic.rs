@@ -1,12 +1,29 @@
 //! Topics and subscriptions.
 
-use posthouse::{Error, ErrorKind, Offset, Subscription, Topic, sim};
+use posthouse::{
+    Error, ErrorKind, HeaderFilter, Offset, Subscription, SubscriptionBuilder, Topic, sim,
+};
 
 use super::{Driver, Handle, LEASE, Whose, durability, text};
 use crate::{
     action::{How, Name},
-    state::{Msg, ORDERED},
+    state::{FILTERED, FilterState, Msg, ORDERED, SubscriptionState},
 };
+
+/// A subscription with a filter.
+fn filtered(mut builder: SubscriptionBuilder, filter: &FilterState) -> SubscriptionBuilder {
+    for pattern in &filter.patterns {
+        builder = builder.pattern(pattern);
+    }
+    for header in &filter.headers {
+        builder = match header {
+            HeaderFilter::Exists { name } => builder.header_exists(name),
+            HeaderFilter::Prefix { name, prefix } => builder.header_prefix(name, prefix.clone()),
+            other => panic!("{other:?} is none of the filters"),
+        };
+    }
+    builder
+}
 
 impl Driver<'_> {
     pub(super) fn topic(&self, name: &str) -> Result<Topic, Error> {
@@ -43,16 +60,43 @@ impl Driver<'_> {
 
     pub(super) fn subscribe(&mut self, topic: Name, name: Name) -> Result<Option<()>, Error> {
         let (topic, name) = (text("topic", topic), text("subscription", name));
-        if !self.now().topics.contains_key(&topic) {
+        let there = self.now().topics.get(&topic);
+        let Some(there) = there.map(|it| it.subscriptions.contains_key(&name)) else {
             return Ok(Some(()));
-        }
+        };
+        let filter = FilterState::number(u8::from(name == FILTERED && !there));
         let made = self.topic(&topic).and_then(|topic| {
             let builder = topic.subscription(&name).lease(LEASE).backoff(posthouse::Backoff::None);
-            builder.ordered_by_key(name == ORDERED).create().map(drop)
+            filtered(builder, &filter).ordered_by_key(name == ORDERED).create().map(drop)
         });
         self.commit(made, |state| {
             let topic = state.topics.get_mut(&topic).unwrap();
-            topic.subscriptions.entry(name).or_default();
+            topic
+                .subscriptions
+                .entry(name)
+                .or_insert(SubscriptionState { filter, ..Default::default() });
+        })
+    }
+
+    pub(super) fn change_filter(
+        &mut self,
+        topic: Name,
+        name: Name,
+        n: u8,
+    ) -> Result<Option<()>, Error> {
+        let (topic, name) = (text("topic", topic), text("subscription", name));
+        let there = self.now().topics.get(&topic);
+        if !there.is_some_and(|it| it.subscriptions.contains_key(&name)) {
+            return Ok(Some(()));
+        }
+        let filter = FilterState::number(n);
+        let changed = self.topic(&topic).and_then(|topic| {
+            let builder = topic.subscription(&name).without_patterns().without_header_filters();
+            filtered(builder, &filter).create_or_update().map(drop)
+        });
+        self.commit(changed, |state| {
+            let topic = state.topics.get_mut(&topic).unwrap();
+            topic.subscriptions.get_mut(&name).unwrap().filter = filter;
         })
     }
 
@@ -92,7 +136,7 @@ impl Driver<'_> {
         };
         let how = if how == How::Waited { How::Sync } else { how };
         let Some(offset) = self.commit_as(how, published, |state| {
-            state.topics.get_mut(&name).unwrap().publish(&messages, now);
+            state.topics.get_mut(&name).unwrap().publish(&name, &messages, now);
         })?
         else {
             return Ok(None);
@@ -122,7 +166,7 @@ impl Driver<'_> {
         let topic = self.topic(&name)?.durability(durability(how));
         let published = topic.publish(message.message());
         let done = self.commit_as(how, published, |state| {
-            state.topics.get_mut(&name).unwrap().publish(&[message], now);
+            state.topics.get_mut(&name).unwrap().publish(&name, &[message], now);
         })?;
         for subscription in self.now().topics[&name].subscriptions.clone().into_keys() {
             self.bear(&Whose::Subscription(name.clone(), subscription), offset, 1);

@@ -152,7 +152,7 @@ impl Driver<'_> {
                 let whose = Whose::Subscription(name.to_owned(), subscription.clone());
                 draft.born.push((whose, topic.next));
             }
-            topic.publish(&message, self.time);
+            topic.publish(name, &message, self.time);
             draft.tx.publish(&handle, message[0].message());
         }
     }
