@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::{
     Batch, Store,
+    batch::BatchLog,
     filters::{Filters, Given},
     log::Log,
     state::State,
@@ -20,6 +21,9 @@ use crate::{
 
 /// The most messages and matches of a slice, but for those of its last run. Each takes a few steps in the trie.
 const AT_ONCE: usize = 128;
+
+/// So often the messages are matched anew because filters have changed. After that, the commit matches them.
+const TRIES_MAX: u32 = 8;
 
 /// So many ranges are kept. The commit matches the messages of logs with more.
 const RANGES_MAX: usize = 1 << 20;
@@ -35,6 +39,8 @@ pub struct EarlyMatches {
     matched: Vec<MatchedLog>,
     /// How many ranges were found.
     ranges: usize,
+    /// How often the messages were matched.
+    tries: u32,
 }
 
 /// The messages of a log of a batch that each cursor gets, counted from the first one.
@@ -81,18 +87,24 @@ fn filters_of(log: Option<&Log>) -> Option<&Filters> {
 }
 
 impl Store {
-    /// Whether a batch is to be matched with filters ahead of its commit. That is done once.
+    /// Whether a batch is to be matched with filters ahead of its commit: its logs have filters, and others than those with which
+    /// it was matched, if it was.
     pub fn wants_match(&self, batch: &mut Batch) -> bool {
-        if !self.state.has_filters() || batch.early.is_some() {
+        let tries = batch.early.as_ref().map_or(0, |early| early.tries);
+        if !self.state.has_filters() || tries >= TRIES_MAX {
             return false;
         }
-        audit::steps(batch.logs.len() as u64);
-        let mut logs = batch.logs.iter().map(|it| self.state.logs.get(&it.log));
-        let has_filters = logs.any(|log| filters_of(log).is_some());
-        if !has_filters {
-            batch.early = Some(EarlyMatches::default());
+        let is_other = |(n, it): (usize, &BatchLog)| {
+            audit::step();
+            let early = batch.early.as_ref().and_then(|early| early.matched.get(n));
+            let version = filters_of(self.state.logs.get(&it.log)).map_or(0, Filters::version);
+            early.map_or(0, |it| it.version) != version
+        };
+        let is_wanted = batch.logs.iter().enumerate().any(is_other);
+        if is_wanted {
+            batch.early = Some(EarlyMatches { tries: tries + 1, ..EarlyMatches::default() });
         }
-        has_filters
+        is_wanted
     }
 
     /// Matches some messages of a batch. Returns whether there are more.

@@ -173,12 +173,13 @@ impl State {
     }
 
     fn add_filter(&mut self, id: CursorId, log: LogId, filter: &Arc<Filter>) {
-        let topic = self.catalog.get(log.entity()).map(|topic| Arc::clone(&topic.name));
-        let topic = topic.unwrap_or_default();
-        if let Some(log) = self.logs.get_mut(&log) {
-            let version = self.filtering.next_version();
-            self.filtering.logs += usize::from(log.add_filter(&topic, id, filter, version));
-        }
+        // A log is there as long as its topic.
+        let (Some(log), Some(topic)) = (self.logs.get_mut(&log), self.catalog.get(log.entity()))
+        else {
+            return;
+        };
+        let version = self.filtering.next_version();
+        self.filtering.logs += usize::from(log.add_filter(&topic.name, id, filter, version));
     }
 
     /// Forgets the filter of a cursor that was deleted.
@@ -281,9 +282,16 @@ impl State {
         if !self.has_filters() || seeded!(FilterForgottenAtRecovery) {
             return Ok(());
         }
-        let mut kept = KeptByLog::default();
+        let (mut kept, mut has_some) = (KeptByLog::default(), false);
         for change in changes(payload) {
-            kept.add(&change?.1);
+            let change = change?.1;
+            kept.add(&change);
+            if let Change::Run(run) = change {
+                has_some |= self.logs.get(&run.log).is_some_and(|log| log.filters.is_some());
+            }
+        }
+        if !has_some {
+            return Ok(());
         }
         kept.sort();
         for change in changes(payload) {

@@ -61,13 +61,10 @@ pub struct AllPassing {
 /// What a slice has done.
 #[derive(Debug)]
 pub struct Passed {
-    pub log: LogId,
     /// The cursors that messages have passed by, and which messages.
     pub by: Vec<(CursorId, Messages)>,
-    /// Cursors that get some of the messages, and see them from now on.
-    pub keepers: Vec<CursorId>,
-    /// Whether all cursors have had their turn.
-    pub ended: bool,
+    /// The cursors that have had their turn: they see what is there from the messages on.
+    pub done: Vec<CursorId>,
 }
 
 impl AllPassing {
@@ -195,39 +192,40 @@ impl State {
                 rest.take_while(|it| *it <= passing.last).take(most).collect()
             }
         };
-        let (mut by, mut keepers) = (Vec::with_capacity(next.len()), Vec::new());
+        let mut by = Vec::with_capacity(next.len());
         for id in &next {
             audit::step();
             let mut messages = Arc::clone(&all);
-            if let Some(own) = passing.kept_by(*id) {
-                keepers.push(*id);
-                if !seeded!(OneAcksForItselfToo) {
-                    messages = outside(&all, own).into();
-                }
+            if let Some(own) = passing.kept_by(*id)
+                && !seeded!(OneAcksForItselfToo)
+            {
+                messages = outside(&all, own).into();
             }
-            if self.cursors.get(id).is_some_and(|it| it.seen().is_some()) {
-                messages = self.not_rejected(*id, &messages);
+            if let Some(unacked) = self.not_rejected(*id, &messages) {
+                messages = unacked;
             }
             if !messages.is_empty() && self.ack_passing(*id, &messages) {
                 by.push((*id, messages));
             }
         }
         passing.done = next.last().copied().or(Some(passing.last));
-        let ended = !passing.awaits(passing.last);
-        if !ended {
+        if passing.awaits(passing.last) {
             self.passing.all.push_front(passing);
         }
         self.passing.work += next.len() as u64 * all.len() as u64;
-        Some(Passed { log, by, keepers, ended })
+        Some(Passed { by, done: next })
     }
 
-    /// The messages that a cursor with a filter would get: it got the filter when they were there already. The others do not
-    /// match.
-    fn not_rejected(&self, cursor: CursorId, messages: &[OffsetRange]) -> Messages {
+    /// The messages that a cursor would get if it has acks at or behind the first of them. Only one that has a filter, or had one,
+    /// can have them: it got the filter when some of the messages were there already. It has rejected the others.
+    fn not_rejected(&self, cursor: CursorId, messages: &[OffsetRange]) -> Option<Messages> {
+        let first = messages.first()?.start;
+        let acks = self.cursors.get(&cursor).and_then(Cursor::acks)?;
+        if acks.has_nothing_from(first) {
+            return None;
+        }
         audit::steps(messages.len() as u64);
-        let acks = self.cursors.get(&cursor).and_then(Cursor::acks);
-        let is_own = |range: &&OffsetRange| acks.is_some_and(|acks| !acks.is_acked(range.start));
-        messages.iter().filter(is_own).copied().collect()
+        Some(messages.iter().flat_map(|range| acks.unacked_in(*range)).collect())
     }
 
     /// `false` if the cursor is gone, or no ack cursor.

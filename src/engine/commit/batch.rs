@@ -19,7 +19,7 @@ use crate::{
 /// So many bytes of messages are encoded before the core is locked, however few they are.
 const BATCH_BYTES_MIN: usize = 64 << 10;
 /// A batch that has waited longer for space is given up: its messages have the time at which they were encoded, and lives
-/// count from it.
+/// count from it. The time that it takes to match its messages with filters does not count, as it is spent all the same.
 const STALE: Duration = Duration::from_secs(1);
 
 impl Committer {
@@ -68,20 +68,26 @@ impl Committer {
         mut attempt: impl FnMut(&mut Core, &mut Batch) -> CommitResult<Option<(T, Receipt)>>,
     ) -> Result<Option<(T, Receipt)>> {
         let begun = self.elapsed();
+        let mut matching = Duration::ZERO;
         let (committed, receipt) = loop {
             let (mut pages, mut wants_match) = (None, false);
             let (committed, receipt) = self.transact_within(operation, left, |core| {
+                let waited = self.elapsed().saturating_sub(begun).saturating_sub(matching);
+                if waited > STALE || !core.suits(batch) {
+                    return Ok((None, Receipt::NOTHING));
+                }
                 pages = core.store.pages_of(batch);
                 wants_match = core.store.wants_match(batch);
-                let is_stale = self.elapsed().saturating_sub(begun) > STALE;
-                if pages.is_some() || wants_match || is_stale || !core.suits(batch) {
+                if pages.is_some() || wants_match {
                     return Ok((None, Receipt::NOTHING));
                 }
                 let attempted = attempt(core, batch)?;
                 Ok(attempted.map_or((None, Receipt::NOTHING), |(it, receipt)| (Some(it), receipt)))
             })?;
             if wants_match {
+                let begun = self.elapsed();
                 self.match_early(batch);
+                matching += self.elapsed().saturating_sub(begun);
             }
             match pages {
                 Some(pages) => pages.make_ready(),
@@ -97,7 +103,8 @@ impl Committer {
     /// Finds the subscriptions with filters that the messages of a batch match, in slices.
     fn match_early(&self, batch: &mut Batch) {
         loop {
-            let mut core = self.lock("match a batch");
+            // A closed engine refuses the commit.
+            let Ok(mut core) = self.lock_open("match a batch") else { return };
             let is_more = core.store.match_early(batch);
             self.end_slice(core);
             if !is_more {

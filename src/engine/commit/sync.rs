@@ -210,10 +210,9 @@ impl Synced for Committer {
         sync.job.as_ref().map_or(Ok(false), |job| job.run().map(|()| true))
     }
 
-    fn finish_sync(&self, sync: JournalSync, publish: impl FnOnce(Lsn)) -> Self::Effects {
-        let Visibility { mut touched, unwatched, batches } = sync.visibility;
-        let of_unwatched = |log| Fresh { log, of: None, messages: usize::MAX };
-        touched.extend(unwatched.into_iter().map(of_unwatched));
+    fn finish_sync(&self, mut sync: JournalSync, publish: impl FnOnce(Lsn)) -> Self::Effects {
+        let mut touched = sync.visibility.fresh();
+        let batches = sync.visibility.batches;
         let rest = touched.split_off(touched.len().min(LOGS_AT_ONCE));
         let mut core = self.lock("finish a sync");
         if let Some(job) = &sync.job {

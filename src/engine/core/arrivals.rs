@@ -133,6 +133,7 @@ impl Core {
 
     /// Wakes all consumers of a cursor whose filter may have changed.
     pub(super) fn wake_whatever_its_filter(&mut self, cursor: CursorId, log: LogId) {
+        self.arrivals.note_other_filter(cursor, log);
         if let Some(watched) = self.arrivals.watches.get(&log) {
             for is_filtered in [false, true] {
                 watched.wake_of(&mut self.effects, (cursor, is_filtered), usize::MAX);
@@ -178,9 +179,10 @@ impl Core {
     /// Begins a sync: takes the messages that the sync makes visible. A consumer that is opened meanwhile may wait for
     /// messages of a log that nobody watched.
     pub fn begin_visibility(&mut self) -> Visibility {
-        let Arrivals { touched, unwatched, batches, .. } = &mut self.arrivals;
+        let Arrivals { touched, matched, unwatched, batches, .. } = &mut self.arrivals;
         Visibility {
             touched: mem::take(touched),
+            matched: mem::take(matched),
             unwatched: mem::take(unwatched),
             batches: mem::take(batches),
         }
@@ -188,7 +190,7 @@ impl Core {
 
     /// Wakes the waiters of messages that a sync made visible.
     pub fn wake_fresh(&mut self, fresh: &[Fresh]) {
-        let Core { arrivals, effects, .. } = self;
+        let Core { store, arrivals, effects, .. } = self;
         for Fresh { log, of, messages } in fresh {
             audit::step();
             let Some(watched) = arrivals.watches.get(log) else { continue };
@@ -196,7 +198,10 @@ impl Core {
                 // Nobody watched the log when the messages came, so nobody was noted for whom they are.
                 None if *messages == usize::MAX => effects.wake_all(&watched.watch),
                 None => watched.wake(effects, *messages),
-                Some(cursor) => watched.wake_of(effects, (*cursor, true), *messages),
+                // Who waits has looked since the filter of the cursor was changed.
+                Some(cursor) => {
+                    watched.wake_of(effects, (*cursor, store.is_filtered(*cursor)), *messages);
+                }
             }
         }
     }

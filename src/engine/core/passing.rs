@@ -21,7 +21,7 @@ impl Core {
 
     /// Does a slice. Returns whether there is more to do.
     pub fn pass_some(&mut self) -> bool {
-        let Some(Passed { log, by, keepers, ended }) = self.store.pass_some() else {
+        let Some(Passed { by, done }) = self.store.pass_some() else {
             return false;
         };
         let acks = by.iter().map(|(cursor, ranges)| Op::AckRanges { cursor: *cursor, ranges });
@@ -38,9 +38,9 @@ impl Core {
             self.count(*cursor, |counts| counts.passed_by += count);
         }
         if self.watches_thresholds() {
-            keepers.iter().for_each(|cursor| _ = self.consumers.get_mut(cursor));
-            if ended {
-                self.consumers.touch_log(log);
+            for cursor in &done {
+                audit::step();
+                _ = self.consumers.get_mut(cursor);
             }
         }
         self.store.is_passing()

@@ -1,6 +1,6 @@
 //! Where consumers wait for messages of each log.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, mem, sync::Arc};
 
 use super::effects::Effects;
 use crate::{
@@ -26,6 +26,8 @@ pub struct Arrivals {
     pub(super) recent: IdMap<EntityId, Recent>,
     /// Messages that become visible with the next sync.
     pub(super) touched: Vec<Fresh>,
+    /// Those of them that match the filters of cursors, by the cursor.
+    pub(super) matched: IdMap<CursorId, (LogId, usize)>,
     /// The messages of batches that become visible with the next sync.
     pub(super) batches: Vec<BatchArrivals>,
     /// Logs that nobody watched when messages came that become visible with the next sync.
@@ -95,7 +97,7 @@ impl WatchedLog {
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh {
     pub log: LogId,
-    /// The cursor with a filter that they match. `None` for all cursors without one.
+    /// The cursor that they are for. `None` for all cursors without a filter.
     pub of: Option<CursorId>,
     pub messages: usize,
 }
@@ -104,8 +106,21 @@ pub struct Fresh {
 #[derive(Debug, Default)]
 pub struct Visibility {
     pub touched: Vec<Fresh>,
+    pub matched: IdMap<CursorId, (LogId, usize)>,
     pub unwatched: BTreeSet<LogId>,
     pub batches: Vec<BatchArrivals>,
+}
+
+impl Visibility {
+    /// All that becomes visible but batches. Makes a list of what is there for each log and cursor: not under the core.
+    pub fn fresh(&mut self) -> Vec<Fresh> {
+        let mut fresh = mem::take(&mut self.touched);
+        let unwatched = mem::take(&mut self.unwatched).into_iter();
+        fresh.extend(unwatched.map(|log| Fresh { log, of: None, messages: usize::MAX }));
+        let matched = mem::take(&mut self.matched).into_iter();
+        fresh.extend(matched.map(|(of, (log, messages))| Fresh { log, of: Some(of), messages }));
+        fresh
+    }
 }
 
 impl Arrivals {
@@ -123,7 +138,7 @@ impl Arrivals {
         }
         if self.hides_unsynced {
             match self.touched.get_mut(watched.place as usize) {
-                Some(fresh) if fresh.log == log && fresh.of.is_none() => fresh.messages += messages,
+                Some(fresh) if fresh.log == log => fresh.messages += messages,
                 _ => {
                     watched.place = self.touched.len() as u32;
                     self.touched.push(Fresh { log, of: None, messages });
@@ -140,9 +155,23 @@ impl Arrivals {
         let Match { log, cursor, messages, .. } = *it;
         if self.hides_unsynced {
             // Whoever begins to wait before the sync may be the first one to watch the log.
-            self.touched.push(Fresh { log, of: Some(cursor), messages });
+            self.note_unsynced_match((log, cursor), messages);
         } else if let Some(watched) = self.watches.get(&log) {
             watched.wake_of(effects, (cursor, true), messages);
+        }
+    }
+
+    /// Notes messages for a cursor that the next sync makes visible.
+    fn note_unsynced_match(&mut self, (log, cursor): (LogId, CursorId), messages: usize) {
+        let (_, noted) = self.matched.entry(cursor).or_insert((log, 0));
+        *noted = noted.saturating_add(messages);
+    }
+
+    /// Notes that a cursor has another filter, or none any more. Messages that it got before, and that are not visible yet, were
+    /// noted for those who waited by the filter that was. The next sync wakes those who wait by then.
+    pub(super) fn note_other_filter(&mut self, cursor: CursorId, log: LogId) {
+        if self.hides_unsynced {
+            self.note_unsynced_match((log, cursor), usize::MAX);
         }
     }
 
@@ -156,7 +185,7 @@ impl Arrivals {
     /// Whether messages of a log become visible with the next sync.
     pub(super) fn is_touched(&self, log: LogId, watched: &WatchedLog) -> bool {
         let touched = self.touched.get(watched.place as usize);
-        touched.is_some_and(|it| it.log == log && it.of.is_none())
+        touched.is_some_and(|it| it.log == log)
     }
 
     /// Watches a log that has no partitions beside it.
@@ -171,6 +200,7 @@ impl Arrivals {
             watches: IdMap::default(),
             recent: IdMap::default(),
             touched: Vec::new(),
+            matched: IdMap::default(),
             batches: Vec::new(),
             unwatched: BTreeSet::new(),
             hides_unsynced: durability == Durability::Sync,

@@ -201,6 +201,12 @@ impl AckSet {
         self.seen().map_or(Offset(last), |seen| Offset(last).max(seen))
     }
 
+    /// Whether nothing is known of messages from an offset on: none of them is acked.
+    #[inline]
+    pub fn has_nothing_from(&self, offset: Offset) -> bool {
+        self.floor <= offset.0 && self.upper.is_absent()
+    }
+
     /// The parts of a range that are not acked.
     pub fn unacked_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
         self.unacked_up_to(range, usize::MAX)

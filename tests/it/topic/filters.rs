@@ -1,6 +1,15 @@
 //! Subjects, patterns and conditions on headers.
 
-use std::time::Duration;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
 
 use posthouse::{
     Backoff, Durability, Engine, ErrorKind, HeaderFilter, Message, Subscription,
@@ -472,7 +481,7 @@ fn those_who_wait_are_woken_for_what_matches() {
             |name: &str, pattern: &str| topic.subscription(name).pattern(pattern).create().unwrap();
         let (a, b) = (subscription("a", "a"), subscription("b", "b"));
         let all = topic.subscription("all").create().unwrap();
-        let counts = [(); 3].map(|()| std::sync::Arc::<Count>::default());
+        let counts = [(); 3].map(|()| Arc::<Count>::default());
         let mut waits = [&a, &b, &all].map(Subscription::receive_async);
         for (waiting, count) in waits.iter_mut().zip(&counts) {
             assert!(poll(waiting, count).is_pending());
@@ -487,7 +496,7 @@ fn those_who_wait_are_woken_for_what_matches() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let (mut c, count) = (subscription("c", "none").receive_async(), Count::default());
-        let count = std::sync::Arc::new(count);
+        let count = Arc::new(count);
         assert!(poll(&mut c, &count).is_pending());
         topic.publish(on("a")).unwrap();
         assert_eq!(count.woken(), 0);
@@ -514,7 +523,7 @@ fn who_waits_for_a_batch_that_nobody_watched_is_woken_by_its_sync() {
         engine.sync().unwrap();
         topic.publish_batch((0..messages).map(|_| on("a"))).unwrap();
         let subscription = topic.subscription("s").open().unwrap();
-        let count = std::sync::Arc::<Count>::default();
+        let count = Arc::<Count>::default();
         let mut waiting = subscription.receive_async();
         assert!(poll(&mut waiting, &count).is_pending(), "it is not durable");
         engine.sync().unwrap();
@@ -541,4 +550,103 @@ fn a_message_for_another_subscription_counts_nowhere() {
     publish(&topic, &["c"]);
     assert_eq!((own.stats().unwrap().sent, other.stats().unwrap().sent), (6, 3));
     assert_eq!((waiting(&own).len(), waiting(&other).len()), (6, 3));
+}
+
+/// A subscription gets a filter, or loses it, between two redrives to another one whose letters follow each other. A recovery
+/// gives all turns at once, at its end.
+#[test]
+fn filters_that_change_between_letters_of_others_mean_the_same_after_a_crash() {
+    type Change = fn(SubscriptionBuilder) -> SubscriptionBuilder;
+    let given: Change = |it| it.pattern("x");
+    let taken: Change = SubscriptionBuilder::without_patterns;
+    for changes in [[given, taken, given], [taken, given, taken], [taken, taken, given]] {
+        for is_late in [false, true] {
+            let sim = Sim::new();
+            let topic = open(&sim.engine);
+            let own = topic.subscription("own").create().unwrap();
+            let change = |change: Change| {
+                let other = change(topic.subscription("other")).create_or_update();
+                drop(other.unwrap());
+            };
+            let redrive = || _ = sim::publish_to(&own, on("a"), Durability::Sync).unwrap();
+            if !is_late {
+                change(changes[0]);
+            }
+            redrive();
+            change(changes[1]);
+            redrive();
+            change(changes[2]);
+            redrive();
+            topic.publish(on("x")).unwrap();
+            redrive();
+            let other = topic.subscription("other").open().unwrap();
+            assert_eq!(waiting(&other), ["x"]);
+            drop((own, other, topic));
+            let sim = sim.kill();
+            let topic = open(&sim.engine);
+            let own = topic.subscription("own").open().unwrap();
+            assert_eq!(waiting(&own), ["a", "a", "a", "x", "a"]);
+            let other = topic.subscription("other").open().unwrap();
+            assert_eq!(waiting(&other), ["x"], "late: {is_late}");
+        }
+    }
+}
+
+/// Polls a future whenever it is woken, as a runtime with a thread for it may do at once.
+struct Eager {
+    future:
+        Mutex<Option<Pin<Box<dyn Future<Output = posthouse::Result<posthouse::Delivery>> + Send>>>>,
+    is_done: AtomicBool,
+}
+
+impl Eager {
+    fn poll(self: &Arc<Eager>) {
+        // Nobody else polls it: the future is there unless it is just being polled.
+        let Some(mut future) = self.future.lock().unwrap().take() else { return };
+        let waker = Waker::from(Arc::clone(self));
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(delivery) => {
+                delivery.unwrap();
+                self.is_done.store(true, Ordering::SeqCst);
+            }
+            Poll::Pending => *self.future.lock().unwrap() = Some(future),
+        }
+    }
+}
+
+impl Wake for Eager {
+    fn wake(self: Arc<Eager>) {
+        self.poll();
+    }
+}
+
+/// The filter of a subscription changes while a message for it is not durable yet. Who waits looks when the filter changes, sees
+/// nothing, and waits for something else from then on. The sync of the change makes the message visible, and wakes it.
+#[test]
+fn who_waits_while_the_filter_changes_is_woken_for_what_was_not_visible_yet() {
+    type Change = fn(SubscriptionBuilder) -> SubscriptionBuilder;
+    let x: Change = |it| it.pattern("x");
+    let y: Change = |it| it.pattern("y");
+    let all: Change = SubscriptionBuilder::without_patterns;
+    for (before, after) in [(all, x), (all, y), (x, all), (x, y), (x, x), (all, all)] {
+        for messages in [1, 200] {
+            let disk = sim::SimDisk::new(5);
+            let options = crate::model::small_options().durability(Durability::Sync);
+            let engine = options.sim(&disk).open("store").unwrap();
+            let topic = open(&engine).durability(Durability::Buffered);
+            let subscription = before(topic.subscription("s")).create().unwrap();
+            let waits = subscription.clone();
+            let future = Box::pin(async move { waits.receive_async().await });
+            let (future, is_done) = (Mutex::new(Some(future as _)), AtomicBool::new(false));
+            let eager = Arc::new(Eager { future, is_done });
+            eager.poll();
+            topic.publish_batch((0..messages).map(|_| on("x"))).unwrap();
+            assert!(!eager.is_done.load(Ordering::SeqCst), "it is not durable");
+            // Another setting changes in any case.
+            let builder = after(topic.subscription("s")).backoff(Backoff::None);
+            drop(builder.create_or_update().unwrap());
+            engine.sync().unwrap();
+            assert!(eager.is_done.load(Ordering::SeqCst), "{messages} messages: it sleeps on");
+        }
+    }
 }

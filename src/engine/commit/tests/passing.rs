@@ -15,7 +15,7 @@ use std::{
 
 use super::config;
 use crate::{
-    Backoff, Engine, Message, Offset, Subscription, Topic,
+    Backoff, Engine, Message, Offset, Subscription, SubscriptionBuilder, Threshold, Topic,
     config::Config,
     disk::{Disk, sim::SimDisk},
     engine::consume::calls::Consuming,
@@ -217,6 +217,53 @@ fn a_task_that_waits_receives_between_the_slices() {
         let Poll::Ready(Ok(delivery)) = poll() else { panic!("it finds nothing") };
         let expected = if n == 0 { "one 1" } else { "all 2" };
         assert_eq!(delivery.payload(), expected.as_bytes());
+    }
+}
+
+/// Filters that are given, changed and taken away while messages pass the subscription by: a message is counted once, and
+/// a threshold of a subscription that sees more behind its turn is looked at.
+#[test]
+fn filters_change_between_the_slices() {
+    type Change = fn(SubscriptionBuilder) -> SubscriptionBuilder;
+    let given: Change = |it| it.pattern("t");
+    let taken: Change = |it| it.without_patterns().without_header_filters();
+    for (before, after) in [(given, taken), (taken, given), (given, given), (taken, taken)] {
+        for slices in 0..3 {
+            let disk = SimDisk::new(1);
+            let engine = alone(&disk);
+            let (topic, all) = topic(&engine);
+            let changed = |n: usize, change: Change| {
+                let builder = change(topic.subscription(&name(n)));
+                builder.create_or_update().expect("there is space")
+            };
+            for n in 1..MANY {
+                drop(changed(n, before));
+            }
+            let alarms = Arc::new(AtomicUsize::new(0));
+            let watched = all.iter().skip(1).map(|it| {
+                let alarms = Arc::clone(&alarms);
+                let alarm = move |_| _ = alarms.fetch_add(1, Ordering::SeqCst);
+                it.watch(Threshold::Depth(2), alarm).expect("it is there")
+            });
+            let watched: Vec<_> = watched.collect();
+            commit_for_each(&engine, &[&all[0]], "one");
+            topic.publish("all 2").expect("there is space");
+            for _ in 0..slices {
+                assert!(pass_some(&engine));
+            }
+            for n in 1..MANY {
+                drop(changed(n, after));
+            }
+            topic.publish("all 3").expect("there is space");
+            while pass_some(&engine) {}
+            for (n, subscription) in all.iter().enumerate() {
+                let own = 2 + u64::from(n == 0);
+                assert_eq!(shown(&engine, subscription), (own, own + 1), "{slices}, {n}");
+            }
+            assert_eq!(alarms.load(Ordering::SeqCst), MANY - 1, "{slices} slices");
+            drop(watched);
+            engine.close().expect("the disk is well");
+        }
     }
 }
 
