@@ -256,11 +256,11 @@ fn filters_change_between_the_slices() {
             }
             topic.publish("all 3").expect("there is space");
             while pass_some(&engine) {}
+            assert_eq!(alarms.load(Ordering::SeqCst), MANY - 1, "{slices} slices");
             for (n, subscription) in all.iter().enumerate() {
                 let own = 2 + u64::from(n == 0);
                 assert_eq!(shown(&engine, subscription), (own, own + 1), "{slices}, {n}");
             }
-            assert_eq!(alarms.load(Ordering::SeqCst), MANY - 1, "{slices} slices");
             drop(watched);
             engine.close().expect("the disk is well");
         }
