@@ -54,3 +54,43 @@ fn a_filter_that_changes_before_the_commit_of_a_batch_counts() {
         engine.close().expect("the disk is well");
     }
 }
+
+/// Filters that change between the match and the commit have the messages matched again, and not in the commit. That ends.
+#[test]
+fn a_batch_is_matched_again_when_filters_change() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, Config { journal_bytes: 1 << 20, ..config() });
+    let topic = engine.topic("t").create().expect("there is space");
+    let subscription = topic.subscription("s").pattern("a").create().expect("there is space");
+    let log = subscription.consumer().log();
+    let message = Message::new("m").subject("a");
+    let of = [BatchedMessage { log, message: &message, keeps_acked: false }; 80];
+    let committer = engine.committer();
+    let mut batch = committer.encode(&of, committer.now()).expect("they are not too large");
+    let mut wants = || {
+        let mut core = committer.lock("test");
+        let wants = core.store.wants_match(&mut batch);
+        while wants && core.store.match_early(&mut batch) {}
+        wants
+    };
+    assert!(wants());
+    assert!(!wants(), "nothing has changed");
+    let mut changes = 0;
+    loop {
+        let pattern = format!("b.{changes}");
+        topic.subscription("other").pattern(pattern).create_or_update().expect("there is space");
+        if !wants() {
+            break;
+        }
+        assert!(!wants());
+        changes += 1;
+    }
+    assert_eq!(changes, 7, "then the commit matches them");
+    let committed = committer.commit_batch("test", &mut batch, |core, batch| {
+        Ok(Some(((), core.commit_batch(&[], batch)?)))
+    });
+    assert!(committed.expect("there is space").is_some());
+    assert_eq!(subscription.depth().expect("it is open"), 80);
+    drop((subscription, topic));
+    engine.close().expect("the disk is well");
+}
