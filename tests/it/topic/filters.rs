@@ -592,10 +592,11 @@ fn filters_that_change_between_letters_of_others_mean_the_same_after_a_crash() {
     }
 }
 
+type Receiving = Pin<Box<dyn Future<Output = posthouse::Result<posthouse::Delivery>> + Send>>;
+
 /// Polls a future whenever it is woken, as a runtime with a thread for it may do at once.
 struct Eager {
-    future:
-        Mutex<Option<Pin<Box<dyn Future<Output = posthouse::Result<posthouse::Delivery>> + Send>>>>,
+    future: Mutex<Option<Receiving>>,
     is_done: AtomicBool,
 }
 
