@@ -75,7 +75,7 @@ impl HeaderFilter {
 pub type FilterFault = (&'static str, String);
 
 impl Filter {
-    /// These patterns and conditions in the one order that they are stored in. `None` if they reject nothing.
+    /// These patterns and conditions in the one order that they are stored in. `None` if there are none.
     pub fn of(mut patterns: Vec<String>, mut headers: Vec<HeaderFilter>) -> Option<Filter> {
         patterns.sort_unstable();
         patterns.dedup();

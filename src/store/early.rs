@@ -19,7 +19,7 @@ use crate::{
     ids::{CursorId, IdMap, Offset},
 };
 
-/// The most messages and matches of a slice, but for those of its last run. Each takes a few steps in the trie.
+/// The most messages and matches of a slice, but for those of its last run of 32 messages. Each takes a few steps in the trie.
 const AT_ONCE: usize = 128;
 
 /// So often the messages are matched anew because filters have changed. After that, the commit matches them.
@@ -41,6 +41,8 @@ pub struct EarlyMatches {
     ranges: usize,
     /// How often the messages were matched.
     tries: u32,
+    /// The last change of all filters that was looked at.
+    version: u64,
 }
 
 /// The messages of a log of a batch that each cursor gets, counted from the first one.
@@ -90,8 +92,10 @@ impl Store {
     /// Whether a batch is to be matched with filters ahead of its commit: its logs have filters, and others than those with which
     /// it was matched, if it was.
     pub fn wants_match(&self, batch: &mut Batch) -> bool {
-        let tries = batch.early.as_ref().map_or(0, |early| early.tries);
-        if !self.state.has_filters() || tries >= TRIES_MAX {
+        let now = self.state.filtering.version;
+        let known = batch.early.as_ref().map(|early| (early.tries, early.version));
+        let (tries, version) = known.unwrap_or((0, 0));
+        if !self.state.has_filters() || tries >= TRIES_MAX || version == now {
             return false;
         }
         let is_other = |(n, it): (usize, &BatchLog)| {
@@ -104,6 +108,7 @@ impl Store {
         if is_wanted {
             batch.early = Some(EarlyMatches { tries: tries + 1, ..EarlyMatches::default() });
         }
+        batch.early.get_or_insert_default().version = now;
         is_wanted
     }
 

@@ -54,7 +54,7 @@ pub struct Filtering {
     /// How many logs have filters.
     pub(super) logs: usize,
     /// How often filters were changed.
-    version: u64,
+    pub(super) version: u64,
     /// Whether filters are not known for sure, as in a damaged store. Then no cursor follows its filter.
     pub is_in_doubt: bool,
     /// What the last commit means to cursors with filters.
@@ -162,24 +162,23 @@ impl State {
 
     /// Makes a cursor follow the filter of its entity.
     pub(super) fn attach_filter(&mut self, entity: &Entity, id: CursorId, log: LogId) {
-        if let Some(filter) = entity.filter().filter(|_| !self.filtering.is_in_doubt) {
-            if let Some(Progress::Acks(acks)) =
-                self.cursors.get_mut(&id).map(|cursor| &mut cursor.progress)
-            {
-                acks.begin_filter(acks.floor());
-            }
-            self.add_filter(id, log, filter);
+        if let Some(filter) = entity.filter().filter(|_| !self.filtering.is_in_doubt)
+            && self.add_filter(id, log, filter)
+            && let Some(Progress::Acks(acks)) = self.cursors.get_mut(&id).map(|it| &mut it.progress)
+        {
+            acks.begin_filter(acks.floor());
         }
     }
 
-    fn add_filter(&mut self, id: CursorId, log: LogId, filter: &Arc<Filter>) {
-        // A log is there as long as its topic.
+    /// `false` if there is no such topic. Then the cursor gets whatever comes.
+    fn add_filter(&mut self, id: CursorId, log: LogId, filter: &Arc<Filter>) -> bool {
         let (Some(log), Some(topic)) = (self.logs.get_mut(&log), self.catalog.get(log.entity()))
         else {
-            return;
+            return false;
         };
         let version = self.filtering.next_version();
         self.filtering.logs += usize::from(log.add_filter(&topic.name, id, filter, version));
+        true
     }
 
     /// Forgets the filter of a cursor that was deleted.
@@ -222,6 +221,7 @@ impl State {
                 filtering.logs -= usize::from(log.remove_filter(id, before, version));
             }
             if let Some(after) = after {
+                // The topic is there: its log is.
                 self.add_filter(id, log_id, after);
             }
         }

@@ -169,6 +169,7 @@ impl Opening {
             Ok(())
         })?;
         state.end_passing();
+        state.filtering.matched.clear();
         for (id, next) in recorded_next {
             if state.logs.get(&id).is_some_and(|log| log.next() < next) {
                 let what = Malformed("a log's last messages are missing from the journal");

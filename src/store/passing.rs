@@ -10,6 +10,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Store,
+    acks::AckSet,
     log::{Cursor, Log},
     ranges::join,
     state::{State, UNKNOWN, ack_in},
@@ -268,6 +269,12 @@ impl Store {
     #[inline]
     pub fn is_passing(&self) -> bool {
         !self.state.passing.is_empty()
+    }
+
+    /// How many messages of a cursor are not acked before the end of its log, as the cursor [sees](Store::end_for) it.
+    #[inline]
+    pub fn unacked(&self, acks: &AckSet, end: Offset) -> u64 {
+        if self.is_passing() { acks.unacked_before(end) } else { acks.unacked(end) }
     }
 
     /// Whether the turn of a cursor is still to come.

@@ -204,6 +204,21 @@ fn a_publish_wakes_those_that_it_matches() {
     }
 }
 
+/// What is published between two syncs takes memory for each subscription that it matches, and not for each message.
+#[test]
+fn a_sync_costs_by_the_subscriptions_that_were_matched() {
+    let steps = |messages: usize| {
+        let disk = SimDisk::new(7);
+        let engine = options().durability(Durability::Sync).sim(&disk).open("store").unwrap();
+        let topic = topic(&engine, 10).durability(Durability::Buffered);
+        (0..messages).for_each(|_| _ = topic.publish(news()).unwrap());
+        _ = take_steps();
+        engine.sync().unwrap();
+        take_steps()
+    };
+    assert_eq!(steps(10), steps(1000));
+}
+
 /// Messages between two that a subscription gets take some bytes for each 65,536 of them.
 #[test]
 fn rejected_messages_take_next_to_no_memory() {

@@ -165,7 +165,7 @@ impl Consumer {
     pub fn depth(&self) -> Result<u64> {
         let core = self.lock_looked("depth")?;
         let end = core.end_for(self.cursor(), self.log())?;
-        Ok(core.store.acks_of(self.cursor())?.unacked(end))
+        Ok(core.store.unacked(core.store.acks_of(self.cursor())?, end))
     }
 
     pub fn settings(&self) -> Result<DeliverySettings> {

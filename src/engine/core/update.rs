@@ -29,7 +29,7 @@ impl Core {
         let log = entity.cursors().find(|(id, _)| *id == cursor).map(|(_, log)| log);
         let end = log.and_then(|log| self.store.end_for(cursor, log));
         match (end, self.store.acks(cursor)) {
-            (Some(end), Some(acks)) => acks.unacked(end),
+            (Some(end), Some(acks)) => self.store.unacked(acks, end),
             _ => 0,
         }
     }

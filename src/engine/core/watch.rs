@@ -26,7 +26,7 @@ impl Core {
         let (spilled, lost) = self.spilled_and_lost(cursor);
         let (store, consumption) = self.store_and(cursor)?;
         let end = store.end_for(cursor, consumption.info.log).unwrap_or_default();
-        let depth = store.acks_of(cursor)?.unacked(end);
+        let depth = store.unacked(store.acks_of(cursor)?, end);
         let Counts {
             delivered,
             redelivered,

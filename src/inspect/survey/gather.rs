@@ -109,8 +109,9 @@ impl Gathered {
         }
     }
 
-    /// The state that the entries lead to, and their contradictions. With `doubts_filters`, no cursor follows its filter.
-    pub fn state(&self, doubts_filters: bool) -> (State, Vec<&'static str>) {
+    /// The state that the entries lead to, and their contradictions. With `doubts_filters`, no cursor follows its filter; what
+    /// it had rejected is known as far as the entries go, if none of them is missing: if `is_whole`.
+    pub fn state(&self, doubts_filters: bool, is_whole: bool) -> (State, Vec<&'static str>) {
         let clock = self.clock.map(|(_, clock)| clock);
         let mut state = State { clock, ..State::default() };
         state.filtering.is_in_doubt = doubts_filters;
@@ -120,7 +121,7 @@ impl Gathered {
             state.catalog.insert(entity.clone());
         }
         self.restore_logs(&mut state, &mut odd);
-        self.restore_cursors(&mut state, &mut odd);
+        self.restore_cursors(&mut state, is_whole, &mut odd);
         (state, odd)
     }
 
@@ -149,7 +150,7 @@ impl Gathered {
         }
     }
 
-    fn restore_cursors(&self, state: &mut State, odd: &mut Vec<&'static str>) {
+    fn restore_cursors(&self, state: &mut State, is_whole: bool, odd: &mut Vec<&'static str>) {
         for chunk in self.chunks.values() {
             match state.cursors.get_mut(&chunk.cursor).map(|cursor| &mut cursor.progress) {
                 Some(Progress::Acks(acks)) => {
@@ -159,19 +160,26 @@ impl Gathered {
             }
         }
         for (id, (_, floor)) in &self.cursors {
-            match state.cursors.get_mut(id).map(|cursor| &mut cursor.progress) {
-                Some(Progress::Acks(acks)) => {
+            let Some(cursor) = state.cursors.get_mut(id) else {
+                odd.push(STRAY);
+                continue;
+            };
+            let next = self.logs.get(&cursor.log).map(|log| log.next);
+            match &mut cursor.progress {
+                Progress::Acks(acks) => {
                     acks.restore_floor(*floor);
                     let seen = self.seen.get(id).copied();
-                    if !state.filtering.is_in_doubt {
+                    if state.filtering.is_in_doubt {
+                        let rejected = seen.zip(next).filter(|_| is_whole);
+                        rejected.into_iter().for_each(|(seen, next)| acks.ack(seen.to(next)));
+                    } else {
                         if seen.is_some() != acks.seen().is_some() {
                             odd.push("a cursor with a filter does not say what it has seen");
                         }
                         acks.restore_seen(seen);
                     }
                 }
-                Some(Progress::At(next)) => *next = *floor,
-                None => odd.push(STRAY),
+                Progress::At(next) => *next = *floor,
             }
         }
         let next = |log| self.logs.get(&log).map(|log| log.next);

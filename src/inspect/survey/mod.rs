@@ -174,7 +174,7 @@ impl Looking {
             let from = if damaged { Lsn(0) } else { self.reflects };
             nameless = self.adopt(&mut gathered, mentioned(&self.journal, from)?)?;
         }
-        let (mut state, odd) = gathered.state(self.doubts_filters());
+        let (mut state, odd) = gathered.state(self.doubts_filters(), !damaged);
         let meta_path = &self.metas.path;
         let mut odd: Vec<Problem> =
             odd.into_iter().map(|what| problem(meta_path, 0, what)).collect();

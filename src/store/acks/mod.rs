@@ -67,6 +67,18 @@ impl AckSet {
         self.own_end(end).0.saturating_sub(self.floor).saturating_sub(self.above)
     }
 
+    /// As [`unacked`](AckSet::unacked), for an end behind which some are acked: a cursor with a filter sees its log end before
+    /// messages that pass it by, and may have rejected others behind these.
+    #[cold]
+    pub fn unacked_before(&self, end: Offset) -> u64 {
+        let (first, low) = split(end.0);
+        let behind = self.upper.chunks.range(first..).inspect(|_| audit::step());
+        let from = |index: u64| if index == first { low } else { 0 };
+        let all = CHUNK_OFFSETS as u32;
+        let acked = behind.map(|(index, it)| it.acked.range_cardinality(from(*index)..all));
+        self.unacked(end) + acked.sum::<u64>().min(self.above)
+    }
+
     #[inline]
     pub fn is_acked(&self, offset: Offset) -> bool {
         if offset.0 < self.floor {

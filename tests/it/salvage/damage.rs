@@ -113,6 +113,8 @@ fn two_files_that_were_swapped_are_found_again() {
             disk.plant(other, Some(content.clone()));
             let what = format!("swapped with {}", other.display());
             check_damaged(&sample, &disk, path, &what, &mut tally);
+            let report = options().sim(&disk).salvage("store", "again").unwrap();
+            assert!(report.lost.is_empty(), "{}: {what}: {report}", path.display());
         }
         assert!(tally.named > 3 && tally.lossy == uncertain, "{tally:?}");
     }

@@ -651,3 +651,19 @@ fn who_waits_while_the_filter_changes_is_woken_for_what_was_not_visible_yet() {
         }
     }
 }
+
+/// A recovery applies the change of a filter anew. What it counts then concerns no later message.
+#[test]
+fn a_filter_that_was_taken_away_before_a_crash_counts_nothing_behind_it() {
+    let sim = Sim::new();
+    let topic = open(&sim.engine);
+    drop(topic.subscription("s").pattern("x").create().unwrap());
+    publish(&topic, &["y"; 5]);
+    drop(topic.subscription("s").without_patterns().create_or_update().unwrap());
+    drop(topic);
+    let sim = sim.kill();
+    let topic = open(&sim.engine);
+    let subscription = topic.subscription("s").open().unwrap();
+    topic.publish("plain").unwrap();
+    assert_eq!(subscription.stats().unwrap().sent, 1);
+}

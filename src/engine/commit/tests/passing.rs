@@ -220,6 +220,42 @@ fn a_task_that_waits_receives_between_the_slices() {
     }
 }
 
+/// One that gets some of the letters of a commit rejects those between them, and sees nothing of that before its turn: its depth
+/// is what it was.
+#[test]
+fn a_depth_between_the_slices_is_that_before_the_letters() {
+    for is_filtered in [true, false] {
+        let disk = SimDisk::new(1);
+        let engine = alone(&disk);
+        let (topic, all) = topic(&engine);
+        let pattern = |n: usize| {
+            let builder = topic.subscription(&name(n)).pattern("t");
+            drop(builder.create_or_update().expect("there is space"));
+        };
+        (0..2).filter(|_| is_filtered).for_each(pattern);
+        topic.publish_batch(["all 1", "all 2", "all 3"]).expect("there is space");
+        let alarms = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&alarms);
+        let alarm = move |alarm| told.lock().expect("no panic").push(format!("{alarm:?}"));
+        let watched = all[1].watch(Threshold::Depth(3), alarm).expect("it is there");
+        let raised = alarms.lock().expect("no panic").len();
+        commit_for_each(&engine, &[&all[0], &all[1], &all[0], &all[1]], "one");
+        loop {
+            for (n, subscription) in all.iter().enumerate() {
+                let depth = shown(&engine, subscription).0;
+                assert!(depth == 3 || n < 2 && depth == 5, "{n}: {depth}");
+            }
+            if !pass_some(&engine) {
+                break;
+            }
+        }
+        assert_eq!(shown(&engine, &all[1]).0, 5);
+        assert_eq!(alarms.lock().expect("no panic").len(), raised, "{alarms:?}");
+        drop(watched);
+        engine.close().expect("the disk is well");
+    }
+}
+
 /// Filters that are given, changed and taken away while messages pass the subscription by: a message is counted once, and
 /// a threshold of a subscription that sees more behind its turn is looked at.
 #[test]
