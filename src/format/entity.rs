@@ -30,8 +30,9 @@ pub struct Entity {
 pub enum EntityKind {
     /// One log with one ack cursor, both with the entity's id.
     Queue(Arc<Delivering>),
-    /// One log with the entity's id.
-    Topic,
+    /// One log with the entity's id. With limits, it keeps messages for those who come late: an ack cursor with the entity's id
+    /// over that log needs what is within the limits.
+    Topic { retention: Option<Box<Retention>> },
     /// An ack cursor with the entity's id, over the topic's log.
     Subscription { topic: EntityId, delivering: Arc<Delivering> },
     /// As many logs as partitions: the entity's id and those behind it. The limits, if it has any.
@@ -188,7 +189,7 @@ impl Entity {
     pub fn logs(&self) -> impl ExactSizeIterator<Item = LogId> + use<> {
         let count = match self.kind {
             EntityKind::Queue(_)
-            | EntityKind::Topic
+            | EntityKind::Topic { .. }
             | EntityKind::Stream { .. }
             | EntityKind::DelayIndex { .. } => self.partitions(),
             EntityKind::Subscription { .. } | EntityKind::Group { .. } => 0,
@@ -203,10 +204,27 @@ impl Entity {
             EntityKind::Queue(_) | EntityKind::DelayIndex { .. } => (1, self.id),
             EntityKind::Subscription { topic, .. } => (1, topic),
             EntityKind::Group { stream, partitions, .. } => (partitions, stream),
-            EntityKind::Topic | EntityKind::Stream { .. } => (0, self.id),
+            EntityKind::Topic { ref retention } => (u32::from(retention.is_some()), self.id),
+            EntityKind::Stream { .. } => (0, self.id),
         };
         let id = self.id;
         (0..count).map(move |partition| (id.cursor(partition), owner.log(partition)))
+    }
+
+    /// The cursor by which a topic keeps messages for those who come late, if it does.
+    pub fn keeper(&self) -> Option<CursorId> {
+        match self.kind {
+            EntityKind::Topic { retention: Some(_) } => Some(self.id.cursor(0)),
+            _ => None,
+        }
+    }
+
+    /// The cursor that a topic has no more: it keeps nothing for those who come late.
+    pub fn lost_keeper(&self) -> Option<CursorId> {
+        match self.kind {
+            EntityKind::Topic { retention: None } => Some(self.id.cursor(0)),
+            _ => None,
+        }
     }
 
     /// The topic of a subscription, the stream of a group, the queue of a delay index.
@@ -228,7 +246,8 @@ impl Entity {
     /// Whether this is `other` with other settings: all that names messages, logs and cursors is the same.
     pub fn has_shape_of(&self, other: &Entity) -> bool {
         let is_same_kind = match (&self.kind, &other.kind) {
-            (EntityKind::Queue(_), EntityKind::Queue(_)) => true,
+            (EntityKind::Queue(_), EntityKind::Queue(_))
+            | (EntityKind::Topic { .. }, EntityKind::Topic { .. }) => true,
             (
                 EntityKind::Subscription { topic, .. },
                 EntityKind::Subscription { topic: same, .. },

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::ids::EntityId;
 
-/// How long a stream keeps its records. Without any limit they stay until they are trimmed.
+/// How long a stream keeps its records. Without any limit they stay until they are trimmed. And how long a topic keeps messages
+/// that no subscription needs. Without any limit it does not keep them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retention {
     /// Records leave once they are older.
@@ -70,7 +71,10 @@ impl From<EntityKind> for StoredKind {
     fn from(kind: EntityKind) -> StoredKind {
         match kind {
             EntityKind::Queue(delivering) => StoredKind::Queue(delivering),
-            EntityKind::Topic => StoredKind::Topic,
+            EntityKind::Topic { retention: None } => StoredKind::Topic,
+            EntityKind::Topic { retention: Some(retention) } => {
+                StoredKind::With(Kind::Topic, vec![Setting::Retention(*retention)])
+            }
             EntityKind::Subscription { topic, delivering } => match delivering.filter.as_deref() {
                 None => StoredKind::Subscription { topic, delivering },
                 Some(filter) => {
@@ -100,7 +104,7 @@ impl TryFrom<StoredKind> for EntityKind {
     fn try_from(stored: StoredKind) -> Result<EntityKind, &'static str> {
         let (mut kind, settings) = match stored {
             StoredKind::Queue(delivering) => (EntityKind::Queue(delivering), Vec::new()),
-            StoredKind::Topic => (EntityKind::Topic, Vec::new()),
+            StoredKind::Topic => (EntityKind::Topic { retention: None }, Vec::new()),
             StoredKind::Subscription { topic, delivering } => {
                 (EntityKind::Subscription { topic, delivering }, Vec::new())
             }
@@ -131,7 +135,7 @@ impl From<Kind> for EntityKind {
     fn from(kind: Kind) -> EntityKind {
         match kind {
             Kind::Queue(delivering) => EntityKind::Queue(delivering),
-            Kind::Topic => EntityKind::Topic,
+            Kind::Topic => EntityKind::Topic { retention: None },
             Kind::Subscription { topic, delivering } => {
                 EntityKind::Subscription { topic, delivering }
             }
@@ -154,7 +158,10 @@ impl Setting {
 
     fn apply(self, kind: &mut EntityKind) -> Result<(), &'static str> {
         match (self, kind) {
-            (Setting::Retention(limits), EntityKind::Stream { retention, .. }) => {
+            (
+                Setting::Retention(limits),
+                EntityKind::Stream { retention, .. } | EntityKind::Topic { retention },
+            ) => {
                 *retention = limits.if_any().filter(|it| !it.keeps_nothing());
                 if retention.is_none() {
                     return Err("a retention without a limit, or with the limit 0");

@@ -147,7 +147,11 @@ fn outcome(disk: &SimDisk, number: u64, content: Vec<u8>) -> Result<u64, Option<
 fn entries_of_every_kind_come_back_in_order_on_both_disks() {
     let base = Offset(40);
     let entries = [
-        MetaEntry::Entity(Entity { id: EntityId(1), name: "q".into(), kind: EntityKind::Topic }),
+        MetaEntry::Entity(Entity {
+            id: EntityId(1),
+            name: "q".into(),
+            kind: EntityKind::Topic { retention: None },
+        }),
         MetaEntry::EntityGone(EntityId(2)),
         MetaEntry::Log(LogState { log: LogId(1), start: base, moved: base, next: Offset(50) }),
         MetaEntry::Cursor(CursorState { cursor: CursorId(1), floor: Offset(u64::MAX), seen: None }),

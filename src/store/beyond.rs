@@ -44,10 +44,10 @@ struct Sum {
 }
 
 impl Sum {
-    /// What is in the journal.
-    fn new(log: &Log) -> Sum {
+    /// What is in the journal, from an offset on.
+    fn new(log: &Log, start: Offset) -> Sum {
         let moved = log.moved;
-        let records = log.next().0.saturating_sub(moved.max(log.start).0);
+        let records = log.next().0.saturating_sub(moved.max(start).0);
         Sum { from: Offset(u64::MAX), bytes: 0, records, moved }
     }
 }
@@ -88,7 +88,8 @@ impl Store {
     pub fn begin_retaining(&self, turn: Turn) -> Option<RetentionLook> {
         let State { retaining, logs, .. } = &self.state;
         let (limits, log) = (retaining.limits_of(turn.log)?, logs.get(&turn.log)?);
-        let (start, next, sum) = (log.start, log.next(), Sum::new(log));
+        let start = self.state.retained_from(turn.log)?;
+        let (next, sum) = (log.next(), Sum::new(log, start));
         let spared = self.state.spared(turn.log);
         let is_spared = spared <= start && start < next;
         let most = limits.max_records.map(|most| most - u64::from(seeded!(RetentionTakesTooMuch)));
@@ -114,7 +115,7 @@ impl Store {
         let Some(log) = self.state.logs.get(&look.log) else { return Weighed::All };
         let Retention { max_bytes, max_records, .. } = look.limits;
         if sum.moved != log.moved {
-            *sum = Sum::new(log);
+            *sum = Sum::new(log, look.start);
         }
         let before = sum.from;
         for segment in log.segments.range(..before).rev().take(AT_ONCE) {
@@ -124,7 +125,7 @@ impl Store {
             }
             if segment.end > sum.from {
                 // It holds segments that were counted.
-                *sum = Sum::new(log);
+                *sum = Sum::new(log, look.start);
                 return Weighed::GoOn;
             }
             let (bytes, records) = (sum.bytes + segment.len(), sum.records + segment.records);

@@ -38,7 +38,7 @@ impl Space {
     pub fn of(kind: &EntityKind) -> Space {
         match kind {
             EntityKind::Queue(_) => Space::Queues,
-            EntityKind::Topic => Space::Topics,
+            EntityKind::Topic { .. } => Space::Topics,
             EntityKind::Subscription { topic, .. } => Space::Subscriptions { topic: *topic },
             EntityKind::Stream { .. } => Space::Streams,
             EntityKind::Group { stream, .. } => Space::Groups { stream: *stream },
@@ -357,7 +357,7 @@ impl Catalog {
         let name = entity.name.to_string();
         match entity.kind {
             EntityKind::Queue(_) => LogName::Queue(name),
-            EntityKind::Topic => LogName::Topic(name),
+            EntityKind::Topic { .. } => LogName::Topic(name),
             EntityKind::DelayIndex { queue } => {
                 let queue = self.entities.get(&queue).map(|queue| queue.name.to_string());
                 LogName::DelayIndex(queue.unwrap_or_default())
@@ -468,7 +468,8 @@ mod tests {
     fn the_names_of_so_many_deleted_entities_are_kept_at_most() {
         let mut catalog = Catalog::default();
         let topics = 0..DELETED_MAX + 1;
-        let ids = topics.map(|n| add(&mut catalog, &n.to_string(), EntityKind::Topic));
+        let ids = topics
+            .map(|n| add(&mut catalog, &n.to_string(), EntityKind::Topic { retention: None }));
         let ids: Vec<EntityId> = ids.collect();
         ids.iter().for_each(|id| remove(&mut catalog, *id));
         let said = |catalog: &Catalog, n: usize| catalog.deleted(ids[n]).to_string();

@@ -11,7 +11,7 @@ use super::{Store, log::Freed, state::State};
 use crate::{
     audit,
     format::{Malformed, entity::Entity},
-    ids::EntityId,
+    ids::{CursorId, EntityId},
 };
 
 /// So many logs and cursors leave in one slice.
@@ -91,8 +91,17 @@ impl State {
             self.deleted_logs.insert(log.id, mem::take(&mut log.segments));
             self.freed.logs.push(log);
         }
-        let Some(cursor) = self.cursors.remove(&entity.id.cursor(partition)) else { return };
-        self.detach_filter(entity, &cursor);
+        let id = entity.id.cursor(partition);
+        if let (Some(filter), Some(cursor)) = (entity.filter(), self.cursors.get(&id)) {
+            let of = (id, cursor.log);
+            self.detach_filter(of, filter);
+        }
+        self.take_out_cursor(id);
+    }
+
+    /// Removes a cursor.
+    pub(super) fn take_out_cursor(&mut self, id: CursorId) {
+        let Some(cursor) = self.cursors.remove(&id) else { return };
         let floor = cursor.floor();
         if cursor.spares {
             self.retaining.spare_no_more(cursor.log, floor);

@@ -182,12 +182,10 @@ impl State {
     }
 
     /// Forgets the filter of a cursor that was deleted.
-    pub(super) fn detach_filter(&mut self, entity: &Entity, cursor: &Cursor) {
-        if let Some(filter) = entity.filter()
-            && let Some(log) = self.logs.get_mut(&cursor.log)
-        {
+    pub(super) fn detach_filter(&mut self, (cursor, log): (CursorId, LogId), filter: &Filter) {
+        if let Some(log) = self.logs.get_mut(&log) {
             let version = self.filtering.next_version();
-            self.filtering.logs -= usize::from(log.remove_filter(cursor.id, filter, version));
+            self.filtering.logs -= usize::from(log.remove_filter(cursor, filter, version));
         }
     }
 

@@ -29,6 +29,7 @@ mod filters;
 mod floor_counts;
 mod inspected;
 mod install;
+mod keepers;
 mod lazy;
 mod leftovers;
 mod living;

@@ -275,7 +275,10 @@ struct Found {
 impl Found {
     fn take(&mut self, entry: MetaEntry) -> Result<(), Malformed> {
         match entry {
-            MetaEntry::Entity(entity) => drop(self.entities.insert(entity.id, entity)),
+            MetaEntry::Entity(entity) => {
+                entity.lost_keeper().into_iter().for_each(|cursor| self.forget_cursor(cursor));
+                self.entities.insert(entity.id, entity);
+            }
             MetaEntry::EntityGone(id) => self.forget(id),
             MetaEntry::Log(state) => drop(self.logs.insert(state.log, state)),
             MetaEntry::Cursor(state) => drop(self.cursors.insert(state.cursor, state)),
@@ -300,10 +303,12 @@ impl Found {
             self.logs.remove(&log);
             remove_all(&mut self.segments, log, Offset(0)..=Offset(u64::MAX));
         }
-        for (cursor, _) in entity.cursors() {
-            self.cursors.remove(&cursor);
-            remove_all(&mut self.chunks, cursor, 0..=u64::MAX);
-        }
+        entity.cursors().for_each(|(cursor, _)| self.forget_cursor(cursor));
+    }
+
+    fn forget_cursor(&mut self, cursor: CursorId) {
+        self.cursors.remove(&cursor);
+        remove_all(&mut self.chunks, cursor, 0..=u64::MAX);
     }
 
     fn into_state(self) -> Result<State, Malformed> {

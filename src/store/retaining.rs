@@ -163,6 +163,7 @@ impl State {
             EntityKind::Stream { partitions, retention } => {
                 self.follow_limits(entity, *partitions, retention.as_deref());
             }
+            EntityKind::Topic { retention } => self.follow_limits(entity, 1, retention.as_deref()),
             EntityKind::Group { keeps_unread, .. } => self.follow_sparing(entity, *keeps_unread),
             _ => {}
         }
@@ -229,6 +230,15 @@ impl State {
         self.changed.looked_at(log);
     }
 
+    /// The first offset that a partition has, or that a topic keeps for those who come late.
+    pub fn retained_from(&self, log: LogId) -> Option<Offset> {
+        let there = self.logs.get(&log)?;
+        match self.keeper_of(log) {
+            Some(keeper) => Some(self.cursors.get(&keeper)?.floor()),
+            None => Some(there.start),
+        }
+    }
+
     /// The first offset that a group has a partition keep.
     pub fn spared(&self, log: LogId) -> Offset {
         let spared = self.retaining.spared.get(&log).and_then(FloorCounts::least);
@@ -274,8 +284,8 @@ impl Store {
 
     /// The limits of a partition now, its first offset, and the first one that a group has it keep.
     pub fn retained(&self, log: LogId) -> Option<(Retention, Offset, Offset)> {
-        let State { retaining, logs, .. } = &self.state;
-        Some((retaining.limits_of(log)?, logs.get(&log)?.start, self.state.spared(log)))
+        let limits = self.state.retaining.limits_of(log)?;
+        Some((limits, self.state.retained_from(log)?, self.state.spared(log)))
     }
 
     /// Has a partition looked at at a time, or earlier, if it has limits.

@@ -128,6 +128,7 @@ impl State {
         let there = there.clone();
         self.change_time_to_live(&there, entity);
         self.change_filter(&there, entity);
+        self.change_keeper(&there, entity);
         if !seeded!(LimitsStayAsTheyWere) {
             self.follow_retention(entity);
         }
@@ -421,6 +422,6 @@ fn floor_moved(log: &mut Log, floors: Floors) -> bool {
 }
 
 /// The floor from which on a cursor may need messages, if it is there.
-fn held_by(cursors: &Living<CursorId, Cursor>, cursor: CursorId) -> Option<Offset> {
+pub(super) fn held_by(cursors: &Living<CursorId, Cursor>, cursor: CursorId) -> Option<Offset> {
     cursors.get(&cursor).map_or(Some(Offset(0)), Cursor::held)
 }

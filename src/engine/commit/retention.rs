@@ -251,8 +251,12 @@ impl Committer {
             let mut receipt = Receipt::NOTHING;
             let upto = look.start.min(spared);
             if upto > start {
-                let trim = [Op::Trim { log, start: upto }];
-                receipt = core.commit(&trim, self.now_plain())?;
+                let ranges = [start.to(upto)];
+                let leave = match core.store.state().keeper_of(log) {
+                    Some(cursor) => Op::AckRanges { cursor, ranges: &ranges },
+                    None => Op::Trim { log, start: upto },
+                };
+                receipt = core.commit(&[leave], self.now_plain())?;
             }
             if let Some(due) = due {
                 core.store.retain_at(log, due);

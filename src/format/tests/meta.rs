@@ -35,7 +35,7 @@ fn payments() -> Delivering {
 pub fn entities() -> Vec<Creation> {
     vec![
         creation(1, "payments", EntityKind::Queue(payments().into())),
-        creation(2, "order.created", EntityKind::Topic),
+        creation(2, "order.created", EntityKind::Topic { retention: None }),
         creation(
             3,
             "shipping",
@@ -338,8 +338,11 @@ fn impossible_entities_are_refused() {
     for id in [NUMBER_CEILING - 1, NUMBER_CEILING, u64::MAX - 1, u64::MAX] {
         assert!(refused(stream(id, 1)), "no id is left behind {id}");
     }
-    let named =
-        |name: String| Entity { id: EntityId(1), name: name.into(), kind: EntityKind::Topic };
+    let named = |name: String| Entity {
+        id: EntityId(1),
+        name: name.into(),
+        kind: EntityKind::Topic { retention: None },
+    };
     assert!(!refused(named("n".repeat(NAME_BYTES_MAX))));
     assert!(refused(named("n".repeat(NAME_BYTES_MAX + 1))) && refused(named(String::new())));
 }

@@ -45,6 +45,7 @@ impl Gathered {
     fn take(&mut self, position: u64, entry: MetaEntry) {
         match entry {
             MetaEntry::Entity(entity) => {
+                entity.lost_keeper().into_iter().for_each(|cursor| self.forget_cursor(cursor));
                 for (cursor, _) in entity.cursors() {
                     self.since.entry(cursor).or_insert(position);
                 }
@@ -86,10 +87,12 @@ impl Gathered {
             self.logs.remove(&log);
             remove_all(&mut self.segments, log, Offset(0)..=Offset(u64::MAX));
         }
-        for (cursor, _) in entity.cursors() {
-            self.cursors.remove(&cursor);
-            remove_all(&mut self.chunks, cursor, 0..=u64::MAX);
-        }
+        entity.cursors().for_each(|(cursor, _)| self.forget_cursor(cursor));
+    }
+
+    fn forget_cursor(&mut self, cursor: CursorId) {
+        self.cursors.remove(&cursor);
+        remove_all(&mut self.chunks, cursor, 0..=u64::MAX);
     }
 
     /// Takes entities of which the journal holds other settings, and nothing else is left. Their acks are uncertain.

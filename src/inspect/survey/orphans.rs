@@ -107,7 +107,7 @@ impl Adoption<'_> {
         self.gathered.entities.values().chain(created).find_map(|entity| match entity.kind {
             _ if takes_dead_letters_of(entity) == Some(log.entity()) => queue(log.entity()),
             EntityKind::Subscription { topic, .. } if topic == log.entity() => {
-                Some((topic, EntityKind::Topic))
+                Some((topic, EntityKind::Topic { retention: None }))
             }
             EntityKind::DelayIndex { queue: of } if of == log.entity() => queue(of),
             EntityKind::Group { stream, partitions, .. }

@@ -73,10 +73,11 @@ impl Looking {
 fn has_settings(kind: &EntityKind) -> bool {
     match kind {
         EntityKind::Queue(_)
+        | EntityKind::Topic { .. }
         | EntityKind::Subscription { .. }
         | EntityKind::Stream { .. }
         | EntityKind::Group { .. } => true,
-        EntityKind::Topic | EntityKind::DelayIndex { .. } => false,
+        EntityKind::DelayIndex { .. } => false,
     }
 }
 

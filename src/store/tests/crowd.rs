@@ -61,9 +61,9 @@ impl Crowd {
         let name = format!("entity {}", self.made.borrow());
         let delivering = Delivering::leasing(1000);
         let kind = match (self.below(5), self.any().map(|it| (it.id, it.kind))) {
-            (0, _) => EntityKind::Topic,
+            (0, _) => EntityKind::Topic { retention: None },
             (1, _) => EntityKind::Stream { partitions: 3, retention: None },
-            (2..4, Some((topic, EntityKind::Topic))) => {
+            (2..4, Some((topic, EntityKind::Topic { .. }))) => {
                 EntityKind::Subscription { topic, delivering: delivering.into() }
             }
             (2..4, Some((stream, EntityKind::Stream { .. }))) => {

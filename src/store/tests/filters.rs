@@ -89,7 +89,7 @@ impl Busy {
     fn new(seed: u64) -> Busy {
         let disk = SimDisk::new(seed);
         let mut store = open(&disk);
-        let topic = store.new_entity("t", EntityKind::Topic);
+        let topic = store.new_entity("t", EntityKind::Topic { retention: None });
         let all = CURSORS.map(|cursor| entity(cursor, PATTERNS[0]));
         for entity in [topic].into_iter().chain(all) {
             let starts = entity.cursors().map(|_| Offset(0)).collect();

@@ -64,7 +64,7 @@ fn open() -> Store {
         store::open(disk, Path::new("store"), config, StoreId([1; 16])).expect("it opens");
     let kinds = [
         EntityKind::Queue(Delivering::leasing(1000).into()),
-        EntityKind::Topic,
+        EntityKind::Topic { retention: None },
         EntityKind::Stream { partitions: 1, retention: None },
     ];
     for (kind, name) in kinds.into_iter().zip(["queue", "topic", "stream"]) {

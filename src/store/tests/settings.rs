@@ -42,7 +42,7 @@ fn an_update_of_another_shape_is_refused() {
         topic: EntityId(1),
         delivering: Delivering::leasing(1000).into(),
     };
-    let topic = Entity { kind: EntityKind::Topic, ..queue(1, "q", 1000) };
+    let topic = Entity { kind: EntityKind::Topic { retention: None }, ..queue(1, "q", 1000) };
     let other = Entity { kind: subscription, ..queue(1, "q", 1000) };
     for entity in [queue(1, "other", 1000), queue(2, "q", 1000), topic, other] {
         let mut state = with_a_queue();

@@ -1,104 +1,28 @@
 //! Topics: handles and builders.
 
+mod builder;
+
 use std::{fmt, ops::Range, sync::Arc};
+
+pub use builder::{TopicBuilder, TopicSettings};
 
 use super::subscription::SubscriptionBuilder;
 use crate::{
     config::Durability,
     engine::{
         commit::{
-            append::Target,
-            asking::committed,
-            committer::Committer,
-            definition::{self, Definition, IfExists, builder_calls, update_call},
-            lifetime::Engine,
+            append::Target, asking::committed, committer::Committer, lifetime::Engine,
             ticket::Ticket,
         },
         core::{commit::Receipt, waiters::Receivers},
         runtime::wait::Attempt,
     },
     error::Result,
-    format::entity::{Entity, EntityKind},
+    format::entity::Entity,
     ids::{EntityId, LogId, Offset},
     message::Message,
     store::Space,
 };
-
-/// A topic by its name: to be created, opened or deleted. [`Engine::topic`] returns it.
-#[derive(Clone, Debug)]
-#[must_use = "nothing happens before it is created, opened or deleted"]
-pub struct TopicBuilder {
-    engine: Engine,
-    name: String,
-}
-
-impl Engine {
-    /// A topic by its name: to be created, opened or deleted.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-    /// let created = engine.topic("order.created").create()?;
-    /// assert_eq!(created.name(), "order.created");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn topic(&self, name: &str) -> TopicBuilder {
-        TopicBuilder { engine: self.clone(), name: name.to_owned() }
-    }
-
-    /// The names of all topics, sorted.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-    /// engine.topic("order.created").create()?;
-    /// assert_eq!(engine.topics()?, ["order.created"]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Closed`](crate::ErrorKind::Closed) if the engine is closed;
-    /// [`Poisoned`](crate::ErrorKind::Poisoned) if a sync failed.
-    pub fn topics(&self) -> Result<Vec<String>> {
-        self.list(Space::Topics)
-    }
-}
-
-impl TopicBuilder {
-    builder_calls!("topic", Topic, "engine.topic(\"order.created\")", |this: &Self, entity| {
-        Topic::attach(&this.engine, entity)
-    });
-
-    update_call!("topic", Topic, "engine.topic(\"order.created\")", |this: &Self, entity| {
-        Topic::attach(&this.engine, entity)
-    });
-}
-
-impl Definition for TopicBuilder {
-    type Prepared = ();
-
-    fn prepare(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn space(&self) -> Space {
-        Space::Topics
-    }
-
-    fn kind(&self, _dead_letters: Option<EntityId>) -> Result<EntityKind> {
-        Ok(EntityKind::Topic)
-    }
-}
-
-/// The settings of a topic. [`Topic::settings`] returns them. There are none in this version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TopicSettings {}
 
 /// A topic: every subscription gets a copy of each message. The store keeps each message once.
 ///
@@ -106,7 +30,7 @@ pub struct TopicSettings {}
 /// [subjects](Message::subject), or by [headers](crate::SubscriptionBuilder::header_equals).
 ///
 /// Clones are cheap and are the same topic. A message that is published while the topic has no subscription
-/// reaches no consumer.
+/// reaches no consumer, unless the topic [retains](TopicBuilder::retain_age) it.
 ///
 /// ```
 /// use posthouse::Engine;
@@ -145,14 +69,13 @@ impl Topic {
         &self.name
     }
 
-    /// The settings of the topic, as they are now. A topic has none in this version; its subscriptions have
-    /// [theirs](crate::Subscription::settings).
+    /// The settings of the topic, as they are now. Its subscriptions have [theirs](crate::Subscription::settings).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
-    /// let created = engine.topic("order.created").create()?;
-    /// println!("{:?}", created.settings()?);
+    /// let created = engine.topic("order.created").retain_messages(1000).create()?;
+    /// assert_eq!(created.settings()?.retain_messages, Some(1000));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -161,8 +84,8 @@ impl Topic {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the topic was deleted.
     pub fn settings(&self) -> Result<TopicSettings> {
         let core = self.engine.committer().lock_open("settings")?;
-        core.store.entity(self.id).ok_or_else(|| core.store.deleted(self.id))?;
-        Ok(TopicSettings {})
+        let entity = core.store.entity(self.id).ok_or_else(|| core.store.deleted(self.id))?;
+        Ok(TopicSettings::of(entity))
     }
 
     pub(crate) fn log(&self) -> LogId {
@@ -192,7 +115,8 @@ impl Topic {
 
     /// A subscription by its name: to be created, opened or deleted.
     ///
-    /// A new subscription receives only the messages that are published after its creation.
+    /// A new subscription receives only the messages that are published after its creation, unless it has another
+    /// [start](SubscriptionBuilder::start).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
