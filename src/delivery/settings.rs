@@ -121,7 +121,7 @@ impl Settings {
     }
 
     /// The filter that `stored` becomes.
-    fn filter(&self, stored: Option<&Arc<Filter>>) -> Option<Arc<Filter>> {
+    pub fn filter(&self, stored: Option<&Arc<Filter>>) -> Option<Arc<Filter>> {
         if self.patterns.is_none() && self.header_filters.is_none() {
             return stored.cloned();
         }

@@ -287,6 +287,8 @@ fn check(state: &State, change: &Change<'_>) -> Result<()> {
         Change::Update(entity) => (state.catalog.get(entity.id).is_some(), entity.id),
         Change::Delete { entity } => (state.catalog.get(*entity).is_some(), *entity),
         Change::Trim { log, .. } => (state.logs.contains_key(log), log.entity()),
+        // Messages that a new cursor does not get.
+        Change::Ack { cursor, .. } if cursor.entity() >= state.catalog.next_id => return Ok(()),
         Change::Ack { cursor, .. }
         | Change::AckOthers { keeper: cursor, .. }
         | Change::Defer { cursor, .. }

@@ -84,10 +84,11 @@ impl State {
                     let before = acks.held();
                     let is_filtered = acks.seen().is_some();
                     *acks = AckSet::new(*start);
-                    if is_filtered {
-                        acks.begin_filter(*start);
-                    }
                     if let Some(log) = self.logs.get_mut(&cursor.log) {
+                        // What is there already, and it does not get, is acked for it.
+                        if is_filtered {
+                            acks.begin_filter(log.next().max(*start));
+                        }
                         log.note_floor(before, acks.held());
                     }
                 }

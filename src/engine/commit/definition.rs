@@ -17,7 +17,7 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     format::entity::{Creation, Delivering, Entity, EntityKind},
-    ids::{EntityId, Offset},
+    ids::{EntityId, Offset, OffsetRange},
     store::{Op, Space},
 };
 
@@ -71,6 +71,11 @@ pub trait Definition {
     /// Reads the data that decide where the cursors of a new entity begin. The core is not held.
     fn prepare(&self) -> Result<Self::Prepared>;
 
+    /// Reads what has come since. The core is not held.
+    fn prepare_on(&self, _prepared: &mut Self::Prepared) -> Result<()> {
+        Ok(())
+    }
+
     /// The offsets at which the cursors of a new entity begin.
     fn starts(
         &self,
@@ -80,6 +85,25 @@ pub trait Definition {
     ) -> Result<Vec<Offset>> {
         Ok(entity.cursors().map(|_| Offset(0)).collect())
     }
+
+    /// How the cursors of a new entity begin. `None` if more is to be [read](Definition::prepare_on) before.
+    fn begin(
+        &self,
+        core: &mut Core,
+        entity: &Entity,
+        prepared: &mut Self::Prepared,
+    ) -> Result<Option<Beginning>> {
+        let starts = self.starts(core, entity, prepared)?;
+        Ok(Some(Beginning { starts, acked: Vec::new() }))
+    }
+}
+
+/// How the cursors of a new entity begin.
+#[derive(Debug)]
+pub struct Beginning {
+    pub starts: Vec<Offset>,
+    /// What the first of them does not get of the messages from its beginning on. The ranges are sorted.
+    pub acked: Vec<OffsetRange>,
 }
 
 fn not_found(core: &Core, space: Space, name: &str, way_out: &str) -> Error {
@@ -166,22 +190,29 @@ pub fn commit(
     if if_exists == IfExists::Update {
         prepare_update(committer, definition)?;
     }
-    let wanted = Wanted { definition, prepared: definition.prepare()? };
-    committer.transact("create", |core| {
-        let Some(entity) = core.store.find(space, name) else {
-            return wanted.create(core, committer);
-        };
-        let entity = entity.clone();
-        if if_exists == IfExists::Update {
-            return wanted.update(core, committer, &entity);
+    let mut wanted = Wanted { definition, prepared: definition.prepare()? };
+    loop {
+        let (entity, receipt) = committer.transact("create", |core| {
+            let Some(entity) = core.store.find(space, name) else {
+                return wanted.create(core, committer);
+            };
+            let entity = entity.clone();
+            if if_exists == IfExists::Update {
+                let (entity, receipt) = wanted.update(core, committer, &entity)?;
+                return Ok((Some(entity), receipt));
+            }
+            let differs = definition.differs(core, &entity)?;
+            if if_exists == IfExists::Fail || differs.is_some() {
+                return Err(already_exists(space, name, differs).into());
+            }
+            // The caller relies on the commit that created it.
+            Ok((Some(entity), Receipt::of_what_is_there(&core.store)))
+        })?;
+        if let Some(entity) = entity {
+            return Ok((entity, receipt));
         }
-        let differs = definition.differs(core, &entity)?;
-        if if_exists == IfExists::Fail || differs.is_some() {
-            return Err(already_exists(space, name, differs).into());
-        }
-        // The caller relies on the commit that created it.
-        Ok((entity, Receipt::of_what_is_there(&core.store)))
-    })
+        definition.prepare_on(&mut wanted.prepared)?;
+    }
 }
 
 /// Creates an entity and makes a handle of it. If another thread deletes the entity in between, creates it again.
@@ -234,7 +265,12 @@ impl<D: Definition> Wanted<'_, D> {
         Ok(Some(LetterQueue { id, creation: None }))
     }
 
-    fn create(&self, core: &mut Core, committer: &Committer) -> CommitResult<(Entity, Receipt)> {
+    /// Creates the entity, unless more is to be read before.
+    fn create(
+        &mut self,
+        core: &mut Core,
+        committer: &Committer,
+    ) -> CommitResult<(Option<Entity>, Receipt)> {
         let definition = self.definition;
         if !definition.is_internal() {
             check_not_reserved("name", definition.name())?;
@@ -246,11 +282,18 @@ impl<D: Definition> Wanted<'_, D> {
         if let Some(Creation { entity: before, .. }) = creations.first() {
             entity.id = before.end_of_ids();
         }
-        let starts = definition.starts(core, &entity, &self.prepared)?;
+        let Some(Beginning { starts, acked }) =
+            definition.begin(core, &entity, &mut self.prepared)?
+        else {
+            return Ok((None, Receipt::NOTHING));
+        };
         creations.push(Creation { entity: entity.clone(), starts });
-        let ops: Vec<_> = creations.iter().map(|creation| Op::Create { creation }).collect();
+        let mut ops: Vec<_> = creations.iter().map(|creation| Op::Create { creation }).collect();
+        if !acked.is_empty() {
+            ops.push(Op::AckRanges { cursor: entity.id.cursor(0), ranges: &acked });
+        }
         let receipt = core.commit(&ops, committer.now_plain())?;
-        Ok((entity, receipt))
+        Ok((Some(entity), receipt))
     }
 
     /// Changes the settings of an existing entity.

@@ -26,6 +26,18 @@ pub enum Start {
 }
 
 impl Start {
+    /// The offset of a time, which takes reading: the core must not be held. Other starts need none.
+    pub(in crate::engine) fn find_offset(
+        self,
+        committer: &Committer,
+        log: LogId,
+    ) -> Result<Offset> {
+        match self.find_time(committer, log)? {
+            Found::Offset(offset) => Ok(offset),
+            _ => Ok(Offset(0)),
+        }
+    }
+
     /// Finds the offset of a time, which takes reading: the core must not be held. If no record is that late,
     /// it is the end of the log at the moment of the last look, so that no later record is left out.
     pub(super) fn find_time(self, committer: &Committer, log: LogId) -> Result<Found> {

@@ -3,3 +3,4 @@
 mod fan_out;
 mod filters;
 mod nats;
+mod retention;

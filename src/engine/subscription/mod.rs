@@ -1,7 +1,10 @@
 //! Subscriptions: handles and builders.
 
+mod late;
+
 use std::{fmt, sync::Arc};
 
+use self::late::{Late, Of};
 #[cfg(feature = "sim")]
 use crate::{config::Durability, message::Message, store::Op};
 use crate::{
@@ -9,7 +12,8 @@ use crate::{
     engine::{
         commit::{
             definition::{
-                self, Definition, IfExists, builder_calls, delivery_difference, update_call,
+                self, Beginning, Definition, IfExists, builder_calls, delivery_difference,
+                update_call,
             },
             delivery_settings::delivery_settings,
             lifetime::Engine,
@@ -20,6 +24,7 @@ use crate::{
         },
         core::Core,
         queue::Redrive,
+        stream::Start,
     },
     error::Result,
     format::{
@@ -40,6 +45,7 @@ pub struct SubscriptionBuilder {
     topic: EntityId,
     topic_name: Arc<str>,
     name: String,
+    start: Start,
     settings: Settings,
 }
 
@@ -56,11 +62,45 @@ impl SubscriptionBuilder {
             topic,
             topic_name,
             name,
+            start: Start::Latest,
             settings: Settings::default(),
         }
     }
 
+    fn of_topic(&self) -> Of {
+        Of { id: self.topic, topic: Arc::clone(&self.topic_name), log: self.topic.log(0) }
+    }
+
     delivery_settings!("engine.topic(\"order.created\").create()?.subscription(\"shipping\")");
+
+    /// Sets where a new subscription begins: at [`Start::Latest`] by default, so that it gets what is published from then on. The
+    /// setting counts when the subscription is created. An existing one goes on where it is.
+    ///
+    /// The topic has to [retain](crate::TopicBuilder::retain_age) messages for those who come late. [`Start::Earliest`] is the first
+    /// message that it retains. Letters that were redriven to other subscriptions are not among them. With
+    /// [patterns](SubscriptionBuilder::pattern) and conditions on headers the subscription gets the messages that match, before its
+    /// creation and after it. They are found by reading all retained messages from the start on, before it is created.
+    ///
+    /// The creation fails with [`InvalidInput`](crate::ErrorKind::InvalidInput), naming the field `start`, if the topic retains
+    /// nothing, or not the offset that was given; and with [`TooLarge`](crate::ErrorKind::TooLarge) if what matches has so many
+    /// gaps that one commit cannot hold them: many millions.
+    ///
+    /// ```
+    /// use posthouse::{Message, Start};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+    /// let orders = engine.topic("orders").retain_messages(1000).create()?;
+    /// orders.publish(Message::new("order 1").subject("orders.eu"))?;
+    /// orders.publish(Message::new("order 2").subject("orders.us"))?;
+    /// let late = orders.subscription("late").pattern("orders.us").start(Start::Earliest).create()?;
+    /// assert_eq!(late.try_receive()?.expect("it is retained").payload(), b"order 2");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start(mut self, start: Start) -> SubscriptionBuilder {
+        self.start = start;
+        self
+    }
 
     /// Adds a pattern: the subscription gets only messages whose subject matches one of its patterns.
     ///
@@ -217,10 +257,19 @@ impl SubscriptionBuilder {
 }
 
 impl Definition for SubscriptionBuilder {
-    type Prepared = ();
+    type Prepared = Option<Late>;
 
-    fn prepare(&self) -> Result<()> {
-        Ok(())
+    fn prepare(&self) -> Result<Option<Late>> {
+        let mut late = Late::new(self.start, self.settings.filter(None).as_deref().cloned());
+        self.prepare_on(&mut late)?;
+        Ok(late)
+    }
+
+    fn prepare_on(&self, late: &mut Option<Late>) -> Result<()> {
+        match late {
+            Some(late) => late.prepare(self.engine.committer(), &self.of_topic()),
+            None => Ok(()),
+        }
     }
 
     fn name(&self) -> &str {
@@ -264,9 +313,17 @@ impl Definition for SubscriptionBuilder {
         delivery_difference(core, &self.settings, named, there)
     }
 
-    /// A subscription receives only the messages that are published after its creation.
-    fn starts(&self, core: &Core, entity: &Entity, (): &()) -> Result<Vec<Offset>> {
-        entity.cursors().map(|(_, log)| Ok(core.bounds(log)?.1)).collect()
+    fn begin(
+        &self,
+        core: &mut Core,
+        entity: &Entity,
+        late: &mut Option<Late>,
+    ) -> Result<Option<Beginning>> {
+        if let Some(late) = late {
+            return late.begin(core, self.engine.committer(), &self.of_topic());
+        }
+        let starts = entity.cursors().map(|(_, log)| Ok(core.bounds(log)?.1));
+        Ok(Some(Beginning { starts: starts.collect::<Result<_>>()?, acked: Vec::new() }))
     }
 }
 
