@@ -79,6 +79,7 @@ mod switch {
         OthersGetWhatOneGets, OneAcksForItselfToo, CheckpointForgetsTheOthers,
         RejectedStaysUnacked, KeeperIsFiltered, ChangedFilterIsNotFollowed,
         MatchIsNotCaptured, SeenIsTheLogsEnd, FilterForgottenAtRecovery,
+        KeeperIsNotCaptured, LettersOfOthersAreRetained, LateGetsAll, KeeperOutlivesItsLimits,
         ConflictIsNotSeen, ExpectedEndIsTheVisibleOne,
         TrimmedIsReadBackwards, OlderSegmentsAreNotReadBackwards,
     }

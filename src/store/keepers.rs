@@ -37,7 +37,9 @@ impl State {
         let Some(log) = logs.get_mut(&log_id) else { return };
         let progress = Progress::Acks(AckSet::new(log.next()));
         let mut cursor = Cursor { id: keeper, log: log_id, progress, dirty: false, spares: false };
-        changed.cursor(&mut cursor);
+        if !seeded!(KeeperIsNotCaptured) {
+            changed.cursor(&mut cursor);
+        }
         cursors.insert(keeper, Box::new(cursor));
         let held_by = |cursor| held_by(cursors, cursor);
         log.add_cursor(keeper, held_by(keeper), held_by);

@@ -276,7 +276,8 @@ impl Found {
     fn take(&mut self, entry: MetaEntry) -> Result<(), Malformed> {
         match entry {
             MetaEntry::Entity(entity) => {
-                entity.lost_keeper().into_iter().for_each(|cursor| self.forget_cursor(cursor));
+                let lost = entity.lost_keeper().filter(|_| !seeded!(KeeperOutlivesItsLimits));
+                lost.into_iter().for_each(|cursor| self.forget_cursor(cursor));
                 self.entities.insert(entity.id, entity);
             }
             MetaEntry::EntityGone(id) => self.forget(id),

@@ -205,6 +205,9 @@ impl State {
             if let Some(unacked) = self.not_rejected(*id, &messages) {
                 messages = unacked;
             }
+            if seeded!(LettersOfOthersAreRetained) && id.0 == log.0 {
+                continue;
+            }
             if !messages.is_empty() && self.ack_passing(*id, &messages) {
                 by.push((*id, messages));
             }

@@ -85,6 +85,10 @@ impl State {
                     let is_filtered = acks.seen().is_some();
                     *acks = AckSet::new(*start);
                     if let Some(log) = self.logs.get_mut(&cursor.log) {
+                        if *start < log.next() {
+                            // Lives may be over that have ended for all others.
+                            self.expiring.look_again(log);
+                        }
                         // What is there already, and it does not get, is acked for it.
                         if is_filtered {
                             acks.begin_filter(log.next().max(*start));

@@ -49,6 +49,10 @@ pub enum Action {
     Unsubscribe(Name, Name),
     /// Changes the filter of a subscription.
     Filter(Name, Name, u8),
+    /// Has a topic retain messages for those who come late, or not.
+    Retain(Name, u8),
+    /// Creates a subscription that begins with what its topic retains. One of that name is deleted before.
+    Late(Name, Name, u8),
     CreateStream(Name),
     DeleteStream(Name),
     CreateGroup(Name, Name),
@@ -292,6 +296,8 @@ pub fn action() -> impl Strategy<Value = Action> {
         3 => (from(), any::<u8>()).prop_map(|(queue, n)| Live(queue, n)),
         2 => (name(), subscription(), any::<u8>()).prop_map(|(t, s, n)| LiveFor(t, s, n)),
         3 => (name(), subscription(), any::<u8>()).prop_map(|(t, s, n)| Filter(t, s, n)),
+        2 => (name(), any::<u8>()).prop_map(|(t, n)| Retain(t, n)),
+        3 => (name(), subscription(), any::<u8>()).prop_map(|(t, s, n)| Late(t, s, n)),
         1 => Just(CloseTheCircle),
         3 => (name(), any::<u8>(), any::<u8>())
             .prop_map(|(name, target, n)| Schedule { name, target, n }),
@@ -377,6 +383,9 @@ pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
         let others = queues.into_iter().chain([Action::Subscribe(0, 1)]);
         if more % 3 > 0 {
             first.push(Action::Subscribe(0, 2));
+        }
+        if more % 4 == 1 {
+            first.push(Action::Retain(0, 1));
         }
         let chosen = others.enumerate().filter(|(n, _)| more >> n & 1 == 1);
         first.extend(chosen.map(|(_, action)| action));

@@ -222,6 +222,7 @@ fn operations() -> Vec<Vec<Action>> {
         vec![Action::Publish { topic, messages, bytes: 30, how }],
         vec![Action::Subscribe(0, 1)],
         vec![Action::Filter(0, 2, 3)],
+        vec![Action::Retain(0, 1), Action::Late(0, 1, 1)],
         vec![Action::PublishTo { topic, subscription: 0, bytes: 30, how }],
         vec![Action::Append { stream, messages, bytes: 30, how }],
         vec![Action::AppendIf { stream, at: 0, messages, bytes: 30, how }],

@@ -323,6 +323,19 @@ impl FilterState {
 pub struct TopicState {
     pub next: u64,
     pub subscriptions: BTreeMap<String, SubscriptionState>,
+    /// Whether the topic retains messages for those who come late. Its limit is never reached.
+    pub retains: bool,
+    pub retained: Retained,
+}
+
+/// What a topic retains, if it was looked at: only who comes late sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Retained(pub Option<Unacked>);
+
+impl PartialEq for Retained {
+    fn eq(&self, other: &Retained) -> bool {
+        self.0.as_ref().zip(other.0.as_ref()).is_none_or(|(it, other)| it == other)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -382,8 +395,26 @@ impl TopicState {
                     unacked.insert(self.next, Entry::new(message, now, *time_to_live));
                 }
             }
+            if self.retains {
+                let retained = self.retained.0.get_or_insert_default();
+                retained.insert(self.next, Entry::new(message, now, None));
+            }
             self.next += 1;
         }
+    }
+
+    /// The topic begins to retain messages, or retains none any more.
+    pub fn retain(&mut self, retains: bool) {
+        if self.retains != retains {
+            (self.retains, self.retained) = (retains, Retained(Some(Unacked::new())));
+        }
+    }
+
+    /// What a subscription with a filter gets that comes now.
+    pub fn late(&self, topic: &str, filter: &FilterState) -> Unacked {
+        let retained = self.retained.0.iter().flatten();
+        let matching = retained.filter(|(_, entry)| filter.admits(topic, &entry.msg));
+        matching.map(|(offset, entry)| (*offset, entry.clone())).collect()
     }
 
     /// A message that only one subscription gets.
@@ -566,8 +597,14 @@ fn dump_still(
             let filter = FilterState::of(subscription.settings()?);
             subscriptions.insert(name, SubscriptionState { unacked, time_to_live, filter });
         }
+        let retains = topic.settings()?.retain_messages.is_some();
+        let mut retained = Retained(None);
+        if probe && retains {
+            let late = topic.subscription("who comes late").start(Start::Earliest).create()?;
+            retained = Retained(Some(all(late.browse()?)?));
+        }
         let next = if probe { topic.publish("probe")?.0 } else { 0 };
-        state.topics.insert(name, TopicState { next, subscriptions });
+        state.topics.insert(name, TopicState { next, subscriptions, retains, retained });
     }
     for name in engine.streams()? {
         state.streams.insert(name.clone(), dump_stream(engine, &name)?);

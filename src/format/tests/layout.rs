@@ -167,6 +167,12 @@ fn frames(samples: &mut Samples) {
         let entity = Entity { id: EntityId(20), name: "clicks".into(), kind };
         Change::Create(Cow::Owned(Creation { entity, starts: Vec::new() })).put(out);
     });
+    samples.change("creation of a topic that retains messages", |out| {
+        let retention = Retention { max_age_ms: Some(86_400_000), ..Retention::default() };
+        let kind = EntityKind::Topic { retention: Some(Box::new(retention)) };
+        let entity = Entity { id: EntityId(24), name: "orders".into(), kind };
+        Change::Create(Cow::Owned(Creation { entity, starts: vec![Offset(0)] })).put(out);
+    });
     samples.change("creation of a group that keeps unread records", |out| {
         let kind = EntityKind::Group { stream: EntityId(20), partitions: 2, keeps_unread: true };
         let entity = Entity { id: EntityId(22), name: "billing".into(), kind };

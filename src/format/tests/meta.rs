@@ -304,12 +304,16 @@ fn impossible_settings_are_refused() {
     let found = decode(stream, &[retention]).unwrap();
     let limits = Retention { max_records: Some(9), ..Retention::default() };
     let retention_of = Some(Box::new(limits));
-    assert_eq!(found.kind, EntityKind::Stream { partitions: 2, retention: retention_of });
+    let kind = EntityKind::Stream { partitions: 2, retention: retention_of.clone() };
+    assert_eq!(found.kind, kind);
     assert!(decode(stream, &[]).is_err(), "no settings");
     assert!(decode(stream, &[retention, retention]).is_err(), "twice");
     assert!(decode(stream, &[&[0, 0, 0, 0]]).is_err(), "no limit");
     assert!(decode(stream, &[&[99]]).is_err(), "unknown");
-    assert!(decode(&[1], &[retention]).is_err(), "a topic has no retention");
+    let topic = decode(&[1], &[retention]).unwrap();
+    assert_eq!(topic.kind, EntityKind::Topic { retention: retention_of.clone() });
+    assert_eq!(topic.cursors().count(), 1);
+    assert!(decode(&[1], &[&[1]]).is_err(), "a topic has no unread records");
     assert!(decode(&[4, 0, 1], &[retention]).is_err(), "a group has no retention");
     assert!(decode(stream, &[&[1]]).is_err(), "a stream reads nothing");
     assert!(decode(&[5, 0], &[&[1]]).is_err(), "a delay index has no settings");

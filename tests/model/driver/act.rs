@@ -21,6 +21,8 @@ impl Driver<'_> {
             Action::Subscribe(topic, name) => self.subscribe(*topic, *name),
             Action::Unsubscribe(topic, name) => self.unsubscribe(*topic, *name),
             Action::Filter(topic, name, n) => self.change_filter(*topic, *name, *n),
+            Action::Retain(topic, n) => self.retain(*topic, *n),
+            Action::Late(topic, name, n) => self.subscribe_late(*topic, *name, *n),
             Action::CreateStream(name) => self.create_stream(*name),
             Action::DeleteStream(name) => self.delete_stream(*name),
             Action::CreateGroup(stream, name) => self.create_group(*stream, *name),

@@ -1,7 +1,7 @@
 //! Topics and subscriptions.
 
 use posthouse::{
-    Error, ErrorKind, HeaderFilter, Offset, Subscription, SubscriptionBuilder, Topic, sim,
+    Error, ErrorKind, HeaderFilter, Offset, Start, Subscription, SubscriptionBuilder, Topic, sim,
 };
 
 use super::{Driver, Handle, LEASE, Whose, durability, text};
@@ -76,6 +76,50 @@ impl Driver<'_> {
                 .entry(name)
                 .or_insert(SubscriptionState { filter, ..Default::default() });
         })
+    }
+
+    pub(super) fn retain(&mut self, topic: Name, n: u8) -> Result<Option<()>, Error> {
+        let (name, retains) = (text("topic", topic), n % 4 > 0);
+        if !self.now().topics.contains_key(&name) {
+            return Ok(Some(()));
+        }
+        let builder = self.engine().topic(&name);
+        let builder =
+            if retains { builder.retain_messages(1 << 40) } else { builder.without_retention() };
+        let changed = builder.create_or_update().map(drop);
+        self.commit(changed, |state| state.topics.get_mut(&name).unwrap().retain(retains))
+    }
+
+    pub(super) fn subscribe_late(
+        &mut self,
+        topic: Name,
+        name: Name,
+        n: u8,
+    ) -> Result<Option<()>, Error> {
+        if self.unsubscribe(topic, name)?.is_none() {
+            return Ok(None);
+        }
+        let (topic, name) = (text("topic", topic), text("subscription", name));
+        let Some(there) = self.now().topics.get(&topic) else { return Ok(Some(())) };
+        let filter = FilterState::number(n);
+        let (retains, unacked) = (there.retains, there.late(&topic, &filter));
+        let made = self.topic(&topic).and_then(|topic| {
+            let builder = topic.subscription(&name).lease(LEASE).backoff(posthouse::Backoff::None);
+            let builder = filtered(builder, &filter).ordered_by_key(name == ORDERED);
+            builder.start(Start::Earliest).create_new().map(drop)
+        });
+        if !retains {
+            return self.expect(made, ErrorKind::InvalidInput { field: "start" });
+        }
+        let offsets: Vec<u64> = unacked.keys().copied().collect();
+        let done = self.commit(made, |state| {
+            let topic = state.topics.get_mut(&topic).unwrap();
+            let subscription = SubscriptionState { unacked, filter, ..Default::default() };
+            topic.subscriptions.insert(name.clone(), subscription);
+        })?;
+        let whose = Whose::Subscription(topic, name);
+        offsets.into_iter().for_each(|offset| self.bear(&whose, offset, 1));
+        Ok(done)
     }
 
     pub(super) fn change_filter(
