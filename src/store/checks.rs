@@ -1,15 +1,37 @@
-//! Checks that what is read from the journal and the metalog refers to messages that exist.
+//! Checks that changes refer to what exists: those that are to be committed, and those that are read from the journal and the
+//! metalog.
 
 use super::{
     log::Cursor,
     state::{State, UNKNOWN},
 };
 use crate::{
+    error,
     format::{Malformed, commit::Change},
     ids::{LogId, Offset},
 };
 
 impl State {
+    /// Checks that the entity, the log or the cursor of a change exists.
+    #[inline]
+    pub fn check_target(&self, change: &Change<'_>) -> error::Result<()> {
+        let (is_there, id) = match change {
+            Change::Run(_) | Change::Create(_) | Change::Clock(_) => return Ok(()),
+            Change::Update(entity) => (self.catalog.get(entity.id).is_some(), entity.id),
+            Change::Delete { entity } => (self.catalog.get(*entity).is_some(), *entity),
+            Change::Trim { log, .. } => (self.logs.contains_key(log), log.entity()),
+            // What a cursor does not get that the same commit makes.
+            Change::Ack { cursor, .. } if cursor.entity() >= self.catalog.next_id => return Ok(()),
+            Change::Ack { cursor, .. }
+            | Change::AckOthers { keeper: cursor, .. }
+            | Change::Defer { cursor, .. }
+            | Change::Seek { cursor, .. }
+            | Change::Prioritize { cursor, .. }
+            | Change::Spill { cursor, .. } => (self.cursors.contains_key(cursor), cursor.entity()),
+        };
+        if is_there { Ok(()) } else { Err(self.catalog.deleted(id)) }
+    }
+
     /// Refuses a change that refers to a message that does not exist yet. `next` gives the next
     /// offset of a log.
     pub fn check_is_there(

@@ -183,7 +183,7 @@ impl Draft {
 
     #[inline(always)]
     fn add_change(&mut self, state: &State, change: &Change<'_>) -> Result<()> {
-        check(state, change)?;
+        state.check_target(change)?;
         change.put(&mut self.frame);
         if let Change::Defer { cursor, offset, attempts, due } = *change {
             self.deferred.push(Deferred { cursor, offset, attempts, due, is_new: false });
@@ -277,26 +277,6 @@ pub fn put_message(
         return Err(message_too_large(weight, bytes_max));
     }
     Ok(record.put_with(out, now.stamp, headers_len))
-}
-
-/// Checks that the entity, the log or the cursor of a change exists.
-#[inline]
-fn check(state: &State, change: &Change<'_>) -> Result<()> {
-    let (is_there, id) = match change {
-        Change::Run(_) | Change::Create(_) | Change::Clock(_) => return Ok(()),
-        Change::Update(entity) => (state.catalog.get(entity.id).is_some(), entity.id),
-        Change::Delete { entity } => (state.catalog.get(*entity).is_some(), *entity),
-        Change::Trim { log, .. } => (state.logs.contains_key(log), log.entity()),
-        // Messages that a new cursor does not get.
-        Change::Ack { cursor, .. } if cursor.entity() >= state.catalog.next_id => return Ok(()),
-        Change::Ack { cursor, .. }
-        | Change::AckOthers { keeper: cursor, .. }
-        | Change::Defer { cursor, .. }
-        | Change::Seek { cursor, .. }
-        | Change::Prioritize { cursor, .. }
-        | Change::Spill { cursor, .. } => (state.cursors.contains_key(cursor), cursor.entity()),
-    };
-    if is_there { Ok(()) } else { Err(state.catalog.deleted(id)) }
 }
 
 fn check_expiry(log: &Log, append: &Append<'_>, now: Timestamp) -> Result<()> {

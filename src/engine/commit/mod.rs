@@ -13,6 +13,7 @@ pub mod committer;
 pub mod dead_letters;
 pub mod definition;
 pub mod delivery_settings;
+mod existing;
 pub mod group_commit;
 pub mod lack;
 pub mod lifetime;

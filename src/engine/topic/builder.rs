@@ -2,20 +2,15 @@
 
 use std::time::Duration;
 
-use super::Topic;
+use super::{Engine, EntityId, Space, Topic};
 use crate::{
     delivery::in_force::Difference,
     engine::{
-        commit::{
-            definition::{self, Definition, IfExists, builder_calls, update_call},
-            lifetime::Engine,
-        },
+        commit::definition::{self, Definition, IfExists, builder_calls, update_call},
         core::Core,
     },
     error::{Error, Result},
     format::entity::{Entity, EntityKind, Retention, ms},
-    ids::EntityId,
-    store::Space,
 };
 
 /// A topic by its name: to be created, opened or deleted. [`Engine::topic`] returns it.

@@ -79,7 +79,7 @@ impl Driver<'_> {
     }
 
     pub(super) fn retain(&mut self, topic: Name, n: u8) -> Result<Option<()>, Error> {
-        let (name, retains) = (text("topic", topic), n % 4 > 0);
+        let (name, retains) = (text("topic", topic), !n.is_multiple_of(4));
         if !self.now().topics.contains_key(&name) {
             return Ok(Some(()));
         }
