@@ -79,7 +79,7 @@ mod switch {
         OthersGetWhatOneGets, OneAcksForItselfToo, CheckpointForgetsTheOthers,
         RejectedStaysUnacked, KeeperIsFiltered, ChangedFilterIsNotFollowed,
         MatchIsNotCaptured, SeenIsTheLogsEnd, FilterForgottenAtRecovery,
-        KeeperIsNotCaptured, LettersOfOthersAreRetained, LateGetsAll, KeeperOutlivesItsLimits,
+        KeeperIsNotCaptured, LettersOfOthersAreRetained, LateGetsAll, KeeperOutlivesItsLimits, PausedQueuesDeliver,
         ConflictIsNotSeen, ExpectedEndIsTheVisibleOne,
         TrimmedIsReadBackwards, OlderSegmentsAreNotReadBackwards,
     }

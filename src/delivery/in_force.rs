@@ -57,6 +57,8 @@ pub struct DeliverySettings {
     pub patterns: Vec<String>,
     /// The conditions that the headers of each message meet, sorted. Empty in a queue.
     pub header_filters: Vec<HeaderFilter>,
+    /// Whether nothing is delivered.
+    pub paused: bool,
 }
 
 /// A setting with two values: one is stored, and another one is asked for.
@@ -87,11 +89,12 @@ impl DeliverySettings {
             dead_letter_queue,
             patterns: stored.filter.as_ref().map_or(Vec::new(), |it| it.patterns.clone()),
             header_filters: stored.filter.as_ref().map_or(Vec::new(), |it| it.headers.clone()),
+            paused: stored.is_paused,
         }
     }
 
     /// Each setting by its name, with its value for people.
-    fn named(&self) -> [(&'static str, String); 13] {
+    fn named(&self) -> [(&'static str, String); 14] {
         fn or_none<T: std::fmt::Debug>(value: Option<&T>) -> String {
             value.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"))
         }
@@ -109,6 +112,7 @@ impl DeliverySettings {
             ("dead_letter_queue", or_none(self.dead_letter_queue.as_ref())),
             ("pattern", format!("{:?}", self.patterns)),
             ("header_filter", format!("{:?}", self.header_filters)),
+            ("paused", self.paused.to_string()),
         ]
     }
 

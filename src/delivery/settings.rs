@@ -38,6 +38,7 @@ pub struct Settings {
     pub overflow: Option<Overflow>,
     pub patterns: Option<Vec<String>>,
     pub header_filters: Option<Vec<HeaderFilter>>,
+    pub paused: Option<bool>,
 }
 
 /// A lease in whole milliseconds, rounded up: it ends no earlier than it says.
@@ -178,6 +179,7 @@ impl Settings {
             is_exclusive: self.single_active_consumer.unwrap_or(stored.is_exclusive),
             limit: has_limit.then_some(limit),
             filter: self.filter(stored.filter.as_ref()),
+            is_paused: self.paused.unwrap_or(stored.is_paused),
         };
         if definition.is_ordered && definition.delay_ms > 0 {
             return Err(Error::invalid("delay", UNDELAYED));

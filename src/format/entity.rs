@@ -64,6 +64,9 @@ pub struct Delivering {
     /// Which messages a subscription gets. `None`: all of them. It is stored as a setting of its own.
     #[serde(skip)]
     pub filter: Option<Arc<Filter>>,
+    /// Whether nothing is delivered. It is stored as a setting of its own.
+    #[serde(skip)]
+    pub is_paused: bool,
 }
 
 /// The capacity of a queue, and what happens when it is full.
@@ -138,6 +141,7 @@ impl Delivering {
             is_exclusive: false,
             limit: None,
             filter: None,
+            is_paused: false,
         }
     }
 }

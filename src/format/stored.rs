@@ -30,6 +30,11 @@ impl Retention {
         (self != Retention::default()).then(|| Box::new(self))
     }
 
+    /// That of a topic whose limits are lost: it keeps whatever it has.
+    pub fn of_everything() -> Box<Retention> {
+        Box::new(Retention { max_records: Some(u64::MAX), ..Retention::default() })
+    }
+
     /// Whether a limit has the value 0: nothing would stay.
     fn keeps_nothing(&self) -> bool {
         [self.max_age_ms, self.max_bytes, self.max_records].contains(&Some(0))
@@ -65,22 +70,30 @@ pub enum Setting {
     /// A group spares the records that it has not passed from the limits of its stream.
     KeepsUnread,
     Filter(Filter),
+    /// Nothing of a queue or a subscription is delivered.
+    Paused,
+}
+
+/// What is stored of deliveries as settings.
+fn settings_of(delivering: &Delivering) -> Vec<Setting> {
+    let filter = delivering.filter.as_deref().cloned().map(Setting::Filter);
+    filter.into_iter().chain(delivering.is_paused.then_some(Setting::Paused)).collect()
 }
 
 impl From<EntityKind> for StoredKind {
     fn from(kind: EntityKind) -> StoredKind {
         match kind {
-            EntityKind::Queue(delivering) => StoredKind::Queue(delivering),
+            EntityKind::Queue(delivering) => match settings_of(&delivering) {
+                none if none.is_empty() => StoredKind::Queue(delivering),
+                settings => StoredKind::With(Kind::Queue(delivering), settings),
+            },
             EntityKind::Topic { retention: None } => StoredKind::Topic,
             EntityKind::Topic { retention: Some(retention) } => {
                 StoredKind::With(Kind::Topic, vec![Setting::Retention(*retention)])
             }
-            EntityKind::Subscription { topic, delivering } => match delivering.filter.as_deref() {
-                None => StoredKind::Subscription { topic, delivering },
-                Some(filter) => {
-                    let settings = vec![Setting::Filter(filter.clone())];
-                    StoredKind::With(Kind::Subscription { topic, delivering }, settings)
-                }
+            EntityKind::Subscription { topic, delivering } => match settings_of(&delivering) {
+                none if none.is_empty() => StoredKind::Subscription { topic, delivering },
+                settings => StoredKind::With(Kind::Subscription { topic, delivering }, settings),
             },
             EntityKind::Stream { partitions, retention: None } => StoredKind::Stream { partitions },
             EntityKind::Stream { partitions, retention: Some(retention) } => {
@@ -153,6 +166,7 @@ impl Setting {
             Setting::Retention(_) => 0,
             Setting::KeepsUnread => 1,
             Setting::Filter(_) => 2,
+            Setting::Paused => 3,
         }
     }
 
@@ -174,6 +188,10 @@ impl Setting {
                 }
                 Arc::make_mut(delivering).filter = Some(Arc::new(filter));
             }
+            (
+                Setting::Paused,
+                EntityKind::Queue(delivering) | EntityKind::Subscription { delivering, .. },
+            ) => Arc::make_mut(delivering).is_paused = true,
             _ => return Err("a setting of a kind that does not have it"),
         }
         Ok(())

@@ -197,7 +197,7 @@ impl Catalog {
             return;
         };
         // Filters differ. Settings with one would be in the place of those that others share.
-        if ours.filter.is_some() {
+        if ours.filter.is_some() || ours.is_paused {
             return;
         }
         audit::step();

@@ -324,7 +324,8 @@ impl Draft {
             return Ok(());
         }
         let cursor = log.queue_cursor();
-        if !state.cursors.contains_key(&cursor) {
+        // The keeper of a topic has the id that a queue's cursor has.
+        if !state.cursors.contains_key(&cursor) || state.keeper_of(log).is_some() {
             let what = "only messages of queues can be delivered later, not those of topics and \
                         streams; set no deliver_after and no deliver_at";
             let is_at = messages.iter().any(|it| matches!(it.delay(), Some(Delay::At(_))));

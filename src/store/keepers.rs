@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     format::entity::Entity,
-    ids::{CursorId, LogId},
+    ids::{CursorId, LogId, Offset},
 };
 
 impl State {
@@ -33,9 +33,11 @@ impl State {
     }
 
     fn add_keeper(&mut self, keeper: CursorId, log_id: LogId) {
-        let State { logs, cursors, changed, .. } = self;
+        let State { logs, cursors, changed, filtering, .. } = self;
         let Some(log) = logs.get_mut(&log_id) else { return };
-        let progress = Progress::Acks(AckSet::new(log.next()));
+        // In a damaged store nobody knows where the log ended then: it keeps whatever is there.
+        let start = if filtering.is_in_doubt { Offset(0) } else { log.next() };
+        let progress = Progress::Acks(AckSet::new(start));
         let mut cursor = Cursor { id: keeper, log: log_id, progress, dirty: false, spares: false };
         if !seeded!(KeeperIsNotCaptured) {
             changed.cursor(&mut cursor);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use posthouse::{
-    Durability, Engine, Message, Options, Subscription, Threshold, Topic,
+    Durability, Engine, Message, Options, Start, Subscription, Threshold, Topic,
     sim::{SimDisk, take_longest_holds, take_steps},
 };
 
@@ -300,4 +300,25 @@ fn a_filter_takes_about_a_kibibyte_of_memory() {
     let [none, one, four] = [0, 1, 4].map(measure);
     println!("{none} bytes for a subscription, {one} with a pattern, {four} with four");
     assert!(one < none + 1200 && four < one + 3 * 300, "{none}, {one}, {four}");
+}
+
+/// A subscription that exists is opened, whatever its topic retains: nothing is read for its start.
+#[test]
+fn a_start_reads_nothing_where_the_subscription_exists() {
+    let steps = |messages: usize| {
+        let disk = SimDisk::new(7);
+        let engine = options().sim(&disk).open("store").unwrap();
+        let topic = engine.topic("t").retain_messages(1 << 20).create().unwrap();
+        let late = || topic.subscription("late").pattern("news.*").start(Start::Earliest);
+        late().create().unwrap();
+        (0..messages / 100)
+            .for_each(|_| _ = topic.publish_batch((0..100).map(|_| news())).unwrap());
+        engine.checkpoint().unwrap();
+        _ = take_steps();
+        late().create().unwrap();
+        assert!(late().create_new().is_err());
+        late().create_or_update().unwrap();
+        take_steps()
+    };
+    assert_eq!(steps(100), steps(10_000));
 }

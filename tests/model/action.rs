@@ -26,6 +26,10 @@ pub enum Action {
     Live(Name, u8),
     /// Changes the time to live of a subscription.
     LiveFor(Name, Name, u8),
+    /// Has nothing of a queue be delivered, or has it be delivered again.
+    Pause(Name, bool),
+    /// As `Pause`, for a subscription.
+    PauseFor(Name, Name, bool),
     /// Would have dead letters come back to their own queue.
     CloseTheCircle,
     /// Creates or replaces a schedule.
@@ -298,6 +302,9 @@ pub fn action() -> impl Strategy<Value = Action> {
         3 => (name(), subscription(), any::<u8>()).prop_map(|(t, s, n)| Filter(t, s, n)),
         2 => (name(), any::<u8>()).prop_map(|(t, n)| Retain(t, n)),
         3 => (name(), subscription(), any::<u8>()).prop_map(|(t, s, n)| Late(t, s, n)),
+        1 => (from(), any::<bool>()).prop_map(|(queue, pauses)| Pause(queue, pauses)),
+        1 => (name(), subscription(), any::<bool>())
+            .prop_map(|(t, s, pauses)| PauseFor(t, s, pauses)),
         1 => Just(CloseTheCircle),
         3 => (name(), any::<u8>(), any::<u8>())
             .prop_map(|(name, target, n)| Schedule { name, target, n }),

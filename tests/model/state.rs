@@ -248,6 +248,8 @@ pub struct QueueState {
     pub max_bytes: Option<u64>,
     /// Whether one consumer is active at a time.
     pub is_exclusive: bool,
+    /// Whether nothing is delivered.
+    pub is_paused: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -255,6 +257,8 @@ pub struct SubscriptionState {
     pub unacked: Unacked,
     pub time_to_live: Option<Duration>,
     pub filter: FilterState,
+    /// Whether nothing is delivered.
+    pub is_paused: bool,
 }
 
 /// Which messages a subscription gets.
@@ -319,22 +323,35 @@ impl FilterState {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct TopicState {
     pub next: u64,
     pub subscriptions: BTreeMap<String, SubscriptionState>,
-    /// Whether the topic retains messages for those who come late. Its limit is never reached.
-    pub retains: bool,
-    pub retained: Retained,
+    /// How many messages the topic retains for those who come late, if it retains some.
+    pub retains: Option<u64>,
+    /// What is retained; in the model, all that may be. `None` if it was not looked at: only who comes late sees it.
+    pub retained: Option<Unacked>,
 }
 
-/// What a topic retains, if it was looked at: only who comes late sees it.
-#[derive(Clone, Debug, Default)]
-pub struct Retained(pub Option<Unacked>);
+/// A limit that is never reached.
+pub const RETAINED_ALL: u64 = 1 << 40;
 
-impl PartialEq for Retained {
-    fn eq(&self, other: &Retained) -> bool {
-        self.0.as_ref().zip(other.0.as_ref()).is_none_or(|(it, other)| it == other)
+impl PartialEq for TopicState {
+    fn eq(&self, other: &TopicState) -> bool {
+        let parts = |it: &TopicState| (it.next, it.retains);
+        let is_retained = match (&self.retained, &other.retained) {
+            (Some(ours), Some(theirs)) => {
+                let (fewer, more) =
+                    if ours.len() < theirs.len() { (ours, theirs) } else { (theirs, ours) };
+                // What is beyond the limit may have left, from the oldest on.
+                let first = fewer.keys().next().copied().unwrap_or(self.next);
+                let within = self.next.saturating_sub(self.retains.unwrap_or(0));
+                let kept = more.range(within..).next().map_or(self.next, |(offset, _)| *offset);
+                first <= kept && more.range(first..).eq(fewer)
+            }
+            _ => true,
+        };
+        parts(self) == parts(other) && self.subscriptions == other.subscriptions && is_retained
     }
 }
 
@@ -390,29 +407,30 @@ impl TopicState {
     pub fn publish(&mut self, name: &str, messages: &[Msg], now: u64) {
         for message in messages {
             for subscription in self.subscriptions.values_mut() {
-                let SubscriptionState { unacked, time_to_live, filter } = subscription;
+                let SubscriptionState { unacked, time_to_live, filter, .. } = subscription;
                 if filter.admits(name, message) {
                     unacked.insert(self.next, Entry::new(message, now, *time_to_live));
                 }
             }
-            if self.retains {
-                let retained = self.retained.0.get_or_insert_default();
+            if self.retains.is_some() {
+                let retained = self.retained.get_or_insert_default();
                 retained.insert(self.next, Entry::new(message, now, None));
             }
             self.next += 1;
         }
     }
 
-    /// The topic begins to retain messages, or retains none any more.
-    pub fn retain(&mut self, retains: bool) {
-        if self.retains != retains {
-            (self.retains, self.retained) = (retains, Retained(Some(Unacked::new())));
+    /// The topic retains so many messages from now on, or none.
+    pub fn retain(&mut self, retains: Option<u64>) {
+        if self.retains.is_none() || retains.is_none() {
+            self.retained = Some(Unacked::new());
         }
+        self.retains = retains;
     }
 
     /// What a subscription with a filter gets that comes now.
     pub fn late(&self, topic: &str, filter: &FilterState) -> Unacked {
-        let retained = self.retained.0.iter().flatten();
+        let retained = self.retained.iter().flatten();
         let matching = retained.filter(|(_, entry)| filter.admits(topic, &entry.msg));
         matching.map(|(offset, entry)| (*offset, entry.clone())).collect()
     }
@@ -567,10 +585,11 @@ fn dump_still(
         let settings = queue.settings()?;
         let time_to_live = settings.time_to_live;
         let (max_bytes, is_exclusive) = (settings.max_bytes, settings.single_active_consumer);
+        let is_paused = settings.paused;
         // Receiving would count attempts there. A message on lease frees no capacity here. A message whose
         // time to live is over would be dropped.
         let can_expire = time_to_live.is_some() || has_lives(&unacked);
-        if ![RETRIED, BOUNDED, REFUSING].contains(&&*name) && !can_expire {
+        if ![RETRIED, BOUNDED, REFUSING].contains(&&*name) && !can_expire && !is_paused {
             let held = drain(&unacked, || queue.receive_batch(7, Duration::ZERO))?;
             all_held.extend(held);
         }
@@ -578,7 +597,7 @@ fn dump_still(
             queue.purge()?;
         }
         let next = if probe { queue.send("probe")?.0 } else { 0 };
-        let queue = QueueState { next, unacked, time_to_live, max_bytes, is_exclusive };
+        let queue = QueueState { next, unacked, time_to_live, max_bytes, is_exclusive, is_paused };
         state.queues.insert(name, queue);
     }
     for name in engine.topics()? {
@@ -587,21 +606,23 @@ fn dump_still(
         for name in topic.subscriptions()? {
             let subscription = topic.subscription(&name).open()?;
             let unacked = all(subscription.browse()?)?;
-            let time_to_live = subscription.settings()?.time_to_live;
+            let settings = subscription.settings()?;
+            let (time_to_live, is_paused) = (settings.time_to_live, settings.paused);
             // Of the messages with one key, only the first can be received.
-            if name != ORDERED && time_to_live.is_none() && !has_lives(&unacked) {
+            if name != ORDERED && time_to_live.is_none() && !has_lives(&unacked) && !is_paused {
                 let held = drain(&unacked, || subscription.receive_batch(7, Duration::ZERO))?;
                 all_held.extend(held);
             }
             assert_eq!(subscription.depth()?, unacked.len() as u64, "depth of {name}");
-            let filter = FilterState::of(subscription.settings()?);
-            subscriptions.insert(name, SubscriptionState { unacked, time_to_live, filter });
+            let filter = FilterState::of(settings);
+            let subscription = SubscriptionState { unacked, time_to_live, filter, is_paused };
+            subscriptions.insert(name, subscription);
         }
-        let retains = topic.settings()?.retain_messages.is_some();
-        let mut retained = Retained(None);
-        if probe && retains {
+        let retains = topic.settings()?.retain_messages;
+        let mut retained = None;
+        if probe && retains.is_some() {
             let late = topic.subscription("who comes late").start(Start::Earliest).create()?;
-            retained = Retained(Some(all(late.browse()?)?));
+            retained = Some(all(late.browse()?)?);
         }
         let next = if probe { topic.publish("probe")?.0 } else { 0 };
         state.topics.insert(name, TopicState { next, subscriptions, retains, retained });

@@ -309,6 +309,8 @@ impl<D: Definition> Wanted<'_, D> {
         ops.push(Op::Update { entity: &entity });
         let receipt = core.commit(&ops, committer.now_plain())?;
         core.follow_settings(&entity);
+        // What kept messages for those who come late may be gone.
+        core.follow_deletions();
         Ok((entity, receipt))
     }
 }

@@ -116,6 +116,21 @@ macro_rules! delivery_settings {
             self
         }
 
+        /// Sets whether nothing is delivered: `false` by default. Messages are taken as ever. The setting is durable.
+        /// [`pause`](crate::Queue::pause) and [`resume`](crate::Queue::resume) of a handle change it, too.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        #[doc = concat!("let handle = ", $builder, ".paused(true).create()?;")]
+        /// assert!(handle.settings()?.paused);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        pub fn paused(mut self, is_paused: bool) -> Self {
+            self.settings.paused = Some(is_paused);
+            self
+        }
+
         /// Sets how often a message is delivered at most: 1 or more. After the last failure the message moves
         /// to the dead letters. Without this setting and without
         /// [`dead_letter_queue`](Self::dead_letter_queue) there is no limit.

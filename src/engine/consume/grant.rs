@@ -174,6 +174,9 @@ impl Consumer {
             is_visible
         };
         let Consumption { rules, deliveries, .. } = consumption;
+        if rules.is_paused && !seeded!(PausedQueuesDeliver) {
+            return None;
+        }
         let deadline = elapsed + rules.lease;
         let (offset, key) = deliveries.lease_next(view.acks, view.end(), deadline, is_visible)?;
         if let Some(slot) = self.slot.get() {

@@ -13,6 +13,7 @@ pub mod getters;
 mod grant;
 pub mod key_order;
 pub mod lease;
+mod pause;
 pub mod receive;
 pub mod remove;
 pub mod settle;

@@ -165,6 +165,36 @@ macro_rules! consumer_state_calls {
             self.consumer().browse()
         }
 
+        /// Has nothing be delivered until it is [resumed](Self::resume): consumers wait, in every process that opens the store
+        /// later, too. Messages that are on lease stay with their consumers, and messages are taken as ever.
+        ///
+        /// ```
+        /// # let dir = tempfile::tempdir()?;
+        /// # let engine = posthouse::Engine::open(dir.path().join("store"))?;
+        #[doc = concat!($setup)]
+        /// handle.pause()?;
+        /// assert!(handle.try_receive()?.is_none());
+        /// handle.resume()?;
+        /// assert!(handle.try_receive()?.is_some());
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        ///
+        /// # Errors
+        ///
+        /// [`DiskFull`](crate::ErrorKind::DiskFull); the same errors as [`depth`](Self::depth).
+        pub fn pause(&self) -> crate::Result<()> {
+            self.consumer().set_paused(true)
+        }
+
+        /// Has messages delivered again, after a [`pause`](Self::pause). Consumers that wait are woken.
+        ///
+        /// # Errors
+        ///
+        /// The same errors as [`pause`](Self::pause).
+        pub fn resume(&self) -> crate::Result<()> {
+            self.consumer().set_paused(false)
+        }
+
         /// Deletes one message, also a delayed one. `false` if it was acked or deleted before.
         ///
         /// A consumer that holds the message on lease is not interrupted.

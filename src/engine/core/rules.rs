@@ -26,6 +26,7 @@ pub struct Rules {
     pub time_to_live_ms: u64,
     pub is_ordered: bool,
     pub is_exclusive: bool,
+    pub is_paused: bool,
     pub limit: Option<Limit>,
     /// The delay of messages that have none of their own, in milliseconds.
     pub delay_ms: u64,
@@ -41,6 +42,7 @@ impl Rules {
             time_to_live_ms: delivering.time_to_live_ms,
             is_ordered: delivering.is_ordered,
             is_exclusive: delivering.is_exclusive,
+            is_paused: delivering.is_paused,
             limit: delivering.limit,
             delay_ms: delivering.delay_ms,
         }

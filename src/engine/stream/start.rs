@@ -4,7 +4,7 @@ use super::scan::{FromTime, first_from_time};
 use crate::{
     engine::{commit::committer::Committer, core::Core},
     error::{Error, Result},
-    ids::{LogId, Offset, Timestamp},
+    ids::{LogId, Lsn, Offset, Timestamp},
 };
 
 /// The point at which a reader or a new group begins.
@@ -26,35 +26,44 @@ pub enum Start {
 }
 
 impl Start {
-    /// The offset of a time, which takes reading: the core must not be held. Other starts need none.
+    /// The offset of a time among the messages from an offset on, durable or not, which takes reading: the core must not be held.
+    /// Other starts have none.
     pub(in crate::engine) fn find_offset(
         self,
         committer: &Committer,
         log: LogId,
-    ) -> Result<Offset> {
-        match self.find_time(committer, log)? {
-            Found::Offset(offset) => Ok(offset),
-            _ => Ok(Offset(0)),
-        }
+        from: Offset,
+    ) -> Result<Option<Offset>> {
+        let Start::Time(time) = self else { return Ok(None) };
+        find_place(committer, (log, from), time, Some(Lsn(u64::MAX))).map(Some)
     }
 
     /// Finds the offset of a time, which takes reading: the core must not be held. If no record is that late,
     /// it is the end of the log at the moment of the last look, so that no later record is left out.
     pub(super) fn find_time(self, committer: &Committer, log: LogId) -> Result<Found> {
         let Start::Time(time) = self else { return Ok(Found::Plain(self)) };
-        let mut from = Offset(0);
-        loop {
-            let mut core = committer.lock_to_look("find a time")?;
-            let visible = core.visible();
-            from = from.max(core.bounds(log)?.0);
-            let Some(chunk) = core.store.scan_from_time(log, from, time, visible)? else {
-                return Ok(Found::Offset(core.store.end_before(log, visible)?));
-            };
-            drop(core);
-            match first_from_time(committer, log, chunk, from, time)? {
-                FromTime::At(found) => return Ok(Found::Offset(found)),
-                FromTime::Behind(next) => from = next,
-            }
+        find_place(committer, (log, Offset(0)), time, None).map(Found::Offset)
+    }
+}
+
+/// The offset of the first record from a time on, among those that were committed before a position: what is visible, if `None`.
+fn find_place(
+    committer: &Committer,
+    (log, mut from): (LogId, Offset),
+    time: Timestamp,
+    limit: Option<Lsn>,
+) -> Result<Offset> {
+    loop {
+        let mut core = committer.lock_to_look("find a time")?;
+        let visible = limit.unwrap_or(core.visible());
+        from = from.max(core.bounds(log)?.0);
+        let Some(chunk) = core.store.scan_from_time(log, from, time, visible)? else {
+            return core.store.end_before(log, visible);
+        };
+        drop(core);
+        match first_from_time(committer, log, chunk, from, time)? {
+            FromTime::At(found) => return Ok(found),
+            FromTime::Behind(next) => from = next,
         }
     }
 }

@@ -13,14 +13,17 @@ use crate::{
         stream::Start,
     },
     error::{Error, ErrorKind, Result},
-    format::{commit::Run, entity::Entity, filter::Filter, record::Headers},
+    format::{commit::Run, filter::Filter, record::Headers},
     ids::{CursorId, EntityId, LogId, Lsn, Offset, OffsetRange},
     store::{Chunk, damaged_run},
     subject::Trie,
 };
 
-/// So many messages are matched in the hold that creates a subscription.
+/// So many messages are matched in the hold that creates a subscription. Each round that was overtaken doubles the number.
 const REST: u64 = 256;
+
+/// So many ranges of messages may match. The commit that creates the subscription is one hold of the core, and holds them all.
+const RANGES_MAX: usize = 1 << 20;
 
 /// Where a subscription begins, as far as that was found out without the lock.
 #[derive(Debug)]
@@ -39,29 +42,37 @@ struct Matching {
     matched: Vec<OffsetRange>,
     /// All messages before were looked at, from the beginning on.
     upto: Option<Offset>,
+    rounds: u32,
 }
 
 impl Matching {
     fn new(filter: Filter) -> Matching {
         let mut trie = Trie::default();
         filter.patterns().for_each(|pattern| trie.insert(pattern, CursorId(0)));
-        Matching { filter, trie, matched: Vec::new(), upto: None }
+        Matching { filter, trie, matched: Vec::new(), upto: None, rounds: 0 }
     }
 
-    fn see(&mut self, offset: Offset, headers: Headers<'_>, topic: &str) {
+    fn see(&mut self, offset: Offset, headers: Headers<'_>, topic: &str) -> Result<()> {
         audit::step();
         let mut matches = false;
         self.trie.find(headers.subject().unwrap_or(topic), &mut |_| matches = true);
-        if matches && self.filter.admits(headers) {
-            self.add(offset.only());
-        }
+        if matches && self.filter.admits(headers) { self.add(offset.only()) } else { Ok(()) }
     }
 
-    fn add(&mut self, range: OffsetRange) {
+    fn add(&mut self, range: OffsetRange) -> Result<()> {
+        let is_full = self.matched.len() == RANGES_MAX;
         match self.matched.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
+            _ if is_full => {
+                let what = format!(
+                    "what matches has more than {RANGES_MAX} gaps between the messages that the topic retains: begin \
+                     later, or with other patterns, or read a stream"
+                );
+                return Err(Error::new(ErrorKind::TooLarge, what));
+            }
             _ => self.matched.push(range),
         }
+        Ok(())
     }
 
     /// Looks at the messages of a chunk from an offset on. Returns where the look goes on. A message that cannot be read may
@@ -86,11 +97,11 @@ impl Matching {
                                 let mut place = block.seek(from);
                                 while let Some((offset, spans)) = block.step(&mut place)? {
                                     let headers = Headers::new(spans.headers(block.body()));
-                                    self.see(offset, headers, &of.topic);
+                                    self.see(offset, headers, &of.topic)?;
                                 }
                             }
                             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                                self.add(entry.first.max(from).to(behind));
+                                self.add(entry.first.max(from).to(behind))?;
                             }
                             Err(error) => return Err(error),
                         }
@@ -99,7 +110,7 @@ impl Matching {
                     Ok(end)
                 }
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.add(from.to(end));
+                    self.add(from.to(end))?;
                     Ok(end)
                 }
                 Err(error) => Err(error),
@@ -114,7 +125,7 @@ impl Matching {
                         let (offset, spans) = record.map_err(|what| damaged_run(what, lsn))?;
                         if offset >= from {
                             let headers = Headers::new(spans.headers(run.body));
-                            self.see(offset, headers, &of.topic);
+                            self.see(offset, headers, &of.topic)?;
                         }
                     }
                     upto = run.end();
@@ -159,31 +170,37 @@ impl Late {
         (start != Start::Latest).then_some(Late { start, found: None, matching })
     }
 
-    /// Reads what is to be known before the subscription is created: what has come since the last time.
+    /// Reads what is to be known before the subscription is created: what has come up to the beginning of this call.
     pub fn prepare(&mut self, committer: &Committer, of: &Of) -> Result<()> {
         // Letters that were redriven to others are not retained: their turns come first.
         committer.pass_all("create");
-        let keeper = {
+        let (first, end) = {
             let core = committer.lock_open("create")?;
-            core.store.entity(of.id).and_then(Entity::keeper)
+            let first = core.store.state().retained_from(of.log);
+            (first.ok_or_else(|| core.store.deleted(of.id))?, core.bounds(of.log)?.1)
         };
-        // Who creates it says so. It may exist.
-        if keeper.is_none() {
-            return Ok(());
-        }
-        if self.found.is_none() && matches!(self.start, Start::Time(_)) {
-            self.found = Some(self.start.find_offset(committer, of.log)?);
+        if self.found.is_none() {
+            self.found = self.start.find_offset(committer, of.log, first)?;
         }
         let Some(matching) = &mut self.matching else { return Ok(()) };
-        loop {
+        let begins = match self.start {
+            Start::Offset(offset) => offset,
+            _ => self.found.unwrap_or(first),
+        };
+        matching.rounds += 1;
+        let mut upto = matching.upto.unwrap_or(begins).max(first);
+        while upto < end {
             let mut core = committer.lock_open("create")?;
-            let Some(first) = core.store.state().retained_from(of.log) else { return Ok(()) };
-            let from = matching.upto.unwrap_or(self.found.unwrap_or_default()).max(first);
-            matching.upto = Some(from);
-            let Some(chunk) = core.store.scan(of.log, from, Lsn(u64::MAX))? else { return Ok(()) };
+            let Some(chunk) = core.store.scan(of.log, upto, Lsn(u64::MAX))? else {
+                // What comes last was for others, and is gone.
+                upto = end;
+                break;
+            };
             drop(core);
-            matching.upto = Some(matching.look(committer, of, chunk, from)?);
+            upto = matching.look(committer, of, chunk, upto)?;
         }
+        matching.upto = Some(upto);
+        Ok(())
     }
 
     /// Where it begins, and what it does not get from there on. `None` if more is to be read before.
@@ -193,7 +210,8 @@ impl Late {
         committer: &Committer,
         of: &Of,
     ) -> Result<Option<Beginning>> {
-        let Some(keeper) = core.store.entity(of.id).and_then(Entity::keeper) else {
+        let topic = core.store.entity(of.id).ok_or_else(|| core.store.deleted(of.id))?;
+        let Some(keeper) = topic.keeper() else {
             let what = format!(
                 "topic {:?} retains nothing for a subscription that comes late. Have it retain messages, with \
                  retain_age(), retain_bytes() or retain_messages() and create_or_update(); or leave out start()",
@@ -245,7 +263,7 @@ impl Matching {
         all: OffsetRange,
     ) -> Result<bool> {
         let Some(mut upto) = self.upto else { return Ok(false) };
-        if all.end.0.saturating_sub(upto.0) > REST {
+        if all.end.0.saturating_sub(upto.0) > REST << self.rounds.min(16) {
             return Ok(false);
         }
         while upto < all.end {

@@ -82,8 +82,8 @@ impl SubscriptionBuilder {
     /// creation and after it. They are found by reading all retained messages from the start on, before it is created.
     ///
     /// The creation fails with [`InvalidInput`](crate::ErrorKind::InvalidInput), naming the field `start`, if the topic retains
-    /// nothing, or not the offset that was given; and with [`TooLarge`](crate::ErrorKind::TooLarge) if what matches has so many
-    /// gaps that one commit cannot hold them: many millions.
+    /// nothing, or not the offset that was given; and with [`TooLarge`](crate::ErrorKind::TooLarge) if what matches has more than
+    /// a million gaps.
     ///
     /// ```
     /// use posthouse::{Message, Start};
@@ -260,9 +260,8 @@ impl Definition for SubscriptionBuilder {
     type Prepared = Option<Late>;
 
     fn prepare(&self) -> Result<Option<Late>> {
-        let mut late = Late::new(self.start, self.settings.filter(None).as_deref().cloned());
-        self.prepare_on(&mut late)?;
-        Ok(late)
+        // Nothing is read where the subscription exists.
+        Ok(Late::new(self.start, self.settings.filter(None).as_deref().cloned()))
     }
 
     fn prepare_on(&self, late: &mut Option<Late>) -> Result<()> {

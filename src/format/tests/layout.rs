@@ -195,6 +195,12 @@ fn frames(samples: &mut Samples) {
         let entity = Entity { id: EntityId(22), name: "europe".into(), kind };
         Change::Create(Cow::Owned(Creation { entity, starts: vec![Offset(1290)] })).put(out);
     });
+    samples.change("creation of a paused queue", |out| {
+        let delivering = Delivering { is_paused: true, ..Delivering::leasing(1000) };
+        let kind = EntityKind::Queue(delivering.into());
+        let entity = Entity { id: EntityId(25), name: "held".into(), kind };
+        Change::Create(Cow::Owned(Creation { entity, starts: vec![Offset(0)] })).put(out);
+    });
     samples.change("other settings", |out| {
         Change::Update(Cow::Borrowed(&entities()[0].entity)).put(out);
     });

@@ -28,6 +28,7 @@ fn payments() -> Delivering {
         is_exclusive: true,
         limit: Some(Limit { messages: Some(1_000_000), bytes: Some(1 << 30), drops_oldest: false }),
         filter: None,
+        is_paused: false,
     }
 }
 
@@ -315,6 +316,7 @@ fn impossible_settings_are_refused() {
     assert_eq!(topic.cursors().count(), 1);
     assert!(decode(&[1], &[&[1]]).is_err(), "a topic has no unread records");
     assert!(decode(&[4, 0, 1], &[retention]).is_err(), "a group has no retention");
+    assert!(decode(stream, &[&[3]]).is_err(), "a stream is not paused");
     assert!(decode(stream, &[&[1]]).is_err(), "a stream reads nothing");
     assert!(decode(&[5, 0], &[&[1]]).is_err(), "a delay index has no settings");
     let group = decode(&[4, 0, 1], &[&[1]]).unwrap().kind;

@@ -25,7 +25,7 @@ use crate::{
     disk::Disk,
     error::{Error, Result},
     format::{
-        entity::{Entity, EntityKind},
+        entity::{Entity, EntityKind, Retention},
         meta::{CursorState, MetaEntry},
     },
     ids::{EntityId, LogId, OffsetRange, StoreId},
@@ -130,12 +130,18 @@ fn mend_limits(survey: &mut Survey) {
         survey.state.catalog.all().filter(is_old).filter_map(Entity::parent).collect();
     let limited = survey.state.catalog.all().filter(|it| {
         let is_limited = matches!(it.kind, EntityKind::Stream { retention: Some(_), .. });
-        is_limited && (lacks_groups || old.contains(&it.id) || of_old.contains(&it.id))
+        let is_kept = it.keeper().is_some() && old.contains(&it.id);
+        is_limited && (lacks_groups || old.contains(&it.id) || of_old.contains(&it.id)) || is_kept
     });
-    for stream in limited.cloned().collect::<Vec<_>>() {
-        let kind = EntityKind::Stream { partitions: stream.partitions(), retention: None };
-        survey.old_settings.insert(stream.id);
-        survey.state.catalog.insert(Entity { kind, ..stream });
+    for entity in limited.cloned().collect::<Vec<_>>() {
+        let kind = match entity.kind {
+            EntityKind::Topic { .. } => {
+                EntityKind::Topic { retention: Some(Retention::of_everything()) }
+            }
+            _ => EntityKind::Stream { partitions: entity.partitions(), retention: None },
+        };
+        survey.old_settings.insert(entity.id);
+        survey.state.catalog.insert(Entity { kind, ..entity });
     }
 }
 
@@ -196,7 +202,9 @@ fn say_what_is_uncertain(survey: &Survey, report: &mut Report) {
     let old = survey.old_settings.iter().filter_map(|id| survey.state.catalog.get(*id));
     report.old_settings.extend(old.map(|entity| consumer(survey, entity)));
     for entity in survey.state.catalog.all() {
-        if entity.cursors().any(|(cursor, _)| survey.is_uncertain(cursor)) {
+        // Nobody receives from the keeper of a topic.
+        let consumes = entity.keeper().is_none();
+        if consumes && entity.cursors().any(|(cursor, _)| survey.is_uncertain(cursor)) {
             let queue = queue_of_delay_index(entity).and_then(|id| survey.state.catalog.get(id));
             let consumer = consumer(survey, queue.unwrap_or(entity));
             if !report.uncertain.contains(&consumer) {

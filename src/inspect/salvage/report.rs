@@ -140,7 +140,11 @@ impl fmt::Display for SalvageReport {
             writeln!(f, "- {consumer}: what it had handled may be delivered again")?;
         }
         for consumer in &self.old_settings {
-            let limits = if consumer.noun == "stream" { ", and it has no limits now" } else { "" };
+            let limits = match consumer.noun {
+                "stream" => ", and it has no limits now",
+                "topic" => ", and it retains all that is there now",
+                _ => "",
+            };
             writeln!(f, "- {consumer}: its settings may be old ones{limits}")?;
         }
         if self.may_lack_entities {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::gather::Gathered;
 use crate::{
-    format::entity::{Creation, Delivering, Entity, EntityKind},
+    format::entity::{Creation, Delivering, Entity, EntityKind, Retention},
     ids::{CursorId, EntityId, LogId},
 };
 
@@ -107,7 +107,10 @@ impl Adoption<'_> {
         self.gathered.entities.values().chain(created).find_map(|entity| match entity.kind {
             _ if takes_dead_letters_of(entity) == Some(log.entity()) => queue(log.entity()),
             EntityKind::Subscription { topic, .. } if topic == log.entity() => {
-                Some((topic, EntityKind::Topic { retention: None }))
+                // It has kept messages for those who come late. Its limits are lost.
+                let is_kept = self.has_cursor(log.queue_cursor());
+                let retention = is_kept.then(Retention::of_everything);
+                Some((topic, EntityKind::Topic { retention }))
             }
             EntityKind::DelayIndex { queue: of } if of == log.entity() => queue(of),
             EntityKind::Group { stream, partitions, .. }

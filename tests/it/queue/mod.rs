@@ -19,6 +19,7 @@ mod lease;
 mod letting_go;
 mod limits;
 mod order;
+mod pause;
 mod priority;
 mod redrive;
 mod retry;

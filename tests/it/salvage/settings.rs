@@ -400,3 +400,37 @@ fn salvage_takes_limits_away_that_may_be_old() {
         assert_eq!(limit, (lost == 3).then_some(4), "{what}");
     }
 }
+
+/// A limit of a topic that may be an old one, or that is lost, would take messages at the first checkpoint that are retained.
+#[test]
+fn salvage_has_topics_retain_what_is_there_where_their_limits_may_be_old() {
+    for (what, lost) in [("a higher limit", 0), ("the first limit", 1), ("nothing", 2)] {
+        let disk = SimDisk::new(1);
+        let engine = open(&disk, "store").unwrap();
+        let builder = || engine.topic("tttt-t");
+        let first = if lost == 1 { builder() } else { builder().retain_messages(3) };
+        let topic = first.create().unwrap();
+        engine.checkpoint().unwrap();
+        engine.queue("from").create().unwrap().send("begin").unwrap();
+        if lost < 2 {
+            drop(builder().retain_messages(100).create_or_update().unwrap());
+        }
+        engine.queue("from").open().unwrap().send("end").unwrap();
+        if lost > 0 {
+            drop(builder().retain_messages(40).create_or_update().unwrap());
+        }
+        topic.publish_batch((0..10).map(|n| format!("message {n}"))).unwrap();
+        engine.sync().unwrap();
+        drop((topic, engine));
+        disk.kill();
+        if lost < 2 {
+            rot_between(&disk, "begin", "end");
+        }
+        let (engine, report) = salvage(&disk);
+        let topic = engine.topic("tttt-t").open().unwrap();
+        engine.checkpoint().unwrap();
+        let late = topic.subscription("late").start(posthouse::Start::Earliest).create().unwrap();
+        assert_eq!(late.depth().unwrap(), 10, "{what}: {report}");
+        assert_eq!(old_settings(&report).contains(&"tttt-t"), lost == 0, "{what}: {report}");
+    }
+}

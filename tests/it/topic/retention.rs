@@ -308,3 +308,53 @@ fn a_topic_that_retains_messages_is_deleted_whole() {
     let engine: &Engine = &sim.engine;
     assert!(engine.topic("t").open().unwrap().subscriptions().unwrap().is_empty());
 }
+
+/// Letters of others were the last messages, and are gone: nothing is to be read there.
+#[test]
+fn who_comes_late_behind_many_letters_of_others_does_not_wait() {
+    let sim = Sim::new();
+    let topic = sim.engine.topic("t").retain_messages(1000).create().unwrap();
+    let own = topic.subscription("own").create().unwrap();
+    publish(&topic, 0..1);
+    sim.engine.checkpoint().unwrap();
+    for _ in 0..300 {
+        sim::publish_to(&own, on("a"), Durability::Buffered).unwrap();
+    }
+    assert_eq!(own.purge().unwrap(), 301);
+    sim.engine.checkpoint().unwrap();
+    let late = topic.subscription("late").pattern(">").start(Start::Earliest).create().unwrap();
+    assert_eq!(waiting(&late), numbers(0..1));
+    let end = Start::Offset(Offset(301));
+    let late = topic.subscription("end").pattern(">").start(end).create().unwrap();
+    assert_eq!(waiting(&late), numbers(0..0));
+    publish(&topic, 1..3);
+    assert_eq!(waiting(&late), numbers(1..3));
+}
+
+/// Its keeper has the number that the cursor of a queue has.
+#[test]
+fn a_topic_that_retains_messages_takes_none_with_a_delay() {
+    let sim = Sim::new();
+    let topic = sim.engine.topic("t").retain_messages(10).create().unwrap();
+    let after = Message::new("m").deliver_after(HOUR);
+    assert_eq!(field(topic.publish(after.clone())), "deliver_after");
+    let mut tx = sim.engine.transaction();
+    tx.publish(&topic, after);
+    assert_eq!(field(tx.commit()), "deliver_after");
+    assert_eq!(
+        field(topic.publish(Message::new("m").deliver_at(Timestamp(u64::MAX >> 20)))),
+        "deliver_at"
+    );
+    assert_eq!(field(topic.publish(Message::new("m").priority(3))), "priority");
+}
+
+#[test]
+fn a_start_of_a_topic_that_is_gone_says_so() {
+    let sim = Sim::new();
+    let topic = sim.engine.topic("t").retain_messages(10).create().unwrap();
+    sim.engine.topic("t").delete().unwrap();
+    for start in [Start::Earliest, Start::Latest, Start::Time(Timestamp(5))] {
+        let made = topic.subscription("late").pattern("a").start(start).create();
+        assert_eq!(crate::support::kind(made), posthouse::ErrorKind::NotFound, "{start:?}");
+    }
+}

@@ -21,6 +21,13 @@ impl Driver<'_> {
             Action::Subscribe(topic, name) => self.subscribe(*topic, *name),
             Action::Unsubscribe(topic, name) => self.unsubscribe(*topic, *name),
             Action::Filter(topic, name, n) => self.change_filter(*topic, *name, *n),
+            Action::Pause(queue, pauses) => {
+                self.set_paused(&Whose::Queue(queue_name(*queue)), *pauses)
+            }
+            Action::PauseFor(topic, name, pauses) => {
+                let (topic, name) = (text("topic", *topic), text("subscription", *name));
+                self.set_paused(&Whose::Subscription(topic, name), *pauses)
+            }
             Action::Retain(topic, n) => self.retain(*topic, *n),
             Action::Late(topic, name, n) => self.subscribe_late(*topic, *name, *n),
             Action::CreateStream(name) => self.create_stream(*name),

@@ -1,4 +1,4 @@
-//! Times to live of queues and subscriptions, which change.
+//! Times to live of queues and subscriptions, which change, and pauses.
 
 use std::time::Duration;
 
@@ -53,5 +53,37 @@ impl Driver<'_> {
             self.all_were_swept(false);
         }
         Ok(done)
+    }
+
+    /// Has nothing be delivered, or has messages delivered again.
+    pub(super) fn set_paused(&mut self, whose: &Whose, pauses: bool) -> Result<Option<()>, Error> {
+        if super::unacked(self.now(), whose).is_none() {
+            return Ok(Some(()));
+        }
+        let done = match whose {
+            Whose::Queue(name) => {
+                self.queue(name).and_then(|it| if pauses { it.pause() } else { it.resume() })
+            }
+            Whose::Subscription(topic, name) => self
+                .subscription(topic, name)
+                .and_then(|it| if pauses { it.pause() } else { it.resume() }),
+        };
+        self.commit(done, |state| match whose {
+            Whose::Queue(name) => state.queues.get_mut(name).unwrap().is_paused = pauses,
+            Whose::Subscription(topic, name) => {
+                let topic = state.topics.get_mut(topic).unwrap();
+                topic.subscriptions.get_mut(name).unwrap().is_paused = pauses;
+            }
+        })
+    }
+
+    pub(super) fn is_paused(&self, whose: &Whose) -> bool {
+        match whose {
+            Whose::Queue(name) => self.now().queues.get(name).is_some_and(|it| it.is_paused),
+            Whose::Subscription(topic, name) => {
+                let topic = self.now().topics.get(topic);
+                topic.and_then(|it| it.subscriptions.get(name)).is_some_and(|it| it.is_paused)
+            }
+        }
     }
 }

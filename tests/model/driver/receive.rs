@@ -62,6 +62,7 @@ impl Driver<'_> {
         let offered = Offered { free, doomed, gone };
         match received {
             Some(delivery) => {
+                assert!(!self.is_paused(&whose), "{whose:?} is paused");
                 let token = delivery.fencing_token();
                 let last = self.tokens.insert(whose.clone(), token);
                 assert!(last.is_none_or(|last| last < token), "a fencing token went back");
@@ -197,7 +198,7 @@ impl Driver<'_> {
         // A message that cannot be moved to the dead letters stays, and is not delivered.
         let is_doomed = self.doomed && whose.is_retried();
         let is_behind = whose.is_ordered() && self.first_of_key(whose, entry) < offset;
-        is_hidden || may_wait || is_doomed || is_behind
+        is_hidden || may_wait || is_doomed || is_behind || self.is_paused(whose)
     }
 
     /// The first message with the same key that is not acked.

@@ -1,0 +1,42 @@
+//! Pausing and resuming deliveries: a setting of the queue or the subscription.
+
+use std::sync::Arc;
+
+use super::consumer::Consumer;
+use crate::{
+    engine::core::commit::Receipt,
+    error::Result,
+    format::entity::{Delivering, Entity, EntityKind},
+    store::Op,
+};
+
+/// Settings with which nothing is delivered, or with which messages are.
+fn paused(delivering: &Arc<Delivering>, is_paused: bool) -> Arc<Delivering> {
+    Delivering { is_paused, ..Delivering::clone(delivering) }.into()
+}
+
+impl Consumer {
+    /// Has nothing be delivered from now on, or has messages delivered again.
+    pub fn set_paused(&self, is_paused: bool) -> Result<()> {
+        let (committer, id) = (self.committer(), self.cursor().entity());
+        let committed = committer.transact("pause", |core| {
+            let there = core.store.entity(id).ok_or_else(|| core.store.deleted(id))?;
+            let kind = match &there.kind {
+                EntityKind::Queue(delivering) => EntityKind::Queue(paused(delivering, is_paused)),
+                EntityKind::Subscription { topic, delivering } => EntityKind::Subscription {
+                    topic: *topic,
+                    delivering: paused(delivering, is_paused),
+                },
+                other => other.clone(),
+            };
+            let entity = Entity { kind, ..there.clone() };
+            if entity == *there {
+                return Ok(((), Receipt::of_what_is_there(&core.store)));
+            }
+            let receipt = core.commit(&[Op::Update { entity: &entity }], committer.now_plain())?;
+            core.follow_settings(&entity);
+            Ok(((), receipt))
+        })?;
+        committer.complete(committed, committer.config.durability)
+    }
+}
