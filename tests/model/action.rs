@@ -392,7 +392,7 @@ pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
             first.push(Action::Subscribe(0, 2));
         }
         if more % 4 == 1 {
-            first.push(Action::Retain(0, 1));
+            first.extend([Action::Retain(0, 1), Action::CreateTopic(1), Action::Retain(1, 1)]);
         }
         let chosen = others.enumerate().filter(|(n, _)| more >> n & 1 == 1);
         first.extend(chosen.map(|(_, action)| action));

@@ -7,7 +7,7 @@ use posthouse::{
 use super::{Driver, Handle, LEASE, Whose, durability, text};
 use crate::{
     action::{How, Name},
-    state::{FILTERED, FilterState, Msg, ORDERED, SubscriptionState},
+    state::{FILTERED, FilterState, Msg, ORDERED, RETAINED_ALL, SubscriptionState},
 };
 
 /// A subscription with a filter.
@@ -86,8 +86,10 @@ impl Driver<'_> {
             return Ok(Some(()));
         }
         let builder = self.engine().topic(&name);
-        let builder =
-            if retains { builder.retain_messages(1 << 40) } else { builder.without_retention() };
+        let builder = match retains {
+            Some(limit) => builder.retain_messages(limit),
+            None => builder.without_retention(),
+        };
         let changed = builder.create_or_update().map(drop);
         self.commit(changed, |state| state.topics.get_mut(&name).unwrap().retain(retains))
     }
@@ -103,8 +105,11 @@ impl Driver<'_> {
         }
         let (topic, name) = (text("topic", topic), text("subscription", name));
         let Some(there) = self.now().topics.get(&topic) else { return Ok(Some(())) };
+        if there.retains.is_some_and(|limit| limit < RETAINED_ALL) {
+            return Ok(Some(()));
+        }
         let filter = FilterState::number(n);
-        let (retains, unacked) = (there.retains, there.late(&topic, &filter));
+        let (retains, unacked) = (there.retains.is_some(), there.late(&topic, &filter));
         let made = self.topic(&topic).and_then(|topic| {
             let builder = topic.subscription(&name).lease(LEASE).backoff(posthouse::Backoff::None);
             let builder = filtered(builder, &filter).ordered_by_key(name == ORDERED);
