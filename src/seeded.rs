@@ -79,7 +79,7 @@ mod switch {
         OthersGetWhatOneGets, OneAcksForItselfToo, CheckpointForgetsTheOthers,
         RejectedStaysUnacked, KeeperIsFiltered, ChangedFilterIsNotFollowed,
         MatchIsNotCaptured, SeenIsTheLogsEnd, FilterForgottenAtRecovery,
-        KeeperIsNotCaptured, LettersOfOthersAreRetained, LateGetsAll, KeeperOutlivesItsLimits, PausedQueuesDeliver,
+        KeeperIsNotCaptured, LettersOfOthersAreRetained, LateGetsAll, KeeperOutlivesItsLimits, PausedQueuesDeliver, PauseIsNotStored,
         ConflictIsNotSeen, ExpectedEndIsTheVisibleOne,
         TrimmedIsReadBackwards, OlderSegmentsAreNotReadBackwards,
     }

@@ -93,8 +93,9 @@ impl DeliverySettings {
         }
     }
 
-    /// Each setting by its name, with its value for people.
-    fn named(&self) -> [(&'static str, String); 14] {
+    /// Each setting by its name, with its value for people. A pause is what somebody has asked for meanwhile: it makes no other
+    /// queue.
+    fn named(&self) -> [(&'static str, String); 13] {
         fn or_none<T: std::fmt::Debug>(value: Option<&T>) -> String {
             value.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"))
         }
@@ -112,7 +113,6 @@ impl DeliverySettings {
             ("dead_letter_queue", or_none(self.dead_letter_queue.as_ref())),
             ("pattern", format!("{:?}", self.patterns)),
             ("header_filter", format!("{:?}", self.header_filters)),
-            ("paused", self.paused.to_string()),
         ]
     }
 

@@ -77,7 +77,8 @@ pub enum Setting {
 /// What is stored of deliveries as settings.
 fn settings_of(delivering: &Delivering) -> Vec<Setting> {
     let filter = delivering.filter.as_deref().cloned().map(Setting::Filter);
-    filter.into_iter().chain(delivering.is_paused.then_some(Setting::Paused)).collect()
+    let is_paused = delivering.is_paused && !seeded!(PauseIsNotStored);
+    filter.into_iter().chain(is_paused.then_some(Setting::Paused)).collect()
 }
 
 impl From<EntityKind> for StoredKind {

@@ -12,7 +12,7 @@ use crate::{
         lives::Lives,
         record::RecordParts,
     },
-    ids::{CursorId, Due, IdMap, LogId, Now, Offset, OffsetRange, Timestamp},
+    ids::{CursorId, Due, EntityId, IdMap, LogId, Now, Offset, OffsetRange, Timestamp},
     message::{Delay, Kept, Message},
 };
 
@@ -61,6 +61,8 @@ pub struct Draft {
     pub has_batch: bool,
     /// How many bytes of the frame are messages, with their delays and priorities.
     pub messages_len: usize,
+    /// The entity that this commit creates last.
+    created: Option<EntityId>,
     ends: Ends,
 }
 
@@ -140,6 +142,7 @@ impl Draft {
         self.deferred.clear();
         self.prioritized.clear();
         self.has_batch = false;
+        self.created = None;
         self.messages_len = 0;
     }
 
@@ -183,7 +186,12 @@ impl Draft {
 
     #[inline(always)]
     fn add_change(&mut self, state: &State, change: &Change<'_>) -> Result<()> {
-        state.check_target(change)?;
+        match change {
+            Change::Create(creation) => self.created = Some(creation.entity.id),
+            // What a cursor does not get that this commit makes.
+            Change::Ack { cursor, .. } if self.created == Some(cursor.entity()) => {}
+            _ => state.check_target(change)?,
+        }
         change.put(&mut self.frame);
         if let Change::Defer { cursor, offset, attempts, due } = *change {
             self.deferred.push(Deferred { cursor, offset, attempts, due, is_new: false });

@@ -57,6 +57,8 @@ pub struct Filtering {
     pub(super) version: u64,
     /// Whether filters are not known for sure, as in a damaged store. Then no cursor follows its filter.
     pub is_in_doubt: bool,
+    /// Whether at least all that the metalog says is known.
+    pub is_whole: bool,
     /// What the last commit means to cursors with filters.
     pub(super) matched: Matches,
     /// Memory for the cursors that one message matches.

@@ -36,7 +36,11 @@ impl State {
         let State { logs, cursors, changed, filtering, .. } = self;
         let Some(log) = logs.get_mut(&log_id) else { return };
         // In a damaged store nobody knows where the log ended then: it keeps whatever is there.
-        let start = if filtering.is_in_doubt { Offset(0) } else { log.next() };
+        let start = match (filtering.is_in_doubt, filtering.is_whole) {
+            (false, _) => log.next(),
+            (true, true) => log.segments.values().next().map_or(log.moved, |it| it.base),
+            (true, false) => Offset(0),
+        };
         let progress = Progress::Acks(AckSet::new(start));
         let mut cursor = Cursor { id: keeper, log: log_id, progress, dirty: false, spares: false };
         if !seeded!(KeeperIsNotCaptured) {

@@ -117,7 +117,8 @@ macro_rules! delivery_settings {
         }
 
         /// Sets whether nothing is delivered: `false` by default. Messages are taken as ever. The setting is durable.
-        /// [`pause`](crate::Queue::pause) and [`resume`](crate::Queue::resume) of a handle change it, too.
+        /// [`pause`](crate::Queue::pause) and [`resume`](crate::Queue::resume) of a handle change it, too. `create` leaves what
+        /// exists as it is, paused or not; `create_or_update` changes it.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

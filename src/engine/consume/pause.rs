@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::consumer::Consumer;
 use crate::{
+    config::check_not_reserved,
     engine::core::commit::Receipt,
     error::Result,
     format::entity::{Delivering, Entity, EntityKind},
@@ -21,6 +22,10 @@ impl Consumer {
         let (committer, id) = (self.committer(), self.cursor().entity());
         let committed = committer.transact("pause", |core| {
             let there = core.store.entity(id).ok_or_else(|| core.store.deleted(id))?;
+            if is_paused {
+                // The engine's own queues deliver, or schedules would stop.
+                check_not_reserved("name", &there.name)?;
+            }
             let kind = match &there.kind {
                 EntityKind::Queue(delivering) => EntityKind::Queue(paused(delivering, is_paused)),
                 EntityKind::Subscription { topic, delivering } => EntityKind::Subscription {

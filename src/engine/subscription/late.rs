@@ -2,7 +2,8 @@
 //!
 //! The keeper of the topic knows what is retained, and a filter of the subscription what it asks for. With a filter the
 //! messages are read, without the lock, before the subscription is created. Those that come meanwhile are read in further
-//! rounds, and the last few of them in the hold that creates it: they have just come to the journal, so that waits for no disk.
+//! rounds, and the last few hundred of them in the hold that creates it: a publisher would overtake the reader for ever. They have
+//! just come to the journal, so their pages are in memory.
 //! One commit creates the subscription, and acks for it what it does not get.
 
 use crate::{
@@ -15,12 +16,15 @@ use crate::{
     error::{Error, ErrorKind, Result},
     format::{commit::Run, filter::Filter, record::Headers},
     ids::{CursorId, EntityId, LogId, Lsn, Offset, OffsetRange},
+    segment::SegmentReader,
     store::{Chunk, damaged_run},
     subject::Trie,
 };
 
-/// So many messages are matched in the hold that creates a subscription. Each round that was overtaken doubles the number.
+/// So many messages are matched in the hold that creates a subscription. Each of the first rounds that were overtaken doubles the
+/// number.
 const REST: u64 = 256;
+const DOUBLED_MAX: u32 = 4;
 
 /// So many ranges of messages may match. The commit that creates the subscription is one hold of the core, and holds them all.
 const RANGES_MAX: usize = 1 << 20;
@@ -64,19 +68,15 @@ impl Matching {
         match self.matched.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
             _ if is_full => {
-                let what = format!(
-                    "what matches has more than {RANGES_MAX} gaps between the messages that the topic retains: begin \
-                     later, or with other patterns, or read a stream"
-                );
-                return Err(Error::new(ErrorKind::TooLarge, what));
+                return Err(too_many_gaps());
             }
             _ => self.matched.push(range),
         }
         Ok(())
     }
 
-    /// Looks at the messages of a chunk from an offset on. Returns where the look goes on. A message that cannot be read may
-    /// match: its consumer is told.
+    /// Looks at the messages of a chunk from an offset on. Returns where the look goes on. A message of a segment that cannot be
+    /// read may match: its consumer is told. A damaged journal is an error.
     fn look(
         &mut self,
         committer: &Committer,
@@ -92,15 +92,16 @@ impl Matching {
                     while let Some(index) = reader.block_at(from) {
                         let entry = &reader.table()[index];
                         let behind = entry.last.next();
-                        match reader.block(index) {
-                            Ok(block) => {
-                                let mut place = block.seek(from);
-                                while let Some((offset, spans)) = block.step(&mut place)? {
-                                    let headers = Headers::new(spans.headers(block.body()));
-                                    self.see(offset, headers, &of.topic)?;
-                                }
-                            }
+                        let known = (self.matched.len(), self.matched.last().copied());
+                        match self.look_at_block(&reader, index, from, &of.topic) {
+                            Ok(()) => {}
                             Err(error) if error.kind() == ErrorKind::Corrupt => {
+                                self.matched.truncate(known.0);
+                                self.matched
+                                    .last_mut()
+                                    .zip(known.1)
+                                    .into_iter()
+                                    .for_each(|(last, before)| *last = before);
                                 self.add(entry.first.max(from).to(behind))?;
                             }
                             Err(error) => return Err(error),
@@ -133,6 +134,21 @@ impl Matching {
                 Ok(upto)
             }
         }
+    }
+
+    fn look_at_block(
+        &mut self,
+        reader: &SegmentReader,
+        index: usize,
+        from: Offset,
+        topic: &str,
+    ) -> Result<()> {
+        let block = reader.block(index)?;
+        let mut place = block.seek(from);
+        while let Some((offset, spans)) = block.step(&mut place)? {
+            self.see(offset, Headers::new(spans.headers(block.body())), topic)?;
+        }
+        Ok(())
     }
 
     /// The parts of sorted ranges that match.
@@ -249,6 +265,9 @@ impl Late {
         if let Some(matching) = &self.matching {
             needed = matching.within(&needed);
         }
+        if needed.len() > RANGES_MAX {
+            return Err(too_many_gaps());
+        }
         Ok(Some(Beginning { starts: vec![start], acked: gaps(all, &needed) }))
     }
 }
@@ -263,9 +282,12 @@ impl Matching {
         all: OffsetRange,
     ) -> Result<bool> {
         let Some(mut upto) = self.upto else { return Ok(false) };
-        if all.end.0.saturating_sub(upto.0) > REST << self.rounds.min(16) {
+        if all.end.0.saturating_sub(upto.0) > REST << self.rounds.saturating_sub(1).min(DOUBLED_MAX)
+        {
             return Ok(false);
         }
+        // They were written a moment ago: a read of them waits for no disk.
+        let _unchecked = audit::Unchecked::begin("the last messages of the journal");
         while upto < all.end {
             let Some(chunk) = core.store.scan(of.log, upto, Lsn(u64::MAX))? else { break };
             if matches!(chunk, Chunk::Segment { .. }) {
@@ -276,6 +298,14 @@ impl Matching {
         }
         Ok(true)
     }
+}
+
+fn too_many_gaps() -> Error {
+    let what = format!(
+        "what matches has more than {RANGES_MAX} gaps between the messages that the topic retains: begin later, or with \
+         other patterns, or read a stream"
+    );
+    Error::new(ErrorKind::TooLarge, what)
 }
 
 /// The parts of a range outside sorted ranges within it.

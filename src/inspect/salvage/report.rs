@@ -142,7 +142,7 @@ impl fmt::Display for SalvageReport {
         for consumer in &self.old_settings {
             let limits = match consumer.noun {
                 "stream" => ", and it has no limits now",
-                "topic" => ", and it retains all that is there now",
+                "topic" => "; if it retains messages, it has no limits now",
                 _ => "",
             };
             writeln!(f, "- {consumer}: its settings may be old ones{limits}")?;

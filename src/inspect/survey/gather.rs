@@ -6,7 +6,7 @@ use super::orphans::Seen;
 use crate::{
     format::{
         clock::ClockState,
-        entity::{Creation, Entity},
+        entity::{Creation, Entity, EntityKind, Retention},
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
     ids::{CursorId, EntityId, LogId, Offset},
@@ -117,11 +117,16 @@ impl Gathered {
     pub fn state(&self, doubts_filters: bool, is_whole: bool) -> (State, Vec<&'static str>) {
         let clock = self.clock.map(|(_, clock)| clock);
         let mut state = State { clock, ..State::default() };
-        state.filtering.is_in_doubt = doubts_filters;
+        (state.filtering.is_in_doubt, state.filtering.is_whole) = (doubts_filters, is_whole);
         let mut odd = Vec::new();
         for entity in self.entities.values() {
-            state.attach(entity);
-            state.catalog.insert(entity.clone());
+            let mut entity = entity.clone();
+            if entity.lost_keeper().is_some_and(|keeper| self.cursors.contains_key(&keeper)) {
+                // The entry is lost that gave the topic its limits.
+                entity.kind = EntityKind::Topic { retention: Some(Retention::of_everything()) };
+            }
+            state.attach(&entity);
+            state.catalog.insert(entity);
         }
         self.restore_logs(&mut state, &mut odd);
         self.restore_cursors(&mut state, is_whole, &mut odd);

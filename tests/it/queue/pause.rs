@@ -30,7 +30,8 @@ fn a_paused_queue_takes_messages_and_delivers_none() {
         // What is in hand is handled.
         held.ack().unwrap();
         drop(held);
-        assert_eq!(kind(engine.queue("q").paused(false).create()), ErrorKind::AlreadyExists);
+        // What exists stays as it is.
+        assert!(engine.queue("q").paused(false).create().unwrap().settings().unwrap().paused);
         drop((queue, engine));
         let engine = reopen();
         let queue = engine.queue("q").open().unwrap();
@@ -101,4 +102,45 @@ fn every_kind_of_queue_can_be_paused() {
     assert_eq!(taken(&retried), 1);
     engine.queue("retried").delete().unwrap();
     assert_eq!(kind(retried.pause()), ErrorKind::NotFound);
+}
+
+/// A pause of the engine's own queues would stop all schedules.
+#[cfg(feature = "cron")]
+#[test]
+fn the_queues_of_the_engine_are_not_paused() {
+    let sim = Sim::new();
+    let queue = sim.engine.queue("q").create().unwrap();
+    let schedule = sim.engine.schedule("s").cron("0 3 * * *");
+    schedule.to_queue(&queue, Message::new("m")).create().unwrap();
+    for name in sim.engine.queues().unwrap().iter().filter(|it| it.starts_with("posthouse.")) {
+        let own = sim.engine.queue(name).open().unwrap();
+        assert_eq!(crate::support::field(own.pause()), "name");
+        own.resume().unwrap();
+    }
+}
+
+/// A worker, and messages that come due meanwhile.
+#[test]
+fn nothing_is_handled_while_a_queue_is_paused() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = posthouse::Engine::open(dir.path().join("store")).unwrap();
+    let queue = engine.queue("q").create().unwrap();
+    let handled = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&handled);
+    let worker = queue.worker().start(move |_| {
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Ok::<(), String>(())
+    });
+    let worker = worker.unwrap();
+    queue.pause().unwrap();
+    queue.send_batch(["a", "b"]).unwrap();
+    queue.send(Message::new("later").deliver_after(Duration::from_millis(5))).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(handled.load(std::sync::atomic::Ordering::SeqCst), 0);
+    queue.resume().unwrap();
+    while handled.load(std::sync::atomic::Ordering::SeqCst) < 3 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    worker.stop().unwrap();
+    assert_eq!(queue.depth().unwrap(), 0);
 }

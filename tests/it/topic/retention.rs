@@ -1,9 +1,14 @@
 //! Topics that retain messages for those who come late.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use posthouse::{
-    Backoff, Durability, Engine, Message, Offset, Start, Subscription, Timestamp, Topic, sim,
+    Backoff, Durability, Engine, IoMode, Message, Offset, Start, Subscription, Timestamp, Topic,
+    sim,
 };
 
 use crate::support::{HOUR, MINUTE, Sim, everywhere, field};
@@ -240,35 +245,35 @@ fn who_comes_late_with_a_filter_gets_what_matches() {
 /// Others publish while it is created: it gets each message that matches once, wherever that falls.
 #[test]
 fn who_comes_late_while_others_publish_misses_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = posthouse::Options::new().durability(Durability::Buffered);
-    let engine = options.open(dir.path().join("store")).unwrap();
-    let topic = engine.topic("t").retain_messages(1 << 20).create().unwrap();
-    let is_done = std::sync::atomic::AtomicBool::new(false);
-    let order = std::sync::atomic::Ordering::Relaxed;
-    std::thread::scope(|scope| {
-        let publisher = scope.spawn(|| {
-            let mut n = 0;
-            while !is_done.load(order) {
-                let batch =
-                    (n..n + 50).map(|n| Message::new(n.to_string()).subject(["a", "b"][n % 2]));
-                topic.publish_batch(batch).unwrap();
-                n += 50;
+    for io in [IoMode::Map, IoMode::Calls] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = posthouse::Options::new().durability(Durability::Buffered).io(io);
+        let engine = options.open(dir.path().join("store")).unwrap();
+        let topic = engine.topic("t").retain_messages(1 << 20).create().unwrap();
+        let is_done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let publisher = scope.spawn(|| {
+                let mut n = 0;
+                while !is_done.load(Ordering::Relaxed) {
+                    let message = |n: usize| Message::new("m").subject(["a", "b"][n % 2]);
+                    topic.publish_batch((n..n + 50).map(message)).unwrap();
+                    n += 50;
+                }
+                n
+            });
+            for round in 0..8 {
+                thread::sleep(Duration::from_millis(5));
+                let builder = topic.subscription(&format!("s{round}")).start(Start::Earliest);
+                builder.pattern("a").create_new().unwrap();
             }
-            n
+            is_done.store(true, Ordering::Relaxed);
+            let n = publisher.join().unwrap();
+            for round in 0..8 {
+                let subscription = topic.subscription(&format!("s{round}")).open().unwrap();
+                assert_eq!(subscription.depth().unwrap(), n as u64 / 2, "{io:?}, {round}");
+            }
         });
-        for round in 0..8 {
-            std::thread::sleep(Duration::from_millis(5));
-            let builder = topic.subscription(&format!("s{round}")).start(Start::Earliest);
-            builder.pattern("a").create_new().unwrap();
-        }
-        is_done.store(true, order);
-        let n = publisher.join().unwrap();
-        for round in 0..8 {
-            let subscription = topic.subscription(&format!("s{round}")).open().unwrap();
-            assert_eq!(subscription.depth().unwrap(), n as u64 / 2, "{round}");
-        }
-    });
+    }
 }
 
 /// A message that expires is not delivered, retained or not.
