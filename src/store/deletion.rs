@@ -92,7 +92,9 @@ impl State {
             self.freed.logs.push(log);
         }
         let id = entity.id.cursor(partition);
-        if let (Some(filter), Some(cursor)) = (entity.filter(), self.cursors.get(&id)) {
+        if let Some(filter) = entity.filter()
+            && let Some(cursor) = self.cursors.get(&id)
+        {
             let of = (id, cursor.log);
             self.detach_filter(of, filter);
         }
