@@ -392,7 +392,10 @@ pub fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
             first.push(Action::Subscribe(0, 2));
         }
         if more % 4 == 1 {
-            first.extend([Action::Retain(0, 1), Action::CreateTopic(1), Action::Retain(1, 1)]);
+            // What was published before is not retained.
+            let publish = Action::Publish { topic: 0, messages: 3, bytes: 20, how: How::Sync };
+            let others = [Action::CreateTopic(1), Action::Retain(1, 1)];
+            first.extend([publish, Action::Retain(0, 1)].into_iter().chain(others));
         }
         let chosen = others.enumerate().filter(|(n, _)| more >> n & 1 == 1);
         first.extend(chosen.map(|(_, action)| action));
