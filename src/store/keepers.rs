@@ -38,7 +38,7 @@ impl State {
         // In a damaged store nobody knows where the log ended then: it keeps whatever is there.
         let start = match (filtering.is_in_doubt, filtering.is_whole) {
             (false, _) => log.next(),
-            (true, true) => log.segments.values().next().map_or(log.moved, |it| it.base),
+            (true, true) => log.moved,
             (true, false) => Offset(0),
         };
         let progress = Progress::Acks(AckSet::new(start));

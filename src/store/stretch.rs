@@ -48,6 +48,11 @@ const BYTES_MAX: u64 = 64 << 10;
 const GAP_BYTES_MAX: u64 = 2048;
 
 impl Stretch {
+    /// How many bytes it has.
+    pub fn len(&self) -> u64 {
+        self.runs.last().map_or(0, |last| u64::from(last.at) + u64::from(last.len))
+    }
+
     /// The runs, to be read one by one.
     pub fn each(self) -> impl Iterator<Item = JournalRun> {
         let Stretch { bytes, start, runs } = self;

@@ -321,7 +321,7 @@ macro_rules! builder_calls {
         #[doc = concat!("Creates the ", $noun, ", or opens it if it exists.")]
         ///
         /// If it exists, its settings must equal the settings that are given here. Settings that are not given
-        /// may have any value.
+        /// may have any value. A pause is no such setting: what exists may be paused or not.
         ///
         /// ```
         /// # let dir = tempfile::tempdir()?;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::consumer::Consumer;
 use crate::{
-    config::check_not_reserved,
+    config::RESERVED_PREFIX,
     engine::core::commit::Receipt,
-    error::Result,
+    error::{Error, Result},
     format::entity::{Delivering, Entity, EntityKind},
     store::Op,
 };
@@ -14,6 +14,16 @@ use crate::{
 /// Settings with which nothing is delivered, or with which messages are.
 fn paused(delivering: &Arc<Delivering>, is_paused: bool) -> Arc<Delivering> {
     Delivering { is_paused, ..Delivering::clone(delivering) }.into()
+}
+
+fn check_not_internal(name: &str) -> Result<()> {
+    if name.starts_with(RESERVED_PREFIX) {
+        let what = format!(
+            "queue {name:?} is the engine's own: without its deliveries no schedule would run"
+        );
+        return Err(Error::invalid("name", what));
+    }
+    Ok(())
 }
 
 impl Consumer {
@@ -24,7 +34,7 @@ impl Consumer {
             let there = core.store.entity(id).ok_or_else(|| core.store.deleted(id))?;
             if is_paused {
                 // The engine's own queues deliver, or schedules would stop.
-                check_not_reserved("name", &there.name)?;
+                check_not_internal(&there.name)?;
             }
             let kind = match &there.kind {
                 EntityKind::Queue(delivering) => EntityKind::Queue(paused(delivering, is_paused)),

@@ -181,7 +181,8 @@ macro_rules! consumer_state_calls {
         ///
         /// # Errors
         ///
-        /// [`DiskFull`](crate::ErrorKind::DiskFull); the same errors as [`depth`](Self::depth).
+        /// [`DiskFull`](crate::ErrorKind::DiskFull); [`InvalidInput`](crate::ErrorKind::InvalidInput) for a queue of the engine
+        /// itself; the same errors as [`depth`](Self::depth).
         pub fn pause(&self) -> crate::Result<()> {
             self.consumer().set_paused(true)
         }

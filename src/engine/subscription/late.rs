@@ -26,6 +26,12 @@ use crate::{
 const REST: u64 = 256;
 const DOUBLED_MAX: u32 = 4;
 
+/// So many bytes of messages are read in that hold.
+const REST_BYTES: u64 = 4 << 20;
+
+/// After so many rounds the bounds are doubled with each further one: a creation ends.
+const ROUNDS_MAX: u32 = 32;
+
 /// So many ranges of messages may match. The commit that creates the subscription is one hold of the core, and holds them all.
 const RANGES_MAX: usize = 1 << 20;
 
@@ -282,16 +288,19 @@ impl Matching {
         all: OffsetRange,
     ) -> Result<bool> {
         let Some(mut upto) = self.upto else { return Ok(false) };
-        if all.end.0.saturating_sub(upto.0) > REST << self.rounds.saturating_sub(1).min(DOUBLED_MAX)
-        {
+        let beyond = self.rounds.saturating_sub(ROUNDS_MAX).min(20);
+        let doubled = self.rounds.saturating_sub(1).min(DOUBLED_MAX) + beyond;
+        let mut bytes = REST_BYTES << beyond;
+        if all.end.0.saturating_sub(upto.0) > REST << doubled {
             return Ok(false);
         }
         // They were written a moment ago: a read of them waits for no disk.
         let _unchecked = audit::Unchecked::begin("the last messages of the journal");
         while upto < all.end {
             let Some(chunk) = core.store.scan(of.log, upto, Lsn(u64::MAX))? else { break };
-            if matches!(chunk, Chunk::Segment { .. }) {
-                return Ok(false);
+            match &chunk {
+                Chunk::Runs(runs) if runs.len() <= bytes => bytes -= runs.len(),
+                _ => return Ok(false),
             }
             upto = self.look(committer, of, chunk, upto)?;
             self.upto = Some(upto);

@@ -6,7 +6,7 @@ use super::orphans::Seen;
 use crate::{
     format::{
         clock::ClockState,
-        entity::{Creation, Entity, EntityKind, Retention},
+        entity::{Creation, Entity},
         meta::{ChunkState, LogState, MetaEntry, SegmentState},
     },
     ids::{CursorId, EntityId, LogId, Offset},
@@ -120,13 +120,8 @@ impl Gathered {
         (state.filtering.is_in_doubt, state.filtering.is_whole) = (doubts_filters, is_whole);
         let mut odd = Vec::new();
         for entity in self.entities.values() {
-            let mut entity = entity.clone();
-            if entity.lost_keeper().is_some_and(|keeper| self.cursors.contains_key(&keeper)) {
-                // The entry is lost that gave the topic its limits.
-                entity.kind = EntityKind::Topic { retention: Some(Retention::of_everything()) };
-            }
-            state.attach(&entity);
-            state.catalog.insert(entity);
+            state.attach(entity);
+            state.catalog.insert(entity.clone());
         }
         self.restore_logs(&mut state, &mut odd);
         self.restore_cursors(&mut state, is_whole, &mut odd);

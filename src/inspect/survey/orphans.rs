@@ -132,7 +132,23 @@ impl Adoption<'_> {
         known && self.owner(cursor.entity(), owns).is_none()
     }
 
+    /// A topic that retains nothing, and of whose keeper something is left: the entry is lost that gave it its limits, or one that
+    /// took them away. `false` if it is no such cursor.
+    fn adopt_keeper(&mut self, cursor: CursorId) -> bool {
+        let Gathered { entities, described, cursors, .. } = &mut *self.gathered;
+        let topic = entities.get_mut(&cursor.entity());
+        let Some(topic) = topic.filter(|it| it.lost_keeper() == Some(cursor)) else { return false };
+        let last = described.get(&topic.id).copied().unwrap_or(0);
+        if cursors.get(&cursor).is_some_and(|(position, _)| *position > last) {
+            topic.kind = EntityKind::Topic { retention: Some(Retention::of_everything()) };
+        }
+        true
+    }
+
     fn adopt_cursor(&mut self, cursor: CursorId) {
+        if self.adopt_keeper(cursor) {
+            return;
+        }
         let owns = |entity: &Entity| entity.cursors().any(|(owned, _)| owned == cursor);
         if self.is_gone(cursor.entity()) || self.owner(cursor.entity(), owns).is_some() {
             return;

@@ -471,3 +471,32 @@ fn nobody_misses_what_was_gone_before_a_topic_retained_anything() {
     let late = topic.subscription("late").start(posthouse::Start::Earliest).create().unwrap();
     assert_eq!(late.depth().unwrap(), 1);
 }
+
+/// The entry that gave a topic its limits is lost, and what its keeper has acked is not.
+#[test]
+fn a_topic_whose_limits_are_lost_retains_what_is_there() {
+    let disk = SimDisk::new(1);
+    let engine = open(&disk, "store").unwrap();
+    let topic = engine.topic("tttt-t").create().unwrap();
+    engine.topic("plain").create().unwrap().publish("gone").unwrap();
+    engine.checkpoint().unwrap();
+    drop(engine.topic("tttt-t").retain_messages(100).create_or_update().unwrap());
+    topic.publish_batch((0..5).map(|n| format!("message {n}"))).unwrap();
+    engine.checkpoint().unwrap();
+    drop((topic, engine));
+    disk.kill();
+    let meta = disk.files().into_iter().find(|it| it.starts_with("store/meta")).unwrap();
+    let mut content = disk.content(&meta).unwrap();
+    let named = content.windows(6).enumerate().filter(|(_, bytes)| bytes == b"tttt-t");
+    let named: Vec<usize> = named.map(|(at, _)| at).collect();
+    assert!(named.len() > 1, "it is described twice");
+    content[*named.last().unwrap()] ^= 1;
+    disk.plant(&meta, Some(content));
+    let (engine, report) = salvage(&disk);
+    let late = engine.topic("tttt-t").open().unwrap().subscription("late");
+    let late = late.start(posthouse::Start::Earliest).create().unwrap();
+    assert_eq!(late.depth().unwrap(), 5, "{report}");
+    assert!(report.lost_consumers.is_empty(), "{report}");
+    let plain = engine.topic("plain").open().unwrap();
+    assert_eq!(plain.settings().unwrap().retain_messages, None, "{report}");
+}
