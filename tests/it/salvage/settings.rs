@@ -483,13 +483,25 @@ fn a_topic_whose_limits_are_lost_retains_what_is_there() {
     drop(engine.topic("tttt-t").retain_messages(100).create_or_update().unwrap());
     topic.publish_batch((0..5).map(|n| format!("message {n}"))).unwrap();
     engine.checkpoint().unwrap();
-    drop((topic, engine));
+    // The journal does not know of the limits any more.
+    let other = engine.queue("other").create().unwrap();
+    for _ in 0..8 {
+        (0..20).for_each(|_| _ = other.send(vec![7; 1000]).unwrap());
+        other.purge().unwrap();
+        engine.checkpoint().unwrap();
+    }
+    drop((topic, other, engine));
     disk.kill();
     let meta = disk.files().into_iter().find(|it| it.starts_with("store/meta")).unwrap();
     let mut content = disk.content(&meta).unwrap();
     let named = content.windows(6).enumerate().filter(|(_, bytes)| bytes == b"tttt-t");
     let named: Vec<usize> = named.map(|(at, _)| at).collect();
     assert!(named.len() > 1, "it is described twice");
+    let of_limits = |it: &std::path::PathBuf| {
+        let content = disk.content(it).unwrap();
+        it.starts_with("store/journal") && content.windows(6).any(|bytes| bytes == b"tttt-t")
+    };
+    assert!(!disk.files().iter().any(of_limits));
     content[*named.last().unwrap()] ^= 1;
     disk.plant(&meta, Some(content));
     let (engine, report) = salvage(&disk);
