@@ -1,7 +1,7 @@
 //! Trims streams with limits: before a checkpoint, so that what leaves is not moved into segments; behind it, as segments grew;
 //! and when the oldest record of a partition comes of age. `store/retaining.rs` says which partitions are looked at.
 //!
-//! A look reads no more than the table of one segment, one of its blocks, and old records that are in the journal still. A
+//! A look reads no more than the table of one segment, two of its blocks, and old records that are in the journal still. A
 //! look that fails takes nothing, and another one comes.
 
 use super::{committer::Committer, sweep::BreaksOff};
@@ -143,7 +143,7 @@ impl Committer {
                 Weighed::All => return Ok(()),
                 Weighed::Within(segment, kept) => {
                     if let Some(reader) = self.open_segment(look.log, segment)? {
-                        look.start = look.start.max(first_kept(reader.table(), kept));
+                        look.start = look.start.max(first_kept(&reader, kept));
                         return Ok(());
                     }
                     // It was replaced: it is found again.
@@ -276,7 +276,8 @@ fn later(time: Timestamp, ms: u64) -> Timestamp {
 }
 
 /// The first offset of a segment that stays.
-fn first_kept(table: &[TableEntry], kept: Kept) -> Offset {
+fn first_kept(reader: &SegmentReader, kept: Kept) -> Offset {
+    let table = reader.table();
     let by_bytes = kept.bytes.map(|most| {
         let mut sum = 0;
         let is_kept = |entry: &&TableEntry| {
@@ -289,15 +290,20 @@ fn first_kept(table: &[TableEntry], kept: Kept) -> Offset {
     let by_records = kept.records.map(|most| {
         let mut left = most;
         let mut first = None;
-        for entry in table.iter().rev() {
+        for (index, entry) in table.iter().enumerate().rev() {
             if left == 0 {
                 break;
             }
             let count = u64::from(entry.count);
             let is_dense = entry.first.to(entry.last.next()).len() == count;
-            // Which of the offsets are missing, the table does not tell.
-            let by_count = Offset(entry.last.next().0 - left.min(count));
-            first = Some(if is_dense { by_count } else { entry.first });
+            first = Some(if is_dense {
+                Offset(entry.last.next().0 - left.min(count))
+            } else if left >= count {
+                entry.first
+            } else {
+                // Which of the offsets are missing, the table does not tell. A block that cannot be read stays.
+                nth_in_block(reader, index, (count - left) as u32).unwrap_or(entry.first)
+            });
             left = left.saturating_sub(count);
         }
         first
@@ -305,6 +311,12 @@ fn first_kept(table: &[TableEntry], kept: Kept) -> Offset {
     let end = table.last().map_or(Offset(0), |entry| entry.last.next());
     let both = [by_bytes, by_records].into_iter().flatten();
     both.map(|first| first.unwrap_or(end)).max().unwrap_or_default()
+}
+
+/// The offset of a record of a block, by its number.
+fn nth_in_block(reader: &SegmentReader, index: usize, nth: u32) -> Option<Offset> {
+    let (offset, _) = reader.block(index).ok()?.nth(nth).ok()??;
+    Some(offset)
 }
 
 /// The last of these blocks that surely has a record of a known time: one that is later than those before it. The table has

@@ -29,8 +29,9 @@ const DOUBLED_MAX: u32 = 4;
 /// So many bytes of messages are read in that hold.
 const REST_BYTES: u64 = 4 << 20;
 
-/// After so many rounds the bounds are doubled with each further one: a creation ends.
-const ROUNDS_MAX: u32 = 32;
+/// After so many rounds the bounds are four times as large with each further one: a creation ends also where publishers are faster
+/// than it reads.
+const ROUNDS_MAX: u32 = 8;
 
 /// So many ranges of messages may match. The commit that creates the subscription is one hold of the core, and holds them all.
 const RANGES_MAX: usize = 1 << 20;
@@ -288,7 +289,7 @@ impl Matching {
         all: OffsetRange,
     ) -> Result<bool> {
         let Some(mut upto) = self.upto else { return Ok(false) };
-        let beyond = self.rounds.saturating_sub(ROUNDS_MAX).min(20);
+        let beyond = 2 * self.rounds.saturating_sub(ROUNDS_MAX).min(12);
         let doubled = self.rounds.saturating_sub(1).min(DOUBLED_MAX) + beyond;
         let mut bytes = REST_BYTES << beyond;
         if all.end.0.saturating_sub(upto.0) > REST << doubled {

@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 
 use self::late::{Late, Of};
 #[cfg(feature = "sim")]
-use crate::{config::Durability, message::Message, store::Op};
+use crate::{config::Durability, ids::Offset, message::Message, store::Op};
 use crate::{
     delivery::{in_force::Difference, settings::Settings},
     engine::{
@@ -31,7 +31,7 @@ use crate::{
         entity::{Entity, EntityKind},
         filter::HeaderFilter,
     },
-    ids::{EntityId, Offset},
+    ids::EntityId,
     store::Space,
 };
 

@@ -258,16 +258,20 @@ fn who_comes_late_while_others_publish_misses_nothing() {
                     let message = |n: usize| Message::new("m").subject(["a", "b"][n % 2]);
                     topic.publish_batch((n..n + 50).map(message)).unwrap();
                     n += 50;
+                    thread::sleep(Duration::from_micros(500));
                 }
                 n
             });
+            let mut made = Vec::new();
             for round in 0..8 {
                 thread::sleep(Duration::from_millis(5));
                 let builder = topic.subscription(&format!("s{round}")).start(Start::Earliest);
-                builder.pattern("a").create_new().unwrap();
+                made.push(builder.pattern("a").create_new());
             }
+            // The publisher ends also if a creation has failed.
             is_done.store(true, Ordering::Relaxed);
             let n = publisher.join().unwrap();
+            made.into_iter().for_each(|it| drop(it.unwrap()));
             for round in 0..8 {
                 let subscription = topic.subscription(&format!("s{round}")).open().unwrap();
                 assert_eq!(subscription.depth().unwrap(), n as u64 / 2, "{io:?}, {round}");
@@ -361,5 +365,26 @@ fn a_start_of_a_topic_that_is_gone_says_so() {
     for start in [Start::Earliest, Start::Latest, Start::Time(Timestamp(5))] {
         let made = topic.subscription("late").pattern("a").start(start).create();
         assert_eq!(crate::support::kind(made), posthouse::ErrorKind::NotFound, "{start:?}");
+    }
+}
+
+/// Older messages that others need lie in one block with newer ones, and between them some have left.
+#[test]
+fn a_number_of_messages_is_kept_exactly_where_others_need_older_ones() {
+    let sim = Sim::new();
+    let topic = sim.engine.topic("t").retain_messages(50).create().unwrap();
+    for round in 0..30 {
+        for n in 0..40 {
+            let subject = if n % 3 == 0 { "k.a" } else { "k.b" };
+            topic.publish(Message::new("m").subject(subject)).unwrap();
+        }
+        if round % 3 == 1 {
+            let late = topic.subscription(&format!("s{round}")).start(Start::Earliest);
+            late.pattern("k.a").create().unwrap();
+        }
+        sim.engine.checkpoint().unwrap();
+        let all = late(&topic, "all", Start::Earliest);
+        assert_eq!(all.depth().unwrap(), if round == 0 { 40 } else { 50 }, "round {round}");
+        topic.subscription("all").delete().unwrap();
     }
 }
