@@ -371,8 +371,10 @@ fn a_start_of_a_topic_that_is_gone_says_so() {
 /// Older messages that others need lie in one block with newer ones, and between them some have left.
 #[test]
 fn a_number_of_messages_is_kept_exactly_where_others_need_older_ones() {
-    let sim = Sim::new();
-    let topic = sim.engine.topic("t").retain_messages(50).create().unwrap();
+    let disk = sim::SimDisk::new(3);
+    // With large blocks.
+    let engine = posthouse::Options::new().sim(&disk).open("store").unwrap();
+    let topic = engine.topic("t").retain_messages(50).create().unwrap();
     for round in 0..30 {
         for n in 0..40 {
             let subject = if n % 3 == 0 { "k.a" } else { "k.b" };
@@ -382,7 +384,7 @@ fn a_number_of_messages_is_kept_exactly_where_others_need_older_ones() {
             let late = topic.subscription(&format!("s{round}")).start(Start::Earliest);
             late.pattern("k.a").create().unwrap();
         }
-        sim.engine.checkpoint().unwrap();
+        engine.checkpoint().unwrap();
         let all = late(&topic, "all", Start::Earliest);
         assert_eq!(all.depth().unwrap(), if round == 0 { 40 } else { 50 }, "round {round}");
         topic.subscription("all").delete().unwrap();
