@@ -7,9 +7,9 @@ use crate::{
     ids::{LogId, Lsn, Offset, Timestamp},
 };
 
-/// The point at which a reader or a new group begins.
+/// The point at which a reader, a new group or a new subscription begins.
 ///
-/// See [`Stream::reader`](crate::Stream::reader).
+/// See [`Stream::reader`](crate::Stream::reader) and [`SubscriptionBuilder::start`](crate::SubscriptionBuilder::start).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At the first record that is still there.
@@ -17,7 +17,8 @@ pub enum Start {
     /// After the last record: only later records are read.
     Latest,
     /// At an offset, in each partition that is read. It may be past the end: then reading waits for the record
-    /// with this offset, and skips the records before it. An offset that was trimmed is an error.
+    /// with this offset, and skips the records before it. An offset that was trimmed is an error. A
+    /// [subscription](crate::SubscriptionBuilder::start) begins at one that its topic retains, or at the end.
     Offset(Offset),
     /// At the first record with this timestamp or a later one. Where timestamps are not in order, later records
     /// may have earlier timestamps. Damaged records that may be the first come first: reading fails with

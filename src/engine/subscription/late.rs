@@ -253,7 +253,8 @@ impl Late {
             (Start::Offset(offset), _) if (first..=end).contains(&offset) => offset,
             (Start::Offset(offset), _) => {
                 let what = format!(
-                    "topic {:?} retains the offsets from {first} on, and ends at {end}: {offset} is none of these",
+                    "topic {:?} retains the offsets from {first} on, and ends at {end}: {offset} is none of these. Start \
+                     at Start::Earliest, or at an offset from {first} to {end}",
                     of.topic
                 );
                 return Err(Error::invalid("start", what));

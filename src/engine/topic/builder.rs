@@ -195,8 +195,8 @@ impl Definition for TopicBuilder {
         match limits.into_iter().find(|(_, is_zero)| *is_zero) {
             None => Ok(()),
             Some((field, _)) => {
-                let what =
-                    "a limit of 0 would retain nothing: leave it out, or call without_retention()";
+                let what = "a limit of 0 would retain nothing: call without_retention() for that, or leave it out to keep \
+                            the limit that is stored";
                 Err(Error::invalid(field, what))
             }
         }
